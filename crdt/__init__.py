@@ -1,0 +1,1 @@
+"""The replicated, signed, verifiable store will live here; nothing is built yet."""

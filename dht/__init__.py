@@ -1,0 +1,4 @@
+"""Kademlia, records, providers, rendezvous and local discovery will live here.
+
+Nothing is built yet.
+"""

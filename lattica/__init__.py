@@ -1,0 +1,110 @@
+"""Lattica: the network layer for distributed AI.
+
+Machines behind NATs and firewalls form one mesh in which a peer is reached by its key, content
+is found by its hash, and model weights move fast. :class:`Node` is the interface for trio,
+:class:`Lattica` the blocking, thread-safe one, and :class:`AsyncLattica` the one for asyncio.
+
+Names are imported when they are first used (PEP 562), so that `import lattica` stays cheap and
+one floor (say `lattica.nat`) can be imported without the others.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lattica.aio import AsyncLattica
+    from lattica.blocking import Lattica
+    from lattica.config import NodeConfig, load_config
+    from lattica.errors import (
+        AccessDeniedError,
+        AddressError,
+        ConfigError,
+        ConnectionClosedError,
+        ContentError,
+        ContentNotFoundError,
+        DialError,
+        IdentityError,
+        IncompleteReadError,
+        IntegrityError,
+        LatticaError,
+        ListenError,
+        LocalProtocolError,
+        NotConnectedError,
+        PeerMismatchError,
+        RemoteProtocolError,
+        ResourceLimitError,
+        StorageError,
+        StreamClosedError,
+        StreamResetError,
+        TicketError,
+        UnsupportedProtocolError,
+    )
+    from lattica.identity import Identity, PeerId
+    from lattica.node import Node
+
+    __version__: str
+
+__all__ = [
+    "AccessDeniedError",
+    "AddressError",
+    "AsyncLattica",
+    "ConfigError",
+    "ConnectionClosedError",
+    "ContentError",
+    "ContentNotFoundError",
+    "DialError",
+    "Identity",
+    "IdentityError",
+    "IncompleteReadError",
+    "IntegrityError",
+    "Lattica",
+    "LatticaError",
+    "ListenError",
+    "LocalProtocolError",
+    "Node",
+    "NodeConfig",
+    "NotConnectedError",
+    "PeerId",
+    "PeerMismatchError",
+    "RemoteProtocolError",
+    "ResourceLimitError",
+    "StorageError",
+    "StreamClosedError",
+    "StreamResetError",
+    "TicketError",
+    "UnsupportedProtocolError",
+    "__version__",
+    "load_config",
+]
+
+# Where the names above live, apart from the errors.
+_HOME = {
+    "AsyncLattica": "lattica.aio",
+    "Identity": "lattica.identity",
+    "Lattica": "lattica.blocking",
+    "Node": "lattica.node",
+    "NodeConfig": "lattica.config",
+    "PeerId": "lattica.identity",
+    "load_config": "lattica.config",
+}
+
+# Hidden from type checkers: to them a module with `__getattr__` has every name, typos included.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name not in __all__:
+            raise AttributeError(f"module 'lattica' has no attribute {name!r}")
+        if name == "__version__":
+            from importlib.metadata import version
+
+            value: object = version("lattica-stack")
+        else:
+            from importlib import import_module
+
+            value = getattr(import_module(_HOME.get(name, "lattica.errors")), name)
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -1,0 +1,82 @@
+"""The `lattica` command.
+
+Commands live in modules beside this one; each has a `register(app)` that adds its commands, and
+imports what is heavy (trio, py-libp2p, rich) inside them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from lattica.cli import content, node
+from lattica.cli.common import GlobalOptions, reported_errors
+
+
+class _Commands(TyperGroup):
+    """Reports errors the same way however a command is invoked."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with reported_errors():
+            return super().invoke(ctx)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    help="The network layer for distributed AI: reach peers by key, fetch content by hash.",
+    no_args_is_help=True,
+    # A traceback with local variables would print keys.
+    pretty_exceptions_enable=False,
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        import lattica
+
+        typer.echo(f"lattica {lattica.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def global_options(
+    ctx: typer.Context,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", envvar="LATTICA_CONFIG", metavar="FILE.toml", help="Configuration file."
+        ),
+    ] = None,
+    log_level: Annotated[
+        str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")
+    ] = None,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Log as JSON lines.")] = False,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where the key and downloaded state are kept."),
+    ] = None,
+    identity: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Key file; made when there is none.")
+    ] = None,
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    given = {"log_level": log_level, "data_dir": data_dir, "identity_path": identity}
+    overrides = {key: value for key, value in given.items() if value is not None}
+    ctx.obj = GlobalOptions(config_file=config, overrides=overrides, log_json=log_json)
+
+
+node.register(app)
+content.register(app)
+
+
+def main() -> None:
+    """Entry point of the `lattica` command; exits the process."""
+    app(prog_name="lattica")

@@ -1,0 +1,107 @@
+"""What all commands share: global options, loading the configuration, running, and errors.
+
+Import-light on purpose: whatever a command needs beyond this it imports when it runs, so that
+`lattica --help` and shell completion answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
+
+from lattica.errors import LatticaError
+
+if TYPE_CHECKING:
+    import typer
+
+    from lattica.config import NodeConfig
+
+T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
+
+EXIT_FAILURE = 1
+EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalOptions:
+    """The options given before the command's name."""
+
+    config_file: Path | None = None
+    overrides: Mapping[str, object] = field(default_factory=dict)
+    """Settings by dotted name, as :func:`lattica.config.load_config` takes them."""
+    log_json: bool = False
+
+
+def start(
+    ctx: typer.Context,
+    overrides: Mapping[str, object] | None = None,
+    *,
+    keep_identity: bool = True,
+) -> NodeConfig:
+    """Load the configuration for a command, and set up logging as it says.
+
+    `overrides` are the command's own options (dotted names); those whose value is None or empty
+    were not given and are left out. With `keep_identity`, a peer without a configured key
+    file keeps its key in the data directory; without it such a peer gets a key for this run.
+    Raises :class:`lattica.errors.ConfigError`.
+    """
+    from dataclasses import replace
+
+    from lattica.config import load_config
+    from lattica.logs import setup_logging
+
+    options = ctx.find_object(GlobalOptions) or GlobalOptions()
+    given = {k: v for k, v in (overrides or {}).items() if v is not None and v != [] and v != ()}
+    config = load_config(options.config_file, os.environ, {**options.overrides, **given})
+    setup_logging(config.log_level, as_json=options.log_json)
+    if keep_identity and config.identity_path is None:
+        config = replace(config, identity_path=config.data_dir / "identity.key")
+    return config
+
+
+def run(function: Callable[[*Arguments], Awaitable[T]], *arguments: *Arguments) -> T:
+    """Run an async function under trio to its end."""
+    import trio
+
+    return trio.run(function, *arguments)
+
+
+def fail(message: str) -> None:
+    """Write one error line to standard error."""
+    line = " ".join(message.split()) or "unknown error"
+    print(f"lattica: error: {line}", file=sys.stderr)
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for child in error.exceptions:
+            yield from _leaves(child)
+    else:
+        yield error
+
+
+@contextmanager
+def reported_errors() -> Iterator[None]:
+    """Turn what a command raises into an exit code and at most one line a cause.
+
+    A :class:`LatticaError` is the user's news: its message, exit code 1. Ctrl-C exits quietly
+    with 130. Anything else is a bug and keeps its traceback.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, LatticaError, BaseExceptionGroup) as error:
+        leaves = list(_leaves(error))
+        causes = [leaf for leaf in leaves if not isinstance(leaf, KeyboardInterrupt)]
+        if not all(isinstance(cause, LatticaError) for cause in causes):
+            raise
+        if len(causes) < len(leaves):
+            raise SystemExit(EXIT_INTERRUPTED) from None
+        for message in dict.fromkeys(map(str, causes)):
+            fail(message)
+        raise SystemExit(EXIT_FAILURE) from None

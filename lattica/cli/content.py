@@ -1,0 +1,209 @@
+"""`lattica publish` and `lattica fetch`: files and checkpoints from one peer to another."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lattica.cli.common import run, start
+
+if TYPE_CHECKING:
+    from lattica.config import NodeConfig
+    from lattica.content import FetchResult, Ticket
+    from lattica.content.catalog import Publication
+
+_SIGNAL_EXIT = 128
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands to `app`."""
+    app.command("publish")(publish_command)
+    app.command("fetch")(fetch_command)
+
+
+def publish_command(
+    ctx: typer.Context,
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="File, or directory with all below it.")
+    ],
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name shown to whoever fetches it.")
+    ] = None,
+    listen: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ADDR", help="Multiaddr to listen on; may be repeated."),
+    ] = None,
+    ephemeral: Annotated[
+        bool, typer.Option("--ephemeral", help="Use a new key for this run only.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object instead of the ticket.")
+    ] = False,
+) -> None:
+    """Publish a file or directory: print a ticket, and serve until SIGINT or SIGTERM.
+
+    Nothing is copied: leave the files as they are while they are served. The ticket is the only
+    line on standard output; give it to `lattica fetch` on another machine:
+
+        lattica publish ./my-model
+
+        lattica fetch lattica1… -o ./my-model
+
+    A ticket stays good when this command is run again on the same files with the same key and
+    addresses, for instance with --listen /ip4/0.0.0.0/tcp/4001.
+    """
+    config = start(ctx, {"listen": listen}, keep_identity=not ephemeral)
+    run(_publish, config, path, name, as_json)
+
+
+def fetch_command(
+    ctx: typer.Context,
+    ref: Annotated[str, typer.Argument(metavar="REF", help="Ticket from `lattica publish`.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--out", metavar="DIR", help="Directory to fetch into; made if necessary."
+        ),
+    ] = Path(),
+    tensors: Annotated[
+        str | None,
+        typer.Option(
+            metavar="GLOB", help="Only tensors with such names, as smaller safetensors files."
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object when it is done.")
+    ] = False,
+) -> None:
+    """Fetch what a ticket names into DIR, and verify every byte of it.
+
+    The files of a published directory land in DIR itself. A file gets its name only when it is
+    complete; one that had the name before is replaced. When the command is interrupted, run it
+    again: it goes on where it was. Files that are there already are verified, not fetched.
+
+        lattica fetch lattica1… -o ./my-model
+
+        lattica fetch lattica1… -o ./one-layer --tensors 'model.layers.0.*'
+    """
+    config = start(ctx, keep_identity=False)
+    code = run(_fetch, config, ref, out, tensors, as_json)
+    if code:
+        raise typer.Exit(code)
+
+
+async def _publish(config: NodeConfig, path: Path, name: str | None, as_json: bool) -> None:
+    import trio
+
+    from lattica.cli.content_progress import HashDisplay
+    from lattica.content import Publisher
+    from lattica.node import Node
+
+    # Entered first: a signal that arrives while the files are hashed is not lost.
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def stop_on_signal() -> None:
+                async for _ in signals:
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(stop_on_signal)
+            async with Node(config) as node, Publisher(node) as publisher:
+                with HashDisplay() as display:
+                    ticket = await publisher.publish(path, name, progress=display)
+                publication = publisher.catalog.get(ticket.cid)
+                assert publication is not None  # it has just been published
+                _show_ticket(ticket, publication, as_json)
+                await trio.sleep_forever()
+
+
+def _show_ticket(ticket: Ticket, publication: Publication, as_json: bool) -> None:
+    from lattica.content.partial import format_bytes
+
+    manifest = publication.manifest
+    if as_json:
+        fields = {
+            "ticket": str(ticket),
+            "cid": str(ticket.cid),
+            "name": manifest.name,
+            "files": len(manifest.files),
+            "bytes": manifest.size,
+            "peer_id": str(ticket.peer_id),
+            "addrs": [str(address) for address in ticket.addrs],
+        }
+        typer.echo(json.dumps(fields))
+        return
+    files = "1 file" if len(manifest.files) == 1 else f"{len(manifest.files)} files"
+    typer.echo(f"publishing {manifest.name}: {files}, {format_bytes(manifest.size)}", err=True)
+    for address in ticket.addrs:
+        typer.echo(f"listening on {address}", err=True)
+    typer.echo("ticket, for `lattica fetch TICKET -o DIR`:", err=True)
+    typer.echo(str(ticket))
+    typer.echo("serving until Ctrl-C", err=True)
+
+
+async def _fetch(
+    config: NodeConfig, ref: str, out: Path, tensors: str | None, as_json: bool
+) -> int:
+    from dataclasses import replace
+
+    import trio
+
+    from lattica.cli.content_progress import FetchDisplay
+    from lattica.content import Ticket, fetch
+    from lattica.node import Node
+
+    ticket = Ticket.parse(ref)
+    # It only dials: a port from the configuration belongs to the peer that runs all the time.
+    config = replace(config, swarm=replace(config.swarm, listen=()))
+    stopped_by: int | None = None
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def stop_on_signal() -> None:
+                nonlocal stopped_by
+                async for number in signals:
+                    stopped_by = number
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(stop_on_signal)
+            async with Node(config) as node:
+                with FetchDisplay() as display:
+                    result = await fetch(node, ticket, out, progress=display, tensors=tensors)
+            _show_result(result, out, as_json)
+            nursery.cancel_scope.cancel()
+    if stopped_by is None:
+        return 0
+    typer.echo("interrupted; the same command goes on from here", err=True)
+    return _SIGNAL_EXIT + stopped_by
+
+
+def _show_result(result: FetchResult, out: Path, as_json: bool) -> None:
+    from lattica.content.partial import format_bytes
+
+    path = result.paths[0] if len(result.paths) == 1 else out
+    rate = result.bytes_fetched / result.seconds / 1e6 if result.seconds > 0 else 0.0
+    if as_json:
+        fields = {
+            "path": str(path),
+            "cid": str(result.cid),
+            "name": result.name,
+            "files": len(result.paths),
+            "bytes": result.bytes_total,
+            "bytes_fetched": result.bytes_fetched,
+            "seconds": round(result.seconds, 3),
+            "mb_per_s": round(rate, 1),
+        }
+        typer.echo(json.dumps(fields))
+    elif not result.bytes_fetched:
+        size = format_bytes(result.bytes_total)
+        typer.echo(f"{path}: {size}, verified; nothing had to be fetched")
+    else:
+        typer.echo(
+            f"{path}: {format_bytes(result.bytes_total)}, verified; "
+            f"{format_bytes(result.bytes_fetched)} fetched in {result.seconds:.1f} s, "
+            f"{rate:.0f} MB/s"
+        )

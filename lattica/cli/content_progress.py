@@ -1,0 +1,127 @@
+"""How `publish` and `fetch` show their progress: a bar on a terminal, else a line at times.
+
+All of it goes to standard error.
+"""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from lattica.content.events import (
+    Checking,
+    FetchEvent,
+    FetchProgress,
+    FetchStarted,
+    HashProgress,
+    Retrying,
+)
+from lattica.content.partial import format_bytes
+
+_LINE_INTERVAL = 2.0
+
+
+class _Display:
+    """One bar, or lines, with what is being done and bytes done of a total."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._next_line = time.monotonic() + _LINE_INTERVAL
+        if self._console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.percentage:>3.0f}%"),
+                DownloadColumn(),
+                TransferSpeedColumn(),
+                TimeRemainingColumn(),
+                console=self._console,
+            )
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False)
+
+    def _begin(self, what: str, total: int) -> None:
+        """Start a new bar."""
+        if self._bar is not None:
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+            self._task = self._bar.add_task(escape(what), total=total)
+
+    def _show(self, what: str, done: int, total: int, rate: float | None = None) -> None:
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done, total=total)
+        elif time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + _LINE_INTERVAL
+            percent = 100 * done // total if total else 100
+            speed = "" if rate is None else f", {rate / 1e6:.0f} MB/s"
+            self._say(f"{what}: {format_bytes(done)} of {format_bytes(total)} ({percent}%){speed}")
+
+
+class HashDisplay(_Display):
+    """Shows the hashing of what is being published; is the callback."""
+
+    def __call__(self, event: HashProgress) -> None:
+        if self._task is None:
+            self._begin("hashing", event.bytes_total)
+        self._show("hashing", event.bytes_done, event.bytes_total)
+
+
+class FetchDisplay(_Display):
+    """Shows a fetch; is the callback."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._name = ""
+        self._checking = False
+        self._fetching = False
+
+    def __call__(self, event: FetchEvent) -> None:
+        match event:
+            case FetchStarted():
+                self._name = event.name
+                files = "1 file" if event.files == 1 else f"{event.files} files"
+                self._say(f"{event.name}: {files}, {format_bytes(event.bytes_total)}")
+            case Checking():
+                if not self._checking:
+                    self._checking = True
+                    self._begin("checking what is here", event.bytes_total)
+                self._show("checking what is here", event.bytes_done, event.bytes_total)
+            case FetchProgress():
+                if not self._fetching:
+                    self._fetching = True
+                    self._begin(self._name, event.bytes_total)
+                self._show(self._name, event.bytes_done, event.bytes_total, event.rate)
+            case Retrying():
+                self._say(f"{event.error}; trying again in {event.delay:.1f} s")
+            case _:
+                pass  # single files are too many to show

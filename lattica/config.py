@@ -1,0 +1,347 @@
+"""Configuration of a node: one frozen dataclass, filled from arguments, a file, the environment.
+
+Precedence: arguments over the TOML file over environment variables over defaults, setting by
+setting. The dataclasses are the schema: names and types of their fields say what is allowed, and
+their `__post_init__` what is in range. Every mistake is a :class:`ConfigError` that names the
+source, the setting and what was expected.
+
+A setting has a dotted name, such as `swarm.limits.max_connections`:
+
+* arguments: `{"swarm.limits.max_connections": 100}`;
+* TOML: `max_connections = 100` in table `[swarm.limits]`; paths are relative to the file's folder;
+* environment: `LATTICA_SWARM__LIMITS__MAX_CONNECTIONS=100`; lists are separated by commas.
+
+Bytes are written in hexadecimal; an empty text unsets a setting that may be unset. Two settings
+are spelled shorter: `listen` for `swarm.listen`, and `private_network_key_file`, a file in
+go-libp2p's swarm.key format, for `swarm.private_network_key`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import re
+import tomllib
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from lattica.errors import ConfigError
+from lattica.logs import LEVELS
+from lattica.nat.config import FieldError, SwarmConfig
+
+ENVIRONMENT_PREFIX = "LATTICA_"
+# LATTICA_CONFIG names the file itself. The others appear by themselves in the containers of a
+# Kubernetes cluster that has a service called "lattica".
+_FOREIGN_VARIABLES = re.compile(r"LATTICA_(CONFIG|SERVICE_.*|PORT(_\d.*)?)")
+
+_LISTEN = "listen"
+_KEY_FILE = "private_network_key_file"
+_TARGETS = {_LISTEN: "swarm.listen", _KEY_FILE: "swarm.private_network_key"}
+_MAX_KEY_FILE = 4096
+
+
+def default_data_dir(environment: Mapping[str, str]) -> Path:
+    """`$XDG_DATA_HOME/lattica`, else `~/.local/share/lattica` (XDG base directories 0.8).
+
+    Raises :class:`ConfigError` for a user without a home directory.
+    """
+    base = environment.get("XDG_DATA_HOME", "")
+    # The specification asks to ignore relative paths.
+    if not os.path.isabs(base):
+        base = os.path.expanduser("~/.local/share")
+    if not os.path.isabs(base):
+        raise ConfigError("data_dir must be set: this user has no home directory")
+    return Path(base) / "lattica"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """Everything a :class:`lattica.Node` can be told."""
+
+    identity_path: Path | None = None
+    """Key file, made when there is none. None: a new key that lives as long as the node."""
+    swarm: SwarmConfig = field(default_factory=SwarmConfig)
+    bootstrap: tuple[str, ...] = ()
+    """Multiaddrs with `/p2p/ID` of peers to connect to at the start."""
+    data_dir: Path = field(default_factory=lambda: default_data_dir(os.environ))
+    log_level: str = "info"
+    """One of debug, info, warning, error. Used by programs; the library sets up no logging."""
+
+    def __post_init__(self) -> None:
+        if self.log_level not in LEVELS:
+            raise FieldError("log_level", f"one of {', '.join(LEVELS)}", self.log_level)
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where values come from, for decoding them and for naming them in errors."""
+
+    label: str
+    is_text: bool = False
+    """All values are strings of the environment."""
+    folder: Path | None = None
+    """What relative paths are relative to; None: the current directory."""
+
+    def path(self, text: str) -> Path:
+        path = Path(os.path.expanduser(text))
+        if path.parts and path.parts[0].startswith("~"):
+            raise ValueError("a path in the home directory of a user that exists")
+        return self.folder / path if self.folder is not None else path
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A decoded value and the words that say where it was given."""
+
+    value: object
+    where: str
+
+
+def load_config(
+    file: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    overrides: Mapping[str, object] | None = None,
+) -> NodeConfig:
+    """Merge defaults, `environment` (None: the process's), the TOML `file` and `overrides`.
+
+    `overrides` maps dotted names to values, which may be of the field's type or as in TOML.
+    Raises :class:`ConfigError` for an unreadable file, an unknown setting, and a value of the
+    wrong type or out of range.
+    """
+    environment = os.environ if environment is None else environment
+    given: dict[str, _Given] = {}
+    given.update(_decode_source(_environment_settings(environment)))
+    if file is not None:
+        given.update(_decode_source(_file_settings(file)))
+    arguments = _Source("argument")
+    given.update(
+        _decode_source(
+            (name, value, arguments, f"argument {name}")
+            for name, value in (overrides or {}).items()
+        )
+    )
+    given.setdefault("data_dir", _Given(default_data_dir(environment), "default of data_dir"))
+    config = _build(NodeConfig, "", given)
+    assert isinstance(config, NodeConfig)
+    return config
+
+
+def parse_private_network_key(text: str) -> bytes:
+    """Decode a swarm.key file: `/key/swarm/psk/1.0.0/`, `/base16/` or `/base64/`, and the key.
+
+    Source: libp2p specs, pnet/Private-Networks-PSK-V1-Spec.md. Returns 32 bytes; raises
+    ValueError.
+    """
+    import base64
+
+    lines = text.split()
+    if len(lines) != 3 or lines[0] != "/key/swarm/psk/1.0.0/":
+        raise ValueError("expected three lines: /key/swarm/psk/1.0.0/, /base16/, and the key")
+    if lines[1] == "/base16/":
+        key = bytes.fromhex(lines[2])
+    elif lines[1] == "/base64/":
+        key = base64.b64decode(lines[2], validate=True)
+    else:
+        raise ValueError("the second line must be /base16/ or /base64/")
+    if len(key) != 32:
+        raise ValueError(f"the key must have 32 bytes, not {len(key)}")
+    return key
+
+
+# Settings as they are found: dotted name, raw value, source, words for errors.
+_Raw = tuple[str, object, _Source, str]
+
+
+def _environment_settings(environment: Mapping[str, str]) -> Iterator[_Raw]:
+    source = _Source("environment variable", is_text=True)
+    for variable in sorted(environment):
+        if variable.startswith(ENVIRONMENT_PREFIX) and not _FOREIGN_VARIABLES.fullmatch(variable):
+            name = variable.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
+            yield name, environment[variable], source, f"environment variable {variable}"
+
+
+def _file_settings(file: Path) -> Iterator[_Raw]:
+    try:
+        with open(file, "rb") as stream:
+            document = tomllib.load(stream)
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration file {file}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}") from None
+    source = _Source(f"{file}", folder=file.absolute().parent)
+    yield from _table_settings(document, "", source)
+
+
+def _table_settings(table: Mapping[str, object], prefix: str, source: _Source) -> Iterator[_Raw]:
+    for key, value in table.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and name in _schema()[1]:
+            yield from _table_settings(value, f"{name}.", source)
+        else:
+            yield name, value, source, f"{source.label}: {name}"
+
+
+def _decode_source(settings: Iterator[_Raw]) -> dict[str, _Given]:
+    """Decode one source's settings, by the dotted names of the fields they set."""
+    decoded: dict[str, _Given] = {}
+    leaves, groups = _schema()
+    for name, raw, source, where in settings:
+        if name in groups:
+            raise ConfigError(
+                f"{where}: is a group of settings, expected one of its members "
+                f"such as {next(leaf for leaf in leaves if leaf.startswith(name + '.'))}"
+            )
+        if name not in leaves:
+            close = difflib.get_close_matches(name, leaves, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ConfigError(f"{where}: there is no such setting{hint}")
+        value = _decode(leaves[name], raw, source, where)
+        if name == _KEY_FILE and isinstance(value, Path):
+            value = _read_key_file(value, where)
+        target = _TARGETS.get(name, name)
+        if target in decoded:
+            raise ConfigError(f"{where}: sets the same as {decoded[target].where}; give only one")
+        decoded[target] = _Given(value, where)
+    return decoded
+
+
+@cache
+def _schema() -> tuple[dict[str, Any], frozenset[str]]:
+    """The types of all settings by dotted name, and the names of the groups they are in."""
+    leaves: dict[str, Any] = {_LISTEN: tuple[str, ...], _KEY_FILE: Path | None}
+    groups: set[str] = set()
+
+    def walk(cls: type, prefix: str) -> None:
+        for name, kind in get_type_hints(cls).items():
+            if is_dataclass(kind) and isinstance(kind, type):
+                groups.add(prefix + name)
+                walk(kind, f"{prefix}{name}.")
+            else:
+                leaves[prefix + name] = kind
+
+    walk(NodeConfig, "")
+    return leaves, frozenset(groups)
+
+
+def _build(cls: type, prefix: str, given: Mapping[str, _Given]) -> object:
+    arguments: dict[str, object] = {}
+    kinds = get_type_hints(cls)
+    for member in fields(cls):
+        name = prefix + member.name
+        if name in given:
+            arguments[member.name] = given[name].value
+        elif is_dataclass(kinds[member.name]):
+            arguments[member.name] = _build(kinds[member.name], f"{name}.", given)
+        elif member.default is MISSING and member.default_factory is MISSING:
+            raise ConfigError(f"{name} must be set")
+    try:
+        return cls(**arguments)
+    except FieldError as error:
+        name = prefix + error.field
+        where = given[name].where if name in given else name
+        raise ConfigError(f"{where}: {error.problem}") from None
+
+
+def _read_key_file(path: Path, where: str) -> bytes:
+    try:
+        with open(path, encoding="ascii") as stream:
+            return parse_private_network_key(stream.read(_MAX_KEY_FILE))
+    except OSError as error:
+        raise ConfigError(f"{where}: cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError(f"{where}: {path} is not a private network key: {error}") from None
+
+
+# Decoding by type. A decoder returns the value, or raises ValueError saying what is expected.
+
+
+def _decode(kind: Any, raw: object, source: _Source, where: str) -> object:
+    try:
+        return _decode_value(kind, raw, source)
+    except ValueError as error:
+        # Bytes are keys: a mistyped one is still a secret.
+        shown = type(raw).__name__ if bytes in (kind, *get_args(kind)) else f"{raw!r:.100}"
+        raise ConfigError(f"{where}: expected {error}, not {shown}") from None
+
+
+def _decode_value(kind: Any, raw: object, source: _Source) -> object:
+    origin, parameters = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        if raw is None or raw == "":
+            return None
+        (kind,) = (parameter for parameter in parameters if parameter is not type(None))
+        return _decode_value(kind, raw, source)
+    if origin is tuple:
+        return _decode_tuple(parameters[0], raw, source)
+    if kind is bool:
+        return _decode_bool(raw, source)
+    if kind is int or kind is float:
+        return _decode_number(kind, raw, source)
+    if kind is bytes:
+        return _decode_bytes(raw)
+    if kind is Path:
+        if isinstance(raw, Path):
+            return raw
+        if isinstance(raw, str) and raw and "\0" not in raw:
+            return source.path(raw)
+        raise ValueError("a path")
+    if kind is str:
+        if isinstance(raw, str):
+            return raw
+        raise ValueError("a text")
+    raise TypeError(f"settings of type {kind} are not supported")
+
+
+def _decode_tuple(kind: Any, raw: object, source: _Source) -> tuple[object, ...]:
+    if source.is_text and isinstance(raw, str):
+        raw = [part.strip() for part in raw.split(",") if part.strip()]
+    if not isinstance(raw, (list, tuple)):
+        raise ValueError("a list separated by commas" if source.is_text else "a list")
+    try:
+        return tuple(_decode_value(kind, item, source) for item in raw)
+    except ValueError as error:
+        raise ValueError(f"a list in which each item is {error}") from None
+
+
+def _decode_bool(raw: object, source: _Source) -> bool:
+    if isinstance(raw, bool):
+        return raw
+    words = {"true": True, "yes": True, "on": True, "1": True}
+    words |= {"false": False, "no": False, "off": False, "0": False}
+    if source.is_text and isinstance(raw, str) and raw.strip().lower() in words:
+        return words[raw.strip().lower()]
+    raise ValueError("true or false")
+
+
+def _decode_number(kind: type[int] | type[float], raw: object, source: _Source) -> int | float:
+    expected = "a whole number" if kind is int else "a number"
+    try:
+        if source.is_text and isinstance(raw, str):
+            number: int | float = kind(raw)
+        elif isinstance(raw, int) and not isinstance(raw, bool):
+            number = kind(raw)
+        elif kind is float and isinstance(raw, float):
+            number = raw
+        else:
+            raise ValueError(expected)
+        if not math.isfinite(number):
+            raise ValueError(expected)
+    except (ValueError, OverflowError):
+        raise ValueError(expected) from None
+    return number
+
+
+def _decode_bytes(raw: object) -> bytes:
+    if isinstance(raw, bytes):
+        return raw
+    if isinstance(raw, str):
+        try:
+            return bytes.fromhex(raw)
+        except ValueError:
+            pass
+    raise ValueError("bytes in hexadecimal")

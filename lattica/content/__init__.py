@@ -1,0 +1,70 @@
+"""Content: files and checkpoints, published by one peer and fetched, verified, by others.
+
+:class:`Publisher` serves files without copying them and makes tickets; :func:`fetch` turns a
+ticket into verified files. Names are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lattica.content.cid import Cid
+    from lattica.content.events import (
+        Checking,
+        FetchEvent,
+        FetchProgress,
+        FetchStarted,
+        FileDone,
+        HashProgress,
+        Retrying,
+    )
+    from lattica.content.fetcher import FetchOptions, FetchResult, fetch
+    from lattica.content.server import Publisher, PublisherLimits
+    from lattica.content.ticket import Ticket
+
+_HOME = {
+    "Checking": "events",
+    "Cid": "cid",
+    "FetchEvent": "events",
+    "FetchOptions": "fetcher",
+    "FetchProgress": "events",
+    "FetchResult": "fetcher",
+    "FetchStarted": "events",
+    "FileDone": "events",
+    "HashProgress": "events",
+    "Publisher": "server",
+    "PublisherLimits": "server",
+    "Retrying": "events",
+    "Ticket": "ticket",
+    "fetch": "fetcher",
+}
+
+__all__ = [
+    "Checking",
+    "Cid",
+    "FetchEvent",
+    "FetchOptions",
+    "FetchProgress",
+    "FetchResult",
+    "FetchStarted",
+    "FileDone",
+    "HashProgress",
+    "Publisher",
+    "PublisherLimits",
+    "Retrying",
+    "Ticket",
+    "fetch",
+]
+
+# Hidden from type checkers: to them a module with `__getattr__` has every name, typos included.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOME:
+            raise AttributeError(f"module 'lattica.content' has no attribute {name!r}")
+        from importlib import import_module
+
+        value = getattr(import_module(f"lattica.content.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value

@@ -1,0 +1,281 @@
+"""`/lattica/content/1.0.0`: asking a peer for a manifest or for chunks. Pure, no I/O.
+
+One stream carries many requests, answered in their order, so a client keeps as many in flight
+as it likes and the stream's flow control does the rest. Messages are msgpack arrays preceded by
+their length as a varint; the bytes themselves follow a message raw::
+
+    request  [0, cid]                  the manifest with this id
+             [1, cid, first, count]    chunks first … first + count - 1 of this manifest
+    answer   [0, length]               then `length` raw bytes
+             [1, code, message]        refused; the stream goes on
+
+Chunks are numbered as in :class:`~lattica.content.manifest.Manifest`, and those of one request
+may have 1 MiB together. A client half-closes when it wants no more.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TypeAlias
+
+import msgpack
+
+from lattica.content.cid import Cid
+from lattica.content.manifest import MAX_CHUNK_BYTES, MAX_MANIFEST_BYTES
+from lattica.errors import IncompleteReadError, LocalProtocolError, RemoteProtocolError
+from lattica.wire import LengthPrefixed, NeedMoreData, decode_uvarint, encode_length_prefixed
+
+PROTOCOL = "/lattica/content/1.0.0"
+
+MAX_SPAN_BYTES = MAX_CHUNK_BYTES
+"""Chunks of one request have at most this size together (a single chunk always fits)."""
+MAX_SPAN_CHUNKS = 4096
+MAX_REFUSAL_BYTES = 512
+"""UTF-8 bytes of a refusal's message."""
+
+_MAX_REQUEST = 64
+_MAX_ANSWER = MAX_REFUSAL_BYTES + 16
+_MAX_NUMBER = (1 << 32) - 1
+_SCRATCH = 4096
+
+
+class Refusal(IntEnum):
+    """Why a server does not send what was asked for. Unknown codes count as `UNREADABLE`."""
+
+    NOT_FOUND = 1
+    """It does not publish that manifest."""
+    CHANGED = 2
+    """The file is not what it was when it was published."""
+    UNREADABLE = 3
+    """The file cannot be read."""
+    BUSY = 4
+    """Too many streams; come back later."""
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestRequest:
+    """Ask for a manifest."""
+
+    cid: Cid
+
+
+@dataclass(frozen=True, slots=True)
+class SpanRequest:
+    """Ask for consecutive chunks of a manifest."""
+
+    cid: Cid
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """The bytes that were asked for; not yet checked against any hash."""
+
+    data: bytearray
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The server's answer instead of bytes; `message` is for people and may be anything."""
+
+    code: Refusal
+    message: str
+
+
+Request: TypeAlias = ManifestRequest | SpanRequest
+Answer: TypeAlias = Body | Refused
+
+
+def _unpack(message: bytes) -> list[object]:
+    """A msgpack array of at most four scalars; raises :class:`RemoteProtocolError`."""
+    try:
+        fields = msgpack.unpackb(message, max_array_len=4, max_map_len=0, max_ext_len=0)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise RemoteProtocolError(f"a content message is not msgpack: {error!r}") from None
+    if not isinstance(fields, list) or not fields:
+        raise RemoteProtocolError("a content message is not an array")
+    return fields
+
+
+def encode_request(request: Request) -> bytes:
+    """The bytes of a request."""
+    fields: list[object]
+    if isinstance(request, ManifestRequest):
+        fields = [0, bytes(request.cid)]
+    else:
+        fields = [1, bytes(request.cid), request.first, request.count]
+    return encode_length_prefixed(msgpack.packb(fields))
+
+
+def encode_body_header(length: int) -> bytes:
+    """What precedes `length` raw bytes."""
+    return encode_length_prefixed(msgpack.packb([0, length]))
+
+
+def encode_refusal(code: Refusal, message: str) -> bytes:
+    """A refusal; the message is cut to 512 bytes."""
+    text = message.encode(errors="replace")[:MAX_REFUSAL_BYTES].decode(errors="ignore")
+    return encode_length_prefixed(msgpack.packb([1, int(code), text]))
+
+
+class ServerCore:
+    """Decodes the requests of one stream."""
+
+    def __init__(self) -> None:
+        self._messages = LengthPrefixed(_MAX_REQUEST)
+
+    def feed(self, data: bytes | bytearray | memoryview) -> list[Request]:
+        """Take bytes in any split; return the requests they complete.
+
+        Raises :class:`RemoteProtocolError`.
+        """
+        return [self._parse(message) for message in self._messages.feed(data)]
+
+    def finish(self) -> None:
+        """The client wants no more; raises :class:`IncompleteReadError` inside a request."""
+        self._messages.finish()
+
+    @staticmethod
+    def _parse(message: bytes) -> Request:
+        match _unpack(message):
+            case [0, bytes(cid)]:
+                return ManifestRequest(Cid.from_bytes(cid))
+            case [1, bytes(cid), first, count] if (
+                isinstance(first, int)
+                and isinstance(count, int)
+                and 0 <= first <= _MAX_NUMBER
+                and 0 < count <= MAX_SPAN_CHUNKS
+            ):
+                return SpanRequest(Cid.from_bytes(cid), first, count)
+        raise RemoteProtocolError("not a content request")
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """An answer that has not come: its least and greatest permitted length, bytes."""
+
+    least: int
+    greatest: int
+
+
+class ClientCore:
+    """The client's end of one stream: encodes requests, takes answers in their order.
+
+    Received bytes are put where they belong without a detour: read into :meth:`buffer`, then
+    say how many came with :meth:`received`. An answer's memory is taken only after its length
+    has been compared with what was asked for.
+    """
+
+    def __init__(self) -> None:
+        self._expected: deque[_Expected] = deque()
+        self._scratch = memoryview(bytearray(_SCRATCH))
+        self._header = bytearray()
+        self._body: bytearray | None = None
+        self._filled = 0
+
+    @property
+    def outstanding(self) -> int:
+        """Requests whose answers have not come."""
+        return len(self._expected)
+
+    def request_manifest(self, cid: Cid) -> bytes:
+        """The bytes to send to ask for a manifest."""
+        self._expected.append(_Expected(1, MAX_MANIFEST_BYTES))
+        return encode_request(ManifestRequest(cid))
+
+    def request_span(self, cid: Cid, first: int, count: int, size: int) -> bytes:
+        """The bytes to send to ask for `count` chunks, which have `size` bytes together.
+
+        Raises :class:`LocalProtocolError` for more than one request may ask for.
+        """
+        if not (0 < count <= MAX_SPAN_CHUNKS and 0 < size <= MAX_SPAN_BYTES):
+            raise LocalProtocolError(f"a span of {count} chunks and {size} bytes")
+        self._expected.append(_Expected(size, size))
+        return encode_request(SpanRequest(cid, first, count))
+
+    def buffer(self) -> memoryview:
+        """Where the next bytes from the stream belong; never empty."""
+        if self._body is not None:
+            return memoryview(self._body)[self._filled :]
+        return self._scratch
+
+    def received(self, count: int) -> list[Answer]:
+        """Note that `count` bytes were read into :meth:`buffer`; return finished answers.
+
+        Raises :class:`RemoteProtocolError` for whatever the protocol does not allow.
+        """
+        if self._body is not None:
+            self._filled += count
+            return self._finished()
+        self._header += self._scratch[:count]
+        answers: list[Answer] = []
+        while (answer := self._next_header()) is not None:
+            answers += answer
+        return answers
+
+    def feed(self, data: bytes | bytearray | memoryview) -> list[Answer]:
+        """Take bytes in any split by copying them; returns and raises as :meth:`received`."""
+        answers: list[Answer] = []
+        view = memoryview(data)
+        while view:
+            buffer = self.buffer()
+            count = min(len(buffer), len(view))
+            buffer[:count] = view[:count]
+            view = view[count:]
+            answers += self.received(count)
+        return answers
+
+    def finish(self) -> None:
+        """The server has ended the stream; raises :class:`IncompleteReadError` if early."""
+        if self._expected or self._header:
+            raise IncompleteReadError(
+                f"the provider ended the stream with {len(self._expected)} answers missing"
+            )
+
+    def _finished(self) -> list[Answer]:
+        body = self._body
+        if body is None or self._filled < len(body):
+            return []
+        self._body = None
+        self._filled = 0
+        return [Body(body)]
+
+    def _next_header(self) -> list[Answer] | None:
+        """Parse one answer's message from what is held; None when more bytes are needed."""
+        if self._body is not None:
+            return None
+        held = self._header
+        try:
+            length, start = decode_uvarint(held)
+        except NeedMoreData:
+            return None
+        if length > _MAX_ANSWER:
+            raise RemoteProtocolError(f"a content answer's message has {length} bytes")
+        if len(held) - start < length:
+            return None
+        fields = _unpack(bytes(held[start : start + length]))
+        rest = held[start + length :]
+        self._header = bytearray()
+        if not self._expected:
+            raise RemoteProtocolError("an answer to nothing that was asked")
+        expected = self._expected.popleft()
+        match fields:
+            case [0, int(size)]:
+                if not expected.least <= size <= expected.greatest:
+                    raise RemoteProtocolError(
+                        f"an answer of {size} bytes, where {expected.least} to "
+                        f"{expected.greatest} belong"
+                    )
+                self._body = bytearray(size)
+                self._filled = min(len(rest), size)
+                self._body[: self._filled] = rest[: self._filled]
+                self._header = rest[self._filled :]
+                return self._finished()
+            case [1, int(code), str(message)]:
+                self._header = rest
+                known = code if code in set(Refusal) else Refusal.UNREADABLE
+                return [Refused(Refusal(known), message)]
+        raise RemoteProtocolError("not a content answer")

@@ -1,0 +1,91 @@
+"""Log lines: structured, one per record, as `key=value` text or as JSON.
+
+Modules log through the standard library (`logging.getLogger(__name__)`) and give what a person
+or a program may want to filter by as `extra={"peer": …}`; both forms show it. Loggers of other
+packages are heard from WARNING on, ours from the configured level on. py-libp2p, whose lines
+say nothing a person can act on (our swarm logs the causes), is heard at level debug only.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import TextIO
+
+LEVELS = ("debug", "info", "warning", "error")
+
+_STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def _time(record: logging.LogRecord) -> str:
+    moment = datetime.fromtimestamp(record.created, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    return {key: value for key, value in vars(record).items() if key not in _STANDARD_FIELDS}
+
+
+def _printable(text: str) -> str:
+    """Escape what is not printable: a peer's bytes must not forge lines or drive a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _value(value: object) -> str:
+    text = str(value)
+    if text and text.isprintable() and not any(c in ' "=' for c in text):
+        return text
+    quoted = json.dumps(text, ensure_ascii=not text.isprintable())
+    return quoted.replace("\x7f", "\\u007f")
+
+
+class TextFormatter(logging.Formatter):
+    """`TIME LEVEL logger: message key=value …`; a traceback follows on lines of its own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = (
+            f"{_time(record)} {record.levelname} {record.name}: {_printable(record.getMessage())}"
+        )
+        line += "".join(f" {key}={_value(value)}" for key, value in _fields(record).items())
+        if record.exc_info:
+            trace = self.formatException(record.exc_info)
+            line += "".join(f"\n  {_printable(part)}" for part in trace.splitlines())
+        return line
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: `time`, `level`, `logger`, `message`, extra fields, `traceback`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry: dict[str, object] = {
+            **_fields(record),
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            entry["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(entry, default=str)
+
+
+def setup_logging(level: str = "info", *, as_json: bool = False, to: TextIO | None = None) -> None:
+    """Send log lines to `to` (standard error by default), replacing earlier handlers.
+
+    For programs (the command line does it); a library must leave this to its user. `level`
+    is one of :data:`LEVELS`.
+    """
+    handler = logging.StreamHandler(to if to is not None else sys.stderr)
+    handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
+    if level != "debug":
+        handler.addFilter(lambda record: record.name.partition(".")[0] != "libp2p")
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    # When py-libp2p 0.8.1 is imported it cuts its logger off from the root one and takes its
+    # handlers away (libp2p/utils/logging.py:114), so that its lines go to the handler of last
+    # resort, bare.
+    logging.lastResort = handler
+    logging.getLogger("lattica").setLevel(level.upper())

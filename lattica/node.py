@@ -1,0 +1,313 @@
+"""A node: the swarm, py-libp2p's host on it, and what an application needs of both."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack
+from dataclasses import dataclass
+from types import TracebackType
+
+import trio
+from libp2p.host.basic_host import BasicHost
+from multiaddr import Multiaddr
+
+from lattica.config import NodeConfig
+from lattica.errors import (
+    ConnectionClosedError,
+    DialError,
+    LocalProtocolError,
+    NotConnectedError,
+)
+from lattica.identity import Identity, PeerId, parse_peer_id
+from lattica.nat.addresses import parse_multiaddr, split_peer, with_peer
+from lattica.nat.connection import Connection, Direction
+from lattica.nat.events import EventStream
+from lattica.nat.libp2p_network import known_addrs, make_host
+from lattica.nat.stream import Stream
+from lattica.nat.swarm import Swarm
+
+logger = logging.getLogger(__name__)
+
+_ADDRESS_TTL = 3600
+"""Seconds an address that the application gave is remembered."""
+
+PeerLike = PeerId | str
+AddrLike = Multiaddr | str
+StreamHandler = Callable[[Stream], Awaitable[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionStatus:
+    """One connection to a peer."""
+
+    addr: Multiaddr
+    direction: Direction
+    age: float
+    """Seconds since it was established."""
+    rtt: float | None
+    """Shortest round trip seen, seconds; None before the first is measured."""
+    streams: int
+
+
+@dataclass(frozen=True, slots=True)
+class PeerStatus:
+    """A connected peer; the first connection is the one in use."""
+
+    peer_id: PeerId
+    agent: str
+    """What it says it runs; empty until it has been identified."""
+    connections: tuple[ConnectionStatus, ...]
+
+
+class Node:
+    """A member of the mesh. Use as `async with Node(config) as node` under trio.
+
+    Args:
+        config: everything there is to set; defaults listen on a free port of every
+            interface and contact nobody.
+        identity: the key; by default that of `config.identity_path` (made when there is
+            none), or a new one for the node's life where that is not set either.
+
+    Entering raises :class:`~lattica.errors.ListenError`, `IdentityError` or
+    `AddressError`. Leaving closes all connections within `Timeouts.shutdown` seconds.
+    All methods must be called in the trio thread; threads and asyncio have
+    :class:`lattica.Lattica` and :class:`lattica.AsyncLattica`.
+    """
+
+    def __init__(
+        self, config: NodeConfig | None = None, *, identity: Identity | None = None
+    ) -> None:
+        self.config = config or NodeConfig()
+        if identity is None:
+            path = self.config.identity_path
+            identity = Identity.generate() if path is None else Identity.load_or_create(path)
+        self.identity = identity
+        self.swarm = Swarm(identity, self.config.swarm)
+        self.host: BasicHost = make_host(self.swarm)
+        """py-libp2p's host on this node, for its protocols."""
+        self._bootstrap = [_with_known_peer(addr) for addr in self.config.bootstrap]
+        self._exit = AsyncExitStack()
+
+    async def __aenter__(self) -> Node:
+        try:
+            async with AsyncExitStack() as stack:
+                nursery = await stack.enter_async_context(trio.open_nursery())
+                await nursery.start(self.swarm.run)
+                stack.push_async_callback(self.swarm.close)
+                for peer_id, addr in self._bootstrap:
+                    self.add_address(peer_id, addr)
+                    self.swarm.start_soon(self._connect_bootstrap, peer_id)
+                self._exit = stack.pop_all()
+        except BaseExceptionGroup as group:
+            # That a nursery is in use here is nobody's business.
+            raise _unwrap(group) from None
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        try:
+            return await self._exit.__aexit__(exc_type, exc, traceback)
+        except BaseExceptionGroup as group:
+            if _unwrap(group) is exc:
+                return False
+            raise
+
+    async def _connect_bootstrap(self, peer_id: PeerId) -> None:
+        try:
+            await self.connect(peer_id)
+        except DialError as error:
+            logger.warning("bootstrap peer not reached: %s", error)
+
+    # --- this node ---
+
+    @property
+    def peer_id(self) -> PeerId:
+        return self.identity.peer_id
+
+    @property
+    def addrs(self) -> tuple[Multiaddr, ...]:
+        """Addresses others may try, each ending in `/p2p/` and this peer's ID."""
+        return tuple(with_peer(addr, self.peer_id) for addr in self.swarm.addrs)
+
+    def events(self) -> AbstractContextManager[EventStream]:
+        """Subscribe: `with node.events() as events: async for event in events: …`.
+
+        Events are those of :mod:`lattica.nat.events`, from the call on. A subscriber that
+        falls more than 1,024 behind gets `EventsLost` in place of what it missed.
+        """
+        return self.swarm.events.subscribe()
+
+    # --- peers ---
+
+    def add_address(self, peer: PeerLike, addr: AddrLike) -> None:
+        """Remember an address of a peer for an hour, for :meth:`connect` by peer ID."""
+        base, _ = split_peer(_addr(addr))
+        self.host.get_peerstore().add_addrs(_peer(peer), [base], _ADDRESS_TTL)
+
+    async def connect(
+        self,
+        target: AddrLike | PeerId | Sequence[AddrLike],
+        *,
+        timeout: float = math.inf,
+    ) -> PeerId:
+        """Make sure there is a connection, and return the peer's ID.
+
+        Args:
+            target: a multiaddr (with `/p2p/ID` the peer must be that one; without,
+                whoever answers is accepted), several of one peer, or the ID of a peer
+                whose addresses are known.
+            timeout: seconds; `Timeouts.connect` applies in any case.
+
+        Raises :class:`~lattica.errors.DialError` (with the reason of each address),
+        `AddressError`, `AccessDeniedError`, `NotConnectedError` when no address is known,
+        and :class:`TimeoutError`.
+        """
+        peer_id, addrs = self._targets(target)
+        with trio.move_on_after(timeout):
+            return (await self._dial(peer_id, addrs)).peer_id
+        raise TimeoutError(f"no connection to {peer_id or addrs[0]} within {timeout:g} s")
+
+    def _targets(
+        self, target: AddrLike | PeerId | Sequence[AddrLike]
+    ) -> tuple[PeerId | None, list[Multiaddr]]:
+        if isinstance(target, PeerId):
+            return target, []
+        if isinstance(target, str) and not target.startswith("/") and ":" not in target:
+            return parse_peer_id(target), []
+        given: Iterable[AddrLike] = [target] if isinstance(target, (str, Multiaddr)) else target
+        split = [split_peer(_addr(addr)) for addr in given]
+        peers = {peer for _, peer in split if peer is not None}
+        if len(peers) > 1 or not split:
+            raise LocalProtocolError("connect takes the addresses of one peer")
+        return (peers.pop() if peers else None), [addr for addr, _ in split]
+
+    async def _dial(self, peer_id: PeerId | None, addrs: Sequence[Multiaddr]) -> Connection:
+        if peer_id is None:
+            return await self.swarm.dial(None, addrs)
+        connection = self.swarm.registry.best(peer_id)
+        if connection is not None:
+            await trio.lowlevel.checkpoint()
+            return connection
+        candidates = [*addrs, *known_addrs(self.host.get_peerstore(), peer_id)]
+        if not candidates and peer_id != self.peer_id:
+            raise NotConnectedError(
+                f"no address of {peer_id} is known; connect to a full multiaddr first"
+            )
+        connection = await self.swarm.dial(peer_id, candidates)
+        for addr in addrs:
+            self.add_address(peer_id, addr)
+        return connection
+
+    async def wait_connected(self, peer: PeerLike, timeout: float = math.inf) -> None:
+        """Wait until the peer is connected, whichever side dials.
+
+        Raises :class:`TimeoutError` after `timeout` seconds.
+        """
+        peer_id = _peer(peer)
+        with trio.move_on_after(timeout) as scope:
+            await self.swarm.wait_connected(peer_id)
+        if scope.cancelled_caught:
+            raise TimeoutError(f"{peer_id} did not connect within {timeout:g} s")
+
+    def is_connected(self, peer: PeerLike) -> bool:
+        return self.swarm.registry.best(_peer(peer)) is not None
+
+    def peers(self) -> tuple[PeerStatus, ...]:
+        """The connected peers."""
+        now = trio.current_time()
+        return tuple(
+            PeerStatus(
+                peer_id,
+                next((c.agent for c in connections if c.agent), ""),
+                tuple(
+                    ConnectionStatus(
+                        connection.remote_addr,
+                        connection.direction,
+                        now - connection.established_at,
+                        connection.session.rtt,
+                        connection.stream_count,
+                    )
+                    for connection in connections
+                ),
+            )
+            for peer_id, connections in self.swarm.registry.by_peer.items()
+        )
+
+    async def disconnect(self, peer: PeerLike) -> None:
+        """Close all connections to a peer in good order; no error when there is none."""
+        await self.swarm.disconnect(_peer(peer))
+
+    # --- streams ---
+
+    async def open_stream(
+        self,
+        peer: PeerLike,
+        protocol: str | Sequence[str],
+        *,
+        timeout: float = math.inf,
+    ) -> Stream:
+        """Open a stream to a peer, connecting first if need be.
+
+        Args:
+            protocol: the protocol, or several in order of preference; what was agreed is
+                in `stream.protocol`.
+            timeout: seconds for all of it.
+
+        Raises :class:`~lattica.errors.UnsupportedProtocolError` (for a protocol that the
+        peer has spoken before on the connection perhaps only when the stream is read),
+        what :meth:`connect` raises, `ConnectionClosedError`, `ResourceLimitError`, and
+        :class:`TimeoutError`.
+        """
+        peer_id = _peer(peer)
+        protocols = [protocol] if isinstance(protocol, str) else list(protocol)
+        with trio.move_on_after(timeout):
+            try:
+                await self._dial(peer_id, [])
+                return await self.swarm.open_stream(peer_id, protocols)
+            except ConnectionClosedError:
+                # The connection was dead or superseded, and nothing has been sent on it
+                # for the caller; so another one is as good.
+                await self._dial(peer_id, [])
+                return await self.swarm.open_stream(peer_id, protocols)
+        raise TimeoutError(f"no stream to {peer_id} within {timeout:g} s")
+
+    def handle(self, protocol: str, handler: StreamHandler) -> None:
+        """Serve a protocol: `handler(stream)` runs in a task of its own for each stream.
+
+        When it returns, the stream is closed; when it raises, the stream is reset and the
+        error is logged. When the node shuts down, it is cancelled. Registering again
+        replaces the handler for new streams.
+        """
+        self.swarm.protocols.handlers[protocol] = handler
+
+    def unhandle(self, protocol: str) -> None:
+        """Stop serving a protocol; streams that are open go on."""
+        self.swarm.protocols.handlers.pop(protocol, None)
+
+
+def _unwrap(error: BaseException) -> BaseException:
+    """The one exception in a group, or the group if it holds several."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def _peer(peer: PeerLike) -> PeerId:
+    return parse_peer_id(peer) if isinstance(peer, str) else peer
+
+
+def _addr(addr: AddrLike) -> Multiaddr:
+    return parse_multiaddr(addr) if isinstance(addr, str) else addr
+
+
+def _with_known_peer(addr: str) -> tuple[PeerId, Multiaddr]:
+    base, peer_id = split_peer(parse_multiaddr(addr))
+    if peer_id is None:
+        raise LocalProtocolError(f"the bootstrap address {addr} must end in /p2p/ID")
+    return peer_id, base

@@ -1,0 +1,204 @@
+"""Settings of the ground floor: what a swarm listens on, allows and spends."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from lattica.errors import ConfigError
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+
+class FieldError(ConfigError):
+    """A field of a configuration dataclass is out of its range."""
+
+    def __init__(self, field: str, expected: str, value: object) -> None:
+        self.field = field
+        self.problem = f"expected {expected}, not {value!r}"
+        super().__init__(f"{field}: {self.problem}")
+
+
+def _require(holds: bool, field: str, expected: str, value: object) -> None:
+    if not holds:
+        raise FieldError(field, expected, value)
+
+
+def _require_seconds(field: str, value: float) -> None:
+    _require(0 < value < math.inf, field, "a positive number of seconds", value)
+
+
+def _is_network(text: str) -> bool:
+    import ipaddress
+
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Budgets. Whatever a remote can make us allocate is counted against one of these.
+
+    Sizes are in bytes.
+    """
+
+    max_connections: int = 4096
+    """Established connections in total; over it the least valuable are trimmed."""
+    max_connections_per_peer: int = 8
+    max_pending_inbound: int = 2048
+    """Inbound connections still in their handshake; over it the oldest is dropped."""
+    max_streams_per_connection: int = 8192
+    max_inbound_streams_negotiating: int = 1024
+    """Inbound streams of one connection that have not yet named a protocol."""
+    receive_memory_per_connection: int = 256 * MIB
+    """Sum of the receive windows promised on one connection."""
+    receive_memory_total: int = 1 * GIB
+    """Bytes received and not yet read by the application, over all connections."""
+    low_watermark: float = 0.9
+    """Trimming stops at this fraction of `max_connections`."""
+    trim_grace: float = 20.0
+    """Seconds a new connection is safe from trimming."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "max_connections",
+            "max_connections_per_peer",
+            "max_pending_inbound",
+            "max_streams_per_connection",
+            "max_inbound_streams_negotiating",
+            "receive_memory_per_connection",
+            "receive_memory_total",
+        ):
+            value = getattr(self, name)
+            _require(value >= 1, name, "at least 1", value)
+        _require(
+            0 < self.low_watermark <= 1,
+            "low_watermark",
+            "a fraction over 0 and at most 1",
+            self.low_watermark,
+        )
+        _require(self.trim_grace >= 0, "trim_grace", "0 or more seconds", self.trim_grace)
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds. None of them applies to an application that merely reads slowly."""
+
+    dial: float = 15.0
+    """One address, from the first packet to a usable connection."""
+    connect: float = 30.0
+    """A whole `connect`, over all addresses."""
+    handshake: float = 10.0
+    """Inbound: from accept to a usable connection."""
+    negotiate: float = 10.0
+    """One stream's protocol negotiation."""
+    keep_alive_interval: float = 4.0
+    """Idle time after which a ping is sent."""
+    keep_alive_timeout: float = 12.0
+    """Time without any byte from the peer after which it is dead."""
+    shutdown: float = 3.0
+    """A clean close may take this long; then connections are aborted."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "dial",
+            "connect",
+            "handshake",
+            "negotiate",
+            "keep_alive_interval",
+            "keep_alive_timeout",
+            "shutdown",
+        ):
+            _require_seconds(name, getattr(self, name))
+        _require(
+            self.keep_alive_timeout > self.keep_alive_interval,
+            "keep_alive_timeout",
+            f"more than keep_alive_interval ({self.keep_alive_interval})",
+            self.keep_alive_timeout,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """yamux flow control, bytes."""
+
+    maximum: int = 16 * MIB
+    """A stream's receive window grows from yamux's 256 KiB up to this."""
+    send_buffer: int = 256 * KIB
+    """Per stream: what may wait for credit or the socket before a write blocks."""
+
+    def __post_init__(self) -> None:
+        # A peer may send 256 KiB before it hears of any window; a window update has 32 bits.
+        _require(
+            256 * KIB <= self.maximum < 2**32,
+            "maximum",
+            "at least 262144 bytes and less than 4 GiB",
+            self.maximum,
+        )
+        _require(self.send_buffer >= 1, "send_buffer", "at least 1 byte", self.send_buffer)
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRules:
+    """Allow- and deny-lists. An empty allow-list allows everybody not denied."""
+
+    allow_peers: tuple[str, ...] = ()
+    deny_peers: tuple[str, ...] = ()
+    allow_networks: tuple[str, ...] = ()
+    """CIDR, e.g. `10.0.0.0/8` or `2001:db8::/32`."""
+    deny_networks: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("allow_networks", "deny_networks"):
+            for network in getattr(self, name):
+                _require(_is_network(network), name, "networks like 10.0.0.0/8", network)
+
+
+@dataclass(frozen=True, slots=True)
+class IdentifyInfo:
+    """How this node describes itself in libp2p identify messages."""
+
+    protocol_version: str = "/lattica/1.0.0"
+    """The network family; the original lattica disconnects peers of another one."""
+    agent_version: str = ""
+    """The program. Empty: this package and its version."""
+
+
+@dataclass(frozen=True, slots=True)
+class SwarmConfig:
+    """Everything a :class:`lattica.nat.swarm.Swarm` can be told."""
+
+    listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/0", "/ip6/::/tcp/0")
+    """Multiaddrs: `/ip4/…/tcp/PORT`, `/ip6/…/tcp/PORT`, and with `/ws` for WebSocket."""
+    limits: Limits = field(default_factory=Limits)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    windows: Windows = field(default_factory=Windows)
+    access: AccessRules = field(default_factory=AccessRules)
+    identify: IdentifyInfo = field(default_factory=IdentifyInfo)
+    private_network_key: bytes | None = None
+    """32 bytes; only peers with the same key can connect (libp2p pnet)."""
+    dial_from_listen_port: bool = True
+    """Dial with the listening port as source port where possible (for hole punching)."""
+    dial_stagger: float = 0.15
+    """Seconds between the starts of dials to a peer's addresses (RFC 8305)."""
+
+    def __post_init__(self) -> None:
+        key = self.private_network_key
+        # Never the key itself in a message.
+        _require(
+            key is None or len(key) == 32,
+            "private_network_key",
+            "32 bytes",
+            len(key or b""),
+        )
+        _require(
+            0 <= self.dial_stagger < math.inf,
+            "dial_stagger",
+            "0 or more seconds",
+            self.dial_stagger,
+        )

@@ -1,0 +1,108 @@
+"""libp2p identify and identify-push (`/ipfs/id/1.0.0`, `/ipfs/id/push/1.0.0`).
+
+The messages and what they do to the peerstore are py-libp2p's. The exchange is ours, for
+three reasons: what a peer says is bounded (py-libp2p takes 1 MiB and 1,000 addresses), a
+peer that fails costs a debug line (py-libp2p writes seven lines of error), and a node
+without listen addresses answers at once (py-libp2p waits for half a second).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from importlib.metadata import version
+
+import trio
+from google.protobuf.message import DecodeError
+from libp2p.abc import IHost
+from libp2p.identity.identify.identify import _mk_identify_protobuf
+from libp2p.identity.identify.pb.identify_pb2 import Identify
+from libp2p.identity.update import update_peerstore_from_identify
+from multiaddr import Multiaddr
+
+from lattica.errors import IncompleteReadError, LatticaError, RemoteProtocolError
+from lattica.nat.addresses import decode_multiaddr
+from lattica.nat.config import IdentifyInfo
+from lattica.nat.connection import Connection
+from lattica.nat.multistream import Initiator
+from lattica.nat.protocols import StreamHandler
+from lattica.nat.stream import Stream
+from lattica.wire import LengthPrefixed, encode_length_prefixed
+
+logger = logging.getLogger(__name__)
+
+IDENTIFY = "/ipfs/id/1.0.0"
+IDENTIFY_PUSH = "/ipfs/id/push/1.0.0"
+_TIMEOUT = 10.0
+_MAX_MESSAGE = 64 * 1024
+_MAX_ADDRS = 64
+_MAX_PROTOCOLS = 512
+_MAX_RECORD = 8 * 1024
+
+ObservedHook = Callable[[Connection, Multiaddr], None]
+
+
+async def read_message(stream: Stream) -> Identify:
+    """Read one identify message; raises :class:`RemoteProtocolError` for a bad one."""
+    decoder = LengthPrefixed(_MAX_MESSAGE)
+    messages: list[bytes] = []
+    while not messages:
+        data = await stream.receive_some()
+        if not data:
+            raise IncompleteReadError("the stream ended inside an identify message")
+        messages = decoder.feed(data)
+    message = Identify()
+    try:
+        message.ParseFromString(messages[0])
+    except DecodeError:
+        raise RemoteProtocolError("the identify message is not valid protobuf") from None
+    del message.listen_addrs[_MAX_ADDRS:]
+    del message.protocols[_MAX_PROTOCOLS:]
+    if len(message.signedPeerRecord) > _MAX_RECORD:
+        message.ClearField("signedPeerRecord")
+    return message
+
+
+class Identification:
+    """Answers, asks and takes identify messages for a host."""
+
+    def __init__(self, host: IHost, info: IdentifyInfo, on_observed: ObservedHook) -> None:
+        self._host = host
+        self._info = info
+        self._agent = info.agent_version or f"lattica-stack/{version('lattica-stack')}"
+        self._on_observed = on_observed
+
+    @property
+    def handlers(self) -> dict[str, StreamHandler]:
+        """The handlers to register, by protocol."""
+        return {IDENTIFY: self._answer, IDENTIFY_PUSH: self._take_push}
+
+    async def _answer(self, stream: Stream) -> None:
+        message = _mk_identify_protobuf(self._host, stream.connection.remote_addr)
+        message.protocol_version = self._info.protocol_version
+        message.agent_version = self._agent
+        await stream.send_all(encode_length_prefixed(message.SerializeToString()))
+
+    async def _take_push(self, stream: Stream) -> None:
+        with trio.move_on_after(_TIMEOUT):
+            await self._take(stream.connection, await read_message(stream))
+
+    async def ask(self, connection: Connection) -> bool:
+        """Ask the peer who it is; False when it does not say."""
+        try:
+            with trio.move_on_after(_TIMEOUT):
+                async with connection.open_stream() as stream:
+                    stream.begin_negotiation(Initiator([IDENTIFY]))
+                    await self._take(connection, await read_message(stream))
+                return True
+        except LatticaError as error:
+            logger.debug("peer not identified: %s peer=%s", error, connection.peer_id)
+        return False
+
+    async def _take(self, connection: Connection, message: Identify) -> None:
+        peer_id = connection.peer_id
+        await update_peerstore_from_identify(self._host.get_peerstore(), peer_id, message)
+        connection.agent = message.agent_version[:256]
+        connection.known_protocols.update(message.protocols)
+        if message.observed_addr:
+            self._on_observed(connection, decode_multiaddr(message.observed_addr))

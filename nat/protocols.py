@@ -1,0 +1,80 @@
+"""Which handler serves which protocol, and the life of an inbound stream."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from lattica.errors import LatticaError, RemoteProtocolError
+from lattica.nat.multistream import Responder
+from lattica.nat.stream import Stream
+
+logger = logging.getLogger(__name__)
+
+StreamHandler = Callable[[Stream], Awaitable[object]]
+
+
+class ProtocolTable:
+    """Handlers by protocol name.
+
+    A handler gets a negotiated :class:`Stream`. When it returns, the stream is closed;
+    when it raises, the stream is reset and the error is logged; nothing else is harmed.
+    """
+
+    def __init__(self, *, negotiate_timeout: float) -> None:
+        self.handlers: dict[str, StreamHandler] = {}
+        self._negotiate_timeout = negotiate_timeout
+
+    async def serve(self, stream: Stream, negotiated: Callable[[], None]) -> None:
+        """Serve one inbound stream to its end; raises nothing but cancellation.
+
+        `negotiated` is called once, when the negotiation is over, whatever its result.
+        """
+        try:
+            try:
+                handler = await self._negotiate(stream)
+            finally:
+                negotiated()
+            if handler is not None:
+                await handler(stream)
+                stream.close()
+        except trio.Cancelled:
+            stream.reset()
+            raise
+        except Exception as error:
+            if isinstance(error, LatticaError) and stream.is_dead:
+                # The peer or the network ended it, which is no news.
+                logger.debug("stream ended: %s stream=%r", error, stream)
+            elif isinstance(error, RemoteProtocolError):
+                logger.warning(
+                    "stream reset: peer breaks %s: %s peer=%s",
+                    stream.protocol or "multistream",
+                    error,
+                    stream.peer_id,
+                )
+            else:
+                logger.exception(
+                    "stream reset: handler of %s failed peer=%s", stream.protocol, stream.peer_id
+                )
+            stream.reset()
+
+    async def _negotiate(self, stream: Stream) -> StreamHandler | None:
+        negotiation = Responder(self.handlers.__contains__, lambda: tuple(self.handlers))
+        with trio.move_on_after(self._negotiate_timeout):
+            while negotiation.selected is None:
+                data = await stream.receive_some()
+                if not data:
+                    stream.close()
+                    return None
+                negotiation.receive(data)
+                if answer := negotiation.data_to_send():
+                    await stream.send_all(answer)
+        if negotiation.selected is None:
+            logger.info("stream reset: no protocol named in time peer=%s", stream.peer_id)
+            stream.reset()
+            return None
+        stream.protocol = negotiation.selected
+        stream.push_back(negotiation.rest)
+        return self.handlers[negotiation.selected]

@@ -1,0 +1,535 @@
+"""The swarm: every connection of a node, how it is made, kept, limited and ended."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+
+import trio
+from multiaddr import Multiaddr
+
+from lattica.errors import (
+    AccessDeniedError,
+    AddressError,
+    ConnectionClosedError,
+    DialError,
+    LatticaError,
+    ListenError,
+    LocalProtocolError,
+    NotConnectedError,
+    ResourceLimitError,
+)
+from lattica.identity import Identity, PeerId
+from lattica.nat.addresses import (
+    Kind,
+    components,
+    interface_addresses,
+    ip_of,
+    kind_of,
+    order_addresses,
+    parse_multiaddr,
+    resolve,
+    split_peer,
+)
+from lattica.nat.config import SwarmConfig
+from lattica.nat.connection import Connection, Direction
+from lattica.nat.events import EventBus, ListeningOn, PeerConnected, PeerDisconnected
+from lattica.nat.gater import Gater
+from lattica.nat.happy_eyeballs import race
+from lattica.nat.multistream import Initiator
+from lattica.nat.pnet import PnetConn
+from lattica.nat.protocols import ProtocolTable
+from lattica.nat.registry import Registry
+from lattica.nat.stream import Stream
+from lattica.nat.tcp import TcpTransport
+from lattica.nat.transport import Listener, RawConn, Transport
+from lattica.nat.upgrade import Upgrade, Upgraded
+
+from lattica.nat.websocket import WebSocketTransport
+from lattica.nat.yamux import MemoryBudget, Session
+
+logger = logging.getLogger(__name__)
+
+_TICK = 1.0
+_RETIRE_IDLE = 2.0
+"""Seconds without streams after which a superseded connection ends."""
+
+ConnectionHook = Callable[[Connection], Awaitable[None]]
+
+
+class _PendingDial:
+    """A dial in progress, for those who want the same peer meanwhile."""
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.error: LatticaError | None = None
+
+
+class Swarm:
+    """All connections of one identity.
+
+    :meth:`run` owns every task; the other methods work while it runs. Handlers for
+    inbound streams are in :attr:`protocols`.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        config: SwarmConfig | None = None,
+        *,
+        transports: Sequence[Transport] | None = None,
+    ) -> None:
+        self.identity = identity
+        self.config = config or SwarmConfig()
+        self.protocols = ProtocolTable(negotiate_timeout=self.config.timeouts.negotiate)
+        self.registry = Registry(identity.peer_id, self.config.limits)
+        self.events = EventBus()
+        self.on_connected: list[ConnectionHook] = []
+        """Awaited in the background for each connection; their errors are logged."""
+        self.on_disconnected: list[ConnectionHook] = []
+        self._gater = Gater(self.config.access)
+        tcp = TcpTransport()
+        self._transports: tuple[Transport, ...] = tuple(
+            transports if transports is not None else (tcp, WebSocketTransport(tcp))
+        )
+        self._listeners: list[Listener] = []
+        self._budget = MemoryBudget(self.config.limits.receive_memory_total)
+        self._pending_inbound: OrderedDict[int, trio.CancelScope] = OrderedDict()
+        self._dials: dict[PeerId, _PendingDial] = {}
+        self._negotiating: dict[int, int] = {}
+        self._changed = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        self._close_requested = trio.Event()
+        self._stopped = trio.Event()
+
+    # --- life ---
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run until :meth:`close` or cancellation. May be called once.
+
+        Listens on `config.listen` before it reports having started; raises
+        :class:`ListenError` or :class:`AddressError` when that fails.
+        """
+        if self._nursery is not None or self._stopped.is_set():
+            raise LocalProtocolError("a swarm runs once")
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                for addr in self.config.listen:
+                    await self.listen(parse_multiaddr(addr))
+                nursery.start_soon(self._tick_loop)
+                task_status.started()
+                await self._close_requested.wait()
+                await self._shut_down()
+                nursery.cancel_scope.cancel()
+        finally:
+            for connection in self.registry:
+                connection.abort("this node shuts down")
+            with trio.CancelScope(shield=True):
+                for listener in self._listeners:
+                    await listener.aclose()
+            self._nursery = None
+            self._stopped.set()
+            self.events.close()
+
+    async def close(self) -> None:
+        """End all connections in good order, within `Timeouts.shutdown`; then stop."""
+        self._close_requested.set()
+        if self._nursery is not None:
+            await self._stopped.wait()
+
+    async def _shut_down(self) -> None:
+        for listener in self._listeners:
+            await listener.aclose()
+        with trio.move_on_after(self.config.timeouts.shutdown):
+            async with trio.open_nursery() as nursery:
+                for connection in self.registry:
+                    nursery.start_soon(connection.aclose)
+
+    def _require_nursery(self) -> trio.Nursery:
+        if self._nursery is None:
+            raise LocalProtocolError("the swarm is not running")
+        return self._nursery
+
+    async def _tick_loop(self) -> None:
+        while True:
+            await trio.sleep(_TICK)
+            for connection in self.registry:
+                connection.tick()
+            now = trio.current_time()
+            for connection in self.registry.to_retire(now, _RETIRE_IDLE):
+                connection.abort("superseded by another connection to the peer")
+            for connection in self.registry.to_trim(now):
+                connection.abort("trimmed: this node has too many connections")
+
+    # --- listening ---
+
+    async def listen(self, addr: Multiaddr) -> tuple[Multiaddr, ...]:
+        """Bind an address and accept connections on it; return the bound addresses."""
+        nursery = self._require_nursery()
+        for transport in self._transports:
+            if transport.can_listen(addr):
+                listener = await transport.listen(addr)
+                break
+        else:
+            raise ListenError(f"no transport listens on {addr}")
+        self._listeners.append(listener)
+        nursery.start_soon(self._accept_loop, listener)
+        for bound in listener.addrs:
+            self.events.publish(ListeningOn(bound))
+            logger.info("listening addr=%s", bound)
+        return listener.addrs
+
+    @property
+    def listen_addrs(self) -> tuple[Multiaddr, ...]:
+        """Bound addresses as bound, wildcards included."""
+        return tuple(addr for listener in self._listeners for addr in listener.addrs)
+
+    @property
+    def addrs(self) -> tuple[Multiaddr, ...]:
+        """Bound addresses with wildcards replaced by those of the interfaces."""
+        return interface_addresses(self.listen_addrs)
+
+    async def _accept_loop(self, listener: Listener) -> None:
+        nursery = self._require_nursery()
+        while True:
+            try:
+                raw = await listener.accept()
+            except (OSError, trio.ClosedResourceError):
+                if not self._close_requested.is_set():
+                    logger.exception("listener failed addrs=%s", listener.addrs)
+                return
+            try:
+                self._check_address(raw.remote_addr)
+            except AccessDeniedError as error:
+                logger.debug("inbound connection refused: %s", error)
+                raw.abort()
+                continue
+            if len(self._pending_inbound) >= self.config.limits.max_pending_inbound:
+                # An honest handshake is quick, so the oldest is the least likely one.
+                _, oldest = self._pending_inbound.popitem(last=False)
+                oldest.cancel()
+            nursery.start_soon(self._handle_inbound, raw)
+
+    def _check_address(self, addr: Multiaddr) -> None:
+        ip = ip_of(addr)
+        if ip is not None:
+            self._gater.check_address(ip)
+
+    async def _handle_inbound(self, raw: RawConn) -> None:
+        scope = trio.CancelScope(deadline=trio.current_time() + self.config.timeouts.handshake)
+        self._pending_inbound[id(scope)] = scope
+        reason: object = "handshake took too long"
+        connection = None
+        try:
+            with scope:
+                connection = await self._upgrade(raw, Direction.INBOUND, None)
+        except (LatticaError, OSError) as error:
+            reason = error
+        except Exception:
+            logger.exception("inbound handshake: internal error addr=%s", raw.remote_addr)
+            reason = None
+        finally:
+            self._pending_inbound.pop(id(scope), None)
+            if connection is None:
+                raw.abort()
+        if connection is not None:
+            self._register(connection)
+        elif reason is not None:
+            logger.info("inbound connection failed: %s addr=%s", reason, raw.remote_addr)
+
+    # --- making connections ---
+
+    async def _upgrade(
+        self, raw: RawConn, direction: Direction, expected_peer: PeerId | None
+    ) -> Connection:
+        """Secure and multiplex a pipe; the caller aborts it when this fails."""
+        if self.config.private_network_key is not None:
+            raw = PnetConn(raw, self.config.private_network_key)
+        upgrade = Upgrade(
+            self.identity,
+            initiator=direction is Direction.OUTBOUND,
+            expected_peer=expected_peer,
+        )
+        while True:
+            if data := upgrade.data_to_send():
+                await raw.send(data)
+            if upgrade.result is not None:
+                break
+            received = await raw.receive()
+            if not received:
+                raise ConnectionClosedError(f"the peer closed during {upgrade.stage}")
+            upgrade.receive(received)
+        self._gater.check_peer(upgrade.result.remote.peer_id)
+        return self._make_connection(raw, upgrade.result, direction)
+
+    async def adopt(
+        self, raw: RawConn, direction: Direction, expected_peer: PeerId | None
+    ) -> Connection:
+        """Secure, multiplex and register a pipe that somebody else has made.
+
+        `direction` is the role in the set-up. The pipe is aborted when this fails.
+        """
+        connection = None
+        try:
+            with trio.fail_after(self.config.timeouts.handshake):
+                connection = await self._upgrade(raw, direction, expected_peer)
+        except trio.TooSlowError:
+            raise ConnectionClosedError("the handshake took too long") from None
+        finally:
+            if connection is None:
+                raw.abort()
+        self._register(connection)
+        return connection
+
+    def start_soon(self, function: Callable[..., Awaitable[object]], *args: object) -> None:
+        """Run background work that belongs to the swarm; its errors are logged."""
+        self._require_nursery().start_soon(self._run_logged, function, *args)
+
+    async def _run_logged(self, function: Callable[..., Awaitable[object]], *args: object) -> None:
+        try:
+            await function(*args)
+        except Exception:
+            logger.exception("background work failed: %r", function)
+
+    def _make_connection(
+        self, raw: RawConn, upgraded: Upgraded, direction: Direction
+    ) -> Connection:
+        config = self.config
+        session = Session(
+            initiator=upgraded.initiator,
+            clock=trio.current_time,
+            windows=config.windows,
+            limits=config.limits,
+            timeouts=config.timeouts,
+            budget=self._budget,
+        )
+        return Connection(
+            raw,
+            upgraded,
+            session,
+            direction=direction,
+            send_buffer=config.windows.send_buffer,
+            on_stream=self._on_stream,
+        )
+
+    def _register(self, connection: Connection) -> None:
+        nursery = self._nursery
+        if nursery is None or self._close_requested.is_set():
+            connection.abort("this node shuts down")
+            return
+        limits, registry = self.config.limits, self.registry
+        same_peer = registry.by_peer.get(connection.peer_id, ())
+        if len(same_peer) >= limits.max_connections_per_peer:
+            connection.abort("too many connections to this peer")
+            logger.info("connection refused: too many to one peer peer=%s", connection.peer_id)
+            return
+        if registry.total >= limits.max_connections and connection.direction is Direction.INBOUND:
+            for old in registry.to_trim(trio.current_time(), adding=1):
+                old.abort("trimmed: this node has too many connections")
+            if registry.total >= limits.max_connections:
+                connection.abort("this node has too many connections")
+                logger.warning(
+                    "connection refused: limit of %d reached, all in use peer=%s",
+                    limits.max_connections,
+                    connection.peer_id,
+                )
+                return
+        first = registry.add(connection)
+        nursery.start_soon(self._run_connection, connection)
+        if first:
+            self.events.publish(
+                PeerConnected(connection.peer_id, connection.remote_addr, connection.direction)
+            )
+        self._notify_changed()
+
+    async def _run_connection(self, connection: Connection) -> None:
+        nursery = self._require_nursery()
+        for hook in self.on_connected:
+            self.start_soon(hook, connection)
+        try:
+            await connection.run()
+        finally:
+            reason = connection.closed_reason or "closed"
+            logger.debug("connection ended: %s peer=%s", reason, connection.peer_id)
+            if self.registry.remove(connection):
+                self.events.publish(PeerDisconnected(connection.peer_id, reason))
+            self._negotiating.pop(connection.serial, None)
+            self._notify_changed()
+            if not nursery.cancel_scope.cancel_called:
+                for hook in self.on_disconnected:
+                    self.start_soon(hook, connection)
+
+    def _notify_changed(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    # --- dialing ---
+
+    async def dial(self, peer_id: PeerId | None, addrs: Iterable[Multiaddr]) -> Connection:
+        """Return a connection to the peer, dialing all of `addrs` if there is none.
+
+        Addresses are raced (RFC 8305), each with `Timeouts.dial`, all together with
+        `Timeouts.connect`. Without `peer_id`, whoever answers is accepted. Several
+        callers for one peer share one dial. Raises :class:`DialError` with the reason of
+        each address, or :class:`AccessDeniedError`.
+        """
+        self._require_nursery()
+        if peer_id is None:
+            return await self._dial_now(None, addrs)
+        if peer_id == self.identity.peer_id:
+            raise LocalProtocolError("a node cannot connect to itself")
+        self._gater.check_peer(peer_id)
+        while True:
+            connection = self.registry.best(peer_id)
+            if connection is not None:
+                await trio.lowlevel.checkpoint()
+                return connection
+            pending = self._dials.get(peer_id)
+            if pending is None:
+                return await self._dial_for_all(peer_id, addrs)
+            await pending.done.wait()
+            if pending.error is not None:
+                raise pending.error
+
+    async def _dial_for_all(self, peer_id: PeerId, addrs: Iterable[Multiaddr]) -> Connection:
+        pending = self._dials[peer_id] = _PendingDial()
+        try:
+            return await self._dial_now(peer_id, addrs)
+        except LatticaError as error:
+            pending.error = error
+            raise
+        finally:
+            # If this caller is cancelled, the next one in line dials for itself.
+            del self._dials[peer_id]
+            pending.done.set()
+
+    async def _dial_now(self, peer_id: PeerId | None, addrs: Iterable[Multiaddr]) -> Connection:
+        timeouts = self.config.timeouts
+        candidates = order_addresses(await resolve(addrs))
+
+        async def attempt(addr: Multiaddr) -> Connection:
+            return await self._dial_address(peer_id, addr)
+
+        try:
+            connection = await race(
+                candidates,
+                attempt,
+                stagger=self.config.dial_stagger,
+                timeout_each=timeouts.dial,
+                timeout_total=timeouts.connect,
+                target=peer_id or ", ".join(map(str, candidates)),
+                discard=lambda late: late.abort("another address was faster"),
+            )
+        except DialError:
+            # The peer may have reached us in the meantime.
+            existing = self.registry.best(peer_id) if peer_id is not None else None
+            if existing is None:
+                raise
+            return existing
+        self._register(connection)
+        if connection.closed_reason is not None:
+            raise ResourceLimitError(connection.closed_reason)
+        best = self.registry.best(connection.peer_id)
+        return best if best is not None else connection
+
+    async def _dial_address(self, peer_id: PeerId | None, addr: Multiaddr) -> Connection:
+        addr, named = split_peer(addr)
+        if peer_id is not None and named is not None and named != peer_id:
+            raise AddressError(f"the address belongs to {named}")
+        self._check_address(addr)
+        for transport in self._transports:
+            if transport.can_dial(addr):
+                break
+        else:
+            raise AddressError("no transport for this kind of address")
+        raw = await transport.dial(addr, source_port=self._source_port(addr))
+        try:
+            return await self._upgrade(raw, Direction.OUTBOUND, peer_id or named)
+        except BaseException:
+            raw.abort()
+            raise
+
+    def _source_port(self, addr: Multiaddr) -> int | None:
+        """The port we listen on in the address's family, to dial from."""
+        if not self.config.dial_from_listen_port:
+            return None
+        ip = ip_of(addr)
+        for bound in self.listen_addrs:
+            bound_ip = ip_of(bound)
+            if ip and bound_ip and ip.version == bound_ip.version and kind_of(bound) is Kind.TCP:
+                return int(components(bound)[-1][1])
+        return None
+
+    # --- using connections ---
+
+    async def wait_connected(self, peer_id: PeerId) -> Connection:
+        """Wait until there is a connection to the peer, whoever makes it."""
+        await trio.lowlevel.checkpoint()
+        while (connection := self.registry.best(peer_id)) is None:
+            if self._stopped.is_set():
+                raise LocalProtocolError("the swarm is not running")
+            await self._changed.wait()
+        return connection
+
+    async def open_stream(self, peer_id: PeerId, protocols: Sequence[str]) -> Stream:
+        """Open a stream to a connected peer and agree on the first protocol it speaks.
+
+        A single protocol that the peer has already agreed to on the connection costs no
+        round trip: the answer is checked with the first data received. Raises
+        :class:`NotConnectedError`, :class:`UnsupportedProtocolError`,
+        :class:`ConnectionClosedError`, and :class:`TimeoutError` when
+        `Timeouts.negotiate` passes without an answer.
+        """
+        connection = self.registry.best(peer_id)
+        if connection is None:
+            raise NotConnectedError(f"not connected to {peer_id}; connect first")
+        stream = connection.open_stream()
+        try:
+            stream.begin_negotiation(Initiator(protocols))
+            if len(protocols) == 1 and protocols[0] in connection.known_protocols:
+                stream.assume_protocol(protocols[0])
+                await trio.lowlevel.checkpoint()
+            else:
+                limit = self.config.timeouts.negotiate
+                with trio.move_on_after(limit):
+                    await stream.finish_negotiation()
+                if not stream.protocol:
+                    raise TimeoutError(
+                        f"{peer_id} did not answer within {limit:g} s when asked for "
+                        f"{', '.join(protocols)}"
+                    )
+        except BaseException:
+            stream.reset()
+            raise
+        return stream
+
+    def _on_stream(self, stream: Stream) -> None:
+        """A peer has opened a stream."""
+        serial = stream.connection.serial
+        count = self._negotiating.get(serial, 0)
+        if count >= self.config.limits.max_inbound_streams_negotiating:
+            stream.reset("too many streams without a protocol")
+            return
+        self._negotiating[serial] = count + 1
+
+        def negotiated() -> None:
+            left = self._negotiating.pop(serial, 1) - 1
+            if left > 0:
+                self._negotiating[serial] = left
+
+        self._require_nursery().start_soon(self.protocols.serve, stream, negotiated)
+
+    async def disconnect(self, peer_id: PeerId) -> None:
+        """Close all connections to a peer in good order."""
+        with trio.move_on_after(self.config.timeouts.shutdown):
+            async with trio.open_nursery() as nursery:
+                for connection in list(self.registry.by_peer.get(peer_id, ())):
+                    nursery.start_soon(connection.aclose)
+        for connection in list(self.registry.by_peer.get(peer_id, ())):
+            connection.abort("closed by this side")
+        with suppress(KeyError):
+            while self.registry.by_peer[peer_id]:
+                await self._changed.wait()

@@ -1,0 +1,4 @@
+"""Calls, streaming calls, tensors, the gRPC bridge and port forwarding will live here.
+
+Nothing is built yet.
+"""

@@ -1,0 +1,85 @@
+"""Runs `async def test_…` under trio, and gives tests a virtual clock.
+
+Why our own forty lines: pytest-trio's last release (0.8.0, 2022) predates pytest 8 and 9, and
+anyio's plugin drives trio as a guest of its own runner, where a clock that jumps cannot be
+trusted. What tests may rely on:
+
+* Every `async def test_…` runs in a `trio.run` of its own; no mark or decorator is needed.
+  That holds for async tests under hypothesis' `@given` too (one `trio.run` per example).
+* Fixture `mock_clock`: the test runs on a `trio.testing.MockClock` that stands still until
+  the test calls `mock_clock.jump(seconds)`.
+* Fixture `autojump_clock`: the same, but the clock jumps to the next deadline as soon as all
+  tasks wait. For code without sockets, threads and processes only: trio cannot know that the
+  kernel is about to deliver something.
+* Fixtures are plain functions. What is asynchronous and needs tearing down is an async context
+  manager that the test enters: its life is then visible where it is used.
+* Hypothesis has no deadline for an example (no timing assertions); `--hypothesis-profile=thorough`
+  tries many more.
+* An exception group with a single leaf is raised as that leaf, so that `pytest.skip` and
+  `pytest.fail` work inside nurseries and a failure reads like one.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import trio
+from hypothesis import HealthCheck, settings
+from trio.testing import MockClock
+
+settings.register_profile(
+    "default", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("thorough", settings.get_profile("default"), max_examples=5000)
+settings.load_profile("default")
+
+AsyncTest = Callable[..., Awaitable[object]]
+
+
+@pytest.fixture
+def mock_clock() -> MockClock:
+    return MockClock()
+
+
+@pytest.fixture
+def autojump_clock() -> MockClock:
+    return MockClock(autojump_threshold=0)
+
+
+def _single_leaf(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def _run_under_trio(test: AsyncTest, clock: MockClock | None) -> Callable[..., None]:
+    @functools.wraps(test)
+    def run(**arguments: Any) -> None:
+        try:
+            trio.run(functools.partial(test, **arguments), clock=clock)
+        except BaseExceptionGroup as group:
+            leaf = _single_leaf(group)
+            if leaf is group:
+                raise
+            raise leaf from None
+
+    return run
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
+    """Wraps the test function; pytest (or hypothesis) then calls it as a plain one."""
+    clocks = [value for value in pyfuncitem.funcargs.values() if isinstance(value, MockClock)]
+    if len(clocks) > 1:
+        pytest.fail("a test runs on one clock: ask for mock_clock or autojump_clock, not both")
+    clock = clocks[0] if clocks else None
+    test: Any = pyfuncitem.obj
+    if getattr(test, "is_hypothesis_test", False):
+        if inspect.iscoroutinefunction(test.hypothesis.inner_test):
+            test.hypothesis.inner_test = _run_under_trio(test.hypothesis.inner_test, clock)
+    elif inspect.iscoroutinefunction(test):
+        pyfuncitem.obj = _run_under_trio(test, clock)

@@ -1,0 +1,85 @@
+"""The original lattica 1.0.21, as a process: JSON requests on stdin, JSON replies on stdout.
+
+Runs in the original's own environment. It dials only what it is started with (`--dial`),
+because its API has no call that connects to an address. It asks public STUN servers for its
+NAT type at start and has no switch for that; it does not wait for them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+from typing import Any
+
+
+def identified(node: Any, peer: str) -> dict[str, object] | None:
+    info = node.get_peer_info(peer)
+    if info is None:
+        return None
+    return {
+        "agent": info.agent_version,
+        "protocol_version": info.protocol_version,
+        "protocols": list(info.protocols),
+        "addrs": [str(addr) for addr in info.listen_addresses],
+    }
+
+
+def rtt(node: Any, peer: str) -> float | None:
+    """Seconds, by libp2p ping; None before the first pong."""
+    try:
+        return float(node.get_peer_rtt(peer))
+    except (RuntimeError, TypeError):
+        return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--folder", required=True)
+    parser.add_argument("--port", required=True)
+    parser.add_argument("--dial", action="append", default=[])
+    parser.add_argument("--protocol")
+    options = parser.parse_args()
+
+    # Its log goes to stdout, in the middle of lines: keep that for the replies alone.
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    builder = importlib.import_module("lattica").Lattica.builder()
+    listen = f"/ip4/127.0.0.1/tcp/{options.port}"
+    builder = (
+        builder.with_listen_addrs([listen])
+        .with_bootstraps(options.dial)
+        .with_mdns(False)
+        .with_upnp(False)
+        .with_autonat(False)
+        .with_dcutr(False)
+        .with_key_path(options.folder)
+        .with_storage_path(options.folder + "/blocks")
+        .with_dht_db_path(options.folder + "/dht")
+    )
+    if options.protocol is not None:
+        builder = builder.with_protocol(options.protocol)
+    node = builder.build()
+    peer_id = node.peer_id()
+    ready = {"ready": True, "peer_id": peer_id, "addrs": [f"{listen}/p2p/{peer_id}"]}
+    print(json.dumps(ready), file=replies, flush=True)
+
+    requests: dict[str, Any] = {
+        "peers": lambda _: list(node.get_all_peers()),
+        "identified": lambda request: identified(node, request["peer"]),
+        "ping": lambda request: rtt(node, request["peer"]),
+    }
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            reply = {"id": request["id"], "result": requests[request["do"]](request)}
+        except Exception as error:
+            reply = {"id": request["id"], "error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(reply), file=replies, flush=True)
+
+
+if __name__ == "__main__":
+    main()

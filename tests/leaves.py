@@ -1,0 +1,20 @@
+"""`pytest.raises` for what comes out of a nursery."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import pytest
+
+
+@contextmanager
+def raises_leaf(kind, match=None):
+    """Expect an exception, plain or as the only leaf of groups."""
+    with pytest.raises(kind, match=match) as info:
+        try:
+            yield info
+        except BaseExceptionGroup as group:
+            error: BaseException = group
+            while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+                error = error.exceptions[0]
+            raise error from None

@@ -1,0 +1,412 @@
+"""The benchmark's own parts: names, statistics, JSON, environments, children, the slow link.
+
+No environment is made and no implementation is run; the children here are scripts of a few lines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tools.bench import bench_child, cases, delay_proxy, runner, stats, venvs
+from tools.bench.children import BenchError, UnsupportedError, parse_event, start
+
+FASTER = cases.Case("bulk", "fast", "MB/s", "higher", "")
+SOONER = cases.Case("bulk", "soon", "ms", "lower", "")
+
+
+# --- names ---
+
+
+def test_the_names_that_others_read_are_there():
+    names = {case.name: case.unit for w in cases.WORKLOADS for case in w.cases}
+    expected = {
+        "stream-1MiB": "MB/s",
+        "stream-256KiB": "MB/s",
+        "streams-100": "MB/s",
+        "streams-100-fairness": "slowest/mean",
+        "pingpong-beside-bulk-p50": "ms",
+        "handshakes": "1/s",
+        "idle-connection": "KiB",
+    }
+    assert expected.items() <= names.items()
+    assert set(venvs.PEERS) == {"grpcio", "py-libp2p", "lattica-rs"}
+    assert set(cases.BENCHES) == {"bulk", "rpc"}
+
+
+def test_case_names_are_unique_and_workloads_are_named_after_their_first():
+    names = [case.name for w in cases.WORKLOADS for case in w.cases]
+    assert len(set(names)) == len(names)
+    assert all(w.name == w.cases[0].name for w in cases.WORKLOADS)
+
+
+def test_select():
+    assert cases.select("all") == cases.WORKLOADS
+    assert {w.cases[0].bench for w in cases.select("rpc")} == {"rpc"}
+    assert [w.name for w in cases.select("bulk", ("streams-100-fairness",))] == ["streams-100"]
+    with pytest.raises(ValueError, match="unknown bench 'quick'"):
+        cases.select("quick")
+    with pytest.raises(ValueError, match="unknown case 'dials'"):
+        cases.select("rpc", ("dials",))
+
+
+def test_every_peer_has_its_script():
+    assert all((runner.HERE / p.script).exists() for p in [venvs.OURS, *venvs.PEERS.values()])
+
+
+# --- statistics ---
+
+
+def test_the_figure_is_the_median():
+    measured = stats.summarize(FASTER, "lattica", [5.0, 1000.0, 7.0], "note")
+    assert measured.value == 7.0
+    assert measured.samples == (5.0, 1000.0, 7.0)
+
+
+@pytest.mark.parametrize("samples", [[], [1.0, float("nan")], [float("inf")]])
+def test_nothing_measured_is_an_error(samples):
+    with pytest.raises(ValueError, match="yielded"):
+        stats.summarize(FASTER, "lattica", samples, "")
+
+
+def test_ratio_and_direction():
+    ours, peer = (stats.summarize(FASTER, i, [v], "") for i, v in (("lattica", 6), ("grpcio", 3)))
+    assert stats.ratio(ours, peer) == 2
+    assert stats.is_better(ours, peer)
+    assert not stats.is_better(peer, ours)
+    slow, soon = (stats.summarize(SOONER, i, [v], "") for i, v in (("lattica", 6), ("grpcio", 3)))
+    assert not stats.is_better(slow, soon)
+    assert stats.ratio(slow, stats.summarize(SOONER, "grpcio", [0], "")) is None
+
+
+def test_json_line_has_the_fixed_fields():
+    line = stats.json_line(stats.summarize(FASTER, "lattica", [1.0, 1234.5678, 2e6], "what"))
+    assert "\n" not in line
+    assert json.loads(line) == {
+        "bench": "bulk",
+        "case": "fast",
+        "impl": "lattica",
+        "value": 1235.0,
+        "unit": "MB/s",
+        "better": "higher",
+        "samples": [1.0, 1235.0, 2000000.0],
+        "note": "what",
+    }
+
+
+@given(st.floats(min_value=1e-9, max_value=1e12))
+def test_rounding_keeps_four_digits(value):
+    assert stats.rounded(value) == pytest.approx(value, rel=1e-3)
+
+
+def test_rounding_nothing():
+    assert stats.rounded(0) == 0
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0, 1))
+def test_percentile_is_a_sample(samples, fraction):
+    assert bench_child.percentile(samples, fraction) in samples
+
+
+def test_percentile_and_fairness():
+    assert bench_child.percentile([float(n) for n in range(100)], 0.99) == 99
+    assert bench_child.percentile([3.0, 1.0, 2.0], 0.5) == 2.0
+    assert bench_child.fairness([5, 5, 5]) == 1
+    assert bench_child.fairness([1, 3]) == 0.5
+    with pytest.raises(ValueError, match="nothing was measured"):
+        bench_child.percentile([], 0.5)
+
+
+def test_a_rate_ends_at_its_count():
+    rate = bench_child.Rate(60, most=3)
+    while rate.running():
+        rate.count += 1
+    assert rate.count == 3
+    assert rate.per_second() > 0
+
+
+def test_by_case_keeps_the_order():
+    a, b = (stats.summarize(c, "x", [1], "") for c in (SOONER, FASTER))
+    assert list(stats.by_case([a, b])) == [SOONER, FASTER]
+
+
+# --- readings ---
+
+WORKLOAD = cases.Workload("fast", (FASTER, SOONER))
+
+
+def test_a_result_becomes_a_reading():
+    result = {"event": "result", "values": {"fast": 3, "soon": 0.5}, "note": "n", "bytes": 7}
+    assert runner.to_reading(result, WORKLOAD) == runner.Reading({"fast": 3.0, "soon": 0.5}, "n")
+
+
+@pytest.mark.parametrize(
+    "values", [None, {}, {"fast": 1}, {"fast": "1", "soon": 2}, {"fast": True, "soon": 2}]
+)
+def test_an_incomplete_result_is_an_error(values):
+    with pytest.raises(BenchError, match="without"):
+        runner.to_reading({"values": values}, WORKLOAD)
+
+
+def test_one_that_failed_has_no_measurement():
+    taken = {
+        "a": [runner.Reading({"fast": 1.0, "soon": 2.0}, "n")] * 2,
+        "b": [runner.Reading({"fast": 1.0, "soon": 2.0}, "n")],
+    }
+    measured = runner.summarize_readings(WORKLOAD, taken, {"b"})
+    assert [(m.case.name, m.impl) for m in measured] == [("fast", "a"), ("soon", "a")]
+
+
+# --- environments ---
+
+
+def make_builder(failures: int, calls: list[tuple[str, ...]]):
+    def build(folder: Path, requirements: tuple[str, ...]) -> None:
+        calls.append(requirements)
+        folder.mkdir(exist_ok=True)
+        if len(calls) <= failures:
+            raise venvs.SetupError("index out of reach")
+
+    return build
+
+
+def test_an_environment_is_made_once_and_remade_when_its_requirements_change(tmp_path):
+    calls: list[tuple[str, ...]] = []
+    build = make_builder(0, calls)
+    for requirements in (("a==1",), ("a==1",), ("a==2",)):
+        python = venvs.ensure("x", requirements, lambda _: None, cache=tmp_path, build=build)
+        assert python == tmp_path / "x" / "bin" / "python"
+    assert calls == [("a==1",), ("a==2",)]
+
+
+def test_installing_is_tried_again(tmp_path):
+    calls: list[tuple[str, ...]] = []
+    said: list[str] = []
+    build = make_builder(2, calls)
+    venvs.ensure("x", ("a",), said.append, cache=tmp_path, build=build, pause=0)
+    assert len(calls) == 3
+    assert any("trying again" in line for line in said)
+
+
+def test_installing_in_vain_says_what_and_leaves_nothing(tmp_path):
+    build = make_builder(99, [])
+    with pytest.raises(venvs.SetupError, match=r"cannot install a for x(.|\n)*out of reach"):
+        venvs.ensure("x", ("a",), lambda _: None, cache=tmp_path, build=build, pause=0)
+    assert not (tmp_path / "x").exists()
+
+
+# --- children ---
+
+
+@pytest.mark.parametrize("line", [b"", b"hello", b"[1]", b'"x"', b'{"a": 1}', b'{"event": 1}'])
+def test_what_libraries_print_is_no_event(line):
+    assert parse_event(line) is None
+
+
+def run_child(tmp_path: Path, code: str, use):
+    """Run `code` as a child whose first lines import the child's side; hand it to `use`."""
+    script = tmp_path / "child.py"
+    script.write_text(f"import sys\nsys.path.insert(0, {str(runner.HERE)!r})\n{code}")
+
+    async def main():
+        with trio.fail_after(30):
+            async with start("it", [sys.executable, str(script)], tmp_path) as child:
+                return await use(child)
+
+    return trio.run(main)
+
+
+IN_CHILD = "import bench_child as bc\nc = bc.Child()\n"
+
+
+def test_a_child_reports_syncs_and_has_a_result(tmp_path):
+    code = IN_CHILD + "print('noise')\nr = c.sync('a')\nc.result({'x': r['server_rss']}, 'n', 5)\n"
+
+    async def use(child):
+        assert (await child.event("sync"))["name"] == "a"
+        await child.send({"server_rss": runner.resident_bytes(child.pid)})
+        return await child.event("result")
+
+    result = run_child(tmp_path, code, use)
+    assert result["values"]["x"] > 1 << 20
+    assert (result["note"], result["bytes"]) == ("n", 5)
+
+
+def test_a_child_that_ends_early_is_an_error_with_its_last_words(tmp_path):
+    async def use(child):
+        await child.event("result")
+
+    with pytest.raises(BenchError, match=r"it ended without a result\n    alas"):
+        run_child(tmp_path, "sys.stderr.write('alas\\n')\n", use)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [("bc.Unsupported('no')", UnsupportedError), ("KeyError('no')", BenchError)],
+)
+def test_a_childs_exception_becomes_an_event(tmp_path, error, expected):
+    code = (
+        "import bench_child as bc\nsys.argv = ['x', 'client', '--case', 'y']\n"
+        f"def main(child, job): raise {error}\nbc.run(main)\n"
+    )
+
+    async def use(child):
+        await child.event("result")
+
+    with pytest.raises(expected, match="no"):
+        run_child(tmp_path, code, use)
+
+
+def test_a_child_ends_with_its_stdin(tmp_path):
+    code = IN_CHILD + "c.ready('{port}', 1)\nimport threading\nthreading.Event().wait()\n"
+
+    async def use(child):
+        await child.event("ready")
+        return child.pid
+
+    pid = run_child(tmp_path, code, use)
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_sending_to_a_child_that_has_gone_is_an_error(tmp_path):
+    async def use(child):
+        with pytest.raises(BenchError, match="ended without a result"):
+            await child.event("ready")
+        await child.send({})
+
+    code = "import os\nos.close(0)\nos._exit(0)\n"
+    with pytest.raises(BenchError, match="ended early"):
+        run_child(tmp_path, code, use)
+
+
+def test_a_deaf_child_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr("tools.bench.children.STOP_GRACE", 0.05)
+
+    async def use(child):
+        return child.pid
+
+    pid = run_child(tmp_path, "import time\ntime.sleep(60)\n", use)
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_children_do_not_see_what_changes_their_code(monkeypatch, tmp_path):
+    monkeypatch.setenv("PYTHONPATH", "/nowhere")
+    monkeypatch.setenv("LATTICA_LISTEN", "x")
+    names = "[n for n in os.environ if n in ('PYTHONPATH', 'LATTICA_LISTEN')]"
+    code = f"import os\n{IN_CHILD}c.result({{'x': len({names})}}, '')\n"
+
+    async def use(child):
+        return await child.event("result")
+
+    assert run_child(tmp_path, code, use)["values"] == {"x": 0}
+
+
+def test_rounds_take_turns_and_a_failure_ends_ones_part(monkeypatch, tmp_path):
+    runs: list[str] = []
+
+    async def run_once(program, workload, settings, proxy_python):
+        runs.append(program.impl)
+        if program.impl == "b":
+            raise UnsupportedError("cannot")
+        if program.impl == "c" and runs.count("c") == 2:
+            raise BenchError("broke")
+        return runner.Reading({"fast": float(len(runs)), "soon": 1.0}, "n")
+
+    monkeypatch.setattr(runner, "run_once", run_once)
+    programs = [runner.Program(name, tmp_path, tmp_path) for name in "abc"]
+    measured, failures = trio.run(
+        runner.run_workload,
+        WORKLOAD,
+        programs,
+        runner.Settings(repeats=3),
+        tmp_path,
+        lambda _: None,
+    )
+    assert runs == ["a", "b", "c", "a", "c", "a"]
+    assert [(m.impl, m.value) for m in measured] == [("a", 4.0), ("a", 1.0)]
+    assert [(f.impl, f.unsupported) for f in failures] == [("b", True), ("c", False)]
+
+
+# --- the slow link ---
+
+
+def test_the_link_serialises_then_delays():
+    link = delay_proxy.Link(delay=1.0, rate=10.0)
+    assert link.offer(20, now=100.0) == 103.0
+    assert link.offer(10, now=100.0) == 104.0  # behind the first
+    assert link.room_at(limit=10) == 102.0
+    assert link.offer(10, now=200.0) == 202.0  # idle time is not saved up
+
+
+@given(st.lists(st.tuples(st.integers(0, 100), st.floats(0, 5)), max_size=30))
+def test_the_link_keeps_order_and_rate(offers):
+    link = delay_proxy.Link(delay=0.5, rate=50.0)
+    now = last = 0.0
+    for size, pause in offers:
+        now += pause
+        due = link.offer(size, now)
+        assert due >= max(last, now + 0.5 + size / 50.0) - 1e-9
+        last = due
+
+
+def test_the_proxy_carries_bytes_and_ends_both_ways():
+    payload = bytes(range(256)) * 4096
+
+    async def answer(reader, writer):
+        data = await reader.read(-1)
+        writer.write(data[::-1])
+        writer.write_eof()
+        await writer.drain()
+        writer.close()
+
+    async def main():
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        target = server.sockets[0].getsockname()
+        listener = delay_proxy.listen()
+        port = listener.getsockname()[1]
+        counters = delay_proxy.Counters()
+        proxy = asyncio.create_task(delay_proxy.serve(listener, target, 0.001, 1e9, counters))
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(payload)
+        writer.write_eof()
+        received = await reader.read(-1)
+        writer.close()
+        proxy.cancel()
+        await asyncio.gather(proxy, return_exceptions=True)
+        listener.close()
+        server.close()
+        return received, counters
+
+    received, counters = asyncio.run(asyncio.wait_for(main(), 30))
+    assert received == payload[::-1]
+    assert (counters.up, counters.down) == (len(payload), len(payload))
+
+
+def test_the_proxy_refuses_when_its_target_is_gone():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        gone = probe.getsockname()
+
+    async def main():
+        listener = delay_proxy.listen()
+        address = listener.getsockname()
+        proxy = asyncio.create_task(
+            delay_proxy.serve(listener, gone, 0.001, 1e9, delay_proxy.Counters())
+        )
+        reader, writer = await asyncio.open_connection(*address)
+        received = await reader.read(-1)
+        writer.close()
+        proxy.cancel()
+        await asyncio.gather(proxy, return_exceptions=True)
+        listener.close()
+        return received
+
+    assert asyncio.run(asyncio.wait_for(main(), 30)) == b""

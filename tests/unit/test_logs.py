@@ -1,0 +1,98 @@
+"""Log lines: both forms show the extra fields, and a peer cannot forge a line."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from lattica.logs import setup_logging
+
+log = logging.getLogger("lattica.test")
+
+
+@pytest.fixture(autouse=True)
+def restore_logging() -> Iterator[None]:
+    root, ours = logging.getLogger(), logging.getLogger("lattica")
+    handlers, level, our_level = root.handlers[:], root.level, ours.level
+    last_resort = logging.lastResort
+    # Taken off first, since `setup_logging` closes what it replaces.
+    root.handlers[:] = []
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    ours.setLevel(our_level)
+    logging.lastResort = last_resort
+
+
+def test_text_form() -> None:
+    out = io.StringIO()
+    setup_logging("info", to=out)
+    log.info("peer %s", "connected", extra={"peer": "12D3", "why": 'a "b" c', "n": 3})
+    time, rest = out.getvalue().split(" ", 1)
+    assert time.endswith("Z")
+    assert rest == 'INFO lattica.test: peer connected peer=12D3 why="a \\"b\\" c" n=3\n'
+
+
+def test_a_peer_cannot_forge_a_line_or_drive_the_terminal() -> None:
+    out = io.StringIO()
+    setup_logging("info", to=out)
+    log.info("agent %s", "x\n2026 INFO forged\x1b[2J", extra={"agent": "a\nb\x1b\x7f\u202e"})
+    assert out.getvalue().count("\n") == 1
+    assert out.getvalue().rstrip("\n").isprintable()
+
+
+def test_json_form() -> None:
+    out = io.StringIO()
+    setup_logging("debug", as_json=True, to=out)
+    log.debug("hello", extra={"peer": object})
+    try:
+        raise ValueError("bad")
+    except ValueError:
+        log.exception("failed")
+    first, second = map(json.loads, out.getvalue().splitlines())
+    assert first["message"] == "hello"
+    assert first["level"] == "debug"
+    assert "object" in first["peer"]
+    assert "ValueError: bad" in second["traceback"]
+
+
+def test_levels_are_ours_alone() -> None:
+    out = io.StringIO()
+    setup_logging("debug", to=out)
+    logging.getLogger("websockets").info("chatter")
+    logging.getLogger("websockets").warning("heard")
+    log.debug("ours")
+    assert "chatter" not in out.getvalue()
+    assert "heard" in out.getvalue()
+    assert "ours" in out.getvalue()
+
+
+@pytest.mark.parametrize("first", ["import libp2p", "setup_logging(level)"])
+@pytest.mark.parametrize("level", ["info", "debug"])
+def test_libp2p_is_heard_at_debug_only(first: str, level: str) -> None:
+    code = f"""
+from lattica.logs import setup_logging
+import logging
+level = {level!r}
+{first}
+import libp2p
+setup_logging(level) if {first!r} == "import libp2p" else None
+logging.getLogger("libp2p.host").error("one\\ntwo")
+"""
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    if level == "info":
+        assert result.stderr == ""
+    else:
+        assert result.stderr.endswith(" ERROR libp2p.host: one\\ntwo\n")

@@ -1,0 +1,1 @@
+"""Benchmarks of Lattica beside its peers; see README.md in this folder."""

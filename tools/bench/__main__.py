@@ -1,0 +1,158 @@
+"""`python -m tools.bench NAME`: run benchmarks, ours and peers', and show or print the figures."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import trio
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from tools.bench import venvs
+from tools.bench.cases import BENCHES, OURS, Workload, select
+from tools.bench.runner import HERE, Failure, Program, Settings, run_workload
+from tools.bench.stats import Measurement, by_case, is_better, json_line, ratio, rounded
+
+PLOT_REQUIREMENTS = ("matplotlib>=3.8",)
+
+
+def say(text: str) -> None:
+    """Progress and complaints go to stderr; stdout has the figures alone."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def programs(peers: list[str], ours: bool) -> tuple[list[Program], list[str]]:
+    """Ours and the peers that can be installed; and a message for each that cannot."""
+    chosen = [Program(OURS, Path(sys.executable), HERE / venvs.OURS.script)] if ours else []
+    complaints = []
+    for name in dict.fromkeys(peers):
+        peer = venvs.PEERS[name]
+        try:
+            python = venvs.ensure(name, peer.requirements, say)
+        except venvs.SetupError as error:
+            complaints.append(str(error))
+        else:
+            chosen.append(Program(name, python, HERE / peer.script))
+    return chosen, complaints
+
+
+def table(measurements: list[Measurement]) -> Table:
+    """Cases down, implementations across, and the ratio of ours to each peer."""
+    rows = by_case(measurements)
+    impls = list(dict.fromkeys(m.impl for m in measurements))
+    peers = [impl for impl in impls if impl != OURS]
+    shown = Table(title="median of the rounds; green: ours is the better one")
+    shown.add_column("bench")
+    shown.add_column("case")
+    shown.add_column("unit")
+    for impl in impls:
+        shown.add_column(impl, justify="right")
+    if OURS in impls:
+        for peer in peers:
+            shown.add_column(f"ours / {peer}", justify="right")
+    for case, row in rows.items():
+        cells = [f"{rounded(row[impl].value):g}" if impl in row else "-" for impl in impls]
+        if OURS in impls:
+            cells += [_ratio_cell(row.get(OURS), row.get(peer)) for peer in peers]
+        shown.add_row(case.bench, case.name, case.unit, *cells)
+    return shown
+
+
+def _ratio_cell(ours: Measurement | None, peer: Measurement | None) -> str:
+    if ours is None or peer is None or (value := ratio(ours, peer)) is None:
+        return "-"
+    colour = "green" if is_better(ours, peer) else "red"
+    return f"[{colour}]{value:.2f}[/{colour}]"
+
+
+def plot(lines: list[str], target: Path) -> None:
+    """Draw the figures. matplotlib is taken from here, or from an environment made for it."""
+    if find_spec("matplotlib") is not None:
+        python = Path(sys.executable)
+    else:
+        python = venvs.ensure("plot", PLOT_REQUIREMENTS, say)
+    command = [str(python), str(HERE / "plot.py"), str(target.resolve())]
+    done = subprocess.run(command, input="\n".join(lines), text=True, check=False)
+    if done.returncode != 0:
+        raise venvs.SetupError(f"drawing {target} failed")
+    say(f"wrote {target}")
+
+
+def report(failure: Failure) -> None:
+    verb = "cannot do" if failure.unsupported else "FAILED"
+    say(f"{failure.impl} {verb} {failure.workload}: {failure.message}")
+
+
+def measure(
+    workloads: tuple[Workload, ...], chosen: list[Program], settings: Settings, as_json: bool
+) -> tuple[list[Measurement], bool]:
+    """Run everything; whether all went well. JSON lines are printed as they come."""
+    measurements: list[Measurement] = []
+    well = True
+    for workload in workloads:
+        done, failures = trio.run(
+            run_workload, workload, chosen, settings, Path(sys.executable), say
+        )
+        for failure in failures:
+            report(failure)
+            well = well and failure.unsupported
+        measurements += done
+        if as_json:
+            for measurement in done:
+                print(json_line(measurement), flush=True)
+    return measurements, well
+
+
+def main(
+    name: Annotated[str, typer.Argument(help=f"all, {', '.join(BENCHES)}")],
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Also run this peer (repeatable): {', '.join(venvs.PEERS)}."),
+    ] = None,
+    no_peers: Annotated[
+        bool, typer.Option("--no-peers", help="`all` runs every peer unless told which, or this.")
+    ] = False,
+    no_ours: Annotated[bool, typer.Option("--no-ours", help="Peers alone.")] = False,
+    case: Annotated[
+        list[str] | None, typer.Option(help="Only what yields this case (repeatable).")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds; the median counts.")] = 3,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Measured time of one run.")] = 2.0,
+    plot_to: Annotated[
+        Path | None, typer.Option("--plot", help="Draw the comparison into this PNG file.")
+    ] = None,
+) -> None:
+    """Measure Lattica on this machine's loopback, and peers doing the same work beside it."""
+    peers = list(peer or ())
+    if name == "all" and not peers and not no_peers:
+        peers = list(venvs.PEERS)
+    if unknown := [p for p in peers if p not in venvs.PEERS]:
+        raise typer.BadParameter(f"unknown peer {unknown[0]!r}; known: {', '.join(venvs.PEERS)}")
+    try:
+        workloads = select(name, tuple(case or ()))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    chosen, complaints = programs(peers, not no_ours)
+    settings = Settings(repeats=repeats, seconds=seconds)
+    measurements, well = measure(workloads, chosen, settings, json)
+    if not json:
+        Console().print(table(measurements))
+    if plot_to is not None and measurements:
+        try:
+            plot([json_line(m) for m in measurements], plot_to)
+        except venvs.SetupError as error:
+            complaints.append(str(error))
+    for complaint in complaints:
+        say(f"FAILED: {complaint}")
+    if complaints or not well:
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,155 @@
+"""What every benchmark child process shares: its arguments and its JSON lines.
+
+Only the standard library, because each child runs in the virtual environment of the
+implementation it measures. A child is started as `python impl_x.py server|client --case C …`; the
+folder of that script is then the first entry of `sys.path`, which is how the scripts find this
+module without the checkout (and with it our own `lattica`) being importable.
+
+Lines on the child's stdout, one JSON object each:
+
+- server: `{"event": "ready", "addr": "…{port}…", "port": N}`; the runner fills in `{port}`.
+- client: `{"event": "sync", "name": …}`, answered on stdin by one JSON object, and at the end
+  `{"event": "result", "values": {case: number}, "note": …, "bytes": N}`.
+- either: `{"event": "error", "message": …}` or `{"event": "unsupported", "message": …}`.
+
+A child ends when its stdin ends, so none outlives its runner.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import queue
+import resource
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn
+
+KIB = 1024
+MIB = 1024 * KIB
+MAX_BYTES = 6_000_000_000
+"""No measurement sends more than this, however fast it is."""
+SMALL = 128
+"""Bytes of a ping-pong or echo message."""
+STREAMS = 100
+STREAM_WRITE = 64 * KIB
+"""Write size on each of those streams: small, so that a slow implementation's counts are fine."""
+ECHO_STREAMS = 64
+DIALERS = 32
+IDLE_WARM = 20
+"""Connections made before memory is first measured: imports and caches are not per connection."""
+IDLE_CONNECTIONS = 500
+
+
+class Unsupported(Exception):
+    """The implementation cannot do this work; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What the command line asks this child to do.
+
+    `addr` is empty for a server. `warmup` and `seconds` are the unmeasured and measured times.
+    """
+
+    role: str
+    case: str
+    addr: str
+    seconds: float
+    warmup: float
+
+
+class Child:
+    """The runner's side of this process, seen from inside: events out, replies in."""
+
+    def __init__(self) -> None:
+        # Libraries may print; only our own lines may reach the runner.
+        self._out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+        os.dup2(2, 1)
+        self._lock = threading.Lock()
+        self._replies: queue.SimpleQueue[dict[str, float]] = queue.SimpleQueue()
+        threading.Thread(target=self._watch_stdin, daemon=True).start()
+
+    def _watch_stdin(self) -> None:
+        for line in sys.stdin:
+            self._replies.put(json.loads(line))
+        os._exit(0)
+
+    def emit(self, event: str, **fields: object) -> None:
+        with self._lock:
+            self._out.write(json.dumps({"event": event, **fields}) + "\n")
+            self._out.flush()
+
+    def ready(self, addr: str, port: int) -> None:
+        """Say that the server listens; `addr` has `{port}` in the port's place."""
+        self.emit("ready", addr=addr, port=port)
+
+    def sync(self, name: str) -> dict[str, float]:
+        """Tell the runner a point was reached; blocks until it answers (call it in a thread)."""
+        self.emit("sync", name=name)
+        return self._replies.get()
+
+    def result(self, values: dict[str, float], note: str, sent: int = 0) -> NoReturn:
+        """Hand in the figures and leave at once: tearing down is not part of the work."""
+        self.emit("result", values=values, note=note, bytes=sent)
+        os._exit(0)
+
+
+def run(main: Callable[[Child, Job], object]) -> NoReturn:
+    """Parse the command line, run `main`, and turn any exception into an event."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("role", choices=["server", "client"])
+    parser.add_argument("--case", required=True)
+    parser.add_argument("--addr", default="")
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--warmup", type=float, default=0.5)
+    job = Job(**vars(parser.parse_args()))
+    # Hundreds of connections, and what some implementations need for each.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    child = Child()
+    try:
+        main(child, job)
+    except BaseException as error:
+        if isinstance(error, Unsupported):
+            child.emit("unsupported", message=str(error))
+        else:
+            import traceback
+
+            traceback.print_exc()
+            child.emit("error", message=f"{type(error).__name__}: {error}")
+        os._exit(1)
+    os._exit(0)
+
+
+class Rate:
+    """Counts what was done in a fixed time: `while rate.running(): …; rate.count += 1`."""
+
+    def __init__(self, seconds: float, most: int = 1_000_000) -> None:
+        self.count = 0
+        self._most = most
+        self._start = time.perf_counter()
+        self._deadline = self._start + seconds
+
+    def running(self) -> bool:
+        return self.count < self._most and time.perf_counter() < self._deadline
+
+    def per_second(self) -> float:
+        return self.count / (time.perf_counter() - self._start)
+
+
+def percentile(samples: list[float], fraction: float) -> float:
+    """The sample below which `fraction` of them lie (nearest rank)."""
+    if not samples:
+        raise ValueError("nothing was measured")
+    ordered = sorted(samples)
+    return ordered[min(len(ordered) - 1, int(fraction * len(ordered)))]
+
+
+def fairness(counts: list[int]) -> float:
+    """The slowest stream's share relative to the mean, 1.0 when all are equal."""
+    return min(counts) * len(counts) / sum(counts)

@@ -1,0 +1,147 @@
+"""What each benchmark measures: the names, units and directions of its figures.
+
+A *workload* is one run of a server and a client process; it yields the figures of one or more
+*cases*. Case and implementation names are a contract (design, section 4): other tools read them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+OURS = "lattica"
+LINK_BYTES_PER_SECOND = 50e6
+"""The emulated link of `high-bdp`: 400 Mbit/s."""
+LINK_DELAY = 0.025
+"""Seconds each way on that link: 50 ms of round trip."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One figure.
+
+    `better` says which direction is an improvement; `what` is one line for people.
+    """
+
+    bench: str
+    name: str
+    unit: str
+    better: Literal["higher", "lower"]
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One run of two processes.
+
+    `name` is what the children are told. `slow_link` puts the delaying proxy between them.
+    `stretch` multiplies the measured seconds. `max_repeats` bounds repeats of what is long and
+    hardly noisy.
+    """
+
+    name: str
+    cases: tuple[Case, ...]
+    slow_link: bool = False
+    stretch: float = 1.0
+    max_repeats: int = 100
+
+
+def _bulk(name: str, unit: str, what: str, better: Literal["higher", "lower"] = "higher") -> Case:
+    return Case("bulk", name, unit, better, what)
+
+
+def _rpc(name: str, unit: str, what: str) -> Case:
+    return Case("rpc", name, unit, "higher", what)
+
+
+WORKLOADS: tuple[Workload, ...] = (
+    Workload("stream-1MiB", (_bulk("stream-1MiB", "MB/s", "one stream, writes of 1 MiB"),)),
+    Workload("stream-256KiB", (_bulk("stream-256KiB", "MB/s", "one stream, writes of 256 KiB"),)),
+    Workload(
+        "message-1MiB-acked",
+        (
+            _bulk(
+                "message-1MiB-acked",
+                "MB/s",
+                "1 MiB at a time, each acknowledged before the next is sent",
+            ),
+        ),
+    ),
+    Workload(
+        "streams-100",
+        (
+            _bulk("streams-100", "MB/s", "100 streams at once on one connection, in total"),
+            _bulk("streams-100-fairness", "slowest/mean", "of those 100 streams"),
+        ),
+    ),
+    Workload(
+        "pingpong-beside-bulk-p50",
+        (
+            _bulk(
+                "pingpong-beside-bulk-p50",
+                "ms",
+                "128 B there and back on its own stream beside a saturating one, median",
+                "lower",
+            ),
+            _bulk("pingpong-beside-bulk-p99", "ms", "the same, 99th percentile", "lower"),
+            _bulk(
+                "pingpong-beside-bulk-load", "MB/s", "what the saturating stream moved meanwhile"
+            ),
+        ),
+    ),
+    Workload(
+        "handshakes",
+        (_bulk("handshakes", "1/s", "dial, secure, multiplex, close: one after the other"),),
+    ),
+    Workload("dials", (_bulk("dials", "1/s", "the same by 32 dialers at once"),)),
+    Workload(
+        "idle-connection",
+        (
+            _bulk(
+                "idle-connection",
+                "KiB",
+                "memory of the accepting process per idle connection",
+                "lower",
+            ),
+        ),
+        max_repeats=1,
+    ),
+    Workload(
+        "high-bdp",
+        (
+            _bulk(
+                "high-bdp",
+                "of 50 MB/s",
+                "one stream over a link of 400 Mbit/s with 50 ms of round trip",
+            ),
+        ),
+        slow_link=True,
+        stretch=2.5,
+    ),
+    Workload(
+        "stream-echo-128B-seq",
+        (_rpc("stream-echo-128B-seq", "1/s", "128 B there and back on one raw stream"),),
+    ),
+    Workload(
+        "stream-echo-128B-c64",
+        (_rpc("stream-echo-128B-c64", "1/s", "the same on 64 streams of one connection at once"),),
+    ),
+)
+
+BENCHES: tuple[str, ...] = tuple(dict.fromkeys(w.cases[0].bench for w in WORKLOADS))
+
+
+def select(bench: str, only: tuple[str, ...] = ()) -> tuple[Workload, ...]:
+    """The workloads of `bench` ("all" for every one) that yield a case named in `only`.
+
+    An empty `only` selects them all. Raises ValueError for an unknown bench or case name.
+    """
+    if bench != "all" and bench not in BENCHES:
+        raise ValueError(f"unknown bench {bench!r}; there are: all, {', '.join(BENCHES)}")
+    chosen = tuple(w for w in WORKLOADS if bench in ("all", w.cases[0].bench))
+    names = [case.name for w in chosen for case in w.cases]
+    if unknown := [name for name in only if name not in names]:
+        raise ValueError(f"unknown case {unknown[0]!r}; {bench} has: {', '.join(names)}")
+    if not only:
+        return chosen
+    return tuple(w for w in chosen if any(case.name in only for case in w.cases))

@@ -1,0 +1,105 @@
+"""Ours: :class:`lattica.node.Node` with its defaults, on TCP with Noise and yamux.
+
+Run as a script in the environment of the checkout: `python impl_lattica.py server|client …`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+from lattica.config import NodeConfig
+from lattica.identity import PeerId
+from lattica.nat.config import SwarmConfig
+from lattica.nat.stream import Stream
+from lattica.node import Node
+
+if TYPE_CHECKING:
+    from tools.bench import bench_child as bc
+    from tools.bench import trio_workloads as work
+else:
+    import bench_child as bc
+    import trio_workloads as work
+
+
+def make_node(*listen: str) -> Node:
+    """A node with a key of its own, in a data directory of the runner's temporary folder."""
+    data = Path(tempfile.mkdtemp(dir="."))
+    return Node(NodeConfig(swarm=SwarmConfig(listen=listen), data_dir=data))
+
+
+class BenchStream:
+    """:class:`trio_workloads.BenchStream` over one of ours."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.send = stream.send_all
+        self.receive_exactly = stream.receive_exactly
+        self.send_eof = stream.send_eof
+        self.aclose = stream.aclose
+        self._receive_view = stream.receive_view
+
+    async def receive(self) -> int:
+        return len(await self._receive_view())
+
+
+class Dialer:
+    """:class:`trio_workloads.Dialer` over a running node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._peer: PeerId | None = None
+
+    def _known(self) -> PeerId:
+        if self._peer is None:
+            raise RuntimeError("connect first")
+        return self._peer
+
+    async def connect(self, addr: str) -> None:
+        self._peer = await self._node.connect(addr)
+
+    async def disconnect(self) -> None:
+        await self._node.disconnect(self._known())
+
+    async def open(self, protocol: str) -> BenchStream:
+        return BenchStream(await self._node.open_stream(self._known(), protocol))
+
+
+class Lattica:
+    """:class:`trio_workloads.Implementation`."""
+
+    note = "lattica: TCP, Noise, yamux"
+    max_connections = None
+
+    @contextlib.asynccontextmanager
+    async def dialer(self) -> AsyncIterator[Dialer]:
+        async with make_node() as node:
+            yield Dialer(node)
+
+
+async def serve(child: bc.Child) -> None:
+    async with make_node("/ip4/127.0.0.1/tcp/0") as node:
+        for protocol, handler in work.HANDLERS.items():
+
+            async def handle(stream: Stream, handler: work.Handler = handler) -> None:
+                await handler(BenchStream(stream))
+
+            node.handle(protocol, handle)
+        port = int(node.addrs[0].value_for_protocol("tcp") or 0)
+        child.ready(f"/ip4/127.0.0.1/tcp/{{port}}/p2p/{node.peer_id}", port)
+        await trio.sleep_forever()
+
+
+def main(child: bc.Child, job: bc.Job) -> None:
+    if job.role == "server":
+        trio.run(serve, child)
+    else:
+        trio.run(work.run_client, child, job, Lattica())
+
+
+if __name__ == "__main__":
+    bc.run(main)

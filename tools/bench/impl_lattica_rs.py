@@ -1,0 +1,276 @@
+"""The original Lattica (PyPI `lattica`, Rust core): the same work in its terms.
+
+Run as a script in its own virtual environment: `python impl_lattica_rs.py server|client …`. Its
+package has our name, so this file must never run where ours is importable.
+
+What it cannot do, and what is measured instead, is in `NOTES`. It pickles what it sends; both ends
+are our own children on loopback here. The work directory is the runner's temporary one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import socket
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tools.bench import bench_child as bc
+else:
+    import bench_child as bc
+
+rs: Any = importlib.import_module("lattica")
+
+NAME = "lattica 1.0.21 (Rust): TCP, Noise, yamux"
+NOTES = {
+    "stream": "rpc_stream_iter, server to client (its only stream of messages)",
+    "acked": "one rpc_stream call per message",
+    "streams": "100 loops of 64 KiB unary calls (more than a few of its streams at once hang)",
+    "echo": "unary rpc_method calls",
+    "dial": "a new node for each connection (it cannot disconnect), the shutdown not counted",
+    "pingpong": "unary calls beside an rpc_stream_iter",
+}
+PAYLOAD = os.urandom(bc.MIB)
+
+
+class Bench(rs.ConnectionHandler):  # type: ignore[misc]
+    """The service; its methods are collected by the base class."""
+
+    @rs.rpc_method  # type: ignore[untyped-decorator]
+    def echo(self, data: bytes) -> bytes:
+        return data
+
+    @rs.rpc_method  # type: ignore[untyped-decorator]
+    def take(self, data: bytes) -> int:
+        return len(data)
+
+    @rs.rpc_stream  # type: ignore[untyped-decorator]
+    def take_large(self, data: bytes) -> int:
+        return len(data)
+
+    @rs.rpc_stream_iter  # type: ignore[untyped-decorator]
+    def source(self, size: int, seconds: float) -> Iterator[bytes]:
+        chunk = PAYLOAD[:size]
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            yield chunk
+
+
+def make_node(port: int, bootstraps: list[str]) -> Any:
+    """A node with everything off that a benchmark on loopback has no use for."""
+    home = tempfile.mkdtemp(dir=".")
+    builder = (
+        rs.Lattica.builder()
+        .with_listen_addrs([f"/ip4/127.0.0.1/tcp/{port}"])
+        .with_mdns(False)
+        .with_upnp(False)
+        .with_autonat(False)
+        .with_dcutr(False)
+        .with_storage_path(f"{home}/blocks")
+        .with_dht_db_path(f"{home}/dht")
+        .with_key_path(f"{home}/key")
+    )
+    if bootstraps:
+        builder = builder.with_bootstraps(bootstraps)
+    return builder.build()
+
+
+def connect(addr: str) -> Any:
+    """A new node, once it is connected to `addr`."""
+    node = make_node(0, [addr])
+    peer = addr.rpartition("/")[2]
+    deadline = time.perf_counter() + 20
+    while peer not in node.get_all_peers():
+        if time.perf_counter() > deadline:
+            raise TimeoutError(f"no connection to {addr}")
+        time.sleep(0.0005)
+    return node
+
+
+def serve(child: bc.Child) -> None:
+    # It does not tell which port it got, so one is chosen first.
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    node = make_node(port, [])
+    service = Bench(node)
+    deadline = time.perf_counter() + 10
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            break
+        except OSError:
+            if time.perf_counter() > deadline:
+                raise
+            time.sleep(0.01)
+    child.ready(f"/ip4/127.0.0.1/tcp/{{port}}/p2p/{node.peer_id()}", port)
+    threading.Event().wait()
+    del service
+
+
+def download(stub: Any, write: int, seconds: float) -> tuple[int, float]:
+    """What one iterator call delivered here, and how long that took."""
+    received = 0
+    start = time.perf_counter()
+    for message in stub.source(write, seconds):
+        received += len(message)
+        if time.perf_counter() > start + 3 * seconds + 1:
+            # Its sender knows no backpressure: what is queued by now does not count.
+            break
+    return received, time.perf_counter() - start
+
+
+def one_stream(stub: Any, job: bc.Job, write: int) -> tuple[int, float]:
+    if job.warmup > 0:
+        download(stub, write, job.warmup)
+    return download(stub, write, job.seconds)
+
+
+def acked_messages(stub: Any, job: bc.Job) -> tuple[int, float]:
+    sent = 0
+    start = 0.0
+    for seconds in (job.warmup, job.seconds):
+        sent = 0
+        start = time.perf_counter()
+        while time.perf_counter() < start + seconds and sent < bc.MAX_BYTES:
+            if stub.take_large(PAYLOAD).result() != len(PAYLOAD):
+                raise RuntimeError("the server received something else")
+            sent += len(PAYLOAD)
+    return sent, time.perf_counter() - start
+
+
+def many_streams(stub: Any, job: bc.Job) -> tuple[list[int], float]:
+    chunk = PAYLOAD[: bc.STREAM_WRITE]
+
+    def work(rate: bc.Rate) -> int:
+        while rate.running():
+            if stub.take(chunk).result() != len(chunk):
+                raise RuntimeError("the server received something else")
+            rate.count += 1
+        return rate.count
+
+    counts: list[int] = []
+    start = 0.0
+    with ThreadPoolExecutor(bc.STREAMS) as pool:
+        for seconds in (job.warmup, job.seconds):
+            start = time.perf_counter()
+            rates = [bc.Rate(seconds) for _ in range(bc.STREAMS)]
+            counts = [done * len(chunk) for done in pool.map(work, rates)]
+    return counts, time.perf_counter() - start
+
+
+def echoes(stub: Any, job: bc.Job, in_flight: int) -> float:
+    """Calls per second with a sliding window of futures, which serves it better than threads."""
+    message = PAYLOAD[: bc.SMALL]
+    rate = bc.Rate(0)
+    for seconds in (job.warmup, job.seconds):
+        rate = bc.Rate(seconds)
+        pending = deque(stub.echo(message) for _ in range(in_flight))
+        while pending:
+            pending.popleft().result()
+            rate.count += 1
+            if rate.running():
+                pending.append(stub.echo(message))
+    return rate.per_second()
+
+
+def pingpong_beside_bulk(stub: Any, job: bc.Job) -> dict[str, float]:
+    message = PAYLOAD[: bc.SMALL]
+    moved: list[tuple[int, float]] = []
+    stub.echo(message).result()
+
+    def saturate() -> None:
+        moved.append(download(stub, bc.MIB, job.warmup + job.seconds))
+
+    bulk = threading.Thread(target=saturate)
+    bulk.start()
+    time.sleep(job.warmup)
+    times: list[float] = []
+    end = time.perf_counter() + job.seconds
+    while (start := time.perf_counter()) < end:
+        stub.echo(message).result()
+        times.append(time.perf_counter() - start)
+    bulk.join()
+    received, elapsed = moved[0]
+    return {
+        "pingpong-beside-bulk-p50": bc.percentile(times, 0.5) * 1e3,
+        "pingpong-beside-bulk-p99": bc.percentile(times, 0.99) * 1e3,
+        "pingpong-beside-bulk-load": received / elapsed / 1e6,
+    }
+
+
+def handshakes(job: bc.Job) -> float:
+    """Nodes connected per second of connecting; they stay until this process ends."""
+    nodes = [connect(job.addr)]
+    # Each node has threads of its own: no more than a machine bears.
+    rate = bc.Rate(job.seconds, most=200)
+    while rate.running():
+        nodes.append(connect(job.addr))
+        rate.count += 1
+    return rate.per_second()
+
+
+def idle(child: bc.Child, job: bc.Job) -> None:
+    count = 200
+    nodes = []
+    readings = []
+    for name, more in (("baseline", bc.IDLE_WARM), ("loaded", count)):
+        nodes += [connect(job.addr) for _ in range(more)]
+        readings.append(child.sync(name)["server_rss"])
+    value = (readings[1] - readings[0]) / bc.KIB / count
+    child.result({job.case: value}, f"{NAME}; {count} connections")
+
+
+def run_client(child: bc.Child, job: bc.Job) -> None:
+    if job.case == "handshakes":
+        child.result({job.case: handshakes(job)}, f"{NAME}: {NOTES['dial']}")
+    if job.case == "dials":
+        raise bc.Unsupported("a dialer here is a whole node with threads; see handshakes")
+    if job.case == "idle-connection":
+        idle(child, job)
+    node = connect(job.addr)
+    service = Bench(node)
+    stub = service.get_stub(job.addr.rpartition("/")[2])
+    if job.case in ("stream-1MiB", "stream-256KiB"):
+        write = bc.MIB if job.case == "stream-1MiB" else 256 * bc.KIB
+        sent, elapsed = one_stream(stub, job, write)
+        child.result({job.case: sent / elapsed / 1e6}, f"{NAME}: {NOTES['stream']}", sent)
+    elif job.case == "high-bdp":
+        sent, elapsed = download(stub, 256 * bc.KIB, job.seconds)
+        child.result({job.case: sent / elapsed / 50e6}, f"{NAME}: {NOTES['stream']}", sent)
+    elif job.case == "message-1MiB-acked":
+        sent, elapsed = acked_messages(stub, job)
+        child.result({job.case: sent / elapsed / 1e6}, f"{NAME}: {NOTES['acked']}", sent)
+    elif job.case == "streams-100":
+        counts, elapsed = many_streams(stub, job)
+        values = {
+            job.case: sum(counts) / elapsed / 1e6,
+            "streams-100-fairness": bc.fairness(counts),
+        }
+        child.result(values, f"{NAME}: {NOTES['streams']}", sum(counts))
+    elif job.case == "pingpong-beside-bulk-p50":
+        values = pingpong_beside_bulk(stub, job)
+        child.result(values, f"{NAME}: {NOTES['pingpong']}")
+    elif job.case == "stream-echo-128B-seq":
+        child.result({job.case: echoes(stub, job, 1)}, f"{NAME}: {NOTES['echo']}")
+    elif job.case == "stream-echo-128B-c64":
+        rate = echoes(stub, job, bc.ECHO_STREAMS)
+        child.result({job.case: rate}, f"{NAME}: {NOTES['echo']}, 64 in flight")
+    raise bc.Unsupported(f"no such work here: {job.case}")
+
+
+def main(child: bc.Child, job: bc.Job) -> None:
+    if job.role == "server":
+        serve(child)
+    else:
+        run_client(child, job)
+
+
+if __name__ == "__main__":
+    bc.run(main)

@@ -1,0 +1,150 @@
+"""py-libp2p 0.8.1, as its users get it: TCP, Noise, yamux, its own host and swarm.
+
+Run as a script in py-libp2p's own virtual environment: `python impl_py_libp2p.py server|client …`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, cast
+
+import trio
+from libp2p import new_host
+from libp2p.abc import IHost, INetStream
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.crypto.x25519 import create_new_key_pair as create_new_x25519_key_pair
+from libp2p.custom_types import TProtocol
+from libp2p.network.config import ConnectionConfig
+from libp2p.network.stream.exceptions import StreamEOF
+from libp2p.network.stream.net_stream import NetStream
+from libp2p.peer.peerinfo import PeerInfo, info_from_p2p_addr
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
+from libp2p.security.noise.transport import Transport as NoiseTransport
+from multiaddr import Multiaddr
+
+if TYPE_CHECKING:
+    from tools.bench import bench_child as bc
+    from tools.bench import trio_workloads as work
+else:
+    import bench_child as bc
+    import trio_workloads as work
+
+
+def make_host() -> IHost:
+    """A host with Noise alone, and limits and housekeeping out of the benchmark's way."""
+    keys = create_new_key_pair()
+    noise = NoiseTransport(keys, noise_privkey=create_new_x25519_key_pair().private_key)
+    return new_host(
+        key_pair=keys,
+        # The library's default set includes plaintext and would be no fair comparison.
+        sec_opt={NOISE: noise},
+        connection_config=ConnectionConfig(
+            max_connections=4096,
+            high_watermark=4096,
+            # Otherwise it dials whatever the peerstore knows.
+            min_connections=0,
+            low_watermark=0,
+        ),
+    )
+
+
+class Stream:
+    """:class:`trio_workloads.BenchStream` over one of py-libp2p's."""
+
+    def __init__(self, stream: INetStream) -> None:
+        self._stream = stream
+
+    async def send(self, data: bytes | memoryview) -> None:
+        await self._stream.write(bytes(data))
+
+    async def receive(self) -> int:
+        try:
+            return len(await self._stream.read(bc.MIB))
+        except StreamEOF:
+            return 0
+
+    async def receive_exactly(self, n: int) -> bytes:
+        data = b""
+        while len(data) < n:
+            data += await self._stream.read(n - len(data))
+        return data
+
+    async def send_eof(self) -> None:
+        # Every stream of its swarm has this, but its interface does not name it.
+        await cast(NetStream, self._stream).close_write()
+
+    async def aclose(self) -> None:
+        await self._stream.close()
+
+
+class Dialer:
+    """:class:`trio_workloads.Dialer` over a running host."""
+
+    def __init__(self, host: IHost) -> None:
+        self._host = host
+        self._peer: PeerInfo | None = None
+
+    def _known(self) -> PeerInfo:
+        if self._peer is None:
+            raise RuntimeError("connect first")
+        return self._peer
+
+    async def connect(self, addr: str) -> None:
+        self._peer = info_from_p2p_addr(Multiaddr(addr))
+        await self._host.connect(self._peer)
+
+    async def disconnect(self) -> None:
+        await self._host.disconnect(self._known().peer_id)
+
+    async def open(self, protocol: str) -> Stream:
+        return Stream(await self._host.new_stream(self._known().peer_id, [TProtocol(protocol)]))
+
+
+class PyLibp2p:
+    """:class:`trio_workloads.Implementation`."""
+
+    note = "py-libp2p 0.8.1: TCP, Noise, yamux"
+    # Its listener takes 250 in the life of a host and refuses every one after that.
+    max_connections = 240
+
+    @contextlib.asynccontextmanager
+    async def dialer(self) -> AsyncIterator[Dialer]:
+        host = make_host()
+        async with host.run(listen_addrs=[]):
+            yield Dialer(host)
+
+
+def isolated(handler: work.Handler) -> Callable[[INetStream], Awaitable[None]]:
+    """What escapes from a handler would end the whole host."""
+
+    async def handle(stream: INetStream) -> None:
+        with contextlib.suppress(Exception):
+            await handler(Stream(stream))
+        with contextlib.suppress(Exception):
+            await stream.close()
+
+    return handle
+
+
+async def serve(child: bc.Child) -> None:
+    host = make_host()
+    async with host.run(listen_addrs=[Multiaddr("/ip4/127.0.0.1/tcp/0")]):
+        for protocol, handler in work.HANDLERS.items():
+            host.set_stream_handler(TProtocol(protocol), isolated(handler))
+        port = int(host.get_transport_addrs()[0].value_for_protocol("tcp") or 0)
+        child.ready(f"/ip4/127.0.0.1/tcp/{{port}}/p2p/{host.get_id()}", port)
+        await trio.sleep_forever()
+
+
+def main(child: bc.Child, job: bc.Job) -> None:
+    logging.disable(logging.CRITICAL)
+    if job.role == "server":
+        trio.run(serve, child)
+    else:
+        trio.run(work.run_client, child, job, PyLibp2p())
+
+
+if __name__ == "__main__":
+    bc.run(main)

@@ -1,0 +1,221 @@
+"""Runs workloads: a server and a client process each time, implementations taking turns.
+
+Machines are noisy, and drift: so within a case every round has each implementation once, and the
+figure is the median over the rounds.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from tools.bench.cases import LINK_BYTES_PER_SECOND, LINK_DELAY, Workload
+from tools.bench.children import BenchError, Child, UnsupportedError, start
+from tools.bench.stats import Measurement, summarize
+
+HERE = Path(__file__).resolve().parent
+SETTLE = 1.5
+"""Seconds before a server's memory is read: identification and the like must have ended."""
+START_LIMIT = 60.0
+"""Seconds until a server must listen; the first start may compile bytecode."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How long and how often. `seconds` and `warmup` are for one run of a client."""
+
+    repeats: int = 3
+    seconds: float = 2.0
+    warmup: float = 0.5
+    limit: float = 90.0
+    """Seconds a client may take in all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """An implementation to run: its name, the Python of its environment, and its script."""
+
+    impl: str
+    python: Path
+    script: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one run yielded: a value for each case name, and what was done."""
+
+    values: Mapping[str, float]
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A workload that an implementation could not do (`unsupported`) or failed to do."""
+
+    workload: str
+    impl: str
+    message: str
+    unsupported: bool
+
+
+def resident_bytes(pid: int) -> int:
+    """Resident memory of a process (Linux: /proc); the kernel's socket buffers are not in it."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except OSError as error:
+        raise UnsupportedError(f"the memory of a process cannot be read here: {error}") from error
+    for line in text.splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise UnsupportedError("the kernel does not tell VmRSS")
+
+
+@asynccontextmanager
+async def _slow_link(python: Path, port: int, folder: Path) -> AsyncIterator[tuple[Child, int]]:
+    """The delaying proxy in front of `port`, and the port it listens on."""
+    command = [
+        str(python),
+        str(HERE / "delay_proxy.py"),
+        f"--target=127.0.0.1:{port}",
+        f"--delay={LINK_DELAY}",
+        f"--rate={LINK_BYTES_PER_SECOND}",
+    ]
+    async with start("the delaying proxy", command, folder) as proxy:
+        with _limit(START_LIMIT, "the delaying proxy did not start"):
+            ready = await proxy.event("ready")
+        yield proxy, _port(ready)
+
+
+def _port(ready: Mapping[str, object]) -> int:
+    port = ready.get("port")
+    if not isinstance(port, int):
+        raise BenchError(f"a server became ready without a port: {ready}")
+    return port
+
+
+@contextmanager
+def _limit(seconds: float, message: str) -> Iterator[None]:
+    with trio.move_on_after(seconds) as scope:
+        yield
+    if scope.cancelled_caught:
+        raise BenchError(f"{message} within {seconds:.0f} s")
+
+
+async def _drive(client: Child, server: Child) -> Mapping[str, object]:
+    """Answer the client's sync points until it has a result."""
+    while True:
+        event = await client.event("sync", "result")
+        if event["event"] == "result":
+            return event
+        await trio.sleep(SETTLE)
+        await client.send({"server_rss": resident_bytes(server.pid)})
+
+
+async def _check_path(proxy: Child, result: Mapping[str, object]) -> None:
+    """The bytes must have gone through the slow link, not by a shortcut."""
+    await proxy.send({})
+    with _limit(5, "the delaying proxy did not answer"):
+        stats = await proxy.event("stats")
+    carried = max(float(str(stats["up"])), float(str(stats["down"])))
+    if carried < float(str(result["bytes"])):
+        raise BenchError(
+            f"{result['bytes']} bytes were measured, but the slow link carried {carried:.0f}"
+        )
+
+
+async def run_once(
+    program: Program, workload: Workload, settings: Settings, proxy_python: Path
+) -> Reading:
+    """One run: fresh processes, in a folder of their own that is then removed.
+
+    Raises :class:`BenchError` or :class:`UnsupportedError`.
+    """
+    name = f"{program.impl} {workload.name}"
+    base = [str(program.python), str(program.script)]
+    case = [f"--case={workload.name}"]
+    with tempfile.TemporaryDirectory(prefix="lattica-bench-") as temporary:
+        folder = Path(temporary)
+        async with start(f"{name} server", [*base, "server", *case], folder) as server:
+            with _limit(START_LIMIT, f"{name} server did not listen"):
+                ready = await server.event("ready")
+            client_args = [
+                *case,
+                f"--seconds={settings.seconds * workload.stretch}",
+                f"--warmup={settings.warmup}",
+            ]
+
+            async def measure(port: int) -> Mapping[str, object]:
+                addr = str(ready["addr"]).format(port=port)
+                command = [*base, "client", *client_args, f"--addr={addr}"]
+                async with start(f"{name} client", command, folder) as client:
+                    with _limit(settings.limit, f"{name} client had no result"):
+                        return await _drive(client, server)
+
+            if workload.slow_link:
+                async with _slow_link(proxy_python, _port(ready), folder) as (proxy, port):
+                    result = await measure(port)
+                    await _check_path(proxy, result)
+            else:
+                result = await measure(_port(ready))
+    return to_reading(result, workload)
+
+
+def to_reading(result: Mapping[str, object], workload: Workload) -> Reading:
+    """Check a result event. Raises :class:`BenchError` if it lacks a case or has no number."""
+    values = result.get("values")
+    if not isinstance(values, dict):
+        raise BenchError(f"a result without values: {result}")
+    numbers: dict[str, float] = {}
+    for case in workload.cases:
+        value = values.get(case.name)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise BenchError(f"a result without a number for {case.name}: {values}")
+        numbers[case.name] = float(value)
+    return Reading(numbers, str(result.get("note", "")))
+
+
+async def run_workload(
+    workload: Workload,
+    programs: Sequence[Program],
+    settings: Settings,
+    proxy_python: Path,
+    say: Callable[[str], None],
+) -> tuple[list[Measurement], list[Failure]]:
+    """All rounds of one workload, the implementations taking turns.
+
+    One that fails once is left out of the remaining rounds, and reported as a failure.
+    """
+    readings: dict[str, list[Reading]] = {program.impl: [] for program in programs}
+    failures: list[Failure] = []
+    failed: set[str] = set()
+    for round_ in range(min(settings.repeats, workload.max_repeats)):
+        for program in programs:
+            if program.impl in failed:
+                continue
+            say(f"{workload.name}: {program.impl}, round {round_ + 1}")
+            try:
+                reading = await run_once(program, workload, settings, proxy_python)
+            except (BenchError, UnsupportedError) as error:
+                unsupported = isinstance(error, UnsupportedError)
+                failures.append(Failure(workload.name, program.impl, str(error), unsupported))
+                failed.add(program.impl)
+            else:
+                readings[program.impl].append(reading)
+    return summarize_readings(workload, readings, failed), failures
+
+
+def summarize_readings(
+    workload: Workload, readings: Mapping[str, Sequence[Reading]], failed: set[str]
+) -> list[Measurement]:
+    """A measurement for each case and implementation; one that failed has none."""
+    return [
+        summarize(case, impl, [reading.values[case.name] for reading in taken], taken[0].note)
+        for case in workload.cases
+        for impl, taken in readings.items()
+        if taken and impl not in failed
+    ]

@@ -1,0 +1,49 @@
+"""Every fuzz target by name. A decoder of ours that is missing here is a bug.
+
+Modules are imported when a target is loaded, so that a coverage-guided engine can instrument
+them first.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from tools.fuzz.target import Target
+
+TARGETS: dict[str, str] = {
+    "uvarint": "ground:UVARINT",
+    "length-prefixed": "ground:LENGTH_PREFIXED",
+    "identity-file": "ground:IDENTITY_FILE",
+    "peer-id": "ground:PEER_ID",
+    "multiaddr-text": "addresses:MULTIADDR_TEXT",
+    "multiaddr-binary": "addresses:MULTIADDR_BINARY",
+    "multistream-initiator": "streams:MULTISTREAM_INITIATOR",
+    "multistream-responder": "streams:MULTISTREAM_RESPONDER",
+    "noise-handshake-initiator": "secure:NOISE_HANDSHAKE_INITIATOR",
+    "noise-handshake-responder": "secure:NOISE_HANDSHAKE_RESPONDER",
+    "noise-payload": "secure:NOISE_PAYLOAD",
+    "noise-transport": "secure:NOISE_TRANSPORT",
+    "upgrade": "secure:UPGRADE",
+    "pnet": "secure:PNET",
+    "swarm-key": "secure:SWARM_KEY",
+    "yamux": "streams:YAMUX",
+    "manifest": "content:MANIFEST",
+    "safetensors-header": "content:SAFETENSORS_HEADER",
+    "ticket": "content:TICKET",
+    "ticket-body": "content:TICKET_BODY",
+    "cid": "content:CID_FORMS",
+    "content-server": "content:CONTENT_SERVER",
+    "content-client": "content:CONTENT_CLIENT",
+    "config-file": "settings:CONFIG_FILE",
+    "config-environment": "settings:CONFIG_ENVIRONMENT",
+}
+"""Name -> module in `tools.fuzz.targets` and attribute."""
+
+
+def load(name: str) -> Target:
+    """Import one target. Raises `KeyError` for a name that is not in the table."""
+    module, attribute = TARGETS[name].split(":")
+    target = getattr(importlib.import_module(f"tools.fuzz.targets.{module}"), attribute)
+    if not isinstance(target, Target) or target.name != name:
+        raise TypeError(f"{TARGETS[name]} is not the target {name!r}")
+    return target

@@ -1,0 +1,1 @@
+"""The targets, one module for each floor; `tools.fuzz.table` names them all."""

@@ -1,0 +1,279 @@
+"""Targets of the secure channel: Noise, the set-up of a connection, private networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from libp2p.crypto.ed25519 import create_new_key_pair
+
+from lattica.errors import ConfigError, RemoteProtocolError
+from lattica.identity import Identity
+from lattica.nat.noise import (
+    MAX_HANDSHAKE_MESSAGE,
+    CipherState,
+    MessageReader,
+    TransportReader,
+    TransportWriter,
+    XXHandshake,
+    frame,
+)
+from lattica.nat.noise_identity import make_payload, verify_payload
+from lattica.nat.pnet import PnetCipher, format_swarm_key, parse_swarm_key
+from lattica.nat.upgrade import Upgrade
+from tools.fuzz.target import KIB, Target, Violation
+from tools.fuzz.targets.pieces import in_pieces, option, record, records
+
+OURS = Identity(create_new_key_pair(b"\x01" * 32))
+THEIRS = Identity(create_new_key_pair(b"\x02" * 32))
+STATIC = X25519PrivateKey.from_private_bytes(b"\x03" * 32)
+STATIC_PUBLIC = STATIC.public_key().public_bytes_raw()
+KEY = bytes(range(32))
+
+# How one message of an honest peer is changed on its way; the kinds of `records`.
+PASS, REPLACE, APPEND, CUT, FLIP = range(5)
+
+
+def _tampered(message: bytes, changes: Iterator[tuple[int, bytes]]) -> bytes:
+    """`message` after the next change; unchanged when there are none left."""
+    kind, payload = next(changes, (PASS, b""))
+    match kind % 5:
+        case 1:
+            return payload
+        case 2:
+            return message + payload
+        case 3:
+            return message[: payload[0]] if payload else b""
+        case 4 if len(payload) >= 2 and message:
+            at = payload[0] % len(message)
+            flipped = message[at] ^ (payload[1] or 1)
+            return message[:at] + bytes((flipped,)) + message[at + 1 :]
+        case _:
+            return message
+
+
+def _read_handshake_message(handshake: XXHandshake, wire: bytes) -> None:
+    """What the driver does with bytes of the handshake phase."""
+    reader = MessageReader(MAX_HANDSHAKE_MESSAGE)
+    for piece in in_pieces(wire, 7):
+        reader.feed(piece)
+    while (message := reader.next_message()) is not None:
+        if handshake.done:
+            return
+        payload = handshake.read(message)
+        if handshake.remote_static is not None:
+            verify_payload(payload, handshake.remote_static)
+        if handshake.done:
+            return
+        handshake.write(make_payload(OURS, STATIC_PUBLIC))
+
+
+def _noise_handshake_initiator(data: bytes) -> None:
+    kind, rest = option(data)
+    changes = records(rest)
+    ours = XXHandshake(initiator=True, static_key=STATIC)
+    peer = XXHandshake(initiator=False, static_key=STATIC)
+    first = ours.write()
+    if kind % 2:
+        _read_handshake_message(ours, rest)  # nothing but the fuzzer's bytes
+        return
+    peer.read(first)
+    # An honest handshake around a payload of the fuzzer's, which may also be a right one.
+    payload = _tampered(make_payload(THEIRS, STATIC_PUBLIC), changes)
+    _read_handshake_message(ours, _tampered(frame(peer.write(payload)), changes))
+    _check_done(ours)
+
+
+def _noise_handshake_responder(data: bytes) -> None:
+    kind, rest = option(data)
+    changes = records(rest)
+    ours = XXHandshake(initiator=False, static_key=STATIC)
+    peer = XXHandshake(initiator=True, static_key=STATIC)
+    if kind % 2:
+        _read_handshake_message(ours, rest)
+        return
+    first = _tampered(peer.write(), changes)
+    if first != b"":
+        ours.read(first)
+    else:
+        return
+    try:
+        peer.read(ours.write(make_payload(OURS, STATIC_PUBLIC)))
+    except RemoteProtocolError:
+        return  # the honest peer noticed the tampering first
+    payload = _tampered(make_payload(THEIRS, STATIC_PUBLIC), changes)
+    _read_handshake_message(ours, _tampered(frame(peer.write(payload)), changes))
+    _check_done(ours)
+
+
+def _check_done(handshake: XXHandshake) -> None:
+    if handshake.done and handshake.remote_static != STATIC_PUBLIC:
+        raise Violation("the handshake is done, with a key that nobody has")
+
+
+def _noise_payload(data: bytes) -> None:
+    identity = verify_payload(data, STATIC_PUBLIC)
+    # Nothing but the honest payload, however encoded, is signed with this key.
+    if identity.peer_id != THEIRS.peer_id and identity.peer_id != OURS.peer_id:
+        raise Violation(f"{identity.peer_id} is accepted, whose key nobody has")
+
+
+def _noise_transport(data: bytes) -> None:
+    step, rest = option(data)
+    writer = TransportWriter(CipherState(KEY))
+    wire, honest, tampered = b"", b"", False
+    for kind, payload in records(rest):
+        if kind % 4 == 0:
+            wire += payload
+            tampered |= bool(payload)
+        else:
+            wire += writer.seal(payload * kind)
+            if not tampered:
+                honest += payload * kind
+    buffered = wire[: step % 32]
+    reader = TransportReader(CipherState(KEY), buffered)
+    received = b""
+    try:
+        for piece in in_pieces(wire[len(buffered) :], step):
+            received += b"".join(reader.receive(piece))
+    finally:
+        if not honest.startswith(received):
+            raise Violation("plaintext that nobody sealed")
+
+
+def _upgrade(data: bytes) -> None:
+    """One side against an honest other, whose bytes are changed on their way."""
+    kind, rest = option(data)
+    initiator = bool(kind & 1)
+    changes = records(rest)
+    ours = Upgrade(OURS, initiator=initiator, expected_peer=THEIRS.peer_id if kind & 2 else None)
+    peer = Upgrade(THEIRS, initiator=not initiator)
+    for _ in range(8):
+        try:
+            peer.receive(ours.data_to_send())
+        except RemoteProtocolError:
+            return  # the honest peer noticed first
+        wire = peer.data_to_send()
+        if not wire or ours.result is not None:
+            break
+        for piece in in_pieces(_tampered(wire, changes), kind >> 2):
+            if ours.result is not None:
+                break
+            ours.receive(piece)
+    if ours.result is not None and ours.result.remote.peer_id != THEIRS.peer_id:
+        raise Violation(f"{ours.result.remote.peer_id} is accepted, who was not there")
+
+
+def _pnet(data: bytes) -> None:
+    step, stream = option(data)
+    cipher = PnetCipher(KEY)
+    plain = b"".join(cipher.receive(piece) for piece in in_pieces(stream, step))
+    nonce, sealed = stream[:24], stream[24:]
+    if len(plain) != len(sealed):
+        raise Violation(f"{len(sealed)} bytes became {len(plain)}")
+    if len(nonce) == 24 and PnetCipher(KEY, nonce=nonce).encrypt(plain) != sealed:
+        raise Violation("decrypting depends on the pieces")
+
+
+def _swarm_key(data: bytes) -> None:
+    key = parse_swarm_key(data)
+    if parse_swarm_key(format_swarm_key(key)) != key:
+        raise Violation("a parsed key does not survive being written")
+
+
+_PAYLOAD = make_payload(THEIRS, STATIC_PUBLIC)
+_PROTOBUF_TOKENS = [
+    b"\x0a\x24", b"\x12\x40", b"\x08\x00", b"\x08\x01", b"\x08\x02", b"\x08\x03", b"\x12\x20",
+    b"\x12\x21\x02", b"\xff\xff\xff\xff\x0f",
+]  # fmt: skip
+_RSA_KEY = b"\x08\x00\x12\x0a\x30\x08\x02\x01\x00\x02\x03\x01\x00\x01"
+_LOW_ORDER = record(REPLACE, b"\x00\x20" + bytes(32))
+
+NOISE_HANDSHAKE_INITIATOR = Target(
+    "noise-handshake-initiator",
+    _noise_handshake_initiator,
+    (RemoteProtocolError,),
+    seeds=[
+        b"\x00",
+        b"\x00" + record(PASS) + record(FLIP, b"\x05\x01"),
+        b"\x00" + record(REPLACE, _PAYLOAD[:200]),
+        b"\x00" + record(PASS) + _LOW_ORDER,
+        b"\x01" + frame(bytes(96)) + frame(bytes(200)),
+        b"\x01\xff\xff" + bytes(64),
+    ],
+    tokens=_PROTOBUF_TOKENS,
+)
+NOISE_HANDSHAKE_RESPONDER = Target(
+    "noise-handshake-responder",
+    _noise_handshake_responder,
+    (RemoteProtocolError,),
+    seeds=[
+        b"\x00",
+        b"\x00" + record(APPEND, b"early data") + record(PASS),
+        b"\x00" + record(REPLACE, bytes(32)),
+        b"\x00" + record(PASS) + record(REPLACE, _PAYLOAD[:200]) + record(FLIP, b"\x30\x01"),
+        b"\x01" + frame(b"\x09" + bytes(31)) + frame(bytes(200)),
+    ],
+    tokens=_PROTOBUF_TOKENS,
+)
+NOISE_PAYLOAD = Target(
+    "noise-payload",
+    _noise_payload,
+    (RemoteProtocolError,),
+    seeds=[
+        _PAYLOAD,
+        make_payload(OURS, STATIC_PUBLIC),
+        make_payload(OURS, bytes(32)),
+        b"\x0a" + bytes((len(_RSA_KEY),)) + _RSA_KEY + b"\x12\x40" + bytes(64),
+        b"\x0a\x25\x08\x02\x12\x21\x02" + b"\x11" * 32 + b"\x12\x40" + bytes(64),
+        b"\x0a\x25\x08\x03\x12\x21\x02" + b"\x11" * 32 + b"\x12\x40" + bytes(64),
+    ],
+    tokens=_PROTOBUF_TOKENS,
+    max_size=2 * KIB,
+)
+NOISE_TRANSPORT = Target(
+    "noise-transport",
+    _noise_transport,
+    (RemoteProtocolError,),
+    seeds=[
+        b"\x00" + record(1, b"hello") * 3,
+        b"\x01" + record(1, b"hello") * 3,
+        b"\x1f" + record(255, b"x" * 255) + record(1),
+        b"\x00" + record(1, b"hello") + record(0, b"\x00\x05short"),
+        b"\x00" + record(0, b"\xff\xff" + b"x" * 200),
+    ],
+)
+UPGRADE = Target(
+    "upgrade",
+    _upgrade,
+    (RemoteProtocolError,),
+    seeds=[
+        b"\x00",
+        b"\x01",
+        b"\x03",
+        b"\x06",
+        b"\x00" + record(PASS) * 2 + record(APPEND, b"early"),
+        b"\x01" + record(REPLACE, b"\x13/multistream/1.0.0\n\x03na\n"),
+        b"\x01" + record(REPLACE, b"\x13/multistream/1.0.0\n\x07/noise\n" + frame(bytes(32))),
+        b"\x00" + record(REPLACE, b"\x13/multistream/1.0.0\n\x03ls\n\x07/noise\n"),
+    ],
+    tokens=[b"\x13/multistream/1.0.0\n", b"\x07/noise\n", b"\x03na\n", b"\x03ls\n", bytes(32)],
+)
+PNET = Target(
+    "pnet",
+    _pnet,
+    (),
+    seeds=[b"\x00" + bytes(24), b"\x05" + bytes(range(60)), b"\x17" + bytes(24) + b"x" * 200],
+)
+SWARM_KEY = Target(
+    "swarm-key",
+    _swarm_key,
+    (ConfigError,),
+    seeds=[
+        format_swarm_key(KEY).encode(),
+        b"/key/swarm/psk/1.0.0/\n/base64/\n" + b"A" * 43 + b"=\n",
+        b"/key/swarm/psk/1.0.0/\n/bin/\n" + KEY,
+    ],
+    tokens=[b"/key/swarm/psk/1.0.0/\n", b"/base16/\n", b"/base64/\n", b"/bin/\n", b"=", b"\n"],
+    max_size=256,
+)

@@ -1,0 +1,90 @@
+#!/bin/sh
+# Makes .venv with Lattica (editable) and all that its tests and tools need, from a stock Debian
+# with python3 and make. Run by the Makefile whenever pyproject.toml or this file changed.
+#
+# System packages: Python's venv module; libgmp10, which py-libp2p's fastecdsa loads, and a C
+# compiler with the headers of Python and GMP, since the version that py-libp2p pins comes as source
+# only. iproute2 and nftables are wanted by the network lab alone. As root on a system with apt-get
+# what is missing is installed, otherwise it is named.
+#
+# PYTHON=/path/to/python3.x picks the interpreter.
+set -eu
+cd "$(dirname "$0")/.."
+
+say() { printf 'setup: %s\n' "$*"; }
+die() {
+    printf 'setup: error: %s\n' "$1" >&2
+    shift
+    for line; do printf 'setup:   %s\n' "$line" >&2; done
+    exit 1
+}
+
+new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+
+pick_python() {
+    if [ -n "${PYTHON:-}" ]; then
+        new_enough "$PYTHON" || die "PYTHON=$PYTHON is not a Python of version 3.11 or newer"
+        return
+    fi
+    for PYTHON in python3 python3.14 python3.13 python3.12 python3.11; do
+        if new_enough "$PYTHON"; then return; fi
+    done
+    found=$(python3 -V 2>&1) || found="no python3"
+    die "Lattica needs Python 3.11 or newer, and this system has: $found" \
+        "Install one (Debian 12 and later: apt-get install python3), or name one:" \
+        "make PYTHON=/path/to/python3.12 ..."
+}
+
+has_gmp() { "$PYTHON" -c 'import ctypes; ctypes.CDLL("libgmp.so.10")' 2>/dev/null; }
+has_venv() { "$PYTHON" -c 'import venv, ensurepip' 2>/dev/null; }
+has_tool() { PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null 2>&1; }
+has_fastecdsa() { .venv/bin/python -c 'import fastecdsa.curvemath' 2>/dev/null; }
+has_compiler() {
+    headers=$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_path("include"))')
+    printf '#include <Python.h>\n#include <gmp.h>\n' \
+        | "${CC:-cc}" -I"$headers" -E - >/dev/null 2>&1
+}
+
+pick_python
+version=$("$PYTHON" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
+build_packages="gcc libc6-dev libgmp-dev $version-dev"
+
+missing=
+has_gmp || missing="$missing libgmp10"
+has_venv || missing="$missing $version-venv"
+has_fastecdsa || has_compiler || missing="$missing $build_packages"
+has_tool ip || missing="$missing iproute2"
+has_tool nft || missing="$missing nftables"
+
+if [ -n "$missing" ] && [ "$(id -u)" = 0 ] && has_tool apt-get; then
+    say "installing system packages:$missing"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq </dev/null || say "apt-get update failed; trying with the lists at hand"
+    # One by one, so that what is merely wanted cannot stop what is needed.
+    for package in $missing; do
+        apt-get install -y -qq --no-install-recommends "$package" </dev/null >/dev/null \
+            || say "apt-get could not install $package"
+    done
+fi
+
+has_gmp || die "libgmp.so.10 is missing, which py-libp2p needs. Install it as root:" \
+    "apt-get install libgmp10      (Fedora: dnf install gmp; Alpine: apk add gmp)"
+has_venv || die "$PYTHON cannot make virtual environments. As root:" \
+    "apt-get install $version-venv"
+has_tool ip || say "note: no 'ip' (Debian: iproute2), so the network lab's tests will be skipped"
+has_tool nft || say "note: no 'nft' (Debian: nftables), so the network lab's tests will be skipped"
+
+if ! new_enough .venv/bin/python || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+    say "creating .venv with $("$PYTHON" -V 2>&1)"
+    rm -rf .venv
+    "$PYTHON" -m venv .venv
+fi
+say "installing Lattica and its tools into .venv (a few minutes on a new machine)"
+if ! .venv/bin/python -m pip install -qq --disable-pip-version-check -e '.[dev]' </dev/null; then
+    has_fastecdsa || has_compiler || die \
+        "pip failed, probably because fastecdsa (for py-libp2p) must be compiled. As root:" \
+        "apt-get install $build_packages"
+    die "pip failed; its messages above say why"
+fi
+touch .venv/.ready
+say "ready"
