@@ -19,8 +19,8 @@ import trio
 
 from lattica.bridge import Bridge, seconds
 from lattica.errors import LocalProtocolError, StreamResetError
-from lattica.facade import NodeFacade
-from lattica.handoff import Buffer, EventsCore, StreamHandle
+from lattica.facade import EventsCore, NodeFacade
+from lattica.handoff import Buffer, StreamCore, StreamHandle
 
 if TYPE_CHECKING:
     from multiaddr import Multiaddr
@@ -78,9 +78,10 @@ class AsyncLattica(NodeFacade):
     async def aclose(self) -> None:
         """Stop the node and wait for it; any number of times, from any loop.
 
-        Calls in flight raise `LocalProtocolError`. What was sent on streams is still delivered
-        if it can be within `Timeouts.shutdown` seconds. Handlers on the calling loop are
-        cancelled, and waited for as long; those on other loops are cancelled.
+        Calls in flight raise `LocalProtocolError`, and streams that are still open are reset.
+        What was sent on those that have been closed is still delivered if it can be within
+        `Timeouts.shutdown` seconds. Handlers on the calling loop are cancelled, and waited for
+        as long; those on other loops are cancelled.
         """
         await self._bridge.aclose()
         await self._handlers.wait(self._grace())
@@ -153,7 +154,7 @@ class AsyncLattica(NodeFacade):
         """
         open_stream = partial(self._node.open_stream, timeout=seconds(timeout))
         stream = await self._bridge.acall(open_stream, peer, protocol, give_back=self._discard)
-        return AsyncStream(self._bridge, stream)
+        return AsyncStream(StreamCore(self._bridge, stream))
 
     async def handle(self, protocol: str, handler: AsyncHandler) -> None:
         """Have `await handler(stream)` run, on the calling loop, for every stream of `protocol`.
@@ -224,16 +225,19 @@ class AsyncStream(StreamHandle):
     """
 
     async def send_all(self, data: Buffer, *, timeout: float | None = None) -> None:
-        """Send all of `data`, in one crossing; do not change it meanwhile.
+        """Send all of `data`; do not change it meanwhile.
 
-        Waits, when the buffers are full, for a peer that does not read. After `TimeoutError` or
+        Small pieces are taken at once, up to half a MiB, and sent in the background, in order;
+        if that fails, the next call raises. What is larger, or does not fit, is sent in one
+        crossing, and waits for a peer that does not read. After `TimeoutError` or
         cancellation an unknown part of the data has been sent: reset the stream.
         """
-        await self._bridge.acall(self._core.send_all, data, timeout=timeout)
+        if not self._offer(data):
+            await self._bridge.acall(self._core.queue.send, data, timeout=timeout)
 
     async def send_eof(self, *, timeout: float | None = None) -> None:
         """End this side's direction; the other one stays open."""
-        await self._bridge.acall(self._core.send_eof, timeout=timeout)
+        await self._bridge.acall(self._core.queue.send_eof, timeout=timeout)
 
     async def receive_some(
         self, max_bytes: int | None = None, *, timeout: float | None = None
@@ -294,7 +298,7 @@ class AsyncStream(StreamHandle):
         if not self._begin_close():
             return
         try:
-            await self._bridge.acall(self._core.stream.aclose, timeout=timeout)
+            await self._bridge.acall(self._core.aclose, timeout=timeout)
         except LocalProtocolError:
             if not self._bridge.closing:
                 raise
@@ -391,22 +395,23 @@ class _HandlerTasks:
         """
         if loop.is_closed():
             raise StreamResetError("the asyncio loop of this protocol's handler is closed")
-        work = asyncio.run_coroutine_threadsafe(
-            self._run(handler, AsyncStream(self._bridge, stream)), loop
-        )
+        core = StreamCore(self._bridge, stream)
+        work = asyncio.run_coroutine_threadsafe(self._run(handler, AsyncStream(core)), loop)
         finished = trio.Event()
         work.add_done_callback(lambda _: self._bridge.soon(finished.set))
-        try:
-            await finished.wait()
-        except trio.Cancelled:
-            work.cancel()
-            raise
-        try:
-            work.result()
-        except Exception:
-            raise
-        except BaseException as exc:
-            raise RuntimeError(f"the handler raised {exc!r}") from exc
+        with core.handled():
+            try:
+                await finished.wait()
+            except trio.Cancelled:
+                work.cancel()
+                raise
+            try:
+                work.result()
+            except Exception:
+                raise
+            except BaseException as exc:
+                raise RuntimeError(f"the handler raised {exc!r}") from exc
+            await core.queue.flush()
 
     async def _run(self, handler: AsyncHandler, stream: AsyncStream) -> None:
         task = asyncio.current_task()

@@ -19,8 +19,8 @@ import trio
 
 from lattica.bridge import Bridge, seconds
 from lattica.errors import LocalProtocolError
-from lattica.facade import NodeFacade
-from lattica.handoff import Buffer, EventsCore, StreamHandle
+from lattica.facade import EventsCore, NodeFacade
+from lattica.handoff import Buffer, StreamCore, StreamHandle
 
 if TYPE_CHECKING:
     from multiaddr import Multiaddr
@@ -87,10 +87,11 @@ class Lattica(NodeFacade):
     def close(self, timeout: float | None = None) -> None:
         """Stop the node and wait for it; any number of times, from any thread.
 
-        Calls in flight raise `LocalProtocolError`. What was sent on streams is still delivered
-        if it can be within `Timeouts.shutdown` seconds, and handlers have as long to return;
-        threads of those that do not are left behind, as daemons. `timeout` bounds the wait
-        further; `TimeoutError` then means that the node is still stopping.
+        Calls in flight raise `LocalProtocolError`, and streams that are still open are reset.
+        What was sent on those that have been closed is still delivered if it can be within
+        `Timeouts.shutdown` seconds. Handlers have as long to return; threads of those that do
+        not are left behind, as daemons. `timeout` bounds the wait further; `TimeoutError` then
+        means that the node is still stopping.
         """
         deadline = None if timeout is None else monotonic() + timeout
         if not self._bridge.close(timeout):
@@ -169,7 +170,7 @@ class Lattica(NodeFacade):
         """
         open_stream = partial(self._node.open_stream, timeout=seconds(timeout))
         stream = self._bridge.call(open_stream, peer, protocol, give_back=self._discard)
-        return BlockingStream(self._bridge, stream)
+        return BlockingStream(StreamCore(self._bridge, stream))
 
     def handle(self, protocol: str, handler: Callable[[BlockingStream], object]) -> None:
         """Have `handler(stream)` called, in a thread, for every stream of `protocol`.
@@ -238,16 +239,19 @@ class BlockingStream(StreamHandle):
     """
 
     def send_all(self, data: Buffer, *, timeout: float | None = None) -> None:
-        """Send all of `data`, in one crossing; do not change it meanwhile.
+        """Send all of `data`; do not change it meanwhile.
 
-        Waits, when the buffers are full, for a peer that does not read. After `TimeoutError` or
+        Small pieces are taken at once, up to half a MiB, and sent in the background, in order;
+        if that fails, the next call raises. What is larger, or does not fit, is sent in one
+        crossing, and waits for a peer that does not read. After `TimeoutError` or
         `KeyboardInterrupt` an unknown part of the data has been sent: reset the stream.
         """
-        self._bridge.call(self._core.send_all, data, timeout=timeout)
+        if not self._offer(data):
+            self._bridge.call(self._core.queue.send, data, timeout=timeout)
 
     def send_eof(self, *, timeout: float | None = None) -> None:
         """End this side's direction; the other one stays open."""
-        self._bridge.call(self._core.send_eof, timeout=timeout)
+        self._bridge.call(self._core.queue.send_eof, timeout=timeout)
 
     def receive_some(self, max_bytes: int | None = None, *, timeout: float | None = None) -> bytes:
         """What has arrived (waits for the first byte), up to `max_bytes`; b"" at the end."""
@@ -303,7 +307,7 @@ class BlockingStream(StreamHandle):
         if not self._begin_close():
             return
         try:
-            self._bridge.call(self._core.stream.aclose, timeout=timeout)
+            self._bridge.call(self._core.aclose, timeout=timeout)
         except LocalProtocolError:
             if not self._bridge.closing:
                 raise
@@ -394,21 +398,24 @@ class _HandlerThreads:
         If cancelled (the node stops), the thread is left alone: its next use of the stream
         raises.
         """
-        await trio.to_thread.run_sync(
-            self._run,
-            handler,
-            BlockingStream(self._bridge, stream),
-            abandon_on_cancel=True,
-            limiter=self._limiter,
-        )
+        core = StreamCore(self._bridge, stream)
+        with core.handled():
+            await trio.to_thread.run_sync(
+                self._run,
+                handler,
+                BlockingStream(core),
+                abandon_on_cancel=True,
+                limiter=self._limiter,
+            )
+            await core.queue.flush()
 
     def _run(self, handler: Callable[[BlockingStream], object], stream: BlockingStream) -> None:
         me = threading.get_ident()
         with self._changed:
             self._running.add(me)
         try:
-            if not self._bridge.closing:
-                handler(stream)
+            self._bridge.check()
+            handler(stream)
         except Exception:
             raise
         except BaseException as exc:  # a handler's sys.exit() must not end the node

@@ -203,6 +203,10 @@ class Bridge(Generic[R]):
         self.name = name
         self.nursery: trio.Nursery | None = None
         """For `Call`, in the trio thread only: where calls run, None unless the bridge is open."""
+        self.background: trio.Nursery | None = None
+        """Where tasks run that nobody waits for; in the trio thread only, None as `nursery`."""
+        self.linger = 3.0
+        """Seconds that the background has, when the bridge closes, to finish."""
         self._open_resource = open_resource
         self._pid = os.getpid()
         self._lock = threading.Lock()
@@ -508,14 +512,18 @@ class Bridge(Generic[R]):
             self._token = trio.lowlevel.current_trio_token()
             if self._stop_requested:  # by somebody who saw no token yet
                 self._whole.cancel()
-            async with self._open_resource() as resource, trio.open_nursery() as nursery:
-                self.nursery = nursery
-                self._ready.set_result(resource)
+            async with self._open_resource() as resource, trio.open_nursery() as self.background:
                 try:
-                    await self._stop.wait()
+                    async with trio.open_nursery() as self.nursery:
+                        self._ready.set_result(resource)
+                        try:
+                            await self._stop.wait()
+                        finally:
+                            nursery, self.nursery = self.nursery, None
+                        nursery.cancel_scope.cancel()
                 finally:
-                    self.nursery = None
-                nursery.cancel_scope.cancel()
+                    background, self.background = self.background, None
+                background.cancel_scope.deadline = trio.current_time() + self.linger
 
 
 async def _settled(future: Future[Any], on_cancel: Callable[[], object] | None = None) -> None:

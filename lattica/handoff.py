@@ -1,10 +1,11 @@
-"""Streams and events between the trio thread and the threads and loops that use them.
+"""Streams between the trio thread and the threads and loops that use them.
 
 A stream of a facade is in two places: the :class:`~lattica.nat.stream.Stream` in the trio
-thread, and a :class:`StreamHandle` in the hands of the caller. Between them lies a buffer
-that is filled by a crossing into the trio thread with all that has arrived, and emptied
-without one; so small reads seldom cross. Nothing that was received is lost when a read is
-cancelled: it stays in the buffer, or returns to it.
+thread, and a :class:`StreamHandle` in the hands of the caller. Between them lie two buffers.
+That of what was received is filled by a crossing into the trio thread with all that has
+arrived, and emptied without one; nothing is lost when a read is cancelled: it stays in the
+buffer, or returns to it. That of what is to be sent takes pieces without a crossing while there
+is room. So small reads and writes seldom wait for another thread.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import trio
 
-from lattica.errors import IncompleteReadError, LocalProtocolError
+from lattica.errors import IncompleteReadError, LocalProtocolError, StreamClosedError
 
 if TYPE_CHECKING:
     from lattica.bridge import Bridge
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Buffer = bytes | bytearray | memoryview
-E = TypeVar("E")
 
 MIN_READ = 16 * 1024
 MAX_READ = 1024 * 1024
@@ -36,6 +36,10 @@ MAX_READ = 1024 * 1024
 
 It begins with the minimum, and grows as long as more has arrived.
 """
+MAX_QUEUED = 512 * 1024
+"""Bytes of one stream that wait, at most, for the trio thread to send them."""
+MAX_COPIED = 16 * 1024
+"""Bytes up to which a piece is rather copied than waited for."""
 
 
 class ReceiveBuffer:
@@ -122,26 +126,153 @@ class ReceiveBuffer:
         return b"".join(parts)
 
 
+class SendQueue:
+    """Small sends that were accepted without waiting for the trio thread, and are on their way.
+
+    A bulk transfer in pieces of 64 KiB would otherwise wait for two thread switches a piece.
+    At most `MAX_QUEUED` bytes wait here, besides `Windows.send_buffer` in the stream; what does
+    not fit is sent by `send`, which waits. An error of the stream is met by the next `send`.
+    """
+
+    def __init__(self, bridge: Bridge[Any], stream: Stream) -> None:
+        self._bridge = bridge
+        self._stream = stream
+        self._lock = threading.Lock()
+        self._queue: deque[bytes] = deque()
+        self._size = 0
+        self._pumping = False
+        """For `offer`: a pump will look into the queue again before it ends."""
+        self._running = False
+        """In the trio thread: there is a pump."""
+        self._direct = 0
+        self._refusing = False
+        self._closing = False
+        self._idle = trio.Event()
+        self._turn = trio.Lock()
+
+    def offer(self, data: Buffer) -> bool:
+        """From any thread: take the data, to be sent soon, or refuse it."""
+        if type(data) is not bytes:
+            if len(data) > MAX_COPIED:
+                return False
+            data = bytes(data)
+        with self._lock:
+            if self._direct or self._refusing or self._size + len(data) > MAX_QUEUED:
+                return False
+            if not self._pumping:
+                # First: an interrupt between these lines must not leave data without a pump.
+                self._bridge.soon(self._start)
+            self._queue.append(data)
+            self._size += len(data)
+            self._pumping = True
+            return True
+
+    async def send(self, data: Buffer) -> None:
+        """Send after all that was taken before; nothing is taken meanwhile."""
+        with self._held():
+            async with self._turn:
+                self._check_open()
+                await self.flush()
+                self._check_open()
+                await self._stream.send_all(data)
+
+    async def send_eof(self) -> None:
+        """End the stream after all that was taken before."""
+        with self._held():
+            async with self._turn:
+                self._check_open()
+                await self.flush()
+                self._check_open()
+                await self._stream.send_eof()
+            self._refusing = True  # whoever sends more asks the stream, and gets its error
+
+    async def flush(self) -> None:
+        """Wait until all that was taken has been sent, or cannot be."""
+        while self._pumping or self._queue:
+            await self._idle.wait()
+
+    async def aclose(self) -> None:
+        """Close the stream when all has been sent; does not wait for that."""
+        self._refusing = self._closing = True
+        if not self._pumping and not self._queue:
+            await self._stream.aclose()
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise StreamClosedError("this side has closed the stream")
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        with self._lock:
+            self._direct += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._direct -= 1
+
+    def _start(self) -> None:
+        nursery = self._bridge.background
+        if nursery is None:
+            self._break()
+        elif not self._running:
+            self._running = True
+            self._idle = trio.Event()
+            nursery.start_soon(self._pump)
+
+    async def _pump(self) -> None:
+        try:
+            while (data := self._next()) is not None:
+                await self._stream.send_all(data)
+        except BaseException as exc:
+            self._break()
+            if not isinstance(exc, Exception):
+                raise
+            log.debug("a stream broke with data on its way: %s", exc)
+        if self._closing:
+            await self._stream.aclose()
+
+    def _next(self) -> bytes | None:
+        """What is to be sent next, small pieces together; None, and no pump, when empty."""
+        with self._lock:
+            if not self._queue:
+                self._pumping = self._running = False
+                self._idle.set()
+                return None
+            data = self._queue.popleft()
+            if self._queue and len(data) < MAX_COPIED:
+                parts, size = [data], len(data)
+                while self._queue and size + len(self._queue[0]) <= 4 * MAX_COPIED:
+                    parts.append(self._queue.popleft())
+                    size += len(parts[-1])
+                data = b"".join(parts)
+            self._size -= len(data)
+            return data
+
+    def _break(self) -> None:
+        with self._lock:
+            self._queue.clear()
+            self._size = 0
+            self._pumping = self._running = False
+            self._refusing = True
+            self._idle.set()
+
+
 class StreamCore:
     """What is done to a stream in the trio thread; every coroutine here is run there.
 
     Sends of several callers do not mix, each is whole; receives take turns.
     """
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, bridge: Bridge[Any], stream: Stream) -> None:
+        self.bridge = bridge
         self.stream = stream
         self.buffer = ReceiveBuffer()
-        self._send_lock = trio.Lock()
+        self.queue = SendQueue(bridge, stream)
         self._receive_lock = trio.Lock()
+        self._receiving: trio.CancelScope | None = None
         self._read_size = MIN_READ
-
-    async def send_all(self, data: Buffer) -> None:
-        async with self._send_lock:
-            await self.stream.send_all(data)
-
-    async def send_eof(self) -> None:
-        async with self._send_lock:
-            await self.stream.send_eof()
+        self._closed = False
 
     async def receive_some(self, max_bytes: int | None) -> bytes:
         async with self._receive_lock:
@@ -162,7 +293,7 @@ class StreamCore:
                 while done < len(target) and (fill or not done):
                     more = self.buffer.take_into(target[done:])
                     if not more and not self.buffer.ended:
-                        more = await self.stream.receive_into(target[done:])
+                        more = await self._receive(target[done:])
                         if not more:
                             self.buffer.append(b"")
                     if not more:
@@ -173,15 +304,12 @@ class StreamCore:
                 raise
             return done
 
-    async def _fill(self) -> None:
-        """Wait for data, then take all that there is, or as much as expected."""
-        space = bytearray(self._read_size)
-        count = await self.stream.receive_into(space)
-        self.buffer.append(memoryview(space)[:count])
-        if count == len(space):
-            self._read_size = min(self._read_size * 4, MAX_READ)
-        elif count < len(space) // 4:
-            self._read_size = max(self._read_size // 2, MIN_READ)
+    async def aclose(self) -> None:
+        """Close both directions in good order, without waiting for the peer."""
+        self._closed = True
+        if self._receiving is not None:
+            self._receiving.cancel()
+        await self.queue.aclose()
 
     def reset(self) -> None:
         try:
@@ -189,14 +317,44 @@ class StreamCore:
         except Exception:
             log.exception("a stream could not be reset")
 
+    @contextmanager
+    def handled(self) -> Iterator[None]:
+        """Round the wait for a handler. One that the end of the node has broken off is no news,
+        but its stream is reset, lest the peer take the end for a proper one."""
+        try:
+            yield
+        except LocalProtocolError:
+            if not self.bridge.closing:
+                raise
+            self.reset()
+
+    async def _fill(self) -> None:
+        """Wait for data, then take all that there is, or as much as expected."""
+        space = bytearray(self._read_size)
+        count = await self._receive(space)
+        self.buffer.append(memoryview(space)[:count])
+        if count == len(space):
+            self._read_size = min(self._read_size * 4, MAX_READ)
+        elif count < len(space) // 4:
+            self._read_size = max(self._read_size // 2, MIN_READ)
+
+    async def _receive(self, target: bytearray | memoryview) -> int:
+        count = None
+        if not self._closed:
+            with trio.CancelScope() as self._receiving:
+                count = await self.stream.receive_into(target)
+        if count is None:
+            raise StreamClosedError("this side has closed the stream")
+        return count
+
 
 class StreamHandle:
     """What the streams of both facades have in common."""
 
-    def __init__(self, bridge: Bridge[Any], stream: Stream) -> None:
-        self._bridge = bridge
-        self._core = StreamCore(stream)
-        self._buffer = self._core.buffer
+    def __init__(self, core: StreamCore) -> None:
+        self._bridge = core.bridge
+        self._core = core
+        self._buffer = core.buffer
         self._closed = False
 
     @property
@@ -231,6 +389,11 @@ class StreamHandle:
         self._buffer.clear()
         return True
 
+    def _offer(self, data: Buffer) -> bool:
+        """Whether the data has been taken, to be sent soon."""
+        self._bridge.check()
+        return not self._closed and self._core.queue.offer(data)
+
     def _take(self, max_bytes: int | None) -> bytes | None:
         """What can be had without crossing into the trio thread."""
         if max_bytes is not None and max_bytes < 1:
@@ -255,44 +418,3 @@ class StreamHandle:
     def _give_back_from(self, target: memoryview) -> Callable[[int], None]:
         """For a `receive_into` whose caller went away."""
         return lambda count: self._buffer.put_back(bytes(target[:count]))
-
-
-class EventsCore(Generic[E]):
-    """A subscription to events; every method is run in the trio thread."""
-
-    def __init__(self) -> None:
-        self._manager: AbstractContextManager[AsyncIterator[E]] | None = None
-        self._events: AsyncIterator[E] | None = None
-        self._scope: trio.CancelScope | None = None
-        self._returned: deque[E] = deque()
-        self._lock = trio.Lock()
-
-    def open(self, subscribe: Callable[[], AbstractContextManager[AsyncIterator[E]]]) -> None:
-        """Events from now on are kept for this subscription."""
-        self._manager = subscribe()
-        self._events = self._manager.__enter__()
-
-    async def receive(self) -> E | None:
-        """The next event; None when there will be no more."""
-        async with self._lock:
-            if self._returned:
-                return self._returned.popleft()
-            event = None
-            if self._events is not None:
-                with trio.CancelScope() as self._scope:
-                    event = await anext(self._events, None)
-            return event
-
-    def put_back(self, event: E | None) -> None:
-        """Take back an event that came to nobody."""
-        if event is not None:
-            self._returned.appendleft(event)
-
-    def close(self) -> None:
-        """No more events; whoever waits for one gets None."""
-        manager, self._manager, self._events = self._manager, None, None
-        self._returned.clear()
-        if self._scope is not None:
-            self._scope.cancel()
-        if manager is not None:
-            manager.__exit__(None, None, None)

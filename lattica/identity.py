@@ -1,17 +1,20 @@
 """A peer's identity: an Ed25519 key, the peer ID derived from it, and its key file.
 
-The key file holds py-libp2p's (and go-libp2p's) protobuf form of the private key.
+The key file holds the private key as libp2p's specs/peer-ids has it, which go-, rust- and
+js-libp2p read as well: protobuf, the seed followed by the public key. py-libp2p writes the
+seed alone; that is read, too.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+import tempfile
 from pathlib import Path
 
-from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.crypto.ed25519 import Ed25519PrivateKey, create_new_key_pair
 from libp2p.crypto.keys import KeyPair, KeyType
-from libp2p.crypto.serialization import deserialize_private_key
+from libp2p.crypto.pb.crypto_pb2 import PrivateKey as PrivateKeyMessage
 from libp2p.peer.id import ID as PeerId
 
 from lattica.errors import AddressError, IdentityError
@@ -19,6 +22,8 @@ from lattica.errors import AddressError, IdentityError
 __all__ = ["Identity", "PeerId", "parse_peer_id"]
 
 _MAX_KEY_FILE = 4096
+_MAX_PEER_ID_TEXT = 200
+_SEED = 32
 
 
 class Identity:
@@ -66,15 +71,17 @@ class Identity:
         try:
             if len(data) > _MAX_KEY_FILE:
                 raise ValueError("too large")
-            private_key = deserialize_private_key(data)
-        except Exception as error:  # the parsers of py-libp2p raise many types
+            message = PrivateKeyMessage.FromString(data)
+            if not message.IsInitialized():
+                raise ValueError("it holds no key")
+            if message.key_type == KeyType.Ed25519.value:
+                return cls(_key_pair(message.data))
+        except Exception as error:  # the parsers below raise many types
             raise IdentityError(
                 f"{path} is not a key file, or is damaged ({error}); "
                 "restore it from a backup, or remove it to get a new identity"
             ) from None
-        if private_key.get_type() != KeyType.Ed25519:
-            raise IdentityError(f"the key in {path} is not an Ed25519 key")
-        return cls(KeyPair(private_key, private_key.get_public_key()))
+        raise IdentityError(f"the key in {path} is not an Ed25519 key")
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a new key file with mode 0600; never overwrites one.
@@ -82,23 +89,26 @@ class Identity:
         Raises :class:`IdentityError` when the file exists or cannot be written.
         """
         path = Path(path)
+        seed, public = self.key_pair.private_key.to_bytes(), self.key_pair.public_key.to_bytes()
+        message = PrivateKeyMessage(key_type=KeyType.Ed25519.value, data=seed + public)
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             # Write aside and link, so that no reader ever sees half a key.
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
             try:
                 with os.fdopen(descriptor, "wb") as file:
-                    file.write(self.key_pair.private_key.serialize())
+                    file.write(message.SerializeToString())
                     file.flush()
                     os.fsync(file.fileno())
                 os.link(temporary, path)
             finally:
                 os.unlink(temporary)
-        except FileExistsError:
-            raise IdentityError(f"{path} exists already; it is not overwritten") from None
         except OSError as error:
-            raise IdentityError(f"cannot write the key file {path}: {error.strerror}") from None
+            if os.path.lexists(path):
+                raise IdentityError(f"{path} exists already; it is not overwritten") from None
+            raise IdentityError(
+                f"cannot write the key file {path}: {error.strerror}: {error.filename}"
+            ) from None
 
     @classmethod
     def load_or_create(cls, path: str | os.PathLike[str]) -> Identity:
@@ -114,10 +124,23 @@ class Identity:
         return cls.load(path)
 
 
+def _key_pair(data: bytes) -> KeyPair:
+    """Read the key: a seed, then perhaps the public key, once or (old files) twice."""
+    seed, rest = data[:_SEED], data[_SEED:]
+    key = Ed25519PrivateKey.from_bytes(seed)
+    public = key.get_public_key()
+    if rest not in (b"", public.to_bytes(), public.to_bytes() * 2):
+        raise ValueError("the public key in it is not that of the private key")
+    return KeyPair(key, public)
+
+
 def parse_peer_id(text: str) -> PeerId:
     """Parse a peer ID (`12D3Koo…`, `Qm…` or CIDv1); raises :class:`AddressError`."""
+    text = text.strip()
+    if len(text) > _MAX_PEER_ID_TEXT:
+        raise AddressError(f"not a peer ID: a text of {len(text)} characters")
     try:
-        peer_id = PeerId.from_string(text.strip())
+        peer_id = _from_cid(text) or PeerId.from_string(text)
         raw = peer_id.to_bytes()
     except ValueError as error:
         raise AddressError(f"{text!r} is not a peer ID: {error}") from None
@@ -127,3 +150,14 @@ def parse_peer_id(text: str) -> PeerId:
     if not (sha256 or inlined):
         raise AddressError(f"{text!r} is not a peer ID (expected one like 12D3KooW… or Qm…)")
     return peer_id
+
+
+def _from_cid(text: str) -> PeerId | None:
+    """Decode a peer ID in CID form (codec libp2p-key), of which py-libp2p keeps the prefix."""
+    if text.startswith(("1", "Qm")):
+        return None
+    try:
+        raw = PeerId.from_multibase(text).to_bytes()
+    except Exception:  # the parsers of py-multibase raise many types
+        return None
+    return PeerId(raw[2:]) if raw[:2] == b"\x01\x72" else None

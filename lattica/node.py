@@ -11,7 +11,7 @@ from types import TracebackType
 
 import trio
 from libp2p.host.basic_host import BasicHost
-from multiaddr import Multiaddr
+from multiaddr.multiaddr import Multiaddr
 
 from lattica.config import NodeConfig
 from lattica.errors import (

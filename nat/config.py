@@ -180,7 +180,7 @@ class SwarmConfig:
     windows: Windows = field(default_factory=Windows)
     access: AccessRules = field(default_factory=AccessRules)
     identify: IdentifyInfo = field(default_factory=IdentifyInfo)
-    private_network_key: bytes | None = None
+    private_network_key: bytes | None = field(default=None, repr=False)
     """32 bytes; only peers with the same key can connect (libp2p pnet)."""
     dial_from_listen_port: bool = True
     """Dial with the listening port as source port where possible (for hole punching)."""

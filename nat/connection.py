@@ -14,7 +14,7 @@ from collections.abc import Callable
 from enum import Enum
 
 import trio
-from multiaddr import Multiaddr
+from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import ConnectionClosedError, LatticaError, RemoteProtocolError
 from lattica.identity import PeerId
@@ -71,6 +71,7 @@ class Connection:
         "__weakref__",
         "_closing",
         "_early",
+        "_flushed",
         "_on_stream",
         "_raw",
         "_reader",
@@ -126,6 +127,7 @@ class Connection:
         self._writer = upgraded.writer
         self._on_stream = on_stream
         self._write_wake = Waiter()
+        self._flushed = Waiter()
         self._closing = False
         self._scope = trio.CancelScope()
         self._early = upgraded.early
@@ -145,6 +147,8 @@ class Connection:
         """
         if self.closed_reason is not None:
             raise ConnectionClosedError(f"the connection is gone: {self.closed_reason}")
+        if self._closing:
+            raise ConnectionClosedError("the connection is being closed by this side")
         stream = Stream(self, self.session.open())
         self.last_stream_at = trio.current_time()
         return stream
@@ -180,27 +184,28 @@ class Connection:
                 await self._raw.aclose()
 
     async def _read_loop(self) -> str:
+        await trio.lowlevel.checkpoint()  # it may have been aborted before it began
         raw, reader = self._raw, self._reader
         self.session.ping()  # windows grow by the round-trip time, so know it early
-        self._feed(self._early)
-        self._early = ()
-        while True:
-            data = await raw.receive()
-            if not data:
-                return "closed by the peer"
-            try:
-                self._feed(reader.receive(data))
-            except RemoteProtocolError as error:
-                logger.warning(
-                    "closing connection: peer breaks the protocol: %s peer=%s addr=%s",
-                    error,
-                    self.peer_id,
-                    self.remote_addr,
-                )
-                self.session.go_away(GoAwayCode.PROTOCOL_ERROR)
-                with trio.move_on_after(0.2):
-                    await self._flush()
-                raise
+        early, self._early = self._early, ()
+        try:
+            self._feed(early)
+            while data := await raw.receive():
+                # A part of a message gives no bytes yet, but is a sign of life.
+                self._feed(reader.receive(data) or [b""])
+        except RemoteProtocolError as error:
+            logger.warning(
+                "closing connection: peer breaks the protocol: %s peer=%s addr=%s",
+                error,
+                self.peer_id,
+                self.remote_addr,
+            )
+            self.session.go_away(GoAwayCode.PROTOCOL_ERROR)
+            self._write_wake.wake()
+            with trio.move_on_after(0.2):
+                await self._flushed.wait()
+            raise
+        return "closed by the peer"
 
     def _feed(self, messages: list[bytes] | tuple[bytes, ...]) -> None:
         """Let the session take decrypted bytes, and act on what happens."""
@@ -231,6 +236,7 @@ class Connection:
                 scope.cancel()
                 return
             if not self.session.wants_write:
+                self._flushed.wake()
                 await self._write_wake.wait()
 
     async def _flush(self) -> None:
@@ -304,7 +310,6 @@ class Connection:
         for yamux in self.session.close(reason):
             if isinstance(yamux.owner, Stream):
                 yamux.owner.wake()
-        self.session.take_drained()
         self.closed.set()
 
 

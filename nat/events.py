@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import trio
-from multiaddr import Multiaddr
+from multiaddr.multiaddr import Multiaddr
 
 from lattica.identity import PeerId
 from lattica.nat.connection import Direction
@@ -42,7 +42,7 @@ class PeerDisconnected:
 
 @dataclass(frozen=True, slots=True)
 class EventsLost:
-    """The subscriber was too slow: this many events before the next one were dropped."""
+    """The subscriber was too slow: in this place this many events were dropped."""
 
     count: int
 
@@ -74,6 +74,11 @@ class EventStream:
         return self
 
     async def __anext__(self) -> SwarmEvent:
+        if self._lost and not self._send.statistics().current_buffer_used:
+            # Nothing may follow soon that would bring the news.
+            await trio.lowlevel.checkpoint()
+            lost, self._lost = self._lost, 0
+            return EventsLost(lost)
         return await self._receive.__anext__()
 
 

@@ -18,7 +18,7 @@ from libp2p.abc import IHost
 from libp2p.identity.identify.identify import _mk_identify_protobuf
 from libp2p.identity.identify.pb.identify_pb2 import Identify
 from libp2p.identity.update import update_peerstore_from_identify
-from multiaddr import Multiaddr
+from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import IncompleteReadError, LatticaError, RemoteProtocolError
 from lattica.nat.addresses import decode_multiaddr

@@ -36,7 +36,7 @@ from libp2p.network.exceptions import SwarmException
 from libp2p.network.tag_store import TagStore
 from libp2p.peer.peerstore import PeerStore, PeerStoreError
 from libp2p.tools.anyio_service.api import ManagerAPI
-from multiaddr import Multiaddr
+from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import LatticaError
 from lattica.identity import PeerId
@@ -48,9 +48,6 @@ from lattica.nat.stream import Stream
 from lattica.nat.swarm import Swarm
 
 logger = logging.getLogger(__name__)
-
-_PEERSTORE_SLACK = 4
-"""Peers remembered for each connection allowed."""
 
 
 class _SwarmListener(IListener):
@@ -74,14 +71,11 @@ class NetworkService(INetworkService):
 
     def __init__(self, swarm: Swarm) -> None:
         self.swarm = swarm
-        self.peerstore: IPeerStore = PeerStore(
-            max_peers=swarm.config.limits.max_connections * _PEERSTORE_SLACK
-        )
+        self.peerstore: IPeerStore = PeerStore(max_peers=swarm.config.limits.max_connections)
         self.peerstore.add_key_pair(swarm.identity.peer_id, swarm.identity.key_pair)
         self.listeners: dict[str, IListener] = {"swarm": _SwarmListener(swarm)}
         self.notifees: list[INotifee] = []
         self._conns: dict[int, NetConn] = {}
-        self._manager: ManagerAPI | None = None
         swarm.on_connected.append(self._connected)
         swarm.on_disconnected.append(self._disconnected)
 
@@ -92,13 +86,8 @@ class NetworkService(INetworkService):
         await self.swarm.run()
 
     def get_manager(self) -> ManagerAPI:
-        if self._manager is None:
-            raise RuntimeError("the service is not run by a manager")
+        """The manager of `host.run()`; AttributeError when something else runs the swarm."""
         return self._manager
-
-    @property
-    def manager(self) -> ManagerAPI:
-        return self.get_manager()
 
     async def close(self) -> None:
         await self.swarm.close()
@@ -128,7 +117,7 @@ class NetworkService(INetworkService):
                 logger.exception("notifee %r failed", notifee)
 
     @property
-    def connections(self) -> dict[PeerId, list[INetConn]]:
+    def connections(self) -> dict[PeerId, list[INetConn]]:  # type: ignore[override]
         return self.get_connections_map()
 
     def get_connections_map(self) -> dict[PeerId, list[INetConn]]:
@@ -150,19 +139,24 @@ class NetworkService(INetworkService):
         return self.swarm.identity.peer_id
 
     async def dial_peer(self, peer_id: PeerId) -> list[INetConn]:
-        return [await self._dial(peer_id, known_addrs(self.peerstore, peer_id))]
+        addrs = known_addrs(self.peerstore, peer_id)
+        return [await self._translated(self.swarm.dial(peer_id, addrs))]
 
-    async def dial_addr(self, addr: Multiaddr, peer_id: PeerId) -> INetConn:
-        return await self._dial(peer_id, [addr])
+    async def dial_addr(
+        self, addr: Multiaddr, peer_id: PeerId, source: tuple[str, int] | None = None
+    ) -> INetConn:
+        """Dial one address. `source` is not needed: dials leave from the listening port."""
+        return await self._translated(self.swarm.dial_fresh(peer_id, addr))
 
-    async def dial_addr_as_responder(self, addr: Multiaddr, peer_id: PeerId) -> INetConn:
-        # The set-up finds out by itself when both ends of a connection are initiators.
-        return await self._dial(peer_id, [addr])
+    async def dial_addr_as_responder(
+        self, addr: Multiaddr, peer_id: PeerId, source: tuple[str, int] | None = None
+    ) -> INetConn:
+        return await self._translated(self.swarm.dial_fresh(peer_id, addr, as_responder=True))
 
-    async def _dial(self, peer_id: PeerId, addrs: list[Multiaddr]) -> INetConn:
+    async def _translated(self, dial: Awaitable[Connection]) -> INetConn:
         try:
-            return self.net_conn(await self.swarm.dial(peer_id, addrs))
-        except LatticaError as error:
+            return self.net_conn(await dial)
+        except (LatticaError, OSError) as error:
             raise SwarmException(str(error)) from error
 
     async def new_stream(self, peer_id: PeerId) -> INetStream:
@@ -189,10 +183,7 @@ class NetworkService(INetworkService):
 
     async def _adopt(self, raw: RawConnAdapter, outbound: bool, peer_id: PeerId | None) -> INetConn:
         direction = Direction.OUTBOUND if outbound else Direction.INBOUND
-        try:
-            return self.net_conn(await self.swarm.adopt(raw, direction, peer_id))
-        except (LatticaError, OSError) as error:
-            raise SwarmException(str(error)) from error
+        return await self._translated(self.swarm.adopt(raw, direction, peer_id))
 
     # --- listening, handlers, notifees ---
 

@@ -7,7 +7,7 @@ from libp2p.abc import IMuxedConn, IMuxedStream, INetConn, INetStream, IRawConne
 from libp2p.connection_types import ConnectionType
 from libp2p.custom_types import TProtocol
 from libp2p.network.stream.exceptions import StreamClosed, StreamEOF, StreamError, StreamReset
-from multiaddr import Multiaddr
+from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import ConnectionClosedError, LatticaError, StreamClosedError, StreamResetError
 from lattica.identity import PeerId

@@ -11,6 +11,7 @@ from trio.lowlevel import Abort, Task
 from lattica.errors import (
     ConnectionClosedError,
     IncompleteReadError,
+    LatticaError,
     RemoteProtocolError,
     StreamClosedError,
     StreamResetError,
@@ -69,6 +70,7 @@ class Stream:
         "_head",
         "_negotiation",
         "_readable",
+        "_refusal",
         "_sending",
         "_writable",
         "_yamux",
@@ -86,6 +88,7 @@ class Stream:
         self._sending = False
         self._head = b""
         self._negotiation: Initiator | None = None
+        self._refusal: LatticaError | None = None
         yamux.owner = self
 
     def __repr__(self) -> str:
@@ -131,29 +134,40 @@ class Stream:
         self._sending = True
         try:
             yamux.wake_below = threshold // 2
-            await self._writable.wait()
+            while yamux.wake_below is not None:  # woken for other reasons too
+                await self._writable.wait()
         except BaseException:
             yamux.wake_below = None
             if yamux.reset_reason is None:
                 yamux.unwrite(min(size, yamux.send_pending))
+                self.connection.wake_writer()
             raise
         finally:
             self._sending = False
-        self._raise_if_dead()
+        self._raise_if_unsendable()
 
     async def send_eof(self) -> None:
         """Half-close: the peer reads the end of the stream after what was sent."""
         await trio.lowlevel.checkpoint()
-        self._raise_if_dead()
+        self._raise_if_unsendable()
         self._yamux.finish()
         self.connection.wake_writer()
 
     def _check_sendable(self) -> None:
-        self._raise_if_dead()
+        self._raise_if_unsendable()
         if self._yamux.fin_queued:
             raise StreamClosedError("this side has ended the stream, nothing more can be sent")
 
+    def _raise_if_unsendable(self) -> None:
+        self._raise_if_dead()
+        # A stream whose peer had finished outlives the connection, but only for reading.
+        reason = self.connection.closed_reason
+        if reason is not None:
+            raise ConnectionClosedError(f"the connection is gone: {reason}")
+
     def _raise_if_dead(self) -> None:
+        if self._refusal is not None:
+            raise self._refusal
         reason = self._yamux.reset_reason
         if reason is not None:
             if self.connection.closed_reason is not None:
@@ -191,6 +205,10 @@ class Stream:
         Raises :class:`IncompleteReadError` if the stream ends before. Memory is taken as
         the bytes arrive, so a large `size` that a peer names costs nothing by itself.
         """
+        if not size:  # there need not be anything to come
+            await trio.lowlevel.checkpoint()
+            self._raise_if_dead()
+            return b""
         await self._wait_data()
         chunk = self._take(size)
         if len(chunk) == size:
@@ -207,19 +225,20 @@ class Stream:
         await trio.lowlevel.checkpoint()
         yamux = self._yamux
         while True:
-            self._raise_if_dead()
-            if self._negotiation is not None and yamux.receive_queue:
-                self._continue_negotiation(self._negotiation)
-                continue
-            if self._head or (yamux.receive_queue and self._negotiation is None):
-                return True
-            if yamux.received_fin:
-                if self._negotiation is not None:
-                    raise RemoteProtocolError("the peer closed the stream while negotiating")
-                return False
-            if yamux.receive_discarded:
-                raise StreamClosedError("this side has closed the stream")
+            self._raise_if_unreadable()
+            if self._negotiation is None:
+                if self._head or yamux.receive_queue:
+                    return True
+                if yamux.received_fin:
+                    return False
             await self._readable.wait()
+
+    def _raise_if_unreadable(self) -> None:
+        self._raise_if_dead()
+        if self._yamux.receive_discarded:
+            raise StreamClosedError("this side has closed the stream")
+        if self._negotiation is not None and self._yamux.received_fin:
+            raise RemoteProtocolError("the peer closed the stream while negotiating")
 
     def _take(self, max_bytes: int | None) -> bytes | bytearray | memoryview:
         if self._head:
@@ -248,23 +267,18 @@ class Stream:
         """Wait for the answer to what was proposed."""
         await trio.lowlevel.checkpoint()
         while self._negotiation is not None:
-            self._raise_if_dead()
-            if self._yamux.receive_queue:
-                self._continue_negotiation(self._negotiation)
-            elif self._yamux.received_fin:
-                raise RemoteProtocolError("the peer closed the stream while negotiating")
-            else:
-                await self._readable.wait()
+            self._raise_if_unreadable()
+            await self._readable.wait()
 
     def _continue_negotiation(self, negotiation: Initiator) -> None:
         try:
             negotiation.receive(bytes(self._take(None)))
-        except RemoteProtocolError:
+            if negotiation.failed:
+                raise UnsupportedProtocolError(self.peer_id, negotiation.protocols)
+        except LatticaError as error:
+            self._refusal = error  # for whoever uses the stream next
             self.reset()
-            raise
-        if negotiation.failed:
-            self.reset()
-            raise UnsupportedProtocolError(self.peer_id, negotiation.protocols)
+            return
         if answer := negotiation.data_to_send():
             self._yamux.write(memoryview(answer))
             self.connection.wake_writer()
@@ -295,6 +309,7 @@ class Stream:
         yamux.finish()
         if not yamux.receive_discarded:
             yamux.session.discard_received(yamux)
+        self._head = b""
         self._readable.wake()
         self.connection.wake_writer()
 
@@ -311,7 +326,9 @@ class Stream:
         return self._yamux.reset_reason is not None
 
     def wake(self) -> None:
-        """Let whoever waits on this stream look again (for the connection)."""
+        """Something arrived: let whoever waits look again (for the connection)."""
+        while self._negotiation is not None and self._yamux.receive_queue:
+            self._continue_negotiation(self._negotiation)
         self._readable.wake()
         self._writable.wake()
 

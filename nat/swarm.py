@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 
 import trio
-from multiaddr import Multiaddr
+from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import (
     AccessDeniedError,
     AddressError,
     ConnectionClosedError,
+    DialAttempt,
     DialError,
     LatticaError,
     ListenError,
     LocalProtocolError,
     NotConnectedError,
+    RemoteProtocolError,
     ResourceLimitError,
 )
 from lattica.identity import Identity, PeerId
@@ -46,7 +49,6 @@ from lattica.nat.stream import Stream
 from lattica.nat.tcp import TcpTransport
 from lattica.nat.transport import Listener, RawConn, Transport
 from lattica.nat.upgrade import Upgrade, Upgraded
-
 from lattica.nat.websocket import WebSocketTransport
 from lattica.nat.yamux import MemoryBudget, Session
 
@@ -62,7 +64,8 @@ ConnectionHook = Callable[[Connection], Awaitable[None]]
 class _PendingDial:
     """A dial in progress, for those who want the same peer meanwhile."""
 
-    def __init__(self) -> None:
+    def __init__(self, addrs: frozenset[Multiaddr]) -> None:
+        self.addrs = addrs
         self.done = trio.Event()
         self.error: LatticaError | None = None
 
@@ -118,7 +121,7 @@ class Swarm:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 for addr in self.config.listen:
-                    await self.listen(parse_multiaddr(addr))
+                    await self._listen_if_possible(parse_multiaddr(addr))
                 nursery.start_soon(self._tick_loop)
                 task_status.started()
                 await self._close_requested.wait()
@@ -182,6 +185,18 @@ class Swarm:
             logger.info("listening addr=%s", bound)
         return listener.addrs
 
+    async def _listen_if_possible(self, addr: Multiaddr) -> None:
+        """As :meth:`listen`, but a machine without IPv6 does without "any IPv6 address"."""
+        ip = ip_of(addr)
+        try:
+            await self.listen(addr)
+        except ListenError as error:
+            if ip is None or ip.version != 6 or not ip.is_unspecified:
+                raise
+            if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                raise
+            logger.info("not listening on IPv6: this machine has none addr=%s", addr)
+
     @property
     def listen_addrs(self) -> tuple[Multiaddr, ...]:
         """Bound addresses as bound, wildcards included."""
@@ -190,7 +205,7 @@ class Swarm:
     @property
     def addrs(self) -> tuple[Multiaddr, ...]:
         """Bound addresses with wildcards replaced by those of the interfaces."""
-        return interface_addresses(self.listen_addrs)
+        return tuple(interface_addresses(self.listen_addrs))
 
     async def _accept_loop(self, listener: Listener) -> None:
         nursery = self._require_nursery()
@@ -225,7 +240,7 @@ class Swarm:
         connection = None
         try:
             with scope:
-                connection = await self._upgrade(raw, Direction.INBOUND, None)
+                connection = await self._upgrade(raw, Direction.INBOUND, None, False)
         except (LatticaError, OSError) as error:
             reason = error
         except Exception:
@@ -243,14 +258,18 @@ class Swarm:
     # --- making connections ---
 
     async def _upgrade(
-        self, raw: RawConn, direction: Direction, expected_peer: PeerId | None
+        self,
+        raw: RawConn,
+        direction: Direction,
+        expected_peer: PeerId | None,
+        initiator: bool,
     ) -> Connection:
         """Secure and multiplex a pipe; the caller aborts it when this fails."""
         if self.config.private_network_key is not None:
             raw = PnetConn(raw, self.config.private_network_key)
         upgrade = Upgrade(
             self.identity,
-            initiator=direction is Direction.OUTBOUND,
+            initiator=initiator,
             expected_peer=expected_peer,
         )
         while True:
@@ -261,7 +280,14 @@ class Swarm:
             received = await raw.receive()
             if not received:
                 raise ConnectionClosedError(f"the peer closed during {upgrade.stage}")
-            upgrade.receive(received)
+            try:
+                upgrade.receive(received)
+            except RemoteProtocolError as error:
+                if self.config.private_network_key is None or upgrade.authenticated:
+                    raise
+                raise RemoteProtocolError(
+                    f"{error} (with another private network key, everything looks like that)"
+                ) from None
         self._gater.check_peer(upgrade.result.remote.peer_id)
         return self._make_connection(raw, upgrade.result, direction)
 
@@ -275,7 +301,8 @@ class Swarm:
         connection = None
         try:
             with trio.fail_after(self.config.timeouts.handshake):
-                connection = await self._upgrade(raw, direction, expected_peer)
+                initiator = direction is Direction.OUTBOUND
+                connection = await self._upgrade(raw, direction, expected_peer, initiator)
         except trio.TooSlowError:
             raise ConnectionClosedError("the handshake took too long") from None
         finally:
@@ -382,6 +409,7 @@ class Swarm:
         if peer_id == self.identity.peer_id:
             raise LocalProtocolError("a node cannot connect to itself")
         self._gater.check_peer(peer_id)
+        wanted = tuple(addrs)
         while True:
             connection = self.registry.best(peer_id)
             if connection is not None:
@@ -389,13 +417,13 @@ class Swarm:
                 return connection
             pending = self._dials.get(peer_id)
             if pending is None:
-                return await self._dial_for_all(peer_id, addrs)
+                return await self._dial_for_all(peer_id, wanted)
             await pending.done.wait()
-            if pending.error is not None:
+            if pending.error is not None and pending.addrs.issuperset(wanted):
                 raise pending.error
 
-    async def _dial_for_all(self, peer_id: PeerId, addrs: Iterable[Multiaddr]) -> Connection:
-        pending = self._dials[peer_id] = _PendingDial()
+    async def _dial_for_all(self, peer_id: PeerId, addrs: Sequence[Multiaddr]) -> Connection:
+        pending = self._dials[peer_id] = _PendingDial(frozenset(addrs))
         try:
             return await self._dial_now(peer_id, addrs)
         except LatticaError as error:
@@ -435,7 +463,27 @@ class Swarm:
         best = self.registry.best(connection.peer_id)
         return best if best is not None else connection
 
-    async def _dial_address(self, peer_id: PeerId | None, addr: Multiaddr) -> Connection:
+    async def dial_fresh(
+        self, peer_id: PeerId, addr: Multiaddr, *, as_responder: bool = False
+    ) -> Connection:
+        """Dial one address even if the peer is connected, as hole punching does.
+
+        `as_responder` takes the responder's part in the set-up, for a dial that may meet
+        the peer's own (DCUtR assigns the parts). Raises what :meth:`dial` raises.
+        """
+        with trio.move_on_after(self.config.timeouts.dial):
+            try:
+                connection = await self._dial_address(peer_id, addr, not as_responder)
+            except (LatticaError, OSError) as error:
+                raise DialError(peer_id, [DialAttempt(str(addr), str(error))]) from error
+            self._register(connection)
+            return connection
+        limit = self.config.timeouts.dial
+        raise DialError(peer_id, [DialAttempt(str(addr), f"timed out after {limit:g} s")])
+
+    async def _dial_address(
+        self, peer_id: PeerId | None, addr: Multiaddr, initiator: bool = True
+    ) -> Connection:
         addr, named = split_peer(addr)
         if peer_id is not None and named is not None and named != peer_id:
             raise AddressError(f"the address belongs to {named}")
@@ -447,7 +495,7 @@ class Swarm:
             raise AddressError("no transport for this kind of address")
         raw = await transport.dial(addr, source_port=self._source_port(addr))
         try:
-            return await self._upgrade(raw, Direction.OUTBOUND, peer_id or named)
+            return await self._upgrade(raw, Direction.OUTBOUND, peer_id or named, initiator)
         except BaseException:
             raw.abort()
             raise

@@ -8,9 +8,9 @@ import socket
 import threading
 
 import trio
-from multiaddr import Multiaddr
+from multiaddr.multiaddr import Multiaddr
 
-from lattica.errors import ListenError
+from lattica.errors import AddressError, ListenError
 from lattica.nat.addresses import Kind, kind_of, to_endpoint
 
 _BACKLOG = 4096
@@ -68,6 +68,8 @@ class TcpConn:
     async def receive(self) -> memoryview:
         sock = self._sock
         while True:
+            if sock.fileno() == -1:
+                raise trio.ClosedResourceError("aborted by this side")
             await trio.lowlevel.wait_readable(sock)
             buffer = _receive_buffer.view
             try:
@@ -98,8 +100,8 @@ class TcpConn:
             self._sock.shutdown(socket.SHUT_WR)
             while await self.receive():
                 pass
-        except OSError:
-            pass
+        except (OSError, trio.ClosedResourceError, trio.BusyResourceError):
+            pass  # it is gone, or another task receives: there is no waiting for the end
         finally:
             self.abort()
 
@@ -159,6 +161,9 @@ class TcpTransport:
     async def dial(self, addr: Multiaddr, *, source_port: int | None = None) -> TcpConn:
         endpoint = to_endpoint(addr)
         family, host, port = endpoint.family, endpoint.host, endpoint.port
+        if endpoint.is_name:
+            # The socket would look it up, and stop all tasks of the thread for that time.
+            raise AddressError(f"the name {host} was not resolved")
         if source_port is not None:
             try:
                 return await self._connect(family, host, port, source_port)
@@ -192,8 +197,9 @@ class TcpTransport:
     async def listen(self, addr: Multiaddr) -> TcpListener:
         endpoint = to_endpoint(addr)
         family, host, port = endpoint.family, endpoint.host, endpoint.port
-        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock: socket.socket | None = None
         try:
+            sock = socket.socket(family, socket.SOCK_STREAM)
             sock.setblocking(False)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -204,8 +210,11 @@ class TcpTransport:
             _share_port(sock)
             sock.listen(_BACKLOG)
         except OSError as error:
-            sock.close()
-            raise ListenError(_why_not(error, addr, port)) from None
+            if sock is not None:
+                sock.close()
+            refusal = ListenError(_why_not(error, addr, port))
+            refusal.errno = error.errno
+            raise refusal from None
         await trio.lowlevel.checkpoint()
         return TcpListener(sock)
 

@@ -106,10 +106,11 @@ class TlsConn:
         try:
             with contextlib.suppress(ssl.SSLError):  # we do not wait for the other farewell
                 self._tls.unwrap()
-            with trio.move_on_after(_CLOSE_SECONDS):
+            with (
+                contextlib.suppress(OSError, trio.ClosedResourceError),
+                trio.move_on_after(_CLOSE_SECONDS),
+            ):
                 await self._flush()
-        except (OSError, trio.ClosedResourceError):
-            pass  # it is closed already
         finally:
             await self._conn.aclose()
 

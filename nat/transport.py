@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from multiaddr import Multiaddr
+from multiaddr.multiaddr import Multiaddr
 
 
 class RawConn(Protocol):

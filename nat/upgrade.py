@@ -83,6 +83,7 @@ class Upgrade:
         self._reader: TransportReader | None = None
         self._writer: TransportWriter | None = None
         self._out = b""
+        self._crossed = False
         self._start_handshake()
         self._negotiation = self._negotiate(NOISE_PROTOCOL)
         if initiator:
@@ -93,6 +94,11 @@ class Upgrade:
     def stage(self) -> str:
         """What is going on, for an error message."""
         return self._stage.value
+
+    @property
+    def authenticated(self) -> bool:
+        """The peer's identity is proved, so the bytes arrive as the peer sent them."""
+        return self._remote is not None
 
     def data_to_send(self) -> bytes:
         out, self._out = self._out, b""
@@ -141,8 +147,9 @@ class Upgrade:
             raise RemoteProtocolError(f"the peer does not speak {protocol}")
 
     def _on_handshake_message(self, message: bytes) -> None:
-        if self._initiator and len(message) == KEY_SIZE:
+        if self._initiator and len(message) == KEY_SIZE and not self._crossed:
             # A first message where the second is due: the peer is an initiator too.
+            self._crossed = True
             if message == self._first_message:
                 raise RemoteProtocolError("noise: our own handshake message came back")
             if self._first_message > message:

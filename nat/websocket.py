@@ -9,6 +9,7 @@ and the limits. Compression is never offered nor accepted: what we carry is encr
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import ssl
 from http import HTTPStatus
@@ -23,7 +24,7 @@ from websockets.server import ServerProtocol
 from websockets.uri import WebSocketURI
 
 from lattica.errors import AddressError, ConnectionClosedError, RemoteProtocolError
-from lattica.nat.addresses import Kind, components, kind_of, to_endpoint
+from lattica.nat.addresses import Kind, components, kind_of, needs_resolving, to_endpoint
 from lattica.nat.tls import TlsConn, client_context
 from lattica.nat.transport import Listener, RawConn, Transport
 from lattica.wire import Buffer
@@ -114,6 +115,7 @@ class WebSocketConn:
         self._failure = None
         self._open = True
         self._feed(rest)
+        await self._answer()
 
     async def _open_as_client(self, protocol: ClientProtocol) -> bytes:
         protocol.send_request(protocol.connect())
@@ -128,7 +130,7 @@ class WebSocketConn:
             raise RemoteProtocolError(f"no WebSocket there, the server answered: {text}")
         protocol.receive_data(head)
         if protocol.handshake_exc is not None:
-            raise RemoteProtocolError(_chain(protocol.handshake_exc))
+            raise RemoteProtocolError(f"no WebSocket there: {_chain(protocol.handshake_exc)}")
         return rest
 
     async def _open_as_server(self, protocol: ServerProtocol) -> bytes:
@@ -146,7 +148,8 @@ class WebSocketConn:
                     problem = _chain(protocol.handshake_exc)
                 case _:  # the library has answered already where that makes sense
                     await self._send_last_words()
-                    raise RemoteProtocolError(_chain(protocol.handshake_exc))
+                    problem = _chain(protocol.handshake_exc)
+                    raise RemoteProtocolError(f"bad HTTP request: {problem}")
         protocol.send_response(response)
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
             await self._send_last_words()
@@ -184,11 +187,9 @@ class WebSocketConn:
         data = b"".join(self._protocol.data_to_send())
         if data and not self._send_lock.locked():
             self._torn = True
-            try:
+            with contextlib.suppress(OSError, trio.ClosedResourceError):
                 with trio.move_on_after(_CLOSE_SECONDS):
                     await self._conn.send(data)
-            except (OSError, trio.ClosedResourceError):
-                pass  # it has gone
 
     # --- bytes ---
 
@@ -241,8 +242,11 @@ class WebSocketConn:
         if self._failure is not None:
             await self._send_last_words()
         elif self._control and not self._send_lock.locked():
-            async with self._send_lock:
-                await self._send_control()
+            # A peer that has gone without waiting for the answer is no reason to lose what
+            # it sent before: whether it has, the next `receive` tells.
+            with contextlib.suppress(OSError, trio.ClosedResourceError):
+                async with self._send_lock:
+                    await self._send_control()
 
     async def send(self, data: Buffer) -> None:
         """Send all of `data`, as messages of at most 256 KiB."""
@@ -276,16 +280,20 @@ class WebSocketConn:
     async def aclose(self) -> None:
         """Send a close frame if that is possible within half a second, and close the pipe."""
         try:
-            with trio.move_on_after(_CLOSE_SECONDS):
-                if self._open:
-                    async with self._send_lock:
-                        if self._protocol.state is State.OPEN and not self._torn:
-                            self._protocol.send_close(CloseCode.NORMAL_CLOSURE)
-                            await self._send_frame(b"".join(self._protocol.data_to_send()))
-        except (OSError, trio.ClosedResourceError):
-            pass  # it is closed already
+            if self._open:
+                with (
+                    contextlib.suppress(OSError, trio.ClosedResourceError),
+                    trio.move_on_after(_CLOSE_SECONDS),
+                ):
+                    await self._say_goodbye()
         finally:
             await self._conn.aclose()
+
+    async def _say_goodbye(self) -> None:
+        async with self._send_lock:
+            if self._protocol.state is State.OPEN and not self._torn:
+                self._protocol.send_close(CloseCode.NORMAL_CLOSURE)
+                await self._send_frame(b"".join(self._protocol.data_to_send()))
 
     def abort(self) -> None:
         self._conn.abort()
@@ -339,12 +347,19 @@ class WebSocketTransport:
         self._tls_context = tls_context
 
     def can_dial(self, addr: Multiaddr) -> bool:
-        return kind_of(addr) in (Kind.WEBSOCKET, Kind.SECURE_WEBSOCKET) and self._tcp.can_dial(
-            _pipe_addr(addr)
+        kinds = (Kind.WEBSOCKET, Kind.SECURE_WEBSOCKET)
+        return (
+            kind_of(addr) in kinds
+            and not needs_resolving(addr)
+            and self._tcp.can_dial(_pipe_addr(addr))
         )
 
     def can_listen(self, addr: Multiaddr) -> bool:
-        return kind_of(addr) is Kind.WEBSOCKET and self._tcp.can_listen(_pipe_addr(addr))
+        return (
+            kind_of(addr) is Kind.WEBSOCKET
+            and not needs_resolving(addr)
+            and self._tcp.can_listen(_pipe_addr(addr))
+        )
 
     async def dial(self, addr: Multiaddr, *, source_port: int | None = None) -> WebSocketConn:
         """Connect and open a WebSocket at `/`.

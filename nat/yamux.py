@@ -43,7 +43,7 @@ from lattica.nat.yamux_stream import YamuxStream
 SPARSE_BYTES = 16 * 1024
 SPARSE_INTERVAL = 0.005
 _SPARSE_RUN = 64 * 1024
-"""Bytes of light streams in a row, after which a heavy one gets its turn."""
+"""Bytes by which light streams may get ahead of the heavy ones."""
 _SMALLEST_SPLIT = 512
 """Data is not split just to fill less room than this."""
 _MAX_CONTROL_FRAMES = 4096
@@ -129,6 +129,7 @@ class Session:
         self._light_run = 0
         self._drained: list[YamuxStream] = []
         self._lingering: dict[int, float] = {}
+        self._unreported: list[YamuxStream] = []
         # Liveness.
         self.rtt: float | None = None
         """Shortest round-trip time seen, seconds; None before the first pong.
@@ -162,7 +163,7 @@ class Session:
             )
         stream = self._add_stream(self._next_id, initiated=True)
         self._next_id += 2
-        self.schedule(stream)
+        self.schedule(stream, was_idle=True)
         return stream
 
     def _may_add_stream(self) -> bool:
@@ -187,7 +188,7 @@ class Session:
     def reset(self, stream: YamuxStream, reason: str = "reset by this side") -> None:
         """Abort a stream at once and tell the peer; drops what is queued. Idempotent."""
         if self._abort(stream, reason) and not stream.syn_due:
-            self._queue_control(pack_header(0, _WINDOW_UPDATE, _RST, stream.id, 0))
+            self._control.append(pack_header(0, _WINDOW_UPDATE, _RST, stream.id, 0))
 
     def _abort(self, stream: YamuxStream, reason: str) -> bool:
         if stream.reset_reason is not None or self.streams.get(stream.id) is not stream:
@@ -210,6 +211,7 @@ class Session:
         stream.receive_queue.clear()
         if not stream.received_fin and self.streams.get(stream.id) is stream:
             self._lingering[stream.id] = self._clock() + _LINGER
+            self.window_updates_due.pop(stream.id, None)
 
     def consumed(self, stream: YamuxStream, size: int) -> None:
         """The application has read `size` bytes (called by the stream)."""
@@ -227,6 +229,17 @@ class Session:
         """
         events: list[Event] = []
         self._last_received = self._clock()
+        if len(self._control) > _MAX_CONTROL_FRAMES:
+            raise RemoteProtocolError("yamux: the peer provokes replies and does not read them")
+        try:
+            self._receive_frames(message, events)
+        except RemoteProtocolError:
+            # What happened before it must not be forgotten: somebody may be waiting.
+            self._unreported = [event.stream for event in events if event.stream is not None]
+            raise
+        return events
+
+    def _receive_frames(self, message: bytes, events: list[Event]) -> None:
         position, end = 0, len(message)
         while position < end:
             if self._data_left:
@@ -257,7 +270,6 @@ class Session:
                 events.append(Event(EventKind.GO_AWAY, value=length))
             else:
                 raise RemoteProtocolError(f"yamux: unknown frame type {kind}")
-        return events
 
     def _begin_data(self, flags: int, stream_id: int, length: int, events: list[Event]) -> None:
         stream = self._find(flags, stream_id, events)
@@ -331,7 +343,7 @@ class Session:
                 raise RemoteProtocolError(f"yamux: the peer cannot open stream {stream_id}")
             self._highest_peer_id = max(self._highest_peer_id, stream_id)
             if not self._may_add_stream():
-                self._queue_control(pack_header(0, _WINDOW_UPDATE, _RST, stream_id, 0))
+                self._control.append(pack_header(0, _WINDOW_UPDATE, _RST, stream_id, 0))
                 return None
             stream = self._add_stream(stream_id, initiated=False)
             events.append(Event(EventKind.ACCEPTED, stream))
@@ -339,7 +351,8 @@ class Session:
         found = self.streams.get(stream_id)
         if found is None:
             ours = stream_id % 2 != self._peer_parity
-            if stream_id >= self._next_id if ours else stream_id > self._highest_peer_id:
+            unused = stream_id >= self._next_id if ours else stream_id > self._highest_peer_id
+            if unused or not stream_id:
                 raise RemoteProtocolError(f"yamux: nobody opened stream {stream_id}")
         return found
 
@@ -359,7 +372,7 @@ class Session:
 
     def _on_ping(self, flags: int, value: int, events: list[Event]) -> None:
         if flags & _SYN:
-            self._queue_control(pack_header(0, _PING, _ACK, 0, value))
+            self._control.append(pack_header(0, _PING, _ACK, 0, value))
         elif flags & _ACK and self._ping_sent is not None and value == self._ping_value:
             sample = self._clock() - self._ping_sent
             self._ping_sent = None
@@ -369,20 +382,19 @@ class Session:
 
     # --- sending ---
 
-    def _queue_control(self, frame: bytes) -> None:
-        if len(self._control) >= _MAX_CONTROL_FRAMES:
-            raise RemoteProtocolError("yamux: the peer provokes replies and does not read them")
-        self._control.append(frame)
+    def schedule(self, stream: YamuxStream, *, was_idle: bool = False) -> None:
+        """Give the stream its place in the queue of senders, if it has what to send.
 
-    def schedule(self, stream: YamuxStream) -> None:
-        """Give the stream its place in the queue of senders, if it has what to send."""
+        A stream that was idle until now, with nothing queued, may count as sparse again.
+        """
         if stream.scheduled or stream.reset_reason is not None or not self._sendable(stream):
             return
         stream.scheduled = True
-        now = self._clock()
-        if now >= stream.sparse_until:
-            stream.sparse_left = SPARSE_BYTES
-            stream.sparse_until = now + SPARSE_INTERVAL
+        if was_idle:  # what has a backlog is not sparse, however slow the connection
+            now = self._clock()
+            if now >= stream.sparse_until:
+                stream.sparse_left = SPARSE_BYTES
+                stream.sparse_until = now + SPARSE_INTERVAL
         (self._light if stream.sparse_left > 0 else self._heavy).append(stream)
 
     @staticmethod
@@ -430,9 +442,9 @@ class Session:
                 position += HEADER_SIZE + size
                 if light:
                     stream.sparse_left -= max(size, HEADER_SIZE)
-                    self._light_run += size
+                    self._light_run = min(self._light_run + size, _SPARSE_RUN + SPARSE_BYTES)
                 else:
-                    self._light_run = 0
+                    self._light_run = max(self._light_run - size, 0)
             queue.popleft()
             stream.scheduled = False
             if stream.send_queue or stream.fin_queued:
@@ -503,9 +515,9 @@ class Session:
             and now - stream.last_update < 4 * self.rtt
             and window < self._windows.maximum
         ):
-            growth = min(
-                window, self._windows.maximum - window, self._promise_limit - self._promised
-            )
+            # Half of the budget stays with new streams.
+            left = self._promise_limit // 2 - self._promised
+            growth = min(window, self._windows.maximum - window, left)
             if growth > 0:
                 stream.receive_window += growth
                 self._promised += growth
@@ -522,7 +534,7 @@ class Session:
         if self._ping_sent is None:
             self._ping_value = (self._ping_value + 1) & 0xFFFFFFFF
             self._ping_sent = self._clock()
-            self._queue_control(pack_header(0, _PING, _SYN, 0, self._ping_value))
+            self._control.append(pack_header(0, _PING, _SYN, 0, self._ping_value))
 
     def tick(self) -> None:
         """Do what is due; call it about once a second.
@@ -532,7 +544,8 @@ class Session:
         """
         now = self._clock()
         # If this process was suspended, the peer's silence is not the peer's fault.
-        self._last_received += max(0.0, now - self._last_tick - 2.0)
+        suspended = max(0.0, now - self._last_tick - 2.0)
+        self._last_received = min(now, self._last_received + suspended)
         self._last_tick = now
         silent = now - self._last_received
         if silent >= self._timeouts.keep_alive_timeout:
@@ -540,14 +553,18 @@ class Session:
         if silent >= self._timeouts.keep_alive_interval or self._pongs < _EARLY_PINGS:
             self.ping()
         for stream_id in [key for key, due in self._lingering.items() if due <= now]:
-            self.reset(self.streams[stream_id], "the peer did not close its side")
+            stream = self.streams[stream_id]
+            if stream.fin_sent:
+                self.reset(stream, "the peer did not close its side")
+            else:  # the peer reads slowly, and cannot know yet that we are done
+                self._lingering[stream_id] = now + _LINGER
 
     def go_away(self, code: GoAwayCode) -> None:
         """Queue a GoAway, the last thing a connection says."""
         self._control.append(pack_header(0, _GO_AWAY, 0, 0, code))
 
     def close(self, reason: str) -> list[YamuxStream]:
-        """The connection is gone: abort every stream and return them.
+        """The connection is gone: abort every stream; return all that somebody may wait for.
 
         Data that has arrived stays readable where the peer's FIN has arrived too.
         """
@@ -559,4 +576,4 @@ class Session:
                 self._drop_unsent(stream)
             else:
                 self._abort(stream, reason)
-        return streams
+        return streams + self._unreported + self.take_drained()

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 _COALESCE_BELOW = 1024
 _COALESCED_CHUNK = 16 * 1024
+_MANY_WRITES = 64
 
 
 class YamuxStream:
@@ -92,9 +93,15 @@ class YamuxStream:
     def write(self, data: memoryview) -> None:
         """Queue `data` (format "B") to be sent. It must not change until it is framed."""
         if data.nbytes:
-            self.send_queue.append(data)
+            queue = self.send_queue
+            if len(queue) >= _MANY_WRITES and len(queue[-1]) + data.nbytes <= _COALESCE_BELOW:
+                # Nor must many tiny writes to a peer that does not read.
+                queue[-1] = memoryview(b"".join((queue[-1], data)))
+            else:
+                queue.append(data)
+            was_idle = not self.send_pending
             self.bytes_queued += data.nbytes
-            self.session.schedule(self)
+            self.session.schedule(self, was_idle=was_idle)
 
     def unwrite(self, size: int) -> int:
         """Take back up to `size` bytes from the end of the queue; return how many."""
@@ -109,13 +116,14 @@ class YamuxStream:
             else:
                 taken += len(last)
         self.bytes_queued -= taken
+        self.session.schedule(self)  # a FIN may have waited for these bytes only
         return taken
 
     def finish(self) -> None:
         """Half-close: a FIN follows what has been written. Idempotent."""
         if not self.fin_queued and self.reset_reason is None:
             self.fin_queued = True
-            self.session.schedule(self)
+            self.session.schedule(self, was_idle=not self.send_pending)
 
     # --- receiving ---
 

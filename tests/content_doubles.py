@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import trio
@@ -141,11 +141,13 @@ class MemoryNode:
         return stream
 
     async def _handle(self, handler: Handler, stream: MemoryStream) -> None:
-        try:
+        with suppress(Exception):
             async with stream:
-                await handler(stream)
-        except Exception as error:
-            self.handler_errors.append(error)
+                try:
+                    await handler(stream)
+                except Exception as error:
+                    self.handler_errors.append(error)
+                    raise
 
     async def drop_connections(self) -> None:
         for stream in self.streams:

@@ -10,7 +10,7 @@ import pytest
 @contextmanager
 def raises_leaf(kind, match=None):
     """Expect an exception, plain or as the only leaf of groups."""
-    with pytest.raises(kind, match=match) as info:
+    with pytest.raises(kind, match=match) as info:  # noqa: PT012
         try:
             yield info
         except BaseExceptionGroup as group:

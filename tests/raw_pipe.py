@@ -9,7 +9,7 @@ from lattica.errors import ConnectionClosedError
 
 
 class PipeEnd:
-    """One end. Keeps at most `capacity` bytes on the way and hands out pieces of `chunk`."""
+    """One end: up to `capacity` bytes wait here, and come out in pieces of up to `chunk`."""
 
     def __init__(self, local_addr: Multiaddr, remote_addr: Multiaddr) -> None:
         self.local_addr = local_addr
@@ -47,7 +47,7 @@ class PipeEnd:
         while True:
             if self.closed or self.peer.closed:
                 raise ConnectionClosedError("the other end is gone")
-            room = self.capacity - len(self.peer._inbox)
+            room = self.peer.capacity - len(self.peer._inbox)
             self.peer._inbox += view[:room]
             view = view[room:]
             self._notify()

@@ -65,8 +65,7 @@ _MAX_IN_FLIGHT = 1024
 _VERIFY_UNIT = 32
 """Chunks hashed or copied in one visit to a thread, when a fetch is taken up again."""
 _FINISH_THREADS = 2
-_BACKOFF_FIRST = 0.5
-_BACKOFF_LIMIT = 15.0
+_LONGEST_DELAY = 15.0
 
 
 class FetchingNode(Protocol):
@@ -90,6 +89,8 @@ class FetchOptions:
     """Time without a byte after which the connection counts as lost."""
     give_up_after: float = 300.0
     """Time without progress after which a lost connection becomes an error."""
+    first_delay: float = 0.5
+    """Pause before a lost connection is made anew; doubles up to 15 s while nothing comes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,15 +358,16 @@ class _Fetch:
         spans = self._plan.spans(self._ledger.missing)
         send, receive = trio.open_memory_channel[tuple[Span, bytearray]](self._options.queued_spans)
         lost: Exception | None = None
-        async with trio.open_nursery() as nursery:
-            for _ in range(self._options.verify_threads):
-                nursery.start_soon(self._verify, receive.clone(), finishing)
-            receive.close()
-            with send:
-                try:
-                    await link.spans(spans, send)
-                except _RETRIED as error:
-                    lost = error
+        with single_error():
+            async with trio.open_nursery() as nursery:
+                for _ in range(self._options.verify_threads):
+                    nursery.start_soon(self._verify, receive.clone(), finishing)
+                receive.close()
+                with send:
+                    try:
+                        await link.spans(spans, send)
+                    except _RETRIED as error:
+                        lost = error
         if lost is not None:
             raise lost
 
@@ -404,7 +406,7 @@ class _Fetch:
 
         The first connection is tried once: a wrong address should not be waited for.
         """
-        delay = _BACKOFF_FIRST
+        delay = self._options.first_delay
         while True:
             gain = self._last_gain
             try:
@@ -419,7 +421,7 @@ class _Fetch:
                     raise
                 lost = error  # it served this before: it is being started again
             if self._last_gain != gain:
-                delay = _BACKOFF_FIRST
+                delay = self._options.first_delay
             idle = trio.current_time() - self._last_gain
             if idle > self._options.give_up_after:
                 raise ContentError(
@@ -429,7 +431,7 @@ class _Fetch:
             logger.info("lost the provider: %s; trying again in %.1f s", lost, delay)
             self._emit(Retrying(str(lost), delay))
             await trio.sleep(delay * random.uniform(0.75, 1.25))
-            delay = min(delay * 2, _BACKOFF_LIMIT)
+            delay = min(delay * 2, _LONGEST_DELAY)
 
     async def _open(self) -> Stream:
         # The addresses each time: the node forgets them after a while.

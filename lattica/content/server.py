@@ -28,7 +28,13 @@ from lattica.content.protocol import (
 )
 from lattica.content.single_error import single_error
 from lattica.content.ticket import Ticket
-from lattica.errors import LocalProtocolError, RemoteProtocolError
+from lattica.errors import (
+    ConnectionClosedError,
+    IncompleteReadError,
+    LocalProtocolError,
+    RemoteProtocolError,
+    StreamResetError,
+)
 from lattica.identity import PeerId
 from lattica.nat.stream import Stream
 
@@ -129,6 +135,8 @@ class Publisher:
         try:
             with single_error():
                 await self._answer_all(stream)
+        except (ConnectionClosedError, StreamResetError, IncompleteReadError) as error:
+            logger.debug("%s has left: %s", peer, error)
         finally:
             self._streams[peer] -= 1
             if not self._streams[peer]:
@@ -169,7 +177,11 @@ class Publisher:
                 if scope.cancelled_caught or not data:
                     break
                 for request in core.feed(data):
-                    await answers.send(await self._answer(stream.peer_id, request))
+                    answer = await self._answer(stream.peer_id, request)
+                    try:
+                        await answers.send(answer)
+                    except trio.BrokenResourceError:
+                        return  # sending has failed, which is an error of its own
             core.finish()
 
     async def _answer(self, peer: PeerId, request: Request) -> tuple[bytes, ...]:

@@ -111,9 +111,21 @@ def learned(node: Node, peer: str) -> set[str]:
 
 
 async def partner_learned(partner: ForeignPeer, peer_id: PeerId) -> Identified:
-    """What the partner knows of us, as soon as it knows."""
+    """What the partner knows of us, as soon as it knows that we serve echo."""
+    known: Identified | None = None
     with trio.move_on_after(PATIENCE):
-        while (known := await partner.identified(str(peer_id))) is None or not known.protocols:
+        while (known := await partner.identified(str(peer_id))) is None or (
+            ECHO not in known.protocols
+        ):
             await trio.sleep(0.05)
         return known
-    raise AssertionError(f"{partner.name} never identified us")
+    raise AssertionError(f"{partner.name} never identified us: {known}")
+
+
+async def partner_connected(partner: ForeignPeer, peer_id: PeerId, *, to_us: bool = True) -> None:
+    """Wait until the partner says that it is (or is not) connected to us."""
+    with trio.move_on_after(PATIENCE):
+        while (str(peer_id) in await partner.peers()) is not to_us:
+            await trio.sleep(0.05)
+        return
+    raise AssertionError(f"{partner.name} never {'connected' if to_us else 'disconnected'}")

@@ -28,6 +28,7 @@ from lattica.errors import (
     StreamResetError,
     UnsupportedProtocolError,
 )
+from lattica.handoff import MAX_COPIED, MAX_QUEUED
 from tests.fake_node import WINDOW, FakeNode
 
 PATIENCE = 30.0
@@ -255,6 +256,79 @@ def test_sends_of_many_threads_are_whole(lattica: Lattica) -> None:
     assert sorted(received) == [bytes([number]) * size for number in range(8)]
 
 
+def test_sends_arrive_in_order_whether_queued_or_not(lattica: Lattica) -> None:
+    peer: Peer = "self"
+    sizes = [1, 100, MAX_COPIED, 3, 2 * MAX_QUEUED, 5, MAX_COPIED + 1, WINDOW, 7, 0] * 5
+    pieces: list[bytes | bytearray] = [bytes([i]) * size for i, size in enumerate(sizes)]
+    pieces[::3] = [bytearray(piece) for piece in pieces[::3]]
+    whole = b"".join(pieces)
+    result: Future[bytes] = Future()
+    lattica.handle("/all", lambda stream: result.set_result(b"".join(stream)))
+    with lattica.open_stream(peer, "/all") as stream:
+        for piece in pieces:
+            stream.send_all(piece, timeout=PATIENCE)
+            if isinstance(piece, bytearray):
+                piece[:] = bytes(len(piece))
+        stream.send_eof()
+        with pytest.raises(StreamClosedError):
+            stream.send_all(b"more")
+        assert result.result(PATIENCE) == whole
+
+
+@pytest.mark.parametrize("end", ["stream", "handler"])
+def test_what_is_queued_still_arrives_after_the_end(node: FakeNode, end: str) -> None:
+    peer: Peer = "self"
+    received: Future[bytes] = Future()
+    ready = threading.Event()
+    data = os.urandom(5 * WINDOW)
+
+    def slow(stream: BlockingStream) -> None:
+        ready.wait(PATIENCE)
+        received.set_result(stream.receive_exactly(len(data)))
+
+    with Lattica() as lattica:
+        if end == "handler":
+            lattica.handle("/send", lambda stream: stream.send_all(data))
+            slow_end = in_thread(slow, lattica.open_stream(peer, "/send"))
+            ready.set()
+            slow_end.result(PATIENCE)
+        else:
+            lattica.handle("/slow", slow)
+            stream = lattica.open_stream(peer, "/slow")
+            stream.send_all(data)
+            reading = in_thread(stream.receive_some)
+            until(lambda: lattica._bridge._live)
+            stream.close()
+            with pytest.raises(StreamClosedError):
+                reading.result(PATIENCE)
+            with pytest.raises(StreamClosedError):
+                stream.send_all(b"more")
+            with pytest.raises(StreamClosedError):
+                stream.send_eof()
+            ready.set()
+        assert received.result(PATIENCE) == data
+
+
+def test_an_error_behind_a_queued_send_is_met_by_the_next(lattica: Lattica) -> None:
+    peer: Peer = "self"
+
+    def refuse(stream: BlockingStream) -> None:
+        raise KeyError
+
+    lattica.handle("/refuse", refuse)
+    stream = lattica.open_stream(peer, "/refuse")
+
+    def send_until_it_fails() -> None:
+        while True:
+            stream.send_all(b"x" * 1000, timeout=PATIENCE)
+
+    with pytest.raises(StreamResetError):
+        send_until_it_fails()
+    for _ in range(2):
+        with pytest.raises(StreamResetError):
+            stream.send_all(b"x")
+
+
 def test_several_threads_share_what_is_received(lattica: Lattica) -> None:
     peer: Peer = "self"
     payload = b"".join(number.to_bytes(4, "big") for number in range(20_000))
@@ -352,7 +426,7 @@ def test_handlers_are_bounded_and_further_streams_wait(node: FakeNode) -> None:
             assert started.acquire(timeout=PATIENCE)
         assert not started.acquire(timeout=0.05)
         with pytest.raises(TimeoutError):  # the fourth is not read: its sender is held up
-            streams[3].send_all(bytes(2 * WINDOW), timeout=0.05)
+            streams[3].send_all(bytes(2 * MAX_QUEUED), timeout=0.05)
         streams[3].reset()
         for stream in streams[:3]:
             stream.send_all(b"x")
@@ -490,7 +564,7 @@ def test_close_while_calls_are_blocked(node: FakeNode) -> None:
     stream = lattica.open_stream(peer, "/sink")
     blocked = [in_thread(lattica.connect, "hang") for _ in range(10)]
     blocked.append(in_thread(stream.receive_some))
-    blocked.append(in_thread(stream.send_all, bytes(3 * WINDOW)))
+    blocked.append(in_thread(stream.send_all, bytes(2 * MAX_QUEUED)))
     until(lambda: len(lattica._bridge._live) == len(blocked))
     closers = [in_thread(lattica.close) for _ in range(3)]
     for call in blocked:

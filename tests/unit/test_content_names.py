@@ -127,7 +127,9 @@ def test_relayed_address_in_a_ticket_keeps_its_relay():
     assert [str(a) for a in ticket.addrs] == [f"/ip4/192.0.2.1/tcp/1/p2p/{relay}/p2p-circuit"]
 
 
-@pytest.mark.parametrize("path", ["a", "a/b.c", "ü/é", "…", "a b", "ab:c", ".hidden", "c/.lattica-x"])
+@pytest.mark.parametrize(
+    "path", ["a", "a/b.c", "ü/é", "…", "a b", "ab:c", ".hidden", "c/.lattica-x"]
+)
 def test_ordinary_paths_pass(path):
     check_path(path)
 
@@ -163,7 +165,7 @@ def test_ordinary_paths_pass(path):
     ],
 )
 def test_paths_that_could_do_harm_are_refused(path):
-    with pytest.raises(ValueError, match="path|name"):
+    with pytest.raises(ValueError, match=r"path|name"):
         check_path(path)
 
 
@@ -182,7 +184,7 @@ def test_paths_that_could_do_harm_are_refused(path):
 )
 def test_paths_that_collide_are_refused(paths):
     for order in (paths, paths[::-1]):
-        with pytest.raises(ValueError, match="collide|both"):
+        with pytest.raises(ValueError, match=r"collide|both"):
             check_paths(order)
 
 

@@ -47,9 +47,8 @@ def table(measurements: list[Measurement]) -> Table:
     impls = list(dict.fromkeys(m.impl for m in measurements))
     peers = [impl for impl in impls if impl != OURS]
     shown = Table(title="median of the rounds; green: ours is the better one")
-    shown.add_column("bench")
-    shown.add_column("case")
-    shown.add_column("unit")
+    for column in ("bench", "case", "unit"):
+        shown.add_column(column, no_wrap=True)
     for impl in impls:
         shown.add_column(impl, justify="right")
     if OURS in impls:
@@ -142,7 +141,10 @@ def main(
     settings = Settings(repeats=repeats, seconds=seconds)
     measurements, well = measure(workloads, chosen, settings, json)
     if not json:
-        Console().print(table(measurements))
+        console = Console()
+        if not console.is_terminal:
+            console.width = 160
+        console.print(table(measurements))
     if plot_to is not None and measurements:
         try:
             plot([json_line(m) for m in measurements], plot_to)

@@ -34,7 +34,7 @@ def main() -> None:
         bars = axis.barh(
             names, [row["value"] for row in rows], color=[COLOURS.get(n, "#777777") for n in names]
         )
-        axis.bar_label(bars, fmt="%.4g", padding=3, fontsize=8)
+        axis.bar_label(bars, [f"{row['value']:,g}" for row in rows], padding=3, fontsize=8)
         axis.margins(x=0.25)
         axis.invert_yaxis()
         axis.tick_params(labelsize=8)

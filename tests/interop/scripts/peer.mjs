@@ -44,11 +44,22 @@ async function send (stream, data) {
   }
 }
 
+// Calls onData with everything until the remote closes its side. Not `for await`: in
+// @libp2p/utils 7 that never ends when the remote closed before the iteration began.
+function readToEnd (stream, onData) {
+  return new Promise((resolve, reject) => {
+    stream.addEventListener('close', ({ error }) => error === undefined ? resolve() : reject(error))
+    stream.addEventListener('end', resolve)
+    stream.addEventListener('message', ({ data }) => onData(data))
+    if (stream.readableEnded) {
+      resolve()
+    }
+  })
+}
+
 await node.handle(ECHO, async (stream) => {
   try {
-    for await (const data of stream) {
-      await send(stream, data)
-    }
+    await readToEnd(stream, (data) => stream.send(data))
     await stream.close()
   } catch (error) {
     stream.abort(error)
@@ -86,17 +97,17 @@ const requests = {
     const stream = await connectionTo(peer).newStream(ECHO)
     const hash = createHash('sha256')
     let received = 0
-    const reading = (async () => {
-      for await (const data of stream) {
-        hash.update(data.subarray())
-        received += data.byteLength
+    const reading = readToEnd(stream, (data) => {
+      hash.update(data.subarray())
+      received += data.byteLength
+    })
+    const sending = (async () => {
+      for (let start = 0; start < size; start += CHUNK) {
+        await send(stream, payload.subarray(start, start + CHUNK))
       }
+      await stream.close()
     })()
-    for (let start = 0; start < size; start += CHUNK) {
-      await send(stream, payload.subarray(start, start + CHUNK))
-    }
-    await stream.close()
-    await reading
+    await Promise.all([reading, sending])
     const same = hash.digest('hex') === createHash('sha256').update(payload).digest('hex')
     return { sent: size, received, same }
   }
