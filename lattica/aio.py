@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import trio
 
-from lattica.bridge import Bridge, seconds
+from lattica.bridge import Bridge
+from lattica.call import seconds
 from lattica.errors import LocalProtocolError, StreamResetError
 from lattica.facade import EventsCore, NodeFacade
 from lattica.handoff import Buffer, StreamCore, StreamHandle

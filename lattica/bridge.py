@@ -6,7 +6,8 @@ anybody: `call` blocks the calling thread, `acall` suspends the calling asyncio 
 
 What holds for every call:
 
-- It starts in the order of submission, and runs as a trio task of its own.
+- It runs as a trio task of its own. Coroutine functions that were submitted at the same time
+  begin in any order; plain functions run at once and in order, before whatever comes later.
 - Its exception is raised in the caller with its own type.
 - A caller that goes away (`KeyboardInterrupt` in the calling thread, cancellation of the
   asyncio task) cancels the trio task *and waits for its end*, so that nothing is still at
@@ -14,8 +15,8 @@ What holds for every call:
   the call's `give_back`, so that it is not lost.
 - When the bridge closes, calls in flight are cancelled and raise `LocalProtocolError`.
 
-trio's own `trio.from_thread.run` and anyio's portal lack the last two, and cost about twice
-as much per call as a task started through `TrioToken.run_sync_soon`.
+`trio.from_thread.run` and anyio's portal do not have the last two, and the portal costs about
+twice as much a call.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import logging
-import math
 import os
 import threading
 import time
@@ -37,6 +37,7 @@ from typing import Any, Generic, TypeVar, TypeVarTuple
 
 import trio
 
+from lattica.call import Call
 from lattica.errors import LatticaError, LocalProtocolError
 
 log = logging.getLogger(__name__)
@@ -53,138 +54,6 @@ class _End(Enum):
 
 EXIT_GRACE = 5.0
 """Seconds that the interpreter's exit waits for bridges that nobody closed."""
-
-
-def seconds(timeout: float | None) -> float:
-    """A time limit as trio takes it. Raises `ValueError` for what is none."""
-    if timeout is None:
-        return math.inf
-    if not timeout >= 0:
-        raise ValueError(f"a timeout is a number of seconds >= 0, or None; not {timeout!r}")
-    return timeout
-
-
-class Call(Generic[T]):
-    """One function to be run in the trio thread, and the future of its result.
-
-    `fn` is a coroutine function, or with `plain` an ordinary one, which then runs without a
-    task of its own and must not block. `timeout` is in seconds, for coroutine functions.
-    `give_back` gets the result of a call whose caller has gone, in any thread.
-    """
-
-    __slots__ = ("_abandoned", "_args", "_bridge", "_fn", "_give_back", "_lock", "_plain",
-                 "_scope", "_timeout", "_value", "future")  # fmt: skip
-
-    def __init__(
-        self,
-        bridge: Bridge[Any],
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        *,
-        plain: bool = False,
-        timeout: float | None = None,
-        give_back: Callable[[T], object] | None = None,
-    ) -> None:
-        self.future: Future[T] = Future()
-        self._bridge = bridge
-        self._fn = fn
-        self._args = args
-        self._plain = plain
-        self._timeout = seconds(timeout)
-        self._give_back = give_back
-        self._scope: trio.CancelScope | None = None
-        self._lock = threading.Lock()
-        self._abandoned = False
-        self._value: tuple[T] | None = None
-
-    def abandon(self) -> None:
-        """From any thread: nobody wants the result any more. The future finishes soon.
-
-        When it has, or if it had already, the result has been given back.
-        """
-        with self._lock:
-            if self._abandoned:
-                return
-            self._abandoned = True
-            value = self._value
-        if value is None:
-            self._bridge.soon(self._cancel)
-        else:
-            self._return(value[0])
-
-    def start(self) -> None:
-        """In the trio thread: begin."""
-        if self.future.done():
-            return
-        nursery = self._bridge.nursery
-        if nursery is None:
-            self.fail(self._bridge.closed_error())
-        elif not self._plain:
-            nursery.start_soon(self._run)
-        else:
-            try:
-                value = self._fn(*self._args)
-            except BaseException as exc:
-                self.fail(exc)
-            else:
-                self._finish(value)
-
-    def fail(self, exc: BaseException) -> None:
-        """Finish with an exception; nothing happens when the call has finished already."""
-        if not self.future.done():
-            self.future.set_exception(exc)
-        self._bridge.forget(self)
-
-    async def _run(self) -> None:
-        if self.future.done():
-            return
-        scope = self._scope = trio.CancelScope(deadline=trio.current_time() + self._timeout)
-        try:
-            with scope:
-                value = await self._fn(*self._args)
-        except trio.Cancelled:
-            self.fail(self._bridge.closed_error())
-            raise
-        except BaseExceptionGroup as group:
-            cancelled, _ = group.split(trio.Cancelled)
-            self.fail(group if cancelled is None else self._bridge.closed_error())
-            if cancelled is not None:
-                raise cancelled from None
-        except trio.TooSlowError as exc:
-            error = TimeoutError(str(exc) or "the operation timed out")
-            error.__cause__ = exc
-            self.fail(error)
-        except BaseException as exc:
-            self.fail(exc)
-        else:
-            if not scope.cancelled_caught:
-                self._finish(value)
-            elif self._abandoned:
-                self.fail(LocalProtocolError("the caller abandoned the call"))
-            else:
-                self.fail(TimeoutError(f"not finished within {self._timeout:g} s"))
-
-    def _finish(self, value: T) -> None:
-        with self._lock:
-            self._value = (value,)
-            abandoned = self._abandoned
-        if abandoned:
-            self._return(value)
-        self.future.set_result(value)
-        self._bridge.forget(self)
-
-    def _cancel(self) -> None:
-        if self._scope is not None:
-            self._scope.cancel()
-        else:  # it has not begun, and now does not begin
-            self.fail(LocalProtocolError("the caller abandoned the call"))
-
-    def _return(self, value: T) -> None:
-        if self._give_back is not None:
-            try:
-                self._give_back(value)
-            except Exception:
-                log.exception("the result of an abandoned call could not be disposed of")
 
 
 class Bridge(Generic[R]):
@@ -306,10 +175,14 @@ class Bridge(Generic[R]):
 
         call: Call[T] = Call(self, fn, (relay,), timeout=timeout)
         try:
-            return await self._await(call)
-        finally:
+            result = await self._await(call)
+        except Exception:
             if errors:
-                raise errors[0]
+                raise errors[0] from None
+            raise
+        if errors:
+            raise errors[0]
+        return result
 
     def submit_plain(self, fn: Callable[[*Ts], T], *args: *Ts) -> Future[T]:
         """Have an ordinary function run in the trio thread, before any later call.

@@ -153,7 +153,7 @@ class SendQueue:
     def offer(self, data: Buffer) -> bool:
         """From any thread: take the data, to be sent soon, or refuse it."""
         if type(data) is not bytes:
-            if len(data) > MAX_COPIED:
+            if memoryview(data).nbytes > MAX_COPIED:
                 return False
             data = bytes(data)
         with self._lock:

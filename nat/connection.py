@@ -218,6 +218,8 @@ class Connection:
                         self._accept(yamux)
                     elif isinstance(yamux.owner, Stream):
                         yamux.owner.wake()
+                        if yamux.session is not session:  # it was aborted for its memory
+                            yamux.owner.connection.wake_writer()
                 elif kind is EventKind.GO_AWAY and event.value:
                     logger.info(
                         "peer ends the connection with code %d peer=%s", event.value, self.peer_id

@@ -76,8 +76,9 @@ class EventStream:
     async def __anext__(self) -> SwarmEvent:
         if self._lost and not self._send.statistics().current_buffer_used:
             # Nothing may follow soon that would bring the news.
-            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint_if_cancelled()
             lost, self._lost = self._lost, 0
+            await trio.lowlevel.cancel_shielded_checkpoint()
             return EventsLost(lost)
         return await self._receive.__anext__()
 

@@ -40,25 +40,33 @@ class ProtocolTable:
             if handler is not None:
                 await handler(stream)
                 stream.close()
-        except trio.Cancelled:
+        except* trio.Cancelled:
             stream.reset()
             raise
-        except Exception as error:
-            if isinstance(error, LatticaError) and stream.is_dead:
-                # The peer or the network ended it, which is no news.
-                logger.debug("stream ended: %s stream=%r", error, stream)
-            elif isinstance(error, RemoteProtocolError):
-                logger.warning(
-                    "stream reset: peer breaks %s: %s peer=%s",
-                    stream.protocol or "multistream",
-                    error,
-                    stream.peer_id,
-                )
-            else:
-                logger.exception(
-                    "stream reset: handler of %s failed peer=%s", stream.protocol, stream.peer_id
-                )
+        except* Exception as group:
+            self._report(stream, group)
             stream.reset()
+
+    def _report(self, stream: Stream, group: BaseExceptionGroup[Exception]) -> None:
+        errors = _leaves(group)
+        error = errors[0] if len(errors) == 1 else group
+        if stream.is_dead and all(isinstance(leaf, LatticaError) for leaf in errors):
+            # The peer or the network ended it, which is no news.
+            logger.debug("stream ended: %s stream=%r", error, stream)
+        elif isinstance(error, RemoteProtocolError):
+            logger.warning(
+                "stream reset: peer breaks %s: %s peer=%s",
+                stream.protocol or "multistream",
+                error,
+                stream.peer_id,
+            )
+        else:
+            logger.error(
+                "stream reset: handler of %s failed peer=%s",
+                stream.protocol,
+                stream.peer_id,
+                exc_info=error,
+            )
 
     async def _negotiate(self, stream: Stream) -> StreamHandler | None:
         negotiation = Responder(self.handlers.__contains__, lambda: tuple(self.handlers))
@@ -77,4 +85,16 @@ class ProtocolTable:
             return None
         stream.protocol = negotiation.selected
         stream.push_back(negotiation.rest)
-        return self.handlers[negotiation.selected]
+        return self.handlers.get(negotiation.selected, _gone)
+
+
+async def _gone(stream: Stream) -> None:
+    """Stands in for a handler that was removed while its protocol was being agreed on."""
+    stream.reset()
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    """The exceptions in a group and its groups, or the one that is none."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for part in error.exceptions for leaf in _leaves(part)]
+    return [error]

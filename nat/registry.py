@@ -51,6 +51,8 @@ class Registry:
         ours_wins = self._local.to_bytes() < connection.peer_id.to_bytes()
         preferred = Direction.OUTBOUND if ours_wins else Direction.INBOUND
         for other in connections:
+            if other.closed_reason is not None:
+                continue  # about to be removed
             simultaneous = (
                 other.direction is not connection.direction
                 and connection.established_at - other.established_at < SIMULTANEOUS
@@ -101,7 +103,9 @@ class Registry:
                 c.last_stream_at,
             )
         )
-        return candidates[: self.total - int(limits.max_connections * limits.low_watermark)]
+        watermark = int(limits.max_connections * limits.low_watermark)
+        room = limits.max_connections - adding
+        return candidates[: self.total - min(watermark, room)]
 
     def to_retire(self, now: float, idle: float) -> list[Connection]:
         """Retired connections that have had no stream for `idle` seconds."""

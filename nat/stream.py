@@ -203,7 +203,8 @@ class Stream:
         """Return exactly `size` bytes.
 
         Raises :class:`IncompleteReadError` if the stream ends before. Memory is taken as
-        the bytes arrive, so a large `size` that a peer names costs nothing by itself.
+        the bytes arrive, so a large `size` that a peer names costs nothing by itself. If
+        cancelled, what has arrived is there to be read again.
         """
         if not size:  # there need not be anything to come
             await trio.lowlevel.checkpoint()
@@ -214,10 +215,16 @@ class Stream:
         if len(chunk) == size:
             return bytes(chunk)
         received = bytearray(chunk)
-        while len(received) < size:
-            if not await self._wait_data():
-                raise IncompleteReadError(f"the stream ended after {len(received)} of {size} bytes")
-            received += self._take(size - len(received))
+        try:
+            while len(received) < size:
+                if not await self._wait_data():
+                    raise IncompleteReadError(
+                        f"the stream ended after {len(received)} of {size} bytes"
+                    )
+                received += self._take(size - len(received))
+        except BaseException:
+            self.push_back(bytes(received))
+            raise
         return bytes(received)
 
     async def _wait_data(self) -> bool:
@@ -225,13 +232,17 @@ class Stream:
         await trio.lowlevel.checkpoint()
         yamux = self._yamux
         while True:
+            # What came before the connection was lost comes before the news of it.
+            if (self._head or yamux.receive_queue) and self._is_readable:
+                return True
             self._raise_if_unreadable()
-            if self._negotiation is None:
-                if self._head or yamux.receive_queue:
-                    return True
-                if yamux.received_fin:
-                    return False
+            if yamux.received_fin:
+                return False
             await self._readable.wait()
+
+    @property
+    def _is_readable(self) -> bool:
+        return self._negotiation is None and not self._yamux.receive_discarded
 
     def _raise_if_unreadable(self) -> None:
         self._raise_if_dead()
@@ -274,6 +285,7 @@ class Stream:
         try:
             negotiation.receive(bytes(self._take(None)))
             if negotiation.failed:
+                self.connection.known_protocols.difference_update(negotiation.protocols)
                 raise UnsupportedProtocolError(self.peer_id, negotiation.protocols)
         except LatticaError as error:
             self._refusal = error  # for whoever uses the stream next

@@ -236,7 +236,7 @@ class Swarm:
     async def _handle_inbound(self, raw: RawConn) -> None:
         scope = trio.CancelScope(deadline=trio.current_time() + self.config.timeouts.handshake)
         self._pending_inbound[id(scope)] = scope
-        reason: object = "handshake took too long"
+        reason: object = None
         connection = None
         try:
             with scope:
@@ -245,11 +245,12 @@ class Swarm:
             reason = error
         except Exception:
             logger.exception("inbound handshake: internal error addr=%s", raw.remote_addr)
-            reason = None
         finally:
-            self._pending_inbound.pop(id(scope), None)
+            evicted = self._pending_inbound.pop(id(scope), None) is None
             if connection is None:
                 raw.abort()
+        if scope.cancelled_caught:
+            reason = "too many handshakes at once" if evicted else "handshake took too long"
         if connection is not None:
             self._register(connection)
         elif reason is not None:
@@ -356,6 +357,7 @@ class Swarm:
         if registry.total >= limits.max_connections and connection.direction is Direction.INBOUND:
             for old in registry.to_trim(trio.current_time(), adding=1):
                 old.abort("trimmed: this node has too many connections")
+                self._forget(old)  # its place is needed now
             if registry.total >= limits.max_connections:
                 connection.abort("this node has too many connections")
                 logger.warning(
@@ -381,13 +383,18 @@ class Swarm:
         finally:
             reason = connection.closed_reason or "closed"
             logger.debug("connection ended: %s peer=%s", reason, connection.peer_id)
-            if self.registry.remove(connection):
-                self.events.publish(PeerDisconnected(connection.peer_id, reason))
-            self._negotiating.pop(connection.serial, None)
-            self._notify_changed()
+            self._forget(connection)
             if not nursery.cancel_scope.cancel_called:
                 for hook in self.on_disconnected:
                     self.start_soon(hook, connection)
+
+    def _forget(self, connection: Connection) -> None:
+        """The connection counts no more."""
+        if self.registry.remove(connection):
+            reason = connection.closed_reason or "closed"
+            self.events.publish(PeerDisconnected(connection.peer_id, reason))
+        self._negotiating.pop(connection.serial, None)
+        self._notify_changed()
 
     def _notify_changed(self) -> None:
         self._changed.set()
@@ -458,10 +465,10 @@ class Swarm:
                 raise
             return existing
         self._register(connection)
-        if connection.closed_reason is not None:
-            raise ResourceLimitError(connection.closed_reason)
-        best = self.registry.best(connection.peer_id)
-        return best if best is not None else connection
+        best = self.registry.best(connection.peer_id) or connection
+        if best.closed_reason is not None:
+            raise ResourceLimitError(best.closed_reason)
+        return best
 
     async def dial_fresh(
         self, peer_id: PeerId, addr: Multiaddr, *, as_responder: bool = False

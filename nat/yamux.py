@@ -62,7 +62,10 @@ class EventKind(Enum):
     READABLE = "readable"
     """`stream` has data, or its peer's FIN has arrived."""
     RESET = "reset"
-    """`stream` was aborted; `stream.reset_reason` says why."""
+    """`stream` was aborted; `stream.reset_reason` says why.
+
+    It is one of another session where its memory was needed (:class:`MemoryBudget`).
+    """
     PONG = "pong"
     """A ping was answered; `session.rtt` is up to date."""
     GO_AWAY = "go-away"
@@ -79,11 +82,36 @@ class Event:
 class MemoryBudget:
     """Bytes received and not yet read, over all connections of a swarm."""
 
-    __slots__ = ("limit", "used")
+    __slots__ = ("limit", "sessions", "used")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
+        self.sessions: set[Session] = set()
+
+    def make_room(self, size: int, now: float) -> list[YamuxStream]:
+        """Abort the streams that have held most for longest until `size` more bytes fit.
+
+        Not those that happen to receive next: whoever reads must not suffer from those who
+        do not. An eighth is freed beyond that, as the search is work.
+        """
+        holders = [
+            stream
+            for session in self.sessions
+            for stream in session.streams.values()
+            if stream.receive_queue
+        ]
+        holders.sort(
+            key=lambda s: sum(map(len, s.receive_queue)) * (now - s.unread_since + 1.0),
+            reverse=True,
+        )
+        aborted = []
+        for stream in holders:
+            if self.used + size <= self.limit - self.limit // 8:
+                break
+            stream.session.reset(stream, "the memory budget for received data is used up")
+            aborted.append(stream)
+        return aborted
 
 
 class Session:
@@ -112,6 +140,9 @@ class Session:
         self._max_streams = limits.max_streams_per_connection
         self._promise_limit = limits.receive_memory_per_connection
         self._promised = 0
+        self._held = 0
+        self._accounting = True
+        self._budget.sessions.add(self)
         self.streams: dict[int, YamuxStream] = {}
         self._next_id = 1 if initiator else 2
         self._peer_parity = 0 if initiator else 1
@@ -207,7 +238,7 @@ class Session:
     def discard_received(self, stream: YamuxStream) -> None:
         """Drop what the stream has received, and whatever it will receive."""
         stream.receive_discarded = True
-        self._budget.used -= sum(map(len, stream.receive_queue))
+        self._account(-sum(map(len, stream.receive_queue)))
         stream.receive_queue.clear()
         if not stream.received_fin and self.streams.get(stream.id) is stream:
             self._lingering[stream.id] = self._clock() + _LINGER
@@ -215,9 +246,14 @@ class Session:
 
     def consumed(self, stream: YamuxStream, size: int) -> None:
         """The application has read `size` bytes (called by the stream)."""
-        self._budget.used -= size
+        self._account(-size)
+        stream.unread_since = self._last_received
         stream.consumed += size
-        if stream.consumed * 2 >= stream.receive_window and not stream.received_fin:
+        if (
+            stream.consumed * 2 >= stream.receive_window
+            and not stream.received_fin
+            and self.streams.get(stream.id) is stream
+        ):
             self.window_updates_due[stream.id] = stream
 
     # --- receiving ---
@@ -299,11 +335,10 @@ class Session:
                 if stream.receive_credit <= 0:
                     # It is not a straggler: the peer goes on sending what nobody reads.
                     self.reset(stream, "closed by this side while the peer was sending")
-            elif self._budget.used + size > self._budget.limit:
-                self.reset(stream, "the memory budget for received data is used up")
-                events.append(Event(EventKind.RESET, stream))
-            else:
-                self._budget.used += size
+            elif self._has_room(stream, size, events):
+                if not stream.receive_queue:
+                    stream.unread_since = self._last_received
+                self._account(size)
                 stream.append_received(message, position, position + size)
                 if not events or events[-1].stream is not stream:
                     events.append(Event(EventKind.READABLE, stream))
@@ -311,6 +346,18 @@ class Session:
         if not self._data_left:
             self._end_data(events)
         return position + size
+
+    def _has_room(self, stream: YamuxStream, size: int, events: list[Event]) -> bool:
+        """Whether the budget allows `size` bytes for the stream, if need be at others' cost."""
+        budget = self._budget
+        if budget.used + size <= budget.limit:
+            return True
+        aborted = budget.make_room(size, self._last_received)
+        if stream.reset_reason is None and budget.used + size > budget.limit:
+            self.reset(stream, "the memory budget for received data is used up")
+            aborted.append(stream)
+        events += [Event(EventKind.RESET, gone) for gone in aborted]
+        return stream.reset_reason is None
 
     def _end_data(self, events: list[Event]) -> None:
         if self._data_fin and self._data_stream is not None:
@@ -564,16 +611,27 @@ class Session:
         self._control.append(pack_header(0, _GO_AWAY, 0, 0, code))
 
     def close(self, reason: str) -> list[YamuxStream]:
-        """The connection is gone: abort every stream; return all that somebody may wait for.
+        """The connection is gone: end every stream; return all that somebody may wait for.
 
-        Data that has arrived stays readable where the peer's FIN has arrived too.
+        Data that has arrived stays readable, before the reader learns of the end.
         """
         self.went_away = True
         streams = list(self.streams.values())
         for stream in streams:
-            if stream.received_fin and not stream.receive_discarded:
-                self._remove_stream(stream)
-                self._drop_unsent(stream)
-            else:
+            if stream.receive_discarded:
                 self._abort(stream, reason)
+                continue
+            if not stream.received_fin:
+                stream.reset_reason = reason
+            self._remove_stream(stream)
+            self._drop_unsent(stream)
+        self._account(-self._held)
+        self._accounting = False
+        self._budget.sessions.discard(self)
         return streams + self._unreported + self.take_drained()
+
+    def _account(self, size: int) -> None:
+        """Count received bytes in, or read or dropped ones out."""
+        if self._accounting:
+            self._held += size
+            self._budget.used += size

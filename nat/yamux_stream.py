@@ -46,6 +46,7 @@ class YamuxStream:
         "sparse_left",
         "sparse_until",
         "syn_due",
+        "unread_since",
         "wake_below",
     )
 
@@ -78,6 +79,8 @@ class YamuxStream:
         self.consumed = 0
         """Bytes read since the last window update."""
         self.last_update = now
+        self.unread_since = now
+        """When the application last read, or the first of what it has not read arrived."""
         self.received_fin = False
         self.receive_discarded = False
         self.reset_reason: str | None = None
@@ -126,11 +129,6 @@ class YamuxStream:
             self.session.schedule(self, was_idle=not self.send_pending)
 
     # --- receiving ---
-
-    @property
-    def receive_buffered(self) -> int:
-        """Bytes received and not read."""
-        return self.receive_window - self.receive_credit - self.consumed
 
     def take(self, max_bytes: int | None = None) -> bytes | bytearray | memoryview:
         """Remove and return the first chunk (or its first `max_bytes`); empty when none.

@@ -157,7 +157,7 @@ class _Link:
         self._options = options
         self._core = ClientCore()
 
-    async def _receive(self) -> list[bytearray]:
+    async def _receive(self) -> list[memoryview]:
         """Wait for bytes; return the answers that they complete."""
         with trio.move_on_after(self._options.stalled_after) as scope:
             count = await self._stream.receive_into(self._core.buffer())
@@ -177,6 +177,10 @@ class _Link:
                 _refused(answer, self._ticket)
         return bodies
 
+    def recycle(self, data: memoryview) -> None:
+        """Take back the memory of an answer."""
+        self._core.recycle(data)
+
     async def manifest(self) -> bytes:
         """Fetch the bytes of the ticket's manifest and check their hash."""
         await self._stream.send_all(self._core.request_manifest(self._ticket.cid))
@@ -191,7 +195,7 @@ class _Link:
         return data
 
     async def spans(
-        self, spans: Iterator[Span], sink: trio.MemorySendChannel[tuple[Span, bytearray]]
+        self, spans: Iterator[Span], sink: trio.MemorySendChannel[tuple[Span, memoryview]]
     ) -> None:
         """Ask for all spans, keeping the window full, and pass on what comes."""
         window = self._options.window
@@ -356,12 +360,14 @@ class _Fetch:
     async def _transfer(self, link: _Link, finishing: trio.Nursery) -> None:
         """Obtain all missing chunks over one stream. What came before an error is kept."""
         spans = self._plan.spans(self._ledger.missing)
-        send, receive = trio.open_memory_channel[tuple[Span, bytearray]](self._options.queued_spans)
+        send, receive = trio.open_memory_channel[tuple[Span, memoryview]](
+            self._options.queued_spans
+        )
         lost: Exception | None = None
         with single_error():
             async with trio.open_nursery() as nursery:
                 for _ in range(self._options.verify_threads):
-                    nursery.start_soon(self._verify, receive.clone(), finishing)
+                    nursery.start_soon(self._verify, link, receive.clone(), finishing)
                 receive.close()
                 with send:
                     try:
@@ -373,7 +379,8 @@ class _Fetch:
 
     async def _verify(
         self,
-        spans: trio.MemoryReceiveChannel[tuple[Span, bytearray]],
+        link: _Link,
+        spans: trio.MemoryReceiveChannel[tuple[Span, memoryview]],
         finishing: trio.Nursery,
     ) -> None:
         source = f"peer {self._ticket.peer_id}"
@@ -382,7 +389,7 @@ class _Fetch:
                 await trio.to_thread.run_sync(
                     self._files.write, span.first, span.count, data, source
                 )
-                del data
+                link.recycle(data)
                 self._last_gain = trio.current_time()
                 numbers = range(span.first, span.first + span.count)
                 self._ledger.add(numbers, fetched=True)

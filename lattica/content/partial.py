@@ -187,7 +187,7 @@ class PartialFiles:
 
     # --- writing ---
 
-    def write(self, first: int, count: int, data: bytes | bytearray, source: str) -> None:
+    def write(self, first: int, count: int, data: bytes | memoryview, source: str) -> None:
         """Verify consecutive chunks, write them to their places, and note it in the journal.
 
         Raises :class:`IntegrityError` that names `source` before anything of a wrong chunk

@@ -39,6 +39,7 @@ _MAX_REQUEST = 64
 _MAX_ANSWER = MAX_REFUSAL_BYTES + 16
 _MAX_NUMBER = (1 << 32) - 1
 _SCRATCH = 4096
+_MAX_SPARE = 8
 
 
 class Refusal(IntEnum):
@@ -74,7 +75,7 @@ class SpanRequest:
 class Body:
     """The bytes that were asked for; not yet checked against any hash."""
 
-    data: bytearray
+    data: memoryview
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,15 +167,17 @@ class ClientCore:
 
     Received bytes are put where they belong without a detour: read into :meth:`buffer`, then
     say how many came with :meth:`received`. An answer's memory is taken only after its length
-    has been compared with what was asked for.
+    has been compared with what was asked for; who is done with a body gives it back with
+    :meth:`recycle`, since fresh memory costs the kernel as much time as filling it.
     """
 
     def __init__(self) -> None:
         self._expected: deque[_Expected] = deque()
         self._scratch = memoryview(bytearray(_SCRATCH))
         self._header = bytearray()
-        self._body: bytearray | None = None
+        self._body: memoryview | None = None
         self._filled = 0
+        self._spare: list[bytearray] = []
 
     @property
     def outstanding(self) -> int:
@@ -199,7 +202,7 @@ class ClientCore:
     def buffer(self) -> memoryview:
         """Where the next bytes from the stream belong; never empty."""
         if self._body is not None:
-            return memoryview(self._body)[self._filled :]
+            return self._body[self._filled :]
         return self._scratch
 
     def received(self, count: int) -> list[Answer]:
@@ -215,6 +218,22 @@ class ClientCore:
         while (answer := self._next_header()) is not None:
             answers += answer
         return answers
+
+    def recycle(self, data: memoryview) -> None:
+        """Take back the memory of a body that nobody uses any more."""
+        memory = data.obj
+        if (
+            isinstance(memory, bytearray)
+            and len(memory) == MAX_SPAN_BYTES
+            and len(self._spare) < _MAX_SPARE
+        ):
+            self._spare.append(memory)
+
+    def _allocate(self, size: int) -> memoryview:
+        if size > MAX_SPAN_BYTES:
+            return memoryview(bytearray(size))
+        memory = self._spare.pop() if self._spare else bytearray(MAX_SPAN_BYTES)
+        return memoryview(memory)[:size]
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Answer]:
         """Take bytes in any split by copying them; returns and raises as :meth:`received`."""
@@ -269,7 +288,7 @@ class ClientCore:
                         f"an answer of {size} bytes, where {expected.least} to "
                         f"{expected.greatest} belong"
                     )
-                self._body = bytearray(size)
+                self._body = self._allocate(size)
                 self._filled = min(len(rest), size)
                 self._body[: self._filled] = rest[: self._filled]
                 self._header = rest[self._filled :]

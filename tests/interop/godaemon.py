@@ -153,11 +153,11 @@ class GoDaemon(ForeignPeer):
     async def wait_ready(self) -> None:
         with trio.fail_after(START_TIMEOUT):
             while True:
-                try:
-                    response = await self._ask(IDENTIFY_REQUEST)
-                    break
-                except OSError:
-                    await trio.sleep(0.05)
+                with suppress(OSError):
+                    async with self._control():
+                        break
+                await trio.sleep(0.05)
+        response = await self._ask(IDENTIFY_REQUEST)
         (identity,) = only_bytes(response, 4)
         self.peer_id = _peer_text(only_bytes(identity, 1)[0])
         self.addrs = tuple(f"{Multiaddr(a)}/p2p/{self.peer_id}" for a in only_bytes(identity, 2))

@@ -65,7 +65,10 @@ async def test_private_network_dialed_by_us(js_installed, tmp_path, listen):
 @pytest.mark.parametrize("listen", [TCP, WEBSOCKET], ids=["tcp", "websocket"])
 async def test_private_network_dialed_by_js(js_installed, tmp_path, listen):
     psk = os.urandom(32)
-    async with js_peer(js_installed, tmp_path, psk=psk) as partner, our_node(listen, psk=psk) as node:
+    async with (
+        js_peer(js_installed, tmp_path, psk=psk) as partner,
+        our_node(listen, psk=psk) as node,
+    ):
         await partner.connect(address(node, ending="/ws" if listen is WEBSOCKET else ""))
         await node.wait_connected(partner.peer_id, timeout=10)
         await exercise(node, partner)

@@ -51,11 +51,11 @@ def test_answers_come_in_order(feed):
     data += encode_refusal(Refusal.CHANGED, "é" * 1000)
     data += encode_body_header(10) + b"abcdefghij"
     answers = feed(client, data)
-    assert answers[0] == Body(bytearray(b"12345"))
+    assert answers[0] == Body(memoryview(b"12345"))
     assert isinstance(answers[1], Refused)
     assert answers[1].code is Refusal.CHANGED
     assert answers[1].message == "é" * 256
-    assert answers[2] == Body(bytearray(b"abcdefghij"))
+    assert answers[2] == Body(memoryview(b"abcdefghij"))
     assert client.outstanding == 1
     with pytest.raises(IncompleteReadError, match="1 answers missing"):
         client.finish()
@@ -70,6 +70,12 @@ def test_body_is_received_into_its_own_memory():
     (answer,) = client.received(MAX_SPAN_BYTES)
     assert answer.data == b"x" * MAX_SPAN_BYTES
     client.finish()
+    # Given back, the memory is used again, without a trace of what was in it.
+    client.recycle(answer.data)
+    client.request_span(CID, 0, 1, 3)
+    (again,) = client.feed(encode_body_header(3) + b"abc")
+    assert again == Body(memoryview(b"abc"))
+    assert again.data.obj is answer.data.obj
 
 
 def test_unknown_refusal_codes_are_understood_as_refusals():

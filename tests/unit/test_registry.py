@@ -127,6 +127,15 @@ def test_a_dead_connection_is_not_offered():
     assert reg.best(SMALL) is first
 
 
+def test_a_dead_connection_is_not_preferred_to_a_new_one():
+    reg = registry()
+    dead, new = Conn(SMALL, IN), Conn(SMALL, OUT)
+    reg.add(dead)
+    dead.closed_reason = "closed by the peer"
+    reg.add(new)
+    assert reg.best(SMALL) is new
+
+
 def test_a_retired_connection_serves_again_when_it_is_the_only_one_left():
     reg = registry()
     kept, other = Conn(SMALL, IN), Conn(SMALL, OUT)
@@ -170,6 +179,15 @@ def test_trimming_starts_over_the_limit_and_stops_at_the_watermark():
     assert reg.to_trim(1000, adding=1) == connections[:2]
     reg.add(Conn(SMALL, last_stream_at=99))
     assert reg.to_trim(1000) == connections[:3]
+
+
+def test_a_watermark_at_the_limit_still_makes_room_for_one():
+    reg = registry(max_connections=2, low_watermark=1, trim_grace=0)
+    old, new = Conn(SMALL), Conn(LARGE, last_stream_at=1)
+    reg.add(old)
+    reg.add(new)
+    assert reg.to_trim(10) == []
+    assert reg.to_trim(10, adding=1) == [old]
 
 
 def test_order_of_trimming():

@@ -384,7 +384,7 @@ def test_promised_windows_are_limited() -> None:
 
 
 def test_total_memory_is_limited() -> None:
-    """Over all connections; the stream whose data does not fit is reset, the others go on."""
+    """Over all connections; the stream that holds most is reset, the others go on."""
     budget = MemoryBudget(100 * KIB)
     one, other = new_side(budget=budget), new_side(budget=budget)
     first, second = open_by_peer(one), open_by_peer(other)
@@ -392,14 +392,42 @@ def test_total_memory_is_limited() -> None:
     one.receive(data_frame(1, bytes(60 * KIB)))
     other.receive(data_frame(3, bytes(30 * KIB)))
     events = other.receive(data_frame(1, bytes(30 * KIB)) + frame(PING, SYN, 0, 1))
-    assert [event.kind for event in events] == [EventKind.RESET]
-    assert second.reset_reason is not None
-    assert "memory" in second.reset_reason
-    assert Frame(WINDOW_UPDATE, RST, 1, 0) in parse(drain(other.session))
-    assert budget.used == 90 * KIB
-    assert len(take_all(first)) == 60 * KIB
-    assert len(take_all(third)) == 30 * KIB
+    assert [(event.kind, event.stream) for event in events] == [
+        (EventKind.RESET, first),
+        (EventKind.READABLE, second),
+    ]
+    assert first.reset_reason is not None
+    assert "memory" in first.reset_reason
+    assert Frame(WINDOW_UPDATE, RST, 1, 0) in parse(drain(one.session))
+    assert budget.used == 60 * KIB
+    assert len(take_all(second)) == len(take_all(third)) == 30 * KIB
     assert budget.used == 0
+
+
+def test_of_those_who_hold_memory_the_one_that_has_not_read_for_long_is_reset() -> None:
+    clock, budget = Clock(), MemoryBudget(100 * KIB)
+    side = Side(initiator=False, clock=clock, budget=budget)
+    stale, reader, newcomer = (open_by_peer(side, number) for number in (1, 3, 5))
+    side.receive(data_frame(1, bytes(20 * KIB)) + data_frame(3, bytes(60 * KIB)))
+    for _ in range(30):
+        clock.now += 1
+        reader.take(20 * KIB)
+        drain(side.session)
+        side.receive(data_frame(3, bytes(20 * KIB)))
+    side.receive(data_frame(5, bytes(20 * KIB)))
+    assert stale.reset_reason is None  # it fits
+    side.receive(data_frame(5, bytes(1 * KIB)))
+    assert stale.reset_reason is not None
+    assert reader.reset_reason is newcomer.reset_reason is None
+    assert len(take_all(reader)) == 60 * KIB
+    assert len(take_all(newcomer)) == 21 * KIB
+
+
+def test_data_that_would_not_fit_even_alone_costs_its_own_stream() -> None:
+    side = new_side(budget=MemoryBudget(10 * KIB))
+    stream = open_by_peer(side)
+    events = side.receive(data_frame(1, bytes(20 * KIB)))
+    assert [(event.kind, event.stream) for event in events] == [(EventKind.RESET, stream)]
 
 
 def test_memory_is_given_back_however_a_stream_ends() -> None:
@@ -464,7 +492,7 @@ def test_sender_stops_at_the_window_and_goes_on_with_credit() -> None:
     mine, theirs = pair.open()
     write(mine, bytes(INITIAL_WINDOW + 1000))
     pair.pump()
-    assert theirs.receive_buffered == INITIAL_WINDOW
+    assert sum(map(len, theirs.receive_queue)) == INITIAL_WINDOW
     assert mine.send_pending == 1000
     assert not pair.a.session.wants_write
     # Credit comes for half a window at a time.

@@ -37,6 +37,8 @@ NOTES = {
     "pingpong": "unary calls beside an rpc_stream_iter",
 }
 PAYLOAD = os.urandom(bc.MIB)
+MOST_NODES = 100
+"""In one process: each node has threads and an inotify instance, of which there are 128 a user."""
 
 
 class Bench(rs.ConnectionHandler):  # type: ignore[misc]
@@ -208,8 +210,7 @@ def pingpong_beside_bulk(stub: Any, job: bc.Job) -> dict[str, float]:
 def handshakes(job: bc.Job) -> float:
     """Nodes connected per second of connecting; they stay until this process ends."""
     nodes = [connect(job.addr)]
-    # Each node has threads of its own: no more than a machine bears.
-    rate = bc.Rate(job.seconds, most=200)
+    rate = bc.Rate(job.seconds, MOST_NODES - 1)
     while rate.running():
         nodes.append(connect(job.addr))
         rate.count += 1
@@ -217,7 +218,7 @@ def handshakes(job: bc.Job) -> float:
 
 
 def idle(child: bc.Child, job: bc.Job) -> None:
-    count = 200
+    count = MOST_NODES - bc.IDLE_WARM
     nodes = []
     readings = []
     for name, more in (("baseline", bc.IDLE_WARM), ("loaded", count)):

@@ -27,6 +27,8 @@ TARGETS: dict[str, str] = {
     "pnet": "secure:PNET",
     "swarm-key": "secure:SWARM_KEY",
     "yamux": "streams:YAMUX",
+    "websocket-server": "websocket:WEBSOCKET_SERVER",
+    "websocket-client": "websocket:WEBSOCKET_CLIENT",
     "manifest": "content:MANIFEST",
     "safetensors-header": "content:SAFETENSORS_HEADER",
     "ticket": "content:TICKET",

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import hashlib
+
 import msgpack
 from multiaddr import Multiaddr
 
 from lattica.content.cid import Cid
 from lattica.content.manifest import MAX_MANIFEST_BYTES, ChunkTable, FileEntry, Manifest
 from lattica.content.manifest_codec import decode_manifest, encode_manifest
+from lattica.content.plan import Plan
 from lattica.content.protocol import (
     MAX_SPAN_CHUNKS,
     Body,
@@ -29,7 +34,7 @@ from lattica.content.safetensors_header import (
     tensor_bytes,
 )
 from lattica.content.ticket import Ticket
-from lattica.errors import RemoteProtocolError, TicketError
+from lattica.errors import ContentError, RemoteProtocolError, TicketError
 from lattica.identity import PeerId
 from lattica.wire import encode_length_prefixed
 from tools.fuzz.target import KIB, MIB, Target, Violation
@@ -68,8 +73,13 @@ def _manifest(data: bytes) -> None:
             end = file.layout.data_start + sum(t.length for t in file.layout.tensors)
             if end != file.size:
                 raise Violation("the tensors do not fill their file")
-    for number in range(min(manifest.chunk_count, 100)):
-        manifest.chunk(number)
+    for pattern in (None, "*"):
+        with contextlib.suppress(ContentError):  # no tensor matches
+            plan = Plan(CID, manifest, pattern)
+            for number in plan.chunks:
+                for place in plan.placements(number):
+                    if place.offset + place.length > plan.outputs[place.output].size:
+                        raise Violation(f"chunk {number} is placed outside of its file")
 
 
 def _safetensors_header(data: bytes) -> None:
@@ -97,9 +107,6 @@ def _ticket(data: bytes) -> None:
 
 def _ticket_body(data: bytes) -> None:
     """As `ticket`, behind the length and checksum, which mutation never gets right."""
-    import base64
-    import hashlib
-
     framed = (len(data) + 6).to_bytes(2, "big") + data
     framed += hashlib.sha256(framed).digest()[:4]
     _ticket(b"lattica1" + base64.b32encode(framed).rstrip(b"=").lower())

@@ -57,15 +57,17 @@ def _read_handshake_message(handshake: XXHandshake, wire: bytes) -> None:
     reader = MessageReader(MAX_HANDSHAKE_MESSAGE)
     for piece in in_pieces(wire, 7):
         reader.feed(piece)
-    while (message := reader.next_message()) is not None:
-        if handshake.done:
-            return
+    while not handshake.done and (message := reader.next_message()) is not None:
         payload = handshake.read(message)
         if handshake.remote_static is not None:
             verify_payload(payload, handshake.remote_static)
-        if handshake.done:
-            return
-        handshake.write(make_payload(OURS, STATIC_PUBLIC))
+        if not _is_done(handshake):
+            handshake.write(make_payload(OURS, STATIC_PUBLIC))
+
+
+def _is_done(handshake: XXHandshake) -> bool:
+    # Behind a call, because mypy believes that `done` stays what it was.
+    return handshake.done
 
 
 def _noise_handshake_initiator(data: bytes) -> None:
@@ -153,15 +155,14 @@ def _upgrade(data: bytes) -> None:
             peer.receive(ours.data_to_send())
         except RemoteProtocolError:
             return  # the honest peer noticed first
-        wire = peer.data_to_send()
-        if not wire or ours.result is not None:
-            break
+        if not (wire := peer.data_to_send()):
+            return
         for piece in in_pieces(_tampered(wire, changes), kind >> 2):
-            if ours.result is not None:
-                break
             ours.receive(piece)
-    if ours.result is not None and ours.result.remote.peer_id != THEIRS.peer_id:
-        raise Violation(f"{ours.result.remote.peer_id} is accepted, who was not there")
+            if (result := ours.result) is not None:
+                if result.remote.peer_id != THEIRS.peer_id:
+                    raise Violation(f"{result.remote.peer_id} is accepted, who was not there")
+                return
 
 
 def _pnet(data: bytes) -> None:

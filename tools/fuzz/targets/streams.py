@@ -76,8 +76,13 @@ class _Yamux:
 
     def note(self, events: list[Event]) -> None:
         for event in events:
-            if event.stream is not None and event.stream not in self.known:
-                self.known.append(event.stream)
+            if event.stream is not None and event.stream.owner is None:
+                self.adopt(event.stream)
+
+    def adopt(self, stream: YamuxStream) -> None:
+        """What the driver does with a stream that it has been told of."""
+        stream.owner = self
+        self.known.append(stream)
 
     def live(self, payload: bytes) -> YamuxStream | None:
         """The stream that an instruction means."""
@@ -92,7 +97,7 @@ class _Yamux:
             case 1:
                 self.note(self.session.receive(payload))
             case 2:
-                self.known.append(self.session.open())
+                self.adopt(self.session.open())
             case 3 if stream is not None and not stream.fin_queued:
                 stream.write(memoryview(payload * 64))
             case 4 if stream is not None:
