@@ -1,8 +1,9 @@
 """libp2p identify and identify-push (`/ipfs/id/1.0.0`, `/ipfs/id/push/1.0.0`).
 
 The messages and what they do to the peerstore are py-libp2p's. The exchange is ours, for
-three reasons: what a peer says is bounded (py-libp2p takes 1 MiB and 1,000 addresses), a
-peer that fails costs a debug line (py-libp2p writes seven lines of error), and a node
+three reasons: what a peer says is bounded and checked (py-libp2p takes 1 MiB and 1,000
+addresses, which need not parse), a peer that fails or says nonsense costs a debug line
+(py-libp2p writes up to seven lines of error), and a node
 without listen addresses answers at once (py-libp2p waits for half a second).
 """
 
@@ -14,16 +15,18 @@ from importlib.metadata import version
 
 import trio
 from google.protobuf.message import DecodeError
-from libp2p.abc import IHost
+from libp2p.abc import IHost, IPeerStore
 from libp2p.identity.identify.identify import _mk_identify_protobuf
 from libp2p.identity.identify.pb.identify_pb2 import Identify
 from libp2p.identity.update import update_peerstore_from_identify
+from libp2p.peer.envelope import consume_envelope
 from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import IncompleteReadError, LatticaError, RemoteProtocolError
+from lattica.identity import PeerId
 from lattica.nat.addresses import decode_multiaddr
 from lattica.nat.config import IdentifyInfo
-from lattica.nat.connection import Connection
+from lattica.nat.connection import Connection, Direction
 from lattica.nat.multistream import Initiator
 from lattica.nat.protocols import StreamHandler
 from lattica.nat.stream import Stream
@@ -38,6 +41,9 @@ _MAX_MESSAGE = 64 * 1024
 _MAX_ADDRS = 64
 _MAX_PROTOCOLS = 512
 _MAX_RECORD = 8 * 1024
+_RECORD_DOMAIN = "libp2p-peer-record"
+_ADDRESS_TTL = 7200
+"""Seconds that a peer's addresses are remembered."""
 
 ObservedHook = Callable[[Connection, Multiaddr], None]
 
@@ -56,11 +62,34 @@ async def read_message(stream: Stream) -> Identify:
         message.ParseFromString(messages[0])
     except DecodeError:
         raise RemoteProtocolError("the identify message is not valid protobuf") from None
-    del message.listen_addrs[_MAX_ADDRS:]
-    del message.protocols[_MAX_PROTOCOLS:]
+    _keep_usable(message)
+    return message
+
+
+def _keep_usable(message: Identify) -> None:
+    """Drop what is too much, addresses that do not parse, and text that is none."""
+    addrs = list(filter(_is_address, message.listen_addrs[:_MAX_ADDRS]))
+    protocols = list(filter(_is_text, message.protocols[:_MAX_PROTOCOLS]))
+    del message.listen_addrs[:]
+    message.listen_addrs.extend(addrs)
+    del message.protocols[:]
+    message.protocols.extend(protocols)
+    if not _is_text(message.agent_version):
+        message.ClearField("agent_version")
     if len(message.signedPeerRecord) > _MAX_RECORD:
         message.ClearField("signedPeerRecord")
-    return message
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)  # protobuf gives bytes that are not UTF-8 as bytes
+
+
+def _is_address(data: bytes) -> bool:
+    try:
+        decode_multiaddr(data)
+    except RemoteProtocolError:
+        return False
+    return True
 
 
 class Identification:
@@ -100,9 +129,31 @@ class Identification:
         return False
 
     async def _take(self, connection: Connection, message: Identify) -> None:
-        peer_id = connection.peer_id
-        await update_peerstore_from_identify(self._host.get_peerstore(), peer_id, message)
+        peer_id, store = connection.peer_id, self._host.get_peerstore()
+        record = message.signedPeerRecord
+        message.ClearField("signedPeerRecord")
+        message.public_key = connection.public_key.serialize()  # proved, not said
+        await update_peerstore_from_identify(store, peer_id, message)
+        _take_record(store, peer_id, record)
+        if connection.direction is Direction.OUTBOUND:
+            # It works, whatever the peer believes its addresses to be.
+            store.add_addr(peer_id, connection.remote_addr, _ADDRESS_TTL)
         connection.agent = message.agent_version[:256]
         connection.known_protocols.update(message.protocols)
         if message.observed_addr:
             self._on_observed(connection, decode_multiaddr(message.observed_addr))
+
+
+def _take_record(store: IPeerStore, peer_id: PeerId, data: bytes) -> None:
+    """Take a signed peer record that is valid, the peer's own and newer than the last."""
+    if not data:
+        return
+    try:
+        envelope, record = consume_envelope(data, _RECORD_DOMAIN)
+        if record.peer_id != peer_id:
+            raise RemoteProtocolError("it is of somebody else")
+        for addr in record.addrs:
+            decode_multiaddr(addr.to_bytes())
+        store.consume_peer_record(envelope, _ADDRESS_TTL)
+    except Exception as error:  # the parsers of py-libp2p raise many types
+        logger.debug("peer record not taken: %s peer=%s", error, peer_id)

@@ -327,7 +327,9 @@ class Host(BasicHost):
 
     async def _identify_peer(self, peer_id: PeerId, *, reason: str) -> None:
         connection = self._swarm.registry.best(peer_id)
-        if connection is not None and await self._identification.ask(connection):
+        if connection is None or not await self._identification.ask(connection):
+            return
+        if peer_id in self._swarm.registry.by_peer:  # or it would stay there for good
             self._identified_peers[peer_id] = datetime.now(UTC).isoformat()
 
     def _on_observed(

@@ -177,6 +177,9 @@ class RawConnAdapter:
         except Exception as error:
             raise ConnectionClosedError(f"the pipe below failed: {error}") from error
 
+    def mark_authenticated(self) -> None:
+        pass  # nothing is withheld from strangers
+
     async def aclose(self) -> None:
         await self._raw.close()
 

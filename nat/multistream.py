@@ -117,6 +117,7 @@ class Responder:
         "_reader",
         "_saw_header",
         "_supported",
+        "refused",
         "rest",
         "selected",
     )
@@ -125,6 +126,8 @@ class Responder:
         self, supported: Callable[[str], bool], list_protocols: Callable[[], Iterable[str]]
     ) -> None:
         self.selected: str | None = None
+        self.refused = False
+        """A proposal was refused, so what follows may be data that was sent without waiting."""
         self.rest = b""
         self._supported = supported
         self._list_protocols = list_protocols
@@ -169,6 +172,7 @@ class Responder:
                 return
             else:
                 self._out += _NOT_AVAILABLE
+                self.refused = True
 
     def _select_at_once(self, data: Buffer) -> bool:
         """The common case: header and a protocol we speak, together in one piece.

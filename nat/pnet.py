@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import os
 import struct
 
@@ -135,7 +136,14 @@ class PnetConn:
         return self._conn.remote_addr
 
     async def receive(self) -> memoryview:
-        """Wait for bytes; empty at the end of the stream, also where it ends in the nonce."""
+        """Wait for bytes; empty at the end of the stream, also where it ends in the nonce.
+
+        Sends our nonce if nothing has been sent yet: js-libp2p dials, and then waits for it.
+        """
+        if nonce := self._cipher.data_to_send():
+            # A peer that is gone already is the end of the stream, which comes next.
+            with contextlib.suppress(OSError):
+                await self._conn.send(nonce)
         while data := await self._conn.receive():
             if plain := self._cipher.receive(data):
                 return memoryview(plain)
@@ -144,6 +152,9 @@ class PnetConn:
     async def send(self, data: Buffer) -> None:
         """Encrypt and send all of `data`."""
         await self._conn.send(self._cipher.data_to_send() + self._cipher.encrypt(data))
+
+    def mark_authenticated(self) -> None:
+        self._conn.mark_authenticated()
 
     async def aclose(self) -> None:
         await self._conn.aclose()

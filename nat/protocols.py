@@ -76,7 +76,16 @@ class ProtocolTable:
                 if not data:
                     stream.close()
                     return None
-                negotiation.receive(data)
+                try:
+                    negotiation.receive(data)
+                except RemoteProtocolError:
+                    if not negotiation.refused:
+                        raise
+                    # Data for the refused protocol: the refusal is the answer, and no reset
+                    # may overtake it.
+                    await stream.send_all(negotiation.data_to_send())
+                    stream.close()
+                    return None
                 if answer := negotiation.data_to_send():
                     await stream.send_all(answer)
         if negotiation.selected is None:

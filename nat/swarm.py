@@ -135,6 +135,7 @@ class Swarm:
                     await listener.aclose()
             self._nursery = None
             self._stopped.set()
+            self._notify_changed()
             self.events.close()
 
     async def close(self) -> None:
@@ -290,6 +291,7 @@ class Swarm:
                     f"{error} (with another private network key, everything looks like that)"
                 ) from None
         self._gater.check_peer(upgrade.result.remote.peer_id)
+        raw.mark_authenticated()
         return self._make_connection(raw, upgrade.result, direction)
 
     async def adopt(

@@ -93,6 +93,9 @@ class TcpConn:
             view = view[sent:]
             await trio.lowlevel.wait_writable(sock)
 
+    def mark_authenticated(self) -> None:
+        pass  # nothing is withheld from strangers
+
     async def aclose(self) -> None:
         # Closing with unread data would make the kernel send RST, which can destroy what
         # the peer has not read yet; so end our direction and wait for the peer's end.

@@ -101,6 +101,9 @@ class TlsConn:
                     raise ConnectionClosedError(f"TLS failed: {error}") from None
             await self._conn.send(self._outgoing.read())
 
+    def mark_authenticated(self) -> None:
+        self._conn.mark_authenticated()
+
     async def aclose(self) -> None:
         """Say farewell if that is possible within half a second, and close the pipe."""
         try:

@@ -40,6 +40,13 @@ class RawConn(Protocol):
         """
         ...
 
+    def mark_authenticated(self) -> None:
+        """The peer has proved its identity; what is meant for strangers may end.
+
+        A transport that holds whole messages of the peer can allow larger ones now.
+        """
+        ...
+
     async def aclose(self) -> None:
         """Close in good order, waiting for what the transport needs for that.
 

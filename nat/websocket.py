@@ -29,8 +29,11 @@ from lattica.nat.tls import TlsConn, client_context
 from lattica.nat.transport import Listener, RawConn, Transport
 from lattica.wire import Buffer
 
-MAX_FRAME = 1024 * 1024
-"""Largest frame taken, bytes: one is held in memory until it is complete."""
+MAX_FRAME = 16 * 1024 * 1024
+"""Largest frame taken, bytes: one is held in memory until it is complete. js-libp2p sends
+1.3 MiB at a time where a private network key is in use."""
+MAX_EARLY_FRAME = 1024 * 1024
+"""The same, while the peer is not authenticated."""
 MAX_HEAD = 16 * 1024
 """Largest HTTP request or response head taken, bytes."""
 MAX_SEND = 256 * 1024
@@ -277,6 +280,10 @@ class WebSocketConn:
 
     # --- the end ---
 
+    def mark_authenticated(self) -> None:
+        self._protocol.max_fragment_size = MAX_FRAME
+        self._conn.mark_authenticated()
+
     async def aclose(self) -> None:
         """Send a close frame if that is possible within half a second, and close the pipe."""
         try:
@@ -327,7 +334,7 @@ class WebSocketListener:
     async def accept(self) -> WebSocketConn:
         """Wait for the next connection; its handshake happens on first use."""
         conn = await self._listener.accept()
-        protocol = ServerProtocol(max_size=(None, MAX_FRAME), logger=_library_logger)
+        protocol = ServerProtocol(max_size=(None, MAX_EARLY_FRAME), logger=_library_logger)
         return WebSocketConn(conn, protocol, "/ws")
 
     async def aclose(self) -> None:
@@ -375,7 +382,7 @@ class WebSocketTransport:
         endpoint = to_endpoint(addr)
         host = _server_name(addr) or endpoint.host
         uri = WebSocketURI(secure, host, endpoint.port, "/", "")
-        protocol = ClientProtocol(uri, max_size=(None, MAX_FRAME), logger=_library_logger)
+        protocol = ClientProtocol(uri, max_size=(None, MAX_EARLY_FRAME), logger=_library_logger)
         conn: RawConn = await self._tcp.dial(_pipe_addr(addr), source_port=source_port)
         try:
             if secure:

@@ -529,7 +529,8 @@ class Session:
         stream.send_credit -= size
         stream.bytes_framed += size
         flags = self._open_flags(stream)
-        if stream.fin_queued and not queue and not stream.fin_sent:
+        if stream.fin_queued and not queue and not stream.fin_sent and not size:
+            # In a frame of its own: js-libp2p acts on a frame's flags before its data.
             flags |= _FIN
             stream.fin_sent = True
             if stream.received_fin:

@@ -141,10 +141,12 @@ class Proxy:
             task_status.started()
 
     async def _serve(self, near: trio.SocketStream) -> None:
-        async with await trio.open_tcp_stream(*self._target) as far:
-            async with trio.open_nursery() as nursery:
-                for source, sink in ((near, far), (far, near)):
-                    nursery.start_soon(self._pump, source, sink, nursery.cancel_scope)
+        async with (
+            await trio.open_tcp_stream(*self._target) as far,
+            trio.open_nursery() as nursery,
+        ):
+            for source, sink in ((near, far), (far, near)):
+                nursery.start_soon(self._pump, source, sink, nursery.cancel_scope)
 
     async def _pump(
         self, source: trio.SocketStream, sink: trio.SocketStream, scope: trio.CancelScope

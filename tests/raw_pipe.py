@@ -55,6 +55,9 @@ class PipeEnd:
                 return
             await self._changed.wait()
 
+    def mark_authenticated(self) -> None:
+        pass
+
     async def aclose(self) -> None:
         self._close()
         await trio.lowlevel.checkpoint()

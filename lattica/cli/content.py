@@ -121,7 +121,7 @@ async def _publish(config: NodeConfig, path: Path, name: str | None, as_json: bo
 
 
 def _show_ticket(ticket: Ticket, publication: Publication, as_json: bool) -> None:
-    from lattica.content.partial import format_bytes
+    from lattica.content.disk import format_bytes
 
     manifest = publication.manifest
     if as_json:
@@ -182,7 +182,7 @@ async def _fetch(
 
 
 def _show_result(result: FetchResult, out: Path, as_json: bool) -> None:
-    from lattica.content.partial import format_bytes
+    from lattica.content.disk import format_bytes
 
     path = result.paths[0] if len(result.paths) == 1 else out
     rate = result.bytes_fetched / result.seconds / 1e6 if result.seconds > 0 else 0.0

@@ -21,6 +21,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from lattica.content.disk import format_bytes
 from lattica.content.events import (
     Checking,
     FetchEvent,
@@ -29,7 +30,6 @@ from lattica.content.events import (
     HashProgress,
     Retrying,
 )
-from lattica.content.partial import format_bytes
 
 _LINE_INTERVAL = 2.0
 

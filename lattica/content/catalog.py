@@ -17,8 +17,9 @@ from pathlib import Path
 
 import trio
 
-from lattica.content.chunking import CutFile, FileState, cut_file, hash_files, read_exactly
+from lattica.content.chunking import CutFile, FileState, cut_file, hash_files
 from lattica.content.cid import Cid
+from lattica.content.disk import read_exactly
 from lattica.content.events import HashCallback, HashProgress, Throttle
 from lattica.content.manifest import ChunkTable, FileEntry, Manifest
 from lattica.content.manifest_codec import encode_manifest

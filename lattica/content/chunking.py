@@ -21,6 +21,7 @@ from pathlib import Path
 import trio
 
 from lattica.content.cid import DIGEST_SIZE
+from lattica.content.disk import read_exactly
 from lattica.content.manifest import MAX_CHUNK_BYTES, ChunkTable
 from lattica.content.safetensors_header import (
     LENGTH_BYTES,
@@ -122,17 +123,6 @@ def cut_file(path: Path) -> CutFile:
         os.close(descriptor)
     lengths = cut_plain(state.size) if layout is None else cut_tensors(layout)
     return CutFile(path, state, ChunkTable.from_chunks(lengths, b"").ends, layout)
-
-
-def read_exactly(descriptor: int, buffer: memoryview, offset: int) -> bool:
-    """Fill `buffer` from a file; False when the file ends before. Raises :class:`OSError`."""
-    while buffer:
-        count = os.preadv(descriptor, [buffer], offset)
-        if count == 0:
-            return False
-        buffer = buffer[count:]
-        offset += count
-    return True
 
 
 def _hash_unit(file: CutFile, first: int, last: int) -> bytes:

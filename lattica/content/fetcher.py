@@ -346,6 +346,7 @@ class _Fetch:
     # --- what is not ---
 
     async def _obtain_all(self) -> None:
+        self._last_gain = trio.current_time()  # hashing what is here may have taken hours
         async with trio.open_nursery() as nursery:
             # Only now, since a finished file takes the place of one that was copied from.
             self._finish_ready(nursery)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import trio
 
-from lattica.content.chunking import CutFile, cut_file, hash_files, read_exactly
+from lattica.content.chunking import CutFile, cut_file, hash_files
+from lattica.content.disk import read_exactly, set_executable, storage_error
 from lattica.content.manifest import Chunk, ChunkTable
-from lattica.content.partial import set_executable, storage_error
 from lattica.content.plan import Plan
 from lattica.content.single_error import single_error
 from lattica.errors import LatticaError

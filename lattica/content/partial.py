@@ -11,7 +11,6 @@ All methods block and may be called from worker threads; those that write, from 
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import os
@@ -20,7 +19,15 @@ from collections.abc import Container, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from lattica.content.chunking import read_exactly
+from lattica.content.disk import (
+    allocate,
+    format_bytes,
+    read_exactly,
+    set_executable,
+    storage_error,
+    sync_directory,
+    write_all,
+)
 from lattica.content.manifest import MAX_CHUNK_BYTES
 from lattica.content.paths import RESERVED_PREFIX
 from lattica.content.plan import Placement, Plan
@@ -29,39 +36,6 @@ from lattica.errors import IntegrityError, LocalProtocolError, StorageError
 _ENTRY_BYTES = 4
 _SPARE_BYTES = 4 * 1024 * 1024
 """For directories and the journal, on top of the files."""
-
-_ADVICE = {
-    errno.ENOSPC: "the disk is full; free some space, or choose another directory with -o",
-    errno.EDQUOT: "your disk quota is used up; free some space, or choose another directory",
-    errno.EROFS: "the disk is read-only; choose another directory with -o",
-    errno.EACCES: "no permission; choose another directory with -o, or change its owner",
-    errno.EPERM: "no permission; choose another directory with -o, or change its owner",
-    errno.ENOTDIR: "a part of that path is a file, not a directory; move it away",
-    errno.EEXIST: "a file is where a directory belongs; move it away",
-    errno.EISDIR: "a directory is where a file belongs; move it away",
-    errno.EXDEV: "its directory is on another disk than the download; fetch to that disk",
-    errno.ENAMETOOLONG: "the disk does not take names this long; choose another directory with -o",
-    errno.EFBIG: "the disk does not take files this large; choose another directory with -o",
-    errno.EIO: "the disk fails; check it",
-}
-
-
-def storage_error(error: OSError, path: Path) -> StorageError:
-    """What an :class:`OSError` means to the user, with advice."""
-    advice = _ADVICE.get(error.errno or 0, error.strerror or str(error))
-    where = error.filename2 or error.filename
-    shown = path if where is None or isinstance(where, int) else os.fsdecode(where)
-    return StorageError(f"cannot write {shown}: {advice}")
-
-
-def format_bytes(count: int) -> str:
-    """A size for people, in powers of 1024."""
-    size = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
 
 
 class PartialFiles:
@@ -225,14 +199,14 @@ class PartialFiles:
             try:
                 os.ftruncate(descriptor, item.size)
                 if item.prefix:
-                    _write_all(descriptor, memoryview(item.prefix), 0)
+                    write_all(descriptor, memoryview(item.prefix), 0)
                 set_executable(descriptor, item.executable)
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(path, target)
-            _sync_directory(target.parent)
+            sync_directory(target.parent)
         except OSError as error:
             raise storage_error(error, target) from None
         return target
@@ -250,31 +224,10 @@ class PartialFiles:
             # Opened anew each time: no table of descriptors to bound, lock and close.
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
-                _write_all(descriptor, data, place.offset)
+                if os.fstat(descriptor).st_size == 0:
+                    allocate(descriptor, self._plan.outputs[place.output].size)
+                write_all(descriptor, data, place.offset)
             finally:
                 os.close(descriptor)
         except OSError as error:
             raise storage_error(error, path) from None
-
-
-def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
-    while data:
-        count = os.pwrite(descriptor, data, offset)
-        data = data[count:]
-        offset += count
-
-
-def set_executable(target: int | Path, executable: bool) -> None:
-    """Let whoever may read a file (descriptor or path) execute it, or nobody."""
-    mode = os.stat(target).st_mode & 0o7777
-    wanted = mode | (mode & 0o444) >> 2 if executable else mode & ~0o111
-    if wanted != mode:
-        os.chmod(target, wanted)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -152,7 +152,7 @@ def test_plan_fills_every_output_exactly(manifest, pattern):
             assert piece == bytes(place.length)  # nothing is written twice
             filled[place.output][place.offset : place.offset + place.length] = b"\1" * place.length
     assert all(data == b"\1" * len(data) for data in filled)
-    spanned = []
+    spanned: list[int] = []
     for span in plan.spans(chunks):
         numbers = range(span.first, span.first + span.count)
         spanned += numbers

@@ -12,7 +12,7 @@ from websockets.server import ServerProtocol
 from websockets.uri import WebSocketURI
 
 from lattica.errors import ConnectionClosedError, RemoteProtocolError
-from lattica.nat.websocket import MAX_FRAME, WebSocketConn
+from lattica.nat.websocket import MAX_EARLY_FRAME, WebSocketConn
 from tests.raw_pipe import PipeEnd, raw_pipe
 
 REQUEST = (
@@ -62,7 +62,7 @@ async def feed(pipe: PipeEnd, conn: WebSocketConn, parts: list[bytes]) -> tuple[
 
 def serve(parts: list[bytes]) -> tuple[bytes, bool]:
     a, b = raw_pipe()
-    conn = WebSocketConn(b, ServerProtocol(max_size=(None, MAX_FRAME)), "/ws")
+    conn = WebSocketConn(b, ServerProtocol(max_size=(None, MAX_EARLY_FRAME)), "/ws")
     return trio.run(feed, a, conn, parts)
 
 

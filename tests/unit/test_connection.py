@@ -24,6 +24,7 @@ from tests.connected import (
     BOB,
     End,
     ManualPeer,
+    Pipe,
     against_manual_peer,
     connected,
     make_end,
@@ -269,12 +270,12 @@ async def test_two_tasks_in_one_direction(autojump_clock) -> None:
         assert await theirs.receive_some() == b"x"
         async with trio.open_nursery() as nursery:
             nursery.start_soon(theirs.receive_some)
-            nursery.start_soon(mine.send_all, PATTERN)
+            nursery.start_soon(theirs.send_all, PATTERN)
             await quiet()
             with pytest.raises(trio.BusyResourceError):
                 await theirs.receive_view()
             with pytest.raises(trio.BusyResourceError):
-                await mine.send_all(b"y")
+                await theirs.send_all(b"y")
             nursery.cancel_scope.cancel()
 
 
@@ -309,7 +310,6 @@ async def chatter(end: End, stop: trio.Event) -> None:
             size = number * 37 % 3000 + 1
             await stream.send_all(PATTERN[number : number + size])
             assert await stream.receive_exactly(size) == PATTERN[number : number + size]
-            await trio.sleep(0.001)
         assert number > 3
         await stream.send_eof()
         assert await read_all(stream) == b""
@@ -340,9 +340,13 @@ async def test_write_cancelled_at_every_point(pipe, size: int, kind: str, autoju
             await mine.send_all(b"begin")
             theirs = await b.accept()
             got: list[bytes] = []
+            collected = trio.Event()
 
-            async def collect(stream: Stream = theirs, got: list[bytes] = got) -> None:
+            async def collect(
+                stream: Stream = theirs, got: list[bytes] = got, collected: trio.Event = collected
+            ) -> None:
                 got.append(await read_all(stream))
+                collected.set()
 
             nursery.start_soon(collect)
             done = await cancel_at(
@@ -353,8 +357,7 @@ async def test_write_cancelled_at_every_point(pipe, size: int, kind: str, autoju
                 data[:] = b"\xff" * len(data)  # it is ours again, cancelled or not
             await mine.send_all(b"tail")
             await mine.aclose()
-            while not got:
-                await trio.sleep(0.001)
+            await collected.wait()
             assert got[0].startswith(b"begin")
             assert got[0].endswith(b"tail")
             body = got[0][5:-4]
@@ -369,13 +372,13 @@ async def test_write_cancelled_at_every_point(pipe, size: int, kind: str, autoju
             ticks += 1
             assert ticks < 2000
         stop.set()
-        await quiet()
-        assert a.connection.stream_count <= 1
+        await trio.sleep(1)
+        assert a.connection.stream_count == b.connection.stream_count == 0
         nursery.cancel_scope.cancel()
     if size > windows.send_buffer:
         # It was cancelled before, while and after parts of it left.
         assert unfinished > 3
-        assert len(lengths) > 2
+        assert len(lengths) > 1
         assert 0 in lengths
 
 
@@ -416,7 +419,7 @@ async def test_conversation_cancelled_at_every_point(pipe, autojump_clock) -> No
             ticks += 1 + ticks // 30
         assert count > 10
         stop.set()
-        await quiet()
+        await trio.sleep(1)
         assert a.connection.stream_count == b.connection.stream_count == 0
         assert a.budget.used == b.budget.used == 0
         nursery.cancel_scope.cancel()
@@ -633,7 +636,9 @@ async def lose_raw(a: End) -> None:
 
 async def lose_timeout(a: End) -> None:
     """Nothing comes any more; the writer may be stuck as well."""
-    a.raw.capacity = a.raw.peer.capacity = 0
+    for raw in (a.raw, a.raw.peer):
+        assert isinstance(raw, Pipe)
+        raw.cut = True
     await tick(a.connection)
 
 
@@ -703,7 +708,7 @@ async def test_loss_wakes_everybody(lose, autojump_clock) -> None:
                 end.open()
 
 
-async def test_what_was_complete_stays_readable(autojump_clock) -> None:
+async def test_what_had_arrived_stays_readable(autojump_clock) -> None:
     async with connected() as (a, b):
         mine = a.open()
         await mine.send_all(PATTERN[:200_000])
@@ -716,9 +721,27 @@ async def test_what_was_complete_stays_readable(autojump_clock) -> None:
         b.connection.abort("gone")
         assert await read_all(theirs) == PATTERN[:200_000]
         assert await theirs.receive_some() == b""
+        assert await other.receive_exactly(3) == b"not"
+        with pytest.raises(ConnectionClosedError, match="gone"):
+            await other.receive_exactly(100)
+        assert await other.receive_some() == b" the end"
         with pytest.raises(ConnectionClosedError, match="gone"):
             await other.receive_some()
         assert b.budget.used == 0
+
+
+async def test_last_words_of_a_peer_that_has_closed(autojump_clock) -> None:
+    """They are in the pipe still when a write of ours fails."""
+    async with against_manual_peer() as (end, peer):
+        await peer.say(frame(WINDOW_UPDATE, SYN, 1, 0))
+        stream = await end.accept()
+        frames = [data_frame(1, PATTERN[i : i + 40_000]) for i in range(0, 160_000, 40_000)]
+        await peer.say(*frames, data_frame(1, b"", FIN))
+        peer.raw.abort()
+        await stream.send_all(b"nobody will read this")
+        assert await read_all(stream) == PATTERN[:160_000]
+        await end.connection.closed.wait()
+        assert end.connection.closed_reason == "closed by the peer"
 
 
 @any_pipe
@@ -757,10 +780,13 @@ async def test_closing_is_bounded_by_the_caller(autojump_clock) -> None:
 
 async def test_go_away_goes_out_last(autojump_clock) -> None:
     async with against_manual_peer() as (end, peer):
+        stream = end.open()
+        await stream.send_all(PATTERN[:200_000])
         async with trio.open_nursery() as nursery:
             nursery.start_soon(end.connection.aclose)
             said = parse(await peer.hear_all())
             peer.raw.abort()
+        assert sum(f.length for f in said if f.kind == DATA) == 200_000
         assert said[-1] == Frame(GO_AWAY, 0, 0, 0)
 
 
@@ -899,34 +925,33 @@ async def test_peer_that_goes_away_with_a_code(caplog, autojump_clock) -> None:
     ]
 
 
-async def play_dead(end: End, peer: ManualPeer, stalled: bytes) -> float:
+async def play_dead(end: End, peer: ManualPeer, kind: str) -> float:
     await peer.say(data_frame(1, b"hello", SYN))
     stream = await end.accept()
     assert await stream.receive_some() == b"hello"
-    await peer.raw.send(stalled)
+    data = data_frame(1, bytes(1000))
+    if kind == "half a Noise message":
+        await peer.raw.send(peer.upgraded.writer.seal(data)[:500])
+    elif kind == "half a yamux frame":
+        await peer.say(data[:500])
+        assert len(await stream.receive_exactly(488)) == 488
     start = trio.current_time()
     with pytest.raises(ConnectionClosedError, match="not answered"):
         await stream.receive_some()
     return trio.current_time() - start
 
 
-async def test_peer_that_stalls_in_the_middle_of_a_frame(autojump_clock) -> None:
-    """Half a message of Noise, half a frame of yamux, or nothing at all."""
-    for kind in range(3):
+async def test_peer_that_stalls(autojump_clock) -> None:
+    """A minute of silence, in the middle of something or not: it does not get that far."""
+    for kind in ("half a Noise message", "half a yamux frame", "nothing"):
         async with (
             against_manual_peer(ticking=True) as (end, peer),
             connected(ticking=True) as (a, b),
         ):
-            seal = peer.upgraded.writer.seal
-            stalled = [
-                seal(data_frame(1, bytes(1000)))[:500],
-                seal(data_frame(1, bytes(1000))[:500]),
-                b"",
-            ][kind]
             other = a.open()
             await other.send_all(b"x")
             theirs = await b.accept()
-            assert 11 <= await play_dead(end, peer, stalled) <= 14
+            assert 11 <= await play_dead(end, peer, kind) <= 14
             # Those who answer are not affected, by hours of silence either.
             await theirs.receive_some()
             await trio.sleep(1000)
@@ -1035,15 +1060,19 @@ async def test_peer_identity_is_that_of_the_handshake(autojump_clock) -> None:
         )
 
 
-async def test_frames_of_a_first_request_fit_one_message(autojump_clock) -> None:
-    """Open, send and finish leave together: one frame in one packet."""
+async def test_a_first_request_is_one_frame(autojump_clock) -> None:
     async with against_manual_peer() as (end, peer):
         [ping] = parse(await peer.hear())
         assert ping.kind == PING
         stream = end.open()
         await stream.send_all(b"request")
         stream.close()
-        assert parse(await peer.hear()) == [Frame(DATA, SYN | FIN, 2, 7, b"request")]
+        said = parse(await peer.hear())
+        while not said[-1].flags & FIN:
+            said += parse(await peer.hear())
+        assert said[0].flags & SYN
+        assert (said[0].kind, said[0].body) == (DATA, b"request")
+        assert len(said) <= 2
         await peer.say(frame(WINDOW_UPDATE, ACK, 2, 0) + data_frame(2, b"", FIN))
         await quiet()
         assert end.connection.stream_count == 0

@@ -10,9 +10,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from lattica.content.catalog import ContentChangedError, make_publication
+from lattica.content.disk import storage_error
 from lattica.content.ledger import Ledger
 from lattica.content.local_files import find_local_files
-from lattica.content.partial import PartialFiles, storage_error
+from lattica.content.partial import PartialFiles
 from lattica.content.plan import Plan
 from lattica.errors import ContentError, IntegrityError, RemoteProtocolError, StorageError
 
@@ -26,7 +27,7 @@ def random_bytes(size: int, seed: int = 1) -> bytes:
 def checkpoint(directory: Path, seed: int = 1) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     directory.mkdir(exist_ok=True)
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "embed.weight": rng.standard_normal((300, 1000), np.float32),
         "layers.0.norm": rng.standard_normal(64).astype(np.float16),
         "layers.0.q": rng.standard_normal((700, 700), np.float32),
@@ -105,7 +106,7 @@ async def test_selected_tensors_make_valid_files(tmp_path, pattern, names):
         files.remove()
     assert ledger.bytes_done == plan.size == sum(p.stat().st_size for p in out.iterdir())
     assert ledger.bytes_fetched < sum(arrays[n].nbytes for n in names) + 1000
-    loaded = {}
+    loaded: dict[str, np.ndarray] = {}
     for path in out.iterdir():
         loaded |= load_file(path)
         assert b'"format":"pt"' in path.read_bytes()[:200]

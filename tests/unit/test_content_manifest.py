@@ -41,7 +41,7 @@ def tensor(dtype="F32", shape=(2,), begin=0, end=8):
 
 
 def test_parser_agrees_with_the_reference_writer():
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "norm.weight": np.ones((8,), np.float32),
         "layers.0.q": np.arange(12, dtype=np.int64).reshape(3, 4),
         "empty": np.zeros((0, 4), np.float16),
@@ -173,7 +173,7 @@ async def test_hashes_are_those_of_the_chunks(tmp_path):
     data = np.random.default_rng(2).bytes(40 * MIB + 5)
     (tmp_path / "big").write_bytes(data)
     (tmp_path / "none").write_bytes(b"")
-    seen = []
+    seen: list[int] = []
     tables = await hash_files([cut_file(tmp_path / n) for n in ("big", "none")], seen.append)
     expected = b"".join(Cid.of(data[i : i + MIB]).digest for i in range(0, len(data), MIB))
     assert tables == [expected, b""]

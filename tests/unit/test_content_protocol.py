@@ -68,12 +68,14 @@ def test_body_is_received_into_its_own_memory():
     assert len(client.buffer()) == MAX_SPAN_BYTES
     client.buffer()[:] = b"x" * MAX_SPAN_BYTES
     (answer,) = client.received(MAX_SPAN_BYTES)
+    assert isinstance(answer, Body)
     assert answer.data == b"x" * MAX_SPAN_BYTES
     client.finish()
     # Given back, the memory is used again, without a trace of what was in it.
     client.recycle(answer.data)
     client.request_span(CID, 0, 1, 3)
     (again,) = client.feed(encode_body_header(3) + b"abc")
+    assert isinstance(again, Body)
     assert again == Body(memoryview(b"abc"))
     assert again.data.obj is answer.data.obj
 

@@ -12,9 +12,9 @@ import trio
 import trio.testing
 
 from lattica.content import FetchOptions, Publisher, PublisherLimits, Ticket, fetch
-from lattica.content.catalog import make_publication
+from lattica.content.catalog import Publication, make_publication
 from lattica.content.cid import Cid
-from lattica.content.events import FetchProgress, FetchStarted, FileDone, Retrying
+from lattica.content.events import FetchEvent, FetchProgress, FetchStarted, FileDone, Retrying
 from lattica.content.protocol import (
     PROTOCOL,
     ClientCore,
@@ -67,7 +67,7 @@ async def passed(stream, count: int) -> None:
 @pytest.mark.parametrize("limit", [1000, 256 * 1024, 64 * MIB])
 async def test_fetch(tmp_path, limit):
     source = make_tree(tmp_path / "source", 3)
-    events = []
+    events: list[FetchEvent] = []
     async with memory_node(limit) as node, Publisher(node) as publisher:
         ticket = await publisher.publish(source, "name")
         result = await fetch(node, str(ticket), tmp_path / "out", progress=events.append)
@@ -88,7 +88,7 @@ async def test_second_fetch_verifies_and_fetches_nothing(tmp_path):
     async with memory_node() as node, Publisher(node) as publisher:
         ticket = await publisher.publish(source)
         await fetch(node, ticket, tmp_path / "out")
-        events = []
+        events: list[FetchEvent] = []
         again = await fetch(node, ticket, tmp_path / "out", progress=events.append)
         assert again.bytes_fetched == 0
         assert all(e.reused for e in events if isinstance(e, FileDone))
@@ -123,7 +123,7 @@ async def test_interrupted_fetch_goes_on(tmp_path):
 
 async def test_lost_connections_are_made_anew(tmp_path):
     source = make_tree(tmp_path / "source", 16)
-    events = []
+    events: list[FetchEvent] = []
     async with memory_node() as node, Publisher(node) as publisher:
         ticket = await publisher.publish(source)
         cuts = 0
@@ -181,10 +181,11 @@ async def test_unknown_content(tmp_path):
 
 async def test_provider_that_starts_anew_is_waited_for(tmp_path):
     source = make_tree(tmp_path / "source")
-    events = []
+    events: list[FetchEvent] = []
     async with memory_node() as node, Publisher(node) as publisher:
         ticket = await publisher.publish(source)
         publication = publisher.catalog.get(ticket.cid)
+        assert publication is not None
 
         async def restart(stream):
             if len(node.streams) == 2:
@@ -335,7 +336,7 @@ async def test_garbage_answers(tmp_path, answer):
 async def test_provider_that_stalls_is_left_and_tried_again(tmp_path):
     source = make_tree(tmp_path / "source")
     publication = await make_publication(source)
-    stalled = []
+    stalled: list[SpanRequest] = []
 
     def spoil(request, body):
         if isinstance(request, SpanRequest) and request.first == 3 and len(stalled) < 2:
@@ -343,7 +344,7 @@ async def test_provider_that_stalls_is_left_and_tried_again(tmp_path):
             return None
         return whole(body)
 
-    events = []
+    events: list[FetchEvent] = []
     async with memory_node() as node:
         serve_badly(node, publication, spoil)
         await fetch(
@@ -402,18 +403,17 @@ async def test_bad_clients_lose_their_stream_and_others_go_on(tmp_path):
 async def test_clients_that_stall_cost_little_and_are_left(tmp_path):
     source = make_tree(tmp_path / "source")
     limits = PublisherLimits(max_streams=4, stalled_after=1.0)
-    reads = []
+    reads: list[int] = []
     async with memory_node() as node, Publisher(node, limits) as publisher:
         ticket = await publisher.publish(source)
-        publication = publisher.catalog.get(ticket.cid)
-        real = type(publication).read_span
+        real = Publication.read_span
 
         def counting(self, first, count):
             reads.append(first)
             return real(self, first, count)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(type(publication), "read_span", counting)
+            patch.setattr(Publication, "read_span", counting)
             greedy = []
             for _ in range(4):
                 stream = await node.open_stream(SERVER, PROTOCOL)

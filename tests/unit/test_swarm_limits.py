@@ -112,17 +112,16 @@ async def test_connections_of_one_peer_are_limited(caplog):
     caplog.set_level(logging.INFO, "lattica")
     limits = Limits(max_connections_per_peer=2)
     async with running(limits=limits) as server, crowd(2) as (client, other):
-        if True:
-            kept = [await client.dial(None, server.addrs) for _ in range(2)]
-            await settled(lambda: server.registry.total == 2)
-            refused = await client.dial(None, server.addrs)
-            await settled(lambda: refused.closed_reason is not None)
-            assert server.registry.total == 2
-            assert caplog.text.count("connection refused: too many to one peer") == 1
-            assert not any(connection.closed_reason for connection in kept)
-            assert await ask_echo(client, server.identity.peer_id) == b"hello"
-            await other.dial(None, server.addrs)
-            assert await ask_echo(other, server.identity.peer_id) == b"hello"
+        kept = [await client.dial(None, server.addrs) for _ in range(2)]
+        await settled(lambda: server.registry.total == 2)
+        refused = await client.dial(None, server.addrs)
+        await settled(lambda: refused.closed_reason is not None)
+        assert server.registry.total == 2
+        assert caplog.text.count("connection refused: too many to one peer") == 1
+        assert not any(connection.closed_reason for connection in kept)
+        assert await ask_echo(client, server.identity.peer_id) == b"hello"
+        await other.dial(None, server.addrs)
+        assert await ask_echo(other, server.identity.peer_id) == b"hello"
 
 
 async def test_half_open_handshakes_are_limited_and_the_oldest_go(caplog):

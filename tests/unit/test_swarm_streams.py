@@ -223,22 +223,25 @@ async def test_unusable_names_are_the_callers_fault(bad):
 
 
 async def test_a_protocol_known_on_the_connection_costs_no_round_trip():
-    async with running() as server, running(listen=()) as client:
-        async with proxied(server.addrs[0]) as proxy:
-            peer_id = server.identity.peer_id
-            await client.dial(peer_id, [proxy.addr])
-            assert await ask_echo(client, peer_id) == b"hello"
-            proxy.freeze()
-            second = await client.open_stream(peer_id, [ECHO])
-            assert second.protocol == ECHO
-            await second.send_all(b"early")
-            await second.send_eof()
-            with trio.move_on_after(0.05) as scope:
-                await client.open_stream(peer_id, [OTHER])
-            assert scope.cancelled_caught
-            proxy.thaw()
-            assert await second.receive_exactly(5) == b"early"
-            assert await second.receive_some() == b""
+    async with (
+        running() as server,
+        running(listen=()) as client,
+        proxied(server.addrs[0]) as proxy,
+    ):
+        peer_id = server.identity.peer_id
+        await client.dial(peer_id, [proxy.addr])
+        assert await ask_echo(client, peer_id) == b"hello"
+        proxy.freeze()
+        second = await client.open_stream(peer_id, [ECHO])
+        assert second.protocol == ECHO
+        await second.send_all(b"early")
+        await second.send_eof()
+        with trio.move_on_after(0.05) as scope:
+            await client.open_stream(peer_id, [OTHER])
+        assert scope.cancelled_caught
+        proxy.thaw()
+        assert await second.receive_exactly(5) == b"early"
+        assert await second.receive_some() == b""
 
 
 async def test_a_protocol_given_up_meanwhile_is_noticed_and_not_assumed_again():
@@ -256,16 +259,19 @@ async def test_a_protocol_given_up_meanwhile_is_noticed_and_not_assumed_again():
 
 
 async def test_a_peer_that_does_not_answer():
-    async with running() as server, running(timeouts=Timeouts(negotiate=0.1)) as client:
-        async with proxied(server.addrs[0]) as proxy:
-            await client.dial(server.identity.peer_id, [proxy.addr])
-            proxy.freeze()
-            with pytest.raises(TimeoutError, match=f"did not answer within 0.1 s.*{OTHER}"):
-                await client.open_stream(server.identity.peer_id, [OTHER])
-            assert streams(client) == 0
-            proxy.thaw()
-            assert await ask_echo(client, server.identity.peer_id) == b"hello"
-            await no_streams(server)
+    async with (
+        running() as server,
+        running(timeouts=Timeouts(negotiate=0.1)) as client,
+        proxied(server.addrs[0]) as proxy,
+    ):
+        await client.dial(server.identity.peer_id, [proxy.addr])
+        proxy.freeze()
+        with pytest.raises(TimeoutError, match=f"did not answer within 0.1 s.*{OTHER}"):
+            await client.open_stream(server.identity.peer_id, [OTHER])
+        assert streams(client) == 0
+        proxy.thaw()
+        assert await ask_echo(client, server.identity.peer_id) == b"hello"
+        await no_streams(server)
 
 
 async def test_cancelling_open_stream_leaves_nothing():
@@ -341,20 +347,22 @@ async def test_streams_of_a_connection_are_limited_on_both_sides():
 
 
 async def test_the_side_that_is_asked_for_too_many_refuses_each():
-    async with running(limits=Limits(max_streams_per_connection=5)) as server:
-        async with running(listen=()) as client:
-            peer_id = server.identity.peer_id
-            await client.dial(peer_id, server.addrs)
-            held = [await client.open_stream(peer_id, [ECHO]) for _ in range(5)]
-            for _ in range(3):
-                with pytest.raises(StreamResetError):
-                    await ask_echo(client, peer_id)
-            for stream in held:
-                await stream.send_all(b"well")
-                assert await stream.receive_exactly(4) == b"well"
-                await stream.aclose()
-            await no_streams(server)
-            assert await ask_echo(client, peer_id) == b"hello"
+    async with (
+        running(limits=Limits(max_streams_per_connection=5)) as server,
+        running(listen=()) as client,
+    ):
+        peer_id = server.identity.peer_id
+        await client.dial(peer_id, server.addrs)
+        held = [await client.open_stream(peer_id, [ECHO]) for _ in range(5)]
+        for _ in range(3):
+            with pytest.raises(StreamResetError):
+                await ask_echo(client, peer_id)
+        for stream in held:
+            await stream.send_all(b"well")
+            assert await stream.receive_exactly(4) == b"well"
+            await stream.aclose()
+        await no_streams(server)
+        assert await ask_echo(client, peer_id) == b"hello"
 
 
 async def test_streams_that_do_not_say_what_they_want_are_limited():

@@ -75,6 +75,9 @@ class StreamConn:
     async def send(self, data: bytes | bytearray | memoryview) -> None:
         await self.stream.send_all(memoryview(data))
 
+    def mark_authenticated(self) -> None:
+        pass
+
     async def aclose(self) -> None:
         await self.stream.aclose()
 

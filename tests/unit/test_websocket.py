@@ -20,7 +20,7 @@ from lattica.errors import AddressError, ConnectionClosedError, RemoteProtocolEr
 from lattica.nat.addresses import to_endpoint
 from lattica.nat.tcp import TcpTransport
 from lattica.nat.websocket import (
-    MAX_FRAME,
+    MAX_EARLY_FRAME,
     MAX_HEAD,
     MAX_SEND,
     WebSocketConn,
@@ -36,11 +36,11 @@ REQUEST = (
 
 def client_on(pipe: PipeEnd) -> WebSocketConn:
     uri = WebSocketURI(False, "127.0.0.1", 4001, "/", "")
-    return WebSocketConn(pipe, ClientProtocol(uri, max_size=(None, MAX_FRAME)), "/ws")
+    return WebSocketConn(pipe, ClientProtocol(uri, max_size=(None, MAX_EARLY_FRAME)), "/ws")
 
 
 def server_on(pipe: PipeEnd) -> WebSocketConn:
-    return WebSocketConn(pipe, ServerProtocol(max_size=(None, MAX_FRAME)), "/ws")
+    return WebSocketConn(pipe, ServerProtocol(max_size=(None, MAX_EARLY_FRAME)), "/ws")
 
 
 async def pair(chunk: int = 1 << 16) -> tuple[WebSocketConn, WebSocketConn, PipeEnd, PipeEnd]:
@@ -353,12 +353,22 @@ async def test_fragments_are_passed_on_as_they_come() -> None:
 async def test_fragments_together_may_be_large() -> None:
     async with raw_client() as (server, pipe):
         pipe.peer.capacity = 1 << 22
-        piece = bytes(MAX_FRAME)
+        piece = bytes(MAX_EARLY_FRAME)
         async with trio.open_nursery() as nursery:
             for opcode in (Opcode.BINARY, Opcode.CONT, Opcode.CONT):
                 await pipe.send(Frame(opcode, piece, fin=False).serialize(mask=True))
-                nursery.start_soon(read, server, MAX_FRAME)
+                nursery.start_soon(read, server, MAX_EARLY_FRAME)
                 await wait_all_tasks_blocked()
+
+
+async def test_an_authenticated_peer_may_send_larger_frames() -> None:
+    async with raw_client() as (server, pipe):
+        server.mark_authenticated()
+        pipe.peer.capacity = 1 << 22
+        piece = bytes(MAX_EARLY_FRAME + 1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read, server, len(piece))
+            await pipe.send(Frame(Opcode.BINARY, piece).serialize(mask=True))
 
 
 async def test_pings_are_answered_the_latest_first() -> None:
@@ -410,7 +420,7 @@ async def test_a_close_frame_is_echoed() -> None:
         (b"\x83\x80xxxx", "opcode", 1002),
         (b"\xf2\x80xxxx", "reserved bits", 1002),
         (Frame(Opcode.CONT, b"hi").serialize(mask=True), "continuation", 1002),
-        (b"\x82\xff" + (MAX_FRAME + 1).to_bytes(8, "big"), "exceeds limit", 1009),
+        (b"\x82\xff" + (MAX_EARLY_FRAME + 1).to_bytes(8, "big"), "exceeds limit", 1009),
         (b"\x82\xff" + b"\xff" * 8, "exceeds limit", 1009),
         (b"\x89\xfe\x00\x7exxxx" + bytes(126), "control frame", 1002),
         (b"\x88\x81\x00\x00\x00\x00\x00", "close frame", 1002),

@@ -155,9 +155,9 @@ class FlowTable:
         self._rng = rng
         self._forwards: dict[tuple[int, int], bytes] = {}
         self._sequence = count()
-        self._reset()
+        self._clear()
 
-    def _reset(self) -> None:
+    def _clear(self) -> None:
         protocols = (TCP, UDP, ICMP, ICMPV6)
         self.outgoing: dict[int, dict[bytes, Session]] = {p: {} for p in protocols}
         self.incoming: dict[int, dict[bytes, Session]] = {p: {} for p in protocols}
@@ -176,7 +176,9 @@ class FlowTable:
 
     def flush(self) -> None:
         """Forget all mappings and sessions, as a reboot does. Port forwards are configuration."""
-        self._reset()
+        for session in (s for table in self.incoming.values() for s in table.values()):
+            session.mapping.sessions.clear()  # they refer to each other
+        self._clear()
         for (protocol, port), internal in self._forwards.items():
             self._install(protocol, port, internal)
 

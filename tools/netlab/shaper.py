@@ -15,7 +15,7 @@ import heapq
 import random
 from collections import deque
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from tools.netlab.link_spec import LinkSpec
 
@@ -27,6 +27,8 @@ TRAIN_S: Final = 0.0005
 NORMAL_CUT: Final = 4.0
 
 NEVER: Final = float("inf")
+
+PacketT = TypeVar("PacketT")
 
 
 @dataclass(slots=True)
@@ -47,7 +49,7 @@ class ShaperStats:
     cut: int = 0
 
 
-class Shaper:
+class Shaper(Generic[PacketT]):
     """One direction of a link. Packets are opaque; their bytes on the wire are given with them."""
 
     def __init__(self, spec: LinkSpec, rng: random.Random) -> None:
@@ -57,13 +59,13 @@ class Shaper:
         self._rng = rng
         self._in_burst = False
         # Waiting for the link: (packet, bytes, latency after the link). The first is being sent.
-        self._queue: deque[tuple[bytes, int, float]] = deque()
+        self._queue: deque[tuple[PacketT, int, float]] = deque()
         self._queued_bytes = 0
         self._sent_at = 0.0  # when the first will have been sent
         # On their way: (due, sequence, packet, bytes). The line is in order of time; those that
         # are due earlier than the last in line are in the heap.
-        self._line: deque[tuple[float, int, bytes, int]] = deque()
-        self._early: list[tuple[float, int, bytes, int]] = []
+        self._line: deque[tuple[float, int, PacketT, int]] = deque()
+        self._early: list[tuple[float, int, PacketT, int]] = []
         self._sequence = 0
         self._last_due = 0.0
         self._flying_bytes = 0
@@ -92,7 +94,7 @@ class Shaper:
         """Bytes that wait for the link, the packet that is being sent included."""
         return self._queued_bytes
 
-    def enqueue(self, now: float, packet: bytes, size: int) -> None:
+    def enqueue(self, now: float, packet: PacketT, size: int) -> None:
         """Offer a packet of `size` bytes to the link at time `now`."""
         stats = self.stats
         stats.offered += 1
@@ -111,14 +113,14 @@ class Shaper:
             stats.duplicated += 1
             self._admit(now, packet, size, self._latency())
 
-    def dequeue(self, now: float) -> list[bytes]:
+    def dequeue(self, now: float) -> list[PacketT]:
         """The packets that have come out of the link by `now`, in the order of their times."""
         if self._queue:
             self._send(now)
         line, early = self._line, self._early
         if not early:
             # Nearly always: nothing overtakes.
-            due: list[bytes] = []
+            due: list[PacketT] = []
             size = 0
             while line and line[0][0] <= now:
                 entry = line.popleft()
@@ -178,7 +180,7 @@ class Shaper:
 
     # --- stages ----------------------------------------------------------------------------------
 
-    def _admit(self, now: float, packet: bytes, size: int, latency: float) -> None:
+    def _admit(self, now: float, packet: PacketT, size: int, latency: float) -> None:
         """Queue (or, without a rate, send at once) a packet that is not lost."""
         if not self._seconds_per_byte and not self._queue:
             if self._flying_bytes + size > MAX_IN_FLIGHT_BYTES:
@@ -207,7 +209,7 @@ class Shaper:
             if queue:
                 self._sent_at += queue[0][1] * self._seconds_per_byte
 
-    def _launch(self, sent: float, latency: float, packet: bytes, size: int) -> None:
+    def _launch(self, sent: float, latency: float, packet: PacketT, size: int) -> None:
         """Put a packet, sent at `sent`, on its way."""
         due = sent + latency
         spec = self.spec

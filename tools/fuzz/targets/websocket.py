@@ -13,7 +13,7 @@ from websockets.uri import WebSocketURI
 from websockets.utils import accept_key
 
 from lattica.errors import ConnectionClosedError, RemoteProtocolError
-from lattica.nat.websocket import MAX_FRAME, MAX_HEAD, WebSocketConn
+from lattica.nat.websocket import MAX_EARLY_FRAME, MAX_HEAD, WebSocketConn
 from tools.fuzz.target import KIB, MIB, Target, Violation
 from tools.fuzz.targets.pieces import in_pieces, option
 
@@ -37,6 +37,9 @@ class _Pipe:
     async def send(self, data: bytes | bytearray | memoryview) -> None:
         await trio.lowlevel.checkpoint()
         self.sent += len(data)
+
+    def mark_authenticated(self) -> None:
+        pass
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -67,13 +70,13 @@ def _run(protocol: ServerProtocol | ClientProtocol, data: bytes, step: int) -> N
 
 def _server(data: bytes) -> None:
     step, rest = option(data)
-    _run(ServerProtocol(max_size=(None, MAX_FRAME)), rest, step)
+    _run(ServerProtocol(max_size=(None, MAX_EARLY_FRAME)), rest, step)
 
 
 def _client(data: bytes) -> None:
     step, rest = option(data)
     protocol = ClientProtocol(
-        WebSocketURI(False, "127.0.0.1", 1, "/", ""), max_size=(None, MAX_FRAME)
+        WebSocketURI(False, "127.0.0.1", 1, "/", ""), max_size=(None, MAX_EARLY_FRAME)
     )
     _run(protocol, rest.replace(ACCEPT, accept_key(protocol.key).encode()), step)
 

@@ -1,0 +1,109 @@
+"""What content asks of the operating system's files, and what its refusals mean. Blocking."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+from lattica.errors import StorageError
+
+_ADVICE = {
+    errno.ENOSPC: "the disk is full; free some space, or choose another directory with -o",
+    errno.EDQUOT: "your disk quota is used up; free some space, or choose another directory",
+    errno.EROFS: "the disk is read-only; choose another directory with -o",
+    errno.EACCES: "no permission; choose another directory with -o, or change its owner",
+    errno.EPERM: "no permission; choose another directory with -o, or change its owner",
+    errno.ENOTDIR: "a part of that path is a file, not a directory; move it away",
+    errno.EEXIST: "a file is where a directory belongs; move it away",
+    errno.EISDIR: "a directory is where a file belongs; move it away",
+    errno.EXDEV: "its directory is on another disk than the download; fetch to that disk",
+    errno.ENAMETOOLONG: "the disk does not take names this long; choose another directory with -o",
+    errno.EFBIG: "the disk does not take files this large; choose another directory with -o",
+    errno.EIO: "the disk fails; check it",
+}
+
+
+def storage_error(error: OSError, path: Path) -> StorageError:
+    """What an :class:`OSError` means to the user, with advice."""
+    advice = _ADVICE.get(error.errno or 0, error.strerror or str(error))
+    where = error.filename2 or error.filename
+    shown = path if where is None or isinstance(where, int) else os.fsdecode(where)
+    return StorageError(f"cannot write {shown}: {advice}")
+
+
+def format_bytes(count: int) -> str:
+    """A size for people, in powers of 1024."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def read_exactly(descriptor: int, buffer: memoryview, offset: int) -> bool:
+    """Fill `buffer` from a file; False when the file ends before. Raises :class:`OSError`."""
+    while buffer:
+        count = os.preadv(descriptor, [buffer], offset)
+        if count == 0:
+            return False
+        buffer = buffer[count:]
+        offset += count
+    return True
+
+
+def write_all(descriptor: int, data: memoryview, offset: int) -> None:
+    while data:
+        count = os.pwrite(descriptor, data, offset)
+        data = data[count:]
+        offset += count
+
+
+@cache
+def _fallocate() -> Callable[[int, int, int, int], int] | None:
+    try:
+        function = ctypes.CDLL(None, use_errno=True).fallocate
+    except (OSError, AttributeError):
+        return None  # not Linux
+    function.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+    return function
+
+
+def allocate(descriptor: int, size: int) -> None:
+    """Reserve the blocks of a new file of `size` bytes, and give it that size.
+
+    A full disk shows at once, the file is in one piece, and on ext4 writing it costs a
+    fraction of the time. Where the file system cannot, nothing happens: `os.posix_fallocate`
+    is not used because the C library would then write to every block. Raises
+    :class:`OSError`.
+    """
+    function = _fallocate()
+    if function is None or size == 0:
+        return
+    while function(descriptor, 0, 0, size) != 0:
+        number = ctypes.get_errno()
+        if number == errno.EINTR:
+            continue
+        if number in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM):
+            return
+        raise OSError(number, os.strerror(number))
+
+
+def set_executable(target: int | Path, executable: bool) -> None:
+    """Let whoever may read a file (descriptor or path) execute it, or nobody."""
+    mode = os.stat(target).st_mode & 0o7777
+    wanted = mode | (mode & 0o444) >> 2 if executable else mode & ~0o111
+    if wanted != mode:
+        os.chmod(target, wanted)
+
+
+def sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,99 @@
+"""The real commands as processes, for tests and for nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+LATTICA = (sys.executable, "-c", "from lattica.cli import main; main()")
+LISTEN = "/ip4/127.0.0.1/tcp/0"
+_START_TIMEOUT = 60
+_STOP_TIMEOUT = 20
+
+
+@dataclass
+class Published:
+    """A running `lattica publish`."""
+
+    process: subprocess.Popen[str]
+    info: dict[str, Any]
+
+    @property
+    def ticket(self) -> str:
+        return self.info["ticket"]
+
+    def memory(self, field: str) -> int:
+        return memory(self.process.pid, field)
+
+
+def memory(pid: int, field: str) -> int:
+    """A memory figure of /proc/PID/status, such as VmHWM, in bytes."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(f"no {field}")
+
+
+def environment(data_dir: Path) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("LATTICA_")}
+    return {**kept, "LATTICA_DATA_DIR": str(data_dir)}
+
+
+@contextmanager
+def published(
+    path: Path, data_dir: Path, *options: str, listen: str = LISTEN
+) -> Iterator[Published]:
+    """Run `lattica publish --json` until the end of the block."""
+    process = subprocess.Popen(
+        [*LATTICA, "publish", str(path), "--listen", listen, "--json", *options],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(data_dir),
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, f"publish ended with {process.wait(_START_TIMEOUT)}"
+        yield Published(process, json.loads(line))
+    finally:
+        process.terminate()
+        try:
+            process.communicate(timeout=_STOP_TIMEOUT)
+        finally:
+            process.kill()
+
+
+def start_fetch(ticket: str, out: Path, *options: str) -> subprocess.Popen[str]:
+    """Start `lattica fetch --json`."""
+    return subprocess.Popen(
+        [*LATTICA, "fetch", ticket, "-o", str(out), "--json", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(out.parent / "fetcher"),
+    )
+
+
+def fetch(ticket: str, out: Path, *options: str) -> dict[str, Any]:
+    """Run `lattica fetch --json` to its good end; returns what it printed."""
+    process = start_fetch(ticket, out, *options)
+    stdout, stderr = process.communicate(timeout=100)
+    assert process.returncode == 0, stderr
+    return json.loads(stdout)
+
+
+def failed_fetch(ticket: str, out: Path, *options: str) -> str:
+    """Run `lattica fetch` to its bad end; returns what it wrote to standard error."""
+    process = start_fetch(ticket, out, *options)
+    stdout, stderr = process.communicate(timeout=100)
+    assert process.returncode == 1, (stdout, stderr)
+    assert not stdout
+    assert "Traceback" not in stderr
+    return stderr

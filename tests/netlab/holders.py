@@ -1,0 +1,95 @@
+"""Network namespaces for tests that need no lab: each lives as long as a process of its own.
+
+The process is `cat` on a pipe from here. It ends when the test does, however that ends (the pipe
+breaks even with SIGKILL), and the namespace, which has no name, ends with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+def require_root() -> None:
+    """Skip without root. As root what follows must work, or the test fails."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root (or `unshare -rn`), to make network namespaces and TUN devices")
+
+
+class Holder:
+    """A namespace. `path` names it for setns, `run` and `start` run programs in it."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.path = f"/proc/{process.pid}/ns/net"
+        self._enter = ["nsenter", f"--net={self.path}"]
+
+    def ip(self, *lines: str) -> None:
+        """Run lines of `ip`, as "addr add 10.0.0.1/24 dev eth0"."""
+        command = [*self._enter, "ip", "-batch", "-"]
+        subprocess.run(command, input="\n".join(lines).encode(), check=True)
+
+    def run(self, *arguments: str, timeout: float = 60) -> str:
+        """Run Python with these arguments; what it wrote to stdout."""
+        return subprocess.run(
+            [*self._enter, sys.executable, *arguments],
+            cwd=PROJECT,
+            check=True,
+            timeout=timeout,
+            stdout=subprocess.PIPE,
+            text=True,
+        ).stdout
+
+    @contextmanager
+    def start(self, *arguments: str) -> Iterator[dict[str, Any]]:
+        """Python with these arguments, until the end of the block; its first line, as JSON."""
+        with subprocess.Popen(
+            [*self._enter, sys.executable, *arguments],
+            cwd=PROJECT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
+            try:
+                assert process.stdout is not None
+                yield json.loads(process.stdout.readline())
+            finally:
+                process.kill()
+
+
+@contextmanager
+def namespaces(count: int) -> Iterator[list[Holder]]:
+    """Fresh namespaces, with the loopback device up."""
+    here = os.readlink("/proc/self/ns/net")
+    processes = [
+        subprocess.Popen(["unshare", "--net", "cat"], stdin=subprocess.PIPE) for _ in range(count)
+    ]
+    try:
+        for process in processes:
+            # `unshare` enters the namespace a moment after it was started.
+            for _ in range(1000):
+                if os.readlink(f"/proc/{process.pid}/ns/net") != here:
+                    break
+                time.sleep(0.01)
+            else:
+                pytest.fail("`unshare --net` makes no namespace here")
+        holders = [Holder(process) for process in processes]
+        for holder in holders:
+            holder.ip("link set lo up")
+        yield holders
+    finally:
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.close()
+            process.kill()
+            process.wait()

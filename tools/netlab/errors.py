@@ -1,0 +1,41 @@
+"""What can go wrong in a lab, each with what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class LabError(Exception):
+    """A lab that cannot be built, or broke. The message says what to do where that is known."""
+
+
+class NoPrivilegesError(LabError):
+    """Network namespaces cannot be made here."""
+
+
+class MissingToolError(LabError):
+    """A program or package that the lab needs is not installed."""
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """An exception group that holds a single error is raised as that error.
+
+    That there are nurseries inside is nobody's business outside.
+    """
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        leaves = list(_leaves(group))
+        if len(leaves) != 1:
+            raise
+        raise leaves[0] from None
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for child in error.exceptions:
+            yield from _leaves(child)
+    else:
+        yield error
