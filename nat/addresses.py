@@ -15,6 +15,7 @@ import ipaddress
 import logging
 import re
 import socket
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum
@@ -228,13 +229,25 @@ def _is_ip(host: str) -> bool:
 
 # --- our own addresses ---
 
+_INTERFACES_AGE = 2.0
+_interfaces: tuple[float, tuple[Interface, ...]] | None = None
+
 
 def local_interfaces() -> tuple[Interface, ...]:
     """The IP addresses of this machine with their networks, loopback last.
 
     Link-local IPv6 addresses are left out: they mean nothing without a zone, and a zone
-    means nothing on another machine.
+    means nothing on another machine. The list may be two seconds old: asking the system
+    took a tenth of the time of a dial.
     """
+    global _interfaces
+    now = time.monotonic()
+    if _interfaces is None or now - _interfaces[0] > _INTERFACES_AGE:
+        _interfaces = now, _list_interfaces()
+    return _interfaces[1]
+
+
+def _list_interfaces() -> tuple[Interface, ...]:
     found: list[Interface] = []
     try:
         adapters = list(ifaddr.get_adapters())

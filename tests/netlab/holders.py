@@ -51,20 +51,34 @@ class Holder:
         ).stdout
 
     @contextmanager
-    def start(self, *arguments: str) -> Iterator[dict[str, Any]]:
-        """Python with these arguments, until the end of the block; its first line, as JSON."""
+    def start(self, *arguments: str) -> Iterator[Program]:
+        """Python with these arguments, until the end of the block. It must first write a line."""
         with subprocess.Popen(
             [*self._enter, sys.executable, *arguments],
             cwd=PROJECT,
-            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         ) as process:
             try:
-                assert process.stdout is not None
-                yield json.loads(process.stdout.readline())
+                program = Program(process)
+                program.line()
+                yield program
             finally:
                 process.kill()
+
+
+class Program:
+    """A running program that writes JSON lines."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def line(self) -> Any:
+        """The next line; fails if there is none."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, "the program has ended without a word"
+        return json.loads(line)
 
 
 @contextmanager

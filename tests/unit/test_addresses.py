@@ -15,6 +15,7 @@ from trio.testing import MockClock
 
 from lattica.errors import AddressError, RemoteProtocolError
 from lattica.identity import Identity
+from lattica.nat import addresses
 from lattica.nat.addresses import (
     MAX_IPS_PER_NAME,
     MAX_NAMES,
@@ -204,6 +205,7 @@ def test_without_an_interface_list_there_is_loopback(monkeypatch: pytest.MonkeyP
         raise OSError("not permitted")
 
     monkeypatch.setattr(ifaddr, "get_adapters", refuse)
+    monkeypatch.setattr(addresses, "_interfaces", None)  # forget what was asked before
     assert all(interface.is_loopback for interface in local_interfaces())
 
 

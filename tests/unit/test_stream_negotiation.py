@@ -206,7 +206,13 @@ async def test_end_in_the_middle(lazy: bool, answer: bytes, autojump_clock) -> N
 @pytest.mark.parametrize("lazy", [False, True])
 @pytest.mark.parametrize(
     "answer",
-    [b"\x00", b"\xff" * 20, HEADER + HEADER, HEADER + encode_message("/other"), b"HTTP/1.1 400 " * 9],
+    [
+        b"\x00",
+        b"\xff" * 20,
+        HEADER + HEADER,
+        HEADER + encode_message("/other"),
+        b"HTTP/1.1 400 " * 9,
+    ],
 )
 async def test_garbage_for_an_answer(lazy: bool, answer: bytes, autojump_clock) -> None:
     """It costs the stream; the others of the connection go on."""

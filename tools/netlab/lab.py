@@ -83,7 +83,7 @@ class Lab:
         self._start = trio.current_time()
 
     def now(self) -> float:
-        """Seconds since the lab's start."""
+        """Seconds since the network was ready."""
         return trio.current_time() - self._start
 
     # --- programs ---
@@ -264,6 +264,7 @@ class Lab:
         for node in self.plan.nodes.values():
             if node.port_control is not None:
                 await self._start_daemon(node)
+        self._start = trio.current_time()
 
     def _register(self) -> None:
         registry.write(

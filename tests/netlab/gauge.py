@@ -1,0 +1,120 @@
+"""Measures a link, run as a program in the namespaces at its ends; prints JSON.
+
+    gauge.py receive IP PORT COUNT     -> "ready", then [[number, seconds on the way, arrival], …]
+    gauge.py send IP PORT COUNT BYTES PACKETS_PER_SECOND
+    gauge.py sink IP PORT SECONDS WARM_UP -> "ready", then payload bytes per second over TCP
+    gauge.py pour IP PORT SECONDS
+    gauge.py echo IP PORT              -> "ready", then answers datagrams with themselves
+
+A datagram has its number and the time at which it was sent; the kernel stamps its arrival. Both
+ends share a clock, so that one way can be measured, and no waiting of the receiver counts.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import sys
+import time
+
+STAMP = struct.Struct("!IQ")
+SO_TIMESTAMPNS = 35
+SILENCE_S = 1.5
+
+
+def _udp(ip: str) -> socket.socket:
+    return socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, socket.SOCK_DGRAM)
+
+
+def _ready() -> None:
+    print(json.dumps("ready"), flush=True)
+
+
+def receive(ip: str, port: int, count: int) -> None:
+    with _udp(ip) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        sock.bind((ip, port))
+        sock.settimeout(20)
+        _ready()
+        arrivals: list[tuple[int, float, float]] = []
+        while len(arrivals) < count:
+            try:
+                data, extra, _, _ = sock.recvmsg(2048, 64)
+            except TimeoutError:
+                break
+            sock.settimeout(SILENCE_S)
+            seconds, nanoseconds = struct.unpack("@qq", extra[0][2])
+            arrived = seconds * 10**9 + nanoseconds
+            number, sent = STAMP.unpack_from(data)
+            arrivals.append((number, (arrived - sent) / 1e9, arrived / 1e9))
+    print(json.dumps(arrivals))
+
+
+def send(ip: str, port: int, count: int, size: int, pace: float) -> None:
+    filler = bytes(size - STAMP.size)
+    with _udp(ip) as sock:
+        sock.connect((ip, port))
+        started = time.monotonic()
+        for number in range(count):
+            pause = started + number / pace - time.monotonic()
+            if pause > 0:
+                time.sleep(pause)
+            sock.send(STAMP.pack(number, time.time_ns()) + filler)
+
+
+def sink(ip: str, port: int, seconds: float, warm_up: float) -> None:
+    with socket.create_server((ip, port)) as listener:
+        _ready()
+        connection, _ = listener.accept()
+        buffer = bytearray(1 << 20)
+        with connection:
+            connection.recv(1)
+            started = time.monotonic() + warm_up
+            while time.monotonic() < started:
+                connection.recv_into(buffer)
+            started, total = time.monotonic(), 0
+            while (now := time.monotonic()) < started + seconds:
+                size = connection.recv_into(buffer)
+                if not size:
+                    break
+                total += size
+    print(json.dumps(total / (now - started)))
+
+
+def pour(ip: str, port: int, seconds: float) -> None:
+    with socket.create_connection((ip, port)) as sock:
+        end = time.monotonic() + seconds
+        try:
+            while time.monotonic() < end:
+                sock.sendall(bytes(1 << 18))
+        except (BrokenPipeError, ConnectionResetError):
+            return  # the other side has seen enough
+
+
+def echo(ip: str, port: int) -> None:
+    with _udp(ip) as sock:
+        sock.bind((ip, port))
+        _ready()
+        while True:
+            sock.sendto(*sock.recvfrom(65535))
+
+
+def main() -> None:
+    mode, ip, port, *rest = sys.argv[1:]
+    numbers = [float(value) for value in rest]
+    if mode == "receive":
+        receive(ip, int(port), int(numbers[0]))
+    elif mode == "send":
+        send(ip, int(port), int(numbers[0]), int(numbers[1]), numbers[2])
+    elif mode == "sink":
+        sink(ip, int(port), numbers[0], numbers[1])
+    elif mode == "pour":
+        pour(ip, int(port), numbers[0])
+    else:
+        echo(ip, int(port))
+
+
+if __name__ == "__main__":
+    main()

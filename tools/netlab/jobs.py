@@ -1,0 +1,317 @@
+"""The programs of a scenario as they run: command lines, success and failure."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from tools.netlab import skew
+from tools.netlab.errors import LabError
+from tools.netlab.lab import Lab
+from tools.netlab.mesh import Mesh
+from tools.netlab.model import (
+    PROGRAMS,
+    ClockSkew,
+    CommandProgram,
+    FetchProgram,
+    NodeProgram,
+    Program,
+    PublishProgram,
+)
+from tools.netlab.programs import LATTICA, Event, Running
+from tools.netlab.report import Outcome
+
+MIB = 1 << 20
+KINDS = {cls: kind for kind, cls in PROGRAMS.items()}
+START_S = 30.0
+"""A program may take this long until it is ready; machines are busy."""
+_PLACEHOLDER = re.compile(r"\{(python|work|ip:[^}]+|ip6:[^}]+|addr:[^}]+|ticket:[^}]+)\}")
+
+
+class Job:
+    """One program of a scenario: it may be started several times, and has one outcome."""
+
+    def __init__(self, program: Program, lab: Lab, mesh: Mesh, news: Callable[[], None]) -> None:
+        self.program = program
+        self.name = program.name
+        self.ready = trio.Event()
+        """Those that need it may start. Set also when it has failed: they fail by themselves."""
+        self.done = trio.Event()
+        """It has succeeded or failed, though it may still run."""
+        self.running: Running | None = None
+        self.killed = False
+        """A fault killed it, and nobody has started it since."""
+        self.ticket = ""
+        self._lab = lab
+        self._mesh = mesh
+        self._news = news
+        self._argv: list[str] = []
+        self._ok = False
+        self._detail = "was not started"
+        self._values: dict[str, Any] = {}
+        self._began = self._ended = 0.0
+        self._changed = trio.lowlevel.ParkingLot()
+        self._clock_file = lab.folder / f"{self.name}.clock"
+        self._is_skewed = any(
+            isinstance(fault, ClockSkew) and fault.program == self.name
+            for fault in lab.scenario.faults
+        )
+
+    @property
+    def folder(self) -> Path:
+        return self._lab.folder / self.name
+
+    # --- running ---
+
+    async def run(self, others: Mapping[str, Job]) -> None:
+        """From waiting for its turn to its success or failure; the program may run on."""
+        program = self.program
+        await trio.sleep(max(0.0, program.at_s - self._lab.now()))
+        for name in program.needs:
+            await others[name].ready.wait()
+        self._began = self._lab.now()
+        self._detail = "did not come to an end"
+        try:
+            await self._act(others)
+        except LabError as error:
+            self._detail = str(error)
+        self._ended = self._lab.now()
+        self.ready.set()
+        self.done.set()
+
+    async def start(self) -> Running:
+        """Start the program, the first time or again."""
+        env = dict(self.program.env)
+        if self._is_skewed:
+            library = await trio.to_thread.run_sync(skew.build, self._lab.folder)
+            env |= skew.environment(library, self._clock_file)
+        self.killed = False
+        self.running = await self._lab.start(
+            self.program.host, self._argv, name=self.name, env=env, on_event=self._hear
+        )
+        return self.running
+
+    def signal(self, number: int) -> None:
+        """Does nothing if it does not run."""
+        if self.running is None:
+            return
+        self.running.process.send_signal(number)
+        if number == signal.SIGKILL:
+            self.killed = True
+            self._mesh.forget(self.name)
+
+    def skew(self, offset_s: float) -> None:
+        """Set its wall clock."""
+        skew.set_offset(self._clock_file, offset_s)
+
+    def mesh_changed(self) -> None:
+        """To be called when any node has said something."""
+        self._changed.unpark_all()
+
+    def finish(self) -> Outcome:
+        """Its outcome, judged by the state at the end as well."""
+        ok, detail = self._ok, self._detail
+        if self._stays and ok and not self.killed:
+            status = self.running.process.status if self.running else None
+            if status is not None:
+                ok = False
+                detail = f"ended with status {status}{self._last_words()}"
+            elif isinstance(self.program, NodeProgram):
+                missing = self._missing()
+                if missing:
+                    ok, detail = False, f"{detail}; at the end not to {', '.join(missing)}"
+        return Outcome(
+            program=self.name,
+            host=self.program.host,
+            kind=KINDS[type(self.program)],
+            ok=ok,
+            detail=detail,
+            seconds=round(max(0.0, self._ended - self._began), 3),
+            values=self._values,
+        )
+
+    @property
+    def _stays(self) -> bool:
+        """Whether it is meant to run until it is stopped."""
+        if isinstance(self.program, CommandProgram):
+            return self.program.exit_code is None
+        return not isinstance(self.program, FetchProgram)
+
+    def _hear(self, event: Event) -> None:
+        self._mesh.feed(self.name, event)
+        self._news()
+
+    def _last_words(self) -> str:
+        return self.running.last_words() if self.running else ""
+
+    async def _act(self, others: Mapping[str, Job]) -> None:
+        match self.program:
+            case NodeProgram() as program:
+                await self._node(program)
+            case PublishProgram() as program:
+                await self._publish(program)
+            case FetchProgram() as program:
+                await self._fetch(program, others[program.source])
+            case CommandProgram() as program:
+                await self._command(program, others)
+
+    # --- each kind ---
+
+    async def _node(self, program: NodeProgram) -> None:
+        self._argv = [*LATTICA, "node", "--json", *_options("--listen", program.listen)]
+        for target in program.connect:
+            self._argv += _options("--connect", self._mesh.addresses(target))
+        running = await self.start()
+        with trio.move_on_after(START_S):
+            _, event = await running.wait_event(lambda event: event.get("event") == "ready")
+        if self._mesh.peer_id(self.name) is None:
+            raise LabError(f"was not ready after {START_S:g} s{self._last_words()}")
+        ready_at = float(event["t"])
+        with trio.move_on_after(program.timeout_s):
+            while self._missing() and running.process.status is None:
+                await self._changed.park()
+        links = {}
+        for target in program.connect:
+            link = self._mesh.link(self.name, target)
+            if link is not None:
+                after = round(max(0.0, link.t - ready_at), 3)
+                links[target] = {"path": link.kind, "addr": link.addr, "seconds": after}
+        self._values["links"] = links
+        missing = self._missing()
+        self._ok = not missing and running.process.status is None
+        if missing:
+            self._detail = f"not connected to {', '.join(missing)}{self._last_words()}"
+        elif links:
+            self._detail = "connected to " + ", ".join(
+                f"{target} ({link['path']})" for target, link in links.items()
+            )
+        else:
+            self._detail = "ready"
+
+    def _missing(self) -> list[str]:
+        return [
+            name for name in self.program.needs if self._mesh.link(self.name, name) is None
+        ]
+
+    async def _publish(self, program: PublishProgram) -> None:
+        data = self.folder / "files"
+        await trio.to_thread.run_sync(make_files, data, program, self._lab.scenario.seed)
+        options = _options("--listen", program.listen)
+        path = data if program.files != 1 else next(data.iterdir())
+        self._argv = [*LATTICA, "publish", str(path), "--json", *options]
+        running = await self.start()
+        with trio.move_on_after(program.timeout_s):
+            _, event = await running.wait_event(lambda event: "ticket" in event)
+            self.ticket = str(event["ticket"])
+            self._ok = True
+            self._detail = f"{event['bytes'] / MIB:.1f} MiB in {event['files']} file(s)"
+            return
+        raise LabError(f"no ticket after {program.timeout_s:g} s{self._last_words()}")
+
+    async def _fetch(self, program: FetchProgram, source: Job) -> None:
+        if not source.ticket:
+            raise LabError(f"{source.name} had no ticket")
+        out = self.folder / "out"
+        self._argv = [*LATTICA, "fetch", source.ticket, "-o", str(out), "--json"]
+        running = await self.start()
+        status = await self._wait_exit(running, program.timeout_s)
+        if status is None:
+            raise LabError(f"not done after {program.timeout_s:g} s{self._last_words()}")
+        if status != 0:
+            raise LabError(f"ended with status {status}{self._last_words()}")
+        same = await trio.to_thread.run_sync(
+            lambda: tree_hash(out) == tree_hash(source.folder / "files")
+        )
+        if not same:
+            raise LabError("what it fetched is not what was published")
+        result = next((event for event in running.events if "mb_per_s" in event), {})
+        self._values = {key: result.get(key) for key in ("bytes", "seconds", "mb_per_s")}
+        self._ok = True
+        self._detail = f"identical, {result.get('mb_per_s', 0)} MB/s"
+
+    async def _command(self, program: CommandProgram, others: Mapping[str, Job]) -> None:
+        self._argv = [self._filled(argument, others) for argument in program.argv]
+        running = await self.start()
+        if program.ready is not None:
+            with trio.move_on_after(program.timeout_s) as waiting:
+                await running.wait_event(lambda event: event.get("event") == program.ready)
+            if waiting.cancelled_caught:
+                raise LabError(f"no event {program.ready!r} after {program.timeout_s:g} s")
+        if program.exit_code is None:
+            self._ok, self._detail = True, "runs"
+            return
+        if program.ready is not None:
+            self.ready.set()
+        status = await self._wait_exit(running, program.timeout_s)
+        if status != program.exit_code:
+            got = "did not end" if status is None else f"ended with status {status}"
+            raise LabError(f"{got}, not {program.exit_code}{self._last_words()}")
+        self._ok, self._detail = True, f"ended with status {status}"
+        self._values["events"] = running.events[-1:]
+
+    async def _wait_exit(self, running: Running, timeout_s: float) -> int | None:
+        """Its exit status; None, and it is killed, if it takes longer."""
+        with trio.move_on_after(timeout_s):
+            status = await running.process.wait()
+            while not running.closed:
+                await trio.sleep(0.01)
+            return status
+        await running.stop(grace_s=0)
+        return None
+
+    def _filled(self, text: str, others: Mapping[str, Job]) -> str:
+        def value(match: re.Match[str]) -> str:
+            kind, _, name = match[1].partition(":")
+            if kind == "python":
+                return sys.executable
+            if kind == "work":
+                self.folder.mkdir(parents=True, exist_ok=True)
+                return str(self.folder)
+            if kind == "ip":
+                return self._lab.public_ip(name)
+            if kind == "ip6":
+                return self._lab.plan.ipv6[name]
+            if kind == "ticket":
+                return others[name].ticket
+            return next(iter(self._mesh.addresses(name)), "")
+
+        try:
+            return _PLACEHOLDER.sub(value, text)
+        except KeyError as error:
+            raise LabError(f"{text}: there is no {error}") from None
+
+
+def _options(option: str, values: tuple[str, ...] | list[str]) -> list[str]:
+    return [part for value in values for part in (option, value)]
+
+
+def make_files(folder: Path, program: PublishProgram, seed: int) -> None:
+    """Random files, the same for the same scenario and program."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = random.Random(f"{seed} {program.name}")
+    size = round(program.size_mib * MIB) // program.files
+    for number in range(program.files):
+        with (folder / f"part-{number:04}.bin").open("wb") as file:
+            left = size
+            while left > 0:
+                file.write(rng.randbytes(min(left, MIB)))
+                left -= MIB
+
+
+def tree_hash(folder: Path) -> str:
+    """SHA-256 over the names and contents of all files below a folder."""
+    total = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            total.update(f"{path.relative_to(folder)} {digest}\n".encode())
+    return total.hexdigest()

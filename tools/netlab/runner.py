@@ -1,0 +1,140 @@
+"""Running a scenario: its programs and faults in its network, and what came of it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from tools.netlab import draw, faults
+from tools.netlab.jobs import Job
+from tools.netlab.lab import Lab, open_lab
+from tools.netlab.mesh import Mesh
+from tools.netlab.model import Scenario
+from tools.netlab.report import Report
+
+Event = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to run.
+
+    out: a folder for the picture of the run (`paths.svg`), logs and captures; made if needed.
+    pcap: nodes whose packets are captured; needs `out`.
+    """
+
+    out: Path | None = None
+    pcap: tuple[str, ...] = ()
+
+
+class Run:
+    """A scenario that is running; also the stage on which faults act."""
+
+    def __init__(self, lab: Lab, on_event: Callable[[str, Event], None]) -> None:
+        self.lab = lab
+        self.mesh = Mesh()
+        self.jobs: dict[str, Job] = {}
+        for program in lab.scenario.all_programs:
+            self.jobs[program.name] = Job(program, lab, self.mesh, self._hear_of(program.name))
+        self._on_event = on_event
+
+    def _hear_of(self, program: str) -> Callable[[Event], None]:
+        def hear(event: Event) -> None:
+            self._on_event(program, event)
+            for job in self.jobs.values():
+                job.mesh_changed()
+
+        return hear
+
+    # --- the stage ---
+
+    def signal(self, program: str, number: int) -> None:
+        self.jobs[program].signal(number)
+
+    async def restart(self, program: str) -> None:
+        await self.jobs[program].start()
+
+    def skew(self, program: str, offset_s: float) -> None:
+        self.jobs[program].skew(offset_s)
+
+    # --- running ---
+
+    async def perform(self) -> list[tuple[float, str]]:
+        """Run programs and faults to the end of the scenario; the faults that were done."""
+        scenario = self.lab.scenario
+        done: list[tuple[float, str]] = []
+        with trio.move_on_after(scenario.duration_s):
+            async with trio.open_nursery() as nursery:
+                for job in self.jobs.values():
+                    nursery.start_soon(job.run, self.jobs)
+                nursery.start_soon(self._faults, done)
+            await trio.sleep(scenario.settle_s)
+        return done
+
+    async def _faults(self, done: list[tuple[float, str]]) -> None:
+        def tell(t: float, text: str) -> None:
+            done.append((t, text))
+            self._on_event("", {"event": "fault", "what": text, "t": t})
+
+        await faults.play(faults.steps(self.lab.scenario.faults), self.lab, self, tell)
+
+    async def stop(self) -> None:
+        """End all programs, all at a time."""
+        async with trio.open_nursery() as nursery:
+            for job in self.jobs.values():
+                if job.running is not None:
+                    nursery.start_soon(job.running.stop)
+
+
+async def run_scenario(
+    scenario: Scenario,
+    options: Options | None = None,
+    on_event: Callable[[str, Event], None] = lambda program, event: None,
+) -> Report:
+    """Build the scenario's network, run it, and take everything down.
+
+    `on_event` is called with each event and the program it is from ("" for faults). Raises
+    :class:`tools.netlab.errors.LabError` and :class:`tools.netlab.spec.SpecError` for what keeps
+    it from running at all; what goes wrong inside is in the report.
+    """
+    options = options or Options()
+    async with open_lab(scenario) as lab:
+        captures = []
+        for node in options.pcap:
+            assert options.out is not None
+            options.out.mkdir(parents=True, exist_ok=True)
+            captures.append(await lab.capture(node, options.out.resolve() / f"{node}.pcap"))
+        run = Run(lab, on_event)
+        done = await run.perform()
+        # Judged before they are stopped.
+        report = Report(
+            scenario=scenario.name,
+            outcomes=tuple(job.finish() for job in run.jobs.values()),
+            paths=tuple(run.mesh.used_paths()),
+            faults=tuple(done),
+            seconds=round(lab.now(), 3),
+            complaints=tuple(run.mesh.complaints),
+        )
+        await run.stop()
+        for capture in captures:
+            await capture.stop()
+        if options.out is not None:
+            _keep(options.out, scenario, report, lab, list(run.jobs))
+    return report
+
+
+def _keep(
+    out: Path, scenario: Scenario, report: Report, lab: Lab, programs: Sequence[str]
+) -> None:
+    """Leave the picture and the logs."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "paths.svg").write_text(draw.picture(scenario, report), encoding="utf-8")
+    for name in programs:
+        for log in ("stdout.log", "stderr.log"):
+            if (lab.folder / name / log).exists():
+                shutil.copyfile(lab.folder / name / log, out / f"{name}.{log}")
