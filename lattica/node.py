@@ -16,7 +16,7 @@ from multiaddr.multiaddr import Multiaddr
 from lattica.config import NodeConfig
 from lattica.errors import (
     ConnectionClosedError,
-    DialError,
+    LatticaError,
     LocalProtocolError,
     NotConnectedError,
 )
@@ -25,6 +25,7 @@ from lattica.nat.addresses import parse_multiaddr, split_peer, with_peer
 from lattica.nat.connection import Connection, Direction
 from lattica.nat.events import EventStream
 from lattica.nat.libp2p_network import known_addrs, make_host
+from lattica.nat.protocols import leaves
 from lattica.nat.stream import Stream
 from lattica.nat.swarm import Swarm
 
@@ -97,6 +98,8 @@ class Node:
                 await nursery.start(self.swarm.run)
                 stack.push_async_callback(self.swarm.close)
                 for peer_id, addr in self._bootstrap:
+                    if peer_id == self.peer_id:
+                        continue  # the same list is given to every node
                     self.add_address(peer_id, addr)
                     self.swarm.start_soon(self._connect_bootstrap, peer_id)
                 self._exit = stack.pop_all()
@@ -114,14 +117,15 @@ class Node:
         try:
             return await self._exit.__aexit__(exc_type, exc, traceback)
         except BaseExceptionGroup as group:
-            if _unwrap(group) is exc:
+            # Trio may have put the body's own exception, or a copy of its group, into one.
+            if exc is not None and [*map(id, leaves(group))] == [*map(id, leaves(exc))]:
                 return False
-            raise
+            raise _unwrap(group) from None
 
     async def _connect_bootstrap(self, peer_id: PeerId) -> None:
         try:
             await self.connect(peer_id)
-        except DialError as error:
+        except LatticaError as error:
             logger.warning("bootstrap peer not reached: %s", error)
 
     # --- this node ---
@@ -178,7 +182,7 @@ class Node:
     ) -> tuple[PeerId | None, list[Multiaddr]]:
         if isinstance(target, PeerId):
             return target, []
-        if isinstance(target, str) and not target.startswith("/") and ":" not in target:
+        if isinstance(target, str) and not target.lstrip().startswith("/") and ":" not in target:
             return parse_peer_id(target), []
         given: Iterable[AddrLike] = [target] if isinstance(target, (str, Multiaddr)) else target
         split = [split_peer(_addr(addr)) for addr in given]
@@ -291,11 +295,10 @@ class Node:
         self.swarm.protocols.handlers.pop(protocol, None)
 
 
-def _unwrap(error: BaseException) -> BaseException:
+def _unwrap(group: BaseException) -> BaseException:
     """The one exception in a group, or the group if it holds several."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
+    errors = leaves(group)
+    return errors[0] if len(errors) == 1 else group
 
 
 def _peer(peer: PeerLike) -> PeerId:

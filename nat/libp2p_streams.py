@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import trio
 from libp2p.abc import IMuxedConn, IMuxedStream, INetConn, INetStream, IRawConnection
 from libp2p.connection_types import ConnectionType
@@ -159,17 +161,20 @@ class RawConnAdapter:
         fallback = addr or Multiaddr(f"/p2p/{remote}/p2p-circuit" if remote else "/p2p-circuit")
         self.local_addr = fallback
         self.remote_addr = addrs[0] if addrs else fallback
+        self._aborted = False
         self._scope = trio.CancelScope()
 
     async def receive(self) -> memoryview:
-        with self._scope:
+        if self._aborted:
+            raise trio.ClosedResourceError("aborted by this side")
+        with trio.CancelScope() as self._scope:
             try:
                 return memoryview(await self._raw.read(64 * 1024))
             except (StreamEOF, StreamReset):
                 return memoryview(b"")
             except Exception as error:  # py-libp2p's pipes raise whatever they are made of
                 raise ConnectionClosedError(f"the pipe below failed: {error}") from error
-        return memoryview(b"")
+        raise trio.ClosedResourceError("aborted by this side")
 
     async def send(self, data: bytes | bytearray | memoryview) -> None:
         try:
@@ -181,7 +186,10 @@ class RawConnAdapter:
         pass  # nothing is withheld from strangers
 
     async def aclose(self) -> None:
-        await self._raw.close()
+        # A pipe that fails to close is as good as closed.
+        with suppress(Exception):
+            await self._raw.close()
 
     def abort(self) -> None:
+        self._aborted = True
         self._scope.cancel()

@@ -48,7 +48,7 @@ class ProtocolTable:
             stream.reset()
 
     def _report(self, stream: Stream, group: BaseExceptionGroup[Exception]) -> None:
-        errors = _leaves(group)
+        errors = leaves(group)
         error = errors[0] if len(errors) == 1 else group
         if stream.is_dead and all(isinstance(leaf, LatticaError) for leaf in errors):
             # The peer or the network ended it, which is no news.
@@ -102,8 +102,8 @@ async def _gone(stream: Stream) -> None:
     stream.reset()
 
 
-def _leaves(error: BaseException) -> list[BaseException]:
+def leaves(error: BaseException) -> list[BaseException]:
     """The exceptions in a group and its groups, or the one that is none."""
     if isinstance(error, BaseExceptionGroup):
-        return [leaf for part in error.exceptions for leaf in _leaves(part)]
+        return [leaf for part in error.exceptions for leaf in leaves(part)]
     return [error]

@@ -134,8 +134,7 @@ class Stream:
         self._sending = True
         try:
             yamux.wake_below = threshold // 2
-            while yamux.wake_below is not None:  # woken for other reasons too
-                await self._writable.wait()
+            await self._wait_drained()
         except BaseException:
             yamux.wake_below = None
             if yamux.reset_reason is None:
@@ -145,6 +144,10 @@ class Stream:
         finally:
             self._sending = False
         self._raise_if_unsendable()
+
+    async def _wait_drained(self) -> None:
+        while self._yamux.wake_below is not None:  # woken for other reasons too
+            await self._writable.wait()
 
     async def send_eof(self) -> None:
         """Half-close: the peer reads the end of the stream after what was sent."""

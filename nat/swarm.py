@@ -58,6 +58,9 @@ _TICK = 1.0
 _RETIRE_IDLE = 2.0
 """Seconds without streams after which a superseded connection ends."""
 
+_CLOSE_GRACE = 1.0
+"""Seconds that a pipe of somebody else may take to close."""
+
 ConnectionHook = Callable[[Connection], Awaitable[None]]
 
 
@@ -299,7 +302,7 @@ class Swarm:
     ) -> Connection:
         """Secure, multiplex and register a pipe that somebody else has made.
 
-        `direction` is the role in the set-up. The pipe is aborted when this fails.
+        `direction` is the role in the set-up. The pipe is closed when this fails.
         """
         connection = None
         try:
@@ -311,7 +314,11 @@ class Swarm:
         finally:
             if connection is None:
                 raw.abort()
+                with trio.move_on_after(_CLOSE_GRACE, shield=True):
+                    await raw.aclose()
         self._register(connection)
+        if connection.closed_reason is not None:
+            raise ResourceLimitError(connection.closed_reason)
         return connection
 
     def start_soon(self, function: Callable[..., Awaitable[object]], *args: object) -> None:
@@ -353,7 +360,7 @@ class Swarm:
         limits, registry = self.config.limits, self.registry
         same_peer = registry.by_peer.get(connection.peer_id, ())
         if len(same_peer) >= limits.max_connections_per_peer:
-            connection.abort("too many connections to this peer")
+            self._refuse(connection, "too many connections to this peer")
             logger.info("connection refused: too many to one peer peer=%s", connection.peer_id)
             return
         if registry.total >= limits.max_connections and connection.direction is Direction.INBOUND:
@@ -361,7 +368,7 @@ class Swarm:
                 old.abort("trimmed: this node has too many connections")
                 self._forget(old)  # its place is needed now
             if registry.total >= limits.max_connections:
-                connection.abort("this node has too many connections")
+                self._refuse(connection, "this node has too many connections")
                 logger.warning(
                     "connection refused: limit of %d reached, all in use peer=%s",
                     limits.max_connections,
@@ -375,6 +382,11 @@ class Swarm:
                 PeerConnected(connection.peer_id, connection.remote_addr, connection.direction)
             )
         self._notify_changed()
+
+    def _refuse(self, connection: Connection, reason: str) -> None:
+        connection.abort(reason)
+        # Does no more than let go of the pipe, which for some takes waiting.
+        self._require_nursery().start_soon(connection.run)
 
     async def _run_connection(self, connection: Connection) -> None:
         nursery = self._require_nursery()
@@ -526,8 +538,7 @@ class Swarm:
         """Wait until there is a connection to the peer, whoever makes it."""
         await trio.lowlevel.checkpoint()
         while (connection := self.registry.best(peer_id)) is None:
-            if self._stopped.is_set():
-                raise LocalProtocolError("the swarm is not running")
+            self._require_nursery()
             await self._changed.wait()
         return connection
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+import pytest
 import trio
 from multiaddr.multiaddr import Multiaddr
 
@@ -22,6 +23,23 @@ from tests.raw_pipe import PipeEnd
 ALICE, BOB = Identity.generate(), Identity.generate()
 TOO_LONG = 3600.0
 """Virtual seconds after which a test hangs for good."""
+
+KIB = 1024
+MIB = 1024 * KIB
+PATTERN = random.Random(7).randbytes(4 * MIB)
+
+any_pipe = pytest.mark.parametrize(
+    "pipe",
+    [{}, {"capacity": 1000}, {"tiny": 1}],
+    ids=["wide", "narrow", "tiny"],
+)
+"""Arguments for :func:`connected`."""
+
+
+async def quiet() -> None:
+    """Let what is under way come to rest, on the same second of a virtual clock."""
+    for _ in range(200):
+        await trio.lowlevel.checkpoint()
 
 
 class Pipe(PipeEnd):
@@ -113,10 +131,11 @@ def make_end(
     limits: Limits | None = None,
     windows: Windows | None = None,
     timeouts: Timeouts | None = None,
+    budget: MemoryBudget | None = None,
     on_stream: Callable[[Stream], None] | None = None,
 ) -> End:
     """A connection as the swarm makes it; running it is left to the caller."""
-    budget = MemoryBudget((limits or Limits()).receive_memory_total)
+    budget = budget or MemoryBudget((limits or Limits()).receive_memory_total)
     windows = windows or Windows()
     ends: list[End] = []
     connection = Connection(
@@ -207,6 +226,7 @@ async def against_manual_peer(
     capacity: int = 1 << 20,
     limits: Limits | None = None,
     timeouts: Timeouts | None = None,
+    budget: MemoryBudget | None = None,
     early: tuple[bytes, ...] = (),
 ) -> AsyncIterator[tuple[End, ManualPeer]]:
     """Bob's end of a running connection with a peer that is played by the test."""
@@ -214,7 +234,7 @@ async def against_manual_peer(
     theirs, ours = upgraded_pair()
     if early:
         ours = Upgraded(ours.remote, ours.initiator, ours.reader, ours.writer, early)
-    end = make_end(raws[1], ours, limits=limits, timeouts=timeouts)
+    end = make_end(raws[1], ours, limits=limits, timeouts=timeouts, budget=budget)
     with trio.fail_after(TOO_LONG):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(end.connection.run)

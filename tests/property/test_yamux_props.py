@@ -225,6 +225,12 @@ class TwoSessions(RuleBasedStateMachine):
     def open_one(self) -> object:
         pipe = self.open(0)
         self.flow()
+        # A long way, so that windows grow.
+        for side in (0, 1):
+            self.ping(side)
+            self.send(side, MESSAGE, 1)
+        self.clock.now += 0.5
+        self.flow()
         return pipe
 
     @rule(target=pipes, side=SIDES)
@@ -444,9 +450,8 @@ class TwoSessions(RuleBasedStateMachine):
                 assert stream.reset_reason is None
                 if out.finished and incoming.finished:
                     assert stream.id not in self.sides[side].session.streams
-        for side in self.sides:
-            assert not side.session.wants_write
-            session = side.session
+        for session in (side.session for side in self.sides):
+            assert not session.wants_write
             ended = session.close("the end")
             assert session.streams == {}
             assert session._promised == 0

@@ -6,10 +6,14 @@ most its own connection, with one line in the log that says why, and leaves noth
 
 from __future__ import annotations
 
+import array
+import fcntl
 import logging
 import os
 import random
 import re
+import socket
+import termios
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -39,6 +43,7 @@ from tests.nets import ECHO, advance, ask_echo, echo, node_config, open_files, s
 
 DATA, WINDOW_UPDATE, PING, GO_AWAY = FrameType
 SYN, ACK, FIN, RST = Flag
+SOURCE = "/test/source/1"
 Attack = Callable[[Attacker], Awaitable[None]]
 
 
@@ -88,6 +93,7 @@ async def scene(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Scene]:
     caplog.set_level(logging.INFO, "lattica")
     async with Node(node_config()) as victim, Node(node_config()) as honest:
         victim.handle(ECHO, echo)
+        victim.handle(SOURCE, source)
         await honest.connect(victim.addrs[0])
         await settled(lambda: all(n.peers() and n.peers()[0].agent for n in (victim, honest)))
         stage = Scene(victim, honest, caplog, await honest.open_stream(victim.peer_id, ECHO))
@@ -359,6 +365,30 @@ async def pings_unread(a: Attacker) -> None:
         sealed = not scope.cancelled_caught
 
 
+async def garbage_while_it_cannot_be_answered(a: Attacker) -> None:
+    """The victim sends, the socket is full, and the goodbye cannot leave."""
+    await a.set_up()
+    await a.send_frames(syn(1, propose(SOURCE)), frame(WINDOW_UPDATE, 0, 1, 1 << 30))
+    waiting, same = 0, 0
+    while same < 20 or not waiting:
+        await wait_all_tasks_blocked(0.003)
+        before, waiting = waiting, unread(a.sock)
+        same = same + 1 if waiting == before else 0
+    await a.send_frames(frame(9, 0, 0, 0))
+
+
+def unread(sock: socket.socket) -> int:
+    """Bytes that the kernel holds for us."""
+    size = array.array("i", [0])
+    fcntl.ioctl(sock.fileno(), termios.FIONREAD, size)
+    return size[0]
+
+
+async def source(stream: Stream) -> None:
+    """A handler that has much to say."""
+    await stream.send_all(bytes(100_000_000))
+
+
 ON_A_CONNECTION = [
     (bad_ciphertext, "noise"),
     (flipped_bit, "noise"),
@@ -366,6 +396,7 @@ ON_A_CONNECTION = [
     (replayed_message, "noise"),
     (garbage_with_the_last_of_the_set_up, "version 1"),
     (pings_unread, "provokes replies"),
+    (garbage_while_it_cannot_be_answered, "frame type 9"),
     (yamux(b"\x01" + bytes(11)), "version 1"),
     (yamux(frame(9, 0, 0, 0)), "frame type 9"),
     (yamux(random.Random(2).randbytes(5000)), "yamux"),
@@ -380,8 +411,8 @@ ON_A_CONNECTION = [
     (yamux(syn(1), *[frame(WINDOW_UPDATE, 0, 1, 0xFFFFFFFF)] * 3), "impossible window"),
 ]
 NAMES = [
-    *(attack.__name__ for attack, _ in ON_A_CONNECTION[:6]),
-    *(f"yamux: {reason}" for _, reason in ON_A_CONNECTION[6:]),
+    *(attack.__name__ for attack, _ in ON_A_CONNECTION[:7]),
+    *(f"yamux: {reason}" for _, reason in ON_A_CONNECTION[7:]),
 ]
 
 

@@ -12,7 +12,7 @@ from libp2p.crypto.keys import KeyPair
 from libp2p.crypto.rsa import create_new_key_pair as new_rsa_keys
 from libp2p.crypto.secp256k1 import create_new_key_pair as new_secp256k1_keys
 from libp2p.security.noise.pb.noise_pb2 import NoiseHandshakePayload
-from noise.connection import Keypair, NoiseConnection
+from noise.connection import Keypair, NoiseConnection  # type: ignore[import-untyped]
 
 from lattica.errors import LocalProtocolError, RemoteProtocolError
 from lattica.identity import Identity
@@ -174,10 +174,9 @@ def test_payloads_and_keys_arrive() -> None:
     initiator, responder = new_pair()
     assert responder.read(initiator.write(b"one")) == b"one"
     assert initiator.read(responder.write(b"two")) == b"two"
-    assert not initiator.done
+    assert (initiator.done, responder.done) == (False, False)
     assert responder.read(initiator.write(b"three")) == b"three"
-    assert initiator.done
-    assert responder.done
+    assert (initiator.done, responder.done) == (True, True)
     assert initiator.remote_static == public(responder._static)
     assert responder.remote_static == public(initiator._static)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 
 import pytest
 import trio
+import trio.testing
 
 from lattica.errors import (
     ConnectionClosedError,
@@ -29,8 +31,6 @@ from tests.yamux_pair import ACK, DATA, FIN, RST, WINDOW_UPDATE, data_frame, fra
 HEADER = encode_message(PROTOCOL_ID)
 ECHO = encode_message("/echo")
 NA = encode_message("na")
-
-pytestmark = pytest.mark.usefixtures("autojump_clock")
 
 
 def propose(end: End, *protocols: str, lazy: bool = False) -> Stream:
@@ -136,10 +136,8 @@ async def test_lazy_and_refused(data: bytes, caplog, autojump_clock) -> None:
 
 
 async def send_in_vain(stream: Stream, data: bytes) -> None:
-    try:
+    with suppress(UnsupportedProtocolError):
         await stream.send_all(data)
-    except UnsupportedProtocolError:
-        pass
 
 
 async def test_a_blocked_writer_hears_of_the_refusal(autojump_clock) -> None:

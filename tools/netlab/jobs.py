@@ -33,13 +33,17 @@ MIB = 1 << 20
 KINDS = {cls: kind for kind, cls in PROGRAMS.items()}
 START_S = 30.0
 """A program may take this long until it is ready; machines are busy."""
+NEWS_S = 1.0
+"""What one end of a connection says the other end says soon after."""
 _PLACEHOLDER = re.compile(r"\{(python|work|ip:[^}]+|ip6:[^}]+|addr:[^}]+|ticket:[^}]+)\}")
 
 
 class Job:
     """One program of a scenario: it may be started several times, and has one outcome."""
 
-    def __init__(self, program: Program, lab: Lab, mesh: Mesh, news: Callable[[], None]) -> None:
+    def __init__(
+        self, program: Program, lab: Lab, mesh: Mesh, news: Callable[[Event], None]
+    ) -> None:
         self.program = program
         self.name = program.name
         self.ready = trio.Event()
@@ -116,7 +120,7 @@ class Job:
         """To be called when any node has said something."""
         self._changed.unpark_all()
 
-    def finish(self) -> Outcome:
+    def finish(self, others: Mapping[str, Job]) -> Outcome:
         """Its outcome, judged by the state at the end as well."""
         ok, detail = self._ok, self._detail
         if self._stays and ok and not self.killed:
@@ -125,7 +129,7 @@ class Job:
                 ok = False
                 detail = f"ended with status {status}{self._last_words()}"
             elif isinstance(self.program, NodeProgram):
-                missing = self._missing()
+                missing = [name for name in self._missing() if not others[name].killed]
                 if missing:
                     ok, detail = False, f"{detail}; at the end not to {', '.join(missing)}"
         return Outcome(
@@ -147,7 +151,7 @@ class Job:
 
     def _hear(self, event: Event) -> None:
         self._mesh.feed(self.name, event)
-        self._news()
+        self._news(event)
 
     def _last_words(self) -> str:
         return self.running.last_words() if self.running else ""
@@ -176,7 +180,11 @@ class Job:
             raise LabError(f"was not ready after {START_S:g} s{self._last_words()}")
         ready_at = float(event["t"])
         with trio.move_on_after(program.timeout_s):
-            while self._missing() and running.process.status is None:
+            while self._missing():
+                await self._changed.park()
+        # The others' news of it have the address at which they see this node.
+        with trio.move_on_after(NEWS_S):
+            while not all(self._mesh.is_mutual(self.name, target) for target in program.connect):
                 await self._changed.park()
         links = {}
         for target in program.connect:
@@ -186,9 +194,9 @@ class Job:
                 links[target] = {"path": link.kind, "addr": link.addr, "seconds": after}
         self._values["links"] = links
         missing = self._missing()
-        self._ok = not missing and running.process.status is None
+        self._ok = not missing
         if missing:
-            self._detail = f"not connected to {', '.join(missing)}{self._last_words()}"
+            self._detail = f"not connected to {', '.join(missing)}{_reason(running.stderr())}"
         elif links:
             self._detail = "connected to " + ", ".join(
                 f"{target} ({link['path']})" for target, link in links.items()
@@ -287,6 +295,12 @@ class Job:
             return _PLACEHOLDER.sub(value, text)
         except KeyError as error:
             raise LabError(f"{text}: there is no {error}") from None
+
+
+def _reason(log: str) -> str:
+    """The last warning or error of a node's log, without time and place."""
+    lines = [line for line in log.splitlines() if " WARNING " in line or " ERROR " in line]
+    return f" ({lines[-1].partition(': ')[2]})" if lines else ""
 
 
 def _options(option: str, values: tuple[str, ...] | list[str]) -> list[str]:

@@ -137,6 +137,10 @@ class Mesh:
                 return member.links[peer]
         return None
 
+    def is_mutual(self, program: str, other: str) -> bool:
+        """Whether both say that they are connected."""
+        return other in self.neighbours(program) and program in self.neighbours(other)
+
     def neighbours(self, program: str) -> set[str]:
         """The names of those that `program` says it is connected to."""
         member = self._members.get(program)

@@ -34,8 +34,8 @@ class NatSpec:
         filtered (a firewall).
     mapping: when an inside endpoint keeps its external endpoint (RFC 4787 section 4.1): always,
         per remote address, or per remote address and port. Only with translate "ports".
-    filtering: what may come in to a mapped endpoint (RFC 4787 section 5): everything, what comes
-        from addresses it has sent to, or from addresses and ports it has sent to. A one-to-one
+    filtering: what may come in to a mapping (RFC 4787 section 5): everything, what comes from
+        addresses it has sent to, or from addresses and ports it has sent to. A one-to-one
         mapping is always there, so that with "endpoint-independent" its host is simply open.
     port: external port of a new mapping: the inside port where free (else the next free one),
         the next free one, or any free one at random.

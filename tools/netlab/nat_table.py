@@ -176,7 +176,7 @@ class NatTable:
             return self._general(packet, partial, False)
         session = self.flows.incoming[protocol].get(key)
         now = self._clock()
-        if session is None or session.expires <= now:
+        if session is None or session.expires <= now or not session.sent:
             return self._general(packet, partial, False)
         if protocol == TCP:
             if packet[33] & _TCP_MARKS:
@@ -184,7 +184,7 @@ class NatTable:
             at = 36
         else:
             at = 26
-        if self.spec.inbound_refresh or not session.sent:
+        if self.spec.inbound_refresh:
             session.expires = now + session.timeout
         checksum = 0xFFFF - ((0xFFFF - checksum + session.ip_in) % 0xFFFF or 0xFFFF)
         _REWRITE.pack_into(packet, 8, ttl - 1, protocol, checksum, session.in_new)

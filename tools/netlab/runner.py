@@ -114,7 +114,7 @@ async def run_scenario(
         # Judged before they are stopped.
         report = Report(
             scenario=scenario.name,
-            outcomes=tuple(job.finish() for job in run.jobs.values()),
+            outcomes=tuple(job.finish(run.jobs) for job in run.jobs.values()),
             paths=tuple(run.mesh.used_paths()),
             faults=tuple(done),
             seconds=round(lab.now(), 3),
