@@ -13,44 +13,32 @@ from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import (
     AccessDeniedError,
-    AddressError,
     ConnectionClosedError,
-    DialAttempt,
-    DialError,
     LatticaError,
     ListenError,
     LocalProtocolError,
     NotConnectedError,
-    RemoteProtocolError,
     ResourceLimitError,
 )
 from lattica.identity import Identity, PeerId
 from lattica.nat.addresses import (
-    Kind,
-    components,
     interface_addresses,
     ip_of,
-    kind_of,
-    order_addresses,
     parse_multiaddr,
-    resolve,
-    split_peer,
 )
 from lattica.nat.config import SwarmConfig
 from lattica.nat.connection import Connection, Direction
+from lattica.nat.connector import Connector
+from lattica.nat.dialer import Dialer
 from lattica.nat.events import EventBus, ListeningOn, PeerConnected, PeerDisconnected
-from lattica.nat.gater import Gater
-from lattica.nat.happy_eyeballs import race
 from lattica.nat.multistream import Initiator
-from lattica.nat.pnet import PnetConn
 from lattica.nat.protocols import ProtocolTable
 from lattica.nat.registry import Registry
 from lattica.nat.stream import Stream
 from lattica.nat.tcp import TcpTransport
 from lattica.nat.transport import Listener, RawConn, Transport
-from lattica.nat.upgrade import Upgrade, Upgraded
 from lattica.nat.websocket import WebSocketTransport
-from lattica.nat.yamux import MemoryBudget, Session
+from lattica.nat.yamux import MemoryBudget
 
 logger = logging.getLogger(__name__)
 
@@ -62,15 +50,6 @@ _CLOSE_GRACE = 1.0
 """Seconds that a pipe of somebody else may take to close."""
 
 ConnectionHook = Callable[[Connection], Awaitable[None]]
-
-
-class _PendingDial:
-    """A dial in progress, for those who want the same peer meanwhile."""
-
-    def __init__(self, addrs: frozenset[Multiaddr]) -> None:
-        self.addrs = addrs
-        self.done = trio.Event()
-        self.error: LatticaError | None = None
 
 
 class Swarm:
@@ -95,15 +74,21 @@ class Swarm:
         self.on_connected: list[ConnectionHook] = []
         """Awaited in the background for each connection; their errors are logged."""
         self.on_disconnected: list[ConnectionHook] = []
-        self._gater = Gater(self.config.access)
         tcp = TcpTransport()
         self._transports: tuple[Transport, ...] = tuple(
             transports if transports is not None else (tcp, WebSocketTransport(tcp))
         )
         self._listeners: list[Listener] = []
-        self._budget = MemoryBudget(self.config.limits.receive_memory_total)
         self._pending_inbound: OrderedDict[int, trio.CancelScope] = OrderedDict()
-        self._dials: dict[PeerId, _PendingDial] = {}
+        self._connector = Connector(identity, self.config, self._on_stream)
+        self._dialer = Dialer(
+            self.config,
+            self._transports,
+            self._connector,
+            self.registry,
+            self._register,
+            lambda: self.listen_addrs,
+        )
         self._negotiating: dict[int, int] = {}
         self._changed = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -171,6 +156,11 @@ class Swarm:
             for connection in self.registry.to_trim(now):
                 connection.abort("trimmed: this node has too many connections")
 
+    @property
+    def receive_memory(self) -> MemoryBudget:
+        """What all connections have received and nobody has read, and its limit; bytes."""
+        return self._connector.budget
+
     # --- listening ---
 
     async def listen(self, addr: Multiaddr) -> tuple[Multiaddr, ...]:
@@ -221,7 +211,7 @@ class Swarm:
                     logger.exception("listener failed addrs=%s", listener.addrs)
                 return
             try:
-                self._check_address(raw.remote_addr)
+                self._connector.gater.check_address(raw.remote_addr)
             except AccessDeniedError as error:
                 logger.debug("inbound connection refused: %s", error)
                 raw.abort()
@@ -232,11 +222,6 @@ class Swarm:
                 oldest.cancel()
             nursery.start_soon(self._handle_inbound, raw)
 
-    def _check_address(self, addr: Multiaddr) -> None:
-        ip = ip_of(addr)
-        if ip is not None:
-            self._gater.check_address(ip)
-
     async def _handle_inbound(self, raw: RawConn) -> None:
         scope = trio.CancelScope(deadline=trio.current_time() + self.config.timeouts.handshake)
         self._pending_inbound[id(scope)] = scope
@@ -244,7 +229,7 @@ class Swarm:
         connection = None
         try:
             with scope:
-                connection = await self._upgrade(raw, Direction.INBOUND, None, False)
+                connection = await self._connector.connect(raw, Direction.INBOUND, initiator=False)
         except (LatticaError, OSError) as error:
             reason = error
         except Exception:
@@ -262,41 +247,6 @@ class Swarm:
 
     # --- making connections ---
 
-    async def _upgrade(
-        self,
-        raw: RawConn,
-        direction: Direction,
-        expected_peer: PeerId | None,
-        initiator: bool,
-    ) -> Connection:
-        """Secure and multiplex a pipe; the caller aborts it when this fails."""
-        if self.config.private_network_key is not None:
-            raw = PnetConn(raw, self.config.private_network_key)
-        upgrade = Upgrade(
-            self.identity,
-            initiator=initiator,
-            expected_peer=expected_peer,
-        )
-        while True:
-            if data := upgrade.data_to_send():
-                await raw.send(data)
-            if upgrade.result is not None:
-                break
-            received = await raw.receive()
-            if not received:
-                raise ConnectionClosedError(f"the peer closed during {upgrade.stage}")
-            try:
-                upgrade.receive(received)
-            except RemoteProtocolError as error:
-                if self.config.private_network_key is None or upgrade.authenticated:
-                    raise
-                raise RemoteProtocolError(
-                    f"{error} (with another private network key, everything looks like that)"
-                ) from None
-        self._gater.check_peer(upgrade.result.remote.peer_id)
-        raw.mark_authenticated()
-        return self._make_connection(raw, upgrade.result, direction)
-
     async def adopt(
         self, raw: RawConn, direction: Direction, expected_peer: PeerId | None
     ) -> Connection:
@@ -307,8 +257,9 @@ class Swarm:
         connection = None
         try:
             with trio.fail_after(self.config.timeouts.handshake):
-                initiator = direction is Direction.OUTBOUND
-                connection = await self._upgrade(raw, direction, expected_peer, initiator)
+                connection = await self._connector.connect(
+                    raw, direction, expected_peer, initiator=direction is Direction.OUTBOUND
+                )
         except trio.TooSlowError:
             raise ConnectionClosedError("the handshake took too long") from None
         finally:
@@ -330,27 +281,6 @@ class Swarm:
             await function(*args)
         except Exception:
             logger.exception("background work failed: %r", function)
-
-    def _make_connection(
-        self, raw: RawConn, upgraded: Upgraded, direction: Direction
-    ) -> Connection:
-        config = self.config
-        session = Session(
-            initiator=upgraded.initiator,
-            clock=trio.current_time,
-            windows=config.windows,
-            limits=config.limits,
-            timeouts=config.timeouts,
-            budget=self._budget,
-        )
-        return Connection(
-            raw,
-            upgraded,
-            session,
-            direction=direction,
-            send_buffer=config.windows.send_buffer,
-            on_stream=self._on_stream,
-        )
 
     def _register(self, connection: Connection) -> None:
         nursery = self._nursery
@@ -425,64 +355,7 @@ class Swarm:
         each address, or :class:`AccessDeniedError`.
         """
         self._require_nursery()
-        if peer_id is None:
-            return await self._dial_now(None, addrs)
-        if peer_id == self.identity.peer_id:
-            raise LocalProtocolError("a node cannot connect to itself")
-        self._gater.check_peer(peer_id)
-        wanted = tuple(addrs)
-        while True:
-            connection = self.registry.best(peer_id)
-            if connection is not None:
-                await trio.lowlevel.checkpoint()
-                return connection
-            pending = self._dials.get(peer_id)
-            if pending is None:
-                return await self._dial_for_all(peer_id, wanted)
-            await pending.done.wait()
-            if pending.error is not None and pending.addrs.issuperset(wanted):
-                raise pending.error
-
-    async def _dial_for_all(self, peer_id: PeerId, addrs: Sequence[Multiaddr]) -> Connection:
-        pending = self._dials[peer_id] = _PendingDial(frozenset(addrs))
-        try:
-            return await self._dial_now(peer_id, addrs)
-        except LatticaError as error:
-            pending.error = error
-            raise
-        finally:
-            # If this caller is cancelled, the next one in line dials for itself.
-            del self._dials[peer_id]
-            pending.done.set()
-
-    async def _dial_now(self, peer_id: PeerId | None, addrs: Iterable[Multiaddr]) -> Connection:
-        timeouts = self.config.timeouts
-        candidates = order_addresses(await resolve(addrs))
-
-        async def attempt(addr: Multiaddr) -> Connection:
-            return await self._dial_address(peer_id, addr)
-
-        try:
-            connection = await race(
-                candidates,
-                attempt,
-                stagger=self.config.dial_stagger,
-                timeout_each=timeouts.dial,
-                timeout_total=timeouts.connect,
-                target=peer_id or ", ".join(map(str, candidates)),
-                discard=lambda late: late.abort("another address was faster"),
-            )
-        except DialError:
-            # The peer may have reached us in the meantime.
-            existing = self.registry.best(peer_id) if peer_id is not None else None
-            if existing is None:
-                raise
-            return existing
-        self._register(connection)
-        best = self.registry.best(connection.peer_id) or connection
-        if best.closed_reason is not None:
-            raise ResourceLimitError(best.closed_reason)
-        return best
+        return await self._dialer.dial(peer_id, addrs)
 
     async def dial_fresh(
         self, peer_id: PeerId, addr: Multiaddr, *, as_responder: bool = False
@@ -492,45 +365,8 @@ class Swarm:
         `as_responder` takes the responder's part in the set-up, for a dial that may meet
         the peer's own (DCUtR assigns the parts). Raises what :meth:`dial` raises.
         """
-        with trio.move_on_after(self.config.timeouts.dial):
-            try:
-                connection = await self._dial_address(peer_id, addr, not as_responder)
-            except (LatticaError, OSError) as error:
-                raise DialError(peer_id, [DialAttempt(str(addr), str(error))]) from error
-            self._register(connection)
-            return connection
-        limit = self.config.timeouts.dial
-        raise DialError(peer_id, [DialAttempt(str(addr), f"timed out after {limit:g} s")])
-
-    async def _dial_address(
-        self, peer_id: PeerId | None, addr: Multiaddr, initiator: bool = True
-    ) -> Connection:
-        addr, named = split_peer(addr)
-        if peer_id is not None and named is not None and named != peer_id:
-            raise AddressError(f"the address belongs to {named}")
-        self._check_address(addr)
-        for transport in self._transports:
-            if transport.can_dial(addr):
-                break
-        else:
-            raise AddressError("no transport for this kind of address")
-        raw = await transport.dial(addr, source_port=self._source_port(addr))
-        try:
-            return await self._upgrade(raw, Direction.OUTBOUND, peer_id or named, initiator)
-        except BaseException:
-            raw.abort()
-            raise
-
-    def _source_port(self, addr: Multiaddr) -> int | None:
-        """The port we listen on in the address's family, to dial from."""
-        if not self.config.dial_from_listen_port:
-            return None
-        ip = ip_of(addr)
-        for bound in self.listen_addrs:
-            bound_ip = ip_of(bound)
-            if ip and bound_ip and ip.version == bound_ip.version and kind_of(bound) is Kind.TCP:
-                return int(components(bound)[-1][1])
-        return None
+        self._require_nursery()
+        return await self._dialer.dial_fresh(peer_id, addr, as_responder=as_responder)
 
     # --- using connections ---
 

@@ -157,7 +157,7 @@ def test_errors_about_nothing_known_are_dropped() -> None:
 def test_damaged_errors_are_dropped() -> None:
     bench = NatBench()
     _, outside = sessions(bench)["udp"]
-    good = translate(outside, SERVER, NAT)
+    good = error_about(outside, SERVER, NAT)
     assert bench.into(good) is not None
     broken = bytearray(good)
     broken[-1] ^= 1

@@ -200,11 +200,11 @@ async def test_readers_that_never_read_cannot_exhaust_the_memory(attackers):
                 assert await ask_echo(honest, peer_id, bytes(50 * KIB)) == bytes(50 * KIB)
                 assert held(server) <= total
                 await wait_all_tasks_blocked()
-            assert server._budget.used == held(server) > total // 2
+            assert server.receive_memory.used == held(server) > total // 2
             assert resets
             nursery.cancel_scope.cancel()
         await settled(lambda: server.registry.total == 1)
-        assert held(server) == server._budget.used == 0
+        assert held(server) == server.receive_memory.used == 0
 
 
 async def test_memory_comes_back_when_it_is_read_reset_or_its_connection_ends():
@@ -216,16 +216,16 @@ async def test_memory_comes_back_when_it_is_read_reset_or_its_connection_ends():
         for stream in streams:
             await stream.send_all(bytes(100 * KIB))
         await settled(lambda: held(server) == 300 * KIB)
-        assert server._budget.used == 300 * KIB
+        assert server.receive_memory.used == 300 * KIB
         streams[0].reset()
-        await settled(lambda: server._budget.used == 200 * KIB)
+        await settled(lambda: server.receive_memory.used == 200 * KIB)
         (connection,) = server.registry
         yamux = next(iter(connection.session.streams.values()))
         assert await yamux.owner.receive_exactly(100 * KIB) == bytes(100 * KIB)
-        assert server._budget.used == 100 * KIB
+        assert server.receive_memory.used == 100 * KIB
         await client.disconnect(peer_id)
         await settled(lambda: not server.registry.total)
-        assert server._budget.used == 0
+        assert server.receive_memory.used == 0
 
 
 async def test_windows_promised_on_one_connection_are_limited():

@@ -1,0 +1,84 @@
+"""The driver of :mod:`lattica.nat.upgrade`: pipes in, connections out, for both directions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+from lattica.errors import ConnectionClosedError, RemoteProtocolError
+from lattica.identity import Identity, PeerId
+from lattica.nat.config import SwarmConfig
+from lattica.nat.connection import Connection, Direction
+from lattica.nat.gater import Gater
+from lattica.nat.pnet import PnetConn
+from lattica.nat.stream import Stream
+from lattica.nat.transport import RawConn
+from lattica.nat.upgrade import Upgrade
+from lattica.nat.yamux import MemoryBudget, Session
+
+
+class Connector:
+    """Secures and multiplexes pipes, with one set of rules and one memory budget."""
+
+    def __init__(
+        self, identity: Identity, config: SwarmConfig, on_stream: Callable[[Stream], None]
+    ) -> None:
+        self.identity = identity
+        self.gater = Gater(config.access)
+        self._config = config
+        self._on_stream = on_stream
+        self.budget = MemoryBudget(config.limits.receive_memory_total)
+
+    async def connect(
+        self,
+        raw: RawConn,
+        direction: Direction,
+        expected_peer: PeerId | None = None,
+        *,
+        initiator: bool,
+    ) -> Connection:
+        """Return a connection that is not running yet.
+
+        The caller bounds the time, and aborts the pipe when this fails. Raises
+        :class:`RemoteProtocolError`, `PeerMismatchError`, `AccessDeniedError`,
+        :class:`ConnectionClosedError` and :class:`OSError`.
+        """
+        key = self._config.private_network_key
+        if key is not None:
+            raw = PnetConn(raw, key)
+        upgrade = Upgrade(self.identity, initiator=initiator, expected_peer=expected_peer)
+        while True:
+            if data := upgrade.data_to_send():
+                await raw.send(data)
+            if upgrade.result is not None:
+                break
+            received = await raw.receive()
+            if not received:
+                raise ConnectionClosedError(f"the peer closed during {upgrade.stage}")
+            try:
+                upgrade.receive(received)
+            except RemoteProtocolError as error:
+                if key is None or upgrade.authenticated:
+                    raise
+                raise RemoteProtocolError(
+                    f"{error} (with another private network key, everything looks like that)"
+                ) from None
+        self.gater.check_peer(upgrade.result.remote.peer_id)
+        raw.mark_authenticated()
+        session = Session(
+            initiator=upgrade.result.initiator,
+            clock=trio.current_time,
+            windows=self._config.windows,
+            limits=self._config.limits,
+            timeouts=self._config.timeouts,
+            budget=self.budget,
+        )
+        return Connection(
+            raw,
+            upgrade.result,
+            session,
+            direction=direction,
+            send_buffer=self._config.windows.send_buffer,
+            on_stream=self._on_stream,
+        )
