@@ -23,7 +23,8 @@ from lattica.nat.noise import MAX_PLAINTEXT, TransportWriter
 from lattica.nat.stream import Stream, Waiter
 from lattica.nat.transport import RawConn
 from lattica.nat.upgrade import Upgraded
-from lattica.nat.yamux import EventKind, Session
+from lattica.nat.yamux import Session
+from lattica.nat.yamux_events import EventKind
 from lattica.nat.yamux_frames import GoAwayCode
 from lattica.nat.yamux_stream import YamuxStream
 

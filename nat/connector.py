@@ -12,10 +12,11 @@ from lattica.nat.config import SwarmConfig
 from lattica.nat.connection import Connection, Direction
 from lattica.nat.gater import Gater
 from lattica.nat.pnet import PnetConn
+from lattica.nat.receive_budget import MemoryBudget
 from lattica.nat.stream import Stream
 from lattica.nat.transport import RawConn
 from lattica.nat.upgrade import Upgrade
-from lattica.nat.yamux import MemoryBudget, Session
+from lattica.nat.yamux import Session
 
 
 class Connector:

@@ -33,6 +33,7 @@ from libp2p.host.basic_host import BasicHost
 from libp2p.host.ping import ID as PING_ID
 from libp2p.host.ping import PingService
 from libp2p.network.exceptions import SwarmException
+from libp2p.network.stream.exceptions import StreamEOF, StreamError
 from libp2p.network.tag_store import TagStore
 from libp2p.peer.peerstore import PeerStore, PeerStoreError
 from libp2p.tools.anyio_service.api import ManagerAPI
@@ -76,6 +77,7 @@ class NetworkService(INetworkService):
         self.listeners: dict[str, IListener] = {"swarm": _SwarmListener(swarm)}
         self.notifees: list[INotifee] = []
         self._conns: dict[int, NetConn] = {}
+        self._started = trio.Event()
         swarm.on_connected.append(self._connected)
         swarm.on_disconnected.append(self._disconnected)
 
@@ -83,7 +85,14 @@ class NetworkService(INetworkService):
 
     async def run(self) -> None:
         """Run the swarm (for `host.run()`; a :class:`lattica.Node` runs it by itself)."""
-        await self.swarm.run()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.swarm.run)
+            self._started.set()
+
+    async def _start(self) -> None:
+        """Wait until :meth:`run` has begun, which `host.run()` does not."""
+        if hasattr(self, "_manager"):
+            await self._started.wait()
 
     def get_manager(self) -> ManagerAPI:
         """The manager of `host.run()`; AttributeError when something else runs the swarm."""
@@ -155,6 +164,7 @@ class NetworkService(INetworkService):
 
     async def _translated(self, dial: Awaitable[Connection]) -> INetConn:
         try:
+            await self._start()
             return self.net_conn(await dial)
         except (LatticaError, OSError) as error:
             raise SwarmException(str(error)) from error
@@ -162,6 +172,7 @@ class NetworkService(INetworkService):
     async def new_stream(self, peer_id: PeerId) -> INetStream:
         """Open a stream without a protocol, dialing the peer when it is not connected."""
         try:
+            await self._start()
             connection = await self.swarm.dial(peer_id, known_addrs(self.peerstore, peer_id))
             return NetStream(connection.open_stream(), self.net_conn(connection))
         except LatticaError as error:
@@ -191,6 +202,7 @@ class NetworkService(INetworkService):
         """Accepted and not used: inbound streams go to the swarm's protocol table."""
 
     async def listen(self, *multiaddrs: Multiaddr) -> bool:
+        await self._start()
         for addr in multiaddrs:
             for bound in await self.swarm.listen(addr):
                 await self._notify(lambda n, bound=bound: n.listen(self, bound))  # type: ignore[misc]
@@ -286,7 +298,15 @@ class _HandlerView(MutableMapping[TProtocol | None, StreamHandlerFn | None]):
 
     def _adapt(self, handler: StreamHandlerFn) -> StreamHandler:
         async def handle(stream: Stream) -> None:
-            await handler(NetStream(stream, self._network.net_conn(stream.connection)))
+            try:
+                await handler(NetStream(stream, self._network.net_conn(stream.connection)))
+            except StreamEOF:
+                logger.debug("the peer ended the stream, and so its handler: %r", stream)
+            except StreamError as error:
+                # It is one of ours in their words, and is judged as such.
+                if isinstance(error.__cause__, LatticaError):
+                    raise error.__cause__ from None
+                raise
 
         return handle
 

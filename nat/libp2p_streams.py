@@ -49,11 +49,14 @@ class NetStream(INetStream):
 
     async def read(self, n: int | None = None) -> bytes:
         """Return at most `n` bytes; raises `StreamEOF` at the end."""
+        if n == 0:
+            await trio.lowlevel.checkpoint()
+            return b""
         try:
             data = await self.stream.receive_some(n)
         except LatticaError as error:
             raise _translate(error) from error
-        if not data and n != 0:
+        if not data:
             raise StreamEOF
         return data
 

@@ -33,12 +33,12 @@ from lattica.nat.dialer import Dialer
 from lattica.nat.events import EventBus, ListeningOn, PeerConnected, PeerDisconnected
 from lattica.nat.multistream import Initiator
 from lattica.nat.protocols import ProtocolTable
+from lattica.nat.receive_budget import MemoryBudget
 from lattica.nat.registry import Registry
 from lattica.nat.stream import Stream
 from lattica.nat.tcp import TcpTransport
 from lattica.nat.transport import Listener, RawConn, Transport
 from lattica.nat.websocket import WebSocketTransport
-from lattica.nat.yamux import MemoryBudget
 
 logger = logging.getLogger(__name__)
 

@@ -5,9 +5,8 @@ js-libp2p. What differs between implementations is policy, and ours is:
 
 - **Scheduling.** Frames are made only when the connection can take them
   (:meth:`Session.fill`), so what is urgent overtakes what was queued earlier: first
-  control frames and window updates, then streams that send little (up to
-  `SPARSE_BYTES` per `SPARSE_INTERVAL`), then all others in turn, a frame each. Heavy
-  streams keep at least half of the connection (the idea is fq_codel's, RFC 8290).
+  control frames and window updates, then streams that send little, then all others in
+  turn (:mod:`lattica.nat.yamux_senders`).
 - **Windows** start at the 256 KiB of the spec and double while a whole window is used
   within four round trips, up to `Windows.maximum` and the connection's memory budget.
 - **Violations** (window overrun, unknown frames, streams nobody opened, control frames
@@ -18,8 +17,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum
 
 from lattica.errors import (
     ConnectionClosedError,
@@ -27,6 +24,8 @@ from lattica.errors import (
     ResourceLimitError,
 )
 from lattica.nat.config import Limits, Timeouts, Windows
+from lattica.nat.receive_budget import MemoryBudget
+from lattica.nat.yamux_events import Event, EventKind
 from lattica.nat.yamux_frames import (
     HEADER_SIZE,
     INITIAL_WINDOW,
@@ -38,12 +37,9 @@ from lattica.nat.yamux_frames import (
     pack_header_into,
     unpack_header,
 )
+from lattica.nat.yamux_senders import Senders
 from lattica.nat.yamux_stream import YamuxStream
 
-SPARSE_BYTES = 16 * 1024
-SPARSE_INTERVAL = 0.005
-_SPARSE_RUN = 64 * 1024
-"""Bytes by which light streams may get ahead of the heavy ones."""
 _SMALLEST_SPLIT = 512
 """Data is not split just to fill less room than this."""
 _MAX_CONTROL_FRAMES = 4096
@@ -54,64 +50,6 @@ _EARLY_PINGS = 4
 _LAST_STREAM_ID = 2**32 - 1
 _DATA, _WINDOW_UPDATE, _PING, _GO_AWAY = (int(kind) for kind in FrameType)
 _SYN, _ACK, _FIN, _RST = (int(flag) for flag in Flag)
-
-
-class EventKind(Enum):
-    ACCEPTED = "accepted"
-    """The peer opened `stream`."""
-    READABLE = "readable"
-    """`stream` has data, or its peer's FIN has arrived."""
-    RESET = "reset"
-    """`stream` was aborted; `stream.reset_reason` says why.
-
-    It is one of another session where its memory was needed (:class:`MemoryBudget`).
-    """
-    PONG = "pong"
-    """A ping was answered; `session.rtt` is up to date."""
-    GO_AWAY = "go-away"
-    """The peer will accept no more streams; `value` is its code."""
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    kind: EventKind
-    stream: YamuxStream | None = None
-    value: int = 0
-
-
-class MemoryBudget:
-    """Bytes received and not yet read, over all connections of a swarm."""
-
-    __slots__ = ("limit", "sessions", "used")
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.used = 0
-        self.sessions: set[Session] = set()
-
-    def make_room(self, size: int, now: float) -> list[YamuxStream]:
-        """Abort the streams that have held most for longest until `size` more bytes fit.
-
-        Not those that happen to receive next: whoever reads must not suffer from those who
-        do not. An eighth is freed beyond that, as the search is work.
-        """
-        holders = [
-            stream
-            for session in self.sessions
-            for stream in session.streams.values()
-            if stream.receive_queue
-        ]
-        holders.sort(
-            key=lambda s: sum(map(len, s.receive_queue)) * (now - s.unread_since + 1.0),
-            reverse=True,
-        )
-        aborted = []
-        for stream in holders:
-            if self.used + size <= self.limit - self.limit // 8:
-                break
-            stream.session.reset(stream, "the memory budget for received data is used up")
-            aborted.append(stream)
-        return aborted
 
 
 class Session:
@@ -155,9 +93,7 @@ class Session:
         # Sending.
         self._control: deque[bytes] = deque()
         self.window_updates_due: dict[int, YamuxStream] = {}
-        self._light: deque[YamuxStream] = deque()
-        self._heavy: deque[YamuxStream] = deque()
-        self._light_run = 0
+        self._senders = Senders(clock)
         self._drained: list[YamuxStream] = []
         self._lingering: dict[int, float] = {}
         self._unreported: list[YamuxStream] = []
@@ -430,32 +366,13 @@ class Session:
     # --- sending ---
 
     def schedule(self, stream: YamuxStream, *, was_idle: bool = False) -> None:
-        """Give the stream its place in the queue of senders, if it has what to send.
-
-        A stream that was idle until now, with nothing queued, may count as sparse again.
-        """
-        if stream.scheduled or stream.reset_reason is not None or not self._sendable(stream):
-            return
-        stream.scheduled = True
-        if was_idle:  # what has a backlog is not sparse, however slow the connection
-            now = self._clock()
-            if now >= stream.sparse_until:
-                stream.sparse_left = SPARSE_BYTES
-                stream.sparse_until = now + SPARSE_INTERVAL
-        (self._light if stream.sparse_left > 0 else self._heavy).append(stream)
-
-    @staticmethod
-    def _sendable(stream: YamuxStream) -> bool:
-        return (
-            (stream.send_credit > 0 and bool(stream.send_queue))
-            or stream.syn_due
-            or (stream.fin_queued and not stream.fin_sent and not stream.send_queue)
-        )
+        """The stream may have something to send (called by the stream, too)."""
+        self._senders.add(stream, was_idle=was_idle)
 
     @property
     def wants_write(self) -> bool:
         """There is something for :meth:`fill`."""
-        return bool(self._control or self.window_updates_due or self._light or self._heavy)
+        return bool(self._control or self.window_updates_due or self._senders)
 
     def fill(self, out: memoryview) -> int:
         """Write the most urgent frames into `out` and return how many bytes they take.
@@ -474,26 +391,18 @@ class Session:
                 self._reopen_window(stream),
             )  # fmt: skip
             position += HEADER_SIZE
-        while room - position > HEADER_SIZE and (self._light or self._heavy):
-            light = bool(self._light) and not (self._heavy and self._light_run >= _SPARSE_RUN)
-            queue = self._light if light else self._heavy
-            stream = queue[0]
-            if stream.reset_reason is None and self._sendable(stream):
+        senders = self._senders
+        while room - position > HEADER_SIZE and senders:
+            stream, allowance = senders.first()
+            sent = None
+            if stream.sendable:
                 left = room - position - HEADER_SIZE
                 most = min(stream.send_pending, stream.send_credit)
                 if position and left < min(most, _SMALLEST_SPLIT):
                     break
-                if light:
-                    left = min(left, stream.sparse_left)
-                size = self._fill_frame(stream, out, position, left)
-                position += HEADER_SIZE + size
-                if light:
-                    stream.sparse_left -= max(size, HEADER_SIZE)
-                    self._light_run = min(self._light_run + size, _SPARSE_RUN + SPARSE_BYTES)
-                else:
-                    self._light_run = max(self._light_run - size, 0)
-            queue.popleft()
-            stream.scheduled = False
+                sent = self._fill_frame(stream, out, position, min(left, allowance))
+                position += HEADER_SIZE + sent
+            senders.finish_turn(sent)
             if stream.send_queue or stream.fin_queued:
                 self.schedule(stream)
         return position

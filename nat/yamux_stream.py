@@ -93,6 +93,15 @@ class YamuxStream:
         """Bytes written and not yet framed."""
         return self.bytes_queued - self.bytes_framed
 
+    @property
+    def sendable(self) -> bool:
+        """There is a frame that may leave now."""
+        if self.reset_reason is not None:
+            return False
+        if self.send_queue:
+            return self.send_credit > 0 or self.syn_due
+        return self.syn_due or (self.fin_queued and not self.fin_sent)
+
     def write(self, data: memoryview) -> None:
         """Queue `data` (format "B") to be sent. It must not change until it is framed."""
         if data.nbytes:

@@ -6,7 +6,6 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Any
 
 import trio
 from multiaddr.multiaddr import Multiaddr
@@ -14,8 +13,7 @@ from multiaddr.multiaddr import Multiaddr
 from lattica.identity import Identity
 from lattica.nat.tcp import TcpConn, TcpTransport
 from lattica.nat.upgrade import Upgrade, Upgraded
-from lattica.nat.yamux import Session
-from lattica.nat.yamux_frames import Flag, FrameType, pack_header
+from lattica.nat.yamux_frames import HEADER_SIZE, Flag, FrameType, pack_header, unpack_header
 
 MULTISTREAM = b"\x13/multistream/1.0.0\n"
 NOISE = b"\x07/noise\n"
@@ -94,6 +92,27 @@ class Attacker:
                 return True
         return False
 
+    def frames(self) -> list[tuple[int, int, int, bytes]]:
+        """The whole frames in `plain`: kind, flags, stream and, for data, the body."""
+        found, position = [], 0
+        while position + HEADER_SIZE <= len(self.plain):
+            _, kind, flags, stream_id, length = unpack_header(self.plain, position)
+            position += HEADER_SIZE
+            size = length if kind == FrameType.DATA else 0
+            if position + size > len(self.plain):
+                break
+            found.append((kind, flags, stream_id, bytes(self.plain[position : position + size])))
+            position += size
+        return found
+
+    async def answer(self, stream_id: int, size: int) -> bytes:
+        """At least the first `size` bytes that the victim has sent on a stream."""
+        while True:
+            body = b"".join(f[3] for f in self.frames() if f[2] == stream_id)
+            if len(body) >= size:
+                return body
+            assert await self.receive(), "the victim has closed"
+
     async def closed(self) -> None:
         """Wait for the victim to close the connection."""
         with suppress(OSError, trio.ClosedResourceError):
@@ -126,8 +145,3 @@ class Forger(Identity):
 
     def sign(self, data: bytes) -> bytes:
         return Identity.generate().sign(data)
-
-
-def session(clock: Any = trio.current_time) -> Session:
-    """A yamux machine for an attacker who wants one that works."""
-    return Session(initiator=True, clock=clock)

@@ -15,9 +15,10 @@ from lattica.errors import ConnectionClosedError
 from lattica.identity import Identity
 from lattica.nat.config import Limits, Timeouts, Windows
 from lattica.nat.connection import Connection, Direction
+from lattica.nat.receive_budget import MemoryBudget
 from lattica.nat.stream import Stream
 from lattica.nat.upgrade import Upgrade, Upgraded
-from lattica.nat.yamux import MemoryBudget, Session
+from lattica.nat.yamux import Session
 from tests.raw_pipe import PipeEnd
 
 ALICE, BOB = Identity.generate(), Identity.generate()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lattica.nat.yamux import Event, EventKind, Session
+from lattica.nat.yamux import Session
+from lattica.nat.yamux_events import Event, EventKind
 from lattica.nat.yamux_frames import HEADER_SIZE, Flag, FrameType, pack_header, unpack_header
 from lattica.nat.yamux_stream import YamuxStream
 

@@ -22,7 +22,8 @@ from hypothesis.stateful import (
 
 from lattica.errors import ConnectionClosedError, RemoteProtocolError, ResourceLimitError
 from lattica.nat.config import Limits, Windows
-from lattica.nat.yamux import EventKind, MemoryBudget
+from lattica.nat.receive_budget import MemoryBudget
+from lattica.nat.yamux_events import EventKind
 from lattica.nat.yamux_frames import INITIAL_WINDOW
 from lattica.nat.yamux_stream import YamuxStream
 from tests.yamux_pair import (

@@ -8,8 +8,10 @@ import pytest
 
 from lattica.errors import ConnectionClosedError, RemoteProtocolError, ResourceLimitError
 from lattica.nat.config import Limits, Timeouts, Windows
-from lattica.nat.yamux import SPARSE_BYTES, SPARSE_INTERVAL, EventKind, MemoryBudget
+from lattica.nat.receive_budget import MemoryBudget
+from lattica.nat.yamux_events import EventKind
 from lattica.nat.yamux_frames import HEADER_SIZE, INITIAL_WINDOW, GoAwayCode
+from lattica.nat.yamux_senders import SPARSE_BYTES, SPARSE_INTERVAL
 from lattica.nat.yamux_stream import YamuxStream
 from tests.yamux_pair import (
     ACK,

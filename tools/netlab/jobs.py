@@ -16,7 +16,7 @@ import trio
 from tools.netlab import skew
 from tools.netlab.errors import LabError
 from tools.netlab.lab import Lab
-from tools.netlab.mesh import Mesh
+from tools.netlab.mesh import RELAYED, Mesh
 from tools.netlab.model import (
     PROGRAMS,
     ClockSkew,
@@ -61,7 +61,7 @@ class Job:
         self._ok = False
         self._detail = "was not started"
         self._values: dict[str, Any] = {}
-        self._began = self._ended = 0.0
+        self._began = self._ended = self._ready_at = 0.0
         self._changed = trio.lowlevel.ParkingLot()
         self._clock_file = lab.folder / f"{self.name}.clock"
         self._is_skewed = any(
@@ -128,10 +128,12 @@ class Job:
             if status is not None:
                 ok = False
                 detail = f"ended with status {status}{self._last_words()}"
-            elif isinstance(self.program, NodeProgram):
+            elif isinstance(self.program, NodeProgram) and self.program.stays:
                 missing = [name for name in self._missing() if not others[name].killed]
                 if missing:
                     ok, detail = False, f"{detail}; at the end not to {', '.join(missing)}"
+        if isinstance(self.program, NodeProgram):
+            self._values["links"] = self._links()
         return Outcome(
             program=self.name,
             host=self.program.host,
@@ -178,31 +180,41 @@ class Job:
             _, event = await running.wait_event(lambda event: event.get("event") == "ready")
         if self._mesh.peer_id(self.name) is None:
             raise LabError(f"was not ready after {START_S:g} s{self._last_words()}")
-        ready_at = float(event["t"])
+        self._ready_at = float(event["t"])
         with trio.move_on_after(program.timeout_s):
-            while self._missing():
+            while self._missing() or self._relayed():
                 await self._changed.park()
         # The others' news of it have the address at which they see this node.
         with trio.move_on_after(NEWS_S):
             while not all(self._mesh.is_mutual(self.name, target) for target in program.connect):
                 await self._changed.park()
-        links = {}
-        for target in program.connect:
-            link = self._mesh.link(self.name, target)
-            if link is not None:
-                after = round(max(0.0, link.t - ready_at), 3)
-                links[target] = {"path": link.kind, "addr": link.addr, "seconds": after}
-        self._values["links"] = links
         missing = self._missing()
         self._ok = not missing
         if missing:
-            self._detail = f"not connected to {', '.join(missing)}{_reason(running.stderr())}"
-        elif links:
-            self._detail = "connected to " + ", ".join(
-                f"{target} ({link['path']})" for target, link in links.items()
-            )
+            reason = _reason(running.stderr())
+            self._detail = f"not connected to {', '.join(missing)}{reason}"
+        elif program.connect:
+            self._detail = f"connected to {', '.join(map(self._described, program.connect))}"
         else:
             self._detail = "ready"
+
+    def _described(self, target: str) -> str:
+        link = self._mesh.link(self.name, target)
+        return target if link is None else f"{target} ({link.kind})"
+
+    def _links(self) -> dict[str, dict[str, float]]:
+        """For each target, the seconds from being ready to a connection of each kind of path."""
+        return {
+            target: {
+                kind: round(max(0.0, t - self._ready_at), 3)
+                for kind, t in self._mesh.first_paths(self.name, target).items()
+            }
+            for target in self.program.needs
+        }
+
+    def _relayed(self) -> bool:
+        links = [self._mesh.link(self.name, target) for target in self.program.needs]
+        return any(link is not None and link.kind == RELAYED for link in links)
 
     def _missing(self) -> list[str]:
         return [

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Event = dict[str, Any]
+RELAYED = "relayed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Path:
 def path_kind(addr: str) -> str:
     """The path that a multiaddr stands for."""
     if "/p2p-circuit" in addr:
-        return "relayed"
+        return RELAYED
     for part, kind in (
         ("/quic", "direct-quic"),
         ("/webrtc", "direct-webrtc"),
@@ -136,6 +137,15 @@ class Mesh:
             if member is not None and peer is not None and peer in member.links:
                 return member.links[peer]
         return None
+
+    def first_paths(self, program: str, other: str) -> dict[str, float]:
+        """When the two were first connected, by kind of path, as either of them said."""
+        ends = {(program, self.peer_id(other)), (other, self.peer_id(program))}
+        first: dict[str, float] = {}
+        for path in self.paths:
+            if (path.source, path.target) in ends:
+                first[path.kind] = min(path.t, first.get(path.kind, path.t))
+        return first
 
     def is_mutual(self, program: str, other: str) -> bool:
         """Whether both say that they are connected."""

@@ -133,19 +133,21 @@ Node: TypeAlias = Host | Router
 
 @dataclass(frozen=True, slots=True)
 class NodeProgram:
-    """`lattica node`. Succeeds if it was connected to every program in `connect` in time, and
-    still is at the end.
+    """`lattica node`. Succeeds if it was connected to every program in `connect` in time.
 
     connect: programs whose addresses it is given (their own, and those that others observed).
+    stays: it must still be connected to them at the end, if they live.
     listen: multiaddrs.
     at_s: seconds after the start of the scenario; it also waits for those it connects to.
-    timeout_s: time for the connections, from when it is ready.
+    timeout_s: time for the connections, from when it is ready. A relayed connection is given
+        the rest of that time to become a direct one.
     env: added to its environment.
     """
 
     name: str
     host: str
     connect: tuple[str, ...] = ()
+    stays: bool = True
     listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4001",)
     at_s: float = 0.0
     timeout_s: float = 15.0

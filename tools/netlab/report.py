@@ -11,6 +11,8 @@ from rich.text import Text
 
 from tools.netlab.mesh import Path
 
+MAX_DETAIL = 240
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -77,9 +79,15 @@ class Report:
                 outcome.host,
                 outcome.kind,
                 mark,
-                Text(outcome.detail),
+                Text(_short(outcome.detail)),
                 f"{outcome.seconds:.1f}",
             )
         lines = [Text(f"{t:7.1f} s  {what}") for t, what in self.faults]
         lines += [Text(complaint, "red") for complaint in self.complaints]
         return Group(table, *lines)
+
+
+def _short(text: str) -> str:
+    """One paragraph of at most :data:`MAX_DETAIL` characters; the end says most."""
+    text = " ".join(text.split())
+    return text if len(text) <= MAX_DETAIL else f"{text[:60]} … {text[60 - MAX_DETAIL :]}"

@@ -95,10 +95,12 @@ async def run_scenario(
     scenario: Scenario,
     options: Options | None = None,
     on_event: Callable[[str, Event], None] = lambda program, event: None,
+    judge: Callable[[Run], Sequence[str]] = lambda run: (),
 ) -> Report:
     """Build the scenario's network, run it, and take everything down.
 
-    `on_event` is called with each event and the program it is from ("" for faults). Raises
+    `on_event` is called with each event and the program it is from ("" for faults). `judge` sees
+    the run at its end, while all still runs, and says what is wrong with it. Raises
     :class:`tools.netlab.errors.LabError` and :class:`tools.netlab.spec.SpecError` for what keeps
     it from running at all; what goes wrong inside is in the report.
     """
@@ -118,7 +120,7 @@ async def run_scenario(
             paths=tuple(run.mesh.used_paths()),
             faults=tuple(done),
             seconds=round(lab.now(), 3),
-            complaints=tuple(run.mesh.complaints),
+            complaints=(*run.mesh.complaints, *judge(run)),
         )
         await run.stop()
         for capture in captures:

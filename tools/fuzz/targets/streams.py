@@ -11,7 +11,9 @@ from lattica.errors import (
 )
 from lattica.nat.config import Limits
 from lattica.nat.multistream import MAX_MESSAGE, PROTOCOL_ID, Initiator, Responder, encode_message
-from lattica.nat.yamux import Event, MemoryBudget, Session
+from lattica.nat.receive_budget import MemoryBudget
+from lattica.nat.yamux import Session
+from lattica.nat.yamux_events import Event
 from lattica.nat.yamux_frames import HEADER_SIZE, pack_header, unpack_header
 from lattica.nat.yamux_stream import YamuxStream
 from tools.fuzz.target import KIB, MIB, Target, Violation
