@@ -133,6 +133,8 @@ class Dialer:
             except (LatticaError, OSError) as error:
                 raise DialError(peer_id, [DialAttempt(str(addr), str(error))]) from error
             self._register(connection)
+            if connection.closed_reason is not None:
+                raise ResourceLimitError(connection.closed_reason)
             return connection
         limit = self._config.timeouts.dial
         raise DialError(peer_id, [DialAttempt(str(addr), f"timed out after {limit:g} s")])

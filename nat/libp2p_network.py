@@ -67,12 +67,33 @@ class _SwarmListener(IListener):
         await self._swarm.close()
 
 
+class _PeerStore(PeerStore):
+    """py-libp2p's store, which, when it is full, must not drop its owner's keys.
+
+    It also sorts all peers for each one that it drops; so it drops several.
+    """
+
+    def __init__(self, owner: PeerId, max_peers: int) -> None:
+        super().__init__(max_peers=max_peers)
+        self._owner = owner
+
+    def _enforce_peer_limit(self) -> None:
+        own, limit = self.peer_data_map.pop(self._owner, None), self.max_peers
+        self.max_peers -= limit // 8
+        super()._enforce_peer_limit()
+        self.max_peers = limit
+        if own is not None:
+            self.peer_data_map[self._owner] = own
+
+
 class NetworkService(INetworkService):
     """A :class:`Swarm` for py-libp2p to use. Made together with its host by :func:`make_host`."""
 
     def __init__(self, swarm: Swarm) -> None:
         self.swarm = swarm
-        self.peerstore: IPeerStore = PeerStore(max_peers=swarm.config.limits.max_connections)
+        self.peerstore: IPeerStore = _PeerStore(
+            swarm.identity.peer_id, swarm.config.limits.max_connections
+        )
         self.peerstore.add_key_pair(swarm.identity.peer_id, swarm.identity.key_pair)
         self.listeners: dict[str, IListener] = {"swarm": _SwarmListener(swarm)}
         self.notifees: list[INotifee] = []

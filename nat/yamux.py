@@ -7,7 +7,7 @@ js-libp2p. What differs between implementations is policy, and ours is:
   (:meth:`Session.fill`), so what is urgent overtakes what was queued earlier: first
   control frames and window updates, then streams that send little, then all others in
   turn (:mod:`lattica.nat.yamux_senders`).
-- **Windows** start at the 256 KiB of the spec and double while a whole window is used
+- **Windows** start at the 256 KiB of the spec and double while half a window is used
   within four round trips, up to `Windows.maximum` and the connection's memory budget.
 - **Violations** (window overrun, unknown frames, streams nobody opened, control frames
   without end) raise :class:`RemoteProtocolError`; the driver then closes the connection.
@@ -47,6 +47,8 @@ _LINGER = 60.0
 """Seconds a stream we closed may wait for the peer's FIN before it is reset."""
 _EARLY_PINGS = 4
 """The first pongs are often late, as both sides are busy starting; so there are several."""
+_SHORTEST_TURN = 0.0005
+"""Seconds until a busy process runs again; on loopback that is more than the round trip."""
 _LAST_STREAM_ID = 2**32 - 1
 _DATA, _WINDOW_UPDATE, _PING, _GO_AWAY = (int(kind) for kind in FrameType)
 _SYN, _ACK, _FIN, _RST = (int(flag) for flag in Flag)
@@ -469,7 +471,7 @@ class Session:
         window = stream.receive_window
         if (
             self.rtt is not None
-            and now - stream.last_update < 4 * self.rtt
+            and now - stream.last_update < 4 * max(self.rtt, _SHORTEST_TURN)
             and window < self._windows.maximum
         ):
             # Half of the budget stays with new streams.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -75,9 +76,12 @@ def tasks() -> int:
     return trio.lowlevel.current_statistics().tasks_living
 
 
-async def settled(condition: Any) -> None:
-    """Wait, as long as it takes, until `condition()` holds."""
+async def settled(condition: Callable[[], object]) -> None:
+    """Wait until `condition()` holds; a test that waits in vain fails by itself after a while."""
+    give_up = time.monotonic() + 20
     while not condition():
+        if time.monotonic() > give_up:
+            raise AssertionError("what the test waits for does not happen")
         await wait_all_tasks_blocked(0.005)
 
 

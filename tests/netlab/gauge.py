@@ -1,13 +1,14 @@
 """Measures a link, run as a program in the namespaces at its ends; prints JSON.
 
     gauge.py receive IP PORT COUNT     -> "ready", then [[number, seconds on the way, arrival], …]
-    gauge.py send IP PORT COUNT BYTES PACKETS_PER_SECOND
+    gauge.py send IP PORT COUNT BYTES PACKETS_PER_SECOND BURST
     gauge.py sink IP PORT SECONDS WARM_UP -> "ready", then payload bytes per second over TCP
     gauge.py pour IP PORT SECONDS
     gauge.py echo IP PORT              -> "ready", then answers datagrams with themselves
 
 A datagram has its number and the time at which it was sent; the kernel stamps its arrival. Both
-ends share a clock, so that one way can be measured, and no waiting of the receiver counts.
+ends share a clock, so that one way can be measured, and no waiting of the receiver counts. With
+BURST > 1 so many leave in one call (UDP_SEGMENT), for rates that Python could not send at.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import time
 
 STAMP = struct.Struct("!IQ")
 SO_TIMESTAMPNS = 35
-SILENCE_S = 1.5
+UDP_SEGMENT = 103
+SILENCE_S = 0.8
 
 
 def _udp(ip: str) -> socket.socket:
@@ -52,16 +54,20 @@ def receive(ip: str, port: int, count: int) -> None:
     print(json.dumps(arrivals))
 
 
-def send(ip: str, port: int, count: int, size: int, pace: float) -> None:
+def send(ip: str, port: int, count: int, size: int, pace: float, burst: int) -> None:
     filler = bytes(size - STAMP.size)
     with _udp(ip) as sock:
         sock.connect((ip, port))
+        if burst > 1:
+            sock.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, size)
         started = time.monotonic()
-        for number in range(count):
-            pause = started + number / pace - time.monotonic()
+        for first in range(0, count, burst):
+            pause = started + first / pace - time.monotonic()
             if pause > 0:
                 time.sleep(pause)
-            sock.send(STAMP.pack(number, time.time_ns()) + filler)
+            now = time.time_ns()
+            numbers = range(first, min(first + burst, count))
+            sock.send(b"".join(STAMP.pack(number, now) + filler for number in numbers))
 
 
 def sink(ip: str, port: int, seconds: float, warm_up: float) -> None:
@@ -107,7 +113,7 @@ def main() -> None:
     if mode == "receive":
         receive(ip, int(port), int(numbers[0]))
     elif mode == "send":
-        send(ip, int(port), int(numbers[0]), int(numbers[1]), numbers[2])
+        send(ip, int(port), int(numbers[0]), int(numbers[1]), numbers[2], int(numbers[3]))
     elif mode == "sink":
         sink(ip, int(port), numbers[0], numbers[1])
     elif mode == "pour":

@@ -274,6 +274,23 @@ async def test_signed_records(whose, caplog):
         assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
 
 
+async def test_what_is_known_of_peers_is_bounded_and_our_own_key_stays():
+    """py-libp2p's store, when it is full, drops the oldest entry: its owner's."""
+    async with node_with_echo(limits=Limits(max_connections=8, trim_grace=0)) as node:
+        store = node.host.get_peerstore()
+        addr = Multiaddr("/ip4/192.0.2.1/tcp/1").to_bytes()
+        for _ in range(30):
+            async with attacking(node.swarm.addrs[0]) as peer:
+                await say(peer, Identify(agent_version="x", listen_addrs=[addr]))
+                await settled(lambda: node.peers() and node.peers()[0].agent)
+            await settled(lambda: not node.peers())
+        assert 1 < len(store.peer_ids()) <= 9
+        assert node.host.get_public_key() == node.identity.key_pair.public_key
+        async with node_with_echo() as other:
+            await other.connect(node.addrs[0])
+            await settled(lambda: other.peers()[0].agent)
+
+
 # --- connections for py-libp2p ---
 
 

@@ -260,6 +260,16 @@ def test_fragments_follow_their_first_one() -> None:
     assert endpoints(datagram) == (REMOTE, INSIDE)
 
 
+def test_a_last_fragment_of_one_byte() -> None:
+    bench = NatBench()
+    body = udp(INSIDE, REMOTE, bytes(801))[20:]
+    first = ip_packet(HOST, SERVER, UDP, body[:808], ident=7, fragment=MORE_FRAGMENTS)
+    last = ip_packet(HOST, SERVER, UDP, body[808:], ident=7, fragment=808 // 8)
+    assert len(last) == 21
+    datagram = reassembled([bench.out(first), bench.out(last)])
+    assert checksum_errors(datagram) == []
+
+
 def test_a_fragment_that_overtakes_the_first_is_dropped() -> None:
     bench = NatBench()
     (first, second, third), _ = fragments(INSIDE, REMOTE, 7)

@@ -551,6 +551,14 @@ def test_addresses_that_do_not_fit(
         NatBench(spec, externals, internals)
 
 
+def test_a_firewall_has_no_addresses() -> None:
+    bench = NatBench(NAMES["firewall"])
+    with pytest.raises(SpecError, match="a firewall has no address"):
+        bench.table.set_externals([NAT_IP])
+    with pytest.raises(SpecError, match="external: a NAT needs"):
+        NatBench(NAMES["one-to-one"], internals=(INSIDE[0],)).table.set_externals([])
+
+
 def test_what_is_no_tcp_udp_or_icmp_is_dropped() -> None:
     bench = NatBench()
     gre = ip_packet(packed("10.0.0.2"), packed("198.51.100.1"), 47, bytes(40))

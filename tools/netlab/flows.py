@@ -308,8 +308,9 @@ class FlowTable:
         session.tcp = state
         is_open = state & OUT_SYN and state & IN_SYN and not state & CLOSED
         if is_open and not (state & OUT_FIN and state & IN_FIN):
-            session.timeout = self.spec.tcp_timeout_s
-            self.refresh(session)  # whichever side completed the handshake
+            if session.timeout != self.spec.tcp_timeout_s:
+                session.timeout = self.spec.tcp_timeout_s
+                self.refresh(session)  # whichever side completed the handshake
         elif session.timeout != self.spec.tcp_transitory_s:
             session.timeout = self.spec.tcp_transitory_s
             # It ends sooner than was planned.

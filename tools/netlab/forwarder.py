@@ -8,6 +8,13 @@ is taken from it (its namespace died), it says so: `{"event": "device-lost", "na
 One thread, one epoll: devices, the pipe, and a timer that is precise to microseconds. The
 garbage collector is off: it would stop the world for longer than a link's jitter, and what is
 made here goes by reference counting.
+
+What one core does (measured on a shared 2-core machine, senders and receivers beside it; the
+kernel's part of receiving is in it): single packets of 1,400 bytes take 9 µs each when nothing is
+done to them, 12 µs through a NAT, 14 to 19 µs through a NAT and a link with delay and rate, which
+is 600 to 800 Mbit/s. Trains cost the same for up to 64 KiB: TCP and UDP_SEGMENT go through at
+several Gbit/s, and at about 700 Mbit/s where losses or jitter make the link cut them up. A link
+of 1 Gbit/s is exact to 0.1%; delays are 30 to 90 µs too long in the median, never too short.
 """
 
 from __future__ import annotations
@@ -24,8 +31,8 @@ from dataclasses import asdict
 from time import monotonic
 from typing import Any, Final
 
-from tools.netlab.nat_table import NatTable
-from tools.netlab.packets import TCP, UDP, packed
+from tools.netlab.nat_table import NatTable, packed_ipv4
+from tools.netlab.packets import TCP, UDP
 from tools.netlab.spec import SpecError, from_table
 from tools.netlab.wire import Scheduler, Wire
 from tools.netlab.wire_spec import (
@@ -206,7 +213,9 @@ class Forwarder:
         nat = self._nat(command.name)
         if nat.spec.translate != "ports":
             raise SpecError("name", "only a NAT that translates ports forwards one")
-        internal = packed(command.internal) + command.internal_port.to_bytes(2, "big")
+        internal = packed_ipv4(command.internal, "internal") + command.internal_port.to_bytes(
+            2, "big"
+        )
         if not nat.flows.add_forward(_PROTOCOLS[command.protocol], command.port, internal):
             raise SpecError("port", f"{command.port} is in use")
 

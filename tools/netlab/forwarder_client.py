@@ -34,7 +34,10 @@ class DeviceLost:
 
 
 class ForwarderClient:
-    """A running forwarder; see :func:`open_forwarder`. Commands may be given concurrently."""
+    """A running forwarder; see :func:`open_forwarder`. Commands may be given concurrently.
+
+    `ended` is set when it has ended, as it should not before the block does.
+    """
 
     def __init__(self, process: trio.Process, on_lost: Callable[[DeviceLost], None] | None) -> None:
         self._process = process
@@ -43,7 +46,7 @@ class ForwarderClient:
         self._waiting: dict[int, trio.Event] = {}
         self._answers: dict[int, Mapping[str, Any]] = {}
         self._number = 0
-        self._ended = False
+        self.ended = trio.Event()
 
     @property
     def pid(self) -> int:
@@ -61,7 +64,7 @@ class ForwarderClient:
         answered = self._waiting[number] = trio.Event()
         assert self._process.stdin is not None
         try:
-            if self._ended:
+            if self.ended.is_set():
                 raise ForwarderError("the forwarder has ended")
             try:
                 # Half a line would spoil the next command, so this is not cancelled midway. A
@@ -103,7 +106,7 @@ class ForwarderClient:
                 for line in lines:
                     self._take(json.loads(line))
         finally:
-            self._ended = True
+            self.ended.set()
             for event in self._waiting.values():
                 event.set()
 

@@ -31,7 +31,7 @@ from tools.netlab.report import Outcome
 
 MIB = 1 << 20
 KINDS = {cls: kind for kind, cls in PROGRAMS.items()}
-START_S = 30.0
+START_S = 60.0
 """A program may take this long until it is ready; machines are busy."""
 NEWS_S = 1.0
 """What one end of a connection says the other end says soon after."""

@@ -40,6 +40,12 @@ DEFAULTS = {
     "net/ipv4/conf/default/send_redirects": "0",
 }
 IPV6_START_S = 5.0
+BRIDGE = {
+    # Where the kernel can, it would filter and translate also what the bridge passes on.
+    "net/bridge/bridge-nf-call-iptables": "0",
+    "net/bridge/bridge-nf-call-ip6tables": "0",
+    "net/bridge/bridge-nf-call-arptables": "0",
+}
 WITHOUT_IPV6 = {
     "net/ipv6/conf/all/disable_ipv6": "1",
     "net/ipv6/conf/default/disable_ipv6": "1",
@@ -291,6 +297,9 @@ class Lab:
         net.up("lo")
         if node.bridge is not None:
             net.bridge(LAN)
+            for path, value in BRIDGE.items():
+                if Path("/proc/sys", path).exists():
+                    net.sysctl(path, value)
             # To answer for what is behind TUN devices, and at once.
             net.sysctl(f"net/ipv4/conf/{LAN}/proxy_arp", "1")
             net.sysctl(f"net/ipv4/neigh/{LAN}/proxy_delay", "0")

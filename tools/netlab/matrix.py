@@ -1,8 +1,8 @@
 """Every NAT type against every other: who reaches whom today, and by what path.
 
-For a pair (a, b) a small internet of its own is built: a relay, a node `a` behind one NAT and a
-node `b` behind the other. Both know the relay; `b` is told what `a` and the relay know of `a`'s
-addresses, and has to reach it. Pairs are ordered: who is asked matters.
+For a pair (a, b) there is a node `a` behind one NAT and a node `b` behind the other. Both know a
+relay; `b` is told what `a` and the relay know of `a`'s addresses, and has to reach it. Pairs are
+ordered: who is asked matters. Some pairs share a lab and its relay, but no NAT.
 """
 
 from __future__ import annotations
@@ -40,6 +40,19 @@ TYPES = (
 )
 WAIT_S = 6.0
 """What `b` has to reach `a`, after it is ready."""
+BATCH = 4
+"""Pairs in one lab."""
+MARKS = {
+    "direct-tcp": "T",
+    "direct-quic": "Q",
+    "direct-ws": "W",
+    "direct-wss": "W",
+    "direct-udp": "U",
+    "direct-webrtc": "U",
+    RELAYED: "R",
+}
+
+Pair = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,75 +69,87 @@ class PairResult:
     relayed_s: float | None
     reason: str | None = None
 
+    def as_json(self) -> dict[str, object]:
+        """Plain JSON types; all fields are always there."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
 
 def default_jobs() -> int:
-    """Pairs at a time: starting programs takes the processor, waiting does not."""
-    return 3 * (os.cpu_count() or 1)
+    """Labs at a time: starting programs takes the processors, waiting for connections does not."""
+    return 1 + (os.cpu_count() or 1)
 
 
-def pairs(types: Sequence[str]) -> list[tuple[str, str]]:
+def pairs(types: Sequence[str]) -> list[Pair]:
     """All ordered pairs, also of a type with itself."""
     return [(a, b) for a in types for b in types]
 
 
-def pair_scenario(a: str, b: str, wait_s: float = WAIT_S) -> Scenario:
-    """The scenario of one pair. KeyError for a NAT type that is unknown."""
-    routers = []
-    hosts = []
-    for name, nat in (("a", a), ("b", b)):
-        behind = INTERNET
-        if nat != OPEN:
-            behind = f"nat-{name}"
-            routers.append(Router(behind, nat=NAMES[nat]))
-        hosts.append(Host(name, behind=behind))
-    programs = (
-        NodeProgram("a", "a", connect=("relay",), timeout_s=wait_s),
-        NodeProgram("b", "b", connect=("relay", "a"), timeout_s=wait_s),
-    )
+def batches(wanted: Sequence[Pair], size: int = BATCH) -> list[list[Pair]]:
+    """The pairs in portions for one lab each."""
+    return [list(wanted[start : start + size]) for start in range(0, len(wanted), size)]
+
+
+def scenario_for(wanted: Sequence[Pair], wait_s: float = WAIT_S) -> Scenario:
+    """The scenario of some pairs: nodes a0 and b0 for the first, a1 and b1 for the next, …
+
+    KeyError for a NAT type that is unknown.
+    """
+    routers: list[Router] = []
+    hosts: list[Host] = []
+    programs: list[NodeProgram] = []
+    for number, pair in enumerate(wanted):
+        for letter, nat in zip("ab", pair, strict=True):
+            name = f"{letter}{number}"
+            behind = INTERNET
+            if nat != OPEN:
+                behind = f"nat-{name}"
+                routers.append(Router(behind, nat=NAMES[nat]))
+            hosts.append(Host(name, behind=behind))
+            connect = ("relay",) if letter == "a" else ("relay", f"a{number}")
+            programs.append(NodeProgram(name, name, connect=connect, timeout_s=wait_s))
     return Scenario(
-        name="pair",
-        about=f"{a} against {b}",
+        name="matrix",
+        about="; ".join(f"{a} against {b}" for a, b in wanted),
         hosts=tuple(hosts),
         routers=tuple(routers),
         relays=(Relay("relay"),),
-        programs=programs,
-        duration_s=150.0,
+        programs=tuple(programs),
+        duration_s=300.0,
     )
 
 
-def verdict(a: str, b: str, report: Report) -> PairResult:
-    """What the report of a pair's scenario says about the pair."""
-    outcome = report.outcome("b")
-    links: dict[str, dict[str, float]] = outcome.values.get("links", {})
-    times = links.get("a", {})
-    direct = {kind: seconds for kind, seconds in times.items() if kind != RELAYED}
+def verdict(pair: Pair, number: int, report: Report) -> PairResult:
+    """What the report of :func:`scenario_for` says about pair `number` of it."""
+    names = ("relay", f"a{number}", f"b{number}")
+    outcomes = [report.outcome(name) for name in names]
+    links: dict[str, dict[str, float]] = outcomes[-1].values.get("links", {})
+    times = links.get(names[1], {})
     if times:
+        direct = {kind: seconds for kind, seconds in times.items() if kind != RELAYED}
         path = min(direct, key=lambda kind: direct[kind]) if direct else RELAYED
-        return PairResult(
-            a, b, True, path, min(direct.values(), default=None), times.get(RELAYED)
-        )
-    reason = next(
-        (f"{one.program}: {one.detail}" for one in report.outcomes if not one.ok), outcome.detail
-    )
-    return PairResult(a, b, False, None, None, None, " ".join(reason.split()))
+        soonest = min(direct.values(), default=None)
+        return PairResult(*pair, True, path, soonest, times.get(RELAYED))
+    failed = [f"{one.program}: {one.detail}" for one in outcomes if not one.ok]
+    return PairResult(*pair, False, None, None, None, " ".join(" ".join(failed).split()))
 
 
 async def run_matrix(
-    wanted: Iterable[tuple[str, str]],
+    wanted: Sequence[Pair],
     jobs: int,
     on_result: Callable[[PairResult], None],
     wait_s: float = WAIT_S,
 ) -> None:
-    """Run pairs, `jobs` at a time; `on_result` is called with each as it is done.
+    """Run pairs, `jobs` labs at a time; `on_result` is called with each pair as it is done.
 
     Raises :class:`tools.netlab.errors.LabError` if a lab cannot be built.
     """
-    left = iter(list(wanted))
+    left = iter(batches(wanted))
 
     async def work() -> None:
-        for a, b in left:
-            report = await run_scenario(pair_scenario(a, b, wait_s))
-            on_result(verdict(a, b, report))
+        for batch in left:
+            report = await run_scenario(scenario_for(batch, wait_s))
+            for number, pair in enumerate(batch):
+                on_result(verdict(pair, number, report))
 
     async with trio.open_nursery() as nursery:
         for _ in range(jobs):
@@ -134,22 +159,24 @@ async def run_matrix(
 def table(types: Sequence[str], results: Iterable[PairResult]) -> Table:
     """The matrix for a terminal: rows are `a`, which is reached; columns `b`, which reaches."""
     found = {(result.a, result.b): result for result in results}
-    shown = Table(title="who (column) reaches whom (row)")
-    shown.add_column("a \\ b", no_wrap=True)
+    connected = sum(result.connected for result in found.values())
+    caption = "T: direct, TCP; Q: QUIC; W: WebSocket; U: other UDP; R: relayed; -: not connected"
+    shown = Table(
+        title=f"who (column) reaches whom (row): {connected} of {len(found)} pairs",
+        caption=caption,
+    )
+    shown.add_column("", no_wrap=True)
     for number, _ in enumerate(types, 1):
-        shown.add_column(str(number), justify="center")
+        shown.add_column(str(number), justify="center", no_wrap=True, min_width=2)
     for number, a in enumerate(types, 1):
-        shown.add_row(f"{number} {a}", *(_cell(found.get((a, b))) for b in types))
+        shown.add_row(f"{number:2} {a}", *(_cell(found.get((a, b))) for b in types))
     return shown
 
 
 def _cell(result: PairResult | None) -> Text:
     if result is None:
         return Text("")
-    if not result.connected:
-        return Text("–", "red")
-    if result.path == RELAYED:
-        return Text("relay", "yellow")
-    assert result.path is not None
-    return Text(result.path.removeprefix("direct-"), "green")
-
+    if result.path is None:
+        return Text("-", "red")
+    mark = MARKS.get(result.path, "?")
+    return Text(mark, "yellow" if result.path == RELAYED else "green")

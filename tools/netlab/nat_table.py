@@ -44,7 +44,7 @@ from tools.netlab.packets import (
     read_header,
     tcp_reset,
 )
-from tools.netlab.spec import SpecError
+from tools.netlab.spec import require
 
 # Verdicts. Plain integers: they are made and compared once per packet.
 DROP: Final = 0
@@ -87,25 +87,26 @@ class NatTable:
         self.counters: Counter[str] = Counter()
         self.replies: list[bytes] = []
         self._clock = clock
-        self._check_addresses(externals, internals)
+        self._internals = tuple(internals)
+        self._check_addresses(externals)
         self.flows = FlowTable(spec, map(packed, externals), map(packed, internals), clock, rng)
         self._flows6 = FlowTable(_without_translation(spec), (), (), clock, rng)
         # (outbound, addresses, protocol, ident) of a fragmented datagram -> session, end of life.
         self._fragments: dict[tuple[bool, bytes, int, bytes], tuple[Session, float]] = {}
 
-    def _check_addresses(self, externals: Sequence[str], internals: Sequence[str]) -> None:
-        for key, addresses in (("external", externals), ("internal", internals)):
-            for address in addresses:
-                try:
-                    is_v4 = len(packed(address)) == 4
-                except ValueError:
-                    is_v4 = False
-                if not is_v4:
-                    raise SpecError(key, f"expected an IPv4 address, got {address!r}")
-        if self.spec.translate != "none" and not externals:
-            raise SpecError("external", "a NAT needs at least one external address")
-        if self.spec.translate == "one-to-one" and len(internals) != len(externals):
-            raise SpecError("internal", "one-to-one needs as many internal as external addresses")
+    def _check_addresses(self, externals: Sequence[str]) -> None:
+        for address in externals:
+            packed_ipv4(address, "external")
+        for address in self._internals:
+            packed_ipv4(address, "internal")
+        translate = self.spec.translate
+        require(bool(externals) or translate == "none", "external", "a NAT needs an address")
+        require(not externals or translate != "none", "external", "a firewall has no address")
+        require(
+            translate != "one-to-one" or len(self._internals) == len(externals),
+            "external",
+            "one-to-one needs as many external as internal addresses",
+        )
 
     # --- control ---------------------------------------------------------------------------------
 
@@ -117,10 +118,7 @@ class NatTable:
 
     def set_externals(self, externals: Sequence[str]) -> None:
         """Take other external addresses; all mappings are lost. Raises SpecError."""
-        if self.spec.translate == "one-to-one" and len(externals) != len(self.flows.externals):
-            raise SpecError("external", f"expected {len(self.flows.externals)} addresses")
-        if self.spec.translate == "ports":
-            self._check_addresses(externals, ())
+        self._check_addresses(externals)
         self.flush()
         self.flows.set_externals(tuple(map(packed, externals)))
 
@@ -140,7 +138,7 @@ class NatTable:
     def outbound(self, packet: Buffer, partial: bool = False) -> int:
         """Rewrite `packet`, which comes from the inside, in place; what to do with it."""
         if len(packet) < 28:
-            return self._drop("malformed")
+            return self._general(packet, partial, True)
         first, length, fragment, ttl, protocol, checksum, key = _HEAD.unpack_from(packet)
         least = _LEAST.get(protocol, 0xFFFF)
         if first != 0x45 or fragment & _FRAGMENTED or ttl < 2 or not least <= length <= len(packet):
@@ -169,7 +167,7 @@ class NatTable:
     def inbound(self, packet: Buffer, partial: bool = False) -> int:
         """Rewrite `packet`, which comes from the outside, in place; what to do with it."""
         if len(packet) < 28:
-            return self._drop("malformed")
+            return self._general(packet, partial, False)
         first, length, fragment, ttl, protocol, checksum, key = _HEAD.unpack_from(packet)
         least = _LEAST.get(protocol, 0xFFFF)
         if first != 0x45 or fragment & _FRAGMENTED or ttl < 2 or not least <= length <= len(packet):
@@ -369,6 +367,16 @@ class NatTable:
     def _drop(self, reason: str) -> int:
         self.counters[reason] += 1
         return DROP
+
+
+def packed_ipv4(address: str, key: str) -> bytes:
+    """The 4 bytes of an address. Raises SpecError for `key`."""
+    try:
+        data = packed(address)
+    except ValueError:
+        data = b""
+    require(len(data) == 4, key, f"expected an IPv4 address, got {address!r}")
+    return data
 
 
 def _without_translation(spec: NatSpec) -> NatSpec:
