@@ -8,6 +8,7 @@ on standard input. Both print a line when all have been served. Each has a key o
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import trio
 from multiaddr.multiaddr import Multiaddr
@@ -63,6 +64,6 @@ async def at_once(addr: Multiaddr, count: int) -> None:
 
 
 if __name__ == "__main__":
-    mode, addr, *numbers = sys.argv[1:]
-    function = after_one_another if mode == "after" else at_once
-    trio.run(function, Multiaddr(addr), *map(int, numbers))
+    mode, target, *numbers = sys.argv[1:]
+    function: Any = after_one_another if mode == "after" else at_once
+    trio.run(function, Multiaddr(target), *map(int, numbers))

@@ -70,16 +70,14 @@ async def serving() -> AsyncIterator[Node]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 async def test_ten_thousand_one_after_another():
-    async with serving() as node:
-        async with dialers("after", node.swarm.addrs[0], 10_000, 10) as process:
-            assert await line(process) == b"served\n"
+    async with serving() as node, dialers("after", node.swarm.addrs[0], 10_000, 10) as process:
+        assert await line(process) == b"served\n"
 
 
 async def test_a_thousand_at_once():
-    async with serving() as node:
-        async with dialers("at-once", node.swarm.addrs[0], 1000) as process:
-            assert await line(process) == b"served\n"
-            assert node.swarm.registry.total == 1001
-            assert len(node.peers()) == 1001
-            assert process.stdin is not None
-            await process.stdin.send_all(b"go\n")
+    async with serving() as node, dialers("at-once", node.swarm.addrs[0], 1000) as process:
+        assert await line(process) == b"served\n"
+        assert node.swarm.registry.total == 1001
+        assert len(node.peers()) == 1001
+        assert process.stdin is not None
+        await process.stdin.send_all(b"go\n")

@@ -18,6 +18,10 @@ from typing import Any
 
 import pytest
 
+# Runs a program until stdin ends, which it does with the test, too. The shell lets go of stdout,
+# so that the program's end can be seen.
+UNTIL_EOF = '"$@" & exec >/dev/null; cat; kill $!'
+
 PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -54,17 +58,16 @@ class Holder:
     def start(self, *arguments: str) -> Iterator[Program]:
         """Python with these arguments, until the end of the block. It must first write a line."""
         with subprocess.Popen(
-            [*self._enter, sys.executable, *arguments],
+            [*self._enter, "sh", "-c", UNTIL_EOF, "sh", sys.executable, *arguments],
             cwd=PROJECT,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         ) as process:
-            try:
-                program = Program(process)
-                program.line()
-                yield program
-            finally:
-                process.kill()
+            program = Program(process)
+            program.line()
+            yield program
+            # Leaving closes the pipe, which ends it.
 
 
 class Program:

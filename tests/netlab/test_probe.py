@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -81,33 +82,71 @@ def expected(spec: NatSpec) -> dict[str, Any]:
     }
 
 
+Findings = dict[str, dict[str, Any]]
+
+
+async def probe_each(specs: Mapping[str, NatSpec]) -> Findings:
+    """What the probe says about each: side by side, since it mostly waits for what is dropped."""
+    findings: Findings = {}
+    limit = trio.Semaphore(4)
+
+    async def probe_one(name: str) -> None:
+        async with limit:
+            findings[name] = await probe(specs[name])
+
+    async with trio.open_nursery() as nursery:
+        for name in specs:
+            nursery.start_soon(probe_one, name)
+    return findings
+
+
+@pytest.fixture(scope="module")
+def named() -> Findings:
+    """The findings about the named types."""
+    require_root()
+    return trio.run(probe_each, NAMES)
+
+
+COMBINATIONS = {
+    f"{mapping}, {filtering}": NatSpec(mapping, filtering, "random")
+    for mapping in get_args(Behaviour)
+    for filtering in get_args(Behaviour)
+}
+
+
+@pytest.fixture(scope="module")
+def combined() -> Findings:
+    """The findings about each mapping with each filter."""
+    require_root()
+    return trio.run(probe_each, COMBINATIONS)
+
+
 @pytest.mark.parametrize("name", NAMES)
-async def test_named_types(name: str) -> None:
+def test_named_types(named: Findings, name: str) -> None:
     spec = NAMES[name]
-    result = await probe(spec)
-    udp, tcp = result["udp"], result["tcp"]
+    udp, tcp = named[name]["udp"], named[name]["tcp"]
     if spec.blocked == "nothing":
         assert {key: udp[key] for key in expected(spec)} == expected(spec)
         assert udp["hairpin"] == (None if spec.translate == "none" else spec.hairpin)
     else:
         assert udp is None
+    found = {key: tcp[key] for key in expected(spec)}
     if spec.blocked == "all-but-tcp-443":
-        # The responder's other ports cannot be asked.
-        assert tcp["mapping"] is None
-        tcp["mapping"] = spec.mapping
-    assert {key: tcp[key] for key in expected(spec)} == expected(spec)
+        # The responder's other port cannot be asked.
+        assert found.pop("mapping") is None
+        assert found.items() <= expected(spec).items()
+    else:
+        assert found == expected(spec)
     if spec.translate != "none":
         assert tcp["mapped"][0] == NAT
 
 
-@pytest.mark.parametrize("filtering", get_args(Behaviour))
-@pytest.mark.parametrize("mapping", get_args(Behaviour))
-async def test_each_mapping_with_each_filter(mapping: Behaviour, filtering: Behaviour) -> None:
-    spec = NatSpec(mapping, filtering, "random")
-    result = await probe(spec)
-    for protocol in ("udp", "tcp"):
-        found = result[protocol]
-        assert {key: found[key] for key in expected(spec)} == expected(spec)
+@pytest.mark.parametrize("name", COMBINATIONS)
+@pytest.mark.parametrize("protocol", ["udp", "tcp"])
+def test_each_mapping_with_each_filter(combined: Findings, name: str, protocol: str) -> None:
+    spec = COMBINATIONS[name]
+    found = combined[name][protocol]
+    assert {key: found[key] for key in expected(spec)} == expected(spec)
 
 
 async def test_no_nat() -> None:

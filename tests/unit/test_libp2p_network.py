@@ -244,7 +244,9 @@ async def test_what_a_peer_says_is_bounded_and_checked():
 async def test_text_that_is_none():
     """protobuf hands out bytes where a text is not UTF-8."""
     async with node_with_echo() as node, attacking(node.swarm.addrs[0]) as peer:
-        damaged = Identify.FromString(b"\x32\x02\xff\xff" + b"\x1a\x02\xff\xff" + b"\x1a\x02/x")
+        damaged: Any = Identify.FromString(
+            b"\x32\x02\xff\xff" + b"\x1a\x02\xff\xff" + b"\x1a\x02/x"
+        )
         assert isinstance(damaged.agent_version, bytes)
         await say(peer, damaged)
         peer_id, store = peer.identity.peer_id, node.host.get_peerstore()
@@ -383,8 +385,7 @@ async def test_what_the_network_says_of_its_connections():
         assert not network.is_protected(b.peer_id)
 
         await conn.close()
-        assert conn.is_closed
-        assert conn.muxed_conn.is_closed
+        assert (conn.is_closed, conn.muxed_conn.is_closed) == (True, True)
         await settled(lambda: not network.connections)
 
 
@@ -469,7 +470,7 @@ async def test_handlers_are_one_table():
         assert TProtocol("/test/unknown/1") not in mux.handlers
         assert len(mux.handlers) == len(list(mux.handlers))
         with pytest.raises(ValueError, match="name"):
-            mux.add_handler(None, py_echo)  # type: ignore[arg-type]
+            mux.add_handler(None, py_echo)
         assert await call_echo(a.host, b.peer_id, PY_ECHO, b"x") == b"x"
         b.host.remove_stream_handler(PY_ECHO)
         assert PY_ECHO not in mux.get_protocols()

@@ -238,6 +238,12 @@ def test_hairpin(mapping: Behaviour, filtering: Behaviour) -> None:
     assert endpoints(answer)[1] == INSIDE
 
 
+def test_a_refused_hairpin_is_not_answered_to_the_outside() -> None:
+    bench = NatBench(NatSpec(hairpin=True, refuse_tcp="reset"))
+    assert bench.turned(tcp(INSIDE, (NAT_IP, 80), SYN)) is None
+    assert bench.table.replies == []
+
+
 def test_without_hairpin() -> None:
     bench = NatBench(NAMES["restricted-cone"])
     external = bench.map_udp(OTHER_INSIDE, REMOTE)
@@ -494,25 +500,26 @@ def test_another_external_address() -> None:
     assert bench.map_udp(INSIDE, REMOTE) == ("203.0.113.77", 5000)
 
 
-def test_port_forward() -> None:
-    bench = NatBench(NatSpec("address-and-port-dependent", port="random"))
+@pytest.mark.parametrize("port", PORTS)
+def test_port_forward(port: PortAllocation) -> None:
+    bench = NatBench(NatSpec("address-and-port-dependent", port=port))
     flows = bench.table.flows
-    target = packed("10.0.0.9") + (80).to_bytes(2, "big")
-    assert flows.add_forward(UDP, 8080, target)
-    assert not flows.add_forward(UDP, 8080, target)
+    target = packed("10.0.0.9") + (81).to_bytes(2, "big")
+    assert flows.add_forward(UDP, 80, target)
+    assert not flows.add_forward(UDP, 80, target)
     for remote in (REMOTE, OTHER_IP):
-        assert bench.reaches(remote, (NAT_IP, 8080)) == ("10.0.0.9", 80)
-        assert bench.map_udp(("10.0.0.9", 80), remote) == (NAT_IP, 8080)
+        assert bench.reaches(remote, (NAT_IP, 80)) == ("10.0.0.9", 81)
+        assert bench.map_udp(("10.0.0.9", 81), remote) == (NAT_IP, 80)
     bench.now += 1000
     bench.table.flush()
-    assert bench.reaches(REMOTE, (NAT_IP, 8080)) == ("10.0.0.9", 80)
+    assert bench.reaches(REMOTE, (NAT_IP, 80)) == ("10.0.0.9", 81)
     bench.now += 1000
     bench.table.expire()
-    assert bench.reaches(REMOTE, (NAT_IP, 8080)) == ("10.0.0.9", 80)
-    assert flows.remove_forward(UDP, 8080)
-    assert not flows.remove_forward(UDP, 8080)
-    assert bench.reaches(REMOTE, (NAT_IP, 8080)) is None
-    assert flows.add_forward(TCP, 8080, target)
+    assert bench.reaches(REMOTE, (NAT_IP, 80)) == ("10.0.0.9", 81)
+    assert flows.remove_forward(UDP, 80)
+    assert not flows.remove_forward(UDP, 80)
+    assert bench.reaches(REMOTE, (NAT_IP, 80)) is None
+    assert flows.add_forward(TCP, 80, target)
 
 
 def test_a_forward_does_not_take_a_port_in_use() -> None:
@@ -522,6 +529,15 @@ def test_a_forward_does_not_take_a_port_in_use() -> None:
     assert not bench.table.flows.add_forward(UDP, 5000, target)
     assert bench.table.flows.add_forward(UDP, 5001, target)
     assert bench.map_udp(("10.0.0.2", 5001), REMOTE) == (NAT_IP, 5002)
+
+
+def test_a_forward_out_of_the_range_takes_nothing_from_it() -> None:
+    bench = NatBench(NatSpec(port="random", port_low=100, port_high=101))
+    target = packed("10.0.0.9") + (80).to_bytes(2, "big")
+    assert bench.table.flows.add_forward(UDP, 80, target)
+    assert bench.map_udp(("10.0.0.2", 1), REMOTE) is not None
+    assert bench.map_udp(("10.0.0.2", 2), REMOTE) is not None
+    assert bench.map_udp(("10.0.0.2", 3), REMOTE) is None
 
 
 def test_mappings_can_be_looked_at() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
 import trio
@@ -98,14 +99,14 @@ async def test_the_forms_of_an_address(form):
     async with new_node() as a, new_node() as b:
         addr = b.addrs[0]
         bare = split_peer(addr)[0]
-        target = {
+        targets: Any = {
             "text": str(addr),
             "multiaddr": addr,
             "list": [f"/ip4/127.0.0.1/tcp/{unused_port()}", addr],
             "bare": str(bare),
             "padded": f" {addr}\n",
-        }[form]
-        assert await a.connect(target) == b.peer_id
+        }
+        assert await a.connect(targets[form]) == b.peer_id
         assert await a.connect(b.peer_id) == b.peer_id
         assert await a.connect(str(b.peer_id)) == b.peer_id
 
@@ -289,7 +290,7 @@ async def test_a_stream_on_a_connection_that_is_just_ending_gets_another(monkeyp
         await a.connect(b.addrs[0])
         old = a.swarm.registry.best(b.peer_id)
         open_stream = a.swarm.open_stream
-        tries = []
+        tries: list[Any] = []
 
         async def end_first(peer_id, protocols):
             tries.append(a.swarm.registry.best(peer_id))

@@ -116,7 +116,7 @@ async def test_an_occupied_port_and_a_restart_on_the_same_one():
 
 async def test_a_listen_address_added_later():
     async with running(listen=()) as server, running() as client:
-        assert server.addrs == ()
+        assert not server.addrs
         with server.events.subscribe() as events:
             (bound,) = await server.listen(Multiaddr("/ip4/127.0.0.1/tcp/0"))
             assert await anext(events) == ListeningOn(bound)

@@ -18,7 +18,9 @@ from lattica.identity import Identity
 from lattica.nat.addresses import with_peer
 from lattica.nat.config import AccessRules, Limits, Timeouts
 from lattica.nat.connection import Direction
+from lattica.nat.stream import Stream
 from lattica.nat.swarm import Swarm
+from lattica.nat.tcp import TcpTransport
 from tests.nets import (
     ECHO,
     advance,
@@ -268,6 +270,59 @@ async def test_a_peer_that_connects_to_us_meanwhile_ends_a_hopeless_dial():
                 await other.dial(one.identity.peer_id, [addr_of(one)])
 
 
+# --- one address, afresh (for hole punching) ---
+
+
+async def test_a_fresh_dial_although_the_peer_is_connected():
+    async with running() as server, running() as client:
+        peer_id = server.identity.peer_id
+        first = await client.dial(peer_id, server.addrs)
+        fresh = await client.dial_fresh(peer_id, addr_of(server))
+        assert fresh is not first
+        assert client.registry.best(peer_id) is fresh
+        assert await ask_echo(client, peer_id) == b"hello"
+
+
+async def test_a_fresh_dial_in_the_responders_part():
+    """The side that dials need not be the one that begins the set-up."""
+    async with running() as a, running() as b:
+        listener = await TcpTransport().listen(Multiaddr("/ip4/127.0.0.1/tcp/0"))
+
+        async def begin():
+            raw = await listener.accept()
+            await b.adopt(raw, Direction.OUTBOUND, a.identity.peer_id)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(begin)
+            peer_id = b.identity.peer_id
+            await a.dial_fresh(peer_id, listener.addrs[0], as_responder=True)
+        assert await ask_echo(a, peer_id) == b"hello"
+        assert await ask_echo(b, a.identity.peer_id) == b"hello"
+        await listener.aclose()
+
+
+async def test_fresh_dials_that_fail():
+    limits = Limits(max_connections_per_peer=1)
+    async with (
+        running() as server,
+        running(timeouts=Timeouts(dial=0.1), limits=limits) as client,
+    ):
+        peer_id, other = server.identity.peer_id, Identity.generate().peer_id
+        with mute_listener() as mute:
+            for target, addr, reason in (
+                (peer_id, mute, "timed out after 0.1 s"),
+                (peer_id, Multiaddr(f"{REFUSED}/{unused_port()}"), "ECONNREFUSED"),
+                (other, addr_of(server), f"expected peer {other}"),
+                (peer_id, Multiaddr("/ip4/127.0.0.1/udp/1"), "no transport"),
+            ):
+                with pytest.raises(DialError, match=reason) as caught:
+                    await client.dial_fresh(target, addr)
+                assert [attempt.address for attempt in caught.value.attempts] == [str(addr)]
+        await client.dial_fresh(peer_id, addr_of(server))
+        with pytest.raises(ResourceLimitError, match="too many connections"):
+            await client.dial_fresh(peer_id, addr_of(server))
+
+
 # --- both at once ---
 
 
@@ -281,7 +336,7 @@ async def test_two_that_dial_each_other_keep_one_connection(mock_clock, from_lis
             running(dial_from_listen_port=from_listen_port) as b,
         ):
             sides = ((a, b.identity.peer_id, addr_of(b)), (b, a.identity.peer_id, addr_of(a)))
-            streams = []
+            streams: list[Stream] = []
 
             async def connect(swarm, peer_id, addr, streams=streams):
                 await swarm.dial(peer_id, [addr])

@@ -12,6 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from lattica.errors import StreamResetError
 from lattica.nat.config import KIB, Limits, Timeouts
+from lattica.nat.stream import Stream
 from lattica.nat.swarm import Swarm
 from lattica.nat.tcp import TcpTransport
 from tests.nets import ECHO, advance, ask_echo, running, settled
@@ -23,6 +24,10 @@ HOARD = "/test/hoard/1"
 async def crowd(count: int) -> AsyncIterator[list[Swarm]]:
     async with AsyncExitStack() as stack:
         yield [await stack.enter_async_context(running(listen=())) for _ in range(count)]
+
+
+async def empty(swarm: Swarm) -> None:
+    await settled(lambda: not swarm.registry.total)
 
 
 def peers_of(swarm: Swarm) -> set:
@@ -66,7 +71,7 @@ async def test_when_nobody_can_go_the_newcomer_is_refused(caplog):
             await server.wait_connected(client.identity.peer_id)
         for client in clients[2:]:
             await client.dial(None, server.addrs)
-            await settled(lambda client=client: not client.registry.total)
+            await empty(client)
         assert peers_of(server) == {client.identity.peer_id for client in clients[:2]}
         assert caplog.text.count("connection refused: limit of 2 reached") == 2
         for client in clients[:2]:
@@ -221,6 +226,7 @@ async def test_memory_comes_back_when_it_is_read_reset_or_its_connection_ends():
         await settled(lambda: server.receive_memory.used == 200 * KIB)
         (connection,) = server.registry
         yamux = next(iter(connection.session.streams.values()))
+        assert isinstance(yamux.owner, Stream)
         assert await yamux.owner.receive_exactly(100 * KIB) == bytes(100 * KIB)
         assert server.receive_memory.used == 100 * KIB
         await client.disconnect(peer_id)

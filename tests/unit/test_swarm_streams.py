@@ -294,7 +294,7 @@ async def test_an_inbound_stream_that_names_nothing_in_time(caplog):
     caplog.set_level(logging.INFO, "lattica")
     async with joined(timeouts=Timeouts(negotiate=0.1)) as (client, server):
         caplog.clear()
-        connection = client.registry.best(server.identity.peer_id)
+        (connection,) = client.registry
         stream = connection.open_stream()
         with pytest.raises(StreamResetError):
             await stream.receive_some()
@@ -307,7 +307,7 @@ async def test_an_inbound_stream_that_names_nothing_in_time(caplog):
 
 async def test_an_inbound_stream_that_ends_before_it_names_anything(caplog):
     async with joined() as (client, server):
-        connection = client.registry.best(server.identity.peer_id)
+        (connection,) = client.registry
         async with connection.open_stream() as stream:
             await stream.send_eof()
             assert await stream.receive_some() == b""
@@ -317,8 +317,8 @@ async def test_an_inbound_stream_that_ends_before_it_names_anything(caplog):
 
 async def test_what_follows_the_negotiation_at_once_is_not_lost():
     """The proposal, the data and the end in one piece."""
-    async with joined() as (client, server):
-        connection = client.registry.best(server.identity.peer_id)
+    async with joined() as (client, _server):
+        (connection,) = client.registry
         reference = Responder(lambda name: True, list)
         stream = connection.open_stream()
         await stream.send_all(

@@ -327,7 +327,7 @@ async def test_aclose_while_another_task_receives():
     a, b, listener = await connected()
 
     async def receive():
-        with suppress(GONE):
+        with suppress(*GONE):
             assert not await a.receive()
 
     async with trio.open_nursery() as nursery:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,7 +99,7 @@ def main(child: bc.Child, job: bc.Job) -> None:
     if job.role == "server":
         trio.run(serve, child)
     else:
-        trio.run(work.run_client, child, job, Lattica())
+        trio.run(partial(work.run_client, child, job, Lattica()))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import trio
@@ -143,7 +144,7 @@ def main(child: bc.Child, job: bc.Job) -> None:
     if job.role == "server":
         trio.run(serve, child)
     else:
-        trio.run(work.run_client, child, job, PyLibp2p())
+        trio.run(partial(work.run_client, child, job, PyLibp2p()))
 
 
 if __name__ == "__main__":

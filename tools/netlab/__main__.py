@@ -21,6 +21,7 @@ from tools.netlab import probing, registry
 from tools.netlab import scenario as scenarios
 from tools.netlab.errors import LabError, plain_errors
 from tools.netlab.matrix import PairResult
+from tools.netlab.model import Scenario
 from tools.netlab.nat_spec import NAMES
 from tools.netlab.netns import enter_for_good
 from tools.netlab.report import Report
@@ -72,7 +73,7 @@ def _line(value: object) -> None:
     print(json.dumps(value), flush=True)
 
 
-def _load(name: str) -> scenarios.Scenario:
+def _load(name: str) -> Scenario:
     try:
         return scenarios.load(scenarios.find(name))
     except scenarios.ScenarioError as error:
@@ -161,9 +162,7 @@ def matrix_command(
         str | None, typer.Option(metavar="A,B,…", help="Only these NAT types (see `list`).")
     ] = None,
     all_types: Annotated[bool, typer.Option("--all", help="All NAT types there are.")] = False,
-    jobs: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Labs at a time.")
-    ] = None,
+    jobs: Annotated[int | None, typer.Option(metavar="N", min=1, help="Labs at a time.")] = None,
 ) -> None:
     """Every NAT type against every other: does b reach a, by what path, and how soon.
 
@@ -196,9 +195,7 @@ def matrix_command(
 @app.command("chaos")
 def chaos_command(
     seed: Annotated[int, typer.Option(help="The same seed makes the same mesh and faults.")] = 1,
-    minutes: Annotated[
-        float, typer.Option(min=0.1, max=1440, help="How long faults go on.")
-    ] = 2.0,
+    minutes: Annotated[float, typer.Option(min=0.1, max=1440, help="How long faults go on.")] = 2.0,
     nodes: Annotated[int, typer.Option(min=1, max=200, help="Nodes beside the two hubs.")] = 6,
     as_json: JsonOption = False,
     out: Annotated[
@@ -212,9 +209,7 @@ def chaos_command(
     wanted = chaos_.mesh(seed, minutes, nodes)
     if not as_json:
         _say(f"seed {seed}: {len(wanted.faults)} faults in {minutes:g} minutes, {nodes + 2} nodes")
-    report = _run(
-        run_scenario, wanted, Options(out=out), _event_printer(as_json), chaos_.judge
-    )
+    report = _run(run_scenario, wanted, Options(out=out), _event_printer(as_json), chaos_.judge)
     _finish(report, as_json)
 
 
@@ -294,9 +289,7 @@ def clean_command(
         _say("nothing to remove")
 
 
-@app.command(
-    "exec", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
-)
+@app.command("exec", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def exec_command(
     node: Annotated[str, typer.Argument(metavar="NODE", help="`internet` is the core.")],
     command: Annotated[list[str], typer.Argument(metavar="COMMAND…")],

@@ -18,28 +18,24 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from tools.netlab.jobs import Job
-from tools.netlab.link_spec import BurstLoss, LinkSpec
-from tools.netlab.model import (
-    INTERNET,
+from tools.netlab.fault_spec import (
     AddressChange,
     ClockSkew,
     Fault,
-    Host,
     Kill,
-    Link,
     LinkChange,
     LinkDown,
     NatReboot,
-    NodeProgram,
     Partition,
     Pause,
-    Relay,
-    Router,
-    Scenario,
 )
+from tools.netlab.jobs import Job
+from tools.netlab.link_spec import BurstLoss, LinkSpec
+from tools.netlab.model import Scenario
 from tools.netlab.nat_spec import NAMES
 from tools.netlab.runner import Run
+from tools.netlab.topology import INTERNET, Host, Link, Node, Relay, Router
+from tools.netlab.workload import NodeProgram
 
 HUBS = ("hub-1", "hub-2")
 START_S = 20.0
@@ -79,9 +75,7 @@ def mesh(seed: int, minutes: float, nodes: int) -> Scenario:
     faults = tuple(_faults(rng, START_S, end, hosts, routers))
     hosts.append(Host("newcomer"))
     programs.append(
-        NodeProgram(
-            "newcomer", "newcomer", connect=tuple(public), at_s=end + QUIET_S, timeout_s=30
-        )
+        NodeProgram("newcomer", "newcomer", connect=tuple(public), at_s=end + QUIET_S, timeout_s=30)
     )
     return Scenario(
         name=f"chaos-{seed}",
@@ -119,8 +113,9 @@ def _faults(
 ) -> Iterator[Fault]:
     """Faults that are over before `end`; of those that concern the same thing none overlap."""
     busy: dict[str, float] = {}
+    nodes: list[Node] = [*hosts, *routers]
     programs = [*HUBS, *(host.name for host in hosts)]
-    outside = [node.name for node in (*hosts, *routers) if node.behind == INTERNET]
+    outside = [node.name for node in nodes if node.behind == INTERNET]
     t = start
     while True:
         t = round(t + rng.expovariate(1 / MEAN_GAP_S), 2)
@@ -130,7 +125,7 @@ def _faults(
         kind = rng.choice(
             ("link-down", "link-change", "nat-reboot", "address", "kill", "pause", "cut", "skew")
         )
-        node = rng.choice([*hosts, *routers]).name
+        node = rng.choice(nodes).name
         program = rng.choice(programs)
         router = rng.choice(routers).name if routers else ""
         link = _link(rng)

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from html import escape
 
 from tools.netlab.link_spec import LinkSpec
-from tools.netlab.model import INTERNET, Host, Link, Node, Router, Scenario
+from tools.netlab.model import Scenario
 from tools.netlab.nat_spec import NAMES, NatSpec
 from tools.netlab.report import Report
+from tools.netlab.topology import INTERNET, Host, Link, Node, Router
 
 COLUMNS = 4
 BOX_W, BOX_H = 132, 46
@@ -121,7 +122,7 @@ class _Picture:
         self.children: dict[str, list[Node]] = {INTERNET: []}
         for router in scenario.routers:
             self.children[router.name] = []
-        for node in (*scenario.all_hosts, *scenario.routers):
+        for node in scenario.nodes:
             self.children[node.behind].append(node)
         self.relays = {relay.name for relay in scenario.relays}
         self.programs: dict[str, list[str]] = {}

@@ -9,8 +9,7 @@ from typing import Protocol
 
 import trio
 
-from tools.netlab.lab import Lab
-from tools.netlab.model import (
+from tools.netlab.fault_spec import (
     AddressChange,
     ClockSkew,
     Fault,
@@ -22,6 +21,7 @@ from tools.netlab.model import (
     Partition,
     Pause,
 )
+from tools.netlab.lab import Lab
 
 
 class Stage(Protocol):

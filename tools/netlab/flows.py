@@ -208,7 +208,7 @@ class FlowTable:
         allocator = self._allocator(protocol, self.externals[0])
         if not allocator.is_unused(port):
             return False
-        allocator.allocate(port, lambda candidate: candidate == port)
+        allocator.take(port)
         key = self._mapping_key(protocol, internal, b"")
         mapping = FlowMapping(protocol, internal, external, key, standing=True)
         mapping.forward = True

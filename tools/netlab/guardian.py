@@ -95,13 +95,14 @@ class Init:
         wake, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(waker)
         signal.signal(signal.SIGCHLD, lambda *_: None)
+        control = self._control.fileno()
         while True:
-            ready, _, _ = select.select([self._control, wake], [], [])
+            ready, _, _ = select.select([control, wake], [], [])
             if wake in ready:
                 with contextlib.suppress(BlockingIOError):
                     os.read(wake, 512)
                 self._reap()
-            if self._control in ready and not self._serve():
+            if control in ready and not self._serve():
                 return
 
     def _serve(self) -> bool:

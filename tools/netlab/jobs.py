@@ -15,19 +15,19 @@ import trio
 
 from tools.netlab import skew
 from tools.netlab.errors import LabError
+from tools.netlab.fault_spec import ClockSkew
 from tools.netlab.lab import Lab
 from tools.netlab.mesh import RELAYED, Mesh
-from tools.netlab.model import (
+from tools.netlab.programs import LATTICA, Event, Running
+from tools.netlab.report import Outcome
+from tools.netlab.workload import (
     PROGRAMS,
-    ClockSkew,
     CommandProgram,
     FetchProgram,
     NodeProgram,
     Program,
     PublishProgram,
 )
-from tools.netlab.programs import LATTICA, Event, Running
-from tools.netlab.report import Outcome
 
 MIB = 1 << 20
 KINDS = {cls: kind for kind, cls in PROGRAMS.items()}
@@ -217,9 +217,7 @@ class Job:
         return any(link is not None and link.kind == RELAYED for link in links)
 
     def _missing(self) -> list[str]:
-        return [
-            name for name in self.program.needs if self._mesh.link(self.name, name) is None
-        ]
+        return [name for name in self.program.needs if self._mesh.link(self.name, name) is None]
 
     async def _publish(self, program: PublishProgram) -> None:
         data = self.folder / "files"
@@ -281,8 +279,7 @@ class Job:
         """Its exit status; None, and it is killed, if it takes longer."""
         with trio.move_on_after(timeout_s):
             status = await running.process.wait()
-            while not running.closed:
-                await trio.sleep(0.01)
+            await running.closed.wait()
             return status
         await running.stop(grace_s=0)
         return None

@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import resource
 import shutil
-import signal
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -23,12 +22,12 @@ import trio
 from tools.netlab import netns, nftables, programs, registry
 from tools.netlab.errors import LabError, MissingToolError, plain_errors
 from tools.netlab.forwarder_client import ForwarderClient, ForwarderError, open_forwarder
-from tools.netlab.link_spec import LinkSpec
 from tools.netlab.miniupnpd import start_daemon
-from tools.netlab.model import INTERNET, Link, Scenario
+from tools.netlab.model import Scenario
 from tools.netlab.plan import LAN, NodePlan, Plan, Uplink, Wire, make_plan
 from tools.netlab.processes import Guardian, Namespace, start_guardian
 from tools.netlab.programs import Event, Place, Running
+from tools.netlab.topology import INTERNET, Link
 from tools.netlab.wire_spec import AddWire, Command, EndSpec, FlushNat, SetExternal, SetLink, SetUp
 from tools.netlab.wire_spec import WireSpec as Tuns
 
@@ -122,9 +121,7 @@ class Lab:
             raise MissingToolError("a capture needs tcpdump; as root: apt-get install tcpdump")
         argv = ["tcpdump", "-i", "any", "-U", "-n", "-Z", "root", "-w", str(file)]
         running = await self.start(node, argv, name=f"pcap-{node}")
-        with trio.move_on_after(5):
-            while "listening on" not in running.stderr() and running.process.status is None:
-                await trio.sleep(0.02)
+        await running.wait_stderr("listening on", timeout_s=5)
         return running
 
     # --- addresses ---
@@ -264,13 +261,18 @@ class Lab:
                 if node.ruleset:
                     nursery.start_soon(self._nft, node.name, node.ruleset)
         if self.scenario.ipv6:
-            with trio.move_on_after(IPV6_START_S):
-                while any(net.without_ipv6() for net in self._nets.values()):
-                    await trio.sleep(0.02)
+            await self._wait_ipv6()
         for node in self.plan.nodes.values():
             if node.port_control is not None:
                 await self._start_daemon(node)
         self._start = trio.current_time()
+
+    async def _wait_ipv6(self) -> None:
+        end = trio.current_time() + IPV6_START_S
+        for net in self._nets.values():
+            # There is nothing to wait for: the kernel does not tell.
+            while net.without_ipv6() and trio.current_time() < end:  # noqa: ASYNC110
+                await trio.sleep(0.02)
 
     def _register(self) -> None:
         registry.write(

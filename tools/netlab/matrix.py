@@ -16,10 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from tools.netlab.mesh import RELAYED
-from tools.netlab.model import INTERNET, Host, NodeProgram, Relay, Router, Scenario
+from tools.netlab.model import Scenario
 from tools.netlab.nat_spec import NAMES
 from tools.netlab.report import Report
 from tools.netlab.runner import run_scenario
+from tools.netlab.topology import INTERNET, Host, Relay, Router
+from tools.netlab.workload import NodeProgram
 
 OPEN = "open"
 """No NAT: a public address of its own."""

@@ -7,8 +7,6 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import trio
-
 from tools.netlab import nftables, programs
 from tools.netlab.errors import LabError, MissingToolError
 from tools.netlab.nat_spec import NatSpec
@@ -67,9 +65,6 @@ async def start_daemon(lab: Lab, router: str, spec: NatSpec, *, ipv6: bool) -> R
     argv = [program, "-d", "-f", str(file), "-P", str(folder / "pid")]
     running = await lab.start(router, argv, name=name)
     ready = "HTTP listening on" if spec.upnp else "Listening for NAT-PMP/PCP"
-    with trio.move_on_after(START_S):
-        while running.process.status is None:
-            if ready in running.stderr():
-                return running
-            await trio.sleep(0.02)
+    if await running.wait_stderr(ready, START_S):
+        return running
     raise LabError(f"miniupnpd did not start on {router}{running.last_words()}")

@@ -14,7 +14,7 @@ RANDOM_TRIES = 16
 class PortAllocator:
     """The ports of one external address and protocol (for ICMP: the echo identifiers)."""
 
-    __slots__ = ("_next", "_rng", "_spec", "_used")
+    __slots__ = ("_next", "_ranged", "_rng", "_spec", "_used")
 
     def __init__(self, spec: NatSpec, rng: random.Random) -> None:
         self._spec = spec
@@ -22,6 +22,7 @@ class PortAllocator:
         self._next = spec.port_low
         # Port -> number of mappings that have it (more than one only with `overload`).
         self._used: dict[int, int] = {}
+        self._ranged = 0  # how many of them are in the range of the spec
 
     def allocate(self, wanted: int, is_free: Callable[[int], bool]) -> int | None:
         """A port for an inside endpoint with port `wanted`; None when all are taken.
@@ -31,16 +32,23 @@ class PortAllocator:
         """
         port = self._choose(wanted, is_free)
         if port is not None:
-            self._used[port] = self._used.get(port, 0) + 1
+            self.take(port)
         return port
 
+    def take(self, port: int) -> None:
+        """Make a port the caller's that was chosen by hand; it may lie outside of the range."""
+        users = self._used.get(port, 0)
+        self._used[port] = users + 1
+        self._ranged += not users and self._spec.port_low <= port <= self._spec.port_high
+
     def release(self, port: int) -> None:
-        """Give back a port of :meth:`allocate`."""
+        """Give back a port of :meth:`allocate` or :meth:`take`."""
         left = self._used[port] - 1
         if left:
             self._used[port] = left
         else:
             del self._used[port]
+            self._ranged -= self._spec.port_low <= port <= self._spec.port_high
 
     def is_unused(self, port: int) -> bool:
         """Whether no mapping has `port`."""
@@ -51,7 +59,7 @@ class PortAllocator:
         size = spec.port_high - spec.port_low + 1
         if spec.port == "preserving":
             return wanted if is_free(wanted) else self._search(wanted + 1, 1, is_free)
-        if not spec.overload and len(self._used) >= size:
+        if not spec.overload and self._ranged >= size:
             return None  # without a search: that would let a flood cost us a scan per packet
         if spec.port == "sequential":
             port = self._search(self._next, spec.port_step, is_free)

@@ -304,8 +304,13 @@ class NatTable:
         _U16.pack_into(packet, 10, adjusted(old, session.ip_out if outbound else session.ip_in))
 
     def _turn(self, packet: Buffer, partial: bool) -> int:
-        """Hairpin: the packet, now from an external endpoint, comes in again."""
-        return TURN if self.inbound(packet, partial) == FORWARD else DROP
+        """Hairpin: the packet, now from an external endpoint, comes in again.
+
+        If it is refused nobody is told: what the NAT says goes to the outside only.
+        """
+        verdict = self.inbound(packet, partial)
+        self.replies.clear()
+        return TURN if verdict == FORWARD else DROP
 
     # --- fragments, ICMP errors, IPv6 -------------------------------------------------------------
 

@@ -15,9 +15,11 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tools.netlab.fault_spec import LinkChange, LinkDown
 from tools.netlab.faults import Step, steps
 from tools.netlab.link_spec import LinkSpec
-from tools.netlab.model import Host, Link, LinkChange, LinkDown, Scenario
+from tools.netlab.model import Scenario
+from tools.netlab.topology import Host, Link
 
 PACKET = 1514
 MIN_LIMIT = 1000
@@ -66,9 +68,7 @@ def script(scenario: Scenario) -> str:
     """The script. It explains itself when it is run without arguments."""
     links = list(_links(scenario))
     faults = [
-        step
-        for step in steps(scenario.faults)
-        if isinstance(step.fault, LinkDown | LinkChange)
+        step for step in steps(scenario.faults) if isinstance(step.fault, LinkDown | LinkChange)
     ]
     return _TEMPLATE.format(
         scenario=scenario.name,
@@ -82,7 +82,7 @@ def script(scenario: Scenario) -> str:
 
 
 def _links(scenario: Scenario) -> Iterator[_NamedLink]:
-    for node in (*scenario.all_hosts, *scenario.routers):
+    for node in scenario.nodes:
         yield _NamedLink(node.name, node.name, node.link)
         if isinstance(node, Host) and node.standby is not None:
             yield _NamedLink(f"{node.name}-standby", "", node.standby_link)
@@ -90,15 +90,13 @@ def _links(scenario: Scenario) -> Iterator[_NamedLink]:
 
 def _list_line(link: _NamedLink) -> str:
     up, down = arguments(link.link.up), arguments(link.link.down)
-    lines = (f"    echo {shlex.quote(f'{link.name}:')}",)
-    lines += (f"    echo {shlex.quote(f'    up    {up}')}",)
-    lines += (f"    echo {shlex.quote(f'    down  {down}')}",)
-    return "\n".join(lines)
+    lines = (f"{link.name}:", f"    up    {up}", f"    down  {down}")
+    return "\n".join(f"    echo {shlex.quote(line)}" for line in lines)
 
 
 def _case(name: str, spec: LinkSpec) -> str:
     order = "keep" if keeps_order(spec) else "free"
-    return f"    {shlex.quote(name)}) set_netem \"$2\" {order} {arguments(spec)} ;;"
+    return f'    {shlex.quote(name)}) set_netem "$2" {order} {arguments(spec)} ;;'
 
 
 def _timeline(link: _NamedLink, faults: list[Step]) -> str:
@@ -115,8 +113,8 @@ def _timeline(link: _NamedLink, faults: list[Step]) -> str:
             now = step.t
         lines.append(f"echo {shlex.quote(f'{step.t:g} s: {step.text}')}")
         if step.undo:
-            lines.append(f"up_of {shlex.quote(link.name)} \"$wan\"")
-            lines.append(f"down_of {shlex.quote(link.name)} \"$lan\"")
+            lines.append(f'up_of {shlex.quote(link.name)} "$wan"')
+            lines.append(f'down_of {shlex.quote(link.name)} "$lan"')
         else:
             changed = fault.link if isinstance(fault, LinkChange) else None
             for device, spec in (

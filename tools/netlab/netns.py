@@ -114,7 +114,9 @@ class Net:
         # IPv6 would make sure for a second that nobody else has it.
         flags = {"flags": IFA_F_NODAD} if ":" in ip else {}
         index = self._index(device)
-        self._do("addr", "replace", address, index=index, address=ip, prefixlen=int(length), **flags)
+        self._do(
+            "addr", "replace", address, index=index, address=ip, prefixlen=int(length), **flags
+        )
 
     def remove_address(self, device: str, address: str) -> None:
         ip, _, length = address.partition("/")

@@ -20,9 +20,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tools.netlab import nftables
-from tools.netlab.model import INTERNET, Host, Link, LinkChange, Node, Router, Scenario
+from tools.netlab.fault_spec import LinkChange
+from tools.netlab.model import Scenario
 from tools.netlab.nat_spec import NatSpec
 from tools.netlab.spec import SpecError
+from tools.netlab.topology import INTERNET, Host, Link, Node, Router
 
 LAN = "lan"
 _MANY = 200
@@ -145,7 +147,7 @@ class _Planner:
         self.children: dict[str, list[tuple[Node, int]]] = {INTERNET: []}
         for router in scenario.routers:
             self.children[router.name] = []
-        for node in (*scenario.all_hosts, *scenario.routers):
+        for node in scenario.nodes:
             self.children[node.behind].append((node, 0))
         for host in scenario.hosts:
             if host.standby is not None:
@@ -175,7 +177,7 @@ class _Planner:
             for siblings in self.children.values()
             for node, index in siblings
         )
-        everybody = (*self.scenario.all_hosts, *self.scenario.routers)
+        everybody = self.scenario.nodes
         return Plan(
             nodes,
             wires,

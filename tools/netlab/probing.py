@@ -15,9 +15,10 @@ from rich.text import Text
 from tools.netlab.errors import LabError
 from tools.netlab.forwarder_client import PROJECT
 from tools.netlab.lab import Lab, open_lab
-from tools.netlab.model import Backend, Host, Router, Scenario
+from tools.netlab.model import Scenario
 from tools.netlab.nat_spec import NAMES, NatSpec
 from tools.netlab.plan import in_userspace
+from tools.netlab.topology import Backend, Host, Router
 
 RESPONDER = "responder"
 PROBE = (
@@ -182,4 +183,3 @@ def table(findings: Sequence[Finding]) -> Table:
             verdict,
         )
     return shown
-

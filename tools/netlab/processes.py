@@ -82,7 +82,9 @@ class Process:
             with trio.move_on_after(grace_s):
                 await self.wait()
             self.send_signal(signal.SIGKILL)
-            return await self.wait()
+            await self._ended.wait()
+        assert self.status is not None
+        return self.status
 
     def _set_status(self, status: int) -> None:
         self.status = status

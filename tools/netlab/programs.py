@@ -66,7 +66,7 @@ class Running:
         self.process = process
         self.events: list[Event] = []
         """All it has said so far; at most :data:`MAX_EVENTS`."""
-        self.closed = False
+        self.closed = trio.Event()
         """It will say no more."""
         self._clock = clock
         self._news = trio.lowlevel.ParkingLot()
@@ -84,7 +84,7 @@ class Running:
                 if matches(self.events[number]):
                     return number, self.events[number]
             start = len(self.events)
-            if self.closed:
+            if self.closed.is_set():
                 raise LabError(f"{self.name} on {self.host} ended{self.last_words()}")
             await self._news.park()
 
@@ -102,6 +102,15 @@ class Running:
                 return opened.read().decode(errors="replace")
         except FileNotFoundError:
             return ""
+
+    async def wait_stderr(self, text: str, timeout_s: float) -> bool:
+        """Whether it writes `text` to stderr before it ends and within `timeout_s`."""
+        end = trio.current_time() + timeout_s
+        while text not in self.stderr():
+            if self.process.status is not None or trio.current_time() > end:
+                return False
+            await trio.sleep(0.02)
+        return True
 
     async def stop(self, grace_s: float = 3.0) -> int:
         """SIGTERM, then SIGKILL; its exit status."""
@@ -123,7 +132,7 @@ class Running:
                             buffer.clear()
             self._hear(bytes(buffer), on_event)
         finally:
-            self.closed = True
+            self.closed.set()
             self._news.unpark_all()
 
     def _hear(self, line: bytes, on_event: Callable[[Event], None]) -> None:
@@ -160,23 +169,27 @@ async def start(
     again, for a program that is restarted. Raises :class:`LabError`.
     """
     place.folder.mkdir(parents=True, exist_ok=True)
+    nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    errors = os.open(
+        place.folder / "stderr.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    )
     reading, writing = os.pipe2(os.O_CLOEXEC)
     try:
-        with open(os.devnull, "rb") as nothing, (place.folder / "stderr.log").open("ab") as errors:
-            process = await guardian.start(
-                place.namespace,
-                argv,
-                env=environment(place.folder, env),
-                cwd=place.folder,
-                stdin=nothing.fileno(),
-                stdout=writing,
-                stderr=errors.fileno(),
-            )
+        process = await guardian.start(
+            place.namespace,
+            argv,
+            env=environment(place.folder, env),
+            cwd=place.folder,
+            stdin=nothing,
+            stdout=writing,
+            stderr=errors,
+        )
     except BaseException:
         os.close(reading)
         raise
     finally:
-        os.close(writing)
+        for fd in (nothing, errors, writing):
+            os.close(fd)
     running = Running(name, place.host, place.folder, process, clock)
     nursery.start_soon(running._read, reading, on_event)
     return running

@@ -130,9 +130,7 @@ async def run_scenario(
     return report
 
 
-def _keep(
-    out: Path, scenario: Scenario, report: Report, lab: Lab, programs: Sequence[str]
-) -> None:
+def _keep(out: Path, scenario: Scenario, report: Report, lab: Lab, programs: Sequence[str]) -> None:
     """Leave the picture and the logs."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "paths.svg").write_text(draw.picture(scenario, report), encoding="utf-8")

@@ -33,9 +33,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tools.netlab.model import FAULTS, PROGRAMS, Fault, Host, Link, Program, Relay, Router, Scenario
+from tools.netlab.fault_spec import FAULTS, Fault
+from tools.netlab.model import Scenario
 from tools.netlab.nat_spec import NAMES
 from tools.netlab.spec import SpecError, from_table, to_table
+from tools.netlab.topology import Host, Link, Relay, Router
+from tools.netlab.workload import PROGRAMS, Program
 
 SHIPPED = Path(__file__).with_name("scenarios")
 MAX_FILE = 1 << 20

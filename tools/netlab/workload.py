@@ -1,0 +1,117 @@
+"""The programs of a scenario, as frozen dataclasses; `jobs` runs them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from tools.netlab.spec import require, require_number
+
+
+@dataclass(frozen=True, slots=True)
+class NodeProgram:
+    """`lattica node`. Succeeds if it was connected to every program in `connect` in time.
+
+    connect: programs whose addresses it is given (their own, and those that others observed).
+    stays: it must still be connected to them at the end, if they live.
+    listen: multiaddrs.
+    at_s: seconds after the start of the scenario; it also waits for those it connects to.
+    timeout_s: time for the connections, from when it is ready. A relayed connection is given
+        the rest of that time to become a direct one.
+    env: added to its environment.
+    """
+
+    name: str
+    host: str
+    connect: tuple[str, ...] = ()
+    stays: bool = True
+    listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4001",)
+    at_s: float = 0.0
+    timeout_s: float = 15.0
+    env: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return self.connect
+
+
+@dataclass(frozen=True, slots=True)
+class PublishProgram:
+    """`lattica publish` of random data. Succeeds if it prints its ticket and stays up.
+
+    size_mib: all files together. files: how many.
+    """
+
+    name: str
+    host: str
+    size_mib: float = 8.0
+    files: int = 1
+    listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4002",)
+    at_s: float = 0.0
+    timeout_s: float = 30.0
+    env: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        require_number(self.size_mib, "size_mib", high=1 << 20)
+        require_number(self.files, "files", low=1, high=10_000)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class FetchProgram:
+    """`lattica fetch` of what `source` publishes. Succeeds if the bytes are identical.
+
+    timeout_s: time for all of it.
+    """
+
+    name: str
+    host: str
+    source: str
+    at_s: float = 0.0
+    timeout_s: float = 60.0
+    env: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (self.source,)
+
+
+@dataclass(frozen=True, slots=True)
+class CommandProgram:
+    """Any program. Succeeds if it exits with `exit_code`, or stays up if that is None.
+
+    argv: `{python}`, `{work}` (a folder of its own), `{ip:NODE}` (a node's IPv4 address as the
+        internet sees it), `{ip6:NODE}` and, of programs in `after`, `{addr:PROGRAM}` and
+        `{ticket:PROGRAM}` are replaced.
+    ready: the JSON event on its standard output that makes it ready; None: once it runs.
+    after: programs that must be ready (or, if they end by themselves, have ended) before.
+    """
+
+    name: str
+    host: str
+    argv: tuple[str, ...]
+    exit_code: int | None = 0
+    ready: str | None = None
+    after: tuple[str, ...] = ()
+    at_s: float = 0.0
+    timeout_s: float = 60.0
+    env: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        require(bool(self.argv), "argv", "expected a program and its arguments")
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return self.after
+
+
+Program: TypeAlias = NodeProgram | PublishProgram | FetchProgram | CommandProgram
+PROGRAMS: dict[str, type[Program]] = {
+    "node": NodeProgram,
+    "publish": PublishProgram,
+    "fetch": FetchProgram,
+    "command": CommandProgram,
+}
