@@ -20,7 +20,7 @@ import pytest
 
 # Runs a program until stdin ends, which it does with the test, too. The shell lets go of stdout,
 # so that the program's end can be seen.
-UNTIL_EOF = '"$@" & exec >/dev/null; cat; kill $!'
+UNTIL_EOF = '"$@" & exec >/dev/null; cat; kill $! 2>/dev/null'
 
 PROJECT = Path(__file__).resolve().parents[2]
 

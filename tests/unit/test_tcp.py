@@ -105,14 +105,15 @@ async def test_dialing_from_the_listening_port(addr):
     port = port_of(ours.addrs[0])
     first = await transport.dial(theirs.addrs[0], source_port=port)
     assert first.local_addr == ours.addrs[0]
-    assert (await theirs.accept()).remote_addr == ours.addrs[0]
+    accepted = await theirs.accept()
+    assert accepted.remote_addr == ours.addrs[0]
     # The same two ends again is impossible, so it leaves from another port.
     second = await transport.dial(theirs.addrs[0], source_port=port)
     assert port_of(second.local_addr) != port
     # As for the other side, which would dial back over what is there already.
     third = await transport.dial(ours.addrs[0], source_port=port_of(theirs.addrs[0]))
     assert port_of(third.local_addr) != port_of(theirs.addrs[0])
-    await close_all(first, second, third, ours, theirs)
+    await close_all(first, accepted, second, third, ours, theirs)
 
 
 async def test_a_source_port_that_another_program_holds_is_no_obstacle():

@@ -74,7 +74,7 @@ class Lattica:
     """:class:`trio_workloads.Implementation`."""
 
     note = "lattica: TCP, Noise, yamux"
-    max_connections = None
+    max_connections: int | None = None
 
     @contextlib.asynccontextmanager
     async def dialer(self) -> AsyncIterator[Dialer]:

@@ -108,7 +108,7 @@ class PyLibp2p:
 
     note = "py-libp2p 0.8.1: TCP, Noise, yamux"
     # Its listener takes 250 in the life of a host and refuses every one after that.
-    max_connections = 240
+    max_connections: int | None = 240
 
     @contextlib.asynccontextmanager
     async def dialer(self) -> AsyncIterator[Dialer]:

@@ -11,19 +11,23 @@ from dataclasses import dataclass
 from html import escape
 
 from tools.netlab.link_spec import LinkSpec
+from tools.netlab.mesh import RELAYED
 from tools.netlab.model import Scenario
 from tools.netlab.nat_spec import NAMES, NatSpec
 from tools.netlab.report import Report
 from tools.netlab.topology import INTERNET, Host, Link, Node, Router
+from tools.netlab.workload import FetchProgram
 
 COLUMNS = 4
 BOX_W, BOX_H = 132, 46
 GAP_X, GAP_Y = 22, 26
+SITE_GAP = 56
 LINK_H = 74
 """Room for a link's label between a node and what it is behind."""
 MARGIN = 28
 BAR_H = 40
 HEAD_H = 62
+LEGEND_W = 560
 
 COLOURS = {
     "ink": "#1f2933",
@@ -38,6 +42,13 @@ COLOURS = {
     "internet": "#e4e7eb",
     "direct": "#1a9850",
     "relayed": "#e66101",
+    "fetched": "#2b6cb0",
+}
+FETCHED = "fetched"
+DASHES = {
+    "direct": "",
+    RELAYED: ' stroke-dasharray="7 5"',
+    FETCHED: ' stroke-dasharray="2 4"',
 }
 
 
@@ -129,6 +140,7 @@ class _Picture:
         for program in scenario.all_programs:
             if program.name not in self.relays:
                 self.programs.setdefault(program.host, []).append(program.name)
+        self.hosts = {program.name: program.host for program in scenario.all_programs}
         self.boxes: dict[str, _Box] = {}
         self.bar_y = 0.0
         self.width = 0.0
@@ -136,7 +148,7 @@ class _Picture:
 
     def document(self) -> str:
         self._place()
-        body = "\n".join((*self._links(), self._bar(), *self._nodes(), *self._paths()))
+        body = "\n".join((*self._links(), self._bar(), *self._paths(), *self._nodes()))
         title = escape(self.scenario.name)
         about = escape(" ".join(self.scenario.about.split()))
         return (
@@ -159,8 +171,8 @@ class _Picture:
         sizes = [self._size(router) for router in below]
         inner = max(
             _row_width(min(columns, len(top))),
-            sum(width for width, _ in sizes) + GAP_X * max(0, len(sizes) - 1),
-            3.0 * BOX_W,
+            sum(width for width, _ in sizes) + SITE_GAP * max(0, len(sizes) - 1),
+            LEGEND_W,
             6.2 * max(len(" ".join(self.scenario.about.split())), 1),
         )
         self.width = inner + 2 * MARGIN
@@ -172,11 +184,11 @@ class _Picture:
             self.boxes[node.name] = _Box(node, x, HEAD_H + row * (BOX_H + GAP_Y), up=False)
         top_height = rows * (BOX_H + GAP_Y) + LINK_H - GAP_Y if rows else 0
         self.bar_y = HEAD_H + top_height
-        total = sum(width for width, _ in sizes) + GAP_X * max(0, len(sizes) - 1)
+        total = sum(width for width, _ in sizes) + SITE_GAP * max(0, len(sizes) - 1)
         x = MARGIN + (inner - total) / 2
         for router, (width, _) in zip(below, sizes, strict=True):
             self._place_router(router, x, self.bar_y + BAR_H + LINK_H)
-            x += width + GAP_X
+            x += width + SITE_GAP
         deepest = max((height for _, height in sizes), default=0.0)
         legend = 34 if self.report is not None else 0
         under = LINK_H + deepest if sizes else 0
@@ -190,20 +202,26 @@ class _Picture:
 
     def _size(self, router: Router) -> tuple[float, float]:
         """Width and height of all that hangs on a router, itself included."""
-        hosts, routers = self._hosts(router.name), self._routers(router.name)
-        sizes = [self._size(inner) for inner in routers]
-        widths = [width for width, _ in sizes]
-        heights = [height for _, height in sizes]
+        heights = [self._size(inner)[1] for inner in self._routers(router.name)]
+        hosts = self._hosts(router.name)
         if hosts:
             rows = -(-len(hosts) // COLUMNS)
-            widths.insert(0, _row_width(min(COLUMNS, len(hosts))))
             heights.append(rows * (BOX_H + GAP_Y) - GAP_Y)
-        width = sum(widths) + GAP_X * max(0, len(widths) - 1)
         inside = LINK_H + max(heights) if heights else 0
-        return max(width, BOX_W + GAP_X), BOX_H + inside
+        return max(self._inner_width(router), BOX_W + 2 * GAP_X), BOX_H + inside
+
+    def _inner_width(self, router: Router) -> float:
+        """Width of what is behind a router."""
+        widths = [self._size(inner)[0] for inner in self._routers(router.name)]
+        hosts = self._hosts(router.name)
+        if hosts:
+            widths.append(_row_width(min(COLUMNS, len(hosts))))
+        return sum(widths) + GAP_X * max(0, len(widths) - 1)
 
     def _place_router(self, router: Router, x: float, y: float) -> None:
         width, _ = self._size(router)
+        x += (width - self._inner_width(router)) / 2
+        width = self._inner_width(router)
         self.boxes[router.name] = _Box(router, x + (width - BOX_W) / 2, y, up=True)
         hosts = self._hosts(router.name)
         row_y = y + BOX_H + LINK_H
@@ -229,37 +247,36 @@ class _Picture:
             f'font-size="14">internet <tspan fill="{COLOURS["faint"]}">({families})</tspan></text>'
         )
 
-    def _anchor(self, parent: str, child: _Box) -> tuple[float, float]:
+    def _anchor(self, parent: str, child: _Box, x: float) -> tuple[float, float]:
         """Where a node's link ends at what it is behind."""
         if parent == INTERNET:
-            return child.middle, self.bar_y + (BAR_H if child.up else 0)
+            return x, self.bar_y + (BAR_H if child.up else 0)
         box = self.boxes[parent]
         return box.middle, box.y + BOX_H
 
     def _links(self) -> Iterator[str]:
         for box in self.boxes.values():
             node = box.node
-            yield from self._line(box, node.behind, node.link, dashed=False)
+            yield from self._line(box, node.behind, node.link, standby=False)
             if isinstance(node, Host) and node.standby is not None:
-                yield from self._line(box, node.standby, node.standby_link, dashed=True)
+                yield from self._line(box, node.standby, node.standby_link, standby=True)
 
-    def _line(self, box: _Box, parent: str, link: Link, *, dashed: bool) -> Iterator[str]:
-        (x1, y1), (x2, y2) = box.port, self._anchor(parent, box)
-        dash = ' stroke-dasharray="5 4"' if dashed else ""
-        bend = (y1 + y2) / 2
-        if box.up and y1 - y2 > LINK_H + 1:
-            # A host in a lower row: straight up between the columns, then over.
-            bend = y2 + LINK_H * 0.75
-        yield (
-            f'<path d="M{x1:.1f} {y1:.1f} V{bend:.1f} H{x2:.1f} V{y2:.1f}" fill="none" '
-            f'stroke="{COLOURS["line"]}" stroke-width="1.6"{dash}/>'
-        )
+    def _line(self, box: _Box, parent: str, link: Link, *, standby: bool) -> Iterator[str]:
+        node = box.node
+        x, y = box.port
+        has_two = isinstance(node, Host) and node.standby is not None
+        # Two attachments stand beside each other, their labels to the left and to the right.
+        x += (BOX_W / 5 if standby else -BOX_W / 5) if has_two else 0
+        to_x, to_y = self._anchor(parent, box, x)
+        yield _stroke(_route(box, (x, y), (to_x, to_y)), dashed=standby)
+        on_left = has_two and not standby
         lines = link_label(link)
         for number, text in enumerate(lines):
-            y = y1 - 8 - 13 * (len(lines) - 1 - number) if box.up else y1 + 16 + 13 * number
+            below = y - 8 - 13 * (len(lines) - 1 - number) if box.up else y + 16 + 13 * number
             yield (
-                f'<text x="{x1 + 5:.1f}" y="{y:.1f}" font-size="10" '
-                f'fill="{COLOURS["faint"]}">{escape(text)}</text>'
+                f'<text x="{x + (-5 if on_left else 5):.1f}" y="{below:.1f}" font-size="10" '
+                f'text-anchor="{"end" if on_left else "start"}" fill="{COLOURS["faint"]}">'
+                f"{escape(text)}</text>"
             )
 
     def _nodes(self) -> Iterator[str]:
@@ -283,31 +300,56 @@ class _Picture:
     def _paths(self) -> Iterator[str]:
         if self.report is None:
             return
-        hosts = {program.name: program.host for program in self.scenario.all_programs}
         for path in self.report.paths:
-            one, two = hosts.get(path.source), hosts.get(path.target)
-            if one is None or two is None or one == two:
-                continue
-            colour = COLOURS["relayed" if path.kind == "relayed" else "direct"]
-            dash = ' stroke-dasharray="7 5"' if path.kind == "relayed" else ""
-            yield (
-                f'<path d="{_curve(self.boxes[one], self.boxes[two])}" fill="none" '
-                f'stroke="{colour}" stroke-width="2" opacity="0.75"{dash}>'
-                f"<title>{escape(f'{path.source} – {path.target}: {path.kind}')}</title></path>"
-            )
+            yield from self._path(path.source, path.target, path.kind)
+        succeeded = {outcome.program for outcome in self.report.outcomes if outcome.ok}
+        for program in self.scenario.programs:
+            if isinstance(program, FetchProgram) and program.name in succeeded:
+                yield from self._path(program.name, program.source, FETCHED)
         yield from self._legend()
+
+    def _path(self, source: str, target: str, kind: str) -> Iterator[str]:
+        one, two = self.hosts.get(source), self.hosts.get(target)
+        if one is None or two is None or one == two:
+            return
+        look = kind if kind in (RELAYED, FETCHED) else "direct"
+        title = escape(f"{source} – {target}: {kind}")
+        yield (
+            f'<path d="{_curve(self.boxes[one], self.boxes[two])}" fill="none" '
+            f'stroke="{COLOURS[look]}" stroke-width="2" opacity="0.7"{DASHES[look]}>'
+            f"<title>{title}</title></path>"
+        )
 
     def _legend(self) -> Iterator[str]:
         x, y = float(MARGIN), self.height - 20
-        for text, colour, dash in (
-            ("direct connection", COLOURS["direct"], ""),
-            ("relayed connection", COLOURS["relayed"], ' stroke-dasharray="7 5"'),
+        for look, text in (
+            ("direct", "direct connection"),
+            (RELAYED, "relayed connection"),
+            (FETCHED, "content fetched"),
         ):
             yield (
-                f'<path d="M{x} {y} h34" stroke="{colour}" stroke-width="2"{dash}/>'
+                f'<path d="M{x} {y} h34" stroke="{COLOURS[look]}" stroke-width="2"{DASHES[look]}/>'
                 f'<text x="{x + 42}" y="{y + 4}">{text}</text>'
             )
             x += 190
+
+
+def _route(box: _Box, start: tuple[float, float], end: tuple[float, float]) -> str:
+    """The way of a link: up, along a bus above the first row, and up again."""
+    (x1, y1), (x2, y2) = start, end
+    if not box.up or y1 - y2 <= LINK_H + 1:
+        return f"M{x1:.1f} {y1:.1f} V{(y1 + y2) / 2:.1f} H{x2:.1f} V{y2:.1f}"
+    # From a lower row, between the columns.
+    side = box.x - GAP_X / 2
+    return (
+        f"M{x1:.1f} {y1:.1f} V{y1 - GAP_Y / 2:.1f} H{side:.1f} "
+        f"V{y2 + LINK_H / 2:.1f} H{x2:.1f} V{y2:.1f}"
+    )
+
+
+def _stroke(path: str, *, dashed: bool) -> str:
+    dash = ' stroke-dasharray="5 4"' if dashed else ""
+    return f'<path d="{path}" fill="none" stroke="{COLOURS["line"]}" stroke-width="1.6"{dash}/>'
 
 
 def _row_width(count: int) -> float:
