@@ -261,7 +261,8 @@ async def test_a_slow_drip_does_not_stretch_the_set_up(mock_clock: MockClock, ca
         assert "handshake took too long" in line
 
 
-async def test_a_thousand_half_open_handshakes_and_honest_peers_between_them(caplog):
+async def test_a_thousand_half_open_handshakes_and_honest_peers_between_them(mock_clock, caplog):
+    """On a clock that stands still, so that none of them takes too long."""
     async with scene(caplog) as stage, AsyncExitStack() as stack:
         await stage.begin()
         addr = stage.victim.swarm.addrs[0]

@@ -337,10 +337,12 @@ class _Picture:
 def _route(box: _Box, start: tuple[float, float], end: tuple[float, float]) -> str:
     """The way of a link: up, along a bus above the first row, and up again."""
     (x1, y1), (x2, y2) = start, end
-    if not box.up or y1 - y2 <= LINK_H + 1:
+    if abs(y1 - y2) <= LINK_H + 1:
         return f"M{x1:.1f} {y1:.1f} V{(y1 + y2) / 2:.1f} H{x2:.1f} V{y2:.1f}"
-    # From a lower row, between the columns.
+    # From a row further away, between the columns.
     side = box.x - GAP_X / 2
+    if not box.up:
+        return f"M{x1:.1f} {y1:.1f} V{y1 + GAP_Y / 2:.1f} H{side:.1f} V{y2:.1f}"
     return (
         f"M{x1:.1f} {y1:.1f} V{y1 - GAP_Y / 2:.1f} H{side:.1f} "
         f"V{y2 + LINK_H / 2:.1f} H{x2:.1f} V{y2:.1f}"

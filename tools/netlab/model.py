@@ -175,8 +175,12 @@ def _check_faults(scenario: Scenario) -> None:
             case LinkDown(node=node) | LinkChange(node=node) | AddressChange(node=node):
                 require(node in hosts or node in routers, f"{key}.node", f"there is no {node!r}")
                 if isinstance(fault, AddressChange):
-                    outside = scenario.node(node).behind == INTERNET
+                    changing = scenario.node(node)
+                    outside = changing.behind == INTERNET
                     require(outside, f"{key}.node", f"{node!r} is not directly at the internet")
+                    fixed = isinstance(changing, Router) and changing.nat.translate != "ports"
+                    reason = f"{node!r} does not translate ports, so that its addresses are fixed"
+                    require(not fixed, f"{key}.node", reason)
             case NatReboot(router=router):
                 require(router in routers, f"{key}.router", f"there is no router {router!r}")
             case Handover(host=host):
