@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 if TYPE_CHECKING:
     from lattica.nat.yamux import Session
@@ -12,12 +13,14 @@ if TYPE_CHECKING:
 class MemoryBudget:
     """Bytes received and not yet read, over all connections of a swarm."""
 
-    __slots__ = ("limit", "sessions", "used")
+    __slots__ = ("limit", "orphans", "sessions", "used")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
         self.sessions: set[Session] = set()
+        self.orphans: WeakSet[YamuxStream] = WeakSet()
+        """Streams that their session has done with, and whose readers have not."""
 
     def make_room(self, size: int, now: float) -> list[YamuxStream]:
         """Abort the streams that have held most for longest until `size` more bytes fit.
@@ -25,12 +28,8 @@ class MemoryBudget:
         Not those that happen to receive next: whoever reads must not suffer from those who
         do not. An eighth is freed beyond that, as the search is work.
         """
-        holders = [
-            stream
-            for session in self.sessions
-            for stream in session.streams.values()
-            if stream.receive_queue
-        ]
+        live = (stream for session in self.sessions for stream in session.streams.values())
+        holders = [stream for stream in (*live, *self.orphans) if stream.receive_queue]
         holders.sort(
             key=lambda s: sum(map(len, s.receive_queue)) * (now - s.unread_since + 1.0),
             reverse=True,
@@ -39,6 +38,6 @@ class MemoryBudget:
         for stream in holders:
             if self.used + size <= self.limit - self.limit // 8:
                 break
-            stream.session.reset(stream, "the memory budget for received data is used up")
+            stream.session.evict(stream)
             aborted.append(stream)
         return aborted

@@ -80,8 +80,6 @@ class Session:
         self._max_streams = limits.max_streams_per_connection
         self._promise_limit = limits.receive_memory_per_connection
         self._promised = 0
-        self._held = 0
-        self._accounting = True
         self._budget.sessions.add(self)
         self.streams: dict[int, YamuxStream] = {}
         self._next_id = 1 if initiator else 2
@@ -153,6 +151,17 @@ class Session:
             self._promised -= stream.receive_window
             self.window_updates_due.pop(stream.id, None)
             self._lingering.pop(stream.id, None)
+            if stream.receive_queue:
+                self._budget.orphans.add(stream)
+
+    def evict(self, stream: YamuxStream) -> None:
+        """Abort a stream for the sake of the memory that it holds."""
+        reason = "the memory budget for received data is used up"
+        if self.streams.get(stream.id) is stream:
+            self.reset(stream, reason)
+        else:
+            stream.reset_reason = stream.reset_reason or reason
+            self.discard_received(stream)
 
     def reset(self, stream: YamuxStream, reason: str = "reset by this side") -> None:
         """Abort a stream at once and tell the peer; drops what is queued. Idempotent."""
@@ -176,7 +185,7 @@ class Session:
     def discard_received(self, stream: YamuxStream) -> None:
         """Drop what the stream has received, and whatever it will receive."""
         stream.receive_discarded = True
-        self._account(-sum(map(len, stream.receive_queue)))
+        self._budget.used -= sum(map(len, stream.receive_queue))
         stream.receive_queue.clear()
         if not stream.received_fin and self.streams.get(stream.id) is stream:
             self._lingering[stream.id] = self._clock() + _LINGER
@@ -184,7 +193,7 @@ class Session:
 
     def consumed(self, stream: YamuxStream, size: int) -> None:
         """The application has read `size` bytes (called by the stream)."""
-        self._account(-size)
+        self._budget.used -= size
         stream.unread_since = self._last_received
         stream.consumed += size
         if (
@@ -193,6 +202,10 @@ class Session:
             and self.streams.get(stream.id) is stream
         ):
             self.window_updates_due[stream.id] = stream
+
+    def forgotten(self, size: int) -> None:
+        """A stream is no more, and `size` bytes of it were never read."""
+        self._budget.used -= size
 
     # --- receiving ---
 
@@ -276,7 +289,7 @@ class Session:
             elif self._has_room(stream, size, events):
                 if not stream.receive_queue:
                     stream.unread_since = self._last_received
-                self._account(size)
+                self._budget.used += size
                 stream.append_received(message, position, position + size)
                 if not events or events[-1].stream is not stream:
                     events.append(Event(EventKind.READABLE, stream))
@@ -292,7 +305,7 @@ class Session:
             return True
         aborted = budget.make_room(size, self._last_received)
         if stream.reset_reason is None and budget.used + size > budget.limit:
-            self.reset(stream, "the memory budget for received data is used up")
+            self.evict(stream)
             aborted.append(stream)
         events += [Event(EventKind.RESET, gone) for gone in aborted]
         return stream.reset_reason is None
@@ -537,13 +550,5 @@ class Session:
                 stream.reset_reason = reason
             self._remove_stream(stream)
             self._drop_unsent(stream)
-        self._account(-self._held)
-        self._accounting = False
         self._budget.sessions.discard(self)
         return streams + self._unreported + self.take_drained()
-
-    def _account(self, size: int) -> None:
-        """Count received bytes in, or read or dropped ones out."""
-        if self._accounting:
-            self._held += size
-            self._budget.used += size

@@ -24,6 +24,7 @@ class YamuxStream:
     """
 
     __slots__ = (
+        "__weakref__",
         "ack_due",
         "bytes_framed",
         "bytes_queued",
@@ -85,6 +86,10 @@ class YamuxStream:
         self.receive_discarded = False
         self.reset_reason: str | None = None
         """Why the stream was aborted, by either side; None while it lives."""
+
+    def __del__(self) -> None:
+        if self.receive_queue:
+            self.session.forgotten(sum(map(len, self.receive_queue)))
 
     # --- sending ---
 

@@ -26,7 +26,7 @@ import time
 STAMP = struct.Struct("!IQ")
 SO_TIMESTAMPNS = 35
 UDP_SEGMENT = 103
-SILENCE_S = 0.8
+SILENCE_S = 1.5
 STRETCH_S = 0.1
 
 

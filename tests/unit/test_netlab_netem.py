@@ -128,8 +128,8 @@ def test_play_does_the_faults_of_that_link_in_time(shell):
         "tc qdisc replace dev wan0 root handle 1: netem delay 10ms rate 0bit limit 1000",
         "tc qdisc replace dev lan0 root handle 1: netem delay 20ms 1ms rate 0bit limit 1652",
         "sleep 2",
-        "tc qdisc replace dev wan0 root handle 1: netem rate 1000000bit limit 17",
-        "tc qdisc replace dev lan0 root handle 1: netem rate 1000000bit limit 17",
+        "tc qdisc replace dev wan0 root handle 1: netem rate 1000000bit limit 16",
+        "tc qdisc replace dev lan0 root handle 1: netem rate 1000000bit limit 16",
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 
 import pytest
@@ -448,14 +449,39 @@ def test_memory_is_given_back_however_a_stream_ends() -> None:
             side.receive(frame(WINDOW_UPDATE, RST, 1, 0))
         elif end == "discard":
             side.session.discard_received(stream)
-        elif end == "lost":
-            side.session.close("gone")
         else:
-            side.receive(data_frame(1, b"", FIN))
+            if end == "lost after fin":
+                side.receive(data_frame(1, b"", FIN))
             side.session.close("gone")
-            assert stream.reset_reason is None
+            assert (stream.reset_reason is None) == (end == "lost after fin")
+            # Somebody may still read it, so it counts until then.
+            assert budget.used == 50 * KIB
             assert len(take_all(stream)) == 50 * KIB
         assert budget.used == 0, end
+
+
+def test_memory_of_a_lost_stream_that_nobody_reads() -> None:
+    """It comes back when the stream is forgotten, or is taken back where it is needed."""
+    budget = MemoryBudget(100 * KIB)
+    forgotten, kept = new_side(budget=budget), new_side(budget=budget)
+    for side in (forgotten, kept):
+        stream = open_by_peer(side)
+        side.receive(data_frame(1, bytes(40 * KIB), FIN))
+        side.session.close("gone")
+    side.accepted.clear()
+    forgotten.accepted.clear()
+    del forgotten
+    gc.collect()
+    assert budget.used == 40 * KIB
+    newcomer = new_side(budget=budget)
+    received = open_by_peer(newcomer)
+    newcomer.receive(data_frame(1, bytes(90 * KIB)))
+    assert budget.used == 90 * KIB
+    assert len(take_all(received)) == 90 * KIB
+    # The end must not look like a clean one, as data is missing.
+    assert stream.reset_reason is not None
+    assert "memory" in stream.reset_reason
+    assert take_all(stream) == b""
 
 
 def test_many_tiny_frames_cost_no_object_each() -> None:

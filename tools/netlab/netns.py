@@ -177,12 +177,13 @@ def forget_connections(namespace: Namespace) -> None:
         NFCTSocket,
     )
 
+    # All of it inside: pyroute2 opens this kind of socket when it is first used.
     with inside(namespace):
         tracking = NFCTSocket()
-    try:
-        tracking.flush()
-    finally:
-        tracking.close()
+        try:
+            tracking.flush()
+        finally:
+            tracking.close()
 
 
 def enter_for_good(path: str) -> None:

@@ -8,7 +8,9 @@ A lab has a folder, `lattica-netlab-ID-…` in the system's temporary directory,
 from __future__ import annotations
 
 import json
+import os
 import secrets
+import select
 import shutil
 import signal
 import tempfile
@@ -103,11 +105,11 @@ def find(name: str) -> LabRecord | None:
     return next((record for record in running if record.lab == name), None)
 
 
-def clean(*, running: bool = False) -> list[LabRecord]:
-    """Remove all dead labs (with `running` all labs); those that were removed."""
+def clean(*, running: bool = False, only: str | None = None) -> list[LabRecord]:
+    """Remove all dead labs, or `only` one; with `running` also those that run. What was removed."""
     removed = []
     for record in list(labs()):
-        if record.is_alive and not running:
+        if only not in (None, record.lab) or (record.is_alive and not running):
             continue
         # First the guardian, with which all else goes; the lab then finds itself without one.
         for process, number in (
@@ -124,9 +126,6 @@ def clean(*, running: bool = False) -> list[LabRecord]:
 
 def _end(process: ProcessId, number: signal.Signals) -> None:
     """Signal a process, if it is still that one, and wait a little for its end."""
-    import os
-    import select
-
     if not process.is_alive:
         return
     with suppress(ProcessLookupError, PermissionError):
