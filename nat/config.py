@@ -56,7 +56,8 @@ class Limits:
     max_inbound_streams_negotiating: int = 1024
     """Inbound streams of one connection that have not yet named a protocol."""
     receive_memory_per_connection: int = 256 * MIB
-    """Sum of the receive windows promised on one connection."""
+    """Sum of the receive windows promised on one connection; each stream needs 256 KiB at
+    least, so 1,024 streams by default."""
     receive_memory_total: int = 1 * GIB
     """Bytes received and not yet read by the application, over all connections."""
     low_watermark: float = 0.9

@@ -464,11 +464,11 @@ def test_memory_of_a_lost_stream_that_nobody_reads() -> None:
     """It comes back when the stream is forgotten, or is taken back where it is needed."""
     budget = MemoryBudget(100 * KIB)
     forgotten, kept = new_side(budget=budget), new_side(budget=budget)
+    open_by_peer(forgotten)
+    stream = open_by_peer(kept)
     for side in (forgotten, kept):
-        stream = open_by_peer(side)
         side.receive(data_frame(1, bytes(40 * KIB), FIN))
         side.session.close("gone")
-    side.accepted.clear()
     forgotten.accepted.clear()
     del forgotten
     gc.collect()

@@ -56,8 +56,21 @@ NATS = (
 )
 
 
-def mesh(seed: int, minutes: float, nodes: int) -> Scenario:
-    """The scenario for a seed. nodes: beside the two hubs; a third of them are public."""
+def mesh(
+    seed: int,
+    minutes: float,
+    nodes: int,
+    *,
+    start_s: float = START_S,
+    quiet_s: float = QUIET_S,
+    mean_gap_s: float = MEAN_GAP_S,
+) -> Scenario:
+    """The scenario for a seed.
+
+    nodes: beside the two hubs; a third of them are public. start_s: until the first fault, in
+    which the mesh must come to stand. mean_gap_s: between faults. quiet_s: from the last one to
+    the judgement.
+    """
     rng = random.Random(seed)
     hosts, routers, programs = [], [], []
     public = [*HUBS]
@@ -71,11 +84,11 @@ def mesh(seed: int, minutes: float, nodes: int) -> Scenario:
             public.append(name)
         hosts.append(Host(name, behind=behind, link=_link(rng)))
         programs.append(NodeProgram(name, name, connect=HUBS, stays=False, timeout_s=30))
-    end = START_S + minutes * 60
-    faults = tuple(_faults(rng, START_S, end, hosts, routers))
+    end = start_s + minutes * 60
+    faults = tuple(_faults(rng, start_s, end, mean_gap_s, hosts, routers))
     hosts.append(Host("newcomer"))
     programs.append(
-        NodeProgram("newcomer", "newcomer", connect=tuple(public), at_s=end + QUIET_S, timeout_s=30)
+        NodeProgram("newcomer", "newcomer", connect=tuple(public), at_s=end + quiet_s, timeout_s=30)
     )
     return Scenario(
         name=f"chaos-{seed}",
@@ -85,7 +98,7 @@ def mesh(seed: int, minutes: float, nodes: int) -> Scenario:
         relays=tuple(Relay(name) for name in HUBS),
         programs=tuple(programs),
         faults=faults,
-        duration_s=end + QUIET_S + 60,
+        duration_s=end + quiet_s + 60,
         seed=seed,
     )
 
@@ -109,7 +122,12 @@ def _link(rng: random.Random) -> Link:
 
 
 def _faults(
-    rng: random.Random, start: float, end: float, hosts: list[Host], routers: list[Router]
+    rng: random.Random,
+    start: float,
+    end: float,
+    mean_gap: float,
+    hosts: list[Host],
+    routers: list[Router],
 ) -> Iterator[Fault]:
     """Faults that are over before `end`; of those that concern the same thing none overlap."""
     busy: dict[str, float] = {}
@@ -118,10 +136,10 @@ def _faults(
     outside = [node.name for node in nodes if node.behind == INTERNET]
     t = start
     while True:
-        t = round(t + rng.expovariate(1 / MEAN_GAP_S), 2)
-        for_s = round(rng.uniform(0.5, LONGEST_FAULT_S), 2)
-        if t + for_s >= end:
+        t = round(t + rng.expovariate(1 / mean_gap), 2)
+        if t >= end:
             return
+        for_s = round(min(rng.uniform(0.5, LONGEST_FAULT_S), max(0.1, end - t)), 2)
         kind = rng.choice(
             ("link-down", "link-change", "nat-reboot", "address", "kill", "pause", "cut", "skew")
         )

@@ -29,7 +29,7 @@ PROBE = (
 )
 PORTS = (3478, 3479)
 WEB_PORTS = (443, 80)
-AT_A_TIME = 3
+AT_A_TIME = 7
 
 
 @dataclass(frozen=True, slots=True)
