@@ -145,8 +145,7 @@ class _Yamux:
     def end(self) -> None:
         """The connection goes; nothing may stay accounted for that nobody can let go."""
         self.check()
-        self.session.close("the end")
-        for stream in self.known:
+        for stream in [*self.known, *self.session.close("the end")]:
             self.session.discard_received(stream)
         if self.budget.used:
             raise Violation(f"{self.budget.used} bytes stay accounted for after the end")
