@@ -178,6 +178,9 @@ async def test_replacing_and_removing_a_handler():
             await stream.send_all((await stream.receive_some()).upper())
 
         async with await client.open_stream(peer_id, [ECHO]) as old:
+            # An answer says that the handler has the stream; opening alone does not.
+            await old.send_all(b"new")
+            assert await old.receive_exactly(3) == b"new"
             server.protocols.handlers[ECHO] = shout
             assert await ask_echo(client, peer_id, b"hey") == b"HEY"
             del server.protocols.handlers[ECHO]
