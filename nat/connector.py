@@ -14,9 +14,10 @@ from lattica.nat.gater import Gater
 from lattica.nat.pnet import PnetConn
 from lattica.nat.receive_budget import MemoryBudget
 from lattica.nat.stream import Stream
-from lattica.nat.transport import RawConn
+from lattica.nat.transport import RawConn, SecureLink
 from lattica.nat.upgrade import Upgrade
 from lattica.nat.yamux import Session
+from lattica.nat.yamux_connection import YamuxConnection
 
 
 class Connector:
@@ -33,7 +34,7 @@ class Connector:
 
     async def connect(
         self,
-        raw: RawConn,
+        raw: RawConn | SecureLink,
         direction: Direction,
         expected_peer: PeerId | None = None,
         *,
@@ -41,10 +42,20 @@ class Connector:
     ) -> Connection:
         """Return a connection that is not running yet.
 
-        The caller bounds the time, and aborts the pipe when this fails. Raises
+        `initiator` is the role in the set-up of a pipe; a link has its roles already. The
+        caller bounds the time, and aborts the pipe when this fails. Raises
         :class:`RemoteProtocolError`, `PeerMismatchError`, `AccessDeniedError`,
         :class:`ConnectionClosedError` and :class:`OSError`.
         """
+        if isinstance(raw, SecureLink):
+            remote = await raw.authenticate(expected_peer)
+            self.gater.check_peer(remote.peer_id)
+            return raw.connection(
+                remote,
+                direction=direction,
+                send_buffer=self._config.windows.send_buffer,
+                on_stream=self._on_stream,
+            )
         key = self._config.private_network_key
         if key is not None:
             raw = PnetConn(raw, key)
@@ -75,7 +86,7 @@ class Connector:
             timeouts=self._config.timeouts,
             budget=self.budget,
         )
-        return Connection(
+        return YamuxConnection(
             raw,
             upgrade.result,
             session,

@@ -145,7 +145,7 @@ class NetConn(INetConn):
         return NetStream(self.connection.open_stream(), self)
 
     def get_streams(self) -> tuple[INetStream, ...]:
-        owners = [yamux.owner for yamux in self.connection.session.streams.values()]
+        owners = [core.owner for core in self.connection.session.streams.values()]
         return tuple(NetStream(owner, self) for owner in owners if isinstance(owner, Stream))
 
     def get_transport_addresses(self) -> list[Multiaddr]:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 if TYPE_CHECKING:
-    from lattica.nat.yamux import Session
-    from lattica.nat.yamux_stream import YamuxStream
+    from lattica.nat.mux import MuxSession
+    from lattica.nat.mux_stream import MuxStream
 
 
 class MemoryBudget:
@@ -18,11 +18,11 @@ class MemoryBudget:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
-        self.sessions: set[Session] = set()
-        self.orphans: WeakSet[YamuxStream] = WeakSet()
+        self.sessions: set[MuxSession] = set()
+        self.orphans: WeakSet[MuxStream] = WeakSet()
         """Streams that their session has done with, and whose readers have not."""
 
-    def make_room(self, size: int, now: float) -> list[YamuxStream]:
+    def make_room(self, size: int, now: float) -> list[MuxStream]:
         """Abort the streams that have held most for longest until `size` more bytes fit.
 
         Not those that happen to receive next: whoever reads must not suffer from those who

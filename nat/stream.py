@@ -19,7 +19,7 @@ from lattica.errors import (
 )
 from lattica.identity import PeerId
 from lattica.nat.multistream import Initiator
-from lattica.nat.yamux_stream import YamuxStream
+from lattica.nat.mux_stream import MuxStream
 
 if TYPE_CHECKING:
     from lattica.nat.connection import Connection
@@ -67,37 +67,37 @@ class Stream:
     """
 
     __slots__ = (
+        "_core",
         "_head",
         "_negotiation",
         "_readable",
         "_refusal",
         "_sending",
         "_writable",
-        "_yamux",
         "connection",
         "protocol",
     )
 
-    def __init__(self, connection: Connection, yamux: YamuxStream) -> None:
+    def __init__(self, connection: Connection, core: MuxStream) -> None:
         self.connection = connection
         self.protocol = ""
         """The agreed protocol; empty while it is being negotiated."""
-        self._yamux = yamux
+        self._core = core
         self._readable = Waiter()
         self._writable = Waiter()
         self._sending = False
         self._head = b""
         self._negotiation: Initiator | None = None
         self._refusal: LatticaError | None = None
-        yamux.owner = self
+        core.owner = self
 
     def __repr__(self) -> str:
         return f"<Stream {self.id} {self.protocol or '?'} with {self.peer_id}>"
 
     @property
     def id(self) -> int:
-        """The yamux id, unique within the connection."""
-        return self._yamux.id
+        """The id, unique within the connection."""
+        return self._core.id
 
     @property
     def peer_id(self) -> PeerId:
@@ -117,7 +117,7 @@ class Stream:
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._sending:
             raise trio.BusyResourceError("another task is sending on this stream")
-        yamux = self._yamux
+        core = self._core
         self._check_sendable()
         view = memoryview(data).cast("B")
         size = len(view)
@@ -125,20 +125,20 @@ class Stream:
         if not stable and size <= _COPY_BELOW:
             view = memoryview(bytes(view))
             stable = True
-        yamux.write(view)
+        core.write(view)
         self.connection.wake_writer()
         threshold = self.connection.send_buffer if stable else 0
-        if yamux.send_pending <= threshold:
+        if core.send_pending <= threshold:
             await trio.lowlevel.cancel_shielded_checkpoint()
             return
         self._sending = True
         try:
-            yamux.wake_below = threshold // 2
+            core.wake_below = threshold // 2
             await self._wait_drained()
         except BaseException:
-            yamux.wake_below = None
-            if yamux.reset_reason is None:
-                yamux.unwrite(min(size, yamux.send_pending))
+            core.wake_below = None
+            if core.reset_reason is None:
+                core.unwrite(min(size, core.send_pending))
                 self.connection.wake_writer()
             raise
         finally:
@@ -146,19 +146,19 @@ class Stream:
         self._raise_if_unsendable()
 
     async def _wait_drained(self) -> None:
-        while self._yamux.wake_below is not None:  # woken for other reasons too
+        while self._core.wake_below is not None:  # woken for other reasons too
             await self._writable.wait()
 
     async def send_eof(self) -> None:
         """Half-close: the peer reads the end of the stream after what was sent."""
         await trio.lowlevel.checkpoint()
         self._raise_if_unsendable()
-        self._yamux.finish()
+        self._core.finish()
         self.connection.wake_writer()
 
     def _check_sendable(self) -> None:
         self._raise_if_unsendable()
-        if self._yamux.fin_queued:
+        if self._core.fin_queued:
             raise StreamClosedError("this side has ended the stream, nothing more can be sent")
 
     def _raise_if_unsendable(self) -> None:
@@ -171,7 +171,7 @@ class Stream:
     def _raise_if_dead(self) -> None:
         if self._refusal is not None:
             raise self._refusal
-        reason = self._yamux.reset_reason
+        reason = self._core.reset_reason
         if reason is not None:
             if self.connection.closed_reason is not None:
                 raise ConnectionClosedError(f"the connection is gone: {reason}")
@@ -233,25 +233,25 @@ class Stream:
     async def _wait_data(self) -> bool:
         """Wait until there is data (True) or the end of the stream (False)."""
         await trio.lowlevel.checkpoint()
-        yamux = self._yamux
+        core = self._core
         while True:
             # What came before the connection was lost comes before the news of it.
-            if (self._head or yamux.receive_queue) and self._is_readable:
+            if (self._head or core.receive_queue) and self._is_readable:
                 return True
             self._raise_if_unreadable()
-            if yamux.received_fin:
+            if core.received_fin:
                 return False
             await self._readable.wait()
 
     @property
     def _is_readable(self) -> bool:
-        return self._negotiation is None and not self._yamux.receive_discarded
+        return self._negotiation is None and not self._core.receive_discarded
 
     def _raise_if_unreadable(self) -> None:
         self._raise_if_dead()
-        if self._yamux.receive_discarded:
+        if self._core.receive_discarded:
             raise StreamClosedError("this side has closed the stream")
-        if self._negotiation is not None and self._yamux.received_fin:
+        if self._negotiation is not None and self._core.received_fin:
             raise RemoteProtocolError("the peer closed the stream while negotiating")
 
     def _take(self, max_bytes: int | None) -> bytes | bytearray | memoryview:
@@ -260,8 +260,8 @@ class Stream:
             cut = len(head) if max_bytes is None else max_bytes
             self._head = head[cut:]
             return head[:cut]
-        chunk = self._yamux.take(max_bytes)
-        if self._yamux.id in self._yamux.session.window_updates_due:
+        chunk = self._core.take(max_bytes)
+        if self._core.id in self._core.session.window_updates_due:
             self.connection.wake_writer()
         return chunk
 
@@ -270,7 +270,7 @@ class Stream:
     def begin_negotiation(self, negotiation: Initiator) -> None:
         """Propose protocols; the answer is taken from what is received first."""
         self._negotiation = negotiation
-        self._yamux.write(memoryview(negotiation.data_to_send()))
+        self._core.write(memoryview(negotiation.data_to_send()))
         self.connection.wake_writer()
 
     def assume_protocol(self, protocol: str) -> None:
@@ -295,7 +295,7 @@ class Stream:
             self.reset()
             return
         if answer := negotiation.data_to_send():
-            self._yamux.write(memoryview(answer))
+            self._core.write(memoryview(answer))
             self.connection.wake_writer()
         if negotiation.selected is not None:
             self._negotiation = None
@@ -320,29 +320,29 @@ class Stream:
 
     def close(self) -> None:
         """:meth:`aclose` without the checkpoint."""
-        yamux = self._yamux
-        yamux.finish()
-        if not yamux.receive_discarded:
-            yamux.session.discard_received(yamux)
+        core = self._core
+        core.finish()
+        if not core.receive_discarded:
+            core.session.discard_received(core)
         self._head = b""
         self._readable.wake()
         self.connection.wake_writer()
 
     def reset(self, reason: str = "reset by this side") -> None:
         """Abort both directions at once; the peer gets an error. Idempotent."""
-        self._yamux.session.reset(self._yamux, reason)
-        self._yamux.session.discard_received(self._yamux)
+        self._core.session.reset(self._core, reason)
+        self._core.session.discard_received(self._core)
         self.connection.wake_writer()
         self.wake()
 
     @property
     def is_dead(self) -> bool:
         """The stream was aborted by either side, or its connection is gone."""
-        return self._yamux.reset_reason is not None
+        return self._core.reset_reason is not None
 
     def wake(self) -> None:
         """Something arrived: let whoever waits look again (for the connection)."""
-        while self._negotiation is not None and self._yamux.receive_queue:
+        while self._negotiation is not None and self._core.receive_queue:
             self._continue_negotiation(self._negotiation)
         self._readable.wake()
         self._writable.wake()

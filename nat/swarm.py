@@ -37,7 +37,7 @@ from lattica.nat.receive_budget import MemoryBudget
 from lattica.nat.registry import Registry
 from lattica.nat.stream import Stream
 from lattica.nat.tcp import TcpTransport
-from lattica.nat.transport import Listener, RawConn, Transport
+from lattica.nat.transport import Listener, RawConn, SecureLink, Transport
 from lattica.nat.websocket import WebSocketTransport
 
 logger = logging.getLogger(__name__)
@@ -74,13 +74,12 @@ class Swarm:
         self.on_connected: list[ConnectionHook] = []
         """Awaited in the background for each connection; their errors are logged."""
         self.on_disconnected: list[ConnectionHook] = []
-        tcp = TcpTransport()
+        self._connector = Connector(identity, self.config, self._on_stream)
         self._transports: tuple[Transport, ...] = tuple(
-            transports if transports is not None else (tcp, WebSocketTransport(tcp))
+            transports if transports is not None else self._default_transports()
         )
         self._listeners: list[Listener] = []
         self._pending_inbound: OrderedDict[int, trio.CancelScope] = OrderedDict()
-        self._connector = Connector(identity, self.config, self._on_stream)
         self._dialer = Dialer(
             self.config,
             self._transports,
@@ -94,6 +93,10 @@ class Swarm:
         self._nursery: trio.Nursery | None = None
         self._close_requested = trio.Event()
         self._stopped = trio.Event()
+
+    def _default_transports(self) -> tuple[Transport, ...]:
+        tcp = TcpTransport()
+        return tcp, WebSocketTransport(tcp)
 
     # --- life ---
 
@@ -222,7 +225,7 @@ class Swarm:
                 oldest.cancel()
             nursery.start_soon(self._handle_inbound, raw)
 
-    async def _handle_inbound(self, raw: RawConn) -> None:
+    async def _handle_inbound(self, raw: RawConn | SecureLink) -> None:
         scope = trio.CancelScope(deadline=trio.current_time() + self.config.timeouts.handshake)
         self._pending_inbound[id(scope)] = scope
         reason: object = None

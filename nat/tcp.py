@@ -215,14 +215,15 @@ class TcpTransport:
         except OSError as error:
             if sock is not None:
                 sock.close()
-            refusal = ListenError(_why_not(error, addr, port))
+            refusal = ListenError(why_not(error, addr, port))
             refusal.errno = error.errno
             raise refusal from None
         await trio.lowlevel.checkpoint()
         return TcpListener(sock)
 
 
-def _why_not(error: OSError, addr: Multiaddr, port: int) -> str:
+def why_not(error: OSError, addr: Multiaddr, port: int) -> str:
+    """Explain why an address cannot be listened on, with what to do about it."""
     if error.errno == errno.EADDRINUSE:
         return (
             f"cannot listen on {addr}: port {port} is in use by another program; "

@@ -1,14 +1,23 @@
-"""What a transport is: a way from a multiaddr to a pipe of bytes.
+"""What a transport is: a way from a multiaddr to a pipe of bytes, or to a secure link.
 
-Security and multiplexing are not its business: :mod:`lattica.nat.upgrade` puts them on
-top of any pipe.
+Security and multiplexing are not the business of one that makes pipes:
+:mod:`lattica.nat.upgrade` puts them on top of any. One that has both of its own makes links.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 from multiaddr.multiaddr import Multiaddr
+
+from lattica.identity import PeerId
+from lattica.nat.noise_identity import RemoteIdentity
+from lattica.nat.stream import Stream
+
+if TYPE_CHECKING:
+    from lattica.nat.connection import Connection, Direction
 
 
 class RawConn(Protocol):
@@ -59,6 +68,45 @@ class RawConn(Protocol):
         ...
 
 
+class SecureLink(ABC):
+    """A connection whose transport brings security and streams of its own."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def local_addr(self) -> Multiaddr: ...
+
+    @property
+    @abstractmethod
+    def remote_addr(self) -> Multiaddr: ...
+
+    @abstractmethod
+    async def authenticate(self, expected_peer: PeerId | None) -> RemoteIdentity:
+        """Finish the set-up and return who the peer is.
+
+        The caller bounds the time, and aborts the link when this fails. Raises
+        :class:`~lattica.errors.RemoteProtocolError`,
+        :class:`~lattica.errors.PeerMismatchError`,
+        :class:`~lattica.errors.ConnectionClosedError` and :class:`OSError`.
+        """
+
+    @abstractmethod
+    def connection(
+        self,
+        remote: RemoteIdentity,
+        *,
+        direction: Direction,
+        send_buffer: int,
+        on_stream: Callable[[Stream], None],
+    ) -> Connection:
+        """The connection over this link, once the peer is authenticated; not running yet."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Close at once, without waiting. Idempotent; wakes those who wait on it."""
+
+
 class Listener(Protocol):
     """A bound address at which connections arrive."""
 
@@ -67,11 +115,16 @@ class Listener(Protocol):
         """The bound addresses, with their real port."""
         ...
 
-    async def accept(self) -> RawConn:
-        """Wait for the next connection. Raises :class:`OSError` when the listener is closed."""
+    async def accept(self) -> RawConn | SecureLink:
+        """Wait for the next connection.
+
+        Raises :class:`OSError` or :class:`trio.ClosedResourceError` when the listener is closed.
+        """
         ...
 
-    async def aclose(self) -> None: ...
+    async def aclose(self) -> None:
+        """Accept no more. Connections that were accepted go on."""
+        ...
 
 
 class Transport(Protocol):
@@ -81,7 +134,9 @@ class Transport(Protocol):
 
     def can_listen(self, addr: Multiaddr) -> bool: ...
 
-    async def dial(self, addr: Multiaddr, *, source_port: int | None = None) -> RawConn:
+    async def dial(
+        self, addr: Multiaddr, *, source_port: int | None = None
+    ) -> RawConn | SecureLink:
         """Connect to `addr`, from local port `source_port` where that is possible.
 
         Raises :class:`OSError` when the network says no. Has no timeout of its own.

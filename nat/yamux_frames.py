@@ -7,7 +7,6 @@ from enum import IntEnum, IntFlag
 
 HEADER_SIZE = 12
 PROTOCOL_VERSION = 0
-INITIAL_WINDOW = 256 * 1024
 """Bytes each side may send on a new stream before any window update."""
 
 _header = struct.Struct(">BBHII")

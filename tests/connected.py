@@ -19,6 +19,7 @@ from lattica.nat.receive_budget import MemoryBudget
 from lattica.nat.stream import Stream
 from lattica.nat.upgrade import Upgrade, Upgraded
 from lattica.nat.yamux import Session
+from lattica.nat.yamux_connection import YamuxConnection
 from tests.raw_pipe import PipeEnd
 
 ALICE, BOB = Identity.generate(), Identity.generate()
@@ -139,7 +140,7 @@ def make_end(
     budget = budget or MemoryBudget((limits or Limits()).receive_memory_total)
     windows = windows or Windows()
     ends: list[End] = []
-    connection = Connection(
+    connection = YamuxConnection(
         raw,
         upgraded,
         Session(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from lattica.nat.mux_events import Event, EventKind
+from lattica.nat.mux_stream import MuxStream
 from lattica.nat.yamux import Session
-from lattica.nat.yamux_events import Event, EventKind
 from lattica.nat.yamux_frames import HEADER_SIZE, Flag, FrameType, pack_header, unpack_header
-from lattica.nat.yamux_stream import YamuxStream
 
 MESSAGE = 65519
 """Room in one Noise message."""
@@ -90,7 +90,7 @@ class Side:
 
     def __init__(self, *, initiator: bool, clock: Clock, **options: Any) -> None:
         self.session = Session(initiator=initiator, clock=clock, **options)
-        self.accepted: list[YamuxStream] = []
+        self.accepted: list[MuxStream] = []
         self.events: list[Event] = []
 
     def receive(self, data: bytes) -> list[Event]:
@@ -124,14 +124,14 @@ class Pair:
                 self.a.receive(to_a)
         raise AssertionError("the two sessions never come to rest")
 
-    def open(self) -> tuple[YamuxStream, YamuxStream]:
+    def open(self) -> tuple[MuxStream, MuxStream]:
         """A stream from `a` to `b`; both ends."""
         mine = self.a.session.open()
         self.pump()
         return mine, self.b.accepted[-1]
 
 
-def take_all(stream: YamuxStream) -> bytes:
+def take_all(stream: MuxStream) -> bytes:
     """Read whatever the stream has."""
     parts = []
     while part := stream.take():
@@ -139,5 +139,5 @@ def take_all(stream: YamuxStream) -> bytes:
     return b"".join(parts)
 
 
-def write(stream: YamuxStream, data: bytes) -> None:
+def write(stream: MuxStream, data: bytes) -> None:
     stream.write(memoryview(data))

@@ -28,7 +28,7 @@ names = st.sampled_from(["/dns/example.org", "/dns4/a.example", "/dns6/b.example
 peers = st.binary(min_size=32, max_size=32).map(lambda key: ID(b"\x00\x24\x08\x01\x12\x20" + key))
 tails = st.sampled_from(["", "/ws", "/wss", "/tls/ws", "/tls/sni/example.org/ws"])
 direct = st.builds("{}/tcp/{}{}".format, v4 | v6 | names, ports, tails) | st.builds(
-    "{}/udp/{}/quic-v1".format, v4 | v6, ports
+    "{}/udp/{}/quic-v1/noise".format, v4 | v6, ports
 )
 relayed = st.builds("{}/p2p/{}/p2p-circuit".format, direct, peers)
 texts = direct | relayed

@@ -22,10 +22,10 @@ from hypothesis.stateful import (
 
 from lattica.errors import ConnectionClosedError, RemoteProtocolError, ResourceLimitError
 from lattica.nat.config import Limits, Windows
+from lattica.nat.mux import INITIAL_WINDOW
+from lattica.nat.mux_events import EventKind
+from lattica.nat.mux_stream import MuxStream
 from lattica.nat.receive_budget import MemoryBudget
-from lattica.nat.yamux_events import EventKind
-from lattica.nat.yamux_frames import INITIAL_WINDOW
-from lattica.nat.yamux_stream import YamuxStream
 from tests.yamux_pair import (
     ACK,
     DATA,
@@ -86,7 +86,7 @@ def outcome(pieces: list[bytes]) -> object:
     own = side.session.open()
     drain(side.session)
     error = ""
-    streams: dict[int, list[YamuxStream]] = {own.id: [own]}
+    streams: dict[int, list[MuxStream]] = {own.id: [own]}
     for piece in pieces:
         before = {id(s): seen(s) for group in streams.values() for s in group}
         try:
@@ -127,7 +127,7 @@ def outcome(pieces: list[bytes]) -> object:
     )
 
 
-def seen(stream: YamuxStream) -> tuple[int, bool, str | None]:
+def seen(stream: MuxStream) -> tuple[int, bool, str | None]:
     return sum(map(len, stream.receive_queue)), stream.received_fin, stream.reset_reason
 
 
@@ -184,7 +184,7 @@ class Pipe:
     """A stream as the model sees it: two ends, two directions, by side."""
 
     number: int
-    ends: list[YamuxStream | None] = field(default_factory=lambda: [None, None])
+    ends: list[MuxStream | None] = field(default_factory=lambda: [None, None])
     flows: list[Direction] = field(default_factory=list)
     """By the side that sends."""
     spoiled: bool = False
@@ -213,10 +213,10 @@ class TwoSessions(RuleBasedStateMachine):
         """By the side that sends."""
         self.all: list[Pipe] = []
         self.by_id: dict[int, Pipe] = {}
-        self.waiting: list[set[YamuxStream]] = [set(), set()]
+        self.waiting: list[set[MuxStream]] = [set(), set()]
         """Whose writer waits for its queue to sink."""
 
-    def ends(self, pipe: Pipe, side: int) -> tuple[YamuxStream | None, Direction, Direction]:
+    def ends(self, pipe: Pipe, side: int) -> tuple[MuxStream | None, Direction, Direction]:
         """The end at `side`, what goes out of it and what comes in."""
         return pipe.ends[side], pipe.flows[side], pipe.flows[1 - side]
 

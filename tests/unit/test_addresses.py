@@ -133,7 +133,8 @@ def test_with_peer_replaces() -> None:
         ("/dns4/example.org/tcp/443/wss", Kind.SECURE_WEBSOCKET),
         ("/ip4/192.0.2.1/tcp/443/tls/ws", Kind.SECURE_WEBSOCKET),
         ("/ip4/192.0.2.1/tcp/443/tls/sni/example.org/ws", Kind.SECURE_WEBSOCKET),
-        ("/ip4/192.0.2.1/udp/1/quic-v1", Kind.QUIC),
+        ("/ip4/192.0.2.1/udp/1/quic-v1/noise", Kind.QUIC),
+        ("/ip4/192.0.2.1/udp/1/quic-v1", Kind.OTHER),  # libp2p's
         (f"/ip4/192.0.2.1/tcp/1/p2p/{RELAY}/p2p-circuit/p2p/{PEER}", Kind.CIRCUIT),
         (f"/p2p/{RELAY}/p2p-circuit", Kind.CIRCUIT),
         ("/ip4/192.0.2.1/udp/1", Kind.OTHER),
@@ -252,11 +253,13 @@ def test_families_take_turns() -> None:
 
 
 def test_transports_have_their_order() -> None:
-    assert order("/ip4/8.8.8.8/tcp/2/ws", "/ip4/8.8.8.8/tcp/1", "/ip4/8.8.8.8/udp/1/quic-v1") == [
-        "/ip4/8.8.8.8/udp/1/quic-v1",
-        "/ip4/8.8.8.8/tcp/1",
-        "/ip4/8.8.8.8/tcp/2/ws",
-    ]
+    for host, kinds in (
+        ("8.8.8.8", ["udp/1/quic-v1/noise", "tcp/1", "tcp/2/ws"]),
+        ("127.0.0.1", ["tcp/1", "tcp/2/ws", "udp/1/quic-v1/noise"]),
+        ("172.16.0.1", ["tcp/1", "tcp/2/ws", "udp/1/quic-v1/noise"]),
+    ):
+        best_first = [f"/ip4/{host}/{kind}" for kind in kinds]
+        assert order(*reversed(best_first)) == best_first
 
 
 def test_duplicates_go() -> None:

@@ -14,7 +14,7 @@ from lattica.errors import (
     StreamResetError,
 )
 from lattica.nat.config import Windows
-from lattica.nat.yamux_frames import INITIAL_WINDOW
+from lattica.nat.mux import INITIAL_WINDOW
 from tests.connected import (
     KIB,
     MIB,
@@ -316,7 +316,7 @@ async def test_writer_keeps_waiting_while_it_receives(kind: str, autojump_clock)
             assert await mine.receive_exactly(20) == b"%20d" % index
         await quiet()
         assert not sent
-        assert mine._yamux.send_pending == 600 * KIB
+        assert mine._core.send_pending == 600 * KIB
         assert await theirs.receive_exactly(size) == PATTERN[:size]
 
 

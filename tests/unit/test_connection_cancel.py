@@ -13,8 +13,8 @@ from lattica.errors import (
     StreamResetError,
 )
 from lattica.nat.config import Windows
+from lattica.nat.mux import INITIAL_WINDOW
 from lattica.nat.stream import Stream
-from lattica.nat.yamux_frames import INITIAL_WINDOW
 from tests.connected import (
     MIB,
     PATTERN,

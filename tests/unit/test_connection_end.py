@@ -14,10 +14,10 @@ from lattica.errors import (
     StreamResetError,
 )
 from lattica.nat.config import Limits, Timeouts
+from lattica.nat.mux import INITIAL_WINDOW
 from lattica.nat.noise import frame as noise_frame
 from lattica.nat.receive_budget import MemoryBudget
 from lattica.nat.stream import Stream
-from lattica.nat.yamux_frames import INITIAL_WINDOW
 from tests.connected import (
     BOB,
     KIB,

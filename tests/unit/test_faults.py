@@ -24,9 +24,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from lattica.identity import Identity
 from lattica.nat.identify import IDENTIFY, IDENTIFY_PUSH
+from lattica.nat.mux import INITIAL_WINDOW
 from lattica.nat.noise import frame as noise_frame
 from lattica.nat.stream import Stream
-from lattica.nat.yamux_frames import INITIAL_WINDOW, Flag, FrameType, pack_header
+from lattica.nat.yamux_frames import Flag, FrameType, pack_header
 from lattica.node import Node
 from tests.attacker import (
     MULTISTREAM,

@@ -196,7 +196,7 @@ async def test_what_was_sent_before_the_end_arrives():
             await stream.send_all(bytes(300_000))
             await stream.aclose()
             # Whether the window allowed all of it at once is the peer's affair.
-            await settled(lambda: not stream._yamux.send_pending)
+            await settled(lambda: not stream._core.send_pending)
         await received.wait()
 
 

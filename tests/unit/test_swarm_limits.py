@@ -13,10 +13,10 @@ from trio.testing import wait_all_tasks_blocked
 
 from lattica.errors import StreamResetError
 from lattica.nat.config import KIB, Limits, Timeouts
+from lattica.nat.mux_stream import MuxStream
 from lattica.nat.stream import Stream
 from lattica.nat.swarm import Swarm
 from lattica.nat.tcp import TcpTransport
-from lattica.nat.yamux_stream import YamuxStream
 from tests.nets import ECHO, advance, ask_echo, running, settled
 
 HOARD = "/test/hoard/1"
@@ -242,7 +242,7 @@ async def test_connections_that_come_and_go_cannot_leave_more_behind_than_allowe
 
 def kept_by_all() -> int:
     """Bytes in the queues of all streams of the process, whoever keeps them alive."""
-    streams = [thing for thing in gc.get_objects() if isinstance(thing, YamuxStream)]
+    streams = [thing for thing in gc.get_objects() if isinstance(thing, MuxStream)]
     return sum(len(chunk) for stream in streams for chunk in stream.receive_queue)
 
 

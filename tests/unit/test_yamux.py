@@ -9,11 +9,12 @@ import pytest
 
 from lattica.errors import ConnectionClosedError, RemoteProtocolError, ResourceLimitError
 from lattica.nat.config import Limits, Timeouts, Windows
+from lattica.nat.mux import INITIAL_WINDOW
+from lattica.nat.mux_events import EventKind
+from lattica.nat.mux_senders import SPARSE_BYTES, SPARSE_INTERVAL
+from lattica.nat.mux_stream import MuxStream
 from lattica.nat.receive_budget import MemoryBudget
-from lattica.nat.yamux_events import EventKind
-from lattica.nat.yamux_frames import HEADER_SIZE, INITIAL_WINDOW, GoAwayCode
-from lattica.nat.yamux_senders import SPARSE_BYTES, SPARSE_INTERVAL
-from lattica.nat.yamux_stream import YamuxStream
+from lattica.nat.yamux_frames import HEADER_SIZE, GoAwayCode
 from tests.yamux_pair import (
     ACK,
     DATA,
@@ -49,7 +50,7 @@ def kinds(side: Side) -> list[EventKind]:
     return [event.kind for event in side.events]
 
 
-def open_by_peer(side: Side, stream_id: int = 1) -> YamuxStream:
+def open_by_peer(side: Side, stream_id: int = 1) -> MuxStream:
     """The peer opens a stream; what the session answers at once is thrown away."""
     side.receive(frame(WINDOW_UPDATE, SYN, stream_id, 0))
     drain(side.session)
@@ -577,7 +578,7 @@ def test_no_more_credit_for_what_nobody_will_read() -> None:
     assert [f for f in parse(drain(pair.b.session)) if f.kind == WINDOW_UPDATE] == []
 
 
-def pour(pair: Pair, mine: YamuxStream, theirs: YamuxStream, total: int, delay: float) -> None:
+def pour(pair: Pair, mine: MuxStream, theirs: MuxStream, total: int, delay: float) -> None:
     """Send `total` bytes as fast as the window allows, over a link with `delay` each way."""
     received = 0
     write(mine, bytes(total))
@@ -688,7 +689,7 @@ def settle(side: Side) -> None:
         side.session.tick()
 
 
-def close(side: Side, stream: YamuxStream) -> None:
+def close(side: Side, stream: MuxStream) -> None:
     stream.finish()
     side.session.discard_received(stream)
 
@@ -895,7 +896,7 @@ def test_reading_what_is_left_promises_nothing_to_nobody() -> None:
 # --- scheduling ---
 
 
-def heavy(side: Side, count: int, size: int = 64 * MIB) -> list[YamuxStream]:
+def heavy(side: Side, count: int, size: int = 64 * MIB) -> list[MuxStream]:
     """Streams with much to send and all the credit they want, past their sparse share."""
     streams = []
     for _ in range(count):

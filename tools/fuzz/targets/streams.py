@@ -11,11 +11,11 @@ from lattica.errors import (
 )
 from lattica.nat.config import Limits
 from lattica.nat.multistream import MAX_MESSAGE, PROTOCOL_ID, Initiator, Responder, encode_message
+from lattica.nat.mux_events import Event
+from lattica.nat.mux_stream import MuxStream
 from lattica.nat.receive_budget import MemoryBudget
 from lattica.nat.yamux import Session
-from lattica.nat.yamux_events import Event
 from lattica.nat.yamux_frames import HEADER_SIZE, pack_header, unpack_header
-from lattica.nat.yamux_stream import YamuxStream
 from tools.fuzz.target import KIB, MIB, Target, Violation
 from tools.fuzz.targets.pieces import in_pieces, option, record, records
 
@@ -73,7 +73,7 @@ class _Yamux:
         self.session = Session(
             initiator=initiator, clock=lambda: self.now, limits=_LIMITS, budget=self.budget
         )
-        self.known: list[YamuxStream] = []
+        self.known: list[MuxStream] = []
         self.out = memoryview(bytearray(65519))
 
     def note(self, events: list[Event]) -> None:
@@ -81,12 +81,12 @@ class _Yamux:
             if event.stream is not None and event.stream.owner is None:
                 self.adopt(event.stream)
 
-    def adopt(self, stream: YamuxStream) -> None:
+    def adopt(self, stream: MuxStream) -> None:
         """What the driver does with a stream that it has been told of."""
         stream.owner = self
         self.known.append(stream)
 
-    def live(self, payload: bytes) -> YamuxStream | None:
+    def live(self, payload: bytes) -> MuxStream | None:
         """The stream that an instruction means."""
         live = [stream for stream in self.known if stream.reset_reason is None]
         return live[(payload[0] if payload else 0) % len(live)] if live else None

@@ -1,22 +1,20 @@
-"""One yamux stream's state: windows, queues and half-close, without I/O."""
+"""One stream's state: windows, queues and half-close, without I/O."""
 
 from __future__ import annotations
 
 from collections import deque
 from typing import TYPE_CHECKING
 
-from lattica.nat.yamux_frames import INITIAL_WINDOW
-
 if TYPE_CHECKING:
-    from lattica.nat.yamux import Session
+    from lattica.nat.mux import MuxSession
 
 _COALESCE_BELOW = 1024
 _COALESCED_CHUNK = 16 * 1024
 _MANY_WRITES = 64
 
 
-class YamuxStream:
-    """State of one stream; created by :class:`~lattica.nat.yamux.Session` only.
+class MuxStream:
+    """State of one stream; created by :class:`~lattica.nat.mux.MuxSession` only.
 
     The send side is a queue of buffers that the session cuts into frames when the
     connection can take them. The receive side is a queue of what arrived, within the
@@ -51,7 +49,9 @@ class YamuxStream:
         "wake_below",
     )
 
-    def __init__(self, session: Session, stream_id: int, *, initiated: bool, now: float) -> None:
+    def __init__(
+        self, session: MuxSession, stream_id: int, *, initiated: bool, now: float, window: int
+    ) -> None:
         self.session = session
         self.id = stream_id
         self.owner: object = None
@@ -64,7 +64,7 @@ class YamuxStream:
         """Bytes ever written by the application."""
         self.bytes_framed = 0
         """Bytes of them that left in frames."""
-        self.send_credit = INITIAL_WINDOW
+        self.send_credit = window
         self.fin_queued = False
         self.fin_sent = False
         self.wake_below: int | None = None
@@ -74,8 +74,8 @@ class YamuxStream:
         self.sparse_until = 0.0
         # Receive side.
         self.receive_queue: deque[bytes | bytearray | memoryview] = deque()
-        self.receive_window = INITIAL_WINDOW
-        self.receive_credit = INITIAL_WINDOW
+        self.receive_window = window
+        self.receive_credit = window
         """Bytes the peer may still send."""
         self.consumed = 0
         """Bytes read since the last window update."""

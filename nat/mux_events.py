@@ -1,11 +1,11 @@
-"""What a yamux session tells its driver."""
+"""What a multiplexed session tells its driver."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
 
-from lattica.nat.yamux_stream import YamuxStream
+from lattica.nat.mux_stream import MuxStream
 
 
 class EventKind(Enum):
@@ -28,5 +28,5 @@ class EventKind(Enum):
 @dataclass(frozen=True, slots=True)
 class Event:
     kind: EventKind
-    stream: YamuxStream | None = None
+    stream: MuxStream | None = None
     value: int = 0

@@ -13,12 +13,13 @@ import sys
 from collections import deque
 from collections.abc import Callable
 
-from lattica.nat.yamux_frames import HEADER_SIZE
-from lattica.nat.yamux_stream import YamuxStream
+from lattica.nat.mux_stream import MuxStream
 
 SPARSE_BYTES = 16 * 1024
 SPARSE_INTERVAL = 0.005
 SPARSE_RUN = 64 * 1024
+_SMALLEST_COST = 12
+"""Bytes that a frame counts for, however small: a header takes room too."""
 
 
 class Senders:
@@ -28,15 +29,15 @@ class Senders:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._sparse: deque[YamuxStream] = deque()
-        self._heavy: deque[YamuxStream] = deque()
+        self._sparse: deque[MuxStream] = deque()
+        self._heavy: deque[MuxStream] = deque()
         self._run = 0
         """Bytes by which the sparse streams are ahead."""
 
     def __bool__(self) -> bool:
         return bool(self._sparse or self._heavy)
 
-    def add(self, stream: YamuxStream, *, was_idle: bool) -> None:
+    def add(self, stream: MuxStream, *, was_idle: bool) -> None:
         """Queue a stream, unless it is queued already or has nothing to send.
 
         One that was idle until now, with nothing queued, may count as sparse again; what
@@ -53,12 +54,12 @@ class Senders:
         (self._sparse if stream.sparse_left > 0 else self._heavy).append(stream)
 
     @property
-    def _queue(self) -> deque[YamuxStream]:
+    def _queue(self) -> deque[MuxStream]:
         if self._sparse and not (self._heavy and self._run >= SPARSE_RUN):
             return self._sparse
         return self._heavy
 
-    def first(self) -> tuple[YamuxStream, int]:
+    def first(self) -> tuple[MuxStream, int]:
         """The stream whose turn it is, and how many bytes it may send in it."""
         queue = self._queue
         stream = queue[0]
@@ -72,7 +73,7 @@ class Senders:
         if sent is None:
             return
         if queue is self._sparse:
-            stream.sparse_left -= max(sent, HEADER_SIZE)
+            stream.sparse_left -= max(sent, _SMALLEST_COST)
             self._run = min(self._run + sent, SPARSE_RUN + SPARSE_BYTES)
         else:
             self._run = max(self._run - sent, 0)
