@@ -174,8 +174,14 @@ class IdentifyInfo:
 class SwarmConfig:
     """Everything a :class:`lattica.nat.swarm.Swarm` can be told."""
 
-    listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/0", "/ip6/::/tcp/0")
-    """Multiaddrs: `/ip4/…/tcp/PORT`, `/ip6/…/tcp/PORT`, and with `/ws` for WebSocket."""
+    listen: tuple[str, ...] = (
+        "/ip4/0.0.0.0/tcp/0",
+        "/ip6/::/tcp/0",
+        "/ip4/0.0.0.0/udp/0/quic-v1/noise",
+        "/ip6/::/udp/0/quic-v1/noise",
+    )
+    """Multiaddrs: `/ip4/…/tcp/PORT` and `/ip6/…/tcp/PORT`, with `/ws` for WebSocket, and
+    `/ip4/…/udp/PORT/quic-v1/noise` for QUIC."""
     limits: Limits = field(default_factory=Limits)
     timeouts: Timeouts = field(default_factory=Timeouts)
     windows: Windows = field(default_factory=Windows)

@@ -131,6 +131,16 @@ class XXHandshake:
     def done(self) -> bool:
         return self._step == 3
 
+    @property
+    def ephemeral_public(self) -> bytes:
+        """Our ephemeral public key, 32 bytes."""
+        return self._ephemeral.public_key().public_bytes_raw()
+
+    @property
+    def chaining_key(self) -> bytes:
+        """What both sides know at this point; a secret once the handshake is done."""
+        return self._symmetric.chaining_key
+
     def write(self, payload: bytes = b"") -> bytes:
         """Return the next message, carrying `payload` (encrypted except in the first)."""
         if self.done or (self._step % 2 == 0) != self.initiator:

@@ -33,6 +33,7 @@ from lattica.nat.dialer import Dialer
 from lattica.nat.events import EventBus, ListeningOn, PeerConnected, PeerDisconnected
 from lattica.nat.multistream import Initiator
 from lattica.nat.protocols import ProtocolTable
+from lattica.nat.quic_transport import QuicTransport
 from lattica.nat.receive_budget import MemoryBudget
 from lattica.nat.registry import Registry
 from lattica.nat.stream import Stream
@@ -96,7 +97,8 @@ class Swarm:
 
     def _default_transports(self) -> tuple[Transport, ...]:
         tcp = TcpTransport()
-        return tcp, WebSocketTransport(tcp)
+        quic = QuicTransport(self.identity, self.config, self._connector.budget)
+        return tcp, WebSocketTransport(tcp), quic
 
     # --- life ---
 
@@ -111,6 +113,9 @@ class Swarm:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
+                for transport in self._transports:
+                    if isinstance(transport, QuicTransport):
+                        await nursery.start(transport.run)
                 for addr in self.config.listen:
                     await self._listen_if_possible(parse_multiaddr(addr))
                 nursery.start_soon(self._tick_loop)

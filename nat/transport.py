@@ -146,3 +146,17 @@ class Transport(Protocol):
     async def listen(self, addr: Multiaddr) -> Listener:
         """Bind `addr`. Raises :class:`~lattica.errors.ListenError`."""
         ...
+
+
+class PipeListener(Listener, Protocol):
+    """A listener that hands out pipes."""
+
+    async def accept(self) -> RawConn: ...
+
+
+class PipeTransport(Transport, Protocol):
+    """A transport that makes pipes, so that others can be built on it."""
+
+    async def dial(self, addr: Multiaddr, *, source_port: int | None = None) -> RawConn: ...
+
+    async def listen(self, addr: Multiaddr) -> PipeListener: ...

@@ -26,7 +26,7 @@ from websockets.uri import WebSocketURI
 from lattica.errors import AddressError, ConnectionClosedError, RemoteProtocolError
 from lattica.nat.addresses import Kind, components, kind_of, needs_resolving, to_endpoint
 from lattica.nat.tls import TlsConn, client_context
-from lattica.nat.transport import Listener, RawConn, Transport
+from lattica.nat.transport import PipeListener, PipeTransport, RawConn
 from lattica.wire import Buffer
 
 MAX_FRAME = 16 * 1024 * 1024
@@ -325,7 +325,7 @@ def _chain(error: BaseException | None) -> str:
 class WebSocketListener:
     """A listener whose connections begin with a WebSocket handshake."""
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: PipeListener) -> None:
         self._listener = listener
         self.addrs: tuple[Multiaddr, ...] = tuple(
             addr.encapsulate("/ws") for addr in listener.addrs
@@ -349,7 +349,7 @@ class WebSocketTransport:
     for TLS). The certificate policy is that of :mod:`lattica.nat.tls`.
     """
 
-    def __init__(self, tcp: Transport, *, tls_context: ssl.SSLContext | None = None) -> None:
+    def __init__(self, tcp: PipeTransport, *, tls_context: ssl.SSLContext | None = None) -> None:
         self._tcp = tcp
         self._tls_context = tls_context
 

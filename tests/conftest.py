@@ -15,6 +15,9 @@ trusted. What tests may rely on:
   manager that the test enters: its life is then visible where it is used.
 * Hypothesis has no deadline for an example (no timing assertions); `--hypothesis-profile=thorough`
   tries many more.
+* A test that sets up logging, as commands do, uses `restored_logging`.
+* Tests of modules with `pytest.mark.usefixtures("swarm_transport")` run over every transport, but
+  those with `@pytest.mark.only_over(NAME, why)`.
 * An exception group with a single leaf is raised as that leaf, so that `pytest.skip` and
   `pytest.fail` work inside nurseries and a failure reads like one.
 """
@@ -23,13 +26,16 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable
+import logging
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
 import trio
 from hypothesis import HealthCheck, settings
 from trio.testing import MockClock
+
+from tests import nets
 
 settings.register_profile(
     "default", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
@@ -83,3 +89,32 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
             test.hypothesis.inner_test = _run_under_trio(test.hypothesis.inner_test, clock)
     elif inspect.iscoroutinefunction(test):
         pyfuncitem.obj = _run_under_trio(test, clock)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "swarm_transport" in metafunc.fixturenames:
+        only = metafunc.definition.get_closest_marker("only_over")
+        names = [only.args[0]] if only else list(nets.LISTEN_ON)
+        metafunc.parametrize("swarm_transport", names, indirect=True)
+
+
+@pytest.fixture
+def swarm_transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Swarms of :mod:`tests.nets` listen on this transport unless told otherwise."""
+    monkeypatch.setattr(nets, "LOOPBACK", nets.LISTEN_ON[request.param])
+    return str(request.param)
+
+
+@pytest.fixture
+def restored_logging() -> Iterator[None]:
+    """For tests that set up logging, as commands do: afterwards it is as it was."""
+    root, ours = logging.getLogger(), logging.getLogger("lattica")
+    handlers, level, our_level = root.handlers[:], root.level, ours.level
+    last_resort = logging.lastResort
+    # Taken off first, since `setup_logging` closes what it replaces.
+    root.handlers[:] = []
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    ours.setLevel(our_level)
+    logging.lastResort = last_resort

@@ -21,7 +21,11 @@ from lattica.nat.stream import Stream
 from lattica.nat.swarm import Swarm
 
 ECHO = "/test/echo/1"
-LOOPBACK = ("/ip4/127.0.0.1/tcp/0",)
+LISTEN_ON = {
+    "tcp": ("/ip4/127.0.0.1/tcp/0",),
+    "quic": ("/ip4/127.0.0.1/udp/0/quic-v1/noise",),
+}
+LOOPBACK = LISTEN_ON["tcp"]
 
 
 def swarm_config(**changes: Any) -> SwarmConfig:

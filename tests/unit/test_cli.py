@@ -15,6 +15,8 @@ from lattica.cli import app
 from lattica.cli.common import reported_errors
 from lattica.errors import ConfigError, DialError, LatticaError
 
+pytestmark = pytest.mark.usefixtures("restored_logging")
+
 
 def modules_after(statement: str) -> set[str]:
     code = f"{statement}\nimport sys\nprint(*sys.modules)"

@@ -18,6 +18,7 @@ from lattica.nat.mux import INITIAL_WINDOW
 from lattica.nat.noise import frame as noise_frame
 from lattica.nat.receive_budget import MemoryBudget
 from lattica.nat.stream import Stream
+from lattica.nat.yamux_connection import YamuxConnection
 from tests.connected import (
     BOB,
     KIB,
@@ -223,6 +224,7 @@ async def test_aborted_before_it_runs(autojump_clock) -> None:
     _, ours = upgraded_pair()
     raw, _ = pipe_pair()
     end = make_end(raw, ours)
+    assert isinstance(end.connection, YamuxConnection)
     end.connection._early = (data_frame(1, b"hello", SYN),)
     end.connection.abort("too many")
     await end.connection.run()

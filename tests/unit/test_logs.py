@@ -7,7 +7,6 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 
@@ -16,18 +15,7 @@ from lattica.logs import setup_logging
 log = logging.getLogger("lattica.test")
 
 
-@pytest.fixture(autouse=True)
-def restore_logging() -> Iterator[None]:
-    root, ours = logging.getLogger(), logging.getLogger("lattica")
-    handlers, level, our_level = root.handlers[:], root.level, ours.level
-    last_resort = logging.lastResort
-    # Taken off first, since `setup_logging` closes what it replaces.
-    root.handlers[:] = []
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    ours.setLevel(our_level)
-    logging.lastResort = last_resort
+pytestmark = pytest.mark.usefixtures("restored_logging")
 
 
 def test_text_form() -> None:

@@ -40,6 +40,8 @@ from tests.nets import (
 )
 from tests.raw_pipe import raw_pipe
 
+pytestmark = pytest.mark.usefixtures("swarm_transport")
+
 
 def new_swarm(**changes) -> Swarm:
     return Swarm(Identity.generate(), swarm_config(**changes))
@@ -127,6 +129,7 @@ async def test_a_listen_address_added_later():
 # --- the end is bounded ---
 
 
+@pytest.mark.only_over("tcp", "the proxy is for TCP")
 async def test_the_end_waits_for_no_peer_that_does_not_answer(mock_clock):
     """Its socket is full, so that not even the goodbye can be sent."""
     timeouts = Timeouts(shutdown=3, keep_alive_timeout=1000, keep_alive_interval=999)
@@ -214,6 +217,7 @@ async def test_the_peers_are_told_of_the_end():
 # --- what it tells of ---
 
 
+@pytest.mark.only_over("tcp", "a UDP socket does not know its own address")
 async def test_events():
     async with running() as server, running(listen=()) as client:
         with server.events.subscribe() as events, client.events.subscribe() as others:
@@ -319,6 +323,7 @@ async def test_disconnecting_one_that_keeps_coming_back():
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.only_over("tcp", "the proxy is for TCP")
 async def test_disconnecting_one_that_does_not_answer(mock_clock):
     async with running() as server, running() as client, proxied(server.addrs[0]) as proxy:
         peer_id = server.identity.peer_id
@@ -334,6 +339,7 @@ async def test_disconnecting_one_that_does_not_answer(mock_clock):
 # --- peers that vanish ---
 
 
+@pytest.mark.only_over("tcp", "the proxy is for TCP")
 async def test_a_peer_that_vanishes_is_noticed_on_both_sides(mock_clock):
     """As if a cable were pulled: no packet arrives, nobody is told."""
     async with running() as server, running() as client, proxied(server.addrs[0]) as proxy:
@@ -357,6 +363,7 @@ async def test_a_peer_that_vanishes_is_noticed_on_both_sides(mock_clock):
             await stream.receive_some()
 
 
+@pytest.mark.only_over("tcp", "the proxy is for TCP")
 async def test_a_peer_that_only_talks_slowly_is_not_gone(mock_clock):
     async with running() as server, running() as client, proxied(server.addrs[0]) as proxy:
         await client.dial(None, [proxy.addr])

@@ -34,6 +34,8 @@ from tests.nets import (
     unused_port,
 )
 
+pytestmark = pytest.mark.usefixtures("swarm_transport")
+
 REFUSED = "/ip4/127.0.0.1/tcp"
 
 
@@ -84,6 +86,7 @@ async def test_a_connected_peer_is_not_dialed_again():
         assert again is first
 
 
+@pytest.mark.only_over("tcp", "source ports are TCP's")
 async def test_dialing_from_the_listening_port():
     async with running() as server, running() as client:
         connection = await client.dial(None, [addr_of(server)])
@@ -185,6 +188,7 @@ async def test_the_whole_of_a_connect_has_a_limit_of_its_own():
 # --- several callers ---
 
 
+@pytest.mark.only_over("tcp", "over QUIC the dialer is done before the other end")
 async def test_callers_share_a_dial():
     async with running() as server, running() as client:
         connections = []
@@ -327,6 +331,7 @@ async def test_fresh_dials_that_fail():
 
 
 @pytest.mark.parametrize("from_listen_port", [True, False])
+@pytest.mark.only_over("tcp", "QUIC needs a clock that goes on")
 async def test_two_that_dial_each_other_keep_one_connection(mock_clock, from_listen_port):
     """Whatever the order of events, both end with the same one, and nothing in use breaks."""
     simultaneous = 0

@@ -19,6 +19,8 @@ from lattica.nat.swarm import Swarm
 from lattica.nat.tcp import TcpTransport
 from tests.nets import ECHO, advance, ask_echo, running, settled
 
+pytestmark = pytest.mark.usefixtures("swarm_transport")
+
 HOARD = "/test/hoard/1"
 
 
@@ -98,6 +100,7 @@ async def test_many_newcomers_at_once_never_exceed_the_limit():
         assert most <= 4
 
 
+@pytest.mark.only_over("tcp", "QUIC needs a clock that goes on")
 async def test_own_dials_are_made_and_others_trimmed_for_them(mock_clock):
     limits = Limits(max_connections=2, low_watermark=1, trim_grace=5)
     async with running(limits=limits) as swarm, crowd(3) as others, AsyncExitStack() as stack:
@@ -131,6 +134,7 @@ async def test_connections_of_one_peer_are_limited(caplog):
         assert await ask_echo(other, server.identity.peer_id) == b"hello"
 
 
+@pytest.mark.only_over("tcp", "the proxy is for TCP")
 async def test_half_open_handshakes_are_limited_and_the_oldest_go(caplog):
     caplog.set_level(logging.INFO, "lattica")
     limits = Limits(max_pending_inbound=3)
@@ -293,6 +297,7 @@ async def _send_some(stream):
         await trio.sleep_forever()
 
 
+@pytest.mark.only_over("tcp", "the proxy is for TCP")
 async def test_timeouts_end_half_open_handshakes(caplog):
     caplog.set_level(logging.INFO, "lattica")
     async with running(timeouts=Timeouts(handshake=0.1)) as server:

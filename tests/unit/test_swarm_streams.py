@@ -23,6 +23,8 @@ from lattica.nat.multistream import Responder
 from lattica.nat.swarm import Swarm
 from tests.nets import ECHO, ask_echo, proxied, running, settled, tasks
 
+pytestmark = pytest.mark.usefixtures("swarm_transport")
+
 OTHER = "/test/other/1"
 
 
@@ -225,6 +227,7 @@ async def test_unusable_names_are_the_callers_fault(bad):
         await no_streams(client, server)
 
 
+@pytest.mark.only_over("tcp", "the proxy is for TCP")
 async def test_a_protocol_known_on_the_connection_costs_no_round_trip():
     async with (
         running() as server,
@@ -261,6 +264,7 @@ async def test_a_protocol_given_up_meanwhile_is_noticed_and_not_assumed_again():
         await no_streams(client, server)
 
 
+@pytest.mark.only_over("tcp", "the proxy is for TCP")
 async def test_a_peer_that_does_not_answer():
     async with (
         running() as server,
@@ -277,6 +281,7 @@ async def test_a_peer_that_does_not_answer():
         await no_streams(server)
 
 
+@pytest.mark.only_over("tcp", "the proxy is for TCP")
 async def test_cancelling_open_stream_leaves_nothing():
     async with running() as server, running() as client, proxied(server.addrs[0]) as proxy:
         await client.dial(server.identity.peer_id, [proxy.addr])
@@ -293,6 +298,7 @@ async def test_cancelling_open_stream_leaves_nothing():
         await no_streams(server)
 
 
+@pytest.mark.only_over("tcp", "a QUIC stream without data is not there")
 async def test_an_inbound_stream_that_names_nothing_in_time(caplog):
     caplog.set_level(logging.INFO, "lattica")
     async with joined(timeouts=Timeouts(negotiate=0.1)) as (client, server):
@@ -368,6 +374,7 @@ async def test_the_side_that_is_asked_for_too_many_refuses_each():
         assert await ask_echo(client, peer_id) == b"hello"
 
 
+@pytest.mark.only_over("tcp", "a QUIC stream without data is not there")
 async def test_streams_that_do_not_say_what_they_want_are_limited():
     limits = Limits(max_inbound_streams_negotiating=3)
     async with running(limits=limits) as server, running(listen=()) as client:

@@ -1,0 +1,121 @@
+"""Targets of forward error correction below QUIC: what it receives is authenticated by nobody."""
+
+from __future__ import annotations
+
+import contextlib
+
+from lattica.errors import RemoteProtocolError
+from lattica.nat.quic_fec import MAX_HOLD, FecReceiver, FecSender, is_fec, is_report
+from tools.fuzz.target import Target, Violation
+from tools.fuzz.targets.pieces import option, record, records
+
+
+class _Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def _sender(clock: _Clock) -> FecSender:
+    sender = FecSender(clock, sequence=0)
+    sender.observe(lost=0, rtt=0.05, window=500)
+    return sender
+
+
+def _honest() -> tuple[list[bytes], list[bytes]]:
+    """The datagrams of two groups, and what they carry."""
+    clock = _Clock()
+    sender = _sender(clock)
+    sent = [b"\x40" + bytes((i,)) * (400 + i) for i in range(70)]
+    wire = sender.protect(sent)
+    clock.now = 1.0
+    return wire + sender.on_timer(), sent
+
+
+_WIRE, _SENT = _honest()
+
+
+def _receiver(data: bytes) -> None:
+    """Honest datagrams, some missing, among the fuzzer's; an oracle counts what comes out."""
+    clock = _Clock()
+    receiver = FecReceiver(clock)
+    out: list[bytes] = []
+    expected: set[bytes] = set()
+    at = 0
+    for kind, payload in records(data):
+        datagram = payload
+        match kind % 4:
+            case 0:  # an honest one arrives
+                datagram = _WIRE[at % len(_WIRE)]
+                at += 1
+                if datagram[0] == 0x20:
+                    expected.add(datagram[6:])
+            case 1:  # some are lost
+                at += len(payload) or 1
+                continue
+            case 2:  # time passes
+                clock.now += len(payload) / 1000
+                out += receiver.on_timer()
+                continue
+        if is_report(datagram):
+            continue
+        if not is_fec(datagram):
+            expected.add(datagram)
+        with contextlib.suppress(RemoteProtocolError):
+            out += receiver.receive(datagram)
+        if (due := receiver.next_timer()) is not None and due > clock.now + MAX_HOLD:
+            raise Violation("a datagram is held for too long")
+    clock.now += MAX_HOLD
+    out += receiver.on_timer()
+    if not expected <= set(out):
+        raise Violation("a datagram that arrived was not delivered")
+    if receiver.next_timer() is not None:
+        raise Violation("a datagram is still held")
+    receiver.report()
+
+
+def _report(data: bytes) -> None:
+    """Reports of the fuzzer's; the repairs stay within their budget."""
+    step, rest = option(data)
+    clock = _Clock()
+    sender = _sender(clock)
+    lost = 0
+    for _, payload in records(rest):
+        clock.now += step / 100
+        with contextlib.suppress(RemoteProtocolError):
+            sender.receive_report(payload)
+        lost += len(payload) % 3
+        sender.observe(lost=lost, rtt=0.05 + len(payload) / 2000, window=step)
+        sender.protect(_SENT[:9])
+    if sender.repairs > 0.3 * sender.sources + 24:
+        raise Violation(f"{sender.repairs} repairs for {sender.sources} datagrams")
+    sender.receive_report(rest)
+
+
+_HONEST = record(0) * 75
+QUIC_FEC_RECEIVER = Target(
+    "quic-fec-receiver",
+    _receiver,
+    (),
+    seeds=[
+        _HONEST,
+        record(0) * 5 + record(1) + _HONEST,
+        record(0) + record(1, b"xyz") + record(2, bytes(20)) + record(0) * 3 + record(2, bytes(40)),
+        record(0) + record(3, b"\x20\x00\x00\x05\x02\x10forged") + record(0) * 20,
+        record(0) + record(3, b"\x28\x00\x00\x00\x40forged") + record(1) + record(0) * 70,
+        record(3, b"\x20\x80\x00\x00\x00\xffa") + record(3, b"\x20\x80\x00\x01\x01\xffb") + _HONEST,
+    ],
+    tokens=[b"\x20\x00\x00", b"\x28\x00\x00", b"\x3f\x00\x00", b"\xff\xff\xff"],
+)
+QUIC_FEC_REPORT = Target(
+    "quic-fec-report",
+    _report,
+    (RemoteProtocolError,),
+    seeds=[
+        b"\x0a" + record(0, b"\x21" + b"\x00\x00\x03\xe8" + b"\x00\x00\x00\x0a" * 3) * 3,
+        b"\x0a" + record(0, b"\x21" + b"\xff" * 16) + record(0, b"\x21" + bytes(16)),
+        b"\x21" + bytes(16),
+    ],
+    tokens=[b"\x21\x00\x00", b"\xff\xff\xff\xff", b"\x00\x00\x00\x01"],
+)
