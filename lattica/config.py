@@ -67,7 +67,8 @@ class NodeConfig:
     """Key file, made when there is none. None: a new key that lives as long as the node."""
     swarm: SwarmConfig = field(default_factory=SwarmConfig)
     bootstrap: tuple[str, ...] = ()
-    """Multiaddrs with `/p2p/ID` of peers to connect to at the start."""
+    """Multiaddrs of peers to stay connected to. With `/p2p/ID` it must be that peer; without,
+    whoever answers is accepted."""
     data_dir: Path = field(default_factory=lambda: default_data_dir(os.environ))
     log_level: str = "info"
     """One of debug, info, warning, error. Used by programs; the library sets up no logging."""

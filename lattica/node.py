@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack
@@ -13,10 +12,10 @@ import trio
 from libp2p.host.basic_host import BasicHost
 from multiaddr.multiaddr import Multiaddr
 
+from lattica.bootstrap import BootstrapPeers
 from lattica.config import NodeConfig
 from lattica.errors import (
     ConnectionClosedError,
-    LatticaError,
     LocalProtocolError,
     NotConnectedError,
 )
@@ -28,8 +27,6 @@ from lattica.nat.libp2p_network import known_addrs, make_host
 from lattica.nat.protocols import leaves
 from lattica.nat.stream import Stream
 from lattica.nat.swarm import Swarm
-
-logger = logging.getLogger(__name__)
 
 _ADDRESS_TTL = 3600
 """Seconds an address that the application gave is remembered."""
@@ -73,6 +70,8 @@ class Node:
 
     Entering raises :class:`~lattica.errors.ListenError`, `IdentityError` or
     `AddressError`. Leaving closes all connections within `Timeouts.shutdown` seconds.
+    In between it stays connected to the peers of `config.bootstrap`
+    (:mod:`lattica.bootstrap`), and tells of those that are unreachable in the log.
     All methods must be called in the trio thread; threads and asyncio have
     :class:`lattica.Lattica` and :class:`lattica.AsyncLattica`.
     """
@@ -88,7 +87,9 @@ class Node:
         self.swarm = Swarm(identity, self.config.swarm)
         self.host: BasicHost = make_host(self.swarm)
         """py-libp2p's host on this node, for its protocols."""
-        self._bootstrap = [_with_known_peer(addr) for addr in self.config.bootstrap]
+        self._bootstrap = BootstrapPeers(
+            self.swarm, self.config.bootstrap, self._find_or_dial, self.add_address
+        )
         self._exit = AsyncExitStack()
 
     async def __aenter__(self) -> Node:
@@ -97,11 +98,9 @@ class Node:
                 nursery = await stack.enter_async_context(trio.open_nursery())
                 await nursery.start(self.swarm.run)
                 stack.push_async_callback(self.swarm.close)
-                for peer_id, addr in self._bootstrap:
-                    if peer_id == self.peer_id:
-                        continue  # the same list is given to every node
-                    self.add_address(peer_id, addr)
-                    self.swarm.start_soon(self._connect_bootstrap, peer_id)
+                await nursery.start(self._bootstrap.run)
+                # Before the swarm closes: connections that end then are not to be replaced.
+                stack.callback(self._bootstrap.stop)
                 self._exit = stack.pop_all()
         except BaseExceptionGroup as group:
             # That a nursery is in use here is nobody's business.
@@ -121,12 +120,6 @@ class Node:
             if exc is not None and [*map(id, leaves(group))] == [*map(id, leaves(exc))]:
                 return False
             raise _unwrap(group) from None
-
-    async def _connect_bootstrap(self, peer_id: PeerId) -> None:
-        try:
-            await self.connect(peer_id)
-        except LatticaError as error:
-            logger.warning("bootstrap peer not reached: %s", error)
 
     # --- this node ---
 
@@ -192,6 +185,11 @@ class Node:
         return (peers.pop() if peers else None), [addr for addr, _ in split]
 
     async def _dial(self, peer_id: PeerId | None, addrs: Sequence[Multiaddr]) -> Connection:
+        connection = await self._find_or_dial(peer_id, addrs)
+        self._bootstrap.resume(connection.peer_id)
+        return connection
+
+    async def _find_or_dial(self, peer_id: PeerId | None, addrs: Sequence[Multiaddr]) -> Connection:
         if peer_id is None:
             return await self.swarm.dial(None, addrs)
         connection = self.swarm.registry.best(peer_id)
@@ -244,8 +242,13 @@ class Node:
         )
 
     async def disconnect(self, peer: PeerLike) -> None:
-        """Close all connections to a peer in good order; no error when there is none."""
-        await self.swarm.disconnect(_peer(peer))
+        """Close all connections to a peer in good order; no error when there is none.
+
+        A bootstrap peer is then left alone until this node connects or opens a stream to it.
+        """
+        peer_id = _peer(peer)
+        self._bootstrap.release(peer_id)
+        await self.swarm.disconnect(peer_id)
 
     # --- streams ---
 
@@ -307,10 +310,3 @@ def _peer(peer: PeerLike) -> PeerId:
 
 def _addr(addr: AddrLike) -> Multiaddr:
     return parse_multiaddr(addr) if isinstance(addr, str) else addr
-
-
-def _with_known_peer(addr: str) -> tuple[PeerId, Multiaddr]:
-    base, peer_id = split_peer(parse_multiaddr(addr))
-    if peer_id is None:
-        raise LocalProtocolError(f"the bootstrap address {addr} must end in /p2p/ID")
-    return peer_id, base

@@ -51,7 +51,9 @@ def node_command(
     bootstrap: Annotated[
         list[str] | None,
         typer.Option(
-            "--connect", metavar="ADDR", help="Peer to connect to, with /p2p/ID; may be repeated."
+            "--connect",
+            metavar="ADDR",
+            help="Peer to stay connected to, best with /p2p/ID; may be repeated.",
         ),
     ] = None,
     ephemeral: Annotated[

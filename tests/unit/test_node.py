@@ -24,7 +24,7 @@ from lattica.errors import (
 )
 from lattica.identity import Identity
 from lattica.nat.addresses import split_peer, with_peer
-from lattica.nat.config import AccessRules, SwarmConfig, Timeouts
+from lattica.nat.config import AccessRules
 from lattica.nat.connection import Direction
 from lattica.nat.events import PeerConnected, PeerDisconnected
 from lattica.node import Node
@@ -318,50 +318,6 @@ async def test_lost_peers_of_a_node_that_has_no_address_of_them():
         await settled(lambda: not server.is_connected(client.peer_id))
         with pytest.raises(NotConnectedError):
             await server.open_stream(client.peer_id, ECHO)
-
-
-# --- bootstrap ---
-
-
-async def test_bootstrap_peers_are_connected_to(caplog):
-    async with new_node() as hub:
-        gone = Identity.generate().peer_id
-        unreachable = f"/ip4/127.0.0.1/tcp/{unused_port()}/p2p/{gone}"
-        config = NodeConfig(
-            swarm=swarm_config(timeouts=Timeouts(dial=0.2)),
-            bootstrap=(str(hub.addrs[0]), unreachable),
-        )
-        async with Node(config) as node:
-            await node.wait_connected(hub.peer_id)
-            await settled(lambda: "bootstrap peer not reached" in caplog.text)
-            assert str(gone) in caplog.text
-            assert "Traceback" not in caplog.text
-
-
-async def test_a_node_in_its_own_bootstrap_list_and_one_it_may_not_reach(caplog):
-    """The same file is given to all nodes."""
-    identity, denied = Identity.generate(), Identity.generate().peer_id
-    port = unused_port()
-    listen = f"/ip4/127.0.0.1/tcp/{port}"
-    config = NodeConfig(
-        swarm=SwarmConfig(listen=(listen,), access=AccessRules(deny_peers=(str(denied),))),
-        bootstrap=(f"{listen}/p2p/{identity.peer_id}", f"/ip4/127.0.0.1/tcp/1/p2p/{denied}"),
-    )
-    async with Node(config, identity=identity) as node:
-        await settled(lambda: "deny_peers" in caplog.text)
-        await wait_all_tasks_blocked()
-        assert node.peers() == ()
-    assert "itself" not in caplog.text
-    assert "Traceback" not in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("addr", "error"),
-    [("/ip4/127.0.0.1/tcp/1", LocalProtocolError), ("somewhere:1", AddressError)],
-)
-def test_bad_bootstrap_addresses(addr, error):
-    with pytest.raises(error, match=r"bootstrap|multiaddr"):
-        Node(NodeConfig(bootstrap=(addr,)))
 
 
 # --- errors, and who sees them ---
