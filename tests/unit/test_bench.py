@@ -16,7 +16,8 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.bench import bench_child, cases, delay_proxy, runner, stats, venvs
+from tools.bench import bench_child, cases, delay_proxy, lossy_link, runner, stats, venvs
+from tools.bench.__main__ import with_references
 from tools.bench.children import BenchError, UnsupportedError, parse_event, start
 
 FASTER = cases.Case("bulk", "fast", "MB/s", "higher", "")
@@ -27,30 +28,48 @@ SOONER = cases.Case("bulk", "soon", "ms", "lower", "")
 
 
 def test_the_names_that_others_read_are_there():
-    names = {case.name: case.unit for w in cases.WORKLOADS for case in w.cases}
+    names = {(c.bench, c.name): c.unit for w in cases.WORKLOADS for c in w.cases}
     expected = {
-        "stream-1MiB": "MB/s",
-        "stream-256KiB": "MB/s",
-        "streams-100": "MB/s",
-        "streams-100-fairness": "slowest/mean",
-        "pingpong-beside-bulk-p50": "ms",
-        "handshakes": "1/s",
-        "idle-connection": "KiB",
+        ("bulk", "stream-1MiB"): "MB/s",
+        ("bulk", "stream-256KiB"): "MB/s",
+        ("bulk", "streams-100"): "MB/s",
+        ("bulk", "streams-100-fairness"): "slowest/mean",
+        ("bulk", "pingpong-beside-bulk-p50"): "ms",
+        ("bulk", "handshakes"): "1/s",
+        ("bulk", "idle-connection"): "KiB",
+        ("quic", "stream-1MiB"): "MB/s",
+        ("quic", "streams-100"): "MB/s",
+        ("quic", "streams-100-fairness"): "slowest/mean",
+        ("quic", "echo-128B-seq"): "1/s",
+        ("quic", "echo-128B-c64"): "1/s",
+        ("quic", "handshakes"): "1/s",
+        ("quic", "streams-10000-rss"): "KiB",
+        ("quic", "stream-lossy-1pct-50ms-quic"): "MB/s",
+        ("quic", "stream-lossy-1pct-50ms-tcp"): "MB/s",
     }
     assert expected.items() <= names.items()
     assert set(venvs.PEERS) == {"grpcio", "py-libp2p", "lattica-rs"}
-    assert set(cases.BENCHES) == {"bulk", "rpc"}
+    assert set(cases.BENCHES) == {"bulk", "rpc", "quic"}
 
 
-def test_case_names_are_unique_and_workloads_are_named_after_their_first():
-    names = [case.name for w in cases.WORKLOADS for case in w.cases]
+def test_case_names_are_unique_in_a_bench_and_workloads_are_named_after_their_first():
+    names = [(case.bench, case.name) for w in cases.WORKLOADS for case in w.cases]
     assert len(set(names)) == len(names)
     assert all(w.name == w.cases[0].name for w in cases.WORKLOADS)
+    assert all(case.bench == w.bench for w in cases.WORKLOADS for case in w.cases)
+
+
+def test_children_know_the_names_of_the_special_cases():
+    names = {w.name for w in cases.WORKLOADS}
+    special = {bench_child.RSS_CASE, *bench_child.ECHO_SEQ, *bench_child.ECHO_C64}
+    assert special <= names
+    lossy = {w.name for w in cases.WORKLOADS if w.path == "lossy"}
+    assert lossy == set(bench_child.LOSSY_CASES)
 
 
 def test_select():
     assert cases.select("all") == cases.WORKLOADS
-    assert {w.cases[0].bench for w in cases.select("rpc")} == {"rpc"}
+    assert {w.bench for w in cases.select("rpc")} == {"rpc"}
     assert [w.name for w in cases.select("bulk", ("streams-100-fairness",))] == ["streams-100"]
     with pytest.raises(ValueError, match="unknown bench 'quick'"):
         cases.select("quick")
@@ -59,7 +78,98 @@ def test_select():
 
 
 def test_every_peer_has_its_script():
-    assert all((runner.HERE / p.script).exists() for p in [venvs.OURS, *venvs.PEERS.values()])
+    assert all((runner.HERE / p.script).exists() for p in every_program())
+
+
+def every_program() -> list[venvs.Peer]:
+    return [venvs.OURS, *venvs.PEERS.values(), *venvs.REFERENCES.values()]
+
+
+def test_references_take_part_in_the_workloads_that_name_them():
+    ours = runner.Program("lattica", Path(sys.executable), Path("x"))
+    taking_part = {
+        w.name: [(p.impl, p.variant) for p in with_references(w, [ours])] for w in cases.WORKLOADS
+    }
+    assert taking_part["stream-lossy-1pct-50ms-tcp"] == [
+        ("lattica", ""),
+        ("tcp-cubic", "cubic"),
+        ("tcp-bbr", "bbr"),
+    ]
+    assert taking_part["stream-lossy-1pct-50ms-quic"] == [("lattica", "")]
+
+
+# --- what children are told ---
+
+
+def test_a_child_is_told_transport_and_host():
+    workload = next(w for w in cases.select("quic") if w.path == "loopback")
+    program = runner.Program("x", Path("python"), Path("x.py"), variant="v")
+    site = lossy_link.Site("11.0.0.2", ("enter", "a"), ("enter", "b"))
+    assert runner.child_command(program, workload, site)("server") == [
+        "python",
+        "x.py",
+        "server",
+        "--case=stream-1MiB",
+        "--transport=quic",
+        "--host=11.0.0.2",
+        "--variant=v",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("transport", "expected"),
+    [("tcp", "/ip4/11.0.0.2/tcp/0"), ("quic", "/ip4/11.0.0.2/udp/0/quic-v1")],
+)
+def test_where_a_child_listens(transport, expected):
+    job = bench_child.Job("server", "x", "", 1, 1, transport, "11.0.0.2")
+    assert bench_child.multiaddr(job, "quic-v1") == expected
+
+
+def test_growth_is_that_of_both_processes():
+    before = {"client_rss": 1024.0, "server_rss": 4096.0}
+    after = {"client_rss": 3072.0, "server_rss": 3072.0}
+    assert bench_child.growth_kib(before, after) == (1.0, "client +2 KiB, server -1 KiB")
+
+
+# --- the lossy link ---
+
+
+@pytest.mark.parametrize(("sender", "receiver"), [("client", "server"), ("server", "client")])
+def test_packets_are_lost_in_the_direction_of_the_data_alone(sender, receiver):
+    scenario = lossy_link.scenario(sender)
+    link = {host.name: host.link for host in scenario.hosts}
+    assert link[receiver].is_transparent
+    assert (link[sender].up.loss, link[sender].down.loss) == (0.01, 0)
+    for direction in (link[sender].up, link[sender].down):
+        assert direction.delay_s == 0.025
+        assert direction.rate_bps == 200e6
+
+
+def test_without_root_there_is_no_lossy_link(monkeypatch):
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert "needs root" in str(lossy_link.obstacle())
+
+
+def test_plain_sockets_count_what_arrives(tmp_path):
+    program = runner.Program(
+        "tcp", Path(sys.executable), runner.HERE / "impl_tcp.py", variant="reno"
+    )
+    name = "stream-lossy-1pct-50ms-tcp"
+    workload = cases.Workload(name, (cases.Case("quic", name, "MB/s", "higher", ""),))
+    settings = runner.Settings(seconds=0.05)
+    reading = trio.run(runner.run_once, program, workload, settings, tmp_path)
+    assert reading.values[name] > 0
+    assert "TCP reno" in reading.note
+
+
+def test_an_unknown_congestion_control_is_not_supported(tmp_path):
+    program = runner.Program(
+        "tcp", Path(sys.executable), runner.HERE / "impl_tcp.py", variant="none-such"
+    )
+    name = "stream-lossy-1pct-50ms-tcp"
+    workload = cases.Workload(name, (cases.Case("quic", name, "MB/s", "higher", ""),))
+    with pytest.raises(UnsupportedError, match="none-such"):
+        trio.run(runner.run_once, program, workload, runner.Settings(seconds=0.05), tmp_path)
 
 
 # --- statistics ---

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from tools.bench import venvs
+from tools.bench import lossy_link, venvs
 from tools.bench.cases import BENCHES, OURS, Workload, select
 from tools.bench.runner import HERE, Failure, Program, Settings, run_workload
 from tools.bench.stats import Measurement, by_case, is_better, json_line, ratio, rounded
@@ -28,7 +28,7 @@ def say(text: str) -> None:
 
 def programs(peers: list[str], ours: bool) -> tuple[list[Program], list[str]]:
     """Ours and the peers that can be installed; and a message for each that cannot."""
-    chosen = [Program(OURS, Path(sys.executable), HERE / venvs.OURS.script)] if ours else []
+    chosen = [_program(venvs.OURS, Path(sys.executable))] if ours else []
     complaints = []
     for name in dict.fromkeys(peers):
         peer = venvs.PEERS[name]
@@ -37,8 +37,18 @@ def programs(peers: list[str], ours: bool) -> tuple[list[Program], list[str]]:
         except venvs.SetupError as error:
             complaints.append(str(error))
         else:
-            chosen.append(Program(name, python, HERE / peer.script))
+            chosen.append(_program(peer, python))
     return chosen, complaints
+
+
+def _program(peer: venvs.Peer, python: Path) -> Program:
+    return Program(peer.name, python, HERE / peer.script, peer.variant, peer.sender)
+
+
+def with_references(workload: Workload, chosen: list[Program]) -> list[Program]:
+    """The chosen ones, and what the workload is always compared with."""
+    references = [venvs.REFERENCES[name] for name in workload.references]
+    return [*chosen, *(_program(peer, Path(sys.executable)) for peer in references)]
 
 
 def table(measurements: list[Measurement]) -> Table:
@@ -94,8 +104,12 @@ def measure(
     measurements: list[Measurement] = []
     well = True
     for workload in workloads:
+        if workload.path == "lossy" and (reason := lossy_link.obstacle()) is not None:
+            say(f"skipped {workload.label}: {reason}")
+            continue
+        taking_part = with_references(workload, chosen)
         done, failures = trio.run(
-            run_workload, workload, chosen, settings, Path(sys.executable), say
+            run_workload, workload, taking_part, settings, Path(sys.executable), say
         )
         for failure in failures:
             report(failure)
@@ -127,7 +141,11 @@ def main(
         Path | None, typer.Option("--plot", help="Draw the comparison into this PNG file.")
     ] = None,
 ) -> None:
-    """Measure Lattica on this machine's loopback, and peers doing the same work beside it."""
+    """Measure Lattica on this machine's loopback, and peers doing the same work beside it.
+
+    bulk and rpc go over TCP, quic over QUIC. The lossy cases of quic run in the network lab, which
+    needs root; without it they are skipped.
+    """
     peers = list(peer or ())
     if name == "all" and not peers and not no_peers:
         peers = list(venvs.PEERS)

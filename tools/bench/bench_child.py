@@ -43,6 +43,14 @@ DIALERS = 32
 IDLE_WARM = 20
 """Connections made before memory is first measured: imports and caches are not per connection."""
 IDLE_CONNECTIONS = 500
+OPENED_WARM = 1_000
+"""Streams opened and closed before memory is first measured."""
+OPENED_STREAMS = 10_000
+OPENED_AT_ONCE = 32
+RSS_CASE = "streams-10000-rss"
+ECHO_SEQ = ("stream-echo-128B-seq", "echo-128B-seq")
+ECHO_C64 = ("stream-echo-128B-c64", "echo-128B-c64")
+LOSSY_CASES = ("stream-lossy-1pct-50ms-quic", "stream-lossy-1pct-50ms-tcp")
 
 
 class Unsupported(Exception):
@@ -54,6 +62,8 @@ class Job:
     """What the command line asks this child to do.
 
     `addr` is empty for a server. `warmup` and `seconds` are the unmeasured and measured times.
+    `transport` is "tcp" or "quic"; `host` is the address a server listens on and from which a
+    client may be reached. `variant` is for a script that serves several implementations.
     """
 
     role: str
@@ -61,6 +71,9 @@ class Job:
     addr: str
     seconds: float
     warmup: float
+    transport: str = "tcp"
+    host: str = "127.0.0.1"
+    variant: str = ""
 
 
 class Child:
@@ -107,6 +120,9 @@ def run(main: Callable[[Child, Job], object]) -> NoReturn:
     parser.add_argument("--addr", default="")
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--warmup", type=float, default=0.5)
+    parser.add_argument("--transport", choices=["tcp", "quic"], default="tcp")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--variant", default="")
     job = Job(**vars(parser.parse_args()))
     # Hundreds of connections, and what some implementations need for each.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -140,6 +156,22 @@ class Rate:
 
     def per_second(self) -> float:
         return self.count / (time.perf_counter() - self._start)
+
+
+def multiaddr(job: Job, quic: str, port: int | str = 0) -> str:
+    """Where to listen for `job`; `quic` is the name of its form of QUIC in multiaddrs.
+
+    The port may be the `{port}` of :meth:`Child.ready`.
+    """
+    if job.transport == "quic":
+        return f"/ip4/{job.host}/udp/{port}/{quic}"
+    return f"/ip4/{job.host}/tcp/{port}"
+
+
+def growth_kib(before: dict[str, float], after: dict[str, float]) -> tuple[float, str]:
+    """How much both processes grew between two answers to `sync`, and a note on which did."""
+    client, server = ((after[k] - before[k]) / KIB for k in ("client_rss", "server_rss"))
+    return client + server, f"client {client:+.0f} KiB, server {server:+.0f} KiB"
 
 
 def percentile(samples: list[float], fraction: float) -> float:

@@ -14,6 +14,12 @@ LINK_BYTES_PER_SECOND = 50e6
 """The emulated link of `high-bdp`: 400 Mbit/s."""
 LINK_DELAY = 0.025
 """Seconds each way on that link: 50 ms of round trip."""
+LOSSY_RATE_BPS = 200e6
+LOSSY_DELAY = 0.025
+LOSSY_LOSS = 0.01
+"""Of the packets in the direction of the data."""
+LOSSY_CONGESTION = "cubic"
+"""What TCP uses there unless told otherwise: Linux's default, whatever this machine's is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +40,28 @@ class Case:
 class Workload:
     """One run of two processes.
 
-    `name` is what the children are told. `slow_link` puts the delaying proxy between them.
-    `stretch` multiplies the measured seconds. `max_repeats` bounds repeats of what is long and
-    hardly noisy.
+    `name` is what the children are told. `path` is what lies between them: "slow" is the delaying
+    proxy, "lossy" a link of the network lab. `stretch` multiplies the measured seconds.
+    `max_repeats` bounds repeats of what is long and hardly noisy. `references` are run whether
+    asked for or not: without them the figure says nothing.
     """
 
     name: str
     cases: tuple[Case, ...]
-    slow_link: bool = False
+    transport: Literal["tcp", "quic"] = "tcp"
+    path: Literal["loopback", "slow", "lossy"] = "loopback"
     stretch: float = 1.0
     max_repeats: int = 100
+    references: tuple[str, ...] = ()
+
+    @property
+    def bench(self) -> str:
+        return self.cases[0].bench
+
+    @property
+    def label(self) -> str:
+        """For people: the benches share names."""
+        return f"{self.bench} {self.name}"
 
 
 def _bulk(name: str, unit: str, what: str, better: Literal["higher", "lower"] = "higher") -> Case:
@@ -52,6 +70,23 @@ def _bulk(name: str, unit: str, what: str, better: Literal["higher", "lower"] = 
 
 def _rpc(name: str, unit: str, what: str) -> Case:
     return Case("rpc", name, unit, "higher", what)
+
+
+def _quic(name: str, unit: str, what: str) -> Workload:
+    return Workload(name, (Case("quic", name, unit, "higher", what),), transport="quic")
+
+
+def _lossy(transport: Literal["tcp", "quic"], references: tuple[str, ...]) -> Workload:
+    name = f"stream-lossy-1pct-50ms-{transport}"
+    what = "one stream over 200 Mbit/s with 1% loss and 50 ms of round trip, from a cold start"
+    return Workload(
+        name,
+        (Case("quic", name, "MB/s", "higher", what),),
+        transport=transport,
+        path="lossy",
+        stretch=7.5,
+        references=references,
+    )
 
 
 WORKLOADS: tuple[Workload, ...] = (
@@ -115,7 +150,7 @@ WORKLOADS: tuple[Workload, ...] = (
                 "one stream over a link of 400 Mbit/s with 50 ms of round trip",
             ),
         ),
-        slow_link=True,
+        path="slow",
         stretch=2.5,
     ),
     Workload(
@@ -126,9 +161,39 @@ WORKLOADS: tuple[Workload, ...] = (
         "stream-echo-128B-c64",
         (_rpc("stream-echo-128B-c64", "1/s", "the same on 64 streams of one connection at once"),),
     ),
+    _quic("stream-1MiB", "MB/s", "one stream over QUIC, writes of 1 MiB"),
+    Workload(
+        "streams-100",
+        (
+            Case(
+                "quic", "streams-100", "MB/s", "higher", "100 streams at once over QUIC, in total"
+            ),
+            Case("quic", "streams-100-fairness", "slowest/mean", "higher", "of those 100 streams"),
+        ),
+        transport="quic",
+    ),
+    _quic("echo-128B-seq", "1/s", "128 B there and back on one stream over QUIC"),
+    _quic("echo-128B-c64", "1/s", "the same on 64 streams of one connection at once"),
+    _quic("handshakes", "1/s", "dial, prove both keys, close: one after the other"),
+    Workload(
+        "streams-10000-rss",
+        (
+            Case(
+                "quic",
+                "streams-10000-rss",
+                "KiB",
+                "lower",
+                "growth of both processes by 10,000 streams opened and closed",
+            ),
+        ),
+        transport="quic",
+        max_repeats=1,
+    ),
+    _lossy("quic", ()),
+    _lossy("tcp", ("tcp-cubic", "tcp-bbr")),
 )
 
-BENCHES: tuple[str, ...] = tuple(dict.fromkeys(w.cases[0].bench for w in WORKLOADS))
+BENCHES: tuple[str, ...] = tuple(dict.fromkeys(w.bench for w in WORKLOADS))
 
 
 def select(bench: str, only: tuple[str, ...] = ()) -> tuple[Workload, ...]:
@@ -138,7 +203,7 @@ def select(bench: str, only: tuple[str, ...] = ()) -> tuple[Workload, ...]:
     """
     if bench != "all" and bench not in BENCHES:
         raise ValueError(f"unknown bench {bench!r}; there are: all, {', '.join(BENCHES)}")
-    chosen = tuple(w for w in WORKLOADS if bench in ("all", w.cases[0].bench))
+    chosen = tuple(w for w in WORKLOADS if bench in ("all", w.bench))
     names = [case.name for w in chosen for case in w.cases]
     if unknown := [name for name in only if name not in names]:
         raise ValueError(f"unknown case {unknown[0]!r}; {bench} has: {', '.join(names)}")

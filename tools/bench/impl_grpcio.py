@@ -54,7 +54,7 @@ async def take(request: bytes, _context: object) -> bytes:
     return len(request).to_bytes(8, "big")
 
 
-async def serve(child: bc.Child) -> None:
+async def serve(child: bc.Child, job: bc.Job) -> None:
     server = aio.server(options=OPTIONS)
     server.add_generic_rpc_handlers(
         (
@@ -68,9 +68,9 @@ async def serve(child: bc.Child) -> None:
             ),
         )
     )
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(f"{job.host}:0")
     await server.start()
-    child.ready("127.0.0.1:{port}", port)
+    child.ready(f"{job.host}:{{port}}", port)
     await server.wait_for_termination()
 
 
@@ -189,6 +189,9 @@ async def run_client(child: bc.Child, job: bc.Job) -> None:
     elif job.case == "high-bdp":
         sent, elapsed = await upload(channel, 256 * bc.KIB, job.seconds)
         child.result({job.case: sent / elapsed / 50e6}, f"{NOTE}: client-streaming call", sent)
+    elif job.case in bc.LOSSY_CASES:
+        sent, elapsed = await upload(channel, bc.STREAM_WRITE, job.seconds)
+        child.result({job.case: sent / elapsed / 1e6}, f"{NOTE}: client-streaming call", sent)
     elif job.case == "message-1MiB-acked":
         sent, elapsed = await acked_messages(channel, job)
         child.result({job.case: sent / elapsed / 1e6}, f"{NOTE}: unary calls", sent)
@@ -208,17 +211,19 @@ async def run_client(child: bc.Child, job: bc.Job) -> None:
     elif job.case == "pingpong-beside-bulk-p50":
         values = await pingpong_beside_bulk(channel, job)
         child.result(values, f"{NOTE}: unary calls beside a client-streaming one")
-    elif job.case == "stream-echo-128B-seq":
+    elif job.case in bc.ECHO_SEQ:
         child.result({job.case: await echoes(channel, job, 1)}, f"{NOTE}: unary calls")
-    elif job.case == "stream-echo-128B-c64":
+    elif job.case in bc.ECHO_C64:
         rate = await echoes(channel, job, bc.ECHO_STREAMS)
         child.result({job.case: rate}, f"{NOTE}: unary calls, 64 in flight")
     raise bc.Unsupported(f"no such work here: {job.case}")
 
 
 def main(child: bc.Child, job: bc.Job) -> None:
+    if job.transport != "tcp":
+        raise bc.Unsupported("grpcio has no QUIC")
     if job.role == "server":
-        asyncio.run(serve(child))
+        asyncio.run(serve(child, job))
     else:
         asyncio.run(run_client(child, job))
 

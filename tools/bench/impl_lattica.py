@@ -1,4 +1,4 @@
-"""Ours: :class:`lattica.node.Node` with its defaults, on TCP with Noise and yamux.
+"""Ours: :class:`lattica.node.Node` with its defaults, on TCP with Noise and yamux or on QUIC.
 
 Run as a script in the environment of the checkout: `python impl_lattica.py server|client …`.
 """
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 else:
     import bench_child as bc
     import trio_workloads as work
+
+
+QUIC = "quic-v1/noise"
+TRANSPORTS = {"tcp": "TCP, Noise, yamux", "quic": "QUIC"}
 
 
 def make_node(*listen: str) -> Node:
@@ -73,8 +77,10 @@ class Dialer:
 class Lattica:
     """:class:`trio_workloads.Implementation`."""
 
-    note = "lattica: TCP, Noise, yamux"
     max_connections: int | None = None
+
+    def __init__(self, job: bc.Job) -> None:
+        self.note = f"lattica: {TRANSPORTS[job.transport]}"
 
     @contextlib.asynccontextmanager
     async def dialer(self) -> AsyncIterator[Dialer]:
@@ -82,24 +88,24 @@ class Lattica:
             yield Dialer(node)
 
 
-async def serve(child: bc.Child) -> None:
-    async with make_node("/ip4/127.0.0.1/tcp/0") as node:
+async def serve(child: bc.Child, job: bc.Job) -> None:
+    async with make_node(bc.multiaddr(job, QUIC)) as node:
         for protocol, handler in work.HANDLERS.items():
 
             async def handle(stream: Stream, handler: work.Handler = handler) -> None:
                 await handler(BenchStream(stream))
 
             node.handle(protocol, handle)
-        port = int(node.addrs[0].value_for_protocol("tcp") or 0)
-        child.ready(f"/ip4/127.0.0.1/tcp/{{port}}/p2p/{node.peer_id}", port)
+        port = int(str(node.addrs[0]).split("/")[4])
+        child.ready(f"{bc.multiaddr(job, QUIC, '{port}')}/p2p/{node.peer_id}", port)
         await trio.sleep_forever()
 
 
 def main(child: bc.Child, job: bc.Job) -> None:
     if job.role == "server":
-        trio.run(serve, child)
+        trio.run(serve, child, job)
     else:
-        trio.run(partial(work.run_client, child, job, Lattica()))
+        trio.run(partial(work.run_client, child, job, Lattica(job)))
 
 
 if __name__ == "__main__":

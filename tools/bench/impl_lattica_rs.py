@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,12 +28,14 @@ else:
 
 rs: Any = importlib.import_module("lattica")
 
-NAME = "lattica 1.0.21 (Rust): TCP, Noise, yamux"
+QUIC = "quic-v1"
+TRANSPORTS = {"tcp": "TCP, Noise, yamux", "quic": "QUIC"}
 NOTES = {
     "stream": "rpc_stream_iter, server to client (its only stream of messages)",
     "acked": "one rpc_stream call per message",
     "streams": "100 loops of 64 KiB unary calls (more than a few of its streams at once hang)",
     "echo": "unary rpc_method calls",
+    "opened": "unary rpc_method calls, each of which it makes on a stream of its own",
     "dial": "a new node for each connection (it cannot disconnect), the shutdown not counted",
     "pingpong": "unary calls beside an rpc_stream_iter",
 }
@@ -64,12 +67,12 @@ class Bench(rs.ConnectionHandler):  # type: ignore[misc]
             yield chunk
 
 
-def make_node(port: int, bootstraps: list[str]) -> Any:
+def make_node(listen: str, bootstraps: list[str]) -> Any:
     """A node with everything off that a benchmark on loopback has no use for."""
     home = tempfile.mkdtemp(dir=".")
     builder = (
         rs.Lattica.builder()
-        .with_listen_addrs([f"/ip4/127.0.0.1/tcp/{port}"])
+        .with_listen_addrs([listen])
         .with_mdns(False)
         .with_upnp(False)
         .with_autonat(False)
@@ -83,9 +86,10 @@ def make_node(port: int, bootstraps: list[str]) -> Any:
     return builder.build()
 
 
-def connect(addr: str) -> Any:
-    """A new node, once it is connected to `addr`."""
-    node = make_node(0, [addr])
+def connect(job: bc.Job) -> Any:
+    """A new node, once it is connected to the server."""
+    addr = job.addr
+    node = make_node(local_addr(job), [addr])
     peer = addr.rpartition("/")[2]
     deadline = time.perf_counter() + 20
     while peer not in node.get_all_peers():
@@ -95,35 +99,55 @@ def connect(addr: str) -> Any:
     return node
 
 
-def serve(child: bc.Child) -> None:
+def local_addr(job: bc.Job) -> str:
+    """Where a client "listens": it cannot dial by QUIC without a socket of that kind."""
+    host = job.host if job.host.startswith("127.") else "0.0.0.0"
+    return bc.multiaddr(replace(job, host=host), QUIC)
+
+
+def is_taken(job: bc.Job, port: int) -> bool:
+    """Whether something listens there."""
+    kind = socket.SOCK_DGRAM if job.transport == "quic" else socket.SOCK_STREAM
+    with socket.socket(type=kind) as probe:
+        try:
+            probe.bind((job.host, port))
+        except OSError:
+            return True
+        return False
+
+
+def serve(child: bc.Child, job: bc.Job) -> None:
     # It does not tell which port it got, so one is chosen first.
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+    kind = socket.SOCK_DGRAM if job.transport == "quic" else socket.SOCK_STREAM
+    with socket.socket(type=kind) as probe:
+        probe.bind((job.host, 0))
         port = int(probe.getsockname()[1])
-    node = make_node(port, [])
+    node = make_node(bc.multiaddr(job, QUIC, port), [])
     service = Bench(node)
     deadline = time.perf_counter() + 10
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            break
-        except OSError:
-            if time.perf_counter() > deadline:
-                raise
-            time.sleep(0.01)
-    child.ready(f"/ip4/127.0.0.1/tcp/{{port}}/p2p/{node.peer_id()}", port)
+    while not is_taken(job, port):
+        if time.perf_counter() > deadline:
+            raise TimeoutError(f"it does not listen on port {port}")
+        time.sleep(0.01)
+    child.ready(f"{bc.multiaddr(job, QUIC, '{port}')}/p2p/{node.peer_id()}", port)
     threading.Event().wait()
     del service
 
 
-def download(stub: Any, write: int, seconds: float) -> tuple[int, float]:
-    """What one iterator call delivered here, and how long that took."""
+def download(
+    stub: Any, write: int, seconds: float, limit: float | None = None
+) -> tuple[int, float]:
+    """What one iterator call of `seconds` delivered here, and how long that took.
+
+    What comes later than `limit` seconds (by default three times as many, and one) does not count.
+    """
+    limit = 3 * seconds + 1 if limit is None else limit
     received = 0
     start = time.perf_counter()
     for message in stub.source(write, seconds):
         received += len(message)
-        if time.perf_counter() > start + 3 * seconds + 1:
-            # Its sender knows no backpressure: what is queued by now does not count.
+        if time.perf_counter() > start + limit:
+            # Its sender knows no backpressure and has queued much more by now.
             break
     return received, time.perf_counter() - start
 
@@ -182,6 +206,21 @@ def echoes(stub: Any, job: bc.Job, in_flight: int) -> float:
     return rate.per_second()
 
 
+def opened_streams(child: bc.Child, stub: Any) -> tuple[float, str]:
+    message = PAYLOAD[: bc.SMALL]
+    readings = []
+    for name, calls in (("warm", bc.OPENED_WARM), ("done", bc.OPENED_STREAMS)):
+        pending: deque[Any] = deque()
+        for _ in range(calls):
+            if len(pending) == bc.OPENED_AT_ONCE:
+                pending.popleft().result()
+            pending.append(stub.echo(message))
+        while pending:
+            pending.popleft().result()
+        readings.append(child.sync(name))
+    return bc.growth_kib(*readings)
+
+
 def pingpong_beside_bulk(stub: Any, job: bc.Job) -> dict[str, float]:
     message = PAYLOAD[: bc.SMALL]
     moved: list[tuple[int, float]] = []
@@ -209,10 +248,10 @@ def pingpong_beside_bulk(stub: Any, job: bc.Job) -> dict[str, float]:
 
 def handshakes(job: bc.Job) -> float:
     """Nodes connected per second of connecting; they stay until this process ends."""
-    nodes = [connect(job.addr)]
+    nodes = [connect(job)]
     rate = bc.Rate(job.seconds, MOST_NODES - 1)
     while rate.running():
-        nodes.append(connect(job.addr))
+        nodes.append(connect(job))
         rate.count += 1
     return rate.per_second()
 
@@ -222,53 +261,64 @@ def idle(child: bc.Child, job: bc.Job) -> None:
     nodes = []
     readings = []
     for name, more in (("baseline", bc.IDLE_WARM), ("loaded", count)):
-        nodes += [connect(job.addr) for _ in range(more)]
+        nodes += [connect(job) for _ in range(more)]
         readings.append(child.sync(name)["server_rss"])
     value = (readings[1] - readings[0]) / bc.KIB / count
-    child.result({job.case: value}, f"{NAME}; {count} connections")
+    child.result({job.case: value}, f"{name_of(job)}; {count} connections")
+
+
+def name_of(job: bc.Job) -> str:
+    return f"lattica 1.0.21 (Rust): {TRANSPORTS[job.transport]}"
 
 
 def run_client(child: bc.Child, job: bc.Job) -> None:
+    what = name_of(job)
     if job.case == "handshakes":
-        child.result({job.case: handshakes(job)}, f"{NAME}: {NOTES['dial']}")
+        child.result({job.case: handshakes(job)}, f"{what}: {NOTES['dial']}")
     if job.case == "dials":
         raise bc.Unsupported("a dialer here is a whole node with threads; see handshakes")
     if job.case == "idle-connection":
         idle(child, job)
-    node = connect(job.addr)
+    node = connect(job)
     service = Bench(node)
     stub = service.get_stub(job.addr.rpartition("/")[2])
     if job.case in ("stream-1MiB", "stream-256KiB"):
         write = bc.MIB if job.case == "stream-1MiB" else 256 * bc.KIB
         sent, elapsed = one_stream(stub, job, write)
-        child.result({job.case: sent / elapsed / 1e6}, f"{NAME}: {NOTES['stream']}", sent)
+        child.result({job.case: sent / elapsed / 1e6}, f"{what}: {NOTES['stream']}", sent)
     elif job.case == "high-bdp":
         sent, elapsed = download(stub, 256 * bc.KIB, job.seconds)
-        child.result({job.case: sent / elapsed / 50e6}, f"{NAME}: {NOTES['stream']}", sent)
+        child.result({job.case: sent / elapsed / 50e6}, f"{what}: {NOTES['stream']}", sent)
+    elif job.case in bc.LOSSY_CASES:
+        sent, elapsed = download(stub, bc.STREAM_WRITE, job.seconds, limit=job.seconds)
+        child.result({job.case: sent / elapsed / 1e6}, f"{what}: {NOTES['stream']}", sent)
+    elif job.case == bc.RSS_CASE:
+        growth, which = opened_streams(child, stub)
+        child.result({job.case: growth}, f"{what}: {NOTES['opened']}; {which}")
     elif job.case == "message-1MiB-acked":
         sent, elapsed = acked_messages(stub, job)
-        child.result({job.case: sent / elapsed / 1e6}, f"{NAME}: {NOTES['acked']}", sent)
+        child.result({job.case: sent / elapsed / 1e6}, f"{what}: {NOTES['acked']}", sent)
     elif job.case == "streams-100":
         counts, elapsed = many_streams(stub, job)
         values = {
             job.case: sum(counts) / elapsed / 1e6,
             "streams-100-fairness": bc.fairness(counts),
         }
-        child.result(values, f"{NAME}: {NOTES['streams']}", sum(counts))
+        child.result(values, f"{what}: {NOTES['streams']}", sum(counts))
     elif job.case == "pingpong-beside-bulk-p50":
         values = pingpong_beside_bulk(stub, job)
-        child.result(values, f"{NAME}: {NOTES['pingpong']}")
-    elif job.case == "stream-echo-128B-seq":
-        child.result({job.case: echoes(stub, job, 1)}, f"{NAME}: {NOTES['echo']}")
-    elif job.case == "stream-echo-128B-c64":
+        child.result(values, f"{what}: {NOTES['pingpong']}")
+    elif job.case in bc.ECHO_SEQ:
+        child.result({job.case: echoes(stub, job, 1)}, f"{what}: {NOTES['echo']}")
+    elif job.case in bc.ECHO_C64:
         rate = echoes(stub, job, bc.ECHO_STREAMS)
-        child.result({job.case: rate}, f"{NAME}: {NOTES['echo']}, 64 in flight")
+        child.result({job.case: rate}, f"{what}: {NOTES['echo']}, 64 in flight")
     raise bc.Unsupported(f"no such work here: {job.case}")
 
 
 def main(child: bc.Child, job: bc.Job) -> None:
     if job.role == "server":
-        serve(child)
+        serve(child, job)
     else:
         run_client(child, job)
 

@@ -33,7 +33,13 @@ else:
     import trio_workloads as work
 
 
-def make_host() -> IHost:
+QUIC = "quic-v1"
+QUIC_CASES = (*bc.ECHO_SEQ, *bc.ECHO_C64, "handshakes")
+"""What it can do over QUIC."""
+TRANSPORTS = {"tcp": "TCP, Noise, yamux", "quic": "QUIC"}
+
+
+def make_host(job: bc.Job) -> IHost:
     """A host with Noise alone, and limits and housekeeping out of the benchmark's way."""
     keys = create_new_key_pair()
     noise = NoiseTransport(keys, noise_privkey=create_new_x25519_key_pair().private_key)
@@ -41,6 +47,7 @@ def make_host() -> IHost:
         key_pair=keys,
         # The library's default set includes plaintext and would be no fair comparison.
         sec_opt={NOISE: noise},
+        enable_quic=job.transport == "quic",
         connection_config=ConnectionConfig(
             max_connections=4096,
             high_watermark=4096,
@@ -106,13 +113,16 @@ class Dialer:
 class PyLibp2p:
     """:class:`trio_workloads.Implementation`."""
 
-    note = "py-libp2p 0.8.1: TCP, Noise, yamux"
     # Its listener takes 250 in the life of a host and refuses every one after that.
     max_connections: int | None = 240
 
+    def __init__(self, job: bc.Job) -> None:
+        self.note = f"py-libp2p 0.8.1: {TRANSPORTS[job.transport]}"
+        self._job = job
+
     @contextlib.asynccontextmanager
     async def dialer(self) -> AsyncIterator[Dialer]:
-        host = make_host()
+        host = make_host(self._job)
         async with host.run(listen_addrs=[]):
             yield Dialer(host)
 
@@ -129,22 +139,24 @@ def isolated(handler: work.Handler) -> Callable[[INetStream], Awaitable[None]]:
     return handle
 
 
-async def serve(child: bc.Child) -> None:
-    host = make_host()
-    async with host.run(listen_addrs=[Multiaddr("/ip4/127.0.0.1/tcp/0")]):
+async def serve(child: bc.Child, job: bc.Job) -> None:
+    host = make_host(job)
+    async with host.run(listen_addrs=[Multiaddr(bc.multiaddr(job, QUIC))]):
         for protocol, handler in work.HANDLERS.items():
             host.set_stream_handler(TProtocol(protocol), isolated(handler))
-        port = int(host.get_transport_addrs()[0].value_for_protocol("tcp") or 0)
-        child.ready(f"/ip4/127.0.0.1/tcp/{{port}}/p2p/{host.get_id()}", port)
+        port = int(str(host.get_transport_addrs()[0]).split("/")[4])
+        child.ready(f"{bc.multiaddr(job, QUIC, '{port}')}/p2p/{host.get_id()}", port)
         await trio.sleep_forever()
 
 
 def main(child: bc.Child, job: bc.Job) -> None:
     logging.disable(logging.CRITICAL)
+    if job.transport == "quic" and job.case not in QUIC_CASES:
+        raise bc.Unsupported("its QUIC loses bytes of long streams, and many streams stall")
     if job.role == "server":
-        trio.run(serve, child)
+        trio.run(serve, child, job)
     else:
-        trio.run(partial(work.run_client, child, job, PyLibp2p()))
+        trio.run(partial(work.run_client, child, job, PyLibp2p(job)))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ COLOURS = {
     "lattica-rs": "#c96f2c",
     "grpcio": "#4c6fb0",
     "py-libp2p": "#8a6bbf",
+    "tcp-cubic": "#999999",
+    "tcp-bbr": "#555555",
 }
 
 

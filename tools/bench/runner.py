@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import trio
 
 from tools.bench.cases import LINK_BYTES_PER_SECOND, LINK_DELAY, Workload
 from tools.bench.children import BenchError, Child, UnsupportedError, start
+from tools.bench.lossy_link import Site, open_site
 from tools.bench.stats import Measurement, summarize
 
 HERE = Path(__file__).resolve().parent
@@ -38,11 +40,16 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """An implementation to run: its name, the Python of its environment, and its script."""
+    """An implementation to run: its name, the Python of its environment, and its script.
+
+    `variant` and `sender`: as in :class:`tools.bench.venvs.Peer`.
+    """
 
     impl: str
     python: Path
     script: Path
+    variant: str = ""
+    sender: Literal["server", "client"] = "client"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +120,8 @@ async def _drive(client: Child, server: Child) -> Mapping[str, object]:
         if event["event"] == "result":
             return event
         await trio.sleep(SETTLE)
-        await client.send({"server_rss": resident_bytes(server.pid)})
+        rss = {"server_rss": server.pid, "client_rss": client.pid}
+        await client.send({name: resident_bytes(pid) for name, pid in rss.items()})
 
 
 async def _check_path(proxy: Child, result: Mapping[str, object]) -> None:
@@ -135,34 +143,54 @@ async def run_once(
 
     Raises :class:`BenchError` or :class:`UnsupportedError`.
     """
-    name = f"{program.impl} {workload.name}"
-    base = [str(program.python), str(program.script)]
-    case = [f"--case={workload.name}"]
-    with tempfile.TemporaryDirectory(prefix="lattica-bench-") as temporary:
-        folder = Path(temporary)
-        async with start(f"{name} server", [*base, "server", *case], folder) as server:
-            with _limit(START_LIMIT, f"{name} server did not listen"):
-                ready = await server.event("ready")
-            client_args = [
-                *case,
-                f"--seconds={settings.seconds * workload.stretch}",
-                f"--warmup={settings.warmup}",
-            ]
+    name = f"{program.impl} {workload.label}"
+    async with AsyncExitStack() as stack:
+        temporary = tempfile.TemporaryDirectory(prefix="lattica-bench-")
+        folder = Path(stack.enter_context(temporary))
+        site = Site()
+        if workload.path == "lossy":
+            site = await stack.enter_async_context(open_site(program.sender))
+        command = child_command(program, workload, site)
+        server = await stack.enter_async_context(
+            start(f"{name} server", [*site.server, *command("server")], folder)
+        )
+        with _limit(START_LIMIT, f"{name} server did not listen"):
+            ready = await server.event("ready")
+        port, proxy = _port(ready), None
+        if workload.path == "slow":
+            proxy, port = await stack.enter_async_context(_slow_link(proxy_python, port, folder))
+        client_args = [
+            f"--seconds={settings.seconds * workload.stretch}",
+            f"--warmup={settings.warmup}",
+            f"--addr={str(ready['addr']).format(port=port)}",
+        ]
+        client = await stack.enter_async_context(
+            start(f"{name} client", [*site.client, *command("client"), *client_args], folder)
+        )
+        with _limit(settings.limit, f"{name} client had no result"):
+            result = await _drive(client, server)
+        if proxy is not None:
+            await _check_path(proxy, result)
+        return to_reading(result, workload)
 
-            async def measure(port: int) -> Mapping[str, object]:
-                addr = str(ready["addr"]).format(port=port)
-                command = [*base, "client", *client_args, f"--addr={addr}"]
-                async with start(f"{name} client", command, folder) as client:
-                    with _limit(settings.limit, f"{name} client had no result"):
-                        return await _drive(client, server)
 
-            if workload.slow_link:
-                async with _slow_link(proxy_python, _port(ready), folder) as (proxy, port):
-                    result = await measure(port)
-                    await _check_path(proxy, result)
-            else:
-                result = await measure(_port(ready))
-    return to_reading(result, workload)
+def child_command(
+    program: Program, workload: Workload, site: Site
+) -> Callable[[Literal["server", "client"]], list[str]]:
+    """What starts a child in a role."""
+
+    def command(role: Literal["server", "client"]) -> list[str]:
+        return [
+            str(program.python),
+            str(program.script),
+            role,
+            f"--case={workload.name}",
+            f"--transport={workload.transport}",
+            f"--host={site.host}",
+            f"--variant={program.variant}",
+        ]
+
+    return command
 
 
 def to_reading(result: Mapping[str, object], workload: Workload) -> Reading:
@@ -197,12 +225,12 @@ async def run_workload(
         for program in programs:
             if program.impl in failed:
                 continue
-            say(f"{workload.name}: {program.impl}, round {round_ + 1}")
+            say(f"{workload.label}: {program.impl}, round {round_ + 1}")
             try:
                 reading = await run_once(program, workload, settings, proxy_python)
             except (BenchError, UnsupportedError) as error:
                 unsupported = isinstance(error, UnsupportedError)
-                failures.append(Failure(workload.name, program.impl, str(error), unsupported))
+                failures.append(Failure(workload.label, program.impl, str(error), unsupported))
                 failed.add(program.impl)
             else:
                 readings[program.impl].append(reading)

@@ -213,6 +213,30 @@ async def echoes(dialer: Dialer, job: bc.Job, streams: int) -> float:
     return rate.per_second()
 
 
+async def open_and_close(dialer: Dialer, streams: int) -> None:
+    """Use that many streams, some at once, each to the clean end of both its directions."""
+    left = streams
+
+    async def work() -> None:
+        nonlocal left
+        while left > 0:
+            left -= 1
+            await upload(await open_sink(dialer), bc.SMALL, seconds=0)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(bc.OPENED_AT_ONCE):
+            nursery.start_soon(work)
+
+
+async def opened_streams(child: bc.Child, dialer: Dialer) -> tuple[float, str]:
+    """KiB by which both processes grew by streams that are gone, and which process did."""
+    readings = []
+    for name, streams in (("warm", bc.OPENED_WARM), ("done", bc.OPENED_STREAMS)):
+        await open_and_close(dialer, streams)
+        readings.append(await trio.to_thread.run_sync(partial(child.sync, name)))
+    return bc.growth_kib(*readings)
+
+
 async def handshakes(dialer: Dialer, job: bc.Job, most: int) -> float:
     for _ in range(3):
         await dialer.connect(job.addr)
@@ -284,6 +308,12 @@ async def run_client(child: bc.Child, job: bc.Job, impl: Implementation) -> None
             # No warm-up: growing the window is part of the work.
             sent, elapsed = await one_stream(dialer, replace(job, warmup=0.0), 256 * bc.KIB)
             child.result({job.case: sent / elapsed / 50e6}, note, sent)
+        elif job.case in bc.LOSSY_CASES:
+            sent, elapsed = await upload(await open_sink(dialer), bc.STREAM_WRITE, job.seconds)
+            child.result({job.case: sent / elapsed / 1e6}, note, sent)
+        elif job.case == bc.RSS_CASE:
+            growth, which = await opened_streams(child, dialer)
+            child.result({job.case: growth}, f"{note}; {which}")
         elif job.case == "message-1MiB-acked":
             sent, elapsed = await acked_messages(dialer, job)
             child.result({job.case: sent / elapsed / 1e6}, note, sent)
@@ -296,8 +326,8 @@ async def run_client(child: bc.Child, job: bc.Job, impl: Implementation) -> None
             child.result(values, note, sum(counts))
         elif job.case == "pingpong-beside-bulk-p50":
             child.result(await pingpong_beside_bulk(dialer, job), note)
-        elif job.case == "stream-echo-128B-seq":
+        elif job.case in bc.ECHO_SEQ:
             child.result({job.case: await echoes(dialer, job, 1)}, note)
-        elif job.case == "stream-echo-128B-c64":
+        elif job.case in bc.ECHO_C64:
             child.result({job.case: await echoes(dialer, job, bc.ECHO_STREAMS)}, note)
     raise bc.Unsupported(f"no such work here: {job.case}")

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "bench"
@@ -26,13 +27,16 @@ class SetupError(Exception):
 class Peer:
     """An implementation to compare with.
 
-    `script` is its child script in this folder. `requirements` is what pip installs; empty for
-    our own, which runs in the environment of the benchmark itself.
+    `script` is its child script in this folder, `variant` what it is told to be. `requirements`
+    is what pip installs; empty for what runs in the environment of the benchmark itself. `sender`
+    is the side from which a stream's data comes.
     """
 
     name: str
     script: str
     requirements: tuple[str, ...]
+    variant: str = ""
+    sender: Literal["server", "client"] = "client"
 
 
 OURS = Peer("lattica", "impl_lattica.py", ())
@@ -41,9 +45,17 @@ PEERS: dict[str, Peer] = {
     for peer in (
         Peer("grpcio", "impl_grpcio.py", ("grpcio>=1.66",)),
         Peer("py-libp2p", "impl_py_libp2p.py", ("libp2p==0.8.1",)),
-        Peer("lattica-rs", "impl_lattica_rs.py", ("lattica==1.0.21",)),
+        Peer("lattica-rs", "impl_lattica_rs.py", ("lattica==1.0.21",), sender="server"),
     )
 }
+REFERENCES: dict[str, Peer] = {
+    peer.name: peer
+    for peer in (
+        Peer("tcp-cubic", "impl_tcp.py", (), "cubic"),
+        Peer("tcp-bbr", "impl_tcp.py", (), "bbr"),
+    )
+}
+"""Run with the workloads that name them, asked for or not."""
 
 
 def _stamp(requirements: tuple[str, ...]) -> str:
