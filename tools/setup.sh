@@ -4,8 +4,9 @@
 #
 # System packages: Python's venv module; libgmp10, which py-libp2p's fastecdsa loads, and a C
 # compiler with the headers of Python and GMP, since the version that py-libp2p pins comes as source
-# only. iproute2 and nftables are wanted by the network lab alone. As root on a system with apt-get
-# what is missing is installed, otherwise it is named.
+# only. iproute2, nftables, tcpdump, util-linux and miniupnpd are wanted by the network lab alone, which
+# also compiles a small library. As root on a system with apt-get what is missing is installed,
+# otherwise it is named.
 #
 # PYTHON=/path/to/python3.x picks the interpreter.
 set -eu
@@ -55,6 +56,10 @@ has_venv || missing="$missing $version-venv"
 has_fastecdsa || has_compiler || missing="$missing $build_packages"
 has_tool ip || missing="$missing iproute2"
 has_tool nft || missing="$missing nftables"
+has_tool tcpdump || missing="$missing tcpdump"
+has_tool setpriv || missing="$missing util-linux"
+has_tool miniupnpd || missing="$missing miniupnpd miniupnpd-nftables"
+has_tool cc || missing="$missing gcc libc6-dev"
 
 if [ -n "$missing" ] && [ "$(id -u)" = 0 ] && has_tool apt-get; then
     say "installing system packages:$missing"
@@ -73,6 +78,9 @@ has_venv || die "$PYTHON cannot make virtual environments. As root:" \
     "apt-get install $version-venv"
 has_tool ip || say "note: no 'ip' (Debian: iproute2), so the network lab's tests will be skipped"
 has_tool nft || say "note: no 'nft' (Debian: nftables), so the network lab's tests will be skipped"
+for tool in tcpdump setpriv miniupnpd cc; do
+    has_tool "$tool" || say "note: no '$tool', so some of the network lab's tests will be skipped"
+done
 
 if ! new_enough .venv/bin/python || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
     say "creating .venv with $("$PYTHON" -V 2>&1)"

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -28,7 +29,22 @@ PROJECT = Path(__file__).resolve().parents[2]
 def require_root() -> None:
     """Skip without root. As root what follows must work, or the test fails."""
     if os.geteuid() != 0:
-        pytest.skip("needs root (or `unshare -rn`), to make network namespaces and TUN devices")
+        miss("needs root (or `unshare -rn`), to make network namespaces and TUN devices")
+
+
+def require_tool(name: str, package: str) -> None:
+    """Skip where a program is missing; `package` is Debian's name of what has it."""
+    if shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin") is None:
+        miss(f"needs {name} (Debian: {package})")
+
+
+def miss(what: str) -> NoReturn:
+    """Skip a test, or, in CI (where CI is set, as all CI systems do), fail: a test that is never
+    run there proves nothing.
+    """
+    if os.environ.get("CI", "").lower() in ("1", "true", "yes"):
+        pytest.fail(f"{what}; this is CI, where nothing may be skipped for that")
+    pytest.skip(what)
 
 
 class Holder:
@@ -36,17 +52,20 @@ class Holder:
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.path = f"/proc/{process.pid}/ns/net"
-        self._enter = ["nsenter", f"--net={self.path}"]
+
+    def command(self, *argv: str) -> list[str]:
+        """What runs a program in it. It replaces itself by the program."""
+        return ["nsenter", f"--net={self.path}", *argv]
 
     def ip(self, *lines: str) -> None:
         """Run lines of `ip`, as "addr add 10.0.0.1/24 dev eth0"."""
-        command = [*self._enter, "ip", "-batch", "-"]
+        command = self.command("ip", "-batch", "-")
         subprocess.run(command, input="\n".join(lines).encode(), check=True)
 
     def run(self, *arguments: str, timeout: float = 60) -> str:
         """Run Python with these arguments; what it wrote to stdout."""
         return subprocess.run(
-            [*self._enter, sys.executable, *arguments],
+            self.command(sys.executable, *arguments),
             cwd=PROJECT,
             check=True,
             timeout=timeout,
@@ -58,7 +77,7 @@ class Holder:
     def start(self, *arguments: str) -> Iterator[Program]:
         """Python with these arguments, until the end of the block. It must first write a line."""
         with subprocess.Popen(
-            [*self._enter, "sh", "-c", UNTIL_EOF, "sh", sys.executable, *arguments],
+            self.command("sh", "-c", UNTIL_EOF, "sh", sys.executable, *arguments),
             cwd=PROJECT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -7,7 +7,8 @@ from xml.etree import ElementTree
 import pytest
 
 from tools.netlab import chaos
-from tools.netlab.draw import BOX_H, BOX_W, link_label, nat_label, picture
+from tools.netlab.draw import COLOURS, picture
+from tools.netlab.layout import BOX_H, BOX_W, CHAR_W, link_label, nat_label
 from tools.netlab.link_spec import BurstLoss, LinkSpec
 from tools.netlab.mesh import Path
 from tools.netlab.model import Scenario
@@ -106,3 +107,24 @@ def test_what_a_link_is_labelled(link, label):
 def test_what_a_nat_is_labelled():
     assert nat_label(NAMES["cgnat"]) == "cgnat"
     assert nat_label(NatSpec(mapping="address-dependent")) == "ADM / APDF / preserving"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_written_on_links_is_inside_the_picture(seed):
+    root = ElementTree.fromstring(picture(chaos.mesh(seed, 1, 9)))
+    width = float(root.get("width", ""))
+    labels = [text for text in root.iter(f"{SVG}text") if text.get("text-anchor") == "start"]
+    assert labels
+    for label in labels:
+        assert float(label.get("x", "")) + CHAR_W * len(label.text or "") < width
+
+
+def test_the_program_that_failed_is_marked():
+    scenario = load(shipped()["home-to-home"])
+    outcome = Outcome("get", "bob", "fetch", False, "no", 1.0)
+    report = Report("home-to-home", (outcome,), (), (), 1.0)
+    root = ElementTree.fromstring(picture(scenario, report))
+    marked = [
+        span.text for span in root.iter(f"{SVG}tspan") if span.get("fill") == COLOURS["failed"]
+    ]
+    assert marked == ["get"]

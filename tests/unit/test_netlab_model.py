@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Interface
+from itertools import combinations
+
 import pytest
 
 from tools.netlab import chaos, faults, matrix, nftables
 from tools.netlab.fault_spec import (
+    FAULTS,
     AddressChange,
     Handover,
     Kill,
     LinkDown,
     NatReboot,
     Partition,
+    Pause,
 )
 from tools.netlab.link_spec import LinkSpec
 from tools.netlab.mesh import Mesh, path_kind
@@ -46,8 +51,8 @@ class TestChecks:
             ("hosts", lambda: Scenario("test")),
             ("hosts", lambda: scenario(hosts=(ALICE, ALICE))),
             ("relays", lambda: scenario(relays=(Relay("internet"),))),
-            ("alice.behind", lambda: scenario(routers=())),
-            ("alice.standby", lambda: scenario(hosts=(Host("alice", standby="nowhere"),))),
+            ("hosts.alice.behind", lambda: scenario(routers=())),
+            ("hosts.alice.standby", lambda: scenario(hosts=(Host("alice", standby="nowhere"),))),
             ("duration_s", lambda: scenario(duration_s=0)),
             ("argv", lambda: CommandProgram("x", "alice", ())),
             ("groups", lambda: Partition(0, (("bob",),))),
@@ -92,6 +97,9 @@ class TestChecks:
             AddressChange(1, "alice"),
             Handover(1, "alice"),
             Kill(1, "nothing"),
+            # Not over before the scenario is, which takes 60 s.
+            LinkDown(60, "alice"),
+            LinkDown(50, "alice", for_s=10),
             Partition(1, (("alice",), ("bob",))),
         ],
     )
@@ -103,6 +111,36 @@ class TestChecks:
         router = Router("home", nat=NAMES["one-to-one"])
         with pytest.raises(SpecError, match="translate"):
             scenario(routers=(router,), faults=(AddressChange(1, "home"),))
+
+    def test_a_program_is_not_killed_while_it_is_dead(self):
+        program = NodeProgram("p", "bob")
+        with pytest.raises(SpecError, match="before the last fault") as caught:
+            scenario(programs=(program,), faults=(Kill(2, "p"), Kill(1, "p", for_s=1.5)))
+        assert caught.value.key == "faults[0].at_s"
+        apart = (Pause(1.5, "p", 1), Kill(1, "p", for_s=1), Kill(2, "p"))
+        assert scenario(programs=(program,), faults=apart).faults == apart
+
+    def test_an_address_change_needs_an_address(self):
+        with pytest.raises(SpecError, match="no IPv4 address"):
+            scenario(hosts=(Host("new", ipv4=False),), faults=(AddressChange(1, "new"),))
+
+    @pytest.mark.parametrize(
+        ("argument", "reason"),
+        [
+            ("{addr:nothing}", "'nothing' is not in `after`"),
+            ("{addr:late}", "'late' is not in `after`"),
+            ("{ticket:early}", "'early' publishes nothing"),
+        ],
+    )
+    def test_placeholders_that_name_no_program(self, argument, reason):
+        programs = (
+            CommandProgram("p", "alice", ("x", argument), after=("early",)),
+            NodeProgram("early", "bob"),
+            NodeProgram("late", "bob"),
+        )
+        with pytest.raises(SpecError, match=reason) as caught:
+            scenario(programs=programs)
+        assert caught.value.key == "programs.p.argv"
 
     def test_programs_come_after_those_they_need(self):
         made = scenario(
@@ -140,6 +178,55 @@ class TestPlan:
         assert wires["carrier"].nat == NAMES["cgnat"]
         assert not wires["home"].is_tun
         assert wires["home"].bridged
+
+    def test_carriers_of_carriers_have_networks_of_their_own(self):
+        nat = NAMES["linux-masquerade"]
+        routers = (
+            Router("a", nat=nat),
+            Router("b", nat=nat, behind="a"),
+            Router("c", nat=nat, behind="b"),
+        )
+        plan = make_plan(Scenario("test", routers=routers, hosts=(Host("x", behind="c"),)))
+        bridges = [plan.nodes[name].bridge or () for name in "abc"]
+        lans = [IPv4Interface(addresses[0]).network for addresses in bridges]
+        assert not any(one.overlaps(two) for one, two in combinations(lans, 2))
+        assert plan.public_ip["x"] == plan.ipv4["a"]
+
+    def test_a_firewall_behind_another_translates_nothing_either(self):
+        firewall = NAMES["firewall"]
+        routers = (Router("a", nat=firewall), Router("b", nat=firewall, behind="a"))
+        plan = make_plan(Scenario("test", routers=routers, hosts=(Host("x", behind="b"),)))
+        assert plan.public_ip["x"] == plan.ipv4["x"]
+
+    @pytest.mark.parametrize(
+        ("key", "inner", "hosts"),
+        [
+            ("routers.in.lan", Router("in", lan="100.64.7.0/24", behind="out"), ()),
+            ("routers.in.nat", Router("in", nat=NAMES["one-to-one"], behind="out"), ()),
+            ("routers.in.nat", Router("in", nat=NatSpec(upnp=True, hairpin=True)), ()),
+            ("routers.in.backend", Router("in", nat=NAMES["cgnat"], backend="nftables"), ()),
+            ("routers.in.behind", Router("in", nat=NAMES["firewall"], behind="cloud"), ()),
+            (
+                "hosts.h-4.standby",
+                Router("in", lan="192.168.7.0/28"),
+                tuple(Host(f"h-{n}", behind="out", standby="in") for n in range(14)),
+            ),
+        ],
+    )
+    def test_networks_that_cannot_be_are_named(self, key, inner, hosts):
+        routers = (Router("out"), Router("cloud", nat=NAMES["one-to-one"]), inner)
+        made = Scenario("test", routers=routers, hosts=(Host("x", behind="in"), *hosts))
+        with pytest.raises(SpecError) as caught:
+            make_plan(made)
+        assert caught.value.key == key
+
+    @pytest.mark.parametrize("argument", ["{ip:nobody}", "{ip:new}", "{ip6:alice}"])
+    def test_placeholders_need_an_address(self, argument):
+        hosts = (ALICE, BOB, Host("new", ipv4=False))
+        program = CommandProgram("p", "bob", ("x", "{python} {ip:alice}", argument))
+        with pytest.raises(SpecError, match="address") as caught:
+            make_plan(scenario(hosts=hosts, programs=(program,)))
+        assert caught.value.key == "programs.p.argv"
 
     def test_all_homes_have_the_same_network_inside(self):
         routers = tuple(Router(f"home-{n}") for n in range(3))
@@ -238,6 +325,8 @@ class TestNftables:
         text = nftables.partition(groups)
         assert 'iifname { "n0", "n1" } oifname { "n2" } drop' in text
         assert 'iifname { "n2" } oifname { "n0", "n1" } drop' in text
+        assert "table inet second" in nftables.partition(groups, "second")
+        assert "delete table inet second" in nftables.no_partition("second")
 
 
 def connected(peer, addr, direction="outbound", t=1.0):
@@ -341,7 +430,7 @@ class TestMatrix:
         )
         result = matrix.verdict(("x", "y"), 0, report)
         assert (result.connected, result.path, result.direct_s) == (False, None, None)
-        assert result.reason == "b0: why"
+        assert result.reason == "b: why"
 
     def test_types_are_known(self):
         assert set(matrix.TYPES) <= set(matrix.ALL_TYPES)
@@ -358,6 +447,11 @@ class TestFaults:
             (7, True),
             (7, False),
         ]
+
+    def test_chaos_has_every_kind_but_what_makes_no_sense_there(self):
+        found = {type(fault) for seed in range(20) for fault in chaos.mesh(seed, 3, 9).faults}
+        # Nobody in the mesh has a second attachment.
+        assert found == set(FAULTS.values()) - {Handover}
 
     def test_chaos_is_a_function_of_its_seed(self):
         assert chaos.mesh(5, 2, 6) == chaos.mesh(5, 2, 6)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import random
 from dataclasses import replace
 from typing import get_args
 
 import pytest
 
 from tests.nat_bench import NAT_IP, Endpoint, NatBench, endpoints, udp
+from tests.nat_packets import echo_packet
+from tools.netlab.nat_ports import MOST_TRIES, RANDOM_TRIES, PortAllocator
 from tools.netlab.nat_spec import NAMES, Behaviour, NatSpec, PortAllocation
 from tools.netlab.packets import (
     ACK,
@@ -16,9 +19,7 @@ from tools.netlab.packets import (
     ICMP,
     RST,
     SYN,
-    TCP,
     UDP,
-    echo_packet,
     ip_packet,
     packed,
     read_header,
@@ -117,6 +118,20 @@ def test_an_answered_caller_gets_its_answer_from_where_it_called() -> None:
     assert bench.map_udp(INSIDE, OTHER_IP) == external
 
 
+def test_a_caller_by_two_ports_is_answered_from_the_one_that_is_left() -> None:
+    spec = NatSpec("address-and-port-dependent", "endpoint-independent", "random")
+    bench = NatBench(replace(spec, udp_timeout_s=60))
+    first, second = bench.map_udp(INSIDE, REMOTE), bench.map_udp(INSIDE, OTHER_PORT)
+    assert first is not None
+    assert second is not None
+    assert bench.reaches(OTHER_IP, first) == INSIDE
+    bench.now += 30
+    assert bench.map_udp(INSIDE, OTHER_PORT) == second
+    assert bench.reaches(OTHER_IP, second) == INSIDE
+    bench.now += 30  # the first has ended
+    assert bench.map_udp(INSIDE, OTHER_IP) == second
+
+
 def test_being_called_opens_no_filter_until_answered() -> None:
     spec = NatSpec(filtering="address-dependent", udp_timeout_s=60)
     bench = NatBench(spec)
@@ -157,6 +172,35 @@ def test_ports_run_out_and_come_back(port: PortAllocation) -> None:
     assert bench.drops() == {"port-exhausted": 1}
     bench.now += 60
     assert bench.map_udp(inside[-1], REMOTE) is not None
+
+
+@pytest.mark.parametrize("port", PORTS)
+@pytest.mark.parametrize("overload", [False, True])
+def test_looking_for_a_port_is_bounded(port: PortAllocation, overload: bool) -> None:
+    spec = NatSpec(
+        "address-and-port-dependent", port=port, overload=overload, port_low=1, port_step=3
+    )
+    allocator = PortAllocator(spec, random.Random(1))
+    taken: set[int] = set()
+    asked = asked_most = 0
+
+    def is_free(candidate: int) -> bool:
+        nonlocal asked
+        asked += 1
+        return candidate not in taken
+
+    for number in range(1, 65536):
+        chosen = allocator.allocate(number, is_free)
+        assert chosen is not None
+        assert chosen not in taken
+        taken.add(chosen)
+        asked, asked_most = 0, max(asked, asked_most)
+    assert asked_most <= RANDOM_TRIES + MOST_TRIES + 1
+    assert allocator.allocate(7, is_free) is None
+    assert asked <= RANDOM_TRIES + MOST_TRIES + 1
+    taken.remove(40000)
+    allocator.release(40000)
+    assert allocator.allocate(39999, is_free) == 40000
 
 
 def test_a_host_may_have_so_many_ports() -> None:
@@ -350,6 +394,34 @@ def test_tcp_timers_follow_the_state_of_the_connection() -> None:
 
 
 @pytest.mark.parametrize("from_inside", [False, True])
+def test_a_reset_that_was_forged_ends_nothing(from_inside: bool) -> None:
+    # RFC 7857 section 2.2: others have the connection go on, and it does.
+    bench = NatBench(NatSpec(tcp_timeout_s=1000, tcp_transitory_s=10))
+    external = open_tcp(bench)
+    assert bench.into(tcp(REMOTE, external, RST)) is not None
+    if from_inside:
+        assert bench.out(tcp(INSIDE, REMOTE, ACK, b"data")) is not None
+    else:
+        assert bench.into(tcp(REMOTE, external, ACK, b"data")) is not None
+    bench.now += 999
+    assert bench.into(tcp(REMOTE, external, ACK, b"data")) is not None
+    bench.now += 1
+    assert bench.into(tcp(REMOTE, external, ACK, b"data")) is None
+
+
+def test_a_session_that_is_opened_again_and_again_takes_no_more_memory() -> None:
+    bench = NatBench()
+    for _ in range(300):
+        open_tcp(bench)
+        assert bench.out(tcp(INSIDE, REMOTE, RST)) is not None
+        bench.now += 1
+    assert len(bench.table.flows._expiry) < 10
+    bench.now += 10_000
+    bench.table.expire()
+    assert bench.table.mappings() == []
+
+
+@pytest.mark.parametrize("from_inside", [False, True])
 def test_a_reset_ends_a_connection_and_a_syn_starts_it_again(from_inside: bool) -> None:
     bench = NatBench(NatSpec(tcp_timeout_s=1000, tcp_transitory_s=10))
     external = open_tcp(bench)
@@ -438,7 +510,7 @@ def test_one_to_one_behind_a_filter() -> None:
     assert bench.reaches(OTHER_PORT, (NAT_IP, 5000)) is None
 
 
-@pytest.mark.parametrize("filtering", BEHAVIOURS)
+@pytest.mark.parametrize("filtering", BEHAVIOURS[1:])
 def test_firewall_filters_and_translates_nothing(filtering: Behaviour) -> None:
     bench = NatBench(NatSpec(filtering=filtering, translate="none"))
     assert bench.reaches(REMOTE, INSIDE) is None
@@ -446,6 +518,23 @@ def test_firewall_filters_and_translates_nothing(filtering: Behaviour) -> None:
     admitted = [bench.reaches(remote, INSIDE) for remote in (REMOTE, OTHER_PORT, OTHER_IP)]
     count = len(BEHAVIOURS) - BEHAVIOURS.index(filtering)
     assert admitted == [INSIDE] * count + [None] * (3 - count)
+
+
+def test_an_open_firewall_lets_everything_in_at_any_time() -> None:
+    spec = NatSpec(filtering="endpoint-independent", translate="none", udp_timeout_s=30)
+    bench = NatBench(spec)
+    assert spec.is_open
+    for _ in range(2):
+        assert bench.reaches(REMOTE, INSIDE) == INSIDE
+        assert bench.into(tcp(OTHER_IP, INSIDE, SYN)) is not None
+        assert bench.map_udp(INSIDE, OTHER_PORT) == INSIDE
+        bench.now += 1000
+    # It still is a firewall with a state, and no connection begins in the middle.
+    assert bench.into(tcp(OTHER_IP, INSIDE, ACK)) is None
+    bench.table.expire()
+    assert bench.table.mappings() == []
+    bench = NatBench(replace(spec, blocked="udp"))
+    assert bench.reaches(REMOTE, INSIDE) is None
 
 
 @pytest.mark.parametrize(
@@ -500,46 +589,6 @@ def test_another_external_address() -> None:
     assert bench.map_udp(INSIDE, REMOTE) == ("203.0.113.77", 5000)
 
 
-@pytest.mark.parametrize("port", PORTS)
-def test_port_forward(port: PortAllocation) -> None:
-    bench = NatBench(NatSpec("address-and-port-dependent", port=port))
-    flows = bench.table.flows
-    target = packed("10.0.0.9") + (81).to_bytes(2, "big")
-    assert flows.add_forward(UDP, 80, target)
-    assert not flows.add_forward(UDP, 80, target)
-    for remote in (REMOTE, OTHER_IP):
-        assert bench.reaches(remote, (NAT_IP, 80)) == ("10.0.0.9", 81)
-        assert bench.map_udp(("10.0.0.9", 81), remote) == (NAT_IP, 80)
-    bench.now += 1000
-    bench.table.flush()
-    assert bench.reaches(REMOTE, (NAT_IP, 80)) == ("10.0.0.9", 81)
-    bench.now += 1000
-    bench.table.expire()
-    assert bench.reaches(REMOTE, (NAT_IP, 80)) == ("10.0.0.9", 81)
-    assert flows.remove_forward(UDP, 80)
-    assert not flows.remove_forward(UDP, 80)
-    assert bench.reaches(REMOTE, (NAT_IP, 80)) is None
-    assert flows.add_forward(TCP, 80, target)
-
-
-def test_a_forward_does_not_take_a_port_in_use() -> None:
-    bench = NatBench()
-    assert bench.map_udp(INSIDE, REMOTE) == (NAT_IP, 5000)
-    target = packed("10.0.0.9") + (80).to_bytes(2, "big")
-    assert not bench.table.flows.add_forward(UDP, 5000, target)
-    assert bench.table.flows.add_forward(UDP, 5001, target)
-    assert bench.map_udp(("10.0.0.2", 5001), REMOTE) == (NAT_IP, 5002)
-
-
-def test_a_forward_out_of_the_range_takes_nothing_from_it() -> None:
-    bench = NatBench(NatSpec(port="random", port_low=100, port_high=101))
-    target = packed("10.0.0.9") + (80).to_bytes(2, "big")
-    assert bench.table.flows.add_forward(UDP, 80, target)
-    assert bench.map_udp(("10.0.0.2", 1), REMOTE) is not None
-    assert bench.map_udp(("10.0.0.2", 2), REMOTE) is not None
-    assert bench.map_udp(("10.0.0.2", 3), REMOTE) is None
-
-
 def test_mappings_can_be_looked_at() -> None:
     bench = NatBench(NatSpec(udp_timeout_s=30))
     assert bench.map_udp(INSIDE, REMOTE) is not None
@@ -581,11 +630,3 @@ def test_what_is_no_tcp_udp_or_icmp_is_dropped() -> None:
     assert bench.out(gre) is None
     assert bench.into(gre) is None
     assert bench.drops() == {"protocol": 2}
-
-
-def test_a_packet_at_the_end_of_its_hops_is_dropped() -> None:
-    bench = NatBench()
-    datagram = udp(INSIDE, REMOTE)
-    spent = ip_packet(packed(INSIDE[0]), packed(REMOTE[0]), UDP, datagram[20:], ttl=1)
-    assert bench.out(spent) is None
-    assert bench.drops() == {"ttl": 1}

@@ -12,7 +12,7 @@ import pytest
 from tools.netlab.fault_spec import LinkChange, LinkDown
 from tools.netlab.link_spec import BurstLoss, LinkSpec
 from tools.netlab.model import Scenario
-from tools.netlab.netem import arguments, keeps_order, script
+from tools.netlab.netem import arguments, script
 from tools.netlab.scenario import load, shipped
 from tools.netlab.topology import Host, Link
 
@@ -22,9 +22,17 @@ from tools.netlab.topology import Host, Link
     [
         (LinkSpec(), "rate 0bit limit 1000"),
         (LinkSpec(delay_s=0.05), "delay 50ms rate 0bit limit 4129"),
-        (LinkSpec(delay_s=0.05, jitter_s=0.002), "delay 50ms 2ms rate 0bit limit 4129"),
+        # Only with a rate does netem keep the order of packets whose delays vary.
         (
-            LinkSpec(delay_s=0.05, jitter_s=0.002, jitter_shape="normal"),
+            LinkSpec(delay_s=0.05, jitter_s=0.002),
+            "delay 50ms 2ms rate 100000000000bit limit 4129",
+        ),
+        (
+            LinkSpec(delay_s=0.05, jitter_s=0.002, rate_bps=1e6),
+            "delay 50ms 2ms rate 1000000bit limit 21",
+        ),
+        (
+            LinkSpec(delay_s=0.05, jitter_s=0.002, jitter_shape="normal", jitter_reorders=True),
             "delay 50ms 2ms distribution normal rate 0bit limit 4129",
         ),
         (LinkSpec(loss=0.001), "loss random 0.1% rate 0bit limit 1000"),
@@ -49,12 +57,6 @@ from tools.netlab.topology import Host, Link
 )
 def test_one_direction(spec, words):
     assert arguments(spec) == words
-
-
-def test_jitter_reorders_only_if_it_shall():
-    assert keeps_order(LinkSpec(delay_s=0.1, jitter_s=0.01))
-    assert not keeps_order(LinkSpec(delay_s=0.1, jitter_s=0.01, jitter_reorders=True))
-    assert not keeps_order(LinkSpec(delay_s=0.1))
 
 
 class Shell:
@@ -84,6 +86,7 @@ class Shell:
 
 
 FAST = Link(LinkSpec(delay_s=0.01), LinkSpec(delay_s=0.02, jitter_s=0.001))
+VARIED = Link(LinkSpec(delay_s=0.01, jitter_s=0.001, jitter_shape="normal"), LinkSpec())
 SLOW = Link(LinkSpec(rate_bps=1e6), LinkSpec(rate_bps=1e6))
 
 
@@ -103,9 +106,10 @@ def test_apply_to_a_router(shell):
     done, commands = shell("apply", "a", "wan0", "lan0")
     assert done.returncode == 0, done.stderr
     assert commands == [
+        "tc qdisc del dev wan0 root",
+        "tc qdisc del dev lan0 root",
         "tc qdisc replace dev wan0 root handle 1: netem delay 10ms rate 0bit limit 1000",
-        "tc qdisc replace dev lan0 root handle 1: netem delay 20ms 1ms rate 0bit limit 1652",
-        "tc qdisc replace dev lan0 parent 1:1 handle 2: pfifo limit 100000",
+        f"tc qdisc replace dev lan0 root handle 1: netem {arguments(FAST.down)}",
     ]
 
 
@@ -119,17 +123,32 @@ def test_apply_to_a_host_with_one_device(shell):
 def test_play_does_the_faults_of_that_link_in_time(shell):
     done, commands = shell("play", "a", "wan0", "lan0")
     assert done.returncode == 0, done.stderr
-    timeline = [line for line in commands if "pfifo" not in line][2:]
-    assert timeline == [
+    assert commands[4:] == [
         "sleep 2",
         "tc qdisc replace dev wan0 root handle 1: netem loss random 100% limit 1000",
         "tc qdisc replace dev lan0 root handle 1: netem loss random 100% limit 1000",
         "sleep 1",
         "tc qdisc replace dev wan0 root handle 1: netem delay 10ms rate 0bit limit 1000",
-        "tc qdisc replace dev lan0 root handle 1: netem delay 20ms 1ms rate 0bit limit 1652",
+        f"tc qdisc replace dev lan0 root handle 1: netem {arguments(FAST.down)}",
         "sleep 2",
         "tc qdisc replace dev wan0 root handle 1: netem rate 1000000bit limit 16",
         "tc qdisc replace dev lan0 root handle 1: netem rate 1000000bit limit 16",
+    ]
+
+
+def test_a_distribution_does_not_stick(tmp_path):
+    faults = (LinkChange(1, "a", VARIED, for_s=1),)
+    shell = Shell(tmp_path, Scenario("test", hosts=(Host("a", link=FAST),), faults=faults))
+    done, commands = shell("play", "a", "wan0", "lan0")
+    assert done.returncode == 0, done.stderr
+    assert commands[4:] == [
+        "sleep 1",
+        f"tc qdisc replace dev wan0 root handle 1: netem {arguments(VARIED.up)}",
+        f"tc qdisc replace dev lan0 root handle 1: netem {arguments(VARIED.down)}",
+        "sleep 1",
+        "tc qdisc del dev wan0 root",
+        f"tc qdisc replace dev wan0 root handle 1: netem {arguments(FAST.up)}",
+        f"tc qdisc replace dev lan0 root handle 1: netem {arguments(FAST.down)}",
     ]
 
 

@@ -6,27 +6,28 @@ import struct
 
 import pytest
 
-from tools.netlab import packets
+from tests.nat_packets import checksum_errors, echo_packet, udp_packet
 from tools.netlab.packets import (
     ACK,
     FIN,
     ICMP,
+    ICMPV6,
+    IPV6_DESTINATION,
+    IPV6_FRAGMENT,
+    IPV6_HOP_BY_HOP,
     MORE_FRAGMENTS,
     RST,
     SYN,
     UDP,
     adjusted,
     checksum,
-    checksum_errors,
-    echo_packet,
-    icmp_error,
     ip_packet,
     ones_sum,
     packed,
+    port_unreachable,
     read_header,
     tcp_packet,
     tcp_reset,
-    udp_packet,
     unpacked,
 )
 
@@ -142,14 +143,56 @@ def test_reset_answers_a_syn_with_ack_and_an_ack_with_its_number() -> None:
     assert tcp_reset(data, ip) == tcp_packet(B, 2000, A, 1000, RST, seq=555)
 
 
-def test_icmp_error_quotes_the_packet() -> None:
-    packet = udp_packet(A, 1000, B, 2000, bytes(1000))
+@pytest.mark.parametrize(
+    ("a", "b", "protocol", "kind", "most"),
+    [(A, B, ICMP, b"\x03\x03", 576), (A6, B6, ICMPV6, b"\x01\x04", 1280)],
+)
+def test_port_unreachable_quotes_the_packet(
+    a: bytes, b: bytes, protocol: int, kind: bytes, most: int
+) -> None:
+    packet = udp_packet(a, 1000, b, 2000, bytes(1400))
     ip = read_header(packet)
     assert ip is not None
-    error = icmp_error(packet, ip, B)
+    error = port_unreachable(packet, ip, b)
     head = read_header(error)
     assert head is not None
-    assert (head.source, head.destination, head.protocol, head.length) == (B, A, ICMP, 576)
-    assert error[20:22] == bytes((packets.UNREACHABLE, packets.PORT_UNREACHABLE))
-    assert error[28:] == packet[:548]
+    assert (head.source, head.destination, head.protocol, head.length) == (b, a, protocol, most)
+    assert error[head.header : head.header + 2] == kind
+    quote = error[head.header + 8 :]
+    assert quote == packet[: len(quote)]
     assert checksum_errors(error) == []
+
+
+OPTIONS = bytes((IPV6_DESTINATION, 0, 1, 4, 0, 0, 0, 0))
+
+
+def test_the_transport_is_behind_options_and_the_fragment_header() -> None:
+    datagram = udp_packet(A6, 1, B6, 2, b"data")[40:]
+    more = bytes((IPV6_DESTINATION, 1, 1, 12)) + bytes(12)
+    last = bytes((UDP, 0, 1, 4, 0, 0, 0, 0))
+    ip = read_header(ip_packet(A6, B6, IPV6_HOP_BY_HOP, more + OPTIONS + last + datagram))
+    assert ip is not None
+    assert (ip.protocol, ip.header, ip.length) == (UDP, 72, 72 + len(datagram))
+    assert not ip.is_fragment
+
+    first = bytes((IPV6_DESTINATION, 0, 0, 1)) + b"same"
+    ip = read_header(ip_packet(A6, B6, IPV6_FRAGMENT, first + last + datagram))
+    assert ip is not None
+    assert (ip.protocol, ip.header, ip.fragment) == (UDP, 56, MORE_FRAGMENTS)
+    assert ip.ident == b"same"
+
+    later = bytes((IPV6_DESTINATION, 0, 0, 8 * 5)) + b"same"
+    ip = read_header(ip_packet(A6, B6, IPV6_FRAGMENT, later + b"\xff" * 8))
+    assert ip is not None
+    assert (ip.protocol, ip.header, ip.fragment) == (IPV6_DESTINATION, 48, 5)
+
+    # A whole datagram in one fragment (RFC 6946) is none.
+    atomic = bytes((UDP, 0, 0, 0)) + b"same"
+    ip = read_header(ip_packet(A6, B6, IPV6_FRAGMENT, atomic + datagram))
+    assert ip is not None
+    assert not ip.is_fragment
+
+
+@pytest.mark.parametrize("body", [b"", OPTIONS[:7], OPTIONS, b"\x11\x01" + bytes(13)])
+def test_extension_headers_that_are_cut_off_are_refused(body: bytes) -> None:
+    assert read_header(ip_packet(A6, B6, IPV6_DESTINATION, body) + bytes(100)) is None

@@ -5,8 +5,10 @@ from __future__ import annotations
 import textwrap
 
 import pytest
+from typer.testing import CliRunner
 
 from tools.netlab import scenario as scenarios
+from tools.netlab.__main__ import app
 from tools.netlab.fault_spec import LinkChange, Partition
 from tools.netlab.nat_spec import NAMES
 from tools.netlab.plan import make_plan
@@ -127,6 +129,11 @@ class TestParse:
         assert isinstance(fault, Partition)
         assert fault.groups == (("a-1", "a-2"), ("b",))
 
+    def test_a_command_may_stay_up(self):
+        text = "[hosts.a]\n[programs.p]\nkind='command'\nhost='a'\nargv=['x']\nexit_code='none'"
+        (program,) = parse(text, "x").programs
+        assert program == CommandProgram("p", "a", ("x",), exit_code=None)
+
     def test_a_program_with_an_environment(self):
         text = """
             [hosts.a]
@@ -186,7 +193,27 @@ class TestErrors:
         file.write_text("[hosts.a]\nbehind = 'nowhere'")
         with pytest.raises(ScenarioError) as caught:
             load(file)
-        assert str(caught.value) == f"{file}: a.behind: there is no router 'nowhere'"
+        assert str(caught.value) == f"{file}: hosts.a.behind: there is no router 'nowhere'"
+
+    @pytest.mark.parametrize(
+        ("key", "text"),
+        [
+            ("routers.r.nat", "[routers.q]\n[routers.r]\nbehind='q'\nnat='one-to-one'\n[hosts.a]"),
+            ("routers.r.nat", "[routers.r]\nnat={hairpin=true, upnp=true}\n[hosts.a]"),
+            ("programs.p.argv", "[hosts.a]\n[programs.p]\nkind='command'\nhost='a'\n"
+             "argv=['{ip:b}']"),
+        ],
+    )  # fmt: skip
+    def test_what_cannot_be_built_is_refused_by_every_command(self, tmp_path, key, text):
+        file = tmp_path / "bad.toml"
+        file.write_text(text)
+        with pytest.raises(ScenarioError) as caught:
+            load(file)
+        assert str(caught.value).startswith(f"{file}: {key}: ")
+        for command in ("run", "netem", "draw"):
+            result = CliRunner().invoke(app, [command, str(file)])
+            assert result.exit_code == 2
+            assert f"{file}: {key}: " in result.output
 
     @pytest.mark.parametrize(
         ("content", "reason"),

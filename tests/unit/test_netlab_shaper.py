@@ -120,6 +120,15 @@ def test_memory_is_bounded_without_a_rate() -> None:
     assert len(drain(shaper)) == 1
 
 
+def test_memory_is_bounded_with_a_rate() -> None:
+    size = MAX_IN_FLIGHT_BYTES // 8
+    shaper = shaper_of(delay_s=3600, rate_bps=8.0 * size, queue_bytes=4 * size)
+    for number in range(12):
+        shaper.enqueue(float(number), number, size)
+    assert shaper.stats.overflowed == 4
+    assert [number for _, number in drain(shaper)] == list(range(8))
+
+
 @pytest.mark.parametrize(
     ("fields", "train"),
     [
@@ -235,6 +244,14 @@ def test_reordering_behind_a_rate() -> None:
     for due, number in drain(shaper):
         sent = (number + 1) * 0.001
         assert min(abs(due - sent), abs(due - sent - 0.1)) < 1e-9
+
+
+def test_a_delay_of_nothing_is_not_a_reordering() -> None:
+    # A quarter of the delays are cut off at 0, and hardly any packet is reordered.
+    shaper = shaper_of(delay_s=0.01, jitter_s=0.01, jitter_shape="normal", reorder=1e-9)
+    offer(shaper, 2000, every=0.0005)
+    order = [number for _, number in drain(shaper)]
+    assert order == sorted(order)
 
 
 def test_duplicates() -> None:

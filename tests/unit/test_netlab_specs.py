@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from tools.netlab import nftables
 from tools.netlab.link_spec import BurstLoss, LinkSpec
 from tools.netlab.nat_spec import NAMES, NatSpec
 from tools.netlab.spec import SpecError, from_table, to_table
@@ -82,6 +85,8 @@ def test_lists(external: object, reason: str) -> None:
         ({"ports_per_host": 0}, "ports_per_host"),
         ({"udp_timeout_s": 0}, "udp_timeout_s"),
         ({"max_sessions": 0}, "max_sessions"),
+        ({"natpmp": True}, "pcp"),
+        ({"upnp": True, "pcp": True}, "pcp"),
         ({"port_step": 0}, "port_step"),
     ],
 )
@@ -89,6 +94,64 @@ def test_impossible_nats(fields: dict[str, object], key: str) -> None:
     with pytest.raises(SpecError) as caught:
         from_table(NatSpec, fields)
     assert caught.value.key == key
+
+
+KERNEL = NAMES["linux-masquerade"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "obstacle"),
+    [
+        ({}, None),
+        ({"inbound_refresh": False}, "inbound_refresh"),
+        ({"udp_timeout_s": 1.5}, "udp_timeout_s 1.5: the kernel counts whole seconds"),
+        ({"tcp_timeout_s": 0.5}, "tcp_timeout_s"),
+        ({"tcp_transitory_s": 0.5}, "tcp_transitory_s"),
+        ({"icmp_timeout_s": 0.5}, "icmp_timeout_s"),
+        ({"max_sessions": 10}, "max_sessions"),
+        ({"port_low": 2000}, "port_low"),
+        ({"port": "random", "port_low": 2000}, None),
+        ({"hairpin": True}, "hairpin"),
+        ({"blocked": "udp", "refuse_tcp": "icmp", "ipv6": "open"}, None),
+        ({"ports_per_host": 5}, "ports_per_host"),
+    ],
+)
+def test_the_kernel_is_taken_only_where_it_behaves_as_asked(
+    fields: dict[str, Any], obstacle: str | None
+) -> None:
+    found = nftables.obstacles(replace(KERNEL, **fields))
+    assert len(found) == (obstacle is not None)
+    assert obstacle is None or obstacle in found[0]
+
+
+def test_where_nothing_is_filtered_no_time_matters() -> None:
+    spec = NatSpec(translate="none", filtering="endpoint-independent", udp_timeout_s=0.5)
+    assert nftables.obstacles(spec) == ()
+    assert nftables.obstacles(replace(spec, filtering="address-dependent")) != ()
+
+
+def test_the_kernel_gets_all_time_outs() -> None:
+    spec = replace(KERNEL, udp_timeout_s=1, tcp_timeout_s=2, tcp_transitory_s=3, icmp_timeout_s=4)
+    settings = nftables.sysctls(spec)
+    prefix = "net/netfilter/nf_conntrack_"
+    assert {key.removeprefix(prefix): value for key, value in settings.items()} == {
+        "udp_timeout": "1",
+        "udp_timeout_stream": "1",
+        "icmp_timeout": "4",
+        "icmpv6_timeout": "4",
+        "tcp_timeout_established": "2",
+        "tcp_timeout_fin_wait": "2",
+        "tcp_timeout_close_wait": "2",
+        "tcp_timeout_max_retrans": "2",
+        "tcp_timeout_unacknowledged": "2",
+        "tcp_timeout_syn_sent": "3",
+        "tcp_timeout_syn_recv": "3",
+        "tcp_timeout_last_ack": "3",
+        "tcp_timeout_time_wait": "3",
+        "tcp_timeout_close": "3",
+        "tcp_loose": "0",
+        "tcp_be_liberal": "1",
+    }
 
 
 @pytest.mark.parametrize("device", ["", "0123456789abcdef"])

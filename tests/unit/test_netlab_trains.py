@@ -6,6 +6,7 @@ import struct
 
 import pytest
 
+from tests.nat_packets import checksum_errors, udp_packet
 from tools.netlab.packets import (
     ACK,
     CHECKSUM_OFFSET,
@@ -14,12 +15,10 @@ from tools.netlab.packets import (
     PSH,
     TCP,
     UDP,
-    checksum_errors,
     packed,
     pseudo_sum,
     read_header,
     tcp_packet,
-    udp_packet,
 )
 from tools.netlab.trains import (
     ECN,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from tools.netlab import netem as netem_
 from tools.netlab import probing, registry
 from tools.netlab import scenario as scenarios
 from tools.netlab.errors import LabError, plain_errors
+from tools.netlab.forwarder_client import PROJECT
 from tools.netlab.matrix import PairResult
 from tools.netlab.model import Scenario
 from tools.netlab.nat_spec import NAMES
@@ -101,11 +103,19 @@ def _event_printer(as_json: bool) -> Callable[[str, dict[str, Any]], None]:
     return show
 
 
-def _finish(report: Report, as_json: bool) -> NoReturn:
+def _default_out(name: str) -> Path:
+    """A folder in the checkout for what a run leaves; what the last one left is removed."""
+    out = PROJECT / ".cache" / "netlab" / name
+    shutil.rmtree(out, ignore_errors=True)
+    return out
+
+
+def _finish(report: Report, as_json: bool, out: Path) -> NoReturn:
     if as_json:
         _line({"event": "report", **report.as_json()})
     else:
         Console().print(report.as_table())
+        _say(f"logs and a picture of the paths: {out}")
     raise typer.Exit(0 if report.ok else EXIT_FAILED)
 
 
@@ -135,7 +145,10 @@ def run_command(
     as_json: JsonOption = False,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Leave logs, captures and paths.svg there."),
+        typer.Option(
+            metavar="DIR",
+            help="Leave logs, captures and paths.svg there. Default: .cache/netlab/SCENARIO",
+        ),
     ] = None,
     pcap: Annotated[
         list[str] | None,
@@ -149,10 +162,9 @@ def run_command(
         python -m tools.netlab run office-firewall --out /tmp/office --pcap strict
     """
     wanted = _load(scenario)
-    if pcap and out is None:
-        _fail("--pcap needs --out DIR, where the captures go")
+    out = out or _default_out(wanted.name)
     options = Options(out=out, pcap=tuple(pcap or ()))
-    _finish(_run(run_scenario, wanted, options, _event_printer(as_json)), as_json)
+    _finish(_run(run_scenario, wanted, options, _event_printer(as_json)), as_json, out)
 
 
 @app.command("matrix")
@@ -172,7 +184,7 @@ def matrix_command(
     """
     chosen = matrix_.ALL_TYPES if all_types else matrix_.TYPES
     if types is not None:
-        chosen = tuple(name.strip() for name in types.split(","))
+        chosen = tuple(dict.fromkeys(name.strip() for name in types.split(",")))
     for name in chosen:
         if name not in matrix_.ALL_TYPES:
             _fail(f"there is no NAT type {name!r}; known are {', '.join(matrix_.ALL_TYPES)}")
@@ -185,7 +197,7 @@ def matrix_command(
             _line(result.as_json())
         else:
             how = result.path or "not connected"
-            _say(f"{len(results):4}/{len(wanted)}  {result.b} reaches {result.a}: {how}")
+            _say(f"{len(results):4}/{len(wanted)}  {result.b} to {result.a}: {how}")
 
     _run(matrix_.run_matrix, wanted, jobs or matrix_.default_jobs(), take)
     if not as_json:
@@ -199,7 +211,11 @@ def chaos_command(
     nodes: Annotated[int, typer.Option(min=1, max=200, help="Nodes beside the two hubs.")] = 6,
     as_json: JsonOption = False,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Leave logs and paths.svg there.")
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Leave logs and paths.svg there. Default: .cache/netlab/chaos-SEED",
+        ),
     ] = None,
 ) -> None:
     """Random faults over a mesh: cut links, rebooting NATs, killed and stopped processes,
@@ -209,8 +225,10 @@ def chaos_command(
     wanted = chaos_.mesh(seed, minutes, nodes)
     if not as_json:
         _say(f"seed {seed}: {len(wanted.faults)} faults in {minutes:g} minutes, {nodes + 2} nodes")
-    report = _run(run_scenario, wanted, Options(out=out), _event_printer(as_json), chaos_.judge)
-    _finish(report, as_json)
+    out = out or _default_out(wanted.name)
+    options = Options(out=out)
+    report = _run(run_scenario, wanted, options, _event_printer(as_json), chaos_.judge)
+    _finish(report, as_json, out)
 
 
 @app.command("probe")
@@ -310,5 +328,14 @@ def exec_command(
         _fail(f"{command[0]}: {error}")
 
 
+def main() -> None:
+    """The command line; errors of the system (a full disk, say) are reported in a line."""
+    try:
+        app(prog_name="python -m tools.netlab")
+    except OSError as error:
+        print(f"netlab: error: {error}", file=sys.stderr)
+        sys.exit(EXIT_NOT_RUN)
+
+
 if __name__ == "__main__":
-    app(prog_name="python -m tools.netlab")
+    main()

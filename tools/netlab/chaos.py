@@ -38,8 +38,8 @@ from tools.netlab.topology import INTERNET, Host, Link, Node, Relay, Router
 from tools.netlab.workload import NodeProgram
 
 HUBS = ("hub-1", "hub-2")
-START_S = 20.0
-"""Until the mesh stands; then the faults begin."""
+START_S = 2.0
+"""Until the first fault, once the mesh stands: the timeline waits for that."""
 QUIET_S = 20.0
 """From the last fault to the judgement: a dead peer must be noticed within 15 s."""
 MEAN_GAP_S = 6.0
@@ -67,9 +67,9 @@ def mesh(
 ) -> Scenario:
     """The scenario for a seed.
 
-    nodes: beside the two hubs; a third of them are public. start_s: until the first fault, in
-    which the mesh must come to stand. mean_gap_s: between faults. quiet_s: from the last one to
-    the judgement.
+    nodes: beside the two hubs; a third of them are public. start_s: from when the timeline begins
+    to its faults; before the first it waits until the mesh stands. mean_gap_s: between faults.
+    quiet_s: from the last one to the judgement.
     """
     rng = random.Random(seed)
     hosts, routers, programs = [], [], []

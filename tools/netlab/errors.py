@@ -20,7 +20,8 @@ class MissingToolError(LabError):
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """An exception group that holds a single error is raised as that error.
+    """An exception group that holds a single error, or only errors of the lab (when its forwarder
+    dies, all that waits for it fails), is raised as the first of them.
 
     That there are nurseries inside is nobody's business outside.
     """
@@ -28,7 +29,7 @@ def plain_errors() -> Iterator[None]:
         yield
     except BaseExceptionGroup as group:
         leaves = list(_leaves(group))
-        if len(leaves) != 1:
+        if len(leaves) != 1 and not all(isinstance(leaf, LabError) for leaf in leaves):
             raise
         raise leaves[0] from None
 

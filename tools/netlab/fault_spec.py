@@ -119,6 +119,13 @@ Fault: TypeAlias = (
     | Partition
     | ClockSkew
 )
+
+
+def lasts(fault: Fault) -> float | None:
+    """Seconds from its beginning to its end; None if it has none."""
+    return None if isinstance(fault, AddressChange | Handover | ClockSkew) else fault.for_s
+
+
 FAULTS: dict[str, type[Fault]] = {
     "link-down": LinkDown,
     "link-change": LinkChange,

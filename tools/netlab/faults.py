@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-import trio
-
+from tools.netlab.errors import LabError
 from tools.netlab.fault_spec import (
     AddressChange,
     ClockSkew,
@@ -20,8 +19,10 @@ from tools.netlab.fault_spec import (
     NatReboot,
     Partition,
     Pause,
+    lasts,
 )
 from tools.netlab.lab import Lab
+from tools.netlab.timeline import Timeline
 
 
 class Stage(Protocol):
@@ -29,6 +30,9 @@ class Stage(Protocol):
 
     def signal(self, program: str, number: int) -> None:
         """Send a signal to a program."""
+
+    def kill(self, program: str, *, comes_again: bool) -> None:
+        """End a program with SIGKILL, to `restart` it later or not."""
 
     async def restart(self, program: str) -> None:
         """Start a program anew that has been killed."""
@@ -39,11 +43,12 @@ class Stage(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A fault's beginning, or its end (`undo`), at `t` seconds."""
+    """A fault's beginning, or its end (`undo`), at `t` seconds. number: tells it from others."""
 
     t: float
     fault: Fault
     undo: bool
+    number: int = 0
 
     @property
     def text(self) -> str:
@@ -53,11 +58,11 @@ class Step:
 def steps(faults: Iterable[Fault]) -> list[Step]:
     """All beginnings and ends in the order of time; at the same time, ends first."""
     found = []
-    for fault in faults:
-        found.append(Step(fault.at_s, fault, undo=False))
-        for_s = getattr(fault, "for_s", None)
+    for number, fault in enumerate(faults):
+        found.append(Step(fault.at_s, fault, False, number))
+        for_s = lasts(fault)
         if for_s is not None:
-            found.append(Step(fault.at_s + for_s, fault, undo=True))
+            found.append(Step(fault.at_s + for_s, fault, True, number))
     return sorted(found, key=lambda step: (step.t, not step.undo))
 
 
@@ -88,43 +93,62 @@ def describe(fault: Fault, *, undo: bool = False) -> str:
 
 
 async def apply(step: Step, lab: Lab, stage: Stage) -> None:
-    """Do it. Raises :class:`tools.netlab.errors.LabError`."""
-    undo = step.undo
+    """Do it. Raises :class:`LabError`."""
+    undo, reason = step.undo, str(step.number)
     match step.fault:
         case LinkDown(node=node):
-            await lab.set_link_up(node, undo)
+            await lab.set_link_up(node, undo, reason)
         case LinkChange(node=node, link=link):
-            await lab.set_link(node, lab.scenario.node(node).link if undo else link)
+            if undo:
+                await lab.restore_link(node, reason)
+            else:
+                await lab.set_link(node, link, reason)
         case NatReboot(router=router, for_s=for_s):
-            if for_s is not None:
-                await lab.set_link_up(router, undo)
             if undo or for_s is None:
                 await lab.reboot_nat(router)
+            if for_s is not None:
+                await lab.set_link_up(router, undo, reason)
         case AddressChange(node=node):
             await lab.change_address(node)
         case Handover(host=host):
             await lab.handover(host)
-        case Kill(program=program):
+        case Kill(program=program, for_s=for_s):
             if undo:
                 await stage.restart(program)
             else:
-                stage.signal(program, signal.SIGKILL)
+                stage.kill(program, comes_again=for_s is not None)
         case Pause(program=program):
             stage.signal(program, signal.SIGCONT if undo else signal.SIGSTOP)
         case Partition(groups=groups):
             if undo:
-                await lab.heal()
+                await lab.heal(reason)
             else:
-                await lab.partition(groups)
+                await lab.partition(groups, reason)
         case ClockSkew(program=program, offset_s=offset_s):
             stage.skew(program, offset_s)
 
 
 async def play(
-    plan: Iterable[Step], lab: Lab, stage: Stage, tell: Callable[[float, str], None]
+    plan: Iterable[Step],
+    timeline: Timeline,
+    lab: Lab,
+    stage: Stage,
+    tell: Callable[[float, str], None],
+    fail: Callable[[str], None],
 ) -> None:
-    """Apply the steps of a timeline, each when its time has come, and `tell` of it."""
+    """Apply the steps of a timeline, each when its time has come, and `tell` of it.
+
+    `fail` is told what could not be done, and why; the others are done all the same. Raises
+    :class:`LabError` when nothing can be done any more.
+    """
     for step in plan:
-        await trio.sleep(max(0.0, step.t - lab.now()))
-        tell(round(lab.now(), 3), step.text)
-        await apply(step, lab, stage)
+        await timeline.until(step.t)
+        with timeline.standing():
+            tell(round(lab.now(), 3), step.text)
+            try:
+                await apply(step, lab, stage)
+            except LabError as error:
+                if lab.has_ended:
+                    raise
+                tell(round(lab.now(), 3), f"that could not be done: {error}")
+                fail(f"{step.text}, at {step.t:g} s: could not be done: {error}")

@@ -13,6 +13,7 @@ that is found by its key must be checked for `expires`.
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -39,7 +40,6 @@ class FlowMapping:
     __slots__ = (
         "addresses",
         "external",
-        "forward",
         "internal",
         "key",
         "protocol",
@@ -56,7 +56,6 @@ class FlowMapping:
         self.external = external
         self.key = key
         self.standing = standing  # lives without sessions and lets everything in
-        self.forward = False  # a port forward: kept until it is removed by name
         self.sessions: dict[bytes, Session] = {}  # by remote endpoint
         self.sent = 0  # how many of them the inside has used
         self.addresses: Counter[bytes] = Counter()  # remote addresses of those
@@ -67,9 +66,9 @@ class Session:
 
     For IPv4 the 12 bytes from the source address to the ports are a packet's flow key:
     `out_key`, `in_key` find a session, `out_new`, `in_new` replace them. The deltas are what
-    that adds to the sums that checksums cover: `ip_*` for the IP header (a TTL step included),
-    `full_*` for a transport checksum, and `address_*` for one of which only the pseudo header
-    has been summed so far (checksum offload). `hairpin`: the remote end is on the inside, too.
+    that adds to the sums that checksums cover: `full_*` for a transport checksum, and `address_*`
+    for the IP header's and for one of which only the pseudo header has been summed so far
+    (checksum offload). `hairpin`: the remote end is on the inside, too.
     """
 
     __slots__ = (
@@ -81,11 +80,10 @@ class Session:
         "hairpin",
         "in_key",
         "in_new",
-        "ip_in",
-        "ip_out",
         "mapping",
         "out_key",
         "out_new",
+        "planned",
         "remote",
         "sent",
         "tcp",
@@ -97,6 +95,7 @@ class Session:
         self.remote = remote
         self.timeout = timeout
         self.expires = 0.0
+        self.planned = math.inf  # when expiry will be looked at
         self.tcp = 0
         self.sent = False
         self.hairpin = False
@@ -109,7 +108,6 @@ class Session:
         port = int.from_bytes(external[-2:]) - int.from_bytes(internal[-2:])
         self.address_out, self.address_in = address, -address % 0xFFFF
         self.full_out, self.full_in = (address + port) % 0xFFFF, -(address + port) % 0xFFFF
-        self.ip_out, self.ip_in = (address - 0x100) % 0xFFFF, (-address - 0x100) % 0xFFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +136,7 @@ class FlowTable:
 
     `outgoing` and `incoming` hold the sessions by protocol and flow key: for a packet of a
     session this is all that is looked at. `outgoing` has only those that the inside has used.
+    With `is_open` (see :class:`NatSpec`) all mappings are standing ones.
     """
 
     def __init__(
@@ -147,13 +146,15 @@ class FlowTable:
         internals: Iterable[bytes],
         clock: Clock,
         rng: random.Random,
+        *,
+        is_open: bool,
     ) -> None:
         self.spec = spec
+        self._is_open = is_open
         self.externals: tuple[bytes, ...] = tuple(externals)
         self._internals = tuple(internals)
         self._clock = clock
         self._rng = rng
-        self._forwards: dict[tuple[int, int], bytes] = {}
         self._sequence = count()
         self._clear()
 
@@ -161,8 +162,9 @@ class FlowTable:
         protocols = (TCP, UDP, ICMP, ICMPV6)
         self.outgoing: dict[int, dict[bytes, Session]] = {p: {} for p in protocols}
         self.incoming: dict[int, dict[bytes, Session]] = {p: {} for p in protocols}
-        # Came in through an open filter, and the inside has not answered yet.
-        self._unanswered: dict[int, dict[bytes, Session]] = {p: {} for p in protocols}
+        # Came in through an open filter, and the inside has not answered yet: by how it would
+        # answer, the oldest first (a caller may use several mappings of one inside endpoint).
+        self._unanswered: dict[int, dict[bytes, list[Session]]] = {p: {} for p in protocols}
         self._by_key: dict[bytes, FlowMapping] = {}
         self._by_external: dict[bytes, FlowMapping] = {}
         self._allocators: dict[tuple[int, bytes], PortAllocator] = {}
@@ -175,45 +177,15 @@ class FlowTable:
     # --- what the control plane does ----------------------------------------------------------
 
     def flush(self) -> None:
-        """Forget all mappings and sessions, as a reboot does. Port forwards are configuration."""
+        """Forget all mappings and sessions, as a reboot does."""
         for session in (s for table in self.incoming.values() for s in table.values()):
             session.mapping.sessions.clear()  # they refer to each other
         self._clear()
-        for (protocol, port), internal in self._forwards.items():
-            self._install(protocol, port, internal)
 
     def set_externals(self, externals: Iterable[bytes]) -> None:
         """Take other external addresses; all mappings are gone."""
         self.externals = tuple(externals)
         self.flush()
-
-    def add_forward(self, protocol: int, port: int, internal: bytes) -> bool:
-        """Let everybody in at `port` of the first external address; False if it is taken."""
-        self.expire()
-        if not self._install(protocol, port, internal):
-            return False
-        self._forwards[protocol, port] = internal
-        return True
-
-    def remove_forward(self, protocol: int, port: int) -> bool:
-        """Undo :meth:`add_forward`, with its sessions; False if there is none."""
-        if self._forwards.pop((protocol, port), None) is None:
-            return False
-        external = self.externals[0] + port.to_bytes(2, "big")
-        self._drop_mapping(self._by_external[self._external_key(protocol, external)])
-        return True
-
-    def _install(self, protocol: int, port: int, internal: bytes) -> bool:
-        external = self.externals[0] + port.to_bytes(2, "big")
-        allocator = self._allocator(protocol, self.externals[0])
-        if not allocator.is_unused(port):
-            return False
-        allocator.take(port)
-        key = self._mapping_key(protocol, internal, b"")
-        mapping = FlowMapping(protocol, internal, external, key, standing=True)
-        mapping.forward = True
-        self._add_mapping(mapping)
-        return True
 
     def view(self) -> list[MappingView]:
         """All live mappings."""
@@ -239,8 +211,11 @@ class FlowTable:
         Raises :class:`Refused` if the spec does not allow it or there is no room.
         """
         self.expire()
-        session = self._unanswered[protocol].pop(flow_key(internal, remote), None)
-        if session is None:
+        callers = self._unanswered[protocol].get(flow_key(internal, remote))
+        session = callers[0] if callers else None
+        if session is not None:
+            self._answered(session)
+        else:
             if self._is_blocked(protocol, remote):
                 raise Refused("blocked")
             if len(self.incoming[protocol]) >= self.spec.max_sessions:
@@ -275,7 +250,7 @@ class FlowTable:
         if standing is not None:
             self._add_mapping(standing)
         session = self._new_session(target, remote)
-        self._unanswered[protocol].setdefault(session.out_key, session)
+        self._unanswered[protocol].setdefault(session.out_key, []).append(session)
         return session
 
     def find(
@@ -286,14 +261,19 @@ class FlowTable:
         key = flow_key(source, destination)
         if not outbound:
             return self.incoming[protocol].get(key)
-        return self.outgoing[protocol].get(key) or self._unanswered[protocol].get(key)
+        callers = self._unanswered[protocol].get(key)
+        return self.outgoing[protocol].get(key) or (callers[0] if callers else None)
 
     def refresh(self, session: Session) -> None:
         """Start the life of `session` anew."""
         session.expires = self._clock() + session.timeout
 
     def track_tcp(self, session: Session, flags: int, outbound: bool) -> None:
-        """Follow the state of a TCP session as far as its timer depends on it (RFC 5382)."""
+        """Follow the state of a TCP session as far as its timer depends on it.
+
+        Sources: RFC 5382 section 5; RFC 7857 section 2.2: a RST may have been forged, and what
+        comes after it shows that the connection is still there.
+        """
         state = session.tcp
         if flags & SYN:
             if not flags & ACK and (state & CLOSED or (state & OUT_FIN and state & IN_FIN)):
@@ -303,6 +283,8 @@ class FlowTable:
             state |= OUT_FIN if outbound else IN_FIN
         if flags & RST:
             state |= CLOSED
+        else:
+            state &= ~CLOSED
         if state == session.tcp:
             return
         session.tcp = state
@@ -321,9 +303,10 @@ class FlowTable:
         """Remove all that has ended by now."""
         now = self._clock()
         while self._expiry and self._expiry[0][0] <= now:
-            session = heapq.heappop(self._expiry)[2]
-            if self.incoming[session.mapping.protocol].get(session.in_key) is not session:
-                continue
+            planned, _, session = heapq.heappop(self._expiry)
+            if planned != session.planned:
+                continue  # it was planned anew, or is gone
+            session.planned = math.inf
             if session.expires > now:
                 self._plan_expiry(session)  # it was refreshed meanwhile
             else:
@@ -346,15 +329,15 @@ class FlowTable:
     ) -> FlowMapping:
         host, port = internal[:-2], internal[-2:]
         if self.spec.translate == "none":
-            mapping = FlowMapping(protocol, internal, internal, key, standing=False)
-            return self._add_mapping(mapping)
+            return self._add_mapping(
+                FlowMapping(protocol, internal, internal, key, standing=self._is_open)
+            )
         if self.spec.translate == "one-to-one":
             if host not in self._static:
                 raise Refused("no-address")
-            is_open = self.spec.filtering == "endpoint-independent"
             external = self._static[host] + port
             return self._add_mapping(
-                FlowMapping(protocol, internal, external, key, standing=is_open)
+                FlowMapping(protocol, internal, external, key, standing=self._is_open)
             )
         limit = self.spec.ports_per_host
         if limit is not None and self._host_mappings[protocol, host] >= limit:
@@ -371,10 +354,7 @@ class FlowTable:
             if not self.spec.overload:
                 return allocator.is_unused(candidate)
             external = address + candidate.to_bytes(2, "big")
-            return (
-                flow_key(remote, external) not in incoming
-                and self._external_key(protocol, external) not in self._by_external
-            )
+            return flow_key(remote, external) not in incoming
 
         chosen = allocator.allocate(int.from_bytes(port), is_free)
         if chosen is None:
@@ -383,13 +363,13 @@ class FlowTable:
         return self._add_mapping(FlowMapping(protocol, internal, external, key, standing=False))
 
     def _standing_mapping(self, protocol: int, external: bytes) -> FlowMapping | None:
-        """A one-to-one NAT without filter maps every endpoint of its hosts, used or not."""
-        host = self._static_hosts.get(external[:-2])
-        if (
-            host is None
-            or self.spec.translate != "one-to-one"
-            or self.spec.filtering != "endpoint-independent"
-        ):
+        """The mapping of an endpoint that has not been used yet, where all have one."""
+        if not self._is_open:
+            return None
+        host: bytes | None = external[:-2]
+        if self.spec.translate == "one-to-one":
+            host = self._static_hosts.get(external[:-2])
+        if host is None:
             return None
         internal = host + external[-2:]
         key = self._mapping_key(protocol, internal, b"")
@@ -398,7 +378,7 @@ class FlowTable:
     def _add_mapping(self, mapping: FlowMapping) -> FlowMapping:
         self._by_key.setdefault(mapping.key, mapping)
         self._host_mappings[mapping.protocol, mapping.internal[:-2]] += 1
-        if not self.spec.overload or mapping.standing:
+        if not self.spec.overload:
             key = self._external_key(mapping.protocol, mapping.external)
             self._by_external[key] = mapping
         return mapping
@@ -443,19 +423,30 @@ class FlowTable:
             mapping.addresses[session.remote[:-2]] -= 1
             if not mapping.addresses[session.remote[:-2]]:
                 del mapping.addresses[session.remote[:-2]]
-        is_kept = mapping.forward or (mapping.standing and mapping.sessions)
-        if not mapping.sent and not is_kept:
+        if not mapping.sent and not (mapping.standing and mapping.sessions):
             self._drop_mapping(mapping)
 
     def _forget(self, session: Session) -> None:
         protocol = session.mapping.protocol
         del self.incoming[protocol][session.in_key]
-        for table in (self.outgoing[protocol], self._unanswered[protocol]):
-            if table.get(session.out_key) is session:
-                del table[session.out_key]
+        session.planned = math.inf
+        if self.outgoing[protocol].get(session.out_key) is session:
+            del self.outgoing[protocol][session.out_key]
+        self._answered(session)
+
+    def _answered(self, session: Session) -> None:
+        """Whoever came in need not be waited for any more."""
+        unanswered = self._unanswered[session.mapping.protocol]
+        callers = unanswered.get(session.out_key)
+        if callers and session in callers:
+            callers.remove(session)
+            if not callers:
+                del unanswered[session.out_key]
 
     def _plan_expiry(self, session: Session) -> None:
-        heapq.heappush(self._expiry, (session.expires, next(self._sequence), session))
+        if session.expires < session.planned:
+            session.planned = session.expires
+            heapq.heappush(self._expiry, (session.expires, next(self._sequence), session))
 
     def _allocator(self, protocol: int, address: bytes) -> PortAllocator:
         allocator = self._allocators.get((protocol, address))

@@ -31,18 +31,15 @@ from dataclasses import asdict
 from time import monotonic
 from typing import Any, Final
 
-from tools.netlab.nat_table import NatTable, packed_ipv4
-from tools.netlab.packets import TCP, UDP
+from tools.netlab.nat_table import NatTable
 from tools.netlab.spec import SpecError, from_table
 from tools.netlab.wire import Scheduler, Wire
 from tools.netlab.wire_spec import (
     COMMANDS,
-    AddForward,
     AddWire,
     Command,
     FlushNat,
     ListMappings,
-    RemoveForward,
     RemoveWire,
     SetExternal,
     SetLink,
@@ -54,7 +51,6 @@ MAX_LINE: Final = 1 << 20
 EXPIRE_EVERY_S: Final = 5.0
 # Timers of links must not wait behind the programs whose packets they delay.
 NICENESS: Final = -10
-_PROTOCOLS: Final = {"tcp": TCP, "udp": UDP}
 
 
 class Forwarder:
@@ -197,27 +193,11 @@ class Forwarder:
                 self._nat(command.name).flush()
             case SetExternal():
                 self._nat(command.name).set_externals(command.external)
-            case AddForward():
-                self._forward(command)
-            case RemoveForward():
-                flows = self._nat(command.name).flows
-                if not flows.remove_forward(_PROTOCOLS[command.protocol], command.port):
-                    raise SpecError("port", "is not forwarded")
             case ListMappings():
                 return [asdict(view) for view in self._nat(command.name).mappings()]
             case Stats():
                 return self._stats()
         return None
-
-    def _forward(self, command: AddForward) -> None:
-        nat = self._nat(command.name)
-        if nat.spec.translate != "ports":
-            raise SpecError("name", "only a NAT that translates ports forwards one")
-        internal = packed_ipv4(command.internal, "internal") + command.internal_port.to_bytes(
-            2, "big"
-        )
-        if not nat.flows.add_forward(_PROTOCOLS[command.protocol], command.port, internal):
-            raise SpecError("port", f"{command.port} is in use")
 
     def _stats(self) -> dict[str, object]:
         stats: dict[str, object] = {}

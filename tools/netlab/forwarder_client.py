@@ -10,14 +10,19 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import trio
 
+from tools.netlab.errors import LabError, plain_errors
 from tools.netlab.spec import to_table
 from tools.netlab.wire_spec import OPERATIONS, Command, ListMappings, Stats
 
 PROJECT = Path(__file__).resolve().parents[2]
+
+
+# The kernel closes a process's pipes a moment before its exit status is there.
+EXIT_S = 1.0
 
 
 class ForwarderError(RuntimeError):
@@ -34,10 +39,7 @@ class DeviceLost:
 
 
 class ForwarderClient:
-    """A running forwarder; see :func:`open_forwarder`. Commands may be given concurrently.
-
-    `ended` is set when it has ended, as it should not before the block does.
-    """
+    """A running forwarder; see :func:`open_forwarder`. Commands may be given concurrently."""
 
     def __init__(self, process: trio.Process, on_lost: Callable[[DeviceLost], None] | None) -> None:
         self._process = process
@@ -46,7 +48,7 @@ class ForwarderClient:
         self._waiting: dict[int, trio.Event] = {}
         self._answers: dict[int, Mapping[str, Any]] = {}
         self._number = 0
-        self.ended = trio.Event()
+        self._ended = False
 
     @property
     def pid(self) -> int:
@@ -56,7 +58,8 @@ class ForwarderClient:
     async def command(self, command: Command) -> Any:
         """Give a command and await that it has been done; the answer as plain JSON types.
 
-        Raises :class:`ForwarderError`. If cancelled, the command may still be carried out.
+        Raises :class:`ForwarderError`. If cancelled, the command may still be carried out. When
+        the forwarder has ended it is cancelled, like all that is in the block.
         """
         self._number += 1
         number = self._number
@@ -64,8 +67,8 @@ class ForwarderClient:
         answered = self._waiting[number] = trio.Event()
         assert self._process.stdin is not None
         try:
-            if self.ended.is_set():
-                raise ForwarderError("the forwarder has ended")
+            if self._ended:
+                await self._give_up()
             try:
                 # Half a line would spoil the next command, so this is not cancelled midway. A
                 # command is shorter than a pipe's buffer: it cannot block for long.
@@ -73,16 +76,20 @@ class ForwarderClient:
                     async with self._sending:
                         await self._process.stdin.send_all(json.dumps(table).encode() + b"\n")
             except (trio.BrokenResourceError, trio.ClosedResourceError):
-                raise ForwarderError("the forwarder has ended") from None
+                pass  # it is ending: we hear of it there
             await answered.wait()
             answer = self._answers.pop(number, None)
         finally:
             del self._waiting[number]
         if answer is None:
-            raise ForwarderError("the forwarder has ended")
+            await self._give_up()
         if "error" in answer:
             raise ForwarderError(answer["error"])
         return answer["ok"]
+
+    async def _give_up(self) -> NoReturn:
+        await trio.lowlevel.checkpoint()  # where the block is cancelled, unless we are shielded
+        raise ForwarderError("the forwarder has ended")
 
     async def stats(self) -> dict[str, dict[str, dict[str, int]]]:
         """By name of wire: {"ab": counters, "ba": counters, "nat": drops by reason}."""
@@ -95,7 +102,7 @@ class ForwarderClient:
         return answer
 
     async def _listen(self) -> None:
-        """Hand out answers until the forwarder ends."""
+        """Hand out answers. Raises :class:`LabError` when the forwarder ends."""
         assert self._process.stdout is not None
         buffer = bytearray()
         try:
@@ -105,8 +112,14 @@ class ForwarderClient:
                 buffer = bytearray(rest)
                 for line in lines:
                     self._take(json.loads(line))
+            with trio.move_on_after(EXIT_S):
+                await self._process.wait()
+            raise LabError(
+                f"the forwarder (process {self.pid}) has ended before the lab did, with exit "
+                f"status {self._process.returncode}: all links and NATs of its are dead"
+            )
         finally:
-            self.ended.set()
+            self._ended = True
             for event in self._waiting.values():
                 event.set()
 
@@ -127,8 +140,8 @@ async def open_forwarder(
 ) -> AsyncIterator[ForwarderClient]:
     """Start a forwarder; at the end it is stopped, and its devices are gone.
 
-    `on_lost` is called when a device disappears. What the forwarder writes to stderr (a bug)
-    goes to ours.
+    `on_lost` is called when a device disappears. If the forwarder itself does, the block is
+    cancelled and :class:`LabError` raised. What it writes to stderr (a bug) goes to ours.
     """
     process = await trio.lowlevel.open_process(
         [sys.executable, "-m", "tools.netlab.forwarder"],
@@ -140,12 +153,13 @@ async def open_forwarder(
     assert process.stdin is not None
     client = ForwarderClient(process, on_lost)
     try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(client._listen)
-            try:
-                yield client
-            finally:
-                nursery.cancel_scope.cancel()
+        with plain_errors():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(client._listen)
+                try:
+                    yield client
+                finally:
+                    nursery.cancel_scope.cancel()
     finally:
         with trio.CancelScope(shield=True):
             await process.stdin.aclose()  # which ends it

@@ -16,7 +16,7 @@ Talk over the socket (SOCK_SEQPACKET, one JSON object a message, file descriptor
     at the start: {"ready": true}, or {"failed": "…"}
     {"id": 1, "do": "namespace"}         -> {"id": 1, "made": "namespace"} + network namespace
     {"id": 2, "do": "start", "argv": […], "env": {…}, "cwd": "…"}
-        + network namespace, stdin, stdout, stderr, and more, which the program has as 3, 4, …
+        + network namespace, stdin, stdout, stderr
                                          -> {"id": 2, "made": "start"} + pidfd
     either may fail                      -> {"id": 2, "error": "…"}
     whenever a program ends              -> {"exit": 2, "status": -9}
@@ -46,7 +46,7 @@ PR_SET_NAME = 15
 MS_NOSUID_NODEV_NOEXEC = 2 | 4 | 8
 MS_PRIVATE_REC = 1 << 18 | 1 << 14
 MAX_MESSAGE = 1 << 17
-MAX_FDS = 64
+MAX_FDS = 4
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -120,8 +120,8 @@ class Init:
                 made = _new_namespace()
             else:
                 made = self._start(request, list(fds))
-        except OSError as error:
-            self._send({"id": request["id"], "error": str(error)})
+        except Exception as error:  # whatever is wrong with one request: init must go on
+            self._send({"id": request["id"], "error": str(error) or repr(error)})
         else:
             self._send({"id": request["id"], "made": request["do"]}, made)
             os.close(made)
@@ -139,7 +139,7 @@ class Init:
             try:
                 _exec(request, fds)
             except BaseException as error:
-                os.write(writing, str(error).encode()[:1000])
+                os.write(writing, (str(error) or repr(error)).encode(errors="replace")[:1000])
             finally:
                 os._exit(127)
         os.close(writing)

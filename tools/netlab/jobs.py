@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from tools.netlab.lab import Lab
 from tools.netlab.mesh import RELAYED, Mesh
 from tools.netlab.programs import LATTICA, Event, Running
 from tools.netlab.report import Outcome
+from tools.netlab.timeline import Timeline
 from tools.netlab.workload import (
+    PLACEHOLDER,
     PROGRAMS,
     CommandProgram,
     FetchProgram,
@@ -35,7 +38,6 @@ START_S = 60.0
 """A program may take this long until it is ready; machines are busy."""
 NEWS_S = 1.0
 """What one end of a connection says the other end says soon after."""
-_PLACEHOLDER = re.compile(r"\{(python|work|ip:[^}]+|ip6:[^}]+|addr:[^}]+|ticket:[^}]+)\}")
 
 
 class Job:
@@ -48,21 +50,27 @@ class Job:
         self.name = program.name
         self.ready = trio.Event()
         """Those that need it may start. Set also when it has failed: they fail by themselves."""
+        self.up = trio.Event()
+        """It is ready or, if it works towards an end, has started. Set also when it has failed."""
         self.done = trio.Event()
         """It has succeeded or failed, though it may still run."""
         self.running: Running | None = None
         self.killed = False
         """A fault killed it, and nobody has started it since."""
+        self._comes_again = False
+        """And a fault will start it."""
         self.ticket = ""
         self._lab = lab
         self._mesh = mesh
         self._news = news
         self._argv: list[str] = []
+        self._life = 0
         self._ok = False
         self._detail = "was not started"
         self._values: dict[str, Any] = {}
         self._began = self._ended = self._ready_at = 0.0
         self._changed = trio.lowlevel.ParkingLot()
+        self._started_again = trio.lowlevel.ParkingLot()
         self._clock_file = lab.folder / f"{self.name}.clock"
         self._is_skewed = any(
             isinstance(fault, ClockSkew) and fault.program == self.name
@@ -75,10 +83,10 @@ class Job:
 
     # --- running ---
 
-    async def run(self, others: Mapping[str, Job]) -> None:
+    async def run(self, others: Mapping[str, Job], timeline: Timeline) -> None:
         """From waiting for its turn to its success or failure; the program may run on."""
         program = self.program
-        await trio.sleep(max(0.0, program.at_s - self._lab.now()))
+        await timeline.until(program.at_s)
         for name in program.needs:
             await others[name].ready.wait()
         self._began = self._lab.now()
@@ -89,27 +97,49 @@ class Job:
             self._detail = str(error)
         self._ended = self._lab.now()
         self.ready.set()
+        self.up.set()
         self.done.set()
 
-    async def start(self) -> Running:
+    async def restart(self) -> None:
+        """Start it again that was killed. Does nothing if it had not been started."""
+        if not self.killed:
+            return
+        self._now_running().let_go()
+        try:
+            await self._start()
+        finally:
+            self._comes_again = False
+            self._started_again.unpark_all()
+
+    async def _start(self) -> Running:
         """Start the program, the first time or again."""
         env = dict(self.program.env)
         if self._is_skewed:
             library = await trio.to_thread.run_sync(skew.build, self._lab.folder)
             env |= skew.environment(library, self._clock_file)
         self.killed = False
+        hear = partial(self._hear, self._life)
         self.running = await self._lab.start(
-            self.program.host, self._argv, name=self.name, env=env, on_event=self._hear
+            self.program.host, self._argv, name=self.name, env=env, on_event=hear
         )
         return self.running
 
     def signal(self, number: int) -> None:
         """Does nothing if it does not run."""
-        if self.running is None:
-            return
-        self.running.process.send_signal(number)
-        if number == signal.SIGKILL:
+        if self._runs:
+            assert self.running is not None
+            self.running.process.send_signal(number)
+
+    def kill(self, *, comes_again: bool) -> None:
+        """End it by a fault; `comes_again`: :meth:`restart` will be called. Until then it has
+        neither succeeded nor failed. Does nothing if it does not run.
+        """
+        if self._runs:
+            self.signal(signal.SIGKILL)
             self.killed = True
+            self._comes_again = comes_again
+            # What it said before its end may still be read after it.
+            self._life += 1
             self._mesh.forget(self.name)
 
     def skew(self, offset_s: float) -> None:
@@ -139,10 +169,14 @@ class Job:
             host=self.program.host,
             kind=KINDS[type(self.program)],
             ok=ok,
-            detail=detail,
+            detail=self._mesh.named(detail),
             seconds=round(max(0.0, self._ended - self._began), 3),
             values=self._values,
         )
+
+    @property
+    def _runs(self) -> bool:
+        return self.running is not None and self.running.process.status is None
 
     @property
     def _stays(self) -> bool:
@@ -151,8 +185,9 @@ class Job:
             return self.program.exit_code is None
         return not isinstance(self.program, FetchProgram)
 
-    def _hear(self, event: Event) -> None:
-        self._mesh.feed(self.name, event)
+    def _hear(self, life: int, event: Event) -> None:
+        if life == self._life:
+            self._mesh.feed(self.name, event)
         self._news(event)
 
     def _last_words(self) -> str:
@@ -175,9 +210,9 @@ class Job:
         self._argv = [*LATTICA, "node", "--json", *_options("--listen", program.listen)]
         for target in program.connect:
             self._argv += _options("--connect", self._mesh.addresses(target))
-        running = await self.start()
+        await self._start()
         with trio.move_on_after(START_S):
-            _, event = await running.wait_event(lambda event: event.get("event") == "ready")
+            event = await self._wait_event(lambda event: event.get("event") == "ready")
         if self._mesh.peer_id(self.name) is None:
             raise LabError(f"was not ready after {START_S:g} s{self._last_words()}")
         self._ready_at = float(event["t"])
@@ -191,8 +226,9 @@ class Job:
         missing = self._missing()
         self._ok = not missing
         if missing:
-            reason = _reason(running.stderr())
-            self._detail = f"not connected to {', '.join(missing)}{reason}"
+            reason = _reason(self.running.stderr()) if self.running else ""
+            took = f"after {self._lab.now() - self._ready_at:.0f} s"
+            self._detail = f"not connected to {', '.join(missing)} {took}{reason}"
         elif program.connect:
             self._detail = f"connected to {', '.join(map(self._described, program.connect))}"
         else:
@@ -225,9 +261,9 @@ class Job:
         options = _options("--listen", program.listen)
         path = data if program.files != 1 else next(data.iterdir())
         self._argv = [*LATTICA, "publish", str(path), "--json", *options]
-        running = await self.start()
+        await self._start()
         with trio.move_on_after(program.timeout_s):
-            _, event = await running.wait_event(lambda event: "ticket" in event)
+            event = await self._wait_event(lambda event: "ticket" in event)
             self.ticket = str(event["ticket"])
             self._ok = True
             self._detail = f"{event['bytes'] / MIB:.1f} MiB in {event['files']} file(s)"
@@ -239,8 +275,9 @@ class Job:
             raise LabError(f"{source.name} had no ticket")
         out = self.folder / "out"
         self._argv = [*LATTICA, "fetch", source.ticket, "-o", str(out), "--json"]
-        running = await self.start()
-        status = await self._wait_exit(running, program.timeout_s)
+        await self._start()
+        self.up.set()
+        running, status = await self._wait_exit(program.timeout_s)
         if status is None:
             raise LabError(f"not done after {program.timeout_s:g} s{self._last_words()}")
         if status != 0:
@@ -257,32 +294,63 @@ class Job:
 
     async def _command(self, program: CommandProgram, others: Mapping[str, Job]) -> None:
         self._argv = [self._filled(argument, others) for argument in program.argv]
-        running = await self.start()
+        await self._start()
         if program.ready is not None:
             with trio.move_on_after(program.timeout_s) as waiting:
-                await running.wait_event(lambda event: event.get("event") == program.ready)
+                await self._wait_event(lambda event: event.get("event") == program.ready)
             if waiting.cancelled_caught:
                 raise LabError(f"no event {program.ready!r} after {program.timeout_s:g} s")
+        self.up.set()
         if program.exit_code is None:
             self._ok, self._detail = True, "runs"
             return
         if program.ready is not None:
             self.ready.set()
-        status = await self._wait_exit(running, program.timeout_s)
+        running, status = await self._wait_exit(program.timeout_s)
         if status != program.exit_code:
             got = "did not end" if status is None else f"ended with status {status}"
             raise LabError(f"{got}, not {program.exit_code}{self._last_words()}")
         self._ok, self._detail = True, f"ended with status {status}"
         self._values["events"] = running.events[-1:]
 
-    async def _wait_exit(self, running: Running, timeout_s: float) -> int | None:
-        """Its exit status; None, and it is killed, if it takes longer."""
+    async def _wait_event(self, matches: Callable[[Event], bool]) -> Event:
+        """The first that it, or the one started in its place, says and that `matches`.
+
+        Raises :class:`LabError` when it has said its last word.
+        """
+        while True:
+            running = self._now_running()
+            try:
+                _, event = await running.wait_event(matches)
+                return event
+            except LabError:
+                if not await self._is_replaced(running):
+                    raise
+
+    async def _wait_exit(self, timeout_s: float) -> tuple[Running, int | None]:
+        """It, or the one started in its place, and its exit status; None, and it is killed, if
+        it takes longer.
+        """
         with trio.move_on_after(timeout_s):
-            status = await running.process.wait()
-            await running.closed.wait()
-            return status
+            while True:
+                running = self._now_running()
+                status = await running.process.wait()
+                if not await self._is_replaced(running):
+                    await running.closed.wait()
+                    return running, status
+        running = self._now_running()
         await running.stop(grace_s=0)
-        return None
+        return running, None
+
+    async def _is_replaced(self, ended: Running) -> bool:
+        """Whether another was started in its place; a fault that will do that is waited for."""
+        while self.running is ended and self._comes_again:
+            await self._started_again.park()
+        return self.running is not ended
+
+    def _now_running(self) -> Running:
+        assert self.running is not None
+        return self.running
 
     def _filled(self, text: str, others: Mapping[str, Job]) -> str:
         def value(match: re.Match[str]) -> str:
@@ -301,14 +369,15 @@ class Job:
             return next(iter(self._mesh.addresses(name)), "")
 
         try:
-            return _PLACEHOLDER.sub(value, text)
+            return PLACEHOLDER.sub(value, text)
         except KeyError as error:
             raise LabError(f"{text}: there is no {error}") from None
 
 
 def _reason(log: str) -> str:
-    """The last warning or error of a node's log, without time and place."""
-    lines = [line for line in log.splitlines() if " WARNING " in line or " ERROR " in line]
+    """The last thing that a node's log complains of, without time and place."""
+    telling = (" WARNING ", " ERROR ", "bootstrap peer is unreachable")
+    lines = [line for line in log.splitlines() if any(words in line for words in telling)]
     return f" ({lines[-1].partition(': ')[2]})" if lines else ""
 
 

@@ -15,13 +15,19 @@ import resource
 import shutil
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import trio
 
 from tools.netlab import netns, nftables, programs, registry
-from tools.netlab.errors import LabError, MissingToolError, plain_errors
-from tools.netlab.forwarder_client import ForwarderClient, ForwarderError, open_forwarder
+from tools.netlab.errors import LabError, MissingToolError, NoPrivilegesError, plain_errors
+from tools.netlab.forwarder_client import (
+    DeviceLost,
+    ForwarderClient,
+    ForwarderError,
+    open_forwarder,
+)
 from tools.netlab.miniupnpd import start_daemon
 from tools.netlab.model import Scenario
 from tools.netlab.plan import LAN, NodePlan, Plan, Uplink, Wire, make_plan
@@ -38,7 +44,8 @@ DEFAULTS = {
     "net/ipv4/conf/all/send_redirects": "0",
     "net/ipv4/conf/default/send_redirects": "0",
 }
-IPV6_START_S = 5.0
+IPV6_START_S = 30.0
+"""So long a kernel that is busy may take to make devices ready for IPv6."""
 BRIDGE = {
     # Where the kernel can, it would filter and translate also what the bridge passes on.
     "net/bridge/bridge-nf-call-iptables": "0",
@@ -80,9 +87,16 @@ class Lab:
         self._nets: dict[str, netns.Net] = {}
         self._forwarder: ForwarderClient | None = None
         self._wires = {wire.name: wire for wire in plan.wires}
+        self._uplinks = {
+            wire.name: plan.nodes[wire.owner].uplinks[wire.index] for wire in plan.wires
+        }
+        """By name of wire, with the addresses that they have now."""
         self._active: dict[str, int] = {}
         self._spares_used: dict[str, int] = {}
-        self._address: dict[str, str] = {}
+        self._cuts: dict[str, set[str]] = {wire.name: set() for wire in plan.wires}
+        """By name of wire: who wants it dead. It lives when nobody does."""
+        self._changes: dict[str, dict[str, Link]] = {wire.name: {} for wire in plan.wires}
+        """By name of wire: what others want it to be; the last one counts."""
         self._daemons: dict[str, Running] = {}
         self._dead: set[str] = set()
         self._start = trio.current_time()
@@ -90,6 +104,11 @@ class Lab:
     def now(self) -> float:
         """Seconds since the network was ready."""
         return trio.current_time() - self._start
+
+    @property
+    def has_ended(self) -> bool:
+        """Its guardian has gone, and all programs with it."""
+        return self._guardian.has_gone
 
     # --- programs ---
 
@@ -119,21 +138,25 @@ class Lab:
         """Write all packets of a node to a pcap file, until the program is stopped."""
         if shutil.which("tcpdump", path=programs.environment(self.folder, {})["PATH"]) is None:
             raise MissingToolError("a capture needs tcpdump; as root: apt-get install tcpdump")
+        if not netns.groups_can_be_set():
+            # tcpdump insists on setting its own.
+            raise NoPrivilegesError("a capture needs real root: tcpdump refuses user namespaces")
         argv = ["tcpdump", "-i", "any", "-U", "-n", "-Z", "root", "-w", str(file)]
         running = await self.start(node, argv, name=f"pcap-{node}")
-        await running.wait_stderr("listening on", timeout_s=5)
+        if not await running.wait_stderr("listening on", timeout_s=15):
+            raise LabError(f"tcpdump does not run on {node}{running.last_words()}")
         return running
 
     # --- addresses ---
 
     def public_ip(self, node: str) -> str:
         """The IPv4 address at which the internet sees a node now."""
-        top = self.scenario.path_up(node)[-1]
-        if top in self._address:
-            return self._address[top]
-        if node not in self.plan.public_ip:
+        uplink = self._uplink(node)
+        if uplink.translator is not None:
+            uplink = self._uplink(uplink.translator)
+        if uplink.public_ip is None:
             raise LabError(f"{node} has no IPv4 address")
-        return self.plan.public_ip[node]
+        return uplink.public_ip
 
     def ip(self, node: str) -> str:
         """A node's own IPv4 address at the start."""
@@ -141,9 +164,23 @@ class Lab:
 
     # --- links ---
 
-    async def set_link_up(self, node: str, up: bool) -> None:
+    # What is done for one reason is undone for the same, also when the node has moved to its
+    # other link meanwhile; and what others have done to that link stays done.
+
+    async def set_link_up(self, node: str, up: bool, reason: str = "") -> None:
         """Cut a node's link, or mend it. The devices stay as they are; packets are lost."""
-        wire = self._wire(node)
+        in_use = self._wire(node)
+        for wire in self._wires_of(node):
+            cuts = self._cuts[wire.name]
+            if up and reason in cuts:
+                cuts.remove(reason)
+                if not cuts:
+                    await self._set_up(wire, True)
+            elif not up and wire == in_use:
+                cuts.add(reason)
+                await self._set_up(wire, False)
+
+    async def _set_up(self, wire: Wire, up: bool) -> None:
         if wire.is_tun:
             await self._command(SetUp(wire.name, up))
             return
@@ -151,7 +188,7 @@ class Lab:
         await self._nft(wire.owner, make(wire.below))
         await self._nft(wire.parent, make(wire.above))
 
-    async def set_link(self, node: str, link: Link) -> None:
+    async def set_link(self, node: str, link: Link, reason: str = "") -> None:
         """Give a node's link other properties. It must have been made to be shaped: with a link
         that is not perfect, or in a scenario with a fault that changes it.
         """
@@ -161,6 +198,18 @@ class Lab:
                 f"the link of {node} is a plain veth pair, which cannot be shaped: give it a "
                 "delay or a rate in the scenario"
             )
+        self._changes[wire.name].pop(reason, None)
+        self._changes[wire.name][reason] = link
+        await self._shape(wire)
+
+    async def restore_link(self, node: str, reason: str = "") -> None:
+        """Undo :meth:`set_link`."""
+        for wire in self._wires_of(node):
+            if self._changes[wire.name].pop(reason, None) is not None:
+                await self._shape(wire)
+
+    async def _shape(self, wire: Wire) -> None:
+        *_, link = wire.link, *self._changes[wire.name].values()
         await self._command(SetLink(wire.name, link.up, "ab"))
         await self._command(SetLink(wire.name, link.down, "ba"))
 
@@ -171,12 +220,14 @@ class Lab:
         if new >= len(uplinks):
             raise LabError(f"{host} has no second attachment")
         net = self._nets[host]
-        for address in old.addresses:
-            net.remove_address(old.device, address)
+        # Of themselves only some go with the addresses.
+        for route in old.routes:
+            net.remove_route(route.to, route.via, route.device)
+        self._remove_addresses(net, old.device, old.addresses)
         self._active[host] = new
-        self._connect(net, uplinks[new])
+        self._connect(net, self._uplink(host))
 
-    async def partition(self, groups: Sequence[Sequence[str]]) -> None:
+    async def partition(self, groups: Sequence[Sequence[str]], reason: str = "") -> None:
         """Let the core drop all packets between nodes of different groups."""
         devices = [
             [
@@ -186,11 +237,11 @@ class Lab:
             ]
             for group in groups
         ]
-        await self._nft(INTERNET, nftables.partition(devices))
+        await self._nft(INTERNET, nftables.partition(devices, f"partition{reason}"))
 
-    async def heal(self) -> None:
+    async def heal(self, reason: str = "") -> None:
         """Undo :meth:`partition`."""
-        await self._nft(INTERNET, nftables.no_partition())
+        await self._nft(INTERNET, nftables.no_partition(f"partition{reason}"))
 
     # --- routers ---
 
@@ -212,27 +263,33 @@ class Lab:
             await self._start_daemon(node)
 
     async def change_address(self, node: str) -> str:
-        """Give a node at the internet another IPv4 address, which is returned."""
+        """Give a node at the internet another IPv4 address, which is returned.
+
+        One that it had before may come again, after more than a hundred others.
+        """
         wire, uplink = self._wire(node), self._uplink(node)
-        used = self._spares_used.get(node, 0)
-        if used >= len(uplink.spares):
-            raise LabError(f"{node} has no other public address left")
-        address = uplink.spares[used]
+        if not uplink.spares:
+            raise LabError(f"{node} has no IPv4 address at the internet that it could change")
+        router = next((one for one in self.scenario.routers if one.name == node), None)
+        if router is not None and router.nat.translate != "ports":
+            raise LabError(f"{node} does not translate ports: its addresses are fixed")
+        used = self._spares_used.get(wire.name, 0)
+        address = uplink.spares[used % len(uplink.spares)]
         if wire.nat is not None:
-            if wire.nat.translate != "ports":
-                raise LabError(f"{node} does not translate ports: its addresses are fixed")
+            changed = replace(uplink, public_ip=address)
             await self._command(SetExternal(wire.name, (address,)))
         else:
             net = self._nets[node]
-            old = f"{self.public_ip(node)}/24"
-            net.remove_address(uplink.device, old)
-            net.add_address(uplink.device, f"{address}/24")
-            for route in uplink.routes:
-                net.add_route(route.to, route.via, route.device)
-            if self.plan.nodes[node].ruleset:
+            # Of several the first is the one that changes.
+            addresses = (f"{address}/24", *uplink.addresses[1:])
+            changed = replace(uplink, public_ip=address, addresses=addresses)
+            ipv4 = [text for text in uplink.addresses if ":" not in text]
+            self._remove_addresses(net, uplink.device, ipv4)
+            self._connect(net, changed)
+            if router is not None:
                 netns.forget_connections(self._namespaces[node])
-        self._spares_used[node] = used + 1
-        self._address[node] = address
+        self._spares_used[wire.name] = used + 1
+        self._uplinks[wire.name] = changed
         return address
 
     # --- building ---
@@ -247,7 +304,7 @@ class Lab:
         for node in self.plan.nodes.values():
             self._prepare(node)
         if any(wire.is_tun for wire in self.plan.wires):
-            self._forwarder = await stack.enter_async_context(open_forwarder())
+            self._forwarder = await stack.enter_async_context(open_forwarder(_fail))
         async with trio.open_nursery() as nursery:
             for number, wire in enumerate(self.plan.wires):
                 if wire.is_tun:
@@ -271,7 +328,10 @@ class Lab:
         end = trio.current_time() + IPV6_START_S
         for net in self._nets.values():
             # There is nothing to wait for: the kernel does not tell.
-            while net.without_ipv6() and trio.current_time() < end:  # noqa: ASYNC110
+            while deaf := net.without_ipv6():
+                if trio.current_time() > end:
+                    names = ", ".join(sorted(deaf))
+                    raise LabError(f"no IPv6 on {names} after {IPV6_START_S:g} s")
                 await trio.sleep(0.02)
 
     def _register(self) -> None:
@@ -355,6 +415,11 @@ class Lab:
         for path, value in node.sysctls:
             net.sysctl(path, value)
 
+    def _remove_addresses(self, net: netns.Net, device: str, addresses: Sequence[str]) -> None:
+        # With the first of a network the kernel removes the others.
+        for address in reversed(addresses):
+            net.remove_address(device, address)
+
     def _connect(self, net: netns.Net, uplink: Uplink) -> None:
         for address in uplink.addresses:
             net.add_address(uplink.device, address)
@@ -382,9 +447,13 @@ class Lab:
             raise LabError(f"there is no node {node!r} with a link in this lab")
         return self._wires[name]
 
+    def _wires_of(self, node: str) -> list[Wire]:
+        """Those of all its uplinks."""
+        return [wire for wire in self.plan.wires if wire.owner == node]
+
     def _uplink(self, node: str) -> Uplink:
-        self._wire(node)
-        return self.plan.nodes[node].uplinks[self._active.get(node, 0)]
+        """The one that is in use."""
+        return self._uplinks[self._wire(node).name]
 
     async def _command(self, command: Command) -> None:
         assert self._forwarder is not None
@@ -407,6 +476,18 @@ def require_tools() -> None:
         raise MissingToolError("the network lab needs nft; as root: apt-get install nftables")
 
 
+def _fail(lost: DeviceLost) -> None:
+    """Called in the forwarder's task, which ends with what is raised, and the lab with it."""
+    raise LabError(f"the forwarder has lost the device {lost.device} of {lost.name}: {lost.error}")
+
+
+def _require_tun(file: Path = Path("/dev/net/tun")) -> None:
+    if not file.exists():
+        raise MissingToolError(f"there is no {file}; as root: modprobe tun")
+    if not os.access(file, os.R_OK | os.W_OK):
+        raise MissingToolError(f"{file} is not open to you; as root: chmod 666 {file}")
+
+
 @asynccontextmanager
 async def open_lab(scenario: Scenario, name: str | None = None) -> AsyncIterator[Lab]:
     """Build a scenario's network; its programs and faults are the runner's matter.
@@ -417,6 +498,8 @@ async def open_lab(scenario: Scenario, name: str | None = None) -> AsyncIterator
     """
     require_tools()
     plan = make_plan(scenario)
+    if any(wire.is_tun for wire in plan.wires):
+        _require_tun()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # several for each namespace
     name = name or registry.new_name()

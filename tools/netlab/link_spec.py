@@ -60,7 +60,8 @@ class LinkSpec:
         deviation (cut off at 0 and at delay_s + 4 jitter_s). Must not exceed delay_s.
     jitter_shape: "uniform" or "normal".
     jitter_reorders: False keeps packets in order (one that drew a short delay waits for its
-        predecessor, as in a queue of a radio link); True lets each come out when it is due.
+        predecessor, as in a queue of a radio link, so that the mean delay of a dense stream is
+        nearer to the longest than to delay_s); True lets each come out when it is due.
     loss: P(loss) of each packet, independent of the others.
     burst: loss in bursts, beside `loss`.
     reorder: P(a packet skips the delay and so overtakes those on their way), netem's `reorder`;

@@ -8,10 +8,12 @@ ordered: who is asked matters. Some pairs share a lab and its relay, but no NAT.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import trio
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -132,7 +134,9 @@ def verdict(pair: Pair, number: int, report: Report) -> PairResult:
         soonest = min(direct.values(), default=None)
         return PairResult(*pair, True, path, soonest, times.get(RELAYED))
     failed = [f"{one.program}: {one.detail}" for one in outcomes if not one.ok]
-    return PairResult(*pair, False, None, None, None, " ".join(" ".join(failed).split()))
+    # In the lab they had numbers.
+    reason = re.sub(rf"\b([ab]){number}\b", r"\1", " ".join(" ".join(failed).split()))
+    return PairResult(*pair, False, None, None, None, reason)
 
 
 async def run_matrix(
@@ -158,21 +162,21 @@ async def run_matrix(
             nursery.start_soon(work)
 
 
-def table(types: Sequence[str], results: Iterable[PairResult]) -> Table:
+def table(types: Sequence[str], results: Iterable[PairResult]) -> Group:
     """The matrix for a terminal: rows are `a`, which is reached; columns `b`, which reaches."""
     found = {(result.a, result.b): result for result in results}
     connected = sum(result.connected for result in found.values())
-    caption = "T: direct, TCP; Q: QUIC; W: WebSocket; U: other UDP; R: relayed; -: not connected"
-    shown = Table(
-        title=f"who (column) reaches whom (row): {connected} of {len(found)} pairs",
-        caption=caption,
-    )
+    shown = Table()
     shown.add_column("", no_wrap=True)
     for number, _ in enumerate(types, 1):
         shown.add_column(str(number), justify="center", no_wrap=True, min_width=2)
     for number, a in enumerate(types, 1):
         shown.add_row(f"{number:2} {a}", *(_cell(found.get((a, b))) for b in types))
-    return shown
+    return Group(
+        Text(f"who (column) reaches whom (row): {connected} of {len(found)} pairs", "bold"),
+        shown,
+        Text("T: direct, TCP; Q: QUIC; W: WebSocket; U: other UDP; R: relayed; -: not connected"),
+    )
 
 
 def _cell(result: PairResult | None) -> Text:

@@ -115,6 +115,13 @@ class Mesh:
         """The program with this peer ID; the ID if it is unknown."""
         return self._names.get(peer_id, peer_id)
 
+    def named(self, text: str) -> str:
+        """A text with the names of programs in place of their peer IDs."""
+        for peer_id, name in self._names.items():
+            if peer_id:
+                text = text.replace(peer_id, name)
+        return text
+
     def peer_id(self, program: str) -> str | None:
         member = self._members.get(program)
         return member.peer_id or None if member else None

@@ -20,10 +20,17 @@ from tools.netlab.fault_spec import (
     NatReboot,
     Partition,
     Pause,
+    lasts,
 )
 from tools.netlab.spec import SpecError, require, require_number
 from tools.netlab.topology import INTERNET, Host, Node, Relay, Router, require_name
-from tools.netlab.workload import FetchProgram, NodeProgram, Program, PublishProgram
+from tools.netlab.workload import (
+    CommandProgram,
+    FetchProgram,
+    NodeProgram,
+    Program,
+    PublishProgram,
+)
 
 MAX_DEPTH = 4
 MAX_NODES = 4000
@@ -33,8 +40,12 @@ MAX_NODES = 4000
 class Scenario:
     """A small internet, what runs in it and what goes wrong.
 
-    duration_s: it runs at least until the last fault is over, and at most this long; in between
-        it ends as soon as every program has succeeded or failed.
+    duration_s: it runs at least until the last fault is over, and at most this long (faults
+        that are not over by then are refused); in between it ends as soon as every program has
+        succeeded or failed.
+    faults: before the first the clock stands until the programs that are due by then are ready
+        or have failed (fetches and commands: have started). So times mean the same on a slow
+        machine; see `timeline`.
     settle_s: it runs this much longer after that, so that what lasts can be seen to last.
     ipv6: the internet has IPv6, too.
     seed: of everything that is random.
@@ -93,6 +104,7 @@ class Scenario:
 
 def _check_tree(scenario: Scenario) -> None:
     parents: dict[str, str] = {}
+    keys: dict[str, str] = {}
     for kind, nodes in (
         ("relays", scenario.relays),
         ("hosts", scenario.hosts),
@@ -102,23 +114,25 @@ def _check_tree(scenario: Scenario) -> None:
             require(node.name != INTERNET, kind, f"{INTERNET!r} is the core's name")
             require(node.name not in parents, kind, f"two nodes are called {node.name!r}")
             parents[node.name] = INTERNET if isinstance(node, Relay) else node.behind
+            keys[node.name] = f"{kind}.{node.name}"
     require(bool(parents), "hosts", "there is no host")
     require(len(parents) <= MAX_NODES, "hosts", f"there are more than {MAX_NODES} nodes")
     routers = {router.name for router in scenario.routers}
     for name, parent in parents.items():
-        where = f"{name}.behind"
+        where = f"{keys[name]}.behind"
         require(parent in routers | {INTERNET}, where, f"there is no router {parent!r}")
     for host in scenario.hosts:
         if host.standby is not None:
             known = host.standby in routers | {INTERNET}
-            require(known, f"{host.name}.standby", f"there is no router {host.standby!r}")
+            where = f"{keys[host.name]}.standby"
+            require(known, where, f"there is no router {host.standby!r}")
     for name in parents:
         depth, at = 0, name
         while at != INTERNET:
             depth, at = depth + 1, parents[at]
             require(
                 depth <= MAX_DEPTH,
-                f"{name}.behind",
+                f"{keys[name]}.behind",
                 f"is more than {MAX_DEPTH} deep, or a circle: the internet is never reached",
             )
 
@@ -144,7 +158,20 @@ def _check_programs(scenario: Scenario) -> None:
             if isinstance(program, NodeProgram):
                 is_peer = isinstance(programs[needed], NodeProgram)
                 require(is_peer, f"{key}.connect", f"{needed!r} is not a node")
+        if isinstance(program, CommandProgram):
+            _check_placeholders(program, programs)
     list(_in_order(tuple(programs.values())))
+
+
+def _check_placeholders(program: CommandProgram, programs: dict[str, Program]) -> None:
+    """Those that name programs; `plan` knows which nodes have addresses."""
+    key = f"programs.{program.name}.argv"
+    for kind, name in program.placeholders:
+        if kind in ("addr", "ticket"):
+            what = f"{{{kind}:{name}}}"
+            require(name in program.after, key, f"{what}: {name!r} is not in `after`")
+            publishes = kind == "addr" or isinstance(programs[name], PublishProgram)
+            require(publishes, key, f"{what}: {name!r} publishes nothing")
 
 
 def _in_order(programs: tuple[Program, ...]) -> Iterator[Program]:
@@ -168,14 +195,19 @@ def _check_faults(scenario: Scenario) -> None:
     for index, fault in enumerate(scenario.faults):
         key = f"faults[{index}]"
         require_number(fault.at_s, f"{key}.at_s")
-        for_s = getattr(fault, "for_s", None)
+        ends = f"must be over before the scenario is, and duration_s is {scenario.duration_s:g}"
+        require(fault.at_s < scenario.duration_s, f"{key}.at_s", ends)
+        for_s = lasts(fault)
         if for_s is not None:
             require_number(for_s, f"{key}.for_s", above=True)
+            require(fault.at_s + for_s < scenario.duration_s, f"{key}.for_s", ends)
         match fault:
             case LinkDown(node=node) | LinkChange(node=node) | AddressChange(node=node):
                 require(node in hosts or node in routers, f"{key}.node", f"there is no {node!r}")
                 if isinstance(fault, AddressChange):
                     changing = scenario.node(node)
+                    has = isinstance(changing, Router) or changing.ipv4
+                    require(has, f"{key}.node", f"{node!r} has no IPv4 address")
                     outside = changing.behind == INTERNET
                     require(outside, f"{key}.node", f"{node!r} is not directly at the internet")
                     fixed = isinstance(changing, Router) and changing.nat.translate != "ports"
@@ -199,3 +231,15 @@ def _check_faults(scenario: Scenario) -> None:
                         f"{key}.groups",
                         f"{name!r} is behind {top!r}: name that, the core sees no other",
                     )
+    _check_overlaps(scenario.faults)
+
+
+def _check_overlaps(faults: tuple[Fault, ...]) -> None:
+    """A program that is killed, or stopped, twice at a time would come back too early."""
+    until: dict[tuple[type[Fault], str], float] = {}
+    for index, fault in sorted(enumerate(faults), key=lambda item: item[1].at_s):
+        if isinstance(fault, Kill | Pause):
+            kind, ends = (type(fault), fault.program), fault.at_s + (fault.for_s or 0.0)
+            reason = "begins before the last fault of this kind is over for this program"
+            require(fault.at_s >= until.get(kind, 0.0), f"faults[{index}].at_s", reason)
+            until[kind] = ends

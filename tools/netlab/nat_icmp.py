@@ -2,7 +2,8 @@
 
 An error about an outgoing packet quotes it as it looked outside, one about an incoming packet
 as it looked inside; the receiver must find its own endpoints in the quote. An error that belongs
-to no session is not let through (RFC 5508 REQ-4, REQ-5).
+to no session is not let through (RFC 5508 REQ-4, REQ-5). The same holds for ICMPv6
+(RFC 6092), where nothing is translated.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from tools.netlab.packets import (
     IpHeader,
     adjusted,
     checksum,
+    ipv6_transport,
 )
 
 ERRORS: Final = frozenset((3, 4, 5, 11, 12))
@@ -36,8 +38,8 @@ def translate_error(
 ) -> str | None:
     """Rewrite an IPv4 packet with an ICMP error in place; the reason if it must be dropped.
 
-    The TTL is left alone. With `keep_source` the sender's own address stays (a firewall that
-    does not translate); otherwise an outgoing error comes from the NAT.
+    With `keep_source` the sender's own address stays (a firewall that does not translate);
+    otherwise an outgoing error comes from the NAT.
     """
     if checksum(packet[ip.header : ip.length]):
         return "malformed"
@@ -75,6 +77,21 @@ def translate_error(
         packet[at : at + 2] = b"\0\0"
         packet[at : at + 2] = checksum(packet[start:end]).to_bytes(2, "big")
     return None
+
+
+def admit_error_v6(packet: Buffer, ip: IpHeader, outbound: bool, find: FindSession) -> str | None:
+    """Look at an IPv6 packet with an ICMPv6 error; the reason if it must be dropped."""
+    quote = ip.header + _HEADER
+    if quote + 48 > ip.length or packet[quote] >> 4 != 6:
+        return "malformed"
+    found = ipv6_transport(packet, packet[quote + 6], quote + 40, ip.length)
+    if found is None or found[1] + 8 > ip.length:
+        return "malformed"
+    protocol, transport, fragment, _ = found
+    if fragment & FRAGMENT_OFFSET:
+        return "fragment"
+    session = quoted_session(packet, quote + 8, 16, transport, protocol, outbound, find)
+    return "no-session" if session is None else None
 
 
 def quoted_session(

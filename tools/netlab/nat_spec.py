@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from tools.netlab.spec import require, require_number
 
@@ -25,6 +25,9 @@ Refusal: TypeAlias = Literal["drop", "reset", "icmp"]
 Ipv6: TypeAlias = Literal["firewall", "open", "drop"]
 
 
+MAX_SESSIONS: Final = 65536
+
+
 @dataclass(frozen=True, slots=True)
 class NatSpec:
     """What a NAT or stateful firewall does. The default is a good home router.
@@ -35,11 +38,13 @@ class NatSpec:
     mapping: when an inside endpoint keeps its external endpoint (RFC 4787 section 4.1): always,
         per remote address, or per remote address and port. Only with translate "ports".
     filtering: what may come in to a mapping (RFC 4787 section 5): everything, what comes from
-        addresses it has sent to, or from addresses and ports it has sent to. A one-to-one
-        mapping is always there, so that with "endpoint-independent" its host is simply open.
+        addresses it has sent to, or from addresses and ports it has sent to. Where ports are not
+        translated each endpoint has its mapping from the start, so that "endpoint-independent"
+        filters nothing at all, whether or not the host has sent anything (see `is_open`).
     port: external port of a new mapping: the inside port where free (else the next free one),
         the next free one, or any free one at random.
-    port_low, port_high: range of ports that are handed out (a preserved one may lie outside).
+    port_low, port_high: range of ports that are handed out (a preserved one may lie outside;
+        the kernel gives a port below 1024 that is taken another one below 1024).
     port_step: step of "sequential".
     ports_per_host: most mappings of one inside host at a time, per protocol (a carrier's limit).
     overload: mappings to different remote endpoints may share an external port, as Linux does;
@@ -50,15 +55,18 @@ class NatSpec:
     udp_timeout_s, icmp_timeout_s: life of a mapping after the last packet that refreshes it.
     tcp_timeout_s, tcp_transitory_s: the same for established connections, and for those that
         are opening or closing (RFC 5382 REQ-5).
-    inbound_refresh: incoming packets refresh, too (outgoing ones always do).
+    inbound_refresh: incoming packets refresh, too, as they do in Linux (outgoing ones always
+        do, RFC 4787 REQ-6).
     refuse_tcp: what an unsolicited TCP SYN from outside gets: nothing, a RST, or ICMP
         "port unreachable" (RFC 5382 REQ-4 wants nothing, or the ICMP after 6 seconds).
-    blocked: outbound traffic that is dropped: UDP, TCP, all but TCP to port 443, or all but TCP
-        to ports 80 and 443. ICMP passes with "udp" and "tcp" only.
-    ipv6: IPv6 is never translated: "firewall" filters it as `filtering` and the timeouts say,
-        "open" passes it, "drop" has none.
+    blocked: traffic with the outside that is dropped: UDP, TCP, all but TCP to port 443 there,
+        or all but TCP to ports 80 and 443. ICMP passes with "udp" and "tcp" only.
+    ipv6: IPv6 is never translated: "firewall" filters it as `filtering` and the timeouts say
+        (endpoint-independent after RFC 6092: whoever has sent something is open to all, unless
+        the router `is_open` anyway), "open" passes it, "drop" has none.
     upnp, natpmp, pcp: port control protocols that the router offers to the inside. The lab
-        starts a daemon for them; the translation here does not look at them.
+        starts a daemon for them; the translation here does not look at them. The daemon knows
+        NAT-PMP and its successor PCP only together.
     max_sessions: bound on the state that is kept; beyond it new flows are dropped and counted.
     """
 
@@ -83,7 +91,7 @@ class NatSpec:
     upnp: bool = False
     natpmp: bool = False
     pcp: bool = False
-    max_sessions: int = 65536
+    max_sessions: int = MAX_SESSIONS
 
     def __post_init__(self) -> None:
         require_number(self.port_low, "port_low", low=1, high=65535)
@@ -113,6 +121,16 @@ class NatSpec:
             f"{self.translate!r} keeps ports: it needs mapping 'endpoint-independent' and port "
             "'preserving'",
         )
+        require(
+            self.natpmp == self.pcp,
+            "pcp",
+            "needs the same value as natpmp: one daemon speaks both on one port",
+        )
+
+    @property
+    def is_open(self) -> bool:
+        """Whether everything may come in at any time, in IPv4 and IPv6: nothing is filtered."""
+        return self.translate != "ports" and self.filtering == "endpoint-independent"
 
 
 _EIM: Behaviour = "endpoint-independent"
@@ -120,7 +138,8 @@ _ADM: Behaviour = "address-dependent"
 _APDM: Behaviour = "address-and-port-dependent"
 
 # Every type that the probe can tell apart, under the names in use. The comment gives
-# mapping / filtering / port allocation.
+# mapping / filtering / port allocation. Those that the kernel can do are as the kernel does them:
+# incoming packets refresh.
 NAMES: Mapping[str, NatSpec] = MappingProxyType(
     {
         # EIM / EIF / preserving: the friendliest one.
@@ -136,22 +155,28 @@ NAMES: Mapping[str, NatSpec] = MappingProxyType(
         # APDM / APDF / sequential: a symmetric NAT whose next port can be guessed.
         "symmetric-sequential": NatSpec(mapping=_APDM, port="sequential"),
         # APDM / APDF / random: the hardest one.
-        "symmetric-random": NatSpec(mapping=_APDM, port="random"),
+        "symmetric-random": NatSpec(mapping=_APDM, port="random", inbound_refresh=True),
         # What Linux's masquerade does: preserving and overloading.
-        "linux-masquerade": NatSpec(mapping=_APDM, overload=True, udp_timeout_s=30.0),
+        "linux-masquerade": NatSpec(
+            mapping=_APDM, overload=True, udp_timeout_s=30.0, inbound_refresh=True
+        ),
         # A carrier's NAT after RFC 6888: EIM / EIF / random, few ports for each customer.
         "cgnat": NatSpec(
             filtering=_EIM, port="random", hairpin=True, ports_per_host=1024, udp_timeout_s=60.0
         ),
         # Each host has a public address of its own, and all is open (a cloud's "elastic IP").
-        "one-to-one": NatSpec(translate="one-to-one", filtering=_EIM, hairpin=True),
+        "one-to-one": NatSpec(
+            translate="one-to-one", filtering=_EIM, hairpin=True, inbound_refresh=True
+        ),
         # No translation; nothing comes in that was not asked for.
-        "firewall": NatSpec(translate="none"),
+        "firewall": NatSpec(translate="none", inbound_refresh=True),
         # A home router in an office where UDP is forbidden.
         "udp-blocked": NatSpec(blocked="udp"),
         # The strictest office: TCP to port 443 and nothing else.
-        "tcp-443-only": NatSpec(mapping=_APDM, port="random", blocked="all-but-tcp-443"),
+        "tcp-443-only": NatSpec(
+            mapping=_APDM, port="random", blocked="all-but-tcp-443", inbound_refresh=True
+        ),
         # A home router that opens ports on request.
-        "upnp": NatSpec(upnp=True, natpmp=True, pcp=True),
+        "upnp": NatSpec(upnp=True, natpmp=True, pcp=True, inbound_refresh=True),
     }
 )

@@ -1,15 +1,16 @@
 """NatTable: the userspace NAT and stateful firewall, packet by packet. Pure.
 
 It sits between an inside and an outside and rewrites packets in place, IPv4 (TCP, UDP, ICMP echo
-and errors) as :class:`NatSpec` says; IPv6 is filtered and never translated. Like any router it
-takes one from the TTL. State is in :class:`FlowTable`; this module knows where things are in
-packets. Sources: RFC 3022, RFC 4787, RFC 5382, RFC 5508, RFC 1624 (checksums).
+and errors) as :class:`NatSpec` says; IPv6 is filtered and never translated. The TTL is left
+alone: the router whose outside this is, a namespace that forwards, has taken its one from it.
+State is in :class:`FlowTable`; this module knows where things are in packets. Sources: RFC 3022,
+RFC 4787, RFC 5382, RFC 5508, RFC 6092 (IPv6), RFC 7857, RFC 1624 (checksums).
 
 A packet may come from a device with checksum offload ("partial"): its transport checksum then
 holds only the sum of the pseudo header, and the kernel on the other side completes it.
 
-Fragments: later ones follow their first one, which alone has ports; one that overtakes it is
-dropped (counter "fragment").
+Fragments: later ones follow their first one, which alone has ports; one that overtakes it waits
+for it (RFC 4787 REQ-14), with bounds in bytes and time (counter "fragment").
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ import struct
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeAlias
 
-from tools.netlab.flows import Clock, FlowTable, MappingView, Refused, Session
-from tools.netlab.nat_icmp import ERRORS, ERRORS_V6, quoted_session, translate_error
+from tools.netlab.flows import CLOSED, Clock, FlowTable, MappingView, Refused, Session
+from tools.netlab.nat_icmp import ERRORS, ERRORS_V6, admit_error_v6, translate_error
 from tools.netlab.nat_spec import NatSpec
 from tools.netlab.packets import (
     ACK,
     CHECKSUM_OFFSET,
+    ECHO_REPLY,
     FIN,
     FRAGMENT_OFFSET,
     ICMP,
     ICMPV6,
-    IPV6_FRAGMENT,
     RST,
     SYN,
     TCP,
@@ -39,8 +40,9 @@ from tools.netlab.packets import (
     Buffer,
     IpHeader,
     adjusted,
-    icmp_error,
+    icmp_packet,
     packed,
+    port_unreachable,
     read_header,
     tcp_reset,
 )
@@ -51,9 +53,9 @@ DROP: Final = 0
 FORWARD: Final = 1  # to the other side
 TURN: Final = 2  # back to the inside it came from (hairpin)
 
-# First byte, length, fragment, TTL, protocol, checksum, flow key: an IPv4 header without options.
-_HEAD: Final = struct.Struct("!BxHxxHBBH12s")
-_REWRITE: Final = struct.Struct("!BBH12s")  # TTL, protocol, checksum, flow key, from byte 8 on
+# First byte, length, fragment, protocol, checksum, flow key: an IPv4 header without options.
+_HEAD: Final = struct.Struct("!BxHxxHxBH12s")
+_REWRITE: Final = struct.Struct("!H12s")  # checksum, flow key, from byte 10 on
 _U16: Final = struct.Struct("!H")
 _FRAGMENTED: Final = 0x3FFF  # more to come, or an offset
 # Bytes of the headers of what the fast path takes.
@@ -62,6 +64,11 @@ _TCP_MARKS: Final = SYN | FIN | RST
 
 FRAGMENT_LIFE_S: Final = 30.0
 MAX_FRAGMENTED: Final = 1024  # datagrams whose fragments are followed at a time
+MAX_HELD_BYTES: Final = 1 << 20  # of fragments that wait for their first one
+_HELD_OVERHEAD: Final = 256  # what keeping one costs beside its bytes
+
+# Direction (outbound), addresses, and what the fragments of a datagram have in common.
+_FragmentKey: TypeAlias = tuple[bool, bytes, bytes]
 
 
 class NatTable:
@@ -71,8 +78,10 @@ class NatTable:
     internals: for translate "one-to-one", the hosts that have them, in the same order.
     clock: seconds, for timers. rng: for random ports.
 
-    `counters` counts dropped packets by reason. `replies` has packets that the NAT itself sends
-    to the outside (see `refuse_tcp`); the caller takes them after each :meth:`inbound`.
+    `counters` counts dropped packets by reason. The caller must take, after each packet:
+    `replies`, packets that the NAT itself sends to the outside (see `refuse_tcp`; it also answers
+    pings at its addresses); and `released`, packets that had to wait for this one: whether it goes
+    to the inside, and what it is, to be sent without any checksum offload.
     """
 
     def __init__(
@@ -86,19 +95,26 @@ class NatTable:
         self.spec = spec
         self.counters: Counter[str] = Counter()
         self.replies: list[bytes] = []
+        self.released: list[tuple[bool, bytearray]] = []
         self._clock = clock
         self._internals = tuple(internals)
         self._check_addresses(externals)
-        self.flows = FlowTable(spec, map(packed, externals), map(packed, internals), clock, rng)
-        self._flows6 = FlowTable(_without_translation(spec), (), (), clock, rng)
-        # (outbound, addresses, protocol, ident) of a fragmented datagram -> session, end of life.
-        self._fragments: dict[tuple[bool, bytes, int, bytes], tuple[Session, float]] = {}
+        addresses = map(packed, externals), map(packed, internals)
+        self.flows = FlowTable(spec, *addresses, clock, rng, is_open=spec.is_open)
+        self._flows6 = FlowTable(
+            _without_translation(spec), (), (), clock, rng, is_open=spec.is_open
+        )
+        # Fragmented datagrams whose first fragment has been seen, and those where it has not,
+        # each with the end of its life.
+        self._fragments: dict[_FragmentKey, tuple[Session, float]] = {}
+        self._held: dict[_FragmentKey, tuple[list[bytearray], float]] = {}
+        self._held_bytes = 0
 
     def _check_addresses(self, externals: Sequence[str]) -> None:
         for address in externals:
-            packed_ipv4(address, "external")
+            _packed_ipv4(address, "external")
         for address in self._internals:
-            packed_ipv4(address, "internal")
+            _packed_ipv4(address, "internal")
         translate = self.spec.translate
         require(bool(externals) or translate == "none", "external", "a NAT needs an address")
         require(not externals or translate != "none", "external", "a firewall has no address")
@@ -113,6 +129,8 @@ class NatTable:
     def flush(self) -> None:
         """Forget all mappings (a reboot of the router)."""
         self._fragments.clear()
+        self._held.clear()
+        self._held_bytes = 0
         self.flows.flush()
         self._flows6.flush()
 
@@ -128,6 +146,8 @@ class NatTable:
         self.flows.expire()
         self._flows6.expire()
         self._fragments = {k: v for k, v in self._fragments.items() if v[1] > now}
+        for key in [k for k, v in self._held.items() if v[1] <= now]:
+            self._take_held(key)
 
     def mappings(self) -> list[MappingView]:
         """All live mappings, IPv4 first."""
@@ -139,23 +159,23 @@ class NatTable:
         """Rewrite `packet`, which comes from the inside, in place; what to do with it."""
         if len(packet) < 28:
             return self._general(packet, partial, True)
-        first, length, fragment, ttl, protocol, checksum, key = _HEAD.unpack_from(packet)
+        first, length, fragment, protocol, checksum, key = _HEAD.unpack_from(packet)
         least = _LEAST.get(protocol, 0xFFFF)
-        if first != 0x45 or fragment & _FRAGMENTED or ttl < 2 or not least <= length <= len(packet):
+        if first != 0x45 or fragment & _FRAGMENTED or not least <= length <= len(packet):
             return self._general(packet, partial, True)
         session = self.flows.outgoing[protocol].get(key)
         now = self._clock()
         if session is None or session.expires <= now:
             return self._general(packet, partial, True)
         if protocol == TCP:
-            if packet[33] & _TCP_MARKS:
+            if packet[33] & _TCP_MARKS or session.tcp & CLOSED:
                 self.flows.track_tcp(session, packet[33], True)
             at = 36
         else:
             at = 26
         session.expires = now + session.timeout
-        checksum = 0xFFFF - ((0xFFFF - checksum + session.ip_out) % 0xFFFF or 0xFFFF)
-        _REWRITE.pack_into(packet, 8, ttl - 1, protocol, checksum, session.out_new)
+        checksum = 0xFFFF - ((0xFFFF - checksum + session.address_out) % 0xFFFF or 0xFFFF)
+        _REWRITE.pack_into(packet, 10, checksum, session.out_new)
         (old,) = _U16.unpack_from(packet, at)
         if partial:
             _U16.pack_into(packet, at, (old + session.address_out) % 0xFFFF or 0xFFFF)
@@ -168,24 +188,24 @@ class NatTable:
         """Rewrite `packet`, which comes from the outside, in place; what to do with it."""
         if len(packet) < 28:
             return self._general(packet, partial, False)
-        first, length, fragment, ttl, protocol, checksum, key = _HEAD.unpack_from(packet)
+        first, length, fragment, protocol, checksum, key = _HEAD.unpack_from(packet)
         least = _LEAST.get(protocol, 0xFFFF)
-        if first != 0x45 or fragment & _FRAGMENTED or ttl < 2 or not least <= length <= len(packet):
+        if first != 0x45 or fragment & _FRAGMENTED or not least <= length <= len(packet):
             return self._general(packet, partial, False)
         session = self.flows.incoming[protocol].get(key)
         now = self._clock()
         if session is None or session.expires <= now or not session.sent:
             return self._general(packet, partial, False)
         if protocol == TCP:
-            if packet[33] & _TCP_MARKS:
+            if packet[33] & _TCP_MARKS or session.tcp & CLOSED:
                 self.flows.track_tcp(session, packet[33], False)
             at = 36
         else:
             at = 26
         if self.spec.inbound_refresh:
             session.expires = now + session.timeout
-        checksum = 0xFFFF - ((0xFFFF - checksum + session.ip_in) % 0xFFFF or 0xFFFF)
-        _REWRITE.pack_into(packet, 8, ttl - 1, protocol, checksum, session.in_new)
+        checksum = 0xFFFF - ((0xFFFF - checksum + session.address_in) % 0xFFFF or 0xFFFF)
+        _REWRITE.pack_into(packet, 10, checksum, session.in_new)
         (old,) = _U16.unpack_from(packet, at)
         if partial:
             _U16.pack_into(packet, at, (old + session.address_in) % 0xFFFF or 0xFFFF)
@@ -200,22 +220,28 @@ class NatTable:
         ip = read_header(packet)
         if ip is None:
             return self._drop("malformed")
-        if ip.ttl < 2:
-            return self._drop("ttl")
+        is_ipv6 = len(ip.source) == 16
+        flows = self._flows6 if is_ipv6 else self.flows
         try:
-            if len(ip.source) == 16:
-                return self._ipv6(packet, ip, outbound)
+            if is_ipv6 and self.spec.ipv6 == "drop":
+                raise Refused("ipv6")
+            if is_ipv6 and self.spec.ipv6 == "open":
+                return FORWARD
             if ip.fragment & FRAGMENT_OFFSET:
                 return self._later_fragment(packet, ip, partial, outbound)
-            if ip.protocol == ICMP and len(packet) > ip.header and packet[ip.header] in ERRORS:
+            if _is_error(packet, ip):
                 return self._icmp_error(packet, ip, outbound)
-            session = self._session(self.flows, packet, ip, outbound)
+            session = self._session(flows, packet, ip, outbound)
         except Refused as refusal:
             return self._drop(str(refusal))
-        if ip.is_fragment:
-            self._follow_fragments(packet, ip, session, outbound)
-        self._rewrite(packet, ip, session, partial, outbound)
-        return self._turn(packet, partial) if outbound and session.hairpin else FORWARD
+        if not is_ipv6:
+            self._rewrite(packet, ip, session, partial, outbound)
+        if not ip.is_fragment:
+            return self._turn(packet, partial) if outbound and session.hairpin else FORWARD
+        self._follow_fragments(ip, session, outbound)
+        verdict = self._turn(packet, partial) if outbound and session.hairpin else FORWARD
+        self._release_fragments(ip, outbound)
+        return verdict
 
     def _session(self, flows: FlowTable, packet: Buffer, ip: IpHeader, outbound: bool) -> Session:
         """The session of a packet that is not a later fragment; raises Refused."""
@@ -229,7 +255,7 @@ class NatTable:
             if ip.protocol == TCP:
                 flags = packet[at + 13]
                 opens = flags & (SYN | ACK | RST) == SYN
-        elif ip.protocol in (ICMP, ICMPV6):
+        elif ip.protocol == (ICMP if len(ip.source) == 4 else ICMPV6):
             request, reply = (8, 0) if ip.protocol == ICMP else (128, 129)
             if packet[at] not in (request, reply):
                 raise Refused("protocol")
@@ -248,7 +274,7 @@ class NatTable:
                 session = flows.open_outbound(ip.protocol, source, destination)
             else:
                 session = self._open_inbound(flows, packet, ip, source, destination)
-        if flags & _TCP_MARKS:
+        if flags & _TCP_MARKS or session.tcp & CLOSED:
             flows.track_tcp(session, flags, outbound)
         if outbound or self.spec.inbound_refresh or not session.sent:
             flows.refresh(session)
@@ -267,14 +293,19 @@ class NatTable:
             if ip.protocol == TCP and self.spec.refuse_tcp == "reset":
                 self.replies.append(tcp_reset(packet, ip))
             elif ip.protocol == TCP and self.spec.refuse_tcp == "icmp":
-                self.replies.append(icmp_error(packet, ip, ip.destination))
+                self.replies.append(port_unreachable(packet, ip, ip.destination))
+            elif ip.protocol == ICMP and ip.destination in flows.externals and not ip.is_fragment:
+                body = bytes(packet[ip.header + 4 : ip.length])
+                self.replies.append(
+                    icmp_packet(ip.destination, ip.source, ECHO_REPLY, 0, body[:4], body[4:])
+                )
             raise
 
     def _rewrite(
         self, packet: Buffer, ip: IpHeader, session: Session, partial: bool, outbound: bool
     ) -> None:
         """Put a session's other endpoint into an IPv4 packet that has a transport header."""
-        self._rewrite_address(packet, ip, session, outbound)
+        self._rewrite_address(packet, session, outbound)
         mapping = session.mapping
         endpoint = mapping.external if outbound else mapping.internal
         full = session.full_out if outbound else session.full_in
@@ -292,16 +323,14 @@ class NatTable:
             new = adjusted(old, full)
             _U16.pack_into(packet, at, new or 0xFFFF if ip.protocol == UDP else new)
 
-    def _rewrite_address(
-        self, packet: Buffer, ip: IpHeader, session: Session, outbound: bool
-    ) -> None:
+    def _rewrite_address(self, packet: Buffer, session: Session, outbound: bool) -> None:
         if outbound:
             packet[12:16] = session.mapping.external[:-2]
         else:
             packet[16:20] = session.mapping.internal[:-2]
-        packet[8] = ip.ttl - 1
         (old,) = _U16.unpack_from(packet, 10)
-        _U16.pack_into(packet, 10, adjusted(old, session.ip_out if outbound else session.ip_in))
+        delta = session.address_out if outbound else session.address_in
+        _U16.pack_into(packet, 10, adjusted(old, delta))
 
     def _turn(self, packet: Buffer, partial: bool) -> int:
         """Hairpin: the packet, now from an external endpoint, comes in again.
@@ -312,69 +341,82 @@ class NatTable:
         self.replies.clear()
         return TURN if verdict == FORWARD else DROP
 
-    # --- fragments, ICMP errors, IPv6 -------------------------------------------------------------
+    # --- fragments, ICMP errors -------------------------------------------------------------------
 
-    @staticmethod
-    def _fragment_key(
-        packet: Buffer, ip: IpHeader, outbound: bool
-    ) -> tuple[bool, bytes, int, bytes]:
-        return outbound, ip.source + ip.destination, ip.protocol, bytes(packet[4:6])
-
-    def _follow_fragments(
-        self, packet: Buffer, ip: IpHeader, session: Session, outbound: bool
-    ) -> None:
+    def _follow_fragments(self, ip: IpHeader, session: Session, outbound: bool) -> None:
         if len(self._fragments) >= MAX_FRAGMENTED:
             del self._fragments[next(iter(self._fragments))]
-        key = self._fragment_key(packet, ip, outbound)
+        key = _fragment_key(ip, outbound)
         self._fragments[key] = session, self._clock() + FRAGMENT_LIFE_S
 
     def _later_fragment(self, packet: Buffer, ip: IpHeader, partial: bool, outbound: bool) -> int:
-        key = self._fragment_key(packet, ip, outbound)
+        key = _fragment_key(ip, outbound)
         session, expires = self._fragments.get(key, (None, 0.0))
         if session is None or expires <= self._clock():
-            raise Refused("fragment")
-        self._rewrite_address(packet, ip, session, outbound)
+            self._hold(key, bytearray(packet[: ip.length]))
+            return DROP
+        if len(ip.source) == 4:
+            self._rewrite_address(packet, session, outbound)
         return self._turn(packet, partial) if outbound and session.hairpin else FORWARD
 
+    def _hold(self, key: _FragmentKey, packet: bytearray) -> None:
+        """Keep a fragment until the first of its datagram is seen."""
+        now = self._clock()
+        if key in self._held and self._held[key][1] <= now:
+            self._take_held(key)  # of an older datagram
+        cost = len(packet) + _HELD_OVERHEAD
+        if self._held_bytes + cost > MAX_HELD_BYTES:
+            raise Refused("fragment")
+        self._held_bytes += cost
+        self._held.setdefault(key, ([], now + FRAGMENT_LIFE_S))[0].append(packet)
+
+    def _take_held(self, key: _FragmentKey) -> list[bytearray]:
+        """The fragments that wait, less those that have waited too long."""
+        packets, expires = self._held.pop(key, ([], 0.0))
+        self._held_bytes -= sum(len(packet) + _HELD_OVERHEAD for packet in packets)
+        if expires > self._clock():
+            return packets
+        self.counters["fragment"] += len(packets)
+        return []
+
+    def _release_fragments(self, ip: IpHeader, outbound: bool) -> None:
+        """Let go what waited for the first fragment that has just passed."""
+        key = _fragment_key(ip, outbound)
+        if key not in self._held:
+            return
+        for packet in self._take_held(key):
+            verdict = self._general(packet, False, outbound)
+            if verdict != DROP:
+                self.released.append((verdict == TURN or not outbound, packet))
+
     def _icmp_error(self, packet: Buffer, ip: IpHeader, outbound: bool) -> int:
-        packet[8] = ip.ttl - 1  # before the header's checksum is computed anew
-        keep_source = self.spec.translate == "none"
-        reason = translate_error(packet, ip, outbound, self.flows.find, keep_source)
+        if len(ip.source) == 16:
+            reason = admit_error_v6(packet, ip, outbound, self._flows6.find)
+        else:
+            keep_source = self.spec.translate == "none"
+            reason = translate_error(packet, ip, outbound, self.flows.find, keep_source)
         if reason is not None:
             raise Refused(reason)
-        if outbound and bytes(packet[16:20]) in self.flows.externals:
+        if outbound and bytes(packet[16:20]) in self.flows.externals and len(ip.source) == 4:
             self._check_hairpin(self.flows, ip)
             return self._turn(packet, False)
         return FORWARD
-
-    def _ipv6(self, packet: Buffer, ip: IpHeader, outbound: bool) -> int:
-        if self.spec.ipv6 == "drop":
-            raise Refused("ipv6")
-        if self.spec.ipv6 == "firewall":
-            if ip.protocol == IPV6_FRAGMENT:
-                raise Refused("fragment")
-            if ip.protocol == ICMPV6 and ip.length > 48 and packet[40] in ERRORS_V6:
-                self._icmpv6_error(packet, ip, outbound)
-            else:
-                self._session(self._flows6, packet, ip, outbound)
-        packet[7] = ip.ttl - 1
-        return FORWARD
-
-    def _icmpv6_error(self, packet: Buffer, ip: IpHeader, outbound: bool) -> None:
-        quote = ip.header + 8
-        if ip.length < quote + 48:
-            raise Refused("malformed")
-        find = self._flows6.find
-        protocol, transport = packet[quote + 6], quote + 40
-        if quoted_session(packet, quote + 8, 16, transport, protocol, outbound, find) is None:
-            raise Refused("no-session")
 
     def _drop(self, reason: str) -> int:
         self.counters[reason] += 1
         return DROP
 
 
-def packed_ipv4(address: str, key: str) -> bytes:
+def _is_error(packet: Buffer, ip: IpHeader) -> bool:
+    protocol, errors = (ICMP, ERRORS) if len(ip.source) == 4 else (ICMPV6, ERRORS_V6)
+    return ip.protocol == protocol and ip.length > ip.header and packet[ip.header] in errors
+
+
+def _fragment_key(ip: IpHeader, outbound: bool) -> _FragmentKey:
+    return outbound, ip.source + ip.destination, ip.ident
+
+
+def _packed_ipv4(address: str, key: str) -> bytes:
     """The 4 bytes of an address. Raises SpecError for `key`."""
     try:
         data = packed(address)

@@ -6,6 +6,11 @@ tc-netem(8). Where they differ:
 * netem has one queue for what waits and what is on its way. Its limit counts packets: here as
   many full ones as the link's queue and its delay hold together.
 * netem has one loss model at a time: random loss beside bursts is worked into both their states.
+* netem sends each packet when its delay is over, so that jitter reorders; but with a rate it
+  never lets one out before its predecessor (sch_netem.c, netem_enqueue). So a link whose jitter
+  keeps the order and that has no rate gets one that nobody notices, and on a link with a rate
+  `jitter_reorders` does nothing.
+* A packet that is reordered goes out at once, past the rate as well as the delay.
 """
 
 from __future__ import annotations
@@ -24,6 +29,11 @@ from tools.netlab.topology import Host, Link
 PACKET = 1514
 MIN_LIMIT = 1000
 DEAD = "loss random 100% limit 1000"
+# Packets of 1,500 bytes take 120 ns.
+UNNOTICED_BPS = 100_000_000_000
+
+
+_NORMAL = "distribution normal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +51,7 @@ def arguments(spec: LinkSpec) -> str:
         if spec.jitter_s:
             parts[-1] += f" {_ms(spec.jitter_s)}"
             if spec.jitter_shape == "normal":
-                parts[-1] += " distribution normal"
+                parts[-1] += f" {_NORMAL}"
     if spec.burst is not None:
         bad = 1 - (1 - spec.burst.loss_bad) * (1 - spec.loss)
         good = 1 - (1 - spec.burst.loss_good) * (1 - spec.loss)
@@ -54,14 +64,10 @@ def arguments(spec: LinkSpec) -> str:
     if spec.duplicate:
         parts.append(f"duplicate {_percent(spec.duplicate)}")
     # When netem is changed it keeps a rate that is not spoken of; 0 is none.
-    parts.append(f"rate {round(spec.rate_bps or 0)}bit")
+    in_order = spec.jitter_s > 0 and not spec.jitter_reorders
+    parts.append(f"rate {round(spec.rate_bps or (UNNOTICED_BPS if in_order else 0))}bit")
     parts.append(f"limit {_limit(spec)}")
     return " ".join(parts)
-
-
-def keeps_order(spec: LinkSpec) -> bool:
-    """Whether netem must be kept from reordering packets that drew different delays."""
-    return spec.jitter_s > 0 and not spec.jitter_reorders
 
 
 def script(scenario: Scenario) -> str:
@@ -95,14 +101,14 @@ def _list_line(link: _NamedLink) -> str:
 
 
 def _case(name: str, spec: LinkSpec) -> str:
-    order = "keep" if keeps_order(spec) else "free"
-    return f'    {shlex.quote(name)}) set_netem "$2" {order} {arguments(spec)} ;;'
+    return f'    {shlex.quote(name)}) set_netem "$2" {arguments(spec)} ;;'
 
 
 def _timeline(link: _NamedLink, faults: list[Step]) -> str:
     """The commands of one link's faults, with the pauses between them."""
     lines = []
     now = 0.0
+    before = {"$wan": arguments(link.link.up), "$lan": arguments(link.link.down)}
     for step in faults:
         fault = step.fault
         assert isinstance(fault, LinkDown | LinkChange)
@@ -112,18 +118,14 @@ def _timeline(link: _NamedLink, faults: list[Step]) -> str:
             lines.append(f"sleep {step.t - now:g}")
             now = step.t
         lines.append(f"echo {shlex.quote(f'{step.t:g} s: {step.text}')}")
-        if step.undo:
-            lines.append(f'up_of {shlex.quote(link.name)} "$wan"')
-            lines.append(f'down_of {shlex.quote(link.name)} "$lan"')
-        else:
-            changed = fault.link if isinstance(fault, LinkChange) else None
-            for device, spec in (
-                ("$wan", changed.up if changed else None),
-                ("$lan", changed.down if changed else None),
-            ):
-                order = "keep" if spec is not None and keeps_order(spec) else "free"
-                options = DEAD if spec is None else arguments(spec)
-                lines.append(f'set_netem "{device}" {order} {options}')
+        changed = fault.link if isinstance(fault, LinkChange) else None
+        line = link.link if step.undo else changed
+        ways = (DEAD, DEAD) if line is None else (arguments(line.up), arguments(line.down))
+        for device, options in zip(("$wan", "$lan"), ways, strict=True):
+            if _NORMAL in before[device] and _NORMAL not in options:
+                lines.append(f'clear_netem "{device}"')  # or it would stick to the new delay
+            lines.append(f'set_netem "{device}" {options}')
+            before[device] = options
     body = "\n".join(f"        {line}" for line in lines) or "        :"
     return f"    {shlex.quote(link.name)})\n{body}\n        ;;"
 
@@ -174,16 +176,16 @@ list() {{
 {list}
 }}
 
-# set_netem DEVICE keep|free OPTIONS…: replaces what was there, without a moment between.
+# set_netem DEVICE OPTIONS…: replaces what was there, without a moment between.
 set_netem() {{
     device=$1
-    order=$2
-    shift 2
+    shift
     tc qdisc replace dev "$device" root handle 1: netem "$@"
-    # A plain queue inside keeps packets in order although their delays vary.
-    if [ "$order" = keep ]; then
-        tc qdisc replace dev "$device" parent 1:1 handle 2: pfifo limit 100000
-    fi
+}}
+
+# A netem that is replaced keeps the distribution of its jitter; one that is made anew does not.
+clear_netem() {{
+    tc qdisc del dev "$1" root 2>/dev/null || :
 }}
 
 up_of() {{
@@ -238,6 +240,8 @@ apply | play)
         make_ifb "$wan"
         lan=$(ifb_of "$wan")
     fi
+    clear_netem "$wan"
+    clear_netem "$lan"
     up_of "$link" "$wan"
     down_of "$link" "$lan"
     [ "$command" = apply ] || play "$link"
@@ -245,7 +249,7 @@ apply | play)
 clear)
     [ $# -ge 1 ] || usage
     for device; do
-        tc qdisc del dev "$device" root 2>/dev/null || :
+        clear_netem "$device"
         tc qdisc del dev "$device" ingress 2>/dev/null || :
         ip link del "$(ifb_of "$device")" 2>/dev/null || :
     done

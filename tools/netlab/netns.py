@@ -53,6 +53,11 @@ def require_pyroute2() -> None:
         ) from None
 
 
+def groups_can_be_set() -> bool:
+    """Whether a process here may change its groups: not in a user namespace made without root."""
+    return Path("/proc/self/setgroups").read_text().strip() != "deny"
+
+
 class Net:
     """The configuration of one namespace. Use as a context manager.
 
@@ -104,10 +109,6 @@ class Net:
     def up(self, device: str) -> None:
         self._do("link", "set", device, index=self._index(device), state="up")
 
-    def down(self, device: str) -> None:
-        """Routes through the device vanish, and so do its IPv6 addresses."""
-        self._do("link", "set", device, index=self._index(device), state="down")
-
     def add_address(self, device: str, address: str) -> None:
         """`address` with its prefix length; it may be there already."""
         ip, _, length = address.partition("/")
@@ -128,6 +129,10 @@ class Net:
         gateway = {} if via is None else {"gateway": via}
         what = f"route to {to}"
         self._do("route", "replace", what, dst=to, oif=self._index(device), **gateway)
+
+    def remove_route(self, to: str, via: str | None, device: str) -> None:
+        gateway = {} if via is None else {"gateway": via}
+        self._do("route", "del", f"to {to}", dst=to, oif=self._index(device), **gateway)
 
     def blackhole(self, to: str) -> None:
         """Packets to the network `to` vanish without a word; other routes come first."""
@@ -172,7 +177,11 @@ class Net:
 
 
 def forget_connections(namespace: Namespace) -> None:
-    """Empty the kernel's connection tracking table of a namespace: all its NAT mappings."""
+    """Empty the kernel's connection tracking table of a namespace: all its NAT mappings.
+
+    Raises :class:`LabError`.
+    """
+    from pyroute2.netlink.exceptions import NetlinkError
     from pyroute2.netlink.nfnetlink.nfctsocket import (  # type: ignore[import-untyped]
         NFCTSocket,
     )
@@ -182,6 +191,9 @@ def forget_connections(namespace: Namespace) -> None:
         tracking = NFCTSocket()
         try:
             tracking.flush()
+        except NetlinkError as error:
+            reason = os.strerror(error.code)
+            raise LabError(f"cannot forget connections: {reason}") from None
         finally:
             tracking.close()
 

@@ -8,7 +8,11 @@ What Linux does of RFC 4787, and where it stops:
 * Filtering is by connection: address-and-port-dependent, or nothing at all.
 * Packets in both directions refresh a mapping. Timeouts are whole seconds.
 
-Everything else needs the lab's own NAT (`nat_table`); :func:`obstacles` says what and why.
+Everything else needs the lab's own NAT (`nat_table`); :func:`obstacles` says what and why. What
+else is different, and left so:
+
+* A RST must lie in the window to count. One that answers a SYN ends the mapping at once.
+* A port below 1024 that is taken becomes another one below 1024.
 """
 
 from __future__ import annotations
@@ -16,8 +20,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from tools.netlab.nat_spec import NatSpec
+from tools.netlab.nat_spec import MAX_SESSIONS, NatSpec
 
+ANY_PORT = (1024, 65535)
+"""Where the kernel looks for a port that it cannot preserve."""
 WAN = "wan"
 """A router's outside interface. All others are inside."""
 
@@ -42,8 +48,19 @@ def obstacles(spec: NatSpec) -> tuple[str, ...]:
         is_like_linux = spec.mapping == dependent and (spec.overload or spec.port == "random")
         if not is_like_linux and not (opens_ports(spec) and spec.port == "preserving"):
             found.append(f"mapping {spec.mapping!r}: the kernel maps by connection")
+        if spec.port == "preserving" and (spec.port_low, spec.port_high) != ANY_PORT:
+            found.append("port_low, port_high: the kernel preserves ports in its own range only")
     elif spec.filtering == "address-dependent":
         found.append("filtering 'address-dependent': the kernel filters by connection")
+    if not spec.is_open:
+        if not spec.inbound_refresh:
+            found.append("inbound_refresh false: in the kernel incoming packets refresh, too")
+        for key in ("udp_timeout_s", "tcp_timeout_s", "tcp_transitory_s", "icmp_timeout_s"):
+            value = getattr(spec, key)
+            if value != int(value):
+                found.append(f"{key} {value:g}: the kernel counts whole seconds")
+    if spec.max_sessions != MAX_SESSIONS:
+        found.append("max_sessions: the kernel has one limit for all routers together")
     return tuple(found)
 
 
@@ -54,25 +71,24 @@ def opens_ports(spec: NatSpec) -> bool:
 
 def sysctls(spec: NatSpec) -> dict[str, str]:
     """Settings of the router's namespace, by their path below /proc/sys."""
-
-    def seconds(value: float) -> str:
-        return str(max(1, math.ceil(value)))
-
-    conntrack = "net/netfilter/nf_conntrack"
-    transitory = seconds(spec.tcp_transitory_s)
-    return {
-        f"{conntrack}_udp_timeout": seconds(spec.udp_timeout_s),
-        f"{conntrack}_udp_timeout_stream": seconds(spec.udp_timeout_s),
-        f"{conntrack}_icmp_timeout": seconds(spec.icmp_timeout_s),
-        f"{conntrack}_tcp_timeout_established": seconds(spec.tcp_timeout_s),
-        f"{conntrack}_tcp_timeout_syn_sent": transitory,
-        f"{conntrack}_tcp_timeout_syn_recv": transitory,
-        f"{conntrack}_tcp_timeout_fin_wait": transitory,
-        # A connection from before a reboot is not taken up again.
-        f"{conntrack}_tcp_loose": "0",
-        # Links that reorder and duplicate must not look like an attack.
-        f"{conntrack}_tcp_be_liberal": "1",
+    # Of TCP the kernel has more phases: one side has finished (as good as open, RFC 5382
+    # section 5), both have, was reset; and two shorter lives of connections that seem dead.
+    opened = ("established", "fin_wait", "close_wait", "max_retrans", "unacknowledged")
+    transitory = ("syn_sent", "syn_recv", "last_ack", "time_wait", "close")
+    timeouts = {
+        "udp_timeout": spec.udp_timeout_s,
+        "udp_timeout_stream": spec.udp_timeout_s,
+        "icmp_timeout": spec.icmp_timeout_s,
+        "icmpv6_timeout": spec.icmp_timeout_s,
+        **{f"tcp_timeout_{phase}": spec.tcp_timeout_s for phase in opened},
+        **{f"tcp_timeout_{phase}": spec.tcp_transitory_s for phase in transitory},
     }
+    settings = {key: str(math.ceil(value)) for key, value in timeouts.items()}
+    # A connection from before a reboot is not taken up again.
+    settings["tcp_loose"] = "0"
+    # Links that reorder and duplicate must not look like an attack.
+    settings["tcp_be_liberal"] = "1"
+    return {f"net/netfilter/nf_conntrack_{key}": value for key, value in settings.items()}
 
 
 def router(spec: NatSpec, one_to_one: Mapping[str, str] | None = None) -> str:
@@ -111,7 +127,8 @@ def router(spec: NatSpec, one_to_one: Mapping[str, str] | None = None) -> str:
 
 
 def _forward_rules(spec: NatSpec) -> list[str]:
-    out = f"iifname != {WAN} oifname {WAN}"
+    out, into = f"iifname != {WAN} oifname {WAN}", f"iifname {WAN}"
+    web = "{ 80, 443 }"
     rules = []
     if spec.ipv6 == "drop":
         rules.append("meta nfproto ipv6 drop")
@@ -119,22 +136,30 @@ def _forward_rules(spec: NatSpec) -> list[str]:
         rules.append("meta nfproto ipv6 accept")
     rules += {
         "nothing": [],
-        "udp": [f"{out} meta l4proto udp drop"],
-        "tcp": [f"{out} meta l4proto tcp drop"],
-        "all-but-tcp-443": [f"{out} tcp dport != 443 drop", f"{out} meta l4proto != tcp drop"],
-        "all-but-web": [
-            f"{out} tcp dport != {{ 80, 443 }} drop",
+        "udp": [f"{way} meta l4proto udp drop" for way in (out, into)],
+        "tcp": [f"{way} meta l4proto tcp drop" for way in (out, into)],
+        "all-but-tcp-443": [
+            f"{out} tcp dport != 443 drop",
+            f"{into} tcp sport != 443 drop",
             f"{out} meta l4proto != tcp drop",
+            f"{into} meta l4proto udp drop",
+        ],
+        "all-but-web": [
+            f"{out} tcp dport != {web} drop",
+            f"{into} tcp sport != {web} drop",
+            f"{out} meta l4proto != tcp drop",
+            f"{into} meta l4proto udp drop",
         ],
     }[spec.blocked]
     rules += ["ct state established,related accept", "ct state invalid drop"]
     if opens_ports(spec):
         rules.append("jump miniupnpd")
     rules.append(f"iifname != {WAN} accept")
-    if spec.translate == "one-to-one" and spec.filtering == "endpoint-independent":
-        rules.append("ct status dnat accept")
-    elif spec.translate == "none" and spec.filtering == "endpoint-independent":
-        rules.append("accept")
+    if spec.is_open:
+        translated = spec.translate == "one-to-one"
+        rules.append("meta nfproto ipv4 ct status dnat accept" if translated else "accept")
+        if translated:
+            rules.append("meta nfproto ipv6 accept")
     rules += _refusal(spec)
     return rules
 
@@ -179,8 +204,11 @@ def live_link(device: str) -> str:
     return _without("netdev", f"dead-{device}")
 
 
-def partition(groups: Sequence[Iterable[str]]) -> str:
-    """Drops what the core would forward between interfaces of different groups."""
+def partition(groups: Sequence[Iterable[str]], name: str = "partition") -> str:
+    """Drops what the core would forward between interfaces of different groups.
+
+    Of several at a time each has a `name` of its own.
+    """
     sets = ["{ " + ", ".join(f'"{name}"' for name in group) + " }" for group in groups]
     rules = [
         f"iifname {source} oifname {target} drop"
@@ -188,12 +216,12 @@ def partition(groups: Sequence[Iterable[str]]) -> str:
         for target in sets
         if source != target
     ]
-    return _table("inet", "partition", [_chain("forward", "filter", "forward", -10, rules)])
+    return _table("inet", name, [_chain("forward", "filter", "forward", -10, rules)])
 
 
-def no_partition() -> str:
+def no_partition(name: str = "partition") -> str:
     """Undoes :func:`partition`."""
-    return _without("inet", "partition")
+    return _without("inet", name)
 
 
 def _table(family: str, name: str, chains: Iterable[str]) -> str:

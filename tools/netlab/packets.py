@@ -20,7 +20,9 @@ Buffer: TypeAlias = bytearray | memoryview
 ICMP: Final = 1
 TCP: Final = 6
 UDP: Final = 17
+IPV6_HOP_BY_HOP: Final = 0
 IPV6_FRAGMENT: Final = 44
+IPV6_DESTINATION: Final = 60
 ICMPV6: Final = 58
 
 # Where the checksum lies in the transport header.
@@ -35,11 +37,10 @@ CWR: Final = 0x80
 
 ECHO_REPLY: Final = 0
 UNREACHABLE: Final = 3
-ECHO_REQUEST: Final = 8
-TIME_EXCEEDED: Final = 11
 PORT_UNREACHABLE: Final = 3  # a code of UNREACHABLE
+UNREACHABLE_V6: Final = 1
+PORT_UNREACHABLE_V6: Final = 4  # a code of UNREACHABLE_V6
 
-DONT_FRAGMENT: Final = 0x4000
 MORE_FRAGMENTS: Final = 0x2000
 FRAGMENT_OFFSET: Final = 0x1FFF  # in units of 8 bytes
 
@@ -84,10 +85,13 @@ def pseudo_sum(source: ReadBuffer, destination: ReadBuffer, protocol: int, lengt
 
 @dataclass(frozen=True, slots=True)
 class IpHeader:
-    """What an IPv4 or IPv6 header says. IPv6 extension headers count as the transport.
+    """What an IPv4 or IPv6 header says.
 
-    header: bytes of the IP header. length: bytes of the packet, header included.
-    fragment: the IPv4 flags and fragment offset as they stand in the packet; 0 for IPv6.
+    protocol: what follows the IP header, and in IPv6 the headers with options and the fragment
+    header as well; in later fragments it is what the fragment header says.
+    header: bytes before that. length: bytes of the packet, header included.
+    fragment: flags and fragment offset as they stand in an IPv4 packet. ident: what the
+    fragments of a datagram have in common beside their addresses (and protocol, in IPv4).
     """
 
     source: bytes
@@ -97,6 +101,7 @@ class IpHeader:
     header: int
     length: int
     fragment: int = 0
+    ident: bytes = b""
 
     @property
     def is_fragment(self) -> bool:
@@ -108,9 +113,11 @@ def read_header(packet: ReadBuffer) -> IpHeader | None:
     """The IP header of `packet`; None if it is damaged or longer than what is there."""
     if len(packet) >= 40 and packet[0] >> 4 == 6:
         _, payload, following, hops, source, destination = IPV6_HEADER.unpack_from(packet)
-        if 40 + payload > len(packet):
+        end = 40 + payload
+        found = None if end > len(packet) else ipv6_transport(packet, following, 40, end)
+        if found is None:
             return None
-        return IpHeader(source, destination, following, hops, 40, 40 + payload)
+        return IpHeader(source, destination, found[0], hops, found[1], end, *found[2:])
     if len(packet) < 20 or packet[0] >> 4 != 4:
         return None
     first, _, length, _, fragment, ttl, protocol, _, source, destination = IPV4_HEADER.unpack_from(
@@ -119,30 +126,37 @@ def read_header(packet: ReadBuffer) -> IpHeader | None:
     header = (first & 15) * 4
     if not 20 <= header <= length <= len(packet):
         return None
-    return IpHeader(source, destination, protocol, ttl, header, length, fragment)
+    ident = bytes((protocol, *packet[4:6]))
+    return IpHeader(source, destination, protocol, ttl, header, length, fragment, ident)
 
 
-def checksum_errors(packet: ReadBuffer) -> list[str]:
-    """What is wrong with the checksums of a packet ("ip", "tcp", …); empty if all are right."""
-    ip = read_header(packet)
-    if ip is None:
-        return ["malformed"]
-    view = memoryview(packet)
-    errors = []
-    if len(ip.source) == 4 and checksum(view[: ip.header]):
-        errors.append("ip")
-    body = view[ip.header : ip.length]
-    name = {ICMP: "icmp", TCP: "tcp", UDP: "udp", ICMPV6: "icmpv6"}.get(ip.protocol)
-    if name is None or ip.is_fragment:
-        return errors
-    if len(body) < 8:
-        return [*errors, "malformed"]
-    if ip.protocol == UDP and not any(body[6:8]) and len(ip.source) == 4:
-        return errors
-    total = ones_sum(body)
-    if ip.protocol != ICMP:
-        total += pseudo_sum(ip.source, ip.destination, ip.protocol, len(body))
-    return [*errors, name] if total % 0xFFFF else errors
+def ipv6_transport(
+    packet: ReadBuffer, following: int, at: int, end: int
+) -> tuple[int, int, int, bytes] | None:
+    """What is behind the options and the fragment header of an IPv6 packet (RFC 8200 section 4).
+
+    following: the protocol number of what is at offset `at`. The result: the protocol number and
+    offset of what is there; `fragment` and `ident` as in :class:`IpHeader`. None if the headers
+    reach beyond `end`. Other extension headers (routing, security) count as the transport.
+    """
+    fragment, ident = 0, b""
+    while following in (IPV6_HOP_BY_HOP, IPV6_DESTINATION, IPV6_FRAGMENT):
+        if at + 8 > end:
+            return None
+        size = 8
+        if following == IPV6_FRAGMENT:
+            offset = int.from_bytes(packet[at + 2 : at + 4])
+            fragment = offset >> 3 | (MORE_FRAGMENTS if offset & 1 else 0)
+            ident = bytes(packet[at + 4 : at + 8])
+        else:
+            size += packet[at + 1] * 8
+        following = packet[at]
+        at += size
+        if at > end:
+            return None
+        if fragment & FRAGMENT_OFFSET:
+            break  # what follows is the middle of something
+    return following, at, fragment, ident
 
 
 # --- building -------------------------------------------------------------------------------
@@ -188,14 +202,6 @@ def with_checksum(source: bytes, destination: bytes, protocol: int, body: bytes)
     return body[:at] + value.to_bytes(2, "big") + body[at + 2 :]
 
 
-def udp_packet(
-    source: bytes, source_port: int, destination: bytes, port: int, data: bytes = b""
-) -> bytes:
-    """A whole IP packet with a UDP datagram."""
-    body = struct.pack("!HHHH", source_port, port, 8 + len(data), 0) + data
-    return ip_packet(source, destination, UDP, body)
-
-
 def tcp_packet(
     source: bytes,
     source_port: int,
@@ -222,12 +228,6 @@ def icmp_packet(
     )
 
 
-def echo_packet(source: bytes, destination: bytes, ident: int, *, reply: bool = False) -> bytes:
-    """A whole IP packet with an ICMP echo request or reply (ICMPv6 between IPv6 addresses)."""
-    kind = (ECHO_REPLY if reply else ECHO_REQUEST) if len(source) == 4 else 129 if reply else 128
-    return icmp_packet(source, destination, kind, 0, struct.pack("!HH", ident, 1), b"echo")
-
-
 def tcp_reset(refused: ReadBuffer, ip: IpHeader) -> bytes:
     """The RST that answers the TCP segment `refused` (RFC 9293 section 3.5.2)."""
     source_port, port, seq, ack = struct.unpack_from("!HHII", refused, ip.header)
@@ -239,12 +239,12 @@ def tcp_reset(refused: ReadBuffer, ip: IpHeader) -> bytes:
     return tcp_packet(ip.destination, port, ip.source, source_port, RST | ACK, ack=ack)
 
 
-def icmp_error(
-    refused: ReadBuffer,
-    ip: IpHeader,
-    source: bytes,
-    kind: int = UNREACHABLE,
-    code: int = PORT_UNREACHABLE,
-) -> bytes:
-    """The ICMP (IPv4) error that `source` sends about `refused`, quoting as much as RFC 1812."""
-    return icmp_packet(source, ip.source, kind, code, bytes(4), bytes(refused[: ip.length])[:548])
+def port_unreachable(refused: ReadBuffer, ip: IpHeader, source: bytes) -> bytes:
+    """The ICMP or ICMPv6 error that `source` sends about `refused`.
+
+    It quotes as much as fits (RFC 1812 section 4.3.2.3, RFC 4443 section 3.1).
+    """
+    kind, code, most = UNREACHABLE, PORT_UNREACHABLE, 548
+    if len(source) == 16:
+        kind, code, most = UNREACHABLE_V6, PORT_UNREACHABLE_V6, 1232
+    return icmp_packet(source, ip.source, kind, code, bytes(4), bytes(refused[: ip.length])[:most])

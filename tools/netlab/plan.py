@@ -8,7 +8,8 @@ with a sense of reality) rightly refuse to see them as public.
   core is .1, the node .2 and following, its next addresses (:class:`AddressChange`) from .128 on.
 * A router's local network is a bridge, `lan`, on which the router is .1 and its hosts .10 and
   following. It is 192.168.DEPTH.0/24, the same behind every router of a depth, as it is in homes;
-  100.64.0.0/16 where other routers hang on it (RFC 6598), and public where nothing is translated.
+  100.(63 + DEPTH).0.0/16 where other routers hang on it (RFC 6598), and public where nothing is
+  translated.
 * A link that is shaped, or that has the lab's own NAT on it, is a pair of TUN devices, not a port
   of the bridge; the router then routes to the node's addresses, and answers ARP for them.
 """
@@ -25,6 +26,7 @@ from tools.netlab.model import Scenario
 from tools.netlab.nat_spec import NatSpec
 from tools.netlab.spec import SpecError
 from tools.netlab.topology import INTERNET, Host, Link, Node, Router
+from tools.netlab.workload import CommandProgram
 
 LAN = "lan"
 _MANY = 200
@@ -38,7 +40,7 @@ V6 = ipaddress.IPv6Network
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """`to` ("default" means both families' by the gateway's) through `via` on `device`."""
+    """To the network `to` through the gateway `via`, or directly, on `device`."""
 
     to: str
     via: str | None
@@ -81,6 +83,10 @@ class Uplink:
     routes: tuple[Route, ...]
     spares: tuple[str, ...] = ()
     """IPv4 addresses it can change to; empty where it is not directly at the internet."""
+    public_ip: str | None = None
+    """The IPv4 address at which the internet sees the node, at first, when this one is in use."""
+    translator: str | None = None
+    """The router whose own address that is; None: the node's own, or one that is always its."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +117,7 @@ class Plan:
 
     nodes: dict[str, NodePlan]
     wires: tuple[Wire, ...]
-    public_ip: dict[str, str]
+    public_ip: dict[str, str] = field(default_factory=dict)
     """Node -> the IPv4 address at which the internet sees it at first."""
     ipv6: dict[str, str] = field(default_factory=dict)
     """Node -> its IPv6 address, where it has one."""
@@ -126,11 +132,11 @@ def in_userspace(router: Router) -> bool:
     """
     reasons = nftables.obstacles(router.nat)
     if router.backend == "nftables" and reasons:
-        raise SpecError(f"{router.name}.backend", "; ".join(reasons))
+        raise SpecError(f"routers.{router.name}.backend", "; ".join(reasons))
     if nftables.opens_ports(router.nat) and (reasons or router.backend == "userspace"):
         why = "; ".join(reasons) or "backend 'userspace' was asked for"
         raise SpecError(
-            f"{router.name}.nat",
+            f"routers.{router.name}.nat",
             f"port control (upnp, natpmp, pcp) needs the kernel's NAT, and it cannot be: {why}",
         )
     return router.backend == "userspace" or bool(reasons)
@@ -138,7 +144,20 @@ def in_userspace(router: Router) -> bool:
 
 def make_plan(scenario: Scenario) -> Plan:
     """The plan for a scenario. Raises :class:`SpecError` where one cannot be made."""
-    return _Planner(scenario).plan()
+    plan = _Planner(scenario).plan()
+    _check_placeholders(scenario, plan)
+    return plan
+
+
+def _check_placeholders(scenario: Scenario, plan: Plan) -> None:
+    """That the nodes whose addresses a program is to be told have such addresses."""
+    families = {"ip": ("IPv4", plan.public_ip), "ip6": ("IPv6", plan.ipv6)}
+    for program in scenario.programs:
+        if isinstance(program, CommandProgram):
+            for kind, name in program.placeholders:
+                if kind in families and name not in families[kind][1]:
+                    reason = f"{{{kind}:{name}}}: {name!r} has no {families[kind][0]} address"
+                    raise SpecError(f"programs.{program.name}.argv", reason)
 
 
 class _Planner:
@@ -155,6 +174,8 @@ class _Planner:
         self.routers = {router.name: router for router in scenario.routers}
         self.userspace = {name: in_userspace(router) for name, router in self.routers.items()}
         self.lan4 = {name: self._lan4(router) for name, router in self.routers.items()}
+        for router in scenario.routers:
+            self._check_nesting(router)
         self.lan6 = {
             name: V6((0x2B00 << 112 | 1 << 80 | number << 64, 64))
             for number, name in enumerate(self.routers, 1)
@@ -181,7 +202,11 @@ class _Planner:
         return Plan(
             nodes,
             wires,
-            public_ip={n.name: ip for n in everybody if (ip := self._public_ip(n)) is not None},
+            public_ip={
+                node.name: ip
+                for node in everybody
+                if (ip := nodes[node.name].uplinks[0].public_ip) is not None
+            },
             ipv6={n.name: str(self._ip6(n, 0)) for n in everybody if self._has_ipv6(n, 0)},
             ipv4={n.name: str(self._ip4(n, 0)) for n in everybody if self._has_ipv4(n)},
         )
@@ -195,10 +220,23 @@ class _Planner:
         if router.nat.translate == "none":
             return V4((0x0B80_0000 + (number << 8), 24))
         inside = self.children[router.name]
-        if any(isinstance(node, Router) for node, _ in inside):
-            return V4("100.64.0.0/16")
         depth = len(self.scenario.path_up(router.name))
+        if any(isinstance(node, Router) for node, _ in inside):
+            return V4(f"100.{63 + depth}.0.0/16")
         return V4(f"10.{depth}.0.0/16" if len(inside) > _MANY else f"192.168.{depth}.0/24")
+
+    def _check_nesting(self, router: Router) -> None:
+        """That what a router is behind leaves its hosts a way to the internet."""
+        if router.behind == INTERNET:
+            return
+        inside, outside = self.lan4[router.name], self.lan4[router.behind]
+        if inside.overlaps(outside):
+            reason = f"{inside} inside and {outside} outside of the router overlap: change `lan`"
+            raise SpecError(f"routers.{router.name}.lan", reason)
+        above = self.routers[router.behind].nat.translate
+        if router.nat.translate == "none" and above == "one-to-one":
+            reason = f"{router.behind!r} translates the addresses of what is behind it one to one"
+            raise SpecError(f"routers.{router.name}.behind", f"{reason}, not of a whole network")
 
     def _behind(self, node: Node, index: int) -> str:
         if index == 0:
@@ -226,7 +264,9 @@ class _Planner:
             return 2
         number = _FIRST_HOST + self.places[node.name, index]
         if number >= self._net4(node, index).num_addresses - 1:
-            raise SpecError(f"{node.name}.behind", f"{node.behind!r} has no address left for it")
+            kind = "routers" if isinstance(node, Router) else "hosts"
+            key = f"{kind}.{node.name}.{'behind' if index == 0 else 'standby'}"
+            raise SpecError(key, f"{self._behind(node, index)!r} has no address left for it")
         return number
 
     def _ip4(self, node: Node, index: int) -> ipaddress.IPv4Address:
@@ -254,26 +294,27 @@ class _Planner:
         inside = self.children[router.name]
         wan = self._net4(router, 0)
         if router.behind != INTERNET:
-            raise SpecError(f"{router.name}.nat", "one-to-one is only for the internet's edge")
+            key, reason = f"routers.{router.name}.nat", "one-to-one is for the internet's edge only"
+            raise SpecError(key, reason)
         if len(inside) > _FIRST_SPARE - _FIRST_HOST:
-            raise SpecError(f"{router.name}.nat", "too many hosts for one-to-one")
+            raise SpecError(f"routers.{router.name}.nat", "too many hosts for one-to-one")
         return {
             str(self._ip4(node, index)): str(wan[_FIRST_HOST + place])
             for place, (node, index) in enumerate(inside)
         }
 
-    def _public_ip(self, node: Node) -> str | None:
-        if not self._has_ipv4(node):
-            return None
-        at: Node = node
-        while at.behind != INTERNET:
-            router = self.routers[at.behind]
+    def _seen_at(self, node: Node, index: int) -> tuple[str, str | None]:
+        """A node's public IPv4 address, and the router that has it; see :class:`Uplink`."""
+        ip, translator = str(self._ip4(node, index)), None
+        above = self._behind(node, index)
+        while above != INTERNET:
+            router = self.routers[above]
             if router.nat.translate == "one-to-one":
-                return self._one_to_one(router)[str(self._ip4(at, 0))]
-            if router.nat.translate == "none" and router.behind == INTERNET:
-                return str(self._ip4(at, 0))
-            at = router
-        return str(self._ip4(at, 0))
+                return self._one_to_one(router)[ip], None
+            if router.nat.translate == "ports":
+                ip, translator = str(self._ip4(router, 0)), router.name
+            above = router.behind
+        return ip, translator
 
     # --- nodes ---
 
@@ -287,8 +328,11 @@ class _Planner:
         addresses: list[str] = []
         routes: list[Route] = []
         spares: tuple[str, ...] = ()
+        public: str | None = None
+        translator: str | None = None
         outside = self._behind(node, index) == INTERNET
         if self._has_ipv4(node):
+            public, translator = self._seen_at(node, index)
             net = self._net4(node, index)
             number = self._number(node, index)
             if isinstance(node, Router) and self.userspace[node.name]:
@@ -306,7 +350,7 @@ class _Planner:
         if self._has_ipv6(node, index):
             addresses.append(f"{self._ip6(node, index)}/64")
             routes.append(Route("::/0", str(self._net6(node, index)[1]), device))
-        return Uplink(device, tuple(addresses), tuple(routes), spares)
+        return Uplink(device, tuple(addresses), tuple(routes), spares, public, translator)
 
     def _core(self) -> NodePlan:
         addresses = []

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import trio
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -29,6 +30,11 @@ PROBE = (
 )
 PORTS = (3478, 3479)
 WEB_PORTS = (443, 80)
+SHORT: dict[object, str] = {
+    "endpoint-independent": "EI",
+    "address-dependent": "AD",
+    "address-and-port-dependent": "APD",
+}
 AT_A_TIME = 7
 
 
@@ -166,9 +172,16 @@ async def probe_types(names: Sequence[str], backend: Backend) -> list[Finding]:
 
 def table(findings: Sequence[Finding]) -> Table:
     """For a terminal."""
-    shown = Table(title="NAT types, as the probe finds them")
-    for column in ("type", "by", "mapping", "filtering", "port", "hairpin", "verdict"):
-        shown.add_column(column)
+    # Narrow, so that the verdict has room in 80 columns.
+    shown = Table(
+        caption="EI: endpoint-independent, AD: address-, APD: and port-dependent",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for column in ("type", "by", "map", "filter", "port", "hairpin", "verdict"):
+        shown.add_column(column, no_wrap=column != "verdict")
     for finding in findings:
         seen = finding.udp or finding.tcp or {}
         hairpin = (finding.udp or {}).get("hairpin")
@@ -176,8 +189,8 @@ def table(findings: Sequence[Finding]) -> Table:
         shown.add_row(
             finding.name,
             finding.backend,
-            str(seen.get("mapping", "-")),
-            str(seen.get("filtering", "-")),
+            SHORT.get(seen.get("mapping"), "-"),
+            SHORT.get(seen.get("filtering"), "-"),
             str(seen.get("port", "-")),
             "-" if hairpin is None else "yes" if hairpin else "no",
             verdict,

@@ -107,6 +107,10 @@ class Guardian:
         self._processes: dict[int, Process] = {}
         self._gone = False
 
+    @property
+    def has_gone(self) -> bool:
+        return self._gone
+
     async def namespace(self) -> Namespace:
         """A new network namespace, with nothing in it but a loopback device that is down."""
         made = await self._ask({"do": "namespace"}, [])
@@ -123,15 +127,16 @@ class Guardian:
         stdin: int,
         stdout: int,
         stderr: int,
-        more_fds: Sequence[int] = (),
     ) -> Process:
         """Start a program in a namespace.
 
-        The descriptors are copied: the caller closes its own. `more_fds` are 3, 4, … there.
-        Raises :class:`LabError` if it cannot be executed.
+        The descriptors are copied: the caller closes its own. Raises :class:`LabError` if it
+        cannot be executed.
         """
+        if not argv:
+            raise LabError("no program to start: its arguments are empty")
         request = {"do": "start", "argv": list(argv), "env": dict(env), "cwd": str(cwd)}
-        started = await self._ask(request, [namespace.fd, stdin, stdout, stderr, *more_fds])
+        started = await self._ask(request, [namespace.fd, stdin, stdout, stderr])
         assert isinstance(started, Process)
         return started
 
@@ -232,7 +237,6 @@ async def start_guardian(lab: str, folder: Path) -> AsyncIterator[Guardian]:
                     # Init reads this as the end, and its own end of the socket goes with it.
                     with contextlib.suppress(OSError):
                         control.shutdown(socket.SHUT_WR)
-                    nursery.cancel_scope.shield = True
         finally:
             control.close()
             with trio.CancelScope(shield=True):

@@ -66,6 +66,8 @@ class Running:
         self.process = process
         self.events: list[Event] = []
         """All it has said so far; at most :data:`MAX_EVENTS`."""
+        self.lost = 0
+        """Events that it said when there were so many already: not kept, but told of."""
         self.closed = trio.Event()
         """It will say no more."""
         self._clock = clock
@@ -116,6 +118,11 @@ class Running:
         """SIGTERM, then SIGKILL; its exit status."""
         return await self.process.stop(grace_s)
 
+    def let_go(self) -> None:
+        """Let nobody wait for more from it, though programs that it has started may live on."""
+        self.closed.set()
+        self._news.unpark_all()
+
     async def _read(self, stdout: int, on_event: Callable[[Event], None]) -> None:
         buffer = bytearray()
         try:
@@ -132,14 +139,16 @@ class Running:
                             buffer.clear()
             self._hear(bytes(buffer), on_event)
         finally:
-            self.closed.set()
-            self._news.unpark_all()
+            self.let_go()
 
     def _hear(self, line: bytes, on_event: Callable[[Event], None]) -> None:
         event = parse_event(line)
-        if event is not None and len(self.events) < MAX_EVENTS:
+        if event is not None:
             event["t"] = round(self._clock(), 3)
-            self.events.append(event)
+            if len(self.events) < MAX_EVENTS:
+                self.events.append(event)
+            else:
+                self.lost += 1
             on_event(event)
             self._news.unpark_all()
 

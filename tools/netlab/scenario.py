@@ -36,6 +36,7 @@ from typing import Any
 from tools.netlab.fault_spec import FAULTS, Fault
 from tools.netlab.model import Scenario
 from tools.netlab.nat_spec import NAMES
+from tools.netlab.plan import make_plan
 from tools.netlab.spec import SpecError, from_table, to_table
 from tools.netlab.topology import Host, Link, Relay, Router
 from tools.netlab.workload import PROGRAMS, Program
@@ -109,7 +110,7 @@ def load(file: Path) -> Scenario:
 
 
 def parse(text: str, default_name: str) -> Scenario:
-    """A scenario from TOML; `default_name` if it does not say its name.
+    """A scenario from TOML, that can be built; `default_name` if it does not say its name.
 
     Raises :class:`SpecError` or `tomllib.TOMLDecodeError`.
     """
@@ -135,7 +136,7 @@ def parse(text: str, default_name: str) -> Scenario:
         host = body.get("host")
         if isinstance(host, str) and host in counts:
             counts.setdefault(name, counts[host])
-    return Scenario(
+    scenario = Scenario(
         **{key: getattr(head, key) for key in head_keys},
         hosts=hosts,
         routers=tuple(_routers(sections["routers"], links)),
@@ -143,11 +144,8 @@ def parse(text: str, default_name: str) -> Scenario:
         programs=tuple(_programs(sections["programs"], counts)),
         faults=tuple(_faults(raw_faults, links, counts)),
     )
-
-
-def dump(scenario: Scenario) -> Table:
-    """The scenario as plain JSON types, for reports."""
-    return to_table(scenario)
+    make_plan(scenario)
+    return scenario
 
 
 def _tables(value: object, key: str) -> dict[str, Table]:
@@ -254,6 +252,8 @@ def _programs(tables: Mapping[str, Table], counts: Mapping[str, int]) -> Iterato
             if not isinstance(body["env"], Mapping):
                 raise SpecError(f"{key}.env", "expected a table")
             body["env"] = [list(pair) for pair in body["env"].items()]
+        if body.get("exit_code") == "none":
+            body["exit_code"] = None
         host = body.get("host")
         if name not in counts:
             yield from_table(cls, {"name": name, **body}, key)

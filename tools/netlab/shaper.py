@@ -19,7 +19,7 @@ from typing import Final, Generic, TypeVar
 
 from tools.netlab.link_spec import LinkSpec
 
-# Without a rate nothing else bounds the memory of a long link.
+# What may be on a link, waiting or on its way: the bound on its memory.
 MAX_IN_FLIGHT_BYTES: Final = 256 << 20
 # Trains take less than this to send: the grain of a shaped link.
 TRAIN_S: Final = 0.0005
@@ -27,6 +27,7 @@ TRAIN_S: Final = 0.0005
 NORMAL_CUT: Final = 4.0
 
 NEVER: Final = float("inf")
+_SKIPS: Final = -1.0  # the latency of a packet that overtakes those on their way
 
 PacketT = TypeVar("PacketT")
 
@@ -36,7 +37,8 @@ class ShaperStats:
     """What became of the packets (a train counts as one) that were offered to a shaper.
 
     Once nothing is in flight, offered + duplicated = delivered + lost + overflowed + cut.
-    overflowed: dropped at the end of a full queue. cut: lost because the link was or went down.
+    overflowed: dropped at the end of a full queue, or because too much was on the link
+    (MAX_IN_FLIGHT_BYTES). cut: lost because the link was or went down.
     """
 
     offered: int = 0
@@ -182,10 +184,10 @@ class Shaper(Generic[PacketT]):
 
     def _admit(self, now: float, packet: PacketT, size: int, latency: float) -> None:
         """Queue (or, without a rate, send at once) a packet that is not lost."""
+        if self._flying_bytes + self._queued_bytes + size > MAX_IN_FLIGHT_BYTES:
+            self.stats.overflowed += 1
+            return
         if not self._seconds_per_byte and not self._queue:
-            if self._flying_bytes + size > MAX_IN_FLIGHT_BYTES:
-                self.stats.overflowed += 1
-                return
             self._launch(now, latency, packet, size)
             return
         self._send(now)
@@ -211,10 +213,9 @@ class Shaper(Generic[PacketT]):
 
     def _launch(self, sent: float, latency: float, packet: PacketT, size: int) -> None:
         """Put a packet, sent at `sent`, on its way."""
-        due = sent + latency
-        spec = self.spec
-        overtakes = self._overtakes and (spec.jitter_reorders or (spec.reorder and not latency))
-        if not overtakes:
+        skips = latency == _SKIPS
+        due = sent if skips else sent + latency
+        if not skips and not self.spec.jitter_reorders:
             if due < self._last_due:
                 due = self._last_due
             self._last_due = due
@@ -245,7 +246,7 @@ class Shaper(Generic[PacketT]):
     def _latency(self) -> float:
         spec, rng = self.spec, self._rng
         if spec.reorder and rng.random() < spec.reorder:
-            return 0.0
+            return _SKIPS
         if not spec.jitter_s:
             return spec.delay_s
         if spec.jitter_shape == "uniform":

@@ -2,8 +2,10 @@
 
 Linux has time namespaces, but not for the wall clock. The library adds an offset to what the C
 library says of it; the offset lies in a file that the process maps, so that it can be changed
-while the process runs. Timers and monotonic clocks are untouched, as on a real machine whose
-clock is set wrongly. Programs that ask the kernel themselves (Go) are not deceived.
+while the process runs. Monotonic clocks and relative waits are untouched, as on a real machine
+whose clock is set wrongly. Unlike there, a wait until a moment of the wall clock (`sem_timedwait`,
+say) is counted by the kernel, whose clock is right: it is too long or too short by the offset.
+Programs that ask the kernel themselves (Go) are not deceived.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 from tools.netlab.link_spec import LinkSpec
 from tools.netlab.nat_spec import NatSpec
 from tools.netlab.spec import SpecError, require, require_number
-from tools.netlab.workload import NodeProgram
+from tools.netlab.workload import NodeProgram, listen_on
 
 INTERNET = "internet"
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,29}[a-z0-9])?")
@@ -117,8 +117,7 @@ class Relay:
 
     @property
     def program(self) -> NodeProgram:
-        listen = tuple(f"/ip4/0.0.0.0/tcp/{port}" for port in self.ports)
-        return NodeProgram(self.name, self.name, listen=listen)
+        return NodeProgram(self.name, self.name, listen=listen_on(*self.ports))
 
 
 Node: TypeAlias = Host | Router

@@ -158,10 +158,13 @@ class Lane:
         nat = self.nat
         if nat is not None:
             verdict = nat.inbound(memoryview(frame)[HEADER_BYTES:], frame[0] == NEEDS_CHECKSUM)
+            if verdict != DROP:
+                self.write(frame)
             if nat.replies:
                 self._send_replies(nat)
-            if verdict == DROP:
-                return
+            if nat.released:
+                self.send_released(nat)
+            return
         self.write(frame)
 
     def write(self, frame: bytearray | memoryview) -> None:
@@ -176,6 +179,17 @@ class Lane:
         replies, nat.replies = nat.replies, []
         for packet in replies:
             self.back.offer(memoryview(PLAIN + packet))
+
+    def send_released(self, nat: NatTable) -> None:
+        """Send what had to wait in the NAT for the packet before; for the lane from outside."""
+        assert self.back is not None
+        released, nat.released = nat.released, []
+        for to_inside, packet in released:
+            frame = memoryview(PLAIN + packet)
+            if to_inside:
+                self.write(frame)
+            else:
+                self.back.offer(frame)
 
     def stats(self) -> dict[str, int]:
         """Counters by name."""
@@ -237,10 +251,13 @@ class Wire:
             if nat is not None:
                 partial = buffer[0] == NEEDS_CHECKSUM
                 verdict = nat.outbound(view[HEADER_BYTES:size], partial)
-                if verdict != FORWARD:
-                    if verdict != DROP:
-                        self.ba.write(view[:size])
-                    continue
+                if verdict == FORWARD:
+                    lane.offer(view[:size])
+                elif verdict != DROP:
+                    self.ba.write(view[:size])
+                if nat.released:
+                    self.ba.send_released(nat)
+                continue
             lane.offer(view[:size])
 
     def read_b(self) -> None:

@@ -109,30 +109,6 @@ class SetExternal:
 
 
 @dataclass(frozen=True, slots=True)
-class AddForward:
-    """Forward a port of the first external address to an inside host. Answer: null."""
-
-    name: str
-    protocol: Literal["tcp", "udp"]
-    port: int
-    internal: str
-    internal_port: int
-
-    def __post_init__(self) -> None:
-        require_number(self.port, "port", low=1, high=65535)
-        require_number(self.internal_port, "internal_port", low=1, high=65535)
-
-
-@dataclass(frozen=True, slots=True)
-class RemoveForward:
-    """Undo :class:`AddForward`. Answer: null."""
-
-    name: str
-    protocol: Literal["tcp", "udp"]
-    port: int
-
-
-@dataclass(frozen=True, slots=True)
 class ListMappings:
     """The mappings of a wire's NAT. Answer: a list of tables (`MappingView`)."""
 
@@ -145,16 +121,7 @@ class Stats:
 
 
 Command: TypeAlias = (
-    AddWire
-    | RemoveWire
-    | SetLink
-    | SetUp
-    | FlushNat
-    | SetExternal
-    | AddForward
-    | RemoveForward
-    | ListMappings
-    | Stats
+    AddWire | RemoveWire | SetLink | SetUp | FlushNat | SetExternal | ListMappings | Stats
 )
 
 COMMANDS: Mapping[str, type[Command]] = MappingProxyType(
@@ -165,8 +132,6 @@ COMMANDS: Mapping[str, type[Command]] = MappingProxyType(
         "up": SetUp,
         "flush": FlushNat,
         "external": SetExternal,
-        "forward": AddForward,
-        "unforward": RemoveForward,
         "mappings": ListMappings,
         "stats": Stats,
     }

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from tools.netlab.spec import require, require_number
+
+PLACEHOLDER = re.compile(r"\{(python|work|ip:[^}]+|ip6:[^}]+|addr:[^}]+|ticket:[^}]+)\}")
+"""What is replaced in the arguments of a :class:`CommandProgram`."""
+
+
+def listen_on(*ports: int) -> tuple[str, ...]:
+    """Multiaddrs to listen on TCP and UDP ports of all addresses."""
+    return tuple(
+        f"/{family}/{transport}"
+        for port in ports
+        for transport in (f"tcp/{port}", f"udp/{port}/quic-v1/noise")
+        for family in ("ip4/0.0.0.0", "ip6/::")
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +39,7 @@ class NodeProgram:
     host: str
     connect: tuple[str, ...] = ()
     stays: bool = True
-    listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4001",)
+    listen: tuple[str, ...] = listen_on(4001)
     at_s: float = 0.0
     timeout_s: float = 15.0
     env: tuple[tuple[str, str], ...] = ()
@@ -46,7 +60,7 @@ class PublishProgram:
     host: str
     size_mib: float = 8.0
     files: int = 1
-    listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4002",)
+    listen: tuple[str, ...] = listen_on(4002)
     at_s: float = 0.0
     timeout_s: float = 30.0
     env: tuple[tuple[str, str], ...] = ()
@@ -81,7 +95,8 @@ class FetchProgram:
 
 @dataclass(frozen=True, slots=True)
 class CommandProgram:
-    """Any program. Succeeds if it exits with `exit_code`, or stays up if that is None.
+    """Any program. Succeeds if it exits with `exit_code`, or stays up if that is None (in a file:
+    "none").
 
     argv: `{python}`, `{work}` (a folder of its own), `{ip:NODE}` (a node's IPv4 address as the
         internet sees it), `{ip6:NODE}` and, of programs in `after`, `{addr:PROGRAM}` and
@@ -106,6 +121,12 @@ class CommandProgram:
     @property
     def needs(self) -> tuple[str, ...]:
         return self.after
+
+    @property
+    def placeholders(self) -> tuple[tuple[str, str], ...]:
+        """Those in `argv`: kind and name (empty where the kind has none)."""
+        found = [text for argument in self.argv for text in PLACEHOLDER.findall(argument)]
+        return tuple((text.partition(":")[0], text.partition(":")[2]) for text in found)
 
 
 Program: TypeAlias = NodeProgram | PublishProgram | FetchProgram | CommandProgram

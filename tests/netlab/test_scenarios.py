@@ -1,0 +1,175 @@
+"""Scenarios, the matrix and chaos, run as a user runs them.
+
+What today's nodes reach is not asserted where the NATs stand against it: that is the matter of
+NAT traversal's own tests. What is asserted is what holds anyway, and the form of the reports.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+import trio
+
+from tests.netlab.holders import require_root
+from tests.netlab.labs import PROJECT, netlab_command
+from tools.netlab import chaos, faults
+from tools.netlab.fault_spec import (
+    AddressChange,
+    ClockSkew,
+    Kill,
+    LinkChange,
+    NatReboot,
+    Partition,
+    Pause,
+)
+from tools.netlab.report import Report
+from tools.netlab.runner import run_scenario
+from tools.netlab.scenario import load, shipped
+
+# Six seconds of faults, once the mesh stands, and the time in which a dead peer is noticed.
+CHAOS = chaos.mesh(seed=97, minutes=0.1, nodes=3, start_s=0.5, quiet_s=16.0, mean_gap_s=0.6)
+
+
+@pytest.fixture(autouse=True)
+def _root() -> None:
+    require_root()
+
+
+async def netlab(*arguments: str) -> tuple[int, list[dict[str, Any]], str]:
+    """Exit status, the JSON lines of stdout, stderr."""
+    done = await trio.run_process(
+        netlab_command(*arguments),
+        cwd=PROJECT,
+        capture_stdout=True,
+        capture_stderr=True,
+        check=False,
+    )
+    lines = [json.loads(line) for line in done.stdout.decode().splitlines()]
+    return done.returncode, lines, done.stderr.decode()
+
+
+async def run_shipped(name: str, out: Path, results: dict[str, dict[str, Any]]) -> None:
+    code, lines, errors = await netlab("run", name, "--json", "--out", str(out / name))
+    assert lines, errors
+    *events, report = lines
+    assert report["event"] == "report"
+    assert report["scenario"] == name
+    assert code == (0 if report["ok"] else 1)
+    assert all(event["t"] >= 0 for event in events)
+    assert {event["program"] for event in events if "program" in event} <= {
+        program["program"] for program in report["programs"]
+    }
+    scenario = load(shipped()[name])
+    assert len(report["programs"]) == len(scenario.all_programs)
+    root = ElementTree.fromstring((out / name / "paths.svg").read_text())
+    assert root.tag.endswith("svg")
+    results[name] = report
+
+
+def outcome(report: dict[str, Any], name: str) -> dict[str, Any]:
+    (found,) = [program for program in report["programs"] if program["program"] == name]
+    return found
+
+
+@dataclass
+class Results:
+    """Of everything that takes long. It mostly waits, so it runs at the same time."""
+
+    scenarios: dict[str, dict[str, Any]] = field(default_factory=dict)
+    matrix: tuple[int, list[dict[str, Any]], str] | None = None
+    chaos: Report | None = None
+
+
+async def run_all(out: Path) -> Results:
+    results = Results()
+
+    async def run_matrix() -> None:
+        results.matrix = await netlab("matrix", "--json", "--types", "open,full-cone")
+
+    async def run_chaos() -> None:
+        results.chaos = await run_scenario(CHAOS, judge=chaos.judge)
+
+    async with trio.open_nursery() as nursery:
+        for name in ("lossy-satellite", "symmetric-to-cone"):
+            nursery.start_soon(run_shipped, name, out, results.scenarios)
+        nursery.start_soon(run_matrix)
+        nursery.start_soon(run_chaos)
+    return results
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    require_root()
+    return trio.run(run_all, tmp_path_factory.mktemp("out"))
+
+
+@pytest.mark.timeout(300)
+def test_two_short_ones(results):
+    satellite = results.scenarios["lossy-satellite"]
+    assert satellite["ok"], satellite
+    # There and back takes 580 ms at least, and a handshake takes several such trips.
+    links = outcome(satellite, "ship")["values"]["links"]
+    (seconds,) = links["relay"].values()
+    assert seconds > 0.5
+    assert outcome(satellite, "get")["values"]["bytes"] == 4 << 20
+
+    cone = results.scenarios["symmetric-to-cone"]
+    for name in ("relay", "alice", "bob"):
+        assert outcome(cone, name)["ok"], cone
+    assert "alice" in outcome(cone, "bob")["values"]["links"]
+    pairs = {(path["source"], path["target"]) for path in cone["paths"]}
+    assert {("alice", "relay"), ("alice", "bob"), ("bob", "relay")} <= pairs
+
+
+@pytest.mark.timeout(300)
+def test_the_matrix_prints_a_line_for_each_pair(results):
+    code, lines, errors = results.matrix
+    assert code == 0, errors
+    assert {(line["a"], line["b"]) for line in lines} == {
+        (a, b) for a in ("open", "full-cone") for b in ("open", "full-cone")
+    }
+    for line in lines:
+        # Nothing stands between these.
+        assert line["connected"] is True, line
+        assert line["path"].startswith("direct-")
+        assert line["direct_s"] >= 0
+        assert "relayed_s" in line
+
+
+@pytest.mark.timeout(300)
+def test_a_little_chaos(results):
+    assert [outcome for outcome in results.chaos.outcomes if not outcome.ok] == []
+    assert results.chaos.complaints == ()
+    assert len(results.chaos.faults) == len(faults.steps(CHAOS.faults))
+    # The seed was chosen for that: nearly every kind of fault.
+    kinds = {NatReboot, AddressChange, Partition, ClockSkew, Kill, Pause, LinkChange}
+    assert {type(fault) for fault in CHAOS.faults} == kinds
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("run", "no-such-scenario"), "no shipped scenario"),
+        (("run", "bad.toml"), "hosts.a.colour: unknown key"),
+        (("run", "home-to-home", "--pcap", "nobody"), "no node 'nobody'"),
+        (("matrix", "--types", "open,strange"), "no NAT type 'strange'"),
+        (("probe", "strange"), "no NAT type 'strange'"),
+        (("probe", "full-cone", "--backend", "nftables"), "filters by connection"),
+        (("exec", "--lab", "llnone", "a", "true"), "no such lab"),
+    ],
+)
+def test_mistakes_are_explained_in_a_line(tmp_path, arguments, complaint):
+    (tmp_path / "bad.toml").write_text("[hosts.a]\ncolour = 'red'")
+    arguments = [str(tmp_path / "bad.toml") if word == "bad.toml" else word for word in arguments]
+    done = subprocess.run(
+        netlab_command(*arguments), cwd=PROJECT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert complaint in done.stderr
+    assert "Traceback" not in done.stderr
