@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+import trio
+
 from lattica.errors import ConnectionClosedError, RemoteProtocolError
 from lattica.nat.connection import Connection, Direction
 from lattica.nat.mux_events import Event
 from lattica.nat.noise_identity import RemoteIdentity
 from lattica.nat.quic_link import NO_ERROR, QuicLink
 from lattica.nat.quic_session import QuicSession
-from lattica.nat.stream import Stream
+from lattica.nat.stream import Stream, Waiter
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +24,7 @@ class QuicConnection(Connection):
     :attr:`remote_addr` changes when the peer moves to another address; the streams stay.
     """
 
-    __slots__ = ("_link",)
+    __slots__ = ("_arrival", "_link")
 
     session: QuicSession
 
@@ -45,6 +47,34 @@ class QuicConnection(Connection):
             on_stream=on_stream,
         )
         self._link = link
+        self._arrival = Waiter()
+
+    def send_datagram(self, data: bytes) -> None:
+        """Send a message that may be lost: on its way, or here while the path is congested.
+
+        Raises :class:`LocalProtocolError` for more than
+        :data:`~lattica.nat.quic_sender.MAX_DATAGRAM_PAYLOAD` bytes, and
+        :class:`ConnectionClosedError`.
+        """
+        self._raise_if_closed()
+        self.session.send_datagram(data)
+        self.wake_writer()
+
+    async def receive_datagram(self) -> bytes:
+        """Wait for a message of the peer's :meth:`send_datagram`; for one task at a time.
+
+        At most 256 wait to be received, then the oldest are lost. Raises
+        :class:`ConnectionClosedError`.
+        """
+        await trio.lowlevel.checkpoint()
+        while not self.session.datagrams:
+            self._raise_if_closed()
+            await self._arrival.wait()
+        return self.session.datagrams.popleft()
+
+    def _raise_if_closed(self) -> None:
+        if self.closed_reason is not None:
+            raise ConnectionClosedError(f"the connection is gone: {self.closed_reason}")
 
     def wake_writer(self) -> None:
         self._link.wake()
@@ -76,6 +106,9 @@ class QuicConnection(Connection):
     def _on_events(self, events: list[Event]) -> None:
         if events:
             self._handle(events)
+        if self.session.datagrams:
+            self._arrival.wake()
 
     def _let_go(self) -> None:
         self._link.abort()
+        self._arrival.wake()

@@ -27,8 +27,8 @@ from qh3.quic.packet import (
 )
 
 from lattica.errors import LocalProtocolError, RemoteProtocolError
-from lattica.nat.quic_fec import is_fec
-from lattica.nat.quic_link import LONG_HEADER, QuicLink
+from lattica.nat.quic_fec import FecReceiver, is_fec, is_report
+from lattica.nat.quic_link import LONG_HEADER, QuicLink, multiaddr_of
 from lattica.nat.quic_path import connection_id as path_connection_id
 from lattica.nat.quic_path import is_path_message
 from lattica.nat.quic_retry import Admission, AdmissionControl, RetryTokens
@@ -45,6 +45,10 @@ _FOREIGN_BUFFER = 64
 _FAREWELLS = 512
 """Closed connections whose peers may still ask what has become of them."""
 _FAREWELL_REPEATS = 8
+_AMPLIFICATION = 3
+"""Bytes that a stranger's byte may be answered with (RFC 9000, section 8)."""
+_SHORTEST_FIRST_CID = 8
+"""Of what a client makes up as our connection ID, bytes (RFC 9000, section 7.2)."""
 
 AcceptLink = Callable[["QuicEndpoint", Address, bytes, bytes | None, int], QuicLink]
 """Makes the server's side of a connection: (endpoint, client, original destination ID, Retry
@@ -90,6 +94,8 @@ class QuicEndpoint:
         self._farewells: OrderedDict[bytes, _Farewell] = OrderedDict()
         self._arrivals_in, self._arrivals = trio.open_memory_channel[QuicLink](_BACKLOG)
         self._shims: dict[Address, Shim] = {}
+        self._strangers: dict[tuple[str, int], set[QuicLink]] = {}
+        """By host and port, links whose peer has not proved who it is."""
         self._foreign: set[trio.MemorySendChannel[Foreign]] = set()
         self._writable: trio.Event | None = None
         self._closed = False
@@ -123,12 +129,14 @@ class QuicEndpoint:
             except trio.ClosedResourceError:
                 continue  # closed, or replaced by rebind()
             for received in batch:
-                self._route(received)
+                try:
+                    self._route(received)
+                except Exception:  # a defect of ours costs these datagrams, not the node
+                    logger.exception("datagrams dropped: internal error addr=%s", received.source)
             for destination, number in sock.take_unreachable():
                 error = OSError(number, os.strerror(number))
-                for link in set(self._links.values()):
-                    if link.destination[:2] == destination[:2]:
-                        link.on_unreachable(error)
+                for link in self._strangers.get(destination[:2], ()):
+                    link.on_unreachable(error)
 
     def _route(self, received: Received) -> None:
         """Cut what arrived together into what belongs to one connection."""
@@ -156,7 +164,11 @@ class QuicEndpoint:
                 self._restore(shim, data, size, source)
                 return
             for offset in range(0, len(data), size):
-                self._on_foreign(data[offset : offset + size], source)
+                datagram = data[offset : offset + size]
+                if is_fec(datagram):
+                    self._restore_stranger(datagram, source)
+                else:
+                    self._on_foreign(datagram, source)
             return
         link = self._links.get(key)
         if link is None:
@@ -169,6 +181,7 @@ class QuicEndpoint:
     def _restore(self, shim: Shim, data: bytes, size: int, source: Address) -> None:
         """Pass what an address sends through its shim."""
         restored: list[bytes] = []
+        held = shim.holds
         for offset in range(0, len(data), size):
             datagram = data[offset : offset + size]
             if datagram[0] & _FIXED_BIT or is_fec(datagram):
@@ -179,6 +192,19 @@ class QuicEndpoint:
         self.deliver_restored(restored, source)
         if report := shim.report():
             self._sock.send([report], source)
+        if shim.holds and not held:
+            for link in shim.users:
+                link.wake()  # asleep until a timer that was set before there was a gap
+
+    def _restore_stranger(self, datagram: bytes, source: Address) -> None:
+        """Take a protected datagram from where no connection's peer is known to be.
+
+        A peer that has moved protects what it sends as before, and shows by that where it is
+        now. What is in the datagram is for the connection to judge.
+        """
+        if not is_report(datagram):
+            with suppress(RemoteProtocolError):
+                self.deliver_restored(FecReceiver(trio.current_time).receive(datagram), source)
 
     def deliver_restored(self, datagrams: Sequence[bytes], source: Address) -> None:
         """Hand QUIC datagrams that were protected on their way to their connections."""
@@ -200,7 +226,8 @@ class QuicEndpoint:
     def _on_unknown(self, datagram: bytes, source: Address, key: bytes) -> None:
         farewell = self._farewells.get(key)
         if farewell is not None:
-            if farewell.left:
+            # The source may be forged: what it is sent must not be much more than it costs.
+            if farewell.left and len(farewell.datagram) <= _AMPLIFICATION * len(datagram):
                 farewell.left -= 1
                 self._sock.send([farewell.datagram], source)
             return
@@ -236,6 +263,8 @@ class QuicEndpoint:
         if proof is not None and proof[1] == destination_cid:
             original_cid, retry_cid = proof
         admission = self._admission.decide(source, validated=retry_cid is not None)
+        if len(destination_cid) < _SHORTEST_FIRST_CID:
+            return
         if admission is Admission.RETRY:
             retry_source = os.urandom(CONNECTION_ID_SIZE)
             answer = encode_quic_retry(
@@ -249,6 +278,7 @@ class QuicEndpoint:
         elif admission is Admission.ACCEPT:
             link = self._accept_link(self, source, original_cid, retry_cid, len(datagram))
             self._links[destination_cid] = link
+            self.add_stranger(link)
             link.begin_admission(self._admission, destination_cid)
             link.deliver(datagram, len(datagram), source)
             self.update_routes(link)
@@ -264,6 +294,8 @@ class QuicEndpoint:
 
     def update_routes(self, link: QuicLink) -> None:
         """Learn which connection IDs of a connection have come and gone."""
+        if link.ended:
+            return
         added, retired = link.session.take_connection_ids()
         for cid in added:
             self._links[cid] = link
@@ -273,28 +305,40 @@ class QuicEndpoint:
     def remove_route(self, cid: bytes) -> None:
         self._links.pop(cid, None)
 
+    def add_stranger(self, link: QuicLink) -> None:
+        """Its peer has not proved who it is: tell it if the network says that nobody is there."""
+        self._strangers.setdefault(link.first_address[:2], set()).add(link)
+
+    def remove_stranger(self, link: QuicLink) -> None:
+        links = self._strangers.get(link.first_address[:2])
+        if links is not None:
+            links.discard(link)
+            if not links:
+                del self._strangers[link.first_address[:2]]
+
     def forget(self, link: QuicLink, farewell: bytes | None) -> None:
         """A connection is over; `farewell` is what its peer is told if it asks again."""
-        for cid in [cid for cid, other in self._links.items() if other is link]:
-            del self._links[cid]
-            if farewell is not None:
+        self.remove_stranger(link)
+        _, retired = link.session.take_connection_ids()
+        for cid in (*link.session.connection_ids, *retired):
+            if self._links.pop(cid, None) is not None and farewell is not None:
                 self._farewells[cid] = _Farewell(farewell)
         while len(self._farewells) > _FAREWELLS:
             self._farewells.popitem(last=False)
 
     # --- sending ---
 
-    def use_shim(self, address: Address) -> Shim:
+    def use_shim(self, address: Address, link: QuicLink) -> Shim:
         """Share the error correction for an address, until :meth:`leave_shim`."""
         shim = self._shims.get(address)
         if shim is None:
             shim = self._shims[address] = Shim(address, trio.current_time)
-        shim.users += 1
+        shim.users.add(link)
         return shim
 
-    def leave_shim(self, address: Address) -> None:
+    def leave_shim(self, address: Address, link: QuicLink) -> None:
         shim = self._shims[address]
-        shim.users -= 1
+        shim.users.remove(link)
         if not shim.users:
             del self._shims[address]
 
@@ -308,8 +352,12 @@ class QuicEndpoint:
             await self._writable.wait()
             return
         self._writable = event = trio.Event()
+        sock = self._sock
         try:
-            await self._sock.wait_writable()
+            await sock.wait_writable()
+        except trio.ClosedResourceError:
+            if sock is self._sock:  # otherwise rebind() has replaced it
+                raise
         finally:
             self._writable = None
             event.set()
@@ -372,11 +420,11 @@ class QuicEndpoint:
 
     def close(self) -> None:
         """Close the socket. Connections that still use it fail."""
+        for link in set(self._links.values()):
+            link.abort()
         self._closed = True
         self._arrivals_in.close()
         self._sock.close()
-        for link in set(self._links.values()):
-            link.abort()
 
 
 def _connection_id(data: bytes, offset: int) -> bytes | None:
@@ -388,10 +436,3 @@ def _connection_id(data: bytes, offset: int) -> bytes | None:
         return data[offset + 1 : offset + 1 + CONNECTION_ID_SIZE]
     start = offset + 6
     return data[start : start + data[start - 1]] if start <= len(data) else b""
-
-
-def multiaddr_of(name: tuple[str, int] | Address) -> Multiaddr:
-    """The multiaddr of a socket name."""
-    host, port = name[0].partition("%")[0], name[1]
-    family = "ip6" if ":" in host else "ip4"
-    return Multiaddr(f"/{family}/{host}/udp/{port}/quic-v1/noise")

@@ -43,7 +43,6 @@ class QuicLink(SecureLink):
         "_admission",
         "_early",
         "_ended",
-        "_first_address",
         "_first_cid",
         "_path",
         "_peer_cid",
@@ -55,6 +54,7 @@ class QuicLink(SecureLink):
         "endpoint",
         "expected_peer",
         "failure",
+        "first_address",
         "on_events",
         "session",
     )
@@ -62,7 +62,7 @@ class QuicLink(SecureLink):
     def __init__(self, endpoint: QuicEndpoint, peer: Address) -> None:
         self.endpoint = endpoint
         # The address that qh3 knows of, whatever happens: following the peer is not its job.
-        self._first_address = peer
+        self.first_address = peer
         self._path: PeerPath | None = None
         self._peer_cid = b""
         self._shim: Shim | None = None
@@ -85,7 +85,7 @@ class QuicLink(SecureLink):
     @property
     def destination(self) -> Address:
         """Where the peer is now."""
-        return self._first_address if self._path is None else self._path.address
+        return self.first_address if self._path is None else self._path.address
 
     @property
     def local_addr(self) -> Multiaddr:
@@ -93,8 +93,6 @@ class QuicLink(SecureLink):
 
     @property
     def remote_addr(self) -> Multiaddr:
-        from lattica.nat.quic_endpoint import multiaddr_of
-
         return multiaddr_of(self.destination)
 
     # --- for the endpoint ---
@@ -111,29 +109,35 @@ class QuicLink(SecureLink):
             self._admission = None
             self.endpoint.remove_route(self._first_cid)
 
+    @property
+    def ended(self) -> bool:
+        """The endpoint has done with it."""
+        return self._ended
+
     def deliver(self, data: bytes, size: int, source: Address) -> None:
         """Take datagrams of `size` bytes each (the last may be shorter)."""
-        self._take(lambda: self.session.receive_gro(data, size, self._first_address), source)
+        self._take(lambda: self.session.receive_gro(data, size, self.first_address), source)
 
     def deliver_each(self, datagrams: list[bytes], source: Address) -> None:
         """Take datagrams of any sizes."""
-        self._take(lambda: self.session.receive(datagrams, self._first_address), source)
+        self._take(lambda: self.session.receive(datagrams, self.first_address), source)
 
     def _take(self, receive: Callable[[], list[Event]], source: Address) -> None:
         if self.failure is not None:
             return
         try:
             events = receive()
-        except RemoteProtocolError as error:
-            self.failure = error
-            self.session.shut(PROTOCOL_ERROR, str(error)[:80])
-        except Exception as error:  # a defect of ours costs this connection, not the endpoint
-            self.failure = error
-        else:
             if self._path is not None and self.session.heard:
                 self._path.observe(source)
             self._report(events)
+        except Exception as error:  # a defect of ours costs this connection, not the endpoint
+            self._fail(error)
         self.wake()
+
+    def _fail(self, error: Exception) -> None:
+        self.failure = error
+        if isinstance(error, RemoteProtocolError):
+            self.session.shut(PROTOCOL_ERROR, str(error)[:80])
 
     def on_path_message(self, message: bytes, source: Address) -> None:
         """Take a challenge or a response of :mod:`lattica.nat.quic_path`."""
@@ -152,7 +156,7 @@ class QuicLink(SecureLink):
             self._early += events
 
     def on_unreachable(self, error: OSError) -> None:
-        """The network says that nobody is there; believed only of strangers."""
+        """The network says that nobody is there; said only of strangers."""
         if self.session.remote is None and self.failure is None:
             self.failure = error
             self.wake()
@@ -188,10 +192,15 @@ class QuicLink(SecureLink):
         now = trio.current_time()
         deadline = session.next_timer()
         if deadline is not None and deadline <= now:
-            self._report(session.on_timer())
-        if self._shim is not None and self._shim.next_timer() <= now:
-            await self._send(self._shim.due_to_send())
-            self.endpoint.deliver_restored(self._shim.due_to_deliver(), self._shim_address)
+            try:
+                self._report(session.on_timer())
+            except RemoteProtocolError as error:
+                self._fail(error)
+        shim = self._shim
+        if shim is not None and shim.next_timer() <= now:
+            address = self._shim_address
+            await self._send(shim.due_to_send())
+            self.endpoint.deliver_restored(shim.due_to_deliver(), address)
         for datagrams, _ in session.transmit():
             await self._send(self._protect(datagrams))
         if self._path is not None and (challenge := self._path.challenge(self._peer_cid)):
@@ -217,11 +226,11 @@ class QuicLink(SecureLink):
         """Protect what goes to where the peer is now."""
         self._leave_shim()
         self._shim_address = self.destination
-        self._shim = self.endpoint.use_shim(self._shim_address)
+        self._shim = self.endpoint.use_shim(self._shim_address, self)
 
     def _leave_shim(self) -> None:
         if self._shim is not None:
-            self.endpoint.leave_shim(self._shim_address)
+            self.endpoint.leave_shim(self._shim_address, self)
             self._shim = None
 
     async def authenticate(self, expected_peer: PeerId | None) -> RemoteIdentity:
@@ -238,6 +247,7 @@ class QuicLink(SecureLink):
             self.raise_if_over("the handshake")
             if self.session.remote is not None:
                 self._end_admission()
+                self.endpoint.remove_stranger(self)
                 self._follow()
                 return self.session.remote
 
@@ -248,7 +258,7 @@ class QuicLink(SecureLink):
         if not session.is_client:
             keys.reverse()
         self._path = PeerPath(
-            self._first_address,
+            self.first_address,
             sending_key=keys[0],
             receiving_key=keys[1],
             clock=trio.current_time,
@@ -298,3 +308,10 @@ class QuicLink(SecureLink):
         if self.failure is None:
             self.failure = ConnectionClosedError("closed by this side")
         self.wake()
+
+
+def multiaddr_of(name: tuple[str, int] | Address) -> Multiaddr:
+    """The multiaddr of a socket name."""
+    host, port = name[0].partition("%")[0], name[1]
+    family = "ip6" if ":" in host else "ip4"
+    return Multiaddr(f"/{family}/{host}/udp/{port}/quic-v1/noise")

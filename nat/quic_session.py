@@ -148,6 +148,8 @@ class QuicSession(QuicSender):
         if self.closed is None:
             self.closed = (code, reason)
         self.went_away = True
+        # Of one whose peer never proved who it is, nobody calls close().
+        self._budget.sessions.discard(self)
 
     # --- receiving ---
 
@@ -411,9 +413,13 @@ class QuicSession(QuicSender):
         if self._drive.started:
             self._dirty = True
             now = self._clock()
-            self._drive.on_timer(now)
-            self._break_stall(now)
-            self._take(events)
+            try:
+                self._drive.on_timer(now)
+                self._break_stall(now)
+                self._take(events)
+            except RemoteProtocolError:
+                self._keep_unreported(events)
+                raise
         return events
 
     def tick(self) -> None:

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from lattica.nat.quic_fec import OVERHEAD, FecReceiver, FecSender, is_report
 from lattica.nat.quic_tls import PAYLOAD_LIMIT
 from lattica.nat.udp_socket import Address
+
+if TYPE_CHECKING:
+    from lattica.nat.quic_link import QuicLink
 
 
 class Shim:
@@ -23,8 +27,8 @@ class Shim:
         limit = PAYLOAD_LIMIT[6 if ":" in address[0] else 4]
         self._sender = FecSender(clock, path_limit=limit + OVERHEAD)
         self._receiver = FecReceiver(clock)
-        self.users = 0
-        """Connections that use it."""
+        self.users: set[QuicLink] = set()
+        """Connections that use it; their timers are its timers."""
 
     def send(
         self, datagrams: Sequence[bytes], *, lost: int, rtt: float | None, window: float

@@ -78,6 +78,7 @@ class QuicTransport:
         core.connect(destination, trio.current_time())
         link.session = self._session(core, link, initiator=True)
         endpoint.update_routes(link)
+        endpoint.add_stranger(link)
         return link
 
     def _endpoint_for(self, family: socket.AddressFamily, host: str) -> QuicEndpoint:
@@ -95,13 +96,13 @@ class QuicTransport:
 
     async def listen(self, addr: Multiaddr) -> QuicEndpoint:
         where = to_endpoint(addr)
+        await trio.lowlevel.checkpoint()
         try:
             sock = UdpSocket.bind(where.host, where.port, where.family)
         except OSError as error:
             refusal = ListenError(why_not(error, addr, where.port))
             refusal.errno = error.errno
             raise refusal from None
-        await trio.lowlevel.checkpoint()
         return self._add(sock, accept=True)
 
     def adopt(self, sock: socket.socket) -> QuicEndpoint:

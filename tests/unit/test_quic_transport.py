@@ -7,21 +7,34 @@ import random
 import socket
 from collections.abc import Sized
 from functools import partial
+from typing import Any
 
 import pytest
 import trio
 from multiaddr.multiaddr import Multiaddr
 
-from lattica.errors import DialError, ListenError, LocalProtocolError
+from lattica.errors import (
+    ConnectionClosedError,
+    DialError,
+    LatticaError,
+    ListenError,
+    LocalProtocolError,
+)
 from lattica.identity import Identity, PeerId
 from lattica.nat.addresses import parse_multiaddr, to_endpoint, with_peer
 from lattica.nat.config import Limits, Timeouts
+from lattica.nat.mux import INITIAL_WINDOW
 from lattica.nat.quic_connection import QuicConnection
 from lattica.nat.quic_endpoint import QuicEndpoint
+from lattica.nat.quic_fec import MAX_GROUPS, MAX_HELD
+from lattica.nat.quic_fec_policy import FecPolicy
+from lattica.nat.quic_link import QuicLink
 from lattica.nat.quic_retry import AdmissionControl, AdmissionLimits
 from lattica.nat.quic_transport import QuicTransport
+from lattica.nat.stream import Stream
 from lattica.nat.swarm import Swarm
-from tests.nets import ECHO, ask_echo, running, settled
+from lattica.nat.udp_socket import UdpSocket
+from tests.nets import ECHO, LISTEN_ON, ask_echo, open_files, running, settled, swarm_config
 from tests.udp_proxy import udp_proxied
 
 QUIC = ("/ip4/127.0.0.1/udp/0/quic-v1/noise",)
@@ -332,6 +345,36 @@ async def test_a_stranger_who_only_says_hello_is_dropped_in_time():
         link.abort()
 
 
+async def test_messages_that_may_be_lost():
+    async with running(listen=QUIC) as server, running(listen=()) as client:
+        await client.dial(server.identity.peer_id, server.addrs)
+        await settled(lambda: server.registry.total)
+        here, there = connection_of(client, server), connection_of(server, client)
+        async with trio.open_nursery() as nursery:
+
+            async def answer() -> None:
+                there.send_datagram((await there.receive_datagram()).upper())
+
+            nursery.start_soon(answer)
+            here.send_datagram(b"a tensor's name")
+            assert await here.receive_datagram() == b"A TENSOR'S NAME"
+        with pytest.raises(LocalProtocolError, match="at most"):
+            here.send_datagram(bytes(1200))
+        for number in range(1000):  # nobody receives them
+            here.send_datagram(number.to_bytes(2, "big"))
+        assert await ask_echo(client, server.identity.peer_id) == b"hello"
+        assert len(there.session.datagrams) <= 256
+        there.session.datagrams.clear()
+        async with trio.open_nursery() as nursery:
+
+            async def wait_in_vain() -> None:
+                with pytest.raises(ConnectionClosedError):
+                    await there.receive_datagram()
+
+            nursery.start_soon(wait_in_vain)
+            await client.disconnect(server.identity.peer_id)
+
+
 # --- what is not QUIC ---
 
 
@@ -403,3 +446,410 @@ def test_other_programs_can_read_the_address():
     assert [protocol.name for protocol in addr.protocols()] == [
         "ip4", "udp", "quic-v1", "noise", "p2p",
     ]  # fmt: skip
+
+
+# --- nothing is left behind, and nobody suffers for others ---
+
+
+def nothing_left(swarm: Swarm) -> bool:
+    """No trace of a connection, begun or finished, but answers for peers that ask again."""
+    transport = quic_of(swarm)
+    return not (
+        any(e._links or e._shims or e._strangers for e in transport._endpoints)
+        or transport._admission.half_open
+        or swarm._pending_inbound
+        or swarm.receive_memory.sessions
+    )
+
+
+async def test_dials_given_up_at_any_moment_leave_nothing():
+    rng = random.Random(12)
+    quick = Timeouts(handshake=0.5)
+    async with running(listen=QUIC, timeouts=quick) as server, running(listen=()) as client:
+
+        async def dial(patience: float) -> None:
+            with trio.move_on_after(patience):
+                connection = await client.dial_fresh(server.identity.peer_id, server.addrs[0])
+                connection.abort("no longer wanted")
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(80):
+                nursery.start_soon(dial, rng.random() * 0.3)
+        files = open_files()
+        await settled(partial(nothing_left, client))
+        await settled(partial(nothing_left, server))
+        assert open_files() <= files
+
+
+async def test_a_handshake_that_fails_leaves_nothing():
+    quick = Timeouts(handshake=0.5)
+    async with running(listen=QUIC, timeouts=quick) as server, running(listen=()) as client:
+        for _ in range(10):
+            with pytest.raises(DialError):
+                await client.dial(Identity.generate().peer_id, server.addrs)
+        await settled(partial(nothing_left, client))
+        await settled(partial(nothing_left, server))
+
+
+async def test_connections_that_come_and_go_leave_nothing():
+    async with running(listen=QUIC) as server, running(listen=QUIC) as client:
+        for _ in range(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(client.dial, server.identity.peer_id, server.addrs)
+                nursery.start_soon(server.dial, client.identity.peer_id, client.addrs)
+            assert await ask_echo(client, server.identity.peer_id) == b"hello"
+            await client.disconnect(server.identity.peer_id)
+            await settled(partial(nothing_left, client))
+            await settled(partial(nothing_left, server))
+
+
+async def test_a_swarm_that_is_cancelled_says_goodbye():
+    async with running(listen=QUIC) as server:
+        async with trio.open_nursery() as nursery:
+            client = Swarm(Identity.generate(), swarm_config(listen=()))
+            await nursery.start(client.run)
+            await client.dial(server.identity.peer_id, server.addrs)
+            await settled(lambda: server.registry.total)
+            there = connection_of(server, client)
+            nursery.cancel_scope.cancel()
+        with trio.fail_after(5):
+            await there.closed.wait()
+        assert there.closed_reason == "closed by the peer"
+
+
+async def test_a_defect_costs_one_connection(monkeypatch, caplog):
+    async with (
+        running(listen=QUIC) as server,
+        running(listen=()) as client,
+        running(listen=()) as other,
+    ):
+        for dialer in (client, other):
+            await dialer.dial(server.identity.peer_id, server.addrs)
+            assert await ask_echo(dialer, server.identity.peer_id) == b"hello"
+        there = connection_of(server, client)
+
+        def fail(events: object) -> None:
+            raise KeyError("a defect")
+
+        monkeypatch.setattr(there._link, "on_events", fail)
+        stream = await client.open_stream(server.identity.peer_id, [ECHO])
+        await stream.send_all(b"x")
+        await there.closed.wait()
+        assert there.closed_reason == "internal error"
+        assert await ask_echo(other, server.identity.peer_id) == b"hello"
+        # And one that no connection has to do with.
+        monkeypatch.setattr(endpoint_of(server), "_on_foreign", fail)
+        endpoint_of(other).send_probe(b"\x00probe", endpoint_of(server).local)
+        await settled(lambda: "datagrams dropped" in caplog.text)
+        assert await ask_echo(other, server.identity.peer_id) == b"hello"
+
+
+async def test_a_new_socket_while_the_old_one_is_full(monkeypatch):
+    async with running(listen=QUIC) as server, running(listen=()) as client:
+        await client.dial(server.identity.peer_id, server.addrs)
+        endpoint, connection = endpoint_of(client), connection_of(client, server)
+        old = endpoint._sock
+        full = trio.Event()
+
+        closed = trio.Event()
+
+        async def wait_writable(self: UdpSocket) -> None:
+            if self is not old:
+                return
+            full.set()
+            await closed.wait()
+            raise trio.ClosedResourceError
+
+        monkeypatch.setattr(UdpSocket, "wait_writable", wait_writable)
+        send = UdpSocket.send
+        monkeypatch.setattr(
+            UdpSocket, "send", lambda self, *args: 0 if self is old else send(self, *args)
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask_echo, client, server.identity.peer_id)
+            await full.wait()
+            endpoint.rebind()
+            closed.set()
+        assert connection_of(client, server) is connection
+
+
+# --- forged error correction ---
+
+
+async def test_forged_error_correction_changes_nothing():
+    rng = random.Random(21)
+    async with (
+        running(listen=QUIC) as server,
+        udp_proxied(server.addrs[0]) as proxy,
+        running(listen=()) as client,
+    ):
+        await client.dial(server.identity.peer_id, [proxy.addr])
+        assert await ask_echo(client, server.identity.peer_id) == b"hello"
+        recorded = list(proxy.to_target)
+
+        async def forge() -> None:
+            while True:
+                for _ in range(20):
+                    kind = rng.choice((0x20, 0x20, 0x21, 0x28, 0x29, 0x3F))
+                    number = rng.choice((rng.randrange(1 << 24), rng.randrange(40)))
+                    place, hold = rng.choice((1, rng.randrange(256))), 255
+                    data = rng.choice((rng.choice(recorded), rng.randbytes(rng.randrange(1400))))
+                    proxy.inject(bytes((kind, *number.to_bytes(3, "big"), place, hold)) + data)
+                await trio.sleep(0.01)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(forge)
+            assert await echo_all(client, server.identity.peer_id, BIG) == BIG
+            nursery.cancel_scope.cancel()
+        (shim,) = endpoint_of(server)._shims.values()
+        assert len(shim._receiver._held) <= MAX_HELD
+        assert len(shim._receiver._groups) <= MAX_GROUPS
+        await client.disconnect(server.identity.peer_id)
+        await settled(partial(nothing_left, server))
+
+
+async def test_a_gap_sets_the_timer_of_a_connection_that_sleeps(monkeypatch):
+    rarely = Timeouts(keep_alive_interval=100, keep_alive_timeout=200)
+    async with (
+        running(listen=QUIC, timeouts=rarely) as server,
+        udp_proxied(server.addrs[0]) as proxy,
+        running(listen=(), timeouts=rarely) as client,
+    ):
+        await client.dial(server.identity.peer_id, [proxy.addr])
+        assert await ask_echo(client, server.identity.peer_id) == b"hello"
+        for swarm, other in ((client, server), (server, client)):
+            connection_of(swarm, other).session._pongs = 100  # it needs no more of them
+        link = connection_of(server, client)._link
+        (shim,) = endpoint_of(server)._shims.values()
+        woken: list[QuicLink] = []
+        wake = QuicLink.wake
+
+        def note(link: QuicLink) -> None:
+            if shim.holds:
+                woken.append(link)
+            wake(link)
+
+        monkeypatch.setattr(QuicLink, "wake", note)
+        rest = b"\0\x1e" + b"\x40" * 30
+        proxy.inject(b"\x20\0\0\5" + rest)  # begins a sequence
+        await settled(lambda: shim._receiver._next is not None)
+        proxy.inject(b"\x20\0\0\7" + rest)  # leaves a gap
+        await settled(lambda: link in woken)
+        await settled(lambda: not shim.holds)
+
+
+async def test_a_peer_that_moves_is_followed_though_all_it_sends_is_protected(monkeypatch):
+    monkeypatch.setattr("lattica.nat.quic_fec._SMALL", 0)
+    monkeypatch.setattr(FecPolicy, "protecting", lambda self, now: True)
+    async with (
+        running(listen=QUIC) as server,
+        udp_proxied(server.addrs[0]) as proxy,
+        running(listen=()) as client,
+    ):
+        await client.dial(server.identity.peer_id, [proxy.addr])
+        assert await ask_echo(client, server.identity.peer_id) == b"hello"
+        before = str(connection_of(server, client).remote_addr)
+        proxy.to_target.clear()
+        await proxy.rebind()
+        some = BIG[:50_000]
+        assert await echo_all(client, server.identity.peer_id, some) == some
+        assert all(datagram[0] < 0x40 for datagram in proxy.to_target)
+        await settled(lambda: str(connection_of(server, client).remote_addr) != before)
+
+
+# --- strangers, again ---
+
+
+def first_packet(destination_cid: bytes, version: int = 1) -> bytes:
+    """What looks like a client's first packet."""
+    header = b"\xc3" + version.to_bytes(4, "big") + bytes((len(destination_cid),))
+    header += destination_cid + b"\x08" + bytes(8)
+    rest = 1250 - len(header) - 3
+    return header + b"\0" + (0x4000 | rest).to_bytes(2, "big") + os.urandom(rest)
+
+
+async def test_what_is_answered_to_first_packets():
+    async with running(listen=QUIC) as server:
+        endpoint = endpoint_of(server)
+        accepted: list[bytes] = []
+        accept_link = endpoint._accept_link
+        assert accept_link is not None
+
+        def accept(*args: Any) -> QuicLink:
+            accepted.append(args[2])
+            return accept_link(*args)
+
+        endpoint._accept_link = accept
+        stranger = trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with stranger:
+            await stranger.bind(("127.0.0.1", 0))
+            for size in (0, 1, 7):  # the RFC wants 8
+                await stranger.sendto(first_packet(bytes(size)), endpoint.local)
+            await stranger.sendto(first_packet(b"too-small")[:1199], endpoint.local)
+            await stranger.sendto(first_packet(b"right size"), endpoint.local)
+            await settled(lambda: accepted)
+            assert accepted == [b"right size"]
+            await stranger.sendto(first_packet(b"negotiate", 0x1A2A3A4A), endpoint.local)
+            with trio.fail_after(5):
+                answer = await stranger.recv(2048)
+            assert answer[1:5] == bytes(4)  # version negotiation
+            assert answer.endswith(b"\0\0\0\1")
+            assert b"negotiate" in answer
+
+
+async def test_a_closed_connection_is_no_amplifier():
+    async with running(listen=QUIC) as server, running(listen=()) as client:
+        await client.dial(server.identity.peer_id, server.addrs)
+        await settled(lambda: server.registry.total)
+        endpoint = endpoint_of(server)
+        cid = next(iter(endpoint._links))
+        connection_of(server, client).abort("a test")
+        await settled(lambda: endpoint._farewells)
+        stranger = trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with stranger:
+            await stranger.bind(("127.0.0.1", 0))
+            farewell = endpoint._farewells[cid]
+            farewell.datagram = bytes(300)
+            for size in (9, 99, 100):
+                await stranger.sendto(b"\x40" + cid + bytes(size - 9), endpoint.local)
+            with trio.fail_after(5):
+                assert await stranger.recv(2048) == bytes(300)
+            await settled(lambda: farewell.left == 7)
+
+
+async def test_thousands_of_random_datagrams():
+    rng = random.Random(2)
+    few = Timeouts(handshake=0.5)
+    async with running(listen=QUIC, timeouts=few) as server, running(listen=()) as client:
+        await client.dial(server.identity.peer_id, server.addrs)
+        endpoint = endpoint_of(server)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+            for number in range(5000):
+                size = rng.randrange(1, 1473)
+                datagram = rng.choice((rng.randbytes(size), first_packet(rng.randbytes(8))[:size]))
+                if number % 10 == 0:
+                    datagram = first_packet(rng.randbytes(rng.randrange(21)))
+                stranger.sendto(datagram, endpoint.local)
+                if number % 50 == 0:
+                    await trio.lowlevel.checkpoint()
+        assert await ask_echo(client, server.identity.peer_id) == b"hello"
+        await settled(lambda: not quic_of(server)._admission.half_open)
+        assert len(server.receive_memory.sessions) == 1
+        assert len(set(endpoint._links.values())) == 1
+
+
+# --- under load ---
+
+
+async def test_cancellation_and_resets_under_load_corrupt_nothing():
+    rng = random.Random(5)
+    pattern = rng.randbytes(1 << 20)
+    complete = 0
+
+    def treat(datagram: bytes) -> list[bytes]:
+        kind = rng.random()
+        return [] if kind < 0.01 else [datagram] * (2 if kind < 0.02 else 1)
+
+    async def send(stream: Stream, end: int) -> None:
+        position = 0
+        while position < end:
+            size = min(rng.randrange(1, 60_000), end - position)
+            with trio.move_on_after(rng.random() * 2) as patience:
+                await stream.send_all(pattern[position : position + size])
+            if patience.cancelled_caught or rng.random() < 0.01:
+                stream.reset()
+                return
+            position += size
+        await stream.send_eof()
+
+    async def receive(stream: Stream) -> None:
+        position = 0
+        while True:
+            with trio.move_on_after(rng.random() * 0.01) as patience:
+                most = rng.randrange(1, 50_000)
+                data = await stream.receive_some(most)
+            if patience.cancelled_caught:
+                continue
+            if not data:
+                return
+            assert data == pattern[position : position + len(data)]
+            position += len(data)
+
+    async def serve(stream: Stream) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send, stream, rng.randrange(300_000))
+            nursery.start_soon(receive, stream)
+
+    async def use(client: Swarm, server: Swarm) -> None:
+        nonlocal complete
+        while True:
+            try:
+                async with await client.open_stream(server.identity.peer_id, ["/load/1"]) as stream:
+                    await serve(stream)
+                complete += 1
+            except* LatticaError:
+                pass  # one side has aborted it
+
+    async with (
+        running(listen=QUIC) as server,
+        udp_proxied(server.addrs[0]) as proxy,
+        running(listen=()) as client,
+    ):
+        server.protocols.handlers["/load/1"] = client.protocols.handlers["/load/1"] = serve
+        await client.dial(server.identity.peer_id, [proxy.addr])
+        proxy.treat = treat
+        await settled(lambda: server.registry.total)
+        with trio.move_on_after(1):
+            async with trio.open_nursery() as nursery:
+                for _ in range(6):
+                    nursery.start_soon(use, client, server)
+                    nursery.start_soon(use, server, client)
+        assert complete
+        assert await echo_all(client, server.identity.peer_id, BIG) == BIG
+        for swarm, other in ((client, server), (server, client)):
+            await settled(partial(nothing, connection_of(swarm, other).session.streams))
+            assert not swarm.receive_memory.used
+
+
+async def test_a_reader_that_does_not_read_holds_up_nobody():
+    async def sit(stream: Stream) -> None:
+        await trio.sleep_forever()
+
+    async with running(listen=QUIC) as server, running(listen=()) as client:
+        server.protocols.handlers["/sit/1"] = sit
+        peer_id = server.identity.peer_id
+        await client.dial(peer_id, server.addrs)
+
+        async def pour() -> None:
+            async with await client.open_stream(peer_id, ["/sit/1"]) as stream:
+                for _ in range(10):
+                    await stream.send_all(BIG)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(pour)
+            assert await echo_all(client, peer_id, BIG) == BIG
+            assert server.receive_memory.used <= 20 * INITIAL_WINDOW
+            nursery.cancel_scope.cancel()
+
+
+async def test_quic_beside_tcp_between_the_same_two():
+    both = (*LISTEN_ON["tcp"], *QUIC)
+    async with running(listen=both) as server, running(listen=()) as client:
+        peer_id = server.identity.peer_id
+        tcp, quic = server.addrs
+        await client.dial(peer_id, [tcp])
+        async with await client.open_stream(peer_id, [ECHO]) as stream:
+            await stream.send_all(b"by TCP")
+            await client.dial_fresh(peer_id, quic)
+            assert isinstance(client.registry.best(peer_id), QuicConnection)
+            assert await stream.receive_exactly(6) == b"by TCP"
+            assert await echo_all(client, peer_id, BIG) == BIG
+            await stream.send_all(b"goes on")
+            assert await stream.receive_exactly(7) == b"goes on"
+        for swarm, other in ((client, server), (server, client)):
+            kept, old = swarm.registry.by_peer[other.identity.peer_id]
+            assert isinstance(kept, QuicConnection)
+            assert [kept.retired, old.retired] == [False, True]
+            assert old.closed_reason is None
+        assert await ask_echo(server, client.identity.peer_id) == b"hello"
