@@ -195,9 +195,10 @@ class Connection(ABC):
             self.wake_writer()
 
     async def aclose(self) -> None:
-        """Send what was accepted for sending, say goodbye, and close.
+        """Send what was accepted for sending and what the peer takes now, say goodbye, and close.
 
-        Streams that are still open fail. The caller bounds the time.
+        Data that waits for a reader who does not read is not waited for; streams that are still
+        open fail. The caller bounds the time.
         """
         if self.closed_reason is None and not self._closing:
             self._closing = True

@@ -115,7 +115,7 @@ def test_two_short_ones(results):
     assert satellite["ok"], satellite
     # There and back takes 580 ms at least, and a handshake takes several such trips.
     links = outcome(satellite, "ship")["values"]["links"]
-    (seconds,) = links["relay"].values()
+    seconds = min(links["relay"].values())  # by QUIC or TCP: they are raced
     assert seconds > 0.5
     assert outcome(satellite, "get")["values"]["bytes"] == 4 << 20
 
