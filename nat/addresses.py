@@ -218,6 +218,13 @@ def to_endpoint(addr: Multiaddr) -> Endpoint:
     raise AddressError(f"{addr} does not begin with an IP address or a name; {_EXAMPLE}")
 
 
+def socket_multiaddr(name: tuple[str, int] | tuple[str, int, int, int], rest: str) -> Multiaddr:
+    """The multiaddr of a socket's name; `rest` follows the host, with `{}` for the port."""
+    host, port = name[0].partition("%")[0], name[1]
+    family = "ip6" if ":" in host else "ip4"
+    return Multiaddr(f"/{family}/{host}/{rest.format(port)}")
+
+
 def ip_of(addr: Multiaddr) -> IpAddress | None:
     """The IP address of the first hop; None where there is a name or something else."""
     (name, value), *_ = components(addr) or [("", "")]

@@ -14,7 +14,6 @@ from multiaddr.multiaddr import Multiaddr
 from lattica.errors import ConnectionClosedError, LatticaError, RemoteProtocolError
 from lattica.nat.mux import MuxSession
 from lattica.nat.mux_events import Event, EventKind
-from lattica.nat.mux_stream import MuxStream
 from lattica.nat.noise_identity import RemoteIdentity
 from lattica.nat.stream import Stream
 
@@ -103,13 +102,17 @@ class Connection(ABC):
         Raises :class:`ConnectionClosedError`, or
         :class:`~lattica.errors.ResourceLimitError` when a budget is used up.
         """
-        if self.closed_reason is not None:
-            raise ConnectionClosedError(f"the connection is gone: {self.closed_reason}")
+        self.raise_if_closed()
         if self._closing:
             raise ConnectionClosedError("the connection is being closed by this side")
         stream = Stream(self, self.session.open())
         self.last_stream_at = trio.current_time()
         return stream
+
+    def raise_if_closed(self) -> None:
+        """Raise :class:`ConnectionClosedError` if the connection has ended."""
+        if self.closed_reason is not None:
+            raise ConnectionClosedError(f"the connection is gone: {self.closed_reason}")
 
     # --- what carries it ---
 
@@ -215,14 +218,10 @@ class Connection(ABC):
             return
         self.closed_reason = reason
         self._let_go()
-        self._wake_all(self.session.close(reason))
-        self.closed.set()
-
-    @staticmethod
-    def _wake_all(cores: Iterable[MuxStream]) -> None:
-        for core in cores:
+        for core in self.session.close(reason):
             if isinstance(core.owner, Stream):
                 core.owner.wake()
+        self.closed.set()
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import trio
 
-from lattica.errors import ConnectionClosedError, RemoteProtocolError
+from lattica.errors import AddressError, ConnectionClosedError, RemoteProtocolError
 from lattica.identity import Identity, PeerId
 from lattica.nat.config import SwarmConfig
 from lattica.nat.connection import Connection, Direction
@@ -45,9 +45,12 @@ class Connector:
         `initiator` is the role in the set-up of a pipe; a link has its roles already. The
         caller bounds the time, and aborts the pipe when this fails. Raises
         :class:`RemoteProtocolError`, `PeerMismatchError`, `AccessDeniedError`,
+        :class:`AddressError` (a link in a role that it cannot take),
         :class:`ConnectionClosedError` and :class:`OSError`.
         """
         if isinstance(raw, SecureLink):
+            if direction is Direction.OUTBOUND and not initiator:
+                raise AddressError("this transport cannot take the responder's part in a dial")
             remote = await raw.authenticate(expected_peer)
             self.gater.check_peer(remote.peer_id)
             return raw.connection(

@@ -30,7 +30,7 @@ from lattica.nat.connection import Connection, Direction
 from lattica.nat.connector import Connector
 from lattica.nat.happy_eyeballs import race
 from lattica.nat.registry import Registry
-from lattica.nat.transport import SecureLink, Transport
+from lattica.nat.transport import Transport
 
 
 class _PendingDial:
@@ -152,9 +152,6 @@ class Dialer:
         else:
             raise AddressError("no transport for this kind of address")
         raw = await transport.dial(addr, source_port=self._source_port(addr))
-        if isinstance(raw, SecureLink) and not initiator:
-            raw.abort()
-            raise AddressError("this transport cannot take the responder's part in a dial")
         try:
             return await self._connector.connect(
                 raw, Direction.OUTBOUND, peer_id or named, initiator=initiator

@@ -93,7 +93,7 @@ class MuxSession(ABC):
 
     @abstractmethod
     def _send_reset(self, stream: MuxStream) -> None:
-        """Tell the peer that a stream it knows of was aborted."""
+        """Tell the peer that a stream was aborted, if it has to know."""
 
     @abstractmethod
     def _send_ping(self) -> None:
@@ -154,7 +154,7 @@ class MuxSession(ABC):
 
     def reset(self, stream: MuxStream, reason: str = "reset by this side") -> None:
         """Abort a stream at once and tell the peer; drops what is queued. Idempotent."""
-        if self._abort(stream, reason) and not stream.syn_due:
+        if self._abort(stream, reason):
             self._send_reset(stream)
 
     def _abort(self, stream: MuxStream, reason: str) -> bool:

@@ -56,7 +56,7 @@ class QuicConnection(Connection):
         :data:`~lattica.nat.quic_sender.MAX_DATAGRAM_PAYLOAD` bytes, and
         :class:`ConnectionClosedError`.
         """
-        self._raise_if_closed()
+        self.raise_if_closed()
         self.session.send_datagram(data)
         self.wake_writer()
 
@@ -68,13 +68,9 @@ class QuicConnection(Connection):
         """
         await trio.lowlevel.checkpoint()
         while not self.session.datagrams:
-            self._raise_if_closed()
+            self.raise_if_closed()
             await self._arrival.wait()
         return self.session.datagrams.popleft()
-
-    def _raise_if_closed(self) -> None:
-        if self.closed_reason is not None:
-            raise ConnectionClosedError(f"the connection is gone: {self.closed_reason}")
 
     def wake_writer(self) -> None:
         self._link.wake()

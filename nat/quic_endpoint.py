@@ -27,7 +27,7 @@ from qh3.quic.packet import (
 )
 
 from lattica.errors import LocalProtocolError, RemoteProtocolError
-from lattica.nat.quic_fec import FecReceiver, is_fec, is_report
+from lattica.nat.quic_fec import is_fec, unprotected
 from lattica.nat.quic_link import LONG_HEADER, QuicLink, multiaddr_of
 from lattica.nat.quic_path import connection_id as path_connection_id
 from lattica.nat.quic_path import is_path_message
@@ -202,9 +202,9 @@ class QuicEndpoint:
         A peer that has moved protects what it sends as before, and shows by that where it is
         now. What is in the datagram is for the connection to judge.
         """
-        if not is_report(datagram):
-            with suppress(RemoteProtocolError):
-                self.deliver_restored(FecReceiver(trio.current_time).receive(datagram), source)
+        with suppress(RemoteProtocolError):
+            if (payload := unprotected(datagram)) is not None:
+                self.deliver_restored([payload], source)
 
     def deliver_restored(self, datagrams: Sequence[bytes], source: Address) -> None:
         """Hand QUIC datagrams that were protected on their way to their connections."""
@@ -258,13 +258,13 @@ class QuicEndpoint:
     ) -> None:  # fmt: skip
         """A client's first packet."""
         assert self._accept_link is not None
+        if len(destination_cid) < _SHORTEST_FIRST_CID:
+            return
         original_cid, retry_cid = destination_cid, None
         proof = self._tokens.validate(source, token) if token else None
         if proof is not None and proof[1] == destination_cid:
             original_cid, retry_cid = proof
         admission = self._admission.decide(source, validated=retry_cid is not None)
-        if len(destination_cid) < _SHORTEST_FIRST_CID:
-            return
         if admission is Admission.RETRY:
             retry_source = os.urandom(CONNECTION_ID_SIZE)
             answer = encode_quic_retry(

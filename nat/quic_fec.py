@@ -73,6 +73,27 @@ def is_report(datagram: bytes) -> bool:
     return bool(datagram) and datagram[0] == _REPORT
 
 
+def unprotected(datagram: bytes) -> bytes | None:
+    """The QUIC datagram in a source packet, whatever its group; None for a repair.
+
+    Raises:
+        RemoteProtocolError: it is malformed, or a report.
+    """
+    kind, _, _ = _read_header(datagram)
+    return datagram[_HEADER:] if kind == _SOURCE else None
+
+
+def _read_header(datagram: bytes) -> tuple[int, int, int]:
+    """First byte, sequence number, and index or count, of a source packet or a repair."""
+    if not _HEADER < len(datagram) <= _HEADER + MAX_DATAGRAM:
+        raise RemoteProtocolError(f"FEC datagram of {len(datagram)} bytes")
+    kind, number, place = datagram[0], int.from_bytes(datagram[1:4], "big"), datagram[4]
+    is_sound = place < MAX_GROUP if kind == _SOURCE else kind >= _REPAIR and 0 < place <= MAX_GROUP
+    if not is_sound:
+        raise RemoteProtocolError(f"FEC datagram 0x{kind:02x} with {place}")
+    return kind, number, place
+
+
 def _symbol(datagram: bytes) -> int:
     return int.from_bytes(datagram, "little") | 1 << 8 * len(datagram)
 
@@ -259,14 +280,10 @@ class FecReceiver:
                 return [*self._release(), datagram]
             self._plain.append(datagram)
             return []
-        if not _HEADER < len(datagram) <= _HEADER + MAX_DATAGRAM:
-            raise RemoteProtocolError(f"FEC datagram of {len(datagram)} bytes")
-        kind, number, place = datagram[0], int.from_bytes(datagram[1:4], "big"), datagram[4]
-        if kind == _SOURCE and place < MAX_GROUP:
+        kind, number, place = _read_header(datagram)
+        if kind == _SOURCE:
             return self._receive_source(number, place, datagram[5], datagram[_HEADER:])
-        if kind >= _REPAIR and 0 < place <= MAX_GROUP:
-            return self._receive_repair(number, place, kind - _REPAIR, datagram[5:])
-        raise RemoteProtocolError(f"FEC datagram 0x{kind:02x} with {place}")
+        return self._receive_repair(number, place, kind - _REPAIR, datagram[5:])
 
     def next_timer(self) -> float | None:
         """When to call :meth:`on_timer`; None while nothing is held back."""

@@ -15,6 +15,7 @@ from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import ConnectionClosedError, RemoteProtocolError
 from lattica.identity import PeerId
+from lattica.nat.addresses import socket_multiaddr
 from lattica.nat.mux_events import Event
 from lattica.nat.noise_identity import RemoteIdentity
 from lattica.nat.quic_path import CHALLENGE, PeerPath
@@ -310,8 +311,6 @@ class QuicLink(SecureLink):
         self.wake()
 
 
-def multiaddr_of(name: tuple[str, int] | Address) -> Multiaddr:
+def multiaddr_of(name: Address) -> Multiaddr:
     """The multiaddr of a socket name."""
-    host, port = name[0].partition("%")[0], name[1]
-    family = "ip6" if ":" in host else "ip4"
-    return Multiaddr(f"/{family}/{host}/udp/{port}/quic-v1/noise")
+    return socket_multiaddr(name, "udp/{}/quic-v1/noise")

@@ -7,8 +7,8 @@ keeps, and one call for a batch of datagrams.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NoReturn, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 from qh3 import tls
 from qh3._hazmat import QuicConnectionCore
@@ -22,6 +22,7 @@ from lattica.nat.quic_tls import QuicCore
 NativeEvent: TypeAlias = tuple[Any, ...]
 Runs: TypeAlias = list[tuple[list[bytes], Any]]
 
+_T = TypeVar("_T")
 _PACKETS = 2
 """Index of the number of authentic packets in what the native core reports."""
 
@@ -73,22 +74,14 @@ class NativeDrive:
             for datagram in datagrams:
                 core.receive_datagram(datagram, source, now)
             return True
-        try:
-            report = self.native.receive_many_datagrams(list(datagrams), source, now)
-            self._drain()
-        except (RuntimeError, ValueError) as error:
-            self.fail(error)
+        report = self._run(self.native.receive_many_datagrams, list(datagrams), source, now)
         return report[_PACKETS] > 0
 
     def receive_gro(
         self, data: bytes, segment_size: int, source: NetworkAddress, now: float
     ) -> bool:
         """As :meth:`receive`, of datagrams of `segment_size` bytes (the last may be shorter)."""
-        try:
-            report = self.native.receive_gro_buffer(data, segment_size, source, now)
-            self._drain()
-        except (RuntimeError, ValueError) as error:
-            self.fail(error)
+        report = self._run(self.native.receive_gro_buffer, data, segment_size, source, now)
         return report[_PACKETS] > 0
 
     def fail(self, error: Exception) -> NoReturn:
@@ -97,11 +90,16 @@ class NativeDrive:
         raise RemoteProtocolError(f"QUIC: {error}") from None
 
     def on_timer(self, now: float) -> None:
+        self._run(self.native.handle_timer, now)
+
+    def _run(self, operation: Callable[..., _T], *args: Any) -> _T:
+        """Call the native core, and take what happened in it; its errors are the peer's doing."""
         try:
-            self.native.handle_timer(now)
+            result = operation(*args)
             self._drain()
         except (RuntimeError, ValueError) as error:
             self.fail(error)
+        return result
 
     def _drain(self) -> None:
         native, events = self.native, self._events

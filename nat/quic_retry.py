@@ -20,6 +20,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from lattica.errors import LocalProtocolError
+from lattica.nat.udp_socket import Address
 
 TOKEN_LIFETIME = 10.0
 """Seconds a token is good for; it comes back within a round trip."""
@@ -32,9 +33,6 @@ _TAG_SIZE = 16
 _TIME = struct.Struct(">d")
 _LONGEST_TOKEN = 1 + _NONCE_SIZE + _TIME.size + 1 + 2 * MAX_CONNECTION_ID + _TAG_SIZE
 _SHORTEST_TOKEN = 1 + _NONCE_SIZE + _TIME.size + 1 + _TAG_SIZE
-
-SocketAddress = tuple[str, int] | tuple[str, int, int, int]
-"""As sockets give it; the host is a numeric IP address."""
 
 
 class RetryTokens:
@@ -57,7 +55,7 @@ class RetryTokens:
         self._keys: dict[int, AESGCM] = {}
 
     def create(
-        self, addr: SocketAddress, original_destination_cid: bytes, retry_source_cid: bytes
+        self, addr: Address, original_destination_cid: bytes, retry_source_cid: bytes
     ) -> bytes:
         """Return the token (at most 78 bytes) of a Retry packet to `addr`.
 
@@ -82,7 +80,7 @@ class RetryTokens:
         )
         return bytes((generation & 0xFF,)) + nonce + key.encrypt(nonce, plain, _packed(addr))
 
-    def validate(self, addr: SocketAddress, token: bytes) -> tuple[bytes, bytes] | None:
+    def validate(self, addr: Address, token: bytes) -> tuple[bytes, bytes] | None:
         """Return the connection IDs `(original_destination_cid, retry_source_cid)`.
 
         None if we did not make this token for `addr`, or longer ago than its lifetime; such a
@@ -110,11 +108,11 @@ class RetryTokens:
         return plain[start:end], plain[end:]
 
 
-def _packed(addr: SocketAddress) -> bytes:
+def _packed(addr: Address) -> bytes:
     return _host(addr).packed + addr[1].to_bytes(2, "big")
 
 
-def _host(addr: SocketAddress) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+def _host(addr: Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     return ipaddress.ip_address(addr[0].partition("%")[0])
 
 
@@ -165,7 +163,7 @@ class AdmissionControl:
         """So many handshakes are under way that a client has to prove its address."""
         return self.half_open >= self._limits.retry_above
 
-    def decide(self, addr: SocketAddress, *, validated: bool) -> Admission:
+    def decide(self, addr: Address, *, validated: bool) -> Admission:
         """What to do with a first packet from `addr`; `validated`: it has a valid token."""
         limits = self._limits
         if self.half_open >= limits.maximum:
@@ -176,7 +174,7 @@ class AdmissionControl:
             return Admission.DROP
         return Admission.ACCEPT if validated else Admission.RETRY
 
-    def begin(self, addr: SocketAddress) -> int:
+    def begin(self, addr: Address) -> int:
         """A handshake with `addr` begins. Returns the ticket that :meth:`finish` takes."""
         slot = self._slot(addr)
         self._counters[slot] += 1
@@ -190,7 +188,7 @@ class AdmissionControl:
         self._counters[ticket] -= 1
         self.half_open -= 1
 
-    def _slot(self, addr: SocketAddress) -> int:
+    def _slot(self, addr: Address) -> int:
         host = _host(addr)
         network = host.packed[:3] if host.version == 4 else host.packed[:6]
         if isinstance(host, ipaddress.IPv6Address) and host.ipv4_mapped is not None:

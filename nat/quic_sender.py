@@ -130,14 +130,10 @@ class QuicSender(MuxSession):
 
     # --- streams ---
 
-    def reset(self, stream: MuxStream, reason: str = "reset by this side") -> None:
-        # Unlike yamux's, a stream that was never used must be mentioned: its number counts
-        # against the peer's limit until it has ended.
-        if self._abort(stream, reason):
-            self._send_reset(stream)
-
     def _send_reset(self, stream: MuxStream) -> None:
-        # Later: qh3 may have ended the stream by an event that is yet to be handled.
+        # Also of a stream that was never used: its number counts against the peer's limit
+        # until it has ended. And later: qh3 may have ended the stream by an event that is yet
+        # to be handled.
         self._aborts[stream.id] = not stream.received_fin
 
     def send_datagram(self, data: bytes) -> None:

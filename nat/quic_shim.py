@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from lattica.nat.quic_fec import OVERHEAD, FecReceiver, FecSender, is_report
-from lattica.nat.quic_tls import PAYLOAD_LIMIT
+from lattica.nat.quic_tls import payload_limit
 from lattica.nat.udp_socket import Address
 
 if TYPE_CHECKING:
@@ -24,8 +24,7 @@ class Shim:
     __slots__ = ("_receiver", "_sender", "users")
 
     def __init__(self, address: Address, clock: Callable[[], float]) -> None:
-        limit = PAYLOAD_LIMIT[6 if ":" in address[0] else 4]
-        self._sender = FecSender(clock, path_limit=limit + OVERHEAD)
+        self._sender = FecSender(clock, path_limit=payload_limit(address[0]) + OVERHEAD)
         self._receiver = FecReceiver(clock)
         self.users: set[QuicLink] = set()
         """Connections that use it; their timers are its timers."""

@@ -239,7 +239,7 @@ class QuicCore(QuicConnection):
         assert self._version is not None
         assert self._remote_addr is not None
         self._tls = _TlsBridge(
-            PAYLOAD_LIMIT[ip_address(self._remote_addr[0].partition("%")[0]).version],
+            payload_limit(self._remote_addr[0]),
             self._configuration,
             version=self._version,
             local_initial_source_connection_id=self.host_cid,
@@ -336,6 +336,11 @@ class _TlsBridge(QuicTlsBridge):
 def _refuse_compressed_certificate(input_buf: Buffer) -> None:
     del input_buf
     raise tls.AlertUnexpectedMessage("compressed certificates were not offered")
+
+
+def payload_limit(host: str) -> int:
+    """Largest datagram that goes to or comes from `host`, a numeric IP address."""
+    return PAYLOAD_LIMIT[ip_address(host.partition("%")[0]).version]
 
 
 def client_core(*, timeouts: Timeouts, max_datagram_size: int = INITIAL_DATAGRAM) -> QuicCore:

@@ -25,10 +25,11 @@ from lattica.nat.quic_tls import (
 )
 from lattica.nat.receive_budget import MemoryBudget
 from lattica.nat.tcp import why_not
+from lattica.nat.transport import ServedTransport
 from lattica.nat.udp_socket import Address, UdpSocket
 
 
-class QuicTransport:
+class QuicTransport(ServedTransport):
     """Dials and listens on QUIC. :meth:`run` serves all its sockets."""
 
     def __init__(self, identity: Identity, config: SwarmConfig, budget: MemoryBudget) -> None:
@@ -75,8 +76,8 @@ class QuicTransport:
     def _begin(self, endpoint: QuicEndpoint, destination: Address) -> QuicLink:
         link = QuicLink(endpoint, destination)
         core = client_core(timeouts=self._config.timeouts)
-        core.connect(destination, trio.current_time())
         link.session = self._session(core, link, initiator=True)
+        link.session.connect(destination)
         endpoint.update_routes(link)
         endpoint.add_stranger(link)
         return link

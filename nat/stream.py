@@ -164,9 +164,7 @@ class Stream:
     def _raise_if_unsendable(self) -> None:
         self._raise_if_dead()
         # A stream whose peer had finished outlives the connection, but only for reading.
-        reason = self.connection.closed_reason
-        if reason is not None:
-            raise ConnectionClosedError(f"the connection is gone: {reason}")
+        self.connection.raise_if_closed()
 
     def _raise_if_dead(self) -> None:
         if self._refusal is not None:

@@ -38,7 +38,7 @@ from lattica.nat.receive_budget import MemoryBudget
 from lattica.nat.registry import Registry
 from lattica.nat.stream import Stream
 from lattica.nat.tcp import TcpTransport
-from lattica.nat.transport import Listener, RawConn, SecureLink, Transport
+from lattica.nat.transport import Listener, RawConn, SecureLink, ServedTransport, Transport
 from lattica.nat.websocket import WebSocketTransport
 
 logger = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ class Swarm:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 for transport in self._transports:
-                    if isinstance(transport, QuicTransport):
+                    if isinstance(transport, ServedTransport):
                         await nursery.start(transport.run)
                 for addr in self.config.listen:
                     await self._listen_if_possible(parse_multiaddr(addr))

@@ -11,7 +11,7 @@ import trio
 from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import AddressError, ListenError
-from lattica.nat.addresses import Kind, kind_of, to_endpoint
+from lattica.nat.addresses import Kind, kind_of, socket_multiaddr, to_endpoint
 
 _BACKLOG = 4096
 _RECEIVE_BUFFER = 512 * 1024
@@ -244,7 +244,4 @@ def _share_port(sock: socket.socket) -> None:
 
 def multiaddr_of(name: tuple[str, int] | tuple[str, int, int, int]) -> Multiaddr:
     """Return the multiaddr of a socket name."""
-    host, port = name[0], name[1]
-    if ":" in host:
-        return Multiaddr(f"/ip6/{host.partition('%')[0]}/tcp/{port}")
-    return Multiaddr(f"/ip4/{host}/tcp/{port}")
+    return socket_multiaddr(name, "tcp/{}")

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+import trio
 from multiaddr.multiaddr import Multiaddr
 
 from lattica.identity import PeerId
@@ -146,6 +147,14 @@ class Transport(Protocol):
     async def listen(self, addr: Multiaddr) -> Listener:
         """Bind `addr`. Raises :class:`~lattica.errors.ListenError`."""
         ...
+
+
+class ServedTransport(ABC):
+    """A transport with work of its own, which the swarm runs for as long as it runs itself."""
+
+    @abstractmethod
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve all connections until cancelled; report when it has started."""
 
 
 class PipeListener(Listener, Protocol):

@@ -77,7 +77,8 @@ class Session(MuxSession):
         self._ping_value = 0
 
     def _send_reset(self, stream: MuxStream) -> None:
-        self._control.append(pack_header(0, _WINDOW_UPDATE, _RST, stream.id, 0))
+        if not stream.syn_due:  # otherwise the peer has never heard of it
+            self._control.append(pack_header(0, _WINDOW_UPDATE, _RST, stream.id, 0))
 
     def _send_ping(self) -> None:
         self._ping_value = (self._ping_value + 1) & 0xFFFFFFFF

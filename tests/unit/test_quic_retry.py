@@ -14,12 +14,12 @@ from lattica.nat.quic_retry import (
     AdmissionControl,
     AdmissionLimits,
     RetryTokens,
-    SocketAddress,
 )
 from lattica.nat.quic_tls import Certificate, client_core, server_core
+from lattica.nat.udp_socket import Address
 
-CLIENT: SocketAddress = ("192.0.2.1", 4242)
-SERVER: SocketAddress = ("192.0.2.2", 4001)
+CLIENT: Address = ("192.0.2.1", 4242)
+SERVER: Address = ("192.0.2.2", 4001)
 ORIGINAL, RETRY = b"original", b"retrycid"
 
 
@@ -57,7 +57,7 @@ def test_what_is_created_validates(original: bytes, retry: bytes) -> None:
         ("::c000:201", 4242, 0, 0),
     ],
 )
-def test_only_from_the_address_it_was_sent_to(addr: SocketAddress) -> None:
+def test_only_from_the_address_it_was_sent_to(addr: Address) -> None:
     tokens = RetryTokens(Clock())
     token = tokens.create(CLIENT, ORIGINAL, RETRY)
     assert tokens.validate(addr, token) is None

@@ -31,3 +31,29 @@ def records(data: bytes) -> Iterator[tuple[int, bytes]]:
 def record(kind: int, payload: bytes = b"") -> bytes:
     """The encoding that :func:`records` reads; `payload` of at most 255 bytes."""
     return bytes((kind, len(payload))) + payload
+
+
+# How one message of an honest peer is changed on its way; the kinds of :func:`records`.
+PASS, REPLACE, APPEND, CUT, FLIP = range(5)
+
+
+def tampered(message: bytes, changes: Iterator[tuple[int, bytes]], width: int) -> bytes:
+    """`message` after the next change; unchanged when there are none left.
+
+    Places in the message are `width` bytes of a change.
+    """
+    kind, payload = next(changes, (PASS, b""))
+    place = int.from_bytes(payload[:width], "big")
+    match kind % 5:
+        case 1:
+            return payload
+        case 2:
+            return message + payload
+        case 3:
+            return message[:place]
+        case 4 if len(payload) > width and message:
+            at = place % len(message)
+            flipped = message[at] ^ (payload[width] or 1)
+            return message[:at] + bytes((flipped,)) + message[at + 1 :]
+        case _:
+            return message

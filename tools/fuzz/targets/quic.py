@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from libp2p.crypto.ed25519 import create_new_key_pair
 from qh3 import tls
 from qh3.quic.tls_bridge import QuicTlsBridge, QuicTlsBridgeError
@@ -16,7 +14,18 @@ from lattica.nat.quic_noise import QuicNoise
 from lattica.nat.quic_retry import RetryTokens
 from lattica.nat.quic_tls import Certificate, QuicCore, client_core, server_core
 from tools.fuzz.target import KIB, Target, Violation
-from tools.fuzz.targets.pieces import in_pieces, option, record, records
+from tools.fuzz.targets.pieces import (
+    APPEND,
+    CUT,
+    FLIP,
+    PASS,
+    REPLACE,
+    in_pieces,
+    option,
+    record,
+    records,
+    tampered,
+)
 
 OURS = Identity(create_new_key_pair(b"\x01" * 32))
 THEIRS = Identity(create_new_key_pair(b"\x02" * 32))
@@ -26,24 +35,8 @@ CERTIFICATE = Certificate.generate()
 TIMEOUTS = Timeouts()
 CLIENT, SERVER = ("192.0.2.1", 4242), ("192.0.2.2", 4001)
 
-PASS, REPLACE, APPEND, CUT, FLIP = range(5)
-
-
-def _tampered(message: bytes, changes: Iterator[tuple[int, bytes]]) -> bytes:
-    """`message` after the next change; unchanged when there are none left."""
-    kind, payload = next(changes, (PASS, b""))
-    match kind % 5:
-        case 1:
-            return payload
-        case 2:
-            return message + payload
-        case 3:
-            return message[: int.from_bytes(payload[:2], "big")]
-        case 4 if len(payload) >= 3 and message:
-            at = int.from_bytes(payload[:2], "big") % len(message)
-            return message[:at] + bytes((message[at] ^ (payload[2] or 1),)) + message[at + 1 :]
-        case _:
-            return message
+_WIDTH = 2
+"""Of a place in a message, bytes."""
 
 
 def _quic_noise(data: bytes) -> None:
@@ -73,7 +66,7 @@ def _quic_noise(data: bytes) -> None:
         honest = peer.data_to_send()
         if not honest:
             return
-        wire = _tampered(honest, changes)
+        wire = tampered(honest, changes, _WIDTH)
         fed = b""
         for piece in in_pieces(wire, kind >> 3):
             ours.feed(piece)
@@ -129,7 +122,7 @@ def _quic_tls_server(data: bytes) -> None:
     ours = _bridge(_server(client), client)
     epoch = tls.Epoch.INITIAL
     for message in (hello, b"\x14\x00\x00\x20" + bytes(32), b""):
-        for piece in in_pieces(_tampered(message, changes), kind):
+        for piece in in_pieces(tampered(message, changes, _WIDTH), kind):
             ours.receive_crypto(epoch, piece)
         epoch = tls.Epoch.HANDSHAKE
     if ours.handshake_complete:
@@ -146,13 +139,13 @@ def _quic_tls_client(data: bytes) -> None:
     peer = _bridge(server, client)
     peer.receive_crypto(tls.Epoch.INITIAL, hello)
     ours = _bridge(client, server)
-    tampered = False
+    changed = False
     while (crypto := peer.next_crypto_data()) is not None:
-        wire = _tampered(crypto.data, changes)
-        tampered |= wire[: len(crypto.data)] != crypto.data
+        wire = tampered(crypto.data, changes, _WIDTH)
+        changed |= wire[: len(crypto.data)] != crypto.data
         for piece in in_pieces(wire, kind):
             ours.receive_crypto(crypto.epoch, piece)
-    if ours.handshake_complete and tampered:
+    if ours.handshake_complete and changed:
         raise Violation("a changed flight is accepted")
 
 
@@ -171,11 +164,11 @@ def _quic_datagrams(data: bytes) -> None:
     answers = [answer for answer, _ in server.datagrams_to_send(0.0)] or [b""]
     changes = records(rest)
     for number in range(4):
-        to_server = _tampered(first, changes)
+        to_server = tampered(first, changes, _WIDTH)
         server.receive_datagram(to_server, CLIENT, 0.1 * number)
         server.receive_many_datagrams([to_server, to_server], CLIENT, 0.1 * number)
         client.receive_datagram(
-            _tampered(answers[number % len(answers)], changes), SERVER, 0.1 * number
+            tampered(answers[number % len(answers)], changes, _WIDTH), SERVER, 0.1 * number
         )
         for core in (client, server):
             timer = core.get_timer()
@@ -188,7 +181,7 @@ def _retry_token(data: bytes) -> None:
     kind, rest = option(data)
     tokens = RetryTokens(lambda: 1000.0)
     honest = tokens.create(CLIENT, b"original", b"retry")
-    token = _tampered(honest, records(rest)) if kind & 1 else rest
+    token = tampered(honest, records(rest), _WIDTH) if kind & 1 else rest
     ids = tokens.validate(CLIENT, token)
     if ids is not None and (token != honest or ids != (b"original", b"retry")):
         raise Violation("a token that we did not make")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from libp2p.crypto.ed25519 import create_new_key_pair
 
@@ -22,7 +20,17 @@ from lattica.nat.noise_identity import make_payload, verify_payload
 from lattica.nat.pnet import PnetCipher, format_swarm_key, parse_swarm_key
 from lattica.nat.upgrade import Upgrade
 from tools.fuzz.target import KIB, Target, Violation
-from tools.fuzz.targets.pieces import in_pieces, option, record, records
+from tools.fuzz.targets.pieces import (
+    APPEND,
+    FLIP,
+    PASS,
+    REPLACE,
+    in_pieces,
+    option,
+    record,
+    records,
+    tampered,
+)
 
 OURS = Identity(create_new_key_pair(b"\x01" * 32))
 THEIRS = Identity(create_new_key_pair(b"\x02" * 32))
@@ -30,26 +38,8 @@ STATIC = X25519PrivateKey.from_private_bytes(b"\x03" * 32)
 STATIC_PUBLIC = STATIC.public_key().public_bytes_raw()
 KEY = bytes(range(32))
 
-# How one message of an honest peer is changed on its way; the kinds of `records`.
-PASS, REPLACE, APPEND, CUT, FLIP = range(5)
-
-
-def _tampered(message: bytes, changes: Iterator[tuple[int, bytes]]) -> bytes:
-    """`message` after the next change; unchanged when there are none left."""
-    kind, payload = next(changes, (PASS, b""))
-    match kind % 5:
-        case 1:
-            return payload
-        case 2:
-            return message + payload
-        case 3:
-            return message[: payload[0]] if payload else b""
-        case 4 if len(payload) >= 2 and message:
-            at = payload[0] % len(message)
-            flipped = message[at] ^ (payload[1] or 1)
-            return message[:at] + bytes((flipped,)) + message[at + 1 :]
-        case _:
-            return message
+_WIDTH = 1
+"""Of a place in a message, bytes."""
 
 
 def _read_handshake_message(handshake: XXHandshake, wire: bytes) -> None:
@@ -81,8 +71,8 @@ def _noise_handshake_initiator(data: bytes) -> None:
         return
     peer.read(first)
     # An honest handshake around a payload of the fuzzer's, which may also be a right one.
-    payload = _tampered(make_payload(THEIRS, STATIC_PUBLIC), changes)
-    _read_handshake_message(ours, _tampered(frame(peer.write(payload)), changes))
+    payload = tampered(make_payload(THEIRS, STATIC_PUBLIC), changes, _WIDTH)
+    _read_handshake_message(ours, tampered(frame(peer.write(payload)), changes, _WIDTH))
     _check_done(ours)
 
 
@@ -94,7 +84,7 @@ def _noise_handshake_responder(data: bytes) -> None:
     if kind % 2:
         _read_handshake_message(ours, rest)
         return
-    first = _tampered(peer.write(), changes)
+    first = tampered(peer.write(), changes, _WIDTH)
     if first != b"":
         ours.read(first)
     else:
@@ -103,8 +93,8 @@ def _noise_handshake_responder(data: bytes) -> None:
         peer.read(ours.write(make_payload(OURS, STATIC_PUBLIC)))
     except RemoteProtocolError:
         return  # the honest peer noticed the tampering first
-    payload = _tampered(make_payload(THEIRS, STATIC_PUBLIC), changes)
-    _read_handshake_message(ours, _tampered(frame(peer.write(payload)), changes))
+    payload = tampered(make_payload(THEIRS, STATIC_PUBLIC), changes, _WIDTH)
+    _read_handshake_message(ours, tampered(frame(peer.write(payload)), changes, _WIDTH))
     _check_done(ours)
 
 
@@ -157,7 +147,7 @@ def _upgrade(data: bytes) -> None:
             return  # the honest peer noticed first
         if not (wire := peer.data_to_send()):
             return
-        for piece in in_pieces(_tampered(wire, changes), kind >> 2):
+        for piece in in_pieces(tampered(wire, changes, _WIDTH), kind >> 2):
             ours.receive(piece)
             if (result := ours.result) is not None:
                 if result.remote.peer_id != THEIRS.peer_id:
