@@ -1,24 +1,26 @@
-"""Keeps a node connected to its bootstrap peers: the driver of :mod:`lattica.redial`."""
+"""Keeps a node connected to its bootstrap peers: the driver of :mod:`lattica.nat.redial`."""
 
 from __future__ import annotations
 
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 
 import trio
 from multiaddr.multiaddr import Multiaddr
 
-from lattica.errors import AccessDeniedError, LatticaError
+from lattica.errors import AccessDeniedError, DialError, LatticaError
 from lattica.identity import PeerId
-from lattica.nat.addresses import parse_multiaddr, split_peer
+from lattica.nat.addresses import Kind, kind_of, parse_multiaddr, split_peer
 from lattica.nat.connection import Connection
 from lattica.nat.events import EventsLost, PeerConnected, PeerDisconnected, SwarmEvent
+from lattica.nat.redial import Change, Phase, Redial
 from lattica.nat.swarm import Swarm
-from lattica.redial import Change, Phase, Redial
 
 logger = logging.getLogger(__name__)
 
+_HEAD_START = 2.0
 _TAG = "bootstrap"
 """Protects the peers from trimming, which they would answer by being dialed again."""
 
@@ -55,7 +57,7 @@ class BootstrapPeers:
         remember: keeps an address of a peer for others to dial.
 
     Raises :class:`~lattica.errors.AddressError`. Peers are dialed from :meth:`run` on, as
-    :class:`~lattica.redial.Redial` says, one attempt at a time for each peer.
+    :class:`~lattica.nat.redial.Redial` says, one attempt at a time for each peer.
     """
 
     def __init__(
@@ -109,6 +111,12 @@ class BootstrapPeers:
     def stop(self) -> None:
         """Let :meth:`run` end: no attempt starts from now on, and one under way is given up."""
         self._scope.cancel()
+
+    @property
+    def peer_ids(self) -> tuple[PeerId, ...]:
+        """Who they are, as far as that is known."""
+        known = (target.peer_id for target in self._targets if target.peer_id is not None)
+        return tuple(dict.fromkeys(known))
 
     def release(self, peer_id: PeerId) -> None:
         """Leave a peer alone until :meth:`resume`; an attempt under way is given up."""
@@ -210,8 +218,21 @@ class BootstrapPeers:
         # Two targets may turn out to be one peer.
         async with self._locks.setdefault(target.peer_id, trio.Lock()):
             if not self._is_connected(target):
-                connection = await self._dial(target.expected, target.addrs)
+                connection = await self._dial_tcp_first(target)
                 self._learn(target, connection.peer_id)
+
+    async def _dial_tcp_first(self, target: _Target) -> Connection:
+        """Give TCP a head start: a peer that is not itself behind relays is most often one.
+
+        It shows us which TCP port our NAT has given to the one that we listen on, and what it
+        relays goes through it faster.
+        """
+        tcp = [addr for addr in target.addrs if kind_of(addr) is Kind.TCP]
+        is_relayed = any(kind_of(addr) is Kind.CIRCUIT for addr in target.addrs)
+        if tcp and len(tcp) < len(target.addrs) and not is_relayed:
+            with trio.move_on_after(_HEAD_START), suppress(DialError):
+                return await self._swarm.dial(target.expected, tcp)
+        return await self._dial(target.expected, target.addrs)
 
     def _learn(self, target: _Target, peer_id: PeerId) -> None:
         """Who has answered."""

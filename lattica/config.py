@@ -11,9 +11,10 @@ A setting has a dotted name, such as `swarm.limits.max_connections`:
 * TOML: `max_connections = 100` in table `[swarm.limits]`; paths are relative to the file's folder;
 * environment: `LATTICA_SWARM__LIMITS__MAX_CONNECTIONS=100`; lists are separated by commas.
 
-Bytes are written in hexadecimal; an empty text unsets a setting that may be unset. Two settings
-are spelled shorter: `listen` for `swarm.listen`, and `private_network_key_file`, a file in
-go-libp2p's swarm.key format, for `swarm.private_network_key`.
+Bytes are written in hexadecimal; an empty text unsets a setting that may be unset. Some settings
+are spelled shorter: `listen` for `swarm.listen`, `relays` for `nat.relay.relays`, and
+`private_network_key_file`, a file in go-libp2p's swarm.key format, for
+`swarm.private_network_key`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from lattica.errors import ConfigError
 from lattica.logs import LEVELS
-from lattica.nat.config import FieldError, SwarmConfig
+from lattica.nat.config import SwarmConfig
+from lattica.nat.config_checks import FieldError
+from lattica.nat.traversal_config import TraversalConfig
 
 ENVIRONMENT_PREFIX = "LATTICA_"
 # LATTICA_CONFIG names the file itself. The others appear by themselves in the containers of a
@@ -41,7 +44,12 @@ _FOREIGN_VARIABLES = re.compile(r"LATTICA_(CONFIG|SERVICE_.*|PORT(_\d.*)?)")
 
 _LISTEN = "listen"
 _KEY_FILE = "private_network_key_file"
-_TARGETS = {_LISTEN: "swarm.listen", _KEY_FILE: "swarm.private_network_key"}
+_RELAYS = "relays"
+_TARGETS = {
+    _LISTEN: "swarm.listen",
+    _KEY_FILE: "swarm.private_network_key",
+    _RELAYS: "nat.relay.relays",
+}
 _MAX_KEY_FILE = 4096
 
 
@@ -66,6 +74,7 @@ class NodeConfig:
     identity_path: Path | None = None
     """Key file, made when there is none. None: a new key that lives as long as the node."""
     swarm: SwarmConfig = field(default_factory=SwarmConfig)
+    nat: TraversalConfig = field(default_factory=TraversalConfig)
     bootstrap: tuple[str, ...] = ()
     """Multiaddrs of peers to stay connected to. With `/p2p/ID` it must be that peer; without,
     whoever answers is accepted."""
@@ -214,7 +223,11 @@ def _decode_source(settings: Iterator[_Raw]) -> dict[str, _Given]:
 @cache
 def _schema() -> tuple[dict[str, Any], frozenset[str]]:
     """The types of all settings by dotted name, and the names of the groups they are in."""
-    leaves: dict[str, Any] = {_LISTEN: tuple[str, ...], _KEY_FILE: Path | None}
+    leaves: dict[str, Any] = {
+        _LISTEN: tuple[str, ...],
+        _KEY_FILE: Path | None,
+        _RELAYS: tuple[str, ...],
+    }
     groups: set[str] = set()
 
     def walk(cls: type, prefix: str) -> None:

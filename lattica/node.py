@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from types import TracebackType
 
 import trio
-from libp2p.host.basic_host import BasicHost
 from multiaddr.multiaddr import Multiaddr
 
 from lattica.bootstrap import BootstrapPeers
@@ -24,9 +23,11 @@ from lattica.nat.addresses import parse_multiaddr, split_peer, with_peer
 from lattica.nat.connection import Connection, Direction
 from lattica.nat.events import EventStream
 from lattica.nat.libp2p_network import known_addrs, make_host
+from lattica.nat.path_manager import PathStatus
 from lattica.nat.protocols import leaves
 from lattica.nat.stream import Stream
 from lattica.nat.swarm import Swarm
+from lattica.nat.traversal import Traversal
 
 _ADDRESS_TTL = 3600
 """Seconds an address that the application gave is remembered."""
@@ -40,6 +41,8 @@ StreamHandler = Callable[[Stream], Awaitable[object]]
 class ConnectionStatus:
     """One connection to a peer."""
 
+    path: str
+    """"relayed", or "direct-" and tcp, quic, ws or wss."""
     addr: Multiaddr
     direction: Direction
     age: float
@@ -85,10 +88,17 @@ class Node:
             identity = Identity.generate() if path is None else Identity.load_or_create(path)
         self.identity = identity
         self.swarm = Swarm(identity, self.config.swarm)
-        self.host: BasicHost = make_host(self.swarm)
+        self.host = make_host(self.swarm)
         """py-libp2p's host on this node, for its protocols."""
         self._bootstrap = BootstrapPeers(
             self.swarm, self.config.bootstrap, self._find_or_dial, self.add_address
+        )
+        self.traversal = Traversal(
+            self.swarm,
+            self.config.nat,
+            bootstrap=lambda: self._bootstrap.peer_ids,
+            known_addrs=lambda peer_id: known_addrs(self.host.get_peerstore(), peer_id),
+            push=self.host.push_identify,
         )
         self._exit = AsyncExitStack()
 
@@ -98,6 +108,8 @@ class Node:
                 nursery = await stack.enter_async_context(trio.open_nursery())
                 await nursery.start(self.swarm.run)
                 stack.push_async_callback(self.swarm.close)
+                await nursery.start(self.traversal.run)
+                stack.push_async_callback(self.traversal.aclose)
                 await nursery.start(self._bootstrap.run)
                 # Before the swarm closes: connections that end then are not to be replaced.
                 stack.callback(self._bootstrap.stop)
@@ -217,6 +229,21 @@ class Node:
         if scope.cancelled_caught:
             raise TimeoutError(f"{peer_id} did not connect within {timeout:g} s")
 
+    def path(self, peer: PeerLike) -> PathStatus | None:
+        """How a peer is reached now, and why not in a better way; None if it is not connected.
+
+        Changes are told by :class:`~lattica.nat.events.PathChanged`.
+        """
+        return self.traversal.paths.status(_peer(peer))
+
+    async def wait_reachable(self, timeout: float = math.inf) -> None:
+        """Wait until there is a reservation at a relay, so that others can reach this node
+        whatever NAT it is behind.
+
+        Raises :class:`TimeoutError` after `timeout` seconds, with what the relays say.
+        """
+        await self.traversal.relays.wait_ready(timeout)
+
     def is_connected(self, peer: PeerLike) -> bool:
         return self.swarm.registry.best(_peer(peer)) is not None
 
@@ -229,6 +256,7 @@ class Node:
                 next((c.agent for c in connections if c.agent), ""),
                 tuple(
                     ConnectionStatus(
+                        connection.path,
                         connection.remote_addr,
                         connection.direction,
                         now - connection.established_at,

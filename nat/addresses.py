@@ -317,6 +317,7 @@ class _Reach(IntEnum):
 
 
 _KIND_ORDER = (Kind.QUIC, Kind.TCP, Kind.WEBSOCKET, Kind.SECURE_WEBSOCKET, Kind.OTHER, Kind.CIRCUIT)
+_BEFORE_RELAYED = 2
 _FAST_PATHS = (_Reach.ON_LINK, _Reach.PRIVATE, _Reach.LOOPBACK)
 """Where little is lost, so that TCP's four times higher throughput counts for more than what
 QUIC has over it: it survives loss, changes of address, and most NATs."""
@@ -339,6 +340,31 @@ def _reach(addr: Multiaddr, interfaces: Sequence[Interface]) -> _Reach:
     return _Reach.PUBLIC if ip.is_global else _Reach.PRIVATE
 
 
+def path_rank(addr: Multiaddr) -> int:
+    """How good a path to a peer is, the best highest; equal for both of its ends.
+
+    As :func:`order_addresses` has it: QUIC before TCP before WebSocket on the internet, TCP
+    before QUIC in private networks, relayed last.
+    """
+    kind = kind_of(addr)
+    if kind is Kind.CIRCUIT:
+        return 0
+    ip = ip_of(addr)
+    far = ip is None or ip.is_global
+    return {Kind.QUIC: 4 if far else 2, Kind.TCP: 3}.get(kind, 1)
+
+
+def relay_of(addr: Multiaddr) -> PeerId | None:
+    """The relay that a relayed address leads through; None for any other."""
+    relay: PeerId | None = None
+    for name, value in components(addr):
+        if name == "p2p-circuit":
+            return relay
+        if name == "p2p":
+            relay = PeerId.from_base58(value)
+    return None
+
+
 def order_addresses(
     addrs: Iterable[Multiaddr],
     *,
@@ -347,12 +373,13 @@ def order_addresses(
 ) -> list[Multiaddr]:
     """Order a peer's addresses for dialing, without duplicates, and at most `limit` of them.
 
-    Best first: addresses in a network of ours, public ones, other private ones, loopback,
-    relayed ones. Among equals IPv6 and IPv4 take turns (RFC 8305, section 4), so that a
-    broken family costs one stagger; within a family QUIC goes before TCP before WebSocket (on
-    local networks TCP before QUIC), and what came first stays first. When there are too many,
-    relayed addresses keep a quarter of the places: they are the ones that work when nothing
-    else does. Of a peer that claims to have very many, only the first `8 * limit` are looked at.
+    Best first: addresses in a network of ours, public ones, other private ones, loopback.
+    Relayed ones take turns with them from the third place on: a peer that cannot be reached
+    otherwise need not wait for that to be certain. Among equals IPv6 and IPv4 take turns
+    (RFC 8305, section 4), so that a broken family costs one stagger; within a family QUIC goes
+    before TCP before WebSocket (on local networks TCP before QUIC), and what came first stays
+    first. When there are too many, relayed addresses keep a quarter of the places. Of a peer
+    that claims to have very many, only the first `8 * limit` are looked at.
     """
     unique = list(islice(dict.fromkeys(addrs), 8 * limit))
     if len(unique) <= 1:
@@ -368,7 +395,9 @@ def order_addresses(
     direct = [addr for group in groups.values() for addr in _interleave(group)]
     reserved = min(len(relayed), limit // 4)
     kept = direct[: limit - reserved]
-    return kept + relayed[: limit - len(kept)]
+    relayed = relayed[: limit - len(kept)]
+    turns = zip_longest(relayed, kept[_BEFORE_RELAYED:])
+    return kept[:_BEFORE_RELAYED] + [addr for turn in turns for addr in turn if addr is not None]
 
 
 def _interleave(addrs: Sequence[Multiaddr]) -> list[Multiaddr]:

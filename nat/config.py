@@ -5,39 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from lattica.errors import ConfigError
+from lattica.nat.config_checks import is_network, require, require_seconds
 
 KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
-
-
-class FieldError(ConfigError):
-    """A field of a configuration dataclass is out of its range."""
-
-    def __init__(self, field: str, expected: str, value: object) -> None:
-        self.field = field
-        self.problem = f"expected {expected}, not {value!r}"
-        super().__init__(f"{field}: {self.problem}")
-
-
-def _require(holds: bool, field: str, expected: str, value: object) -> None:
-    if not holds:
-        raise FieldError(field, expected, value)
-
-
-def _require_seconds(field: str, value: float) -> None:
-    _require(0 < value < math.inf, field, "a positive number of seconds", value)
-
-
-def _is_network(text: str) -> bool:
-    import ipaddress
-
-    try:
-        ipaddress.ip_network(text)
-    except ValueError:
-        return False
-    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +48,14 @@ class Limits:
             "receive_memory_total",
         ):
             value = getattr(self, name)
-            _require(value >= 1, name, "at least 1", value)
-        _require(
+            require(value >= 1, name, "at least 1", value)
+        require(
             0 < self.low_watermark <= 1,
             "low_watermark",
             "a fraction over 0 and at most 1",
             self.low_watermark,
         )
-        _require(self.trim_grace >= 0, "trim_grace", "0 or more seconds", self.trim_grace)
+        require(self.trim_grace >= 0, "trim_grace", "0 or more seconds", self.trim_grace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +70,9 @@ class Timeouts:
     """Inbound: from accept to a usable connection."""
     negotiate: float = 10.0
     """One stream's protocol negotiation."""
-    keep_alive_interval: float = 4.0
+    keep_alive_interval: float = 3.0
     """Idle time after which a ping is sent."""
-    keep_alive_timeout: float = 12.0
+    keep_alive_timeout: float = 8.0
     """Time without any byte from the peer after which it is dead."""
     shutdown: float = 3.0
     """A clean close may take this long; then connections are aborted."""
@@ -115,8 +87,8 @@ class Timeouts:
             "keep_alive_timeout",
             "shutdown",
         ):
-            _require_seconds(name, getattr(self, name))
-        _require(
+            require_seconds(name, getattr(self, name))
+        require(
             self.keep_alive_timeout > self.keep_alive_interval,
             "keep_alive_timeout",
             f"more than keep_alive_interval ({self.keep_alive_interval})",
@@ -135,13 +107,13 @@ class Windows:
 
     def __post_init__(self) -> None:
         # A peer may send 256 KiB before it hears of any window; a window update has 32 bits.
-        _require(
+        require(
             256 * KIB <= self.maximum < 2**32,
             "maximum",
             "at least 262144 bytes and less than 4 GiB",
             self.maximum,
         )
-        _require(self.send_buffer >= 1, "send_buffer", "at least 1 byte", self.send_buffer)
+        require(self.send_buffer >= 1, "send_buffer", "at least 1 byte", self.send_buffer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +129,7 @@ class AccessRules:
     def __post_init__(self) -> None:
         for name in ("allow_networks", "deny_networks"):
             for network in getattr(self, name):
-                _require(_is_network(network), name, "networks like 10.0.0.0/8", network)
+                require(is_network(network), name, "networks like 10.0.0.0/8", network)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,13 +169,13 @@ class SwarmConfig:
     def __post_init__(self) -> None:
         key = self.private_network_key
         # Never the key itself in a message.
-        _require(
+        require(
             key is None or len(key) == 32,
             "private_network_key",
             "32 bytes",
             len(key or b""),
         )
-        _require(
+        require(
             0 <= self.dial_stagger < math.inf,
             "dial_stagger",
             "0 or more seconds",

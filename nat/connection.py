@@ -12,6 +12,7 @@ import trio
 from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import ConnectionClosedError, LatticaError, RemoteProtocolError
+from lattica.nat.addresses import Kind, kind_of
 from lattica.nat.mux import MuxSession
 from lattica.nat.mux_events import Event, EventKind
 from lattica.nat.noise_identity import RemoteIdentity
@@ -21,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 CLOSE_GRACE = 1.0
 """Seconds to wait for the peer's end of a connection that this side closes."""
+_LASTING = 2.0
+"""Seconds; a peer that drops connections sooner does not let us in."""
+_BY_THIS_SIDE = "closed by this side"
 _serial_numbers = itertools.count(1)
 
 
@@ -45,13 +49,14 @@ class Connection(ABC):
         "closed_reason",
         "direction",
         "established_at",
+        "interrupted",
         "known_protocols",
         "last_stream_at",
         "local_addr",
         "peer_id",
         "public_key",
         "remote_addr",
-        "retired",
+        "retired_at",
         "send_buffer",
         "serial",
         "session",
@@ -81,9 +86,11 @@ class Connection(ABC):
         """What the peer says it runs, once it has been identified."""
         self.known_protocols: set[str] = set()
         """Protocols the peer has named, or agreed to, on this connection."""
-        self.retired = False
-        """Another connection to the peer is preferred; this one ends when it is idle."""
+        self.retired_at: float | None = None
+        """Since when another connection to the peer is preferred; this one ends when idle."""
         self.closed_reason: str | None = None
+        self.interrupted = False
+        """It has ended though neither side wanted that, with streams on it, after a while."""
         self.closed = trio.Event()
         self._on_stream = on_stream
         self._closing = False
@@ -91,6 +98,17 @@ class Connection(ABC):
 
     def __repr__(self) -> str:
         return f"<Connection {self.serial} {self.direction.value} {self.remote_addr}>"
+
+    @property
+    def path(self) -> str:
+        """What carries it: "relayed", or "direct-" and tcp, quic, ws or wss."""
+        kind = kind_of(self.remote_addr)
+        return "relayed" if kind is Kind.CIRCUIT else f"direct-{kind.value}"
+
+    @property
+    def is_relayed(self) -> bool:
+        """Whether it goes through a third peer."""
+        return kind_of(self.remote_addr) is Kind.CIRCUIT
 
     @property
     def stream_count(self) -> int:
@@ -136,7 +154,7 @@ class Connection(ABC):
 
     async def run(self) -> None:
         """Serve the connection until it ends; the swarm's task."""
-        reason = "closed by this side"
+        reason = _BY_THIS_SIDE
         try:
             with self._scope:
                 reason = await self._serve()
@@ -217,6 +235,9 @@ class Connection(ABC):
         if self.closed_reason is not None:
             return
         self.closed_reason = reason
+        wanted = self._closing or self.session.went_away or reason == _BY_THIS_SIDE
+        lasted = trio.current_time() - self.established_at >= _LASTING
+        self.interrupted = lasted and not wanted and bool(self.session.streams)
         self._let_go()
         for core in self.session.close(reason):
             if isinstance(core.owner, Stream):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import socket
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any
 
 import trio
 from multiaddr.multiaddr import Multiaddr
@@ -18,19 +20,26 @@ from lattica.errors import (
 from lattica.identity import PeerId
 from lattica.nat.addresses import (
     Kind,
-    components,
     ip_of,
     kind_of,
     order_addresses,
+    relay_of,
     resolve,
     split_peer,
+    to_endpoint,
+    with_peer,
 )
 from lattica.nat.config import SwarmConfig
 from lattica.nat.connection import Connection, Direction
 from lattica.nat.connector import Connector
 from lattica.nat.happy_eyeballs import race
+from lattica.nat.quic_transport import QuicTransport
 from lattica.nat.registry import Registry
-from lattica.nat.transport import Transport
+from lattica.nat.tcp import TcpTransport
+from lattica.nat.transport import RawConn, SecureLink, Transport
+from lattica.nat.udp_socket import UdpSocket
+
+_ANY = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
 
 
 class _PendingDial:
@@ -96,7 +105,7 @@ class Dialer:
 
     async def _race(self, peer_id: PeerId | None, addrs: Iterable[Multiaddr]) -> Connection:
         timeouts = self._config.timeouts
-        candidates = order_addresses(await resolve(addrs))
+        candidates = self._one_a_relay(order_addresses(await resolve(addrs)))
 
         async def attempt(addr: Multiaddr) -> Connection:
             return await self._dial_address(peer_id, addr)
@@ -123,21 +132,85 @@ class Dialer:
             raise ResourceLimitError(best.closed_reason)
         return best
 
+    def _one_a_relay(self, candidates: Iterable[Multiaddr]) -> list[Multiaddr]:
+        """Leave out all but one way through each relay that is connected already."""
+        kept: list[Multiaddr] = []
+        relays: set[PeerId] = set()
+        for addr in candidates:
+            relay = relay_of(addr)
+            if relay is None or relay not in relays:
+                kept.append(addr)
+            if relay is not None and self._registry.best(relay) is not None:
+                relays.add(relay)
+        return kept
+
     async def dial_fresh(
         self, peer_id: PeerId, addr: Multiaddr, *, as_responder: bool = False
     ) -> Connection:
         """See :meth:`lattica.nat.swarm.Swarm.dial_fresh`."""
+        connection = await self._dial_one(
+            peer_id, addr, self._dial_address(peer_id, addr, not as_responder)
+        )
+        return self._registered(connection)
+
+    async def dial_link(
+        self, peer_id: PeerId, addr: Multiaddr, begin: Callable[[], SecureLink]
+    ) -> Connection:
+        """Make a connection over a link of the caller's."""
+        connection = await self._dial_one(peer_id, addr, self._connect_link(peer_id, begin))
+        return self._registered(connection)
+
+    async def dial_unshared(
+        self, peer_id: PeerId, addr: Multiaddr, quic: QuicTransport, source_ip: str | None
+    ) -> Connection:
+        """Dial from a port of its own, and do not register what comes of it."""
+
+        async def dial() -> Connection:
+            self._connector.gater.check_address(addr)
+            if quic.can_dial(addr):
+                family = to_endpoint(addr).family
+                sock = UdpSocket.bind(source_ip or _ANY[family], 0, family)
+                return await self._connect_link(peer_id, lambda: quic.dial_alone(sock, addr))
+            transport = self._transport_for(addr)
+            if source_ip is not None and isinstance(transport, TcpTransport):
+                raw: RawConn | SecureLink = await transport.dial(addr, source_ip=source_ip)
+            else:
+                raw = await transport.dial(addr)
+            return await self._connect(raw, peer_id)
+
+        return await self._dial_one(peer_id, addr, dial())
+
+    async def _dial_one(
+        self, peer_id: PeerId, addr: Multiaddr, dial: Coroutine[Any, Any, Connection]
+    ) -> Connection:
         with trio.move_on_after(self._config.timeouts.dial):
             try:
-                connection = await self._dial_address(peer_id, addr, not as_responder)
+                return await dial
             except (LatticaError, OSError) as error:
                 raise DialError(peer_id, [DialAttempt(str(addr), str(error))]) from error
-            self._register(connection)
-            if connection.closed_reason is not None:
-                raise ResourceLimitError(connection.closed_reason)
-            return connection
         limit = self._config.timeouts.dial
         raise DialError(peer_id, [DialAttempt(str(addr), f"timed out after {limit:g} s")])
+
+    def _registered(self, connection: Connection) -> Connection:
+        self._register(connection)
+        if connection.closed_reason is not None:
+            raise ResourceLimitError(connection.closed_reason)
+        return connection
+
+    async def _connect_link(self, peer_id: PeerId, begin: Callable[[], SecureLink]) -> Connection:
+        link = begin()
+        return await self._connect(link, peer_id)
+
+    async def _connect(
+        self, raw: RawConn | SecureLink, peer_id: PeerId | None, initiator: bool = True
+    ) -> Connection:
+        try:
+            return await self._connector.connect(
+                raw, Direction.OUTBOUND, peer_id, initiator=initiator
+            )
+        except BaseException:
+            raw.abort()
+            raise
 
     async def _dial_address(
         self, peer_id: PeerId | None, addr: Multiaddr, initiator: bool = True
@@ -145,28 +218,29 @@ class Dialer:
         addr, named = split_peer(addr)
         if peer_id is not None and named is not None and named != peer_id:
             raise AddressError(f"the address belongs to {named}")
+        peer_id = peer_id or named
         self._connector.gater.check_address(addr)
+        source_port = None
+        if kind_of(addr) is Kind.CIRCUIT:
+            # The relay has to be told who is meant.
+            if peer_id is None:
+                raise AddressError("a relayed address must end in /p2p/ and the peer's ID")
+            addr = with_peer(addr, peer_id)
+        elif self._config.dial_from_listen_port and (ip := ip_of(addr)) is not None:
+            source_port = self.tcp_listen_port(ip.version)
+        raw = await self._transport_for(addr).dial(addr, source_port=source_port)
+        return await self._connect(raw, peer_id, initiator)
+
+    def _transport_for(self, addr: Multiaddr) -> Transport:
         for transport in self._transports:
             if transport.can_dial(addr):
-                break
-        else:
-            raise AddressError("no transport for this kind of address")
-        raw = await transport.dial(addr, source_port=self._source_port(addr))
-        try:
-            return await self._connector.connect(
-                raw, Direction.OUTBOUND, peer_id or named, initiator=initiator
-            )
-        except BaseException:
-            raw.abort()
-            raise
+                return transport
+        raise AddressError("no transport for this kind of address")
 
-    def _source_port(self, addr: Multiaddr) -> int | None:
-        """The port we listen on in the address's family, to dial from."""
-        if not self._config.dial_from_listen_port:
-            return None
-        ip = ip_of(addr)
+    def tcp_listen_port(self, version: int) -> int | None:
+        """The TCP port that we listen on in this IP version, to dial from."""
         for bound in self._listen_addrs():
-            bound_ip = ip_of(bound)
-            if ip and bound_ip and ip.version == bound_ip.version and kind_of(bound) is Kind.TCP:
-                return int(components(bound)[-1][1])
+            ip = ip_of(bound)
+            if ip is not None and ip.version == version and kind_of(bound) is Kind.TCP:
+                return to_endpoint(bound).port
         return None

@@ -38,6 +38,33 @@ class PeerDisconnected:
 
     peer_id: PeerId
     reason: str
+    interrupted: bool = False
+    """It had streams, and neither side wanted it to end."""
+
+
+@dataclass(frozen=True, slots=True)
+class PathChanged:
+    """New streams to a peer now take another path than before."""
+
+    peer_id: PeerId
+    path: str
+    """As :attr:`lattica.nat.connection.Connection.path`."""
+    addr: Multiaddr
+    previous: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddressesChanged:
+    """The addresses that this node tells others are now these."""
+
+    addrs: tuple[Multiaddr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkChanged:
+    """Interfaces, addresses or routes of this machine have changed, or it has slept."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +74,15 @@ class EventsLost:
     count: int
 
 
-SwarmEvent = ListeningOn | PeerConnected | PeerDisconnected | EventsLost
+SwarmEvent = (
+    ListeningOn
+    | PeerConnected
+    | PeerDisconnected
+    | PathChanged
+    | AddressesChanged
+    | NetworkChanged
+    | EventsLost
+)
 
 
 class EventStream:

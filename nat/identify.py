@@ -24,7 +24,7 @@ from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import IncompleteReadError, LatticaError, RemoteProtocolError
 from lattica.identity import PeerId
-from lattica.nat.addresses import decode_multiaddr
+from lattica.nat.addresses import decode_multiaddr, split_peer
 from lattica.nat.config import IdentifyInfo
 from lattica.nat.connection import Connection, Direction
 from lattica.nat.multistream import Initiator
@@ -80,6 +80,15 @@ def _keep_usable(message: Identify) -> None:
         message.ClearField("signedPeerRecord")
 
 
+def _keep_its_own(message: Identify, peer_id: PeerId) -> None:
+    """Write addresses without the peer's ID at their end, and drop those of other peers."""
+    split = [split_peer(decode_multiaddr(data)) for data in message.listen_addrs]
+    del message.listen_addrs[:]
+    message.listen_addrs.extend(
+        addr.to_bytes() for addr, named in split if named in (None, peer_id) and addr.to_bytes()
+    )
+
+
 def _is_text(value: object) -> bool:
     return isinstance(value, str)  # protobuf gives bytes that are not UTF-8 as bytes
 
@@ -107,10 +116,26 @@ class Identification:
         return {IDENTIFY: self._answer, IDENTIFY_PUSH: self._take_push}
 
     async def _answer(self, stream: Stream) -> None:
-        message = _mk_identify_protobuf(self._host, stream.connection.remote_addr)
+        await stream.send_all(self._message(stream.connection))
+
+    def _message(self, connection: Connection) -> bytes:
+        message = _mk_identify_protobuf(self._host, connection.remote_addr)
         message.protocol_version = self._info.protocol_version
         message.agent_version = self._agent
-        await stream.send_all(encode_length_prefixed(message.SerializeToString()))
+        return encode_length_prefixed(message.SerializeToString())
+
+    async def push(self, connection: Connection) -> None:
+        """Tell a peer that speaks identify-push what has changed; without effect if that fails."""
+        if IDENTIFY_PUSH not in connection.known_protocols:
+            return
+        try:
+            with trio.move_on_after(_TIMEOUT):
+                async with connection.open_stream() as stream:
+                    stream.begin_negotiation(Initiator([IDENTIFY_PUSH]))
+                    await stream.finish_negotiation()
+                    await stream.send_all(self._message(connection))
+        except LatticaError as error:
+            logger.debug("identify not pushed: %s peer=%s", error, connection.peer_id)
 
     async def _take_push(self, stream: Stream) -> None:
         with trio.move_on_after(_TIMEOUT):
@@ -130,6 +155,7 @@ class Identification:
 
     async def _take(self, connection: Connection, message: Identify) -> None:
         peer_id, store = connection.peer_id, self._host.get_peerstore()
+        _keep_its_own(message, peer_id)
         record = message.signedPeerRecord
         message.ClearField("signedPeerRecord")
         message.public_key = connection.public_key.serialize()  # proved, not said

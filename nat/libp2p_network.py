@@ -13,7 +13,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 import trio
@@ -41,6 +40,7 @@ from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import LatticaError
 from lattica.identity import PeerId
+from lattica.nat.addresses import split_peer, with_peer
 from lattica.nat.connection import Connection, Direction
 from lattica.nat.identify import Identification
 from lattica.nat.libp2p_streams import NetConn, NetStream, RawConnAdapter
@@ -351,10 +351,10 @@ class Host(BasicHost):
     """`BasicHost` whose background work belongs to the swarm's nursery."""
 
     def __init__(self, network: NetworkService) -> None:
-        super().__init__(network)
-        self._swarm = network.swarm
+        self._swarm = network.swarm  # the base class asks for addresses at once
+        super().__init__(network, disable_identify_address_discovery=True)
         self._identification = Identification(
-            self, network.swarm.config.identify, partial(self._on_observed, network)
+            self, network.swarm.config.identify, network.swarm.record_observation
         )
         self.multiselect.handlers = _HandlerView(network)  # type: ignore[assignment]
         network.swarm.protocols.handlers.update(self._identification.handlers)
@@ -373,13 +373,20 @@ class Host(BasicHost):
         if peer_id in self._swarm.registry.by_peer:  # or it would stay there for good
             self._identified_peers[peer_id] = datetime.now(UTC).isoformat()
 
-    def _on_observed(
-        self, network: NetworkService, connection: Connection, addr: Multiaddr
-    ) -> None:
-        if self._observed_addr_manager is not None:
-            self._observed_addr_manager.record_observation(
-                network.net_conn(connection), addr, self.get_transport_addrs()
-            )
+    def get_addrs(self) -> list[Multiaddr]:
+        """The swarm's addresses, ending in `/p2p/` and our ID.
+
+        The base class cuts relayed ones off at the relay's ID, and so says that the relay is us.
+        """
+        return [with_peer(addr, self._swarm.identity.peer_id) for addr in self._swarm.addrs]
+
+    async def push_identify(self) -> None:
+        """Tell all connected peers what is true of this node now, its addresses to begin with."""
+        async with trio.open_nursery() as nursery:
+            for peer_id in list(self._swarm.registry.by_peer):
+                connection = self._swarm.registry.best(peer_id)
+                if connection is not None:
+                    nursery.start_soon(self._identification.push, connection)
 
 
 def make_host(swarm: Swarm) -> Host:
@@ -388,8 +395,9 @@ def make_host(swarm: Swarm) -> Host:
 
 
 def known_addrs(peerstore: IPeerStore, peer_id: PeerId) -> list[Multiaddr]:
-    """Addresses the peerstore has of a peer; empty when it knows none."""
+    """Addresses the peerstore has of a peer, without its ID; empty when it knows none."""
     try:
-        return list(peerstore.addrs(peer_id))
+        found = peerstore.addrs(peer_id)
     except PeerStoreError:
         return []
+    return list(dict.fromkeys(split_peer(addr)[0] for addr in found))

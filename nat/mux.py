@@ -79,8 +79,9 @@ class MuxSession(ABC):
         """
         self._ping_sent: float | None = None
         self._pongs = 0
-        self._last_received = clock()
-        self._last_tick = self._last_received
+        self.last_received = clock()
+        """When the peer was last heard."""
+        self._last_tick = self.last_received
         self.went_away = False
         """The peer accepts no new streams."""
 
@@ -183,7 +184,7 @@ class MuxSession(ABC):
     def consumed(self, stream: MuxStream, size: int) -> None:
         """The application has read `size` bytes (called by the stream)."""
         self._budget.used -= size
-        stream.unread_since = self._last_received
+        stream.unread_since = self.last_received
         stream.consumed += size
         if (
             stream.consumed * 2 >= stream.receive_window
@@ -211,7 +212,7 @@ class MuxSession(ABC):
                 self.reset(stream, "closed by this side while the peer was sending")
         elif self._has_room(stream, size, events):
             if not stream.receive_queue:
-                stream.unread_since = self._last_received
+                stream.unread_since = self.last_received
             self._budget.used += size
             stream.append_received(message, start, end)
             if not events or events[-1].stream is not stream:
@@ -222,7 +223,7 @@ class MuxSession(ABC):
         budget = self._budget
         if budget.used + size <= budget.limit:
             return True
-        aborted = budget.make_room(size, self._last_received)
+        aborted = budget.make_room(size, self.last_received)
         if stream.reset_reason is None and budget.used + size > budget.limit:
             self.evict(stream)
             aborted.append(stream)
@@ -309,9 +310,9 @@ class MuxSession(ABC):
         now = self._clock()
         # If this process was suspended, the peer's silence is not the peer's fault.
         suspended = max(0.0, now - self._last_tick - 2.0)
-        self._last_received = min(now, self._last_received + suspended)
+        self.last_received = min(now, self.last_received + suspended)
         self._last_tick = now
-        silent = now - self._last_received
+        silent = now - self.last_received
         if silent >= self._timeouts.keep_alive_timeout:
             raise ConnectionClosedError(f"the peer has not answered for {silent:.0f} s")
         if silent >= self._timeouts.keep_alive_interval or self._pongs < _EARLY_PINGS:

@@ -90,6 +90,7 @@ class QuicConnection(Connection):
             if session.closed is not None:
                 code, reason = session.closed
                 if code == NO_ERROR:
+                    session.went_away = True
                     return "closed by this side" if self._closing else "closed by the peer"
                 raise ConnectionClosedError(reason or f"the peer closed with code {code}")
             if self._closing and session.flushed:

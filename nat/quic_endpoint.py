@@ -85,8 +85,11 @@ class QuicEndpoint:
         admission: AdmissionControl,
         tokens: RetryTokens,
         accept_link: AcceptLink | None = None,
+        sole: bool = False,
     ) -> None:
         self._sock = sock
+        self.sole = sole
+        """It is there for one connection, and ends with it."""
         self._admission = admission
         self._tokens = tokens
         self._accept_link = accept_link
@@ -325,6 +328,8 @@ class QuicEndpoint:
                 self._farewells[cid] = _Farewell(farewell)
         while len(self._farewells) > _FAREWELLS:
             self._farewells.popitem(last=False)
+        if self.sole:
+            self.close()
 
     # --- sending ---
 

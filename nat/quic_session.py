@@ -207,7 +207,7 @@ class QuicSession(QuicSender):
         self._dirty = True
         self.heard = authentic
         if authentic:  # anybody may send us something else
-            self._last_received = self._clock()
+            self.last_received = self._clock()
             self._unanswered += 1
 
     def _keep_unreported(self, events: list[Event]) -> None:

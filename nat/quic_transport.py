@@ -55,7 +55,6 @@ class QuicTransport(ServedTransport):
             self._nursery = None
             for endpoint in self._endpoints:
                 endpoint.close()
-            self._endpoints.clear()
 
     def can_dial(self, addr: Multiaddr) -> bool:
         return kind_of(addr) is Kind.QUIC
@@ -73,6 +72,12 @@ class QuicTransport(ServedTransport):
         await trio.lowlevel.checkpoint()
         return self._begin(self._endpoint_for(where.family, where.host), (where.host, where.port))
 
+    def dial_alone(self, sock: UdpSocket, addr: Multiaddr) -> QuicLink:
+        """Begin a connection from a socket that serves nothing else, and ends with it."""
+        where = to_endpoint(addr)
+        endpoint = self._add(sock, accept=False, sole=True)
+        return self._begin(endpoint, (where.host, where.port))
+
     def _begin(self, endpoint: QuicEndpoint, destination: Address) -> QuicLink:
         link = QuicLink(endpoint, destination)
         core = client_core(timeouts=self._config.timeouts)
@@ -88,6 +93,7 @@ class QuicTransport(ServedTransport):
             for endpoint in self._endpoints:
                 if (
                     endpoint.listens is listening
+                    and not endpoint.sole
                     and endpoint.family == family
                     and _reaches(endpoint.local[0], host)
                 ):
@@ -110,7 +116,7 @@ class QuicTransport(ServedTransport):
         """Listen and dial on a UDP socket that somebody else has bound, and perhaps punched."""
         return self._add(UdpSocket.adopt(sock), accept=True)
 
-    def _add(self, sock: UdpSocket, *, accept: bool) -> QuicEndpoint:
+    def _add(self, sock: UdpSocket, *, accept: bool, sole: bool = False) -> QuicEndpoint:
         if self._nursery is None:
             sock.close()
             raise LocalProtocolError("the QUIC transport is not running")
@@ -119,10 +125,15 @@ class QuicTransport(ServedTransport):
             admission=self._admission,
             tokens=self._tokens,
             accept_link=self._accept if accept else None,
+            sole=sole,
         )
         self._endpoints.append(endpoint)
-        self._nursery.start_soon(endpoint.run)
+        self._nursery.start_soon(self._run_endpoint, endpoint)
         return endpoint
+
+    async def _run_endpoint(self, endpoint: QuicEndpoint) -> None:
+        await endpoint.run()
+        self._endpoints.remove(endpoint)
 
     def _accept(
         self,

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from libp2p.network.tag_store import TagStore
 
 from lattica.identity import PeerId
+from lattica.nat.addresses import path_rank
 from lattica.nat.config import Limits
 from lattica.nat.connection import Connection, Direction
 
@@ -36,32 +37,43 @@ class Registry:
     def best(self, peer_id: PeerId) -> Connection | None:
         """The connection on which new streams to the peer are opened."""
         for connection in self.by_peer.get(peer_id, ()):
-            if not connection.retired and connection.closed_reason is None:
+            if connection.retired_at is None and connection.closed_reason is None:
                 return connection
         return None
 
     def add(self, connection: Connection) -> bool:
         """Register a connection; True if it is the first to its peer.
 
-        When both peers dialed at once, the connection that the peer with the smaller ID
-        dialed is kept, on both sides; of two in one direction the newer one is preferred,
-        since a peer dials again only when its older one is dead.
+        A direct one is always preferred to a relayed one. When both peers dialed at once, or
+        found several ways at once, the better way is kept (:func:`path_rank`), and of equal
+        ones the connection that the peer with the smaller ID dialed: that is the same one on
+        both sides. Otherwise the newer one is preferred, since a peer dials again only when
+        its older one is dead.
         """
         connections = self.by_peer.setdefault(connection.peer_id, [])
-        ours_wins = self._local.to_bytes() < connection.peer_id.to_bytes()
-        preferred = Direction.OUTBOUND if ours_wins else Direction.INBOUND
         for other in connections:
             if other.closed_reason is not None:
                 continue  # about to be removed
-            simultaneous = (
-                other.direction is not connection.direction
-                and connection.established_at - other.established_at < SIMULTANEOUS
-            )
-            loser = connection if simultaneous and other.direction is preferred else other
-            loser.retired = True
-        connections.insert(len(connections) if connection.retired else 0, connection)
+            loser = connection if self._stays(other, connection) else other
+            if loser.retired_at is None:
+                loser.retired_at = connection.established_at
+        place = 0 if connection.retired_at is None else len(connections)
+        connections.insert(place, connection)
         self.total += 1
         return len(connections) == 1
+
+    def _stays(self, old: Connection, new: Connection) -> bool:
+        """Whether the older of two connections to a peer remains the one in use."""
+        if old.is_relayed is not new.is_relayed:
+            return new.is_relayed
+        if new.established_at - old.established_at >= SIMULTANEOUS:
+            return False
+        ranks = path_rank(old.remote_addr), path_rank(new.remote_addr)
+        if ranks[0] != ranks[1]:
+            return ranks[0] > ranks[1]
+        ours_wins = self._local.to_bytes() < old.peer_id.to_bytes()
+        preferred = Direction.OUTBOUND if ours_wins else Direction.INBOUND
+        return old.direction is not new.direction and old.direction is preferred
 
     def remove(self, connection: Connection) -> bool:
         """Forget a connection; True if it was the last to its peer."""
@@ -72,11 +84,27 @@ class Registry:
         self.total -= 1
         if connections:
             # A retired one serves again rather than leave the peer without.
-            if all(other.retired for other in connections):
-                connections[0].retired = False
+            self._promote(connections)
             return False
         del self.by_peer[connection.peer_id]
         return True
+
+    def demote(self, connection: Connection) -> None:
+        """Retire a connection, and let another one to the peer serve again, if there is one."""
+        others = [
+            other
+            for other in self.by_peer.get(connection.peer_id, ())
+            if other is not connection and other.closed_reason is None
+        ]
+        if others:
+            connection.retired_at = connection.established_at
+            self._promote(others)
+
+    @staticmethod
+    def _promote(connections: list[Connection]) -> None:
+        """See to it that one of them is in use, a direct one if possible."""
+        if all(other.retired_at is not None for other in connections):
+            min(connections, key=lambda other: other.is_relayed).retired_at = None
 
     # --- what must go ---
 
@@ -108,11 +136,11 @@ class Registry:
         return candidates[: self.total - min(watermark, room)]
 
     def to_retire(self, now: float, idle: float) -> list[Connection]:
-        """Retired connections that have had no stream for `idle` seconds."""
+        """Retired connections that have since had no stream for `idle` seconds."""
         return [
             connection
             for connection in self
-            if connection.retired
+            if connection.retired_at is not None
             and not connection.stream_count
-            and now - max(connection.established_at, connection.last_stream_at) >= idle
+            and now - max(connection.retired_at, connection.last_stream_at) >= idle
         ]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import logging
+import socket
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 
 import trio
 from multiaddr.multiaddr import Multiaddr
@@ -22,29 +23,44 @@ from lattica.errors import (
 )
 from lattica.identity import Identity, PeerId
 from lattica.nat.addresses import (
+    Kind,
     interface_addresses,
     ip_of,
+    kind_of,
     parse_multiaddr,
+    to_endpoint,
 )
 from lattica.nat.config import SwarmConfig
 from lattica.nat.connection import Connection, Direction
 from lattica.nat.connector import Connector
 from lattica.nat.dialer import Dialer
-from lattica.nat.events import EventBus, ListeningOn, PeerConnected, PeerDisconnected
+from lattica.nat.events import (
+    AddressesChanged,
+    EventBus,
+    ListeningOn,
+    PathChanged,
+    PeerConnected,
+    PeerDisconnected,
+)
 from lattica.nat.multistream import Initiator
+from lattica.nat.observed import ObservedAddresses
+from lattica.nat.own_addresses import OwnAddresses
 from lattica.nat.protocols import ProtocolTable
+from lattica.nat.quic_endpoint import QuicEndpoint
 from lattica.nat.quic_transport import QuicTransport
+from lattica.nat.reachability.nat_report import NatReport
 from lattica.nat.receive_budget import MemoryBudget
 from lattica.nat.registry import Registry
 from lattica.nat.stream import Stream
 from lattica.nat.tcp import TcpTransport
 from lattica.nat.transport import Listener, RawConn, SecureLink, ServedTransport, Transport
+from lattica.nat.udp_socket import UdpSocket
 from lattica.nat.websocket import WebSocketTransport
 
 logger = logging.getLogger(__name__)
 
 _TICK = 1.0
-_RETIRE_IDLE = 2.0
+_RETIRE_IDLE = 5.0
 """Seconds without streams after which a superseded connection ends."""
 
 _CLOSE_GRACE = 1.0
@@ -76,7 +92,12 @@ class Swarm:
         """Awaited in the background for each connection; their errors are logged."""
         self.on_disconnected: list[ConnectionHook] = []
         self._connector = Connector(identity, self.config, self._on_stream)
-        self._transports: tuple[Transport, ...] = tuple(
+        self.own_addresses = OwnAddresses(self._on_addresses_changed)
+        self.observed = ObservedAddresses()
+        self.nat = NatReport()
+        """What is known of the NAT for IPv4; whoever measures it sets it."""
+        self._quic = QuicTransport(identity, self.config, self._connector.budget)
+        self._transports: list[Transport] = list(
             transports if transports is not None else self._default_transports()
         )
         self._listeners: list[Listener] = []
@@ -90,6 +111,7 @@ class Swarm:
             lambda: self.listen_addrs,
         )
         self._negotiating: dict[int, int] = {}
+        self._paths: dict[PeerId, Connection] = {}
         self._changed = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._close_requested = trio.Event()
@@ -97,8 +119,11 @@ class Swarm:
 
     def _default_transports(self) -> tuple[Transport, ...]:
         tcp = TcpTransport()
-        quic = QuicTransport(self.identity, self.config, self._connector.budget)
-        return tcp, WebSocketTransport(tcp), quic
+        return tcp, WebSocketTransport(tcp), self._quic
+
+    def add_transport(self, transport: Transport) -> None:
+        """Use another way of dialing too. It needs no :meth:`run` of its own."""
+        self._transports.append(transport)
 
     # --- life ---
 
@@ -206,8 +231,34 @@ class Swarm:
 
     @property
     def addrs(self) -> tuple[Multiaddr, ...]:
-        """Bound addresses with wildcards replaced by those of the interfaces."""
-        return tuple(interface_addresses(self.listen_addrs))
+        """Where others may try to reach this node.
+
+        The bound addresses, with wildcards replaced by those of the interfaces, and
+        :attr:`own_addresses`.
+        """
+        found = (*interface_addresses(self.listen_addrs), *self.own_addresses.all)
+        return tuple(dict.fromkeys(found))
+
+    def _on_addresses_changed(self) -> None:
+        self.events.publish(AddressesChanged(self.addrs))
+
+    @property
+    def udp_endpoints(self) -> tuple[QuicEndpoint, ...]:
+        """The listening QUIC sockets, over which STUN, ICE and probes go too, first bound first."""
+        return tuple(e for e in self._listeners if isinstance(e, QuicEndpoint))
+
+    def tcp_listen_port(self, version: int) -> int | None:
+        """The TCP port that this node listens on, and dials from, in IP version 4 or 6."""
+        return self._dialer.tcp_listen_port(version)
+
+    def record_observation(self, connection: Connection, addr: Multiaddr) -> None:
+        """A peer says that it sees us at `addr`."""
+        ports = frozenset(
+            to_endpoint(bound).port
+            for bound in self.listen_addrs
+            if kind_of(bound) in (Kind.TCP, Kind.QUIC)
+        )
+        self.observed.record(connection, addr, ports)
 
     async def _accept_loop(self, listener: Listener) -> None:
         nursery = self._require_nursery()
@@ -319,7 +370,19 @@ class Swarm:
             self.events.publish(
                 PeerConnected(connection.peer_id, connection.remote_addr, connection.direction)
             )
+        self._note_path(connection.peer_id)
         self._notify_changed()
+
+    def _note_path(self, peer_id: PeerId) -> None:
+        """Tell if new streams to a peer take another path from now on."""
+        best, before = self.registry.best(peer_id), self._paths.get(peer_id)
+        if best is None:
+            if peer_id not in self.registry.by_peer:
+                self._paths.pop(peer_id, None)
+            return
+        self._paths[peer_id] = best
+        if before is not None and before is not best and before.path != best.path:
+            self.events.publish(PathChanged(peer_id, best.path, best.remote_addr, before.path))
 
     def _refuse(self, connection: Connection, reason: str) -> None:
         connection.abort(reason)
@@ -344,7 +407,10 @@ class Swarm:
         """The connection counts no more."""
         if self.registry.remove(connection):
             reason = connection.closed_reason or "closed"
-            self.events.publish(PeerDisconnected(connection.peer_id, reason))
+            self.events.publish(
+                PeerDisconnected(connection.peer_id, reason, connection.interrupted)
+            )
+        self._note_path(connection.peer_id)
         self._negotiating.pop(connection.serial, None)
         self._notify_changed()
 
@@ -376,7 +442,48 @@ class Swarm:
         self._require_nursery()
         return await self._dialer.dial_fresh(peer_id, addr, as_responder=as_responder)
 
+    async def dial_from_socket(
+        self, sock: socket.socket, addr: Multiaddr, peer_id: PeerId
+    ) -> Connection:
+        """Dial by QUIC from a UDP socket that somebody else has bound, and punched with.
+
+        The socket is closed with the connection, or when the dial fails. Raises what
+        :meth:`dial` raises.
+        """
+        self._require_nursery()
+        return await self._dialer.dial_link(
+            peer_id, addr, lambda: self._quic.dial_alone(UdpSocket.adopt(sock), addr)
+        )
+
+    @asynccontextmanager
+    async def dial_unshared(
+        self, peer_id: PeerId, addr: Multiaddr, *, source_ip: str | None = None
+    ) -> AsyncIterator[Connection]:
+        """A connection from a fresh port that is not one of the swarm's: nobody else finds it,
+        and it ends with the block.
+
+        For learning whether the peer can be reached at `addr` by somebody new. `source_ip`: the
+        address of ours to come from; not for WebSocket. Raises what :meth:`dial` raises.
+        """
+        connection = await self._dialer.dial_unshared(peer_id, addr, self._quic, source_ip)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(connection.run)
+            try:
+                yield connection
+            finally:
+                with trio.move_on_after(_CLOSE_GRACE, shield=True):
+                    await connection.aclose()
+                connection.abort("it has served its purpose")
+
     # --- using connections ---
+
+    async def wait_direct(self, peer_id: PeerId) -> Connection:
+        """Wait until there is a direct connection to the peer, whoever makes it."""
+        await trio.lowlevel.checkpoint()
+        while (best := self.registry.best(peer_id)) is None or best.is_relayed:
+            self._require_nursery()
+            await self._changed.wait()
+        return best
 
     async def wait_connected(self, peer_id: PeerId) -> Connection:
         """Wait until there is a connection to the peer, whoever makes it."""

@@ -161,7 +161,9 @@ class TcpTransport:
 
     can_listen = can_dial
 
-    async def dial(self, addr: Multiaddr, *, source_port: int | None = None) -> TcpConn:
+    async def dial(
+        self, addr: Multiaddr, *, source_port: int | None = None, source_ip: str = ""
+    ) -> TcpConn:
         endpoint = to_endpoint(addr)
         family, host, port = endpoint.family, endpoint.host, endpoint.port
         if endpoint.is_name:
@@ -169,21 +171,22 @@ class TcpTransport:
             raise AddressError(f"the name {host} was not resolved")
         if source_port is not None:
             try:
-                return await self._connect(family, host, port, source_port)
+                return await self._connect(family, host, port, ("", source_port))
             except OSError as error:
                 if error.errno not in _SOURCE_UNAVAILABLE:
                     raise
-        return await self._connect(family, host, port, None)
+        return await self._connect(family, host, port, (source_ip, 0) if source_ip else None)
 
     async def _connect(
-        self, family: socket.AddressFamily, host: str, port: int, source_port: int | None
+        self, family: socket.AddressFamily, host: str, port: int, source: tuple[str, int] | None
     ) -> TcpConn:
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
-            if source_port is not None:
-                _share_port(sock)
-                sock.bind(("", source_port))
+            if source is not None:
+                if source[1]:
+                    _share_port(sock)
+                sock.bind(source)
             result = sock.connect_ex((host, port))
             if result == errno.EINPROGRESS:
                 await trio.lowlevel.wait_writable(sock)

@@ -92,7 +92,7 @@ class Session(MuxSession):
         Raises :class:`RemoteProtocolError` when the peer breaks the protocol.
         """
         events: list[Event] = []
-        self._last_received = self._clock()
+        self.last_received = self._clock()
         if len(self._control) > _MAX_CONTROL_FRAMES:
             raise RemoteProtocolError("yamux: the peer provokes replies and does not read them")
         try:

@@ -27,6 +27,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import os
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -36,6 +37,9 @@ from hypothesis import HealthCheck, settings
 from trio.testing import MockClock
 
 from tests import nets
+
+# No command that a test starts may ask the real network's router to open ports.
+os.environ["LATTICA_NAT__PORT_MAPPING__ENABLED"] = "false"
 
 settings.register_profile(
     "default", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]

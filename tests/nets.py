@@ -166,6 +166,8 @@ class Proxy:
                 await sink.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
+        while self._frozen:
+            await self._thawed.wait()
         scope.cancel()
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from lattica.cli import content, node
+from lattica.cli import content, node, relay
 from lattica.cli.common import GlobalOptions, reported_errors
 
 
@@ -74,6 +74,7 @@ def global_options(
 
 
 node.register(app)
+relay.register(app)
 content.register(app)
 
 

@@ -216,9 +216,16 @@ async def stock_peer(folder: Path) -> AsyncIterator[ScriptPeer]:
 
 @asynccontextmanager
 async def original_peer(
-    installed: Path, folder: Path, dial: Sequence[str] = (), protocol: str | None = None
+    installed: Path,
+    folder: Path,
+    dial: Sequence[str] = (),
+    protocol: str | None = None,
+    relays: Sequence[str] = (),
 ) -> AsyncIterator[ScriptPeer]:
     """The original lattica. `dial` are the addresses it connects to at start.
+
+    At `relays` it reserves; they must not be in `dial`, for of its two dials one would fail,
+    and the reservation with it.
 
     `protocol` is what it says, and wants to hear, as identify's `protocol_version`; its
     default is `/lattica/1.0.0`.
@@ -229,6 +236,8 @@ async def original_peer(
     command += ["--folder", str(home), "--port", str(free_port())]
     for addr in dial:
         command += ["--dial", addr]
+    for addr in relays:
+        command += ["--relay", addr]
     if protocol is not None:
         command += ["--protocol", protocol]
     async with script_peer("original", command, folder, RUST_LOG="lattica=debug") as peer:

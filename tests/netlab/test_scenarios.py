@@ -131,6 +131,9 @@ def test_two_short_ones(results):
 def test_the_matrix_prints_a_line_for_each_pair(results):
     code, lines, errors = results.matrix
     assert code == 0, errors
+    summary = lines.pop()["summary"]
+    assert summary["connected"] == summary["direct_of_direct"] == 100.0
+    assert summary["misses"] == []
     assert {(line["a"], line["b"]) for line in lines} == {
         (a, b) for a in ("open", "full-cone") for b in ("open", "full-cone")
     }
@@ -140,6 +143,7 @@ def test_the_matrix_prints_a_line_for_each_pair(results):
         assert line["path"].startswith("direct-")
         assert line["direct_s"] >= 0
         assert "relayed_s" in line
+        assert line["expected"] == "direct"
 
 
 @pytest.mark.timeout(300)

@@ -29,6 +29,8 @@ from lattica.nat.addresses import (
     needs_resolving,
     order_addresses,
     parse_multiaddr,
+    path_rank,
+    relay_of,
     resolve,
     split_peer,
     to_endpoint,
@@ -229,11 +231,25 @@ def test_order_by_reach() -> None:
     ) == [
         "/ip4/192.168.1.9/tcp/1",
         "/ip4/8.8.8.8/tcp/1",
+        relayed,  # soon, but not first
         "/ip4/10.0.0.1/tcp/1",
         "/ip4/192.168.1.5/tcp/1",
         "/ip4/127.0.0.1/tcp/1",
-        relayed,
     ]
+
+
+def test_ranks_and_relays() -> None:
+    relayed = Multiaddr(f"/ip4/198.51.100.1/tcp/1/p2p/{RELAY}/p2p-circuit")
+    ranked = addrs(
+        "/ip4/8.8.8.8/udp/1/quic-v1/noise", "/ip4/8.8.8.8/tcp/1", "/ip4/8.8.8.8/tcp/1/ws"
+    )
+    ranked.append(relayed)
+    ranks = [path_rank(addr) for addr in ranked]
+    assert ranks == sorted(set(ranks), reverse=True)
+    near = addrs("/ip4/10.0.0.1/tcp/1", "/ip4/10.0.0.1/udp/1/quic-v1/noise")
+    assert path_rank(near[0]) > path_rank(near[1])
+    assert str(relay_of(relayed)) == RELAY
+    assert relay_of(ranked[0].encapsulate(Multiaddr(f"/p2p/{RELAY}"))) is None
 
 
 def test_families_take_turns() -> None:
@@ -274,7 +290,13 @@ def test_duplicates_go() -> None:
 def test_relays_keep_their_places() -> None:
     direct = [f"/ip4/8.8.8.{n}/tcp/1" for n in range(20)]
     relayed = [f"/ip4/8.8.4.{n}/tcp/1/p2p/{RELAY}/p2p-circuit" for n in range(20)]
-    assert order(*direct, *relayed, limit=8) == direct[:6] + relayed[:2]
+    assert order(*direct, *relayed, limit=8) == [
+        *direct[:2],
+        relayed[0],
+        direct[2],
+        relayed[1],
+        *direct[3:6],
+    ]
     assert order(*direct[:2], *relayed, limit=8) == direct[:2] + relayed[:6]
     assert order(*direct, limit=8) == direct[:8]
 

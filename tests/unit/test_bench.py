@@ -46,10 +46,12 @@ def test_the_names_that_others_read_are_there():
         ("quic", "streams-10000-rss"): "KiB",
         ("quic", "stream-lossy-1pct-50ms-quic"): "MB/s",
         ("quic", "stream-lossy-1pct-50ms-tcp"): "MB/s",
+        ("relay", "stream-1MiB"): "MB/s",
+        ("relay", "circuit-memory"): "KiB",
     }
     assert expected.items() <= names.items()
     assert set(venvs.PEERS) == {"grpcio", "py-libp2p", "lattica-rs"}
-    assert set(cases.BENCHES) == {"bulk", "rpc", "quic"}
+    assert set(cases.BENCHES) == {"bulk", "rpc", "quic", "relay"}
 
 
 def test_case_names_are_unique_in_a_bench_and_workloads_are_named_after_their_first():

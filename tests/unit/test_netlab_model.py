@@ -377,6 +377,58 @@ class TestMesh:
         mesh.feed("relay", connected("A", "/ip4/11.0.0.2/tcp/1", "inbound", t=1.9))
         assert mesh.first_paths("a", "relay") == {"relayed": 1.0, "direct-tcp": 1.9}
 
+    def test_a_path_that_is_replaced_is_seen(self):
+        mesh = self.mesh()
+        circuit = "/ip4/1.1.1.1/tcp/1/p2p/X/p2p-circuit"
+        mesh.feed("a", connected("R", circuit, t=1.0))
+        changed = {"event": "path_changed", "peer_id": "R", "previous": "relayed"}
+        addr = "/ip4/11.0.0.1/udp/1/quic-v1/noise"
+        mesh.feed("a", {**changed, "path": "direct-quic", "addr": addr, "t": 1.4})
+        assert mesh.first_paths("a", "relay") == {"relayed": 1.0, "direct-quic": 1.4}
+        link = mesh.link("a", "relay")
+        assert link is not None
+        assert (link.kind, link.addr) == ("direct-quic", addr)
+        mesh.feed("a", {**changed, "path": "relayed", "addr": circuit, "t": 9.0})
+        link = mesh.link("a", "relay")
+        assert link is not None
+        assert link.kind == "relayed"
+        assert {path.kind: path.t for path in mesh.used_paths()} == {
+            "relayed": 9.0,
+            "direct-quic": 1.4,
+        }
+        assert mesh.complaints == []
+        mesh.feed("relay", {**changed, "peer_id": "A", "path": "relayed", "addr": circuit})
+        assert len(mesh.complaints) == 1
+
+    def test_relays_may_say_nothing_of_their_connections(self):
+        mesh = Mesh({"relay"})
+        mesh.feed("a", {"event": "ready", "peer_id": "A", "addrs": []})
+        mesh.feed("relay", {"event": "ready", "peer_id": "R", "addrs": ["/ip4/1.1.1.1/tcp/1"]})
+        assert not mesh.is_mutual("a", "relay")
+        mesh.feed("a", connected("R", "/ip4/11.0.0.1/tcp/1"))
+        assert mesh.is_mutual("a", "relay")
+        assert mesh.is_mutual("relay", "a")
+        mesh.feed("relay", connected("B", "/ip4/11.0.0.9/tcp/1"))
+        assert not mesh.is_mutual("a", "relay")
+
+    def test_who_can_be_reached_through_a_relay(self):
+        mesh = Mesh()
+        mesh.feed("a", {"event": "ready", "peer_id": "A", "addrs": []})
+        mesh.feed("relay", {"event": "ready", "peer_id": "R", "addrs": ["/ip4/1.1.1.1/tcp/1"]})
+        assert mesh.relayed_addresses("a", ["relay", "nobody"]) == [
+            "/ip4/1.1.1.1/tcp/1/p2p/R/p2p-circuit/p2p/A"
+        ]
+        assert mesh.relayed_addresses("nobody", ["relay"]) == []
+        assert not mesh.has_reservation("a", "relay")
+        mesh.feed("relay", {"event": "reservation_made", "peer_id": "A"})
+        assert mesh.has_reservation("a", "relay")
+        assert not mesh.has_reservation("a", "nobody")
+        mesh.feed("relay", {"event": "reservation_ended", "peer_id": "A", "reason": ""})
+        assert not mesh.has_reservation("a", "relay")
+        new = ["/ip4/11.0.0.5/tcp/4001/p2p/A", "/ip4/11.0.0.5/udp/1/quic-v1/noise"]
+        mesh.feed("a", {"event": "addresses_changed", "addrs": new})
+        assert mesh.addresses("a") == [new[0], new[1] + "/p2p/A"]
+
     @pytest.mark.parametrize(
         ("addr", "kind"),
         [
@@ -400,37 +452,73 @@ class TestMatrix:
     def test_all_ordered_pairs_in_batches(self):
         pairs = matrix.pairs(("x", "y", "z"))
         assert len(pairs) == 9
-        assert [pair for batch in matrix.batches(pairs) for pair in batch] == pairs
+
+    def test_pairs_that_take_long_have_labs_of_their_own(self):
+        pairs = matrix.pairs(matrix.TYPES)
+        batches = matrix.batches(pairs)
+        assert sorted(pair for batch in batches for pair in batch) == sorted(pairs)
+        assert all(len(batch) <= matrix.BATCH for batch in batches)
+        assert all(len({matrix.wait_s(pair) for pair in batch}) == 1 for batch in batches)
 
     def test_every_pair_has_nats_of_its_own(self):
-        made = matrix.scenario_for(matrix.pairs(("open", "cgnat")))
+        made = matrix.scenario_for(matrix.pairs(("open", "cgnat")), delay_s=0.02)
         assert [router.name for router in made.routers] == ["nat-b1", "nat-a2", "nat-a3", "nat-b3"]
         make_plan(made)
+        lines = [router.link for router in made.routers]
+        lines += [host.link for host in made.all_hosts if host.behind == "internet"]
+        assert {(line.up.delay_s, line.down.delay_s) for line in lines} == {(0.01, 0.01)}
 
     def test_a_connected_pair(self):
         links = {"a0": {"relayed": 0.2, "direct-tcp": 0.5}}
         report = self.report(
             self.outcome("relay", True),
+            self.outcome("relay-2", True),
             self.outcome("a0", True),
             self.outcome("b0", True, links),
         )
-        assert matrix.verdict(("x", "y"), 0, report).as_json() == {
-            "a": "x",
-            "b": "y",
+        assert matrix.verdict(("open", "cgnat"), 0, report).as_json() == {
+            "a": "open",
+            "b": "cgnat",
             "connected": True,
             "path": "direct-tcp",
             "direct_s": 0.5,
             "relayed_s": 0.2,
             "reason": None,
+            "expected": "direct",
         }
 
     def test_a_pair_that_nothing_connects(self):
         report = self.report(
-            self.outcome("relay", True), self.outcome("a0", True), self.outcome("b0", False)
+            self.outcome("relay", True),
+            self.outcome("relay-2", True),
+            self.outcome("a0", True),
+            self.outcome("b0", False),
         )
-        result = matrix.verdict(("x", "y"), 0, report)
+        result = matrix.verdict(("symmetric-random", "port-restricted"), 0, report)
         assert (result.connected, result.path, result.direct_s) == (False, None, None)
         assert result.reason == "b: why"
+        assert result.expected == "birthday"
+
+    def test_the_summary_counts_against_theory(self):
+        results = [
+            matrix.PairResult("a", "b", True, "direct-tcp", 1.5, 0.5, expected="direct"),
+            matrix.PairResult("a", "c", True, "relayed", None, 0.3, expected="direct"),
+            matrix.PairResult("c", "c", True, "direct-quic", 9.0, 0.4, expected="birthday"),
+            matrix.PairResult("d", "d", True, "relayed", None, 0.2, expected="relayed"),
+            matrix.PairResult("e", "d", False, None, None, None, "why", "relayed"),
+        ]
+        found = matrix.summary(results)
+        assert found["pairs"] == 5
+        assert found["connected"] == 80.0
+        assert found["direct_of_direct"] == 50.0
+        assert found["direct_of_birthday"] == 100.0
+        assert found["relayed_s"] == {"count": 4, "median": 0.35, "p95": 0.5}
+        assert found["relayed_to_direct_s"] == {"count": 1, "median": 1.0, "p95": 1.0}
+        assert [(miss["a"], miss["b"]) for miss in found["misses"]] == [("a", "c"), ("e", "d")]
+        empty = matrix.summary([])
+        assert empty["connected"] is None
+        for one in (found, empty):
+            matrix.summary_table(one)
 
     def test_types_are_known(self):
         assert set(matrix.TYPES) <= set(matrix.ALL_TYPES)

@@ -167,7 +167,7 @@ class TestErrors:
             ("routers.r.nat", "[hosts.a]\n[routers.r]\nnat = { like = 'strict' }"),
             ("routers.r.nat.mapping", "[hosts.a]\n[routers.r]\nnat = { mapping = 'x' }"),
             ("routers.r.lan", "[hosts.a]\n[routers.r]\nlan = '10.0.0.0/99'"),
-            ("relays.r.ports", "[relays.r]\nports = []"),
+            ("relays.r.listen", "[relays.r]\nlisten = []"),
             ("programs.p.kind", "[hosts.a]\n[programs.p]\nhost = 'a'"),
             ("programs.p.kind", "[hosts.a]\n[programs.p]\nkind = 'dance'"),
             ("programs.p.host", "[hosts.a]\n[programs.p]\nkind = 'node'"),

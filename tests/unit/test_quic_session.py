@@ -634,10 +634,10 @@ def test_garbage_is_no_sign_of_life() -> None:
     pair = Pair().establish()
     pair.settle()
     pair.link.fate = lambda _side, _data: []
-    last = pair.a.session._last_received
+    last = pair.a.session.last_received
     pair.clock.now += 1
     pair.a.session.receive([bytes(100), b"\x40" * 200], pair.b.address)
-    assert pair.a.session._last_received == last
+    assert pair.a.session.last_received == last
 
 
 # --- life and end ---

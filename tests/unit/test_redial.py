@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattica.errors import LocalProtocolError
-from lattica.redial import Change, Phase, Redial, RedialPolicy
+from lattica.nat.redial import Change, Phase, Redial, RedialPolicy
 
 POLICY = RedialPolicy()
 

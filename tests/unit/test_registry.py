@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from multiaddr.multiaddr import Multiaddr
 
 from lattica.identity import Identity, PeerId
 from lattica.nat.config import Limits
@@ -17,6 +18,10 @@ from lattica.nat.registry import SIMULTANEOUS, Registry
 IN, OUT = Direction.INBOUND, Direction.OUTBOUND
 PEERS = sorted((Identity.generate().peer_id for _ in range(3)), key=PeerId.to_bytes)
 SMALL, MIDDLE, LARGE = PEERS
+TCP = Multiaddr("/ip4/8.8.8.8/tcp/4001")
+QUIC = Multiaddr("/ip4/8.8.8.8/udp/4001/quic-v1/noise")
+LAN_TCP = Multiaddr("/ip4/192.168.1.2/tcp/4001")
+LAN_QUIC = Multiaddr("/ip4/192.168.1.2/udp/4001/quic-v1/noise")
 
 
 @dataclass(eq=False)
@@ -28,7 +33,9 @@ class Conn:
     established_at: float = 0.0
     stream_count: int = 0
     last_stream_at: float = 0.0
-    retired: bool = False
+    retired_at: float | None = None
+    remote_addr: Multiaddr = TCP
+    is_relayed: bool = False
     closed_reason: str | None = None
     name: str = ""
 
@@ -64,7 +71,9 @@ def test_of_two_dials_at_once_that_of_the_smaller_peer_is_kept(peer, kept, order
     for connection in connections:
         reg.add(connection)
     assert reg.best(peer).direction is kept
-    assert [c.retired for c in connections] == [c.direction is not kept for c in connections]
+    assert [c.retired_at is not None for c in connections] == [
+        c.direction is not kept for c in connections
+    ]
     assert next(iter(reg)) is reg.best(peer)
 
 
@@ -77,7 +86,7 @@ def test_much_later_the_newer_one_is_preferred(peer, order):
     reg.add(old)
     reg.add(new)
     assert reg.best(peer) is new
-    assert old.retired
+    assert old.retired_at == SIMULTANEOUS
 
 
 def test_a_second_dial_of_one_side_supersedes_its_first():
@@ -86,7 +95,7 @@ def test_a_second_dial_of_one_side_supersedes_its_first():
     reg.add(first)
     reg.add(second)
     assert reg.best(LARGE) is second
-    assert (first.retired, second.retired) == (True, False)
+    assert (first.retired_at, second.retired_at) == (0.1, None)
 
 
 @given(
@@ -110,7 +119,7 @@ def test_both_sides_prefer_the_same_connection(dialers, random, delays):
             clock += delays[number] / len(dialers)
             direction = OUT if dialers[number] is local else IN
             reg.add(Conn(remote, direction, established_at=clock, name=str(number)))
-        alive = [c for c in reg if not c.retired]
+        alive = [c for c in reg if c.retired_at is None]
         assert alive == [reg.best(remote)]
         chosen[local] = alive[0].name
     assert chosen[SMALL] == chosen[LARGE]
@@ -141,10 +150,10 @@ def test_a_retired_connection_serves_again_when_it_is_the_only_one_left():
     kept, other = Conn(SMALL, IN), Conn(SMALL, OUT)
     reg.add(kept)
     reg.add(other)
-    assert other.retired
+    assert other.retired_at is not None
     reg.remove(kept)
     assert reg.best(SMALL) is other
-    assert not other.retired
+    assert other.retired_at is None
 
 
 def test_removing_a_retired_one_changes_nothing_for_the_other():
@@ -165,6 +174,64 @@ def test_a_retired_connection_goes_when_it_has_been_idle():
     other.stream_count = 0
     assert reg.to_retire(13.9, idle=2) == []
     assert reg.to_retire(14, idle=2) == [other]
+
+
+def test_a_retired_connection_has_time_though_it_was_idle_before():
+    reg = registry()
+    old = Conn(SMALL, OUT)
+    reg.add(old)
+    reg.add(Conn(SMALL, IN, established_at=100))
+    assert reg.to_retire(101.9, idle=2) == []
+    assert reg.to_retire(102, idle=2) == [old]
+
+
+# --- better and worse paths ---
+
+
+@pytest.mark.parametrize("direct_first", [True, False])
+@pytest.mark.parametrize("later", [0.1, 1000.0])
+def test_a_direct_connection_is_preferred_to_a_relayed_one(direct_first, later):
+    reg = registry()
+    direct, relayed = Conn(SMALL, OUT), Conn(SMALL, IN, is_relayed=True)
+    first, second = (direct, relayed) if direct_first else (relayed, direct)
+    second.established_at = later
+    reg.add(first)
+    reg.add(second)
+    assert reg.best(SMALL) is direct
+    assert relayed.retired_at is not None
+    reg.remove(direct)
+    assert reg.best(SMALL) is relayed
+
+
+def test_without_the_best_a_direct_one_serves_again_before_a_relayed_one():
+    reg = registry()
+    old = Conn(SMALL, OUT)
+    relayed = Conn(SMALL, OUT, is_relayed=True, established_at=10)
+    new = Conn(SMALL, OUT, established_at=20)
+    for connection in (old, relayed, new):
+        reg.add(connection)
+    reg.remove(new)
+    assert reg.best(SMALL) is old
+
+
+@pytest.mark.parametrize(("worse", "better"), [(TCP, QUIC), (LAN_QUIC, LAN_TCP)])
+@pytest.mark.parametrize("better_first", [True, False])
+@pytest.mark.parametrize("directions", [(OUT, OUT), (IN, OUT), (OUT, IN)])
+def test_of_two_found_at_once_both_sides_keep_the_better_way(
+    worse, better, better_first, directions
+):
+    reg = registry()
+    addrs = (better, worse) if better_first else (worse, better)
+    for at, (addr, direction) in enumerate(zip(addrs, directions, strict=True)):
+        reg.add(Conn(LARGE, direction, established_at=at, remote_addr=addr))
+    assert reg.best(LARGE).remote_addr == better
+
+
+def test_later_the_newer_way_is_preferred_though_it_is_worse():
+    reg = registry()
+    reg.add(Conn(LARGE, OUT, remote_addr=QUIC))
+    reg.add(Conn(LARGE, OUT, established_at=SIMULTANEOUS, remote_addr=TCP))
+    assert reg.best(LARGE).remote_addr == TCP
 
 
 # --- too many ---

@@ -366,8 +366,8 @@ async def test_two_that_dial_each_other_keep_one_connection(mock_clock, from_lis
                 await stream.aclose()
             await advance(mock_clock, 10)
             (left,), (right,) = a.registry, b.registry
-            assert not left.retired
-            assert not right.retired
+            assert left.retired_at is None
+            assert right.retired_at is None
             assert (left.local_addr, left.remote_addr) == (right.remote_addr, right.local_addr)
             for swarm, peer_id, _ in sides:
                 assert await ask_echo(swarm, peer_id) == b"hello"

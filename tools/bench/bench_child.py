@@ -1,9 +1,10 @@
 """What every benchmark child process shares: its arguments and its JSON lines.
 
 Only the standard library, because each child runs in the virtual environment of the
-implementation it measures. A child is started as `python impl_x.py server|client --case C …`; the
-folder of that script is then the first entry of `sys.path`, which is how the scripts find this
-module without the checkout (and with it our own `lattica`) being importable.
+implementation it measures. A child is started as `python impl_x.py ROLE --case C …`, with the role
+"server", "client" or "relay"; the folder of that script is then the first entry of `sys.path`,
+which is how the scripts find this module without the checkout (and with it our own `lattica`)
+being importable.
 
 Lines on the child's stdout, one JSON object each:
 
@@ -47,6 +48,9 @@ OPENED_WARM = 1_000
 """Streams opened and closed before memory is first measured."""
 OPENED_STREAMS = 10_000
 OPENED_AT_ONCE = 32
+CIRCUIT_WARM = 5
+"""Circuits made before memory is first measured."""
+CIRCUITS = 60
 RSS_CASE = "streams-10000-rss"
 ECHO_SEQ = ("stream-echo-128B-seq", "echo-128B-seq")
 ECHO_C64 = ("stream-echo-128B-c64", "echo-128B-c64")
@@ -61,9 +65,10 @@ class Unsupported(Exception):
 class Job:
     """What the command line asks this child to do.
 
-    `addr` is empty for a server. `warmup` and `seconds` are the unmeasured and measured times.
-    `transport` is "tcp" or "quic"; `host` is the address a server listens on and from which a
-    client may be reached. `variant` is for a script that serves several implementations.
+    `addr` is empty for a server, unless it is to be reached through the relay at that address.
+    `warmup` and `seconds` are the unmeasured and measured times. `transport` is "tcp", "quic" or
+    "relay"; `host` is the address a server listens on and from which a client may be reached.
+    `variant` is for a script that serves several implementations.
     """
 
     role: str
@@ -115,12 +120,12 @@ class Child:
 def run(main: Callable[[Child, Job], object]) -> NoReturn:
     """Parse the command line, run `main`, and turn any exception into an event."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("role", choices=["server", "client"])
+    parser.add_argument("role", choices=["server", "client", "relay"])
     parser.add_argument("--case", required=True)
     parser.add_argument("--addr", default="")
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--warmup", type=float, default=0.5)
-    parser.add_argument("--transport", choices=["tcp", "quic"], default="tcp")
+    parser.add_argument("--transport", choices=["tcp", "quic", "relay"], default="tcp")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--variant", default="")
     job = Job(**vars(parser.parse_args()))

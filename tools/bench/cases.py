@@ -41,14 +41,15 @@ class Workload:
     """One run of two processes.
 
     `name` is what the children are told. `path` is what lies between them: "slow" is the delaying
-    proxy, "lossy" a link of the network lab. `stretch` multiplies the measured seconds.
-    `max_repeats` bounds repeats of what is long and hardly noisy. `references` are run whether
-    asked for or not: without them the figure says nothing.
+    proxy, "lossy" a link of the network lab. Over the transport "relay", both are connected to a
+    third process by TCP. `stretch` multiplies the measured seconds. `max_repeats` bounds repeats
+    of what is long and hardly noisy. `references` are run whether asked for or not: without them
+    the figure says nothing.
     """
 
     name: str
     cases: tuple[Case, ...]
-    transport: Literal["tcp", "quic"] = "tcp"
+    transport: Literal["tcp", "quic", "relay"] = "tcp"
     path: Literal["loopback", "slow", "lossy"] = "loopback"
     stretch: float = 1.0
     max_repeats: int = 100
@@ -74,6 +75,14 @@ def _rpc(name: str, unit: str, what: str) -> Case:
 
 def _quic(name: str, unit: str, what: str) -> Workload:
     return Workload(name, (Case("quic", name, unit, "higher", what),), transport="quic")
+
+
+def _relay(
+    name: str, unit: str, what: str, better: Literal["higher", "lower"] = "higher"
+) -> Workload:
+    repeats = 100 if better == "higher" else 1
+    cases = (Case("relay", name, unit, better, what),)
+    return Workload(name, cases, transport="relay", max_repeats=repeats)
 
 
 def _lossy(transport: Literal["tcp", "quic"], references: tuple[str, ...]) -> Workload:
@@ -191,6 +200,20 @@ WORKLOADS: tuple[Workload, ...] = (
     ),
     _lossy("quic", ()),
     _lossy("tcp", ("tcp-cubic", "tcp-bbr")),
+    _relay("stream-1MiB", "MB/s", "one stream over one circuit, writes of 1 MiB"),
+    _relay("echo-128B-seq", "1/s", "128 B there and back on one stream over one circuit"),
+    _relay(
+        "circuit-memory",
+        "KiB",
+        "memory of the relay per open circuit that has carried 1 MiB",
+        "lower",
+    ),
+    _relay(
+        "circuit-memory-busy",
+        "KiB",
+        "the same while all of them move more than the relay can",
+        "lower",
+    ),
 )
 
 BENCHES: tuple[str, ...] = tuple(dict.fromkeys(w.bench for w in WORKLOADS))

@@ -102,7 +102,11 @@ async def serve(child: bc.Child, job: bc.Job) -> None:
 
 
 def main(child: bc.Child, job: bc.Job) -> None:
-    if job.role == "server":
+    if job.transport == "relay":
+        import impl_lattica_relay
+
+        impl_lattica_relay.main(child, job)
+    elif job.role == "server":
         trio.run(serve, child, job)
     else:
         trio.run(partial(work.run_client, child, job, Lattica(job)))

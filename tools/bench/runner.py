@@ -1,4 +1,5 @@
-"""Runs workloads: a server and a client process each time, implementations taking turns.
+"""Runs workloads: a server and a client process each time (and a relay's, where there is one),
+implementations taking turns.
 
 Machines are noisy, and drift: so within a case every round has each implementation once, and the
 figure is the median over the rounds.
@@ -15,7 +16,7 @@ from typing import Literal
 
 import trio
 
-from tools.bench.cases import LINK_BYTES_PER_SECOND, LINK_DELAY, Workload
+from tools.bench.cases import LINK_BYTES_PER_SECOND, LINK_DELAY, OURS, Workload
 from tools.bench.children import BenchError, Child, UnsupportedError, start
 from tools.bench.lossy_link import Site, open_site
 from tools.bench.stats import Measurement, summarize
@@ -98,6 +99,17 @@ async def _slow_link(python: Path, port: int, folder: Path) -> AsyncIterator[tup
         yield proxy, _port(ready)
 
 
+@asynccontextmanager
+async def _relay(
+    name: str, command: Sequence[str], folder: Path
+) -> AsyncIterator[tuple[Child, str]]:
+    """The relay between the two ends, and its address."""
+    async with start(f"{name} relay", command, folder) as relay:
+        with _limit(START_LIMIT, f"{name} relay did not listen"):
+            ready = await relay.event("ready")
+        yield relay, str(ready["addr"]).format(port=_port(ready))
+
+
 def _port(ready: Mapping[str, object]) -> int:
     port = ready.get("port")
     if not isinstance(port, int):
@@ -113,15 +125,16 @@ def _limit(seconds: float, message: str) -> Iterator[None]:
         raise BenchError(f"{message} within {seconds:.0f} s")
 
 
-async def _drive(client: Child, server: Child) -> Mapping[str, object]:
-    """Answer the client's sync points until it has a result."""
+async def _drive(client: Child, others: Mapping[str, Child]) -> Mapping[str, object]:
+    """Answer the client's sync points, with everybody's memory, until it has a result."""
     while True:
         event = await client.event("sync", "result")
         if event["event"] == "result":
             return event
         await trio.sleep(SETTLE)
-        rss = {"server_rss": server.pid, "client_rss": client.pid}
-        await client.send({name: resident_bytes(pid) for name, pid in rss.items()})
+        children = {**others, "client": client}
+        rss = {f"{role}_rss": resident_bytes(child.pid) for role, child in children.items()}
+        await client.send(dict(rss))
 
 
 async def _check_path(proxy: Child, result: Mapping[str, object]) -> None:
@@ -144,6 +157,8 @@ async def run_once(
     Raises :class:`BenchError` or :class:`UnsupportedError`.
     """
     name = f"{program.impl} {workload.label}"
+    if workload.transport == "relay" and program.impl != OURS:
+        raise UnsupportedError("only our own relay is measured")
     async with AsyncExitStack() as stack:
         temporary = tempfile.TemporaryDirectory(prefix="lattica-bench-")
         folder = Path(stack.enter_context(temporary))
@@ -151,8 +166,14 @@ async def run_once(
         if workload.path == "lossy":
             site = await stack.enter_async_context(open_site(program.sender))
         command = child_command(program, workload, site)
-        server = await stack.enter_async_context(
-            start(f"{name} server", [*site.server, *command("server")], folder)
+        others: dict[str, Child] = {}
+        server_args = []
+        if workload.transport == "relay":
+            relay, addr = await stack.enter_async_context(_relay(name, command("relay"), folder))
+            others["relay"] = relay
+            server_args = [f"--addr={addr}"]
+        server = others["server"] = await stack.enter_async_context(
+            start(f"{name} server", [*site.server, *command("server"), *server_args], folder)
         )
         with _limit(START_LIMIT, f"{name} server did not listen"):
             ready = await server.event("ready")
@@ -168,7 +189,7 @@ async def run_once(
             start(f"{name} client", [*site.client, *command("client"), *client_args], folder)
         )
         with _limit(settings.limit, f"{name} client had no result"):
-            result = await _drive(client, server)
+            result = await _drive(client, others)
         if proxy is not None:
             await _check_path(proxy, result)
         return to_reading(result, workload)
@@ -176,10 +197,10 @@ async def run_once(
 
 def child_command(
     program: Program, workload: Workload, site: Site
-) -> Callable[[Literal["server", "client"]], list[str]]:
+) -> Callable[[Literal["server", "client", "relay"]], list[str]]:
     """What starts a child in a role."""
 
-    def command(role: Literal["server", "client"]) -> list[str]:
+    def command(role: Literal["server", "client", "relay"]) -> list[str]:
         return [
             str(program.python),
             str(program.script),

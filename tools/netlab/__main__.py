@@ -175,10 +175,16 @@ def matrix_command(
     ] = None,
     all_types: Annotated[bool, typer.Option("--all", help="All NAT types there are.")] = False,
     jobs: Annotated[int | None, typer.Option(metavar="N", min=1, help="Labs at a time.")] = None,
+    delay: Annotated[
+        float,
+        typer.Option(
+            metavar="MS", min=0, max=1000, help="From one machine to another; 25: 50 ms round trip."
+        ),
+    ] = 0.0,
 ) -> None:
     """Every NAT type against every other: does b reach a, by what path, and how soon.
 
-    With --json one object a line, as each pair is done:
+    With --json one object a line, as each pair is done, and at last {"summary": …}:
 
         {"a": "full-cone", "b": "cgnat", "connected": true, "path": "direct-tcp", …}
     """
@@ -199,9 +205,12 @@ def matrix_command(
             how = result.path or "not connected"
             _say(f"{len(results):4}/{len(wanted)}  {result.b} to {result.a}: {how}")
 
-    _run(matrix_.run_matrix, wanted, jobs or matrix_.default_jobs(), take)
-    if not as_json:
-        Console().print(matrix_.table(chosen, results))
+    _run(matrix_.run_matrix, wanted, jobs or matrix_.default_jobs(), take, delay / 1000)
+    found = matrix_.summary(results)
+    if as_json:
+        _line({"summary": found})
+    else:
+        Console().print(matrix_.table(chosen, results), matrix_.summary_table(found))
 
 
 @app.command("chaos")

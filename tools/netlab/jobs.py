@@ -30,6 +30,7 @@ from tools.netlab.workload import (
     NodeProgram,
     Program,
     PublishProgram,
+    RelayProgram,
 )
 
 MIB = 1 << 20
@@ -38,6 +39,8 @@ START_S = 60.0
 """A program may take this long until it is ready; machines are busy."""
 NEWS_S = 1.0
 """What one end of a connection says the other end says soon after."""
+RESERVED_S = 5.0
+"""So long those who look for a node wait until it can be reached through its relays."""
 
 
 class Job:
@@ -196,7 +199,7 @@ class Job:
     async def _act(self, others: Mapping[str, Job]) -> None:
         match self.program:
             case NodeProgram() as program:
-                await self._node(program)
+                await self._node(program, others)
             case PublishProgram() as program:
                 await self._publish(program)
             case FetchProgram() as program:
@@ -206,10 +209,18 @@ class Job:
 
     # --- each kind ---
 
-    async def _node(self, program: NodeProgram) -> None:
-        self._argv = [*LATTICA, "node", "--json", *_options("--listen", program.listen)]
+    async def _node(self, program: NodeProgram, others: Mapping[str, Job]) -> None:
+        is_relay = isinstance(program, RelayProgram)
+        command = ["relay", "--open"] if is_relay else ["node"]
+        self._argv = [*LATTICA, *command, "--json", *_options("--listen", program.listen)]
+        relays = [
+            name for name in program.connect if isinstance(others[name].program, RelayProgram)
+        ]
         for target in program.connect:
-            self._argv += _options("--connect", self._mesh.addresses(target))
+            addrs = self._mesh.addresses(target)
+            if target not in relays:
+                addrs += self._mesh.relayed_addresses(target, relays)
+            self._argv += _options("--connect", addrs)
         await self._start()
         with trio.move_on_after(START_S):
             event = await self._wait_event(lambda event: event.get("event") == "ready")
@@ -223,6 +234,8 @@ class Job:
         with trio.move_on_after(NEWS_S):
             while not all(self._mesh.is_mutual(self.name, target) for target in program.connect):
                 await self._changed.park()
+        if any(self.name in job.program.needs for job in others.values()):
+            await self._be_reserved(relays)
         missing = self._missing()
         self._ok = not missing
         if missing:
@@ -233,6 +246,12 @@ class Job:
             self._detail = f"connected to {', '.join(map(self._described, program.connect))}"
         else:
             self._detail = "ready"
+
+    async def _be_reserved(self, relays: list[str]) -> None:
+        """Wait until one of the relays lets others through; those at public addresses need none."""
+        with trio.move_on_after(RESERVED_S if relays else 0):
+            while not any(self._mesh.has_reservation(self.name, relay) for relay in relays):
+                await self._changed.park()
 
     def _described(self, target: str) -> str:
         link = self._mesh.link(self.name, target)

@@ -1,28 +1,33 @@
 """Every NAT type against every other: who reaches whom today, and by what path.
 
-For a pair (a, b) there is a node `a` behind one NAT and a node `b` behind the other. Both know a
-relay; `b` is told what `a` and the relay know of `a`'s addresses, and has to reach it. Pairs are
-ordered: who is asked matters. Some pairs share a lab and its relay, but no NAT.
+For a pair (a, b) there is a node `a` behind one NAT and a node `b` behind the other. Both know two
+relays; `b` is told `a`'s addresses, those through the relays included, and has to reach it. Pairs
+are ordered: who is asked matters. Some pairs share a lab and its relays, but no NAT.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from statistics import median
+from typing import Any
 
 import trio
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from tools.netlab.link_spec import LinkSpec
 from tools.netlab.mesh import RELAYED
 from tools.netlab.model import Scenario
 from tools.netlab.nat_spec import NAMES
 from tools.netlab.report import Report
 from tools.netlab.runner import run_scenario
-from tools.netlab.topology import INTERNET, Host, Relay, Router
+from tools.netlab.theory import Expected, expected
+from tools.netlab.topology import Host, Link, Relay, Router
 from tools.netlab.workload import NodeProgram
 
 OPEN = "open"
@@ -42,10 +47,14 @@ TYPES = (
     "tcp-443-only",
     "upnp",
 )
-WAIT_S = 6.0
-"""What `b` has to reach `a`, after it is ready."""
+WAIT_S = 10.0
+"""What `b` has to reach `a` directly, after it is ready."""
+BIRTHDAY_S = 30.0
+"""The same where many ports must be tried."""
 BATCH = 4
 """Pairs in one lab."""
+RELAYS = ("relay", "relay-2")
+"""Two, so that nodes can tell how their NAT treats different destinations."""
 MARKS = {
     "direct-tcp": "T",
     "direct-quic": "Q",
@@ -62,7 +71,8 @@ Pair = tuple[str, str]
 @dataclass(frozen=True, slots=True)
 class PairResult:
     """What came of one pair. The seconds count from when `b` was ready; None if there was no
-    connection of that kind. reason: why not, if they are not connected.
+    connection of that kind. reason: why not, if they are not connected. expected: what theory
+    says, see :mod:`tools.netlab.theory`.
     """
 
     a: str
@@ -72,6 +82,16 @@ class PairResult:
     direct_s: float | None
     relayed_s: float | None
     reason: str | None = None
+    expected: Expected = "direct"
+
+    @property
+    def is_direct(self) -> bool:
+        return self.connected and self.path != RELAYED
+
+    @property
+    def is_miss(self) -> bool:
+        """It is worse than theory allows."""
+        return not self.connected or (self.expected != "relayed" and not self.is_direct)
 
     def as_json(self) -> dict[str, object]:
         """Plain JSON types; all fields are always there."""
@@ -88,35 +108,53 @@ def pairs(types: Sequence[str]) -> list[Pair]:
     return [(a, b) for a in types for b in types]
 
 
+def theory(pair: Pair) -> Expected:
+    """What theory says of a pair."""
+    return expected(*(None if name == OPEN else NAMES[name] for name in pair))
+
+
+def wait_s(pair: Pair) -> float:
+    """What a pair has to become direct."""
+    return BIRTHDAY_S if theory(pair) == "birthday" else WAIT_S
+
+
 def batches(wanted: Sequence[Pair], size: int = BATCH) -> list[list[Pair]]:
-    """The pairs in portions for one lab each."""
-    return [list(wanted[start : start + size]) for start in range(0, len(wanted), size)]
+    """The pairs in portions for one lab each; those that take long have labs of their own."""
+    ordered = sorted(wanted, key=wait_s)
+    slow = [pair for pair in ordered if wait_s(pair) == BIRTHDAY_S]
+    quick = [pair for pair in ordered if wait_s(pair) != BIRTHDAY_S]
+    return [
+        part[start : start + size] for part in (slow, quick) for start in range(0, len(part), size)
+    ]
 
 
-def scenario_for(wanted: Sequence[Pair], wait_s: float = WAIT_S) -> Scenario:
+def scenario_for(wanted: Sequence[Pair], delay_s: float = 0.0) -> Scenario:
     """The scenario of some pairs: nodes a0 and b0 for the first, a1 and b1 for the next, …
 
-    KeyError for a NAT type that is unknown.
+    delay_s: from one machine to another; half of it on the line of each. KeyError for a NAT type
+    that is unknown.
     """
     routers: list[Router] = []
     hosts: list[Host] = []
     programs: list[NodeProgram] = []
+    line = Link(LinkSpec(delay_s=delay_s / 2), LinkSpec(delay_s=delay_s / 2))
     for number, pair in enumerate(wanted):
         for letter, nat in zip("ab", pair, strict=True):
             name = f"{letter}{number}"
-            behind = INTERNET
-            if nat != OPEN:
+            if nat == OPEN:
+                hosts.append(Host(name, link=line))
+            else:
                 behind = f"nat-{name}"
-                routers.append(Router(behind, nat=NAMES[nat]))
-            hosts.append(Host(name, behind=behind))
-            connect = ("relay",) if letter == "a" else ("relay", f"a{number}")
-            programs.append(NodeProgram(name, name, connect=connect, timeout_s=wait_s))
+                routers.append(Router(behind, nat=NAMES[nat], link=line))
+                hosts.append(Host(name, behind=behind))
+            connect = RELAYS if letter == "a" else (*RELAYS, f"a{number}")
+            programs.append(NodeProgram(name, name, connect=connect, timeout_s=wait_s(pair)))
     return Scenario(
         name="matrix",
         about="; ".join(f"{a} against {b}" for a, b in wanted),
         hosts=tuple(hosts),
         routers=tuple(routers),
-        relays=(Relay("relay"),),
+        relays=tuple(Relay(name, link=line) for name in RELAYS),
         programs=tuple(programs),
         duration_s=300.0,
     )
@@ -124,26 +162,26 @@ def scenario_for(wanted: Sequence[Pair], wait_s: float = WAIT_S) -> Scenario:
 
 def verdict(pair: Pair, number: int, report: Report) -> PairResult:
     """What the report of :func:`scenario_for` says about pair `number` of it."""
-    names = ("relay", f"a{number}", f"b{number}")
+    names = (*RELAYS, f"a{number}", f"b{number}")
     outcomes = [report.outcome(name) for name in names]
     links: dict[str, dict[str, float]] = outcomes[-1].values.get("links", {})
-    times = links.get(names[1], {})
+    times = links.get(f"a{number}", {})
     if times:
         direct = {kind: seconds for kind, seconds in times.items() if kind != RELAYED}
         path = min(direct, key=lambda kind: direct[kind]) if direct else RELAYED
         soonest = min(direct.values(), default=None)
-        return PairResult(*pair, True, path, soonest, times.get(RELAYED))
+        return PairResult(*pair, True, path, soonest, times.get(RELAYED), expected=theory(pair))
     failed = [f"{one.program}: {one.detail}" for one in outcomes if not one.ok]
     # In the lab they had numbers.
     reason = re.sub(rf"\b([ab]){number}\b", r"\1", " ".join(" ".join(failed).split()))
-    return PairResult(*pair, False, None, None, None, reason)
+    return PairResult(*pair, False, None, None, None, reason, theory(pair))
 
 
 async def run_matrix(
     wanted: Sequence[Pair],
     jobs: int,
     on_result: Callable[[PairResult], None],
-    wait_s: float = WAIT_S,
+    delay_s: float = 0.0,
 ) -> None:
     """Run pairs, `jobs` labs at a time; `on_result` is called with each pair as it is done.
 
@@ -153,7 +191,7 @@ async def run_matrix(
 
     async def work() -> None:
         for batch in left:
-            report = await run_scenario(scenario_for(batch, wait_s))
+            report = await run_scenario(scenario_for(batch, delay_s))
             for number, pair in enumerate(batch):
                 on_result(verdict(pair, number, report))
 
@@ -177,6 +215,78 @@ def table(types: Sequence[str], results: Iterable[PairResult]) -> Group:
         shown,
         Text("T: direct, TCP; Q: QUIC; W: WebSocket; U: other UDP; R: relayed; -: not connected"),
     )
+
+
+def summary(results: Sequence[PairResult]) -> dict[str, Any]:
+    """All pairs in a few numbers, as plain JSON types; None where there is nothing to count.
+
+    Percentages, seconds, and the pairs that are worse than theory allows (a, b, expected, path).
+    """
+
+    def direct_of(kind: Expected) -> float | None:
+        these = [result for result in results if result.expected == kind]
+        return _percentage(sum(result.is_direct for result in these), len(these))
+
+    relayed = [result.relayed_s for result in results if result.relayed_s is not None]
+    direct = [result.direct_s for result in results if result.direct_s is not None]
+    upgrades = [
+        result.direct_s - result.relayed_s
+        for result in results
+        if result.direct_s is not None
+        and result.relayed_s is not None
+        and result.expected == "direct"
+        and result.direct_s >= result.relayed_s
+    ]
+    return {
+        "pairs": len(results),
+        "connected": _percentage(sum(result.connected for result in results), len(results)),
+        "direct_of_direct": direct_of("direct"),
+        "direct_of_birthday": direct_of("birthday"),
+        "relayed_s": _spread(relayed),
+        "direct_s": _spread(direct),
+        "relayed_to_direct_s": _spread(upgrades),
+        "misses": [
+            {"a": one.a, "b": one.b, "expected": one.expected, "path": one.path}
+            for one in results
+            if one.is_miss
+        ],
+    }
+
+
+def _percentage(part: int, whole: int) -> float | None:
+    return round(100 * part / whole, 1) if whole else None
+
+
+def _spread(values: Sequence[float]) -> dict[str, float] | None:
+    """Median and 95th percentile (nearest rank)."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    p95 = ordered[math.ceil(0.95 * len(ordered)) - 1]
+    return {"count": len(ordered), "median": round(median(ordered), 3), "p95": round(p95, 3)}
+
+
+def summary_table(found: dict[str, Any]) -> Group:
+    """:func:`summary` for a terminal."""
+    shown = Table(show_header=False)
+    for key, title in (
+        ("connected", "connected, % of all pairs"),
+        ("direct_of_direct", "direct, % of those that theory says are"),
+        ("direct_of_birthday", "direct, % of those that need the birthday method"),
+    ):
+        shown.add_row(title, "-" if found[key] is None else f"{found[key]:g}")
+    for key, title in (
+        ("relayed_s", "until relayed, s: median, 95%"),
+        ("direct_s", "until direct, s: median, 95%"),
+        ("relayed_to_direct_s", "from relayed to direct, s: median, 95%"),
+    ):
+        spread = found[key]
+        shown.add_row(title, f"{spread['median']:g}, {spread['p95']:g}" if spread else "-")
+    misses = [
+        Text(f"{one['b']} to {one['a']}: {one['path'] or 'not connected'}, not {one['expected']}")
+        for one in found["misses"]
+    ]
+    return Group(shown, *misses)
 
 
 def _cell(result: PairResult | None) -> Text:

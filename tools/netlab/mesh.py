@@ -1,12 +1,15 @@
 """Who is connected to whom, by what path: a view of the mesh from its nodes' events. Pure.
 
-It understands what `lattica node --json` says: `ready` (peer_id, addrs), `peer_connected`
-(peer_id, addr, direction) and `peer_disconnected` (peer_id, reason).
+It understands what `lattica node --json` says: `ready` (peer_id, addrs), `addresses_changed`
+(addrs), `peer_connected` (peer_id, addr, direction), `path_changed` (peer_id, path, addr,
+previous) and `peer_disconnected` (peer_id, reason); and of what `lattica relay --json` says
+`reservation_made` and `reservation_ended` (peer_id).
 """
 
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,12 +66,21 @@ class _Member:
     links: dict[str, Path] = field(default_factory=dict)
     """By the other's peer ID."""
     lost: int = 0
+    reserved: set[str] = field(default_factory=set)
+    """IDs of those that can be reached through it."""
+    tells: bool = False
+    """It has said something of a connection."""
 
 
 class Mesh:
-    """Fed with the events of all nodes."""
+    """Fed with the events of all nodes.
 
-    def __init__(self) -> None:
+    reticent: programs that may say nothing of their connections, as relays do; until one says
+        something, others are believed that they are connected to it.
+    """
+
+    def __init__(self, reticent: Collection[str] = ()) -> None:
+        self._reticent = frozenset(reticent)
         self._members: dict[str, _Member] = {}
         self._names: dict[str, str] = {}
         self._observed: dict[str, list[str]] = {}
@@ -85,10 +97,21 @@ class Mesh:
                 member.peer_id = str(event.get("peer_id", ""))
                 member.own = [str(addr) for addr in event.get("addrs", ())]
                 self._names[member.peer_id] = program
+            case "addresses_changed":
+                addrs = event.get("addrs")
+                if isinstance(addrs, list):
+                    member.own = [str(addr) for addr in addrs]
+            case "reservation_made":
+                member.reserved.add(str(event.get("peer_id", "")))
+            case "reservation_ended":
+                member.reserved.discard(str(event.get("peer_id", "")))
             case "peer_connected":
                 self._connected(program, member, event)
+            case "path_changed":
+                self._path_changed(program, member, event)
             case "peer_disconnected":
                 peer = str(event.get("peer_id", ""))
+                member.tells = True
                 if member.links.pop(peer, None) is None:
                     self.complaints.append(f"{program}: lost {self.name(peer)}, which it had not")
                 member.lost += 1
@@ -97,6 +120,7 @@ class Mesh:
         peer, addr = str(event.get("peer_id", "")), str(event.get("addr", ""))
         if peer in member.links:
             self.complaints.append(f"{program}: connected to {self.name(peer)} twice")
+        member.tells = True
         path = Path(program, peer, path_kind(addr), addr, float(event.get("t", 0.0)))
         member.links[peer] = path
         self.paths.append(path)
@@ -106,10 +130,21 @@ class Mesh:
             if plain not in observed:
                 observed.append(plain)
 
+    def _path_changed(self, program: str, member: _Member, event: Event) -> None:
+        """Another of the connections to a peer is the best now."""
+        peer, addr = str(event.get("peer_id", "")), str(event.get("addr", ""))
+        if peer not in member.links:
+            self.complaints.append(f"{program}: another path to {self.name(peer)}, without one")
+        kind = str(event.get("path", "")) or path_kind(addr)
+        path = Path(program, peer, kind, addr, float(event.get("t", 0.0)))
+        member.links[peer] = path
+        self.paths.append(path)
+
     def forget(self, program: str) -> None:
         """The program has ended: it is connected to nobody, and says nothing of it."""
         if program in self._members:
             self._members[program].links.clear()
+            self._members[program].reserved.clear()
 
     def name(self, peer_id: str) -> str:
         """The program with this peer ID; the ID if it is unknown."""
@@ -133,9 +168,24 @@ class Mesh:
         if member is None or not member.peer_id:
             return []
         found = [addr for addr in member.own if is_reachable_from_elsewhere(addr)]
+        found += self._observed.get(member.peer_id, ())
         suffix = f"/p2p/{member.peer_id}"
-        found += [addr + suffix for addr in self._observed.get(member.peer_id, ())]
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys(addr.removesuffix(suffix) + suffix for addr in found))
+
+    def relayed_addresses(self, program: str, relays: Iterable[str]) -> list[str]:
+        """Addresses of a program through relays."""
+        peer_id = self.peer_id(program)
+        return [
+            f"{addr}/p2p-circuit/p2p/{peer_id}"
+            for relay in relays
+            for addr in self.addresses(relay)
+            if peer_id is not None and path_kind(addr) != RELAYED
+        ]
+
+    def has_reservation(self, program: str, relay: str) -> bool:
+        """Whether the relay says that the program can be reached through it."""
+        member = self._members.get(relay)
+        return member is not None and self.peer_id(program) in member.reserved
 
     def link(self, program: str, other: str) -> Path | None:
         """The connection that `program` or `other` says they have now."""
@@ -156,7 +206,14 @@ class Mesh:
 
     def is_mutual(self, program: str, other: str) -> bool:
         """Whether both say that they are connected."""
-        return other in self.neighbours(program) and program in self.neighbours(other)
+        return self._is_sure(program, other) and self._is_sure(other, program)
+
+    def _is_sure(self, program: str, other: str) -> bool:
+        """Whether `program` says so, or at least says nothing else."""
+        member = self._members.get(program)
+        if program in self._reticent and member is not None and not member.tells:
+            return True
+        return other in self.neighbours(program)
 
     def neighbours(self, program: str) -> set[str]:
         """The names of those that `program` says it is connected to."""

@@ -19,6 +19,7 @@ from tools.netlab.model import Scenario
 from tools.netlab.programs import MAX_EVENTS, Event
 from tools.netlab.report import Report
 from tools.netlab.timeline import Timeline, due, first_fault
+from tools.netlab.workload import RelayProgram
 
 PATIENCE_S = 15.0
 """What is wrong in the end must stay wrong for so long: news takes its time on a busy machine."""
@@ -41,9 +42,10 @@ class Run:
 
     def __init__(self, lab: Lab, on_event: Callable[[str, Event], None]) -> None:
         self.lab = lab
-        self.mesh = Mesh()
+        programs = lab.scenario.all_programs
+        self.mesh = Mesh({one.name for one in programs if isinstance(one, RelayProgram)})
         self.jobs: dict[str, Job] = {}
-        for program in lab.scenario.all_programs:
+        for program in programs:
             self.jobs[program.name] = Job(program, lab, self.mesh, self._hear_of(program.name))
         self.failures: list[str] = []
         """Faults that could not be done, and why."""

@@ -14,8 +14,8 @@ from typing import Literal, TypeAlias
 
 from tools.netlab.link_spec import LinkSpec
 from tools.netlab.nat_spec import NatSpec
-from tools.netlab.spec import SpecError, require, require_number
-from tools.netlab.workload import NodeProgram, listen_on
+from tools.netlab.spec import SpecError, require
+from tools.netlab.workload import RELAY_LISTEN, RelayProgram
 
 INTERNET = "internet"
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,29}[a-z0-9])?")
@@ -98,26 +98,24 @@ class Router:
 class Relay:
     """A host at the internet that runs a relay, a program of the same name.
 
-    ports: the TCP ports it listens on. 443 too, for networks that allow nothing else.
+    listen: multiaddrs; the default has a port for networks that allow nothing but the web.
     """
 
     name: str
     link: Link = field(default_factory=Link)
-    ports: tuple[int, ...] = (4001, 443)
+    listen: tuple[str, ...] = RELAY_LISTEN
 
     def __post_init__(self) -> None:
         require_name(self.name)
-        require(bool(self.ports), "ports", "expected at least one port")
-        for port in self.ports:
-            require_number(port, "ports", low=1, high=65535)
+        require(bool(self.listen), "listen", "expected at least one address")
 
     @property
     def host(self) -> Host:
         return Host(self.name, link=self.link)
 
     @property
-    def program(self) -> NodeProgram:
-        return NodeProgram(self.name, self.name, listen=listen_on(*self.ports))
+    def program(self) -> RelayProgram:
+        return RelayProgram(self.name, self.name, listen=self.listen)
 
 
 Node: TypeAlias = Host | Router

@@ -27,6 +27,7 @@ class NodeProgram:
     """`lattica node`. Succeeds if it was connected to every program in `connect` in time.
 
     connect: programs whose addresses it is given (their own, and those that others observed).
+        Where some of them are relays, it is given the others' addresses through these, too.
     stays: it must still be connected to them at the end, if they live.
     listen: multiaddrs.
     at_s: seconds after the start of the scenario; it also waits for those it connects to.
@@ -47,6 +48,21 @@ class NodeProgram:
     @property
     def needs(self) -> tuple[str, ...]:
         return self.connect
+
+
+RELAY_LISTEN = tuple(
+    f"/{family}/{port}"
+    for family in ("ip4/0.0.0.0", "ip6/::")
+    for port in ("tcp/4001", "udp/4001/quic-v1/noise", "udp/3478/quic-v1/noise", "tcp/443/ws")
+)
+"""Where a relay listens: STUN's own port, too, and the port that nearly all networks let out."""
+
+
+@dataclass(frozen=True, slots=True)
+class RelayProgram(NodeProgram):
+    """`lattica relay`, for everybody. Succeeds as a node does: if it runs."""
+
+    listen: tuple[str, ...] = RELAY_LISTEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +145,10 @@ class CommandProgram:
         return tuple((text.partition(":")[0], text.partition(":")[2]) for text in found)
 
 
-Program: TypeAlias = NodeProgram | PublishProgram | FetchProgram | CommandProgram
+Program: TypeAlias = NodeProgram | RelayProgram | PublishProgram | FetchProgram | CommandProgram
 PROGRAMS: dict[str, type[Program]] = {
     "node": NodeProgram,
+    "relay": RelayProgram,
     "publish": PublishProgram,
     "fetch": FetchProgram,
     "command": CommandProgram,

@@ -1,8 +1,8 @@
 """The original lattica 1.0.21, as a process: JSON requests on stdin, JSON replies on stdout.
 
-Runs in the original's own environment. It dials only what it is started with (`--dial`),
-because its API has no call that connects to an address. It asks public STUN servers for its
-NAT type at start and has no switch for that; it does not wait for them.
+Runs in the original's own environment. It dials, and reserves at, only what it is started with
+(`--dial`, `--relay`), because its API has no call that connects to an address. It asks public
+STUN servers for its NAT type at start and has no switch for that; it does not wait for them.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--folder", required=True)
     parser.add_argument("--port", required=True)
     parser.add_argument("--dial", action="append", default=[])
+    parser.add_argument("--relay", action="append", default=[])
     parser.add_argument("--protocol")
     options = parser.parse_args()
 
@@ -60,6 +61,8 @@ def main() -> None:
         .with_storage_path(options.folder + "/blocks")
         .with_dht_db_path(options.folder + "/dht")
     )
+    if options.relay:
+        builder = builder.with_relay_servers(options.relay)
     if options.protocol is not None:
         builder = builder.with_protocol(options.protocol)
     node = builder.build()
@@ -69,6 +72,7 @@ def main() -> None:
 
     requests: dict[str, Any] = {
         "peers": lambda _: list(node.get_all_peers()),
+        "addrs": lambda _: list(node.get_visible_maddrs()),
         "identified": lambda request: identified(node, request["peer"]),
         "ping": lambda request: rtt(node, request["peer"]),
     }

@@ -1,0 +1,181 @@
+"""`lattica doctor`: what keeps peers from reaching this machine, and what to do about it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lattica.cli.common import run, start
+
+if TYPE_CHECKING:
+    from lattica.config import NodeConfig
+    from lattica.doctor import Finding
+    from lattica.doctor_facts import DoctorFacts
+    from lattica.doctor_reach import Reach
+    from lattica.nat.portmap.port_mapping_service import FamilyStatus
+    from lattica.nat.reachability.nat_report import NatReport
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's command to `app`."""
+    app.command("doctor")(doctor_command)
+
+
+def doctor_command(
+    ctx: typer.Context,
+    relay: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ADDR", help="Relay to ask, with /p2p/ID; may be repeated. Two know more."
+        ),
+    ] = None,
+    wait: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0, help="How long to wait for answers.")
+    ] = 20.0,
+    own_key: Annotated[
+        bool,
+        typer.Option(
+            "--own-key",
+            help="Use this peer's own key, as relays with an allow-list need; not while it runs.",
+        ),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+) -> None:
+    """Find out how peers can reach this machine.
+
+    Only relays and peers that are configured are asked, and the local router.
+    """
+    from dataclasses import replace
+
+    config = start(ctx, {"relays": relay}, keep_identity=own_key)
+    if not own_key:
+        # Relays would take a second node of the same name for the first one.
+        config = replace(config, identity_path=None)
+    facts = run(_gather, config, wait)
+    _show(facts, as_json)
+
+
+async def _gather(config: NodeConfig, wait: float) -> DoctorFacts:
+    from lattica.doctor_facts import gather
+    from lattica.node import Node
+
+    async with Node(config) as node:
+        return await gather(node, wait)
+
+
+def _show(facts: DoctorFacts, as_json: bool) -> None:
+    from lattica.doctor import examine
+    from lattica.doctor_reach import reach_table
+
+    findings, rows = examine(facts), reach_table(facts)
+    if as_json:
+        typer.echo(json.dumps(_json(facts, findings, rows), indent=2))
+    else:
+        _print_tables(findings, rows)
+
+
+def _print_tables(findings: Sequence[Finding], rows: Sequence[Reach]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from lattica.doctor import State
+
+    styles = {State.OK: "green", State.WARN: "yellow", State.BAD: "red", State.UNKNOWN: "dim"}
+    table = Table(show_header=False, show_lines=True)
+    for finding in findings:
+        style = styles[finding.state]
+        text = escape(finding.text)
+        if finding.advice:
+            text += f"\n[bold]→ {escape(finding.advice)}[/bold]"
+        state = f"[{style}]{finding.state.value}[/{style}]"
+        table.add_row(state, escape(finding.topic), text)
+    peers = Table("a peer that is behind", "gets here", title="Who can reach this machine")
+    for row in rows:
+        peers.add_row(escape(row.peer.value), escape(row.how.value))
+    console = Console()
+    console.print(table)
+    console.print(peers)
+
+
+def _json(
+    facts: DoctorFacts, findings: Sequence[Finding], rows: Sequence[Reach]
+) -> dict[str, object]:
+    """Findings, table and the main facts as JSON values."""
+    status = facts.port_mapping
+    return {
+        "findings": [
+            {"topic": f.topic, "state": f.state.value, "text": f.text, "advice": f.advice}
+            for f in findings
+        ],
+        "peers": [
+            {"peer": row.peer.name.lower(), "behind": row.peer.value, "how": row.how.name.lower()}
+            for row in rows
+        ],
+        "listen": [str(addr) for addr in facts.listen],
+        "interfaces": [str(interface) for interface in facts.interfaces],
+        "nat": {"ipv4": _nat_json(facts.nat4), "ipv6": _nat_json(facts.nat6)},
+        "addresses": [
+            {
+                "addr": str(fact.addr),
+                "state": fact.state.value,
+                "agreeing": fact.agreeing,
+                "asked": fact.asked,
+            }
+            for fact in facts.addresses
+        ],
+        "port_mapping": [] if status is None else [_family_json(one) for one in status.families],
+        "relays": [
+            {
+                "relay": relay.relay,
+                "addrs": [str(addr) for addr in relay.addrs],
+                "path": relay.path,
+                "rtt_s": relay.rtt,
+                "reserved": relay.reserved,
+                "error": relay.error,
+            }
+            for relay in facts.relays
+        ],
+    }
+
+
+def _nat_json(report: NatReport) -> dict[str, object]:
+    return {
+        "mapping": None if report.mapping is None else report.mapping.value,
+        "filtering": None if report.filtering is None else report.filtering.value,
+        "is_translated": report.is_translated,
+        "preserves_port": report.preserves_port,
+        "hairpin": report.hairpin,
+        "udp_works": report.udp_works,
+        "mapped": [list(address[:2]) for address in report.mapped],
+    }
+
+
+def _family_json(family: FamilyStatus) -> dict[str, object]:
+    return {
+        "family": family.family,
+        "idle": family.idle,
+        "gateway": None if family.gateway is None else str(family.gateway),
+        "methods": [
+            {
+                "method": one.method.value,
+                "state": one.state.value,
+                "reason": None if one.reason is None else one.reason.name.lower(),
+                "detail": one.detail,
+            }
+            for one in family.methods
+        ],
+        "mappings": [
+            {
+                "transport": m.port.transport.name.lower(),
+                "port": m.port.number,
+                "external": [str(m.external_ip), m.external_port],
+                "method": m.method.value,
+                "useless": m.useless,
+            }
+            for m in family.mappings
+        ],
+    }

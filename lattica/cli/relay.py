@@ -1,0 +1,157 @@
+"""`lattica relay`, a daemon through which peers reach each other."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import socket
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lattica.cli.common import run, start
+from lattica.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lattica.config import NodeConfig
+    from lattica.nat.relay.relay_events import RelayEvent
+    from lattica.node import Node
+
+logger = logging.getLogger(__name__)
+
+PORTS = (
+    "/ip4/0.0.0.0/tcp/4001",
+    "/ip6/::/tcp/4001",
+    "/ip4/0.0.0.0/udp/4001/quic-v1/noise",
+    "/ip6/::/udp/4001/quic-v1/noise",
+    # STUN's own port, which more firewalls let through than others.
+    "/ip4/0.0.0.0/udp/3478/quic-v1/noise",
+    "/ip6/::/udp/3478/quic-v1/noise",
+)
+"""Where a relay listens unless told otherwise."""
+WEB_PORTS = ("/ip4/0.0.0.0/tcp/443/ws", "/ip6/::/tcp/443/ws")
+"""As well, if it may: for networks that let nothing out but the web."""
+_WEB_PORT = 443
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's command to `app`."""
+    app.command("relay")(relay_command)
+
+
+def relay_command(
+    ctx: typer.Context,
+    listen: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ADDR", help="Multiaddr to listen on; may be repeated."),
+    ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PEER", help="ID of a peer to relay for without limit; may be repeated."
+        ),
+    ] = None,
+    open_to_strangers: Annotated[
+        bool | None,
+        typer.Option(
+            "--open/--closed", help="Relay for anybody else too, within limits.", show_default=False
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print events as JSON objects, one a line.")
+    ] = False,
+) -> None:
+    """Run a relay until SIGINT or SIGTERM.
+
+    Peers behind NATs connect through it at once, and go on to find a direct path. It needs a
+    public address, and listens on the ports 4001 (TCP and UDP) and 3478 (UDP), and on 443 (TCP,
+    WebSocket) where it may. What it carries is encrypted from end to end. `lattica id` on
+    another machine shows the ID to allow:
+
+        lattica relay --allow 12D3KooW… --allow 12D3KooX…
+    """
+    overrides = {
+        "listen": listen,
+        "nat.relay_server.enabled": True,
+        "nat.relay_server.allow_peers": allow,
+        "nat.relay_server.limits.open_to_strangers": open_to_strangers,
+    }
+    config = start(ctx, overrides)
+    relay = config.nat.relay_server
+    if not relay.allow_peers and not relay.limits.open_to_strangers:
+        raise ConfigError(
+            "this relay would serve nobody: say whom with --allow PEER, or everybody with --open"
+        )
+    run(_serve, _with_ports(config), as_json)
+
+
+def _with_ports(config: NodeConfig) -> NodeConfig:
+    """The relay's own ports, where none are configured."""
+    from lattica.nat.config import SwarmConfig
+
+    if config.swarm.listen != SwarmConfig().listen:
+        return config
+    ports = PORTS
+    if (obstacle := _web_port_obstacle()) is None:
+        ports += WEB_PORTS
+    else:
+        logger.warning(
+            "not listening on port %d, by which networks that only let the web out reach a relay: "
+            "%s; run as root, or with CAP_NET_BIND_SERVICE, and stop what else uses it",
+            _WEB_PORT,
+            obstacle,
+        )
+    return dataclasses.replace(config, swarm=dataclasses.replace(config.swarm, listen=ports))
+
+
+def _web_port_obstacle() -> str | None:
+    """Why the web's port cannot be had; None if it can."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("0.0.0.0", _WEB_PORT))
+        except OSError as error:
+            return error.strerror or str(error)
+    return None
+
+
+async def _serve(config: NodeConfig, as_json: bool) -> None:
+    import signal
+
+    import trio
+
+    from lattica.node import Node
+
+    # Entered first: a signal that arrives while the node starts is not lost.
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with Node(config) as node:
+            service = node.traversal.relay_service
+            assert service is not None  # the command enables it
+            if as_json:
+                service.on_event.append(_print_event)
+            _introduce(node, as_json)
+            async for _ in signals:
+                return
+
+
+def _introduce(node: Node, as_json: bool) -> None:
+    from lattica.nat.addresses import ip_of
+
+    addresses = [str(address) for address in node.addrs]
+    if as_json:
+        ready = {"event": "ready", "peer_id": str(node.peer_id), "addrs": addresses}
+        typer.echo(json.dumps(ready))
+        return
+    ips = [ip_of(address) for address in node.addrs]
+    usable = [a for a, ip in zip(addresses, ips, strict=True) if ip is None or not ip.is_loopback]
+    typer.echo(f"relay {node.peer_id}")
+    typer.echo("give peers those of these addresses that they can reach:")
+    for address in usable or addresses:
+        typer.echo(f"  {address}")
+
+
+def _print_event(event: RelayEvent) -> None:
+    from lattica.cli.node import _event_object
+
+    typer.echo(json.dumps(_event_object(event)))

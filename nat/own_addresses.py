@@ -1,0 +1,49 @@
+"""Where this node can be reached besides its listening addresses, as others have found out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from multiaddr.multiaddr import Multiaddr
+
+_ORDER = ("mapped", "verified", "observed", "relayed")
+"""Sources, the surest way to this node first."""
+
+
+class OwnAddresses:
+    """Addresses by source. `changed` is called when what is told to others changes.
+
+    "mapped": a router opened a port. "verified": others saw this node there, and a stranger
+    could connect. "observed": the NAT maps the listening port alike for everybody. "relayed".
+    """
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self._changed = changed
+        self._by_source: dict[str, tuple[Multiaddr, ...]] = dict.fromkeys(_ORDER, ())
+        self._unreachable: frozenset[Multiaddr] = frozenset()
+
+    def set(self, source: str, addrs: Iterable[Multiaddr]) -> None:
+        """Replace what is known from a source. KeyError for one that there is not."""
+        if source not in self._by_source:
+            raise KeyError(source)
+        before = self.all
+        self._by_source[source] = tuple(dict.fromkeys(addrs))
+        if self.all != before:
+            self._changed()
+
+    def set_unreachable(self, addrs: Iterable[Multiaddr]) -> None:
+        """Addresses that strangers were seen to fail at: they are kept, but not told."""
+        before = self.all
+        self._unreachable = frozenset(addrs)
+        if self.all != before:
+            self._changed()
+
+    def get(self, source: str) -> tuple[Multiaddr, ...]:
+        """What is known from a source; KeyError for one that there is not."""
+        return self._by_source[source]
+
+    @property
+    def all(self) -> tuple[Multiaddr, ...]:
+        """What others are told: all that may be reachable, without duplicates."""
+        found = dict.fromkeys(addr for addrs in self._by_source.values() for addr in addrs)
+        return tuple(addr for addr in found if addr not in self._unreachable)

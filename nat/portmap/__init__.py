@@ -1,0 +1,1 @@
+"""Ports that a router is asked to open: UPnP-IGD, NAT-PMP, PCP."""

@@ -1,0 +1,46 @@
+"""Settings of the birthday method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lattica.nat.config_checks import require, require_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class BirthdayConfig:
+    """How much is spent on a hole through an endpoint-dependent NAT.
+
+    Of 64,512 ports the hard side has `sockets`, and the easy side tries `probes` of them: they
+    miss with a probability of about exp(-sockets * probes / 64512), 0.03% by default.
+    """
+
+    sockets: int = 256
+    """UDP sockets of the hard side, each with a port at its NAT; fewer where the limit on open
+    files is near. A carrier's NAT may grant a customer no more than about 1,000 ports."""
+    probes: int = 2048
+    """Ports of the hard side's address that the easy side sends a datagram to, at most."""
+    rate: float = 128.0
+    """Datagrams a second of the easy side."""
+    refresh: float = 5.0
+    """Seconds after which the hard side's sockets send again: NATs forget, packets get lost."""
+    timeout: float = 25.0
+    """Seconds for a run, from the first message to the connection."""
+    max_runs: int = 4
+    """Runs at a time, with all peers together; with one peer there is one at a time."""
+    per_address: int = 4096
+    """Datagrams to one address in an hour: a peer may lie about where it is."""
+    per_hour: int = 32768
+    """Datagrams to all addresses in an hour."""
+
+    def __post_init__(self) -> None:
+        require(8 <= self.sockets <= 1024, "sockets", "8 to 1,024", self.sockets)
+        require(1 <= self.probes <= 8192, "probes", "1 to 8,192", self.probes)
+        require(1 <= self.rate <= 1000, "rate", "1 to 1,000 a second", self.rate)
+        require_seconds("refresh", self.refresh)
+        require_seconds("timeout", self.timeout)
+        require(self.max_runs >= 1, "max_runs", "at least 1", self.max_runs)
+        require(self.per_address >= 1, "per_address", "at least 1", self.per_address)
+        require(
+            self.per_hour >= self.per_address, "per_hour", "at least `per_address`", self.per_hour
+        )

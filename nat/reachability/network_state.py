@@ -1,0 +1,205 @@
+"""What the system says about this machine's network: addresses, default routes, clocks.
+
+Nothing is sent to anybody. On Linux the kernel also tells when something changes (rtnetlink(7)),
+which spares most of the looking.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import socket
+import struct
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import ifaddr
+import trio
+
+logger = logging.getLogger(__name__)
+
+_LINUX: Final = sys.platform == "linux"
+# From linux/rtnetlink.h, linux/sockios.h and linux/if.h.
+_GROUPS: Final = 0x1 | 0x10 | 0x40 | 0x100 | 0x400  # links, IPv4 and IPv6 addresses and routes
+_SIOCGIFFLAGS: Final = 0x8913
+_IFF_UP, _IFF_RUNNING = 0x1, 0x40
+_IFREQ: Final = struct.Struct("16sh14x")
+# A route is looked up for these, which are for documentation: nothing is sent there.
+_ELSEWHERE: Final = ((socket.AF_INET, "203.0.113.1"), (socket.AF_INET6, "2001:db8::1"))
+_MAX_ROUTES: Final = 64
+_LARGEST_NEWS: Final = 65536
+_MOST_NEWS: Final = 1000
+_GATHERING: Final = 0.1
+"""Seconds in which news are gathered before anybody looks."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkState:
+    """What matters of a machine's network.
+
+    addresses: "INTERFACE ADDRESS/PREFIX" of those that are up, without loopback and link-local
+    ones. routes: what is known of the default routes, as text.
+    """
+
+    addresses: frozenset[str] = frozenset()
+    routes: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """The same moment on two clocks, in seconds: one that stands still while the machine sleeps,
+    and one that does not."""
+
+    awake: float
+    all_along: float
+
+
+def read_network() -> NetworkState:
+    """The state now. What the system does not tell is left out."""
+    return NetworkState(frozenset(_addresses()), frozenset(_routes()))
+
+
+def local_hosts() -> frozenset[str]:
+    """The addresses of this machine, loopback and link-local ones too, without zones."""
+    found = {"127.0.0.1", "::1"}
+    for _, address in _interface_addresses():
+        found.add(str(address.ip))
+    return frozenset(found)
+
+
+def read_clocks() -> Clocks:
+    """Linux has a clock that counts sleep; elsewhere it is the one on the wall."""
+    if sys.platform == "linux":  # spelled out for type checkers on other systems
+        return Clocks(
+            time.clock_gettime(time.CLOCK_MONOTONIC), time.clock_gettime(time.CLOCK_BOOTTIME)
+        )
+    return Clocks(time.monotonic(), time.time())
+
+
+def _interface_addresses() -> list[tuple[str, ipaddress.IPv4Interface | ipaddress.IPv6Interface]]:
+    found = []
+    try:
+        adapters = list(ifaddr.get_adapters())
+    except OSError as error:
+        logger.debug("cannot list network interfaces: %s", error)
+        return []
+    for adapter in adapters:
+        for ip in adapter.ips:
+            host = ip.ip if isinstance(ip.ip, str) else ip.ip[0]
+            address = ipaddress.ip_interface(f"{host}/{ip.network_prefix}")
+            found.append((adapter.name, address))
+    return found
+
+
+def _addresses() -> list[str]:
+    """An interface that is down keeps its IPv4 addresses, which do not count then."""
+    up: dict[str, bool] = {}
+    found = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for name, address in _interface_addresses():
+            if address.ip.is_loopback or address.ip.is_link_local:
+                continue
+            if name not in up:
+                up[name] = _is_up(sock, name)
+            if up[name]:
+                found.append(f"{name} {address}")
+    return found
+
+
+def _is_up(sock: socket.socket, name: str) -> bool:
+    if sys.platform != "linux":
+        return True
+    import fcntl  # not everywhere
+
+    try:
+        # An alias such as "eth0:1" is a name of addresses only.
+        request = _IFREQ.pack(name.partition(":")[0].encode()[:15], 0)
+        answer = fcntl.ioctl(sock, _SIOCGIFFLAGS, request)
+    except OSError:
+        return True
+    wanted = _IFF_UP | _IFF_RUNNING
+    return int(_IFREQ.unpack(answer)[1]) & wanted == wanted
+
+
+def _routes() -> list[str]:
+    """From which address the world is written to, and on Linux by way of whom."""
+    found = []
+    for family, host in _ELSEWHERE:
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as sock:
+                sock.connect((host, 9))
+                found.append(f"from {sock.getsockname()[0]}")
+        except OSError:
+            continue  # there is no route, or no such family
+    if _LINUX:
+        # Columns as in the kernel's net/ipv4/fib_trie.c and net/ipv6/route.c.
+        for line in _lines("/proc/net/route"):
+            fields = line.split()
+            if len(fields) > 7 and fields[1] == "00000000" and fields[7] == "00000000":
+                found.append(f"via {fields[2]} {fields[0]}")
+        for line in _lines("/proc/net/ipv6_route"):
+            fields = line.split()
+            if len(fields) > 9 and fields[1] == "00" and fields[9] != "lo":
+                found.append(f"via {fields[4]} {fields[9]}")
+    return found[:_MAX_ROUTES]
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
+
+
+class ChangeNews:
+    """Tells that addresses, links or routes may have changed. Only on Linux it ever does.
+
+    Use as a context manager.
+    """
+
+    def __init__(self) -> None:
+        self._sock: socket.socket | None = None
+        if sys.platform != "linux":
+            return
+        try:
+            self._sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+            self._sock.setblocking(False)
+            self._sock.bind((0, _GROUPS))
+        except OSError as error:  # some sandboxes
+            logger.debug("the kernel does not tell of network changes: %s", error)
+            self.close()
+
+    @property
+    def works(self) -> bool:
+        return self._sock is not None
+
+    async def wait(self) -> None:
+        """Wait for news; what it is does not matter, since the state is read anew.
+
+        Returns at most ten times a second, whatever happens on this machine.
+        """
+        if self._sock is None:
+            await trio.sleep_forever()
+        await trio.lowlevel.wait_readable(self._sock)
+        await trio.sleep(_GATHERING)
+        for _ in range(_MOST_NEWS):
+            try:
+                self._sock.recv(_LARGEST_NEWS)
+            except BlockingIOError:
+                return
+            except OSError:  # more news than fitted: they are news, too
+                continue
+
+    def close(self) -> None:
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
+
+    def __enter__(self) -> ChangeNews:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

@@ -1,0 +1,1 @@
+"""libp2p circuit relay v2: a connection through a third peer that both can reach."""

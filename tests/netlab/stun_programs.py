@@ -1,0 +1,82 @@
+"""Programs of the NAT tests: a relay's STUN responder, and a node that looks at its NAT.
+
+python stun_programs.py respond ADDRESS PORT PORT...
+python stun_programs.py probe ADDRESS:PORT...
+python stun_programs.py lifetime ADDRESS:PORT LONGEST PRECISION IDLE...
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from enum import Enum
+from typing import Any
+
+import trio
+import trio.testing
+
+from lattica.identity import Identity
+from lattica.nat.config import SwarmConfig
+from lattica.nat.reachability.mapping_lifetime import measure_mapping_lifetime
+from lattica.nat.reachability.nat_behaviour import Responder
+from lattica.nat.reachability.nat_prober import NatProber
+from lattica.nat.reachability.nat_report import NatReport
+from lattica.nat.reachability.stun_responder import StunResponder
+from lattica.nat.swarm import Swarm
+
+
+def say(**event: Any) -> None:
+    print(json.dumps(event), flush=True)
+
+
+def plain(report: NatReport) -> dict[str, Any]:
+    fields = asdict(report)
+    return {name: each.value if isinstance(each, Enum) else each for name, each in fields.items()}
+
+
+def swarm_on(*addresses: str) -> Swarm:
+    listen = tuple(f"/ip4/{address.replace(':', '/udp/')}/quic-v1/noise" for address in addresses)
+    return Swarm(Identity.generate(), SwarmConfig(listen=listen))
+
+
+def responder(text: str) -> Responder:
+    host, _, port = text.rpartition(":")
+    return Responder(host, int(port))
+
+
+async def respond(address: str, *ports: str) -> None:
+    swarm = swarm_on(*(f"{address}:{port}" for port in ports))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(swarm.run)
+        nursery.start_soon(StunResponder(swarm).run)
+        await trio.testing.wait_all_tasks_blocked()
+        say(event="ready")
+
+
+async def probe(*responders: str) -> None:
+    swarm = swarm_on("0.0.0.0:4001")
+    prober = NatProber(swarm, lambda: [responder(each) for each in responders])
+    async with trio.open_nursery() as nursery:
+        await nursery.start(swarm.run)
+        nursery.start_soon(prober.run)
+        report = await prober.measured()
+        observed = [str(addr) for addr in swarm.own_addresses.get("observed")]
+        say(event="report", observed=observed, **plain(report))
+        nursery.cancel_scope.cancel()
+
+
+async def lifetime(server: str, longest: str, precision: str, *idle_times: str) -> None:
+    found = await measure_mapping_lifetime(
+        responder(server).endpoint,
+        "0.0.0.0",
+        precision=float(precision),
+        longest=float(longest),
+        ladder=[float(idle) for idle in idle_times],
+    )
+    say(event="lifetime", **asdict(found))
+
+
+if __name__ == "__main__":
+    program = {"respond": respond, "probe": probe, "lifetime": lifetime}[sys.argv[1]]
+    trio.run(program, *sys.argv[2:])

@@ -1,0 +1,258 @@
+"""From a relayed path to a direct one and back, on loopback with a real relay."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+import trio
+
+from lattica.errors import DialError, LatticaError
+from lattica.identity import PeerId
+from lattica.nat.addresses import with_peer
+from lattica.nat.connection import Connection, Direction
+from lattica.nat.events import NetworkChanged, PathChanged
+from lattica.nat.path_manager import PathManager
+from lattica.nat.path_plan import PathConfig
+from lattica.nat.punch.not_applicable import NotApplicable
+from lattica.nat.relay.circuit import circuit_addr
+from lattica.nat.relay.circuit_transport import CircuitTransport
+from lattica.nat.relay.client_config import RelayClientConfig
+from lattica.nat.relay.relay_client import RelayClient
+from lattica.nat.relay.relay_limits import RelayLimits
+from lattica.nat.relay.relay_service import RelayService
+from lattica.nat.swarm import Swarm
+from tests.nets import ECHO, ask_echo, proxied, running
+
+Attempt = Callable[[Connection], Awaitable[Connection]]
+
+
+@dataclass(frozen=True)
+class FakeWay:
+    """A way whose attempts are the test's."""
+
+    name: str
+    try_it: Attempt
+
+    @property
+    def handlers(self):
+        return {}
+
+    async def attempt(self, relayed: Connection) -> Connection:
+        return await self.try_it(relayed)
+
+
+@dataclass
+class Net:
+    """`dialer` reaches `dialed` through the relay; the latter's side improves the path."""
+
+    relay: Swarm
+    dialed: Swarm
+    dialer: Swarm
+    manager: PathManager
+    known: dict[PeerId, list]
+
+    @property
+    def peer(self) -> PeerId:
+        return self.dialer.identity.peer_id
+
+    async def connect_relayed(self) -> Connection:
+        relay = self.relay.identity.peer_id
+        addr = circuit_addr(self.relay.addrs[0], relay)
+        connection = await self.dialer.dial(self.dialed.identity.peer_id, [addr])
+        assert connection.path == "relayed"
+        return connection
+
+    async def direct(self, relayed: Connection) -> Connection:
+        """What a way does in the end."""
+        return await self.dialed.dial_fresh(relayed.peer_id, self.dialer.addrs[0])
+
+
+@asynccontextmanager
+async def net(*ways: FakeWay, **changes) -> AsyncIterator[Net]:
+    async with running() as relay, running() as dialed, running() as dialer:
+        service = RelayService(relay, RelayLimits(open_to_strangers=True))
+        relay.protocols.handlers.update(service.handlers)
+        reach = with_peer(relay.addrs[0], relay.identity.peer_id)
+        clients = []
+        for swarm in (dialed, dialer):
+            config = RelayClientConfig(relays=(str(reach),))
+            transport = CircuitTransport(swarm, config)
+            swarm.add_transport(transport)
+            swarm.protocols.handlers.update(transport.handlers)
+            clients.append(RelayClient(swarm, transport, config))
+        known: dict[PeerId, list] = {}
+        manager = PathManager(dialed, ways, lambda peer: known.get(peer, []), PathConfig(**changes))
+        async with trio.open_nursery() as nursery:
+            await nursery.start(service.run)
+            await nursery.start(manager.run)
+            for client in clients:
+                await nursery.start(client.run)
+                await client.wait_ready(10)
+            yield Net(relay, dialed, dialer, manager, known)
+            nursery.cancel_scope.cancel()
+
+
+async def fail(relayed: Connection) -> Connection:
+    raise DialError(relayed.peer_id, [])
+
+
+async def until(condition: Callable[[], object]) -> None:
+    with trio.fail_after(20):
+        while not condition():
+            await trio.sleep(0.01)
+
+
+async def test_relayed_then_direct_while_a_stream_goes_on():
+    tries: list[Connection] = []
+
+    async def direct(relayed: Connection) -> Connection:
+        tries.append(relayed)
+        await go_on.wait()
+        return await here.direct(relayed)
+
+    go_on = trio.Event()
+    async with net(FakeWay("fails", fail), FakeWay("direct", direct)) as here:
+        relayed = await here.connect_relayed()
+        dialed = here.dialed.identity.peer_id
+        async with await here.dialer.open_stream(dialed, [ECHO]) as stream:
+            await stream.send_all(b"one")
+            assert await stream.receive_exactly(3) == b"one"
+            with here.dialer.events.subscribe() as events:
+                go_on.set()
+                async for event in events:
+                    if isinstance(event, PathChanged):
+                        break
+            assert (event.path, event.previous) == ("direct-tcp", "relayed")
+            await stream.send_all(b"two")
+            assert await stream.receive_exactly(3) == b"two"
+            assert stream.connection is relayed
+        assert await ask_echo(here.dialer, dialed) == b"hello"
+        await until(lambda: here.manager.status(here.peer).ways)
+        status = here.manager.status(here.peer)
+        assert (status.path, status.relay, status.next_attempt) == ("direct-tcp", None, None)
+        reports = {report.name: report.ok for report in status.ways}
+        assert reports == {"fails": False, "direct": True}
+        await until(lambda: relayed.closed_reason)  # nobody uses it any more
+        assert len(tries) == 1
+        assert await ask_echo(here.dialed, here.peer) == b"hello"
+
+
+async def test_the_side_that_dialed_waits_for_the_other():
+    tries = []
+
+    async def note(relayed: Connection) -> Connection:
+        tries.append(relayed)
+        return await fail(relayed)
+
+    async with net(FakeWay("counted", note)) as here:
+        relay = here.relay.identity.peer_id
+        addr = circuit_addr(here.relay.addrs[0], relay)
+        connection = await here.dialed.dial(here.peer, [addr])
+        assert connection.direction is Direction.OUTBOUND
+        await trio.sleep(0.2)
+        assert tries == []
+        status = here.manager.status(here.peer)
+        assert (status.path, status.relay, status.ways) == ("relayed", relay, ())
+
+
+async def test_what_cannot_work_is_left_until_the_network_changes(caplog):
+    tries = []
+
+    async def never(relayed: Connection) -> Connection:
+        tries.append(relayed)
+        raise NotApplicable("both are behind endpoint-dependent NATs")
+
+    caplog.set_level(logging.INFO)
+    async with net(FakeWay("punch", never)) as here:
+        await here.connect_relayed()
+        await until(lambda: "stays relayed" in caplog.text)
+        status = here.manager.status(here.peer)
+        [report] = status.ways
+        assert (report.ok, report.applicable) == (False, False)
+        assert "endpoint-dependent" in report.reason
+        assert status.next_attempt is None
+        assert len(tries) == 1
+        here.dialed.events.publish(NetworkChanged("test"))
+        await until(lambda: len(tries) == 2)
+
+
+async def test_failures_are_repeated_with_pauses_and_a_defect_is_one_of_them(caplog):
+    tries = []
+
+    async def broken(relayed: Connection) -> Connection:
+        tries.append(trio.current_time())
+        if len(tries) < 3:
+            raise ZeroDivisionError
+        return await here.direct(relayed)
+
+    async with net(FakeWay("broken", broken), first_delay=0.05) as here:
+        await here.connect_relayed()
+        await until(lambda: here.manager.status(here.peer).path == "direct-tcp")
+        assert len(tries) == 3
+        assert "internal error" in caplog.text
+
+
+async def test_ways_that_take_too_long_are_given_up():
+    async def endless(relayed: Connection) -> Connection:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async with net(FakeWay("endless", endless), timeout=0.1, attempts=1) as here:
+        await here.connect_relayed()
+        await until(lambda: here.manager.status(here.peer).ways)
+        [report] = here.manager.status(here.peer).ways
+        assert "gave up after 0.1 s" in report.reason
+
+
+async def test_a_broken_direct_path_falls_back_to_the_relay():
+    async def direct(relayed: Connection) -> Connection:
+        return await here.direct(relayed)
+
+    async with net(FakeWay("direct", direct)) as here:
+        await here.connect_relayed()
+        await until(lambda: here.manager.status(here.peer).path == "direct-tcp")
+        await until(lambda: len(here.dialed.registry.by_peer[here.peer]) == 1)
+        relay = here.relay.identity.peer_id
+        here.known[here.peer] = [circuit_addr(here.relay.addrs[0], relay)]
+        stream = await here.dialed.open_stream(here.peer, [ECHO])
+        await stream.send_all(b"before")
+        assert await stream.receive_exactly(6) == b"before"
+        best = here.dialed.registry.best(here.peer)
+        best.abort("the test breaks it")
+        with pytest.raises(LatticaError, match="the test breaks it"):
+            await stream.receive_some()
+        await until(lambda: here.dialed.registry.best(here.peer))
+        assert await ask_echo(here.dialed, here.peer) == b"hello"
+
+
+async def test_a_direct_path_that_the_peer_has_left_is_noticed_soon():
+    """The peer comes through the relay, because to it the direct path is dead."""
+    async with net(probe_timeout=0.3) as here, proxied(here.dialer.addrs[0]) as proxy:
+        direct = await here.dialed.dial_fresh(here.peer, proxy.addr)
+        other = await here.dialer.wait_connected(here.dialed.identity.peer_id)
+        proxy.freeze()
+        other.abort("the network has changed")
+        await until(lambda: here.dialed.identity.peer_id not in here.dialer.registry.by_peer)
+        await here.connect_relayed()
+        await until(lambda: direct.closed_reason)
+        assert "the path is dead" in direct.closed_reason
+        assert here.manager.status(here.peer).path == "relayed"
+
+
+async def test_a_direct_path_that_lives_is_kept():
+    async with net(probe_timeout=0.2) as here:
+        direct = await here.dialed.dial_fresh(here.peer, here.dialer.addrs[0])
+        other = await here.dialer.wait_connected(here.dialed.identity.peer_id)
+        # Only one side believes that it is gone; the other's pings are answered still.
+        here.dialer.registry.by_peer[other.peer_id].remove(other)
+        relayed = await here.connect_relayed()
+        await until(lambda: len(here.dialed.registry.by_peer[here.peer]) == 2)
+        await trio.sleep(0.4)
+        assert direct.closed_reason is None
+        assert here.dialed.registry.best(here.peer) is direct
+        here.dialer.registry.by_peer[other.peer_id].append(other)
+        assert relayed.closed_reason is None

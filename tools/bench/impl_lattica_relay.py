@@ -1,0 +1,177 @@
+"""Ours through a relay: three processes, each with one connection over TCP or two.
+
+Swarms without a host: what a node does in the background is not measured here. Started by
+`impl_lattica.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+from multiaddr import Multiaddr
+
+from lattica.identity import Identity, PeerId
+from lattica.nat.addresses import split_peer
+from lattica.nat.config import SwarmConfig
+from lattica.nat.relay.circuit_transport import CircuitTransport, ask_relay, split_circuit
+from lattica.nat.relay.client_config import RelayClientConfig
+from lattica.nat.relay.messages import Reserve, Status
+from lattica.nat.relay.relay_limits import RelayLimits, StrangerLimits
+from lattica.nat.relay.relay_service import RelayService
+from lattica.nat.stream import Stream
+from lattica.nat.swarm import Swarm
+
+if TYPE_CHECKING:
+    from tools.bench import bench_child as bc
+    from tools.bench import trio_workloads as work
+else:
+    import bench_child as bc
+    import trio_workloads as work
+
+NOTE = "lattica: TCP, Noise, yamux, and the same again through the relay"
+UNLIMITED = RelayLimits(
+    open_to_strangers=True,
+    strangers_rate=0,
+    circuits_per_network=1000,
+    for_strangers=StrangerLimits(duration=0, data=0, rate=0, per_peer=1000),
+)
+
+
+class BenchStream:
+    """:class:`trio_workloads.BenchStream` over one of ours."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.send = stream.send_all
+        self.receive_exactly = stream.receive_exactly
+        self.send_eof = stream.send_eof
+        self.aclose = stream.aclose
+        self._receive_view = stream.receive_view
+
+    async def receive(self) -> int:
+        return len(await self._receive_view())
+
+
+class Dialer:
+    """:class:`trio_workloads.Dialer` over a running swarm."""
+
+    def __init__(self, swarm: Swarm) -> None:
+        self._swarm = swarm
+        self._peer: PeerId | None = None
+
+    async def connect_relay(self, addr: str) -> None:
+        relay_addr, relay, _ = split_circuit(Multiaddr(addr))
+        await self._swarm.dial(relay, [relay_addr])
+
+    async def connect(self, addr: str) -> None:
+        through, self._peer = split_peer(Multiaddr(addr))
+        connection = await self._swarm.dial(self._peer, [through])
+        if not connection.is_relayed:
+            raise RuntimeError(f"there is another way to the server: {connection}")
+
+    async def disconnect(self) -> None:
+        assert self._peer is not None, "connect first"
+        await self._swarm.disconnect(self._peer)
+
+    async def open(self, protocol: str) -> BenchStream:
+        assert self._peer is not None, "connect first"
+        return BenchStream(await self._swarm.open_stream(self._peer, [protocol]))
+
+
+@contextlib.asynccontextmanager
+async def swarm_of(*listen: str) -> AsyncIterator[tuple[Swarm, CircuitTransport]]:
+    """A running swarm that can dial, and be dialed, through relays."""
+    swarm = Swarm(Identity.generate(), SwarmConfig(listen=listen))
+    circuits = CircuitTransport(swarm, RelayClientConfig(max_inbound_pending=1000))
+    swarm.add_transport(circuits)
+    swarm.protocols.handlers.update(circuits.handlers)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(swarm.run)
+        yield swarm, circuits
+        nursery.cancel_scope.cancel()
+
+
+class Lattica:
+    """:class:`trio_workloads.Implementation`."""
+
+    note = NOTE
+    max_connections: int | None = None
+
+    @contextlib.asynccontextmanager
+    async def dialer(self) -> AsyncIterator[Dialer]:
+        async with swarm_of() as (swarm, _):
+            yield Dialer(swarm)
+
+
+async def relay(child: bc.Child, job: bc.Job) -> None:
+    async with swarm_of(f"/ip4/{job.host}/tcp/0") as (swarm, _), trio.open_nursery() as nursery:
+        service = RelayService(swarm, UNLIMITED)
+        swarm.protocols.handlers.update(service.handlers)
+        await nursery.start(service.run)
+        port = int(str(swarm.addrs[0]).split("/")[4])
+        child.ready(f"/ip4/{job.host}/tcp/{{port}}/p2p/{swarm.identity.peer_id}", port)
+        await trio.sleep_forever()
+
+
+async def serve(child: bc.Child, job: bc.Job) -> None:
+    relay_addr, relay_id = split_peer(Multiaddr(job.addr))
+    assert relay_id is not None
+    async with swarm_of() as (swarm, circuits):
+        circuits.accepts_from.add(relay_id)
+        for protocol, handler in work.HANDLERS.items():
+
+            async def handle(stream: Stream, handler: work.Handler = handler) -> None:
+                await handler(BenchStream(stream))
+
+            swarm.protocols.handlers[protocol] = handle
+        connection = await swarm.dial(relay_id, [relay_addr])
+        stream, answer = await ask_relay(connection, Reserve())
+        await stream.aclose()
+        if answer.status is not Status.OK:
+            raise RuntimeError(f"the relay says {answer.status.name}")
+        port = int(job.addr.split("/")[4])
+        child.ready(f"{job.addr}/p2p-circuit/p2p/{swarm.identity.peer_id}", port)
+        await trio.sleep_forever()
+
+
+async def pour(stream: work.BenchStream) -> None:
+    while True:
+        await stream.send(work.PAYLOAD)
+
+
+async def circuit_memory(child: bc.Child, job: bc.Job) -> None:
+    """KiB of the relay per circuit, each of a client of its own that was connected before."""
+    stages = {"warm": bc.CIRCUIT_WARM, "loaded": bc.CIRCUITS}
+    async with contextlib.AsyncExitStack() as stack, trio.open_nursery() as nursery:
+        waiting: list[Dialer] = []
+        for _ in range(sum(stages.values())):
+            dialer = await stack.enter_async_context(Lattica().dialer())
+            await dialer.connect_relay(job.addr)
+            waiting.append(dialer)
+        readings = []
+        for name, count in stages.items():
+            for _ in range(count):
+                dialer = waiting.pop()
+                await dialer.connect(job.addr)
+                stream = await dialer.open(work.ACKED)
+                await stream.send(work.PAYLOAD)
+                await stream.receive_exactly(1)
+                if job.case == "circuit-memory-busy":
+                    nursery.start_soon(pour, await work.open_sink(dialer))
+            readings.append(await trio.to_thread.run_sync(partial(child.sync, name)))
+        grown = readings[1]["relay_rss"] - readings[0]["relay_rss"]
+        child.result({job.case: grown / bc.KIB / bc.CIRCUITS}, f"{NOTE}; {bc.CIRCUITS} circuits")
+
+
+def main(child: bc.Child, job: bc.Job) -> None:
+    if job.role == "relay":
+        trio.run(relay, child, job)
+    elif job.role == "server":
+        trio.run(serve, child, job)
+    elif job.case.startswith("circuit-memory"):
+        trio.run(circuit_memory, child, job)
+    else:
+        trio.run(partial(work.run_client, child, job, Lattica()))
