@@ -236,6 +236,15 @@ class Node:
         """
         return self.traversal.paths.status(_peer(peer))
 
+    async def wait_announced(self, timeout: float = math.inf) -> None:
+        """Wait until :attr:`addrs` has what there is to be found out soon.
+
+        That is an address at a relay, if any is configured. Returns after `timeout` seconds in
+        any case.
+        """
+        with trio.move_on_after(timeout):
+            await self.traversal.wait_announced()
+
     async def wait_reachable(self, timeout: float = math.inf) -> None:
         """Wait until there is a reservation at a relay, so that others can reach this node
         whatever NAT it is behind.

@@ -30,6 +30,8 @@ class PeerConnected:
     peer_id: PeerId
     addr: Multiaddr
     direction: Direction
+    path: str
+    """As :attr:`lattica.nat.connection.Connection.path`."""
 
 
 @dataclass(frozen=True, slots=True)

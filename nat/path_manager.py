@@ -276,7 +276,7 @@ class PathManager:
 
     async def _reconnect(self, peer_id: PeerId, reason: str) -> None:
         """Dial a peer that was lost in the middle of something, by whatever way there is."""
-        if peer_id in self._reconnecting:
+        if peer_id in self._reconnecting or not list(self._known_addrs(peer_id)):
             return
         logger.info("connection lost, dialing again: %s peer=%s", reason, peer_id)
         self._reconnecting.add(peer_id)

@@ -21,9 +21,9 @@ class PathConfig:
 
     enabled: bool = True
     """Look for direct paths at all."""
-    attempts: int = 6
+    attempts: int = 8
     """Attempts in a row that may fail, each with all ways at once."""
-    first_delay: float = 5.0
+    first_delay: float = 1.0
     """Seconds after the first failure; it doubles with each further one."""
     longest_delay: float = 300.0
     timeout: float = 40.0

@@ -36,10 +36,12 @@ class Registry:
 
     def best(self, peer_id: PeerId) -> Connection | None:
         """The connection on which new streams to the peer are opened."""
-        for connection in self.by_peer.get(peer_id, ()):
-            if connection.retired_at is None and connection.closed_reason is None:
+        alive = [c for c in self.by_peer.get(peer_id, ()) if c.closed_reason is None]
+        for connection in alive:
+            if connection.retired_at is None:
                 return connection
-        return None
+        # The one in use has just ended: what it superseded serves again.
+        return min(alive, key=lambda c: c.is_relayed, default=None)
 
     def add(self, connection: Connection) -> bool:
         """Register a connection; True if it is the first to its peer.

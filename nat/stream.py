@@ -104,6 +104,16 @@ class Stream:
         """The authenticated peer at the other end."""
         return self.connection.peer_id
 
+    @property
+    def is_superseded(self) -> bool:
+        """There is a better path to the peer by now, which a new stream would take."""
+        return self.connection.retired_at is not None
+
+    @property
+    def is_relayed(self) -> bool:
+        """Whether it goes through a third peer."""
+        return self.connection.is_relayed
+
     # --- sending ---
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:

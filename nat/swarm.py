@@ -368,7 +368,12 @@ class Swarm:
         nursery.start_soon(self._run_connection, connection)
         if first:
             self.events.publish(
-                PeerConnected(connection.peer_id, connection.remote_addr, connection.direction)
+                PeerConnected(
+                    connection.peer_id,
+                    connection.remote_addr,
+                    connection.direction,
+                    connection.path,
+                )
             )
         self._note_path(connection.peer_id)
         self._notify_changed()

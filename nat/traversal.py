@@ -10,12 +10,13 @@ and bootstrap peers, and the router.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
 
 import trio
 from multiaddr.multiaddr import Multiaddr
 
 from lattica.identity import PeerId, parse_peer_id
-from lattica.nat.addresses import Kind, interface_addresses, kind_of, to_endpoint
+from lattica.nat.addresses import Kind, interface_addresses, kind_of, relay_of, to_endpoint
 from lattica.nat.events import AddressesChanged, EventsLost
 from lattica.nat.path_manager import PathManager, Way
 from lattica.nat.portmap.port_mapping_service import PortMappingService
@@ -31,11 +32,13 @@ from lattica.nat.reachability.nat_prober import NatProber
 from lattica.nat.reachability.network_monitor import NetworkMonitor
 from lattica.nat.reachability.stun_responder import StunResponder
 from lattica.nat.relay.circuit_transport import CircuitTransport
+from lattica.nat.relay.messages import HOP
 from lattica.nat.relay.relay_client import RelayClient
 from lattica.nat.relay.relay_service import RelayService
 from lattica.nat.swarm import Swarm
 from lattica.nat.traversal_config import TraversalConfig
 
+_POLL = 0.05
 _PUSH_DELAY = 0.2
 """Seconds in which changes of address are gathered before peers are told."""
 
@@ -61,10 +64,15 @@ class Traversal:
         self._swarm = swarm
         self._config = config
         self._bootstrap = bootstrap
+        self._known_addrs = known_addrs
         self._push = push
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
         self._ended.set()
+        if config.relay_server.enabled and not config.relay.relays:
+            # Whoever is a relay can be reached: two with one bootstrap list need not each other.
+            config = replace(config, relay=replace(config.relay, reservations=0))
+            self._config = config
         circuits = CircuitTransport(swarm, config.relay)
         swarm.add_transport(circuits)
         handlers = swarm.protocols.handlers
@@ -82,12 +90,15 @@ class Traversal:
         handlers.update(self.autonat.handlers)
         ways: list[Way] = [
             DirectWay(swarm, known_addrs, config.punch),
-            DcutrWay(swarm, config.punch),
+            DcutrWay(swarm, config.punch, known=known_addrs),
             IceWay(swarm, config.ice),
             BirthdayWay(swarm, config.birthday),
         ]
         self.paths = PathManager(swarm, ways, known_addrs, config.paths)
         self.relay_service: RelayService | None = None
+        serves_autonat = config.autonat.server.enabled
+        if serves_autonat or (serves_autonat is None and config.relay_server.enabled):
+            handlers.update(AutonatServer(swarm, config.autonat.server).handlers)
         if config.relay_server.enabled:
             self.relay_service = RelayService(
                 swarm,
@@ -95,7 +106,6 @@ class Traversal:
                 [parse_peer_id(text) for text in config.relay_server.allow_peers],
             )
             handlers.update(self.relay_service.handlers)
-            handlers.update(AutonatServer(swarm, config.autonat.server).handlers)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run all parts until :meth:`aclose` or cancellation."""
@@ -123,6 +133,21 @@ class Traversal:
         self._scope.cancel()
         await self._ended.wait()
 
+    async def wait_announced(self) -> None:
+        """Wait for a reservation, or until it is clear that no configured peer gives any."""
+        # Nothing tells of a peer's having been identified.
+        while not self.relays.addrs and self._may_get_reservation():  # noqa: ASYNC110
+            await trio.sleep(_POLL)
+
+    def _may_get_reservation(self) -> bool:
+        if not self._config.relay.reservations:
+            return False
+        if self.relays.status():
+            return True
+        # A peer is known to be no relay only when it has said what it speaks.
+        best = [self._swarm.registry.best(peer_id) for peer_id in self._bootstrap()]
+        return any(one is None or not one.agent or HOP in one.known_protocols for one in best)
+
     async def _tell_addresses(self) -> None:
         """Let peers know when the addresses of this node change."""
         with self._swarm.events.subscribe() as events:
@@ -134,21 +159,24 @@ class Traversal:
     # --- whom to ask ---
 
     def _servers(self) -> list[PeerId]:
-        """Peers that were configured and are connected."""
+        """Peers that were configured."""
         relays = (status.relay for status in self.relays.status())
-        return [
-            peer_id
-            for peer_id in dict.fromkeys((*relays, *self._bootstrap()))
-            if self._swarm.registry.best(peer_id) is not None
-        ]
+        return list(dict.fromkeys((*relays, *self._bootstrap())))
 
     def _responders(self) -> list[Responder]:
-        """The relays' UDP ports, which answer STUN requests if the relays are ours."""
+        """The UDP ports of relays in use, which answer STUN requests if the relays are ours.
+
+        A relay that is named in a peer's address was not configured, but is in use all the same.
+        """
+        found = {status.relay: status.addrs for status in self.relays.status() if status.path}
+        for connection in self._swarm.registry:
+            relay = relay_of(connection.remote_addr)
+            if relay is not None and relay not in found:
+                found[relay] = tuple(self._known_addrs(relay))
         return [
-            Responder(endpoint.host, endpoint.port, status.relay)
-            for status in self.relays.status()
-            if status.path
-            for addr in status.addrs
+            Responder(endpoint.host, endpoint.port, relay)
+            for relay, addrs in found.items()
+            for addr in addrs
             if kind_of(addr) is Kind.QUIC and not (endpoint := to_endpoint(addr)).is_name
         ]
 

@@ -40,6 +40,9 @@ class _Pipe:
 class MemoryStream:
     """Behaves as :class:`lattica.nat.stream.Stream` does, as far as content uses it."""
 
+    is_relayed = False
+    is_superseded = False
+
     def __init__(self, outgoing: _Pipe, incoming: _Pipe, peer_id: PeerId) -> None:
         self.outgoing, self.incoming, self.peer_id = outgoing, incoming, peer_id
 

@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface
+from typing import Any
 
 from lattica.nat.punch.ice import Credentials, Failed, IceAgent, IceEvent, Nominated, PairValid
 from lattica.nat.punch.ice_candidates import (
@@ -166,7 +167,7 @@ class IceNet:
         *,
         controlling: bool,
         remote: Iterable[Candidate] | None = None,
-        **changes: float,
+        **changes: Any,
     ) -> IceAgent:
         """Give `peer` an agent that knows what `other` offers."""
         claims = other.candidates() if remote is None else remote
@@ -179,7 +180,7 @@ class IceNet:
             policy=peer.policy,
             clock=lambda: self.now,
             random_bytes=self.rng.randbytes,
-            config=IceConfig(**changes),  # type: ignore[arg-type]
+            config=IceConfig(**changes),
         )
         return peer.agent
 
@@ -226,7 +227,7 @@ class IceNet:
             else:
                 return
 
-    def punch(self, a: Peer, b: Peer, *, skew: float = 0.0, **changes: float) -> float:
+    def punch(self, a: Peer, b: Peer, *, skew: float = 0.0, **changes: Any) -> float:
         """An attempt of two peers, `a` controlling, `b` late by `skew`; how long it took."""
         self.agent(a, b, controlling=True, **changes)
         self.agent(b, a, controlling=False, **changes)

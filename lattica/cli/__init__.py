@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from lattica.cli import content, node, relay
+from lattica.cli import content, doctor, node, relay
 from lattica.cli.common import GlobalOptions, reported_errors
 
 
@@ -75,6 +75,7 @@ def global_options(
 
 node.register(app)
 relay.register(app)
+doctor.register(app)
 content.register(app)
 
 

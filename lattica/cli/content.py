@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lattica.cli.common import run, start
+from lattica.cli.options import ConnectOption, RelayOption
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lattica.cli.path_watch import PathStep
     from lattica.config import NodeConfig
     from lattica.content import FetchResult, Ticket
     from lattica.content.catalog import Publication
 
+_ANNOUNCE_TIMEOUT = 10.0
+"""Seconds to wait for a relay before a ticket is printed without it."""
 _SIGNAL_EXIT = 128
 
 
@@ -37,6 +43,8 @@ def publish_command(
         list[str] | None,
         typer.Option(metavar="ADDR", help="Multiaddr to listen on; may be repeated."),
     ] = None,
+    bootstrap: ConnectOption = None,
+    relay: RelayOption = None,
     ephemeral: Annotated[
         bool, typer.Option("--ephemeral", help="Use a new key for this run only.")
     ] = False,
@@ -53,10 +61,16 @@ def publish_command(
 
         lattica fetch lattica1… -o ./my-model
 
+    Behind a NAT, name a relay that both sides can reach; the ticket then leads through it until
+    there is a direct path:
+
+        lattica publish ./my-model --relay /ip4/192.0.2.1/tcp/4001/p2p/12D3KooW…
+
     A ticket stays good when this command is run again on the same files with the same key and
     addresses, for instance with --listen /ip4/0.0.0.0/tcp/4001.
     """
-    config = start(ctx, {"listen": listen}, keep_identity=not ephemeral)
+    overrides = {"listen": listen, "bootstrap": bootstrap, "relays": relay}
+    config = start(ctx, overrides, keep_identity=not ephemeral)
     run(_publish, config, path, name, as_json)
 
 
@@ -113,10 +127,10 @@ async def _publish(config: NodeConfig, path: Path, name: str | None, as_json: bo
             nursery.start_soon(stop_on_signal)
             async with Node(config) as node, Publisher(node) as publisher:
                 with HashDisplay() as display:
-                    ticket = await publisher.publish(path, name, progress=display)
-                publication = publisher.catalog.get(ticket.cid)
-                assert publication is not None  # it has just been published
-                _show_ticket(ticket, publication, as_json)
+                    await publisher.publish(path, name, progress=display)
+                await node.wait_announced(_ANNOUNCE_TIMEOUT)
+                [publication] = publisher.catalog
+                _show_ticket(publisher.ticket(publication.cid), publication, as_json)
                 await trio.sleep_forever()
 
 
@@ -153,12 +167,20 @@ async def _fetch(
     import trio
 
     from lattica.cli.content_progress import FetchDisplay
+    from lattica.cli.path_watch import PathWatch
     from lattica.content import Ticket, fetch
+    from lattica.nat.config import SwarmConfig
+    from lattica.nat.portmap.portmap_config import PortMappingConfig
     from lattica.node import Node
 
     ticket = Ticket.parse(ref)
-    # It only dials: a port from the configuration belongs to the peer that runs all the time.
-    config = replace(config, swarm=replace(config.swarm, listen=()))
+    # A port from the configuration belongs to the peer that runs all the time. Others are
+    # listened on only so that a hole can be punched to them.
+    config = replace(
+        config,
+        swarm=replace(config.swarm, listen=SwarmConfig().listen),
+        nat=replace(config.nat, port_mapping=PortMappingConfig(enabled=False)),
+    )
     stopped_by: int | None = None
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
@@ -171,9 +193,11 @@ async def _fetch(
 
             nursery.start_soon(stop_on_signal)
             async with Node(config) as node:
-                with FetchDisplay() as display:
+                with FetchDisplay() as display, node.events() as events:
+                    watch = PathWatch(ticket.peer_id, display.on_path)
+                    nursery.start_soon(watch.run, events)
                     result = await fetch(node, ticket, out, progress=display, tensors=tensors)
-            _show_result(result, out, as_json)
+            _show_result(result, watch.steps, out, as_json)
             nursery.cancel_scope.cancel()
     if stopped_by is None:
         return 0
@@ -181,7 +205,7 @@ async def _fetch(
     return _SIGNAL_EXIT + stopped_by
 
 
-def _show_result(result: FetchResult, out: Path, as_json: bool) -> None:
+def _show_result(result: FetchResult, paths: Sequence[PathStep], out: Path, as_json: bool) -> None:
     from lattica.content.disk import format_bytes
 
     path = result.paths[0] if len(result.paths) == 1 else out
@@ -196,6 +220,7 @@ def _show_result(result: FetchResult, out: Path, as_json: bool) -> None:
             "bytes_fetched": result.bytes_fetched,
             "seconds": round(result.seconds, 3),
             "mb_per_s": round(rate, 1),
+            "paths": [{"path": step.path, "after_s": round(step.after, 3)} for step in paths],
         }
         typer.echo(json.dumps(fields))
     elif not result.bytes_fetched:

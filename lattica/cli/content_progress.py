@@ -21,6 +21,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from lattica.cli.path_watch import PathStep
 from lattica.content.disk import format_bytes
 from lattica.content.events import (
     Checking,
@@ -104,6 +105,10 @@ class FetchDisplay(_Display):
         self._name = ""
         self._checking = False
         self._fetching = False
+
+    def on_path(self, step: PathStep) -> None:
+        """The provider is reached by another path."""
+        self._say(f"path: {step.path}, after {step.after:.1f} s")
 
     def __call__(self, event: FetchEvent) -> None:
         match event:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lattica.cli.common import run, start
+from lattica.cli.options import ConnectOption, RelayOption
 
 if TYPE_CHECKING:
     from lattica.config import NodeConfig
-    from lattica.nat.events import SwarmEvent
     from lattica.node import Node
 
 
@@ -48,14 +47,8 @@ def node_command(
         list[str] | None,
         typer.Option(metavar="ADDR", help="Multiaddr to listen on; may be repeated."),
     ] = None,
-    bootstrap: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--connect",
-            metavar="ADDR",
-            help="Peer to stay connected to, best with /p2p/ID; may be repeated.",
-        ),
-    ] = None,
+    bootstrap: ConnectOption = None,
+    relay: RelayOption = None,
     ephemeral: Annotated[
         bool, typer.Option("--ephemeral", help="Use a new key for this run only.")
     ] = False,
@@ -64,7 +57,7 @@ def node_command(
     ] = False,
 ) -> None:
     """Run a peer until SIGINT or SIGTERM."""
-    overrides = {"listen": listen, "bootstrap": bootstrap}
+    overrides = {"listen": listen, "bootstrap": bootstrap, "relays": relay}
     config = start(ctx, overrides, keep_identity=not ephemeral)
     run(_serve, config, as_json)
 
@@ -90,6 +83,8 @@ async def _serve(config: NodeConfig, as_json: bool) -> None:
 
 
 async def _report(node: Node, as_json: bool) -> None:
+    from lattica.cli.event_json import print_event
+
     with node.events() as events:
         addresses = [str(address) for address in node.addrs]
         if as_json:
@@ -101,22 +96,4 @@ async def _report(node: Node, as_json: bool) -> None:
                 typer.echo(f"listening on {address}")
         async for event in events:
             if as_json:
-                typer.echo(json.dumps(_event_object(event)))
-
-
-def _event_object(event: SwarmEvent) -> dict[str, object]:
-    """`{"event": "peer_connected", …}`: the class's name, and its fields as JSON values."""
-    import dataclasses
-    import re
-
-    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(event).__name__).lower()
-    values = {f.name: _json_value(getattr(event, f.name)) for f in dataclasses.fields(event)}
-    return {"event": name, **values}
-
-
-def _json_value(value: object) -> object:
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, Enum):
-        return _json_value(value.value)
-    return str(value)
+                print_event(event)

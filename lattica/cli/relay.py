@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lattica.cli.common import run, start
+from lattica.cli.event_json import print_event
 from lattica.errors import ConfigError
 
 if TYPE_CHECKING:
     from lattica.config import NodeConfig
-    from lattica.nat.relay.relay_events import RelayEvent
     from lattica.node import Node
 
 logger = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ def _with_ports(config: NodeConfig) -> NodeConfig:
 
     if config.swarm.listen != SwarmConfig().listen:
         return config
-    ports = PORTS
+    ports: tuple[str, ...] = PORTS
     if (obstacle := _web_port_obstacle()) is None:
         ports += WEB_PORTS
     else:
@@ -125,14 +125,22 @@ async def _serve(config: NodeConfig, as_json: bool) -> None:
 
     # Entered first: a signal that arrives while the node starts is not lost.
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with Node(config) as node:
+        async with Node(config) as node, trio.open_nursery() as nursery:
             service = node.traversal.relay_service
             assert service is not None  # the command enables it
             if as_json:
-                service.on_event.append(_print_event)
+                service.on_event.append(print_event)
+                nursery.start_soon(_print_events, node)
             _introduce(node, as_json)
             async for _ in signals:
-                return
+                break
+            nursery.cancel_scope.cancel()
+
+
+async def _print_events(node: Node) -> None:
+    with node.events() as events:
+        async for event in events:
+            print_event(event)
 
 
 def _introduce(node: Node, as_json: bool) -> None:
@@ -149,9 +157,3 @@ def _introduce(node: Node, as_json: bool) -> None:
     typer.echo("give peers those of these addresses that they can reach:")
     for address in usable or addresses:
         typer.echo(f"  {address}")
-
-
-def _print_event(event: RelayEvent) -> None:
-    from lattica.cli.node import _event_object
-
-    typer.echo(json.dumps(_event_object(event)))

@@ -117,6 +117,8 @@ class _BusyError(ContentError):
     """The provider serves too many others."""
 
 
+_RELAYED_WINDOW = 4 * 1024 * 1024
+"""Bytes under way at most through a relay: there may be a better path soon."""
 _RETRIED = (
     ConnectionClosedError,
     DialError,
@@ -197,15 +199,24 @@ class _Link:
     async def spans(
         self, spans: Iterator[Span], sink: trio.MemorySendChannel[tuple[Span, memoryview]]
     ) -> None:
-        """Ask for all spans, keeping the window full, and pass on what comes."""
+        """Ask for all spans, keeping the window full, and pass on what comes.
+
+        Asks for no more when there is a better path, and returns when what was asked for is here.
+        """
         window = self._options.window
+        if self._stream.is_relayed:
+            window = min(window, _RELAYED_WINDOW)
         waiting: deque[Span] = deque()
         in_flight = 0
         while True:
             # Refilled a quarter at a time: one small frame for many requests.
             if in_flight <= window - window // 4:
                 requests = bytearray()
-                while in_flight < window and len(waiting) < _MAX_IN_FLIGHT:
+                while (
+                    in_flight < window
+                    and len(waiting) < _MAX_IN_FLIGHT
+                    and not self._stream.is_superseded
+                ):
                     span = next(spans, None)
                     if span is None:
                         break
@@ -356,7 +367,8 @@ class _Fetch:
             async def transfer(link: _Link) -> None:
                 await self._transfer(link, nursery)
 
-            await self._with_link(transfer)
+            while not self._ledger.finished:
+                await self._with_link(transfer)
 
     async def _transfer(self, link: _Link, finishing: trio.Nursery) -> None:
         """Obtain all missing chunks over one stream. What came before an error is kept."""

@@ -249,11 +249,14 @@ class PortMapper:
                 if self._ways[wanted.held.mapping.method].busy is None:
                     times.append(wanted.held.renew_at)
             elif port.number not in pending:
-                times += [
-                    at
-                    for method, at in wanted.retry_at.items()
-                    if self._ways[method].phase is _Phase.FOUND and self._ways[method].busy is None
-                ]
+                other = self._method_of_twin(port)
+                for method, at in wanted.retry_at.items():
+                    other_at = math.inf if other is None else wanted.retry_at.get(other, -math.inf)
+                    if other is not method and other_at <= at:
+                        continue  # then it is that method's turn
+                    way = self._ways[method]
+                    if way.phase is _Phase.FOUND and way.busy is None:
+                        times.append(at)
         return min(times, default=None)
 
     def _search_is_needed(self) -> bool:
@@ -303,6 +306,9 @@ class PortMapper:
                 continue
             if port.number in pending:
                 continue  # itself, or its twin, whose external port will be known soon
+            other = self._method_of_twin(port)
+            if other is not None and other is not method and self._may(now, port, other):
+                continue  # routers have been seen to mix up what comes by two methods
             return Request(
                 method,
                 self._generation,
@@ -320,6 +326,13 @@ class PortMapper:
 
     def _may(self, now: float, port: Port, method: Method) -> bool:
         return self._wanted[port].retry_at.get(method, now) <= now
+
+    def _method_of_twin(self, port: Port) -> Method | None:
+        """How the same number is mapped for the other transport."""
+        for twin, wanted in self._wanted.items():
+            if twin.number == port.number and twin != port and wanted.held is not None:
+                return wanted.held.mapping.method
+        return None
 
     def _wish(self, port: Port) -> int:
         """The external port of its twin, or the one it had, or its own."""

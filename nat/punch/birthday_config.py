@@ -24,8 +24,10 @@ class BirthdayConfig:
     """Datagrams a second of the easy side."""
     refresh: float = 5.0
     """Seconds after which the hard side's sockets send again: NATs forget, packets get lost."""
-    timeout: float = 25.0
+    timeout: float = 30.0
     """Seconds for a run, from the first message to the connection."""
+    patience: float = 8.0
+    """Seconds that a side waits until it knows its own NAT, which it has perhaps just met."""
     max_runs: int = 4
     """Runs at a time, with all peers together; with one peer there is one at a time."""
     per_address: int = 4096
@@ -39,6 +41,7 @@ class BirthdayConfig:
         require(1 <= self.rate <= 1000, "rate", "1 to 1,000 a second", self.rate)
         require_seconds("refresh", self.refresh)
         require_seconds("timeout", self.timeout)
+        require_seconds("patience", self.patience)
         require(self.max_runs >= 1, "max_runs", "at least 1", self.max_runs)
         require(self.per_address >= 1, "per_address", "at least 1", self.per_address)
         require(

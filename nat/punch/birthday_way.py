@@ -52,6 +52,7 @@ from lattica.nat.punch.birthday_messages import (
 from lattica.nat.punch.not_applicable import NotApplicable
 from lattica.nat.punch.probe_budget import ProbeBudget
 from lattica.nat.quic_endpoint import Foreign, QuicEndpoint
+from lattica.nat.reachability.nat_report import NatReport
 from lattica.nat.stream import Stream
 from lattica.nat.swarm import Swarm
 from lattica.nat.udp_socket import Address
@@ -70,6 +71,8 @@ _MAX_DATAGRAM = 2048
 _BATCH = 16
 _GRACE = 2.0
 """Seconds that the easy side waits for its end of a connection that the other end has."""
+_LOOK = 0.1
+"""Seconds between two looks at what is known of the NAT: it is a plain attribute."""
 _SPENT = "the budget of probes to this address, or to all, is spent for now"
 
 T = TypeVar("T", Hello, Ready, Met)
@@ -102,16 +105,16 @@ class BirthdayWay:
     async def attempt(self, relayed: Connection) -> Connection:
         """Make a direct connection to the peer at the other end of `relayed`.
 
-        Takes up to `BirthdayConfig.timeout`. May be cancelled at any time; the peer then stops
-        too. Raises :class:`NotApplicable` where it cannot work for this pair or other ways do,
-        :class:`DialError` where it did not work this time, :class:`ResourceLimitError` where
-        too many runs are under way, and what streams raise.
+        Takes up to `BirthdayConfig.patience` and `BirthdayConfig.timeout`. May be cancelled at
+        any time; the peer then stops too. Raises :class:`NotApplicable` where it cannot work for
+        this pair or other ways do, :class:`DialError` where it did not work this time,
+        :class:`ResourceLimitError` where too many runs are under way, and what streams raise.
         """
         peer = relayed.peer_id
-        own = hello(self._rng.randbytes(TOKEN_SIZE), self._swarm.nat)
-        if not own.mapped:
-            raise NotApplicable("no STUN responder sees this node over UDP and IPv4")
         with self._run(peer):
+            own = await self._introduction(self._rng.randbytes(TOKEN_SIZE))
+            if not own.mapped:
+                raise NotApplicable("no STUN responder sees this node over UDP and IPv4")
             try:
                 with trio.fail_after(self._config.timeout):
                     stream = await self._swarm.open_stream(peer, [PROTOCOL])
@@ -142,7 +145,7 @@ class BirthdayWay:
             theirs = await messages.expect(Hello)
             try:
                 with self._run(peer):
-                    own = hello(theirs.token, self._swarm.nat)
+                    own = await self._introduction(theirs.token)
                     role = role_of(own, theirs)
                     self._vet(own, theirs)
                     best = self._swarm.registry.best(peer)
@@ -156,6 +159,14 @@ class BirthdayWay:
                 await stream.send_all(encode(Refusal(str(error), temporary=True)))
             except DialError as error:
                 logger.debug("birthday run failed: %s peer=%s", error, peer)
+
+    async def _introduction(self, token: bytes) -> Hello:
+        """What this node says of itself, once it knows enough of its NAT or has no hope to."""
+        swarm = self._swarm
+        with trio.move_on_after(self._config.patience):
+            while not _is_known(swarm.nat):  # noqa: ASYNC110 (an attribute tells nobody)
+                await trio.sleep(_LOOK)
+        return hello(token, swarm.nat)
 
     # --- what a run may do ---
 
@@ -336,6 +347,11 @@ class BirthdayWay:
         if not found:
             raise self._failure(peer, trouble.why)
         return found[0]
+
+
+def _is_known(report: NatReport) -> bool:
+    """Whether there is enough in it to go by, or nothing to hope for."""
+    return report.udp_works is False or bool(report.mapping is not None and report.mapped)
 
 
 class _Trouble:

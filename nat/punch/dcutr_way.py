@@ -20,7 +20,7 @@ from lattica.errors import (
 from lattica.nat.addresses import Kind
 from lattica.nat.connection import Connection, Direction
 from lattica.nat.protocols import StreamHandler, leaves
-from lattica.nat.punch.candidates import predicted
+from lattica.nat.punch.candidates import predicted, public_ips
 from lattica.nat.punch.dcutr import ANSWER_TIMEOUT, MAX_ROUNDS, Initiator, Responder
 from lattica.nat.punch.dcutr_messages import DCUTR, MAX_ADDRS
 from lattica.nat.punch.exchange import open_on
@@ -38,9 +38,11 @@ logger = logging.getLogger(__name__)
 _PATIENCE_WITH_OURS = 0.3
 """Seconds, and a round trip, that a follower waits for the leader's first word. Two of ours can
 both begin (see :mod:`lattica.nat.upgrade`)."""
-_A_MOMENT = 0.01
 _PATIENCE_WITH_OTHERS = 2.0
 """The same with others, which cannot."""
+_LATER = 1.0
+"""Seconds that identify may take to tell a node where others see it."""
+_A_MOMENT = 0.02
 
 
 class DcutrWay:
@@ -104,6 +106,12 @@ class DcutrWay:
                     raise NotApplicable("no address of ours is known that a peer could dial")
                 machine.begin(told, fresh_stream=fresh)
                 addrs = await self._agree(stream, machine, relayed)
+                if not addrs:
+                    if machine.rounds >= MAX_ROUNDS:
+                        raise NotApplicable("the peer names no address that TCP can be dialed at")
+                    # It may have come to its relay just now, and not have heard yet.
+                    await trio.sleep(_LATER)
+                    continue
                 try:
                     connection = await self._punch(
                         relayed, addrs, leads=False, round_trip=machine.round_trip
@@ -140,11 +148,8 @@ class DcutrWay:
             await stream.send_all(machine.data_to_send())
         if machine.punch_at is None:
             raise TimeoutError(f"{relayed.peer_id} did not answer in {DCUTR}")
-        addrs = self._dialable(relayed, machine.peer_addrs)
-        if not addrs:
-            raise NotApplicable("the peer has named no address that can be dialed by TCP")
         await trio.sleep_until(machine.punch_at)
-        return addrs
+        return self._dialable(relayed, machine.peer_addrs)
 
     # --- the side that made the relayed connection ---
 
@@ -175,6 +180,7 @@ class DcutrWay:
             return self._side.told(peer_addrs)
 
         self._check_applicable()
+        await self._wait_observed()
         machine = Responder(trio.current_time, answer)
         asked_at = trio.current_time()
         async with trio.open_nursery() as nursery:
@@ -204,6 +210,15 @@ class DcutrWay:
                     nursery.start_soon(self._punch_logged, relayed, addrs, round_trip, punching)
             if not machine.is_between_rounds:
                 nursery.cancel_scope.cancel()
+
+    async def _wait_observed(self) -> None:
+        """Wait a little if nobody has told us yet where he sees us."""
+        if self._config.allow_loopback:
+            return  # where one machine is all there is, nobody does
+        for _ in range(round(_LATER / _A_MOMENT)):
+            if public_ips(self._side.told()):
+                break
+            await trio.sleep(_A_MOMENT)
 
     async def _punch_logged(
         self,

@@ -242,7 +242,7 @@ class IceAgent:
 
     def _why(self) -> str:
         if not len(self._pairs):
-            return "the peer has no address that may be tried from here"
+            return "the peer has no UDP address that may be tried from here"
         tried = f"{len(self._pairs)} address{'es' * (len(self._pairs) > 1)}"
         if self._valid_at is not None:
             return f"a way was found, but not agreed on ({tried} tried)"

@@ -120,13 +120,15 @@ def parse(datagram: bytes) -> CheckRequest | CheckResponse:
         )
     if message.message_class is stun.Class.INDICATION:
         raise RemoteProtocolError("an indication is no check")
-    error = message.error_code
+    code = message.error_code
+    if message.message_class is stun.Class.ERROR:
+        if code is None:
+            raise RemoteProtocolError("an error without a code")
+        return CheckResponse(message, message.transaction_id, code, None)
     mapped = have.get("XOR-MAPPED-ADDRESS")
-    if (message.message_class is stun.Class.ERROR) is (error is None):
-        raise RemoteProtocolError("an error without a code, or a code without an error")
-    if error is None and (mapped is None or not mapped[1]):
+    if mapped is None or not mapped[1]:
         raise RemoteProtocolError("a success without an address")
-    return CheckResponse(message, message.transaction_id, error, None if error else mapped)
+    return CheckResponse(message, message.transaction_id, None, mapped)
 
 
 def is_authentic(message: CheckRequest | CheckResponse, password: str) -> bool:

@@ -179,6 +179,8 @@ class IceWay:
     def _why_not(self, peer_id: PeerId, endpoints: tuple[QuicEndpoint, ...]) -> str | None:
         if not endpoints:
             return "it does not listen on UDP"
+        if self._swarm.nat.udp_works is False:
+            return "UDP is blocked where it is"
         if len(self._sockets) >= self._config.max_attempts:
             return "it has too many attempts at a time"
         if not self._limiter.admit(peer_id):

@@ -16,9 +16,9 @@ class PunchConfig:
     window: float = 4.0
     """Seconds that one round dials for: the first packet and two repetitions by the kernel."""
     retry_interval: float = 0.15
-    """Seconds, about, until an address that refused is tried again: a NAT may say no to what
-    comes before its own side has opened the hole."""
-    max_tries: int = 60
+    """Seconds, about, until an address that refused is tried again, growing with each time: a
+    NAT may say no to what comes before its own side has opened the hole."""
+    max_tries: int = 40
     """Dials in one round, over all addresses."""
     direct_timeout: float = 6.0
     """Seconds that plain dials and connection reversal may take."""

@@ -37,6 +37,8 @@ from lattica.nat.tcp import TcpConn
 NEXT_HANDSHAKE = 0.4
 """Seconds after which a leader tries another connection besides the one it has begun on."""
 HANDSHAKE_TIMEOUT = 4.0
+_SLOWER = 1.25
+"""Each pause is so much longer than the one before: most that help at all help at once."""
 _IP_VERSION = {socket.AF_INET: 4, socket.AF_INET6: 6}
 _HOPELESS = {
     errno.ENETUNREACH,
@@ -148,6 +150,7 @@ class _Punch:
         except AccessDeniedError as error:
             self._errors[addr] = str(error)
             return
+        pause = self._config.retry_interval
         with trio.move_on_at(end):
             while self._tries_left:
                 self._tries_left -= 1
@@ -162,8 +165,8 @@ class _Punch:
                     connected.send_nowait(sock)
                     return
                 # Both sides at the same pace might miss each other for ever.
-                pause = self._config.retry_interval * self._rng.uniform(0.5, 1.5)
-                await trio.sleep(pause)
+                await trio.sleep(pause * self._rng.uniform(0.5, 1.5))
+                pause *= _SLOWER
 
     async def _connect(self, addr: Multiaddr) -> socket.socket:
         endpoint = to_endpoint(addr)

@@ -194,15 +194,18 @@ class ClientCore:
     ) -> list[AddressReachability]:
         """Say which addresses there are, which servers, and which of these can be asked now.
 
-        What is not named any more is forgotten. Addresses that make no sense to check, and what
-        is too much, are left out. Returns the results that change by it: a round may have waited
-        for a server that has gone.
+        What is not named any more is forgotten (servers that are left alone, only after that).
+        Addresses that make no sense to check, and what is too much, are left out. Returns the
+        results that change by it: a round may have waited for a server that has gone.
         """
         self._update_addresses(addrs)
         now = self._clock()
         wanted = list(dict.fromkeys(servers))[: self.config.max_servers]
-        self._servers = {peer: self._servers.get(peer, _Server()) for peer in wanted}
-        can_be_asked = set(connected)
+        paused = [peer for peer, server in self._servers.items() if server.paused_until > now]
+        # Whoever goes and comes back is not forgiven by that.
+        kept = dict.fromkeys((*wanted, *paused[: self.config.max_servers]))
+        self._servers = {peer: self._servers.get(peer, _Server()) for peer in kept}
+        can_be_asked = set(connected).intersection(wanted)
         for peer, server in self._servers.items():
             server.is_connected = peer in can_be_asked
         askable = {peer for peer in self._servers if self._is_available(peer, now)}

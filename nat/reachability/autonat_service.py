@@ -22,7 +22,13 @@ from typing import Protocol
 import trio
 from multiaddr.multiaddr import Multiaddr
 
-from lattica.errors import AccessDeniedError, DialError, LatticaError
+from lattica.errors import (
+    AccessDeniedError,
+    DialError,
+    IncompleteReadError,
+    LatticaError,
+    StreamResetError,
+)
 from lattica.identity import PeerId
 from lattica.nat.addresses import Interface, IpAddress, Kind, ip_of, kind_of, local_interfaces
 from lattica.nat.connection import Connection
@@ -177,16 +183,22 @@ def observed_ip(connection: Connection) -> IpAddress | None:
 
 
 async def hand_over(connection: Connection, nonce: int) -> bool:
-    """Send the nonce on a fresh connection; whether the peer says that it has got it.
+    """Send the nonce on a fresh connection; whether the peer has taken it, as far as it says.
 
-    Raises nothing; the caller bounds the time.
+    go-libp2p's servers do not look at the answer, and rust-libp2p's clients reset the stream
+    behind it, by which it may be lost: so that after the nonce any end of the stream will do that
+    the peer has made, but an answer that says no. Raises nothing; the caller bounds the time.
     """
     try:
         async with connection.open_stream() as stream:
             stream.begin_negotiation(Initiator([DIAL_BACK]))
+            await stream.finish_negotiation()
             await stream.send_all(encode_dial_back(nonce))
             await stream.send_eof()
-            answer = await MessageReader(stream, MAX_DIAL_BACK).next()
+            try:
+                answer = await MessageReader(stream, MAX_DIAL_BACK).next()
+            except (StreamResetError, IncompleteReadError):
+                return True
             return decode_dial_back_response(answer)
     except LatticaError as error:
         logger.debug("autonat nonce not delivered: %s peer=%s", error, connection.peer_id)

@@ -10,12 +10,17 @@ tried.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Collection, Hashable, Sequence
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from itertools import islice
+from typing import Final, NamedTuple, TypeVar
 
 from lattica.nat.reachability.nat_report import Behaviour, NatReport
 from lattica.nat.reachability.stun import Endpoint
+
+MAX_RESPONDERS: Final = 16
+_EACH_VOICE: Final = 4
 
 _Claim = TypeVar("_Claim", bound=Hashable)
 
@@ -89,6 +94,40 @@ def judge(findings: Findings) -> NatReport:
         udp_works=True,
         mapped=tuple(dict.fromkeys(each.mapped for each in seen)),
     )
+
+
+# --- whom to ask ---
+
+
+def choose(responders: Iterable[Responder], version: int) -> tuple[Responder, ...]:
+    """Whom to ask of those that there are, for an IP version.
+
+    A relay's addresses are what it says they are, among them those of its own private network.
+    Responders on the internet are asked, or else those in private networks, or else those on
+    this machine: of one class only, since between them there may be a NAT or none. At most four
+    of each voice, and 16 together.
+    """
+    found: dict[Endpoint, tuple[int, Responder]] = {}
+    for responder in islice(responders, 8 * MAX_RESPONDERS):
+        try:
+            host = ipaddress.ip_address(responder.host)
+        except ValueError:
+            continue  # a name
+        if host.version != version or not 0 < responder.port < 65536:
+            continue
+        if host.is_unspecified or host.is_multicast or host.is_link_local:
+            continue
+        rank = 0 if host.is_global else 2 if host.is_loopback else 1
+        plain = responder._replace(host=str(host))
+        found.setdefault(plain.endpoint, (rank, plain))
+    best = min((rank for rank, _ in found.values()), default=0)
+    chosen: list[Responder] = []
+    voices: Counter[Hashable] = Counter()
+    for rank, responder in found.values():
+        if rank == best and voices[responder.voice] < _EACH_VOICE:
+            voices[responder.voice] += 1
+            chosen.append(responder)
+    return tuple(chosen[:MAX_RESPONDERS])
 
 
 # --- whom to believe ---

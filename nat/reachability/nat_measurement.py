@@ -32,9 +32,10 @@ from lattica.nat.reachability.stun_client import (
 )
 from lattica.nat.reachability.stun_transaction import StunTiming
 
-MAX_RESPONDERS: Final = 16
 _STAGGER: Final = 0.02
 """Seconds between the first questions, so that mappings are made in the order of the answers."""
+_FIRST_ANSWERS: Final = 0.3
+"""Seconds for others to answer after the first has, before what they say is looked at."""
 _HELPERS: Final = 3
 """Responders that are asked in turn to answer elsewhere, until one can."""
 
@@ -74,16 +75,16 @@ async def measure(
 
     Args:
         main: on the socket whose mapping matters.
-        responders: of the socket's family, with numeric hosts; at most 16 are asked.
+        responders: as :func:`~nat_behaviour.choose` has chosen them.
         local_hosts: the addresses of this machine.
-        on_report: told as soon as the mapping is known, a round trip after the start; the rest
-            takes `timing.total` seconds where something is filtered.
+        on_report: told what the first answers say, and again when no more are expected. What
+            is filtered takes `timing.total` seconds to find out after that.
 
     Cancellation: at any time; the fresh socket is closed.
     """
-    asked = tuple(dict.fromkeys(responders))[:MAX_RESPONDERS]
+    asked = tuple(responders)
     found = _Round(Findings(main.local[1], frozenset(local_hosts), asked))
-    await _ask_all(main, asked, found)
+    await _ask_all(main, asked, found, on_report)
     first = Measured(judge(found.findings), tuple(found.seen))
     on_report(first)
     if not first.seen:
@@ -96,24 +97,44 @@ async def measure(
     return Measured(judge(found.findings), first.seen)
 
 
-async def _ask_all(main: StunClient, asked: Sequence[Responder], found: _Round) -> None:
+async def _ask_all(
+    main: StunClient,
+    asked: Sequence[Responder],
+    found: _Round,
+    on_report: Callable[[Measured], None],
+) -> None:
     answers: dict[Responder, Binding] = {}
+    answered = trio.Event()
+
+    def take_stock() -> None:
+        in_order = [responder for responder in asked if responder in answers]
+        observations = tuple(Observation(each, answers[each].mapped) for each in in_order)
+        found.note(observations=observations)
+
+    async def report_early(scope: trio.CancelScope) -> None:
+        with scope:
+            await answered.wait()
+            await trio.sleep(_FIRST_ANSWERS)
+            take_stock()
+            on_report(Measured(judge(found.findings), tuple(found.seen)))
 
     async def ask(responder: Responder, after: float) -> None:
         await trio.sleep(after)
         binding = await _try(main, responder.endpoint)
         if isinstance(binding, Binding):
             answers[responder] = binding
+            answered.set()
 
+    early = trio.CancelScope()
     async with trio.open_nursery() as nursery:
-        for number, responder in enumerate(asked):
-            nursery.start_soon(ask, responder, number * _STAGGER)
-    in_order = [responder for responder in asked if responder in answers]
-    found.note(
-        observations=tuple(Observation(each, answers[each].mapped) for each in in_order),
-    )
-    for responder in in_order:
-        other = answers[responder].response.other
+        nursery.start_soon(report_early, early)
+        async with trio.open_nursery() as asking:
+            for number, responder in enumerate(asked):
+                asking.start_soon(ask, responder, number * _STAGGER)
+        early.cancel()
+    take_stock()
+    for responder, binding in answers.items():
+        other = binding.response.other
         if other is not None:
             found.announced[responder.endpoint] = other
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import random
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -19,18 +20,18 @@ from lattica.nat.config_checks import require, require_seconds
 from lattica.nat.events import EventBus, EventsLost, NetworkChanged
 from lattica.nat.own_addresses import OwnAddresses
 from lattica.nat.quic_endpoint import QuicEndpoint
-from lattica.nat.reachability.nat_behaviour import Observation, Responder
-from lattica.nat.reachability.nat_measurement import MAX_RESPONDERS, Measured, measure
+from lattica.nat.reachability.nat_behaviour import Observation, Responder, choose
+from lattica.nat.reachability.nat_measurement import Measured, measure
 from lattica.nat.reachability.nat_report import Behaviour, NatReport
 from lattica.nat.reachability.network_state import local_hosts
-from lattica.nat.reachability.stun import Endpoint, endpoint_of
+from lattica.nat.reachability.stun import Endpoint
 from lattica.nat.reachability.stun_client import StunClient, StunRefused, StunTimeout, client_on
 from lattica.nat.reachability.stun_transaction import StunTiming
 
 logger = logging.getLogger(__name__)
 
 _SUFFIX: Final = "udp/{}/quic-v1/noise"
-_LOOKED_AT: Final = 4 * MAX_RESPONDERS
+_BURST: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +41,11 @@ class NatProberConfig:
     keepalive: float = 20.0
     """Seconds between two questions that keep the mapping alive; give or take a quarter. The
     shortest time-out of mappings in the field is 30 s."""
-    poll: float = 2.0
+    poll: float = 0.5
     """Seconds between two looks at which responders there are."""
     pause: float = 5.0
-    """Seconds between two rounds of measurements at least."""
+    """Seconds between two rounds of measurements on average, at least; three may follow each
+    other at once, as when relays are connected to one by one."""
     timing: StunTiming = field(default_factory=StunTiming)
 
     def __post_init__(self) -> None:
@@ -73,7 +75,7 @@ class NatProber:
     Args:
         swarm: its listening QUIC sockets are measured, the first of each family. Its `nat` is
             set, and where everybody sees the same address outside, that is announced.
-        responders: says which there are now, with numeric hosts; others are ignored.
+        responders: says which there are now; see :func:`~nat_behaviour.choose` for who is asked.
         rng: for the jitter.
     """
 
@@ -117,7 +119,6 @@ class NatProber:
     async def _look_after(self, family: _Family) -> None:
         while True:
             family.stale = trio.Event()
-            began = trio.current_time()
             endpoint, responders = self._endpoint(family), self._usable(family)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(
@@ -127,11 +128,13 @@ class NatProber:
                     self._learn(family, Measured(NatReport(), ()))
                     family.measured.set()
                     await trio.sleep_forever()
+                family.rounds.append(trio.current_time())
                 async with client_on(endpoint, self._config.timing) as client:
                     await self._measure_and_keep(family, client, responders)
                 nursery.cancel_scope.cancel()
-            # Whatever changes all the time, or a responder that makes trouble.
-            await trio.sleep_until(began + self._config.pause)
+            if len(family.rounds) == _BURST:
+                # Something changes all the time, or a responder makes trouble.
+                await trio.sleep_until(family.rounds[0] + _BURST * self._config.pause)
 
     async def _until_changed(
         self,
@@ -154,15 +157,7 @@ class NatProber:
         return None
 
     def _usable(self, family: _Family) -> tuple[Responder, ...]:
-        found: dict[Endpoint, Responder] = {}
-        for responder in self._responders()[:_LOOKED_AT]:
-            try:
-                host, port = endpoint_of(responder.endpoint)
-            except ValueError:
-                continue  # a name
-            if (6 if ":" in host else 4) == family.version and 0 < port < 65536:
-                found.setdefault((host, port), responder._replace(host=host))
-        return tuple(found.values())[:MAX_RESPONDERS]
+        return choose(self._responders(), family.version)
 
     async def _measure_and_keep(
         self, family: _Family, client: StunClient, responders: Sequence[Responder]
@@ -170,10 +165,11 @@ class NatProber:
         """Measure, and then ask from time to time until an answer shows that all has changed."""
 
         def on_report(measured: Measured) -> None:
+            # What the last round has found out about the rest stands until this one has.
             report, before = measured.report, family.report
-            if (report.mapping, report.mapped) != (before.mapping, before.mapped):
+            is_news = (report.mapping, report.mapped) != (before.mapping, before.mapped)
+            if is_news and (report.mapping is not None or before.mapping is None):
                 self._learn(family, measured)
-            # Otherwise what the last round has found out about the rest stands meanwhile.
 
         timing = self._config.timing
         measured = await measure(client, responders, local_hosts(), timing, on_report)
@@ -228,6 +224,8 @@ class _Family:
         self.report = NatReport()
         self.stale = trio.Event()
         self.measured = trio.Event()
+        self.rounds: deque[float] = deque(maxlen=_BURST)
+        """When the last ones began."""
         self.observed: tuple[Multiaddr, ...] = ()
 
 
@@ -243,7 +241,7 @@ def _told(report: NatReport) -> str:
         return "UDP does not work" if report.udp_works is False else "not known"
     mapping = "unknown" if report.mapping is None else report.mapping.value
     filtering = "unknown" if report.filtering is None else report.filtering.value
-    where = " ".join(f"{host}:{port}" for host, port in report.mapped)
+    where = " ".join(f"{mapped[0]}:{mapped[1]}" for mapped in report.mapped)
     return (
         f"mapping={mapping} filtering={filtering} translated={report.is_translated} "
         f"preserves_port={report.preserves_port} hairpin={report.hairpin} mapped={where}"

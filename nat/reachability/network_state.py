@@ -72,11 +72,9 @@ def local_hosts() -> frozenset[str]:
 
 def read_clocks() -> Clocks:
     """Linux has a clock that counts sleep; elsewhere it is the one on the wall."""
-    if sys.platform == "linux":  # spelled out for type checkers on other systems
-        return Clocks(
-            time.clock_gettime(time.CLOCK_MONOTONIC), time.clock_gettime(time.CLOCK_BOOTTIME)
-        )
-    return Clocks(time.monotonic(), time.time())
+    if sys.platform != "linux":  # spelled out for type checkers on other systems
+        return Clocks(time.monotonic(), time.time())
+    return Clocks(time.clock_gettime(time.CLOCK_MONOTONIC), time.clock_gettime(time.CLOCK_BOOTTIME))
 
 
 def _interface_addresses() -> list[tuple[str, ipaddress.IPv4Interface | ipaddress.IPv6Interface]]:

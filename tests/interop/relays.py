@@ -7,15 +7,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import trio
-
-from lattica.nat.relay.circuit_transport import CircuitTransport
+from lattica.config import NodeConfig
+from lattica.nat.config import SwarmConfig
+from lattica.nat.path_plan import PathConfig
+from lattica.nat.portmap.portmap_config import PortMappingConfig
 from lattica.nat.relay.client_config import RelayClientConfig
-from lattica.nat.relay.relay_client import RelayClient
+from lattica.nat.traversal_config import TraversalConfig
 from lattica.node import Node
 from tests.interop import partners
-from tests.interop.foreign import ScriptPeer, process, script_peer
+from tests.interop.foreign import ECHO, ScriptPeer, process, script_peer
 from tests.interop.godaemon import GoDaemon
+from tests.interop.ours import LOOPBACK, echo
 
 
 @asynccontextmanager
@@ -51,17 +53,15 @@ async def js_relay_peer(
 
 
 @asynccontextmanager
-async def relay_client(node: Node, relay: str | None = None) -> AsyncIterator[RelayClient]:
-    """Let a node dial through relays, and reserve at one if that is given."""
-    config = RelayClientConfig(relays=() if relay is None else (relay,))
-    transport = CircuitTransport(node.swarm, config)
-    node.swarm.add_transport(transport)
-    for protocol, handler in transport.handlers.items():
-        node.handle(protocol, handler)
-    client = RelayClient(node.swarm, transport, config)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(client.run)
+async def relayed_node(relay: str | None = None) -> AsyncIterator[Node]:
+    """A node that serves echo, stays relayed, and has a reservation if a relay is given."""
+    nat = TraversalConfig(
+        relay=RelayClientConfig(relays=() if relay is None else (relay,)),
+        port_mapping=PortMappingConfig(enabled=False),
+        paths=PathConfig(enabled=False),
+    )
+    async with Node(NodeConfig(swarm=SwarmConfig(listen=LOOPBACK), nat=nat)) as node:
+        node.handle(ECHO, echo)
         if relay is not None:
-            await client.wait_ready(20)
-        yield client
-        nursery.cancel_scope.cancel()
+            await node.wait_reachable(20)
+        yield node

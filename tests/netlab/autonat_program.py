@@ -1,6 +1,7 @@
 """Programs of the AutoNAT tests: a server, and a client that has its addresses checked.
 
-python autonat_program.py serve ADDRESS [DIAL_BACK_ADDRESS]... [MULTIADDR_TO_CONNECT_TO]...
+python autonat_program.py serve ADDRESS [DIAL_BACK_ADDRESS]...
+python autonat_program.py serve-as KEY_FILE ADDRESS
 python autonat_program.py check SERVER_ADDRESS...
 python autonat_program.py check-own-tcp SERVER_ADDRESS...
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -56,19 +57,18 @@ async def tell_seen(stream: Stream) -> None:
     await stream.send_eof()
 
 
-async def serve(host: str, *more: str) -> None:
+async def serve(host: str, *dial_back_ips: str) -> None:
+    await serve_as(None, host, *dial_back_ips)
+
+
+async def serve_as(key: str | None, host: str, *dial_back_ips: str) -> None:
     swarm = SwarmConfig(listen=listen_on(host), identify=IdentifyInfo("/lattica/1.0.0"))
-    async with Node(NodeConfig(swarm=swarm)) as node:
-        config = AutonatServerConfig(
-            dial_timeout=DIAL_TIMEOUT,
-            dial_back_ips=tuple(each for each in more if not each.startswith("/")),
-        )
+    identity = Identity.generate() if key is None else Identity.load(key)
+    async with Node(NodeConfig(swarm=swarm), identity=identity) as node:
+        config = AutonatServerConfig(dial_timeout=DIAL_TIMEOUT, dial_back_ips=dial_back_ips)
         server = AutonatServer(node.swarm, config)
         node.swarm.protocols.handlers.update(server.handlers)
         node.handle(SEEN, tell_seen)
-        for addr in more:
-            if addr.startswith("/"):
-                await node.connect(addr)
         say(event="ready", addrs=[str(addr) for addr in node.addrs])
         await trio.sleep_forever()
 
@@ -133,6 +133,11 @@ async def check_addresses(
 
 if __name__ == "__main__":
     logging.basicConfig()
-    logging.getLogger("lattica").setLevel(logging.DEBUG)
-    commands = {"serve": serve, "check": check, "check-own-tcp": check_own_tcp}
+    logging.getLogger("lattica.nat.reachability").setLevel(logging.DEBUG)
+    commands: dict[str, Callable[..., Awaitable[object]]] = {
+        "serve": serve,
+        "serve-as": serve_as,
+        "check": check,
+        "check-own-tcp": check_own_tcp,
+    }
     trio.run(commands[sys.argv[1]], *sys.argv[2:])

@@ -103,7 +103,8 @@ class Peer:
         say("pinged", path=direct.path)
 
 
-async def main(role: str, *arguments: str) -> None:
+async def main(*words: str) -> None:
+    role, *arguments = words
     logging.basicConfig(format="%(asctime)s %(name)s %(message)s")
     logging.getLogger("lattica").setLevel(logging.DEBUG)
     listen = ("/ip4/0.0.0.0/tcp/4001", "/ip4/0.0.0.0/udp/4001/quic-v1/noise")

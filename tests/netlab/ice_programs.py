@@ -132,4 +132,5 @@ async def caller(relay_addr: str, target_id: str) -> None:
 if __name__ == "__main__":
     logging.basicConfig(level=logging.DEBUG if "-v" in sys.argv else logging.INFO)
     arguments = [each for each in sys.argv[2:] if each != "-v"]
-    trio.run({"relay": relay, "target": target, "caller": caller}[sys.argv[1]], *arguments)
+    programs: dict[str, Any] = {"relay": relay, "target": target, "caller": caller}
+    trio.run(programs[sys.argv[1]], *arguments)

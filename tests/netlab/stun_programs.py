@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from enum import Enum
 from typing import Any
@@ -18,10 +19,12 @@ import trio.testing
 
 from lattica.identity import Identity
 from lattica.nat.config import SwarmConfig
+from lattica.nat.events import NetworkChanged
 from lattica.nat.reachability.mapping_lifetime import measure_mapping_lifetime
 from lattica.nat.reachability.nat_behaviour import Responder
 from lattica.nat.reachability.nat_prober import NatProber
 from lattica.nat.reachability.nat_report import NatReport
+from lattica.nat.reachability.network_monitor import NetworkMonitor, NetworkMonitorConfig
 from lattica.nat.reachability.stun_responder import StunResponder
 from lattica.nat.swarm import Swarm
 
@@ -66,6 +69,20 @@ async def probe(*responders: str) -> None:
         nursery.cancel_scope.cancel()
 
 
+async def watch() -> None:
+    """Looks when the kernel tells it to, and hardly ever on its own."""
+    swarm = swarm_on()
+    config = NetworkMonitorConfig(full_poll=3600.0)
+    with swarm.events.subscribe() as events:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(NetworkMonitor(swarm, config).run)
+            await trio.testing.wait_all_tasks_blocked()
+            say(event="ready")
+            async for event in events:
+                if isinstance(event, NetworkChanged):
+                    say(event="changed", reason=event.reason)
+
+
 async def lifetime(server: str, longest: str, precision: str, *idle_times: str) -> None:
     found = await measure_mapping_lifetime(
         responder(server).endpoint,
@@ -77,6 +94,12 @@ async def lifetime(server: str, longest: str, precision: str, *idle_times: str) 
     say(event="lifetime", **asdict(found))
 
 
+PROGRAMS: dict[str, Callable[..., Awaitable[None]]] = {
+    "respond": respond,
+    "probe": probe,
+    "watch": watch,
+    "lifetime": lifetime,
+}
+
 if __name__ == "__main__":
-    program = {"respond": respond, "probe": probe, "lifetime": lifetime}[sys.argv[1]]
-    trio.run(program, *sys.argv[2:])
+    trio.run(PROGRAMS[sys.argv[1]], *sys.argv[2:])

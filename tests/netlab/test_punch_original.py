@@ -58,6 +58,7 @@ PAIRS = [
     ("port-restricted", "port-restricted"),
     ("full-cone", "restricted-cone"),
     ("linux-masquerade", "linux-masquerade"),
+    ("port-restricted", "one-to-one"),
 ]
 
 

@@ -130,6 +130,13 @@ async def test_two_hosts_behind_one_nat_find_each_other(way):
 
 
 @pytest.mark.timeout(150)
+async def test_reversal():
+    """Alice can be reached from outside by now; Bob dials her when she asks for it."""
+    news = await becomes_direct(homes(NAMES["one-to-one"], NAMES["symmetric-random"]), "direct")
+    assert news["direction"] == "inbound"
+
+
+@pytest.mark.timeout(150)
 async def test_two_symmetric_nats_stay_relayed_and_say_so():
     scenario = homes(NAMES["symmetric-random"], NAMES["symmetric-random"])
     async with two_peers(scenario, "tcp-punch") as (_, alice, bob):

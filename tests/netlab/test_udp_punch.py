@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
 
 import pytest
 import trio
@@ -15,99 +16,149 @@ from tools.netlab.link_spec import LinkSpec
 from tools.netlab.model import Scenario
 from tools.netlab.nat_spec import NAMES
 from tools.netlab.programs import Event, Running
-from tools.netlab.topology import Host, Link, Router
+from tools.netlab.topology import INTERNET, Host, Link, Router
 
 PROGRAMS = str(PROJECT / "tests" / "netlab" / "ice_programs.py")
 _HALF_WAY = LinkSpec(delay_s=0.0125)
 LINE = Link(_HALF_WAY, _HALF_WAY)
 """Two of these in a row, there and back: 50 ms."""
-ENOUGH_S = 90
-"""On a machine that has much else to do."""
+AT_A_TIME = 2
+ENOUGH_S = 120
+"""For one pair, on a machine that has much else to do."""
+
+DIRECT = [
+    ("port-restricted", "port-restricted"),
+    ("port-restricted-random", "port-restricted-random"),
+    ("restricted-cone", "symmetric-random"),
+    ("symmetric-random", "restricted-cone"),
+    ("cgnat", "symmetric-random"),
+    ("cgnat", "cgnat"),
+    ("linux-masquerade", "linux-masquerade"),
+    ("firewall", "port-restricted"),
+    (None, "symmetric-random"),
+]
+NEIGHBOURS = ["port-restricted", "symmetric-random"]
+HOPELESS = [
+    ("symmetric-random", "symmetric-random"),
+    ("udp-blocked", "full-cone"),
+]
 
 pytestmark = pytest.mark.root
 
 
-@pytest.fixture(autouse=True)
-def _root() -> None:
-    require_root()
+@dataclass(frozen=True)
+class Outcome:
+    """target: what the side that punches says. caller: the last word of the side that called."""
+
+    target: Event
+    caller: Event
+    caller_ip: str
+
+
+class Pairs:
+    """All pairs of hosts of one scenario, by name."""
+
+    def __init__(self) -> None:
+        self.hosts: list[Host] = [Host("relay", link=LINE)]
+        self.routers: list[Router] = []
+        self.names: list[str] = []
+        for number, nats in enumerate([*DIRECT, *HOPELESS]):
+            name = "-to-".join(nat or "open" for nat in nats)
+            sides = zip("ab", nats, strict=True)
+            self._add(name, *(self._home(f"{side}-{number}", nat) for side, nat in sides))
+        for nat in NEIGHBOURS:
+            home = self._home(f"home-{nat}", nat)
+            self._add(f"behind-{nat}", home, home)
+
+    def _home(self, name: str, nat: str | None) -> str:
+        if nat is None:
+            return INTERNET
+        self.routers.append(Router(name, nat=NAMES[nat], link=LINE))
+        return name
+
+    def _add(self, name: str, *homes: str) -> None:
+        number = len(self.names)
+        self.names.append(name)
+        for side, home in zip(("caller", "target"), homes, strict=True):
+            link = LINE if home == INTERNET else Link()
+            self.hosts.append(Host(f"{side}-{number}", behind=home, link=link))
+
+    @property
+    def scenario(self) -> Scenario:
+        return Scenario("udp-punch", hosts=tuple(self.hosts), routers=tuple(self.routers))
 
 
 def program(*arguments: str) -> list[str]:
     return [sys.executable, PROGRAMS, *arguments]
 
 
-def scenario(nat_a: str | None, nat_b: str | None) -> Scenario:
-    """Two homes and a relay; with one and the same NAT twice use :func:`one_home`."""
-    nats = {"home-a": nat_a, "home-b": nat_b}
-    routers = tuple(
-        Router(name, nat=NAMES[nat], link=LINE) for name, nat in nats.items() if nat is not None
-    )
-    hosts = tuple(
-        Host(host, behind=home) if nats[home] is not None else Host(host, link=LINE)
-        for host, home in (("a", "home-a"), ("b", "home-b"))
-    )
-    return Scenario("udp-punch", hosts=(*hosts, Host("relay", link=LINE)), routers=routers)
-
-
-def one_home(nat: str) -> Scenario:
-    hosts = (Host("a", behind="home"), Host("b", behind="home"), Host("relay", link=LINE))
-    return Scenario("udp-punch", hosts=hosts, routers=(Router("home", nat=NAMES[nat], link=LINE),))
-
-
-async def _said(running: Running, *names: str) -> Event:
+async def said(running: Running, *names: str) -> Event:
     _, event = await running.wait_event(lambda event: event.get("event") in names)
     return event
 
 
-async def punch(lab: Lab) -> tuple[Event, Event]:
-    """Connect `a` to `b` over the relay; what `b`, which punches, and `a` have to say."""
+async def punch(lab: Lab, relay: str, caller: str, target: str) -> Outcome:
+    """Connect `caller` to `target` over the relay, and see what comes of it."""
     with trio.fail_after(ENOUGH_S):
-        running = await lab.start("relay", program("relay", lab.public_ip("relay")), name="relay")
-        relay = (await _said(running, "ready"))["addr"]
-        target = await lab.start("b", program("target", relay), name="target")
-        peer = (await _said(target, "ready"))["peer"]
-        status, out, errors = await lab.run("a", program("caller", relay, peer))
+        running = await lab.start(target, program("target", relay), name=target)
+        peer = (await said(running, "ready"))["peer"]
+        status, out, errors = await lab.run(caller, program("caller", relay, peer))
         assert status == 0, errors.decode()
-        told = await _said(target, "direct", "failed")
-    print(json.dumps({"target": told, "caller": [json.loads(line) for line in out.splitlines()]}))
-    return told, json.loads(out.splitlines()[-1])
+        told = await said(running, "direct", "failed")
+        await running.stop()
+    return Outcome(told, json.loads(out.splitlines()[-1]), lab.ip(caller))
 
 
-@pytest.mark.parametrize(
-    ("nat_a", "nat_b"),
-    [
-        ("port-restricted", "port-restricted"),
-        ("port-restricted-random", "port-restricted-random"),
-        ("port-restricted-random", "port-restricted"),
-        ("restricted-cone", "symmetric-random"),
-        ("symmetric-random", "restricted-cone"),
-        ("cgnat", "symmetric-random"),
-        ("cgnat", "cgnat"),
-        ("linux-masquerade", "linux-masquerade"),
-        ("firewall", "port-restricted"),
-        (None, "symmetric-random"),
-    ],
-)
-async def test_a_hole_is_punched(nat_a: str | None, nat_b: str | None) -> None:
-    async with open_lab(scenario(nat_a, nat_b)) as lab:
-        target, caller = await punch(lab)
-    assert target["event"] == "direct", target
-    assert target["path"] == caller["path"] == "direct-quic"
+async def punch_all() -> dict[str, Outcome]:
+    pairs, found = Pairs(), dict[str, Outcome]()
+    limit = trio.Semaphore(AT_A_TIME)
+    async with open_lab(pairs.scenario) as lab, trio.open_nursery() as nursery:
+        argv = program("relay", lab.public_ip("relay"))
+        relay = (await said(await lab.start("relay", argv, name="relay"), "ready"))["addr"]
+
+        async def run(number: int, name: str) -> None:
+            async with limit:
+                found[name] = await punch(lab, relay, f"caller-{number}", f"target-{number}")
+
+        for number, name in enumerate(pairs.names):
+            nursery.start_soon(run, number, name)
+    return found
 
 
-@pytest.mark.parametrize("nat", ["port-restricted", "symmetric-random"])
-async def test_neighbours_find_each_other_on_their_own_network(nat: str) -> None:
-    async with open_lab(one_home(nat)) as lab:
-        inside = lab.ip("a")
-        target, caller = await punch(lab)
-    assert target["event"] == "direct", target
-    assert target["addr"].startswith(f"/ip4/{inside}/udp/4001/")
-    assert caller["path"] == "direct-quic"
+@pytest.fixture(scope="module")
+def outcomes() -> dict[str, Outcome]:
+    require_root()
+    found = trio.run(punch_all)
+    for name, outcome in found.items():
+        took, path = outcome.target["took"], outcome.target.get("path")
+        print(f"{name}: {path} after {took:.2f} s")
+    return found
 
 
-async def test_two_symmetric_nats_stay_relayed_and_say_so() -> None:
-    async with open_lab(scenario("symmetric-random", "symmetric-random")) as lab:
-        target, caller = await punch(lab)
-    assert target["event"] == "failed"
-    assert "no answer over UDP" in target["reason"]
-    assert caller["path"] is None
+@pytest.mark.parametrize(("nat_a", "nat_b"), DIRECT)
+def test_a_hole_is_punched(
+    outcomes: dict[str, Outcome], nat_a: str | None, nat_b: str | None
+) -> None:
+    outcome = outcomes[f"{nat_a or 'open'}-to-{nat_b or 'open'}"]
+    assert outcome.target["event"] == "direct", outcome
+    assert outcome.target["path"] == outcome.caller["path"] == "direct-quic"
+
+
+@pytest.mark.parametrize("nat", NEIGHBOURS)
+def test_neighbours_find_each_other_on_their_own_network(
+    outcomes: dict[str, Outcome], nat: str
+) -> None:
+    outcome = outcomes[f"behind-{nat}"]
+    assert outcome.target["event"] == "direct", outcome
+    assert outcome.target["addr"].startswith(f"/ip4/{outcome.caller_ip}/udp/4001/")
+    assert outcome.caller["path"] == "direct-quic"
+
+
+@pytest.mark.parametrize(("nat_a", "nat_b"), HOPELESS)
+def test_hopeless_pairs_stay_relayed_and_say_so(
+    outcomes: dict[str, Outcome], nat_a: str, nat_b: str
+) -> None:
+    outcome = outcomes[f"{nat_a}-to-{nat_b}"]
+    assert outcome.target["event"] == "failed"
+    assert "UDP" in outcome.target["reason"]
+    assert outcome.caller["path"] is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from typing import Any
 
@@ -106,7 +106,11 @@ class TestAgreement:
         for last in OPINIONS:
             client = Client()
             answers = iter([Outcome.REACHABLE, Outcome.UNREACHABLE, last])
-            client.settle(lambda check, answers=answers: next(answers))
+
+            def answer(check: Check, answers: Iterator[Outcome] = answers) -> Outcome:
+                return next(answers)
+
+            client.settle(answer)
             assert client.result()[1:] == (2, 3)
             assert client.result()[0].value == last.name.lower()
 
@@ -268,6 +272,17 @@ class TestWhoIsAsked:
         assert len(seen) == count
         assert client.result(ADDR) == (Reachability.REACHABLE, 1, 1)
         assert client.result(QUIC) == (Reachability.REACHABLE, 1, 1)
+
+    def test_a_liar_that_goes_and_comes_back_is_a_liar_still(self) -> None:
+        client = Client([ONE])
+        client.settle(lambda check: Outcome.LIED)
+        for servers in ([], [ONE]):
+            client.servers = client.connected = list(servers)
+            client.update()
+            assert client.begin() == []
+        client.now += client.config.distrust + 1
+        client.update()
+        assert len(client.begin()) == 1
 
     def test_addresses_that_a_server_refuses(self) -> None:
         client = Client([ONE, TWO], recheck_max=60.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from contextlib import suppress
 
 import pytest
@@ -42,7 +43,7 @@ ADDRS = st.one_of(
     ),
     st.builds(
         lambda ip, port: Multiaddr(f"/ip6/{ip}/udp/{port}/quic-v1/noise"),
-        st.ip_addresses(v=6).filter(lambda ip: ip.ipv4_mapped is None),
+        st.integers(0x2B << 120, (0x2C << 120) - 1).map(ipaddress.IPv6Address),
         st.integers(0, 65535),
     ),
 )

@@ -34,8 +34,10 @@ from lattica.nat.reachability.autonat_messages import (
     Message,
     ResponseStatus,
     decode,
+    decode_dial_back,
     encode,
     encode_dial_back,
+    encode_dial_back_response,
 )
 from lattica.nat.reachability.autonat_service import AutonatServer
 from lattica.nat.reachability.message_stream import MessageReader
@@ -304,6 +306,35 @@ class TestTheServer:
             assert await ask(swarm, server.identity.peer_id, nonsense) == []
             request = DialRequest(swarm.addrs, 7)
             assert await ask(swarm, server.identity.peer_id, request) != []
+
+    @pytest.mark.parametrize("answers", [False, True])
+    async def test_how_a_peer_ends_after_the_nonce(self, answers: bool) -> None:
+        """rust-libp2p resets the stream behind its answer, which may be lost by that."""
+        nonces: list[int] = []
+
+        async def take(stream: Stream) -> None:
+            nonces.append(decode_dial_back(await MessageReader(stream, MAX_DIAL_BACK).next()))
+            if answers:
+                await stream.send_all(encode_dial_back_response())
+            stream.reset()
+
+        async with serving() as server, nets.running() as swarm:
+            swarm.protocols.handlers[DIAL_BACK] = take
+            await swarm.dial(server.identity.peer_id, server.addrs)
+            answer = await ask(swarm, server.identity.peer_id, DialRequest(swarm.addrs, 7))
+        assert nonces == [7]
+        assert answer == [OK]
+
+    async def test_a_peer_that_does_not_take_the_nonce(self) -> None:
+        async def refuse(stream: Stream) -> None:
+            await MessageReader(stream, MAX_DIAL_BACK).next()
+            await stream.send_all(b"\x02\x08\x01")
+
+        async with serving() as server, nets.running() as swarm:
+            swarm.protocols.handlers[DIAL_BACK] = refuse
+            await swarm.dial(server.identity.peer_id, server.addrs)
+            answer = await ask(swarm, server.identity.peer_id, DialRequest(swarm.addrs, 7))
+        assert answer == [DialResponse(ResponseStatus.OK, 0, DialStatus.E_DIAL_BACK_ERROR)]
 
     async def test_tells_of_a_dial_that_meets_a_mute_listener(self) -> None:
         quick = replace(LAB_SERVER, dial_timeout=0.1)

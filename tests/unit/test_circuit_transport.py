@@ -25,7 +25,10 @@ from lattica.identity import Identity
 from lattica.nat.addresses import Kind, kind_of
 from lattica.nat.config import AccessRules
 from lattica.nat.multistream import Initiator
+from lattica.nat.path_plan import PathConfig
+from lattica.nat.portmap.portmap_config import PortMappingConfig
 from lattica.nat.relay.circuit_transport import CircuitTransport, split_circuit
+from lattica.nat.relay.client_config import RelayClientConfig
 from lattica.nat.relay.message_stream import read_hop, read_stop
 from lattica.nat.relay.messages import (
     STOP,
@@ -41,13 +44,13 @@ from lattica.nat.relay.messages import (
 from lattica.nat.relay.relay_limits import RelayLimits, StrangerLimits
 from lattica.nat.stream import Stream
 from lattica.nat.swarm import Swarm
+from lattica.nat.traversal_config import TraversalConfig
 from lattica.node import Node
 from tests.nets import ECHO, ask_echo, running, settled, swarm_config, unused_port
 from tests.relay_nets import (
     addr_of,
     relayed_pair,
     relaying,
-    reserving,
     scripted_relay,
     through,
     use_relays,
@@ -151,19 +154,20 @@ async def test_publish_and_fetch(tmp_path):
     source = tmp_path / "source"
     source.mkdir()
     (source / "weights").write_bytes(random.Random(3).randbytes(9 * MIB + 5))
-    config = NodeConfig(swarm=swarm_config())
-    async with relaying(limits=UNLIMITED) as relay, Node(config) as alice, Node(config) as bob:
-        use_relays(alice.swarm)
-        async with (
-            reserving(bob.swarm, addr_of(relay.swarm)) as client,
-            Publisher(bob) as publisher,
-        ):
-            await client.wait_ready(10)
+    async with relaying(limits=UNLIMITED) as relay:
+        nat = TraversalConfig(
+            relay=RelayClientConfig(relays=(str(addr_of(relay.swarm)),)),
+            port_mapping=PortMappingConfig(enabled=False),
+            paths=PathConfig(enabled=False),
+        )
+        config = NodeConfig(swarm=swarm_config(), nat=nat)
+        async with Node(config) as alice, Node(config) as bob, Publisher(bob) as publisher:
+            await bob.wait_reachable(10)
             ticket = await publisher.publish(source, "name")
             await alice.connect(str(through(relay.swarm, bob.swarm)))
-            assert alice.swarm.registry.by_peer[bob.peer_id][0].is_relayed
             result = await fetch(alice, str(ticket), tmp_path / "out")
             assert result.bytes_fetched == 9 * MIB + 5
+            assert alice.swarm.registry.by_peer[bob.peer_id][0].is_relayed
     assert (tmp_path / "out" / "weights").read_bytes() == (source / "weights").read_bytes()
 
 

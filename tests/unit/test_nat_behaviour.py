@@ -11,6 +11,7 @@ from lattica.nat.reachability.nat_behaviour import (
     Observation,
     Responder,
     believed,
+    choose,
     filtering_behaviour,
     is_credible,
     judge,
@@ -117,6 +118,48 @@ def test_silence():
 
 def test_nonsense_shows_at_least_that_udp_works():
     assert judge(found((A, ("127.0.0.1", 5)))) == NatReport(udp_works=True)
+
+
+# --- whom to ask ---
+
+
+def test_only_one_class_of_addresses_is_asked():
+    on_internet, here = Responder("8.8.8.8", 1), Responder("127.0.0.1", 1)
+    private = Responder("192.168.1.1", 1), Responder("100.64.0.1", 1)
+    assert choose([here, *private, on_internet], 4) == (on_internet,)
+    assert choose([here, *private], 4) == private
+    assert choose([here], 4) == (here,)
+    assert choose([here, Responder("::1", 7)], 6) == (Responder("::1", 7),)
+    assert choose([], 4) == ()
+
+
+def test_what_nobody_is_asked_at():
+    nowhere = [
+        "relay.example",
+        "",
+        "0.0.0.0",
+        "224.0.0.1",
+        "169.254.1.1",
+        "fe80::1%eth0",
+        "ff02::1",
+    ]
+    for host in nowhere:
+        assert choose([Responder(host, 1)], 4) == choose([Responder(host, 1)], 6) == ()
+    assert choose([Responder("8.8.8.8", 0), Responder("8.8.8.8", 1 << 16)], 4) == ()
+
+
+def test_a_relay_that_claims_ten_thousand_addresses():
+    claims = [Responder(f"8.{n // 256}.{n % 256}.1", 1, "one") for n in range(10_000)]
+    honest = Responder("9.9.9.9", 1, "two")
+    assert choose([*claims[:100], honest], 4) == (*claims[:4], honest)
+    assert choose(claims, 4) == tuple(claims[:4])
+    many = [Responder(f"8.8.{n}.1", 1) for n in range(99)]
+    assert len(choose(many, 4)) == 16
+
+
+def test_each_address_is_asked_once():
+    twice = [Responder("2001:DB8:0::1", 1, "one"), Responder("2001:db8::1", 1, "two")]
+    assert choose(twice, 6) == (Responder("2001:db8::1", 1, "one"),)
 
 
 # --- lies ---

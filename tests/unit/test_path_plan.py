@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ HOPELESS = {"udp": WayReport("udp", False, "both are symmetric", applicable=Fals
 WORKED = {"tcp": WayReport("tcp", True, "")}
 
 
-def new_plan(**changes: float) -> PathPlan:
+def new_plan(**changes: Any) -> PathPlan:
     return PathPlan(100.0, PathConfig(**changes), random.Random(1))
 
 
@@ -30,7 +31,7 @@ def test_the_first_attempt_is_due_at_once_and_later_ones_ever_later():
             now = plan.next_attempt
     assert len(delays) == PathConfig().attempts - 1
     for number, delay in enumerate(delays):
-        longest = min(300.0, 5.0 * 2**number)
+        longest = min(300.0, PathConfig().first_delay * 2**number)
         assert longest / 2 <= delay <= longest
     assert plan.reports == tuple(FAILED.values())
 

@@ -158,6 +158,16 @@ class TestMapping:
         assert (request.method, request.port) == (Method.NAT_PMP, UDP)
         assert request.wished_port == 5000
 
+    def test_twins_stay_with_one_method(self):
+        made = mapper()
+        _pcp, natpmp, _upnp = made.poll(0)
+        made.found(0, natpmp)
+        [request] = made.poll(0)
+        made.found(0, _pcp)
+        made.granted(0, request, grant())
+        [request] = made.poll(0)
+        assert (request.method, request.port) == (Method.NAT_PMP, TCP)
+
     def test_refused_by_all_is_tried_again_later(self):
         made = mapper(Method.PCP)
         made.set_ports([UDP])

@@ -131,9 +131,11 @@ def test_a_dead_connection_is_not_offered():
     reg.add(first)
     reg.add(second)
     second.closed_reason = "closed by the peer"
-    assert reg.best(SMALL) is None
+    assert reg.best(SMALL) is first
     reg.remove(second)
     assert reg.best(SMALL) is first
+    first.closed_reason = "closed by the peer"
+    assert reg.best(SMALL) is None
 
 
 def test_a_dead_connection_is_not_preferred_to_a_new_one():

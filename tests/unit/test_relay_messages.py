@@ -76,8 +76,8 @@ def test_absent_and_zero_limits_mean_none():
             type=pb.StopMessage.CONNECT, peer=pb.Peer(id=PEER_BYTES), limit=limit
         )
         assert decode_stop(message.SerializeToString()) == StopConnect(PEER.peer_id)
-    message = pb.HopMessage(type=pb.HopMessage.STATUS, status=pb.OK, limit=pb.Limit(data=7))
-    assert decode_hop(message.SerializeToString()) == HopStatus(Status.OK, limit=Limit(None, 7))
+    answer = pb.HopMessage(type=pb.HopMessage.STATUS, status=pb.OK, limit=pb.Limit(data=7))
+    assert decode_hop(answer.SerializeToString()) == HopStatus(Status.OK, limit=Limit(None, 7))
 
 
 def test_absent_type_is_zero():

@@ -87,6 +87,7 @@ def test_an_attribute_that_is_not_known_is_refused():
     data = stun.encode(BindingRequest(NAME, fingerprint=False))[:-12] + NAME
     data = data[:2] + b"\x00\x08" + data[4:] + b"\x77\x77\x00\x04\x00\x00\x00\x00"
     answer = core().receive(data, CLIENT, 0)
+    assert answer is not None
     assert stun.decode(answer.data) == BindingError(NAME, 420, unknown=(0x7777,), fingerprint=False)
 
 

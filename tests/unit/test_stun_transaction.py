@@ -16,7 +16,8 @@ ANSWER = BindingResponse(NAME, ("198.51.100.1", 5))
 def sent_at(timing: StunTiming) -> tuple[list[float], float]:
     """When requests are sent, and when it is given up."""
     transaction = Transaction(BindingRequest(NAME), SERVER, [SERVER], timing)
-    times, now = [], 0.0
+    times: list[float] = []
+    now = 0.0
     while True:
         datagram = transaction.due(now)
         if transaction.done:

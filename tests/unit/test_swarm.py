@@ -226,11 +226,11 @@ async def test_events():
             await client.disconnect(server.identity.peer_id)
             peer_id = server.identity.peer_id
             assert [await anext(others) for _ in range(2)] == [
-                PeerConnected(peer_id, server.addrs[0], Direction.OUTBOUND),
+                PeerConnected(peer_id, server.addrs[0], Direction.OUTBOUND, connection.path),
                 PeerDisconnected(peer_id, "closed by this side"),
             ]
             assert await anext(events) == PeerConnected(
-                client.identity.peer_id, connection.local_addr, Direction.INBOUND
+                client.identity.peer_id, connection.local_addr, Direction.INBOUND, connection.path
             )
             assert await anext(events) == PeerDisconnected(
                 client.identity.peer_id, "closed by the peer"

@@ -143,8 +143,8 @@ def main(
 ) -> None:
     """Measure Lattica on this machine's loopback, and peers doing the same work beside it.
 
-    bulk and rpc go over TCP, quic over QUIC. The lossy cases of quic run in the network lab, which
-    needs root; without it they are skipped.
+    bulk and rpc go over TCP, quic over QUIC, relay through a third process. The lossy cases of
+    quic run in the network lab, which needs root; without it they are skipped.
     """
     peers = list(peer or ())
     if name == "all" and not peers and not no_peers:

@@ -22,9 +22,11 @@ from lattica.node import Node
 
 if TYPE_CHECKING:
     from tools.bench import bench_child as bc
+    from tools.bench import impl_lattica_relay as through_relay
     from tools.bench import trio_workloads as work
 else:
     import bench_child as bc
+    import impl_lattica_relay as through_relay
     import trio_workloads as work
 
 
@@ -103,9 +105,7 @@ async def serve(child: bc.Child, job: bc.Job) -> None:
 
 def main(child: bc.Child, job: bc.Job) -> None:
     if job.transport == "relay":
-        import impl_lattica_relay
-
-        impl_lattica_relay.main(child, job)
+        through_relay.main(child, job)
     elif job.role == "server":
         trio.run(serve, child, job)
     else:

@@ -18,7 +18,7 @@ from tools.netlab import skew
 from tools.netlab.errors import LabError
 from tools.netlab.fault_spec import ClockSkew
 from tools.netlab.lab import Lab
-from tools.netlab.mesh import RELAYED, Mesh
+from tools.netlab.mesh import RELAYED, Mesh, path_kind
 from tools.netlab.programs import LATTICA, Event, Running
 from tools.netlab.report import Outcome
 from tools.netlab.timeline import Timeline
@@ -278,11 +278,16 @@ class Job:
         data = self.folder / "files"
         await trio.to_thread.run_sync(make_files, data, program, self._lab.scenario.seed)
         options = _options("--listen", program.listen)
+        for relay in program.relays:
+            options += _options("--relay", self._mesh.addresses(relay))
         path = data if program.files != 1 else next(data.iterdir())
         self._argv = [*LATTICA, "publish", str(path), "--json", *options]
         await self._start()
         with trio.move_on_after(program.timeout_s):
             event = await self._wait_event(lambda event: "ticket" in event)
+            if program.relays and not any(path_kind(addr) == RELAYED for addr in event["addrs"]):
+                names = " or ".join(program.relays)
+                raise LabError(f"its ticket does not lead through {names}{self._last_words()}")
             self.ticket = str(event["ticket"])
             self._ok = True
             self._detail = f"{event['bytes'] / MIB:.1f} MiB in {event['files']} file(s)"
@@ -307,9 +312,10 @@ class Job:
         if not same:
             raise LabError("what it fetched is not what was published")
         result = next((event for event in running.events if "mb_per_s" in event), {})
-        self._values = {key: result.get(key) for key in ("bytes", "seconds", "mb_per_s")}
+        self._values = {key: result.get(key) for key in ("bytes", "seconds", "mb_per_s", "paths")}
         self._ok = True
-        self._detail = f"identical, {result.get('mb_per_s', 0)} MB/s"
+        steps = ", then ".join(str(step["path"]) for step in result.get("paths", ()))
+        self._detail = f"identical, {result.get('mb_per_s', 0)} MB/s; {steps}"
 
     async def _command(self, program: CommandProgram, others: Mapping[str, Job]) -> None:
         self._argv = [self._filled(argument, others) for argument in program.argv]

@@ -30,6 +30,7 @@ from tools.netlab.workload import (
     NodeProgram,
     Program,
     PublishProgram,
+    RelayProgram,
 )
 
 MAX_DEPTH = 4
@@ -158,6 +159,9 @@ def _check_programs(scenario: Scenario) -> None:
             if isinstance(program, NodeProgram):
                 is_peer = isinstance(programs[needed], NodeProgram)
                 require(is_peer, f"{key}.connect", f"{needed!r} is not a node")
+            if isinstance(program, PublishProgram):
+                is_relay = isinstance(programs[needed], RelayProgram)
+                require(is_relay, f"{key}.relays", f"{needed!r} is not a relay")
         if isinstance(program, CommandProgram):
             _check_placeholders(program, programs)
     list(_in_order(tuple(programs.values())))

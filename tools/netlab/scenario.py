@@ -245,7 +245,7 @@ def _programs(tables: Mapping[str, Table], counts: Mapping[str, int]) -> Iterato
         key = f"programs.{name}"
         body = dict(raw)
         cls = PROGRAMS[_kind(body, PROGRAMS, key)]
-        for field in ("connect", "after"):
+        for field in ("connect", "relays", "after"):
             if field in body:
                 body[field] = _expand(body[field], counts, f"{key}.{field}")
         if "env" in body:

@@ -67,13 +67,16 @@ class RelayProgram(NodeProgram):
 
 @dataclass(frozen=True, slots=True)
 class PublishProgram:
-    """`lattica publish` of random data. Succeeds if it prints its ticket and stays up.
+    """`lattica publish` of random data. Succeeds if it prints its ticket and stays up; with
+    relays, the ticket must lead through one of them.
 
+    relays: through these it is reached behind a NAT.
     size_mib: all files together. files: how many.
     """
 
     name: str
     host: str
+    relays: tuple[str, ...] = ()
     size_mib: float = 8.0
     files: int = 1
     listen: tuple[str, ...] = listen_on(4002)
@@ -87,12 +90,13 @@ class PublishProgram:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        return ()
+        return self.relays
 
 
 @dataclass(frozen=True, slots=True)
 class FetchProgram:
-    """`lattica fetch` of what `source` publishes. Succeeds if the bytes are identical.
+    """`lattica fetch` of what `source` publishes. Succeeds if the bytes are identical. The relays
+    it may need are in the ticket.
 
     timeout_s: time for all of it.
     """

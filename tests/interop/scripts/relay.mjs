@@ -40,9 +40,25 @@ const node = await createLibp2p({
   services
 })
 
-await node.handle(ECHO, (stream) => {
-  stream.addEventListener('message', ({ data }) => stream.send(data))
-  stream.addEventListener('remoteCloseWrite', () => stream.close())
+// As in peer.mjs: `for await` never ends when the remote closed before the iteration began.
+function readToEnd (stream, onData) {
+  return new Promise((resolve, reject) => {
+    stream.addEventListener('close', ({ error }) => error === undefined ? resolve() : reject(error))
+    stream.addEventListener('end', resolve)
+    stream.addEventListener('message', ({ data }) => onData(data))
+    if (stream.readableEnded) {
+      resolve()
+    }
+  })
+}
+
+await node.handle(ECHO, async (stream) => {
+  try {
+    await readToEnd(stream, (data) => stream.send(data))
+    await stream.close()
+  } catch (error) {
+    stream.abort(error)
+  }
 }, { runOnLimitedConnection: true })
 
 const requests = {

@@ -1,0 +1,143 @@
+"""The birthday method's driver: between swarms on loopback, which stand for two homes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+import trio
+
+from lattica.errors import DialError, ResourceLimitError
+from lattica.nat.addresses import Kind, kind_of
+from lattica.nat.connection import Connection
+from lattica.nat.punch import birthday_way
+from lattica.nat.punch.birthday_config import BirthdayConfig
+from lattica.nat.punch.birthday_messages import PROTOCOL, Hello, encode
+from lattica.nat.punch.birthday_way import BirthdayWay
+from lattica.nat.punch.not_applicable import NotApplicable
+from lattica.nat.reachability.nat_report import Behaviour, NatReport
+from lattica.nat.swarm import Swarm
+from tests.nets import LISTEN_ON, open_files, running, settled
+
+EIM, ADM, APDM = Behaviour
+# Of the ports there are on loopback, many are tried at once: nothing is asserted about chance here.
+QUICK = BirthdayConfig(sockets=128, probes=8192, rate=1000.0, per_address=20_000)
+
+
+@pytest.fixture(autouse=True)
+def _loopback_is_the_internet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TCP stands for the relayed path, and loopback for public addresses."""
+    monkeypatch.setattr(birthday_way, "check_target", lambda ip, own: None)
+    relayed = property(lambda self: kind_of(self.remote_addr) is Kind.TCP)
+    monkeypatch.setattr(Connection, "is_relayed", relayed)
+
+
+@dataclass
+class Pair:
+    """Two swarms with a "relayed" connection, inbound at `asker`, whose way makes the attempt."""
+
+    asker: Swarm
+    other: Swarm
+    way: BirthdayWay
+    other_way: BirthdayWay
+    relayed: Connection
+
+
+def report(host: str, swarm: Swarm, mapping: Behaviour, filtering: Behaviour = APDM) -> NatReport:
+    port = swarm.udp_endpoints[0].local[1]
+    return NatReport(mapping=mapping, filtering=filtering, mapped=((host, port),))
+
+
+@asynccontextmanager
+async def pair(config: BirthdayConfig = QUICK) -> AsyncIterator[Pair]:
+    listen = (*LISTEN_ON["tcp"], *LISTEN_ON["quic"])
+    elsewhere = listen
+    if sys.platform == "linux":  # all of 127.0.0.0/8 is this machine
+        elsewhere = (*LISTEN_ON["tcp"], "/ip4/127.0.0.2/udp/0/quic-v1/noise")
+    async with running(listen=listen) as asker, running(listen=elsewhere) as other:
+        way, other_way = BirthdayWay(asker, config), BirthdayWay(other, config)
+        asker.protocols.handlers.update(way.handlers)
+        other.protocols.handlers.update(other_way.handlers)
+        tcp = [addr for addr in asker.listen_addrs if kind_of(addr) is Kind.TCP]
+        await other.dial(asker.identity.peer_id, tcp)
+        relayed = await asker.wait_connected(other.identity.peer_id)
+        yield Pair(asker, other, way, other_way, relayed)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="has one loopback address only")
+@pytest.mark.parametrize("asker_is_hard", [True, False])
+async def test_they_meet_and_nothing_is_left_open(asker_is_hard: bool) -> None:
+    async with pair() as both:
+        hard, easy = (both.asker, both.other) if asker_is_hard else (both.other, both.asker)
+        hosts = {swarm: swarm.udp_endpoints[0].local[0] for swarm in (hard, easy)}
+        hard.nat, easy.nat = report(hosts[hard], hard, APDM), report(hosts[easy], easy, EIM)
+        files = open_files()
+        with trio.fail_after(60):
+            direct = await both.way.attempt(both.relayed)
+        assert kind_of(direct.remote_addr) is Kind.QUIC
+        await settled(lambda: open_files() <= files + 4)
+        await settled(lambda: not both.other_way._active)
+
+
+@pytest.mark.parametrize("who", ["asker", "other"])
+async def test_what_does_not_apply_is_said_by_either_side(who: str) -> None:
+    async with pair() as both:
+        for swarm, host in ((both.asker, "127.0.0.1"), (both.other, "127.0.0.2")):
+            swarm.nat = report(host, swarm, APDM)
+        with trio.fail_after(30), pytest.raises(NotApplicable, match="only a relay works"):
+            await both.way.attempt(both.relayed)
+        blind = both.asker if who == "asker" else both.other
+        blind.nat = NatReport(udp_works=False)
+        with trio.fail_after(30), pytest.raises(NotApplicable, match="STUN"):
+            await both.way.attempt(both.relayed)
+
+
+async def test_a_run_that_is_cancelled_ends_on_both_sides() -> None:
+    slow = BirthdayConfig(sockets=64, probes=1, rate=1.0)
+    async with pair(slow) as both:
+        both.asker.nat = report("127.0.0.1", both.asker, APDM)
+        both.other.nat = report("127.0.0.2", both.other, EIM)
+        files = open_files()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(both.way.attempt, both.relayed)
+            await settled(lambda: open_files() >= files + 64)
+            with pytest.raises(ResourceLimitError, match="with this peer"):
+                await both.way.attempt(both.relayed)
+            nursery.cancel_scope.cancel()
+        await settled(lambda: open_files() <= files)
+        await settled(lambda: not both.other_way._active)
+        assert not both.way._active
+
+
+async def test_a_run_without_luck_fails_with_a_reason() -> None:
+    async with pair(BirthdayConfig(sockets=8, probes=1, rate=100.0)) as both:
+        both.asker.nat = report("127.0.0.1", both.asker, EIM)
+        both.other.nat = report("127.0.0.2", both.other, APDM)
+        with trio.fail_after(30), pytest.raises(DialError, match="none of 1 probes"):
+            await both.way.attempt(both.relayed)
+
+
+async def test_a_spent_budget_ends_a_run() -> None:
+    stingy = BirthdayConfig(per_address=4, per_hour=4)
+    async with pair(stingy) as both:
+        both.asker.nat = report("127.0.0.1", both.asker, APDM)
+        both.other.nat = report("127.0.0.2", both.other, EIM)
+        with trio.fail_after(30), pytest.raises(DialError, match="budget"):
+            await both.way.attempt(both.relayed)
+
+
+@pytest.mark.parametrize("words", [b"", b"\x05junk!", b"\xff" * 20, encode(Hello(bytes(3)))])
+async def test_a_peer_that_talks_nonsense_gets_a_reset(words: bytes) -> None:
+    async with pair() as both:
+        both.other.nat = report("127.0.0.2", both.other, EIM)
+        stream = await both.asker.open_stream(both.other.identity.peer_id, [PROTOCOL])
+        async with stream:
+            await stream.send_all(words)
+            await stream.send_eof()
+            with trio.fail_after(30):
+                with pytest.raises(OSError, match="aborted"):
+                    await stream.receive_some()
+        assert not both.other_way._active

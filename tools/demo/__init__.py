@@ -1,0 +1,7 @@
+"""`make demo`: a checkpoint goes from one home to another, through the real commands.
+
+A relay at a public address and two peers behind NATs, in network namespaces where the machine
+allows it, else all on loopback. One publishes a safetensors checkpoint, the other finds and
+fetches it by its ticket, through the relay at first and then directly; every byte is compared.
+Exit status 0 only if all are equal. Leaves nothing behind.
+"""

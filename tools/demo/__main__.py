@@ -1,0 +1,158 @@
+"""`python -m tools.demo`; `make demo` runs it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import trio
+
+import tools.demo
+from tools.demo import checkpoint
+from tools.demo.homes import (
+    LINE_DELAY_S,
+    LINE_RATE_BPS,
+    NoLabError,
+    loopback_up,
+    open_homes,
+    restart_in_user_namespace,
+)
+from tools.demo.stage import DemoError, open_loopback
+from tools.demo.story import MB, Story, make, say
+from tools.netlab.nat_spec import NAMES
+
+EXIT_FAILED = 1
+SIGNAL_EXIT = 128
+
+
+def nat_types(text: str) -> tuple[str, str]:
+    """The types of both NATs, from `TYPE` or `TYPE,TYPE`."""
+    names = text.split(",")
+    for name in names:
+        if name not in NAMES:
+            raise argparse.ArgumentTypeError(f"no NAT type {name!r}; there are {', '.join(NAMES)}")
+    if len(names) > 2:
+        raise argparse.ArgumentTypeError("two peers have no more than two NATs")
+    return names[0], names[-1]
+
+
+def parse_options() -> argparse.Namespace:
+    """From the command line."""
+    parser = argparse.ArgumentParser(prog="python -m tools.demo", description=tools.demo.__doc__)
+    parser.add_argument(
+        "--megabytes", type=int, default=350, help="size of the checkpoint (default: 350)"
+    )
+    parser.add_argument(
+        "--dir", type=Path, default=Path(tempfile.gettempdir()), help="where to work"
+    )
+    parser.add_argument(
+        "--nat",
+        type=nat_types,
+        default=("port-restricted", "port-restricted"),
+        metavar="TYPE[,TYPE]",
+        help="the publisher's and the fetcher's NAT (default: port-restricted, as most homes "
+        f"have); of {', '.join(NAMES)}",
+    )
+    parser.add_argument("--loopback", action="store_true", help="all on loopback, without NATs")
+    return parser.parse_args()
+
+
+def check_space(directory: Path, layers: int) -> None:
+    """DemoError when the disk cannot take the checkpoint twice."""
+    needed = 2 * checkpoint.size_of(layers) + 50 * MB
+    try:
+        free = shutil.disk_usage(directory).free
+    except OSError as error:
+        raise DemoError(f"{directory}: {error.strerror}; choose another --dir") from None
+    if free < needed:
+        raise DemoError(
+            f"{directory} has {free / MB:.0f} MB free, and {needed / MB:.0f} are needed; "
+            "choose another place with --dir, or less with --megabytes"
+        )
+
+
+def homes_described(nats: tuple[str, str]) -> str:
+    """In a line."""
+    return (
+        f"in network namespaces: a relay at a public address, the publisher behind a NAT "
+        f"({nats[0]}), the fetcher behind another ({nats[1]}); {2 * LINE_DELAY_S * 1e3:.0f} ms "
+        f"from one to the other, {LINE_RATE_BPS / 1e9:g} Gbit/s"
+    )
+
+
+async def play(options: argparse.Namespace, obstacle: str | None) -> None:
+    """The demo, on loopback if there is an obstacle to the lab."""
+    layers = checkpoint.layers_for(options.megabytes * MB)
+    check_space(options.dir, layers)
+    with tempfile.TemporaryDirectory(prefix="lattica-demo-", dir=options.dir) as name:
+        directory = Path(name)
+        source = directory / "checkpoint"
+        size = await make(source, layers)
+        if obstacle is None:
+            try:
+                async with open_homes(options.nat) as homes:
+                    say(homes_described(options.nat))
+                    await Story(homes, directory).tell(source, size)
+                return
+            except NoLabError as error:
+                obstacle = str(error)
+        say(f"on loopback, without NATs: {obstacle}")
+        with contextlib.suppress(OSError):  # the commands will say what is wrong
+            loopback_up()
+        async with open_loopback(directory) as loopback:
+            await Story(loopback, directory).tell(source, size)
+
+
+async def run(options: argparse.Namespace, obstacle: str | None) -> int:
+    """The demo until a signal; the exit status."""
+    stopped_by = 0
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def stop_on_signal() -> None:
+                nonlocal stopped_by
+                async for number in signals:
+                    stopped_by = stopped_by or number
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(stop_on_signal)
+            await play(options, obstacle)
+            nursery.cancel_scope.cancel()
+    return SIGNAL_EXIT + stopped_by if stopped_by else 0
+
+
+def main() -> int:
+    """Exit status: 0 if all is equal, 1 if not, 128 and the number of the signal that ended it."""
+    options = parse_options()
+    obstacle = "as asked for" if options.loopback else None
+    if obstacle is None and os.geteuid() != 0:
+        try:
+            restart_in_user_namespace(sys.argv[1:])
+        except NoLabError as error:
+            obstacle = str(error)
+    try:
+        return trio.run(run, options, obstacle)
+    except* DemoError as group:
+        for error in leaves(group):
+            print(f"demo: FAILED: {error}", file=sys.stderr)
+    return EXIT_FAILED
+
+
+def leaves(group: BaseExceptionGroup[DemoError]) -> Iterator[DemoError]:
+    """The errors in it, and in groups in it."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from leaves(error)
+        else:
+            yield error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

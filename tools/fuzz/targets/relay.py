@@ -1,0 +1,87 @@
+"""Targets of circuit relay v2: messages in both directions, and vouchers."""
+
+from __future__ import annotations
+
+from lattica.errors import RemoteProtocolError
+from lattica.identity import Identity, PeerId
+from lattica.nat.relay.messages import (
+    MAX_MESSAGE,
+    Connect,
+    HopStatus,
+    Limit,
+    Reservation,
+    Reserve,
+    Status,
+    StopConnect,
+    StopStatus,
+    decode_hop,
+    decode_stop,
+    encode,
+    split_message,
+)
+from lattica.nat.relay.voucher import open_voucher, seal
+from tools.fuzz.target import Target, Violation
+
+RELAY = Identity.generate()
+PEER = PeerId(b"\x12\x20" + bytes(range(32)))
+VOUCHER = seal(RELAY, PEER, 1_700_000_000)
+TOKENS = [
+    b"\x08\x00", b"\x08\x01", b"\x08\x02", b"\x12", b"\x1a", b"\x22", b"\x28\x64", b"\x20\x64",
+    b"\x12\x20", b"\x00\x24", b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", PEER.to_bytes(),
+]  # fmt: skip
+
+
+def _hop(data: bytes) -> None:
+    split = split_message(data)
+    if split is None:
+        return
+    if len(split[0]) > MAX_MESSAGE:
+        raise Violation("a message over the limit")
+    message = decode_hop(split[0])
+    again = split_message(encode(message))
+    if again is None or decode_hop(again[0]) != message:
+        raise Violation(f"{message} is another one once written and read")
+
+
+def _stop(data: bytes) -> None:
+    split = split_message(data)
+    if split is None:
+        return
+    message = decode_stop(split[0])
+    again = split_message(encode(message))
+    if again is None or decode_stop(again[0]) != message:
+        raise Violation(f"{message} is another one once written and read")
+
+
+def _voucher(data: bytes) -> None:
+    voucher = open_voucher(data)
+    if (voucher.relay, voucher.peer) != (RELAY.peer_id, PEER):
+        raise Violation("a forged voucher was taken")
+
+
+CIRCUIT_HOP = Target(
+    "circuit-hop",
+    _hop,
+    (RemoteProtocolError,),
+    seeds=[
+        encode(Reserve()),
+        encode(Connect(PEER)),
+        encode(HopStatus(Status.OK, Reservation(1, (), VOUCHER), Limit(1, 2))),
+        encode(HopStatus(Status.NO_RESERVATION)),
+    ],
+    tokens=TOKENS,
+)
+CIRCUIT_STOP = Target(
+    "circuit-stop",
+    _stop,
+    (RemoteProtocolError,),
+    seeds=[encode(StopConnect(PEER, Limit(1, 2))), encode(StopStatus(Status.OK))],
+    tokens=TOKENS,
+)
+CIRCUIT_VOUCHER = Target(
+    "circuit-voucher",
+    _voucher,
+    (RemoteProtocolError,),
+    seeds=[VOUCHER],
+    tokens=[*TOKENS, b"\x03\x02", b"libp2p-relay-rsvp"],
+)
