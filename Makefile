@@ -6,6 +6,8 @@ VENV_PYTHON := .venv/bin/python
 READY := .venv/.ready
 # Extra arguments, e.g. `make test ARGS="tests/unit -k yamux"`.
 ARGS ?=
+# Test files that run at a time: many of them wait for networks more than they work.
+JOBS ?= 4
 
 .PHONY: help demo test lint bench clean
 
@@ -23,7 +25,7 @@ demo: $(READY)
 	@$(VENV_PYTHON) -m tools.demo $(ARGS)
 
 test: $(READY)
-	@$(VENV_PYTHON) -m pytest $(ARGS)
+	@$(VENV_PYTHON) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(READY)
 	@sh tools/lint.sh

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -39,6 +40,8 @@ from lattica.nat.swarm import Swarm
 logger = logging.getLogger(__name__)
 
 _MAX_PLANS = 4096
+_SETTLE = 0.05
+"""Seconds in which a peer that has made several relayed connections at once chooses one."""
 _MAX_RECONNECTS = 64
 _RECONNECT_FOR = 60.0
 """Seconds for which a peer that was lost in the middle of something is dialed again."""
@@ -107,7 +110,8 @@ class PathManager:
         self._config = config or PathConfig()
         self._rng = random.Random()
         self._limiter = trio.CapacityLimiter(self._config.max_concurrent)
-        self._plans: dict[PeerId, PathPlan] = {}
+        self._plans: OrderedDict[PeerId, PathPlan] = OrderedDict()
+        """Also of peers that are not connected: who comes again is no stranger."""
         self._at_work: dict[PeerId, trio.Event] = {}
         """Peers with a task of their own, and what wakes it."""
         self._reconnecting: set[PeerId] = set()
@@ -146,6 +150,13 @@ class PathManager:
             soon,
         )
 
+    def peer_changed(self, peer_id: PeerId) -> None:
+        """A peer has other addresses than before: what failed may work now."""
+        plan = self._plans.get(peer_id)
+        if plan is not None and plan.given_up:
+            plan.relayed(trio.current_time())
+            self._wake(peer_id)
+
     # --- what happens ---
 
     def _hear(self, event: SwarmEvent, nursery: trio.Nursery) -> None:
@@ -153,7 +164,6 @@ class PathManager:
             case PeerConnected(peer_id=peer_id) | PathChanged(peer_id=peer_id):
                 self._look_at(peer_id, nursery)
             case PeerDisconnected(peer_id=peer_id, reason=reason, interrupted=interrupted):
-                self._plans.pop(peer_id, None)
                 self._wake(peer_id)
                 if interrupted and len(self._reconnecting) < _MAX_RECONNECTS:
                     nursery.start_soon(self._reconnect, peer_id, reason)
@@ -183,13 +193,16 @@ class PathManager:
 
     def _look_at(self, peer_id: PeerId, nursery: trio.Nursery) -> None:
         """Start working on a peer, if it is reached through a relay and it is our turn to."""
-        if self._wanted(peer_id) is None or not self._config.enabled or not self._ways:
-            return
         if peer_id in self._at_work:
             self._wake(peer_id)
-        elif len(self._at_work) < _MAX_PLANS:
+            return
+        if not self._config.enabled or not self._ways or len(self._at_work) >= _MAX_PLANS:
+            return
+        if self._wanted(peer_id) is not None:
             self._at_work[peer_id] = trio.Event()
             nursery.start_soon(self._improve, peer_id)
+        elif (plan := self._plans.get(peer_id)) is not None:
+            plan.direct(trio.current_time())
 
     def _wanted(self, peer_id: PeerId) -> Connection | None:
         """The relayed connection to the peer that this side is to improve upon.
@@ -204,11 +217,14 @@ class PathManager:
     # --- from relayed to direct ---
 
     async def _improve(self, peer_id: PeerId) -> None:
-        plan = self._plans.get(peer_id)
+        plan = self._plans.pop(peer_id, None)
         if plan is None:
-            plan = self._plans[peer_id] = PathPlan(trio.current_time(), self._config, self._rng)
-        else:  # there was a direct path in the meantime
-            plan.renew(trio.current_time())
+            plan = PathPlan(trio.current_time(), self._config, self._rng)
+            while len(self._plans) >= _MAX_PLANS:
+                self._plans.popitem(last=False)
+        self._plans[peer_id] = plan
+        plan.relayed(trio.current_time())
+        reports: dict[str, WayReport] = {}
         try:
             while (relayed := self._wanted(peer_id)) is not None:
                 news = self._at_work[peer_id] = trio.Event()
@@ -218,17 +234,23 @@ class PathManager:
                     continue
                 async with self._limiter:
                     reports = await self._attempt(relayed)
-                self._conclude(peer_id, plan, reports)
+                if self._wanted(peer_id) is relayed:
+                    self._note_failure(peer_id, plan, reports)
+                elif relayed.closed_reason is not None:
+                    # There is another one by now, or will be: it has nothing to do with this.
+                    await trio.sleep(_SETTLE)
+            best = self._swarm.registry.best(peer_id)
+            if best is not None and not best.is_relayed:
+                plan.direct(trio.current_time(), reports or None)
         finally:
             del self._at_work[peer_id]
 
-    def _conclude(self, peer_id: PeerId, plan: PathPlan, reports: Mapping[str, WayReport]) -> None:
-        if any(report.ok for report in reports.values()):
-            plan.succeeded(reports)
-            return
+    def _note_failure(
+        self, peer_id: PeerId, plan: PathPlan, reports: Mapping[str, WayReport]
+    ) -> None:
         plan.failed(trio.current_time(), reports)
         reasons = "; ".join(f"{r.name}: {r.reason}" for r in reports.values())
-        if plan.next_attempt == math.inf:
+        if plan.given_up:
             logger.info("peer stays relayed until something changes: %s peer=%s", reasons, peer_id)
         else:
             logger.debug("no direct path yet: %s peer=%s", reasons, peer_id)
@@ -252,12 +274,23 @@ class PathManager:
                 reports[way.name] = WayReport(way.name, True, "")
                 scope.deadline = min(scope.deadline, trio.current_time() + self._config.grace)
 
+        async def give_up_with_it(scope: trio.CancelScope) -> None:
+            await relayed.closed.wait()
+            scope.deadline = min(scope.deadline, trio.current_time() + self._config.grace)
+
         with trio.move_on_after(self._config.timeout) as scope:
-            async with trio.open_nursery() as nursery:
-                for way in self._ways:
-                    nursery.start_soon(attempt, way, scope)
+            async with trio.open_nursery() as watching:
+                watching.start_soon(give_up_with_it, scope)
+                async with trio.open_nursery() as nursery:
+                    for way in self._ways:
+                        nursery.start_soon(attempt, way, scope)
+                watching.cancel_scope.cancel()
         worked = any(report.ok for report in reports.values())
-        late = "another way was faster" if worked else f"gave up after {self._config.timeout:g} s"
+        late = f"gave up after {self._config.timeout:g} s"
+        if worked:
+            late = "another way was faster"
+        elif relayed.closed_reason is not None:
+            late = "the relayed connection has ended"
         for way in self._ways:
             reports.setdefault(way.name, WayReport(way.name, False, late))
         return reports

@@ -32,7 +32,7 @@ class AutonatServerConfig:
     one that does not filter. Empty: the system chooses."""
     request_timeout: float = 10.0
     """Seconds for the request; as many again for each 30,000 bytes of dial data."""
-    dial_timeout: float = 10.0
+    dial_timeout: float = 5.0
     """Seconds for the dial; the asker's time limit must be longer."""
     dial_back_timeout: float = 5.0
     """Seconds to deliver the nonce once connected."""

@@ -1,8 +1,8 @@
 """Programs of the tests of paths that come and go, in a lab's hosts. They print JSON events.
 
-    path_programs.py fetch TICKET FOLDER     as `lattica fetch`, and tells how it gets on
-    path_programs.py liar VICTIM PRIVATE     a relay that says it sees everybody at these addresses
-    path_programs.py watch DEVICE            counts what comes in, until it is stopped
+path_programs.py fetch TICKET FOLDER     as `lattica fetch`, and tells how it gets on
+path_programs.py liar VICTIM PRIVATE     a relay that says it sees everybody at these addresses
+path_programs.py watch DEVICE            counts what comes in, until it is stopped
 """
 
 from __future__ import annotations
@@ -25,10 +25,18 @@ from lattica.content import Ticket, fetch
 from lattica.content.events import FetchEvent, FetchProgress, Retrying
 from lattica.nat import identify
 from lattica.nat.config import SwarmConfig
-from lattica.nat.events import EventStream, PathChanged, PeerConnected, PeerDisconnected
+from lattica.nat.events import (
+    EventStream,
+    PathChanged,
+    PeerConnected,
+    PeerDisconnected,
+    SwarmEvent,
+)
 from lattica.nat.reachability.stun_responder import ResponderCore
-from lattica.nat.relay.relay_limits import RelayLimits, RelayServerConfig
+from lattica.nat.relay.relay_events import RelayEvent
+from lattica.nat.relay.relay_limits import RelayLimits, RelayServerConfig, StrangerLimits
 from lattica.nat.traversal_config import TraversalConfig
+from lattica.nat.udp_socket import Address
 from lattica.node import Node
 
 RELAY_PORTS = (
@@ -45,6 +53,10 @@ def say(event: str, **more: object) -> None:
     print(json.dumps({"event": event, **more}), flush=True)
 
 
+def tell(event: SwarmEvent | RelayEvent) -> None:
+    print(json.dumps(event_object(event)), flush=True)
+
+
 # --- fetch ---
 
 
@@ -59,7 +71,7 @@ def told(event: FetchEvent) -> None:
 async def watch_paths(events: EventStream) -> None:
     async for event in events:
         if isinstance(event, PeerConnected | PathChanged | PeerDisconnected):
-            print(json.dumps(event_object(event)), flush=True)
+            tell(event)
 
 
 async def run_fetch(ticket: str, folder: str) -> None:
@@ -81,13 +93,18 @@ async def run_fetch(ticket: str, folder: str) -> None:
 # --- liar ---
 
 
-async def run_liar(victim: str, private: str) -> None:
+async def run_liar(victim: str, private: str, believer: str) -> None:
     """Lies in every place where a relay says who or where somebody is."""
     config = NodeConfig(
         swarm=SwarmConfig(listen=RELAY_PORTS),
         nat=TraversalConfig(
             relay_server=RelayServerConfig(
-                enabled=True, limits=RelayLimits(open_to_strangers=True)
+                enabled=True,
+                limits=RelayLimits(
+                    open_to_strangers=True,
+                    strangers_rate=0,
+                    for_strangers=StrangerLimits(duration=0, data=0, rate=0),
+                ),
             )
         ),
     )
@@ -111,10 +128,13 @@ async def run_liar(victim: str, private: str) -> None:
         return make_message(host, Multiaddr(f"/ip4/{ip}/tcp/{port}"))
 
     def lying_response(
-        core: ResponderCore, request: object, size: int, _: object, *more: object
+        core: ResponderCore, request: object, size: int, source: Address, *more: object
     ) -> Any:
-        # A port for each question: whoever believes it thinks it is behind a symmetric NAT.
-        return respond(core, request, size, (victim, 20_000 + made % 30_000), *more)
+        nonlocal made
+        if source[0] == believer:
+            made += 1
+            source = (victim, 20_000 + 7 * made % 30_000)
+        return respond(core, request, size, source, *more)
 
     with (
         mock.patch.object(identify, "_mk_identify_protobuf", lying_message),
@@ -125,7 +145,9 @@ async def run_liar(victim: str, private: str) -> None:
             node.swarm.own_addresses.set("mapped", lies)
             service = node.traversal.relay_service
             assert service is not None
-            service.on_event.append(lambda event: print(json.dumps(event_object(event)), flush=True))
+            service.on_event.append(
+                lambda event: print(json.dumps(event_object(event)), flush=True)
+            )
             await trio.sleep_forever()
 
 

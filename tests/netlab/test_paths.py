@@ -5,12 +5,13 @@ Times are reported (`pytest -s`), not asserted: what is asserted is what happene
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import trio
@@ -47,6 +48,10 @@ UNLIMITED = {
     )
 }
 """A relay of one's own, for peers whose IDs it cannot know before."""
+TRYING_S = 15
+"""So long two peers look for a direct path that there is not."""
+MOST_FOR_A_STRANGER = 400
+"""Packets, of both."""
 LISTEN = ("--listen", "/ip4/0.0.0.0/tcp/4002", "--listen", "/ip4/0.0.0.0/udp/4002/quic-v1/noise")
 
 
@@ -71,6 +76,8 @@ class Stage:
         self.relays: dict[str, Running] = {}
         self.relay_addrs: dict[str, list[str]] = {}
         self.relay_ids: dict[str, str] = {}
+        self.ticket = ""
+        """Alice's."""
         self.publisher = ""
         """Alice's ID."""
         self.env: dict[str, str] = {}
@@ -87,7 +94,8 @@ class Stage:
 
     @property
     def relay_options(self) -> list[str]:
-        return [word for addrs in self.relay_addrs.values() for a in addrs for word in ("--relay", a)]
+        addrs = (addr for addrs in self.relay_addrs.values() for addr in addrs)
+        return [word for addr in addrs for word in ("--relay", addr)]
 
     async def publish(self, size_mib: float = SIZE_MIB) -> str:
         """Alice's ticket."""
@@ -99,8 +107,8 @@ class Stage:
         with trio.fail_after(ENOUGH_S):
             _, event = await running.wait_event(lambda event: "ticket" in event)
         assert "relayed" in map(path_kind, event["addrs"]), event
-        self.publisher = event["peer_id"]
-        return str(event["ticket"])
+        self.publisher, self.ticket = event["peer_id"], event["ticket"]
+        return self.ticket
 
     async def fetch(self, ticket: str, name: str = "get") -> Running:
         argv = program("fetch", ticket, str(self.lab.folder / name / "out"))
@@ -159,23 +167,22 @@ async def said(running: Running, *names: str, start: int = 0, **values: object) 
     with trio.move_on_after(ENOUGH_S):
         _, event = await running.wait_event(matches, start)
         return event
-    pytest.fail(f"{running.name} never said {names} {values}: {running.events[-5:]}"
-                f"{running.last_words()}")
+    pytest.fail(
+        f"{running.name} never said {names} {values}: {running.events[-5:]}{running.last_words()}"
+    )
 
 
 async def got(running: Running, mib: float) -> Event:
     """The first progress that is so far."""
     with trio.fail_after(ENOUGH_S):
-        _, event = await running.wait_event(
-            lambda event: event.get("bytes", 0) >= mib * (1 << 20)
-        )
+        _, event = await running.wait_event(lambda event: event.get("bytes", 0) >= mib * (1 << 20))
     return event
 
 
 def longest_gap(running: Running, since: float) -> float:
     """Seconds without progress from a moment on."""
-    times = [since, *(e["t"] for e in running.events if e["event"] == "progress" and e["t"] > since)]
-    return max((b - a for a, b in zip(times, times[1:], strict=False)), default=0.0)
+    news = [event["t"] for event in running.events if event["event"] == "progress"]
+    return max((b - a for a, b in pairwise([since, *(t for t in news if t > since)])), default=0.0)
 
 
 async def test_a_relay_is_killed_under_a_fetch():
@@ -214,3 +221,121 @@ async def test_from_relayed_to_direct_and_back_in_one_fetch():
             f"direct {direct['t'] - relayed['t']:.2f} s after relayed; direct path dead: relayed "
             f"after {again['t'] - cut:.2f} s, {longest_gap(get, cut):.2f} s without progress"
         )
+
+
+async def test_both_routers_reboot_under_a_fetch():
+    async with stage("port-restricted", "relay") as on:
+        get = await on.fetch(await on.publish())
+        await got(get, 8)
+        cut = on.lab.now()
+        for router in ("home-a", "home-b"):
+            await on.lab.reboot_nat(router)
+        await on.finish(get)
+        print(f"NAT reboot: {longest_gap(get, cut):.2f} s without progress, {on.paths(get)}")
+
+
+async def test_clocks_jump_under_a_fetch():
+    """All wall clocks: Alice's by a day, the relay's by minus a day. Then somebody comes anew."""
+    require_root()
+    async with open_lab(homes("port-restricted", "relay")) as lab:
+        on = Stage(lab)
+        clock = lab.folder / "clock"
+        skew.set_offset(clock, 0)
+        library = await trio.to_thread.run_sync(skew.build, lab.folder)
+        on.env = skew.environment(library, clock)
+        await on.start_relay("relay")
+        ticket = await on.publish()
+        get = await on.fetch(ticket)
+        for mib, offset_s in ((4, 86_400), (16, -86_400), (32, 3_600)):
+            await got(get, mib)
+            skew.set_offset(clock, offset_s)
+        await on.finish(get)
+        await on.finish(await on.fetch(ticket, "get-again"))
+
+
+async def test_both_sides_dial_at_once():
+    async with stage("port-restricted", "relay") as on:
+        lab = on.lab
+        ids = {name: await identity(lab, name) for name in ("alice", "bob")}
+        through = {
+            name: [f"{addr}/p2p-circuit/p2p/{ids[name]}" for addr in on.relay_addrs["relay"]]
+            for name in ids
+        }
+        nodes: dict[str, Running] = {}
+        for name, other in (("alice", "bob"), ("bob", "alice")):
+            connect = [word for addr in through[other] for word in ("--connect", addr)]
+            argv = [*LATTICA, "node", "--json", *LISTEN, *on.relay_options, *connect]
+            nodes[name] = await lab.start(name, argv, name=name)
+        last: dict[str, str] = {}
+        for name, other in (("alice", "bob"), ("bob", "alice")):
+            first = await said(nodes[name], "peer_connected", peer_id=ids[other])
+            direct = await direct_to(nodes[name], ids[other])
+            last[name] = direct["path"]
+            print(f"both dial: {name} direct {direct['t'] - first['t']:.2f} s after connected")
+        await trio.sleep(3)  # What is superseded is closed; nothing is lost with it.
+        for name, other in (("alice", "bob"), ("bob", "alice")):
+            news = [event for event in nodes[name].events if event.get("peer_id") == ids[other]]
+            lost = [event for event in news if event["event"] == "peer_disconnected"]
+            assert not lost, news
+            assert news[-1]["path"].startswith("direct-"), news
+        assert last["alice"] == last["bob"]
+
+
+async def identity(lab: Lab, name: str) -> str:
+    """The ID that a node on a host will have that runs under the host's name."""
+    running = await lab.start(name, [*LATTICA, "id", "--json"], name=name)
+    with trio.fail_after(ENOUGH_S):
+        _, event = await running.wait_event(lambda event: "peer_id" in event)
+    return str(event["peer_id"])
+
+
+async def direct_to(node: Running, peer_id: str) -> Event:
+    """The first direct path to a peer."""
+
+    def matches(event: Event) -> bool:
+        return event.get("peer_id") == peer_id and str(event.get("path")).startswith("direct-")
+
+    with trio.fail_after(ENOUGH_S):
+        _, event = await node.wait_event(matches)
+    return event
+
+
+async def test_a_relay_that_lies_aims_at_nobody():
+    """It tells both that they are seen at a stranger's address, and at one in the other's home.
+
+    Peers believe it, and try; the stranger must get no more than a handful of packets of it.
+    """
+    require_root()
+    scenario = homes("port-restricted", "relay", "victim")
+    printer = Host("printer", behind="home-b")
+    scenario = replace(scenario, hosts=(*scenario.hosts, printer))
+    async with open_lab(scenario) as lab:
+        on = Stage(lab)
+        victim, private = lab.public_ip("victim"), lab.ip("printer")
+        watches = {}
+        for name in ("victim", "printer"):
+            _, out, _ = await lab.run(name, ["ip", "-json", "route", "get", lab.public_ip("relay")])
+            device = json.loads(out)[0]["dev"]
+            watches[name] = await lab.start(name, program("watch", device), name=f"watch-{name}")
+            await said(watches[name], "ready")
+        liar = await lab.start(
+            "relay", program("liar", victim, private, lab.public_ip("alice")), name="liar"
+        )
+        relay_id = (await said(liar, "ready"))["id"]
+        address = lab.public_ip("relay")
+        on.relay_addrs["relay"] = [
+            f"/ip4/{address}/{port}/p2p/{relay_id}"
+            for port in ("tcp/4001", "udp/4001/quic-v1/noise")
+        ]
+        ticket = await on.publish(1)
+        await on.finish(await on.fetch(ticket))
+        through = f"{on.relay_addrs['relay'][0]}/p2p-circuit/p2p/{on.publisher}"
+        argv = [*LATTICA, "node", "--json", *LISTEN, "--connect", through]
+        bob = await lab.start("bob", argv, name="bob")
+        await said(bob, "peer_connected", peer_id=on.publisher, path="relayed")
+        await trio.sleep(TRYING_S)
+        for name, watch in watches.items():
+            packets = [event for event in watch.events if event["event"] == "packet"]
+            kinds = Counter((each["protocol"], each["source"]) for each in packets)
+            print(f"lies: {name} got {len(packets)}: {dict(kinds)}")
+            assert len(packets) < MOST_FOR_A_STRANGER, kinds

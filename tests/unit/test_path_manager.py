@@ -220,6 +220,26 @@ async def test_ways_that_take_too_long_are_given_up():
         assert "gave up after 0.1 s" in report.reason
 
 
+async def test_an_attempt_ends_with_the_relayed_connection_and_the_next_one_is_used():
+    """The peer has made two circuits, and drops the one that was here first."""
+    tries: list[Connection] = []
+
+    async def stuck_then_direct(relayed: Connection) -> Connection:
+        tries.append(relayed)
+        if len(tries) == 1:
+            await trio.sleep_forever()
+        return await here.direct(relayed)
+
+    async with net(FakeWay("way", stuck_then_direct), attempts=1) as here:
+        first = await here.connect_relayed()
+        await until(lambda: tries)
+        first.abort("another one was faster")
+        await until(lambda: here.dialed.identity.peer_id not in here.dialer.registry.by_peer)
+        await here.connect_relayed()
+        await until(lambda: here.manager.status(here.peer) and here.status.path == "direct-tcp")
+        assert len(tries) == 2
+
+
 async def test_a_broken_direct_path_falls_back_to_the_relay():
     async def direct(relayed: Connection) -> Connection:
         return await here.direct(relayed)
@@ -238,6 +258,55 @@ async def test_a_broken_direct_path_falls_back_to_the_relay():
             await stream.receive_some()
         await until(lambda: here.dialed.registry.best(here.peer))
         assert await ask_echo(here.dialed, here.peer) == b"hello"
+
+
+async def test_a_path_that_the_other_side_made_and_that_dies_is_looked_for_again():
+    tries: list[Connection] = []
+
+    async def never(relayed: Connection) -> Connection:
+        tries.append(relayed)
+        raise NotApplicable("not today")
+
+    async with net(FakeWay("way", never), lasting=0.01) as here:
+        await here.connect_relayed()
+        await until(lambda: here.manager.status(here.peer) and here.status.ways)
+        assert here.status.next_attempt is None
+        direct = await here.dialer.dial_fresh(here.dialed.identity.peer_id, here.dialed.addrs[0])
+        await until(lambda: here.status.path == "direct-tcp")
+        await trio.sleep(0.05)
+        direct.abort("the NAT has forgotten it")
+        await until(lambda: len(tries) == 2)
+
+
+async def test_direct_paths_that_die_at_once_are_not_punched_for_all_the_time():
+    tries: list[Connection] = []
+
+    async def short_lived(relayed: Connection) -> Connection:
+        tries.append(relayed)
+        connection = await here.direct(relayed)
+        connection.abort("a firewall that does not like it")
+        return connection
+
+    async with net(FakeWay("way", short_lived), first_delay=0.4) as here:
+        await here.connect_relayed()
+        await trio.sleep(1.0)
+        assert 1 <= len(tries) <= 4
+
+
+async def test_news_of_a_peer_bring_one_more_attempt():
+    tries: list[Connection] = []
+
+    async def never(relayed: Connection) -> Connection:
+        tries.append(relayed)
+        raise NotApplicable("not today")
+
+    async with net(FakeWay("way", never), revival=0.01) as here:
+        await here.connect_relayed()
+        await until(lambda: here.manager.status(here.peer) and here.status.ways)
+        await trio.sleep(0.02)
+        here.manager.peer_changed(here.peer)
+        await until(lambda: len(tries) == 2)
+        here.manager.peer_changed(here.relay.identity.peer_id)  # of whom there is no plan
 
 
 async def test_a_direct_path_that_the_peer_has_left_is_noticed_soon():

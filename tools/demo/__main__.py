@@ -65,10 +65,11 @@ def parse_options() -> argparse.Namespace:
 
 
 def check_space(directory: Path, layers: int) -> None:
-    """DemoError when the disk cannot take the checkpoint twice."""
+    """DemoError when the directory cannot be written to, or take the checkpoint twice."""
     needed = 2 * checkpoint.size_of(layers) + 50 * MB
     try:
-        free = shutil.disk_usage(directory).free
+        with tempfile.TemporaryFile(dir=directory):
+            free = shutil.disk_usage(directory).free
     except OSError as error:
         raise DemoError(f"{directory}: {error.strerror}; choose another --dir") from None
     if free < needed:
@@ -78,12 +79,12 @@ def check_space(directory: Path, layers: int) -> None:
         )
 
 
-def homes_described(nats: tuple[str, str]) -> str:
-    """In a line."""
+def homes_described(nats: tuple[str, str]) -> tuple[str, ...]:
+    """In lines."""
     return (
-        f"in network namespaces: a relay at a public address, the publisher behind a NAT "
-        f"({nats[0]}), the fetcher behind another ({nats[1]}); {2 * LINE_DELAY_S * 1e3:.0f} ms "
-        f"from one to the other, {LINE_RATE_BPS / 1e9:g} Gbit/s"
+        "three hosts in network namespaces: a relay at a public address,",
+        f"a publisher behind one NAT ({nats[0]}), a fetcher behind another ({nats[1]});",
+        f"{2 * LINE_DELAY_S * 1e3:.0f} ms from home to home, {LINE_RATE_BPS / 1e9:g} Gbit/s",
     )
 
 
@@ -98,7 +99,8 @@ async def play(options: argparse.Namespace, obstacle: str | None) -> None:
         if obstacle is None:
             try:
                 async with open_homes(options.nat) as homes:
-                    say(homes_described(options.nat))
+                    for line in homes_described(options.nat):
+                        say(line)
                     await Story(homes, directory).tell(source, size)
                 return
             except NoLabError as error:
@@ -140,18 +142,18 @@ def main() -> int:
     try:
         return trio.run(run, options, obstacle)
     except* DemoError as group:
-        for error in leaves(group):
-            print(f"demo: FAILED: {error}", file=sys.stderr)
+        for message in messages(group):
+            print(f"demo: FAILED: {message}", file=sys.stderr)
     return EXIT_FAILED
 
 
-def leaves(group: BaseExceptionGroup[DemoError]) -> Iterator[DemoError]:
-    """The errors in it, and in groups in it."""
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from leaves(error)
-        else:
-            yield error
+def messages(error: BaseException) -> Iterator[str]:
+    """Those of an error, or of all in a group."""
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            yield from messages(one)
+    else:
+        yield str(error)
 
 
 if __name__ == "__main__":

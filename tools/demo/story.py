@@ -10,7 +10,8 @@ from typing import Any
 import trio
 
 from tools.demo import checkpoint
-from tools.demo.stage import Command, DemoError, Event, Host, Stage, last_words
+from tools.demo.stage import Command, DemoError, Host, Stage, last_words
+from tools.netlab.programs import Event
 from tools.netlab.theory import Expected
 
 MB = 1_000_000
