@@ -67,7 +67,7 @@ class Node:
 
     Args:
         config: everything there is to set; defaults listen on a free port of every
-            interface and contact nobody.
+            interface, and contact nobody but the local router, which is asked to open them.
         identity: the key; by default that of `config.identity_path` (made when there is
             none), or a new one for the node's life where that is not set either.
 
@@ -99,7 +99,9 @@ class Node:
             bootstrap=lambda: self._bootstrap.peer_ids,
             known_addrs=lambda peer_id: known_addrs(self.host.get_peerstore(), peer_id),
             push=self.host.push_identify,
+            identify=self.host.identification.ask,
         )
+        self.host.identification.on_push.append(self.traversal.paths.peer_changed)
         self._exit = AsyncExitStack()
 
     async def __aenter__(self) -> Node:
@@ -236,7 +238,7 @@ class Node:
         """
         return self.traversal.paths.status(_peer(peer))
 
-    async def wait_announced(self, timeout: float = math.inf) -> None:
+    async def wait_announced(self, timeout: float = 10.0) -> None:
         """Wait until :attr:`addrs` has what there is to be found out soon.
 
         That is an address at a relay, if any is configured. Returns after `timeout` seconds in
@@ -249,8 +251,12 @@ class Node:
         """Wait until there is a reservation at a relay, so that others can reach this node
         whatever NAT it is behind.
 
-        Raises :class:`TimeoutError` after `timeout` seconds, with what the relays say.
+        Raises :class:`TimeoutError` after `timeout` seconds, with what the relays say, and
+        :class:`~lattica.errors.LocalProtocolError` when no relay is configured.
         """
+        relay = self.config.nat.relay
+        if not relay.reservations or not (relay.relays or self.config.bootstrap):
+            raise LocalProtocolError("no relay is configured: set `relays`, or `bootstrap`")
         await self.traversal.relays.wait_ready(timeout)
 
     def is_connected(self, peer: PeerLike) -> bool:

@@ -259,6 +259,12 @@ def local_interfaces() -> tuple[Interface, ...]:
     return _interfaces[1]
 
 
+def forget_interfaces() -> None:
+    """Ask the system again: something has changed."""
+    global _interfaces
+    _interfaces = None
+
+
 def _list_interfaces() -> tuple[Interface, ...]:
     found: list[Interface] = []
     try:

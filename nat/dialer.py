@@ -157,7 +157,12 @@ class Dialer:
         self, peer_id: PeerId, addr: Multiaddr, begin: Callable[[], SecureLink]
     ) -> Connection:
         """Make a connection over a link of the caller's."""
-        connection = await self._dial_one(peer_id, addr, self._connect_link(peer_id, begin))
+
+        def checked() -> SecureLink:
+            self._connector.gater.check_address(addr)
+            return begin()
+
+        connection = await self._dial_one(peer_id, addr, self._connect_link(peer_id, checked))
         return self._registered(connection)
 
     async def dial_unshared(

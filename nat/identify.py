@@ -109,6 +109,8 @@ class Identification:
         self._info = info
         self._agent = info.agent_version or f"lattica-stack/{version('lattica-stack')}"
         self._on_observed = on_observed
+        self.on_push: list[Callable[[PeerId], None]] = []
+        """Called with peers that have said anew who they are."""
 
     @property
     def handlers(self) -> dict[str, StreamHandler]:
@@ -140,6 +142,8 @@ class Identification:
     async def _take_push(self, stream: Stream) -> None:
         with trio.move_on_after(_TIMEOUT):
             await self._take(stream.connection, await read_message(stream))
+            for hook in self.on_push:
+                hook(stream.peer_id)
 
     async def ask(self, connection: Connection) -> bool:
         """Ask the peer who it is; False when it does not say."""

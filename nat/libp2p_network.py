@@ -353,11 +353,11 @@ class Host(BasicHost):
     def __init__(self, network: NetworkService) -> None:
         self._swarm = network.swarm  # the base class asks for addresses at once
         super().__init__(network, disable_identify_address_discovery=True)
-        self._identification = Identification(
+        self.identification = Identification(
             self, network.swarm.config.identify, network.swarm.record_observation
         )
         self.multiselect.handlers = _HandlerView(network)  # type: ignore[assignment]
-        network.swarm.protocols.handlers.update(self._identification.handlers)
+        network.swarm.protocols.handlers.update(self.identification.handlers)
         self.set_stream_handler(PING_ID, PingService(self).handle_ping)
 
     def _schedule_identify(self, peer_id: PeerId, *, reason: str) -> None:
@@ -368,7 +368,7 @@ class Host(BasicHost):
 
     async def _identify_peer(self, peer_id: PeerId, *, reason: str) -> None:
         connection = self._swarm.registry.best(peer_id)
-        if connection is None or not await self._identification.ask(connection):
+        if connection is None or not await self.identification.ask(connection):
             return
         if peer_id in self._swarm.registry.by_peer:  # or it would stay there for good
             self._identified_peers[peer_id] = datetime.now(UTC).isoformat()
@@ -386,7 +386,7 @@ class Host(BasicHost):
             for peer_id in list(self._swarm.registry.by_peer):
                 connection = self._swarm.registry.best(peer_id)
                 if connection is not None:
-                    nursery.start_soon(self._identification.push, connection)
+                    nursery.start_soon(self.identification.push, connection)
 
 
 def make_host(swarm: Swarm) -> Host:

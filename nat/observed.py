@@ -47,3 +47,7 @@ class ObservedAddresses:
         """Where the listening port of this kind was seen, newest first, without duplicates."""
         found = [addr for addr in self._by_observer.values() if kind_of(addr) is kind]
         return list(dict.fromkeys(reversed(found)))
+
+    def clear(self) -> None:
+        """Forget everything: the network is another one."""
+        self._by_observer.clear()

@@ -456,9 +456,13 @@ class Swarm:
         :meth:`dial` raises.
         """
         self._require_nursery()
-        return await self._dialer.dial_link(
-            peer_id, addr, lambda: self._quic.dial_alone(UdpSocket.adopt(sock), addr)
-        )
+        try:
+            return await self._dialer.dial_link(
+                peer_id, addr, lambda: self._quic.dial_alone(UdpSocket.adopt(sock), addr)
+            )
+        except BaseException:
+            sock.close()  # where it was not adopted
+            raise
 
     @asynccontextmanager
     async def dial_unshared(

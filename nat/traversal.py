@@ -9,6 +9,7 @@ and bootstrap peers, and the router.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 
@@ -16,8 +17,16 @@ import trio
 from multiaddr.multiaddr import Multiaddr
 
 from lattica.identity import PeerId, parse_peer_id
-from lattica.nat.addresses import Kind, interface_addresses, kind_of, relay_of, to_endpoint
-from lattica.nat.events import AddressesChanged, EventsLost
+from lattica.nat.addresses import (
+    Kind,
+    forget_interfaces,
+    interface_addresses,
+    kind_of,
+    relay_of,
+    to_endpoint,
+)
+from lattica.nat.connection import Connection
+from lattica.nat.events import AddressesChanged, EventsLost, NetworkChanged
 from lattica.nat.path_manager import PathManager, Way
 from lattica.nat.portmap.port_mapping_service import PortMappingService
 from lattica.nat.punch.birthday_way import BirthdayWay
@@ -39,8 +48,17 @@ from lattica.nat.swarm import Swarm
 from lattica.nat.traversal_config import TraversalConfig
 
 _POLL = 0.05
+_PUSHES = 4
+"""Rounds of telling all peers that may be under way at a time; one peer may take ten seconds."""
+_ASK_DELAY = 2.0
+"""Seconds in which it turns out which connections have survived a change of the network."""
 _PUSH_DELAY = 0.2
 """Seconds in which changes of address are gathered before peers are told."""
+
+
+logger = logging.getLogger(__name__)
+
+Part = Callable[[], Awaitable[None]]
 
 
 class Traversal:
@@ -50,6 +68,7 @@ class Traversal:
         bootstrap: peers that were configured, as far as they are known.
         known_addrs: what is known of a peer's addresses.
         push: tells connected peers what this node's addresses are now.
+        identify: asks a peer who it is, and at which address it sees this node.
     """
 
     def __init__(
@@ -60,12 +79,15 @@ class Traversal:
         bootstrap: Callable[[], Iterable[PeerId]],
         known_addrs: Callable[[PeerId], Sequence[Multiaddr]],
         push: Callable[[], Awaitable[None]],
+        identify: Callable[[Connection], Awaitable[object]],
     ) -> None:
         self._swarm = swarm
         self._config = config
         self._bootstrap = bootstrap
         self._known_addrs = known_addrs
         self._push = push
+        self._identify = identify
+        self._pushing = trio.CapacityLimiter(_PUSHES)
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
         self._ended.set()
@@ -109,24 +131,39 @@ class Traversal:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run all parts until :meth:`aclose` or cancellation."""
+        parts: list[Part] = [
+            self._follow_network,
+            self.paths.run,
+            self.relays.run,
+            self.prober.run,
+            self.port_mapping.run,
+            NetworkMonitor(self._swarm).run,
+        ]
+        if self.relay_service is not None:
+            parts += [self.relay_service.run, StunResponder(self._swarm).run]
+        if self._config.autonat.client.enabled:
+            parts.append(self.autonat.run)
         self._ended = trio.Event()
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
-                    await nursery.start(self.paths.run)
-                    await nursery.start(self.relays.run)
-                    if self.relay_service is not None:
-                        await nursery.start(self.relay_service.run)
-                        nursery.start_soon(StunResponder(self._swarm).run)
-                    nursery.start_soon(self.prober.run)
-                    nursery.start_soon(self.port_mapping.run)
-                    nursery.start_soon(NetworkMonitor(self._swarm).run)
-                    nursery.start_soon(self._tell_addresses)
-                    if self._config.autonat.client.enabled:
-                        nursery.start_soon(self.autonat.run)
+                    for part in parts:
+                        nursery.start_soon(self._keep, part)
                     task_status.started()
         finally:
             self._ended.set()
+
+    async def _keep(self, part: Part) -> None:
+        """Run a part to its end. A defect of one must not take the node with it."""
+        pause = 1.0
+        while True:
+            try:
+                await part()
+                return
+            except Exception:
+                logger.exception("internal error, starting again in %g s part=%r", pause, part)
+            await trio.sleep(pause)
+            pause = min(2 * pause, 60.0)
 
     async def aclose(self) -> None:
         """End all parts; ports that routers have opened are closed, within two seconds."""
@@ -148,13 +185,38 @@ class Traversal:
         best = [self._swarm.registry.best(peer_id) for peer_id in self._bootstrap()]
         return any(one is None or not one.agent or HOP in one.known_protocols for one in best)
 
-    async def _tell_addresses(self) -> None:
-        """Let peers know when the addresses of this node change."""
+    async def _follow_network(self) -> None:
+        """Learn anew what a change of the network has made untrue, and let peers know."""
         with self._swarm.events.subscribe() as events:
-            async for event in events:
-                if isinstance(event, AddressesChanged | EventsLost):
-                    await trio.sleep(_PUSH_DELAY)
-                    await self._push()
+            async with trio.open_nursery() as nursery:
+                async for event in events:
+                    if isinstance(event, NetworkChanged):
+                        self._forget_network()
+                        for peer_id in self._servers():
+                            nursery.start_soon(self._ask_again, peer_id)
+                    if isinstance(event, NetworkChanged | AddressesChanged | EventsLost):
+                        self._refresh_verified()
+                        await trio.sleep(_PUSH_DELAY)
+                        if self._pushing.available_tokens:
+                            nursery.start_soon(self._push_addresses)
+                nursery.cancel_scope.cancel()
+
+    async def _push_addresses(self) -> None:
+        async with self._pushing:  # a peer that does not read must not keep news from others
+            await self._push()
+
+    def _forget_network(self) -> None:
+        forget_interfaces()
+        self._swarm.observed.clear()
+        self._swarm.own_addresses.set_unreachable(())
+        self.autonat.network_changed()
+
+    async def _ask_again(self, peer_id: PeerId) -> None:
+        """Have a peer that stays connected say at which address it sees us now."""
+        await trio.sleep(_ASK_DELAY)
+        connection = self._swarm.registry.best(peer_id)
+        if connection is not None:
+            await self._identify(connection)
 
     # --- whom to ask ---
 
@@ -166,13 +228,13 @@ class Traversal:
     def _responders(self) -> list[Responder]:
         """The UDP ports of relays in use, which answer STUN requests if the relays are ours.
 
-        A relay that is named in a peer's address was not configured, but is in use all the same.
+        One that is only named in a peer's address was not configured, but is in use all the same;
+        it is asked where there is no other, so that it can outvote nobody.
         """
         found = {status.relay: status.addrs for status in self.relays.status() if status.path}
-        for connection in self._swarm.registry:
-            relay = relay_of(connection.remote_addr)
-            if relay is not None and relay not in found:
-                found[relay] = tuple(self._known_addrs(relay))
+        if not found:
+            relays = {relay_of(connection.remote_addr) for connection in self._swarm.registry}
+            found = {r: tuple(self._known_addrs(r)) for r in relays if r is not None}
         return [
             Responder(endpoint.host, endpoint.port, relay)
             for relay, addrs in found.items()
@@ -197,6 +259,11 @@ class Traversal:
         self._swarm.own_addresses.set_unreachable(
             each.addr for each in results if each.reachability is Reachability.UNREACHABLE
         )
+        self._refresh_verified()
+
+    def _refresh_verified(self) -> None:
+        """Announce where the NAT lets strangers in to our TCP port, as long as that is seen."""
+        results = self.autonat.results.values()
         observed = set(self._swarm.observed.addrs(Kind.TCP))
         self._swarm.own_addresses.set(
             "verified",

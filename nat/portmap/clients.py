@@ -66,8 +66,8 @@ async def exchange(
     problem: RemoteProtocolError | None = None
     ignored = 0
     retransmission = Retransmission(trio.current_time())
-    with trio.socket.socket(family, socket.SOCK_DGRAM) as sock:
-        try:
+    try:
+        with trio.socket.socket(family, socket.SOCK_DGRAM) as sock:
             await sock.bind((str(gateway.local_ip), 0))
             await sock.connect((gateway.scoped, port))
             while True:
@@ -86,11 +86,11 @@ async def exchange(
                     break
                 if retransmission.is_over:
                     break
-        except ConnectionRefusedError:
-            raise PortMappingError(Reason.PORT_CLOSED, f"UDP port {port}") from None
-        except OSError as error:
-            words = errno.errorcode.get(error.errno or 0, "") or str(error)
-            raise PortMappingError(Reason.UNREACHABLE, words) from None
+    except ConnectionRefusedError:
+        raise PortMappingError(Reason.PORT_CLOSED, f"UDP port {port}") from None
+    except OSError as error:  # also for want of a socket
+        words = errno.errorcode.get(error.errno or 0, "") or str(error)
+        raise PortMappingError(Reason.UNREACHABLE, words) from None
     if problem is not None:
         raise PortMappingError(Reason.MALFORMED, str(problem))
     raise PortMappingError(Reason.NO_ANSWER)

@@ -299,13 +299,11 @@ class PortMappingService:
                 changed = self._changed
                 for family in self._families:
                     await self._look_around(nursery, family)
+                    # At once: while another family is looked at, the network may change, and then
+                    # this one's clients are gone.
+                    self._give_orders(nursery, family)
                 self._has_looked = True
                 now = trio.current_time()
-                for family in self._families:
-                    for command in family.mapper.poll(now):
-                        client = family.clients[command.method]
-                        nursery.start_soon(self._do, family, client, command)
-                    self._tell(family)
                 timers = [family.mapper.next_timer for family in self._families]
                 # Once in a while also to see whether there is a gateway by now.
                 due = min(
@@ -344,6 +342,17 @@ class PortMappingService:
         family.idle = None if ports else "the node listens on no address of this network"
         for removal in family.mapper.set_ports(ports):
             nursery.start_soon(self._remove, family, removal)
+
+    def _give_orders(self, nursery: trio.Nursery, family: _Family) -> None:
+        """Have done what the mapper wants now."""
+        now = trio.current_time()
+        for command in family.mapper.poll(now):
+            client = family.clients.get(command.method)
+            if client is None:  # it is asked again later
+                family.mapper.failed(now, command, PortMappingError(Reason.NO_GATEWAY))
+            else:
+                nursery.start_soon(self._do, family, client, command)
+        self._tell(family)
 
     def _set_idle(self, nursery: trio.Nursery, family: _Family, why: str) -> None:
         if family.idle != why:

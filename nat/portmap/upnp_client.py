@@ -103,8 +103,8 @@ class UpnpClient:
     async def _locations(self) -> list[upnp.Url]:
         """Descriptions of the gateways that answer, that of the default gateway first."""
         found: dict[upnp.Url, None] = {}
-        with trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            try:
+        try:
+            with trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
                 local = self._gateway.local_ip.packed
                 sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, local)
                 sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 2)
@@ -117,9 +117,9 @@ class UpnpClient:
                     until = trio.current_time() + 1 if number + 1 < SEARCHES else end
                     if await self._listen(sock, until, found):
                         break
-            except OSError as error:
-                words = errno.errorcode.get(error.errno or 0, "") or str(error)
-                raise PortMappingError(Reason.UNREACHABLE, words) from None
+        except OSError as error:  # also for want of a socket
+            words = errno.errorcode.get(error.errno or 0, "") or str(error)
+            raise PortMappingError(Reason.UNREACHABLE, words) from None
         default = str(self._gateway.address)
         return sorted(found, key=lambda url: url.host != default)
 

@@ -11,6 +11,7 @@ from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import DialError
 from lattica.nat.addresses import Kind, to_endpoint
+from lattica.nat.config import AccessRules
 from lattica.nat.events import AddressesChanged, PathChanged
 from lattica.nat.multistream import Initiator
 from tests.nets import ECHO, LISTEN_ON, ask_echo, open_files, running
@@ -53,6 +54,15 @@ async def test_a_dial_that_fails_closes_the_socket():
             await client.dial_from_socket(sock, addr, server.identity.peer_id)
         while sock.fileno() != -1:
             await trio.sleep(0.01)
+
+
+async def test_a_dial_from_a_socket_to_a_network_that_is_denied():
+    rules = AccessRules(deny_networks=("127.0.0.0/8",))
+    async with running(listen=LISTEN_ON["quic"]) as server, running(access=rules) as client:
+        sock = bound_udp_socket()
+        with pytest.raises(DialError, match="127"):
+            await client.dial_from_socket(sock, server.addrs[0], server.identity.peer_id)
+        assert sock.fileno() == -1
 
 
 @pytest.mark.parametrize("kind", [Kind.TCP, Kind.QUIC])

@@ -88,20 +88,48 @@ def homes_described(nats: tuple[str, str]) -> tuple[str, ...]:
     )
 
 
-async def play(options: argparse.Namespace, obstacle: str | None) -> None:
+class Stop:
+    """What a signal asks for. Heeded in places: in between all is built or taken down whole."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+        """Number of the first; 0: none yet."""
+        self._scope: trio.CancelScope | None = None
+
+    def __call__(self, number: int) -> None:
+        """A signal has come."""
+        self.signal = self.signal or number
+        if self._scope is not None:
+            self._scope.cancel()
+
+    @contextlib.contextmanager
+    def heeded(self) -> Iterator[None]:
+        """A signal ends the block, quietly, also one that came before."""
+        with trio.CancelScope() as self._scope:
+            if self.signal:
+                self._scope.cancel()
+            yield
+        self._scope = None
+
+
+async def play(options: argparse.Namespace, obstacle: str | None, stop: Stop) -> None:
     """The demo, on loopback if there is an obstacle to the lab."""
     layers = checkpoint.layers_for(options.megabytes * MB)
     check_space(options.dir, layers)
     with tempfile.TemporaryDirectory(prefix="lattica-demo-", dir=options.dir) as name:
         directory = Path(name)
         source = directory / "checkpoint"
-        size = await make(source, layers)
+        with stop.heeded():
+            size = await make(source, layers)
+        if stop.signal:
+            return
         if obstacle is None:
             try:
                 async with open_homes(options.nat) as homes:
                     for line in homes_described(options.nat):
                         say(line)
-                    await Story(homes, directory).tell(source, size)
+                    with stop.heeded():
+                        await Story(homes, directory).tell(source, size)
                 return
             except NoLabError as error:
                 obstacle = str(error)
@@ -109,25 +137,24 @@ async def play(options: argparse.Namespace, obstacle: str | None) -> None:
         with contextlib.suppress(OSError):  # the commands will say what is wrong
             loopback_up()
         async with open_loopback(directory) as loopback:
-            await Story(loopback, directory).tell(source, size)
+            with stop.heeded():
+                await Story(loopback, directory).tell(source, size)
 
 
 async def run(options: argparse.Namespace, obstacle: str | None) -> int:
     """The demo until a signal; the exit status."""
-    stopped_by = 0
+    stop = Stop()
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
 
-            async def stop_on_signal() -> None:
-                nonlocal stopped_by
+            async def listen() -> None:
                 async for number in signals:
-                    stopped_by = stopped_by or number
-                    nursery.cancel_scope.cancel()
+                    stop(number)
 
-            nursery.start_soon(stop_on_signal)
-            await play(options, obstacle)
+            nursery.start_soon(listen)
+            await play(options, obstacle, stop)
             nursery.cancel_scope.cancel()
-    return SIGNAL_EXIT + stopped_by if stopped_by else 0
+    return SIGNAL_EXIT + stop.signal if stop.signal else 0
 
 
 def main() -> int:
