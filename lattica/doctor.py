@@ -9,7 +9,7 @@ import ipaddress
 from dataclasses import dataclass
 from enum import Enum
 
-from lattica.doctor_facts import DoctorFacts, is_global
+from lattica.doctor_facts import DoctorFacts, is_global, waiting_for
 from lattica.doctor_reach import How, reach_table
 from lattica.nat.addresses import IpAddress, Kind, ip_of, kind_of
 from lattica.nat.portmap.mapping import Mapping, Reason
@@ -68,11 +68,11 @@ def _asked(facts: DoctorFacts) -> Finding:
             "configuration file, or LATTICA_RELAYS.",
         )
     words = f"Only configured relays and bootstrap peers were asked ({facts.servers})."
-    if facts.gave_up:
+    if facts.gave_up and (missing := waiting_for(facts)):
         return Finding(
             "asked outside",
             State.WARN,
-            f"{words} Not all of them had answered when time was over.",
+            f"{words} When time was over, answers were missing about: {', '.join(missing)}.",
             "Run it again with a longer --wait.",
         )
     return Finding("asked outside", State.OK, words)

@@ -6,6 +6,7 @@ the local network.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,14 +20,20 @@ from lattica.nat.addresses import (
     kind_of,
     local_interfaces,
     parse_multiaddr,
+    split_peer,
     to_endpoint,
 )
 from lattica.nat.portmap.commands import MethodState
 from lattica.nat.portmap.mapping import Mapping
 from lattica.nat.portmap.port_mapping_service import PortMappingStatus
 from lattica.nat.reachability.autonat_client import Reachability
-from lattica.nat.reachability.mapping_lifetime import MappingLifetime
+from lattica.nat.reachability.mapping_lifetime import MappingLifetime, measure_mapping_lifetime
+from lattica.nat.reachability.nat_behaviour import Responder, choose
+from lattica.nat.reachability.nat_measurement import is_mapped_after
 from lattica.nat.reachability.nat_report import NatReport
+from lattica.nat.reachability.stun import Endpoint
+from lattica.nat.reachability.stun_transaction import StunTiming
+from lattica.nat.relay.messages import HOP
 
 if TYPE_CHECKING:
     from lattica.node import Node
@@ -50,13 +57,15 @@ class RelayFact:
     """One relay.
 
     addrs: where it is. path: how it is reached, as `Connection.path`; empty if it is not.
-    rtt: seconds. reserved: others reach this node through it. error: what went wrong last.
+    rtt: seconds. chosen: a place is wanted there. reserved: there is one, through which others
+    reach this node. error: what went wrong last.
     """
 
     relay: str
     addrs: tuple[Multiaddr, ...] = ()
     path: str = ""
     rtt: float | None = None
+    chosen: bool = True
     reserved: bool = False
     error: str = ""
 
@@ -68,7 +77,8 @@ class DoctorFacts:
     listen: addresses as bound. fixed_ports: whether they were configured, and will be the same
     the next time. interfaces: of this machine. nat4, nat6: what STUN responders see, per family.
     lifetime: how long an idle UDP mapping lives, if that was measured. servers: how many relays
-    and bootstrap peers are configured. gave_up: not everything was known when time was over.
+    and bootstrap peers are configured. unfinished: what of this node is still being found out, for
+    people. gave_up: not everything was known when time was over.
     """
 
     listen: tuple[Multiaddr, ...] = ()
@@ -81,6 +91,7 @@ class DoctorFacts:
     port_mapping: PortMappingStatus | None = None
     relays: tuple[RelayFact, ...] = ()
     servers: int = 0
+    unfinished: tuple[str, ...] = ()
     gave_up: bool = False
 
     @property
@@ -123,50 +134,88 @@ def is_global(addr: Multiaddr) -> bool:
 # --- gathering ---
 
 
-def is_settled(facts: DoctorFacts) -> bool:
-    """Whether waiting would hardly bring more."""
-    status = facts.port_mapping
-    if status is not None and status.enabled:
-        for family in status.families:
-            if family.idle is not None:
-                continue
-            states = {one.state for one in family.methods if one.reason is None}
-            if MethodState.SEARCHING in states:
-                return False
-            if MethodState.FOUND in states and not family.mappings:
-                return False
-        if not status.families:
-            return False
-    if not facts.servers:
-        return True
-    nat = facts.nat4
-    if nat.udp_works is None or (nat.udp_works and nat.filtering is None):
+def waiting_for(facts: DoctorFacts) -> tuple[str, ...]:
+    """What is still being found out, for people. Empty: waiting would hardly bring more.
+
+    What cannot be found out with the relays that there are, is not waited for.
+    """
+    found = ["the router"] if _asks_router(facts.port_mapping) else []
+    for relay in facts.relays:
+        if not relay.error and (not relay.path or (relay.chosen and not relay.reserved)):
+            found.append(f"relay {relay.relay}")
+    return (*found, *facts.unfinished)
+
+
+def _asks_router(status: PortMappingStatus | None) -> bool:
+    if status is None or not status.enabled:
         return False
-    if not any(relay.reserved or relay.error for relay in facts.relays):
-        return False
-    public = [fact for fact in facts.addresses if is_global(fact.addr)]
-    return all(fact.state is not Reachability.UNKNOWN for fact in public)
+    for family in status.families:
+        if family.idle is not None:
+            continue
+        states = {one.state for one in family.methods if one.reason is None}
+        if MethodState.SEARCHING in states:
+            return True
+        if MethodState.FOUND in states and not family.mappings:
+            return True
+    return not status.families
+
+
+def _unfinished(node: Node) -> tuple[str, ...]:
+    """Measurements that go on, or that can begin."""
+    traversal = node.traversal
+    found = []
+    if _awaits_bootstrap(node):
+        found.append("bootstrap peers")
+    if not all(traversal.prober.has_measured(version) for version in (4, 6)):
+        found.append("the kind of NAT")
+    if node.config.nat.autonat.client.enabled and not traversal.autonat.is_idle():
+        found.append("which addresses can be reached")
+    return tuple(found)
+
+
+def _awaits_bootstrap(node: Node) -> bool:
+    """A bootstrap peer has not said what it speaks, or is a relay that is not in use yet."""
+    used = {status.relay for status in node.traversal.relays.status()}
+    asked = node.config.nat.relay
+    for text in node.config.bootstrap:
+        _, peer_id = split_peer(parse_multiaddr(text))
+        if peer_id == node.peer_id:
+            continue
+        known = [
+            connection
+            for connection in node.swarm.registry
+            if connection.agent and peer_id in (None, connection.peer_id)
+        ]
+        if not known:
+            return True
+        relays = {each.peer_id for each in known if HOP in each.known_protocols}
+        if asked.use_bootstrap and asked.reservations and peer_id is not None and relays - used:
+            return True
+    return False
 
 
 def snapshot(node: Node, *, gave_up: bool = False) -> DoctorFacts:
     """The facts as a node that runs knows them now."""
     traversal = node.traversal
+    config = node.config
+    off = "" if config.nat.relay.reservations else "not asked, since `reservations` is 0"
     relays = tuple(
         RelayFact(
             relay=str(status.relay),
             addrs=status.addrs,
             path=status.path,
             rtt=status.rtt,
+            chosen=status.chosen,
             reserved=status.reserved_until is not None,
-            error=status.last_error,
+            error=status.last_error or off,
         )
         for status in traversal.relays.status()
     )
+    unfinished = _unfinished(node)
     addresses = tuple(
         AddressFact(each.addr, each.reachability, each.agreeing, each.asked)
         for each in traversal.autonat.results.values()
     )
-    config = node.config
     return DoctorFacts(
         listen=node.swarm.listen_addrs,
         fixed_ports=all(to_endpoint(parse_multiaddr(text)).port for text in config.swarm.listen),
@@ -177,6 +226,7 @@ def snapshot(node: Node, *, gave_up: bool = False) -> DoctorFacts:
         port_mapping=traversal.port_mapping.status(),
         relays=relays,
         servers=len(config.nat.relay.relays) + len(config.bootstrap),
+        unfinished=unfinished,
         gave_up=gave_up,
     )
 
@@ -188,8 +238,60 @@ async def gather(node: Node, patience_s: float = PATIENCE_S) -> DoctorFacts:
         while True:
             facts = snapshot(node)
             # Twice: what belongs together, such as a second port, may follow at once.
-            settled = settled + 1 if is_settled(facts) else 0
+            settled = 0 if waiting_for(facts) else settled + 1
             if settled == 2:
                 return facts
             await trio.sleep(_POLL_S)
     return snapshot(node, gave_up=True)
+
+
+# --- the lifetime of mappings ---
+
+Measure = Callable[..., Awaitable[MappingLifetime]]
+Helps = Callable[[Endpoint, str], Awaitable[bool]]
+
+
+async def _helps(server: Endpoint, host: str) -> bool:
+    return await is_mapped_after(0.0, server, host, StunTiming()) is not None
+
+
+async def measure_lifetime(
+    node: Node,
+    tell: Callable[[str], None],
+    *,
+    measure: Measure = measure_mapping_lifetime,
+    helps: Helps = _helps,
+) -> MappingLifetime | None:
+    """How long an idle UDP mapping lives, with the help of a relay that the node is connected to.
+
+    Takes as long as the answer is, and some minutes where mappings live long. None if no relay
+    helps, which only those of Lattica do.
+
+    Args:
+        tell: gets lines for a person, about the progress.
+    """
+    responders = [
+        Responder(endpoint.host, endpoint.port, status.relay)
+        for status in node.traversal.relays.status()
+        for addr in status.addrs
+        if status.path and kind_of(addr) is Kind.QUIC
+        if not (endpoint := to_endpoint(addr)).is_name
+    ]
+
+    def on_progress(found: MappingLifetime) -> None:
+        alive = "" if found.alive_s is None else f", still there after {found.alive_s:g} s"
+        dead = "" if found.dead_s is None else f", gone after {found.dead_s:g} s"
+        tell(f"an idle UDP mapping is{(alive + dead)[1:]}")
+
+    for version, host in ((4, "0.0.0.0"), (6, "::")):
+        for responder in choose(responders, version):
+            try:
+                if not await helps(responder.endpoint, host):
+                    continue
+                tell("measuring how long idle UDP mappings live: takes up to ten minutes…")
+                return await measure(responder.endpoint, host, on_progress=on_progress)
+            except OSError as error:
+                tell(f"how long idle UDP mappings live cannot be measured: {error}")
+                return None
+    tell("how long idle UDP mappings live cannot be measured: no relay helps with that over UDP")
+    return None

@@ -70,9 +70,9 @@ class Timeouts:
     """Inbound: from accept to a usable connection."""
     negotiate: float = 10.0
     """One stream's protocol negotiation."""
-    keep_alive_interval: float = 3.0
+    keep_alive_interval: float = 2.0
     """Idle time after which a ping is sent."""
-    keep_alive_timeout: float = 8.0
+    keep_alive_timeout: float = 6.0
     """Time without any byte from the peer after which it is dead."""
     shutdown: float = 3.0
     """A clean close may take this long; then connections are aborted."""

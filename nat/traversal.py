@@ -33,6 +33,7 @@ from lattica.nat.punch.birthday_way import BirthdayWay
 from lattica.nat.punch.dcutr_way import DcutrWay
 from lattica.nat.punch.direct_way import DirectWay
 from lattica.nat.punch.ice_way import IceWay
+from lattica.nat.punch.probe_budget import ProbeBudget
 from lattica.nat.reachability.autonat_asker import AutonatClient
 from lattica.nat.reachability.autonat_client import AddressReachability, Reachability
 from lattica.nat.reachability.autonat_service import AutonatServer
@@ -110,11 +111,14 @@ class Traversal:
             on_change=self._on_reachability,
         )
         handlers.update(self.autonat.handlers)
+        budget = ProbeBudget(
+            config.birthday.per_address, config.birthday.per_hour, clock=trio.current_time
+        )
         ways: list[Way] = [
             DirectWay(swarm, known_addrs, config.punch),
             DcutrWay(swarm, config.punch, known=known_addrs),
-            IceWay(swarm, config.ice),
-            BirthdayWay(swarm, config.birthday),
+            IceWay(swarm, config.ice, budget=budget),
+            BirthdayWay(swarm, config.birthday, budget=budget),
         ]
         self.paths = PathManager(swarm, ways, known_addrs, config.paths)
         self.relay_service: RelayService | None = None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lattica.cli.common import run, start
+from lattica.cli.common import GlobalOptions, run, start
 
 if TYPE_CHECKING:
     from lattica.config import NodeConfig
@@ -42,6 +44,13 @@ def doctor_command(
             help="Use this peer's own key, as relays with an allow-list need; not while it runs.",
         ),
     ] = False,
+    lifetime: Annotated[
+        bool,
+        typer.Option(
+            "--lifetime",
+            help="Measure how long idle UDP mappings live, too: takes minutes, ten at most or so.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
     """Find out how peers can reach this machine.
@@ -50,20 +59,58 @@ def doctor_command(
     """
     from dataclasses import replace
 
+    from lattica.logs import setup_logging
+
     config = start(ctx, {"relays": relay}, keep_identity=own_key)
+    options = ctx.find_object(GlobalOptions) or GlobalOptions()
+    setup_logging(_log_level(options), as_json=options.log_json)
     if not own_key:
         # Relays would take a second node of the same name for the first one.
         config = replace(config, identity_path=None)
-    facts = run(_gather, config, wait)
+    _tell(_whom(config, wait))
+    facts = run(_gather, config, wait, lifetime)
     _show(facts, as_json)
 
 
-async def _gather(config: NodeConfig, wait: float) -> DoctorFacts:
-    from lattica.doctor_facts import gather
+def _log_level(options: GlobalOptions) -> str:
+    """Warnings only, unless something else was said: the findings are for a person."""
+    from lattica.config import load_config
+
+    # What the environment says comes last, after the arguments and the file.
+    environment = {"LATTICA_LOG_LEVEL": "warning", **os.environ}
+    return load_config(options.config_file, environment, options.overrides).log_level
+
+
+def _tell(line: str) -> None:
+    """To a person who waits: what is going on."""
+    typer.echo(line, err=True)
+
+
+def _whom(config: NodeConfig, wait: float) -> str:
+    whom = []
+    for count, name in (
+        (len(config.nat.relay.relays), "relay"),
+        (len(config.bootstrap), "bootstrap peer"),
+    ):
+        if count:
+            whom.append(f"{count} {name}{'s' if count > 1 else ''}")
+    if config.nat.port_mapping.enabled:
+        whom.append("the router")
+    names = " and ".join(filter(None, (", ".join(whom[:-1]), *whom[-1:])))
+    return f"asking {names or 'nobody but this machine'}, up to {wait:g} s…"
+
+
+async def _gather(config: NodeConfig, wait: float, lifetime: bool) -> DoctorFacts:
+    from dataclasses import replace
+
+    from lattica.doctor_facts import gather, measure_lifetime
     from lattica.node import Node
 
     async with Node(config) as node:
-        return await gather(node, wait)
+        facts = await gather(node, wait)
+        if lifetime:
+            facts = replace(facts, lifetime=await measure_lifetime(node, _tell))
+        return facts
 
 
 def _show(facts: DoctorFacts, as_json: bool) -> None:
@@ -105,7 +152,7 @@ def _json(
     facts: DoctorFacts, findings: Sequence[Finding], rows: Sequence[Reach]
 ) -> dict[str, object]:
     """Findings, table and the main facts as JSON values."""
-    status = facts.port_mapping
+    status, life = facts.port_mapping, facts.lifetime
     return {
         "findings": [
             {"topic": f.topic, "state": f.state.value, "text": f.text, "advice": f.advice}
@@ -118,6 +165,7 @@ def _json(
         "listen": [str(addr) for addr in facts.listen],
         "interfaces": [str(interface) for interface in facts.interfaces],
         "nat": {"ipv4": _nat_json(facts.nat4), "ipv6": _nat_json(facts.nat6)},
+        "mapping_lifetime": None if life is None else asdict(life),
         "addresses": [
             {
                 "addr": str(fact.addr),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import socket
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,14 +25,12 @@ PORTS = (
     "/ip6/::/tcp/4001",
     "/ip4/0.0.0.0/udp/4001/quic-v1/noise",
     "/ip6/::/udp/4001/quic-v1/noise",
-    # STUN's own port, which more firewalls let through than others.
-    "/ip4/0.0.0.0/udp/3478/quic-v1/noise",
-    "/ip6/::/udp/3478/quic-v1/noise",
 )
 """Where a relay listens unless told otherwise."""
+STUN_PORTS = ("/ip4/0.0.0.0/udp/3478/quic-v1/noise", "/ip6/::/udp/3478/quic-v1/noise")
+"""As well, if they can be had: STUN's own port, which more firewalls let through than others."""
 WEB_PORTS = ("/ip4/0.0.0.0/tcp/443/ws", "/ip6/::/tcp/443/ws")
-"""As well, if it may: for networks that let nothing out but the web."""
-_WEB_PORT = 443
+"""As well, if they can be had: for networks that let nothing out but the web."""
 
 
 def register(app: typer.Typer) -> None:
@@ -65,9 +63,9 @@ def relay_command(
     """Run a relay until SIGINT or SIGTERM.
 
     Peers behind NATs connect through it at once, and go on to find a direct path. It needs a
-    public address, and listens on the ports 4001 (TCP and UDP) and 3478 (UDP), and on 443 (TCP,
-    WebSocket) where it may. What it carries is encrypted from end to end. `lattica id` on
-    another machine shows the ID to allow:
+    public address, and listens on port 4001 (TCP and UDP), and where it may on 3478 (UDP) and 443
+    (TCP, WebSocket). What it carries is encrypted from end to end. `lattica id` on another
+    machine shows the ID to allow:
 
         lattica relay --allow 12D3KooW… --allow 12D3KooX…
     """
@@ -92,27 +90,38 @@ def _with_ports(config: NodeConfig) -> NodeConfig:
 
     if config.swarm.listen != SwarmConfig().listen:
         return config
-    ports: tuple[str, ...] = PORTS
-    if (obstacle := _web_port_obstacle()) is None:
-        ports += WEB_PORTS
-    else:
-        logger.warning(
-            "not listening on port %d, by which networks that only let the web out reach a relay: "
-            "%s; run as root, or with CAP_NET_BIND_SERVICE, and stop what else uses it",
-            _WEB_PORT,
-            obstacle,
+    ports = list(PORTS)
+    for addr in (*STUN_PORTS, *WEB_PORTS):
+        obstacle = _obstacle(addr)
+        if obstacle is None:
+            ports.append(addr)
+            continue
+        loss = (
+            "networks that only let the web out do not reach this relay there; run as root, or "
+            "with CAP_NET_BIND_SERVICE, and stop what else uses the port"
+            if addr in WEB_PORTS
+            else "port 4001 answers STUN too, but fewer firewalls let it through"
         )
-    return dataclasses.replace(config, swarm=dataclasses.replace(config.swarm, listen=ports))
+        logger.warning("not listening on %s: %s: %s", addr, obstacle, loss)
+    return replace(config, swarm=replace(config.swarm, listen=tuple(ports)))
 
 
-def _web_port_obstacle() -> str | None:
-    """Why the web's port cannot be had; None if it can."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("0.0.0.0", _WEB_PORT))
-        except OSError as error:
-            return error.strerror or str(error)
+def _obstacle(addr: str) -> str | None:
+    """Why an address cannot be listened on, with the same options as the node; None if it can."""
+    from lattica.nat.addresses import parse_multiaddr, to_endpoint
+
+    endpoint = to_endpoint(parse_multiaddr(addr))
+    is_tcp = "/tcp/" in addr
+    try:
+        kind = socket.SOCK_STREAM if is_tcp else socket.SOCK_DGRAM
+        with socket.socket(endpoint.family, kind) as probe:
+            if endpoint.family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            if is_tcp:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((endpoint.host, endpoint.port))
+    except OSError as error:
+        return error.strerror or str(error)
     return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lattica.nat.config_checks import require, require_seconds
+from lattica.nat.punch.probe_budget import PER_ADDRESS, PER_HOUR
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +16,8 @@ class BirthdayConfig:
     miss with a probability of about exp(-sockets * probes / 64512), 0.03% by default.
     """
 
+    enabled: bool = True
+    """Use it at all (`/lattica/birthday/1`)."""
     sockets: int = 256
     """UDP sockets of the hard side, each with a port at its NAT; fewer where the limit on open
     files is near. A carrier's NAT may grant a customer no more than about 1,000 ports."""
@@ -29,11 +32,18 @@ class BirthdayConfig:
     patience: float = 8.0
     """Seconds that a side waits until it knows its own NAT, which it has perhaps just met."""
     max_runs: int = 4
-    """Runs at a time, with all peers together; with one peer there is one at a time."""
-    per_address: int = 4096
-    """Datagrams to one address in an hour: a peer may lie about where it is."""
-    per_hour: int = 32768
-    """Datagrams to all addresses in an hour."""
+    """Runs at a time, with all peers together; with one peer there is one at a time. Half of
+    them are for those that this node begins, unless that is all there is."""
+    runs_per_hour: int = 4
+    """That one peer may ask for, and as many that this node begins with one peer: a failure costs
+    one side `sockets` mappings at its NAT, and an address that may be a lie `probes` datagrams."""
+    total_runs_per_hour: int = 32
+    """That all peers together may ask for."""
+    per_address: int = PER_ADDRESS
+    """Probes to one address in an hour: a peer may lie about where it is. Checks of ICE count
+    too, each as much as four probes."""
+    per_hour: int = PER_HOUR
+    """The same for all addresses together."""
 
     def __post_init__(self) -> None:
         require(8 <= self.sockets <= 1024, "sockets", "8 to 1,024", self.sockets)
@@ -42,8 +52,8 @@ class BirthdayConfig:
         require_seconds("refresh", self.refresh)
         require_seconds("timeout", self.timeout)
         require_seconds("patience", self.patience)
-        require(self.max_runs >= 1, "max_runs", "at least 1", self.max_runs)
-        require(self.per_address >= 1, "per_address", "at least 1", self.per_address)
+        for name in ("max_runs", "runs_per_hour", "total_runs_per_hour", "per_address"):
+            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         require(
             self.per_hour >= self.per_address, "per_hour", "at least `per_address`", self.per_hour
         )

@@ -9,7 +9,7 @@ import random
 import socket
 import sys
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 from typing import TypeVar
@@ -17,6 +17,7 @@ from typing import TypeVar
 import trio
 
 from lattica.errors import (
+    AccessDeniedError,
     DialAttempt,
     DialError,
     IncompleteReadError,
@@ -26,7 +27,9 @@ from lattica.errors import (
 )
 from lattica.identity import PeerId
 from lattica.nat.addresses import local_interfaces, socket_multiaddr
-from lattica.nat.connection import Connection
+from lattica.nat.connection import Connection, Direction
+from lattica.nat.gater import Gater
+from lattica.nat.protocols import StreamHandler
 from lattica.nat.punch.birthday import (
     BirthdayEasy,
     BirthdayHard,
@@ -49,8 +52,10 @@ from lattica.nat.punch.birthday_messages import (
     encode,
     hello,
 )
+from lattica.nat.punch.exchange import open_on
 from lattica.nat.punch.not_applicable import NotApplicable
 from lattica.nat.punch.probe_budget import ProbeBudget
+from lattica.nat.punch.round_limiter import HOUR, RoundLimiter
 from lattica.nat.quic_endpoint import Foreign, QuicEndpoint
 from lattica.nat.reachability.nat_report import NatReport
 from lattica.nat.stream import Stream
@@ -82,7 +87,8 @@ class BirthdayWay:
     """Direct connections through an endpoint-dependent NAT, coordinated over a relayed one.
 
     The rest of the node goes on meanwhile; a run costs the hard side up to
-    `BirthdayConfig.sockets` open files, which are closed at its end in any case.
+    `BirthdayConfig.sockets` open files, which are closed at its end in any case. `budget` is for
+    datagrams to addresses that peers name; one may be shared with other ways.
     """
 
     name = "birthday"
@@ -93,14 +99,26 @@ class BirthdayWay:
         config: BirthdayConfig | None = None,
         *,
         rng: random.Random | None = None,
+        budget: ProbeBudget | None = None,
     ) -> None:
-        self.handlers: Mapping[str, Callable[[Stream], Awaitable[None]]] = {PROTOCOL: self._serve}
         self._swarm = swarm
-        self._config = config or BirthdayConfig()
+        self._config = config = config or BirthdayConfig()
         self._rng = rng or random.SystemRandom()
-        # The budget is made at the first run: there is no clock before trio runs.
-        self._budget: ProbeBudget | None = None
+        self._gater = Gater(swarm.config.access)
+        self._budget = budget or ProbeBudget(
+            config.per_address, config.per_hour, clock=trio.current_time
+        )
+        clock = trio.current_time
+        self._begun = RoundLimiter(config.runs_per_hour, None, clock, period=HOUR)
+        self._served = RoundLimiter(
+            config.runs_per_hour, config.total_runs_per_hour, clock, period=HOUR
+        )
         self._active: set[PeerId] = set()
+
+    @property
+    def handlers(self) -> Mapping[str, StreamHandler]:
+        """The other end's part."""
+        return {PROTOCOL: self._serve} if self._config.enabled else {}
 
     async def attempt(self, relayed: Connection) -> Connection:
         """Make a direct connection to the peer at the other end of `relayed`.
@@ -110,14 +128,17 @@ class BirthdayWay:
         this pair or other ways do, :class:`DialError` where it did not work this time,
         :class:`ResourceLimitError` where too many runs are under way, and what streams raise.
         """
+        if not self._config.enabled:
+            raise NotApplicable("the birthday method is turned off")
         peer = relayed.peer_id
-        with self._run(peer):
+        limit = self._swarm.config.timeouts.negotiate
+        with self._run(peer, self._config.max_runs):
             own = await self._introduction(self._rng.randbytes(TOKEN_SIZE))
             if not own.mapped:
                 raise NotApplicable("no STUN responder sees this node over UDP and IPv4")
             try:
                 with trio.fail_after(self._config.timeout):
-                    stream = await self._swarm.open_stream(peer, [PROTOCOL])
+                    stream = await open_on(relayed, PROTOCOL, limit)
                     async with stream:
                         return await self._ask(stream, own)
             except trio.TooSlowError:
@@ -135,29 +156,40 @@ class BirthdayWay:
             raise RemoteProtocolError("birthday: a hello without a proper answer")
         role = role_of(own, answer)
         self._vet(own, answer)
+        self._admit(self._begun, stream.peer_id)
         return await self._meet(role, stream, messages, answer)
 
     async def _serve(self, stream: Stream) -> None:
-        """The other end's part: answer a peer that wants to meet."""
+        """The other end's part: answer a peer that wants to meet.
+
+        Raises :class:`RemoteProtocolError` and what streams raise.
+        """
+        relayed = stream.connection
+        if not relayed.is_relayed or relayed.direction is not Direction.OUTBOUND:
+            stream.reset("hole punching is for relayed connections, begun by their target")
+            return
         messages = _Messages(stream)
         peer = stream.peer_id
         with trio.move_on_after(self._config.timeout):
-            theirs = await messages.expect(Hello)
+            theirs = await messages.next()
+            if not isinstance(theirs, Hello):
+                raise RemoteProtocolError("birthday: no hello at first")
             try:
-                with self._run(peer):
+                with self._run(peer, max(1, self._config.max_runs // 2)):
                     own = await self._introduction(theirs.token)
                     role = role_of(own, theirs)
                     self._vet(own, theirs)
                     best = self._swarm.registry.best(peer)
                     if best is not None and not best.is_relayed:
                         raise NotApplicable("there is a direct connection already")
+                    self._admit(self._served, peer)
                     await stream.send_all(encode(own))
                     await self._meet(role, stream, messages, theirs)
             except NotApplicable as error:
                 await stream.send_all(encode(Refusal(str(error))))
             except ResourceLimitError as error:
                 await stream.send_all(encode(Refusal(str(error), temporary=True)))
-            except DialError as error:
+            except OSError as error:  # no connection, or no sockets
                 logger.debug("birthday run failed: %s peer=%s", error, peer)
 
     async def _introduction(self, token: bytes) -> Hello:
@@ -171,11 +203,11 @@ class BirthdayWay:
     # --- what a run may do ---
 
     @contextmanager
-    def _run(self, peer: PeerId) -> Iterator[None]:
-        """Count a run, while it goes on."""
+    def _run(self, peer: PeerId, limit: int) -> Iterator[None]:
+        """Count a run, while it goes on, unless there are `limit` already."""
         if peer in self._active:
             raise ResourceLimitError("a birthday run with this peer is under way")
-        if len(self._active) >= self._config.max_runs:
+        if len(self._active) >= limit:
             raise ResourceLimitError("too many birthday runs are under way")
         self._active.add(peer)
         try:
@@ -183,17 +215,20 @@ class BirthdayWay:
         finally:
             self._active.discard(peer)
 
+    def _admit(self, limiter: RoundLimiter, peer: PeerId) -> None:
+        if not limiter.admit(peer):
+            raise ResourceLimitError("too many birthday runs with this peer, or with all, of late")
+
     def _vet(self, own: Hello, theirs: Hello) -> None:
-        """Refuse to send to where a peer cannot be."""
+        """Refuse to send to where a peer cannot be, or where nothing may be sent to."""
         ours = {interface.ip for interface in local_interfaces()}
         ours |= {ip_address(host) for host in own.hosts}
-        check_target(ip_address(theirs.mapped[-1][0]), frozenset(ours))
-
-    def _may_send(self, host: str) -> bool:
-        if self._budget is None:
-            config = self._config
-            self._budget = ProbeBudget(config.per_address, config.per_hour, trio.current_time)
-        return self._budget.take(host)
+        target = ip_address(theirs.mapped[-1][0])
+        check_target(target, frozenset(ours))
+        try:
+            self._gater.check_address(target)
+        except AccessDeniedError:
+            raise NotApplicable(f"access rules forbid to send anything to {target}") from None
 
     def _failure(self, peer: PeerId, why: str) -> DialError:
         return DialError(peer, [DialAttempt("birthday method", why)])
@@ -253,7 +288,7 @@ class BirthdayWay:
             while (due := core.next_timer()) is not None:
                 await trio.sleep_until(due)
                 for index in core.poll():
-                    if not self._may_send(core.target[0]):
+                    if not self._budget.take(core.target[0]):
                         trouble.stop(_SPENT)
                         return
                     with suppress(OSError):  # as if the network had lost it
@@ -311,7 +346,7 @@ class BirthdayWay:
                 while (due := core.next_timer()) is not None:
                     await trio.sleep_until(due)
                     for destination in core.poll():
-                        if not self._may_send(destination[0]):
+                        if not self._budget.take(destination[0]):
                             trouble.stop(_SPENT)
                             return
                         endpoint.send_probe(core.probe, destination)
@@ -410,7 +445,7 @@ class _Messages:
 def _open_sockets(host: str, wanted: int) -> list[socket.socket]:
     """UDP sockets on ports that the system chooses, `wanted` or as many as can be had.
 
-    Raises :class:`ResourceLimitError` where those are too few.
+    Raises :class:`ResourceLimitError` where those are too few, or the address is gone.
     """
     sockets: list[socket.socket] = []
     try:
@@ -422,7 +457,7 @@ def _open_sockets(host: str, wanted: int) -> list[socket.socket]:
     except OSError as error:
         if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
             _close(sockets)
-            raise
+            raise ResourceLimitError(f"UDP sockets cannot be had: {error.strerror}") from None
         # Others need some too.
         _close(sockets[-_FILES_TO_SPARE:])
         del sockets[-_FILES_TO_SPARE:]

@@ -85,10 +85,10 @@ class DcutrWay:
         """Punch up to three times; return the direct connection.
 
         Raises:
-            NotApplicable: there is no TCP port to punch from, or no address to punch to.
+            NotApplicable: there is no TCP port to punch from, or no address to punch to, or
+                the peer does not speak it.
             DialError: every round failed, with what the last one met at each address.
-            UnsupportedProtocolError, TimeoutError, RemoteProtocolError, ConnectionClosedError:
-                no agreement with the peer.
+            TimeoutError, RemoteProtocolError, ConnectionClosedError: no agreement with the peer.
         """
         self._check_applicable()
         machine = Initiator(trio.current_time)

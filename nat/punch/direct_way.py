@@ -18,7 +18,6 @@ from lattica.errors import (
     IncompleteReadError,
     LatticaError,
     RemoteProtocolError,
-    UnsupportedProtocolError,
 )
 from lattica.identity import PeerId
 from lattica.nat.addresses import Kind, order_addresses
@@ -49,6 +48,7 @@ _KINDS = (Kind.TCP, Kind.QUIC, Kind.WEBSOCKET, Kind.SECURE_WEBSOCKET)
 _REQUEST_TIMEOUT = 10.0
 _GRACE = 1.0
 """Seconds by which the peer's answer and the connection that it tells of may be apart."""
+_GONE = "there was a connection, which has ended already"
 
 
 class DirectWay:
@@ -72,7 +72,7 @@ class DirectWay:
 
     @property
     def handlers(self) -> Mapping[str, StreamHandler]:
-        """The other end's part."""
+        """The other end's part: reversal, which is not hole punching and is always served."""
         return {REVERSE: self._serve}
 
     async def attempt(self, relayed: Connection) -> Connection:
@@ -81,8 +81,9 @@ class DirectWay:
         Takes `PunchConfig.direct_timeout` seconds and a round trip at most.
 
         Raises:
-            NotApplicable: neither side knows an address of the other that may be dialed.
-            DialError: none of them answered.
+            NotApplicable: neither side knows an address of the other that may be dialed, or
+                the peer does not speak it.
+            DialError: none of them answered, or the connection has ended again already.
         """
         peer_id = relayed.peer_id
         won: list[Connection] = []
@@ -100,14 +101,20 @@ class DirectWay:
                 missing.append(str(error))
             except DialError as error:
                 failures.extend(error.attempts)
+            except (LatticaError, OSError) as error:
+                failures.append(DialAttempt(self.name, str(error)))
+            else:
+                failures.append(DialAttempt(self.name, _GONE))
 
         async def ask() -> None:
             try:
                 await self._ask(relayed)
-            except (NotApplicable, UnsupportedProtocolError) as error:
+            except NotApplicable as error:
                 missing.append(str(error))
             except (LatticaError, OSError) as error:
                 failures.append(DialAttempt(REVERSE, str(error)))
+            else:
+                failures.append(DialAttempt(REVERSE, _GONE))
 
         async with trio.open_nursery() as watching:
             watching.start_soon(watch, watching.cancel_scope)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import trio
 
+from lattica.errors import UnsupportedProtocolError
 from lattica.nat.connection import Connection
 from lattica.nat.multistream import Initiator
+from lattica.nat.punch.not_applicable import NotApplicable
 from lattica.nat.stream import Stream
 
 
@@ -14,8 +16,8 @@ async def open_on(connection: Connection, protocol: str, timeout: float) -> Stre
 
     The wait keeps the negotiation out of a round trip that is measured later.
 
-    Raises :class:`UnsupportedProtocolError`, :class:`ConnectionClosedError`, and
-    :class:`TimeoutError` after `timeout` seconds.
+    Raises :class:`NotApplicable` if the peer does not speak it,
+    :class:`ConnectionClosedError`, and :class:`TimeoutError` after `timeout` seconds.
     """
     stream = connection.open_stream()
     try:
@@ -24,7 +26,14 @@ async def open_on(connection: Connection, protocol: str, timeout: float) -> Stre
             await stream.finish_negotiation()
         if not stream.protocol:
             raise TimeoutError(f"no answer within {timeout:g} s when asked for {protocol}")
+    except UnsupportedProtocolError:
+        raise does_not_speak(protocol) from None
     except BaseException:
         stream.reset()
         raise
     return stream
+
+
+def does_not_speak(protocol: str) -> NotApplicable:
+    """To ask again, as after other failures, would be in vain."""
+    return NotApplicable(f"the peer does not speak {protocol}")

@@ -106,6 +106,7 @@ class IceAgent:
         remote: candidates of the peer that may be tried (:meth:`TargetPolicy.choose`).
         own, peer: what checks are authenticated with.
         controlling: this side chooses the pair.
+        may_send: whether one more datagram may go to a host; counts it. What may not is as lost.
     """
 
     def __init__(
@@ -120,6 +121,7 @@ class IceAgent:
         clock: Callable[[], float],
         random_bytes: Callable[[int], bytes],
         config: IceConfig,
+        may_send: Callable[[str], bool] | None = None,
     ) -> None:
         self.controlling = controlling
         self._pairs = Checklist(local, remote, controlling=controlling)
@@ -129,12 +131,14 @@ class IceAgent:
         self._clock = clock
         self._random = random_bytes
         self._config = config
+        self._may_send = may_send
         self._tie_breaker = self._new_tie_breaker()
         self._transactions: dict[bytes, _Transaction] = {}
         self._nominating: _Transaction | None = None
         self._outgoing: list[Outgoing] = []
         self._events: list[IceEvent] = []
         self._sent = 0
+        self._withheld = 0
         self._heard = 0
         self._started_at: float | None = None
         self._pace_at = 0.0
@@ -248,6 +252,8 @@ class IceAgent:
             return f"a way was found, but not agreed on ({tried} tried)"
         if self._heard:
             return f"the peer's packets arrive, ours do not ({tried} tried)"
+        if self._withheld and not self._sent:
+            return "the budget of datagrams to this address, or to all, is spent for now"
         return f"no answer over UDP ({tried} tried)"
 
     def _fail(self, reason: str) -> None:
@@ -312,6 +318,9 @@ class IceAgent:
         self._send(pair.base, pair.remote.address, transaction.request)
 
     def _send(self, base: int, destination: tuple[str, int], data: bytes) -> None:
+        if self._may_send is not None and not self._may_send(destination[0]):
+            self._withheld += 1
+            return
         self._sent += 1
         self._outgoing.append(Outgoing(base, destination, data))
 

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from zlib import crc32
 
+from lattica.errors import AccessDeniedError
 from lattica.nat.addresses import Interface, IpAddress
+from lattica.nat.gater import Gater
 
 MAX_REMOTE_CANDIDATES = 16
 """Of what a peer claims to have, so many are looked at."""
@@ -116,12 +118,14 @@ class TargetPolicy:
     """Which addresses that a peer claims to have this node sends anything to.
 
     interfaces: of this machine, with their networks. public: addresses at which others see this
-    node. allow_loopback: this machine's loopback addresses are fine.
+    node. allow_loopback: this machine's loopback addresses are fine. gater: the access rules;
+    what they forbid gets nothing, either.
     """
 
     interfaces: Sequence[Interface] = ()
     public: frozenset[str] = frozenset()
     allow_loopback: bool = False
+    gater: Gater | None = None
 
     def may_answer(self, host: str) -> bool:
         """Whether somebody at `host`, who has proved to be the peer, may be written to."""
@@ -129,6 +133,11 @@ class TargetPolicy:
             ip = ipaddress.ip_address(host)
         except ValueError:  # an IPv6 address with a zone is not one, either
             return False
+        if self.gater is not None:
+            try:
+                self.gater.check_address(ip)
+            except AccessDeniedError:
+                return False
         if any(ip in network for network in _LOOPBACK):
             return self.allow_loopback
         return not any(ip in network for network in _NEVER) and not self._is_broadcast(ip)

@@ -16,12 +16,19 @@ from contextlib import contextmanager
 
 import trio
 
-from lattica.errors import DialAttempt, DialError, LatticaError
+from lattica.errors import (
+    DialAttempt,
+    DialError,
+    LatticaError,
+    UnsupportedProtocolError,
+)
 from lattica.identity import PeerId
 from lattica.nat.addresses import Kind, kind_of, local_interfaces, socket_multiaddr, to_endpoint
-from lattica.nat.connection import Connection
+from lattica.nat.connection import Connection, Direction
+from lattica.nat.gater import Gater
 from lattica.nat.multistream import Initiator
 from lattica.nat.protocols import StreamHandler
+from lattica.nat.punch.exchange import does_not_speak
 from lattica.nat.punch.ice import Credentials, Failed, IceAgent, Nominated
 from lattica.nat.punch.ice_candidates import (
     Candidate,
@@ -41,6 +48,7 @@ from lattica.nat.punch.ice_messages import (
 )
 from lattica.nat.punch.ice_sockets import IceSession, IceSockets
 from lattica.nat.punch.not_applicable import NotApplicable
+from lattica.nat.punch.probe_budget import CHECK_COST, ProbeBudget
 from lattica.nat.punch.round_limiter import RoundLimiter
 from lattica.nat.quic_endpoint import QuicEndpoint
 from lattica.nat.stream import Stream
@@ -54,13 +62,24 @@ _QUIC = "udp/{}/quic-v1/noise"
 
 
 class IceWay:
-    """A way from a relayed to a direct connection (see :mod:`lattica.nat.punch`)."""
+    """A way from a relayed to a direct connection (see :mod:`lattica.nat.punch`).
+
+    `budget` is for datagrams to addresses that peers name; one may be shared with other ways.
+    """
 
     name = "udp-punch"
 
-    def __init__(self, swarm: Swarm, config: IceConfig | None = None) -> None:
+    def __init__(
+        self,
+        swarm: Swarm,
+        config: IceConfig | None = None,
+        *,
+        budget: ProbeBudget | None = None,
+    ) -> None:
         self._swarm = swarm
         self._config = config or IceConfig()
+        self._gater = Gater(swarm.config.access)
+        self._budget = budget or ProbeBudget(clock=trio.current_time)
         self._sockets = IceSockets(swarm)
         self._limiter = RoundLimiter(
             self._config.attempts_per_minute,
@@ -93,12 +112,17 @@ class IceWay:
             raise NotApplicable("UDP is blocked here")
         if len(self._sockets) >= self._config.max_attempts:
             raise self._failed(relayed.peer_id, "too many attempts at a time")
+        if relayed.agent and ICE not in relayed.known_protocols:  # it has said what it speaks
+            raise does_not_speak(ICE)
         own = self._description(endpoints)
         async with relayed.open_stream() as stream:
             # What comes first shows whether the peer speaks it: no round trip to ask.
             stream.begin_negotiation(Initiator([ICE]))
             stream.assume_protocol(ICE)
-            agreed = await self._agree(stream, own)
+            try:
+                agreed = await self._agree(stream, own)
+            except UnsupportedProtocolError:
+                raise does_not_speak(ICE) from None
             agent = self._agent(endpoints, own, agreed.peer, controlling=True)
             session = IceSession(agent, endpoints)
             with self._registered(own.credentials, session):
@@ -146,8 +170,14 @@ class IceWay:
         """Handle a stream on which a peer coordinates an attempt.
 
         Ends when the peer is through with it, when its direct connection is there, or in the
-        time that :class:`IceConfig` allows.
+        time that :class:`IceConfig` allows. Only for peers that this side has chosen to reach
+        through a relay: strangers do not get to name addresses that something is sent to.
+        Raises :class:`RemoteProtocolError` and what streams raise.
         """
+        relayed = stream.connection
+        if not relayed.is_relayed or relayed.direction is not Direction.OUTBOUND:
+            stream.reset("hole punching is for relayed connections, begun by their target")
+            return
         config = self._config
         responder = Responder()
         with trio.move_on_after(config.coordination_timeout) as scope:
@@ -249,6 +279,7 @@ class IceWay:
             local_interfaces(),
             frozenset(one.host for one in own.candidates if one.type is not CandidateType.HOST),
             self._config.allow_loopback,
+            self._gater,
         )
         return IceAgent(
             own.candidates,
@@ -260,6 +291,7 @@ class IceWay:
             clock=trio.current_time,
             random_bytes=os.urandom,
             config=self._config,
+            may_send=lambda host: self._budget.take(host, CHECK_COST),
         )
 
     # --- this node's candidates ---

@@ -7,9 +7,11 @@ from typing import TypeAlias
 
 from multiaddr.multiaddr import Multiaddr
 
+from lattica.errors import LatticaError
 from lattica.identity import PeerId
 from lattica.nat.addresses import IpAddress, Kind, interface_addresses, kind_of, local_interfaces
-from lattica.nat.punch.candidates import public_ips, to_dial, to_tell
+from lattica.nat.gater import Gater
+from lattica.nat.punch.candidates import MAX_LOOKED_AT, public_ips, to_dial, to_tell
 from lattica.nat.swarm import Swarm
 
 KnownAddresses: TypeAlias = Callable[[PeerId], Sequence[Multiaddr]]
@@ -21,6 +23,7 @@ class OwnSide:
 
     def __init__(self, swarm: Swarm, kinds: Collection[Kind], *, allow_loopback: bool) -> None:
         self._swarm = swarm
+        self._gater = Gater(swarm.config.access)
         self._kinds = frozenset(kinds)
         self._allow_loopback = allow_loopback
 
@@ -36,11 +39,14 @@ class OwnSide:
         )
 
     def dialable(self, claimed: Sequence[Multiaddr], peer_id: PeerId) -> list[Multiaddr]:
-        """Those of a peer's claimed addresses that may be dialed, the best first."""
+        """Those of a peer's claimed addresses that may be dialed, the best first.
+
+        None that the access rules forbid.
+        """
         interfaces = local_interfaces()
         bound = interface_addresses(self._swarm.listen_addrs, interfaces=interfaces)
         return to_dial(
-            claimed,
+            [addr for addr in claimed[:MAX_LOOKED_AT] if self._is_allowed(addr)],
             peer_id,
             kinds=self._kinds,
             ours=[*self._outside(), *bound],
@@ -48,6 +54,13 @@ class OwnSide:
             proven_ips=self._proven_ips(peer_id),
             allow_loopback=self._allow_loopback,
         )
+
+    def _is_allowed(self, addr: Multiaddr) -> bool:
+        try:
+            self._gater.check_address(addr)
+        except LatticaError:  # forbidden, or not understood
+            return False
+        return True
 
     def _outside(self) -> list[Multiaddr]:
         swarm = self._swarm

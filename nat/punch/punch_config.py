@@ -12,7 +12,8 @@ class PunchConfig:
     """How long and how often holes are punched, and how often peers may ask for it."""
 
     enabled: bool = True
-    """Punch holes by TCP at all (`/libp2p/dcutr`)."""
+    """Punch holes by TCP at all (`/libp2p/dcutr`). Plain dials and connection reversal
+    (`/lattica/reverse/1`) punch nothing, and go on where this is off."""
     window: float = 4.0
     """Seconds that one round dials for: the first packet and two repetitions by the kernel."""
     retry_interval: float = 0.15

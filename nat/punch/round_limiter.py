@@ -7,17 +7,25 @@ from collections.abc import Callable
 
 from lattica.identity import PeerId
 
-_PERIOD = 60.0
+MINUTE, HOUR = 60.0, 3600.0
 _MAX_PEERS = 1024
 
 
 class RoundLimiter:
-    """So many rounds a minute for each peer, and so many for all."""
+    """So many rounds for each peer, and so many for all (None: any number), in each `period`."""
 
-    def __init__(self, per_peer: int, total: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        per_peer: int,
+        total: int | None,
+        clock: Callable[[], float],
+        *,
+        period: float = MINUTE,
+    ) -> None:
         self._per_peer = per_peer
         self._total = total
         self._clock = clock
+        self._period = period
         self._by_peer: OrderedDict[PeerId, deque[float]] = OrderedDict()
         self._all: deque[float] = deque()
 
@@ -27,12 +35,14 @@ class RoundLimiter:
         mine = self._by_peer.setdefault(peer_id, deque())
         self._by_peer.move_to_end(peer_id)
         for times in (mine, self._all):
-            while times and now - times[0] >= _PERIOD:
+            while times and now - times[0] >= self._period:
                 times.popleft()
-        admitted = len(mine) < self._per_peer and len(self._all) < self._total
+        has_room = self._total is None or len(self._all) < self._total
+        admitted = len(mine) < self._per_peer and has_room
         if admitted:
             mine.append(now)
-            self._all.append(now)
+            if self._total is not None:
+                self._all.append(now)
         while len(self._by_peer) > _MAX_PEERS:
             # What is forgotten here still counts in the total.
             self._by_peer.popitem(last=False)

@@ -128,6 +128,14 @@ class AutonatClient:
         self._publish(self._core.network_changed())
         self.look_again()
 
+    def is_idle(self) -> bool:
+        """Look at addresses and servers now; whether no check is under way or can begin."""
+        self._look()
+        if self._core.is_idle:
+            return True
+        self.look_again()
+        return False
+
     def _look(self) -> None:
         servers = self._servers()
         connected = [peer for peer in servers if self._direct(peer) is not None]

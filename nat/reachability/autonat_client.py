@@ -187,6 +187,14 @@ class ClientCore:
         known = self._servers.get(server)
         return known is not None and known.is_busy
 
+    @property
+    def is_idle(self) -> bool:
+        """No check is under way, and none can begin before time has passed."""
+        now = self._clock()
+        return not self._pending and not any(
+            state.due <= now and self._candidates(state, now) for state in self._addresses.values()
+        )
+
     # --- what there is ---
 
     def update(

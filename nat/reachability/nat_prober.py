@@ -104,6 +104,11 @@ class NatProber:
         await self._families[version].measured.wait()
         return self.report(version)
 
+    def has_measured(self, version: int = 4) -> bool:
+        """Whether all is known that can be found out with the responders that there are now."""
+        family = self._families[version]
+        return family.finished == (self._endpoint(family), frozenset(self._usable(family)))
+
     async def run(self) -> None:
         """Measure, and keep the mappings alive, until cancelled."""
         with self._swarm.events.subscribe() as events:
@@ -119,6 +124,7 @@ class NatProber:
     async def _look_after(self, family: _Family) -> None:
         while True:
             family.stale = trio.Event()
+            family.finished = None
             endpoint, responders = self._endpoint(family), self._usable(family)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(
@@ -126,11 +132,11 @@ class NatProber:
                 )
                 if endpoint is None or not responders:
                     self._learn(family, Measured(NatReport(), ()))
-                    family.measured.set()
+                    family.finish(endpoint, responders)
                     await trio.sleep_forever()
                 family.rounds.append(trio.current_time())
                 async with client_on(endpoint, self._config.timing) as client:
-                    await self._measure_and_keep(family, client, responders)
+                    await self._measure_and_keep(family, endpoint, client, responders)
                 nursery.cancel_scope.cancel()
             if len(family.rounds) == _BURST:
                 # Something changes all the time, or a responder makes trouble.
@@ -160,7 +166,11 @@ class NatProber:
         return choose(self._responders(), family.version)
 
     async def _measure_and_keep(
-        self, family: _Family, client: StunClient, responders: Sequence[Responder]
+        self,
+        family: _Family,
+        endpoint: QuicEndpoint,
+        client: StunClient,
+        responders: Sequence[Responder],
     ) -> None:
         """Measure, and then ask from time to time until an answer shows that all has changed."""
 
@@ -174,7 +184,7 @@ class NatProber:
         timing = self._config.timing
         measured = await measure(client, responders, local_hosts(), timing, on_report)
         self._learn(family, measured)
-        family.measured.set()
+        family.finish(endpoint, responders)
         await self._keep_alive(client, measured, responders)
 
     async def _keep_alive(
@@ -224,9 +234,16 @@ class _Family:
         self.report = NatReport()
         self.stale = trio.Event()
         self.measured = trio.Event()
+        self.finished: tuple[QuicEndpoint | None, frozenset[Responder]] | None = None
+        """The socket and the responders of the last round, if that is over."""
         self.rounds: deque[float] = deque(maxlen=_BURST)
         """When the last ones began."""
         self.observed: tuple[Multiaddr, ...] = ()
+
+    def finish(self, endpoint: QuicEndpoint | None, responders: Sequence[Responder]) -> None:
+        """A round is over; one without either is at once."""
+        self.finished = endpoint, frozenset(responders)
+        self.measured.set()
 
 
 def _as_before(mapped: Endpoint, before: Observation, report: NatReport) -> bool:

@@ -135,16 +135,21 @@ class NetworkMonitor:
         self._swarm = swarm
         self._config = config or NetworkMonitorConfig()
         self._network, self._clocks = network, clocks
+        self._is_blind = False
+        """The last look at addresses and routes failed."""
 
     async def run(self) -> None:
         """Watch until cancelled."""
         config = self._config
         with ChangeNews() as news:
-            detector = ChangeDetector(self._network(), self._clocks(), config)
+            while (state := self._look()) is None:  # noqa: ASYNC110 - nothing tells
+                await trio.sleep(config.poll)
+            detector = ChangeDetector(state, self._clocks(), config)
             full_poll = config.full_poll if news.works else config.poll
             look_at = trio.current_time() + full_poll
             while True:
-                due = detector.next_timer()
+                # What waits to be reported waits on while nobody can look.
+                due = None if self._is_blind else detector.next_timer()
                 limit = trio.current_time() + config.poll
                 with trio.move_on_at(limit if due is None else min(limit, due)) as scope:
                     await news.wait()
@@ -153,11 +158,30 @@ class NetworkMonitor:
                     self._report(slept)
                 now = trio.current_time()
                 timer_due = due is not None and now >= due
-                if not scope.cancelled_caught or slept is not None or timer_due or now >= look_at:
-                    reason = detector.on_state(now, self._network())
+                if (
+                    not scope.cancelled_caught
+                    or slept is not None
+                    or timer_due
+                    or now >= look_at
+                    or self._is_blind
+                ):
+                    state = self._look()
                     look_at = now + full_poll
+                    reason = None if state is None else detector.on_state(now, state)
                     if reason is not None:
                         self._report(reason)
+
+    def _look(self) -> NetworkState | None:
+        """The state of the network; None if the system lets nobody look just now."""
+        try:
+            state = self._network()
+        except OSError as error:
+            if not self._is_blind:
+                logger.info("cannot look at the network: %s", error)
+            self._is_blind = True
+            return None
+        self._is_blind = False
+        return state
 
     def _report(self, reason: str) -> None:
         logger.info("network changed: %s", reason)

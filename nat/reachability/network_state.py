@@ -6,6 +6,7 @@ which spares most of the looking.
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import logging
 import socket
@@ -32,6 +33,8 @@ _ELSEWHERE: Final = ((socket.AF_INET, "203.0.113.1"), (socket.AF_INET6, "2001:db
 _MAX_ROUTES: Final = 64
 _LARGEST_NEWS: Final = 65536
 _MOST_NEWS: Final = 1000
+_SHORTAGES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+"""With these the system says nothing about the network, only that it cannot look now."""
 _GATHERING: Final = 0.1
 """Seconds in which news are gathered before anybody looks."""
 
@@ -58,15 +61,20 @@ class Clocks:
 
 
 def read_network() -> NetworkState:
-    """The state now. What the system does not tell is left out."""
+    """The state now. What the system does not tell is left out.
+
+    Raises OSError if nobody can look now, as when there are no file descriptors left.
+    """
     return NetworkState(frozenset(_addresses()), frozenset(_routes()))
 
 
 def local_hosts() -> frozenset[str]:
     """The addresses of this machine, loopback and link-local ones too, without zones."""
     found = {"127.0.0.1", "::1"}
-    for _, address in _interface_addresses():
-        found.add(str(address.ip))
+    try:
+        found.update(str(address.ip) for _, address in _interface_addresses())
+    except OSError as error:
+        logger.debug("cannot list network interfaces: %s", error)
     return frozenset(found)
 
 
@@ -82,6 +90,7 @@ def _interface_addresses() -> list[tuple[str, ipaddress.IPv4Interface | ipaddres
     try:
         adapters = list(ifaddr.get_adapters())
     except OSError as error:
+        _raise_shortage(error)
         logger.debug("cannot list network interfaces: %s", error)
         return []
     for adapter in adapters:
@@ -90,6 +99,12 @@ def _interface_addresses() -> list[tuple[str, ipaddress.IPv4Interface | ipaddres
             address = ipaddress.ip_interface(f"{host}/{ip.network_prefix}")
             found.append((adapter.name, address))
     return found
+
+
+def _raise_shortage(error: OSError) -> None:
+    """Raise again what is no answer."""
+    if error.errno in _SHORTAGES:
+        raise error
 
 
 def _addresses() -> list[str]:
@@ -130,7 +145,8 @@ def _routes() -> list[str]:
             with socket.socket(family, socket.SOCK_DGRAM) as sock:
                 sock.connect((host, 9))
                 found.append(f"from {sock.getsockname()[0]}")
-        except OSError:
+        except OSError as error:
+            _raise_shortage(error)
             continue  # there is no route, or no such family
     if _LINUX:
         # Columns as in the kernel's net/ipv4/fib_trie.c and net/ipv6/route.c.
@@ -148,7 +164,8 @@ def _routes() -> list[str]:
 def _lines(path: str) -> list[str]:
     try:
         return Path(path).read_text().splitlines()
-    except OSError:
+    except OSError as error:
+        _raise_shortage(error)
         return []
 
 

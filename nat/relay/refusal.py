@@ -8,14 +8,16 @@ from lattica.nat.relay.messages import Status
 
 _CONNECT = {
     Status.RESOURCE_LIMIT_EXCEEDED: "the relay has too many circuits",
-    Status.PERMISSION_DENIED: "the relay does not allow it",
+    Status.PERMISSION_DENIED: "the relay does not allow it: where it has an allow-list, both "
+    "peers must be on it, by the IDs of the keys that they use now",
     Status.CONNECTION_FAILED: "the relay cannot reach the peer, or the peer refuses",
     Status.NO_RESERVATION: "the peer has no reservation at the relay",
 }
 _RESERVE = {
     Status.RESERVATION_REFUSED: "the relay gives this node no reservation",
     Status.RESOURCE_LIMIT_EXCEEDED: "the relay has too many reservations",
-    Status.PERMISSION_DENIED: "the relay does not allow this node a reservation",
+    Status.PERMISSION_DENIED: "the relay does not allow this node a reservation: where it has an "
+    "allow-list, the ID of the key in use must be on it",
 }
 
 

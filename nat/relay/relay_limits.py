@@ -74,6 +74,10 @@ class RelayLimits:
     reservations_per_network: int = 32
     """In one IPv4 /24 or one IPv6 /56."""
     max_circuits: int = 4096
+    """Of everybody together."""
+    max_strangers_circuits: int | None = None
+    """How many of them may be of strangers, so that there is always room for circuits between
+    allowed peers. None: three quarters."""
     circuits_per_network: int = 128
     """Made from one IPv4 /24 or one IPv6 /56."""
     strangers_rate: int = 16 * MIB
@@ -99,12 +103,25 @@ class RelayLimits:
         ):
             value = getattr(self, name)
             require(value >= 1, name, "at least 1", value)
+        share = self.max_strangers_circuits
+        require(
+            share is None or 1 <= share <= self.max_circuits,
+            "max_strangers_circuits",
+            f"1 to max_circuits ({self.max_circuits})",
+            share,
+        )
         require(
             self.strangers_rate >= 0,
             "strangers_rate",
             "0 (no limit) or bytes a second",
             self.strangers_rate,
         )
+
+    @property
+    def strangers_circuits(self) -> int:
+        """How many circuits there may be of strangers."""
+        share = self.max_strangers_circuits
+        return max(1, self.max_circuits * 3 // 4) if share is None else share
 
 
 def _is_peer_id(text: str) -> bool:

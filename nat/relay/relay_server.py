@@ -83,6 +83,8 @@ class Circuit:
     limits: CircuitLimits
     opened: float
     network: Place
+    is_stranger: bool
+    """Not both ends are on the allow-list."""
     shared: Pacer | None
     """What all circuits of strangers share."""
     forwarded: list[int] = field(default_factory=lambda: [0, 0])
@@ -120,7 +122,9 @@ class RelayServer:
         self._networks: Counter[Place] = Counter()
         self._circuits: set[Circuit] = set()
         self._circuits_of: Counter[PeerId] = Counter()
+        self._strangers_circuits = 0
         self._circuits_from: Counter[Place] = Counter()
+        """Those of strangers."""
         self._shared = Pacer(limits.strangers_rate)
 
     # --- reservations ---
@@ -215,11 +219,13 @@ class RelayServer:
         if reason := self._is_busy(source, target, limits, network, is_stranger=is_stranger):
             return Refusal(Status.RESOURCE_LIMIT_EXCEEDED, reason)
         shared = self._shared if is_stranger and self.limits.strangers_rate else None
-        circuit = Circuit(source, target, limits, now, network, shared)
+        circuit = Circuit(source, target, limits, now, network, is_stranger, shared)
         self._circuits.add(circuit)
         self._circuits_of[source] += 1
         self._circuits_of[target] += 1
-        self._circuits_from[network] += 1
+        if is_stranger:
+            self._strangers_circuits += 1
+            self._circuits_from[network] += 1
         return circuit
 
     def _is_busy(
@@ -234,6 +240,8 @@ class RelayServer:
         """Why there is no room for one more circuit; empty if there is."""
         if len(self._circuits) >= self.limits.max_circuits:
             return f"all {self.limits.max_circuits} circuits are in use"
+        if is_stranger and self._strangers_circuits >= self.limits.strangers_circuits:
+            return f"all {self.limits.strangers_circuits} circuits for strangers are in use"
         for peer, name in ((source, "source"), (target, "target")):
             if self._circuits_of[peer] >= limits.per_peer:
                 return f"the {name} has {limits.per_peer} circuits"
@@ -248,7 +256,9 @@ class RelayServer:
         self._circuits.discard(circuit)
         _decrement(self._circuits_of, circuit.source)
         _decrement(self._circuits_of, circuit.target)
-        _decrement(self._circuits_from, circuit.network)
+        if circuit.is_stranger:
+            self._strangers_circuits -= 1
+            _decrement(self._circuits_from, circuit.network)
 
     @property
     def circuits(self) -> Iterator[Circuit]:

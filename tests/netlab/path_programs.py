@@ -44,6 +44,7 @@ RELAY_PORTS = (
     "/ip4/0.0.0.0/udp/4001/quic-v1/noise",
     "/ip4/0.0.0.0/udp/3478/quic-v1/noise",
 )
+MAKE_MESSAGE = "_mk_identify_protobuf"
 LIES = 4
 """Ports that are named at each of the addresses that are lied about."""
 MAX_PACKETS = 100_000
@@ -115,7 +116,7 @@ async def run_liar(victim: str, private: str, believer: str) -> None:
         for part in (f"tcp/{port}", f"udp/{port}/quic-v1/noise")
     ]
     made = 0
-    make_message: Callable[..., Any] = identify._mk_identify_protobuf
+    make_message: Callable[..., Any] = vars(identify)[MAKE_MESSAGE]
     respond: Callable[..., Any] = ResponderCore._response
 
     def lie() -> tuple[str, int]:
@@ -137,7 +138,7 @@ async def run_liar(victim: str, private: str, believer: str) -> None:
         return respond(core, request, size, source, *more)
 
     with (
-        mock.patch.object(identify, "_mk_identify_protobuf", lying_message),
+        mock.patch.object(identify, MAKE_MESSAGE, lying_message),
         mock.patch.object(ResponderCore, "_response", lying_response),
     ):
         async with Node(config) as node:
@@ -170,7 +171,8 @@ async def run_watch(device: str) -> None:
             say("packet", protocol=protocol, source=source, port=port)
 
 
-async def main(role: str, *arguments: str) -> None:
+async def main(*words: str) -> None:
+    role, *arguments = words
     programs: dict[str, Any] = {"fetch": run_fetch, "liar": run_liar, "watch": run_watch}
     await programs[role](*arguments)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import pairwise
@@ -32,10 +32,11 @@ from tools.netlab.workload import PublishProgram
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
 PROGRAMS = str(PROJECT / "tests" / "netlab" / "path_programs.py")
-HALF_WAY = LinkSpec(delay_s=0.0125, rate_bps=150e6)
+HALF_WAY = LinkSpec(delay_s=0.0125, rate_bps=60e6)
 LINE = Link(HALF_WAY, HALF_WAY)
 """Two of these in a row, there and back: 50 ms."""
-SIZE_MIB = 64
+LARGE_MIB, SIZE_MIB = 64, 24
+AT_A_TIME = 3
 ENOUGH_S = 120
 """For whatever is waited for, on a machine that has much else to do."""
 UNLIMITED = {
@@ -48,9 +49,9 @@ UNLIMITED = {
     )
 }
 """A relay of one's own, for peers whose IDs it cannot know before."""
-TRYING_S = 15
+TRYING_S = 10
 """So long two peers look for a direct path that there is not."""
-MOST_FOR_A_STRANGER = 400
+MOST_FOR_A_STRANGER = 300
 """Packets, of both."""
 LISTEN = ("--listen", "/ip4/0.0.0.0/tcp/4002", "--listen", "/ip4/0.0.0.0/udp/4002/quic-v1/noise")
 
@@ -124,11 +125,11 @@ class Stage:
         assert same
         return result
 
-    async def path(self, get: Running, *, after: Event | None = None) -> Event:
-        """The first path to Alice, or the first one after another."""
+    async def path(self, get: Running, *, after: Event | None = None, **values: str) -> Event:
+        """The first path to Alice (with these values), or the first one after another."""
         start = 0 if after is None else get.events.index(after) + 1
         news = "peer_connected", "path_changed"
-        return await said(get, *news, start=start, peer_id=self.publisher)
+        return await said(get, *news, start=start, peer_id=self.publisher, **values)
 
     def paths(self, get: Running) -> list[str]:
         """The paths to Alice that were in use, in their order."""
@@ -146,7 +147,6 @@ class Stage:
 
 @asynccontextmanager
 async def stage(nat: str, *relays: str) -> AsyncIterator[Stage]:
-    require_root()
     async with open_lab(homes(nat, *relays)) as lab:
         made = Stage(lab)
         for relay in relays:
@@ -167,9 +167,8 @@ async def said(running: Running, *names: str, start: int = 0, **values: object) 
     with trio.move_on_after(ENOUGH_S):
         _, event = await running.wait_event(matches, start)
         return event
-    pytest.fail(
-        f"{running.name} never said {names} {values}: {running.events[-5:]}{running.last_words()}"
-    )
+    words = f"{running.events[-5:]}{running.last_words()}"
+    raise AssertionError(f"{running.name} never said {names} {values}: {words}")
 
 
 async def got(running: Running, mib: float) -> Event:
@@ -185,10 +184,10 @@ def longest_gap(running: Running, since: float) -> float:
     return max((b - a for a, b in pairwise([since, *(t for t in news if t > since)])), default=0.0)
 
 
-async def test_a_relay_is_killed_under_a_fetch():
+async def a_relay_is_killed_under_a_fetch() -> None:
     """These two can have no direct path: they go on over the other relay."""
     async with stage("symmetric-random", "relay-1", "relay-2") as on:
-        get = await on.fetch(await on.publish())
+        get = await on.fetch(await on.publish(LARGE_MIB))
         first = await on.path(get)
         await got(get, 8)
         victim = on.relay_of(first)
@@ -202,7 +201,7 @@ async def test_a_relay_is_killed_under_a_fetch():
         print(f"relay killed: {longest_gap(get, killed):.2f} s without progress")
 
 
-async def test_from_relayed_to_direct_and_back_in_one_fetch():
+async def from_relayed_to_direct_and_back_in_one_fetch() -> None:
     async with stage("port-restricted", "relay") as on:
         get = await on.fetch(await on.publish())
         relayed = await on.path(get)
@@ -210,11 +209,10 @@ async def test_from_relayed_to_direct_and_back_in_one_fetch():
         direct = await on.path(get, after=relayed)
         assert direct["path"].startswith("direct-")
         assert direct["previous"] == "relayed"
-        await got(get, 16)
+        await got(get, 8)
         cut = on.lab.now()
         await on.lab.partition([["home-a"], ["home-b"]])
-        again = await on.path(get, after=direct)
-        assert again["path"] == "relayed"
+        again = await on.path(get, after=direct, path="relayed")
         result = await on.finish(get)
         assert result["path"] == "relayed"
         print(
@@ -223,7 +221,7 @@ async def test_from_relayed_to_direct_and_back_in_one_fetch():
         )
 
 
-async def test_both_routers_reboot_under_a_fetch():
+async def both_routers_reboot_under_a_fetch() -> None:
     async with stage("port-restricted", "relay") as on:
         get = await on.fetch(await on.publish())
         await got(get, 8)
@@ -234,9 +232,8 @@ async def test_both_routers_reboot_under_a_fetch():
         print(f"NAT reboot: {longest_gap(get, cut):.2f} s without progress, {on.paths(get)}")
 
 
-async def test_clocks_jump_under_a_fetch():
-    """All wall clocks: Alice's by a day, the relay's by minus a day. Then somebody comes anew."""
-    require_root()
+async def clocks_jump_under_a_fetch() -> None:
+    """All wall clocks, by a day and back by two. Then somebody comes anew."""
     async with open_lab(homes("port-restricted", "relay")) as lab:
         on = Stage(lab)
         clock = lab.folder / "clock"
@@ -246,14 +243,14 @@ async def test_clocks_jump_under_a_fetch():
         await on.start_relay("relay")
         ticket = await on.publish()
         get = await on.fetch(ticket)
-        for mib, offset_s in ((4, 86_400), (16, -86_400), (32, 3_600)):
+        for mib, offset_s in ((2, 86_400), (8, -86_400), (16, 3_600)):
             await got(get, mib)
             skew.set_offset(clock, offset_s)
         await on.finish(get)
         await on.finish(await on.fetch(ticket, "get-again"))
 
 
-async def test_both_sides_dial_at_once():
+async def both_sides_dial_at_once() -> None:
     async with stage("port-restricted", "relay") as on:
         lab = on.lab
         ids = {name: await identity(lab, name) for name in ("alice", "bob")}
@@ -300,19 +297,18 @@ async def direct_to(node: Running, peer_id: str) -> Event:
     return event
 
 
-async def test_a_relay_that_lies_aims_at_nobody():
+async def a_relay_that_lies_aims_at_nobody() -> None:
     """It tells both that they are seen at a stranger's address, and at one in the other's home.
 
     Peers believe it, and try; the stranger must get no more than a handful of packets of it.
     """
-    require_root()
     scenario = homes("port-restricted", "relay", "victim")
     printer = Host("printer", behind="home-b")
     scenario = replace(scenario, hosts=(*scenario.hosts, printer))
     async with open_lab(scenario) as lab:
         on = Stage(lab)
         victim, private = lab.public_ip("victim"), lab.ip("printer")
-        watches = {}
+        watches: dict[str, Running] = {}
         for name in ("victim", "printer"):
             _, out, _ = await lab.run(name, ["ip", "-json", "route", "get", lab.public_ip("relay")])
             device = json.loads(out)[0]["dev"]
@@ -339,3 +335,44 @@ async def test_a_relay_that_lies_aims_at_nobody():
             kinds = Counter((each["protocol"], each["source"]) for each in packets)
             print(f"lies: {name} got {len(packets)}: {dict(kinds)}")
             assert len(packets) < MOST_FOR_A_STRANGER, kinds
+
+
+ACTS: tuple[Callable[[], Awaitable[None]], ...] = (
+    a_relay_is_killed_under_a_fetch,
+    from_relayed_to_direct_and_back_in_one_fetch,
+    both_routers_reboot_under_a_fetch,
+    clocks_jump_under_a_fetch,
+    both_sides_dial_at_once,
+    a_relay_that_lies_aims_at_nobody,
+)
+NAMES_OF_ACTS = [act.__name__ for act in ACTS]
+
+
+async def play_all() -> dict[str, Exception]:
+    """What went wrong, by act. They mostly wait, so that some are played at the same time."""
+    wrong: dict[str, Exception] = {}
+    left = iter(ACTS)
+
+    async def play() -> None:
+        for act in left:
+            try:
+                await act()
+            except Exception as error:
+                wrong[act.__name__] = error
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(AT_A_TIME):
+            nursery.start_soon(play)
+    return wrong
+
+
+@pytest.fixture(scope="module")
+def wrong() -> dict[str, Exception]:
+    require_root()
+    return trio.run(play_all)
+
+
+@pytest.mark.parametrize("act", NAMES_OF_ACTS)
+def test_paths(wrong: dict[str, Exception], act: str) -> None:
+    if act in wrong:
+        raise wrong[act]

@@ -102,7 +102,7 @@ def test_the_hard_side_keeps_to_its_rate(sockets, refresh, pauses):
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 3600)), max_size=200))
 def test_the_budget_holds_over_any_hour(takes):
     now = 0.0
-    budget = ProbeBudget(5, 8, lambda: now)
+    budget = ProbeBudget(5, 8, clock=lambda: now)
     granted: list[tuple[float, str]] = []
     for host, pause in takes:
         now += pause

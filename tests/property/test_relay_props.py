@@ -143,6 +143,7 @@ class Books(RuleBasedStateMachine):
             reservations_per_ip=2,
             reservations_per_network=3,
             max_circuits=6,
+            max_strangers_circuits=4,
             circuits_per_network=3,
             for_allowed=CircuitLimits(per_peer=4),
             for_strangers=StrangerLimits(per_peer=2),
@@ -201,6 +202,7 @@ class Books(RuleBasedStateMachine):
         current = [p for p in strangers if self.expires[p] > self.now]
         assert len(current) <= self.limits.max_reservations
         assert self.server.circuit_count == len(self.open) <= self.limits.max_circuits
+        assert sum(not {c.source, c.target} <= self.allowed for c in self.open) <= 4
         for peer in self.people:
             count = sum(peer in (c.source, c.target) for c in self.open)
             assert count <= (4 if peer in self.allowed else 2)

@@ -510,3 +510,24 @@ class TestConfig:
     def test_is_checked(self, change: dict[str, Any]) -> None:
         with pytest.raises(ConfigError, match=next(iter(change))):
             AutonatClientConfig(**change)
+
+
+def is_idle(client: Client) -> bool:
+    return client.core.is_idle
+
+
+def test_idle_when_nothing_can_be_asked_now() -> None:
+    client = Client([ONE])
+    assert not is_idle(client)
+    (check,) = client.begin()
+    assert not is_idle(client)
+    client.finish(check, Outcome.UNSUPPORTED)
+    assert is_idle(client)
+    assert client.result()[0] is Reachability.UNKNOWN
+    client.servers = client.connected = [ONE, TWO]
+    client.update()
+    assert not is_idle(client)
+    client.settle(lambda check: Outcome.REACHABLE)
+    assert is_idle(client)
+    client.core.network_changed()
+    assert not is_idle(client)

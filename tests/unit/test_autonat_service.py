@@ -203,6 +203,42 @@ class TestBothOfOurs:
                 "reachable",
             ]
 
+    async def test_the_network_may_change_at_any_time(self) -> None:
+        """Before it runs, whatever it is doing, again and again, and when it has ended."""
+        busy = replace(LAB_SERVER, per_minute_and_peer=1000, per_minute_and_network=1000)
+        config = replace(LAB_CLIENT, server_pause_min=0.1, server_pause_max=0.1)
+        async with serving(busy) as server, nets.running(listen=BOTH) as swarm:
+            told: list[AddressReachability] = []
+
+            def on_change(result: AddressReachability) -> None:
+                told.append(result)
+                if len(told) < 5 and result.reachability is not Reachability.UNKNOWN:
+                    client.network_changed()  # even while a result is told
+
+            await swarm.dial(server.identity.peer_id, server.addrs)
+            client = AutonatClient(
+                swarm,
+                lambda: [server.identity.peer_id],
+                lambda: swarm.addrs,
+                config,
+                on_change=on_change,
+            )
+            swarm.protocols.handlers.update(client.handlers)
+            client.network_changed()
+            with trio.fail_after(PATIENCE):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(client.run)
+                    for number in range(30):
+                        await trio.sleep(0.002 * (number % 3))
+                        client.network_changed()
+                    for addr in swarm.addrs:
+                        result = await known(client, addr)
+                        assert result.reachability is Reachability.REACHABLE
+                    await nets.settled(client.is_idle)
+                    nursery.cancel_scope.cancel()
+            client.network_changed()
+            assert {reachability(client, addr) for addr in swarm.addrs} == {Reachability.UNKNOWN}
+
     async def test_a_peer_without_the_protocol_is_no_server(self) -> None:
         async with (
             nets.running() as plain,

@@ -376,7 +376,7 @@ class TestBudget:
     now = 0.0
 
     def budget(self, per_address: int = 10, per_hour: int = 25) -> ProbeBudget:
-        return ProbeBudget(per_address, per_hour, lambda: self.now)
+        return ProbeBudget(per_address, per_hour, clock=lambda: self.now)
 
     def test_an_address_gets_its_share_and_no_more(self):
         budget = self.budget()
@@ -385,6 +385,11 @@ class TestBudget:
         assert sum(budget.take("c") for _ in range(100)) == 5  # what is left for all
         self.now = 1800.0
         assert sum(budget.take("a") for _ in range(100)) == 5
+
+    def test_what_costs_more_is_had_less_often(self):
+        budget = self.budget()
+        assert sum(budget.take("a", 4) for _ in range(100)) == 2
+        assert sum(budget.take("a") for _ in range(100)) == 2
 
     def test_many_addresses_do_not_wash_out_one(self):
         budget = self.budget(per_hour=1 << 20)
@@ -395,7 +400,15 @@ class TestBudget:
         assert budget.take("new")
 
     @pytest.mark.parametrize(
-        "fields", [{"sockets": 1}, {"probes": 0}, {"rate": 0}, {"per_hour": 1}, {"timeout": 0}]
+        "fields",
+        [
+            {"sockets": 1},
+            {"probes": 0},
+            {"rate": 0},
+            {"per_hour": 1},
+            {"timeout": 0},
+            {"runs_per_hour": 0},
+        ],
     )
     def test_settings_are_checked(self, fields):
         with pytest.raises(ConfigError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import subprocess
 import sys
 from functools import partial
@@ -66,15 +67,45 @@ def test_file_can_say_whom_to_serve(tmp_path):
 
 
 def test_default_ports_are_a_relays(monkeypatch, caplog):
-    monkeypatch.setattr(relay, "_web_port_obstacle", lambda: None)
-    assert relay._with_ports(NodeConfig()).swarm.listen == relay.PORTS + relay.WEB_PORTS
-    monkeypatch.setattr(relay, "_web_port_obstacle", lambda: "Permission denied")
-    with caplog.at_level(logging.WARNING):
-        assert relay._with_ports(NodeConfig()).swarm.listen == relay.PORTS
-    assert "not listening on port 443" in caplog.text
-    assert "Permission denied" in caplog.text
+    monkeypatch.setattr(relay, "_obstacle", lambda addr: None)
+    everything = relay.PORTS + relay.STUN_PORTS + relay.WEB_PORTS
+    assert relay._with_ports(NodeConfig()).swarm.listen == everything
     chosen = load_config(None, {}, {"listen": ["/ip4/127.0.0.1/tcp/1"]})
     assert relay._with_ports(chosen) is chosen
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("taken", relay.STUN_PORTS + relay.WEB_PORTS)
+def test_a_port_that_cannot_be_had_is_left_out(monkeypatch, caplog, taken):
+    def obstacle(addr: str) -> str | None:
+        return "Address already in use" if addr == taken else None
+
+    monkeypatch.setattr(relay, "_obstacle", obstacle)
+    with caplog.at_level(logging.WARNING):
+        listen = relay._with_ports(NodeConfig()).swarm.listen
+    everything = relay.PORTS + relay.STUN_PORTS + relay.WEB_PORTS
+    assert listen == tuple(addr for addr in everything if addr != taken)
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"not listening on {taken}: Address already in use")
+
+
+@pytest.mark.parametrize("addr", relay.STUN_PORTS + relay.WEB_PORTS)
+def test_obstacles_are_those_that_the_node_would_meet(addr):
+    """With a free port instead: what another program has is not to be had, whoever that is."""
+    family, any_host = (socket.AF_INET, "0.0.0.0") if "/ip4/" in addr else (socket.AF_INET6, "::")
+    kind = socket.SOCK_STREAM if "/tcp/" in addr else socket.SOCK_DGRAM
+    with socket.socket(family, kind) as other:
+        if family == socket.AF_INET6:
+            other.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        # A server that would share the port with another one that agrees.
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind((any_host, 0))
+        if kind == socket.SOCK_STREAM:
+            other.listen()
+        port = other.getsockname()[1]
+        tested = addr.replace("/443/", f"/{port}/").replace("/3478/", f"/{port}/")
+        assert relay._obstacle(tested) == "Address already in use"
+    assert relay._obstacle(tested) is None
 
 
 def test_events_are_json():

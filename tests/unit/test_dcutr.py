@@ -12,7 +12,7 @@ from multiaddr.multiaddr import Multiaddr
 from lattica.errors import LocalProtocolError, RemoteProtocolError
 from lattica.nat.punch.dcutr import ANSWER_TIMEOUT, MAX_ROUNDS, Initiator, Responder
 from lattica.nat.punch.dcutr_messages import MAX_ADDRS, Connect, Sync, encode
-from lattica.nat.punch.round_limiter import RoundLimiter
+from lattica.nat.punch.round_limiter import HOUR, RoundLimiter
 from tests.connected import ALICE, BOB
 
 MINE = (Multiaddr("/ip4/203.0.113.7/tcp/4001"),)
@@ -227,3 +227,14 @@ def test_a_peer_may_ask_so_often():
     clock.now += 60
     assert limiter.admit(BOB.peer_id)
     assert limiter.admit(ALICE.peer_id)
+
+
+def test_some_may_ask_so_often_an_hour_and_together_without_limit():
+    clock = Clock()
+    limiter = RoundLimiter(1, None, clock, period=HOUR)
+    for peer in (ALICE.peer_id, BOB.peer_id):
+        assert [limiter.admit(peer) for _ in range(2)] == [True, False]
+    clock.now += HOUR - 1
+    assert not limiter.admit(BOB.peer_id)
+    clock.now += 1
+    assert limiter.admit(BOB.peer_id)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import json
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,16 +20,29 @@ from hypothesis import strategies as st
 from multiaddr.multiaddr import Multiaddr
 from typer.testing import CliRunner
 
+from lattica.cli import app
 from lattica.cli import doctor as command
 from lattica.doctor import Finding, State, examine
-from lattica.doctor_facts import AddressFact, DoctorFacts, RelayFact, gather, is_settled
+from lattica.doctor_facts import (
+    AddressFact,
+    DoctorFacts,
+    RelayFact,
+    gather,
+    measure_lifetime,
+    waiting_for,
+)
 from lattica.doctor_reach import How, Peer, how_reached, reach_table
+from lattica.identity import Identity
 from lattica.nat.portmap.commands import MethodState, MethodStatus
 from lattica.nat.portmap.mapping import Mapping, Method, Port, Reason, Transport, why_useless
 from lattica.nat.portmap.port_mapping_service import FamilyStatus, PortMappingStatus
 from lattica.nat.reachability.autonat_client import Reachability
+from lattica.nat.reachability.autonat_config import AutonatClientConfig, AutonatConfig
+from lattica.nat.reachability.autonat_messages import DIAL_REQUEST
 from lattica.nat.reachability.mapping_lifetime import MappingLifetime
 from lattica.nat.reachability.nat_report import Behaviour, NatReport
+from lattica.nat.relay.client_config import RelayClientConfig
+from lattica.nat.relay.relay_limits import RelayLimits, RelayServerConfig
 from lattica.node import Node
 from tests.nets import node_config
 
@@ -235,7 +253,11 @@ def test_whatever_the_facts(mapping, filtering, udp, flags):
     assert len(reach_table(facts)) == len(Peer)
     assert all(isinstance(how_reached(facts, peer), How) for peer in Peer)
     json.dumps(command._json(facts, findings, reach_table(facts)))
-    is_settled(facts)
+    waiting_for(facts)
+
+
+def is_settled(facts: DoctorFacts) -> bool:
+    return not waiting_for(facts)
 
 
 class TestSettled:
@@ -253,10 +275,24 @@ class TestSettled:
 
     def test_with_relays(self):
         assert is_settled(home())
-        assert not is_settled(home(nat4=NatReport()))
-        assert not is_settled(home(relays=(replace(RELAY, reserved=False),)))
+        assert not is_settled(home(unfinished=("the kind of NAT",)))
+        asked = replace(RELAY, reserved=False)
+        assert not is_settled(home(relays=(RELAY, asked)))
+        assert is_settled(home(relays=(RELAY, replace(asked, error="permission denied"))))
+        assert is_settled(home(relays=(RELAY, replace(asked, chosen=False))))
+        assert not is_settled(home(relays=(RELAY, replace(asked, chosen=False, path=""))))
+
+    def test_what_cannot_be_found_out_is_not_waited_for(self):
+        """One relay with one address cannot tell how a NAT filters, others tell nothing at all."""
         addr = AddressFact(Multiaddr("/ip4/11.0.0.1/tcp/1"), Reachability.UNKNOWN)
-        assert not is_settled(home(addresses=(addr,)))
+        for report in (NatReport(udp_works=True), NatReport(EI, None, udp_works=True), NatReport()):
+            assert is_settled(home(nat4=report, addresses=(addr,)))
+
+    def test_what_was_missing_when_time_was_over(self):
+        found = find(home(unfinished=("the kind of NAT",), gave_up=True), "asked outside")
+        assert found.state is State.WARN
+        assert "the kind of NAT" in found.text
+        assert find(home(gave_up=True), "asked outside").state is State.OK
 
 
 async def test_facts_of_a_node_on_loopback():
@@ -268,6 +304,173 @@ async def test_facts_of_a_node_on_loopback():
     assert facts.servers == 0
     assert not facts.gave_up
     assert find(facts, "listening").state is State.BAD
+
+
+@asynccontextmanager
+async def relay_node(*, serves: bool) -> AsyncIterator[Node]:
+    """A relay with one UDP port; only one of Lattica answers STUN and AutoNAT requests."""
+    server = RelayServerConfig(enabled=True, limits=RelayLimits(open_to_strangers=True))
+    config = node_config(listen=("/ip4/127.0.0.1/udp/0/quic-v1/noise",))
+    async with Node(replace(config, nat=replace(config.nat, relay_server=server))) as relay:
+        if not serves:
+            relay.swarm.protocols.handlers.pop(DIAL_REQUEST)
+        yield relay
+
+
+@pytest.mark.parametrize("serves", [True, False])
+async def test_one_relay_is_enough_for_an_end(serves):
+    """There are things that one relay cannot tell: the doctor does not wait for them."""
+    async with relay_node(serves=serves) as relay:
+        config = node_config(listen=("/ip4/127.0.0.1/udp/0/quic-v1/noise",))
+        nat = replace(
+            config.nat,
+            relay=RelayClientConfig(relays=tuple(str(addr) for addr in relay.addrs)),
+            autonat=AutonatConfig(client=AutonatClientConfig(allow_private=True)),
+        )
+        async with Node(replace(config, nat=nat)) as node:
+            with trio.fail_after(100):
+                facts = await gather(node, 60)
+    assert not facts.gave_up
+    assert facts.unfinished == ()
+    assert facts.relays[0].reserved
+    assert facts.nat4.udp_works
+    assert facts.nat4.filtering is None
+    assert find(facts, "asked outside").state is State.OK
+
+
+class FakeNode:
+    """A node that is connected to relays at some addresses, and not to one at 11.0.0.99."""
+
+    def __init__(self, *addrs: str) -> None:
+        self.traversal = self.relays = self
+        self._addrs = addrs
+
+    def status(self) -> list[Any]:
+        found = [
+            SimpleNamespace(relay=f"relay {addr}", addrs=(Multiaddr(addr),), path="direct-tcp")
+            for addr in self._addrs
+        ]
+        away = (Multiaddr(QUIC.format("11.0.0.99")),)
+        return [*found, SimpleNamespace(relay="away", addrs=away, path="")]
+
+
+QUIC = "/ip4/{}/udp/4001/quic-v1/noise"
+
+
+class TestLifetime:
+    async def run(self, *helpers: str, error: OSError | None = None) -> Any:
+        """Which relay measures, the result, and what was said."""
+        said: list[str] = []
+        measuring: list[Any] = []
+
+        async def helps(server: Any, host: str) -> bool:
+            await trio.lowlevel.checkpoint()
+            assert host == "0.0.0.0"
+            if error is not None:
+                raise error
+            return server[0] in helpers
+
+        async def measure(server: Any, host: str, *, on_progress: Any) -> MappingLifetime:
+            await trio.lowlevel.checkpoint()
+            measuring.append(server)
+            on_progress(MappingLifetime(25, None))
+            on_progress(MappingLifetime(25, 35))
+            return MappingLifetime(25, 35)
+
+        node: Any = FakeNode(
+            "/dns4/relay.example/udp/4001/quic-v1/noise",
+            "/ip4/11.0.0.2/tcp/4001",
+            QUIC.format("11.0.0.3"),
+            QUIC.format("11.0.0.4"),
+        )
+        found = await measure_lifetime(node, said.append, measure=measure, helps=helps)
+        return measuring, found, said
+
+    async def test_a_relay_that_helps_is_asked(self):
+        measuring, found, said = await self.run("11.0.0.4", "11.0.0.99")
+        assert measuring == [("11.0.0.4", 4001)]
+        assert found == MappingLifetime(25, 35)
+        assert said[1:] == [
+            "an idle UDP mapping is still there after 25 s",
+            "an idle UDP mapping is still there after 25 s, gone after 35 s",
+        ]
+        assert "lives 25 to 35 s" in find(home(lifetime=found), "mapping lifetime").text
+
+    async def test_nobody_helps(self):
+        measuring, found, said = await self.run("11.0.0.99")
+        assert (measuring, found) == ([], None)
+        assert "no relay helps" in said[0]
+
+    async def test_no_socket(self):
+        _, found, said = await self.run(error=OSError(errno.EMFILE, "Too many open files"))
+        assert found is None
+        assert "Too many open files" in said[0]
+
+
+class TestCommand:
+    """What it says besides the findings, without a node."""
+
+    @pytest.fixture
+    def doctor(self, monkeypatch, tmp_path, restored_logging) -> Any:
+        asked: list[tuple[float, bool]] = []
+
+        async def gather(config: Any, wait: float, lifetime: bool) -> DoctorFacts:
+            await trio.lowlevel.checkpoint()
+            asked.append((wait, lifetime))
+            logging.getLogger("lattica.nat").info("noise")
+            return home(lifetime=MappingLifetime(15, 25) if lifetime else None)
+
+        monkeypatch.setattr(command, "_gather", gather)
+        monkeypatch.delenv("LATTICA_LOG_LEVEL", raising=False)
+        monkeypatch.setenv("LATTICA_NAT__PORT_MAPPING__ENABLED", "true")
+
+        def run(*arguments: str, before: Sequence[str] = (), env: Any = None) -> Any:
+            line = ["--data-dir", str(tmp_path), *before, "doctor", "--json", *arguments]
+            result = CliRunner().invoke(app, line, env=env)
+            assert result.exit_code == 0, result.output
+            return json.loads(result.stdout), result.stderr.splitlines(), asked[-1]
+
+        return run
+
+    def test_quiet_but_for_what_is_asked(self, doctor):
+        relay = f"/ip4/11.0.0.1/tcp/4001/p2p/{Identity.generate().peer_id}"
+        shown, said, asked = doctor("--relay", relay, "--wait", "7")
+        assert said == ["asking 1 relay and the router, up to 7 s…"]
+        assert asked == (7.0, False)
+        assert shown["mapping_lifetime"] is None
+
+    def test_the_lifetime_if_that_is_asked_for(self, doctor):
+        shown, _, asked = doctor("--lifetime")
+        assert asked == (20.0, True)
+        assert shown["mapping_lifetime"] == {"alive_s": 15, "dead_s": 25}
+
+    def test_the_log_if_that_is_asked_for(self, doctor, tmp_path):
+        file = tmp_path / "lattica.toml"
+        file.write_text('log_level = "info"\n')
+        for options in (
+            {"before": ("--log-level", "info")},
+            {"env": {"LATTICA_LOG_LEVEL": "info"}},
+            {"before": ("--config", str(file))},
+        ):
+            _, said, _ = doctor(**options)
+            assert len(said) == 2
+            assert said[1].endswith("noise")
+
+
+def test_the_progress_is_in_the_command(monkeypatch, capsys):
+    """`--lifetime` measures with the node that has asked, and tells on standard error."""
+
+    async def measure(node: Node, tell: Any) -> MappingLifetime:
+        await trio.lowlevel.checkpoint()
+        assert node.swarm.listen_addrs
+        tell("so far")
+        return MappingLifetime(5, 15)
+
+    monkeypatch.setattr("lattica.doctor_facts.measure_lifetime", measure)
+    for wanted, expected in ((False, None), (True, MappingLifetime(5, 15))):
+        facts = trio.run(command._gather, node_config(), 0.0, wanted)
+        assert facts.lifetime == expected
+    assert capsys.readouterr().err == "so far\n"
 
 
 @pytest.mark.parametrize("as_json", [False, True])

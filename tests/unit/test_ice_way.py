@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import AsyncExitStack
+from itertools import product
 from typing import Any
 
 import pytest
 import trio
 from multiaddr.multiaddr import Multiaddr
 
-from lattica.errors import DialError, UnsupportedProtocolError
+from lattica.errors import DialError, StreamResetError
 from lattica.identity import Identity, PeerId
+from lattica.nat.config import AccessRules
 from lattica.nat.connection import Connection
 from lattica.nat.multistream import Initiator
 from lattica.nat.punch.ice_candidates import CandidateType, local_candidate
 from lattica.nat.punch.ice_config import IceConfig
-from lattica.nat.punch.ice_messages import ICE, Description, Offer, encode, new_credentials
+from lattica.nat.punch.ice_messages import (
+    ICE,
+    Description,
+    Offer,
+    Start,
+    encode,
+    new_credentials,
+)
 from lattica.nat.punch.ice_way import IceWay
 from lattica.nat.punch.not_applicable import NotApplicable
+from lattica.nat.punch.probe_budget import CHECK_COST, ProbeBudget
+from lattica.nat.quic_endpoint import QuicEndpoint
 from lattica.nat.reachability.nat_report import NatReport
 from lattica.nat.stream import Stream
 from tests.nets import LISTEN_ON, LOOPBACK, settled
@@ -30,10 +42,12 @@ LIMIT = 30
 class Net:
     """A relayed pair, each of which can punch."""
 
-    def __init__(self, pair: RelayedPair, **changes: Any) -> None:
+    def __init__(
+        self, pair: RelayedPair, budget: ProbeBudget | None = None, **changes: Any
+    ) -> None:
         config = IceConfig(**{"allow_loopback": True, **changes})
         self.pair = pair
-        self.source = IceWay(pair.source, config)
+        self.source = IceWay(pair.source, config, budget=budget)
         self.target = IceWay(pair.target, config)
         pair.source.protocols.handlers.update(self.source.handlers)
 
@@ -107,7 +121,12 @@ async def test_a_peer_that_does_not_speak_it():
         async with AsyncExitStack() as stack:
             net = await open_net(stack)
             del net.pair.source.protocols.handlers[ICE]
-            with pytest.raises(UnsupportedProtocolError):
+            with pytest.raises(NotApplicable, match="does not speak"):
+                await net.target.attempt(net.pair.of_target)
+            # Once it has said what it speaks, nobody needs to ask.
+            net.pair.of_target.agent = "somebody/1.0"
+            net.pair.source.protocols.handlers[ICE] = _say_nothing
+            with pytest.raises(NotApplicable, match="does not speak"):
                 await net.target.attempt(net.pair.of_target)
 
 
@@ -185,10 +204,10 @@ async def offer_by_hand(relayed: Connection, offer: bytes) -> Stream:
     return stream
 
 
-def an_offer(*ports: int) -> bytes:
+def an_offer(*ports: int, hosts: tuple[str, ...] = ("127.0.0.1",)) -> bytes:
     candidates = tuple(
-        local_candidate(CandidateType.HOST, "127.0.0.1", port, base=0, rank=rank)
-        for rank, port in enumerate(ports)
+        local_candidate(CandidateType.HOST, host, port, base=0, rank=rank)
+        for rank, (host, port) in enumerate(product(hosts, ports))
     )
     return encode(Offer(Description(new_credentials(lambda n: bytes(range(n))), candidates)))
 
@@ -222,3 +241,75 @@ async def test_attempts_at_a_time_are_limited():
             with pytest.raises(DialError, match="too many attempts"):
                 await net.target.attempt(net.pair.of_target)
             stream.reset()
+
+
+# --- what a peer may have sent to others ---
+
+
+@pytest.fixture
+def victims(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How many datagrams each host would have got; none is sent."""
+    counted: Counter[str] = Counter()
+
+    def count(self: QuicEndpoint, data: bytes, destination: tuple[Any, ...]) -> None:
+        counted[destination[0]] += 1
+
+    monkeypatch.setattr(QuicEndpoint, "send_probe", count)
+    return counted
+
+
+async def lie(net: Net, *hosts: str) -> None:
+    """Be a peer that names the addresses of others, and let it all go through."""
+    offer = an_offer(*range(1000, 1000 + 16 // len(hosts)), hosts=hosts)
+    stream = await offer_by_hand(net.pair.of_target, offer)
+    if await stream.receive_some():
+        await stream.send_all(encode(Start()))
+        assert not await stream.receive_some()
+
+
+async def test_only_the_target_of_a_relayed_connection_begins(victims):
+    with trio.fail_after(LIMIT):
+        async with AsyncExitStack() as stack:
+            net = await open_net(stack)
+            net.pair.target.protocols.handlers.update(net.target.handlers)
+            relay = IceWay(net.pair.relay, IceConfig(allow_loopback=True))
+            net.pair.relay.protocols.handlers.update(relay.handlers)
+            direct = net.pair.target.registry.best(net.pair.relay.identity.peer_id)
+            assert direct is not None
+
+            async def ask(connection: Connection) -> None:
+                await (await offer_by_hand(connection, an_offer(9))).receive_some()
+
+            for wrong in (net.pair.of_source, direct):
+                with pytest.raises(StreamResetError):
+                    await ask(wrong)
+            assert not victims
+
+
+async def test_a_victim_gets_no_more_than_the_budget_however_often_peers_lie(victims):
+    with trio.fail_after(LIMIT):
+        async with AsyncExitStack() as stack:
+            brief: dict[str, Any] = {
+                "timeout": 0.4,
+                "patience": 0.4,
+                "pacing": 0.005,
+                "first_timeout": 0.02,
+            }
+            budget = ProbeBudget(30 * CHECK_COST, 50 * CHECK_COST, clock=trio.current_time)
+            net = await open_net(stack, budget=budget, longest_timeout=0.02, **brief)
+            for _ in range(2):
+                await lie(net, "127.0.0.2")
+            assert victims["127.0.0.2"] == 30
+            await lie(net, "127.0.0.3")
+            assert victims["127.0.0.3"] == 20
+            assert not budget.take("127.0.0.4", CHECK_COST)
+
+
+async def test_what_the_access_rules_forbid_gets_nothing(victims):
+    with trio.fail_after(LIMIT):
+        async with AsyncExitStack() as stack:
+            rules = AccessRules(deny_networks=("127.0.0.2/32",))
+            pair = await stack.enter_async_context(relayed_pair(listen=BOTH, access=rules))
+            net = Net(pair, timeout=0.3, patience=0.3)
+            await lie(net, "127.0.0.2", "127.0.0.3")
+            assert victims.keys() == {"127.0.0.3"}

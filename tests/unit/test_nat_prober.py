@@ -113,6 +113,27 @@ async def test_relays_come_and_go():
             await settled(lambda: node.nat == NatReport())
 
 
+async def test_it_says_when_it_has_measured():
+    async with (
+        relays("127.0.0.2", "127.0.0.3") as responders,
+        running(listen=(quic("127.0.0.1"),)) as node,
+    ):
+        present: list[Responder] = []
+        async with probing(node, lambda: present) as prober:
+            await settled(lambda: prober.has_measured(4) and prober.has_measured(6))
+            present[:] = responders[:1]
+            # What has just come was not asked yet.
+            assert not prober.has_measured()
+            assert prober.has_measured(6)
+            await settled(prober.has_measured)
+            # One port of one responder does not tell all, and yet that was all.
+            assert prober.report(4).udp_works
+            present[:] = responders
+            assert not prober.has_measured()
+            await settled(prober.has_measured)
+            assert prober.report(4).filtering is EI
+
+
 class LyingRelay:
     """A responder that tells what the test says, and counts."""
 

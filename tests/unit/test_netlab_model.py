@@ -77,6 +77,7 @@ class TestChecks:
             (NodeProgram("a", "alice", connect=("b",)),),
             (FetchProgram("a", "alice", source="b"), NodeProgram("b", "bob")),
             (PublishProgram("a", "alice"), NodeProgram("b", "bob", connect=("a",))),
+            (PublishProgram("a", "alice", relays=("b",)), NodeProgram("b", "bob")),
             (
                 NodeProgram("a", "alice", connect=("b",)),
                 NodeProgram("b", "bob", connect=("a",)),

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import logging
+import resource
+import socket
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import trio
@@ -140,7 +146,70 @@ async def test_the_driver_publishes(mock_clock: MockClock):
             nursery.cancel_scope.cancel()
 
 
+async def test_a_look_that_fails_is_left_out(mock_clock: MockClock, caplog):
+    machine = Machine()
+    shortage: list[OSError] = [OSError(errno.EMFILE, "Too many open files")]
+
+    def network() -> NetworkState:
+        if shortage:
+            raise shortage[0]
+        return machine.state
+
+    monitor = NetworkMonitor(machine, network=network, clocks=machine.clocks)
+    with machine.events.subscribe() as events, caplog.at_level(logging.INFO):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(monitor.run)
+            await advance(mock_clock, 60.0)
+            full = shortage.copy()
+            shortage.clear()
+            await advance(mock_clock, 10.0)
+            shortage += full
+            machine.state = PHONE
+            machine.asleep = 100.0
+            await advance(mock_clock, 100.0)
+            assert "has slept" in await next_reason(events)
+            shortage.clear()
+            await advance(mock_clock, 40.0)
+            assert "wwan0" in await next_reason(events)
+            nursery.cancel_scope.cancel()
+    assert caplog.text.count("cannot look at the network") == 2
+
+
 # --- the system ---
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EPERM])
+def test_a_shortage_does_not_look_like_a_change(monkeypatch, number):
+    """What could not be read is not gone, but where nobody may read there is nothing to know."""
+
+    def refuse() -> list[Any]:
+        raise OSError(number, "refused")
+
+    monkeypatch.setattr("ifaddr.get_adapters", refuse)
+    if number == errno.EPERM:
+        assert read_network().addresses == frozenset()
+    else:
+        with pytest.raises(OSError, match="refused"):
+            read_network()
+    assert local_hosts() == {"127.0.0.1", "::1"}
+
+
+def test_without_file_descriptors_nobody_can_look():
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held: list[socket.socket] = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(limits[0], 512), limits[1]))
+    try:
+        with contextlib.suppress(OSError):
+            while len(held) < 1000:
+                held.append(socket.socket())
+        with pytest.raises(OSError, match="open files"):
+            read_network()
+        assert "127.0.0.1" in local_hosts()
+    finally:
+        for sock in held:
+            sock.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    read_network()
 
 
 def test_this_machine_says_what_it_has():

@@ -455,6 +455,38 @@ class TestService:
             assert len(swarm.own_addresses.addrs) == 2
             nursery.cancel_scope.cancel()
 
+    async def test_the_network_changes_while_it_looks_around(self, autojump_clock):
+        """One family's clients are gone before another family has been looked at."""
+        swarm, router = FakeSwarm(*LISTEN, "/ip6/::/tcp/4001"), Router()
+
+        async def find(family: int) -> Surroundings | None:
+            await trio.sleep(0.2 if family == 6 else 0)
+            return HERE if family == 4 else None
+
+        tested = PortMappingService(
+            swarm, find=find, make_clients=lambda where: dict.fromkeys(Method, router)
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tested.run)
+            for _ in range(10):
+                await trio.sleep(0.13)
+                swarm.events.publish(NetworkChanged("test"))
+            await trio.sleep(20)
+            assert len(swarm.own_addresses.addrs) == 2
+            nursery.cancel_scope.cancel()
+
+    async def test_a_method_without_a_client_is_absent(self, autojump_clock):
+        swarm, router = FakeSwarm(), Router()
+        found = service(swarm, router)
+        tested = PortMappingService(
+            swarm, find=found._find, make_clients=lambda where: {Method.PCP: router}
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tested.run)
+            await trio.sleep(20)
+            assert {mapping.method for mapping in tested.status().mappings} == {Method.PCP}
+            nursery.cancel_scope.cancel()
+
     @pytest.mark.parametrize(
         ("listen", "has_gateway", "config"),
         [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import os
 import random
 import re
 import struct
@@ -119,6 +121,26 @@ class TestPcp:
         async with router(monkeypatch, lambda request: []) as requests:
             assert await reason(pcp_client().search()) is Reason.NO_ANSWER
         assert 1 < len(requests) <= 6
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENETUNREACH, errno.EPERM])
+class TestNoSocket:
+    """The system may refuse one at any time: it is a failure of this attempt, no more."""
+
+    @pytest.fixture(autouse=True)
+    def _refuse(self, monkeypatch, number):
+        def refuse(*args: Any, **options: Any) -> Any:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(trio.socket, "socket", refuse)
+
+    async def test_each_method(self, number):
+        network = ipaddress.IPv4Network("127.0.0.0/8")
+        upnp_one = UpnpClient(GATEWAY, network, random.Random(1))
+        for client in (pcp_client(), NatPmpClient(GATEWAY), upnp_one):
+            assert await reason(client.search()) is Reason.UNREACHABLE
+        upnp_one._service = upnp.Service("WANIPConnection:1", upnp.Url(str(HOST), 1, "/"))
+        assert await reason(upnp_one.check(())) is Reason.UNREACHABLE
 
 
 class TestNatPmp:

@@ -209,7 +209,7 @@ def test_circuits_of_a_peer_are_counted_at_either_end():
 
 
 def test_circuits_are_counted_in_total_and_by_network():
-    server = open_books(max_circuits=3, circuits_per_network=2)
+    server = open_books(max_circuits=3, max_strangers_circuits=3, circuits_per_network=2)
     server.reserve(BOB, HERE, 0.0)
     circuit(server, peer(10))
     circuit(server, peer(11), ip=ipaddress.ip_address("192.0.2.77"))
@@ -219,6 +219,48 @@ def test_circuits_are_counted_in_total_and_by_network():
     circuit(server, peer(12), ip=elsewhere)
     outcome = server.connect(peer(13), BOB, ipaddress.ip_address("10.1.1.1"), 0.0)
     assert status(outcome) is Status.RESOURCE_LIMIT_EXCEEDED
+
+
+def test_strangers_leave_room_for_those_on_the_list():
+    server = open_books(
+        ALICE,
+        BOB,
+        max_circuits=8,
+        circuits_per_network=100,
+        max_reservations=1,
+        for_strangers=StrangerLimits(per_peer=100),
+    )
+    assert status(server.reserve(CAROL, HERE, 0.0)) is Status.OK
+    made = []
+    for number in range(10, 30):
+        outcome = server.connect(peer(number), CAROL, HERE, 0.0)
+        if isinstance(outcome, Circuit):
+            made.append(outcome)
+        else:
+            assert status(outcome) is Status.RESOURCE_LIMIT_EXCEEDED
+    assert len(made) == server.limits.strangers_circuits == 6
+    # Neither do they take the reservations.
+    assert status(server.reserve(peer(9), HERE, 0.0)) is Status.RESERVATION_REFUSED
+    for allowed in (ALICE, BOB):
+        assert status(server.reserve(allowed, HERE, 0.0)) is Status.OK
+    # Those on the list may have all there is, however many strangers there are.
+    friends = [circuit(server, ALICE, BOB) for _ in range(2)]
+    assert status(server.connect(ALICE, BOB, HERE, 0.0)) is Status.RESOURCE_LIMIT_EXCEEDED
+    # One that ends makes room for one of its kind, or for friends.
+    server.close(friends[0])
+    assert status(server.connect(peer(40), CAROL, HERE, 0.0)) is Status.RESOURCE_LIMIT_EXCEEDED
+    server.close(made[0])
+    circuit(server, peer(40), CAROL)
+    circuit(server, ALICE, BOB)
+    server.close(made[1])
+    circuit(server, ALICE, BOB)
+    assert status(server.connect(peer(41), CAROL, HERE, 0.0)) is Status.RESOURCE_LIMIT_EXCEEDED
+
+
+def test_the_share_of_strangers():
+    assert RelayLimits().strangers_circuits < RelayLimits().max_circuits
+    assert RelayLimits(max_circuits=1).strangers_circuits == 1
+    assert RelayLimits(max_strangers_circuits=7).strangers_circuits == 7
 
 
 def test_circuit_counts_its_bytes_by_direction():
@@ -287,6 +329,11 @@ def test_pacer_does_not_save_up():
         (lambda: RelayLimits(reservations_per_ip=0), "reservations_per_ip"),
         (lambda: RelayLimits(reservations_per_network=0), "reservations_per_network"),
         (lambda: RelayLimits(max_circuits=0), "max_circuits"),
+        (lambda: RelayLimits(max_strangers_circuits=0), "max_strangers_circuits"),
+        (
+            lambda: RelayLimits(max_circuits=5, max_strangers_circuits=6),
+            "max_strangers_circuits",
+        ),
         (lambda: RelayLimits(circuits_per_network=0), "circuits_per_network"),
         (lambda: RelayLimits(strangers_rate=-1), "strangers_rate"),
     ],

@@ -11,7 +11,8 @@ import trio
 from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import DialError, RemoteProtocolError, StreamResetError
-from lattica.nat.addresses import to_endpoint
+from lattica.identity import PeerId
+from lattica.nat.addresses import Kind, to_endpoint
 from lattica.nat.config import AccessRules
 from lattica.nat.connection import Connection, Direction
 from lattica.nat.punch import reverse_messages
@@ -20,6 +21,7 @@ from lattica.nat.punch.dcutr_way import DcutrWay
 from lattica.nat.punch.direct_way import DirectWay
 from lattica.nat.punch.exchange import open_on
 from lattica.nat.punch.not_applicable import NotApplicable
+from lattica.nat.punch.own_side import OwnSide
 from lattica.nat.punch.punch_config import PunchConfig
 from lattica.nat.punch.reverse_messages import REVERSE
 from lattica.nat.punch.tcp_punch import punch
@@ -174,6 +176,14 @@ async def test_forbidden_networks_are_not_dialed():
             await punch_from(a, b, b.listen_addrs, leads=True)
 
 
+async def test_no_way_dials_what_the_access_rules_forbid():
+    rules = AccessRules(deny_networks=("127.0.0.2/32",))
+    forbidden, allowed = (Multiaddr(f"/ip4/127.0.0.{n}/tcp/9") for n in (2, 3))
+    async with running(access=rules) as a, running() as b:
+        side = OwnSide(a, [Kind.TCP], allow_loopback=True)
+        assert side.dialable([forbidden, allowed], b.identity.peer_id) == [allowed]
+
+
 async def test_no_addresses_at_all():
     async with running() as a, running() as b:
         with pytest.raises(DialError):
@@ -197,7 +207,7 @@ async def test_relayed_becomes_direct():
 
 async def test_a_peer_that_does_not_punch():
     async with relayed_pair() as pair:
-        with pytest.raises(Exception, match="does not speak"):
+        with pytest.raises(NotApplicable, match="does not speak"):
             await DcutrWay(pair.target, HERE).attempt(pair.of_target)
         assert pair.of_target.closed_reason is None
 
@@ -305,6 +315,36 @@ async def test_the_peer_is_dialed():
         addrs = pair.source.listen_addrs
         connection = await DirectWay(pair.target, lambda _: addrs, HERE).attempt(pair.of_target)
         assert connection.direction is Direction.OUTBOUND
+        assert not connection.is_relayed
+
+
+async def test_a_connection_that_has_ended_already_is_worth_another_attempt(monkeypatch):
+    async with relayed_pair() as pair:
+        addrs = pair.source.listen_addrs
+
+        async def dial(peer_id: PeerId, addr: Multiaddr) -> Connection:
+            await trio.lowlevel.checkpoint()
+            return pair.of_target  # and nothing is in the registry
+
+        monkeypatch.setattr(pair.target, "dial_fresh", dial)
+        with pytest.raises(DialError, match="ended already"):
+            await DirectWay(pair.target, lambda _: addrs, HERE).attempt(pair.of_target)
+        # Also where the peer has been asked, and says that it has dialed, which was so.
+        pair.source.protocols.handlers.update(DirectWay(pair.source, nobody, HERE).handlers)
+        way = DirectWay(pair.target, lambda _: addrs, HERE)
+        monkeypatch.setattr(way, "_ask", lambda relayed: trio.lowlevel.checkpoint())
+        with pytest.raises(DialError, match="ended already"):
+            await way.attempt(pair.of_target)
+
+
+async def test_reversal_is_served_where_hole_punching_is_off():
+    async with relayed_pair() as pair:
+        config = PunchConfig(enabled=False, allow_loopback=True)
+        assert not DcutrWay(pair.source, config).handlers
+        pair.source.protocols.handlers.update(DirectWay(pair.source, nobody, config).handlers)
+        with pytest.raises(NotApplicable, match="turned off"):
+            await DcutrWay(pair.target, config).attempt(pair.of_target)
+        connection = await DirectWay(pair.target, nobody, HERE).attempt(pair.of_target)
         assert not connection.is_relayed
 
 

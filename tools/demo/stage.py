@@ -151,15 +151,19 @@ class Loopback:
         errors = self._folder / f"{host}.log"
         with errors.open("ab") as log, trio.CancelScope(shield=True):
             # In a session of its own: Ctrl-C is for the demo, which then ends it.
-            process = await trio.lowlevel.open_process(
-                [lattica(), *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=env,
-                cwd=self._folder,
-                start_new_session=True,
-            )
+            script = lattica()
+            try:
+                process = await trio.lowlevel.open_process(
+                    [script, *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    env=env,
+                    cwd=self._folder,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise DemoError(f"cannot run {script}: {error.strerror}") from None
             command = _LocalCommand(f"lattica {arguments[0]}", process, errors)
             self._commands.append(command)
         self._nursery.start_soon(command.read)

@@ -165,12 +165,25 @@ class Guardian:
         return answer
 
     async def _receive(self) -> None:
-        """Runs until the guardian closes its end."""
+        """Runs until the guardian closes its end, which leaving makes it do.
+
+        Not before: who is cancelled still waits for the guardian's answer.
+        """
+        with trio.CancelScope(shield=True):
+            await self._receive_all()
+        self._gone = True
+        for id_ in self._waiting.keys() - self._answers.keys():
+            self._answer(id_, LabError(GONE))
+        for process in self._processes.values():
+            process._set_status(-signal.SIGKILL)
+        self._processes.clear()
+
+    async def _receive_all(self) -> None:
         while True:
             try:
                 message, fd = await _receive_message(self._control)
             except EOFError:
-                break
+                return
             if "exit" in message:
                 self._processes.pop(message["exit"])._set_status(message["status"])
                 continue
@@ -183,12 +196,6 @@ class Guardian:
                 # Made here and not by who asked: the news of its end may be the next message.
                 process = self._processes[id_] = Process(fd)
                 self._answer(id_, process)
-        self._gone = True
-        for id_ in self._waiting.keys() - self._answers.keys():
-            self._answer(id_, LabError(GONE))
-        for process in self._processes.values():
-            process._set_status(-signal.SIGKILL)
-        self._processes.clear()
 
     def _answer(self, id_: int, answer: Process | Namespace | LabError) -> None:
         self._answers[id_] = answer
