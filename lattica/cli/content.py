@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lattica.cli.common import run, start
-from lattica.cli.options import ConnectOption, RelayOption
+from lattica.cli.options import ConnectOption, OwnKeyOption, RelayOption
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,6 +89,7 @@ def fetch_command(
             metavar="GLOB", help="Only tensors with such names, as smaller safetensors files."
         ),
     ] = None,
+    own_key: OwnKeyOption = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object when it is done.")
     ] = False,
@@ -103,7 +104,7 @@ def fetch_command(
 
         lattica fetch lattica1… -o ./one-layer --tensors 'model.layers.0.*'
     """
-    config = start(ctx, keep_identity=False)
+    config = start(ctx, keep_identity=own_key)
     code = run(_fetch, config, ref, out, tensors, as_json)
     if code:
         raise typer.Exit(code)

@@ -37,13 +37,7 @@ def doctor_command(
     wait: Annotated[
         float, typer.Option(metavar="SECONDS", min=0, help="How long to wait for answers.")
     ] = 20.0,
-    own_key: Annotated[
-        bool,
-        typer.Option(
-            "--own-key",
-            help="Use this peer's own key, as relays with an allow-list need; not while it runs.",
-        ),
-    ] = False,
+    own_key: OwnKeyOption = False,
     lifetime: Annotated[
         bool,
         typer.Option(

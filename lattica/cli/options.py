@@ -14,6 +14,13 @@ RelayOption = Annotated[
         help="Relay by which peers reach this one behind a NAT, with /p2p/ID; may be repeated.",
     ),
 ]
+OwnKeyOption = Annotated[
+    bool,
+    typer.Option(
+        "--own-key",
+        help="Use this peer's own key, as relays with an allow-list need; not while it runs.",
+    ),
+]
 ConnectOption = Annotated[
     list[str] | None,
     typer.Option(
