@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lattica.cli.common import GlobalOptions, run, start
+from lattica.cli.options import OwnKeyOption
 
 if TYPE_CHECKING:
     from lattica.config import NodeConfig
