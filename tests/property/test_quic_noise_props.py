@@ -28,7 +28,8 @@ def pair(key: bytes | None) -> tuple[QuicNoise, QuicNoise]:
 
 
 def split(data: bytes, cuts: list[int]) -> list[bytes]:
-    places = sorted({cut % (len(data) + 1) for cut in cuts})
+    # Nothing is left for the end, not even an empty piece: the exchange may be over by then.
+    places = sorted({cut % max(1, len(data)) for cut in cuts})
     return [data[a:b] for a, b in zip([0, *places], [*places, len(data)], strict=True)]
 
 
