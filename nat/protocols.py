@@ -50,7 +50,9 @@ class ProtocolTable:
     def _report(self, stream: Stream, group: BaseExceptionGroup[Exception]) -> None:
         errors = leaves(group)
         error = errors[0] if len(errors) == 1 else group
-        if stream.is_dead and all(isinstance(leaf, LatticaError) for leaf in errors):
+        # A stream that the peer had finished is not dead, though its connection is gone.
+        ended = stream.is_dead or stream.connection.closed_reason is not None
+        if ended and all(isinstance(leaf, LatticaError) for leaf in errors):
             # The peer or the network ended it, which is no news.
             logger.debug("stream ended: %s stream=%r", error, stream)
         elif isinstance(error, RemoteProtocolError):

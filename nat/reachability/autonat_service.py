@@ -194,8 +194,8 @@ async def hand_over(connection: Connection, nonce: int) -> bool:
             stream.begin_negotiation(Initiator([DIAL_BACK]))
             await stream.finish_negotiation()
             await stream.send_all(encode_dial_back(nonce))
-            await stream.send_eof()
             try:
+                await stream.send_eof()
                 answer = await MessageReader(stream, MAX_DIAL_BACK).next()
             except (StreamResetError, IncompleteReadError):
                 return True

@@ -95,6 +95,32 @@ async def test_a_handler_that_raises_costs_its_stream_and_a_line(caplog, handler
         await no_streams(client, server)
 
 
+async def test_a_handler_that_answers_when_the_peer_has_left_is_no_news(caplog):
+    """The peer finished the stream, and then closed the connection."""
+    caplog.set_level(logging.INFO)
+    done = trio.Event()
+    async with joined() as (client, server):
+
+        async def answer(stream):
+            while await stream.receive_some():
+                pass
+            await stream.connection.closed.wait()
+            try:
+                await stream.send_all(b"too late")
+            finally:
+                done.set()
+
+        server.protocols.handlers[OTHER] = answer
+        stream = await client.open_stream(server.identity.peer_id, [OTHER])
+        await stream.send_all(b"nonce")
+        await stream.send_eof()
+        await wait_all_tasks_blocked(0.01)
+        await client.disconnect(server.identity.peer_id)
+        await done.wait()
+        await wait_all_tasks_blocked(0.01)
+        assert ours(caplog) == []
+
+
 async def test_a_handler_that_the_peer_breaks_the_protocol_of(caplog):
     async with joined() as (client, server):
 
