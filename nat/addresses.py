@@ -231,6 +231,11 @@ def ip_of(addr: Multiaddr) -> IpAddress | None:
     return ipaddress.ip_address(value) if name in ("ip4", "ip6") else None
 
 
+def is_public_host(ip: IpAddress) -> bool:
+    """Whether it belongs to one host on the internet."""
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved
+
+
 def _is_ip(host: str) -> bool:
     try:
         ipaddress.ip_address(host)

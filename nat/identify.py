@@ -14,7 +14,6 @@ from collections.abc import Callable
 from importlib.metadata import version
 
 import trio
-from google.protobuf.message import DecodeError
 from libp2p.abc import IHost, IPeerStore
 from libp2p.identity.identify.identify import _mk_identify_protobuf
 from libp2p.identity.identify.pb.identify_pb2 import Identify
@@ -22,15 +21,17 @@ from libp2p.identity.update import update_peerstore_from_identify
 from libp2p.peer.envelope import consume_envelope
 from multiaddr.multiaddr import Multiaddr
 
-from lattica.errors import IncompleteReadError, LatticaError, RemoteProtocolError
+from lattica.errors import LatticaError, RemoteProtocolError
 from lattica.identity import PeerId
 from lattica.nat.addresses import decode_multiaddr, split_peer
 from lattica.nat.config import IdentifyInfo
 from lattica.nat.connection import Connection, Direction
+from lattica.nat.message_reader import MessageReader
 from lattica.nat.multistream import Initiator
+from lattica.nat.protobuf import parse_message
 from lattica.nat.protocols import StreamHandler
 from lattica.nat.stream import Stream
-from lattica.wire import LengthPrefixed, encode_length_prefixed
+from lattica.wire import encode_length_prefixed
 
 logger = logging.getLogger(__name__)
 
@@ -50,18 +51,8 @@ ObservedHook = Callable[[Connection, Multiaddr], None]
 
 async def read_message(stream: Stream) -> Identify:
     """Read one identify message; raises :class:`RemoteProtocolError` for a bad one."""
-    decoder = LengthPrefixed(_MAX_MESSAGE)
-    messages: list[bytes] = []
-    while not messages:
-        data = await stream.receive_some()
-        if not data:
-            raise IncompleteReadError("the stream ended inside an identify message")
-        messages = decoder.feed(data)
-    message = Identify()
-    try:
-        message.ParseFromString(messages[0])
-    except DecodeError:
-        raise RemoteProtocolError("the identify message is not valid protobuf") from None
+    data = await MessageReader(stream, _MAX_MESSAGE).next()
+    message = parse_message(Identify(), data, "the identify message")
     _keep_usable(message)
     return message
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from google.protobuf.message import DecodeError
 from libp2p.crypto.keys import PublicKey
 from libp2p.crypto.serialization import deserialize_public_key
 from libp2p.security.noise.pb.noise_pb2 import NoiseHandshakePayload
 
 from lattica.errors import RemoteProtocolError
 from lattica.identity import Identity, PeerId
+from lattica.nat.protobuf import parse_message
 
 _SIGNED_PREFIX = b"noise-libp2p-static-key:"
 
@@ -40,11 +40,7 @@ def verify_payload(payload: bytes, remote_static: bytes) -> RemoteIdentity:
 
     Raises :class:`RemoteProtocolError` when it is malformed or the signature is wrong.
     """
-    message = NoiseHandshakePayload()
-    try:
-        message.ParseFromString(payload)
-    except DecodeError:
-        raise RemoteProtocolError("noise: the identity payload is not valid protobuf") from None
+    message = parse_message(NoiseHandshakePayload(), payload, "noise: the identity payload")
     try:
         public_key = deserialize_public_key(message.identity_key)
         peer_id = PeerId.from_pubkey(public_key)

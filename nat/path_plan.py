@@ -13,6 +13,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from lattica.nat.backoff import pause_after
 from lattica.nat.config_checks import require, require_seconds
 
 
@@ -130,5 +131,5 @@ class PathPlan:
             self.next_attempt = now
 
     def _delay(self) -> float:
-        delay = self._config.first_delay * 2.0 ** min(max(self._failures - 1, 0), 64)
-        return min(delay, self._config.longest_delay) * self._rng.uniform(0.5, 1.0)
+        config = self._config
+        return pause_after(self._failures, config.first_delay, config.longest_delay, self._rng)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from lattica.errors import LocalProtocolError
+from lattica.nat.backoff import pause_after
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +142,7 @@ class Redial:
         self._due = due
 
     def _delay(self, failures: int) -> float:
-        doublings = min(failures - 1, 64)  # beyond, a float would overflow at last
-        longest = min(self.policy.limit, self.policy.first * 2.0**doublings)
-        return longest * self._rng.uniform(0.5, 1.0)
+        return pause_after(failures, self.policy.first, self.policy.limit, self._rng)
 
     def _note_unreachable(self) -> Change | None:
         if self._unreachable:

@@ -11,12 +11,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+    from lattica.node import Node
+
 
 def event_object(event: DataclassInstance) -> dict[str, object]:
     """`{"event": "peer_connected", …}`: the class's name, and its fields as JSON values."""
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(event).__name__).lower()
     values = {f.name: _json_value(getattr(event, f.name)) for f in dataclasses.fields(event)}
     return {"event": name, **values}
+
+
+def print_ready(node: Node) -> None:
+    """Say, as the first event, who the node is and where it can be reached."""
+    addrs = [str(addr) for addr in node.addrs]
+    ready = {"event": "ready", "peer_id": str(node.peer_id), "addrs": addrs}
+    print(json.dumps(ready), flush=True)
 
 
 def print_event(event: DataclassInstance) -> None:

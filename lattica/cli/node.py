@@ -83,16 +83,14 @@ async def _serve(config: NodeConfig, as_json: bool) -> None:
 
 
 async def _report(node: Node, as_json: bool) -> None:
-    from lattica.cli.event_json import print_event
+    from lattica.cli.event_json import print_event, print_ready
 
     with node.events() as events:
-        addresses = [str(address) for address in node.addrs]
         if as_json:
-            ready = {"event": "ready", "peer_id": str(node.peer_id), "addrs": addresses}
-            typer.echo(json.dumps(ready))
+            print_ready(node)
         else:
             typer.echo(f"peer ID: {node.peer_id}")
-            for address in addresses:
+            for address in node.addrs:
                 typer.echo(f"listening on {address}")
         async for event in events:
             if as_json:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import socket
 from dataclasses import replace
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lattica.cli.common import run, start
-from lattica.cli.event_json import print_event
+from lattica.cli.event_json import print_event, print_ready
 from lattica.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -155,11 +154,10 @@ async def _print_events(node: Node) -> None:
 def _introduce(node: Node, as_json: bool) -> None:
     from lattica.nat.addresses import ip_of
 
-    addresses = [str(address) for address in node.addrs]
     if as_json:
-        ready = {"event": "ready", "peer_id": str(node.peer_id), "addrs": addresses}
-        typer.echo(json.dumps(ready))
+        print_ready(node)
         return
+    addresses = [str(address) for address in node.addrs]
     ips = [ip_of(address) for address in node.addrs]
     usable = [a for a, ip in zip(addresses, ips, strict=True) if ip is None or not ip.is_loopback]
     typer.echo(f"relay {node.peer_id}")

@@ -20,7 +20,7 @@ from lattica.nat.addresses import IpAddress
 from lattica.nat.portmap import natpmp, pcp
 from lattica.nat.portmap.exchange import Epoch, Retransmission
 from lattica.nat.portmap.gateway import Gateway
-from lattica.nat.portmap.mapping import Grant, Mapping, Port, PortMappingError, Reason
+from lattica.nat.portmap.mapping import Grant, Mapping, Port, PortMappingError, Reason, name_of
 
 T = TypeVar("T")
 
@@ -175,7 +175,7 @@ class PcpClient:
         if answer.result != pcp.Result.SUCCESS:
             raise PortMappingError(
                 pcp.reason_of(answer.result),
-                pcp.name_of(answer.result),
+                name_of(pcp.Result, answer.result),
                 retry_after_s=answer.lifetime,
             )
 
@@ -248,4 +248,6 @@ class NatPmpClient:
             raise PortMappingError(Reason.UNSUPPORTED_VERSION)
         self._state_lost |= self._epoch.update(trio.current_time(), answer.epoch)
         if answer.result != natpmp.Result.SUCCESS:
-            raise PortMappingError(natpmp.reason_of(answer.result), natpmp.name_of(answer.result))
+            raise PortMappingError(
+                natpmp.reason_of(answer.result), name_of(natpmp.Result, answer.result)
+            )

@@ -99,6 +99,14 @@ class Mapping:
     useless: str | None = None
 
 
+def name_of(codes: type[IntEnum], result: int) -> str:
+    """What a protocol calls a result code, for a message."""
+    try:
+        return codes(result).name
+    except ValueError:
+        return f"result {result}"
+
+
 def why_useless(external_ip: IpAddress) -> str | None:
     """Why an external address cannot be reached from the internet; None if it can."""
     if external_ip.is_unspecified:

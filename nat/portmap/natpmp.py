@@ -35,7 +35,7 @@ class Result(IntEnum):
     UNSUPPORTED_OPCODE = 5
 
 
-_REASONS = {
+_REASONS: dict[int, Reason] = {
     Result.UNSUPPORTED_VERSION: Reason.UNSUPPORTED_VERSION,
     Result.NOT_AUTHORIZED: Reason.NOT_AUTHORIZED,
     Result.NETWORK_FAILURE: Reason.NETWORK_FAILURE,
@@ -46,17 +46,7 @@ _REASONS = {
 
 def reason_of(result: int) -> Reason:
     """The reason behind a result code other than 0; unknown ones are refusals."""
-    try:
-        return _REASONS.get(Result(result), Reason.REFUSED)
-    except ValueError:
-        return Reason.REFUSED
-
-
-def name_of(result: int) -> str:
-    try:
-        return Result(result).name
-    except ValueError:
-        return f"result {result}"
+    return _REASONS.get(result, Reason.REFUSED)
 
 
 @dataclass(frozen=True, slots=True)

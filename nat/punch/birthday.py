@@ -33,7 +33,7 @@ from enum import Enum
 from itertools import chain, islice, zip_longest
 from typing import Final
 
-from lattica.nat.addresses import IpAddress
+from lattica.nat.addresses import IpAddress, is_public_host
 from lattica.nat.punch.birthday_messages import TOKEN_SIZE, Hello
 from lattica.nat.punch.not_applicable import NotApplicable
 from lattica.nat.reachability.nat_report import Behaviour
@@ -110,7 +110,7 @@ def check_target(ip: IpAddress, own: frozenset[IpAddress]) -> None:
     Raises :class:`NotApplicable` for all but public addresses of single hosts, and for those
     of this node (`own`): nobody has this node look around in its own network, or at itself.
     """
-    if not ip.is_global or ip.is_multicast or ip.is_reserved or ip in own:
+    if not is_public_host(ip) or ip in own:
         raise NotApplicable(f"{ip} is no public address of another node: nothing is sent there")
 
 

@@ -14,10 +14,9 @@ import ipaddress
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from google.protobuf.message import DecodeError
-
 from lattica.errors import RemoteProtocolError
 from lattica.nat.pb import birthday_pb2 as pb
+from lattica.nat.protobuf import parse_message
 from lattica.nat.reachability.nat_report import Behaviour, NatReport
 from lattica.wire import encode_length_prefixed
 
@@ -129,13 +128,7 @@ def decode(data: bytes) -> Message:
     Raises:
         RemoteProtocolError: it is none, or says what cannot be.
     """
-    if len(data) > MAX_MESSAGE:
-        raise RemoteProtocolError(f"birthday message of {len(data)} bytes")
-    body = pb.Birthday()
-    try:
-        body.ParseFromString(data)
-    except DecodeError:
-        raise RemoteProtocolError("birthday message that is not a protobuf") from None
+    body = parse_message(pb.Birthday(), data, "birthday message", limit=MAX_MESSAGE)
     match body.WhichOneof("body"):
         case "hello":
             return _decode_hello(body.hello)

@@ -8,7 +8,6 @@ import os
 import random
 import socket
 import sys
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from ipaddress import ip_address
@@ -29,6 +28,7 @@ from lattica.identity import PeerId
 from lattica.nat.addresses import local_interfaces, socket_multiaddr
 from lattica.nat.connection import Connection, Direction
 from lattica.nat.gater import Gater
+from lattica.nat.message_reader import MessageReader
 from lattica.nat.protocols import StreamHandler
 from lattica.nat.punch.birthday import (
     BirthdayEasy,
@@ -61,7 +61,6 @@ from lattica.nat.reachability.nat_report import NatReport
 from lattica.nat.stream import Stream
 from lattica.nat.swarm import Swarm
 from lattica.nat.udp_socket import Address
-from lattica.wire import LengthPrefixed
 
 if sys.platform != "win32":
     import resource
@@ -415,22 +414,11 @@ class _Messages:
     """The peer's messages, one after another."""
 
     def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-        self._decoder = LengthPrefixed(MAX_MESSAGE)
-        self._waiting: deque[bytes] = deque()
+        self._reader = MessageReader(stream, MAX_MESSAGE)
 
     async def next(self) -> Message:
-        """Wait for a message.
-
-        Raises :class:`RemoteProtocolError`, as :class:`IncompleteReadError` at the end of the
-        stream, and what the stream raises.
-        """
-        while not self._waiting:
-            data = await self._stream.receive_some()
-            if not data:
-                raise IncompleteReadError("birthday: the peer has ended the stream")
-            self._waiting += self._decoder.feed(data)
-        return decode(self._waiting.popleft())
+        """Wait for a message. Raises what :meth:`MessageReader.next` does."""
+        return decode(await self._reader.next())
 
     async def expect(self, kind: type[T]) -> T:
         """As :meth:`next`, and it must be of this kind."""

@@ -19,6 +19,7 @@ from lattica.nat.addresses import (
     Kind,
     interface_addresses,
     ip_of,
+    is_public_host,
     kind_of,
     split_peer,
     to_endpoint,
@@ -35,12 +36,7 @@ _MAX_TOLD_OBSERVED = 4
 def public_ips(addrs: Iterable[Multiaddr]) -> frozenset[IpAddress]:
     """The public IP addresses among some addresses."""
     ips = (ip_of(addr) for addr in addrs)
-    return frozenset(ip for ip in ips if ip is not None and is_public(ip))
-
-
-def is_public(ip: IpAddress) -> bool:
-    """Whether it belongs to one host on the internet."""
-    return ip.is_global and not ip.is_multicast and not ip.is_reserved
+    return frozenset(ip for ip in ips if ip is not None and is_public_host(ip))
 
 
 def to_tell(
@@ -72,7 +68,7 @@ def to_tell(
         ip = ip_of(addr)
         if ip is None or ip.is_unspecified or ip.is_link_local or ip.is_multicast:
             continue
-        if is_public(ip):
+        if is_public_host(ip):
             public.append(addr)
         elif allow_loopback if ip.is_loopback else near:
             private.append(addr)
@@ -116,7 +112,7 @@ def to_dial(
         ip = ip_of(addr)
         if ip is None or (ip, to_endpoint(addr).port) in our_places:
             continue
-        if is_public(ip):
+        if is_public_host(ip):
             if proven_ips and ip not in proven_ips:
                 continue
             if ip in hosts or len(hosts) < MAX_PUBLIC_HOSTS:
@@ -144,7 +140,7 @@ def predicted(claimed: Iterable[Multiaddr], listening: Iterable[Multiaddr]) -> l
     hosts = [
         ip
         for addr in islice(claimed, MAX_LOOKED_AT)
-        if kind_of(addr) is Kind.TCP and (ip := ip_of(addr)) is not None and is_public(ip)
+        if kind_of(addr) is Kind.TCP and (ip := ip_of(addr)) is not None and is_public_host(ip)
     ]
     ports = [
         to_endpoint(addr).port

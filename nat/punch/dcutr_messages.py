@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TypeAlias
 
-from google.protobuf.message import DecodeError
 from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import LocalProtocolError, RemoteProtocolError
 from lattica.nat.addresses import decode_multiaddr
 from lattica.nat.pb import dcutr_pb2 as pb
+from lattica.nat.protobuf import parse_message
 from lattica.wire import LengthPrefixed, encode_length_prefixed
 
 DCUTR = "/libp2p/dcutr"
@@ -70,13 +70,7 @@ def decode(data: bytes) -> DcutrMessage:
     Raises:
         RemoteProtocolError: too long, no protobuf, or of no known type.
     """
-    if len(data) > MAX_MESSAGE:
-        raise RemoteProtocolError(f"a message of {len(data)} bytes")
-    message = pb.HolePunch()
-    try:
-        message.ParseFromString(data)
-    except DecodeError:
-        raise RemoteProtocolError("the hole punching message is not valid protobuf") from None
+    message = parse_message(pb.HolePunch(), data, "hole punching message", limit=MAX_MESSAGE)
     # A type that is not known is like none at all (proto2).
     if not message.HasField("type"):
         raise RemoteProtocolError("a hole punching message of no known type")

@@ -15,7 +15,6 @@ from multiaddr.multiaddr import Multiaddr
 from lattica.errors import (
     DialAttempt,
     DialError,
-    IncompleteReadError,
     LatticaError,
     RemoteProtocolError,
 )
@@ -23,6 +22,7 @@ from lattica.identity import PeerId
 from lattica.nat.addresses import Kind, order_addresses
 from lattica.nat.connection import Connection
 from lattica.nat.happy_eyeballs import race
+from lattica.nat.message_reader import MessageReader
 from lattica.nat.protocols import StreamHandler
 from lattica.nat.punch.dcutr_messages import MAX_MESSAGE
 from lattica.nat.punch.exchange import open_on
@@ -40,7 +40,6 @@ from lattica.nat.punch.reverse_messages import (
 from lattica.nat.punch.round_limiter import RoundLimiter
 from lattica.nat.stream import Stream
 from lattica.nat.swarm import Swarm
-from lattica.wire import LengthPrefixed
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +159,7 @@ class DirectWay:
         async with stream:
             await stream.send_all(encode(Request(tuple(told))))
             with trio.move_on_after(_REQUEST_TIMEOUT + self._config.direct_timeout) as limit:
-                answer = decode_answer(await _read(stream))
+                answer = decode_answer(await MessageReader(stream, MAX_MESSAGE).next())
             if limit.cancelled_caught:
                 raise TimeoutError("the peer did not say whether it can dial us")
         if not answer.connected:
@@ -182,7 +181,7 @@ class DirectWay:
         try:
             request: Request | None = None
             with trio.move_on_after(_REQUEST_TIMEOUT):
-                request = decode_request(await _read(stream))
+                request = decode_request(await MessageReader(stream, MAX_MESSAGE).next())
             if request is None:
                 stream.reset("no request in time")
                 return
@@ -202,14 +201,3 @@ class DirectWay:
             # Not how each of them failed: that would make this node a port scanner for others.
             return Answer(False, "none of the addresses answered")
         return Answer(True)
-
-
-async def _read(stream: Stream) -> bytes:
-    """The one message that a stream has for us."""
-    frames = LengthPrefixed(MAX_MESSAGE)
-    while True:
-        data = await stream.receive_some()
-        if not data:
-            raise IncompleteReadError("the stream ended before its message did")
-        if messages := frames.feed(data):
-            return messages[0]

@@ -11,10 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from google.protobuf.message import DecodeError
-
 from lattica.errors import LocalProtocolError, RemoteProtocolError
 from lattica.nat.pb import ice_pb2 as pb
+from lattica.nat.protobuf import parse_message
 from lattica.nat.punch.ice import Credentials
 from lattica.nat.punch.ice_candidates import (
     MAX_REMOTE_CANDIDATES,
@@ -140,13 +139,7 @@ def decode(data: bytes) -> IceMessage:
     Raises:
         RemoteProtocolError: it is none, or has values that ICE does not allow.
     """
-    if len(data) > MAX_MESSAGE:
-        raise RemoteProtocolError(f"ICE message of {len(data)} bytes")
-    message = pb.Message()
-    try:
-        message.ParseFromString(data)
-    except DecodeError:
-        raise RemoteProtocolError("the ICE message is not valid protobuf") from None
+    message = parse_message(pb.Message(), data, "ICE message", limit=MAX_MESSAGE)
     match message.type:
         case pb.Message.OFFER:
             return Offer(_description(message))

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from google.protobuf.message import DecodeError
 from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import LocalProtocolError, RemoteProtocolError
 from lattica.nat.pb import reverse_pb2 as pb
+from lattica.nat.protobuf import parse_message
 from lattica.nat.punch.dcutr_messages import MAX_ADDRS, MAX_MESSAGE, parse_addrs
 from lattica.wire import encode_length_prefixed
 
@@ -57,8 +57,7 @@ def decode_request(data: bytes) -> Request:
     Raises:
         RemoteProtocolError: too long, or no protobuf.
     """
-    message = pb.Request()
-    _parse(message, data)
+    message = parse_message(pb.Request(), data, "reversal message", limit=MAX_MESSAGE)
     return Request(parse_addrs(message.addrs))
 
 
@@ -68,18 +67,8 @@ def decode_answer(data: bytes) -> Answer:
     Raises:
         RemoteProtocolError: too long, no protobuf, or it does not say whether it worked.
     """
-    message = pb.Answer()
-    _parse(message, data)
+    message = parse_message(pb.Answer(), data, "reversal message", limit=MAX_MESSAGE)
     if not message.HasField("connected"):
         raise RemoteProtocolError("an answer that does not say what came of it")
     reason = "".join(c if c.isprintable() else "?" for c in message.error[:_MAX_REASON])
     return Answer(message.connected, reason)
-
-
-def _parse(message: pb.Request | pb.Answer, data: bytes) -> None:
-    if len(data) > MAX_MESSAGE:
-        raise RemoteProtocolError(f"a message of {len(data)} bytes")
-    try:
-        message.ParseFromString(data)
-    except DecodeError:
-        raise RemoteProtocolError("the message is not valid protobuf") from None

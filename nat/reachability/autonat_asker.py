@@ -18,6 +18,7 @@ from lattica.errors import LatticaError, RemoteProtocolError, UnsupportedProtoco
 from lattica.identity import PeerId
 from lattica.nat.addresses import Interface, IpAddress, local_interfaces
 from lattica.nat.connection import Connection, Direction
+from lattica.nat.message_reader import MessageReader
 from lattica.nat.protocols import StreamHandler
 from lattica.nat.reachability.autonat_client import (
     AddressReachability,
@@ -44,7 +45,6 @@ from lattica.nat.reachability.autonat_messages import (
     encode,
     encode_dial_back_response,
 )
-from lattica.nat.reachability.message_stream import MessageReader
 from lattica.nat.stream import Stream
 from lattica.nat.swarm import Swarm
 

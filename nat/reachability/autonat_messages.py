@@ -10,15 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
-from google.protobuf.message import DecodeError
-from google.protobuf.message import Message as Protobuf
 from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import RemoteProtocolError
 from lattica.nat.addresses import decode_multiaddr
 from lattica.nat.pb import autonat_v2_pb2 as pb
+from lattica.nat.protobuf import parse_message
 from lattica.wire import encode_length_prefixed
 
 DIAL_REQUEST = "/libp2p/autonat/2/dial-request"
@@ -92,7 +91,7 @@ class DialResponse:
 
 Message: TypeAlias = DialRequest | DialResponse | DialDataRequest | DialDataResponse
 
-_P = TypeVar("_P", bound=Protobuf)
+_NAME = "an AutoNAT message"
 
 
 def encode(message: Message) -> bytes:
@@ -126,7 +125,7 @@ def decode(data: bytes) -> Message:
         RemoteProtocolError: too long, no protobuf, empty, or with a status that is not known
             (which the specification wants to be discarded).
     """
-    wire = _parse(pb.Message(), data, MAX_MESSAGE)
+    wire = parse_message(pb.Message(), data, _NAME, limit=MAX_MESSAGE)
     match wire.WhichOneof("msg"):
         case "dial_request":
             request = wire.dial_request
@@ -176,7 +175,7 @@ def encode_dial_back(nonce: int) -> bytes:
 
 def decode_dial_back(data: bytes) -> int:
     """The nonce, from a message without its length. Raises :class:`RemoteProtocolError`."""
-    return _parse(pb.DialBack(), data, MAX_DIAL_BACK).nonce
+    return parse_message(pb.DialBack(), data, _NAME, limit=MAX_DIAL_BACK).nonce
 
 
 def encode_dial_back_response() -> bytes:
@@ -187,15 +186,5 @@ def encode_dial_back_response() -> bytes:
 
 def decode_dial_back_response(data: bytes) -> bool:
     """Whether the nonce has arrived as it should. Raises :class:`RemoteProtocolError`."""
-    response = _parse(pb.DialBackResponse(), data, MAX_DIAL_BACK)
+    response = parse_message(pb.DialBackResponse(), data, _NAME, limit=MAX_DIAL_BACK)
     return response.status == pb.DialBackResponse.OK
-
-
-def _parse(message: _P, data: bytes, limit: int) -> _P:
-    if len(data) > limit:
-        raise RemoteProtocolError(f"an AutoNAT message of {len(data)} bytes, {limit} are allowed")
-    try:
-        message.ParseFromString(data)
-    except DecodeError:
-        raise RemoteProtocolError("an AutoNAT message that is not valid protobuf") from None
-    return message

@@ -32,6 +32,7 @@ from lattica.nat.addresses import (
     IpAddress,
     Kind,
     ip_of,
+    is_public_host,
     kind_of,
     split_peer,
     to_endpoint,
@@ -105,7 +106,7 @@ def may_dial(addr: Multiaddr, local: Sequence[Interface], *, allow_private: bool
 def is_public(ip: IpAddress) -> bool:
     """Whether an address is one of the public internet and nothing else in disguise."""
     if isinstance(ip, ipaddress.IPv4Address):
-        return ip.is_global and not ip.is_multicast and not ip.is_reserved
+        return is_public_host(ip)
     wrapping = any(ip in network for network in _WRAPPING)
     return ip.is_global and ip in _UNICAST6 and not wrapping
 

@@ -32,6 +32,7 @@ from lattica.errors import (
 from lattica.identity import PeerId
 from lattica.nat.addresses import Interface, IpAddress, Kind, ip_of, kind_of, local_interfaces
 from lattica.nat.connection import Connection
+from lattica.nat.message_reader import MessageReader
 from lattica.nat.multistream import Initiator
 from lattica.nat.protocols import StreamHandler
 from lattica.nat.reachability.autonat_config import AutonatServerConfig
@@ -50,7 +51,6 @@ from lattica.nat.reachability.autonat_messages import (
     encode_dial_back,
 )
 from lattica.nat.reachability.autonat_server import Dial, Exchange, Reply, ServerCore
-from lattica.nat.reachability.message_stream import MessageReader
 from lattica.nat.stream import Stream
 
 logger = logging.getLogger(__name__)

@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TypeAlias
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import AddressError, LocalProtocolError, RemoteProtocolError
 from lattica.identity import PeerId, parse_peer_id
 from lattica.nat.addresses import decode_multiaddr
 from lattica.nat.pb import circuit_pb2 as pb
+from lattica.nat.protobuf import parse_message
 from lattica.wire import NeedMoreData, decode_uvarint, encode_length_prefixed
 
 HOP = "/libp2p/circuit/relay/0.2.0/hop"
@@ -178,8 +179,7 @@ def decode_hop(data: bytes) -> HopMessage:
     Raises:
         RemoteProtocolError: it is none, or lacks what its type needs.
     """
-    message = pb.HopMessage()
-    _parse(message, data)
+    message = parse_message(pb.HopMessage(), data, "circuit message", limit=MAX_MESSAGE)
     match message.type:
         case pb.HopMessage.RESERVE:
             return Reserve()
@@ -202,8 +202,7 @@ def decode_stop(data: bytes) -> StopMessage:
     Raises:
         RemoteProtocolError: it is none, or lacks what its type needs.
     """
-    message = pb.StopMessage()
-    _parse(message, data)
+    message = parse_message(pb.StopMessage(), data, "circuit message", limit=MAX_MESSAGE)
     match message.type:
         case pb.StopMessage.CONNECT:
             limit = _limit(message.limit) if message.HasField("limit") else None
@@ -230,15 +229,6 @@ def split_message(data: bytes | bytearray) -> tuple[bytes, bytes] | None:
     if len(data) < end:
         return None
     return bytes(data[start:end]), bytes(data[end:])
-
-
-def _parse(message: Message, data: bytes) -> None:
-    if len(data) > MAX_MESSAGE:
-        raise RemoteProtocolError(f"circuit message of {len(data)} bytes")
-    try:
-        message.ParseFromString(data)
-    except DecodeError:
-        raise RemoteProtocolError("the circuit message is not valid protobuf") from None
 
 
 def decode_peer_id(data: bytes) -> PeerId:

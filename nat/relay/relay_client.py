@@ -24,9 +24,9 @@ from multiaddr.multiaddr import Multiaddr
 from lattica.errors import AddressError, LatticaError, RemoteProtocolError
 from lattica.identity import PeerId
 from lattica.nat.addresses import Kind, kind_of, parse_multiaddr, resolve, split_peer
+from lattica.nat.backoff import Backoff
 from lattica.nat.connection import Connection, Direction
 from lattica.nat.events import EventsLost, EventStream, NetworkChanged
-from lattica.nat.relay.backoff import Backoff
 from lattica.nat.relay.circuit_transport import CircuitTransport, ask_relay, direct_connection
 from lattica.nat.relay.client_config import MAX_RELAYS, RelayClientConfig
 from lattica.nat.relay.messages import HOP, Limit, Reservation, Reserve, Status

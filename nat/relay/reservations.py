@@ -22,7 +22,7 @@ from enum import Enum
 
 from lattica.errors import LocalProtocolError, RemoteProtocolError
 from lattica.identity import PeerId
-from lattica.nat.relay.backoff import Backoff
+from lattica.nat.backoff import Backoff
 from lattica.nat.relay.client_config import RelayClientConfig
 from lattica.nat.relay.messages import Reservation
 from lattica.nat.relay.voucher import open_voucher

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from google.protobuf.message import DecodeError
 from libp2p.peer.envelope import Envelope, make_unsigned, unmarshal_envelope
 
 from lattica.errors import LocalProtocolError, RemoteProtocolError
 from lattica.identity import Identity, PeerId
 from lattica.nat.pb import circuit_pb2 as pb
+from lattica.nat.protobuf import parse_message
 from lattica.nat.relay.messages import decode_peer_id
 
 DOMAIN = "libp2p-relay-rsvp"
@@ -65,11 +65,7 @@ def open_voucher(data: bytes) -> Voucher:
         raise RemoteProtocolError(f"invalid voucher: {error!r}"[:200]) from None
     if envelope.payload_type != PAYLOAD_TYPE:
         raise RemoteProtocolError("the signed envelope holds something else than a voucher")
-    message = pb.Voucher()
-    try:
-        message.ParseFromString(envelope.raw_payload)
-    except DecodeError:
-        raise RemoteProtocolError("the voucher is not valid protobuf") from None
+    message = parse_message(pb.Voucher(), envelope.raw_payload, "the voucher")
     relay, peer = decode_peer_id(message.relay), decode_peer_id(message.peer)
     if relay != signer:
         raise RemoteProtocolError(f"a voucher of {relay} is signed by {signer}")

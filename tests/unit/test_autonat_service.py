@@ -16,6 +16,7 @@ from lattica.errors import LatticaError, RemoteProtocolError
 from lattica.identity import PeerId
 from lattica.nat.addresses import to_endpoint
 from lattica.nat.connection import Direction
+from lattica.nat.message_reader import MessageReader
 from lattica.nat.multistream import Initiator
 from lattica.nat.reachability.autonat_asker import AutonatClient
 from lattica.nat.reachability.autonat_client import AddressReachability, Reachability
@@ -40,7 +41,6 @@ from lattica.nat.reachability.autonat_messages import (
     encode_dial_back_response,
 )
 from lattica.nat.reachability.autonat_service import AutonatServer
-from lattica.nat.reachability.message_stream import MessageReader
 from lattica.nat.stream import Stream
 from lattica.nat.swarm import Swarm
 from tests import nets

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lattica.errors import RemoteProtocolError
 from lattica.nat.portmap import natpmp
-from lattica.nat.portmap.mapping import Reason, Transport
+from lattica.nat.portmap.mapping import Reason, Transport, name_of
 
 
 def test_requests_as_in_the_rfc():
@@ -72,5 +72,5 @@ def test_any_bytes(data):
 def test_every_code_has_a_reason_and_a_name():
     for result in range(1, 300):
         assert isinstance(natpmp.reason_of(result), Reason)
-        assert natpmp.name_of(result)
+        assert name_of(natpmp.Result, result)
     assert natpmp.reason_of(natpmp.Result.OUT_OF_RESOURCES) is Reason.OUT_OF_RESOURCES

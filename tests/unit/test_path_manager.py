@@ -25,7 +25,7 @@ from lattica.nat.relay.relay_client import RelayClient
 from lattica.nat.relay.relay_limits import RelayLimits
 from lattica.nat.relay.relay_service import RelayService
 from lattica.nat.swarm import Swarm
-from tests.nets import ECHO, ask_echo, proxied, running
+from tests.nets import ECHO, ask_echo, proxied, running, settled
 
 Attempt = Callable[[Connection], Awaitable[Connection]]
 
@@ -114,12 +114,6 @@ async def path_change(events: EventStream) -> PathChanged:
     raise AssertionError("the swarm has ended")
 
 
-async def until(condition: Callable[[], object]) -> None:
-    with trio.fail_after(20):
-        while not condition():
-            await trio.sleep(0.01)
-
-
 async def test_relayed_then_direct_while_a_stream_goes_on():
     tries: list[Connection] = []
 
@@ -143,12 +137,12 @@ async def test_relayed_then_direct_while_a_stream_goes_on():
             assert await stream.receive_exactly(3) == b"two"
             assert stream.connection is relayed
         assert await ask_echo(here.dialer, dialed) == b"hello"
-        await until(lambda: here.status.ways)
+        await settled(lambda: here.status.ways)
         status = here.status
         assert (status.path, status.relay, status.next_attempt) == ("direct-tcp", None, None)
         reports = {report.name: report.ok for report in status.ways}
         assert reports == {"fails": False, "direct": True}
-        await until(lambda: relayed.closed_reason)  # nobody uses it any more
+        await settled(lambda: relayed.closed_reason)  # nobody uses it any more
         assert len(tries) == 1
         assert await ask_echo(here.dialed, here.peer) == b"hello"
 
@@ -181,7 +175,7 @@ async def test_what_cannot_work_is_left_until_the_network_changes(caplog):
     caplog.set_level(logging.INFO)
     async with net(FakeWay("punch", never)) as here:
         await here.connect_relayed()
-        await until(lambda: "stays relayed" in caplog.text)
+        await settled(lambda: "stays relayed" in caplog.text)
         status = here.status
         [report] = status.ways
         assert (report.ok, report.applicable) == (False, False)
@@ -189,7 +183,7 @@ async def test_what_cannot_work_is_left_until_the_network_changes(caplog):
         assert status.next_attempt is None
         assert len(tries) == 1
         here.dialed.events.publish(NetworkChanged("test"))
-        await until(lambda: len(tries) == 2)
+        await settled(lambda: len(tries) == 2)
 
 
 async def test_failures_are_repeated_with_pauses_and_a_defect_is_one_of_them(caplog):
@@ -203,7 +197,7 @@ async def test_failures_are_repeated_with_pauses_and_a_defect_is_one_of_them(cap
 
     async with net(FakeWay("broken", broken), first_delay=0.05) as here:
         await here.connect_relayed()
-        await until(lambda: here.status.path == "direct-tcp")
+        await settled(lambda: here.status.path == "direct-tcp")
         assert len(tries) == 3
         assert "internal error" in caplog.text
 
@@ -215,7 +209,7 @@ async def test_ways_that_take_too_long_are_given_up():
 
     async with net(FakeWay("endless", endless), timeout=0.1, attempts=1) as here:
         await here.connect_relayed()
-        await until(lambda: here.status.ways)
+        await settled(lambda: here.status.ways)
         [report] = here.status.ways
         assert "gave up after 0.1 s" in report.reason
 
@@ -232,11 +226,11 @@ async def test_an_attempt_ends_with_the_relayed_connection_and_the_next_one_is_u
 
     async with net(FakeWay("way", stuck_then_direct), attempts=1) as here:
         first = await here.connect_relayed()
-        await until(lambda: tries)
+        await settled(lambda: tries)
         first.abort("another one was faster")
-        await until(lambda: here.dialed.identity.peer_id not in here.dialer.registry.by_peer)
+        await settled(lambda: here.dialed.identity.peer_id not in here.dialer.registry.by_peer)
         await here.connect_relayed()
-        await until(lambda: here.manager.status(here.peer) and here.status.path == "direct-tcp")
+        await settled(lambda: here.manager.status(here.peer) and here.status.path == "direct-tcp")
         assert len(tries) == 2
 
 
@@ -246,8 +240,8 @@ async def test_a_broken_direct_path_falls_back_to_the_relay():
 
     async with net(FakeWay("direct", direct)) as here:
         await here.connect_relayed()
-        await until(lambda: here.status.path == "direct-tcp")
-        await until(lambda: len(here.dialed.registry.by_peer[here.peer]) == 1)
+        await settled(lambda: here.status.path == "direct-tcp")
+        await settled(lambda: len(here.dialed.registry.by_peer[here.peer]) == 1)
         relay = here.relay.identity.peer_id
         here.known[here.peer] = [circuit_addr(here.relay.addrs[0], relay)]
         stream = await here.dialed.open_stream(here.peer, [ECHO])
@@ -256,7 +250,7 @@ async def test_a_broken_direct_path_falls_back_to_the_relay():
         stream.connection.abort("the test breaks it")
         with pytest.raises(LatticaError, match="the test breaks it"):
             await stream.receive_some()
-        await until(lambda: here.dialed.registry.best(here.peer))
+        await settled(lambda: here.dialed.registry.best(here.peer))
         assert await ask_echo(here.dialed, here.peer) == b"hello"
 
 
@@ -269,13 +263,13 @@ async def test_a_path_that_the_other_side_made_and_that_dies_is_looked_for_again
 
     async with net(FakeWay("way", never), lasting=0.01) as here:
         await here.connect_relayed()
-        await until(lambda: here.manager.status(here.peer) and here.status.ways)
+        await settled(lambda: here.manager.status(here.peer) and here.status.ways)
         assert here.status.next_attempt is None
         direct = await here.dialer.dial_fresh(here.dialed.identity.peer_id, here.dialed.addrs[0])
-        await until(lambda: here.status.path == "direct-tcp")
+        await settled(lambda: here.status.path == "direct-tcp")
         await trio.sleep(0.05)
         direct.abort("the NAT has forgotten it")
-        await until(lambda: len(tries) == 2)
+        await settled(lambda: len(tries) == 2)
 
 
 async def test_direct_paths_that_die_at_once_are_not_punched_for_all_the_time():
@@ -302,10 +296,10 @@ async def test_news_of_a_peer_bring_one_more_attempt():
 
     async with net(FakeWay("way", never), revival=0.01) as here:
         await here.connect_relayed()
-        await until(lambda: here.manager.status(here.peer) and here.status.ways)
+        await settled(lambda: here.manager.status(here.peer) and here.status.ways)
         await trio.sleep(0.02)
         here.manager.peer_changed(here.peer)
-        await until(lambda: len(tries) == 2)
+        await settled(lambda: len(tries) == 2)
         here.manager.peer_changed(here.relay.identity.peer_id)  # of whom there is no plan
 
 
@@ -316,9 +310,9 @@ async def test_a_direct_path_that_the_peer_has_left_is_noticed_soon():
         other = await here.dialer.wait_connected(here.dialed.identity.peer_id)
         proxy.freeze()
         other.abort("the network has changed")
-        await until(lambda: here.dialed.identity.peer_id not in here.dialer.registry.by_peer)
+        await settled(lambda: here.dialed.identity.peer_id not in here.dialer.registry.by_peer)
         await here.connect_relayed()
-        await until(lambda: direct.closed_reason)
+        await settled(lambda: direct.closed_reason)
         assert "the path is dead" in str(direct.closed_reason)
         assert here.status.path == "relayed"
 
@@ -330,7 +324,7 @@ async def test_a_direct_path_that_lives_is_kept():
         # Only one side believes that it is gone; the other's pings are answered still.
         here.dialer.registry.by_peer[other.peer_id].remove(other)
         relayed = await here.connect_relayed()
-        await until(lambda: len(here.dialed.registry.by_peer[here.peer]) == 2)
+        await settled(lambda: len(here.dialed.registry.by_peer[here.peer]) == 2)
         await trio.sleep(0.4)
         assert direct.closed_reason is None
         assert here.dialed.registry.best(here.peer) is direct

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lattica.errors import RemoteProtocolError
 from lattica.nat.portmap import pcp
 from lattica.nat.portmap.exchange import ATTEMPTS, Epoch, Retransmission
-from lattica.nat.portmap.mapping import Reason
+from lattica.nat.portmap.mapping import Reason, name_of
 
 V4 = ipaddress.IPv4Address("192.168.1.7")
 V6 = ipaddress.IPv6Address("2001:db8::7")
@@ -111,7 +111,7 @@ class TestAnswers:
     def test_every_code_has_a_reason_and_a_name(self):
         for result in range(1, 256):
             assert isinstance(pcp.reason_of(result), Reason)
-            assert pcp.name_of(result)
+            assert name_of(pcp.Result, result)
         assert pcp.reason_of(pcp.Result.NOT_AUTHORIZED) is Reason.NOT_AUTHORIZED
         assert pcp.reason_of(200) is Reason.REFUSED
 

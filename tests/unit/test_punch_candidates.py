@@ -14,7 +14,7 @@ from lattica.nat.punch.candidates import (
     MAX_DIALED,
     MAX_LOOKED_AT,
     MAX_PUBLIC_HOSTS,
-    is_public,
+    is_public_host,
     predicted,
     public_ips,
     to_dial,
@@ -171,7 +171,12 @@ def test_whatever_a_peer_claims(claimed):
         assert ip is not None
         assert addr in claimed[:MAX_LOOKED_AT]
         assert not any((ip.is_loopback, ip.is_link_local, ip.is_multicast, ip.is_unspecified))
-        assert is_public(ip) or OUTSIDE in claimed or "192.168.1." in str(ip) or same_site(claimed)
+        assert (
+            is_public_host(ip)
+            or OUTSIDE in claimed
+            or "192.168.1." in str(ip)
+            or same_site(claimed)
+        )
 
 
 def same_site(claimed) -> bool:

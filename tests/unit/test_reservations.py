@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from lattica.errors import LocalProtocolError, RemoteProtocolError
 from lattica.identity import Identity
+from lattica.nat.backoff import Backoff
 from lattica.nat.config_checks import FieldError
-from lattica.nat.relay.backoff import Backoff
 from lattica.nat.relay.client_config import RelayClientConfig
 from lattica.nat.relay.messages import Reservation
 from lattica.nat.relay.reservations import Reserving, lifetime_of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,7 +24,7 @@ from lattica.nat.relay.client_config import RelayClientConfig
 from lattica.nat.relay.relay_limits import RelayLimits, RelayServerConfig
 from lattica.nat.traversal_config import TraversalConfig
 from lattica.node import Node
-from tests.nets import ECHO, LISTEN_ON, ask_echo, echo, swarm_config
+from tests.nets import ECHO, LISTEN_ON, ask_echo, echo, settled, swarm_config
 
 BOTH = (*LISTEN_ON["tcp"], *LISTEN_ON["quic"])
 
@@ -55,12 +55,6 @@ def relayed_addrs(node: Node) -> list[Multiaddr]:
     return [addr for addr in node.addrs if kind_of(addr) is Kind.CIRCUIT]
 
 
-async def until(condition: Callable[[], object]) -> None:
-    with trio.fail_after(20):
-        while not condition():
-            await trio.sleep(0.01)
-
-
 @dataclass
 class Calls:
     """A part that fails so many times before it goes on."""
@@ -88,8 +82,8 @@ async def test_everything_works_over_a_relay_and_then_directly():
             async for event in events:
                 if isinstance(event, PathChanged):
                     break
-        await until(lambda: path(a, b.peer_id).startswith("direct"))
-        await until(lambda: path(b, a.peer_id).startswith("direct"))
+        await settled(lambda: path(a, b.peer_id).startswith("direct"))
+        await settled(lambda: path(b, a.peer_id).startswith("direct"))
         assert await ask_echo(b, a.peer_id, bytes(200_000)) == bytes(200_000)
         assert await ask_echo(a, b.peer_id, protocols=[ECHO]) == b"hello"
         [status] = [peer for peer in b.peers() if peer.peer_id == a.peer_id]
@@ -105,7 +99,7 @@ async def test_loopback_is_not_punched_unless_asked_for(caplog):
     caplog.set_level("INFO")
     async with relay_node() as relay, behind(relay) as a, behind(relay) as b:
         await b.connect(relayed_addrs(a))
-        await until(lambda: "stays relayed" in caplog.text)
+        await settled(lambda: "stays relayed" in caplog.text)
         status = a.path(b.peer_id)
         assert status is not None
         assert (status.path, status.relay) == ("relayed", relay.peer_id)
@@ -152,10 +146,10 @@ async def test_a_change_of_the_network_makes_what_was_seen_before_untrue():
         node.swarm.own_addresses.set("verified", [stale])
         node.swarm.own_addresses.set_unreachable([stale])
         node.swarm.events.publish(NetworkChanged("test"))
-        await until(lambda: stale not in node.swarm.observed.addrs(Kind.TCP))
+        await settled(lambda: stale not in node.swarm.observed.addrs(Kind.TCP))
         assert stale not in node.swarm.addrs
         # The relay, which is still connected, is asked again.
-        await until(lambda: node.swarm.observed.addrs(Kind.TCP))
+        await settled(lambda: node.swarm.observed.addrs(Kind.TCP))
 
 
 async def test_peers_hear_of_new_addresses():
@@ -163,7 +157,7 @@ async def test_peers_hear_of_new_addresses():
         new = Multiaddr("/ip4/8.8.8.8/tcp/4001")
         node.swarm.own_addresses.set("mapped", [new])
         store = relay.host.get_peerstore()
-        await until(lambda: new in known_addrs(store, node.peer_id))
+        await settled(lambda: new in known_addrs(store, node.peer_id))
 
 
 async def test_a_defect_of_one_part_is_logged_and_the_part_starts_again(caplog, autojump_clock):

@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from tools.bench import bench_child as bc
     from tools.bench import impl_lattica_relay as through_relay
     from tools.bench import trio_workloads as work
+    from tools.bench.lattica_stream import BenchStream
 else:
     import bench_child as bc
     import impl_lattica_relay as through_relay
     import trio_workloads as work
+    from lattica_stream import BenchStream
 
 
 QUIC = "quic-v1/noise"
@@ -38,20 +40,6 @@ def make_node(*listen: str) -> Node:
     """A node with a key of its own, in a data directory of the runner's temporary folder."""
     data = Path(tempfile.mkdtemp(dir="."))
     return Node(NodeConfig(swarm=SwarmConfig(listen=listen), data_dir=data))
-
-
-class BenchStream:
-    """:class:`trio_workloads.BenchStream` over one of ours."""
-
-    def __init__(self, stream: Stream) -> None:
-        self.send = stream.send_all
-        self.receive_exactly = stream.receive_exactly
-        self.send_eof = stream.send_eof
-        self.aclose = stream.aclose
-        self._receive_view = stream.receive_view
-
-    async def receive(self) -> int:
-        return len(await self._receive_view())
 
 
 class Dialer:

@@ -28,9 +28,11 @@ from lattica.nat.swarm import Swarm
 if TYPE_CHECKING:
     from tools.bench import bench_child as bc
     from tools.bench import trio_workloads as work
+    from tools.bench.lattica_stream import BenchStream
 else:
     import bench_child as bc
     import trio_workloads as work
+    from lattica_stream import BenchStream
 
 NOTE = "lattica: TCP, Noise, yamux, and the same again through the relay"
 UNLIMITED = RelayLimits(
@@ -39,20 +41,6 @@ UNLIMITED = RelayLimits(
     circuits_per_network=1000,
     for_strangers=StrangerLimits(duration=0, data=0, rate=0, per_peer=1000),
 )
-
-
-class BenchStream:
-    """:class:`trio_workloads.BenchStream` over one of ours."""
-
-    def __init__(self, stream: Stream) -> None:
-        self.send = stream.send_all
-        self.receive_exactly = stream.receive_exactly
-        self.send_eof = stream.send_eof
-        self.aclose = stream.aclose
-        self._receive_view = stream.receive_view
-
-    async def receive(self) -> int:
-        return len(await self._receive_view())
 
 
 class Dialer:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import random
 
 
-class Backoff:
-    """The first attempt is due at once; pauses double from `first` to `limit` seconds.
+def pause_after(failures: int, first: float, limit: float, rng: random.Random) -> float:
+    """Seconds to wait after that many failures in a row (at least 1).
 
-    The second half of each pause is random, so that many who lost the same thing at the same
-    moment do not all come back for it together.
+    The longest pause doubles from `first` to `limit`. The second half of each is random, so that
+    many who lost the same thing at the same moment do not all come back for it together.
     """
+    doublings = min(failures - 1, 64)  # beyond, a float would overflow at last
+    return min(limit, first * 2.0**doublings) * rng.uniform(0.5, 1.0)
+
+
+class Backoff:
+    """The first attempt is due at once; later ones after pauses from :func:`pause_after`."""
 
     __slots__ = ("_first", "_limit", "_rng", "due", "failures")
 
@@ -25,10 +31,8 @@ class Backoff:
 
     def failed(self, now: float) -> None:
         """Another attempt has failed."""
-        doublings = min(self.failures, 64)  # beyond, a float would overflow at last
         self.failures += 1
-        longest = min(self._limit, self._first * 2.0**doublings)
-        self.due = now + longest * self._rng.uniform(0.5, 1.0)
+        self.due = now + pause_after(self.failures, self._first, self._limit, self._rng)
 
     def again(self, now: float) -> None:
         """Begin anew, at once."""
