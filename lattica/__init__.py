@@ -13,10 +13,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lattica.aio import AsyncLattica
-    from lattica.blocking import Lattica
     from lattica.config import NodeConfig, load_config
-    from lattica.errors import (
+    from lattica.facades.aio import AsyncLattica
+    from lattica.facades.blocking import Lattica
+    from lattica.nat.base.errors import (
         AccessDeniedError,
         AddressError,
         ConfigError,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         TicketError,
         UnsupportedProtocolError,
     )
-    from lattica.identity import Identity, PeerId
+    from lattica.nat.base.identity import Identity, PeerId
     from lattica.node import Node
 
     __version__: str
@@ -80,12 +80,12 @@ __all__ = [
 
 # Where the names above live, apart from the errors.
 _HOME = {
-    "AsyncLattica": "lattica.aio",
-    "Identity": "lattica.identity",
-    "Lattica": "lattica.blocking",
+    "AsyncLattica": "lattica.facades.aio",
+    "Identity": "lattica.nat.base.identity",
+    "Lattica": "lattica.facades.blocking",
     "Node": "lattica.node",
     "NodeConfig": "lattica.config",
-    "PeerId": "lattica.identity",
+    "PeerId": "lattica.nat.base.identity",
     "load_config": "lattica.config",
 }
 

@@ -1,4 +1,4 @@
-"""Keeps a node connected to its bootstrap peers: the driver of :mod:`lattica.nat.redial`."""
+"""Keeps a node connected to its bootstrap peers: drives `lattica.nat.traversal.redial`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from contextlib import suppress
 import trio
 from multiaddr.multiaddr import Multiaddr
 
-from lattica.errors import AccessDeniedError, DialError, LatticaError
-from lattica.identity import PeerId
-from lattica.nat.addresses import Kind, kind_of, parse_multiaddr, split_peer
-from lattica.nat.connection import Connection
-from lattica.nat.events import EventsLost, PeerConnected, PeerDisconnected, SwarmEvent
-from lattica.nat.redial import Change, Phase, Redial
-from lattica.nat.swarm import Swarm
+from lattica.nat.base.addresses import Kind, kind_of, parse_multiaddr, split_peer
+from lattica.nat.base.errors import AccessDeniedError, DialError, LatticaError
+from lattica.nat.base.identity import PeerId
+from lattica.nat.mux.connection import Connection
+from lattica.nat.swarm.events import EventsLost, PeerConnected, PeerDisconnected, SwarmEvent
+from lattica.nat.swarm.swarm import Swarm
+from lattica.nat.traversal.redial import Change, Phase, Redial
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class BootstrapPeers:
         remember: keeps an address of a peer for others to dial.
 
     Raises :class:`~lattica.errors.AddressError`. Peers are dialed from :meth:`run` on, as
-    :class:`~lattica.nat.redial.Redial` says, one attempt at a time for each peer.
+    :class:`~lattica.nat.traversal.redial.Redial` says, one attempt at a time for each peer.
     """
 
     def __init__(

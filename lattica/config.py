@@ -31,11 +31,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from lattica.errors import ConfigError
 from lattica.logs import LEVELS
+from lattica.nat.base.checks import FieldError
+from lattica.nat.base.errors import ConfigError
 from lattica.nat.config import SwarmConfig
-from lattica.nat.config_checks import FieldError
-from lattica.nat.traversal_config import TraversalConfig
+from lattica.nat.traversal.config import TraversalConfig
 
 ENVIRONMENT_PREFIX = "LATTICA_"
 # LATTICA_CONFIG names the file itself. The others appear by themselves in the containers of a

@@ -1,128 +1,56 @@
-"""Every exception Lattica raises on purpose.
+"""Every exception Lattica raises on purpose, under the name that users know.
 
-Errors answer "whose fault?". :class:`LocalProtocolError` means the caller broke the
-contract of an API; :class:`RemoteProtocolError` means the peer sent something its
-protocol forbids. Any other exception that bytes from a peer can provoke is a bug.
-
-This module imports nothing of ours, so every floor may use it.
+:mod:`lattica.nat.base.errors` says what each means, and whose fault it is.
 """
 
-from __future__ import annotations
+from lattica.nat.base.errors import (
+    AccessDeniedError,
+    AddressError,
+    ConfigError,
+    ConnectionClosedError,
+    ContentError,
+    ContentNotFoundError,
+    DialAttempt,
+    DialError,
+    IdentityError,
+    IncompleteReadError,
+    IntegrityError,
+    LatticaError,
+    ListenError,
+    LocalProtocolError,
+    NotConnectedError,
+    PeerMismatchError,
+    RemoteProtocolError,
+    ResourceLimitError,
+    StorageError,
+    StreamClosedError,
+    StreamResetError,
+    TicketError,
+    UnsupportedProtocolError,
+)
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-
-class LatticaError(Exception):
-    """Base of every error of this package."""
-
-
-class LocalProtocolError(LatticaError):
-    """The local caller broke the contract of an API or protocol machine."""
-
-
-class RemoteProtocolError(LatticaError):
-    """The peer sent bytes that its protocol does not allow."""
-
-
-class PeerMismatchError(RemoteProtocolError):
-    """The peer at an address proved a key other than the expected one."""
-
-    def __init__(self, expected: object, actual: object) -> None:
-        super().__init__(
-            f"expected peer {expected}, but the peer at that address is {actual}; "
-            "the address is stale or somebody else answers there"
-        )
-        self.expected = expected
-        self.actual = actual
-
-
-class AddressError(LatticaError, ValueError):
-    """A multiaddr, peer ID or `host:port` that cannot be parsed or is not supported."""
-
-
-class IdentityError(LatticaError):
-    """A key file that is missing, unreadable, damaged or readable by others."""
-
-
-class ConfigError(LatticaError, ValueError):
-    """A configuration value that is unknown, of the wrong type or out of range."""
-
-
-class ListenError(LatticaError, OSError):
-    """A listen address cannot be bound (in use, not ours, not permitted)."""
-
-
-class AccessDeniedError(LatticaError):
-    """An allow- or deny-list, or the private network key, forbids this peer or address."""
-
-
-class ResourceLimitError(LatticaError):
-    """A configured budget (connections, streams, memory) is used up."""
-
-
-@dataclass(frozen=True, slots=True)
-class DialAttempt:
-    """One address that was tried, and why it failed."""
-
-    address: str
-    error: str
-
-
-class DialError(LatticaError, OSError):
-    """No address of a peer led to a connection; `attempts` says why for each."""
-
-    def __init__(self, target: object, attempts: Sequence[DialAttempt]) -> None:
-        tried = "; ".join(f"{a.address}: {a.error}" for a in attempts) or "no address known"
-        super().__init__(f"cannot connect to {target}: {tried}")
-        self.target = target
-        self.attempts = tuple(attempts)
-
-
-class NotConnectedError(LatticaError):
-    """The peer is not connected and no address of it is known."""
-
-
-class ConnectionClosedError(LatticaError, OSError):
-    """The connection under a stream is gone; the message says why."""
-
-
-class StreamClosedError(LatticaError, OSError):
-    """This side has already closed the stream, or its direction, that is used."""
-
-
-class StreamResetError(LatticaError, OSError):
-    """The stream was aborted by the peer or by this side; data may be lost."""
-
-
-class IncompleteReadError(RemoteProtocolError):
-    """The peer ended its direction of the stream in the middle of a message."""
-
-
-class UnsupportedProtocolError(LatticaError):
-    """The peer speaks none of the protocols that were asked for."""
-
-    def __init__(self, peer: object, protocols: Sequence[str]) -> None:
-        super().__init__(f"peer {peer} does not speak {', '.join(protocols)}")
-        self.peer = peer
-        self.protocols = tuple(protocols)
-
-
-class TicketError(LatticaError, ValueError):
-    """A ticket that is damaged, truncated or of an unknown version."""
-
-
-class ContentError(LatticaError):
-    """Content cannot be published or fetched; the message says what to do."""
-
-
-class ContentNotFoundError(ContentError):
-    """The provider does not serve the requested content id."""
-
-
-class IntegrityError(ContentError, RemoteProtocolError):
-    """Bytes from a provider do not have the hash they were asked for by."""
-
-
-class StorageError(ContentError, OSError):
-    """The local disk is full, read-only or otherwise refuses; names the path."""
+__all__ = [
+    "AccessDeniedError",
+    "AddressError",
+    "ConfigError",
+    "ConnectionClosedError",
+    "ContentError",
+    "ContentNotFoundError",
+    "DialAttempt",
+    "DialError",
+    "IdentityError",
+    "IncompleteReadError",
+    "IntegrityError",
+    "LatticaError",
+    "ListenError",
+    "LocalProtocolError",
+    "NotConnectedError",
+    "PeerMismatchError",
+    "RemoteProtocolError",
+    "ResourceLimitError",
+    "StorageError",
+    "StreamClosedError",
+    "StreamResetError",
+    "TicketError",
+    "UnsupportedProtocolError",
+]

@@ -13,21 +13,21 @@ from multiaddr.multiaddr import Multiaddr
 
 from lattica.bootstrap import BootstrapPeers
 from lattica.config import NodeConfig
-from lattica.errors import (
+from lattica.nat.base.addresses import parse_multiaddr, split_peer, with_peer
+from lattica.nat.base.errors import (
     ConnectionClosedError,
     LocalProtocolError,
     NotConnectedError,
 )
-from lattica.identity import Identity, PeerId, parse_peer_id
-from lattica.nat.addresses import parse_multiaddr, split_peer, with_peer
-from lattica.nat.connection import Connection, Direction
-from lattica.nat.events import EventStream
-from lattica.nat.libp2p_network import known_addrs, make_host
-from lattica.nat.path_manager import PathStatus
-from lattica.nat.protocols import leaves
-from lattica.nat.stream import Stream
-from lattica.nat.swarm import Swarm
-from lattica.nat.traversal import Traversal
+from lattica.nat.base.identity import Identity, PeerId, parse_peer_id
+from lattica.nat.libp2p.network import known_addrs, make_host
+from lattica.nat.mux.connection import Connection, Direction
+from lattica.nat.mux.stream import Stream
+from lattica.nat.swarm.events import EventStream
+from lattica.nat.swarm.protocols import leaves
+from lattica.nat.swarm.swarm import Swarm
+from lattica.nat.traversal.parts import Traversal
+from lattica.nat.traversal.path_manager import PathStatus
 
 _ADDRESS_TTL = 3600
 """Seconds an address that the application gave is remembered."""
@@ -149,7 +149,7 @@ class Node:
     def events(self) -> AbstractContextManager[EventStream]:
         """Subscribe: `with node.events() as events: async for event in events: …`.
 
-        Events are those of :mod:`lattica.nat.events`, from the call on. A subscriber that
+        Events are those of :mod:`lattica.nat.swarm.events`, from the call on. A subscriber that
         falls more than 1,024 behind gets `EventsLost` in place of what it missed.
         """
         return self.swarm.events.subscribe()
@@ -234,7 +234,7 @@ class Node:
     def path(self, peer: PeerLike) -> PathStatus | None:
         """How a peer is reached now, and why not in a better way; None if it is not connected.
 
-        Changes are told by :class:`~lattica.nat.events.PathChanged`.
+        Changes are told by :class:`~lattica.nat.swarm.events.PathChanged`.
         """
         return self.traversal.paths.status(_peer(peer))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from lattica.nat.config_checks import is_network, require, require_seconds
+from lattica.nat.base.checks import is_network, require, require_seconds
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -144,7 +144,7 @@ class IdentifyInfo:
 
 @dataclass(frozen=True, slots=True)
 class SwarmConfig:
-    """Everything a :class:`lattica.nat.swarm.Swarm` can be told."""
+    """Everything a :class:`lattica.nat.swarm.swarm.Swarm` can be told."""
 
     listen: tuple[str, ...] = (
         "/ip4/0.0.0.0/tcp/0",

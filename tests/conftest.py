@@ -37,7 +37,7 @@ import trio
 from hypothesis import HealthCheck, settings
 from trio.testing import MockClock
 
-from tests import nets
+from tests.support import nets
 
 # No command that a test starts may ask the real network's router to open ports.
 os.environ["LATTICA_NAT__PORT_MAPPING__ENABLED"] = "false"
@@ -115,7 +115,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def swarm_transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Swarms of :mod:`tests.nets` listen on this transport unless told otherwise."""
+    """Swarms of :mod:`tests.support.nets` listen on this transport unless told otherwise."""
     monkeypatch.setattr(nets, "LOOPBACK", nets.LISTEN_ON[request.param])
     return str(request.param)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
-from lattica.errors import LatticaError
+from lattica.nat.base.errors import LatticaError
 
 if TYPE_CHECKING:
     import typer

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lattica.cli.path_watch import PathStep
     from lattica.config import NodeConfig
     from lattica.content import FetchResult, Ticket
-    from lattica.content.catalog import Publication
+    from lattica.content.publish.catalog import Publication
 
 _ANNOUNCE_TIMEOUT = 10.0
 """Seconds to wait for a relay before a ticket is printed without it."""
@@ -171,7 +171,7 @@ async def _fetch(
     from lattica.cli.path_watch import PathWatch
     from lattica.content import Ticket, fetch
     from lattica.nat.config import SwarmConfig
-    from lattica.nat.portmap.portmap_config import PortMappingConfig
+    from lattica.nat.traversal.portmap.config import PortMappingConfig
     from lattica.node import Node
 
     ticket = Ticket.parse(ref)

@@ -15,11 +15,11 @@ from lattica.cli.options import OwnKeyOption
 
 if TYPE_CHECKING:
     from lattica.config import NodeConfig
-    from lattica.doctor import Finding
-    from lattica.doctor_facts import DoctorFacts
-    from lattica.doctor_reach import Reach
-    from lattica.nat.portmap.port_mapping_service import FamilyStatus
-    from lattica.nat.reachability.nat_report import NatReport
+    from lattica.doctor.facts import DoctorFacts
+    from lattica.doctor.findings import Finding
+    from lattica.doctor.reach import Reach
+    from lattica.nat.swarm.nat_report import NatReport
+    from lattica.nat.traversal.portmap.service import FamilyStatus
 
 
 def register(app: typer.Typer) -> None:
@@ -98,7 +98,7 @@ def _whom(config: NodeConfig, wait: float) -> str:
 async def _gather(config: NodeConfig, wait: float, lifetime: bool) -> DoctorFacts:
     from dataclasses import replace
 
-    from lattica.doctor_facts import gather, measure_lifetime
+    from lattica.doctor.facts import gather, measure_lifetime
     from lattica.node import Node
 
     async with Node(config) as node:
@@ -109,8 +109,8 @@ async def _gather(config: NodeConfig, wait: float, lifetime: bool) -> DoctorFact
 
 
 def _show(facts: DoctorFacts, as_json: bool) -> None:
-    from lattica.doctor import examine
-    from lattica.doctor_reach import reach_table
+    from lattica.doctor.findings import examine
+    from lattica.doctor.reach import reach_table
 
     findings, rows = examine(facts), reach_table(facts)
     if as_json:
@@ -124,7 +124,7 @@ def _print_tables(findings: Sequence[Finding], rows: Sequence[Reach]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from lattica.doctor import State
+    from lattica.doctor.findings import State
 
     styles = {State.OK: "green", State.WARN: "yellow", State.BAD: "red", State.UNKNOWN: "dim"}
     table = Table(show_header=False, show_lines=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import trio
 
-from lattica.identity import PeerId
-from lattica.nat.events import EventStream, PathChanged, PeerConnected
+from lattica.nat.base.identity import PeerId
+from lattica.nat.swarm.events import EventStream, PathChanged, PeerConnected
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import typer
 
 from lattica.cli.common import run, start
 from lattica.cli.event_json import print_event, print_ready
-from lattica.errors import ConfigError
+from lattica.nat.base.errors import ConfigError
 
 if TYPE_CHECKING:
     from lattica.config import NodeConfig
@@ -107,7 +107,7 @@ def _with_ports(config: NodeConfig) -> NodeConfig:
 
 def _obstacle(addr: str) -> str | None:
     """Why an address cannot be listened on, with the same options as the node; None if it can."""
-    from lattica.nat.addresses import parse_multiaddr, to_endpoint
+    from lattica.nat.base.addresses import parse_multiaddr, to_endpoint
 
     endpoint = to_endpoint(parse_multiaddr(addr))
     is_tcp = "/tcp/" in addr
@@ -152,7 +152,7 @@ async def _print_events(node: Node) -> None:
 
 
 def _introduce(node: Node, as_json: bool) -> None:
-    from lattica.nat.addresses import ip_of
+    from lattica.nat.base.addresses import ip_of
 
     if as_json:
         print_ready(node)

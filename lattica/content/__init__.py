@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lattica.content.cid import Cid
+    from lattica.content.download.fetcher import FetchOptions, FetchResult, fetch
     from lattica.content.events import (
         Checking,
         FetchEvent,
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
         HashProgress,
         Retrying,
     )
-    from lattica.content.fetcher import FetchOptions, FetchResult, fetch
-    from lattica.content.server import Publisher, PublisherLimits
+    from lattica.content.manifest.cid import Cid
+    from lattica.content.publish.server import Publisher, PublisherLimits
     from lattica.content.ticket import Ticket
 
 _HOME = {
     "Checking": "events",
-    "Cid": "cid",
+    "Cid": "manifest.cid",
     "FetchEvent": "events",
-    "FetchOptions": "fetcher",
+    "FetchOptions": "download.fetcher",
     "FetchProgress": "events",
-    "FetchResult": "fetcher",
+    "FetchResult": "download.fetcher",
     "FetchStarted": "events",
     "FileDone": "events",
     "HashProgress": "events",
-    "Publisher": "server",
-    "PublisherLimits": "server",
+    "Publisher": "publish.server",
+    "PublisherLimits": "publish.server",
     "Retrying": "events",
     "Ticket": "ticket",
-    "fetch": "fetcher",
+    "fetch": "download.fetcher",
 }
 
 __all__ = [

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from lattica.content.cid import Cid
+from lattica.content.manifest.cid import Cid
 
 _PROGRESS_INTERVAL = 0.1
 _RATE_WINDOW = 3.0

@@ -9,8 +9,8 @@ their length as a varint; the bytes themselves follow a message raw::
     answer   [0, length]               then `length` raw bytes
              [1, code, message]        refused; the stream goes on
 
-Chunks are numbered as in :class:`~lattica.content.manifest.Manifest`, and those of one request
-may have 1 MiB together. A client half-closes when it wants no more.
+Chunks are numbered as in :class:`~lattica.content.manifest.manifest.Manifest`, and those of one
+request may have 1 MiB together. A client half-closes when it wants no more.
 """
 
 from __future__ import annotations
@@ -22,10 +22,15 @@ from typing import TypeAlias
 
 import msgpack
 
-from lattica.content.cid import Cid
-from lattica.content.manifest import MAX_CHUNK_BYTES, MAX_MANIFEST_BYTES
-from lattica.errors import IncompleteReadError, LocalProtocolError, RemoteProtocolError
-from lattica.wire import LengthPrefixed, NeedMoreData, decode_uvarint, encode_length_prefixed
+from lattica.content.manifest.cid import Cid
+from lattica.content.manifest.manifest import MAX_CHUNK_BYTES, MAX_MANIFEST_BYTES
+from lattica.nat.base.errors import IncompleteReadError, LocalProtocolError, RemoteProtocolError
+from lattica.nat.base.wire import (
+    LengthPrefixed,
+    NeedMoreData,
+    decode_uvarint,
+    encode_length_prefixed,
+)
 
 PROTOCOL = "/lattica/content/1.0.0"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lattica.errors import LatticaError
+from lattica.nat.base.errors import LatticaError
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

@@ -13,9 +13,9 @@ import trio
 from libp2p.host.ping import PingService
 
 from lattica.config import NodeConfig
-from lattica.identity import PeerId, parse_peer_id
+from lattica.nat.base.identity import PeerId, parse_peer_id
 from lattica.nat.config import IdentifyInfo, SwarmConfig
-from lattica.nat.stream import Stream
+from lattica.nat.mux.stream import Stream
 from lattica.node import Node
 from tests.interop.foreign import ECHO, PING, EchoResult, ForeignPeer, Identified
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from lattica.config import NodeConfig
 from lattica.nat.config import SwarmConfig
-from lattica.nat.path_plan import PathConfig
-from lattica.nat.portmap.portmap_config import PortMappingConfig
-from lattica.nat.relay.client_config import RelayClientConfig
-from lattica.nat.traversal_config import TraversalConfig
+from lattica.nat.traversal.config import TraversalConfig
+from lattica.nat.traversal.path_plan import PathConfig
+from lattica.nat.traversal.portmap.config import PortMappingConfig
+from lattica.nat.traversal.relay.client.config import RelayClientConfig
 from lattica.node import Node
 from tests.interop import partners
 from tests.interop.foreign import ECHO, ScriptPeer, process, script_peer

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 import trio
 
-from lattica.identity import Identity
+from lattica.nat.base.identity import Identity
 from tests.interop.partners import SCRIPTS
 from tests.netlab.holders import require_root
-from tests.netlab.test_autonat import check, program
-from tools.netlab.lab import Lab, open_lab
-from tools.netlab.model import Scenario
-from tools.netlab.nat_spec import NAMES
-from tools.netlab.programs import Running
-from tools.netlab.topology import Host, Router
+from tests.netlab.traversal.test_autonat import check, program
+from tools.netlab.lab.lab import Lab, open_lab
+from tools.netlab.lab.programs import Running
+from tools.netlab.spec.model import Scenario
+from tools.netlab.spec.nat import NAMES
+from tools.netlab.spec.topology import Host, Router
 
 pytestmark = [pytest.mark.foreign, pytest.mark.timeout(600)]
 

@@ -14,15 +14,15 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from lattica.nat.reachability.nat_behaviour import Responder
-from lattica.nat.reachability.nat_measurement import measure
-from lattica.nat.reachability.nat_report import Behaviour
-from lattica.nat.reachability.stun import Endpoint
-from lattica.nat.reachability.stun_client import StunTimeout, client_on_fresh_socket
-from lattica.nat.reachability.stun_responder import StunResponder
-from lattica.nat.reachability.stun_transaction import RFC_TIMING, StunTiming
+from lattica.nat.swarm.nat_report import Behaviour
+from lattica.nat.traversal.stun.behaviour import Responder
+from lattica.nat.traversal.stun.client import StunTimeout, client_on_fresh_socket
+from lattica.nat.traversal.stun.codec import Endpoint
+from lattica.nat.traversal.stun.measurement import measure
+from lattica.nat.traversal.stun.responder import StunResponder
+from lattica.nat.traversal.stun.transaction import RFC_TIMING, StunTiming
 from tests.netlab.holders import require_tool
-from tests.nets import running, unused_port
+from tests.support.nets import running, unused_port
 
 pytestmark = pytest.mark.foreign
 

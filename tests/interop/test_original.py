@@ -10,8 +10,8 @@ import pytest
 import trio
 
 from lattica.errors import DialError
-from lattica.identity import Identity
-from lattica.nat.events import PeerConnected, PeerDisconnected
+from lattica.nat.base.identity import Identity
+from lattica.nat.swarm.events import PeerConnected, PeerDisconnected
 from tests.interop.foreign import IDENTIFY, PING, original_peer
 from tests.interop.ours import (
     PATIENCE,

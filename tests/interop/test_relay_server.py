@@ -11,18 +11,18 @@ import pytest
 import trio
 
 from lattica.config import NodeConfig
-from lattica.identity import parse_peer_id
+from lattica.nat.base.identity import parse_peer_id
 from lattica.nat.config import SwarmConfig
-from lattica.nat.path_plan import PathConfig
-from lattica.nat.relay.client_config import RelayClientConfig
-from lattica.nat.relay.relay_events import (
+from lattica.nat.traversal.config import TraversalConfig
+from lattica.nat.traversal.path_plan import PathConfig
+from lattica.nat.traversal.relay.client.config import RelayClientConfig
+from lattica.nat.traversal.relay.server.events import (
     CircuitOpened,
     Refused,
     RelayEvent,
     ReservationMade,
 )
-from lattica.nat.relay.relay_limits import RelayLimits, RelayServerConfig, StrangerLimits
-from lattica.nat.traversal_config import TraversalConfig
+from lattica.nat.traversal.relay.server.limits import RelayLimits, RelayServerConfig, StrangerLimits
 from lattica.node import Node
 from tests.interop.foreign import (
     ECHO,

@@ -11,8 +11,8 @@ import pytest
 import trio
 
 from lattica.errors import DialError, StreamResetError
-from lattica.identity import Identity
-from lattica.nat.stream import Stream
+from lattica.nat.base.identity import Identity
+from lattica.nat.mux.stream import Stream
 from lattica.node import Node
 from tests.interop.foreign import ECHO, IDENTIFY, PING, EchoResult, ForeignError, ForeignPeer
 from tests.interop.ours import (

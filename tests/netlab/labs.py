@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tools.netlab.lab import Lab
-from tools.netlab.programs import Running
-from tools.netlab.tun import inside_netns
+from tools.netlab.lab.lab import Lab
+from tools.netlab.lab.programs import Running
+from tools.netlab.wire.tun import inside_netns
 
 PROJECT = Path(__file__).resolve().parents[2]
 

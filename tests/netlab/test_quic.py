@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from tests.netlab.holders import require_root
-from tools.netlab.fault_spec import AddressChange, Handover, NatReboot
-from tools.netlab.link_spec import LinkSpec
-from tools.netlab.model import Scenario
-from tools.netlab.nat_spec import NAMES
-from tools.netlab.report import Report
-from tools.netlab.runner import Options, run_scenario
-from tools.netlab.topology import Host, Link, Router
-from tools.netlab.workload import FetchProgram, PublishProgram
+from tools.netlab.runs.report import Report
+from tools.netlab.runs.runner import Options, run_scenario
+from tools.netlab.spec.fault import AddressChange, Handover, NatReboot
+from tools.netlab.spec.link import LinkSpec
+from tools.netlab.spec.model import Scenario
+from tools.netlab.spec.nat import NAMES
+from tools.netlab.spec.topology import Host, Link, Router
+from tools.netlab.spec.workload import FetchProgram, PublishProgram
 
 VERBOSE = (("LATTICA_LOG_LEVEL", "debug"),)
 QUIC = ("/ip4/0.0.0.0/udp/4002/quic-v1/noise",)

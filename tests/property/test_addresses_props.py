@@ -10,7 +10,7 @@ from libp2p.peer.id import ID
 from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import AddressError, RemoteProtocolError
-from lattica.nat.addresses import (
+from lattica.nat.base.addresses import (
     components,
     decode_multiaddr,
     interface_addresses,

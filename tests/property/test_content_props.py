@@ -10,13 +10,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multiaddr import Multiaddr
 
-from lattica.content.chunking import SHARED_CHUNK_BYTES, SMALL_TENSOR_BYTES, cut_plain, cut_tensors
-from lattica.content.cid import Cid
-from lattica.content.ledger import Ledger
-from lattica.content.manifest import MAX_CHUNK_BYTES, ChunkTable, FileEntry, Manifest
-from lattica.content.manifest_codec import decode_manifest, encode_manifest
-from lattica.content.paths import check_path
-from lattica.content.plan import Plan
+from lattica.content.download.ledger import Ledger
+from lattica.content.download.plan import Plan
+from lattica.content.manifest.chunking import (
+    SHARED_CHUNK_BYTES,
+    SMALL_TENSOR_BYTES,
+    cut_plain,
+    cut_tensors,
+)
+from lattica.content.manifest.cid import Cid
+from lattica.content.manifest.codec import decode_manifest, encode_manifest
+from lattica.content.manifest.manifest import MAX_CHUNK_BYTES, ChunkTable, FileEntry, Manifest
+from lattica.content.manifest.paths import check_path
+from lattica.content.manifest.safetensors_header import (
+    DTYPE_BITS,
+    build_header,
+    layout_from_shapes,
+    parse_header,
+    tensor_bytes,
+)
 from lattica.content.protocol import (
     MAX_SPAN_BYTES,
     Body,
@@ -27,16 +39,9 @@ from lattica.content.protocol import (
     encode_body_header,
     encode_refusal,
 )
-from lattica.content.safetensors_header import (
-    DTYPE_BITS,
-    build_header,
-    layout_from_shapes,
-    parse_header,
-    tensor_bytes,
-)
 from lattica.content.ticket import Ticket
 from lattica.errors import ContentError, RemoteProtocolError, TicketError
-from lattica.identity import Identity
+from lattica.nat.base.identity import Identity
 
 PEER = Identity.generate().peer_id
 names = st.text(string.ascii_lowercase + ".é", min_size=1, max_size=12)

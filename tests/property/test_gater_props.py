@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lattica.errors import AccessDeniedError
 from lattica.nat.config import AccessRules
-from lattica.nat.gater import Gater
+from lattica.nat.secure.gater import Gater
 
 # A small space, so that addresses fall into networks often.
 v4 = st.integers(0, 2**32 - 1).map(ipaddress.IPv4Address) | st.integers(0, 255).map(

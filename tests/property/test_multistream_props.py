@@ -14,7 +14,7 @@ from libp2p.protocol_muxer.multiselect_client import MultiselectClient
 from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
 
 from lattica.errors import RemoteProtocolError
-from lattica.nat.multistream import PROTOCOL_ID, Initiator, Responder, encode_message
+from lattica.nat.secure.multistream import PROTOCOL_ID, Initiator, Responder, encode_message
 
 names = st.text(st.characters(codec="utf-8", exclude_characters="\n"), max_size=60).map(
     lambda text: "/" + text

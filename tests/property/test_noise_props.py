@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lattica.errors import RemoteProtocolError
-from lattica.nat.noise import (
+from lattica.nat.secure.noise import (
     MAX_PLAINTEXT,
     CipherState,
     MessageReader,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nacl.bindings import crypto_secretbox
 
 from lattica.errors import ConfigError
-from lattica.nat.pnet import PnetCipher, format_swarm_key, parse_swarm_key, xsalsa20
+from lattica.nat.transport.pnet import PnetCipher, format_swarm_key, parse_swarm_key, xsalsa20
 
 keys = st.binary(min_size=32, max_size=32)
 cut_lists = st.lists(st.integers(0, 1000), max_size=10)

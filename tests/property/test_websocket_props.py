@@ -12,8 +12,8 @@ from websockets.server import ServerProtocol
 from websockets.uri import WebSocketURI
 
 from lattica.errors import ConnectionClosedError, RemoteProtocolError
-from lattica.nat.websocket import MAX_EARLY_FRAME, WebSocketConn
-from tests.raw_pipe import PipeEnd, raw_pipe
+from lattica.nat.transport.websocket import MAX_EARLY_FRAME, WebSocketConn
+from tests.support.raw_pipe import PipeEnd, raw_pipe
 
 REQUEST = (
     b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattica.errors import RemoteProtocolError
-from lattica.wire import (
+from lattica.nat.base.wire import (
     LengthPrefixed,
     NeedMoreData,
     decode_uvarint,

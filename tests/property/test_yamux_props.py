@@ -22,11 +22,11 @@ from hypothesis.stateful import (
 
 from lattica.errors import ConnectionClosedError, RemoteProtocolError, ResourceLimitError
 from lattica.nat.config import Limits, Windows
-from lattica.nat.mux import INITIAL_WINDOW
-from lattica.nat.mux_events import EventKind
-from lattica.nat.mux_stream import MuxStream
-from lattica.nat.receive_budget import MemoryBudget
-from tests.yamux_pair import (
+from lattica.nat.mux.budget import MemoryBudget
+from lattica.nat.mux.events import EventKind
+from lattica.nat.mux.session import INITIAL_WINDOW
+from lattica.nat.mux.stream_state import MuxStream
+from tests.support.yamux_pair import (
     ACK,
     DATA,
     FIN,

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import trio
 
 from lattica.config import NodeConfig
-from lattica.identity import PeerId
+from lattica.nat.base.identity import PeerId
 from lattica.nat.config import SwarmConfig
-from lattica.nat.stream import Stream
+from lattica.nat.mux.stream import Stream
 from lattica.node import Node
 
 if TYPE_CHECKING:

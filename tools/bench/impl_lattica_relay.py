@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING
 import trio
 from multiaddr import Multiaddr
 
-from lattica.identity import Identity, PeerId
-from lattica.nat.addresses import split_peer
+from lattica.nat.base.addresses import split_peer
+from lattica.nat.base.identity import Identity, PeerId
 from lattica.nat.config import SwarmConfig
-from lattica.nat.relay.circuit_transport import CircuitTransport, ask_relay, split_circuit
-from lattica.nat.relay.client_config import RelayClientConfig
-from lattica.nat.relay.messages import Reserve, Status
-from lattica.nat.relay.relay_limits import RelayLimits, StrangerLimits
-from lattica.nat.relay.relay_service import RelayService
-from lattica.nat.stream import Stream
-from lattica.nat.swarm import Swarm
+from lattica.nat.mux.stream import Stream
+from lattica.nat.swarm.swarm import Swarm
+from lattica.nat.traversal.relay.circuit_transport import CircuitTransport, ask_relay, split_circuit
+from lattica.nat.traversal.relay.client.config import RelayClientConfig
+from lattica.nat.traversal.relay.messages import Reserve, Status
+from lattica.nat.traversal.relay.server.limits import RelayLimits, StrangerLimits
+from lattica.nat.traversal.relay.server.service import RelayService
 
 if TYPE_CHECKING:
     from tools.bench import bench_child as bc

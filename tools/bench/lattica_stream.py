@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lattica.nat.stream import Stream
+from lattica.nat.mux.stream import Stream
 
 
 class BenchStream:

@@ -17,12 +17,12 @@ from typing import Literal
 
 from tools.bench.cases import LOSSY_CONGESTION, LOSSY_DELAY, LOSSY_LOSS, LOSSY_RATE_BPS
 from tools.bench.children import BenchError, UnsupportedError
-from tools.netlab import registry
 from tools.netlab.errors import LabError, MissingToolError, NoPrivilegesError
-from tools.netlab.lab import open_lab, require_tools
-from tools.netlab.link_spec import LinkSpec
-from tools.netlab.model import Scenario
-from tools.netlab.topology import Host, Link
+from tools.netlab.lab import registry
+from tools.netlab.lab.lab import open_lab, require_tools
+from tools.netlab.spec.link import LinkSpec
+from tools.netlab.spec.model import Scenario
+from tools.netlab.spec.topology import Host, Link
 
 SET_CONGESTION = f"""
 ip route show | while read -r route; do ip route change $route congctl {LOSSY_CONGESTION}; done

@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import NoReturn
 
 from tools.demo.stage import Command, DemoError, Host, lattica
-from tools.netlab import topology
 from tools.netlab.errors import LabError
-from tools.netlab.forwarder_client import ForwarderError
-from tools.netlab.lab import Lab, open_lab
-from tools.netlab.link_spec import LinkSpec
-from tools.netlab.model import Scenario
-from tools.netlab.nat_spec import NAMES
-from tools.netlab.programs import Event, Running
-from tools.netlab.spec import SpecError
-from tools.netlab.theory import Expected, expected
-from tools.netlab.topology import Link, Router
+from tools.netlab.lab.lab import Lab, open_lab
+from tools.netlab.lab.programs import Event, Running
+from tools.netlab.spec import topology
+from tools.netlab.spec.link import LinkSpec
+from tools.netlab.spec.model import Scenario
+from tools.netlab.spec.nat import NAMES
+from tools.netlab.spec.strict import SpecError
+from tools.netlab.spec.theory import Expected, expected
+from tools.netlab.spec.topology import Link, Router
+from tools.netlab.wire.forwarder_client import ForwarderError
 
 LINE_DELAY_S = 0.010
 """From a home to the middle of the internet: 20 ms from one home to the other."""

@@ -26,7 +26,7 @@ from tools.demo.homes import (
 )
 from tools.demo.stage import DemoError, open_loopback
 from tools.demo.story import MB, Story, make, say
-from tools.netlab.nat_spec import NAMES
+from tools.netlab.spec.nat import NAMES
 
 EXIT_FAILED = 1
 SIGNAL_EXIT = 128

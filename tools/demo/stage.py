@@ -13,8 +13,8 @@ from typing import Literal, Protocol, TypeAlias
 
 import trio
 
-from tools.netlab.programs import Event, parse_event
-from tools.netlab.theory import Expected
+from tools.netlab.lab.programs import Event, parse_event
+from tools.netlab.spec.theory import Expected
 
 STOP_S = 10.0
 """A command that is told to stop has so long for it."""

@@ -11,8 +11,8 @@ import trio
 
 from tools.demo import checkpoint
 from tools.demo.stage import Command, DemoError, Host, Stage, last_words
-from tools.netlab.programs import Event
-from tools.netlab.theory import Expected
+from tools.netlab.lab.programs import Event
+from tools.netlab.spec.theory import Expected
 
 MB = 1_000_000
 START_S = 60.0

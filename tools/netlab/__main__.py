@@ -14,21 +14,22 @@ import trio
 import typer
 from rich.console import Console
 
-from tools.netlab import chaos as chaos_
-from tools.netlab import draw as draw_
-from tools.netlab import matrix as matrix_
-from tools.netlab import netem as netem_
-from tools.netlab import probing, registry
-from tools.netlab import scenario as scenarios
+from tools.netlab.draw import draw as draw_
 from tools.netlab.errors import LabError, plain_errors
-from tools.netlab.forwarder_client import PROJECT
-from tools.netlab.matrix import PairResult
-from tools.netlab.model import Scenario
-from tools.netlab.nat_spec import NAMES
-from tools.netlab.netns import enter_for_good
-from tools.netlab.report import Report
-from tools.netlab.runner import Options, run_scenario
-from tools.netlab.spec import SpecError
+from tools.netlab.lab import registry
+from tools.netlab.lab.netns import enter_for_good
+from tools.netlab.probe import probing
+from tools.netlab.runs import chaos as chaos_
+from tools.netlab.runs import matrix as matrix_
+from tools.netlab.runs import netem as netem_
+from tools.netlab.runs.matrix import PairResult
+from tools.netlab.runs.report import Report
+from tools.netlab.runs.runner import Options, run_scenario
+from tools.netlab.spec import scenario as scenarios
+from tools.netlab.spec.model import Scenario
+from tools.netlab.spec.nat import NAMES
+from tools.netlab.spec.strict import SpecError
+from tools.netlab.wire.forwarder_client import PROJECT
 
 EXIT_FAILED = 1
 EXIT_NOT_RUN = 2

@@ -7,7 +7,7 @@ import contextlib
 from multiaddr import Multiaddr
 
 from lattica.errors import AddressError, RemoteProtocolError
-from lattica.nat.addresses import (
+from lattica.nat.base.addresses import (
     decode_multiaddr,
     interface_addresses,
     kind_of,

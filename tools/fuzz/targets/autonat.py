@@ -9,9 +9,10 @@ from random import Random
 from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import RemoteProtocolError
-from lattica.nat.addresses import Interface, ip_of
-from lattica.nat.reachability.autonat_config import AutonatServerConfig
-from lattica.nat.reachability.autonat_messages import (
+from lattica.nat.base.addresses import Interface, ip_of
+from lattica.nat.base.wire import LengthPrefixed
+from lattica.nat.traversal.autonat.config import AutonatServerConfig
+from lattica.nat.traversal.autonat.messages import (
     MAX_ADDRS,
     MAX_CHUNK,
     MAX_MESSAGE,
@@ -29,8 +30,7 @@ from lattica.nat.reachability.autonat_messages import (
     encode_dial_back,
     encode_dial_back_response,
 )
-from lattica.nat.reachability.autonat_server import Dial, ServerCore, is_public
-from lattica.wire import LengthPrefixed
+from lattica.nat.traversal.autonat.server_core import Dial, ServerCore, is_public
 from tools.fuzz.target import KIB, Target, Violation
 from tools.fuzz.targets.ground import KEY
 

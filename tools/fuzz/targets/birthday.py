@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 
 from lattica.errors import RemoteProtocolError
-from lattica.nat.punch.birthday import BirthdayEasy, BirthdayHard, Kind, encode
-from lattica.nat.punch.birthday_messages import (
+from lattica.nat.base.wire import LengthPrefixed
+from lattica.nat.swarm.nat_report import Behaviour
+from lattica.nat.traversal.punch.birthday.core import BirthdayEasy, BirthdayHard, Kind, encode
+from lattica.nat.traversal.punch.birthday.messages import (
     MAX_MESSAGE,
     TOKEN_SIZE,
     Hello,
@@ -15,9 +17,7 @@ from lattica.nat.punch.birthday_messages import (
     Refusal,
     decode,
 )
-from lattica.nat.punch.birthday_messages import encode as encode_message
-from lattica.nat.reachability.nat_report import Behaviour
-from lattica.wire import LengthPrefixed
+from lattica.nat.traversal.punch.birthday.messages import encode as encode_message
 from tools.fuzz.target import Target, Violation
 from tools.fuzz.targets.pieces import record, records
 

@@ -9,10 +9,18 @@ import hashlib
 import msgpack
 from multiaddr import Multiaddr
 
-from lattica.content.cid import Cid
-from lattica.content.manifest import MAX_MANIFEST_BYTES, ChunkTable, FileEntry, Manifest
-from lattica.content.manifest_codec import decode_manifest, encode_manifest
-from lattica.content.plan import Plan
+from lattica.content.download.plan import Plan
+from lattica.content.manifest.cid import Cid
+from lattica.content.manifest.codec import decode_manifest, encode_manifest
+from lattica.content.manifest.manifest import MAX_MANIFEST_BYTES, ChunkTable, FileEntry, Manifest
+from lattica.content.manifest.safetensors_header import (
+    LENGTH_BYTES,
+    Tensor,
+    build_header,
+    header_length,
+    parse_header,
+    tensor_bytes,
+)
 from lattica.content.protocol import (
     MAX_SPAN_CHUNKS,
     Body,
@@ -25,18 +33,10 @@ from lattica.content.protocol import (
     encode_refusal,
     encode_request,
 )
-from lattica.content.safetensors_header import (
-    LENGTH_BYTES,
-    Tensor,
-    build_header,
-    header_length,
-    parse_header,
-    tensor_bytes,
-)
 from lattica.content.ticket import Ticket
 from lattica.errors import ContentError, RemoteProtocolError, TicketError
-from lattica.identity import PeerId
-from lattica.wire import encode_length_prefixed
+from lattica.nat.base.identity import PeerId
+from lattica.nat.base.wire import encode_length_prefixed
 from tools.fuzz.target import KIB, MIB, Target, Violation
 from tools.fuzz.targets.pieces import in_pieces, option
 

@@ -9,12 +9,12 @@ import ipaddress
 from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import LocalProtocolError, RemoteProtocolError
-from lattica.identity import PeerId
-from lattica.nat.addresses import Kind, ip_of, kind_of
-from lattica.nat.punch import reverse_messages
-from lattica.nat.punch.candidates import MAX_DIALED, MAX_PUBLIC_HOSTS, public_ips, to_dial
-from lattica.nat.punch.dcutr import MAX_ROUNDS, Initiator, Responder
-from lattica.nat.punch.dcutr_messages import (
+from lattica.nat.base.addresses import Kind, ip_of, kind_of
+from lattica.nat.base.identity import PeerId
+from lattica.nat.traversal.punch import reverse_messages
+from lattica.nat.traversal.punch.candidates import MAX_DIALED, MAX_PUBLIC_HOSTS, public_ips, to_dial
+from lattica.nat.traversal.punch.dcutr.core import MAX_ROUNDS, Initiator, Responder
+from lattica.nat.traversal.punch.dcutr.messages import (
     MAX_ADDRS,
     MAX_MESSAGE,
     Connect,

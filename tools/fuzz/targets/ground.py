@@ -9,8 +9,8 @@ from pathlib import Path
 from libp2p.crypto.ed25519 import create_new_key_pair
 
 from lattica.errors import AddressError, IdentityError, RemoteProtocolError
-from lattica.identity import Identity, parse_peer_id
-from lattica.wire import (
+from lattica.nat.base.identity import Identity, parse_peer_id
+from lattica.nat.base.wire import (
     LengthPrefixed,
     NeedMoreData,
     decode_uvarint,

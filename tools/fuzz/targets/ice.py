@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 
 from lattica.errors import RemoteProtocolError
-from lattica.nat.punch.ice import Credentials, IceAgent, Outgoing
-from lattica.nat.punch.ice_candidates import CandidateType, TargetPolicy, local_candidate
-from lattica.nat.punch.ice_config import IceConfig
-from lattica.nat.punch.ice_coordination import Agreed, Opener, Responder
-from lattica.nat.punch.ice_messages import (
+from lattica.nat.traversal.punch.ice.agent import Credentials, IceAgent, Outgoing
+from lattica.nat.traversal.punch.ice.candidates import CandidateType, TargetPolicy, local_candidate
+from lattica.nat.traversal.punch.ice.config import IceConfig
+from lattica.nat.traversal.punch.ice.coordination import Agreed, Opener, Responder
+from lattica.nat.traversal.punch.ice.messages import (
     Answer,
     Description,
     Offer,
@@ -17,7 +17,7 @@ from lattica.nat.punch.ice_messages import (
     Start,
     encode,
 )
-from lattica.nat.punch.ice_stun import check, role_conflict, success
+from lattica.nat.traversal.punch.ice.stun import check, role_conflict, success
 from tools.fuzz.target import Target, Violation
 from tools.fuzz.targets.pieces import option, record, records, tampered
 

@@ -6,7 +6,7 @@ import ipaddress
 import struct
 
 from lattica.errors import RemoteProtocolError
-from lattica.nat.portmap import natpmp, pcp, upnp
+from lattica.nat.traversal.portmap import natpmp, pcp, upnp
 from tools.fuzz.target import Target, Violation
 
 _HOST = "192.168.1.1"

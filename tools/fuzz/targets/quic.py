@@ -7,12 +7,12 @@ from qh3 import tls
 from qh3.quic.tls_bridge import QuicTlsBridge, QuicTlsBridgeError
 
 from lattica.errors import RemoteProtocolError
-from lattica.identity import Identity
+from lattica.nat.base.identity import Identity
 from lattica.nat.config import Timeouts
-from lattica.nat.noise import frame
-from lattica.nat.quic_noise import QuicNoise
-from lattica.nat.quic_retry import RetryTokens
-from lattica.nat.quic_tls import Certificate, QuicCore, client_core, server_core
+from lattica.nat.quic.admission import RetryTokens
+from lattica.nat.quic.noise import QuicNoise
+from lattica.nat.quic.qh3.core import Certificate, QuicCore, client_core, server_core
+from lattica.nat.secure.noise import frame
 from tools.fuzz.target import KIB, Target, Violation
 from tools.fuzz.targets.pieces import (
     APPEND,

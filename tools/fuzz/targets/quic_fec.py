@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 from lattica.errors import RemoteProtocolError
-from lattica.nat.quic_fec import MAX_HOLD, FecReceiver, FecSender, is_fec, is_report
+from lattica.nat.quic.fec.codec import MAX_HOLD, FecReceiver, FecSender, is_fec, is_report
 from tools.fuzz.target import Target, Violation
 from tools.fuzz.targets.pieces import option, record, records
 

@@ -8,14 +8,14 @@ from functools import partial
 from libp2p.crypto.ed25519 import create_new_key_pair
 
 from lattica.errors import RemoteProtocolError
-from lattica.identity import Identity
+from lattica.nat.base.identity import Identity
 from lattica.nat.config import KIB, Limits, Timeouts
-from lattica.nat.mux_events import Event, EventKind
-from lattica.nat.quic_control import encode_credit
-from lattica.nat.quic_noise import QuicNoise
-from lattica.nat.quic_session import QuicSession
-from lattica.nat.quic_tls import Certificate, client_core, server_core
-from lattica.nat.receive_budget import MemoryBudget
+from lattica.nat.mux.budget import MemoryBudget
+from lattica.nat.mux.events import Event, EventKind
+from lattica.nat.quic.control import encode_credit
+from lattica.nat.quic.noise import QuicNoise
+from lattica.nat.quic.qh3.core import Certificate, client_core, server_core
+from lattica.nat.quic.session import QuicSession
 from tools.fuzz.target import Target, Violation
 from tools.fuzz.targets.pieces import option, record, records
 

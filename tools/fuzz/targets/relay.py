@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from lattica.errors import RemoteProtocolError
-from lattica.identity import Identity, PeerId
-from lattica.nat.relay.messages import (
+from lattica.nat.base.identity import Identity, PeerId
+from lattica.nat.traversal.relay.messages import (
     MAX_MESSAGE,
     Connect,
     HopStatus,
@@ -19,7 +19,7 @@ from lattica.nat.relay.messages import (
     encode,
     split_message,
 )
-from lattica.nat.relay.voucher import open_voucher, seal
+from lattica.nat.traversal.relay.voucher import open_voucher, seal
 from tools.fuzz.target import Target, Violation
 
 RELAY = Identity.generate()

@@ -6,8 +6,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from libp2p.crypto.ed25519 import create_new_key_pair
 
 from lattica.errors import ConfigError, RemoteProtocolError
-from lattica.identity import Identity
-from lattica.nat.noise import (
+from lattica.nat.base.identity import Identity
+from lattica.nat.secure.noise import (
     MAX_HANDSHAKE_MESSAGE,
     CipherState,
     MessageReader,
@@ -16,9 +16,9 @@ from lattica.nat.noise import (
     XXHandshake,
     frame,
 )
-from lattica.nat.noise_identity import make_payload, verify_payload
-from lattica.nat.pnet import PnetCipher, format_swarm_key, parse_swarm_key
-from lattica.nat.upgrade import Upgrade
+from lattica.nat.secure.noise_identity import make_payload, verify_payload
+from lattica.nat.secure.upgrade import Upgrade
+from lattica.nat.transport.pnet import PnetCipher, format_swarm_key, parse_swarm_key
 from tools.fuzz.target import KIB, Target, Violation
 from tools.fuzz.targets.pieces import (
     APPEND,

@@ -10,12 +10,18 @@ from lattica.errors import (
     ResourceLimitError,
 )
 from lattica.nat.config import Limits
-from lattica.nat.multistream import MAX_MESSAGE, PROTOCOL_ID, Initiator, Responder, encode_message
-from lattica.nat.mux_events import Event
-from lattica.nat.mux_stream import MuxStream
-from lattica.nat.receive_budget import MemoryBudget
-from lattica.nat.yamux import Session
-from lattica.nat.yamux_frames import HEADER_SIZE, pack_header, unpack_header
+from lattica.nat.mux.budget import MemoryBudget
+from lattica.nat.mux.events import Event
+from lattica.nat.mux.stream_state import MuxStream
+from lattica.nat.mux.yamux import Session
+from lattica.nat.mux.yamux_frames import HEADER_SIZE, pack_header, unpack_header
+from lattica.nat.secure.multistream import (
+    MAX_MESSAGE,
+    PROTOCOL_ID,
+    Initiator,
+    Responder,
+    encode_message,
+)
 from tools.fuzz.target import KIB, MIB, Target, Violation
 from tools.fuzz.targets.pieces import in_pieces, option, record, records
 

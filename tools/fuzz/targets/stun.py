@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from lattica.errors import RemoteProtocolError
-from lattica.nat.reachability import stun
-from lattica.nat.reachability.stun_responder import (
+from lattica.nat.traversal.stun import codec as stun
+from lattica.nat.traversal.stun.responder import (
     AMPLIFICATION,
     ResponderCore,
     StunResponderLimits,

@@ -1,0 +1,496 @@
+"""Fetching: from a ticket to verified files on disk.
+
+The order of events: the manifest is fetched and checked against its content id; what lies on
+disk already is hashed; the rest is asked for on one stream with tens of MiB in flight; worker
+threads compare each chunk with its hash and only then write it; complete files are synced and
+renamed. A lost connection is made anew and the fetch goes on where it was.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn, Protocol, TypeVar
+
+import trio
+from multiaddr import Multiaddr
+
+from lattica.content.download.ledger import Ledger
+from lattica.content.download.local_files import LocalChunk, find_local_files
+from lattica.content.download.partial import PartialFiles
+from lattica.content.download.plan import Plan, Span
+from lattica.content.events import (
+    Checking,
+    FetchCallback,
+    FetchEvent,
+    FetchProgress,
+    FetchStarted,
+    FileDone,
+    RateMeter,
+    Retrying,
+    Throttle,
+)
+from lattica.content.manifest.cid import Cid
+from lattica.content.manifest.codec import decode_manifest
+from lattica.content.manifest.manifest import Manifest
+from lattica.content.protocol import PROTOCOL, Body, ClientCore, Refusal, Refused
+from lattica.content.single_error import single_error
+from lattica.content.ticket import Ticket
+from lattica.nat.base.addresses import with_peer
+from lattica.nat.base.errors import (
+    ConnectionClosedError,
+    ContentError,
+    ContentNotFoundError,
+    DialError,
+    IncompleteReadError,
+    IntegrityError,
+    NotConnectedError,
+    StreamClosedError,
+    StreamResetError,
+    UnsupportedProtocolError,
+)
+from lattica.nat.base.identity import PeerId
+from lattica.nat.mux.stream import Stream
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_MAX_IN_FLIGHT = 1024
+"""Requests. Their bytes must fit the stream's buffers, or both sides could wait to send."""
+_VERIFY_UNIT = 32
+"""Chunks hashed or copied in one visit to a thread, when a fetch is taken up again."""
+_FINISH_THREADS = 2
+_LONGEST_DELAY = 15.0
+
+
+class FetchingNode(Protocol):
+    """What a fetch needs of a :class:`lattica.Node`."""
+
+    def connect(self, target: PeerId | Sequence[Multiaddr], /) -> Awaitable[PeerId]: ...
+
+    def open_stream(self, peer: PeerId, protocol: str, /) -> Awaitable[Stream]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class FetchOptions:
+    """How a fetch behaves. Bytes and seconds."""
+
+    window: int = 32 * 1024 * 1024
+    """Bytes asked for and not received. Costs no memory here; keeps long links busy."""
+    verify_threads: int = 2
+    queued_spans: int = 4
+    """Received requests (of at most 1 MiB) that may wait for a thread."""
+    stalled_after: float = 60.0
+    """Time without a byte after which the connection counts as lost."""
+    give_up_after: float = 300.0
+    """Time without progress after which a lost connection becomes an error."""
+    first_delay: float = 0.5
+    """Pause before a lost connection is made anew; doubles up to 15 s while nothing comes."""
+
+
+@dataclass(frozen=True, slots=True)
+class FetchResult:
+    """A finished fetch."""
+
+    cid: Cid
+    name: str
+    paths: tuple[Path, ...]
+    """All files, in the manifest's order."""
+    bytes_total: int
+    """Bytes of these files."""
+    bytes_fetched: int
+    """Bytes that came over the network in this run."""
+    seconds: float
+    """From the start to the last file synced to disk."""
+
+
+class _StalledError(ContentError):
+    """The provider has sent nothing for too long."""
+
+
+class _BusyError(ContentError):
+    """The provider serves too many others."""
+
+
+_RELAYED_WINDOW = 4 * 1024 * 1024
+"""Bytes under way at most through a relay: there may be a better path soon."""
+_RETRIED = (
+    ConnectionClosedError,
+    DialError,
+    IncompleteReadError,
+    NotConnectedError,
+    StreamClosedError,
+    StreamResetError,
+    _BusyError,
+    _StalledError,
+)
+
+
+def _refused(answer: Refused, ticket: Ticket) -> NoReturn:
+    # The message is a stranger's text: quoted, it cannot drive the terminal.
+    detail = repr(answer.message[:200])
+    peer = ticket.peer_id
+    if answer.code is Refusal.NOT_FOUND:
+        raise ContentNotFoundError(
+            f"peer {peer} does not serve {ticket.cid}; is `lattica publish` still running "
+            "there, and is this the ticket that it printed last?"
+        )
+    if answer.code is Refusal.CHANGED:
+        raise ContentError(
+            f"peer {peer} has changed a file since it made the ticket ({detail}); "
+            "ask for a new ticket"
+        )
+    if answer.code is Refusal.BUSY:
+        raise _BusyError(f"peer {peer} serves too many downloads ({detail})")
+    raise ContentError(f"peer {peer} cannot serve this: {detail}")
+
+
+class _Link:
+    """One stream to the provider, and what is expected from it."""
+
+    def __init__(self, stream: Stream, ticket: Ticket, options: FetchOptions) -> None:
+        self._stream = stream
+        self._ticket = ticket
+        self._options = options
+        self._core = ClientCore()
+
+    async def _receive(self) -> list[memoryview]:
+        """Wait for bytes; return the answers that they complete."""
+        with trio.move_on_after(self._options.stalled_after) as scope:
+            count = await self._stream.receive_into(self._core.buffer())
+            if not count:
+                self._core.finish()
+                raise IncompleteReadError("the provider ended the stream")
+        if scope.cancelled_caught:
+            raise _StalledError(
+                f"peer {self._ticket.peer_id} has sent nothing for "
+                f"{self._options.stalled_after:.0f} s"
+            )
+        bodies = []
+        for answer in self._core.received(count):
+            if isinstance(answer, Body):
+                bodies.append(answer.data)
+            else:
+                _refused(answer, self._ticket)
+        return bodies
+
+    def recycle(self, data: memoryview) -> None:
+        """Take back the memory of an answer."""
+        self._core.recycle(data)
+
+    async def manifest(self) -> bytes:
+        """Fetch the bytes of the ticket's manifest and check their hash."""
+        await self._stream.send_all(self._core.request_manifest(self._ticket.cid))
+        while not (bodies := await self._receive()):
+            pass
+        data = bytes(bodies[0])
+        if Cid.of(data) != self._ticket.cid:
+            raise IntegrityError(
+                f"peer {self._ticket.peer_id} has sent a manifest that is not "
+                f"{self._ticket.cid}; do not trust this provider"
+            )
+        return data
+
+    async def spans(
+        self, spans: Iterator[Span], sink: trio.MemorySendChannel[tuple[Span, memoryview]]
+    ) -> None:
+        """Ask for all spans, keeping the window full, and pass on what comes.
+
+        Asks for no more when there is a better path, and returns when what was asked for is here.
+        """
+        window = self._options.window
+        if self._stream.is_relayed:
+            window = min(window, _RELAYED_WINDOW)
+        waiting: deque[Span] = deque()
+        in_flight = 0
+        while True:
+            # Refilled a quarter at a time: one small frame for many requests.
+            if in_flight <= window - window // 4:
+                requests = bytearray()
+                while (
+                    in_flight < window
+                    and len(waiting) < _MAX_IN_FLIGHT
+                    and not self._stream.is_superseded
+                ):
+                    span = next(spans, None)
+                    if span is None:
+                        break
+                    requests += self._core.request_span(
+                        self._ticket.cid, span.first, span.count, span.size
+                    )
+                    waiting.append(span)
+                    in_flight += span.size
+                if requests:
+                    await self._stream.send_all(bytes(requests))
+            if not waiting:
+                return
+            for data in await self._receive():
+                span = waiting.popleft()
+                in_flight -= span.size
+                await sink.send((span, data))
+
+
+class _Fetch:
+    """One call of :func:`fetch`."""
+
+    def __init__(
+        self,
+        node: FetchingNode,
+        ticket: Ticket,
+        out_dir: Path,
+        progress: FetchCallback | None,
+        options: FetchOptions,
+    ) -> None:
+        self._node = node
+        self._ticket = ticket
+        self._out_dir = out_dir
+        self._callback = progress
+        self._options = options
+        self._throttle = Throttle()
+        self._meter = RateMeter(trio.current_time())
+        self._finish_limiter = trio.CapacityLimiter(_FINISH_THREADS)
+        self._last_gain = trio.current_time()
+        self._connected = False
+        """A connection has succeeded once."""
+        self._serving = False
+        """The provider has sent the manifest."""
+        self._plan: Plan
+        self._ledger: Ledger
+        self._files: PartialFiles
+
+    def _emit(self, event: FetchEvent) -> None:
+        if self._callback is not None:
+            self._callback(event)
+
+    def _emit_progress(self, *, at_once: bool = False) -> None:
+        now = trio.current_time()
+        if at_once or self._throttle.ready(now):
+            rate = self._meter.update(now, self._ledger.bytes_fetched)
+            ledger = self._ledger
+            self._emit(
+                FetchProgress(ledger.bytes_done, self._plan.size, ledger.bytes_fetched, rate)
+            )
+
+    # --- the whole ---
+
+    async def run(self, tensors: str | None) -> FetchResult:
+        began = trio.current_time()
+        manifest = await self._get_manifest()
+        self._plan = await trio.to_thread.run_sync(Plan, self._ticket.cid, manifest, tensors)
+        plan = self._plan
+        self._emit(FetchStarted(plan.cid, manifest.name, len(plan.outputs), plan.size))
+        self._files = PartialFiles(plan, self._out_dir)
+        with self._files as files:
+            local = await find_local_files(plan, self._out_dir, self._checked)
+            files.skip = local.complete
+            self._ledger = await trio.to_thread.run_sync(Ledger, plan, local.complete)
+            for output in sorted(local.complete):
+                size = plan.outputs[output].size
+                self._emit(FileDone(files.target(output), size, reused=True))
+            await self._take_up_again(local.chunks)
+            self._meter = RateMeter(trio.current_time())
+            self._emit_progress(at_once=True)
+            with single_error():
+                await self._obtain_all()
+            self._emit_progress(at_once=True)
+            await trio.to_thread.run_sync(files.remove)
+        return FetchResult(
+            plan.cid,
+            manifest.name,
+            tuple(files.target(output) for output in range(len(plan.outputs))),
+            plan.size,
+            self._ledger.bytes_fetched,
+            trio.current_time() - began,
+        )
+
+    def _checked(self, done: int, total: int) -> None:
+        if done == total or self._throttle.ready(trio.current_time()):
+            self._emit(Checking(done, total))
+
+    async def _get_manifest(self) -> Manifest:
+        attempt: Callable[[_Link], Awaitable[bytes]] = _Link.manifest
+        data = await self._with_link(attempt)
+        self._serving = True
+        return await trio.to_thread.run_sync(decode_manifest, data)
+
+    # --- what is there already ---
+
+    async def _take_up_again(self, local: dict[int, LocalChunk]) -> None:
+        """Count what an earlier run has written, and copy what other files have."""
+        files, ledger = self._files, self._ledger
+        named = await trio.to_thread.run_sync(files.journaled)
+        missing = set(ledger.missing)
+        named = [number for number in named if number in missing]
+        total = sum(self._plan.manifest.chunk(number).length for number in named)
+        done = 0
+        for start in range(0, len(named), _VERIFY_UNIT):
+            unit = named[start : start + _VERIFY_UNIT]
+            good = await trio.to_thread.run_sync(files.verify, unit)
+            ledger.add(good, fetched=False)
+            done += sum(self._plan.manifest.chunk(number).length for number in unit)
+            self._checked(done, total)
+        await trio.to_thread.run_sync(files.check_space)
+        copied = [number for number in ledger.missing if number in local]
+        for start in range(0, len(copied), _VERIFY_UNIT):
+            unit = copied[start : start + _VERIFY_UNIT]
+            good = await trio.to_thread.run_sync(self._copy, unit, local)
+            ledger.add(good, fetched=False)
+            self._emit_progress()
+
+    def _copy(self, numbers: list[int], local: dict[int, LocalChunk]) -> list[int]:
+        """Copy chunks out of existing files; blocking. Returns those that could be had."""
+        copied = []
+        for number in numbers:
+            data = local[number].read()
+            try:
+                self._files.write(number, 1, data, "this disk")
+            except IntegrityError:
+                continue  # it was written to since it was hashed
+            copied.append(number)
+        return copied
+
+    # --- what is not ---
+
+    async def _obtain_all(self) -> None:
+        self._last_gain = trio.current_time()  # hashing what is here may have taken hours
+        async with trio.open_nursery() as nursery:
+            # Only now, since a finished file takes the place of one that was copied from.
+            self._finish_ready(nursery)
+            if self._ledger.finished:
+                return
+
+            async def transfer(link: _Link) -> None:
+                await self._transfer(link, nursery)
+
+            while not self._ledger.finished:
+                await self._with_link(transfer)
+
+    async def _transfer(self, link: _Link, finishing: trio.Nursery) -> None:
+        """Obtain all missing chunks over one stream. What came before an error is kept."""
+        spans = self._plan.spans(self._ledger.missing)
+        send, receive = trio.open_memory_channel[tuple[Span, memoryview]](
+            self._options.queued_spans
+        )
+        lost: Exception | None = None
+        with single_error():
+            async with trio.open_nursery() as nursery:
+                for _ in range(self._options.verify_threads):
+                    nursery.start_soon(self._verify, link, receive.clone(), finishing)
+                receive.close()
+                with send:
+                    try:
+                        await link.spans(spans, send)
+                    except _RETRIED as error:
+                        lost = error
+        if lost is not None:
+            raise lost
+
+    async def _verify(
+        self,
+        link: _Link,
+        spans: trio.MemoryReceiveChannel[tuple[Span, memoryview]],
+        finishing: trio.Nursery,
+    ) -> None:
+        source = f"peer {self._ticket.peer_id}"
+        async with spans:
+            async for span, data in spans:
+                await trio.to_thread.run_sync(
+                    self._files.write, span.first, span.count, data, source
+                )
+                link.recycle(data)
+                self._last_gain = trio.current_time()
+                numbers = range(span.first, span.first + span.count)
+                self._ledger.add(numbers, fetched=True)
+                self._finish_ready(finishing)
+                self._emit_progress()
+
+    def _finish_ready(self, nursery: trio.Nursery) -> None:
+        for output in self._ledger.take_ready():
+            nursery.start_soon(self._finish, output)
+
+    async def _finish(self, output: int) -> None:
+        path = await trio.to_thread.run_sync(
+            self._files.finish, output, limiter=self._finish_limiter
+        )
+        self._emit(FileDone(path, self._plan.outputs[output].size, reused=False))
+
+    # --- connecting ---
+
+    async def _with_link(self, use: Callable[[_Link], Awaitable[T]]) -> T:
+        """Run `use` on a stream to the provider, again and again while connections get lost.
+
+        The first connection is tried once: a wrong address should not be waited for.
+        """
+        delay = self._options.first_delay
+        while True:
+            gain = self._last_gain
+            try:
+                async with await self._open() as stream:
+                    return await use(_Link(stream, self._ticket, self._options))
+            except _RETRIED as error:
+                if not self._connected:
+                    raise
+                lost: Exception = error
+            except (ContentNotFoundError, UnsupportedProtocolError) as error:
+                if not self._serving:
+                    raise
+                lost = error  # it served this before: it is being started again
+            if self._last_gain != gain:
+                delay = self._options.first_delay
+            idle = trio.current_time() - self._last_gain
+            if idle > self._options.give_up_after:
+                raise ContentError(
+                    f"gave up after {idle:.0f} s without progress: {lost}. What has arrived is "
+                    "kept; the same command goes on from there"
+                ) from lost
+            logger.info("lost the provider: %s; trying again in %.1f s", lost, delay)
+            self._emit(Retrying(str(lost), delay))
+            await trio.sleep(delay * random.uniform(0.75, 1.25))
+            delay = min(delay * 2, _LONGEST_DELAY)
+
+    async def _open(self) -> Stream:
+        # The addresses each time: the node forgets them after a while.
+        peer_id = self._ticket.peer_id
+        addrs = [with_peer(address, peer_id) for address in self._ticket.addrs]
+        peer = await self._node.connect(addrs or peer_id)
+        stream = await self._node.open_stream(peer, PROTOCOL)
+        self._connected = True
+        return stream
+
+
+async def fetch(
+    node: FetchingNode,
+    ticket: Ticket | str,
+    out_dir: Path | str,
+    *,
+    progress: FetchCallback | None = None,
+    tensors: str | None = None,
+    options: FetchOptions | None = None,
+) -> FetchResult:
+    """Fetch what a ticket names into `out_dir`, which is made if necessary.
+
+    Every chunk is verified before it is written, every file appears under its name only when
+    it is complete and synced, and replaces what had that name. If the call fails, is cancelled,
+    or the process dies, the same call goes on from what was written; files that are complete
+    and chunks of other versions of them are used instead of being fetched.
+
+    `tensors` is a glob (as in `fnmatch`, with case): only safetensors files that have matching
+    tensors are written, and only with these.
+
+    Memory: some MiB, and about 200 bytes a chunk of usually 1 MiB. Disk and hashing happen in
+    worker threads; a slow disk slows the provider down through the stream's backpressure.
+
+    Raises :class:`~lattica.errors.TicketError`; :class:`~lattica.errors.DialError` when the
+    provider cannot be reached at first; :class:`~lattica.errors.ContentNotFoundError`;
+    :class:`~lattica.errors.IntegrityError` (names the peer that sent wrong bytes);
+    :class:`~lattica.errors.RemoteProtocolError`; :class:`~lattica.errors.StorageError` (disk
+    full and the like, with advice); and :class:`~lattica.errors.ContentError` for the rest.
+    """
+    parsed = Ticket.parse(ticket) if isinstance(ticket, str) else ticket
+    work = _Fetch(node, parsed, Path(out_dir), progress, options or FetchOptions())
+    return await work.run(tensors)

@@ -1,0 +1,127 @@
+"""What a download directory holds already: complete files, and chunks that can be copied.
+
+A file that lies where the publication has one is hashed. If it is the same, it is done; if it
+is another version, its chunks that are still in use are copied instead of fetched.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from lattica.content.disk import read_exactly, set_executable, storage_error
+from lattica.content.download.plan import Plan
+from lattica.content.manifest.chunking import CutFile, cut_file, hash_files
+from lattica.content.manifest.manifest import Chunk, ChunkTable
+from lattica.content.single_error import single_error
+from lattica.nat.base.errors import LatticaError
+
+
+@dataclass(frozen=True, slots=True)
+class LocalChunk:
+    """A chunk of an existing file; `offset` and `length` in bytes."""
+
+    path: Path
+    offset: int
+    length: int
+
+    def read(self) -> bytes:
+        """The bytes, to be verified; empty when they cannot be read any more. Blocking."""
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return b""
+        try:
+            data = bytearray(self.length)
+            return bytes(data) if read_exactly(descriptor, memoryview(data), self.offset) else b""
+        except OSError:
+            return b""
+        finally:
+            os.close(descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFiles:
+    """Outputs that are complete, and where else bytes of wanted chunks (by number) lie."""
+
+    complete: frozenset[int]
+    chunks: dict[int, LocalChunk]
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    output: int
+    file: CutFile
+    published: ChunkTable | None
+    """The published file's chunks, when the file on disk may be the same."""
+
+
+def _candidates(plan: Plan, out_dir: Path) -> list[_Candidate]:
+    published = {file.path: file.chunks for file in plan.manifest.files}
+    found = []
+    for index, output in enumerate(plan.outputs):
+        path = out_dir / output.path
+        try:
+            status = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        if not stat.S_ISREG(status.st_mode):
+            continue  # renaming the finished file will say what is in its way
+        file = cut_file(path)
+        table = published[output.path]
+        if output.whole and file.state.size == output.size:
+            # Cut as the publisher cut it, even if our own rules should differ.
+            file = CutFile(path, file.state, table.ends, None)
+            found.append(_Candidate(index, file, table))
+        else:
+            found.append(_Candidate(index, file, None))
+    return found
+
+
+async def find_local_files(
+    plan: Plan, out_dir: Path, on_bytes: Callable[[int, int], None]
+) -> LocalFiles:
+    """Look through the files that lie where outputs belong.
+
+    `on_bytes` is called with (bytes hashed, of how many) as the work goes on. Raises
+    :class:`~lattica.errors.StorageError`, and :class:`~lattica.errors.ContentError` when
+    somebody else is writing to a file.
+    """
+    try:
+        candidates = await trio.to_thread.run_sync(_candidates, plan, out_dir)
+        files = [candidate.file for candidate in candidates]
+        total = sum(file.state.size for file in files)
+        done = 0
+
+        def hashed(count: int) -> None:
+            nonlocal done
+            done += count
+            on_bytes(done, total)
+
+        with single_error():
+            digests = await hash_files(files, hashed)
+        return await trio.to_thread.run_sync(_compare, plan, candidates, digests)
+    except OSError as error:
+        if isinstance(error, LatticaError):
+            raise
+        raise storage_error(error, out_dir) from None
+
+
+def _compare(plan: Plan, candidates: list[_Candidate], digests: list[bytes]) -> LocalFiles:
+    complete = set()
+    chunks: dict[int, LocalChunk] = {}
+    for candidate, table in zip(candidates, digests, strict=True):
+        if candidate.published is not None and candidate.published.digests == table:
+            complete.add(candidate.output)
+            set_executable(candidate.file.path, plan.outputs[candidate.output].executable)
+        chunk: Chunk
+        for chunk in ChunkTable(candidate.file.ends, table):
+            number = plan.number_of(chunk.digest)
+            if number is not None:
+                chunks[number] = LocalChunk(candidate.file.path, chunk.offset, chunk.length)
+    return LocalFiles(frozenset(complete), chunks)

@@ -1,0 +1,224 @@
+"""What a fetch has to write: the files on disk, and where each chunk's bytes go. Pure.
+
+A whole publication is written as it is. With a selection of tensors, every safetensors file
+that has some becomes a smaller valid safetensors file with only those; other files are left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property
+
+from lattica.content.manifest.cid import Cid
+from lattica.content.manifest.manifest import FileEntry, Manifest
+from lattica.content.manifest.safetensors_header import build_header
+from lattica.content.protocol import MAX_SPAN_BYTES, MAX_SPAN_CHUNKS
+from lattica.nat.base.errors import ContentError
+
+_SHOWN_NAMES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Bytes `source` … `source + length` of a published file go to `target` in the output."""
+
+    source: int
+    target: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One file to write: `prefix`, then what the segments (by ascending source) bring."""
+
+    path: str
+    executable: bool
+    size: int
+    prefix: bytes
+    segments: tuple[Segment, ...]
+    whole: bool
+    """It is the published file unchanged, so that chunk hashes verify it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A part of a chunk (`start`, `length`) and its offset in an output."""
+
+    output: int
+    offset: int
+    start: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Consecutive chunks to ask for at once; they have `size` bytes."""
+
+    first: int
+    count: int
+    size: int
+
+
+def _whole_output(file: FileEntry) -> Output:
+    segments = (Segment(0, 0, file.size),) if file.size else ()
+    return Output(file.path, file.executable, file.size, b"", segments, whole=True)
+
+
+def _tensor_output(file: FileEntry, pattern: str) -> Output | None:
+    """The file with only the tensors whose names match; None when there is none."""
+    if file.layout is None:
+        return None
+    tensors = [t for t in file.layout.tensors if fnmatchcase(t.name, pattern)]
+    if not tensors:
+        return None
+    prefix = build_header(file.layout.metadata, tensors)
+    segments: list[Segment] = []
+    target = len(prefix)
+    for tensor in tensors:
+        last = segments[-1] if segments else None
+        if last is not None and last.source + last.length == tensor.offset:
+            segments[-1] = Segment(last.source, last.target, last.length + tensor.length)
+        elif tensor.length:
+            segments.append(Segment(tensor.offset, target, tensor.length))
+        target += tensor.length
+    return Output(file.path, file.executable, target, prefix, tuple(segments), whole=False)
+
+
+class Plan:
+    """Outputs, and where chunks go. A chunk that occurs several times is fetched once."""
+
+    def __init__(self, cid: Cid, manifest: Manifest, tensors: str | None = None) -> None:
+        """Raises :class:`ContentError` when no tensor matches the pattern `tensors`."""
+        self.cid = cid
+        self.manifest = manifest
+        self.tensors = tensors
+        outputs: list[Output] = []
+        self._output_of: list[int | None] = []
+        """Output by index of the manifest's file."""
+        for file in manifest.files:
+            output = _whole_output(file) if tensors is None else _tensor_output(file, tensors)
+            self._output_of.append(None if output is None else len(outputs))
+            if output is not None:
+                outputs.append(output)
+        if tensors is not None and not outputs:
+            raise ContentError(_no_match(manifest, tensors))
+        self.outputs: Sequence[Output] = tuple(outputs)
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes of all outputs."""
+        return sum(output.size for output in self.outputs)
+
+    @property
+    def key(self) -> str:
+        """Names this plan on disk: the same for the same content and selection."""
+        text = f"{self.cid}\n{self.tensors if self.tensors is not None else ''}"
+        return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+    @cached_property
+    def _first_of(self) -> dict[bytes, int]:
+        """Every wanted digest, and the first chunk that has it."""
+        firsts: dict[bytes, int] = {}
+        for number, digest in self._wanted():
+            firsts.setdefault(digest, number)
+        return firsts
+
+    @cached_property
+    def _repeats(self) -> dict[int, list[int]]:
+        """By first chunk, the later ones with the same bytes."""
+        repeats: dict[int, list[int]] = {}
+        firsts = self._first_of
+        for number, digest in self._wanted():
+            first = firsts[digest]
+            if first != number:
+                repeats.setdefault(first, []).append(number)
+        return repeats
+
+    def _wanted(self) -> Iterator[tuple[int, bytes]]:
+        """(number, digest) of all chunks of which some byte goes somewhere."""
+        for file_index, file in enumerate(self.manifest.files):
+            output = self._output_of[file_index]
+            if output is None:
+                continue
+            base = self.manifest.first_chunk(file_index)
+            if self.outputs[output].whole:
+                indices: Iterable[int] = range(len(file.chunks))
+            else:
+                indices = self._touched(file, self.outputs[output])
+            for index in indices:
+                yield base + index, file.chunks.digest(index)
+
+    @staticmethod
+    def _touched(file: FileEntry, output: Output) -> Iterator[int]:
+        following = 0
+        for segment in output.segments:
+            first = max(following, file.chunks.index_at(segment.source))
+            following = file.chunks.index_at(segment.source + segment.length - 1) + 1
+            yield from range(first, following)
+
+    @property
+    def chunks(self) -> Iterable[int]:
+        """Numbers of the chunks to obtain, ascending; each has other bytes."""
+        return self._first_of.values()
+
+    def number_of(self, digest: bytes) -> int | None:
+        """The chunk to obtain that has this digest."""
+        return self._first_of.get(digest)
+
+    def placements(self, number: int) -> list[Placement]:
+        """Where the bytes of one of :attr:`chunks` go; at least one place."""
+        places = self._places(number)
+        for repeat in self._repeats.get(number, ()):
+            places += self._places(repeat)
+        return places
+
+    def _places(self, number: int) -> list[Placement]:
+        file_index, index = self.manifest.locate(number)
+        output_index = self._output_of[file_index]
+        if output_index is None:
+            return []
+        chunk = self.manifest.files[file_index].chunks[index]
+        end = chunk.offset + chunk.length
+        segments = self.outputs[output_index].segments
+        places = []
+        position = max(0, bisect_right(segments, chunk.offset, key=lambda s: s.source) - 1)
+        while position < len(segments) and segments[position].source < end:
+            segment = segments[position]
+            start = max(chunk.offset, segment.source)
+            stop = min(end, segment.source + segment.length)
+            if start < stop:
+                target = segment.target + start - segment.source
+                places.append(Placement(output_index, target, start - chunk.offset, stop - start))
+            position += 1
+        return places
+
+    def spans(self, missing: Iterable[int]) -> Iterator[Span]:
+        """Group chunks (ascending numbers) into requests of at most 1 MiB."""
+        first = count = size = 0
+        for number in missing:
+            length = self.manifest.chunk(number).length
+            if count and (
+                number != first + count
+                or size + length > MAX_SPAN_BYTES
+                or count == MAX_SPAN_CHUNKS
+            ):
+                yield Span(first, count, size)
+                count = size = 0
+            if not count:
+                first = number
+            count += 1
+            size += length
+        if count:
+            yield Span(first, count, size)
+
+
+def _no_match(manifest: Manifest, pattern: str) -> str:
+    names = [t.name for file in manifest.files if file.layout for t in file.layout.tensors]
+    if not names:
+        return f"{manifest.name!r} has no tensors to select; fetch it without a selection"
+    some = ", ".join(names[:_SHOWN_NAMES]) + (", …" if len(names) > _SHOWN_NAMES else "")
+    return f"none of the {len(names)} tensors matches {pattern!r}; there are {some}"

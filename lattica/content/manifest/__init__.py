@@ -1,0 +1,1 @@
+"""What a publication consists of, and how it is written down."""

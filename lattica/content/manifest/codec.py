@@ -1,0 +1,219 @@
+"""The bytes of a manifest: canonical msgpack, and a strict, bounded parser of it.
+
+Form (arrays only, so that there is one encoding)::
+
+    [1, name, [file, …]]
+    file   = [path, executable, lengths, digests, layout]
+    layout = [data_start, [[key, value], …], [[name, dtype, [dimension, …]], …]], or []
+
+`lengths` holds 4 bytes (big endian) a chunk, `digests` 32 bytes a chunk. A file's size and a
+tensor's offset follow from these. The parser reads along the schema: what an array header
+promises is checked against a limit, and nothing is allocated for it before its elements are
+there; what it accepts encodes to the very same bytes again.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from typing import TypeVar
+
+import msgpack
+
+from lattica.content.manifest.cid import DIGEST_SIZE
+from lattica.content.manifest.manifest import (
+    MAX_CHUNK_BYTES,
+    MAX_FILE_BYTES,
+    MAX_FILES,
+    MAX_MANIFEST_BYTES,
+    MAX_TENSORS,
+    ChunkTable,
+    FileEntry,
+    Manifest,
+)
+from lattica.content.manifest.paths import check_component, check_paths
+from lattica.content.manifest.safetensors_header import (
+    LENGTH_BYTES,
+    MAX_DIMENSIONS,
+    MAX_HEADER_BYTES,
+    TensorLayout,
+    layout_from_shapes,
+)
+from lattica.nat.base.errors import ContentError, RemoteProtocolError
+
+VERSION = 1
+
+T = TypeVar("T")
+
+
+def _pack_layout(layout: TensorLayout | None) -> list[object]:
+    if layout is None:
+        return []
+    return [
+        layout.data_start,
+        [[key, value] for key, value in layout.metadata],
+        [[tensor.name, tensor.dtype, list(tensor.shape)] for tensor in layout.tensors],
+    ]
+
+
+def _pack_file(file: FileEntry) -> list[object]:
+    lengths = array("I", (chunk.length for chunk in file.chunks))
+    if sys.byteorder == "little":
+        lengths.byteswap()
+    digests = file.chunks.digests
+    return [file.path, file.executable, lengths.tobytes(), digests, _pack_layout(file.layout)]
+
+
+def _encode(manifest: Manifest) -> bytes:
+    packer = msgpack.Packer(autoreset=False)
+    packer.pack_array_header(3)
+    packer.pack(VERSION)
+    packer.pack(manifest.name)
+    packer.pack_array_header(len(manifest.files))
+    for file in manifest.files:
+        packer.pack(_pack_file(file))
+    data: bytes = packer.bytes()
+    return data
+
+
+def _entries(layout: TensorLayout) -> int:
+    """What a layout takes of the budget of `MAX_TENSORS`."""
+    return len(layout.tensors) + len(layout.metadata)
+
+
+def _check(manifest: Manifest) -> None:
+    """Check what both sides require; raises :class:`ValueError`."""
+    check_component(manifest.name)
+    if len(manifest.files) > MAX_FILES:
+        raise ValueError(f"{len(manifest.files)} files, where {MAX_FILES} are allowed")
+    check_paths(file.path for file in manifest.files)
+    entries = sum(_entries(file.layout) for file in manifest.files if file.layout)
+    if entries > MAX_TENSORS:
+        raise ValueError(f"{entries} tensors and metadata entries; {MAX_TENSORS} are allowed")
+    for file in manifest.files:
+        if file.size > MAX_FILE_BYTES:
+            raise ValueError(f"the file {file.path!r} is larger than {MAX_FILE_BYTES} bytes")
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The canonical bytes of a manifest that this peer has made.
+
+    Raises :class:`ContentError` when its names cannot be published or it is too large; the
+    message says which.
+    """
+    try:
+        _check(manifest)
+    except ValueError as error:
+        raise ContentError(f"cannot publish {manifest.name!r}: {error}") from None
+    data = _encode(manifest)
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise ContentError(
+            f"cannot publish {manifest.name!r}: its manifest has {len(data)} bytes, where "
+            f"{MAX_MANIFEST_BYTES} are allowed; publish its parts one by one"
+        )
+    return data
+
+
+class _Reader:
+    """Reads msgpack along a schema. Every mismatch is a :class:`ValueError`."""
+
+    def __init__(self, data: bytes) -> None:
+        self._unpacker = msgpack.Unpacker(
+            # One byte more than fed: the buffer must not be exactly full.
+            max_buffer_size=len(data) + 1,
+            max_array_len=0,
+            max_map_len=0,
+            max_ext_len=0,
+            strict_map_key=True,
+        )
+        self._unpacker.feed(data)
+
+    def array(self, what: str, maximum: int, minimum: int = 0) -> int:
+        """Length of the array that comes next."""
+        length: int = self._unpacker.read_array_header()
+        if not minimum <= length <= maximum:
+            raise ValueError(f"{what}: {length} elements, where {minimum} to {maximum} belong")
+        return length
+
+    def value(self, kind: type[T], what: str) -> T:
+        """The scalar that comes next, of exactly this type."""
+        value = self._unpacker.unpack()
+        if type(value) is not kind:
+            raise ValueError(f"{what} is not of type {kind.__name__}")
+        return value
+
+    def number(self, what: str, maximum: int) -> int:
+        """The number from 0 to `maximum` that comes next."""
+        value = self.value(int, what)
+        if not 0 <= value <= maximum:
+            raise ValueError(f"{what} is not from 0 to {maximum}")
+        return value
+
+
+def _read_chunks(reader: _Reader) -> ChunkTable:
+    packed = reader.value(bytes, "lengths")
+    digests = reader.value(bytes, "digests")
+    if len(packed) % 4 or len(packed) // 4 * DIGEST_SIZE != len(digests):
+        raise ValueError("lengths and digests do not belong together")
+    lengths = array("I", packed)
+    if sys.byteorder == "little":
+        lengths.byteswap()
+    if lengths and (min(lengths) == 0 or max(lengths) > MAX_CHUNK_BYTES):
+        raise ValueError(f"a chunk is empty or longer than {MAX_CHUNK_BYTES} bytes")
+    return ChunkTable.from_chunks(lengths, digests)
+
+
+def _read_layout(reader: _Reader, size: int, budget: int) -> TensorLayout | None:
+    if reader.array("layout", 3) == 0:
+        return None
+    data_start = reader.number("data_start", LENGTH_BYTES + MAX_HEADER_BYTES)
+    metadata = []
+    for _ in range(reader.array("metadata", budget)):
+        reader.array("metadata pair", 2, 2)
+        metadata.append((reader.value(str, "metadata key"), reader.value(str, "metadata")))
+    shapes = []
+    for _ in range(reader.array("tensors", budget)):
+        reader.array("tensor", 3, 3)
+        name, dtype = reader.value(str, "tensor name"), reader.value(str, "dtype")
+        dimensions = reader.array("shape", MAX_DIMENSIONS)
+        shape = tuple(reader.number("dimension", (1 << 63) - 1) for _ in range(dimensions))
+        shapes.append((name, dtype, shape))
+    return layout_from_shapes(data_start, size, metadata, shapes)
+
+
+def _read_manifest(reader: _Reader) -> Manifest:
+    reader.array("manifest", 3, 3)
+    if reader.value(int, "version") != VERSION:
+        raise ValueError("its version is not known to this program; update it")
+    name = reader.value(str, "name")
+    files = []
+    budget = MAX_TENSORS
+    for _ in range(reader.array("files", MAX_FILES)):
+        reader.array("file", 5, 5)
+        path = reader.value(str, "path")
+        executable = reader.value(bool, "executable")
+        chunks = _read_chunks(reader)
+        layout = _read_layout(reader, chunks.size, budget)
+        if layout is not None:
+            budget = max(0, budget - _entries(layout))
+        files.append(FileEntry(path, executable, chunks, layout))
+    manifest = Manifest(name, tuple(files))
+    _check(manifest)
+    return manifest
+
+
+def decode_manifest(data: bytes) -> Manifest:
+    """Parse the bytes of a manifest that a peer sent.
+
+    Raises :class:`RemoteProtocolError`, and nothing else, when they are not exactly the
+    canonical encoding of a manifest within the limits.
+    """
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise RemoteProtocolError(f"a manifest of {len(data)} bytes")
+    try:
+        manifest = _read_manifest(_Reader(data))
+        if _encode(manifest) != data:
+            raise ValueError("it is not encoded canonically, or bytes follow it")
+    except (ValueError, msgpack.UnpackException) as error:
+        raise RemoteProtocolError(f"damaged manifest: {error or type(error).__name__}") from None
+    return manifest

@@ -1,0 +1,208 @@
+"""What this peer publishes: making publications from files, and reading chunks of them.
+
+Nothing is copied: a publication remembers where its files are and what they looked like, and a
+chunk is read from them when it is asked for. A file that was written to since then is refused.
+The catalog lives in memory.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from lattica.content.disk import read_exactly
+from lattica.content.events import HashCallback, HashProgress, Throttle
+from lattica.content.manifest.chunking import CutFile, FileState, cut_file, hash_files
+from lattica.content.manifest.cid import Cid
+from lattica.content.manifest.codec import encode_manifest
+from lattica.content.manifest.manifest import ChunkTable, FileEntry, Manifest
+from lattica.content.manifest.paths import RESERVED_PREFIX
+from lattica.content.protocol import MAX_SPAN_BYTES
+from lattica.content.single_error import single_error
+from lattica.nat.base.errors import ContentError, LatticaError, RemoteProtocolError
+
+logger = logging.getLogger(__name__)
+
+
+class ContentChangedError(ContentError):
+    """A published file was written to, moved or removed since it was published."""
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A manifest, its encoded bytes, and the files on disk in the manifest's order."""
+
+    cid: Cid
+    manifest: Manifest
+    encoded: bytes
+    files: tuple[CutFile, ...]
+
+    def check_span(self, first: int, count: int) -> None:
+        """Check a request; raises :class:`RemoteProtocolError` when it asks for too much."""
+        manifest = self.manifest
+        if first + count > manifest.chunk_count:
+            raise RemoteProtocolError(
+                f"chunks {first} to {first + count - 1} were asked for, "
+                f"of {manifest.chunk_count} that there are"
+            )
+        size = sum(manifest.chunk(number).length for number in range(first, first + count))
+        if size > MAX_SPAN_BYTES:
+            raise RemoteProtocolError(f"{size} bytes were asked for at once")
+
+    def read_span(self, first: int, count: int) -> bytes:
+        """Read chunks from disk; blocking. Arguments as checked by :meth:`check_span`.
+
+        Raises :class:`ContentChangedError`, and :class:`OSError` when reading fails.
+        """
+        parts = []
+        while count:
+            file_index, index = self.manifest.locate(first)
+            table = self.manifest.files[file_index].chunks
+            taken = min(count, len(table) - index)
+            start = table.ends[index - 1] if index else 0
+            end = table.ends[index + taken - 1]
+            parts.append(_read(self.files[file_index], start, end - start))
+            first += taken
+            count -= taken
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _changed(file: CutFile) -> ContentChangedError:
+    return ContentChangedError(
+        f"{file.path.name} was changed after it was published; it must be published again"
+    )
+
+
+def _read(file: CutFile, offset: int, size: int) -> bytes:
+    try:
+        descriptor = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise _changed(file) from None
+    try:
+        data = os.pread(descriptor, size, offset)
+        if len(data) < size:  # a short read is rare, so it may cost a copy
+            rest = bytearray(size - len(data))
+            if not read_exactly(descriptor, memoryview(rest), offset + len(data)):
+                raise _changed(file)
+            data += rest
+        # Looked at after reading: a change before or meanwhile shows.
+        if FileState.of(os.fstat(descriptor)) != file.state:
+            raise _changed(file)
+    finally:
+        os.close(descriptor)
+    return data
+
+
+def _walk(
+    directory: Path, prefix: str, above: frozenset[tuple[int, int]]
+) -> Iterator[tuple[str, Path]]:
+    """(relative path, path) of the files under a directory, sorted; follows symbolic links."""
+    status = directory.stat()
+    key = (status.st_dev, status.st_ino)
+    if key in above:
+        raise ContentError(f"{directory} is a symbolic link to a directory that contains it")
+    for path in sorted(directory.iterdir()):
+        if not prefix and path.name.startswith(RESERVED_PREFIX):
+            continue  # the journal of a download that goes on or was broken off
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            yield from _walk(path, f"{prefix}{path.name}/", above | {key})
+        elif stat.S_ISREG(mode):
+            yield f"{prefix}{path.name}", path
+        else:
+            logger.warning("%s is neither a file nor a directory; left out", path)
+
+
+def _cut_tree(path: Path) -> list[tuple[str, bool, CutFile]]:
+    """(relative path, executable, file) of everything to publish; blocking."""
+    if path.is_dir():
+        found = list(_walk(path, "", frozenset()))
+    else:
+        if path.exists() and not path.is_file():
+            raise ContentError(f"{path} is neither a file nor a directory")
+        found = [(path.name, path)]
+    if not found:
+        raise ContentError(f"{path} contains no files to publish")
+    return [(name, os.access(file, os.X_OK), cut_file(file)) for name, file in found]
+
+
+async def make_publication(
+    path: Path, name: str | None = None, progress: HashCallback | None = None
+) -> Publication:
+    """Hash a file, or a directory with all that is below it, and make its manifest.
+
+    Symbolic links are followed; empty directories are left out. `name` defaults to that of `path`.
+    Raises :class:`ContentError` when something cannot be read or published; the message says what
+    to do. Cancellation: see :func:`~lattica.content.manifest.chunking.hash_files`.
+    """
+    path = Path(os.path.abspath(path))  # noqa: ASYNC240 - touches no disk
+    try:
+        tree = await trio.to_thread.run_sync(_cut_tree, path)
+        files = [file for _, _, file in tree]
+        digests = await _hash(files, progress)
+    except OSError as error:
+        if isinstance(error, LatticaError):
+            raise
+        raise ContentError(_explain(error, path)) from None
+    entries = tuple(
+        FileEntry(relative, executable, ChunkTable(file.ends, table), file.layout)
+        for (relative, executable, file), table in zip(tree, digests, strict=True)
+    )
+    manifest = Manifest(name if name is not None else path.name or "root", entries)
+    encoded = await trio.to_thread.run_sync(encode_manifest, manifest)
+    return Publication(Cid.of(encoded), manifest, encoded, tuple(files))
+
+
+async def _hash(files: list[CutFile], progress: HashCallback | None) -> list[bytes]:
+    total = sum(file.state.size for file in files)
+    done = 0
+    throttle = Throttle()
+
+    def on_bytes(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None and (done == total or throttle.ready(trio.current_time())):
+            progress(HashProgress(done, total))
+
+    with single_error():
+        return await hash_files(files, on_bytes)
+
+
+def _explain(error: OSError, path: Path) -> str:
+    where = error.filename or path
+    if error.errno == errno.ENOENT:
+        if os.path.islink(where):
+            return f"{where} is a symbolic link to nothing; remove or mend it"
+        return f"{where} does not exist; check the path"
+    if error.errno == errno.ELOOP:
+        return f"{where} is a symbolic link that leads to itself"
+    return f"cannot read {where}: {error.strerror}"
+
+
+class Catalog:
+    """The publications of a peer, by content id."""
+
+    def __init__(self) -> None:
+        self._publications: dict[Cid, Publication] = {}
+
+    def __iter__(self) -> Iterator[Publication]:
+        return iter(self._publications.values())
+
+    def add(self, publication: Publication) -> None:
+        """Serve this from now on. The same content again replaces what was there."""
+        self._publications[publication.cid] = publication
+
+    def remove(self, cid: Cid) -> None:
+        """Serve this no longer; nothing happens when it is not there."""
+        self._publications.pop(cid, None)
+
+    def get(self, cid: Cid) -> Publication | None:
+        """The publication with this id."""
+        return self._publications.get(cid)

@@ -1,0 +1,212 @@
+"""Publishing: serves the catalog to any number of clients over `/lattica/content/1.0.0`."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+import trio
+from multiaddr import Multiaddr
+
+from lattica.content.events import HashCallback
+from lattica.content.manifest.cid import Cid
+from lattica.content.manifest.manifest import MAX_CHUNK_BYTES
+from lattica.content.protocol import (
+    PROTOCOL,
+    ManifestRequest,
+    Refusal,
+    Request,
+    ServerCore,
+    encode_body_header,
+    encode_refusal,
+)
+from lattica.content.publish.catalog import Catalog, ContentChangedError, make_publication
+from lattica.content.single_error import single_error
+from lattica.content.ticket import Ticket
+from lattica.nat.base.errors import (
+    ConnectionClosedError,
+    IncompleteReadError,
+    LocalProtocolError,
+    RemoteProtocolError,
+    StreamResetError,
+)
+from lattica.nat.base.identity import PeerId
+from lattica.nat.mux.stream import Stream
+
+logger = logging.getLogger(__name__)
+
+
+class ServingNode(Protocol):
+    """What a publisher needs of a :class:`lattica.Node`."""
+
+    @property
+    def peer_id(self) -> PeerId: ...
+
+    @property
+    def addrs(self) -> Sequence[Multiaddr]: ...
+
+    def handle(self, protocol: str, handler: Callable[[Stream], Awaitable[None]]) -> None: ...
+
+    def unhandle(self, protocol: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PublisherLimits:
+    """What clients may cost. A stream costs at most 2 MiB of memory and two visits to disk."""
+
+    max_streams: int = 128
+    max_streams_per_peer: int = 16
+    stalled_after: float = 300.0
+    """Seconds a client may take to accept 1 MiB."""
+    idle_after: float = 600.0
+    """Seconds a client may stay without asking for anything."""
+
+
+class Publisher:
+    """Serves publications as long as it is open: `async with Publisher(node) as publisher`.
+
+    A client that breaks the protocol or stalls loses its stream, and the rest go on. Each
+    stream is answered in order; the next answer is read from disk while one is being sent,
+    and no further, so a slow client costs no more memory than a fast one.
+    """
+
+    def __init__(self, node: ServingNode, limits: PublisherLimits | None = None) -> None:
+        self._node = node
+        self._limits = limits or PublisherLimits()
+        self._streams: Counter[PeerId] = Counter()
+        self._open = False
+        self.catalog = Catalog()
+
+    async def __aenter__(self) -> Publisher:
+        self._node.handle(PROTOCOL, self._serve)
+        self._open = True
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._open = False
+        self._node.unhandle(PROTOCOL)
+        for publication in list(self.catalog):
+            self.catalog.remove(publication.cid)
+        await trio.lowlevel.checkpoint_if_cancelled()
+
+    async def publish(
+        self,
+        path: Path | str,
+        name: str | None = None,
+        *,
+        progress: HashCallback | None = None,
+    ) -> Ticket:
+        """Hash a file or directory, serve it, and return a ticket for it.
+
+        Raises :class:`~lattica.errors.ContentError` for what cannot be read or published.
+        """
+        if not self._open:
+            raise LocalProtocolError("a Publisher is used with `async with`")
+        publication = await make_publication(Path(path), name, progress)
+        self.catalog.add(publication)
+        return self.ticket(publication.cid)
+
+    def ticket(self, cid: Cid) -> Ticket:
+        """A ticket with this node's addresses as they are now."""
+        return Ticket.make(cid, self._node.peer_id, self._node.addrs)
+
+    # --- serving ---
+
+    async def _serve(self, stream: Stream) -> None:
+        peer = stream.peer_id
+        limits = self._limits
+        if (
+            self._streams.total() >= limits.max_streams
+            or self._streams[peer] >= limits.max_streams_per_peer
+        ):
+            await self._turn_away(stream)
+            return
+        self._streams[peer] += 1
+        try:
+            with single_error():
+                await self._answer_all(stream)
+        except (ConnectionClosedError, StreamResetError, IncompleteReadError) as error:
+            logger.debug("%s has left: %s", peer, error)
+        finally:
+            self._streams[peer] -= 1
+            if not self._streams[peer]:
+                del self._streams[peer]
+
+    async def _turn_away(self, stream: Stream) -> None:
+        """Tell a client too many to come back later, in place of its first answer."""
+        with trio.move_on_after(self._limits.stalled_after):
+            if await stream.receive_some():
+                await stream.send_all(encode_refusal(Refusal.BUSY, "too many downloads"))
+                await stream.send_eof()
+
+    async def _answer_all(self, stream: Stream) -> None:
+        # No room in the channel: one answer is being sent and the next one is being read.
+        send, receive = trio.open_memory_channel[tuple[bytes, ...]](0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._prepare, stream, send)
+            async with receive:
+                async for parts in receive:
+                    for part in parts:
+                        await self._send(stream, part)
+            await stream.send_eof()
+
+    async def _send(self, stream: Stream, part: bytes) -> None:
+        with trio.move_on_after(self._limits.stalled_after) as scope:
+            await stream.send_all(part)
+        if scope.cancelled_caught:
+            raise RemoteProtocolError("the client has stopped to accept what it asked for")
+
+    async def _prepare(
+        self, stream: Stream, answers: trio.MemorySendChannel[tuple[bytes, ...]]
+    ) -> None:
+        core = ServerCore()
+        async with answers:
+            while True:
+                with trio.move_on_after(self._limits.idle_after) as scope:
+                    data = await stream.receive_some()
+                if scope.cancelled_caught or not data:
+                    break
+                for request in core.feed(data):
+                    answer = await self._answer(stream.peer_id, request)
+                    try:
+                        await answers.send(answer)
+                    except trio.BrokenResourceError:
+                        return  # sending has failed, which is an error of its own
+            core.finish()
+
+    async def _answer(self, peer: PeerId, request: Request) -> tuple[bytes, ...]:
+        """The parts of the answer to one request."""
+        publication = self.catalog.get(request.cid)
+        if publication is None:
+            return (encode_refusal(Refusal.NOT_FOUND, "not published here"),)
+        if isinstance(request, ManifestRequest):
+            logger.info("%s asks for %s", peer, publication.manifest.name)
+            body = publication.encoded
+            pieces = range(0, len(body), MAX_CHUNK_BYTES)
+            return (
+                encode_body_header(len(body)),
+                *(body[start : start + MAX_CHUNK_BYTES] for start in pieces),
+            )
+        publication.check_span(request.first, request.count)
+        try:
+            body = await trio.to_thread.run_sync(
+                publication.read_span, request.first, request.count
+            )
+        except ContentChangedError as error:
+            logger.warning("cannot serve %s: %s", publication.manifest.name, error)
+            return (encode_refusal(Refusal.CHANGED, str(error)),)
+        except OSError as error:
+            logger.warning("cannot serve %s: %s", publication.manifest.name, error)
+            message = f"the file cannot be read ({error.strerror})"
+            return (encode_refusal(Refusal.UNREADABLE, message),)
+        return encode_body_header(len(body)), body

@@ -1,0 +1,437 @@
+"""Lattica for asyncio: :class:`AsyncLattica`, a :class:`~lattica.node.Node` on another loop.
+
+The node runs in a daemon thread of its own, with trio; see `lattica.facades.bridge` for what holds
+for every call. Everything here may be awaited from any number of asyncio loops and threads at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import trio
+
+from lattica.facades.bridge import Bridge
+from lattica.facades.call import seconds
+from lattica.facades.facade import EventsCore, NodeFacade
+from lattica.facades.handoff import Buffer, StreamCore, StreamHandle
+from lattica.nat.base.errors import LocalProtocolError, StreamResetError
+
+if TYPE_CHECKING:
+    from multiaddr import Multiaddr
+
+    from lattica.config import NodeConfig
+    from lattica.content import FetchOptions, FetchResult, Ticket
+    from lattica.content.events import FetchCallback, HashCallback
+    from lattica.nat.base.identity import Identity, PeerId
+    from lattica.nat.mux.stream import Stream
+    from lattica.nat.swarm.events import SwarmEvent
+    from lattica.node import Node, PeerStatus
+
+log = logging.getLogger(__name__)
+
+AsyncHandler = Callable[["AsyncStream"], Awaitable[object]]
+
+
+class AsyncLattica(NodeFacade):
+    """A node of the mesh, for asyncio.
+
+    ::
+
+        async with AsyncLattica() as lattica:
+            peer = await lattica.connect("/ip4/192.0.2.7/tcp/4001/p2p/12D3Koo…")
+            async with await lattica.open_stream(peer, "/echo/1") as stream:
+                await stream.send_all(b"hello")
+                await stream.send_eof()
+                print(b"".join([chunk async for chunk in stream]))
+
+    Without `async with`, call `start` and `aclose`. A node that nobody closes runs on until
+    the interpreter exits; it is then closed within a bounded time.
+
+    `config` and `identity` are those of :class:`~lattica.node.Node`. Calls take a `timeout` in
+    seconds, as those of `lattica.facades.blocking.Lattica` do, and raise the same errors.
+    Cancelling a task that awaits a call cancels the call, and waits for that to have happened.
+    """
+
+    def __init__(
+        self, config: NodeConfig | None = None, *, identity: Identity | None = None
+    ) -> None:
+        super().__init__(config, identity=identity)
+        self._handlers = _HandlerTasks(self._bridge)
+
+    # Life
+
+    async def start(self) -> Self:
+        """Start the node; returns when it listens. Nothing happens when it is started already.
+
+        Raises what entering a `Node` raises (`ListenError`, `ConfigError`, `IdentityError`),
+        and `LocalProtocolError` when it has been closed: an `AsyncLattica` runs once.
+        """
+        self._opened = await self._bridge.astart()
+        return self
+
+    async def aclose(self) -> None:
+        """Stop the node and wait for it; any number of times, from any loop.
+
+        Calls in flight raise `LocalProtocolError`, and streams that are still open are reset.
+        What was sent on those that have been closed is still delivered if it can be within
+        `Timeouts.shutdown` seconds. Handlers on the calling loop are cancelled, and waited for
+        as long; those on other loops are cancelled.
+        """
+        await self._bridge.aclose()
+        await self._handlers.wait(self._grace())
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    # Peers
+
+    async def addrs(self) -> tuple[Multiaddr, ...]:
+        """Where this node can be dialed, each address with its peer ID."""
+        node = self._node
+        return await self._bridge.acall_plain(lambda: node.addrs)
+
+    async def connect(
+        self,
+        target: str | Multiaddr | PeerId | Sequence[str | Multiaddr],
+        *,
+        timeout: float | None = None,
+    ) -> PeerId:
+        """Make sure there is a connection to a peer, and return its ID; see `Node.connect`."""
+        connect = partial(self._node.connect, timeout=seconds(timeout))
+        return await self._bridge.acall(connect, target)
+
+    async def wait_connected(self, peer: PeerId | str, *, timeout: float | None = None) -> None:
+        """Wait until the peer is connected, whichever side dials."""
+        wait = partial(self._node.wait_connected, timeout=seconds(timeout))
+        await self._bridge.acall(wait, peer)
+
+    async def is_connected(self, peer: PeerId | str) -> bool:
+        """Whether there is a connection to the peer now."""
+        return await self._bridge.acall_plain(self._node.is_connected, peer)
+
+    async def peers(self) -> tuple[PeerStatus, ...]:
+        """The connected peers."""
+        return await self._bridge.acall_plain(self._node.peers)
+
+    async def add_address(self, peer: PeerId | str, address: str | Multiaddr) -> None:
+        """Note where a peer can be dialed."""
+        await self._bridge.acall_plain(self._node.add_address, peer, address)
+
+    async def disconnect(self, peer: PeerId | str, *, timeout: float | None = None) -> None:
+        """Close all connections to the peer."""
+        await self._bridge.acall(self._node.disconnect, peer, timeout=timeout)
+
+    def events(self) -> AsyncEvents:
+        """Subscribe to what happens to the node from now on. Close it, or use `with`."""
+        return AsyncEvents(self._bridge, self._node)
+
+    # Streams
+
+    async def open_stream(
+        self,
+        peer: PeerId | str,
+        protocol: str | Sequence[str],
+        *,
+        timeout: float | None = None,
+    ) -> AsyncStream:
+        """Open a stream to the peer, connecting first if need be; see `Node.open_stream`.
+
+        Of several protocols the peer's first in this order is taken.
+        """
+        open_stream = partial(self._node.open_stream, timeout=seconds(timeout))
+        stream = await self._bridge.acall(open_stream, peer, protocol, give_back=self._discard)
+        return AsyncStream(StreamCore(self._bridge, stream))
+
+    async def handle(self, protocol: str, handler: AsyncHandler) -> None:
+        """Have `await handler(stream)` run, on the calling loop, for every stream of `protocol`.
+
+        Each runs as a task of its own. When it returns the stream is closed, when it raises the
+        stream is reset and the error logged. The tasks are cancelled when the node stops.
+        """
+        loop = asyncio.get_running_loop()
+        await self._bridge.acall_plain(
+            self._node.handle,
+            protocol,
+            lambda stream: self._handlers.serve(handler, loop, stream),
+        )
+
+    async def unhandle(self, protocol: str) -> None:
+        """Accept no more streams of `protocol`; those that are being handled go on."""
+        await self._bridge.acall_plain(self._node.unhandle, protocol)
+
+    # Content
+
+    async def publish(
+        self,
+        path: Path | str,
+        name: str | None = None,
+        *,
+        progress: HashCallback | None = None,
+        timeout: float | None = None,
+    ) -> Ticket:
+        """Hash a file or directory and serve it until the node stops; return a ticket for it.
+
+        See :meth:`lattica.content.Publisher.publish`. `progress` is called in the loop;
+        if it raises, so does this.
+        """
+        content = self._content
+        if progress is None:
+            return await self._bridge.acall(content.publish, path, name, timeout=timeout)
+        publish = partial(content.publish, path, name)
+        return await self._bridge.acall_telling(publish, progress, timeout=timeout)
+
+    async def fetch(
+        self,
+        ticket: Ticket | str,
+        out_dir: Path | str,
+        *,
+        progress: FetchCallback | None = None,
+        tensors: str | None = None,
+        options: FetchOptions | None = None,
+        timeout: float | None = None,
+    ) -> FetchResult:
+        """Fetch what a ticket names into a directory, verified; see :func:`lattica.content.fetch`.
+
+        `progress` is called in the loop; if it raises, so does this. A fetch that
+        has been broken off is taken up again where it was.
+        """
+        fetch = partial(self._content.fetch, ticket, out_dir, tensors, options)
+        if progress is None:
+            return await self._bridge.acall(fetch, timeout=timeout)
+        return await self._bridge.acall_telling(fetch, progress, timeout=timeout)
+
+
+class AsyncStream(StreamHandle):
+    """A bidirectional stream of bytes to a peer, for asyncio.
+
+    As :class:`~lattica.nat.mux.stream.Stream`, and raises the same errors. Tasks may use it at the
+    same time: every send is whole, and every receive gets a part of its own. Iterating gives
+    chunks up to the end of the stream. `async with` closes it, or resets it when the block
+    raises.
+    """
+
+    async def send_all(self, data: Buffer, *, timeout: float | None = None) -> None:
+        """Send all of `data`; do not change it meanwhile.
+
+        Small pieces are taken at once, up to half a MiB, and sent in the background, in order;
+        if that fails, the next call raises. What is larger, or does not fit, is sent in one
+        crossing, and waits for a peer that does not read. After `TimeoutError` or
+        cancellation an unknown part of the data has been sent: reset the stream.
+        """
+        if not self._offer(data):
+            await self._bridge.acall(self._core.queue.send, data, timeout=timeout)
+
+    async def send_eof(self, *, timeout: float | None = None) -> None:
+        """End this side's direction; the other one stays open."""
+        await self._bridge.acall(self._core.queue.send_eof, timeout=timeout)
+
+    async def receive_some(
+        self, max_bytes: int | None = None, *, timeout: float | None = None
+    ) -> bytes:
+        """What has arrived (waits for the first byte), up to `max_bytes`; b"" at the end.
+
+        Nothing is lost by a timeout or by cancellation.
+        """
+        data = self._take(max_bytes)
+        if data is None:
+            data = await self._bridge.acall(
+                self._core.receive_some,
+                max_bytes,
+                timeout=timeout,
+                give_back=self._buffer.put_back,
+            )
+        return data
+
+    async def receive_exactly(self, size: int, *, timeout: float | None = None) -> bytes:
+        """Exactly `size` bytes. If it raises, what has arrived can still be received.
+
+        Raises `IncompleteReadError` when the stream ends before.
+        """
+        data = self._take_exactly(size)
+        if data is None:
+            data = await self._bridge.acall(
+                self._core.receive_exactly,
+                size,
+                timeout=timeout,
+                give_back=self._buffer.put_back,
+            )
+        return data
+
+    async def receive_into(
+        self,
+        buffer: bytearray | memoryview,
+        *,
+        fill: bool = False,
+        timeout: float | None = None,
+    ) -> int:
+        """Receive into the caller's memory; return how many bytes, 0 at the end.
+
+        Returns what has arrived; with `fill` waits until the buffer is full (in one crossing,
+        however large it is), and then returns less only at the end of the stream. If it raises,
+        the buffer's content is undefined, but what has arrived can still be received.
+        """
+        target = self._target(buffer)
+        return await self._bridge.acall(
+            self._core.receive_into,
+            target,
+            fill,
+            timeout=timeout,
+            give_back=self._give_back_from(target),
+        )
+
+    async def aclose(self, *, timeout: float | None = None) -> None:
+        """Close both directions in good order; any number of times, even after the node."""
+        if not self._begin_close():
+            return
+        try:
+            await self._bridge.acall(self._core.aclose, timeout=timeout)
+        except LocalProtocolError:
+            if not self._bridge.closing:
+                raise
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while chunk := await self.receive_some():
+            yield chunk
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if exc is None:
+            await self.aclose()
+        else:
+            self.reset()
+
+
+class AsyncEvents:
+    """A node's events, one after the other: `async for event in events`.
+
+    It ends when it is closed, by anybody, or the node is. The subscription begins when it is
+    made, not when it is first awaited. Events that are not taken are kept as `Node.events` says.
+    """
+
+    def __init__(self, bridge: Bridge[Any], node: Node) -> None:
+        self._bridge = bridge
+        self._core: EventsCore[SwarmEvent] = EventsCore()
+        self._opened: Future[None] = bridge.submit_plain(self._core.open, node.events)
+
+    async def receive(self, *, timeout: float | None = None) -> SwarmEvent:
+        """The next event. Raises `TimeoutError`, or `LocalProtocolError` after the end."""
+        event = await self._next(timeout)
+        if event is None:
+            raise LocalProtocolError("this subscription to events is closed")
+        return event
+
+    def close(self) -> None:
+        """End the subscription; any number of times. Whoever waits for an event stops."""
+        self._bridge.soon(self._core.close)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> SwarmEvent:
+        try:
+            event = await self._next(None)
+        except LocalProtocolError:
+            if not self._bridge.closing:
+                raise
+            event = None
+        if event is None:
+            raise StopAsyncIteration
+        return event
+
+    async def _next(self, timeout: float | None) -> SwarmEvent | None:
+        event = await self._bridge.acall(
+            self._core.receive, timeout=timeout, give_back=self._core.put_back
+        )
+        if event is None:
+            self._opened.result()  # raises if the subscription could not be made
+        return event
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class _HandlerTasks:
+    """Runs stream handlers as asyncio tasks on the loops they were registered from."""
+
+    def __init__(self, bridge: Bridge[Any]) -> None:
+        self._bridge = bridge
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(
+        self, handler: AsyncHandler, loop: asyncio.AbstractEventLoop, stream: Stream
+    ) -> None:
+        """In the trio thread: have the handler run on its loop, and wait for it.
+
+        If cancelled (the node stops), the task is cancelled, and not waited for.
+        """
+        if loop.is_closed():
+            raise StreamResetError("the asyncio loop of this protocol's handler is closed")
+        core = StreamCore(self._bridge, stream)
+        work = asyncio.run_coroutine_threadsafe(self._run(handler, AsyncStream(core)), loop)
+        finished = trio.Event()
+        work.add_done_callback(lambda _: self._bridge.soon(finished.set))
+        with core.handled():
+            try:
+                await finished.wait()
+            except trio.Cancelled:
+                work.cancel()
+                raise
+            try:
+                work.result()
+            except Exception:
+                raise
+            except BaseException as exc:
+                raise RuntimeError(f"the handler raised {exc!r}") from exc
+            await core.queue.flush()
+
+    async def _run(self, handler: AsyncHandler, stream: AsyncStream) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            await handler(stream)
+        finally:
+            self._tasks.discard(task)
+
+    async def wait(self, grace: float) -> None:
+        """Wait up to `grace` seconds for the tasks on this loop, but not for the caller."""
+        loop = asyncio.get_running_loop()
+        tasks = [
+            task
+            for task in list(self._tasks)
+            if task.get_loop() is loop and task is not asyncio.current_task()
+        ]
+        if tasks:
+            _, pending = await asyncio.wait(tasks, timeout=grace)
+            if pending:
+                log.warning("%d stream handlers have not returned after cancellation", len(pending))

@@ -1,0 +1,437 @@
+"""Lattica for threads: :class:`Lattica`, a :class:`~lattica.node.Node` whose calls block.
+
+The node runs in a daemon thread of its own, with trio; see `lattica.facades.bridge` for what holds
+for every call. Everything here may be used from any number of threads at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import trio
+
+from lattica.facades.bridge import Bridge
+from lattica.facades.call import seconds
+from lattica.facades.facade import EventsCore, NodeFacade
+from lattica.facades.handoff import Buffer, StreamCore, StreamHandle
+from lattica.nat.base.errors import LocalProtocolError
+
+if TYPE_CHECKING:
+    from multiaddr import Multiaddr
+
+    from lattica.config import NodeConfig
+    from lattica.content import FetchOptions, FetchResult, Ticket
+    from lattica.content.events import FetchCallback, HashCallback
+    from lattica.nat.base.identity import Identity, PeerId
+    from lattica.nat.mux.stream import Stream
+    from lattica.nat.swarm.events import SwarmEvent
+    from lattica.node import Node, PeerStatus
+
+log = logging.getLogger(__name__)
+
+MAX_HANDLER_THREADS = 64
+
+
+class Lattica(NodeFacade):
+    """A node of the mesh, for programs with threads.
+
+    ::
+
+        with Lattica() as lattica:
+            peer = lattica.connect("/ip4/192.0.2.7/tcp/4001/p2p/12D3Koo…")
+            with lattica.open_stream(peer, "/echo/1") as stream:
+                stream.send_all(b"hello")
+                stream.send_eof()
+                print(b"".join(stream))
+
+    Without `with`, call `start` and `close`. A node that nobody closes runs on until the
+    interpreter exits; it is then closed within a bounded time.
+
+    `config` and `identity` are those of :class:`~lattica.node.Node`. `max_handler_threads`
+    bounds how many stream handlers run at once (see `handle`).
+
+    Every call takes a `timeout` in seconds (None: what the configuration says, or without
+    limit; 0: fail if it would have to wait), and raises `TimeoutError` when it has passed. All
+    raise `LocalProtocolError` before `start`, after `close` (calls that block while another
+    thread closes too), and in a forked child; otherwise what the method of `Node` raises.
+    `KeyboardInterrupt` in a call cancels it before it is raised.
+    """
+
+    def __init__(
+        self,
+        config: NodeConfig | None = None,
+        *,
+        identity: Identity | None = None,
+        max_handler_threads: int = MAX_HANDLER_THREADS,
+    ) -> None:
+        super().__init__(config, identity=identity)
+        self._handlers = _HandlerThreads(self._bridge, max_handler_threads)
+
+    # Life
+
+    def start(self) -> Self:
+        """Start the node; returns when it listens. Nothing happens when it is started already.
+
+        Raises what entering a `Node` raises (`ListenError`, `ConfigError`, `IdentityError`),
+        and `LocalProtocolError` when it has been closed: a `Lattica` runs once.
+        """
+        self._opened = self._bridge.start()
+        return self
+
+    def close(self, timeout: float | None = None) -> None:
+        """Stop the node and wait for it; any number of times, from any thread.
+
+        Calls in flight raise `LocalProtocolError`, and streams that are still open are reset.
+        What was sent on those that have been closed is still delivered if it can be within
+        `Timeouts.shutdown` seconds. Handlers have as long to return; threads of those that do
+        not are left behind, as daemons. `timeout` bounds the wait further; `TimeoutError` then
+        means that the node is still stopping.
+        """
+        deadline = None if timeout is None else monotonic() + timeout
+        if not self._bridge.close(timeout):
+            raise TimeoutError(f"the node has not stopped within {timeout:g} s")
+        grace = self._grace()
+        if deadline is not None:
+            grace = min(grace, max(0.0, deadline - monotonic()))
+        self._handlers.wait(grace)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # Peers
+
+    @property
+    def addrs(self) -> tuple[Multiaddr, ...]:
+        """Where this node can be dialed, each address with its peer ID."""
+        node = self._node
+        return self._bridge.call_plain(lambda: node.addrs)
+
+    def connect(
+        self,
+        target: str | Multiaddr | PeerId | Sequence[str | Multiaddr],
+        *,
+        timeout: float | None = None,
+    ) -> PeerId:
+        """Make sure there is a connection to a peer, and return its ID; see `Node.connect`."""
+        connect = partial(self._node.connect, timeout=seconds(timeout))
+        return self._bridge.call(connect, target)
+
+    def wait_connected(self, peer: PeerId | str, *, timeout: float | None = None) -> None:
+        """Wait until the peer is connected, whichever side dials."""
+        wait = partial(self._node.wait_connected, timeout=seconds(timeout))
+        self._bridge.call(wait, peer)
+
+    def is_connected(self, peer: PeerId | str) -> bool:
+        """Whether there is a connection to the peer now."""
+        return self._bridge.call_plain(self._node.is_connected, peer)
+
+    def peers(self) -> tuple[PeerStatus, ...]:
+        """The connected peers."""
+        return self._bridge.call_plain(self._node.peers)
+
+    def add_address(self, peer: PeerId | str, address: str | Multiaddr) -> None:
+        """Note where a peer can be dialed."""
+        self._bridge.call_plain(self._node.add_address, peer, address)
+
+    def disconnect(self, peer: PeerId | str, *, timeout: float | None = None) -> None:
+        """Close all connections to the peer."""
+        self._bridge.call(self._node.disconnect, peer, timeout=timeout)
+
+    def events(self) -> BlockingEvents:
+        """Subscribe to what happens to the node from now on. Close it, or use `with`."""
+        return BlockingEvents(self._bridge, self._node)
+
+    # Streams
+
+    def open_stream(
+        self,
+        peer: PeerId | str,
+        protocol: str | Sequence[str],
+        *,
+        timeout: float | None = None,
+    ) -> BlockingStream:
+        """Open a stream to the peer, connecting first if need be; see `Node.open_stream`.
+
+        Of several protocols the peer's first in this order is taken.
+        """
+        open_stream = partial(self._node.open_stream, timeout=seconds(timeout))
+        stream = self._bridge.call(open_stream, peer, protocol, give_back=self._discard)
+        return BlockingStream(StreamCore(self._bridge, stream))
+
+    def handle(self, protocol: str, handler: Callable[[BlockingStream], object]) -> None:
+        """Have `handler(stream)` called, in a thread, for every stream of `protocol`.
+
+        When it returns the stream is closed, when it raises the stream is reset and the error
+        logged. At most `max_handler_threads` handlers run at once; further streams wait, unread,
+        so that their senders are held up by flow control.
+        """
+        self._bridge.call_plain(
+            self._node.handle, protocol, lambda stream: self._handlers.serve(handler, stream)
+        )
+
+    def unhandle(self, protocol: str) -> None:
+        """Accept no more streams of `protocol`; those that are being handled go on."""
+        self._bridge.call_plain(self._node.unhandle, protocol)
+
+    # Content
+
+    def publish(
+        self,
+        path: Path | str,
+        name: str | None = None,
+        *,
+        progress: HashCallback | None = None,
+        timeout: float | None = None,
+    ) -> Ticket:
+        """Hash a file or directory and serve it until the node stops; return a ticket for it.
+
+        See :meth:`lattica.content.Publisher.publish`. `progress` is called in the calling thread;
+        if it raises, so does this.
+        """
+        content = self._content
+        if progress is None:
+            return self._bridge.call(content.publish, path, name, timeout=timeout)
+        publish = partial(content.publish, path, name)
+        return self._bridge.call_telling(publish, progress, timeout=timeout)
+
+    def fetch(
+        self,
+        ticket: Ticket | str,
+        out_dir: Path | str,
+        *,
+        progress: FetchCallback | None = None,
+        tensors: str | None = None,
+        options: FetchOptions | None = None,
+        timeout: float | None = None,
+    ) -> FetchResult:
+        """Fetch what a ticket names into a directory, verified; see :func:`lattica.content.fetch`.
+
+        `progress` is called in the calling thread; if it raises, so does this. A fetch that
+        has been broken off is taken up again where it was.
+        """
+        fetch = partial(self._content.fetch, ticket, out_dir, tensors, options)
+        if progress is None:
+            return self._bridge.call(fetch, timeout=timeout)
+        return self._bridge.call_telling(fetch, progress, timeout=timeout)
+
+
+class BlockingStream(StreamHandle):
+    """A bidirectional stream of bytes to a peer, for threads.
+
+    As :class:`~lattica.nat.mux.stream.Stream`, and raises the same errors. Threads may use it at
+    the same time: every send is whole, and every receive gets a part of its own. Iterating
+    gives chunks up to the end of the stream. `with` closes it, or resets it when the block
+    raises.
+    """
+
+    def send_all(self, data: Buffer, *, timeout: float | None = None) -> None:
+        """Send all of `data`; do not change it meanwhile.
+
+        Small pieces are taken at once, up to half a MiB, and sent in the background, in order;
+        if that fails, the next call raises. What is larger, or does not fit, is sent in one
+        crossing, and waits for a peer that does not read. After `TimeoutError` or
+        `KeyboardInterrupt` an unknown part of the data has been sent: reset the stream.
+        """
+        if not self._offer(data):
+            self._bridge.call(self._core.queue.send, data, timeout=timeout)
+
+    def send_eof(self, *, timeout: float | None = None) -> None:
+        """End this side's direction; the other one stays open."""
+        self._bridge.call(self._core.queue.send_eof, timeout=timeout)
+
+    def receive_some(self, max_bytes: int | None = None, *, timeout: float | None = None) -> bytes:
+        """What has arrived (waits for the first byte), up to `max_bytes`; b"" at the end."""
+        data = self._take(max_bytes)
+        if data is None:
+            data = self._bridge.call(
+                self._core.receive_some,
+                max_bytes,
+                timeout=timeout,
+                give_back=self._buffer.put_back,
+            )
+        return data
+
+    def receive_exactly(self, size: int, *, timeout: float | None = None) -> bytes:
+        """Exactly `size` bytes. If it raises, what has arrived can still be received.
+
+        Raises `IncompleteReadError` when the stream ends before.
+        """
+        data = self._take_exactly(size)
+        if data is None:
+            data = self._bridge.call(
+                self._core.receive_exactly,
+                size,
+                timeout=timeout,
+                give_back=self._buffer.put_back,
+            )
+        return data
+
+    def receive_into(
+        self,
+        buffer: bytearray | memoryview,
+        *,
+        fill: bool = False,
+        timeout: float | None = None,
+    ) -> int:
+        """Receive into the caller's memory; return how many bytes, 0 at the end.
+
+        Returns what has arrived; with `fill` waits until the buffer is full (in one crossing,
+        however large it is), and then returns less only at the end of the stream. If it raises,
+        the buffer's content is undefined, but what has arrived can still be received.
+        """
+        target = self._target(buffer)
+        return self._bridge.call(
+            self._core.receive_into,
+            target,
+            fill,
+            timeout=timeout,
+            give_back=self._give_back_from(target),
+        )
+
+    def close(self, *, timeout: float | None = None) -> None:
+        """Close both directions in good order; any number of times, even after the node."""
+        if not self._begin_close():
+            return
+        try:
+            self._bridge.call(self._core.aclose, timeout=timeout)
+        except LocalProtocolError:
+            if not self._bridge.closing:
+                raise
+
+    def __iter__(self) -> Iterator[bytes]:
+        while chunk := self.receive_some():
+            yield chunk
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if exc is None:
+            self.close()
+        else:
+            self.reset()
+
+
+class BlockingEvents:
+    """A node's events, one after the other, as a blocking iterator.
+
+    It ends when it is closed, by any thread, or the node is. Events that are not taken are
+    kept as `Node.events` says.
+    """
+
+    def __init__(self, bridge: Bridge[Any], node: Node) -> None:
+        self._bridge = bridge
+        self._core: EventsCore[SwarmEvent] = EventsCore()
+        bridge.call_plain(self._core.open, node.events)
+
+    def receive(self, *, timeout: float | None = None) -> SwarmEvent:
+        """The next event. Raises `TimeoutError`, or `LocalProtocolError` after the end."""
+        event = self._next(timeout)
+        if event is None:
+            raise LocalProtocolError("this subscription to events is closed")
+        return event
+
+    def close(self) -> None:
+        """End the subscription; any number of times. Whoever waits for an event stops."""
+        self._bridge.soon(self._core.close)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> SwarmEvent:
+        try:
+            event = self._next(None)
+        except LocalProtocolError:
+            if not self._bridge.closing:
+                raise
+            event = None
+        if event is None:
+            raise StopIteration
+        return event
+
+    def _next(self, timeout: float | None) -> SwarmEvent | None:
+        return self._bridge.call(self._core.receive, timeout=timeout, give_back=self._core.put_back)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class _HandlerThreads:
+    """Runs stream handlers in trio's worker threads, at most `limit` at once."""
+
+    def __init__(self, bridge: Bridge[Any], limit: int) -> None:
+        self._bridge = bridge
+        self._limiter = trio.CapacityLimiter(limit)
+        self._running: set[int] = set()
+        self._changed = threading.Condition()
+
+    async def serve(self, handler: Callable[[BlockingStream], object], stream: Stream) -> None:
+        """In the trio thread: have the handler run, and wait for it.
+
+        If cancelled (the node stops), the thread is left alone: its next use of the stream
+        raises.
+        """
+        core = StreamCore(self._bridge, stream)
+        with core.handled():
+            await trio.to_thread.run_sync(
+                self._run,
+                handler,
+                BlockingStream(core),
+                abandon_on_cancel=True,
+                limiter=self._limiter,
+            )
+            await core.queue.flush()
+
+    def _run(self, handler: Callable[[BlockingStream], object], stream: BlockingStream) -> None:
+        me = threading.get_ident()
+        with self._changed:
+            self._running.add(me)
+        try:
+            self._bridge.check()
+            handler(stream)
+        except Exception:
+            raise
+        except BaseException as exc:  # a handler's sys.exit() must not end the node
+            raise RuntimeError(f"the handler raised {exc!r}") from exc
+        finally:
+            with self._changed:
+                self._running.discard(me)
+                self._changed.notify_all()
+
+    def wait(self, grace: float) -> None:
+        """Wait up to `grace` seconds for the handlers; not for the one that calls this."""
+        me = threading.get_ident()
+        with self._changed:
+            if not self._changed.wait_for(lambda: not self._running - {me}, grace):
+                log.warning(
+                    "%d stream handlers have not returned; their threads are left behind",
+                    len(self._running - {me}),
+                )

@@ -1,0 +1,151 @@
+"""What the blocking and the asyncio facade do alike: hold a node in a trio thread."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import trio
+
+from lattica.facades.bridge import Bridge
+
+if TYPE_CHECKING:
+    from lattica.config import NodeConfig
+    from lattica.content import FetchOptions, FetchResult, Publisher, Ticket
+    from lattica.content.events import FetchCallback, HashCallback
+    from lattica.nat.base.identity import Identity, PeerId
+    from lattica.nat.mux.stream import Stream
+    from lattica.node import Node
+
+E = TypeVar("E")
+
+
+def make_node(config: NodeConfig | None, identity: Identity | None) -> Node:
+    """Make the node, in its thread: the caller does not pay for the import before `start`."""
+    from lattica.node import Node
+
+    return Node(config, identity=identity)
+
+
+class Content:
+    """Publishing and fetching by a node; used in its trio thread only."""
+
+    def __init__(self, node: Node, stack: AsyncExitStack) -> None:
+        self._node = node
+        self._stack = stack
+        self._publisher: Publisher | None = None
+
+    async def publish(
+        self, path: Path | str, name: str | None, progress: HashCallback | None = None
+    ) -> Ticket:
+        """See :meth:`lattica.content.Publisher.publish`. Serves until the node stops."""
+        from lattica.content import Publisher
+
+        if self._publisher is None:
+            self._publisher = Publisher(self._node)
+            await self._stack.enter_async_context(self._publisher)
+        return await self._publisher.publish(path, name, progress=progress)
+
+    async def fetch(
+        self,
+        ticket: Ticket | str,
+        out_dir: Path | str,
+        tensors: str | None,
+        options: FetchOptions | None,
+        progress: FetchCallback | None = None,
+    ) -> FetchResult:
+        """See :func:`lattica.content.fetch`."""
+        from lattica.content import fetch
+
+        return await fetch(
+            self._node, ticket, out_dir, progress=progress, tensors=tensors, options=options
+        )
+
+
+class NodeFacade:
+    """A :class:`~lattica.node.Node` in a thread of its own. Base of the facades."""
+
+    def __init__(
+        self, config: NodeConfig | None = None, *, identity: Identity | None = None
+    ) -> None:
+        self._config = config
+        self._identity = identity
+        self._bridge: Bridge[tuple[Node, Content]] = Bridge(self._open, name=type(self).__name__)
+        self._opened: tuple[Node, Content] | None = None
+
+    @asynccontextmanager
+    async def _open(self) -> AsyncIterator[tuple[Node, Content]]:
+        async with AsyncExitStack() as stack:
+            node = await stack.enter_async_context(make_node(self._config, self._identity))
+            self._bridge.linger = node.config.swarm.timeouts.shutdown
+            yield node, Content(node, stack)
+
+    @property
+    def peer_id(self) -> PeerId:
+        """This node's name in the mesh."""
+        return self._node.peer_id
+
+    @property
+    def _node(self) -> Node:
+        """The node; raises unless it runs."""
+        self._bridge.check()
+        assert self._opened is not None
+        return self._opened[0]
+
+    @property
+    def _content(self) -> Content:
+        self._bridge.check()
+        assert self._opened is not None
+        return self._opened[1]
+
+    def _grace(self) -> float:
+        """Seconds that handlers have to return when the node has stopped."""
+        return 0.0 if self._opened is None else self._opened[0].config.swarm.timeouts.shutdown
+
+    def _discard(self, stream: Stream) -> None:
+        """Dispose of a stream whose opener has gone away."""
+        self._bridge.soon(stream.reset)
+
+
+class EventsCore(Generic[E]):
+    """A subscription to events; every method is run in the trio thread."""
+
+    def __init__(self) -> None:
+        self._manager: AbstractContextManager[AsyncIterator[E]] | None = None
+        self._events: AsyncIterator[E] | None = None
+        self._scope: trio.CancelScope | None = None
+        self._returned: deque[E] = deque()
+        self._lock = trio.Lock()
+
+    def open(self, subscribe: Callable[[], AbstractContextManager[AsyncIterator[E]]]) -> None:
+        """Events from now on are kept for this subscription."""
+        self._manager = subscribe()
+        self._events = self._manager.__enter__()
+
+    async def receive(self) -> E | None:
+        """The next event; None when there will be no more."""
+        async with self._lock:
+            if self._returned:
+                return self._returned.popleft()
+            event = None
+            if self._events is not None:
+                with trio.CancelScope() as self._scope:
+                    event = await anext(self._events, None)
+            return event
+
+    def put_back(self, event: E | None) -> None:
+        """Take back an event that came to nobody."""
+        if event is not None:
+            self._returned.appendleft(event)
+
+    def close(self) -> None:
+        """No more events; whoever waits for one gets None."""
+        manager, self._manager, self._events = self._manager, None, None
+        self._returned.clear()
+        if self._scope is not None:
+            self._scope.cancel()
+        if manager is not None:
+            manager.__exit__(None, None, None)

@@ -1,0 +1,1 @@
+"""What every room stands on: errors, keys, addresses, framing, pauses. Imports nothing of ours."""

@@ -1,0 +1,481 @@
+"""Multiaddrs: parsing, what kind they are, what a wildcard stands for, which to dial first.
+
+Source: https://github.com/multiformats/multiaddr and the libp2p specification "Addressing".
+The `multiaddr` package does not check binary addresses, and its parsers raise many types;
+addresses from users go through :func:`parse_multiaddr`, those from peers through
+:func:`decode_multiaddr`, and what comes out of either is sound.
+
+Everything here is pure but :func:`local_interfaces` (asks the kernel) and :func:`resolve`
+(asks the resolver).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import re
+import socket
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from itertools import islice, zip_longest
+from typing import TypeAlias
+
+import ifaddr
+import trio
+from multiaddr.multiaddr import Multiaddr
+from multiaddr.transforms import bytes_iter
+
+from lattica.nat.base.errors import AddressError, RemoteProtocolError
+from lattica.nat.base.identity import PeerId
+
+logger = logging.getLogger(__name__)
+
+MAX_ADDRESS_BYTES = 1024
+"""Longest binary address taken from a peer; relayed ones with two peer IDs have about 120."""
+MAX_CANDIDATES = 32
+"""Addresses of one peer that are dialed; a peer may claim to have any number."""
+MAX_NAMES = 16
+"""Names looked up for one peer."""
+MAX_IPS_PER_NAME = 8
+
+Interface: TypeAlias = ipaddress.IPv4Interface | ipaddress.IPv6Interface
+IpAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_NAMES = {"dns": socket.AF_UNSPEC, "dns4": socket.AF_INET, "dns6": socket.AF_INET6}
+_EXAMPLE = "an address looks like /ip4/192.0.2.1/tcp/4001 or /dns4/example.org/tcp/443/wss"
+
+
+class Kind(Enum):
+    """How a peer is reached at an address."""
+
+    TCP = "tcp"
+    WEBSOCKET = "ws"
+    SECURE_WEBSOCKET = "wss"
+    QUIC = "quic"
+    """Lattica's: QUIC whose peers prove who they are by Noise, `/udp/PORT/quic-v1/noise`.
+
+    libp2p's own QUIC, `/quic-v1`, proves it by TLS certificates of both sides, and is another
+    protocol; the suffix keeps either from dialing the other.
+    """
+    CIRCUIT = "p2p-circuit"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where the first hop of an address is: an IP address or a name, and a port."""
+
+    family: socket.AddressFamily
+    """AF_UNSPEC for a name that may have addresses of both families."""
+    host: str
+    port: int
+
+    @property
+    def is_name(self) -> bool:
+        return not _is_ip(self.host)
+
+
+# --- parsing ---
+
+
+def parse_multiaddr(text: str) -> Multiaddr:
+    """Parse what a person wrote.
+
+    Raises:
+        AddressError: with a hint at what an address looks like.
+    """
+    text = text.strip()
+    try:
+        if not text.startswith("/") or len(text) > 2 * MAX_ADDRESS_BYTES:
+            raise ValueError(_EXAMPLE)
+        addr = Multiaddr(text)
+        _check_sound(addr)
+    except Exception as error:  # the parsers of py-multiaddr raise many types
+        problem = _hint(text) or getattr(error, "message", None) or error
+        raise AddressError(f"{text[:200]!r} is not a multiaddr: {problem}") from None
+    if not addr.to_bytes():
+        raise AddressError(f"{text[:200]!r} is not a multiaddr: {_EXAMPLE}")
+    return addr
+
+
+def _hint(text: str) -> str | None:
+    """What somebody who wrote `host:port` probably means."""
+    match = re.fullmatch(r"(?:\w+://)?\[?([\w.:-]+?)\]?:(\d{1,5})/?", text)
+    if match is None:
+        return None
+    host, port = match.groups()
+    family = ("ip6" if ":" in host else "ip4") if _is_ip(host) else "dns"
+    return f"write it as /{family}/{host}/tcp/{port}"
+
+
+def decode_multiaddr(data: bytes) -> Multiaddr:
+    """Check a binary address from a peer.
+
+    Raises:
+        RemoteProtocolError: too long, cut short, of an unknown protocol, or with a value
+            that its protocol does not allow.
+    """
+    if not 0 < len(data) <= MAX_ADDRESS_BYTES:
+        raise RemoteProtocolError(f"address of {len(data)} bytes")
+    try:
+        addr = Multiaddr(data)
+        _check_sound(addr)
+    except Exception as error:  # the parsers of py-multiaddr raise many types
+        raise RemoteProtocolError(f"invalid address: {str(error)[:200]}") from None
+    return addr
+
+
+def _check_sound(addr: Multiaddr) -> None:
+    """Refuse what py-multiaddr reads but cannot stand by, and what could garble a terminal."""
+    text = str(addr)
+    if not text.isprintable():
+        raise ValueError("it has characters that cannot be printed")
+    if Multiaddr(text).to_bytes() != addr.to_bytes():
+        raise ValueError("it is another one once written and read again")
+
+
+def components(addr: Multiaddr) -> tuple[tuple[str, str], ...]:
+    """Its parts as (protocol, value); the value is empty where the protocol has none.
+
+    Raises:
+        AddressError: the address is damaged.
+    """
+    try:
+        return tuple((protocol.name, value or "") for protocol, value in addr.items())
+    except Exception as error:  # the parsers of py-multiaddr raise many types
+        raise AddressError(f"invalid address: {error}") from None
+
+
+def _join(parts: Iterable[tuple[str, str]]) -> Multiaddr:
+    return Multiaddr("".join(f"/{name}/{value}" if value else f"/{name}" for name, value in parts))
+
+
+# --- the peer at an address ---
+
+
+def split_peer(addr: Multiaddr) -> tuple[Multiaddr, PeerId | None]:
+    """Take a final `/p2p/ID` off; of a relayed address that is the target, not the relay.
+
+    Raises:
+        AddressError: the address is damaged.
+    """
+    parts = components(addr)
+    if not parts or parts[-1][0] != "p2p":
+        return addr, None
+    *_, (offset, _, _, _) = bytes_iter(addr.to_bytes())
+    return Multiaddr(addr.to_bytes()[:offset]), PeerId.from_base58(parts[-1][1])
+
+
+def with_peer(addr: Multiaddr, peer_id: PeerId) -> Multiaddr:
+    """The address with the peer that is to be found there; replaces one named already."""
+    base, _ = split_peer(addr)
+    return base.encapsulate(Multiaddr(f"/p2p/{peer_id}"))
+
+
+# --- what kind of address ---
+
+
+def kind_of(addr: Multiaddr) -> Kind:
+    """Classify an address; a final `/p2p/ID` does not matter."""
+    names = [name for name, _ in components(addr)]
+    if "p2p-circuit" in names:
+        return Kind.CIRCUIT
+    if names and names[-1] == "p2p":
+        del names[-1]
+    if not names or names[0] not in ("ip4", "ip6", "dns", "dns4", "dns6"):
+        return Kind.OTHER
+    match names[1:]:
+        case ["tcp"]:
+            return Kind.TCP
+        case ["tcp", "ws"]:
+            return Kind.WEBSOCKET
+        case ["tcp", "wss"] | ["tcp", "tls", "ws"] | ["tcp", "tls", "sni", "ws"]:
+            return Kind.SECURE_WEBSOCKET
+        case ["udp", "quic-v1", "noise"]:
+            return Kind.QUIC
+        case _:
+            return Kind.OTHER
+
+
+def to_endpoint(addr: Multiaddr) -> Endpoint:
+    """Host and port of the first hop.
+
+    Raises:
+        AddressError: the address does not begin with a host and a TCP or UDP port.
+    """
+    parts = components(addr)
+    if len(parts) < 2 or parts[1][0] not in ("tcp", "udp"):
+        raise AddressError(f"{addr} does not begin with a host and a port; {_EXAMPLE}")
+    (family, host), (_, port) = parts[:2]
+    if family == "ip4":
+        return Endpoint(socket.AF_INET, host, int(port))
+    if family == "ip6":
+        return Endpoint(socket.AF_INET6, host, int(port))
+    if family in _NAMES:
+        return Endpoint(_NAMES[family], host, int(port))
+    raise AddressError(f"{addr} does not begin with an IP address or a name; {_EXAMPLE}")
+
+
+def socket_multiaddr(name: tuple[str, int] | tuple[str, int, int, int], rest: str) -> Multiaddr:
+    """The multiaddr of a socket's name; `rest` follows the host, with `{}` for the port."""
+    host, port = name[0].partition("%")[0], name[1]
+    family = "ip6" if ":" in host else "ip4"
+    return Multiaddr(f"/{family}/{host}/{rest.format(port)}")
+
+
+def ip_of(addr: Multiaddr) -> IpAddress | None:
+    """The IP address of the first hop; None where there is a name or something else."""
+    (name, value), *_ = components(addr) or [("", "")]
+    return ipaddress.ip_address(value) if name in ("ip4", "ip6") else None
+
+
+def is_public_host(ip: IpAddress) -> bool:
+    """Whether it belongs to one host on the internet."""
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+# --- our own addresses ---
+
+_INTERFACES_AGE = 2.0
+_interfaces: tuple[float, tuple[Interface, ...]] | None = None
+
+
+def local_interfaces() -> tuple[Interface, ...]:
+    """The IP addresses of this machine with their networks, loopback last.
+
+    Link-local IPv6 addresses are left out: they mean nothing without a zone, and a zone
+    means nothing on another machine. The list may be two seconds old: asking the system
+    took a tenth of the time of a dial.
+    """
+    global _interfaces
+    now = time.monotonic()
+    if _interfaces is None or now - _interfaces[0] > _INTERFACES_AGE:
+        _interfaces = now, _list_interfaces()
+    return _interfaces[1]
+
+
+def forget_interfaces() -> None:
+    """Ask the system again: something has changed."""
+    global _interfaces
+    _interfaces = None
+
+
+def _list_interfaces() -> tuple[Interface, ...]:
+    found: list[Interface] = []
+    try:
+        adapters = list(ifaddr.get_adapters())
+    except OSError as error:
+        logger.warning("cannot list network interfaces, using loopback only: %s", error)
+        return (ipaddress.IPv4Interface("127.0.0.1/8"), ipaddress.IPv6Interface("::1/128"))
+    for adapter in adapters:
+        for ip in adapter.ips:
+            host = ip.ip if isinstance(ip.ip, str) else ip.ip[0]
+            interface = ipaddress.ip_interface(f"{host}/{ip.network_prefix}")
+            if not (interface.version == 6 and interface.is_link_local):
+                found.append(interface)
+    return tuple(sorted(dict.fromkeys(found), key=lambda interface: interface.is_loopback))
+
+
+def interface_addresses(
+    addrs: Iterable[Multiaddr], *, interfaces: Sequence[Interface] | None = None
+) -> list[Multiaddr]:
+    """Put the addresses of this machine in the place of `0.0.0.0` and `::`.
+
+    Others stay as they are; duplicates go. `interfaces` is what :func:`local_interfaces`
+    says, unless given.
+    """
+    result: list[Multiaddr] = []
+    for addr in addrs:
+        ip = ip_of(addr)
+        if ip is None or not ip.is_unspecified:
+            result.append(addr)
+            continue
+        if interfaces is None:
+            interfaces = local_interfaces()
+        (family, _), *rest = components(addr)
+        result += [
+            _join([(family, str(interface.ip)), *rest])
+            for interface in interfaces
+            if interface.version == ip.version
+        ]
+    return list(dict.fromkeys(result))
+
+
+# --- which address first ---
+
+
+class _Reach(IntEnum):
+    """How promising an address is, best first."""
+
+    ON_LINK = 0
+    """In a network that this machine is part of."""
+    PUBLIC = 1
+    PRIVATE = 2
+    """In some private network, perhaps another one that uses the same numbers."""
+    LOOPBACK = 3
+    """This machine, which is the right one only if the peer is here too."""
+    RELAYED = 4
+
+
+_KIND_ORDER = (Kind.QUIC, Kind.TCP, Kind.WEBSOCKET, Kind.SECURE_WEBSOCKET, Kind.OTHER, Kind.CIRCUIT)
+_BEFORE_RELAYED = 2
+_FAST_PATHS = (_Reach.ON_LINK, _Reach.PRIVATE, _Reach.LOOPBACK)
+"""Where little is lost, so that TCP's four times higher throughput counts for more than what
+QUIC has over it: it survives loss, changes of address, and most NATs."""
+
+
+def _reach(addr: Multiaddr, interfaces: Sequence[Interface]) -> _Reach:
+    if kind_of(addr) is Kind.CIRCUIT:
+        return _Reach.RELAYED
+    ip = ip_of(addr)
+    if ip is None:
+        return _Reach.PUBLIC
+    if ip.is_loopback or ip.is_unspecified:
+        return _Reach.LOOPBACK
+    for interface in interfaces:
+        if ip == interface.ip:
+            # The peer is on this machine, or its private network has our numbers by chance.
+            return _Reach.PRIVATE
+        if ip in interface.network:
+            return _Reach.ON_LINK
+    return _Reach.PUBLIC if ip.is_global else _Reach.PRIVATE
+
+
+def path_rank(addr: Multiaddr) -> int:
+    """How good a path to a peer is, the best highest; equal for both of its ends.
+
+    As :func:`order_addresses` has it: QUIC before TCP before WebSocket on the internet, TCP
+    before QUIC in private networks, relayed last.
+    """
+    kind = kind_of(addr)
+    if kind is Kind.CIRCUIT:
+        return 0
+    ip = ip_of(addr)
+    far = ip is None or ip.is_global
+    return {Kind.QUIC: 4 if far else 2, Kind.TCP: 3}.get(kind, 1)
+
+
+def relay_of(addr: Multiaddr) -> PeerId | None:
+    """The relay that a relayed address leads through; None for any other."""
+    relay: PeerId | None = None
+    for name, value in components(addr):
+        if name == "p2p-circuit":
+            return relay
+        if name == "p2p":
+            relay = PeerId.from_base58(value)
+    return None
+
+
+def order_addresses(
+    addrs: Iterable[Multiaddr],
+    *,
+    interfaces: Sequence[Interface] | None = None,
+    limit: int = MAX_CANDIDATES,
+) -> list[Multiaddr]:
+    """Order a peer's addresses for dialing, without duplicates, and at most `limit` of them.
+
+    Best first: addresses in a network of ours, public ones, other private ones, loopback.
+    Relayed ones take turns with them from the third place on: a peer that cannot be reached
+    otherwise need not wait for that to be certain. Among equals IPv6 and IPv4 take turns
+    (RFC 8305, section 4), so that a broken family costs one stagger; within a family QUIC goes
+    before TCP before WebSocket (on local networks TCP before QUIC), and what came first stays
+    first. When there are too many, relayed addresses keep a quarter of the places. Of a peer
+    that claims to have very many, only the first `8 * limit` are looked at.
+    """
+    unique = list(islice(dict.fromkeys(addrs), 8 * limit))
+    if len(unique) <= 1:
+        return unique
+    if interfaces is None:
+        interfaces = local_interfaces()
+    groups: dict[_Reach, list[Multiaddr]] = {reach: [] for reach in _Reach}
+    for addr in sorted(unique, key=lambda addr: _KIND_ORDER.index(kind_of(addr))):
+        groups[_reach(addr, interfaces)].append(addr)
+    for reach in _FAST_PATHS:
+        groups[reach].sort(key=lambda addr: kind_of(addr) is Kind.QUIC)
+    relayed = _interleave(groups.pop(_Reach.RELAYED))
+    direct = [addr for group in groups.values() for addr in _interleave(group)]
+    reserved = min(len(relayed), limit // 4)
+    kept = direct[: limit - reserved]
+    relayed = relayed[: limit - len(kept)]
+    turns = zip_longest(relayed, kept[_BEFORE_RELAYED:])
+    return kept[:_BEFORE_RELAYED] + [addr for turn in turns for addr in turn if addr is not None]
+
+
+def _interleave(addrs: Sequence[Multiaddr]) -> list[Multiaddr]:
+    """Let the families take turns, IPv6 first; names count as IPv6, as they may be either."""
+    v4: list[Multiaddr] = []
+    v6: list[Multiaddr] = []
+    for addr in addrs:
+        ip = ip_of(addr)
+        (v4 if ip is not None and ip.version == 4 else v6).append(addr)
+    return [addr for pair in zip_longest(v6, v4) for addr in pair if addr is not None]
+
+
+# --- names ---
+
+
+def needs_resolving(addr: Multiaddr) -> bool:
+    """Whether the first hop is a name (`/dns`, `/dns4`, `/dns6`)."""
+    (name, _), *_ = components(addr) or [("", "")]
+    return name in _NAMES
+
+
+async def resolve(addrs: Iterable[Multiaddr], *, timeout: float = 5.0) -> list[Multiaddr]:
+    """Put IP addresses in the place of names, all at once, within `timeout` seconds.
+
+    An address whose name cannot be resolved in time stays as it is, with a line in the log,
+    so that the dialer can say that it failed. For TLS the name lives on as `/sni`:
+    `/dns4/example.org/tcp/443/wss` becomes `/ip4/…/tcp/443/tls/sni/example.org/ws`. At most
+    16 names are looked up and 8 addresses taken for each. `/dnsaddr` is not supported.
+
+    Cancellation: at any time; look-ups under way are abandoned in their threads.
+    """
+    unique = list(dict.fromkeys(addrs))
+    found: dict[Multiaddr, list[Multiaddr]] = {}
+
+    async def look_up(addr: Multiaddr) -> None:
+        endpoint = to_endpoint(addr)
+        try:
+            answers = await trio.socket.getaddrinfo(
+                endpoint.host, endpoint.port, endpoint.family, socket.SOCK_STREAM
+            )
+        except (OSError, UnicodeError) as error:
+            logger.info("cannot resolve %s: %s", endpoint.host, error)
+            found[addr] = [addr]
+            return
+        ips = dict.fromkeys(str(answer[4][0]) for answer in answers)
+        usable = [ip for ip in ips if "%" not in ip][:MAX_IPS_PER_NAME]
+        found[addr] = [_with_ip(addr, ip) for ip in usable] or [addr]
+
+    names = [addr for addr in unique if needs_resolving(addr)][:MAX_NAMES]
+    if names:
+        with trio.move_on_after(timeout) as scope:
+            async with trio.open_nursery() as nursery:
+                for addr in names:
+                    nursery.start_soon(look_up, addr)
+        if scope.cancelled_caught:
+            missing = [str(addr) for addr in names if addr not in found]
+            logger.info("cannot resolve within %g s: %s", timeout, ", ".join(missing))
+    else:
+        await trio.lowlevel.checkpoint()
+    return list(dict.fromkeys(new for addr in unique for new in found.get(addr, [addr])))
+
+
+def _with_ip(addr: Multiaddr, ip: str) -> Multiaddr:
+    (_, name), *rest = components(addr)
+    protocols = [protocol for protocol, _ in rest]
+    if protocols[1:2] == ["wss"]:
+        rest[1:2] = [("tls", ""), ("sni", name), ("ws", "")]
+    elif protocols[1:3] == ["tls", "ws"]:
+        rest[1:3] = [("tls", ""), ("sni", name), ("ws", "")]
+    return _join([("ip6" if ":" in ip else "ip4", ip), *rest])

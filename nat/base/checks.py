@@ -1,0 +1,34 @@
+"""Checks that configuration dataclasses make of their own fields."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+
+from lattica.nat.base.errors import ConfigError
+
+
+class FieldError(ConfigError):
+    """A field of a configuration dataclass is out of its range."""
+
+    def __init__(self, field: str, expected: str, value: object) -> None:
+        self.field = field
+        self.problem = f"expected {expected}, not {value!r}"
+        super().__init__(f"{field}: {self.problem}")
+
+
+def require(holds: bool, field: str, expected: str, value: object) -> None:
+    if not holds:
+        raise FieldError(field, expected, value)
+
+
+def require_seconds(field: str, value: float) -> None:
+    require(0 < value < math.inf, field, "a positive number of seconds", value)
+
+
+def is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True

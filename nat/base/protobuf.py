@@ -1,0 +1,26 @@
+"""Protocol buffers from peers: bounded, and refused as the peer's fault when they are none."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from lattica.nat.base.errors import RemoteProtocolError
+
+M = TypeVar("M", bound=Message)
+
+
+def parse_message(message: M, data: bytes, what: str, *, limit: int | None = None) -> M:
+    """Fill `message` from `data`, and return it; `what` names it in errors.
+
+    Raises :class:`RemoteProtocolError` for more than `limit` bytes (None: whoever took them off
+    the wire has bounded them), and for what is not valid protobuf.
+    """
+    if limit is not None and len(data) > limit:
+        raise RemoteProtocolError(f"{what} of {len(data)} bytes, {limit} are allowed")
+    try:
+        message.ParseFromString(data)
+    except DecodeError:
+        raise RemoteProtocolError(f"{what} is not valid protobuf") from None
+    return message

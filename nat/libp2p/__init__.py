@@ -1,0 +1,1 @@
+"""py-libp2p on our swarm: the only place that imports it."""

@@ -1,0 +1,1 @@
+"""Many streams over one connection: yamux, and what every multiplexer shares."""

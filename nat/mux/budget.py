@@ -1,0 +1,43 @@
+"""The memory that received and unread data may take, over all connections of a swarm."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from weakref import WeakSet
+
+if TYPE_CHECKING:
+    from lattica.nat.mux.session import MuxSession
+    from lattica.nat.mux.stream_state import MuxStream
+
+
+class MemoryBudget:
+    """Bytes received and not yet read, over all connections of a swarm."""
+
+    __slots__ = ("limit", "orphans", "sessions", "used")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+        self.sessions: set[MuxSession] = set()
+        self.orphans: WeakSet[MuxStream] = WeakSet()
+        """Streams that their session has done with, and whose readers have not."""
+
+    def make_room(self, size: int, now: float) -> list[MuxStream]:
+        """Abort the streams that have held most for longest until `size` more bytes fit.
+
+        Not those that happen to receive next: whoever reads must not suffer from those who
+        do not. An eighth is freed beyond that, as the search is work.
+        """
+        live = (stream for session in self.sessions for stream in session.streams.values())
+        holders = [stream for stream in (*live, *self.orphans) if stream.receive_queue]
+        holders.sort(
+            key=lambda s: sum(map(len, s.receive_queue)) * (now - s.unread_since + 1.0),
+            reverse=True,
+        )
+        aborted = []
+        for stream in holders:
+            if self.used + size <= self.limit - self.limit // 8:
+                break
+            stream.session.evict(stream)
+            aborted.append(stream)
+        return aborted

@@ -1,0 +1,252 @@
+"""An authenticated connection to a peer: what its users see, whatever carries it."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from enum import Enum
+
+import trio
+from multiaddr.multiaddr import Multiaddr
+
+from lattica.nat.base.addresses import Kind, kind_of
+from lattica.nat.base.errors import ConnectionClosedError, LatticaError, RemoteProtocolError
+from lattica.nat.mux.events import Event, EventKind
+from lattica.nat.mux.session import MuxSession
+from lattica.nat.mux.stream import Stream
+from lattica.nat.secure.noise_identity import RemoteIdentity
+
+logger = logging.getLogger(__name__)
+
+CLOSE_GRACE = 1.0
+"""Seconds to wait for the peer's end of a connection that this side closes."""
+_LASTING = 2.0
+"""Seconds; a peer that drops connections sooner does not let us in."""
+_BY_THIS_SIDE = "closed by this side"
+_serial_numbers = itertools.count(1)
+
+
+class Direction(Enum):
+    INBOUND = "inbound"
+    OUTBOUND = "outbound"
+
+
+class Connection(ABC):
+    """An authenticated connection to a peer, carrying many streams.
+
+    Made by the swarm, which also runs it; use :meth:`open_stream` and :meth:`aclose`.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_closing",
+        "_on_stream",
+        "_scope",
+        "agent",
+        "closed",
+        "closed_reason",
+        "direction",
+        "established_at",
+        "interrupted",
+        "known_protocols",
+        "last_stream_at",
+        "local_addr",
+        "peer_id",
+        "public_key",
+        "remote_addr",
+        "retired_at",
+        "send_buffer",
+        "serial",
+        "session",
+    )
+
+    def __init__(
+        self,
+        session: MuxSession,
+        remote: RemoteIdentity,
+        *,
+        local_addr: Multiaddr,
+        remote_addr: Multiaddr,
+        direction: Direction,
+        send_buffer: int,
+        on_stream: Callable[[Stream], None],
+    ) -> None:
+        self.serial = next(_serial_numbers)
+        self.peer_id = remote.peer_id
+        self.public_key = remote.public_key
+        self.direction = direction
+        self.local_addr = local_addr
+        self.remote_addr = remote_addr
+        self.session = session
+        self.send_buffer = send_buffer
+        self.established_at = self.last_stream_at = trio.current_time()
+        self.agent = ""
+        """What the peer says it runs, once it has been identified."""
+        self.known_protocols: set[str] = set()
+        """Protocols the peer has named, or agreed to, on this connection."""
+        self.retired_at: float | None = None
+        """Since when another connection to the peer is preferred; this one ends when idle."""
+        self.closed_reason: str | None = None
+        self.interrupted = False
+        """It has ended though neither side wanted that, with streams on it, after a while."""
+        self.closed = trio.Event()
+        self._on_stream = on_stream
+        self._closing = False
+        self._scope = trio.CancelScope()
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.serial} {self.direction.value} {self.remote_addr}>"
+
+    @property
+    def path(self) -> str:
+        """What carries it: "relayed", or "direct-" and tcp, quic, ws or wss."""
+        kind = kind_of(self.remote_addr)
+        return "relayed" if kind is Kind.CIRCUIT else f"direct-{kind.value}"
+
+    @property
+    def is_relayed(self) -> bool:
+        """Whether it goes through a third peer."""
+        return kind_of(self.remote_addr) is Kind.CIRCUIT
+
+    @property
+    def stream_count(self) -> int:
+        return len(self.session.streams)
+
+    def open_stream(self) -> Stream:
+        """Open a stream, not negotiated yet.
+
+        Raises :class:`ConnectionClosedError`, or
+        :class:`~lattica.errors.ResourceLimitError` when a budget is used up.
+        """
+        self.raise_if_closed()
+        if self._closing:
+            raise ConnectionClosedError("the connection is being closed by this side")
+        stream = Stream(self, self.session.open())
+        self.last_stream_at = trio.current_time()
+        return stream
+
+    def raise_if_closed(self) -> None:
+        """Raise :class:`ConnectionClosedError` if the connection has ended."""
+        if self.closed_reason is not None:
+            raise ConnectionClosedError(f"the connection is gone: {self.closed_reason}")
+
+    # --- what carries it ---
+
+    @abstractmethod
+    def wake_writer(self) -> None:
+        """There may be something to send."""
+
+    @abstractmethod
+    async def _serve(self) -> str:
+        """Send and receive until the end; return who closed."""
+
+    @abstractmethod
+    def _let_go(self) -> None:
+        """Give up what carries the connection, at once and without waiting. Idempotent."""
+
+    async def _release(self) -> None:
+        """Let go of what only waiting can let go of; the time for it is bounded."""
+        await trio.lowlevel.checkpoint()
+
+    # --- life ---
+
+    async def run(self) -> None:
+        """Serve the connection until it ends; the swarm's task."""
+        reason = _BY_THIS_SIDE
+        try:
+            with self._scope:
+                reason = await self._serve()
+        except* LatticaError as group:
+            reason = str(_first(group))
+        except* (OSError, trio.ClosedResourceError, trio.BrokenResourceError) as group:
+            reason = f"network error: {_first(group)}"
+        except* Exception as group:
+            # A defect of ours costs this connection, not the node.
+            logger.error("closing connection: internal error peer=%s", self.peer_id, exc_info=group)
+            reason = "internal error"
+        finally:
+            self._end(reason)
+            with trio.move_on_after(CLOSE_GRACE, shield=True):
+                await self._release()
+
+    def _handle(self, events: Iterable[Event]) -> None:
+        """Act on what the session says has happened."""
+        session = self.session
+        for event in events:
+            kind, core = event.kind, event.stream
+            if core is not None:
+                if kind is EventKind.ACCEPTED:
+                    self.last_stream_at = trio.current_time()
+                    self._on_stream(Stream(self, core))
+                elif isinstance(core.owner, Stream):
+                    core.owner.wake()
+                    if core.session is not session:  # it was aborted for its memory
+                        core.owner.connection.wake_writer()
+            elif kind is EventKind.GO_AWAY and event.value:
+                logger.info(
+                    "peer ends the connection with code %d peer=%s", event.value, self.peer_id
+                )
+
+    def _wake_drained(self) -> None:
+        for core in self.session.take_drained():
+            if isinstance(core.owner, Stream):
+                core.owner.wake_sender()
+
+    def _log_violation(self, error: RemoteProtocolError) -> None:
+        logger.warning(
+            "closing connection: peer breaks the protocol: %s peer=%s addr=%s",
+            error,
+            self.peer_id,
+            self.remote_addr,
+        )
+
+    def tick(self) -> None:
+        """Keep-alive and clean-up; the swarm calls it about once a second."""
+        try:
+            self.session.tick()
+        except LatticaError as error:
+            logger.info(
+                "closing connection: %s peer=%s addr=%s", error, self.peer_id, self.remote_addr
+            )
+            self.abort(str(error))
+            return
+        if self.session.wants_write:
+            self.wake_writer()
+
+    async def aclose(self) -> None:
+        """Send what was accepted for sending and what the peer takes now, say goodbye, and close.
+
+        Data that waits for a reader who does not read is not waited for; streams that are still
+        open fail. The caller bounds the time.
+        """
+        if self.closed_reason is None and not self._closing:
+            self._closing = True
+            self.wake_writer()
+        await self.closed.wait()
+
+    def abort(self, reason: str) -> None:
+        """Close at once; `reason` is what the streams' users are told. Idempotent."""
+        self._end(reason)
+        self._scope.cancel()
+
+    def _end(self, reason: str) -> None:
+        if self.closed_reason is not None:
+            return
+        self.closed_reason = reason
+        wanted = self._closing or self.session.went_away or reason == _BY_THIS_SIDE
+        lasted = trio.current_time() - self.established_at >= _LASTING
+        self.interrupted = lasted and not wanted and bool(self.session.streams)
+        self._let_go()
+        for core in self.session.close(reason):
+            if isinstance(core.owner, Stream):
+                core.owner.wake()
+        self.closed.set()
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,343 @@
+"""What every multiplexed connection has: streams, their windows, budgets and whose turn it is.
+
+A pure state machine without a wire format: :class:`lattica.nat.mux.yamux.Session` and
+:class:`lattica.nat.quic.session.QuicSession` add theirs. What is policy is here:
+
+- **Scheduling.** Data leaves only when the connection can take it, so what is urgent
+  overtakes what was queued earlier: first control frames and window updates, then streams
+  that send little, then all others in turn (:mod:`lattica.nat.mux.senders`).
+- **Windows** start at :data:`INITIAL_WINDOW` and double while half a window is used within
+  four round trips, up to `Windows.maximum` and the connection's memory budget.
+- **Liveness.** A peer that is silent for `Timeouts.keep_alive_timeout`, pings included, is
+  gone.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from lattica.nat.base.errors import ConnectionClosedError, ResourceLimitError
+from lattica.nat.config import KIB, Limits, Timeouts, Windows
+from lattica.nat.mux.budget import MemoryBudget
+from lattica.nat.mux.events import Event, EventKind
+from lattica.nat.mux.senders import Senders
+from lattica.nat.mux.stream_state import MuxStream
+
+INITIAL_WINDOW = 256 * KIB
+"""Bytes a peer may send on a new stream; yamux fixes it, QUIC follows."""
+_LINGER = 60.0
+"""Seconds a stream we closed may wait for the peer's FIN before it is reset."""
+_EARLY_PINGS = 4
+"""The first pongs are often late, as both sides are busy starting; so there are several."""
+_SHORTEST_TURN = 0.0005
+"""Seconds until a busy process runs again; on loopback that is more than the round trip."""
+
+
+class MuxSession(ABC):
+    """Streams of one connection. The driver calls :meth:`tick` about once a second.
+
+    `clock` gives monotonic seconds. Stream ids of this side begin at `first_id` and are
+    `id_step` apart.
+    """
+
+    def __init__(
+        self,
+        *,
+        first_id: int,
+        id_step: int,
+        last_id: int,
+        clock: Callable[[], float],
+        windows: Windows | None = None,
+        limits: Limits | None = None,
+        timeouts: Timeouts | None = None,
+        budget: MemoryBudget | None = None,
+    ) -> None:
+        limits = limits or Limits()
+        self._clock = clock
+        self._windows = windows or Windows()
+        self._timeouts = timeouts or Timeouts()
+        self._budget = budget or MemoryBudget(limits.receive_memory_total)
+        self._max_streams = limits.max_streams_per_connection
+        self._promise_limit = limits.receive_memory_per_connection
+        self._promised = 0
+        self._budget.sessions.add(self)
+        self.streams: dict[int, MuxStream] = {}
+        self._next_id = first_id
+        self._id_step = id_step
+        self._last_id = last_id
+        self.window_updates_due: dict[int, MuxStream] = {}
+        self._senders = Senders(clock)
+        self._drained: list[MuxStream] = []
+        self._lingering: dict[int, float] = {}
+        self._unreported: list[MuxStream] = []
+        self.rtt: float | None = None
+        """Shortest round-trip time seen, seconds; None before the first pong.
+
+        The shortest, because what is above it is our own queues, and windows that grew
+        with those would make them longer still.
+        """
+        self._ping_sent: float | None = None
+        self._pongs = 0
+        self.last_received = clock()
+        """When the peer was last heard."""
+        self._last_tick = self.last_received
+        self.went_away = False
+        """The peer accepts no new streams."""
+
+    # --- what a wire format adds ---
+
+    @property
+    @abstractmethod
+    def wants_write(self) -> bool:
+        """There is something to send."""
+
+    @abstractmethod
+    def _send_reset(self, stream: MuxStream) -> None:
+        """Tell the peer that a stream was aborted, if it has to know."""
+
+    @abstractmethod
+    def _send_ping(self) -> None:
+        """Ask for a sign of life, whose arrival is told to :meth:`_on_pong`."""
+
+    # --- streams ---
+
+    def open(self) -> MuxStream:
+        """Open a stream; the peer hears of it with its first bytes.
+
+        Raises :class:`ConnectionClosedError` when the peer accepts no more or the ids of
+        this side are used up, :class:`ResourceLimitError` when a budget is.
+        """
+        if self.went_away:
+            raise ConnectionClosedError("the peer is going away and accepts no new streams")
+        if self._next_id > self._last_id:
+            raise ConnectionClosedError("all stream ids of this connection are used; reconnect")
+        if not self._may_add_stream():
+            raise ResourceLimitError(
+                f"the connection has {len(self.streams)} streams, its budget allows no more"
+            )
+        stream = self._add_stream(self._next_id, initiated=True)
+        self._next_id += self._id_step
+        self.schedule(stream, was_idle=True)
+        return stream
+
+    def _may_add_stream(self) -> bool:
+        return (
+            len(self.streams) < self._max_streams
+            and self._promised + INITIAL_WINDOW <= self._promise_limit
+        )
+
+    def _add_stream(self, stream_id: int, *, initiated: bool) -> MuxStream:
+        stream = MuxStream(
+            self, stream_id, initiated=initiated, now=self._clock(), window=INITIAL_WINDOW
+        )
+        self.streams[stream_id] = stream
+        self._promised += stream.receive_window
+        return stream
+
+    def _remove_stream(self, stream: MuxStream) -> None:
+        """The wire is done with the stream; what it holds may still be read."""
+        if self.streams.pop(stream.id, None) is not None:
+            self._promised -= stream.receive_window
+            self.window_updates_due.pop(stream.id, None)
+            self._lingering.pop(stream.id, None)
+            if stream.receive_queue:
+                self._budget.orphans.add(stream)
+
+    def evict(self, stream: MuxStream) -> None:
+        """Abort a stream for the sake of the memory that it holds."""
+        reason = "the memory budget for received data is used up"
+        if self.streams.get(stream.id) is stream:
+            self.reset(stream, reason)
+        else:
+            stream.reset_reason = stream.reset_reason or reason
+            self.discard_received(stream)
+
+    def reset(self, stream: MuxStream, reason: str = "reset by this side") -> None:
+        """Abort a stream at once and tell the peer; drops what is queued. Idempotent."""
+        if self._abort(stream, reason):
+            self._send_reset(stream)
+
+    def _abort(self, stream: MuxStream, reason: str) -> bool:
+        if stream.reset_reason is not None or self.streams.get(stream.id) is not stream:
+            return False
+        stream.reset_reason = reason
+        self._drop_unsent(stream)
+        self.discard_received(stream)
+        self._remove_stream(stream)
+        return True
+
+    def _drop_unsent(self, stream: MuxStream) -> None:
+        stream.send_queue.clear()
+        stream.bytes_framed = stream.bytes_queued
+        self._note_drained(stream)
+
+    def discard_received(self, stream: MuxStream) -> None:
+        """Drop what the stream has received, and whatever it will receive."""
+        stream.receive_discarded = True
+        self._budget.used -= sum(map(len, stream.receive_queue))
+        stream.receive_queue.clear()
+        if not stream.received_fin and self.streams.get(stream.id) is stream:
+            self._lingering[stream.id] = self._clock() + _LINGER
+            self.window_updates_due.pop(stream.id, None)
+
+    def consumed(self, stream: MuxStream, size: int) -> None:
+        """The application has read `size` bytes (called by the stream)."""
+        self._budget.used -= size
+        stream.unread_since = self.last_received
+        stream.consumed += size
+        if (
+            stream.consumed * 2 >= stream.receive_window
+            and not stream.received_fin
+            and self.streams.get(stream.id) is stream
+        ):
+            self.window_updates_due[stream.id] = stream
+
+    def forgotten(self, size: int) -> None:
+        """A stream is no more, and `size` bytes of it were never read."""
+        self._budget.used -= size
+
+    # --- receiving ---
+
+    def _deliver(
+        self, stream: MuxStream, message: bytes, start: int, end: int, events: list[Event]
+    ) -> None:
+        """Queue `message[start:end]`, which is within the stream's window, for its reader."""
+        if stream.reset_reason is not None:
+            return
+        size = end - start
+        if stream.receive_discarded:
+            if stream.receive_credit <= 0:
+                # It is not a straggler: the peer goes on sending what nobody reads.
+                self.reset(stream, "closed by this side while the peer was sending")
+        elif self._has_room(stream, size, events):
+            if not stream.receive_queue:
+                stream.unread_since = self.last_received
+            self._budget.used += size
+            stream.append_received(message, start, end)
+            if not events or events[-1].stream is not stream:
+                events.append(Event(EventKind.READABLE, stream))
+
+    def _has_room(self, stream: MuxStream, size: int, events: list[Event]) -> bool:
+        """Whether the budget allows `size` bytes for the stream, if need be at others' cost."""
+        budget = self._budget
+        if budget.used + size <= budget.limit:
+            return True
+        aborted = budget.make_room(size, self.last_received)
+        if stream.reset_reason is None and budget.used + size > budget.limit:
+            self.evict(stream)
+            aborted.append(stream)
+        events += [Event(EventKind.RESET, gone) for gone in aborted]
+        return stream.reset_reason is None
+
+    def _on_fin(self, stream: MuxStream, events: list[Event]) -> None:
+        if stream.received_fin or stream.reset_reason is not None:
+            return
+        stream.received_fin = True
+        self.window_updates_due.pop(stream.id, None)
+        self._lingering.pop(stream.id, None)
+        if stream.fin_sent:
+            self._remove_stream(stream)
+        events.append(Event(EventKind.READABLE, stream))
+
+    def _on_reset(self, stream: MuxStream, events: list[Event]) -> None:
+        if self._abort(stream, "reset by the peer"):
+            events.append(Event(EventKind.RESET, stream))
+
+    def _on_pong(self, events: list[Event]) -> None:
+        if self._ping_sent is None:
+            return
+        sample = self._clock() - self._ping_sent
+        self._ping_sent = None
+        self._pongs += 1
+        self.rtt = sample if self.rtt is None else min(self.rtt, sample)
+        events.append(Event(EventKind.PONG))
+
+    # --- sending ---
+
+    def schedule(self, stream: MuxStream, *, was_idle: bool = False) -> None:
+        """The stream may have something to send (called by the stream, too)."""
+        self._senders.add(stream, was_idle=was_idle)
+
+    def _note_drained(self, stream: MuxStream) -> None:
+        if stream.wake_below is not None:
+            stream.wake_below = None
+            self._drained.append(stream)
+
+    def take_drained(self) -> list[MuxStream]:
+        """Streams whose queue has sunk to their `wake_below` since the last call."""
+        drained = self._drained
+        if drained:
+            self._drained = []
+        return drained
+
+    def _reopen_window(self, stream: MuxStream) -> int:
+        """Return the credit to give, doubling the window where the link can use it."""
+        now = self._clock()
+        delta = stream.consumed
+        window = stream.receive_window
+        if (
+            self.rtt is not None
+            and now - stream.last_update < 4 * max(self.rtt, _SHORTEST_TURN)
+            and window < self._windows.maximum
+        ):
+            # Half of the budget stays with new streams.
+            left = self._promise_limit // 2 - self._promised
+            growth = min(window, self._windows.maximum - window, left)
+            if growth > 0:
+                stream.receive_window += growth
+                self._promised += growth
+                delta += growth
+        stream.last_update = now
+        stream.consumed = 0
+        stream.receive_credit += delta
+        return delta
+
+    # --- time and end ---
+
+    def ping(self) -> None:
+        """Send a ping unless one is on its way; the pong updates :attr:`rtt`."""
+        if self._ping_sent is None:
+            self._ping_sent = self._clock()
+            self._send_ping()
+
+    def tick(self) -> None:
+        """Do what is due; call it about once a second.
+
+        Raises :class:`ConnectionClosedError` when the peer has been silent for
+        `Timeouts.keep_alive_timeout`.
+        """
+        now = self._clock()
+        # If this process was suspended, the peer's silence is not the peer's fault.
+        suspended = max(0.0, now - self._last_tick - 2.0)
+        self.last_received = min(now, self.last_received + suspended)
+        self._last_tick = now
+        silent = now - self.last_received
+        if silent >= self._timeouts.keep_alive_timeout:
+            raise ConnectionClosedError(f"the peer has not answered for {silent:.0f} s")
+        if silent >= self._timeouts.keep_alive_interval or self._pongs < _EARLY_PINGS:
+            self.ping()
+        for stream_id in [key for key, due in self._lingering.items() if due <= now]:
+            stream = self.streams[stream_id]
+            if stream.fin_sent:
+                self.reset(stream, "the peer did not close its side")
+            else:  # the peer reads slowly, and cannot know yet that we are done
+                self._lingering[stream_id] = now + _LINGER
+
+    def close(self, reason: str) -> list[MuxStream]:
+        """The connection is gone: end every stream; return all that somebody may wait for.
+
+        Data that has arrived stays readable, before the reader learns of the end.
+        """
+        self.went_away = True
+        streams = list(self.streams.values())
+        for stream in streams:
+            if stream.receive_discarded:
+                self._abort(stream, reason)
+                continue
+            if not stream.received_fin:
+                stream.reset_reason = reason
+            self._remove_stream(stream)
+            self._drop_unsent(stream)
+        self._budget.sessions.discard(self)
+        return streams + self._unreported + self.take_drained()

@@ -1,0 +1,373 @@
+"""A stream of a connection, as applications and protocol handlers use it."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import trio
+from trio.lowlevel import Abort, Task
+
+from lattica.nat.base.errors import (
+    ConnectionClosedError,
+    IncompleteReadError,
+    LatticaError,
+    RemoteProtocolError,
+    StreamClosedError,
+    StreamResetError,
+    UnsupportedProtocolError,
+)
+from lattica.nat.base.identity import PeerId
+from lattica.nat.mux.stream_state import MuxStream
+from lattica.nat.secure.multistream import Initiator
+
+if TYPE_CHECKING:
+    from lattica.nat.mux.connection import Connection
+
+# A small mutable buffer is cheaper to copy than to wait for.
+_COPY_BELOW = 16 * 1024
+
+
+class Waiter:
+    """One task's place to sleep until it is woken."""
+
+    __slots__ = ("_task",)
+
+    def __init__(self) -> None:
+        self._task: Task | None = None
+
+    async def wait(self) -> None:
+        if self._task is not None:
+            raise trio.BusyResourceError("another task is already waiting here")
+        self._task = trio.lowlevel.current_task()
+
+        def abort(_: object) -> Abort:
+            self._task = None
+            return Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def wake(self) -> None:
+        if self._task is not None:
+            task, self._task = self._task, None
+            trio.lowlevel.reschedule(task)
+
+
+class Stream:
+    """A bidirectional stream of bytes to a peer, reliable, ordered and encrypted.
+
+    One task may send while another receives; two tasks in the same direction get
+    :class:`trio.BusyResourceError`. Every method is a checkpoint and may be cancelled at
+    any point without harm to the connection.
+
+    Errors of all methods: :class:`StreamResetError` when either side aborted the stream,
+    :class:`ConnectionClosedError` when the connection is gone, :class:`StreamClosedError`
+    when this side has closed what it tries to use, :class:`UnsupportedProtocolError` when
+    a protocol that was proposed without waiting turns out to be refused.
+    """
+
+    __slots__ = (
+        "_core",
+        "_head",
+        "_negotiation",
+        "_readable",
+        "_refusal",
+        "_sending",
+        "_writable",
+        "connection",
+        "protocol",
+    )
+
+    def __init__(self, connection: Connection, core: MuxStream) -> None:
+        self.connection = connection
+        self.protocol = ""
+        """The agreed protocol; empty while it is being negotiated."""
+        self._core = core
+        self._readable = Waiter()
+        self._writable = Waiter()
+        self._sending = False
+        self._head = b""
+        self._negotiation: Initiator | None = None
+        self._refusal: LatticaError | None = None
+        core.owner = self
+
+    def __repr__(self) -> str:
+        return f"<Stream {self.id} {self.protocol or '?'} with {self.peer_id}>"
+
+    @property
+    def id(self) -> int:
+        """The id, unique within the connection."""
+        return self._core.id
+
+    @property
+    def peer_id(self) -> PeerId:
+        """The authenticated peer at the other end."""
+        return self.connection.peer_id
+
+    @property
+    def is_superseded(self) -> bool:
+        """There is a better path to the peer by now, which a new stream would take."""
+        return self.connection.retired_at is not None
+
+    @property
+    def is_relayed(self) -> bool:
+        """Whether it goes through a third peer."""
+        return self.connection.is_relayed
+
+    # --- sending ---
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send all of `data`.
+
+        Backpressure: returns when at most `Windows.send_buffer` bytes of an immutable
+        `bytes` object still wait for credit or the socket; waits without limit for a
+        peer that does not read. A mutable buffer may be changed once this has returned.
+        If cancelled, an unknown prefix of `data` has been sent.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending on this stream")
+        core = self._core
+        self._check_sendable()
+        view = memoryview(data).cast("B")
+        size = len(view)
+        stable = type(data) is bytes
+        if not stable and size <= _COPY_BELOW:
+            view = memoryview(bytes(view))
+            stable = True
+        core.write(view)
+        self.connection.wake_writer()
+        threshold = self.connection.send_buffer if stable else 0
+        if core.send_pending <= threshold:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return
+        self._sending = True
+        try:
+            core.wake_below = threshold // 2
+            await self._wait_drained()
+        except BaseException:
+            core.wake_below = None
+            if core.reset_reason is None:
+                core.unwrite(min(size, core.send_pending))
+                self.connection.wake_writer()
+            raise
+        finally:
+            self._sending = False
+        self._raise_if_unsendable()
+
+    async def _wait_drained(self) -> None:
+        while self._core.wake_below is not None:  # woken for other reasons too
+            await self._writable.wait()
+
+    async def send_eof(self) -> None:
+        """Half-close: the peer reads the end of the stream after what was sent."""
+        await trio.lowlevel.checkpoint()
+        self._raise_if_unsendable()
+        self._core.finish()
+        self.connection.wake_writer()
+
+    def _check_sendable(self) -> None:
+        self._raise_if_unsendable()
+        if self._core.fin_queued:
+            raise StreamClosedError("this side has ended the stream, nothing more can be sent")
+
+    def _raise_if_unsendable(self) -> None:
+        self._raise_if_dead()
+        # A stream whose peer had finished outlives the connection, but only for reading.
+        self.connection.raise_if_closed()
+
+    def _raise_if_dead(self) -> None:
+        if self._refusal is not None:
+            raise self._refusal
+        reason = self._core.reset_reason
+        if reason is not None:
+            if self.connection.closed_reason is not None:
+                raise ConnectionClosedError(f"the connection is gone: {reason}")
+            raise StreamResetError(f"the stream was aborted: {reason}")
+
+    # --- receiving ---
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Wait for data and return at most `max_bytes` (default 64 KiB); `b""` at the end."""
+        await self._wait_data()
+        return bytes(self._take(max_bytes))
+
+    async def receive_view(self) -> memoryview:
+        """As :meth:`receive_some`, without a copy; empty at the end."""
+        await self._wait_data()
+        return memoryview(self._take(None))
+
+    async def receive_into(self, buffer: bytearray | memoryview) -> int:
+        """Wait for data, copy as much as there is into `buffer`; return bytes, 0 at the end."""
+        await self._wait_data()
+        view = memoryview(buffer).cast("B")
+        room, filled = len(view), 0
+        while filled < room:
+            chunk = self._take(room - filled)
+            if not chunk:
+                break
+            view[filled : filled + len(chunk)] = chunk
+            filled += len(chunk)
+        return filled
+
+    async def receive_exactly(self, size: int) -> bytes:
+        """Return exactly `size` bytes.
+
+        Raises :class:`IncompleteReadError` if the stream ends before. Memory is taken as
+        the bytes arrive, so a large `size` that a peer names costs nothing by itself. If
+        cancelled, what has arrived is there to be read again.
+        """
+        if not size:  # there need not be anything to come
+            await trio.lowlevel.checkpoint()
+            self._raise_if_dead()
+            return b""
+        await self._wait_data()
+        chunk = self._take(size)
+        if len(chunk) == size:
+            return bytes(chunk)
+        received = bytearray(chunk)
+        try:
+            while len(received) < size:
+                if not await self._wait_data():
+                    raise IncompleteReadError(
+                        f"the stream ended after {len(received)} of {size} bytes"
+                    )
+                received += self._take(size - len(received))
+        except BaseException:
+            self.push_back(bytes(received))
+            raise
+        return bytes(received)
+
+    async def _wait_data(self) -> bool:
+        """Wait until there is data (True) or the end of the stream (False)."""
+        await trio.lowlevel.checkpoint()
+        core = self._core
+        while True:
+            # What came before the connection was lost comes before the news of it.
+            if (self._head or core.receive_queue) and self._is_readable:
+                return True
+            self._raise_if_unreadable()
+            if core.received_fin:
+                return False
+            await self._readable.wait()
+
+    @property
+    def _is_readable(self) -> bool:
+        return self._negotiation is None and not self._core.receive_discarded
+
+    def _raise_if_unreadable(self) -> None:
+        self._raise_if_dead()
+        if self._core.receive_discarded:
+            raise StreamClosedError("this side has closed the stream")
+        if self._negotiation is not None and self._core.received_fin:
+            raise RemoteProtocolError("the peer closed the stream while negotiating")
+
+    def _take(self, max_bytes: int | None) -> bytes | bytearray | memoryview:
+        if self._head:
+            head = self._head
+            cut = len(head) if max_bytes is None else max_bytes
+            self._head = head[cut:]
+            return head[:cut]
+        chunk = self._core.take(max_bytes)
+        if self._core.id in self._core.session.window_updates_due:
+            self.connection.wake_writer()
+        return chunk
+
+    # --- negotiation ---
+
+    def begin_negotiation(self, negotiation: Initiator) -> None:
+        """Propose protocols; the answer is taken from what is received first."""
+        self._negotiation = negotiation
+        self._core.write(memoryview(negotiation.data_to_send()))
+        self.connection.wake_writer()
+
+    def assume_protocol(self, protocol: str) -> None:
+        """Go on as if `protocol`, the only one proposed, were accepted already."""
+        self.protocol = protocol
+
+    async def finish_negotiation(self) -> None:
+        """Wait for the answer to what was proposed."""
+        await trio.lowlevel.checkpoint()
+        while self._negotiation is not None:
+            self._raise_if_unreadable()
+            await self._readable.wait()
+
+    def _continue_negotiation(self, negotiation: Initiator) -> None:
+        try:
+            negotiation.receive(bytes(self._take(None)))
+            if negotiation.failed:
+                self.connection.known_protocols.difference_update(negotiation.protocols)
+                raise UnsupportedProtocolError(self.peer_id, negotiation.protocols)
+        except LatticaError as error:
+            self._refusal = error  # for whoever uses the stream next
+            self.reset()
+            return
+        if answer := negotiation.data_to_send():
+            self._core.write(memoryview(answer))
+            self.connection.wake_writer()
+        if negotiation.selected is not None:
+            self._negotiation = None
+            self.protocol = negotiation.selected
+            self.connection.known_protocols.add(negotiation.selected)
+            self._head = negotiation.rest
+
+    def push_back(self, data: bytes) -> None:
+        """Put bytes in front of what will be received next."""
+        self._head = data + self._head
+
+    # --- end ---
+
+    async def aclose(self) -> None:
+        """Close both directions in good order; what was sent still arrives.
+
+        Does not wait for the peer. What the peer still sends is dropped; if it goes on
+        sending, it gets a reset. Idempotent; never raises for a stream that is dead.
+        """
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
+        """:meth:`aclose` without the checkpoint."""
+        core = self._core
+        core.finish()
+        if not core.receive_discarded:
+            core.session.discard_received(core)
+        self._head = b""
+        self._readable.wake()
+        self.connection.wake_writer()
+
+    def reset(self, reason: str = "reset by this side") -> None:
+        """Abort both directions at once; the peer gets an error. Idempotent."""
+        self._core.session.reset(self._core, reason)
+        self._core.session.discard_received(self._core)
+        self.connection.wake_writer()
+        self.wake()
+
+    @property
+    def is_dead(self) -> bool:
+        """The stream was aborted by either side, or its connection is gone."""
+        return self._core.reset_reason is not None
+
+    def wake(self) -> None:
+        """Something arrived: let whoever waits look again (for the connection)."""
+        while self._negotiation is not None and self._core.receive_queue:
+            self._continue_negotiation(self._negotiation)
+        self._readable.wake()
+        self._writable.wake()
+
+    def wake_sender(self) -> None:
+        self._writable.wake()
+
+    async def __aenter__(self) -> Stream:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if exc is None:
+            await self.aclose()
+        else:
+            self.reset()

@@ -1,0 +1,179 @@
+"""One stream's state: windows, queues and half-close, without I/O."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lattica.nat.mux.session import MuxSession
+
+_COALESCE_BELOW = 1024
+_COALESCED_CHUNK = 16 * 1024
+_MANY_WRITES = 64
+
+
+class MuxStream:
+    """State of one stream; created by :class:`~lattica.nat.mux.session.MuxSession` only.
+
+    The send side is a queue of buffers that the session cuts into frames when the
+    connection can take them. The receive side is a queue of what arrived, within the
+    window promised to the peer.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "ack_due",
+        "bytes_framed",
+        "bytes_queued",
+        "consumed",
+        "fin_queued",
+        "fin_sent",
+        "id",
+        "last_update",
+        "owner",
+        "receive_credit",
+        "receive_discarded",
+        "receive_queue",
+        "receive_window",
+        "received_fin",
+        "reset_reason",
+        "scheduled",
+        "send_credit",
+        "send_queue",
+        "session",
+        "sparse_left",
+        "sparse_until",
+        "syn_due",
+        "unread_since",
+        "wake_below",
+    )
+
+    def __init__(
+        self, session: MuxSession, stream_id: int, *, initiated: bool, now: float, window: int
+    ) -> None:
+        self.session = session
+        self.id = stream_id
+        self.owner: object = None
+        """For the driver: its object for this stream."""
+        self.syn_due = initiated
+        self.ack_due = not initiated
+        # Send side.
+        self.send_queue: deque[memoryview] = deque()
+        self.bytes_queued = 0
+        """Bytes ever written by the application."""
+        self.bytes_framed = 0
+        """Bytes of them that left in frames."""
+        self.send_credit = window
+        self.fin_queued = False
+        self.fin_sent = False
+        self.wake_below: int | None = None
+        """The driver is told once when no more than this many bytes are queued."""
+        self.scheduled = False
+        self.sparse_left = 0
+        self.sparse_until = 0.0
+        # Receive side.
+        self.receive_queue: deque[bytes | bytearray | memoryview] = deque()
+        self.receive_window = window
+        self.receive_credit = window
+        """Bytes the peer may still send."""
+        self.consumed = 0
+        """Bytes read since the last window update."""
+        self.last_update = now
+        self.unread_since = now
+        """When the application last read, or the first of what it has not read arrived."""
+        self.received_fin = False
+        self.receive_discarded = False
+        self.reset_reason: str | None = None
+        """Why the stream was aborted, by either side; None while it lives."""
+
+    def __del__(self) -> None:
+        if self.receive_queue:
+            self.session.forgotten(sum(map(len, self.receive_queue)))
+
+    # --- sending ---
+
+    @property
+    def send_pending(self) -> int:
+        """Bytes written and not yet framed."""
+        return self.bytes_queued - self.bytes_framed
+
+    @property
+    def sendable(self) -> bool:
+        """There is a frame that may leave now."""
+        if self.reset_reason is not None:
+            return False
+        if self.send_queue:
+            return self.send_credit > 0 or self.syn_due
+        return self.syn_due or (self.fin_queued and not self.fin_sent)
+
+    def write(self, data: memoryview) -> None:
+        """Queue `data` (format "B") to be sent. It must not change until it is framed."""
+        if data.nbytes:
+            queue = self.send_queue
+            if len(queue) >= _MANY_WRITES and len(queue[-1]) + data.nbytes <= _COALESCE_BELOW:
+                # Nor must many tiny writes to a peer that does not read.
+                queue[-1] = memoryview(b"".join((queue[-1], data)))
+            else:
+                queue.append(data)
+            was_idle = not self.send_pending
+            self.bytes_queued += data.nbytes
+            self.session.schedule(self, was_idle=was_idle)
+
+    def unwrite(self, size: int) -> int:
+        """Take back up to `size` bytes from the end of the queue; return how many."""
+        taken = 0
+        queue = self.send_queue
+        while queue and taken < size:
+            last = queue.pop()
+            excess = len(last) - (size - taken)
+            if excess > 0:
+                queue.append(last[:excess])
+                taken = size
+            else:
+                taken += len(last)
+        self.bytes_queued -= taken
+        self.session.schedule(self)  # a FIN may have waited for these bytes only
+        return taken
+
+    def finish(self) -> None:
+        """Half-close: a FIN follows what has been written. Idempotent."""
+        if not self.fin_queued and self.reset_reason is None:
+            self.fin_queued = True
+            self.session.schedule(self, was_idle=not self.send_pending)
+
+    # --- receiving ---
+
+    def take(self, max_bytes: int | None = None) -> bytes | bytearray | memoryview:
+        """Remove and return the first chunk (or its first `max_bytes`); empty when none.
+
+        Reading is what opens the window again.
+        """
+        queue = self.receive_queue
+        if not queue:
+            return b""
+        chunk = queue[0]
+        if max_bytes is not None and len(chunk) > max_bytes:
+            view = memoryview(chunk)
+            queue[0] = view[max_bytes:]
+            chunk = view[:max_bytes]
+        else:
+            queue.popleft()
+        self.session.consumed(self, len(chunk))
+        return chunk
+
+    def append_received(self, message: bytes, start: int, end: int) -> None:
+        """Queue `message[start:end]`, keeping memory within twice the payload."""
+        size = end - start
+        queue = self.receive_queue
+        if size < _COALESCE_BELOW and queue:
+            # Many tiny frames must not cost an object each.
+            last = queue[-1]
+            if type(last) is bytearray and len(last) < _COALESCED_CHUNK:
+                last += message[start:end]
+            else:
+                queue.append(bytearray(message[start:end]))
+        elif size * 2 < len(message):
+            queue.append(message[start:end])
+        else:
+            queue.append(memoryview(message)[start:end])

@@ -1,9 +1,0 @@
-"""Why there is no direct path, where it is not the network's fault."""
-
-from __future__ import annotations
-
-from lattica.errors import LatticaError
-
-
-class NotApplicable(LatticaError):
-    """This way to a direct connection cannot work for this pair of peers, so it was not tried."""

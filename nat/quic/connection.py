@@ -1,0 +1,111 @@
+"""The trio driver of an authenticated QUIC connection."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import trio
+
+from lattica.nat.base.errors import ConnectionClosedError, RemoteProtocolError
+from lattica.nat.mux.connection import Connection, Direction
+from lattica.nat.mux.events import Event
+from lattica.nat.mux.stream import Stream, Waiter
+from lattica.nat.quic.link import NO_ERROR, QuicLink
+from lattica.nat.quic.session import QuicSession
+from lattica.nat.secure.noise_identity import RemoteIdentity
+
+logger = logging.getLogger(__name__)
+
+
+class QuicConnection(Connection):
+    """A connection over QUIC, whose streams are QUIC's own.
+
+    :attr:`remote_addr` changes when the peer moves to another address; the streams stay.
+    """
+
+    __slots__ = ("_arrival", "_link")
+
+    session: QuicSession
+
+    def __init__(
+        self,
+        link: QuicLink,
+        remote: RemoteIdentity,
+        *,
+        direction: Direction,
+        send_buffer: int,
+        on_stream: Callable[[Stream], None],
+    ) -> None:
+        super().__init__(
+            link.session,
+            remote,
+            local_addr=link.local_addr,
+            remote_addr=link.remote_addr,
+            direction=direction,
+            send_buffer=send_buffer,
+            on_stream=on_stream,
+        )
+        self._link = link
+        self._arrival = Waiter()
+
+    def send_datagram(self, data: bytes) -> None:
+        """Send a message that may be lost: on its way, or here while the path is congested.
+
+        Raises :class:`LocalProtocolError` for more than
+        :data:`~lattica.nat.quic.sender.MAX_DATAGRAM_PAYLOAD` bytes, and
+        :class:`ConnectionClosedError`.
+        """
+        self.raise_if_closed()
+        self.session.send_datagram(data)
+        self.wake_writer()
+
+    async def receive_datagram(self) -> bytes:
+        """Wait for a message of the peer's :meth:`send_datagram`; for one task at a time.
+
+        At most 256 wait to be received, then the oldest are lost. Raises
+        :class:`ConnectionClosedError`.
+        """
+        await trio.lowlevel.checkpoint()
+        while not self.session.datagrams:
+            self.raise_if_closed()
+            await self._arrival.wait()
+        return self.session.datagrams.popleft()
+
+    def wake_writer(self) -> None:
+        self._link.wake()
+
+    async def _serve(self) -> str:
+        link, session = self._link, self.session
+        path = link.destination
+        session.ping()
+        link.take_early(self._on_events)
+        while True:
+            await link.pump()
+            self._wake_drained()
+            if link.failure is not None:
+                if isinstance(link.failure, RemoteProtocolError):
+                    self._log_violation(link.failure)
+                raise link.failure
+            if session.closed is not None:
+                code, reason = session.closed
+                if code == NO_ERROR:
+                    session.went_away = True
+                    return "closed by this side" if self._closing else "closed by the peer"
+                raise ConnectionClosedError(reason or f"the peer closed with code {code}")
+            if self._closing and session.flushed:
+                return "closed by this side"
+            if link.destination != path:
+                path = link.destination
+                self.remote_addr = link.remote_addr
+                logger.info("peer moved peer=%s addr=%s", self.peer_id, self.remote_addr)
+
+    def _on_events(self, events: list[Event]) -> None:
+        if events:
+            self._handle(events)
+        if self.session.datagrams:
+            self._arrival.wake()
+
+    def _let_go(self) -> None:
+        self._link.abort()
+        self._arrival.wake()

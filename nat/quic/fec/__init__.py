@@ -1,0 +1,1 @@
+"""Forward error correction between QUIC and the UDP socket."""

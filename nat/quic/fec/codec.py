@@ -1,0 +1,456 @@
+"""Forward error correction below QUIC, for paths that lose packets without being congested.
+
+A shim between a QUIC implementation and its UDP socket, one :class:`FecSender` and one
+:class:`FecReceiver` for each remote address (a path, not a connection: these datagrams carry no
+connection ID). The sender alone decides when to use it (:mod:`lattica.nat.quic.fec.policy`);
+every receiver of ours understands it. Pure: datagrams and a clock in, datagrams and a timer out.
+
+Wire format. QUIC sets one of the two highest bits of every first byte and STUN begins with 0 to
+3 (RFC 9443), so these are told apart by their first byte; any other datagram passes unchanged:
+
+    source    0x20            sequence(3)  index(1)  hold(1)  QUIC datagram
+    report    0x21            expected(4)  lost(4)  runs(4)  unrepaired(4)
+    repair    0x28 + row      sequence(3)  count(1)  symbol
+
+Integers are big-endian. Source packets are numbered modulo 2^24; a group is `count` consecutive
+ones, its first has index 0, and the repair names that one's number. `hold` is for how many
+milliseconds a gap may hold up what follows it. A symbol is a datagram, the byte 1 that marks its
+end, and zeros up to the longest of the group; repairs are those of
+:mod:`lattica.nat.quic.fec.gf256`. A protected datagram and the repairs of its group are `OVERHEAD`
+larger than QUIC's, both alike, so that they go into the same GSO batch. QUIC's path MTU discovery
+knows nothing of that: it should be off, or end `OVERHEAD` below what the path carries, for what is
+larger goes unprotected.
+
+QUIC takes a packet for lost when three later ones have been acknowledged, which happens before
+a repair arrives. So the receiver holds back what follows a gap, until the gap is repaired, or
+packets show that the group's repairs have gone by, or the hold is over; then in order.
+
+Nothing here is authenticated. Whoever can forge the path's addresses can delay packets by
+`MAX_HOLD` and make repairs useless, but not more: every datagram that arrives is delivered,
+whatever a repair said about it; QUIC discards what was made up; and memory is bounded.
+"""
+
+from __future__ import annotations
+
+import secrets
+import struct
+from collections.abc import Callable, Sequence
+
+from lattica.nat.base.errors import RemoteProtocolError
+from lattica.nat.quic.fec.gf256 import MAX_REPAIRS, encode, recover
+from lattica.nat.quic.fec.policy import MAX_GROUP, FecPolicy, LossReport
+
+OVERHEAD = 6
+"""Bytes by which QUIC's largest datagram must stay below what the path carries."""
+PATH_LIMIT = 1472
+"""UDP payload that a path is taken to carry: Ethernet and IPv4."""
+MAX_DATAGRAM = 2000
+"""Larger ones are not protected."""
+MAX_HOLD = 0.030
+MAX_HELD = 512
+"""Datagrams held back at most; then they are let go."""
+MAX_GROUPS = 8
+REPORT_INTERVAL = 0.1
+
+_SOURCE, _REPORT, _REPAIR = 0x20, 0x21, 0x28
+_HEADER = 6
+_MODULUS = 1 << 24
+_REACH = 1024
+"""Numbers further away than this belong to another sequence, or are forged."""
+_SMALL = 400
+"""A datagram below this (acknowledgements, small messages) does not begin a group."""
+_PASSED_BY = 3
+"""Packets after a group that show that its repairs are lost: QUIC's own tolerance of reordering."""
+_COUNTERS = struct.Struct(">BIIII")
+
+
+def is_fec(datagram: bytes) -> bool:
+    """Whether a datagram is for this module, by its first byte."""
+    return bool(datagram) and (datagram[0] in (_SOURCE, _REPORT) or 0x28 <= datagram[0] < 0x40)
+
+
+def is_report(datagram: bytes) -> bool:
+    """Whether it is for this side's :class:`FecSender`, not for its receiver."""
+    return bool(datagram) and datagram[0] == _REPORT
+
+
+def unprotected(datagram: bytes) -> bytes | None:
+    """The QUIC datagram in a source packet, whatever its group; None for a repair.
+
+    Raises:
+        RemoteProtocolError: it is malformed, or a report.
+    """
+    kind, _, _ = _read_header(datagram)
+    return datagram[_HEADER:] if kind == _SOURCE else None
+
+
+def _read_header(datagram: bytes) -> tuple[int, int, int]:
+    """First byte, sequence number, and index or count, of a source packet or a repair."""
+    if not _HEADER < len(datagram) <= _HEADER + MAX_DATAGRAM:
+        raise RemoteProtocolError(f"FEC datagram of {len(datagram)} bytes")
+    kind, number, place = datagram[0], int.from_bytes(datagram[1:4], "big"), datagram[4]
+    is_sound = place < MAX_GROUP if kind == _SOURCE else kind >= _REPAIR and 0 < place <= MAX_GROUP
+    if not is_sound:
+        raise RemoteProtocolError(f"FEC datagram 0x{kind:02x} with {place}")
+    return kind, number, place
+
+
+def _symbol(datagram: bytes) -> int:
+    return int.from_bytes(datagram, "little") | 1 << 8 * len(datagram)
+
+
+def _datagram(symbol: int) -> bytes | None:
+    """What :func:`_symbol` was made of; None for what it cannot have returned."""
+    length = (symbol.bit_length() - 1) // 8
+    if length < 1 or symbol >> 8 * length != 1:
+        return None
+    return (symbol ^ 1 << 8 * length).to_bytes(length, "little")
+
+
+class FecSender:
+    """Protects what goes to one remote address.
+
+    Args:
+        clock: monotonic seconds.
+        path_limit: bytes of UDP payload that the path carries; what would not fit together with
+            `OVERHEAD` is sent unprotected.
+        sequence: the first number, below 2^24; random by default.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        *,
+        path_limit: int = PATH_LIMIT,
+        sequence: int | None = None,
+    ) -> None:
+        self._clock = clock
+        self._largest = min(MAX_DATAGRAM, path_limit - OVERHEAD)
+        self._policy = FecPolicy()
+        self._sequence = secrets.randbelow(_MODULUS) if sequence is None else sequence
+        self._group: list[int] = []
+        self._size = 0
+        self._due = 0.0
+        self.sources = 0
+        """Datagrams that went into groups."""
+        self.repairs = 0
+
+    @property
+    def active(self) -> bool:
+        """Whether datagrams sent now would be protected."""
+        return self._policy.protecting(self._clock())
+
+    def observe(self, *, lost: int, rtt: float | None, window: float) -> None:
+        """Tell what QUIC knows of the path; to be called about once for each batch sent.
+
+        Args:
+            lost: packets that QUIC has declared lost so far.
+            rtt: its latest round-trip time, seconds.
+            window: its congestion window in packets.
+        """
+        self._policy.observe(self._clock(), lost, rtt, window)
+
+    def receive_report(self, datagram: bytes) -> None:
+        """Take a datagram of which :func:`is_report` says that it is for a sender.
+
+        Raises:
+            RemoteProtocolError: it is malformed.
+        """
+        if len(datagram) != _COUNTERS.size or datagram[0] != _REPORT:
+            raise RemoteProtocolError(f"FEC report of {len(datagram)} bytes")
+        self._policy.report(self._clock(), LossReport(*_COUNTERS.unpack(datagram)[1:]))
+
+    def protect(self, datagrams: Sequence[bytes]) -> list[bytes]:
+        """What to send instead of these QUIC datagrams, in this order."""
+        now = self._clock()
+        if not self._policy.protecting(now):
+            self._policy.sent(len(datagrams), 0)
+            return [*self._close(), *datagrams]
+        out: list[bytes] = []
+        before = self._sequence
+        group = self._group
+        span = self._policy.span
+        hold = min(255, int(span * 2000) + 4)
+        for datagram in datagrams:
+            size = len(datagram)
+            if size > self._largest or (size < _SMALL and not group):
+                out.append(datagram)
+                continue
+            if not group:
+                self._due = now + span
+            header = _SOURCE << 40 | self._sequence << 16 | len(group) << 8 | hold
+            out.append(header.to_bytes(_HEADER, "big") + datagram)
+            self._sequence = (self._sequence + 1) % _MODULUS
+            group.append(_symbol(datagram))
+            self._size = max(self._size, size + 1)
+            if len(group) == MAX_GROUP:
+                out += self._close()
+        if now >= self._due:
+            out += self._close()
+        self._policy.sent(len(datagrams), (self._sequence - before) % _MODULUS)
+        return out
+
+    def next_timer(self) -> float | None:
+        """When to call :meth:`on_timer`; None while no group is open."""
+        return self._due if self._group else None
+
+    def on_timer(self) -> list[bytes]:
+        """The repairs of a group that has waited long enough."""
+        return self._close() if self._group and self._clock() >= self._due else []
+
+    def _close(self) -> list[bytes]:
+        group = self._group
+        if not group:
+            return []
+        count = self._policy.repairs(len(group), MAX_REPAIRS)
+        first = (self._sequence - len(group)) % _MODULUS
+        rest = first << 8 | len(group)
+        repairs = [
+            ((_REPAIR + row) << 32 | rest).to_bytes(5, "big")
+            + symbol.to_bytes(self._size, "little")
+            for row, symbol in enumerate(encode(group, count, self._size))
+        ]
+        self.sources += len(group)
+        self.repairs += count
+        group.clear()
+        self._size = 0
+        return repairs
+
+
+class _Group:
+    """What has arrived of one group."""
+
+    __slots__ = ("count", "done", "repairs", "size", "sources")
+
+    def __init__(self) -> None:
+        self.count = 0
+        """0 until a repair has told it."""
+        self.size = 0
+        self.sources: dict[int, bytes] = {}
+        self.repairs: dict[int, int] = {}
+        self.done = False
+
+    def finish(self) -> None:
+        self.done = True
+        self.sources.clear()
+        self.repairs.clear()
+
+
+class _Held:
+    """A datagram behind a gap."""
+
+    __slots__ = ("deadline", "payload", "recovered")
+
+    def __init__(self, payload: bytes, deadline: float, *, recovered: bool = False) -> None:
+        self.payload = payload
+        self.deadline = deadline
+        self.recovered = recovered
+
+
+class FecReceiver:
+    """Takes what comes from one remote address. `clock` gives monotonic seconds."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._next: int | None = None
+        """The number that is delivered next, counted on beyond 2^24; None before the first."""
+        self._stray: int | None = None
+        self._groups: dict[int, _Group] = {}
+        """By the number of the first packet."""
+        self._held: dict[int, _Held] = {}
+        self._plain: list[bytes] = []
+        """Unprotected ones that came while others were held."""
+        self._hold = 0.0
+        self._passed = 0
+        """A group that begins here has come: the repairs of those before it are through."""
+        self._in_run = False
+        self._expected = self._lost = self._runs = self._unrepaired = 0
+        self._reported = 0
+        self._report_at = 0.0
+
+    def receive(self, datagram: bytes) -> list[bytes]:
+        """The QUIC datagrams that can be delivered now; anything but a report is taken.
+
+        Raises:
+            RemoteProtocolError: it is malformed; drop it, nothing has changed.
+        """
+        if not is_fec(datagram):
+            if not self._held:
+                return [datagram]
+            if len(datagram) > MAX_DATAGRAM or len(self._plain) >= MAX_HELD:
+                return [*self._release(), datagram]
+            self._plain.append(datagram)
+            return []
+        kind, number, place = _read_header(datagram)
+        if kind == _SOURCE:
+            return self._receive_source(number, place, datagram[5], datagram[_HEADER:])
+        return self._receive_repair(number, place, kind - _REPAIR, datagram[5:])
+
+    def next_timer(self) -> float | None:
+        """When to call :meth:`on_timer`; None while nothing is held back."""
+        return self._held[min(self._held)].deadline if self._held else None
+
+    def on_timer(self) -> list[bytes]:
+        """What has been held back for long enough."""
+        out: list[bytes] = []
+        now = self._clock()
+        while self._held and self._held[min(self._held)].deadline <= now:
+            self._skip()
+            self._settle(out)
+        return out
+
+    def report(self) -> bytes | None:
+        """A datagram for the sender, when there is news and the last one is old enough."""
+        now = self._clock()
+        if self._expected == self._reported or now < self._report_at:
+            return None
+        self._report_at = now + REPORT_INTERVAL
+        self._reported = self._expected
+        counters = (self._expected, self._lost, self._runs, self._unrepaired)
+        return _COUNTERS.pack(_REPORT, *(value & 0xFFFFFFFF for value in counters))
+
+    def _receive_source(self, number: int, index: int, hold: int, payload: bytes) -> list[bytes]:
+        out: list[bytes] = []
+        at = self._locate(number)
+        if at is None:
+            if not self._begins(number):
+                return [payload]
+            out = self._release()
+            at = self._begin(number)
+        expected = self._expect()
+        first = at - index
+        self._hold = min(MAX_HOLD, hold / 1000)
+        group = self._group(first)
+        if group is not None and not group.done:
+            group.sources.setdefault(index, payload)
+        if at == expected:
+            out.append(payload)
+            self._next = at + 1
+            self._expected += 1
+            self._in_run = False
+            if not self._held and (group is None or not group.count):
+                return out
+        elif at < expected or at in self._held:
+            # Late, or what a repair gave already, or a second one. QUIC knows which is true.
+            out.append(payload)
+            return out
+        else:
+            self._held[at] = _Held(payload, self._clock() + self._hold)
+            if index >= _PASSED_BY - 1:
+                self._passed = max(self._passed, first)
+        if group is not None:
+            self._repair(first, group, out)
+        self._settle(out)
+        return out
+
+    def _receive_repair(self, number: int, count: int, row: int, symbol: bytes) -> list[bytes]:
+        first = self._locate(number)
+        group = self._group(first) if first is not None else None
+        if first is None or group is None or group.done:
+            return []
+        if not group.count:
+            group.count, group.size = count, len(symbol)
+        elif (group.count, group.size) != (count, len(symbol)):
+            return []  # of two that contradict each other one is forged, and nothing says which
+        group.repairs.setdefault(row, int.from_bytes(symbol, "little"))
+        out: list[bytes] = []
+        self._repair(first, group, out)
+        self._settle(out)
+        return out
+
+    def _expect(self) -> int:
+        return self._next or 0
+
+    def _locate(self, number: int) -> int | None:
+        """The whole number behind one modulo 2^24; None if that is beyond reach."""
+        if self._next is None:
+            return None
+        ahead = (number - self._next + _MODULUS // 2) % _MODULUS - _MODULUS // 2
+        return self._next + ahead if abs(ahead) <= _REACH else None
+
+    def _begins(self, number: int) -> bool:
+        """Two far-off packets that follow each other are a new sequence; one may be forged."""
+        stray, self._stray = self._stray, number
+        return self._next is None or (
+            stray is not None and 0 < (number - stray) % _MODULUS <= _PASSED_BY
+        )
+
+    def _begin(self, number: int) -> int:
+        self._groups.clear()
+        self._stray = None
+        self._passed = 0
+        # So that no number is negative, however far back a group began.
+        self._next = number + _MODULUS
+        return self._next
+
+    def _group(self, first: int) -> _Group | None:
+        """The group that begins there; None for one that is over."""
+        group = self._groups.get(first)
+        if group is None and first + MAX_GROUP > self._expect():
+            if len(self._groups) >= MAX_GROUPS:
+                del self._groups[min(self._groups)]
+            group = self._groups[first] = _Group()
+        return group
+
+    def _repair(self, first: int, group: _Group, out: list[bytes]) -> None:
+        """Recover what is missing if enough has come; it joins those that are held."""
+        if group.done or not group.count:
+            return
+        sources = {i: d for i, d in group.sources.items() if i < group.count}
+        if len(sources) + len(group.repairs) < group.count:
+            return
+        repairs = dict(group.repairs)
+        group.finish()
+        if len(sources) == group.count or any(len(d) >= group.size for d in sources.values()):
+            return
+        symbols = {i: _symbol(d) for i, d in sources.items()}
+        deadline = self._clock() + self._hold
+        for index, symbol in recover(symbols, repairs, group.count, group.size).items():
+            payload = _datagram(symbol)
+            at = first + index
+            if payload is None:
+                continue  # something was forged
+            if at < self._expect():
+                out.append(payload)  # given up before
+            elif at not in self._held:
+                self._held[at] = _Held(payload, deadline, recovered=True)
+
+    def _settle(self, out: list[bytes]) -> None:
+        """Deliver what no gap holds up any more."""
+        while self._held:
+            at = self._expect()
+            held = self._held.pop(at, None)
+            if held is not None:
+                out.append(held.payload)
+                self._next = at + 1
+                self._expected += 1
+                self._count(int(held.recovered))
+            elif at < self._passed or len(self._held) > MAX_HELD:
+                self._skip()
+            else:
+                return
+        out += self._plain
+        self._plain.clear()
+
+    def _skip(self) -> None:
+        """Give up the gap before the first that is held."""
+        first = min(self._held)
+        gap = first - self._expect()
+        self._next = first
+        self._expected += gap
+        self._unrepaired += gap
+        self._count(gap)
+
+    def _count(self, lost: int) -> None:
+        self._lost += lost
+        if lost and not self._in_run:
+            self._runs += 1
+        self._in_run = lost > 0
+
+    def _release(self) -> list[bytes]:
+        """Give up every gap."""
+        out: list[bytes] = []
+        while self._held:
+            self._skip()
+            self._settle(out)
+        return out

@@ -1,0 +1,1 @@
+"""qh3, the QUIC implementation underneath, as it is used here: the only place that imports it."""

@@ -1,0 +1,1 @@
+"""From a pipe of bytes to an encrypted channel with a known peer; who may have one."""

@@ -1,0 +1,139 @@
+"""Allow- and deny-lists by peer and by network, compiled once and asked often.
+
+The lists are :class:`~lattica.nat.config.AccessRules`. A denial always wins; where an
+allow-list is not empty, whoever is not on it is refused. Peers and networks are judged
+separately: a connection needs both to be allowed. Pure: no I/O, no clock.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from typing import TypeAlias
+
+from multiaddr.multiaddr import Multiaddr
+
+from lattica.nat.base.addresses import IpAddress, ip_of
+from lattica.nat.base.errors import AccessDeniedError, AddressError, ConfigError
+from lattica.nat.base.identity import PeerId, parse_peer_id
+from lattica.nat.config import AccessRules
+
+IpNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def parse_ip(text: str | IpAddress) -> IpAddress:
+    """An IP address as rules see it: without its zone, and IPv4-mapped IPv6 as the IPv4 it is.
+
+    Raises:
+        AddressError: not an IP address.
+    """
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        raise AddressError(f"{text!r} is not an IP address") from None
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return address.ipv4_mapped
+        if address.scope_id is not None:
+            return ipaddress.IPv6Address(int(address))
+    return address
+
+
+def _parse_network(text: str) -> IpNetwork:
+    network = ipaddress.ip_network(text)
+    if isinstance(network, ipaddress.IPv6Network) and network.prefixlen >= 96:
+        mapped = network.network_address.ipv4_mapped
+        if mapped is not None:
+            return ipaddress.IPv4Network((mapped, network.prefixlen - 96))
+    return network
+
+
+class _Networks:
+    """A set of networks. A look-up costs one dictionary access per distinct prefix length."""
+
+    __slots__ = ("_by_prefix",)
+
+    def __init__(self, setting: str, networks: Iterable[str]) -> None:
+        by_prefix: dict[tuple[int, int], dict[int, str]] = {}
+        for text in networks:
+            try:
+                network = _parse_network(text)
+            except ValueError as error:
+                raise ConfigError(
+                    f"{setting}: {text!r} is not a network like 10.0.0.0/8 ({error})"
+                ) from None
+            host_bits = network.max_prefixlen - network.prefixlen
+            group = by_prefix.setdefault((network.version, host_bits), {})
+            group.setdefault(int(network.network_address) >> host_bits, text)
+        self._by_prefix = tuple((*key, group) for key, group in by_prefix.items())
+
+    def __bool__(self) -> bool:
+        return bool(self._by_prefix)
+
+    def find(self, address: IpAddress) -> str | None:
+        """The rule, as configured, that the address falls under."""
+        number = int(address)
+        for version, host_bits, group in self._by_prefix:
+            if version == address.version and (rule := group.get(number >> host_bits)):
+                return rule
+        return None
+
+
+class Gater:
+    """Enforces one set of :class:`AccessRules`.
+
+    Raises:
+        ConfigError: when made, if a rule cannot be parsed; names the setting and the rule.
+    """
+
+    __slots__ = ("_allow_networks", "_allow_peers", "_deny_networks", "_deny_peers")
+
+    def __init__(self, rules: AccessRules) -> None:
+        self._allow_peers = _compile_peers("access.allow_peers", rules.allow_peers)
+        self._deny_peers = _compile_peers("access.deny_peers", rules.deny_peers)
+        self._allow_networks = _Networks("access.allow_networks", rules.allow_networks)
+        self._deny_networks = _Networks("access.deny_networks", rules.deny_networks)
+
+    def check_address(self, ip: str | IpAddress | Multiaddr) -> None:
+        """Refuse an IP address, or a multiaddr by the IP address of its first hop.
+
+        A multiaddr without an IP address (a name that was not resolved yet) is in no
+        network: it passes unless there is an allow-list.
+
+        Raises:
+            AccessDeniedError: with the rule that forbids it.
+            AddressError: not an IP address.
+        """
+        if not self._allow_networks and not self._deny_networks:
+            return
+        host = ip_of(ip) if isinstance(ip, Multiaddr) else ip
+        if host is None:
+            if self._allow_networks:
+                raise AccessDeniedError(f"{ip} has no IP address to be in access.allow_networks")
+            return
+        address = parse_ip(host)
+        if rule := self._deny_networks.find(address):
+            raise AccessDeniedError(f"address {ip} is in {rule} of access.deny_networks")
+        if self._allow_networks and self._allow_networks.find(address) is None:
+            raise AccessDeniedError(f"address {ip} is in no network of access.allow_networks")
+
+    def check_peer(self, peer_id: PeerId) -> None:
+        """Refuse a peer that the peer rules forbid.
+
+        Raises:
+            AccessDeniedError: with the rule that forbids it.
+        """
+        if peer_id in self._deny_peers:
+            raise AccessDeniedError(f"peer {peer_id} is listed in access.deny_peers")
+        if self._allow_peers and peer_id not in self._allow_peers:
+            raise AccessDeniedError(f"peer {peer_id} is not listed in access.allow_peers")
+
+
+def _compile_peers(setting: str, peers: Iterable[str]) -> frozenset[PeerId]:
+    compiled = set()
+    for text in peers:
+        try:
+            compiled.add(parse_peer_id(text))
+        except AddressError as error:
+            raise ConfigError(f"{setting}: {error}") from None
+    return frozenset(compiled)

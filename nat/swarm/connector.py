@@ -1,0 +1,99 @@
+"""The driver of `lattica.nat.secure.upgrade`: pipes in, connections out, for both directions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+from lattica.nat.base.errors import AddressError, ConnectionClosedError, RemoteProtocolError
+from lattica.nat.base.identity import Identity, PeerId
+from lattica.nat.config import SwarmConfig
+from lattica.nat.mux.budget import MemoryBudget
+from lattica.nat.mux.connection import Connection, Direction
+from lattica.nat.mux.stream import Stream
+from lattica.nat.mux.yamux import Session
+from lattica.nat.secure.gater import Gater
+from lattica.nat.secure.upgrade import Upgrade
+from lattica.nat.swarm.yamux_connection import YamuxConnection
+from lattica.nat.transport.base import RawConn, SecureLink
+from lattica.nat.transport.pnet import PnetConn
+
+
+class Connector:
+    """Secures and multiplexes pipes, with one set of rules and one memory budget."""
+
+    def __init__(
+        self, identity: Identity, config: SwarmConfig, on_stream: Callable[[Stream], None]
+    ) -> None:
+        self.identity = identity
+        self.gater = Gater(config.access)
+        self._config = config
+        self._on_stream = on_stream
+        self.budget = MemoryBudget(config.limits.receive_memory_total)
+
+    async def connect(
+        self,
+        raw: RawConn | SecureLink,
+        direction: Direction,
+        expected_peer: PeerId | None = None,
+        *,
+        initiator: bool,
+    ) -> Connection:
+        """Return a connection that is not running yet.
+
+        `initiator` is the role in the set-up of a pipe; a link has its roles already. The
+        caller bounds the time, and aborts the pipe when this fails. Raises
+        :class:`RemoteProtocolError`, `PeerMismatchError`, `AccessDeniedError`,
+        :class:`AddressError` (a link in a role that it cannot take),
+        :class:`ConnectionClosedError` and :class:`OSError`.
+        """
+        if isinstance(raw, SecureLink):
+            if direction is Direction.OUTBOUND and not initiator:
+                raise AddressError("this transport cannot take the responder's part in a dial")
+            remote = await raw.authenticate(expected_peer)
+            self.gater.check_peer(remote.peer_id)
+            return raw.connection(
+                remote,
+                direction=direction,
+                send_buffer=self._config.windows.send_buffer,
+                on_stream=self._on_stream,
+            )
+        key = self._config.private_network_key
+        if key is not None:
+            raw = PnetConn(raw, key)
+        upgrade = Upgrade(self.identity, initiator=initiator, expected_peer=expected_peer)
+        while True:
+            if data := upgrade.data_to_send():
+                await raw.send(data)
+            if upgrade.result is not None:
+                break
+            received = await raw.receive()
+            if not received:
+                raise ConnectionClosedError(f"the peer closed during {upgrade.stage}")
+            try:
+                upgrade.receive(received)
+            except RemoteProtocolError as error:
+                if key is None or upgrade.authenticated:
+                    raise
+                raise RemoteProtocolError(
+                    f"{error} (with another private network key, everything looks like that)"
+                ) from None
+        self.gater.check_peer(upgrade.result.remote.peer_id)
+        raw.mark_authenticated()
+        session = Session(
+            initiator=upgrade.result.initiator,
+            clock=trio.current_time,
+            windows=self._config.windows,
+            limits=self._config.limits,
+            timeouts=self._config.timeouts,
+            budget=self.budget,
+        )
+        return YamuxConnection(
+            raw,
+            upgrade.result,
+            session,
+            direction=direction,
+            send_buffer=self._config.windows.send_buffer,
+            on_stream=self._on_stream,
+        )

@@ -1,0 +1,251 @@
+"""Dialing a peer: all its addresses at once, one dial for all who want it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any
+
+import trio
+from multiaddr.multiaddr import Multiaddr
+
+from lattica.nat.base.addresses import (
+    Kind,
+    ip_of,
+    kind_of,
+    order_addresses,
+    relay_of,
+    resolve,
+    split_peer,
+    to_endpoint,
+    with_peer,
+)
+from lattica.nat.base.errors import (
+    AddressError,
+    DialAttempt,
+    DialError,
+    LatticaError,
+    LocalProtocolError,
+    ResourceLimitError,
+)
+from lattica.nat.base.identity import PeerId
+from lattica.nat.config import SwarmConfig
+from lattica.nat.mux.connection import Connection, Direction
+from lattica.nat.quic.transport import QuicTransport
+from lattica.nat.swarm.connector import Connector
+from lattica.nat.swarm.race import race
+from lattica.nat.swarm.registry import Registry
+from lattica.nat.transport.base import RawConn, SecureLink, Transport
+from lattica.nat.transport.tcp import TcpTransport
+from lattica.nat.transport.udp_socket import UdpSocket
+
+_ANY = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
+
+
+class _PendingDial:
+    """A dial in progress, for those who want the same peer meanwhile."""
+
+    def __init__(self, addrs: frozenset[Multiaddr]) -> None:
+        self.addrs = addrs
+        self.done = trio.Event()
+        self.error: LatticaError | None = None
+
+
+class Dialer:
+    """Makes outbound connections and hands each to `register`."""
+
+    def __init__(
+        self,
+        config: SwarmConfig,
+        transports: Sequence[Transport],
+        connector: Connector,
+        registry: Registry,
+        register: Callable[[Connection], None],
+        listen_addrs: Callable[[], Iterable[Multiaddr]],
+    ) -> None:
+        self._config = config
+        self._transports = transports
+        self._connector = connector
+        self._registry = registry
+        self._register = register
+        self._listen_addrs = listen_addrs
+        self._pending: dict[PeerId, _PendingDial] = {}
+
+    async def dial(self, peer_id: PeerId | None, addrs: Iterable[Multiaddr]) -> Connection:
+        """See :meth:`lattica.nat.swarm.swarm.Swarm.dial`."""
+        if peer_id is None:
+            return await self._race(None, addrs)
+        if peer_id == self._connector.identity.peer_id:
+            raise LocalProtocolError("a node cannot connect to itself")
+        self._connector.gater.check_peer(peer_id)
+        wanted = tuple(addrs)
+        while True:
+            connection = self._registry.best(peer_id)
+            if connection is not None:
+                await trio.lowlevel.checkpoint()
+                return connection
+            pending = self._pending.get(peer_id)
+            if pending is None:
+                return await self._dial_for_all(peer_id, wanted)
+            await pending.done.wait()
+            if pending.error is not None and pending.addrs.issuperset(wanted):
+                raise pending.error
+
+    async def _dial_for_all(self, peer_id: PeerId, addrs: Sequence[Multiaddr]) -> Connection:
+        pending = self._pending[peer_id] = _PendingDial(frozenset(addrs))
+        try:
+            return await self._race(peer_id, addrs)
+        except LatticaError as error:
+            pending.error = error
+            raise
+        finally:
+            # If this caller is cancelled, the next one in line dials for itself.
+            del self._pending[peer_id]
+            pending.done.set()
+
+    async def _race(self, peer_id: PeerId | None, addrs: Iterable[Multiaddr]) -> Connection:
+        timeouts = self._config.timeouts
+        candidates = self._one_a_relay(order_addresses(await resolve(addrs)))
+
+        async def attempt(addr: Multiaddr) -> Connection:
+            return await self._dial_address(peer_id, addr)
+
+        try:
+            connection = await race(
+                candidates,
+                attempt,
+                stagger=self._config.dial_stagger,
+                timeout_each=timeouts.dial,
+                timeout_total=timeouts.connect,
+                target=peer_id or ", ".join(map(str, candidates)),
+                discard=lambda late: late.abort("another address was faster"),
+            )
+        except DialError:
+            # The peer may have reached us in the meantime.
+            existing = self._registry.best(peer_id) if peer_id is not None else None
+            if existing is None:
+                raise
+            return existing
+        self._register(connection)
+        best = self._registry.best(connection.peer_id) or connection
+        if best.closed_reason is not None:
+            raise ResourceLimitError(best.closed_reason)
+        return best
+
+    def _one_a_relay(self, candidates: Iterable[Multiaddr]) -> list[Multiaddr]:
+        """Leave out all but one way through each relay that is connected already."""
+        kept: list[Multiaddr] = []
+        relays: set[PeerId] = set()
+        for addr in candidates:
+            relay = relay_of(addr)
+            if relay is None or relay not in relays:
+                kept.append(addr)
+            if relay is not None and self._registry.best(relay) is not None:
+                relays.add(relay)
+        return kept
+
+    async def dial_fresh(
+        self, peer_id: PeerId, addr: Multiaddr, *, as_responder: bool = False
+    ) -> Connection:
+        """See :meth:`lattica.nat.swarm.swarm.Swarm.dial_fresh`."""
+        connection = await self._dial_one(
+            peer_id, addr, self._dial_address(peer_id, addr, not as_responder)
+        )
+        return self._registered(connection)
+
+    async def dial_link(
+        self, peer_id: PeerId, addr: Multiaddr, begin: Callable[[], SecureLink]
+    ) -> Connection:
+        """Make a connection over a link of the caller's."""
+
+        def checked() -> SecureLink:
+            self._connector.gater.check_address(addr)
+            return begin()
+
+        connection = await self._dial_one(peer_id, addr, self._connect_link(peer_id, checked))
+        return self._registered(connection)
+
+    async def dial_unshared(
+        self, peer_id: PeerId, addr: Multiaddr, quic: QuicTransport, source_ip: str | None
+    ) -> Connection:
+        """Dial from a port of its own, and do not register what comes of it."""
+
+        async def dial() -> Connection:
+            self._connector.gater.check_address(addr)
+            if quic.can_dial(addr):
+                family = to_endpoint(addr).family
+                sock = UdpSocket.bind(source_ip or _ANY[family], 0, family)
+                return await self._connect_link(peer_id, lambda: quic.dial_alone(sock, addr))
+            transport = self._transport_for(addr)
+            if source_ip is not None and isinstance(transport, TcpTransport):
+                raw: RawConn | SecureLink = await transport.dial(addr, source_ip=source_ip)
+            else:
+                raw = await transport.dial(addr)
+            return await self._connect(raw, peer_id)
+
+        return await self._dial_one(peer_id, addr, dial())
+
+    async def _dial_one(
+        self, peer_id: PeerId, addr: Multiaddr, dial: Coroutine[Any, Any, Connection]
+    ) -> Connection:
+        with trio.move_on_after(self._config.timeouts.dial):
+            try:
+                return await dial
+            except (LatticaError, OSError) as error:
+                raise DialError(peer_id, [DialAttempt(str(addr), str(error))]) from error
+        limit = self._config.timeouts.dial
+        raise DialError(peer_id, [DialAttempt(str(addr), f"timed out after {limit:g} s")])
+
+    def _registered(self, connection: Connection) -> Connection:
+        self._register(connection)
+        if connection.closed_reason is not None:
+            raise ResourceLimitError(connection.closed_reason)
+        return connection
+
+    async def _connect_link(self, peer_id: PeerId, begin: Callable[[], SecureLink]) -> Connection:
+        link = begin()
+        return await self._connect(link, peer_id)
+
+    async def _connect(
+        self, raw: RawConn | SecureLink, peer_id: PeerId | None, initiator: bool = True
+    ) -> Connection:
+        try:
+            return await self._connector.connect(
+                raw, Direction.OUTBOUND, peer_id, initiator=initiator
+            )
+        except BaseException:
+            raw.abort()
+            raise
+
+    async def _dial_address(
+        self, peer_id: PeerId | None, addr: Multiaddr, initiator: bool = True
+    ) -> Connection:
+        addr, named = split_peer(addr)
+        if peer_id is not None and named is not None and named != peer_id:
+            raise AddressError(f"the address belongs to {named}")
+        peer_id = peer_id or named
+        self._connector.gater.check_address(addr)
+        source_port = None
+        if kind_of(addr) is Kind.CIRCUIT:
+            # The relay has to be told who is meant.
+            if peer_id is None:
+                raise AddressError("a relayed address must end in /p2p/ and the peer's ID")
+            addr = with_peer(addr, peer_id)
+        elif self._config.dial_from_listen_port and (ip := ip_of(addr)) is not None:
+            source_port = self.tcp_listen_port(ip.version)
+        raw = await self._transport_for(addr).dial(addr, source_port=source_port)
+        return await self._connect(raw, peer_id, initiator)
+
+    def _transport_for(self, addr: Multiaddr) -> Transport:
+        for transport in self._transports:
+            if transport.can_dial(addr):
+                return transport
+        raise AddressError("no transport for this kind of address")
+
+    def tcp_listen_port(self, version: int) -> int | None:
+        """The TCP port that we listen on in this IP version, to dial from."""
+        for bound in self._listen_addrs():
+            ip = ip_of(bound)
+            if ip is not None and ip.version == version and kind_of(bound) is Kind.TCP:
+                return to_endpoint(bound).port
+        return None

@@ -1,0 +1,111 @@
+"""Which handler serves which protocol, and the life of an inbound stream."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from lattica.nat.base.errors import LatticaError, RemoteProtocolError
+from lattica.nat.mux.stream import Stream
+from lattica.nat.secure.multistream import Responder
+
+logger = logging.getLogger(__name__)
+
+StreamHandler = Callable[[Stream], Awaitable[object]]
+
+
+class ProtocolTable:
+    """Handlers by protocol name.
+
+    A handler gets a negotiated :class:`Stream`. When it returns, the stream is closed;
+    when it raises, the stream is reset and the error is logged; nothing else is harmed.
+    """
+
+    def __init__(self, *, negotiate_timeout: float) -> None:
+        self.handlers: dict[str, StreamHandler] = {}
+        self._negotiate_timeout = negotiate_timeout
+
+    async def serve(self, stream: Stream, negotiated: Callable[[], None]) -> None:
+        """Serve one inbound stream to its end; raises nothing but cancellation.
+
+        `negotiated` is called once, when the negotiation is over, whatever its result.
+        """
+        try:
+            try:
+                handler = await self._negotiate(stream)
+            finally:
+                negotiated()
+            if handler is not None:
+                await handler(stream)
+                stream.close()
+        except* trio.Cancelled:
+            stream.reset()
+            raise
+        except* Exception as group:
+            self._report(stream, group)
+            stream.reset()
+
+    def _report(self, stream: Stream, group: BaseExceptionGroup[Exception]) -> None:
+        errors = leaves(group)
+        error = errors[0] if len(errors) == 1 else group
+        # A stream that the peer had finished is not dead, though its connection is gone.
+        ended = stream.is_dead or stream.connection.closed_reason is not None
+        if ended and all(isinstance(leaf, LatticaError) for leaf in errors):
+            # The peer or the network ended it, which is no news.
+            logger.debug("stream ended: %s stream=%r", error, stream)
+        elif isinstance(error, RemoteProtocolError):
+            logger.warning(
+                "stream reset: peer breaks %s: %s peer=%s",
+                stream.protocol or "multistream",
+                error,
+                stream.peer_id,
+            )
+        else:
+            logger.error(
+                "stream reset: handler of %s failed peer=%s",
+                stream.protocol,
+                stream.peer_id,
+                exc_info=error,
+            )
+
+    async def _negotiate(self, stream: Stream) -> StreamHandler | None:
+        negotiation = Responder(self.handlers.__contains__, lambda: tuple(self.handlers))
+        with trio.move_on_after(self._negotiate_timeout):
+            while negotiation.selected is None:
+                data = await stream.receive_some()
+                if not data:
+                    stream.close()
+                    return None
+                try:
+                    negotiation.receive(data)
+                except RemoteProtocolError:
+                    if not negotiation.refused:
+                        raise
+                    # Data for the refused protocol: the refusal is the answer, and no reset
+                    # may overtake it.
+                    await stream.send_all(negotiation.data_to_send())
+                    stream.close()
+                    return None
+                if answer := negotiation.data_to_send():
+                    await stream.send_all(answer)
+        if negotiation.selected is None:
+            logger.info("stream reset: no protocol named in time peer=%s", stream.peer_id)
+            stream.reset()
+            return None
+        stream.protocol = negotiation.selected
+        stream.push_back(negotiation.rest)
+        return self.handlers.get(negotiation.selected, _gone)
+
+
+async def _gone(stream: Stream) -> None:
+    """Stands in for a handler that was removed while its protocol was being agreed on."""
+    stream.reset()
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    """The exceptions in a group and its groups, or the one that is none."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for part in error.exceptions for leaf in leaves(part)]
+    return [error]

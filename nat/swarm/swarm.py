@@ -1,0 +1,563 @@
+"""The swarm: every connection of a node, how it is made, kept, limited and ended."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+
+import trio
+from multiaddr.multiaddr import Multiaddr
+
+from lattica.nat.base.addresses import (
+    Kind,
+    interface_addresses,
+    ip_of,
+    kind_of,
+    parse_multiaddr,
+    to_endpoint,
+)
+from lattica.nat.base.errors import (
+    AccessDeniedError,
+    ConnectionClosedError,
+    LatticaError,
+    ListenError,
+    LocalProtocolError,
+    NotConnectedError,
+    ResourceLimitError,
+)
+from lattica.nat.base.identity import Identity, PeerId
+from lattica.nat.config import SwarmConfig
+from lattica.nat.mux.budget import MemoryBudget
+from lattica.nat.mux.connection import Connection, Direction
+from lattica.nat.mux.stream import Stream
+from lattica.nat.quic.endpoint import QuicEndpoint
+from lattica.nat.quic.transport import QuicTransport
+from lattica.nat.secure.multistream import Initiator
+from lattica.nat.swarm.connector import Connector
+from lattica.nat.swarm.dialer import Dialer
+from lattica.nat.swarm.events import (
+    AddressesChanged,
+    EventBus,
+    ListeningOn,
+    PathChanged,
+    PeerConnected,
+    PeerDisconnected,
+)
+from lattica.nat.swarm.nat_report import NatReport
+from lattica.nat.swarm.observed import ObservedAddresses
+from lattica.nat.swarm.own_addresses import OwnAddresses
+from lattica.nat.swarm.protocols import ProtocolTable
+from lattica.nat.swarm.registry import Registry
+from lattica.nat.transport.base import Listener, RawConn, SecureLink, ServedTransport, Transport
+from lattica.nat.transport.tcp import TcpTransport
+from lattica.nat.transport.udp_socket import UdpSocket
+from lattica.nat.transport.websocket import WebSocketTransport
+
+logger = logging.getLogger(__name__)
+
+_TICK = 1.0
+_RETIRE_IDLE = 5.0
+"""Seconds without streams after which a superseded connection ends."""
+
+_CLOSE_GRACE = 1.0
+"""Seconds that a pipe of somebody else may take to close."""
+
+ConnectionHook = Callable[[Connection], Awaitable[None]]
+
+
+class Swarm:
+    """All connections of one identity.
+
+    :meth:`run` owns every task; the other methods work while it runs. Handlers for
+    inbound streams are in :attr:`protocols`.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        config: SwarmConfig | None = None,
+        *,
+        transports: Sequence[Transport] | None = None,
+    ) -> None:
+        self.identity = identity
+        self.config = config or SwarmConfig()
+        self.protocols = ProtocolTable(negotiate_timeout=self.config.timeouts.negotiate)
+        self.registry = Registry(identity.peer_id, self.config.limits)
+        self.events = EventBus()
+        self.on_connected: list[ConnectionHook] = []
+        """Awaited in the background for each connection; their errors are logged."""
+        self.on_disconnected: list[ConnectionHook] = []
+        self._connector = Connector(identity, self.config, self._on_stream)
+        self.own_addresses = OwnAddresses(self._on_addresses_changed)
+        self.observed = ObservedAddresses()
+        self.nat = NatReport()
+        """What is known of the NAT for IPv4; whoever measures it sets it."""
+        self._quic = QuicTransport(identity, self.config, self._connector.budget)
+        self._transports: list[Transport] = list(
+            transports if transports is not None else self._default_transports()
+        )
+        self._listeners: list[Listener] = []
+        self._pending_inbound: OrderedDict[int, trio.CancelScope] = OrderedDict()
+        self._dialer = Dialer(
+            self.config,
+            self._transports,
+            self._connector,
+            self.registry,
+            self._register,
+            lambda: self.listen_addrs,
+        )
+        self._negotiating: dict[int, int] = {}
+        self._paths: dict[PeerId, Connection] = {}
+        self._changed = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        self._close_requested = trio.Event()
+        self._stopped = trio.Event()
+
+    def _default_transports(self) -> tuple[Transport, ...]:
+        tcp = TcpTransport()
+        return tcp, WebSocketTransport(tcp), self._quic
+
+    def add_transport(self, transport: Transport) -> None:
+        """Use another way of dialing too. It needs no :meth:`run` of its own."""
+        self._transports.append(transport)
+
+    # --- life ---
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run until :meth:`close` or cancellation. May be called once.
+
+        Listens on `config.listen` before it reports having started; raises
+        :class:`ListenError` or :class:`AddressError` when that fails.
+        """
+        if self._nursery is not None or self._stopped.is_set():
+            raise LocalProtocolError("a swarm runs once")
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                for transport in self._transports:
+                    if isinstance(transport, ServedTransport):
+                        await nursery.start(transport.run)
+                for addr in self.config.listen:
+                    await self._listen_if_possible(parse_multiaddr(addr))
+                nursery.start_soon(self._tick_loop)
+                task_status.started()
+                await self._close_requested.wait()
+                await self._shut_down()
+                nursery.cancel_scope.cancel()
+        finally:
+            for connection in self.registry:
+                connection.abort("this node shuts down")
+            with trio.CancelScope(shield=True):
+                for listener in self._listeners:
+                    await listener.aclose()
+            self._nursery = None
+            self._stopped.set()
+            self._notify_changed()
+            self.events.close()
+
+    async def close(self) -> None:
+        """End all connections in good order, within `Timeouts.shutdown`; then stop."""
+        self._close_requested.set()
+        if self._nursery is not None:
+            await self._stopped.wait()
+
+    async def _shut_down(self) -> None:
+        for listener in self._listeners:
+            await listener.aclose()
+        with trio.move_on_after(self.config.timeouts.shutdown):
+            async with trio.open_nursery() as nursery:
+                for connection in self.registry:
+                    nursery.start_soon(connection.aclose)
+
+    def _require_nursery(self) -> trio.Nursery:
+        if self._nursery is None:
+            raise LocalProtocolError("the swarm is not running")
+        return self._nursery
+
+    async def _tick_loop(self) -> None:
+        while True:
+            await trio.sleep(_TICK)
+            for connection in self.registry:
+                connection.tick()
+            now = trio.current_time()
+            for connection in self.registry.to_retire(now, _RETIRE_IDLE):
+                connection.abort("superseded by another connection to the peer")
+            for connection in self.registry.to_trim(now):
+                connection.abort("trimmed: this node has too many connections")
+
+    @property
+    def receive_memory(self) -> MemoryBudget:
+        """What all connections have received and nobody has read, and its limit; bytes."""
+        return self._connector.budget
+
+    # --- listening ---
+
+    async def listen(self, addr: Multiaddr) -> tuple[Multiaddr, ...]:
+        """Bind an address and accept connections on it; return the bound addresses."""
+        nursery = self._require_nursery()
+        for transport in self._transports:
+            if transport.can_listen(addr):
+                listener = await transport.listen(addr)
+                break
+        else:
+            raise ListenError(f"no transport listens on {addr}")
+        self._listeners.append(listener)
+        nursery.start_soon(self._accept_loop, listener)
+        for bound in listener.addrs:
+            self.events.publish(ListeningOn(bound))
+            logger.info("listening addr=%s", bound)
+        return listener.addrs
+
+    async def _listen_if_possible(self, addr: Multiaddr) -> None:
+        """As :meth:`listen`, but a machine without IPv6 does without "any IPv6 address"."""
+        ip = ip_of(addr)
+        try:
+            await self.listen(addr)
+        except ListenError as error:
+            if ip is None or ip.version != 6 or not ip.is_unspecified:
+                raise
+            if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                raise
+            logger.info("not listening on IPv6: this machine has none addr=%s", addr)
+
+    @property
+    def listen_addrs(self) -> tuple[Multiaddr, ...]:
+        """Bound addresses as bound, wildcards included."""
+        return tuple(addr for listener in self._listeners for addr in listener.addrs)
+
+    @property
+    def addrs(self) -> tuple[Multiaddr, ...]:
+        """Where others may try to reach this node.
+
+        The bound addresses, with wildcards replaced by those of the interfaces, and
+        :attr:`own_addresses`.
+        """
+        found = (*interface_addresses(self.listen_addrs), *self.own_addresses.all)
+        return tuple(dict.fromkeys(found))
+
+    def _on_addresses_changed(self) -> None:
+        self.events.publish(AddressesChanged(self.addrs))
+
+    @property
+    def udp_endpoints(self) -> tuple[QuicEndpoint, ...]:
+        """The listening QUIC sockets, over which STUN, ICE and probes go too, first bound first."""
+        return tuple(e for e in self._listeners if isinstance(e, QuicEndpoint))
+
+    def tcp_listen_port(self, version: int) -> int | None:
+        """The TCP port that this node listens on, and dials from, in IP version 4 or 6."""
+        return self._dialer.tcp_listen_port(version)
+
+    def record_observation(self, connection: Connection, addr: Multiaddr) -> None:
+        """A peer says that it sees us at `addr`."""
+        ports = frozenset(
+            to_endpoint(bound).port
+            for bound in self.listen_addrs
+            if kind_of(bound) in (Kind.TCP, Kind.QUIC)
+        )
+        self.observed.record(connection, addr, ports)
+
+    async def _accept_loop(self, listener: Listener) -> None:
+        nursery = self._require_nursery()
+        while True:
+            try:
+                raw = await listener.accept()
+            except (OSError, trio.ClosedResourceError):
+                if not self._close_requested.is_set():
+                    logger.exception("listener failed addrs=%s", listener.addrs)
+                return
+            try:
+                self._connector.gater.check_address(raw.remote_addr)
+            except AccessDeniedError as error:
+                logger.debug("inbound connection refused: %s", error)
+                raw.abort()
+                continue
+            if len(self._pending_inbound) >= self.config.limits.max_pending_inbound:
+                # An honest handshake is quick, so the oldest is the least likely one.
+                _, oldest = self._pending_inbound.popitem(last=False)
+                oldest.cancel()
+            nursery.start_soon(self._handle_inbound, raw)
+
+    async def _handle_inbound(self, raw: RawConn | SecureLink) -> None:
+        scope = trio.CancelScope(deadline=trio.current_time() + self.config.timeouts.handshake)
+        self._pending_inbound[id(scope)] = scope
+        reason: object = None
+        connection = None
+        try:
+            with scope:
+                connection = await self._connector.connect(raw, Direction.INBOUND, initiator=False)
+        except (LatticaError, OSError) as error:
+            reason = error
+        except Exception:
+            logger.exception("inbound handshake: internal error addr=%s", raw.remote_addr)
+        finally:
+            evicted = self._pending_inbound.pop(id(scope), None) is None
+            if connection is None:
+                raw.abort()
+        if scope.cancelled_caught:
+            reason = "too many handshakes at once" if evicted else "handshake took too long"
+        if connection is not None:
+            self._register(connection)
+        elif reason is not None:
+            logger.info("inbound connection failed: %s addr=%s", reason, raw.remote_addr)
+
+    # --- making connections ---
+
+    async def adopt(
+        self, raw: RawConn, direction: Direction, expected_peer: PeerId | None
+    ) -> Connection:
+        """Secure, multiplex and register a pipe that somebody else has made.
+
+        `direction` is the role in the set-up. The pipe is closed when this fails.
+        """
+        connection = None
+        try:
+            with trio.fail_after(self.config.timeouts.handshake):
+                connection = await self._connector.connect(
+                    raw, direction, expected_peer, initiator=direction is Direction.OUTBOUND
+                )
+        except trio.TooSlowError:
+            raise ConnectionClosedError("the handshake took too long") from None
+        finally:
+            if connection is None:
+                raw.abort()
+                with trio.move_on_after(_CLOSE_GRACE, shield=True):
+                    await raw.aclose()
+        self._register(connection)
+        if connection.closed_reason is not None:
+            raise ResourceLimitError(connection.closed_reason)
+        return connection
+
+    def start_soon(self, function: Callable[..., Awaitable[object]], *args: object) -> None:
+        """Run background work that belongs to the swarm; its errors are logged."""
+        self._require_nursery().start_soon(self._run_logged, function, *args)
+
+    async def _run_logged(self, function: Callable[..., Awaitable[object]], *args: object) -> None:
+        try:
+            await function(*args)
+        except Exception:
+            logger.exception("background work failed: %r", function)
+
+    def _register(self, connection: Connection) -> None:
+        nursery = self._nursery
+        if nursery is None or self._close_requested.is_set():
+            connection.abort("this node shuts down")
+            return
+        limits, registry = self.config.limits, self.registry
+        same_peer = registry.by_peer.get(connection.peer_id, ())
+        if len(same_peer) >= limits.max_connections_per_peer:
+            self._refuse(connection, "too many connections to this peer")
+            logger.info("connection refused: too many to one peer peer=%s", connection.peer_id)
+            return
+        if registry.total >= limits.max_connections and connection.direction is Direction.INBOUND:
+            for old in registry.to_trim(trio.current_time(), adding=1):
+                old.abort("trimmed: this node has too many connections")
+                self._forget(old)  # its place is needed now
+            if registry.total >= limits.max_connections:
+                self._refuse(connection, "this node has too many connections")
+                logger.warning(
+                    "connection refused: limit of %d reached, all in use peer=%s",
+                    limits.max_connections,
+                    connection.peer_id,
+                )
+                return
+        first = registry.add(connection)
+        nursery.start_soon(self._run_connection, connection)
+        if first:
+            self.events.publish(
+                PeerConnected(
+                    connection.peer_id,
+                    connection.remote_addr,
+                    connection.direction,
+                    connection.path,
+                )
+            )
+        self._note_path(connection.peer_id)
+        self._notify_changed()
+
+    def _note_path(self, peer_id: PeerId) -> None:
+        """Tell if new streams to a peer take another path from now on."""
+        best, before = self.registry.best(peer_id), self._paths.get(peer_id)
+        if best is None:
+            if peer_id not in self.registry.by_peer:
+                self._paths.pop(peer_id, None)
+            return
+        self._paths[peer_id] = best
+        if before is not None and before is not best and before.path != best.path:
+            self.events.publish(PathChanged(peer_id, best.path, best.remote_addr, before.path))
+
+    def _refuse(self, connection: Connection, reason: str) -> None:
+        connection.abort(reason)
+        # Does no more than let go of the pipe, which for some takes waiting.
+        self._require_nursery().start_soon(connection.run)
+
+    async def _run_connection(self, connection: Connection) -> None:
+        nursery = self._require_nursery()
+        for hook in self.on_connected:
+            self.start_soon(hook, connection)
+        try:
+            await connection.run()
+        finally:
+            reason = connection.closed_reason or "closed"
+            logger.debug("connection ended: %s peer=%s", reason, connection.peer_id)
+            self._forget(connection)
+            if not nursery.cancel_scope.cancel_called:
+                for hook in self.on_disconnected:
+                    self.start_soon(hook, connection)
+
+    def _forget(self, connection: Connection) -> None:
+        """The connection counts no more."""
+        if self.registry.remove(connection):
+            reason = connection.closed_reason or "closed"
+            self.events.publish(
+                PeerDisconnected(connection.peer_id, reason, connection.interrupted)
+            )
+        self._note_path(connection.peer_id)
+        self._negotiating.pop(connection.serial, None)
+        self._notify_changed()
+
+    def _notify_changed(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    # --- dialing ---
+
+    async def dial(self, peer_id: PeerId | None, addrs: Iterable[Multiaddr]) -> Connection:
+        """Return a connection to the peer, dialing all of `addrs` if there is none.
+
+        Addresses are raced (RFC 8305), each with `Timeouts.dial`, all together with
+        `Timeouts.connect`. Without `peer_id`, whoever answers is accepted. Several
+        callers for one peer share one dial. Raises :class:`DialError` with the reason of
+        each address, or :class:`AccessDeniedError`.
+        """
+        self._require_nursery()
+        return await self._dialer.dial(peer_id, addrs)
+
+    async def dial_fresh(
+        self, peer_id: PeerId, addr: Multiaddr, *, as_responder: bool = False
+    ) -> Connection:
+        """Dial one address even if the peer is connected, as hole punching does.
+
+        `as_responder` takes the responder's part in the set-up, for a dial that may meet
+        the peer's own (DCUtR assigns the parts). Raises what :meth:`dial` raises.
+        """
+        self._require_nursery()
+        return await self._dialer.dial_fresh(peer_id, addr, as_responder=as_responder)
+
+    async def dial_from_socket(
+        self, sock: socket.socket, addr: Multiaddr, peer_id: PeerId
+    ) -> Connection:
+        """Dial by QUIC from a UDP socket that somebody else has bound, and punched with.
+
+        The socket is closed with the connection, or when the dial fails. Raises what
+        :meth:`dial` raises.
+        """
+        self._require_nursery()
+        try:
+            return await self._dialer.dial_link(
+                peer_id, addr, lambda: self._quic.dial_alone(UdpSocket.adopt(sock), addr)
+            )
+        except BaseException:
+            sock.close()  # where it was not adopted
+            raise
+
+    @asynccontextmanager
+    async def dial_unshared(
+        self, peer_id: PeerId, addr: Multiaddr, *, source_ip: str | None = None
+    ) -> AsyncIterator[Connection]:
+        """A connection from a fresh port that is not one of the swarm's: nobody else finds it,
+        and it ends with the block.
+
+        For learning whether the peer can be reached at `addr` by somebody new. `source_ip`: the
+        address of ours to come from; not for WebSocket. Raises what :meth:`dial` raises.
+        """
+        connection = await self._dialer.dial_unshared(peer_id, addr, self._quic, source_ip)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(connection.run)
+            try:
+                yield connection
+            finally:
+                with trio.move_on_after(_CLOSE_GRACE, shield=True):
+                    await connection.aclose()
+                connection.abort("it has served its purpose")
+
+    # --- using connections ---
+
+    async def wait_direct(self, peer_id: PeerId) -> Connection:
+        """Wait until there is a direct connection to the peer, whoever makes it."""
+        await trio.lowlevel.checkpoint()
+        while (best := self.registry.best(peer_id)) is None or best.is_relayed:
+            self._require_nursery()
+            await self._changed.wait()
+        return best
+
+    async def wait_connected(self, peer_id: PeerId) -> Connection:
+        """Wait until there is a connection to the peer, whoever makes it."""
+        await trio.lowlevel.checkpoint()
+        while (connection := self.registry.best(peer_id)) is None:
+            self._require_nursery()
+            await self._changed.wait()
+        return connection
+
+    async def open_stream(self, peer_id: PeerId, protocols: Sequence[str]) -> Stream:
+        """Open a stream to a connected peer and agree on the first protocol it speaks.
+
+        A single protocol that the peer has already agreed to on the connection costs no
+        round trip: the answer is checked with the first data received. Raises
+        :class:`NotConnectedError`, :class:`UnsupportedProtocolError`,
+        :class:`ConnectionClosedError`, and :class:`TimeoutError` when
+        `Timeouts.negotiate` passes without an answer.
+        """
+        connection = self.registry.best(peer_id)
+        if connection is None:
+            raise NotConnectedError(f"not connected to {peer_id}; connect first")
+        stream = connection.open_stream()
+        try:
+            stream.begin_negotiation(Initiator(protocols))
+            if len(protocols) == 1 and protocols[0] in connection.known_protocols:
+                stream.assume_protocol(protocols[0])
+                await trio.lowlevel.checkpoint()
+            else:
+                limit = self.config.timeouts.negotiate
+                with trio.move_on_after(limit):
+                    await stream.finish_negotiation()
+                if not stream.protocol:
+                    raise TimeoutError(
+                        f"{peer_id} did not answer within {limit:g} s when asked for "
+                        f"{', '.join(protocols)}"
+                    )
+        except BaseException:
+            stream.reset()
+            raise
+        return stream
+
+    def _on_stream(self, stream: Stream) -> None:
+        """A peer has opened a stream."""
+        serial = stream.connection.serial
+        count = self._negotiating.get(serial, 0)
+        if count >= self.config.limits.max_inbound_streams_negotiating:
+            stream.reset("too many streams without a protocol")
+            return
+        self._negotiating[serial] = count + 1
+
+        def negotiated() -> None:
+            left = self._negotiating.pop(serial, 1) - 1
+            if left > 0:
+                self._negotiating[serial] = left
+
+        self._require_nursery().start_soon(self.protocols.serve, stream, negotiated)
+
+    async def disconnect(self, peer_id: PeerId) -> None:
+        """Close all connections to a peer in good order."""
+        with trio.move_on_after(self.config.timeouts.shutdown):
+            async with trio.open_nursery() as nursery:
+                for connection in list(self.registry.by_peer.get(peer_id, ())):
+                    nursery.start_soon(connection.aclose)
+        for connection in list(self.registry.by_peer.get(peer_id, ())):
+            connection.abort("closed by this side")
+        with suppress(KeyError):
+            while self.registry.by_peer[peer_id]:
+                await self._changed.wait()

@@ -1,0 +1,1 @@
+"""Ways from a multiaddr to a pipe of bytes, and the UDP socket under QUIC."""

@@ -1,0 +1,250 @@
+"""The TCP transport: `/ip4/…/tcp/PORT` and `/ip6/…/tcp/PORT`."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import threading
+
+import trio
+from multiaddr.multiaddr import Multiaddr
+
+from lattica.nat.base.addresses import Kind, kind_of, socket_multiaddr, to_endpoint
+from lattica.nat.base.errors import AddressError, ListenError
+
+_BACKLOG = 4096
+_RECEIVE_BUFFER = 512 * 1024
+# Data the kernel holds and has not sent cannot be overtaken by what is urgent.
+_NOTSENT_LOWAT = 256 * 1024
+# Errors of a socket's source address after which an ephemeral port will do.
+_SOURCE_UNAVAILABLE = {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, errno.EINVAL}
+# accept() fails, but the listener is well (man 2 accept; EMFILE and friends pass).
+_ACCEPT_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_ACCEPT_GONE = {
+    errno.ECONNABORTED,
+    errno.EPROTO,
+    errno.EPERM,
+    errno.ENETDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETUNREACH,
+    errno.ETIMEDOUT,
+    errno.EHOSTDOWN,
+}
+
+
+class _ReceiveBuffer(threading.local):
+    """One large receive buffer a thread: idle connections need none of their own."""
+
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(_RECEIVE_BUFFER))
+
+
+_receive_buffer = _ReceiveBuffer()
+
+
+class TcpConn:
+    """A connected TCP socket as a :class:`~lattica.nat.transport.base.RawConn`."""
+
+    __slots__ = ("_local", "_remote", "_sock")
+
+    def __init__(self, sock: socket.socket) -> None:
+        """Take over a connected, non-blocking socket."""
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with contextlib.suppress(OSError, AttributeError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOTSENT_LOWAT)
+        self._sock = sock
+        self._local = sock.getsockname()
+        self._remote = sock.getpeername()
+
+    @property
+    def local_addr(self) -> Multiaddr:
+        return multiaddr_of(self._local)
+
+    @property
+    def remote_addr(self) -> Multiaddr:
+        return multiaddr_of(self._remote)
+
+    async def receive(self) -> memoryview:
+        sock = self._sock
+        while True:
+            if sock.fileno() == -1:
+                raise trio.ClosedResourceError("aborted by this side")
+            await trio.lowlevel.wait_readable(sock)
+            buffer = _receive_buffer.view
+            try:
+                return buffer[: sock.recv_into(buffer)]
+            except BlockingIOError:
+                continue
+            except ConnectionResetError:
+                return buffer[:0]
+
+    async def send(self, data: bytes | bytearray | memoryview) -> None:
+        sock = self._sock
+        view = memoryview(data)
+        while True:
+            try:
+                sent = sock.send(view)
+            except BlockingIOError:
+                sent = 0
+            if sent == len(view):
+                await trio.lowlevel.checkpoint()
+                return
+            view = view[sent:]
+            await trio.lowlevel.wait_writable(sock)
+
+    def mark_authenticated(self) -> None:
+        pass  # nothing is withheld from strangers
+
+    async def aclose(self) -> None:
+        # Closing with unread data would make the kernel send RST, which can destroy what
+        # the peer has not read yet; so end our direction and wait for the peer's end.
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+            while await self.receive():
+                pass
+        except (OSError, trio.ClosedResourceError, trio.BusyResourceError):
+            pass  # it is gone, or another task receives: there is no waiting for the end
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        if self._sock.fileno() != -1:
+            trio.lowlevel.notify_closing(self._sock)
+            self._sock.close()
+
+
+class TcpListener:
+    """A listening socket, closed by :meth:`aclose`."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self.addrs: tuple[Multiaddr, ...] = (multiaddr_of(sock.getsockname()),)
+
+    async def accept(self) -> TcpConn:
+        while True:
+            try:
+                sock, _ = self._sock.accept()
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self._sock)
+                continue
+            except OSError as error:
+                if error.errno in _ACCEPT_EXHAUSTED:
+                    # Out of descriptors or memory: others must give some back first.
+                    await trio.sleep(0.1)
+                    continue
+                if error.errno in _ACCEPT_GONE:
+                    await trio.lowlevel.checkpoint()
+                    continue
+                raise
+            sock.setblocking(False)
+            try:
+                conn = TcpConn(sock)
+            except OSError:  # it is gone already
+                sock.close()
+                continue
+            await trio.lowlevel.checkpoint()
+            return conn
+
+    async def aclose(self) -> None:
+        if self._sock.fileno() != -1:
+            trio.lowlevel.notify_closing(self._sock)
+            self._sock.close()
+        await trio.lowlevel.checkpoint()
+
+
+class TcpTransport:
+    """Dials and listens on TCP over IPv4 and IPv6."""
+
+    def can_dial(self, addr: Multiaddr) -> bool:
+        return kind_of(addr) is Kind.TCP
+
+    can_listen = can_dial
+
+    async def dial(
+        self, addr: Multiaddr, *, source_port: int | None = None, source_ip: str = ""
+    ) -> TcpConn:
+        endpoint = to_endpoint(addr)
+        family, host, port = endpoint.family, endpoint.host, endpoint.port
+        if endpoint.is_name:
+            # The socket would look it up, and stop all tasks of the thread for that time.
+            raise AddressError(f"the name {host} was not resolved")
+        if source_port is not None:
+            try:
+                return await self._connect(family, host, port, ("", source_port))
+            except OSError as error:
+                if error.errno not in _SOURCE_UNAVAILABLE:
+                    raise
+        return await self._connect(family, host, port, (source_ip, 0) if source_ip else None)
+
+    async def _connect(
+        self, family: socket.AddressFamily, host: str, port: int, source: tuple[str, int] | None
+    ) -> TcpConn:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            if source is not None:
+                if source[1]:
+                    _share_port(sock)
+                sock.bind(source)
+            result = sock.connect_ex((host, port))
+            if result == errno.EINPROGRESS:
+                await trio.lowlevel.wait_writable(sock)
+                result = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            else:
+                await trio.lowlevel.checkpoint()
+            if result:
+                raise OSError(result, errno.errorcode.get(result, "connect failed"))
+            return TcpConn(sock)
+        except BaseException:
+            sock.close()
+            raise
+
+    async def listen(self, addr: Multiaddr) -> TcpListener:
+        endpoint = to_endpoint(addr)
+        family, host, port = endpoint.family, endpoint.host, endpoint.port
+        sock: socket.socket | None = None
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            sock.setblocking(False)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            # SO_REUSEPORT is for dialing from this port, and must not let two programs
+            # listen on it: the first bind goes without.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((host, port))
+            _share_port(sock)
+            sock.listen(_BACKLOG)
+        except OSError as error:
+            if sock is not None:
+                sock.close()
+            refusal = ListenError(why_not(error, addr, port))
+            refusal.errno = error.errno
+            raise refusal from None
+        await trio.lowlevel.checkpoint()
+        return TcpListener(sock)
+
+
+def why_not(error: OSError, addr: Multiaddr, port: int) -> str:
+    """Explain why an address cannot be listened on, with what to do about it."""
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"cannot listen on {addr}: port {port} is in use by another program; "
+            "stop it, choose another port, or use port 0 for any free one"
+        )
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"cannot listen on {addr}: ports below 1024 need privileges; choose a higher one"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"cannot listen on {addr}: this machine has no such address"
+    return f"cannot listen on {addr}: {error.strerror}"
+
+
+def _share_port(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with contextlib.suppress(OSError, AttributeError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+
+
+def multiaddr_of(name: tuple[str, int] | tuple[str, int, int, int]) -> Multiaddr:
+    """Return the multiaddr of a socket name."""
+    return socket_multiaddr(name, "tcp/{}")

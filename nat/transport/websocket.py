@@ -1,0 +1,420 @@
+"""The WebSocket transport: `…/tcp/PORT/ws`, and `…/tcp/PORT/wss` for dialing.
+
+Source: RFC 6455 and the libp2p specification "WebSockets"
+(https://github.com/libp2p/specs/blob/master/websockets/README.md): the payloads of binary
+messages, one after the other, are the stream of bytes; where a message begins means nothing.
+The protocol is the `websockets` library's, without its I/O; this module adds the pipe below,
+and the limits. Compression is never offered nor accepted: what we carry is encrypted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import ssl
+from http import HTTPStatus
+
+import trio
+from multiaddr.multiaddr import Multiaddr
+from websockets.client import ClientProtocol
+from websockets.frames import CloseCode, Frame, Opcode
+from websockets.http11 import Request
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+from websockets.uri import WebSocketURI
+
+from lattica.nat.base.addresses import Kind, components, kind_of, needs_resolving, to_endpoint
+from lattica.nat.base.errors import AddressError, ConnectionClosedError, RemoteProtocolError
+from lattica.nat.base.wire import Buffer
+from lattica.nat.transport.base import PipeListener, PipeTransport, RawConn
+from lattica.nat.transport.tls import TlsConn, client_context
+
+MAX_FRAME = 16 * 1024 * 1024
+"""Largest frame taken, bytes: one is held in memory until it is complete. js-libp2p sends
+1.3 MiB at a time where a private network key is in use."""
+MAX_EARLY_FRAME = 1024 * 1024
+"""The same, while the peer is not authenticated."""
+MAX_HEAD = 16 * 1024
+"""Largest HTTP request or response head taken, bytes."""
+MAX_SEND = 256 * 1024
+"""Largest message sent, bytes; more is sent as several."""
+
+_CLOSE_SECONDS = 0.5
+_HEAD_END = b"\r\n\r\n"
+
+# The library tells of every connection at INFO.
+_library_logger = logging.getLogger("lattica.nat.transport.websocket.library")
+_library_logger.setLevel(logging.WARNING)
+
+
+class WebSocketConn:
+    """One WebSocket as a pipe of bytes.
+
+    The opening handshake happens in :meth:`handshake`, or in the first `receive` or `send`,
+    so that a slow client holds up nobody but itself. It has no time limit of its own.
+
+    One task may receive while another sends. Pings are answered, the latest one only if
+    several come at once; a pong waits for a `send` in progress, so that a peer that does not
+    read cannot make us collect answers. A cancelled `send` leaves the connection unusable.
+
+    `receive` and `send` raise :class:`RemoteProtocolError` for what the peer may not send
+    (its HTTP or its frames), after telling it so where the RFC has a way to, and
+    :class:`ConnectionClosedError` when the pipe ends in the handshake.
+    """
+
+    __slots__ = (
+        "_conn",
+        "_control",
+        "_ended",
+        "_failure",
+        "_handshake_lock",
+        "_open",
+        "_protocol",
+        "_ready",
+        "_send_lock",
+        "_torn",
+        "local_addr",
+        "remote_addr",
+    )
+
+    def __init__(
+        self, conn: RawConn, protocol: ClientProtocol | ServerProtocol, suffix: str
+    ) -> None:
+        self.local_addr = conn.local_addr.encapsulate(suffix)
+        self.remote_addr = conn.remote_addr.encapsulate(suffix)
+        self._conn = conn
+        self._protocol = protocol
+        self._handshake_lock = trio.Lock()
+        self._send_lock = trio.Lock()
+        self._open = False
+        self._failure: str | None = None
+        self._ready: list[Buffer] = []
+        self._control = b""
+        self._ended = False
+        self._torn = False
+
+    # --- the opening handshake ---
+
+    async def handshake(self) -> None:
+        """Open the WebSocket, if it is not open yet."""
+        if not self._open:
+            async with self._handshake_lock:
+                await self._open_once()
+
+    async def _open_once(self) -> None:
+        if self._open:
+            return
+        if self._failure is not None:
+            raise RemoteProtocolError(self._failure)
+        self._failure = "the WebSocket handshake was not finished"
+        try:
+            if isinstance(self._protocol, ClientProtocol):
+                rest = await self._open_as_client(self._protocol)
+            else:
+                rest = await self._open_as_server(self._protocol)
+        except RemoteProtocolError as error:
+            self._failure = str(error)
+            raise
+        self._failure = None
+        self._open = True
+        self._feed(rest)
+        await self._answer()
+
+    async def _open_as_client(self, protocol: ClientProtocol) -> bytes:
+        protocol.send_request(protocol.connect())
+        await self._conn.send(b"".join(protocol.data_to_send()))
+        head, rest = await self._receive_head(b"HTTP/")
+        if head is None:
+            raise RemoteProtocolError(f"HTTP response head of more than {MAX_HEAD} bytes")
+        status_line = head.partition(b"\r\n")[0]
+        if status_line.split(b" ")[1:2] != [b"101"]:
+            # Not left to the library, which would wait for the whole body.
+            text = status_line[:100].decode("ascii", "backslashreplace")
+            raise RemoteProtocolError(f"no WebSocket there, the server answered: {text}")
+        protocol.receive_data(head)
+        if protocol.handshake_exc is not None:
+            raise RemoteProtocolError(f"no WebSocket there: {_chain(protocol.handshake_exc)}")
+        return rest
+
+    async def _open_as_server(self, protocol: ServerProtocol) -> bytes:
+        head, rest = await self._receive_head(b"")
+        if head is None:
+            response = protocol.reject(
+                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The request is too large.\n"
+            )
+            problem = f"HTTP request head of more than {MAX_HEAD} bytes"
+        else:
+            protocol.receive_data(head)
+            match protocol.events_received():
+                case [Request() as request]:
+                    response = protocol.accept(request)
+                    problem = _chain(protocol.handshake_exc)
+                case _:  # the library has answered already where that makes sense
+                    await self._send_last_words()
+                    problem = _chain(protocol.handshake_exc)
+                    raise RemoteProtocolError(f"bad HTTP request: {problem}")
+        protocol.send_response(response)
+        if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+            await self._send_last_words()
+            raise RemoteProtocolError(f"refused with HTTP {response.status_code}: {problem}")
+        await self._conn.send(b"".join(protocol.data_to_send()))
+        return rest
+
+    async def _receive_head(self, start: bytes) -> tuple[bytes | None, bytes]:
+        """Read up to the empty line; return the head (None if too large) and what follows.
+
+        The head is cut off here because the library would take what follows it for frames
+        before the handshake is decided.
+        """
+        buffer = bytearray()
+        while True:
+            data = await self._conn.receive()
+            if not data:
+                raise ConnectionClosedError("connection closed in the WebSocket handshake")
+            searched = max(0, len(buffer) - len(_HEAD_END))
+            buffer += data
+            if not _may_be_http(buffer, start):
+                raise RemoteProtocolError(
+                    f"expected HTTP, the peer sent {bytes(buffer[:20])!r}; "
+                    "does it take this address for one without /ws?"
+                )
+            end = buffer.find(_HEAD_END, searched, MAX_HEAD)
+            if end >= 0:
+                end += len(_HEAD_END)
+                return bytes(buffer[:end]), bytes(buffer[end:])
+            if len(buffer) >= MAX_HEAD:
+                return None, b""
+
+    async def _send_last_words(self) -> None:
+        """Tell the peer what was wrong, if it listens; the connection is over anyway."""
+        data = b"".join(self._protocol.data_to_send())
+        if data and not self._send_lock.locked():
+            self._torn = True
+            with contextlib.suppress(OSError, trio.ClosedResourceError):
+                with trio.move_on_after(_CLOSE_SECONDS):
+                    await self._conn.send(data)
+
+    # --- bytes ---
+
+    async def receive(self) -> memoryview:
+        """Wait for bytes; empty at the end, which is a close frame or the end of the pipe."""
+        await self.handshake()
+        while not self._ready:
+            if self._failure is not None:
+                raise RemoteProtocolError(self._failure)
+            if self._ended:
+                return memoryview(b"")
+            data = await self._conn.receive()
+            if not data:
+                self._ended = True
+                continue
+            self._feed(bytes(data))
+            await self._answer()
+        ready, self._ready = self._ready, []
+        return memoryview(ready[0] if len(ready) == 1 else b"".join(ready))
+
+    def _feed(self, data: bytes) -> None:
+        """Run received bytes through the library; sort what comes of it."""
+        protocol = self._protocol
+        if not data or self._ended:
+            return
+        protocol.receive_data(data)
+        for event in protocol.events_received():
+            if not isinstance(event, Frame):
+                continue
+            if event.opcode in (Opcode.BINARY, Opcode.CONT):
+                if event.data:
+                    self._ready.append(event.data)
+            elif event.opcode is Opcode.TEXT:
+                protocol.fail(CloseCode.UNSUPPORTED_DATA, "binary messages only")
+                self._failure = "the peer sent a text message, where only binary ones are allowed"
+                return
+            elif event.opcode is Opcode.CLOSE:
+                self._ended = True
+        if protocol.parser_exc is not None:
+            self._failure = f"WebSocket: {_chain(protocol.parser_exc)}"
+            return
+        # All that the library has to send now is pongs, and after a close frame its echo.
+        # RFC 6455 section 5.5.3: it is enough to answer the latest ping.
+        writes = [write for write in protocol.data_to_send() if write]
+        if writes:
+            self._control = b"".join(writes[-2:] if self._ended else writes[-1:])
+
+    async def _answer(self) -> None:
+        """Send what the received frames call for, unless a `send` takes it along."""
+        if self._failure is not None:
+            await self._send_last_words()
+        elif self._control and not self._send_lock.locked():
+            # A peer that has gone without waiting for the answer is no reason to lose what
+            # it sent before: whether it has, the next `receive` tells.
+            with contextlib.suppress(OSError, trio.ClosedResourceError):
+                async with self._send_lock:
+                    await self._send_control()
+
+    async def send(self, data: Buffer) -> None:
+        """Send all of `data`, as messages of at most 256 KiB."""
+        await self.handshake()
+        view = memoryview(data)
+        async with self._send_lock:
+            for start in range(0, len(view), MAX_SEND):
+                if self._torn or self._protocol.state is not State.OPEN:
+                    raise ConnectionClosedError("the WebSocket is closed")
+                self._protocol.send_binary(view[start : start + MAX_SEND])
+                frame = b"".join(self._protocol.data_to_send())
+                await self._send_frame(self._take_control() + frame)
+            await self._send_control()
+
+    def _take_control(self) -> bytes:
+        control, self._control = self._control, b""
+        return control
+
+    async def _send_control(self) -> None:
+        """Send what the receiving side has left here; holds the lock."""
+        while self._control and not self._torn:
+            await self._send_frame(self._take_control())
+
+    async def _send_frame(self, frame: bytes) -> None:
+        self._torn = True  # until it is out: half a frame cannot be mended
+        await self._conn.send(frame)
+        self._torn = False
+
+    # --- the end ---
+
+    def mark_authenticated(self) -> None:
+        self._protocol.max_fragment_size = MAX_FRAME
+        self._conn.mark_authenticated()
+
+    async def aclose(self) -> None:
+        """Send a close frame if that is possible within half a second, and close the pipe."""
+        try:
+            if self._open:
+                with (
+                    contextlib.suppress(OSError, trio.ClosedResourceError),
+                    trio.move_on_after(_CLOSE_SECONDS),
+                ):
+                    await self._say_goodbye()
+        finally:
+            await self._conn.aclose()
+
+    async def _say_goodbye(self) -> None:
+        async with self._send_lock:
+            if self._protocol.state is State.OPEN and not self._torn:
+                self._protocol.send_close(CloseCode.NORMAL_CLOSURE)
+                await self._send_frame(b"".join(self._protocol.data_to_send()))
+
+    def abort(self) -> None:
+        self._conn.abort()
+
+
+def _may_be_http(head: bytearray, start: bytes) -> bool:
+    """Whether it begins like a response (`start`), or like a request: with a method's name."""
+    if start:
+        return head[: len(start)] == start[: len(head)]
+    return head[:1].isalpha() and head[:1].isupper()
+
+
+def _chain(error: BaseException | None) -> str:
+    """An exception of the library and what caused it, in one line."""
+    texts = []
+    while error is not None:
+        texts.append(str(error) or type(error).__name__)
+        error = error.__cause__
+    return ": ".join(texts)[:300]
+
+
+class WebSocketListener:
+    """A listener whose connections begin with a WebSocket handshake."""
+
+    def __init__(self, listener: PipeListener) -> None:
+        self._listener = listener
+        self.addrs: tuple[Multiaddr, ...] = tuple(
+            addr.encapsulate("/ws") for addr in listener.addrs
+        )
+
+    async def accept(self) -> WebSocketConn:
+        """Wait for the next connection; its handshake happens on first use."""
+        conn = await self._listener.accept()
+        protocol = ServerProtocol(max_size=(None, MAX_EARLY_FRAME), logger=_library_logger)
+        return WebSocketConn(conn, protocol, "/ws")
+
+    async def aclose(self) -> None:
+        await self._listener.aclose()
+
+
+class WebSocketTransport:
+    """WebSocket over another transport's pipes, in practice TCP's.
+
+    Dials `/ws` and, with TLS, `/wss`, `/tls/ws` and `/tls/sni/NAME/ws`; listens on `/ws`.
+    Names have to be resolved first (:func:`lattica.nat.base.addresses.resolve` keeps the name
+    for TLS). The certificate policy is that of :mod:`lattica.nat.transport.tls`.
+    """
+
+    def __init__(self, tcp: PipeTransport, *, tls_context: ssl.SSLContext | None = None) -> None:
+        self._tcp = tcp
+        self._tls_context = tls_context
+
+    def can_dial(self, addr: Multiaddr) -> bool:
+        kinds = (Kind.WEBSOCKET, Kind.SECURE_WEBSOCKET)
+        return (
+            kind_of(addr) in kinds
+            and not needs_resolving(addr)
+            and self._tcp.can_dial(_pipe_addr(addr))
+        )
+
+    def can_listen(self, addr: Multiaddr) -> bool:
+        return (
+            kind_of(addr) is Kind.WEBSOCKET
+            and not needs_resolving(addr)
+            and self._tcp.can_listen(_pipe_addr(addr))
+        )
+
+    async def dial(self, addr: Multiaddr, *, source_port: int | None = None) -> WebSocketConn:
+        """Connect and open a WebSocket at `/`.
+
+        Raises:
+            OSError: the network says no, or the certificate is not valid.
+            RemoteProtocolError: the server does not open a WebSocket there.
+            AddressError: not an address for this transport.
+        """
+        if not self.can_dial(addr):
+            raise AddressError(f"{addr} is not a WebSocket address like /ip4/192.0.2.1/tcp/80/ws")
+        secure = kind_of(addr) is Kind.SECURE_WEBSOCKET
+        endpoint = to_endpoint(addr)
+        host = _server_name(addr) or endpoint.host
+        uri = WebSocketURI(secure, host, endpoint.port, "/", "")
+        protocol = ClientProtocol(uri, max_size=(None, MAX_EARLY_FRAME), logger=_library_logger)
+        conn: RawConn = await self._tcp.dial(_pipe_addr(addr), source_port=source_port)
+        try:
+            if secure:
+                if self._tls_context is None:
+                    self._tls_context = client_context()
+                tls = TlsConn(conn, self._tls_context, host)
+                await tls.handshake()
+                conn = tls
+            websocket = WebSocketConn(conn, protocol, "/tls/ws" if secure else "/ws")
+            await websocket.handshake()
+            return websocket
+        except BaseException:
+            conn.abort()
+            raise
+
+    async def listen(self, addr: Multiaddr) -> WebSocketListener:
+        """Bind `addr`. Raises :class:`~lattica.errors.ListenError`."""
+        return WebSocketListener(await self._tcp.listen(_pipe_addr(addr)))
+
+
+def _pipe_addr(addr: Multiaddr) -> Multiaddr:
+    """The part of the address that the transport below is for: host and port."""
+    (host, ip), (transport, port), *_ = components(addr)
+    return Multiaddr(f"/{host}/{ip}/{transport}/{port}")
+
+
+def _server_name(addr: Multiaddr) -> str | None:
+    """The name after `/sni`, in ASCII."""
+    for name, value in components(addr):
+        if name == "sni":
+            try:
+                return value.encode("idna").decode()
+            except UnicodeError:
+                raise AddressError(f"{value!r} is not a host name") from None
+    return None

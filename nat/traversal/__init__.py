@@ -1,0 +1,1 @@
+"""Everything that gets a node through NATs: each protocol has a room of its own."""

@@ -1,0 +1,1 @@
+"""AutoNAT v2: which of this node's addresses strangers can reach."""

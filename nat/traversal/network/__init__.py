@@ -1,0 +1,1 @@
+"""What this machine knows of its own network, and when that changes."""

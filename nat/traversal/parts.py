@@ -1,0 +1,280 @@
+"""Everything that gets a node through NATs, put together.
+
+Parts that know nothing of each other: relays (:mod:`lattica.nat.traversal.relay`), what can be
+reached from where (:mod:`lattica.nat.traversal.autonat`, :mod:`lattica.nat.traversal.stun`), ports
+that routers open (:mod:`lattica.nat.traversal.portmap`), ways to direct connections
+(:mod:`lattica.nat.traversal.punch`) and the choice among paths
+(:mod:`lattica.nat.traversal.path_manager`). Only peers that were configured are asked for anything:
+relays and bootstrap peers, and the router.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
+
+import trio
+from multiaddr.multiaddr import Multiaddr
+
+from lattica.nat.base.addresses import (
+    Kind,
+    forget_interfaces,
+    interface_addresses,
+    kind_of,
+    relay_of,
+    to_endpoint,
+)
+from lattica.nat.base.identity import PeerId, parse_peer_id
+from lattica.nat.mux.connection import Connection
+from lattica.nat.swarm.events import AddressesChanged, EventsLost, NetworkChanged
+from lattica.nat.swarm.swarm import Swarm
+from lattica.nat.traversal.autonat.client import AutonatClient
+from lattica.nat.traversal.autonat.client_core import AddressReachability, Reachability
+from lattica.nat.traversal.autonat.server import AutonatServer
+from lattica.nat.traversal.config import TraversalConfig
+from lattica.nat.traversal.network.monitor import NetworkMonitor
+from lattica.nat.traversal.path_manager import PathManager, Way
+from lattica.nat.traversal.portmap.service import PortMappingService
+from lattica.nat.traversal.punch.birthday.strategy import BirthdayWay
+from lattica.nat.traversal.punch.dcutr.strategy import DcutrWay
+from lattica.nat.traversal.punch.direct import DirectWay
+from lattica.nat.traversal.punch.ice.strategy import IceWay
+from lattica.nat.traversal.punch.probe_budget import ProbeBudget
+from lattica.nat.traversal.relay.circuit_transport import CircuitTransport
+from lattica.nat.traversal.relay.client.client import RelayClient
+from lattica.nat.traversal.relay.messages import HOP
+from lattica.nat.traversal.relay.server.service import RelayService
+from lattica.nat.traversal.stun.behaviour import Responder
+from lattica.nat.traversal.stun.prober import NatProber
+from lattica.nat.traversal.stun.responder import StunResponder
+
+_POLL = 0.05
+_PUSHES = 4
+"""Rounds of telling all peers that may be under way at a time; one peer may take ten seconds."""
+_ASK_DELAY = 2.0
+"""Seconds in which it turns out which connections have survived a change of the network."""
+_PUSH_DELAY = 0.2
+"""Seconds in which changes of address are gathered before peers are told."""
+
+
+logger = logging.getLogger(__name__)
+
+Part = Callable[[], Awaitable[None]]
+
+
+class Traversal:
+    """The parts of one node. Make it before the swarm runs; run it after.
+
+    Args:
+        bootstrap: peers that were configured, as far as they are known.
+        known_addrs: what is known of a peer's addresses.
+        push: tells connected peers what this node's addresses are now.
+        identify: asks a peer who it is, and at which address it sees this node.
+    """
+
+    def __init__(
+        self,
+        swarm: Swarm,
+        config: TraversalConfig,
+        *,
+        bootstrap: Callable[[], Iterable[PeerId]],
+        known_addrs: Callable[[PeerId], Sequence[Multiaddr]],
+        push: Callable[[], Awaitable[None]],
+        identify: Callable[[Connection], Awaitable[object]],
+    ) -> None:
+        self._swarm = swarm
+        self._config = config
+        self._bootstrap = bootstrap
+        self._known_addrs = known_addrs
+        self._push = push
+        self._identify = identify
+        self._pushing = trio.CapacityLimiter(_PUSHES)
+        self._scope = trio.CancelScope()
+        self._ended = trio.Event()
+        self._ended.set()
+        if config.relay_server.enabled and not config.relay.relays:
+            # Whoever is a relay can be reached: two with one bootstrap list need not each other.
+            config = replace(config, relay=replace(config.relay, reservations=0))
+            self._config = config
+        circuits = CircuitTransport(swarm, config.relay)
+        swarm.add_transport(circuits)
+        handlers = swarm.protocols.handlers
+        handlers.update(circuits.handlers)
+        self.relays = RelayClient(swarm, circuits, config.relay, bootstrap=bootstrap)
+        self.port_mapping = PortMappingService(swarm, config.port_mapping)
+        self.prober = NatProber(swarm, self._responders)
+        self.autonat = AutonatClient(
+            swarm,
+            self._servers,
+            self._to_check,
+            config.autonat.client,
+            on_change=self._on_reachability,
+        )
+        handlers.update(self.autonat.handlers)
+        budget = ProbeBudget(
+            config.birthday.per_address, config.birthday.per_hour, clock=trio.current_time
+        )
+        ways: list[Way] = [
+            DirectWay(swarm, known_addrs, config.punch),
+            DcutrWay(swarm, config.punch, known=known_addrs),
+            IceWay(swarm, config.ice, budget=budget),
+            BirthdayWay(swarm, config.birthday, budget=budget),
+        ]
+        self.paths = PathManager(swarm, ways, known_addrs, config.paths)
+        self.relay_service: RelayService | None = None
+        serves_autonat = config.autonat.server.enabled
+        if serves_autonat or (serves_autonat is None and config.relay_server.enabled):
+            handlers.update(AutonatServer(swarm, config.autonat.server).handlers)
+        if config.relay_server.enabled:
+            self.relay_service = RelayService(
+                swarm,
+                config.relay_server.limits,
+                [parse_peer_id(text) for text in config.relay_server.allow_peers],
+            )
+            handlers.update(self.relay_service.handlers)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run all parts until :meth:`aclose` or cancellation."""
+        parts: list[Part] = [
+            self._follow_network,
+            self.paths.run,
+            self.relays.run,
+            self.prober.run,
+            self.port_mapping.run,
+            NetworkMonitor(self._swarm).run,
+        ]
+        if self.relay_service is not None:
+            parts += [self.relay_service.run, StunResponder(self._swarm).run]
+        if self._config.autonat.client.enabled:
+            parts.append(self.autonat.run)
+        self._ended = trio.Event()
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    for part in parts:
+                        nursery.start_soon(self._keep, part)
+                    task_status.started()
+        finally:
+            self._ended.set()
+
+    async def _keep(self, part: Part) -> None:
+        """Run a part to its end. A defect of one must not take the node with it."""
+        pause = 1.0
+        while True:
+            try:
+                await part()
+                return
+            except Exception:
+                logger.exception("internal error, starting again in %g s part=%r", pause, part)
+            await trio.sleep(pause)
+            pause = min(2 * pause, 60.0)
+
+    async def aclose(self) -> None:
+        """End all parts; ports that routers have opened are closed, within two seconds."""
+        self._scope.cancel()
+        await self._ended.wait()
+
+    async def wait_announced(self) -> None:
+        """Wait for a reservation, or until it is clear that no configured peer gives any."""
+        # Nothing tells of a peer's having been identified.
+        while not self.relays.addrs and self._may_get_reservation():  # noqa: ASYNC110
+            await trio.sleep(_POLL)
+
+    def _may_get_reservation(self) -> bool:
+        if not self._config.relay.reservations:
+            return False
+        if self.relays.status():
+            return True
+        # A peer is known to be no relay only when it has said what it speaks.
+        best = [self._swarm.registry.best(peer_id) for peer_id in self._bootstrap()]
+        return any(one is None or not one.agent or HOP in one.known_protocols for one in best)
+
+    async def _follow_network(self) -> None:
+        """Learn anew what a change of the network has made untrue, and let peers know."""
+        with self._swarm.events.subscribe() as events:
+            async with trio.open_nursery() as nursery:
+                async for event in events:
+                    if isinstance(event, NetworkChanged):
+                        self._forget_network()
+                        for peer_id in self._servers():
+                            nursery.start_soon(self._ask_again, peer_id)
+                    if isinstance(event, NetworkChanged | AddressesChanged | EventsLost):
+                        self._refresh_verified()
+                        await trio.sleep(_PUSH_DELAY)
+                        if self._pushing.available_tokens:
+                            nursery.start_soon(self._push_addresses)
+                nursery.cancel_scope.cancel()
+
+    async def _push_addresses(self) -> None:
+        async with self._pushing:  # a peer that does not read must not keep news from others
+            await self._push()
+
+    def _forget_network(self) -> None:
+        forget_interfaces()
+        self._swarm.observed.clear()
+        self._swarm.own_addresses.set_unreachable(())
+        self.autonat.network_changed()
+
+    async def _ask_again(self, peer_id: PeerId) -> None:
+        """Have a peer that stays connected say at which address it sees us now."""
+        await trio.sleep(_ASK_DELAY)
+        connection = self._swarm.registry.best(peer_id)
+        if connection is not None:
+            await self._identify(connection)
+
+    # --- whom to ask ---
+
+    def _servers(self) -> list[PeerId]:
+        """Peers that were configured."""
+        relays = (status.relay for status in self.relays.status())
+        return list(dict.fromkeys((*relays, *self._bootstrap())))
+
+    def _responders(self) -> list[Responder]:
+        """The UDP ports of relays in use, which answer STUN requests if the relays are ours.
+
+        One that is only named in a peer's address was not configured, but is in use all the same;
+        it is asked where there is no other, so that it can outvote nobody.
+        """
+        found = {status.relay: status.addrs for status in self.relays.status() if status.path}
+        if not found:
+            relays = {relay_of(connection.remote_addr) for connection in self._swarm.registry}
+            found = {r: tuple(self._known_addrs(r)) for r in relays if r is not None}
+        return [
+            Responder(endpoint.host, endpoint.port, relay)
+            for relay, addrs in found.items()
+            for addr in addrs
+            if kind_of(addr) is Kind.QUIC and not (endpoint := to_endpoint(addr)).is_name
+        ]
+
+    # --- what of this node can be reached ---
+
+    def _to_check(self) -> list[Multiaddr]:
+        swarm = self._swarm
+        found = (
+            *interface_addresses(swarm.listen_addrs),
+            *swarm.own_addresses.get("mapped"),
+            *swarm.own_addresses.get("observed"),
+            *swarm.observed.addrs(Kind.TCP),
+        )
+        return [addr for addr in dict.fromkeys(found) if kind_of(addr) is not Kind.CIRCUIT]
+
+    def _on_reachability(self, result: AddressReachability) -> None:
+        results = self.autonat.results.values()
+        self._swarm.own_addresses.set_unreachable(
+            each.addr for each in results if each.reachability is Reachability.UNREACHABLE
+        )
+        self._refresh_verified()
+
+    def _refresh_verified(self) -> None:
+        """Announce where the NAT lets strangers in to our TCP port, as long as that is seen."""
+        results = self.autonat.results.values()
+        observed = set(self._swarm.observed.addrs(Kind.TCP))
+        self._swarm.own_addresses.set(
+            "verified",
+            [
+                each.addr
+                for each in results
+                if each.reachability is Reachability.REACHABLE and each.addr in observed
+            ],
+        )

@@ -1,0 +1,331 @@
+"""Paths to peers: relayed at first, direct as soon as there is a way, relayed again if it dies.
+
+The driver of :mod:`lattica.nat.traversal.path_plan`. Which connection new streams take is the
+registry's business (:mod:`lattica.nat.swarm.registry`): a direct one before a relayed one. This
+module makes direct connections to peers that are reached through a relay, has connections probed
+that may have died, and makes a new one to a peer whose last one broke in the middle of something.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import trio
+from multiaddr.multiaddr import Multiaddr
+
+from lattica.nat.base.addresses import relay_of
+from lattica.nat.base.errors import LatticaError
+from lattica.nat.base.identity import PeerId
+from lattica.nat.mux.connection import Connection, Direction
+from lattica.nat.swarm.events import (
+    EventsLost,
+    NetworkChanged,
+    PathChanged,
+    PeerConnected,
+    PeerDisconnected,
+    SwarmEvent,
+)
+from lattica.nat.swarm.protocols import StreamHandler
+from lattica.nat.swarm.swarm import Swarm
+from lattica.nat.traversal.path_plan import PathConfig, PathPlan, WayReport
+from lattica.nat.traversal.punch.not_applicable import NotApplicable
+from lattica.nat.traversal.redial import Phase, Redial, RedialPolicy
+
+logger = logging.getLogger(__name__)
+
+_MAX_PLANS = 4096
+_SETTLE = 0.05
+"""Seconds in which a peer that has made several relayed connections at once chooses one."""
+_MAX_RECONNECTS = 64
+_RECONNECT_FOR = 60.0
+"""Seconds for which a peer that was lost in the middle of something is dialed again."""
+_RECONNECT_POLICY = RedialPolicy(first=0.5, limit=15.0)
+_SHOWN = 300
+
+
+class Way(Protocol):
+    """One way from a relayed connection to a direct one."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def handlers(self) -> Mapping[str, StreamHandler]:
+        """The other end's part, by protocol."""
+        ...
+
+    async def attempt(self, relayed: Connection) -> Connection:
+        """Make a direct connection to the peer of `relayed`, agreed upon over it.
+
+        Has its own time-out, and may be cancelled at any time. Raises
+        :class:`~lattica.nat.traversal.punch.not_applicable.NotApplicable` if it cannot work for
+        this pair, and :class:`~lattica.errors.LatticaError` or :class:`OSError` with the reason.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PathStatus:
+    """How a connected peer is reached, and why not in a better way."""
+
+    path: str
+    """"relayed", or "direct-" and tcp, quic, ws or wss."""
+    addr: Multiaddr
+    relay: PeerId | None
+    """In the middle of a relayed path."""
+    age: float
+    """Seconds since it was established."""
+    rtt: float | None
+    """Shortest round trip seen, seconds."""
+    ways: tuple[WayReport, ...]
+    """What the last attempt at a direct path came to; empty where none was needed."""
+    next_attempt: float | None
+    """Seconds until the next one; None if there is none unless something changes."""
+
+
+class PathManager:
+    """Works on the paths to all peers of a swarm.
+
+    Args:
+        ways: to a direct connection; all are tried at once.
+        known_addrs: what is known of a peer's addresses, relayed ones included.
+    """
+
+    def __init__(
+        self,
+        swarm: Swarm,
+        ways: Sequence[Way],
+        known_addrs: Callable[[PeerId], Iterable[Multiaddr]],
+        config: PathConfig | None = None,
+    ) -> None:
+        self._swarm = swarm
+        self._ways = ways
+        self._known_addrs = known_addrs
+        self._config = config or PathConfig()
+        self._rng = random.Random()
+        self._limiter = trio.CapacityLimiter(self._config.max_concurrent)
+        self._plans: OrderedDict[PeerId, PathPlan] = OrderedDict()
+        """Also of peers that are not connected: who comes again is no stranger."""
+        self._at_work: dict[PeerId, trio.Event] = {}
+        """Peers with a task of their own, and what wakes it."""
+        self._reconnecting: set[PeerId] = set()
+        swarm.on_connected.append(self._on_connected)
+        for way in ways:
+            swarm.protocols.handlers.update(way.handlers)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Work until cancelled, or until the swarm ends."""
+        with self._swarm.events.subscribe() as events:
+            task_status.started()
+            async with trio.open_nursery() as nursery:
+                for peer_id in list(self._swarm.registry.by_peer):
+                    self._look_at(peer_id, nursery)
+                async for event in events:
+                    self._hear(event, nursery)
+                nursery.cancel_scope.cancel()
+
+    def status(self, peer_id: PeerId) -> PathStatus | None:
+        """How a peer is reached now; None if it is not connected."""
+        best = self._swarm.registry.best(peer_id)
+        if best is None:
+            return None
+        plan = self._plans.get(peer_id)
+        now = trio.current_time()
+        soon = None
+        if plan is not None and best.is_relayed and plan.next_attempt < math.inf:
+            soon = max(0.0, plan.next_attempt - now)
+        return PathStatus(
+            best.path,
+            best.remote_addr,
+            relay_of(best.remote_addr),
+            now - best.established_at,
+            best.session.rtt,
+            plan.reports if plan is not None else (),
+            soon,
+        )
+
+    def peer_changed(self, peer_id: PeerId) -> None:
+        """A peer has other addresses than before: what failed may work now."""
+        plan = self._plans.get(peer_id)
+        if plan is not None and plan.given_up:
+            plan.relayed(trio.current_time())
+            self._wake(peer_id)
+
+    # --- what happens ---
+
+    def _hear(self, event: SwarmEvent, nursery: trio.Nursery) -> None:
+        match event:
+            case PeerConnected(peer_id=peer_id) | PathChanged(peer_id=peer_id):
+                self._look_at(peer_id, nursery)
+            case PeerDisconnected(peer_id=peer_id, reason=reason, interrupted=interrupted):
+                self._wake(peer_id)
+                if interrupted and len(self._reconnecting) < _MAX_RECONNECTS:
+                    nursery.start_soon(self._reconnect, peer_id, reason)
+            case NetworkChanged():
+                now = trio.current_time()
+                for plan in self._plans.values():
+                    plan.renew(now)
+                for peer_id in list(self._swarm.registry.by_peer):
+                    self._look_at(peer_id, nursery)
+                for connection in self._swarm.registry:
+                    nursery.start_soon(self._probe, connection)
+            case EventsLost():
+                for peer_id in list(self._swarm.registry.by_peer):
+                    self._look_at(peer_id, nursery)
+
+    async def _on_connected(self, connection: Connection) -> None:
+        """A peer that comes through a relay though there is a direct path has perhaps lost it."""
+        if connection.is_relayed and connection.direction is Direction.INBOUND:
+            for other in list(self._swarm.registry.by_peer.get(connection.peer_id, ())):
+                if not other.is_relayed:
+                    await self._probe(other)
+
+    def _wake(self, peer_id: PeerId) -> None:
+        news = self._at_work.get(peer_id)
+        if news is not None:
+            news.set()
+
+    def _look_at(self, peer_id: PeerId, nursery: trio.Nursery) -> None:
+        """Start working on a peer, if it is reached through a relay and it is our turn to."""
+        if peer_id in self._at_work:
+            self._wake(peer_id)
+            return
+        if not self._config.enabled or not self._ways or len(self._at_work) >= _MAX_PLANS:
+            return
+        if self._wanted(peer_id) is not None:
+            self._at_work[peer_id] = trio.Event()
+            nursery.start_soon(self._improve, peer_id)
+        elif (plan := self._plans.get(peer_id)) is not None:
+            plan.direct(trio.current_time())
+
+    def _wanted(self, peer_id: PeerId) -> Connection | None:
+        """The relayed connection to the peer that this side is to improve upon.
+
+        The side that was dialed does (libp2p's DCUtR), so that they do not both.
+        """
+        best = self._swarm.registry.best(peer_id)
+        if best is not None and best.is_relayed and best.direction is Direction.INBOUND:
+            return best
+        return None
+
+    # --- from relayed to direct ---
+
+    async def _improve(self, peer_id: PeerId) -> None:
+        plan = self._plans.pop(peer_id, None)
+        if plan is None:
+            plan = PathPlan(trio.current_time(), self._config, self._rng)
+            while len(self._plans) >= _MAX_PLANS:
+                self._plans.popitem(last=False)
+        self._plans[peer_id] = plan
+        plan.relayed(trio.current_time())
+        reports: dict[str, WayReport] = {}
+        try:
+            while (relayed := self._wanted(peer_id)) is not None:
+                news = self._at_work[peer_id] = trio.Event()
+                if trio.current_time() < plan.next_attempt:
+                    with trio.move_on_at(plan.next_attempt):
+                        await news.wait()
+                    continue
+                async with self._limiter:
+                    reports = await self._attempt(relayed)
+                if self._wanted(peer_id) is relayed:
+                    self._note_failure(peer_id, plan, reports)
+                elif relayed.closed_reason is not None:
+                    # There is another one by now, or will be: it has nothing to do with this.
+                    await trio.sleep(_SETTLE)
+            best = self._swarm.registry.best(peer_id)
+            if best is not None and not best.is_relayed:
+                plan.direct(trio.current_time(), reports or None)
+        finally:
+            del self._at_work[peer_id]
+
+    def _note_failure(
+        self, peer_id: PeerId, plan: PathPlan, reports: Mapping[str, WayReport]
+    ) -> None:
+        plan.failed(trio.current_time(), reports)
+        reasons = "; ".join(f"{r.name}: {r.reason}" for r in reports.values())
+        if plan.given_up:
+            logger.info("peer stays relayed until something changes: %s peer=%s", reasons, peer_id)
+        else:
+            logger.debug("no direct path yet: %s peer=%s", reasons, peer_id)
+
+    async def _attempt(self, relayed: Connection) -> dict[str, WayReport]:
+        """Try all ways at once; what came of each."""
+        reports: dict[str, WayReport] = {}
+
+        async def attempt(way: Way, scope: trio.CancelScope) -> None:
+            try:
+                await way.attempt(relayed)
+            except (LatticaError, OSError) as error:
+                reason = (str(error) or type(error).__name__)[:_SHOWN]
+                applicable = not isinstance(error, NotApplicable)
+                reports[way.name] = WayReport(way.name, False, reason, applicable)
+            except Exception as error:
+                # A defect of one way must not take away the others.
+                logger.exception("internal error on the way to a direct path way=%s", way.name)
+                reports[way.name] = WayReport(way.name, False, repr(error)[:_SHOWN])
+            else:
+                reports[way.name] = WayReport(way.name, True, "")
+                scope.deadline = min(scope.deadline, trio.current_time() + self._config.grace)
+
+        async def give_up_with_it(scope: trio.CancelScope) -> None:
+            await relayed.closed.wait()
+            scope.deadline = min(scope.deadline, trio.current_time() + self._config.grace)
+
+        with trio.move_on_after(self._config.timeout) as scope:
+            async with trio.open_nursery() as watching:
+                watching.start_soon(give_up_with_it, scope)
+                async with trio.open_nursery() as nursery:
+                    for way in self._ways:
+                        nursery.start_soon(attempt, way, scope)
+                watching.cancel_scope.cancel()
+        worked = any(report.ok for report in reports.values())
+        late = f"gave up after {self._config.timeout:g} s"
+        if worked:
+            late = "another way was faster"
+        elif relayed.closed_reason is not None:
+            late = "the relayed connection has ended"
+        for way in self._ways:
+            reports.setdefault(way.name, WayReport(way.name, False, late))
+        return reports
+
+    # --- when a path dies ---
+
+    async def _probe(self, connection: Connection) -> None:
+        """End a connection of which nothing is heard within the time for it."""
+        before = connection.session.last_received
+        connection.session.ping()
+        connection.wake_writer()
+        with trio.move_on_after(self._config.probe_timeout):
+            await connection.closed.wait()
+        if connection.closed_reason is None and connection.session.last_received == before:
+            connection.abort("the path is dead: the network has changed, or the peer has left it")
+
+    async def _reconnect(self, peer_id: PeerId, reason: str) -> None:
+        """Dial a peer that was lost in the middle of something, by whatever way there is."""
+        if peer_id in self._reconnecting or not list(self._known_addrs(peer_id)):
+            return
+        logger.info("connection lost, dialing again: %s peer=%s", reason, peer_id)
+        self._reconnecting.add(peer_id)
+        redial = Redial(trio.current_time(), self._rng, _RECONNECT_POLICY)
+        try:
+            with trio.move_on_after(_RECONNECT_FOR):
+                # Both sides do this. Let one of them be first.
+                await trio.sleep(self._rng.uniform(0.0, 0.2))
+                while self._swarm.registry.best(peer_id) is None:
+                    redial.begin(trio.current_time())
+                    try:
+                        await self._swarm.dial(peer_id, self._known_addrs(peer_id))
+                    except (LatticaError, OSError) as error:
+                        logger.debug("dialing again failed: %s peer=%s", error, peer_id)
+                        redial.failed(trio.current_time())
+                        if redial.phase is Phase.WAITING:
+                            await trio.sleep_until(redial.next_wake)
+        finally:
+            self._reconnecting.discard(peer_id)

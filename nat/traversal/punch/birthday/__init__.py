@@ -1,0 +1,1 @@
+"""The birthday method: a hole through a NAT that gives every destination another port."""

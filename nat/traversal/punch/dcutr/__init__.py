@@ -1,0 +1,1 @@
+"""TCP hole punching, coordinated by libp2p's DCUtR."""

@@ -1,0 +1,119 @@
+"""A circuit: a stream to a relay, and behind it another peer, as the pipe of a connection.
+
+Source: https://github.com/libp2p/specs/blob/master/relay/circuit-v2.md. Noise and yamux run
+inside, end to end, so the relay sees ciphertext and can do no more than cut.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable
+
+import trio
+from multiaddr.multiaddr import Multiaddr
+
+from lattica.nat.base.addresses import with_peer
+from lattica.nat.base.errors import ConnectionClosedError, LatticaError
+from lattica.nat.base.identity import PeerId
+from lattica.nat.base.wire import Buffer
+from lattica.nat.mux.stream import Stream
+from lattica.nat.traversal.relay.messages import Limit
+
+_CIRCUIT = Multiaddr("/p2p-circuit")
+
+
+def circuit_addr(relay_addr: Multiaddr, relay: PeerId) -> Multiaddr:
+    """`/RELAYADDR/p2p/RELAY/p2p-circuit`; `relay_addr` may name the relay already."""
+    return with_peer(relay_addr, relay).encapsulate(_CIRCUIT)
+
+
+class CircuitConn:
+    """A :class:`~lattica.nat.transport.base.RawConn` over a stream to a relay.
+
+    The side that dials need not wait for the relay's answer before it sends: it gives
+    `answer`, which is awaited by the first :meth:`receive`, returns the limit, and raises
+    whatever error the answer amounts to.
+
+    Backpressure is the stream's: a `send` returns when at most `Windows.send_buffer` bytes
+    still wait for the relay, which takes what the other end takes. A `send` that is cancelled
+    leaves the pipe unusable.
+
+    Errors: when the relay aborts the stream, or the connection to it ends, both methods raise
+    :class:`~lattica.errors.ConnectionClosedError` with the reason; a stream that the relay
+    ends is the end of the pipe for :meth:`receive`.
+    """
+
+    __slots__ = ("_aborted", "_answer", "_remote_addr", "_stream", "limit")
+
+    def __init__(
+        self,
+        stream: Stream,
+        limit: Limit | None = None,
+        *,
+        answer: Callable[[], Awaitable[Limit | None]] | None = None,
+    ) -> None:
+        """Take the stream, right after the messages about the circuit."""
+        self._stream = stream
+        self._aborted = False
+        self._answer = answer
+        connection = stream.connection
+        self._remote_addr = circuit_addr(connection.remote_addr, connection.peer_id)
+        self.limit = limit
+        """What the relay allows, as it says; None: no limit, or no answer yet."""
+
+    @property
+    def relay(self) -> PeerId:
+        return self._stream.peer_id
+
+    @property
+    def local_addr(self) -> Multiaddr:
+        """This end of the connection to the relay."""
+        return self._stream.connection.local_addr
+
+    @property
+    def remote_addr(self) -> Multiaddr:
+        """`/RELAYADDR/p2p/RELAY/p2p-circuit`; without the peer, as for any other pipe."""
+        return self._remote_addr
+
+    async def receive(self) -> memoryview:
+        if self._answer is not None:
+            answer, self._answer = self._answer, None
+            self.limit = await answer()
+        try:
+            return await self._stream.receive_view()
+        except LatticaError as error:
+            raise self._ended(error) from error
+
+    async def send(self, data: Buffer) -> None:
+        # A copy costs little, and while it leaves, the sender encrypts what comes next.
+        stable = data if type(data) is bytes else bytes(data)
+        try:
+            await self._stream.send_all(stable)
+        except LatticaError as error:
+            raise self._ended(error) from error
+
+    def _ended(self, error: LatticaError) -> ConnectionClosedError:
+        if self._aborted:
+            return ConnectionClosedError("aborted by this side")
+        return ConnectionClosedError(f"the circuit has ended: {error} relay={self.relay}")
+
+    def mark_authenticated(self) -> None:
+        pass  # a stream's window is the same for everybody
+
+    async def aclose(self) -> None:
+        """End our direction, and wait for the other end to do the same; the caller bounds that.
+
+        A reset instead could overtake the last bytes, and tell the other end of an error.
+        """
+        try:
+            with contextlib.suppress(LatticaError, trio.BusyResourceError):
+                await self._stream.send_eof()
+                while await self._stream.receive_view():
+                    pass
+        finally:
+            # What both sides have ended is over; anything else is cut off.
+            self.abort()
+
+    def abort(self) -> None:
+        self._aborted = True
+        self._stream.reset("the circuit was closed by this side")

@@ -1,0 +1,487 @@
+"""Keeps this node reachable through relays: the driver of reservations and relay selection.
+
+It stays connected to the relays that were configured, so that their round trips are known and
+another is at hand at once; holds reservations at the nearest ones
+(:mod:`lattica.nat.traversal.relay.client.selection`,
+:mod:`lattica.nat.traversal.relay.client.reservations`); and tells the swarm under which relayed
+addresses it is reached.
+
+Relays are connected over TCP where they have it, from the listening port: so the NAT maps that
+port, and the relay tells as which address (UDP mappings are found by STUN).
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import trio
+from multiaddr.multiaddr import Multiaddr
+
+from lattica.nat.base.addresses import Kind, kind_of, parse_multiaddr, resolve, split_peer
+from lattica.nat.base.backoff import Backoff
+from lattica.nat.base.errors import AddressError, LatticaError, RemoteProtocolError
+from lattica.nat.base.identity import PeerId
+from lattica.nat.mux.connection import Connection, Direction
+from lattica.nat.swarm.events import EventsLost, EventStream, NetworkChanged
+from lattica.nat.swarm.swarm import Swarm
+from lattica.nat.traversal.relay.circuit_transport import (
+    CircuitTransport,
+    ask_relay,
+    direct_connection,
+)
+from lattica.nat.traversal.relay.client.addresses import own_addrs_of, relayed_addrs
+from lattica.nat.traversal.relay.client.config import MAX_RELAYS, RelayClientConfig
+from lattica.nat.traversal.relay.client.reservations import Reserving, lifetime_of
+from lattica.nat.traversal.relay.client.selection import Candidate, RelaySelection
+from lattica.nat.traversal.relay.client.status import RelayStatus, Source
+from lattica.nat.traversal.relay.messages import HOP, Limit, Reservation, Reserve, Status
+from lattica.nat.traversal.relay.refusal import reserve_refused
+
+logger = logging.getLogger(__name__)
+
+Discover = Callable[[], Awaitable[Sequence[Multiaddr]]]
+
+_TAG = "relay-client"
+"""Relays in use are protected from trimming under this name."""
+_TICK = 1.0
+"""Seconds after which things are looked at though nothing was heard: round trips change, and
+bootstrap peers turn out to be relays."""
+_TCP_HEAD_START = 1.5
+"""Seconds that TCP gets before a relay's other addresses are tried too."""
+_LASTING = 30.0
+"""Seconds after which a connection that is lost counts as one that worked."""
+_TCP_FIRST, _TCP_LIMIT = 8.0, 600.0
+"""Pauses between attempts to have TCP besides QUIC. The first exceeds the time in which two
+connections count as made at once, after which the newer one is preferred."""
+_DISCOVER_FIRST, _DISCOVER_LIMIT = 30.0, 600.0
+_MAX_DISCOVERED = 16
+
+
+@dataclass(slots=True, eq=False)
+class _Relay:
+    """A relay that could be used, and what is going on with it."""
+
+    relay: PeerId
+    source: Source
+    reserving: Reserving
+    dialing: Backoff
+    tcp: Backoff
+    addrs: list[Multiaddr] = field(default_factory=list)
+    """Where to dial it; empty if that is the business of others."""
+    connection: Connection | None = None
+    """The direct one, when last looked at."""
+    chosen: bool = False
+    told: tuple[Multiaddr, ...] = ()
+    """Its addresses, as it says."""
+    limit: Limit | None = None
+    expires: float = 0.0
+    """Unix time at which the reservation ends."""
+    dial_error: str = ""
+    jobs: set[str] = field(default_factory=set)
+    """What is being done just now."""
+
+    @property
+    def rtt(self) -> float | None:
+        return None if self.connection is None else self.connection.session.rtt
+
+
+class RelayClient:
+    """Reservations of one node. :meth:`run` does everything.
+
+    Args:
+        transport: takes the circuits that the relays bring; to be registered with the swarm.
+        config: raises :class:`AddressError` for a relay's address that is none, or is
+            without `/p2p/ID`.
+        bootstrap: peers that are used if they relay; asked about once a second.
+        discover: finds more relays; called only while there are too few, with long pauses.
+        wall_clock: gives Unix time.
+    """
+
+    def __init__(
+        self,
+        swarm: Swarm,
+        transport: CircuitTransport,
+        config: RelayClientConfig | None = None,
+        *,
+        bootstrap: Callable[[], Iterable[PeerId]] | None = None,
+        discover: Discover | None = None,
+        wall_clock: Callable[[], float] = time.time,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._swarm = swarm
+        self._transport = transport
+        self._config = config or RelayClientConfig()
+        self._bootstrap = bootstrap if self._config.use_bootstrap else None
+        self._discover = discover
+        self._wall_clock = wall_clock
+        self._rng = rng or random.Random()
+        self._selection = RelaySelection(self._config.reservations, self._config.switch_after)
+        self._relays: dict[PeerId, _Relay] = {}
+        self._discovering = Backoff(_DISCOVER_FIRST, _DISCOVER_LIMIT, self._rng, 0.0)
+        self._is_discovering = False
+        self._addrs: tuple[Multiaddr, ...] = ()
+        self._wake = trio.Event()
+        self._published = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        for text in self._config.relays:
+            self._configure(text)
+
+    def _configure(self, text: str) -> None:
+        addr, relay = split_peer(parse_multiaddr(text))
+        if relay is None or kind_of(addr) is Kind.CIRCUIT or not addr.to_bytes():
+            raise AddressError(f"a relay's address must end in its /p2p/ID, unlike {text!r}")
+        self._add(relay, Source.CONFIGURED, [addr], 0.0)
+
+    def _add(self, relay: PeerId, source: Source, addrs: Iterable[Multiaddr], now: float) -> None:
+        if relay == self._swarm.identity.peer_id:
+            return  # the same list is given to every node
+        if (known := self._relays.get(relay)) is None:
+            if len(self._relays) >= MAX_RELAYS:
+                return
+            config, rng = self._config, self._rng
+            known = self._relays[relay] = _Relay(
+                relay,
+                source,
+                Reserving(config, rng, now),
+                Backoff(config.retry_first, config.retry_limit, rng, now),
+                Backoff(_TCP_FIRST, _TCP_LIMIT, rng, now),
+            )
+        known.addrs = list(dict.fromkeys([*known.addrs, *addrs]))[:MAX_RELAYS]
+
+    # --- what others ask ---
+
+    @property
+    def addrs(self) -> tuple[Multiaddr, ...]:
+        """Addresses at which relays bring circuits to this node, without `/p2p/` and its ID."""
+        return self._addrs
+
+    async def wait_ready(self, timeout: float) -> None:
+        """Wait until there is a reservation. Raises :class:`TimeoutError`, with the reasons."""
+        with trio.move_on_after(timeout):
+            await trio.lowlevel.checkpoint()
+            while not self._addrs:
+                await self._published.wait()
+            return
+        reasons = "; ".join(f"{s.relay}: {s.last_error or 'no answer'}" for s in self.status())
+        raise TimeoutError(
+            f"no reservation at a relay within {timeout:g} s: {reasons or 'no relay is known'}"
+        )
+
+    def status(self) -> tuple[RelayStatus, ...]:
+        """All relays that are known, those in use first."""
+        now = trio.current_time()
+        relays = sorted(self._relays.values(), key=lambda r: not r.chosen)
+        return tuple(
+            RelayStatus(
+                relay=r.relay,
+                source=r.source,
+                addrs=tuple(own_addrs_of(r.relay, r.told, self._used_addrs(r))),
+                path="" if r.connection is None else r.connection.path,
+                rtt=r.rtt,
+                chosen=r.chosen,
+                reserved_until=r.expires if r.reserving.is_held(now) else None,
+                limit=r.limit,
+                last_error=r.reserving.last_error or r.dial_error,
+            )
+            for r in relays
+        )
+
+    # --- life ---
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep reservations until cancelled; then this node is announced no more. Run it once."""
+        if not self._config.reservations:
+            task_status.started()
+            return
+        hooks = self._swarm.on_connected, self._swarm.on_disconnected
+        for each in hooks:
+            each.append(self._on_change)
+        try:
+            with self._swarm.events.subscribe() as events:
+                async with trio.open_nursery() as nursery:
+                    self._nursery = nursery
+                    nursery.start_soon(self._hear, events)
+                    task_status.started()
+                    while True:
+                        self._wake = trio.Event()
+                        now = trio.current_time()
+                        self._step(now)
+                        with trio.move_on_at(self._next_wake(now)):
+                            await self._wake.wait()
+        finally:
+            self._nursery = None
+            for each in hooks:
+                each.remove(self._on_change)
+            self._withdraw()
+
+    def _withdraw(self) -> None:
+        self._transport.accepts_from.difference_update(self._relays)
+        for relay in self._relays:
+            self._swarm.registry.tags.unprotect(relay, _TAG)
+        self._addrs = ()
+        with suppress(trio.ClosedResourceError):  # the swarm has ended, and its events too
+            self._swarm.own_addresses.set("relayed", ())
+
+    async def _on_change(self, connection: Connection) -> None:
+        await trio.lowlevel.checkpoint()
+        if connection.peer_id in self._relays:
+            self._wake.set()
+
+    async def _hear(self, events: EventStream) -> None:
+        async for event in events:
+            if isinstance(event, NetworkChanged | EventsLost):
+                now = trio.current_time()
+                for r in self._relays.values():
+                    r.dialing.again(now)
+                    r.tcp.again(now)
+                    if r.reserving.is_held(now):
+                        r.reserving.renew(now)
+                self._wake.set()
+
+    def _next_wake(self, now: float) -> float:
+        wakes = [now + _TICK, self._selection.next_wake()]
+        for r in self._relays.values():
+            wakes.append(r.reserving.next_wake(now) if r.connection else r.dialing.due)
+        # What is due already, and yet was not begun, waits for something that will be heard of.
+        return min(wake for wake in wakes if wake > now)
+
+    # --- one look at everything ---
+
+    def _step(self, now: float) -> None:
+        self._find_bootstrap(now)
+        for r in self._relays.values():
+            self._observe(r, now)
+        chosen = self._selection.choose(map(self._candidate, self._relays.values()), now)
+        for r in self._relays.values():
+            self._choose(r, r.relay in chosen)
+            if r.connection is None:
+                if r.addrs and (r.chosen or r.source is Source.CONFIGURED) and r.dialing.due <= now:
+                    self._begin("dial", r, self._dial)
+            else:
+                if r.chosen and r.reserving.is_due(now) and "reserve" not in r.jobs:
+                    r.reserving.ask(now)
+                    self._begin("reserve", r, self._reserve)
+                if r.chosen and r.tcp.due <= now and self._lacks_tcp(r):
+                    self._begin("tcp", r, self._add_tcp)
+        self._discover_if_needed(now)
+        self._publish(chosen, now)
+
+    def _find_bootstrap(self, now: float) -> None:
+        """Bootstrap peers that have said that they relay."""
+        for peer in self._bootstrap() if self._bootstrap is not None else ():
+            if peer in self._relays:
+                continue
+            connections = self._swarm.registry.by_peer.get(peer, ())
+            if any(HOP in c.known_protocols for c in connections if not c.is_relayed):
+                self._add(peer, Source.BOOTSTRAP, (), now)
+
+    def _observe(self, r: _Relay, now: float) -> None:
+        """Notice a connection that has come or gone."""
+        old, new = r.connection, direct_connection(self._swarm, r.relay)
+        if new is old:
+            return
+        r.connection = new
+        if new is None and old is not None:
+            reason = f"the connection to the relay has ended: {old.closed_reason}"
+            if now - old.established_at >= _LASTING:
+                r.dialing.again(now)
+            else:
+                r.dialing.failed(now)
+            if r.reserving.lost(now, reason):
+                logger.info("relay lost: %s relay=%s", reason, r.relay)
+        elif old is not None and old.closed_reason is not None:
+            # The relay may have forgotten us between the two.
+            r.reserving.renew(now)
+
+    def _candidate(self, r: _Relay) -> Candidate:
+        now = trio.current_time()
+        unreachable = r.connection is None and "dial" not in r.jobs and r.dialing.due > now
+        return Candidate(
+            relay=r.relay,
+            rtt=r.rtt,
+            connected=r.connection is not None,
+            held=r.reserving.is_held(now),
+            avoided=unreachable or r.reserving.is_avoided(now),
+        )
+
+    def _choose(self, r: _Relay, chosen: bool) -> None:
+        if r.chosen is not chosen:
+            tags = self._swarm.registry.tags
+            (tags.protect if chosen else tags.unprotect)(r.relay, _TAG)
+            r.chosen = chosen
+
+    def _publish(self, chosen: Sequence[PeerId], now: float) -> None:
+        """Tell the swarm where this node is reached, and the transport by whom."""
+        held = {r.relay for r in self._relays.values() if r.reserving.is_held(now)}
+        accepts = self._transport.accepts_from
+        accepts.difference_update(self._relays.keys() - held)
+        accepts.update(held)
+        addrs = tuple(
+            addr
+            for r in (self._relays[relay] for relay in chosen if relay in held)
+            for addr in relayed_addrs(r.relay, r.told, self._used_addrs(r))
+        )
+        if addrs != self._addrs:
+            self._addrs = addrs
+            self._swarm.own_addresses.set("relayed", addrs)
+            self._published.set()
+            self._published = trio.Event()
+
+    def _used_addrs(self, r: _Relay) -> tuple[Multiaddr, ...]:
+        """Where this node reaches the relay, and where its user says that it is."""
+        dialed = [
+            c.remote_addr
+            for c in self._swarm.registry.by_peer.get(r.relay, ())
+            if c.direction is Direction.OUTBOUND and not c.is_relayed
+        ]
+        given = r.addrs if r.source is Source.CONFIGURED else []
+        return (*given, *dialed)
+
+    # --- work that takes time ---
+
+    def _begin(self, job: str, r: _Relay, work: Callable[[_Relay], Awaitable[None]]) -> None:
+        if self._nursery is not None and job not in r.jobs:
+            r.jobs.add(job)
+            self._nursery.start_soon(self._run_job, job, r, work)
+
+    async def _run_job(
+        self, job: str, r: _Relay, work: Callable[[_Relay], Awaitable[None]]
+    ) -> None:
+        try:
+            await work(r)
+        except Exception as error:
+            # A defect of ours costs this attempt, not the node.
+            logger.exception("relay client: internal error relay=%s", r.relay)
+            now = trio.current_time()
+            r.dialing.failed(now)
+            r.reserving.failed(now, repr(error))
+        finally:
+            r.jobs.discard(job)
+            self._wake.set()
+
+    async def _dial(self, r: _Relay) -> None:
+        """Connect to a relay: TCP first, and before long whatever it has."""
+        try:
+            await self._dial_any(r)
+            if direct_connection(self._swarm, r.relay) is None:
+                raise LatticaError("the connection did not last")
+            r.dial_error = ""
+        except (LatticaError, OSError) as error:
+            r.dialing.failed(trio.current_time())
+            if not r.dial_error:
+                logger.info("relay is unreachable: %s relay=%s", error, r.relay)
+            r.dial_error = str(error)
+
+    async def _dial_any(self, r: _Relay) -> None:
+        if self._swarm.registry.best(r.relay) is not None:
+            # Connected through another relay, which is of no use here.
+            for addr in await resolve(r.addrs):
+                with suppress(LatticaError):
+                    await self._swarm.dial_fresh(r.relay, addr)
+                    return
+        tcp = [addr for addr in r.addrs if kind_of(addr) is Kind.TCP]
+        if 0 < len(tcp) < len(r.addrs):
+            with trio.move_on_after(_TCP_HEAD_START), suppress(LatticaError):
+                await self._swarm.dial(r.relay, tcp)
+                return
+        await self._swarm.dial(r.relay, r.addrs)
+
+    def _lacks_tcp(self, r: _Relay) -> bool:
+        """No connection of ours keeps the mapping of our TCP port, though there could be one."""
+        swarm = self._swarm
+        if not swarm.config.dial_from_listen_port or any(
+            c.direction is Direction.OUTBOUND and kind_of(c.remote_addr) is Kind.TCP
+            for c in swarm.registry.by_peer.get(r.relay, ())
+        ):
+            return False
+        if all(swarm.tcp_listen_port(version) is None for version in (4, 6)):
+            return False
+        return bool(self._tcp_addrs(r))
+
+    def _tcp_addrs(self, r: _Relay) -> list[Multiaddr]:
+        found = own_addrs_of(r.relay, r.told, self._used_addrs(r))
+        return [addr for addr in found if kind_of(addr) is Kind.TCP]
+
+    async def _add_tcp(self, r: _Relay) -> None:
+        for addr in await resolve(self._tcp_addrs(r)):
+            try:
+                await self._swarm.dial_fresh(r.relay, addr)
+                break
+            except (LatticaError, OSError) as error:
+                logger.debug("no TCP to the relay besides: %s relay=%s", error, r.relay)
+        r.tcp.failed(trio.current_time())  # another try, later, should it not last
+
+    async def _reserve(self, r: _Relay) -> None:
+        """Ask for a reservation, or for more time."""
+        reason = ""
+        reservation: Reservation | None = None
+        lifetime, limit = 0.0, None
+        try:
+            with trio.fail_after(self._config.request_timeout):
+                if r.connection is None:
+                    raise RemoteProtocolError("the connection has ended")
+                stream, answer = await ask_relay(r.connection, Reserve())
+                stream.close()
+            if answer.status is not Status.OK:
+                raise reserve_refused(r.relay, answer.status)
+            if answer.reservation is None:
+                raise RemoteProtocolError("the relay agrees, but gives no reservation")
+            reservation, limit = answer.reservation, answer.limit
+            lifetime = lifetime_of(
+                reservation,
+                relay=r.relay,
+                ours=self._swarm.identity.peer_id,
+                wall=self._wall_clock(),
+                config=self._config,
+            )
+        except trio.TooSlowError:
+            reason = f"the relay has not answered within {self._config.request_timeout:g} s"
+        except (LatticaError, OSError) as error:
+            reason = str(error)
+        now = trio.current_time()
+        if reason or reservation is None:
+            if r.reserving.failed(now, reason):
+                logger.info("no reservation: %s relay=%s", reason, r.relay)
+            return
+        r.told, r.limit = reservation.addrs, limit
+        r.expires = self._wall_clock() + lifetime
+        if r.reserving.granted(now, lifetime):
+            logger.info("reserved for %.0f s limit=%s relay=%s", lifetime, limit, r.relay)
+
+    # --- more relays ---
+
+    def _discover_if_needed(self, now: float) -> None:
+        if self._discover is None or self._nursery is None or self._is_discovering:
+            return
+        enough = sum(r.chosen for r in self._relays.values()) >= self._config.reservations
+        if enough or self._discovering.due > now:
+            return
+        self._is_discovering = True
+        self._nursery.start_soon(self._find_more, self._discover)
+
+    async def _find_more(self, discover: Discover) -> None:
+        try:
+            found = await discover()
+        except Exception as error:  # it is somebody else's code
+            logger.info("relays are not discovered: %s", error)
+            found = ()
+        finally:
+            self._is_discovering = False
+        now = trio.current_time()
+        self._discovering.failed(now)
+        for r in list(self._relays.values()):  # those that were of no use make room
+            if r.source is Source.DISCOVERED and not r.jobs and self._candidate(r).avoided:
+                self._choose(r, False)
+                del self._relays[r.relay]
+        count = sum(r.source is Source.DISCOVERED for r in self._relays.values())
+        for addr in found[: _MAX_DISCOVERED - count]:
+            with suppress(AddressError):
+                base, relay = split_peer(addr)
+                if relay is not None and kind_of(base) not in (Kind.CIRCUIT, Kind.OTHER):
+                    self._add(relay, Source.DISCOVERED, [base], now)
+        self._wake.set()

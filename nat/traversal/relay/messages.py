@@ -1,0 +1,279 @@
+"""The messages of circuit relay v2, as values and as bytes.
+
+Source: https://github.com/libp2p/specs/blob/master/relay/circuit-v2.md. Pure.
+
+What other implementations expect, and is not in the specification: a message says its type
+even where that is zero (proto2 requires it, rust and js read it that way; go and py-libp2p may
+leave a zero out, so an absent type is read as zero). Any `Limit` makes go and js treat the
+connection as a limited one that applications must opt in to, so one without limits is never
+sent. rust refuses a reservation without addresses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TypeAlias
+
+from google.protobuf.message import Message
+from multiaddr.multiaddr import Multiaddr
+
+from lattica.nat.base.addresses import decode_multiaddr
+from lattica.nat.base.errors import AddressError, LocalProtocolError, RemoteProtocolError
+from lattica.nat.base.identity import PeerId, parse_peer_id
+from lattica.nat.base.protobuf import parse_message
+from lattica.nat.base.wire import NeedMoreData, decode_uvarint, encode_length_prefixed
+from lattica.nat.pb import circuit_pb2 as pb
+
+HOP = "/libp2p/circuit/relay/0.2.0/hop"
+"""From a client to a relay: reserve, or connect to a peer that has reserved."""
+STOP = "/libp2p/circuit/relay/0.2.0/stop"
+"""From a relay to the peer that is connected to."""
+
+MAX_MESSAGE = 4096
+"""Bytes, without the length in front."""
+MAX_RELAY_ADDRS = 16
+"""Addresses of a relay that are put into, or taken from, a reservation."""
+_MAX_VOUCHER = 2048
+_MAX_PEER_ID = 64
+
+
+class Status(IntEnum):
+    """What became of a request."""
+
+    OK = 100
+    RESERVATION_REFUSED = 200
+    RESOURCE_LIMIT_EXCEEDED = 201
+    PERMISSION_DENIED = 202
+    CONNECTION_FAILED = 203
+    NO_RESERVATION = 204
+    MALFORMED_MESSAGE = 400
+    UNEXPECTED_MESSAGE = 401
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What a relay allows a circuit. None (on the wire also 0) means without limit."""
+
+    duration_s: int | None = None
+    """Seconds."""
+    data: int | None = None
+    """Bytes in each direction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """A place at a relay."""
+
+    expire: int
+    """Unix time, seconds."""
+    addrs: tuple[Multiaddr, ...] = ()
+    """Of the relay, each ending in its `/p2p/ID`, without `/p2p-circuit`."""
+    voucher: bytes = b""
+    """See :mod:`lattica.nat.traversal.relay.voucher`; empty where the relay gives none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Hop: asks for a reservation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """Hop: asks for a circuit to `peer`."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class HopStatus:
+    """Hop: the relay's answer; `reservation` with an OK to :class:`Reserve` only."""
+
+    status: Status
+    reservation: Reservation | None = None
+    limit: Limit | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StopConnect:
+    """Stop: `peer` wants a circuit to whoever gets this."""
+
+    peer: PeerId
+    limit: Limit | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StopStatus:
+    """Stop: the answer to that."""
+
+    status: Status
+
+
+HopMessage: TypeAlias = Reserve | Connect | HopStatus
+StopMessage: TypeAlias = StopConnect | StopStatus
+
+
+# --- to bytes ---
+
+
+def encode(message: HopMessage | StopMessage) -> bytes:
+    """The message with its length as a varint in front.
+
+    Raises:
+        LocalProtocolError: it is longer than :data:`MAX_MESSAGE`, or a number does not fit.
+    """
+    try:
+        payload = _to_protobuf(message).SerializeToString()
+    except ValueError as error:
+        raise LocalProtocolError(f"{message!r} cannot be encoded: {error}") from None
+    if len(payload) > MAX_MESSAGE:
+        raise LocalProtocolError(f"a circuit message of {len(payload)} bytes is too long")
+    return encode_length_prefixed(payload)
+
+
+def _to_protobuf(message: HopMessage | StopMessage) -> Message:
+    match message:
+        case Reserve():
+            return pb.HopMessage(type=pb.HopMessage.RESERVE)
+        case Connect(peer):
+            return pb.HopMessage(type=pb.HopMessage.CONNECT, peer=pb.Peer(id=peer.to_bytes()))
+        case HopStatus(status, reservation, limit):
+            return pb.HopMessage(
+                type=pb.HopMessage.STATUS,
+                status=pb.Status.Name(status),
+                reservation=_reservation_to_protobuf(reservation),
+                limit=_limit_to_protobuf(limit),
+            )
+        case StopConnect(peer, limit):
+            return pb.StopMessage(
+                type=pb.StopMessage.CONNECT,
+                peer=pb.Peer(id=peer.to_bytes()),
+                limit=_limit_to_protobuf(limit),
+            )
+        case StopStatus(status):
+            return pb.StopMessage(type=pb.StopMessage.STATUS, status=pb.Status.Name(status))
+
+
+def _reservation_to_protobuf(reservation: Reservation | None) -> pb.Reservation | None:
+    if reservation is None:
+        return None
+    return pb.Reservation(
+        expire=reservation.expire,
+        addrs=[addr.to_bytes() for addr in reservation.addrs],
+        voucher=reservation.voucher or None,
+    )
+
+
+def _limit_to_protobuf(limit: Limit | None) -> pb.Limit | None:
+    if limit is None or not (limit.duration_s or limit.data):
+        return None
+    return pb.Limit(duration=limit.duration_s or None, data=limit.data or None)
+
+
+# --- from bytes ---
+
+
+def decode_hop(data: bytes) -> HopMessage:
+    """Read a hop message, without the length in front.
+
+    Raises:
+        RemoteProtocolError: it is none, or lacks what its type needs.
+    """
+    message = parse_message(pb.HopMessage(), data, "circuit message", limit=MAX_MESSAGE)
+    match message.type:
+        case pb.HopMessage.RESERVE:
+            return Reserve()
+        case pb.HopMessage.CONNECT:
+            return Connect(_peer(message.peer))
+        case pb.HopMessage.STATUS:
+            has_reservation = message.HasField("reservation")
+            return HopStatus(
+                _status(message.status),
+                _reservation(message.reservation) if has_reservation else None,
+                _limit(message.limit) if message.HasField("limit") else None,
+            )
+        case other:
+            raise RemoteProtocolError(f"hop message of unknown type {other}")
+
+
+def decode_stop(data: bytes) -> StopMessage:
+    """Read a stop message, without the length in front.
+
+    Raises:
+        RemoteProtocolError: it is none, or lacks what its type needs.
+    """
+    message = parse_message(pb.StopMessage(), data, "circuit message", limit=MAX_MESSAGE)
+    match message.type:
+        case pb.StopMessage.CONNECT:
+            limit = _limit(message.limit) if message.HasField("limit") else None
+            return StopConnect(_peer(message.peer), limit)
+        case pb.StopMessage.STATUS:
+            return StopStatus(_status(message.status))
+        case other:
+            raise RemoteProtocolError(f"stop message of unknown type {other}")
+
+
+def split_message(data: bytes | bytearray) -> tuple[bytes, bytes] | None:
+    """Take one message off the front: (its payload, the bytes after it); None: more is needed.
+
+    Raises:
+        RemoteProtocolError: a bad length, or one over :data:`MAX_MESSAGE`.
+    """
+    try:
+        length, start = decode_uvarint(data)
+    except NeedMoreData:
+        return None
+    if length > MAX_MESSAGE:
+        raise RemoteProtocolError(f"circuit message of {length} bytes")
+    end = start + length
+    if len(data) < end:
+        return None
+    return bytes(data[start:end]), bytes(data[end:])
+
+
+def decode_peer_id(data: bytes) -> PeerId:
+    """Check a binary peer ID from a peer.
+
+    Raises:
+        RemoteProtocolError: it is none.
+    """
+    peer_id = PeerId(data)
+    if not 0 < len(data) <= _MAX_PEER_ID:
+        raise RemoteProtocolError(f"peer ID of {len(data)} bytes")
+    try:
+        if parse_peer_id(str(peer_id)) == peer_id:
+            return peer_id
+    except AddressError:
+        pass
+    raise RemoteProtocolError("invalid peer ID")
+
+
+def _peer(peer: pb.Peer) -> PeerId:
+    # Its addresses are for relays that dial the target, which ours does not.
+    return decode_peer_id(peer.id)
+
+
+def _status(number: int) -> Status:
+    try:
+        return Status(number)
+    except ValueError:
+        raise RemoteProtocolError(f"unknown circuit status {number}") from None
+
+
+def _reservation(reservation: pb.Reservation) -> Reservation:
+    """Addresses that cannot be read are left out: newer relays may have newer kinds."""
+    if len(reservation.voucher) > _MAX_VOUCHER:
+        raise RemoteProtocolError(f"voucher of {len(reservation.voucher)} bytes")
+    addrs: list[Multiaddr] = []
+    for data in reservation.addrs[:MAX_RELAY_ADDRS]:
+        try:
+            addrs.append(decode_multiaddr(data))
+        except RemoteProtocolError:
+            continue
+    return Reservation(reservation.expire, tuple(addrs), reservation.voucher)
+
+
+def _limit(limit: pb.Limit) -> Limit | None:
+    if not (limit.duration or limit.data):
+        return None
+    return Limit(limit.duration or None, limit.data or None)

@@ -1,0 +1,34 @@
+"""One direction of a circuit: bytes from one stream into another."""
+
+from __future__ import annotations
+
+import trio
+
+from lattica.nat.base.errors import ResourceLimitError
+from lattica.nat.mux.stream import Stream
+from lattica.nat.traversal.relay.server.books import Circuit
+
+FROM_SOURCE, FROM_TARGET = 0, 1
+"""Directions of a circuit."""
+
+
+async def forward(origin: Stream, goal: Stream, circuit: Circuit, direction: int) -> None:
+    """Pass on what `origin` sends until it ends, and then its end.
+
+    Backpressure: nothing is read from `origin` before what was read from it has left for
+    `goal`. When cancelled, or when this raises, the circuit is not whole any more, and both
+    streams are to be reset. Raises :class:`ResourceLimitError` when the circuit has used up
+    its bytes, and what the streams raise.
+    """
+    while data := await origin.receive_view():
+        allowance = circuit.allowance(direction)
+        excess = allowance is not None and len(data) > allowance
+        if excess:
+            data = data[:allowance]
+        if data:
+            await goal.send_all(data)
+            if delay := circuit.account(direction, len(data), trio.current_time()):
+                await trio.sleep(delay)
+        if excess:
+            raise ResourceLimitError(f"the circuit's {circuit.limits.data} bytes are used up")
+    await goal.send_eof()

@@ -1,0 +1,383 @@
+"""A circuit relay v2 server on a swarm: the driver of `books`.
+
+Source: https://github.com/libp2p/specs/blob/master/relay/circuit-v2.md. What the relay keeps of
+a circuit's data is one message each way, and what the peers have sent into their streams' windows
+while the other end was slow: those begin at 256 KiB and grow only for a circuit that moves more,
+within the memory budgets of the swarm.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import trio
+from multiaddr.multiaddr import Multiaddr
+
+from lattica.nat.base.addresses import Kind, ip_of, kind_of, with_peer
+from lattica.nat.base.errors import LatticaError, RemoteProtocolError
+from lattica.nat.base.identity import PeerId
+from lattica.nat.mux.connection import Connection
+from lattica.nat.mux.stream import Stream
+from lattica.nat.secure.multistream import Initiator
+from lattica.nat.swarm.protocols import StreamHandler
+from lattica.nat.swarm.swarm import Swarm
+from lattica.nat.traversal.relay.circuit_transport import direct_connection
+from lattica.nat.traversal.relay.message_stream import read_hop, read_stop
+from lattica.nat.traversal.relay.messages import (
+    HOP,
+    MAX_RELAY_ADDRS,
+    STOP,
+    Connect,
+    HopStatus,
+    Reservation,
+    Reserve,
+    Status,
+    StopConnect,
+    StopStatus,
+    encode,
+)
+from lattica.nat.traversal.relay.server.books import Circuit, Refusal, RelayServer
+from lattica.nat.traversal.relay.server.events import (
+    CircuitClosed,
+    CircuitOpened,
+    Refused,
+    RelayEvent,
+    ReservationEnded,
+    ReservationMade,
+)
+from lattica.nat.traversal.relay.server.forwarding import FROM_SOURCE, FROM_TARGET, forward
+from lattica.nat.traversal.relay.server.limits import RelayLimits
+from lattica.nat.traversal.relay.voucher import seal
+
+logger = logging.getLogger(__name__)
+
+REQUEST_TIMEOUT = 10.0
+"""Seconds a client may take to say what it wants."""
+STOP_TIMEOUT = 10.0
+"""Seconds the target of a circuit may take to accept it."""
+_SWEEP = 1.0
+"""Seconds between two looks for what has run out or died."""
+_TAG = "relay"
+"""Peers with a reservation are protected from trimming under this name."""
+
+_PASSED_ON = (Status.PERMISSION_DENIED, Status.RESOURCE_LIMIT_EXCEEDED)
+"""What a target may say that its caller is told; anything else is a failed connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class RelayStats:
+    """What a relay does at present, and what it has done since it began."""
+
+    reservations: int
+    circuits: int
+    circuits_total: int
+    """Circuits opened, among them those that have ended."""
+    bytes_total: int
+    """Bytes forwarded in either direction on circuits that have ended, and those at present."""
+    refused_total: int
+
+
+@dataclass(slots=True, eq=False)
+class _Live:
+    """A circuit with the streams that make it."""
+
+    circuit: Circuit
+    source: Stream
+    target: Stream | None = None
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    ended: list[bool] = field(default_factory=lambda: [False, False])
+    """The end of each direction was passed on."""
+    opened: bool = False
+    reason: str = ""
+    """Why it was cut off; empty while it was not."""
+
+    def is_dead(self) -> bool:
+        """One of its streams is gone, which nobody who waits for the other one can see."""
+        # The target has a reader until it has accepted.
+        streams = (self.source, self.target) if self.opened else (self.source,)
+        return any(
+            stream is not None
+            and (stream.is_dead or (ended and stream.connection.closed_reason is not None))
+            for stream, ended in zip(streams, self.ended, strict=False)
+        )
+
+    def abort(self, reason: str) -> None:
+        """Reset both streams, so that neither end takes it for a good end. Idempotent."""
+        self.reason = self.reason or reason
+        self.source.reset(reason)
+        if self.target is not None:
+            self.target.reset(reason)
+
+
+class RelayService:
+    """Relays for peers of `swarm`; register :attr:`handlers`, and let :meth:`run` run.
+
+    `allow_peers` get what `limits.for_allowed` says. `addresses` are those told to clients,
+    by default all of the swarm; `wall_clock` gives Unix time.
+    """
+
+    def __init__(
+        self,
+        swarm: Swarm,
+        limits: RelayLimits | None = None,
+        allow_peers: Iterable[PeerId] = (),
+        *,
+        addresses: Callable[[], Iterable[Multiaddr]] | None = None,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._swarm = swarm
+        self._addresses = addresses or (lambda: swarm.addrs)
+        self._wall_clock = wall_clock
+        self._server = RelayServer(swarm.identity.peer_id, limits or RelayLimits(), allow_peers)
+        self._live: set[_Live] = set()
+        self._circuits_total = 0
+        self._bytes_total = 0
+        self._refused_total = 0
+        self.on_event: list[Callable[[RelayEvent], None]] = []
+        """Called with each event, and must not wait nor raise."""
+
+    @property
+    def handlers(self) -> Mapping[str, StreamHandler]:
+        """The protocols to serve."""
+        return {HOP: self._serve_hop}
+
+    @property
+    def stats(self) -> RelayStats:
+        under_way = sum(sum(circuit.forwarded) for circuit in self._server.circuits)
+        return RelayStats(
+            self._server.reservation_count,
+            self._server.circuit_count,
+            self._circuits_total,
+            self._bytes_total + under_way,
+            self._refused_total,
+        )
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """End what has run out, and what belongs to peers that are gone; until cancelled.
+
+        Circuits that are open then go on until the swarm ends.
+        """
+        hooks = self._swarm.on_disconnected
+        hooks.append(self._on_disconnected)
+        try:
+            task_status.started()
+            while True:
+                await trio.sleep(_SWEEP)
+                self._sweep()
+        finally:
+            hooks.remove(self._on_disconnected)
+
+    def _sweep(self) -> None:
+        for peer_id in self._server.expire(trio.current_time()):
+            self._end_reservation(peer_id, "it was not renewed")
+        for live in tuple(self._live):
+            if live.is_dead():
+                live.abort("one end is gone")
+                live.scope.cancel()
+
+    async def _on_disconnected(self, connection: Connection) -> None:
+        peer_id = connection.peer_id
+        await trio.lowlevel.checkpoint()
+        if direct_connection(self._swarm, peer_id) is None and self._server.peer_gone(peer_id):
+            self._end_reservation(peer_id, "the peer has disconnected")
+
+    def _end_reservation(self, peer_id: PeerId, reason: str) -> None:
+        self._swarm.registry.tags.unprotect(peer_id, _TAG)
+        logger.info("reservation ended: %s peer=%s", reason, peer_id)
+        self._publish(ReservationEnded(peer_id, reason))
+
+    def _publish(self, event: RelayEvent) -> None:
+        for hook in self.on_event:
+            hook(event)
+
+    # --- requests ---
+
+    async def _serve_hop(self, stream: Stream) -> None:
+        try:
+            with trio.fail_after(REQUEST_TIMEOUT):
+                request = await read_hop(stream)
+        except trio.TooSlowError:
+            stream.reset("no request came")
+            return
+        except RemoteProtocolError as error:
+            logger.debug("malformed hop request: %s peer=%s", error, stream.peer_id)
+            await self._refuse(stream, None, Refusal(Status.MALFORMED_MESSAGE, str(error)))
+            return
+        target = request.peer if isinstance(request, Connect) else None
+        if stream.connection.is_relayed:
+            reason = "this connection is relayed itself"
+            await self._refuse(stream, target, Refusal(Status.PERMISSION_DENIED, reason))
+            return
+        match request:
+            case Reserve():
+                await self._reserve(stream)
+            case Connect(peer):
+                await self._connect(stream, peer)
+            case HopStatus():
+                refusal = Refusal(Status.UNEXPECTED_MESSAGE, "a status is no request")
+                await self._refuse(stream, None, refusal)
+
+    async def _refuse(self, stream: Stream, target: PeerId | None, refusal: Refusal) -> None:
+        self._refused_total += 1
+        logger.debug(
+            "refused: %s status=%s peer=%s target=%s",
+            refusal.reason,
+            refusal.status.name,
+            stream.peer_id,
+            target,
+        )
+        self._publish(Refused(stream.peer_id, target, refusal.status, refusal.reason))
+        await stream.send_all(encode(HopStatus(refusal.status)))
+
+    async def _reserve(self, stream: Stream) -> None:
+        peer_id = stream.peer_id
+        if direct_connection(self._swarm, peer_id) is None:
+            return  # gone, and nobody would tell us again
+        ip, now = ip_of(stream.connection.remote_addr), trio.current_time()
+        grant = self._server.reserve(peer_id, ip, now)
+        if isinstance(grant, Refusal):
+            await self._refuse(stream, None, grant)
+            return
+        self._swarm.registry.tags.protect(peer_id, _TAG)
+        lifetime = grant.expires - now
+        level = logging.DEBUG if grant.renewed else logging.INFO
+        logger.log(level, "reservation made for %.0f s peer=%s addr=%s", lifetime, peer_id, ip)
+        self._publish(ReservationMade(peer_id, lifetime, grant.renewed))
+        # Clients count from the answer: rather too early than too late.
+        expire = int(self._wall_clock() + lifetime)
+        voucher = seal(self._swarm.identity, peer_id, expire)
+        reservation = Reservation(expire, self._told_addresses(), voucher)
+        answer = HopStatus(Status.OK, reservation, grant.limits.as_told)
+        await stream.send_all(encode(answer))
+
+    def _told_addresses(self) -> tuple[Multiaddr, ...]:
+        """This relay's addresses for clients, those that most can reach first."""
+        found: list[tuple[int, Multiaddr]] = []
+        for addr in self._addresses():
+            ip = ip_of(addr)
+            if kind_of(addr) is Kind.CIRCUIT or (ip is not None and ip.is_unspecified):
+                continue
+            near = ip is not None and (ip.is_loopback or ip.is_link_local)
+            private = ip is not None and ip.is_private
+            found.append((2 if near else int(private), addr))
+        if any(rank < 2 for rank, _ in found):  # else all is on one machine
+            found = [(rank, addr) for rank, addr in found if rank < 2]
+        found.sort(key=lambda item: item[0])
+        me = self._swarm.identity.peer_id
+        return tuple(with_peer(addr, me) for _, addr in found[:MAX_RELAY_ADDRS])
+
+    # --- circuits ---
+
+    async def _connect(self, stream: Stream, target: PeerId) -> None:
+        """Make a circuit and serve it to its end. When this returns, both streams are done."""
+        ip = ip_of(stream.connection.remote_addr)
+        circuit = self._server.connect(stream.peer_id, target, ip, trio.current_time())
+        if isinstance(circuit, Refusal):
+            await self._refuse(stream, target, circuit)
+            return
+        live = _Live(circuit, stream)
+        self._live.add(live)
+        try:
+            with live.scope:
+                await self._serve_circuit(live)
+            if live.scope.cancelled_caught:
+                live.abort("its time is up")
+        except* LatticaError as group:
+            live.abort(f"{_first(group)}")
+        except* BaseException:
+            live.abort("this relay stops")
+            raise
+        finally:
+            self._live.discard(live)
+            self._server.close(circuit)
+            self._bytes_total += sum(circuit.forwarded)
+            if live.opened:
+                self._report_end(live)
+
+    def _report_end(self, live: _Live) -> None:
+        circuit = live.circuit
+        seconds = trio.current_time() - circuit.opened
+        reason = live.reason or "closed by its ends"
+        logger.debug(
+            "circuit ended: %s source=%s target=%s bytes=%s",
+            reason,
+            circuit.source,
+            circuit.target,
+            circuit.forwarded,
+        )
+        self._publish(
+            CircuitClosed(
+                circuit.source,
+                circuit.target,
+                circuit.forwarded[FROM_SOURCE],
+                circuit.forwarded[FROM_TARGET],
+                seconds,
+                reason,
+            )
+        )
+
+    async def _serve_circuit(self, live: _Live) -> None:
+        circuit, source = live.circuit, live.source
+        refusal = await self._call_target(live)
+        if refusal is not None:
+            if live.target is not None:
+                live.target.reset(refusal.reason)
+            await self._refuse(source, circuit.target, refusal)
+            return
+        target = live.target
+        assert target is not None
+        if circuit.limits.duration:
+            live.scope.deadline = trio.current_time() + circuit.limits.duration
+        await source.send_all(encode(HopStatus(Status.OK, limit=circuit.limits.as_told)))
+        live.opened = True
+        self._circuits_total += 1
+        logger.debug("circuit opened source=%s target=%s", circuit.source, circuit.target)
+        self._publish(CircuitOpened(circuit.source, circuit.target))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._forward, live, target, source, FROM_TARGET)
+            await self._forward(live, source, target, FROM_SOURCE)
+        target.close()
+
+    async def _forward(self, live: _Live, origin: Stream, goal: Stream, direction: int) -> None:
+        await forward(origin, goal, live.circuit, direction)
+        live.ended[direction] = True
+
+    async def _call_target(self, live: _Live) -> Refusal | None:
+        """Ask the target to take the circuit; its stream is then in `live`."""
+        circuit = live.circuit
+        connection = direct_connection(self._swarm, circuit.target)
+        if connection is None:  # it is about to lose its reservation
+            return Refusal(Status.NO_RESERVATION, "the target is not connected")
+        try:
+            with trio.fail_after(STOP_TIMEOUT):
+                stream = live.target = connection.open_stream()
+                stream.begin_negotiation(Initiator([STOP]))
+                if STOP in connection.known_protocols:
+                    stream.assume_protocol(STOP)
+                else:
+                    await stream.finish_negotiation()
+                call = StopConnect(circuit.source, circuit.limits.as_told)
+                await stream.send_all(encode(call))
+                answer = await read_stop(stream)
+        except trio.TooSlowError:
+            return Refusal(Status.CONNECTION_FAILED, "the target does not answer")
+        except LatticaError as error:
+            return Refusal(Status.CONNECTION_FAILED, f"the target cannot be asked: {error}")
+        if not isinstance(answer, StopStatus):
+            return Refusal(Status.CONNECTION_FAILED, "the target answers with no status")
+        if answer.status is Status.OK:
+            return None
+        reason = f"the target says {answer.status.name}"
+        if answer.status in _PASSED_ON:
+            return Refusal(answer.status, reason)
+        return Refusal(Status.CONNECTION_FAILED, reason)
+
+
+def _first(group: BaseExceptionGroup[LatticaError]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,178 @@
+"""`lattica publish` and `lattica fetch` as processes, over real sockets on loopback."""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from lattica.content import Ticket
+from lattica.content.manifest.cid import Cid
+from tests.loopback.commands.commands import failed_fetch, fetch, memory, published, start_fetch
+
+MIB = 1024 * 1024
+
+
+def make_file(path: Path, megabytes: int) -> Path:
+    """A file of chunks that all differ, made quickly."""
+    block = bytearray(np.random.default_rng(1).bytes(MIB))
+    with open(path, "wb") as file:
+        for number in range(megabytes):
+            block[:8] = number.to_bytes(8, "little")
+            file.write(block)
+    return path
+
+
+def same(first: Path, second: Path) -> bool:
+    return filecmp.cmp(first, second, shallow=False)
+
+
+def journaled(out: Path) -> int:
+    """Chunks that an unfinished fetch has noted as written."""
+    return sum(p.stat().st_size // 4 for p in out.glob(".lattica-*/journal"))
+
+
+def wait_for_chunks(out: Path, count: int, process: subprocess.Popen[str]) -> None:
+    """Wait until a running fetch has written this many chunks."""
+    deadline = time.monotonic() + 60
+    while journaled(out) < count:
+        assert process.poll() is None, "the fetch has ended too soon"
+        assert time.monotonic() < deadline, "the fetch does not get on"
+        time.sleep(0.005)
+
+
+@pytest.mark.slow
+def test_file_of_one_gibibyte_in_flat_memory(tmp_path):
+    source = make_file(tmp_path / "big.bin", 1024)
+    with published(source, tmp_path / "publisher") as provider:
+        idle = provider.memory("VmRSS")
+        process = start_fetch(provider.ticket, tmp_path / "out")
+        peak = 0
+        while process.poll() is None:
+            try:
+                peak = max(peak, memory(process.pid, "VmHWM"))
+            except (AssertionError, OSError):
+                break  # it has just ended
+            time.sleep(0.02)
+        _, stderr = process.communicate(timeout=60)
+        assert process.returncode == 0, stderr
+        assert same(source, tmp_path / "out" / "big.bin")
+        assert provider.memory("VmHWM") - idle < 200 * MIB
+        # A publisher that has served nothing is what an idle node is.
+        assert peak - idle < 200 * MIB
+        assert os.listdir(tmp_path / "out") == ["big.bin"]
+
+
+def checkpoint(directory: Path) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(3)
+    directory.mkdir()
+    arrays = {
+        f"model.layers.{layer}.{part}": rng.standard_normal(shape, np.float32)
+        for layer in range(4)
+        for part, shape in (("mlp.weight", (1024, 1024)), ("norm.weight", (1024,)))
+    }
+    for shard in range(2):
+        chosen = {n: a for n, a in arrays.items() if int(n.split(".")[2]) % 2 == shard}
+        save_file(chosen, directory / f"model-{shard}.safetensors", {"format": "pt"})
+    (directory / "config.json").write_text('{"hidden_size": 1024}\n')
+    (directory / "tokenizer").mkdir()
+    (directory / "tokenizer" / "merges.txt").write_bytes(b"")
+    return arrays
+
+
+def test_checkpoint_and_one_layer_of_it(tmp_path):
+    arrays = checkpoint(tmp_path / "model")
+    out, layer = tmp_path / "out", tmp_path / "layer"
+    with published(tmp_path / "model", tmp_path / "publisher", "--name", "tiny") as provider:
+        assert provider.info["name"] == "tiny"
+        assert provider.info["files"] == 4
+        result = fetch(provider.ticket, out)
+        assert result["bytes"] == result["bytes_fetched"] == provider.info["bytes"]
+        for path in (p for p in (tmp_path / "model").rglob("*") if p.is_file()):
+            assert same(path, out / path.relative_to(tmp_path / "model"))
+        assert fetch(provider.ticket, out)["bytes_fetched"] == 0
+        fetch(provider.ticket, layer, "--tensors", "model.layers.2.*")
+    (only,) = layer.iterdir()
+    loaded = load_file(only)
+    assert sorted(loaded) == ["model.layers.2.mlp.weight", "model.layers.2.norm.weight"]
+    for name, array in loaded.items():
+        assert np.array_equal(array, arrays[name])
+
+
+def test_killed_fetch_goes_on_without_fetching_again(tmp_path):
+    source = make_file(tmp_path / "f", 384)
+    out = tmp_path / "out"
+    with published(source, tmp_path / "publisher") as provider:
+        killed = 0
+        for threshold in (40, 120):
+            process = start_fetch(provider.ticket, out)
+            wait_for_chunks(out, threshold, process)
+            process.send_signal(signal.SIGKILL)
+            process.communicate(timeout=20)
+            assert process.returncode == -signal.SIGKILL
+            killed = journaled(out)
+            assert not (out / "f").exists()
+        result = fetch(provider.ticket, out)
+        assert result["bytes_fetched"] == (384 - killed) * MIB
+    assert same(source, out / "f")
+    assert os.listdir(out) == ["f"]
+
+
+def test_interrupted_fetch_says_that_it_can_go_on(tmp_path):
+    source = make_file(tmp_path / "f", 384)
+    out = tmp_path / "out"
+    with published(source, tmp_path / "publisher") as provider:
+        process = start_fetch(provider.ticket, out)
+        wait_for_chunks(out, 20, process)
+        process.terminate()
+        _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "the same command goes on" in stderr
+
+
+def test_provider_that_is_killed_and_started_again(tmp_path):
+    source = make_file(tmp_path / "f", 384)
+    out, data = tmp_path / "out", tmp_path / "publisher"
+    with published(source, data) as provider:
+        address = provider.info["addrs"][0]
+        process = start_fetch(provider.ticket, out)
+        wait_for_chunks(out, 40, process)
+        provider.process.kill()
+        provider.process.wait(20)
+    assert process.poll() is None
+    with published(source, data, listen=address) as again:
+        assert again.ticket == provider.ticket
+        _, stderr = process.communicate(timeout=90)
+        assert process.returncode == 0, stderr
+    assert "trying again" in stderr
+    assert same(source, out / "f")
+
+
+def test_tickets_that_lead_nowhere(tmp_path):
+    source = make_file(tmp_path / "f", 1)
+    out = tmp_path / "out"
+    with published(source, tmp_path / "publisher") as provider:
+        ticket = Ticket.parse(provider.ticket)
+        wrong = Ticket(Cid.of(b"something else"), ticket.peer_id, ticket.addrs)
+        assert "does not serve bafkrei" in failed_fetch(str(wrong), out)
+        assert "truncated" in failed_fetch(provider.ticket[:-3], out)
+        assert "begins with 'lattica'" in failed_fetch("https://example.org", out)
+    assert "cannot connect" in failed_fetch(provider.ticket, out)
+    assert not out.exists()
+
+
+def test_file_that_changes_after_it_was_published(tmp_path):
+    source = make_file(tmp_path / "f", 2)
+    with published(source, tmp_path / "publisher") as provider:
+        make_file(source, 3)
+        error = failed_fetch(provider.ticket, tmp_path / "out")
+        assert "has changed a file since it made the ticket" in error
+        assert "ask for a new ticket" in error
+    assert not (tmp_path / "out" / "f").exists()

@@ -1,0 +1,87 @@
+"""An in-memory :class:`~lattica.nat.transport.base.RawConn` pair for tests of what lies on top."""
+
+from __future__ import annotations
+
+import trio
+from multiaddr.multiaddr import Multiaddr
+
+from lattica.errors import ConnectionClosedError
+
+
+class PipeEnd:
+    """One end: up to `capacity` bytes wait here, and come out in pieces of up to `chunk`."""
+
+    def __init__(self, local_addr: Multiaddr, remote_addr: Multiaddr) -> None:
+        self.local_addr = local_addr
+        self.remote_addr = remote_addr
+        self.capacity = 1 << 20
+        self.chunk = 1 << 16
+        self.closed = False
+        self.aborted = False
+        self.peer: PipeEnd = self
+        self._inbox = bytearray()
+        self._ended = False
+        self._changed = trio.Event()
+
+    def _notify(self) -> None:
+        for end in (self, self.peer):
+            end._changed.set()
+            end._changed = trio.Event()
+
+    async def receive(self) -> memoryview:
+        await trio.lowlevel.checkpoint()
+        while not self._inbox:
+            if self.closed:
+                raise ConnectionClosedError("closed here")
+            if self._ended:
+                return memoryview(b"")
+            await self._changed.wait()
+        piece = bytes(self._inbox[: self.chunk])
+        del self._inbox[: self.chunk]
+        self._notify()
+        return memoryview(piece)
+
+    async def send(self, data: bytes | bytearray | memoryview) -> None:
+        view = memoryview(data)
+        await trio.lowlevel.checkpoint()
+        while True:
+            if self.closed or self.peer.closed:
+                raise ConnectionClosedError("the other end is gone")
+            room = self.peer.capacity - len(self.peer._inbox)
+            self.peer._inbox += view[:room]
+            view = view[room:]
+            self._notify()
+            if not view:
+                return
+            await self._changed.wait()
+
+    def mark_authenticated(self) -> None:
+        pass
+
+    async def aclose(self) -> None:
+        self._close()
+        await trio.lowlevel.checkpoint()
+
+    def abort(self) -> None:
+        self.aborted = True
+        self._close()
+
+    def _close(self) -> None:
+        self.closed = True
+        self.peer._ended = True
+        self._notify()
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that have been sent to this end and that it has not received."""
+        return len(self._inbox)
+
+
+def raw_pipe(
+    dialer: str = "/ip4/127.0.0.1/tcp/50000", listener: str = "/ip4/127.0.0.1/tcp/4001"
+) -> tuple[PipeEnd, PipeEnd]:
+    """Two ends that are connected: the dialer's and the listener's."""
+    a = PipeEnd(Multiaddr(dialer), Multiaddr(listener))
+    b = PipeEnd(Multiaddr(listener), Multiaddr(dialer))
+    a.peer, b.peer = b, a
+    return a, b

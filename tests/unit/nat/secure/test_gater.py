@@ -1,0 +1,124 @@
+"""Allow- and deny-lists by peer and by network."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+from multiaddr.multiaddr import Multiaddr
+
+from lattica.errors import AccessDeniedError, AddressError, ConfigError
+from lattica.nat.base.identity import Identity
+from lattica.nat.config import AccessRules
+from lattica.nat.secure.gater import Gater, parse_ip
+
+ALICE = Identity.generate().peer_id
+BOB = Identity.generate().peer_id
+
+
+def test_no_rules_allow_everybody() -> None:
+    gater = Gater(AccessRules())
+    gater.check_peer(ALICE)
+    gater.check_address("203.0.113.1")
+    gater.check_address("2001:db8::1")
+
+
+def test_denied_peers() -> None:
+    gater = Gater(AccessRules(deny_peers=(str(ALICE),)))
+    gater.check_peer(BOB)
+    with pytest.raises(AccessDeniedError, match="deny_peers"):
+        gater.check_peer(ALICE)
+
+
+def test_allowed_peers() -> None:
+    gater = Gater(AccessRules(allow_peers=(str(ALICE),)))
+    gater.check_peer(ALICE)
+    with pytest.raises(AccessDeniedError, match="allow_peers"):
+        gater.check_peer(BOB)
+
+
+def test_a_denial_wins() -> None:
+    gater = Gater(
+        AccessRules(
+            allow_peers=(str(ALICE),),
+            deny_peers=(str(ALICE),),
+            allow_networks=("10.0.0.0/8",),
+            deny_networks=("10.1.0.0/16",),
+        )
+    )
+    with pytest.raises(AccessDeniedError, match="deny_peers"):
+        gater.check_peer(ALICE)
+    with pytest.raises(AccessDeniedError, match=r"10\.1\.0\.0/16"):
+        gater.check_address("10.1.2.3")
+    gater.check_address("10.2.0.1")
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["10.0.0.1", "10.255.255.255", "::ffff:10.0.0.1", "2001:db8::1", "fe80::1%eth0", "192.0.2.7"],
+)
+def test_denied_networks(address: str) -> None:
+    gater = Gater(
+        AccessRules(deny_networks=("10.0.0.0/8", "2001:db8::/32", "fe80::/10", "192.0.2.7"))
+    )
+    with pytest.raises(AccessDeniedError, match="deny_networks"):
+        gater.check_address(address)
+    gater.check_address("11.0.0.1")
+    gater.check_address("2001:db9::1")
+    gater.check_address(ipaddress.ip_address("192.0.2.8"))
+
+
+def test_allowed_networks() -> None:
+    gater = Gater(AccessRules(allow_networks=("10.0.0.0/8", "::1")))
+    gater.check_address("10.9.9.9")
+    gater.check_address("::1")
+    gater.check_address(ipaddress.ip_address("::ffff:10.9.9.9"))
+    for stranger in ("127.0.0.1", "::2", "2001:db8::1"):
+        with pytest.raises(AccessDeniedError, match="allow_networks"):
+            gater.check_address(stranger)
+
+
+def test_a_rule_for_mapped_addresses_is_one_for_ipv4() -> None:
+    gater = Gater(AccessRules(deny_networks=("::ffff:10.0.0.0/104",)))
+    with pytest.raises(AccessDeniedError, match="::ffff:"):
+        gater.check_address("10.1.1.1")
+    gater.check_address("11.1.1.1")
+
+
+def test_everything_can_be_denied_by_family() -> None:
+    gater = Gater(AccessRules(deny_networks=("0.0.0.0/0",)))
+    with pytest.raises(AccessDeniedError):
+        gater.check_address("203.0.113.1")
+    gater.check_address("2001:db8::1")
+    gater = Gater(AccessRules(deny_networks=("::/0",)))
+    gater.check_address("::ffff:203.0.113.1")  # IPv4, whatever the spelling
+    with pytest.raises(AccessDeniedError):
+        gater.check_address("2001:db8::1")
+
+
+def test_bad_peer_rules_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"access\.allow_peers.*'nobody'"):
+        Gater(AccessRules(allow_peers=("nobody",)))
+
+
+def test_not_an_address() -> None:
+    with pytest.raises(AddressError, match="example"):
+        Gater(AccessRules(deny_networks=("10.0.0.0/8",))).check_address("example.org")
+
+
+def test_parse_ip() -> None:
+    assert str(parse_ip("::ffff:192.0.2.1")) == "192.0.2.1"
+    assert str(parse_ip("fe80::1%eth0")) == "fe80::1"
+
+
+def test_multiaddrs_are_judged_by_their_first_hop() -> None:
+    gater = Gater(AccessRules(deny_networks=("10.0.0.0/8", "2001:db8::/32")))
+    for denied in ("/ip4/10.0.0.1/tcp/1/ws", "/ip6/2001:db8::1/tcp/1", "/ip6/::ffff:a00:1/tcp/1"):
+        with pytest.raises(AccessDeniedError):
+            gater.check_address(Multiaddr(denied))
+    gater.check_address(Multiaddr("/ip4/11.0.0.1/tcp/1"))
+    gater.check_address(Multiaddr("/dns4/example.org/tcp/1"))
+    gater = Gater(AccessRules(allow_networks=("10.0.0.0/8",)))
+    gater.check_address(Multiaddr("/ip4/10.0.0.1/tcp/1"))
+    with pytest.raises(AccessDeniedError, match="no IP address"):
+        gater.check_address(Multiaddr("/dns4/example.org/tcp/1"))

@@ -1,0 +1,1 @@
+"""Pictures of a scenario and of the paths that a run used."""

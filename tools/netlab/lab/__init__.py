@@ -1,0 +1,1 @@
+"""A running lab: namespaces, links, NATs, processes."""

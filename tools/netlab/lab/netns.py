@@ -1,0 +1,210 @@
+"""Devices, addresses and routes in a network namespace, by netlink (pyroute2).
+
+All calls are short and synchronous. A namespace is entered by the calling thread, and only while
+a socket is opened or a file in /proc/sys is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tools.netlab.errors import LabError, MissingToolError
+from tools.netlab.lab.processes import Namespace
+
+CLONE_NEWNET = 0x4000_0000
+NTF_PROXY = 8
+IFA_F_NODAD = 2
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@contextlib.contextmanager
+def inside(namespace: Namespace) -> Iterator[None]:
+    """Be in the namespace, with this thread alone. Nothing may be awaited inside."""
+    here = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _setns(namespace.fd)
+        try:
+            yield
+        finally:
+            _setns(here)
+    finally:
+        os.close(here)
+
+
+def _setns(fd: int) -> None:
+    if _libc.setns(fd, CLONE_NEWNET) != 0:
+        number = ctypes.get_errno()
+        raise LabError(f"cannot enter a network namespace: {os.strerror(number)}")
+
+
+def require_pyroute2() -> None:
+    """Raises :class:`MissingToolError` where pyroute2 is not installed."""
+    try:
+        import pyroute2  # type: ignore[import-untyped]  # noqa: F401
+    except ImportError:
+        raise MissingToolError(
+            "the network lab needs pyroute2: .venv/bin/python -m pip install -e '.[dev]'"
+        ) from None
+
+
+def groups_can_be_set() -> bool:
+    """Whether a process here may change its groups: not in a user namespace made without root."""
+    return Path("/proc/self/setgroups").read_text().strip() != "deny"
+
+
+class Net:
+    """The configuration of one namespace. Use as a context manager.
+
+    Methods raise :class:`LabError`, which names the device or address.
+    """
+
+    def __init__(self, namespace: Namespace) -> None:
+        from pyroute2 import IPRoute
+
+        self._namespace = namespace
+        with inside(namespace):
+            # No groups: nobody here reads broadcasts, which would pile up.
+            self._route: Any = IPRoute(groups=0)
+        self._indexes: dict[str, int] = {"lo": 1}
+
+    def __enter__(self) -> Net:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._route.close()
+
+    def sysctl(self, path: str, value: str) -> None:
+        """Write a setting below /proc/sys, e.g. `net/ipv4/ip_forward`."""
+        with inside(self._namespace):
+            try:
+                Path("/proc/sys", path).write_text(value)
+            except OSError as error:
+                raise LabError(f"cannot set {path} to {value}: {error.strerror}") from None
+
+    def veth(self, device: str, peer: Namespace, peer_device: str) -> None:
+        """A pair of connected devices, one here and one in `peer`."""
+        end = {"ifname": peer_device, "net_ns_fd": peer.fd}
+        self._do("link", "add", device, ifname=device, kind="veth", peer=end)
+
+    def bridge(self, device: str) -> None:
+        """A bridge without ports, which passes multicast to all of them."""
+        self._do("link", "add", device, ifname=device, kind="bridge", br_mcast_snooping=0)
+
+    def enslave(self, device: str, bridge: str) -> None:
+        """Make the device a port of a bridge."""
+        index, master = self._index(device), self._index(bridge)
+        self._do("link", "set", device, index=index, master=master)
+
+    def up(self, device: str) -> None:
+        self._do("link", "set", device, index=self._index(device), state="up")
+
+    def add_address(self, device: str, address: str) -> None:
+        """`address` with its prefix length; it may be there already."""
+        ip, _, length = address.partition("/")
+        # IPv6 would make sure for a second that nobody else has it.
+        flags = {"flags": IFA_F_NODAD} if ":" in ip else {}
+        index = self._index(device)
+        self._do(
+            "addr", "replace", address, index=index, address=ip, prefixlen=int(length), **flags
+        )
+
+    def remove_address(self, device: str, address: str) -> None:
+        ip, _, length = address.partition("/")
+        index = self._index(device)
+        self._do("addr", "del", address, index=index, address=ip, prefixlen=int(length))
+
+    def add_route(self, to: str, via: str | None, device: str) -> None:
+        """A route to the network `to`, through the gateway `via` or directly."""
+        gateway = {} if via is None else {"gateway": via}
+        what = f"route to {to}"
+        self._do("route", "replace", what, dst=to, oif=self._index(device), **gateway)
+
+    def remove_route(self, to: str, via: str | None, device: str) -> None:
+        gateway = {} if via is None else {"gateway": via}
+        self._do("route", "del", f"to {to}", dst=to, oif=self._index(device), **gateway)
+
+    def blackhole(self, to: str) -> None:
+        """Packets to the network `to` vanish without a word; other routes come first."""
+        self._do("route", "add", to, dst=to, type="blackhole", priority=1 << 20)
+
+    def proxy_neighbour(self, device: str, address: str) -> None:
+        """Answer IPv6 neighbour solicitations for an address."""
+        index = self._index(device)
+        self._do("neigh", "add", address, dst=address, ifindex=index, flags=NTF_PROXY)
+
+    def devices(self) -> list[str]:
+        """The names of all devices here."""
+        return [str(link.get("ifname")) for link in self._route.get_links()]
+
+    def without_ipv6(self) -> set[str]:
+        """Devices that have no IPv6 address of their own yet.
+
+        The kernel tells a new device at its leisure, up to a second later, that it is connected;
+        until then its IPv6 is deaf.
+        """
+        with inside(self._namespace):
+            lines = Path("/proc/thread-self/net/if_inet6").read_text().splitlines()
+        ready = {line.split()[5] for line in lines if line.startswith("fe80")}
+        return set(self.devices()) - ready - {"lo"}
+
+    def _index(self, device: str) -> int:
+        if device not in self._indexes:
+            found = self._route.link_lookup(ifname=device)
+            if not found:
+                raise LabError(f"there is no device {device}")
+            self._indexes[device] = found[0]
+        return self._indexes[device]
+
+    def _do(self, what: str, command: str, about: str, **arguments: Any) -> None:
+        from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-untyped]
+
+        try:
+            getattr(self._route, what)(command, **arguments)
+        except NetlinkError as error:
+            reason = os.strerror(error.code)
+            raise LabError(f"cannot {command} {what} {about}: {reason}") from None
+
+
+def forget_connections(namespace: Namespace) -> None:
+    """Empty the kernel's connection tracking table of a namespace: all its NAT mappings.
+
+    Raises :class:`LabError`.
+    """
+    from pyroute2.netlink.exceptions import NetlinkError
+    from pyroute2.netlink.nfnetlink.nfctsocket import (  # type: ignore[import-untyped]
+        NFCTSocket,
+    )
+
+    # All of it inside: pyroute2 opens this kind of socket when it is first used.
+    with inside(namespace):
+        tracking = NFCTSocket()
+        try:
+            tracking.flush()
+        except NetlinkError as error:
+            reason = os.strerror(error.code)
+            raise LabError(f"cannot forget connections: {reason}") from None
+        finally:
+            tracking.close()
+
+
+def enter_for_good(path: str) -> None:
+    """Move this process to the namespace at `path`, before it becomes another program.
+
+    Raises OSError or :class:`LabError`.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _setns(fd)
+    finally:
+        os.close(fd)

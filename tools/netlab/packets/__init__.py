@@ -1,0 +1,1 @@
+"""Packets and what NATs do to them. Pure."""

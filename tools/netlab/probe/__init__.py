@@ -1,0 +1,1 @@
+"""What kind of NAT is in between, found out by behaviour."""

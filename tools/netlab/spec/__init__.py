@@ -1,0 +1,1 @@
+"""What a small internet is: scenarios and their parts, as frozen dataclasses."""
