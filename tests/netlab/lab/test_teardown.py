@@ -337,6 +337,6 @@ def test_in_a_user_namespace():
 
 def test_the_guardian_needs_nothing_of_ours():
     """It must start at once, whatever is installed or broken."""
-    guardian = PROJECT / "tools" / "netlab" / "guardian.py"
+    guardian = PROJECT / "tools" / "netlab" / "lab" / "guardian.py"
     code = f"import runpy; runpy.run_path({str(guardian)!r})"
     subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True, cwd="/")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import trio
 
 from tests.netlab.holders import require_root
-from tests.netlab.labs import PROJECT
 from tools.netlab.lab.lab import Lab, open_lab
 from tools.netlab.lab.programs import Event, Running
 from tools.netlab.spec.link import LinkSpec
@@ -17,7 +17,7 @@ from tools.netlab.spec.model import Scenario
 from tools.netlab.spec.nat import NAMES
 from tools.netlab.spec.topology import Host, Link, Router
 
-PROGRAM = str(PROJECT / "tests" / "netlab" / "birthday_program.py")
+PROGRAM = str(Path(__file__).with_name("birthday_program.py"))
 _HALF_WAY = LinkSpec(delay_s=0.0125)
 LINE = Link(_HALF_WAY, _HALF_WAY)
 PORT_FILTERING = "address-and-port-dependent"

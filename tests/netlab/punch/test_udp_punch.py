@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import trio
 
 from tests.netlab.holders import require_root
-from tests.netlab.labs import PROJECT
 from tools.netlab.lab.lab import Lab, open_lab
 from tools.netlab.lab.programs import Event, Running
 from tools.netlab.spec.link import LinkSpec
@@ -18,7 +18,7 @@ from tools.netlab.spec.model import Scenario
 from tools.netlab.spec.nat import NAMES
 from tools.netlab.spec.topology import INTERNET, Host, Link, Router
 
-PROGRAMS = str(PROJECT / "tests" / "netlab" / "ice_programs.py")
+PROGRAMS = str(Path(__file__).with_name("ice_programs.py"))
 _HALF_WAY = LinkSpec(delay_s=0.0125)
 LINE = Link(_HALF_WAY, _HALF_WAY)
 """Two of these in a row, there and back: 50 ms."""

@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
 from tests.netlab.holders import require_root
-from tests.netlab.labs import PROJECT
 from tools.netlab.lab.lab import Lab, open_lab
 from tools.netlab.spec.model import Scenario
 from tools.netlab.spec.nat import NAMES
 from tools.netlab.spec.topology import Host, Router
 
-PROGRAM = str(PROJECT / "tests" / "netlab" / "autonat_program.py")
+PROGRAM = str(Path(__file__).with_name("autonat_program.py"))
 OPEN = "one-to-one"
 NATS = ("full-cone", "port-restricted", "linux-masquerade", "firewall", OPEN)
 """Named types of NAT, with a host behind each."""

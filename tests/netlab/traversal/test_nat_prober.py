@@ -6,19 +6,19 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
 from tests.netlab.holders import require_root
-from tests.netlab.labs import PROJECT
 from tools.netlab.lab.lab import Lab, open_lab
 from tools.netlab.spec.model import Scenario
 from tools.netlab.spec.nat import NAMES, NatSpec
 from tools.netlab.spec.topology import Host, Router
 
-PROGRAMS = str(PROJECT / "tests" / "netlab" / "stun_programs.py")
+PROGRAMS = str(Path(__file__).with_name("stun_programs.py"))
 RELAYS = ("relay-one", "relay-two")
 PORTS = (4001, 4002)
 AT_A_TIME = 4

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.netlab.holders import namespaces, require_root
-from tests.netlab.labs import PROJECT
 
 pytestmark = pytest.mark.root
 
-PROGRAM = str(PROJECT / "tests" / "netlab" / "stun_programs.py")
+PROGRAM = str(Path(__file__).with_name("stun_programs.py"))
 
 
 def test_interfaces_addresses_and_routes() -> None:

@@ -12,12 +12,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import trio
 
 from tests.netlab.holders import require_root
-from tests.netlab.labs import PROJECT
 from tools.netlab.lab.lab import Lab, open_lab
 from tools.netlab.lab.programs import LATTICA, Event, Running
 from tools.netlab.runs import skew
@@ -31,7 +31,7 @@ from tools.netlab.spec.workload import PublishProgram
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
-PROGRAMS = str(PROJECT / "tests" / "netlab" / "path_programs.py")
+PROGRAMS = str(Path(__file__).with_name("path_programs.py"))
 HALF_WAY = LinkSpec(delay_s=0.0125, rate_bps=60e6)
 LINE = Link(HALF_WAY, HALF_WAY)
 """Two of these in a row, there and back: 50 ms."""
