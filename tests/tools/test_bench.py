@@ -16,9 +16,9 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.bench import bench_child, cases, delay_proxy, lossy_link, runner, stats, venvs
 from tools.bench.__main__ import with_references
 from tools.bench.children import BenchError, UnsupportedError, parse_event, start
+from tools.bench.programs import bench_child, cases, delay_proxy, lossy_link, runner, stats, venvs
 
 FASTER = cases.Case("bulk", "fast", "MB/s", "higher", "")
 SOONER = cases.Case("bulk", "soon", "ms", "lower", "")
@@ -80,7 +80,7 @@ def test_select():
 
 
 def test_every_peer_has_its_script():
-    assert all((runner.HERE / p.script).exists() for p in every_program())
+    assert all((runner.PROGRAMS / p.script).exists() for p in every_program())
 
 
 def every_program() -> list[venvs.Peer]:
@@ -154,7 +154,7 @@ def test_without_root_there_is_no_lossy_link(monkeypatch):
 
 def test_plain_sockets_count_what_arrives(tmp_path):
     program = runner.Program(
-        "tcp", Path(sys.executable), runner.HERE / "impl_tcp.py", variant="reno"
+        "tcp", Path(sys.executable), runner.PROGRAMS / "impl_tcp.py", variant="reno"
     )
     name = "stream-lossy-1pct-50ms-tcp"
     workload = cases.Workload(name, (cases.Case("quic", name, "MB/s", "higher", ""),))
@@ -166,7 +166,7 @@ def test_plain_sockets_count_what_arrives(tmp_path):
 
 def test_an_unknown_congestion_control_is_not_supported(tmp_path):
     program = runner.Program(
-        "tcp", Path(sys.executable), runner.HERE / "impl_tcp.py", variant="none-such"
+        "tcp", Path(sys.executable), runner.PROGRAMS / "impl_tcp.py", variant="none-such"
     )
     name = "stream-lossy-1pct-50ms-tcp"
     workload = cases.Workload(name, (cases.Case("quic", name, "MB/s", "higher", ""),))
@@ -326,7 +326,7 @@ def test_what_libraries_print_is_no_event(line):
 def run_child(tmp_path: Path, code: str, use):
     """Run `code` as a child whose first lines import the child's side; hand it to `use`."""
     script = tmp_path / "child.py"
-    script.write_text(f"import sys\nsys.path.insert(0, {str(runner.HERE)!r})\n{code}")
+    script.write_text(f"import sys\nsys.path.insert(0, {str(runner.PROGRAMS)!r})\n{code}")
 
     async def main():
         with trio.fail_after(30):

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from tools.bench import lossy_link, venvs
 from tools.bench.cases import BENCHES, OURS, Workload, select
-from tools.bench.runner import HERE, Failure, Program, Settings, run_workload
+from tools.bench.runner import HERE, PROGRAMS, Failure, Program, Settings, run_workload
 from tools.bench.stats import Measurement, by_case, is_better, json_line, ratio, rounded
 
 PLOT_REQUIREMENTS = ("matplotlib>=3.8",)
@@ -42,7 +42,7 @@ def programs(peers: list[str], ours: bool) -> tuple[list[Program], list[str]]:
 
 
 def _program(peer: venvs.Peer, python: Path) -> Program:
-    return Program(peer.name, python, HERE / peer.script, peer.variant, peer.sender)
+    return Program(peer.name, python, PROGRAMS / peer.script, peer.variant, peer.sender)
 
 
 def with_references(workload: Workload, chosen: list[Program]) -> list[Program]:

@@ -22,6 +22,8 @@ from tools.bench.lossy_link import Site, open_site
 from tools.bench.stats import Measurement, summarize
 
 HERE = Path(__file__).resolve().parent
+PROGRAMS = HERE / "programs"
+"""The scripts that children run."""
 SETTLE = 1.5
 """Seconds before a server's memory is read: identification and the like must have ended."""
 START_LIMIT = 60.0

@@ -26,8 +26,8 @@ from libp2p.security.noise.transport import Transport as NoiseTransport
 from multiaddr import Multiaddr
 
 if TYPE_CHECKING:
-    from tools.bench import bench_child as bc
-    from tools.bench import trio_workloads as work
+    from tools.bench.programs import bench_child as bc
+    from tools.bench.programs import trio_workloads as work
 else:
     import bench_child as bc
     import trio_workloads as work

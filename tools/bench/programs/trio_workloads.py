@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 if TYPE_CHECKING:
-    from tools.bench import bench_child as bc
+    from tools.bench.programs import bench_child as bc
 else:
     import bench_child as bc
 

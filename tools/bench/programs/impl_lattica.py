@@ -21,10 +21,10 @@ from lattica.nat.mux.stream import Stream
 from lattica.node import Node
 
 if TYPE_CHECKING:
-    from tools.bench import bench_child as bc
-    from tools.bench import impl_lattica_relay as through_relay
-    from tools.bench import trio_workloads as work
-    from tools.bench.lattica_stream import BenchStream
+    from tools.bench.programs import bench_child as bc
+    from tools.bench.programs import impl_lattica_relay as through_relay
+    from tools.bench.programs import trio_workloads as work
+    from tools.bench.programs.lattica_stream import BenchStream
 else:
     import bench_child as bc
     import impl_lattica_relay as through_relay

@@ -22,7 +22,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tools.bench import bench_child as bc
+    from tools.bench.programs import bench_child as bc
 else:
     import bench_child as bc
 

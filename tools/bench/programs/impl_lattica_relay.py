@@ -26,9 +26,9 @@ from lattica.nat.traversal.relay.server.limits import RelayLimits, StrangerLimit
 from lattica.nat.traversal.relay.server.service import RelayService
 
 if TYPE_CHECKING:
-    from tools.bench import bench_child as bc
-    from tools.bench import trio_workloads as work
-    from tools.bench.lattica_stream import BenchStream
+    from tools.bench.programs import bench_child as bc
+    from tools.bench.programs import trio_workloads as work
+    from tools.bench.programs.lattica_stream import BenchStream
 else:
     import bench_child as bc
     import trio_workloads as work

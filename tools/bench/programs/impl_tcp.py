@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tools.bench import bench_child as bc
+    from tools.bench.programs import bench_child as bc
 else:
     import bench_child as bc
 

@@ -20,7 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tools.bench import bench_child as bc
+    from tools.bench.programs import bench_child as bc
 else:
     import bench_child as bc
 
