@@ -14,6 +14,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lattica.config import NodeConfig, load_config
+    from lattica.content.errors import (
+        ContentError,
+        ContentNotFoundError,
+        IntegrityError,
+        StorageError,
+        TicketError,
+    )
     from lattica.facades.aio import AsyncLattica
     from lattica.facades.blocking import Lattica
     from lattica.nat.base.errors import (
@@ -21,12 +28,9 @@ if TYPE_CHECKING:
         AddressError,
         ConfigError,
         ConnectionClosedError,
-        ContentError,
-        ContentNotFoundError,
         DialError,
         IdentityError,
         IncompleteReadError,
-        IntegrityError,
         LatticaError,
         ListenError,
         LocalProtocolError,
@@ -34,10 +38,8 @@ if TYPE_CHECKING:
         PeerMismatchError,
         RemoteProtocolError,
         ResourceLimitError,
-        StorageError,
         StreamClosedError,
         StreamResetError,
-        TicketError,
         UnsupportedProtocolError,
     )
     from lattica.nat.base.identity import Identity, PeerId

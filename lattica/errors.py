@@ -1,20 +1,25 @@
 """Every exception Lattica raises on purpose, under the name that users know.
 
-:mod:`lattica.nat.base.errors` says what each means, and whose fault it is.
+:mod:`lattica.nat.base.errors` and :mod:`lattica.content.errors` say what each means, and whose
+fault it is.
 """
 
+from lattica.content.errors import (
+    ContentError,
+    ContentNotFoundError,
+    IntegrityError,
+    StorageError,
+    TicketError,
+)
 from lattica.nat.base.errors import (
     AccessDeniedError,
     AddressError,
     ConfigError,
     ConnectionClosedError,
-    ContentError,
-    ContentNotFoundError,
     DialAttempt,
     DialError,
     IdentityError,
     IncompleteReadError,
-    IntegrityError,
     LatticaError,
     ListenError,
     LocalProtocolError,
@@ -22,10 +27,8 @@ from lattica.nat.base.errors import (
     PeerMismatchError,
     RemoteProtocolError,
     ResourceLimitError,
-    StorageError,
     StreamClosedError,
     StreamResetError,
-    TicketError,
     UnsupportedProtocolError,
 )
 

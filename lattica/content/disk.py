@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from lattica.nat.base.errors import StorageError
+from lattica.content.errors import StorageError
 
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space, or choose another directory with -o",

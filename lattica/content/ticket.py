@@ -19,9 +19,10 @@ from dataclasses import dataclass
 import msgpack
 from multiaddr import Multiaddr
 
+from lattica.content.errors import TicketError
 from lattica.content.manifest.cid import Cid
 from lattica.nat.base.addresses import decode_multiaddr, split_peer
-from lattica.nat.base.errors import LatticaError, TicketError
+from lattica.nat.base.errors import LatticaError
 from lattica.nat.base.identity import PeerId, parse_peer_id
 
 MAX_ADDRESSES = 16

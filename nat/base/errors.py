@@ -106,23 +106,3 @@ class UnsupportedProtocolError(LatticaError):
         super().__init__(f"peer {peer} does not speak {', '.join(protocols)}")
         self.peer = peer
         self.protocols = tuple(protocols)
-
-
-class TicketError(LatticaError, ValueError):
-    """A ticket that is damaged, truncated or of an unknown version."""
-
-
-class ContentError(LatticaError):
-    """Content cannot be published or fetched; the message says what to do."""
-
-
-class ContentNotFoundError(ContentError):
-    """The provider does not serve the requested content id."""
-
-
-class IntegrityError(ContentError, RemoteProtocolError):
-    """Bytes from a provider do not have the hash they were asked for by."""
-
-
-class StorageError(ContentError, OSError):
-    """The local disk is full, read-only or otherwise refuses; names the path."""

@@ -23,6 +23,7 @@ from lattica.content.download.ledger import Ledger
 from lattica.content.download.local_files import LocalChunk, find_local_files
 from lattica.content.download.partial import PartialFiles
 from lattica.content.download.plan import Plan, Span
+from lattica.content.errors import ContentError, ContentNotFoundError, IntegrityError
 from lattica.content.events import (
     Checking,
     FetchCallback,
@@ -43,11 +44,8 @@ from lattica.content.ticket import Ticket
 from lattica.nat.base.addresses import with_peer
 from lattica.nat.base.errors import (
     ConnectionClosedError,
-    ContentError,
-    ContentNotFoundError,
     DialError,
     IncompleteReadError,
-    IntegrityError,
     NotConnectedError,
     StreamClosedError,
     StreamResetError,

@@ -29,9 +29,10 @@ from lattica.content.disk import (
     write_all,
 )
 from lattica.content.download.plan import Placement, Plan
+from lattica.content.errors import IntegrityError, StorageError
 from lattica.content.manifest.manifest import MAX_CHUNK_BYTES
 from lattica.content.manifest.paths import RESERVED_PREFIX
-from lattica.nat.base.errors import IntegrityError, LocalProtocolError, StorageError
+from lattica.nat.base.errors import LocalProtocolError
 
 _ENTRY_BYTES = 4
 _SPARE_BYTES = 4 * 1024 * 1024

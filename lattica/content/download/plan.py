@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 
+from lattica.content.errors import ContentError
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.manifest import FileEntry, Manifest
 from lattica.content.manifest.safetensors_header import build_header
 from lattica.content.protocol import MAX_SPAN_BYTES, MAX_SPAN_CHUNKS
-from lattica.nat.base.errors import ContentError
 
 _SHOWN_NAMES = 5
 

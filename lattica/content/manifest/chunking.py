@@ -21,6 +21,7 @@ from pathlib import Path
 import trio
 
 from lattica.content.disk import read_exactly
+from lattica.content.errors import ContentError
 from lattica.content.manifest.cid import DIGEST_SIZE
 from lattica.content.manifest.manifest import MAX_CHUNK_BYTES, ChunkTable
 from lattica.content.manifest.safetensors_header import (
@@ -29,7 +30,6 @@ from lattica.content.manifest.safetensors_header import (
     header_length,
     parse_header,
 )
-from lattica.nat.base.errors import ContentError
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,8 @@ import binascii
 import hashlib
 from dataclasses import dataclass
 
-from lattica.nat.base.errors import RemoteProtocolError, TicketError
+from lattica.content.errors import TicketError
+from lattica.nat.base.errors import RemoteProtocolError
 
 DIGEST_SIZE = 32
 """Bytes of a SHA-256 digest."""

@@ -20,6 +20,7 @@ from typing import TypeVar
 
 import msgpack
 
+from lattica.content.errors import ContentError
 from lattica.content.manifest.cid import DIGEST_SIZE
 from lattica.content.manifest.manifest import (
     MAX_CHUNK_BYTES,
@@ -39,7 +40,7 @@ from lattica.content.manifest.safetensors_header import (
     TensorLayout,
     layout_from_shapes,
 )
-from lattica.nat.base.errors import ContentError, RemoteProtocolError
+from lattica.nat.base.errors import RemoteProtocolError
 
 VERSION = 1
 

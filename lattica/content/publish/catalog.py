@@ -18,6 +18,7 @@ from pathlib import Path
 import trio
 
 from lattica.content.disk import read_exactly
+from lattica.content.errors import ContentError
 from lattica.content.events import HashCallback, HashProgress, Throttle
 from lattica.content.manifest.chunking import CutFile, FileState, cut_file, hash_files
 from lattica.content.manifest.cid import Cid
@@ -26,7 +27,7 @@ from lattica.content.manifest.manifest import ChunkTable, FileEntry, Manifest
 from lattica.content.manifest.paths import RESERVED_PREFIX
 from lattica.content.protocol import MAX_SPAN_BYTES
 from lattica.content.single_error import single_error
-from lattica.nat.base.errors import ContentError, LatticaError, RemoteProtocolError
+from lattica.nat.base.errors import LatticaError, RemoteProtocolError
 
 logger = logging.getLogger(__name__)
 
