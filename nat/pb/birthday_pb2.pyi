@@ -55,7 +55,7 @@ class Refusal(_message.Message):
     TEMPORARY_FIELD_NUMBER: _ClassVar[int]
     reason: str
     temporary: bool
-    def __init__(self, reason: _Optional[str] = ..., temporary: _Optional[bool] = ...) -> None: ...
+    def __init__(self, reason: _Optional[str] = ..., temporary: bool = ...) -> None: ...
 
 class Ready(_message.Message):
     __slots__ = ("sockets",)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from libp2p.crypto.keys import PublicKey
 from libp2p.crypto.serialization import deserialize_public_key
-from libp2p.security.noise.pb.noise_pb2 import NoiseHandshakePayload
 
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.identity import Identity, PeerId
 from lattica.nat.base.protobuf import parse_message
+from lattica.nat.pb.noise_pb2 import NoiseHandshakePayload
 
 _SIGNED_PREFIX = b"noise-libp2p-static-key:"
 
