@@ -1,0 +1,1 @@
+"""Targets of what gets a node through NATs."""
