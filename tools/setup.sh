@@ -4,9 +4,8 @@
 #
 # System packages: Python's venv module; libgmp10, which py-libp2p's fastecdsa loads, and a C
 # compiler with the headers of Python and GMP, since the version that py-libp2p pins comes as source
-# only. iproute2, nftables, tcpdump, util-linux and miniupnpd are wanted by the network lab alone, which
-# also compiles a small library. As root on a system with apt-get what is missing is installed,
-# otherwise it is named.
+# only; and what `wanted` names, for the tests and the network lab alone. As root on a system with
+# apt-get what is missing is installed, otherwise it is named.
 #
 # PYTHON=/path/to/python3.x picks the interpreter.
 set -eu
@@ -46,6 +45,33 @@ has_compiler() {
         | "${CC:-cc}" -I"$headers" -E - >/dev/null 2>&1
 }
 
+# Programs that the tests and the network lab run, each with Debian's packages that have it.
+wanted="ip:iproute2 nft:nftables ping:iputils-ping tcpdump:tcpdump setpriv:util-linux
+    miniupnpd:miniupnpd,miniupnpd-nftables turnserver:coturn cc:gcc,libc6-dev"
+
+apt_install() { apt-get install -y -qq --no-install-recommends "$@" </dev/null >/dev/null; }
+
+install_packages() {
+    say "installing system packages: $*"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq </dev/null || say "apt-get update failed; trying with the lists at hand"
+    # Tests start their own daemons. Of the packages coturn would start one, now and at boot.
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+        trap 'rm -f "$policy"' EXIT
+        trap 'exit 1' HUP INT TERM
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+    fi
+    # One by one if not at once, so that what is merely wanted cannot stop what is needed.
+    apt_install "$@" 2>/dev/null || for package; do
+        apt_install "$package" || say "apt-get could not install $package"
+    done
+    case " $* " in
+        *" coturn "*) ! has_tool systemctl || systemctl --quiet disable --now coturn 2>/dev/null || : ;;
+    esac
+}
+
 pick_python
 version=$("$PYTHON" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
 build_packages="gcc libc6-dev libgmp-dev $version-dev"
@@ -54,32 +80,22 @@ missing=
 has_gmp || missing="$missing libgmp10"
 has_venv || missing="$missing $version-venv"
 has_fastecdsa || has_compiler || missing="$missing $build_packages"
-has_tool ip || missing="$missing iproute2"
-has_tool nft || missing="$missing nftables"
-has_tool tcpdump || missing="$missing tcpdump"
-has_tool setpriv || missing="$missing util-linux"
-has_tool miniupnpd || missing="$missing miniupnpd miniupnpd-nftables"
-has_tool cc || missing="$missing gcc libc6-dev"
+for each in $wanted; do
+    has_tool "${each%%:*}" || missing="$missing $(echo "${each#*:}" | tr , ' ')"
+done
 
 if [ -n "$missing" ] && [ "$(id -u)" = 0 ] && has_tool apt-get; then
-    say "installing system packages:$missing"
-    export DEBIAN_FRONTEND=noninteractive
-    apt-get update -qq </dev/null || say "apt-get update failed; trying with the lists at hand"
-    # One by one, so that what is merely wanted cannot stop what is needed.
-    for package in $missing; do
-        apt-get install -y -qq --no-install-recommends "$package" </dev/null >/dev/null \
-            || say "apt-get could not install $package"
-    done
+    # shellcheck disable=SC2086  # one word each
+    install_packages $missing
 fi
 
 has_gmp || die "libgmp.so.10 is missing, which py-libp2p needs. Install it as root:" \
     "apt-get install libgmp10      (Fedora: dnf install gmp; Alpine: apk add gmp)"
 has_venv || die "$PYTHON cannot make virtual environments. As root:" \
     "apt-get install $version-venv"
-has_tool ip || say "note: no 'ip' (Debian: iproute2), so the network lab's tests will be skipped"
-has_tool nft || say "note: no 'nft' (Debian: nftables), so the network lab's tests will be skipped"
-for tool in tcpdump setpriv miniupnpd cc; do
-    has_tool "$tool" || say "note: no '$tool', so some of the network lab's tests will be skipped"
+for each in $wanted; do
+    has_tool "${each%%:*}" \
+        || say "note: no '${each%%:*}' (Debian: ${each#*:}), so some tests will be skipped"
 done
 
 if ! new_enough .venv/bin/python || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then

@@ -170,7 +170,8 @@ def _input_rules(spec: NatSpec) -> list[str]:
         f"iifname != {WAN} accept",
         "ct state established,related accept",
         "icmp type echo-request accept",
-        "meta l4proto ipv6-icmp accept",
+        # A word of nft's own: "ipv6-icmp" is looked up in /etc/protocols.
+        "meta l4proto icmpv6 accept",
         *_refusal(spec),
         "drop",
     ]
