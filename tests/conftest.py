@@ -18,6 +18,8 @@ trusted. What tests may rely on:
 * A test that sets up logging, as commands do, uses `restored_logging`.
 * Tests of modules with `pytest.mark.usefixtures("swarm_transport")` run over every transport, but
   those with `@pytest.mark.only_over(NAME, why)`.
+* A test in `tests/unit` or `tests/property` that opens an internet socket fails: what needs one is
+  in `tests/loopback`.
 * An exception group with a single leaf is raised as that leaf, so that `pytest.skip` and
   `pytest.fail` work inside nurseries and a failure reads like one.
 """
@@ -29,7 +31,10 @@ import inspect
 import logging
 import os
 import re
-from collections.abc import Awaitable, Callable, Iterator
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -133,3 +138,26 @@ def restored_logging() -> Iterator[None]:
     root.setLevel(level)
     ours.setLevel(our_level)
     logging.lastResort = last_resort
+
+
+WITHOUT_SOCKETS = tuple(Path(__file__).parent / name for name in ("unit", "property"))
+
+_sockets_opened = 0
+
+
+def _count_sockets(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "socket.__new__" and arguments[1] in (socket.AF_INET, socket.AF_INET6):
+        global _sockets_opened
+        _sockets_opened += 1
+
+
+sys.addaudithook(_count_sockets)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    before = _sockets_opened
+    result = yield
+    if _sockets_opened > before and any(map(item.path.is_relative_to, WITHOUT_SOCKETS)):
+        pytest.fail("it opens an internet socket, so its place is in tests/loopback", pytrace=False)
+    return result
