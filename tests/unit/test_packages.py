@@ -1,0 +1,27 @@
+"""What a wheel ships: pyproject.toml's list of packages is the tree's."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+SETTINGS = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["setuptools"]
+FOLDERS = SETTINGS["package-dir"]
+"""The top packages and the folders they are in."""
+
+
+def test_every_package_is_shipped_and_nothing_else():
+    tree = {
+        ".".join((package, *module.parent.relative_to(PROJECT / folder).parts))
+        for package, folder in FOLDERS.items()
+        for module in (PROJECT / folder).rglob("*.py")
+    }
+    assert SETTINGS["packages"] == sorted(tree)
+
+
+def test_what_is_generated_from_protocol_buffers_is_all_there_and_typed():
+    generated = {file.stem for file in (PROJECT / "nat/pb").glob("*_pb2.py")}
+    assert generated == {file.stem for file in (PROJECT / "nat/pb").glob("*_pb2.pyi")}
+    assert generated == {f"{file.stem}_pb2" for file in (PROJECT / "nat/pb").glob("*.proto")}
+    assert (PROJECT / "lattica/py.typed").is_file()
