@@ -27,9 +27,8 @@ from lattica.content.manifest.manifest import MAX_CHUNK_BYTES, MAX_MANIFEST_BYTE
 from lattica.nat.base.errors import IncompleteReadError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.wire import (
     LengthPrefixed,
-    NeedMoreData,
-    decode_uvarint,
     encode_length_prefixed,
+    find_message,
 )
 
 PROTOCOL = "/lattica/content/1.0.0"
@@ -272,16 +271,11 @@ class ClientCore:
         if self._body is not None:
             return None
         held = self._header
-        try:
-            length, start = decode_uvarint(held)
-        except NeedMoreData:
+        span = find_message(held, _MAX_ANSWER)
+        if span is None or span[1] > len(held):
             return None
-        if length > _MAX_ANSWER:
-            raise RemoteProtocolError(f"a content answer's message has {length} bytes")
-        if len(held) - start < length:
-            return None
-        fields = _unpack(bytes(held[start : start + length]))
-        rest = held[start + length :]
+        fields = _unpack(bytes(held[span[0] : span[1]]))
+        rest = held[span[1] :]
         self._header = bytearray()
         if not self._expected:
             raise RemoteProtocolError("an answer to nothing that was asked")

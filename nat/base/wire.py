@@ -88,6 +88,25 @@ def encode_length_prefixed(payload: Buffer) -> bytes:
     return encode_uvarint(len(payload)) + payload
 
 
+def find_message(buffer: Buffer, limit: int, offset: int = 0) -> tuple[int, int] | None:
+    """Where the bytes of the length-prefixed message at `offset` start and end, its length left
+    out; None if the buffer ends before that length does.
+
+    The end lies beyond the buffer when the message is not all there. So it is known how much is
+    to come, and that it may come, before any memory is taken for it.
+
+    Raises:
+        RemoteProtocolError: a bad varint, or a length above `limit` (bytes).
+    """
+    try:
+        length, start = decode_uvarint(buffer, offset)
+    except NeedMoreData:
+        return None
+    if length > limit:
+        raise RemoteProtocolError(f"message of {length} bytes, where {limit} are allowed")
+    return start, start + length
+
+
 class LengthPrefixed:
     """Incremental decoder of messages that are each preceded by their length as a varint.
 
@@ -151,27 +170,15 @@ class LengthPrefixed:
         end = len(data)
         while offset < end:
             try:
-                length, start = decode_uvarint(data, offset)
-            except NeedMoreData:
-                self._needed = end - offset + 1
-                return messages, offset
+                span = find_message(data, self.limit, offset)
             except RemoteProtocolError as error:
-                raise self._fail(error) from None
-            if length > self.limit:
-                raise self._fail(
-                    RemoteProtocolError(
-                        f"message of {length} bytes, where {self.limit} are allowed"
-                    )
-                )
-            if end - start < length:
-                self._needed = start - offset + length
+                self._error = error
+                self._buffer.clear()
+                raise
+            if span is None or span[1] > end:
+                self._needed = 1 + end - offset if span is None else span[1] - offset
                 return messages, offset
-            offset = start + length
-            messages.append(bytes(data[start:offset]))
+            offset = span[1]
+            messages.append(bytes(data[span[0] : offset]))
         self._needed = 1
         return messages, offset
-
-    def _fail(self, error: RemoteProtocolError) -> RemoteProtocolError:
-        self._error = error
-        self._buffer.clear()
-        return error

@@ -28,7 +28,6 @@ from lattica.nat.base.protobuf import parse_message
 from lattica.nat.base.wire import encode_length_prefixed
 from lattica.nat.config import IdentifyInfo
 from lattica.nat.mux.connection import Connection, Direction
-from lattica.nat.mux.message_reader import MessageReader
 from lattica.nat.mux.stream import Stream
 from lattica.nat.secure.multistream import Initiator
 from lattica.nat.swarm.protocols import StreamHandler
@@ -51,7 +50,7 @@ ObservedHook = Callable[[Connection, Multiaddr], None]
 
 async def read_message(stream: Stream) -> Identify:
     """Read one identify message; raises :class:`RemoteProtocolError` for a bad one."""
-    data = await MessageReader(stream, _MAX_MESSAGE).next()
+    data = await stream.receive_message(_MAX_MESSAGE)
     message = parse_message(Identify(), data, "the identify message")
     _keep_usable(message)
     return message

@@ -18,6 +18,7 @@ from lattica.nat.base.errors import (
     UnsupportedProtocolError,
 )
 from lattica.nat.base.identity import PeerId
+from lattica.nat.base.wire import encode_length_prefixed, find_message
 from lattica.nat.mux.stream_state import MuxStream
 from lattica.nat.secure.multistream import Initiator
 
@@ -86,7 +87,8 @@ class Stream:
         self._readable = Waiter()
         self._writable = Waiter()
         self._sending = False
-        self._head = b""
+        self._head: bytes | memoryview = b""
+        """What is received before what the core has."""
         self._negotiation: Initiator | None = None
         self._refusal: LatticaError | None = None
         core.owner = self
@@ -158,6 +160,14 @@ class Stream:
     async def _wait_drained(self) -> None:
         while self._core.wake_below is not None:  # woken for other reasons too
             await self._writable.wait()
+
+    async def send_message(self, data: bytes | bytearray | memoryview) -> None:
+        """Send `data` with its length, a varint, in front (:mod:`lattica.nat.base.wire`).
+
+        Backpressure and cancellation are those of :meth:`send_all`: after cancellation the
+        peer may have a part of the message, so no other can follow.
+        """
+        await self.send_all(encode_length_prefixed(data))
 
     async def send_eof(self) -> None:
         """Half-close: the peer reads the end of the stream after what was sent."""
@@ -238,6 +248,31 @@ class Stream:
             raise
         return bytes(received)
 
+    async def receive_message(self, limit: int) -> bytes:
+        """Wait for a message as :meth:`send_message` sends it; return it without its length.
+
+        What follows the message stays on the stream, for any method. `limit` is in bytes, and
+        checked before memory is taken. If cancelled, nothing is lost: the message can be
+        received again.
+
+        Raises :class:`~lattica.errors.RemoteProtocolError` for a longer message or what is no
+        length, and :class:`IncompleteReadError` if the stream ends before the message does.
+        """
+        if not await self._wait_data():
+            raise IncompleteReadError("the stream ended where a message was expected")
+        first = self._head or self._core.receive_queue[0]
+        span = find_message(first, limit)
+        if span is not None and span[1] <= len(first):  # as most are: in one piece
+            return bytes(memoryview(self._take(span[1]))[span[0] :])
+        prefix = b""
+        try:
+            while (span := find_message(prefix, limit)) is None:
+                prefix += await self.receive_exactly(1)
+            return await self.receive_exactly(span[1] - span[0])
+        except BaseException:
+            self.push_back(prefix)
+            raise
+
     async def _wait_data(self) -> bool:
         """Wait until there is data (True) or the end of the stream (False)."""
         await trio.lowlevel.checkpoint()
@@ -264,9 +299,9 @@ class Stream:
 
     def _take(self, max_bytes: int | None) -> bytes | bytearray | memoryview:
         if self._head:
-            head = self._head
+            head = memoryview(self._head)  # of which little may be taken, many times
             cut = len(head) if max_bytes is None else max_bytes
-            self._head = head[cut:]
+            self._head = head[cut:] or b""
             return head[:cut]
         chunk = self._core.take(max_bytes)
         if self._core.id in self._core.session.window_updates_due:
@@ -313,7 +348,7 @@ class Stream:
 
     def push_back(self, data: bytes) -> None:
         """Put bytes in front of what will be received next."""
-        self._head = data + self._head
+        self._head = b"".join((data, self._head))
 
     # --- end ---
 

@@ -12,13 +12,14 @@ from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.addresses import with_peer
 from lattica.nat.base.identity import Identity, PeerId
+from lattica.nat.base.wire import encode_length_prefixed
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.relay.circuit import circuit_addr
 from lattica.nat.traversal.relay.circuit_transport import CircuitTransport
 from lattica.nat.traversal.relay.client.client import RelayClient
 from lattica.nat.traversal.relay.client.config import RelayClientConfig
-from lattica.nat.traversal.relay.messages import HOP
+from lattica.nat.traversal.relay.messages import HOP, HopMessage, StopMessage, encode
 from lattica.nat.traversal.relay.server.limits import RelayLimits
 from lattica.nat.traversal.relay.server.service import RelayService
 from tests.support.nets import running
@@ -27,6 +28,11 @@ from tests.support.nets import running
 def addr_of(swarm: Swarm) -> Multiaddr:
     """Where a swarm listens, with its ID."""
     return with_peer(swarm.addrs[0], swarm.identity.peer_id)
+
+
+def framed(message: HopMessage | StopMessage) -> bytes:
+    """A message as it goes onto a stream, for those who send other things with it."""
+    return encode_length_prefixed(encode(message))
 
 
 def through(relay: Swarm, target: Swarm | PeerId) -> Multiaddr:

@@ -18,7 +18,6 @@ from lattica.nat.base.addresses import Interface, IpAddress, local_interfaces
 from lattica.nat.base.errors import LatticaError, RemoteProtocolError, UnsupportedProtocolError
 from lattica.nat.base.identity import PeerId
 from lattica.nat.mux.connection import Connection, Direction
-from lattica.nat.mux.message_reader import MessageReader
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.protocols import StreamHandler
 from lattica.nat.swarm.swarm import Swarm
@@ -200,12 +199,11 @@ class AutonatClient:
         return self._core.judge(check, response, self._own_ips())
 
     async def _exchange(self, stream: Stream, check: Check) -> DialResponse:
-        reader = MessageReader(stream, MAX_MESSAGE)
-        await stream.send_all(encode(DialRequest((check.addr,), check.nonce)))
-        message = decode(await reader.next())
+        await stream.send_message(encode(DialRequest((check.addr,), check.nonce)))
+        message = decode(await stream.receive_message(MAX_MESSAGE))
         if isinstance(message, DialDataRequest):
             await self._send_dial_data(stream, message)
-            message = decode(await reader.next())
+            message = decode(await stream.receive_message(MAX_MESSAGE))
         if not isinstance(message, DialResponse):
             raise RemoteProtocolError(f"{type(message).__name__} instead of an answer")
         return message
@@ -218,7 +216,7 @@ class AutonatClient:
         left = asked.num_bytes
         while left > 0:
             size = min(left, MAX_CHUNK)
-            await stream.send_all(encode(DialDataResponse(bytes(size))))
+            await stream.send_message(encode(DialDataResponse(bytes(size))))
             left -= size
 
     def _own_ips(self) -> frozenset[IpAddress]:
@@ -229,14 +227,14 @@ class AutonatClient:
     async def take_dial_back(self, stream: Stream) -> None:
         """Take a nonce, and say so if it was asked for; otherwise the stream is reset."""
         with trio.move_on_after(_DIAL_BACK_TIME):
-            nonce = decode_dial_back(await MessageReader(stream, MAX_DIAL_BACK).next())
+            nonce = decode_dial_back(await stream.receive_message(MAX_DIAL_BACK))
             seen = self._seen(stream.connection, nonce)
             if not self._core.take_dial_back(nonce, seen):
                 logger.debug("autonat nonce was not asked for peer=%s", stream.peer_id)
                 stream.reset("nobody asked for this nonce")
                 return
             self._arrived[nonce].set()
-            await stream.send_all(encode_dial_back_response())
+            await stream.send_message(encode_dial_back_response())
             await stream.send_eof()
             return
         stream.reset("the dial-back took too long")

@@ -17,7 +17,6 @@ from multiaddr.multiaddr import Multiaddr
 from lattica.nat.base.addresses import decode_multiaddr
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.protobuf import parse_message
-from lattica.nat.base.wire import encode_length_prefixed
 from lattica.nat.pb import autonat_v2_pb2 as pb
 
 DIAL_REQUEST = "/libp2p/autonat/2/dial-request"
@@ -95,8 +94,8 @@ _NAME = "an AutoNAT message"
 
 
 def encode(message: Message) -> bytes:
-    """A message on :data:`DIAL_REQUEST`, with its length."""
-    return encode_length_prefixed(_wire(message).SerializeToString())
+    """A message on :data:`DIAL_REQUEST`, without its length."""
+    return _wire(message).SerializeToString()
 
 
 def _wire(message: Message) -> pb.Message:
@@ -169,8 +168,8 @@ def _response(wire: pb.DialResponse) -> DialResponse:
 
 
 def encode_dial_back(nonce: int) -> bytes:
-    """The message that proves a dial, with its length."""
-    return encode_length_prefixed(pb.DialBack(nonce=nonce).SerializeToString())
+    """The message that proves a dial, without its length."""
+    return pb.DialBack(nonce=nonce).SerializeToString()
 
 
 def decode_dial_back(data: bytes) -> int:
@@ -179,9 +178,8 @@ def decode_dial_back(data: bytes) -> int:
 
 
 def encode_dial_back_response() -> bytes:
-    """That the nonce has arrived, with the length."""
-    response = pb.DialBackResponse(status=pb.DialBackResponse.OK)
-    return encode_length_prefixed(response.SerializeToString())
+    """That the nonce has arrived, without the length."""
+    return pb.DialBackResponse(status=pb.DialBackResponse.OK).SerializeToString()
 
 
 def decode_dial_back_response(data: bytes) -> bool:

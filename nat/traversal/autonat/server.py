@@ -32,7 +32,6 @@ from lattica.nat.base.errors import (
 )
 from lattica.nat.base.identity import PeerId
 from lattica.nat.mux.connection import Connection
-from lattica.nat.mux.message_reader import MessageReader
 from lattica.nat.mux.stream import Stream
 from lattica.nat.secure.multistream import Initiator
 from lattica.nat.swarm.protocols import StreamHandler
@@ -102,15 +101,14 @@ class AutonatServer:
 
     async def _answer(self, stream: Stream, response: DialResponse) -> None:
         with trio.move_on_after(self.config.request_timeout):
-            await stream.send_all(encode(response))
+            await stream.send_message(encode(response))
             await stream.send_eof()
 
     async def _run(self, stream: Stream, exchange: Exchange) -> None:
-        reader = MessageReader(stream, MAX_MESSAGE)
         while True:
             limit = self.config.request_timeout * (1 + exchange.owed / MIN_DIAL_DATA)
             with trio.move_on_after(limit) as scope:
-                step = await self._next_step(stream, reader, exchange)
+                step = await self._next_step(stream, exchange)
             if scope.cancelled_caught:
                 stream.reset("the AutoNAT request took too long")
                 return
@@ -119,13 +117,11 @@ class AutonatServer:
             if step.last and isinstance(step.message, DialResponse):
                 await self._answer(stream, step.message)
                 return
-            await stream.send_all(encode(step.message))
+            await stream.send_message(encode(step.message))
 
-    async def _next_step(
-        self, stream: Stream, reader: MessageReader, exchange: Exchange
-    ) -> Reply | Dial:
+    async def _next_step(self, stream: Stream, exchange: Exchange) -> Reply | Dial:
         while True:
-            step = exchange.receive(decode(await reader.next()))
+            step = exchange.receive(decode(await stream.receive_message(MAX_MESSAGE)))
             if step is not None:
                 return step
 
@@ -193,10 +189,10 @@ async def hand_over(connection: Connection, nonce: int) -> bool:
         async with connection.open_stream() as stream:
             stream.begin_negotiation(Initiator([DIAL_BACK]))
             await stream.finish_negotiation()
-            await stream.send_all(encode_dial_back(nonce))
+            await stream.send_message(encode_dial_back(nonce))
             try:
                 await stream.send_eof()
-                answer = await MessageReader(stream, MAX_DIAL_BACK).next()
+                answer = await stream.receive_message(MAX_DIAL_BACK)
             except (StreamResetError, IncompleteReadError):
                 return True
             return decode_dial_back_response(answer)

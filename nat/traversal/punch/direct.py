@@ -21,7 +21,6 @@ from lattica.nat.base.errors import (
 )
 from lattica.nat.base.identity import PeerId
 from lattica.nat.mux.connection import Connection
-from lattica.nat.mux.message_reader import MessageReader
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.protocols import StreamHandler
 from lattica.nat.swarm.race import race
@@ -157,9 +156,9 @@ class DirectWay:
             raise NotApplicable("no address of ours is known that the peer could dial")
         stream = await open_on(relayed, REVERSE, _REQUEST_TIMEOUT)
         async with stream:
-            await stream.send_all(encode(Request(tuple(told))))
+            await stream.send_message(encode(Request(tuple(told))))
             with trio.move_on_after(_REQUEST_TIMEOUT + self._config.direct_timeout) as limit:
-                answer = decode_answer(await MessageReader(stream, MAX_MESSAGE).next())
+                answer = decode_answer(await stream.receive_message(MAX_MESSAGE))
             if limit.cancelled_caught:
                 raise TimeoutError("the peer did not say whether it can dial us")
         if not answer.connected:
@@ -181,11 +180,11 @@ class DirectWay:
         try:
             request: Request | None = None
             with trio.move_on_after(_REQUEST_TIMEOUT):
-                request = decode_request(await MessageReader(stream, MAX_MESSAGE).next())
+                request = decode_request(await stream.receive_message(MAX_MESSAGE))
             if request is None:
                 stream.reset("no request in time")
                 return
-            await stream.send_all(encode(await self._reverse(relayed, request)))
+            await stream.send_message(encode(await self._reverse(relayed, request)))
         finally:
             self._serving -= 1
 

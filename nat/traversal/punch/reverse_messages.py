@@ -11,7 +11,6 @@ from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.protobuf import parse_message
-from lattica.nat.base.wire import encode_length_prefixed
 from lattica.nat.pb import reverse_pb2 as pb
 from lattica.nat.traversal.punch.dcutr.messages import MAX_ADDRS, MAX_MESSAGE, parse_addrs
 
@@ -36,7 +35,7 @@ class Answer:
 
 
 def encode(message: Request | Answer) -> bytes:
-    """The message with its length as a varint in front.
+    """The message without its length.
 
     Raises:
         LocalProtocolError: too many or too long addresses.
@@ -48,7 +47,7 @@ def encode(message: Request | Answer) -> bytes:
             raise LocalProtocolError("too many addresses for one request")
     else:
         body = pb.Answer(connected=message.connected, error=message.error[:_MAX_REASON])
-    return encode_length_prefixed(body.SerializeToString())
+    return body.SerializeToString()
 
 
 def decode_request(data: bytes) -> Request:

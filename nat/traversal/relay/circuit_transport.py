@@ -40,9 +40,9 @@ from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.transport.base import Listener
 from lattica.nat.traversal.relay.circuit import CircuitConn
 from lattica.nat.traversal.relay.client.config import RelayClientConfig
-from lattica.nat.traversal.relay.message_stream import read_hop, read_stop
 from lattica.nat.traversal.relay.messages import (
     HOP,
+    MAX_MESSAGE,
     STOP,
     Connect,
     HopStatus,
@@ -51,6 +51,8 @@ from lattica.nat.traversal.relay.messages import (
     Status,
     StopConnect,
     StopStatus,
+    decode_hop,
+    decode_stop,
     encode,
 )
 from lattica.nat.traversal.relay.refusal import connect_refused
@@ -108,7 +110,7 @@ async def _send_request(connection: Connection, request: Connect | Reserve) -> S
     try:
         stream.begin_negotiation(Initiator([HOP]))
         stream.assume_protocol(HOP)
-        await stream.send_all(encode(request))
+        await stream.send_message(encode(request))
     except BaseException:
         stream.reset()
         raise
@@ -116,7 +118,7 @@ async def _send_request(connection: Connection, request: Connect | Reserve) -> S
 
 
 async def _read_status(stream: Stream) -> HopStatus:
-    answer = await read_hop(stream)
+    answer = decode_hop(await stream.receive_message(MAX_MESSAGE))
     if not isinstance(answer, HopStatus):
         raise RemoteProtocolError("the relay answered with something else than a status")
     return answer
@@ -255,25 +257,25 @@ class CircuitTransport:
         relay = stream.peer_id
         try:
             with trio.fail_after(self._config.request_timeout):
-                request = await read_stop(stream)
+                request = decode_stop(await stream.receive_message(MAX_MESSAGE))
         except trio.TooSlowError:
             logger.debug("inbound circuit: the relay does not say for whom relay=%s", relay)
             stream.reset()
             return
         except RemoteProtocolError as error:
             logger.warning("inbound circuit refused: %s relay=%s", error, relay)
-            await stream.send_all(encode(StopStatus(Status.MALFORMED_MESSAGE)))
+            await stream.send_message(encode(StopStatus(Status.MALFORMED_MESSAGE)))
             return
         if not isinstance(request, StopConnect):
             logger.warning("inbound circuit refused: not a request relay=%s", relay)
-            await stream.send_all(encode(StopStatus(Status.UNEXPECTED_MESSAGE)))
+            await stream.send_message(encode(StopStatus(Status.UNEXPECTED_MESSAGE)))
             return
         status = self._judge(stream, request.peer)
         if status is not Status.OK:
             logger.debug(
                 "inbound circuit refused: %s peer=%s relay=%s", status.name, request.peer, relay
             )
-            await stream.send_all(encode(StopStatus(status)))
+            await stream.send_message(encode(StopStatus(status)))
             return
         connection = await self._adopt(stream, request)
         if connection is not None:
@@ -298,7 +300,7 @@ class CircuitTransport:
         relay, peer = stream.peer_id, request.peer
         self._arriving[relay] += 1
         try:
-            await stream.send_all(encode(StopStatus(Status.OK)))
+            await stream.send_message(encode(StopStatus(Status.OK)))
             conn = CircuitConn(stream, request.limit)
             return await self._swarm.adopt(conn, Direction.INBOUND, peer)
         except (LatticaError, OSError) as error:

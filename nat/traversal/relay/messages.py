@@ -22,7 +22,6 @@ from lattica.nat.base.addresses import decode_multiaddr
 from lattica.nat.base.errors import AddressError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.identity import PeerId, parse_peer_id
 from lattica.nat.base.protobuf import parse_message
-from lattica.nat.base.wire import NeedMoreData, decode_uvarint, encode_length_prefixed
 from lattica.nat.pb import circuit_pb2 as pb
 
 HOP = "/libp2p/circuit/relay/0.2.0/hop"
@@ -117,7 +116,7 @@ StopMessage: TypeAlias = StopConnect | StopStatus
 
 
 def encode(message: HopMessage | StopMessage) -> bytes:
-    """The message with its length as a varint in front.
+    """The message without its length.
 
     Raises:
         LocalProtocolError: it is longer than :data:`MAX_MESSAGE`, or a number does not fit.
@@ -128,7 +127,7 @@ def encode(message: HopMessage | StopMessage) -> bytes:
         raise LocalProtocolError(f"{message!r} cannot be encoded: {error}") from None
     if len(payload) > MAX_MESSAGE:
         raise LocalProtocolError(f"a circuit message of {len(payload)} bytes is too long")
-    return encode_length_prefixed(payload)
+    return payload
 
 
 def _to_protobuf(message: HopMessage | StopMessage) -> Message:
@@ -211,24 +210,6 @@ def decode_stop(data: bytes) -> StopMessage:
             return StopStatus(_status(message.status))
         case other:
             raise RemoteProtocolError(f"stop message of unknown type {other}")
-
-
-def split_message(data: bytes | bytearray) -> tuple[bytes, bytes] | None:
-    """Take one message off the front: (its payload, the bytes after it); None: more is needed.
-
-    Raises:
-        RemoteProtocolError: a bad length, or one over :data:`MAX_MESSAGE`.
-    """
-    try:
-        length, start = decode_uvarint(data)
-    except NeedMoreData:
-        return None
-    if length > MAX_MESSAGE:
-        raise RemoteProtocolError(f"circuit message of {length} bytes")
-    end = start + length
-    if len(data) < end:
-        return None
-    return bytes(data[start:end]), bytes(data[end:])
 
 
 def decode_peer_id(data: bytes) -> PeerId:

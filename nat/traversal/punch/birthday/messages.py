@@ -16,7 +16,6 @@ from typing import Final, TypeAlias
 
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.protobuf import parse_message
-from lattica.nat.base.wire import encode_length_prefixed
 from lattica.nat.pb import birthday_pb2 as pb
 from lattica.nat.swarm.nat_report import Behaviour, NatReport
 
@@ -99,7 +98,7 @@ def _is_ipv4(host: str) -> bool:
 
 
 def encode(message: Message) -> bytes:
-    """The message as it goes onto the stream, its length included."""
+    """The message without its length."""
     body = pb.Birthday()
     match message:
         case Hello():
@@ -115,7 +114,7 @@ def encode(message: Message) -> bytes:
             body.ready.sockets = message.sockets
         case Met():
             body.met.port = message.port
-    return encode_length_prefixed(body.SerializeToString())
+    return body.SerializeToString()
 
 
 def _to_wire(behaviour: Behaviour | None) -> pb.Hello.Behaviour:

@@ -27,7 +27,6 @@ from lattica.nat.base.errors import (
 )
 from lattica.nat.base.identity import PeerId
 from lattica.nat.mux.connection import Connection, Direction
-from lattica.nat.mux.message_reader import MessageReader
 from lattica.nat.mux.stream import Stream
 from lattica.nat.quic.endpoint import Foreign, QuicEndpoint
 from lattica.nat.secure.gater import Gater
@@ -144,9 +143,8 @@ class BirthdayWay:
                 raise self._failure(peer, f"nothing after {self._config.timeout:g} s") from None
 
     async def _ask(self, stream: Stream, own: Hello) -> Connection:
-        await stream.send_all(encode(own))
-        messages = _Messages(stream)
-        answer = await messages.next()
+        await stream.send_message(encode(own))
+        answer = await _receive(stream)
         if isinstance(answer, Refusal):
             if answer.temporary:
                 raise self._failure(stream.peer_id, f"the peer is busy: {answer.reason}")
@@ -156,7 +154,7 @@ class BirthdayWay:
         role = role_of(own, answer)
         self._vet(own, answer)
         self._admit(self._begun, stream.peer_id)
-        return await self._meet(role, stream, messages, answer)
+        return await self._meet(role, stream, answer)
 
     async def _serve(self, stream: Stream) -> None:
         """The other end's part: answer a peer that wants to meet.
@@ -167,10 +165,9 @@ class BirthdayWay:
         if not relayed.is_relayed or relayed.direction is not Direction.OUTBOUND:
             stream.reset("hole punching is for relayed connections, begun by their target")
             return
-        messages = _Messages(stream)
         peer = stream.peer_id
         with trio.move_on_after(self._config.timeout):
-            theirs = await messages.next()
+            theirs = await _receive(stream)
             if not isinstance(theirs, Hello):
                 raise RemoteProtocolError("birthday: no hello at first")
             try:
@@ -182,12 +179,12 @@ class BirthdayWay:
                     if best is not None and not best.is_relayed:
                         raise NotApplicable("there is a direct connection already")
                     self._admit(self._served, peer)
-                    await stream.send_all(encode(own))
-                    await self._meet(role, stream, messages, theirs)
+                    await stream.send_message(encode(own))
+                    await self._meet(role, stream, theirs)
             except NotApplicable as error:
-                await stream.send_all(encode(Refusal(str(error))))
+                await stream.send_message(encode(Refusal(str(error))))
             except ResourceLimitError as error:
-                await stream.send_all(encode(Refusal(str(error), temporary=True)))
+                await stream.send_message(encode(Refusal(str(error), temporary=True)))
             except OSError as error:  # no connection, or no sockets
                 logger.debug("birthday run failed: %s peer=%s", error, peer)
 
@@ -232,12 +229,10 @@ class BirthdayWay:
     def _failure(self, peer: PeerId, why: str) -> DialError:
         return DialError(peer, [DialAttempt("birthday method", why)])
 
-    async def _meet(
-        self, role: Role, stream: Stream, messages: _Messages, theirs: Hello
-    ) -> Connection:
+    async def _meet(self, role: Role, stream: Stream, theirs: Hello) -> Connection:
         if role is Role.HARD:
-            return await self._meet_hard(stream, messages, theirs)
-        return await self._meet_easy(stream, messages, theirs)
+            return await self._meet_hard(stream, theirs)
+        return await self._meet_easy(stream, theirs)
 
     def _endpoint(self) -> QuicEndpoint:
         """The socket whose address outside the STUN responders have told."""
@@ -248,7 +243,7 @@ class BirthdayWay:
 
     # --- the hard side ---
 
-    async def _meet_hard(self, stream: Stream, messages: _Messages, theirs: Hello) -> Connection:
+    async def _meet_hard(self, stream: Stream, theirs: Hello) -> Connection:
         peer = stream.peer_id
         sockets = _open_sockets(self._endpoint().local[0], self._config.sockets)
         winner: socket.socket | None = None
@@ -260,9 +255,9 @@ class BirthdayWay:
                 refresh=self._config.refresh,
                 clock=trio.current_time,
             )
-            meeting = await self._wait_for_probe(core, sockets, stream, messages)
+            meeting = await self._wait_for_probe(core, sockets, stream)
             source = str(meeting.source[0]), meeting.source[1]
-            await stream.send_all(encode(Met(source[1])))
+            await stream.send_message(encode(Met(source[1])))
             winner = sockets[meeting.index]
         finally:  # the losers' ports are given back, before the rest
             for sock in sockets:
@@ -274,11 +269,7 @@ class BirthdayWay:
         return await self._swarm.dial_from_socket(winner, addr, peer)
 
     async def _wait_for_probe(
-        self,
-        core: BirthdayHard,
-        sockets: Sequence[socket.socket],
-        stream: Stream,
-        messages: _Messages,
+        self, core: BirthdayHard, sockets: Sequence[socket.socket], stream: Stream
     ) -> Meeting:
         trouble = _Trouble()
 
@@ -295,7 +286,7 @@ class BirthdayWay:
                 if core.is_open and not told:
                     told = True
                     with trouble.noticed():
-                        await stream.send_all(encode(Ready(len(sockets))))
+                        await stream.send_message(encode(Ready(len(sockets))))
 
         async def receive(index: int) -> None:
             sock = sockets[index]
@@ -310,7 +301,7 @@ class BirthdayWay:
 
         async def watch() -> None:
             with trouble.noticed():
-                await messages.next()
+                await _receive(stream)
                 raise RemoteProtocolError("birthday: the easy side has nothing to say")
 
         async with trio.open_nursery() as nursery:
@@ -325,8 +316,8 @@ class BirthdayWay:
 
     # --- the easy side ---
 
-    async def _meet_easy(self, stream: Stream, messages: _Messages, theirs: Hello) -> Connection:
-        await messages.expect(Ready)
+    async def _meet_easy(self, stream: Stream, theirs: Hello) -> Connection:
+        await _expect(stream, Ready)
         peer, endpoint, trouble = stream.peer_id, self._endpoint(), _Trouble()
         core = BirthdayEasy(
             theirs.token,
@@ -359,10 +350,10 @@ class BirthdayWay:
 
         async def watch() -> None:
             with trouble.noticed():
-                await messages.expect(Met)
+                await _expect(stream, Met)
                 probing.cancel()
                 with suppress(IncompleteReadError):
-                    await messages.next()
+                    await _receive(stream)
                     raise RemoteProtocolError("birthday: the hard side has nothing more to say")
                 # It has its connection; this end of it may be a moment behind.
                 await trio.sleep(_GRACE)
@@ -410,24 +401,19 @@ class _Trouble:
             self.stop(str(error))
 
 
-class _Messages:
-    """The peer's messages, one after another."""
+async def _receive(stream: Stream) -> Message:
+    """Wait for the peer's next message. Raises what :meth:`Stream.receive_message` does."""
+    return decode(await stream.receive_message(MAX_MESSAGE))
 
-    def __init__(self, stream: Stream) -> None:
-        self._reader = MessageReader(stream, MAX_MESSAGE)
 
-    async def next(self) -> Message:
-        """Wait for a message. Raises what :meth:`MessageReader.next` does."""
-        return decode(await self._reader.next())
-
-    async def expect(self, kind: type[T]) -> T:
-        """As :meth:`next`, and it must be of this kind."""
-        message = await self.next()
-        if isinstance(message, kind):
-            return message
-        if isinstance(message, Refusal):
-            raise ResourceLimitError(f"the peer stops: {message.reason}")
-        raise RemoteProtocolError(f"birthday: {type(message).__name__} in a wrong place")
+async def _expect(stream: Stream, kind: type[T]) -> T:
+    """As :func:`_receive`, and it must be of this kind."""
+    message = await _receive(stream)
+    if isinstance(message, kind):
+        return message
+    if isinstance(message, Refusal):
+        raise ResourceLimitError(f"the peer stops: {message.reason}")
+    raise RemoteProtocolError(f"birthday: {type(message).__name__} in a wrong place")
 
 
 def _open_sockets(host: str, wanted: int) -> list[socket.socket]:

@@ -25,12 +25,14 @@ from enum import Enum
 from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
+from lattica.nat.base.wire import LengthPrefixed
 from lattica.nat.traversal.punch.dcutr.messages import (
     MAX_ADDRS,
+    MAX_MESSAGE,
     Connect,
     DcutrMessage,
-    MessageReader,
     Sync,
+    decode,
     encode,
 )
 
@@ -66,7 +68,7 @@ class Initiator:
         self.deadline = 0.0
         """The responder's answer is too late after this."""
         self._clock = clock
-        self._reader = MessageReader()
+        self._frames = LengthPrefixed(MAX_MESSAGE)
         self._due = _Due.NOTHING
         self._sent_at = 0.0
         self._out = b""
@@ -84,7 +86,7 @@ class Initiator:
         if not addrs:
             raise LocalProtocolError("a CONNECT needs an address")
         if fresh_stream:
-            self._reader = MessageReader()
+            self._frames = LengthPrefixed(MAX_MESSAGE)
         self.rounds += 1
         self.punch_at = None
         self.peer_addrs = ()
@@ -103,8 +105,8 @@ class Initiator:
         Raises:
             RemoteProtocolError: for what it must not say, or not so late.
         """
-        for message in self._reader.feed(data):
-            self._on_message(message)
+        for frame in self._frames.feed(data):
+            self._on_message(decode(frame))
 
     def _on_message(self, message: DcutrMessage) -> None:
         if self._due is not _Due.CONNECT:
@@ -137,7 +139,7 @@ class Responder:
         """The next message is too late after this; while we dial, any time is right."""
         self._clock = clock
         self._answer = answer
-        self._reader = MessageReader()
+        self._frames = LengthPrefixed(MAX_MESSAGE)
         self._due = _Due.CONNECT
         self._peer_addrs: tuple[Multiaddr, ...] = ()
         self._out = b""
@@ -161,10 +163,10 @@ class Responder:
             LocalProtocolError: `answer` had no address to give.
         """
         punch = None
-        for message in self._reader.feed(data):
+        for frame in self._frames.feed(data):
             if self._out or punch is not None:
                 raise RemoteProtocolError("the initiator does not wait for the answer")
-            punch = self._on_message(message)
+            punch = self._on_message(decode(frame))
         return punch
 
     def _on_message(self, message: DcutrMessage) -> tuple[Multiaddr, ...] | None:

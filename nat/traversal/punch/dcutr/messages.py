@@ -17,7 +17,7 @@ from multiaddr.multiaddr import Multiaddr
 from lattica.nat.base.addresses import decode_multiaddr
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.protobuf import parse_message
-from lattica.nat.base.wire import LengthPrefixed, encode_length_prefixed
+from lattica.nat.base.wire import encode_length_prefixed
 from lattica.nat.pb import dcutr_pb2 as pb
 
 DCUTR = "/libp2p/dcutr"
@@ -88,14 +88,3 @@ def parse_addrs(encoded: Iterable[bytes]) -> tuple[Multiaddr, ...]:
         except RemoteProtocolError:
             continue
     return tuple(dict.fromkeys(addrs))
-
-
-class MessageReader:
-    """Cuts what a stream brings into messages, in any pieces."""
-
-    def __init__(self) -> None:
-        self._frames = LengthPrefixed(MAX_MESSAGE)
-
-    def feed(self, data: bytes | bytearray | memoryview) -> list[DcutrMessage]:
-        """The messages that are complete now. Raises :class:`RemoteProtocolError`."""
-        return [decode(frame) for frame in self._frames.feed(data)]

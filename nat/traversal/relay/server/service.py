@@ -25,9 +25,9 @@ from lattica.nat.secure.multistream import Initiator
 from lattica.nat.swarm.protocols import StreamHandler
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.relay.circuit_transport import direct_connection
-from lattica.nat.traversal.relay.message_stream import read_hop, read_stop
 from lattica.nat.traversal.relay.messages import (
     HOP,
+    MAX_MESSAGE,
     MAX_RELAY_ADDRS,
     STOP,
     Connect,
@@ -37,6 +37,8 @@ from lattica.nat.traversal.relay.messages import (
     Status,
     StopConnect,
     StopStatus,
+    decode_hop,
+    decode_stop,
     encode,
 )
 from lattica.nat.traversal.relay.server.books import Circuit, Refusal, RelayServer
@@ -198,7 +200,7 @@ class RelayService:
     async def _serve_hop(self, stream: Stream) -> None:
         try:
             with trio.fail_after(REQUEST_TIMEOUT):
-                request = await read_hop(stream)
+                request = decode_hop(await stream.receive_message(MAX_MESSAGE))
         except trio.TooSlowError:
             stream.reset("no request came")
             return
@@ -230,7 +232,7 @@ class RelayService:
             target,
         )
         self._publish(Refused(stream.peer_id, target, refusal.status, refusal.reason))
-        await stream.send_all(encode(HopStatus(refusal.status)))
+        await stream.send_message(encode(HopStatus(refusal.status)))
 
     async def _reserve(self, stream: Stream) -> None:
         peer_id = stream.peer_id
@@ -251,7 +253,7 @@ class RelayService:
         voucher = seal(self._swarm.identity, peer_id, expire)
         reservation = Reservation(expire, self._told_addresses(), voucher)
         answer = HopStatus(Status.OK, reservation, grant.limits.as_told)
-        await stream.send_all(encode(answer))
+        await stream.send_message(encode(answer))
 
     def _told_addresses(self) -> tuple[Multiaddr, ...]:
         """This relay's addresses for clients, those that most can reach first."""
@@ -331,7 +333,7 @@ class RelayService:
         assert target is not None
         if circuit.limits.duration:
             live.scope.deadline = trio.current_time() + circuit.limits.duration
-        await source.send_all(encode(HopStatus(Status.OK, limit=circuit.limits.as_told)))
+        await source.send_message(encode(HopStatus(Status.OK, limit=circuit.limits.as_told)))
         live.opened = True
         self._circuits_total += 1
         logger.debug("circuit opened source=%s target=%s", circuit.source, circuit.target)
@@ -360,8 +362,8 @@ class RelayService:
                 else:
                     await stream.finish_negotiation()
                 call = StopConnect(circuit.source, circuit.limits.as_told)
-                await stream.send_all(encode(call))
-                answer = await read_stop(stream)
+                await stream.send_message(encode(call))
+                answer = decode_stop(await stream.receive_message(MAX_MESSAGE))
         except trio.TooSlowError:
             return Refusal(Status.CONNECTION_FAILED, "the target does not answer")
         except LatticaError as error:

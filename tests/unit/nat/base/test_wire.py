@@ -12,6 +12,7 @@ from lattica.nat.base.wire import (
     decode_uvarint,
     encode_length_prefixed,
     encode_uvarint,
+    find_message,
 )
 
 # The table of the unsigned-varint document, and the largest number.
@@ -62,6 +63,17 @@ def test_decode_refuses_what_the_document_forbids(encoded: str) -> None:
 def test_decode_waits_for_the_rest(count: int) -> None:
     with pytest.raises(NeedMoreData):
         decode_uvarint(b"\x80" * count)
+
+
+def test_find_message_knows_the_length_before_the_message_is_there() -> None:
+    assert find_message(b"", 100) is None
+    assert find_message(b"\x80", 200) is None
+    assert find_message(b"\x05abc", 5) == (1, 6)
+    assert find_message(b"\x03abcdef", 5) == (1, 4)
+    assert find_message(b"..\x80\x01", 128, 2) == (4, 132)
+    for data in (b"\x06", b"\x81\x20", b"\xff" * 10, b"\x80\x00"):
+        with pytest.raises(RemoteProtocolError):
+            find_message(data, 5)
 
 
 def test_length_prefixed_byte_by_byte() -> None:

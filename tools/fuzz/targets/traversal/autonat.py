@@ -10,7 +10,7 @@ from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import RemoteProtocolError
 from lattica.nat.base.addresses import Interface, ip_of
-from lattica.nat.base.wire import LengthPrefixed
+from lattica.nat.base.wire import LengthPrefixed, encode_length_prefixed
 from lattica.nat.traversal.autonat.config import AutonatServerConfig
 from lattica.nat.traversal.autonat.messages import (
     MAX_ADDRS,
@@ -61,9 +61,8 @@ MESSAGES: tuple[Message, ...] = (
 )
 
 
-def _payload(message: Message) -> bytes:
-    (payload,) = LengthPrefixed(MAX_MESSAGE).feed(encode(message))
-    return payload
+def _framed(message: Message) -> bytes:
+    return encode_length_prefixed(encode(message))
 
 
 def _messages(data: bytes) -> None:
@@ -75,7 +74,7 @@ def _messages(data: bytes) -> None:
         raise Violation(f"{len(message.addrs)} addresses")
     if isinstance(message, DialDataResponse) and len(message.data) > MAX_CHUNK:
         raise Violation(f"{len(message.data)} bytes of dial data")
-    if decode(_payload(message)) != message:
+    if decode(encode(message)) != message:
         raise Violation(f"{message} is another one when it is written and read")
 
 
@@ -109,9 +108,9 @@ AUTONAT_MESSAGES = Target(
     _messages,
     (RemoteProtocolError,),
     seeds=[
-        *map(_payload, MESSAGES),
-        encode_dial_back(7)[1:],
-        encode_dial_back_response()[1:],
+        *map(encode, MESSAGES),
+        encode_dial_back(7),
+        encode_dial_back_response(),
     ],
     tokens=[b"\x0a", b"\x11", b"\x12", b"\x1a", b"\x22", b"\x08\xc8\x01", b"\x18\xc8\x01"],
     max_size=9 * KIB,
@@ -121,9 +120,9 @@ AUTONAT_SERVER = Target(
     _server,
     (RemoteProtocolError,),
     seeds=[
-        *map(encode, MESSAGES),
-        encode(DialRequest(ADDRS[1:], 7)) + encode(DialDataResponse(bytes(MAX_CHUNK))) * 25,
-        encode(DialRequest((None, ADDRS[2]), 7)) + encode(DialDataResponse(bytes(100))) * 3,
+        *map(_framed, MESSAGES),
+        _framed(DialRequest(ADDRS[1:], 7)) + _framed(DialDataResponse(bytes(MAX_CHUNK))) * 25,
+        _framed(DialRequest((None, ADDRS[2]), 7)) + _framed(DialDataResponse(bytes(100))) * 3,
     ],
     tokens=[*(addr.to_bytes() for addr in ADDRS), b"\x04\x7f\x00\x00\x01", b"\x29"],
     max_size=128 * KIB,

@@ -5,11 +5,9 @@ from __future__ import annotations
 import random
 
 from lattica.errors import RemoteProtocolError
-from lattica.nat.base.wire import LengthPrefixed
 from lattica.nat.swarm.nat_report import Behaviour
 from lattica.nat.traversal.punch.birthday.core import BirthdayEasy, BirthdayHard, Kind, encode
 from lattica.nat.traversal.punch.birthday.messages import (
-    MAX_MESSAGE,
     TOKEN_SIZE,
     Hello,
     Met,
@@ -35,8 +33,7 @@ class _Clock:
 
 def _message(data: bytes) -> None:
     message = decode(data)
-    (framed,) = LengthPrefixed(MAX_MESSAGE).feed(encode_message(message))
-    if decode(framed) != message:
+    if decode(encode_message(message)) != message:
         raise Violation("a message is another one once it was sent on")
     if isinstance(message, Refusal) and not message.reason.isprintable():
         raise Violation("a peer's words could garble a terminal")
@@ -79,17 +76,12 @@ def _easy(data: bytes) -> None:
         raise Violation(f"{core.sent} probes in {clock.now} s")
 
 
-def _unframed(message: Hello | Refusal | Ready | Met) -> bytes:
-    (framed,) = LengthPrefixed(MAX_MESSAGE).feed(encode_message(message))
-    return framed
-
-
 BIRTHDAY_MESSAGE = Target(
     "birthday-message",
     _message,
     (RemoteProtocolError,),
     seeds=[
-        _unframed(
+        encode_message(
             Hello(
                 _TOKEN,
                 Behaviour.ADDRESS_AND_PORT_DEPENDENT,
@@ -97,9 +89,9 @@ BIRTHDAY_MESSAGE = Target(
                 ((_HARD, 4001), (_HARD, 65535)),
             )
         ),
-        _unframed(Refusal("busy", temporary=True)),
-        _unframed(Ready(256)),
-        _unframed(Met(4001)),
+        encode_message(Refusal("busy", temporary=True)),
+        encode_message(Ready(256)),
+        encode_message(Met(4001)),
     ],
     tokens=[b"\x0a\x10", b"\x0a\x04", b"\x22\x08", b"\x10\x03", b"\x18\xff\xff\x03", b"\x1b[31m"],
     max_size=2048,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from lattica.errors import RemoteProtocolError
 from lattica.nat.base.identity import Identity, PeerId
 from lattica.nat.traversal.relay.messages import (
-    MAX_MESSAGE,
     Connect,
     HopStatus,
     Limit,
@@ -17,7 +16,6 @@ from lattica.nat.traversal.relay.messages import (
     decode_hop,
     decode_stop,
     encode,
-    split_message,
 )
 from lattica.nat.traversal.relay.voucher import open_voucher, seal
 from tools.fuzz.target import Target, Violation
@@ -32,24 +30,14 @@ TOKENS = [
 
 
 def _hop(data: bytes) -> None:
-    split = split_message(data)
-    if split is None:
-        return
-    if len(split[0]) > MAX_MESSAGE:
-        raise Violation("a message over the limit")
-    message = decode_hop(split[0])
-    again = split_message(encode(message))
-    if again is None or decode_hop(again[0]) != message:
+    message = decode_hop(data)
+    if decode_hop(encode(message)) != message:
         raise Violation(f"{message} is another one once written and read")
 
 
 def _stop(data: bytes) -> None:
-    split = split_message(data)
-    if split is None:
-        return
-    message = decode_stop(split[0])
-    again = split_message(encode(message))
-    if again is None or decode_stop(again[0]) != message:
+    message = decode_stop(data)
+    if decode_stop(encode(message)) != message:
         raise Violation(f"{message} is another one once written and read")
 
 

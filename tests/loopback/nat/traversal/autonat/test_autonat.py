@@ -16,7 +16,6 @@ from lattica.errors import LatticaError, RemoteProtocolError
 from lattica.nat.base.addresses import to_endpoint
 from lattica.nat.base.identity import PeerId
 from lattica.nat.mux.connection import Direction
-from lattica.nat.mux.message_reader import MessageReader
 from lattica.nat.mux.stream import Stream
 from lattica.nat.secure.multistream import Initiator
 from lattica.nat.swarm.swarm import Swarm
@@ -267,12 +266,14 @@ async def ask(swarm: Swarm, server: PeerId, *messages: Message | bytes) -> list[
     """Send messages to a server, and return its answers to the end of the stream."""
     answers: list[Message] = []
     async with await swarm.open_stream(server, [DIAL_REQUEST]) as stream:
-        reader = MessageReader(stream, MAX_MESSAGE)
         for message in messages:
-            await stream.send_all(message if isinstance(message, bytes) else encode(message))
+            if isinstance(message, bytes):
+                await stream.send_all(message)
+            else:
+                await stream.send_message(encode(message))
         while True:
             try:
-                answers.append(decode(await reader.next()))
+                answers.append(decode(await stream.receive_message(MAX_MESSAGE)))
             except LatticaError:
                 return answers
 
@@ -334,9 +335,9 @@ class TestTheServer:
 
     @pytest.mark.parametrize(
         "nonsense",
-        [b"\x05hello", b"\xff\xff\xff\x7f", encode(OK), encode(DialDataResponse(b"x" * 200))],
+        [b"\x05hello", b"\xff\xff\xff\x7f", OK, DialDataResponse(b"x" * 200)],
     )
-    async def test_resets_nonsense(self, nonsense: bytes) -> None:
+    async def test_resets_nonsense(self, nonsense: Message | bytes) -> None:
         async with serving() as server, nets.running() as swarm:
             await swarm.dial(server.identity.peer_id, server.addrs)
             assert await ask(swarm, server.identity.peer_id, nonsense) == []
@@ -349,9 +350,9 @@ class TestTheServer:
         nonces: list[int] = []
 
         async def take(stream: Stream) -> None:
-            nonces.append(decode_dial_back(await MessageReader(stream, MAX_DIAL_BACK).next()))
+            nonces.append(decode_dial_back(await stream.receive_message(MAX_DIAL_BACK)))
             if answers:
-                await stream.send_all(encode_dial_back_response())
+                await stream.send_message(encode_dial_back_response())
             stream.reset()
 
         async with serving() as server, nets.running() as swarm:
@@ -363,7 +364,7 @@ class TestTheServer:
 
     async def test_a_peer_that_does_not_take_the_nonce(self) -> None:
         async def refuse(stream: Stream) -> None:
-            await MessageReader(stream, MAX_DIAL_BACK).next()
+            await stream.receive_message(MAX_DIAL_BACK)
             await stream.send_all(b"\x02\x08\x01")
 
         async with serving() as server, nets.running() as swarm:
@@ -395,15 +396,14 @@ class FakeServer:
         await trio.lowlevel.checkpoint()
 
     async def serve(self, stream: Stream) -> None:
-        reader = MessageReader(stream, MAX_MESSAGE)
-        request = decode(await reader.next())
+        request = decode(await stream.receive_message(MAX_MESSAGE))
         assert isinstance(request, DialRequest)
         self.requests.append(request)
         await self.before(stream, request)
         for answer in self.answers:
-            await stream.send_all(encode(answer))
+            await stream.send_message(encode(answer))
             while isinstance(answer, DialDataRequest) and self.received < answer.num_bytes:
-                chunk = decode(await reader.next())
+                chunk = decode(await stream.receive_message(MAX_MESSAGE))
                 assert isinstance(chunk, DialDataResponse)
                 self.received += len(chunk.data)
 
@@ -412,9 +412,9 @@ async def deliver(connection: Any, nonce: int) -> bytes:
     """Send a nonce on a connection, and return the answer; empty for a reset."""
     stream = connection.open_stream()
     stream.begin_negotiation(Initiator([DIAL_BACK]))
-    await stream.send_all(encode_dial_back(nonce))
+    await stream.send_message(encode_dial_back(nonce))
     try:
-        return await MessageReader(stream, MAX_DIAL_BACK).next()
+        return await stream.receive_message(MAX_DIAL_BACK)
     except LatticaError:
         return b""
 
@@ -519,7 +519,7 @@ class TestTheClient:
             stream.begin_negotiation(Initiator([DIAL_BACK]))
             await stream.send_all(b"\xff\xff\xff\x7f")
             with pytest.raises((LatticaError, RemoteProtocolError)):
-                await MessageReader(stream, MAX_DIAL_BACK).next()
+                await stream.receive_message(MAX_DIAL_BACK)
 
     async def test_ends_cleanly_in_the_middle_of_a_check(self) -> None:
         class Silent(FakeServer):

@@ -17,6 +17,7 @@ import trio
 from lattica.errors import DialError, LatticaError, ResourceLimitError
 from lattica.nat.base.addresses import Kind, kind_of
 from lattica.nat.base.identity import Identity
+from lattica.nat.base.wire import encode_length_prefixed
 from lattica.nat.config import AccessRules
 from lattica.nat.mux.connection import Connection
 from lattica.nat.swarm.nat_report import Behaviour, NatReport
@@ -151,7 +152,13 @@ async def test_a_budget_is_shared_with_other_ways() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [b"", b"\x05junk!", b"\xff" * 20, encode(Hello(bytes(3))), encode(Refusal("no", True))],
+    [
+        b"",
+        b"\x05junk!",
+        b"\xff" * 20,
+        encode_length_prefixed(encode(Hello(bytes(3)))),
+        encode_length_prefixed(encode(Refusal("no", True))),
+    ],
 )
 async def test_a_peer_that_talks_nonsense_gets_a_reset(
     words: bytes, caplog: pytest.LogCaptureFixture
@@ -177,7 +184,7 @@ async def test_only_the_target_of_a_relayed_connection_begins(
 
         async def ask(from_: Swarm, to: Swarm) -> None:
             stream = await from_.open_stream(to.identity.peer_id, [PROTOCOL])
-            await stream.send_all(encode(Hello(bytes(16), APDM, APDM, (("127.0.0.2", 9),))))
+            await stream.send_message(encode(Hello(bytes(16), APDM, APDM, (("127.0.0.2", 9),))))
             await stream.receive_some()
 
         ways = [(both.other, both.asker), (both.asker, both.other)]

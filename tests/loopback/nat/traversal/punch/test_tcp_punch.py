@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 
 import pytest
 import trio
 from multiaddr.multiaddr import Multiaddr
 
-from lattica.errors import DialError, RemoteProtocolError, StreamResetError
+from lattica.errors import DialError, IncompleteReadError, RemoteProtocolError, StreamResetError
 from lattica.nat.base.addresses import Kind, to_endpoint
 from lattica.nat.base.identity import PeerId
 from lattica.nat.config import AccessRules
@@ -19,7 +20,14 @@ from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.transport.tcp import TcpConn
 from lattica.nat.traversal.punch import reverse_messages
 from lattica.nat.traversal.punch.config import PunchConfig
-from lattica.nat.traversal.punch.dcutr.messages import DCUTR, Connect, MessageReader, Sync, encode
+from lattica.nat.traversal.punch.dcutr.messages import (
+    DCUTR,
+    MAX_MESSAGE,
+    Connect,
+    Sync,
+    decode,
+    encode,
+)
 from lattica.nat.traversal.punch.dcutr.strategy import DcutrWay
 from lattica.nat.traversal.punch.dcutr.tcp_punch import punch
 from lattica.nat.traversal.punch.direct import DirectWay
@@ -238,9 +246,9 @@ async def test_three_rounds(ends):
         async def serve(stream):
             nonlocal streams
             streams += 1
-            reader = MessageReader()
-            while data := await stream.receive_some():
-                for message in reader.feed(data):
+            with suppress(IncompleteReadError):
+                while True:
+                    message = decode(await stream.receive_message(MAX_MESSAGE))
                     heard.append(message)
                     if isinstance(message, Connect):
                         await stream.send_all(encode(Connect((closed(),))))
@@ -373,7 +381,7 @@ async def test_a_peer_that_says_it_has_dialed():
     async with relayed_pair() as pair:
 
         async def serve(stream):
-            await stream.send_all(reverse_messages.encode(reverse_messages.Answer(True)))
+            await stream.send_message(reverse_messages.encode(reverse_messages.Answer(True)))
 
         pair.source.protocols.handlers[REVERSE] = serve
         with pytest.raises(DialError, match="has not"):

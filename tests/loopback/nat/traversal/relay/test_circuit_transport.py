@@ -32,8 +32,8 @@ from lattica.nat.traversal.path_plan import PathConfig
 from lattica.nat.traversal.portmap.config import PortMappingConfig
 from lattica.nat.traversal.relay.circuit_transport import CircuitTransport, split_circuit
 from lattica.nat.traversal.relay.client.config import RelayClientConfig
-from lattica.nat.traversal.relay.message_stream import read_hop, read_stop
 from lattica.nat.traversal.relay.messages import (
+    MAX_MESSAGE,
     STOP,
     Connect,
     HopStatus,
@@ -42,6 +42,8 @@ from lattica.nat.traversal.relay.messages import (
     Status,
     StopConnect,
     StopStatus,
+    decode_hop,
+    decode_stop,
     encode,
 )
 from lattica.nat.traversal.relay.server.limits import RelayLimits, StrangerLimits
@@ -49,6 +51,7 @@ from lattica.node import Node
 from tests.support.nets import ECHO, ask_echo, running, settled, swarm_config, unused_port
 from tests.support.relay_nets import (
     addr_of,
+    framed,
     relayed_pair,
     relaying,
     scripted_relay,
@@ -332,8 +335,8 @@ async def test_relay_that_is_not_there():
 )
 async def test_refusals_say_why(status, words):
     async def refuse(stream: Stream) -> None:
-        assert await read_hop(stream) == Connect(SOMEBODY)
-        await stream.send_all(encode(HopStatus(status)))
+        assert decode_hop(await stream.receive_message(MAX_MESSAGE)) == Connect(SOMEBODY)
+        await stream.send_message(encode(HopStatus(status)))
 
     async with scripted_relay(refuse) as relay, running() as alice:
         use_relays(alice)
@@ -342,20 +345,20 @@ async def test_refusals_say_why(status, words):
 
 
 BAD_ANSWERS: dict[str, bytes] = {
-    "another message": encode(Reserve()),
-    "a message for the other protocol": encode(StopConnect(SOMEBODY)),
+    "another message": framed(Reserve()),
+    "a message for the other protocol": framed(StopConnect(SOMEBODY)),
     "garbage": b"\x05\xff\xff\xff\xff\xff",
     "a huge length": b"\xff\xff\xff\xff\x0f",
     "an unknown status": b"\x05\x08\x02\x28\xe7\x07",
     "nothing": b"",
-    "half a message": encode(HopStatus(Status.OK))[:-1],
+    "half a message": framed(HopStatus(Status.OK))[:-1],
 }
 
 
 @pytest.mark.parametrize("answer", BAD_ANSWERS.values(), ids=BAD_ANSWERS.keys())
 async def test_bad_answers(answer):
     async def say(stream: Stream) -> None:
-        await read_hop(stream)
+        await stream.receive_message(MAX_MESSAGE)
         await stream.send_all(answer)
 
     async with scripted_relay(say) as relay, running() as alice:
@@ -397,12 +400,12 @@ async def test_relay_that_connects_us_to_somebody_else():
         ours: list[Swarm] = []
 
         async def bring_to_carol(stream: Stream) -> None:
-            await read_hop(stream)
+            await stream.receive_message(MAX_MESSAGE)
             onward = ours[0].registry.by_peer[carol.identity.peer_id][0].open_stream()
             onward.begin_negotiation(Initiator([STOP]))
-            await onward.send_all(encode(StopConnect(stream.peer_id)))
-            assert await read_stop(onward) == StopStatus(Status.OK)
-            await stream.send_all(encode(HopStatus(Status.OK)))
+            await onward.send_message(encode(StopConnect(stream.peer_id)))
+            assert decode_stop(await onward.receive_message(MAX_MESSAGE)) == StopStatus(Status.OK)
+            await stream.send_message(encode(HopStatus(Status.OK)))
 
             async def copy(source: Stream, sink: Stream) -> None:
                 with suppress(LatticaError):
@@ -438,7 +441,7 @@ async def offer(relay: Swarm, bob: Swarm, words: bytes, *, end: bool = False) ->
         await stream.send_all(words)
         if end:
             await stream.send_eof()
-        answer = await read_stop(stream)
+        answer = decode_stop(await stream.receive_message(MAX_MESSAGE))
     assert isinstance(answer, StopStatus)
     return answer
 
@@ -446,14 +449,14 @@ async def offer(relay: Swarm, bob: Swarm, words: bytes, *, end: bool = False) ->
 async def test_circuits_of_relays_without_a_reservation_are_refused():
     async with running() as relay, running() as bob:
         use_relays(bob)
-        answer = await offer(relay, bob, encode(StopConnect(SOMEBODY)))
+        answer = await offer(relay, bob, framed(StopConnect(SOMEBODY)))
         assert answer.status is Status.PERMISSION_DENIED
 
 
 @pytest.mark.parametrize(
     ("words", "status"),
     [
-        (encode(StopStatus(Status.OK)), Status.UNEXPECTED_MESSAGE),
+        (framed(StopStatus(Status.OK)), Status.UNEXPECTED_MESSAGE),
         (b"\x05\xff\xff\xff\xff\xff", Status.MALFORMED_MESSAGE),
         (b"\xff\xff\xff\xff\x0f", Status.MALFORMED_MESSAGE),
         (b"", Status.MALFORMED_MESSAGE),
@@ -473,7 +476,7 @@ async def test_offers_for_peers_that_may_not_connect():
     ):
         use_relays(bob).accepts_from.add(relay.identity.peer_id)
         for peer in (SOMEBODY, bob.identity.peer_id, relay.identity.peer_id):
-            answer = await offer(relay, bob, encode(StopConnect(peer)))
+            answer = await offer(relay, bob, framed(StopConnect(peer)))
             assert answer.status is Status.PERMISSION_DENIED
 
 
@@ -487,14 +490,14 @@ async def test_too_many_circuits_that_are_not_authenticated():
             stream = connection.open_stream()
             streams.append(stream)
             stream.begin_negotiation(Initiator([STOP]))
-            await stream.send_all(encode(StopConnect(SOMEBODY)))
-            answers.append(await read_stop(stream))
+            await stream.send_message(encode(StopConnect(SOMEBODY)))
+            answers.append(decode_stop(await stream.receive_message(MAX_MESSAGE)))
         refused = StopStatus(Status.RESOURCE_LIMIT_EXCEEDED)
         assert answers == [StopStatus(Status.OK)] * 3 + [refused] * 2
         for stream in streams:
             stream.reset()
         await settled(lambda: not transport._arriving)
-        assert (await offer(relay, bob, encode(StopConnect(SOMEBODY)))).status is Status.OK
+        assert (await offer(relay, bob, framed(StopConnect(SOMEBODY)))).status is Status.OK
 
 
 async def test_relay_that_claims_to_bring_somebody_else():
@@ -505,12 +508,12 @@ async def test_relay_that_claims_to_bring_somebody_else():
         connection = await relay.dial(bob.identity.peer_id, bob.addrs)
         onward = connection.open_stream()
         onward.begin_negotiation(Initiator([STOP]))
-        await onward.send_all(encode(StopConnect(SOMEBODY, Limit(60, 1000))))
-        assert await read_stop(onward) == StopStatus(Status.OK)
+        await onward.send_message(encode(StopConnect(SOMEBODY, Limit(60, 1000))))
+        assert decode_stop(await onward.receive_message(MAX_MESSAGE)) == StopStatus(Status.OK)
 
         async def pass_on(stream: Stream) -> None:
-            await read_hop(stream)
-            await stream.send_all(encode(HopStatus(Status.OK)))
+            await stream.receive_message(MAX_MESSAGE)
+            await stream.send_message(encode(HopStatus(Status.OK)))
 
             async def copy(source: Stream, sink: Stream) -> None:
                 with suppress(LatticaError):

@@ -23,14 +23,15 @@ from lattica.nat.traversal.relay.circuit_transport import CircuitTransport
 from lattica.nat.traversal.relay.client.client import RelayClient
 from lattica.nat.traversal.relay.client.config import RelayClientConfig
 from lattica.nat.traversal.relay.client.status import RelayStatus, Source
-from lattica.nat.traversal.relay.message_stream import read_hop
 from lattica.nat.traversal.relay.messages import (
     HOP,
+    MAX_MESSAGE,
     HopStatus,
     Limit,
     Reservation,
     Reserve,
     Status,
+    decode_hop,
     encode,
 )
 from lattica.nat.traversal.relay.server.limits import RelayLimits, StrangerLimits
@@ -38,6 +39,7 @@ from lattica.nat.traversal.relay.voucher import seal
 from tests.support.nets import LISTEN_ON, ask_echo, running, settled, unused_port
 from tests.support.relay_nets import (
     addr_of,
+    framed,
     relaying,
     reserving,
     scripted_relay,
@@ -205,10 +207,10 @@ async def test_network_change_renews_at_once():
 
     async def grant(stream: Stream) -> None:
         nonlocal requests
-        assert await read_hop(stream) == Reserve()
+        assert decode_hop(await stream.receive_message(MAX_MESSAGE)) == Reserve()
         requests += 1
         expire = int(time.time()) + 3600
-        await stream.send_all(encode(HopStatus(Status.OK, Reservation(expire))))
+        await stream.send_message(encode(HopStatus(Status.OK, Reservation(expire))))
 
     async with (
         scripted_relay(grant) as relay,
@@ -263,10 +265,10 @@ BAD_ANSWERS: dict[str, Callable[[Swarm, Swarm], HopStatus | bytes]] = {
     "gives this node no reservation": lambda r, b: HopStatus(Status.RESERVATION_REFUSED),
     "too many reservations": lambda r, b: HopStatus(Status.RESOURCE_LIMIT_EXCEEDED),
     "does not allow": lambda r, b: HopStatus(Status.PERMISSION_DENIED),
-    "something else than a status": lambda r, b: encode(Reserve()),
+    "something else than a status": lambda r, b: framed(Reserve()),
     "not valid protobuf": lambda r, b: b"\x05\xff\xff\xff\xff\xff",
-    "circuit message of": lambda r, b: b"\xff\xff\xff\xff\x0f",
-    "ended inside": lambda r, b: b"",
+    "bytes, where 4096 are allowed": lambda r, b: b"\xff\xff\xff\xff\x0f",
+    "ended where a message was expected": lambda r, b: b"",
     "unknown type": lambda r, b: b"\x02\x08\x7f",
 }
 
@@ -277,10 +279,10 @@ async def test_bad_answers_cost_the_relay_its_place_and_one_line(words, caplog):
 
     async def answer(stream: Stream) -> None:
         nonlocal requests
-        await read_hop(stream)
+        await stream.receive_message(MAX_MESSAGE)
         requests += 1
         said = BAD_ANSWERS[words](bad, bob)
-        await stream.send_all(said if isinstance(said, bytes) else encode(said))
+        await stream.send_all(said if isinstance(said, bytes) else framed(said))
 
     with log_of_client(caplog) as log:
         async with (
@@ -322,7 +324,7 @@ async def test_relay_that_is_none_any_more():
 
 async def test_relay_that_lies_about_its_addresses():
     async def lie(stream: Stream) -> None:
-        await read_hop(stream)
+        await stream.receive_message(MAX_MESSAGE)
         victims = (
             "/ip4/10.0.0.1/tcp/22",
             "/ip4/192.168.1.1/tcp/80",
@@ -331,7 +333,7 @@ async def test_relay_that_lies_about_its_addresses():
         )
         expire = int(time.time()) + 3600
         reservation = Reservation(expire, tuple(map(Multiaddr, victims)))
-        await stream.send_all(encode(HopStatus(Status.OK, reservation)))
+        await stream.send_message(encode(HopStatus(Status.OK, reservation)))
 
     async with (
         scripted_relay(lie) as relay,

@@ -24,9 +24,9 @@ from lattica.nat.traversal.relay.circuit_transport import (
     ask_relay,
     direct_connection,
 )
-from lattica.nat.traversal.relay.message_stream import read_hop, read_stop
 from lattica.nat.traversal.relay.messages import (
     HOP,
+    MAX_MESSAGE,
     STOP,
     Connect,
     HopStatus,
@@ -35,6 +35,8 @@ from lattica.nat.traversal.relay.messages import (
     Status,
     StopConnect,
     StopStatus,
+    decode_hop,
+    decode_stop,
     encode,
 )
 from lattica.nat.traversal.relay.server.events import (
@@ -49,6 +51,7 @@ from lattica.nat.traversal.relay.server.limits import CircuitLimits, RelayLimits
 from lattica.nat.traversal.relay.server.service import REQUEST_TIMEOUT, STOP_TIMEOUT, RelayService
 from lattica.nat.traversal.relay.voucher import Voucher, open_voucher
 from tests.support.nets import advance, ask_echo, running, settled
+from tests.support.relay_nets import framed
 
 pytestmark = pytest.mark.usefixtures("swarm_transport")
 
@@ -93,7 +96,7 @@ class Client:
 
     swarm: Swarm
     relay: PeerId
-    answer: bytes = encode(StopStatus(Status.OK))
+    answer: bytes = framed(StopStatus(Status.OK))
     """What it says to who calls it; empty: nothing."""
     calls: list[StopConnect] = field(default_factory=list)
     arrived: list[Stream] = field(default_factory=list)
@@ -103,7 +106,7 @@ class Client:
         return self.swarm.identity.peer_id
 
     async def on_stop(self, stream: Stream) -> None:
-        call = await read_stop(stream)
+        call = decode_stop(await stream.receive_message(MAX_MESSAGE))
         assert isinstance(call, StopConnect)
         self.calls.append(call)
         if self.answer:
@@ -305,8 +308,8 @@ async def test_what_comes_with_the_request_or_the_answer_is_passed_on():
         connection = direct_connection(source.swarm, source.relay)
         assert connection is not None
         near = await source.swarm.open_stream(source.relay, [HOP])
-        await near.send_all(encode(Connect(target.peer_id)) + b"from the source")
-        assert await read_hop(near) == HopStatus(Status.OK)
+        await near.send_all(framed(Connect(target.peer_id)) + b"from the source")
+        assert decode_hop(await near.receive_message(MAX_MESSAGE)) == HopStatus(Status.OK)
         assert await near.receive_exactly(15) == b"from the target"
         assert await target.arrived[0].receive_exactly(15) == b"from the source"
 
@@ -546,7 +549,7 @@ async def test_refusal_of_peers_that_have_not_reserved():
         (encode_length_prefixed(b"\xff\xff"), Status.MALFORMED_MESSAGE),
         (encode_length_prefixed(b"\x08\x01"), Status.MALFORMED_MESSAGE),
         (b"\xff" * 10, Status.MALFORMED_MESSAGE),
-        (encode(HopStatus(Status.OK)), Status.UNEXPECTED_MESSAGE),
+        (framed(HopStatus(Status.OK)), Status.UNEXPECTED_MESSAGE),
     ],
 )
 async def test_nonsense_is_answered(sent, expected):
@@ -554,7 +557,7 @@ async def test_nonsense_is_answered(sent, expected):
         stream = await client.swarm.open_stream(client.relay, [HOP])
         await stream.send_all(sent)
         await stream.send_eof()
-        assert await read_hop(stream) == HopStatus(expected)
+        assert decode_hop(await stream.receive_message(MAX_MESSAGE)) == HopStatus(expected)
         assert await read_all(stream) == b""
 
 
@@ -570,11 +573,26 @@ async def test_request_that_does_not_come_is_not_waited_for(mock_clock):
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        (encode(StopStatus(Status.PERMISSION_DENIED)), Status.PERMISSION_DENIED),
-        (encode(StopStatus(Status.RESOURCE_LIMIT_EXCEEDED)), Status.RESOURCE_LIMIT_EXCEEDED),
-        (encode(StopStatus(Status.CONNECTION_FAILED)), Status.CONNECTION_FAILED),
-        (encode(StopStatus(Status.MALFORMED_MESSAGE)), Status.CONNECTION_FAILED),
-        (encode(StopConnect(Identity.generate().peer_id)), Status.CONNECTION_FAILED),
+        (
+            framed(StopStatus(Status.PERMISSION_DENIED)),
+            Status.PERMISSION_DENIED,
+        ),
+        (
+            framed(StopStatus(Status.RESOURCE_LIMIT_EXCEEDED)),
+            Status.RESOURCE_LIMIT_EXCEEDED,
+        ),
+        (
+            framed(StopStatus(Status.CONNECTION_FAILED)),
+            Status.CONNECTION_FAILED,
+        ),
+        (
+            framed(StopStatus(Status.MALFORMED_MESSAGE)),
+            Status.CONNECTION_FAILED,
+        ),
+        (
+            framed(StopConnect(Identity.generate().peer_id)),
+            Status.CONNECTION_FAILED,
+        ),
         (b"\xff" * 10, Status.CONNECTION_FAILED),
     ],
 )
@@ -621,7 +639,7 @@ async def test_source_that_leaves_while_the_target_stalls(mock_clock):
     async with three() as (relay, target, source):
         target.answer = b""
         stream = await source.swarm.open_stream(source.relay, [HOP])
-        await stream.send_all(encode(Connect(target.peer_id)))
+        await stream.send_message(encode(Connect(target.peer_id)))
         await settled(lambda: target.arrived)
         assert relay.service.stats.circuits == 1
         stream.reset()

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import RemoteProtocolError
-from lattica.nat.base.wire import LengthPrefixed
 from lattica.nat.pb import autonat_v2_pb2 as pb
 from lattica.nat.traversal.autonat.messages import (
     MAX_ADDRS,
@@ -58,22 +57,17 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
 )
 
 
-def payload(encoded: bytes) -> bytes:
-    (message,) = LengthPrefixed(MAX_MESSAGE).feed(encoded)
-    return message
-
-
 class TestRoundTrip:
     @given(MESSAGES)
     def test_requests(self, message: Message) -> None:
-        assert decode(payload(encode(message))) == message
+        assert decode(encode(message)) == message
 
     @given(NONCES)
     def test_dial_back(self, nonce: int) -> None:
-        assert decode_dial_back(payload(encode_dial_back(nonce))) == nonce
+        assert decode_dial_back(encode_dial_back(nonce)) == nonce
 
     def test_dial_back_response(self) -> None:
-        assert decode_dial_back_response(payload(encode_dial_back_response()))
+        assert decode_dial_back_response(encode_dial_back_response())
 
     @given(st.binary(max_size=200))
     def test_any_bytes(self, data: bytes) -> None:
@@ -83,7 +77,7 @@ class TestRoundTrip:
 
     def test_the_largest_messages_fit_what_others_take(self) -> None:
         """rust-libp2p takes 4,104 bytes, the others 8,192."""
-        assert len(payload(encode(DialDataResponse(bytes(MAX_CHUNK))))) <= 4104
+        assert len(encode(DialDataResponse(bytes(MAX_CHUNK)))) <= 4104
 
 
 class TestTheWire:
@@ -93,7 +87,7 @@ class TestTheWire:
         data = bytes.fromhex("0a13 0a08 04c0000201061092 11 0807060504030201")
         request = DialRequest((Multiaddr("/ip4/192.0.2.1/tcp/4242"),), 0x0102030405060708)
         assert decode(data) == request
-        assert payload(encode(request)) == data
+        assert encode(request) == data
 
     def test_response_without_index(self) -> None:
         ok = DialResponse(ResponseStatus.OK, 0, DialStatus.OK)
@@ -137,7 +131,7 @@ class TestBadMessages:
 
     def test_too_much_dial_data(self) -> None:
         with pytest.raises(RemoteProtocolError):
-            decode(payload(encode(DialDataResponse(bytes(MAX_CHUNK + 1)))))
+            decode(encode(DialDataResponse(bytes(MAX_CHUNK + 1))))
 
     def test_addresses_that_do_not_parse_keep_their_number(self) -> None:
         good = Multiaddr("/ip4/192.0.2.1/tcp/1")

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import pytest
-import trio
 from libp2p.peer.envelope import Envelope, make_unsigned
 from multiaddr.multiaddr import Multiaddr
 
-from lattica.errors import IncompleteReadError, LocalProtocolError, RemoteProtocolError
+from lattica.errors import LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.identity import Identity, PeerId
-from lattica.nat.base.wire import encode_length_prefixed
 from lattica.nat.pb import circuit_pb2 as pb
-from lattica.nat.traversal.relay.message_stream import read_hop, read_stop
 from lattica.nat.traversal.relay.messages import (
     MAX_MESSAGE,
     MAX_RELAY_ADDRS,
@@ -26,21 +23,12 @@ from lattica.nat.traversal.relay.messages import (
     decode_hop,
     decode_stop,
     encode,
-    split_message,
 )
 from lattica.nat.traversal.relay.voucher import DOMAIN, PAYLOAD_TYPE, Voucher, open_voucher, seal
-from tests.support.connected import connected
 
 RELAY, PEER = Identity.generate(), Identity.generate()
 PEER_BYTES = PEER.peer_id.to_bytes()
 ADDR = Multiaddr(f"/ip4/192.0.2.1/tcp/4001/p2p/{RELAY.peer_id}")
-
-
-def payload(message):
-    split = split_message(encode(message))
-    assert split is not None
-    assert split[1] == b""
-    return split[0]
 
 
 # --- bytes as in the specification ---
@@ -60,14 +48,14 @@ def payload(message):
     ],
 )
 def test_bytes_are_those_of_the_specification(message, expected):
-    assert payload(message).hex() == expected.replace(" ", "")
+    assert encode(message).hex() == expected.replace(" ", "")
 
 
 @pytest.mark.parametrize("limit", [Limit(), Limit(0, 0), Limit(None, 0)])
 def test_limit_without_limits_is_not_sent(limit):
     # go and js take any limit for a connection that applications must opt in to.
-    assert payload(HopStatus(Status.OK, limit=limit)) == payload(HopStatus(Status.OK))
-    assert payload(StopConnect(PEER.peer_id, limit)) == payload(StopConnect(PEER.peer_id))
+    assert encode(HopStatus(Status.OK, limit=limit)) == encode(HopStatus(Status.OK))
+    assert encode(StopConnect(PEER.peer_id, limit)) == encode(StopConnect(PEER.peer_id))
 
 
 def test_absent_and_zero_limits_mean_none():
@@ -83,7 +71,7 @@ def test_absent_and_zero_limits_mean_none():
 def test_absent_type_is_zero():
     # go reads it so, and writers of proto3 leave zeros out.
     assert decode_hop(b"") == Reserve()
-    without_type = payload(StopConnect(PEER.peer_id)).removeprefix(b"\x08\x00")
+    without_type = encode(StopConnect(PEER.peer_id)).removeprefix(b"\x08\x00")
     assert decode_stop(without_type) == StopConnect(PEER.peer_id)
 
 
@@ -140,50 +128,6 @@ def test_what_does_not_fit_is_the_callers_fault(expire):
         encode(HopStatus(Status.OK, Reservation(1, voucher=bytes(MAX_MESSAGE))))
 
 
-def test_length_is_checked_before_the_message_is_awaited():
-    assert split_message(b"") is None
-    assert split_message(b"\x05abc") is None
-    assert split_message(b"\x03abcdef") == (b"abc", b"def")
-    for data in (b"\x81\x20", b"\xff" * 10, b"\x80\x00"):
-        with pytest.raises(RemoteProtocolError):
-            split_message(data)
-
-
-# --- on streams ---
-
-
-@pytest.mark.parametrize("tiny", [None, 1, 2])
-async def test_message_is_read_and_what_follows_stays(tiny):
-    async with connected(tiny=tiny) as (a, b):
-        out = a.open()
-        await out.send_all(encode(Connect(PEER.peer_id)) + b"circuit")
-        stream = await b.accept()
-        assert await read_hop(stream) == Connect(PEER.peer_id)
-        assert await stream.receive_exactly(7) == b"circuit"
-        await stream.send_all(encode(StopStatus(Status.OK)))
-        await stream.send_all(b"more")
-        assert await read_stop(out) == StopStatus(Status.OK)
-        assert await out.receive_exactly(4) == b"more"
-
-
-async def test_stream_that_ends_inside_a_message_is_an_error():
-    async with connected() as (a, b):
-        out = a.open()
-        await out.send_all(encode(Connect(PEER.peer_id))[:-1])
-        await out.send_eof()
-        with pytest.raises(IncompleteReadError):
-            await read_hop(await b.accept())
-
-
-async def test_peer_that_says_nothing_is_waited_for_as_long_as_the_caller_likes(autojump_clock):
-    async with connected() as (a, b):
-        await a.open().send_all(b"\x05")
-        stream = await b.accept()
-        with trio.move_on_after(100) as scope:
-            await read_hop(stream)
-        assert scope.cancelled_caught
-
-
 # --- vouchers ---
 
 
@@ -225,7 +169,3 @@ def test_forger_of_vouchers_makes_good_ones_too():
 def test_bad_voucher_is_the_relays_fault(data):
     with pytest.raises(RemoteProtocolError):
         open_voucher(data)
-
-
-def test_messages_are_read_from_a_wire_of_length_prefixed_ones():
-    assert encode(Reserve()) == encode_length_prefixed(b"\x08\x00") == b"\x02\x08\x00"
