@@ -50,6 +50,8 @@ class ConnectionStatus:
     rtt: float | None
     """Shortest round trip seen, seconds; None before the first is measured."""
     streams: int
+    cipher: str
+    """What encrypts it: "chacha20-poly1305", "aes-256-gcm", or "tls-1.3" of QUIC's choice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +279,7 @@ class Node:
                         now - connection.established_at,
                         connection.session.rtt,
                         connection.stream_count,
+                        connection.cipher,
                     )
                     for connection in connections
                 ),

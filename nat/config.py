@@ -11,6 +11,9 @@ KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
 
+CIPHERS = ("auto", "chacha20-poly1305", "aes-256-gcm")
+"""What `SwarmConfig.cipher` may be."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -161,6 +164,9 @@ class SwarmConfig:
     identify: IdentifyInfo = field(default_factory=IdentifyInfo)
     private_network_key: bytes | None = field(default=None, repr=False)
     """32 bytes; only peers with the same key can connect (libp2p pnet)."""
+    cipher: str = "auto"
+    """What encrypts connections, those over QUIC excepted: `chacha20-poly1305`, or `aes-256-gcm`
+    with peers that offer it too. `auto` offers AES where the processor computes it."""
     dial_from_listen_port: bool = True
     """Dial with the listening port as source port where possible (for hole punching)."""
     dial_stagger: float = 0.15
@@ -175,6 +181,7 @@ class SwarmConfig:
             "32 bytes",
             len(key or b""),
         )
+        require(self.cipher in CIPHERS, "cipher", f"one of {', '.join(CIPHERS)}", self.cipher)
         require(
             0 <= self.dial_stagger < math.inf,
             "dial_stagger",

@@ -111,6 +111,11 @@ class Connection(ABC):
         return kind_of(self.remote_addr) is Kind.CIRCUIT
 
     @property
+    @abstractmethod
+    def cipher(self) -> str:
+        """What encrypts it: "chacha20-poly1305", "aes-256-gcm", or "tls-1.3" of QUIC's choice."""
+
+    @property
     def stream_count(self) -> int:
         return len(self.session.streams)
 

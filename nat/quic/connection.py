@@ -49,6 +49,10 @@ class QuicConnection(Connection):
         self._link = link
         self._arrival = Waiter()
 
+    @property
+    def cipher(self) -> str:
+        return "tls-1.3"
+
     def send_datagram(self, data: bytes) -> None:
         """Send a message that may be lost: on its way, or here while the path is congested.
 

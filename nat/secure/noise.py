@@ -5,7 +5,8 @@ Implements the Noise Protocol Framework, revision 34, for the one suite libp2p a
 handshake or transport, is preceded by its length as two big-endian bytes.
 
 Handshake payloads, which bind a libp2p identity to the static key, are in
-:mod:`lattica.nat.secure.noise_identity`.
+:mod:`lattica.nat.secure.noise_identity`; another cipher for the transport phase is in
+:mod:`lattica.nat.secure.ciphers`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import struct
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
 
@@ -35,28 +36,30 @@ _pack_length_into = struct.Struct(">H").pack_into
 
 
 class CipherState:
-    """A key and its message counter (Noise section 5.1)."""
+    """A key of ChaChaPoly and its message counter (Noise section 5.1)."""
 
     __slots__ = ("_aead", "_nonce")
 
     def __init__(self, key: bytes) -> None:
-        self._aead = ChaCha20Poly1305(key)
+        self._aead: ChaCha20Poly1305 | AESGCM = ChaCha20Poly1305(key)
         self._nonce = 0
 
-    def encrypt(self, plaintext: bytes | memoryview, ad: bytes = b"") -> bytes:
+    def _next_nonce(self) -> bytes:
         nonce = _pack_nonce(self._nonce)
         self._nonce += 1
+        return nonce
+
+    def encrypt(self, plaintext: bytes | memoryview, ad: bytes = b"") -> bytes:
+        nonce = self._next_nonce()
         return self._aead.encrypt(nonce, plaintext, ad)
 
     def encrypt_into(self, plaintext: memoryview, out: memoryview) -> None:
         """Encrypt into `out`, which must be `TAG_SIZE` bytes longer than `plaintext`."""
-        nonce = _pack_nonce(self._nonce)
-        self._nonce += 1
+        nonce = self._next_nonce()
         self._aead.encrypt_into(nonce, plaintext, None, out)
 
     def decrypt(self, ciphertext: bytes | memoryview, ad: bytes = b"") -> bytes:
-        nonce = _pack_nonce(self._nonce)
-        self._nonce += 1
+        nonce = self._next_nonce()
         try:
             return self._aead.decrypt(nonce, ciphertext, ad)
         except InvalidTag:
@@ -140,6 +143,11 @@ class XXHandshake:
     def chaining_key(self) -> bytes:
         """What both sides know at this point; a secret once the handshake is done."""
         return self._symmetric.chaining_key
+
+    @property
+    def transcript_hash(self) -> bytes:
+        """Hash of all that was said so far, 32 bytes; names the session once it is done."""
+        return self._symmetric.hash
 
     def write(self, payload: bytes = b"") -> bytes:
         """Return the next message, carrying `payload` (encrypted except in the first)."""

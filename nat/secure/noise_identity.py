@@ -1,10 +1,12 @@
 """The payload of libp2p's Noise handshake: a libp2p identity signs the static key.
 
-Implements `NoiseHandshakePayload` of libp2p specs/noise.
+Implements `NoiseHandshakePayload` of libp2p specs/noise, with one extension of ours: the ciphers
+that a side offers for the transport phase (:mod:`lattica.nat.secure.ciphers`). Others skip it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from libp2p.crypto.keys import PublicKey
@@ -13,9 +15,12 @@ from libp2p.crypto.serialization import deserialize_public_key
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.identity import Identity, PeerId
 from lattica.nat.base.protobuf import parse_message
-from lattica.nat.pb.noise_pb2 import NoiseHandshakePayload
+from lattica.nat.pb.noise_pb2 import AES_256_GCM, NoiseHandshakePayload
+from lattica.nat.secure.ciphers import Cipher
 
 _SIGNED_PREFIX = b"noise-libp2p-static-key:"
+_NUMBERS = {Cipher.AES_256_GCM: AES_256_GCM}
+"""What can be offered, as it is written in a payload."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +29,24 @@ class RemoteIdentity:
 
     peer_id: PeerId
     public_key: PublicKey
+    ciphers: frozenset[Cipher] = frozenset()
+    """What it offers for the transport phase besides ChaChaPoly."""
 
 
-def make_payload(identity: Identity, static_public: bytes) -> bytes:
-    """Return the payload that proves `identity` holds the static key (32 bytes)."""
+def make_payload(
+    identity: Identity, static_public: bytes, ciphers: AbstractSet[Cipher] = frozenset()
+) -> bytes:
+    """Return the payload that proves `identity` holds the static key (32 bytes).
+
+    `ciphers` are offered; ChaChaPoly goes without saying.
+    """
     payload = NoiseHandshakePayload(
         identity_key=identity.public_key_bytes,
         identity_sig=identity.sign(_SIGNED_PREFIX + static_public),
     )
+    numbers = [number for cipher, number in _NUMBERS.items() if cipher in ciphers]
+    if numbers:
+        payload.extensions.transport_ciphers.extend(numbers)
     return payload.SerializeToString()
 
 
@@ -51,4 +66,6 @@ def verify_payload(payload: bytes, remote_static: bytes) -> RemoteIdentity:
         raise RemoteProtocolError(f"noise: unusable identity key: {error}") from None
     if not genuine:
         raise RemoteProtocolError(f"noise: the signature of {peer_id} is wrong")
-    return RemoteIdentity(peer_id, public_key)
+    numbers = message.extensions.transport_ciphers
+    ciphers = frozenset(cipher for cipher, number in _NUMBERS.items() if number in numbers)
+    return RemoteIdentity(peer_id, public_key, ciphers)

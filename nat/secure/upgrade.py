@@ -13,6 +13,7 @@ role, so the connection is kept.
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import Enum
 
@@ -20,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from lattica.nat.base.errors import PeerMismatchError, RemoteProtocolError
 from lattica.nat.base.identity import Identity, PeerId
+from lattica.nat.secure.ciphers import Cipher, agree, transport_states
 from lattica.nat.secure.multistream import Initiator, Responder
 from lattica.nat.secure.noise import (
     KEY_SIZE,
@@ -43,6 +45,7 @@ class Upgraded:
     remote: RemoteIdentity
     initiator: bool
     """Which side of Noise, and so of yamux, this end is."""
+    cipher: Cipher
     reader: TransportReader
     writer: TransportWriter
     early: tuple[bytes, ...]
@@ -61,6 +64,7 @@ class Upgrade:
 
     Send what :meth:`data_to_send` returns, feed what arrives to :meth:`receive`, and
     repeat until :attr:`result` is there (what is to be sent then must still be sent).
+    `ciphers` are offered for the transport phase besides ChaChaPoly.
     """
 
     def __init__(
@@ -70,12 +74,15 @@ class Upgrade:
         initiator: bool,
         expected_peer: PeerId | None = None,
         prologue: bytes = b"",
+        ciphers: AbstractSet[Cipher] = frozenset(),
     ) -> None:
         self.result: Upgraded | None = None
         self._identity = identity
         self._initiator = initiator
         self._expected_peer = expected_peer
         self._prologue = prologue
+        self._ciphers = ciphers
+        self._cipher = Cipher.CHACHA20_POLY1305
         self._stage = _Stage.SECURITY
         self._static = X25519PrivateKey.generate()
         self._messages = MessageReader(MAX_HANDSHAKE_MESSAGE)
@@ -162,11 +169,9 @@ class Upgrade:
             self._remote = verify_payload(payload, handshake.remote_static)
             self._check_peer(self._remote.peer_id)
         if not handshake.done:
-            self._out += frame(
-                handshake.write(
-                    make_payload(self._identity, self._static.public_key().public_bytes_raw())
-                )
-            )
+            static_public = self._static.public_key().public_bytes_raw()
+            payload = make_payload(self._identity, static_public, self._ciphers)
+            self._out += frame(handshake.write(payload))
 
     def _check_peer(self, peer_id: PeerId) -> None:
         if self._expected_peer is not None and peer_id != self._expected_peer:
@@ -175,7 +180,10 @@ class Upgrade:
             raise RemoteProtocolError("the peer has our own identity: is this node dialing itself?")
 
     def _begin_transport(self) -> None:
-        sending, receiving = self._handshake.split()
+        assert self._remote is not None
+        # Both offers are known and authenticated now, and nothing has been sent yet.
+        self._cipher = agree(self._ciphers, self._remote.ciphers)
+        sending, receiving = transport_states(self._handshake, self._cipher)
         self._writer = TransportWriter(sending)
         self._reader = TransportReader(receiving, self._messages.rest)
         self._stage = _Stage.MUXER
@@ -200,6 +208,11 @@ class Upgrade:
                 rest = self._negotiation.rest
                 early = ([rest] if rest else []) + messages[index + 1 :]
                 self.result = Upgraded(
-                    self._remote, self._initiator, self._reader, self._writer, tuple(early)
+                    self._remote,
+                    self._initiator,
+                    self._cipher,
+                    self._reader,
+                    self._writer,
+                    tuple(early),
                 )
                 return

@@ -13,6 +13,7 @@ from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
 from lattica.nat.mux.yamux import Session
+from lattica.nat.secure.ciphers import offered
 from lattica.nat.secure.gater import Gater
 from lattica.nat.secure.upgrade import Upgrade
 from lattica.nat.swarm.yamux_connection import YamuxConnection
@@ -29,6 +30,7 @@ class Connector:
         self.identity = identity
         self.gater = Gater(config.access)
         self._config = config
+        self._ciphers = offered(config.cipher)
         self._on_stream = on_stream
         self.budget = MemoryBudget(config.limits.receive_memory_total)
 
@@ -62,7 +64,12 @@ class Connector:
         key = self._config.private_network_key
         if key is not None:
             raw = PnetConn(raw, key)
-        upgrade = Upgrade(self.identity, initiator=initiator, expected_peer=expected_peer)
+        upgrade = Upgrade(
+            self.identity,
+            initiator=initiator,
+            expected_peer=expected_peer,
+            ciphers=self._ciphers,
+        )
         while True:
             if data := upgrade.data_to_send():
                 await raw.send(data)

@@ -55,7 +55,7 @@ bytearray(16 * MIB).clear()
 class YamuxConnection(Connection):
     """A connection over a pipe that Noise secures and yamux divides."""
 
-    __slots__ = ("_early", "_flushed", "_raw", "_reader", "_write_wake", "_writer")
+    __slots__ = ("_cipher", "_early", "_flushed", "_raw", "_reader", "_write_wake", "_writer")
 
     session: Session
 
@@ -79,11 +79,16 @@ class YamuxConnection(Connection):
             on_stream=on_stream,
         )
         self._raw = raw
+        self._cipher = upgraded.cipher
         self._reader = upgraded.reader
         self._writer = upgraded.writer
         self._early = upgraded.early
         self._write_wake = Waiter()
         self._flushed = Waiter()
+
+    @property
+    def cipher(self) -> str:
+        return self._cipher.value
 
     def wake_writer(self) -> None:
         self._write_wake.wake()

@@ -39,8 +39,8 @@ async def our_node(
     psk: bytes | None = None,
     protocol_version: str | None = None,
 ) -> AsyncIterator[Node]:
-    """A node that serves the echo protocol."""
-    swarm = SwarmConfig(listen=tuple(listen), private_network_key=psk)
+    """A node that serves the echo protocol, and offers its partners all that it can."""
+    swarm = SwarmConfig(listen=tuple(listen), private_network_key=psk, cipher="aes-256-gcm")
     if protocol_version is not None:
         swarm = replace(swarm, identify=IdentifyInfo(protocol_version=protocol_version))
     async with Node(NodeConfig(swarm=swarm)) as node:

@@ -35,6 +35,9 @@ async def exercise(node: Node, partner: ForeignPeer) -> None:
     """Everything two connected peers do with one another, started from both sides."""
     await ping(node, partner.peer_id)
     assert await partner.ping(str(node.peer_id)) is not None
+    # We offered AES-256-GCM in a field of the handshake that nobody else knows.
+    (peer,) = node.peers()
+    assert {connection.cipher for connection in peer.connections} == {"chacha20-poly1305"}
 
     spoken = {PING, IDENTIFY, ECHO}
     await eventually(lambda: spoken <= learned(node, partner.peer_id), f"identify {partner.name}")

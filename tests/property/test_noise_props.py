@@ -7,6 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lattica.errors import RemoteProtocolError
+from lattica.nat.secure.ciphers import AesGcmState
 from lattica.nat.secure.noise import (
     MAX_PLAINTEXT,
     CipherState,
@@ -19,6 +20,7 @@ from lattica.nat.secure.noise import (
 KEY = bytes(range(32))
 sizes = st.one_of(st.integers(1, 300), st.sampled_from([65000, MAX_PLAINTEXT - 1, MAX_PLAINTEXT]))
 size_lists = st.lists(sizes, min_size=1, max_size=6)
+states = st.sampled_from([CipherState, AesGcmState])
 cut_lists = st.lists(st.integers(0, 2**20), max_size=20)
 
 
@@ -26,8 +28,8 @@ def messages(lengths: list[int]) -> list[bytes]:
     return [bytes([index + 1]) * length for index, length in enumerate(lengths)]
 
 
-def sealed(plain: list[bytes]) -> bytes:
-    writer = TransportWriter(CipherState(KEY))
+def sealed(state: type[CipherState], plain: list[bytes]) -> bytes:
+    writer = TransportWriter(state(KEY))
     return b"".join(map(writer.seal, plain))
 
 
@@ -36,18 +38,18 @@ def split(data: bytes, cuts: list[int]) -> list[bytes]:
     return [data[a:b] for a, b in zip([0, *places], [*places, len(data)], strict=True)]
 
 
-@given(size_lists, cut_lists, st.integers(0, 70000))
-@example([1, 1], list(range(40)), 0)
-@example([1, 1], list(range(40)), 39)
-@example([5, 5, 5], [], 69)
+@given(states, size_lists, cut_lists, st.integers(0, 70000))
+@example(CipherState, [1, 1], list(range(40)), 0)
+@example(CipherState, [1, 1], list(range(40)), 39)
+@example(AesGcmState, [5, 5, 5], [], 69)
 def test_any_split_gives_the_same_plaintext(
-    lengths: list[int], cuts: list[int], early: int
+    state: type[CipherState], lengths: list[int], cuts: list[int], early: int
 ) -> None:
     """`early` bytes came along with the last message of the handshake."""
     plain = messages(lengths)
-    stream = sealed(plain)
+    stream = sealed(state, plain)
     early = min(early, len(stream))
-    reader = TransportReader(CipherState(KEY), stream[:early])
+    reader = TransportReader(state(KEY), stream[:early])
     got: list[bytes] = reader.receive(b"")
     scratch = bytearray(len(stream))
     for piece in split(stream[early:], cuts):
@@ -58,15 +60,15 @@ def test_any_split_gives_the_same_plaintext(
     assert got == plain
 
 
-@given(size_lists, cut_lists, st.integers(0, 2**20), st.integers(0, 7))
+@given(states, size_lists, cut_lists, st.integers(0, 2**20), st.integers(0, 7))
 def test_any_flipped_bit_is_refused(
-    lengths: list[int], cuts: list[int], place: int, bit: int
+    state: type[CipherState], lengths: list[int], cuts: list[int], place: int, bit: int
 ) -> None:
     plain = messages(lengths)
-    stream = bytearray(sealed(plain))
+    stream = bytearray(sealed(state, plain))
     place %= len(stream)
     stream[place] ^= 1 << bit
-    reader = TransportReader(CipherState(KEY))
+    reader = TransportReader(state(KEY))
     got: list[bytes] = []
     refused = False
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import trio
@@ -235,7 +235,7 @@ async def against_manual_peer(
     raws = pipe_pair(capacity=capacity)
     theirs, ours = upgraded_pair()
     if early:
-        ours = Upgraded(ours.remote, ours.initiator, ours.reader, ours.writer, early)
+        ours = replace(ours, early=early)
     end = make_end(raws[1], ours, limits=limits, timeouts=timeouts, budget=budget)
     with trio.fail_after(TOO_LONG):
         async with trio.open_nursery() as nursery:

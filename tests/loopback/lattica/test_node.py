@@ -232,6 +232,26 @@ async def test_it_must_run():
 # --- peers, events, streams ---
 
 
+@pytest.mark.parametrize(
+    ("setting_a", "setting_b", "cipher"),
+    [
+        ("aes-256-gcm", "aes-256-gcm", "aes-256-gcm"),
+        ("aes-256-gcm", "chacha20-poly1305", "chacha20-poly1305"),
+        ("chacha20-poly1305", "aes-256-gcm", "chacha20-poly1305"),
+        ("chacha20-poly1305", "chacha20-poly1305", "chacha20-poly1305"),
+    ],
+)
+async def test_both_have_to_offer_a_cipher(setting_a, setting_b, cipher):
+    async with new_node(cipher=setting_a) as a, new_node(cipher=setting_b) as b:
+        await a.connect(b.addrs[0])
+        await b.wait_connected(a.peer_id)
+        for node in (a, b):
+            assert node.peers()[0].connections[0].cipher == cipher
+        async with await a.open_stream(b.peer_id, ECHO) as stream:
+            await stream.send_all(bytes(300_000))
+            assert await stream.receive_exactly(300_000) == bytes(300_000)
+
+
 async def test_what_it_says_of_its_peers():
     async with new_node() as a, new_node() as b:
         assert a.peers() == ()

@@ -73,6 +73,7 @@ def test_every_type_from_toml(tmp_path: Path) -> None:
         [swarm]
         private_network_key = "{KEY.hex()}"
         dial_from_listen_port = false
+        cipher = "chacha20-poly1305"
 
         [swarm.timeouts]
         dial = 3
@@ -89,6 +90,7 @@ def test_every_type_from_toml(tmp_path: Path) -> None:
     assert config.swarm.listen == ()
     assert config.swarm.private_network_key == KEY
     assert config.swarm.dial_from_listen_port is False
+    assert config.swarm.cipher == "chacha20-poly1305"
     assert config.swarm.timeouts.dial == 3.0
     assert isinstance(config.swarm.timeouts.dial, float)
     assert config.swarm.timeouts.handshake == 0.5
@@ -103,6 +105,7 @@ def test_every_type_from_the_environment() -> None:
             "LATTICA_IDENTITY_PATH": "me.key",
             "LATTICA_SWARM__PRIVATE_NETWORK_KEY": KEY.hex(),
             "LATTICA_SWARM__DIAL_FROM_LISTEN_PORT": "No",
+            "LATTICA_SWARM__CIPHER": "aes-256-gcm",
             "LATTICA_SWARM__TIMEOUTS__DIAL": "2.5",
             "LATTICA_SWARM__LIMITS__MAX_CONNECTIONS": "10",
             "PATH": "/bin",
@@ -112,6 +115,7 @@ def test_every_type_from_the_environment() -> None:
     assert config.identity_path == Path("me.key")
     assert config.swarm.private_network_key == KEY
     assert config.swarm.dial_from_listen_port is False
+    assert config.swarm.cipher == "aes-256-gcm"
     assert config.swarm.timeouts.dial == 2.5
     assert config.swarm.limits.max_connections == 10
 
@@ -162,6 +166,7 @@ def test_variables_of_others_are_left_alone() -> None:
         ("[swarm]\nlisten = '/ip4/0.0.0.0/tcp/0'", ["swarm.listen", "a list"]),
         ("[swarm]\nlisten = [1]", ["list in which each item is a text"]),
         ("[swarm]\ndial_from_listen_port = 'yes'", ["true or false"]),
+        ("[swarm]\ncipher = 'none'", ["swarm.cipher", "auto, chacha20-poly1305, aes-256-gcm"]),
         ("swarm = 3", ["swarm", "group of settings"]),
         ("log_level = 'loud'", ["log_level", "debug, info"]),
         ("data_dir = ''", ["data_dir", "a path"]),

@@ -7,6 +7,7 @@ from libp2p.crypto.ed25519 import create_new_key_pair
 
 from lattica.errors import ConfigError, RemoteProtocolError
 from lattica.nat.base.identity import Identity
+from lattica.nat.secure.ciphers import AesGcmState, Cipher
 from lattica.nat.secure.noise import (
     MAX_HANDSHAKE_MESSAGE,
     CipherState,
@@ -37,6 +38,8 @@ THEIRS = Identity(create_new_key_pair(b"\x02" * 32))
 STATIC = X25519PrivateKey.from_private_bytes(b"\x03" * 32)
 STATIC_PUBLIC = STATIC.public_key().public_bytes_raw()
 KEY = bytes(range(32))
+
+AES = frozenset({Cipher.AES_256_GCM})
 
 _WIDTH = 1
 """Of a place in a message, bytes."""
@@ -112,7 +115,8 @@ def _noise_payload(data: bytes) -> None:
 
 def _noise_transport(data: bytes) -> None:
     step, rest = option(data)
-    writer = TransportWriter(CipherState(KEY))
+    state = AesGcmState if step & 0x80 else CipherState
+    writer = TransportWriter(state(KEY))
     wire, honest, tampered = b"", b"", False
     for kind, payload in records(rest):
         if kind % 4 == 0:
@@ -123,7 +127,7 @@ def _noise_transport(data: bytes) -> None:
             if not tampered:
                 honest += payload * kind
     buffered = wire[: step % 32]
-    reader = TransportReader(CipherState(KEY), buffered)
+    reader = TransportReader(state(KEY), buffered)
     received = b""
     try:
         for piece in in_pieces(wire[len(buffered) :], step):
@@ -138,8 +142,14 @@ def _upgrade(data: bytes) -> None:
     kind, rest = option(data)
     initiator = bool(kind & 1)
     changes = records(rest)
-    ours = Upgrade(OURS, initiator=initiator, expected_peer=THEIRS.peer_id if kind & 2 else None)
-    peer = Upgrade(THEIRS, initiator=not initiator)
+    offers = AES if kind & 4 else frozenset()
+    ours = Upgrade(
+        OURS,
+        initiator=initiator,
+        expected_peer=THEIRS.peer_id if kind & 2 else None,
+        ciphers=offers,
+    )
+    peer = Upgrade(THEIRS, initiator=not initiator, ciphers=offers)
     for _ in range(8):
         try:
             peer.receive(ours.data_to_send())
@@ -147,7 +157,7 @@ def _upgrade(data: bytes) -> None:
             return  # the honest peer noticed first
         if not (wire := peer.data_to_send()):
             return
-        for piece in in_pieces(tampered(wire, changes, _WIDTH), kind >> 2):
+        for piece in in_pieces(tampered(wire, changes, _WIDTH), kind >> 3):
             ours.receive(piece)
             if (result := ours.result) is not None:
                 if result.remote.peer_id != THEIRS.peer_id:
@@ -214,6 +224,7 @@ NOISE_PAYLOAD = Target(
     seeds=[
         _PAYLOAD,
         make_payload(OURS, STATIC_PUBLIC),
+        make_payload(THEIRS, STATIC_PUBLIC, AES),
         make_payload(OURS, bytes(32)),
         b"\x0a" + bytes((len(_RSA_KEY),)) + _RSA_KEY + b"\x12\x40" + bytes(64),
         b"\x0a\x25\x08\x02\x12\x21\x02" + b"\x11" * 32 + b"\x12\x40" + bytes(64),
@@ -229,6 +240,7 @@ NOISE_TRANSPORT = Target(
     seeds=[
         b"\x00" + record(1, b"hello") * 3,
         b"\x01" + record(1, b"hello") * 3,
+        b"\x81" + record(1, b"hello") * 3,
         b"\x1f" + record(255, b"x" * 255) + record(1),
         b"\x00" + record(1, b"hello") + record(0, b"\x00\x05short"),
         b"\x00" + record(0, b"\xff\xff" + b"x" * 200),
@@ -243,6 +255,7 @@ UPGRADE = Target(
         b"\x01",
         b"\x03",
         b"\x06",
+        b"\x07",
         b"\x00" + record(PASS) * 2 + record(APPEND, b"early"),
         b"\x01" + record(REPLACE, b"\x13/multistream/1.0.0\n\x03na\n"),
         b"\x01" + record(REPLACE, b"\x13/multistream/1.0.0\n\x07/noise\n" + frame(bytes(32))),
