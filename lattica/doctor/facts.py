@@ -23,6 +23,7 @@ from lattica.nat.base.addresses import (
     split_peer,
     to_endpoint,
 )
+from lattica.nat.base.ip import is_public_host
 from lattica.nat.swarm.nat_report import NatReport
 from lattica.nat.traversal.autonat.client_core import Reachability
 from lattica.nat.traversal.portmap.commands import MethodState
@@ -116,7 +117,7 @@ class DoctorFacts:
         return tuple(
             fact.addr
             for fact in self.addresses
-            if fact.state is Reachability.REACHABLE and is_global(fact.addr)
+            if fact.state is Reachability.REACHABLE and is_public_address(fact.addr)
         )
 
     @property
@@ -125,10 +126,10 @@ class DoctorFacts:
         return bool(self.reachable or self.useful_mappings)
 
 
-def is_global(addr: Multiaddr) -> bool:
+def is_public_address(addr: Multiaddr) -> bool:
     """Whether it begins with a public IP address."""
     ip = ip_of(addr)
-    return ip is not None and ip.is_global
+    return ip is not None and is_public_host(ip)
 
 
 # --- gathering ---

@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
 from enum import Enum
 
-from lattica.doctor.facts import DoctorFacts, is_global, waiting_for
+from lattica.doctor.facts import DoctorFacts, is_public_address, waiting_for
 from lattica.doctor.reach import How, reach_table
-from lattica.nat.base.addresses import IpAddress, Kind, ip_of, kind_of
+from lattica.nat.base.addresses import Kind, ip_of, kind_of
+from lattica.nat.base.ip import CARRIER_NAT, IpAddress, is_public_host
 from lattica.nat.swarm.nat_report import Behaviour, NatReport
 from lattica.nat.traversal.autonat.client_core import Reachability
 from lattica.nat.traversal.portmap.mapping import Mapping, Reason
@@ -19,7 +19,6 @@ from lattica.nat.traversal.portmap.service import FamilyStatus
 
 KEEPALIVE_S = 25.0
 """As often a mapping is used that is to stay; shorter lives need more."""
-_SHARED = ipaddress.ip_network("100.64.0.0/10")
 
 
 class State(Enum):
@@ -128,10 +127,10 @@ def _ipv4(facts: DoctorFacts) -> Finding:
     found = _addresses(facts, 4)
     if not found:
         return Finding("IPv4", State.WARN, "This machine has no IPv4 address.")
-    public = [ip for ip in found if ip.is_global]
+    public = [ip for ip in found if is_public_host(ip)]
     if public:
         return Finding("IPv4", State.OK, f"This machine has a public address, {public[0]}.")
-    if any(ip in _SHARED for ip in found):
+    if any(ip in CARRIER_NAT for ip in found):
         return Finding(
             "IPv4",
             State.WARN,
@@ -143,7 +142,7 @@ def _ipv4(facts: DoctorFacts) -> Finding:
 
 
 def _ipv6(facts: DoctorFacts) -> Finding:
-    public = [ip for ip in _addresses(facts, 6) if ip.is_global]
+    public = [ip for ip in _addresses(facts, 6) if is_public_host(ip)]
     if not public:
         return Finding(
             "IPv6",
@@ -315,7 +314,7 @@ def _method_words(family: FamilyStatus) -> str:
 
 
 def _reachability(facts: DoctorFacts) -> Finding | None:
-    public = [fact for fact in facts.addresses if is_global(fact.addr)]
+    public = [fact for fact in facts.addresses if is_public_address(fact.addr)]
     tested = [fact for fact in public if fact.state is not Reachability.UNKNOWN]
     if not tested:
         if not facts.servers:
@@ -383,7 +382,7 @@ def _relays(facts: DoctorFacts) -> Finding | None:
 
 
 def _open_ports(facts: DoctorFacts) -> str:
-    host = next((f" to {ip}" for ip in _addresses(facts, 4) if not ip.is_global), "")
+    host = next((f" to {ip}" for ip in _addresses(facts, 4) if not is_public_host(ip)), "")
     forward = f"forward {facts.ports}{host} in your router"
     if not host:
         forward = f"open {facts.ports} in the firewall"

@@ -29,6 +29,7 @@ from multiaddr.transforms import bytes_iter
 
 from lattica.nat.base.errors import AddressError, RemoteProtocolError
 from lattica.nat.base.identity import PeerId
+from lattica.nat.base.ip import IpAddress, is_public_host
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,6 @@ MAX_NAMES = 16
 MAX_IPS_PER_NAME = 8
 
 Interface: TypeAlias = ipaddress.IPv4Interface | ipaddress.IPv6Interface
-IpAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _NAMES = {"dns": socket.AF_UNSPEC, "dns4": socket.AF_INET, "dns6": socket.AF_INET6}
 _EXAMPLE = "an address looks like /ip4/192.0.2.1/tcp/4001 or /dns4/example.org/tcp/443/wss"
@@ -231,11 +231,6 @@ def ip_of(addr: Multiaddr) -> IpAddress | None:
     return ipaddress.ip_address(value) if name in ("ip4", "ip6") else None
 
 
-def is_public_host(ip: IpAddress) -> bool:
-    """Whether it belongs to one host on the internet."""
-    return ip.is_global and not ip.is_multicast and not ip.is_reserved
-
-
 def _is_ip(host: str) -> bool:
     try:
         ipaddress.ip_address(host)
@@ -348,7 +343,7 @@ def _reach(addr: Multiaddr, interfaces: Sequence[Interface]) -> _Reach:
             return _Reach.PRIVATE
         if ip in interface.network:
             return _Reach.ON_LINK
-    return _Reach.PUBLIC if ip.is_global else _Reach.PRIVATE
+    return _Reach.PUBLIC if is_public_host(ip) else _Reach.PRIVATE
 
 
 def path_rank(addr: Multiaddr) -> int:
@@ -361,7 +356,7 @@ def path_rank(addr: Multiaddr) -> int:
     if kind is Kind.CIRCUIT:
         return 0
     ip = ip_of(addr)
-    far = ip is None or ip.is_global
+    far = ip is None or is_public_host(ip)
     return {Kind.QUIC: 4 if far else 2, Kind.TCP: 3}.get(kind, 1)
 
 

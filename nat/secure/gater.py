@@ -9,34 +9,14 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
-from typing import TypeAlias
 
 from multiaddr.multiaddr import Multiaddr
 
-from lattica.nat.base.addresses import IpAddress, ip_of
+from lattica.nat.base.addresses import ip_of
 from lattica.nat.base.errors import AccessDeniedError, AddressError, ConfigError
 from lattica.nat.base.identity import PeerId, parse_peer_id
+from lattica.nat.base.ip import IpAddress, IpNetwork, parse_ip
 from lattica.nat.config import AccessRules
-
-IpNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
-def parse_ip(text: str | IpAddress) -> IpAddress:
-    """An IP address as rules see it: without its zone, and IPv4-mapped IPv6 as the IPv4 it is.
-
-    Raises:
-        AddressError: not an IP address.
-    """
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        raise AddressError(f"{text!r} is not an IP address") from None
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return address.ipv4_mapped
-        if address.scope_id is not None:
-            return ipaddress.IPv6Address(int(address))
-    return address
 
 
 def _parse_network(text: str) -> IpNetwork:

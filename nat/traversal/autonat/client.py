@@ -14,9 +14,10 @@ from random import Random, SystemRandom
 import trio
 from multiaddr.multiaddr import Multiaddr
 
-from lattica.nat.base.addresses import Interface, IpAddress, local_interfaces
+from lattica.nat.base.addresses import Interface, local_interfaces
 from lattica.nat.base.errors import LatticaError, RemoteProtocolError, UnsupportedProtocolError
 from lattica.nat.base.identity import PeerId
+from lattica.nat.base.ip import IpAddress
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.protocols import StreamHandler

@@ -23,12 +23,12 @@ from random import Random
 
 from multiaddr.multiaddr import Multiaddr
 
-from lattica.nat.base.addresses import IpAddress, Kind, ip_of, kind_of, split_peer, to_endpoint
+from lattica.nat.base.addresses import Kind, ip_of, kind_of, split_peer, to_endpoint
 from lattica.nat.base.errors import AddressError
 from lattica.nat.base.identity import PeerId
+from lattica.nat.base.ip import IpAddress, is_public_host
 from lattica.nat.traversal.autonat.config import AutonatClientConfig
 from lattica.nat.traversal.autonat.messages import DialResponse, DialStatus, ResponseStatus
-from lattica.nat.traversal.autonat.server_core import is_public
 
 _CHECKED = (Kind.TCP, Kind.WEBSOCKET, Kind.SECURE_WEBSOCKET, Kind.QUIC)
 _JITTER = 0.2
@@ -104,7 +104,7 @@ def is_checkable(addr: Multiaddr, *, allow_private: bool = False) -> bool:
         return False
     if ip is None or ip.is_unspecified or ip.is_multicast:
         return False
-    return allow_private or is_public(ip)
+    return allow_private or is_public_host(ip)
 
 
 def fits(addr: Multiaddr, dial_back: DialBack, own: Iterable[IpAddress]) -> bool:

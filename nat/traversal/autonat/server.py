@@ -22,7 +22,7 @@ from typing import Protocol
 import trio
 from multiaddr.multiaddr import Multiaddr
 
-from lattica.nat.base.addresses import Interface, IpAddress, Kind, ip_of, kind_of, local_interfaces
+from lattica.nat.base.addresses import Interface, Kind, ip_of, kind_of, local_interfaces
 from lattica.nat.base.errors import (
     AccessDeniedError,
     DialError,
@@ -31,6 +31,7 @@ from lattica.nat.base.errors import (
     StreamResetError,
 )
 from lattica.nat.base.identity import PeerId
+from lattica.nat.base.ip import IpAddress
 from lattica.nat.mux.connection import Connection
 from lattica.nat.mux.stream import Stream
 from lattica.nat.secure.multistream import Initiator

@@ -25,18 +25,10 @@ from typing import TypeAlias
 
 from multiaddr.multiaddr import Multiaddr
 
-from lattica.nat.base.addresses import (
-    Interface,
-    IpAddress,
-    Kind,
-    ip_of,
-    is_public_host,
-    kind_of,
-    split_peer,
-    to_endpoint,
-)
+from lattica.nat.base.addresses import Interface, Kind, ip_of, kind_of, split_peer, to_endpoint
 from lattica.nat.base.errors import AddressError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.identity import PeerId
+from lattica.nat.base.ip import IpAddress, is_public_host
 from lattica.nat.traversal.autonat.config import AutonatServerConfig
 from lattica.nat.traversal.autonat.messages import (
     MAX_DIAL_DATA,
@@ -56,9 +48,6 @@ MIN_CHUNK = 100
 """Bytes of dial data in each message but the last; less would only cost processor time."""
 _MINUTE = 60.0
 _DIALABLE = (Kind.TCP, Kind.WEBSOCKET, Kind.SECURE_WEBSOCKET, Kind.QUIC)
-_UNICAST6 = ipaddress.IPv6Network("2000::/3")
-_WRAPPING = tuple(map(ipaddress.IPv6Network, ("2001::/32", "2002::/16")))
-"""Teredo and 6to4: who is behind such an address is said by an IPv4 address in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,24 +87,16 @@ def may_dial(addr: Multiaddr, local: Sequence[Interface], *, allow_private: bool
         return False
     if allow_private:
         return any(interface.version == ip.version for interface in local)
-    if not is_public(ip) or any(interface.ip == ip for interface in local):
+    if not is_public_host(ip) or any(interface.ip == ip for interface in local):
         return False
     return any(_leads_outside(interface, ip.version) for interface in local)
-
-
-def is_public(ip: IpAddress) -> bool:
-    """Whether an address is one of the public internet and nothing else in disguise."""
-    if isinstance(ip, ipaddress.IPv4Address):
-        return is_public_host(ip)
-    wrapping = any(ip in network for network in _WRAPPING)
-    return ip.is_global and ip in _UNICAST6 and not wrapping
 
 
 def _leads_outside(interface: Interface, version: int) -> bool:
     """IPv4 may be translated on its way; an IPv6 address must be public itself."""
     if interface.version != version or interface.is_loopback:
         return False
-    return version == 4 or is_public(interface.ip)
+    return version == 4 or is_public_host(interface.ip)
 
 
 def network_of(ip: IpAddress) -> str:

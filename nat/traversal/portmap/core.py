@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
-from lattica.nat.base.addresses import IpAddress
+from lattica.nat.base.ip import IpAddress
 from lattica.nat.traversal.portmap.commands import (
     Check,
     Command,

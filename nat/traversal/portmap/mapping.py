@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
-from lattica.nat.base.addresses import IpAddress
 from lattica.nat.base.errors import LatticaError
+from lattica.nat.base.ip import CARRIER_NAT, IpAddress, is_public_host
 
 
 class Method(Enum):
@@ -111,11 +110,11 @@ def why_useless(external_ip: IpAddress) -> str | None:
     """Why an external address cannot be reached from the internet; None if it can."""
     if external_ip.is_unspecified:
         return "the gateway has no address outside: it is not connected to the internet"
-    if external_ip.is_global and not external_ip.is_multicast:
+    if is_public_host(external_ip):
         return None
     if external_ip.version == 6:
         return f"the address outside, {external_ip}, is not a public one"
-    if external_ip in ipaddress.ip_network("100.64.0.0/10"):
+    if external_ip in CARRIER_NAT:
         return (
             f"the gateway's own address outside, {external_ip}, is shared by customers of the "
             "provider (carrier-grade NAT)"

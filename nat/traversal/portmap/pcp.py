@@ -11,8 +11,8 @@ import struct
 from dataclasses import dataclass
 from enum import IntEnum
 
-from lattica.nat.base.addresses import IpAddress
 from lattica.nat.base.errors import RemoteProtocolError
+from lattica.nat.base.ip import IpAddress
 from lattica.nat.traversal.portmap.mapping import Reason
 
 VERSION = 2

@@ -22,7 +22,6 @@ import trio
 from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.addresses import (
-    IpAddress,
     Kind,
     components,
     ip_of,
@@ -31,6 +30,7 @@ from lattica.nat.base.addresses import (
     parse_multiaddr,
 )
 from lattica.nat.base.identity import Identity
+from lattica.nat.base.ip import IpAddress, is_public_host
 from lattica.nat.swarm.events import EventBus, ListeningOn, NetworkChanged
 from lattica.nat.traversal.portmap import pcp
 from lattica.nat.traversal.portmap.clients import Client, NatPmpClient, PcpClient
@@ -326,10 +326,10 @@ class PortMappingService:
             self._set_idle(nursery, family, Reason.NO_GATEWAY.value)
             return
         local_ip = found.gateway.local_ip
-        if family.family == 4 and local_ip.is_global:
+        if family.family == 4 and is_public_host(local_ip):
             self._set_idle(nursery, family, Reason.NOT_NEEDED.value)
             return
-        if family.family == 6 and not local_ip.is_global:
+        if family.family == 6 and not is_public_host(local_ip):
             self._set_idle(nursery, family, "this machine has no public IPv6 address")
             return
         if found != family.surroundings:

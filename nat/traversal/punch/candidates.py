@@ -13,17 +13,16 @@ from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.addresses import (
     Interface,
-    IpAddress,
     Kind,
     interface_addresses,
     ip_of,
-    is_public_host,
     kind_of,
     split_peer,
     to_endpoint,
 )
 from lattica.nat.base.errors import AddressError
 from lattica.nat.base.identity import PeerId
+from lattica.nat.base.ip import IpAddress, is_host, is_public_host
 
 MAX_LOOKED_AT = 16
 """Addresses of a peer that are looked at."""
@@ -66,7 +65,7 @@ def to_tell(
     private: list[Multiaddr] = []
     for addr in (*seen, *bound):
         ip = ip_of(addr)
-        if ip is None or ip.is_unspecified or ip.is_link_local or ip.is_multicast:
+        if ip is None or not (is_host(ip) or ip.is_loopback):
             continue
         if is_public_host(ip):
             public.append(addr)
@@ -121,7 +120,7 @@ def to_dial(
         elif ip.is_loopback:
             if allow_loopback:
                 near.append(addr)
-        elif _is_private_host(ip) and (
+        elif is_host(ip) and (
             same_site or any(ip in interface.network for interface in interfaces)
         ):
             near.append(addr)
@@ -152,8 +151,3 @@ def predicted(claimed: Iterable[Multiaddr], listening: Iterable[Multiaddr]) -> l
         for ip in list(dict.fromkeys(hosts))[:2]
         for port in list(dict.fromkeys(ports))[:2]
     ]
-
-
-def _is_private_host(ip: IpAddress) -> bool:
-    """A host in some private network; also behind a carrier's NAT, which is not `is_private`."""
-    return not (ip.is_unspecified or ip.is_multicast or ip.is_link_local or ip.is_reserved)

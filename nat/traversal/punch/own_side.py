@@ -7,15 +7,10 @@ from typing import TypeAlias
 
 from multiaddr.multiaddr import Multiaddr
 
-from lattica.nat.base.addresses import (
-    IpAddress,
-    Kind,
-    interface_addresses,
-    kind_of,
-    local_interfaces,
-)
+from lattica.nat.base.addresses import Kind, interface_addresses, kind_of, local_interfaces
 from lattica.nat.base.errors import LatticaError
 from lattica.nat.base.identity import PeerId
+from lattica.nat.base.ip import IpAddress
 from lattica.nat.secure.gater import Gater
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.punch.candidates import MAX_LOOKED_AT, public_ips, to_dial, to_tell

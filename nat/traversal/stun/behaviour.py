@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final, NamedTuple, TypeVar
 
+from lattica.nat.base.ip import is_host, is_public_host
 from lattica.nat.swarm.nat_report import Behaviour, NatReport
 from lattica.nat.traversal.stun.codec import Endpoint
 
@@ -115,9 +116,9 @@ def choose(responders: Iterable[Responder], version: int) -> tuple[Responder, ..
             continue  # a name
         if host.version != version or not 0 < responder.port < 65536:
             continue
-        if host.is_unspecified or host.is_multicast or host.is_link_local:
+        if not (is_host(host) or host.is_loopback):
             continue
-        rank = 0 if host.is_global else 2 if host.is_loopback else 1
+        rank = 0 if is_public_host(host) else 2 if host.is_loopback else 1
         plain = responder._replace(host=str(host))
         found.setdefault(plain.endpoint, (rank, plain))
     best = min((rank for rank, _ in found.values()), default=0)
@@ -142,9 +143,9 @@ def is_credible(responder: Endpoint, mapped: Endpoint, local_hosts: Collection[s
     there, here = ipaddress.ip_address(responder[0]), ipaddress.ip_address(mapped[0])
     if not mapped[1] or here.version != there.version:
         return False
-    if here.is_unspecified or here.is_multicast or (here.version == 4 and here.is_reserved):
+    if not (is_host(here) or here.is_loopback or here.is_link_local):
         return False
-    if there.is_global and not here.is_global:
+    if is_public_host(there) and not is_public_host(here):
         return False
     if mapped[0] in local_hosts:
         return True

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from zlib import crc32
 
-from lattica.nat.base.addresses import Interface, IpAddress
+from lattica.nat.base.addresses import Interface
 from lattica.nat.base.errors import AccessDeniedError
+from lattica.nat.base.ip import IpAddress, is_host, is_public_host
 from lattica.nat.secure.gater import Gater
 
 MAX_REMOTE_CANDIDATES = 16
@@ -86,32 +87,6 @@ def local_candidate(
 
 # --- which addresses may be tried ---
 
-_NEVER = tuple(
-    map(
-        ipaddress.ip_network,
-        (
-            "0.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3",  # this host, link-local, multicast on
-            "::/127", "::ffff:0:0/96", "fe80::/10", "ff00::/8",
-        ),
-    )
-)  # fmt: skip
-_LOOPBACK = tuple(map(ipaddress.ip_network, ("127.0.0.0/8", "::1/128")))
-_PRIVATE = tuple(
-    map(
-        ipaddress.ip_network,
-        (
-            "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16",  # RFC 1918
-            "100.64.0.0/10",  # RFC 6598, between a carrier's NAT and its customers
-            "fc00::/7", "fec0::/10",
-        ),
-    )
-)  # fmt: skip
-
-
-def is_private(ip: IpAddress) -> bool:
-    """In a network whose numbers others use too (RFC 1918, 4193, 6598)."""
-    return any(ip in network for network in _PRIVATE)
-
 
 @dataclass(frozen=True, slots=True)
 class TargetPolicy:
@@ -138,9 +113,9 @@ class TargetPolicy:
                 self.gater.check_address(ip)
             except AccessDeniedError:
                 return False
-        if any(ip in network for network in _LOOPBACK):
+        if ip.is_loopback:
             return self.allow_loopback
-        return not any(ip in network for network in _NEVER) and not self._is_broadcast(ip)
+        return is_host(ip) and not self._is_broadcast(ip)
 
     def _is_broadcast(self, ip: IpAddress) -> bool:
         return any(
@@ -153,7 +128,7 @@ class TargetPolicy:
         if not self.may_answer(host):
             return False
         ip = ipaddress.ip_address(host)
-        if not is_private(ip):
+        if ip.is_loopback or is_public_host(ip):
             return True
         return same_site or any(ip in interface.network for interface in self.interfaces)
 
@@ -176,7 +151,7 @@ class TargetPolicy:
         for one in looked_at:
             if one.address in own or not self._may_probe(one.host, same_site=same_site):
                 continue
-            if not is_private(ipaddress.ip_address(one.host)):
+            if is_public_host(ipaddress.ip_address(one.host)):
                 if one.host not in public and len(public) >= MAX_PUBLIC_HOSTS:
                     continue
                 public.add(one.host)

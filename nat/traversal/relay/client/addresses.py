@@ -12,8 +12,9 @@ from functools import lru_cache
 
 from multiaddr.multiaddr import Multiaddr
 
-from lattica.nat.base.addresses import IpAddress, Kind, ip_of, kind_of, split_peer
+from lattica.nat.base.addresses import Kind, ip_of, kind_of, split_peer
 from lattica.nat.base.identity import PeerId
+from lattica.nat.base.ip import IpAddress, is_public_host
 from lattica.nat.traversal.relay.circuit import circuit_addr
 
 MAX_PER_RELAY = 8
@@ -53,7 +54,7 @@ def relayed_addrs(
 
 def is_public(ip: IpAddress | None) -> bool:
     """Whether everybody can reach an address; None stands for a name."""
-    return ip is None or (ip.is_global and not ip.is_multicast)
+    return ip is None or is_public_host(ip)
 
 
 def _rank(addr: Multiaddr) -> int:

@@ -12,9 +12,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from lattica.nat.base.addresses import IpAddress
 from lattica.nat.base.identity import PeerId
-from lattica.nat.secure.gater import parse_ip
+from lattica.nat.base.ip import IpAddress, parse_ip
 from lattica.nat.traversal.relay.messages import Status
 from lattica.nat.traversal.relay.server.limits import CircuitLimits, RelayLimits
 from lattica.nat.traversal.relay.server.pacer import Pacer

@@ -19,6 +19,7 @@ from multiaddr.multiaddr import Multiaddr
 from lattica.nat.base.addresses import Kind, ip_of, kind_of, with_peer
 from lattica.nat.base.errors import LatticaError, RemoteProtocolError
 from lattica.nat.base.identity import PeerId
+from lattica.nat.base.ip import is_public_host
 from lattica.nat.mux.connection import Connection
 from lattica.nat.mux.stream import Stream
 from lattica.nat.secure.multistream import Initiator
@@ -263,7 +264,7 @@ class RelayService:
             if kind_of(addr) is Kind.CIRCUIT or (ip is not None and ip.is_unspecified):
                 continue
             near = ip is not None and (ip.is_loopback or ip.is_link_local)
-            private = ip is not None and ip.is_private
+            private = ip is not None and not is_public_host(ip)
             found.append((2 if near else int(private), addr))
         if any(rank < 2 for rank, _ in found):  # else all is on one machine
             found = [(rank, addr) for rank, addr in found if rank < 2]

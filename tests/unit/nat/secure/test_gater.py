@@ -10,7 +10,7 @@ from multiaddr.multiaddr import Multiaddr
 from lattica.errors import AccessDeniedError, AddressError, ConfigError
 from lattica.nat.base.identity import Identity
 from lattica.nat.config import AccessRules
-from lattica.nat.secure.gater import Gater, parse_ip
+from lattica.nat.secure.gater import Gater
 
 ALICE = Identity.generate().peer_id
 BOB = Identity.generate().peer_id
@@ -104,11 +104,6 @@ def test_bad_peer_rules_are_named() -> None:
 def test_not_an_address() -> None:
     with pytest.raises(AddressError, match="example"):
         Gater(AccessRules(deny_networks=("10.0.0.0/8",))).check_address("example.org")
-
-
-def test_parse_ip() -> None:
-    assert str(parse_ip("::ffff:192.0.2.1")) == "192.0.2.1"
-    assert str(parse_ip("fe80::1%eth0")) == "fe80::1"
 
 
 def test_multiaddrs_are_judged_by_their_first_hop() -> None:

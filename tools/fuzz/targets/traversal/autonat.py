@@ -10,6 +10,7 @@ from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import RemoteProtocolError
 from lattica.nat.base.addresses import Interface, ip_of
+from lattica.nat.base.ip import is_public_host
 from lattica.nat.base.wire import LengthPrefixed, encode_length_prefixed
 from lattica.nat.traversal.autonat.config import AutonatServerConfig
 from lattica.nat.traversal.autonat.messages import (
@@ -30,7 +31,7 @@ from lattica.nat.traversal.autonat.messages import (
     encode_dial_back,
     encode_dial_back_response,
 )
-from lattica.nat.traversal.autonat.server_core import Dial, ServerCore, is_public
+from lattica.nat.traversal.autonat.server_core import Dial, ServerCore
 from tools.fuzz.target import KIB, Target, Violation
 from tools.fuzz.targets.ground import KEY
 
@@ -97,7 +98,7 @@ def _server(data: bytes) -> None:
 
 def _check_dial(dial: Dial, *, owed: int) -> None:
     ip = ip_of(dial.addr)
-    if ip is None or not is_public(ip) or any(ip == interface.ip for interface in LOCAL):
+    if ip is None or not is_public_host(ip) or any(ip == interface.ip for interface in LOCAL):
         raise Violation(f"it dials {dial.addr}")
     if owed:
         raise Violation(f"it dials before {owed} bytes have come")

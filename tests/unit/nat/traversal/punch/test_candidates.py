@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multiaddr.multiaddr import Multiaddr
 
-from lattica.nat.base.addresses import Kind, ip_of, is_public_host
+from lattica.nat.base.addresses import Kind, ip_of
+from lattica.nat.base.ip import is_public_host
 from lattica.nat.traversal.punch.candidates import (
     MAX_DIALED,
     MAX_LOOKED_AT,
@@ -97,6 +98,9 @@ def test_what_a_good_peer_names():
         "/ip6/ff02::1/tcp/22",
         "/ip6/::ffff:127.0.0.1/tcp/22",
         "/ip6/::ffff:10.0.0.1/tcp/22",
+        "/ip6/2002:a00:1::1/tcp/22",
+        "/ip6/64:ff9b::a00:1/tcp/22",
+        "/ip6/fec0::1/tcp/22",
         "/ip4/10.1.2.3/tcp/22",
         "/ip4/100.64.0.1/tcp/22",
         "/dns4/localhost/tcp/22",
