@@ -34,6 +34,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from lattica.logs import LEVELS
 from lattica.nat.base.checks import FieldError
 from lattica.nat.base.errors import ConfigError
+from lattica.nat.base.swarm_key import parse_swarm_key
 from lattica.nat.config import SwarmConfig
 from lattica.nat.traversal.config import TraversalConfig
 
@@ -141,28 +142,6 @@ def load_config(
     return config
 
 
-def parse_private_network_key(text: str) -> bytes:
-    """Decode a swarm.key file: `/key/swarm/psk/1.0.0/`, `/base16/` or `/base64/`, and the key.
-
-    Source: libp2p specs, pnet/Private-Networks-PSK-V1-Spec.md. Returns 32 bytes; raises
-    ValueError.
-    """
-    import base64
-
-    lines = text.split()
-    if len(lines) != 3 or lines[0] != "/key/swarm/psk/1.0.0/":
-        raise ValueError("expected three lines: /key/swarm/psk/1.0.0/, /base16/, and the key")
-    if lines[1] == "/base16/":
-        key = bytes.fromhex(lines[2])
-    elif lines[1] == "/base64/":
-        key = base64.b64decode(lines[2], validate=True)
-    else:
-        raise ValueError("the second line must be /base16/ or /base64/")
-    if len(key) != 32:
-        raise ValueError(f"the key must have 32 bytes, not {len(key)}")
-    return key
-
-
 # Settings as they are found: dotted name, raw value, source, words for errors.
 _Raw = tuple[str, object, _Source, str]
 
@@ -263,11 +242,11 @@ def _build(cls: type, prefix: str, given: Mapping[str, _Given]) -> object:
 
 def _read_key_file(path: Path, where: str) -> bytes:
     try:
-        with open(path, encoding="ascii") as stream:
-            return parse_private_network_key(stream.read(_MAX_KEY_FILE))
+        with open(path, "rb") as stream:
+            return parse_swarm_key(stream.read(_MAX_KEY_FILE))
     except OSError as error:
         raise ConfigError(f"{where}: cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
+    except ConfigError as error:
         raise ConfigError(f"{where}: {path} is not a private network key: {error}") from None
 
 

@@ -15,8 +15,6 @@ direction, so it is plain Python here; Salsa20 is pycryptodome's. (py-libp2p 0.8
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
 import os
 import struct
@@ -24,14 +22,13 @@ import struct
 from Crypto.Cipher import Salsa20
 from multiaddr.multiaddr import Multiaddr
 
-from lattica.nat.base.errors import ConfigError, LocalProtocolError
+from lattica.nat.base.errors import LocalProtocolError
+from lattica.nat.base.swarm_key import KEY_BYTES
 from lattica.nat.base.wire import Buffer
 from lattica.nat.transport.base import RawConn
 
-KEY_BYTES = 32
 NONCE_BYTES = 24
 
-_CODEC = "/key/swarm/psk/1.0.0/"
 _SIGMA = struct.unpack("<4I", b"expand 32-byte k")
 # One double round: four quarter rounds down the columns, four along the rows.
 _QUARTERS = (
@@ -161,46 +158,3 @@ class PnetConn:
 
     def abort(self) -> None:
         self._conn.abort()
-
-
-def parse_swarm_key(text: str | bytes) -> bytes:
-    """Read the key from the content of a `swarm.key` file, as go-ipfs and js-libp2p write it.
-
-    Three lines: `/key/swarm/psk/1.0.0/`, then `/base16/`, `/base64/` or `/bin/`, then the key
-    (after `/bin/`, the 32 bytes as they are).
-
-    Raises:
-        ConfigError: anything else; the message never shows key material.
-    """
-    raw = text.encode(errors="replace") if isinstance(text, str) else text
-    codec, _, rest = raw.lstrip().partition(b"\n")
-    encoding, _, body = rest.partition(b"\n")
-    if codec.strip() != _CODEC.encode():
-        raise ConfigError(f"not a private network key: its first line has to be {_CODEC}")
-    try:
-        match encoding.strip():
-            case b"/base16/":
-                key = binascii.unhexlify(body.strip())
-            case b"/base64/":
-                key = base64.b64decode(body.strip(), validate=True)
-            case b"/bin/":
-                key = body if len(body) == KEY_BYTES else body.removesuffix(b"\n")
-            case _:
-                raise ConfigError(
-                    "the second line of a private network key has to be /base16/, /base64/ or /bin/"
-                )
-    except binascii.Error as error:
-        raise ConfigError(f"the key in the private network key file is damaged: {error}") from None
-    if len(key) != KEY_BYTES:
-        raise ConfigError(
-            f"a private network key has {KEY_BYTES} bytes, the file has {len(key)}; make one with: "
-            "printf '/key/swarm/psk/1.0.0/\\n/base16/\\n%s\\n' \"$(openssl rand -hex 32)\""
-        )
-    return key
-
-
-def format_swarm_key(key: bytes) -> str:
-    """The content of a `swarm.key` file for a 32-byte key."""
-    if len(key) != KEY_BYTES:
-        raise LocalProtocolError(f"a private network key has 32 bytes, not {len(key)}")
-    return f"{_CODEC}\n/base16/\n{key.hex()}\n"

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from nacl.bindings import crypto_secretbox
 
 from lattica.errors import ConfigError
-from lattica.nat.transport.pnet import PnetCipher, format_swarm_key, parse_swarm_key, xsalsa20
+from lattica.nat.base.swarm_key import parse_swarm_key
+from lattica.nat.transport.pnet import PnetCipher, xsalsa20
 
 keys = st.binary(min_size=32, max_size=32)
 cut_lists = st.lists(st.integers(0, 1000), max_size=10)
@@ -39,12 +40,11 @@ def test_the_stream_is_nacls(key: bytes, nonce: bytes, data: bytes) -> None:
 
 @given(keys)
 def test_key_file_round_trip(key: bytes) -> None:
-    assert parse_swarm_key(format_swarm_key(key)) == key
+    assert parse_swarm_key(f"/key/swarm/psk/1.0.0/\n/base16/\n{key.hex()}\n".encode()) == key
 
 
-@given(st.one_of(st.binary(max_size=100), st.text(max_size=100)), st.sampled_from(["16", "64", ""]))
-def test_any_other_file_is_refused_with_words(text: bytes | str, base: str) -> None:
+@given(st.binary(max_size=100), st.sampled_from(["16", "64", ""]))
+def test_any_other_file_is_refused_with_words(rest: bytes, base: str) -> None:
     start = f"/key/swarm/psk/1.0.0/\n/base{base}/\n" if base else ""
-    content = start + text if isinstance(text, str) else start.encode() + text
     with contextlib.suppress(ConfigError):
-        assert len(parse_swarm_key(content)) == 32
+        assert len(parse_swarm_key(start.encode() + rest)) == 32

@@ -12,7 +12,6 @@ from lattica.config import (
     NodeConfig,
     default_data_dir,
     load_config,
-    parse_private_network_key,
 )
 from lattica.errors import ConfigError
 from lattica.nat.config import AccessRules, Limits, SwarmConfig, Timeouts, Windows
@@ -238,29 +237,6 @@ def test_the_key_itself_beats_a_key_file_of_lower_precedence(tmp_path: Path) -> 
     other = bytes(32)
     config = load_config(None, environment, {"swarm.private_network_key": other})
     assert config.swarm.private_network_key == other
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "/key/swarm/psk/2.0.0/\n/base16/\n" + KEY.hex(),
-        "/key/swarm/psk/1.0.0/\n/base58/\n" + KEY.hex(),
-        "/key/swarm/psk/1.0.0/\n/base16/\nxyz",
-        "/key/swarm/psk/1.0.0/\n/base64/\n%%%",
-        "/key/swarm/psk/1.0.0/\n/base16/\n" + KEY.hex() + "\nmore",
-    ],
-)
-def test_bad_private_network_keys(text: str) -> None:
-    with pytest.raises(ValueError, match=r"\w"):
-        parse_private_network_key(text)
-
-
-def test_private_network_key_in_base64() -> None:
-    import base64
-
-    text = f"/key/swarm/psk/1.0.0/\n/base64/\n{base64.b64encode(KEY).decode()}\n"
-    assert parse_private_network_key(text) == KEY
 
 
 @pytest.mark.parametrize(

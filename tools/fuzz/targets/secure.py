@@ -7,6 +7,7 @@ from libp2p.crypto.ed25519 import create_new_key_pair
 
 from lattica.errors import ConfigError, RemoteProtocolError
 from lattica.nat.base.identity import Identity
+from lattica.nat.base.swarm_key import parse_swarm_key
 from lattica.nat.secure.ciphers import AesGcmState, Cipher
 from lattica.nat.secure.noise import (
     MAX_HANDSHAKE_MESSAGE,
@@ -19,7 +20,7 @@ from lattica.nat.secure.noise import (
 )
 from lattica.nat.secure.noise_identity import make_payload, verify_payload
 from lattica.nat.secure.upgrade import Upgrade
-from lattica.nat.transport.pnet import PnetCipher, format_swarm_key, parse_swarm_key
+from lattica.nat.transport.pnet import PnetCipher
 from tools.fuzz.target import KIB, Target, Violation
 from tools.fuzz.targets.pieces import (
     APPEND,
@@ -176,9 +177,13 @@ def _pnet(data: bytes) -> None:
         raise Violation("decrypting depends on the pieces")
 
 
+def _key_file(key: bytes) -> bytes:
+    return f"/key/swarm/psk/1.0.0/\n/base16/\n{key.hex()}\n".encode()
+
+
 def _swarm_key(data: bytes) -> None:
     key = parse_swarm_key(data)
-    if parse_swarm_key(format_swarm_key(key)) != key:
+    if parse_swarm_key(_key_file(key)) != key:
         raise Violation("a parsed key does not survive being written")
 
 
@@ -274,7 +279,7 @@ SWARM_KEY = Target(
     _swarm_key,
     (ConfigError,),
     seeds=[
-        format_swarm_key(KEY).encode(),
+        _key_file(KEY),
         b"/key/swarm/psk/1.0.0/\n/base64/\n" + b"A" * 43 + b"=\n",
         b"/key/swarm/psk/1.0.0/\n/bin/\n" + KEY,
     ],

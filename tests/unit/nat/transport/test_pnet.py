@@ -1,21 +1,17 @@
-"""Private networks: the cipher against NaCl, the connection, and the key file."""
+"""Private networks: the cipher against NaCl, and the connection."""
 
 from __future__ import annotations
-
-import base64
 
 import pytest
 import trio
 from nacl.bindings import crypto_secretbox
 
-from lattica.errors import ConfigError, LocalProtocolError
+from lattica.errors import LocalProtocolError
 from lattica.nat.transport.pnet import (
     NONCE_BYTES,
     PnetCipher,
     PnetConn,
-    format_swarm_key,
     hsalsa20,
-    parse_swarm_key,
     xsalsa20,
 )
 from tests.support.raw_pipe import raw_pipe
@@ -67,8 +63,6 @@ def test_another_key_gives_noise() -> None:
 def test_keys_have_32_bytes(key: bytes) -> None:
     with pytest.raises(LocalProtocolError, match="32 bytes"):
         PnetCipher(key)
-    with pytest.raises(LocalProtocolError, match="32 bytes"):
-        format_swarm_key(key)
 
 
 def test_nonces_have_24_bytes() -> None:
@@ -104,35 +98,3 @@ async def test_connection_that_ends_in_the_nonce() -> None:
     await a.aclose()
     with trio.fail_after(5):
         assert len(await PnetConn(b, KEY).receive()) == 0
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        format_swarm_key(KEY),
-        f"/key/swarm/psk/1.0.0/\n/base16/\n{KEY.hex().upper()}",
-        f"/key/swarm/psk/1.0.0/\r\n/base16/\r\n{KEY.hex()}\r\n",
-        f"/key/swarm/psk/1.0.0/\n/base64/\n{base64.b64encode(KEY).decode()}\n",
-        b"/key/swarm/psk/1.0.0/\n/bin/\n" + KEY,
-        b"/key/swarm/psk/1.0.0/\n/bin/\n" + KEY + b"\n",
-    ],
-)
-def test_key_files(text: str | bytes) -> None:
-    assert parse_swarm_key(text) == KEY
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("", "first line"),
-        (KEY.hex(), "first line"),
-        ("/key/swarm/psk/1.0.0/\n/base32/\nx", "second line"),
-        ("/key/swarm/psk/1.0.0/\n/base16/\nxyz", "damaged"),
-        ("/key/swarm/psk/1.0.0/\n/base64/\n!!", "damaged"),
-        ("/key/swarm/psk/1.0.0/\n/base16/\n" + "00" * 31, "has 31"),
-        ("/key/swarm/psk/1.0.0/", "second line"),
-    ],
-)
-def test_bad_key_files_say_what_to_do(text: str, says: str) -> None:
-    with pytest.raises(ConfigError, match=says):
-        parse_swarm_key(text)
