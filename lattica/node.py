@@ -19,12 +19,12 @@ from lattica.nat.base.errors import (
     LocalProtocolError,
     NotConnectedError,
 )
+from lattica.nat.base.exception_groups import leaves, unwrapped
 from lattica.nat.base.identity import Identity, PeerId, parse_peer_id
 from lattica.nat.libp2p.network import known_addrs, make_host
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.events import EventStream
-from lattica.nat.swarm.protocols import leaves
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.parts import Traversal
 from lattica.nat.traversal.path_manager import PathStatus
@@ -120,7 +120,7 @@ class Node:
                 self._exit = stack.pop_all()
         except BaseExceptionGroup as group:
             # That a nursery is in use here is nobody's business.
-            raise _unwrap(group) from None
+            raise unwrapped(group) from None
         return self
 
     async def __aexit__(
@@ -135,7 +135,7 @@ class Node:
             # Trio may have put the body's own exception, or a copy of its group, into one.
             if exc is not None and [*map(id, leaves(group))] == [*map(id, leaves(exc))]:
                 return False
-            raise _unwrap(group) from None
+            raise unwrapped(group) from None
 
     # --- this node ---
 
@@ -342,12 +342,6 @@ class Node:
     def unhandle(self, protocol: str) -> None:
         """Stop serving a protocol; streams that are open go on."""
         self.swarm.protocols.handlers.pop(protocol, None)
-
-
-def _unwrap(group: BaseException) -> BaseException:
-    """The one exception in a group, or the group if it holds several."""
-    errors = leaves(group)
-    return errors[0] if len(errors) == 1 else group
 
 
 def _peer(peer: PeerLike) -> PeerId:

@@ -42,6 +42,7 @@ import trio
 from hypothesis import HealthCheck, settings
 from trio.testing import MockClock
 
+from lattica.nat.base.exception_groups import unwrapped
 from tests.support import nets
 
 # No command that a test starts may ask the real network's router to open ports.
@@ -76,19 +77,13 @@ def autojump_clock() -> MockClock:
     return MockClock(autojump_threshold=0)
 
 
-def _single_leaf(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
-
-
 def _run_under_trio(test: AsyncTest, clock: MockClock | None) -> Callable[..., None]:
     @functools.wraps(test)
     def run(**arguments: Any) -> None:
         try:
             trio.run(functools.partial(test, **arguments), clock=clock)
         except BaseExceptionGroup as group:
-            leaf = _single_leaf(group)
+            leaf = unwrapped(group)
             if leaf is group:
                 raise
             raise leaf from None

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 from lattica.nat.base.errors import LatticaError
+from lattica.nat.base.exception_groups import leaves
 
 if TYPE_CHECKING:
     import typer
@@ -78,14 +79,6 @@ def fail(message: str) -> None:
     print(f"lattica: error: {line}", file=sys.stderr)
 
 
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for child in error.exceptions:
-            yield from _leaves(child)
-    else:
-        yield error
-
-
 @contextmanager
 def reported_errors() -> Iterator[None]:
     """Turn what a command raises into an exit code and at most one line a cause.
@@ -96,11 +89,11 @@ def reported_errors() -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, LatticaError, BaseExceptionGroup) as error:
-        leaves = list(_leaves(error))
-        causes = [leaf for leaf in leaves if not isinstance(leaf, KeyboardInterrupt)]
+        found = leaves(error)
+        causes = [leaf for leaf in found if not isinstance(leaf, KeyboardInterrupt)]
         if not all(isinstance(cause, LatticaError) for cause in causes):
             raise
-        if len(causes) < len(leaves):
+        if len(causes) < len(found):
             raise SystemExit(EXIT_INTERRUPTED) from None
         for message in dict.fromkeys(map(str, causes)):
             fail(message)

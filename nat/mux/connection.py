@@ -13,6 +13,7 @@ from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.addresses import Kind, kind_of
 from lattica.nat.base.errors import ConnectionClosedError, LatticaError, RemoteProtocolError
+from lattica.nat.base.exception_groups import leaves
 from lattica.nat.mux.events import Event, EventKind
 from lattica.nat.mux.session import MuxSession
 from lattica.nat.mux.stream import Stream
@@ -164,9 +165,9 @@ class Connection(ABC):
             with self._scope:
                 reason = await self._serve()
         except* LatticaError as group:
-            reason = str(_first(group))
+            reason = str(leaves(group)[0])
         except* (OSError, trio.ClosedResourceError, trio.BrokenResourceError) as group:
-            reason = f"network error: {_first(group)}"
+            reason = f"network error: {leaves(group)[0]}"
         except* Exception as group:
             # A defect of ours costs this connection, not the node.
             logger.error("closing connection: internal error peer=%s", self.peer_id, exc_info=group)
@@ -248,10 +249,3 @@ class Connection(ABC):
             if isinstance(core.owner, Stream):
                 core.owner.wake()
         self.closed.set()
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from lattica.nat.base.errors import LatticaError, RemoteProtocolError
+from lattica.nat.base.exception_groups import leaves
 from lattica.nat.mux.stream import Stream
 from lattica.nat.secure.multistream import Responder
 
@@ -102,10 +103,3 @@ class ProtocolTable:
 async def _gone(stream: Stream) -> None:
     """Stands in for a handler that was removed while its protocol was being agreed on."""
     stream.reset()
-
-
-def leaves(error: BaseException) -> list[BaseException]:
-    """The exceptions in a group and its groups, or the one that is none."""
-    if isinstance(error, BaseExceptionGroup):
-        return [leaf for part in error.exceptions for leaf in leaves(part)]
-    return [error]

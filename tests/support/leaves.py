@@ -6,6 +6,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from lattica.nat.base.exception_groups import unwrapped
+
 
 @contextmanager
 def raises_leaf(kind, match=None):
@@ -14,7 +16,4 @@ def raises_leaf(kind, match=None):
         try:
             yield info
         except BaseExceptionGroup as group:
-            error: BaseException = group
-            while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-                error = error.exceptions[0]
-            raise error from None
+            raise unwrapped(group) from None

@@ -15,6 +15,7 @@ from pathlib import Path
 import trio
 
 import tools.demo
+from lattica.nat.base.exception_groups import leaves
 from tools.demo import checkpoint
 from tools.demo.homes import (
     LINE_DELAY_S,
@@ -173,15 +174,6 @@ def main() -> int:
     try:
         return trio.run(run, options, obstacle)
     except* DemoError as group:
-        for message in messages(group):
-            print(f"demo: FAILED: {message}", file=sys.stderr)
+        for failure in leaves(group):
+            print(f"demo: FAILED: {failure}", file=sys.stderr)
     return EXIT_FAILED
-
-
-def messages(error: BaseException) -> Iterator[str]:
-    """Those of an error, or of all in a group."""
-    if isinstance(error, BaseExceptionGroup):
-        for one in error.exceptions:
-            yield from messages(one)
-    else:
-        yield str(error)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from lattica.nat.base.exception_groups import leaves
+
 
 class LabError(Exception):
     """A lab that cannot be built, or broke. The message says what to do where that is known."""
@@ -28,15 +30,7 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except BaseExceptionGroup as group:
-        leaves = list(_leaves(group))
-        if len(leaves) != 1 and not all(isinstance(leaf, LabError) for leaf in leaves):
+        found = leaves(group)
+        if len(found) != 1 and not all(isinstance(leaf, LabError) for leaf in found):
             raise
-        raise leaves[0] from None
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for child in error.exceptions:
-            yield from _leaves(child)
-    else:
-        yield error
+        raise found[0] from None

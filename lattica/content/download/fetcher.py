@@ -39,7 +39,6 @@ from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.codec import decode_manifest
 from lattica.content.manifest.manifest import Manifest
 from lattica.content.protocol import PROTOCOL, Body, ClientCore, Refusal, Refused
-from lattica.content.single_error import single_error
 from lattica.content.ticket import Ticket
 from lattica.nat.base.addresses import with_peer
 from lattica.nat.base.errors import (
@@ -51,6 +50,7 @@ from lattica.nat.base.errors import (
     StreamResetError,
     UnsupportedProtocolError,
 )
+from lattica.nat.base.exception_groups import single_error
 from lattica.nat.base.identity import PeerId
 from lattica.nat.mux.stream import Stream
 

@@ -18,8 +18,8 @@ from lattica.content.disk import read_exactly, set_executable, storage_error
 from lattica.content.download.plan import Plan
 from lattica.content.manifest.chunking import CutFile, cut_file, hash_files
 from lattica.content.manifest.manifest import Chunk, ChunkTable
-from lattica.content.single_error import single_error
 from lattica.nat.base.errors import LatticaError
+from lattica.nat.base.exception_groups import single_error
 
 
 @dataclass(frozen=True, slots=True)

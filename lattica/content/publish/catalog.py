@@ -26,8 +26,8 @@ from lattica.content.manifest.codec import encode_manifest
 from lattica.content.manifest.manifest import ChunkTable, FileEntry, Manifest
 from lattica.content.manifest.paths import RESERVED_PREFIX
 from lattica.content.protocol import MAX_SPAN_BYTES
-from lattica.content.single_error import single_error
 from lattica.nat.base.errors import LatticaError, RemoteProtocolError
+from lattica.nat.base.exception_groups import single_error
 
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,6 @@ from lattica.content.protocol import (
     encode_refusal,
 )
 from lattica.content.publish.catalog import Catalog, ContentChangedError, make_publication
-from lattica.content.single_error import single_error
 from lattica.content.ticket import Ticket
 from lattica.nat.base.errors import (
     ConnectionClosedError,
@@ -35,6 +34,7 @@ from lattica.nat.base.errors import (
     RemoteProtocolError,
     StreamResetError,
 )
+from lattica.nat.base.exception_groups import single_error
 from lattica.nat.base.identity import PeerId
 from lattica.nat.mux.stream import Stream
 

@@ -19,6 +19,7 @@ from typing import Final
 
 import trio
 
+from lattica.nat.base.exception_groups import leaves
 from tools.netlab.packets.stun import Endpoint
 from tools.netlab.probe.responder import serve
 from tools.netlab.probe.tcp import TcpProbe
@@ -108,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         trio.run(_run, arguments)
     except* OSError as errors:
-        for error in errors.exceptions:
+        for error in leaves(errors):
             print(f"probe: {error}", file=sys.stderr)
         status = 1
     except* KeyboardInterrupt:

@@ -18,9 +18,10 @@ from lattica.nat.base.errors import (
     ResourceLimitError,
     StreamResetError,
 )
+from lattica.nat.base.exception_groups import leaves
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
-from lattica.nat.swarm.protocols import StreamHandler, leaves
+from lattica.nat.swarm.protocols import StreamHandler
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.punch.candidates import predicted, public_ips
 from lattica.nat.traversal.punch.config import PunchConfig

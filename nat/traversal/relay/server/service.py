@@ -18,6 +18,7 @@ from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.addresses import Kind, ip_of, kind_of, with_peer
 from lattica.nat.base.errors import LatticaError, RemoteProtocolError
+from lattica.nat.base.exception_groups import leaves
 from lattica.nat.base.identity import PeerId
 from lattica.nat.base.ip import is_public_host
 from lattica.nat.mux.connection import Connection
@@ -289,7 +290,7 @@ class RelayService:
             if live.scope.cancelled_caught:
                 live.abort("its time is up")
         except* LatticaError as group:
-            live.abort(f"{_first(group)}")
+            live.abort(str(leaves(group)[0]))
         except* BaseException:
             live.abort("this relay stops")
             raise
@@ -377,10 +378,3 @@ class RelayService:
         if answer.status in _PASSED_ON:
             return Refusal(answer.status, reason)
         return Refusal(Status.CONNECTION_FAILED, reason)
-
-
-def _first(group: BaseExceptionGroup[LatticaError]) -> BaseException:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
