@@ -318,16 +318,15 @@ class Node:
         :class:`TimeoutError`.
         """
         peer_id = _peer(peer)
-        protocols = [protocol] if isinstance(protocol, str) else list(protocol)
         with trio.move_on_after(timeout):
             try:
                 await self._dial(peer_id, [])
-                return await self.swarm.open_stream(peer_id, protocols)
+                return await self.swarm.open_stream(peer_id, protocol)
             except ConnectionClosedError:
                 # The connection was dead or superseded, and nothing has been sent on it
                 # for the caller; so another one is as good.
                 await self._dial(peer_id, [])
-                return await self.swarm.open_stream(peer_id, protocols)
+                return await self.swarm.open_stream(peer_id, protocol)
         raise TimeoutError(f"no stream to {peer_id} within {timeout:g} s")
 
     def handle(self, protocol: str, handler: StreamHandler) -> None:

@@ -5,18 +5,24 @@ from __future__ import annotations
 import itertools
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 
 import trio
 from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.addresses import Kind, kind_of
-from lattica.nat.base.errors import ConnectionClosedError, LatticaError, RemoteProtocolError
+from lattica.nat.base.errors import (
+    ConnectionClosedError,
+    LatticaError,
+    LocalProtocolError,
+    RemoteProtocolError,
+)
 from lattica.nat.base.exception_groups import leaves
 from lattica.nat.mux.events import Event, EventKind
 from lattica.nat.mux.session import MuxSession
 from lattica.nat.mux.stream import Stream
+from lattica.nat.secure.multistream import Initiator
 from lattica.nat.secure.noise_identity import RemoteIdentity
 
 logger = logging.getLogger(__name__)
@@ -37,7 +43,7 @@ class Direction(Enum):
 class Connection(ABC):
     """An authenticated connection to a peer, carrying many streams.
 
-    Made by the swarm, which also runs it; use :meth:`open_stream` and :meth:`aclose`.
+    Made by the swarm, which also runs it; use :meth:`open` and :meth:`aclose`.
     """
 
     __slots__ = (
@@ -120,8 +126,54 @@ class Connection(ABC):
     def stream_count(self) -> int:
         return len(self.session.streams)
 
+    async def open(
+        self, protocols: str | Sequence[str], *, optimistic: bool | None = None
+    ) -> Stream:
+        """Open a stream, and agree with the peer on the first of `protocols` that it speaks.
+
+        Args:
+            optimistic: go on as though the peer had accepted, which costs no round trip; for
+                one protocol only. What is sent at once leaves together with the proposal, and
+                a refusal is raised by whatever uses the stream next. By default, where the
+                peer has named the protocol on this connection, or agreed to it.
+
+        Waits for the answer up to `Timeouts.negotiate`. When it fails or is cancelled, the
+        stream is reset.
+
+        Raises :class:`~lattica.errors.UnsupportedProtocolError`,
+        :class:`ConnectionClosedError`, :class:`StreamResetError`,
+        :class:`~lattica.errors.ResourceLimitError` when a budget is used up,
+        :class:`RemoteProtocolError` for an answer that is none, and :class:`TimeoutError`.
+        """
+        names = (protocols,) if isinstance(protocols, str) else tuple(protocols)
+        negotiation = Initiator(names)
+        if optimistic and len(names) > 1:
+            raise LocalProtocolError("several protocols cannot be assumed to be accepted")
+        # Before the proposal, so that nothing comes between that and what is sent with it.
+        await trio.lowlevel.checkpoint()
+        if optimistic is None:
+            optimistic = len(names) == 1 and names[0] in self.known_protocols
+        stream = self.open_stream()
+        stream.begin_negotiation(negotiation)
+        if optimistic:
+            stream.assume_protocol(names[0])
+            return stream
+        limit = self.session.timeouts.negotiate
+        try:
+            with trio.move_on_after(limit):
+                await stream.finish_negotiation()
+            if not stream.protocol:
+                raise TimeoutError(
+                    f"{self.peer_id} did not answer within {limit:g} s when asked for "
+                    f"{', '.join(names)}"
+                )
+        except BaseException:
+            stream.reset()
+            raise
+        return stream
+
     def open_stream(self) -> Stream:
-        """Open a stream, not negotiated yet.
+        """Open a stream without a protocol, for those who negotiate it themselves.
 
         Raises :class:`ConnectionClosedError`, or
         :class:`~lattica.errors.ResourceLimitError` when a budget is used up.

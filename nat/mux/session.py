@@ -56,7 +56,7 @@ class MuxSession(ABC):
         limits = limits or Limits()
         self._clock = clock
         self._windows = windows or Windows()
-        self._timeouts = timeouts or Timeouts()
+        self.timeouts = timeouts or Timeouts()
         self._budget = budget or MemoryBudget(limits.receive_memory_total)
         self._max_streams = limits.max_streams_per_connection
         self._promise_limit = limits.receive_memory_per_connection
@@ -313,9 +313,9 @@ class MuxSession(ABC):
         self.last_received = min(now, self.last_received + suspended)
         self._last_tick = now
         silent = now - self.last_received
-        if silent >= self._timeouts.keep_alive_timeout:
+        if silent >= self.timeouts.keep_alive_timeout:
             raise ConnectionClosedError(f"the peer has not answered for {silent:.0f} s")
-        if silent >= self._timeouts.keep_alive_interval or self._pongs < _EARLY_PINGS:
+        if silent >= self.timeouts.keep_alive_interval or self._pongs < _EARLY_PINGS:
             self.ping()
         for stream_id in [key for key, due in self._lingering.items() if due <= now]:
             stream = self.streams[stream_id]

@@ -36,7 +36,6 @@ from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
 from lattica.nat.quic.endpoint import QuicEndpoint
 from lattica.nat.quic.transport import QuicTransport
-from lattica.nat.secure.multistream import Initiator
 from lattica.nat.swarm.connector import Connector
 from lattica.nat.swarm.dialer import Dialer
 from lattica.nat.swarm.events import (
@@ -502,37 +501,15 @@ class Swarm:
             await self._changed.wait()
         return connection
 
-    async def open_stream(self, peer_id: PeerId, protocols: Sequence[str]) -> Stream:
-        """Open a stream to a connected peer and agree on the first protocol it speaks.
+    async def open_stream(self, peer_id: PeerId, protocols: str | Sequence[str]) -> Stream:
+        """Open a stream to a connected peer, on the best path there is.
 
-        A single protocol that the peer has already agreed to on the connection costs no
-        round trip: the answer is checked with the first data received. Raises
-        :class:`NotConnectedError`, :class:`UnsupportedProtocolError`,
-        :class:`ConnectionClosedError`, and :class:`TimeoutError` when
-        `Timeouts.negotiate` passes without an answer.
+        Raises :class:`NotConnectedError`, and what :meth:`Connection.open` does.
         """
         connection = self.registry.best(peer_id)
         if connection is None:
             raise NotConnectedError(f"not connected to {peer_id}; connect first")
-        stream = connection.open_stream()
-        try:
-            stream.begin_negotiation(Initiator(protocols))
-            if len(protocols) == 1 and protocols[0] in connection.known_protocols:
-                stream.assume_protocol(protocols[0])
-                await trio.lowlevel.checkpoint()
-            else:
-                limit = self.config.timeouts.negotiate
-                with trio.move_on_after(limit):
-                    await stream.finish_negotiation()
-                if not stream.protocol:
-                    raise TimeoutError(
-                        f"{peer_id} did not answer within {limit:g} s when asked for "
-                        f"{', '.join(protocols)}"
-                    )
-        except BaseException:
-            stream.reset()
-            raise
-        return stream
+        return await connection.open(protocols)
 
     def _on_stream(self, stream: Stream) -> None:
         """A peer has opened a stream."""

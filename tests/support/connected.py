@@ -19,6 +19,7 @@ from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
 from lattica.nat.mux.yamux import Session
 from lattica.nat.secure.upgrade import Upgrade, Upgraded
+from lattica.nat.swarm.protocols import ProtocolTable
 from lattica.nat.swarm.yamux_connection import YamuxConnection
 from tests.support.raw_pipe import PipeEnd
 
@@ -53,6 +54,8 @@ class Pipe(PipeEnd):
     sending = False
     sent = 0
     """Bytes this end has begun to send."""
+    sends = 0
+    """Calls of :meth:`send`."""
 
     async def receive(self) -> memoryview:
         if self.rng is not None:
@@ -63,6 +66,7 @@ class Pipe(PipeEnd):
         assert not self.sending, "two tasks send on one socket"
         self.sending = True
         self.sent += len(data)
+        self.sends += 1
         left = memoryview(data)
         await trio.lowlevel.checkpoint()
         try:
@@ -270,3 +274,10 @@ async def serve_echo(end: End) -> None:
     async with trio.open_nursery() as nursery:
         while True:
             nursery.start_soon(echo, await end.accept())
+
+
+async def serve(end: End, table: ProtocolTable) -> None:
+    """What the swarm does with the streams that a peer opens."""
+    async with trio.open_nursery() as nursery:
+        while True:
+            nursery.start_soon(table.serve, await end.accept(), lambda: None)

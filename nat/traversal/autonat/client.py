@@ -187,7 +187,7 @@ class AutonatClient:
 
     async def _ask(self, check: Check) -> Outcome:
         try:
-            async with await self._swarm.open_stream(check.server, [DIAL_REQUEST]) as stream:
+            async with await self._swarm.open_stream(check.server, DIAL_REQUEST) as stream:
                 response = await self._exchange(stream, check)
             if self._core.awaits_dial_back(check, response):
                 with trio.move_on_after(self.config.dial_back_grace):

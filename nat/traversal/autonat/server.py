@@ -34,7 +34,6 @@ from lattica.nat.base.identity import PeerId
 from lattica.nat.base.ip import IpAddress
 from lattica.nat.mux.connection import Connection
 from lattica.nat.mux.stream import Stream
-from lattica.nat.secure.multistream import Initiator
 from lattica.nat.swarm.protocols import StreamHandler
 from lattica.nat.traversal.autonat.config import AutonatServerConfig
 from lattica.nat.traversal.autonat.messages import (
@@ -187,9 +186,7 @@ async def hand_over(connection: Connection, nonce: int) -> bool:
     the peer has made, but an answer that says no. Raises nothing; the caller bounds the time.
     """
     try:
-        async with connection.open_stream() as stream:
-            stream.begin_negotiation(Initiator([DIAL_BACK]))
-            await stream.finish_negotiation()
+        async with await connection.open(DIAL_BACK) as stream:
             await stream.send_message(encode_dial_back(nonce))
             try:
                 await stream.send_eof()
@@ -197,6 +194,6 @@ async def hand_over(connection: Connection, nonce: int) -> bool:
             except (StreamResetError, IncompleteReadError):
                 return True
             return decode_dial_back_response(answer)
-    except LatticaError as error:
+    except (LatticaError, TimeoutError) as error:
         logger.debug("autonat nonce not delivered: %s peer=%s", error, connection.peer_id)
         return False

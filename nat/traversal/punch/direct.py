@@ -154,7 +154,7 @@ class DirectWay:
         told = self._side.told(self._known(relayed.peer_id) or None)
         if not told:
             raise NotApplicable("no address of ours is known that the peer could dial")
-        stream = await open_on(relayed, REVERSE, _REQUEST_TIMEOUT)
+        stream = await open_on(relayed, REVERSE)
         async with stream:
             await stream.send_message(encode(Request(tuple(told))))
             with trio.move_on_after(_REQUEST_TIMEOUT + self._config.direct_timeout) as limit:

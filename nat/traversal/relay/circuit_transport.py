@@ -34,7 +34,6 @@ from lattica.nat.base.identity import PeerId
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
 from lattica.nat.secure.gater import Gater
-from lattica.nat.secure.multistream import Initiator
 from lattica.nat.swarm.protocols import StreamHandler
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.transport.base import Listener
@@ -106,10 +105,8 @@ async def ask_relay(connection: Connection, request: Connect | Reserve) -> tuple
 
 
 async def _send_request(connection: Connection, request: Connect | Reserve) -> Stream:
-    stream = connection.open_stream()
+    stream = await connection.open(HOP, optimistic=True)
     try:
-        stream.begin_negotiation(Initiator([HOP]))
-        stream.assume_protocol(HOP)
         await stream.send_message(encode(request))
     except BaseException:
         stream.reset()

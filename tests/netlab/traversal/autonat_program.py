@@ -28,7 +28,6 @@ from lattica.nat.base.addresses import Kind, interface_addresses, kind_of, split
 from lattica.nat.base.identity import Identity
 from lattica.nat.config import IdentifyInfo, SwarmConfig
 from lattica.nat.mux.stream import Stream
-from lattica.nat.secure.multistream import Initiator
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.autonat.client import AutonatClient
 from lattica.nat.traversal.autonat.client_core import Reachability, is_checkable
@@ -79,8 +78,7 @@ async def seen_by(swarm: Swarm, server: Multiaddr) -> Multiaddr:
     if peer_id is None:
         raise AddressError(f"{server} does not say who is there")
     connection = await swarm.dial_fresh(peer_id, addr)
-    async with connection.open_stream() as stream:
-        stream.begin_negotiation(Initiator([SEEN]))
+    async with await connection.open(SEEN) as stream:
         return Multiaddr((await stream.receive_some()).decode())
 
 

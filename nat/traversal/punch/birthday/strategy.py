@@ -129,14 +129,13 @@ class BirthdayWay:
         if not self._config.enabled:
             raise NotApplicable("the birthday method is turned off")
         peer = relayed.peer_id
-        limit = self._swarm.config.timeouts.negotiate
         with self._run(peer, self._config.max_runs):
             own = await self._introduction(self._rng.randbytes(TOKEN_SIZE))
             if not own.mapped:
                 raise NotApplicable("no STUN responder sees this node over UDP and IPv4")
             try:
                 with trio.fail_after(self._config.timeout):
-                    stream = await open_on(relayed, PROTOCOL, limit)
+                    stream = await open_on(relayed, PROTOCOL)
                     async with stream:
                         return await self._ask(stream, own)
             except trio.TooSlowError:

@@ -101,7 +101,7 @@ class DcutrWay:
                     stream = None
                 fresh = stream is None
                 if stream is None:
-                    stream = await open_on(relayed, DCUTR, ANSWER_TIMEOUT)
+                    stream = await open_on(relayed, DCUTR)
                 told = self._side.told()
                 if not told:
                     raise NotApplicable("no address of ours is known that a peer could dial")

@@ -34,7 +34,6 @@ from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
 from lattica.nat.quic.endpoint import QuicEndpoint
 from lattica.nat.secure.gater import Gater
-from lattica.nat.secure.multistream import Initiator
 from lattica.nat.swarm.protocols import StreamHandler
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.punch.exchange import does_not_speak
@@ -121,10 +120,8 @@ class IceWay:
         if relayed.agent and ICE not in relayed.known_protocols:  # it has said what it speaks
             raise does_not_speak(ICE)
         own = self._description(endpoints)
-        async with relayed.open_stream() as stream:
-            # What comes first shows whether the peer speaks it: no round trip to ask.
-            stream.begin_negotiation(Initiator([ICE]))
-            stream.assume_protocol(ICE)
+        # What comes first shows whether the peer speaks it: no round trip to ask.
+        async with await relayed.open(ICE, optimistic=True) as stream:
             try:
                 agreed = await self._agree(stream, own)
             except UnsupportedProtocolError:

@@ -23,7 +23,6 @@ from lattica.nat.base.identity import PeerId
 from lattica.nat.base.ip import is_public_host
 from lattica.nat.mux.connection import Connection
 from lattica.nat.mux.stream import Stream
-from lattica.nat.secure.multistream import Initiator
 from lattica.nat.swarm.protocols import StreamHandler
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.relay.circuit_transport import direct_connection
@@ -357,18 +356,13 @@ class RelayService:
             return Refusal(Status.NO_RESERVATION, "the target is not connected")
         try:
             with trio.fail_after(STOP_TIMEOUT):
-                stream = live.target = connection.open_stream()
-                stream.begin_negotiation(Initiator([STOP]))
-                if STOP in connection.known_protocols:
-                    stream.assume_protocol(STOP)
-                else:
-                    await stream.finish_negotiation()
+                stream = live.target = await connection.open(STOP)
                 call = StopConnect(circuit.source, circuit.limits.as_told)
                 await stream.send_message(encode(call))
                 answer = decode_stop(await stream.receive_message(MAX_MESSAGE))
         except trio.TooSlowError:
             return Refusal(Status.CONNECTION_FAILED, "the target does not answer")
-        except LatticaError as error:
+        except (LatticaError, TimeoutError) as error:
             return Refusal(Status.CONNECTION_FAILED, f"the target cannot be asked: {error}")
         if not isinstance(answer, StopStatus):
             return Refusal(Status.CONNECTION_FAILED, "the target answers with no status")

@@ -12,7 +12,6 @@ from multiaddr.multiaddr import Multiaddr
 from lattica.errors import DialError
 from lattica.nat.base.addresses import Kind, to_endpoint
 from lattica.nat.config import AccessRules
-from lattica.nat.secure.multistream import Initiator
 from lattica.nat.swarm.events import AddressesChanged, PathChanged
 from tests.support.nets import ECHO, LISTEN_ON, ask_echo, open_files, running
 
@@ -74,8 +73,7 @@ async def test_an_unshared_connection_comes_from_a_fresh_port_and_is_nobody_else
         async with asking.dial_unshared(peer_id, addr, source_ip="127.0.0.1") as connection:
             assert to_endpoint(connection.local_addr).port not in ours
             assert asking.registry.best(peer_id) is None
-            async with connection.open_stream() as stream:
-                stream.begin_negotiation(Initiator([ECHO]))
+            async with await connection.open(ECHO) as stream:
                 await stream.send_all(b"hello")
                 assert await stream.receive_exactly(5) == b"hello"
         assert connection.closed_reason is not None

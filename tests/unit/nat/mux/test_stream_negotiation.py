@@ -25,6 +25,7 @@ from tests.support.connected import (
     against_manual_peer,
     connected,
     read_all,
+    serve,
 )
 from tests.support.yamux_pair import ACK, DATA, FIN, RST, WINDOW_UPDATE, data_frame, frame, parse
 
@@ -45,13 +46,6 @@ async def echo(stream: Stream) -> None:
     while data := await stream.receive_some():
         await stream.send_all(data)
     await stream.send_eof()
-
-
-async def serve(end: End, table: ProtocolTable) -> None:
-    """What the swarm does with the streams that a peer opens."""
-    async with trio.open_nursery() as nursery:
-        while True:
-            nursery.start_soon(table.serve, await end.accept(), lambda: None)
 
 
 def echo_table(*names: str) -> ProtocolTable:

@@ -17,7 +17,6 @@ from lattica.nat.base.addresses import to_endpoint
 from lattica.nat.base.identity import PeerId
 from lattica.nat.mux.connection import Direction
 from lattica.nat.mux.stream import Stream
-from lattica.nat.secure.multistream import Initiator
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.autonat.client import AutonatClient
 from lattica.nat.traversal.autonat.client_core import AddressReachability, Reachability
@@ -410,8 +409,7 @@ class FakeServer:
 
 async def deliver(connection: Any, nonce: int) -> bytes:
     """Send a nonce on a connection, and return the answer; empty for a reset."""
-    stream = connection.open_stream()
-    stream.begin_negotiation(Initiator([DIAL_BACK]))
+    stream = await connection.open(DIAL_BACK)
     await stream.send_message(encode_dial_back(nonce))
     try:
         return await stream.receive_message(MAX_DIAL_BACK)
@@ -515,8 +513,7 @@ class TestTheClient:
         ):
             connection = await stranger.dial(swarm.identity.peer_id, swarm.addrs)
             assert await deliver(connection, 12345) == b""
-            stream = connection.open_stream()
-            stream.begin_negotiation(Initiator([DIAL_BACK]))
+            stream = await connection.open(DIAL_BACK)
             await stream.send_all(b"\xff\xff\xff\x7f")
             with pytest.raises((LatticaError, RemoteProtocolError)):
                 await stream.receive_message(MAX_DIAL_BACK)

@@ -17,7 +17,6 @@ from lattica.nat.config import AccessRules
 from lattica.nat.mux.connection import Connection
 from lattica.nat.mux.stream import Stream
 from lattica.nat.quic.endpoint import QuicEndpoint
-from lattica.nat.secure.multistream import Initiator
 from lattica.nat.swarm.nat_report import NatReport
 from lattica.nat.traversal.punch.ice.candidates import CandidateType, local_candidate
 from lattica.nat.traversal.punch.ice.config import IceConfig
@@ -197,9 +196,7 @@ async def test_a_quic_dial_that_fails_is_a_failed_attempt(monkeypatch):
 
 
 async def offer_by_hand(relayed: Connection, offer: bytes) -> Stream:
-    stream = relayed.open_stream()
-    stream.begin_negotiation(Initiator([ICE]))
-    await stream.finish_negotiation()
+    stream = await relayed.open(ICE)
     await stream.send_all(offer)
     return stream
 

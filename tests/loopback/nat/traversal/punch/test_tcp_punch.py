@@ -71,7 +71,7 @@ async def refused(connection: Connection, protocol: str) -> None:
     """The other end speaks the protocol, but not here."""
 
     async def try_it() -> None:
-        stream = await open_on(connection, protocol, 5)
+        stream = await open_on(connection, protocol)
         await stream.receive_some()
 
     with pytest.raises(StreamResetError):
@@ -287,7 +287,7 @@ async def test_a_peer_asks_too_often():
         pair.source.protocols.handlers.update(DcutrWay(pair.source, config).handlers)
         answers = 0
         for _ in range(4):
-            stream = await open_on(pair.of_target, DCUTR, 5)
+            stream = await open_on(pair.of_target, DCUTR)
             await stream.send_all(encode(Connect((closed(),))))
             try:
                 answers += bool(await stream.receive_some())
@@ -304,7 +304,7 @@ async def test_a_stranger_to_the_rules_at_the_other_end():
         way = DcutrWay(pair.source, HERE)
         pair.source.protocols.handlers.update(way.handlers)
         for words in (b"", encode(Connect(())), encode(Sync()), b"\xff\xff\xff"):
-            stream = await open_on(pair.of_target, DCUTR, 5)
+            stream = await open_on(pair.of_target, DCUTR)
             if words:
                 await stream.send_all(words)
             stream.reset()
