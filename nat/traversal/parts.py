@@ -11,6 +11,7 @@ relays and bootstrap peers, and the router.
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 
@@ -25,6 +26,7 @@ from lattica.nat.base.addresses import (
     relay_of,
     to_endpoint,
 )
+from lattica.nat.base.backoff import pause_after
 from lattica.nat.base.identity import PeerId, parse_peer_id
 from lattica.nat.mux.connection import Connection
 from lattica.nat.swarm.events import AddressesChanged, EventsLost, NetworkChanged
@@ -89,6 +91,7 @@ class Traversal:
         self._known_addrs = known_addrs
         self._push = push
         self._identify = identify
+        self._rng = random.Random()
         self._pushing = trio.CapacityLimiter(_PUSHES)
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
@@ -160,15 +163,16 @@ class Traversal:
 
     async def _keep(self, part: Part) -> None:
         """Run a part to its end. A defect of one must not take the node with it."""
-        pause = 1.0
+        failures = 0
         while True:
             try:
                 await part()
                 return
             except Exception:
-                logger.exception("internal error, starting again in %g s part=%r", pause, part)
+                failures += 1
+                pause = pause_after(failures, 1.0, 60.0, self._rng)
+                logger.exception("internal error, starting again in %.1f s part=%r", pause, part)
             await trio.sleep(pause)
-            pause = min(2 * pause, 60.0)
 
     async def aclose(self) -> None:
         """End all parts; ports that routers have opened are closed, within two seconds."""

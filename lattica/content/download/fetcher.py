@@ -41,6 +41,7 @@ from lattica.content.manifest.manifest import Manifest
 from lattica.content.protocol import PROTOCOL, Body, ClientCore, Refusal, Refused
 from lattica.content.ticket import Ticket
 from lattica.nat.base.addresses import with_peer
+from lattica.nat.base.backoff import pause_after
 from lattica.nat.base.errors import (
     ConnectionClosedError,
     DialError,
@@ -424,7 +425,7 @@ class _Fetch:
 
         The first connection is tried once: a wrong address should not be waited for.
         """
-        delay = self._options.first_delay
+        failures = 0
         while True:
             gain = self._last_gain
             try:
@@ -438,18 +439,19 @@ class _Fetch:
                 if not self._serving:
                     raise
                 lost = error  # it served this before: it is being started again
-            if self._last_gain != gain:
-                delay = self._options.first_delay
+            failures = 1 if self._last_gain != gain else failures + 1
             idle = trio.current_time() - self._last_gain
             if idle > self._options.give_up_after:
                 raise ContentError(
                     f"gave up after {idle:.0f} s without progress: {lost}. What has arrived is "
                     "kept; the same command goes on from there"
                 ) from lost
-            logger.info("lost the provider: %s; trying again in %.1f s", lost, delay)
-            self._emit(Retrying(str(lost), delay))
-            await trio.sleep(delay * random.uniform(0.75, 1.25))
-            delay = min(delay * 2, _LONGEST_DELAY)
+            pause = pause_after(
+                failures, self._options.first_delay, _LONGEST_DELAY, random.Random()
+            )
+            logger.info("lost the provider: %s; trying again in %.1f s", lost, pause)
+            self._emit(Retrying(str(lost), pause))
+            await trio.sleep(pause)
 
     async def _open(self) -> Stream:
         # The addresses each time: the node forgets them after a while.

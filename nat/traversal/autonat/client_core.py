@@ -24,6 +24,7 @@ from random import Random
 from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.addresses import Kind, ip_of, kind_of, split_peer, to_endpoint
+from lattica.nat.base.backoff import pause_after
 from lattica.nat.base.errors import AddressError
 from lattica.nat.base.identity import PeerId
 from lattica.nat.base.ip import IpAddress, is_public_host
@@ -33,7 +34,6 @@ from lattica.nat.traversal.autonat.messages import DialResponse, DialStatus, Res
 _CHECKED = (Kind.TCP, Kind.WEBSOCKET, Kind.SECURE_WEBSOCKET, Kind.QUIC)
 _JITTER = 0.2
 """Pauses are this much shorter or longer, so that nodes do not ask in step."""
-_MAX_DOUBLINGS = 16
 
 
 class Reachability(Enum):
@@ -399,10 +399,10 @@ class ClientCore:
             case Outcome.UNSUPPORTED:
                 server.paused_until = now + config.server_pause_max
             case Outcome.FAILED:
-                doublings = min(server.failures, _MAX_DOUBLINGS)
-                pause = min(config.server_pause_min * 2**doublings, config.server_pause_max)
-                server.paused_until = now + self._jittered(pause)
                 server.failures += 1
+                server.paused_until = now + pause_after(
+                    server.failures, config.server_pause_min, config.server_pause_max, self._rng
+                )
             case _:
                 server.failures = 0
 

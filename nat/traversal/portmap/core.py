@@ -15,10 +15,12 @@ Source for renewals: RFC 6887 section 11.2.1, RFC 6886 section 3.3.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+import random
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
+from lattica.nat.base.backoff import pause_after
 from lattica.nat.base.ip import IpAddress
 from lattica.nat.traversal.portmap.commands import (
     Check,
@@ -102,7 +104,7 @@ class PortMapper:
         methods: those to use, the best first.
         lifetime_s: what to ask for.
         check_s: seconds between two looks whether the router has lost its state.
-        jitter: a number between 0 and 1, another one at each call.
+        rng: spreads the attempts of many nodes in time.
     """
 
     def __init__(
@@ -111,11 +113,11 @@ class PortMapper:
         *,
         lifetime_s: int,
         check_s: float,
-        jitter: Callable[[], float],
+        rng: random.Random,
     ) -> None:
         self._lifetime_s = lifetime_s
         self._check_s = check_s
-        self._jitter = jitter
+        self._rng = rng
         self._methods = tuple(methods)
         self._ways = {method: _Way() for method in methods}
         self._wanted: dict[Port, _Wanted] = {}
@@ -123,7 +125,8 @@ class PortMapper:
         self._generation = 0
         self._search_at = -math.inf
         self._searched_at = -math.inf
-        self._search_wait = FIRST_SEARCH_AGAIN_S
+        self._fruitless = 0
+        """Searches in a row that found nothing."""
         self._news: list[News] = []
 
     # --- what the owner says ---
@@ -152,7 +155,7 @@ class PortMapper:
                 self._news.append(Unmapped(wanted.held.mapping, "the network has changed"))
             self._wanted[port] = _Wanted(external_port=wanted.external_port)
         self._search_at = -math.inf
-        self._search_wait = FIRST_SEARCH_AGAIN_S
+        self._fruitless = 0
 
     def state_lost(self, now: float) -> None:
         """The router has told everybody that it has restarted: look now, not when it is time."""
@@ -269,9 +272,11 @@ class PortMapper:
         if not self._ways or not self._search_is_needed() or now < self._search_at:
             return []
         if all(way.phase is _Phase.ABSENT for way in self._ways.values()):
-            self._search_wait = min(2 * self._search_wait, LAST_SEARCH_AGAIN_S)
+            self._fruitless += 1
         self._searched_at = now
-        self._search_at = now + self._search_wait * (0.75 + self._jitter() / 2)
+        self._search_at = now + pause_after(
+            self._fruitless + 1, FIRST_SEARCH_AGAIN_S, LAST_SEARCH_AGAIN_S, self._rng
+        )
         commands: list[Command] = []
         for method, way in self._ways.items():
             way.busy = Search(method, self._generation)
@@ -376,7 +381,7 @@ class PortMapper:
             return
         way.phase, way.error = _Phase.FOUND, None
         way.check_at, way.asked_at = now + self._check_s, now
-        self._search_wait = FIRST_SEARCH_AGAIN_S
+        self._fruitless = 0
 
     def granted(self, now: float, command: Request, grant: Grant) -> list[Remove]:
         """The mapping stands. What to remove: it may have come too late to be wanted."""
@@ -479,12 +484,11 @@ class PortMapper:
                 held.renew_at = now + max(MIN_RENEWAL_S, left / 2)
                 return
             self._drop(wanted, str(error))
-        failures = wanted.failures.get(command.method, 0)
-        wanted.failures[command.method] = failures + 1
-        wait = min(FIRST_RETRY_S * 2 ** min(failures, 10), LAST_RETRY_S)
+        failures = wanted.failures[command.method] = wanted.failures.get(command.method, 0) + 1
+        pause = pause_after(failures, FIRST_RETRY_S, LAST_RETRY_S, self._rng)
         if error.retry_after_s is not None:
-            wait = min(max(wait, error.retry_after_s), LAST_RETRY_S)
-        wanted.retry_at[command.method] = now + wait * (0.75 + self._jitter() / 2)
+            pause = max(pause, min(error.retry_after_s, LAST_RETRY_S))
+        wanted.retry_at[command.method] = now + pause
 
 
 def _removal(mapping: Mapping) -> Remove:

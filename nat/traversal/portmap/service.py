@@ -179,7 +179,7 @@ class _Family:
             methods,
             lifetime_s=config.lifetime_s,
             check_s=config.check_s,
-            jitter=rng.random,
+            rng=rng,
         )
         self.idle: str | None = None
         self.surroundings: Surroundings | None = None

@@ -52,8 +52,15 @@ UDP, TCP = Port(Transport.UDP, 4001), Port(Transport.TCP, 4001)
 ALL = (Method.PCP, Method.NAT_PMP, Method.UPNP)
 
 
+class Longest(random.Random):
+    """Pauses are as long as they can be."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return b
+
+
 def mapper(*methods: Method, lifetime_s: int = 3600, check_s: float = 60) -> Any:
-    made = PortMapper(methods or ALL, lifetime_s=lifetime_s, check_s=check_s, jitter=lambda: 0.5)
+    made = PortMapper(methods or ALL, lifetime_s=lifetime_s, check_s=check_s, rng=Longest())
     made.set_ports([TCP, UDP])
     return made
 

@@ -245,11 +245,11 @@ class TestWhoIsAsked:
             client.settle(lambda check: Outcome.FAILED)
             pauses.append(client.wait())
         for pause, expected in zip(pauses, (10, 20, 40, 80, 100, 100), strict=True):
-            assert 0.8 * expected <= pause <= 1.2 * expected
+            assert expected / 2 <= pause <= expected
         client.settle(lambda check: Outcome.REACHABLE)
         client.wait()
         client.settle(lambda check: Outcome.FAILED)
-        assert client.wait() <= 12
+        assert client.wait() <= 10
 
     def test_a_liar_is_not_asked_for_long_and_its_votes_are_void(self) -> None:
         client = Client([ONE, TWO], distrust=5000.0, recheck_max=60.0, concurrent=1)
