@@ -14,12 +14,12 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from hashlib import blake2b
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from lattica.nat.base.errors import LocalProtocolError
+from lattica.nat.base.network_groups import NetworkSlots
 from lattica.nat.transport.udp_socket import Address
 
 TOKEN_LIFETIME = 10.0
@@ -142,8 +142,7 @@ class AdmissionLimits:
 class AdmissionControl:
     """Decides about first packets; counts the handshakes under way.
 
-    Networks (IPv4 /24, IPv6 /48) share :data:`SLOTS` counters by a secret hash: memory does not
-    depend on what arrives, and nobody can choose to share a counter with somebody.
+    They are counted in :class:`~lattica.nat.base.network_groups.NetworkSlots`.
     """
 
     SLOTS = 1024
@@ -154,7 +153,7 @@ class AdmissionControl:
         rng: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._limits = limits or AdmissionLimits()
-        self._secret = rng(16)
+        self._slots = NetworkSlots(self.SLOTS, rng)
         self._counters = [0] * self.SLOTS
         self.half_open = 0
         """Handshakes under way."""
@@ -170,13 +169,13 @@ class AdmissionControl:
             return Admission.DROP
         if not self.needs_retry():
             return Admission.ACCEPT
-        if self._counters[self._slot(addr)] >= limits.per_network:
+        if self._counters[self._slots.slot_of(addr[0])] >= limits.per_network:
             return Admission.DROP
         return Admission.ACCEPT if validated else Admission.RETRY
 
     def begin(self, addr: Address) -> int:
         """A handshake with `addr` begins. Returns the ticket that :meth:`finish` takes."""
-        slot = self._slot(addr)
+        slot = self._slots.slot_of(addr[0])
         self._counters[slot] += 1
         self.half_open += 1
         return slot
@@ -187,11 +186,3 @@ class AdmissionControl:
             raise LocalProtocolError("this handshake has been finished before")
         self._counters[ticket] -= 1
         self.half_open -= 1
-
-    def _slot(self, addr: Address) -> int:
-        host = _host(addr)
-        network = host.packed[:3] if host.version == 4 else host.packed[:6]
-        if isinstance(host, ipaddress.IPv6Address) and host.ipv4_mapped is not None:
-            network = host.ipv4_mapped.packed[:3]
-        digest = blake2b(network, key=self._secret, digest_size=4).digest()
-        return int.from_bytes(digest, "big") % self.SLOTS

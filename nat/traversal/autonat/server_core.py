@@ -16,7 +16,6 @@ Pure: messages and a clock in, steps out; :mod:`lattica.nat.traversal.autonat.se
 
 from __future__ import annotations
 
-import ipaddress
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from lattica.nat.base.addresses import Interface, Kind, ip_of, kind_of, split_pe
 from lattica.nat.base.errors import AddressError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.identity import PeerId
 from lattica.nat.base.ip import IpAddress, is_public_host
+from lattica.nat.base.network_groups import network_of
 from lattica.nat.traversal.autonat.config import AutonatServerConfig
 from lattica.nat.traversal.autonat.messages import (
     MAX_DIAL_DATA,
@@ -97,12 +97,6 @@ def _leads_outside(interface: Interface, version: int) -> bool:
     if interface.version != version or interface.is_loopback:
         return False
     return version == 4 or is_public_host(interface.ip)
-
-
-def network_of(ip: IpAddress) -> str:
-    """What is counted as one network: an IPv4 /24, an IPv6 /48."""
-    length = 24 if ip.version == 4 else 48
-    return str(ipaddress.ip_network(f"{ip}/{length}", strict=False))
 
 
 class Window:

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from lattica.nat.base.token_bucket import TokenBucket, take
+
 _HOUR = 3600.0
 PROBE_COST = 1
 """Of a probe of the birthday method: 18 bytes."""
@@ -44,8 +46,8 @@ class ProbeBudget:
     ) -> None:
         self._per_address = per_address
         self._clock = clock
-        self._all = _Bucket(per_hour)
-        self._addresses: dict[str, _Bucket] = {}
+        self._all = TokenBucket(per_hour, per_hour / _HOUR)
+        self._addresses: dict[str, TokenBucket] = {}
 
     def take(self, host: str, cost: int = PROBE_COST) -> bool:
         """Whether one more may be sent to `host`; if so it is counted."""
@@ -56,35 +58,13 @@ class ProbeBudget:
                 self._forget_idle(now)
             if len(self._addresses) >= MAX_ADDRESSES:
                 return False
-            bucket = self._addresses[host] = _Bucket(self._per_address)
-        bucket.fill(now)
-        self._all.fill(now)
-        if bucket.level < cost or self._all.level < cost:
-            return False
-        bucket.level -= cost
-        self._all.level -= cost
-        return True
+            bucket = TokenBucket(self._per_address, self._per_address / _HOUR)
+            self._addresses[host] = bucket
+        return take((bucket, self._all), cost, now)
 
     def _forget_idle(self, now: float) -> None:
         """Forget the addresses whose bucket is full again."""
         for host, bucket in list(self._addresses.items()):
             bucket.fill(now)
-            if bucket.level >= bucket.size:
+            if bucket.is_full:
                 del self._addresses[host]
-
-
-class _Bucket:
-    """Holds `size`, and is filled with as much in an hour."""
-
-    __slots__ = ("level", "size", "updated")
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.level = float(size)
-        self.updated: float | None = None
-
-    def fill(self, now: float) -> None:
-        if self.updated is not None:
-            gained = max(0.0, now - self.updated) * self.size / _HOUR
-            self.level = min(float(self.size), self.level + gained)
-        self.updated = now

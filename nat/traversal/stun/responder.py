@@ -17,12 +17,12 @@ import trio
 
 from lattica.nat.base.checks import require
 from lattica.nat.base.errors import RemoteProtocolError
+from lattica.nat.base.network_groups import NetworkRates
 from lattica.nat.quic.endpoint import QuicEndpoint
 from lattica.nat.swarm.events import EventBus, EventsLost, ListeningOn
 from lattica.nat.transport.udp_socket import Address
 from lattica.nat.traversal.stun import codec as stun
 from lattica.nat.traversal.stun.codec import Endpoint
-from lattica.nat.traversal.stun.rates import NetworkRates
 
 logger = logging.getLogger(__name__)
 

@@ -6,14 +6,14 @@ it what happens and what time it is (monotonic seconds), and does as it says.
 
 from __future__ import annotations
 
-import ipaddress
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from lattica.nat.base.identity import PeerId
-from lattica.nat.base.ip import IpAddress, parse_ip
+from lattica.nat.base.ip import IpAddress
+from lattica.nat.base.network_groups import host_of, network_of
 from lattica.nat.traversal.relay.messages import Status
 from lattica.nat.traversal.relay.server.limits import CircuitLimits, RelayLimits
 from lattica.nat.traversal.relay.server.pacer import Pacer
@@ -24,25 +24,16 @@ Place = str
 _Key = TypeVar("_Key")
 
 _NOWHERE: Place = ""
+_HOUSEHOLD_PREFIX = 56
+"""The IPv6 network that one household or office is likely to have."""
 
 
-def network_of(ip: IpAddress | None) -> Place:
-    """The network that one household or office is likely to have: IPv4 /24, IPv6 /56."""
-    if ip is None:
-        return _NOWHERE
-    address = parse_ip(ip)
-    prefix = 24 if address.version == 4 else 56
-    return str(ipaddress.ip_network((address, prefix), strict=False))
+def _host_of(ip: IpAddress | None) -> Place:
+    return _NOWHERE if ip is None else host_of(ip)
 
 
-def host_of(ip: IpAddress | None) -> Place:
-    """What one machine cannot have many of: an IPv4 address, or an IPv6 /64."""
-    if ip is None:
-        return _NOWHERE
-    address = parse_ip(ip)
-    if address.version == 4:
-        return str(address)
-    return str(ipaddress.ip_network((address, 64), strict=False))
+def _network_of(ip: IpAddress | None) -> Place:
+    return _NOWHERE if ip is None else network_of(ip, ipv6_prefix=_HOUSEHOLD_PREFIX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +127,7 @@ class RelayServer:
         self.expire(now)
         old = self._bookings.get(peer)
         booking = _Booking(
-            now + self.limits.reservation_lifetime, host_of(ip), network_of(ip), is_stranger
+            now + self.limits.reservation_lifetime, _host_of(ip), _network_of(ip), is_stranger
         )
         if is_stranger and (reason := self._is_full(booking, old)):
             # One that has moved to where there is no room keeps what it has.
@@ -214,7 +205,7 @@ class RelayServer:
         if not self.has_reservation(target, now):
             return Refusal(Status.NO_RESERVATION, "the target has no reservation")
         limits = self.limits.for_strangers if is_stranger else self.limits.for_allowed
-        network = network_of(ip) if is_stranger else _NOWHERE
+        network = _network_of(ip) if is_stranger else _NOWHERE
         if reason := self._is_busy(source, target, limits, network, is_stranger=is_stranger):
             return Refusal(Status.RESOURCE_LIMIT_EXCEEDED, reason)
         shared = self._shared if is_stranger and self.limits.strangers_rate else None

@@ -19,7 +19,6 @@ from lattica.nat.traversal.stun.client import (
     new_transaction,
 )
 from lattica.nat.traversal.stun.codec import BindingError, BindingRequest, BindingResponse
-from lattica.nat.traversal.stun.rates import NetworkRates
 from lattica.nat.traversal.stun.responder import (
     AMPLIFICATION,
     ResponderCore,
@@ -150,14 +149,6 @@ def test_all_together_have_a_rate():
     responder = core(requests_per_second=50)
     answered = [ask(responder, source=(f"198.51.{n}.1", 9000)) for n in range(200)]
     assert sum(answer is not None for answer in answered) == 50
-
-
-def test_rates_know_mapped_and_scoped_addresses():
-    rates = NetworkRates(Clock(), per_second=1, burst=1, total_per_second=9, rng=bytes)
-    assert rates.take("198.51.100.1")
-    assert not rates.take("::ffff:198.51.100.2")
-    assert rates.take("fe80::1%eth0")
-    assert not rates.take("fe80::2")
 
 
 def test_limits_are_checked():

@@ -1,0 +1,40 @@
+"""Rates with bursts: token buckets, of which one or several pay for what is done. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+
+class TokenBucket:
+    """Holds `size` tokens, all of them at first, and is refilled with `rate` tokens a second."""
+
+    __slots__ = ("_filled", "_rate", "_size", "level")
+
+    def __init__(self, size: float, rate: float) -> None:
+        self._size = size
+        self._rate = rate
+        self._filled: float | None = None
+        self.level = size
+        """Tokens as of the last :meth:`fill`."""
+
+    def fill(self, now: float) -> None:
+        """Add what has come since the last time; `now` are seconds that never decrease."""
+        if self._filled is not None:
+            self.level = min(self._size, self.level + (now - self._filled) * self._rate)
+        self._filled = now
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is as if it had never been used."""
+        return self.level >= self._size
+
+
+def take(buckets: Collection[TokenBucket], cost: float, now: float) -> bool:
+    """Take `cost` tokens from each bucket if all of them have as many, else from none."""
+    for bucket in buckets:
+        bucket.fill(now)
+    if any(bucket.level < cost for bucket in buckets):
+        return False
+    for bucket in buckets:
+        bucket.level -= cost
+    return True
