@@ -1,4 +1,4 @@
-"""A node: the swarm, py-libp2p's host on it, and what an application needs of both."""
+"""A node: the swarm, what it serves, and what an application needs of both."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import trio
 from multiaddr.multiaddr import Multiaddr
@@ -21,13 +22,16 @@ from lattica.nat.base.errors import (
 )
 from lattica.nat.base.exception_groups import leaves, unwrapped
 from lattica.nat.base.identity import Identity, PeerId, parse_peer_id
-from lattica.nat.libp2p.network import known_addrs, make_host
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
+from lattica.nat.services.standard import serve_standard
 from lattica.nat.swarm.events import EventStream
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.parts import Traversal
 from lattica.nat.traversal.path_manager import PathStatus
+
+if TYPE_CHECKING:
+    from lattica.nat.libp2p.network import Host
 
 _ADDRESS_TTL = 3600
 """Seconds an address that the application gave is remembered."""
@@ -90,8 +94,8 @@ class Node:
             identity = Identity.generate() if path is None else Identity.load_or_create(path)
         self.identity = identity
         self.swarm = Swarm(identity, self.config.swarm)
-        self.host = make_host(self.swarm)
-        """py-libp2p's host on this node, for its protocols."""
+        self._identify = serve_standard(self.swarm)
+        self._host: Host | None = None
         self._bootstrap = BootstrapPeers(
             self.swarm, self.config.bootstrap, self._find_or_dial, self.add_address
         )
@@ -99,11 +103,11 @@ class Node:
             self.swarm,
             self.config.nat,
             bootstrap=lambda: self._bootstrap.peer_ids,
-            known_addrs=lambda peer_id: known_addrs(self.host.get_peerstore(), peer_id),
-            push=self.host.push_identify,
-            identify=self.host.identification.ask,
+            known_addrs=self.swarm.address_book.addrs,
+            push=self._identify.push,
+            identify=self._identify.ask,
         )
-        self.host.identification.on_push.append(self.traversal.paths.peer_changed)
+        self._identify.on_push.append(self.traversal.paths.peer_changed)
         self._exit = AsyncExitStack()
 
     async def __aenter__(self) -> Node:
@@ -156,12 +160,30 @@ class Node:
         """
         return self.swarm.events.subscribe()
 
+    @property
+    def host(self) -> Host:
+        """py-libp2p's `BasicHost` on this node, for its protocols; made when first asked for.
+
+        Its peer IDs are py-libp2p's own objects. Raises :class:`ImportError` where py-libp2p is
+        not installed.
+        """
+        if self._host is None:
+            try:
+                from lattica.nat.libp2p.network import make_host
+            except ModuleNotFoundError as error:
+                if error.name is None or error.name.partition(".")[0] != "libp2p":
+                    raise
+                raise ImportError(
+                    "node.host needs py-libp2p: pip install 'lattica-stack[libp2p]'"
+                ) from error
+            self._host = make_host(self.swarm, self._identify)
+        return self._host
+
     # --- peers ---
 
     def add_address(self, peer: PeerLike, addr: AddrLike) -> None:
         """Remember an address of a peer for an hour, for :meth:`connect` by peer ID."""
-        base, _ = split_peer(_addr(addr))
-        self.host.get_peerstore().add_addrs(_peer(peer), [base], _ADDRESS_TTL)
+        self.swarm.address_book.add(_peer(peer), [_addr(addr)], _ADDRESS_TTL)
 
     async def connect(
         self,
@@ -212,7 +234,7 @@ class Node:
         if connection is not None:
             await trio.lowlevel.checkpoint()
             return connection
-        candidates = [*addrs, *known_addrs(self.host.get_peerstore(), peer_id)]
+        candidates = [*addrs, *self.swarm.address_book.addrs(peer_id)]
         if not candidates and peer_id != self.peer_id:
             raise NotConnectedError(
                 f"no address of {peer_id} is known; connect to a full multiaddr first"

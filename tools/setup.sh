@@ -104,7 +104,7 @@ if ! new_enough .venv/bin/python || ! .venv/bin/python -m pip --version >/dev/nu
     "$PYTHON" -m venv .venv
 fi
 say "installing Lattica and its tools into .venv (a few minutes on a new machine)"
-if ! .venv/bin/python -m pip install -qq --disable-pip-version-check -e '.[dev]' </dev/null; then
+if ! .venv/bin/python -m pip install -qq --disable-pip-version-check -e '.[dev,libp2p]' </dev/null; then
     has_fastecdsa || has_compiler || die \
         "pip failed, probably because fastecdsa (for py-libp2p) must be compiled. As root:" \
         "apt-get install $build_packages"

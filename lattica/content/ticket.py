@@ -23,7 +23,7 @@ from lattica.content.errors import TicketError
 from lattica.content.manifest.cid import Cid
 from lattica.nat.base.addresses import decode_multiaddr, split_peer
 from lattica.nat.base.errors import LatticaError
-from lattica.nat.base.identity import PeerId, parse_peer_id
+from lattica.nat.base.identity import PeerId
 
 MAX_ADDRESSES = 16
 MAX_TICKET_CHARACTERS = 8192
@@ -129,7 +129,7 @@ class Ticket:
         try:
             match msgpack.unpackb(body, max_array_len=MAX_ADDRESSES, max_map_len=0):
                 case [bytes(digest), bytes(peer), list(addresses)]:
-                    peer_id = parse_peer_id(str(PeerId(peer)))
+                    peer_id = PeerId(peer)
                     addrs = tuple(decode_multiaddr(address) for address in addresses)
                     return cls(Cid(digest), peer_id, addrs)
         except (ValueError, TypeError, msgpack.UnpackException, LatticaError):

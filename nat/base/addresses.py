@@ -134,6 +134,10 @@ def _check_sound(addr: Multiaddr) -> None:
         raise ValueError("it has characters that cannot be printed")
     if Multiaddr(text).to_bytes() != addr.to_bytes():
         raise ValueError("it is another one once written and read again")
+    if "/p2p/" in text:
+        for name, value in components(addr):
+            if name == "p2p":
+                PeerId.from_base58(value)
 
 
 def components(addr: Multiaddr) -> tuple[tuple[str, str], ...]:

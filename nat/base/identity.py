@@ -12,42 +12,54 @@ import stat
 import tempfile
 from pathlib import Path
 
-from libp2p.crypto.ed25519 import Ed25519PrivateKey, create_new_key_pair
-from libp2p.crypto.keys import KeyPair, KeyType
-from libp2p.crypto.pb.crypto_pb2 import PrivateKey as PrivateKeyMessage
-from libp2p.peer.id import ID as PeerId
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from google.protobuf.message import DecodeError
 
-from lattica.nat.base.errors import AddressError, IdentityError
+from lattica.nat.base.errors import IdentityError
+from lattica.nat.base.keys import PublicKey, ed25519_public_key
+from lattica.nat.base.peer_id import PeerId, parse_peer_id
+from lattica.nat.pb import keys_pb2 as pb
 
 __all__ = ["Identity", "PeerId", "parse_peer_id"]
 
 _MAX_KEY_FILE = 4096
-_MAX_PEER_ID_TEXT = 200
 _SEED = 32
 
 
 class Identity:
-    """An Ed25519 key pair and the :data:`PeerId` that is its public name."""
+    """An Ed25519 key pair and the :class:`PeerId` that is its public name.
 
-    __slots__ = ("key_pair", "peer_id", "public_key_bytes")
+    Args:
+        seed: the private key, 32 bytes; raises :class:`ValueError` for another number of them.
+    """
 
-    def __init__(self, key_pair: KeyPair) -> None:
-        self.key_pair = key_pair
-        self.peer_id = PeerId.from_pubkey(key_pair.public_key)
-        self.public_key_bytes: bytes = key_pair.public_key.serialize()
+    __slots__ = ("_private_key", "peer_id", "public_key", "public_key_bytes")
+
+    def __init__(self, seed: bytes) -> None:
+        self._private_key = Ed25519PrivateKey.from_private_bytes(seed)
+        self.public_key: PublicKey = ed25519_public_key(
+            self._private_key.public_key().public_bytes_raw()
+        )
+        self.peer_id = PeerId.from_public_key(self.public_key)
+        self.public_key_bytes: bytes = self.public_key.encode()
         """The public key in libp2p's protobuf form."""
 
     def __repr__(self) -> str:
         return f"Identity({self.peer_id})"
 
+    @property
+    def seed(self) -> bytes:
+        """The private key: whoever has it is this peer."""
+        return self._private_key.private_bytes_raw()
+
     def sign(self, data: bytes) -> bytes:
         """Return the 64-byte Ed25519 signature of `data`."""
-        return self.key_pair.private_key.sign(data)
+        return self._private_key.sign(data)
 
     @classmethod
     def generate(cls) -> Identity:
         """Make a new random identity."""
-        return cls(create_new_key_pair())
+        return cls(os.urandom(_SEED))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Identity:
@@ -71,12 +83,12 @@ class Identity:
         try:
             if len(data) > _MAX_KEY_FILE:
                 raise ValueError("too large")
-            message = PrivateKeyMessage.FromString(data)
-            if not message.IsInitialized():
+            message = pb.PrivateKey.FromString(data)
+            if not message.HasField("type") or not message.HasField("data"):
                 raise ValueError("it holds no key")
-            if message.key_type == KeyType.Ed25519.value:
-                return cls(_key_pair(message.data))
-        except Exception as error:  # the parsers below raise many types
+            if message.type == pb.ED25519:
+                return cls._from_key_data(message.data)
+        except (ValueError, DecodeError) as error:
             raise IdentityError(
                 f"{path} is not a key file, or is damaged ({error}); "
                 "restore it from a backup, or remove it to get a new identity"
@@ -89,8 +101,7 @@ class Identity:
         Raises :class:`IdentityError` when the file exists or cannot be written.
         """
         path = Path(path)
-        seed, public = self.key_pair.private_key.to_bytes(), self.key_pair.public_key.to_bytes()
-        message = PrivateKeyMessage(key_type=KeyType.Ed25519.value, data=seed + public)
+        message = pb.PrivateKey(type=pb.ED25519, data=self.seed + self.public_key.data)
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             # Write aside and link, so that no reader ever sees half a key.
@@ -123,41 +134,12 @@ class Identity:
                     raise
         return cls.load(path)
 
-
-def _key_pair(data: bytes) -> KeyPair:
-    """Read the key: a seed, then perhaps the public key, once or (old files) twice."""
-    seed, rest = data[:_SEED], data[_SEED:]
-    key = Ed25519PrivateKey.from_bytes(seed)
-    public = key.get_public_key()
-    if rest not in (b"", public.to_bytes(), public.to_bytes() * 2):
-        raise ValueError("the public key in it is not that of the private key")
-    return KeyPair(key, public)
-
-
-def parse_peer_id(text: str) -> PeerId:
-    """Parse a peer ID (`12D3Koo…`, `Qm…` or CIDv1); raises :class:`AddressError`."""
-    text = text.strip()
-    if len(text) > _MAX_PEER_ID_TEXT:
-        raise AddressError(f"not a peer ID: a text of {len(text)} characters")
-    try:
-        peer_id = _from_cid(text) or PeerId.from_string(text)
-        raw = peer_id.to_bytes()
-    except ValueError as error:
-        raise AddressError(f"{text!r} is not a peer ID: {error}") from None
-    # A multihash: SHA-256 of the key, or the key itself where it is at most 42 bytes.
-    sha256 = raw[:2] == b"\x12\x20" and len(raw) == 34
-    inlined = raw[:1] == b"\x00" and 2 < len(raw) <= 44 and raw[1] == len(raw) - 2
-    if not (sha256 or inlined):
-        raise AddressError(f"{text!r} is not a peer ID (expected one like 12D3KooW… or Qm…)")
-    return peer_id
-
-
-def _from_cid(text: str) -> PeerId | None:
-    """Decode a peer ID in CID form (codec libp2p-key), of which py-libp2p keeps the prefix."""
-    if text.startswith(("1", "Qm")):
-        return None
-    try:
-        raw = PeerId.from_multibase(text).to_bytes()
-    except Exception:  # the parsers of py-multibase raise many types
-        return None
-    return PeerId(raw[2:]) if raw[:2] == b"\x01\x72" else None
+    @classmethod
+    def _from_key_data(cls, data: bytes) -> Identity:
+        """Read the key: a seed, then perhaps the public key, once or (old files) twice."""
+        seed, rest = data[:_SEED], data[_SEED:]
+        identity = cls(seed)
+        public = identity.public_key.data
+        if rest not in (b"", public, public * 2):
+            raise ValueError("the public key in it is not that of the private key")
+        return identity

@@ -1,6 +1,9 @@
 """The swarm behind py-libp2p's `INetworkService`, and a `BasicHost` on top of it.
 
-py-libp2p's protocols (identify, ping, …) see a network like their own. Inbound streams do
+py-libp2p's protocols (its pubsub, its bitswap, …) see a network like their own. Peer IDs and keys
+are theirs up to here, and ours below (:mod:`lattica.nat.libp2p.border`). Identify and ping are
+those of the node; what identify learns goes to py-libp2p's peerstore, too.
+ Inbound streams do
 not take `BasicHost`'s way, though: the swarm negotiates them and looks the protocol up in
 its own table, of which the host's `Multiselect.handlers` is a view. So there is one table,
 and a handler that fails costs its stream and nothing else.
@@ -12,7 +15,7 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from datetime import UTC, datetime
+from contextlib import suppress
 from typing import Any
 
 import trio
@@ -29,24 +32,28 @@ from libp2p.abc import (
 )
 from libp2p.custom_types import StreamHandlerFn, TProtocol
 from libp2p.host.basic_host import BasicHost
-from libp2p.host.ping import ID as PING_ID
-from libp2p.host.ping import PingService
 from libp2p.network.exceptions import SwarmException
 from libp2p.network.stream.exceptions import StreamEOF, StreamError
-from libp2p.network.tag_store import TagStore
+from libp2p.network.tag_store import TagInfo, TagStore
+from libp2p.peer.envelope import unmarshal_envelope
+from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStore, PeerStoreError
 from libp2p.tools.anyio_service.api import ManagerAPI
 from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.addresses import split_peer, with_peer
-from lattica.nat.base.errors import LatticaError
+from lattica.nat.base.errors import LatticaError, RemoteProtocolError
 from lattica.nat.base.identity import PeerId
-from lattica.nat.libp2p.identify import Identification
+from lattica.nat.base.peer_record import open_record
+from lattica.nat.libp2p.border import libp2p_id, libp2p_key_pair, libp2p_public_key, our_id
 from lattica.nat.libp2p.streams import NetConn, NetStream, RawConnAdapter
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
+from lattica.nat.services.identify.messages import Identify
+from lattica.nat.services.identify.service import ADDRESS_TTL, IdentifyService
 from lattica.nat.swarm.protocols import StreamHandler
 from lattica.nat.swarm.swarm import Swarm
+from lattica.nat.swarm.tags import PeerTags
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +80,7 @@ class _PeerStore(PeerStore):
     It also sorts all peers for each one that it drops; so it drops several.
     """
 
-    def __init__(self, owner: PeerId, max_peers: int) -> None:
+    def __init__(self, owner: ID, max_peers: int) -> None:
         super().__init__(max_peers=max_peers)
         self._owner = owner
 
@@ -86,15 +93,53 @@ class _PeerStore(PeerStore):
             self.peer_data_map[self._owner] = own
 
 
+class _TagStore(TagStore):
+    """py-libp2p's tags, which count in the swarm's trimming, too."""
+
+    _NAME = "py-libp2p"
+
+    def __init__(self, tags: PeerTags) -> None:
+        super().__init__()
+        self._swarm_tags = tags
+
+    def tag_peer(self, peer_id: ID, tag: str, value: int) -> None:
+        super().tag_peer(peer_id, tag, value)
+        self._note_value(peer_id)
+
+    def untag_peer(self, peer_id: ID, tag: str) -> None:
+        super().untag_peer(peer_id, tag)
+        self._note_value(peer_id)
+
+    def upsert_tag(self, peer_id: ID, tag: str, upsert_fn: Callable[[int], int]) -> None:
+        super().upsert_tag(peer_id, tag, upsert_fn)
+        self._note_value(peer_id)
+
+    def _note_value(self, peer_id: ID) -> None:
+        if value := self.get_tag_value(peer_id):
+            self._swarm_tags.tag(our_id(peer_id), self._NAME, value)
+        else:
+            self._swarm_tags.untag(our_id(peer_id), self._NAME)
+
+    def protect(self, peer_id: ID, tag: str) -> None:
+        super().protect(peer_id, tag)
+        self._swarm_tags.protect(our_id(peer_id), self._NAME)
+
+    def unprotect(self, peer_id: ID, tag: str) -> bool:
+        if super().unprotect(peer_id, tag):
+            return True
+        self._swarm_tags.unprotect(our_id(peer_id), self._NAME)
+        return False
+
+
 class NetworkService(INetworkService):
     """A :class:`Swarm` for py-libp2p to use. Made together with its host by :func:`make_host`."""
 
     def __init__(self, swarm: Swarm) -> None:
         self.swarm = swarm
-        self.peerstore: IPeerStore = _PeerStore(
-            swarm.identity.peer_id, swarm.config.limits.max_connections
-        )
-        self.peerstore.add_key_pair(swarm.identity.peer_id, swarm.identity.key_pair)
+        own_id = libp2p_id(swarm.identity.peer_id)
+        self.peerstore: IPeerStore = _PeerStore(own_id, swarm.config.limits.max_connections)
+        self.peerstore.add_key_pair(own_id, libp2p_key_pair(swarm.identity))
+        self.tag_store: TagStore = _TagStore(swarm.registry.tags)
         self.listeners: dict[str, IListener] = {"swarm": _SwarmListener(swarm)}
         self.notifees: list[INotifee] = []
         self._conns: dict[int, NetConn] = {}
@@ -147,41 +192,51 @@ class NetworkService(INetworkService):
                 logger.exception("notifee %r failed", notifee)
 
     @property
-    def connections(self) -> dict[PeerId, list[INetConn]]:  # type: ignore[override]
+    def connections(self) -> dict[ID, list[INetConn]]:  # type: ignore[override]
         return self.get_connections_map()
 
-    def get_connections_map(self) -> dict[PeerId, list[INetConn]]:
-        return {peer_id: self.get_connections(peer_id) for peer_id in self.swarm.registry.by_peer}
+    def get_connections_map(self) -> dict[ID, list[INetConn]]:
+        return {
+            libp2p_id(peer_id): [self.net_conn(connection) for connection in found]
+            for peer_id, found in self.swarm.registry.by_peer.items()
+        }
 
-    def get_connections(self, peer_id: PeerId | None = None) -> list[INetConn]:
+    def get_connections(self, peer_id: ID | None = None) -> list[INetConn]:
         registry = self.swarm.registry
-        found = registry if peer_id is None else registry.by_peer.get(peer_id, ())
+        found = registry if peer_id is None else registry.by_peer.get(our_id(peer_id), ())
         return [self.net_conn(connection) for connection in found]
 
-    def get_connection(self, peer_id: PeerId) -> INetConn | None:
-        connection = self.swarm.registry.best(peer_id)
+    def get_connection(self, peer_id: ID) -> INetConn | None:
+        connection = self.swarm.registry.best(our_id(peer_id))
         return None if connection is None else self.net_conn(connection)
 
     def get_total_connections(self) -> int:
         return self.swarm.registry.total
 
-    def get_peer_id(self) -> PeerId:
-        return self.swarm.identity.peer_id
+    def get_peer_id(self) -> ID:
+        return libp2p_id(self.swarm.identity.peer_id)
 
-    async def dial_peer(self, peer_id: PeerId) -> list[INetConn]:
-        addrs = known_addrs(self.peerstore, peer_id)
-        return [await self._translated(self.swarm.dial(peer_id, addrs))]
+    async def dial_peer(self, peer_id: ID) -> list[INetConn]:
+        return [await self._translated(self._dial(our_id(peer_id)))]
+
+    async def _dial(self, peer_id: PeerId) -> Connection:
+        """To what the node knows of the peer, and to what py-libp2p's protocols know."""
+        known = self.swarm.address_book.addrs(peer_id)
+        with suppress(PeerStoreError):
+            known += [split_peer(addr)[0] for addr in self.peerstore.addrs(libp2p_id(peer_id))]
+        return await self.swarm.dial(peer_id, dict.fromkeys(known))
 
     async def dial_addr(
-        self, addr: Multiaddr, peer_id: PeerId, source: tuple[str, int] | None = None
+        self, addr: Multiaddr, peer_id: ID, source: tuple[str, int] | None = None
     ) -> INetConn:
         """Dial one address. `source` is not needed: dials leave from the listening port."""
-        return await self._translated(self.swarm.dial_fresh(peer_id, addr))
+        return await self._translated(self.swarm.dial_fresh(our_id(peer_id), addr))
 
     async def dial_addr_as_responder(
-        self, addr: Multiaddr, peer_id: PeerId, source: tuple[str, int] | None = None
+        self, addr: Multiaddr, peer_id: ID, source: tuple[str, int] | None = None
     ) -> INetConn:
-        return await self._translated(self.swarm.dial_fresh(peer_id, addr, as_responder=True))
+        dial = self.swarm.dial_fresh(our_id(peer_id), addr, as_responder=True)
+        return await self._translated(dial)
 
     async def _translated(self, dial: Awaitable[Connection]) -> INetConn:
         try:
@@ -190,22 +245,21 @@ class NetworkService(INetworkService):
         except (LatticaError, OSError) as error:
             raise SwarmException(str(error)) from error
 
-    async def new_stream(self, peer_id: PeerId) -> INetStream:
+    async def new_stream(self, peer_id: ID) -> INetStream:
         """Open a stream without a protocol, dialing the peer when it is not connected."""
         try:
             await self._start()
-            connection = await self.swarm.dial(peer_id, known_addrs(self.peerstore, peer_id))
+            connection = await self._dial(our_id(peer_id))
             return NetStream(connection.open_stream(), self.net_conn(connection))
         except LatticaError as error:
             raise SwarmException(str(error)) from error
 
-    async def close_peer(self, peer_id: PeerId) -> None:
-        await self.swarm.disconnect(peer_id)
+    async def close_peer(self, peer_id: ID) -> None:
+        await self.swarm.disconnect(our_id(peer_id))
 
-    async def upgrade_outbound_raw_conn(
-        self, raw_conn: IRawConnection, peer_id: PeerId
-    ) -> INetConn:
-        return await self._adopt(RawConnAdapter(raw_conn, peer_id, None), True, peer_id)
+    async def upgrade_outbound_raw_conn(self, raw_conn: IRawConnection, peer_id: ID) -> INetConn:
+        expected = our_id(peer_id)
+        return await self._adopt(RawConnAdapter(raw_conn, expected, None), True, expected)
 
     async def upgrade_inbound_raw_conn(
         self, raw_conn: IRawConnection, maddr: Multiaddr
@@ -238,26 +292,22 @@ class NetworkService(INetworkService):
 
     # --- value and health of peers ---
 
-    @property
-    def tag_store(self) -> TagStore:
-        return self.swarm.registry.tags
-
-    def tag_peer(self, peer_id: PeerId, tag: str, value: int) -> None:
+    def tag_peer(self, peer_id: ID, tag: str, value: int) -> None:
         self.tag_store.tag_peer(peer_id, tag, value)
 
-    def untag_peer(self, peer_id: PeerId, tag: str) -> None:
+    def untag_peer(self, peer_id: ID, tag: str) -> None:
         self.tag_store.untag_peer(peer_id, tag)
 
-    def get_tag_info(self, peer_id: PeerId) -> Any:
+    def get_tag_info(self, peer_id: ID) -> TagInfo | None:
         return self.tag_store.get_tag_info(peer_id)
 
-    def protect(self, peer_id: PeerId, tag: str) -> None:
+    def protect(self, peer_id: ID, tag: str) -> None:
         self.tag_store.protect(peer_id, tag)
 
-    def unprotect(self, peer_id: PeerId, tag: str) -> bool:
+    def unprotect(self, peer_id: ID, tag: str) -> bool:
         return self.tag_store.unprotect(peer_id, tag)
 
-    def is_protected(self, peer_id: PeerId, tag: str = "") -> bool:
+    def is_protected(self, peer_id: ID, tag: str = "") -> bool:
         return self.tag_store.is_protected(peer_id, tag)
 
     def get_conn_mgr_info(self) -> CMInfo:
@@ -278,7 +328,7 @@ class NetworkService(INetworkService):
             "streams": sum(connection.stream_count for connection in registry),
         }
 
-    def get_peer_health_summary(self, peer_id: PeerId) -> dict[str, Any]:
+    def get_peer_health_summary(self, peer_id: ID) -> dict[str, Any]:
         now = trio.current_time()
         return {
             str(connection.remote_addr): {
@@ -286,7 +336,7 @@ class NetworkService(INetworkService):
                 "rtt_seconds": connection.session.rtt,
                 "streams": connection.stream_count,
             }
-            for connection in self.swarm.registry.by_peer.get(peer_id, ())
+            for connection in self.swarm.registry.by_peer.get(our_id(peer_id), ())
         }
 
     def get_global_health_summary(self) -> dict[str, Any]:
@@ -348,30 +398,45 @@ class _HandlerView(MutableMapping[TProtocol | None, StreamHandlerFn | None]):
 
 
 class Host(BasicHost):
-    """`BasicHost` whose background work belongs to the swarm's nursery."""
+    """`BasicHost` on a swarm whose node identifies peers and answers pings itself."""
 
-    def __init__(self, network: NetworkService) -> None:
+    def __init__(self, network: NetworkService, identify: IdentifyService) -> None:
         self._swarm = network.swarm  # the base class asks for addresses at once
+        self._identify = identify
         super().__init__(network, disable_identify_address_discovery=True)
-        self.identification = Identification(
-            self, network.swarm.config.identify, network.swarm.record_observation
-        )
         self.multiselect.handlers = _HandlerView(network)  # type: ignore[assignment]
-        network.swarm.protocols.handlers.update(self.identification.handlers)
-        self.set_stream_handler(PING_ID, PingService(self).handle_ping)
+        identify.on_identified.append(self._remember)
+        for connection in self._swarm.registry:
+            self._remember_connection(connection)
 
-    def _schedule_identify(self, peer_id: PeerId, *, reason: str) -> None:
-        """As the base class, without its detached system task."""
-        if peer_id not in self._identify_inflight and peer_id not in self._identified_peers:
-            self._identify_inflight.add(peer_id)
-            self._swarm.start_soon(self._identify_task_entry, peer_id, reason)
+    def _schedule_identify(self, peer_id: ID, *, reason: str) -> None:
+        """The node does it, on each new connection."""
 
-    async def _identify_peer(self, peer_id: PeerId, *, reason: str) -> None:
-        connection = self._swarm.registry.best(peer_id)
-        if connection is None or not await self.identification.ask(connection):
+    async def _push_identify_to_all_peers(self) -> None:
+        await self._identify.push()
+
+    def _remember_connection(self, connection: Connection) -> None:
+        """Put what the node knows of a connected peer into py-libp2p's store."""
+        store, peer_id = self.get_peerstore(), libp2p_id(connection.peer_id)
+        store.add_pubkey(peer_id, libp2p_public_key(connection.public_key))
+        with suppress(PeerStoreError):
+            store.clear_addrs(peer_id)
+            store.clear_protocol_data(peer_id)
+        addrs = self._swarm.address_book.addrs(connection.peer_id)
+        store.add_addrs(peer_id, addrs, int(ADDRESS_TTL))
+        store.add_protocols(peer_id, sorted(connection.known_protocols))
+
+    def _remember(self, connection: Connection, message: Identify) -> None:
+        self._remember_connection(connection)
+        if not message.signed_record:
             return
-        if peer_id in self._swarm.registry.by_peer:  # or it would stay there for good
-            self._identified_peers[peer_id] = datetime.now(UTC).isoformat()
+        try:
+            # py-libp2p's parsers get only what ours have checked.
+            if open_record(message.signed_record).peer_id == connection.peer_id:
+                envelope = unmarshal_envelope(message.signed_record)
+                self.get_peerstore().consume_peer_record(envelope, int(ADDRESS_TTL))
+        except RemoteProtocolError:
+            return  # the node has said so
 
     def get_addrs(self) -> list[Multiaddr]:
         """The swarm's addresses, ending in `/p2p/` and our ID.
@@ -380,24 +445,7 @@ class Host(BasicHost):
         """
         return [with_peer(addr, self._swarm.identity.peer_id) for addr in self._swarm.addrs]
 
-    async def push_identify(self) -> None:
-        """Tell all connected peers what is true of this node now, its addresses to begin with."""
-        async with trio.open_nursery() as nursery:
-            for peer_id in list(self._swarm.registry.by_peer):
-                connection = self._swarm.registry.best(peer_id)
-                if connection is not None:
-                    nursery.start_soon(self.identification.push, connection)
 
-
-def make_host(swarm: Swarm) -> Host:
-    """Return a `BasicHost` on the swarm, with identify, identify-push and ping registered."""
-    return Host(NetworkService(swarm))
-
-
-def known_addrs(peerstore: IPeerStore, peer_id: PeerId) -> list[Multiaddr]:
-    """Addresses the peerstore has of a peer, without its ID; empty when it knows none."""
-    try:
-        found = peerstore.addrs(peer_id)
-    except PeerStoreError:
-        return []
-    return list(dict.fromkeys(split_peer(addr)[0] for addr in found))
+def make_host(swarm: Swarm, identify: IdentifyService) -> Host:
+    """Return a `BasicHost` on the swarm that `identify` serves."""
+    return Host(NetworkService(swarm), identify)

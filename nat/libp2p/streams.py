@@ -18,6 +18,7 @@ from lattica.nat.base.errors import (
     StreamResetError,
 )
 from lattica.nat.base.identity import PeerId
+from lattica.nat.libp2p.border import libp2p_id
 from lattica.nat.mux.connection import Connection
 from lattica.nat.mux.stream import Stream
 
@@ -94,7 +95,7 @@ class _MuxedConn(IMuxedConn):
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self.peer_id = connection.peer_id
+        self.peer_id = libp2p_id(connection.peer_id)
         self.event_started = trio.Event()
         self.event_started.set()
 

@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from libp2p.crypto.keys import PublicKey
-from libp2p.crypto.serialization import deserialize_public_key
-
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.identity import Identity, PeerId
+from lattica.nat.base.keys import PublicKey, decode_public_key
 from lattica.nat.base.protobuf import parse_message
 from lattica.nat.pb.noise_pb2 import AES_256_GCM, NoiseHandshakePayload
 from lattica.nat.secure.ciphers import Cipher
@@ -56,15 +54,9 @@ def verify_payload(payload: bytes, remote_static: bytes) -> RemoteIdentity:
     Raises :class:`RemoteProtocolError` when it is malformed or the signature is wrong.
     """
     message = parse_message(NoiseHandshakePayload(), payload, "noise: the identity payload")
-    try:
-        public_key = deserialize_public_key(message.identity_key)
-        peer_id = PeerId.from_pubkey(public_key)
-        genuine = public_key.verify(_SIGNED_PREFIX + remote_static, message.identity_sig)
-    except Exception as error:
-        # py-libp2p's key classes raise whatever their backends raise (ValueError, KeyError,
-        # DecodeError, nacl and coincurve errors); all of it is the peer's doing.
-        raise RemoteProtocolError(f"noise: unusable identity key: {error}") from None
-    if not genuine:
+    public_key = decode_public_key(message.identity_key)
+    peer_id = PeerId.from_public_key(public_key)
+    if not public_key.verify(_SIGNED_PREFIX + remote_static, message.identity_sig):
         raise RemoteProtocolError(f"noise: the signature of {peer_id} is wrong")
     numbers = message.extensions.transport_ciphers
     ciphers = frozenset(cipher for cipher, number in _NUMBERS.items() if number in numbers)

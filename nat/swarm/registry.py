@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from libp2p.network.tag_store import TagStore
-
 from lattica.nat.base.addresses import path_rank
 from lattica.nat.base.identity import PeerId
 from lattica.nat.config import Limits
 from lattica.nat.mux.connection import Connection, Direction
+from lattica.nat.swarm.tags import PeerTags
 
 SIMULTANEOUS = 5.0
 """Two connections of opposite directions, made within this many seconds of each other,
@@ -27,7 +26,7 @@ class Registry:
         self._limits = limits
         self.by_peer: dict[PeerId, list[Connection]] = {}
         self.total = 0
-        self.tags = TagStore()
+        self.tags = PeerTags()
         """What peers are worth, and which are protected from trimming."""
 
     def __iter__(self) -> Iterator[Connection]:
@@ -129,7 +128,7 @@ class Registry:
         candidates.sort(
             key=lambda c: (
                 c.stream_count > 0,
-                self.tags.get_tag_value(c.peer_id),
+                self.tags.value(c.peer_id),
                 c.last_stream_at,
             )
         )

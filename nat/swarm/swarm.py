@@ -36,6 +36,7 @@ from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
 from lattica.nat.quic.endpoint import QuicEndpoint
 from lattica.nat.quic.transport import QuicTransport
+from lattica.nat.swarm.address_book import AddressBook
 from lattica.nat.swarm.connector import Connector
 from lattica.nat.swarm.dialer import Dialer
 from lattica.nat.swarm.events import (
@@ -86,6 +87,8 @@ class Swarm:
         self.config = config or SwarmConfig()
         self.protocols = ProtocolTable(negotiate_timeout=self.config.timeouts.negotiate)
         self.registry = Registry(identity.peer_id, self.config.limits)
+        self.address_book = AddressBook(self.config.limits.max_connections)
+        """What is known of where peers are, connected or not."""
         self.events = EventBus()
         self.on_connected: list[ConnectionHook] = []
         """Awaited in the background for each connection; their errors are logged."""

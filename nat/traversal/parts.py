@@ -29,7 +29,7 @@ from lattica.nat.base.addresses import (
 from lattica.nat.base.backoff import pause_after
 from lattica.nat.base.identity import PeerId, parse_peer_id
 from lattica.nat.mux.connection import Connection
-from lattica.nat.swarm.events import AddressesChanged, EventsLost, NetworkChanged
+from lattica.nat.swarm.events import AddressesChanged, EventsLost, ListeningOn, NetworkChanged
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.autonat.client import AutonatClient
 from lattica.nat.traversal.autonat.client_core import AddressReachability, Reachability
@@ -63,6 +63,8 @@ _PUSH_DELAY = 0.2
 logger = logging.getLogger(__name__)
 
 Part = Callable[[], Awaitable[None]]
+_MOVES = NetworkChanged | AddressesChanged | ListeningOn | EventsLost
+"""Events after which peers are told anew where this node is."""
 
 
 class Traversal:
@@ -203,7 +205,7 @@ class Traversal:
                         self._forget_network()
                         for peer_id in self._servers():
                             nursery.start_soon(self._ask_again, peer_id)
-                    if isinstance(event, NetworkChanged | AddressesChanged | EventsLost):
+                    if isinstance(event, _MOVES):
                         self._refresh_verified()
                         await trio.sleep(_PUSH_DELAY)
                         if self._pushing.available_tokens:

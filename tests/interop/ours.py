@@ -15,6 +15,7 @@ from libp2p.host.ping import PingService
 from lattica.config import NodeConfig
 from lattica.nat.base.identity import PeerId, parse_peer_id
 from lattica.nat.config import IdentifyInfo, SwarmConfig
+from lattica.nat.libp2p.border import libp2p_id
 from lattica.nat.mux.stream import Stream
 from lattica.node import Node
 from tests.interop.foreign import ECHO, PING, EchoResult, ForeignPeer, Identified
@@ -70,7 +71,7 @@ async def ping(node: Node, peer: str) -> None:
             payload = os.urandom(32)
             await stream.send_all(payload)
             assert await stream.receive_exactly(32) == payload
-    await PingService(node.host).ping(parse_peer_id(peer), 1)
+    await PingService(node.host).ping(libp2p_id(parse_peer_id(peer)), 1)
 
 
 async def call_echo(
@@ -104,10 +105,9 @@ async def call_echo(
 
 
 def learned(node: Node, peer: str) -> set[str]:
-    """The protocols that our host knows of the peer by identify."""
-    peer_id = parse_peer_id(peer)
-    store = node.host.get_peerstore()
-    return set(store.get_protocols(peer_id)) if peer_id in store.peer_ids() else set()
+    """The protocols that we know of the peer by identify."""
+    connection = node.swarm.registry.best(parse_peer_id(peer))
+    return set(connection.known_protocols) if connection is not None and connection.agent else set()
 
 
 async def partner_learned(partner: ForeignPeer, peer_id: PeerId) -> Identified:

@@ -6,7 +6,6 @@ import ipaddress
 
 from hypothesis import given
 from hypothesis import strategies as st
-from libp2p.peer.id import ID
 from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import AddressError, RemoteProtocolError
@@ -20,12 +19,13 @@ from lattica.nat.base.addresses import (
     split_peer,
     with_peer,
 )
+from lattica.nat.base.identity import Identity, PeerId
 
 ports = st.integers(0, 65535)
 v4 = st.integers(0, 2**32 - 1).map(lambda n: f"/ip4/{ipaddress.IPv4Address(n)}")
 v6 = st.integers(0, 2**128 - 1).map(lambda n: f"/ip6/{ipaddress.IPv6Address(n)}")
 names = st.sampled_from(["/dns/example.org", "/dns4/a.example", "/dns6/b.example"])
-peers = st.binary(min_size=32, max_size=32).map(lambda key: ID(b"\x00\x24\x08\x01\x12\x20" + key))
+peers = st.builds(Identity, st.binary(min_size=32, max_size=32)).map(lambda own: own.peer_id)
 tails = st.sampled_from(["", "/ws", "/wss", "/tls/ws", "/tls/sni/example.org/ws"])
 direct = st.builds("{}/tcp/{}{}".format, v4 | v6 | names, ports, tails) | st.builds(
     "{}/udp/{}/quic-v1/noise".format, v4 | v6, ports
@@ -35,7 +35,7 @@ texts = direct | relayed
 
 
 @given(texts, peers)
-def test_round_trips(text: str, peer: ID) -> None:
+def test_round_trips(text: str, peer: PeerId) -> None:
     addr = parse_multiaddr(text)
     assert decode_multiaddr(addr.to_bytes()) == addr
     assert parse_multiaddr(str(addr)) == addr

@@ -141,7 +141,7 @@ class Forger(Identity):
     __slots__ = ()
 
     def __init__(self, victim: Identity) -> None:
-        super().__init__(victim.key_pair)
+        super().__init__(victim.seed)
 
     def sign(self, data: bytes) -> bytes:
         return Identity.generate().sign(data)

@@ -19,8 +19,8 @@ from google.protobuf.message import Message
 from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.addresses import decode_multiaddr
-from lattica.nat.base.errors import AddressError, LocalProtocolError, RemoteProtocolError
-from lattica.nat.base.identity import PeerId, parse_peer_id
+from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
+from lattica.nat.base.peer_id import PeerId, decode_peer_id
 from lattica.nat.base.protobuf import parse_message
 from lattica.nat.pb import circuit_pb2 as pb
 
@@ -34,7 +34,6 @@ MAX_MESSAGE = 4096
 MAX_RELAY_ADDRS = 16
 """Addresses of a relay that are put into, or taken from, a reservation."""
 _MAX_VOUCHER = 2048
-_MAX_PEER_ID = 64
 
 
 class Status(IntEnum):
@@ -210,23 +209,6 @@ def decode_stop(data: bytes) -> StopMessage:
             return StopStatus(_status(message.status))
         case other:
             raise RemoteProtocolError(f"stop message of unknown type {other}")
-
-
-def decode_peer_id(data: bytes) -> PeerId:
-    """Check a binary peer ID from a peer.
-
-    Raises:
-        RemoteProtocolError: it is none.
-    """
-    peer_id = PeerId(data)
-    if not 0 < len(data) <= _MAX_PEER_ID:
-        raise RemoteProtocolError(f"peer ID of {len(data)} bytes")
-    try:
-        if parse_peer_id(str(peer_id)) == peer_id:
-            return peer_id
-    except AddressError:
-        pass
-    raise RemoteProtocolError("invalid peer ID")
 
 
 def _peer(peer: pb.Peer) -> PeerId:

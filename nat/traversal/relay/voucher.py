@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from libp2p.peer.envelope import Envelope, make_unsigned, unmarshal_envelope
-
+from lattica.nat.base.envelope import open_envelope, seal_envelope
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.identity import Identity, PeerId
+from lattica.nat.base.peer_id import decode_peer_id
 from lattica.nat.base.protobuf import parse_message
 from lattica.nat.pb import circuit_pb2 as pb
-from lattica.nat.traversal.relay.messages import decode_peer_id
 
 DOMAIN = "libp2p-relay-rsvp"
 PAYLOAD_TYPE = b"\x03\x02"
@@ -44,9 +43,7 @@ def seal(identity: Identity, peer: PeerId, expiration: int) -> bytes:
     except ValueError as error:
         raise LocalProtocolError(f"a voucher cannot expire at {expiration}: {error}") from None
     payload = voucher.SerializeToString()
-    signature = identity.sign(make_unsigned(DOMAIN, PAYLOAD_TYPE, payload))
-    public_key = identity.key_pair.public_key
-    return Envelope(public_key, PAYLOAD_TYPE, payload, signature).marshal_envelope()
+    return seal_envelope(identity, DOMAIN, PAYLOAD_TYPE, payload)
 
 
 def open_voucher(data: bytes) -> Voucher:
@@ -55,17 +52,9 @@ def open_voucher(data: bytes) -> Voucher:
     Whether it has expired, and is for whom it should be, is for the caller to see. Raises:
         RemoteProtocolError: it is no voucher, or the signature is not the relay's.
     """
-    if len(data) > _MAX_VOUCHER:
-        raise RemoteProtocolError(f"voucher of {len(data)} bytes")
-    try:
-        envelope = unmarshal_envelope(data)
-        signer = PeerId.from_pubkey(envelope.public_key)
-        envelope.validate(DOMAIN)
-    except Exception as error:  # the parsers of py-libp2p raise many types
-        raise RemoteProtocolError(f"invalid voucher: {error!r}"[:200]) from None
-    if envelope.payload_type != PAYLOAD_TYPE:
-        raise RemoteProtocolError("the signed envelope holds something else than a voucher")
-    message = parse_message(pb.Voucher(), envelope.raw_payload, "the voucher")
+    opened = open_envelope(data, DOMAIN, PAYLOAD_TYPE, "a voucher", limit=_MAX_VOUCHER)
+    signer = PeerId.from_public_key(opened.signer)
+    message = parse_message(pb.Voucher(), opened.payload, "the voucher")
     relay, peer = decode_peer_id(message.relay), decode_peer_id(message.peer)
     if relay != signer:
         raise RemoteProtocolError(f"a voucher of {relay} is signed by {signer}")

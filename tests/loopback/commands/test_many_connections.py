@@ -61,9 +61,7 @@ async def serving() -> AsyncIterator[Node]:
         assert node.swarm._negotiating == {}
         assert not node.swarm._pending_inbound
         assert node.swarm.receive_memory.used == 0
-        assert len(node.host._identified_peers) == 1
-        assert not node.host._identify_inflight
-        assert len(node.host.get_network()._conns) == 1  # type: ignore[attr-defined]
+        assert len(node._identify._asked) == 1
         assert await ask_echo(honest, node.peer_id) == b"hello"
 
 

@@ -24,9 +24,9 @@ from lattica.errors import LatticaError
 from lattica.nat.base.addresses import split_peer
 from lattica.nat.base.identity import Identity, PeerId, parse_peer_id
 from lattica.nat.config import SwarmConfig
-from lattica.nat.libp2p.network import make_host
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
+from lattica.nat.services.standard import serve_standard
 from lattica.nat.swarm.nat_report import Behaviour, NatReport
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.punch.birthday.strategy import BirthdayWay
@@ -109,7 +109,7 @@ async def main(*words: str) -> None:
     logging.getLogger("lattica").setLevel(logging.DEBUG)
     listen = ("/ip4/0.0.0.0/tcp/4001", "/ip4/0.0.0.0/udp/4001/quic-v1/noise")
     swarm = Swarm(Identity.generate(), SwarmConfig(listen=listen))
-    make_host(swarm)
+    serve_standard(swarm)
     async with trio.open_nursery() as nursery:
         await nursery.start(swarm.run)
         if role == "relay":

@@ -22,8 +22,8 @@ from lattica.errors import LatticaError
 from lattica.nat.base.addresses import Kind, split_peer
 from lattica.nat.base.identity import Identity, PeerId, parse_peer_id
 from lattica.nat.config import SwarmConfig
-from lattica.nat.libp2p.network import known_addrs, make_host
 from lattica.nat.mux.connection import Connection, Direction
+from lattica.nat.services.standard import serve_standard
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.punch.dcutr.strategy import DcutrWay
 from lattica.nat.traversal.punch.direct import DirectWay
@@ -127,10 +127,8 @@ async def main(*words: str) -> None:
     logging.getLogger("lattica").setLevel(logging.DEBUG)
     count = {"relay": 0, "target": 1, "source": 2}[role]
     swarm = Swarm(Identity.generate(), SwarmConfig(listen=tuple(arguments[count:])))
-    host = make_host(swarm)
-
-    def known(peer_id: PeerId) -> list[Multiaddr]:
-        return known_addrs(host.get_peerstore(), peer_id)
+    serve_standard(swarm)
+    known = swarm.address_book.addrs
 
     async with trio.open_nursery() as nursery:
         await nursery.start(swarm.run)

@@ -12,6 +12,7 @@ import logging
 import socket
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -24,7 +25,9 @@ from lattica.config import NodeConfig
 from lattica.content import Ticket, fetch
 from lattica.content.events import FetchEvent, FetchProgress, Retrying
 from lattica.nat.config import SwarmConfig
-from lattica.nat.libp2p import identify
+from lattica.nat.mux.connection import Connection
+from lattica.nat.services.identify.messages import Identify
+from lattica.nat.services.identify.service import IdentifyService
 from lattica.nat.swarm.events import (
     EventStream,
     PathChanged,
@@ -44,7 +47,6 @@ RELAY_PORTS = (
     "/ip4/0.0.0.0/udp/4001/quic-v1/noise",
     "/ip4/0.0.0.0/udp/3478/quic-v1/noise",
 )
-MAKE_MESSAGE = "_mk_identify_protobuf"
 LIES = 4
 """Ports that are named at each of the addresses that are lied about."""
 MAX_PACKETS = 100_000
@@ -116,7 +118,7 @@ async def run_liar(victim: str, private: str, believer: str) -> None:
         for part in (f"tcp/{port}", f"udp/{port}/quic-v1/noise")
     ]
     made = 0
-    make_message: Callable[..., Any] = vars(identify)[MAKE_MESSAGE]
+    describe = IdentifyService._describe
     respond: Callable[..., Any] = ResponderCore._response
 
     def lie() -> tuple[str, int]:
@@ -124,9 +126,10 @@ async def run_liar(victim: str, private: str, believer: str) -> None:
         made += 1
         return (victim, private)[made % 2], 4001 + made // 2 % LIES
 
-    def lying_message(host: object, _: object) -> Any:
+    def lying_description(service: IdentifyService, connection: Connection) -> Identify:
         ip, port = lie()
-        return make_message(host, Multiaddr(f"/ip4/{ip}/tcp/{port}"))
+        observed = Multiaddr(f"/ip4/{ip}/tcp/{port}")
+        return replace(describe(service, connection), observed_addr=observed)
 
     def lying_response(
         core: ResponderCore, request: object, size: int, source: Address, *more: object
@@ -138,7 +141,7 @@ async def run_liar(victim: str, private: str, believer: str) -> None:
         return respond(core, request, size, source, *more)
 
     with (
-        mock.patch.object(identify, MAKE_MESSAGE, lying_message),
+        mock.patch.object(IdentifyService, "_describe", lying_description),
         mock.patch.object(ResponderCore, "_response", lying_response),
     ):
         async with Node(config) as node:

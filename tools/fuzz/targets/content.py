@@ -152,7 +152,7 @@ def _content_client(data: bytes) -> None:
     core.finish()
 
 
-_PEER = PeerId.from_string("12D3KooWK99VoVxNE7XzyBwXEzW7xhK7Gpv85r9F3V3fyKSUKPH5")
+_PEER = PeerId.from_base58("12D3KooWK99VoVxNE7XzyBwXEzW7xhK7Gpv85r9F3V3fyKSUKPH5")
 _TICKET = Ticket(CID, _PEER, (Multiaddr("/ip4/192.0.2.1/tcp/4001"), Multiaddr("/dns/a.b/tcp/1")))
 _BODY = msgpack.packb([CID.digest, _PEER.to_bytes(), [addr.to_bytes() for addr in _TICKET.addrs]])
 _MSGPACK = [

@@ -6,8 +6,6 @@ import os
 import tempfile
 from pathlib import Path
 
-from libp2p.crypto.ed25519 import create_new_key_pair
-
 from lattica.errors import AddressError, IdentityError, RemoteProtocolError
 from lattica.nat.base.identity import Identity, parse_peer_id
 from lattica.nat.base.wire import (
@@ -50,7 +48,7 @@ def _identity_file(data: bytes) -> None:
         path.write_bytes(data)
         os.chmod(path, 0o600)
         identity = Identity.load(path)
-    if not identity.key_pair.public_key.verify(b"x", identity.sign(b"x")):
+    if not identity.public_key.verify(b"x", identity.sign(b"x")):
         raise Violation("a loaded key does not verify its own signature")
 
 
@@ -61,7 +59,7 @@ def _peer_id(data: bytes) -> None:
         raise Violation(f"{text!r} parses to {peer_id}, which parses otherwise")
 
 
-KEY = Identity(create_new_key_pair(b"\x01" * 32))
+KEY = Identity(b"\x01" * 32)
 
 UVARINT = Target(
     "uvarint",
@@ -86,7 +84,7 @@ IDENTITY_FILE = Target(
     _identity_file,
     (IdentityError,),
     seeds=[
-        KEY.key_pair.private_key.serialize(),
+        b"\x08\x01\x12\x40" + KEY.seed + KEY.public_key.data,
         b"\x08\x01\x12\x40" + bytes(64),
         b"\x08\x02\x12\x20" + b"\x01" * 32,
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from libp2p.crypto.ed25519 import create_new_key_pair
 from qh3 import tls
 from qh3.quic.tls_bridge import QuicTlsBridge, QuicTlsBridgeError
 
@@ -27,8 +26,8 @@ from tools.fuzz.targets.pieces import (
     tampered,
 )
 
-OURS = Identity(create_new_key_pair(b"\x01" * 32))
-THEIRS = Identity(create_new_key_pair(b"\x02" * 32))
+OURS = Identity(b"\x01" * 32)
+THEIRS = Identity(b"\x02" * 32)
 HASH = bytes(range(32))
 KEY = b"\x07" * 32
 CERTIFICATE = Certificate.generate()

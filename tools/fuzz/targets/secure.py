@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from libp2p.crypto.ed25519 import create_new_key_pair
 
 from lattica.errors import ConfigError, RemoteProtocolError
 from lattica.nat.base.identity import Identity
@@ -34,8 +33,8 @@ from tools.fuzz.targets.pieces import (
     tampered,
 )
 
-OURS = Identity(create_new_key_pair(b"\x01" * 32))
-THEIRS = Identity(create_new_key_pair(b"\x02" * 32))
+OURS = Identity(b"\x01" * 32)
+THEIRS = Identity(b"\x02" * 32)
 STATIC = X25519PrivateKey.from_private_bytes(b"\x03" * 32)
 STATIC_PUBLIC = STATIC.public_key().public_bytes_raw()
 KEY = bytes(range(32))

@@ -15,26 +15,23 @@ from libp2p.abc import INotifee
 from libp2p.custom_types import TProtocol
 from libp2p.host.exceptions import StreamFailure
 from libp2p.host.ping import PingService
-from libp2p.identity.identify.pb.identify_pb2 import Identify
 from libp2p.io.trio import TrioTCPStream
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.exceptions import SwarmException
 from libp2p.network.stream.exceptions import StreamClosed, StreamEOF, StreamReset
-from libp2p.peer.envelope import Envelope
-from libp2p.peer.peerstore import create_signed_peer_record
+from libp2p.peer.id import ID
 from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import StreamResetError
 from lattica.nat.base.addresses import split_peer
-from lattica.nat.base.identity import Identity, PeerId
-from lattica.nat.base.wire import decode_uvarint, encode_length_prefixed
+from lattica.nat.base.identity import Identity
 from lattica.nat.config import Limits
-from lattica.nat.libp2p.identify import IDENTIFY, IDENTIFY_PUSH
+from lattica.nat.libp2p.border import libp2p_id, our_id
 from lattica.nat.libp2p.network import Host, NetworkService, make_host
-from lattica.nat.mux.yamux_frames import Flag
+from lattica.nat.services.identify.messages import IDENTIFY
+from lattica.nat.services.standard import serve_standard
 from lattica.nat.swarm.swarm import Swarm
 from lattica.node import Node
-from tests.support.attacker import Attacker, attacking, data, propose
 from tests.support.nets import ECHO, ask_echo, echo, node_config, settled, swarm_config, tasks
 from tests.support.stock import call_echo, info, stock_host
 from tests.support.stock import echo as py_echo
@@ -78,7 +75,7 @@ async def test_a_stock_host(we_dial):
             await node.connect(str(stock.get_addrs()[0]))
         else:
             await stock.connect(info(ours))
-            await node.wait_connected(peer_id)
+            await node.wait_connected(our_id(peer_id))
 
         # Both know each other by identify: program, protocols, addresses, key.
         await settled(lambda: node.peers()[0].agent)
@@ -97,7 +94,7 @@ async def test_a_stock_host(we_dial):
         assert await call_echo(stock, ours.get_id(), PY_ECHO, words) == words
         assert await call_echo(stock, ours.get_id(), ECHO, words) == words
         assert await call_echo(ours, peer_id, PY_ECHO, words) == words
-        assert await ask_echo(node, peer_id, words, PY_ECHO) == words
+        assert await ask_echo(node, our_id(peer_id), words, PY_ECHO) == words
 
         for host, other_id in ((ours, peer_id), (stock, ours.get_id())):
             times = await PingService(host).ping(other_id, 3)
@@ -105,7 +102,7 @@ async def test_a_stock_host(we_dial):
 
         with pytest.raises(StreamFailure):
             await stock.new_stream(ours.get_id(), [TProtocol("/test/unknown/1")])
-        await node.disconnect(peer_id)
+        await node.disconnect(our_id(peer_id))
         with trio.fail_after(10):
             while ours.get_id() in stock.get_connected_peers():
                 await trio.sleep(0.01)
@@ -126,9 +123,9 @@ async def test_a_failing_py_handler_costs_its_stream_only(caplog):
         node.host.set_stream_handler(TProtocol("/test/fail/1"), fail)
         node.host.set_stream_handler(TProtocol("/test/escape/1"), escape)
         await stock.connect(info(node.host))
-        lasting = await stock.new_stream(node.peer_id, [PY_ECHO])
+        lasting = await stock.new_stream(node.host.get_id(), [PY_ECHO])
         for name in ("/test/fail/1", "/test/escape/1"):
-            stream = await stock.new_stream(node.peer_id, [TProtocol(name)])
+            stream = await stock.new_stream(node.host.get_id(), [TProtocol(name)])
             await stream.close_write()
             with pytest.raises((StreamReset, StreamEOF)):
                 await stream.read()
@@ -142,7 +139,8 @@ async def test_a_failing_py_handler_costs_its_stream_only(caplog):
 
 
 def bare_host(**changes: Any) -> Host:
-    return make_host(Swarm(Identity.generate(), swarm_config(listen=(), **changes)))
+    swarm = Swarm(Identity.generate(), swarm_config(listen=(), **changes))
+    return make_host(swarm, serve_standard(swarm))
 
 
 async def test_basic_host_runs_on_the_network_service():
@@ -163,7 +161,7 @@ async def test_basic_host_runs_on_the_network_service():
         await b.disconnect(a.get_id())
         assert b.get_connected_peers() == []
         with pytest.raises(SwarmException):
-            await b.new_stream(PeerId(Identity.generate().peer_id.to_bytes()), [PY_ECHO])
+            await b.new_stream(ID(Identity.generate().peer_id.to_bytes()), [PY_ECHO])
         await a.close()
     assert tasks() == before
 
@@ -174,123 +172,6 @@ async def test_the_manager_is_that_of_py_libp2p():
     assert isinstance(network, NetworkService)
     with pytest.raises(AttributeError):
         network.get_manager()
-
-
-# --- identify ---
-
-
-async def test_a_new_listen_address_is_pushed_to_the_peers():
-    async with two_nodes() as (a, b):
-        network = a.host.get_network()
-        assert await network.listen(Multiaddr("/ip4/127.0.0.1/tcp/0"))
-        added = a.swarm.addrs[-1]
-        assert len(a.swarm.addrs) == 2
-
-        def known() -> set:
-            return {split_peer(addr)[0] for addr in b.host.get_peerstore().addrs(a.peer_id)}
-
-        await settled(lambda: added in known())
-
-
-async def test_what_identify_says_of_us():
-    async with node_with_echo() as node, attacking(node.swarm.addrs[0]) as peer:
-        await peer.set_up()
-        question = propose(IDENTIFY)
-        await peer.send_frames(data(1, question, Flag.SYN))
-        body = await peer.answer(1, len(question) + 2)
-        size, start = decode_uvarint(body, len(question))
-        body = await peer.answer(1, start + size)
-        message = Identify.FromString(body[start : start + size])
-        assert message.agent_version.startswith("lattica-stack/")
-        assert message.protocol_version == "/lattica/1.0.0"
-        assert {ECHO, str(PY_ECHO), IDENTIFY, IDENTIFY_PUSH, "/ipfs/ping/1.0.0"} <= set(
-            message.protocols
-        )
-        addrs = {split_peer(Multiaddr(raw))[0] for raw in message.listen_addrs}
-        assert addrs == set(node.swarm.addrs)
-        assert str(Multiaddr(message.observed_addr)) == peer.addr
-        assert message.public_key == node.identity.public_key_bytes
-
-
-async def say(peer: Attacker, message: Identify) -> None:
-    """Answer the victim's question who we are."""
-    await peer.set_up()
-    question = propose(IDENTIFY)
-    assert (await peer.answer(2, len(question))) == question
-    body = encode_length_prefixed(message.SerializeToString())
-    await peer.send_frames(data(2, question + body, Flag.FIN))
-
-
-async def test_what_a_peer_says_is_bounded_and_checked():
-    async with node_with_echo() as node, attacking(node.swarm.addrs[0]) as peer:
-        addrs = [Multiaddr(f"/ip4/192.0.2.1/tcp/{port}") for port in range(1, 201)]
-        bad = [b"\xff\xff", b"\x04\x7f\x00\x00\x01\x06\x0f", b""]
-        message = Identify(
-            agent_version="evil/1 " + "x" * 1000,
-            listen_addrs=[*bad, *(addr.to_bytes() for addr in addrs)],
-            protocols=[f"/test/{number}" for number in range(2000)],
-            public_key=Identity.generate().public_key_bytes,
-            signedPeerRecord=bytes(10_000),
-        )
-        await say(peer, message)
-        await settled(lambda: node.peers() and node.peers()[0].agent)
-        peer_id, store = peer.identity.peer_id, node.host.get_peerstore()
-        assert len(node.peers()[0].agent) == 256
-        assert store.addrs(peer_id) == addrs[:61]
-        assert len(store.get_protocols(peer_id)) == 512
-        assert PeerId.from_pubkey(store.pubkey(peer_id)) == peer_id
-
-
-async def test_text_that_is_none():
-    """protobuf hands out bytes where a text is not UTF-8."""
-    async with node_with_echo() as node, attacking(node.swarm.addrs[0]) as peer:
-        damaged: Any = Identify.FromString(
-            b"\x32\x02\xff\xff" + b"\x1a\x02\xff\xff" + b"\x1a\x02/x"
-        )
-        assert isinstance(damaged.agent_version, bytes)
-        await say(peer, damaged)
-        peer_id, store = peer.identity.peer_id, node.host.get_peerstore()
-        await settled(lambda: store.has_peer(peer_id))
-        assert store.get_protocols(peer_id) == ["/x"]
-        assert node.peers()[0].agent == ""
-
-
-@pytest.mark.parametrize("whose", ["own", "another's"])
-async def test_signed_records(whose, caplog):
-    caplog.set_level(logging.INFO)
-    async with node_with_echo() as node, attacking(node.swarm.addrs[0]) as peer:
-        signer = peer.identity if whose == "own" else Identity.generate()
-        addr = Multiaddr("/ip4/192.0.2.7/tcp/7")
-        record = create_signed_peer_record(
-            signer.peer_id, [addr], signer.key_pair.private_key
-        ).marshal_envelope()
-        await say(peer, Identify(agent_version="x", signedPeerRecord=record))
-        await settled(lambda: node.peers() and node.peers()[0].agent)
-        store = node.host.get_peerstore()
-        stored = store.get_peer_record(signer.peer_id)
-        if whose == "own":
-            assert isinstance(stored, Envelope)
-            assert store.addrs(signer.peer_id) == [addr]
-        else:
-            assert stored is None
-        assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
-
-
-async def test_what_is_known_of_peers_is_bounded_and_our_own_key_stays():
-    """py-libp2p's store, when it is full, drops the oldest entry: its owner's."""
-    async with node_with_echo(limits=Limits(max_connections=8, trim_grace=0)) as node:
-        store = node.host.get_peerstore()
-        addr = Multiaddr("/ip4/192.0.2.1/tcp/1").to_bytes()
-        for _ in range(30):
-            async with attacking(node.swarm.addrs[0]) as peer:
-                await say(peer, Identify(agent_version="x", listen_addrs=[addr]))
-                await settled(lambda: node.peers() and node.peers()[0].agent)
-            await settled(lambda: not node.peers())
-        assert 1 < len(store.peer_ids()) <= 9
-        assert node.host.get_public_key() == node.identity.key_pair.public_key
-        async with node_with_echo() as other:
-            await other.connect(node.addrs[0])
-            await settled(lambda: other.peers()[0].agent)
 
 
 # --- connections for py-libp2p ---
@@ -336,7 +217,7 @@ async def test_notifees(caplog):
         network.remove_notifee(gone)
         await b.connect(a.addrs[0])
         await settled(lambda: len(good.calls) == 1)
-        conn = network.get_connection(b.peer_id)
+        conn = network.get_connection(libp2p_id(b.peer_id))
         assert good.calls == [("connected", conn)]
         await network.listen(Multiaddr("/ip4/127.0.0.1/tcp/0"))
         assert good.calls[1] == ("listen", a.swarm.addrs[-1])
@@ -351,38 +232,39 @@ async def test_notifees(caplog):
 async def test_what_the_network_says_of_its_connections():
     async with two_nodes() as (a, b):
         network = network_of(a)
-        conn = network.get_connection(b.peer_id)
+        conn = network.get_connection(libp2p_id(b.peer_id))
         assert conn is not None
-        assert network.get_connections() == network.get_connections(b.peer_id) == [conn]
-        assert network.connections == network.get_connections_map() == {b.peer_id: [conn]}
+        a_id, b_id = libp2p_id(a.peer_id), libp2p_id(b.peer_id)
+        assert network.get_connections() == network.get_connections(b_id) == [conn]
+        assert network.connections == network.get_connections_map() == {b_id: [conn]}
         assert network.get_total_connections() == 1
-        assert network.get_connections(a.peer_id) == []
-        assert network.get_connection(a.peer_id) is None
-        assert conn.muxed_conn.peer_id == b.peer_id
+        assert network.get_connections(a_id) == []
+        assert network.get_connection(a_id) is None
+        assert conn.muxed_conn.peer_id == libp2p_id(b.peer_id)
         assert conn.muxed_conn.is_initiator
         assert conn.muxed_conn.is_established
         assert not conn.is_closed
         assert conn.get_transport_addresses() == [b.swarm.addrs[0]]
-        assert await network.dial_peer(b.peer_id) == [conn]
+        assert await network.dial_peer(b_id) == [conn]
 
         info_ = network.get_conn_mgr_info()
         assert (info_.high_watermark, info_.connected_count) == (4096, 1)
         assert network.get_metrics()["peers"] == 1
-        (health,) = network.get_peer_health_summary(b.peer_id).values()
+        (health,) = network.get_peer_health_summary(b_id).values()
         assert health["streams"] == len(conn.get_streams())
         assert json.loads(network.export_health_metrics())["connections"] == 1
         assert (await network.get_health_monitor_status())["enabled"]
         with pytest.raises(ValueError, match="json"):
             network.export_health_metrics("prometheus")
 
-        network.tag_peer(b.peer_id, "useful", 7)
-        network.protect(b.peer_id, "friend")
-        assert network.is_protected(b.peer_id)
-        assert a.swarm.registry.tags.get_tag_value(b.peer_id) == 7
+        network.tag_peer(b_id, "useful", 7)
+        network.protect(b_id, "friend")
+        assert network.is_protected(b_id)
+        assert a.swarm.registry.tags.value(b.peer_id) == 7
         assert a.swarm.registry.tags.is_protected(b.peer_id)
-        network.unprotect(b.peer_id, "friend")
-        network.untag_peer(b.peer_id, "useful")
-        assert not network.is_protected(b.peer_id)
+        network.unprotect(b_id, "friend")
+        network.untag_peer(b_id, "useful")
+        assert not network.is_protected(b_id)
 
         await conn.close()
         assert (conn.is_closed, conn.muxed_conn.is_closed) == (True, True)
@@ -391,7 +273,7 @@ async def test_what_the_network_says_of_its_connections():
 
 async def test_dials_that_fail_are_swarm_exceptions():
     async with node_with_echo() as node:
-        network, stranger = network_of(node), Identity.generate().peer_id
+        network, stranger = network_of(node), libp2p_id(Identity.generate().peer_id)
         with pytest.raises(SwarmException, match="no address known"):
             await network.dial_peer(stranger)
         with pytest.raises(SwarmException):
@@ -406,7 +288,7 @@ async def test_dials_that_fail_are_swarm_exceptions():
 
 async def test_streams_as_py_libp2p_sees_them():
     async with two_nodes() as (a, b):
-        stream: Any = await a.host.new_stream(b.peer_id, [PY_ECHO])
+        stream: Any = await a.host.new_stream(libp2p_id(b.peer_id), [PY_ECHO])
         assert stream.get_protocol() == PY_ECHO
         addr = b.swarm.addrs[0]
         assert stream.get_remote_address() == ("127.0.0.1", int(str(addr).split("/")[-1]))
@@ -427,7 +309,7 @@ async def test_streams_as_py_libp2p_sees_them():
             await stream.write(b"x")
         await stream.close()
 
-        reset: Any = await a.host.new_stream(b.peer_id, [PY_ECHO])
+        reset: Any = await a.host.new_stream(libp2p_id(b.peer_id), [PY_ECHO])
         await reset.reset()
         with pytest.raises(StreamReset):
             await reset.read(1)
@@ -450,7 +332,7 @@ async def test_a_py_handler_whose_peer_leaves_is_no_news(caplog):
         for leave in ("reset", "close_write", "disconnect"):
             caplog.clear()
             ended = trio.Event()
-            stream: Any = await a.host.new_stream(b.peer_id, [TProtocol("/test/wait/1")])
+            stream: Any = await a.host.new_stream(libp2p_id(b.peer_id), [TProtocol("/test/wait/1")])
             if leave == "disconnect":
                 await a.disconnect(b.peer_id)
             else:
@@ -471,16 +353,16 @@ async def test_handlers_are_one_table():
         assert len(mux.handlers) == len(list(mux.handlers))
         with pytest.raises(ValueError, match="name"):
             mux.add_handler(None, py_echo)
-        assert await call_echo(a.host, b.peer_id, PY_ECHO, b"x") == b"x"
+        assert await call_echo(a.host, libp2p_id(b.peer_id), PY_ECHO, b"x") == b"x"
         b.host.remove_stream_handler(PY_ECHO)
         assert PY_ECHO not in mux.get_protocols()
         with pytest.raises(StreamFailure):
-            await a.host.new_stream(b.peer_id, [PY_ECHO])
+            await a.host.new_stream(libp2p_id(b.peer_id), [PY_ECHO])
         # What one side registers, the other removes.
         b.unhandle(ECHO)
         assert ECHO not in mux.get_protocols()
         b.host.set_stream_handler(TProtocol(ECHO), py_echo)
-        assert await call_echo(a.host, b.peer_id, ECHO, b"y") == b"y"
+        assert await call_echo(a.host, libp2p_id(b.peer_id), ECHO, b"y") == b"y"
 
 
 # --- pipes of py-libp2p ---
@@ -511,9 +393,9 @@ async def test_upgrading_pipes_of_py_libp2p():
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(accept)
-            conn = await a.host.upgrade_outbound_connection(near, b.peer_id)
-        assert conn.muxed_conn.peer_id == b.peer_id
-        assert found[0].peer_id == a.peer_id
+            conn = await a.host.upgrade_outbound_connection(near, libp2p_id(b.peer_id))
+        assert conn.muxed_conn.peer_id == libp2p_id(b.peer_id)
+        assert found[0].peer_id == libp2p_id(a.peer_id)
         for one, other in ((a, b), (b, a)):
             words = bytes(200_000)
             assert await ask_echo(one, other.peer_id, words) == words
@@ -539,7 +421,7 @@ async def test_pipes_that_cannot_be_upgraded_are_closed(reason):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(accept)
             with pytest.raises(SwarmException, match=r"expected peer|too many"):
-                await a.host.upgrade_outbound_connection(near, expected)
+                await a.host.upgrade_outbound_connection(near, libp2p_id(expected))
         await settled(lambda: all(stream.socket.fileno() == -1 for stream in streams))
         assert a.swarm.registry.total == (reason == "refused")
 
@@ -551,7 +433,7 @@ async def test_a_pipe_that_breaks_ends_its_connection():
             nursery.start_soon(
                 b.host.upgrade_inbound_connection, far, Multiaddr("/ip4/127.0.0.1/tcp/1")
             )
-            await a.host.upgrade_outbound_connection(near, b.peer_id)
+            await a.host.upgrade_outbound_connection(near, libp2p_id(b.peer_id))
         stream = await a.open_stream(b.peer_id, ECHO)
         await streams[1].aclose()
         await settled(lambda: not a.peers() and not b.peers())

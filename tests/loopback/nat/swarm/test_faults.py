@@ -23,11 +23,11 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from lattica.nat.base.identity import Identity
-from lattica.nat.libp2p.identify import IDENTIFY, IDENTIFY_PUSH
 from lattica.nat.mux.session import INITIAL_WINDOW
 from lattica.nat.mux.stream import Stream
 from lattica.nat.mux.yamux_frames import Flag, FrameType, pack_header
 from lattica.nat.secure.noise import frame as noise_frame
+from lattica.nat.services.identify.messages import IDENTIFY, IDENTIFY_PUSH
 from lattica.node import Node
 from tests.support.attacker import (
     MULTISTREAM,

@@ -109,7 +109,7 @@ async def test_own_dials_are_made_and_others_trimmed_for_them(mock_clock):
             await other.dial(None, swarm.addrs)
             await swarm.wait_connected(other.identity.peer_id)
         for server in servers:
-            swarm.registry.tags.tag_peer(server.identity.peer_id, "mine", 1)
+            swarm.registry.tags.tag(server.identity.peer_id, "mine", 1)
             await swarm.dial(server.identity.peer_id, server.addrs)
         assert swarm.registry.total == 4
         await advance(mock_clock, 3)

@@ -15,7 +15,6 @@ from lattica.config import NodeConfig
 from lattica.errors import LocalProtocolError
 from lattica.nat.base.addresses import Kind, kind_of
 from lattica.nat.base.identity import PeerId
-from lattica.nat.libp2p.network import known_addrs
 from lattica.nat.swarm.events import NetworkChanged, PathChanged
 from lattica.nat.traversal.config import TraversalConfig
 from lattica.nat.traversal.portmap.config import PortMappingConfig
@@ -156,8 +155,7 @@ async def test_peers_hear_of_new_addresses():
     async with relay_node() as relay, behind(relay) as node:
         new = Multiaddr("/ip4/8.8.8.8/tcp/4001")
         node.swarm.own_addresses.set("mapped", [new])
-        store = relay.host.get_peerstore()
-        await settled(lambda: new in known_addrs(store, node.peer_id))
+        await settled(lambda: new in relay.swarm.address_book.addrs(node.peer_id))
 
 
 async def test_a_defect_of_one_part_is_logged_and_the_part_starts_again(caplog, autojump_clock):

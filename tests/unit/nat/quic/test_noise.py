@@ -62,7 +62,7 @@ def test_both_learn_who_the_other_is(key: bytes | None) -> None:
     assert a.result is not None
     assert b.result is not None
     assert (a.result.peer_id, b.result.peer_id) == (BOB.peer_id, ALICE.peer_id)
-    assert a.result.public_key == BOB.key_pair.public_key
+    assert a.result.public_key == BOB.public_key
     assert (a.rest, b.rest) == (b"", b"")
 
 

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import struct
-from functools import cache
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-from libp2p.crypto.keys import KeyPair
-from libp2p.crypto.rsa import create_new_key_pair as new_rsa_keys
-from libp2p.crypto.secp256k1 import create_new_key_pair as new_secp256k1_keys
-from libp2p.security.noise.pb.noise_pb2 import NoiseHandshakePayload
 from noise.connection import Keypair, NoiseConnection  # type: ignore[import-untyped]
 
 from lattica.errors import LocalProtocolError, RemoteProtocolError
-from lattica.nat.base.identity import Identity
+from lattica.nat.base.identity import Identity, PeerId
+from lattica.nat.pb.noise_pb2 import NoiseHandshakePayload
 from lattica.nat.secure.noise import (
     LENGTH_SIZE,
     MAX_HANDSHAKE_MESSAGE,
@@ -30,6 +26,7 @@ from lattica.nat.secure.noise import (
     frame,
 )
 from lattica.nat.secure.noise_identity import make_payload, verify_payload
+from tests.support.stranger_keys import KINDS, stranger_key
 
 # Points of small order on curve25519 and its twist, and their non-canonical forms: with each of
 # them the shared secret is zero (https://cr.yp.to/ecdh.html, "validate").
@@ -394,21 +391,23 @@ def test_the_callers_buffer_may_be_reused() -> None:
 # --- identities ---
 
 
-@cache
-def new_keys(kind: str) -> KeyPair:
-    if kind == "rsa":
-        return new_rsa_keys(2048)
-    return new_secp256k1_keys() if kind == "secp256k1" else Identity.generate().key_pair
-
-
-@pytest.mark.parametrize("kind", ["ed25519", "rsa", "secp256k1"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_identity_payload(kind: str) -> None:
-    keys = new_keys(kind)
-    identity = Identity(keys)
+    key = stranger_key(kind)
     static = public(X25519PrivateKey.generate())
-    remote = verify_payload(make_payload(identity, static), static)
+    payload = NoiseHandshakePayload(
+        identity_key=key.encoded, identity_sig=key.sign(b"noise-libp2p-static-key:" + static)
+    )
+    remote = verify_payload(payload.SerializeToString(), static)
+    assert remote.public_key.encode() == key.encoded
+    assert remote.peer_id == PeerId.from_public_key(remote.public_key)
+
+
+def test_our_payload() -> None:
+    identity = Identity.generate()
+    remote = verify_payload(make_payload(identity, bytes(32)), bytes(32))
     assert remote.peer_id == identity.peer_id
-    assert remote.public_key.serialize() == identity.public_key_bytes
+    assert remote.public_key == identity.public_key
 
 
 def test_payload_for_another_static_key_is_refused() -> None:
@@ -432,12 +431,9 @@ def test_payload_with_anothers_key_is_refused() -> None:
     [b"", b"x", bytes(63), bytes(64), bytes(65), b"\xff" * 64, bytes(256), bytes(4096)],
     ids=lambda signature: f"{len(signature)}x{signature[:1].hex()}",
 )
-@pytest.mark.parametrize("kind", ["ed25519", "rsa", "secp256k1"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_signatures_of_any_shape_are_refused(kind: str, signature: bytes) -> None:
-    keys = new_keys(kind)
-    payload = NoiseHandshakePayload(
-        identity_key=keys.public_key.serialize(), identity_sig=signature
-    )
+    payload = NoiseHandshakePayload(identity_key=stranger_key(kind).encoded, identity_sig=signature)
     with pytest.raises(RemoteProtocolError):
         verify_payload(payload.SerializeToString(), bytes(32))
 

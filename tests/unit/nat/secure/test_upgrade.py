@@ -71,7 +71,7 @@ def test_both_roles() -> None:
     a, b, flights = join(dialer(BOB.peer_id), listener())
     assert (a.initiator, b.initiator) == (True, False)
     assert (a.remote.peer_id, b.remote.peer_id) == (BOB.peer_id, ALICE.peer_id)
-    assert a.remote.public_key == BOB.key_pair.public_key
+    assert a.remote.public_key == BOB.public_key
     assert (a.early, b.early) == ((), ())
     check_channel(a, b)
     # Everything that needs no answer goes along: two round trips, not five.

@@ -266,7 +266,7 @@ def test_order_of_trimming():
     busy.stream_count = 3
     valued.last_stream_at = 1
     recent.last_stream_at = 2
-    reg.tags.tag_peer(valued.peer_id, "relay", 10)
+    reg.tags.tag(valued.peer_id, "relay", 10)
     for connection in (busy, valued, recent, idle):
         reg.add(connection)
     assert [c.name for c in reg.to_trim(1000)] == ["idle", "recent", "valued", "busy"]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from libp2p.peer.envelope import Envelope, make_unsigned
 from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import LocalProtocolError, RemoteProtocolError
-from lattica.nat.base.identity import Identity, PeerId
+from lattica.nat.base.envelope import seal_envelope
+from lattica.nat.base.identity import Identity
 from lattica.nat.pb import circuit_pb2 as pb
 from lattica.nat.traversal.relay.messages import (
     MAX_MESSAGE,
@@ -28,6 +28,7 @@ from lattica.nat.traversal.relay.voucher import DOMAIN, PAYLOAD_TYPE, Voucher, o
 
 RELAY, PEER = Identity.generate(), Identity.generate()
 PEER_BYTES = PEER.peer_id.to_bytes()
+RELAY_BYTES = RELAY.peer_id.to_bytes()
 ADDR = Multiaddr(f"/ip4/192.0.2.1/tcp/4001/p2p/{RELAY.peer_id}")
 
 
@@ -137,13 +138,12 @@ def test_voucher_says_who_relays_for_whom_until_when():
     assert len(data) < 250
 
 
-def forged(*, signer=RELAY, relay=RELAY.peer_id, domain=DOMAIN, kind=PAYLOAD_TYPE, body=None):
+def forged(*, signer=RELAY, relay=RELAY_BYTES, domain=DOMAIN, kind=PAYLOAD_TYPE, body=None):
     """An envelope that differs from a voucher in one respect."""
     if body is None:
-        voucher = pb.Voucher(relay=relay.to_bytes(), peer=PEER_BYTES, expiration=7)
+        voucher = pb.Voucher(relay=relay, peer=PEER_BYTES, expiration=7)
         body = voucher.SerializeToString()
-    signature = signer.sign(make_unsigned(domain, kind, body))
-    return Envelope(signer.key_pair.public_key, kind, body, signature).marshal_envelope()
+    return seal_envelope(signer, domain, kind, body)
 
 
 def test_forger_of_vouchers_makes_good_ones_too():
@@ -161,7 +161,7 @@ def test_forger_of_vouchers_makes_good_ones_too():
         forged(kind=b"\x03\x01"),
         forged(body=b"\xff"),
         forged(body=b""),
-        forged(relay=PeerId(b"nobody")),
+        forged(relay=b"nobody"),
         forged()[:-1],
         forged().replace(PEER_BYTES, RELAY.peer_id.to_bytes()),
     ],

@@ -1,0 +1,30 @@
+"""Peer IDs and keys on their way to py-libp2p and back."""
+
+from __future__ import annotations
+
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.crypto.keys import KeyPair
+from libp2p.crypto.keys import PublicKey as Libp2pPublicKey
+from libp2p.crypto.serialization import deserialize_public_key
+from libp2p.peer.id import ID
+
+from lattica.nat.base.identity import Identity, PeerId
+from lattica.nat.base.keys import PublicKey
+
+
+def libp2p_id(peer_id: PeerId) -> ID:
+    return ID(peer_id.to_bytes())
+
+
+def our_id(peer_id: ID) -> PeerId:
+    """Raises :class:`~lattica.errors.AddressError` for one that is none."""
+    return PeerId(peer_id.to_bytes())
+
+
+def libp2p_public_key(key: PublicKey) -> Libp2pPublicKey:
+    """Of a key that was decoded here: py-libp2p's own parsers are not for strangers' bytes."""
+    return deserialize_public_key(key.encode())
+
+
+def libp2p_key_pair(identity: Identity) -> KeyPair:
+    return create_new_key_pair(identity.seed)

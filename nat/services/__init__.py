@@ -1,0 +1,1 @@
+"""What every libp2p node serves: identify and ping."""

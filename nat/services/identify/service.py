@@ -1,0 +1,162 @@
+"""Asks peers who they are, tells them who we are, and remembers where they say they are.
+
+Each peer is asked once, when its first connection is made. A peer that fails or says nonsense
+costs a debug line.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from importlib.metadata import version
+
+import trio
+from multiaddr.multiaddr import Multiaddr
+
+from lattica.nat.base.addresses import split_peer
+from lattica.nat.base.errors import LatticaError, RemoteProtocolError
+from lattica.nat.base.identity import PeerId
+from lattica.nat.base.peer_record import open_record, seal_record
+from lattica.nat.mux.connection import Connection, Direction
+from lattica.nat.mux.stream import Stream
+from lattica.nat.services.identify.messages import (
+    IDENTIFY,
+    IDENTIFY_PUSH,
+    MAX_MESSAGE,
+    Identify,
+    decode,
+    encode,
+)
+from lattica.nat.swarm.protocols import StreamHandler
+from lattica.nat.swarm.swarm import Swarm
+
+logger = logging.getLogger(__name__)
+
+ADDRESS_TTL = 7200.0
+"""Seconds that the addresses a peer names are remembered."""
+_TIMEOUT = 10.0
+"""Seconds for one exchange."""
+
+
+class IdentifyService:
+    """Identify and identify-push of one swarm. Make it before the swarm runs."""
+
+    def __init__(self, swarm: Swarm) -> None:
+        self._swarm = swarm
+        info = swarm.config.identify
+        self._protocol_version = info.protocol_version
+        self._agent = info.agent_version or f"lattica-stack/{version('lattica-stack')}"
+        self._asked: set[PeerId] = set()
+        """Connected peers that have been asked, or are being asked."""
+        self._record: tuple[tuple[Multiaddr, ...], bytes] = ((), b"")
+        self.on_push: list[Callable[[PeerId], None]] = []
+        """Called with peers that have said anew who they are."""
+        self.on_identified: list[Callable[[Connection, Identify], None]] = []
+        """Called with what a peer has said, whether it was asked or not."""
+        swarm.on_connected.append(self._connected)
+        swarm.on_disconnected.append(self._disconnected)
+
+    @property
+    def handlers(self) -> dict[str, StreamHandler]:
+        """The handlers to register, by protocol."""
+        return {IDENTIFY: self._answer, IDENTIFY_PUSH: self._take_push}
+
+    # --- saying who we are ---
+
+    async def _answer(self, stream: Stream) -> None:
+        await stream.send_message(encode(self._describe(stream.connection)))
+
+    def _describe(self, connection: Connection) -> Identify:
+        """This node, as the peer on a connection is told."""
+        addrs = self._swarm.addrs
+        if self._record[0] != addrs or not self._record[1]:
+            record = seal_record(self._swarm.identity, time.time_ns(), addrs)
+            self._record = addrs, record
+        return Identify(
+            public_key=self._swarm.identity.public_key_bytes,
+            listen_addrs=addrs,
+            protocols=tuple(self._swarm.protocols.handlers),
+            observed_addr=connection.remote_addr,
+            protocol_version=self._protocol_version,
+            agent_version=self._agent,
+            signed_record=self._record[1],
+        )
+
+    async def push(self) -> None:
+        """Tell all connected peers what is true of this node now, its addresses to begin with."""
+        async with trio.open_nursery() as nursery:
+            for peer_id in list(self._swarm.registry.by_peer):
+                connection = self._swarm.registry.best(peer_id)
+                if connection is not None and IDENTIFY_PUSH in connection.known_protocols:
+                    nursery.start_soon(self._push_to, connection)
+
+    async def _push_to(self, connection: Connection) -> None:
+        try:
+            with trio.move_on_after(_TIMEOUT):
+                async with await connection.open(IDENTIFY_PUSH) as stream:
+                    await stream.send_message(encode(self._describe(connection)))
+        except (LatticaError, TimeoutError) as error:
+            logger.debug("identify not pushed: %s peer=%s", error, connection.peer_id)
+
+    # --- learning who a peer is ---
+
+    async def _connected(self, connection: Connection) -> None:
+        peer_id = connection.peer_id
+        if peer_id in self._asked:
+            return
+        self._asked.add(peer_id)
+        best = self._swarm.registry.best(peer_id)
+        known = best is not None and await self.ask(best)
+        if not known or peer_id not in self._swarm.registry.by_peer:
+            self._asked.discard(peer_id)  # or it would stay there for good
+
+    async def _disconnected(self, connection: Connection) -> None:
+        if connection.peer_id not in self._swarm.registry.by_peer:
+            self._asked.discard(connection.peer_id)
+
+    async def ask(self, connection: Connection) -> bool:
+        """Ask the peer who it is; False when it does not say within ten seconds."""
+        try:
+            with trio.move_on_after(_TIMEOUT):
+                async with await connection.open(IDENTIFY, optimistic=True) as stream:
+                    self._take(connection, decode(await stream.receive_message(MAX_MESSAGE)))
+                return True
+        except (LatticaError, TimeoutError) as error:
+            logger.debug("peer not identified: %s peer=%s", error, connection.peer_id)
+        return False
+
+    async def _take_push(self, stream: Stream) -> None:
+        with trio.move_on_after(_TIMEOUT):
+            self._take(stream.connection, decode(await stream.receive_message(MAX_MESSAGE)))
+            for hook in self.on_push:
+                hook(stream.peer_id)
+
+    def _take(self, connection: Connection, message: Identify) -> None:
+        book, peer_id = self._swarm.address_book, connection.peer_id
+        addrs = _own(peer_id, message.listen_addrs)
+        if message.signed_record:
+            try:
+                record = open_record(message.signed_record)
+                if record.peer_id != peer_id:
+                    raise RemoteProtocolError("it is of somebody else")
+                addrs = _own(peer_id, record.addrs)
+            except RemoteProtocolError as error:
+                logger.debug("peer record not taken: %s peer=%s", error, peer_id)
+        if addrs:
+            book.replace(peer_id, addrs, ADDRESS_TTL)
+        if connection.direction is Direction.OUTBOUND:
+            # It works, whatever the peer believes its addresses to be.
+            book.add(peer_id, [connection.remote_addr], ADDRESS_TTL)
+        connection.agent = message.agent_version
+        connection.known_protocols.update(message.protocols)
+        for hook in self.on_identified:
+            hook(connection, message)
+        if message.observed_addr is not None:
+            self._swarm.record_observation(connection, message.observed_addr)
+
+
+def _own(peer_id: PeerId, addrs: Iterable[Multiaddr]) -> list[Multiaddr]:
+    """Addresses without the peer's ID at their end, and without those of other peers."""
+    split = map(split_peer, addrs)
+    return [addr for addr, named in split if named in (None, peer_id) and addr.to_bytes()]

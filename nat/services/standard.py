@@ -1,0 +1,14 @@
+"""The services that others expect of every node of libp2p."""
+
+from __future__ import annotations
+
+from lattica.nat.services.identify.service import IdentifyService
+from lattica.nat.services.ping import PING, answer_pings
+from lattica.nat.swarm.swarm import Swarm
+
+
+def serve_standard(swarm: Swarm) -> IdentifyService:
+    """Have a swarm, which does not run yet, identify peers, say who it is, and answer pings."""
+    identify = IdentifyService(swarm)
+    swarm.protocols.handlers.update({**identify.handlers, PING: answer_pings})
+    return identify

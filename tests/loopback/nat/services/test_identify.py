@@ -1,0 +1,177 @@
+"""Identify and identify-push between nodes, and with a peer that says what it likes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from multiaddr.multiaddr import Multiaddr
+
+from lattica.nat.base.identity import Identity
+from lattica.nat.base.keys import decode_public_key
+from lattica.nat.base.peer_id import PeerId
+from lattica.nat.base.peer_record import open_record, seal_record
+from lattica.nat.base.wire import decode_uvarint, encode_length_prefixed
+from lattica.nat.config import Limits
+from lattica.nat.mux.yamux_frames import Flag
+from lattica.nat.pb import identify_pb2 as pb
+from lattica.nat.services.identify.messages import (
+    IDENTIFY,
+    IDENTIFY_PUSH,
+    Identify,
+    decode,
+    encode,
+)
+from lattica.nat.services.ping import PING
+from lattica.node import Node
+from tests.support.attacker import Attacker, attacking, data, propose
+from tests.support.nets import ECHO, echo, node_config, settled
+
+ADDR = Multiaddr("/ip4/192.0.2.7/tcp/7")
+
+
+@asynccontextmanager
+async def node_with_echo(**changes: Any) -> AsyncIterator[Node]:
+    async with Node(node_config(**changes)) as node:
+        node.handle(ECHO, echo)
+        yield node
+
+
+async def say(peer: Attacker, message: bytes) -> None:
+    """Answer the victim's question who we are."""
+    await peer.set_up()
+    question = propose(IDENTIFY)
+    assert (await peer.answer(2, len(question))) == question
+    body = encode_length_prefixed(message)
+    await peer.send_frames(data(2, question + body, Flag.FIN))
+
+
+async def identified(node: Node) -> None:
+    await settled(lambda: node.peers() and node.peers()[0].agent)
+
+
+async def test_a_new_listen_address_is_pushed_to_the_peers():
+    async with node_with_echo() as a, node_with_echo() as b:
+        await a.connect(b.addrs[0])
+        await identified(a)
+        await identified(b)
+        await a.swarm.listen(Multiaddr("/ip4/127.0.0.1/tcp/0"))
+        added = a.swarm.addrs[-1]
+        assert len(a.swarm.addrs) == 2
+        await settled(lambda: added in b.swarm.address_book.addrs(a.peer_id))
+
+
+async def test_what_identify_says_of_us():
+    async with node_with_echo() as node, attacking(node.swarm.addrs[0]) as peer:
+        await peer.set_up()
+        question = propose(IDENTIFY)
+        await peer.send_frames(data(1, question, Flag.SYN))
+        body = await peer.answer(1, len(question) + 2)
+        size, start = decode_uvarint(body, len(question))
+        body = await peer.answer(1, start + size)
+        message = decode(body[start : start + size])
+        assert message.agent_version.startswith("lattica-stack/")
+        assert message.protocol_version == "/lattica/1.0.0"
+        assert {ECHO, IDENTIFY, IDENTIFY_PUSH, PING} <= set(message.protocols)
+        assert message.listen_addrs == node.swarm.addrs
+        assert str(message.observed_addr) == peer.addr
+        assert message.public_key == node.identity.public_key_bytes
+        assert PeerId.from_public_key(decode_public_key(message.public_key)) == node.peer_id
+        record = open_record(message.signed_record)
+        assert (record.peer_id, record.addrs) == (node.peer_id, node.swarm.addrs)
+
+
+async def test_what_a_peer_says_is_bounded_and_checked():
+    async with node_with_echo() as node, attacking(node.swarm.addrs[0]) as peer:
+        addrs = [Multiaddr(f"/ip4/192.0.2.1/tcp/{port}") for port in range(1, 201)]
+        bad = [b"\xff\xff", b"\x04\x7f\x00\x00\x01\x06\x0f", b""]
+        message = pb.Identify(
+            agent_version=b"evil/1 " + b"x" * 1000,
+            listen_addrs=[*bad, *(addr.to_bytes() for addr in addrs)],
+            protocols=[b"/test/%d" % number for number in range(2000)],
+            public_key=Identity.generate().public_key_bytes,
+            signed_peer_record=bytes(10_000),
+        )
+        await say(peer, message.SerializeToString())
+        await identified(node)
+        peer_id = peer.identity.peer_id
+        assert len(node.peers()[0].agent) == 256
+        assert node.swarm.address_book.addrs(peer_id) == addrs[:61]
+        connection = node.swarm.registry.best(peer_id)
+        assert connection is not None
+        assert len(connection.known_protocols - {IDENTIFY}) == 512
+        assert connection.public_key == peer.identity.public_key
+
+
+async def test_text_that_is_none():
+    async with node_with_echo() as node, attacking(node.swarm.addrs[0]) as peer:
+        await say(peer, b"\x32\x02\xff\xff" + b"\x1a\x02\xff\xff" + b"\x1a\x02/x")
+        connection = node.swarm.registry.best(peer.identity.peer_id)
+        assert connection is not None
+        await settled(lambda: "/x" in connection.known_protocols)
+        assert connection.known_protocols - {IDENTIFY} == {"/x"}
+        assert node.peers()[0].agent == ""
+
+
+async def test_addresses_of_others_are_not_taken_for_the_peers():
+    async with node_with_echo() as node, attacking(node.swarm.addrs[0]) as peer:
+        own, other = peer.identity.peer_id, Identity.generate().peer_id
+        named = [Multiaddr(f"{ADDR}/p2p/{peer_id}") for peer_id in (other, own)]
+        await say(peer, encode(Identify(agent_version="x", listen_addrs=tuple(named))))
+        await identified(node)
+        assert node.swarm.address_book.addrs(own) == [ADDR]
+        assert node.swarm.address_book.addrs(other) == []
+
+
+@pytest.mark.parametrize("whose", ["own", "another's"])
+async def test_signed_records(whose, caplog):
+    caplog.set_level(logging.INFO)
+    async with node_with_echo() as node, attacking(node.swarm.addrs[0]) as peer:
+        signer = peer.identity if whose == "own" else Identity.generate()
+        record = seal_record(signer, 1, [ADDR])
+        await say(peer, encode(Identify(agent_version="x", signed_record=record)))
+        await identified(node)
+        known = [ADDR] if whose == "own" else []
+        assert node.swarm.address_book.addrs(signer.peer_id) == known
+        assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize("message", [b"\xff", b"\x22\x02\xff\xff", bytes(70_000)])
+async def test_nonsense_costs_no_more_than_the_answer(message, caplog):
+    caplog.set_level(logging.INFO)
+    async with node_with_echo() as node, attacking(node.swarm.addrs[0]) as peer:
+        await say(peer, message)
+        await settled(lambda: not node._identify._asked)
+        assert node.is_connected(peer.identity.peer_id)
+        assert node.peers()[0].agent == ""
+        assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+async def test_what_is_known_of_peers_is_bounded():
+    async with node_with_echo(limits=Limits(max_connections=8, trim_grace=0)) as node:
+        message = encode(Identify(agent_version="x", listen_addrs=(ADDR,)))
+        for _ in range(30):
+            async with attacking(node.swarm.addrs[0]) as peer:
+                await say(peer, message)
+                await identified(node)
+            await settled(lambda: not node.peers())
+        assert len(node.swarm.address_book) == 8
+        await settled(lambda: not node._identify._asked)
+
+
+# --- ping ---
+
+
+async def test_pings_are_answered_until_the_peer_ends():
+    async with node_with_echo() as a, node_with_echo() as b:
+        await a.connect(b.addrs[0])
+        async with await a.open_stream(b.peer_id, PING) as stream:
+            for number in range(3):
+                await stream.send_all(bytes((number,)) * 20)
+                await stream.send_all(bytes((number,)) * 12)
+                assert await stream.receive_exactly(32) == bytes((number,)) * 32
+            await stream.send_eof()
+            assert await stream.receive_some() == b""

@@ -1,0 +1,95 @@
+"""The identify message: round trips, py-libp2p's reading of it, bounds, and garbage."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from libp2p.identity.identify.pb.identify_pb2 import Identify as Theirs
+from multiaddr.multiaddr import Multiaddr
+
+from lattica.errors import RemoteProtocolError
+from lattica.nat.base.peer_record import MAX_RECORD
+from lattica.nat.pb import identify_pb2 as pb
+from lattica.nat.services.identify.messages import (
+    MAX_ADDRS,
+    MAX_AGENT,
+    MAX_MESSAGE,
+    MAX_PROTOCOLS,
+    Identify,
+    decode,
+    encode,
+)
+
+ADDRS = [Multiaddr(f"/ip4/192.0.2.1/tcp/{port}") for port in range(1, 201)]
+# Text that UTF-8 has no bytes for cannot be said.
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+addrs = st.sampled_from(ADDRS)
+messages = st.builds(
+    Identify,
+    public_key=st.binary(max_size=40),
+    listen_addrs=st.lists(addrs, max_size=4).map(tuple),
+    protocols=st.lists(texts, max_size=4).map(tuple),
+    observed_addr=st.none() | addrs,
+    protocol_version=texts,
+    agent_version=texts,
+    signed_record=st.binary(max_size=40),
+)
+
+
+@given(messages)
+def test_round_trips(message):
+    assert decode(encode(message)) == message
+
+
+@given(messages)
+def test_py_libp2p_reads_the_same(message):
+    theirs = Theirs.FromString(encode(message))
+    assert theirs.agent_version == message.agent_version
+    assert theirs.protocol_version == message.protocol_version
+    assert list(theirs.protocols) == list(message.protocols)
+    assert [Multiaddr(raw) for raw in theirs.listen_addrs] == list(message.listen_addrs)
+    assert theirs.public_key == message.public_key
+    assert theirs.signedPeerRecord == message.signed_record
+    assert decode(theirs.SerializeToString()) == message
+
+
+def test_what_is_too_much_is_left_out():
+    message = pb.Identify(
+        agent_version=b"x" * 1000,
+        listen_addrs=[addr.to_bytes() for addr in ADDRS],
+        protocols=[b"/test/%d" % number for number in range(2000)],
+        signed_peer_record=bytes(MAX_RECORD + 1),
+    )
+    found = decode(message.SerializeToString())
+    assert found.agent_version == "x" * MAX_AGENT
+    assert list(found.listen_addrs) == ADDRS[:MAX_ADDRS]
+    assert len(found.protocols) == MAX_PROTOCOLS
+    assert found.signed_record == b""
+
+
+def test_what_is_neither_text_nor_address_is_left_out():
+    message = pb.Identify(
+        agent_version=b"\xff",
+        protocol_version=b"\xff",
+        listen_addrs=[b"", b"\xff\xff", ADDRS[0].to_bytes()],
+        protocols=[b"\xff", b"/x"],
+    )
+    found = decode(message.SerializeToString())
+    assert found == Identify(listen_addrs=(ADDRS[0],), protocols=("/x",))
+    assert decode(b"") == Identify()
+
+
+@pytest.mark.parametrize("data", [b"\xff", bytes(MAX_MESSAGE + 1), b"\x22\x02\xff\xff"])
+def test_what_is_no_message_is_refused(data):
+    with pytest.raises(RemoteProtocolError):
+        decode(data)
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_raise_anything_else(data):
+    try:
+        message = decode(data)
+    except RemoteProtocolError:
+        return
+    assert decode(encode(message)) == message

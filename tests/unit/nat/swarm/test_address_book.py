@@ -1,0 +1,77 @@
+"""Known addresses: for how long, of how many, and who is forgotten first."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from multiaddr.multiaddr import Multiaddr
+
+from lattica.nat.base.identity import PeerId
+from lattica.nat.swarm.address_book import MAX_ADDRS_PER_PEER, AddressBook
+
+PEERS = [PeerId(b"\x12\x20" + bytes((number,)) * 32) for number in range(10)]
+A, B, C = (Multiaddr(f"/ip4/192.0.2.1/tcp/{port}") for port in (1, 2, 3))
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_an_address_is_good_for_its_time():
+    clock = Clock()
+    book = AddressBook(10, clock)
+    book.add(PEERS[0], [A], 10)
+    book.add(PEERS[0], [B], 20)
+    assert book.addrs(PEERS[0]) == [A, B]
+    assert book.addrs(PEERS[1]) == []
+    clock.now = 10
+    assert book.addrs(PEERS[0]) == [B]
+    clock.now = 20
+    assert book.addrs(PEERS[0]) == []
+    assert len(book) == 0
+
+
+def test_what_was_said_for_longer_stays():
+    clock = Clock()
+    book = AddressBook(10, clock)
+    book.add(PEERS[0], [A], 20)
+    book.add(PEERS[0], [A, B], 10)
+    clock.now = 15
+    assert book.addrs(PEERS[0]) == [A]
+
+
+def test_replacing_forgets_what_was_known():
+    book = AddressBook(10, Clock())
+    book.add(PEERS[0], [A, B], 10)
+    book.replace(PEERS[0], [C], 10)
+    assert book.addrs(PEERS[0]) == [C]
+    book.replace(PEERS[0], [], 10)
+    assert len(book) == 0
+
+
+def test_the_peers_id_at_the_end_does_not_matter():
+    book = AddressBook(10, Clock())
+    book.add(PEERS[0], [Multiaddr(f"{A}/p2p/{PEERS[0]}"), A], 10)
+    assert book.addrs(PEERS[0]) == [A]
+
+
+def test_who_was_heard_of_last_is_forgotten_last():
+    book = AddressBook(2, Clock())
+    for peer_id in (PEERS[0], PEERS[1], PEERS[0], PEERS[2]):
+        book.add(peer_id, [A], 10)
+    assert [book.addrs(peer_id) for peer_id in PEERS[:3]] == [[A], [], [A]]
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 300), st.booleans()), max_size=60))
+def test_it_never_grows_over_its_bounds(calls):
+    book = AddressBook(4, Clock())
+    for peer, port, replace in calls:
+        addrs = [Multiaddr(f"/ip4/192.0.2.1/tcp/{port + more}") for more in range(port)]
+        (book.replace if replace else book.add)(PEERS[peer], addrs, 10)
+        assert len(book) <= 4
+        assert len(book.addrs(PEERS[peer])) <= MAX_ADDRS_PER_PEER
+        if addrs:
+            assert addrs[-1] in book.addrs(PEERS[peer])
