@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -26,6 +26,7 @@ from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
 from lattica.nat.services.standard import serve_standard
 from lattica.nat.swarm.events import EventStream
+from lattica.nat.swarm.protocols import APPLICATION, StreamHandler
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.parts import Traversal
 from lattica.nat.traversal.path_manager import PathStatus
@@ -38,7 +39,6 @@ _ADDRESS_TTL = 3600
 
 PeerLike = PeerId | str
 AddrLike = Multiaddr | str
-StreamHandler = Callable[[Stream], Awaitable[object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,18 +351,33 @@ class Node:
                 return await self.swarm.open_stream(peer_id, protocol)
         raise TimeoutError(f"no stream to {peer_id} within {timeout:g} s")
 
-    def handle(self, protocol: str, handler: StreamHandler) -> None:
+    def handle(
+        self,
+        protocol: str,
+        handler: StreamHandler,
+        *,
+        owner: object = APPLICATION,
+        replace: bool = False,
+    ) -> None:
         """Serve a protocol: `handler(stream)` runs in a task of its own for each stream.
 
         When it returns, the stream is closed; when it raises, the stream is reset and the
         error is logged. When the node shuts down, it is cancelled. Registering again
         replaces the handler for new streams.
-        """
-        self.swarm.protocols.handlers[protocol] = handler
 
-    def unhandle(self, protocol: str) -> None:
-        """Stop serving a protocol; streams that are open go on."""
-        self.swarm.protocols.handlers.pop(protocol, None)
+        Args:
+            owner: for services that share a node with others: what this one calls itself.
+            replace: take a protocol from a part of the node, or from a service, that serves
+                it; without, that raises :class:`~lattica.errors.LocalProtocolError`.
+        """
+        self.swarm.protocols.handle(protocol, handler, owner=owner, replace=replace)
+
+    def unhandle(self, protocol: str, *, owner: object = APPLICATION) -> None:
+        """Stop serving a protocol; streams that are open go on.
+
+        Raises :class:`~lattica.errors.LocalProtocolError` if another owner serves it.
+        """
+        self.swarm.protocols.unhandle(protocol, owner=owner)
 
 
 def _peer(peer: PeerLike) -> PeerId:

@@ -173,15 +173,23 @@ class Lattica(NodeFacade):
         stream = self._bridge.call(open_stream, peer, protocol, give_back=self._discard)
         return BlockingStream(StreamCore(self._bridge, stream))
 
-    def handle(self, protocol: str, handler: Callable[[BlockingStream], object]) -> None:
+    def handle(
+        self,
+        protocol: str,
+        handler: Callable[[BlockingStream], object],
+        *,
+        replace: bool = False,
+    ) -> None:
         """Have `handler(stream)` called, in a thread, for every stream of `protocol`.
 
         When it returns the stream is closed, when it raises the stream is reset and the error
         logged. At most `max_handler_threads` handlers run at once; further streams wait, unread,
-        so that their senders are held up by flow control.
+        so that their senders are held up by flow control. For `replace` see `Node.handle`.
         """
         self._bridge.call_plain(
-            self._node.handle, protocol, lambda stream: self._handlers.serve(handler, stream)
+            partial(self._node.handle, replace=replace),
+            protocol,
+            lambda stream: self._handlers.serve(handler, stream),
         )
 
     def unhandle(self, protocol: str) -> None:

@@ -357,7 +357,7 @@ class _HandlerView(MutableMapping[TProtocol | None, StreamHandlerFn | None]):
 
     def __init__(self, network: NetworkService) -> None:
         self._network = network
-        self._table = network.swarm.protocols.handlers
+        self._table = network.swarm.protocols
         self._original: dict[str, StreamHandlerFn] = {}
 
     def __setitem__(self, protocol: TProtocol | None, handler: StreamHandlerFn | None) -> None:
@@ -365,7 +365,7 @@ class _HandlerView(MutableMapping[TProtocol | None, StreamHandlerFn | None]):
             raise ValueError("a protocol needs a name and a handler")
         name = str(protocol)
         self._original[name] = handler
-        self._table[name] = self._adapt(handler)
+        self._table.handle(name, self._adapt(handler))
 
     def _adapt(self, handler: StreamHandlerFn) -> StreamHandler:
         async def handle(stream: Stream) -> None:
@@ -387,14 +387,14 @@ class _HandlerView(MutableMapping[TProtocol | None, StreamHandlerFn | None]):
         return self._original.get(str(protocol))
 
     def __delitem__(self, protocol: TProtocol | None) -> None:
-        del self._table[str(protocol)]
+        self._table.unhandle(str(protocol))
         self._original.pop(str(protocol), None)
 
     def __iter__(self) -> Iterator[TProtocol | None]:
-        return map(TProtocol, tuple(self._table))
+        return map(TProtocol, self._table.names)
 
     def __len__(self) -> int:
-        return len(self._table)
+        return len(self._table.names)
 
 
 class Host(BasicHost):

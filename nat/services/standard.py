@@ -10,5 +10,6 @@ from lattica.nat.swarm.swarm import Swarm
 def serve_standard(swarm: Swarm) -> IdentifyService:
     """Have a swarm, which does not run yet, identify peers, say who it is, and answer pings."""
     identify = IdentifyService(swarm)
-    swarm.protocols.handlers.update({**identify.handlers, PING: answer_pings})
+    swarm.protocols.handle_all(identify.handlers, owner="identify")
+    swarm.protocols.handle(PING, answer_pings, owner="ping")
     return identify

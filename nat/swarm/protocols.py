@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 
 import trio
 
-from lattica.nat.base.errors import LatticaError, RemoteProtocolError
+from lattica.nat.base.errors import LatticaError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.exception_groups import leaves
 from lattica.nat.mux.stream import Stream
-from lattica.nat.secure.multistream import Responder
+from lattica.nat.secure.multistream import Responder, encode_message
 
 logger = logging.getLogger(__name__)
 
 StreamHandler = Callable[[Stream], Awaitable[object]]
+
+APPLICATION = "the application"
+"""Who serves what no part of the node does."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    handler: StreamHandler
+    owner: object
 
 
 class ProtocolTable:
@@ -25,8 +35,61 @@ class ProtocolTable:
     """
 
     def __init__(self, *, negotiate_timeout: float) -> None:
-        self.handlers: dict[str, StreamHandler] = {}
+        self._served: dict[str, _Served] = {}
         self._negotiate_timeout = negotiate_timeout
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The protocols that are served."""
+        return tuple(self._served)
+
+    def __contains__(self, protocol: object) -> bool:
+        return protocol in self._served
+
+    def handle(
+        self,
+        protocol: str,
+        handler: StreamHandler,
+        *,
+        owner: object = APPLICATION,
+        replace: bool = False,
+    ) -> None:
+        """Serve a protocol from the next stream on; streams that are open go on.
+
+        Args:
+            owner: who serves it, for whom it is named in errors. An owner replaces its own
+                handlers as it likes.
+            replace: take the protocol from another owner too.
+
+        Raises :class:`~lattica.errors.LocalProtocolError` if another owner serves it, or the
+        name cannot be one.
+        """
+        encode_message(protocol)  # whether it could be answered at all
+        served = self._served.get(protocol)
+        if served is not None and served.owner != owner and not replace:
+            raise LocalProtocolError(
+                f"{protocol} is served by {served.owner}; say so if it is to be replaced"
+            )
+        self._served[protocol] = _Served(handler, owner)
+
+    def handle_all(
+        self, handlers: Mapping[str, StreamHandler], *, owner: object = APPLICATION
+    ) -> None:
+        """:meth:`handle` each of them."""
+        for protocol, handler in handlers.items():
+            self.handle(protocol, handler, owner=owner)
+
+    def unhandle(self, protocol: str, *, owner: object = APPLICATION) -> None:
+        """Serve a protocol no more; streams that are open go on. Nothing if it is not served.
+
+        Raises :class:`~lattica.errors.LocalProtocolError` if another owner serves it.
+        """
+        served = self._served.get(protocol)
+        if served is None:
+            return
+        if served.owner != owner:
+            raise LocalProtocolError(f"{protocol} is served by {served.owner}, not by {owner}")
+        del self._served[protocol]
 
     async def serve(self, stream: Stream, negotiated: Callable[[], None]) -> None:
         """Serve one inbound stream to its end; raises nothing but cancellation.
@@ -72,7 +135,7 @@ class ProtocolTable:
             )
 
     async def _negotiate(self, stream: Stream) -> StreamHandler | None:
-        negotiation = Responder(self.handlers.__contains__, lambda: tuple(self.handlers))
+        negotiation = Responder(self._served.__contains__, lambda: self.names)
         with trio.move_on_after(self._negotiate_timeout):
             while negotiation.selected is None:
                 data = await stream.receive_some()
@@ -97,7 +160,8 @@ class ProtocolTable:
             return None
         stream.protocol = negotiation.selected
         stream.push_back(negotiation.rest)
-        return self.handlers.get(negotiation.selected, _gone)
+        served = self._served.get(negotiation.selected)
+        return _gone if served is None else served.handler
 
 
 async def _gone(stream: Stream) -> None:

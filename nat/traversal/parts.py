@@ -104,8 +104,8 @@ class Traversal:
             self._config = config
         circuits = CircuitTransport(swarm, config.relay)
         swarm.add_transport(circuits)
-        handlers = swarm.protocols.handlers
-        handlers.update(circuits.handlers)
+        protocols = swarm.protocols
+        protocols.handle_all(circuits.handlers, owner="the relay client")
         self.relays = RelayClient(swarm, circuits, config.relay, bootstrap=bootstrap)
         self.port_mapping = PortMappingService(swarm, config.port_mapping)
         self.prober = NatProber(swarm, self._responders)
@@ -116,7 +116,7 @@ class Traversal:
             config.autonat.client,
             on_change=self._on_reachability,
         )
-        handlers.update(self.autonat.handlers)
+        protocols.handle_all(self.autonat.handlers, owner="the AutoNAT client")
         budget = ProbeBudget(
             config.birthday.per_address, config.birthday.per_hour, clock=trio.current_time
         )
@@ -130,14 +130,15 @@ class Traversal:
         self.relay_service: RelayService | None = None
         serves_autonat = config.autonat.server.enabled
         if serves_autonat or (serves_autonat is None and config.relay_server.enabled):
-            handlers.update(AutonatServer(swarm, config.autonat.server).handlers)
+            server = AutonatServer(swarm, config.autonat.server)
+            protocols.handle_all(server.handlers, owner="the AutoNAT server")
         if config.relay_server.enabled:
             self.relay_service = RelayService(
                 swarm,
                 config.relay_server.limits,
                 [parse_peer_id(text) for text in config.relay_server.allow_peers],
             )
-            handlers.update(self.relay_service.handlers)
+            protocols.handle_all(self.relay_service.handlers, owner="the relay service")
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run all parts until :meth:`aclose` or cancellation."""

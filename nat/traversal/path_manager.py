@@ -117,7 +117,7 @@ class PathManager:
         self._reconnecting: set[PeerId] = set()
         swarm.on_connected.append(self._on_connected)
         for way in ways:
-            swarm.protocols.handlers.update(way.handlers)
+            swarm.protocols.handle_all(way.handlers, owner=f"hole punching ({way.name})")
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Work until cancelled, or until the swarm ends."""

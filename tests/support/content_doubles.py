@@ -118,10 +118,10 @@ class MemoryNode:
         self.connect_error: Exception | None = None
         self.on_stream: Callable[[MemoryStream], Awaitable[None]] | None = None
 
-    def handle(self, protocol: str, handler: Handler) -> None:
+    def handle(self, protocol: str, handler: Handler, *, owner: object = None) -> None:
         self.handlers[protocol] = handler
 
-    def unhandle(self, protocol: str) -> None:
+    def unhandle(self, protocol: str, *, owner: object = None) -> None:
         del self.handlers[protocol]
 
     async def connect(self, target: Any) -> PeerId:

@@ -20,12 +20,15 @@ from lattica.errors import (
     DialAttempt,
     DialError,
     ListenError,
+    LocalProtocolError,
     StreamClosedError,
     StreamResetError,
     UnsupportedProtocolError,
 )
 
 WINDOW = 64 * 1024
+BUILT_IN = "/built-in"
+"""A protocol that the node itself serves."""
 SHUTDOWN = 1.0
 
 log = logging.getLogger(__name__)
@@ -240,9 +243,17 @@ class FakeNode:
         else:
             await stream.aclose()
 
-    def handle(self, protocol: str, handler: Callable[[Any], Awaitable[object]]) -> None:
+    def handle(
+        self,
+        protocol: str,
+        handler: Callable[[Any], Awaitable[object]],
+        *,
+        replace: bool = False,
+    ) -> None:
         if not protocol.startswith("/"):
             raise ValueError("a protocol begins with /")
+        if protocol == BUILT_IN and not replace:
+            raise LocalProtocolError(f"{protocol} is served by the node")
         self.handlers[protocol] = handler
 
     def unhandle(self, protocol: str) -> None:

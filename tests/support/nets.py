@@ -47,7 +47,7 @@ async def echo(stream: Stream) -> None:
 async def running(identity: Identity | None = None, **changes: Any) -> AsyncIterator[Swarm]:
     """A swarm that runs and echoes; `changes` are fields of its configuration."""
     swarm = Swarm(identity or Identity.generate(), swarm_config(**changes))
-    swarm.protocols.handlers[ECHO] = echo
+    swarm.protocols.handle(ECHO, echo)
     async with trio.open_nursery() as nursery:
         await nursery.start(swarm.run)
         try:

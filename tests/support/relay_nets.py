@@ -62,7 +62,7 @@ async def relaying(
     limits = limits or RelayLimits(open_to_strangers=True)
     async with running(identity, **changes) as swarm, trio.open_nursery() as nursery:
         service = RelayService(swarm, limits)
-        swarm.protocols.handlers.update(service.handlers)
+        swarm.protocols.handle_all(service.handlers)
         await nursery.start(service.run)
         yield Relay(swarm, service)
         nursery.cancel_scope.cancel()
@@ -72,7 +72,7 @@ async def relaying(
 async def scripted_relay(handler: Callable[[Stream], Awaitable[object]]) -> AsyncIterator[Swarm]:
     """A relay that does what the test says with each request."""
     async with running() as swarm:
-        swarm.protocols.handlers[HOP] = handler
+        swarm.protocols.handle(HOP, handler)
         yield swarm
 
 
@@ -80,7 +80,7 @@ def use_relays(swarm: Swarm, **changes: Any) -> CircuitTransport:
     """Let a swarm dial through relays, and take circuits."""
     transport = CircuitTransport(swarm, RelayClientConfig(**changes))
     swarm.add_transport(transport)
-    swarm.protocols.handlers.update(transport.handlers)
+    swarm.protocols.handle_all(transport.handlers)
     return transport
 
 
@@ -92,7 +92,7 @@ async def reserving(
     config = RelayClientConfig(relays=tuple(map(str, relays)), **changes)
     transport = CircuitTransport(swarm, config)
     swarm.add_transport(transport)
-    swarm.protocols.handlers.update(transport.handlers)
+    swarm.protocols.handle_all(transport.handlers)
     client = RelayClient(swarm, transport, config, **(more or {}))
     async with trio.open_nursery() as nursery:
         await nursery.start(client.run)

@@ -34,12 +34,12 @@ async def relayed_pair(**changes: Any) -> AsyncIterator[RelayedPair]:
     """`changes` are fields of the configuration of both ends."""
     async with running() as relay, running(**changes) as source, running(**changes) as target:
         service = RelayService(relay, RelayLimits(open_to_strangers=True))
-        relay.protocols.handlers.update(service.handlers)
+        relay.protocols.handle_all(service.handlers)
         transports = []
         for swarm in (source, target):
             transport = CircuitTransport(swarm)
             swarm.add_transport(transport)
-            swarm.protocols.handlers.update(transport.handlers)
+            swarm.protocols.handle_all(transport.handlers)
             transports.append(transport)
         relay_id = relay.identity.peer_id
         to_relay = await target.dial(relay_id, relay.listen_addrs)

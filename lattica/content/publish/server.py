@@ -50,9 +50,11 @@ class ServingNode(Protocol):
     @property
     def addrs(self) -> Sequence[Multiaddr]: ...
 
-    def handle(self, protocol: str, handler: Callable[[Stream], Awaitable[None]]) -> None: ...
+    def handle(
+        self, protocol: str, handler: Callable[[Stream], Awaitable[None]], *, owner: object
+    ) -> None: ...
 
-    def unhandle(self, protocol: str) -> None: ...
+    def unhandle(self, protocol: str, *, owner: object) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +84,11 @@ class Publisher:
         self._open = False
         self.catalog = Catalog()
 
+    def __repr__(self) -> str:
+        return f"<Publisher of {len(list(self.catalog))}>"
+
     async def __aenter__(self) -> Publisher:
-        self._node.handle(PROTOCOL, self._serve)
+        self._node.handle(PROTOCOL, self._serve, owner=self)
         self._open = True
         return self
 
@@ -94,7 +99,7 @@ class Publisher:
         traceback: TracebackType | None,
     ) -> None:
         self._open = False
-        self._node.unhandle(PROTOCOL)
+        self._node.unhandle(PROTOCOL, owner=self)
         for publication in list(self.catalog):
             self.catalog.remove(publication.cid)
         await trio.lowlevel.checkpoint_if_cancelled()

@@ -76,7 +76,7 @@ class IdentifyService:
         return Identify(
             public_key=self._swarm.identity.public_key_bytes,
             listen_addrs=addrs,
-            protocols=tuple(self._swarm.protocols.handlers),
+            protocols=self._swarm.protocols.names,
             observed_addr=connection.remote_addr,
             protocol_version=self._protocol_version,
             agent_version=self._agent,

@@ -320,7 +320,7 @@ async def relay_node(*, serves: bool) -> AsyncIterator[Node]:
     config = node_config(listen=("/ip4/127.0.0.1/udp/0/quic-v1/noise",))
     async with Node(replace(config, nat=replace(config.nat, relay_server=server))) as relay:
         if not serves:
-            relay.swarm.protocols.handlers.pop(DIAL_REQUEST)
+            relay.swarm.protocols.unhandle(DIAL_REQUEST, owner="the AutoNAT server")
         yield relay
 
 

@@ -11,6 +11,8 @@ from multiaddr.multiaddr import Multiaddr
 from trio.testing import wait_all_tasks_blocked
 
 from lattica.config import NodeConfig
+from lattica.content import Publisher
+from lattica.content.protocol import PROTOCOL as CONTENT
 from lattica.errors import (
     AccessDeniedError,
     AddressError,
@@ -27,6 +29,7 @@ from lattica.nat.base.identity import Identity
 from lattica.nat.config import AccessRules
 from lattica.nat.mux.connection import Direction
 from lattica.nat.swarm.events import PeerConnected, PeerDisconnected
+from lattica.nat.traversal.punch.dcutr.messages import DCUTR
 from lattica.node import Node
 from tests.support.nets import (
     ECHO,
@@ -302,6 +305,24 @@ async def test_handling_and_no_longer_handling():
         b.unhandle(ECHO)
         with pytest.raises(UnsupportedProtocolError):
             await ask_echo(a, b.peer_id)
+
+
+async def test_nobody_takes_a_protocol_from_another_by_chance():
+    """Neither from a part of the node, nor from a service on it."""
+    node = Node(node_config())
+    with pytest.raises(LocalProtocolError, match="is served by hole punching"):
+        node.handle(DCUTR, echo)
+    with pytest.raises(LocalProtocolError, match="is served by hole punching"):
+        node.unhandle(DCUTR)
+    async with node, Publisher(node) as publisher:
+        with pytest.raises(LocalProtocolError, match="Publisher of 0"):
+            node.handle(CONTENT, echo)
+        with pytest.raises(LocalProtocolError, match="Publisher of 0"):
+            async with Publisher(node):
+                pass  # the first one goes on
+        assert publisher._open
+        node.handle(DCUTR, echo, replace=True)
+    node.handle(CONTENT, echo)
 
 
 async def test_a_stream_on_a_connection_that_is_just_ending_gets_another(monkeypatch):

@@ -53,7 +53,7 @@ def open_files() -> int:
 
 async def relay(swarm: Swarm, host: str) -> None:
     service = RelayService(swarm, RelayLimits(open_to_strangers=True))
-    swarm.protocols.handlers.update(service.handlers)
+    swarm.protocols.handle_all(service.handlers)
     say("ready", addr=f"/ip4/{host}/tcp/4001/p2p/{swarm.identity.peer_id}")
     await service.run()
 
@@ -67,7 +67,7 @@ class Peer:
         self.transport = CircuitTransport(swarm)
         swarm.add_transport(self.transport)
         for handlers in (self.transport.handlers, self.way.handlers, {ECHO: echo}):
-            swarm.protocols.handlers.update(handlers)
+            swarm.protocols.handle_all(handlers)
 
     async def reserve(self, relay: Multiaddr) -> None:
         addr, relay_id = split_peer(relay)

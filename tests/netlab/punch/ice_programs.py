@@ -58,7 +58,7 @@ async def relay(address: str) -> None:
     udp = [f"/ip4/{address}/udp/{port}/quic-v1/noise" for port in PORTS]
     async with swarm_on(tcp, *udp) as (swarm, nursery):
         service = RelayService(swarm, RelayLimits(open_to_strangers=True))
-        swarm.protocols.handlers.update(service.handlers)
+        swarm.protocols.handle_all(service.handlers)
         await nursery.start(service.run)
         nursery.start_soon(StunResponder(swarm).run)
         await trio.testing.wait_all_tasks_blocked()
@@ -77,9 +77,9 @@ async def peer(relay_addr: str) -> AsyncIterator[tuple[Swarm, trio.Nursery, IceW
         config = RelayClientConfig(relays=(relay_addr,))
         transport = CircuitTransport(swarm, config)
         swarm.add_transport(transport)
-        swarm.protocols.handlers.update(transport.handlers)
+        swarm.protocols.handle_all(transport.handlers)
         way = IceWay(swarm)
-        swarm.protocols.handlers.update(way.handlers)
+        swarm.protocols.handle_all(way.handlers)
         host = to_endpoint(Multiaddr(relay_addr)).host
         responders = [Responder(host, each) for each in PORTS]
         prober = NatProber(swarm, lambda: responders)

@@ -51,9 +51,9 @@ class Peer:
             DirectWay(swarm, known),
         )
         swarm.add_transport(self.transport)
-        swarm.protocols.handlers.update(self.transport.handlers)
+        swarm.protocols.handle_all(self.transport.handlers)
         for way in self.ways:
-            swarm.protocols.handlers.update(way.handlers)
+            swarm.protocols.handle_all(way.handlers)
 
     async def reach_relay(self, relay: Multiaddr) -> PeerId:
         addr, relay_id = split_peer(relay)
@@ -93,7 +93,7 @@ class Peer:
 
 async def relay(swarm: Swarm) -> None:
     service = RelayService(swarm, RelayLimits(open_to_strangers=True))
-    swarm.protocols.handlers.update(service.handlers)
+    swarm.protocols.handle_all(service.handlers)
     service.on_event.append(lambda event: say(type(event).__name__))
     say("ready", id=str(swarm.identity.peer_id))
     await service.run()

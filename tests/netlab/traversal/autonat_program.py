@@ -66,7 +66,7 @@ async def serve_as(key: str | None, host: str, *dial_back_ips: str) -> None:
     async with Node(NodeConfig(swarm=swarm), identity=identity) as node:
         config = AutonatServerConfig(dial_timeout=DIAL_TIMEOUT, dial_back_ips=dial_back_ips)
         server = AutonatServer(node.swarm, config)
-        node.swarm.protocols.handlers.update(server.handlers)
+        node.swarm.protocols.handle_all(server.handlers)
         node.handle(SEEN, tell_seen)
         say(event="ready", addrs=[str(addr) for addr in node.addrs])
         await trio.sleep_forever()
@@ -112,7 +112,7 @@ async def check_addresses(
     peers = [peer for server in servers if (peer := split_peer(Multiaddr(server))[1]) is not None]
     async with trio.open_nursery() as nursery:
         client = AutonatClient(swarm, lambda: peers, lambda: addrs)
-        swarm.protocols.handlers.update(client.handlers)
+        swarm.protocols.handle_all(client.handlers)
         nursery.start_soon(client.run)
         with trio.move_on_after(PATIENCE):
             while len(found := client.results) < len(addrs) or any(

@@ -75,7 +75,7 @@ async def swarm_of(*listen: str) -> AsyncIterator[tuple[Swarm, CircuitTransport]
     swarm = Swarm(Identity.generate(), SwarmConfig(listen=listen))
     circuits = CircuitTransport(swarm, RelayClientConfig(max_inbound_pending=1000))
     swarm.add_transport(circuits)
-    swarm.protocols.handlers.update(circuits.handlers)
+    swarm.protocols.handle_all(circuits.handlers)
     async with trio.open_nursery() as nursery:
         await nursery.start(swarm.run)
         yield swarm, circuits
@@ -97,7 +97,7 @@ class Lattica:
 async def relay(child: bc.Child, job: bc.Job) -> None:
     async with swarm_of(f"/ip4/{job.host}/tcp/0") as (swarm, _), trio.open_nursery() as nursery:
         service = RelayService(swarm, UNLIMITED)
-        swarm.protocols.handlers.update(service.handlers)
+        swarm.protocols.handle_all(service.handlers)
         await nursery.start(service.run)
         port = int(str(swarm.addrs[0]).split("/")[4])
         child.ready(f"/ip4/{job.host}/tcp/{{port}}/p2p/{swarm.identity.peer_id}", port)
@@ -114,7 +114,7 @@ async def serve(child: bc.Child, job: bc.Job) -> None:
             async def handle(stream: Stream, handler: work.Handler = handler) -> None:
                 await handler(BenchStream(stream))
 
-            swarm.protocols.handlers[protocol] = handle
+            swarm.protocols.handle(protocol, handle)
         connection = await swarm.dial(relay_id, [relay_addr])
         stream, answer = await ask_relay(connection, Reserve())
         await stream.aclose()

@@ -795,7 +795,8 @@ async def test_cancellation_and_resets_under_load_corrupt_nothing():
         udp_proxied(server.addrs[0]) as proxy,
         running(listen=()) as client,
     ):
-        server.protocols.handlers["/load/1"] = client.protocols.handlers["/load/1"] = serve
+        for swarm in (server, client):
+            swarm.protocols.handle("/load/1", serve)
         await client.dial(server.identity.peer_id, [proxy.addr])
         proxy.treat = treat
         await settled(lambda: server.registry.total)
@@ -816,7 +817,7 @@ async def test_a_reader_that_does_not_read_holds_up_nobody():
         await trio.sleep_forever()
 
     async with running(listen=QUIC) as server, running(listen=()) as client:
-        server.protocols.handlers["/sit/1"] = sit
+        server.protocols.handle("/sit/1", sit)
         peer_id = server.identity.peer_id
         await client.dial(peer_id, server.addrs)
 

@@ -186,7 +186,8 @@ async def test_readers_that_never_read_cannot_exhaust_the_memory(attackers):
     total = 1024 * KIB
     limits = Limits(receive_memory_total=total)
     async with running(limits=limits) as server, running(listen=()) as honest:
-        server.protocols.handlers[HOARD] = hoard = Hoarder()
+        hoard = Hoarder()
+        server.protocols.handle(HOARD, hoard)
         peer_id = server.identity.peer_id
         await honest.dial(peer_id, server.addrs)
         lasting = await honest.open_stream(peer_id, [ECHO])
@@ -229,7 +230,8 @@ async def test_readers_that_never_read_cannot_exhaust_the_memory(attackers):
 async def test_connections_that_come_and_go_cannot_leave_more_behind_than_allowed():
     limits = Limits(receive_memory_total=1024 * KIB)
     async with running(limits=limits) as server:
-        server.protocols.handlers[HOARD] = hoard = Hoarder()
+        hoard = Hoarder()
+        server.protocols.handle(HOARD, hoard)
         for _ in range(12):
             async with running(listen=()) as client:
                 await client.dial(None, server.addrs)
@@ -252,7 +254,8 @@ def kept_by_all() -> int:
 
 async def test_memory_comes_back_when_it_is_read_reset_or_its_connection_ends():
     async with running() as server, running(listen=()) as client:
-        server.protocols.handlers[HOARD] = hoard = Hoarder()
+        hoard = Hoarder()
+        server.protocols.handle(HOARD, hoard)
         peer_id = server.identity.peer_id
         await client.dial(peer_id, server.addrs)
         streams = [await client.open_stream(peer_id, [HOARD]) for _ in range(3)]
@@ -277,7 +280,7 @@ async def test_windows_promised_on_one_connection_are_limited():
     """Each stream may hold a window's worth, so that many streams are allowed, and no more."""
     limits = Limits(receive_memory_per_connection=1024 * KIB)
     async with running(limits=limits) as server, running(listen=()) as client:
-        server.protocols.handlers[HOARD] = Hoarder()
+        server.protocols.handle(HOARD, Hoarder())
         peer_id = server.identity.peer_id
         await client.dial(peer_id, server.addrs)
         await client.open_stream(peer_id, [HOARD])

@@ -21,7 +21,7 @@ from lattica.errors import (
 from lattica.nat.config import Limits, Timeouts
 from lattica.nat.secure.multistream import Responder
 from lattica.nat.swarm.swarm import Swarm
-from tests.support.nets import ECHO, ask_echo, proxied, running, settled, tasks
+from tests.support.nets import ECHO, ask_echo, echo, proxied, running, settled, tasks
 
 pytestmark = pytest.mark.usefixtures("swarm_transport")
 
@@ -60,7 +60,7 @@ async def test_a_handler_that_returns_closes_the_stream():
             assert stream.peer_id == client.identity.peer_id
             await stream.send_all(b"welcome")
 
-        server.protocols.handlers[OTHER] = greet
+        server.protocols.handle(OTHER, greet)
         assert await ask_echo(client, server.identity.peer_id, b"ignored", OTHER) == b"welcome"
         await no_streams(client, server)
 
@@ -78,7 +78,7 @@ async def raise_from_a_nursery(stream):
 @pytest.mark.parametrize("handler", [raise_value_error, raise_from_a_nursery])
 async def test_a_handler_that_raises_costs_its_stream_and_a_line(caplog, handler):
     async with joined() as (client, server):
-        server.protocols.handlers[OTHER] = handler
+        server.protocols.handle(OTHER, handler)
         peer_id = server.identity.peer_id
         async with await client.open_stream(peer_id, [ECHO]) as lasting:
             for _ in range(3):
@@ -110,7 +110,7 @@ async def test_a_handler_that_answers_when_the_peer_has_left_is_no_news(caplog):
             finally:
                 done.set()
 
-        server.protocols.handlers[OTHER] = answer
+        server.protocols.handle(OTHER, answer)
         stream = await client.open_stream(server.identity.peer_id, [OTHER])
         await stream.send_all(b"nonce")
         await stream.send_eof()
@@ -127,7 +127,7 @@ async def test_a_handler_that_the_peer_breaks_the_protocol_of(caplog):
         async def strict(stream):
             raise RemoteProtocolError("frame of type 99")
 
-        server.protocols.handlers[OTHER] = strict
+        server.protocols.handle(OTHER, strict)
         with pytest.raises(StreamResetError):
             await ask_echo(client, server.identity.peer_id, b"x", OTHER)
         (record,) = ours(caplog)
@@ -152,7 +152,7 @@ async def test_a_peer_that_leaves_in_the_middle_is_no_news(caplog, in_nursery):
             finally:
                 ended.set()
 
-        server.protocols.handlers[OTHER] = read_much
+        server.protocols.handle(OTHER, read_much)
         stream = await client.open_stream(server.identity.peer_id, [OTHER])
         await began.wait()
         stream.reset()
@@ -172,7 +172,7 @@ async def test_a_handler_that_hangs_holds_up_nobody_and_ends_with_the_swarm():
 
     before = tasks()
     async with joined() as (client, server):
-        server.protocols.handlers[OTHER] = hang
+        server.protocols.handle(OTHER, hang)
         held = [await client.open_stream(server.identity.peer_id, [OTHER]) for _ in range(5)]
         assert await ask_echo(client, server.identity.peer_id) == b"hello"
         assert not ended
@@ -193,7 +193,7 @@ async def test_a_handler_that_fails_while_it_is_cancelled_does_not_fail_the_swar
                 raise ValueError("in the cleanup")
 
     async with joined() as (client, server):
-        server.protocols.handlers[OTHER] = fail_at_the_end
+        server.protocols.handle(OTHER, fail_at_the_end)
         await client.open_stream(server.identity.peer_id, [OTHER])
     assert "in the cleanup" in caplog.text
 
@@ -209,9 +209,9 @@ async def test_replacing_and_removing_a_handler():
             # An answer says that the handler has the stream; opening alone does not.
             await old.send_all(b"new")
             assert await old.receive_exactly(3) == b"new"
-            server.protocols.handlers[ECHO] = shout
+            server.protocols.handle(ECHO, shout)
             assert await ask_echo(client, peer_id, b"hey") == b"HEY"
-            del server.protocols.handlers[ECHO]
+            server.protocols.unhandle(ECHO)
             await old.send_all(b"old")
             assert await old.receive_exactly(3) == b"old"
 
@@ -222,7 +222,7 @@ async def test_replacing_and_removing_a_handler():
 async def test_the_first_protocol_that_the_peer_speaks():
     async with joined() as (client, server):
         peer_id = server.identity.peer_id
-        server.protocols.handlers[OTHER] = server.protocols.handlers[ECHO]
+        server.protocols.handle(OTHER, echo)
         for wanted, agreed in (
             (["/test/unknown/1", ECHO, OTHER], ECHO),
             (["/test/unknown/1", OTHER, ECHO], OTHER),
@@ -280,7 +280,7 @@ async def test_a_protocol_given_up_meanwhile_is_noticed_and_not_assumed_again():
     async with joined() as (client, server):
         peer_id = server.identity.peer_id
         await ask_echo(client, peer_id)
-        del server.protocols.handlers[ECHO]
+        server.protocols.unhandle(ECHO)
         stream = await client.open_stream(peer_id, [ECHO])
         await stream.send_all(b"into the blue")
         with pytest.raises(UnsupportedProtocolError):
@@ -455,7 +455,7 @@ async def test_what_was_sent_before_a_disconnect_arrives():
                 received.append(data)
             done.set()
 
-        server.protocols.handlers[OTHER] = collect
+        server.protocols.handle(OTHER, collect)
         stream = await client.open_stream(server.identity.peer_id, [OTHER])
         await stream.send_all(bytes(200_000))
         await stream.aclose()

@@ -192,7 +192,7 @@ async def test_what_was_sent_before_the_end_arrives():
         received.set()
 
     async with running() as server:
-        server.protocols.handlers["/test/collect/1"] = collect
+        server.protocols.handle("/test/collect/1", collect)
         async with running() as client:
             await client.dial(None, server.addrs)
             stream = await client.open_stream(server.identity.peer_id, ["/test/collect/1"])

@@ -115,13 +115,13 @@ async def test_loopback_is_not_punched_unless_asked_for(caplog):
 async def test_a_relay_needs_no_relay_and_serves_more_than_circuits():
     async with relay_node() as relay:
         assert relay.traversal.relay_service is not None
-        handlers = relay.swarm.protocols.handlers
-        assert any("autonat/2" in name for name in handlers)
-        assert any("circuit/relay" in name and name.endswith("hop") for name in handlers)
+        names = relay.swarm.protocols.names
+        assert any("autonat/2" in name for name in names)
+        assert any("circuit/relay" in name and name.endswith("hop") for name in names)
         with pytest.raises(LocalProtocolError, match="no relay is configured"):
             await relay.wait_reachable()
         async with Node(node_config()) as plain:
-            assert not any(name.endswith("/hop") for name in plain.swarm.protocols.handlers)
+            assert not any(name.endswith("/hop") for name in plain.swarm.protocols.names)
             with pytest.raises(LocalProtocolError, match="no relay is configured"):
                 await plain.wait_reachable(1)
             await plain.wait_announced()  # there is nothing to wait for

@@ -82,14 +82,14 @@ class Net:
 async def net(*ways: FakeWay, **changes) -> AsyncIterator[Net]:
     async with running() as relay, running() as dialed, running() as dialer:
         service = RelayService(relay, RelayLimits(open_to_strangers=True))
-        relay.protocols.handlers.update(service.handlers)
+        relay.protocols.handle_all(service.handlers)
         reach = with_peer(relay.addrs[0], relay.identity.peer_id)
         clients = []
         for swarm in (dialed, dialer):
             config = RelayClientConfig(relays=(str(reach),))
             transport = CircuitTransport(swarm, config)
             swarm.add_transport(transport)
-            swarm.protocols.handlers.update(transport.handlers)
+            swarm.protocols.handle_all(transport.handlers)
             clients.append(RelayClient(swarm, transport, config))
         known: dict[PeerId, list] = {}
         manager = PathManager(dialed, ways, lambda peer: known.get(peer, []), PathConfig(**changes))

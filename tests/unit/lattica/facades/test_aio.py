@@ -23,7 +23,7 @@ from lattica.errors import (
 )
 from lattica.facades import facade
 from lattica.facades.aio import AsyncLattica, AsyncStream
-from tests.support.fake_node import WINDOW, FakeNode
+from tests.support.fake_node import BUILT_IN, WINDOW, FakeNode
 
 PATIENCE = 30.0
 
@@ -220,6 +220,21 @@ def test_handlers_run_on_the_loop_that_registered_them(node: FakeNode) -> None:
             assert await asyncio.to_thread(asyncio.run, elsewhere()) == b"/where"
             await lattica.unhandle("/where")
         assert seen == [True, True]
+
+    in_asyncio(main)
+
+
+def test_what_the_node_serves_is_replaced_on_request_only(node: FakeNode) -> None:
+    async def mine(stream: AsyncStream) -> None:
+        await stream.send_all(b"mine")
+
+    async def main() -> None:
+        async with AsyncLattica() as lattica:
+            with pytest.raises(LocalProtocolError):
+                await lattica.handle(BUILT_IN, mine)
+            await lattica.handle(BUILT_IN, mine, replace=True)
+            async with await lattica.open_stream(SELF, BUILT_IN) as stream:
+                assert await stream.receive_exactly(4) == b"mine"
 
     in_asyncio(main)
 

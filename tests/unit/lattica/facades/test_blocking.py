@@ -29,7 +29,7 @@ from lattica.errors import (
 from lattica.facades import facade
 from lattica.facades.blocking import BlockingStream, Lattica
 from lattica.facades.handoff import MAX_COPIED, MAX_QUEUED
-from tests.support.fake_node import WINDOW, FakeNode
+from tests.support.fake_node import BUILT_IN, WINDOW, FakeNode
 
 PATIENCE = 30.0
 """Seconds after which a test that hangs fails. Nothing that passes waits for it."""
@@ -405,6 +405,13 @@ def test_a_handler_that_raises_costs_its_stream(lattica: Lattica, node: FakeNode
     lattica.unhandle("/bad")
     with pytest.raises(UnsupportedProtocolError):
         lattica.open_stream(peer, "/bad")
+
+
+def test_what_the_node_serves_is_replaced_on_request_only(lattica: Lattica) -> None:
+    with pytest.raises(LocalProtocolError):
+        lattica.handle(BUILT_IN, lambda stream: stream.send_all(b"mine"))
+    lattica.handle(BUILT_IN, lambda stream: stream.send_all(b"mine"), replace=True)
+    assert lattica.open_stream("self", BUILT_IN).receive_exactly(4) == b"mine"
 
 
 def test_handlers_are_bounded_and_further_streams_wait(node: FakeNode) -> None:

@@ -26,7 +26,7 @@ ECHO = encode_message("/echo")
 
 def table(**handlers: StreamHandler) -> ProtocolTable:
     made = ProtocolTable(negotiate_timeout=10)
-    made.handlers.update(handlers)
+    made.handle_all(handlers)
     return made
 
 

@@ -51,7 +51,7 @@ async def echo(stream: Stream) -> None:
 def echo_table(*names: str) -> ProtocolTable:
     table = ProtocolTable(negotiate_timeout=10)
     for name in names:
-        table.handlers[name] = echo
+        table.handle(name, echo)
     return table
 
 

@@ -54,7 +54,7 @@ OK = DialResponse(ResponseStatus.OK, 0, DialStatus.OK)
 async def serving(config: AutonatServerConfig = LAB_SERVER) -> AsyncIterator[Swarm]:
     """A swarm that is an AutoNAT server."""
     async with nets.running() as swarm:
-        swarm.protocols.handlers.update(AutonatServer(swarm, config).handlers)
+        swarm.protocols.handle_all(AutonatServer(swarm, config).handlers)
         yield swarm
 
 
@@ -76,7 +76,7 @@ async def asking(
         config,
         on_change=changes.append,
     )
-    swarm.protocols.handlers.update(client.handlers)
+    swarm.protocols.handle_all(client.handlers)
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.run)
@@ -221,7 +221,7 @@ class TestBothOfOurs:
                 config,
                 on_change=on_change,
             )
-            swarm.protocols.handlers.update(client.handlers)
+            swarm.protocols.handle_all(client.handlers)
             client.network_changed()
             with trio.fail_after(PATIENCE):
                 async with trio.open_nursery() as nursery:
@@ -254,7 +254,7 @@ class TestBothOfOurs:
             async def handler(stream: Stream) -> None:
                 asked.append(stream)
 
-            other.protocols.handlers[DIAL_REQUEST] = handler
+            other.protocols.handle(DIAL_REQUEST, handler)
             await swarm.dial(other.identity.peer_id, other.addrs)
             async with asking(swarm, [server], swarm.addrs) as (client, _):
                 await known(client, swarm.addrs[0])
@@ -299,7 +299,7 @@ class TestTheServer:
     async def test_does_not_dial_what_its_owner_forbids(self) -> None:
         rules = replace(nets.swarm_config().access, deny_networks=("127.0.0.9/32",))
         async with nets.running(access=rules) as server, nets.running() as swarm:
-            server.protocols.handlers.update(AutonatServer(server, LAB_SERVER).handlers)
+            server.protocols.handle_all(AutonatServer(server, LAB_SERVER).handlers)
             await swarm.dial(server.identity.peer_id, server.addrs)
             request = DialRequest((Multiaddr("/ip4/127.0.0.9/tcp/1"),), 7)
             chunks = [DialDataResponse(bytes(MAX_CHUNK))] * 25
@@ -355,7 +355,7 @@ class TestTheServer:
             stream.reset()
 
         async with serving() as server, nets.running() as swarm:
-            swarm.protocols.handlers[DIAL_BACK] = take
+            swarm.protocols.handle(DIAL_BACK, take)
             await swarm.dial(server.identity.peer_id, server.addrs)
             answer = await ask(swarm, server.identity.peer_id, DialRequest(swarm.addrs, 7))
         assert nonces == [7]
@@ -367,7 +367,7 @@ class TestTheServer:
             await stream.send_all(b"\x02\x08\x01")
 
         async with serving() as server, nets.running() as swarm:
-            swarm.protocols.handlers[DIAL_BACK] = refuse
+            swarm.protocols.handle(DIAL_BACK, refuse)
             await swarm.dial(server.identity.peer_id, server.addrs)
             answer = await ask(swarm, server.identity.peer_id, DialRequest(swarm.addrs, 7))
         assert answer == [DialResponse(ResponseStatus.OK, 0, DialStatus.E_DIAL_BACK_ERROR)]
@@ -389,7 +389,7 @@ class FakeServer:
         self.answers = answers
         self.requests: list[DialRequest] = []
         self.received = 0
-        swarm.protocols.handlers[DIAL_REQUEST] = self.serve
+        swarm.protocols.handle(DIAL_REQUEST, self.serve)
 
     async def before(self, stream: Stream, request: DialRequest) -> None:
         await trio.lowlevel.checkpoint()

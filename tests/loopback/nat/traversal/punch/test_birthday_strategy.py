@@ -69,8 +69,8 @@ async def pair(
         elsewhere = (*LISTEN_ON["tcp"], "/ip4/127.0.0.2/udp/0/quic-v1/noise")
     async with running(listen=listen, **changes) as asker, running(listen=elsewhere) as other:
         way, other_way = BirthdayWay(asker, config), BirthdayWay(other, other_config or config)
-        asker.protocols.handlers.update(way.handlers)
-        other.protocols.handlers.update(other_way.handlers)
+        asker.protocols.handle_all(way.handlers)
+        other.protocols.handle_all(other_way.handlers)
         tcp = [addr for addr in asker.listen_addrs if kind_of(addr) is Kind.TCP]
         await other.dial(asker.identity.peer_id, tcp)
         relayed = await asker.wait_connected(other.identity.peer_id)

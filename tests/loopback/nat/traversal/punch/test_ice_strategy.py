@@ -48,7 +48,7 @@ class Net:
         self.pair = pair
         self.source = IceWay(pair.source, config, budget=budget)
         self.target = IceWay(pair.target, config)
-        pair.source.protocols.handlers.update(self.source.handlers)
+        pair.source.protocols.handle_all(self.source.handlers)
 
     def attempt_is_over(self) -> bool:
         ways = (self.source, self.target)
@@ -92,7 +92,7 @@ async def test_an_attempt_can_be_cancelled_and_leaves_nothing_behind():
     with trio.fail_after(LIMIT):
         async with AsyncExitStack() as stack:
             net = await open_net(stack)
-            net.pair.source.protocols.handlers[ICE] = _say_nothing
+            net.pair.source.protocols.handle(ICE, _say_nothing)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(net.target.attempt, net.pair.of_target)
                 await settled(lambda: net.pair.of_target.stream_count)
@@ -110,7 +110,7 @@ async def test_a_peer_that_says_nothing():
     with trio.fail_after(LIMIT):
         async with AsyncExitStack() as stack:
             net = await open_net(stack, coordination_timeout=0.05)
-            net.pair.source.protocols.handlers[ICE] = _say_nothing
+            net.pair.source.protocols.handle(ICE, _say_nothing)
             with pytest.raises(DialError, match="did not answer over the relay"):
                 await net.target.attempt(net.pair.of_target)
 
@@ -119,12 +119,12 @@ async def test_a_peer_that_does_not_speak_it():
     with trio.fail_after(LIMIT):
         async with AsyncExitStack() as stack:
             net = await open_net(stack)
-            del net.pair.source.protocols.handlers[ICE]
+            net.pair.source.protocols.unhandle(ICE)
             with pytest.raises(NotApplicable, match="does not speak"):
                 await net.target.attempt(net.pair.of_target)
             # Once it has said what it speaks, nobody needs to ask.
             net.pair.of_target.agent = "somebody/1.0"
-            net.pair.source.protocols.handlers[ICE] = _say_nothing
+            net.pair.source.protocols.handle(ICE, _say_nothing)
             with pytest.raises(NotApplicable, match="does not speak"):
                 await net.target.attempt(net.pair.of_target)
 
@@ -268,9 +268,9 @@ async def test_only_the_target_of_a_relayed_connection_begins(victims):
     with trio.fail_after(LIMIT):
         async with AsyncExitStack() as stack:
             net = await open_net(stack)
-            net.pair.target.protocols.handlers.update(net.target.handlers)
+            net.pair.target.protocols.handle_all(net.target.handlers)
             relay = IceWay(net.pair.relay, IceConfig(allow_loopback=True))
-            net.pair.relay.protocols.handlers.update(relay.handlers)
+            net.pair.relay.protocols.handle_all(relay.handlers)
             direct = net.pair.target.registry.best(net.pair.relay.identity.peer_id)
             assert direct is not None
 

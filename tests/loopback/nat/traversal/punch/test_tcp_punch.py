@@ -203,7 +203,7 @@ async def test_no_addresses_at_all():
 
 async def test_relayed_becomes_direct():
     async with relayed_pair() as pair:
-        pair.source.protocols.handlers.update(DcutrWay(pair.source, HERE).handlers)
+        pair.source.protocols.handle_all(DcutrWay(pair.source, HERE).handlers)
         pair.of_target.known_protocols.add(REVERSE)  # as identify would tell
         connection = await DcutrWay(pair.target, HERE).attempt(pair.of_target)
         assert connection.path == "direct-tcp"
@@ -231,7 +231,7 @@ async def test_where_it_cannot_work(changes):
 
 async def test_loopback_addresses_are_neither_told_nor_dialed_by_default():
     async with relayed_pair(listen=("/ip4/127.0.0.1/tcp/0",)) as pair:
-        pair.source.protocols.handlers.update(DcutrWay(pair.source, HERE).handlers)
+        pair.source.protocols.handle_all(DcutrWay(pair.source, HERE).handlers)
         with pytest.raises(NotApplicable):
             await DcutrWay(pair.target).attempt(pair.of_target)
 
@@ -255,7 +255,7 @@ async def test_three_rounds(ends):
                     elif ends:
                         return
 
-        pair.source.protocols.handlers[DCUTR] = serve
+        pair.source.protocols.handle(DCUTR, serve)
         with pytest.raises(DialError):
             await DcutrWay(pair.target, BRIEF).attempt(pair.of_target)
         told = Connect(pair.target.listen_addrs)
@@ -270,21 +270,21 @@ async def test_a_peer_that_answers_nonsense():
             await stream.send_all(encode(Sync()))
             await trio.sleep_forever()
 
-        pair.source.protocols.handlers[DCUTR] = serve
+        pair.source.protocols.handle(DCUTR, serve)
         with pytest.raises(RemoteProtocolError):
             await DcutrWay(pair.target, HERE).attempt(pair.of_target)
 
 
 async def test_only_the_target_of_a_relayed_connection_begins():
     async with relayed_pair() as pair:
-        pair.target.protocols.handlers.update(DcutrWay(pair.target, HERE).handlers)
+        pair.target.protocols.handle_all(DcutrWay(pair.target, HERE).handlers)
         await refused(pair.of_source, DCUTR)
 
 
 async def test_a_peer_asks_too_often():
     async with relayed_pair() as pair:
         config = PunchConfig(allow_loopback=True, window=0.05, rounds_per_minute=2)
-        pair.source.protocols.handlers.update(DcutrWay(pair.source, config).handlers)
+        pair.source.protocols.handle_all(DcutrWay(pair.source, config).handlers)
         answers = 0
         for _ in range(4):
             stream = await open_on(pair.of_target, DCUTR)
@@ -302,7 +302,7 @@ async def test_a_stranger_to_the_rules_at_the_other_end():
     """The responder takes no harm from an initiator that goes away in the middle."""
     async with relayed_pair() as pair:
         way = DcutrWay(pair.source, HERE)
-        pair.source.protocols.handlers.update(way.handlers)
+        pair.source.protocols.handle_all(way.handlers)
         for words in (b"", encode(Connect(())), encode(Sync()), b"\xff\xff\xff"):
             stream = await open_on(pair.of_target, DCUTR)
             if words:
@@ -338,7 +338,7 @@ async def test_a_connection_that_has_ended_already_is_worth_another_attempt(monk
         with pytest.raises(DialError, match="ended already"):
             await DirectWay(pair.target, lambda _: addrs, HERE).attempt(pair.of_target)
         # Also where the peer has been asked, and says that it has dialed, which was so.
-        pair.source.protocols.handlers.update(DirectWay(pair.source, nobody, HERE).handlers)
+        pair.source.protocols.handle_all(DirectWay(pair.source, nobody, HERE).handlers)
         way = DirectWay(pair.target, lambda _: addrs, HERE)
         monkeypatch.setattr(way, "_ask", lambda relayed: trio.lowlevel.checkpoint())
         with pytest.raises(DialError, match="ended already"):
@@ -349,7 +349,7 @@ async def test_reversal_is_served_where_hole_punching_is_off():
     async with relayed_pair() as pair:
         config = PunchConfig(enabled=False, allow_loopback=True)
         assert not DcutrWay(pair.source, config).handlers
-        pair.source.protocols.handlers.update(DirectWay(pair.source, nobody, config).handlers)
+        pair.source.protocols.handle_all(DirectWay(pair.source, nobody, config).handlers)
         with pytest.raises(NotApplicable, match="turned off"):
             await DcutrWay(pair.target, config).attempt(pair.of_target)
         connection = await DirectWay(pair.target, nobody, HERE).attempt(pair.of_target)
@@ -358,7 +358,7 @@ async def test_reversal_is_served_where_hole_punching_is_off():
 
 async def test_the_peer_dials():
     async with relayed_pair() as pair:
-        pair.source.protocols.handlers.update(DirectWay(pair.source, nobody, HERE).handlers)
+        pair.source.protocols.handle_all(DirectWay(pair.source, nobody, HERE).handlers)
         connection = await DirectWay(pair.target, nobody, HERE).attempt(pair.of_target)
         assert connection.direction is Direction.INBOUND
         assert not connection.is_relayed
@@ -372,7 +372,7 @@ async def test_neither_can():
         with pytest.raises(DialError):
             await DirectWay(pair.target, lambda _: known, HERE).attempt(pair.of_target)
         # The peer refuses what it must not dial: by default that is all of loopback.
-        pair.source.protocols.handlers.update(DirectWay(pair.source, nobody).handlers)
+        pair.source.protocols.handle_all(DirectWay(pair.source, nobody).handlers)
         with pytest.raises(DialError, match="none of the addresses may be dialed"):
             await DirectWay(pair.target, nobody, HERE).attempt(pair.of_target)
 
@@ -383,7 +383,7 @@ async def test_a_peer_that_says_it_has_dialed():
         async def serve(stream):
             await stream.send_message(reverse_messages.encode(reverse_messages.Answer(True)))
 
-        pair.source.protocols.handlers[REVERSE] = serve
+        pair.source.protocols.handle(REVERSE, serve)
         with pytest.raises(DialError, match="has not"):
             await DirectWay(pair.target, nobody, HERE).attempt(pair.of_target)
 
@@ -391,7 +391,7 @@ async def test_a_peer_that_says_it_has_dialed():
 async def test_reversal_is_for_relayed_connections_only_and_not_too_often():
     async with relayed_pair() as pair:
         config = PunchConfig(allow_loopback=True, rounds_per_minute=1, direct_timeout=0.2)
-        pair.source.protocols.handlers.update(DirectWay(pair.source, nobody, config).handlers)
+        pair.source.protocols.handle_all(DirectWay(pair.source, nobody, config).handlers)
         way = DirectWay(pair.target, nobody, HERE)
         # Where it listens nothing answers any more.
         for listener in pair.target._listeners:
@@ -400,6 +400,6 @@ async def test_reversal_is_for_relayed_connections_only_and_not_too_often():
             with pytest.raises(DialError, match=reason):
                 await way.attempt(pair.of_target)
         to_relay = pair.source.registry.best(pair.relay.identity.peer_id)
-        pair.relay.protocols.handlers.update(DirectWay(pair.relay, nobody, HERE).handlers)
+        pair.relay.protocols.handle_all(DirectWay(pair.relay, nobody, HERE).handlers)
         assert to_relay is not None
         await refused(to_relay, REVERSE)

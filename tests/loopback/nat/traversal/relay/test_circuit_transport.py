@@ -117,7 +117,7 @@ async def test_transfer_arrives_intact():
 
     expected = hashlib.sha256()
     async with relayed_pair(UNLIMITED) as pair:
-        pair.bob.protocols.handlers["/sink"] = sink
+        pair.bob.protocols.handle("/sink", sink)
         async with await pair.alice.open_stream(pair.bob.identity.peer_id, ["/sink"]) as stream:
             for number in range(64):
                 data = bytes([number]) + piece
@@ -139,7 +139,7 @@ async def test_slow_reader_stops_the_sender():
                 count += len(data)
             await stream.send_all(str(count).encode())
 
-        pair.bob.protocols.handlers["/slow"] = slow
+        pair.bob.protocols.handle("/slow", slow)
         sent = 0
         async with await pair.alice.open_stream(pair.bob.identity.peer_id, ["/slow"]) as stream:
             with trio.move_on_after(1.0):
@@ -202,7 +202,7 @@ async def test_relay_dies_in_mid_transfer():
                 errors.append(error)
             ended.set()
 
-        pair.bob.protocols.handlers["/sink"] = sink
+        pair.bob.protocols.handle("/sink", sink)
         stream = await pair.alice.open_stream(pair.bob.identity.peer_id, ["/sink"])
 
         async def send() -> None:
@@ -526,7 +526,7 @@ async def test_relay_that_claims_to_bring_somebody_else():
                 nursery.start_soon(copy, onward, stream)
 
         use_relays(alice)
-        relay.protocols.handlers["/libp2p/circuit/relay/0.2.0/hop"] = pass_on
+        relay.protocols.handle("/libp2p/circuit/relay/0.2.0/hop", pass_on)
         # Her side may be done before Bob has looked at her key; then she loses it again.
         with suppress(DialError):
             await alice.dial(bob.identity.peer_id, [through(relay, bob)])

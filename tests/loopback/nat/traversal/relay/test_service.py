@@ -85,7 +85,7 @@ async def relaying(
     async with running() as swarm, trio.open_nursery() as nursery:
         relay = Relay(swarm, RelayService(swarm, RelayLimits(**given), allow))
         relay.service.on_event.append(relay.events.append)
-        swarm.protocols.handlers.update(relay.service.handlers)
+        swarm.protocols.handle_all(relay.service.handlers)
         await nursery.start(relay.service.run)
         yield relay
         nursery.cancel_scope.cancel()
@@ -131,7 +131,7 @@ class Client:
 async def client_of(relay: Relay, identity: Identity | None = None) -> AsyncIterator[Client]:
     async with running(identity, listen=()) as swarm:
         client = Client(swarm, relay.swarm.identity.peer_id)
-        swarm.protocols.handlers[STOP] = client.on_stop
+        swarm.protocols.handle(STOP, client.on_stop)
         await swarm.dial(client.relay, relay.swarm.addrs)
         await relay.swarm.wait_connected(client.peer_id)
         yield client
@@ -349,7 +349,7 @@ async def test_whole_connections_go_through():
             transport = CircuitTransport(client.swarm)
             transport.accepts_from.add(client.relay)
             client.swarm.add_transport(transport)
-            client.swarm.protocols.handlers.update(transport.handlers)
+            client.swarm.protocols.handle_all(transport.handlers)
         assert await target.status(Reserve()) is Status.OK
         (addr,) = relay.swarm.addrs
         through = Multiaddr(f"{addr}/p2p/{target.relay}/p2p-circuit")
@@ -362,7 +362,7 @@ async def test_whole_connections_go_through():
 
         # Over such a connection nobody is relayed: there is no end to such chains.
         service = RelayService(target.swarm, RelayLimits(open_to_strangers=True))
-        target.swarm.protocols.handlers.update(service.handlers)
+        target.swarm.protocols.handle_all(service.handlers)
         for request in (Reserve(), Connect(relay.swarm.identity.peer_id)):
             stream, answer = await ask_relay(connection, request)
             assert answer == HopStatus(Status.PERMISSION_DENIED)
@@ -610,7 +610,7 @@ async def test_target_that_refuses(answer, expected):
 @pytest.mark.parametrize("is_known", [False, True])
 async def test_target_that_does_not_know_the_protocol(is_known):
     async with three() as (relay, target, source):
-        del target.swarm.protocols.handlers[STOP]
+        target.swarm.protocols.unhandle(STOP)
         if is_known:
             (connection,) = relay.swarm.registry.by_peer[target.peer_id]
             connection.known_protocols.add(STOP)
