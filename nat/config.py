@@ -136,6 +136,19 @@ class AccessRules:
 
 
 @dataclass(frozen=True, slots=True)
+class QuicConfig:
+    """What is said of QUIC alone."""
+
+    fec: str = "auto"
+    """Forward error correction: `auto` protects what is sent on paths that lose packets without
+    being congested, and repairs what peers protect; `off` does neither. The two understand each
+    other."""
+
+    def __post_init__(self) -> None:
+        require(self.fec in ("auto", "off"), "fec", "auto or off", self.fec)
+
+
+@dataclass(frozen=True, slots=True)
 class IdentifyInfo:
     """How this node describes itself in libp2p identify messages."""
 
@@ -160,6 +173,7 @@ class SwarmConfig:
     limits: Limits = field(default_factory=Limits)
     timeouts: Timeouts = field(default_factory=Timeouts)
     windows: Windows = field(default_factory=Windows)
+    quic: QuicConfig = field(default_factory=QuicConfig)
     access: AccessRules = field(default_factory=AccessRules)
     identify: IdentifyInfo = field(default_factory=IdentifyInfo)
     private_network_key: bytes | None = field(default=None, repr=False)

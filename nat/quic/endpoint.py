@@ -1,9 +1,10 @@
 """One UDP socket with all the QUIC connections on it, in both directions.
 
 Listening and dialing share the socket, so the mapping that a NAT made for one serves the
-other, and a packet that a peer sends to punch a hole opens it for QUIC. Packets find their
-connection by its ID (RFC 9000, section 5.1), whatever address they come from; what is not
-QUIC (RFC 9443) goes to whoever asked for it.
+other, and a packet that a peer sends to punch a hole opens it for QUIC. Who gets a datagram is
+decided in :meth:`QuicEndpoint._deliver`: packets find their connection by its ID (RFC 9000,
+section 5.1), whatever address they come from; what is not QUIC (RFC 9443) goes to whoever asked
+for it.
 """
 
 from __future__ import annotations
@@ -13,32 +14,22 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import groupby
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import trio
 from multiaddr.multiaddr import Multiaddr
-from qh3._hazmat import pull_quic_header
-from qh3.quic.packet import (
-    QuicPacketType,
-    QuicProtocolVersion,
-    encode_quic_retry,
-    encode_quic_version_negotiation,
-)
 
-from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
-from lattica.nat.quic.admission import Admission, AdmissionControl, RetryTokens
-from lattica.nat.quic.fec.codec import is_fec, unprotected
-from lattica.nat.quic.fec.shim import Shim
-from lattica.nat.quic.link import LONG_HEADER, QuicLink, multiaddr_of
+from lattica.nat.base.errors import LocalProtocolError
+from lattica.nat.quic.first_packet import FirstPackets, NewClient
+from lattica.nat.quic.handshake import QuicHandshake
+from lattica.nat.quic.link import QuicLink, multiaddr_of
 from lattica.nat.quic.path import connection_id as path_connection_id
 from lattica.nat.quic.path import is_path_message
-from lattica.nat.quic.qh3.core import CONNECTION_ID_SIZE, MIN_DATAGRAM
-from lattica.nat.transport.udp_socket import Address, Received, UdpSocket
+from lattica.nat.quic.qh3.packets import FIXED_BIT, destination_cid
+from lattica.nat.transport.udp_socket import Address, Received, Unreachable
 
 logger = logging.getLogger(__name__)
 
-_FIXED_BIT = 0x40
 _BACKLOG = 1024
 """Connections that have begun and that nobody has accepted yet."""
 _FOREIGN_BUFFER = 64
@@ -47,12 +38,21 @@ _FAREWELLS = 512
 _FAREWELL_REPEATS = 8
 _AMPLIFICATION = 3
 """Bytes that a stranger's byte may be answered with (RFC 9000, section 8)."""
-_SHORTEST_FIRST_CID = 8
-"""Of what a client makes up as our connection ID, bytes (RFC 9000, section 7.2)."""
 
-AcceptLink = Callable[["QuicEndpoint", Address, bytes, bytes | None, int], QuicLink]
-"""Makes the server's side of a connection: (endpoint, client, original destination ID, Retry
-source ID, size of the first datagram)."""
+
+class DatagramSocket(Protocol):
+    """What an endpoint needs of its socket; the contracts are those of
+    :class:`~lattica.nat.transport.udp_socket.UdpSocket`."""
+
+    @property
+    def local(self) -> tuple[str, int]: ...
+    @property
+    def family(self) -> int: ...
+    async def receive(self) -> list[Received]: ...
+    def send(self, datagrams: Sequence[bytes], destination: Address) -> int: ...
+    async def wait_writable(self) -> None: ...
+    def take_unreachable(self) -> list[Unreachable]: ...
+    def close(self) -> None: ...
 
 
 class Foreign(NamedTuple):
@@ -75,30 +75,27 @@ class _Farewell:
 class QuicEndpoint:
     """A socket that QUIC connections share. :meth:`run` receives for all of them.
 
-    With `accept_link` it is a :class:`~lattica.nat.transport.base.Listener` too.
+    After :meth:`listen` it is a :class:`~lattica.nat.transport.base.Listener` too.
+    `first_packets` is shared by the endpoints of a node. `sole`: it is there for one connection,
+    and ends with it.
     """
 
     def __init__(
-        self,
-        sock: UdpSocket,
-        *,
-        admission: AdmissionControl,
-        tokens: RetryTokens,
-        accept_link: AcceptLink | None = None,
-        sole: bool = False,
+        self, sock: DatagramSocket, first_packets: FirstPackets, *, sole: bool = False
     ) -> None:
         self._sock = sock
         self.sole = sole
-        """It is there for one connection, and ends with it."""
-        self._admission = admission
-        self._tokens = tokens
-        self._accept_link = accept_link
+        self._first_packets = first_packets
+        self._make_link: Callable[[NewClient], QuicLink] | None = None
         self._links: dict[bytes, QuicLink] = {}
+        """By all the connection IDs that peers may use."""
         self._farewells: OrderedDict[bytes, _Farewell] = OrderedDict()
         self._arrivals_in, self._arrivals = trio.open_memory_channel[QuicLink](_BACKLOG)
-        self._shims: dict[Address, Shim] = {}
         self._strangers: dict[tuple[str, int], set[QuicLink]] = {}
         """By host and port, links whose peer has not proved who it is."""
+        self._admitted: dict[QuicLink, tuple[int, bytes]] = {}
+        """Those of them that clients began: the ticket of their admission, and the ID that the
+        client made up."""
         self._foreign: set[trio.MemorySendChannel[Foreign]] = set()
         self._writable: trio.Event | None = None
         self._closed = False
@@ -115,7 +112,7 @@ class QuicEndpoint:
     @property
     def listens(self) -> bool:
         """It accepts connections."""
-        return self._accept_link is not None
+        return self._make_link is not None
 
     @property
     def addrs(self) -> tuple[Multiaddr, ...]:
@@ -125,203 +122,106 @@ class QuicEndpoint:
 
     async def run(self) -> None:
         """Receive for all connections until :meth:`close`."""
+        sock = self._sock
         while not self._closed:
-            sock = self._sock
             try:
                 batch = await sock.receive()
             except trio.ClosedResourceError:
-                continue  # closed, or replaced by rebind()
+                return
             for received in batch:
                 try:
-                    self._route(received)
+                    self._deliver(received)
                 except Exception:  # a defect of ours costs these datagrams, not the node
                     logger.exception("datagrams dropped: internal error addr=%s", received.source)
             for destination, number in sock.take_unreachable():
                 error = OSError(number, os.strerror(number))
                 for link in self._strangers.get(destination[:2], ()):
-                    link.on_unreachable(error)
+                    link.deliver_unreachable(error)
 
-    def _route(self, received: Received) -> None:
-        """Cut what arrived together into what belongs to one connection."""
-        data, size, source = received
-        if len(source) == 4 and not source[3]:  # an IPv6 address without a zone
-            source = source[:2]
-        shim = self._shims.get(source)
-        if shim is not None and shim.holds:
-            self._restore(shim, data, size, source)
+    def _deliver(self, received: Received) -> None:
+        """Give what has come to whom it is for."""
+        _, size, source = received
+        for key, data in _by_connection_id(received):
+            if key is None:
+                for offset in range(0, len(data), size):
+                    self._deliver_foreign(data[offset : offset + size], source)
+            elif link := self._links.get(key):
+                link.deliver(data, size, source)
+            elif farewell := self._farewells.get(key):
+                self._repeat(farewell, len(data), source)
+            elif self._make_link is not None and (link := self._begin(data[:size], source)):
+                link.deliver(data, size, source)
+                self._offer(link)
+
+    def _deliver_foreign(self, datagram: bytes, source: Address) -> None:
+        """Something that is not QUIC: about a connection's path, or for who asked for it."""
+        if is_path_message(datagram) and (link := self._links.get(path_connection_id(datagram))):
+            link.deliver_path_message(datagram, source)
             return
-        end = len(data)
-        start, key = 0, _connection_id(data, 0)
-        for offset in range(size, end, size):
-            next_key = _connection_id(data, offset)
-            if next_key != key:
-                self._dispatch(data[start:offset], size, source, key)
-                start, key = offset, next_key
-        self._dispatch(data[start:] if start else data, size, source, key)
-
-    def _dispatch(self, data: bytes, size: int, source: Address, key: bytes | None) -> None:
-        """Hand datagrams with one connection ID to whom they are for."""
-        if key is None:
-            shim = self._shims.get(source)
-            if shim is not None:
-                self._restore(shim, data, size, source)
-                return
-            for offset in range(0, len(data), size):
-                datagram = data[offset : offset + size]
-                if is_fec(datagram):
-                    self._restore_stranger(datagram, source)
-                else:
-                    self._on_foreign(datagram, source)
-            return
-        link = self._links.get(key)
-        if link is None:
-            # Only its first datagram can begin a connection, and make the link for the others.
-            self._on_unknown(data[:size], source, key)
-            link, data = self._links.get(key), data[size:]
-        if link is not None and data:
-            link.deliver(data, size, source)
-
-    def _restore(self, shim: Shim, data: bytes, size: int, source: Address) -> None:
-        """Pass what an address sends through its shim."""
-        restored: list[bytes] = []
-        held = shim.holds
-        for offset in range(0, len(data), size):
-            datagram = data[offset : offset + size]
-            if datagram[0] & _FIXED_BIT or is_fec(datagram):
-                with suppress(RemoteProtocolError):  # lost, like what the network garbles
-                    restored += shim.receive(datagram)
-            else:
-                self._on_foreign(datagram, source)
-        self.deliver_restored(restored, source)
-        if report := shim.report():
-            self._sock.send([report], source)
-        if shim.holds and not held:
-            for link in shim.users:
-                link.wake()  # asleep until a timer that was set before there was a gap
-
-    def _restore_stranger(self, datagram: bytes, source: Address) -> None:
-        """Take a protected datagram from where no connection's peer is known to be.
-
-        A peer that has moved protects what it sends as before, and shows by that where it is
-        now. What is in the datagram is for the connection to judge.
-        """
-        with suppress(RemoteProtocolError):
-            if (payload := unprotected(datagram)) is not None:
-                self.deliver_restored([payload], source)
-
-    def deliver_restored(self, datagrams: Sequence[bytes], source: Address) -> None:
-        """Hand QUIC datagrams that were protected on their way to their connections."""
-        for key, run in groupby(datagrams, lambda datagram: _connection_id(datagram, 0)):
-            link = self._links.get(key) if key is not None else None
-            if link is not None:
-                link.deliver_each(list(run), source)
-
-    def _on_foreign(self, datagram: bytes, source: Address) -> None:
-        if is_path_message(datagram):
-            link = self._links.get(path_connection_id(datagram))
-            if link is not None:
-                link.on_path_message(datagram, source)
-                return
         for channel in self._foreign:
             with suppress(trio.WouldBlock):  # like a datagram that the network loses
                 channel.send_nowait(Foreign(datagram, source))
 
-    def _on_unknown(self, datagram: bytes, source: Address, key: bytes) -> None:
-        farewell = self._farewells.get(key)
-        if farewell is not None:
-            # The source may be forged: what it is sent must not be much more than it costs.
-            if farewell.left and len(farewell.datagram) <= _AMPLIFICATION * len(datagram):
-                farewell.left -= 1
-                self._sock.send([farewell.datagram], source)
-            return
-        if self._accept_link is None or not datagram[0] & LONG_HEADER:
-            return
-        try:
-            header = pull_quic_header(datagram, 0, CONNECTION_ID_SIZE)
-        except ValueError:
-            return
-        version, kind, _, destination_cid, source_cid, token, *_ = header
-        if len(datagram) < MIN_DATAGRAM:
-            return  # nothing is answered to what costs its sender less than the answer
-        if version != QuicProtocolVersion.VERSION_1:
-            if version is not None and version != QuicProtocolVersion.NEGOTIATION:
-                answer = encode_quic_version_negotiation(
-                    source_cid=destination_cid,
-                    destination_cid=source_cid,
-                    supported_versions=[QuicProtocolVersion.VERSION_1],
-                )
-                self._sock.send([answer], source)
-            return
-        if kind == QuicPacketType.INITIAL:
-            self._on_first(datagram, source, destination_cid, source_cid, token)
+    def _repeat(self, farewell: _Farewell, size: int, source: Address) -> None:
+        # The source may be forged: what it is sent must not be much more than it costs.
+        if farewell.left and len(farewell.datagram) <= _AMPLIFICATION * size:
+            farewell.left -= 1
+            self._sock.send([farewell.datagram], source)
 
-    def _on_first(
-        self, datagram: bytes, source: Address, destination_cid: bytes, source_cid: bytes,
-        token: bytes,
-    ) -> None:  # fmt: skip
-        """A client's first packet."""
-        assert self._accept_link is not None
-        if len(destination_cid) < _SHORTEST_FIRST_CID:
-            return
-        original_cid, retry_cid = destination_cid, None
-        proof = self._tokens.validate(source, token) if token else None
-        if proof is not None and proof[1] == destination_cid:
-            original_cid, retry_cid = proof
-        admission = self._admission.decide(source, validated=retry_cid is not None)
-        if admission is Admission.RETRY:
-            retry_source = os.urandom(CONNECTION_ID_SIZE)
-            answer = encode_quic_retry(
-                version=QuicProtocolVersion.VERSION_1,
-                source_cid=retry_source,
-                destination_cid=source_cid,
-                original_destination_cid=destination_cid,
-                retry_token=self._tokens.create(source, destination_cid, retry_source),
-            )
-            self._sock.send([answer], source)
-        elif admission is Admission.ACCEPT:
-            link = self._accept_link(self, source, original_cid, retry_cid, len(datagram))
-            self._links[destination_cid] = link
-            self.add_stranger(link)
-            link.begin_admission(self._admission, destination_cid)
-            link.deliver(datagram, len(datagram), source)
-            self.update_routes(link)
-            if link.failure is not None:
-                link.abort()
-                return
-            try:
+    def _begin(self, datagram: bytes, source: Address) -> QuicLink | None:
+        """The connection that a stranger's packet begins, if it does and may."""
+        assert self._make_link is not None
+        decision = self._first_packets.receive(datagram, source)
+        if isinstance(decision, bytes):
+            self._sock.send([decision], source)
+        if not isinstance(decision, NewClient):
+            return None
+        link = self._make_link(decision)
+        ticket = self._first_packets.admission.begin(source)
+        self._admitted[link] = (ticket, decision.first_cid)
+        self._links[decision.first_cid] = link
+        self.add(link)
+        return link
+
+    def _offer(self, link: QuicLink) -> None:
+        """Have a connection accepted that has begun."""
+        if link.failure is None:
+            with suppress(trio.WouldBlock):
                 self._arrivals_in.send_nowait(link)
-            except trio.WouldBlock:
-                link.abort()
+                return
+        link.abort()
 
     # --- connections ---
 
-    def update_routes(self, link: QuicLink) -> None:
-        """Learn which connection IDs of a connection have come and gone."""
-        if link.ended:
-            return
+    def add(self, link: QuicLink) -> None:
+        """Deliver to a link from now on, until it ends."""
+        self._strangers.setdefault(link.first_address[:2], set()).add(link)
+        self.on_connection_ids(link)
+
+    def on_connection_ids(self, link: QuicLink) -> None:
         added, retired = link.session.take_connection_ids()
         for cid in added:
             self._links[cid] = link
         for cid in retired:
             self._links.pop(cid, None)
 
-    def remove_route(self, cid: bytes) -> None:
-        self._links.pop(cid, None)
+    def on_authenticated(self, link: QuicLink) -> None:
+        self._end_handshake(link)
 
-    def add_stranger(self, link: QuicLink) -> None:
-        """Its peer has not proved who it is: tell it if the network says that nobody is there."""
-        self._strangers.setdefault(link.first_address[:2], set()).add(link)
-
-    def remove_stranger(self, link: QuicLink) -> None:
-        links = self._strangers.get(link.first_address[:2])
-        if links is not None:
+    def _end_handshake(self, link: QuicLink) -> None:
+        """It is no stranger's any more, or over."""
+        if link in self._admitted:
+            ticket, first_cid = self._admitted.pop(link)
+            self._first_packets.admission.finish(ticket)
+            self._links.pop(first_cid, None)
+        place = link.first_address[:2]
+        if links := self._strangers.get(place):
             links.discard(link)
             if not links:
-                del self._strangers[link.first_address[:2]]
+                del self._strangers[place]
 
-    def forget(self, link: QuicLink, farewell: bytes | None) -> None:
-        """A connection is over; `farewell` is what its peer is told if it asks again."""
-        self.remove_stranger(link)
+    def on_end(self, link: QuicLink, farewell: bytes | None) -> None:
+        self._end_handshake(link)
         _, retired = link.session.take_connection_ids()
         for cid in (*link.session.connection_ids, *retired):
             if self._links.pop(cid, None) is not None and farewell is not None:
@@ -333,21 +233,7 @@ class QuicEndpoint:
 
     # --- sending ---
 
-    def use_shim(self, address: Address, link: QuicLink) -> Shim:
-        """Share the error correction for an address, until :meth:`leave_shim`."""
-        shim = self._shims.get(address)
-        if shim is None:
-            shim = self._shims[address] = Shim(address, trio.current_time)
-        shim.users.add(link)
-        return shim
-
-    def leave_shim(self, address: Address, link: QuicLink) -> None:
-        shim = self._shims[address]
-        shim.users.remove(link)
-        if not shim.users:
-            del self._shims[address]
-
-    def send_now(self, datagrams: Sequence[bytes], destination: Address) -> int:
+    def send(self, datagrams: Sequence[bytes], destination: Address) -> int:
         """Send without waiting; return how many were taken."""
         return 0 if self._closed else self._sock.send(datagrams, destination)
 
@@ -357,12 +243,8 @@ class QuicEndpoint:
             await self._writable.wait()
             return
         self._writable = event = trio.Event()
-        sock = self._sock
         try:
-            await sock.wait_writable()
-        except trio.ClosedResourceError:
-            if sock is self._sock:  # otherwise rebind() has replaced it
-                raise
+            await self._sock.wait_writable()
         finally:
             self._writable = None
             event.set()
@@ -375,9 +257,9 @@ class QuicEndpoint:
         Raises :class:`LocalProtocolError` for data that could be taken for QUIC. Like any
         datagram it may be lost, also on this machine.
         """
-        if not data or data[0] & _FIXED_BIT:
+        if not data or data[0] & FIXED_BIT:
             raise LocalProtocolError("a probe's first byte must not look like QUIC's (RFC 9443)")
-        self.send_now([data], destination)
+        self.send([data], destination)
 
     @contextmanager
     def foreign(self) -> Iterator[trio.MemoryReceiveChannel[Foreign]]:
@@ -396,32 +278,22 @@ class QuicEndpoint:
 
     # --- life ---
 
-    async def accept(self) -> QuicLink:
+    def listen(self, make_link: Callable[[NewClient], QuicLink]) -> None:
+        """Accept connections from now on; `make_link` makes the server's side of one."""
+        self._make_link = make_link
+
+    async def accept(self) -> QuicHandshake:
         """Wait for the next connection; it is not authenticated yet."""
         try:
-            return await self._arrivals.receive()
+            return QuicHandshake(await self._arrivals.receive())
         except trio.EndOfChannel:
             raise trio.ClosedResourceError("the listener was closed") from None
 
     async def aclose(self) -> None:
         """Accept no more; connections go on."""
-        self._accept_link = None
+        self._make_link = None
         self._arrivals_in.close()
         await trio.lowlevel.checkpoint()
-
-    def rebind(self) -> None:
-        """Go on from a new socket, on a port that the system chooses.
-
-        Connections migrate to it (RFC 9000, section 9). For sockets that only dial: who
-        listens would have moved away from where others look for it.
-        """
-        if self.listens:
-            raise LocalProtocolError("a listening socket keeps its port")
-        old = self._sock
-        self._sock = UdpSocket.bind(old.local[0], 0, old.family)
-        old.close()
-        for link in set(self._links.values()):
-            link.migrate()
 
     def close(self) -> None:
         """Close the socket. Connections that still use it fail."""
@@ -432,12 +304,19 @@ class QuicEndpoint:
         self._sock.close()
 
 
-def _connection_id(data: bytes, offset: int) -> bytes | None:
-    """The destination connection ID of the packet at `offset`; None if it is not QUIC."""
-    first = data[offset]
-    if not first & _FIXED_BIT:
-        return None
-    if not first & LONG_HEADER:
-        return data[offset + 1 : offset + 1 + CONNECTION_ID_SIZE]
-    start = offset + 6
-    return data[start : start + data[start - 1]] if start <= len(data) else b""
+def _by_connection_id(received: Received) -> list[tuple[bytes | None, bytes]]:
+    """Cut what came together into runs with one connection ID; None: it is not QUIC."""
+    data, size, _ = received
+    end = len(data)
+    key = destination_cid(data, 0)
+    if size >= end:
+        return [(key, data)]
+    runs = []
+    start = 0
+    for offset in range(size, end, size):
+        next_key = destination_cid(data, offset)
+        if next_key != key:
+            runs.append((key, data[start:offset]))
+            start, key = offset, next_key
+    runs.append((key, data[start:] if start else data))
+    return runs

@@ -24,11 +24,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
+from lattica.nat.base.identity import PeerId
 from lattica.nat.config import KIB, Limits, Timeouts, Windows
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.events import Event, EventKind
 from lattica.nat.mux.stream_state import MuxStream
 from lattica.nat.quic.control import ControlReader, SpokenStreams
+from lattica.nat.quic.fec.policy import PathState
 from lattica.nat.quic.noise import QuicNoise
 from lattica.nat.quic.qh3.core import MIN_DATAGRAM, QuicCore, server_certificate_hash
 from lattica.nat.quic.qh3.native import NativeEvent
@@ -49,19 +51,20 @@ Address = Any
 class QuicSession(QuicSender):
     """One connection over QUIC; the driver owns the socket.
 
-    It feeds datagrams to :meth:`receive` or :meth:`receive_gro`, calls :meth:`on_timer` when
+    It feeds datagrams to :meth:`receive`, calls :meth:`on_timer` when
     :meth:`next_timer` is due, sends what :meth:`transmit` returns whenever
     :attr:`wants_write`, and calls :meth:`tick` about once a second. When one of them raises
     :class:`RemoteProtocolError`, it calls :meth:`shut` and sends what that leaves.
 
-    `noise` makes the exchange of identities for a certificate hash; `initiator` is the QUIC
+    `noise` makes the exchange of identities for a certificate hash and the peer that is expected;
+    `initiator` is the QUIC
     client, whose core has been, or will be, connected. `clock` is also the core's clock.
     """
 
     def __init__(
         self,
         core: QuicCore,
-        noise: Callable[[bytes], QuicNoise],
+        noise: Callable[[bytes, PeerId | None], QuicNoise],
         *,
         initiator: bool,
         clock: Callable[[], float],
@@ -82,6 +85,10 @@ class QuicSession(QuicSender):
         self._core = core
         self._make_noise = noise
         self._noise: QuicNoise | None = None
+        self.expected_peer: PeerId | None = None
+        """Who the other end has to be; read when it proves who it is."""
+        self.heard = False
+        """Something authentic was in what was received last."""
         self.datagrams: deque[bytes] = deque(maxlen=DATAGRAM_QUEUE)
         """Messages received by DATAGRAM frames; the oldest are dropped when nobody takes them."""
         self._initiator = initiator
@@ -104,18 +111,6 @@ class QuicSession(QuicSender):
     # --- the connection ---
 
     @property
-    def path(self) -> Address:
-        """The peer's address, which changes when it moves."""
-        if not self._drive.started:
-            return self._core._remote_addr or ("0.0.0.0", 0)
-        return self._drive.native.active_path[2]
-
-    @property
-    def terminated(self) -> bool:
-        """Nothing will be sent any more, and what is received is dropped."""
-        return self._drive.started and self._drive.native.state in ("draining", "terminated")
-
-    @property
     def connection_ids(self) -> tuple[bytes, ...]:
         """The IDs by which the peer addresses this connection."""
         return tuple(self._cids)
@@ -125,19 +120,6 @@ class QuicSession(QuicSender):
         added, retired = self._cids_added, self._cids_retired
         self._cids_added, self._cids_retired = [], []
         return added, retired
-
-    def migrate(self) -> bool:
-        """Go on with another connection ID, as our address has changed or is about to.
-
-        False if the peer has given us none to change to; nothing has changed then.
-        """
-        try:
-            self._drive.native.change_connection_id()
-        except (ValueError, RuntimeError):
-            return False
-        self.ping()
-        self._dirty = True
-        return True
 
     def shut(self, code: int, reason: str) -> None:
         """Close the connection; :meth:`transmit` has the packets that say so. Idempotent."""
@@ -153,34 +135,19 @@ class QuicSession(QuicSender):
 
     # --- receiving ---
 
-    def receive(self, datagrams: Sequence[bytes], source: Address) -> list[Event]:
-        """Take UDP payloads from one address, and return what they caused.
+    def receive(self, data: bytes, segment_size: int, source: Address) -> list[Event]:
+        """Take datagrams from one address, of `segment_size` bytes each (the last may be shorter).
 
-        Raises :class:`RemoteProtocolError` when the peer breaks QUIC or our protocol, or is
-        not the one it has to be.
+        Returns what they caused. Raises :class:`RemoteProtocolError` when the peer breaks QUIC or
+        our protocol, or is not the one it has to be.
         """
         events: list[Event] = []
         try:
             if self.remote is None:
-                datagrams = self._authenticate(datagrams, source, events)
-            if datagrams:
-                self._note_received(self._drive.receive(datagrams, source, self._clock()))
+                data = self._authenticate(data, segment_size, source, events)
+            if data:
+                self._note_received(self._drive.receive(data, segment_size, source, self._clock()))
                 self._take(events)
-        except RemoteProtocolError:
-            self._keep_unreported(events)
-            raise
-        return events
-
-    def receive_gro(self, data: bytes, segment_size: int, source: Address) -> list[Event]:
-        """As :meth:`receive`, of payloads of `segment_size` bytes (the last may be shorter)."""
-        if self.remote is None:
-            pieces = range(0, len(data), segment_size)
-            return self.receive([data[at : at + segment_size] for at in pieces], source)
-        events: list[Event] = []
-        try:
-            authentic = self._drive.receive_gro(data, segment_size, source, self._clock())
-            self._note_received(authentic)
-            self._take(events)
         except RemoteProtocolError:
             self._keep_unreported(events)
             raise
@@ -191,11 +158,11 @@ class QuicSession(QuicSender):
         """Whether this side is the one that dialed."""
         return self._initiator
 
-    @property
-    def path_state(self) -> tuple[int, float | None, float]:
-        """Packets lost so far, the latest round-trip time in seconds, the window in packets."""
+    def path_state(self) -> PathState:
+        """How the connection fares on its path."""
         native = self._drive.native
-        return native.loss_total, native.latest_rtt, native.congestion_window / MIN_DATAGRAM
+        window = native.congestion_window / MIN_DATAGRAM
+        return PathState(native.loss_total, native.latest_rtt, window)
 
     def export(self, label: bytes) -> bytes:
         """32 secret bytes that only this connection's two ends can make, for another use."""
@@ -215,25 +182,27 @@ class QuicSession(QuicSender):
         self._unreported = [event.stream for event in events if event.stream is not None]
 
     def _authenticate(
-        self, datagrams: Sequence[bytes], source: Address, events: list[Event]
-    ) -> Sequence[bytes]:
+        self, data: bytes, segment_size: int, source: Address, events: list[Event]
+    ) -> bytes:
         """Take datagrams until the peer is known; return those that are left."""
-        for position, datagram in enumerate(datagrams):
-            self._unauthenticated_bytes += len(datagram)
+        for offset in range(0, len(data), segment_size):
+            datagram = data[offset : offset + segment_size]
+            size = len(datagram)
+            self._unauthenticated_bytes += size
             if self._unauthenticated_bytes > PRE_AUTH_LIMIT:
                 raise RemoteProtocolError("QUIC: too many bytes before the peer is authenticated")
-            self._note_received(self._drive.receive([datagram], source, self._clock()))
+            self._note_received(self._drive.receive(datagram, size, source, self._clock()))
             if self._drive.started:
                 self._take(events)
             if self.remote is not None:
-                return datagrams[position + 1 :]
-        return ()
+                return data[offset + size :]
+        return b""
 
     def _take(self, events: list[Event]) -> None:
         """Act on what qh3 has to say."""
         core = self._core
         if self._noise is None and core.handshake_complete:
-            self._noise = self._make_noise(server_certificate_hash(core))
+            self._noise = self._make_noise(server_certificate_hash(core), self.expected_peer)
             self._send_noise()
         self._handle(self._drive.take_events(), events)
         if core.end is not None and self.closed is None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import socket
+from functools import partial
 
 import trio
 from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.addresses import Kind, kind_of, to_endpoint
 from lattica.nat.base.errors import AddressError, ListenError, LocalProtocolError
-from lattica.nat.base.identity import Identity
+from lattica.nat.base.identity import Identity, PeerId
 from lattica.nat.config import SwarmConfig
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.quic.admission import AdmissionControl, AdmissionLimits, RetryTokens
 from lattica.nat.quic.endpoint import QuicEndpoint
+from lattica.nat.quic.fec.socket import FecSocket
+from lattica.nat.quic.first_packet import FirstPackets, NewClient
+from lattica.nat.quic.handshake import QuicHandshake
 from lattica.nat.quic.link import QuicLink
 from lattica.nat.quic.noise import QuicNoise
 from lattica.nat.quic.qh3.core import (
@@ -37,11 +41,9 @@ class QuicTransport(ServedTransport):
         self._config = config
         self._budget = budget
         self._certificate: Certificate | None = None
-        self._tokens = RetryTokens(trio.current_time)
-        self._admission = AdmissionControl(
-            AdmissionLimits(maximum=config.limits.max_pending_inbound)
-        )
-        self._endpoints: list[QuicEndpoint] = []
+        limits = AdmissionLimits(maximum=config.limits.max_pending_inbound)
+        self._first_packets = FirstPackets(AdmissionControl(limits), RetryTokens(trio.current_time))
+        self._endpoints: dict[QuicEndpoint, FecSocket] = {}
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -53,7 +55,7 @@ class QuicTransport(ServedTransport):
                 await trio.sleep_forever()
         finally:
             self._nursery = None
-            for endpoint in self._endpoints:
+            for endpoint in tuple(self._endpoints):
                 endpoint.close()
 
     def can_dial(self, addr: Multiaddr) -> bool:
@@ -61,7 +63,7 @@ class QuicTransport(ServedTransport):
 
     can_listen = can_dial
 
-    async def dial(self, addr: Multiaddr, *, source_port: int | None = None) -> QuicLink:
+    async def dial(self, addr: Multiaddr, *, source_port: int | None = None) -> QuicHandshake:
         """Begin a connection to `addr`, from the socket that listens where there is one.
 
         Nothing is sent before the link is pumped. `source_port` is that of TCP, and ignored.
@@ -72,20 +74,18 @@ class QuicTransport(ServedTransport):
         await trio.lowlevel.checkpoint()
         return self._begin(self._endpoint_for(where.family, where.host), (where.host, where.port))
 
-    def dial_alone(self, sock: UdpSocket, addr: Multiaddr) -> QuicLink:
+    def dial_alone(self, sock: UdpSocket, addr: Multiaddr) -> QuicHandshake:
         """Begin a connection from a socket that serves nothing else, and ends with it."""
         where = to_endpoint(addr)
         endpoint = self._add(sock, accept=False, sole=True)
         return self._begin(endpoint, (where.host, where.port))
 
-    def _begin(self, endpoint: QuicEndpoint, destination: Address) -> QuicLink:
-        link = QuicLink(endpoint, destination)
-        core = client_core(timeouts=self._config.timeouts)
-        link.session = self._session(core, link, initiator=True)
-        link.session.connect(destination)
-        endpoint.update_routes(link)
-        endpoint.add_stranger(link)
-        return link
+    def _begin(self, endpoint: QuicEndpoint, destination: Address) -> QuicHandshake:
+        session = self._session(client_core(timeouts=self._config.timeouts), initiator=True)
+        session.connect(destination)
+        link = self._link(endpoint, destination, session)
+        endpoint.add(link)
+        return QuicHandshake(link)
 
     def _endpoint_for(self, family: socket.AddressFamily, host: str) -> QuicEndpoint:
         """The socket to dial `host` from; one that listens is what others see of this node."""
@@ -120,48 +120,42 @@ class QuicTransport(ServedTransport):
         if self._nursery is None:
             sock.close()
             raise LocalProtocolError("the QUIC transport is not running")
-        endpoint = QuicEndpoint(
-            sock,
-            admission=self._admission,
-            tokens=self._tokens,
-            accept_link=self._accept if accept else None,
-            sole=sole,
-        )
-        self._endpoints.append(endpoint)
+        protected = FecSocket(sock)
+        endpoint = QuicEndpoint(protected, self._first_packets, sole=sole)
+        if accept:
+            endpoint.listen(partial(self._accept, endpoint))
+        self._endpoints[endpoint] = protected
         self._nursery.start_soon(self._run_endpoint, endpoint)
         return endpoint
 
     async def _run_endpoint(self, endpoint: QuicEndpoint) -> None:
         await endpoint.run()
-        self._endpoints.remove(endpoint)
+        del self._endpoints[endpoint]
 
-    def _accept(
-        self,
-        endpoint: QuicEndpoint,
-        client: Address,
-        original_cid: bytes,
-        retry_cid: bytes | None,
-        first_size: int,
-    ) -> QuicLink:
+    def _accept(self, endpoint: QuicEndpoint, client: NewClient) -> QuicLink:
         if self._certificate is None:
             self._certificate = Certificate.generate()
-        link = QuicLink(endpoint, client)
         core = server_core(
             self._certificate,
-            original_destination_cid=original_cid,
-            retry_source_cid=retry_cid,
+            original_destination_cid=client.original_cid,
+            retry_source_cid=client.retry_cid,
             timeouts=self._config.timeouts,
-            max_datagram_size=server_datagram_size(first_size),
+            max_datagram_size=server_datagram_size(client.datagram_size),
         )
-        link.session = self._session(core, link, initiator=False)
+        return self._link(endpoint, client.address, self._session(core, initiator=False))
+
+    def _link(self, endpoint: QuicEndpoint, peer: Address, session: QuicSession) -> QuicLink:
+        link = QuicLink(endpoint, peer, session)
+        if self._config.quic.fec == "auto":
+            link.on_address = partial(self._endpoints[endpoint].follow, session.path_state)
         return link
 
-    def _session(self, core: QuicCore, link: QuicLink, *, initiator: bool) -> QuicSession:
-        def noise(certificate_hash: bytes) -> QuicNoise:
+    def _session(self, core: QuicCore, *, initiator: bool) -> QuicSession:
+        def noise(certificate_hash: bytes, expected_peer: PeerId | None) -> QuicNoise:
             return QuicNoise(
                 self._identity,
                 initiator=initiator,
-                expected_peer=link.expected_peer,
+                expected_peer=expected_peer,
                 certificate_hash=certificate_hash,
                 private_network_key=self._config.private_network_key,
             )

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import trio
 
 Address = tuple[str, int] | tuple[str, int, int, int]
-"""Numeric host, port and, for IPv6, flow and scope."""
+"""Numeric host, port and, for IPv6, flow and scope, which only an address with a zone needs."""
 
 _LINUX = sys.platform == "linux"
 
@@ -66,6 +66,7 @@ class Received(NamedTuple):
     """One or more datagrams of one source, in the order of their arrival.
 
     `data` is not empty. Each datagram has `segment_size` bytes, only the last may have fewer.
+    The source has flow and scope only where there is a zone.
     """
 
     data: bytes
@@ -216,8 +217,7 @@ class UdpSocket:
         Ask after :meth:`receive` and after :meth:`send`, and only to end a dial early: anyone
         on the path, and many off it, can forge the ICMP messages this comes from. So it says
         nothing about a connection whose peer has proved its identity. Each destination is
-        there once, with its latest error; at most 256 are kept, the latest ones. IPv6
-        destinations have flow and scope.
+        there once, with its latest error; at most 256 are kept, the latest ones.
         """
         if not self._unreachable:
             return []
@@ -276,8 +276,9 @@ class UdpSocket:
         # datagrams alike.
         if not self._gro:
             data, source = self._sock.recvfrom(_LARGEST)
-            return Received(data, len(data), source)
+            return Received(data, len(data), _shortest(source))
         data, control, _, source = self._sock.recvmsg(_LARGEST, _CONTROL_ROOM)
+        source = _shortest(source)
         for level, kind, value in control:
             if kind == _UDP_GRO and level == _SOL_UDP:
                 return Received(data, int.from_bytes(value, sys.byteorder), source)
@@ -339,8 +340,7 @@ class UdpSocket:
         self._note(destination, number)
 
     def _note(self, destination: Address, number: int) -> None:
-        if self.family == socket.AF_INET6 and len(destination) == 2:
-            destination = (*destination, 0, 0)
+        destination = _shortest(destination)
         self._unreachable.pop(destination, None)
         self._unreachable[destination] = number
         if len(self._unreachable) > _UNREACHABLE_KEPT:
@@ -357,6 +357,11 @@ def _keep_freed_memory() -> None:
     (mallopt(3), on M_MMAP_THRESHOLD).
     """
     bytes(2 * _BATCH_BYTES)
+
+
+def _shortest(address: Address) -> Address:
+    """One spelling for each address."""
+    return address[:2] if len(address) == 4 and not address[3] else address
 
 
 def _end_of_run(datagrams: Sequence[bytes], start: int, limit: int) -> int:

@@ -11,7 +11,7 @@ import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 from lattica.errors import RemoteProtocolError
@@ -88,7 +88,7 @@ class Side:
         self.error: RemoteProtocolError | None = None
         self.identity = identity(number)
 
-        def noise(certificate_hash: bytes) -> QuicNoise:
+        def noise(certificate_hash: bytes, expected_peer: PeerId | None) -> QuicNoise:
             return QuicNoise(
                 self.identity,
                 initiator=initiator,
@@ -98,6 +98,10 @@ class Side:
             )
 
         self.session = QuicSession(core, noise, initiator=initiator, clock=clock, **options)
+        self.session.expected_peer = expected_peer
+
+    def receive(self, datagram: bytes, source: tuple[Any, ...]) -> None:
+        self.take(lambda: self.session.receive(datagram, len(datagram), source))
 
     def take(self, call: Callable[[], list[Event]]) -> None:
         """Let the session handle something, as its driver does."""
@@ -222,12 +226,9 @@ class Pair:
             self.clock.now = max(self.clock.now, limit)
             return False
         now = self.clock.now = max(self.clock.now, min(due))
-        batch: dict[tuple[int, tuple[Any, ...]], list[bytes]] = {}
         while self._flights and self._flights[0].time <= now:
             flight = heapq.heappop(self._flights)
-            batch.setdefault((flight.target, flight.source), []).append(flight.data)
-        for (target, source), datagrams in batch.items():
-            self.sides[target].take(partial(self.sides[target].session.receive, datagrams, source))
+            self.sides[flight.target].receive(flight.data, flight.source)
         for end in self.sides:
             timer = end.session.next_timer()
             if timer is not None and timer <= now:

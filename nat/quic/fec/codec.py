@@ -1,6 +1,6 @@
 """Forward error correction below QUIC, for paths that lose packets without being congested.
 
-A shim between a QUIC implementation and its UDP socket, one :class:`FecSender` and one
+Between a QUIC implementation and its UDP socket: one :class:`FecSender` and one
 :class:`FecReceiver` for each remote address (a path, not a connection: these datagrams carry no
 connection ID). The sender alone decides when to use it (:mod:`lattica.nat.quic.fec.policy`);
 every receiver of ours understands it. Pure: datagrams and a clock in, datagrams and a timer out.
@@ -38,7 +38,7 @@ from collections.abc import Callable, Sequence
 
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.quic.fec.gf256 import MAX_REPAIRS, encode, recover
-from lattica.nat.quic.fec.policy import MAX_GROUP, FecPolicy, LossReport
+from lattica.nat.quic.fec.policy import MAX_GROUP, FecPolicy, LossReport, PathState
 
 OVERHEAD = 6
 """Bytes by which QUIC's largest datagram must stay below what the path carries."""
@@ -53,6 +53,8 @@ MAX_GROUPS = 8
 REPORT_INTERVAL = 0.1
 
 _SOURCE, _REPORT, _REPAIR = 0x20, 0x21, 0x28
+FEC_FIRST_BYTES = frozenset((_SOURCE, _REPORT, *range(_REPAIR, 0x40)))
+"""By these its datagrams are told from others."""
 _HEADER = 6
 _MODULUS = 1 << 24
 _REACH = 1024
@@ -66,7 +68,7 @@ _COUNTERS = struct.Struct(">BIIII")
 
 def is_fec(datagram: bytes) -> bool:
     """Whether a datagram is for this module, by its first byte."""
-    return bool(datagram) and (datagram[0] in (_SOURCE, _REPORT) or 0x28 <= datagram[0] < 0x40)
+    return bool(datagram) and datagram[0] in FEC_FIRST_BYTES
 
 
 def is_report(datagram: bytes) -> bool:
@@ -140,15 +142,9 @@ class FecSender:
         """Whether datagrams sent now would be protected."""
         return self._policy.protecting(self._clock())
 
-    def observe(self, *, lost: int, rtt: float | None, window: float) -> None:
-        """Tell what QUIC knows of the path; to be called about once for each batch sent.
-
-        Args:
-            lost: packets that QUIC has declared lost so far.
-            rtt: its latest round-trip time, seconds.
-            window: its congestion window in packets.
-        """
-        self._policy.observe(self._clock(), lost, rtt, window)
+    def observe(self, state: PathState) -> None:
+        """Tell what QUIC knows of the path; to be called about once for each batch sent."""
+        self._policy.observe(self._clock(), state)
 
     def receive_report(self, datagram: bytes) -> None:
         """Take a datagram of which :func:`is_report` says that it is for a sender.
@@ -160,12 +156,15 @@ class FecSender:
             raise RemoteProtocolError(f"FEC report of {len(datagram)} bytes")
         self._policy.report(self._clock(), LossReport(*_COUNTERS.unpack(datagram)[1:]))
 
-    def protect(self, datagrams: Sequence[bytes]) -> list[bytes]:
-        """What to send instead of these QUIC datagrams, in this order."""
+    def protect(self, datagrams: Sequence[bytes]) -> Sequence[bytes]:
+        """What to send instead of these QUIC datagrams, in this order.
+
+        The same object if they go as they are.
+        """
         now = self._clock()
         if not self._policy.protecting(now):
             self._policy.sent(len(datagrams), 0)
-            return [*self._close(), *datagrams]
+            return [*self._close(), *datagrams] if self._group else datagrams
         out: list[bytes] = []
         before = self._sequence
         group = self._group
@@ -285,6 +284,11 @@ class FecReceiver:
         if kind == _SOURCE:
             return self._receive_source(number, place, datagram[5], datagram[_HEADER:])
         return self._receive_repair(number, place, kind - _REPAIR, datagram[5:])
+
+    @property
+    def holds(self) -> bool:
+        """Datagrams wait behind a gap."""
+        return bool(self._held)
 
     def next_timer(self) -> float | None:
         """When to call :meth:`on_timer`; None while nothing is held back."""

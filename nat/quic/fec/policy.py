@@ -25,6 +25,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
+from typing import NamedTuple
 
 MAX_GROUP = 64
 """Source packets in one group."""
@@ -55,6 +56,17 @@ _REPORTED_WITHIN = 0.2
 """Seconds by which a report of a loss is late, besides the way."""
 _ENOUGH_RUNS = 3
 """Runs of losses after which a path counts as one that loses packets."""
+
+
+class PathState(NamedTuple):
+    """What QUIC knows of the path that a connection is on."""
+
+    lost: int
+    """Packets declared lost since the connection began."""
+    rtt: float | None
+    """The latest round-trip time, seconds."""
+    window: float
+    """The congestion window, packets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +168,12 @@ class FecPolicy:
         if not self.queued:
             self._unproven += protected
 
-    def observe(self, now: float, lost_total: int, rtt: float | None, window: float) -> None:
-        """What QUIC knows: packets it declared lost, its latest RTT, its window in packets."""
-        self._window = max(window, _LEAST_WINDOW)
-        if rtt is not None:
-            self._add_rtt(now, rtt)
-        lost, self._lost_total = max(0, lost_total - self._lost_total), lost_total
+    def observe(self, now: float, path: PathState) -> None:
+        """Take what QUIC knows."""
+        self._window = max(path.window, _LEAST_WINDOW)
+        if path.rtt is not None:
+            self._add_rtt(now, path.rtt)
+        lost, self._lost_total = max(0, path.lost - self._lost_total), path.lost
         if lost and self.queued and self._evidence >= _ENOUGH_RUNS:
             self._protected_until = now + 2 * self._recent_rtt
         if not self._on and self._clear(now):

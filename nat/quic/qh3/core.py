@@ -174,22 +174,6 @@ class QuicCore(QuicConnection):
         except (QuicConnectionError, ValueError) as error:
             self._fail(error)
 
-    def receive_many_datagrams(
-        self, datagrams: list[bytes], addr: NetworkAddress, now: float
-    ) -> None:
-        try:
-            super().receive_many_datagrams(datagrams, addr, now)
-        except (QuicConnectionError, ValueError) as error:
-            self._fail(error)
-
-    def receive_gro_buffer(
-        self, buffer: bytes, segment_size: int, addr: NetworkAddress, now: float
-    ) -> None:
-        try:
-            super().receive_gro_buffer(buffer, segment_size, addr, now)
-        except (QuicConnectionError, ValueError) as error:
-            self._fail(error)
-
     def _fail(self, error: Exception) -> NoReturn:
         self.close(QuicErrorCode.PROTOCOL_VIOLATION)
         raise RemoteProtocolError(f"QUIC: {error}") from None

@@ -7,7 +7,7 @@ keeps, and one call for a batch of datagrams.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
 from qh3 import tls
@@ -64,23 +64,16 @@ class NativeDrive:
 
     # --- receiving ---
 
-    def receive(self, datagrams: Sequence[bytes], source: NetworkAddress, now: float) -> bool:
-        """Take datagrams; return whether one of them was authentic.
+    def receive(self, data: bytes, segment_size: int, source: NetworkAddress, now: float) -> bool:
+        """Take datagrams of `segment_size` bytes (the last may be shorter) from one address.
 
-        Raises :class:`RemoteProtocolError`.
+        Returns whether one of them was authentic. Raises :class:`RemoteProtocolError`.
         """
         core = self.core
         if not core.handshake_complete:
-            for datagram in datagrams:
-                core.receive_datagram(datagram, source, now)
+            for offset in range(0, len(data), segment_size):
+                core.receive_datagram(data[offset : offset + segment_size], source, now)
             return True
-        report = self._run(self.native.receive_many_datagrams, list(datagrams), source, now)
-        return report[_PACKETS] > 0
-
-    def receive_gro(
-        self, data: bytes, segment_size: int, source: NetworkAddress, now: float
-    ) -> bool:
-        """As :meth:`receive`, of datagrams of `segment_size` bytes (the last may be shorter)."""
         report = self._run(self.native.receive_gro_buffer, data, segment_size, source, now)
         return report[_PACKETS] > 0
 

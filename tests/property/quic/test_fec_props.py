@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from lattica.errors import RemoteProtocolError
 from lattica.nat.quic.fec import gf256
 from lattica.nat.quic.fec.codec import MAX_HOLD, FecReceiver, FecSender, is_fec, is_report
+from lattica.nat.quic.fec.policy import PathState
 
 sizes = st.lists(st.integers(400, 1400), min_size=1, max_size=90)
 
@@ -27,7 +28,7 @@ def packets(lengths: list[int]) -> list[bytes]:
 
 def protected(clock: Clock, sent: list[bytes], batch: int, sequence: int) -> list[bytes]:
     sender = FecSender(clock, sequence=sequence)
-    sender.observe(lost=0, rtt=0.05, window=500)
+    sender.observe(PathState(0, 0.05, 500))
     wire: list[bytes] = []
     for start in range(0, len(sent), batch):
         wire += sender.protect(sent[start : start + batch])

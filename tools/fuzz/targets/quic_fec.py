@@ -6,6 +6,7 @@ import contextlib
 
 from lattica.errors import RemoteProtocolError
 from lattica.nat.quic.fec.codec import MAX_HOLD, FecReceiver, FecSender, is_fec, is_report
+from lattica.nat.quic.fec.policy import PathState
 from tools.fuzz.target import Target, Violation
 from tools.fuzz.targets.pieces import option, record, records
 
@@ -19,7 +20,7 @@ class _Clock:
 
 def _sender(clock: _Clock) -> FecSender:
     sender = FecSender(clock, sequence=0)
-    sender.observe(lost=0, rtt=0.05, window=500)
+    sender.observe(PathState(0, 0.05, 500))
     return sender
 
 
@@ -30,7 +31,7 @@ def _honest() -> tuple[list[bytes], list[bytes]]:
     sent = [b"\x40" + bytes((i,)) * (400 + i) for i in range(70)]
     wire = sender.protect(sent)
     clock.now = 1.0
-    return wire + sender.on_timer(), sent
+    return [*wire, *sender.on_timer()], sent
 
 
 _WIRE, _SENT = _honest()
@@ -86,7 +87,7 @@ def _report(data: bytes) -> None:
         with contextlib.suppress(RemoteProtocolError):
             sender.receive_report(payload)
         lost += len(payload) % 3
-        sender.observe(lost=lost, rtt=0.05 + len(payload) / 2000, window=step)
+        sender.observe(PathState(lost, 0.05 + len(payload) / 2000, step))
         sender.protect(_SENT[:9])
     if sender.repairs > 0.3 * sender.sources + 24:
         raise Violation(f"{sender.repairs} repairs for {sender.sources} datagrams")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from lattica.errors import RemoteProtocolError
-from lattica.nat.base.identity import Identity
+from lattica.nat.base.identity import Identity, PeerId
 from lattica.nat.config import KIB, Limits, Timeouts
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.events import Event, EventKind
@@ -40,8 +40,10 @@ class _Table:
         )
         self.budget = MemoryBudget(_BUDGET)
 
-        def noise(identity: Identity, *, initiator: bool) -> Callable[[bytes], QuicNoise]:
-            return lambda hash_: QuicNoise(identity, initiator=initiator, certificate_hash=hash_)
+        def noise(
+            identity: Identity, *, initiator: bool
+        ) -> Callable[[bytes, PeerId | None], QuicNoise]:
+            return lambda hash_, _: QuicNoise(identity, initiator=initiator, certificate_hash=hash_)
 
         def session(*, initiator: bool) -> QuicSession:
             tested = initiator is test_client
@@ -75,7 +77,8 @@ class _Table:
                     quiet = False
                     if spoil and mine is self.peer:
                         datagrams[0], spoil = _spoilt(datagrams[0], spoil), b""
-                    self.note(other, partial(other.receive, datagrams, address))
+                    for datagram in datagrams:
+                        self.note(other, partial(other.receive, datagram, len(datagram), address))
             if quiet:
                 return
 
@@ -146,7 +149,7 @@ def _act(table: _Table, action: int, payload: bytes) -> None:
     except (ValueError, RuntimeError):
         return  # not even qh3 does that
     if action == _GARBAGE:
-        table.note(table.tested, lambda: table.tested.receive([payload], table.from_))
+        table.note(table.tested, lambda: table.tested.receive(payload, len(payload), table.from_))
     elif action == _TIME:
         table.now += number / 50
         table.tested.ping()

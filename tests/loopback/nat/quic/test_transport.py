@@ -7,7 +7,6 @@ import random
 import socket
 from collections.abc import Sized
 from functools import partial
-from typing import Any
 
 import pytest
 import trio
@@ -22,18 +21,19 @@ from lattica.errors import (
 )
 from lattica.nat.base.addresses import parse_multiaddr, to_endpoint, with_peer
 from lattica.nat.base.identity import Identity, PeerId
-from lattica.nat.config import Limits, Timeouts
+from lattica.nat.config import Limits, QuicConfig, Timeouts
 from lattica.nat.mux.session import INITIAL_WINDOW
 from lattica.nat.mux.stream import Stream
 from lattica.nat.quic.admission import AdmissionControl, AdmissionLimits
 from lattica.nat.quic.connection import QuicConnection
 from lattica.nat.quic.endpoint import QuicEndpoint
-from lattica.nat.quic.fec.codec import MAX_GROUPS, MAX_HELD
+from lattica.nat.quic.fec.codec import MAX_GROUPS, MAX_HELD, is_fec
 from lattica.nat.quic.fec.policy import FecPolicy
+from lattica.nat.quic.fec.socket import FecSocket
+from lattica.nat.quic.first_packet import NewClient
 from lattica.nat.quic.link import QuicLink
 from lattica.nat.quic.transport import QuicTransport
 from lattica.nat.swarm.swarm import Swarm
-from lattica.nat.transport.udp_socket import UdpSocket
 from tests.support.nets import ECHO, LISTEN_ON, ask_echo, open_files, running, settled, swarm_config
 from tests.support.udp_proxy import udp_proxied
 
@@ -51,7 +51,11 @@ def quic_of(swarm: Swarm) -> QuicTransport:
 
 
 def endpoint_of(swarm: Swarm) -> QuicEndpoint:
-    return quic_of(swarm)._endpoints[0]
+    return next(iter(quic_of(swarm)._endpoints))
+
+
+def fec_of(swarm: Swarm) -> FecSocket:
+    return quic_of(swarm)._endpoints[endpoint_of(swarm)]
 
 
 def connection_of(swarm: Swarm, other: Swarm) -> QuicConnection:
@@ -146,7 +150,7 @@ async def test_nobody_answers():
         async with running(listen=(), timeouts=Timeouts(dial=0.3)) as client:
             with pytest.raises(DialError, match="timed out"):
                 await client.dial(Identity.generate().peer_id, [addr])
-            await settled(lambda: not quic_of(client)._endpoints[0]._links)
+            await settled(lambda: not endpoint_of(client)._links)
 
 
 async def test_the_wrong_peer_is_refused():
@@ -211,8 +215,12 @@ async def test_a_peer_that_was_killed_is_noticed():
 
 
 async def test_a_client_that_moves_keeps_its_streams():
-    async with running(listen=QUIC) as server, running(listen=()) as client:
-        await client.dial(server.identity.peer_id, server.addrs)
+    async with (
+        running(listen=QUIC) as server,
+        udp_proxied(server.addrs[0]) as proxy,
+        running(listen=()) as client,
+    ):
+        await client.dial(server.identity.peer_id, [proxy.addr])
         connection = connection_of(client, server)
         peer_id = server.identity.peer_id
         await settled(lambda: server.registry.total)
@@ -229,7 +237,7 @@ async def test_a_client_that_moves_keeps_its_streams():
                 for part in range(0, len(BIG), 1 << 18):
                     await stream.send_all(BIG[part : part + (1 << 18)])
                     if part in (1 << 20, 2 << 20):
-                        quic_of(client)._endpoints[0].rebind()
+                        await proxy.rebind()
                 await stream.send_eof()
         assert received == BIG
         assert connection_of(client, server) is connection
@@ -306,7 +314,7 @@ async def test_a_flood_of_first_packets_is_asked_for_proof():
     few = AdmissionLimits(retry_above=8, maximum=32)
     async with running(listen=QUIC) as server, running(listen=()) as client:
         transport = quic_of(server)
-        endpoint_of(server)._admission = transport._admission = AdmissionControl(few)
+        admission = transport._first_packets.admission = AdmissionControl(few)
         async with running(listen=()) as flooder:
             # Real first packets whose sender never answers: those of dials that go nowhere.
             hole = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -316,7 +324,7 @@ async def test_a_flood_of_first_packets_is_asked_for_proof():
             where = to_endpoint(server.addrs[0])
             firsts = []
             for _ in range(20):
-                link = await quic_of(flooder).dial(nowhere)
+                link = (await quic_of(flooder).dial(nowhere)).link
                 await link.pump()
                 first = hole.recv(2048)
                 firsts.append(first)
@@ -324,8 +332,8 @@ async def test_a_flood_of_first_packets_is_asked_for_proof():
                 hole.recv(2048)  # its farewell
             for first in firsts * 5:
                 hole.sendto(first, (where.host, where.port))
-            await settled(lambda: transport._admission.half_open >= few.retry_above)
-            assert transport._admission.half_open <= few.maximum
+            await settled(lambda: admission.half_open >= few.retry_above)
+            assert admission.half_open <= few.maximum
             # Honest peers pay a round trip, and are served.
             await client.dial(server.identity.peer_id, server.addrs)
             assert await ask_echo(client, server.identity.peer_id) == b"hello"
@@ -335,13 +343,13 @@ async def test_a_flood_of_first_packets_is_asked_for_proof():
 async def test_a_stranger_who_only_says_hello_is_dropped_in_time():
     quick = Timeouts(handshake=0.3)
     async with running(listen=QUIC, timeouts=quick) as server, running(listen=()) as client:
-        link = await quic_of(client).dial(server.addrs[0])
+        link = (await quic_of(client).dial(server.addrs[0])).link
         while not link.session._core.handshake_complete:
             await link.pump()
         await settled(lambda: server._pending_inbound)
         await settled(lambda: not server._pending_inbound)
         await settled(lambda: not endpoint_of(server)._links)
-        assert quic_of(server)._admission.half_open == 0
+        assert quic_of(server)._first_packets.admission.half_open == 0
         link.abort()
 
 
@@ -455,8 +463,9 @@ def nothing_left(swarm: Swarm) -> bool:
     """No trace of a connection, begun or finished, but answers for peers that ask again."""
     transport = quic_of(swarm)
     return not (
-        any(e._links or e._shims or e._strangers for e in transport._endpoints)
-        or transport._admission.half_open
+        any(e._links or e._strangers or e._admitted for e in transport._endpoints)
+        or any(fec._paths or fec._armed or fec._followed for fec in transport._endpoints.values())
+        or transport._first_packets.admission.half_open
         or swarm._pending_inbound
         or swarm.receive_memory.sessions
     )
@@ -528,7 +537,7 @@ async def test_a_defect_costs_one_connection(monkeypatch, caplog):
             assert await ask_echo(dialer, server.identity.peer_id) == b"hello"
         there = connection_of(server, client)
 
-        def fail(events: object) -> None:
+        def fail(*_: object) -> None:
             raise KeyError("a defect")
 
         monkeypatch.setattr(there._link, "on_events", fail)
@@ -538,39 +547,10 @@ async def test_a_defect_costs_one_connection(monkeypatch, caplog):
         assert there.closed_reason == "internal error"
         assert await ask_echo(other, server.identity.peer_id) == b"hello"
         # And one that no connection has to do with.
-        monkeypatch.setattr(endpoint_of(server), "_on_foreign", fail)
+        monkeypatch.setattr(endpoint_of(server), "_deliver_foreign", fail)
         endpoint_of(other).send_probe(b"\x00probe", endpoint_of(server).local)
         await settled(lambda: "datagrams dropped" in caplog.text)
         assert await ask_echo(other, server.identity.peer_id) == b"hello"
-
-
-async def test_a_new_socket_while_the_old_one_is_full(monkeypatch):
-    async with running(listen=QUIC) as server, running(listen=()) as client:
-        await client.dial(server.identity.peer_id, server.addrs)
-        endpoint, connection = endpoint_of(client), connection_of(client, server)
-        old = endpoint._sock
-        full = trio.Event()
-
-        closed = trio.Event()
-
-        async def wait_writable(self: UdpSocket) -> None:
-            if self is not old:
-                return
-            full.set()
-            await closed.wait()
-            raise trio.ClosedResourceError
-
-        monkeypatch.setattr(UdpSocket, "wait_writable", wait_writable)
-        send = UdpSocket.send
-        monkeypatch.setattr(
-            UdpSocket, "send", lambda self, *args: 0 if self is old else send(self, *args)
-        )
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(ask_echo, client, server.identity.peer_id)
-            await full.wait()
-            endpoint.rebind()
-            closed.set()
-        assert connection_of(client, server) is connection
 
 
 # --- forged error correction ---
@@ -601,41 +581,40 @@ async def test_forged_error_correction_changes_nothing():
             nursery.start_soon(forge)
             assert await echo_all(client, server.identity.peer_id, BIG) == BIG
             nursery.cancel_scope.cancel()
-        (shim,) = endpoint_of(server)._shims.values()
-        assert len(shim._receiver._held) <= MAX_HELD
-        assert len(shim._receiver._groups) <= MAX_GROUPS
+        (path,) = fec_of(server)._paths.values()
+        assert len(path._receiver._held) <= MAX_HELD
+        assert len(path._receiver._groups) <= MAX_GROUPS
         await client.disconnect(server.identity.peer_id)
         await settled(partial(nothing_left, server))
 
 
-async def test_a_gap_sets_the_timer_of_a_connection_that_sleeps(monkeypatch):
-    rarely = Timeouts(keep_alive_interval=100, keep_alive_timeout=200)
+@pytest.mark.parametrize("server_fec", ["auto", "off"])
+@pytest.mark.parametrize("client_fec", ["auto", "off"])
+async def test_each_end_has_its_own_setting_of_error_correction(
+    server_fec, client_fec, monkeypatch
+):
+    monkeypatch.setattr("lattica.nat.quic.fec.codec._SMALL", 0)
+    monkeypatch.setattr(FecPolicy, "protecting", lambda self, now: True)
+    rng = random.Random(6)
+    wrapped = {True: 0, False: 0}
+
+    def treat(datagram: bytes) -> list[bytes]:
+        wrapped[is_fec(datagram)] += 1
+        return [] if rng.random() < 0.03 else [datagram]
+
     async with (
-        running(listen=QUIC, timeouts=rarely) as server,
+        running(listen=QUIC, quic=QuicConfig(fec=server_fec)) as server,
         udp_proxied(server.addrs[0]) as proxy,
-        running(listen=(), timeouts=rarely) as client,
+        running(listen=(), quic=QuicConfig(fec=client_fec)) as client,
     ):
+        proxy.treat = treat
         await client.dial(server.identity.peer_id, [proxy.addr])
-        assert await ask_echo(client, server.identity.peer_id) == b"hello"
-        for swarm, other in ((client, server), (server, client)):
-            connection_of(swarm, other).session._pongs = 100  # it needs no more of them
-        link = connection_of(server, client)._link
-        (shim,) = endpoint_of(server)._shims.values()
-        woken: list[QuicLink] = []
-        wake = QuicLink.wake
-
-        def note(link: QuicLink) -> None:
-            if shim.holds:
-                woken.append(link)
-            wake(link)
-
-        monkeypatch.setattr(QuicLink, "wake", note)
-        rest = b"\0\x1e" + b"\x40" * 30
-        proxy.inject(b"\x20\0\0\5" + rest)  # begins a sequence
-        await settled(lambda: shim._receiver._next is not None)
-        proxy.inject(b"\x20\0\0\7" + rest)  # leaves a gap
-        await settled(lambda: link in woken)
-        await settled(lambda: not shim.holds)
+        some = BIG[:400_000]
+        assert await echo_all(client, server.identity.peer_id, some) == some
+        assert await echo_all(server, client.identity.peer_id, some) == some
+        assert bool(wrapped[True]) is ("auto" in (server_fec, client_fec))
+        for swarm, setting in ((server, server_fec), (client, client_fec)):
+            assert bool(fec_of(swarm)._paths) is (setting == "auto")
 
 
 async def test_a_peer_that_moves_is_followed_though_all_it_sends_is_protected(monkeypatch):
@@ -672,14 +651,14 @@ async def test_what_is_answered_to_first_packets():
     async with running(listen=QUIC) as server:
         endpoint = endpoint_of(server)
         accepted: list[bytes] = []
-        accept_link = endpoint._accept_link
-        assert accept_link is not None
+        make_link = endpoint._make_link
+        assert make_link is not None
 
-        def accept(*args: Any) -> QuicLink:
-            accepted.append(args[2])
-            return accept_link(*args)
+        def accept(client: NewClient) -> QuicLink:
+            accepted.append(client.original_cid)
+            return make_link(client)
 
-        endpoint._accept_link = accept
+        endpoint.listen(accept)
         stranger = trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         with stranger:
             await stranger.bind(("127.0.0.1", 0))
@@ -733,7 +712,7 @@ async def test_thousands_of_random_datagrams():
                 if number % 50 == 0:
                     await trio.lowlevel.checkpoint()
         assert await ask_echo(client, server.identity.peer_id) == b"hello"
-        await settled(lambda: not quic_of(server)._admission.half_open)
+        await settled(lambda: not quic_of(server)._first_packets.admission.half_open)
         assert len(server.receive_memory.sessions) == 1
         assert len(set(endpoint._links.values())) == 1
 

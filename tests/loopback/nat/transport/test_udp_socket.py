@@ -41,10 +41,6 @@ def sockets(
         yield made
 
 
-def address(sock: UdpSocket) -> Address:
-    return sock.local if sock.family == socket.AF_INET else (*sock.local, 0, 0)
-
-
 def split(batch: Sequence[Received]) -> list[bytes]:
     """The datagrams of a batch."""
     for received in batch:
@@ -83,7 +79,7 @@ def random_datagrams(*sizes: int) -> list[bytes]:
 def refused_port(family: socket.AddressFamily = socket.AF_INET) -> Address:
     """An address at which nobody listens."""
     with sockets(family, True) as (gone,):
-        return address(gone)
+        return gone.local
 
 
 class Scripted(socket.socket):
@@ -142,8 +138,8 @@ async def test_mixed_sizes_arrive_in_order_with_their_source(
     with sockets(family, sender_offload, receiver_offload) as (a, b):
         sizes = [1200] * 56 + [1400] * 9 + [77] + [1] * 70 + [30_000, 2, 3, 3, 2]
         data = random_datagrams(*sizes)
-        await send_all(a, [*data, END], address(b))
-        assert await read_to_end(b, address(a)) == data
+        await send_all(a, [*data, END], b.local)
+        assert await read_to_end(b, a.local) == data
         assert (a.lost, a.oversized) == (0, 0)
 
 
@@ -164,8 +160,8 @@ async def test_with_and_without_offload_the_same_arrives(runs, sender_offload, r
             # What an unprivileged socket's receive buffer holds.
             room = max(0, 70_000 - sum(map(len, data))) // max(size, 1)
             data += random_datagrams(*[size] * min(count, room, 120 - len(data)))
-        assert a.send([*data, END], address(b)) == len(data) + 1
-        assert await read_to_end(b, address(a)) == [each for each in data if each]
+        assert a.send([*data, END], b.local) == len(data) + 1
+        assert await read_to_end(b, a.local) == [each for each in data if each]
 
 
 async def test_a_run_is_one_call_and_arrives_as_one():
@@ -423,7 +419,7 @@ async def test_what_the_kernel_refuses_counts_as_lost(family, count):
         assert a.lost == count
         [(destination, number)] = a.take_unreachable()
         assert destination[:2] == nowhere
-        assert len(destination) == len(address(a))
+        assert len(destination) == len(a.local)
         assert number
         assert a.take_unreachable() == []
         assert a.max_datagrams_per_send == before
@@ -455,7 +451,7 @@ async def test_an_unreachable_port_is_reported_to_the_receiver(family):
         assert a.take_unreachable() == [(dead, errno.ECONNREFUSED)]
         assert a.take_unreachable() == []
         # It goes on as before.
-        b.send([b"y"], address(a))
+        b.send([b"y"], a.local)
         assert split(await a.receive()) == [b"y"]
 
 
@@ -468,9 +464,9 @@ async def test_one_unreachable_port_costs_others_nothing(family, offload):
         data = random_datagrams(*[100] * 60)
         for start in range(0, 60, 3):
             assert a.send([b"x", b"x", b"y"], dead) == 3
-            assert a.send(data[start : start + 3], address(b)) == 3
-        a.send([END], address(b))
-        assert await read_to_end(b, address(a)) == data
+            assert a.send(data[start : start + 3], b.local) == 3
+        a.send([END], b.local)
+        assert await read_to_end(b, a.local) == data
         assert a.take_unreachable() == [(dead, errno.ECONNREFUSED)]
 
 

@@ -35,6 +35,7 @@ from lattica.nat.quic.fec.policy import (
     PROVING_AGAIN,
     FecPolicy,
     LossReport,
+    PathState,
     repairs_needed,
 )
 
@@ -56,7 +57,7 @@ def packet(number: int, size: int = 1200) -> bytes:
 def ready(clock: Clock, sequence: int = 0) -> FecSender:
     """A sender that knows its path and so protects it, as at the start of a connection."""
     sender = FecSender(clock, sequence=sequence)
-    sender.observe(lost=0, rtt=RTT, window=500)
+    sender.observe(PathState(0, RTT, 500))
     assert sender.active
     return sender
 
@@ -69,7 +70,7 @@ def group(count: int, clock: Clock | None = None, sequence: int = 0, first: int 
     sources = sender.protect(sent)
     if (due := sender.next_timer()) is not None:
         clock.now = max(clock.now, due)
-    wire = sources + sender.on_timer()
+    wire = [*sources, *sender.on_timer()]
     return wire[:count], wire[count:], sent
 
 
@@ -125,7 +126,7 @@ def test_overhead_is_the_same_for_sources_and_repairs():
     sender = ready(clock)
     wire = sender.protect([packet(i) for i in range(10)])
     clock.now = sender.next_timer() or 0.0
-    wire += sender.on_timer()
+    wire = [*wire, *sender.on_timer()]
     assert len(wire) > 10
     assert {len(d) for d in wire} == {1200 + OVERHEAD}
 
@@ -150,7 +151,7 @@ def test_a_small_datagram_does_not_begin_a_group_and_a_huge_one_is_left_alone():
 
 def test_what_would_not_fit_the_path_is_not_protected():
     sender = FecSender(Clock(), path_limit=1300)
-    sender.observe(lost=0, rtt=RTT, window=500)
+    sender.observe(PathState(0, RTT, 500))
     fits, does_not = packet(1, 1300 - OVERHEAD), packet(2, 1301 - OVERHEAD)
     protected = sender.protect([fits, does_not])
     assert [is_fec(d) for d in protected] == [True, False]
@@ -160,7 +161,7 @@ def test_what_would_not_fit_the_path_is_not_protected():
 @pytest.mark.parametrize("short", [0.001, 0.004])
 def test_short_paths_are_not_protected(short):
     sender = FecSender(Clock())
-    sender.observe(lost=0, rtt=short, window=500)
+    sender.observe(PathState(0, short, 500))
     assert not sender.active
 
 
@@ -339,7 +340,7 @@ def lossy(policy: FecPolicy, clock: Clock, packets: int, every: int, rtt: float 
     counted = policy._last or LossReport(0, 0, 0, 0)
     for _ in range(packets // 1000):
         clock.now += 0.1
-        policy.observe(clock.now, 0, rtt, 500)
+        policy.observe(clock.now, PathState(0, rtt, 500))
         policy.sent(1000, 1000 if policy.protecting(clock.now) else 0)
         lost = 1000 // every if every else 0
         counted = LossReport(counted.expected + 1000, counted.lost + lost, counted.runs + lost, 0)
@@ -390,7 +391,7 @@ def test_protection_ends_where_nothing_is_lost_and_returns_with_losses():
     for lost in (1, 2, 3):
         clock.now += 0.1
         policy.sent(500, 0)
-        policy.observe(clock.now, lost, RTT, 50)
+        policy.observe(clock.now, PathState(lost, RTT, 50))
     assert policy.protecting(clock.now)
 
 
@@ -407,7 +408,7 @@ def test_protection_stays_where_packets_are_lost_and_ends_later_when_that_is_ove
 
 def test_protection_ends_when_nobody_reports():
     policy, clock = FecPolicy(), Clock()
-    policy.observe(0.0, 0, RTT, 500)
+    policy.observe(0.0, PathState(0, RTT, 500))
     policy.sent(2 * PROVING + 1, 2 * PROVING + 1)
     assert not policy.protecting(clock.now)
 
@@ -418,7 +419,7 @@ def test_losses_in_a_queue_do_not_speak_for_protection():
     for lost in range(1, 50):
         clock.now += 0.1
         policy.sent(500, 0)
-        policy.observe(clock.now, lost, 2 * RTT, 50)
+        policy.observe(clock.now, PathState(lost, 2 * RTT, 50))
     assert not policy.on
 
 
@@ -428,22 +429,22 @@ def test_a_queue_suspends_protection_until_a_loss_has_been_felt():
     assert policy.protecting(clock.now)
     for _ in range(5):
         clock.now += 0.02
-        policy.observe(clock.now, 0, 1.5 * RTT, 500)
+        policy.observe(clock.now, PathState(0, 1.5 * RTT, 500))
     assert policy.queued
     assert not policy.protecting(clock.now)
-    policy.observe(clock.now, 1, 1.5 * RTT, 350)
+    policy.observe(clock.now, PathState(1, 1.5 * RTT, 350))
     assert policy.protecting(clock.now), "CUBIC has slowed down"
     clock.now += 4 * RTT
-    policy.observe(clock.now, 1, 1.5 * RTT, 350)
+    policy.observe(clock.now, PathState(1, 1.5 * RTT, 350))
     assert not policy.protecting(clock.now), "and the queue still stands"
-    policy.observe(clock.now, 1, RTT, 350)
+    policy.observe(clock.now, PathState(1, RTT, 350))
     assert policy.protecting(clock.now)
 
 
 @pytest.mark.parametrize(("rtt", "every"), [(2 * RTT, 20), (RTT, 2)])
 def test_reports_of_an_overflowing_queue_do_not_count(rtt, every):
     policy, clock = FecPolicy(), Clock()
-    policy.observe(0.0, 0, RTT, 500)
+    policy.observe(0.0, PathState(0, RTT, 500))
     before = policy._estimate.share
     lossy(policy, clock, 4000, every, rtt)
     assert policy._estimate.share == before
@@ -454,7 +455,7 @@ def test_reports_of_an_overflowing_queue_do_not_count(rtt, every):
 )
 def test_senseless_reports_are_ignored(report):
     policy = FecPolicy()
-    policy.observe(0.0, 0, RTT, 500)
+    policy.observe(0.0, PathState(0, RTT, 500))
     before = policy._estimate.share
     policy.report(0.0, LossReport(*report))
     assert policy._estimate.share == before
@@ -462,7 +463,7 @@ def test_senseless_reports_are_ignored(report):
 
 def test_repairs_stay_within_their_budget():
     policy = FecPolicy()
-    policy.observe(0.0, 0, RTT, 500)
+    policy.observe(0.0, PathState(0, RTT, 500))
     policy.report(0.0, LossReport(10_000, 1_100, 300, 0))
     sent = sum(policy.repairs(2, 24) for _ in range(1000))
     assert sent <= 0.3 * 2000 + 24
@@ -636,8 +637,8 @@ class Simulation:
         if end.sender is not None:
             core = quic._core
             window = core.congestion_window / (1400 - OVERHEAD)
-            end.sender.observe(lost=core.loss_total, rtt=core.latest_rtt, window=window)
-            wire = end.sender.protect(wire) + end.sender.on_timer()
+            end.sender.observe(PathState(core.loss_total, core.latest_rtt, window))
+            wire = [*end.sender.protect(wire), *end.sender.on_timer()]
         if (report := end.receiver.report()) is not None:
             wire.append(report)
         link = self._links[0 if end.sends else 1]

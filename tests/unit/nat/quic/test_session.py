@@ -54,8 +54,6 @@ def test_both_know_each_other() -> None:
     for mine, other in ((pair.a, pair.b), (pair.b, pair.a)):
         assert mine.session.remote is not None
         assert mine.session.remote.peer_id == other.identity.peer_id
-    assert pair.a.session.path == pair.b.address
-    assert pair.b.session.path == pair.a.address
 
 
 def test_the_expected_peer_is_accepted_and_another_is_not() -> None:
@@ -110,9 +108,9 @@ def test_streams_that_overtake_noises_last_message_are_served() -> None:
 def test_a_stranger_may_not_send_much() -> None:
     pair = Pair()
     assert pair.run(lambda: pair.b.session._core.handshake_complete)
-    datagrams = [b"\x40" + bytes(999)] * (PRE_AUTH_LIMIT // 1000 + 2)
+    datagrams = (b"\x40" + bytes(999)) * (PRE_AUTH_LIMIT // 1000 + 2)
     with pytest.raises(RemoteProtocolError, match="before the peer is authenticated"):
-        pair.b.session.receive(datagrams, CLIENT_ADDRESS)
+        pair.b.session.receive(datagrams, 1000, CLIENT_ADDRESS)
 
 
 def test_the_initiator_sends_little_before_noise_is_over() -> None:
@@ -546,55 +544,6 @@ def test_control_frames_in_pieces() -> None:
 # --- the network ---
 
 
-@pytest.mark.parametrize("side", [0, 1])
-def test_migration_in_mid_transfer_loses_nothing(side: int) -> None:
-    """`side` sends while the client's address changes, as behind a NAT that forgets it."""
-    pair = Pair(Link(delay=0.01, rate=4e6)).establish()
-    mine, theirs = pair.open(side)
-    data = pattern(2 * MIB)
-    parts = [take_all(theirs)[2:]]
-    write(mine, data)
-    mine.finish()
-    pair.run(lambda: sum(map(len, parts)) > 300_000, each=read_into(theirs, parts))
-    for number in (1, 2):
-        pair.a.address = ("203.0.113.9", 5000 + number)
-        pair.a.session.ping()
-        pair.run(seconds=0.15, each=read_into(theirs, parts))
-    assert pair.run(lambda: theirs.received_fin, each=read_into(theirs, parts))
-    assert b"".join(parts) + take_all(theirs) == data
-    assert pair.b.session.path == pair.a.address
-
-
-def test_a_client_that_moves_changes_its_connection_id() -> None:
-    pair = Pair().establish()
-    pair.settle()
-    before = native(pair.a).active_path
-    assert pair.a.session.migrate()
-    pair.a.address = ("203.0.113.9", 5000)
-    assert pair.run(lambda: pair.b.session.path == pair.a.address)
-    mine, theirs = pair.open(1)
-    assert before[2] == pair.b.address
-    assert theirs.id == mine.id
-    pair.settle()
-    added, retired = pair.b.session.take_connection_ids()
-    assert retired
-    assert set(pair.b.session.connection_ids) == set(added) - set(retired)
-
-
-def test_the_servers_address_may_change_too() -> None:
-    pair = Pair().establish()
-    mine, theirs = pair.open(1)
-    data = pattern(MIB)
-    parts = [take_all(theirs)[2:]]
-    write(mine, data)
-    mine.finish()
-    pair.run(lambda: sum(map(len, parts)) > 100_000, each=read_into(theirs, parts))
-    pair.b.address = ("203.0.113.77", 4002)
-    assert pair.run(lambda: theirs.received_fin, each=read_into(theirs, parts))
-    assert b"".join(parts) + take_all(theirs) == data
-    assert pair.a.session.path == pair.b.address
-
-
 def test_garbage_replays_and_corruption_have_no_effect() -> None:
     pair = Pair(Link(corruption=0.05, duplication=0.2, jitter=0.01, seed=5)).establish()
     seen: list[bytes] = []
@@ -627,7 +576,6 @@ def test_garbage_replays_and_corruption_have_no_effect() -> None:
     assert b"".join(parts) + take_all(theirs) == data
     assert pair.a.error is None
     assert pair.b.error is None
-    assert pair.b.session.path == CLIENT_ADDRESS
 
 
 def test_garbage_is_no_sign_of_life() -> None:
@@ -636,7 +584,8 @@ def test_garbage_is_no_sign_of_life() -> None:
     pair.link.fate = lambda _side, _data: []
     last = pair.a.session.last_received
     pair.clock.now += 1
-    pair.a.session.receive([bytes(100), b"\x40" * 200], pair.b.address)
+    for garbage in (bytes(100), b"\x40" * 200):
+        pair.a.receive(garbage, pair.b.address)
     assert pair.a.session.last_received == last
 
 
@@ -654,7 +603,7 @@ def test_close_with_a_reason(side: int) -> None:
         assert each.session.closed[0] == 42
         assert each.session.closed[1].startswith("enough enough")
         assert each.session.went_away
-        assert each.session.terminated
+        assert native(each).state in ("draining", "terminated")
         assert each.session.next_timer() is None
         assert not each.session.wants_write
         with pytest.raises(ConnectionClosedError):
@@ -755,16 +704,17 @@ def test_datagrams() -> None:
     assert len(pair.b.session.datagrams) <= 256
 
 
-def test_gro_buffers_and_datagrams_are_the_same() -> None:
+@pytest.mark.parametrize("together", [True, False])
+def test_datagrams_are_received_together_or_one_by_one(together: bool) -> None:
     pair = Pair().establish()
     data = pattern(3000)
-    for use_gro in (True, False):
-        write(pair.a.session.open(), data)
-        for datagrams, _ in pair.a.session.transmit():
-            for size, run in itertools.groupby(datagrams, len):
-                if use_gro:
-                    pair.b.session.receive_gro(b"".join(run), size, CLIENT_ADDRESS)
-                else:
-                    pair.b.session.receive(list(run), CLIENT_ADDRESS)
-        stream = pair.b.session.streams.popitem()[1]
-        assert take_all(stream) == data
+    write(pair.a.session.open(), data)
+    for datagrams, _ in pair.a.session.transmit():
+        for size, run in itertools.groupby(datagrams, len):
+            if together:
+                pair.b.session.receive(b"".join(run), size, CLIENT_ADDRESS)
+            else:
+                for datagram in run:
+                    pair.b.session.receive(datagram, size, CLIENT_ADDRESS)
+    stream = pair.b.session.streams.popitem()[1]
+    assert take_all(stream) == data
