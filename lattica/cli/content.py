@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lattica.cli.common import run, start
-from lattica.cli.options import ConnectOption, OwnKeyOption, RelayOption
+from lattica.cli.options import (
+    ConnectOption,
+    EphemeralOption,
+    ListenOption,
+    OwnKeyOption,
+    RelayOption,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,15 +45,10 @@ def publish_command(
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Name shown to whoever fetches it.")
     ] = None,
-    listen: Annotated[
-        list[str] | None,
-        typer.Option(metavar="ADDR", help="Multiaddr to listen on; may be repeated."),
-    ] = None,
+    listen: ListenOption = None,
     bootstrap: ConnectOption = None,
     relay: RelayOption = None,
-    ephemeral: Annotated[
-        bool, typer.Option("--ephemeral", help="Use a new key for this run only.")
-    ] = False,
+    ephemeral: EphemeralOption = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of the ticket.")
     ] = False,

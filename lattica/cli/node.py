@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lattica.cli.common import run, start
-from lattica.cli.options import ConnectOption, RelayOption
+from lattica.cli.options import ConnectOption, EphemeralOption, ListenOption, RelayOption
 
 if TYPE_CHECKING:
     from lattica.config import NodeConfig
@@ -43,15 +43,10 @@ def id_command(
 
 def node_command(
     ctx: typer.Context,
-    listen: Annotated[
-        list[str] | None,
-        typer.Option(metavar="ADDR", help="Multiaddr to listen on; may be repeated."),
-    ] = None,
+    listen: ListenOption = None,
     bootstrap: ConnectOption = None,
     relay: RelayOption = None,
-    ephemeral: Annotated[
-        bool, typer.Option("--ephemeral", help="Use a new key for this run only.")
-    ] = False,
+    ephemeral: EphemeralOption = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print events as JSON objects, one a line.")
     ] = False,

@@ -6,6 +6,13 @@ from typing import Annotated
 
 import typer
 
+ListenOption = Annotated[
+    list[str] | None,
+    typer.Option("--listen", metavar="ADDR", help="Multiaddr to listen on; may be repeated."),
+]
+EphemeralOption = Annotated[
+    bool, typer.Option("--ephemeral", help="Use a new key for this run only.")
+]
 RelayOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -11,6 +11,7 @@ import typer
 
 from lattica.cli.common import run, start
 from lattica.cli.event_json import print_event, print_ready
+from lattica.cli.options import ListenOption
 from lattica.nat.base.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -39,10 +40,7 @@ def register(app: typer.Typer) -> None:
 
 def relay_command(
     ctx: typer.Context,
-    listen: Annotated[
-        list[str] | None,
-        typer.Option(metavar="ADDR", help="Multiaddr to listen on; may be repeated."),
-    ] = None,
+    listen: ListenOption = None,
     allow: Annotated[
         list[str] | None,
         typer.Option(

@@ -14,6 +14,7 @@ import trio
 from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.addresses import (
+    DIRECT_KINDS,
     Interface,
     Kind,
     ip_of,
@@ -101,7 +102,7 @@ class DoctorFacts:
         found = []
         v4 = [addr for addr in self.listen if (ip := ip_of(addr)) is not None and ip.version == 4]
         for addr in v4 or self.listen:
-            if kind_of(addr) in (Kind.QUIC, Kind.TCP, Kind.WEBSOCKET, Kind.SECURE_WEBSOCKET):
+            if kind_of(addr) in DIRECT_KINDS:
                 name = "UDP" if kind_of(addr) is Kind.QUIC else "TCP"
                 found.append(f"{name} {to_endpoint(addr).port}")
         return " and ".join(sorted(set(found), reverse=True)) or "the listening ports"

@@ -63,6 +63,10 @@ class Kind(Enum):
     OTHER = "other"
 
 
+DIRECT_KINDS = (Kind.QUIC, Kind.TCP, Kind.WEBSOCKET, Kind.SECURE_WEBSOCKET)
+"""What leads to a peer without another one between, the best first."""
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """Where the first hop of an address is: an IP address or a name, and a port."""
@@ -243,6 +247,20 @@ def _is_ip(host: str) -> bool:
     return True
 
 
+def direct_ip(addr: Multiaddr) -> IpAddress | None:
+    """The IP address at which a peer can be dialed directly.
+
+    None for relayed addresses, those of other protocols, without an IP address or with port 0, and
+    damaged ones.
+    """
+    try:
+        if kind_of(addr) not in DIRECT_KINDS or not to_endpoint(addr).port:
+            return None
+        return ip_of(addr)
+    except AddressError:
+        return None
+
+
 # --- our own addresses ---
 
 _INTERFACES_AGE = 2.0
@@ -326,7 +344,7 @@ class _Reach(IntEnum):
     RELAYED = 4
 
 
-_KIND_ORDER = (Kind.QUIC, Kind.TCP, Kind.WEBSOCKET, Kind.SECURE_WEBSOCKET, Kind.OTHER, Kind.CIRCUIT)
+_KIND_ORDER = (*DIRECT_KINDS, Kind.OTHER, Kind.CIRCUIT)
 _BEFORE_RELAYED = 2
 _FAST_PATHS = (_Reach.ON_LINK, _Reach.PRIVATE, _Reach.LOOPBACK)
 """Where little is lost, so that TCP's four times higher throughput counts for more than what

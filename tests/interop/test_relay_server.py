@@ -38,12 +38,12 @@ from tests.interop.ours import (
     PATIENCE,
     address,
     call_echo,
-    echo,
     eventually,
     partner_connected,
     ping,
 )
 from tests.interop.relays import js_relay_peer
+from tests.support.nets import echo
 
 pytestmark = [pytest.mark.foreign, pytest.mark.timeout(600)]
 

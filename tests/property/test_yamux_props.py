@@ -26,6 +26,8 @@ from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.events import EventKind
 from lattica.nat.mux.session import INITIAL_WINDOW
 from lattica.nat.mux.stream_state import MuxStream
+from tests.support.clock import Clock
+from tests.support.mux_streams import take_all
 from tests.support.yamux_pair import (
     ACK,
     DATA,
@@ -36,14 +38,12 @@ from tests.support.yamux_pair import (
     RST,
     SYN,
     WINDOW_UPDATE,
-    Clock,
     Side,
     data_frame,
     drain,
     fill,
     frame,
     parse,
-    take_all,
 )
 
 # --- any split of the bytes ---

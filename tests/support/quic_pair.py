@@ -22,6 +22,7 @@ from lattica.nat.mux.stream_state import MuxStream
 from lattica.nat.quic.noise import QuicNoise
 from lattica.nat.quic.qh3.core import MIN_DATAGRAM, Certificate, QuicCore, client_core, server_core
 from lattica.nat.quic.session import QuicSession
+from tests.support.mux_streams import write
 
 CLIENT_ADDRESS = ("192.0.2.1", 40000)
 SERVER_ADDRESS = ("198.51.100.1", 4001)
@@ -280,15 +281,3 @@ class Pair:
         count = len(other.accepted)
         assert self.run(lambda: len(other.accepted) > count), "the stream does not arrive"
         return mine, other.accepted[-1]
-
-
-def take_all(stream: MuxStream) -> bytes:
-    """Read whatever the stream has."""
-    parts = []
-    while part := stream.take():
-        parts.append(bytes(part))
-    return b"".join(parts)
-
-
-def write(stream: MuxStream, data: bytes) -> None:
-    stream.write(memoryview(data))

@@ -1,4 +1,4 @@
-"""An in-memory :class:`~lattica.nat.transport.base.RawConn` pair for tests of what lies on top."""
+"""An in-memory :class:`~lattica.nat.transport.base.RawConn` pair, and what tests read from any."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import trio
 from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import ConnectionClosedError
+from lattica.nat.transport.base import RawConn
 
 
 class PipeEnd:
@@ -85,3 +86,21 @@ def raw_pipe(
     b = PipeEnd(Multiaddr(listener), Multiaddr(dialer))
     a.peer, b.peer = b, a
     return a, b
+
+
+async def read(conn: RawConn, size: int) -> bytes:
+    """Receive that many bytes, and whatever comes in one piece with the last of them."""
+    got = bytearray()
+    while len(got) < size:
+        piece = await conn.receive()
+        assert piece, "it ended early"
+        got += piece
+    return bytes(got)
+
+
+async def read_to_end(conn: RawConn) -> bytes:
+    """Receive everything until the end."""
+    got = bytearray()
+    while piece := await conn.receive():
+        got += piece
+    return bytes(got)

@@ -9,21 +9,12 @@ from lattica.nat.mux.events import Event, EventKind
 from lattica.nat.mux.stream_state import MuxStream
 from lattica.nat.mux.yamux import Session
 from lattica.nat.mux.yamux_frames import HEADER_SIZE, Flag, FrameType, pack_header, unpack_header
+from tests.support.clock import Clock
 
 MESSAGE = 65519
 """Room in one Noise message."""
 DATA, WINDOW_UPDATE, PING, GO_AWAY = FrameType
 SYN, ACK, FIN, RST = Flag
-
-
-class Clock:
-    """Seconds that pass when a test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @dataclass(frozen=True)
@@ -129,15 +120,3 @@ class Pair:
         mine = self.a.session.open()
         self.pump()
         return mine, self.b.accepted[-1]
-
-
-def take_all(stream: MuxStream) -> bytes:
-    """Read whatever the stream has."""
-    parts = []
-    while part := stream.take():
-        parts.append(bytes(part))
-    return b"".join(parts)
-
-
-def write(stream: MuxStream, data: bytes) -> None:
-    stream.write(memoryview(data))

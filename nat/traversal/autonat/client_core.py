@@ -23,15 +23,13 @@ from random import Random
 
 from multiaddr.multiaddr import Multiaddr
 
-from lattica.nat.base.addresses import Kind, ip_of, kind_of, split_peer, to_endpoint
+from lattica.nat.base.addresses import Kind, direct_ip, ip_of, kind_of, split_peer, to_endpoint
 from lattica.nat.base.backoff import pause_after
-from lattica.nat.base.errors import AddressError
 from lattica.nat.base.identity import PeerId
 from lattica.nat.base.ip import IpAddress, is_public_host
 from lattica.nat.traversal.autonat.config import AutonatClientConfig
 from lattica.nat.traversal.autonat.messages import DialResponse, DialStatus, ResponseStatus
 
-_CHECKED = (Kind.TCP, Kind.WEBSOCKET, Kind.SECURE_WEBSOCKET, Kind.QUIC)
 _JITTER = 0.2
 """Pauses are this much shorter or longer, so that nodes do not ask in step."""
 
@@ -96,12 +94,7 @@ class DialBack:
 
 def is_checkable(addr: Multiaddr, *, allow_private: bool = False) -> bool:
     """Whether it makes sense to have an address checked: direct, with a public IP address."""
-    try:
-        if kind_of(addr) not in _CHECKED or not to_endpoint(addr).port:
-            return False
-        ip = ip_of(addr)
-    except AddressError:
-        return False
+    ip = direct_ip(addr)
     if ip is None or ip.is_unspecified or ip.is_multicast:
         return False
     return allow_private or is_public_host(ip)

@@ -24,7 +24,12 @@ from typing import TypeAlias
 
 from multiaddr.multiaddr import Multiaddr
 
-from lattica.nat.base.addresses import Interface, Kind, ip_of, kind_of, split_peer, to_endpoint
+from lattica.nat.base.addresses import (
+    Interface,
+    direct_ip,
+    ip_of,
+    split_peer,
+)
 from lattica.nat.base.errors import AddressError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.identity import PeerId
 from lattica.nat.base.ip import IpAddress, is_public_host
@@ -47,7 +52,6 @@ MAX_LOOKED_AT = 16
 MIN_CHUNK = 100
 """Bytes of dial data in each message but the last; less would only cost processor time."""
 _MINUTE = 60.0
-_DIALABLE = (Kind.TCP, Kind.WEBSOCKET, Kind.SECURE_WEBSOCKET, Kind.QUIC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +81,7 @@ def may_dial(addr: Multiaddr, local: Sequence[Interface], *, allow_private: bool
     `local` are the interfaces of this machine, by which it is known, too, whether there is IPv4
     or IPv6 at all.
     """
-    try:
-        if kind_of(addr) not in _DIALABLE or not to_endpoint(addr).port:
-            return False
-        ip = ip_of(addr)
-    except AddressError:
-        return False
+    ip = direct_ip(addr)
     if ip is None or ip.is_unspecified or ip.is_multicast:
         return False
     if allow_private:

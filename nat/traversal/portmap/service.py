@@ -22,7 +22,7 @@ import trio
 from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.addresses import (
-    Kind,
+    DIRECT_KINDS,
     components,
     ip_of,
     kind_of,
@@ -65,7 +65,6 @@ REMOVAL_S = 2.0
 SOURCE = "mapped"
 _NONCE_CONTEXT = b"lattica-port-mapping-nonce\0"
 _TRANSPORTS = {"tcp": Transport.TCP, "udp": Transport.UDP}
-_KINDS = (Kind.TCP, Kind.QUIC, Kind.WEBSOCKET, Kind.SECURE_WEBSOCKET)
 _FAMILIES = (4, 6)
 
 
@@ -138,7 +137,7 @@ def ports_of(addrs: Iterable[Multiaddr], family: int, local_ip: IpAddress) -> tu
     found = []
     for addr in addrs:
         ip = ip_of(addr)
-        if ip is None or ip.version != family or kind_of(addr) not in _KINDS:
+        if ip is None or ip.version != family or kind_of(addr) not in DIRECT_KINDS:
             continue
         if ip.is_unspecified or ip == local_ip:
             _, (transport, number), *_ = components(addr)

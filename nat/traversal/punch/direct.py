@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import trio
 from multiaddr.multiaddr import Multiaddr
 
-from lattica.nat.base.addresses import Kind, order_addresses
+from lattica.nat.base.addresses import DIRECT_KINDS, order_addresses
 from lattica.nat.base.errors import (
     DialAttempt,
     DialError,
@@ -42,7 +42,6 @@ from lattica.nat.traversal.punch.round_limiter import RoundLimiter
 
 logger = logging.getLogger(__name__)
 
-_KINDS = (Kind.TCP, Kind.QUIC, Kind.WEBSOCKET, Kind.SECURE_WEBSOCKET)
 _REQUEST_TIMEOUT = 10.0
 _GRACE = 1.0
 """Seconds by which the peer's answer and the connection that it tells of may be apart."""
@@ -60,7 +59,7 @@ class DirectWay:
         self._swarm = swarm
         self._known = known
         self._config = config or PunchConfig()
-        self._side = OwnSide(swarm, _KINDS, allow_loopback=self._config.allow_loopback)
+        self._side = OwnSide(swarm, DIRECT_KINDS, allow_loopback=self._config.allow_loopback)
         self._limiter = RoundLimiter(
             self._config.rounds_per_minute,
             self._config.total_rounds_per_minute,

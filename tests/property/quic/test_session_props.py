@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from lattica.errors import RemoteProtocolError
 from lattica.nat.mux.stream_state import MuxStream
 from lattica.nat.quic.control import ControlReader, SpokenStreams, encode_credit
-from tests.support.quic_pair import SERVER_ADDRESS, Pair, take_all, write
+from tests.support.mux_streams import take_all, write
+from tests.support.quic_pair import SERVER_ADDRESS, Pair
 
 _BYTES = bytes(value * 7 % 251 for value in range(251)) * 1000
 

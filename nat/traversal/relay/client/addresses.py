@@ -12,13 +12,12 @@ from functools import lru_cache
 
 from multiaddr.multiaddr import Multiaddr
 
-from lattica.nat.base.addresses import Kind, ip_of, kind_of, split_peer
+from lattica.nat.base.addresses import DIRECT_KINDS, ip_of, kind_of, split_peer
 from lattica.nat.base.identity import PeerId
 from lattica.nat.base.ip import IpAddress, is_public_host
 from lattica.nat.traversal.relay.circuit import circuit_addr
 
 MAX_PER_RELAY = 8
-_KINDS = (Kind.TCP, Kind.QUIC, Kind.WEBSOCKET, Kind.SECURE_WEBSOCKET)
 
 
 def own_addrs_of(
@@ -29,13 +28,13 @@ def own_addrs_of(
     `told` are those that the relay gives, `used` those at which this node reaches it or was
     told by its user to do so.
     """
-    certain = [base for base, _ in map(split_peer, used) if kind_of(base) in _KINDS]
+    certain = [base for base, _ in map(split_peer, used) if kind_of(base) in DIRECT_KINDS]
     hosts = {ip for ip in map(ip_of, certain) if ip is not None}
     claimed = [
         base
         for base, named in map(split_peer, told)
         if named in (None, relay)
-        and kind_of(base) in _KINDS
+        and kind_of(base) in DIRECT_KINDS
         and (is_public(ip := ip_of(base)) or ip in hosts)
     ]
     found = sorted(dict.fromkeys([*certain, *claimed]), key=_rank)

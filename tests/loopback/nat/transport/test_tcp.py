@@ -16,6 +16,7 @@ from trio.testing import wait_all_tasks_blocked
 from lattica.errors import AddressError, ListenError
 from lattica.nat.base.addresses import to_endpoint
 from lattica.nat.transport.tcp import TcpConn, TcpListener, TcpTransport
+from tests.support.raw_pipe import read, read_to_end
 
 LOOPBACKS = ["/ip4/127.0.0.1/tcp/0", "/ip6/::1/tcp/0"]
 GONE = (OSError, trio.ClosedResourceError)
@@ -27,22 +28,6 @@ async def connected(addr: str = LOOPBACKS[0]) -> tuple[TcpConn, TcpConn, TcpList
     listener = await transport.listen(Multiaddr(addr))
     dialed = await transport.dial(listener.addrs[0])
     return dialed, await listener.accept(), listener
-
-
-async def read(conn: TcpConn, size: int) -> bytes:
-    data = bytearray()
-    while len(data) < size:
-        piece = await conn.receive()
-        assert piece, "ended early"
-        data += piece
-    return bytes(data)
-
-
-async def read_to_end(conn: TcpConn) -> bytes:
-    data = bytearray()
-    while piece := await conn.receive():
-        data += piece
-    return bytes(data)
 
 
 def port_of(addr: Multiaddr) -> int:

@@ -26,7 +26,7 @@ from lattica.nat.transport.websocket import (
     WebSocketConn,
     WebSocketTransport,
 )
-from tests.support.raw_pipe import PipeEnd, raw_pipe
+from tests.support.raw_pipe import PipeEnd, raw_pipe, read, read_to_end
 
 REQUEST = (
     b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -52,22 +52,6 @@ async def pair(chunk: int = 1 << 16) -> tuple[WebSocketConn, WebSocketConn, Pipe
         nursery.start_soon(client.handshake)
         nursery.start_soon(server.handshake)
     return client, server, a, b
-
-
-async def read(conn: WebSocketConn, size: int) -> bytes:
-    got = bytearray()
-    while len(got) < size:
-        piece = await conn.receive()
-        assert piece, "the pipe ended early"
-        got += piece
-    return bytes(got)
-
-
-async def read_to_end(conn: WebSocketConn) -> bytes:
-    got = bytearray()
-    while piece := await conn.receive():
-        got += piece
-    return bytes(got)
 
 
 # --- the pipe ---

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from lattica.nat.base.network_groups import NetworkRates, NetworkSlots, host_of, network_of
 from lattica.nat.base.token_bucket import TokenBucket, take
+from tests.support.clock import Clock
 
 
 @pytest.mark.parametrize(
@@ -41,13 +42,6 @@ def test_slots_are_secret():
     one, other = NetworkSlots(1024), NetworkSlots(1024)
     assert [*map(one.slot_of, hosts)] != [*map(other.slot_of, hosts)]
     assert all(0 <= one.slot_of(host) < 1024 for host in hosts)
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def rates(clock: Clock, **changes: float) -> NetworkRates:

@@ -15,6 +15,8 @@ from lattica.nat.mux.senders import SPARSE_BYTES, SPARSE_INTERVAL
 from lattica.nat.mux.session import INITIAL_WINDOW
 from lattica.nat.mux.stream_state import MuxStream
 from lattica.nat.mux.yamux_frames import HEADER_SIZE, GoAwayCode
+from tests.support.clock import Clock
+from tests.support.mux_streams import take_all, write
 from tests.support.yamux_pair import (
     ACK,
     DATA,
@@ -25,7 +27,6 @@ from tests.support.yamux_pair import (
     RST,
     SYN,
     WINDOW_UPDATE,
-    Clock,
     Frame,
     Pair,
     Side,
@@ -34,8 +35,6 @@ from tests.support.yamux_pair import (
     fill,
     frame,
     parse,
-    take_all,
-    write,
 )
 
 KIB = 1024

@@ -17,18 +17,11 @@ from lattica.nat.quic.admission import (
 )
 from lattica.nat.quic.qh3.core import Certificate, client_core, server_core
 from lattica.nat.transport.udp_socket import Address
+from tests.support.clock import Clock
 
 CLIENT: Address = ("192.0.2.1", 4242)
 SERVER: Address = ("192.0.2.2", 4001)
 ORIGINAL, RETRY = b"original", b"retrycid"
-
-
-class Clock:
-    def __init__(self, now: float = 1000.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def seeded(seed: int = 0) -> RetryTokens:

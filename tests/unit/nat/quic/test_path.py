@@ -12,21 +12,15 @@ from lattica.nat.quic.path import (
     connection_id,
     is_path_message,
 )
+from tests.support.clock import Clock
 
 OLD, NEW, VICTIM = ("192.0.2.1", 1000), ("192.0.2.2", 2000), ("203.0.113.9", 53)
 ALICE_CID, BOB_CID = b"alicecid", b"bobs-cid"
 
 
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(100.0)
 
 
 @pytest.fixture

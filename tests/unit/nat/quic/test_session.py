@@ -23,7 +23,8 @@ from lattica.nat.mux.stream_state import MuxStream
 from lattica.nat.quic.control import ControlReader, SpokenStreams, encode_credit
 from lattica.nat.quic.sender import MAX_DATAGRAM_PAYLOAD
 from lattica.nat.quic.session import PRE_AUTH_LIMIT
-from tests.support.quic_pair import CLIENT_ADDRESS, Link, Pair, Side, identity, take_all, write
+from tests.support.mux_streams import take_all, write
+from tests.support.quic_pair import CLIENT_ADDRESS, Link, Pair, Side, identity
 
 LOSSY = Link(delay=0.01, jitter=0.005, loss=0.05, duplication=0.05, seed=7)
 

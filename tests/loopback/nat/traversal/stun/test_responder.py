@@ -26,19 +26,13 @@ from lattica.nat.traversal.stun.responder import (
     StunResponderLimits,
 )
 from lattica.nat.traversal.stun.transaction import StunTiming
+from tests.support.clock import Clock
 from tests.support.nets import running, settled, unused_port
 
 NAME = bytes(12)
 CLIENT = ("198.51.100.7", 5000)
 GRID = [("192.0.2.1", 1), ("192.0.2.1", 2), ("192.0.2.2", 1), ("192.0.2.2", 2)]
 QUICK = StunTiming(first_wait=0.02, requests=3, last_wait=0.05)
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def core(sockets=GRID, *, clock=None, **limits) -> ResponderCore:

@@ -38,6 +38,7 @@ from lattica.nat.traversal.autonat.server_core import (
     ServerCore,
     may_dial,
 )
+from tests.support.clock import Clock
 
 PEERS = [Identity.generate().peer_id for _ in range(4)]
 ALICE, BOB = PEERS[:2]
@@ -51,13 +52,6 @@ OWN = Multiaddr("/ip4/11.0.9.9/tcp/4001")
 OTHER = Multiaddr("/ip4/11.0.8.8/udp/4001/quic-v1/noise")
 REJECTED = Reply(DialResponse(ResponseStatus.E_REQUEST_REJECTED), last=True)
 REFUSED = Reply(DialResponse(ResponseStatus.E_DIAL_REFUSED), last=True)
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def server(clock: Clock | None = None, **changes: Any) -> ServerCore:

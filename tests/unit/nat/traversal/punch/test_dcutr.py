@@ -13,17 +13,11 @@ from lattica.errors import LocalProtocolError, RemoteProtocolError
 from lattica.nat.traversal.punch.dcutr.core import ANSWER_TIMEOUT, MAX_ROUNDS, Initiator, Responder
 from lattica.nat.traversal.punch.dcutr.messages import MAX_ADDRS, Connect, Sync, encode
 from lattica.nat.traversal.punch.round_limiter import HOUR, RoundLimiter
+from tests.support.clock import Clock
 from tests.support.connected import ALICE, BOB
 
 MINE = (Multiaddr("/ip4/203.0.113.7/tcp/4001"),)
 YOURS = (Multiaddr("/ip4/198.51.100.9/tcp/1024"), Multiaddr("/ip4/192.168.1.2/tcp/4001"))
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Pair:

@@ -23,6 +23,7 @@ from lattica.nat.traversal.punch.ice.messages import (
     encode,
     new_credentials,
 )
+from tests.support.clock import Clock
 
 RNG = random.Random(5)
 
@@ -38,13 +39,6 @@ def description(count: int = 3) -> Description:
     )
 
 
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def payload(data: bytes) -> bytes:
     """A message without its length, which has one byte or two here."""
     return data[1 if data[0] < 0x80 else 2 :]
@@ -54,7 +48,7 @@ def payload(data: bytes) -> bytes:
 
 
 def test_both_sides_begin_half_a_round_trip_after_the_start_is_said():
-    clock = Clock()
+    clock = Clock(100.0)
     ours, theirs = description(), description()
     opener, responder = Opener(ours, clock), Responder()
     offer = responder.receive(opener.data_to_send())
