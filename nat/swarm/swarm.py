@@ -30,6 +30,7 @@ from lattica.nat.base.errors import (
     ResourceLimitError,
 )
 from lattica.nat.base.identity import Identity, PeerId
+from lattica.nat.base.watched import Watched
 from lattica.nat.config import SwarmConfig
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.connection import Connection, Direction
@@ -96,7 +97,7 @@ class Swarm:
         self._connector = Connector(identity, self.config, self._on_stream)
         self.own_addresses = OwnAddresses(self._on_addresses_changed)
         self.observed = ObservedAddresses()
-        self.nat = NatReport()
+        self.nat = Watched(NatReport())
         """What is known of the NAT for IPv4; whoever measures it sets it."""
         self._quic = QuicTransport(identity, self.config, self._connector.budget)
         self._transports: list[Transport] = list(
@@ -114,7 +115,7 @@ class Swarm:
         )
         self._negotiating: dict[int, int] = {}
         self._paths: dict[PeerId, Connection] = {}
-        self._changed = trio.Event()
+        self._changed = trio.lowlevel.ParkingLot()
         self._nursery: trio.Nursery | None = None
         self._close_requested = trio.Event()
         self._stopped = trio.Event()
@@ -243,6 +244,7 @@ class Swarm:
 
     def _on_addresses_changed(self) -> None:
         self.events.publish(AddressesChanged(self.addrs))
+        self._notify_changed()
 
     @property
     def udp_endpoints(self) -> tuple[QuicEndpoint, ...]:
@@ -261,6 +263,7 @@ class Swarm:
             if kind_of(bound) in (Kind.TCP, Kind.QUIC)
         )
         self.observed.record(connection, addr, ports)
+        self._notify_changed()
 
     async def _accept_loop(self, listener: Listener) -> None:
         nursery = self._require_nursery()
@@ -422,8 +425,7 @@ class Swarm:
         self._notify_changed()
 
     def _notify_changed(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
+        self._changed.unpark_all()
 
     # --- dialing ---
 
@@ -488,20 +490,32 @@ class Swarm:
 
     # --- using connections ---
 
+    def note_identified(self, connection: Connection) -> None:
+        """What the peer says of itself is known now: who waits for that may look again."""
+        self._notify_changed()
+
+    async def wait_changed(self) -> None:
+        """Wait until there is news of connections or addresses.
+
+        That is: a connection has come, has gone, or its peer is identified; a peer has said
+        where it sees this node; or the addresses that others are told have changed. Raises
+        :class:`LocalProtocolError` when the swarm is not running.
+        """
+        self._require_nursery()
+        await self._changed.park()
+
     async def wait_direct(self, peer_id: PeerId) -> Connection:
         """Wait until there is a direct connection to the peer, whoever makes it."""
         await trio.lowlevel.checkpoint()
         while (best := self.registry.best(peer_id)) is None or best.is_relayed:
-            self._require_nursery()
-            await self._changed.wait()
+            await self.wait_changed()
         return best
 
     async def wait_connected(self, peer_id: PeerId) -> Connection:
         """Wait until there is a connection to the peer, whoever makes it."""
         await trio.lowlevel.checkpoint()
         while (connection := self.registry.best(peer_id)) is None:
-            self._require_nursery()
-            await self._changed.wait()
+            await self.wait_changed()
         return connection
 
     async def open_stream(self, peer_id: PeerId, protocols: str | Sequence[str]) -> Stream:
@@ -540,4 +554,4 @@ class Swarm:
             connection.abort("closed by this side")
         with suppress(KeyError):
             while self.registry.by_peer[peer_id]:
-                await self._changed.wait()
+                await self._changed.park()

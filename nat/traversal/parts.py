@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import trio
@@ -27,6 +28,7 @@ from lattica.nat.base.addresses import (
     to_endpoint,
 )
 from lattica.nat.base.backoff import pause_after
+from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.identity import PeerId, parse_peer_id
 from lattica.nat.mux.connection import Connection
 from lattica.nat.swarm.events import AddressesChanged, EventsLost, ListeningOn, NetworkChanged
@@ -51,7 +53,6 @@ from lattica.nat.traversal.stun.behaviour import Responder
 from lattica.nat.traversal.stun.prober import NatProber
 from lattica.nat.traversal.stun.responder import StunResponder
 
-_POLL = 0.05
 _PUSHES = 4
 """Rounds of telling all peers that may be under way at a time; one peer may take ten seconds."""
 _ASK_DELAY = 2.0
@@ -184,9 +185,10 @@ class Traversal:
 
     async def wait_announced(self) -> None:
         """Wait for a reservation, or until it is clear that no configured peer gives any."""
-        # Nothing tells of a peer's having been identified.
-        while not self.relays.addrs and self._may_get_reservation():  # noqa: ASYNC110
-            await trio.sleep(_POLL)
+        await trio.lowlevel.checkpoint()
+        with suppress(LocalProtocolError):  # the swarm ends, and nothing more is found out
+            while not self.relays.addrs and self._may_get_reservation():
+                await self._swarm.wait_changed()
 
     def _may_get_reservation(self) -> bool:
         if not self._config.relay.reservations:

@@ -152,6 +152,7 @@ class IdentifyService:
         connection.known_protocols.update(message.protocols)
         for hook in self.on_identified:
             hook(connection, message)
+        self._swarm.note_identified(connection)
         if message.observed_addr is not None:
             self._swarm.record_observation(connection, message.observed_addr)
 

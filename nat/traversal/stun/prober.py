@@ -17,6 +17,7 @@ from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.addresses import socket_multiaddr
 from lattica.nat.base.checks import require, require_seconds
+from lattica.nat.base.watched import Watched
 from lattica.nat.quic.endpoint import QuicEndpoint
 from lattica.nat.swarm.events import EventBus, EventsLost, NetworkChanged
 from lattica.nat.swarm.nat_report import Behaviour, NatReport
@@ -57,7 +58,8 @@ class NatProberConfig:
 class Probing(Protocol):
     """Of a swarm, what the prober uses. `nat` is the report for IPv4."""
 
-    nat: NatReport
+    @property
+    def nat(self) -> Watched[NatReport]: ...
 
     @property
     def udp_endpoints(self) -> Sequence[QuicEndpoint]: ...
@@ -218,7 +220,7 @@ class NatProber:
             logger.info("NAT for IPv%d: %s", family.version, _told(report))
         family.report = report
         if family.version == 4:
-            self._swarm.nat = report
+            self._swarm.nat.set(report)
         family.observed = ()
         if report.is_translated and report.mapping is Behaviour.ENDPOINT_INDEPENDENT:
             family.observed = (socket_multiaddr(report.mapped[0], _SUFFIX),)

@@ -111,8 +111,12 @@ async def main(*words: str) -> None:
             await relay(swarm, arguments[0])
             return
         through, mapping, filtering, host, port, *rest = arguments
-        swarm.nat = NatReport(
-            mapping=Behaviour(mapping), filtering=Behaviour(filtering), mapped=((host, int(port)),)
+        swarm.nat.set(
+            NatReport(
+                mapping=Behaviour(mapping),
+                filtering=Behaviour(filtering),
+                mapped=((host, int(port)),),
+            )
         )
         peer = Peer(swarm)
         if role == "target":

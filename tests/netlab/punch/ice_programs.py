@@ -101,7 +101,7 @@ async def target(relay_addr: str) -> None:
 
     async with peer(relay_addr) as (swarm, _, way):
         swarm.on_connected.append(on_connected)
-        say(event="ready", peer=str(swarm.identity.peer_id), mapped=swarm.nat.mapped)
+        say(event="ready", peer=str(swarm.identity.peer_id), mapped=swarm.nat.value.mapped)
         async for relayed in arrivals:
             began = trio.current_time()
             try:

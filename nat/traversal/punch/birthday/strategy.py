@@ -74,8 +74,6 @@ _MAX_DATAGRAM = 2048
 _BATCH = 16
 _GRACE = 2.0
 """Seconds that the easy side waits for its end of a connection that the other end has."""
-_LOOK = 0.1
-"""Seconds between two looks at what is known of the NAT: it is a plain attribute."""
 _SPENT = "the budget of probes to this address, or to all, is spent for now"
 
 T = TypeVar("T", Hello, Ready, Met)
@@ -189,11 +187,10 @@ class BirthdayWay:
 
     async def _introduction(self, token: bytes) -> Hello:
         """What this node says of itself, once it knows enough of its NAT or has no hope to."""
-        swarm = self._swarm
+        nat = self._swarm.nat
         with trio.move_on_after(self._config.patience):
-            while not _is_known(swarm.nat):  # noqa: ASYNC110 (an attribute tells nobody)
-                await trio.sleep(_LOOK)
-        return hello(token, swarm.nat)
+            await nat.wait_until(_is_known)
+        return hello(token, nat.value)
 
     # --- what a run may do ---
 

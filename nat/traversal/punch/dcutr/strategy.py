@@ -216,10 +216,9 @@ class DcutrWay:
         """Wait a little if nobody has told us yet where he sees us."""
         if self._config.allow_loopback:
             return  # where one machine is all there is, nobody does
-        for _ in range(round(_LATER / _A_MOMENT)):
-            if public_ips(self._side.told()):
-                break
-            await trio.sleep(_A_MOMENT)
+        with trio.move_on_after(_LATER):
+            while not public_ips(self._side.told()):
+                await self._swarm.wait_changed()
 
     async def _punch_logged(
         self,

@@ -113,7 +113,7 @@ class IceWay:
         endpoints = self._endpoints()
         if not endpoints:
             raise NotApplicable("this node does not listen on UDP")
-        if self._swarm.nat.udp_works is False:
+        if self._swarm.nat.value.udp_works is False:
             raise NotApplicable("UDP is blocked here")
         if len(self._sockets) >= self._config.max_attempts:
             raise self._failed(relayed.peer_id, "too many attempts at a time")
@@ -212,7 +212,7 @@ class IceWay:
     def _why_not(self, peer_id: PeerId, endpoints: tuple[QuicEndpoint, ...]) -> str | None:
         if not endpoints:
             return "it does not listen on UDP"
-        if self._swarm.nat.udp_works is False:
+        if self._swarm.nat.value.udp_works is False:
             return "UDP is blocked where it is"
         if len(self._sockets) >= self._config.max_attempts:
             return "it has too many attempts at a time"
@@ -334,7 +334,7 @@ class IceWay:
         version = 6 if endpoint.family == socket.AF_INET6 else 4
         found: list[tuple[str, int]] = []
         if version == 4:
-            found += [(address[0], address[1]) for address in swarm.nat.mapped]
+            found += [(address[0], address[1]) for address in swarm.nat.value.mapped]
         for addr in (*swarm.own_addresses.get("mapped"), *swarm.observed.addrs(Kind.QUIC)):
             if kind_of(addr) is Kind.QUIC:
                 where = to_endpoint(addr)

@@ -26,6 +26,7 @@ from lattica.nat.base.addresses import Kind, kind_of, parse_multiaddr, resolve, 
 from lattica.nat.base.backoff import Backoff
 from lattica.nat.base.errors import AddressError, LatticaError, RemoteProtocolError
 from lattica.nat.base.identity import PeerId
+from lattica.nat.base.watched import Watched
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.swarm.events import EventsLost, EventStream, NetworkChanged
 from lattica.nat.swarm.swarm import Swarm
@@ -124,9 +125,8 @@ class RelayClient:
         self._relays: dict[PeerId, _Relay] = {}
         self._discovering = Backoff(_DISCOVER_FIRST, _DISCOVER_LIMIT, self._rng, 0.0)
         self._is_discovering = False
-        self._addrs: tuple[Multiaddr, ...] = ()
+        self._addrs: Watched[tuple[Multiaddr, ...]] = Watched(())
         self._wake = trio.Event()
-        self._published = trio.Event()
         self._nursery: trio.Nursery | None = None
         for text in self._config.relays:
             self._configure(text)
@@ -158,14 +158,12 @@ class RelayClient:
     @property
     def addrs(self) -> tuple[Multiaddr, ...]:
         """Addresses at which relays bring circuits to this node, without `/p2p/` and its ID."""
-        return self._addrs
+        return self._addrs.value
 
     async def wait_ready(self, timeout: float) -> None:
         """Wait until there is a reservation. Raises :class:`TimeoutError`, with the reasons."""
         with trio.move_on_after(timeout):
-            await trio.lowlevel.checkpoint()
-            while not self._addrs:
-                await self._published.wait()
+            await self._addrs.wait_until(bool)
             return
         reasons = "; ".join(f"{s.relay}: {s.last_error or 'no answer'}" for s in self.status())
         raise TimeoutError(
@@ -223,7 +221,7 @@ class RelayClient:
         self._transport.accepts_from.difference_update(self._relays)
         for relay in self._relays:
             self._swarm.registry.tags.unprotect(relay, _TAG)
-        self._addrs = ()
+        self._addrs.set(())
         with suppress(trio.ClosedResourceError):  # the swarm has ended, and its events too
             self._swarm.own_addresses.set("relayed", ())
 
@@ -326,11 +324,9 @@ class RelayClient:
             for r in (self._relays[relay] for relay in chosen if relay in held)
             for addr in relayed_addrs(r.relay, r.told, self._used_addrs(r))
         )
-        if addrs != self._addrs:
-            self._addrs = addrs
+        if addrs != self._addrs.value:
+            self._addrs.set(addrs)
             self._swarm.own_addresses.set("relayed", addrs)
-            self._published.set()
-            self._published = trio.Event()
 
     def _used_addrs(self, r: _Relay) -> tuple[Multiaddr, ...]:
         """Where this node reaches the relay, and where its user says that it is."""

@@ -83,7 +83,8 @@ async def test_they_meet_and_nothing_is_left_open(asker_is_hard: bool) -> None:
     async with pair() as both:
         hard, easy = (both.asker, both.other) if asker_is_hard else (both.other, both.asker)
         hosts = {swarm: swarm.udp_endpoints[0].local[0] for swarm in (hard, easy)}
-        hard.nat, easy.nat = report(hosts[hard], hard, APDM), report(hosts[easy], easy, EIM)
+        hard.nat.set(report(hosts[hard], hard, APDM))
+        easy.nat.set(report(hosts[easy], easy, EIM))
         files = open_files()
         with trio.fail_after(60):
             direct = await both.way.attempt(both.relayed)
@@ -96,11 +97,11 @@ async def test_they_meet_and_nothing_is_left_open(asker_is_hard: bool) -> None:
 async def test_what_does_not_apply_is_said_by_either_side(who: str) -> None:
     async with pair() as both:
         for swarm, host in ((both.asker, "127.0.0.1"), (both.other, "127.0.0.2")):
-            swarm.nat = report(host, swarm, APDM)
+            swarm.nat.set(report(host, swarm, APDM))
         with trio.fail_after(30), pytest.raises(NotApplicable, match="only a relay works"):
             await both.way.attempt(both.relayed)
         blind = both.asker if who == "asker" else both.other
-        blind.nat = NatReport(udp_works=False)
+        blind.nat.set(NatReport(udp_works=False))
         with trio.fail_after(30), pytest.raises(NotApplicable, match="STUN"):
             await both.way.attempt(both.relayed)
 
@@ -108,8 +109,8 @@ async def test_what_does_not_apply_is_said_by_either_side(who: str) -> None:
 async def test_a_run_that_is_cancelled_ends_on_both_sides() -> None:
     slow = BirthdayConfig(sockets=64, probes=1, rate=1.0)
     async with pair(slow) as both:
-        both.asker.nat = report("127.0.0.1", both.asker, APDM)
-        both.other.nat = report("127.0.0.2", both.other, EIM)
+        both.asker.nat.set(report("127.0.0.1", both.asker, APDM))
+        both.other.nat.set(report("127.0.0.2", both.other, EIM))
         files = open_files()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(both.way.attempt, both.relayed)
@@ -124,8 +125,8 @@ async def test_a_run_that_is_cancelled_ends_on_both_sides() -> None:
 
 async def test_a_run_without_luck_fails_with_a_reason() -> None:
     async with pair(BirthdayConfig(sockets=8, probes=1, rate=100.0)) as both:
-        both.asker.nat = report("127.0.0.1", both.asker, EIM)
-        both.other.nat = report("127.0.0.2", both.other, APDM)
+        both.asker.nat.set(report("127.0.0.1", both.asker, EIM))
+        both.other.nat.set(report("127.0.0.2", both.other, APDM))
         with trio.fail_after(30), pytest.raises(DialError, match="none of 1 probes"):
             await both.way.attempt(both.relayed)
 
@@ -133,16 +134,16 @@ async def test_a_run_without_luck_fails_with_a_reason() -> None:
 async def test_a_spent_budget_ends_a_run() -> None:
     stingy = BirthdayConfig(per_address=4, per_hour=4)
     async with pair(stingy) as both:
-        both.asker.nat = report("127.0.0.1", both.asker, APDM)
-        both.other.nat = report("127.0.0.2", both.other, EIM)
+        both.asker.nat.set(report("127.0.0.1", both.asker, APDM))
+        both.other.nat.set(report("127.0.0.2", both.other, EIM))
         with trio.fail_after(30), pytest.raises(DialError, match="budget"):
             await both.way.attempt(both.relayed)
 
 
 async def test_a_budget_is_shared_with_other_ways() -> None:
     async with pair() as both:
-        both.asker.nat = report("127.0.0.1", both.asker, APDM)
-        both.other.nat = report("127.0.0.2", both.other, EIM)
+        both.asker.nat.set(report("127.0.0.1", both.asker, APDM))
+        both.other.nat.set(report("127.0.0.2", both.other, EIM))
         budget = ProbeBudget(CHECK_COST, CHECK_COST, clock=trio.current_time)
         assert budget.take("127.0.0.2", CHECK_COST)  # as ICE does
         way = BirthdayWay(both.asker, QUICK, budget=budget)
@@ -164,7 +165,7 @@ async def test_a_peer_that_talks_nonsense_gets_a_reset(
     words: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with pair() as both:
-        both.other.nat = report("127.0.0.2", both.other, EIM)
+        both.other.nat.set(report("127.0.0.2", both.other, EIM))
         stream = await both.asker.open_stream(both.other.identity.peer_id, [PROTOCOL])
         async with stream:
             await stream.send_all(words)
@@ -180,7 +181,7 @@ async def test_only_the_target_of_a_relayed_connection_begins(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with pair() as both:
-        both.asker.nat = report("127.0.0.1", both.asker, APDM)
+        both.asker.nat.set(report("127.0.0.1", both.asker, APDM))
 
         async def ask(from_: Swarm, to: Swarm) -> None:
             stream = await from_.open_stream(to.identity.peer_id, [PROTOCOL])
@@ -198,8 +199,8 @@ async def test_only_the_target_of_a_relayed_connection_begins(
 async def test_runs_with_a_peer_are_limited(who: str) -> None:
     few, many = (BirthdayConfig(sockets=8, probes=1, runs_per_hour=n) for n in (2, 9))
     async with pair(*((few, many) if who == "asker" else (many, few))) as both:
-        both.asker.nat = report("127.0.0.1", both.asker, EIM)
-        both.other.nat = report("127.0.0.2", both.other, APDM)
+        both.asker.nat.set(report("127.0.0.1", both.asker, EIM))
+        both.other.nat.set(report("127.0.0.2", both.other, APDM))
         for why in ("none of 1 probes", "none of 1 probes", "of late"):
             await settled(lambda: not both.other_way._active)
             with trio.fail_after(30), pytest.raises(LatticaError, match=why):
@@ -208,8 +209,8 @@ async def test_runs_with_a_peer_are_limited(who: str) -> None:
 
 async def test_others_leave_places_for_runs_of_this_node() -> None:
     async with pair(BirthdayConfig(sockets=8, probes=1, max_runs=4)) as both:
-        both.asker.nat = report("127.0.0.1", both.asker, EIM)
-        both.other.nat = report("127.0.0.2", both.other, APDM)
+        both.asker.nat.set(report("127.0.0.1", both.asker, EIM))
+        both.other.nat.set(report("127.0.0.2", both.other, APDM))
         for way in (both.way, both.other_way):
             way._active |= {Identity.generate().peer_id for _ in range(2)}
         with trio.fail_after(30), pytest.raises(DialError, match="busy: too many"):
@@ -222,8 +223,8 @@ async def test_others_leave_places_for_runs_of_this_node() -> None:
 async def test_nothing_is_sent_to_what_the_access_rules_forbid() -> None:
     rules = AccessRules(deny_networks=("127.0.0.3/32",))
     async with pair(access=rules) as both:
-        both.asker.nat = report("127.0.0.1", both.asker, EIM)
-        both.other.nat = report("127.0.0.3", both.other, APDM)
+        both.asker.nat.set(report("127.0.0.1", both.asker, EIM))
+        both.other.nat.set(report("127.0.0.3", both.other, APDM))
         with trio.fail_after(30), pytest.raises(NotApplicable, match="access rules"):
             await both.way.attempt(both.relayed)
 
@@ -233,7 +234,7 @@ async def test_where_it_is_off_or_not_spoken() -> None:
         assert not both.other_way.handlers
         with trio.fail_after(30), pytest.raises(NotApplicable, match="turned off"):
             await both.other_way.attempt(both.relayed)
-        both.asker.nat = report("127.0.0.1", both.asker, EIM)
+        both.asker.nat.set(report("127.0.0.1", both.asker, EIM))
         with trio.fail_after(30), pytest.raises(NotApplicable, match="does not speak"):
             await both.way.attempt(both.relayed)
 
@@ -242,8 +243,8 @@ async def test_sockets_that_cannot_be_had_are_no_defect(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with pair() as both:
-        both.asker.nat = report("127.0.0.1", both.asker, EIM)
-        both.other.nat = report("127.0.0.2", both.other, APDM)
+        both.asker.nat.set(report("127.0.0.1", both.asker, EIM))
+        both.other.nat.set(report("127.0.0.2", both.other, APDM))
 
         class Sockets:
             AF_INET, SOCK_DGRAM = socket.AF_INET, socket.SOCK_DGRAM

@@ -137,10 +137,11 @@ async def test_it_is_not_for_nodes_without_udp():
                 await net.target.attempt(net.pair.of_target)
         async with AsyncExitStack() as stack:
             net = await open_net(stack)
-            net.pair.target.nat = NatReport(udp_works=False)
+            net.pair.target.nat.set(NatReport(udp_works=False))
             with pytest.raises(NotApplicable, match="UDP is blocked"):
                 await net.target.attempt(net.pair.of_target)
-            net.pair.target.nat, net.pair.source.nat = NatReport(), NatReport(udp_works=False)
+            net.pair.target.nat.set(NatReport())
+            net.pair.source.nat.set(NatReport(udp_works=False))
             with pytest.raises(DialError, match="declines: UDP is blocked"):
                 await net.target.attempt(net.pair.of_target)
         async with AsyncExitStack() as stack:

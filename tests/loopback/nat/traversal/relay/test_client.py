@@ -259,7 +259,7 @@ BAD_ANSWERS: dict[str, Callable[[Swarm, Swarm], HopStatus | bytes]] = {
     "of another relay": _voucher_of_another,
     "for another peer": _voucher_for_another,
     "at another time": _voucher_long_over,
-    "invalid voucher": lambda r, b: HopStatus(
+    "the envelope of a voucher": lambda r, b: HopStatus(
         Status.OK, Reservation(int(time.time()) + 3600, (), b"junk")
     ),
     "gives this node no reservation": lambda r, b: HopStatus(Status.RESERVATION_REFUSED),

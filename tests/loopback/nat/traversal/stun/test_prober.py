@@ -11,6 +11,7 @@ import trio
 
 from lattica.errors import ConfigError
 from lattica.nat.base.addresses import ip_of
+from lattica.nat.base.watched import Watched
 from lattica.nat.quic.endpoint import QuicEndpoint
 from lattica.nat.swarm.events import EventBus, NetworkChanged
 from lattica.nat.swarm.nat_report import Behaviour, NatReport
@@ -88,7 +89,7 @@ async def test_there_is_no_nat_on_this_machine():
             udp_works=True,
             mapped=(endpoint.local,),
         )
-        assert node.nat is report
+        assert node.nat.value is report
         assert node.own_addresses.get("observed") == ()
         with trio.fail_after(20):
             assert await prober.measured(6) == NatReport()
@@ -112,11 +113,11 @@ async def test_relays_come_and_go():
         present: list[Responder] = []
         async with probing(node, lambda: present):
             present[:] = responders[:1]
-            await settled(lambda: node.nat.udp_works)
+            await settled(lambda: node.nat.value.udp_works)
             present[:] = [*responders, Responder("relay.example", 4001)]
-            await settled(lambda: node.nat.filtering)
+            await settled(lambda: node.nat.value.filtering)
             present.clear()
-            await settled(lambda: node.nat == NatReport())
+            await settled(lambda: node.nat.value == NatReport())
 
 
 async def test_it_says_when_it_has_measured():
@@ -162,7 +163,7 @@ class Node:
     """A swarm's part that the prober uses, on a socket of its own."""
 
     def __init__(self, endpoint: QuicEndpoint) -> None:
-        self.nat = NatReport()
+        self.nat = Watched(NatReport())
         self.events = EventBus()
         self.changes = 0
         self.own_addresses = OwnAddresses(self._changed)
@@ -198,41 +199,41 @@ async def test_what_everybody_sees_is_announced():
         await settled(lambda: node.own_addresses.get("observed"))
         (addr,) = node.own_addresses.get("observed")
         assert str(addr) == "/ip4/192.0.2.7/udp/4711/quic-v1/noise"
-        assert node.nat.mapped == (outside,)
+        assert node.nat.value.mapped == (outside,)
         # The NAT forgets the mapping, and makes another: a keep-alive shows it.
         for relay in found:
             relay.mapped = ("192.0.2.8", 4712)
-        await settled(lambda: node.nat.mapped == (("192.0.2.8", 4712),))
+        await settled(lambda: node.nat.value.mapped == (("192.0.2.8", 4712),))
         (addr,) = node.own_addresses.get("observed")
         assert str(ip_of(addr)) == "192.0.2.8"
 
 
 async def test_a_hard_nat_has_no_address_to_announce():
     async with mapped_to(("192.0.2.7", 1), ("192.0.2.7", 2)) as (node, _):
-        await settled(lambda: node.nat.is_hard)
+        await settled(lambda: node.nat.value.is_hard)
         assert node.own_addresses.get("observed") == ()
 
 
 async def test_silence_and_its_end():
     async with mapped_to(None, None) as (node, found):
-        await settled(lambda: node.nat.udp_works is False)
+        await settled(lambda: node.nat.value.udp_works is False)
         for relay in found:
             relay.mapped = ("192.0.2.7", 1)
-        await settled(lambda: node.nat.udp_works)
+        await settled(lambda: node.nat.value.udp_works)
         for relay in found:
             relay.mapped = None
-        await settled(lambda: node.nat.udp_works is False)
+        await settled(lambda: node.nat.value.udp_works is False)
         assert node.own_addresses.get("observed") == ()
 
 
 async def test_a_change_of_network_makes_it_measure_again():
     outside = ("192.0.2.7", 4711)
     async with mapped_to(outside, outside) as (node, found):
-        await settled(lambda: node.nat.udp_works)
+        await settled(lambda: node.nat.value.udp_works)
         for relay in found:
             relay.mapped = ("192.0.2.8", 1)
         node.events.publish(NetworkChanged("test"))
-        await settled(lambda: node.nat.mapped == (("192.0.2.8", 1),))
+        await settled(lambda: node.nat.value.mapped == (("192.0.2.8", 1),))
 
 
 @pytest.mark.parametrize("fields", [{"keepalive": 0.5}, {"poll": 0.0}, {"pause": -1.0}])
