@@ -183,11 +183,6 @@ class ClientCore:
         self._filled = 0
         self._spare: list[bytearray] = []
 
-    @property
-    def outstanding(self) -> int:
-        """Requests whose answers have not come."""
-        return len(self._expected)
-
     def request_manifest(self, cid: Cid) -> bytes:
         """The bytes to send to ask for a manifest."""
         self._expected.append(_Expected(1, MAX_MANIFEST_BYTES))

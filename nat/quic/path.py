@@ -59,13 +59,11 @@ class PeerPath:
         sending_key: bytes,
         receiving_key: bytes,
         clock: Callable[[], float],
-        rng: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self.address = address
         self._sending_key = sending_key
         self._receiving_key = receiving_key
         self._clock = clock
-        self._rng = rng
         self._candidate: Address | None = None
         self._nonce = b""
         self._attempts = 0
@@ -76,7 +74,7 @@ class PeerPath:
         if source == self.address or source == self._candidate:
             return
         self._candidate = source
-        self._nonce = self._rng(16)
+        self._nonce = os.urandom(16)
         self._attempts = 0
         self._due = self._clock()
 

@@ -29,7 +29,6 @@ async def race(
     timeout_total: float,
     discard: Callable[[R], object],
     target: object,
-    describe: Callable[[T], str] = str,
 ) -> R:
     """Return the result of the first `dial` that succeeds; cancel the others.
 
@@ -61,7 +60,7 @@ async def race(
         target,
         [
             DialAttempt(
-                describe(candidate),
+                str(candidate),
                 state.errors.get(index, late if index < state.started else f"not tried: {late}"),
             )
             for index, candidate in enumerate(candidates)

@@ -81,8 +81,6 @@ class Swarm:
         self,
         identity: Identity,
         config: SwarmConfig | None = None,
-        *,
-        transports: Sequence[Transport] | None = None,
     ) -> None:
         self.identity = identity
         self.config = config or SwarmConfig()
@@ -100,9 +98,7 @@ class Swarm:
         self.nat = Watched(NatReport())
         """What is known of the NAT for IPv4; whoever measures it sets it."""
         self._quic = QuicTransport(identity, self.config, self._connector.budget)
-        self._transports: list[Transport] = list(
-            transports if transports is not None else self._default_transports()
-        )
+        self._transports = list(self._default_transports())
         self._listeners: list[Listener] = []
         self._pending_inbound: OrderedDict[int, trio.CancelScope] = OrderedDict()
         self._dialer = Dialer(

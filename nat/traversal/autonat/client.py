@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from random import Random, SystemRandom
+from random import SystemRandom
 
 import trio
 from multiaddr.multiaddr import Multiaddr
 
-from lattica.nat.base.addresses import Interface, local_interfaces
+from lattica.nat.base.addresses import local_interfaces
 from lattica.nat.base.errors import LatticaError, RemoteProtocolError, UnsupportedProtocolError
 from lattica.nat.base.identity import PeerId
 from lattica.nat.base.ip import IpAddress
@@ -73,16 +73,13 @@ class AutonatClient:
         config: AutonatClientConfig | None = None,
         *,
         on_change: ChangeHook = lambda result: None,
-        local: Callable[[], Sequence[Interface]] = local_interfaces,
-        rng: Random | None = None,
     ) -> None:
         self.config = config or AutonatClientConfig()
         self._swarm = swarm
         self._servers = servers
         self._candidates = addresses
         self._on_change = on_change
-        self._local = local
-        self._core = ClientCore(self.config, clock=trio.current_time, rng=rng or SystemRandom())
+        self._core = ClientCore(self.config, clock=trio.current_time, rng=SystemRandom())
         self._arrived: dict[int, trio.Event] = {}
         """By nonce: checks under way."""
         self._began: dict[int, float] = {}
@@ -221,7 +218,7 @@ class AutonatClient:
             left -= size
 
     def _own_ips(self) -> frozenset[IpAddress]:
-        return frozenset(interface.ip for interface in self._local())
+        return frozenset(interface.ip for interface in local_interfaces())
 
     # --- what comes in ---
 

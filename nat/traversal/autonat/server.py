@@ -14,15 +14,15 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from random import Random, SystemRandom
+from random import SystemRandom
 from typing import Protocol
 
 import trio
 from multiaddr.multiaddr import Multiaddr
 
-from lattica.nat.base.addresses import Interface, Kind, ip_of, kind_of, local_interfaces
+from lattica.nat.base.addresses import Kind, ip_of, kind_of, local_interfaces
 from lattica.nat.base.errors import (
     AccessDeniedError,
     DialError,
@@ -72,14 +72,11 @@ class AutonatServer:
         self,
         swarm: Dials,
         config: AutonatServerConfig | None = None,
-        *,
-        local: Callable[[], Sequence[Interface]] = local_interfaces,
-        rng: Random | None = None,
     ) -> None:
         self.config = config or AutonatServerConfig()
         self._swarm = swarm
         self._core = ServerCore(
-            self.config, clock=trio.current_time, rng=rng or SystemRandom(), local=local
+            self.config, clock=trio.current_time, rng=SystemRandom(), local=local_interfaces
         )
 
     @property

@@ -121,7 +121,6 @@ class PortMapper:
         self._methods = tuple(methods)
         self._ways = {method: _Way() for method in methods}
         self._wanted: dict[Port, _Wanted] = {}
-        self._to_remove: list[Remove] = []
         self._generation = 0
         self._search_at = -math.inf
         self._searched_at = -math.inf

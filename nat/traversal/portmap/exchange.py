@@ -14,15 +14,16 @@ longer than anybody waits who has other methods."""
 class Retransmission:
     """When a request is sent, and when it is given up.
 
+    After each of :data:`ATTEMPTS` the wait doubles from 250 ms.
+
     Args:
         now: monotonic seconds; the first sending is due at once.
-        attempts: how often it is sent; after each the wait doubles from 250 ms.
     """
 
-    def __init__(self, now: float, attempts: int = ATTEMPTS) -> None:
+    def __init__(self, now: float) -> None:
         self.next_timer = now
         self._wait = FIRST_WAIT_S
-        self._left = attempts
+        self._left = ATTEMPTS
 
     @property
     def is_over(self) -> bool:

@@ -101,11 +101,11 @@ class SoapFault:
 # --- discovery ---
 
 
-def encode_search(target: str, wait_s: int = 2) -> bytes:
-    """An M-SEARCH; devices answer after a random time of at most `wait_s`."""
+def encode_search(target: str) -> bytes:
+    """An M-SEARCH; devices answer after a random time of at most two seconds."""
     return (
         f"M-SEARCH * HTTP/1.1\r\nHOST: {SSDP_GROUP}:{SSDP_PORT}\r\n"
-        f'MAN: "ssdp:discover"\r\nMX: {wait_s}\r\nST: {target}\r\n\r\n'
+        f'MAN: "ssdp:discover"\r\nMX: 2\r\nST: {target}\r\n\r\n'
     ).encode()
 
 

@@ -68,7 +68,7 @@ class StunClient:
     Args:
         local: what the socket is bound to.
         send: sends a datagram to an address.
-        timing: for requests that do not say another.
+        timing: of requests.
     """
 
     def __init__(
@@ -88,7 +88,6 @@ class StunClient:
         change_port: bool = False,
         response_port: int | None = None,
         accept_from: Collection[Endpoint] = (),
-        timing: StunTiming | None = None,
     ) -> Binding:
         """Ask a responder, and wait for its answer.
 
@@ -107,7 +106,7 @@ class StunClient:
         request = BindingRequest(new_transaction(), change_ip, change_port, response_port)
         server = endpoint_of(server)
         expected = set(map(endpoint_of, accept_from)) or {server}
-        transaction = Transaction(request, server, expected, timing or self._timing)
+        transaction = Transaction(request, server, expected, self._timing)
         if len(self._pending) >= MAX_PENDING:
             raise ResourceLimitError("too many STUN requests at once")
         answered = trio.Event()
@@ -193,14 +192,14 @@ async def client_on(
 
 @asynccontextmanager
 async def client_on_fresh_socket(
-    host: str, timing: StunTiming | None = None, *, port: int = 0
+    host: str, timing: StunTiming | None = None
 ) -> AsyncIterator[StunClient]:
-    """A client on a socket of its own, bound to a numeric host and, by default, any port.
+    """A client on a socket of its own, bound to a numeric host and any port.
 
     Raises OSError if that cannot be bound.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = UdpSocket.bind(host, port, family, offload=False)
+    sock = UdpSocket.bind(host, 0, family, offload=False)
 
     def send(datagram: bytes, destination: Address) -> None:
         sock.send([datagram], destination)

@@ -6,8 +6,8 @@ from. RFC 5780 adds CHANGE-REQUEST ("answer from your other address or port"), R
 is read and written by `aioice.stun`, but for two attributes that it does not have.
 
 A STUN message shares its socket with QUIC, whose packets have bit 0x40 set in their first byte
-(RFC 9443), and with ICE, whose requests have a USERNAME; :func:`is_request_for_responder` and
-:func:`is_answer` tell them apart without reading them in full.
+(RFC 9443), and with ICE, whose requests have a USERNAME; :func:`is_request_for_responder` tells
+them apart without reading them in full.
 """
 
 from __future__ import annotations
@@ -129,11 +129,6 @@ def is_request_for_responder(data: bytes) -> bool:
             return False
         at += _ATTRIBUTE.size + size + -size % 4
     return False
-
-
-def is_answer(data: bytes) -> bool:
-    """Whether a datagram is a binding response or error; whose, its transaction tells."""
-    return is_stun(data) and int.from_bytes(data[:2], "big") in (_RESPONSE, _ERROR)
 
 
 def transaction_of(data: bytes) -> bytes:

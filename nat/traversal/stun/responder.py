@@ -190,9 +190,8 @@ class Responding(Protocol):
 class StunResponder:
     """Answers on all listening QUIC sockets of a swarm."""
 
-    def __init__(self, swarm: Responding, limits: StunResponderLimits | None = None) -> None:
+    def __init__(self, swarm: Responding) -> None:
         self._swarm = swarm
-        self._limits = limits or StunResponderLimits()
 
     async def run(self) -> None:
         """Answer until cancelled, or until the swarm ends; sockets that come later count, too."""
@@ -203,7 +202,7 @@ class StunResponder:
                 async with trio.open_nursery() as nursery:
                     core = ResponderCore(
                         [endpoint.local for endpoint in endpoints],
-                        self._limits,
+                        StunResponderLimits(),
                         trio.current_time,
                     )
                     for number in range(len(endpoints)):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Final
 
 from lattica.nat.base.checks import require, require_seconds
 from lattica.nat.traversal.stun.codec import (
@@ -24,7 +23,7 @@ from lattica.nat.traversal.stun.codec import (
 class StunTiming:
     """How often a request is sent, and how long an answer is waited for.
 
-    The default ends after 3 s; :data:`RFC_TIMING` is the RFC's, which ends after 39.5 s.
+    The default ends after 3 s; the RFC's own (0.5 s, 7 requests, 8 s) after 39.5 s.
     """
 
     first_wait: float = 0.2
@@ -43,9 +42,6 @@ class StunTiming:
     def total(self) -> float:
         """Seconds until a request without an answer has failed."""
         return float(self.first_wait * (2 ** (self.requests - 1) - 1) + self.last_wait)
-
-
-RFC_TIMING: Final = StunTiming(first_wait=0.5, requests=7, last_wait=8.0)
 
 
 class Transaction:

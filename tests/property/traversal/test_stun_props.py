@@ -61,7 +61,6 @@ def test_round_trip(message):
     data = stun.encode(message)
     assert stun.decode(data) == message
     assert stun.is_request_for_responder(data) is isinstance(message, BindingRequest)
-    assert stun.is_answer(data) is not isinstance(message, BindingRequest)
 
 
 @given(requests | responses)
@@ -91,7 +90,6 @@ def test_one_flipped_bit(message, data):
 
 @given(st.binary(max_size=600))
 def test_noise(data):
-    assert not stun.is_answer(data) or stun.is_stun(data)
     with suppress(RemoteProtocolError):
         stun.decode(data)
 

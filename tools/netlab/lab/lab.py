@@ -98,7 +98,6 @@ class Lab:
         self._changes: dict[str, dict[str, Link]] = {wire.name: {} for wire in plan.wires}
         """By name of wire: what others want it to be; the last one counts."""
         self._daemons: dict[str, Running] = {}
-        self._dead: set[str] = set()
         self._start = trio.current_time()
 
     def now(self) -> float:

@@ -65,7 +65,6 @@ class _Member:
     seen: list[str] = field(default_factory=list)
     links: dict[str, Path] = field(default_factory=dict)
     """By the other's peer ID."""
-    lost: int = 0
     reserved: set[str] = field(default_factory=set)
     """IDs of those that can be reached through it."""
     tells: bool = False
@@ -114,7 +113,6 @@ class Mesh:
                 member.tells = True
                 if member.links.pop(peer, None) is None:
                     self.complaints.append(f"{program}: lost {self.name(peer)}, which it had not")
-                member.lost += 1
 
     def _connected(self, program: str, member: _Member, event: Event) -> None:
         peer, addr = str(event.get("peer_id", "")), str(event.get("addr", ""))
@@ -219,11 +217,6 @@ class Mesh:
         """The names of those that `program` says it is connected to."""
         member = self._members.get(program)
         return {self.name(peer) for peer in member.links} if member else set()
-
-    def losses(self, program: str) -> int:
-        """How many connections it has lost so far."""
-        member = self._members.get(program)
-        return member.lost if member else 0
 
     def used_paths(self) -> list[Path]:
         """Every pair's latest connection of each kind, with names of programs."""

@@ -94,12 +94,11 @@ class BirthdayWay:
         swarm: Swarm,
         config: BirthdayConfig | None = None,
         *,
-        rng: random.Random | None = None,
         budget: ProbeBudget | None = None,
     ) -> None:
         self._swarm = swarm
         self._config = config = config or BirthdayConfig()
-        self._rng = rng or random.SystemRandom()
+        self._rng = random.SystemRandom()
         self._gater = Gater(swarm.config.access)
         self._budget = budget or ProbeBudget(
             config.per_address, config.per_hour, clock=trio.current_time

@@ -61,12 +61,11 @@ class DcutrWay:
         config: PunchConfig | None = None,
         *,
         known: KnownAddresses | None = None,
-        rng: random.Random | None = None,
     ) -> None:
         self._swarm = swarm
         self._known = known
         self._config = config or PunchConfig()
-        self._rng = rng or random.Random()
+        self._rng = random.Random()
         self._side = OwnSide(swarm, [Kind.TCP], allow_loopback=self._config.allow_loopback)
         self._limiter = RoundLimiter(
             self._config.rounds_per_minute,

@@ -173,9 +173,8 @@ def form_pairs(
     remote: Iterable[Candidate],
     *,
     controlling: bool,
-    limit: int = MAX_PAIRS,
 ) -> list[tuple[Candidate, Candidate]]:
-    """Every (local, remote) that is worth checking, the best first, at most `limit`.
+    """Every (local, remote) that is worth checking, the best first, at most :data:`MAX_PAIRS`.
 
     What is sent from a server-reflexive candidate is sent from its base (section 6.1.2.4), so
     each socket is paired with each remote address once, as the best of its candidates.
@@ -194,4 +193,4 @@ def form_pairs(
             -pair_priority(pair[0].priority, pair[1].priority, controlling=controlling)
         ),
     )
-    return pairs[:limit]
+    return pairs[:MAX_PAIRS]

@@ -119,7 +119,7 @@ class RelayService:
     """Relays for peers of `swarm`; register :attr:`handlers`, and let :meth:`run` run.
 
     `allow_peers` get what `limits.for_allowed` says. `addresses` are those told to clients,
-    by default all of the swarm; `wall_clock` gives Unix time.
+    by default all of the swarm.
     """
 
     def __init__(
@@ -129,11 +129,9 @@ class RelayService:
         allow_peers: Iterable[PeerId] = (),
         *,
         addresses: Callable[[], Iterable[Multiaddr]] | None = None,
-        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._swarm = swarm
         self._addresses = addresses or (lambda: swarm.addrs)
-        self._wall_clock = wall_clock
         self._server = RelayServer(swarm.identity.peer_id, limits or RelayLimits(), allow_peers)
         self._live: set[_Live] = set()
         self._circuits_total = 0
@@ -250,7 +248,7 @@ class RelayService:
         logger.log(level, "reservation made for %.0f s peer=%s addr=%s", lifetime, peer_id, ip)
         self._publish(ReservationMade(peer_id, lifetime, grant.renewed))
         # Clients count from the answer: rather too early than too late.
-        expire = int(self._wall_clock() + lifetime)
+        expire = int(time.time() + lifetime)
         voucher = seal(self._swarm.identity, peer_id, expire)
         reservation = Reservation(expire, self._told_addresses(), voucher)
         answer = HopStatus(Status.OK, reservation, grant.limits.as_told)

@@ -57,9 +57,9 @@ _TOKENS = [
 
 def _decode(data: bytes) -> None:
     """A message that was read means the same once written."""
-    cheap = stun.is_request_for_responder(data), stun.is_answer(data)
+    is_request = stun.is_request_for_responder(data)
     message = stun.decode(data)
-    if cheap != (isinstance(message, stun.BindingRequest), not cheap[0]):
+    if is_request != isinstance(message, stun.BindingRequest):
         raise Violation("a message was not told apart by its header")
     if isinstance(message, stun.BindingRequest) and message.unknown:
         return
@@ -79,8 +79,10 @@ def _respond(data: bytes) -> None:
                 raise Violation(f"{len(answer.data)} bytes in answer to {len(data)}")
             if answer.destination[0] != source[0]:
                 raise Violation("an answer goes to somebody else")
-            if not 0 <= answer.socket < len(_SOCKETS) or not stun.is_answer(answer.data):
+            if not 0 <= answer.socket < len(_SOCKETS) or not stun.is_stun(answer.data):
                 raise Violation("an answer that is none")
+            if stun.is_request_for_responder(answer.data):
+                raise Violation("a question for an answer")
 
 
 STUN_MESSAGE = Target(
