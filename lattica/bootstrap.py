@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 
 import trio
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.addresses import Kind, kind_of, parse_multiaddr, split_peer
 from lattica.nat.base.errors import AccessDeniedError, DialError, LatticaError
 from lattica.nat.base.identity import PeerId
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Connection
 from lattica.nat.swarm.events import EventsLost, PeerConnected, PeerDisconnected, SwarmEvent
 from lattica.nat.swarm.swarm import Swarm

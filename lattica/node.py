@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 import trio
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.bootstrap import BootstrapPeers
 from lattica.config import NodeConfig
@@ -22,6 +21,7 @@ from lattica.nat.base.errors import (
 )
 from lattica.nat.base.exception_groups import leaves, unwrapped
 from lattica.nat.base.identity import Identity, PeerId, parse_peer_id
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
 from lattica.nat.services.standard import serve_standard

@@ -17,13 +17,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import msgpack
-from multiaddr import Multiaddr
 
 from lattica.content.errors import TicketError
 from lattica.content.manifest.cid import Cid
 from lattica.nat.base.addresses import decode_multiaddr, split_peer
 from lattica.nat.base.errors import LatticaError
 from lattica.nat.base.identity import PeerId
+from lattica.nat.base.multiaddr import Multiaddr
 
 MAX_ADDRESSES = 16
 MAX_TICKET_CHARACTERS = 8192

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import trio
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.addresses import (
     DIRECT_KINDS,
@@ -25,6 +24,7 @@ from lattica.nat.base.addresses import (
     to_endpoint,
 )
 from lattica.nat.base.ip import is_public_host
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.swarm.nat_report import NatReport
 from lattica.nat.traversal.autonat.client_core import Reachability
 from lattica.nat.traversal.portmap.commands import MethodState

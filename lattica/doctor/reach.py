@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from multiaddr.multiaddr import Multiaddr
-
 from lattica.doctor.facts import DoctorFacts
 from lattica.nat.base.addresses import Kind, kind_of, to_endpoint
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.swarm.nat_report import Behaviour
 from lattica.nat.traversal.portmap.mapping import Transport
 

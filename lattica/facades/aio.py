@@ -24,12 +24,11 @@ from lattica.facades.handoff import Buffer, StreamCore, StreamHandle
 from lattica.nat.base.errors import LocalProtocolError, StreamResetError
 
 if TYPE_CHECKING:
-    from multiaddr import Multiaddr
-
     from lattica.config import NodeConfig
     from lattica.content import FetchOptions, FetchResult, Ticket
     from lattica.content.events import FetchCallback, HashCallback
     from lattica.nat.base.identity import Identity, PeerId
+    from lattica.nat.base.multiaddr import Multiaddr
     from lattica.nat.mux.stream import Stream
     from lattica.nat.swarm.events import SwarmEvent
     from lattica.node import Node, PeerStatus

@@ -1,4 +1,4 @@
-"""Peer IDs and keys on their way to py-libp2p and back."""
+"""Peer IDs, addresses and keys on their way to py-libp2p and back."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from libp2p.crypto.keys import KeyPair
 from libp2p.crypto.keys import PublicKey as Libp2pPublicKey
 from libp2p.crypto.serialization import deserialize_public_key
 from libp2p.peer.id import ID
+from multiaddr.multiaddr import Multiaddr as Libp2pMultiaddr
 
 from lattica.nat.base.identity import Identity, PeerId
 from lattica.nat.base.keys import PublicKey
+from lattica.nat.base.multiaddr import Multiaddr
 
 
 def libp2p_id(peer_id: PeerId) -> ID:
@@ -19,6 +21,15 @@ def libp2p_id(peer_id: PeerId) -> ID:
 def our_id(peer_id: ID) -> PeerId:
     """Raises :class:`~lattica.errors.AddressError` for one that is none."""
     return PeerId(peer_id.to_bytes())
+
+
+def libp2p_addr(addr: Multiaddr) -> Libp2pMultiaddr:
+    return Libp2pMultiaddr(addr.to_bytes())
+
+
+def our_addr(addr: Libp2pMultiaddr) -> Multiaddr:
+    """Raises :class:`~lattica.errors.AddressError` for one of an unknown protocol."""
+    return Multiaddr(addr.to_bytes())
 
 
 def libp2p_public_key(key: PublicKey) -> Libp2pPublicKey:

@@ -42,10 +42,17 @@ from libp2p.tools.anyio_service.api import ManagerAPI
 from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.addresses import split_peer, with_peer
-from lattica.nat.base.errors import LatticaError, RemoteProtocolError
+from lattica.nat.base.errors import AddressError, LatticaError, RemoteProtocolError
 from lattica.nat.base.identity import PeerId
 from lattica.nat.base.peer_record import open_record
-from lattica.nat.libp2p.border import libp2p_id, libp2p_key_pair, libp2p_public_key, our_id
+from lattica.nat.libp2p.border import (
+    libp2p_addr,
+    libp2p_id,
+    libp2p_key_pair,
+    libp2p_public_key,
+    our_addr,
+    our_id,
+)
 from lattica.nat.libp2p.streams import NetConn, NetStream, RawConnAdapter
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
@@ -65,10 +72,10 @@ class _SwarmListener(IListener):
         self._swarm = swarm
 
     async def listen(self, maddr: Multiaddr) -> None:
-        await self._swarm.listen(maddr)
+        await self._swarm.listen(our_addr(maddr))
 
     def get_addrs(self) -> tuple[Multiaddr, ...]:
-        return self._swarm.addrs
+        return tuple(map(libp2p_addr, self._swarm.addrs))
 
     async def close(self) -> None:
         await self._swarm.close()
@@ -223,19 +230,21 @@ class NetworkService(INetworkService):
         """To what the node knows of the peer, and to what py-libp2p's protocols know."""
         known = self.swarm.address_book.addrs(peer_id)
         with suppress(PeerStoreError):
-            known += [split_peer(addr)[0] for addr in self.peerstore.addrs(libp2p_id(peer_id))]
+            for addr in self.peerstore.addrs(libp2p_id(peer_id)):
+                with suppress(AddressError):  # one that only py-libp2p knows
+                    known.append(split_peer(our_addr(addr))[0])
         return await self.swarm.dial(peer_id, dict.fromkeys(known))
 
     async def dial_addr(
         self, addr: Multiaddr, peer_id: ID, source: tuple[str, int] | None = None
     ) -> INetConn:
         """Dial one address. `source` is not needed: dials leave from the listening port."""
-        return await self._translated(self.swarm.dial_fresh(our_id(peer_id), addr))
+        return await self._translated(self.swarm.dial_fresh(our_id(peer_id), our_addr(addr)))
 
     async def dial_addr_as_responder(
         self, addr: Multiaddr, peer_id: ID, source: tuple[str, int] | None = None
     ) -> INetConn:
-        dial = self.swarm.dial_fresh(our_id(peer_id), addr, as_responder=True)
+        dial = self.swarm.dial_fresh(our_id(peer_id), our_addr(addr), as_responder=True)
         return await self._translated(dial)
 
     async def _translated(self, dial: Awaitable[Connection]) -> INetConn:
@@ -264,7 +273,7 @@ class NetworkService(INetworkService):
     async def upgrade_inbound_raw_conn(
         self, raw_conn: IRawConnection, maddr: Multiaddr
     ) -> IMuxedConn:
-        conn = await self._adopt(RawConnAdapter(raw_conn, None, maddr), False, None)
+        conn = await self._adopt(RawConnAdapter(raw_conn, None, our_addr(maddr)), False, None)
         return conn.muxed_conn
 
     async def _adopt(self, raw: RawConnAdapter, outbound: bool, peer_id: PeerId | None) -> INetConn:
@@ -279,7 +288,7 @@ class NetworkService(INetworkService):
     async def listen(self, *multiaddrs: Multiaddr) -> bool:
         await self._start()
         for addr in multiaddrs:
-            for bound in await self.swarm.listen(addr):
+            for bound in map(libp2p_addr, await self.swarm.listen(our_addr(addr))):
                 await self._notify(lambda n, bound=bound: n.listen(self, bound))  # type: ignore[misc]
         return True
 
@@ -423,7 +432,7 @@ class Host(BasicHost):
             store.clear_addrs(peer_id)
             store.clear_protocol_data(peer_id)
         addrs = self._swarm.address_book.addrs(connection.peer_id)
-        store.add_addrs(peer_id, addrs, int(ADDRESS_TTL))
+        store.add_addrs(peer_id, list(map(libp2p_addr, addrs)), int(ADDRESS_TTL))
         store.add_protocols(peer_id, sorted(connection.known_protocols))
 
     def _remember(self, connection: Connection, message: Identify) -> None:
@@ -443,7 +452,8 @@ class Host(BasicHost):
 
         The base class cuts relayed ones off at the relay's ID, and so says that the relay is us.
         """
-        return [with_peer(addr, self._swarm.identity.peer_id) for addr in self._swarm.addrs]
+        own = self._swarm.identity.peer_id
+        return [libp2p_addr(with_peer(addr, own)) for addr in self._swarm.addrs]
 
 
 def make_host(swarm: Swarm, identify: IdentifyService) -> Host:

@@ -9,7 +9,7 @@ from libp2p.abc import IMuxedConn, IMuxedStream, INetConn, INetStream, IRawConne
 from libp2p.connection_types import ConnectionType
 from libp2p.custom_types import TProtocol
 from libp2p.network.stream.exceptions import StreamClosed, StreamEOF, StreamError, StreamReset
-from multiaddr.multiaddr import Multiaddr
+from multiaddr.multiaddr import Multiaddr as Libp2pMultiaddr
 
 from lattica.nat.base.errors import (
     ConnectionClosedError,
@@ -18,7 +18,8 @@ from lattica.nat.base.errors import (
     StreamResetError,
 )
 from lattica.nat.base.identity import PeerId
-from lattica.nat.libp2p.border import libp2p_id
+from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.libp2p.border import libp2p_addr, libp2p_id, our_addr
 from lattica.nat.mux.connection import Connection
 from lattica.nat.mux.stream import Stream
 
@@ -123,8 +124,8 @@ class _MuxedConn(IMuxedConn):
     async def accept_stream(self) -> IMuxedStream:
         raise NotImplementedError("inbound streams go to the protocol table")
 
-    def get_transport_addresses(self) -> list[Multiaddr]:
-        return [self._connection.remote_addr]
+    def get_transport_addresses(self) -> list[Libp2pMultiaddr]:
+        return [libp2p_addr(self._connection.remote_addr)]
 
     def get_connection_type(self) -> ConnectionType:
         return ConnectionType.DIRECT
@@ -154,8 +155,8 @@ class NetConn(INetConn):
         owners = [core.owner for core in self.connection.session.streams.values()]
         return tuple(NetStream(owner, self) for owner in owners if isinstance(owner, Stream))
 
-    def get_transport_addresses(self) -> list[Multiaddr]:
-        return [self.connection.remote_addr]
+    def get_transport_addresses(self) -> list[Libp2pMultiaddr]:
+        return [libp2p_addr(self.connection.remote_addr)]
 
     def get_connection_type(self) -> ConnectionType:
         return ConnectionType.DIRECT
@@ -169,7 +170,7 @@ class RawConnAdapter:
         addrs = raw.get_transport_addresses()
         fallback = addr or Multiaddr(f"/p2p/{remote}/p2p-circuit" if remote else "/p2p-circuit")
         self.local_addr = fallback
-        self.remote_addr = addrs[0] if addrs else fallback
+        self.remote_addr = our_addr(addrs[0]) if addrs else fallback
         self._aborted = False
         self._scope = trio.CancelScope()
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 
 import trio
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.addresses import Kind, kind_of
 from lattica.nat.base.errors import (
@@ -19,6 +18,7 @@ from lattica.nat.base.errors import (
     RemoteProtocolError,
 )
 from lattica.nat.base.exception_groups import leaves
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.mux.events import Event, EventKind
 from lattica.nat.mux.session import MuxSession
 from lattica.nat.mux.stream import Stream

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import trio
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.addresses import socket_multiaddr
 from lattica.nat.base.errors import ConnectionClosedError, RemoteProtocolError
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.mux.events import Event
 from lattica.nat.mux.stream import Waiter
 from lattica.nat.quic.path import CHALLENGE, PeerPath

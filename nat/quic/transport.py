@@ -6,11 +6,11 @@ import socket
 from functools import partial
 
 import trio
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.addresses import Kind, kind_of, to_endpoint
 from lattica.nat.base.errors import AddressError, ListenError, LocalProtocolError
 from lattica.nat.base.identity import Identity, PeerId
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.config import SwarmConfig
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.quic.admission import AdmissionControl, AdmissionLimits, RetryTokens

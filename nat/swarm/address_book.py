@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
-from multiaddr.multiaddr import Multiaddr
-
 from lattica.nat.base.addresses import split_peer
 from lattica.nat.base.identity import PeerId
+from lattica.nat.base.multiaddr import Multiaddr
 
 MAX_ADDRS_PER_PEER = 128
 

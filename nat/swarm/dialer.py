@@ -7,7 +7,6 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 import trio
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.addresses import (
     Kind,
@@ -29,6 +28,7 @@ from lattica.nat.base.errors import (
     ResourceLimitError,
 )
 from lattica.nat.base.identity import PeerId
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.config import SwarmConfig
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.quic.transport import QuicTransport

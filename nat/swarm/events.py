@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import trio
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.identity import PeerId
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Direction
 
 QUEUE_SIZE = 1024

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from contextlib import asynccontextmanager, suppress
 
 import trio
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.addresses import (
     Kind,
@@ -30,6 +29,7 @@ from lattica.nat.base.errors import (
     ResourceLimitError,
 )
 from lattica.nat.base.identity import Identity, PeerId
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.base.watched import Watched
 from lattica.nat.config import SwarmConfig
 from lattica.nat.mux.budget import MemoryBudget

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 import trio
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.identity import PeerId
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.mux.stream import Stream
 from lattica.nat.secure.noise_identity import RemoteIdentity
 

@@ -20,9 +20,9 @@ import os
 import struct
 
 from Crypto.Cipher import Salsa20
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.errors import LocalProtocolError
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.base.swarm_key import KEY_BYTES
 from lattica.nat.base.wire import Buffer
 from lattica.nat.transport.base import RawConn

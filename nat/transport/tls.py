@@ -13,9 +13,9 @@ import contextlib
 import ssl
 
 import trio
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.errors import ConnectionClosedError, RemoteProtocolError
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.base.wire import Buffer
 from lattica.nat.transport.base import RawConn
 

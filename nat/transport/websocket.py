@@ -15,7 +15,6 @@ import ssl
 from http import HTTPStatus
 
 import trio
-from multiaddr.multiaddr import Multiaddr
 from websockets.client import ClientProtocol
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request
@@ -23,8 +22,9 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 from websockets.uri import WebSocketURI
 
-from lattica.nat.base.addresses import Kind, components, kind_of, needs_resolving, to_endpoint
+from lattica.nat.base.addresses import Kind, kind_of, needs_resolving, to_endpoint
 from lattica.nat.base.errors import AddressError, ConnectionClosedError, RemoteProtocolError
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.base.wire import Buffer
 from lattica.nat.transport.base import PipeListener, PipeTransport, RawConn
 from lattica.nat.transport.tls import TlsConn, client_context
@@ -405,13 +405,13 @@ class WebSocketTransport:
 
 def _pipe_addr(addr: Multiaddr) -> Multiaddr:
     """The part of the address that the transport below is for: host and port."""
-    (host, ip), (transport, port), *_ = components(addr)
+    (host, ip), (transport, port), *_ = addr.components
     return Multiaddr(f"/{host}/{ip}/{transport}/{port}")
 
 
 def _server_name(addr: Multiaddr) -> str | None:
     """The name after `/sni`, in ASCII."""
-    for name, value in components(addr):
+    for name, value in addr.components:
         if name == "sni":
             try:
                 return value.encode("idna").decode()

@@ -17,7 +17,6 @@ from contextlib import suppress
 from dataclasses import replace
 
 import trio
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.addresses import (
     Kind,
@@ -30,6 +29,7 @@ from lattica.nat.base.addresses import (
 from lattica.nat.base.backoff import pause_after
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.identity import PeerId, parse_peer_id
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Connection
 from lattica.nat.swarm.events import AddressesChanged, EventsLost, ListeningOn, NetworkChanged
 from lattica.nat.swarm.swarm import Swarm

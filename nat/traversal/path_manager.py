@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import trio
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.addresses import relay_of
 from lattica.nat.base.errors import LatticaError
 from lattica.nat.base.identity import PeerId
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.swarm.events import (
     EventsLost,

@@ -8,7 +8,6 @@ import string
 
 from hypothesis import given
 from hypothesis import strategies as st
-from multiaddr import Multiaddr
 
 from lattica.content.download.ledger import Ledger
 from lattica.content.download.plan import Plan
@@ -42,6 +41,7 @@ from lattica.content.protocol import (
 from lattica.content.ticket import Ticket
 from lattica.errors import ContentError, RemoteProtocolError, TicketError
 from lattica.nat.base.identity import Identity
+from lattica.nat.base.multiaddr import Multiaddr
 
 PEER = Identity.generate().peer_id
 names = st.text(string.ascii_lowercase + ".é", min_size=1, max_size=12)

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 import trio
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.identity import Identity
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.mux.yamux_frames import HEADER_SIZE, Flag, FrameType, pack_header, unpack_header
 from lattica.nat.secure.upgrade import Upgrade, Upgraded
 from lattica.nat.transport.tcp import TcpConn, TcpTransport

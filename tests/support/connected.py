@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 import trio
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import ConnectionClosedError
 from lattica.nat.base.identity import Identity
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.config import Limits, Timeouts, Windows
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.connection import Connection, Direction

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import trio
-from multiaddr import Multiaddr
 
 from lattica.errors import (
     ConnectionClosedError,
@@ -15,6 +14,7 @@ from lattica.errors import (
     UnsupportedProtocolError,
 )
 from lattica.nat.base.identity import Identity, PeerId
+from lattica.nat.base.multiaddr import Multiaddr
 
 Handler = Callable[[Any], Awaitable[None]]
 SERVER = Identity.generate().peer_id

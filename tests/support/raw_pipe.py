@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import trio
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import ConnectionClosedError
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.transport.base import RawConn
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import trio
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.addresses import with_peer
 from lattica.nat.base.identity import Identity, PeerId
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.base.wire import encode_length_prefixed
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.swarm import Swarm

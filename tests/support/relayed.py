@@ -7,8 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from multiaddr.multiaddr import Multiaddr
-
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.relay.circuit_transport import CircuitTransport, ask_relay

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import NoReturn, Protocol, TypeVar
 
 import trio
-from multiaddr import Multiaddr
 
 from lattica.content.download.ledger import Ledger
 from lattica.content.download.local_files import LocalChunk, find_local_files
@@ -53,6 +52,7 @@ from lattica.nat.base.errors import (
 )
 from lattica.nat.base.exception_groups import single_error
 from lattica.nat.base.identity import PeerId
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.mux.stream import Stream
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Protocol
 
 import trio
-from multiaddr import Multiaddr
 
 from lattica.content.events import HashCallback
 from lattica.content.manifest.cid import Cid
@@ -36,6 +35,7 @@ from lattica.nat.base.errors import (
 )
 from lattica.nat.base.exception_groups import single_error
 from lattica.nat.base.identity import PeerId
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.mux.stream import Stream
 
 logger = logging.getLogger(__name__)

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from multiaddr.multiaddr import Multiaddr
-
 from lattica.nat.base.addresses import decode_multiaddr
 from lattica.nat.base.errors import RemoteProtocolError
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.base.peer_record import MAX_RECORD
 from lattica.nat.base.protobuf import parse_message
 from lattica.nat.pb import identify_pb2 as pb

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable
 from importlib.metadata import version
 
 import trio
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.addresses import split_peer
 from lattica.nat.base.errors import LatticaError, RemoteProtocolError
 from lattica.nat.base.identity import PeerId
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.base.peer_record import open_record, seal_record
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream

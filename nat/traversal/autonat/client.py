@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import SystemRandom
 
 import trio
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.addresses import local_interfaces
 from lattica.nat.base.errors import LatticaError, RemoteProtocolError, UnsupportedProtocolError
 from lattica.nat.base.identity import PeerId
 from lattica.nat.base.ip import IpAddress
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.protocols import StreamHandler

@@ -20,7 +20,6 @@ from random import SystemRandom
 from typing import Protocol
 
 import trio
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.addresses import Kind, ip_of, kind_of, local_interfaces
 from lattica.nat.base.errors import (
@@ -32,6 +31,7 @@ from lattica.nat.base.errors import (
 )
 from lattica.nat.base.identity import PeerId
 from lattica.nat.base.ip import IpAddress
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Connection
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.protocols import StreamHandler

@@ -22,8 +22,6 @@ from dataclasses import dataclass
 from random import Random
 from typing import TypeAlias
 
-from multiaddr.multiaddr import Multiaddr
-
 from lattica.nat.base.addresses import (
     Interface,
     direct_ip,
@@ -33,6 +31,7 @@ from lattica.nat.base.addresses import (
 from lattica.nat.base.errors import AddressError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.identity import PeerId
 from lattica.nat.base.ip import IpAddress, is_public_host
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.base.network_groups import network_of
 from lattica.nat.traversal.autonat.config import AutonatServerConfig
 from lattica.nat.traversal.autonat.messages import (

@@ -19,11 +19,9 @@ from dataclasses import dataclass
 from typing import Protocol, assert_never
 
 import trio
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.addresses import (
     DIRECT_KINDS,
-    components,
     ip_of,
     kind_of,
     local_interfaces,
@@ -31,6 +29,7 @@ from lattica.nat.base.addresses import (
 )
 from lattica.nat.base.identity import Identity
 from lattica.nat.base.ip import IpAddress, is_public_host
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.swarm.events import EventBus, ListeningOn, NetworkChanged
 from lattica.nat.traversal.portmap import pcp
 from lattica.nat.traversal.portmap.clients import Client, NatPmpClient, PcpClient
@@ -140,7 +139,7 @@ def ports_of(addrs: Iterable[Multiaddr], family: int, local_ip: IpAddress) -> tu
         if ip is None or ip.version != family or kind_of(addr) not in DIRECT_KINDS:
             continue
         if ip.is_unspecified or ip == local_ip:
-            _, (transport, number), *_ = components(addr)
+            _, (transport, number), *_ = addr.components
             found.append(Port(_TRANSPORTS[transport], int(number)))
     return tuple(dict.fromkeys(found))
 
@@ -156,7 +155,7 @@ def mapped_addrs(
         mapping = useful.get(ports[0]) if ports else None
         if mapping is None:
             continue
-        _, (transport, _), *rest = components(addr)
+        _, (transport, _), *rest = addr.components
         family_name = "ip4" if mapping.external_ip.version == 4 else "ip6"
         text = f"/{family_name}/{mapping.external_ip}/{transport}/{mapping.external_port}"
         text += "".join(f"/{name}/{value}" if value else f"/{name}" for name, value in rest)

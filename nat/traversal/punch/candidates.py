@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 
-from multiaddr.multiaddr import Multiaddr
-
 from lattica.nat.base.addresses import (
     Interface,
     Kind,
@@ -23,6 +21,7 @@ from lattica.nat.base.addresses import (
 from lattica.nat.base.errors import AddressError
 from lattica.nat.base.identity import PeerId
 from lattica.nat.base.ip import IpAddress, is_host, is_public_host
+from lattica.nat.base.multiaddr import Multiaddr
 
 MAX_LOOKED_AT = 16
 """Addresses of a peer that are looked at."""

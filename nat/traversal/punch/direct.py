@@ -10,7 +10,6 @@ import logging
 from collections.abc import Mapping, Sequence
 
 import trio
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.addresses import DIRECT_KINDS, order_addresses
 from lattica.nat.base.errors import (
@@ -20,6 +19,7 @@ from lattica.nat.base.errors import (
     RemoteProtocolError,
 )
 from lattica.nat.base.identity import PeerId
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Connection
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.protocols import StreamHandler

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TypeAlias
 
-from multiaddr.multiaddr import Multiaddr
-
 from lattica.nat.base.addresses import Kind, interface_addresses, kind_of, local_interfaces
 from lattica.nat.base.errors import LatticaError
 from lattica.nat.base.identity import PeerId
 from lattica.nat.base.ip import IpAddress
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.secure.gater import Gater
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.punch.candidates import MAX_LOOKED_AT, public_ips, to_dial, to_tell

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from multiaddr.multiaddr import Multiaddr
-
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.base.protobuf import parse_message
 from lattica.nat.pb import reverse_pb2 as pb
 from lattica.nat.traversal.punch.dcutr.messages import MAX_ADDRS, MAX_MESSAGE, parse_addrs

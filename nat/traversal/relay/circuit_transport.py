@@ -20,9 +20,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 import trio
-from multiaddr.multiaddr import Multiaddr
 
-from lattica.nat.base.addresses import Kind, components, kind_of, split_peer
+from lattica.nat.base.addresses import Kind, kind_of, split_peer
 from lattica.nat.base.errors import (
     AccessDeniedError,
     AddressError,
@@ -31,6 +30,7 @@ from lattica.nat.base.errors import (
     RemoteProtocolError,
 )
 from lattica.nat.base.identity import PeerId
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
 from lattica.nat.secure.gater import Gater
@@ -70,7 +70,7 @@ def split_circuit(addr: Multiaddr) -> tuple[Multiaddr, PeerId, PeerId | None]:
         AddressError: the address is damaged, leads through several relays, or names none.
     """
     base, target = split_peer(addr)
-    names = [name for name, _ in components(base)]
+    names = [name for name, _ in base.components]
     if names.count("p2p-circuit") != 1 or names[-1] != "p2p-circuit":
         raise AddressError("a relayed address leads through one relay and ends in /p2p-circuit")
     relay_addr, relay = split_peer(Multiaddr(base.to_bytes()[: -len(_CIRCUIT)]))

@@ -16,10 +16,10 @@ from enum import IntEnum
 from typing import TypeAlias
 
 from google.protobuf.message import Message
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.addresses import decode_multiaddr
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.base.peer_id import PeerId, decode_peer_id
 from lattica.nat.base.protobuf import parse_message
 from lattica.nat.pb import circuit_pb2 as pb

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 import trio
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.addresses import socket_multiaddr
 from lattica.nat.base.checks import require, require_seconds
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.base.watched import Watched
 from lattica.nat.quic.endpoint import QuicEndpoint
 from lattica.nat.swarm.events import EventBus, EventsLost, NetworkChanged

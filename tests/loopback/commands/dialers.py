@@ -11,8 +11,8 @@ import sys
 from typing import Any
 
 import trio
-from multiaddr.multiaddr import Multiaddr
 
+from lattica.nat.base.multiaddr import Multiaddr
 from tests.support.attacker import Attacker, attacking, propose, syn
 from tests.support.nets import ECHO
 

@@ -17,7 +17,6 @@ import trio
 import typer
 from hypothesis import given
 from hypothesis import strategies as st
-from multiaddr.multiaddr import Multiaddr
 from typer.testing import CliRunner
 
 from lattica.cli import app
@@ -33,6 +32,7 @@ from lattica.doctor.facts import (
 from lattica.doctor.findings import Finding, State, examine
 from lattica.doctor.reach import How, Peer, how_reached, reach_table
 from lattica.nat.base.identity import Identity
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.swarm.nat_report import Behaviour, NatReport
 from lattica.nat.traversal.autonat.client_core import Reachability
 from lattica.nat.traversal.autonat.config import AutonatClientConfig, AutonatConfig

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import trio
-from multiaddr.multiaddr import Multiaddr
 from trio.testing import wait_all_tasks_blocked
 
 from lattica.config import NodeConfig
@@ -26,6 +25,7 @@ from lattica.errors import (
 )
 from lattica.nat.base.addresses import split_peer, with_peer
 from lattica.nat.base.identity import Identity
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.config import AccessRules
 from lattica.nat.mux.connection import Direction
 from lattica.nat.swarm.events import PeerConnected, PeerDisconnected

@@ -17,11 +17,11 @@ from typing import Any
 
 import trio
 import trio.testing
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import LatticaError
 from lattica.nat.base.addresses import to_endpoint, with_peer
 from lattica.nat.base.identity import Identity, parse_peer_id
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.config import SwarmConfig
 from lattica.nat.mux.connection import Connection
 from lattica.nat.swarm.swarm import Swarm

@@ -20,12 +20,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.config import NodeConfig
 from lattica.errors import AddressError
 from lattica.nat.base.addresses import Kind, interface_addresses, kind_of, split_peer
 from lattica.nat.base.identity import Identity
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.config import IdentifyInfo, SwarmConfig
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.swarm import Swarm

@@ -26,7 +26,7 @@ ENOUGH_S = 60
 MAPPER = """
 import json, signal, sys
 import trio
-from multiaddr.multiaddr import Multiaddr
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.base.identity import Identity
 from lattica.nat.swarm.events import EventBus
 from lattica.nat.traversal.portmap.service import PortMappingService

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 
-from multiaddr import Multiaddr
-
 from lattica.errors import AddressError, RemoteProtocolError
 from lattica.nat.base.addresses import (
     decode_multiaddr,
@@ -17,6 +15,7 @@ from lattica.nat.base.addresses import (
     to_endpoint,
     with_peer,
 )
+from lattica.nat.base.multiaddr import Multiaddr
 from tools.fuzz.target import Target, Violation
 
 EXAMPLES = [
@@ -28,7 +27,7 @@ EXAMPLES = [
     "/p2p/QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N",
     "/ip6zone/eth0/ip6/fe80::1/tcp/1",
     "/ip4/127.0.0.1/tcp/443/tls/sni/example.org/ws",
-    "/ip4/127.0.0.1/tcp/80/http/http-path/a%2Fb",
+    "/ip4/127.0.0.1/udp/443/quic-v1/webtransport/certhash/uEiAkH5a4DPGKUuOBjYw0CgwjvcJCJMD2K_1aluKR_tpevQ",
 ]
 
 

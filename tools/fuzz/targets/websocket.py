@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 
 import trio
-from multiaddr import Multiaddr
 from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
 from websockets.server import ServerProtocol
@@ -13,6 +12,7 @@ from websockets.uri import WebSocketURI
 from websockets.utils import accept_key
 
 from lattica.errors import ConnectionClosedError, RemoteProtocolError
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.transport.websocket import MAX_EARLY_FRAME, MAX_HEAD, WebSocketConn
 from tools.fuzz.target import KIB, MIB, Target, Violation
 from tools.fuzz.targets.pieces import in_pieces, option

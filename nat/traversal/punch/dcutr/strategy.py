@@ -7,7 +7,6 @@ import random
 from collections.abc import Mapping, Sequence
 
 import trio
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.addresses import Kind
 from lattica.nat.base.errors import (
@@ -19,6 +18,7 @@ from lattica.nat.base.errors import (
     StreamResetError,
 )
 from lattica.nat.base.exception_groups import leaves
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.protocols import StreamHandler

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import trio
-from multiaddr.multiaddr import Multiaddr
 from typer.testing import CliRunner
 
 from lattica.cli import app, relay
@@ -20,6 +19,7 @@ from lattica.cli.event_json import event_object
 from lattica.config import NodeConfig, load_config
 from lattica.nat.base.addresses import split_peer
 from lattica.nat.base.identity import Identity
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.traversal.relay.circuit_transport import ask_relay
 from lattica.nat.traversal.relay.messages import Reserve, Status
 from lattica.nat.traversal.relay.server.events import Refused

@@ -26,7 +26,7 @@ from lattica.errors import StreamResetError
 from lattica.nat.base.addresses import split_peer
 from lattica.nat.base.identity import Identity
 from lattica.nat.config import Limits
-from lattica.nat.libp2p.border import libp2p_id, our_id
+from lattica.nat.libp2p.border import libp2p_addr, libp2p_id, our_addr, our_id
 from lattica.nat.libp2p.network import Host, NetworkService, make_host
 from lattica.nat.services.identify.messages import IDENTIFY
 from lattica.nat.services.standard import serve_standard
@@ -85,8 +85,8 @@ async def test_a_stock_host(we_dial):
             with trio.fail_after(10):
                 while PY_ECHO not in store.get_protocols(other_id):
                     await trio.sleep(0.01)
-            known = {split_peer(addr)[0] for addr in store.addrs(other_id)}
-            assert {split_peer(addr)[0] for addr in other.get_addrs()} <= known
+            known = {split_peer(our_addr(addr))[0] for addr in store.addrs(other_id)}
+            assert {split_peer(our_addr(addr))[0] for addr in other.get_addrs()} <= known
             assert store.pubkey(other_id) == other.get_public_key()
 
         # Streams both ways, by py-libp2p's API on both, and by ours.
@@ -220,7 +220,7 @@ async def test_notifees(caplog):
         conn = network.get_connection(libp2p_id(b.peer_id))
         assert good.calls == [("connected", conn)]
         await network.listen(Multiaddr("/ip4/127.0.0.1/tcp/0"))
-        assert good.calls[1] == ("listen", a.swarm.addrs[-1])
+        assert good.calls[1] == ("listen", libp2p_addr(a.swarm.addrs[-1]))
         await b.disconnect(a.peer_id)
         await settled(lambda: len(good.calls) == 3)
         assert good.calls[2] == ("disconnected", conn)
@@ -244,7 +244,7 @@ async def test_what_the_network_says_of_its_connections():
         assert conn.muxed_conn.is_initiator
         assert conn.muxed_conn.is_established
         assert not conn.is_closed
-        assert conn.get_transport_addresses() == [b.swarm.addrs[0]]
+        assert conn.get_transport_addresses() == [libp2p_addr(b.swarm.addrs[0])]
         assert await network.dial_peer(b_id) == [conn]
 
         info_ = network.get_conn_mgr_info()

@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.identity import Identity
 from lattica.nat.base.keys import decode_public_key
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.base.peer_id import PeerId
 from lattica.nat.base.peer_record import open_record, seal_record
 from lattica.nat.base.wire import decode_uvarint, encode_length_prefixed

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import trio
-from multiaddr.multiaddr import Multiaddr
 from trio.testing import wait_all_tasks_blocked
 
 from lattica.errors import (
@@ -16,6 +15,7 @@ from lattica.errors import (
 )
 from lattica.nat.base.addresses import with_peer
 from lattica.nat.base.identity import Identity
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.config import AccessRules, Limits, Timeouts
 from lattica.nat.mux.connection import Direction
 from lattica.nat.mux.stream import Stream

@@ -7,10 +7,10 @@ from contextlib import closing
 
 import pytest
 import trio
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import DialError
 from lattica.nat.base.addresses import Kind, to_endpoint
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.config import AccessRules
 from lattica.nat.swarm.events import AddressesChanged, PathChanged
 from tests.support.nets import ECHO, LISTEN_ON, ask_echo, open_files, running

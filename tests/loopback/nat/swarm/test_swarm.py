@@ -8,7 +8,6 @@ from contextlib import suppress
 
 import pytest
 import trio
-from multiaddr.multiaddr import Multiaddr
 from trio.testing import wait_all_tasks_blocked
 
 from lattica.errors import (
@@ -21,6 +20,7 @@ from lattica.errors import (
 )
 from lattica.nat.base.addresses import to_endpoint
 from lattica.nat.base.identity import Identity
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.config import Timeouts
 from lattica.nat.mux.connection import Direction
 from lattica.nat.swarm.events import ListeningOn, PeerConnected, PeerDisconnected

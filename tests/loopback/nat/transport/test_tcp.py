@@ -10,11 +10,11 @@ from contextlib import suppress
 
 import pytest
 import trio
-from multiaddr.multiaddr import Multiaddr
 from trio.testing import wait_all_tasks_blocked
 
 from lattica.errors import AddressError, ListenError
 from lattica.nat.base.addresses import to_endpoint
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.transport.tcp import TcpConn, TcpListener, TcpTransport
 from tests.support.raw_pipe import read, read_to_end
 

@@ -14,10 +14,10 @@ import trio
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from multiaddr.multiaddr import Multiaddr
 from websockets.server import ServerProtocol
 
 from lattica.errors import ConnectionClosedError
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.transport.tcp import TcpTransport
 from lattica.nat.transport.tls import TlsConn, client_context
 from lattica.nat.transport.websocket import WebSocketConn, WebSocketTransport

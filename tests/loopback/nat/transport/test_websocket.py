@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
-from multiaddr.multiaddr import Multiaddr
 from trio.testing import MockClock, wait_all_tasks_blocked
 from trio_websocket import WebSocketConnection, open_websocket, serve_websocket
 from websockets.client import ClientProtocol
@@ -18,6 +17,7 @@ from websockets.uri import WebSocketURI
 
 from lattica.errors import AddressError, ConnectionClosedError, RemoteProtocolError
 from lattica.nat.base.addresses import to_endpoint
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.transport.tcp import TcpTransport
 from lattica.nat.transport.websocket import (
     MAX_EARLY_FRAME,

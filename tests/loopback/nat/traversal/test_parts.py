@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import trio
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.config import NodeConfig
 from lattica.errors import LocalProtocolError
 from lattica.nat.base.addresses import Kind, kind_of
 from lattica.nat.base.identity import PeerId
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.swarm.events import NetworkChanged, PathChanged
 from lattica.nat.traversal.config import TraversalConfig
 from lattica.nat.traversal.portmap.config import PortMappingConfig

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.peer.envelope import consume_envelope
 from libp2p.peer.peerstore import create_signed_peer_record
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import RemoteProtocolError
 from lattica.nat.base.envelope import open_envelope, seal_envelope
 from lattica.nat.base.identity import Identity
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.base.peer_record import (
     DOMAIN,
     MAX_ADDRS,
@@ -22,7 +22,7 @@ from lattica.nat.base.peer_record import (
     open_record,
     seal_record,
 )
-from lattica.nat.libp2p.border import libp2p_id
+from lattica.nat.libp2p.border import libp2p_addr, libp2p_id
 from lattica.nat.pb import envelope_pb2 as pb
 from tests.support.stranger_keys import KINDS, stranger_key
 
@@ -98,12 +98,14 @@ def test_records_round_trip(seq, count):
 def test_py_libp2p_reads_our_records():
     _, record = consume_envelope(seal_record(OWN, 7, ADDRS[:1]), DOMAIN)
     assert (record.peer_id, record.seq) == (libp2p_id(OWN.peer_id), 7)
-    assert record.addrs == list(ADDRS[:1])
+    assert record.addrs == [libp2p_addr(ADDRS[0])]
 
 
 def test_records_of_py_libp2p_are_read():
     keys = create_new_key_pair(OWN.seed)
-    envelope = create_signed_peer_record(libp2p_id(OWN.peer_id), list(ADDRS[:1]), keys.private_key)
+    envelope = create_signed_peer_record(
+        libp2p_id(OWN.peer_id), [libp2p_addr(ADDRS[0])], keys.private_key
+    )
     record = open_record(envelope.marshal_envelope())
     assert (record.peer_id, record.addrs) == (OWN.peer_id, ADDRS[:1])
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ipaddress
 
 import pytest
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import AccessDeniedError, AddressError, ConfigError
 from lattica.nat.base.identity import Identity
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.config import AccessRules
 from lattica.nat.secure.gater import Gater
 

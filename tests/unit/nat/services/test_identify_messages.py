@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from libp2p.identity.identify.pb.identify_pb2 import Identify as Theirs
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import RemoteProtocolError
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.base.peer_record import MAX_RECORD
 from lattica.nat.pb import identify_pb2 as pb
 from lattica.nat.services.identify.messages import (

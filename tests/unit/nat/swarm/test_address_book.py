@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.identity import PeerId
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.swarm.address_book import MAX_ADDRS_PER_PEER, AddressBook
 
 PEERS = [PeerId(b"\x12\x20" + bytes((number,)) * 32) for number in range(10)]

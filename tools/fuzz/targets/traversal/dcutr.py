@@ -6,11 +6,10 @@ from __future__ import annotations
 
 import ipaddress
 
-from multiaddr.multiaddr import Multiaddr
-
 from lattica.errors import LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.addresses import Kind, ip_of, kind_of
 from lattica.nat.base.identity import PeerId
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.traversal.punch import reverse_messages
 from lattica.nat.traversal.punch.candidates import MAX_DIALED, MAX_PUBLIC_HOSTS, public_ips, to_dial
 from lattica.nat.traversal.punch.dcutr.core import MAX_ROUNDS, Initiator, Responder

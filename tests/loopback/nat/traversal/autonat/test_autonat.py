@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import trio
-from multiaddr.multiaddr import Multiaddr
 from trio.testing import MockClock
 
 from lattica.errors import LatticaError, RemoteProtocolError
 from lattica.nat.base.addresses import to_endpoint
 from lattica.nat.base.identity import PeerId
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Direction
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.swarm import Swarm

@@ -11,10 +11,10 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import ConfigError, RemoteProtocolError
 from lattica.nat.base.identity import Identity
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.swarm.events import EventBus, NetworkChanged
 from lattica.nat.traversal.portmap import upnp
 from lattica.nat.traversal.portmap.clients import Checked

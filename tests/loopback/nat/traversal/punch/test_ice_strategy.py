@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import trio
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import DialError, StreamResetError
 from lattica.nat.base.identity import Identity, PeerId
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.config import AccessRules
 from lattica.nat.mux.connection import Connection
 from lattica.nat.mux.stream import Stream

@@ -9,11 +9,11 @@ from contextlib import suppress
 
 import pytest
 import trio
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import DialError, IncompleteReadError, RemoteProtocolError, StreamResetError
 from lattica.nat.base.addresses import Kind, to_endpoint
 from lattica.nat.base.identity import PeerId
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.config import AccessRules
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.swarm.swarm import Swarm

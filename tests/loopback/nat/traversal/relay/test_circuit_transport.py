@@ -9,7 +9,6 @@ from contextlib import suppress
 
 import pytest
 import trio
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.config import NodeConfig
 from lattica.content import Publisher, fetch
@@ -23,6 +22,7 @@ from lattica.errors import (
 )
 from lattica.nat.base.addresses import Kind, kind_of
 from lattica.nat.base.identity import Identity
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.config import AccessRules
 from lattica.nat.mux.stream import Stream
 from lattica.nat.secure.multistream import Initiator

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import trio
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import AddressError
 from lattica.nat.base.addresses import Kind, kind_of
 from lattica.nat.base.identity import Identity
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Direction
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.events import AddressesChanged, NetworkChanged

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 import trio
-from multiaddr.multiaddr import Multiaddr
 from trio.testing import wait_all_tasks_blocked
 
 from lattica.errors import ConnectionClosedError, LatticaError, StreamResetError
 from lattica.nat.base.identity import Identity, PeerId
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.base.wire import encode_length_prefixed
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.swarm import Swarm

@@ -8,9 +8,9 @@ from contextlib import suppress
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import RemoteProtocolError
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.pb import autonat_v2_pb2 as pb
 from lattica.nat.traversal.autonat.messages import (
     MAX_ADDRS,

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.addresses import Interface
 from lattica.nat.base.identity import Identity, PeerId
 from lattica.nat.base.ip import IpAddress
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.traversal.autonat.config import AutonatServerConfig
 from lattica.nat.traversal.autonat.messages import (
     MAX_CHUNK,
@@ -122,7 +122,6 @@ class TestWhatMayBeDialed:
             "/ip4/11.0.9.9",
             "/dns4/example.org/tcp/443/wss",
             "/dnsaddr/example.org",
-            "/unix/tmp",
             f"/ip4/11.0.9.9/tcp/1/p2p/{BOB}/p2p-circuit",
         ],
     )

@@ -7,10 +7,10 @@ import ipaddress
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.nat.base.addresses import Kind, ip_of
 from lattica.nat.base.ip import is_public_host
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.traversal.punch.candidates import (
     MAX_DIALED,
     MAX_LOOKED_AT,

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import LocalProtocolError, RemoteProtocolError
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.traversal.punch.dcutr.core import ANSWER_TIMEOUT, MAX_ROUNDS, Initiator, Responder
 from lattica.nat.traversal.punch.dcutr.messages import MAX_ADDRS, Connect, Sync, encode
 from lattica.nat.traversal.punch.round_limiter import HOUR, RoundLimiter

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import LocalProtocolError, RemoteProtocolError
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.base.wire import LengthPrefixed
 from lattica.nat.pb import dcutr_pb2, reverse_pb2
 from lattica.nat.traversal.punch import reverse_messages

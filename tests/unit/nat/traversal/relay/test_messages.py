@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.envelope import seal_envelope
 from lattica.nat.base.identity import Identity
+from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.pb import circuit_pb2 as pb
 from lattica.nat.traversal.relay.messages import (
     MAX_MESSAGE,
