@@ -126,7 +126,7 @@ def encode_refusal(code: Refusal, message: str) -> bytes:
     return encode_length_prefixed(msgpack.packb([1, int(code), text]))
 
 
-class ServerCore:
+class ContentServerCore:
     """Decodes the requests of one stream."""
 
     def __init__(self) -> None:
@@ -166,7 +166,7 @@ class _Expected:
     greatest: int
 
 
-class ClientCore:
+class ContentClientCore:
     """The client's end of one stream: encodes requests, takes answers in their order.
 
     Received bytes are put where they belong without a detour: read into :meth:`buffer`, then

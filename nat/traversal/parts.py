@@ -2,7 +2,7 @@
 
 Parts that know nothing of each other: relays (:mod:`lattica.nat.traversal.relay`), what can be
 reached from where (:mod:`lattica.nat.traversal.autonat`, :mod:`lattica.nat.traversal.stun`), ports
-that routers open (:mod:`lattica.nat.traversal.portmap`), ways to direct connections
+that routers open (:mod:`lattica.nat.traversal.portmap`), strategies for direct connections
 (:mod:`lattica.nat.traversal.punch`) and the choice among paths
 (:mod:`lattica.nat.traversal.path_manager`). Only peers that were configured are asked for anything:
 relays and bootstrap peers, and the router.
@@ -38,12 +38,12 @@ from lattica.nat.traversal.autonat.client_core import AddressReachability, Reach
 from lattica.nat.traversal.autonat.server import AutonatServer
 from lattica.nat.traversal.config import TraversalConfig
 from lattica.nat.traversal.network.monitor import NetworkMonitor
-from lattica.nat.traversal.path_manager import PathManager, Way
+from lattica.nat.traversal.path_manager import PathManager, Strategy
 from lattica.nat.traversal.portmap.service import PortMappingService
-from lattica.nat.traversal.punch.birthday.strategy import BirthdayWay
-from lattica.nat.traversal.punch.dcutr.strategy import DcutrWay
-from lattica.nat.traversal.punch.direct import DirectWay
-from lattica.nat.traversal.punch.ice.strategy import IceWay
+from lattica.nat.traversal.punch.birthday.strategy import BirthdayStrategy
+from lattica.nat.traversal.punch.dcutr.strategy import DcutrStrategy
+from lattica.nat.traversal.punch.direct import DirectStrategy
+from lattica.nat.traversal.punch.ice.strategy import IceStrategy
 from lattica.nat.traversal.punch.probe_budget import ProbeBudget
 from lattica.nat.traversal.relay.circuit_transport import CircuitTransport
 from lattica.nat.traversal.relay.client.client import RelayClient
@@ -121,13 +121,13 @@ class Traversal:
         budget = ProbeBudget(
             config.birthday.per_address, config.birthday.per_hour, clock=trio.current_time
         )
-        ways: list[Way] = [
-            DirectWay(swarm, known_addrs, config.punch),
-            DcutrWay(swarm, config.punch, known=known_addrs),
-            IceWay(swarm, config.ice, budget=budget),
-            BirthdayWay(swarm, config.birthday, budget=budget),
+        strategies: list[Strategy] = [
+            DirectStrategy(swarm, known_addrs, config.punch),
+            DcutrStrategy(swarm, config.punch, known=known_addrs),
+            IceStrategy(swarm, config.ice, budget=budget),
+            BirthdayStrategy(swarm, config.birthday, budget=budget),
         ]
-        self.paths = PathManager(swarm, ways, known_addrs, config.paths)
+        self.paths = PathManager(swarm, strategies, known_addrs, config.paths)
         self.relay_service: RelayService | None = None
         serves_autonat = config.autonat.server.enabled
         if serves_autonat or (serves_autonat is None and config.relay_server.enabled):

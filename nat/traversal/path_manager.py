@@ -33,7 +33,7 @@ from lattica.nat.swarm.events import (
 )
 from lattica.nat.swarm.protocols import StreamHandler
 from lattica.nat.swarm.swarm import Swarm
-from lattica.nat.traversal.path_plan import PathConfig, PathPlan, WayReport
+from lattica.nat.traversal.path_plan import PathConfig, PathPlan, StrategyReport
 from lattica.nat.traversal.punch.not_applicable import NotApplicable
 from lattica.nat.traversal.redial import Phase, Redial, RedialPolicy
 
@@ -49,8 +49,8 @@ _RECONNECT_POLICY = RedialPolicy(first=0.5, limit=15.0)
 _SHOWN = 300
 
 
-class Way(Protocol):
-    """One way from a relayed connection to a direct one."""
+class Strategy(Protocol):
+    """One way of getting from a relayed connection to a direct one."""
 
     @property
     def name(self) -> str: ...
@@ -83,7 +83,7 @@ class PathStatus:
     """Seconds since it was established."""
     rtt: float | None
     """Shortest round trip seen, seconds."""
-    ways: tuple[WayReport, ...]
+    ways: tuple[StrategyReport, ...]
     """What the last attempt at a direct path came to; empty where none was needed."""
     next_attempt: float | None
     """Seconds until the next one; None if there is none unless something changes."""
@@ -93,19 +93,19 @@ class PathManager:
     """Works on the paths to all peers of a swarm.
 
     Args:
-        ways: to a direct connection; all are tried at once.
+        strategies: to a direct connection; all are tried at once.
         known_addrs: what is known of a peer's addresses, relayed ones included.
     """
 
     def __init__(
         self,
         swarm: Swarm,
-        ways: Sequence[Way],
+        strategies: Sequence[Strategy],
         known_addrs: Callable[[PeerId], Iterable[Multiaddr]],
         config: PathConfig | None = None,
     ) -> None:
         self._swarm = swarm
-        self._ways = ways
+        self._strategies = strategies
         self._known_addrs = known_addrs
         self._config = config or PathConfig()
         self._rng = random.Random()
@@ -116,8 +116,8 @@ class PathManager:
         """Peers with a task of their own, and what wakes it."""
         self._reconnecting: set[PeerId] = set()
         swarm.on_connected.append(self._on_connected)
-        for way in ways:
-            swarm.protocols.handle_all(way.handlers, owner=f"hole punching ({way.name})")
+        for strategy in strategies:
+            swarm.protocols.handle_all(strategy.handlers, owner=f"hole punching ({strategy.name})")
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Work until cancelled, or until the swarm ends."""
@@ -196,7 +196,7 @@ class PathManager:
         if peer_id in self._at_work:
             self._wake(peer_id)
             return
-        if not self._config.enabled or not self._ways or len(self._at_work) >= _MAX_PLANS:
+        if not self._config.enabled or not self._strategies or len(self._at_work) >= _MAX_PLANS:
             return
         if self._wanted(peer_id) is not None:
             self._at_work[peer_id] = trio.Event()
@@ -224,7 +224,7 @@ class PathManager:
                 self._plans.popitem(last=False)
         self._plans[peer_id] = plan
         plan.relayed(trio.current_time())
-        reports: dict[str, WayReport] = {}
+        reports: dict[str, StrategyReport] = {}
         try:
             while (relayed := self._wanted(peer_id)) is not None:
                 news = self._at_work[peer_id] = trio.Event()
@@ -246,7 +246,7 @@ class PathManager:
             del self._at_work[peer_id]
 
     def _note_failure(
-        self, peer_id: PeerId, plan: PathPlan, reports: Mapping[str, WayReport]
+        self, peer_id: PeerId, plan: PathPlan, reports: Mapping[str, StrategyReport]
     ) -> None:
         plan.failed(trio.current_time(), reports)
         reasons = "; ".join(f"{r.name}: {r.reason}" for r in reports.values())
@@ -255,23 +255,25 @@ class PathManager:
         else:
             logger.debug("no direct path yet: %s peer=%s", reasons, peer_id)
 
-    async def _attempt(self, relayed: Connection) -> dict[str, WayReport]:
-        """Try all ways at once; what came of each."""
-        reports: dict[str, WayReport] = {}
+    async def _attempt(self, relayed: Connection) -> dict[str, StrategyReport]:
+        """Try all strategies at once; what came of each."""
+        reports: dict[str, StrategyReport] = {}
 
-        async def attempt(way: Way, scope: trio.CancelScope) -> None:
+        async def attempt(strategy: Strategy, scope: trio.CancelScope) -> None:
             try:
-                await way.attempt(relayed)
+                await strategy.attempt(relayed)
             except (LatticaError, OSError) as error:
                 reason = (str(error) or type(error).__name__)[:_SHOWN]
                 applicable = not isinstance(error, NotApplicable)
-                reports[way.name] = WayReport(way.name, False, reason, applicable)
+                reports[strategy.name] = StrategyReport(strategy.name, False, reason, applicable)
             except Exception as error:
-                # A defect of one way must not take away the others.
-                logger.exception("internal error on the way to a direct path way=%s", way.name)
-                reports[way.name] = WayReport(way.name, False, repr(error)[:_SHOWN])
+                # A defect of one strategy must not take away the others.
+                logger.exception(
+                    "internal error on the way to a direct path strategy=%s", strategy.name
+                )
+                reports[strategy.name] = StrategyReport(strategy.name, False, repr(error)[:_SHOWN])
             else:
-                reports[way.name] = WayReport(way.name, True, "")
+                reports[strategy.name] = StrategyReport(strategy.name, True, "")
                 scope.deadline = min(scope.deadline, trio.current_time() + self._config.grace)
 
         async def give_up_with_it(scope: trio.CancelScope) -> None:
@@ -282,8 +284,8 @@ class PathManager:
             async with trio.open_nursery() as watching:
                 watching.start_soon(give_up_with_it, scope)
                 async with trio.open_nursery() as nursery:
-                    for way in self._ways:
-                        nursery.start_soon(attempt, way, scope)
+                    for strategy in self._strategies:
+                        nursery.start_soon(attempt, strategy, scope)
                 watching.cancel_scope.cancel()
         worked = any(report.ok for report in reports.values())
         late = f"gave up after {self._config.timeout:g} s"
@@ -291,8 +293,8 @@ class PathManager:
             late = "another way was faster"
         elif relayed.closed_reason is not None:
             late = "the relayed connection has ended"
-        for way in self._ways:
-            reports.setdefault(way.name, WayReport(way.name, False, late))
+        for strategy in self._strategies:
+            reports.setdefault(strategy.name, StrategyReport(strategy.name, False, late))
         return reports
 
     # --- when a path dies ---

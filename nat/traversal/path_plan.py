@@ -24,7 +24,7 @@ class PathConfig:
     enabled: bool = True
     """Look for direct paths at all."""
     attempts: int = 8
-    """Attempts in a row that may fail, each with all ways at once."""
+    """Attempts in a row that may fail, each with all strategies at once."""
     first_delay: float = 1.0
     """Seconds after the first failure; it doubles with each further one."""
     longest_delay: float = 300.0
@@ -35,7 +35,7 @@ class PathConfig:
     timeout: float = 40.0
     """Seconds for one attempt."""
     grace: float = 0.25
-    """Seconds that a better way may take once another has succeeded."""
+    """Seconds that a better strategy may take once another has succeeded."""
     max_concurrent: int = 16
     """Peers that are worked on at a time."""
     probe_timeout: float = 3.0
@@ -57,8 +57,8 @@ class PathConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class WayReport:
-    """What came of one way to a direct connection, the last time it was tried."""
+class StrategyReport:
+    """What came of one strategy, the last time it was tried."""
 
     name: str
     ok: bool
@@ -83,7 +83,7 @@ class PathPlan:
         self._direct_since: float | None = None
         self.next_attempt = now
         """Infinite: none, unless something changes."""
-        self.reports: tuple[WayReport, ...] = ()
+        self.reports: tuple[StrategyReport, ...] = ()
         """Of the last attempt."""
 
     @property
@@ -91,7 +91,7 @@ class PathPlan:
         """The last attempt failed, and there will be no other unless something changes."""
         return self.next_attempt == math.inf and self._direct_since is None
 
-    def failed(self, now: float, reports: Mapping[str, WayReport]) -> None:
+    def failed(self, now: float, reports: Mapping[str, StrategyReport]) -> None:
         """An attempt has ended without a direct connection."""
         self.reports = tuple(reports.values())
         self._last_end = now
@@ -101,7 +101,7 @@ class PathPlan:
         else:
             self.next_attempt = now + self._delay()
 
-    def direct(self, now: float, reports: Mapping[str, WayReport] | None = None) -> None:
+    def direct(self, now: float, reports: Mapping[str, StrategyReport] | None = None) -> None:
         """The peer is reached directly; `reports` of the attempt that brought it about."""
         if reports is not None:
             self.reports = tuple(reports.values())

@@ -31,10 +31,10 @@ from lattica.content.manifest.safetensors_header import (
 from lattica.content.protocol import (
     MAX_SPAN_BYTES,
     Body,
-    ClientCore,
+    ContentClientCore,
+    ContentServerCore,
     Refusal,
     Refused,
-    ServerCore,
     encode_body_header,
     encode_refusal,
 )
@@ -179,7 +179,7 @@ def test_plan_fills_every_output_exactly(manifest, pattern):
     st.lists(st.integers(0, 20_000), max_size=12),
 )
 def test_answers_in_any_split(answers, cuts):
-    client = ClientCore()
+    client = ContentClientCore()
     data = b""
     for answer in answers:
         if isinstance(answer, Refused):
@@ -198,7 +198,7 @@ def test_answers_in_any_split(answers, cuts):
 
 @given(st.binary(max_size=200), st.integers(1, 7))
 def test_garbage_on_either_side(data, step):
-    client, server = ClientCore(), ServerCore()
+    client, server = ContentClientCore(), ContentServerCore()
     client.request_span(Cid.of(b""), 0, 1, 10)
     client.request_manifest(Cid.of(b""))
     for core in (client, server):

@@ -37,7 +37,7 @@ from lattica.content.events import (
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.codec import decode_manifest
 from lattica.content.manifest.manifest import Manifest
-from lattica.content.protocol import PROTOCOL, Body, ClientCore, Refusal, Refused
+from lattica.content.protocol import PROTOCOL, Body, ContentClientCore, Refusal, Refused
 from lattica.content.ticket import Ticket
 from lattica.nat.base.addresses import with_peer
 from lattica.nat.base.backoff import pause_after
@@ -156,7 +156,7 @@ class _Link:
         self._stream = stream
         self._ticket = ticket
         self._options = options
-        self._core = ClientCore()
+        self._core = ContentClientCore()
 
     async def _receive(self) -> list[memoryview]:
         """Wait for bytes; return the answers that they complete."""

@@ -17,10 +17,10 @@ from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.manifest import MAX_CHUNK_BYTES
 from lattica.content.protocol import (
     PROTOCOL,
+    ContentServerCore,
     ManifestRequest,
     Refusal,
     Request,
-    ServerCore,
     encode_body_header,
     encode_refusal,
 )
@@ -174,7 +174,7 @@ class Publisher:
     async def _prepare(
         self, stream: Stream, answers: trio.MemorySendChannel[tuple[bytes, ...]]
     ) -> None:
-        core = ServerCore()
+        core = ContentServerCore()
         async with answers:
             while True:
                 with trio.move_on_after(self._limits.idle_after) as scope:

@@ -24,8 +24,8 @@ from lattica.nat.swarm.protocols import StreamHandler
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.autonat.client_core import (
     AddressReachability,
+    AutonatClientCore,
     Check,
-    ClientCore,
     DialBack,
     Outcome,
     Reachability,
@@ -79,7 +79,7 @@ class AutonatClient:
         self._servers = servers
         self._candidates = addresses
         self._on_change = on_change
-        self._core = ClientCore(self.config, clock=trio.current_time, rng=SystemRandom())
+        self._core = AutonatClientCore(self.config, clock=trio.current_time, rng=SystemRandom())
         self._arrived: dict[int, trio.Event] = {}
         """By nonce: checks under way."""
         self._began: dict[int, float] = {}

@@ -151,7 +151,7 @@ class _Address:
         return max(reached, len(self.votes) - reached)
 
 
-class ClientCore:
+class AutonatClientCore:
     """All addresses and all servers.
 
     `clock` gives seconds, `rng` nonces and jitter: for nonces one that cannot be foreseen.

@@ -50,7 +50,7 @@ from lattica.nat.traversal.autonat.messages import (
     encode,
     encode_dial_back,
 )
-from lattica.nat.traversal.autonat.server_core import Dial, Exchange, Reply, ServerCore
+from lattica.nat.traversal.autonat.server_core import AutonatServerCore, Dial, Exchange, Reply
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class AutonatServer:
     ) -> None:
         self.config = config or AutonatServerConfig()
         self._swarm = swarm
-        self._core = ServerCore(
+        self._core = AutonatServerCore(
             self.config, clock=trio.current_time, rng=SystemRandom(), local=local_interfaces
         )
 

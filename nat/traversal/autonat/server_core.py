@@ -126,7 +126,7 @@ class Window:
                 del self._counts[key]
 
 
-class ServerCore:
+class AutonatServerCore:
     """Admits requests; each becomes an :class:`Exchange`.
 
     `clock` gives seconds, `rng` the amounts and pauses that nobody should foresee, `local` the
@@ -214,9 +214,9 @@ class ServerCore:
 
 
 class Exchange:
-    """One request: its messages in, steps out. Made by :meth:`ServerCore.enter`."""
+    """One request: its messages in, steps out. Made by :meth:`AutonatServerCore.enter`."""
 
-    def __init__(self, core: ServerCore, peer: PeerId, observed: IpAddress) -> None:
+    def __init__(self, core: AutonatServerCore, peer: PeerId, observed: IpAddress) -> None:
         self.peer = peer
         self._core = core
         self._observed = observed

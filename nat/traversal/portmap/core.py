@@ -1,7 +1,7 @@
 """Decides which port is mapped by which method, when that is renewed, and what when it fails.
 
-A pure core for one address family: what to do comes out of :meth:`PortMapper.poll` as commands,
-how it went goes in, and :attr:`PortMapper.next_timer` says when to call again.
+A pure core for one address family: what to do comes out of :meth:`PortMappingCore.poll` as
+commands, how it went goes in, and :attr:`PortMappingCore.next_timer` says when to call again.
 
 All methods are looked for at once; looking changes nothing at the router. The first to be found
 gets the ports; a port that it refuses goes to the next. (All of them speak to the same router, and
@@ -62,7 +62,7 @@ class _Phase(Enum):
 
 
 @dataclass(slots=True)
-class _Way:
+class _MethodRecord:
     """A method, as things are."""
 
     phase: _Phase = _Phase.UNKNOWN
@@ -97,7 +97,7 @@ class _Wanted:
     """Where it was the last time: wished again."""
 
 
-class PortMapper:
+class PortMappingCore:
     """See the module.
 
     Args:
@@ -119,7 +119,7 @@ class PortMapper:
         self._check_s = check_s
         self._rng = rng
         self._methods = tuple(methods)
-        self._ways = {method: _Way() for method in methods}
+        self._records = {method: _MethodRecord() for method in methods}
         self._wanted: dict[Port, _Wanted] = {}
         self._generation = 0
         self._search_at = -math.inf
@@ -148,7 +148,7 @@ class PortMapper:
         """All is forgotten and begins anew; the routers of the old network are out of reach."""
         self._generation += 1
         for method in self._methods:
-            self._ways[method] = _Way()
+            self._records[method] = _MethodRecord()
         for port, wanted in self._wanted.items():
             if wanted.held is not None:
                 self._news.append(Unmapped(wanted.held.mapping, "the network has changed"))
@@ -158,10 +158,10 @@ class PortMapper:
 
     def state_lost(self, now: float) -> None:
         """The router has told everybody that it has restarted: look now, not when it is time."""
-        for way in self._ways.values():
-            if way.phase is _Phase.FOUND:
-                way.check_at = max(now, way.asked_at + MIN_RENEWAL_S)
-        if all(way.phase is _Phase.ABSENT for way in self._ways.values()):
+        for record in self._records.values():
+            if record.phase is _Phase.FOUND:
+                record.check_at = max(now, record.asked_at + MIN_RENEWAL_S)
+        if all(record.phase is _Phase.ABSENT for record in self._records.values()):
             self._search_at = max(now, self._searched_at + MIN_RENEWAL_S)
 
     def shut_down(self) -> list[Remove]:
@@ -171,9 +171,9 @@ class PortMapper:
             for wanted in self._wanted.values()
             if wanted.held is not None
         ]
-        for way in self._ways.values():
-            if isinstance(way.busy, Request):
-                found.append(Remove(way.busy.method, way.busy.port, way.busy.wished_port))
+        for record in self._records.values():
+            if isinstance(record.busy, Request):
+                found.append(Remove(record.busy.method, record.busy.port, record.busy.wished_port))
         return list(dict.fromkeys(found))
 
     # --- what there is ---
@@ -190,16 +190,16 @@ class PortMapper:
         return tuple(self._status(method) for method in self._methods)
 
     def _status(self, method: Method) -> MethodStatus:
-        way = self._ways[method]
+        record = self._records[method]
         states = {
             _Phase.UNKNOWN: MethodState.SEARCHING,
             _Phase.FOUND: MethodState.FOUND,
             _Phase.ABSENT: MethodState.ABSENT,
         }
-        error = way.error
+        error = record.error
         return MethodStatus(
             method,
-            states[way.phase],
+            states[record.phase],
             None if error is None else error.reason,
             "" if error is None else error.detail,
         )
@@ -217,8 +217,8 @@ class PortMapper:
         if self._wanted:
             commands += self._searches(now)
             for method in self._methods:
-                way = self._ways[method]
-                if way.phase is not _Phase.FOUND or way.busy is not None:
+                record = self._records[method]
+                if record.phase is not _Phase.FOUND or record.busy is not None:
                     continue
                 command: Command | None = (
                     self._renewal(now, method)
@@ -226,7 +226,7 @@ class PortMapper:
                     or self._check(now, method)
                 )
                 if command is not None:
-                    way.busy = command
+                    record.busy = command
                     commands.append(command)
         return commands
 
@@ -238,17 +238,17 @@ class PortMapper:
         times = []
         if self._search_is_needed():
             times.append(self._search_at)
-        for method, way in self._ways.items():
-            if way.phase is not _Phase.FOUND or way.busy is not None:
+        for method, record in self._records.items():
+            if record.phase is not _Phase.FOUND or record.busy is not None:
                 continue
             if self._of(method):
-                times.append(way.check_at)
+                times.append(record.check_at)
         pending = self._pending()
         for port, wanted in self._wanted.items():
             if wanted.held is not None:
                 if wanted.held.expires_at is not None:
                     times.append(wanted.held.expires_at)
-                if self._ways[wanted.held.mapping.method].busy is None:
+                if self._records[wanted.held.mapping.method].busy is None:
                     times.append(wanted.held.renew_at)
             elif port.number not in pending:
                 other = self._method_of_twin(port)
@@ -256,30 +256,31 @@ class PortMapper:
                     other_at = math.inf if other is None else wanted.retry_at.get(other, -math.inf)
                     if other is not method and other_at <= at:
                         continue  # then it is that method's turn
-                    way = self._ways[method]
-                    if way.phase is _Phase.FOUND and way.busy is None:
+                    record = self._records[method]
+                    if record.phase is _Phase.FOUND and record.busy is None:
                         times.append(at)
         return min(times, default=None)
 
     def _search_is_needed(self) -> bool:
         """No method has been found, and none is being looked for."""
         return all(
-            way.phase is not _Phase.FOUND and way.busy is None for way in self._ways.values()
+            record.phase is not _Phase.FOUND and record.busy is None
+            for record in self._records.values()
         )
 
     def _searches(self, now: float) -> list[Command]:
-        if not self._ways or not self._search_is_needed() or now < self._search_at:
+        if not self._records or not self._search_is_needed() or now < self._search_at:
             return []
-        if all(way.phase is _Phase.ABSENT for way in self._ways.values()):
+        if all(record.phase is _Phase.ABSENT for record in self._records.values()):
             self._fruitless += 1
         self._searched_at = now
         self._search_at = now + pause_after(
             self._fruitless + 1, FIRST_SEARCH_AGAIN_S, LAST_SEARCH_AGAIN_S, self._rng
         )
         commands: list[Command] = []
-        for method, way in self._ways.items():
-            way.busy = Search(method, self._generation)
-            commands.append(way.busy)
+        for method, record in self._records.items():
+            record.busy = Search(method, self._generation)
+            commands.append(record.busy)
         return commands
 
     def _of(self, method: Method) -> list[_Held]:
@@ -325,7 +326,7 @@ class PortMapper:
 
     def _pending(self) -> set[int]:
         """Numbers of the ports that are being requested or renewed."""
-        busy = [way.busy for way in self._ways.values()]
+        busy = [record.busy for record in self._records.values()]
         return {command.port.number for command in busy if isinstance(command, Request)}
 
     def _may(self, now: float, port: Port, method: Method) -> bool:
@@ -347,7 +348,7 @@ class PortMapper:
 
     def _check(self, now: float, method: Method) -> Check | None:
         held = self._of(method)
-        if not held or self._ways[method].check_at > now:
+        if not held or self._records[method].check_at > now:
             return None
         return Check(method, self._generation, tuple(one.mapping for one in held))
 
@@ -365,26 +366,26 @@ class PortMapper:
 
     # --- how it went ---
 
-    def _finish(self, command: Command) -> _Way | None:
+    def _finish(self, command: Command) -> _MethodRecord | None:
         """The command's method, now free; None for a command of the network before."""
-        way = self._ways.get(command.method)
-        if way is None or way.busy != command or command.generation != self._generation:
+        record = self._records.get(command.method)
+        if record is None or record.busy != command or command.generation != self._generation:
             return None
-        way.busy = None
-        return way
+        record.busy = None
+        return record
 
     def found(self, now: float, command: Search) -> None:
         """The method works here."""
-        way = self._finish(command)
-        if way is None:
+        record = self._finish(command)
+        if record is None:
             return
-        way.phase, way.error = _Phase.FOUND, None
-        way.check_at, way.asked_at = now + self._check_s, now
+        record.phase, record.error = _Phase.FOUND, None
+        record.check_at, record.asked_at = now + self._check_s, now
         self._fruitless = 0
 
     def granted(self, now: float, command: Request, grant: Grant) -> list[Remove]:
         """The mapping stands. What to remove: it may have come too late to be wanted."""
-        way = self._finish(command)
+        record = self._finish(command)
         port = command.port
         new = Mapping(
             port,
@@ -394,11 +395,11 @@ class PortMapper:
             why_useless(grant.external_ip),
         )
         wanted = self._wanted.get(port)
-        if way is None:
+        if record is None:
             return []
         if wanted is None:
             return [_removal(new)]
-        way.error = None
+        record.error = None
         old = None if wanted.held is None else wanted.held.mapping
         lifetime = grant.lifetime_s
         if lifetime is not None:
@@ -421,10 +422,10 @@ class PortMapper:
         self, now: float, command: Check, *, state_lost: bool, external_ip: IpAddress | None = None
     ) -> None:
         """The router answered: whether it has lost its state, and its address if it told."""
-        way = self._finish(command)
-        if way is None:
+        record = self._finish(command)
+        if record is None:
             return
-        way.check_at, way.asked_at = now + self._check_s, now
+        record.check_at, record.asked_at = now + self._check_s, now
         if state_lost:
             for held in self._of(command.method):
                 held.renew_at = max(now, held.made_at + MIN_RENEWAL_S)
@@ -446,15 +447,15 @@ class PortMapper:
 
     def failed(self, now: float, command: Command, error: PortMappingError) -> None:
         """It did not work."""
-        way = self._finish(command)
-        if way is None:
+        record = self._finish(command)
+        if record is None:
             return
-        way.error = error
+        record.error = error
         match command:
             case Search():
-                way.phase = _Phase.ABSENT
+                record.phase = _Phase.ABSENT
             case Check():
-                way.check_at, way.asked_at = now + self._check_s, now
+                record.check_at, record.asked_at = now + self._check_s, now
                 if error.reason is Reason.PORT_CLOSED:
                     # The program that held our mappings is gone, and so are they.
                     self._vanish(now, command.method, str(error))
@@ -462,7 +463,7 @@ class PortMapper:
                 self._request_failed(now, command, error)
 
     def _vanish(self, now: float, method: Method, why: str) -> None:
-        self._ways[method].phase = _Phase.ABSENT
+        self._records[method].phase = _Phase.ABSENT
         for wanted in self._wanted.values():
             if wanted.held is not None and wanted.held.mapping.method is method:
                 self._drop(wanted, why)

@@ -45,7 +45,7 @@ from lattica.nat.traversal.portmap.commands import (
     Unmapped,
 )
 from lattica.nat.traversal.portmap.config import PortMappingConfig
-from lattica.nat.traversal.portmap.core import PortMapper
+from lattica.nat.traversal.portmap.core import PortMappingCore
 from lattica.nat.traversal.portmap.gateway import Gateway, default_gateway
 from lattica.nat.traversal.portmap.mapping import (
     Mapping,
@@ -173,7 +173,7 @@ class _Family:
             chosen |= {Method.NAT_PMP: config.natpmp, Method.UPNP: config.upnp}
         self.disabled = tuple(method for method, wanted in chosen.items() if not wanted)
         methods = [method for method, wanted in chosen.items() if wanted]
-        self.mapper = PortMapper(
+        self.mapper = PortMappingCore(
             methods,
             lifetime_s=config.lifetime_s,
             check_s=config.check_s,

@@ -1,4 +1,4 @@
-"""The plain ways to a direct connection: dial the peer, or have it dial us (reversal).
+"""The plain strategies for a direct connection: dial the peer, or have it dial us (reversal).
 
 Either side may be reachable by now, by a public address or a mapped port, or both may be in one
 network. Protocol `/lattica/reverse/1` asks the peer, over the relayed connection, to dial.
@@ -48,7 +48,7 @@ _GRACE = 1.0
 _GONE = "there was a connection, which has ended already"
 
 
-class DirectWay:
+class DirectStrategy:
     """Plain dials in both directions. `known` are the addresses known of a peer."""
 
     name = "direct"

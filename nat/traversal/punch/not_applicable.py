@@ -6,4 +6,4 @@ from lattica.nat.base.errors import LatticaError
 
 
 class NotApplicable(LatticaError):
-    """This way to a direct connection cannot work for this pair of peers, so it was not tried."""
+    """This strategy cannot work for this pair of peers, so it was not tried."""

@@ -1,7 +1,7 @@
 """How many datagrams may be sent to addresses that peers have named. Pure.
 
-One budget is for all ways of a node that send to addresses nobody has proved to be at: ICE and
-the birthday method. A datagram costs about what it weighs.
+One budget is for all strategies of a node that send to addresses nobody has proved to be at: ICE
+and the birthday method. A datagram costs about what it weighs.
 
 A peer may lie about its address, and have a victim's probed in its place. Nothing it says can be
 checked beforehand (what would show that it is there is what the hole is for), so the answer is

@@ -68,7 +68,7 @@ class Answer(NamedTuple):
     socket: int
 
 
-class ResponderCore:
+class StunResponderCore:
     """What is answered, and from which socket.
 
     Args:
@@ -200,7 +200,7 @@ class StunResponder:
             while more:
                 endpoints = tuple(self._swarm.udp_endpoints)
                 async with trio.open_nursery() as nursery:
-                    core = ResponderCore(
+                    core = StunResponderCore(
                         [endpoint.local for endpoint in endpoints],
                         StunResponderLimits(),
                         trio.current_time,
@@ -217,7 +217,7 @@ class StunResponder:
                     nursery.cancel_scope.cancel()
 
 
-async def _serve(core: ResponderCore, endpoints: Sequence[QuicEndpoint], number: int) -> None:
+async def _serve(core: StunResponderCore, endpoints: Sequence[QuicEndpoint], number: int) -> None:
     """Answer what arrives at one socket."""
     with endpoints[number].foreign() as arrivals:
         async for data, source in arrivals:

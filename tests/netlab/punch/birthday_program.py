@@ -28,7 +28,7 @@ from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.services.standard import serve_standard
 from lattica.nat.swarm.nat_report import Behaviour, NatReport
 from lattica.nat.swarm.swarm import Swarm
-from lattica.nat.traversal.punch.birthday.strategy import BirthdayWay
+from lattica.nat.traversal.punch.birthday.strategy import BirthdayStrategy
 from lattica.nat.traversal.relay.circuit_transport import CircuitTransport, ask_relay
 from lattica.nat.traversal.relay.messages import HopStatus, Reserve, Status
 from lattica.nat.traversal.relay.server.limits import RelayLimits
@@ -54,14 +54,14 @@ async def relay(swarm: Swarm, host: str) -> None:
 
 
 class Peer:
-    """A swarm with a relay and one way to a direct connection."""
+    """A swarm with a relay and one strategy to a direct connection."""
 
     def __init__(self, swarm: Swarm) -> None:
         self.swarm = swarm
-        self.way = BirthdayWay(swarm)
+        self.strategy = BirthdayStrategy(swarm)
         self.transport = CircuitTransport(swarm)
         swarm.add_transport(self.transport)
-        for handlers in (self.transport.handlers, self.way.handlers, {ECHO: echo}):
+        for handlers in (self.transport.handlers, self.strategy.handlers, {ECHO: echo}):
             swarm.protocols.handle_all(handlers)
 
     async def reserve(self, relay: Multiaddr) -> None:
@@ -82,7 +82,7 @@ class Peer:
             return
         start, files = trio.current_time(), open_files()
         try:
-            direct = await self.way.attempt(connection)
+            direct = await self.strategy.attempt(connection)
         except (LatticaError, OSError) as error:
             say("failed", reason=str(error), files=open_files() - files)
             return

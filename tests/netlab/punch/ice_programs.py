@@ -25,7 +25,7 @@ from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.config import SwarmConfig
 from lattica.nat.mux.connection import Connection
 from lattica.nat.swarm.swarm import Swarm
-from lattica.nat.traversal.punch.ice.strategy import IceWay
+from lattica.nat.traversal.punch.ice.strategy import IceStrategy
 from lattica.nat.traversal.relay.circuit_transport import CircuitTransport
 from lattica.nat.traversal.relay.client.client import RelayClient
 from lattica.nat.traversal.relay.client.config import RelayClientConfig
@@ -67,7 +67,7 @@ async def relay(address: str) -> None:
 
 
 @asynccontextmanager
-async def peer(relay_addr: str) -> AsyncIterator[tuple[Swarm, trio.Nursery, IceWay]]:
+async def peer(relay_addr: str) -> AsyncIterator[tuple[Swarm, trio.Nursery, IceStrategy]]:
     """A node that knows its NAT and speaks over relays."""
     port = PORTS[0]
     async with swarm_on(f"/ip4/0.0.0.0/tcp/{port}", f"/ip4/0.0.0.0/udp/{port}/quic-v1/noise") as (
@@ -78,8 +78,8 @@ async def peer(relay_addr: str) -> AsyncIterator[tuple[Swarm, trio.Nursery, IceW
         transport = CircuitTransport(swarm, config)
         swarm.add_transport(transport)
         swarm.protocols.handle_all(transport.handlers)
-        way = IceWay(swarm)
-        swarm.protocols.handle_all(way.handlers)
+        strategy = IceStrategy(swarm)
+        swarm.protocols.handle_all(strategy.handlers)
         host = to_endpoint(Multiaddr(relay_addr)).host
         responders = [Responder(host, each) for each in PORTS]
         prober = NatProber(swarm, lambda: responders)
@@ -89,7 +89,7 @@ async def peer(relay_addr: str) -> AsyncIterator[tuple[Swarm, trio.Nursery, IceW
         client = RelayClient(swarm, transport, config)
         await nursery.start(client.run)
         await client.wait_ready(20)
-        yield swarm, nursery, way
+        yield swarm, nursery, strategy
 
 
 async def target(relay_addr: str) -> None:
@@ -99,13 +99,13 @@ async def target(relay_addr: str) -> None:
         if connection.is_relayed:
             await arrivals_in.send(connection)
 
-    async with peer(relay_addr) as (swarm, _, way):
+    async with peer(relay_addr) as (swarm, _, strategy):
         swarm.on_connected.append(on_connected)
         say(event="ready", peer=str(swarm.identity.peer_id), mapped=swarm.nat.value.mapped)
         async for relayed in arrivals:
             began = trio.current_time()
             try:
-                direct = await way.attempt(relayed)
+                direct = await strategy.attempt(relayed)
             except (LatticaError, OSError) as error:
                 took = trio.current_time() - began
                 say(event="failed", took=took, reason=str(error))

@@ -25,8 +25,8 @@ from lattica.nat.config import SwarmConfig
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.services.standard import serve_standard
 from lattica.nat.swarm.swarm import Swarm
-from lattica.nat.traversal.punch.dcutr.strategy import DcutrWay
-from lattica.nat.traversal.punch.direct import DirectWay
+from lattica.nat.traversal.punch.dcutr.strategy import DcutrStrategy
+from lattica.nat.traversal.punch.direct import DirectStrategy
 from lattica.nat.traversal.punch.own_side import KnownAddresses
 from lattica.nat.traversal.relay.circuit_transport import CircuitTransport, ask_relay
 from lattica.nat.traversal.relay.messages import HopStatus, Reserve, Status
@@ -46,14 +46,14 @@ class Peer:
     def __init__(self, swarm: Swarm, known: KnownAddresses) -> None:
         self.swarm = swarm
         self.transport = CircuitTransport(swarm)
-        self.ways: tuple[DcutrWay, DirectWay] = (
-            DcutrWay(swarm, known=known),
-            DirectWay(swarm, known),
+        self.strategies: tuple[DcutrStrategy, DirectStrategy] = (
+            DcutrStrategy(swarm, known=known),
+            DirectStrategy(swarm, known),
         )
         swarm.add_transport(self.transport)
         swarm.protocols.handle_all(self.transport.handlers)
-        for way in self.ways:
-            swarm.protocols.handle_all(way.handlers)
+        for strategy in self.strategies:
+            swarm.protocols.handle_all(strategy.handlers)
 
     async def reach_relay(self, relay: Multiaddr) -> PeerId:
         addr, relay_id = split_peer(relay)
@@ -69,15 +69,15 @@ class Peer:
         return relay_id
 
     async def become_direct(self, connection: Connection) -> None:
-        """The part of a path manager: each way once, for those that come through the relay."""
+        """The part of a path manager: each strategy once, for those that come through the relay."""
         if not connection.is_relayed:
             return
         say("relayed", direction=connection.direction.value)
         start = trio.current_time()
         if connection.direction is Direction.INBOUND:
-            way = self.ways["direct" in os.environ.get("WAY", "")]
+            strategy = self.strategies["direct" in os.environ.get("WAY", "")]
             try:
-                await way.attempt(connection)
+                await strategy.attempt(connection)
             except (LatticaError, OSError) as error:
                 say("failed", why=str(error), seconds=trio.current_time() - start)
                 return

@@ -39,7 +39,7 @@ from lattica.nat.transport.udp_socket import Address
 from lattica.nat.traversal.config import TraversalConfig
 from lattica.nat.traversal.relay.server.events import RelayEvent
 from lattica.nat.traversal.relay.server.limits import RelayLimits, RelayServerConfig, StrangerLimits
-from lattica.nat.traversal.stun.responder import ResponderCore
+from lattica.nat.traversal.stun.responder import StunResponderCore
 from lattica.node import Node
 
 RELAY_PORTS = (
@@ -119,7 +119,7 @@ async def run_liar(victim: str, private: str, believer: str) -> None:
     ]
     made = 0
     describe = IdentifyService._describe
-    respond: Callable[..., Any] = ResponderCore._response
+    respond: Callable[..., Any] = StunResponderCore._response
 
     def lie() -> tuple[str, int]:
         nonlocal made
@@ -132,7 +132,7 @@ async def run_liar(victim: str, private: str, believer: str) -> None:
         return replace(describe(service, connection), observed_addr=observed)
 
     def lying_response(
-        core: ResponderCore, request: object, size: int, source: Address, *more: object
+        core: StunResponderCore, request: object, size: int, source: Address, *more: object
     ) -> Any:
         nonlocal made
         if source[0] == believer:
@@ -142,7 +142,7 @@ async def run_liar(victim: str, private: str, believer: str) -> None:
 
     with (
         mock.patch.object(IdentifyService, "_describe", lying_description),
-        mock.patch.object(ResponderCore, "_response", lying_response),
+        mock.patch.object(StunResponderCore, "_response", lying_response),
     ):
         async with Node(config) as node:
             say("ready", addr=str(node.addrs[0]), id=str(node.peer_id))

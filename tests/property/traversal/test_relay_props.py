@@ -27,7 +27,7 @@ from lattica.nat.traversal.relay.messages import (
     decode_stop,
     encode,
 )
-from lattica.nat.traversal.relay.server.books import Circuit, Grant, RelayServer
+from lattica.nat.traversal.relay.server.books import Circuit, Grant, RelayBooks
 from lattica.nat.traversal.relay.server.limits import CircuitLimits, RelayLimits, StrangerLimits
 from lattica.nat.traversal.relay.server.pacer import Pacer
 from lattica.nat.traversal.relay.voucher import Voucher, open_voucher, seal
@@ -135,7 +135,7 @@ class Books(RuleBasedStateMachine):
             for_strangers=StrangerLimits(per_peer=2),
         )
         self.allowed = set(self.people[:2])
-        self.server = RelayServer(RELAY.peer_id, self.limits, self.allowed)
+        self.server = RelayBooks(RELAY.peer_id, self.limits, self.allowed)
         self.now = 0.0
         self.expires: dict[PeerId, float] = {}
         self.open: list[Circuit] = []

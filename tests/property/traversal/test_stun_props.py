@@ -21,7 +21,7 @@ from lattica.nat.traversal.stun.behaviour import (
 from lattica.nat.traversal.stun.codec import BindingError, BindingRequest, BindingResponse
 from lattica.nat.traversal.stun.responder import (
     AMPLIFICATION,
-    ResponderCore,
+    StunResponderCore,
     StunResponderLimits,
 )
 from lattica.nat.traversal.stun.transaction import StunTiming, Transaction
@@ -97,7 +97,7 @@ def test_noise(data):
 @given(requests, endpoints, st.integers(0, 3))
 def test_no_answer_is_much_longer_than_its_request(request, source, socket):
     sockets = [(host, port) for host in ("192.0.2.1", "192.0.2.2") for port in (1, 2)]
-    core = ResponderCore(sockets, StunResponderLimits(), lambda: 0.0)
+    core = StunResponderCore(sockets, StunResponderLimits(), lambda: 0.0)
     data = stun.encode(request)
     answer = core.receive(data, source, socket)
     if answer is not None:

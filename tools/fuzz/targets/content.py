@@ -23,10 +23,10 @@ from lattica.content.manifest.safetensors_header import (
 from lattica.content.protocol import (
     MAX_SPAN_CHUNKS,
     Body,
-    ClientCore,
+    ContentClientCore,
+    ContentServerCore,
     ManifestRequest,
     Refusal,
-    ServerCore,
     SpanRequest,
     encode_body_header,
     encode_refusal,
@@ -125,7 +125,7 @@ def _cid(data: bytes) -> None:
 
 def _content_server(data: bytes) -> None:
     step, stream = option(data)
-    core = ServerCore()
+    core = ContentServerCore()
     for piece in in_pieces(stream, step):
         for request in core.feed(piece):
             if isinstance(request, SpanRequest) and not 0 < request.count <= MAX_SPAN_CHUNKS:
@@ -136,7 +136,7 @@ def _content_server(data: bytes) -> None:
 
 def _content_client(data: bytes) -> None:
     step, stream = option(data)
-    core = ClientCore()
+    core = ContentClientCore()
     core.request_manifest(CID)
     sizes = [100, 1, 70_000]
     for size in sizes:

@@ -1,4 +1,4 @@
-"""The birthday method with real sockets: a way to a direct connection (see `birthday`)."""
+"""The birthday method with real sockets: a strategy for a direct connection (see `birthday`)."""
 
 from __future__ import annotations
 
@@ -79,12 +79,12 @@ _SPENT = "the budget of probes to this address, or to all, is spent for now"
 T = TypeVar("T", Hello, Ready, Met)
 
 
-class BirthdayWay:
+class BirthdayStrategy:
     """Direct connections through an endpoint-dependent NAT, coordinated over a relayed one.
 
     The rest of the node goes on meanwhile; a run costs the hard side up to
     `BirthdayConfig.sockets` open files, which are closed at its end in any case. `budget` is for
-    datagrams to addresses that peers name; one may be shared with other ways.
+    datagrams to addresses that peers name; one may be shared with other strategies.
     """
 
     name = "birthday"
@@ -120,7 +120,7 @@ class BirthdayWay:
 
         Takes up to `BirthdayConfig.patience` and `BirthdayConfig.timeout`. May be cancelled at
         any time; the peer then stops too. Raises :class:`NotApplicable` where it cannot work for
-        this pair or other ways do, :class:`DialError` where it did not work this time,
+        this pair or other strategies do, :class:`DialError` where it did not work this time,
         :class:`ResourceLimitError` where too many runs are under way, and what streams raise.
         """
         if not self._config.enabled:

@@ -46,7 +46,7 @@ _LATER = 1.0
 _A_MOMENT = 0.02
 
 
-class DcutrWay:
+class DcutrStrategy:
     """TCP hole punching, for both sides of a relayed connection.
 
     `known` are the addresses known of a peer, as from identify; they help with peers that do not

@@ -66,10 +66,10 @@ _MAX_MAPPED = 6
 _QUIC = "udp/{}/quic-v1/noise"
 
 
-class IceWay:
-    """A way from a relayed to a direct connection (see :mod:`lattica.nat.traversal.punch`).
+class IceStrategy:
+    """From a relayed to a direct connection by ICE (see :mod:`lattica.nat.traversal.punch`).
 
-    `budget` is for datagrams to addresses that peers name; one may be shared with other ways.
+    `budget` is for datagrams to addresses that peers name; one may be shared with other strategies.
     """
 
     name = "udp-punch"

@@ -98,7 +98,7 @@ class Circuit:
         return delay
 
 
-class RelayServer:
+class RelayBooks:
     """Reservations and circuits of one relay."""
 
     def __init__(self, relay: PeerId, limits: RelayLimits, allowed: Iterable[PeerId]) -> None:

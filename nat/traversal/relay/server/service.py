@@ -42,7 +42,7 @@ from lattica.nat.traversal.relay.messages import (
     decode_stop,
     encode,
 )
-from lattica.nat.traversal.relay.server.books import Circuit, Refusal, RelayServer
+from lattica.nat.traversal.relay.server.books import Circuit, Refusal, RelayBooks
 from lattica.nat.traversal.relay.server.events import (
     CircuitClosed,
     CircuitOpened,
@@ -132,7 +132,7 @@ class RelayService:
     ) -> None:
         self._swarm = swarm
         self._addresses = addresses or (lambda: swarm.addrs)
-        self._server = RelayServer(swarm.identity.peer_id, limits or RelayLimits(), allow_peers)
+        self._server = RelayBooks(swarm.identity.peer_id, limits or RelayLimits(), allow_peers)
         self._live: set[_Live] = set()
         self._circuits_total = 0
         self._bytes_total = 0

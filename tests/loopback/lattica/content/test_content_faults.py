@@ -13,7 +13,7 @@ import trio
 from lattica.config import NodeConfig
 from lattica.content import FetchOptions, Publisher, Ticket, fetch
 from lattica.content.events import FetchEvent, FetchProgress, Retrying
-from lattica.content.protocol import PROTOCOL, ServerCore, SpanRequest, encode_body_header
+from lattica.content.protocol import PROTOCOL, ContentServerCore, SpanRequest, encode_body_header
 from lattica.content.publish.catalog import make_publication
 from lattica.errors import (
     IntegrityError,
@@ -48,7 +48,7 @@ def serve(node: Node, publication, spoil) -> Ticket:
     """Serve a publication with answers that `spoil(request, body)` has changed."""
 
     async def handler(stream):
-        core = ServerCore()
+        core = ContentServerCore()
         while data := await stream.receive_some():
             for request in core.feed(data):
                 body = publication.encoded

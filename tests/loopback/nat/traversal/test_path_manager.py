@@ -31,8 +31,8 @@ Attempt = Callable[[Connection], Awaitable[Connection]]
 
 
 @dataclass(frozen=True)
-class FakeWay:
-    """A way whose attempts are the test's."""
+class FakeStrategy:
+    """A strategy whose attempts are the test's."""
 
     name: str
     try_it: Attempt
@@ -74,12 +74,12 @@ class Net:
         return status
 
     async def direct(self, relayed: Connection) -> Connection:
-        """What a way does in the end."""
+        """What a strategy does in the end."""
         return await self.dialed.dial_fresh(relayed.peer_id, self.dialer.addrs[0])
 
 
 @asynccontextmanager
-async def net(*ways: FakeWay, **changes) -> AsyncIterator[Net]:
+async def net(*strategies: FakeStrategy, **changes) -> AsyncIterator[Net]:
     async with running() as relay, running() as dialed, running() as dialer:
         service = RelayService(relay, RelayLimits(open_to_strangers=True))
         relay.protocols.handle_all(service.handlers)
@@ -92,7 +92,9 @@ async def net(*ways: FakeWay, **changes) -> AsyncIterator[Net]:
             swarm.protocols.handle_all(transport.handlers)
             clients.append(RelayClient(swarm, transport, config))
         known: dict[PeerId, list] = {}
-        manager = PathManager(dialed, ways, lambda peer: known.get(peer, []), PathConfig(**changes))
+        manager = PathManager(
+            dialed, strategies, lambda peer: known.get(peer, []), PathConfig(**changes)
+        )
         async with trio.open_nursery() as nursery:
             await nursery.start(service.run)
             await nursery.start(manager.run)
@@ -123,7 +125,7 @@ async def test_relayed_then_direct_while_a_stream_goes_on():
         return await here.direct(relayed)
 
     go_on = trio.Event()
-    async with net(FakeWay("fails", fail), FakeWay("direct", direct)) as here:
+    async with net(FakeStrategy("fails", fail), FakeStrategy("direct", direct)) as here:
         relayed = await here.connect_relayed()
         dialed = here.dialed.identity.peer_id
         async with await here.dialer.open_stream(dialed, [ECHO]) as stream:
@@ -154,7 +156,7 @@ async def test_the_side_that_dialed_waits_for_the_other():
         tries.append(relayed)
         return await fail(relayed)
 
-    async with net(FakeWay("counted", note)) as here:
+    async with net(FakeStrategy("counted", note)) as here:
         relay = here.relay.identity.peer_id
         addr = circuit_addr(here.relay.addrs[0], relay)
         connection = await here.dialed.dial(here.peer, [addr])
@@ -173,7 +175,7 @@ async def test_what_cannot_work_is_left_until_the_network_changes(caplog):
         raise NotApplicable("both are behind endpoint-dependent NATs")
 
     caplog.set_level(logging.INFO)
-    async with net(FakeWay("punch", never)) as here:
+    async with net(FakeStrategy("punch", never)) as here:
         await here.connect_relayed()
         await settled(lambda: "stays relayed" in caplog.text)
         status = here.status
@@ -195,7 +197,7 @@ async def test_failures_are_repeated_with_pauses_and_a_defect_is_one_of_them(cap
             raise ZeroDivisionError
         return await here.direct(relayed)
 
-    async with net(FakeWay("broken", broken), first_delay=0.05) as here:
+    async with net(FakeStrategy("broken", broken), first_delay=0.05) as here:
         await here.connect_relayed()
         await settled(lambda: here.status.path == "direct-tcp")
         assert len(tries) == 3
@@ -207,7 +209,7 @@ async def test_ways_that_take_too_long_are_given_up():
         await trio.sleep_forever()
         raise AssertionError
 
-    async with net(FakeWay("endless", endless), timeout=0.1, attempts=1) as here:
+    async with net(FakeStrategy("endless", endless), timeout=0.1, attempts=1) as here:
         await here.connect_relayed()
         await settled(lambda: here.status.ways)
         [report] = here.status.ways
@@ -224,7 +226,7 @@ async def test_an_attempt_ends_with_the_relayed_connection_and_the_next_one_is_u
             await trio.sleep_forever()
         return await here.direct(relayed)
 
-    async with net(FakeWay("way", stuck_then_direct), attempts=1) as here:
+    async with net(FakeStrategy("fake", stuck_then_direct), attempts=1) as here:
         first = await here.connect_relayed()
         await settled(lambda: tries)
         first.abort("another one was faster")
@@ -238,7 +240,7 @@ async def test_a_broken_direct_path_falls_back_to_the_relay():
     async def direct(relayed: Connection) -> Connection:
         return await here.direct(relayed)
 
-    async with net(FakeWay("direct", direct)) as here:
+    async with net(FakeStrategy("direct", direct)) as here:
         await here.connect_relayed()
         await settled(lambda: here.status.path == "direct-tcp")
         await settled(lambda: len(here.dialed.registry.by_peer[here.peer]) == 1)
@@ -261,7 +263,7 @@ async def test_a_path_that_the_other_side_made_and_that_dies_is_looked_for_again
         tries.append(relayed)
         raise NotApplicable("not today")
 
-    async with net(FakeWay("way", never), lasting=0.01) as here:
+    async with net(FakeStrategy("fake", never), lasting=0.01) as here:
         await here.connect_relayed()
         await settled(lambda: here.manager.status(here.peer) and here.status.ways)
         assert here.status.next_attempt is None
@@ -281,7 +283,7 @@ async def test_direct_paths_that_die_at_once_are_not_punched_for_all_the_time():
         connection.abort("a firewall that does not like it")
         return connection
 
-    async with net(FakeWay("way", short_lived), first_delay=0.4) as here:
+    async with net(FakeStrategy("fake", short_lived), first_delay=0.4) as here:
         await here.connect_relayed()
         await trio.sleep(1.0)
         assert 1 <= len(tries) <= 4
@@ -294,7 +296,7 @@ async def test_news_of_a_peer_bring_one_more_attempt():
         tries.append(relayed)
         raise NotApplicable("not today")
 
-    async with net(FakeWay("way", never), revival=0.01) as here:
+    async with net(FakeStrategy("fake", never), revival=0.01) as here:
         await here.connect_relayed()
         await settled(lambda: here.manager.status(here.peer) and here.status.ways)
         await trio.sleep(0.02)

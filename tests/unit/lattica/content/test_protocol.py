@@ -9,11 +9,11 @@ from lattica.content.manifest.cid import Cid
 from lattica.content.protocol import (
     MAX_SPAN_BYTES,
     Body,
-    ClientCore,
+    ContentClientCore,
+    ContentServerCore,
     ManifestRequest,
     Refusal,
     Refused,
-    ServerCore,
     SpanRequest,
     encode_body_header,
     encode_refusal,
@@ -35,7 +35,7 @@ def bytewise(core, data):
 
 @pytest.mark.parametrize("feed", [lambda core, data: core.feed(data), bytewise])
 def test_requests(feed):
-    client, server = ClientCore(), ServerCore()
+    client, server = ContentClientCore(), ContentServerCore()
     data = client.request_manifest(CID) + client.request_span(CID, 7, 3, 300)
     assert feed(server, data) == [ManifestRequest(CID), SpanRequest(CID, 7, 3)]
     server.finish()
@@ -43,7 +43,7 @@ def test_requests(feed):
 
 @pytest.mark.parametrize("feed", [lambda core, data: core.feed(data), bytewise])
 def test_answers_come_in_order(feed):
-    client = ClientCore()
+    client = ContentClientCore()
     client.request_manifest(CID)
     for _ in range(3):
         client.request_span(CID, 0, 1, 10)
@@ -61,7 +61,7 @@ def test_answers_come_in_order(feed):
 
 
 def test_body_is_received_into_its_own_memory():
-    client = ClientCore()
+    client = ContentClientCore()
     client.request_span(CID, 0, 1, MAX_SPAN_BYTES)
     client.feed(encode_body_header(MAX_SPAN_BYTES))
     assert len(client.buffer()) == MAX_SPAN_BYTES
@@ -80,7 +80,7 @@ def test_body_is_received_into_its_own_memory():
 
 
 def test_unknown_refusal_codes_are_understood_as_refusals():
-    client = ClientCore()
+    client = ContentClientCore()
     client.request_manifest(CID)
     assert client.feed(message([1, 99, "?"])) == [Refused(Refusal.UNREADABLE, "?")]
 
@@ -109,7 +109,7 @@ def test_unknown_refusal_codes_are_understood_as_refusals():
     ],
 )
 def test_bad_answers(data):
-    client = ClientCore()
+    client = ContentClientCore()
     client.request_span(CID, 0, 1, 10)
     with pytest.raises(RemoteProtocolError):
         client.feed(data)
@@ -117,7 +117,7 @@ def test_bad_answers(data):
 
 def test_answer_to_nothing():
     with pytest.raises(RemoteProtocolError, match="nothing that was asked"):
-        ClientCore().feed(encode_body_header(1))
+        ContentClientCore().feed(encode_body_header(1))
 
 
 @pytest.mark.parametrize(
@@ -141,11 +141,11 @@ def test_answer_to_nothing():
 )
 def test_bad_requests(data):
     with pytest.raises(RemoteProtocolError):
-        ServerCore().feed(data)
+        ContentServerCore().feed(data)
 
 
 def test_request_cut_short():
-    server = ServerCore()
+    server = ContentServerCore()
     server.feed(encode_request(ManifestRequest(CID))[:-1])
     with pytest.raises(IncompleteReadError):
         server.finish()
@@ -154,4 +154,4 @@ def test_request_cut_short():
 @pytest.mark.parametrize(("count", "size"), [(0, 1), (1, 0), (5000, 5000), (1, MAX_SPAN_BYTES + 1)])
 def test_span_that_is_too_much_is_the_callers_fault(count, size):
     with pytest.raises(LocalProtocolError):
-        ClientCore().request_span(CID, 0, count, size)
+        ContentClientCore().request_span(CID, 0, count, size)

@@ -16,9 +16,9 @@ from lattica.content.events import FetchEvent, FetchProgress, FetchStarted, File
 from lattica.content.manifest.cid import Cid
 from lattica.content.protocol import (
     PROTOCOL,
-    ClientCore,
+    ContentClientCore,
+    ContentServerCore,
     Refused,
-    ServerCore,
     SpanRequest,
     encode_body_header,
 )
@@ -257,7 +257,7 @@ def serve_badly(node, publication, spoil):
     """Serve one publication; `spoil` changes the bytes of the answer to a request."""
 
     async def handler(stream):
-        core = ServerCore()
+        core = ContentServerCore()
         while data := await stream.receive_some():
             for request in core.feed(data):
                 if isinstance(request, SpanRequest):
@@ -389,7 +389,11 @@ async def test_bad_clients_lose_their_stream_and_others_go_on(tmp_path):
     source = make_tree(tmp_path / "source")
     async with memory_node() as node, Publisher(node) as publisher:
         ticket = await publisher.publish(source)
-        for data in (b"\xff" * 20, b"\x05hello", ClientCore().request_span(ticket.cid, 900, 1, 1)):
+        for data in (
+            b"\xff" * 20,
+            b"\x05hello",
+            ContentClientCore().request_span(ticket.cid, 900, 1, 1),
+        ):
             stream = await node.open_stream(SERVER, PROTOCOL)
             await stream.send_all(data)
             with pytest.raises((ConnectionClosedError, OSError)):
@@ -417,7 +421,7 @@ async def test_clients_that_stall_cost_little_and_are_left(tmp_path):
             greedy = []
             for _ in range(4):
                 stream = await node.open_stream(SERVER, PROTOCOL)
-                core = ClientCore()
+                core = ContentClientCore()
                 for number in range(8):
                     await stream.send_all(core.request_span(ticket.cid, number, 1, MIB))
                 greedy.append(stream)
@@ -427,7 +431,7 @@ async def test_clients_that_stall_cost_little_and_are_left(tmp_path):
             assert len(reads) == 8  # one being sent and one read ahead, for each
             # Nobody else is served, and is told to come back.
             stream = await node.open_stream(SERVER, PROTOCOL)
-            core = ClientCore()
+            core = ContentClientCore()
             await stream.send_all(core.request_manifest(ticket.cid))
             (answer,) = core.feed(await stream.receive_some())
             assert isinstance(answer, Refused)

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from lattica.nat.base.checks import FieldError
-from lattica.nat.traversal.path_plan import PathConfig, PathPlan, WayReport
+from lattica.nat.traversal.path_plan import PathConfig, PathPlan, StrategyReport
 
-FAILED = {"tcp": WayReport("tcp", False, "refused")}
-HOPELESS = {"udp": WayReport("udp", False, "both are symmetric", applicable=False)}
-WORKED = {"tcp": WayReport("tcp", True, "")}
+FAILED = {"tcp": StrategyReport("tcp", False, "refused")}
+HOPELESS = {"udp": StrategyReport("udp", False, "both are symmetric", applicable=False)}
+WORKED = {"tcp": StrategyReport("tcp", True, "")}
 CONFIG = PathConfig()
 
 

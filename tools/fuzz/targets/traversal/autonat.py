@@ -30,7 +30,7 @@ from lattica.nat.traversal.autonat.messages import (
     encode_dial_back,
     encode_dial_back_response,
 )
-from lattica.nat.traversal.autonat.server_core import Dial, ServerCore
+from lattica.nat.traversal.autonat.server_core import AutonatServerCore, Dial
 from tools.fuzz.target import KIB, Target, Violation
 from tools.fuzz.targets.ground import KEY
 
@@ -79,7 +79,9 @@ def _messages(data: bytes) -> None:
 
 
 def _server(data: bytes) -> None:
-    core = ServerCore(AutonatServerConfig(), clock=lambda: 0.0, rng=Random(7), local=lambda: LOCAL)
+    core = AutonatServerCore(
+        AutonatServerConfig(), clock=lambda: 0.0, rng=Random(7), local=lambda: LOCAL
+    )
     exchange = core.enter(KEY.peer_id, ASKER)
     if exchange is None:
         raise Violation("nobody is admitted")

@@ -6,7 +6,7 @@ from lattica.errors import RemoteProtocolError
 from lattica.nat.traversal.stun import codec as stun
 from lattica.nat.traversal.stun.responder import (
     AMPLIFICATION,
-    ResponderCore,
+    StunResponderCore,
     StunResponderLimits,
 )
 from tools.fuzz.target import Target, Violation
@@ -69,7 +69,7 @@ def _decode(data: bytes) -> None:
 
 def _respond(data: bytes) -> None:
     """Whatever arrives, wherever and from whomever: no answer is too long, or goes astray."""
-    core = ResponderCore(_SOCKETS, StunResponderLimits(), lambda: 0.0)
+    core = StunResponderCore(_SOCKETS, StunResponderLimits(), lambda: 0.0)
     for number in range(len(_SOCKETS)):
         for source in _SOURCES:
             answer = core.receive(data, source, number)

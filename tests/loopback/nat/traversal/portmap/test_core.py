@@ -28,7 +28,7 @@ from lattica.nat.traversal.portmap.commands import (
     Unmapped,
 )
 from lattica.nat.traversal.portmap.config import PortMappingConfig
-from lattica.nat.traversal.portmap.core import FIRST_RETRY_S, LAST_SEARCH_AGAIN_S, PortMapper
+from lattica.nat.traversal.portmap.core import FIRST_RETRY_S, LAST_SEARCH_AGAIN_S, PortMappingCore
 from lattica.nat.traversal.portmap.gateway import Gateway
 from lattica.nat.traversal.portmap.mapping import (
     Grant,
@@ -60,7 +60,7 @@ class Longest(random.Random):
 
 
 def mapper(*methods: Method, lifetime_s: int = 3600, check_s: float = 60) -> Any:
-    made = PortMapper(methods or ALL, lifetime_s=lifetime_s, check_s=check_s, rng=Longest())
+    made = PortMappingCore(methods or ALL, lifetime_s=lifetime_s, check_s=check_s, rng=Longest())
     made.set_ports([TCP, UDP])
     return made
 

@@ -25,7 +25,7 @@ from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.punch.birthday import strategy as birthday_way
 from lattica.nat.traversal.punch.birthday.config import BirthdayConfig
 from lattica.nat.traversal.punch.birthday.messages import PROTOCOL, Hello, Refusal, encode
-from lattica.nat.traversal.punch.birthday.strategy import BirthdayWay
+from lattica.nat.traversal.punch.birthday.strategy import BirthdayStrategy
 from lattica.nat.traversal.punch.not_applicable import NotApplicable
 from lattica.nat.traversal.punch.probe_budget import CHECK_COST, ProbeBudget
 from tests.support.nets import LISTEN_ON, open_files, running, settled
@@ -45,12 +45,12 @@ def _loopback_is_the_internet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass
 class Pair:
-    """Two swarms with a "relayed" connection, inbound at `asker`, whose way makes the attempt."""
+    """Two swarms with a "relayed" connection, inbound at `asker`, which makes the attempt."""
 
     asker: Swarm
     other: Swarm
-    way: BirthdayWay
-    other_way: BirthdayWay
+    strategy: BirthdayStrategy
+    other_strategy: BirthdayStrategy
     relayed: Connection
 
 
@@ -68,13 +68,16 @@ async def pair(
     if sys.platform == "linux":  # all of 127.0.0.0/8 is this machine
         elsewhere = (*LISTEN_ON["tcp"], "/ip4/127.0.0.2/udp/0/quic-v1/noise")
     async with running(listen=listen, **changes) as asker, running(listen=elsewhere) as other:
-        way, other_way = BirthdayWay(asker, config), BirthdayWay(other, other_config or config)
-        asker.protocols.handle_all(way.handlers)
-        other.protocols.handle_all(other_way.handlers)
+        strategy, other_strategy = (
+            BirthdayStrategy(asker, config),
+            BirthdayStrategy(other, other_config or config),
+        )
+        asker.protocols.handle_all(strategy.handlers)
+        other.protocols.handle_all(other_strategy.handlers)
         tcp = [addr for addr in asker.listen_addrs if kind_of(addr) is Kind.TCP]
         await other.dial(asker.identity.peer_id, tcp)
         relayed = await asker.wait_connected(other.identity.peer_id)
-        yield Pair(asker, other, way, other_way, relayed)
+        yield Pair(asker, other, strategy, other_strategy, relayed)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="has one loopback address only")
@@ -87,10 +90,10 @@ async def test_they_meet_and_nothing_is_left_open(asker_is_hard: bool) -> None:
         easy.nat.set(report(hosts[easy], easy, EIM))
         files = open_files()
         with trio.fail_after(60):
-            direct = await both.way.attempt(both.relayed)
+            direct = await both.strategy.attempt(both.relayed)
         assert kind_of(direct.remote_addr) is Kind.QUIC
         await settled(lambda: open_files() <= files + 4)
-        await settled(lambda: not both.other_way._active)
+        await settled(lambda: not both.other_strategy._active)
 
 
 @pytest.mark.parametrize("who", ["asker", "other"])
@@ -99,11 +102,11 @@ async def test_what_does_not_apply_is_said_by_either_side(who: str) -> None:
         for swarm, host in ((both.asker, "127.0.0.1"), (both.other, "127.0.0.2")):
             swarm.nat.set(report(host, swarm, APDM))
         with trio.fail_after(30), pytest.raises(NotApplicable, match="only a relay works"):
-            await both.way.attempt(both.relayed)
+            await both.strategy.attempt(both.relayed)
         blind = both.asker if who == "asker" else both.other
         blind.nat.set(NatReport(udp_works=False))
         with trio.fail_after(30), pytest.raises(NotApplicable, match="STUN"):
-            await both.way.attempt(both.relayed)
+            await both.strategy.attempt(both.relayed)
 
 
 async def test_a_run_that_is_cancelled_ends_on_both_sides() -> None:
@@ -113,14 +116,14 @@ async def test_a_run_that_is_cancelled_ends_on_both_sides() -> None:
         both.other.nat.set(report("127.0.0.2", both.other, EIM))
         files = open_files()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(both.way.attempt, both.relayed)
+            nursery.start_soon(both.strategy.attempt, both.relayed)
             await settled(lambda: open_files() >= files + 64)
             with pytest.raises(ResourceLimitError, match="with this peer"):
-                await both.way.attempt(both.relayed)
+                await both.strategy.attempt(both.relayed)
             nursery.cancel_scope.cancel()
         await settled(lambda: open_files() <= files)
-        await settled(lambda: not both.other_way._active)
-        assert not both.way._active
+        await settled(lambda: not both.other_strategy._active)
+        assert not both.strategy._active
 
 
 async def test_a_run_without_luck_fails_with_a_reason() -> None:
@@ -128,7 +131,7 @@ async def test_a_run_without_luck_fails_with_a_reason() -> None:
         both.asker.nat.set(report("127.0.0.1", both.asker, EIM))
         both.other.nat.set(report("127.0.0.2", both.other, APDM))
         with trio.fail_after(30), pytest.raises(DialError, match="none of 1 probes"):
-            await both.way.attempt(both.relayed)
+            await both.strategy.attempt(both.relayed)
 
 
 async def test_a_spent_budget_ends_a_run() -> None:
@@ -137,7 +140,7 @@ async def test_a_spent_budget_ends_a_run() -> None:
         both.asker.nat.set(report("127.0.0.1", both.asker, APDM))
         both.other.nat.set(report("127.0.0.2", both.other, EIM))
         with trio.fail_after(30), pytest.raises(DialError, match="budget"):
-            await both.way.attempt(both.relayed)
+            await both.strategy.attempt(both.relayed)
 
 
 async def test_a_budget_is_shared_with_other_ways() -> None:
@@ -146,9 +149,9 @@ async def test_a_budget_is_shared_with_other_ways() -> None:
         both.other.nat.set(report("127.0.0.2", both.other, EIM))
         budget = ProbeBudget(CHECK_COST, CHECK_COST, clock=trio.current_time)
         assert budget.take("127.0.0.2", CHECK_COST)  # as ICE does
-        way = BirthdayWay(both.asker, QUICK, budget=budget)
+        strategy = BirthdayStrategy(both.asker, QUICK, budget=budget)
         with trio.fail_after(30), pytest.raises(DialError, match="budget"):
-            await way.attempt(both.relayed)
+            await strategy.attempt(both.relayed)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +176,7 @@ async def test_a_peer_that_talks_nonsense_gets_a_reset(
             with trio.fail_after(30):
                 with pytest.raises(OSError, match="aborted"):
                     await stream.receive_some()
-        assert not both.other_way._active
+        assert not both.other_strategy._active
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
@@ -188,8 +191,8 @@ async def test_only_the_target_of_a_relayed_connection_begins(
             await stream.send_message(encode(Hello(bytes(16), APDM, APDM, (("127.0.0.2", 9),))))
             await stream.receive_some()
 
-        ways = [(both.other, both.asker), (both.asker, both.other)]
-        for (from_, to), relayed in zip(ways, (True, False), strict=True):
+        strategies = [(both.other, both.asker), (both.asker, both.other)]
+        for (from_, to), relayed in zip(strategies, (True, False), strict=True):
             monkeypatch.setattr(Connection, "is_relayed", relayed)
             with trio.fail_after(30), pytest.raises(OSError, match="aborted"):
                 await ask(from_, to)
@@ -202,22 +205,22 @@ async def test_runs_with_a_peer_are_limited(who: str) -> None:
         both.asker.nat.set(report("127.0.0.1", both.asker, EIM))
         both.other.nat.set(report("127.0.0.2", both.other, APDM))
         for why in ("none of 1 probes", "none of 1 probes", "of late"):
-            await settled(lambda: not both.other_way._active)
+            await settled(lambda: not both.other_strategy._active)
             with trio.fail_after(30), pytest.raises(LatticaError, match=why):
-                await both.way.attempt(both.relayed)
+                await both.strategy.attempt(both.relayed)
 
 
 async def test_others_leave_places_for_runs_of_this_node() -> None:
     async with pair(BirthdayConfig(sockets=8, probes=1, max_runs=4)) as both:
         both.asker.nat.set(report("127.0.0.1", both.asker, EIM))
         both.other.nat.set(report("127.0.0.2", both.other, APDM))
-        for way in (both.way, both.other_way):
-            way._active |= {Identity.generate().peer_id for _ in range(2)}
+        for strategy in (both.strategy, both.other_strategy):
+            strategy._active |= {Identity.generate().peer_id for _ in range(2)}
         with trio.fail_after(30), pytest.raises(DialError, match="busy: too many"):
-            await both.way.attempt(both.relayed)
-        both.other_way._active.clear()
+            await both.strategy.attempt(both.relayed)
+        both.other_strategy._active.clear()
         with trio.fail_after(30), pytest.raises(DialError, match="none of 1 probes"):
-            await both.way.attempt(both.relayed)
+            await both.strategy.attempt(both.relayed)
 
 
 async def test_nothing_is_sent_to_what_the_access_rules_forbid() -> None:
@@ -226,17 +229,17 @@ async def test_nothing_is_sent_to_what_the_access_rules_forbid() -> None:
         both.asker.nat.set(report("127.0.0.1", both.asker, EIM))
         both.other.nat.set(report("127.0.0.3", both.other, APDM))
         with trio.fail_after(30), pytest.raises(NotApplicable, match="access rules"):
-            await both.way.attempt(both.relayed)
+            await both.strategy.attempt(both.relayed)
 
 
 async def test_where_it_is_off_or_not_spoken() -> None:
     async with pair(other_config=BirthdayConfig(enabled=False)) as both:
-        assert not both.other_way.handlers
+        assert not both.other_strategy.handlers
         with trio.fail_after(30), pytest.raises(NotApplicable, match="turned off"):
-            await both.other_way.attempt(both.relayed)
+            await both.other_strategy.attempt(both.relayed)
         both.asker.nat.set(report("127.0.0.1", both.asker, EIM))
         with trio.fail_after(30), pytest.raises(NotApplicable, match="does not speak"):
-            await both.way.attempt(both.relayed)
+            await both.strategy.attempt(both.relayed)
 
 
 async def test_sockets_that_cannot_be_had_are_no_defect(
@@ -261,6 +264,6 @@ async def test_sockets_that_cannot_be_had_are_no_defect(
         ):
             sockets.problem = problem
             with trio.fail_after(30), pytest.raises(ResourceLimitError, match=why):
-                await both.way.attempt(both.relayed)
-            await settled(lambda: not both.other_way._active)
+                await both.strategy.attempt(both.relayed)
+            await settled(lambda: not both.other_strategy._active)
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]

@@ -28,7 +28,7 @@ from lattica.nat.traversal.punch.ice.messages import (
     encode,
     new_credentials,
 )
-from lattica.nat.traversal.punch.ice.strategy import IceWay
+from lattica.nat.traversal.punch.ice.strategy import IceStrategy
 from lattica.nat.traversal.punch.not_applicable import NotApplicable
 from lattica.nat.traversal.punch.probe_budget import CHECK_COST, ProbeBudget
 from tests.support.nets import LISTEN_ON, LOOPBACK, settled
@@ -46,13 +46,13 @@ class Net:
     ) -> None:
         config = IceConfig(**{"allow_loopback": True, **changes})
         self.pair = pair
-        self.source = IceWay(pair.source, config, budget=budget)
-        self.target = IceWay(pair.target, config)
+        self.source = IceStrategy(pair.source, config, budget=budget)
+        self.target = IceStrategy(pair.target, config)
         pair.source.protocols.handle_all(self.source.handlers)
 
     def attempt_is_over(self) -> bool:
-        ways = (self.source, self.target)
-        return all(not way._sockets._sessions and not way._sockets._listening for way in ways)
+        both = self.source._sockets, self.target._sockets
+        return not any(sockets._sessions or sockets._listening for sockets in both)
 
 
 async def open_net(stack: AsyncExitStack, listen: tuple[str, ...] = BOTH, **changes: Any) -> Net:
@@ -270,7 +270,7 @@ async def test_only_the_target_of_a_relayed_connection_begins(victims):
         async with AsyncExitStack() as stack:
             net = await open_net(stack)
             net.pair.target.protocols.handle_all(net.target.handlers)
-            relay = IceWay(net.pair.relay, IceConfig(allow_loopback=True))
+            relay = IceStrategy(net.pair.relay, IceConfig(allow_loopback=True))
             net.pair.relay.protocols.handle_all(relay.handlers)
             direct = net.pair.target.registry.best(net.pair.relay.identity.peer_id)
             assert direct is not None

@@ -28,9 +28,9 @@ from lattica.nat.traversal.punch.dcutr.messages import (
     decode,
     encode,
 )
-from lattica.nat.traversal.punch.dcutr.strategy import DcutrWay
+from lattica.nat.traversal.punch.dcutr.strategy import DcutrStrategy
 from lattica.nat.traversal.punch.dcutr.tcp_punch import punch
-from lattica.nat.traversal.punch.direct import DirectWay
+from lattica.nat.traversal.punch.direct import DirectStrategy
 from lattica.nat.traversal.punch.exchange import open_on
 from lattica.nat.traversal.punch.not_applicable import NotApplicable
 from lattica.nat.traversal.punch.own_side import OwnSide
@@ -203,9 +203,9 @@ async def test_no_addresses_at_all():
 
 async def test_relayed_becomes_direct():
     async with relayed_pair() as pair:
-        pair.source.protocols.handle_all(DcutrWay(pair.source, HERE).handlers)
+        pair.source.protocols.handle_all(DcutrStrategy(pair.source, HERE).handlers)
         pair.of_target.known_protocols.add(REVERSE)  # as identify would tell
-        connection = await DcutrWay(pair.target, HERE).attempt(pair.of_target)
+        connection = await DcutrStrategy(pair.target, HERE).attempt(pair.of_target)
         assert connection.path == "direct-tcp"
         source, target = pair.source.identity.peer_id, pair.target.identity.peer_id
         await settled(lambda: not getattr(pair.source.registry.best(target), "is_relayed", True))
@@ -216,7 +216,7 @@ async def test_relayed_becomes_direct():
 async def test_a_peer_that_does_not_punch():
     async with relayed_pair() as pair:
         with pytest.raises(NotApplicable, match="does not speak"):
-            await DcutrWay(pair.target, HERE).attempt(pair.of_target)
+            await DcutrStrategy(pair.target, HERE).attempt(pair.of_target)
         assert pair.of_target.closed_reason is None
 
 
@@ -226,14 +226,14 @@ async def test_a_peer_that_does_not_punch():
 async def test_where_it_cannot_work(changes):
     async with relayed_pair() as pair, running(**changes) as other:
         with pytest.raises(NotApplicable):
-            await DcutrWay(other, HERE).attempt(pair.of_target)
+            await DcutrStrategy(other, HERE).attempt(pair.of_target)
 
 
 async def test_loopback_addresses_are_neither_told_nor_dialed_by_default():
     async with relayed_pair(listen=("/ip4/127.0.0.1/tcp/0",)) as pair:
-        pair.source.protocols.handle_all(DcutrWay(pair.source, HERE).handlers)
+        pair.source.protocols.handle_all(DcutrStrategy(pair.source, HERE).handlers)
         with pytest.raises(NotApplicable):
-            await DcutrWay(pair.target).attempt(pair.of_target)
+            await DcutrStrategy(pair.target).attempt(pair.of_target)
 
 
 @pytest.mark.parametrize("ends", [True, False], ids=["a stream each", "one stream"])
@@ -257,7 +257,7 @@ async def test_three_rounds(ends):
 
         pair.source.protocols.handle(DCUTR, serve)
         with pytest.raises(DialError):
-            await DcutrWay(pair.target, BRIEF).attempt(pair.of_target)
+            await DcutrStrategy(pair.target, BRIEF).attempt(pair.of_target)
         told = Connect(pair.target.listen_addrs)
         assert heard == [told, Sync()] * 3
         assert streams == (3 if ends else 1)
@@ -272,19 +272,19 @@ async def test_a_peer_that_answers_nonsense():
 
         pair.source.protocols.handle(DCUTR, serve)
         with pytest.raises(RemoteProtocolError):
-            await DcutrWay(pair.target, HERE).attempt(pair.of_target)
+            await DcutrStrategy(pair.target, HERE).attempt(pair.of_target)
 
 
 async def test_only_the_target_of_a_relayed_connection_begins():
     async with relayed_pair() as pair:
-        pair.target.protocols.handle_all(DcutrWay(pair.target, HERE).handlers)
+        pair.target.protocols.handle_all(DcutrStrategy(pair.target, HERE).handlers)
         await refused(pair.of_source, DCUTR)
 
 
 async def test_a_peer_asks_too_often():
     async with relayed_pair() as pair:
         config = PunchConfig(allow_loopback=True, window=0.05, rounds_per_minute=2)
-        pair.source.protocols.handle_all(DcutrWay(pair.source, config).handlers)
+        pair.source.protocols.handle_all(DcutrStrategy(pair.source, config).handlers)
         answers = 0
         for _ in range(4):
             stream = await open_on(pair.of_target, DCUTR)
@@ -301,14 +301,14 @@ async def test_a_peer_asks_too_often():
 async def test_a_stranger_to_the_rules_at_the_other_end():
     """The responder takes no harm from an initiator that goes away in the middle."""
     async with relayed_pair() as pair:
-        way = DcutrWay(pair.source, HERE)
-        pair.source.protocols.handle_all(way.handlers)
+        strategy = DcutrStrategy(pair.source, HERE)
+        pair.source.protocols.handle_all(strategy.handlers)
         for words in (b"", encode(Connect(())), encode(Sync()), b"\xff\xff\xff"):
             stream = await open_on(pair.of_target, DCUTR)
             if words:
                 await stream.send_all(words)
             stream.reset()
-        await settled(lambda: way._serving == 0)
+        await settled(lambda: strategy._serving == 0)
 
 
 # --- plain dials, and reversal ---
@@ -321,7 +321,9 @@ def nobody(_: object) -> list[Multiaddr]:
 async def test_the_peer_is_dialed():
     async with relayed_pair() as pair:
         addrs = pair.source.listen_addrs
-        connection = await DirectWay(pair.target, lambda _: addrs, HERE).attempt(pair.of_target)
+        connection = await DirectStrategy(pair.target, lambda _: addrs, HERE).attempt(
+            pair.of_target
+        )
         assert connection.direction is Direction.OUTBOUND
         assert not connection.is_relayed
 
@@ -336,30 +338,30 @@ async def test_a_connection_that_has_ended_already_is_worth_another_attempt(monk
 
         monkeypatch.setattr(pair.target, "dial_fresh", dial)
         with pytest.raises(DialError, match="ended already"):
-            await DirectWay(pair.target, lambda _: addrs, HERE).attempt(pair.of_target)
+            await DirectStrategy(pair.target, lambda _: addrs, HERE).attempt(pair.of_target)
         # Also where the peer has been asked, and says that it has dialed, which was so.
-        pair.source.protocols.handle_all(DirectWay(pair.source, nobody, HERE).handlers)
-        way = DirectWay(pair.target, lambda _: addrs, HERE)
-        monkeypatch.setattr(way, "_ask", lambda relayed: trio.lowlevel.checkpoint())
+        pair.source.protocols.handle_all(DirectStrategy(pair.source, nobody, HERE).handlers)
+        strategy = DirectStrategy(pair.target, lambda _: addrs, HERE)
+        monkeypatch.setattr(strategy, "_ask", lambda relayed: trio.lowlevel.checkpoint())
         with pytest.raises(DialError, match="ended already"):
-            await way.attempt(pair.of_target)
+            await strategy.attempt(pair.of_target)
 
 
 async def test_reversal_is_served_where_hole_punching_is_off():
     async with relayed_pair() as pair:
         config = PunchConfig(enabled=False, allow_loopback=True)
-        assert not DcutrWay(pair.source, config).handlers
-        pair.source.protocols.handle_all(DirectWay(pair.source, nobody, config).handlers)
+        assert not DcutrStrategy(pair.source, config).handlers
+        pair.source.protocols.handle_all(DirectStrategy(pair.source, nobody, config).handlers)
         with pytest.raises(NotApplicable, match="turned off"):
-            await DcutrWay(pair.target, config).attempt(pair.of_target)
-        connection = await DirectWay(pair.target, nobody, HERE).attempt(pair.of_target)
+            await DcutrStrategy(pair.target, config).attempt(pair.of_target)
+        connection = await DirectStrategy(pair.target, nobody, HERE).attempt(pair.of_target)
         assert not connection.is_relayed
 
 
 async def test_the_peer_dials():
     async with relayed_pair() as pair:
-        pair.source.protocols.handle_all(DirectWay(pair.source, nobody, HERE).handlers)
-        connection = await DirectWay(pair.target, nobody, HERE).attempt(pair.of_target)
+        pair.source.protocols.handle_all(DirectStrategy(pair.source, nobody, HERE).handlers)
+        connection = await DirectStrategy(pair.target, nobody, HERE).attempt(pair.of_target)
         assert connection.direction is Direction.INBOUND
         assert not connection.is_relayed
 
@@ -367,14 +369,14 @@ async def test_the_peer_dials():
 async def test_neither_can():
     async with relayed_pair() as pair:
         with pytest.raises(NotApplicable):
-            await DirectWay(pair.target, nobody, HERE).attempt(pair.of_target)
+            await DirectStrategy(pair.target, nobody, HERE).attempt(pair.of_target)
         known = [closed()]
         with pytest.raises(DialError):
-            await DirectWay(pair.target, lambda _: known, HERE).attempt(pair.of_target)
+            await DirectStrategy(pair.target, lambda _: known, HERE).attempt(pair.of_target)
         # The peer refuses what it must not dial: by default that is all of loopback.
-        pair.source.protocols.handle_all(DirectWay(pair.source, nobody).handlers)
+        pair.source.protocols.handle_all(DirectStrategy(pair.source, nobody).handlers)
         with pytest.raises(DialError, match="none of the addresses may be dialed"):
-            await DirectWay(pair.target, nobody, HERE).attempt(pair.of_target)
+            await DirectStrategy(pair.target, nobody, HERE).attempt(pair.of_target)
 
 
 async def test_a_peer_that_says_it_has_dialed():
@@ -385,21 +387,21 @@ async def test_a_peer_that_says_it_has_dialed():
 
         pair.source.protocols.handle(REVERSE, serve)
         with pytest.raises(DialError, match="has not"):
-            await DirectWay(pair.target, nobody, HERE).attempt(pair.of_target)
+            await DirectStrategy(pair.target, nobody, HERE).attempt(pair.of_target)
 
 
 async def test_reversal_is_for_relayed_connections_only_and_not_too_often():
     async with relayed_pair() as pair:
         config = PunchConfig(allow_loopback=True, rounds_per_minute=1, direct_timeout=0.2)
-        pair.source.protocols.handle_all(DirectWay(pair.source, nobody, config).handlers)
-        way = DirectWay(pair.target, nobody, HERE)
+        pair.source.protocols.handle_all(DirectStrategy(pair.source, nobody, config).handlers)
+        strategy = DirectStrategy(pair.target, nobody, HERE)
         # Where it listens nothing answers any more.
         for listener in pair.target._listeners:
             await listener.aclose()
         for reason in ("none of the addresses answered", "too many requests"):
             with pytest.raises(DialError, match=reason):
-                await way.attempt(pair.of_target)
+                await strategy.attempt(pair.of_target)
         to_relay = pair.source.registry.best(pair.relay.identity.peer_id)
-        pair.relay.protocols.handle_all(DirectWay(pair.relay, nobody, HERE).handlers)
+        pair.relay.protocols.handle_all(DirectStrategy(pair.relay, nobody, HERE).handlers)
         assert to_relay is not None
         await refused(to_relay, REVERSE)

@@ -21,8 +21,8 @@ from lattica.nat.traversal.stun.client import (
 from lattica.nat.traversal.stun.codec import BindingError, BindingRequest, BindingResponse
 from lattica.nat.traversal.stun.responder import (
     AMPLIFICATION,
-    ResponderCore,
     StunResponder,
+    StunResponderCore,
     StunResponderLimits,
 )
 from lattica.nat.traversal.stun.transaction import StunTiming
@@ -35,11 +35,11 @@ GRID = [("192.0.2.1", 1), ("192.0.2.1", 2), ("192.0.2.2", 1), ("192.0.2.2", 2)]
 QUICK = StunTiming(first_wait=0.02, requests=3, last_wait=0.05)
 
 
-def core(sockets=GRID, *, clock=None, **limits) -> ResponderCore:
-    return ResponderCore(sockets, StunResponderLimits(**limits), clock or Clock())
+def core(sockets=GRID, *, clock=None, **limits) -> StunResponderCore:
+    return StunResponderCore(sockets, StunResponderLimits(**limits), clock or Clock())
 
 
-def ask(responder: ResponderCore, socket=0, source=CLIENT, **fields):
+def ask(responder: StunResponderCore, socket=0, source=CLIENT, **fields):
     """The message, its destination and the number of the socket; None if there is none."""
     data = stun.encode(BindingRequest(NAME, **fields))
     answer = responder.receive(data, source, socket)

@@ -17,8 +17,8 @@ from lattica.nat.base.identity import Identity, PeerId
 from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.traversal.autonat.client_core import (
     AddressReachability,
+    AutonatClientCore,
     Check,
-    ClientCore,
     DialBack,
     Outcome,
     Reachability,
@@ -44,7 +44,7 @@ class Client:
     def __init__(self, servers: Sequence[PeerId] = (ONE, TWO, THREE), **changes: Any) -> None:
         self.now = 1000.0
         self.config = AutonatClientConfig(**changes)
-        self.core = ClientCore(self.config, clock=lambda: self.now, rng=Random(7))
+        self.core = AutonatClientCore(self.config, clock=lambda: self.now, rng=Random(7))
         self.servers = list(servers)
         self.addrs = [ADDR]
         self.connected = list(servers)

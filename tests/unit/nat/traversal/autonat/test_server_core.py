@@ -32,10 +32,10 @@ from lattica.nat.traversal.autonat.server import choose_source
 from lattica.nat.traversal.autonat.server_core import (
     MAX_LOOKED_AT,
     MIN_CHUNK,
+    AutonatServerCore,
     Dial,
     Exchange,
     Reply,
-    ServerCore,
     may_dial,
 )
 from tests.support.clock import Clock
@@ -54,12 +54,12 @@ REJECTED = Reply(DialResponse(ResponseStatus.E_REQUEST_REJECTED), last=True)
 REFUSED = Reply(DialResponse(ResponseStatus.E_DIAL_REFUSED), last=True)
 
 
-def server(clock: Clock | None = None, **changes: Any) -> ServerCore:
+def server(clock: Clock | None = None, **changes: Any) -> AutonatServerCore:
     config = AutonatServerConfig(**changes)
-    return ServerCore(config, clock=clock or Clock(), rng=Random(7), local=lambda: HERE)
+    return AutonatServerCore(config, clock=clock or Clock(), rng=Random(7), local=lambda: HERE)
 
 
-def enter(core: ServerCore, peer: PeerId = ALICE, observed: IpAddress = ASKER) -> Exchange:
+def enter(core: AutonatServerCore, peer: PeerId = ALICE, observed: IpAddress = ASKER) -> Exchange:
     exchange = core.enter(peer, observed)
     assert exchange is not None
     return exchange
@@ -188,7 +188,7 @@ class TestOneRequest:
 
 
 class TestDialData:
-    def asked(self, core: ServerCore) -> tuple[Exchange, int]:
+    def asked(self, core: AutonatServerCore) -> tuple[Exchange, int]:
         exchange = enter(core)
         step = exchange.receive(DialRequest((None, OTHER), 7))
         assert isinstance(step, Reply)
@@ -236,7 +236,7 @@ class TestDialData:
 
 
 class TestAdmission:
-    def serve(self, core: ServerCore, count: int, **who: Any) -> int:
+    def serve(self, core: AutonatServerCore, count: int, **who: Any) -> int:
         """How many of so many requests, one after another, are admitted."""
         admitted = 0
         for _ in range(count):

@@ -13,7 +13,7 @@ from lattica.nat.traversal.relay.server.books import (
     Circuit,
     Grant,
     Refusal,
-    RelayServer,
+    RelayBooks,
 )
 from lattica.nat.traversal.relay.server.limits import (
     CircuitLimits,
@@ -32,11 +32,11 @@ RELAY, ALICE, BOB, CAROL = map(peer, range(4))
 HERE = ipaddress.ip_address("192.0.2.1")
 
 
-def books(*allowed: PeerId, **limits) -> RelayServer:
-    return RelayServer(RELAY, RelayLimits(**limits), allowed)
+def books(*allowed: PeerId, **limits) -> RelayBooks:
+    return RelayBooks(RELAY, RelayLimits(**limits), allowed)
 
 
-def open_books(*allowed: PeerId, **limits) -> RelayServer:
+def open_books(*allowed: PeerId, **limits) -> RelayBooks:
     return books(*allowed, open_to_strangers=True, **limits)
 
 
@@ -44,7 +44,7 @@ def status(outcome: object) -> Status:
     return outcome.status if isinstance(outcome, Refusal) else Status.OK
 
 
-def circuit(server: RelayServer, source=ALICE, target=BOB, ip=HERE, now=0.0) -> Circuit:
+def circuit(server: RelayBooks, source=ALICE, target=BOB, ip=HERE, now=0.0) -> Circuit:
     outcome = server.connect(source, target, ip, now)
     assert isinstance(outcome, Circuit), outcome
     return outcome
