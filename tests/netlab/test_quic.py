@@ -48,7 +48,7 @@ def download(size_mib: float, **fields: Any) -> Scenario:
 async def test_a_path_that_loses_packets(tmp_path):
     lossy = LinkSpec(delay_s=0.020, rate_bps=100e6, loss=0.02)
     hosts = (Host("mirror"), Host("phone", link=Link(lossy, lossy)))
-    report, log = await run(download(24, hosts=hosts), tmp_path)
+    report, log = await run(download(8, hosts=hosts), tmp_path)
     assert report.ok, log
 
 

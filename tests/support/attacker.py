@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
@@ -56,12 +57,20 @@ class Attacker:
         with suppress(OSError):
             await self.conn.send(raw)
 
-    async def set_up(self, change: Callable[[bytes], bytes] = bytes) -> None:
-        """Go through multistream, Noise and multistream. `change` sees all that is sent."""
+    async def set_up(
+        self, change: Callable[[bytes], bytes] = bytes, sends: float = math.inf
+    ) -> None:
+        """Go through multistream, Noise and multistream.
+
+        `change` sees all that is sent; after so many `sends` nothing else is done.
+        """
         upgrade = self.upgrade = Upgrade(self.identity, initiator=True)
         while True:
             if out := upgrade.data_to_send():
                 await self.send(change(out))
+                sends -= 1
+            if sends <= 0:
+                return
             if upgrade.result is not None:
                 break
             received = await self.conn.receive()

@@ -82,7 +82,7 @@ def tasks() -> int:
 
 async def settled(condition: Callable[[], object]) -> None:
     """Wait until `condition()` holds; a test that waits in vain fails by itself after a while."""
-    give_up = time.monotonic() + 20
+    give_up = time.monotonic() + 60
     while not condition():
         if time.monotonic() > give_up:
             raise AssertionError("what the test waits for does not happen")

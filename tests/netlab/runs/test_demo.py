@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 
 import pytest
 
@@ -114,17 +116,44 @@ def test_on_loopback_where_namespaces_cannot_be_had(folder):
     assert re.search(r"on loopback, without NATs: .* may not here \(.*not permitted", said), said
 
 
-def test_as_a_user_who_is_not_root(folder, monkeypatch):
+def open_to_others(aside: Path) -> list[str]:
+    """What runs a program in a mount namespace where every user can reach this checkout.
+
+    A folder that is closed to others, as root's home is, is replaced there by one that has
+    nothing in it but the ways to the checkout and to Python. `aside` is an empty folder.
+    """
+    ways: dict[Path, set[Path]] = {}
+    for needed in (PROJECT, Path(sys.prefix), Path(sys.base_prefix)):
+        for parent in reversed(needed.parents):
+            if not parent.stat().st_mode & stat.S_IXOTH:
+                ways.setdefault(parent, set()).add(needed)
+                break
+    commands = ["set -e"]
+    for number, (parent, inside) in enumerate(ways.items()):
+        kept = aside / str(number)
+        kept.mkdir()
+        commands.append(f"mount --bind {quote(str(parent))} {quote(str(kept))}")
+        commands.append(f"mount -t tmpfs -o mode=755 tmpfs {quote(str(parent))}")
+        for needed in sorted(inside):
+            commands.append(f"mkdir -p {quote(str(needed))}")
+            source = kept / needed.relative_to(parent)
+            commands.append(f"mount --bind {quote(str(source))} {quote(str(needed))}")
+    commands += [f"cd {quote(str(PROJECT))}", 'exec "$@"']
+    return ["unshare", "--mount", "sh", "-c", "\n".join(commands), "sh"]
+
+
+def test_as_a_user_who_is_not_root(folder, monkeypatch, tmp_path):
     """In a user namespace or on loopback, as the machine allows."""
     require_root()
     require_tool("setpriv", "util-linux")
-    lesser = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    lesser = open_to_others(tmp_path)
+    lesser += ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
     own = ["unshare", "-rn"]
     if subprocess.run([*lesser, *own, "true"], capture_output=True, check=False).returncode:
         own = []
     trial = [*lesser, *own, str(Path(sys.executable).parent / "lattica"), "--help"]
     if subprocess.run(trial, cwd=PROJECT, capture_output=True, check=False).returncode:
-        pytest.skip("this checkout is not open to other users")
+        pytest.skip("the files of this checkout are not open to other users")
     monkeypatch.setenv("TMPDIR", str(folder))
     said = run_demo("--dir", str(folder), around=lesser)
     assert "in network namespaces" in said or "on loopback, without NATs: " in said

@@ -137,7 +137,7 @@ async def test_nobody_listens_there():
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
     async with running(listen=()) as client:
-        with pytest.raises(DialError, match=r"[Rr]efused"), trio.fail_after(5):
+        with pytest.raises(DialError, match=r"[Rr]efused"), trio.fail_after(30):
             await client.dial(
                 Identity.generate().peer_id,
                 [Multiaddr(f"/ip4/127.0.0.1/udp/{port}/quic-v1/noise")],
@@ -189,7 +189,7 @@ async def test_both_ends_learn_of_the_end():
         there = connection_of(server, client)
         stream = await client.open_stream(server.identity.peer_id, [ECHO])
         await stream.send_all(BIG[:200_000])
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             await client.disconnect(server.identity.peer_id)
             await there.closed.wait()
         assert there.closed_reason == "closed by the peer"
@@ -207,7 +207,7 @@ async def test_a_peer_that_was_killed_is_noticed():
         await settled(lambda: server.registry.total)
         there = connection_of(server, client)
         proxy.treat = lambda _: []  # nothing is heard of it any more
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             await there.closed.wait()
         assert there.closed_reason == "the peer has not answered for 1 s"
 
@@ -342,7 +342,7 @@ async def test_a_flood_of_first_packets_is_asked_for_proof():
 
 
 async def test_a_stranger_who_only_says_hello_is_dropped_in_time():
-    quick = Timeouts(handshake=0.3)
+    quick = Timeouts(handshake=1.0)
     async with running(listen=QUIC, timeouts=quick) as server, running(listen=()) as client:
         link = (await quic_of(client).dial(server.addrs[0])).link
         while not link.session._core.handshake_complete:
@@ -523,7 +523,7 @@ async def test_a_swarm_that_is_cancelled_says_goodbye():
             await settled(lambda: server.registry.total)
             there = connection_of(server, client)
             nursery.cancel_scope.cancel()
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             await there.closed.wait()
         assert there.closed_reason == "closed by the peer"
 
@@ -671,7 +671,7 @@ async def test_what_is_answered_to_first_packets():
             await settled(lambda: accepted)
             assert accepted == [b"right size"]
             await stranger.sendto(first_packet(b"negotiate", 0x1A2A3A4A), endpoint.local)
-            with trio.fail_after(5):
+            with trio.fail_after(30):
                 answer = await stranger.recv(2048)
             assert answer[1:5] == bytes(4)  # version negotiation
             assert answer.endswith(b"\0\0\0\1")
@@ -693,7 +693,7 @@ async def test_a_closed_connection_is_no_amplifier():
             farewell.datagram = bytes(300)
             for size in (9, 99, 100):
                 await stranger.sendto(b"\x40" + cid + bytes(size - 9), endpoint.local)
-            with trio.fail_after(5):
+            with trio.fail_after(30):
                 assert await stranger.recv(2048) == bytes(300)
             await settled(lambda: farewell.left == 7)
 
@@ -725,7 +725,7 @@ async def test_thousands_of_random_datagrams():
 async def test_cancellation_and_resets_under_load_corrupt_nothing():
     rng = random.Random(5)
     pattern = rng.randbytes(1 << 20)
-    complete = 0
+    first_complete = trio.Event()
 
     def treat(datagram: bytes) -> list[bytes]:
         kind = rng.random()
@@ -762,13 +762,12 @@ async def test_cancellation_and_resets_under_load_corrupt_nothing():
             nursery.start_soon(receive, stream)
 
     async def use(client: Swarm, server: Swarm) -> None:
-        nonlocal complete
         while True:
             try:
                 async with await client.open_stream(server.identity.peer_id, ["/load/1"]) as stream:
                     await serve(stream)
-                complete += 1
-            except* LatticaError:
+                first_complete.set()
+            except* StreamResetError:
                 pass  # one side has aborted it
 
     async with (
@@ -781,12 +780,13 @@ async def test_cancellation_and_resets_under_load_corrupt_nothing():
         await client.dial(server.identity.peer_id, [proxy.addr])
         proxy.treat = treat
         await settled(lambda: server.registry.total)
-        with trio.move_on_after(1):
-            async with trio.open_nursery() as nursery:
-                for _ in range(6):
-                    nursery.start_soon(use, client, server)
-                    nursery.start_soon(use, server, client)
-        assert complete
+        async with trio.open_nursery() as nursery:
+            for _ in range(6):
+                nursery.start_soon(use, client, server)
+                nursery.start_soon(use, server, client)
+            await trio.sleep(1)
+            await first_complete.wait()
+            nursery.cancel_scope.cancel()
         assert await echo_all(client, server.identity.peer_id, BIG) == BIG
         for swarm, other in ((client, server), (server, client)):
             await settled(partial(nothing, connection_of(swarm, other).session.streams))

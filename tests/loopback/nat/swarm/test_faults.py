@@ -180,8 +180,7 @@ async def no_muxer(a: Attacker) -> None:
         calls += 1
         return out if calls == 1 else out[: -len(propose("/yamux/1.0.0")) - 18]
 
-    with trio.move_on_after(0.05):
-        await a.set_up(change)
+    await a.set_up(change, sends=2)
     a.sock.shutdown(1)
 
 

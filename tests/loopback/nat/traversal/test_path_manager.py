@@ -285,8 +285,9 @@ async def test_direct_paths_that_die_at_once_are_not_punched_for_all_the_time():
 
     async with net(FakeStrategy("fake", short_lived), first_delay=0.4) as here:
         await here.connect_relayed()
+        await settled(lambda: tries)
         await trio.sleep(1.0)
-        assert 1 <= len(tries) <= 4
+        assert len(tries) <= 4
 
 
 async def test_news_of_a_peer_bring_one_more_attempt():
@@ -320,14 +321,14 @@ async def test_a_direct_path_that_the_peer_has_left_is_noticed_soon():
 
 
 async def test_a_direct_path_that_lives_is_kept():
-    async with net(probe_timeout=0.2) as here:
+    async with net(probe_timeout=1.0) as here:
         direct = await here.dialed.dial_fresh(here.peer, here.dialer.addrs[0])
         other = await here.dialer.wait_connected(here.dialed.identity.peer_id)
         # Only one side believes that it is gone; the other's pings are answered still.
         here.dialer.registry.by_peer[other.peer_id].remove(other)
         relayed = await here.connect_relayed()
         await settled(lambda: len(here.dialed.registry.by_peer[here.peer]) == 2)
-        await trio.sleep(0.4)
+        await trio.sleep(1.5)
         assert direct.closed_reason is None
         assert here.dialed.registry.best(here.peer) is direct
         here.dialer.registry.by_peer[other.peer_id].append(other)

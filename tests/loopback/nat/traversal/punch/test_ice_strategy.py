@@ -35,7 +35,7 @@ from tests.support.nets import LISTEN_ON, LOOPBACK, settled
 from tests.support.relayed import RelayedPair, relayed_pair
 
 BOTH = (*LISTEN_ON["tcp"], *LISTEN_ON["quic"])
-LIMIT = 30
+LIMIT = 120
 
 
 class Net:
@@ -295,11 +295,11 @@ async def test_a_victim_gets_no_more_than_the_budget_however_often_peers_lie(vic
             }
             budget = ProbeBudget(30 * CHECK_COST, 50 * CHECK_COST, clock=trio.current_time)
             net = await open_net(stack, budget=budget, longest_timeout=0.02, **brief)
-            for _ in range(2):
-                await lie(net, "127.0.0.2")
-            assert victims["127.0.0.2"] == 30
-            await lie(net, "127.0.0.3")
-            assert victims["127.0.0.3"] == 20
+            for host, most in (("127.0.0.2", 30), ("127.0.0.3", 20)):
+                while victims[host] < most:
+                    await lie(net, host)
+                await lie(net, host)
+                assert victims[host] == most
             assert not budget.take("127.0.0.4", CHECK_COST)
 
 

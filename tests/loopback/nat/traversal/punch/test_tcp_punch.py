@@ -38,7 +38,7 @@ from lattica.nat.traversal.punch.reverse_messages import REVERSE
 from tests.support.nets import ask_echo, mute_listener, open_files, running, settled, unused_port
 from tests.support.relayed import relayed_pair
 
-HERE = PunchConfig(allow_loopback=True, window=1.5, retry_interval=0.02)
+HERE = PunchConfig(allow_loopback=True, window=10.0, retry_interval=0.02)
 BRIEF = PunchConfig(allow_loopback=True, window=0.2, retry_interval=0.02)
 PATIENCE = 0.3
 
