@@ -25,7 +25,8 @@ demo: $(READY)
 	@$(VENV_PYTHON) -m tools.demo $(ARGS)
 
 test: $(READY)
-	@$(VENV_PYTHON) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	@$(VENV_PYTHON) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations 10 \
+		$(ARGS)
 
 lint: $(READY)
 	@sh tools/lint.sh

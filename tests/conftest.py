@@ -106,6 +106,17 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
         pyfuncitem.obj = _run_under_trio(test, clock)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The folders with the longest files come first, so that no process is left with one."""
+    first = [Path(__file__).parent / name for name in ("netlab", "interop", "loopback")]
+    items.sort(
+        key=lambda item: next(
+            (rank for rank, folder in enumerate(first) if item.path.is_relative_to(folder)),
+            len(first),
+        )
+    )
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "swarm_transport" in metafunc.fixturenames:
         only = metafunc.definition.get_closest_marker("only_over")

@@ -15,9 +15,9 @@ from multiaddr.multiaddr import Multiaddr as TheirMultiaddr
 from lattica.errors import (
     ConnectionClosedError,
     DialError,
-    LatticaError,
     ListenError,
     LocalProtocolError,
+    StreamResetError,
 )
 from lattica.nat.base.addresses import parse_multiaddr, to_endpoint, with_peer
 from lattica.nat.base.identity import Identity, PeerId
