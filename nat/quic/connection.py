@@ -12,7 +12,7 @@ from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.events import Event
 from lattica.nat.mux.stream import Stream, Waiter
 from lattica.nat.quic.link import NO_ERROR, QuicLink
-from lattica.nat.quic.session import QuicSession
+from lattica.nat.quic.session.session import QuicSession
 from lattica.nat.secure.noise_identity import RemoteIdentity
 
 logger = logging.getLogger(__name__)
@@ -57,11 +57,11 @@ class QuicConnection(Connection):
         """Send a message that may be lost: on its way, or here while the path is congested.
 
         Raises :class:`LocalProtocolError` for more than
-        :data:`~lattica.nat.quic.sender.MAX_DATAGRAM_PAYLOAD` bytes, and
+        :data:`~lattica.nat.quic.session.outgoing.MAX_MESSAGE` bytes, and
         :class:`ConnectionClosedError`.
         """
         self.raise_if_closed()
-        self.session.send_datagram(data)
+        self.session.send_message(data)
         self.wake_writer()
 
     async def receive_datagram(self) -> bytes:
@@ -71,10 +71,10 @@ class QuicConnection(Connection):
         :class:`ConnectionClosedError`.
         """
         await trio.lowlevel.checkpoint()
-        while not self.session.datagrams:
+        while not self.session.messages:
             self.raise_if_closed()
             await self._arrival.wait()
-        return self.session.datagrams.popleft()
+        return self.session.messages.popleft()
 
     def wake_writer(self) -> None:
         self._link.wake()
@@ -107,7 +107,7 @@ class QuicConnection(Connection):
     def _on_events(self, events: list[Event]) -> None:
         if events:
             self._handle(events)
-        if self.session.datagrams:
+        if self.session.messages:
             self._arrival.wake()
 
     def _let_go(self) -> None:

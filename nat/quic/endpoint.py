@@ -25,7 +25,8 @@ from lattica.nat.quic.handshake import QuicHandshake
 from lattica.nat.quic.link import QuicLink, multiaddr_of
 from lattica.nat.quic.path import connection_id as path_connection_id
 from lattica.nat.quic.path import is_path_message
-from lattica.nat.quic.qh3.packets import FIXED_BIT, destination_cid
+from lattica.nat.quic.qh3.core import CONNECTION_ID_SIZE
+from lattica.nat.quic.qh3.packets import FIXED_BIT, LONG_HEADER, destination_cid
 from lattica.nat.transport.udp_socket import Address, Received, Unreachable
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,8 @@ _FAREWELLS = 512
 _FAREWELL_REPEATS = 8
 _AMPLIFICATION = 3
 """Bytes that a stranger's byte may be answered with (RFC 9000, section 8)."""
+_FORM = FIXED_BIT | LONG_HEADER
+"""What tells a short header from a long one and from what is not QUIC."""
 
 
 class DatagramSocket(Protocol):
@@ -314,6 +317,10 @@ def _by_connection_id(received: Received) -> list[tuple[bytes | None, bytes]]:
     runs = []
     start = 0
     for offset in range(size, end, size):
+        # Nearly all have a short header, and go where the one before goes.
+        at = offset + 1
+        if data[at : at + CONNECTION_ID_SIZE] == key and data[offset] & _FORM == FIXED_BIT:
+            continue
         next_key = destination_cid(data, offset)
         if next_key != key:
             runs.append((key, data[start:offset]))

@@ -40,7 +40,7 @@ class QuicHandshake(SecureLink):
         """
         link = self.link
         session = link.session
-        session.expected_peer = expected_peer
+        session.expect(expected_peer)
         while True:
             # Also once more when the peer is known: our last message must leave.
             await link.pump()

@@ -20,7 +20,7 @@ from lattica.nat.mux.events import Event
 from lattica.nat.mux.stream import Waiter
 from lattica.nat.quic.path import CHALLENGE, PeerPath
 from lattica.nat.quic.qh3.packets import short_destination_cid
-from lattica.nat.quic.session import QuicSession
+from lattica.nat.quic.session.session import QuicSession
 from lattica.nat.transport.udp_socket import Address
 
 _PATH_LABEL = b"lattica-quic/1 path "

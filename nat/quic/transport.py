@@ -19,7 +19,6 @@ from lattica.nat.quic.fec.socket import FecSocket
 from lattica.nat.quic.first_packet import FirstPackets, NewClient
 from lattica.nat.quic.handshake import QuicHandshake
 from lattica.nat.quic.link import QuicLink
-from lattica.nat.quic.noise import QuicNoise
 from lattica.nat.quic.qh3.core import (
     Certificate,
     QuicCore,
@@ -27,7 +26,8 @@ from lattica.nat.quic.qh3.core import (
     server_core,
     server_datagram_size,
 )
-from lattica.nat.quic.session import QuicSession
+from lattica.nat.quic.session.noise import QuicNoise
+from lattica.nat.quic.session.session import QuicSession
 from lattica.nat.transport.base import ServedTransport
 from lattica.nat.transport.tcp import why_not
 from lattica.nat.transport.udp_socket import Address, UdpSocket

@@ -19,9 +19,9 @@ from lattica.nat.base.identity import Identity, PeerId
 from lattica.nat.config import Timeouts
 from lattica.nat.mux.events import Event, EventKind
 from lattica.nat.mux.stream_state import MuxStream
-from lattica.nat.quic.noise import QuicNoise
 from lattica.nat.quic.qh3.core import MIN_DATAGRAM, Certificate, QuicCore, client_core, server_core
-from lattica.nat.quic.session import QuicSession
+from lattica.nat.quic.session.noise import QuicNoise
+from lattica.nat.quic.session.session import QuicSession
 from tests.support.mux_streams import write
 
 CLIENT_ADDRESS = ("192.0.2.1", 40000)
@@ -99,7 +99,7 @@ class Side:
             )
 
         self.session = QuicSession(core, noise, initiator=initiator, clock=clock, **options)
-        self.session.expected_peer = expected_peer
+        self.session.expect(expected_peer)
 
     def receive(self, datagram: bytes, source: tuple[Any, ...]) -> None:
         self.take(lambda: self.session.receive(datagram, len(datagram), source))

@@ -2,9 +2,9 @@
 
 qh3 implements QUIC v1 (RFC 9000, 9001, 9002, 9221) without I/O; this module sets it up. TLS
 is there because QUIC needs it, and proves nothing about the peer: certificates are made up
-for the life of a process. Who the peer is, :mod:`lattica.nat.quic.noise` proves on stream 0,
-bound to this connection by the hash of the server's certificate. That binding is sound
-because TLS 1.3 has the server sign the handshake with the certificate's key, which qh3's
+for the life of a process. Who the peer is, :mod:`lattica.nat.quic.session.noise` proves on
+stream 0, bound to this connection by the hash of the server's certificate. That binding is
+sound because TLS 1.3 has the server sign the handshake with the certificate's key, which qh3's
 client verifies whatever its `verify_mode` is (a test attacks it).
 """
 

@@ -37,6 +37,9 @@ class NativeDrive:
         self.faulty = False
         """The peer broke QUIC or TLS, and the connection is being closed for that."""
         core._drain_core = self._drain  # type: ignore[method-assign]
+        self._cids: dict[bytes, None] = {core.host_cid: None}
+        self._cids_added: list[bytes] = [core.host_cid]
+        self._cids_retired: list[bytes] = []
 
     @property
     def native(self) -> QuicConnectionCore:
@@ -48,6 +51,17 @@ class NativeDrive:
     @property
     def started(self) -> bool:
         return self.core._core is not None
+
+    @property
+    def connection_ids(self) -> tuple[bytes, ...]:
+        """The IDs by which the peer addresses this connection."""
+        return tuple(self._cids)
+
+    def take_connection_ids(self) -> tuple[list[bytes], list[bytes]]:
+        """IDs that have come and that have gone since the last call."""
+        added, retired = self._cids_added, self._cids_retired
+        self._cids_added, self._cids_retired = [], []
+        return added, retired
 
     def take_events(self) -> list[NativeEvent]:
         """What has happened since the last call; the ends of streams come last.
@@ -106,7 +120,7 @@ class NativeDrive:
                 self._on_connection_event(kind, event)
 
     def _on_connection_event(self, kind: str, event: NativeEvent) -> None:
-        """What the facade's `_drain_core` does for the events that are no streams' business."""
+        """What the facade's `_drain_core` does for what is not the session's business."""
         core = self.core
         if kind == "crypto_data":
             bridge = core._tls
@@ -123,6 +137,12 @@ class NativeDrive:
                 core._close_event = ConnectionTerminated(
                     error.error_code, frame_type, error.reason_phrase
                 )
+        elif kind == "connection_id_issued":
+            self._cids[event[1]] = None
+            self._cids_added.append(event[1])
+        elif kind == "connection_id_retired":
+            self._cids.pop(event[1], None)
+            self._cids_retired.append(event[1])
         elif kind == "handshake_done":
             core._handshake_confirmed = True
             self.native.handshake_confirmed()
@@ -164,5 +184,7 @@ _CONNECTION_EVENTS = frozenset(
         "peer_closed",
         "protocol_error",
         "connection_terminated",
+        "connection_id_issued",
+        "connection_id_retired",
     )
 )

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lattica.errors import RemoteProtocolError
 from lattica.nat.base.identity import Identity
-from lattica.nat.quic.noise import QuicNoise
+from lattica.nat.quic.session.noise import QuicNoise
 
 ALICE, BOB = Identity.generate(), Identity.generate()
 HASH = bytes(range(32))

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from lattica.errors import RemoteProtocolError
 from lattica.nat.mux.stream_state import MuxStream
-from lattica.nat.quic.control import ControlReader, SpokenStreams, encode_credit
+from lattica.nat.quic.session.credit import ControlReader, encode_credit
+from lattica.nat.quic.session.streams import SpokenStreams
 from tests.support.mux_streams import take_all, write
 from tests.support.quic_pair import SERVER_ADDRESS, Pair
 
@@ -99,7 +100,7 @@ def test_any_pattern_of_the_network_gives_the_same_bytes(
         assert end.error is None
         assert end.session.closed is None
         assert not end.session.streams
-        assert not end.session._live
+        assert not end.session._quic_streams._live
 
 
 @quick
@@ -159,7 +160,7 @@ def test_streams_end_in_every_order(script: list[tuple[int, str, int]], loss: in
     for end in pair.sides:
         assert end.error is None
         assert not end.session.streams
-        assert not end.session._live
+        assert not end.session._quic_streams._live
         assert end.session._promised == 0
 
 

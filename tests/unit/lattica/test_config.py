@@ -105,6 +105,7 @@ def test_every_type_from_the_environment() -> None:
             "LATTICA_SWARM__PRIVATE_NETWORK_KEY": KEY.hex(),
             "LATTICA_SWARM__DIAL_FROM_LISTEN_PORT": "No",
             "LATTICA_SWARM__CIPHER": "aes-256-gcm",
+            "LATTICA_SWARM__QUIC__FEC": "off",
             "LATTICA_SWARM__TIMEOUTS__DIAL": "2.5",
             "LATTICA_SWARM__LIMITS__MAX_CONNECTIONS": "10",
             "PATH": "/bin",
@@ -112,6 +113,7 @@ def test_every_type_from_the_environment() -> None:
     )
     assert config.swarm.listen == ("/ip4/127.0.0.1/tcp/1", "/ip6/::1/tcp/2")
     assert config.identity_path == Path("me.key")
+    assert config.swarm.quic.fec == "off"
     assert config.swarm.private_network_key == KEY
     assert config.swarm.dial_from_listen_port is False
     assert config.swarm.cipher == "aes-256-gcm"
@@ -197,6 +199,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         ("LATTICA_SWARM__LIMITS__MAX_CONNECTIONS", "0", "at least 1"),
         ("LATTICA_SWARM__TIMEOUTS__DIAL", "inf", "a number"),
         ("LATTICA_SWARM__DIAL_FROM_LISTEN_PORT", "maybe", "true or false"),
+        ("LATTICA_SWARM__QUIC__FEC", "maybe", "auto or off"),
         ("LATTICA_SWARM__LIMITS", "1", "group of settings"),
         ("LATTICA_SWARM__PRIVATE_NETWORK_KEY", "00ff", "32 bytes"),
     ],

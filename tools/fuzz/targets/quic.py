@@ -9,8 +9,8 @@ from lattica.errors import RemoteProtocolError
 from lattica.nat.base.identity import Identity
 from lattica.nat.config import Timeouts
 from lattica.nat.quic.admission import RetryTokens
-from lattica.nat.quic.noise import QuicNoise
 from lattica.nat.quic.qh3.core import Certificate, QuicCore, client_core, server_core
+from lattica.nat.quic.session.noise import QuicNoise
 from lattica.nat.secure.noise import frame
 from tools.fuzz.target import KIB, Target, Violation
 from tools.fuzz.targets.pieces import (

@@ -10,10 +10,10 @@ from lattica.nat.base.identity import Identity, PeerId
 from lattica.nat.config import KIB, Limits, Timeouts
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.events import Event, EventKind
-from lattica.nat.quic.control import encode_credit
-from lattica.nat.quic.noise import QuicNoise
 from lattica.nat.quic.qh3.core import Certificate, client_core, server_core
-from lattica.nat.quic.session import QuicSession
+from lattica.nat.quic.session.credit import encode_credit
+from lattica.nat.quic.session.noise import QuicNoise
+from lattica.nat.quic.session.session import QuicSession
 from tools.fuzz.target import Target, Violation
 from tools.fuzz.targets.pieces import option, record, records
 

@@ -345,7 +345,7 @@ async def test_a_stranger_who_only_says_hello_is_dropped_in_time():
     quick = Timeouts(handshake=1.0)
     async with running(listen=QUIC, timeouts=quick) as server, running(listen=()) as client:
         link = (await quic_of(client).dial(server.addrs[0])).link
-        while not link.session._core.handshake_complete:
+        while not link.session._drive.core.handshake_complete:
             await link.pump()
         await settled(lambda: server._pending_inbound)
         await settled(lambda: not server._pending_inbound)
@@ -372,8 +372,8 @@ async def test_messages_that_may_be_lost():
         for number in range(1000):  # nobody receives them
             here.send_datagram(number.to_bytes(2, "big"))
         assert await ask_echo(client, server.identity.peer_id) == b"hello"
-        assert len(there.session.datagrams) <= 256
-        there.session.datagrams.clear()
+        assert len(there.session.messages) <= 256
+        there.session.messages.clear()
         async with trio.open_nursery() as nursery:
 
             async def wait_in_vain() -> None:

@@ -20,9 +20,10 @@ from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.events import EventKind
 from lattica.nat.mux.session import INITIAL_WINDOW
 from lattica.nat.mux.stream_state import MuxStream
-from lattica.nat.quic.control import ControlReader, SpokenStreams, encode_credit
-from lattica.nat.quic.sender import MAX_DATAGRAM_PAYLOAD
-from lattica.nat.quic.session import PRE_AUTH_LIMIT
+from lattica.nat.quic.session.credit import ControlReader, encode_credit
+from lattica.nat.quic.session.introduction import PRE_AUTH_LIMIT, Introduction
+from lattica.nat.quic.session.outgoing import MAX_MESSAGE
+from lattica.nat.quic.session.streams import SpokenStreams
 from tests.support.mux_streams import take_all, write
 from tests.support.quic_pair import CLIENT_ADDRESS, Link, Pair, Side, identity
 
@@ -75,10 +76,11 @@ def test_a_private_network_lets_only_its_members_in() -> None:
         pair.establish()
 
 
-def test_nobody_opens_streams_before_noise() -> None:
+def test_nobody_opens_streams_before_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     pair = Pair()
-    pair.b.session._send_noise = lambda: None  # type: ignore[method-assign]
-    assert pair.run(lambda: pair.b.session._core.handshake_complete)
+    send = Introduction._send
+    monkeypatch.setattr(Introduction, "_send", lambda self: send(self) if self._initiator else None)
+    assert pair.run(lambda: pair.b.session._drive.core.handshake_complete)
     assert pair.b.session.remote is None
     inject(pair.b, 1, b"hello")
     pair.settle()
@@ -108,7 +110,7 @@ def test_streams_that_overtake_noises_last_message_are_served() -> None:
 
 def test_a_stranger_may_not_send_much() -> None:
     pair = Pair()
-    assert pair.run(lambda: pair.b.session._core.handshake_complete)
+    assert pair.run(lambda: pair.b.session._drive.core.handshake_complete)
     datagrams = (b"\x40" + bytes(999)) * (PRE_AUTH_LIMIT // 1000 + 2)
     with pytest.raises(RemoteProtocolError, match="before the peer is authenticated"):
         pair.b.session.receive(datagrams, 1000, CLIENT_ADDRESS)
@@ -135,7 +137,7 @@ def test_the_initiator_sends_little_before_noise_is_over() -> None:
 
 def test_a_server_of_another_protocol_is_refused() -> None:
     pair = Pair()
-    pair.b.session._core.configuration.alpn_protocols = ["other"]
+    pair.b.session._drive.core.configuration.alpn_protocols = ["other"]
     pair.settle()
     assert pair.a.session.closed is not None
     assert pair.a.session.remote is None
@@ -308,8 +310,8 @@ def nothing_is_left(pair: Pair) -> None:
     for side in pair.sides:
         session = side.session
         assert not session.streams
-        assert not session._live, side.address
-        assert not session._aborts
+        assert not session._quic_streams._live, side.address
+        assert not session._quic_streams._aborts
         assert not session._senders
         assert session._promised == 0
         assert side.error is None
@@ -346,10 +348,10 @@ def test_ten_thousand_streams_leave_nothing_behind() -> None:
     assert done == 10_000
     nothing_is_left(pair)
     for side in pair.sides:
-        core = side.session._core
+        core = side.session._drive.core
         assert not core._created_local_stream_ids
         assert not core._pre_handshake_streams
-        assert not side.session._spoken._silent
+        assert not side.session._quic_streams.spoken._silent
         assert native(side).active_local_streams[0] <= 1
 
 
@@ -690,19 +692,19 @@ def test_flushed_means_arrived() -> None:
 
 def test_datagrams() -> None:
     pair = Pair().establish()
-    pair.a.session.send_datagram(b"one")
-    pair.a.session.send_datagram(bytes(MAX_DATAGRAM_PAYLOAD))
+    pair.a.session.send_message(b"one")
+    pair.a.session.send_message(bytes(MAX_MESSAGE))
     pair.settle()
-    assert list(pair.b.session.datagrams) == [b"one", bytes(MAX_DATAGRAM_PAYLOAD)]
+    assert list(pair.b.session.messages) == [b"one", bytes(MAX_MESSAGE)]
     with pytest.raises(LocalProtocolError):
-        pair.a.session.send_datagram(bytes(MAX_DATAGRAM_PAYLOAD + 1))
+        pair.a.session.send_message(bytes(MAX_MESSAGE + 1))
     for number in range(1000):
-        pair.a.session.send_datagram(b"%d" % number)
+        pair.a.session.send_message(b"%d" % number)
         if number % 100 == 0:
             pair.settle(0.1)
     pair.settle()
-    assert pair.b.session.datagrams[-1] == b"999"
-    assert len(pair.b.session.datagrams) <= 256
+    assert pair.b.session.messages[-1] == b"999"
+    assert len(pair.b.session.messages) <= 256
 
 
 @pytest.mark.parametrize("together", [True, False])

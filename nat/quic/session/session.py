@@ -1,9 +1,15 @@
 """One QUIC connection as a multiplexed session, without I/O.
 
-Datagrams and clock in; datagrams, events and timers out. Joins :mod:`lattica.nat.quic.qh3.core`
-(packets, recovery, encryption: qh3), :mod:`lattica.nat.quic.noise` (who the peer is),
-:mod:`lattica.nat.quic.control` (credit) and :mod:`lattica.nat.mux.session` (streams, windows,
-budgets, whose turn it is). Our streams are QUIC's bidirectional ones.
+Datagrams and clock in; datagrams, events and timers out. Here is what comes in, and what joins
+:mod:`lattica.nat.mux.session` (streams, windows, budgets, whose turn it is) with qh3 (packets,
+recovery, encryption), by way of
+
+- :mod:`~lattica.nat.quic.session.introduction`: who the peer is, and what strangers may do;
+- :mod:`~lattica.nat.quic.session.streams`: which streams QUIC has, beside those that are served;
+- :mod:`~lattica.nat.quic.session.outgoing`: what goes to qh3, when, and in which order;
+- :mod:`~lattica.nat.quic.session.stall`: a way round a fault of qh3.
+
+Our streams are QUIC's bidirectional ones.
 
 - **Stream 0** is the client's first: Noise, then control frames, in both directions. No other
   stream is served before the peer is authenticated.
@@ -23,48 +29,51 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
+from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.identity import PeerId
-from lattica.nat.config import KIB, Limits, Timeouts, Windows
+from lattica.nat.config import Limits, Timeouts, Windows
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.events import Event, EventKind
+from lattica.nat.mux.session import MuxSession
 from lattica.nat.mux.stream_state import MuxStream
-from lattica.nat.quic.control import ControlReader, SpokenStreams
 from lattica.nat.quic.fec.policy import PathState
-from lattica.nat.quic.noise import QuicNoise
-from lattica.nat.quic.qh3.core import MIN_DATAGRAM, QuicCore, server_certificate_hash
-from lattica.nat.quic.qh3.native import NativeEvent
-from lattica.nat.quic.sender import DATAGRAM_QUEUE, QuicSender
+from lattica.nat.quic.qh3.core import MIN_DATAGRAM, QuicCore
+from lattica.nat.quic.qh3.native import NativeDrive, NativeEvent, Runs
+from lattica.nat.quic.session.credit import ControlReader
+from lattica.nat.quic.session.introduction import Introduction, MakeNoise
+from lattica.nat.quic.session.outgoing import MESSAGE_QUEUE, Outgoing
+from lattica.nat.quic.session.room import SendRoom
+from lattica.nat.quic.session.stall import StallWatch
+from lattica.nat.quic.session.streams import QuicStreams
+from lattica.nat.secure.noise_identity import RemoteIdentity
 
-PRE_AUTH_LIMIT = 64 * KIB
-"""Bytes of datagrams taken from a peer before it has proved who it is."""
-_EARLY_EVENTS = 512
+_LAST_STREAM_ID = 2**62 - 1
 _MAX_CREDIT = 2**62
-_MAX_PHANTOMS = 1024
 _MAX_REASON = 99
 _SHORTEST_PING_WAIT = 1.0
+_PACING_INTERVAL = 0.001
+"""Seconds between bursts of paced datagrams; at most a quarter of the round trip."""
 _SECOND_PACKET_FIRST = "packet contains no CRYPTO frame"
 """What qh3 says of a client's first packet that is only a sign of life."""
 Address = Any
 
 
-class QuicSession(QuicSender):
+class QuicSession(MuxSession):
     """One connection over QUIC; the driver owns the socket.
 
-    It feeds datagrams to :meth:`receive`, calls :meth:`on_timer` when
-    :meth:`next_timer` is due, sends what :meth:`transmit` returns whenever
-    :attr:`wants_write`, and calls :meth:`tick` about once a second. When one of them raises
-    :class:`RemoteProtocolError`, it calls :meth:`shut` and sends what that leaves.
+    It feeds datagrams to :meth:`receive`, calls :meth:`on_timer` when :meth:`next_timer` is due,
+    sends what :meth:`transmit` returns whenever :attr:`wants_write`, and calls :meth:`tick` about
+    once a second. When one of them raises :class:`RemoteProtocolError`, it calls :meth:`shut` and
+    sends what that leaves.
 
-    `noise` makes the exchange of identities for a certificate hash and the peer that is expected;
-    `initiator` is the QUIC
-    client, whose core has been, or will be, connected. `clock` is also the core's clock.
+    `initiator` is the QUIC client, whose core has been, or will be, connected. `clock` is also the
+    core's clock.
     """
 
     def __init__(
         self,
         core: QuicCore,
-        noise: Callable[[bytes, PeerId | None], QuicNoise],
+        noise: MakeNoise,
         *,
         initiator: bool,
         clock: Callable[[], float],
@@ -74,58 +83,82 @@ class QuicSession(QuicSender):
         budget: MemoryBudget | None = None,
     ) -> None:
         super().__init__(
-            core,
-            initiator=initiator,
+            first_id=4 if initiator else 1,
+            id_step=4,
+            last_id=_LAST_STREAM_ID,
             clock=clock,
             windows=windows,
             limits=limits,
             timeouts=timeouts,
             budget=budget,
         )
-        self._core = core
-        self._make_noise = noise
-        self._noise: QuicNoise | None = None
-        self.expected_peer: PeerId | None = None
-        """Who the other end has to be; read when it proves who it is."""
+        self._drive = drive = NativeDrive(core)
+        self._introduction = Introduction(drive, noise, initiator=initiator)
+        self._quic_streams = QuicStreams(drive, initiator=initiator)
+        self._room = SendRoom(drive, initiator=initiator)
+        self._outgoing = Outgoing(
+            drive,
+            self._room,
+            self._quic_streams,
+            self._senders,
+            credit_due=self.window_updates_due,
+            reopen_window=self._reopen_window,
+            on_progress=self._on_progress,
+        )
+        self._stall = StallWatch()
+        self._control = ControlReader()
+        self.is_client = initiator
+        """Whether this side is the one that dialed."""
+        self._local_bit = 0 if initiator else 1
+        self.remote: RemoteIdentity | None = None
+        """Who the peer is, once it has proved that."""
+        self.closed: tuple[int, str] | None = None
+        """Code and reason of the connection's end, or of its beginning end; None: it lives."""
         self.heard = False
         """Something authentic was in what was received last."""
-        self.datagrams: deque[bytes] = deque(maxlen=DATAGRAM_QUEUE)
-        """Messages received by DATAGRAM frames; the oldest are dropped when nobody takes them."""
-        self._initiator = initiator
-        self._local_bit = 0 if initiator else 1
-        # Stream 0 has spoken: it is nobody's to accept.
-        self._spoken = SpokenStreams(0 if initiator else 1)
-        self._unauthenticated_bytes = 0
-        self._early: list[NativeEvent] = []
-        self._control = ControlReader()
-        self._phantoms = 0
-        self._cids: dict[bytes, None] = {core.host_cid: None}
-        self._cids_added: list[bytes] = [core.host_cid]
-        self._cids_retired: list[bytes] = []
+        self.messages: deque[bytes] = deque(maxlen=MESSAGE_QUEUE)
+        """Received by DATAGRAM frames; the oldest are dropped when nobody takes them."""
+        self._mute = False
+        self._dirty = True
+        """qh3 may have something to send."""
+        self._paced_at = 0.0
+        self._ping_uid = 0
 
     def connect(self, address: Address) -> None:
         """Begin the handshake with a server; :meth:`transmit` has the first packet."""
-        self._core.connect(address, self._clock())
+        self._drive.core.connect(address, self._clock())
         self._dirty = True
+
+    def expect(self, peer: PeerId | None) -> None:
+        """Whom the other end has to prove to be; None: anybody. Before TLS is done."""
+        self._introduction.expected_peer = peer
 
     # --- the connection ---
 
     @property
     def connection_ids(self) -> tuple[bytes, ...]:
         """The IDs by which the peer addresses this connection."""
-        return tuple(self._cids)
+        return self._drive.connection_ids
 
     def take_connection_ids(self) -> tuple[list[bytes], list[bytes]]:
         """IDs that have come and that have gone since the last call."""
-        added, retired = self._cids_added, self._cids_retired
-        self._cids_added, self._cids_retired = [], []
-        return added, retired
+        return self._drive.take_connection_ids()
+
+    def path_state(self) -> PathState:
+        """How the connection fares on its path."""
+        native = self._drive.native
+        window = native.congestion_window / MIN_DATAGRAM
+        return PathState(native.loss_total, native.latest_rtt, window)
+
+    def export(self, label: bytes) -> bytes:
+        """32 secret bytes that only this connection's two ends can make, for another use."""
+        return self._introduction.export(label)
 
     def shut(self, code: int, reason: str) -> None:
         """Close the connection; :meth:`transmit` has the packets that say so. Idempotent."""
         if self._drive.started and self.closed is None:
             text = reason.encode()[:_MAX_REASON].decode(errors="ignore")
-            self._core.close(code, None, text)
+            self._drive.core.close(code, None, text)
             self._dirty = True
         if self.closed is None:
             self.closed = (code, reason)
@@ -153,29 +186,12 @@ class QuicSession(QuicSender):
             raise
         return events
 
-    @property
-    def is_client(self) -> bool:
-        """Whether this side is the one that dialed."""
-        return self._initiator
-
-    def path_state(self) -> PathState:
-        """How the connection fares on its path."""
-        native = self._drive.native
-        window = native.congestion_window / MIN_DATAGRAM
-        return PathState(native.loss_total, native.latest_rtt, window)
-
-    def export(self, label: bytes) -> bytes:
-        """32 secret bytes that only this connection's two ends can make, for another use."""
-        if self._noise is None:
-            raise LocalProtocolError("the peer is not known yet")
-        return self._noise.export(label)
-
     def _note_received(self, authentic: bool) -> None:
         self._dirty = True
         self.heard = authentic
         if authentic:  # anybody may send us something else
             self.last_received = self._clock()
-            self._unanswered += 1
+            self._stall.note_received()
 
     def _keep_unreported(self, events: list[Event]) -> None:
         # What happened before the error must not be forgotten: somebody may be waiting.
@@ -188,9 +204,7 @@ class QuicSession(QuicSender):
         for offset in range(0, len(data), segment_size):
             datagram = data[offset : offset + segment_size]
             size = len(datagram)
-            self._unauthenticated_bytes += size
-            if self._unauthenticated_bytes > PRE_AUTH_LIMIT:
-                raise RemoteProtocolError("QUIC: too many bytes before the peer is authenticated")
+            self._introduction.count(size)
             self._note_received(self._drive.receive(datagram, size, source, self._clock()))
             if self._drive.started:
                 self._take(events)
@@ -200,10 +214,9 @@ class QuicSession(QuicSender):
 
     def _take(self, events: list[Event]) -> None:
         """Act on what qh3 has to say."""
-        core = self._core
-        if self._noise is None and core.handshake_complete:
-            self._noise = self._make_noise(server_certificate_hash(core), self.expected_peer)
-            self._send_noise()
+        core = self._drive.core
+        if self.remote is None:
+            self._introduction.begin()
         self._handle(self._drive.take_events(), events)
         if core.end is not None and self.closed is None:
             self.closed = (core.end.error_code, core.end.reason_phrase)
@@ -222,70 +235,42 @@ class QuicSession(QuicSender):
                 if not stream_id:
                     self._on_stream_zero(event[2], event[3], events)
                 elif self.remote is None:
-                    self._keep_early(event)
+                    self._introduction.keep(event)
                 else:
                     self._on_data(stream_id, event[2], event[3], events)
             elif kind == "stream_finished":
-                self._live.discard(event[1])
-                self._aborts.pop(event[1], None)
+                self._quic_streams.end(event[1])
             elif kind == "stream_reset" or kind == "stop_sending":
                 if self.remote is None and event[1]:
-                    self._keep_early(event)
+                    self._introduction.keep(event)
                 else:
                     self._on_abort(event[1], stops=kind == "stop_sending", events=events)
             elif kind == "ping_acknowledged":
                 self._on_ping_acknowledged(event[1], events)
             elif kind == "datagram":
                 if self.remote is not None:
-                    self.datagrams.append(event[1])
-            elif kind == "connection_id_issued":
-                self._cids[event[1]] = None
-                self._cids_added.append(event[1])
-            elif kind == "connection_id_retired":
-                self._cids.pop(event[1], None)
-                self._cids_retired.append(event[1])
+                    self.messages.append(event[1])
             elif kind == "streams_available":
-                self._open_waiting()
-
-    def _keep_early(self, event: NativeEvent) -> None:
-        """A stream speaks before Noise is over: its packet may have overtaken Noise's last."""
-        if self._initiator:
-            raise RemoteProtocolError("QUIC: a stream before the peer knows who we are")
-        if len(self._early) >= _EARLY_EVENTS:
-            raise RemoteProtocolError("QUIC: too much before the peer is authenticated")
-        self._early.append(event)
+                for stream in self._quic_streams.take_openable():
+                    self.schedule(stream)
 
     def _on_stream_zero(self, data: bytes, fin: bool, events: list[Event]) -> None:
         if self.remote is None:
-            noise = self._noise
-            assert noise is not None  # without TLS there are no keys for streams
-            noise.feed(data)
-            self._send_noise()
-            if noise.result is None:
-                data = b""
-            else:
-                data = noise.rest
-                self.remote = noise.result
-                self._unauthenticated_bytes = 0
+            data = self._introduction.receive(data)
+            self.remote = self._introduction.remote
+            if self.remote is not None:
                 self.ping()  # windows grow by the round-trip time, so know it early
-                early, self._early = self._early, []
-                self._handle(early, events)
+                self._handle(self._introduction.take_kept(), events)
         for stream_id, delta in self._control.feed(data):
             self._on_credit(stream_id, delta)
         if fin:
             raise RemoteProtocolError("QUIC: the peer ended stream 0")
 
-    def _send_noise(self) -> None:
-        assert self._noise is not None
-        if data := self._noise.data_to_send():
-            self._drive.native.send_stream(0, data, False)
-            self._dirty = True
-
     def _on_data(self, stream_id: int, data: bytes, fin: bool, events: list[Event]) -> None:
         stream = self.streams.get(stream_id) or self._find(stream_id, events)
         if stream is None:
-            if fin and stream_id in self._aborts:
-                self._aborts[stream_id] = False
+            if fin:
+                self._quic_streams.note_peer_ended(stream_id)
             return
         size = len(data)
         if size:
@@ -306,29 +291,15 @@ class QuicSession(QuicSender):
         if stream_id & 1 == self._local_bit:
             if stream_id >= self._next_id:
                 raise RemoteProtocolError(f"QUIC: nobody opened stream {stream_id}")
-        elif self._spoken.claim(stream_id >> 2):
-            self._live.add(stream_id)
+        elif self._quic_streams.begin(stream_id):
             if self.went_away or not self._may_add_stream():
-                self._aborts[stream_id] = True
+                self._quic_streams.abort(stream_id, stop=True)
                 return None
             stream = self._add_stream(stream_id, initiated=False)
             events.append(Event(EventKind.ACCEPTED, stream))
             return stream
-        if stream_id not in self._live:
-            self._on_phantom(stream_id)
+        self._quic_streams.meet_ended(stream_id)
         return None
-
-    def _on_phantom(self, stream_id: int) -> None:
-        """A frame for a stream that ended so long ago that qh3 takes it for a new one.
-
-        qh3 remembers the last 1,024 streams that ended, so this is a packet that was very
-        late, or a peer that wants us to keep a great many streams.
-        """
-        self._phantoms += 1
-        if self._phantoms > _MAX_PHANTOMS:
-            raise RemoteProtocolError("QUIC: the peer speaks on streams that have ended")
-        self._live.add(stream_id)
-        self._aborts[stream_id] = True
 
     def _on_abort(self, stream_id: int, *, stops: bool, events: list[Event]) -> None:
         """The peer has reset its direction of a stream, or does not want ours."""
@@ -336,9 +307,9 @@ class QuicSession(QuicSender):
             raise RemoteProtocolError("QUIC: the peer aborted stream 0")
         stream = self.streams.get(stream_id)
         if stream is None:
-            if stream_id in self._live:
-                if not stops and stream_id in self._aborts:
-                    self._aborts[stream_id] = False
+            if stream_id in self._quic_streams:
+                if not stops:
+                    self._quic_streams.note_peer_ended(stream_id)
                 return
             events_unseen: list[Event] = []
             stream = self._find(stream_id, events_unseen)
@@ -347,13 +318,14 @@ class QuicSession(QuicSender):
         else:
             events_unseen = events
         self._on_reset(stream, events_unseen)
-        self._aborts[stream_id] = stops and not stream.received_fin
+        self._quic_streams.abort(stream_id, stop=stops and not stream.received_fin)
 
     def _on_credit(self, stream_id: int, delta: int) -> None:
         stream = self.streams.get(stream_id)
         if stream is None:
             ours = stream_id & 1 == self._local_bit
-            opened = stream_id < self._next_id if ours else stream_id >> 2 in self._spoken
+            spoken = self._quic_streams.spoken
+            opened = stream_id < self._next_id if ours else stream_id >> 2 in spoken
             if not stream_id or stream_id & 2 or not opened:
                 raise RemoteProtocolError(f"QUIC: credit for stream {stream_id}, nobody opened it")
             return
@@ -364,7 +336,7 @@ class QuicSession(QuicSender):
             self.schedule(stream)
 
     def _on_ping_acknowledged(self, uid: int, events: list[Event]) -> None:
-        self._early_left = float("inf")
+        self._room.lift_early_limit()
         if uid != self._ping_uid:
             return
         self._on_pong(events)
@@ -374,7 +346,92 @@ class QuicSession(QuicSender):
             if self.rtt is not None and measured:
                 self.rtt = min(self.rtt, measured)
 
-    # --- time ---
+    # --- sending ---
+
+    @property
+    def wants_write(self) -> bool:
+        """There is something for :meth:`transmit`."""
+        if self._dirty:
+            return True
+        return self.remote is not None and self.closed is None and self._outgoing.is_due
+
+    def transmit(self) -> Runs:
+        """Return the datagrams to send now, as (datagrams, address), in order.
+
+        What cannot be sent is lost, like any datagram. Call it again while
+        :attr:`wants_write`; then there is nothing until something is received, written or
+        :meth:`next_timer` is due.
+        """
+        runs: Runs = []
+        self._dirty = False
+        drive = self._drive
+        if not drive.started or self._mute:
+            return runs
+        self._paced_at = now = self._clock()
+        if self.remote is not None and self.closed is None and self._outgoing.transmit(now, runs):
+            self._dirty = True
+            return runs
+        while drive.transmit_one(now, runs):
+            pass
+        self._room.measure()
+        self._stall.note_transmitted(now, something=bool(runs), congested=self._room.congested)
+        return runs
+
+    @property
+    def flushed(self) -> bool:
+        """All that was written has arrived at the peer."""
+        if self.closed is not None:
+            return True
+        if self.remote is None or self.wants_write or self._senders or self._room.backlog:
+            return False
+        native = self._drive.native
+        timer = native.get_timer()
+        return not native.bytes_in_flight and (timer is None or timer[0] != "pacing")
+
+    def send_message(self, data: bytes) -> None:
+        """Send a message that may be lost, or dropped here when the connection is slow.
+
+        Raises :class:`LocalProtocolError` for more than
+        :data:`~lattica.nat.quic.session.outgoing.MAX_MESSAGE` bytes.
+        """
+        self._outgoing.add_message(data)
+
+    def _on_progress(self, stream: MuxStream) -> None:
+        if stream.fin_sent and stream.received_fin:
+            self._remove_stream(stream)
+        if stream.wake_below is not None and stream.send_pending <= stream.wake_below:
+            self._note_drained(stream)
+
+    def _send_reset(self, stream: MuxStream) -> None:
+        self._quic_streams.abort(stream.id, stop=not stream.received_fin)
+
+    def ping(self) -> None:
+        if self.remote is not None and self.closed is None:
+            super().ping()
+
+    def _send_ping(self) -> None:
+        self._ping_uid += 1
+        self._drive.native.send_ping(self._ping_uid)
+        self._dirty = True
+
+    # --- time and end ---
+
+    def next_timer(self) -> float | None:
+        """When :meth:`on_timer` is due, by the clock; None: never."""
+        if not self._drive.started:
+            return None
+        timer = self._drive.native.get_timer()
+        if timer is None:
+            return None
+        kind, deadline = timer
+        stall = self._stall.next_timer()
+        if stall is not None:
+            return min(deadline, stall)
+        if kind == "pacing":
+            # qh3 would send each datagram at its own time; several at once cost far less.
+            interval = min(_PACING_INTERVAL, (self._drive.native.smoothed_rtt or 0.0) / 4)
+            return max(deadline, self._paced_at + interval)
+        return deadline
 
     def on_timer(self) -> list[Event]:
         """Do what is due: retransmissions, acknowledgements, time-outs."""
@@ -384,7 +441,7 @@ class QuicSession(QuicSender):
             now = self._clock()
             try:
                 self._drive.on_timer(now)
-                self._break_stall(now)
+                self._stall.on_timer(now, self._drive)
                 self._take(events)
             except RemoteProtocolError:
                 self._keep_unreported(events)
@@ -398,3 +455,8 @@ class QuicSession(QuicSender):
             if self._clock() - self._ping_sent > patience:
                 self._ping_sent = None
         super().tick()
+
+    def close(self, reason: str) -> list[MuxStream]:
+        self._quic_streams.clear()
+        self._outgoing.clear()
+        return super().close(reason)

@@ -1,7 +1,7 @@
-"""What Lattica says on stream 0 of a QUIC connection after Noise, and which streams have spoken.
+"""What Lattica says on stream 0 of a QUIC connection after Noise: credit.
 
-After the three messages of :mod:`lattica.nat.quic.noise`, stream 0 carries control frames in
-both directions, for as long as the connection lives::
+After the three messages of :mod:`lattica.nat.quic.session.noise`, stream 0 carries control frames
+in both directions, for as long as the connection lives::
 
     CREDIT = 0x01 || stream id (uvarint) || bytes (uvarint)
 
@@ -51,34 +51,3 @@ class ControlReader:
             position = offset
         self._rest = data[position:]
         return credits
-
-
-class SpokenStreams:
-    """Which of the peer's streams there have been, without remembering each.
-
-    A stream exists from its first frame on; those with lower numbers may still speak, as
-    packets overtake each other (RFC 9000, section 2.1 opens them all at once, which is of no
-    use before they say something). Only these are remembered, and QUIC's limit of streams
-    bounds them.
-    """
-
-    __slots__ = ("_next", "_silent")
-
-    def __init__(self, first: int) -> None:
-        self._next = first
-        self._silent: set[int] = set()
-
-    def claim(self, number: int) -> bool:
-        """The stream with this number speaks; return whether it does so for the first time."""
-        if number >= self._next:
-            self._silent.update(range(self._next, number))
-            self._next = number + 1
-            return True
-        if number in self._silent:
-            self._silent.remove(number)
-            return True
-        return False
-
-    def __contains__(self, number: int) -> bool:
-        """It has spoken."""
-        return number < self._next and number not in self._silent

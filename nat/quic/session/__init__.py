@@ -1,0 +1,1 @@
+"""One QUIC connection as a multiplexed session, without I/O."""
