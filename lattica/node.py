@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -22,50 +21,25 @@ from lattica.nat.base.errors import (
 from lattica.nat.base.exception_groups import leaves, unwrapped
 from lattica.nat.base.identity import Identity, PeerId, parse_peer_id
 from lattica.nat.base.multiaddr import Multiaddr
-from lattica.nat.mux.connection import Connection, Direction
+from lattica.nat.mux.connection import Connection
 from lattica.nat.mux.stream import Stream
 from lattica.nat.services.standard import serve_standard
 from lattica.nat.swarm.events import EventStream
 from lattica.nat.swarm.protocols import APPLICATION, StreamHandler
+from lattica.nat.swarm.status import ConnectionStatus, PathStatus, PeerStatus
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.parts import Traversal
-from lattica.nat.traversal.path_manager import PathStatus
 
 if TYPE_CHECKING:
     from lattica.nat.libp2p.network import Host
+
+__all__ = ["ConnectionStatus", "Node", "PathStatus", "PeerStatus"]
 
 _ADDRESS_TTL = 3600
 """Seconds an address that the application gave is remembered."""
 
 PeerLike = PeerId | str
 AddrLike = Multiaddr | str
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionStatus:
-    """One connection to a peer."""
-
-    path: str
-    """"relayed", or "direct-" and tcp, quic, ws or wss."""
-    addr: Multiaddr
-    direction: Direction
-    age: float
-    """Seconds since it was established."""
-    rtt: float | None
-    """Shortest round trip seen, seconds; None before the first is measured."""
-    streams: int
-    cipher: str
-    """What encrypts it: "chacha20-poly1305", "aes-256-gcm", or "tls-1.3" of QUIC's choice."""
-
-
-@dataclass(frozen=True, slots=True)
-class PeerStatus:
-    """A connected peer; the first connection is the one in use."""
-
-    peer_id: PeerId
-    agent: str
-    """What it says it runs; empty until it has been identified."""
-    connections: tuple[ConnectionStatus, ...]
 
 
 class Node:

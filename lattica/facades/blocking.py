@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from lattica.nat.base.multiaddr import Multiaddr
     from lattica.nat.mux.stream import Stream
     from lattica.nat.swarm.events import SwarmEvent
-    from lattica.node import Node, PeerStatus
+    from lattica.nat.swarm.status import PeerStatus
+    from lattica.node import Node
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,6 @@ import math
 import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import trio
@@ -32,8 +31,9 @@ from lattica.nat.swarm.events import (
     SwarmEvent,
 )
 from lattica.nat.swarm.protocols import StreamHandler
+from lattica.nat.swarm.status import PathStatus, StrategyReport
 from lattica.nat.swarm.swarm import Swarm
-from lattica.nat.traversal.path_plan import PathConfig, PathPlan, StrategyReport
+from lattica.nat.traversal.path_plan import PathConfig, PathPlan
 from lattica.nat.traversal.punch.not_applicable import NotApplicable
 from lattica.nat.traversal.redial import Phase, Redial, RedialPolicy
 
@@ -68,25 +68,6 @@ class Strategy(Protocol):
         this pair, and :class:`~lattica.errors.LatticaError` or :class:`OSError` with the reason.
         """
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class PathStatus:
-    """How a connected peer is reached, and why not in a better way."""
-
-    path: str
-    """"relayed", or "direct-" and tcp, quic, ws or wss."""
-    addr: Multiaddr
-    relay: PeerId | None
-    """In the middle of a relayed path."""
-    age: float
-    """Seconds since it was established."""
-    rtt: float | None
-    """Shortest round trip seen, seconds."""
-    ways: tuple[StrategyReport, ...]
-    """What the last attempt at a direct path came to; empty where none was needed."""
-    next_attempt: float | None
-    """Seconds until the next one; None if there is none unless something changes."""
 
 
 class PathManager:

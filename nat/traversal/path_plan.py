@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from lattica.nat.base.backoff import pause_after
 from lattica.nat.base.checks import require, require_seconds
+from lattica.nat.swarm.status import StrategyReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +55,6 @@ class PathConfig:
             require_seconds(name, getattr(self, name))
         require(self.attempts >= 1, "attempts", "at least 1", self.attempts)
         require(self.max_concurrent >= 1, "max_concurrent", "at least 1", self.max_concurrent)
-
-
-@dataclass(frozen=True, slots=True)
-class StrategyReport:
-    """What came of one strategy, the last time it was tried."""
-
-    name: str
-    ok: bool
-    reason: str
-    """Why not; empty if it worked."""
-    applicable: bool = True
-    """Whether it can work for this pair of peers at all."""
 
 
 class PathPlan:

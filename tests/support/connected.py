@@ -97,9 +97,9 @@ def pipe_pair(*, capacity: int = 1 << 20, tiny: int | None = None) -> tuple[Pipe
     return a, b
 
 
-def upgraded_pair() -> tuple[Upgraded, Upgraded]:
+def upgraded_pair(alice: Identity = ALICE, bob: Identity = BOB) -> tuple[Upgraded, Upgraded]:
     """What a set-up between Alice (initiator) and Bob gives."""
-    a, b = Upgrade(ALICE, initiator=True), Upgrade(BOB, initiator=False)
+    a, b = Upgrade(alice, initiator=True), Upgrade(bob, initiator=False)
     while a.result is None or b.result is None:
         b.receive(a.data_to_send())
         a.receive(b.data_to_send())

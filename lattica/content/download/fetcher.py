@@ -11,10 +11,10 @@ from __future__ import annotations
 import logging
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, Protocol, TypeVar
+from typing import NoReturn, TypeVar
 
 import trio
 
@@ -51,9 +51,8 @@ from lattica.nat.base.errors import (
     UnsupportedProtocolError,
 )
 from lattica.nat.base.exception_groups import single_error
-from lattica.nat.base.identity import PeerId
-from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.mux.stream import Stream
+from lattica.nat.swarm.host import Host
 
 logger = logging.getLogger(__name__)
 
@@ -65,14 +64,6 @@ _VERIFY_UNIT = 32
 """Chunks hashed or copied in one visit to a thread, when a fetch is taken up again."""
 _FINISH_THREADS = 2
 _LONGEST_DELAY = 15.0
-
-
-class FetchingNode(Protocol):
-    """What a fetch needs of a :class:`lattica.Node`."""
-
-    def connect(self, target: PeerId | Sequence[Multiaddr], /) -> Awaitable[PeerId]: ...
-
-    def open_stream(self, peer: PeerId, protocol: str, /) -> Awaitable[Stream]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +230,7 @@ class _Fetch:
 
     def __init__(
         self,
-        node: FetchingNode,
+        node: Host,
         ticket: Ticket,
         out_dir: Path,
         progress: FetchCallback | None,
@@ -464,7 +455,7 @@ class _Fetch:
 
 
 async def fetch(
-    node: FetchingNode,
+    node: Host,
     ticket: Ticket | str,
     out_dir: Path | str,
     *,

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
 
 import trio
 
@@ -35,26 +33,10 @@ from lattica.nat.base.errors import (
 )
 from lattica.nat.base.exception_groups import single_error
 from lattica.nat.base.identity import PeerId
-from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.mux.stream import Stream
+from lattica.nat.swarm.host import Host
 
 logger = logging.getLogger(__name__)
-
-
-class ServingNode(Protocol):
-    """What a publisher needs of a :class:`lattica.Node`."""
-
-    @property
-    def peer_id(self) -> PeerId: ...
-
-    @property
-    def addrs(self) -> Sequence[Multiaddr]: ...
-
-    def handle(
-        self, protocol: str, handler: Callable[[Stream], Awaitable[None]], *, owner: object
-    ) -> None: ...
-
-    def unhandle(self, protocol: str, *, owner: object) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +59,7 @@ class Publisher:
     and no further, so a slow client costs no more memory than a fast one.
     """
 
-    def __init__(self, node: ServingNode, limits: PublisherLimits | None = None) -> None:
+    def __init__(self, node: Host, limits: PublisherLimits | None = None) -> None:
         self._node = node
         self._limits = limits or PublisherLimits()
         self._streams: Counter[PeerId] = Counter()

@@ -15,8 +15,9 @@ from lattica.nat.base.addresses import with_peer
 from lattica.nat.base.identity import PeerId
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.swarm.events import EventStream, NetworkChanged, PathChanged
+from lattica.nat.swarm.status import PathStatus
 from lattica.nat.swarm.swarm import Swarm
-from lattica.nat.traversal.path_manager import PathManager, PathStatus
+from lattica.nat.traversal.path_manager import PathManager
 from lattica.nat.traversal.path_plan import PathConfig
 from lattica.nat.traversal.punch.not_applicable import NotApplicable
 from lattica.nat.traversal.relay.circuit import circuit_addr

@@ -35,6 +35,7 @@ from lattica.errors import (
     UnsupportedProtocolError,
 )
 from tests.support.content_doubles import SERVER, MemoryNode, memory_node
+from tests.support.memory_host import memory_net
 
 MIB = 1024 * 1024
 QUICK = FetchOptions(window=4 * MIB, first_delay=0.01)
@@ -81,6 +82,29 @@ async def test_fetch(tmp_path, limit):
     assert last.bytes_done == last.bytes_total == result.bytes_total == 3 * MIB + 22
     assert result.bytes_fetched == result.bytes_total
     assert result.paths == tuple(tmp_path / "out" / n for n in ("big", "empty", "small"))
+
+
+async def test_fetch_over_real_streams_and_lost_connections(tmp_path):
+    """Between two hosts, as every service sees them."""
+    source = make_tree(tmp_path / "source", 8)
+    retries: list[Retrying] = []
+    cut: list[FetchProgress] = []
+    async with memory_net() as net:
+        server, client = net.host(), net.host()
+
+        def watch(event: FetchEvent) -> None:
+            if isinstance(event, Retrying):
+                retries.append(event)
+            elif isinstance(event, FetchProgress) and event.bytes_done and not cut:
+                cut.append(event)
+                client.drop(server.peer_id)
+
+        async with Publisher(server) as publisher:
+            ticket = await publisher.publish(source)
+            await fetch(client, ticket, tmp_path / "out", progress=watch, options=QUICK)
+        assert not server.protocols.names
+    assert "cut by the test" in retries[0].error
+    assert_same(source, tmp_path / "out")
 
 
 async def test_second_fetch_verifies_and_fetches_nothing(tmp_path):

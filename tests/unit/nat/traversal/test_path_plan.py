@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from lattica.nat.base.checks import FieldError
-from lattica.nat.traversal.path_plan import PathConfig, PathPlan, StrategyReport
+from lattica.nat.swarm.status import StrategyReport
+from lattica.nat.traversal.path_plan import PathConfig, PathPlan
 
 FAILED = {"tcp": StrategyReport("tcp", False, "refused")}
 HOPELESS = {"udp": StrategyReport("udp", False, "both are symmetric", applicable=False)}

@@ -1,0 +1,67 @@
+"""How peers are reached, as plain data for whoever asks a node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lattica.nat.base.identity import PeerId
+from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.mux.connection import Direction
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionStatus:
+    """One connection to a peer."""
+
+    path: str
+    """"relayed", or "direct-" and tcp, quic, ws or wss."""
+    addr: Multiaddr
+    direction: Direction
+    age: float
+    """Seconds since it was established."""
+    rtt: float | None
+    """Shortest round trip seen, seconds; None before the first is measured."""
+    streams: int
+    cipher: str
+    """What encrypts it: "chacha20-poly1305", "aes-256-gcm", or "tls-1.3" of QUIC's choice."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerStatus:
+    """A connected peer; the first connection is the one in use."""
+
+    peer_id: PeerId
+    agent: str
+    """What it says it runs; empty until it has been identified."""
+    connections: tuple[ConnectionStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StrategyReport:
+    """What came of one strategy for a direct connection, the last time it was tried."""
+
+    name: str
+    ok: bool
+    reason: str
+    """Why not; empty if it worked."""
+    applicable: bool = True
+    """Whether it can work for this pair of peers at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class PathStatus:
+    """How a connected peer is reached, and why not in a better way."""
+
+    path: str
+    """"relayed", or "direct-" and tcp, quic, ws or wss."""
+    addr: Multiaddr
+    relay: PeerId | None
+    """In the middle of a relayed path."""
+    age: float
+    """Seconds since it was established."""
+    rtt: float | None
+    """Shortest round trip seen, seconds."""
+    ways: tuple[StrategyReport, ...]
+    """What the last attempt at a direct path came to; empty where none was needed."""
+    next_attempt: float | None
+    """Seconds until the next one; None if there is none unless something changes."""
