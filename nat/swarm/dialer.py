@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -31,13 +31,15 @@ from lattica.nat.base.identity import PeerId
 from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.config import SwarmConfig
 from lattica.nat.mux.connection import Connection, Direction
-from lattica.nat.quic.transport import QuicTransport
 from lattica.nat.swarm.connector import Connector
 from lattica.nat.swarm.race import race
 from lattica.nat.swarm.registry import Registry
 from lattica.nat.transport.base import RawConn, SecureLink, Transport
 from lattica.nat.transport.tcp import TcpTransport
 from lattica.nat.transport.udp_socket import UdpSocket
+
+if TYPE_CHECKING:
+    from lattica.nat.quic.transport import QuicTransport
 
 _ANY = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
 

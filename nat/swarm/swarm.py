@@ -8,6 +8,7 @@ import socket
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -35,8 +36,6 @@ from lattica.nat.config import SwarmConfig
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
-from lattica.nat.quic.endpoint import QuicEndpoint
-from lattica.nat.quic.transport import QuicTransport
 from lattica.nat.swarm.address_book import AddressBook
 from lattica.nat.swarm.connector import Connector
 from lattica.nat.swarm.dialer import Dialer
@@ -56,7 +55,10 @@ from lattica.nat.swarm.registry import Registry
 from lattica.nat.transport.base import Listener, RawConn, SecureLink, ServedTransport, Transport
 from lattica.nat.transport.tcp import TcpTransport
 from lattica.nat.transport.udp_socket import UdpSocket
-from lattica.nat.transport.websocket import WebSocketTransport
+from lattica.nat.transport.websocket_transport import WebSocketTransport
+
+if TYPE_CHECKING:
+    from lattica.nat.quic.endpoint import QuicEndpoint
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +99,8 @@ class Swarm:
         self.observed = ObservedAddresses()
         self.nat = Watched(NatReport())
         """What is known of the NAT for IPv4; whoever measures it sets it."""
+        from lattica.nat.quic.transport import QuicTransport  # half of what importing us would take
+
         self._quic = QuicTransport(identity, self.config, self._connector.budget)
         self._transports = list(self._default_transports())
         self._listeners: list[Listener] = []
@@ -245,6 +249,8 @@ class Swarm:
     @property
     def udp_endpoints(self) -> tuple[QuicEndpoint, ...]:
         """The listening QUIC sockets, over which STUN, ICE and probes go too, first bound first."""
+        from lattica.nat.quic.endpoint import QuicEndpoint
+
         return tuple(e for e in self._listeners if isinstance(e, QuicEndpoint))
 
     def tcp_listen_port(self, version: int) -> int | None:

@@ -18,14 +18,16 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
-
-from Crypto.Cipher import Salsa20
+from typing import TYPE_CHECKING
 
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.base.swarm_key import KEY_BYTES
 from lattica.nat.base.wire import Buffer
 from lattica.nat.transport.base import RawConn
+
+if TYPE_CHECKING:
+    from Crypto.Cipher import Salsa20
 
 NONCE_BYTES = 24
 
@@ -59,6 +61,8 @@ def hsalsa20(key: bytes, block: bytes) -> bytes:
 
 def xsalsa20(key: bytes, nonce: bytes) -> Salsa20.Salsa20Cipher:
     """The XSalsa20 stream of a 32-byte key and a 24-byte nonce, from its start."""
+    from Crypto.Cipher import Salsa20  # few networks are private
+
     return Salsa20.new(key=hsalsa20(key, nonce[:16]), nonce=nonce[16:])
 
 

@@ -1,4 +1,4 @@
-"""The WebSocket transport: `…/tcp/PORT/ws`, and `…/tcp/PORT/wss` for dialing.
+"""One WebSocket as a pipe of bytes.
 
 Source: RFC 6455 and the libp2p specification "WebSockets"
 (https://github.com/libp2p/specs/blob/master/websockets/README.md): the payloads of binary
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import ssl
 from http import HTTPStatus
 
 import trio
@@ -22,12 +21,9 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 from websockets.uri import WebSocketURI
 
-from lattica.nat.base.addresses import Kind, kind_of, needs_resolving, to_endpoint
-from lattica.nat.base.errors import AddressError, ConnectionClosedError, RemoteProtocolError
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.errors import ConnectionClosedError, RemoteProtocolError
 from lattica.nat.base.wire import Buffer
-from lattica.nat.transport.base import PipeListener, PipeTransport, RawConn
-from lattica.nat.transport.tls import TlsConn, client_context
+from lattica.nat.transport.base import RawConn
 
 MAX_FRAME = 16 * 1024 * 1024
 """Largest frame taken, bytes: one is held in memory until it is complete. js-libp2p sends
@@ -322,99 +318,14 @@ def _chain(error: BaseException | None) -> str:
     return ": ".join(texts)[:300]
 
 
-class WebSocketListener:
-    """A listener whose connections begin with a WebSocket handshake."""
-
-    def __init__(self, listener: PipeListener) -> None:
-        self._listener = listener
-        self.addrs: tuple[Multiaddr, ...] = tuple(
-            addr.encapsulate("/ws") for addr in listener.addrs
-        )
-
-    async def accept(self) -> WebSocketConn:
-        """Wait for the next connection; its handshake happens on first use."""
-        conn = await self._listener.accept()
-        protocol = ServerProtocol(max_size=(None, MAX_EARLY_FRAME), logger=_library_logger)
-        return WebSocketConn(conn, protocol, "/ws")
-
-    async def aclose(self) -> None:
-        await self._listener.aclose()
+def accepted(conn: RawConn) -> WebSocketConn:
+    """The server's side of a pipe."""
+    protocol = ServerProtocol(max_size=(None, MAX_EARLY_FRAME), logger=_library_logger)
+    return WebSocketConn(conn, protocol, "/ws")
 
 
-class WebSocketTransport:
-    """WebSocket over another transport's pipes, in practice TCP's.
-
-    Dials `/ws` and, with TLS, `/wss`, `/tls/ws` and `/tls/sni/NAME/ws`; listens on `/ws`.
-    Names have to be resolved first (:func:`lattica.nat.base.addresses.resolve` keeps the name
-    for TLS). The certificate policy is that of :mod:`lattica.nat.transport.tls`.
-    """
-
-    def __init__(self, tcp: PipeTransport, *, tls_context: ssl.SSLContext | None = None) -> None:
-        self._tcp = tcp
-        self._tls_context = tls_context
-
-    def can_dial(self, addr: Multiaddr) -> bool:
-        kinds = (Kind.WEBSOCKET, Kind.SECURE_WEBSOCKET)
-        return (
-            kind_of(addr) in kinds
-            and not needs_resolving(addr)
-            and self._tcp.can_dial(_pipe_addr(addr))
-        )
-
-    def can_listen(self, addr: Multiaddr) -> bool:
-        return (
-            kind_of(addr) is Kind.WEBSOCKET
-            and not needs_resolving(addr)
-            and self._tcp.can_listen(_pipe_addr(addr))
-        )
-
-    async def dial(self, addr: Multiaddr, *, source_port: int | None = None) -> WebSocketConn:
-        """Connect and open a WebSocket at `/`.
-
-        Raises:
-            OSError: the network says no, or the certificate is not valid.
-            RemoteProtocolError: the server does not open a WebSocket there.
-            AddressError: not an address for this transport.
-        """
-        if not self.can_dial(addr):
-            raise AddressError(f"{addr} is not a WebSocket address like /ip4/192.0.2.1/tcp/80/ws")
-        secure = kind_of(addr) is Kind.SECURE_WEBSOCKET
-        endpoint = to_endpoint(addr)
-        host = _server_name(addr) or endpoint.host
-        uri = WebSocketURI(secure, host, endpoint.port, "/", "")
-        protocol = ClientProtocol(uri, max_size=(None, MAX_EARLY_FRAME), logger=_library_logger)
-        conn: RawConn = await self._tcp.dial(_pipe_addr(addr), source_port=source_port)
-        try:
-            if secure:
-                if self._tls_context is None:
-                    self._tls_context = client_context()
-                tls = TlsConn(conn, self._tls_context, host)
-                await tls.handshake()
-                conn = tls
-            websocket = WebSocketConn(conn, protocol, "/tls/ws" if secure else "/ws")
-            await websocket.handshake()
-            return websocket
-        except BaseException:
-            conn.abort()
-            raise
-
-    async def listen(self, addr: Multiaddr) -> WebSocketListener:
-        """Bind `addr`. Raises :class:`~lattica.errors.ListenError`."""
-        return WebSocketListener(await self._tcp.listen(_pipe_addr(addr)))
-
-
-def _pipe_addr(addr: Multiaddr) -> Multiaddr:
-    """The part of the address that the transport below is for: host and port."""
-    (host, ip), (transport, port), *_ = addr.components
-    return Multiaddr(f"/{host}/{ip}/{transport}/{port}")
-
-
-def _server_name(addr: Multiaddr) -> str | None:
-    """The name after `/sni`, in ASCII."""
-    for name, value in addr.components:
-        if name == "sni":
-            try:
-                return value.encode("idna").decode()
-            except UnicodeError:
-                raise AddressError(f"{value!r} is not a host name") from None
-    return None
+def dialed(conn: RawConn, host: str, port: int, *, secure: bool) -> WebSocketConn:
+    """The client's side of a pipe to `host`, which with `secure` is one of TLS."""
+    uri = WebSocketURI(secure, host, port, "/", "")
+    protocol = ClientProtocol(uri, max_size=(None, MAX_EARLY_FRAME), logger=_library_logger)
+    return WebSocketConn(conn, protocol, "/tls/ws" if secure else "/ws")

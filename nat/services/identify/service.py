@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
-from importlib.metadata import version
 
 import trio
 
@@ -46,7 +45,7 @@ class IdentifyService:
         self._swarm = swarm
         info = swarm.config.identify
         self._protocol_version = info.protocol_version
-        self._agent = info.agent_version or f"lattica-stack/{version('lattica-stack')}"
+        self._agent = info.agent_version or _own_agent()
         self._asked: set[PeerId] = set()
         """Connected peers that have been asked, or are being asked."""
         self._record: tuple[tuple[Multiaddr, ...], bytes] = ((), b"")
@@ -155,6 +154,12 @@ class IdentifyService:
         self._swarm.note_identified(connection)
         if message.observed_addr is not None:
             self._swarm.record_observation(connection, message.observed_addr)
+
+
+def _own_agent() -> str:
+    from importlib.metadata import version  # takes a while, and most of it only once
+
+    return f"lattica-stack/{version('lattica-stack')}"
 
 
 def _own(peer_id: PeerId, addrs: Iterable[Multiaddr]) -> list[Multiaddr]:

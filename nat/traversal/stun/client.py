@@ -11,12 +11,11 @@ import socket
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from lattica.nat.base.errors import LatticaError, RemoteProtocolError, ResourceLimitError
-from lattica.nat.quic.endpoint import QuicEndpoint
 from lattica.nat.transport.udp_socket import Address, UdpSocket
 from lattica.nat.traversal.stun import codec as stun
 from lattica.nat.traversal.stun.codec import (
@@ -27,6 +26,9 @@ from lattica.nat.traversal.stun.codec import (
     endpoint_of,
 )
 from lattica.nat.traversal.stun.transaction import StunTiming, Transaction
+
+if TYPE_CHECKING:
+    from lattica.nat.quic.endpoint import QuicEndpoint
 
 MAX_PENDING: Final = 256
 """Requests of one client that wait for their answer."""

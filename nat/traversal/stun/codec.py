@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
-from aioice import stun as codec
-
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
 from lattica.nat.transport.udp_socket import Address
 
@@ -35,7 +33,7 @@ UNKNOWN_ATTRIBUTE: Final = 420
 CHANGE_REQUEST: Final = 0x0003
 
 _REQUEST, _RESPONSE, _ERROR = 0x0001, 0x0101, 0x0111
-_COOKIE: Final = codec.COOKIE.to_bytes(4, "big")
+_COOKIE: Final = 0x2112A442.to_bytes(4, "big")
 _HEADER: Final = struct.Struct("!HHI12s")
 _ATTRIBUTE: Final = struct.Struct("!HH")
 _MAX_ATTRIBUTES: Final = 32
@@ -93,12 +91,8 @@ class BindingError:
 
 
 Message: TypeAlias = BindingRequest | BindingResponse | BindingError
-_CLASSES: Final[Mapping[type[Message], codec.Class]] = MappingProxyType(
-    {
-        BindingRequest: codec.Class.REQUEST,
-        BindingResponse: codec.Class.RESPONSE,
-        BindingError: codec.Class.ERROR,
-    }
+_CLASSES: Final[Mapping[type[Message], str]] = MappingProxyType(
+    {BindingRequest: "REQUEST", BindingResponse: "RESPONSE", BindingError: "ERROR"}
 )
 
 
@@ -149,6 +143,8 @@ def endpoint_of(address: Address) -> Endpoint:
 
 def encode(message: Message) -> bytes:
     """The datagram of a message. Raises LocalProtocolError if a field is out of its range."""
+    from aioice import stun as codec  # with the first message: it brings mDNS and DNS
+
     attributes: dict[str, Any] = {}
     extra = b""
     match message:
@@ -173,7 +169,10 @@ def encode(message: Message) -> bytes:
         raise LocalProtocolError("a STUN transaction ID has 12 bytes")
     plain = bytes(
         codec.Message(
-            codec.Method.BINDING, _CLASSES[type(message)], message.transaction, attributes
+            codec.Method.BINDING,
+            codec.Class[_CLASSES[type(message)]],
+            message.transaction,
+            attributes,
         )
     )
     data = codec.set_body_length(plain, len(plain) - _HEADER.size + len(extra)) + extra
@@ -259,6 +258,8 @@ def _attributes(data: bytes) -> dict[int, bytes]:
 
 
 def _parse(data: bytes) -> Mapping[str, Any]:
+    from aioice import stun as codec
+
     try:
         return codec.parse_message(data).attributes
     except (ValueError, struct.error) as error:  # UnicodeDecodeError is a ValueError

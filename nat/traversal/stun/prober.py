@@ -10,7 +10,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
@@ -18,7 +18,6 @@ from lattica.nat.base.addresses import socket_multiaddr
 from lattica.nat.base.checks import require, require_seconds
 from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.base.watched import Watched
-from lattica.nat.quic.endpoint import QuicEndpoint
 from lattica.nat.swarm.events import EventBus, EventsLost, NetworkChanged
 from lattica.nat.swarm.nat_report import Behaviour, NatReport
 from lattica.nat.swarm.own_addresses import OwnAddresses
@@ -28,6 +27,9 @@ from lattica.nat.traversal.stun.client import StunClient, StunRefused, StunTimeo
 from lattica.nat.traversal.stun.codec import Endpoint
 from lattica.nat.traversal.stun.measurement import Measured, measure
 from lattica.nat.traversal.stun.transaction import StunTiming
+
+if TYPE_CHECKING:
+    from lattica.nat.quic.endpoint import QuicEndpoint
 
 logger = logging.getLogger(__name__)
 

@@ -11,18 +11,20 @@ import ipaddress
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import trio
 
 from lattica.nat.base.checks import require
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.network_groups import NetworkRates
-from lattica.nat.quic.endpoint import QuicEndpoint
 from lattica.nat.swarm.events import EventBus, EventsLost, ListeningOn
 from lattica.nat.transport.udp_socket import Address
 from lattica.nat.traversal.stun import codec as stun
 from lattica.nat.traversal.stun.codec import Endpoint
+
+if TYPE_CHECKING:
+    from lattica.nat.quic.endpoint import QuicEndpoint
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from ipaddress import ip_address
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
@@ -28,7 +28,6 @@ from lattica.nat.base.errors import (
 from lattica.nat.base.identity import PeerId
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
-from lattica.nat.quic.endpoint import Foreign, QuicEndpoint
 from lattica.nat.secure.gater import Gater
 from lattica.nat.swarm.nat_report import NatReport
 from lattica.nat.swarm.protocols import StreamHandler
@@ -60,6 +59,9 @@ from lattica.nat.traversal.punch.exchange import open_on
 from lattica.nat.traversal.punch.not_applicable import NotApplicable
 from lattica.nat.traversal.punch.probe_budget import ProbeBudget
 from lattica.nat.traversal.punch.round_limiter import HOUR, RoundLimiter
+
+if TYPE_CHECKING:
+    from lattica.nat.quic.endpoint import Foreign, QuicEndpoint
 
 if sys.platform != "win32":
     import resource

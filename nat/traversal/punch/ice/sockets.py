@@ -9,13 +9,16 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import trio
 
-from lattica.nat.quic.endpoint import QuicEndpoint
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.punch.ice.agent import Failed, IceAgent, Nominated
 from lattica.nat.traversal.punch.ice.stun import recipient
+
+if TYPE_CHECKING:
+    from lattica.nat.quic.endpoint import QuicEndpoint
 
 logger = logging.getLogger(__name__)
 

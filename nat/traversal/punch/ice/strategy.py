@@ -13,6 +13,7 @@ import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -32,7 +33,6 @@ from lattica.nat.base.errors import (
 from lattica.nat.base.identity import PeerId
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
-from lattica.nat.quic.endpoint import QuicEndpoint
 from lattica.nat.secure.gater import Gater
 from lattica.nat.swarm.protocols import StreamHandler
 from lattica.nat.swarm.swarm import Swarm
@@ -58,6 +58,9 @@ from lattica.nat.traversal.punch.ice.sockets import IceSession, IceSockets
 from lattica.nat.traversal.punch.not_applicable import NotApplicable
 from lattica.nat.traversal.punch.probe_budget import CHECK_COST, ProbeBudget
 from lattica.nat.traversal.punch.round_limiter import RoundLimiter
+
+if TYPE_CHECKING:
+    from lattica.nat.quic.endpoint import QuicEndpoint
 
 logger = logging.getLogger(__name__)
 

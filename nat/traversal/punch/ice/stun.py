@@ -1,6 +1,7 @@
 """The STUN messages of ICE's connectivity checks, as values and as bytes. Pure.
 
-Source: RFC 8489 (STUN), RFC 8445 section 7 (attributes of checks). aioice's codec does the work;
+Source: RFC 8489 (STUN), RFC 8445 section 7 (attributes of checks). aioice's codec does the work
+(and is imported with the first check: it brings mDNS and DNS);
 here are the bounds and the errors. A check has all of USERNAME, PRIORITY, a role with its
 tie-breaker, MESSAGE-INTEGRITY (short-term credentials, SHA-1) and FINGERPRINT.
 """
@@ -9,10 +10,12 @@ from __future__ import annotations
 
 import binascii
 from dataclasses import dataclass
-
-from aioice import stun
+from typing import TYPE_CHECKING
 
 from lattica.nat.base.errors import RemoteProtocolError
+
+if TYPE_CHECKING:
+    from aioice import stun
 
 MAX_DATAGRAM = 1280
 """Bytes; checks have about 100."""
@@ -21,9 +24,10 @@ TRANSACTION_ID = 12
 ROLE_CONFLICT = 487
 
 _HEADER = 20
-_COOKIE = stun.COOKIE.to_bytes(4, "big")
+_COOKIE = 0x2112A442.to_bytes(4, "big")
 _USERNAME = 0x0006
 _CLASS = 0x0110
+_REQUEST, _RESPONSE, _ERROR = 0x0000, 0x0100, 0x0110
 _FINGERPRINT_HEADER = b"\x80\x28\x00\x04"
 """Type and length of the attribute that comes last."""
 
@@ -73,9 +77,9 @@ def recipient(datagram: bytes) -> str | bytes | None:
     if not is_stun(datagram):
         return None
     kind = int.from_bytes(datagram[:2], "big") & _CLASS
-    if kind in (stun.Class.RESPONSE, stun.Class.ERROR):
+    if kind in (_RESPONSE, _ERROR):
         return datagram[8:_HEADER]
-    if kind != stun.Class.REQUEST:
+    if kind != _REQUEST:
         return None
     at = _HEADER
     while at + 4 <= len(datagram):
@@ -94,6 +98,8 @@ def parse(datagram: bytes) -> CheckRequest | CheckResponse:
     Raises:
         RemoteProtocolError: anything else, damaged, or without what ICE wants of it.
     """
+    from aioice import stun
+
     if not is_stun(datagram):
         raise RemoteProtocolError("not a STUN message")
     try:
@@ -147,6 +153,8 @@ def check(
     use_candidate: bool,
 ) -> bytes:
     """A Binding request; `username` and `password` are the receiver's."""
+    from aioice import stun
+
     attributes: dict[str, object] = {
         "USERNAME": username,
         "PRIORITY": priority,
@@ -161,6 +169,8 @@ def check(
 
 def success(transaction: bytes, *, seen: tuple[str, int], password: str) -> bytes:
     """The answer to a check that came from `seen`; `password` is the sender's own."""
+    from aioice import stun
+
     message = stun.Message(
         stun.Method.BINDING, stun.Class.RESPONSE, transaction, {"XOR-MAPPED-ADDRESS": seen}
     )
@@ -170,6 +180,8 @@ def success(transaction: bytes, *, seen: tuple[str, int], password: str) -> byte
 
 def role_conflict(transaction: bytes, *, password: str) -> bytes:
     """The answer to a check of somebody who claims this node's role."""
+    from aioice import stun
+
     message = stun.Message(
         stun.Method.BINDING,
         stun.Class.ERROR,

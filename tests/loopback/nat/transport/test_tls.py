@@ -20,7 +20,8 @@ from lattica.errors import ConnectionClosedError
 from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.transport.tcp import TcpTransport
 from lattica.nat.transport.tls import TlsConn, client_context
-from lattica.nat.transport.websocket import WebSocketConn, WebSocketTransport
+from lattica.nat.transport.websocket import WebSocketConn
+from lattica.nat.transport.websocket_transport import WebSocketTransport
 
 Contexts = tuple[ssl.SSLContext, ssl.SSLContext]
 

@@ -24,8 +24,8 @@ from lattica.nat.transport.websocket import (
     MAX_HEAD,
     MAX_SEND,
     WebSocketConn,
-    WebSocketTransport,
 )
+from lattica.nat.transport.websocket_transport import WebSocketTransport
 from tests.support.raw_pipe import PipeEnd, raw_pipe, read, read_to_end
 
 REQUEST = (
