@@ -17,12 +17,14 @@ import termios
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from lattica.nat.base.identity import Identity
+from lattica.nat.config import Timeouts
 from lattica.nat.mux.session import INITIAL_WINDOW
 from lattica.nat.mux.stream import Stream
 from lattica.nat.mux.yamux_frames import Flag, FrameType, pack_header
@@ -55,6 +57,9 @@ DATA, WINDOW_UPDATE, PING, GO_AWAY = FrameType
 SYN, ACK, FIN, RST = Flag
 SOURCE = "/test/source/1"
 Attack = Callable[[Attacker], Awaitable[None]]
+
+PATIENT = Timeouts(keep_alive_timeout=1000, keep_alive_interval=999)
+"""For attackers that answer no pings, and need as long as the machine is busy."""
 
 
 @dataclass
@@ -99,9 +104,10 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Scene]:
+async def scene(caplog: pytest.LogCaptureFixture, **changes: Any) -> AsyncIterator[Scene]:
+    """`changes` are fields of the victim's configuration."""
     caplog.set_level(logging.INFO, "lattica")
-    async with Node(node_config()) as victim, Node(node_config()) as honest:
+    async with Node(node_config(**changes)) as victim, Node(node_config()) as honest:
         victim.handle(ECHO, echo)
         victim.handle(SOURCE, source)
         await honest.connect(victim.addrs[0])
@@ -482,7 +488,7 @@ async def test_a_connection_that_stalls(mock_clock: MockClock, caplog, cut):
 
 async def test_a_storm_of_streams_that_are_reset_at_once(caplog):
     """What was called Rapid Reset with HTTP/2 (CVE-2023-44487)."""
-    async with scene(caplog) as stage:
+    async with scene(caplog, timeouts=PATIENT) as stage:
         await stage.begin()
         async with attacking(stage.victim.swarm.addrs[0]) as attacker:
             await attacker.set_up()
@@ -503,7 +509,7 @@ async def test_a_storm_of_streams_that_are_reset_at_once(caplog):
 
 
 async def test_a_flood_of_streams_is_refused_beyond_the_budget(caplog):
-    async with scene(caplog) as stage:
+    async with scene(caplog, timeouts=PATIENT) as stage:
         await stage.begin()
         async with attacking(stage.victim.swarm.addrs[0]) as attacker:
             await attacker.set_up()
@@ -532,7 +538,7 @@ async def test_a_flood_of_streams_is_refused_beyond_the_budget(caplog):
     ids=["noise", "text", "huge push", "damaged push", "short push"],
 )
 async def test_garbage_on_a_stream_costs_the_stream(caplog, words, reason):
-    async with scene(caplog) as stage:
+    async with scene(caplog, timeouts=PATIENT) as stage:
         await stage.begin()
         async with attacking(stage.victim.swarm.addrs[0]) as attacker:
             await attacker.set_up()
@@ -564,7 +570,7 @@ async def test_garbage_on_a_stream_costs_the_stream(caplog, words, reason):
 async def test_garbage_in_answer_to_who_are_you(caplog, answer):
     """We ask each peer by ourselves; what it says must not matter more than it can help."""
     caplog.set_level(logging.DEBUG, "libp2p")
-    async with scene(caplog) as stage:
+    async with scene(caplog, timeouts=PATIENT) as stage:
         await stage.begin()
         async with attacking(stage.victim.swarm.addrs[0]) as attacker:
             await attacker.set_up()
