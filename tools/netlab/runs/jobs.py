@@ -14,6 +14,7 @@ from typing import Any
 
 import trio
 
+from lattica.content.manifest.paths import RESERVED_PREFIX
 from tools.netlab.errors import LabError
 from tools.netlab.lab.lab import Lab
 from tools.netlab.lab.programs import LATTICA, Event, Running
@@ -54,7 +55,7 @@ class Job:
         self.ready = trio.Event()
         """Those that need it may start. Set also when it has failed: they fail by themselves."""
         self.up = trio.Event()
-        """It is ready or, if it works towards an end, has started. Set also when it has failed."""
+        """It is ready or, if it works towards an end, is at work. Set also when it has failed."""
         self.done = trio.Event()
         """It has succeeded or failed, though it may still run."""
         self.running: Running | None = None
@@ -300,8 +301,10 @@ class Job:
         out = self.folder / "out"
         self._argv = [*LATTICA, "fetch", source.ticket, "-o", str(out), "--json"]
         await self._start()
-        self.up.set()
-        running, status = await self._wait_exit(program.timeout_s)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._wait_fetching, out)
+            running, status = await self._wait_exit(program.timeout_s)
+            nursery.cancel_scope.cancel()
         if status is None:
             raise LabError(f"not done after {program.timeout_s:g} s{self._last_words()}")
         if status != 0:
@@ -316,6 +319,12 @@ class Job:
         self._ok = True
         steps = ", then ".join(str(step["path"]) for step in result.get("paths", ()))
         self._detail = f"identical, {result.get('mb_per_s', 0)} MB/s; {steps}"
+
+    async def _wait_fetching(self, out: Path) -> None:
+        """A fetch is at work once it has its provider's manifest, and room for the files."""
+        while not any(out.glob(f"{RESERVED_PREFIX}*")):  # noqa: ASYNC240 - one small directory
+            await trio.sleep(0.05)
+        self.up.set()
 
     async def _command(self, program: CommandProgram, others: Mapping[str, Job]) -> None:
         self._argv = [self._filled(argument, others) for argument in program.argv]
