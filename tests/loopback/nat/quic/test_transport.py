@@ -726,6 +726,8 @@ async def test_cancellation_and_resets_under_load_corrupt_nothing():
     rng = random.Random(5)
     pattern = rng.randbytes(1 << 20)
     first_complete = trio.Event()
+    # Busy as they are, both need longer than usual to hear each other.
+    patient = Timeouts(keep_alive_timeout=60)
 
     def treat(datagram: bytes) -> list[bytes]:
         kind = rng.random()
@@ -771,9 +773,9 @@ async def test_cancellation_and_resets_under_load_corrupt_nothing():
                 pass  # one side has aborted it
 
     async with (
-        running(listen=QUIC) as server,
+        running(listen=QUIC, timeouts=patient) as server,
         udp_proxied(server.addrs[0]) as proxy,
-        running(listen=()) as client,
+        running(listen=(), timeouts=patient) as client,
     ):
         for swarm in (server, client):
             swarm.protocols.handle("/load/1", serve)
