@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 
 import trio
@@ -14,6 +14,7 @@ from lattica.nat.base.errors import AccessDeniedError, DialError, LatticaError
 from lattica.nat.base.identity import PeerId
 from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Connection
+from lattica.nat.swarm.address_book import GIVEN_TTL
 from lattica.nat.swarm.events import EventsLost, PeerConnected, PeerDisconnected, SwarmEvent
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.redial import Change, Phase, Redial
@@ -23,8 +24,6 @@ logger = logging.getLogger(__name__)
 _HEAD_START = 2.0
 _TAG = "bootstrap"
 """Protects the peers from trimming, which they would answer by being dialed again."""
-
-Dial = Callable[[PeerId | None, Sequence[Multiaddr]], Awaitable[Connection]]
 
 
 class _Target:
@@ -53,23 +52,13 @@ class BootstrapPeers:
     Args:
         addrs: multiaddrs. All those with the same `/p2p/ID` are dialed together. One without
             is a peer of its own, and whoever answers there is it, until somebody else does.
-        dial: connects to a peer by addresses (and whatever others of it are known).
-        remember: keeps an address of a peer for others to dial.
 
     Raises :class:`~lattica.errors.AddressError`. Peers are dialed from :meth:`run` on, as
     :class:`~lattica.nat.traversal.redial.Redial` says, one attempt at a time for each peer.
     """
 
-    def __init__(
-        self,
-        swarm: Swarm,
-        addrs: Iterable[str],
-        dial: Dial,
-        remember: Callable[[PeerId, Multiaddr], None],
-    ) -> None:
+    def __init__(self, swarm: Swarm, addrs: Iterable[str]) -> None:
         self._swarm = swarm
-        self._dial = dial
-        self._remember = remember
         self._scope = trio.CancelScope()
         self._locks: dict[PeerId, trio.Lock] = {}
         rng = random.Random()
@@ -139,8 +128,7 @@ class BootstrapPeers:
     def _remember_addrs(self, targets: Iterable[_Target]) -> None:
         for target in targets:
             if target.peer_id is not None:
-                for addr in target.addrs:
-                    self._remember(target.peer_id, addr)
+                self._swarm.address_book.add(target.peer_id, target.addrs, GIVEN_TTL)
 
     def _protect(self, peer_id: PeerId | None) -> None:
         """Protect the peer from trimming, or no longer, as its targets stand."""
@@ -213,7 +201,7 @@ class BootstrapPeers:
         logger.debug("bootstrap: dialing peer=%s", target)
         self._remember_addrs([target])  # they may have been forgotten in the meantime
         if target.peer_id is None:
-            self._learn(target, (await self._dial(None, target.addrs)).peer_id)
+            self._learn(target, (await self._swarm.connect(None, target.addrs)).peer_id)
             return
         # Two targets may turn out to be one peer.
         async with self._locks.setdefault(target.peer_id, trio.Lock()):
@@ -232,7 +220,7 @@ class BootstrapPeers:
         if tcp and len(tcp) < len(target.addrs) and not is_relayed:
             with trio.move_on_after(_HEAD_START), suppress(DialError):
                 return await self._swarm.dial(target.expected, tcp)
-        return await self._dial(target.expected, target.addrs)
+        return await self._swarm.connect(target.expected, target.addrs)
 
     def _learn(self, target: _Target, peer_id: PeerId) -> None:
         """Who has answered."""

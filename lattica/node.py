@@ -16,7 +16,6 @@ from lattica.nat.base.addresses import parse_multiaddr, split_peer, with_peer
 from lattica.nat.base.errors import (
     ConnectionClosedError,
     LocalProtocolError,
-    NotConnectedError,
 )
 from lattica.nat.base.exception_groups import leaves, unwrapped
 from lattica.nat.base.identity import Identity, PeerId, parse_peer_id
@@ -24,6 +23,7 @@ from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Connection
 from lattica.nat.mux.stream import Stream
 from lattica.nat.services.standard import serve_standard
+from lattica.nat.swarm.address_book import GIVEN_TTL
 from lattica.nat.swarm.events import EventStream
 from lattica.nat.swarm.protocols import APPLICATION, StreamHandler
 from lattica.nat.swarm.status import ConnectionStatus, PathStatus, PeerStatus
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from lattica.nat.libp2p.network import Host
 
 __all__ = ["ConnectionStatus", "Node", "PathStatus", "PeerStatus"]
-
-_ADDRESS_TTL = 3600
-"""Seconds an address that the application gave is remembered."""
 
 PeerLike = PeerId | str
 AddrLike = Multiaddr | str
@@ -70,16 +67,12 @@ class Node:
         self.swarm = Swarm(identity, self.config.swarm)
         self._identify = serve_standard(self.swarm)
         self._host: Host | None = None
-        self._bootstrap = BootstrapPeers(
-            self.swarm, self.config.bootstrap, self._find_or_dial, self.add_address
-        )
+        self._bootstrap = BootstrapPeers(self.swarm, self.config.bootstrap)
         self.traversal = Traversal(
             self.swarm,
             self.config.nat,
+            self._identify,
             bootstrap=lambda: self._bootstrap.peer_ids,
-            known_addrs=self.swarm.address_book.addrs,
-            push=self._identify.push,
-            identify=self._identify.ask,
         )
         self._identify.on_push.append(self.traversal.paths.peer_changed)
         self._exit = AsyncExitStack()
@@ -157,7 +150,7 @@ class Node:
 
     def add_address(self, peer: PeerLike, addr: AddrLike) -> None:
         """Remember an address of a peer for an hour, for :meth:`connect` by peer ID."""
-        self.swarm.address_book.add(_peer(peer), [_addr(addr)], _ADDRESS_TTL)
+        self.swarm.address_book.add(_peer(peer), [_addr(addr)], GIVEN_TTL)
 
     async def connect(
         self,
@@ -197,25 +190,8 @@ class Node:
         return (peers.pop() if peers else None), [addr for addr, _ in split]
 
     async def _dial(self, peer_id: PeerId | None, addrs: Sequence[Multiaddr]) -> Connection:
-        connection = await self._find_or_dial(peer_id, addrs)
+        connection = await self.swarm.connect(peer_id, addrs)
         self._bootstrap.resume(connection.peer_id)
-        return connection
-
-    async def _find_or_dial(self, peer_id: PeerId | None, addrs: Sequence[Multiaddr]) -> Connection:
-        if peer_id is None:
-            return await self.swarm.dial(None, addrs)
-        connection = self.swarm.registry.best(peer_id)
-        if connection is not None:
-            await trio.lowlevel.checkpoint()
-            return connection
-        candidates = [*addrs, *self.swarm.address_book.addrs(peer_id)]
-        if not candidates and peer_id != self.peer_id:
-            raise NotConnectedError(
-                f"no address of {peer_id} is known; connect to a full multiaddr first"
-            )
-        connection = await self.swarm.dial(peer_id, candidates)
-        for addr in addrs:
-            self.add_address(peer_id, addr)
         return connection
 
     async def wait_connected(self, peer: PeerLike, timeout: float = math.inf) -> None:

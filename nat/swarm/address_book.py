@@ -10,6 +10,8 @@ from lattica.nat.base.identity import PeerId
 from lattica.nat.base.multiaddr import Multiaddr
 
 MAX_ADDRS_PER_PEER = 128
+GIVEN_TTL = 3600.0
+"""Seconds that an address is remembered which the application has given."""
 
 
 class AddressBook:

@@ -36,7 +36,7 @@ from lattica.nat.config import SwarmConfig
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
-from lattica.nat.swarm.address_book import AddressBook
+from lattica.nat.swarm.address_book import GIVEN_TTL, AddressBook
 from lattica.nat.swarm.connector import Connector
 from lattica.nat.swarm.dialer import Dialer
 from lattica.nat.swarm.events import (
@@ -441,6 +441,28 @@ class Swarm:
         """
         self._require_nursery()
         return await self._dialer.dial(peer_id, addrs)
+
+    async def connect(self, peer_id: PeerId | None, addrs: Sequence[Multiaddr] = ()) -> Connection:
+        """Return the best connection to the peer; where there is none, :meth:`dial`.
+
+        That tries `addrs`, which are remembered if it works, and what is known of the peer
+        already. Raises :class:`NotConnectedError` when that is nothing, and what :meth:`dial`
+        raises.
+        """
+        if peer_id is None:
+            return await self.dial(None, addrs)
+        connection = self.registry.best(peer_id)
+        if connection is not None:
+            await trio.lowlevel.checkpoint()
+            return connection
+        known = [*addrs, *self.address_book.addrs(peer_id)]
+        if not known and peer_id != self.identity.peer_id:
+            raise NotConnectedError(
+                f"no address of {peer_id} is known; connect to a full multiaddr first"
+            )
+        connection = await self.dial(peer_id, known)
+        self.address_book.add(peer_id, addrs, GIVEN_TTL)
+        return connection
 
     async def dial_fresh(
         self, peer_id: PeerId, addr: Multiaddr, *, as_responder: bool = False

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ from lattica.nat.base.backoff import pause_after
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.identity import PeerId, parse_peer_id
 from lattica.nat.base.multiaddr import Multiaddr
-from lattica.nat.mux.connection import Connection
+from lattica.nat.services.identify.service import IdentifyService
 from lattica.nat.swarm.events import AddressesChanged, EventsLost, ListeningOn, NetworkChanged
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.autonat.client import AutonatClient
@@ -73,26 +73,21 @@ class Traversal:
 
     Args:
         bootstrap: peers that were configured, as far as they are known.
-        known_addrs: what is known of a peer's addresses.
-        push: tells connected peers what this node's addresses are now.
-        identify: asks a peer who it is, and at which address it sees this node.
+        identify: tells connected peers what this node's addresses are now, and asks a peer at
+            which address it sees this node.
     """
 
     def __init__(
         self,
         swarm: Swarm,
         config: TraversalConfig,
+        identify: IdentifyService,
         *,
         bootstrap: Callable[[], Iterable[PeerId]],
-        known_addrs: Callable[[PeerId], Sequence[Multiaddr]],
-        push: Callable[[], Awaitable[None]],
-        identify: Callable[[Connection], Awaitable[object]],
     ) -> None:
         self._swarm = swarm
         self._config = config
         self._bootstrap = bootstrap
-        self._known_addrs = known_addrs
-        self._push = push
         self._identify = identify
         self._rng = random.Random()
         self._pushing = trio.CapacityLimiter(_PUSHES)
@@ -122,12 +117,12 @@ class Traversal:
             config.birthday.per_address, config.birthday.per_hour, clock=trio.current_time
         )
         strategies: list[Strategy] = [
-            DirectStrategy(swarm, known_addrs, config.punch),
-            DcutrStrategy(swarm, config.punch, known=known_addrs),
+            DirectStrategy(swarm, config.punch),
+            DcutrStrategy(swarm, config.punch),
             IceStrategy(swarm, config.ice, budget=budget),
             BirthdayStrategy(swarm, config.birthday, budget=budget),
         ]
-        self.paths = PathManager(swarm, strategies, known_addrs, config.paths)
+        self.paths = PathManager(swarm, strategies, config.paths)
         self.relay_service: RelayService | None = None
         serves_autonat = config.autonat.server.enabled
         if serves_autonat or (serves_autonat is None and config.relay_server.enabled):
@@ -149,7 +144,7 @@ class Traversal:
             self.relays.run,
             self.prober.run,
             self.port_mapping.run,
-            NetworkMonitor(self._swarm).run,
+            NetworkMonitor(self._swarm.events).run,
         ]
         if self.relay_service is not None:
             parts += [self.relay_service.run, StunResponder(self._swarm).run]
@@ -217,7 +212,7 @@ class Traversal:
 
     async def _push_addresses(self) -> None:
         async with self._pushing:  # a peer that does not read must not keep news from others
-            await self._push()
+            await self._identify.push()
 
     def _forget_network(self) -> None:
         forget_interfaces()
@@ -230,7 +225,7 @@ class Traversal:
         await trio.sleep(_ASK_DELAY)
         connection = self._swarm.registry.best(peer_id)
         if connection is not None:
-            await self._identify(connection)
+            await self._identify.ask(connection)
 
     # --- whom to ask ---
 
@@ -248,7 +243,7 @@ class Traversal:
         found = {status.relay: status.addrs for status in self.relays.status() if status.path}
         if not found:
             relays = {relay_of(connection.remote_addr) for connection in self._swarm.registry}
-            found = {r: tuple(self._known_addrs(r)) for r in relays if r is not None}
+            found = {r: tuple(self._swarm.address_book.addrs(r)) for r in relays if r is not None}
         return [
             Responder(endpoint.host, endpoint.port, relay)
             for relay, addrs in found.items()

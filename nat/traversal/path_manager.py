@@ -12,7 +12,7 @@ import logging
 import math
 import random
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import trio
@@ -20,7 +20,6 @@ import trio
 from lattica.nat.base.addresses import relay_of
 from lattica.nat.base.errors import LatticaError
 from lattica.nat.base.identity import PeerId
-from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.swarm.events import (
     EventsLost,
@@ -75,19 +74,16 @@ class PathManager:
 
     Args:
         strategies: to a direct connection; all are tried at once.
-        known_addrs: what is known of a peer's addresses, relayed ones included.
     """
 
     def __init__(
         self,
         swarm: Swarm,
         strategies: Sequence[Strategy],
-        known_addrs: Callable[[PeerId], Iterable[Multiaddr]],
         config: PathConfig | None = None,
     ) -> None:
         self._swarm = swarm
         self._strategies = strategies
-        self._known_addrs = known_addrs
         self._config = config or PathConfig()
         self._rng = random.Random()
         self._limiter = trio.CapacityLimiter(self._config.max_concurrent)
@@ -292,7 +288,7 @@ class PathManager:
 
     async def _reconnect(self, peer_id: PeerId, reason: str) -> None:
         """Dial a peer that was lost in the middle of something, by whatever way there is."""
-        if peer_id in self._reconnecting or not list(self._known_addrs(peer_id)):
+        if peer_id in self._reconnecting or not self._swarm.address_book.addrs(peer_id):
             return
         logger.info("connection lost, dialing again: %s peer=%s", reason, peer_id)
         self._reconnecting.add(peer_id)
@@ -304,7 +300,7 @@ class PathManager:
                 while self._swarm.registry.best(peer_id) is None:
                     redial.begin(trio.current_time())
                     try:
-                        await self._swarm.dial(peer_id, self._known_addrs(peer_id))
+                        await self._swarm.connect(peer_id)
                     except (LatticaError, OSError) as error:
                         logger.debug("dialing again failed: %s peer=%s", error, peer_id)
                         redial.failed(trio.current_time())

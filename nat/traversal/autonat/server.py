@@ -15,9 +15,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from random import SystemRandom
-from typing import Protocol
 
 import trio
 
@@ -29,12 +27,11 @@ from lattica.nat.base.errors import (
     LatticaError,
     StreamResetError,
 )
-from lattica.nat.base.identity import PeerId
 from lattica.nat.base.ip import IpAddress
-from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Connection
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.protocols import StreamHandler
+from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.autonat.config import AutonatServerConfig
 from lattica.nat.traversal.autonat.messages import (
     DIAL_BACK,
@@ -55,22 +52,12 @@ from lattica.nat.traversal.autonat.server_core import AutonatServerCore, Dial, E
 logger = logging.getLogger(__name__)
 
 
-class Dials(Protocol):
-    """What a server needs of a swarm."""
-
-    def dial_unshared(
-        self, peer_id: PeerId, addr: Multiaddr, *, source_ip: str | None = None
-    ) -> AbstractAsyncContextManager[Connection]:
-        """A connection of its own for the length of the block, from a fresh ephemeral port."""
-        ...
-
-
 class AutonatServer:
     """Serves :attr:`handlers`, which are to be put into the swarm's protocol table."""
 
     def __init__(
         self,
-        swarm: Dials,
+        swarm: Swarm,
         config: AutonatServerConfig | None = None,
     ) -> None:
         self.config = config or AutonatServerConfig()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import trio
 
@@ -111,28 +110,21 @@ def difference(before: NetworkState, after: NetworkState) -> str:
     return ", ".join(changes[:_NAMED]) + (f", and {more} more" if more > 0 else "")
 
 
-class Monitored(Protocol):
-    """Of a swarm, what the monitor uses."""
-
-    @property
-    def events(self) -> EventBus: ...
-
-
 class NetworkMonitor:
-    """Publishes :class:`~lattica.nat.swarm.events.NetworkChanged` on a swarm's events.
+    """Publishes :class:`~lattica.nat.swarm.events.NetworkChanged` on a swarm's `events`.
 
     `network` and `clocks` say how things are; tests have others than the system's.
     """
 
     def __init__(
         self,
-        swarm: Monitored,
+        events: EventBus,
         config: NetworkMonitorConfig | None = None,
         *,
         network: Callable[[], NetworkState] = read_network,
         clocks: Callable[[], Clocks] = read_clocks,
     ) -> None:
-        self._swarm = swarm
+        self._events = events
         self._config = config or NetworkMonitorConfig()
         self._network, self._clocks = network, clocks
         self._is_blind = False
@@ -185,4 +177,4 @@ class NetworkMonitor:
 
     def _report(self, reason: str) -> None:
         logger.info("network changed: %s", reason)
-        self._swarm.events.publish(NetworkChanged(reason))
+        self._events.publish(NetworkChanged(reason))

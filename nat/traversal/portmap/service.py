@@ -16,7 +16,7 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, assert_never
+from typing import assert_never
 
 import trio
 
@@ -27,10 +27,10 @@ from lattica.nat.base.addresses import (
     local_interfaces,
     parse_multiaddr,
 )
-from lattica.nat.base.identity import Identity
 from lattica.nat.base.ip import IpAddress, is_public_host
 from lattica.nat.base.multiaddr import Multiaddr
-from lattica.nat.swarm.events import EventBus, ListeningOn, NetworkChanged
+from lattica.nat.swarm.events import ListeningOn, NetworkChanged
+from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.portmap import pcp
 from lattica.nat.traversal.portmap.clients import Client, NatPmpClient, PcpClient
 from lattica.nat.traversal.portmap.commands import (
@@ -65,25 +65,6 @@ SOURCE = "mapped"
 _NONCE_CONTEXT = b"lattica-port-mapping-nonce\0"
 _TRANSPORTS = {"tcp": Transport.TCP, "udp": Transport.UDP}
 _FAMILIES = (4, 6)
-
-
-class AddressBook(Protocol):
-    """Where the swarm keeps the addresses that it tells others."""
-
-    def set(self, source: str, addrs: Iterable[Multiaddr]) -> None: ...
-
-
-class MappedSwarm(Protocol):
-    """What of a swarm the service needs."""
-
-    @property
-    def identity(self) -> Identity: ...
-    @property
-    def events(self) -> EventBus: ...
-    @property
-    def listen_addrs(self) -> tuple[Multiaddr, ...]: ...
-    @property
-    def own_addresses(self) -> AddressBook: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +185,7 @@ class PortMappingService:
 
     def __init__(
         self,
-        swarm: MappedSwarm,
+        swarm: Swarm,
         config: PortMappingConfig | None = None,
         *,
         find: Callable[[int], Awaitable[Surroundings | None]] = find_surroundings,

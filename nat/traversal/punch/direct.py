@@ -29,7 +29,7 @@ from lattica.nat.traversal.punch.config import PunchConfig
 from lattica.nat.traversal.punch.dcutr.messages import MAX_MESSAGE
 from lattica.nat.traversal.punch.exchange import open_on
 from lattica.nat.traversal.punch.not_applicable import NotApplicable
-from lattica.nat.traversal.punch.own_side import KnownAddresses, OwnSide
+from lattica.nat.traversal.punch.own_side import OwnSide
 from lattica.nat.traversal.punch.reverse_messages import (
     REVERSE,
     Answer,
@@ -49,15 +49,12 @@ _GONE = "there was a connection, which has ended already"
 
 
 class DirectStrategy:
-    """Plain dials in both directions. `known` are the addresses known of a peer."""
+    """Plain dials in both directions."""
 
     name = "direct"
 
-    def __init__(
-        self, swarm: Swarm, known: KnownAddresses, config: PunchConfig | None = None
-    ) -> None:
+    def __init__(self, swarm: Swarm, config: PunchConfig | None = None) -> None:
         self._swarm = swarm
-        self._known = known
         self._config = config or PunchConfig()
         self._side = OwnSide(swarm, DIRECT_KINDS, allow_loopback=self._config.allow_loopback)
         self._limiter = RoundLimiter(
@@ -93,7 +90,7 @@ class DirectStrategy:
 
         async def dial() -> None:
             try:
-                await self._dial(peer_id, self._known(peer_id))
+                await self._dial(peer_id, self._swarm.address_book.addrs(peer_id))
             except NotApplicable as error:
                 missing.append(str(error))
             except DialError as error:
@@ -150,7 +147,7 @@ class DirectStrategy:
 
     async def _ask(self, relayed: Connection) -> None:
         """Have the peer dial us; return when it says that it has, and that is true."""
-        told = self._side.told(self._known(relayed.peer_id) or None)
+        told = self._side.told(self._swarm.address_book.addrs(relayed.peer_id) or None)
         if not told:
             raise NotApplicable("no address of ours is known that the peer could dial")
         stream = await open_on(relayed, REVERSE)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import TypeAlias
+from collections.abc import Collection, Iterable, Sequence
 
 from lattica.nat.base.addresses import Kind, interface_addresses, kind_of, local_interfaces
 from lattica.nat.base.errors import LatticaError
@@ -13,9 +12,6 @@ from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.secure.gater import Gater
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.punch.candidates import MAX_LOOKED_AT, public_ips, to_dial, to_tell
-
-KnownAddresses: TypeAlias = Callable[[PeerId], Sequence[Multiaddr]]
-"""What is known of a peer's addresses, by its own word or otherwise."""
 
 
 class OwnSide:

@@ -10,17 +10,16 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from lattica.nat.base.addresses import socket_multiaddr
 from lattica.nat.base.checks import require, require_seconds
 from lattica.nat.base.multiaddr import Multiaddr
-from lattica.nat.base.watched import Watched
-from lattica.nat.swarm.events import EventBus, EventsLost, NetworkChanged
+from lattica.nat.swarm.events import EventsLost, NetworkChanged
 from lattica.nat.swarm.nat_report import Behaviour, NatReport
-from lattica.nat.swarm.own_addresses import OwnAddresses
+from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.network.state import local_hosts
 from lattica.nat.traversal.stun.behaviour import Observation, Responder, choose
 from lattica.nat.traversal.stun.client import StunClient, StunRefused, StunTimeout, client_on
@@ -57,22 +56,6 @@ class NatProberConfig:
         require(self.keepalive >= 1, "keepalive", "at least 1 second", self.keepalive)
 
 
-class Probing(Protocol):
-    """Of a swarm, what the prober uses. `nat` is the report for IPv4."""
-
-    @property
-    def nat(self) -> Watched[NatReport]: ...
-
-    @property
-    def udp_endpoints(self) -> Sequence[QuicEndpoint]: ...
-
-    @property
-    def events(self) -> EventBus: ...
-
-    @property
-    def own_addresses(self) -> OwnAddresses: ...
-
-
 class NatProber:
     """Measures at the start, when the responders change, and when the network does.
 
@@ -85,7 +68,7 @@ class NatProber:
 
     def __init__(
         self,
-        swarm: Probing,
+        swarm: Swarm,
         responders: Callable[[], Sequence[Responder]],
         config: NatProberConfig | None = None,
         rng: random.Random | None = None,

@@ -11,14 +11,15 @@ import ipaddress
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
 from lattica.nat.base.checks import require
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.network_groups import NetworkRates
-from lattica.nat.swarm.events import EventBus, EventsLost, ListeningOn
+from lattica.nat.swarm.events import EventsLost, ListeningOn
+from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.transport.udp_socket import Address
 from lattica.nat.traversal.stun import codec as stun
 from lattica.nat.traversal.stun.codec import Endpoint
@@ -179,20 +180,10 @@ def _is_any(endpoint: Endpoint) -> bool:
     return ipaddress.ip_address(endpoint[0]).is_unspecified
 
 
-class Responding(Protocol):
-    """Of a swarm, what the responder uses."""
-
-    @property
-    def udp_endpoints(self) -> Sequence[QuicEndpoint]: ...
-
-    @property
-    def events(self) -> EventBus: ...
-
-
 class StunResponder:
     """Answers on all listening QUIC sockets of a swarm."""
 
-    def __init__(self, swarm: Responding) -> None:
+    def __init__(self, swarm: Swarm) -> None:
         self._swarm = swarm
 
     async def run(self) -> None:

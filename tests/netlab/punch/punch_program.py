@@ -27,7 +27,6 @@ from lattica.nat.services.standard import serve_standard
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.punch.dcutr.strategy import DcutrStrategy
 from lattica.nat.traversal.punch.direct import DirectStrategy
-from lattica.nat.traversal.punch.own_side import KnownAddresses
 from lattica.nat.traversal.relay.circuit_transport import CircuitTransport, ask_relay
 from lattica.nat.traversal.relay.messages import HopStatus, Reserve, Status
 from lattica.nat.traversal.relay.server.limits import RelayLimits
@@ -43,12 +42,12 @@ def say(event: str, **more: object) -> None:
 class Peer:
     """A swarm that is reached through a relay, and makes of that what it can."""
 
-    def __init__(self, swarm: Swarm, known: KnownAddresses) -> None:
+    def __init__(self, swarm: Swarm) -> None:
         self.swarm = swarm
         self.transport = CircuitTransport(swarm)
         self.strategies: tuple[DcutrStrategy, DirectStrategy] = (
-            DcutrStrategy(swarm, known=known),
-            DirectStrategy(swarm, known),
+            DcutrStrategy(swarm),
+            DirectStrategy(swarm),
         )
         swarm.add_transport(self.transport)
         swarm.protocols.handle_all(self.transport.handlers)
@@ -99,16 +98,16 @@ async def relay(swarm: Swarm) -> None:
     await service.run()
 
 
-async def target(swarm: Swarm, known: KnownAddresses, through: Multiaddr) -> None:
-    peer = Peer(swarm, known)
+async def target(swarm: Swarm, through: Multiaddr) -> None:
+    peer = Peer(swarm)
     swarm.on_connected.append(peer.become_direct)
     await peer.reach_relay(through)
     say("ready", id=str(swarm.identity.peer_id))
     await trio.sleep_forever()
 
 
-async def source(swarm: Swarm, known: KnownAddresses, through: Multiaddr, goal: PeerId) -> None:
-    peer = Peer(swarm, known)
+async def source(swarm: Swarm, through: Multiaddr, goal: PeerId) -> None:
+    peer = Peer(swarm)
     swarm.on_connected.append(peer.become_direct)
     await peer.reach_relay(through)
     say("ready", id=str(swarm.identity.peer_id))
@@ -128,16 +127,15 @@ async def main(*words: str) -> None:
     count = {"relay": 0, "target": 1, "source": 2}[role]
     swarm = Swarm(Identity.generate(), SwarmConfig(listen=tuple(arguments[count:])))
     serve_standard(swarm)
-    known = swarm.address_book.addrs
 
     async with trio.open_nursery() as nursery:
         await nursery.start(swarm.run)
         if role == "relay":
             await relay(swarm)
         elif role == "target":
-            await target(swarm, known, Multiaddr(arguments[0]))
+            await target(swarm, Multiaddr(arguments[0]))
         else:
-            await source(swarm, known, Multiaddr(arguments[0]), parse_peer_id(arguments[1]))
+            await source(swarm, Multiaddr(arguments[0]), parse_peer_id(arguments[1]))
 
 
 if __name__ == "__main__":

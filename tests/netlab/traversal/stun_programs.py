@@ -75,7 +75,7 @@ async def watch() -> None:
     config = NetworkMonitorConfig(full_poll=3600.0)
     with swarm.events.subscribe() as events:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(NetworkMonitor(swarm, config).run)
+            nursery.start_soon(NetworkMonitor(swarm.events, config).run)
             await trio.testing.wait_all_tasks_blocked()
             say(event="ready")
             async for event in events:

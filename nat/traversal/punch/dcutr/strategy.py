@@ -30,7 +30,7 @@ from lattica.nat.traversal.punch.dcutr.messages import DCUTR, MAX_ADDRS
 from lattica.nat.traversal.punch.dcutr.tcp_punch import punch
 from lattica.nat.traversal.punch.exchange import open_on
 from lattica.nat.traversal.punch.not_applicable import NotApplicable
-from lattica.nat.traversal.punch.own_side import KnownAddresses, OwnSide
+from lattica.nat.traversal.punch.own_side import OwnSide
 from lattica.nat.traversal.punch.reverse_messages import REVERSE
 from lattica.nat.traversal.punch.round_limiter import RoundLimiter
 
@@ -49,8 +49,8 @@ _A_MOMENT = 0.02
 class DcutrStrategy:
     """TCP hole punching, for both sides of a relayed connection.
 
-    `known` are the addresses known of a peer, as from identify; they help with peers that do not
-    know how others see the port that they listen on.
+    What is known of a peer, as from identify, helps where that does not know how others see the
+    port that it listens on.
     """
 
     name = "tcp-punch"
@@ -59,11 +59,8 @@ class DcutrStrategy:
         self,
         swarm: Swarm,
         config: PunchConfig | None = None,
-        *,
-        known: KnownAddresses | None = None,
     ) -> None:
         self._swarm = swarm
-        self._known = known
         self._config = config or PunchConfig()
         self._rng = random.Random()
         self._side = OwnSide(swarm, [Kind.TCP], allow_loopback=self._config.allow_loopback)
@@ -245,7 +242,7 @@ class DcutrStrategy:
 
     def _dialable(self, relayed: Connection, claimed: Sequence[Multiaddr]) -> list[Multiaddr]:
         peer_id = relayed.peer_id
-        guesses = predicted(claimed, self._known(peer_id)) if self._known is not None else ()
+        guesses = predicted(claimed, self._swarm.address_book.addrs(peer_id))
         return self._side.dialable([*claimed[: MAX_ADDRS - len(guesses)], *guesses], peer_id)
 
     async def _punch(

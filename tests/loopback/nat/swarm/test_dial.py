@@ -46,6 +46,20 @@ def addr_of(swarm: Swarm) -> Multiaddr:
 # --- one peer, one address ---
 
 
+async def test_connect_dials_what_is_known_and_remembers_what_worked():
+    async with running() as server, running(listen=()) as client:
+        peer_id = server.identity.peer_id
+        with pytest.raises(NotConnectedError, match="no address"):
+            await client.connect(peer_id)
+        with pytest.raises(DialError):
+            await client.connect(peer_id, [Multiaddr(f"{REFUSED}/{unused_port()}")])
+        assert client.address_book.addrs(peer_id) == []
+        connection = await client.connect(peer_id, [addr_of(server)])
+        assert await client.connect(peer_id) is connection
+        await client.disconnect(peer_id)
+        assert (await client.connect(peer_id)).remote_addr == addr_of(server)
+
+
 @pytest.mark.parametrize("listen", ["/ip4/127.0.0.1/tcp/0", "/ip6/::1/tcp/0"])
 @pytest.mark.parametrize("suffix", ["", "/ws"])
 @pytest.mark.parametrize("named", [True, False])

@@ -54,7 +54,6 @@ class Net:
     dialed: Swarm
     dialer: Swarm
     manager: PathManager
-    known: dict[PeerId, list]
 
     @property
     def peer(self) -> PeerId:
@@ -92,17 +91,14 @@ async def net(*strategies: FakeStrategy, **changes) -> AsyncIterator[Net]:
             swarm.add_transport(transport)
             swarm.protocols.handle_all(transport.handlers)
             clients.append(RelayClient(swarm, transport, config))
-        known: dict[PeerId, list] = {}
-        manager = PathManager(
-            dialed, strategies, lambda peer: known.get(peer, []), PathConfig(**changes)
-        )
+        manager = PathManager(dialed, strategies, PathConfig(**changes))
         async with trio.open_nursery() as nursery:
             await nursery.start(service.run)
             await nursery.start(manager.run)
             for client in clients:
                 await nursery.start(client.run)
                 await client.wait_ready(10)
-            yield Net(relay, dialed, dialer, manager, known)
+            yield Net(relay, dialed, dialer, manager)
             nursery.cancel_scope.cancel()
 
 
@@ -246,7 +242,8 @@ async def test_a_broken_direct_path_falls_back_to_the_relay():
         await settled(lambda: here.status.path == "direct-tcp")
         await settled(lambda: len(here.dialed.registry.by_peer[here.peer]) == 1)
         relay = here.relay.identity.peer_id
-        here.known[here.peer] = [circuit_addr(here.relay.addrs[0], relay)]
+        addr = circuit_addr(here.relay.addrs[0], relay)
+        here.dialed.address_book.add(here.peer, [addr], 60)
         stream = await here.dialed.open_stream(here.peer, [ECHO])
         await stream.send_all(b"before")
         assert await stream.receive_exactly(6) == b"before"

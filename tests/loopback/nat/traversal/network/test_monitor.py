@@ -129,7 +129,7 @@ async def next_reason(events: EventStream) -> str:
 
 async def test_the_driver_publishes(mock_clock: MockClock):
     machine = Machine()
-    monitor = NetworkMonitor(machine, network=machine.network, clocks=machine.clocks)
+    monitor = NetworkMonitor(machine.events, network=machine.network, clocks=machine.clocks)
     with machine.events.subscribe() as events:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(monitor.run)
@@ -155,7 +155,7 @@ async def test_a_look_that_fails_is_left_out(mock_clock: MockClock, caplog):
             raise shortage[0]
         return machine.state
 
-    monitor = NetworkMonitor(machine, network=network, clocks=machine.clocks)
+    monitor = NetworkMonitor(machine.events, network=network, clocks=machine.clocks)
     with machine.events.subscribe() as events, caplog.at_level(logging.INFO):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(monitor.run)

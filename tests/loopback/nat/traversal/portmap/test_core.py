@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import random
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -16,6 +16,7 @@ from lattica.errors import ConfigError, RemoteProtocolError
 from lattica.nat.base.identity import Identity
 from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.swarm.events import EventBus, NetworkChanged
+from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.portmap import upnp
 from lattica.nat.traversal.portmap.clients import Checked
 from lattica.nat.traversal.portmap.commands import (
@@ -415,7 +416,7 @@ def service(swarm: FakeSwarm, router: Router, *, has_gateway: bool = True, **con
         return HERE if family == 4 and has_gateway else None
 
     return PortMappingService(
-        swarm,
+        cast(Swarm, swarm),
         PortMappingConfig(**config),
         find=find,
         make_clients=lambda where: dict.fromkeys(Method, router),
@@ -471,7 +472,7 @@ class TestService:
             return HERE if family == 4 else None
 
         tested = PortMappingService(
-            swarm, find=find, make_clients=lambda where: dict.fromkeys(Method, router)
+            cast(Swarm, swarm), find=find, make_clients=lambda where: dict.fromkeys(Method, router)
         )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(tested.run)
@@ -486,7 +487,7 @@ class TestService:
         swarm, router = FakeSwarm(), Router()
         found = service(swarm, router)
         tested = PortMappingService(
-            swarm, find=found._find, make_clients=lambda where: {Method.PCP: router}
+            cast(Swarm, swarm), find=found._find, make_clients=lambda where: {Method.PCP: router}
         )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(tested.run)

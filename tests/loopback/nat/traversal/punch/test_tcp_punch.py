@@ -36,7 +36,7 @@ from lattica.nat.traversal.punch.not_applicable import NotApplicable
 from lattica.nat.traversal.punch.own_side import OwnSide
 from lattica.nat.traversal.punch.reverse_messages import REVERSE
 from tests.support.nets import ask_echo, mute_listener, open_files, running, settled, unused_port
-from tests.support.relayed import relayed_pair
+from tests.support.relayed import RelayedPair, relayed_pair
 
 HERE = PunchConfig(allow_loopback=True, window=10.0, retry_interval=0.02)
 BRIEF = PunchConfig(allow_loopback=True, window=0.2, retry_interval=0.02)
@@ -314,23 +314,22 @@ async def test_a_stranger_to_the_rules_at_the_other_end():
 # --- plain dials, and reversal ---
 
 
-def nobody(_: object) -> list[Multiaddr]:
-    return []
+def knows_where(pair: RelayedPair) -> None:
+    """The target has heard where the source listens."""
+    pair.target.address_book.add(pair.of_target.peer_id, pair.source.listen_addrs, 60)
 
 
 async def test_the_peer_is_dialed():
     async with relayed_pair() as pair:
-        addrs = pair.source.listen_addrs
-        connection = await DirectStrategy(pair.target, lambda _: addrs, HERE).attempt(
-            pair.of_target
-        )
+        knows_where(pair)
+        connection = await DirectStrategy(pair.target, HERE).attempt(pair.of_target)
         assert connection.direction is Direction.OUTBOUND
         assert not connection.is_relayed
 
 
 async def test_a_connection_that_has_ended_already_is_worth_another_attempt(monkeypatch):
     async with relayed_pair() as pair:
-        addrs = pair.source.listen_addrs
+        knows_where(pair)
 
         async def dial(peer_id: PeerId, addr: Multiaddr) -> Connection:
             await trio.lowlevel.checkpoint()
@@ -338,10 +337,10 @@ async def test_a_connection_that_has_ended_already_is_worth_another_attempt(monk
 
         monkeypatch.setattr(pair.target, "dial_fresh", dial)
         with pytest.raises(DialError, match="ended already"):
-            await DirectStrategy(pair.target, lambda _: addrs, HERE).attempt(pair.of_target)
+            await DirectStrategy(pair.target, HERE).attempt(pair.of_target)
         # Also where the peer has been asked, and says that it has dialed, which was so.
-        pair.source.protocols.handle_all(DirectStrategy(pair.source, nobody, HERE).handlers)
-        strategy = DirectStrategy(pair.target, lambda _: addrs, HERE)
+        pair.source.protocols.handle_all(DirectStrategy(pair.source, HERE).handlers)
+        strategy = DirectStrategy(pair.target, HERE)
         monkeypatch.setattr(strategy, "_ask", lambda relayed: trio.lowlevel.checkpoint())
         with pytest.raises(DialError, match="ended already"):
             await strategy.attempt(pair.of_target)
@@ -351,17 +350,17 @@ async def test_reversal_is_served_where_hole_punching_is_off():
     async with relayed_pair() as pair:
         config = PunchConfig(enabled=False, allow_loopback=True)
         assert not DcutrStrategy(pair.source, config).handlers
-        pair.source.protocols.handle_all(DirectStrategy(pair.source, nobody, config).handlers)
+        pair.source.protocols.handle_all(DirectStrategy(pair.source, config).handlers)
         with pytest.raises(NotApplicable, match="turned off"):
             await DcutrStrategy(pair.target, config).attempt(pair.of_target)
-        connection = await DirectStrategy(pair.target, nobody, HERE).attempt(pair.of_target)
+        connection = await DirectStrategy(pair.target, HERE).attempt(pair.of_target)
         assert not connection.is_relayed
 
 
 async def test_the_peer_dials():
     async with relayed_pair() as pair:
-        pair.source.protocols.handle_all(DirectStrategy(pair.source, nobody, HERE).handlers)
-        connection = await DirectStrategy(pair.target, nobody, HERE).attempt(pair.of_target)
+        pair.source.protocols.handle_all(DirectStrategy(pair.source, HERE).handlers)
+        connection = await DirectStrategy(pair.target, HERE).attempt(pair.of_target)
         assert connection.direction is Direction.INBOUND
         assert not connection.is_relayed
 
@@ -369,14 +368,14 @@ async def test_the_peer_dials():
 async def test_neither_can():
     async with relayed_pair() as pair:
         with pytest.raises(NotApplicable):
-            await DirectStrategy(pair.target, nobody, HERE).attempt(pair.of_target)
-        known = [closed()]
+            await DirectStrategy(pair.target, HERE).attempt(pair.of_target)
+        pair.target.address_book.add(pair.of_target.peer_id, [closed()], 60)
         with pytest.raises(DialError):
-            await DirectStrategy(pair.target, lambda _: known, HERE).attempt(pair.of_target)
+            await DirectStrategy(pair.target, HERE).attempt(pair.of_target)
         # The peer refuses what it must not dial: by default that is all of loopback.
-        pair.source.protocols.handle_all(DirectStrategy(pair.source, nobody).handlers)
+        pair.source.protocols.handle_all(DirectStrategy(pair.source).handlers)
         with pytest.raises(DialError, match="none of the addresses may be dialed"):
-            await DirectStrategy(pair.target, nobody, HERE).attempt(pair.of_target)
+            await DirectStrategy(pair.target, HERE).attempt(pair.of_target)
 
 
 async def test_a_peer_that_says_it_has_dialed():
@@ -387,14 +386,14 @@ async def test_a_peer_that_says_it_has_dialed():
 
         pair.source.protocols.handle(REVERSE, serve)
         with pytest.raises(DialError, match="has not"):
-            await DirectStrategy(pair.target, nobody, HERE).attempt(pair.of_target)
+            await DirectStrategy(pair.target, HERE).attempt(pair.of_target)
 
 
 async def test_reversal_is_for_relayed_connections_only_and_not_too_often():
     async with relayed_pair() as pair:
         config = PunchConfig(allow_loopback=True, rounds_per_minute=1, direct_timeout=0.2)
-        pair.source.protocols.handle_all(DirectStrategy(pair.source, nobody, config).handlers)
-        strategy = DirectStrategy(pair.target, nobody, HERE)
+        pair.source.protocols.handle_all(DirectStrategy(pair.source, config).handlers)
+        strategy = DirectStrategy(pair.target, HERE)
         # Where it listens nothing answers any more.
         for listener in pair.target._listeners:
             await listener.aclose()
@@ -402,6 +401,6 @@ async def test_reversal_is_for_relayed_connections_only_and_not_too_often():
             with pytest.raises(DialError, match=reason):
                 await strategy.attempt(pair.of_target)
         to_relay = pair.source.registry.best(pair.relay.identity.peer_id)
-        pair.relay.protocols.handle_all(DirectStrategy(pair.relay, nobody, HERE).handlers)
+        pair.relay.protocols.handle_all(DirectStrategy(pair.relay, HERE).handlers)
         assert to_relay is not None
         await refused(to_relay, REVERSE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import cast
 
 import pytest
 import trio
@@ -184,7 +185,8 @@ async def mapped_to(
         responders = [Responder(*relay.sock.local) for relay in found]
         for relay in found:
             nursery.start_soon(relay.run)
-        nursery.start_soon(NatProber(node, lambda: responders, QUICK, random.Random(1)).run)
+        prober = NatProber(cast(Swarm, node), lambda: responders, QUICK, random.Random(1))
+        nursery.start_soon(prober.run)
         try:
             yield node, found
         finally:
