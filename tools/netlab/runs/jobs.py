@@ -322,7 +322,7 @@ class Job:
 
     async def _wait_fetching(self, out: Path) -> None:
         """A fetch is at work once it has its provider's manifest, and room for the files."""
-        while not any(out.glob(f"{RESERVED_PREFIX}*")):  # noqa: ASYNC240 - one small directory
+        while not any(out.glob(f"{RESERVED_PREFIX}*")):  # noqa: ASYNC110, ASYNC240
             await trio.sleep(0.05)
         self.up.set()
 
