@@ -54,6 +54,11 @@ class Senders:
         (self._sparse if stream.sparse_left > 0 else self._heavy).append(stream)
 
     @property
+    def only_heavy(self) -> MuxStream | None:
+        """The one stream that has something to send, if it is a heavy one and there is no other."""
+        return self._heavy[0] if len(self._heavy) == 1 and not self._sparse else None
+
+    @property
     def _queue(self) -> deque[MuxStream]:
         if self._sparse and not (self._heavy and self._run >= SPARSE_RUN):
             return self._sparse

@@ -19,12 +19,18 @@ from lattica.nat.base.errors import (
 )
 from lattica.nat.base.identity import PeerId
 from lattica.nat.base.wire import encode_length_prefixed, find_message
+from lattica.nat.config import KIB
 from lattica.nat.mux.stream_state import MuxStream
 from lattica.nat.secure.multistream import Initiator
 
 if TYPE_CHECKING:
     from lattica.nat.mux.connection import Connection
 
+_TURN = 256 * KIB
+"""Bytes that a task may receive before it lets others run. A pass of trio's scheduler asks the
+kernel for events, which costs more than to receive a frame."""
+_LEAST_COST = 8 * KIB
+"""Bytes that a call counts for at least."""
 # A small mutable buffer is cheaper to copy than to wait for.
 _COPY_BELOW = 16 * 1024
 
@@ -58,8 +64,9 @@ class Stream:
     """A bidirectional stream of bytes to a peer, reliable, ordered and encrypted.
 
     One task may send while another receives; two tasks in the same direction get
-    :class:`trio.BusyResourceError`. Every method is a checkpoint and may be cancelled at
-    any point without harm to the connection.
+    :class:`trio.BusyResourceError`. Every method may be cancelled at any point without harm to
+    the connection, and is a checkpoint, with one exception: receiving what has arrived already
+    lets other tasks run not each time, but once in 256 KiB or 32 calls.
 
     Errors of all methods: :class:`StreamResetError` when either side aborted the stream,
     :class:`ConnectionClosedError` when the connection is gone, :class:`StreamClosedError`
@@ -74,6 +81,7 @@ class Stream:
         "_readable",
         "_refusal",
         "_sending",
+        "_turn",
         "_writable",
         "connection",
         "protocol",
@@ -86,6 +94,8 @@ class Stream:
         self._core = core
         self._readable = Waiter()
         self._writable = Waiter()
+        self._turn = _TURN
+        """Bytes to be received before other tasks are let run."""
         self._sending = False
         self._head: bytes | memoryview = b""
         """What is received before what the core has."""
@@ -275,7 +285,10 @@ class Stream:
 
     async def _wait_data(self) -> bool:
         """Wait until there is data (True) or the end of the stream (False)."""
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._turn <= 0:
+            self._turn = _TURN
+            await trio.lowlevel.cancel_shielded_checkpoint()
         core = self._core
         while True:
             # What came before the connection was lost comes before the news of it.
@@ -283,8 +296,10 @@ class Stream:
                 return True
             self._raise_if_unreadable()
             if core.received_fin:
+                await trio.lowlevel.cancel_shielded_checkpoint()
                 return False
             await self._readable.wait()
+            self._turn = _TURN
 
     @property
     def _is_readable(self) -> bool:
@@ -302,8 +317,10 @@ class Stream:
             head = memoryview(self._head)  # of which little may be taken, many times
             cut = len(head) if max_bytes is None else max_bytes
             self._head = head[cut:] or b""
+            self._turn -= _LEAST_COST
             return head[:cut]
         chunk = self._core.take(max_bytes)
+        self._turn -= max(len(chunk), _LEAST_COST)
         if self._core.id in self._core.session.window_updates_due:
             self.connection.wake_writer()
         return chunk

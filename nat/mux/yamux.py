@@ -254,6 +254,30 @@ class Session(MuxSession):
                 self.schedule(stream)
         return position
 
+    def fill_long(self, out: memoryview, unit: int, units: int) -> memoryview | None:
+        """Write the header of a long frame into `out`, and return the payload to send after it.
+
+        The payload is 2 to `units` times `unit` bytes, and lies where the application has it: it
+        must be sent before anything else is asked of the session. None, and nothing written,
+        when another stream or a control frame waits, or there is not that much in one piece.
+        """
+        stream = self._senders.only_heavy
+        if stream is None or self._control or self.window_updates_due or not stream.send_queue:
+            return None
+        chunk = stream.send_queue[0]
+        units = min(units, min(len(chunk), stream.send_credit) // unit)
+        if units < 2 or not stream.sendable:
+            return None
+        size = units * unit
+        if size == len(chunk):
+            stream.send_queue.popleft()
+        else:
+            stream.send_queue[0] = chunk[size:]
+        self._finish_frame(stream, out, 0, size)
+        self._senders.finish_turn(size)
+        self.schedule(stream)
+        return chunk[:size]
+
     def _open_flags(self, stream: MuxStream) -> int:
         flags = 0
         if stream.syn_due:
@@ -282,10 +306,15 @@ class Session(MuxSession):
                 queue[0] = chunk[size:]
             position += size
         size = position - begin
+        self._finish_frame(stream, out, start, size)
+        return size
+
+    def _finish_frame(self, stream: MuxStream, out: memoryview, start: int, size: int) -> None:
+        """Write the header of a frame with `size` bytes, which the stream has sent with it."""
         stream.send_credit -= size
         stream.bytes_framed += size
         flags = self._open_flags(stream)
-        if stream.fin_queued and not queue and not stream.fin_sent and not size:
+        if stream.fin_queued and not stream.send_queue and not stream.fin_sent and not size:
             # In a frame of its own: js-libp2p acts on a frame's flags before its data.
             flags |= _FIN
             stream.fin_sent = True
@@ -295,7 +324,6 @@ class Session(MuxSession):
         pack_header_into(out, start, 0, kind, flags, stream.id, size)
         if stream.wake_below is not None and stream.send_pending <= stream.wake_below:
             self._note_drained(stream)
-        return size
 
     def go_away(self, code: GoAwayCode) -> None:
         """Queue a GoAway, the last thing a connection says."""

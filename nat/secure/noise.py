@@ -244,11 +244,14 @@ class MessageReader:
 class TransportReader:
     """Decrypts the transport phase: ciphertext stream in, plaintext messages out."""
 
-    __slots__ = ("_cipher", "_partial")
+    __slots__ = ("_cipher", "_early", "_partial")
 
     def __init__(self, cipher: CipherState, buffered: bytes = b"") -> None:
         self._cipher = cipher
-        self._partial = buffered
+        self._early = buffered
+        """What followed the handshake in the same piece."""
+        self._partial = bytearray()
+        """The beginning of a message whose rest has not arrived."""
 
     def receive(self, data: bytes | memoryview) -> list[bytes]:
         """Return the plaintext of every message completed by `data`.
@@ -259,29 +262,10 @@ class TransportReader:
         """
         messages: list[bytes] = []
         view = memoryview(data)
-        position = 0
-        partial = self._partial
-        if partial:
-            # Complete the message begun earlier, copying only what belongs to it.
-            if len(partial) < LENGTH_SIZE:
-                position = LENGTH_SIZE - len(partial)
-                partial += bytes(view[:position])
-                if len(partial) < LENGTH_SIZE:
-                    self._partial = partial
-                    return messages
-            missing = LENGTH_SIZE + ((partial[0] << 8) | partial[1]) - len(partial)
-            if missing > 0:
-                end = position + missing
-                partial += bytes(view[position:end])
-                if end > len(view):
-                    self._partial = partial
-                    return messages
-                position = end
-                self._open(memoryview(partial)[LENGTH_SIZE:], messages)
-            else:
-                # Bytes that followed the handshake hold whole messages already.
-                view = memoryview(partial + bytes(view[position:]))
-                position = 0
+        if self._early:
+            view = memoryview(self._early + view)
+            self._early = b""
+        position = self._complete(view, messages) if self._partial else 0
         end_of_data = len(view)
         while end_of_data - position >= LENGTH_SIZE:
             start = position + LENGTH_SIZE
@@ -290,8 +274,23 @@ class TransportReader:
                 break
             self._open(view[start:end], messages)
             position = end
-        self._partial = bytes(view[position:])
+        self._partial += view[position:]
         return messages
+
+    def _complete(self, view: memoryview, messages: list[bytes]) -> int:
+        """Go on with the message begun earlier; return how much of `view` belongs to it."""
+        partial = self._partial
+        position = max(0, LENGTH_SIZE - len(partial))
+        partial += view[:position]
+        if len(partial) < LENGTH_SIZE:
+            return len(view)
+        end = position + LENGTH_SIZE + ((partial[0] << 8) | partial[1]) - len(partial)
+        partial += view[position:end]
+        if end > len(view):
+            return len(view)
+        self._open(memoryview(partial)[LENGTH_SIZE:], messages)
+        partial.clear()
+        return end
 
     def _open(self, ciphertext: memoryview, messages: list[bytes]) -> None:
         if len(ciphertext) < TAG_SIZE:

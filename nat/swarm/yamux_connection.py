@@ -17,13 +17,15 @@ from lattica.nat.config import MIB
 from lattica.nat.mux.connection import CLOSE_GRACE, Connection, Direction
 from lattica.nat.mux.stream import Stream, Waiter
 from lattica.nat.mux.yamux import Session
-from lattica.nat.mux.yamux_frames import GoAwayCode
+from lattica.nat.mux.yamux_frames import HEADER_SIZE, GoAwayCode
 from lattica.nat.secure.noise import MAX_PLAINTEXT, TransportWriter
 from lattica.nat.secure.upgrade import Upgraded
 from lattica.nat.transport.base import RawConn
 
 _MESSAGES_PER_BATCH = 4
-_BATCH_SIZE = _MESSAGES_PER_BATCH * (MAX_PLAINTEXT + TransportWriter.OVERHEAD)
+"""Full messages that are made and sent at a time: what is urgent waits for one such batch."""
+_BATCH_SIZE = _MESSAGES_PER_BATCH * (MAX_PLAINTEXT + HEADER_SIZE + 2 * TransportWriter.OVERHEAD)
+"""Room for a batch of full messages, even if before each a header has one of its own."""
 _POOLED_BATCHES = 4
 _SMALL = 16 * 1024
 """Up to this many bytes are sent without a batch buffer."""
@@ -49,7 +51,8 @@ _buffers = _Buffers()
 # Freeing a large block makes glibc keep up to twice its size of free heap from then on
 # (mallopt(3), M_MMAP_THRESHOLD). Without that, the heap shrinks and grows again for nearly
 # every received message: measured as a fifth of a receiver's CPU time.
-bytearray(16 * MIB).clear()
+_block = bytearray(16 * MIB)
+del _block
 
 
 class YamuxConnection(Connection):
@@ -160,10 +163,11 @@ class YamuxConnection(Connection):
         batch: memoryview | None = None
         try:
             while session.wants_write:
-                filled = session.fill(plain)
-                if filled > _SMALL:
+                payload = session.fill_long(plain, MAX_PLAINTEXT, _MESSAGES_PER_BATCH)
+                filled = HEADER_SIZE if payload is not None else session.fill(plain)
+                if payload is not None or filled > _SMALL:
                     batch = batch or _buffers.take_batch()
-                    size = self._seal_batch(filled, batch)
+                    size = self._seal_batch(filled, payload, batch)
                     self._wake_drained()
                     await raw.send(batch[:size])
                 elif filled:
@@ -174,12 +178,24 @@ class YamuxConnection(Connection):
             if batch is not None:
                 _buffers.return_batch(batch)
 
-    def _seal_batch(self, filled: int, batch: memoryview) -> int:
-        """Encrypt what was filled, and more of it while there is, into `batch`."""
+    def _seal_batch(self, filled: int, payload: memoryview | None, batch: memoryview) -> int:
+        """Encrypt what was filled, and more of it while there is, into `batch`.
+
+        A `payload` is encrypted from where it lies, after a message with its header.
+        """
         session, writer, plain = self.session, self._writer, _buffers.plain
-        size = writer.seal_into(plain[:filled], batch)
-        for _ in range(_MESSAGES_PER_BATCH - 1):
-            if filled < MAX_PLAINTEXT // 2 or not (filled := session.fill(plain)):
-                break
+        size, left = 0, _MESSAGES_PER_BATCH
+        while filled:
             size += writer.seal_into(plain[:filled], batch[size:])
+            if payload is None:
+                left -= 1
+            else:
+                for start in range(0, len(payload), MAX_PLAINTEXT):
+                    piece = payload[start : start + MAX_PLAINTEXT]
+                    size += writer.seal_into(piece, batch[size:])
+                    left -= 1
+            if not left or (payload is None and filled < MAX_PLAINTEXT // 2):
+                break
+            payload = session.fill_long(plain, MAX_PLAINTEXT, left)
+            filled = HEADER_SIZE if payload is not None else session.fill(plain)
         return size

@@ -15,8 +15,9 @@ from lattica.nat.base.multiaddr import Multiaddr
 
 _BACKLOG = 4096
 _RECEIVE_BUFFER = 512 * 1024
-# Data the kernel holds and has not sent cannot be overtaken by what is urgent.
-_NOTSENT_LOWAT = 256 * 1024
+# Data the kernel holds and has not sent cannot be overtaken by what is urgent, nor does it stay in
+# the processor's cache.
+_NOTSENT_LOWAT = 128 * 1024
 # Errors of a socket's source address after which an ephemeral port will do.
 _SOURCE_UNAVAILABLE = {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, errno.EINVAL}
 # accept() fails, but the listener is well (man 2 accept; EMFILE and friends pass).

@@ -42,6 +42,7 @@ from tests.support.yamux_pair import (
     data_frame,
     drain,
     fill,
+    fill_long,
     frame,
     parse,
 )
@@ -319,7 +320,7 @@ class TwoSessions(RuleBasedStateMachine):
         for _ in range(times):
             if not session.wants_write:
                 return
-            part = fill(session, room)
+            part = fill_long(session, room) or fill(session, room)
             assert part or not session.wants_write, "wants_write, but fill() gives nothing"
             parse(part)
             self.wires[side] += part

@@ -61,6 +61,19 @@ def fill(session: Session, room: int = MESSAGE) -> bytes:
     return bytes(buffer[:size])
 
 
+def fill_long(session: Session, unit: int = MESSAGE, units: int = 4) -> bytes:
+    """One call of `fill_long`: the frame, in one piece, or nothing."""
+    header = bytearray(b"\xa5" * (HEADER_SIZE + 1))
+    payload = session.fill_long(memoryview(header), unit, units)
+    if payload is None:
+        assert header == b"\xa5" * len(header)
+        return b""
+    assert len(payload) % unit == 0
+    assert 2 <= len(payload) // unit <= units
+    assert header.endswith(b"\xa5")
+    return bytes(header[:-1]) + bytes(payload)
+
+
 def drain(session: Session, room: int = MESSAGE) -> bytes:
     """All that the session wants to send now, as its driver takes it.
 
@@ -68,7 +81,7 @@ def drain(session: Session, room: int = MESSAGE) -> bytes:
     """
     parts = []
     while session.wants_write:
-        part = fill(session, room)
+        part = fill_long(session, room) or fill(session, room)
         # Streams that were reset may still stand in the queue; then there is nothing, once.
         assert part or not session.wants_write, "wants_write, but fill() gives nothing"
         parts.append(part)

@@ -15,6 +15,7 @@ from lattica.errors import (
 )
 from lattica.nat.config import Windows
 from lattica.nat.mux.session import INITIAL_WINDOW
+from lattica.nat.mux.stream import Stream
 from tests.support.connected import (
     KIB,
     MIB,
@@ -386,3 +387,59 @@ async def test_small_calls_overtake_a_bulk_transfer(autojump_clock) -> None:
                 assert a.raw.sent - before <= 3 * 262_200
         assert a.raw.sent > 50 * 64 * KIB, "there was no bulk transfer to overtake"
         nursery.cancel_scope.cancel()
+
+
+# --- giving way ---
+
+
+async def queued_stream(a: End, b: End, data: bytes, write: int) -> Stream:
+    """A stream of `b` on which all of `data` has arrived and nothing was read."""
+    mine = a.open()
+    for start in range(0, len(data), write):
+        await mine.send_all(data[start : start + write])
+    await mine.send_eof()
+    theirs = await b.accept()
+    await quiet()
+    return theirs
+
+
+@pytest.mark.parametrize(("write", "most"), [(KIB, 32), (64 * KIB, 4)])
+async def test_what_has_arrived_is_received_without_keeping_others_from_running(
+    write: int, most: int, autojump_clock
+) -> None:
+    """Not a pass of the scheduler for each chunk, but one for each so many."""
+    size = 640 * KIB
+    windows = Windows(send_buffer=MIB)
+    async with connected(windows=windows) as (a, b), trio.open_nursery() as nursery:
+        theirs = await queued_stream(a, b, PATTERN[:size], write)
+        runs = 0
+
+        async def another() -> None:
+            nonlocal runs
+            while True:
+                runs += 1
+                await trio.lowlevel.checkpoint()
+
+        nursery.start_soon(another)
+        await quiet()
+        got = bytearray()
+        longest, calls, seen = 0, 0, runs
+        while part := await theirs.receive_some(write):
+            got += part
+            calls = calls + 1 if runs == seen else 1
+            seen = runs
+            longest = max(longest, calls)
+        assert bytes(got) == PATTERN[:size]
+        # trio shuffles who runs first in a pass, so there may be two turns in a row.
+        assert 1 < longest <= 2 * most
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_cancelled_task_receives_nothing_that_has_arrived(autojump_clock) -> None:
+    async with connected() as (a, b):
+        theirs = await queued_stream(a, b, b"data", KIB)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await theirs.receive_some()
+        assert scope.cancelled_caught
+        assert await theirs.receive_some() == b"data"

@@ -223,9 +223,9 @@ async def test_receive_cancelled_at_every_point(pipe, how: str, autojump_clock) 
 
         ticks = 0
         while not ended:
-            # Long enough, now and then, for the slowest to get on.
-            ticks = (ticks + 1) % 400
             if not await cancel_at(ticks, receive):
                 cancelled += 1
+            # Long enough, now and then, for the slowest to get on.
+            ticks = (ticks + 1) % 400
         assert bytes(got) == PATTERN[:size]
         assert cancelled > 0

@@ -33,6 +33,7 @@ from tests.support.yamux_pair import (
     data_frame,
     drain,
     fill,
+    fill_long,
     frame,
     parse,
 )
@@ -1059,6 +1060,94 @@ def test_fill_uses_a_message_well() -> None:
     while side.session.wants_write:
         part = fill(side.session)
         assert len(part) == MESSAGE or not side.session.wants_write
+
+
+def heavy_stream(pair: Pair, data: bytes) -> MuxStream:
+    """One of `a`'s streams that has sent so much that it is no sparse one any more."""
+    stream = pair.a.session.open()
+    write(stream, bytes(100_000))
+    pair.pump()
+    take_all(pair.b.accepted[-1])
+    write(stream, data)
+    fill(pair.a.session)
+    return stream
+
+
+def test_a_stream_alone_sends_long_frames_from_where_the_data_lies() -> None:
+    pair = Pair()
+    data = bytes(range(256)) * (4 * KIB)
+    stream = heavy_stream(pair, data)
+    framed = stream.bytes_framed
+    stream.send_credit = 10 * MESSAGE
+    header = memoryview(bytearray(HEADER_SIZE))
+    payload = pair.a.session.fill_long(header, MESSAGE, 4)
+    assert payload is not None
+    assert payload.obj is data
+    assert bytes(header) == frame(DATA, 0, stream.id, 4 * MESSAGE)
+    assert stream.bytes_framed == framed + 4 * MESSAGE
+    assert stream.send_credit == 6 * MESSAGE
+    # No more units than are asked for, and no more than there is credit for.
+    assert len(fill_long(pair.a.session, units=3)) == HEADER_SIZE + 3 * MESSAGE
+    assert len(fill_long(pair.a.session)) == HEADER_SIZE + 3 * MESSAGE
+    assert stream.send_credit == 0
+    assert fill_long(pair.a.session) == b""
+    assert not pair.a.session.wants_write
+
+
+def test_long_frames_arrive_whole_and_the_fin_after_them() -> None:
+    pair = Pair()
+    data = bytes(range(256)) * (4 * KIB)
+    stream = heavy_stream(pair, data)
+    theirs = pair.b.accepted[-1]
+    theirs.receive_credit = stream.send_credit = 2**31
+    sent = bytes(data[: stream.bytes_framed - 100_000])
+    stream.finish()
+    stream.wake_below = 0
+    wire = drain(pair.a.session)
+    lengths = [f.length for f in parse(wire)]
+    assert max(lengths) == 4 * MESSAGE
+    assert lengths[-1] == 0
+    pair.b.receive(wire)
+    assert sent + take_all(theirs) == data
+    assert theirs.received_fin
+    assert pair.a.session.take_drained() == [stream]
+
+
+def test_nobody_waits_for_a_long_frame() -> None:
+    """Only a stream that is alone sends one, when there is nothing more urgent."""
+    pair = Pair()
+    session = pair.a.session
+    stream = heavy_stream(pair, bytes(MIB))
+    stream.send_credit = 2**31
+    other = session.open()
+    write(other, b"a call")
+    assert fill_long(session) == b""
+    assert parse(fill(session))[0] == Frame(DATA, SYN, other.id, 6, b"a call")
+    session.ping()
+    assert fill_long(session) == b""
+    assert parse(fill(session))[0].kind == PING
+    session.window_updates_due[stream.id] = stream
+    assert fill_long(session) == b""
+    assert parse(fill(session))[0].kind == WINDOW_UPDATE
+    assert fill_long(session) != b""
+    # Two heavy ones take turns of a message each.
+    write(other, bytes(MIB))
+    other.send_credit = 2**31
+    fill(session)
+    fill(session)
+    assert fill_long(session) == b""
+
+
+def test_what_is_in_small_pieces_or_gone_gives_no_long_frame() -> None:
+    pair = Pair()
+    stream = heavy_stream(pair, b"x" * MESSAGE)
+    stream.send_credit = 2**31
+    write(stream, bytes(2 * MESSAGE - 1))
+    assert fill_long(pair.a.session) == b""
+    drain(pair.a.session)
+    write(stream, bytes(2 * MESSAGE))
+    pair.a.session.reset(stream)
+    assert fill_long(pair.a.session) == b""
 
 
 def test_data_is_not_split_for_a_small_remainder() -> None:
