@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 import trio
 
 from tests.interop import partners
+from tests.support.nets import unused_port
 
 ECHO = "/lattica-test/echo/1.0.0"
 PING = "/ipfs/ping/1.0.0"
@@ -187,14 +187,6 @@ def _quiet_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in drop}
 
 
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @asynccontextmanager
 async def script_peer(
     name: str, command: Sequence[str], folder: Path, cwd: Path | None = None, **env: str
@@ -233,7 +225,7 @@ async def original_peer(
     home = folder / "original"
     home.mkdir()
     command = [str(installed / "venv/bin/python"), str(partners.SCRIPTS / "original.py")]
-    command += ["--folder", str(home), "--port", str(free_port())]
+    command += ["--folder", str(home), "--port", str(unused_port())]
     for addr in dial:
         command += ["--dial", addr]
     for addr in relays:

@@ -84,7 +84,7 @@ def start_fetch(ticket: str, out: Path, *options: str) -> subprocess.Popen[str]:
 def fetch(ticket: str, out: Path, *options: str) -> dict[str, Any]:
     """Run `lattica fetch --json` to its good end; returns what it printed."""
     process = start_fetch(ticket, out, *options)
-    stdout, stderr = process.communicate(timeout=100)
+    stdout, stderr = process.communicate(timeout=250)
     assert process.returncode == 0, stderr
     return json.loads(stdout)
 
@@ -92,7 +92,7 @@ def fetch(ticket: str, out: Path, *options: str) -> dict[str, Any]:
 def failed_fetch(ticket: str, out: Path, *options: str) -> str:
     """Run `lattica fetch` to its bad end; returns what it wrote to standard error."""
     process = start_fetch(ticket, out, *options)
-    stdout, stderr = process.communicate(timeout=100)
+    stdout, stderr = process.communicate(timeout=250)
     assert process.returncode == 1, (stdout, stderr)
     assert not stdout
     assert "Traceback" not in stderr
