@@ -35,7 +35,7 @@ from libp2p.host.basic_host import BasicHost
 from libp2p.network.exceptions import SwarmException
 from libp2p.network.stream.exceptions import StreamEOF, StreamError
 from libp2p.network.tag_store import TagInfo, TagStore
-from libp2p.peer.envelope import unmarshal_envelope
+from libp2p.peer.envelope import Envelope, unmarshal_envelope
 from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStore, PeerStoreError
 from libp2p.tools.anyio_service.api import ManagerAPI
@@ -81,15 +81,31 @@ class _SwarmListener(IListener):
         await self._swarm.close()
 
 
+class _OwnRecord(Envelope):
+    """Our record, for py-libp2p to see whether its addresses are still ours."""
+
+    def _env_addrs_set(self) -> set[Multiaddr]:
+        record = self.record()
+        return {addr.encapsulate(f"/p2p/{record.peer_id}") for addr in record.addrs}
+
+
 class _PeerStore(PeerStore):
     """py-libp2p's store, which, when it is full, must not drop its owner's keys.
 
     It also sorts all peers for each one that it drops; so it drops several.
     """
 
-    def __init__(self, owner: ID, max_peers: int) -> None:
+    def __init__(self, owner: ID, max_peers: int, own_record: Callable[[], bytes]) -> None:
         super().__init__(max_peers=max_peers)
         self._owner = owner
+        self._own_record = own_record
+
+    def get_local_record(self) -> Envelope:
+        """The one that identify sends: peers take no older one from its pubsub."""
+        envelope = unmarshal_envelope(self._own_record())
+        return _OwnRecord(
+            envelope.public_key, envelope.payload_type, envelope.raw_payload, envelope.signature
+        )
 
     def _enforce_peer_limit(self) -> None:
         own, limit = self.peer_data_map.pop(self._owner, None), self.max_peers
@@ -141,10 +157,12 @@ class _TagStore(TagStore):
 class NetworkService(INetworkService):
     """A :class:`Swarm` for py-libp2p to use. Made together with its host by :func:`make_host`."""
 
-    def __init__(self, swarm: Swarm) -> None:
+    def __init__(self, swarm: Swarm, identify: IdentifyService) -> None:
         self.swarm = swarm
         own_id = libp2p_id(swarm.identity.peer_id)
-        self.peerstore: IPeerStore = _PeerStore(own_id, swarm.config.limits.max_connections)
+        self.peerstore: IPeerStore = _PeerStore(
+            own_id, swarm.config.limits.max_connections, identify.own_record
+        )
         self.peerstore.add_key_pair(own_id, libp2p_key_pair(swarm.identity))
         self.tag_store: TagStore = _TagStore(swarm.registry.tags)
         self.listeners: dict[str, IListener] = {"swarm": _SwarmListener(swarm)}
@@ -458,4 +476,4 @@ class Host(BasicHost):
 
 def make_host(swarm: Swarm, identify: IdentifyService) -> Host:
     """Return a `BasicHost` on the swarm that `identify` serves."""
-    return Host(NetworkService(swarm), identify)
+    return Host(NetworkService(swarm, identify), identify)

@@ -46,6 +46,7 @@ class NetStream(INetStream):
         self.stream = stream
         self.muxed_conn = conn.muxed_conn
         self.swarm_conn = conn
+        self.metric_send_channel = None  # py-libp2p's pubsub looks for it
         self._write_lock = trio.Lock()
 
     def get_protocol(self) -> TProtocol | None:

@@ -69,9 +69,6 @@ class IdentifyService:
     def _describe(self, connection: Connection) -> Identify:
         """This node, as the peer on a connection is told."""
         addrs = self._swarm.addrs
-        if self._record[0] != addrs or not self._record[1]:
-            record = seal_record(self._swarm.identity, time.time_ns(), addrs)
-            self._record = addrs, record
         return Identify(
             public_key=self._swarm.identity.public_key_bytes,
             listen_addrs=addrs,
@@ -79,8 +76,16 @@ class IdentifyService:
             observed_addr=connection.remote_addr,
             protocol_version=self._protocol_version,
             agent_version=self._agent,
-            signed_record=self._record[1],
+            signed_record=self.own_record(),
         )
+
+    def own_record(self) -> bytes:
+        """This node's addresses as a signed peer record; a new one when they have changed."""
+        addrs = self._swarm.addrs
+        if self._record[0] != addrs or not self._record[1]:
+            record = seal_record(self._swarm.identity, time.time_ns(), addrs)
+            self._record = addrs, record
+        return self._record[1]
 
     async def push(self) -> None:
         """Tell all connected peers what is true of this node now, its addresses to begin with."""
