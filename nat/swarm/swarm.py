@@ -549,6 +549,7 @@ class Swarm:
         """
         connection = self.registry.best(peer_id)
         if connection is None:
+            await trio.lowlevel.checkpoint()  # whoever tries again at once must not stop the rest
             raise NotConnectedError(f"not connected to {peer_id}; connect first")
         return await connection.open(protocols)
 

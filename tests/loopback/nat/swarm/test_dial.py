@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 from lattica.errors import (
     AccessDeniedError,
@@ -181,7 +181,7 @@ async def test_no_address_and_unusable_peers():
     async with running() as swarm:
         with pytest.raises(DialError, match="no address known"):
             await swarm.dial(Identity.generate().peer_id, [])
-        with pytest.raises(NotConnectedError, match="connect first"):
+        with assert_checkpoints(), pytest.raises(NotConnectedError, match="connect first"):
             await swarm.open_stream(Identity.generate().peer_id, [ECHO])
     for use in (
         lambda: swarm.dial(None, []),
