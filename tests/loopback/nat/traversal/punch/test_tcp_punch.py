@@ -40,7 +40,7 @@ from tests.support.relayed import RelayedPair, relayed_pair
 
 HERE = PunchConfig(allow_loopback=True, window=10.0, retry_interval=0.02)
 BRIEF = PunchConfig(allow_loopback=True, window=0.2, retry_interval=0.02)
-PATIENCE = 0.3
+PATIENCE = 2.0
 
 
 def closed() -> Multiaddr:

@@ -308,7 +308,7 @@ async def test_relay_that_stalls():
 
     async with scripted_relay(stall) as bad, relaying() as good, running() as bob:
         addrs = addr_of(bad), addr_of(good.swarm)
-        async with reserving(bob, *addrs, reservations=1, request_timeout=0.2) as client:
+        async with reserving(bob, *addrs, reservations=1, request_timeout=1.0) as client:
             await client.wait_ready(10)
             assert is_reserved(client, good.swarm)
 
