@@ -36,7 +36,7 @@ class _Target:
         """Whose connections count; None before anybody has answered."""
         self.addrs: list[Multiaddr] = []
         self.redial = redial
-        self.news = trio.Event()
+        self.changed = trio.Event()
         """Replaced when it has been heard."""
         self.attempt = trio.CancelScope()
         self.last_end = ""
@@ -94,7 +94,7 @@ class BootstrapPeers:
                 for target in self._targets:
                     nursery.start_soon(self._keep, target)
                 async for event in events:
-                    self._hear(event)
+                    self._on_event(event)
                 nursery.cancel_scope.cancel()
 
     def stop(self) -> None:
@@ -119,7 +119,7 @@ class BootstrapPeers:
         for target in self._targets_of(peer_id):
             if target.redial.phase is Phase.RELEASED:
                 target.redial.resume(trio.current_time())
-                target.news.set()
+                target.changed.set()
                 self._protect(peer_id)
 
     def _targets_of(self, peer_id: PeerId) -> list[_Target]:
@@ -140,16 +140,16 @@ class BootstrapPeers:
         else:
             tags.unprotect(peer_id, _TAG)
 
-    def _hear(self, event: SwarmEvent) -> None:
+    def _on_event(self, event: SwarmEvent) -> None:
         for target in self._targets:
             if isinstance(event, PeerConnected | PeerDisconnected):
                 if event.peer_id != target.peer_id:
                     continue
                 if isinstance(event, PeerDisconnected):
                     target.last_end = event.reason
-                target.news.set()
+                target.changed.set()
             elif isinstance(event, EventsLost):
-                target.news.set()
+                target.changed.set()
 
     async def _keep(self, target: _Target) -> None:
         """One target, until the end or until it turns out that it may not be dialed."""
@@ -157,7 +157,7 @@ class BootstrapPeers:
         if target.expected is None and target.addrs[0] in self._swarm.addrs:
             return  # this node itself: the same list is given to every node
         while True:
-            target.news = trio.Event()
+            target.changed = trio.Event()
             change = redial.observe(trio.current_time(), self._is_connected(target))
             self._report(target, change, f"its connections end at once ({target.last_end})")
             if redial.phase is Phase.WAITING and redial.next_wake <= trio.current_time():
@@ -169,7 +169,7 @@ class BootstrapPeers:
                     return
             else:
                 with trio.move_on_at(redial.next_wake):
-                    await target.news.wait()
+                    await target.changed.wait()
 
     def _is_connected(self, target: _Target) -> bool:
         return target.peer_id is not None and self._swarm.registry.best(target.peer_id) is not None

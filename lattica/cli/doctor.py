@@ -62,7 +62,7 @@ def doctor_command(
     if not own_key:
         # Relays would take a second node of the same name for the first one.
         config = replace(config, identity_path=None)
-    _tell(_whom(config, wait))
+    _print_progress(_whom(config, wait))
     facts = run(_gather, config, wait, lifetime)
     _show(facts, as_json)
 
@@ -76,7 +76,7 @@ def _log_level(options: GlobalOptions) -> str:
     return load_config(options.config_file, environment, options.overrides).log_level
 
 
-def _tell(line: str) -> None:
+def _print_progress(line: str) -> None:
     """To a person who waits: what is going on."""
     typer.echo(line, err=True)
 
@@ -104,7 +104,7 @@ async def _gather(config: NodeConfig, wait: float, lifetime: bool) -> DoctorFact
     async with Node(config) as node:
         facts = await gather(node, wait)
         if lifetime:
-            facts = replace(facts, lifetime=await measure_lifetime(node, _tell))
+            facts = replace(facts, lifetime=await measure_lifetime(node, _print_progress))
         return facts
 
 

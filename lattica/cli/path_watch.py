@@ -24,10 +24,10 @@ class PathStep:
 class PathWatch:
     """Notes the paths to one peer, and calls `tell` with each as it comes into use."""
 
-    def __init__(self, peer_id: PeerId, tell: Callable[[PathStep], None]) -> None:
+    def __init__(self, peer_id: PeerId, on_step: Callable[[PathStep], None]) -> None:
         self.steps: list[PathStep] = []
         self._peer_id = peer_id
-        self._tell = tell
+        self._on_step = on_step
         self._began = trio.current_time()
 
     async def run(self, events: EventStream) -> None:
@@ -37,4 +37,4 @@ class PathWatch:
                 step = PathStep(event.path, trio.current_time() - self._began)
                 if not self.steps or self.steps[-1].path != step.path:
                     self.steps.append(step)
-                    self._tell(step)
+                    self._on_step(step)

@@ -40,8 +40,10 @@ from lattica.nat.traversal.stun.transaction import StunTiming
 if TYPE_CHECKING:
     from lattica.node import Node
 
-PATIENCE_S = 20.0
-_POLL_S = 0.2
+PATIENCE = 20.0
+"""Seconds in which a node that has just started may find out how things stand."""
+_POLL = 0.2
+"""Seconds between two looks whether it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +235,7 @@ def snapshot(node: Node, *, gave_up: bool = False) -> DoctorFacts:
     )
 
 
-async def gather(node: Node, patience_s: float = PATIENCE_S) -> DoctorFacts:
+async def gather(node: Node, patience_s: float = PATIENCE) -> DoctorFacts:
     """The facts once they are complete, or after so many seconds. May be cancelled."""
     with trio.move_on_after(patience_s):
         settled = 0
@@ -243,7 +245,7 @@ async def gather(node: Node, patience_s: float = PATIENCE_S) -> DoctorFacts:
             settled = 0 if waiting_for(facts) else settled + 1
             if settled == 2:
                 return facts
-            await trio.sleep(_POLL_S)
+            await trio.sleep(_POLL)
     return snapshot(node, gave_up=True)
 
 
@@ -259,7 +261,7 @@ async def _helps(server: Endpoint, host: str) -> bool:
 
 async def measure_lifetime(
     node: Node,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
     *,
     measure: Measure = measure_mapping_lifetime,
     helps: Helps = _helps,
@@ -270,7 +272,7 @@ async def measure_lifetime(
     helps, which only those of Lattica do.
 
     Args:
-        tell: gets lines for a person, about the progress.
+        report: gets lines for a person, about the progress.
     """
     responders = [
         Responder(endpoint.host, endpoint.port, status.relay)
@@ -283,17 +285,17 @@ async def measure_lifetime(
     def on_progress(found: MappingLifetime) -> None:
         alive = "" if found.alive_s is None else f", still there after {found.alive_s:g} s"
         dead = "" if found.dead_s is None else f", gone after {found.dead_s:g} s"
-        tell(f"an idle UDP mapping is{(alive + dead)[1:]}")
+        report(f"an idle UDP mapping is{(alive + dead)[1:]}")
 
     for version, host in ((4, "0.0.0.0"), (6, "::")):
         for responder in choose(responders, version):
             try:
                 if not await helps(responder.endpoint, host):
                     continue
-                tell("measuring how long idle UDP mappings live: takes up to ten minutes…")
+                report("measuring how long idle UDP mappings live: takes up to ten minutes…")
                 return await measure(responder.endpoint, host, on_progress=on_progress)
             except OSError as error:
-                tell(f"how long idle UDP mappings live cannot be measured: {error}")
+                report(f"how long idle UDP mappings live cannot be measured: {error}")
                 return None
-    tell("how long idle UDP mappings live cannot be measured: no relay helps with that over UDP")
+    report("how long idle UDP mappings live cannot be measured: no relay helps with that over UDP")
     return None

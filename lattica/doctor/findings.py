@@ -17,8 +17,8 @@ from lattica.nat.traversal.autonat.client_core import Reachability
 from lattica.nat.traversal.portmap.mapping import Mapping, Reason
 from lattica.nat.traversal.portmap.service import FamilyStatus
 
-KEEPALIVE_S = 25.0
-"""As often a mapping is used that is to stay; shorter lives need more."""
+KEEPALIVE = 25.0
+"""Seconds after which a mapping that is to stay is used again; shorter lives need more."""
 
 
 class State(Enum):
@@ -253,7 +253,7 @@ def _mapping_life(facts: DoctorFacts) -> Finding | None:
         text = f"An idle UDP mapping is gone after {life.dead_s:g} s."
     else:
         text = f"An idle UDP mapping lives {life.alive_s:g} to {life.dead_s:g} s."
-    if life.dead_s is not None and life.dead_s < KEEPALIVE_S:
+    if life.dead_s is not None and life.dead_s < KEEPALIVE:
         return Finding(
             "mapping lifetime",
             State.WARN,

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from lattica.nat.swarm.status import PeerStatus
     from lattica.node import Node
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 AsyncHandler = Callable[["AsyncStream"], Awaitable[object]]
 
@@ -194,7 +194,7 @@ class AsyncLattica(NodeFacade):
         if progress is None:
             return await self._bridge.acall(content.publish, path, name, timeout=timeout)
         publish = partial(content.publish, path, name)
-        return await self._bridge.acall_telling(publish, progress, timeout=timeout)
+        return await self._bridge.acall_reporting(publish, progress, timeout=timeout)
 
     async def fetch(
         self,
@@ -214,7 +214,7 @@ class AsyncLattica(NodeFacade):
         fetch = partial(self._content.fetch, ticket, out_dir, tensors, options)
         if progress is None:
             return await self._bridge.acall(fetch, timeout=timeout)
-        return await self._bridge.acall_telling(fetch, progress, timeout=timeout)
+        return await self._bridge.acall_reporting(fetch, progress, timeout=timeout)
 
 
 class AsyncStream(StreamHandle):
@@ -435,4 +435,6 @@ class _HandlerTasks:
         if tasks:
             _, pending = await asyncio.wait(tasks, timeout=grace)
             if pending:
-                log.warning("%d stream handlers have not returned after cancellation", len(pending))
+                logger.warning(
+                    "%d stream handlers have not returned after cancellation", len(pending)
+                )

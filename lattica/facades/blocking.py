@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from lattica.nat.swarm.status import PeerStatus
     from lattica.node import Node
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 MAX_HANDLER_THREADS = 64
 
@@ -215,7 +215,7 @@ class Lattica(NodeFacade):
         if progress is None:
             return self._bridge.call(content.publish, path, name, timeout=timeout)
         publish = partial(content.publish, path, name)
-        return self._bridge.call_telling(publish, progress, timeout=timeout)
+        return self._bridge.call_reporting(publish, progress, timeout=timeout)
 
     def fetch(
         self,
@@ -235,7 +235,7 @@ class Lattica(NodeFacade):
         fetch = partial(self._content.fetch, ticket, out_dir, tensors, options)
         if progress is None:
             return self._bridge.call(fetch, timeout=timeout)
-        return self._bridge.call_telling(fetch, progress, timeout=timeout)
+        return self._bridge.call_reporting(fetch, progress, timeout=timeout)
 
 
 class BlockingStream(StreamHandle):
@@ -439,7 +439,7 @@ class _HandlerThreads:
         me = threading.get_ident()
         with self._changed:
             if not self._changed.wait_for(lambda: not self._running - {me}, grace):
-                log.warning(
+                logger.warning(
                     "%d stream handlers have not returned; their threads are left behind",
                     len(self._running - {me}),
                 )

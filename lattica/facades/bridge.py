@@ -40,7 +40,7 @@ import trio
 from lattica.facades.call import Call
 from lattica.nat.base.errors import LatticaError, LocalProtocolError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 E = TypeVar("E")
 R = TypeVar("R")
@@ -112,25 +112,25 @@ class Bridge(Generic[R]):
         call: Call[T] = Call(self, fn, args, plain=True)
         return self._wait(call, call.future.result)
 
-    def call_telling(
+    def call_reporting(
         self,
         fn: Callable[[Callable[[E], None]], Awaitable[T]],
-        tell: Callable[[E], object],
+        on_event: Callable[[E], object],
         *,
         timeout: float | None = None,
     ) -> T:
         """`call` of a function that is given a callback, by which it tells how it gets on.
 
-        `tell` gets what the callback was given, in order, in the calling thread; what it raises
+        `on_event` gets what the callback was given, in order, in the calling thread; what it raises
         cancels the call.
         """
-        told: SimpleQueue[E | _End] = SimpleQueue()
-        call: Call[T] = Call(self, fn, (told.put,), timeout=timeout)
-        call.future.add_done_callback(lambda _: told.put(_End.END))
+        events: SimpleQueue[E | _End] = SimpleQueue()
+        call: Call[T] = Call(self, fn, (events.put,), timeout=timeout)
+        call.future.add_done_callback(lambda _: events.put(_End.END))
 
         def listen() -> T:
-            while (item := told.get()) is not _End.END:
-                tell(item)
+            while (item := events.get()) is not _End.END:
+                on_event(item)
             return call.future.result()
 
         return self._wait(call, listen)
@@ -150,14 +150,14 @@ class Bridge(Generic[R]):
         """`call_plain`, for asyncio."""
         return await self._await(Call(self, fn, args, plain=True))
 
-    async def acall_telling(
+    async def acall_reporting(
         self,
         fn: Callable[[Callable[[E], None]], Awaitable[T]],
-        tell: Callable[[E], object],
+        on_event: Callable[[E], object],
         *,
         timeout: float | None = None,
     ) -> T:
-        """`call_telling`, for asyncio; `tell` runs on the loop."""
+        """`call_reporting`, for asyncio; `on_event` runs on the loop."""
         loop = asyncio.get_running_loop()
         errors: list[BaseException] = []
 
@@ -168,7 +168,7 @@ class Bridge(Generic[R]):
         def receive(item: E) -> None:
             if not errors:
                 try:
-                    tell(item)
+                    on_event(item)
                 except BaseException as exc:
                     errors.append(exc)
                     call.abandon()
@@ -369,7 +369,7 @@ class Bridge(Generic[R]):
         except BaseException as exc:
             self._failure = exc
             if self._ready.done() and not self._stop_requested:
-                log.error("%s has stopped because of an error", self.name, exc_info=exc)
+                logger.error("%s has stopped because of an error", self.name, exc_info=exc)
         finally:
             if not self._ready.done():
                 self._stop_requested = True  # it never ran, and cannot be started again
@@ -448,7 +448,7 @@ def _close_all() -> None:
         try:
             bridge.close(max(0.0, deadline - time.monotonic()))
         except BaseException as exc:
-            log.warning("closing %s at exit: %r", bridge.name, exc)
+            logger.warning("closing %s at exit: %r", bridge.name, exc)
 
 
 atexit.register(_close_all)

@@ -16,7 +16,7 @@ from lattica.nat.base.errors import LocalProtocolError
 if TYPE_CHECKING:
     from lattica.facades.bridge import Bridge
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -150,4 +150,4 @@ class Call(Generic[T]):
             try:
                 self._give_back(value)
             except Exception:
-                log.exception("the result of an abandoned call could not be disposed of")
+                logger.exception("the result of an abandoned call could not be disposed of")

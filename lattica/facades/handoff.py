@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lattica.nat.base.identity import PeerId
     from lattica.nat.mux.stream import Stream
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Buffer = bytes | bytearray | memoryview
 
@@ -228,7 +228,7 @@ class SendQueue:
             self._break()
             if not isinstance(exc, Exception):
                 raise
-            log.debug("a stream broke with data on its way: %s", exc)
+            logger.debug("a stream broke with data on its way: %s", exc)
         if self._closing:
             await self._stream.aclose()
 
@@ -315,7 +315,7 @@ class StreamCore:
         try:
             self.stream.reset()
         except Exception:
-            log.exception("a stream could not be reset")
+            logger.exception("a stream could not be reset")
 
     @contextmanager
     def handled(self) -> Iterator[None]:

@@ -20,7 +20,8 @@ from lattica.nat.base.wire import Buffer
 from lattica.nat.transport.base import RawConn
 
 _READ_SIZE = 256 * 1024
-_CLOSE_SECONDS = 0.5
+_CLOSE_TIMEOUT = 0.5
+"""Seconds."""
 
 
 def client_context() -> ssl.SSLContext:
@@ -111,7 +112,7 @@ class TlsConn:
                 self._tls.unwrap()
             with (
                 contextlib.suppress(OSError, trio.ClosedResourceError),
-                trio.move_on_after(_CLOSE_SECONDS),
+                trio.move_on_after(_CLOSE_TIMEOUT),
             ):
                 await self._flush()
         finally:

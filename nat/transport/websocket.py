@@ -35,7 +35,8 @@ MAX_HEAD = 16 * 1024
 MAX_SEND = 256 * 1024
 """Largest message sent, bytes; more is sent as several."""
 
-_CLOSE_SECONDS = 0.5
+_CLOSE_TIMEOUT = 0.5
+"""Seconds."""
 _HEAD_END = b"\r\n\r\n"
 
 # The library tells of every connection at INFO.
@@ -187,7 +188,7 @@ class WebSocketConn:
         if data and not self._send_lock.locked():
             self._torn = True
             with contextlib.suppress(OSError, trio.ClosedResourceError):
-                with trio.move_on_after(_CLOSE_SECONDS):
+                with trio.move_on_after(_CLOSE_TIMEOUT):
                     await self._conn.send(data)
 
     # --- bytes ---
@@ -286,7 +287,7 @@ class WebSocketConn:
             if self._open:
                 with (
                     contextlib.suppress(OSError, trio.ClosedResourceError),
-                    trio.move_on_after(_CLOSE_SECONDS),
+                    trio.move_on_after(_CLOSE_TIMEOUT),
                 ):
                     await self._say_goodbye()
         finally:

@@ -104,7 +104,7 @@ class PathManager:
                 for peer_id in list(self._swarm.registry.by_peer):
                     self._look_at(peer_id, nursery)
                 async for event in events:
-                    self._hear(event, nursery)
+                    self._on_event(event, nursery)
                 nursery.cancel_scope.cancel()
 
     def status(self, peer_id: PeerId) -> PathStatus | None:
@@ -136,7 +136,7 @@ class PathManager:
 
     # --- what happens ---
 
-    def _hear(self, event: SwarmEvent, nursery: trio.Nursery) -> None:
+    def _on_event(self, event: SwarmEvent, nursery: trio.Nursery) -> None:
         match event:
             case PeerConnected(peer_id=peer_id) | PathChanged(peer_id=peer_id):
                 self._look_at(peer_id, nursery)
@@ -164,9 +164,9 @@ class PathManager:
                     await self._probe(other)
 
     def _wake(self, peer_id: PeerId) -> None:
-        news = self._at_work.get(peer_id)
-        if news is not None:
-            news.set()
+        changed = self._at_work.get(peer_id)
+        if changed is not None:
+            changed.set()
 
     def _look_at(self, peer_id: PeerId, nursery: trio.Nursery) -> None:
         """Start working on a peer, if it is reached through a relay and it is our turn to."""
@@ -204,10 +204,10 @@ class PathManager:
         reports: dict[str, StrategyReport] = {}
         try:
             while (relayed := self._wanted(peer_id)) is not None:
-                news = self._at_work[peer_id] = trio.Event()
+                changed = self._at_work[peer_id] = trio.Event()
                 if trio.current_time() < plan.next_attempt:
                     with trio.move_on_at(plan.next_attempt):
-                        await news.wait()
+                        await changed.wait()
                     continue
                 async with self._limiter:
                     reports = await self._attempt(relayed)

@@ -14,7 +14,8 @@ LINK_BYTES_PER_SECOND = 50e6
 """The emulated link of `high-bdp`: 400 Mbit/s."""
 LINK_DELAY = 0.025
 """Seconds each way on that link: 50 ms of round trip."""
-LOSSY_RATE_BPS = 200e6
+LOSSY_RATE = 200e6
+"""Bits a second."""
 LOSSY_DELAY = 0.025
 LOSSY_LOSS = 0.01
 """Of the packets in the direction of the data."""

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from tools.bench.cases import LOSSY_CONGESTION, LOSSY_DELAY, LOSSY_LOSS, LOSSY_RATE_BPS
+from tools.bench.cases import LOSSY_CONGESTION, LOSSY_DELAY, LOSSY_LOSS, LOSSY_RATE
 from tools.bench.children import BenchError, UnsupportedError
 from tools.netlab.errors import LabError, MissingToolError, NoPrivilegesError
 from tools.netlab.lab import registry
@@ -43,8 +43,8 @@ class Site:
 
 def scenario(sender: Role) -> Scenario:
     """Two hosts at the internet; the line of the sender is the bad one."""
-    clean = LinkSpec(delay_s=LOSSY_DELAY, rate_bps=LOSSY_RATE_BPS)
-    lossy = LinkSpec(delay_s=LOSSY_DELAY, rate_bps=LOSSY_RATE_BPS, loss=LOSSY_LOSS)
+    clean = LinkSpec(delay_s=LOSSY_DELAY, rate_bps=LOSSY_RATE)
+    lossy = LinkSpec(delay_s=LOSSY_DELAY, rate_bps=LOSSY_RATE, loss=LOSSY_LOSS)
     line = Link(up=lossy, down=clean)
     receiver: Role = "client" if sender == "server" else "server"
     return Scenario("bench-lossy", hosts=(Host(sender, link=line), Host(receiver)))

@@ -27,9 +27,10 @@ from tools.netlab.spec.theory import Expected, expected
 from tools.netlab.spec.topology import Link, Router
 from tools.netlab.wire.forwarder_client import ForwarderError
 
-LINE_DELAY_S = 0.010
-"""From a home to the middle of the internet: 20 ms from one home to the other."""
-LINE_RATE_BPS = 1e9
+LINE_DELAY = 0.010
+"""Seconds from a home to the middle of the internet: 20 ms from one home to the other."""
+LINE_RATE = 1e9
+"""Bits a second."""
 SIOCGIFFLAGS = 0x8913
 SIOCSIFFLAGS = 0x8914
 IFF_UP = 1
@@ -85,7 +86,7 @@ class Homes:
 
 def scenario_for(nats: tuple[str, str]) -> Scenario:
     """A relay at a public address, and two homes behind NATs of these types."""
-    line = LinkSpec(delay_s=LINE_DELAY_S, rate_bps=LINE_RATE_BPS)
+    line = LinkSpec(delay_s=LINE_DELAY, rate_bps=LINE_RATE)
     homes: tuple[tuple[Host, str], ...] = (("publisher", nats[0]), ("fetcher", nats[1]))
     return Scenario(
         name="demo",

@@ -18,8 +18,8 @@ import tools.demo
 from lattica.nat.base.exception_groups import leaves
 from tools.demo import checkpoint
 from tools.demo.homes import (
-    LINE_DELAY_S,
-    LINE_RATE_BPS,
+    LINE_DELAY,
+    LINE_RATE,
     NoLabError,
     loopback_up,
     open_homes,
@@ -85,7 +85,7 @@ def homes_described(nats: tuple[str, str]) -> tuple[str, ...]:
     return (
         "three hosts in network namespaces: a relay at a public address,",
         f"a publisher behind one NAT ({nats[0]}), a fetcher behind another ({nats[1]});",
-        f"{2 * LINE_DELAY_S * 1e3:.0f} ms from home to home, {LINE_RATE_BPS / 1e9:g} Gbit/s",
+        f"{2 * LINE_DELAY * 1e3:.0f} ms from home to home, {LINE_RATE / 1e9:g} Gbit/s",
     )
 
 

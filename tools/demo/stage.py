@@ -16,8 +16,8 @@ import trio
 from tools.netlab.lab.programs import Event, parse_event
 from tools.netlab.spec.theory import Expected
 
-STOP_S = 10.0
-"""A command that is told to stop has so long for it."""
+STOP_TIMEOUT = 10.0
+"""Seconds that a command which is told to stop has for it."""
 LAST_LINES = 12
 
 Host: TypeAlias = Literal["relay", "publisher", "fetcher"]
@@ -89,7 +89,7 @@ class _LocalCommand:
         self._process = process
         self.events: list[Event] = []
         self._closed = False
-        self._news = trio.lowlevel.ParkingLot()
+        self._changed = trio.lowlevel.ParkingLot()
 
     async def said(self, key: str) -> Event:
         while True:
@@ -98,11 +98,11 @@ class _LocalCommand:
                     return event
             if self._closed:
                 raise DemoError(f"{self._name} ended{last_words(self.errors)}")
-            await self._news.park()
+            await self._changed.park()
 
     async def wait(self) -> int:
         while not self._closed:
-            await self._news.park()
+            await self._changed.park()
         return await self._process.wait()
 
     async def read(self) -> None:
@@ -112,16 +112,16 @@ class _LocalCommand:
         async for chunk in self._process.stdout:
             *lines, buffer = (buffer + chunk).split(b"\n")
             self.events += [event for event in map(parse_event, lines) if event is not None]
-            self._news.unpark_all()
+            self._changed.unpark_all()
         self._closed = True
-        self._news.unpark_all()
+        self._changed.unpark_all()
 
     async def stop(self) -> None:
         """SIGTERM, then SIGKILL."""
         with trio.CancelScope(shield=True):
             if self._process.poll() is None:
                 self._process.send_signal(signal.SIGTERM)
-            with trio.move_on_after(STOP_S):
+            with trio.move_on_after(STOP_TIMEOUT):
                 await self._process.wait()
             self._process.kill()
             await self._process.wait()

@@ -15,11 +15,12 @@ from tools.netlab.lab.programs import Event
 from tools.netlab.spec.theory import Expected
 
 MB = 1_000_000
-START_S = 60.0
-"""A command that is started has so long until it is ready."""
-CLOSED_S = 5.0
-"""So long after the fetch the relay may take to say that nobody uses it any more."""
-POLL_S = 0.1
+START_TIMEOUT = 60.0
+"""Seconds that a command has until it is ready."""
+CLOSED_WITHIN = 5.0
+"""Seconds after the fetch in which the relay may say that nobody uses it any more."""
+POLL = 0.1
+"""Seconds."""
 RELAYED = "relayed"
 NO_DIRECT: dict[Expected, str] = {
     "direct": "the fetch was over before there was a direct one",
@@ -143,7 +144,7 @@ class Tail:
         """Until cancelled."""
         while True:
             self.show()
-            await trio.sleep(POLL_S)
+            await trio.sleep(POLL)
 
     def show(self) -> None:
         """What is new, in whole lines."""
@@ -184,17 +185,17 @@ def _judge(source: Path, copy: Path) -> tuple[int, int]:
 
 
 async def _said(command: Command, key: str, name: str) -> Event:
-    with trio.move_on_after(START_S):
+    with trio.move_on_after(START_TIMEOUT):
         return await command.said(key)
-    raise DemoError(f"{name} was not ready after {START_S:g} s{last_words(command.errors)}")
+    raise DemoError(f"{name} was not ready after {START_TIMEOUT:g} s{last_words(command.errors)}")
 
 
 async def _carried(relay: Command) -> int:
     """How many bytes the relay has carried, in both directions, as far as it says so in time."""
-    with trio.move_on_after(CLOSED_S):
+    with trio.move_on_after(CLOSED_WITHIN):
         # It tells nobody else.
         while _count(relay, "circuit_opened") > _count(relay, "circuit_closed"):  # noqa: ASYNC110
-            await trio.sleep(POLL_S)
+            await trio.sleep(POLL)
     closed = [event for event in relay.events if event.get("event") == "circuit_closed"]
     return sum(int(one["bytes_from_source"]) + int(one["bytes_from_target"]) for one in closed)
 

@@ -15,7 +15,7 @@ import trio
 from lattica.nat.base.checks import require_seconds
 from lattica.nat.swarm.events import EventBus, NetworkChanged
 from lattica.nat.traversal.network.state import (
-    ChangeNews,
+    ChangeNotices,
     Clocks,
     NetworkState,
     read_clocks,
@@ -133,18 +133,18 @@ class NetworkMonitor:
     async def run(self) -> None:
         """Watch until cancelled."""
         config = self._config
-        with ChangeNews() as news:
+        with ChangeNotices() as notices:
             while (state := self._look()) is None:  # noqa: ASYNC110 - nothing tells
                 await trio.sleep(config.poll)
             detector = ChangeDetector(state, self._clocks(), config)
-            full_poll = config.full_poll if news.works else config.poll
+            full_poll = config.full_poll if notices.works else config.poll
             look_at = trio.current_time() + full_poll
             while True:
                 # What waits to be reported waits on while nobody can look.
                 due = None if self._is_blind else detector.next_timer()
                 limit = trio.current_time() + config.poll
                 with trio.move_on_at(limit if due is None else min(limit, due)) as scope:
-                    await news.wait()
+                    await notices.wait()
                 slept = detector.on_clocks(self._clocks())
                 if slept is not None:
                     self._report(slept)

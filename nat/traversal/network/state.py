@@ -169,7 +169,7 @@ def _lines(path: str) -> list[str]:
         return []
 
 
-class ChangeNews:
+class ChangeNotices:
     """Tells that addresses, links or routes may have changed. Only on Linux it ever does.
 
     Use as a context manager.
@@ -213,7 +213,7 @@ class ChangeNews:
             self._sock.close()
             self._sock = None
 
-    def __enter__(self) -> ChangeNews:
+    def __enter__(self) -> ChangeNotices:
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -75,7 +75,7 @@ class Unmapped:
     why: str
 
 
-News: TypeAlias = Mapped | Unmapped
+PortEvent: TypeAlias = Mapped | Unmapped
 
 
 # --- state as others see it ---

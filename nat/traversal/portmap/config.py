@@ -6,9 +6,12 @@ from dataclasses import dataclass
 
 from lattica.nat.base.checks import require
 
-MIN_LIFETIME_S = 20
-MAX_LIFETIME_S = 7 * 86400
-MIN_CHECK_S = 1
+MIN_LIFETIME = 20
+"""Seconds."""
+MAX_LIFETIME = 7 * 86400
+"""Seconds."""
+MIN_CHECK = 1
+"""Seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +32,14 @@ class PortMappingConfig:
 
     def __post_init__(self) -> None:
         require(
-            MIN_LIFETIME_S <= self.lifetime_s <= MAX_LIFETIME_S,
+            MIN_LIFETIME <= self.lifetime_s <= MAX_LIFETIME,
             "lifetime_s",
-            f"{MIN_LIFETIME_S} to {MAX_LIFETIME_S} seconds",
+            f"{MIN_LIFETIME} to {MAX_LIFETIME} seconds",
             self.lifetime_s,
         )
         require(
-            MIN_CHECK_S <= self.check_s <= MAX_LIFETIME_S,
+            MIN_CHECK <= self.check_s <= MAX_LIFETIME,
             "check_s",
-            f"{MIN_CHECK_S} to {MAX_LIFETIME_S} seconds",
+            f"{MIN_CHECK} to {MAX_LIFETIME} seconds",
             self.check_s,
         )

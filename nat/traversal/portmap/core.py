@@ -28,7 +28,7 @@ from lattica.nat.traversal.portmap.commands import (
     Mapped,
     MethodState,
     MethodStatus,
-    News,
+    PortEvent,
     Remove,
     Request,
     Search,
@@ -45,13 +45,16 @@ from lattica.nat.traversal.portmap.mapping import (
     why_useless,
 )
 
-FIRST_SEARCH_AGAIN_S = 60.0
-LAST_SEARCH_AGAIN_S = 3600.0
-"""A network without such a router is asked ever more rarely, until it changes."""
-FIRST_RETRY_S = 30.0
-LAST_RETRY_S = 1800.0
-MIN_RENEWAL_S = 4.0
-"""Between two attempts to renew, RFC 6887 section 11.2.1."""
+FIRST_SEARCH_AGAIN = 60.0
+"""Seconds after the first search that finds nothing."""
+LAST_SEARCH_AGAIN = 3600.0
+"""Seconds at most: a network without such a router is asked ever more rarely, until it changes."""
+FIRST_RETRY = 30.0
+"""Seconds after the first refusal."""
+LAST_RETRY = 1800.0
+"""Seconds after a refusal at most."""
+MIN_RENEWAL = 4.0
+"""Seconds between two attempts to renew, RFC 6887 section 11.2.1."""
 MAX_PORTS = 32
 
 
@@ -126,7 +129,7 @@ class PortMappingCore:
         self._searched_at = -math.inf
         self._fruitless = 0
         """Searches in a row that found nothing."""
-        self._news: list[News] = []
+        self._events: list[PortEvent] = []
 
     # --- what the owner says ---
 
@@ -139,7 +142,7 @@ class PortMappingCore:
             held = self._wanted.pop(port).held
             if held is not None:
                 removals.append(_removal(held.mapping))
-                self._news.append(Unmapped(held.mapping, "not listening there any more"))
+                self._events.append(Unmapped(held.mapping, "not listening there any more"))
         for port in wanted:
             self._wanted.setdefault(port, _Wanted())
         return removals
@@ -151,7 +154,7 @@ class PortMappingCore:
             self._records[method] = _MethodRecord()
         for port, wanted in self._wanted.items():
             if wanted.held is not None:
-                self._news.append(Unmapped(wanted.held.mapping, "the network has changed"))
+                self._events.append(Unmapped(wanted.held.mapping, "the network has changed"))
             self._wanted[port] = _Wanted(external_port=wanted.external_port)
         self._search_at = -math.inf
         self._fruitless = 0
@@ -160,9 +163,9 @@ class PortMappingCore:
         """The router has told everybody that it has restarted: look now, not when it is time."""
         for record in self._records.values():
             if record.phase is _Phase.FOUND:
-                record.check_at = max(now, record.asked_at + MIN_RENEWAL_S)
+                record.check_at = max(now, record.asked_at + MIN_RENEWAL)
         if all(record.phase is _Phase.ABSENT for record in self._records.values()):
-            self._search_at = max(now, self._searched_at + MIN_RENEWAL_S)
+            self._search_at = max(now, self._searched_at + MIN_RENEWAL)
 
     def shut_down(self) -> list[Remove]:
         """What to remove before leaving: mappings, and those whose answer has not come yet."""
@@ -204,9 +207,9 @@ class PortMappingCore:
             "" if error is None else error.detail,
         )
 
-    def take_news(self) -> list[News]:
-        news, self._news = self._news, []
-        return news
+    def take_events(self) -> list[PortEvent]:
+        events, self._events = self._events, []
+        return events
 
     # --- what to do ---
 
@@ -275,7 +278,7 @@ class PortMappingCore:
             self._fruitless += 1
         self._searched_at = now
         self._search_at = now + pause_after(
-            self._fruitless + 1, FIRST_SEARCH_AGAIN_S, LAST_SEARCH_AGAIN_S, self._rng
+            self._fruitless + 1, FIRST_SEARCH_AGAIN, LAST_SEARCH_AGAIN, self._rng
         )
         commands: list[Command] = []
         for method, record in self._records.items():
@@ -360,7 +363,7 @@ class PortMappingCore:
 
     def _drop(self, wanted: _Wanted, why: str) -> None:
         if wanted.held is not None:
-            self._news.append(Unmapped(wanted.held.mapping, why))
+            self._events.append(Unmapped(wanted.held.mapping, why))
             wanted.external_port = wanted.held.mapping.external_port
             wanted.held = None
 
@@ -403,18 +406,18 @@ class PortMappingCore:
         old = None if wanted.held is None else wanted.held.mapping
         lifetime = grant.lifetime_s
         if lifetime is not None:
-            lifetime = max(lifetime, 2 * MIN_RENEWAL_S)
+            lifetime = max(lifetime, 2 * MIN_RENEWAL)
         wanted.held = _Held(
             new,
             now,
             None if lifetime is None else now + lifetime,
-            now + max(MIN_RENEWAL_S, (lifetime or self._lifetime_s) / 2),
+            now + max(MIN_RENEWAL, (lifetime or self._lifetime_s) / 2),
         )
         wanted.external_port = new.external_port
         wanted.retry_at.clear()
         wanted.failures.clear()
         if old != new:
-            self._news.append(Mapped(new))
+            self._events.append(Mapped(new))
         self._address_seen(now, command.method, grant.external_ip)
         return []
 
@@ -428,7 +431,7 @@ class PortMappingCore:
         record.check_at, record.asked_at = now + self._check_s, now
         if state_lost:
             for held in self._of(command.method):
-                held.renew_at = max(now, held.made_at + MIN_RENEWAL_S)
+                held.renew_at = max(now, held.made_at + MIN_RENEWAL)
                 held.is_doubtful = True
         if external_ip is not None:
             self._address_seen(now, command.method, external_ip)
@@ -442,8 +445,8 @@ class PortMappingCore:
                 held.mapping = replace(
                     held.mapping, external_ip=external_ip, useless=why_useless(external_ip)
                 )
-                held.renew_at = min(held.renew_at, max(now, held.made_at + MIN_RENEWAL_S))
-                self._news.append(Mapped(held.mapping))
+                held.renew_at = min(held.renew_at, max(now, held.made_at + MIN_RENEWAL))
+                self._events.append(Mapped(held.mapping))
 
     def failed(self, now: float, command: Command, error: PortMappingError) -> None:
         """It did not work."""
@@ -468,7 +471,7 @@ class PortMappingCore:
             if wanted.held is not None and wanted.held.mapping.method is method:
                 self._drop(wanted, why)
         # The router may be back soon, and other methods may have been absent for the same reason.
-        self._search_at = max(now, self._searched_at) + MIN_RENEWAL_S
+        self._search_at = max(now, self._searched_at) + MIN_RENEWAL
 
     def _request_failed(self, now: float, command: Request, error: PortMappingError) -> None:
         wanted = self._wanted.get(command.port)
@@ -481,13 +484,13 @@ class PortMappingCore:
             if error.reason in PASSING and not held.is_doubtful:
                 # Half of what is left each time, RFC 6887 section 11.2.1.
                 left = self._lifetime_s if held.expires_at is None else held.expires_at - now
-                held.renew_at = now + max(MIN_RENEWAL_S, left / 2)
+                held.renew_at = now + max(MIN_RENEWAL, left / 2)
                 return
             self._drop(wanted, str(error))
         failures = wanted.failures[command.method] = wanted.failures.get(command.method, 0) + 1
-        pause = pause_after(failures, FIRST_RETRY_S, LAST_RETRY_S, self._rng)
+        pause = pause_after(failures, FIRST_RETRY, LAST_RETRY, self._rng)
         if error.retry_after_s is not None:
-            pause = max(pause, min(error.retry_after_s, LAST_RETRY_S))
+            pause = max(pause, min(error.retry_after_s, LAST_RETRY))
         wanted.retry_at[command.method] = now + pause
 
 

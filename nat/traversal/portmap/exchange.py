@@ -5,7 +5,8 @@ Sources: RFC 6886 sections 3.1 and 3.6, RFC 6887 sections 8.1.1 and 8.5. Pure.
 
 from __future__ import annotations
 
-FIRST_WAIT_S = 0.25
+FIRST_WAIT = 0.25
+"""Seconds until a request is repeated for the first time."""
 ATTEMPTS = 6
 """The last one is given up after 16 seconds in all. RFC 6886 goes on for two minutes, which is
 longer than anybody waits who has other methods."""
@@ -22,7 +23,7 @@ class Retransmission:
 
     def __init__(self, now: float) -> None:
         self.next_timer = now
-        self._wait = FIRST_WAIT_S
+        self._wait = FIRST_WAIT
         self._left = ATTEMPTS
 
     @property

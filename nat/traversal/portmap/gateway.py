@@ -20,7 +20,8 @@ _LINUX = sys.platform == "linux"
 _WINDOWS = sys.platform == "win32"
 _MAX_BYTES = 1 << 20
 _RTF_UP, _RTF_GATEWAY, _RTF_REJECT = 0x1, 0x2, 0x200
-_ROUTE_S = 2.0
+_ROUTE_TIMEOUT = 2.0
+"""Seconds that the system's command may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,7 @@ def _find(family: int) -> tuple[IpAddress, str] | None:
             ["/sbin/route", "-n", "get", which, "default"],
             capture_output=True,
             text=True,
-            timeout=_ROUTE_S,
+            timeout=_ROUTE_TIMEOUT,
             check=False,
         )
     except (OSError, subprocess.SubprocessError):

@@ -59,8 +59,8 @@ from lattica.nat.traversal.portmap.upnp_client import UpnpClient
 
 logger = logging.getLogger(__name__)
 
-REMOVAL_S = 2.0
-"""So long the end of the service may take, however it ends."""
+REMOVAL_TIMEOUT = 2.0
+"""Seconds that the end of the service may take, however it ends."""
 SOURCE = "mapped"
 _NONCE_CONTEXT = b"lattica-port-mapping-nonce\0"
 _TRANSPORTS = {"tcp": Transport.TCP, "udp": Transport.UDP}
@@ -215,7 +215,7 @@ class PortMappingService:
             family.surroundings = None
             family.clients = {}
             family.mapper.network_changed()
-            self._tell(family)
+            self._emit(family)
         self._wake()
 
     async def run(self) -> None:
@@ -229,7 +229,7 @@ class PortMappingService:
                     nursery.start_soon(self._hear_announcements, *group)
                 nursery.start_soon(self._map)
         finally:
-            with trio.move_on_after(REMOVAL_S, shield=True):
+            with trio.move_on_after(REMOVAL_TIMEOUT, shield=True):
                 await self._remove_all()
             self._swarm.own_addresses.set(SOURCE, ())
 
@@ -247,16 +247,16 @@ class PortMappingService:
                 elif isinstance(event, ListeningOn):
                     self._wake()
 
-    def _tell(self, family: _Family) -> None:
+    def _emit(self, family: _Family) -> None:
         """Log what is new, and tell the swarm its addresses."""
-        news = family.mapper.take_news()
-        for one in news:
+        events = family.mapper.take_events()
+        for one in events:
             match one:
                 case Mapped(mapping):
                     _log_mapped(mapping)
                 case Unmapped(mapping, why):
                     logger.info("port mapping lost: %s %s", why, _words(mapping))
-        if news:
+        if events:
             found = [
                 addr
                 for each in self._families
@@ -314,7 +314,7 @@ class PortMappingService:
         if found != family.surroundings:
             if family.surroundings is not None:
                 family.mapper.network_changed()
-                self._tell(family)
+                self._emit(family)
             family.surroundings = found
             family.clients = self._make_clients(found)
         ports = ports_of(self._swarm.listen_addrs, family.family, local_ip)
@@ -331,7 +331,7 @@ class PortMappingService:
                 family.mapper.failed(now, command, PortMappingError(Reason.NO_GATEWAY))
             else:
                 nursery.start_soon(self._do, family, client, command)
-        self._tell(family)
+        self._emit(family)
 
     def _set_idle(self, nursery: trio.Nursery, family: _Family, why: str) -> None:
         if family.idle != why:

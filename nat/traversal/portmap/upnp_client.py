@@ -19,15 +19,18 @@ from lattica.nat.traversal.portmap.clients import Checked
 from lattica.nat.traversal.portmap.gateway import Gateway
 from lattica.nat.traversal.portmap.mapping import Grant, Mapping, Port, PortMappingError, Reason
 
-SEARCH_S = 3.0
+SEARCH_TIME = 3.0
+"""Seconds for which answers to a search are collected."""
 SEARCHES = 2
 """How often each search is sent, a second apart: datagrams get lost."""
-HTTP_S = 6.0
+HTTP_TIMEOUT = 6.0
+"""Seconds for one HTTP exchange."""
 MAX_GATEWAYS = 8
 _MAX_ANSWERS = 64
 _OTHER_PORTS = 8
 _DESCRIPTION = "lattica"
-_MAX_LEASE_S = 604_800  # of WANIPConnection:2
+_MAX_LEASE = 604_800
+"""Seconds, of WANIPConnection:2."""
 
 Network = ipaddress.IPv4Network
 
@@ -76,7 +79,7 @@ class UpnpClient:
         with _malformed():
             external_ip = upnp.take_ip(await self._call(service, "GetExternalIPAddress"))
             external_port, lease = await self._add(
-                service, port, wished_port, min(lifetime_s, _MAX_LEASE_S)
+                service, port, wished_port, min(lifetime_s, _MAX_LEASE)
             )
         return Grant(external_ip, external_port, lease or None)
 
@@ -109,7 +112,7 @@ class UpnpClient:
                 sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, local)
                 sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 2)
                 await sock.bind((str(self._gateway.local_ip), 0))
-                end = trio.current_time() + SEARCH_S
+                end = trio.current_time() + SEARCH_TIME
                 for number in range(SEARCHES):
                     for device in upnp.DEVICES:
                         message = upnp.encode_search(device)
@@ -232,7 +235,7 @@ class UpnpClient:
         """Ask and read the answer, at most 256 KiB within six seconds."""
         response = upnp.HttpResponse()
         try:
-            with trio.fail_after(HTTP_S):
+            with trio.fail_after(HTTP_TIMEOUT):
                 with trio.socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
                     await sock.bind((str(self._gateway.local_ip), 0))
                     await sock.connect((url.host, url.port))

@@ -37,7 +37,7 @@ def public_ips(addrs: Iterable[Multiaddr]) -> frozenset[IpAddress]:
     return frozenset(ip for ip in ips if ip is not None and is_public_host(ip))
 
 
-def to_tell(
+def to_advertise(
     outside: Iterable[Multiaddr],
     listening: Iterable[Multiaddr],
     *,

@@ -147,12 +147,14 @@ class DirectStrategy:
 
     async def _ask(self, relayed: Connection) -> None:
         """Have the peer dial us; return when it says that it has, and that is true."""
-        told = self._side.told(self._swarm.address_book.addrs(relayed.peer_id) or None)
-        if not told:
+        advertised = self._side.advertised(
+            self._swarm.address_book.addrs(relayed.peer_id) or None
+        )
+        if not advertised:
             raise NotApplicable("no address of ours is known that the peer could dial")
         stream = await open_on(relayed, REVERSE)
         async with stream:
-            await stream.send_message(encode(Request(tuple(told))))
+            await stream.send_message(encode(Request(tuple(advertised))))
             with trio.move_on_after(_REQUEST_TIMEOUT + self._config.direct_timeout) as limit:
                 answer = decode_answer(await stream.receive_message(MAX_MESSAGE))
             if limit.cancelled_caught:

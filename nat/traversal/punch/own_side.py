@@ -11,7 +11,7 @@ from lattica.nat.base.ip import IpAddress
 from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.secure.gater import Gater
 from lattica.nat.swarm.swarm import Swarm
-from lattica.nat.traversal.punch.candidates import MAX_LOOKED_AT, public_ips, to_dial, to_tell
+from lattica.nat.traversal.punch.candidates import MAX_LOOKED_AT, public_ips, to_advertise, to_dial
 
 
 class OwnSide:
@@ -23,9 +23,9 @@ class OwnSide:
         self._kinds = frozenset(kinds)
         self._allow_loopback = allow_loopback
 
-    def told(self, peer_addrs: Iterable[Multiaddr] | None = None) -> list[Multiaddr]:
+    def advertised(self, peer_addrs: Iterable[Multiaddr] | None = None) -> list[Multiaddr]:
         """Where to dial us, for a peer; `peer_addrs` are those it has named, if it has."""
-        return to_tell(
+        return to_advertise(
             self._outside(),
             self._swarm.listen_addrs,
             kinds=self._kinds,

@@ -202,7 +202,7 @@ class NatProber:
     def _learn(self, family: _Family, measured: Measured) -> None:
         report = measured.report
         if report != family.report:
-            logger.info("NAT for IPv%d: %s", family.version, _told(report))
+            logger.info("NAT for IPv%d: %s", family.version, _describe(report))
         family.report = report
         if family.version == 4:
             self._swarm.nat.set(report)
@@ -239,7 +239,7 @@ def _as_before(mapped: Endpoint, before: Observation, report: NatReport) -> bool
     return mapped == before.mapped
 
 
-def _told(report: NatReport) -> str:
+def _describe(report: NatReport) -> str:
     """A report for a person, in one line."""
     if not report.udp_works:
         return "UDP does not work" if report.udp_works is False else "not known"

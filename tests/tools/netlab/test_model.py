@@ -553,5 +553,5 @@ class TestFaults:
         make_plan(made)
         end = max(step.t for step in faults.steps(made.faults))
         (newcomer,) = [p for p in made.programs if p.name == "newcomer"]
-        assert end + chaos.QUIET_S <= newcomer.at_s
+        assert end + chaos.QUIET <= newcomer.at_s
         assert all(faults.describe(fault) for fault in made.faults)

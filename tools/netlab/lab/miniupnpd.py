@@ -16,7 +16,8 @@ from tools.netlab.spec.nat import NatSpec
 if TYPE_CHECKING:
     from tools.netlab.lab.lab import Lab
 
-START_S = 10.0
+START_TIMEOUT = 10.0
+"""Seconds that the daemon may take until it listens."""
 
 
 def find_daemon() -> str:
@@ -65,6 +66,6 @@ async def start_daemon(lab: Lab, router: str, spec: NatSpec, *, ipv6: bool) -> R
     argv = [program, "-d", "-f", str(file), "-P", str(folder / "pid")]
     running = await lab.start(router, argv, name=name)
     ready = "HTTP listening on" if spec.upnp else "Listening for NAT-PMP/PCP"
-    if await running.wait_stderr(ready, START_S):
+    if await running.wait_stderr(ready, START_TIMEOUT):
         return running
     raise LabError(f"miniupnpd did not start on {router}{running.last_words()}")

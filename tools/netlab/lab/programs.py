@@ -71,7 +71,7 @@ class Running:
         self.closed = trio.Event()
         """It will say no more."""
         self._clock = clock
-        self._news = trio.lowlevel.ParkingLot()
+        self._changed = trio.lowlevel.ParkingLot()
 
     async def wait_event(
         self, matches: Callable[[Event], bool], start: int = 0
@@ -88,7 +88,7 @@ class Running:
             start = len(self.events)
             if self.closed.is_set():
                 raise LabError(f"{self.name} on {self.host} ended{self.last_words()}")
-            await self._news.park()
+            await self._changed.park()
 
     def last_words(self) -> str:
         """The end of what it wrote to stderr, for an error message; empty if there is nothing."""
@@ -121,7 +121,7 @@ class Running:
     def let_go(self) -> None:
         """Let nobody wait for more from it, though programs that it has started may live on."""
         self.closed.set()
-        self._news.unpark_all()
+        self._changed.unpark_all()
 
     async def _read(self, stdout: int, on_event: Callable[[Event], None]) -> None:
         buffer = bytearray()
@@ -133,15 +133,15 @@ class Running:
                         log.flush()
                         buffer += chunk
                         while (end := buffer.find(b"\n")) >= 0:
-                            self._hear(bytes(buffer[:end]), on_event)
+                            self._on_line(bytes(buffer[:end]), on_event)
                             del buffer[: end + 1]
                         if len(buffer) > MAX_LINE:
                             buffer.clear()
-            self._hear(bytes(buffer), on_event)
+            self._on_line(bytes(buffer), on_event)
         finally:
             self.let_go()
 
-    def _hear(self, line: bytes, on_event: Callable[[Event], None]) -> None:
+    def _on_line(self, line: bytes, on_event: Callable[[Event], None]) -> None:
         event = parse_event(line)
         if event is not None:
             event["t"] = round(self._clock(), 3)
@@ -150,7 +150,7 @@ class Running:
             else:
                 self.lost += 1
             on_event(event)
-            self._news.unpark_all()
+            self._changed.unpark_all()
 
 
 @dataclass(frozen=True, slots=True)

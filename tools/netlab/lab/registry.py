@@ -21,7 +21,8 @@ from pathlib import Path
 
 PREFIX = "lattica-netlab-"
 FILE = "lab.json"
-GRACE_S = 3.0
+GRACE = 3.0
+"""Seconds that a lab's processes have to end by themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,7 @@ def _end(process: ProcessId, number: signal.Signals) -> None:
         try:
             if process.is_alive:
                 signal.pidfd_send_signal(handle, number)
-                select.select([handle], [], [], GRACE_S)
+                select.select([handle], [], [], GRACE)
         finally:
             os.close(handle)
 

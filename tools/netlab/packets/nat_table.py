@@ -62,7 +62,8 @@ _FRAGMENTED: Final = 0x3FFF  # more to come, or an offset
 _LEAST: Final = {UDP: 28, TCP: 40}
 _TCP_MARKS: Final = SYN | FIN | RST
 
-FRAGMENT_LIFE_S: Final = 30.0
+FRAGMENT_LIFE: Final = 30.0
+"""Seconds."""
 MAX_FRAGMENTED: Final = 1024  # datagrams whose fragments are followed at a time
 MAX_HELD_BYTES: Final = 1 << 20  # of fragments that wait for their first one
 _HELD_OVERHEAD: Final = 256  # what keeping one costs beside its bytes
@@ -347,7 +348,7 @@ class NatTable:
         if len(self._fragments) >= MAX_FRAGMENTED:
             del self._fragments[next(iter(self._fragments))]
         key = _fragment_key(ip, outbound)
-        self._fragments[key] = session, self._clock() + FRAGMENT_LIFE_S
+        self._fragments[key] = session, self._clock() + FRAGMENT_LIFE
 
     def _later_fragment(self, packet: Buffer, ip: IpHeader, partial: bool, outbound: bool) -> int:
         key = _fragment_key(ip, outbound)
@@ -368,7 +369,7 @@ class NatTable:
         if self._held_bytes + cost > MAX_HELD_BYTES:
             raise Refused("fragment")
         self._held_bytes += cost
-        self._held.setdefault(key, ([], now + FRAGMENT_LIFE_S))[0].append(packet)
+        self._held.setdefault(key, ([], now + FRAGMENT_LIFE))[0].append(packet)
 
     def _take_held(self, key: _FragmentKey) -> list[bytearray]:
         """The fragments that wait, less those that have waited too long."""

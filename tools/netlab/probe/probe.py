@@ -28,16 +28,18 @@ from tools.netlab.probe.verdicts import ProbeResult, TcpResult, UdpResult
 
 PORTS: Final = (3478, 3479)
 # What an answer over UDP may take (it is asked for three times), and a connection.
-UDP_TIMEOUT_S: Final = 0.4
-TCP_TIMEOUT_S: Final = 1.5
+UDP_TIMEOUT: Final = 0.4
+"""Seconds."""
+TCP_TIMEOUT: Final = 1.5
+"""Seconds."""
 
 
 async def classify(
     server: Endpoint,
     *,
     lifetimes: Sequence[float] = (),
-    udp_timeout: float = UDP_TIMEOUT_S,
-    tcp_timeout: float = TCP_TIMEOUT_S,
+    udp_timeout: float = UDP_TIMEOUT,
+    tcp_timeout: float = TCP_TIMEOUT,
 ) -> ProbeResult:
     """What is between this host and the responder at `server`, its primary endpoint.
 
@@ -81,8 +83,8 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("server", metavar="IP", help="the responder's first address")
     ask.add_argument("--port", type=int, default=PORTS[0], help="the responder's first port")
     ask.add_argument("--lifetimes", nargs="+", type=float, default=(), metavar="SECONDS")
-    ask.add_argument("--udp-timeout", type=float, default=UDP_TIMEOUT_S, metavar="SECONDS")
-    ask.add_argument("--tcp-timeout", type=float, default=TCP_TIMEOUT_S, metavar="SECONDS")
+    ask.add_argument("--udp-timeout", type=float, default=UDP_TIMEOUT, metavar="SECONDS")
+    ask.add_argument("--tcp-timeout", type=float, default=TCP_TIMEOUT, metavar="SECONDS")
     return parser
 
 

@@ -18,8 +18,10 @@ from tools.netlab.packets import stun
 from tools.netlab.packets.stun import Endpoint, StunMessage
 
 # How long a TCP connection may be silent, and how long opening one to a client may take.
-IDLE_S = 30.0
-CONNECT_S = 3.0
+IDLE_TIMEOUT = 30.0
+"""Seconds."""
+CONNECT_TIMEOUT = 3.0
+"""Seconds."""
 MAX_CLIENTS = 256
 
 
@@ -102,7 +104,7 @@ class Responder:
             try:
                 async with self._clients, trio.open_nursery() as nursery:
                     while True:
-                        with trio.fail_after(IDLE_S):
+                        with trio.fail_after(IDLE_TIMEOUT):
                             request = await receive_message(sock)
                         if request is None:
                             return
@@ -124,7 +126,7 @@ class Responder:
         assert answer.mapped is not None
         with (
             contextlib.suppress(OSError),
-            trio.move_on_after(CONNECT_S),
+            trio.move_on_after(CONNECT_TIMEOUT),
             await new_socket(answer.origin, socket.SOCK_STREAM) as sock,
         ):
             await sock.connect(answer.mapped)

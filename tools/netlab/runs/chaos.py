@@ -38,12 +38,14 @@ from tools.netlab.spec.topology import INTERNET, Host, Link, Node, Relay, Router
 from tools.netlab.spec.workload import NodeProgram
 
 HUBS = ("hub-1", "hub-2")
-START_S = 2.0
-"""Until the first fault, once the mesh stands: the timeline waits for that."""
-QUIET_S = 20.0
-"""From the last fault to the judgement: a dead peer must be noticed within 15 s."""
-MEAN_GAP_S = 6.0
-LONGEST_FAULT_S = 12.0
+FIRST_FAULT_AFTER = 2.0
+"""Seconds until the first fault, once the mesh stands: the timeline waits for that."""
+QUIET = 20.0
+"""Seconds from the last fault to the judgement: a dead peer must be noticed within 15 s."""
+MEAN_GAP = 6.0
+"""Seconds between two faults."""
+LONGEST_FAULT = 12.0
+"""Seconds."""
 MAX_RSS = 512 << 20
 MAX_FILES = 512
 NATS = (
@@ -61,9 +63,9 @@ def mesh(
     minutes: float,
     nodes: int,
     *,
-    start_s: float = START_S,
-    quiet_s: float = QUIET_S,
-    mean_gap_s: float = MEAN_GAP_S,
+    start_s: float = FIRST_FAULT_AFTER,
+    quiet_s: float = QUIET,
+    mean_gap_s: float = MEAN_GAP,
 ) -> Scenario:
     """The scenario for a seed.
 
@@ -139,7 +141,7 @@ def _faults(
         t = round(t + rng.expovariate(1 / mean_gap), 2)
         if t >= end:
             return
-        for_s = round(min(rng.uniform(0.5, LONGEST_FAULT_S), max(0.1, end - t)), 2)
+        for_s = round(min(rng.uniform(0.5, LONGEST_FAULT), max(0.1, end - t)), 2)
         kind = rng.choice(
             ("link-down", "link-change", "nat-reboot", "address", "kill", "pause", "cut", "skew")
         )

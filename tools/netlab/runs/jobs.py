@@ -36,19 +36,19 @@ from tools.netlab.spec.workload import (
 
 MIB = 1 << 20
 KINDS = {cls: kind for kind, cls in PROGRAMS.items()}
-START_S = 60.0
-"""A program may take this long until it is ready; machines are busy."""
-NEWS_S = 1.0
-"""What one end of a connection says the other end says soon after."""
-RESERVED_S = 5.0
-"""So long those who look for a node wait until it can be reached through its relays."""
+START_TIMEOUT = 60.0
+"""Seconds that a program may take until it is ready; machines are busy."""
+REPORT_WITHIN = 1.0
+"""Seconds after which the other end says what one end of a connection has said."""
+RESERVED_WITHIN = 5.0
+"""Seconds that those who look for a node wait until it can be reached through its relays."""
 
 
 class Job:
     """One program of a scenario: it may be started several times, and has one outcome."""
 
     def __init__(
-        self, program: Program, lab: Lab, mesh: Mesh, news: Callable[[Event], None]
+        self, program: Program, lab: Lab, mesh: Mesh, on_event: Callable[[Event], None]
     ) -> None:
         self.program = program
         self.name = program.name
@@ -66,7 +66,7 @@ class Job:
         self.ticket = ""
         self._lab = lab
         self._mesh = mesh
-        self._news = news
+        self._report = on_event
         self._argv: list[str] = []
         self._life = 0
         self._ok = False
@@ -122,9 +122,9 @@ class Job:
             library = await trio.to_thread.run_sync(skew.build, self._lab.folder)
             env |= skew.environment(library, self._clock_file)
         self.killed = False
-        hear = partial(self._hear, self._life)
+        on_event = partial(self._on_event, self._life)
         self.running = await self._lab.start(
-            self.program.host, self._argv, name=self.name, env=env, on_event=hear
+            self.program.host, self._argv, name=self.name, env=env, on_event=on_event
         )
         return self.running
 
@@ -189,10 +189,10 @@ class Job:
             return self.program.exit_code is None
         return not isinstance(self.program, FetchProgram)
 
-    def _hear(self, life: int, event: Event) -> None:
+    def _on_event(self, life: int, event: Event) -> None:
         if life == self._life:
             self._mesh.feed(self.name, event)
-        self._news(event)
+        self._report(event)
 
     def _last_words(self) -> str:
         return self.running.last_words() if self.running else ""
@@ -223,16 +223,16 @@ class Job:
                 addrs += self._mesh.relayed_addresses(target, relays)
             self._argv += _options("--connect", addrs)
         await self._start()
-        with trio.move_on_after(START_S):
+        with trio.move_on_after(START_TIMEOUT):
             event = await self._wait_event(lambda event: event.get("event") == "ready")
         if self._mesh.peer_id(self.name) is None:
-            raise LabError(f"was not ready after {START_S:g} s{self._last_words()}")
+            raise LabError(f"was not ready after {START_TIMEOUT:g} s{self._last_words()}")
         self._ready_at = float(event["t"])
         with trio.move_on_after(program.timeout_s):
             while self._missing() or self._relayed():
                 await self._changed.park()
         # The others' news of it have the address at which they see this node.
-        with trio.move_on_after(NEWS_S):
+        with trio.move_on_after(REPORT_WITHIN):
             while not all(self._mesh.is_mutual(self.name, target) for target in program.connect):
                 await self._changed.park()
         if any(self.name in job.program.needs for job in others.values()):
@@ -250,7 +250,7 @@ class Job:
 
     async def _be_reserved(self, relays: list[str]) -> None:
         """Wait until one of the relays lets others through; those at public addresses need none."""
-        with trio.move_on_after(RESERVED_S if relays else 0):
+        with trio.move_on_after(RESERVED_WITHIN if relays else 0):
             while not any(self._mesh.has_reservation(self.name, relay) for relay in relays):
                 await self._changed.park()
 

@@ -47,9 +47,9 @@ TYPES = (
     "tcp-443-only",
     "upnp",
 )
-WAIT_S = 10.0
-"""What `b` has to reach `a` directly, after it is ready."""
-BIRTHDAY_S = 30.0
+DIRECT_WITHIN = 10.0
+"""Seconds that `b` has to reach `a` directly, after it is ready."""
+BIRTHDAY_WITHIN = 30.0
 """The same where many ports must be tried."""
 BATCH = 4
 """Pairs in one lab."""
@@ -115,14 +115,14 @@ def theory(pair: Pair) -> Expected:
 
 def wait_s(pair: Pair) -> float:
     """What a pair has to become direct."""
-    return BIRTHDAY_S if theory(pair) == "birthday" else WAIT_S
+    return BIRTHDAY_WITHIN if theory(pair) == "birthday" else DIRECT_WITHIN
 
 
 def batches(wanted: Sequence[Pair], size: int = BATCH) -> list[list[Pair]]:
     """The pairs in portions for one lab each; those that take long have labs of their own."""
     ordered = sorted(wanted, key=wait_s)
-    slow = [pair for pair in ordered if wait_s(pair) == BIRTHDAY_S]
-    quick = [pair for pair in ordered if wait_s(pair) != BIRTHDAY_S]
+    slow = [pair for pair in ordered if wait_s(pair) == BIRTHDAY_WITHIN]
+    quick = [pair for pair in ordered if wait_s(pair) != BIRTHDAY_WITHIN]
     return [
         part[start : start + size] for part in (slow, quick) for start in range(0, len(part), size)
     ]

@@ -30,7 +30,8 @@ PACKET = 1514
 MIN_LIMIT = 1000
 DEAD = "loss random 100% limit 1000"
 # Packets of 1,500 bytes take 120 ns.
-UNNOTICED_BPS = 100_000_000_000
+UNNOTICED_RATE = 100_000_000_000
+"""Bits a second."""
 
 
 _NORMAL = "distribution normal"
@@ -65,7 +66,7 @@ def arguments(spec: LinkSpec) -> str:
         parts.append(f"duplicate {_percent(spec.duplicate)}")
     # When netem is changed it keeps a rate that is not spoken of; 0 is none.
     in_order = spec.jitter_s > 0 and not spec.jitter_reorders
-    parts.append(f"rate {round(spec.rate_bps or (UNNOTICED_BPS if in_order else 0))}bit")
+    parts.append(f"rate {round(spec.rate_bps or (UNNOTICED_RATE if in_order else 0))}bit")
     parts.append(f"limit {_limit(spec)}")
     return " ".join(parts)
 

@@ -22,8 +22,9 @@ from tools.netlab.runs.timeline import Timeline, due, first_fault
 from tools.netlab.spec.model import Scenario
 from tools.netlab.spec.workload import RelayProgram
 
-PATIENCE_S = 15.0
-"""What is wrong in the end must stay wrong for so long: news takes its time on a busy machine."""
+PATIENCE = 15.0
+"""Seconds for which what is wrong in the end must stay wrong: reports take their time on a busy
+machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,7 @@ async def run_scenario(
 
     `on_event` is called with each event and the program it is from ("" for faults). `judge` sees
     the run at its end, while all still runs, and says what is wrong with it; it is asked again
-    until nothing is, for :data:`PATIENCE_S`. Raises :class:`tools.netlab.errors.LabError` and
+    until nothing is, for :data:`PATIENCE`. Raises :class:`tools.netlab.errors.LabError` and
     :class:`tools.netlab.spec.strict.SpecError` for what keeps it from running at all; what goes
     wrong inside is in the report.
     """
@@ -148,7 +149,7 @@ async def run_scenario(
             captures.append(await lab.capture(node, options.out.resolve() / f"{node}.pcap"))
         run = Run(lab, on_event)
         done = await run.perform()
-        with trio.move_on_after(PATIENCE_S):
+        with trio.move_on_after(PATIENCE):
             while judge(run):  # noqa: ASYNC110 (memory and files tell nobody)
                 await trio.sleep(0.2)
         # Judged before they are stopped.

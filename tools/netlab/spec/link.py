@@ -16,7 +16,8 @@ from tools.netlab.spec.strict import require, require_number
 JitterShape: TypeAlias = Literal["uniform", "normal"]
 
 # A queue that nobody specified: 100 ms at the link's rate, but room for some packets at least.
-DEFAULT_QUEUE_S = 0.1
+DEFAULT_QUEUE = 0.1
+"""Seconds at the link's rate."""
 DEFAULT_QUEUE_MIN_BYTES = 16 * 1514
 
 
@@ -117,7 +118,7 @@ class LinkSpec:
             return float("inf")
         bytes_per_s = self.rate_bps / 8
         if self.queue_bytes is None and self.queue_s is None:
-            return max(DEFAULT_QUEUE_MIN_BYTES, DEFAULT_QUEUE_S * bytes_per_s)
+            return max(DEFAULT_QUEUE_MIN_BYTES, DEFAULT_QUEUE * bytes_per_s)
         limit = float("inf")
         if self.queue_bytes is not None:
             limit = self.queue_bytes

@@ -49,7 +49,8 @@ from tools.netlab.spec.wire import (
 from tools.netlab.wire.wire import Scheduler, Wire
 
 MAX_LINE: Final = 1 << 20
-EXPIRE_EVERY_S: Final = 5.0
+EXPIRE_EVERY: Final = 5.0
+"""Seconds."""
 # Timers of links must not wait behind the programs whose packets they delay.
 NICENESS: Final = -10
 
@@ -72,9 +73,9 @@ class Forwarder:
     def run(self) -> None:
         """Forward packets and obey commands until stdin ends."""
         scheduler, handlers, epoll = self._scheduler, self._handlers, self._epoll
-        expire_at = monotonic() + EXPIRE_EVERY_S
+        expire_at = monotonic() + EXPIRE_EVERY
         while self._running:
-            for fd, _ in epoll.poll(EXPIRE_EVERY_S):
+            for fd, _ in epoll.poll(EXPIRE_EVERY):
                 handler = handlers.get(fd)
                 if handler is not None:  # its wire may have been removed a moment ago
                     handler()
@@ -82,7 +83,7 @@ class Forwarder:
             scheduler.run()
             scheduler.arm()
             if monotonic() >= expire_at:
-                expire_at = monotonic() + EXPIRE_EVERY_S
+                expire_at = monotonic() + EXPIRE_EVERY
                 for wire in self._wires.values():
                     if wire.nat is not None:
                         wire.nat.expire()

@@ -22,7 +22,8 @@ PROJECT = Path(__file__).resolve().parents[3]
 
 
 # The kernel closes a process's pipes a moment before its exit status is there.
-EXIT_S = 1.0
+EXIT_TIMEOUT = 1.0
+"""Seconds that the process has to end by itself."""
 
 
 class ForwarderError(RuntimeError):
@@ -112,7 +113,7 @@ class ForwarderClient:
                 buffer = bytearray(rest)
                 for line in lines:
                     self._take(json.loads(line))
-            with trio.move_on_after(EXIT_S):
+            with trio.move_on_after(EXIT_TIMEOUT):
                 await self._process.wait()
             raise LabError(
                 f"the forwarder (process {self.pid}) has ended before the lab did, with exit "

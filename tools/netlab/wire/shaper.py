@@ -22,7 +22,8 @@ from tools.netlab.spec.link import LinkSpec
 # What may be on a link, waiting or on its way: the bound on its memory.
 MAX_IN_FLIGHT_BYTES: Final = 256 << 20
 # Trains take less than this to send: the grain of a shaped link.
-TRAIN_S: Final = 0.0005
+TRAIN: Final = 0.0005
+"""Seconds."""
 # Normal jitter is cut off at so many standard deviations.
 NORMAL_CUT: Final = 4.0
 
@@ -89,7 +90,7 @@ class Shaper(Generic[PacketT]):
             return 1
         if self.spec.rate_bps is None:
             return None
-        return max(1, int(min(TRAIN_S / self._seconds_per_byte, self._limit / 4)))
+        return max(1, int(min(TRAIN / self._seconds_per_byte, self._limit / 4)))
 
     @property
     def queued_bytes(self) -> int:

@@ -32,7 +32,8 @@ from tools.netlab.wire.tun import TimerFd, open_tun
 READ_BATCH: Final = 32
 # The timer fires no more often than this. A packet that comes alone is on time; a dense stream
 # is delivered in batches, each packet at most this late, and costs half as much.
-GRAIN_S: Final = 0.0002
+GRAIN: Final = 0.0002
+"""Seconds."""
 
 
 class Scheduler:
@@ -73,7 +74,7 @@ class Scheduler:
 
     def arm(self) -> None:
         """Set the timer for what is due next."""
-        due = max(self._heap[0][0], self._ran + GRAIN_S) if self._heap else NEVER
+        due = max(self._heap[0][0], self._ran + GRAIN) if self._heap else NEVER
         if due != self._set:
             self._set = due
             if due != NEVER:

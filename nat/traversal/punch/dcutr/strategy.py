@@ -98,10 +98,10 @@ class DcutrStrategy:
                 fresh = stream is None
                 if stream is None:
                     stream = await open_on(relayed, DCUTR)
-                told = self._side.told()
-                if not told:
+                advertised = self._side.advertised()
+                if not advertised:
                     raise NotApplicable("no address of ours is known that a peer could dial")
-                machine.begin(told, fresh_stream=fresh)
+                machine.begin(advertised, fresh_stream=fresh)
                 addrs = await self._agree(stream, machine, relayed)
                 if not addrs:
                     if machine.rounds >= MAX_ROUNDS:
@@ -174,7 +174,7 @@ class DcutrStrategy:
         def answer(peer_addrs: Sequence[Multiaddr]) -> Sequence[Multiaddr]:
             if not self._limiter.admit(relayed.peer_id):
                 raise ResourceLimitError("the peer wants to punch holes too often")
-            return self._side.told(peer_addrs)
+            return self._side.advertised(peer_addrs)
 
         self._check_applicable()
         await self._wait_observed()
@@ -213,7 +213,7 @@ class DcutrStrategy:
         if self._config.allow_loopback:
             return  # where one machine is all there is, nobody does
         with trio.move_on_after(_LATER):
-            while not public_ips(self._side.told()):
+            while not public_ips(self._side.advertised()):
                 await self._swarm.wait_changed()
 
     async def _punch_logged(

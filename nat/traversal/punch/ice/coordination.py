@@ -56,7 +56,7 @@ class _Side:
     def _say(self, message: IceMessage) -> None:
         self._output += encode(message)
 
-    def _hear(self, data: bytes) -> IceMessage | None:
+    def _decode(self, data: bytes) -> IceMessage | None:
         """The message that `data` completes; there is never a reason to send two at once."""
         if not data:
             self._decoder.finish()
@@ -83,7 +83,7 @@ class Opener(_Side):
         Raises:
             RemoteProtocolError: what comes is no answer, or the stream has ended.
         """
-        message = self._hear(data)
+        message = self._decode(data)
         if message is None:
             return None
         if self._answered or not isinstance(message, Answer | Refusal):
@@ -114,7 +114,7 @@ class Responder(_Side):
             RemoteProtocolError: something else than an offer and, once it has been answered,
                 a start; or the stream has ended.
         """
-        message = self._hear(data)
+        message = self._decode(data)
         if isinstance(message, Offer) and not self._offered:
             self._offered = True
         elif isinstance(message, Start) and self._answered and not self._started:

@@ -20,18 +20,18 @@ MAX_PER_RELAY = 8
 
 
 def own_addrs_of(
-    relay: PeerId, told: Iterable[Multiaddr], used: Iterable[Multiaddr]
+    relay: PeerId, advertised: Iterable[Multiaddr], used: Iterable[Multiaddr]
 ) -> list[Multiaddr]:
     """The addresses of a relay that are believed, without `/p2p/ID`, public ones first.
 
-    `told` are those that the relay gives, `used` those at which this node reaches it or was
+    `advertised` are those that the relay gives, `used` those at which this node reaches it or was
     told by its user to do so.
     """
     certain = [base for base, _ in map(split_peer, used) if kind_of(base) in DIRECT_KINDS]
     hosts = {ip for ip in map(ip_of, certain) if ip is not None}
     claimed = [
         base
-        for base, named in map(split_peer, told)
+        for base, named in map(split_peer, advertised)
         if named in (None, relay)
         and kind_of(base) in DIRECT_KINDS
         and (is_public(ip := ip_of(base)) or ip in hosts)
@@ -44,10 +44,10 @@ def own_addrs_of(
 
 @lru_cache(maxsize=64)
 def relayed_addrs(
-    relay: PeerId, told: tuple[Multiaddr, ...], used: tuple[Multiaddr, ...]
+    relay: PeerId, advertised: tuple[Multiaddr, ...], used: tuple[Multiaddr, ...]
 ) -> tuple[Multiaddr, ...]:
     """`/RELAYADDR/p2p/RELAY/p2p-circuit` for each of :func:`own_addrs_of`."""
-    return tuple(circuit_addr(addr, relay) for addr in own_addrs_of(relay, told, used))
+    return tuple(circuit_addr(addr, relay) for addr in own_addrs_of(relay, advertised, used))
 
 
 def is_public(ip: IpAddress | None) -> bool:

@@ -77,7 +77,7 @@ class _Relay:
     connection: Connection | None = None
     """The direct one, when last looked at."""
     chosen: bool = False
-    told: tuple[Multiaddr, ...] = ()
+    advertised: tuple[Multiaddr, ...] = ()
     """Its addresses, as it says."""
     limit: Limit | None = None
     expires: float = 0.0
@@ -178,7 +178,7 @@ class RelayClient:
             RelayStatus(
                 relay=r.relay,
                 source=r.source,
-                addrs=tuple(own_addrs_of(r.relay, r.told, self._used_addrs(r))),
+                addrs=tuple(own_addrs_of(r.relay, r.advertised, self._used_addrs(r))),
                 path="" if r.connection is None else r.connection.path,
                 rtt=r.rtt,
                 chosen=r.chosen,
@@ -203,7 +203,7 @@ class RelayClient:
             with self._swarm.events.subscribe() as events:
                 async with trio.open_nursery() as nursery:
                     self._nursery = nursery
-                    nursery.start_soon(self._hear, events)
+                    nursery.start_soon(self._follow, events)
                     task_status.started()
                     while True:
                         self._wake = trio.Event()
@@ -230,7 +230,7 @@ class RelayClient:
         if connection.peer_id in self._relays:
             self._wake.set()
 
-    async def _hear(self, events: EventStream) -> None:
+    async def _follow(self, events: EventStream) -> None:
         async for event in events:
             if isinstance(event, NetworkChanged | EventsLost):
                 now = trio.current_time()
@@ -322,7 +322,7 @@ class RelayClient:
         addrs = tuple(
             addr
             for r in (self._relays[relay] for relay in chosen if relay in held)
-            for addr in relayed_addrs(r.relay, r.told, self._used_addrs(r))
+            for addr in relayed_addrs(r.relay, r.advertised, self._used_addrs(r))
         )
         if addrs != self._addrs.value:
             self._addrs.set(addrs)
@@ -400,7 +400,7 @@ class RelayClient:
         return bool(self._tcp_addrs(r))
 
     def _tcp_addrs(self, r: _Relay) -> list[Multiaddr]:
-        found = own_addrs_of(r.relay, r.told, self._used_addrs(r))
+        found = own_addrs_of(r.relay, r.advertised, self._used_addrs(r))
         return [addr for addr in found if kind_of(addr) is Kind.TCP]
 
     async def _add_tcp(self, r: _Relay) -> None:
@@ -444,7 +444,7 @@ class RelayClient:
             if r.reserving.failed(now, reason):
                 logger.info("no reservation: %s relay=%s", reason, r.relay)
             return
-        r.told, r.limit = reservation.addrs, limit
+        r.advertised, r.limit = reservation.addrs, limit
         r.expires = self._wall_clock() + lifetime
         if r.reserving.granted(now, lifetime):
             logger.info("reserved for %.0f s limit=%s relay=%s", lifetime, limit, r.relay)

@@ -15,8 +15,8 @@ from lattica.nat.base.identity import PeerId
 
 CLEARLY = 0.5
 """A relay is clearly nearer if its round trip is at most this part of the other's, and …"""
-CLEARLY_SECONDS = 0.02
-"""… at least so much shorter."""
+CLEARLY_FASTER_BY = 0.02
+"""… at least so many seconds shorter."""
 _UNKNOWN = 1.0
 """Seconds that a round trip is taken for that was not measured yet."""
 
@@ -110,4 +110,4 @@ def _distance(candidate: Candidate) -> float:
 def _clearly_nearer(new: Candidate, old: Candidate) -> bool:
     if new.rtt is None or old.rtt is None:
         return False
-    return new.rtt <= old.rtt * CLEARLY and old.rtt - new.rtt >= CLEARLY_SECONDS
+    return new.rtt <= old.rtt * CLEARLY and old.rtt - new.rtt >= CLEARLY_FASTER_BY

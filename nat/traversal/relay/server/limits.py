@@ -38,7 +38,7 @@ class CircuitLimits:
         require(self.per_peer >= 1, "per_peer", "at least 1", self.per_peer)
 
     @property
-    def as_told(self) -> Limit | None:
+    def advertised(self) -> Limit | None:
         """As peers are told; the rate is not theirs to know. None: nothing to tell."""
         if not (self.duration or self.data):
             return None

@@ -250,11 +250,11 @@ class RelayService:
         # Clients count from the answer: rather too early than too late.
         expire = int(time.time() + lifetime)
         voucher = seal(self._swarm.identity, peer_id, expire)
-        reservation = Reservation(expire, self._told_addresses(), voucher)
-        answer = HopStatus(Status.OK, reservation, grant.limits.as_told)
+        reservation = Reservation(expire, self._advertised(), voucher)
+        answer = HopStatus(Status.OK, reservation, grant.limits.advertised)
         await stream.send_message(encode(answer))
 
-    def _told_addresses(self) -> tuple[Multiaddr, ...]:
+    def _advertised(self) -> tuple[Multiaddr, ...]:
         """This relay's addresses for clients, those that most can reach first."""
         found: list[tuple[int, Multiaddr]] = []
         for addr in self._addresses():
@@ -332,7 +332,7 @@ class RelayService:
         assert target is not None
         if circuit.limits.duration:
             live.scope.deadline = trio.current_time() + circuit.limits.duration
-        await source.send_message(encode(HopStatus(Status.OK, limit=circuit.limits.as_told)))
+        await source.send_message(encode(HopStatus(Status.OK, limit=circuit.limits.advertised)))
         live.opened = True
         self._circuits_total += 1
         logger.debug("circuit opened source=%s target=%s", circuit.source, circuit.target)
@@ -355,7 +355,7 @@ class RelayService:
         try:
             with trio.fail_after(STOP_TIMEOUT):
                 stream = live.target = await connection.open(STOP)
-                call = StopConnect(circuit.source, circuit.limits.as_told)
+                call = StopConnect(circuit.source, circuit.limits.advertised)
                 await stream.send_message(encode(call))
                 answer = decode_stop(await stream.receive_message(MAX_MESSAGE))
         except trio.TooSlowError:

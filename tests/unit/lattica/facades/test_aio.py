@@ -383,13 +383,13 @@ def test_progress_is_told_on_the_loop(node: FakeNode) -> None:
             raise KeyError("enough")
 
         async with AsyncLattica() as lattica:
-            result = await lattica._bridge.acall_telling(
+            result = await lattica._bridge.acall_reporting(
                 work, lambda step: told.append((step, threading.get_ident()))
             )
             assert result == "done"
             assert told == [(step, threading.get_ident()) for step in range(3)]
             with pytest.raises(KeyError, match="enough"):
-                await lattica._bridge.acall_telling(endless, refuse)
+                await lattica._bridge.acall_reporting(endless, refuse)
 
     in_asyncio(main)
 

@@ -157,7 +157,7 @@ def test_progress_is_told_in_the_calling_thread(lattica: Lattica) -> None:
             await trio.lowlevel.checkpoint()
         return "done"
 
-    result = lattica._bridge.call_telling(
+    result = lattica._bridge.call_reporting(
         work, lambda step: told.append((step, threading.get_ident()))
     )
     assert result == "done"
@@ -171,7 +171,7 @@ def test_progress_is_told_in_the_calling_thread(lattica: Lattica) -> None:
         raise KeyError("enough")
 
     with pytest.raises(KeyError, match="enough"):
-        lattica._bridge.call_telling(endless, refuse)
+        lattica._bridge.call_reporting(endless, refuse)
 
 
 # --- streams ---

@@ -124,7 +124,7 @@ class TestPcp:
         assert await reason(pcp_client().search()) is Reason.PORT_CLOSED
 
     async def test_repeats_a_bounded_number_of_times(self, monkeypatch):
-        monkeypatch.setattr("lattica.nat.traversal.portmap.exchange.FIRST_WAIT_S", 0.01)
+        monkeypatch.setattr("lattica.nat.traversal.portmap.exchange.FIRST_WAIT", 0.01)
         async with router(monkeypatch, lambda request: []) as requests:
             assert await reason(pcp_client().search()) is Reason.NO_ANSWER
         assert 1 < len(requests) <= 6
@@ -312,7 +312,7 @@ class TestUpnp:
             assert await reason(client.request(UDP, 1, None, 60)) is Reason.MALFORMED
 
     async def test_one_that_says_nothing(self, monkeypatch):
-        monkeypatch.setattr(upnp_client, "HTTP_S", 0.1)
+        monkeypatch.setattr(upnp_client, "HTTP_TIMEOUT", 0.1)
         with trio.socket.socket() as sock:
             await sock.bind((str(HOST), 0))
             sock.listen(5)

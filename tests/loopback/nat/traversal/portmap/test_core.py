@@ -29,7 +29,7 @@ from lattica.nat.traversal.portmap.commands import (
     Unmapped,
 )
 from lattica.nat.traversal.portmap.config import PortMappingConfig
-from lattica.nat.traversal.portmap.core import FIRST_RETRY_S, LAST_SEARCH_AGAIN_S, PortMappingCore
+from lattica.nat.traversal.portmap.core import FIRST_RETRY, LAST_SEARCH_AGAIN, PortMappingCore
 from lattica.nat.traversal.portmap.gateway import Gateway
 from lattica.nat.traversal.portmap.mapping import (
     Grant,
@@ -85,7 +85,7 @@ def all_mapped(*methods: Method, **options) -> Any:
         [request] = made.poll(0)
         made.granted(0, request, grant(lifetime=options.get("lifetime_s", 3600)))
     assert made.poll(0) == []
-    made.take_news()
+    made.take_events()
     return made
 
 
@@ -118,7 +118,7 @@ class TestSearching:
             now = made.next_timer
         assert waits == sorted(waits)
         assert waits[0] >= 60
-        assert waits[-1] == LAST_SEARCH_AGAIN_S
+        assert waits[-1] == LAST_SEARCH_AGAIN
         assert {status.state for status in made.statuses} == {MethodState.ABSENT}
         assert {status.reason for status in made.statuses} == {Reason.NO_ANSWER}
 
@@ -151,7 +151,7 @@ class TestMapping:
         assert (request.port, request.wished_port) == (TCP, 5000)
         made.granted(0, request, grant(5000))
         assert [(m.port, m.external_port) for m in made.mappings] == [(UDP, 5000), (TCP, 5000)]
-        assert [type(one) for one in made.take_news()] == [Mapped, Mapped]
+        assert [type(one) for one in made.take_events()] == [Mapped, Mapped]
 
     def test_a_refused_port_goes_to_the_next_method(self):
         made = mapper()
@@ -186,13 +186,13 @@ class TestMapping:
         assert made.next_timer == 100
         [request] = made.poll(100)
         made.failed(100, request, refused())
-        assert made.next_timer == 100 + 2 * FIRST_RETRY_S
+        assert made.next_timer == 100 + 2 * FIRST_RETRY
         assert made.statuses[0].reason is Reason.NOT_AUTHORIZED
 
     def test_a_port_that_is_not_wanted_any_more(self):
         made = all_mapped(Method.PCP)
         assert made.set_ports([UDP]) == [Remove(Method.PCP, TCP, 4001)]
-        assert [type(one) for one in made.take_news()] == [Unmapped]
+        assert [type(one) for one in made.take_events()] == [Unmapped]
 
     def test_granted_too_late(self):
         made = mapper(Method.PCP)
@@ -229,7 +229,7 @@ class TestRenewal:
         made.granted(50, request, grant(lifetime=100))
         [request] = made.poll(50)
         made.granted(50, request, grant(lifetime=100))
-        assert made.take_news() == []
+        assert made.take_events() == []
         assert made.next_timer == 100
 
     def test_until_it_is_over(self):
@@ -244,7 +244,7 @@ class TestRenewal:
             now = made.next_timer
         made.poll(now)
         assert made.mappings == ()
-        assert [type(one) for one in made.take_news()] == [Unmapped, Unmapped]
+        assert [type(one) for one in made.take_events()] == [Unmapped, Unmapped]
 
     def test_refused(self):
         made = all_mapped(Method.PCP, lifetime_s=100, check_s=1000)
@@ -289,7 +289,7 @@ class TestLostState:
         [check] = made.poll(60)
         made.checked(60, check, state_lost=False, external_ip=ELSEWHERE)
         assert {mapping.external_ip for mapping in made.mappings} == {ELSEWHERE}
-        assert len(made.take_news()) == 2
+        assert len(made.take_events()) == 2
         assert isinstance(made.poll(60)[0], Request)
 
     def test_a_gateway_that_says_something_else_each_time(self):
@@ -326,7 +326,7 @@ def test_whatever_happens(data):
         assert len(set(methods)) == len(methods)
         timer = made.next_timer
         assert timer is None or timer > now
-        for one in made.take_news():
+        for one in made.take_events():
             if isinstance(one, Mapped):
                 known[one.mapping.port] = one.mapping
             else:

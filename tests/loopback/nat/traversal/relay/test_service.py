@@ -228,7 +228,7 @@ async def test_only_addresses_that_others_can_use_are_told():
             "/dns4/relay.example/tcp/443/wss",
         ]
         service = RelayService(swarm, addresses=lambda: map(Multiaddr, given))
-        told = [str(addr) for addr in service._told_addresses()]
+        told = [str(addr) for addr in service._advertised()]
         me = f"/p2p/{swarm.identity.peer_id}"
         assert told == [
             f"/ip4/8.8.8.8/tcp/1{me}",
@@ -236,7 +236,7 @@ async def test_only_addresses_that_others_can_use_are_told():
             f"/ip4/192.168.1.2/tcp/1{me}",
         ]
         given[:] = [f"/ip4/8.8.8.8/tcp/{port}" for port in range(1, 1000)]
-        assert len(service._told_addresses()) == 16
+        assert len(service._advertised()) == 16
 
 
 async def test_reservation_ends_with_the_connection():

@@ -17,8 +17,8 @@ from lattica.nat.traversal.punch.candidates import (
     MAX_PUBLIC_HOSTS,
     predicted,
     public_ips,
+    to_advertise,
     to_dial,
-    to_tell,
 )
 from tests.support.connected import ALICE, BOB
 
@@ -35,7 +35,7 @@ PEER_ID = BOB.peer_id
 
 def told(**changes) -> list[str]:
     arguments = {"outside": [OUTSIDE], "listening": LISTENING, "kinds": TCP, "interfaces": HOME}
-    return [str(addr) for addr in to_tell(**{**arguments, **changes})]
+    return [str(addr) for addr in to_advertise(**{**arguments, **changes})]
 
 
 def dialed(*claimed: str, **changes) -> list[str]:

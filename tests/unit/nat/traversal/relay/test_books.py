@@ -342,17 +342,17 @@ def test_limits_are_checked(make, field):
 
 
 def test_peers_are_told_what_they_can_know_of_their_limits():
-    assert CircuitLimits().as_told is None
-    assert CircuitLimits(rate=5).as_told is None
-    assert CircuitLimits(duration=90.7).as_told == Limit(90, None)
-    assert StrangerLimits().as_told == Limit(120, 16 << 20)
+    assert CircuitLimits().advertised is None
+    assert CircuitLimits(rate=5).advertised is None
+    assert CircuitLimits(duration=90.7).advertised == Limit(90, None)
+    assert StrangerLimits().advertised == Limit(120, 16 << 20)
 
 
 def test_defaults_carry_weights_for_the_list_and_little_for_strangers():
     config = RelayServerConfig()
     assert not config.enabled
     assert not config.limits.open_to_strangers
-    assert config.limits.for_allowed.as_told is None
+    assert config.limits.for_allowed.advertised is None
     assert config.limits.for_allowed.rate == 0
     strangers = config.limits.for_strangers
     assert strangers.duration
