@@ -58,45 +58,48 @@ class AddressFact:
 
 @dataclass(frozen=True, slots=True)
 class RelayFact:
-    """One relay.
-
-    addrs: where it is. path: how it is reached, as `Connection.path`; empty if it is not.
-    rtt: seconds. chosen: a place is wanted there. reserved: there is one, through which others
-    reach this node. error: what went wrong last.
-    """
+    """One relay."""
 
     relay: str
     addrs: tuple[Multiaddr, ...] = ()
+    """Where it is."""
     path: str = ""
+    """How it is reached, as `Connection.path`; empty if it is not."""
     rtt: float | None = None
+    """Seconds."""
     chosen: bool = True
+    """Whether a place is wanted there."""
     reserved: bool = False
+    """Whether there is one, through which others reach this node."""
     error: str = ""
+    """What went wrong last."""
 
 
 @dataclass(frozen=True, slots=True)
 class DoctorFacts:
-    """All that the findings are drawn from.
-
-    listen: addresses as bound. fixed_ports: whether they were configured, and will be the same
-    the next time. interfaces: of this machine. nat4, nat6: what STUN responders see, per family.
-    lifetime: how long an idle UDP mapping lives, if that was measured. servers: how many relays
-    and bootstrap peers are configured. unfinished: what of this node is still being found out, for
-    people. gave_up: not everything was known when time was over.
-    """
+    """All that the findings are drawn from."""
 
     listen: tuple[Multiaddr, ...] = ()
+    """Addresses as bound."""
     fixed_ports: bool = True
+    """Whether they were configured, and will be the same the next time."""
     interfaces: tuple[Interface, ...] = ()
+    """Of this machine."""
     nat4: NatReport = field(default_factory=NatReport)
+    """What STUN responders see by IPv4."""
     nat6: NatReport = field(default_factory=NatReport)
+    """The same by IPv6."""
     lifetime: MappingLifetime | None = None
+    """How long an idle UDP mapping lives, if that was measured."""
     addresses: tuple[AddressFact, ...] = ()
     port_mapping: PortMappingStatus | None = None
     relays: tuple[RelayFact, ...] = ()
     servers: int = 0
+    """How many relays and bootstrap peers are configured."""
     unfinished: tuple[str, ...] = ()
+    """What of this node is still being found out, for people."""
     gave_up: bool = False
+    """Whether not everything was known when time was over."""
 
     @property
     def ports(self) -> str:

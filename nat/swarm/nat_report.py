@@ -18,24 +18,22 @@ class Behaviour(Enum):
 
 @dataclass(frozen=True, slots=True)
 class NatReport:
-    """What the STUN responders of the relays tell of one address family; None: not known.
-
-    mapping: how the port outside depends on who is written to.
-    filtering: what comes in from those that were not written to.
-    is_translated: the address outside is not one of this machine.
-    preserves_port: the port outside is the one inside.
-    hairpin: the outside address works from the inside too.
-    udp_works: a STUN responder has answered at all; False if none of several does.
-    mapped: (host, port) where the responders see the main UDP socket, one after another.
-    """
+    """What the STUN responders of the relays tell of one address family; None: not known."""
 
     mapping: Behaviour | None = None
+    """How the port outside depends on who is written to."""
     filtering: Behaviour | None = None
+    """What comes in from those that were not written to."""
     is_translated: bool | None = None
+    """The address outside is not one of this machine."""
     preserves_port: bool | None = None
+    """The port outside is the one inside."""
     hairpin: bool | None = None
+    """The outside address works from the inside too."""
     udp_works: bool | None = None
+    """A STUN responder has answered at all; False if none of several does."""
     mapped: tuple[Address, ...] = ()
+    """(host, port) where the responders see the main UDP socket, one after another."""
 
     @property
     def is_hard(self) -> bool:

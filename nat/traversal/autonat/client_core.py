@@ -43,17 +43,15 @@ class Reachability(Enum):
 
 @dataclass(frozen=True, slots=True)
 class AddressReachability:
-    """What is known of an address.
-
-    agreeing: servers that said so in the latest round, of which `asked` had an opinion.
-    since: seconds on the client's clock at which `reachability` became what it is.
-    """
+    """What is known of an address."""
 
     addr: Multiaddr
     reachability: Reachability
     agreeing: int
+    """Servers that said so in the latest round, of which `asked` had an opinion."""
     asked: int
     since: float
+    """Seconds on the client's clock at which `reachability` became what it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +79,12 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class DialBack:
-    """A nonce that has arrived, and on what connection.
-
-    local: our end of it.
-    is_fresh: it came in after the check began, and not from where we have a connection to.
-    """
+    """A nonce that has arrived, and on what connection."""
 
     local: Multiaddr
+    """Our end of it."""
     is_fresh: bool
+    """It came in after the check began, and not from where we have a connection to."""
 
 
 def is_checkable(addr: Multiaddr, *, allow_private: bool = False) -> bool:

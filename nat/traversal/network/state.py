@@ -41,14 +41,12 @@ _GATHERING: Final = 0.1
 
 @dataclass(frozen=True, slots=True)
 class NetworkState:
-    """What matters of a machine's network.
-
-    addresses: "INTERFACE ADDRESS/PREFIX" of those that are up, without loopback and link-local
-    ones. routes: what is known of the default routes, as text.
-    """
+    """What matters of a machine's network."""
 
     addresses: frozenset[str] = frozenset()
+    """`INTERFACE ADDRESS/PREFIX` of those that are up, without loopback and link-local ones."""
     routes: frozenset[str] = frozenset()
+    """What is known of the default routes, as text."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,10 +37,12 @@ _MAX_IGNORED = 64
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """state_lost: the router has restarted. external_ip: None if the method cannot tell."""
+    """What a look at a gateway has shown."""
 
     state_lost: bool
+    """Whether the router has restarted."""
     external_ip: IpAddress | None = None
+    """None if the method cannot tell."""
 
 
 class Client(Protocol):

@@ -22,17 +22,15 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Make or renew a mapping; answer: `granted` or `failed`.
-
-    wished_port: the external port that would be best; any other will do.
-    wished_ip: the external address that it had, or None.
-    """
+    """Make or renew a mapping; answer: `granted` or `failed`."""
 
     method: Method
     generation: int
     port: Port
     wished_port: int
+    """The external port that would be best; any other will do."""
     wished_ip: IpAddress | None
+    """The external address that it had, or None."""
     lifetime_s: int
 
 

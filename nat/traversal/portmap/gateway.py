@@ -26,15 +26,14 @@ _ROUTE_TIMEOUT = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """A router that this machine sends through.
-
-    address: of the router. interface: the device's name. local_ip: the address of this
-    machine that packets which go through it have.
-    """
+    """A router that this machine sends through."""
 
     address: IpAddress
+    """Of the router."""
     interface: str
+    """The device's name."""
     local_ip: IpAddress
+    """The address of this machine that packets which go through it have."""
 
     @property
     def scoped(self) -> str:

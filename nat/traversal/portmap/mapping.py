@@ -86,16 +86,14 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """A mapping that stands, as far as is known.
-
-    useless: why nobody outside can use it, or None.
-    """
+    """A mapping that stands, as far as is known."""
 
     port: Port
     method: Method
     external_ip: IpAddress
     external_port: int
     useless: str | None = None
+    """Why nobody outside can use it, or None."""
 
 
 def name_of(codes: type[IntEnum], result: int) -> str:

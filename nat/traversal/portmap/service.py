@@ -69,14 +69,13 @@ _FAMILIES = (4, 6)
 
 @dataclass(frozen=True, slots=True)
 class FamilyStatus:
-    """Of port mapping in one address family, 4 or 6.
-
-    idle: why nothing is asked at all, or None. gateway: the default gateway, if there is one.
-    """
+    """Of port mapping in one address family, 4 or 6."""
 
     family: int
     idle: str | None
+    """Why nothing is asked at all, or None."""
     gateway: IpAddress | None
+    """The default gateway, if there is one."""
     methods: tuple[MethodStatus, ...]
     mappings: tuple[Mapping, ...]
 

@@ -55,24 +55,24 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What one round of measurements has brought, for one address family.
-
-    local_port: that the main socket is bound to. local_hosts: the addresses of this machine.
-    asked: responders that were asked. observations: in the order in which they were asked.
-    port_pairs: inside and outside port of further sockets. other_address: whether something came
-    in from an address that the socket had not written to; other_port: from another port of one
-    that it had. hairpin: whether something came in from this machine by way of the outside. The
-    last three are None where nothing could be found out.
-    """
+    """What one round of measurements has brought, for one address family."""
 
     local_port: int
+    """What the main socket is bound to."""
     local_hosts: frozenset[str]
+    """The addresses of this machine."""
     asked: tuple[Responder, ...] = ()
+    """Responders that were asked."""
     observations: tuple[Observation, ...] = ()
+    """In the order in which they were asked."""
     port_pairs: tuple[tuple[int, int], ...] = ()
+    """Inside and outside port of further sockets."""
     other_address: bool | None = None
+    """Whether something came in from an address that was not written to; None: unknown."""
     other_port: bool | None = None
+    """Whether something came in from another port of one that it had; None: unknown."""
     hairpin: bool | None = None
+    """Whether something came in from this machine by way of the outside; None: unknown."""
 
 
 def judge(findings: Findings) -> NatReport:

@@ -48,15 +48,14 @@ class StunRefused(LatticaError):
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """What a responder said.
-
-    response: its message. source: where that came from. rtt: round-trip time in seconds, where
-    it is clear which request was answered.
-    """
+    """What a responder said."""
 
     response: BindingResponse
+    """Its message."""
     source: Endpoint
+    """Where that came from."""
     rtt: float | None
+    """Round-trip time in seconds, where it is clear which request was answered."""
 
     @property
     def mapped(self) -> Endpoint:

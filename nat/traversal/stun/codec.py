@@ -48,34 +48,33 @@ _CHANGE_IP, _CHANGE_PORT = 0x04, 0x02
 
 @dataclass(frozen=True, slots=True)
 class BindingRequest:
-    """ "Where do you see me?"
-
-    transaction: 12 bytes that the answer repeats. change_ip, change_port: answer from the other
-    address, the other port. response_port: answer to this port. fingerprint: with a checksum
-    against mistaking something else for STUN. unknown: attributes, only in requests that were
-    read, that must be understood and are not.
-    """
+    """The question where the other one sees this one."""
 
     transaction: bytes
+    """12 bytes that the answer repeats."""
     change_ip: bool = False
+    """Answer from the other address."""
     change_port: bool = False
+    """Answer from the other port."""
     response_port: int | None = None
+    """Answer to this port."""
     fingerprint: bool = True
+    """With a checksum against mistaking something else for STUN."""
     unknown: tuple[int, ...] = ()
+    """Attributes, only in requests that were read, that must be understood and are not."""
 
 
 @dataclass(frozen=True, slots=True)
 class BindingResponse:
-    """ "There."
-
-    mapped: where the request came from. origin: where the response comes from, as its sender
-    believes. other: the sender's other address and port, both different.
-    """
+    """The answer to it."""
 
     transaction: bytes
     mapped: Endpoint
+    """Where the request came from."""
     origin: Endpoint | None = None
+    """Where the response comes from, as its sender believes."""
     other: Endpoint | None = None
+    """The sender's other address and port, both different."""
     fingerprint: bool = True
 
 

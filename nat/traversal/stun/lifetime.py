@@ -25,11 +25,12 @@ _PATIENT: Final = StunTiming(first_wait=0.5, requests=4, last_wait=2.0)
 
 @dataclass(frozen=True, slots=True)
 class MappingLifetime:
-    """alive_s: the longest idle time after which the mapping was still there. dead_s: the
-    shortest after which it was gone. None: none of those tried."""
+    """How long an idle mapping lives, in seconds. None: none of those tried."""
 
     alive_s: float | None = None
+    """The longest idle time after which the mapping was still there."""
     dead_s: float | None = None
+    """The shortest after which it was gone."""
 
 
 class LifetimeSearch:

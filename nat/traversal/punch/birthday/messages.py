@@ -59,10 +59,11 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """No run, and why. temporary: it may work another time."""
+    """No run, and why."""
 
     reason: str
     temporary: bool = False
+    """Whether it may work another time."""
 
 
 @dataclass(frozen=True, slots=True)

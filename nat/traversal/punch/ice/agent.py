@@ -62,14 +62,12 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class PairValid:
-    """Datagrams go both ways between a socket and an address of the peer's.
-
-    mapped: where the peer sees the socket.
-    """
+    """Datagrams go both ways between a socket and an address of the peer's."""
 
     base: int
     remote: tuple[str, int]
     mapped: tuple[str, int]
+    """Where the peer sees the socket."""
 
 
 @dataclass(frozen=True, slots=True)

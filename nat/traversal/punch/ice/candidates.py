@@ -39,18 +39,17 @@ class CandidateType(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A transport address that a peer may be reached at.
-
-    host: an IP address in its canonical form. base: of a local candidate, the number of the
-    socket that it belongs to; a peer's have none, and 0 there.
-    """
+    """A transport address that a peer may be reached at."""
 
     type: CandidateType
     host: str
+    """An IP address in its canonical form."""
     port: int
     priority: int
     foundation: str
     base: int = 0
+    """Of a local candidate, the number of the socket that it belongs to; a peer's have none, and 0
+    there."""
 
     @property
     def address(self) -> tuple[str, int]:
@@ -90,17 +89,16 @@ def local_candidate(
 
 @dataclass(frozen=True, slots=True)
 class TargetPolicy:
-    """Which addresses that a peer claims to have this node sends anything to.
-
-    interfaces: of this machine, with their networks. public: addresses at which others see this
-    node. allow_loopback: this machine's loopback addresses are fine. gater: the access rules;
-    what they forbid gets nothing, either.
-    """
+    """Which addresses that a peer claims to have this node sends anything to."""
 
     interfaces: Sequence[Interface] = ()
+    """Of this machine, with their networks."""
     public: frozenset[str] = frozenset()
+    """Addresses at which others see this node."""
     allow_loopback: bool = False
+    """This machine's loopback addresses are fine."""
     gater: Gater | None = None
+    """The access rules; what they forbid gets nothing, either."""
 
     def may_answer(self, host: str) -> bool:
         """Whether somebody at `host`, who has proved to be the peer, may be written to."""

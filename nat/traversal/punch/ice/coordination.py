@@ -34,11 +34,13 @@ LONGEST_WAIT = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Agreed:
-    """The opener knows all it needs. start_at: when its checks begin; round_trip: seconds."""
+    """The opener knows all it needs."""
 
     peer: Description
     start_at: float
+    """Seconds on its clock when its checks begin."""
     round_trip: float
+    """Seconds."""
 
 
 class _Side:

@@ -47,14 +47,12 @@ class CheckRequest:
 
 @dataclass(frozen=True, slots=True)
 class CheckResponse:
-    """What a Binding request is answered with. Its integrity has not been looked at.
-
-    error: the code; None of a success, which alone has `mapped`, where the request came from.
-    """
+    """What a Binding request is answered with. Its integrity has not been looked at."""
 
     message: stun.Message
     transaction: bytes
     error: int | None
+    """The code; None of a success, which alone has `mapped`, where the request came from."""
     mapped: tuple[str, int] | None
 
 
