@@ -57,7 +57,8 @@ _MAX_KEY_FILE = 4096
 def default_data_dir(environment: Mapping[str, str]) -> Path:
     """`$XDG_DATA_HOME/lattica`, else `~/.local/share/lattica` (XDG base directories 0.8).
 
-    Raises :class:`ConfigError` for a user without a home directory.
+    Raises:
+        ConfigError: for a user without a home directory.
     """
     base = environment.get("XDG_DATA_HOME", "")
     # The specification asks to ignore relative paths.
@@ -121,8 +122,10 @@ def load_config(
     """Merge defaults, `environment` (None: the process's), the TOML `file` and `overrides`.
 
     `overrides` maps dotted names to values, which may be of the field's type or as in TOML.
-    Raises :class:`ConfigError` for an unreadable file, an unknown setting, and a value of the
-    wrong type or out of range.
+
+    Raises:
+        ConfigError: for an unreadable file, an unknown setting, and a value of the wrong type or
+            out of range.
     """
     environment = os.environ if environment is None else environment
     given: dict[str, _Given] = {}

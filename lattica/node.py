@@ -131,8 +131,10 @@ class Node:
     def host(self) -> Host:
         """py-libp2p's `BasicHost` on this node, for its protocols; made when first asked for.
 
-        Its peer IDs are py-libp2p's own objects. Raises :class:`ImportError` where py-libp2p is
-        not installed.
+        Its peer IDs are py-libp2p's own objects.
+
+        Raises:
+            ImportError: py-libp2p is not installed.
         """
         if self._host is None:
             try:
@@ -166,9 +168,12 @@ class Node:
                 whose addresses are known.
             timeout: seconds; `Timeouts.connect` applies in any case.
 
-        Raises :class:`~lattica.errors.DialError` (with the reason of each address),
-        `AddressError`, `AccessDeniedError`, `NotConnectedError` when no address is known,
-        and :class:`TimeoutError`.
+        Raises:
+            DialError: no address could be reached; with the reason of each.
+            AddressError: it is no address or peer ID.
+            AccessDeniedError: the access rules forbid it.
+            NotConnectedError: no address is known.
+            TimeoutError: after `timeout` seconds.
         """
         peer_id, addrs = self._targets(target)
         with trio.move_on_after(timeout):
@@ -197,7 +202,8 @@ class Node:
     async def wait_connected(self, peer: PeerLike, timeout: float = math.inf) -> None:
         """Wait until the peer is connected, whichever side dials.
 
-        Raises :class:`TimeoutError` after `timeout` seconds.
+        Raises:
+            TimeoutError: after `timeout` seconds.
         """
         peer_id = _peer(peer)
         with trio.move_on_after(timeout) as scope:
@@ -225,8 +231,9 @@ class Node:
         """Wait until there is a reservation at a relay, so that others can reach this node
         whatever NAT it is behind.
 
-        Raises :class:`TimeoutError` after `timeout` seconds, with what the relays say, and
-        :class:`~lattica.errors.LocalProtocolError` when no relay is configured.
+        Raises:
+            TimeoutError: after `timeout` seconds, with what the relays say.
+            LocalProtocolError: no relay is configured.
         """
         relay = self.config.nat.relay
         if not relay.reservations or not (relay.relays or self.config.bootstrap):
@@ -284,10 +291,14 @@ class Node:
                 in `stream.protocol`.
             timeout: seconds for all of it.
 
-        Raises :class:`~lattica.errors.UnsupportedProtocolError` (for a protocol that the
-        peer has spoken before on the connection perhaps only when the stream is read),
-        what :meth:`connect` raises, `ConnectionClosedError`, `ResourceLimitError`, and
-        :class:`TimeoutError`.
+        Raises what :meth:`connect` does, too.
+
+        Raises:
+            UnsupportedProtocolError: the peer speaks none of them; for a protocol that it has
+                spoken before on the connection perhaps only when the stream is read.
+            ConnectionClosedError: the connection has ended meanwhile.
+            ResourceLimitError: a budget is used up.
+            TimeoutError: after `timeout` seconds.
         """
         peer_id = _peer(peer)
         with trio.move_on_after(timeout):
@@ -325,7 +336,8 @@ class Node:
     def unhandle(self, protocol: str, *, owner: object = APPLICATION) -> None:
         """Stop serving a protocol; streams that are open go on.
 
-        Raises :class:`~lattica.errors.LocalProtocolError` if another owner serves it.
+        Raises:
+            LocalProtocolError: another owner serves it.
         """
         self.swarm.protocols.unhandle(protocol, owner=owner)
 

@@ -135,12 +135,17 @@ class ContentServerCore:
     def feed(self, data: bytes | bytearray | memoryview) -> list[Request]:
         """Take bytes in any split; return the requests they complete.
 
-        Raises :class:`RemoteProtocolError`.
+        Raises:
+            RemoteProtocolError: a request is malformed.
         """
         return [self._parse(message) for message in self._messages.feed(data)]
 
     def finish(self) -> None:
-        """The client wants no more; raises :class:`IncompleteReadError` inside a request."""
+        """The client wants no more.
+
+        Raises:
+            IncompleteReadError: it has ended inside a request.
+        """
         self._messages.finish()
 
     @staticmethod
@@ -191,7 +196,8 @@ class ContentClientCore:
     def request_span(self, cid: Cid, first: int, count: int, size: int) -> bytes:
         """The bytes to send to ask for `count` chunks, which have `size` bytes together.
 
-        Raises :class:`LocalProtocolError` for more than one request may ask for.
+        Raises:
+            LocalProtocolError: that is more than one request may ask for.
         """
         if not (0 < count <= MAX_SPAN_CHUNKS and 0 < size <= MAX_SPAN_BYTES):
             raise LocalProtocolError(f"a span of {count} chunks and {size} bytes")
@@ -207,7 +213,8 @@ class ContentClientCore:
     def received(self, count: int) -> list[Answer]:
         """Note that `count` bytes were read into :meth:`buffer`; return finished answers.
 
-        Raises :class:`RemoteProtocolError` for whatever the protocol does not allow.
+        Raises:
+            RemoteProtocolError: for whatever the protocol does not allow.
         """
         if self._body is not None:
             self._filled += count
@@ -247,7 +254,11 @@ class ContentClientCore:
         return answers
 
     def finish(self) -> None:
-        """The server has ended the stream; raises :class:`IncompleteReadError` if early."""
+        """The server has ended the stream.
+
+        Raises:
+            IncompleteReadError: before all answers had come.
+        """
         if self._expected or self._header:
             raise IncompleteReadError(
                 f"the provider ended the stream with {len(self._expected)} answers missing"

@@ -77,8 +77,8 @@ class Ticket:
     def parse(cls, text: str) -> Ticket:
         """Parse what a person pasted; blanks and line breaks in it do not matter.
 
-        Raises :class:`TicketError` that says whether it is truncated, mistyped, too new, or
-        no ticket at all.
+        Raises:
+            TicketError: says whether it is truncated, mistyped, too new, or no ticket at all.
         """
         if len(text) > MAX_TICKET_CHARACTERS:
             raise TicketError(f"{len(text)} characters are too many for a ticket; {_COPY_AGAIN}")

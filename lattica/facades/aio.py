@@ -70,8 +70,11 @@ class AsyncLattica(NodeFacade):
     async def start(self) -> Self:
         """Start the node; returns when it listens. Nothing happens when it is started already.
 
-        Raises what entering a `Node` raises (`ListenError`, `ConfigError`, `IdentityError`),
-        and `LocalProtocolError` when it has been closed: an `AsyncLattica` runs once.
+        Raises:
+            ListenError: no address can be listened on.
+            ConfigError: a setting cannot be used.
+            IdentityError: the key cannot be read or made.
+            LocalProtocolError: it has been closed: it runs once.
         """
         self._opened = await self._bridge.astart()
         return self
@@ -261,7 +264,8 @@ class AsyncStream(StreamHandle):
     async def receive_exactly(self, size: int, *, timeout: float | None = None) -> bytes:
         """Exactly `size` bytes. If it raises, what has arrived can still be received.
 
-        Raises `IncompleteReadError` when the stream ends before.
+        Raises:
+            IncompleteReadError: the stream ends before.
         """
         data = self._take_exactly(size)
         if data is None:
@@ -337,7 +341,12 @@ class AsyncEvents:
         self._opened: Future[None] = bridge.submit_plain(self._core.open, node.events)
 
     async def receive(self, *, timeout: float | None = None) -> SwarmEvent:
-        """The next event. Raises `TimeoutError`, or `LocalProtocolError` after the end."""
+        """The next event.
+
+        Raises:
+            TimeoutError: after `timeout` seconds.
+            LocalProtocolError: after the end.
+        """
         event = await self._next(timeout)
         if event is None:
             raise LocalProtocolError("this subscription to events is closed")

@@ -79,8 +79,11 @@ class Lattica(NodeFacade):
     def start(self) -> Self:
         """Start the node; returns when it listens. Nothing happens when it is started already.
 
-        Raises what entering a `Node` raises (`ListenError`, `ConfigError`, `IdentityError`),
-        and `LocalProtocolError` when it has been closed: a `Lattica` runs once.
+        Raises:
+            ListenError: no address can be listened on.
+            ConfigError: a setting cannot be used.
+            IdentityError: the key cannot be read or made.
+            LocalProtocolError: it has been closed: it runs once.
         """
         self._opened = self._bridge.start()
         return self
@@ -277,7 +280,8 @@ class BlockingStream(StreamHandle):
     def receive_exactly(self, size: int, *, timeout: float | None = None) -> bytes:
         """Exactly `size` bytes. If it raises, what has arrived can still be received.
 
-        Raises `IncompleteReadError` when the stream ends before.
+        Raises:
+            IncompleteReadError: the stream ends before.
         """
         data = self._take_exactly(size)
         if data is None:
@@ -353,7 +357,12 @@ class BlockingEvents:
         bridge.call_plain(self._core.open, node.events)
 
     def receive(self, *, timeout: float | None = None) -> SwarmEvent:
-        """The next event. Raises `TimeoutError`, or `LocalProtocolError` after the end."""
+        """The next event.
+
+        Raises:
+            TimeoutError: after `timeout` seconds.
+            LocalProtocolError: after the end.
+        """
         event = self._next(timeout)
         if event is None:
             raise LocalProtocolError("this subscription to events is closed")

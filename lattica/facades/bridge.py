@@ -101,8 +101,11 @@ class Bridge(Generic[R]):
     ) -> T:
         """Run the coroutine function in the trio thread; block until it has finished.
 
-        Raises what `fn` raises; `TimeoutError` (also for `trio.TooSlowError`) after `timeout`
-        seconds; `LocalProtocolError` when the bridge is not open or is closed meanwhile.
+        Raises what `fn` raises.
+
+        Raises:
+            TimeoutError: after `timeout` seconds; also for `trio.TooSlowError`.
+            LocalProtocolError: the bridge is not open, or is closed meanwhile.
         """
         call: Call[T] = Call(self, fn, args, timeout=timeout, give_back=give_back)
         return self._wait(call, call.future.result)
@@ -187,7 +190,8 @@ class Bridge(Generic[R]):
     def submit_plain(self, fn: Callable[[*Ts], T], *args: *Ts) -> Future[T]:
         """Have an ordinary function run in the trio thread, before any later call.
 
-        Raises `LocalProtocolError` at once when the bridge is not open.
+        Raises:
+            LocalProtocolError: at once, if the bridge is not open.
         """
         call: Call[T] = Call(self, fn, args, plain=True)
         self._submit(call)

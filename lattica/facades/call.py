@@ -22,7 +22,11 @@ T = TypeVar("T")
 
 
 def seconds(timeout: float | None) -> float:
-    """A time limit as trio takes it. Raises `ValueError` for what is none."""
+    """A time limit as trio takes it.
+
+    Raises:
+        ValueError: it is none.
+    """
     if timeout is None:
         return math.inf
     if not timeout >= 0:

@@ -65,8 +65,9 @@ class Identity:
     def load(cls, path: str | os.PathLike[str]) -> Identity:
         """Read a key file.
 
-        Raises :class:`IdentityError` when it is missing, damaged, not Ed25519, or when
-        group or others can read or write it (the message gives the `chmod` to run).
+        Raises:
+            IdentityError: it is missing, damaged, not Ed25519, or group or others can read or
+                write it (the message gives the `chmod` to run).
         """
         path = Path(path)
         try:
@@ -98,7 +99,8 @@ class Identity:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a new key file with mode 0600; never overwrites one.
 
-        Raises :class:`IdentityError` when the file exists or cannot be written.
+        Raises:
+            IdentityError: the file exists or cannot be written.
         """
         path = Path(path)
         message = pb.PrivateKey(type=pb.ED25519, data=self.seed + self.public_key.data)

@@ -101,7 +101,11 @@ def _verify_slowly(
 
 
 def ed25519_public_key(data: bytes) -> PublicKey:
-    """The key of 32 bytes; raises :class:`ValueError` for another number of them."""
+    """The key of 32 bytes.
+
+    Raises:
+        ValueError: there are fewer or more.
+    """
     return PublicKey(KeyType.ED25519, data, Ed25519PublicKey.from_public_bytes(data))
 
 

@@ -50,7 +50,11 @@ class PeerId:
 
     @classmethod
     def from_base58(cls, text: str) -> PeerId:
-        """Read the base58 form; raises :class:`~lattica.errors.AddressError`."""
+        """Read the base58 form.
+
+        Raises:
+            AddressError: it is no peer ID.
+        """
         if len(text) > _MAX_TEXT:
             raise AddressError(f"not a peer ID: a text of {len(text)} characters")
         try:
@@ -87,7 +91,11 @@ class PeerId:
 
 
 def parse_peer_id(text: str) -> PeerId:
-    """Parse a peer ID (`12D3Koo…`, `Qm…` or CIDv1); raises :class:`AddressError`."""
+    """Parse a peer ID (`12D3Koo…`, `Qm…` or CIDv1).
+
+    Raises:
+        AddressError: it is no peer ID.
+    """
     text = text.strip()
     if text.startswith(("1", "Qm")) or not 0 < len(text) <= _MAX_TEXT:
         return PeerId.from_base58(text)

@@ -14,8 +14,9 @@ M = TypeVar("M", bound=Message)
 def parse_message(message: M, data: bytes, what: str, *, limit: int | None = None) -> M:
     """Fill `message` from `data`, and return it; `what` names it in errors.
 
-    Raises :class:`RemoteProtocolError` for more than `limit` bytes (None: whoever took them off
-    the wire has bounded them), and for what is not valid protobuf.
+    Raises:
+        RemoteProtocolError: for more than `limit` bytes (None: whoever took them off the wire has
+            bounded them), and for what is not valid protobuf.
     """
     if limit is not None and len(data) > limit:
         raise RemoteProtocolError(f"{what} of {len(data)} bytes, {limit} are allowed")

@@ -19,7 +19,11 @@ def libp2p_id(peer_id: PeerId) -> ID:
 
 
 def our_id(peer_id: ID) -> PeerId:
-    """Raises :class:`~lattica.errors.AddressError` for one that is none."""
+    """A peer ID of py-libp2p as ours.
+
+    Raises:
+        AddressError: it is none.
+    """
     return PeerId(peer_id.to_bytes())
 
 
@@ -28,7 +32,11 @@ def libp2p_addr(addr: Multiaddr) -> Libp2pMultiaddr:
 
 
 def our_addr(addr: Libp2pMultiaddr) -> Multiaddr:
-    """Raises :class:`~lattica.errors.AddressError` for one of an unknown protocol."""
+    """An address of py-libp2p as ours.
+
+    Raises:
+        AddressError: it has an unknown protocol.
+    """
     return Multiaddr(addr.to_bytes())
 
 

@@ -140,10 +140,13 @@ class Connection(ABC):
         Waits for the answer up to `Timeouts.negotiate`. When it fails or is cancelled, the
         stream is reset.
 
-        Raises :class:`~lattica.errors.UnsupportedProtocolError`,
-        :class:`ConnectionClosedError`, :class:`StreamResetError`,
-        :class:`~lattica.errors.ResourceLimitError` when a budget is used up,
-        :class:`RemoteProtocolError` for an answer that is none, and :class:`TimeoutError`.
+        Raises:
+            UnsupportedProtocolError: the peer speaks none of them.
+            ConnectionClosedError: the connection has ended.
+            StreamResetError: the peer has reset the stream.
+            ResourceLimitError: a budget is used up.
+            RemoteProtocolError: the answer is none.
+            TimeoutError: there was no answer in time.
         """
         names = (protocols,) if isinstance(protocols, str) else tuple(protocols)
         negotiation = Initiator(names)
@@ -175,8 +178,9 @@ class Connection(ABC):
     def open_stream(self) -> Stream:
         """Open a stream without a protocol, for those who negotiate it themselves.
 
-        Raises :class:`ConnectionClosedError`, or
-        :class:`~lattica.errors.ResourceLimitError` when a budget is used up.
+        Raises:
+            ConnectionClosedError: the connection has ended.
+            ResourceLimitError: a budget is used up.
         """
         self.raise_if_closed()
         if self._closing:

@@ -105,8 +105,9 @@ class MuxSession(ABC):
     def open(self) -> MuxStream:
         """Open a stream; the peer hears of it with its first bytes.
 
-        Raises :class:`ConnectionClosedError` when the peer accepts no more or the ids of
-        this side are used up, :class:`ResourceLimitError` when a budget is.
+        Raises:
+            ConnectionClosedError: the peer accepts no more or the ids of this side are used up.
+            ResourceLimitError: a budget is.
         """
         if self.went_away:
             raise ConnectionClosedError("the peer is going away and accepts no new streams")
@@ -304,8 +305,8 @@ class MuxSession(ABC):
     def tick(self) -> None:
         """Do what is due; call it about once a second.
 
-        Raises :class:`ConnectionClosedError` when the peer has been silent for
-        `Timeouts.keep_alive_timeout`.
+        Raises:
+            ConnectionClosedError: the peer has been silent for `Timeouts.keep_alive_timeout`.
         """
         now = self._clock()
         # If this process was suspended, the peer's silence is not the peer's fault.

@@ -233,9 +233,11 @@ class Stream:
     async def receive_exactly(self, size: int) -> bytes:
         """Return exactly `size` bytes.
 
-        Raises :class:`IncompleteReadError` if the stream ends before. Memory is taken as
-        the bytes arrive, so a large `size` that a peer names costs nothing by itself. If
-        cancelled, what has arrived is there to be read again.
+        Memory is taken as the bytes arrive, so a large `size` that a peer names costs nothing by
+        itself. If cancelled, what has arrived is there to be read again.
+
+        Raises:
+            IncompleteReadError: the stream ends before.
         """
         if not size:  # there need not be anything to come
             await trio.lowlevel.checkpoint()
@@ -265,8 +267,9 @@ class Stream:
         checked before memory is taken. If cancelled, nothing is lost: the message can be
         received again.
 
-        Raises :class:`~lattica.errors.RemoteProtocolError` for a longer message or what is no
-        length, and :class:`IncompleteReadError` if the stream ends before the message does.
+        Raises:
+            RemoteProtocolError: for a longer message or what is no length.
+            IncompleteReadError: the stream ends before the message does.
         """
         if not await self._wait_data():
             raise IncompleteReadError("the stream ended where a message was expected")

@@ -89,7 +89,8 @@ class Session(MuxSession):
     def receive(self, message: bytes) -> list[Event]:
         """Take the next bytes of the connection and return what they caused.
 
-        Raises :class:`RemoteProtocolError` when the peer breaks the protocol.
+        Raises:
+            RemoteProtocolError: the peer breaks the protocol.
         """
         events: list[Event] = []
         self.last_received = self._clock()

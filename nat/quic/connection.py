@@ -56,9 +56,10 @@ class QuicConnection(Connection):
     def send_datagram(self, data: bytes) -> None:
         """Send a message that may be lost: on its way, or here while the path is congested.
 
-        Raises :class:`LocalProtocolError` for more than
-        :data:`~lattica.nat.quic.session.outgoing.MAX_MESSAGE` bytes, and
-        :class:`ConnectionClosedError`.
+        Raises:
+            LocalProtocolError: it has more than
+                :data:`~lattica.nat.quic.session.outgoing.MAX_MESSAGE` bytes.
+            ConnectionClosedError: the connection has ended.
         """
         self.raise_if_closed()
         self.session.send_message(data)
@@ -67,8 +68,10 @@ class QuicConnection(Connection):
     async def receive_datagram(self) -> bytes:
         """Wait for a message of the peer's :meth:`send_datagram`; for one task at a time.
 
-        At most 256 wait to be received, then the oldest are lost. Raises
-        :class:`ConnectionClosedError`.
+        At most 256 wait to be received, then the oldest are lost.
+
+        Raises:
+            ConnectionClosedError: the connection has ended.
         """
         await trio.lowlevel.checkpoint()
         while not self.session.messages:

@@ -257,8 +257,10 @@ class QuicEndpoint:
     def send_probe(self, data: bytes, destination: Address) -> None:
         """Send a datagram that is not QUIC, as hole punching and STUN do.
 
-        Raises :class:`LocalProtocolError` for data that could be taken for QUIC. Like any
-        datagram it may be lost, also on this machine.
+        Like any datagram it may be lost, also on this machine.
+
+        Raises:
+            LocalProtocolError: for data that could be taken for QUIC.
         """
         if not data or data[0] & FIXED_BIT:
             raise LocalProtocolError("a probe's first byte must not look like QUIC's (RFC 9443)")

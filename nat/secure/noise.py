@@ -256,9 +256,12 @@ class TransportReader:
     def receive(self, data: bytes | memoryview) -> list[bytes]:
         """Return the plaintext of every message completed by `data`.
 
-        `data` may be reused by the caller afterwards: at most one incomplete message
-        (64 KiB) is copied and kept. Raises :class:`RemoteProtocolError` on a message
-        that is too short or does not decrypt; the channel is unusable then.
+        `data` may be reused by the caller afterwards: at most one incomplete message (64 KiB) is
+        copied and kept.
+
+        Raises:
+            RemoteProtocolError: a message is too short or does not decrypt; the channel is unusable
+                then.
         """
         messages: list[bytes] = []
         view = memoryview(data)

@@ -51,7 +51,8 @@ def make_payload(
 def verify_payload(payload: bytes, remote_static: bytes) -> RemoteIdentity:
     """Check a peer's payload against the static key it used.
 
-    Raises :class:`RemoteProtocolError` when it is malformed or the signature is wrong.
+    Raises:
+        RemoteProtocolError: it is malformed or the signature is wrong.
     """
     message = parse_message(NoiseHandshakePayload(), payload, "noise: the identity payload")
     public_key = decode_public_key(message.identity_key)

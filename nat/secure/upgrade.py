@@ -114,8 +114,9 @@ class Upgrade:
     def receive(self, data: bytes | memoryview) -> None:
         """Take bytes from the peer.
 
-        Raises :class:`RemoteProtocolError` for what is not allowed, and
-        :class:`PeerMismatchError` when the peer is not the expected one.
+        Raises:
+            RemoteProtocolError: for what is not allowed.
+            PeerMismatchError: the peer is not the expected one.
         """
         if self._stage is _Stage.SECURITY:
             self._negotiation.receive(data)

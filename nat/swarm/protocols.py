@@ -61,8 +61,8 @@ class ProtocolTable:
                 handlers as it likes.
             replace: take the protocol from another owner too.
 
-        Raises :class:`~lattica.errors.LocalProtocolError` if another owner serves it, or the
-        name cannot be one.
+        Raises:
+            LocalProtocolError: another owner serves it, or the name cannot be one.
         """
         encode_message(protocol)  # whether it could be answered at all
         served = self._served.get(protocol)
@@ -82,7 +82,8 @@ class ProtocolTable:
     def unhandle(self, protocol: str, *, owner: object = APPLICATION) -> None:
         """Serve a protocol no more; streams that are open go on. Nothing if it is not served.
 
-        Raises :class:`~lattica.errors.LocalProtocolError` if another owner serves it.
+        Raises:
+            LocalProtocolError: another owner serves it.
         """
         served = self._served.get(protocol)
         if served is None:

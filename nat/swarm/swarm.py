@@ -435,9 +435,12 @@ class Swarm:
         """Return a connection to the peer, dialing all of `addrs` if there is none.
 
         Addresses are raced (RFC 8305), each with `Timeouts.dial`, all together with
-        `Timeouts.connect`. Without `peer_id`, whoever answers is accepted. Several
-        callers for one peer share one dial. Raises :class:`DialError` with the reason of
-        each address, or :class:`AccessDeniedError`.
+        `Timeouts.connect`. Without `peer_id`, whoever answers is accepted. Several callers for one
+        peer share one dial.
+
+        Raises:
+            DialError: no address could be reached; with the reason of each.
+            AccessDeniedError: the access rules forbid it.
         """
         self._require_nursery()
         return await self._dialer.dial(peer_id, addrs)
@@ -521,9 +524,11 @@ class Swarm:
     async def wait_changed(self) -> None:
         """Wait until there is news of connections or addresses.
 
-        That is: a connection has come, has gone, or its peer is identified; a peer has said
-        where it sees this node; or the addresses that others are told have changed. Raises
-        :class:`LocalProtocolError` when the swarm is not running.
+        That is: a connection has come, has gone, or its peer is identified; a peer has said where
+        it sees this node; or the addresses that others are told have changed.
+
+        Raises:
+            LocalProtocolError: the swarm is not running.
         """
         self._require_nursery()
         await self._changed.park()
@@ -545,7 +550,10 @@ class Swarm:
     async def open_stream(self, peer_id: PeerId, protocols: str | Sequence[str]) -> Stream:
         """Open a stream to a connected peer, on the best path there is.
 
-        Raises :class:`NotConnectedError`, and what :meth:`Connection.open` does.
+        Raises what :meth:`Connection.open` does, too.
+
+        Raises:
+            NotConnectedError: the peer is not connected.
         """
         connection = self.registry.best(peer_id)
         if connection is None:

@@ -86,10 +86,13 @@ class SecureLink(ABC):
     async def authenticate(self, expected_peer: PeerId | None) -> RemoteIdentity:
         """Finish the set-up and return who the peer is.
 
-        The caller bounds the time, and aborts the link when this fails. Raises
-        :class:`~lattica.errors.RemoteProtocolError`,
-        :class:`~lattica.errors.PeerMismatchError`,
-        :class:`~lattica.errors.ConnectionClosedError` and :class:`OSError`.
+        The caller bounds the time, and aborts the link when this fails.
+
+        Raises:
+            RemoteProtocolError: the peer breaks the protocol.
+            PeerMismatchError: the peer is another one than expected.
+            ConnectionClosedError: the peer has gone.
+            OSError: the network says no.
         """
 
     @abstractmethod
@@ -119,7 +122,9 @@ class Listener(Protocol):
     async def accept(self) -> RawConn | SecureLink:
         """Wait for the next connection.
 
-        Raises :class:`OSError` or :class:`trio.ClosedResourceError` when the listener is closed.
+        Raises:
+            OSError: the listener is closed, or broken.
+            trio.ClosedResourceError: the same.
         """
         ...
 
@@ -140,12 +145,19 @@ class Transport(Protocol):
     ) -> RawConn | SecureLink:
         """Connect to `addr`, from local port `source_port` where that is possible.
 
-        Raises :class:`OSError` when the network says no. Has no timeout of its own.
+        Has no timeout of its own.
+
+        Raises:
+            OSError: the network says no.
         """
         ...
 
     async def listen(self, addr: Multiaddr) -> Listener:
-        """Bind `addr`. Raises :class:`~lattica.errors.ListenError`."""
+        """Bind `addr`.
+
+        Raises:
+            ListenError: it cannot be listened on.
+        """
         ...
 
 

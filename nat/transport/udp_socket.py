@@ -138,9 +138,12 @@ class UdpSocket:
     def bind(
         cls, host: str, port: int, family: socket.AddressFamily, *, offload: bool = True
     ) -> UdpSocket:
-        """Bind a new socket; an IPv6 one is for IPv6 only. Raises :class:`OSError` as it is.
+        """Bind a new socket; an IPv6 one is for IPv6 only.
 
         Without `offload` each datagram has a system call of its own.
+
+        Raises:
+            OSError: the system refuses; as it says it.
         """
         sock = socket.socket(family, socket.SOCK_DGRAM)
         try:

@@ -84,7 +84,8 @@ class Redial:
     def begin(self, now: float) -> None:
         """An attempt starts, which ends with :meth:`failed` or :meth:`connected`.
 
-        Raises :class:`~lattica.errors.LocalProtocolError` when none is due.
+        Raises:
+            LocalProtocolError: none is due.
         """
         if self.phase is not Phase.WAITING or now < self._due:
             raise LocalProtocolError("no attempt is due")

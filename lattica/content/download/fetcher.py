@@ -476,11 +476,14 @@ async def fetch(
     Memory: some MiB, and about 200 bytes a chunk of usually 1 MiB. Disk and hashing happen in
     worker threads; a slow disk slows the provider down through the stream's backpressure.
 
-    Raises :class:`~lattica.errors.TicketError`; :class:`~lattica.errors.DialError` when the
-    provider cannot be reached at first; :class:`~lattica.errors.ContentNotFoundError`;
-    :class:`~lattica.errors.IntegrityError` (names the peer that sent wrong bytes);
-    :class:`~lattica.errors.RemoteProtocolError`; :class:`~lattica.errors.StorageError` (disk
-    full and the like, with advice); and :class:`~lattica.errors.ContentError` for the rest.
+    Raises:
+        TicketError: it is no ticket.
+        DialError: the provider cannot be reached at first.
+        ContentNotFoundError: the provider does not have it.
+        IntegrityError: bytes are wrong; names the peer that sent them.
+        RemoteProtocolError: the provider breaks the protocol.
+        StorageError: the disk is full and the like; with advice.
+        ContentError: the rest.
     """
     parsed = Ticket.parse(ticket) if isinstance(ticket, str) else ticket
     work = _Fetch(node, parsed, Path(out_dir), progress, options or FetchOptions())

@@ -92,7 +92,11 @@ class Plan:
     """Outputs, and where chunks go. A chunk that occurs several times is fetched once."""
 
     def __init__(self, cid: Cid, manifest: Manifest, tensors: str | None = None) -> None:
-        """Raises :class:`ContentError` when no tensor matches the pattern `tensors`."""
+        """Plan a download of everything, or of the tensors that match.
+
+        Raises:
+            ContentError: no tensor matches the pattern `tensors`.
+        """
         self.cid = cid
         self.manifest = manifest
         self.tensors = tensors

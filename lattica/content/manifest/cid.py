@@ -48,14 +48,22 @@ class Cid:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Cid:
-        """Parse the binary form as a peer sent it; raises :class:`RemoteProtocolError`."""
+        """Parse the binary form as a peer sent it.
+
+        Raises:
+            RemoteProtocolError: it is no CID.
+        """
         if len(data) != len(_PREFIX) + DIGEST_SIZE or not data.startswith(_PREFIX):
             raise RemoteProtocolError("not a content id of the form CIDv1 raw sha2-256")
         return cls(data[len(_PREFIX) :])
 
     @classmethod
     def parse(cls, text: str) -> Cid:
-        """Parse the text form as a person gave it; raises :class:`TicketError`."""
+        """Parse the text form as a person gave it.
+
+        Raises:
+            TicketError: it is no CID.
+        """
         try:
             if len(text) != _TEXT_LENGTH or text[0] != "b" or text != text.lower():
                 raise ValueError

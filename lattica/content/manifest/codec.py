@@ -99,8 +99,8 @@ def _check(manifest: Manifest) -> None:
 def encode_manifest(manifest: Manifest) -> bytes:
     """The canonical bytes of a manifest that this peer has made.
 
-    Raises :class:`ContentError` when its names cannot be published or it is too large; the
-    message says which.
+    Raises:
+        ContentError: its names cannot be published or it is too large; the message says which.
     """
     try:
         _check(manifest)
@@ -206,8 +206,9 @@ def _read_manifest(reader: _Reader) -> Manifest:
 def decode_manifest(data: bytes) -> Manifest:
     """Parse the bytes of a manifest that a peer sent.
 
-    Raises :class:`RemoteProtocolError`, and nothing else, when they are not exactly the
-    canonical encoding of a manifest within the limits.
+    Raises:
+        RemoteProtocolError: and nothing else: they are not exactly the canonical encoding of a
+            manifest within the limits.
     """
     if len(data) > MAX_MANIFEST_BYTES:
         raise RemoteProtocolError(f"a manifest of {len(data)} bytes")

@@ -26,7 +26,11 @@ _BIDI_CONTROLS = frozenset(
 
 
 def check_component(name: str) -> None:
-    """Check one file or directory name; raises :class:`ValueError` that says what is wrong."""
+    """Check one file or directory name.
+
+    Raises:
+        ValueError: it cannot be one; says why.
+    """
     if not name:
         raise ValueError("a path has an empty part")
     if name in {".", ".."}:

@@ -75,7 +75,11 @@ class TensorLayout:
 
 
 def tensor_bytes(dtype: str, shape: Sequence[int]) -> int:
-    """Bytes of a tensor; raises :class:`ValueError` for a type or shape that cannot be."""
+    """Bytes of a tensor.
+
+    Raises:
+        ValueError: for a type or shape that cannot be.
+    """
     bits = DTYPE_BITS.get(dtype)
     if bits is None:
         raise ValueError(f"unknown dtype {dtype[:40]!r}")
@@ -101,7 +105,8 @@ def layout_from_shapes(
 ) -> TensorLayout:
     """Lay tensors of (name, dtype, shape) out from `data_start` to `size`, without gaps.
 
-    Raises :class:`ValueError` when they do not fill the file exactly or a name is repeated.
+    Raises:
+        ValueError: they do not fill the file exactly or a name is repeated.
     """
     offset = data_start
     tensors = []
@@ -163,7 +168,8 @@ def _entry(name: str, value: object) -> tuple[int, int, str, str, tuple[int, ...
 def parse_header(header: bytes, file_size: int) -> TensorLayout:
     """Parse a header (without its length field) of a file of `file_size` bytes.
 
-    Raises :class:`ValueError`, and nothing else, for whatever the format does not allow.
+    Raises:
+        ValueError: and nothing else: for whatever the format does not allow.
     """
     if not header.startswith(b"{") or len(header) > MAX_HEADER_BYTES:
         raise ValueError("the header is not a JSON object of permitted size")

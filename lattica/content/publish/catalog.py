@@ -46,7 +46,11 @@ class Publication:
     files: tuple[CutFile, ...]
 
     def check_span(self, first: int, count: int) -> None:
-        """Check a request; raises :class:`RemoteProtocolError` when it asks for too much."""
+        """Check a request.
+
+        Raises:
+            RemoteProtocolError: it asks for too much.
+        """
         manifest = self.manifest
         if first + count > manifest.chunk_count:
             raise RemoteProtocolError(
@@ -60,7 +64,9 @@ class Publication:
     def read_span(self, first: int, count: int) -> bytes:
         """Read chunks from disk; blocking. Arguments as checked by :meth:`check_span`.
 
-        Raises :class:`ContentChangedError`, and :class:`OSError` when reading fails.
+        Raises:
+            ContentChangedError: a file is not any more what was published.
+            OSError: reading fails.
         """
         parts = []
         while count:
@@ -140,8 +146,10 @@ async def make_publication(
     """Hash a file, or a directory with all that is below it, and make its manifest.
 
     Symbolic links are followed; empty directories are left out. `name` defaults to that of `path`.
-    Raises :class:`ContentError` when something cannot be read or published; the message says what
-    to do. Cancellation: see :func:`~lattica.content.manifest.chunking.hash_files`.
+    Cancellation: see :func:`~lattica.content.manifest.chunking.hash_files`.
+
+    Raises:
+        ContentError: something cannot be read or published; the message says what to do.
     """
     path = Path(os.path.abspath(path))  # noqa: ASYNC240 - touches no disk
     try:

@@ -95,7 +95,8 @@ class Publisher:
     ) -> Ticket:
         """Hash a file or directory, serve it, and return a ticket for it.
 
-        Raises :class:`~lattica.errors.ContentError` for what cannot be read or published.
+        Raises:
+            ContentError: for what cannot be read or published.
         """
         if not self._open:
             raise LocalProtocolError("a Publisher is used with `async with`")

@@ -377,7 +377,8 @@ def server_datagram_size(received: int) -> int:
 def server_certificate_hash(core: QuicCore) -> bytes:
     """SHA-256 of the certificate this connection's server proved to hold, on either side.
 
-    Raises :class:`LocalProtocolError` before the TLS handshake is complete.
+    Raises:
+        LocalProtocolError: the TLS handshake is not complete.
     """
     if not core.handshake_complete:
         raise LocalProtocolError("QUIC: the TLS handshake is not complete")

@@ -81,7 +81,10 @@ class NativeDrive:
     def receive(self, data: bytes, segment_size: int, source: NetworkAddress, now: float) -> bool:
         """Take datagrams of `segment_size` bytes (the last may be shorter) from one address.
 
-        Returns whether one of them was authentic. Raises :class:`RemoteProtocolError`.
+        Returns whether one of them was authentic.
+
+        Raises:
+            RemoteProtocolError: the peer breaks QUIC.
         """
         core = self.core
         if not core.handshake_complete:

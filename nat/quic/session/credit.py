@@ -34,7 +34,8 @@ class ControlReader:
     def feed(self, data: bytes) -> list[tuple[int, int]]:
         """Take the next bytes of stream 0; return (stream id, bytes) of each CREDIT.
 
-        Raises :class:`RemoteProtocolError` for anything that is not a CREDIT.
+        Raises:
+            RemoteProtocolError: there is anything that is not a CREDIT.
         """
         data = self._rest + data if self._rest else data
         credits = []

@@ -128,7 +128,8 @@ class QuicNoise:
     def export(self, label: bytes) -> bytes:
         """32 secret bytes that both sides of this connection can make, and nobody else.
 
-        Raises LocalProtocolError before the exchange is over on this side.
+        Raises:
+            LocalProtocolError: the exchange is not over on this side.
         """
         if not self._handshake.done:
             raise LocalProtocolError("the exchange is not over")

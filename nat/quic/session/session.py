@@ -171,8 +171,11 @@ class QuicSession(MuxSession):
     def receive(self, data: bytes, segment_size: int, source: Address) -> list[Event]:
         """Take datagrams from one address, of `segment_size` bytes each (the last may be shorter).
 
-        Returns what they caused. Raises :class:`RemoteProtocolError` when the peer breaks QUIC or
-        our protocol, or is not the one it has to be.
+        Returns what they caused.
+
+        Raises:
+            RemoteProtocolError: the peer breaks QUIC or our protocol, or is not the one it has to
+                be.
         """
         events: list[Event] = []
         try:

@@ -172,7 +172,11 @@ def encode_dial_back(nonce: int) -> bytes:
 
 
 def decode_dial_back(data: bytes) -> int:
-    """The nonce, from a message without its length. Raises :class:`RemoteProtocolError`."""
+    """The nonce, from a message without its length.
+
+    Raises:
+        RemoteProtocolError: it is malformed.
+    """
     return parse_message(pb.DialBack(), data, _NAME, limit=MAX_DIAL_BACK).nonce
 
 
@@ -182,6 +186,10 @@ def encode_dial_back_response() -> bytes:
 
 
 def decode_dial_back_response(data: bytes) -> bool:
-    """Whether the nonce has arrived as it should. Raises :class:`RemoteProtocolError`."""
+    """Whether the nonce has arrived as it should.
+
+    Raises:
+        RemoteProtocolError: it is malformed.
+    """
     response = parse_message(pb.DialBackResponse(), data, _NAME, limit=MAX_DIAL_BACK)
     return response.status == pb.DialBackResponse.OK

@@ -231,7 +231,11 @@ class Exchange:
         return self._owed
 
     def receive(self, message: Message) -> Step:
-        """What a message leads to. Raises :class:`RemoteProtocolError` for one out of turn."""
+        """What a message leads to.
+
+        Raises:
+            RemoteProtocolError: for one out of turn.
+        """
         match message:
             case DialRequest() if self._dial is None:
                 return self._receive_request(message)

@@ -61,7 +61,8 @@ class Clocks:
 def read_network() -> NetworkState:
     """The state now. What the system does not tell is left out.
 
-    Raises OSError if nobody can look now, as when there are no file descriptors left.
+    Raises:
+        OSError: nobody can look now, as when there are no file descriptors left.
     """
     return NetworkState(frozenset(_addresses()), frozenset(_routes()))
 

@@ -83,10 +83,13 @@ def encode_map(
 
 
 def decode(data: bytes) -> AddressAnswer | MapAnswer:
-    """Read a response. Raises :class:`RemoteProtocolError`.
+    """Read a response.
 
     A server of another version, which is PCP's, answers with its own, and comes back as an
     :class:`AddressAnswer` with UNSUPPORTED_VERSION.
+
+    Raises:
+        RemoteProtocolError: it is malformed.
     """
     if len(data) < 4 or not data[1] & _RESPONSE:
         raise RemoteProtocolError(f"{len(data)} bytes that are no NAT-PMP response")

@@ -112,7 +112,8 @@ def encode_search(target: str) -> bytes:
 def decode_search_answer(data: bytes, source: str) -> Url:
     """Where the description of a gateway is that answered from the IPv4 address `source`.
 
-    Raises :class:`RemoteProtocolError`, also if that is at another host.
+    Raises:
+        RemoteProtocolError: it is malformed, or at another host.
     """
     if len(data) > MAX_DATAGRAM:
         raise RemoteProtocolError(f"SSDP answer of {len(data)} bytes")
@@ -126,7 +127,11 @@ def decode_search_answer(data: bytes, source: str) -> Url:
 
 
 def parse_url(text: str, host: str) -> Url:
-    """Raises :class:`RemoteProtocolError` unless it is an `http` URL at `host`."""
+    """The parts of a URL that a gateway gives.
+
+    Raises:
+        RemoteProtocolError: it is no `http` URL at `host`.
+    """
     if len(text) > MAX_URL or not text.isascii() or not text.isprintable() or " " in text:
         raise RemoteProtocolError("URL too long or with forbidden characters")
     try:
@@ -316,7 +321,11 @@ def _parse_xml(data: bytes) -> list[tuple[tuple[str, ...], str]]:
 
 
 def parse_description(data: bytes, location: Url) -> tuple[Service, ...]:
-    """The services that map ports, the best first. Raises :class:`RemoteProtocolError`."""
+    """The services that map ports, the best first.
+
+    Raises:
+        RemoteProtocolError: it is malformed.
+    """
     base = str(location)
     service: dict[str, str] = {}
     found: dict[str, str] = {}
@@ -346,7 +355,11 @@ def parse_description(data: bytes, location: Url) -> tuple[Service, ...]:
 
 
 def parse_action_answer(status: int, body: bytes) -> Mapping[str, str] | SoapFault:
-    """What an action returned, or why it failed. Raises :class:`RemoteProtocolError`."""
+    """What an action returned, or why it failed.
+
+    Raises:
+        RemoteProtocolError: it is malformed.
+    """
     if status not in (200, 500):
         raise RemoteProtocolError(f"UPnP answer with status {status}")
     values: dict[str, str] = {}
@@ -373,7 +386,11 @@ def take_ip(values: Mapping[str, str]) -> ipaddress.IPv4Address:
 
 
 def take_port(values: Mapping[str, str], name: str) -> int:
-    """A port among what an action returned. Raises :class:`RemoteProtocolError`."""
+    """A port among what an action returned.
+
+    Raises:
+        RemoteProtocolError: it is malformed.
+    """
     text = values.get(name, "")
     if not _is_number(text) or len(text) > 5 or not 0 < int(text) < 65536:
         raise RemoteProtocolError(f"UPnP answer without a port in {name}")

@@ -92,9 +92,12 @@ def direct_connection(swarm: Swarm, peer_id: PeerId) -> Connection | None:
 async def ask_relay(connection: Connection, request: Connect | Reserve) -> tuple[Stream, HopStatus]:
     """Send a request over the hop protocol; return its stream and the answer.
 
-    Waits without limit, and costs one round trip (and the relay's own to the target). Raises
-    :class:`~lattica.errors.UnsupportedProtocolError` if the peer is no relay,
-    :class:`RemoteProtocolError`, and what a stream raises.
+    Waits without limit, and costs one round trip (and the relay's own to the target). Raises what a
+    stream does, too.
+
+    Raises:
+        UnsupportedProtocolError: the peer is no relay.
+        RemoteProtocolError: the answer is malformed.
     """
     stream = await _send_request(connection, request)
     try:

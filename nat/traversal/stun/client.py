@@ -197,7 +197,8 @@ async def client_on_fresh_socket(
 ) -> AsyncIterator[StunClient]:
     """A client on a socket of its own, bound to a numeric host and any port.
 
-    Raises OSError if that cannot be bound.
+    Raises:
+        OSError: that cannot be bound.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = UdpSocket.bind(host, 0, family, offload=False)

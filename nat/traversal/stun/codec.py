@@ -141,7 +141,11 @@ def endpoint_of(address: Address) -> Endpoint:
 
 
 def encode(message: Message) -> bytes:
-    """The datagram of a message. Raises LocalProtocolError if a field is out of its range."""
+    """The datagram of a message.
+
+    Raises:
+        LocalProtocolError: a field is out of its range.
+    """
     from aioice import stun as codec  # with the first message: it brings mDNS and DNS
 
     attributes: dict[str, Any] = {}

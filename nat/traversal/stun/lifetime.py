@@ -93,7 +93,10 @@ async def measure_mapping_lifetime(
         server: the responder; host: numeric, what to bind sockets to, usually `0.0.0.0`.
         on_progress: told what is known whenever that changes.
 
-    Raises OSError if no socket can be bound. Cancellation: at any time.
+    Cancellation: at any time.
+
+    Raises:
+        OSError: no socket can be bound.
     """
     search = LifetimeSearch(ladder, precision=precision, longest=longest)
     while idle_times := search.next():

@@ -309,11 +309,13 @@ async def is_mapped_after(
     """Whether a mapping is still there after `idle` seconds without traffic (RFC 5780, 4.6).
 
     A fresh socket is mapped and then left alone; another asks the responder to write to it
-    (RESPONSE-PORT). None if the responder does not answer, or does not do that. Raises OSError
-    if a socket cannot be bound.
+    (RESPONSE-PORT). None if the responder does not answer, or does not do that.
 
     Args:
         server: the responder. host: numeric, to bind to.
+
+    Raises:
+        OSError: a socket cannot be bound.
     """
     async with (
         client_on_fresh_socket(host, timing) as asking,

@@ -83,7 +83,8 @@ def decode(datagram: bytes, token: bytes) -> Kind | None:
 def role_of(own: Hello, peer: Hello) -> Role:
     """Which part this side has in a run with that peer; the peer finds the other.
 
-    Raises :class:`NotApplicable` where the method cannot work, or other ways do.
+    Raises:
+        NotApplicable: the method cannot work, or other strategies do.
     """
     if own.is_hard and peer.is_hard:
         raise NotApplicable(
@@ -107,8 +108,9 @@ def role_of(own: Hello, peer: Hello) -> Role:
 def check_target(ip: IpAddress, own: frozenset[IpAddress]) -> None:
     """Whether a peer may be where it says it is.
 
-    Raises :class:`NotApplicable` for all but public addresses of single hosts, and for those
-    of this node (`own`): nobody has this node look around in its own network, or at itself.
+    Raises:
+        NotApplicable: it is no public address of a single host, or one of this node (`own`):
+            nobody has this node look around in its own network, or at itself.
     """
     if not is_public_host(ip) or ip in own:
         raise NotApplicable(f"{ip} is no public address of another node: nothing is sent there")

@@ -65,8 +65,10 @@ async def punch(
     One that comes about by other means meanwhile will do, too. `patience` is how long, in
     seconds, a follower waits for the leader's first word.
 
-    Takes `config.window` seconds, and those of a handshake, at most; may be cancelled at any
-    time. Raises :class:`DialError` with the reason of each address.
+    Takes `config.window` seconds, and those of a handshake, at most; may be cancelled at any time.
+
+    Raises:
+        DialError: none was reached; with the reason of each address.
     """
     return await _Punch(swarm, peer_id, config, leads, patience, rng).run(addrs)
 

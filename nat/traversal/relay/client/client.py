@@ -161,7 +161,11 @@ class RelayClient:
         return self._addrs.value
 
     async def wait_ready(self, timeout: float) -> None:
-        """Wait until there is a reservation. Raises :class:`TimeoutError`, with the reasons."""
+        """Wait until there is a reservation.
+
+        Raises:
+            TimeoutError: there is none; with the reasons.
+        """
         with trio.move_on_after(timeout):
             await self._addrs.wait_until(bool)
             return

@@ -116,7 +116,8 @@ class Reserving:
     def ask(self, now: float) -> None:
         """A request leaves. It ends with :meth:`granted`, :meth:`failed` or :meth:`lost`.
 
-        Raises :class:`~lattica.errors.LocalProtocolError` when none is due.
+        Raises:
+            LocalProtocolError: none is due.
         """
         if not self.is_due(now):
             raise LocalProtocolError("no request is due")
