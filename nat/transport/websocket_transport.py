@@ -96,7 +96,11 @@ class WebSocketTransport:
             raise
 
     async def listen(self, addr: Multiaddr) -> WebSocketListener:
-        """Bind `addr`. Raises :class:`~lattica.errors.ListenError`."""
+        """Bind `addr`.
+
+        Raises:
+            ListenError: it cannot be listened on.
+        """
         return WebSocketListener(await self._tcp.listen(_pipe_addr(addr)))
 
 

@@ -147,9 +147,7 @@ class DirectStrategy:
 
     async def _ask(self, relayed: Connection) -> None:
         """Have the peer dial us; return when it says that it has, and that is true."""
-        advertised = self._side.advertised(
-            self._swarm.address_book.addrs(relayed.peer_id) or None
-        )
+        advertised = self._side.advertised(self._swarm.address_book.addrs(relayed.peer_id) or None)
         if not advertised:
             raise NotApplicable("no address of ours is known that the peer could dial")
         stream = await open_on(relayed, REVERSE)

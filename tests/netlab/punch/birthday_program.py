@@ -25,6 +25,7 @@ from lattica.nat.base.identity import Identity, PeerId, parse_peer_id
 from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.config import SwarmConfig
 from lattica.nat.mux.connection import Connection, Direction
+from lattica.nat.mux.stream import Stream
 from lattica.nat.services.standard import serve_standard
 from lattica.nat.swarm.nat_report import Behaviour, NatReport
 from lattica.nat.swarm.swarm import Swarm
@@ -33,13 +34,17 @@ from lattica.nat.traversal.relay.circuit_transport import CircuitTransport, ask_
 from lattica.nat.traversal.relay.messages import HopStatus, Reserve, Status
 from lattica.nat.traversal.relay.server.limits import RelayLimits
 from lattica.nat.traversal.relay.server.service import RelayService
-from tests.support.nets import echo
 
 ECHO = "/test/echo/1"
 
 
 def say(event: str, **more: object) -> None:
     print(json.dumps({"event": event, **more}), flush=True)
+
+
+async def echo(stream: Stream) -> None:
+    while data := await stream.receive_some():
+        await stream.send_all(data)
 
 
 def open_files() -> int:
