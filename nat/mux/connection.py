@@ -92,7 +92,7 @@ class Connection(ABC):
         self.agent = ""
         """What the peer says it runs, once it has been identified."""
         self.known_protocols: set[str] = set()
-        """Protocols the peer has named, or agreed to, on this connection."""
+        """Protocols the peer has named, or agreed to since, on this connection."""
         self.retired_at: float | None = None
         """Since when another connection to the peer is preferred; this one ends when idle."""
         self.closed_reason: str | None = None
@@ -135,7 +135,9 @@ class Connection(ABC):
             optimistic: go on as though the peer had accepted, which costs no round trip; for
                 one protocol only. What is sent at once leaves together with the proposal, and
                 a refusal is raised by whatever uses the stream next. By default, where the
-                peer has named the protocol on this connection, or agreed to it.
+                peer has named the protocol on this connection, or agreed to it. What is sent
+                later, before a refusal has arrived, may be read as a further proposal: not for
+                a protocol whose data begins with what others choose, without such a sign.
 
         Waits for the answer up to `Timeouts.negotiate`. When it fails or is cancelled, the
         stream is reset.

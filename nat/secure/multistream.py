@@ -6,6 +6,12 @@ A message is a varint length, the text, and a newline that the length includes. 
 sends the header `/multistream/1.0.0` once. The initiator proposes protocols one at a time;
 the responder echoes the one it accepts or answers `na`; `ls` asks for a list.
 
+A proposal may be followed by data that its sender did not wait for, and refusing it does not
+make that data proposals. So where data has come with what is refused, the negotiation of a
+stream ends: read on, it could name a protocol by chance, or because somebody chose it so, and
+what follows would be done in that protocol's name. Data that comes later cannot be told from the
+next proposal of somebody who has read `na`; see :meth:`~lattica.nat.mux.connection.Connection.open`.
+
 Pure machines: bytes in by `receive`, bytes out by `data_to_send`, no I/O and no clock (how
 long a negotiation may take is the driver's business). Both stop reading at the end of the
 negotiation and keep what follows in `rest`, since those bytes belong to the protocol.
@@ -40,6 +46,17 @@ def encode_message(text: str) -> bytes:
     if len(body) > MAX_MESSAGE or b"\n" in body[:-1]:
         raise LocalProtocolError(f"not usable as a protocol name: {text[:80]!r}")
     return encode_uvarint(len(body)) + body
+
+
+_RESERVED = frozenset(("", "ls", "na", PROTOCOL_ID))
+"""What has a meaning of its own where a protocol may be named."""
+
+
+def check_protocol(name: str) -> None:
+    """Raise :class:`~lattica.errors.LocalProtocolError` for what can be no protocol's name."""
+    encode_message(name)
+    if name in _RESERVED:
+        raise LocalProtocolError(f"{name!r} means something else than a protocol's name to peers")
 
 
 _HEADER = encode_message(PROTOCOL_ID)
@@ -104,33 +121,45 @@ class Responder:
     Args:
         supported: says whether a protocol is accepted.
         list_protocols: what `ls` is answered with.
+        pipelined: a proposal may come before the one before it is answered, as go-libp2p's do
+            for connections. Not for streams, where that may be data.
 
     `selected` becomes the agreed protocol; `rest` then holds the bytes that came after the
     negotiation. Header, proposal and first application data may all come in one piece, and
-    the answer to header and proposal then leaves in one piece too.
+    the answer to header and proposal then leaves in one piece too. With `failed` set the
+    negotiation is over too, and nothing agreed on.
     """
 
     __slots__ = (
         "_list_protocols",
         "_out",
+        "_pipelined",
         "_proposals",
         "_reader",
         "_saw_header",
         "_supported",
+        "failed",
         "refused",
         "rest",
         "selected",
     )
 
     def __init__(
-        self, supported: Callable[[str], bool], list_protocols: Callable[[], Iterable[str]]
+        self,
+        supported: Callable[[str], bool],
+        list_protocols: Callable[[], Iterable[str]],
+        *,
+        pipelined: bool = False,
     ) -> None:
         self.selected: str | None = None
+        self.failed = False
+        """Data came with a proposal that was refused, and is not to be taken for proposals."""
         self.refused = False
         """A proposal was refused, so what follows may be data that was sent without waiting."""
         self.rest = b""
         self._supported = supported
         self._list_protocols = list_protocols
+        self._pipelined = pipelined
         self._reader = _Reader()
         self._out = b""
         self._saw_header = False
@@ -148,7 +177,7 @@ class Responder:
             RemoteProtocolError: bad framing, another header, or too many proposals.
             LocalProtocolError: the negotiation is over already.
         """
-        if self.selected is not None:
+        if self.selected is not None or self.failed:
             raise LocalProtocolError("negotiation is over; these bytes belong to the protocol")
         if not self._saw_header and not self._reader.buffer and self._select_at_once(data):
             return
@@ -173,6 +202,9 @@ class Responder:
             else:
                 self._out += _NOT_AVAILABLE
                 self.refused = True
+                if not self._pipelined and self._reader.take_rest():
+                    self.failed = True
+                    return
 
     def _select_at_once(self, data: Buffer) -> bool:
         """The common case: header and a protocol we speak, together in one piece.
@@ -227,6 +259,8 @@ class Initiator:
     def __init__(self, protocols: Sequence[str]) -> None:
         if not protocols:
             raise LocalProtocolError("no protocol to propose")
+        if not _RESERVED.isdisjoint(protocols):
+            raise LocalProtocolError(f"not names of protocols: {', '.join(map(repr, protocols))}")
         self.selected: str | None = None
         self.failed = False
         self.rest = b""

@@ -148,7 +148,7 @@ class Upgrade:
     def _negotiate(self, protocol: str) -> Initiator | Responder:
         if self._initiator:
             return Initiator([protocol])
-        return Responder(lambda name: name == protocol, lambda: [protocol])
+        return Responder(lambda name: name == protocol, lambda: [protocol], pipelined=True)
 
     def _check_refusal(self, protocol: str) -> None:
         if isinstance(self._negotiation, Initiator) and self._negotiation.failed:

@@ -11,7 +11,7 @@ import trio
 from lattica.nat.base.errors import LatticaError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.exception_groups import leaves
 from lattica.nat.mux.stream import Stream
-from lattica.nat.secure.multistream import Responder, encode_message
+from lattica.nat.secure.multistream import Responder, check_protocol
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,8 @@ class ProtocolTable:
     def __init__(self, *, negotiate_timeout: float) -> None:
         self._served: dict[str, _Served] = {}
         self._negotiate_timeout = negotiate_timeout
+        self.on_removed: list[Callable[[], None]] = []
+        """Called when a protocol is served no more."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -64,7 +66,7 @@ class ProtocolTable:
         Raises:
             LocalProtocolError: another owner serves it, or the name cannot be one.
         """
-        encode_message(protocol)  # whether it could be answered at all
+        check_protocol(protocol)
         served = self._served.get(protocol)
         if served is not None and served.owner != owner and not replace:
             raise LocalProtocolError(
@@ -91,6 +93,8 @@ class ProtocolTable:
         if served.owner != owner:
             raise LocalProtocolError(f"{protocol} is served by {served.owner}, not by {owner}")
         del self._served[protocol]
+        for hook in self.on_removed:
+            hook()
 
     async def serve(self, stream: Stream, negotiated: Callable[[], None]) -> None:
         """Serve one inbound stream to its end; raises nothing but cancellation.
@@ -143,11 +147,14 @@ class ProtocolTable:
                 if not data:
                     stream.close()
                     return None
+                ended = False
                 try:
                     negotiation.receive(data)
                 except RemoteProtocolError:
                     if not negotiation.refused:
                         raise
+                    ended = True
+                if ended or negotiation.failed:
                     # Data for the refused protocol: the refusal is the answer, and no reset
                     # may overtake it.
                     await stream.send_all(negotiation.data_to_send())

@@ -30,7 +30,7 @@ def split(data: bytes, cuts: list[int]) -> list[bytes]:
 
 def respond(known: list[str], pieces: list[bytes]) -> tuple[str | None, bytes, bytes, bool]:
     """Selected protocol, answer, what is left over, and whether the peer behaved."""
-    machine = Responder(known.__contains__, lambda: known)
+    machine = Responder(known.__contains__, lambda: known, pipelined=True)
     rest = b""
     for piece in pieces:
         if machine.selected is not None:
@@ -50,6 +50,21 @@ def test_any_split_gives_the_same_answer(
 ) -> None:
     stream = encode_message(PROTOCOL_ID) + b"".join(map(encode_message, asked)) + data
     assert respond(known, split(stream, cuts)) == respond(known, [stream])
+
+
+@given(name_lists, name_lists, st.binary(max_size=50))
+def test_what_came_with_a_refused_proposal_is_never_taken_for_another(
+    known: list[str], asked: list[str], data: bytes
+) -> None:
+    stream = encode_message(PROTOCOL_ID) + b"".join(map(encode_message, asked)) + data
+    machine = Responder(known.__contains__, lambda: known)
+    try:
+        machine.receive(stream)
+    except RemoteProtocolError:
+        assert not asked
+    if asked and asked[0] not in known:
+        assert machine.selected is None
+        assert machine.failed == (len(asked) > 1 or bool(data))
 
 
 @given(name_lists, st.binary(max_size=300), cut_lists, st.booleans())

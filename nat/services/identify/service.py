@@ -48,6 +48,7 @@ class IdentifyService:
         self._agent = info.agent_version or _own_agent()
         self._asked: set[PeerId] = set()
         """Connected peers that have been asked, or are being asked."""
+        self._push_due = False
         self._record: tuple[tuple[Multiaddr, ...], bytes] = ((), b"")
         self.on_push: list[Callable[[PeerId], None]] = []
         """Called with peers that have said anew who they are."""
@@ -55,6 +56,7 @@ class IdentifyService:
         """Called with what a peer has said, whether it was asked or not."""
         swarm.on_connected.append(self._connected)
         swarm.on_disconnected.append(self._disconnected)
+        swarm.protocols.on_removed.append(self._protocol_removed)
 
     @property
     def handlers(self) -> dict[str, StreamHandler]:
@@ -94,6 +96,18 @@ class IdentifyService:
                 connection = self._swarm.registry.best(peer_id)
                 if connection is not None and IDENTIFY_PUSH in connection.known_protocols:
                     nursery.start_soon(self._push_to, connection)
+
+    def _protocol_removed(self) -> None:
+        """Peers that go on assuming it would lose what they send at once."""
+        if self._push_due or not self._swarm.registry.by_peer:
+            return
+        self._push_due = True
+        self._swarm.start_soon(self._push_soon)
+
+    async def _push_soon(self) -> None:
+        await trio.lowlevel.checkpoint()  # a service may end several protocols
+        self._push_due = False
+        await self.push()
 
     async def _push_to(self, connection: Connection) -> None:
         try:
@@ -153,7 +167,10 @@ class IdentifyService:
             # It works, whatever the peer believes its addresses to be.
             book.add(peer_id, [connection.remote_addr], ADDRESS_TTL)
         connection.agent = message.agent_version
-        connection.known_protocols.update(message.protocols)
+        if message.protocols:  # a push may leave out what has not changed
+            for each in self._swarm.registry.by_peer.get(peer_id, ()):
+                each.known_protocols.intersection_update(message.protocols)
+            connection.known_protocols.update(message.protocols)
         for hook in self.on_identified:
             hook(connection, message)
         self._swarm.note_identified(connection)

@@ -36,7 +36,7 @@ def _multistream_responder(data: bytes) -> None:
         fed += len(piece)
         machine.receive(piece)
         sent += len(machine.data_to_send())
-        if machine.selected is not None:
+        if machine.selected is not None or machine.failed:
             break
     # The dearest question is `ls`, 4 bytes, which may cost a list each time.
     if sent > 256 + fed * 32:

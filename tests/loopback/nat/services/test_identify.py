@@ -64,6 +64,32 @@ async def test_a_new_listen_address_is_pushed_to_the_peers():
         await settled(lambda: added in b.swarm.address_book.addrs(a.peer_id))
 
 
+async def test_peers_are_told_of_a_protocol_that_is_served_no_more():
+    async with node_with_echo() as a, node_with_echo() as b:
+        await a.connect(b.addrs[0])
+        await identified(a)
+        await identified(b)
+        connection = a.swarm.registry.best(b.peer_id)
+        assert connection is not None
+        assert ECHO in connection.known_protocols
+        known = set(connection.known_protocols)
+        b.unhandle(ECHO)
+        await settled(lambda: ECHO not in connection.known_protocols)
+        assert connection.known_protocols >= known - {ECHO}
+
+
+async def test_a_push_without_protocols_changes_none():
+    async with node_with_echo() as node, attacking(node.swarm.addrs[0]) as peer:
+        await say(peer, encode(Identify(agent_version="x", protocols=("/a",))))
+        await identified(node)
+        body = encode_length_prefixed(encode(Identify(agent_version="y")))
+        await peer.send_frames(data(1, propose(IDENTIFY_PUSH) + body, Flag.SYN | Flag.FIN))
+        await settled(lambda: node.peers()[0].agent == "y")
+        connection = node.swarm.registry.best(peer.identity.peer_id)
+        assert connection is not None
+        assert connection.known_protocols == {"/a"}
+
+
 async def test_what_identify_says_of_us():
     async with node_with_echo() as node, attacking(node.swarm.addrs[0]) as peer:
         await peer.set_up()

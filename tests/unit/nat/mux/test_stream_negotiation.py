@@ -100,6 +100,28 @@ async def test_refused(protocols: Sequence[str], autojump_clock) -> None:
         nursery.cancel_scope.cancel()
 
 
+async def test_data_for_a_refused_protocol_runs_no_other(autojump_clock) -> None:
+    """The data has the form of a proposal of what the peer does speak (go-multistream#20)."""
+    async with connected() as (a, b), trio.open_nursery() as nursery:
+        got: list[bytes] = []
+
+        async def delete(stream: Stream) -> None:
+            got.append(await stream.receive_some())
+
+        table = ProtocolTable(negotiate_timeout=10)
+        table.handle("/delete", delete)
+        nursery.start_soon(serve, b, table)
+        stream = propose(a, "/none", lazy=True)
+        await stream.send_message(b"/delete\n")
+        with pytest.raises(UnsupportedProtocolError):
+            await stream.send_all(b"everything")
+            await stream.receive_some()
+        await trio.sleep(20)
+        assert got == []
+        assert b.connection.stream_count == 0
+        nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize(
     "data", [b"", b"\x05text\n", b"\xff\xff\xff\xff" * 100, bytes(300_000), b"\x13/hello\n" * 9000]
 )

@@ -13,6 +13,7 @@ from lattica.nat.secure.multistream import (
     PROTOCOL_ID,
     Initiator,
     Responder,
+    check_protocol,
     encode_message,
 )
 
@@ -80,10 +81,39 @@ def test_responder_lists_protocols() -> None:
 
 def test_responder_bounds_proposals() -> None:
     machine = responder()
-    machine.receive(HEADER + b"\x02x\n" * MAX_PROPOSALS)
+    machine.receive(HEADER)
+    for _ in range(MAX_PROPOSALS):
+        machine.receive(b"\x02x\n")
     assert machine.data_to_send() == HEADER + NA * MAX_PROPOSALS
     with pytest.raises(RemoteProtocolError, match="proposals"):
         machine.receive(b"\x02x\n")
+
+
+@pytest.mark.parametrize("data", [PING + b"delete everything", b"\x03ls\n", b"x"])
+def test_what_comes_with_a_refused_proposal_is_no_proposal(data: bytes) -> None:
+    machine = responder()
+    machine.receive(HEADER + b"\x06/none\n" + data)
+    assert (machine.failed, machine.selected) == (True, None)
+    assert machine.data_to_send() == HEADER + NA
+    with pytest.raises(LocalProtocolError):
+        machine.receive(PING)
+
+
+def test_proposals_for_a_connection_may_be_pipelined() -> None:
+    """As go-libp2p's `SelectWithSimopenOrFail` does."""
+    simultaneous = b"\x1d/libp2p/simultaneous-connect\n"
+    machine = Responder("/yamux/1.0.0".__eq__, list, pipelined=True)
+    machine.receive(HEADER + simultaneous + YAMUX)
+    assert machine.selected == "/yamux/1.0.0"
+    assert machine.data_to_send() == HEADER + NA + YAMUX
+
+
+@pytest.mark.parametrize("name", ["", "ls", "na", PROTOCOL_ID, "/line\nbreak", "x" * MAX_MESSAGE])
+def test_what_peers_would_take_for_something_else_is_no_name(name: str) -> None:
+    with pytest.raises(LocalProtocolError):
+        check_protocol(name)
+    with pytest.raises(LocalProtocolError):
+        Initiator([name])
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,9 @@ def test_what_another_serves_is_not_ended(table: ProtocolTable) -> None:
     assert PING in table
 
 
-@pytest.mark.parametrize("name", ["/line\nbreak", "/" + "x" * 2000])
+@pytest.mark.parametrize(
+    "name", ["/line\nbreak", "/" + "x" * 2000, "", "ls", "na", "/multistream/1.0.0"]
+)
 def test_name_that_no_peer_could_ask_for(table: ProtocolTable, name: str) -> None:
     with pytest.raises(LocalProtocolError):
         table.handle(name, one)
