@@ -25,3 +25,17 @@ def parse_message(message: M, data: bytes, what: str, *, limit: int | None = Non
     except DecodeError:
         raise RemoteProtocolError(f"{what} is not valid protobuf") from None
     return message
+
+
+def decode_text(data: bytes, what: str) -> str:
+    """The text in a `bytes` field; our messages have no `string`.
+
+    The runtimes of protobuf differ in when they find out that a `string` is none: those in C when
+    the message is read, the one in Python when the field is, and by an error of its own.
+
+    Raises :class:`RemoteProtocolError` for what is not UTF-8.
+    """
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise RemoteProtocolError(f"{what} is not UTF-8 text") from None

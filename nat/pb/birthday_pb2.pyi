@@ -53,9 +53,9 @@ class Refusal(_message.Message):
     __slots__ = ("reason", "temporary")
     REASON_FIELD_NUMBER: _ClassVar[int]
     TEMPORARY_FIELD_NUMBER: _ClassVar[int]
-    reason: str
+    reason: bytes
     temporary: bool
-    def __init__(self, reason: _Optional[str] = ..., temporary: bool = ...) -> None: ...
+    def __init__(self, reason: _Optional[bytes] = ..., temporary: bool = ...) -> None: ...
 
 class Ready(_message.Message):
     __slots__ = ("sockets",)

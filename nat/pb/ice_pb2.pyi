@@ -27,11 +27,11 @@ class Message(_message.Message):
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     type: Message.Type
-    ufrag: str
-    password: str
+    ufrag: bytes
+    password: bytes
     candidates: _containers.RepeatedCompositeFieldContainer[Candidate]
-    reason: str
-    def __init__(self, type: _Optional[_Union[Message.Type, str]] = ..., ufrag: _Optional[str] = ..., password: _Optional[str] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., reason: _Optional[str] = ...) -> None: ...
+    reason: bytes
+    def __init__(self, type: _Optional[_Union[Message.Type, str]] = ..., ufrag: _Optional[bytes] = ..., password: _Optional[bytes] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., reason: _Optional[bytes] = ...) -> None: ...
 
 class Candidate(_message.Message):
     __slots__ = ("type", "ip", "port", "priority", "foundation")
@@ -54,5 +54,5 @@ class Candidate(_message.Message):
     ip: bytes
     port: int
     priority: int
-    foundation: str
-    def __init__(self, type: _Optional[_Union[Candidate.Type, str]] = ..., ip: _Optional[bytes] = ..., port: _Optional[int] = ..., priority: _Optional[int] = ..., foundation: _Optional[str] = ...) -> None: ...
+    foundation: bytes
+    def __init__(self, type: _Optional[_Union[Candidate.Type, str]] = ..., ip: _Optional[bytes] = ..., port: _Optional[int] = ..., priority: _Optional[int] = ..., foundation: _Optional[bytes] = ...) -> None: ...

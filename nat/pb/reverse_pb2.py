@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1clattica/nat/pb/reverse.proto\x12\x0flattica.reverse\"\x18\n\x07Request\x12\r\n\x05\x61\x64\x64rs\x18\x01 \x03(\x0c\"L\n\x06\x41nswer\x12\x16\n\tconnected\x18\x01 \x01(\x08H\x00\x88\x01\x01\x12\x12\n\x05\x65rror\x18\x02 \x01(\tH\x01\x88\x01\x01\x42\x0c\n\n_connectedB\x08\n\x06_errorb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1clattica/nat/pb/reverse.proto\x12\x0flattica.reverse\"\x18\n\x07Request\x12\r\n\x05\x61\x64\x64rs\x18\x01 \x03(\x0c\"L\n\x06\x41nswer\x12\x16\n\tconnected\x18\x01 \x01(\x08H\x00\x88\x01\x01\x12\x12\n\x05\x65rror\x18\x02 \x01(\x0cH\x01\x88\x01\x01\x42\x0c\n\n_connectedB\x08\n\x06_errorb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)

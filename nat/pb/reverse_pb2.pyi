@@ -17,5 +17,5 @@ class Answer(_message.Message):
     CONNECTED_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     connected: bool
-    error: str
-    def __init__(self, connected: bool = ..., error: _Optional[str] = ...) -> None: ...
+    error: bytes
+    def __init__(self, connected: bool = ..., error: _Optional[bytes] = ...) -> None: ...

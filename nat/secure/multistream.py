@@ -10,7 +10,7 @@ A proposal may be followed by data that its sender did not wait for, and refusin
 make that data proposals. So where data has come with what is refused, the negotiation of a
 stream ends: read on, it could name a protocol by chance, or because somebody chose it so, and
 what follows would be done in that protocol's name. Data that comes later cannot be told from the
-next proposal of somebody who has read `na`; see :meth:`~lattica.nat.mux.connection.Connection.open`.
+next proposal of somebody who has read `na` (`Connection.open` says what to do about that).
 
 Pure machines: bytes in by `receive`, bytes out by `data_to_send`, no I/O and no clock (how
 long a negotiation may take is the driver's business). Both stop reading at the end of the

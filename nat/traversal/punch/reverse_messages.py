@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.multiaddr import Multiaddr
-from lattica.nat.base.protobuf import parse_message
+from lattica.nat.base.protobuf import decode_text, parse_message
 from lattica.nat.pb import reverse_pb2 as pb
 from lattica.nat.traversal.punch.dcutr.messages import MAX_ADDRS, MAX_MESSAGE, parse_addrs
 
@@ -45,7 +45,7 @@ def encode(message: Request | Answer) -> bytes:
         if len(message.addrs) > MAX_ADDRS or body.ByteSize() > MAX_MESSAGE:
             raise LocalProtocolError("too many addresses for one request")
     else:
-        body = pb.Answer(connected=message.connected, error=message.error[:_MAX_REASON])
+        body = pb.Answer(connected=message.connected, error=message.error[:_MAX_REASON].encode())
     return body.SerializeToString()
 
 
@@ -68,5 +68,6 @@ def decode_answer(data: bytes) -> Answer:
     message = parse_message(pb.Answer(), data, "reversal message", limit=MAX_MESSAGE)
     if not message.HasField("connected"):
         raise RemoteProtocolError("an answer that does not say what came of it")
-    reason = "".join(c if c.isprintable() else "?" for c in message.error[:_MAX_REASON])
+    text = decode_text(message.error, "the error of a reversal")[:_MAX_REASON]
+    reason = "".join(c if c.isprintable() else "?" for c in text)
     return Answer(message.connected, reason)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from lattica.nat.base.errors import RemoteProtocolError
-from lattica.nat.base.protobuf import parse_message
+from lattica.nat.base.protobuf import decode_text, parse_message
 from lattica.nat.pb import birthday_pb2 as pb
 from lattica.nat.swarm.nat_report import Behaviour, NatReport
 
@@ -109,7 +109,7 @@ def encode(message: Message) -> bytes:
             for host, port in message.mapped:
                 body.hello.mapped.add(ip=ipaddress.IPv4Address(host).packed, port=port)
         case Refusal():
-            body.refusal.reason = message.reason[:_MAX_REASON]
+            body.refusal.reason = message.reason[:_MAX_REASON].encode()
             body.refusal.temporary = message.temporary
         case Ready():
             body.ready.sockets = message.sockets
@@ -133,7 +133,8 @@ def decode(data: bytes) -> Message:
         case "hello":
             return _decode_hello(body.hello)
         case "refusal":
-            return Refusal(_printable(body.refusal.reason), body.refusal.temporary)
+            reason = decode_text(body.refusal.reason, "the reason of a birthday refusal")
+            return Refusal(_printable(reason), body.refusal.temporary)
         case "ready":
             if not 1 <= body.ready.sockets <= 65535:
                 raise RemoteProtocolError(f"birthday: ready with {body.ready.sockets} sockets")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
-from lattica.nat.base.protobuf import parse_message
+from lattica.nat.base.protobuf import decode_text, parse_message
 from lattica.nat.base.wire import encode_length_prefixed
 from lattica.nat.pb import ice_pb2 as pb
 from lattica.nat.traversal.punch.ice.agent import Credentials
@@ -109,21 +109,21 @@ def _to_protobuf(message: IceMessage) -> pb.Message:
         case Start():
             return pb.Message(type=pb.Message.START)
         case Refusal(reason):
-            return pb.Message(type=pb.Message.REFUSAL, reason=reason[:MAX_REASON])
+            return pb.Message(type=pb.Message.REFUSAL, reason=reason[:MAX_REASON].encode())
 
 
 def _description_to_protobuf(type_: pb.Message.Type, description: Description) -> pb.Message:
     return pb.Message(
         type=type_,
-        ufrag=description.credentials.ufrag,
-        password=description.credentials.password,
+        ufrag=description.credentials.ufrag.encode(),
+        password=description.credentials.password.encode(),
         candidates=[
             pb.Candidate(
                 type=_TO_TYPE[one.type],
                 ip=ipaddress.ip_address(one.host).packed,
                 port=one.port,
                 priority=one.priority,
-                foundation=one.foundation,
+                foundation=one.foundation.encode(),
             )
             for one in description.candidates
         ],
@@ -148,16 +148,19 @@ def decode(data: bytes) -> IceMessage:
         case pb.Message.START:
             return Start()
         case pb.Message.REFUSAL:
-            reason = "".join(c for c in message.reason[:MAX_REASON] if c.isprintable())
+            text = decode_text(message.reason, "the reason of an ICE refusal")[:MAX_REASON]
+            reason = "".join(c for c in text if c.isprintable())
             return Refusal(reason or "no reason given")
         case other:
             raise RemoteProtocolError(f"ICE message of unknown type {other}")
 
 
 def _description(message: pb.Message) -> Description:
-    credentials = Credentials(message.ufrag, message.password)
-    if not _UFRAG.fullmatch(message.ufrag) or not _PASSWORD.fullmatch(message.password):
+    ufrag = decode_text(message.ufrag, "an ICE ufrag")
+    password = decode_text(message.password, "an ICE password")
+    if not _UFRAG.fullmatch(ufrag) or not _PASSWORD.fullmatch(password):
         raise RemoteProtocolError("ICE credentials that RFC 8445 does not allow")
+    credentials = Credentials(ufrag, password)
     return Description(credentials, _candidates(message.candidates[:MAX_REMOTE_CANDIDATES]))
 
 
@@ -168,13 +171,14 @@ def _candidates(claims: Sequence[pb.Candidate]) -> tuple[Candidate, ...]:
         type_ = _TYPES.get(claim.type)
         if type_ is None:
             continue
+        foundation = decode_text(claim.foundation, "an ICE foundation")
         if (
             len(claim.ip) not in (4, 16)
             or not 0 < claim.port < 1 << 16
             or not 0 < claim.priority < 1 << 31
-            or not _FOUNDATION.fullmatch(claim.foundation)
+            or not _FOUNDATION.fullmatch(foundation)
         ):
             raise RemoteProtocolError("an ICE candidate that RFC 8445 does not allow")
         host = str(ipaddress.ip_address(claim.ip))
-        found.append(Candidate(type_, host, claim.port, claim.priority, claim.foundation))
+        found.append(Candidate(type_, host, claim.port, claim.priority, foundation))
     return tuple(found)

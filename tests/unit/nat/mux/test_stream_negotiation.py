@@ -113,8 +113,8 @@ async def test_data_for_a_refused_protocol_runs_no_other(autojump_clock) -> None
         nursery.start_soon(serve, b, table)
         stream = propose(a, "/none", lazy=True)
         await stream.send_message(b"/delete\n")
+        await stream.send_all(b"everything")
         with pytest.raises(UnsupportedProtocolError):
-            await stream.send_all(b"everything")
             await stream.receive_some()
         await trio.sleep(20)
         assert got == []

@@ -154,13 +154,14 @@ def test_credentials_are_as_the_rfc_wants_them():
 
 
 def raw(**changes: object) -> bytes:
-    fields = {"type": pb.Message.OFFER, "ufrag": "abcd", "password": "p" * 22, **changes}
+    fields = {"type": pb.Message.OFFER, "ufrag": b"abcd", "password": b"p" * 22, **changes}
     return pb.Message(**fields).SerializeToString()  # type: ignore[arg-type]
 
 
 def one(**changes: object) -> pb.Candidate:
     fields = {
-        "type": pb.Candidate.HOST, "ip": b"\x0b\0\0\1", "port": 1, "priority": 1, "foundation": "f",
+        "type": pb.Candidate.HOST, "ip": b"\x0b\0\0\1", "port": 1, "priority": 1,
+        "foundation": b"f",
         **changes,
     }  # fmt: skip
     return pb.Candidate(**fields)  # type: ignore[arg-type]
@@ -170,12 +171,13 @@ def one(**changes: object) -> pb.Candidate:
     "data",
     [
         b"", b"\xff", pb.Message(type=pb.Message.UNUSED).SerializeToString(), b"\x08\x63",
-        bytes(MAX_MESSAGE + 1), raw(ufrag="abc"), raw(ufrag="a" * 33), raw(ufrag="ab:d"),
-        raw(ufrag="äbcd"), raw(ufrag="abcd\n"), raw(password="p" * 21), raw(password="p" * 65),
+        bytes(MAX_MESSAGE + 1), raw(ufrag=b"abc"), raw(ufrag=b"a" * 33), raw(ufrag=b"ab:d"),
+        raw(ufrag="äbcd".encode()), raw(ufrag=b"abcd\xff"), raw(ufrag=b"abcd\n"),
+        raw(password=b"p" * 21), raw(password=b"p" * 65),
         raw(candidates=[one(ip=b"\0" * 5)]), raw(candidates=[one(ip=b"")]),
         raw(candidates=[one(port=0)]), raw(candidates=[one(port=65536)]),
         raw(candidates=[one(priority=0)]), raw(candidates=[one(priority=1 << 31)]),
-        raw(candidates=[one(foundation="")]), raw(candidates=[one(foundation="f" * 33)]),
+        raw(candidates=[one(foundation=b"")]), raw(candidates=[one(foundation=b"f" * 33)]),
     ],
 )  # fmt: skip
 def test_bad_messages_are_refused(data):
@@ -202,7 +204,9 @@ def test_too_many_candidates_are_too_long_or_not_looked_at():
 
 
 def test_a_reason_cannot_garble_a_terminal():
-    data = pb.Message(type=pb.Message.REFUSAL, reason="no\x1b[2J" + "x" * 1000).SerializeToString()
+    data = pb.Message(
+        type=pb.Message.REFUSAL, reason=b"no\x1b[2J" + b"x" * 1000
+    ).SerializeToString()
     message = decode(data)
     assert isinstance(message, Refusal)
     assert message.reason.startswith("no[2Jx")
