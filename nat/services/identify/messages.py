@@ -58,20 +58,19 @@ def encode(message: Identify) -> bytes:
 def decode(data: bytes) -> Identify:
     """Read a message, without its length.
 
-    Left out are addresses and texts that are none, and what is too much: a peer may be newer,
-    or merely boast.
+    Left out are addresses and texts that are none, the observed address too, and what is too
+    much: a peer may be newer, or merely boast.
 
     Raises:
-        RemoteProtocolError: it is no message, longer than :data:`MAX_MESSAGE`, or says that it
-            sees us where nobody can be.
+        RemoteProtocolError: it is no message, or longer than :data:`MAX_MESSAGE`.
     """
     message = parse_message(pb.Identify(), data, "the identify message", limit=MAX_MESSAGE)
-    record, observed = message.signed_peer_record, message.observed_addr
+    record = message.signed_peer_record
     return Identify(
         public_key=message.public_key,
         listen_addrs=tuple(_addrs(message.listen_addrs[:MAX_ADDRS])),
         protocols=tuple(_texts(message.protocols[:MAX_PROTOCOLS])),
-        observed_addr=decode_multiaddr(observed) if observed else None,
+        observed_addr=next(iter(_addrs([message.observed_addr])), None),
         protocol_version="".join(_texts([message.protocol_version])),
         agent_version="".join(_texts([message.agent_version]))[:MAX_AGENT],
         signed_record=record if len(record) <= MAX_RECORD else b"",
