@@ -45,6 +45,11 @@ _EC_PREFIXES = {
 _EC_POINTS = {"secp256r1": 65, "secp384r1": 97, "secp521r1": 133}
 """Bytes of an uncompressed point."""
 
+_ED25519_PRIME = 2**255 - 19
+_ORDER_8 = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
+_SMALL_ORDERS = frozenset((0, 1, _ED25519_PRIME - 1, _ORDER_8, _ED25519_PRIME - _ORDER_8))
+"""y of the eight points whose order is 8 or less: under such a key anybody signs anything."""
+
 _INTEGER, _BIT_STRING, _SEQUENCE = 0x02, 0x03, 0x30
 
 
@@ -104,8 +109,13 @@ def ed25519_public_key(data: bytes) -> PublicKey:
     """The key of 32 bytes.
 
     Raises:
-        ValueError: there are fewer or more.
+        ValueError: there are fewer or more; or it is a point of small order, which is nobody's
+            key, or written in other than its one way (RFC 8032, section 5.1.3), so that it would
+            have two peer IDs.
     """
+    y = int.from_bytes(data, "little") & (1 << 255) - 1
+    if y >= _ED25519_PRIME or y in _SMALL_ORDERS:
+        raise ValueError("a point that is no key, or not in its canonical form")
     return PublicKey(KeyType.ED25519, data, Ed25519PublicKey.from_public_bytes(data))
 
 

@@ -53,6 +53,32 @@ def test_the_published_keys(kind):
     assert key == decode_public_key(data)
 
 
+# The points whose order is 1, 2, 4 or 8, the sign of x left out.
+SMALL = [
+    "0000000000000000000000000000000000000000000000000000000000000000",
+    "0100000000000000000000000000000000000000000000000000000000000000",
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+]
+# y above the prime; the first two are of small order too.
+NOT_CANONICAL = [
+    "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "f0ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+]
+
+
+@pytest.mark.parametrize("sign", [0, 0x80])
+@pytest.mark.parametrize("point", [*SMALL, *NOT_CANONICAL])
+def test_ed25519_points_that_are_nobodys_key(point, sign):
+    raw = bytearray.fromhex(point)
+    raw[31] |= sign
+    with pytest.raises(RemoteProtocolError, match="ED25519"):
+        decode_public_key(b"\x08\x01\x12\x20" + raw)
+
+
 @pytest.mark.parametrize("kind", [KeyType.ED25519, KeyType.SECP256K1, KeyType.RSA])
 def test_peer_ids_are_those_of_py_libp2p(kind):
     data = bytes.fromhex(VECTORS[kind])
