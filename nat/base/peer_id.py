@@ -122,14 +122,14 @@ def _from_cid(text: str) -> bytes | None:
         return None
     try:
         match base:
-            case "b":
+            case "b" | "B":
                 raw = base64.b32decode(digits.upper() + "=" * (-len(digits) % 8))
-            case "k":
+            case "k" | "K":
                 number = int(digits, 36)
                 raw = number.to_bytes((number.bit_length() + 7) // 8, "big")
             case "z":
                 raw = base58.b58decode(digits)
-            case "f":
+            case "f" | "F":
                 raw = bytes.fromhex(digits)
             case _:
                 return None

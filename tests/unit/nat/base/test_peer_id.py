@@ -71,7 +71,11 @@ def test_a_peer_id_is_equal_to_nothing_else():
         f"  {SPEC_PEER_ID}\n",
         "QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N",
         "bafzaajaiaejcahwr5d5ofrfbis4l5d6uwr57hu5tjodrypfm6yaq6dsc2r2pzyt6",
+        "BAFZAAJAIAEJCAHWR5D5OFRFBIS4L5D6UWR57HU5TJODRYPFM6YAQ6DSC2R2PZYT6",
         "k51qzi5uqu5dgy8qsq67hbz73jqkw87l3fgf4a91qb0d9b5173tir7n4vxk1oe",
+        "K51QZI5UQU5DGY8QSQ67HBZ73JQKW87L3FGF4A91QB0D9B5173TIR7N4VXK1OE",
+        f"f0172{PeerId.from_base58(SPEC_PEER_ID).to_bytes().hex()}",
+        f"F0172{PeerId.from_base58(SPEC_PEER_ID).to_bytes().hex().upper()}",
     ],
 )
 def test_all_forms_of_a_peer_id_are_read(text):
