@@ -104,7 +104,9 @@ if ! new_enough .venv/bin/python || ! .venv/bin/python -m pip --version >/dev/nu
     "$PYTHON" -m venv .venv
 fi
 say "installing Lattica and its tools into .venv (a few minutes on a new machine)"
-if ! .venv/bin/python -m pip install -qq --disable-pip-version-check -e '.[dev,libp2p]' </dev/null; then
+# A person's own settings of pip may forbid an environment, or ask for the home directory instead.
+if ! PIP_USER=0 PIP_REQUIRE_VIRTUALENV=0 \
+    .venv/bin/python -m pip install -qq --disable-pip-version-check -e '.[dev,libp2p]' </dev/null; then
     has_fastecdsa || has_compiler || die \
         "pip failed, probably because fastecdsa (for py-libp2p) must be compiled. As root:" \
         "apt-get install $build_packages"
