@@ -104,7 +104,18 @@ if not TYPE_CHECKING:
         else:
             from importlib import import_module
 
-            value = getattr(import_module(_HOME.get(name, "lattica.errors")), name)
+            try:
+                module = import_module(_HOME.get(name, "lattica.errors"))
+            except ModuleNotFoundError as error:
+                if error.name != "lattica.nat":
+                    raise
+                # The folder nat/ beside this one is lattica.nat only where that is installed.
+                raise ImportError(
+                    f"{__path__[0]} is part of a checkout of Lattica that is not installed, and "
+                    "hides a Lattica that is: run `pip install -e .` there, or change directory",
+                    name=error.name,
+                ) from None
+            value = getattr(module, name)
         globals()[name] = value
         return value
 

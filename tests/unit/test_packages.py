@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -25,3 +27,15 @@ def test_what_is_generated_from_protocol_buffers_is_all_there_and_typed():
     assert generated == {file.stem for file in (PROJECT / "nat/pb").glob("*_pb2.pyi")}
     assert generated == {f"{file.stem}_pb2" for file in (PROJECT / "nat/pb").glob("*.proto")}
     assert (PROJECT / "lattica/py.typed").is_file()
+
+
+def test_a_checkout_that_is_not_installed_says_what_to_do():
+    result = subprocess.run(
+        [sys.executable, "-S", "-c", "from lattica import PeerId"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "pip install -e ." in result.stderr.splitlines()[-1]
+    assert str(PROJECT / "lattica") in result.stderr.splitlines()[-1]
