@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lattica.nat.services.identify.service import IdentifyService
-from lattica.nat.services.ping import PING, answer_pings
+from lattica.nat.services.ping import PING, PingService
 from lattica.nat.swarm.swarm import Swarm
 
 
@@ -11,5 +11,5 @@ def serve_standard(swarm: Swarm) -> IdentifyService:
     """Have a swarm, which does not run yet, identify peers, say who it is, and answer pings."""
     identify = IdentifyService(swarm)
     swarm.protocols.handle_all(identify.handlers, owner="identify")
-    swarm.protocols.handle(PING, answer_pings, owner="ping")
+    swarm.protocols.handle(PING, PingService().answer, owner="ping")
     return identify

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lattica.nat.base.errors import StreamResetError
 from lattica.nat.base.identity import Identity
 from lattica.nat.base.keys import decode_public_key
 from lattica.nat.base.multiaddr import Multiaddr
@@ -25,7 +26,7 @@ from lattica.nat.services.identify.messages import (
     decode,
     encode,
 )
-from lattica.nat.services.ping import PING
+from lattica.nat.services.ping import MAX_STREAMS, PING
 from lattica.node import Node
 from tests.support.attacker import Attacker, attacking, data, propose
 from tests.support.nets import ECHO, echo, node_config, settled
@@ -209,3 +210,21 @@ async def test_pings_are_answered_until_the_peer_ends():
                 assert await stream.receive_exactly(32) == bytes((number,)) * 32
             await stream.send_eof()
             assert await stream.receive_some() == b""
+
+
+async def test_streams_for_pings_are_few():
+    async with node_with_echo() as a, node_with_echo() as b:
+        await a.connect(b.addrs[0])
+        await identified(a)
+        await identified(b)
+        streams = [await a.open_stream(b.peer_id, PING) for _ in range(MAX_STREAMS + 3)]
+        for stream in streams[:3]:
+            with pytest.raises(StreamResetError):
+                await stream.receive_some()
+        for stream in streams[3:]:
+            await stream.send_all(bytes(32))
+            assert await stream.receive_exactly(32) == bytes(32)
+            await stream.aclose()
+        connection = b.swarm.registry.best(a.peer_id)
+        assert connection is not None
+        await settled(lambda: not connection.stream_count)
