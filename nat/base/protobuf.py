@@ -33,7 +33,8 @@ def decode_text(data: bytes, what: str) -> str:
     The runtimes of protobuf differ in when they find out that a `string` is none: those in C when
     the message is read, the one in Python when the field is, and by an error of its own.
 
-    Raises :class:`RemoteProtocolError` for what is not UTF-8.
+    Raises:
+        RemoteProtocolError: it is not UTF-8.
     """
     try:
         return data.decode()

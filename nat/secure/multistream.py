@@ -53,7 +53,11 @@ _RESERVED = frozenset(("", "ls", "na", PROTOCOL_ID))
 
 
 def check_protocol(name: str) -> None:
-    """Raise :class:`~lattica.errors.LocalProtocolError` for what can be no protocol's name."""
+    """Whether a protocol may have the name.
+
+    Raises:
+        LocalProtocolError: it means something else, or no peer could send it.
+    """
     encode_message(name)
     if name in _RESERVED:
         raise LocalProtocolError(f"{name!r} means something else than a protocol's name to peers")

@@ -6,10 +6,11 @@ Source: https://github.com/libp2p/specs/blob/master/identify/README.md. Pure.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from lattica.nat.base.addresses import decode_multiaddr
+from lattica.nat.base.addresses import Kind, decode_multiaddr, ip_of, kind_of, order_addresses
 from lattica.nat.base.errors import RemoteProtocolError
+from lattica.nat.base.ip import is_public_host
 from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.base.peer_record import MAX_RECORD
 from lattica.nat.base.protobuf import parse_message
@@ -18,7 +19,11 @@ from lattica.nat.pb import identify_pb2 as pb
 IDENTIFY = "/ipfs/id/1.0.0"
 IDENTIFY_PUSH = "/ipfs/id/push/1.0.0"
 MAX_MESSAGE = 64 * 1024
-"""Bytes."""
+"""Bytes that are taken from a peer, of all its messages on a stream together."""
+MAX_MESSAGES = 10
+"""On one stream, as go-libp2p has it."""
+MAX_FIRST = 4096
+"""Bytes of the first message we send; rust-libp2p and litep2p take no longer one, and no second."""
 MAX_ADDRS = 64
 MAX_PROTOCOLS = 512
 MAX_AGENT = 256
@@ -42,21 +47,48 @@ class Identify:
 
 
 def encode(message: Identify) -> bytes:
-    """The message, without its length."""
+    """The message, without its length. What is empty is left out: merged, it would overwrite."""
     observed = message.observed_addr
     return pb.Identify(
-        public_key=message.public_key,
+        public_key=message.public_key or None,
         listen_addrs=[addr.to_bytes() for addr in message.listen_addrs],
         protocols=[name.encode() for name in message.protocols],
-        observed_addr=b"" if observed is None else observed.to_bytes(),
-        protocol_version=message.protocol_version.encode(),
-        agent_version=message.agent_version.encode(),
-        signed_peer_record=message.signed_record,
+        observed_addr=None if observed is None else observed.to_bytes(),
+        protocol_version=message.protocol_version.encode() or None,
+        agent_version=message.agent_version.encode() or None,
+        signed_peer_record=message.signed_record or None,
     ).SerializeToString()
 
 
+def encode_parts(message: Identify) -> tuple[bytes, ...]:
+    """The message as one or two, without their lengths, that a receiver is to merge.
+
+    The first has at most :data:`MAX_FIRST` bytes. Where not everything fits, the signed record
+    goes into the second, and of the addresses those that help most people stay in the first.
+    """
+    whole = encode(message)
+    if len(whole) <= MAX_FIRST:
+        return (whole,)
+    addrs = message.listen_addrs
+    ranked = order_addresses(addrs, interfaces=(), limit=max(1, len(addrs)))
+    ranked.sort(key=_is_local)
+    first = replace(message, listen_addrs=tuple(ranked), signed_record=b"")
+    while len(data := encode(first)) > MAX_FIRST:
+        if first.listen_addrs:
+            first = replace(first, listen_addrs=first.listen_addrs[:-1])
+        else:
+            first = replace(first, protocols=first.protocols[:-1])
+    record = encode(Identify(signed_record=message.signed_record))
+    return (data, record) if message.signed_record else (data,)
+
+
+def _is_local(addr: Multiaddr) -> bool:
+    ip = ip_of(addr)
+    return kind_of(addr) is not Kind.CIRCUIT and ip is not None and not is_public_host(ip)
+
+
 def decode(data: bytes) -> Identify:
-    """Read a message, without its length.
+    """Read a message, without its length, or several in one piece, which are merged so.
 
     Left out are addresses and texts that are none, the observed address too, and what is too
     much: a peer may be newer, or merely boast.

@@ -9,23 +9,31 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 import trio
 
 from lattica.nat.base.addresses import split_peer
-from lattica.nat.base.errors import LatticaError, RemoteProtocolError
+from lattica.nat.base.errors import (
+    IncompleteReadError,
+    LatticaError,
+    RemoteProtocolError,
+    StreamResetError,
+)
 from lattica.nat.base.identity import PeerId
 from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.base.peer_record import open_record, seal_record
+from lattica.nat.base.wire import encode_length_prefixed
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
 from lattica.nat.services.identify.messages import (
     IDENTIFY,
     IDENTIFY_PUSH,
     MAX_MESSAGE,
+    MAX_MESSAGES,
     Identify,
     decode,
-    encode,
+    encode_parts,
 )
 from lattica.nat.swarm.protocols import StreamHandler
 from lattica.nat.swarm.swarm import Swarm
@@ -36,6 +44,8 @@ ADDRESS_TTL = 7200.0
 """Seconds that the addresses a peer names are remembered."""
 _TIMEOUT = 10.0
 """Seconds for one exchange."""
+_REST = 1.0
+"""Seconds for what follows a first message; not every peer ends the stream."""
 
 
 class IdentifyService:
@@ -66,7 +76,11 @@ class IdentifyService:
     # --- saying who we are ---
 
     async def _answer(self, stream: Stream) -> None:
-        await stream.send_message(encode(self._describe(stream.connection)))
+        await self._say(stream)
+
+    async def _say(self, stream: Stream) -> None:
+        parts = encode_parts(self._describe(stream.connection))
+        await stream.send_all(b"".join(map(encode_length_prefixed, parts)))
 
     def _describe(self, connection: Connection) -> Identify:
         """This node, as the peer on a connection is told."""
@@ -113,7 +127,7 @@ class IdentifyService:
         try:
             with trio.move_on_after(_TIMEOUT):
                 async with await connection.open(IDENTIFY_PUSH) as stream:
-                    await stream.send_message(encode(self._describe(connection)))
+                    await self._say(stream)
         except (LatticaError, TimeoutError) as error:
             logger.debug("identify not pushed: %s peer=%s", error, connection.peer_id)
 
@@ -138,7 +152,7 @@ class IdentifyService:
         try:
             with trio.move_on_after(_TIMEOUT):
                 async with await connection.open(IDENTIFY, optimistic=True) as stream:
-                    self._take(connection, decode(await stream.receive_message(MAX_MESSAGE)))
+                    self._take(connection, await _receive(stream))
                 return True
         except (LatticaError, TimeoutError) as error:
             logger.debug("peer not identified: %s peer=%s", error, connection.peer_id)
@@ -146,7 +160,7 @@ class IdentifyService:
 
     async def _take_push(self, stream: Stream) -> None:
         with trio.move_on_after(_TIMEOUT):
-            self._take(stream.connection, decode(await stream.receive_message(MAX_MESSAGE)))
+            self._take(stream.connection, await _receive(stream))
             for hook in self.on_push:
                 hook(stream.peer_id)
 
@@ -176,6 +190,15 @@ class IdentifyService:
         self._swarm.note_identified(connection)
         if message.observed_addr is not None:
             self._swarm.record_observation(connection, message.observed_addr)
+
+
+async def _receive(stream: Stream) -> Identify:
+    """What a peer says in all its messages up to the end of the stream."""
+    data = await stream.receive_message(MAX_MESSAGE)
+    with trio.move_on_after(_REST), suppress(IncompleteReadError, StreamResetError):
+        for _ in range(MAX_MESSAGES - 1):
+            data += await stream.receive_message(MAX_MESSAGE - len(data))
+    return decode(data)
 
 
 def _own_agent() -> str:

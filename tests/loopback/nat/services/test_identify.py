@@ -22,6 +22,7 @@ from lattica.nat.pb import identify_pb2 as pb
 from lattica.nat.services.identify.messages import (
     IDENTIFY,
     IDENTIFY_PUSH,
+    MAX_MESSAGES,
     Identify,
     decode,
     encode,
@@ -141,6 +142,39 @@ async def test_text_that_is_none():
         await settled(lambda: "/x" in connection.known_protocols)
         assert connection.known_protocols - {IDENTIFY} == {"/x"}
         assert node.peers()[0].agent == ""
+
+
+async def test_several_messages_are_merged():
+    async with node_with_echo() as node, attacking(node.swarm.addrs[0]) as peer:
+        await peer.set_up()
+        question = propose(IDENTIFY)
+        assert (await peer.answer(2, len(question))) == question
+        parts = [
+            Identify(agent_version="x", protocols=("/a",)),
+            Identify(protocols=("/b",)),
+            Identify(signed_record=seal_record(peer.identity, 1, [ADDR])),
+        ]
+        body = b"".join(encode_length_prefixed(encode(part)) for part in parts)
+        await peer.send_frames(data(2, question + body, Flag.FIN))
+        await identified(node)
+        connection = node.swarm.registry.best(peer.identity.peer_id)
+        assert connection is not None
+        assert connection.known_protocols == {"/a", "/b"}
+        assert node.swarm.address_book.addrs(peer.identity.peer_id) == [ADDR]
+
+
+async def test_more_messages_than_a_peer_may_need_are_not_read():
+    async with node_with_echo() as node, attacking(node.swarm.addrs[0]) as peer:
+        await peer.set_up()
+        question = propose(IDENTIFY)
+        assert (await peer.answer(2, len(question))) == question
+        parts = [Identify(agent_version="x", protocols=(f"/{n}",)) for n in range(20)]
+        body = b"".join(encode_length_prefixed(encode(part)) for part in parts)
+        await peer.send_frames(data(2, question + body))  # and no end
+        await identified(node)
+        connection = node.swarm.registry.best(peer.identity.peer_id)
+        assert connection is not None
+        assert connection.known_protocols == {f"/{n}" for n in range(MAX_MESSAGES)}
 
 
 async def test_an_observation_that_is_none_costs_no_more_than_itself():

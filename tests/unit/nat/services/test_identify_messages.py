@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,11 +16,13 @@ from lattica.nat.pb import identify_pb2 as pb
 from lattica.nat.services.identify.messages import (
     MAX_ADDRS,
     MAX_AGENT,
+    MAX_FIRST,
     MAX_MESSAGE,
     MAX_PROTOCOLS,
     Identify,
     decode,
     encode,
+    encode_parts,
 )
 
 ADDRS = [Multiaddr(f"/ip4/192.0.2.1/tcp/{port}") for port in range(1, 201)]
@@ -52,6 +56,40 @@ def test_py_libp2p_reads_the_same(message):
     assert theirs.public_key == message.public_key
     assert theirs.signedPeerRecord == message.signed_record
     assert decode(theirs.SerializeToString()) == message
+
+
+@pytest.mark.parametrize("protocols", [20, 400])
+@pytest.mark.parametrize("count", [0, 1, 17, 33, 64])
+def test_the_first_message_is_short_enough_for_everybody(count, protocols):
+    relay = "12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA"
+    relayed = [
+        Multiaddr(f"/ip4/203.0.113.{n}/udp/4001/quic-v1/noise/p2p/{relay}/p2p-circuit")
+        for n in range(count)
+    ]
+    loopback = [Multiaddr(f"/ip4/127.0.0.1/tcp/{port}") for port in range(1, 9)]
+    public = Multiaddr("/ip4/1.2.3.4/tcp/4001")
+    message = Identify(
+        public_key=b"k" * 36,
+        listen_addrs=(*loopback, *relayed, public),
+        protocols=tuple(f"/test/protocol/{n}" for n in range(protocols)),
+        agent_version="x",
+        signed_record=b"r" * (70 * count),
+    )
+    first, *rest = encode_parts(message)
+    assert len(first) <= MAX_FIRST
+    assert len(rest) <= 1
+    assert decode(first).agent_version == "x"
+    assert decode(b"".join([first, *rest])) == replace(
+        decode(first), signed_record=message.signed_record
+    )
+    if len(encode(message)) <= MAX_FIRST:
+        assert decode(first) == message
+    elif protocols == 20:
+        kept = decode(first).listen_addrs
+        assert kept[0] == public
+        assert set(kept) <= set(message.listen_addrs)
+        assert set(kept) >= set(relayed) or not set(kept) >= set(loopback)
+        assert decode(first).protocols == message.protocols
 
 
 def test_what_is_too_much_is_left_out():
