@@ -68,11 +68,13 @@ class QuicConnection(Connection):
     async def receive_datagram(self) -> bytes:
         """Wait for a message of the peer's :meth:`send_datagram`; for one task at a time.
 
-        At most 256 wait to be received, then the oldest are lost.
+        What comes before the first call is lost; from then on at most 256 wait to be received,
+        and beyond that the oldest are lost.
 
         Raises:
             ConnectionClosedError: the connection has ended.
         """
+        self.session.wants_messages = True
         await trio.lowlevel.checkpoint()
         while not self.session.messages:
             self.raise_if_closed()

@@ -118,6 +118,8 @@ class QuicSession(MuxSession):
         """Something authentic was in what was received last."""
         self.messages: deque[bytes] = deque(maxlen=MESSAGE_QUEUE)
         """Received by DATAGRAM frames; the oldest are dropped when nobody takes them."""
+        self.wants_messages = False
+        """Somebody takes those; until then none is kept."""
         self._mute = False
         self._dirty = True
         """qh3 may have something to send."""
@@ -251,7 +253,7 @@ class QuicSession(MuxSession):
             elif kind == "ping_acknowledged":
                 self._on_ping_acknowledged(event[1], events)
             elif kind == "datagram":
-                if self.remote is not None:
+                if self.remote is not None and self.wants_messages:
                     self.messages.append(event[1])
             elif kind == "streams_available":
                 for stream in self._quic_streams.take_openable():

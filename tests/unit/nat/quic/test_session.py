@@ -692,6 +692,10 @@ def test_flushed_means_arrived() -> None:
 
 def test_datagrams() -> None:
     pair = Pair().establish()
+    pair.a.session.send_message(b"nobody asked for it")
+    pair.settle()
+    assert not pair.b.session.messages
+    pair.b.session.wants_messages = True
     pair.a.session.send_message(b"one")
     pair.a.session.send_message(bytes(MAX_MESSAGE))
     pair.settle()
