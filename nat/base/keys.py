@@ -123,8 +123,16 @@ def decode_public_key(data: bytes) -> PublicKey:
     """Read a key in libp2p's protobuf form.
 
     Raises:
-        RemoteProtocolError: it is none, or of a type or size that is not supported.
+        RemoteProtocolError: it is none, of a type or size that is not supported, or written
+            otherwise than :meth:`PublicKey.encode` does.
     """
+    key = _decode(data)
+    if key.encode() != data:
+        raise RemoteProtocolError("a public key in another form than the one it has")
+    return key
+
+
+def _decode(data: bytes) -> PublicKey:
     message = parse_message(pb.PublicKey(), data, "the public key", limit=_MAX_KEY)
     if not message.HasField("type") or not message.HasField("data"):
         raise RemoteProtocolError("a public key without type or data")

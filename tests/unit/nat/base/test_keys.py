@@ -260,11 +260,21 @@ def test_what_is_no_key_is_refused(data):
         decode_public_key(data)
 
 
-def test_a_peer_id_does_not_depend_on_how_the_message_was_written():
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda data: data[2:] + data[:2],
+        lambda data: data + b"\x1a\x01x",
+        lambda data: data[:2] + data,
+        lambda data: data[:1] + b"\x81\x00" + data[2:],
+    ],
+    ids=["the other order", "an unknown field", "a field twice", "a longer number"],
+)
+def test_a_key_written_otherwise_is_refused(write):
     data = bytes.fromhex(VECTORS[KeyType.ED25519])
-    swapped = data[2:] + data[:2]
-    assert decode_public_key(swapped) == decode_public_key(data)
-    assert decode_public_key(swapped + b"\x1a\x01x").encode() == data
+    assert decode_public_key(data).encode() == data
+    with pytest.raises(RemoteProtocolError, match="another form"):
+        decode_public_key(write(data))
 
 
 @given(st.integers(0, 4), st.binary(max_size=600))
