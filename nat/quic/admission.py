@@ -158,16 +158,12 @@ class AdmissionControl:
         self.half_open = 0
         """Handshakes under way."""
 
-    def needs_retry(self) -> bool:
-        """So many handshakes are under way that a client has to prove its address."""
-        return self.half_open >= self._limits.retry_above
-
     def decide(self, addr: Address, *, validated: bool) -> Admission:
         """What to do with a first packet from `addr`; `validated`: it has a valid token."""
         limits = self._limits
         if self.half_open >= limits.maximum:
             return Admission.DROP
-        if not self.needs_retry():
+        if self.half_open < limits.retry_above:
             return Admission.ACCEPT
         if self._counters[self._slots.slot_of(addr[0])] >= limits.per_network:
             return Admission.DROP

@@ -38,6 +38,7 @@ TARGETS: dict[str, str] = {
     "quic-retry-token": "quic:RETRY_TOKEN",
     "quic-session": "quic_session:QUIC_SESSION",
     "quic-fec-receiver": "quic_fec:QUIC_FEC_RECEIVER",
+    "quic-fec-work": "quic_fec:QUIC_FEC_WORK",
     "quic-fec-report": "quic_fec:QUIC_FEC_REPORT",
     "stun-message": "traversal.stun:STUN_MESSAGE",
     "stun-responder": "traversal.stun:STUN_RESPONDER",

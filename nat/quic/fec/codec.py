@@ -27,7 +27,11 @@ packets show that the group's repairs have gone by, or the hold is over; then in
 
 Nothing here is authenticated. Whoever can forge the path's addresses can delay packets by
 `MAX_HOLD` and make repairs useless, but not more: every datagram that arrives is delivered,
-whatever a repair said about it; QUIC discards what was made up; and memory is bounded.
+whatever a repair said about it; QUIC discards what was made up; and memory and work are bounded.
+Memory, for each remote address: `MAX_HELD` datagrams behind gaps, for `MAX_HOLD`, and `MAX_KEPT`
+bytes of groups that may still be repaired, for `GROUP_TIMEOUT` after the last one came. Work:
+recovering is paid for by the bytes of source packets that came before (`WORK_PRICE`), so nobody
+who sends a few small repairs keeps a receiver busy, and what cannot be paid for stays lost.
 """
 
 from __future__ import annotations
@@ -37,7 +41,7 @@ import struct
 from collections.abc import Callable, Sequence
 
 from lattica.nat.base.errors import RemoteProtocolError
-from lattica.nat.quic.fec.gf256 import MAX_REPAIRS, encode, recover
+from lattica.nat.quic.fec.gf256 import MAX_REPAIRS, encode, recover, recovery_work
 from lattica.nat.quic.fec.policy import MAX_GROUP, FecPolicy, LossReport, PathState
 
 OVERHEAD = 6
@@ -50,6 +54,18 @@ MAX_HOLD = 0.030
 MAX_HELD = 512
 """Datagrams held back at most; then they are let go."""
 MAX_GROUPS = 8
+MAX_KEPT = 384 * 1024
+"""Bytes of sources and repairs kept at most, over all groups: four full ones."""
+GROUP_TIMEOUT = 0.1
+"""Seconds without a new packet after which a group is given up; twice that at the most. Repairs
+follow their sources at once, and after `MAX_HOLD` nobody waits for them."""
+WORK_PRICE = 32
+"""Bytes of source packets that pay for a unit of work. A sender that protects a path at `MAX_LOSS`
+with packets of 366 bytes pays for all that its receiver does."""
+MOST_CREDIT = 2 * recovery_work(MAX_REPAIRS, MAX_GROUP) * WORK_PRICE
+"""Bytes that count at most: what two full groups take that have lost the most that they may."""
+MAX_WORK = 16_384
+"""Units of work, over all paths, in one go; about 15 ms."""
 REPORT_INTERVAL = 0.1
 
 _SOURCE, _REPORT, _REPAIR = 0x20, 0x21, 0x28
@@ -61,6 +77,8 @@ _REACH = 1024
 """Numbers further away than this belong to another sequence, or are forged."""
 _SMALL = 400
 """A datagram below this (acknowledgements, small messages) does not begin a group."""
+_FEW = 4
+"""So many packets may be missing even where little else of their group has come."""
 _PASSED_BY = 3
 """Packets after a group that show that its repairs are lost: QUIC's own tolerance of reordering."""
 _COUNTERS = struct.Struct(">BIIII")
@@ -133,14 +151,6 @@ class FecSender:
         self._group: list[int] = []
         self._size = 0
         self._due = 0.0
-        self.sources = 0
-        """Datagrams that went into groups."""
-        self.repairs = 0
-
-    @property
-    def active(self) -> bool:
-        """Whether datagrams sent now would be protected."""
-        return self._policy.protecting(self._clock())
 
     def observe(self, state: PathState) -> None:
         """Tell what QUIC knows of the path; to be called about once for each batch sent."""
@@ -209,17 +219,28 @@ class FecSender:
             + symbol.to_bytes(self._size, "little")
             for row, symbol in enumerate(encode(group, count, self._size))
         ]
-        self.sources += len(group)
-        self.repairs += count
         group.clear()
         self._size = 0
         return repairs
 
 
+class WorkLimit:
+    """What the receivers of several paths may still do together before others have their turn."""
+
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        self.left = MAX_WORK
+        """Units of work, as :func:`~lattica.nat.quic.fec.gf256.recovery_work` counts them."""
+
+    def renew(self) -> None:
+        self.left = MAX_WORK
+
+
 class _Group:
     """What has arrived of one group."""
 
-    __slots__ = ("count", "done", "repairs", "size", "sources")
+    __slots__ = ("arrived", "count", "done", "kept", "repairs", "seen", "size", "sources")
 
     def __init__(self) -> None:
         self.count = 0
@@ -227,12 +248,18 @@ class _Group:
         self.size = 0
         self.sources: dict[int, bytes] = {}
         self.repairs: dict[int, int] = {}
+        self.kept = 0
+        """Bytes of those."""
+        self.seen = 0
+        """`arrived` when last looked whether anything still comes."""
+        self.arrived = 0
         self.done = False
 
-    def finish(self) -> None:
-        self.done = True
-        self.sources.clear()
-        self.repairs.clear()
+    def told(self, count: int, size: int) -> None:
+        """A repair has told how many sources there are, and of what length."""
+        self.count, self.size = count, size
+        for index in [index for index in self.sources if index >= count]:
+            self.kept -= len(self.sources.pop(index))  # forged, or the repair is
 
 
 class _Held:
@@ -247,15 +274,30 @@ class _Held:
 
 
 class FecReceiver:
-    """Takes what comes from one remote address. `clock` gives monotonic seconds."""
+    """Takes what comes from one remote address.
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    Args:
+        clock: monotonic seconds.
+        limit: shared by receivers that work in one go, whose owner renews it; None: no limit but
+            what this path has paid for.
+    """
+
+    def __init__(self, clock: Callable[[], float], limit: WorkLimit | None = None) -> None:
         self._clock = clock
+        self._limit = limit
         self._next: int | None = None
         """The number that is delivered next, counted on beyond 2^24; None before the first."""
         self._stray: int | None = None
         self._groups: dict[int, _Group] = {}
         """By the number of the first packet."""
+        self._floor = -1
+        """Groups that begin here or before are over, and do not come back."""
+        self._kept = 0
+        """Bytes, over all groups."""
+        self._credit = MOST_CREDIT
+        """Bytes that have come and paid for no work yet."""
+        self._sweep_at: float | None = None
+        """When to look for groups to which nothing comes any more."""
         self._held: dict[int, _Held] = {}
         self._plain: list[bytes] = []
         """Unprotected ones that came while others were held."""
@@ -276,7 +318,7 @@ class FecReceiver:
         if not is_fec(datagram):
             if not self._held:
                 return [datagram]
-            if len(datagram) > MAX_DATAGRAM or len(self._plain) >= MAX_HELD:
+            if len(datagram) > MAX_DATAGRAM or len(self._plain) + len(self._held) >= MAX_HELD:
                 return [*self._release(), datagram]
             self._plain.append(datagram)
             return []
@@ -291,13 +333,18 @@ class FecReceiver:
         return bool(self._held)
 
     def next_timer(self) -> float | None:
-        """When to call :meth:`on_timer`; None while nothing is held back."""
-        return self._held[min(self._held)].deadline if self._held else None
+        """When to call :meth:`on_timer`; None while nothing is held back or kept."""
+        held = self._held[min(self._held)].deadline if self._held else None
+        if held is None or self._sweep_at is None:
+            return self._sweep_at if held is None else held
+        return min(held, self._sweep_at)
 
     def on_timer(self) -> list[bytes]:
         """What has been held back for long enough."""
         out: list[bytes] = []
         now = self._clock()
+        if self._sweep_at is not None and now >= self._sweep_at:
+            self._sweep(now)
         while self._held and self._held[min(self._held)].deadline <= now:
             self._skip()
             self._settle(out)
@@ -315,6 +362,7 @@ class FecReceiver:
 
     def _receive_source(self, number: int, index: int, hold: int, payload: bytes) -> list[bytes]:
         out: list[bytes] = []
+        self._credit = min(MOST_CREDIT, self._credit + len(payload))
         at = self._locate(number)
         if at is None:
             if not self._begins(number):
@@ -325,8 +373,8 @@ class FecReceiver:
         first = at - index
         self._hold = min(MAX_HOLD, hold / 1000)
         group = self._group(first)
-        if group is not None and not group.done:
-            group.sources.setdefault(index, payload)
+        if group is not None:
+            self._keep_source(group, index, payload)
         if at == expected:
             out.append(payload)
             self._next = at + 1
@@ -353,10 +401,14 @@ class FecReceiver:
         if first is None or group is None or group.done:
             return []
         if not group.count:
-            group.count, group.size = count, len(symbol)
+            kept = group.kept
+            group.told(count, len(symbol))
+            self._kept += group.kept - kept
         elif (group.count, group.size) != (count, len(symbol)):
             return []  # of two that contradict each other one is forged, and nothing says which
-        group.repairs.setdefault(row, int.from_bytes(symbol, "little"))
+        if row not in group.repairs:
+            group.repairs[row] = int.from_bytes(symbol, "little")
+            self._note_kept(group, len(symbol))
         out: list[bytes] = []
         self._repair(first, group, out)
         self._settle(out)
@@ -381,6 +433,9 @@ class FecReceiver:
 
     def _begin(self, number: int) -> int:
         self._groups.clear()
+        self._kept = 0
+        self._sweep_at = None
+        self._floor = -1
         self._stray = None
         self._passed = 0
         # So that no number is negative, however far back a group began.
@@ -389,27 +444,74 @@ class FecReceiver:
 
     def _group(self, first: int) -> _Group | None:
         """The group that begins there; None for one that is over."""
-        group = self._groups.get(first)
-        if group is None and first + MAX_GROUP > self._expect():
-            if len(self._groups) >= MAX_GROUPS:
-                del self._groups[min(self._groups)]
-            group = self._groups[first] = _Group()
+        groups = self._groups
+        group = groups.get(first)
+        if group is not None:
+            return group
+        expected = self._expect()
+        if first <= self._floor or first + MAX_GROUP <= expected:
+            return None
+        if first <= expected:  # those before it end before it, and all of them was delivered
+            for begin, other in groups.items():
+                if begin < first:
+                    self._finish(other)
+        if len(groups) >= MAX_GROUPS:
+            lowest = min(groups)
+            if first < lowest:
+                return None
+            self._finish(groups.pop(lowest))
+            self._floor = lowest
+        group = groups[first] = _Group()
+        if self._sweep_at is None:
+            self._sweep_at = self._clock() + GROUP_TIMEOUT
         return group
+
+    def _keep_source(self, group: _Group, index: int, payload: bytes) -> None:
+        if group.done or index in group.sources or (group.count and index >= group.count):
+            return
+        group.sources[index] = payload
+        self._note_kept(group, len(payload))
+
+    def _note_kept(self, group: _Group, size: int) -> None:
+        group.arrived += 1
+        group.kept += size
+        self._kept += size
+        while self._kept > MAX_KEPT:
+            self._finish(self._groups[min(n for n, g in self._groups.items() if not g.done)])
+
+    def _finish(self, group: _Group) -> None:
+        """Nothing more is expected of it."""
+        self._kept -= group.kept
+        group.done, group.kept = True, 0
+        group.sources.clear()
+        group.repairs.clear()
+
+    def _sweep(self, now: float) -> None:
+        """Give up the groups to which nothing has come since the last time."""
+        alive = [group for group in self._groups.values() if not group.done]
+        for group in alive:
+            if group.seen == group.arrived:
+                self._finish(group)
+            group.seen = group.arrived
+        is_empty = all(group.done for group in alive)
+        self._sweep_at = None if is_empty else now + GROUP_TIMEOUT
 
     def _repair(self, first: int, group: _Group, out: list[bytes]) -> None:
         """Recover what is missing if enough has come; it joins those that are held."""
         if group.done or not group.count:
             return
-        sources = {i: d for i, d in group.sources.items() if i < group.count}
-        if len(sources) + len(group.repairs) < group.count:
+        count, size, sources = group.count, group.size, group.sources
+        missing = count - len(sources)
+        # No honest sender has a receiver make most of a group out of nothing.
+        if missing > min(len(group.repairs), max(_FEW, count // 2)):
             return
+        symbols = {i: _symbol(d) for i, d in sources.items() if missing and len(d) < size}
         repairs = dict(group.repairs)
-        group.finish()
-        if len(sources) == group.count or any(len(d) >= group.size for d in sources.values()):
+        self._finish(group)
+        if not missing or len(symbols) < count - missing or not self._pay(missing, count):
             return
-        symbols = {i: _symbol(d) for i, d in sources.items()}
         deadline = self._clock() + self._hold
-        for index, symbol in recover(symbols, repairs, group.count, group.size).items():
+        for index, symbol in recover(symbols, repairs, count, size).items():
             payload = _datagram(symbol)
             at = first + index
             if payload is None:
@@ -418,6 +520,16 @@ class FecReceiver:
                 out.append(payload)  # given up before
             elif at not in self._held:
                 self._held[at] = _Held(payload, deadline, recovered=True)
+
+    def _pay(self, missing: int, count: int) -> bool:
+        """Whether this path, and all together, may still do the work of a recovery."""
+        work = recovery_work(missing, count)
+        if self._credit < work * WORK_PRICE or (self._limit and self._limit.left < work):
+            return False
+        self._credit -= work * WORK_PRICE
+        if self._limit:
+            self._limit.left -= work
+        return True
 
     def _settle(self, out: list[bytes]) -> None:
         """Deliver what no gap holds up any more."""

@@ -236,10 +236,6 @@ class FecPolicy:
         return min(LONGEST_SPAN, (self._min_rtt or 0.0) / 5)
 
     @property
-    def on(self) -> bool:
-        return self._on
-
-    @property
     def queued(self) -> bool:
         """A queue stands on the path: no recent round trip was near the shortest one."""
         if self._min_rtt is None:

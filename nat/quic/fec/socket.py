@@ -7,13 +7,20 @@ since protected datagrams do not say which connection they are of.
 
 Nobody followed, nothing is protected, held back or repaired; what a peer protects all the same, for
 the sender alone decides, is taken out of its wrapping.
+
+What one address can cost is bounded, however many connections are made from it: what the
+connections know is asked for once in `_ASK_INTERVAL`, more than `MAX_USERS` are not protected, and
+repairs in one :meth:`FecSocket.receive` take no longer than
+:data:`~lattica.nat.quic.fec.codec.MAX_WORK`.
 """
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import math
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 
 import trio
@@ -23,6 +30,7 @@ from lattica.nat.quic.fec.codec import (
     FEC_FIRST_BYTES,
     FecReceiver,
     FecSender,
+    WorkLimit,
     is_fec,
     is_report,
     unprotected,
@@ -33,6 +41,11 @@ from lattica.nat.transport.udp_socket import Address, Received, UdpSocket, Unrea
 PATH_LIMIT = {socket.AF_INET: 1472, socket.AF_INET6: 1452}
 """UDP payload that a path is taken to carry, bytes: Ethernet's 1,500 less the headers."""
 
+MAX_USERS = 8
+"""Connections to one address that are protected; nobody needs so many, and to more nothing is."""
+
+_ASK_INTERVAL = 0.01
+"""Seconds for which what several connections know of their path is taken to be true."""
 _LOOKS_LIKE_QUIC = 0x40
 _NOT_FEC = bytes(byte for byte in range(256) if byte not in FEC_FIRST_BYTES)
 _UNSENT_PAUSE = 0.001
@@ -48,7 +61,10 @@ class FecSocket:
     :meth:`receive` also does what is due at a certain time, so one task should always be in it.
     """
 
-    __slots__ = ("_armed", "_clock", "_followed", "_paths", "_sock", "_wait", "family", "local")
+    __slots__ = (
+        "_clock", "_count", "_followed", "_limit", "_paths", "_sock", "_timers", "_wait", "family",
+        "local",
+    )  # fmt: skip
 
     def __init__(self, sock: UdpSocket, clock: Callable[[], float] = trio.current_time) -> None:
         self._sock = sock
@@ -58,8 +74,10 @@ class FecSocket:
         """The bound host and port."""
         self._followed: dict[Quic, _Path] = {}
         self._paths: dict[Address, _Path] = {}
-        self._armed: set[_Path] = set()
-        """Those that have something to do later."""
+        self._timers: list[tuple[float, int, _Path]] = []
+        """A heap of when to look at which path; some may be over, or have nothing to do yet."""
+        self._count = itertools.count()
+        self._limit = WorkLimit()
         self._wait = trio.CancelScope()
         """Of the :meth:`receive` under way; its deadline is the next timer."""
 
@@ -71,16 +89,15 @@ class FecSocket:
         """
         old = self._followed.pop(quic, None)
         if old is not None:
-            old.users.remove(quic)
+            del old.users[quic]
             if not old.users:
                 del self._paths[old.address]
-                self._armed.discard(old)
         if address is not None:
             path = self._paths.get(address)
             if path is None:
                 limit = PATH_LIMIT[self.family]
-                path = self._paths[address] = _Path(address, self._clock, limit)
-            path.users.append(quic)
+                path = self._paths[address] = _Path(address, self._clock, limit, self._limit)
+            path.users[quic] = None
             self._followed[quic] = path
 
     async def receive(self) -> list[Received]:
@@ -89,14 +106,14 @@ class FecSocket:
         The list may be empty. If cancelled, nothing is lost.
         """
         batch: list[Received] = []
-        timer = min((path.next_timer() for path in self._armed), default=math.inf)
+        timer = self._timers[0][0] if self._timers else math.inf
         with trio.CancelScope(deadline=timer) as self._wait:
             batch = await self._sock.receive()
         out: list[Received] = []
+        self._limit.renew()
         for received in batch:
             self._restore(received, out)
-        if self._armed:
-            self._on_timers(out)
+        self._on_timers(out)
         return out
 
     def _restore(self, received: Received, out: list[Received]) -> None:
@@ -121,20 +138,26 @@ class FecSocket:
             self._arm(path)
 
     def _on_timers(self, out: list[Received]) -> None:
-        now = self._clock()
-        for path in [path for path in self._armed if path.next_timer() <= now]:
-            path.unsent += path.due_to_send()
-            if path.unsent:
-                self._flush(path)
-            out += _runs(path.due_to_deliver(), path.address)
+        timers, now = self._timers, self._clock()
+        while timers and timers[0][0] <= now:
+            timer, _, path = heapq.heappop(timers)
+            if timer != path.armed_for or self._paths.get(path.address) is not path:
+                continue
+            path.armed_for = math.inf
+            if path.next_timer() <= now:
+                path.unsent += path.due_to_send()
+                if path.unsent:
+                    self._flush(path)
+                out += _runs(path.due_to_deliver(), path.address)
             self._arm(path)
 
     def _arm(self, path: _Path) -> None:
+        """Look at a path when it has something to do; if that is put off, look in vain."""
         timer = path.next_timer()
-        if timer == math.inf:
-            self._armed.discard(path)
+        if timer >= path.armed_for:
             return
-        self._armed.add(path)
+        path.armed_for = timer
+        heapq.heappush(self._timers, (timer, next(self._count), path))
         if timer < self._wait.deadline:
             self._wait.deadline = timer
 
@@ -176,30 +199,46 @@ class FecSocket:
 class _Path:
     """What goes to one remote address, and what comes from it."""
 
-    __slots__ = ("_receiver", "_sender", "address", "retry_at", "unsent", "users")
+    __slots__ = (
+        "_ask_at", "_clock", "_receiver", "_sender", "address", "armed_for", "retry_at", "unsent",
+        "users",
+    )  # fmt: skip
 
-    def __init__(self, address: Address, clock: Callable[[], float], limit: int) -> None:
+    def __init__(
+        self, address: Address, clock: Callable[[], float], path_limit: int, limit: WorkLimit
+    ) -> None:
         self.address = address
-        self.users: list[Quic] = []
+        self.users: dict[Quic, None] = {}
         self.unsent: list[bytes] = []
         """Protected, and not taken by the socket yet; at most one batch."""
         self.retry_at = math.inf
         """When to offer that again."""
-        self._sender = FecSender(clock, path_limit=limit)
-        self._receiver = FecReceiver(clock)
+        self.armed_for = math.inf
+        """When the socket looks at it next."""
+        self._clock = clock
+        self._ask_at = -math.inf
+        self._sender = FecSender(clock, path_limit=path_limit)
+        self._receiver = FecReceiver(clock, limit)
 
     def protect(self, datagrams: Sequence[bytes]) -> Sequence[bytes]:
         """What to send instead; the same object where that is the same."""
-        state = self.users[0]()
-        for quic in self.users[1:]:
-            other = quic()
-            state = PathState(
-                state.lost + other.lost,
-                min((rtt for rtt in (state.rtt, other.rtt) if rtt is not None), default=None),
-                state.window + other.window,
-            )
-        self._sender.observe(state)
+        users = self.users
+        if len(users) > MAX_USERS:
+            return datagrams  # the repairs of an open group follow when it is due
+        if len(users) == 1 or self._clock() >= self._ask_at:
+            self._ask(users)
         return self._sender.protect(datagrams)
+
+    def _ask(self, users: Iterable[Quic]) -> None:
+        first, *others = (quic() for quic in users)
+        for other in others:
+            first = PathState(
+                first.lost + other.lost,
+                min((rtt for rtt in (first.rtt, other.rtt) if rtt is not None), default=None),
+                first.window + other.window,
+            )
+        self._ask_at = self._clock() + _ASK_INTERVAL
+        self._sender.observe(first)
 
     def receive(self, datagram: bytes) -> list[bytes]:
         """The datagrams that can be delivered now. Raises :class:`RemoteProtocolError`."""

@@ -466,7 +466,7 @@ def nothing_left(swarm: Swarm) -> bool:
     transport = quic_of(swarm)
     return not (
         any(e._links or e._strangers or e._admitted for e in transport._endpoints)
-        or any(fec._paths or fec._armed or fec._followed for fec in transport._endpoints.values())
+        or any(fec._paths or fec._followed for fec in transport._endpoints.values())
         or transport._first_packets.admission.half_open
         or swarm._pending_inbound
         or swarm.receive_memory.sessions

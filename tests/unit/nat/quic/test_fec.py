@@ -20,13 +20,18 @@ from qh3.quic.configuration import QuicConfiguration
 from qh3.quic.connection import QuicConnection
 
 from lattica.errors import LocalProtocolError, RemoteProtocolError
-from lattica.nat.quic.fec import gf256
+from lattica.nat.quic.fec import codec, gf256
 from lattica.nat.quic.fec.codec import (
+    GROUP_TIMEOUT,
     MAX_HELD,
     MAX_HOLD,
+    MAX_KEPT,
+    MOST_CREDIT,
     OVERHEAD,
+    WORK_PRICE,
     FecReceiver,
     FecSender,
+    WorkLimit,
     is_fec,
     is_report,
 )
@@ -58,7 +63,6 @@ def ready(clock: Clock, sequence: int = 0) -> FecSender:
     """A sender that knows its path and so protects it, as at the start of a connection."""
     sender = FecSender(clock, sequence=sequence)
     sender.observe(PathState(0, RTT, 500))
-    assert sender.active
     return sender
 
 
@@ -134,8 +138,8 @@ def test_overhead_is_the_same_for_sources_and_repairs():
 def test_unprotected_datagrams_pass_unchanged():
     clock = Clock()
     sender, receiver = FecSender(clock), FecReceiver(clock)
-    assert not sender.active, "nothing is known of the path"
-    assert sender.protect([packet(1), b"\x45small"]) == [packet(1), b"\x45small"]
+    unknown = "nothing is known of the path"
+    assert sender.protect([packet(1), b"\x45small"]) == [packet(1), b"\x45small"], unknown
     assert receiver.receive(packet(1)) == [packet(1)]
     assert sender.next_timer() is receiver.next_timer() is None
     assert receiver.report() is None
@@ -162,7 +166,7 @@ def test_what_would_not_fit_the_path_is_not_protected():
 def test_short_paths_are_not_protected(short):
     sender = FecSender(Clock())
     sender.observe(PathState(0, short, 500))
-    assert not sender.active
+    assert sender.protect([packet(1)]) == [packet(1)]
 
 
 # --- the receiver
@@ -183,7 +187,7 @@ def test_losses_are_repaired_in_order(lost, sequence):
     for datagram in repairs:
         out += receiver.receive(datagram)
     assert out == sent_before + sent
-    assert receiver.next_timer() is None
+    assert not receiver.holds
 
 
 def test_a_repair_that_overtakes_the_end_of_its_group_is_kept_for_it():
@@ -332,6 +336,142 @@ def test_a_flood_behind_one_gap_is_held_within_bounds():
     assert len(released) == MAX_HELD + 1
 
 
+# --- what is made up to cost work and memory
+
+
+def source(number: int, index: int, payload: bytes = b"\x40abcdef", hold: int = 1) -> bytes:
+    number %= 1 << 24
+    return b"\x20" + number.to_bytes(3, "big") + bytes((index, hold)) + payload
+
+
+def repair(first: int, count: int, row: int, symbol: bytes = b"\x01\x01") -> bytes:
+    return bytes((0x28 + row,)) + (first % (1 << 24)).to_bytes(3, "big") + bytes((count,)) + symbol
+
+
+@pytest.fixture
+def work(monkeypatch) -> list[int]:
+    """The products of every recovery."""
+    done: list[int] = []
+
+    def counted(present, repairs, count, size):
+        done.append((count - len(present)) * count)
+        return gf256.recover(present, repairs, count, size)
+
+    monkeypatch.setattr(codec, "recover", counted)
+    return done
+
+
+def test_repairs_of_nothing_cost_no_work(work):
+    receiver = FecReceiver(Clock())
+    receiver.receive(source(1000, 0))
+    for n in range(600):
+        for row in range(24):
+            receiver.receive(repair(1001 + n * 3 % 900, 24, row))
+    assert not work
+
+
+def test_work_is_paid_for_by_the_sources_that_came(work):
+    """Half of each small group has come, and nothing is ever wrong but the sum of it."""
+    receiver, arrived = FecReceiver(Clock()), 0
+    for first in range(0, 24 * 500, 24):
+        for index in range(0, 24, 2):
+            datagram = source(first + index, index)
+            arrived += len(datagram)
+            receiver.receive(datagram)
+        for row in range(12):
+            receiver.receive(repair(first, 24, row, bytes(8) + b"\x01"))
+    assert work, "some are done"
+    assert sum(work) <= (MOST_CREDIT + arrived) / WORK_PRICE
+
+
+def test_a_sender_that_loses_the_most_that_is_protected_against_pays_for_all(work):
+    clock = Clock()
+    receiver = FecReceiver(clock)
+    symbols = [packet(i, 500) for i in range(64)]
+    encoded = gf256.encode([codec._symbol(each) for each in symbols], 8, 501)
+    for first in range(0, 64 * 200, 64):
+        for index in range(64):
+            if index % 8 or index == 0:
+                receiver.receive(source(first + index, index, symbols[index]))
+        for row, symbol in enumerate(encoded):
+            receiver.receive(repair(first, 64, row, symbol.to_bytes(501, "little")))
+    assert len(work) == 200
+
+
+def test_paths_share_a_limit_of_work(work):
+    clock, limit = Clock(), WorkLimit()
+    limit.left = gf256.recovery_work(1, 3)
+    sources, repairs, sent = group(3, clock)
+    for expected in ([sent[1], sent[2]], [], []):
+        receiver = FecReceiver(clock, limit)
+        receiver.receive(sources[0])
+        receiver.receive(sources[2])
+        assert receiver.receive(repairs[0]) == expected
+    limit.renew()
+    assert limit.left > 1000
+
+
+@pytest.mark.parametrize("begin", [1000, (1 << 24) - 40])
+def test_a_group_that_made_way_for_others_does_not_come_back(begin, work):
+    receiver = FecReceiver(Clock())
+    receiver.receive(source(begin, 0))
+
+    def lose_one(first: int) -> None:
+        """A group of two whose first is lost."""
+        receiver.receive(source(first + 1, 1))
+        receiver.receive(repair(first, 2, 0, bytes(8) + b"\x01"))
+
+    starts = [begin + 10 + 2 * n for n in range(20)]
+    for first in starts:
+        lose_one(first)
+    assert len(work) == 20
+    for first in starts:
+        lose_one(first)
+    assert len(work) == 20
+
+
+def test_a_group_whose_sources_all_got_lost_is_given_back_if_it_is_small():
+    clock = Clock()
+    before, _, _ = group(1, clock, 10)
+    _, repairs, sent = group(1, clock, 11, first=3)
+    receiver = FecReceiver(clock)
+    receiver.receive(before[0])
+    assert receiver.receive(repairs[0]) == sent
+
+
+def test_what_is_kept_of_groups_is_little_and_goes_when_nothing_follows():
+    clock = Clock()
+    receiver = FecReceiver(clock)
+    for number in range(64 * 8):
+        receiver.receive(source(number, number % 64, bytes(2000)))
+        assert receiver._kept <= 64 * 2000, "what was delivered whole needs no repair"
+    peak = 0
+    for first in range(64 * 9, 64 * 17, 64):
+        for index in (0, 1):
+            receiver.receive(source(first + index, index, bytes(2000), hold=255))
+        for row in range(24):
+            receiver.receive(repair(first, 64, row, bytes(2000)))
+            peak = max(peak, receiver._kept)
+    assert MAX_KEPT - 2000 < peak <= MAX_KEPT
+    for _ in range(2):
+        clock.now += GROUP_TIMEOUT
+        receiver.on_timer()
+    assert receiver._kept == 0
+    assert receiver.next_timer() is None
+
+
+def test_a_group_that_arrives_slowly_is_not_given_up():
+    clock = Clock()
+    sources, repairs, sent = group(20, clock)
+    receiver = FecReceiver(clock)
+    out = []
+    for datagram in [*sources[:18], *sources[19:], repairs[0]]:
+        clock.now += 0.9 * GROUP_TIMEOUT
+        out += receiver.on_timer()
+        out += receiver.receive(datagram)
+    assert set(out) == set(sent)
+
+
 # --- the policy
 
 
@@ -420,7 +560,9 @@ def test_losses_in_a_queue_do_not_speak_for_protection():
         clock.now += 0.1
         policy.sent(500, 0)
         policy.observe(clock.now, PathState(lost, 2 * RTT, 50))
-    assert not policy.on
+    clock.now += 0.1
+    policy.observe(clock.now, PathState(49, RTT, 50))
+    assert not policy.protecting(clock.now)
 
 
 def test_a_queue_suspends_protection_until_a_loss_has_been_felt():
@@ -539,6 +681,7 @@ class End:
         self.sender = FecSender(clock, sequence=0xFFFF00) if fec else None
         self.receiver = FecReceiver(clock)
         self.received = 0
+        self.repairs = 0
         self.ready = False
         self.timer: float | None = None
 
@@ -603,6 +746,7 @@ class Simulation:
             if end.sender is not None:
                 end.sender.receive_report(datagram)
         else:
+            end.repairs += is_fec(datagram) and datagram[0] != 0x20
             self._take(end, end.receiver.receive(datagram))
         self._pump(end)
 
@@ -668,10 +812,10 @@ def test_a_lossy_path_carries_several_times_more(loss, burst, times):
 def test_a_clean_path_is_left_alone():
     simulation = Simulation(True, rate=4e6)
     (goodput,) = simulation.run(6.0)
-    sender = simulation.flows[0][0].sender
-    assert sender is not None
-    assert not sender.active
-    assert sender.repairs < 500
+    sending, receiving = simulation.flows[0]
+    assert sending.sender is not None
+    assert sending.sender.protect([packet(1)]) == [packet(1)]
+    assert receiving.repairs < 500
     assert goodput > 0.7 * 4e6
 
 

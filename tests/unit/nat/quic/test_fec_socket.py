@@ -141,7 +141,6 @@ async def test_a_gap_that_nothing_fills_is_given_up(autojump_clock):
     assert await fec.receive() == []
     assert await fec.receive() == [Received(packet(3) + packet(4, 100), 500, PEER)]
     assert 0 < trio.current_time() <= 0.03
-    assert not fec._armed
 
 
 async def test_restored_datagrams_come_together_while_they_are_of_one_size(autojump_clock):
@@ -204,7 +203,51 @@ async def test_connections_to_one_address_share_a_path():
     fec.follow(other.path_state, None)
     assert not fec._paths
     assert not fec._followed
-    assert not fec._armed
+
+
+async def test_what_several_connections_know_is_not_asked_for_with_each_send(mock_clock):
+    fec, _, _ = layered()
+    asked: list[Connection] = []
+
+    class Counted(Connection):
+        def path_state(self) -> PathState:
+            asked.append(self)
+            return super().path_state()
+
+    for _ in range(7):
+        fec.follow(Counted().path_state, PEER)
+    for number in range(100):
+        fec.send([packet(number)], PEER)
+    assert len(asked) == 7
+    mock_clock.jump(0.02)
+    fec.send([packet(1)], PEER)
+    assert len(asked) == 14
+
+
+async def test_to_an_address_with_very_many_connections_nothing_is_protected():
+    fec, below, _ = layered()
+    others = [Connection() for _ in range(100)]
+    fec.send([packet(1)], PEER)
+    for other in others:
+        fec.follow(other.path_state, PEER)
+    below.sent.clear()
+    for other in others:  # nobody is asked
+        other.path_state = None  # type: ignore[assignment,method-assign]
+    fec.send([packet(1)], PEER)
+    assert below.sent == [(packet(1), PEER)]
+
+
+async def test_groups_to_which_nothing_comes_are_given_up(autojump_clock):
+    fec, below, _ = layered()
+    below.arrive(*protected(*(packet(number) for number in range(5))))
+    await fec.receive()
+    (path,) = fec._paths.values()
+    assert path._receiver._kept
+    with trio.move_on_after(1):
+        while True:
+            await fec.receive()
+    assert path._receiver._kept == 0
+    assert not fec._timers
 
 
 async def test_the_rest_is_the_sockets():
