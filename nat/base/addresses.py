@@ -26,12 +26,16 @@ import trio
 from lattica.nat.base.errors import AddressError, RemoteProtocolError
 from lattica.nat.base.identity import PeerId
 from lattica.nat.base.ip import IpAddress, is_public_host
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.multiaddr import Multiaddr, count_components
 
 logger = logging.getLogger(__name__)
 
-MAX_ADDRESS_BYTES = 1024
+MAX_ADDRESS_BYTES = 256
 """Longest binary address taken from a peer; relayed ones with two peer IDs have about 120."""
+MAX_ADDRESS_COMPONENTS = 8
+"""Most parts of one, as a relayed address over a secure WebSocket has with both peer IDs."""
+_MAX_TEXT = 2048
+"""Longest address taken from a user, characters."""
 MAX_CANDIDATES = 32
 """Addresses of one peer that are dialed; a peer may claim to have any number."""
 MAX_NAMES = 16
@@ -89,7 +93,7 @@ def parse_multiaddr(text: str) -> Multiaddr:
     """
     text = text.strip()
     try:
-        if not text.startswith("/") or len(text) > 2 * MAX_ADDRESS_BYTES:
+        if not text.startswith("/") or len(text) > _MAX_TEXT:
             raise AddressError(_EXAMPLE)
         addr = Multiaddr(text)
     except AddressError as error:
@@ -113,12 +117,15 @@ def decode_multiaddr(data: bytes) -> Multiaddr:
     """Check a binary address from a peer.
 
     Raises:
-        RemoteProtocolError: too long, cut short, of an unknown protocol, or with a value
-            that its protocol does not allow.
+        RemoteProtocolError: too long, of too many parts, cut short, of an unknown protocol, or
+            with a value that its protocol does not allow.
     """
     if not 0 < len(data) <= MAX_ADDRESS_BYTES:
         raise RemoteProtocolError(f"address of {len(data)} bytes")
     try:
+        # To write out keys and hashes takes long, so first it is seen how many there are.
+        if count_components(data, MAX_ADDRESS_COMPONENTS) > MAX_ADDRESS_COMPONENTS:
+            raise RemoteProtocolError(f"address of more than {MAX_ADDRESS_COMPONENTS} parts")
         return Multiaddr(data)
     except AddressError as error:
         raise RemoteProtocolError(f"invalid address: {error}") from None

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import base64
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final
 
 from lattica.nat.base.errors import AddressError, RemoteProtocolError
@@ -78,27 +79,10 @@ class Multiaddr:
 
     def _decode(self, data: bytes) -> None:
         parts: list[tuple[str, str]] = []
-        position = self._last = 0
-        try:
-            while position < len(data):
-                self._last = position
-                code, position = decode_uvarint(data, position)
-                protocol = _BY_CODE.get(code)
-                if protocol is None:
-                    raise AddressError(f"unknown protocol {code:#x}")
-                value = ""
-                if protocol.read is not None:
-                    size = protocol.size
-                    if not size:
-                        size, position = decode_uvarint(data, position)
-                    raw = data[position : position + size]
-                    if not size or len(raw) < size:
-                        raise AddressError(f"the value of {protocol.name!r} is cut short")
-                    position += size
-                    value = protocol.write(raw)
-                parts.append((protocol.name, value))
-        except (NeedMoreData, RemoteProtocolError) as error:
-            raise AddressError(str(error)) from None
+        self._last = 0
+        for protocol, raw, begin in _split(data):
+            self._last = begin
+            parts.append((protocol.name, protocol.write(raw) if protocol.read is not None else ""))
         self._bytes, self._text, self.components = data, "", tuple(parts)
 
     def to_bytes(self) -> bytes:
@@ -141,6 +125,39 @@ class Multiaddr:
 
 
 # --- values ---
+
+
+def count_components(data: bytes, most: int) -> int:
+    """How many parts a binary address has, none of which is read; more than `most` are not counted.
+
+    Raises:
+        AddressError: a part before that is cut short, or of an unknown protocol.
+    """
+    return sum(1 for _ in islice(_split(data), most + 1))
+
+
+def _split(data: bytes) -> Iterator[tuple[_Protocol, bytes, int]]:
+    """The parts of a binary address: the protocol, its value's bytes, and where the part begins."""
+    position = 0
+    try:
+        while position < len(data):
+            begin = position
+            code, position = decode_uvarint(data, position)
+            protocol = _BY_CODE.get(code)
+            if protocol is None:
+                raise AddressError(f"unknown protocol {code:#x}")
+            raw = b""
+            if protocol.read is not None:
+                size = protocol.size
+                if not size:
+                    size, position = decode_uvarint(data, position)
+                raw = data[position : position + size]
+                if not size or len(raw) < size:
+                    raise AddressError(f"the value of {protocol.name!r} is cut short")
+                position += size
+            yield protocol, raw, begin
+    except (NeedMoreData, RemoteProtocolError) as error:
+        raise AddressError(str(error)) from None
 
 
 def _read_ip(family: socket.AddressFamily, name: str) -> Callable[[str], bytes]:

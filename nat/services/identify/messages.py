@@ -25,6 +25,9 @@ MAX_MESSAGES = 10
 MAX_FIRST = 4096
 """Bytes of the first message we send; rust-libp2p and litep2p take no longer one, and no second."""
 MAX_ADDRS = 64
+MAX_ADDRS_BYTES = 8 * 1024
+"""Bytes of the addresses that are read, all together, the first first; as many as a signed record
+has room for."""
 MAX_PROTOCOLS = 512
 MAX_AGENT = 256
 """Characters of the agent version that are kept."""
@@ -110,7 +113,11 @@ def decode(data: bytes) -> Identify:
 
 
 def _addrs(raw: Iterable[bytes]) -> Iterable[Multiaddr]:
+    left = MAX_ADDRS_BYTES
     for data in raw:
+        left -= len(data)
+        if left < 0:
+            return
         try:
             yield decode_multiaddr(data)
         except RemoteProtocolError:

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from libp2p.identity.identify.pb.identify_pb2 import Identify as Theirs
 
 from lattica.errors import RemoteProtocolError
+from lattica.nat.base.identity import Identity
 from lattica.nat.base.multiaddr import Multiaddr
 from lattica.nat.base.peer_record import MAX_RECORD
 from lattica.nat.pb import identify_pb2 as pb
 from lattica.nat.services.identify.messages import (
     MAX_ADDRS,
+    MAX_ADDRS_BYTES,
     MAX_AGENT,
     MAX_FIRST,
     MAX_MESSAGE,
@@ -44,6 +46,36 @@ messages = st.builds(
 @given(messages)
 def test_round_trips(message):
     assert decode(encode(message)) == message
+
+
+def test_of_addresses_that_are_long_together_the_first_are_read():
+    peer = Identity.generate().peer_id
+    circuit = f"/p2p/{peer}/p2p-circuit/p2p/{peer}"
+    many = [Multiaddr(f"/dns4/{'a' * 60}.{n}.example/tcp/1{circuit}") for n in range(MAX_ADDRS)]
+    size = len(many[-1].to_bytes())
+    assert size * (MAX_ADDRS - 1) > MAX_ADDRS_BYTES
+    read = decode(encode(Identify(listen_addrs=tuple(many)))).listen_addrs
+    assert list(read) == many[: len(read)]
+    assert MAX_ADDRS_BYTES - size <= sum(len(addr.to_bytes()) for addr in read) <= MAX_ADDRS_BYTES
+
+
+def test_addresses_of_very_many_parts_are_not_read(monkeypatch):
+    """What a peer may have written out as text, in one message, is little."""
+    read = []
+    write = Multiaddr._decode
+
+    def counted(self: Multiaddr, data: bytes) -> None:
+        read.append(len(data))
+        write(self, data)
+
+    monkeypatch.setattr(Multiaddr, "_decode", counted)
+    certhash = bytes.fromhex("d203221220") + bytes(32)
+    message = pb.Identify(
+        listen_addrs=[certhash * 27] * 30 + [b"\x04\xc0\x00\x02\x01" * 9] * 34,
+        observed_addr=certhash * 27,
+    )
+    assert decode(message.SerializeToString()) == Identify()
+    assert not read
 
 
 @given(messages)
