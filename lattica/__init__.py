@@ -42,7 +42,7 @@ if TYPE_CHECKING:
         StreamResetError,
         UnsupportedProtocolError,
     )
-    from lattica.nat.base.identity import Identity, PeerId
+    from lattica.nat.base.keys.identity import Identity, PeerId
     from lattica.node import Node
 
     __version__: str
@@ -83,11 +83,11 @@ __all__ = [
 # Where the names above live, apart from the errors.
 _HOME = {
     "AsyncLattica": "lattica.facades.aio",
-    "Identity": "lattica.nat.base.identity",
+    "Identity": "lattica.nat.base.keys.identity",
     "Lattica": "lattica.facades.blocking",
     "Node": "lattica.node",
     "NodeConfig": "lattica.config",
-    "PeerId": "lattica.nat.base.identity",
+    "PeerId": "lattica.nat.base.keys.identity",
     "load_config": "lattica.config",
 }
 

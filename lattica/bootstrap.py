@@ -9,12 +9,12 @@ from contextlib import suppress
 
 import trio
 
-from lattica.nat.base.addresses import Kind, kind_of, parse_multiaddr, split_peer
 from lattica.nat.base.errors import AccessDeniedError, DialError, LatticaError
-from lattica.nat.base.identity import PeerId
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.net.addresses import Kind, kind_of, parse_multiaddr, split_peer
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Connection
-from lattica.nat.swarm.address_book import GIVEN_TTL
+from lattica.nat.swarm.addresses.address_book import GIVEN_TTL
 from lattica.nat.swarm.events import EventsLost, PeerConnected, PeerDisconnected, SwarmEvent
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.redial import Change, Phase, Redial

@@ -34,7 +34,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from lattica.logs import LEVELS
 from lattica.nat.base.checks import FieldError
 from lattica.nat.base.errors import ConfigError
-from lattica.nat.base.swarm_key import parse_swarm_key
+from lattica.nat.base.keys.swarm_key import parse_swarm_key
 from lattica.nat.config import SwarmConfig
 from lattica.nat.traversal.config import TraversalConfig
 

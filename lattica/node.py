@@ -12,18 +12,18 @@ import trio
 
 from lattica.bootstrap import BootstrapPeers
 from lattica.config import NodeConfig
-from lattica.nat.base.addresses import parse_multiaddr, split_peer, with_peer
 from lattica.nat.base.errors import (
     ConnectionClosedError,
     LocalProtocolError,
 )
 from lattica.nat.base.exception_groups import leaves, unwrapped
-from lattica.nat.base.identity import Identity, PeerId, parse_peer_id
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import Identity, PeerId, parse_peer_id
+from lattica.nat.base.net.addresses import parse_multiaddr, split_peer, with_peer
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Connection
 from lattica.nat.mux.stream import Stream
 from lattica.nat.services.standard import serve_standard
-from lattica.nat.swarm.address_book import GIVEN_TTL
+from lattica.nat.swarm.addresses.address_book import GIVEN_TTL
 from lattica.nat.swarm.events import EventStream
 from lattica.nat.swarm.protocols import APPLICATION, StreamHandler
 from lattica.nat.swarm.status import ConnectionStatus, PathStatus, PeerStatus

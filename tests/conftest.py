@@ -43,7 +43,7 @@ from hypothesis import HealthCheck, settings
 from trio.testing import MockClock
 
 from lattica.nat.base.exception_groups import unwrapped
-from tests.support import nets
+from tests.support.nets import nets
 
 # No command that a test starts may ask the real network's router to open ports.
 os.environ["LATTICA_NAT__PORT_MAPPING__ENABLED"] = "false"
@@ -126,7 +126,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def swarm_transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Swarms of :mod:`tests.support.nets` listen on this transport unless told otherwise."""
+    """Swarms of :mod:`tests.support.nets.nets` listen on this transport unless told otherwise."""
     monkeypatch.setattr(nets, "LOOPBACK", nets.LISTEN_ON[request.param])
     return str(request.param)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lattica.doctor.facts import DoctorFacts
     from lattica.doctor.findings import Finding
     from lattica.doctor.reach import Reach
-    from lattica.nat.swarm.nat_report import NatReport
+    from lattica.nat.swarm.addresses.nat_report import NatReport
     from lattica.nat.traversal.portmap.service import FamilyStatus
 
 

@@ -27,7 +27,7 @@ def id_command(
 ) -> None:
     """Show this peer's ID; a key is made when there is none yet."""
     config = start(ctx)
-    from lattica.nat.base.identity import Identity
+    from lattica.nat.base.keys.identity import Identity
 
     assert config.identity_path is not None  # `start` fills it in
     is_new = not config.identity_path.exists()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import trio
 
-from lattica.nat.base.identity import PeerId
+from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.swarm.events import EventStream, PathChanged, PeerConnected
 
 

@@ -105,7 +105,7 @@ def _with_ports(config: NodeConfig) -> NodeConfig:
 
 def _obstacle(addr: str) -> str | None:
     """Why an address cannot be listened on, with the same options as the node; None if it can."""
-    from lattica.nat.base.addresses import parse_multiaddr, to_endpoint
+    from lattica.nat.base.net.addresses import parse_multiaddr, to_endpoint
 
     endpoint = to_endpoint(parse_multiaddr(addr))
     is_tcp = "/tcp/" in addr
@@ -150,7 +150,7 @@ async def _print_events(node: Node) -> None:
 
 
 def _introduce(node: Node, as_json: bool) -> None:
-    from lattica.nat.base.addresses import ip_of
+    from lattica.nat.base.net.addresses import ip_of
 
     if as_json:
         print_ready(node)

@@ -20,10 +20,10 @@ import msgpack
 
 from lattica.content.errors import TicketError
 from lattica.content.manifest.cid import Cid
-from lattica.nat.base.addresses import decode_multiaddr, split_peer
 from lattica.nat.base.errors import LatticaError
-from lattica.nat.base.identity import PeerId
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.net.addresses import decode_multiaddr, split_peer
+from lattica.nat.base.net.multiaddr import Multiaddr
 
 MAX_ADDRESSES = 16
 MAX_TICKET_CHARACTERS = 8192

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from lattica.nat.base.addresses import (
+from lattica.nat.base.net.addresses import (
     DIRECT_KINDS,
     Interface,
     Kind,
@@ -23,9 +23,9 @@ from lattica.nat.base.addresses import (
     split_peer,
     to_endpoint,
 )
-from lattica.nat.base.ip import is_public_host
-from lattica.nat.base.multiaddr import Multiaddr
-from lattica.nat.swarm.nat_report import NatReport
+from lattica.nat.base.net.ip import is_public_host
+from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.swarm.addresses.nat_report import NatReport
 from lattica.nat.traversal.autonat.client_core import Reachability
 from lattica.nat.traversal.portmap.commands import MethodState
 from lattica.nat.traversal.portmap.mapping import Mapping

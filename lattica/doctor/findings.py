@@ -10,9 +10,9 @@ from enum import Enum
 
 from lattica.doctor.facts import DoctorFacts, is_public_address, waiting_for
 from lattica.doctor.reach import How, reach_table
-from lattica.nat.base.addresses import Kind, ip_of, kind_of
-from lattica.nat.base.ip import CARRIER_NAT, IpAddress, is_public_host
-from lattica.nat.swarm.nat_report import Behaviour, NatReport
+from lattica.nat.base.net.addresses import Kind, ip_of, kind_of
+from lattica.nat.base.net.ip import CARRIER_NAT, IpAddress, is_public_host
+from lattica.nat.swarm.addresses.nat_report import Behaviour, NatReport
 from lattica.nat.traversal.autonat.client_core import Reachability
 from lattica.nat.traversal.portmap.mapping import Mapping, Reason
 from lattica.nat.traversal.portmap.service import FamilyStatus

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from enum import Enum
 
 from lattica.doctor.facts import DoctorFacts
-from lattica.nat.base.addresses import Kind, kind_of, to_endpoint
-from lattica.nat.base.multiaddr import Multiaddr
-from lattica.nat.swarm.nat_report import Behaviour
+from lattica.nat.base.net.addresses import Kind, kind_of, to_endpoint
+from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.swarm.addresses.nat_report import Behaviour
 from lattica.nat.traversal.portmap.mapping import Transport
 
 

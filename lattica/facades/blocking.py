@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from lattica.config import NodeConfig
     from lattica.content import FetchOptions, FetchResult, Ticket
     from lattica.content.events import FetchCallback, HashCallback
-    from lattica.nat.base.identity import Identity, PeerId
-    from lattica.nat.base.multiaddr import Multiaddr
+    from lattica.nat.base.keys.identity import Identity, PeerId
+    from lattica.nat.base.net.multiaddr import Multiaddr
     from lattica.nat.mux.stream import Stream
     from lattica.nat.swarm.events import SwarmEvent
     from lattica.nat.swarm.status import PeerStatus

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lattica.config import NodeConfig
     from lattica.content import FetchOptions, FetchResult, Publisher, Ticket
     from lattica.content.events import FetchCallback, HashCallback
-    from lattica.nat.base.identity import Identity, PeerId
+    from lattica.nat.base.keys.identity import Identity, PeerId
     from lattica.nat.mux.stream import Stream
     from lattica.node import Node
 

@@ -23,7 +23,7 @@ from lattica.nat.base.errors import IncompleteReadError, LocalProtocolError, Str
 
 if TYPE_CHECKING:
     from lattica.facades.bridge import Bridge
-    from lattica.nat.base.identity import PeerId
+    from lattica.nat.base.keys.identity import PeerId
     from lattica.nat.mux.stream import Stream
 
 logger = logging.getLogger(__name__)

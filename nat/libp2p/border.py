@@ -9,9 +9,9 @@ from libp2p.crypto.serialization import deserialize_public_key
 from libp2p.peer.id import ID
 from multiaddr.multiaddr import Multiaddr as Libp2pMultiaddr
 
-from lattica.nat.base.identity import Identity, PeerId
-from lattica.nat.base.keys import PublicKey
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import Identity, PeerId
+from lattica.nat.base.keys.public_keys import PublicKey
+from lattica.nat.base.net.multiaddr import Multiaddr
 
 
 def libp2p_id(peer_id: PeerId) -> ID:

@@ -41,10 +41,10 @@ from libp2p.peer.peerstore import PeerStore, PeerStoreError
 from libp2p.tools.anyio_service.api import ManagerAPI
 from multiaddr.multiaddr import Multiaddr
 
-from lattica.nat.base.addresses import split_peer, with_peer
 from lattica.nat.base.errors import AddressError, LatticaError, RemoteProtocolError
-from lattica.nat.base.identity import PeerId
-from lattica.nat.base.peer_record import open_record
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.keys.peer_record import open_record
+from lattica.nat.base.net.addresses import split_peer, with_peer
 from lattica.nat.libp2p.border import (
     libp2p_addr,
     libp2p_id,

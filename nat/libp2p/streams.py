@@ -17,8 +17,8 @@ from lattica.nat.base.errors import (
     StreamClosedError,
     StreamResetError,
 )
-from lattica.nat.base.identity import PeerId
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.libp2p.border import libp2p_addr, libp2p_id, our_addr
 from lattica.nat.mux.connection import Connection
 from lattica.nat.mux.stream import Stream

@@ -10,7 +10,6 @@ from enum import Enum
 
 import trio
 
-from lattica.nat.base.addresses import Kind, kind_of
 from lattica.nat.base.errors import (
     ConnectionClosedError,
     LatticaError,
@@ -18,7 +17,8 @@ from lattica.nat.base.errors import (
     RemoteProtocolError,
 )
 from lattica.nat.base.exception_groups import leaves
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.net.addresses import Kind, kind_of
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.mux.events import Event, EventKind
 from lattica.nat.mux.session import MuxSession
 from lattica.nat.mux.stream import Stream

@@ -17,7 +17,7 @@ from lattica.nat.base.errors import (
     StreamResetError,
     UnsupportedProtocolError,
 )
-from lattica.nat.base.identity import PeerId
+from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.wire import encode_length_prefixed, find_message
 from lattica.nat.config import KIB
 from lattica.nat.mux.stream_state import MuxStream

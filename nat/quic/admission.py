@@ -19,7 +19,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from lattica.nat.base.errors import LocalProtocolError
-from lattica.nat.base.network_groups import NetworkSlots
+from lattica.nat.base.net.network_groups import NetworkSlots
 from lattica.nat.transport.udp_socket import Address
 
 TOKEN_LIFETIME = 10.0
@@ -142,7 +142,7 @@ class AdmissionLimits:
 class AdmissionControl:
     """Decides about first packets; counts the handshakes under way.
 
-    They are counted in :class:`~lattica.nat.base.network_groups.NetworkSlots`.
+    They are counted in :class:`~lattica.nat.base.net.network_groups.NetworkSlots`.
     """
 
     SLOTS = 1024

@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol
 import trio
 
 from lattica.nat.base.errors import LocalProtocolError
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.quic.first_packet import FirstPackets, NewClient
 from lattica.nat.quic.handshake import QuicHandshake
 from lattica.nat.quic.link import QuicLink, multiaddr_of

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lattica.nat.base.errors import ConnectionClosedError
-from lattica.nat.base.identity import PeerId
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Direction
 from lattica.nat.mux.stream import Stream
 from lattica.nat.quic.connection import QuicConnection

@@ -13,9 +13,9 @@ from typing import Protocol
 
 import trio
 
-from lattica.nat.base.addresses import socket_multiaddr
 from lattica.nat.base.errors import ConnectionClosedError, RemoteProtocolError
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.net.addresses import socket_multiaddr
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.mux.events import Event
 from lattica.nat.mux.stream import Waiter
 from lattica.nat.quic.path import CHALLENGE, PeerPath

@@ -7,10 +7,10 @@ from functools import partial
 
 import trio
 
-from lattica.nat.base.addresses import Kind, kind_of, to_endpoint
 from lattica.nat.base.errors import AddressError, ListenError, LocalProtocolError
-from lattica.nat.base.identity import Identity, PeerId
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import Identity, PeerId
+from lattica.nat.base.net.addresses import Kind, kind_of, to_endpoint
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.config import SwarmConfig
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.quic.admission import AdmissionControl, AdmissionLimits, RetryTokens

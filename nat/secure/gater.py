@@ -10,11 +10,11 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 
-from lattica.nat.base.addresses import ip_of
 from lattica.nat.base.errors import AccessDeniedError, AddressError, ConfigError
-from lattica.nat.base.identity import PeerId, parse_peer_id
-from lattica.nat.base.ip import IpAddress, IpNetwork, parse_ip
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import PeerId, parse_peer_id
+from lattica.nat.base.net.addresses import ip_of
+from lattica.nat.base.net.ip import IpAddress, IpNetwork, parse_ip
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.config import AccessRules
 
 

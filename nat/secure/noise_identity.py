@@ -10,8 +10,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from lattica.nat.base.errors import RemoteProtocolError
-from lattica.nat.base.identity import Identity, PeerId
-from lattica.nat.base.keys import PublicKey, decode_public_key
+from lattica.nat.base.keys.identity import Identity, PeerId
+from lattica.nat.base.keys.public_keys import PublicKey, decode_public_key
 from lattica.nat.base.protobuf import parse_message
 from lattica.nat.pb.noise_pb2 import AES_256_GCM, NoiseHandshakePayload
 from lattica.nat.secure.ciphers import Cipher

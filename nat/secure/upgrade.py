@@ -20,7 +20,7 @@ from enum import Enum
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from lattica.nat.base.errors import PeerMismatchError, RemoteProtocolError
-from lattica.nat.base.identity import Identity, PeerId
+from lattica.nat.base.keys.identity import Identity, PeerId
 from lattica.nat.secure.ciphers import Cipher, agree, transport_states
 from lattica.nat.secure.multistream import Initiator, Responder
 from lattica.nat.secure.noise import (

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import trio
 
-from lattica.nat.base.identity import PeerId
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Direction
 
 QUEUE_SIZE = 1024

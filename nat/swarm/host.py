@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from lattica.nat.base.identity import PeerId
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.events import EventStream
 from lattica.nat.swarm.protocols import StreamHandler

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lattica.nat.base.addresses import path_rank
-from lattica.nat.base.identity import PeerId
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.net.addresses import path_rank
 from lattica.nat.config import Limits
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.swarm.tags import PeerTags

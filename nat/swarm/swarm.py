@@ -12,14 +12,6 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from lattica.nat.base.addresses import (
-    Kind,
-    interface_addresses,
-    ip_of,
-    kind_of,
-    parse_multiaddr,
-    to_endpoint,
-)
 from lattica.nat.base.errors import (
     AccessDeniedError,
     ConnectionClosedError,
@@ -29,16 +21,27 @@ from lattica.nat.base.errors import (
     NotConnectedError,
     ResourceLimitError,
 )
-from lattica.nat.base.identity import Identity, PeerId
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import Identity, PeerId
+from lattica.nat.base.net.addresses import (
+    Kind,
+    interface_addresses,
+    ip_of,
+    kind_of,
+    parse_multiaddr,
+    to_endpoint,
+)
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.watched import Watched
 from lattica.nat.config import SwarmConfig
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
-from lattica.nat.swarm.address_book import GIVEN_TTL, AddressBook
-from lattica.nat.swarm.connector import Connector
-from lattica.nat.swarm.dialer import Dialer
+from lattica.nat.swarm.addresses.address_book import GIVEN_TTL, AddressBook
+from lattica.nat.swarm.addresses.nat_report import NatReport
+from lattica.nat.swarm.addresses.observed import ObservedAddresses
+from lattica.nat.swarm.addresses.own_addresses import OwnAddresses
+from lattica.nat.swarm.dialing.connector import Connector
+from lattica.nat.swarm.dialing.dialer import Dialer
 from lattica.nat.swarm.events import (
     AddressesChanged,
     EventBus,
@@ -47,9 +50,6 @@ from lattica.nat.swarm.events import (
     PeerConnected,
     PeerDisconnected,
 )
-from lattica.nat.swarm.nat_report import NatReport
-from lattica.nat.swarm.observed import ObservedAddresses
-from lattica.nat.swarm.own_addresses import OwnAddresses
 from lattica.nat.swarm.protocols import ProtocolTable
 from lattica.nat.swarm.registry import Registry
 from lattica.nat.transport.base import Listener, RawConn, SecureLink, ServedTransport, Transport

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lattica.nat.base.identity import PeerId
+from lattica.nat.base.keys.identity import PeerId
 
 
 class PeerTags:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from lattica.nat.base.identity import PeerId
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.mux.stream import Stream
 from lattica.nat.secure.noise_identity import RemoteIdentity
 

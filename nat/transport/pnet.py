@@ -21,8 +21,8 @@ import struct
 from typing import TYPE_CHECKING
 
 from lattica.nat.base.errors import LocalProtocolError
-from lattica.nat.base.multiaddr import Multiaddr
-from lattica.nat.base.swarm_key import KEY_BYTES
+from lattica.nat.base.keys.swarm_key import KEY_BYTES
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.wire import Buffer
 from lattica.nat.transport.base import RawConn
 

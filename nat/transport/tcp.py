@@ -9,9 +9,9 @@ import threading
 
 import trio
 
-from lattica.nat.base.addresses import Kind, kind_of, socket_multiaddr, to_endpoint
 from lattica.nat.base.errors import AddressError, ListenError
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.net.addresses import Kind, kind_of, socket_multiaddr, to_endpoint
+from lattica.nat.base.net.multiaddr import Multiaddr
 
 _BACKLOG = 4096
 _RECEIVE_BUFFER = 512 * 1024

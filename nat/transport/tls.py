@@ -15,7 +15,7 @@ import ssl
 import trio
 
 from lattica.nat.base.errors import ConnectionClosedError, RemoteProtocolError
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.wire import Buffer
 from lattica.nat.transport.base import RawConn
 

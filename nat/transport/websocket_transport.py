@@ -9,9 +9,9 @@ from __future__ import annotations
 import ssl
 from typing import TYPE_CHECKING
 
-from lattica.nat.base.addresses import Kind, kind_of, needs_resolving, to_endpoint
 from lattica.nat.base.errors import AddressError
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.net.addresses import Kind, kind_of, needs_resolving, to_endpoint
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.transport.base import PipeListener, PipeTransport, RawConn
 from lattica.nat.transport.tls import TlsConn, client_context
 
@@ -42,7 +42,7 @@ class WebSocketTransport:
     """WebSocket over another transport's pipes, in practice TCP's.
 
     Dials `/ws` and, with TLS, `/wss`, `/tls/ws` and `/tls/sni/NAME/ws`; listens on `/ws`.
-    Names have to be resolved first (:func:`lattica.nat.base.addresses.resolve` keeps the name
+    Names have to be resolved first (:func:`lattica.nat.base.net.addresses.resolve` keeps the name
     for TLS). The certificate policy is that of :mod:`lattica.nat.transport.tls`.
     """
 

@@ -18,7 +18,10 @@ from dataclasses import replace
 
 import trio
 
-from lattica.nat.base.addresses import (
+from lattica.nat.base.backoff import pause_after
+from lattica.nat.base.errors import LocalProtocolError
+from lattica.nat.base.keys.identity import PeerId, parse_peer_id
+from lattica.nat.base.net.addresses import (
     Kind,
     forget_interfaces,
     interface_addresses,
@@ -26,10 +29,7 @@ from lattica.nat.base.addresses import (
     relay_of,
     to_endpoint,
 )
-from lattica.nat.base.backoff import pause_after
-from lattica.nat.base.errors import LocalProtocolError
-from lattica.nat.base.identity import PeerId, parse_peer_id
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.services.identify.service import IdentifyService
 from lattica.nat.swarm.events import AddressesChanged, EventsLost, ListeningOn, NetworkChanged
 from lattica.nat.swarm.swarm import Swarm

@@ -17,9 +17,9 @@ from typing import Protocol
 
 import trio
 
-from lattica.nat.base.addresses import relay_of
 from lattica.nat.base.errors import LatticaError
-from lattica.nat.base.identity import PeerId
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.net.addresses import relay_of
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.swarm.events import (
     EventsLost,

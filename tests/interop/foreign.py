@@ -15,7 +15,7 @@ from typing import Any
 import trio
 
 from tests.interop import partners
-from tests.support.nets import unused_port
+from tests.support.nets.nets import unused_port
 
 ECHO = "/lattica-test/echo/1.0.0"
 PING = "/ipfs/ping/1.0.0"

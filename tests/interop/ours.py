@@ -13,12 +13,12 @@ import trio
 from libp2p.host.ping import PingService
 
 from lattica.config import NodeConfig
-from lattica.nat.base.identity import PeerId, parse_peer_id
+from lattica.nat.base.keys.identity import PeerId, parse_peer_id
 from lattica.nat.config import IdentifyInfo, SwarmConfig
 from lattica.nat.libp2p.border import libp2p_id
 from lattica.node import Node
 from tests.interop.foreign import ECHO, PING, EchoResult, ForeignPeer, Identified
-from tests.support.nets import echo
+from tests.support.nets.nets import echo
 
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ from tests.interop import partners
 from tests.interop.foreign import ECHO, ScriptPeer, process, script_peer
 from tests.interop.godaemon import GoDaemon
 from tests.interop.ours import LOOPBACK
-from tests.support.nets import echo
+from tests.support.nets.nets import echo
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from lattica.nat.base.identity import Identity
+from lattica.nat.base.keys.identity import Identity
 from tests.interop.partners import SCRIPTS, js_command
 from tests.netlab.holders import require_root
 from tests.netlab.traversal.test_autonat import check, program

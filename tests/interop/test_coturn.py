@@ -14,7 +14,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from lattica.nat.swarm.nat_report import Behaviour
+from lattica.nat.swarm.addresses.nat_report import Behaviour
 from lattica.nat.traversal.stun.behaviour import Responder
 from lattica.nat.traversal.stun.client import StunTimeout, client_on_fresh_socket
 from lattica.nat.traversal.stun.codec import Endpoint
@@ -22,7 +22,7 @@ from lattica.nat.traversal.stun.measurement import measure
 from lattica.nat.traversal.stun.responder import StunResponder
 from lattica.nat.traversal.stun.transaction import StunTiming
 from tests.netlab.holders import require_tool
-from tests.support.nets import running, unused_port
+from tests.support.nets.nets import running, unused_port
 
 pytestmark = pytest.mark.foreign
 

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from lattica.errors import DialError
-from lattica.nat.base.identity import Identity
+from lattica.nat.base.keys.identity import Identity
 from lattica.nat.swarm.events import PeerConnected, PeerDisconnected
 from tests.interop.foreign import IDENTIFY, PING, original_peer
 from tests.interop.ours import (

@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from lattica.errors import DialError
-from lattica.nat.base.identity import parse_peer_id
+from lattica.nat.base.keys.identity import parse_peer_id
 from lattica.node import Node
 from tests.interop.foreign import EchoResult, ForeignPeer
 from tests.interop.godaemon import go_daemon

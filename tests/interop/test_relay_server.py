@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from lattica.config import NodeConfig
-from lattica.nat.base.identity import parse_peer_id
+from lattica.nat.base.keys.identity import parse_peer_id
 from lattica.nat.config import SwarmConfig
 from lattica.nat.traversal.config import TraversalConfig
 from lattica.nat.traversal.path_plan import PathConfig
@@ -43,7 +43,7 @@ from tests.interop.ours import (
     ping,
 )
 from tests.interop.relays import js_relay_peer
-from tests.support.nets import echo
+from tests.support.nets.nets import echo
 
 pytestmark = [pytest.mark.foreign, pytest.mark.timeout(600)]
 

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from lattica.errors import DialError, StreamResetError
-from lattica.nat.base.identity import Identity
+from lattica.nat.base.keys.identity import Identity
 from lattica.nat.mux.stream import Stream
 from lattica.node import Node
 from tests.interop.foreign import ECHO, IDENTIFY, PING, EchoResult, ForeignError, ForeignPeer

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattica.errors import AddressError, RemoteProtocolError
-from lattica.nat.base.addresses import (
+from lattica.nat.base.keys.identity import Identity, PeerId
+from lattica.nat.base.net.addresses import (
     decode_multiaddr,
     interface_addresses,
     kind_of,
@@ -17,8 +18,7 @@ from lattica.nat.base.addresses import (
     split_peer,
     with_peer,
 )
-from lattica.nat.base.identity import Identity, PeerId
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.net.multiaddr import Multiaddr
 
 ports = st.integers(0, 65535)
 v4 = st.integers(0, 2**32 - 1).map(lambda n: f"/ip4/{ipaddress.IPv4Address(n)}")

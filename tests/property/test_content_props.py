@@ -40,8 +40,8 @@ from lattica.content.protocol import (
 )
 from lattica.content.ticket import Ticket
 from lattica.errors import ContentError, RemoteProtocolError, TicketError
-from lattica.nat.base.identity import Identity
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.net.multiaddr import Multiaddr
 
 PEER = Identity.generate().peer_id
 names = st.text(string.ascii_lowercase + ".é", min_size=1, max_size=12)

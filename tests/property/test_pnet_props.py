@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nacl.bindings import crypto_secretbox
 
 from lattica.errors import ConfigError
-from lattica.nat.base.swarm_key import parse_swarm_key
+from lattica.nat.base.keys.swarm_key import parse_swarm_key
 from lattica.nat.transport.pnet import PnetCipher, xsalsa20
 
 keys = st.binary(min_size=32, max_size=32)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from lattica.errors import DialError
-from lattica.nat.swarm.race import race
+from lattica.nat.swarm.dialing.race import race
 
 times = st.integers(0, 12).map(lambda n: n / 10)
 

@@ -13,7 +13,7 @@ from websockets.uri import WebSocketURI
 
 from lattica.errors import ConnectionClosedError, RemoteProtocolError
 from lattica.nat.transport.websocket import MAX_EARLY_FRAME, WebSocketConn
-from tests.support.raw_pipe import PipeEnd, raw_pipe
+from tests.support.pairs.raw_pipe import PipeEnd, raw_pipe
 
 REQUEST = (
     b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"

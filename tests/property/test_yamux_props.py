@@ -27,8 +27,8 @@ from lattica.nat.mux.events import EventKind
 from lattica.nat.mux.session import INITIAL_WINDOW
 from lattica.nat.mux.stream_state import MuxStream
 from tests.support.clock import Clock
-from tests.support.mux_streams import take_all
-from tests.support.yamux_pair import (
+from tests.support.pairs.mux_streams import take_all
+from tests.support.pairs.yamux_pair import (
     ACK,
     DATA,
     FIN,

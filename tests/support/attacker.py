@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager, suppress
 
 import trio
 
-from lattica.nat.base.identity import Identity
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.mux.yamux_frames import HEADER_SIZE, Flag, FrameType, pack_header, unpack_header
 from lattica.nat.secure.upgrade import Upgrade, Upgraded
 from lattica.nat.transport.tcp import TcpConn, TcpTransport

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lattica.errors import RemoteProtocolError
-from tests.support.memory_host import memory_net
+from tests.support.doubles.memory_host import memory_net
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -32,7 +32,7 @@ from lattica.nat.base.errors import (
     StreamResetError,
 )
 from lattica.nat.base.exception_groups import single_error
-from lattica.nat.base.identity import PeerId
+from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.host import Host
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
-from lattica.nat.base.identity import PeerId
+from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.config import KIB
 from lattica.nat.quic.qh3.core import server_certificate_hash
 from lattica.nat.quic.qh3.native import NativeDrive, NativeEvent

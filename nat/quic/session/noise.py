@@ -29,7 +29,7 @@ import hmac
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from lattica.nat.base.errors import LocalProtocolError, PeerMismatchError, RemoteProtocolError
-from lattica.nat.base.identity import Identity, PeerId
+from lattica.nat.base.keys.identity import Identity, PeerId
 from lattica.nat.secure.noise import (
     KEY_SIZE,
     MAX_HANDSHAKE_MESSAGE,

@@ -30,7 +30,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lattica.nat.base.errors import RemoteProtocolError
-from lattica.nat.base.identity import PeerId
+from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.config import Limits, Timeouts, Windows
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.events import Event, EventKind

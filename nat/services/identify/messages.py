@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from lattica.nat.base.addresses import Kind, decode_multiaddr, ip_of, kind_of, order_addresses
 from lattica.nat.base.errors import RemoteProtocolError
-from lattica.nat.base.ip import is_public_host
-from lattica.nat.base.multiaddr import Multiaddr
-from lattica.nat.base.peer_record import MAX_RECORD
+from lattica.nat.base.keys.peer_record import MAX_RECORD
+from lattica.nat.base.net.addresses import Kind, decode_multiaddr, ip_of, kind_of, order_addresses
+from lattica.nat.base.net.ip import is_public_host
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.protobuf import parse_message
 from lattica.nat.pb import identify_pb2 as pb
 
@@ -46,7 +46,7 @@ class Identify:
     protocol_version: str = ""
     agent_version: str = ""
     signed_record: bytes = b""
-    """See :mod:`lattica.nat.base.peer_record`; not opened."""
+    """See :mod:`lattica.nat.base.keys.peer_record`; not opened."""
 
 
 def encode(message: Identify) -> bytes:

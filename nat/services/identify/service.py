@@ -13,16 +13,16 @@ from contextlib import suppress
 
 import trio
 
-from lattica.nat.base.addresses import split_peer
 from lattica.nat.base.errors import (
     IncompleteReadError,
     LatticaError,
     RemoteProtocolError,
     StreamResetError,
 )
-from lattica.nat.base.identity import PeerId
-from lattica.nat.base.multiaddr import Multiaddr
-from lattica.nat.base.peer_record import open_record, seal_record
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.keys.peer_record import open_record, seal_record
+from lattica.nat.base.net.addresses import split_peer
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.wire import encode_length_prefixed
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream

@@ -13,11 +13,11 @@ from random import SystemRandom
 
 import trio
 
-from lattica.nat.base.addresses import local_interfaces
 from lattica.nat.base.errors import LatticaError, RemoteProtocolError, UnsupportedProtocolError
-from lattica.nat.base.identity import PeerId
-from lattica.nat.base.ip import IpAddress
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.net.addresses import local_interfaces
+from lattica.nat.base.net.ip import IpAddress
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.protocols import StreamHandler

@@ -21,11 +21,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from random import Random
 
-from lattica.nat.base.addresses import Kind, direct_ip, ip_of, kind_of, split_peer, to_endpoint
 from lattica.nat.base.backoff import pause_after
-from lattica.nat.base.identity import PeerId
-from lattica.nat.base.ip import IpAddress, is_public_host
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.net.addresses import Kind, direct_ip, ip_of, kind_of, split_peer, to_endpoint
+from lattica.nat.base.net.ip import IpAddress, is_public_host
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.traversal.autonat.config import AutonatClientConfig
 from lattica.nat.traversal.autonat.messages import DialResponse, DialStatus, ResponseStatus
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TypeAlias
 
-from lattica.nat.base.addresses import decode_multiaddr
 from lattica.nat.base.errors import RemoteProtocolError
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.net.addresses import decode_multiaddr
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.protobuf import parse_message
 from lattica.nat.pb import autonat_v2_pb2 as pb
 

@@ -19,7 +19,6 @@ from random import SystemRandom
 
 import trio
 
-from lattica.nat.base.addresses import Kind, ip_of, kind_of, local_interfaces
 from lattica.nat.base.errors import (
     AccessDeniedError,
     DialError,
@@ -27,7 +26,8 @@ from lattica.nat.base.errors import (
     LatticaError,
     StreamResetError,
 )
-from lattica.nat.base.ip import IpAddress
+from lattica.nat.base.net.addresses import Kind, ip_of, kind_of, local_interfaces
+from lattica.nat.base.net.ip import IpAddress
 from lattica.nat.mux.connection import Connection
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.protocols import StreamHandler

@@ -22,17 +22,17 @@ from dataclasses import dataclass
 from random import Random
 from typing import TypeAlias
 
-from lattica.nat.base.addresses import (
+from lattica.nat.base.errors import AddressError, LocalProtocolError, RemoteProtocolError
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.net.addresses import (
     Interface,
     direct_ip,
     ip_of,
     split_peer,
 )
-from lattica.nat.base.errors import AddressError, LocalProtocolError, RemoteProtocolError
-from lattica.nat.base.identity import PeerId
-from lattica.nat.base.ip import IpAddress, is_public_host
-from lattica.nat.base.multiaddr import Multiaddr
-from lattica.nat.base.network_groups import network_of
+from lattica.nat.base.net.ip import IpAddress, is_public_host
+from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.base.net.network_groups import network_of
 from lattica.nat.traversal.autonat.config import AutonatServerConfig
 from lattica.nat.traversal.autonat.messages import (
     MAX_DIAL_DATA,

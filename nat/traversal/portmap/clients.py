@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 import trio
 
 from lattica.nat.base.errors import RemoteProtocolError
-from lattica.nat.base.ip import IpAddress
+from lattica.nat.base.net.ip import IpAddress
 from lattica.nat.traversal.portmap import natpmp, pcp
 from lattica.nat.traversal.portmap.exchange import Epoch, Retransmission
 from lattica.nat.traversal.portmap.gateway import Gateway

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
 
-from lattica.nat.base.ip import IpAddress
+from lattica.nat.base.net.ip import IpAddress
 from lattica.nat.traversal.portmap.mapping import Mapping, Method, Port, Reason
 
 # --- commands ---

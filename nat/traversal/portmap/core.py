@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 from lattica.nat.base.backoff import pause_after
-from lattica.nat.base.ip import IpAddress
+from lattica.nat.base.net.ip import IpAddress
 from lattica.nat.traversal.portmap.commands import (
     Check,
     Command,

@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from lattica.nat.base.ip import IpAddress
+from lattica.nat.base.net.ip import IpAddress
 
 _LINUX = sys.platform == "linux"
 _WINDOWS = sys.platform == "win32"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 
 from lattica.nat.base.errors import LatticaError
-from lattica.nat.base.ip import CARRIER_NAT, IpAddress, is_public_host
+from lattica.nat.base.net.ip import CARRIER_NAT, IpAddress, is_public_host
 
 
 class Method(Enum):

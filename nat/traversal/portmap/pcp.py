@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from lattica.nat.base.errors import RemoteProtocolError
-from lattica.nat.base.ip import IpAddress
+from lattica.nat.base.net.ip import IpAddress
 from lattica.nat.traversal.portmap.mapping import Reason
 
 VERSION = 2

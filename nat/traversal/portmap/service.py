@@ -20,15 +20,15 @@ from typing import assert_never
 
 import trio
 
-from lattica.nat.base.addresses import (
+from lattica.nat.base.net.addresses import (
     DIRECT_KINDS,
     ip_of,
     kind_of,
     local_interfaces,
     parse_multiaddr,
 )
-from lattica.nat.base.ip import IpAddress, is_public_host
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.net.ip import IpAddress, is_public_host
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.swarm.events import ListeningOn, NetworkChanged
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.portmap import pcp

@@ -13,7 +13,7 @@ from collections.abc import Mapping as Fields
 import trio
 
 from lattica.nat.base.errors import RemoteProtocolError
-from lattica.nat.base.ip import IpAddress
+from lattica.nat.base.net.ip import IpAddress
 from lattica.nat.traversal.portmap import upnp
 from lattica.nat.traversal.portmap.clients import Checked
 from lattica.nat.traversal.portmap.gateway import Gateway

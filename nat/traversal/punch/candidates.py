@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 
-from lattica.nat.base.addresses import (
+from lattica.nat.base.errors import AddressError
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.net.addresses import (
     Interface,
     Kind,
     interface_addresses,
@@ -18,10 +20,8 @@ from lattica.nat.base.addresses import (
     split_peer,
     to_endpoint,
 )
-from lattica.nat.base.errors import AddressError
-from lattica.nat.base.identity import PeerId
-from lattica.nat.base.ip import IpAddress, is_host, is_public_host
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.net.ip import IpAddress, is_host, is_public_host
+from lattica.nat.base.net.multiaddr import Multiaddr
 
 MAX_LOOKED_AT = 16
 """Addresses of a peer that are looked at."""

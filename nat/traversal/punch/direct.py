@@ -11,19 +11,19 @@ from collections.abc import Mapping, Sequence
 
 import trio
 
-from lattica.nat.base.addresses import DIRECT_KINDS, order_addresses
 from lattica.nat.base.errors import (
     DialAttempt,
     DialError,
     LatticaError,
     RemoteProtocolError,
 )
-from lattica.nat.base.identity import PeerId
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.net.addresses import DIRECT_KINDS, order_addresses
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Connection
 from lattica.nat.mux.stream import Stream
+from lattica.nat.swarm.dialing.race import race
 from lattica.nat.swarm.protocols import StreamHandler
-from lattica.nat.swarm.race import race
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.punch.config import PunchConfig
 from lattica.nat.traversal.punch.dcutr.messages import MAX_MESSAGE

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-from lattica.nat.base.addresses import Kind, interface_addresses, kind_of, local_interfaces
 from lattica.nat.base.errors import LatticaError
-from lattica.nat.base.identity import PeerId
-from lattica.nat.base.ip import IpAddress
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.net.addresses import Kind, interface_addresses, kind_of, local_interfaces
+from lattica.nat.base.net.ip import IpAddress
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.secure.gater import Gater
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.punch.candidates import MAX_LOOKED_AT, public_ips, to_advertise, to_dial

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.protobuf import decode_text, parse_message
 from lattica.nat.pb import reverse_pb2 as pb
 from lattica.nat.traversal.punch.dcutr.messages import MAX_ADDRS, MAX_MESSAGE, parse_addrs

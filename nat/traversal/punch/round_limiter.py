@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable
 
-from lattica.nat.base.identity import PeerId
+from lattica.nat.base.keys.identity import PeerId
 
 MINUTE, HOUR = 60.0, 3600.0
 _MAX_PEERS = 1024

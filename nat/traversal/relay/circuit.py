@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from lattica.nat.base.addresses import with_peer
 from lattica.nat.base.errors import ConnectionClosedError, LatticaError
-from lattica.nat.base.identity import PeerId
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.net.addresses import with_peer
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.wire import Buffer
 from lattica.nat.mux.stream import Stream
 from lattica.nat.traversal.relay.messages import Limit

@@ -21,7 +21,6 @@ from contextlib import suppress
 
 import trio
 
-from lattica.nat.base.addresses import Kind, kind_of, split_peer
 from lattica.nat.base.errors import (
     AccessDeniedError,
     AddressError,
@@ -29,8 +28,9 @@ from lattica.nat.base.errors import (
     ListenError,
     RemoteProtocolError,
 )
-from lattica.nat.base.identity import PeerId
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.net.addresses import Kind, kind_of, split_peer
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
 from lattica.nat.secure.gater import Gater

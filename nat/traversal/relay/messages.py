@@ -17,10 +17,10 @@ from typing import TypeAlias
 
 from google.protobuf.message import Message
 
-from lattica.nat.base.addresses import decode_multiaddr
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
-from lattica.nat.base.multiaddr import Multiaddr
-from lattica.nat.base.peer_id import PeerId, decode_peer_id
+from lattica.nat.base.keys.peer_id import PeerId, decode_peer_id
+from lattica.nat.base.net.addresses import decode_multiaddr
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.protobuf import parse_message
 from lattica.nat.pb import circuit_pb2 as pb
 

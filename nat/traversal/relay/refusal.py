@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lattica.nat.base.errors import LatticaError
-from lattica.nat.base.identity import PeerId
+from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.traversal.relay.messages import Status
 
 _CONNECT = {

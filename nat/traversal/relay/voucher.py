@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lattica.nat.base.envelope import open_envelope, seal_envelope
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
-from lattica.nat.base.identity import Identity, PeerId
-from lattica.nat.base.peer_id import decode_peer_id
+from lattica.nat.base.keys.envelope import open_envelope, seal_envelope
+from lattica.nat.base.keys.identity import Identity, PeerId
+from lattica.nat.base.keys.peer_id import decode_peer_id
 from lattica.nat.base.protobuf import parse_message
 from lattica.nat.pb import circuit_pb2 as pb
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final, NamedTuple, TypeVar
 
-from lattica.nat.base.ip import is_host, is_public_host
-from lattica.nat.swarm.nat_report import Behaviour, NatReport
+from lattica.nat.base.net.ip import is_host, is_public_host
+from lattica.nat.swarm.addresses.nat_report import Behaviour, NatReport
 from lattica.nat.traversal.stun.codec import Endpoint
 
 MAX_RESPONDERS: Final = 16

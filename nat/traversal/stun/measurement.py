@@ -13,7 +13,7 @@ from typing import Final
 
 import trio
 
-from lattica.nat.swarm.nat_report import Behaviour, NatReport
+from lattica.nat.swarm.addresses.nat_report import Behaviour, NatReport
 from lattica.nat.traversal.stun.behaviour import (
     Findings,
     Observation,

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from lattica.nat.base.addresses import socket_multiaddr
 from lattica.nat.base.checks import require, require_seconds
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.net.addresses import socket_multiaddr
+from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.swarm.addresses.nat_report import Behaviour, NatReport
 from lattica.nat.swarm.events import EventsLost, NetworkChanged
-from lattica.nat.swarm.nat_report import Behaviour, NatReport
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.network.state import local_hosts
 from lattica.nat.traversal.stun.behaviour import Observation, Responder, choose

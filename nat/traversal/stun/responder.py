@@ -17,7 +17,7 @@ import trio
 
 from lattica.nat.base.checks import require
 from lattica.nat.base.errors import RemoteProtocolError
-from lattica.nat.base.network_groups import NetworkRates
+from lattica.nat.base.net.network_groups import NetworkRates
 from lattica.nat.swarm.events import EventsLost, ListeningOn
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.transport.udp_socket import Address

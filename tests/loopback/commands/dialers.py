@@ -12,9 +12,9 @@ from typing import Any
 
 import trio
 
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.net.multiaddr import Multiaddr
 from tests.support.attacker import Attacker, attacking, propose, syn
-from tests.support.nets import ECHO
+from tests.support.nets.nets import ECHO
 
 _WORDS = b"am I served?"
 

@@ -13,7 +13,7 @@ import trio
 
 from lattica.nat.config import Timeouts
 from lattica.node import Node
-from tests.support.nets import ECHO, ask_echo, echo, node_config, open_files, settled, tasks
+from tests.support.nets.nets import ECHO, ask_echo, echo, node_config, open_files, settled, tasks
 
 ROOT = Path(__file__).parents[3]
 

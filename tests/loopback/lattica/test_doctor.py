@@ -31,9 +31,9 @@ from lattica.doctor.facts import (
 )
 from lattica.doctor.findings import Finding, State, examine
 from lattica.doctor.reach import How, Peer, how_reached, reach_table
-from lattica.nat.base.identity import Identity
-from lattica.nat.base.multiaddr import Multiaddr
-from lattica.nat.swarm.nat_report import Behaviour, NatReport
+from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.swarm.addresses.nat_report import Behaviour, NatReport
 from lattica.nat.traversal.autonat.client_core import Reachability
 from lattica.nat.traversal.autonat.config import AutonatClientConfig, AutonatConfig
 from lattica.nat.traversal.autonat.messages import DIAL_REQUEST
@@ -51,7 +51,7 @@ from lattica.nat.traversal.relay.client.config import RelayClientConfig
 from lattica.nat.traversal.relay.server.limits import RelayLimits, RelayServerConfig
 from lattica.nat.traversal.stun.lifetime import MappingLifetime
 from lattica.node import Node
-from tests.support.nets import node_config
+from tests.support.nets.nets import node_config
 
 EI, AD, APD = Behaviour
 LISTEN = (

@@ -23,15 +23,15 @@ from lattica.errors import (
     NotConnectedError,
     UnsupportedProtocolError,
 )
-from lattica.nat.base.addresses import split_peer, with_peer
-from lattica.nat.base.identity import Identity
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.net.addresses import split_peer, with_peer
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.config import AccessRules
 from lattica.nat.mux.connection import Direction
 from lattica.nat.swarm.events import PeerConnected, PeerDisconnected
 from lattica.nat.traversal.punch.dcutr.messages import DCUTR
 from lattica.node import Node
-from tests.support.nets import (
+from tests.support.nets.nets import (
     ECHO,
     ask_echo,
     echo,

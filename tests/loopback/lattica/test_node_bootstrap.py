@@ -14,12 +14,12 @@ from trio.testing import wait_all_tasks_blocked
 
 from lattica.config import NodeConfig
 from lattica.errors import AddressError
-from lattica.nat.base.addresses import split_peer
-from lattica.nat.base.identity import Identity
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.net.addresses import split_peer
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.config import AccessRules
 from lattica.node import Node
-from tests.support.nets import (
+from tests.support.nets.nets import (
     ECHO,
     advance,
     ask_echo,

@@ -20,14 +20,14 @@ import sys
 import trio
 
 from lattica.errors import LatticaError
-from lattica.nat.base.addresses import split_peer
-from lattica.nat.base.identity import Identity, PeerId, parse_peer_id
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import Identity, PeerId, parse_peer_id
+from lattica.nat.base.net.addresses import split_peer
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.config import SwarmConfig
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
 from lattica.nat.services.standard import serve_standard
-from lattica.nat.swarm.nat_report import Behaviour, NatReport
+from lattica.nat.swarm.addresses.nat_report import Behaviour, NatReport
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.punch.birthday.strategy import BirthdayStrategy
 from lattica.nat.traversal.relay.circuit_transport import CircuitTransport, ask_relay

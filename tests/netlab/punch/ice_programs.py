@@ -19,9 +19,9 @@ import trio
 import trio.testing
 
 from lattica.errors import LatticaError
-from lattica.nat.base.addresses import to_endpoint, with_peer
-from lattica.nat.base.identity import Identity, parse_peer_id
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import Identity, parse_peer_id
+from lattica.nat.base.net.addresses import to_endpoint, with_peer
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.config import SwarmConfig
 from lattica.nat.mux.connection import Connection
 from lattica.nat.swarm.swarm import Swarm

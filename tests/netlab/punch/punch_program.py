@@ -18,9 +18,9 @@ import sys
 import trio
 
 from lattica.errors import LatticaError
-from lattica.nat.base.addresses import Kind, split_peer
-from lattica.nat.base.identity import Identity, PeerId, parse_peer_id
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import Identity, PeerId, parse_peer_id
+from lattica.nat.base.net.addresses import Kind, split_peer
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.config import SwarmConfig
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.services.standard import serve_standard

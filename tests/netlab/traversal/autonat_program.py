@@ -23,9 +23,9 @@ import trio
 
 from lattica.config import NodeConfig
 from lattica.errors import AddressError
-from lattica.nat.base.addresses import Kind, interface_addresses, kind_of, split_peer
-from lattica.nat.base.identity import Identity
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.net.addresses import Kind, interface_addresses, kind_of, split_peer
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.config import IdentifyInfo, SwarmConfig
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.swarm import Swarm

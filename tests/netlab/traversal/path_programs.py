@@ -23,7 +23,7 @@ from lattica.cli.event_json import event_object
 from lattica.config import NodeConfig
 from lattica.content import Ticket, fetch
 from lattica.content.events import FetchEvent, FetchProgress, Retrying
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.config import SwarmConfig
 from lattica.nat.mux.connection import Connection
 from lattica.nat.services.identify.messages import Identify

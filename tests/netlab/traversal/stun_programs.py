@@ -17,10 +17,10 @@ from typing import Any
 import trio
 import trio.testing
 
-from lattica.nat.base.identity import Identity
+from lattica.nat.base.keys.identity import Identity
 from lattica.nat.config import SwarmConfig
+from lattica.nat.swarm.addresses.nat_report import NatReport
 from lattica.nat.swarm.events import NetworkChanged
-from lattica.nat.swarm.nat_report import NatReport
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.network.monitor import NetworkMonitor, NetworkMonitorConfig
 from lattica.nat.traversal.stun.behaviour import Responder

@@ -26,8 +26,8 @@ ENOUGH_S = 60
 MAPPER = """
 import json, signal, sys
 import trio
-from lattica.nat.base.multiaddr import Multiaddr
-from lattica.nat.base.identity import Identity
+from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import Identity
 from lattica.nat.swarm.events import EventBus
 from lattica.nat.traversal.portmap.service import PortMappingService
 from lattica.nat.traversal.portmap.config import PortMappingConfig

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattica.errors import RemoteProtocolError
-from lattica.nat.base.identity import Identity
+from lattica.nat.base.keys.identity import Identity
 from lattica.nat.quic.session.noise import QuicNoise
 
 ALICE, BOB = Identity.generate(), Identity.generate()

@@ -11,8 +11,8 @@ from lattica.errors import RemoteProtocolError
 from lattica.nat.mux.stream_state import MuxStream
 from lattica.nat.quic.session.credit import ControlReader, encode_credit
 from lattica.nat.quic.session.streams import SpokenStreams
-from tests.support.mux_streams import take_all, write
-from tests.support.quic_pair import SERVER_ADDRESS, Pair
+from tests.support.pairs.mux_streams import take_all, write
+from tests.support.pairs.quic_pair import SERVER_ADDRESS, Pair
 
 _BYTES = bytes(value * 7 % 251 for value in range(251)) * 1000
 

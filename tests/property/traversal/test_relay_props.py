@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from lattica.errors import RemoteProtocolError
-from lattica.nat.base.identity import Identity, PeerId
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import Identity, PeerId
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.traversal.relay.messages import (
     MAX_MESSAGE,
     MAX_RELAY_ADDRS,

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattica.errors import RemoteProtocolError
-from lattica.nat.swarm.nat_report import Behaviour
+from lattica.nat.swarm.addresses.nat_report import Behaviour
 from lattica.nat.traversal.stun import codec as stun
 from lattica.nat.traversal.stun.behaviour import (
     Findings,

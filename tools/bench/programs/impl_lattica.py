@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from lattica.config import NodeConfig
-from lattica.nat.base.identity import PeerId
+from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.config import SwarmConfig
 from lattica.nat.mux.stream import Stream
 from lattica.node import Node

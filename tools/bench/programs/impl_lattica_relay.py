@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from lattica.nat.base.addresses import split_peer
-from lattica.nat.base.identity import Identity, PeerId
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import Identity, PeerId
+from lattica.nat.base.net.addresses import split_peer
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.config import SwarmConfig
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.swarm import Swarm

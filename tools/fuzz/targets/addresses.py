@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 from lattica.errors import AddressError, RemoteProtocolError
-from lattica.nat.base.addresses import (
+from lattica.nat.base.net.addresses import (
     decode_multiaddr,
     interface_addresses,
     kind_of,
@@ -15,7 +15,7 @@ from lattica.nat.base.addresses import (
     to_endpoint,
     with_peer,
 )
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.net.multiaddr import Multiaddr
 from tools.fuzz.target import Target, Violation
 
 EXAMPLES = [

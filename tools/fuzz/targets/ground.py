@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from lattica.errors import AddressError, IdentityError, RemoteProtocolError
-from lattica.nat.base.identity import Identity, parse_peer_id
+from lattica.nat.base.keys.identity import Identity, parse_peer_id
 from lattica.nat.base.wire import (
     LengthPrefixed,
     NeedMoreData,

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from lattica.errors import RemoteProtocolError
-from lattica.nat.base.envelope import open_envelope, seal_envelope
-from lattica.nat.base.identity import Identity
-from lattica.nat.base.keys import decode_public_key
-from lattica.nat.base.multiaddr import Multiaddr
-from lattica.nat.base.peer_id import PeerId, decode_peer_id, parse_peer_id
-from lattica.nat.base.peer_record import DOMAIN, MAX_ADDRS, PAYLOAD_TYPE, open_record, seal_record
+from lattica.nat.base.keys.envelope import open_envelope, seal_envelope
+from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.keys.peer_id import PeerId, decode_peer_id, parse_peer_id
+from lattica.nat.base.keys.peer_record import (
+    DOMAIN,
+    MAX_ADDRS,
+    PAYLOAD_TYPE,
+    open_record,
+    seal_record,
+)
+from lattica.nat.base.keys.public_keys import decode_public_key
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.services.identify.messages import (
     MAX_ADDRS as MAX_IDENTIFY_ADDRS,
 )

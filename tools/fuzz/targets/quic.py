@@ -6,7 +6,7 @@ from qh3 import tls
 from qh3.quic.tls_bridge import QuicTlsBridge, QuicTlsBridgeError
 
 from lattica.errors import RemoteProtocolError
-from lattica.nat.base.identity import Identity
+from lattica.nat.base.keys.identity import Identity
 from lattica.nat.config import Timeouts
 from lattica.nat.quic.admission import RetryTokens
 from lattica.nat.quic.qh3.core import Certificate, QuicCore, client_core, server_core

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from lattica.errors import RemoteProtocolError
-from lattica.nat.base.identity import Identity, PeerId
+from lattica.nat.base.keys.identity import Identity, PeerId
 from lattica.nat.config import KIB, Limits, Timeouts
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.events import Event, EventKind

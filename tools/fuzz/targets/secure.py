@@ -5,8 +5,8 @@ from __future__ import annotations
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from lattica.errors import ConfigError, RemoteProtocolError
-from lattica.nat.base.identity import Identity
-from lattica.nat.base.swarm_key import parse_swarm_key
+from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.keys.swarm_key import parse_swarm_key
 from lattica.nat.secure.ciphers import AesGcmState, Cipher
 from lattica.nat.secure.noise import (
     MAX_HANDSHAKE_MESSAGE,

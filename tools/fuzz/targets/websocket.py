@@ -12,7 +12,7 @@ from websockets.uri import WebSocketURI
 from websockets.utils import accept_key
 
 from lattica.errors import ConnectionClosedError, RemoteProtocolError
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.transport.websocket import MAX_EARLY_FRAME, MAX_HEAD, WebSocketConn
 from tools.fuzz.target import KIB, MIB, Target, Violation
 from tools.fuzz.targets.pieces import in_pieces, option

@@ -33,8 +33,8 @@ from enum import Enum
 from itertools import chain, islice, zip_longest
 from typing import Final
 
-from lattica.nat.base.ip import IpAddress, is_public_host
-from lattica.nat.swarm.nat_report import Behaviour
+from lattica.nat.base.net.ip import IpAddress, is_public_host
+from lattica.nat.swarm.addresses.nat_report import Behaviour
 from lattica.nat.transport.udp_socket import Address
 from lattica.nat.traversal.punch.birthday.messages import TOKEN_SIZE, Hello
 from lattica.nat.traversal.punch.not_applicable import NotApplicable

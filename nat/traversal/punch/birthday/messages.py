@@ -17,7 +17,7 @@ from typing import Final, TypeAlias
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.protobuf import decode_text, parse_message
 from lattica.nat.pb import birthday_pb2 as pb
-from lattica.nat.swarm.nat_report import Behaviour, NatReport
+from lattica.nat.swarm.addresses.nat_report import Behaviour, NatReport
 
 PROTOCOL = "/lattica/birthday/1"
 MAX_MESSAGE: Final = 1024

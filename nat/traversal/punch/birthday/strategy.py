@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
-from lattica.nat.base.addresses import local_interfaces, socket_multiaddr
 from lattica.nat.base.errors import (
     AccessDeniedError,
     DialAttempt,
@@ -25,11 +24,12 @@ from lattica.nat.base.errors import (
     RemoteProtocolError,
     ResourceLimitError,
 )
-from lattica.nat.base.identity import PeerId
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.net.addresses import local_interfaces, socket_multiaddr
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
 from lattica.nat.secure.gater import Gater
-from lattica.nat.swarm.nat_report import NatReport
+from lattica.nat.swarm.addresses.nat_report import NatReport
 from lattica.nat.swarm.protocols import StreamHandler
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.transport.udp_socket import Address

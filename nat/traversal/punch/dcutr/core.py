@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.wire import LengthPrefixed
 from lattica.nat.traversal.punch.dcutr.messages import (
     MAX_ADDRS,

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TypeAlias
 
-from lattica.nat.base.addresses import decode_multiaddr
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.net.addresses import decode_multiaddr
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.protobuf import parse_message
 from lattica.nat.base.wire import encode_length_prefixed
 from lattica.nat.pb import dcutr_pb2 as pb

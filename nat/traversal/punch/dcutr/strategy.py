@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 
 import trio
 
-from lattica.nat.base.addresses import Kind
 from lattica.nat.base.errors import (
     ConnectionClosedError,
     DialAttempt,
@@ -18,7 +17,8 @@ from lattica.nat.base.errors import (
     StreamResetError,
 )
 from lattica.nat.base.exception_groups import leaves
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.net.addresses import Kind
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.protocols import StreamHandler

@@ -24,10 +24,10 @@ from collections.abc import Sequence
 
 import trio
 
-from lattica.nat.base.addresses import to_endpoint
 from lattica.nat.base.errors import AccessDeniedError, DialAttempt, DialError, LatticaError
-from lattica.nat.base.identity import PeerId
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.net.addresses import to_endpoint
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.secure.gater import Gater
 from lattica.nat.swarm.swarm import Swarm

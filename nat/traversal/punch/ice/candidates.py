@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from zlib import crc32
 
-from lattica.nat.base.addresses import Interface
 from lattica.nat.base.errors import AccessDeniedError
-from lattica.nat.base.ip import IpAddress, is_host, is_public_host
+from lattica.nat.base.net.addresses import Interface
+from lattica.nat.base.net.ip import IpAddress, is_host, is_public_host
 from lattica.nat.secure.gater import Gater
 
 MAX_REMOTE_CANDIDATES = 16

@@ -17,20 +17,20 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from lattica.nat.base.addresses import (
-    Kind,
-    kind_of,
-    local_interfaces,
-    socket_multiaddr,
-    to_endpoint,
-)
 from lattica.nat.base.errors import (
     DialAttempt,
     DialError,
     LatticaError,
     UnsupportedProtocolError,
 )
-from lattica.nat.base.identity import PeerId
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.net.addresses import (
+    Kind,
+    kind_of,
+    local_interfaces,
+    socket_multiaddr,
+    to_endpoint,
+)
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
 from lattica.nat.secure.gater import Gater

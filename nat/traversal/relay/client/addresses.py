@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import lru_cache
 
-from lattica.nat.base.addresses import DIRECT_KINDS, ip_of, kind_of, split_peer
-from lattica.nat.base.identity import PeerId
-from lattica.nat.base.ip import IpAddress, is_public_host
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.net.addresses import DIRECT_KINDS, ip_of, kind_of, split_peer
+from lattica.nat.base.net.ip import IpAddress, is_public_host
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.traversal.relay.circuit import circuit_addr
 
 MAX_PER_RELAY = 8

@@ -21,11 +21,11 @@ from dataclasses import dataclass, field
 
 import trio
 
-from lattica.nat.base.addresses import Kind, kind_of, parse_multiaddr, resolve, split_peer
 from lattica.nat.base.backoff import Backoff
 from lattica.nat.base.errors import AddressError, LatticaError, RemoteProtocolError
-from lattica.nat.base.identity import PeerId
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.net.addresses import Kind, kind_of, parse_multiaddr, resolve, split_peer
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.watched import Watched
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.swarm.events import EventsLost, EventStream, NetworkChanged

@@ -22,7 +22,7 @@ from enum import Enum
 
 from lattica.nat.base.backoff import Backoff
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
-from lattica.nat.base.identity import PeerId
+from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.traversal.relay.client.config import RelayClientConfig
 from lattica.nat.traversal.relay.messages import Reservation
 from lattica.nat.traversal.relay.voucher import open_voucher

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lattica.nat.base.identity import PeerId
+from lattica.nat.base.keys.identity import PeerId
 
 CLEARLY = 0.5
 """A relay is clearly nearer if its round trip is at most this part of the other's, and …"""

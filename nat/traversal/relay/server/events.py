@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from lattica.nat.base.identity import PeerId
+from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.traversal.relay.messages import Status
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from lattica.nat.base.checks import require, require_seconds
 from lattica.nat.base.errors import AddressError
-from lattica.nat.base.identity import parse_peer_id
+from lattica.nat.base.keys.identity import parse_peer_id
 from lattica.nat.config import MIB
 from lattica.nat.traversal.relay.messages import Limit
 

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 
 import trio
 
-from lattica.nat.base.addresses import Kind, ip_of, kind_of, with_peer
 from lattica.nat.base.errors import LatticaError, RemoteProtocolError
 from lattica.nat.base.exception_groups import leaves
-from lattica.nat.base.identity import PeerId
-from lattica.nat.base.ip import is_public_host
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.net.addresses import Kind, ip_of, kind_of, with_peer
+from lattica.nat.base.net.ip import is_public_host
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Connection
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.protocols import StreamHandler

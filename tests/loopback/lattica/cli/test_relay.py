@@ -17,13 +17,13 @@ from typer.testing import CliRunner
 from lattica.cli import app, relay
 from lattica.cli.event_json import event_object
 from lattica.config import NodeConfig, load_config
-from lattica.nat.base.addresses import split_peer
-from lattica.nat.base.identity import Identity
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.net.addresses import split_peer
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.traversal.relay.circuit_transport import ask_relay
 from lattica.nat.traversal.relay.messages import Reserve, Status
 from lattica.nat.traversal.relay.server.events import Refused
-from tests.support.nets import running
+from tests.support.nets.nets import running
 
 pytestmark = pytest.mark.usefixtures("restored_logging")
 

@@ -30,7 +30,7 @@ from lattica.errors import (
 )
 from lattica.facades.aio import AsyncLattica, AsyncStream
 from lattica.facades.blocking import BlockingStream, Lattica
-from lattica.nat.base.identity import Identity
+from lattica.nat.base.keys.identity import Identity
 from lattica.nat.config import SwarmConfig
 from lattica.nat.swarm.events import PeerConnected, PeerDisconnected
 

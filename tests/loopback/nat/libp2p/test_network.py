@@ -23,8 +23,8 @@ from libp2p.peer.id import ID
 from multiaddr.multiaddr import Multiaddr
 
 from lattica.errors import StreamResetError
-from lattica.nat.base.addresses import split_peer
-from lattica.nat.base.identity import Identity
+from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.net.addresses import split_peer
 from lattica.nat.config import Limits
 from lattica.nat.libp2p.border import libp2p_addr, libp2p_id, our_addr, our_id
 from lattica.nat.libp2p.network import Host, NetworkService, make_host
@@ -32,9 +32,9 @@ from lattica.nat.services.identify.messages import IDENTIFY
 from lattica.nat.services.standard import serve_standard
 from lattica.nat.swarm.swarm import Swarm
 from lattica.node import Node
-from tests.support.nets import ECHO, ask_echo, echo, node_config, settled, swarm_config, tasks
-from tests.support.stock import call_echo, info, stock_host
-from tests.support.stock import echo as py_echo
+from tests.support.nets.nets import ECHO, ask_echo, echo, node_config, settled, swarm_config, tasks
+from tests.support.nets.stock import call_echo, info, stock_host
+from tests.support.nets.stock import echo as py_echo
 
 PY_ECHO = TProtocol("/test/py-echo/1")
 

@@ -17,7 +17,7 @@ from libp2p.tools.anyio_service import background_trio_service
 
 from lattica.nat.libp2p.border import libp2p_addr, libp2p_id
 from lattica.node import Node
-from tests.support.nets import node_config, settled
+from tests.support.nets.nets import node_config, settled
 
 
 @asynccontextmanager

@@ -19,9 +19,9 @@ from lattica.errors import (
     LocalProtocolError,
     StreamResetError,
 )
-from lattica.nat.base.addresses import parse_multiaddr, to_endpoint, with_peer
-from lattica.nat.base.identity import Identity, PeerId
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import Identity, PeerId
+from lattica.nat.base.net.addresses import parse_multiaddr, to_endpoint, with_peer
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.config import Limits, QuicConfig, Timeouts
 from lattica.nat.mux.session import INITIAL_WINDOW
 from lattica.nat.mux.stream import Stream
@@ -35,8 +35,16 @@ from lattica.nat.quic.first_packet import NewClient
 from lattica.nat.quic.link import QuicLink
 from lattica.nat.quic.transport import QuicTransport
 from lattica.nat.swarm.swarm import Swarm
-from tests.support.nets import ECHO, LISTEN_ON, ask_echo, open_files, running, settled, swarm_config
-from tests.support.udp_proxy import udp_proxied
+from tests.support.nets.nets import (
+    ECHO,
+    LISTEN_ON,
+    ask_echo,
+    open_files,
+    running,
+    settled,
+    swarm_config,
+)
+from tests.support.nets.udp_proxy import udp_proxied
 
 QUIC = ("/ip4/127.0.0.1/udp/0/quic-v1/noise",)
 BIG = random.Random(4).randbytes(3 << 20)

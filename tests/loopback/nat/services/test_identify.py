@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from lattica.nat.base.errors import StreamResetError
-from lattica.nat.base.identity import Identity
-from lattica.nat.base.keys import decode_public_key
-from lattica.nat.base.multiaddr import Multiaddr
-from lattica.nat.base.peer_id import PeerId
-from lattica.nat.base.peer_record import open_record, seal_record
+from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.keys.peer_id import PeerId
+from lattica.nat.base.keys.peer_record import open_record, seal_record
+from lattica.nat.base.keys.public_keys import decode_public_key
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.wire import decode_uvarint, encode_length_prefixed
 from lattica.nat.config import Limits
 from lattica.nat.mux.stream import Stream
@@ -31,7 +31,7 @@ from lattica.nat.services.identify.messages import (
 from lattica.nat.services.ping import MAX_STREAMS, PING
 from lattica.node import Node
 from tests.support.attacker import Attacker, attacking, data, propose
-from tests.support.nets import ECHO, echo, node_config, settled
+from tests.support.nets.nets import ECHO, echo, node_config, settled
 
 ADDR = Multiaddr("/ip4/192.0.2.7/tcp/7")
 

@@ -13,15 +13,15 @@ from lattica.errors import (
     NotConnectedError,
     ResourceLimitError,
 )
-from lattica.nat.base.addresses import with_peer
-from lattica.nat.base.identity import Identity
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.net.addresses import with_peer
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.config import AccessRules, Limits, Timeouts
 from lattica.nat.mux.connection import Direction
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.transport.tcp import TcpTransport
-from tests.support.nets import (
+from tests.support.nets.nets import (
     ECHO,
     advance,
     ask_echo,

@@ -23,7 +23,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from lattica.nat.base.identity import Identity
+from lattica.nat.base.keys.identity import Identity
 from lattica.nat.config import Timeouts
 from lattica.nat.mux.session import INITIAL_WINDOW
 from lattica.nat.mux.stream import Stream
@@ -42,7 +42,7 @@ from tests.support.attacker import (
     propose,
     syn,
 )
-from tests.support.nets import (
+from tests.support.nets.nets import (
     ECHO,
     advance,
     ask_echo,

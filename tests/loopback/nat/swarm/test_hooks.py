@@ -9,11 +9,11 @@ import pytest
 import trio
 
 from lattica.errors import DialError
-from lattica.nat.base.addresses import Kind, to_endpoint
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.net.addresses import Kind, to_endpoint
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.config import AccessRules
 from lattica.nat.swarm.events import AddressesChanged, PathChanged
-from tests.support.nets import ECHO, LISTEN_ON, ask_echo, open_files, running
+from tests.support.nets.nets import ECHO, LISTEN_ON, ask_echo, open_files, running
 
 BOTH = (*LISTEN_ON["tcp"], *LISTEN_ON["quic"])
 RELAYED = Multiaddr(

@@ -17,7 +17,7 @@ from lattica.nat.mux.stream import Stream
 from lattica.nat.mux.stream_state import MuxStream
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.transport.tcp import TcpTransport
-from tests.support.nets import ECHO, advance, ask_echo, running, settled
+from tests.support.nets.nets import ECHO, advance, ask_echo, running, settled
 
 pytestmark = pytest.mark.usefixtures("swarm_transport")
 

@@ -21,7 +21,7 @@ from lattica.errors import (
 from lattica.nat.config import Limits, Timeouts
 from lattica.nat.secure.multistream import Responder
 from lattica.nat.swarm.swarm import Swarm
-from tests.support.nets import ECHO, ask_echo, echo, proxied, running, settled, tasks
+from tests.support.nets.nets import ECHO, ask_echo, echo, proxied, running, settled, tasks
 
 pytestmark = pytest.mark.usefixtures("swarm_transport")
 

@@ -18,16 +18,16 @@ from lattica.errors import (
     NotConnectedError,
     PeerMismatchError,
 )
-from lattica.nat.base.addresses import to_endpoint
-from lattica.nat.base.identity import Identity
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.net.addresses import to_endpoint
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.config import Timeouts
 from lattica.nat.mux.connection import Direction
 from lattica.nat.swarm.events import ListeningOn, PeerConnected, PeerDisconnected
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.transport.tcp import TcpTransport
 from tests.support.leaves import raises_leaf
-from tests.support.nets import (
+from tests.support.nets.nets import (
     ECHO,
     advance,
     ask_echo,
@@ -38,7 +38,7 @@ from tests.support.nets import (
     swarm_config,
     tasks,
 )
-from tests.support.raw_pipe import raw_pipe
+from tests.support.pairs.raw_pipe import raw_pipe
 
 pytestmark = pytest.mark.usefixtures("swarm_transport")
 

@@ -13,10 +13,10 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from lattica.errors import AddressError, ListenError
-from lattica.nat.base.addresses import to_endpoint
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.net.addresses import to_endpoint
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.transport.tcp import TcpConn, TcpListener, TcpTransport
-from tests.support.raw_pipe import read, read_to_end
+from tests.support.pairs.raw_pipe import read, read_to_end
 
 LOOPBACKS = ["/ip4/127.0.0.1/tcp/0", "/ip6/::1/tcp/0"]
 GONE = (OSError, trio.ClosedResourceError)

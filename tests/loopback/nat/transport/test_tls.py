@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from websockets.server import ServerProtocol
 
 from lattica.errors import ConnectionClosedError
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.transport.tcp import TcpTransport
 from lattica.nat.transport.tls import TlsConn, client_context
 from lattica.nat.transport.websocket import WebSocketConn

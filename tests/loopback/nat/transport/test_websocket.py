@@ -16,8 +16,8 @@ from websockets.server import ServerProtocol
 from websockets.uri import WebSocketURI
 
 from lattica.errors import AddressError, ConnectionClosedError, RemoteProtocolError
-from lattica.nat.base.addresses import to_endpoint
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.net.addresses import to_endpoint
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.transport.tcp import TcpTransport
 from lattica.nat.transport.websocket import (
     MAX_EARLY_FRAME,
@@ -26,7 +26,7 @@ from lattica.nat.transport.websocket import (
     WebSocketConn,
 )
 from lattica.nat.transport.websocket_transport import WebSocketTransport
-from tests.support.raw_pipe import PipeEnd, raw_pipe, read, read_to_end
+from tests.support.pairs.raw_pipe import PipeEnd, raw_pipe, read, read_to_end
 
 REQUEST = (
     b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"

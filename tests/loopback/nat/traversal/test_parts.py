@@ -12,9 +12,9 @@ import trio
 
 from lattica.config import NodeConfig
 from lattica.errors import LocalProtocolError
-from lattica.nat.base.addresses import Kind, kind_of
-from lattica.nat.base.identity import PeerId
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.net.addresses import Kind, kind_of
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.swarm.events import NetworkChanged, PathChanged
 from lattica.nat.traversal.config import TraversalConfig
 from lattica.nat.traversal.portmap.config import PortMappingConfig
@@ -23,7 +23,7 @@ from lattica.nat.traversal.punch.ice.config import IceConfig
 from lattica.nat.traversal.relay.client.config import RelayClientConfig
 from lattica.nat.traversal.relay.server.limits import RelayLimits, RelayServerConfig
 from lattica.node import Node
-from tests.support.nets import ECHO, LISTEN_ON, ask_echo, echo, settled, swarm_config
+from tests.support.nets.nets import ECHO, LISTEN_ON, ask_echo, echo, settled, swarm_config
 
 BOTH = (*LISTEN_ON["tcp"], *LISTEN_ON["quic"])
 

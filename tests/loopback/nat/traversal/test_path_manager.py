@@ -11,8 +11,8 @@ import pytest
 import trio
 
 from lattica.errors import DialError, LatticaError
-from lattica.nat.base.addresses import with_peer
-from lattica.nat.base.identity import PeerId
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.net.addresses import with_peer
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.swarm.events import EventStream, NetworkChanged, PathChanged
 from lattica.nat.swarm.status import PathStatus
@@ -26,7 +26,7 @@ from lattica.nat.traversal.relay.client.client import RelayClient
 from lattica.nat.traversal.relay.client.config import RelayClientConfig
 from lattica.nat.traversal.relay.server.limits import RelayLimits
 from lattica.nat.traversal.relay.server.service import RelayService
-from tests.support.nets import ECHO, ask_echo, proxied, running, settled
+from tests.support.nets.nets import ECHO, ask_echo, proxied, running, settled
 
 Attempt = Callable[[Connection], Awaitable[Connection]]
 

@@ -11,8 +11,8 @@ from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.paths import check_path, check_paths
 from lattica.content.ticket import Ticket
 from lattica.errors import RemoteProtocolError, TicketError
-from lattica.nat.base.identity import Identity
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.net.multiaddr import Multiaddr
 
 PEER = Identity.generate().peer_id
 ADDRS = (Multiaddr("/ip4/192.0.2.1/tcp/4001"), Multiaddr("/dns4/example.org/tcp/443/ws"))

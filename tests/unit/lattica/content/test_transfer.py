@@ -34,8 +34,8 @@ from lattica.errors import (
     StorageError,
     UnsupportedProtocolError,
 )
-from tests.support.content_doubles import SERVER, MemoryNode, memory_node
-from tests.support.memory_host import memory_net
+from tests.support.doubles.content_doubles import SERVER, MemoryNode, memory_node
+from tests.support.doubles.memory_host import memory_net
 
 MIB = 1024 * 1024
 QUICK = FetchOptions(window=4 * MIB, first_delay=0.01)

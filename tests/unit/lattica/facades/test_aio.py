@@ -23,7 +23,7 @@ from lattica.errors import (
 )
 from lattica.facades import facade
 from lattica.facades.aio import AsyncLattica, AsyncStream
-from tests.support.fake_node import BUILT_IN, WINDOW, FakeNode
+from tests.support.doubles.fake_node import BUILT_IN, WINDOW, FakeNode
 
 PATIENCE = 30.0
 

@@ -29,7 +29,7 @@ from lattica.errors import (
 from lattica.facades import facade
 from lattica.facades.blocking import BlockingStream, Lattica
 from lattica.facades.handoff import MAX_COPIED, MAX_QUEUED
-from tests.support.fake_node import BUILT_IN, WINDOW, FakeNode
+from tests.support.doubles.fake_node import BUILT_IN, WINDOW, FakeNode
 
 PATIENCE = 30.0
 """Seconds after which a test that hangs fails. Nothing that passes waits for it."""
@@ -656,7 +656,7 @@ PRELUDE = """
 import os, signal, sys, threading, time
 from lattica.facades import facade
 from lattica.facades.blocking import Lattica
-from tests.support.fake_node import FakeNode
+from tests.support.doubles.fake_node import FakeNode
 node = FakeNode()
 facade.make_node = lambda config, identity: node
 def interrupt_when(condition):

@@ -13,8 +13,9 @@ import trio
 from trio.testing import MockClock
 
 from lattica.errors import AddressError, RemoteProtocolError
-from lattica.nat.base import addresses
-from lattica.nat.base.addresses import (
+from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.net import addresses
+from lattica.nat.base.net.addresses import (
     MAX_IPS_PER_NAME,
     MAX_NAMES,
     Endpoint,
@@ -34,8 +35,7 @@ from lattica.nat.base.addresses import (
     to_endpoint,
     with_peer,
 )
-from lattica.nat.base.identity import Identity
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.net.multiaddr import Multiaddr
 
 PEER = Identity.generate().peer_id
 RELAY = Identity.generate().peer_id

@@ -10,10 +10,9 @@ from libp2p.peer.envelope import consume_envelope
 from libp2p.peer.peerstore import create_signed_peer_record
 
 from lattica.errors import RemoteProtocolError
-from lattica.nat.base.envelope import open_envelope, seal_envelope
-from lattica.nat.base.identity import Identity
-from lattica.nat.base.multiaddr import Multiaddr
-from lattica.nat.base.peer_record import (
+from lattica.nat.base.keys.envelope import open_envelope, seal_envelope
+from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.keys.peer_record import (
     DOMAIN,
     MAX_ADDRS,
     MAX_RECORD,
@@ -22,6 +21,7 @@ from lattica.nat.base.peer_record import (
     open_record,
     seal_record,
 )
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.libp2p.border import libp2p_addr, libp2p_id
 from lattica.nat.pb import envelope_pb2 as pb
 from tests.support.stranger_keys import KINDS, stranger_key

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattica.nat.base.errors import AddressError
-from lattica.nat.base.ip import IpAddress, is_host, is_public_host, parse_ip
+from lattica.nat.base.net.ip import IpAddress, is_host, is_public_host, parse_ip
 
 YES, NO, NOT_APPLICABLE = True, False, None
 REGISTRIES: dict[str, bool | None] = {

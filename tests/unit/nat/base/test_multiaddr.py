@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from multiaddr.multiaddr import Multiaddr as Theirs
 
 from lattica.errors import AddressError
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.net.multiaddr import Multiaddr
 
 PEER = "12D3KooWK99VoVxNE7XzyBwXEzW7xhK7Gpv85r9F3V3fyKSUKPH5"
 TEXTS = [

@@ -20,8 +20,8 @@ from lattica.nat.base.protobuf import decode_text
 SCRIPT = """
 from google.protobuf.internal.api_implementation import Type
 from lattica.errors import RemoteProtocolError
-from lattica.nat.base.keys import decode_public_key
-from lattica.nat.base.peer_record import open_record
+from lattica.nat.base.keys.public_keys import decode_public_key
+from lattica.nat.base.keys.peer_record import open_record
 from lattica.nat.services.identify import messages as identify
 from lattica.nat.traversal.punch import reverse_messages as reverse
 from lattica.nat.traversal.punch.birthday import messages as birthday

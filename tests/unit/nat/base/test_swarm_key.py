@@ -7,7 +7,7 @@ import base64
 import pytest
 
 from lattica.errors import ConfigError
-from lattica.nat.base.swarm_key import parse_swarm_key
+from lattica.nat.base.keys.swarm_key import parse_swarm_key
 
 KEY = bytes(range(32))
 

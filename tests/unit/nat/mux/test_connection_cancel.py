@@ -15,7 +15,7 @@ from lattica.errors import (
 from lattica.nat.config import Windows
 from lattica.nat.mux.session import INITIAL_WINDOW
 from lattica.nat.mux.stream import Stream
-from tests.support.connected import (
+from tests.support.pairs.connected import (
     MIB,
     PATTERN,
     End,

@@ -19,7 +19,7 @@ from lattica.nat.mux.session import INITIAL_WINDOW
 from lattica.nat.mux.stream import Stream
 from lattica.nat.secure.noise import frame as noise_frame
 from lattica.nat.swarm.yamux_connection import YamuxConnection
-from tests.support.connected import (
+from tests.support.pairs.connected import (
     BOB,
     KIB,
     MIB,
@@ -37,7 +37,7 @@ from tests.support.connected import (
     tick,
     upgraded_pair,
 )
-from tests.support.yamux_pair import (
+from tests.support.pairs.yamux_pair import (
     ACK,
     DATA,
     FIN,

@@ -17,8 +17,8 @@ from lattica.nat.config import Limits, Timeouts
 from lattica.nat.mux.stream import Stream
 from lattica.nat.secure.multistream import PROTOCOL_ID, encode_message
 from lattica.nat.swarm.protocols import ProtocolTable, StreamHandler
-from tests.support.connected import against_manual_peer, connected, echo, serve
-from tests.support.yamux_pair import DATA, RST, data_frame, parse
+from tests.support.pairs.connected import against_manual_peer, connected, echo, serve
+from tests.support.pairs.yamux_pair import DATA, RST, data_frame, parse
 
 HEADER = encode_message(PROTOCOL_ID)
 ECHO = encode_message("/echo")

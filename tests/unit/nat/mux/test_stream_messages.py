@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lattica.errors import IncompleteReadError, RemoteProtocolError, StreamResetError
 from lattica.nat.base.wire import encode_length_prefixed
 from lattica.nat.mux.stream import Stream
-from tests.support.connected import connected
+from tests.support.pairs.connected import connected
 
 LIMIT = 100_000
 

@@ -20,14 +20,23 @@ from lattica.errors import (
 from lattica.nat.mux.stream import Stream
 from lattica.nat.secure.multistream import PROTOCOL_ID, Initiator, encode_message
 from lattica.nat.swarm.protocols import ProtocolTable
-from tests.support.connected import (
+from tests.support.pairs.connected import (
     End,
     against_manual_peer,
     connected,
     read_all,
     serve,
 )
-from tests.support.yamux_pair import ACK, DATA, FIN, RST, WINDOW_UPDATE, data_frame, frame, parse
+from tests.support.pairs.yamux_pair import (
+    ACK,
+    DATA,
+    FIN,
+    RST,
+    WINDOW_UPDATE,
+    data_frame,
+    frame,
+    parse,
+)
 
 HEADER = encode_message(PROTOCOL_ID)
 ECHO = encode_message("/echo")

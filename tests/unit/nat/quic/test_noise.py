@@ -6,7 +6,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from lattica.errors import LocalProtocolError, PeerMismatchError, RemoteProtocolError
-from lattica.nat.base.identity import Identity, PeerId
+from lattica.nat.base.keys.identity import Identity, PeerId
 from lattica.nat.quic.session.noise import PROLOGUE, QuicNoise
 from lattica.nat.secure.noise import LENGTH_SIZE, MAX_HANDSHAKE_MESSAGE, XXHandshake, frame
 from lattica.nat.secure.noise_identity import make_payload

@@ -24,8 +24,8 @@ from lattica.nat.quic.session.credit import ControlReader, encode_credit
 from lattica.nat.quic.session.introduction import PRE_AUTH_LIMIT, Introduction
 from lattica.nat.quic.session.outgoing import MAX_MESSAGE
 from lattica.nat.quic.session.streams import SpokenStreams
-from tests.support.mux_streams import take_all, write
-from tests.support.quic_pair import CLIENT_ADDRESS, Link, Pair, Side, identity
+from tests.support.pairs.mux_streams import take_all, write
+from tests.support.pairs.quic_pair import CLIENT_ADDRESS, Link, Pair, Side, identity
 
 LOSSY = Link(delay=0.01, jitter=0.005, loss=0.05, duplication=0.05, seed=7)
 

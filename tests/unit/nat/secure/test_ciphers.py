@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattica.errors import LocalProtocolError, RemoteProtocolError
-from lattica.nat.base.identity import Identity
+from lattica.nat.base.keys.identity import Identity
 from lattica.nat.pb.noise_pb2 import NoiseHandshakePayload
 from lattica.nat.secure import ciphers
 from lattica.nat.secure.ciphers import AesGcmState, Cipher, agree, offered, transport_states

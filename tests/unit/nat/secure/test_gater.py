@@ -7,8 +7,8 @@ import ipaddress
 import pytest
 
 from lattica.errors import AccessDeniedError, AddressError, ConfigError
-from lattica.nat.base.identity import Identity
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.config import AccessRules
 from lattica.nat.secure.gater import Gater
 

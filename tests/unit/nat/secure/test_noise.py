@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from noise.connection import Keypair, NoiseConnection  # type: ignore[import-untyped]
 
 from lattica.errors import LocalProtocolError, RemoteProtocolError
-from lattica.nat.base.identity import Identity, PeerId
+from lattica.nat.base.keys.identity import Identity, PeerId
 from lattica.nat.pb.noise_pb2 import NoiseHandshakePayload
 from lattica.nat.secure.noise import (
     LENGTH_SIZE,

@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from lattica.errors import PeerMismatchError, RemoteProtocolError
-from lattica.nat.base.identity import Identity, PeerId
+from lattica.nat.base.keys.identity import Identity, PeerId
 from lattica.nat.secure.multistream import PROTOCOL_ID, encode_message
 from lattica.nat.secure.noise import (
     LENGTH_SIZE,

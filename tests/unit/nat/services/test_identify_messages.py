@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from libp2p.identity.identify.pb.identify_pb2 import Identify as Theirs
 
 from lattica.errors import RemoteProtocolError
-from lattica.nat.base.identity import Identity
-from lattica.nat.base.multiaddr import Multiaddr
-from lattica.nat.base.peer_record import MAX_RECORD
+from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.keys.peer_record import MAX_RECORD
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.pb import identify_pb2 as pb
 from lattica.nat.services.identify.messages import (
     MAX_ADDRS,

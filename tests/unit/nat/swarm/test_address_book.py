@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lattica.nat.base.identity import PeerId
-from lattica.nat.base.multiaddr import Multiaddr
-from lattica.nat.swarm.address_book import MAX_ADDRS_PER_PEER, AddressBook
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.swarm.addresses.address_book import MAX_ADDRS_PER_PEER, AddressBook
 
 PEERS = [PeerId(b"\x12\x20" + bytes((number,)) * 32) for number in range(10)]
 A, B, C = (Multiaddr(f"/ip4/192.0.2.1/tcp/{port}") for port in (1, 2, 3))

@@ -13,12 +13,12 @@ from lattica.errors import (
     StreamResetError,
     UnsupportedProtocolError,
 )
-from lattica.nat.base.identity import Identity
+from lattica.nat.base.keys.identity import Identity
 from lattica.nat.mux.connection import Direction
 from lattica.nat.swarm.events import PeerConnected, PeerDisconnected
 from lattica.nat.swarm.host import Host
-from tests.support.connected import echo
-from tests.support.memory_host import memory_net
+from tests.support.doubles.memory_host import memory_net
+from tests.support.pairs.connected import echo
 
 if TYPE_CHECKING:
     from lattica.node import Node

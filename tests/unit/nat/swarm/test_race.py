@@ -11,7 +11,7 @@ import trio
 from trio.testing import MockClock
 
 from lattica.errors import DialError, RemoteProtocolError
-from lattica.nat.swarm.race import race
+from lattica.nat.swarm.dialing.race import race
 
 NEVER = float("inf")
 

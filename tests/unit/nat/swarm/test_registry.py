@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lattica.nat.base.identity import Identity, PeerId
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import Identity, PeerId
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.config import Limits
 from lattica.nat.mux.connection import Direction
 from lattica.nat.swarm.registry import SIMULTANEOUS, Registry

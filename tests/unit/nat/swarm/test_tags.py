@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lattica.nat.base.identity import Identity
+from lattica.nat.base.keys.identity import Identity
 from lattica.nat.swarm.tags import PeerTags
 
 PEER = Identity.generate().peer_id

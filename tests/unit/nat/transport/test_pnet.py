@@ -14,7 +14,7 @@ from lattica.nat.transport.pnet import (
     hsalsa20,
     xsalsa20,
 )
-from tests.support.raw_pipe import raw_pipe
+from tests.support.pairs.raw_pipe import raw_pipe
 
 # "Cryptography in NaCl" (Bernstein 2009), sections 8 to 10.
 SHARED = bytes.fromhex("4a5d9d5ba4ce2de1728e3bf480350f25e07e21c947d19e3376f09b3c1e161742")

@@ -7,9 +7,9 @@ from contextlib import suppress
 from random import Random
 
 from lattica.errors import RemoteProtocolError
-from lattica.nat.base.addresses import Interface, ip_of
-from lattica.nat.base.ip import is_public_host
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.net.addresses import Interface, ip_of
+from lattica.nat.base.net.ip import is_public_host
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.wire import LengthPrefixed, encode_length_prefixed
 from lattica.nat.traversal.autonat.config import AutonatServerConfig
 from lattica.nat.traversal.autonat.messages import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from lattica.errors import RemoteProtocolError
-from lattica.nat.swarm.nat_report import Behaviour
+from lattica.nat.swarm.addresses.nat_report import Behaviour
 from lattica.nat.traversal.punch.birthday.core import BirthdayEasy, BirthdayHard, Kind, encode
 from lattica.nat.traversal.punch.birthday.messages import (
     TOKEN_SIZE,

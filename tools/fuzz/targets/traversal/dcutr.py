@@ -7,9 +7,9 @@ from __future__ import annotations
 import ipaddress
 
 from lattica.errors import LocalProtocolError, RemoteProtocolError
-from lattica.nat.base.addresses import Kind, ip_of, kind_of
-from lattica.nat.base.identity import PeerId
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.net.addresses import Kind, ip_of, kind_of
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.traversal.punch import reverse_messages
 from lattica.nat.traversal.punch.candidates import MAX_DIALED, MAX_PUBLIC_HOSTS, public_ips, to_dial
 from lattica.nat.traversal.punch.dcutr.core import MAX_ROUNDS, Initiator, Responder

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lattica.errors import RemoteProtocolError
-from lattica.nat.base.identity import Identity, PeerId
+from lattica.nat.base.keys.identity import Identity, PeerId
 from lattica.nat.traversal.relay.messages import (
     Connect,
     HopStatus,

@@ -12,9 +12,9 @@ import trio
 from trio.testing import MockClock
 
 from lattica.errors import LatticaError, RemoteProtocolError
-from lattica.nat.base.addresses import to_endpoint
-from lattica.nat.base.identity import PeerId
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.net.addresses import to_endpoint
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Direction
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.swarm import Swarm
@@ -41,7 +41,7 @@ from lattica.nat.traversal.autonat.messages import (
     encode_dial_back_response,
 )
 from lattica.nat.traversal.autonat.server import AutonatServer
-from tests.support import nets
+from tests.support.nets import nets
 
 LAB_SERVER = AutonatServerConfig(allow_private=True, dial_data_delay=0.0)
 LAB_CLIENT = AutonatClientConfig(allow_private=True, dial_back_grace=0.2)

@@ -29,7 +29,7 @@ from lattica.nat.traversal.network.state import (
     read_clocks,
     read_network,
 )
-from tests.support.nets import advance
+from tests.support.nets.nets import advance
 
 CONFIG = NetworkMonitorConfig()
 HOME = NetworkState(frozenset({"eth0 192.168.1.5/24"}), frozenset({"via 192.168.1.1"}))

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattica.errors import ConfigError, RemoteProtocolError
-from lattica.nat.base.identity import Identity
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.swarm.events import EventBus, NetworkChanged
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.portmap import upnp

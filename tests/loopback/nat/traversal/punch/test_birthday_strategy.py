@@ -15,12 +15,12 @@ import pytest
 import trio
 
 from lattica.errors import DialError, LatticaError, ResourceLimitError
-from lattica.nat.base.addresses import Kind, kind_of
-from lattica.nat.base.identity import Identity
+from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.net.addresses import Kind, kind_of
 from lattica.nat.base.wire import encode_length_prefixed
 from lattica.nat.config import AccessRules
 from lattica.nat.mux.connection import Connection
-from lattica.nat.swarm.nat_report import Behaviour, NatReport
+from lattica.nat.swarm.addresses.nat_report import Behaviour, NatReport
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.punch.birthday import strategy as birthday_way
 from lattica.nat.traversal.punch.birthday.config import BirthdayConfig
@@ -28,7 +28,7 @@ from lattica.nat.traversal.punch.birthday.messages import PROTOCOL, Hello, Refus
 from lattica.nat.traversal.punch.birthday.strategy import BirthdayStrategy
 from lattica.nat.traversal.punch.not_applicable import NotApplicable
 from lattica.nat.traversal.punch.probe_budget import CHECK_COST, ProbeBudget
-from tests.support.nets import LISTEN_ON, open_files, running, settled
+from tests.support.nets.nets import LISTEN_ON, open_files, running, settled
 
 EIM, ADM, APDM = Behaviour
 # Of the ports there are on loopback, many are tried at once: nothing is asserted about chance here.

@@ -11,13 +11,13 @@ import pytest
 import trio
 
 from lattica.errors import DialError, StreamResetError
-from lattica.nat.base.identity import Identity, PeerId
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import Identity, PeerId
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.config import AccessRules
 from lattica.nat.mux.connection import Connection
 from lattica.nat.mux.stream import Stream
 from lattica.nat.quic.endpoint import QuicEndpoint
-from lattica.nat.swarm.nat_report import NatReport
+from lattica.nat.swarm.addresses.nat_report import NatReport
 from lattica.nat.traversal.punch.ice.candidates import CandidateType, local_candidate
 from lattica.nat.traversal.punch.ice.config import IceConfig
 from lattica.nat.traversal.punch.ice.messages import (
@@ -31,8 +31,8 @@ from lattica.nat.traversal.punch.ice.messages import (
 from lattica.nat.traversal.punch.ice.strategy import IceStrategy
 from lattica.nat.traversal.punch.not_applicable import NotApplicable
 from lattica.nat.traversal.punch.probe_budget import CHECK_COST, ProbeBudget
-from tests.support.nets import LISTEN_ON, LOOPBACK, settled
-from tests.support.relayed import RelayedPair, relayed_pair
+from tests.support.nets.nets import LISTEN_ON, LOOPBACK, settled
+from tests.support.nets.relayed import RelayedPair, relayed_pair
 
 BOTH = (*LISTEN_ON["tcp"], *LISTEN_ON["quic"])
 LIMIT = 120

@@ -11,9 +11,9 @@ import pytest
 import trio
 
 from lattica.errors import DialError, IncompleteReadError, RemoteProtocolError, StreamResetError
-from lattica.nat.base.addresses import Kind, to_endpoint
-from lattica.nat.base.identity import PeerId
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.net.addresses import Kind, to_endpoint
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.config import AccessRules
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.swarm.swarm import Swarm
@@ -35,8 +35,15 @@ from lattica.nat.traversal.punch.exchange import open_on
 from lattica.nat.traversal.punch.not_applicable import NotApplicable
 from lattica.nat.traversal.punch.own_side import OwnSide
 from lattica.nat.traversal.punch.reverse_messages import REVERSE
-from tests.support.nets import ask_echo, mute_listener, open_files, running, settled, unused_port
-from tests.support.relayed import RelayedPair, relayed_pair
+from tests.support.nets.nets import (
+    ask_echo,
+    mute_listener,
+    open_files,
+    running,
+    settled,
+    unused_port,
+)
+from tests.support.nets.relayed import RelayedPair, relayed_pair
 
 HERE = PunchConfig(allow_loopback=True, window=10.0, retry_interval=0.02)
 BRIEF = PunchConfig(allow_loopback=True, window=0.2, retry_interval=0.02)

@@ -20,9 +20,9 @@ from lattica.errors import (
     ListenError,
     StreamResetError,
 )
-from lattica.nat.base.addresses import Kind, kind_of
-from lattica.nat.base.identity import Identity
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.net.addresses import Kind, kind_of
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.config import AccessRules
 from lattica.nat.mux.stream import Stream
 from lattica.nat.secure.multistream import Initiator
@@ -48,8 +48,8 @@ from lattica.nat.traversal.relay.messages import (
 )
 from lattica.nat.traversal.relay.server.limits import RelayLimits, StrangerLimits
 from lattica.node import Node
-from tests.support.nets import ECHO, ask_echo, running, settled, swarm_config, unused_port
-from tests.support.relay_nets import (
+from tests.support.nets.nets import ECHO, ask_echo, running, settled, swarm_config, unused_port
+from tests.support.nets.relay_nets import (
     addr_of,
     framed,
     relayed_pair,

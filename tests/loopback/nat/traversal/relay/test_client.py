@@ -12,9 +12,9 @@ import pytest
 import trio
 
 from lattica.errors import AddressError
-from lattica.nat.base.addresses import Kind, kind_of
-from lattica.nat.base.identity import Identity
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.net.addresses import Kind, kind_of
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Direction
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.events import AddressesChanged, NetworkChanged
@@ -36,8 +36,8 @@ from lattica.nat.traversal.relay.messages import (
 )
 from lattica.nat.traversal.relay.server.limits import RelayLimits, StrangerLimits
 from lattica.nat.traversal.relay.voucher import seal
-from tests.support.nets import LISTEN_ON, ask_echo, running, settled, unused_port
-from tests.support.relay_nets import (
+from tests.support.nets.nets import LISTEN_ON, ask_echo, running, settled, unused_port
+from tests.support.nets.relay_nets import (
     addr_of,
     framed,
     relaying,

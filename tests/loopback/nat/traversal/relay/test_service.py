@@ -15,8 +15,8 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from lattica.errors import ConnectionClosedError, LatticaError, StreamResetError
-from lattica.nat.base.identity import Identity, PeerId
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import Identity, PeerId
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.wire import encode_length_prefixed
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.swarm import Swarm
@@ -51,8 +51,8 @@ from lattica.nat.traversal.relay.server.events import (
 from lattica.nat.traversal.relay.server.limits import CircuitLimits, RelayLimits, StrangerLimits
 from lattica.nat.traversal.relay.server.service import REQUEST_TIMEOUT, STOP_TIMEOUT, RelayService
 from lattica.nat.traversal.relay.voucher import Voucher, open_voucher
-from tests.support.nets import advance, ask_echo, running, settled
-from tests.support.relay_nets import framed
+from tests.support.nets.nets import advance, ask_echo, running, settled
+from tests.support.nets.relay_nets import framed
 
 pytestmark = pytest.mark.usefixtures("swarm_transport")
 

@@ -11,12 +11,12 @@ import pytest
 import trio
 
 from lattica.errors import ConfigError
-from lattica.nat.base.addresses import ip_of
+from lattica.nat.base.net.addresses import ip_of
 from lattica.nat.base.watched import Watched
 from lattica.nat.quic.endpoint import QuicEndpoint
+from lattica.nat.swarm.addresses.nat_report import Behaviour, NatReport
+from lattica.nat.swarm.addresses.own_addresses import OwnAddresses
 from lattica.nat.swarm.events import EventBus, NetworkChanged
-from lattica.nat.swarm.nat_report import Behaviour, NatReport
-from lattica.nat.swarm.own_addresses import OwnAddresses
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.transport.udp_socket import UdpSocket
 from lattica.nat.traversal.stun.behaviour import Responder
@@ -30,7 +30,7 @@ from lattica.nat.traversal.stun.codec import (
 from lattica.nat.traversal.stun.prober import NatProber, NatProberConfig
 from lattica.nat.traversal.stun.responder import StunResponder
 from lattica.nat.traversal.stun.transaction import StunTiming
-from tests.support.nets import running, settled
+from tests.support.nets.nets import running, settled
 
 QUICK = NatProberConfig(
     keepalive=1.0,

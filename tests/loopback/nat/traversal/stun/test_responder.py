@@ -9,7 +9,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from lattica.errors import ConfigError
-from lattica.nat.base.addresses import parse_multiaddr
+from lattica.nat.base.net.addresses import parse_multiaddr
 from lattica.nat.traversal.stun import codec as stun
 from lattica.nat.traversal.stun.client import (
     StunRefused,
@@ -27,7 +27,7 @@ from lattica.nat.traversal.stun.responder import (
 )
 from lattica.nat.traversal.stun.transaction import StunTiming
 from tests.support.clock import Clock
-from tests.support.nets import running, settled, unused_port
+from tests.support.nets.nets import running, settled, unused_port
 
 NAME = bytes(12)
 CLIENT = ("198.51.100.7", 5000)

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattica.errors import ConfigError
-from lattica.nat.base.identity import Identity, PeerId
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import Identity, PeerId
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.traversal.autonat.client_core import (
     AddressReachability,
     AutonatClientCore,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattica.errors import RemoteProtocolError
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.pb import autonat_v2_pb2 as pb
 from lattica.nat.traversal.autonat.messages import (
     MAX_ADDRS,

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattica.errors import ConfigError, LocalProtocolError, RemoteProtocolError
-from lattica.nat.base.addresses import Interface
-from lattica.nat.base.identity import Identity, PeerId
-from lattica.nat.base.ip import IpAddress
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import Identity, PeerId
+from lattica.nat.base.net.addresses import Interface
+from lattica.nat.base.net.ip import IpAddress
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.traversal.autonat.config import AutonatServerConfig
 from lattica.nat.traversal.autonat.messages import (
     MAX_CHUNK,

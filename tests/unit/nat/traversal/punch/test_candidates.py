@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lattica.nat.base.addresses import Kind, ip_of
-from lattica.nat.base.ip import is_public_host
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.net.addresses import Kind, ip_of
+from lattica.nat.base.net.ip import is_public_host
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.traversal.punch.candidates import (
     MAX_DIALED,
     MAX_LOOKED_AT,
@@ -20,7 +20,7 @@ from lattica.nat.traversal.punch.candidates import (
     to_advertise,
     to_dial,
 )
-from tests.support.connected import ALICE, BOB
+from tests.support.pairs.connected import ALICE, BOB
 
 TCP = [Kind.TCP]
 OUTSIDE = Multiaddr("/ip4/8.8.8.8/tcp/2000")

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattica.errors import LocalProtocolError, RemoteProtocolError
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.traversal.punch.dcutr.core import ANSWER_TIMEOUT, MAX_ROUNDS, Initiator, Responder
 from lattica.nat.traversal.punch.dcutr.messages import MAX_ADDRS, Connect, Sync, encode
 from lattica.nat.traversal.punch.round_limiter import HOUR, RoundLimiter
 from tests.support.clock import Clock
-from tests.support.connected import ALICE, BOB
+from tests.support.pairs.connected import ALICE, BOB
 
 MINE = (Multiaddr("/ip4/203.0.113.7/tcp/4001"),)
 YOURS = (Multiaddr("/ip4/198.51.100.9/tcp/1024"), Multiaddr("/ip4/192.168.1.2/tcp/4001"))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattica.errors import LocalProtocolError, RemoteProtocolError
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.wire import LengthPrefixed
 from lattica.nat.pb import dcutr_pb2, reverse_pb2
 from lattica.nat.traversal.punch import reverse_messages

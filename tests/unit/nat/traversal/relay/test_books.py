@@ -7,7 +7,7 @@ import ipaddress
 import pytest
 
 from lattica.nat.base.checks import FieldError
-from lattica.nat.base.identity import PeerId
+from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.traversal.relay.messages import Limit, Status
 from lattica.nat.traversal.relay.server.books import (
     Circuit,

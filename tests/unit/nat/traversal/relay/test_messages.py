@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from lattica.errors import LocalProtocolError, RemoteProtocolError
-from lattica.nat.base.envelope import seal_envelope
-from lattica.nat.base.identity import Identity
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.envelope import seal_envelope
+from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.pb import circuit_pb2 as pb
 from lattica.nat.traversal.relay.messages import (
     MAX_MESSAGE,

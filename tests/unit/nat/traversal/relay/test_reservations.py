@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lattica.errors import LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.backoff import Backoff
 from lattica.nat.base.checks import FieldError
-from lattica.nat.base.identity import Identity
+from lattica.nat.base.keys.identity import Identity
 from lattica.nat.traversal.relay.client.config import RelayClientConfig
 from lattica.nat.traversal.relay.client.reservations import Reserving, lifetime_of
 from lattica.nat.traversal.relay.messages import Reservation

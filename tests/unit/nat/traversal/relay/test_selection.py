@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lattica.nat.base.addresses import with_peer
-from lattica.nat.base.identity import Identity, PeerId
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import Identity, PeerId
+from lattica.nat.base.net.addresses import with_peer
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.traversal.relay.client.addresses import MAX_PER_RELAY, own_addrs_of, relayed_addrs
 from lattica.nat.traversal.relay.client.selection import Candidate, RelaySelection
 

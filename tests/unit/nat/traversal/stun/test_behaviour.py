@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from lattica.nat.swarm.nat_report import Behaviour, NatReport
+from lattica.nat.swarm.addresses.nat_report import Behaviour, NatReport
 from lattica.nat.traversal.stun.behaviour import (
     Findings,
     Observation,

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lattica.nat.base.addresses import decode_multiaddr
-from lattica.nat.base.envelope import open_envelope, seal_envelope
 from lattica.nat.base.errors import RemoteProtocolError
-from lattica.nat.base.identity import Identity
-from lattica.nat.base.multiaddr import Multiaddr
-from lattica.nat.base.peer_id import PeerId, decode_peer_id
+from lattica.nat.base.keys.envelope import open_envelope, seal_envelope
+from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.keys.peer_id import PeerId, decode_peer_id
+from lattica.nat.base.net.addresses import decode_multiaddr
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.protobuf import parse_message
 from lattica.nat.pb import envelope_pb2 as pb
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import trio
 
-from lattica.nat.base.addresses import with_peer
-from lattica.nat.base.identity import Identity, PeerId
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import Identity, PeerId
+from lattica.nat.base.net.addresses import with_peer
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.wire import encode_length_prefixed
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.swarm import Swarm
@@ -22,7 +22,7 @@ from lattica.nat.traversal.relay.client.config import RelayClientConfig
 from lattica.nat.traversal.relay.messages import HOP, HopMessage, StopMessage, encode
 from lattica.nat.traversal.relay.server.limits import RelayLimits
 from lattica.nat.traversal.relay.server.service import RelayService
-from tests.support.nets import running
+from tests.support.nets.nets import running
 
 
 def addr_of(swarm: Swarm) -> Multiaddr:

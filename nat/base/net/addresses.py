@@ -24,9 +24,9 @@ import ifaddr
 import trio
 
 from lattica.nat.base.errors import AddressError, RemoteProtocolError
-from lattica.nat.base.identity import PeerId
-from lattica.nat.base.ip import IpAddress, is_public_host
-from lattica.nat.base.multiaddr import Multiaddr, count_components
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.net.ip import IpAddress, is_public_host
+from lattica.nat.base.net.multiaddr import Multiaddr, count_components
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import trio
 
 from lattica.nat.base.errors import AddressError, ConnectionClosedError, RemoteProtocolError
-from lattica.nat.base.identity import Identity, PeerId
+from lattica.nat.base.keys.identity import Identity, PeerId
 from lattica.nat.config import SwarmConfig
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.connection import Connection, Direction

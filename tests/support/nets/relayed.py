@@ -7,14 +7,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.relay.circuit_transport import CircuitTransport, ask_relay
 from lattica.nat.traversal.relay.messages import HopStatus, Reserve, Status
 from lattica.nat.traversal.relay.server.limits import RelayLimits
 from lattica.nat.traversal.relay.server.service import RelayService
-from tests.support.nets import running, settled
+from tests.support.nets.nets import running, settled
 
 
 @dataclass

@@ -17,15 +17,15 @@ from contextlib import AbstractContextManager, asynccontextmanager
 import trio
 
 from lattica.errors import DialError, NotConnectedError
-from lattica.nat.base.addresses import split_peer, with_peer
-from lattica.nat.base.identity import Identity, PeerId
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import Identity, PeerId
+from lattica.nat.base.net.addresses import split_peer, with_peer
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Connection
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.events import EventBus, EventStream, PeerConnected, PeerDisconnected
 from lattica.nat.swarm.protocols import ProtocolTable, StreamHandler
 from lattica.nat.swarm.status import ConnectionStatus, PathStatus, PeerStatus
-from tests.support.connected import make_end, pipe_pair, upgraded_pair
+from tests.support.pairs.connected import make_end, pipe_pair, upgraded_pair
 
 
 class MemoryNet:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lattica.nat.base.errors import RemoteProtocolError
-from lattica.nat.base.identity import Identity
-from lattica.nat.base.keys import PublicKey, decode_public_key
+from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.keys.public_keys import PublicKey, decode_public_key
 from lattica.nat.base.protobuf import parse_message
 from lattica.nat.base.wire import encode_length_prefixed
 from lattica.nat.pb import envelope_pb2 as pb

@@ -18,7 +18,7 @@ from itertools import islice
 from typing import Final
 
 from lattica.nat.base.errors import AddressError, RemoteProtocolError
-from lattica.nat.base.peer_id import PeerId, parse_peer_id
+from lattica.nat.base.keys.peer_id import PeerId, parse_peer_id
 from lattica.nat.base.wire import NeedMoreData, decode_uvarint, encode_uvarint
 
 _MAX_NAME = 253

@@ -11,8 +11,8 @@ import pytest
 import trio
 
 from lattica.errors import ConnectionClosedError
-from lattica.nat.base.identity import Identity
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.config import Limits, Timeouts, Windows
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.connection import Connection, Direction
@@ -21,7 +21,7 @@ from lattica.nat.mux.yamux import Session
 from lattica.nat.secure.upgrade import Upgrade, Upgraded
 from lattica.nat.swarm.protocols import ProtocolTable
 from lattica.nat.swarm.yamux_connection import YamuxConnection
-from tests.support.raw_pipe import PipeEnd
+from tests.support.pairs.raw_pipe import PipeEnd
 
 ALICE, BOB = Identity.generate(), Identity.generate()
 TOO_LONG = 3600.0

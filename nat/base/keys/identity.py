@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.message import DecodeError
 
 from lattica.nat.base.errors import IdentityError
-from lattica.nat.base.keys import PublicKey, ed25519_public_key
-from lattica.nat.base.peer_id import PeerId, parse_peer_id
+from lattica.nat.base.keys.peer_id import PeerId, parse_peer_id
+from lattica.nat.base.keys.public_keys import PublicKey, ed25519_public_key
 from lattica.nat.pb import keys_pb2 as pb
 
 __all__ = ["Identity", "PeerId", "parse_peer_id"]

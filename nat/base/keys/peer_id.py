@@ -11,7 +11,7 @@ import hashlib
 import base58
 
 from lattica.nat.base.errors import AddressError, RemoteProtocolError
-from lattica.nat.base.keys import PublicKey
+from lattica.nat.base.keys.public_keys import PublicKey
 
 _MAX_INLINED = 42
 """Bytes of a key in its protobuf form up to which it is not hashed: Ed25519 and secp256k1."""

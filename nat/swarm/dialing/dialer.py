@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from lattica.nat.base.addresses import (
+from lattica.nat.base.errors import (
+    AddressError,
+    DialAttempt,
+    DialError,
+    LatticaError,
+    LocalProtocolError,
+    ResourceLimitError,
+)
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.net.addresses import (
     Kind,
     ip_of,
     kind_of,
@@ -19,20 +28,11 @@ from lattica.nat.base.addresses import (
     to_endpoint,
     with_peer,
 )
-from lattica.nat.base.errors import (
-    AddressError,
-    DialAttempt,
-    DialError,
-    LatticaError,
-    LocalProtocolError,
-    ResourceLimitError,
-)
-from lattica.nat.base.identity import PeerId
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.config import SwarmConfig
 from lattica.nat.mux.connection import Connection, Direction
-from lattica.nat.swarm.connector import Connector
-from lattica.nat.swarm.race import race
+from lattica.nat.swarm.dialing.connector import Connector
+from lattica.nat.swarm.dialing.race import race
 from lattica.nat.swarm.registry import Registry
 from lattica.nat.transport.base import RawConn, SecureLink, Transport
 from lattica.nat.transport.tcp import TcpTransport

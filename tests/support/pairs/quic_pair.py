@@ -15,14 +15,14 @@ from functools import cache
 from typing import Any
 
 from lattica.errors import RemoteProtocolError
-from lattica.nat.base.identity import Identity, PeerId
+from lattica.nat.base.keys.identity import Identity, PeerId
 from lattica.nat.config import Timeouts
 from lattica.nat.mux.events import Event, EventKind
 from lattica.nat.mux.stream_state import MuxStream
 from lattica.nat.quic.qh3.core import MIN_DATAGRAM, Certificate, QuicCore, client_core, server_core
 from lattica.nat.quic.session.noise import QuicNoise
 from lattica.nat.quic.session.session import QuicSession
-from tests.support.mux_streams import write
+from tests.support.pairs.mux_streams import write
 
 CLIENT_ADDRESS = ("192.0.2.1", 40000)
 SERVER_ADDRESS = ("198.51.100.1", 4001)

@@ -14,9 +14,9 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from lattica.config import NodeConfig
-from lattica.nat.base.addresses import to_endpoint
-from lattica.nat.base.identity import Identity, PeerId
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import Identity, PeerId
+from lattica.nat.base.net.addresses import to_endpoint
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.config import SwarmConfig
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.swarm import Swarm

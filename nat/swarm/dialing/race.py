@@ -1,7 +1,7 @@
 """A race of several attempts at one thing, each started a little after the one before.
 
-After RFC 8305 ("Happy Eyeballs Version 2", section 5), for any kind of candidate: the caller
-brings them in order of preference (:mod:`lattica.nat.base.addresses`) and says how one is dialed.
+After RFC 8305 ("Happy Eyeballs Version 2", section 5), for any kind of candidate: the caller brings
+them in order of preference (:mod:`lattica.nat.base.net.addresses`) and says how one is dialed.
 """
 
 from __future__ import annotations

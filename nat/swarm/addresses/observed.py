@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from lattica.nat.base.addresses import Kind, ip_of, kind_of, split_peer, to_endpoint
-from lattica.nat.base.identity import PeerId
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.net.addresses import Kind, ip_of, kind_of, split_peer, to_endpoint
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Connection, Direction
 
 _MAX_OBSERVATIONS = 128

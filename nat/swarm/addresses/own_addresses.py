@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.net.multiaddr import Multiaddr
 
 _ORDER = ("mapped", "verified", "observed", "relayed")
 """Sources, the surest way to this node first."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
-from lattica.nat.base.addresses import split_peer
-from lattica.nat.base.identity import PeerId
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.net.addresses import split_peer
+from lattica.nat.base.net.multiaddr import Multiaddr
 
 MAX_ADDRS_PER_PEER = 128
 GIVEN_TTL = 3600.0

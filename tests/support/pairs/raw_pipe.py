@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 from lattica.errors import ConnectionClosedError
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.transport.base import RawConn
 
 

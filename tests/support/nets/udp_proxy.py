@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from lattica.nat.base.addresses import to_endpoint
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.net.addresses import to_endpoint
+from lattica.nat.base.net.multiaddr import Multiaddr
 
 Treatment = Callable[[bytes], list[bytes]]
 """What becomes of a datagram: the datagrams that go on in its place."""

@@ -13,8 +13,8 @@ from lattica.errors import (
     StreamResetError,
     UnsupportedProtocolError,
 )
-from lattica.nat.base.identity import Identity, PeerId
-from lattica.nat.base.multiaddr import Multiaddr
+from lattica.nat.base.keys.identity import Identity, PeerId
+from lattica.nat.base.net.multiaddr import Multiaddr
 
 Handler = Callable[[Any], Awaitable[None]]
 SERVER = Identity.generate().peer_id

@@ -1,0 +1,1 @@
+"""Who a peer is: keys, peer IDs, and what they have signed."""

@@ -1,0 +1,1 @@
+"""Addresses: multiaddrs, IP ranges and what counts as one network."""

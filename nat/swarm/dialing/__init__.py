@@ -1,0 +1,1 @@
+"""From addresses to a connection: all at once, the first that succeeds."""
