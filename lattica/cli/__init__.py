@@ -1,7 +1,7 @@
 """The `lattica` command.
 
 Commands live in modules beside this one; each has a `register(app)` that adds its commands, and
-imports what is heavy (trio, py-libp2p, rich) inside them.
+imports what is heavy (trio, rich) inside them.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ This module imports nothing of ours, so every floor may use it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 class LatticaError(Exception):
@@ -67,6 +67,9 @@ class DialAttempt:
 
     address: str
     error: str
+    """For people."""
+    cause: Exception | None = field(default=None, compare=False, repr=False)
+    """For programs, such as :class:`PeerMismatchError`; None where nobody answered in time."""
 
 
 class DialError(LatticaError, OSError):

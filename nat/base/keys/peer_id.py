@@ -25,7 +25,8 @@ _CID = b"\x01\x72"
 class PeerId:
     """A peer's public name: a multihash of its public key.
 
-    Equal IDs are equal and hash alike; `str()` is the base58 form (`12D3KooW…`, `Qm…`).
+    `str()` is the base58 form (`12D3KooW…`, `Qm…`). An ID equals that text and hashes like it, so
+    that a list of texts may be asked for an ID; it equals no other form.
     Raises :class:`~lattica.errors.AddressError` for bytes that are no peer ID.
     """
 
@@ -84,10 +85,12 @@ class PeerId:
         return f"PeerId({self})"
 
     def __eq__(self, other: object) -> bool:
-        return self._bytes == other._bytes if isinstance(other, PeerId) else NotImplemented
+        if isinstance(other, PeerId):
+            return self._bytes == other._bytes
+        return str(self) == other if isinstance(other, str) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash(self._bytes)
+        return hash(str(self))
 
 
 def parse_peer_id(text: str) -> PeerId:

@@ -30,10 +30,10 @@ from lattica.nat.base.net.multiaddr import Multiaddr, count_components
 
 logger = logging.getLogger(__name__)
 
-MAX_ADDRESS_BYTES = 256
-"""Longest binary address taken from a peer; relayed ones with two peer IDs have about 120."""
-MAX_ADDRESS_COMPONENTS = 8
-"""Most parts of one, as a relayed address over a secure WebSocket has with both peer IDs."""
+MAX_ADDRESS_BYTES = 384
+"""Longest binary address taken from a peer: a DNS name may have 253, and two peer IDs 80."""
+MAX_ADDRESS_COMPONENTS = 10
+"""Most parts of one; a relayed address over WebTransport has nine."""
 _MAX_TEXT = 2048
 """Longest address taken from a user, characters."""
 MAX_CANDIDATES = 32

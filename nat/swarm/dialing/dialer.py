@@ -194,7 +194,7 @@ class Dialer:
             try:
                 return await dial
             except (LatticaError, OSError) as error:
-                raise DialError(peer_id, [DialAttempt(str(addr), str(error))]) from error
+                raise DialError(peer_id, [DialAttempt(str(addr), str(error), error)]) from error
         limit = self._config.timeouts.dial
         raise DialError(peer_id, [DialAttempt(str(addr), f"timed out after {limit:g} s")])
 

@@ -62,6 +62,7 @@ async def race(
             DialAttempt(
                 str(candidate),
                 state.errors.get(index, late if index < state.started else f"not tried: {late}"),
+                state.causes.get(index),
             )
             for index, candidate in enumerate(candidates)
         ],
@@ -78,6 +79,7 @@ class _Race(Generic[T, R]):
         timeout_each: float,
     ) -> None:
         self.errors: dict[int, str] = {}
+        self.causes: dict[int, Exception] = {}
         self.started = 0
         self._winners: list[R] = []  # one at most; a list, as None may be a result
         self._dial = dial
@@ -116,12 +118,14 @@ class _Race(Generic[T, R]):
             self.errors[index] = f"timed out after {self._timeout_each:g} s"
         except (LatticaError, OSError) as error:
             self.errors[index] = _reason(error)
+            self.causes[index] = error
         except trio.TooSlowError:
             self.errors[index] = "timed out"
         except Exception as error:
             # A bug in one transport must not take away the other ways to the peer.
             logger.exception("unexpected error while dialing %s", candidate)
             self.errors[index] = repr(error)
+            self.causes[index] = error
         self._failed.set()
 
     def take_winner(self) -> R:

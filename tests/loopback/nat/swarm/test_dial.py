@@ -11,6 +11,7 @@ from lattica.errors import (
     DialError,
     LocalProtocolError,
     NotConnectedError,
+    PeerMismatchError,
     ResourceLimitError,
 )
 from lattica.nat.base.keys.identity import Identity
@@ -83,8 +84,9 @@ async def test_a_peer_named_in_the_address_must_be_the_one():
         other = Identity.generate().peer_id
         addr = addr_of(server)
         for peer_id, target in ((other, addr), (None, with_peer(addr, other))):
-            with pytest.raises(DialError, match=f"expected peer {other}, but .* stale"):
+            with pytest.raises(DialError, match=f"expected peer {other}, but .* stale") as caught:
                 await client.dial(peer_id, [target])
+            assert isinstance(caught.value.attempts[0].cause, PeerMismatchError)
         with pytest.raises(DialError, match=f"the address belongs to {other}"):
             await client.dial(server.identity.peer_id, [with_peer(addr, other)])
         assert client.registry.total == 0

@@ -95,8 +95,8 @@ def test_parse() -> None:
         b"\x36\x00",  # no name
         b"\xf0\x7f",  # unknown protocol
         bytes(Multiaddr("/ip4/192.0.2.1/tcp/1")) * 200,
-        bytes(Multiaddr("/ip4/192.0.2.1")) * 9,  # too many parts
-        bytes(Multiaddr(f"/dns4/{'a' * 120}.example/tcp/1")) * 2,  # too long
+        bytes(Multiaddr("/ip4/192.0.2.1")) * 11,  # too many parts
+        bytes(Multiaddr(f"/dns4/{'a' * 120}.example/tcp/1")) * 3,  # too long
     ],
 )
 def test_bad_bytes_are_the_peers_fault(data: bytes) -> None:

@@ -56,10 +56,14 @@ def test_short_keys_are_their_own_names(kind):
         assert str(peer_id).startswith("Qm")
 
 
-def test_a_peer_id_is_equal_to_nothing_else():
+def test_a_peer_id_equals_its_text_and_nothing_else():
     peer_id = parse_peer_id(SPEC_PEER_ID)
     assert repr(peer_id) == f"PeerId({SPEC_PEER_ID})"
-    assert peer_id != str(peer_id)
+    assert peer_id == SPEC_PEER_ID
+    assert peer_id == SPEC_PEER_ID
+    assert peer_id in {SPEC_PEER_ID}
+    assert SPEC_PEER_ID in {peer_id: 1}
+    assert peer_id != peer_id.to_cid()
     assert peer_id != peer_id.to_bytes()
     assert {peer_id: 1}[PeerId(peer_id.to_bytes())] == 1
 
