@@ -5,12 +5,16 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 from lattica.content.errors import StorageError
 
+_OLD_NS = 3_000_000_000
+"""Nanoseconds after which a file system's clock has surely ticked."""
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space, or choose another directory with -o",
     errno.EDQUOT: "your disk quota is used up; free some space, or choose another directory",
@@ -99,6 +103,20 @@ def set_executable(target: int | Path, executable: bool) -> None:
     wanted = mode | (mode & 0o444) >> 2 if executable else mode & ~0o111
     if wanted != mode:
         os.chmod(target, wanted)
+
+
+def mark_unmodified(descriptor: int) -> os.stat_result:
+    """See to it that from now on every write changes a file's time of modification.
+
+    The clock of a file system ticks every few milliseconds (of FAT, every two seconds), so that
+    a write right after another may leave that time as it was. So a file that was written to in
+    the last seconds is dated back. Returns its status; raises :class:`OSError`.
+    """
+    then = time.time_ns() - _OLD_NS
+    if os.fstat(descriptor).st_mtime_ns > then:
+        with suppress(PermissionError):  # on file systems that keep no times
+            os.utime(descriptor, ns=(then, then))
+    return os.fstat(descriptor)
 
 
 def sync_directory(path: Path) -> None:

@@ -2,8 +2,9 @@
 
 The order of events: the manifest is fetched and checked against its content id; what lies on
 disk already is hashed; the rest is asked for on one stream with tens of MiB in flight; worker
-threads compare each chunk with its hash and only then write it; complete files are synced and
-renamed. A lost connection is made anew and the fetch goes on where it was.
+threads compare each chunk with its hash and only then write it; complete files are read back,
+synced and renamed. What others have removed or changed on disk meanwhile is fetched again. A
+lost connection is made anew and the fetch goes on where it was.
 """
 
 from __future__ import annotations
@@ -277,8 +278,9 @@ class _Fetch:
         self._files = PartialFiles(plan, self._out_dir)
         with self._files as files:
             local = await find_local_files(plan, self._out_dir, self._checked)
-            files.skip = local.complete
-            self._ledger = await trio.to_thread.run_sync(Ledger, plan, local.complete)
+            files.verified = dict(local.complete)
+            complete = frozenset(local.complete)
+            self._ledger = await trio.to_thread.run_sync(Ledger, plan, complete)
             for output in sorted(local.complete):
                 size = plan.outputs[output].size
                 self._emit(FileDone(files.target(output), size, reused=True))
@@ -348,17 +350,22 @@ class _Fetch:
 
     async def _obtain_all(self) -> None:
         self._last_gain = trio.current_time()  # hashing what is here may have taken hours
-        async with trio.open_nursery() as nursery:
-            # Only now, since a finished file takes the place of one that was copied from.
-            self._finish_ready(nursery)
-            if self._ledger.finished:
+        while True:
+            async with trio.open_nursery() as nursery:
+                # Only now, since a finished file takes the place of one that was copied from.
+                self._finish_ready(nursery)
+
+                async def transfer(link: _Link, finishing: trio.Nursery = nursery) -> None:
+                    await self._transfer(link, finishing)
+
+                while not self._ledger.finished:
+                    await self._with_link(transfer)
+            # Finishing may have found that something is gone, and so may a last look at all.
+            disturbed = await trio.to_thread.run_sync(self._files.disturbed)
+            for output in disturbed:
+                self._ledger.lose(output, ())
+            if not disturbed and not self._ledger.missing:
                 return
-
-            async def transfer(link: _Link) -> None:
-                await self._transfer(link, nursery)
-
-            while not self._ledger.finished:
-                await self._with_link(transfer)
 
     async def _transfer(self, link: _Link, finishing: trio.Nursery) -> None:
         """Obtain all missing chunks over one stream. What came before an error is kept."""
@@ -401,13 +408,21 @@ class _Fetch:
 
     def _finish_ready(self, nursery: trio.Nursery) -> None:
         for output in self._ledger.take_ready():
-            nursery.start_soon(self._finish, output)
+            nursery.start_soon(self._finish, output, nursery)
 
-    async def _finish(self, output: int) -> None:
-        path = await trio.to_thread.run_sync(
-            self._files.finish, output, limiter=self._finish_limiter
+    async def _finish(self, output: int, nursery: trio.Nursery) -> None:
+        lost = await trio.to_thread.run_sync(
+            self._files.finish,
+            output,
+            trio.from_thread.check_cancelled,
+            limiter=self._finish_limiter,
         )
-        self._emit(FileDone(path, self._plan.outputs[output].size, reused=False))
+        if lost is None:
+            path, size = self._files.target(output), self._plan.outputs[output].size
+            self._emit(FileDone(path, size, reused=False))
+        else:
+            self._ledger.lose(output, lost)
+            self._finish_ready(nursery)
 
     # --- connecting ---
 

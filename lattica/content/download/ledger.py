@@ -13,8 +13,10 @@ class Ledger:
 
     def __init__(self, plan: Plan, complete: frozenset[int]) -> None:
         self._plan = plan
-        self._complete = complete
+        self._complete = set(complete)
         self._missing: dict[int, None] = {}
+        self._again: dict[int, set[int]] = {}
+        """By missing chunk that was there before: the outputs that have lost it."""
         self._unplaced: Counter[int] = Counter()
         self.bytes_done = sum(plan.outputs[index].size for index in complete)
         """Bytes of outputs that are verified and written."""
@@ -35,7 +37,7 @@ class Ledger:
     @property
     def missing(self) -> list[int]:
         """Chunks that are not there yet, ascending."""
-        return list(self._missing)
+        return sorted(self._missing)
 
     @property
     def finished(self) -> bool:
@@ -50,13 +52,36 @@ class Ledger:
             del self._missing[number]
             if fetched:
                 self.bytes_fetched += self._plan.manifest.chunk(number).length
+            lost_by = self._again.pop(number, None)
             for place in self._plan.placements(number):
                 if place.output in self._complete:
+                    continue
+                if lost_by is not None and place.output not in lost_by:
                     continue
                 self.bytes_done += place.length
                 self._unplaced[place.output] -= 1
                 if not self._unplaced[place.output]:
                     self._is_ready(place.output)
+
+    def lose(self, output: int, numbers: Iterable[int]) -> None:
+        """Note that an output that had been given out lacks these chunks after all.
+
+        It is given out once more when they are there; at once, if there are none.
+        """
+        self._complete.discard(output)
+        self.bytes_done -= len(self._plan.outputs[output].prefix)
+        for number in set(numbers):
+            if number not in self._missing:
+                self._again[number] = set()
+            self._missing[number] = None
+            if number in self._again:  # else no output has it yet
+                self._again[number].add(output)
+            for place in self._plan.placements(number):
+                if place.output == output:
+                    self.bytes_done -= place.length
+                    self._unplaced[output] += 1
+        if not self._unplaced[output]:
+            self._is_ready(output)
 
     def take_ready(self) -> list[int]:
         """Outputs that have all their chunks now; each is given out once."""

@@ -16,10 +16,14 @@ import trio
 
 from lattica.content.disk import read_exactly, set_executable, storage_error
 from lattica.content.download.plan import Plan
-from lattica.content.manifest.chunking import CutFile, cut_file, hash_files
+from lattica.content.errors import ContentError, StorageError
+from lattica.content.manifest.chunking import CutFile, FileState, cut_file, hash_files
 from lattica.content.manifest.manifest import Chunk, ChunkTable
 from lattica.nat.base.errors import LatticaError
 from lattica.nat.base.exception_groups import single_error
+
+_ATTEMPTS = 3
+"""To look through a directory in which others remove and replace files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +51,12 @@ class LocalChunk:
 
 @dataclass(frozen=True, slots=True)
 class LocalFiles:
-    """Outputs that are complete, and where else bytes of wanted chunks (by number) lie."""
+    """What a directory holds already."""
 
-    complete: frozenset[int]
+    complete: dict[int, FileState]
+    """Outputs whose files were verified, and what these looked like before and after."""
     chunks: dict[int, LocalChunk]
+    """Where else bytes of wanted chunks (by number) lie."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +96,23 @@ async def find_local_files(
 
     `on_bytes` is called with (bytes hashed, of how many) as the work goes on. Raises
     :class:`~lattica.errors.StorageError`, and :class:`~lattica.errors.ContentError` when
-    somebody else is writing to a file.
+    somebody else goes on writing to a file.
     """
+    for attempts_left in reversed(range(_ATTEMPTS)):
+        try:
+            return await _look(plan, out_dir, on_bytes)
+        except StorageError:
+            raise
+        except (ContentError, FileNotFoundError) as error:
+            # Replaced or removed by another program, which may be a fetch like this one.
+            if not attempts_left:
+                if isinstance(error, ContentError):
+                    raise
+                raise storage_error(error, out_dir) from None
+    raise AssertionError("not reached")
+
+
+async def _look(plan: Plan, out_dir: Path, on_bytes: Callable[[int, int], None]) -> LocalFiles:
     try:
         candidates = await trio.to_thread.run_sync(_candidates, plan, out_dir)
         files = [candidate.file for candidate in candidates]
@@ -106,6 +127,8 @@ async def find_local_files(
         with single_error():
             digests = await hash_files(files, hashed)
         return await trio.to_thread.run_sync(_compare, plan, candidates, digests)
+    except FileNotFoundError:
+        raise
     except OSError as error:
         if isinstance(error, LatticaError):
             raise
@@ -113,15 +136,15 @@ async def find_local_files(
 
 
 def _compare(plan: Plan, candidates: list[_Candidate], digests: list[bytes]) -> LocalFiles:
-    complete = set()
+    complete = {}
     chunks: dict[int, LocalChunk] = {}
     for candidate, table in zip(candidates, digests, strict=True):
         if candidate.published is not None and candidate.published.digests == table:
-            complete.add(candidate.output)
+            complete[candidate.output] = candidate.file.state
             set_executable(candidate.file.path, plan.outputs[candidate.output].executable)
         chunk: Chunk
         for chunk in ChunkTable(candidate.file.ends, table):
             number = plan.number_of(chunk.digest)
             if number is not None:
                 chunks[number] = LocalChunk(candidate.file.path, chunk.offset, chunk.length)
-    return LocalFiles(frozenset(complete), chunks)
+    return LocalFiles(complete, chunks)

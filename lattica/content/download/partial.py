@@ -3,46 +3,80 @@
 They lie in `OUT/.lattica-KEY/`: file number n of the plan as `n`, and `journal`, to which four
 bytes (the chunk's number, big endian) are appended after a chunk has been verified and written.
 The journal is only a hint: on resumption every chunk that it names is hashed again, so that
-neither a torn write nor a power cut nor a full disk can let wrong bytes pass. A file that is
-complete is synced to disk and renamed to its place.
+neither a torn write nor a power cut nor a full disk can let wrong bytes pass.
+
+Others may do to these files what they like: remove, cut or overwrite them, or be a second fetch
+on a file system without locks, which writes the same bytes to the same places. Nothing that was
+written counts until :meth:`PartialFiles.finish` has read it back from the very file (inode) that
+then has the final name. The lock only spares two fetches the double work.
 
 All methods block and may be called from worker threads; those that write, from several at once.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
+import logging
 import os
 import shutil
-from collections.abc import Container, Sequence
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 
 from lattica.content.disk import (
     allocate,
     format_bytes,
+    mark_unmodified,
     read_exactly,
     set_executable,
     storage_error,
     sync_directory,
     write_all,
 )
-from lattica.content.download.plan import Placement, Plan
+from lattica.content.download.plan import Piece, Placement, Plan
 from lattica.content.errors import IntegrityError, StorageError
+from lattica.content.manifest.chunking import FileState
 from lattica.content.manifest.manifest import MAX_CHUNK_BYTES
 from lattica.content.manifest.paths import RESERVED_PREFIX
 from lattica.nat.base.errors import LocalProtocolError
 
+logger = logging.getLogger(__name__)
+
 _ENTRY_BYTES = 4
+_NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP})
+_ATTEMPTS = 10
+"""To open or rename something while somebody else removes its directory."""
+_MAX_DISTURBANCES = 10
+"""Times that a file may be found removed or changed by others before that is an error."""
+_THREADS_FROM = 16 * 1024 * 1024
+"""Bytes of a file that is hashed by two threads while a third one syncs it."""
+_BATCH = 16
+"""Chunks that such a thread takes at once."""
 _SPARE_BYTES = 4 * 1024 * 1024
 """For directories and the journal, on top of the files."""
+
+
+def _go_on() -> None:
+    """The checkpoint of who cannot be cancelled."""
+
+
+def _begins_with(descriptor: int, prefix: bytes) -> bool:
+    found = memoryview(bytearray(len(prefix)))
+    return read_exactly(descriptor, found, 0) and found == prefix
 
 
 class PartialFiles:
     """The unfinished files of one plan in one directory, locked against other fetches.
 
-    `skip` holds the outputs that are complete already; nothing is written for them.
+    `verified` has the outputs that lie under their names, and what those files looked like when
+    they had been verified; nothing is written for them.
     """
 
     def __init__(self, plan: Plan, out_dir: Path) -> None:
@@ -50,15 +84,16 @@ class PartialFiles:
         self._out_dir = out_dir
         self._directory = out_dir / f"{RESERVED_PREFIX}{plan.key}"
         self._journal = -1
-        self.skip: Container[int] = ()
+        self._part_digests: dict[tuple[int, int], bytes] = {}
+        """By output and offset: hashes of what is kept of chunks that are not kept whole."""
+        self._disturbances: Counter[int] = Counter()
+        self.verified: dict[int, FileState] = {}
 
     def __enter__(self) -> PartialFiles:
         """Make the directory and lock it; raises :class:`StorageError`."""
         path = self._directory / "journal"
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            self._journal = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC)
-            fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._journal = self._open_journal(path)
             # After half an entry all later ones would be read wrongly.
             size = os.fstat(self._journal).st_size
             os.ftruncate(self._journal, size - size % _ENTRY_BYTES)
@@ -72,6 +107,30 @@ class PartialFiles:
             self._close()
             raise storage_error(error, path) from None
         return self
+
+    def _open_journal(self, path: Path) -> int:
+        """Open and lock the journal. What is returned had a name after it was locked."""
+        for _ in range(_ATTEMPTS):
+            self._directory.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):
+                journal = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+                try:
+                    self._lock(journal)
+                    if os.fstat(journal).st_nlink:
+                        return journal
+                except OSError:
+                    os.close(journal)
+                    raise
+                os.close(journal)  # the fetch that had the lock has finished and removed it
+        raise FileNotFoundError(errno.ENOENT, "removed again and again", str(path))
+
+    def _lock(self, journal: int) -> None:
+        try:
+            fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            logger.info("%s has no locks; a second fetch into it goes unnoticed", self._out_dir)
 
     def __exit__(
         self,
@@ -100,8 +159,9 @@ class PartialFiles:
     def journaled(self) -> list[int]:
         """Chunks of the plan that an earlier run wrote, ascending. Not verified."""
         try:
-            with open(self._directory / "journal", "rb") as file:
-                data = file.read()
+            data = bytearray(os.fstat(self._journal).st_size)
+            if not read_exactly(self._journal, memoryview(data), 0):
+                return []  # cut by somebody else
         except OSError as error:
             raise storage_error(error, self._directory) from None
         named = {
@@ -143,7 +203,7 @@ class PartialFiles:
         """Raise :class:`StorageError` when the disk cannot take what is still to come."""
         needed = _SPARE_BYTES
         for index, output in enumerate(self._plan.outputs):
-            if index in self.skip:
+            if index in self.verified:
                 continue
             try:
                 present = self._path(index).stat().st_blocks * 512
@@ -152,6 +212,8 @@ class PartialFiles:
             needed += max(0, output.size - present)
         try:
             free = shutil.disk_usage(self._directory).free
+        except FileNotFoundError:
+            return  # removed by somebody else; writing makes it anew
         except OSError as error:
             raise storage_error(error, self._directory) from None
         if free < needed:
@@ -181,7 +243,11 @@ class PartialFiles:
                     "discarded. Fetch from another provider, or have this one publish again"
                 )
             for place in self._places(number):
-                self._write_at(place, piece[place.start : place.start + place.length])
+                part = piece[place.start : place.start + place.length]
+                if place.length != chunk.length:
+                    digest = hashlib.sha256(part).digest()
+                    self._part_digests[place.output, place.offset] = digest
+                self._write_at(place, part)
         if start != len(view):
             raise LocalProtocolError(f"{len(view)} bytes for chunks of {start}")
         entries = b"".join(n.to_bytes(_ENTRY_BYTES, "big") for n in range(first, first + count))
@@ -190,40 +256,189 @@ class PartialFiles:
         except OSError as error:
             raise storage_error(error, self._directory) from None
 
-    def finish(self, output: int) -> Path:
-        """Sync a file of which all chunks are written, and rename it to its place."""
-        item = self._plan.outputs[output]
+    # --- finishing ---
+
+    def finish(self, output: int, checkpoint: Callable[[], None] = _go_on) -> list[int] | None:
+        """Read a file back of which all chunks are written, sync it, and give it its name.
+
+        None when that is done: the file of that name is the one that was read back. Otherwise
+        somebody else has removed or changed it, and the chunks that are returned have to be
+        written before it is tried again. `checkpoint` is called every few MiB; what it raises
+        ends the work.
+
+        Raises:
+            StorageError: the disk refuses, or the file is disturbed again and again.
+        """
         target = self.target(output)
-        path = self._path(output)
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            try:
-                os.ftruncate(descriptor, item.size)
-                if item.prefix:
-                    write_all(descriptor, memoryview(item.prefix), 0)
-                set_executable(descriptor, item.executable)
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, target)
-            sync_directory(target.parent)
+            lost = self._finish(output, target, checkpoint)
         except OSError as error:
             raise storage_error(error, target) from None
-        return target
+        if lost is not None:
+            self._disturb(output)
+        return lost
+
+    def disturbed(self) -> list[int]:
+        """Verified outputs that somebody else has touched since; they count no longer.
+
+        Raises:
+            StorageError: a file is disturbed again and again.
+        """
+        found = [output for output, state in self.verified.items() if self._state(output) != state]
+        for output in found:
+            del self.verified[output]
+            self._disturb(output)
+        return found
+
+    def _state(self, output: int) -> FileState | None:
+        try:
+            return FileState.of(os.stat(self.target(output)))
+        except OSError:
+            return None
+
+    def _disturb(self, output: int) -> None:
+        self._disturbances[output] += 1
+        target = self.target(output)
+        logger.info("%s was touched by another program while it was fetched", target)
+        if self._disturbances[output] > _MAX_DISTURBANCES:
+            raise StorageError(
+                f"cannot write {target}: another program removes or changes it, or the unfinished "
+                f"files in {self._directory}, again and again; stop that program, or choose "
+                "another directory with -o"
+            )
+
+    def _finish(
+        self, output: int, target: Path, checkpoint: Callable[[], None]
+    ) -> list[int] | None:
+        item = self._plan.outputs[output]
+        path = self._path(output)
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            # One without chunks has not been made by them.
+            descriptor = os.open(path, flags) if item.segments else self._create(path)
+        except FileNotFoundError:
+            # A fetch beside this one, without locks, may have given it its name.
+            path = target
+            try:
+                descriptor = os.open(path, flags)
+            except OSError:
+                return self._numbers(output)
+        try:
+            if path != target:
+                if os.fstat(descriptor).st_size != item.size:
+                    os.ftruncate(descriptor, item.size)
+                if not _begins_with(descriptor, item.prefix):
+                    write_all(descriptor, memoryview(item.prefix), 0)
+            set_executable(descriptor, item.executable)
+            status = mark_unmodified(descriptor)
+            if status.st_size != item.size:
+                return self._numbers(output)
+            lost = self._sync_and_compare(descriptor, output, checkpoint)
+            if lost and path == target:
+                return self._numbers(output)  # it is not ours to mend
+            return lost or self._give_name(path, output, descriptor, status)
+        finally:
+            os.close(descriptor)
+
+    def _numbers(self, output: int) -> list[int]:
+        return [piece.number for piece in self._plan.pieces(output)]
+
+    def _sync_and_compare(
+        self, descriptor: int, output: int, checkpoint: Callable[[], None]
+    ) -> list[int]:
+        """Sync a file; meanwhile hash it, and return the chunks that are not right in it."""
+        item = self._plan.outputs[output]
+        if not _begins_with(descriptor, item.prefix):
+            return self._numbers(output)
+        pieces = self._plan.pieces(output)
+        if item.size < _THREADS_FROM:
+            os.fsync(descriptor)
+            return self._compare(descriptor, output, pieces, checkpoint)
+        take = threading.Lock()
+        stop = threading.Event()
+
+        def batches() -> Iterator[Piece]:
+            while not stop.is_set():
+                with take:
+                    batch = list(islice(pieces, _BATCH))
+                if not batch:
+                    return
+                yield from batch
+
+        with ThreadPoolExecutor(2) as pool:
+            syncing = pool.submit(os.fsync, descriptor)
+            beside = pool.submit(self._compare, descriptor, output, batches(), _go_on)
+            try:
+                lost = self._compare(descriptor, output, batches(), checkpoint)
+            finally:
+                stop.set()
+            syncing.result()
+            return lost + beside.result()
+
+    def _compare(
+        self,
+        descriptor: int,
+        output: int,
+        pieces: Iterable[Piece],
+        checkpoint: Callable[[], None],
+    ) -> list[int]:
+        buffer = memoryview(bytearray(MAX_CHUNK_BYTES))
+        lost = []
+        for piece in pieces:
+            checkpoint()
+            data = buffer[: piece.length]
+            digest = piece.digest or self._part_digests.get((output, piece.offset))
+            if (
+                not read_exactly(descriptor, data, piece.offset)
+                or hashlib.sha256(data).digest() != digest
+            ):
+                lost.append(piece.number)
+        return lost
+
+    def _give_name(
+        self, path: Path, output: int, descriptor: int, verified: os.stat_result
+    ) -> list[int] | None:
+        """Rename, and look whether that was the file that was read back, as it was then."""
+        target = self.target(output)
+        for _ in range(_ATTEMPTS):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):
+                os.replace(path, target)
+                sync_directory(target.parent)
+                break
+            if not os.fstat(descriptor).st_nlink:
+                return self._numbers(output)
+        try:
+            found = os.stat(target, follow_symlinks=False)
+        except FileNotFoundError:
+            return self._numbers(output)
+        state = FileState.of(found)
+        if not os.path.samestat(found, verified) or state != FileState.of(verified):
+            return []  # to be looked at again, whatever it is
+        self.verified[output] = state
+        return None
 
     def _path(self, output: int) -> Path:
         # Numbers: a name that a peer chose is used only for the finished file.
         return self._directory / str(output)
 
     def _places(self, number: int) -> list[Placement]:
-        return [p for p in self._plan.placements(number) if p.output not in self.skip]
+        return [p for p in self._plan.placements(number) if p.output not in self.verified]
+
+    def _create(self, path: Path) -> int:
+        """Open an unfinished file, and make what of it and its directory is missing."""
+        for _ in range(_ATTEMPTS):
+            with suppress(FileNotFoundError):
+                return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+            with suppress(FileNotFoundError):
+                self._directory.mkdir(parents=True, exist_ok=True)
+        raise FileNotFoundError(errno.ENOENT, "removed again and again", str(self._directory))
 
     def _write_at(self, place: Placement, data: memoryview) -> None:
         path = self._path(place.output)
         try:
             # Opened anew each time: no table of descriptors to bound, lock and close.
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            descriptor = self._create(path)
             try:
                 if os.fstat(descriptor).st_size == 0:
                     allocate(descriptor, self._plan.outputs[place.output].size)

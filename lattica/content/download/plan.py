@@ -55,6 +55,18 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """Bytes of a finished output, and what they are compared with."""
+
+    number: int
+    """The chunk, among those to obtain, that has to be had again when the bytes are wrong."""
+    offset: int
+    length: int
+    digest: bytes | None
+    """SHA-256; None where only a part of the chunk is kept, which the manifest cannot tell."""
+
+
+@dataclass(frozen=True, slots=True)
 class Span:
     """Consecutive chunks to ask for at once; they have `size` bytes."""
 
@@ -103,11 +115,14 @@ class Plan:
         outputs: list[Output] = []
         self._output_of: list[int | None] = []
         """Output by index of the manifest's file."""
-        for file in manifest.files:
+        self._file_of: list[int] = []
+        """Index of the manifest's file by output."""
+        for index, file in enumerate(manifest.files):
             output = _whole_output(file) if tensors is None else _tensor_output(file, tensors)
             self._output_of.append(None if output is None else len(outputs))
             if output is not None:
                 outputs.append(output)
+                self._file_of.append(index)
         if tensors is not None and not outputs:
             raise ContentError(_no_match(manifest, tensors))
         self.outputs: Sequence[Output] = tuple(outputs)
@@ -144,17 +159,28 @@ class Plan:
 
     def _wanted(self) -> Iterator[tuple[int, bytes]]:
         """(number, digest) of all chunks of which some byte goes somewhere."""
-        for file_index, file in enumerate(self.manifest.files):
-            output = self._output_of[file_index]
-            if output is None:
-                continue
-            base = self.manifest.first_chunk(file_index)
-            if self.outputs[output].whole:
-                indices: Iterable[int] = range(len(file.chunks))
-            else:
-                indices = self._touched(file, self.outputs[output])
-            for index in indices:
-                yield base + index, file.chunks.digest(index)
+        for output in range(len(self.outputs)):
+            yield from self._wanted_by(output)
+
+    def _wanted_by(self, output: int) -> Iterator[tuple[int, bytes]]:
+        file_index = self._file_of[output]
+        file = self.manifest.files[file_index]
+        base = self.manifest.first_chunk(file_index)
+        if self.outputs[output].whole:
+            indices: Iterable[int] = range(len(file.chunks))
+        else:
+            indices = self._touched(file, self.outputs[output])
+        for index in indices:
+            yield base + index, file.chunks.digest(index)
+
+    def pieces(self, output: int) -> Iterator[Piece]:
+        """Everything behind the prefix of an output, in the order of its chunks."""
+        for number, digest in self._wanted_by(output):
+            first = self._first_of[digest]
+            length = self.manifest.chunk(number).length
+            for place in self._places(number):
+                known = digest if place.length == length else None
+                yield Piece(first, place.offset, place.length, known)
 
     @staticmethod
     def _touched(file: FileEntry, output: Output) -> Iterator[int]:

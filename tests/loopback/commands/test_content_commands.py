@@ -106,6 +106,33 @@ def test_checkpoint_and_one_layer_of_it(tmp_path):
         assert np.array_equal(array, arrays[name])
 
 
+def test_unfinished_file_that_is_removed_in_mid_fetch(tmp_path):
+    """The exit status is that of the bytes."""
+    source = make_file(tmp_path / "f", 128)
+    out, again = tmp_path / "out", tmp_path / "again"
+    with published(source, tmp_path / "publisher") as provider:
+        process = start_fetch(provider.ticket, out)
+        wait_for_chunks(out, 30, process)
+        for path in out.glob(".lattica-*/0"):
+            path.unlink()
+        _, stderr = process.communicate(timeout=250)
+        assert process.returncode == 0, stderr
+        assert same(source, out / "f")
+        # By a program that does so all the time.
+        process = start_fetch(provider.ticket, again)
+        while process.poll() is None:
+            for path in again.glob(".lattica-*/0"):
+                path.unlink(missing_ok=True)
+            time.sleep(0.01)
+        _, stderr = process.communicate(timeout=20)
+        if process.returncode == 0:
+            assert same(source, again / "f")
+        else:
+            assert process.returncode == 1
+            assert "stop that program" in stderr
+            assert not (again / "f").exists()
+
+
 def test_killed_fetch_goes_on_without_fetching_again(tmp_path):
     source = make_file(tmp_path / "f", 384)
     out = tmp_path / "out"
