@@ -319,6 +319,7 @@ class Node:
         *,
         owner: object = APPLICATION,
         replace: bool = False,
+        cancel_when_gone: bool = False,
     ) -> None:
         """Serve a protocol: `handler(stream)` runs in a task of its own for each stream.
 
@@ -330,8 +331,13 @@ class Node:
             owner: for services that share a node with others: what this one calls itself.
             replace: take a protocol from a part of the node, or from a service, that serves
                 it; without, that raises :class:`~lattica.errors.LocalProtocolError`.
+            cancel_when_gone: cancel the handler when its peer has no more use for an answer: it
+                has reset the stream or stopped reading, or the connection is gone
+                (:meth:`Stream.wait_gone`).
         """
-        self.swarm.protocols.handle(protocol, handler, owner=owner, replace=replace)
+        self.swarm.protocols.handle(
+            protocol, handler, owner=owner, replace=replace, cancel_when_gone=cancel_when_gone
+        )
 
     def unhandle(self, protocol: str, *, owner: object = APPLICATION) -> None:
         """Stop serving a protocol; streams that are open go on.

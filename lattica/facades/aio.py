@@ -160,16 +160,23 @@ class AsyncLattica(NodeFacade):
         stream = await self._bridge.acall(open_stream, peer, protocol, give_back=self._discard)
         return AsyncStream(StreamCore(self._bridge, stream))
 
-    async def handle(self, protocol: str, handler: AsyncHandler, *, replace: bool = False) -> None:
+    async def handle(
+        self,
+        protocol: str,
+        handler: AsyncHandler,
+        *,
+        replace: bool = False,
+        cancel_when_gone: bool = False,
+    ) -> None:
         """Have `await handler(stream)` run, on the calling loop, for every stream of `protocol`.
 
         Each runs as a task of its own. When it returns the stream is closed, when it raises the
         stream is reset and the error logged. The tasks are cancelled when the node stops. For
-        `replace` see `Node.handle`.
+        `replace` and `cancel_when_gone` see `Node.handle`.
         """
         loop = asyncio.get_running_loop()
         await self._bridge.acall_plain(
-            partial(self._node.handle, replace=replace),
+            partial(self._node.handle, replace=replace, cancel_when_gone=cancel_when_gone),
             protocol,
             lambda stream: self._handlers.serve(handler, loop, stream),
         )

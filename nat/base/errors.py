@@ -95,7 +95,14 @@ class StreamClosedError(LatticaError, OSError):
 
 
 class StreamResetError(LatticaError, OSError):
-    """The stream was aborted by the peer or by this side; data may be lost."""
+    """The stream was aborted by the peer or by this side, or the peer reads no more of it.
+
+    `code` is what the application that did it gave for a cause; 0: nothing.
+    """
+
+    def __init__(self, message: str, code: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class IncompleteReadError(RemoteProtocolError):

@@ -19,6 +19,8 @@ class EventKind(Enum):
     It is one of another session where its memory was needed (see
     :class:`~lattica.nat.mux.budget.MemoryBudget`).
     """
+    STOPPED = "stopped"
+    """The peer reads no more of `stream`; what it has sent is still there."""
     PONG = "pong"
     """A ping was answered; `session.rtt` is up to date."""
     GO_AWAY = "go-away"

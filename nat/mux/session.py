@@ -21,13 +21,12 @@ from lattica.nat.base.errors import ConnectionClosedError, ResourceLimitError
 from lattica.nat.config import KIB, Limits, Timeouts, Windows
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.events import Event, EventKind
+from lattica.nat.mux.lingering import Lingering
 from lattica.nat.mux.senders import Senders
 from lattica.nat.mux.stream_state import MuxStream
 
 INITIAL_WINDOW = 256 * KIB
 """Bytes a peer may send on a new stream; yamux fixes it, QUIC follows."""
-_LINGER = 60.0
-"""Seconds a stream we closed may wait for the peer's FIN before it is reset."""
 _EARLY_PINGS = 4
 """The first pongs are often late, as both sides are busy starting; so there are several."""
 _SHORTEST_TURN = 0.0005
@@ -69,7 +68,7 @@ class MuxSession(ABC):
         self.window_updates_due: dict[int, MuxStream] = {}
         self._senders = Senders(clock)
         self._drained: list[MuxStream] = []
-        self._lingering: dict[int, float] = {}
+        self._lingering = Lingering()
         self._unreported: list[MuxStream] = []
         self.rtt: float | None = None
         """Shortest round-trip time seen, seconds; None before the first pong.
@@ -95,6 +94,13 @@ class MuxSession(ABC):
     @abstractmethod
     def _send_reset(self, stream: MuxStream) -> None:
         """Tell the peer that a stream was aborted, if it has to know."""
+
+    @abstractmethod
+    def _stop_peer(self, stream: MuxStream, reason: str) -> None:
+        """Have the peer stop sending, once all that this side has sent is on its way.
+
+        What this side has sent stays readable there.
+        """
 
     @abstractmethod
     def _send_ping(self) -> None:
@@ -141,7 +147,7 @@ class MuxSession(ABC):
         if self.streams.pop(stream.id, None) is not None:
             self._promised -= stream.receive_window
             self.window_updates_due.pop(stream.id, None)
-            self._lingering.pop(stream.id, None)
+            self._lingering.discard(stream)
             if stream.receive_queue:
                 self._budget.orphans.add(stream)
 
@@ -154,15 +160,16 @@ class MuxSession(ABC):
             stream.reset_reason = stream.reset_reason or reason
             self.discard_received(stream)
 
-    def reset(self, stream: MuxStream, reason: str = "reset by this side") -> None:
+    def reset(self, stream: MuxStream, reason: str = "reset by this side", code: int = 0) -> None:
         """Abort a stream at once and tell the peer; drops what is queued. Idempotent."""
-        if self._abort(stream, reason):
+        if self._abort(stream, reason, code):
             self._send_reset(stream)
 
-    def _abort(self, stream: MuxStream, reason: str) -> bool:
+    def _abort(self, stream: MuxStream, reason: str, code: int = 0) -> bool:
         if stream.reset_reason is not None or self.streams.get(stream.id) is not stream:
             return False
         stream.reset_reason = reason
+        stream.error_code = code
         self._drop_unsent(stream)
         self.discard_received(stream)
         self._remove_stream(stream)
@@ -174,13 +181,32 @@ class MuxSession(ABC):
         self._note_drained(stream)
 
     def discard_received(self, stream: MuxStream) -> None:
-        """Drop what the stream has received, and whatever it will receive."""
+        """Drop what the stream has received, and whatever it will receive.
+
+        The peer may go on sending for a while (:mod:`lattica.nat.mux.lingering`).
+        """
         stream.receive_discarded = True
-        self._budget.used -= sum(map(len, stream.receive_queue))
+        unread = sum(map(len, stream.receive_queue))
+        self._budget.used -= unread
         stream.receive_queue.clear()
         if not stream.received_fin and self.streams.get(stream.id) is stream:
-            self._lingering[stream.id] = self._clock() + _LINGER
-            self.window_updates_due.pop(stream.id, None)
+            self._lingering.add(stream, self._clock())
+            self._throw_away(stream, unread)
+
+    def _throw_away(self, stream: MuxStream, size: int) -> None:
+        """`size` bytes for a closed stream: let the peer send as many more, or have it stop."""
+        stream.consumed += size
+        due = stream.consumed * 2 >= stream.receive_window
+        if self._lingering.take(stream, size, self._clock(), wants_credit=due):
+            if due:
+                self.window_updates_due[stream.id] = stream
+        elif not stream.stops_peer:
+            self._end_lingering(stream, "closed by this side while the peer was sending")
+
+    def _end_lingering(self, stream: MuxStream, reason: str) -> None:
+        stream.stops_peer = True
+        self.window_updates_due.pop(stream.id, None)
+        self._stop_peer(stream, reason)
 
     def consumed(self, stream: MuxStream, size: int) -> None:
         """The application has read `size` bytes (called by the stream)."""
@@ -208,9 +234,7 @@ class MuxSession(ABC):
             return
         size = end - start
         if stream.receive_discarded:
-            if stream.receive_credit <= 0:
-                # It is not a straggler: the peer goes on sending what nobody reads.
-                self.reset(stream, "closed by this side while the peer was sending")
+            self._throw_away(stream, size)
         elif self._has_room(stream, size, events):
             if not stream.receive_queue:
                 stream.unread_since = self.last_received
@@ -236,14 +260,26 @@ class MuxSession(ABC):
             return
         stream.received_fin = True
         self.window_updates_due.pop(stream.id, None)
-        self._lingering.pop(stream.id, None)
+        self._lingering.discard(stream)
         if stream.fin_sent:
             self._remove_stream(stream)
         events.append(Event(EventKind.READABLE, stream))
 
-    def _on_reset(self, stream: MuxStream, events: list[Event]) -> None:
-        if self._abort(stream, "reset by the peer"):
+    def _on_reset(self, stream: MuxStream, code: int, events: list[Event]) -> None:
+        if self._abort(stream, "reset by the peer", code):
             events.append(Event(EventKind.RESET, stream))
+
+    def _on_stop(self, stream: MuxStream, code: int, events: list[Event]) -> None:
+        """The peer reads no more; what it has sent, and may send, can still be read."""
+        if stream.reset_reason is not None or stream.stopped:
+            return
+        stream.stopped = True
+        stream.error_code = code
+        self._drop_unsent(stream)
+        stream.fin_queued = stream.fin_sent = True  # there is nothing more to send
+        if stream.received_fin:
+            self._remove_stream(stream)
+        events.append(Event(EventKind.STOPPED, stream))
 
     def _on_pong(self, events: list[Event]) -> None:
         if self._ping_sent is None:
@@ -281,6 +317,7 @@ class MuxSession(ABC):
             self.rtt is not None
             and now - stream.last_update < 4 * max(self.rtt, _SHORTEST_TURN)
             and window < self._windows.maximum
+            and not stream.receive_discarded
         ):
             # Half of the budget stays with new streams.
             left = self._promise_limit // 2 - self._promised
@@ -318,12 +355,11 @@ class MuxSession(ABC):
             raise ConnectionClosedError(f"the peer has not answered for {silent:.0f} s")
         if silent >= self.timeouts.keep_alive_interval or self._pongs < _EARLY_PINGS:
             self.ping()
-        for stream_id in [key for key, due in self._lingering.items() if due <= now]:
-            stream = self.streams[stream_id]
+        for stream in self._lingering.due(now):
             if stream.fin_sent:
-                self.reset(stream, "the peer did not close its side")
-            else:  # the peer reads slowly, and cannot know yet that we are done
-                self._lingering[stream_id] = now + _LINGER
+                self._end_lingering(stream, "the peer did not close its side")
+            else:
+                self.reset(stream, "the peer sends without end and does not read")
 
     def close(self, reason: str) -> list[MuxStream]:
         """The connection is gone: end every stream; return all that somebody may wait for.

@@ -12,6 +12,7 @@ from lattica.nat.base.errors import (
     ConnectionClosedError,
     IncompleteReadError,
     LatticaError,
+    LocalProtocolError,
     RemoteProtocolError,
     StreamClosedError,
     StreamResetError,
@@ -68,7 +69,10 @@ class Stream:
     the connection, and is a checkpoint, with one exception: receiving what has arrived already
     lets other tasks run not each time, but once in 256 KiB or 32 calls.
 
-    Errors of all methods: :class:`StreamResetError` when either side aborted the stream,
+    How streams end, and what is lost then, is in `docs/streams.md`.
+
+    Errors of all methods: :class:`StreamResetError` when either side aborted the stream, and of
+    those that send also when the peer has stopped reading (what it has sent can be received),
     :class:`ConnectionClosedError` when the connection is gone, :class:`StreamClosedError`
     when this side has closed what it tries to use, :class:`UnsupportedProtocolError` when
     a protocol that was proposed without waiting turns out to be refused.
@@ -76,6 +80,7 @@ class Stream:
 
     __slots__ = (
         "_core",
+        "_gone",
         "_head",
         "_negotiation",
         "_readable",
@@ -97,6 +102,7 @@ class Stream:
         self._turn = _TURN
         """Bytes to be received before other tasks are let run."""
         self._sending = False
+        self._gone: trio.Event | None = None
         self._head: bytes | memoryview = b""
         """What is received before what the core has."""
         self._negotiation: Initiator | None = None
@@ -125,6 +131,11 @@ class Stream:
     def is_relayed(self) -> bool:
         """Whether it goes through a third peer."""
         return self.connection.is_relayed
+
+    @property
+    def rtt(self) -> float | None:
+        """Shortest round-trip time of the connection so far, seconds; None: not yet known."""
+        return self.connection.session.rtt
 
     # --- sending ---
 
@@ -193,6 +204,11 @@ class Stream:
 
     def _raise_if_unsendable(self) -> None:
         self._raise_if_dead()
+        if self._core.stopped:
+            raise StreamResetError(
+                "the peer reads no more of the stream; what it has sent can be received",
+                self._core.error_code,
+            )
         # A stream whose peer had finished outlives the connection, but only for reading.
         self.connection.raise_if_closed()
 
@@ -203,7 +219,7 @@ class Stream:
         if reason is not None:
             if self.connection.closed_reason is not None:
                 raise ConnectionClosedError(f"the connection is gone: {reason}")
-            raise StreamResetError(f"the stream was aborted: {reason}")
+            raise StreamResetError(f"the stream was aborted: {reason}", self._core.error_code)
 
     # --- receiving ---
 
@@ -375,8 +391,9 @@ class Stream:
     async def aclose(self) -> None:
         """Close both directions in good order; what was sent still arrives.
 
-        Does not wait for the peer. What the peer still sends is dropped; if it goes on
-        sending, it gets a reset. Idempotent; never raises for a stream that is dead.
+        Does not wait for the peer. What the peer still sends is thrown away; if it goes on for
+        10 s or 16 MiB it is told to stop, which its sender sees as :class:`StreamResetError` and
+        its reader not at all. Idempotent; never raises for a stream that is dead.
         """
         self.close()
         await trio.lowlevel.checkpoint()
@@ -391,9 +408,15 @@ class Stream:
         self._readable.wake()
         self.connection.wake_writer()
 
-    def reset(self, reason: str = "reset by this side") -> None:
-        """Abort both directions at once; the peer gets an error. Idempotent."""
-        self._core.session.reset(self._core, reason)
+    def reset(self, reason: str = "reset by this side", code: int = 0) -> None:
+        """Abort both directions at once; the peer gets an error. Idempotent.
+
+        What the peer has not read is lost, except after :meth:`send_eof`. `reason` is for this
+        side; `code`, 0 to 2**32 - 1, arrives as :attr:`StreamResetError.code`.
+        """
+        if not 0 <= code < 2**32:
+            raise LocalProtocolError(f"an error code is from 0 to 2**32 - 1, not {code}")
+        self._core.session.reset(self._core, reason, code)
         self._core.session.discard_received(self._core)
         self.connection.wake_writer()
         self.wake()
@@ -403,12 +426,39 @@ class Stream:
         """The stream was aborted by either side, or its connection is gone."""
         return self._core.reset_reason is not None
 
+    @property
+    def is_gone(self) -> bool:
+        """Nobody receives any more what this side sends.
+
+        The stream was aborted by either side, the peer has stopped reading, or the connection is
+        gone.
+        """
+        core = self._core
+        return (
+            core.reset_reason is not None
+            or core.stopped
+            or self.connection.closed_reason is not None
+        )
+
+    async def wait_gone(self) -> None:
+        """Wait until :attr:`is_gone`: whoever works on an answer need not go on.
+
+        A peer that has closed the stream in good order is noticed only where it says so: it has
+        more to receive, and stops that. Any number of tasks may wait.
+        """
+        await trio.lowlevel.checkpoint()
+        while not self.is_gone:
+            self._gone = self._gone or trio.Event()
+            await self._gone.wait()
+
     def wake(self) -> None:
         """Something arrived: let whoever waits look again (for the connection)."""
         while self._negotiation is not None and self._core.receive_queue:
             self._continue_negotiation(self._negotiation)
         self._readable.wake()
         self._writable.wake()
+        if self._gone is not None and self.is_gone:
+            self._gone.set()
 
     def wake_sender(self) -> None:
         self._writable.wake()

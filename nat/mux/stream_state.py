@@ -27,6 +27,7 @@ class MuxStream:
         "bytes_framed",
         "bytes_queued",
         "consumed",
+        "error_code",
         "fin_queued",
         "fin_sent",
         "id",
@@ -44,6 +45,8 @@ class MuxStream:
         "session",
         "sparse_left",
         "sparse_until",
+        "stopped",
+        "stops_peer",
         "syn_due",
         "unread_since",
         "wake_below",
@@ -86,6 +89,12 @@ class MuxStream:
         self.receive_discarded = False
         self.reset_reason: str | None = None
         """Why the stream was aborted, by either side; None while it lives."""
+        self.stopped = False
+        """The peer reads no more, so nothing can be sent; what it sends can be read."""
+        self.stops_peer = False
+        """It was closed, and the peer is told to send no more."""
+        self.error_code = 0
+        """What the application that aborted or stopped it says of the cause."""
 
     def __del__(self) -> None:
         if self.receive_queue:
@@ -109,7 +118,7 @@ class MuxStream:
 
     def write(self, data: memoryview) -> None:
         """Queue `data` (format "B") to be sent. It must not change until it is framed."""
-        if data.nbytes:
+        if data.nbytes and not self.stopped:
             queue = self.send_queue
             if len(queue) >= _MANY_WRITES and len(queue[-1]) + data.nbytes <= _COALESCE_BELOW:
                 # Nor must many tiny writes to a peer that does not read.

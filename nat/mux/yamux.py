@@ -78,7 +78,13 @@ class Session(MuxSession):
 
     def _send_reset(self, stream: MuxStream) -> None:
         if not stream.syn_due:  # otherwise the peer has never heard of it
-            self._control.append(pack_header(0, _WINDOW_UPDATE, _RST, stream.id, 0))
+            # libp2p's error codes are where a window update has its credit.
+            self._control.append(pack_header(0, _WINDOW_UPDATE, _RST, stream.id, stream.error_code))
+
+    def _stop_peer(self, stream: MuxStream, reason: str) -> None:
+        # yamux can only reset both directions, which harms nothing that came before our FIN.
+        if stream.fin_sent:
+            self.reset(stream, reason)
 
     def _send_ping(self) -> None:
         self._ping_value = (self._ping_value + 1) & 0xFFFFFFFF
@@ -148,7 +154,7 @@ class Session(MuxSession):
                 raise RemoteProtocolError(f"yamux: data after FIN on stream {stream_id}")
             stream.receive_credit -= length
             if flags & _RST:
-                self._on_reset(stream, events)
+                self._on_rst(stream, 0, events)
                 stream = None
         self._data_left = length
         self._data_stream = stream
@@ -178,7 +184,7 @@ class Session(MuxSession):
         if stream is None:
             return
         if flags & _RST:
-            self._on_reset(stream, events)
+            self._on_rst(stream, delta, events)
             return
         if delta:
             stream.send_credit += delta
@@ -188,6 +194,12 @@ class Session(MuxSession):
                 self.schedule(stream)
         if flags & _FIN:
             self._on_fin(stream, events)
+
+    def _on_rst(self, stream: MuxStream, code: int, events: list[Event]) -> None:
+        if stream.received_fin:  # all that the peer had to say is here
+            self._on_stop(stream, code, events)
+        else:
+            self._on_reset(stream, code, events)
 
     def _find(self, flags: int, stream_id: int, events: list[Event]) -> MuxStream | None:
         """The stream a frame is for; None when it is gone or was refused."""
@@ -321,6 +333,8 @@ class Session(MuxSession):
             stream.fin_sent = True
             if stream.received_fin:
                 self._remove_stream(stream)
+            elif stream.stops_peer:
+                self.reset(stream, "closed by this side while the peer was sending")
         kind = _DATA if size or not flags & _SYN else _WINDOW_UPDATE
         pack_header_into(out, start, 0, kind, flags, stream.id, size)
         if stream.wake_below is not None and stream.send_pending <= stream.wake_below:

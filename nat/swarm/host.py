@@ -33,14 +33,21 @@ class Host(Protocol):
         ...
 
     def handle(
-        self, protocol: str, handler: StreamHandler, *, owner: object, replace: bool = False
+        self,
+        protocol: str,
+        handler: StreamHandler,
+        *,
+        owner: object,
+        replace: bool = False,
+        cancel_when_gone: bool = False,
     ) -> None:
         """Run `handler(stream)` for each stream that a peer opens for `protocol`.
 
         When it returns, the stream is closed; when it raises, the stream is reset and the error
         logged; when the node ends, it is cancelled. `owner` is the service, whose `str` is named
         to whoever else wants the protocol. Raises :class:`~lattica.errors.LocalProtocolError` if
-        somebody else serves it, unless `replace`.
+        somebody else serves it, unless `replace`. With `cancel_when_gone` it is also cancelled
+        when the peer has no more use for an answer (:meth:`Stream.wait_gone`).
         """
         ...
 

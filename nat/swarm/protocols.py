@@ -25,6 +25,21 @@ APPLICATION = "the application"
 class _Served:
     handler: StreamHandler
     owner: object
+    cancel_when_gone: bool
+
+    async def run(self, stream: Stream) -> None:
+        if not self.cancel_when_gone:
+            await self.handler(stream)
+            return
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_when_gone, stream, nursery.cancel_scope)
+            await self.handler(stream)
+            nursery.cancel_scope.cancel()
+
+
+async def _cancel_when_gone(stream: Stream, scope: trio.CancelScope) -> None:
+    await stream.wait_gone()
+    scope.cancel()
 
 
 class ProtocolTable:
@@ -55,6 +70,7 @@ class ProtocolTable:
         *,
         owner: object = APPLICATION,
         replace: bool = False,
+        cancel_when_gone: bool = False,
     ) -> None:
         """Serve a protocol from the next stream on; streams that are open go on.
 
@@ -62,6 +78,8 @@ class ProtocolTable:
             owner: who serves it, for whom it is named in errors. An owner replaces its own
                 handlers as it likes.
             replace: take the protocol from another owner too.
+            cancel_when_gone: cancel the handler when its peer has no more use for an answer
+                (:meth:`Stream.wait_gone`).
 
         Raises:
             LocalProtocolError: another owner serves it, or the name cannot be one.
@@ -72,7 +90,7 @@ class ProtocolTable:
             raise LocalProtocolError(
                 f"{protocol} is served by {served.owner}; say so if it is to be replaced"
             )
-        self._served[protocol] = _Served(handler, owner)
+        self._served[protocol] = _Served(handler, owner, cancel_when_gone)
 
     def handle_all(
         self, handlers: Mapping[str, StreamHandler], *, owner: object = APPLICATION
@@ -169,7 +187,7 @@ class ProtocolTable:
         stream.protocol = negotiation.selected
         stream.push_back(negotiation.rest)
         served = self._served.get(negotiation.selected)
-        return _gone if served is None else served.handler
+        return _gone if served is None else served.run
 
 
 async def _gone(stream: Stream) -> None:

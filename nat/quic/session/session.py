@@ -20,7 +20,8 @@ Our streams are QUIC's bidirectional ones.
   is acknowledged on the other (:data:`~lattica.nat.quic.qh3.core.MAX_CONNECTION_DATA`).
 - **Scheduling.** Data is handed to qh3 only as far as it leaves soon, so that what is urgent
   does not queue behind bulk data there.
-- **Resets** abort both directions, as yamux has it: RESET_STREAM and STOP_SENDING.
+- **Resets** abort both directions, as yamux has it: RESET_STREAM and STOP_SENDING. The latter alone
+  leaves the other direction as it is.
 """
 
 from __future__ import annotations
@@ -249,7 +250,7 @@ class QuicSession(MuxSession):
                 if self.remote is None and event[1]:
                     self._introduction.keep(event)
                 else:
-                    self._on_abort(event[1], stops=kind == "stop_sending", events=events)
+                    self._on_abort(event[1], event[2], kind == "stop_sending", events)
             elif kind == "ping_acknowledged":
                 self._on_ping_acknowledged(event[1], events)
             elif kind == "datagram":
@@ -306,7 +307,7 @@ class QuicSession(MuxSession):
         self._quic_streams.meet_ended(stream_id)
         return None
 
-    def _on_abort(self, stream_id: int, *, stops: bool, events: list[Event]) -> None:
+    def _on_abort(self, stream_id: int, code: int, stops: bool, events: list[Event]) -> None:
         """The peer has reset its direction of a stream, or does not want ours."""
         if not stream_id:
             raise RemoteProtocolError("QUIC: the peer aborted stream 0")
@@ -322,8 +323,14 @@ class QuicSession(MuxSession):
                 return
         else:
             events_unseen = events
-        self._on_reset(stream, events_unseen)
-        self._quic_streams.abort(stream_id, stop=stops and not stream.received_fin)
+        if stops and events_unseen is events:
+            self._on_stop(stream, code, events)
+            self._quic_streams.abort(stream_id, stop=False, code=code)
+        elif stream.received_fin:
+            self._quic_streams.note_peer_ended(stream_id)  # it was told to stop
+        else:
+            self._on_reset(stream, code, events_unseen)
+            self._quic_streams.abort(stream_id, stop=stops, code=code)
 
     def _on_credit(self, stream_id: int, delta: int) -> None:
         stream = self.streams.get(stream_id)
@@ -408,7 +415,11 @@ class QuicSession(MuxSession):
             self._note_drained(stream)
 
     def _send_reset(self, stream: MuxStream) -> None:
-        self._quic_streams.abort(stream.id, stop=not stream.received_fin)
+        self._quic_streams.abort(stream.id, stop=not stream.received_fin, code=stream.error_code)
+
+    def _stop_peer(self, stream: MuxStream, reason: str) -> None:
+        self._quic_streams.stop(stream.id)
+        self._on_fin(stream, [])  # whatever else comes, nobody wants it
 
     def ping(self) -> None:
         if self.remote is not None and self.closed is None:

@@ -6,12 +6,22 @@ qh3 takes a frame of one that it has forgotten for a new stream's.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.mux.stream_state import MuxStream
 from lattica.nat.quic.qh3.native import NativeDrive
 
 _MAX_PHANTOMS = 1024
-_RESET_CODE = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Abort:
+    """What is to be ended of a stream: our direction, and the peer's."""
+
+    reset: bool
+    stop: bool
+    code: int
 
 
 class SpokenStreams:
@@ -57,8 +67,8 @@ class QuicStreams:
         """By number (the ID without its two lowest bits), those of the peer's that have begun."""
         self._live: set[int] = set()
         """Streams that qh3 has. Of others it must not be asked: it would make them anew."""
-        self._aborts: dict[int, bool] = {}
-        """Streams to abort in qh3, and whether the peer has to be told to stop sending."""
+        self._aborts: dict[int, _Abort] = {}
+        """Streams to abort in qh3."""
         self._unopened: dict[int, MuxStream] = {}
         """Streams that wait for the peer to allow more streams."""
         self._limit_hit = False
@@ -112,18 +122,22 @@ class QuicStreams:
 
     # --- aborting ---
 
-    def abort(self, stream_id: int, *, stop: bool) -> None:
+    def abort(self, stream_id: int, *, stop: bool, code: int = 0) -> None:
         """End a stream with the next packets; `stop`: the peer may still be sending.
 
         Also one that was never used: its number counts against the peer's limit until it has
         ended. And later: qh3 may have ended the stream by an event that is yet to be handled.
         """
-        self._aborts[stream_id] = stop
+        self._aborts[stream_id] = _Abort(True, stop, code)
+
+    def stop(self, stream_id: int) -> None:
+        """Have the peer stop sending; what we send goes on arriving."""
+        self._aborts.setdefault(stream_id, _Abort(False, True, 0))
 
     def note_peer_ended(self, stream_id: int) -> None:
         """The peer's direction has ended: one that is to be aborted has nothing to stop."""
-        if stream_id in self._aborts:
-            self._aborts[stream_id] = False
+        if abort := self._aborts.get(stream_id):
+            self._aborts[stream_id] = replace(abort, stop=False)
 
     @property
     def wants_aborts(self) -> bool:
@@ -131,22 +145,23 @@ class QuicStreams:
         return bool(self._aborts) and not self._limit_hit
 
     def hand_over_aborts(self) -> list[int]:
-        """Have qh3 abort what it may; return which."""
+        """Have qh3 abort what it may; return of which our direction has ended."""
         if not self._aborts:
             return []
         native = self._drive.native
-        waiting: dict[int, bool] = {}
+        waiting: dict[int, _Abort] = {}
         done = []
-        for stream_id, stop in self._aborts.items():
+        for stream_id, abort in self._aborts.items():
             if stream_id not in self._live:
                 if stream_id >> 2 >= native.stream_limits[0]:
-                    waiting[stream_id] = stop
+                    waiting[stream_id] = abort
                     continue
                 self._live.add(stream_id)
-            native.reset_stream(stream_id, _RESET_CODE)
-            if stop:
-                native.stop_sending(stream_id, _RESET_CODE)
-            done.append(stream_id)
+            if abort.reset:
+                native.reset_stream(stream_id, abort.code)
+                done.append(stream_id)
+            if abort.stop:
+                native.stop_sending(stream_id, abort.code)
         self._aborts = waiting
         self._limit_hit = bool(waiting)
         return done

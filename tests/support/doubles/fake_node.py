@@ -249,6 +249,7 @@ class FakeNode:
         handler: Callable[[Any], Awaitable[object]],
         *,
         replace: bool = False,
+        cancel_when_gone: bool = False,
     ) -> None:
         if not protocol.startswith("/"):
             raise ValueError("a protocol begins with /")

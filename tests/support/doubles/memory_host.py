@@ -75,9 +75,17 @@ class MemoryHost:
         return (with_peer(Multiaddr("/ip4/192.0.2.1/tcp/4001"), self.peer_id),)
 
     def handle(
-        self, protocol: str, handler: StreamHandler, *, owner: object, replace: bool = False
+        self,
+        protocol: str,
+        handler: StreamHandler,
+        *,
+        owner: object,
+        replace: bool = False,
+        cancel_when_gone: bool = False,
     ) -> None:
-        self.protocols.handle(protocol, handler, owner=owner, replace=replace)
+        self.protocols.handle(
+            protocol, handler, owner=owner, replace=replace, cancel_when_gone=cancel_when_gone
+        )
 
     def unhandle(self, protocol: str, *, owner: object) -> None:
         self.protocols.unhandle(protocol, owner=owner)

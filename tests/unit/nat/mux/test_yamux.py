@@ -9,8 +9,9 @@ import pytest
 
 from lattica.errors import ConnectionClosedError, RemoteProtocolError, ResourceLimitError
 from lattica.nat.config import Limits, Timeouts, Windows
+from lattica.nat.mux import lingering
 from lattica.nat.mux.budget import MemoryBudget
-from lattica.nat.mux.events import EventKind
+from lattica.nat.mux.events import Event, EventKind
 from lattica.nat.mux.senders import SPARSE_BYTES, SPARSE_INTERVAL
 from lattica.nat.mux.session import INITIAL_WINDOW
 from lattica.nat.mux.stream_state import MuxStream
@@ -567,15 +568,20 @@ def test_credit_of_the_peers_choice() -> None:
     assert sum(f.length for f in parse(drain(side.session))) == INITIAL_WINDOW + MIB
 
 
-def test_no_more_credit_for_what_nobody_will_read() -> None:
+def test_a_sender_that_waits_for_credit_gets_it_from_a_reader_that_closes() -> None:
     pair = Pair()
     mine, theirs = pair.open()
     write(mine, bytes(2 * INITIAL_WINDOW))
+    mine.finish()
     pair.pump()
-    take_all(theirs)
-    theirs.finish()
-    pair.b.session.discard_received(theirs)
-    assert [f for f in parse(drain(pair.b.session)) if f.kind == WINDOW_UPDATE] == []
+    assert mine.send_pending
+    close(pair.b, theirs)
+    assert pair.b.session._budget.used == 0
+    pair.pump()
+    assert mine.send_pending == 0
+    assert mine.reset_reason is None
+    assert not mine.stopped
+    assert theirs.receive_window == INITIAL_WINDOW, "it grows for readers only"
 
 
 def pour(pair: Pair, mine: MuxStream, theirs: MuxStream, total: int, delay: float) -> None:
@@ -711,7 +717,8 @@ def test_closed_stream_waits_a_minute_for_the_peer() -> None:
     assert Frame(WINDOW_UPDATE, RST, 1, 0) in parse(drain(pair.a.session))
     assert pair.a.session.streams == {}
     pair.b.receive(frame(WINDOW_UPDATE, RST, 1, 0))
-    assert theirs.reset_reason == "reset by the peer"
+    assert theirs.stopped
+    assert pair.b.session.streams == {}
 
 
 def test_closed_stream_ends_when_the_peer_ends_it() -> None:
@@ -733,16 +740,103 @@ def test_closed_stream_ends_when_the_peer_ends_it() -> None:
     assert not pair.a.session.wants_write
 
 
-def test_closed_stream_resets_a_peer_that_keeps_sending() -> None:
+def test_closed_stream_stops_a_peer_that_keeps_sending_and_leaves_it_the_answer() -> None:
+    pair = Pair()
+    mine, theirs = pair.open()
+    write(mine, b"the answer")
+    close(pair.a, mine)
+    pair.pump()
+    write(theirs, bytes(4 * lingering.MAX_BYTES))
+    unsent = []
+    while not theirs.stopped:
+        unsent.append(theirs.send_pending)
+        pair.a.receive(drain(pair.b.session))
+        pair.b.receive(drain(pair.a.session))
+    assert theirs.reset_reason is None
+    passed = 4 * lingering.MAX_BYTES - unsent[-1]
+    assert abs(passed - lingering.MAX_BYTES) <= INITIAL_WINDOW
+    assert pair.b.events[-1] == Event(EventKind.STOPPED, theirs)
+    assert theirs.send_pending == 0
+    assert take_all(theirs) == b"the answer"
+    assert theirs.received_fin
+    assert pair.a.session._budget.used == pair.b.session._budget.used == 0
+    assert pair.a.session.streams == pair.b.session.streams == {}
+    write(theirs, b"more")
+    assert not pair.b.session.wants_write
+
+
+def test_a_peer_that_sends_slowly_is_stopped_after_some_seconds() -> None:
     pair = Pair()
     mine, theirs = pair.open()
     close(pair.a, mine)
+    seconds = 0
+    while not theirs.stopped:
+        assert seconds < 20
+        write(theirs, bytes(INITIAL_WINDOW // 4))
+        pair.pump()
+        pair.clock.now += 1
+        seconds += 1
+        pair.a.session.tick()
+        pair.pump()
+    assert seconds >= lingering.MAX_SECONDS
+
+
+def test_no_stop_overtakes_an_answer_that_waits_for_credit() -> None:
+    pair = Pair()
+    mine, theirs = pair.open()
+    write(mine, bytes(2 * INITIAL_WINDOW))
+    close(pair.a, mine)
+    write(theirs, bytes(4 * lingering.MAX_BYTES))
     pair.pump()
-    write(theirs, bytes(4 * INITIAL_WINDOW))
+    assert EventKind.STOPPED not in kinds(pair.b)
+    received = 0
+    while theirs.receive_queue:
+        received += len(take_all(theirs))
+        pair.pump()
+    assert theirs.stopped
+    assert theirs.received_fin
+    assert received == 2 * INITIAL_WINDOW
+
+
+def test_a_peer_that_only_sends_and_never_reads_is_reset() -> None:
+    pair = Pair()
+    mine, theirs = pair.open()
+    write(mine, bytes(2 * INITIAL_WINDOW))
+    close(pair.a, mine)
+    write(theirs, bytes(4 * lingering.MAX_BYTES))
+    pair.pump()
+    for _ in range(21):
+        pair.clock.now += 1
+        pair.a.receive(b"")
+        pair.a.session.tick()
     pair.pump()
     assert theirs.reset_reason == "reset by the peer"
-    assert pair.a.session._budget.used == 0
-    assert pair.a.session.streams == pair.b.session.streams == {}
+
+
+def test_a_peer_gets_credit_on_so_many_closed_streams_only() -> None:
+    pair = Pair()
+    ends = [pair.open() for _ in range(lingering.MAX_STREAMS + 5)]
+    for mine, _ in ends:
+        close(pair.a, mine)
+    pair.pump()
+    for _, theirs in ends:
+        write(theirs, bytes(2 * INITIAL_WINDOW))
+    pair.pump()
+    assert sum(theirs.stopped for _, theirs in ends) == 5
+    for _, theirs in ends:
+        theirs.finish()
+    pair.pump()
+    assert pair.a.session._lingering._sending == 0
+    assert pair.a.session.streams == {}
+
+
+def test_error_codes_are_where_libp2p_has_them() -> None:
+    pair = Pair()
+    mine, theirs = pair.open()
+    pair.a.session.reset(mine, "why", 0xC0DE)
+    assert parse(drain(pair.a.session)) == [Frame(WINDOW_UPDATE, RST, 1, 0xC0DE)]
+    pair.b.receive(frame(WINDOW_UPDATE, RST, 1, 0xC0DE))
+    assert theirs.error_code == 0xC0DE
 
 
 def test_closed_stream_takes_what_was_on_its_way() -> None:

@@ -16,6 +16,7 @@ from lattica.errors import (
     ResourceLimitError,
 )
 from lattica.nat.config import KIB, MIB, Limits, Timeouts
+from lattica.nat.mux import lingering
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.events import EventKind
 from lattica.nat.mux.session import INITIAL_WINDOW
@@ -251,11 +252,42 @@ def test_a_reset_aborts_both_directions(finished_first: str, who: int, loss: flo
     ends = (mine, theirs)
     pair.sides[who].session.reset(ends[who])
     other = ends[1 - who]
-    assert pair.run(lambda: other.reset_reason is not None)
-    assert other.reset_reason == "reset by the peer"
-    assert any(e.kind is EventKind.RESET and e.stream is other for e in pair.sides[1 - who].events)
+    # What had come to its end cannot be taken back.
+    had_ended = finished_first == "ab"[who]
+    kind = EventKind.STOPPED if had_ended else EventKind.RESET
+    events = pair.sides[1 - who].events
+    assert pair.run(lambda: any(e.kind is kind and e.stream is other for e in events))
+    assert other.stopped or not had_ended
+    assert other.reset_reason == (None if had_ended else "reset by the peer")
     pair.settle(20)
     nothing_is_left(pair)
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.1])
+def test_a_closed_stream_stops_its_sender_and_leaves_it_the_answer(loss, monkeypatch) -> None:
+    monkeypatch.setattr(lingering, "MAX_BYTES", MIB)
+    pair = Pair(Link(loss=loss, seed=3)).establish()
+    mine, theirs = pair.open()
+    answer = random.Random(1).randbytes(200_000)
+    write(mine, bytes(4 * MIB))
+    write(theirs, answer)
+    theirs.finish()
+    pair.b.session.discard_received(theirs)
+    assert pair.run(lambda: mine.stopped)
+    parts: list[bytes] = []
+    assert pair.run(lambda: mine.received_fin, each=read_into(mine, parts))
+    assert b"".join(parts) + take_all(mine) == answer
+    assert mine.reset_reason is None
+    pair.settle(20)
+    nothing_is_left(pair)
+
+
+def test_error_codes() -> None:
+    pair = Pair().establish()
+    mine, theirs = pair.open()
+    pair.a.session.reset(mine, "why", 0xC0DE)
+    assert pair.run(lambda: theirs.reset_reason is not None)
+    assert theirs.error_code == 0xC0DE
 
 
 def test_both_reset_at_once() -> None:
