@@ -116,6 +116,7 @@ async def _publish(config: NodeConfig, path: Path, name: str | None, as_json: bo
 
     from lattica.cli.content_progress import HashDisplay
     from lattica.content import Publisher
+    from lattica.content.publish.catalog import check_publishable
     from lattica.node import Node
 
     # Entered first: a signal that arrives while the files are hashed is not lost.
@@ -127,6 +128,7 @@ async def _publish(config: NodeConfig, path: Path, name: str | None, as_json: bo
                     nursery.cancel_scope.cancel()
 
             nursery.start_soon(stop_on_signal)
+            await check_publishable(path, name)  # before anybody is told that there is a peer
             async with Node(config) as node, Publisher(node) as publisher:
                 with HashDisplay() as display:
                     await publisher.publish(path, name, progress=display)

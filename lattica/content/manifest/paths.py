@@ -18,11 +18,27 @@ MAX_DEPTH = 64
 RESERVED_PREFIX = ".lattica-"
 """Names at the top of a download that belong to its journal."""
 
-_FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
 # Characters that make a name display as another (Unicode bidirectional control).
 _BIDI_CONTROLS = frozenset(
     "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 )
+
+
+def _problem(character: str) -> str | None:
+    """Why no name may contain this character."""
+    category = unicodedata.category(character)
+    if category == "Cs":
+        byte = ord(character) - 0xDC00  # as Python spells bytes that are no UTF-8
+        what = f" (byte 0x{byte:02x})" if 0x80 <= byte <= 0xFF else ""
+        return f"is not UTF-8{what}"
+    shown = f"U+{ord(character):04X} {unicodedata.name(character, '')}".rstrip()
+    if character in _BIDI_CONTROLS:
+        return f"contains the invisible text direction mark {shown}"
+    if category in {"Zl", "Zp"}:
+        return f"contains the line break {shown}"
+    if category == "Cc":
+        return f"contains the control character {shown} ({character!r})"
+    return None
 
 
 def check_component(name: str) -> None:
@@ -36,8 +52,8 @@ def check_component(name: str) -> None:
     if name in {".", ".."}:
         raise ValueError(f"a path contains {name!r}")
     for character in name:
-        if unicodedata.category(character) in _FORBIDDEN_CATEGORIES or character in _BIDI_CONTROLS:
-            raise ValueError(f"the name {name!r} contains the control character {character!r}")
+        if (problem := _problem(character)) is not None:
+            raise ValueError(f"the name {name!r} {problem}; rename it")
         if character in "/\\":
             raise ValueError(f"the name {name!r} contains {character!r}")
     if len(name.encode()) > MAX_COMPONENT_BYTES:
@@ -53,7 +69,12 @@ def check_path(path: str) -> None:
     if len(parts) > MAX_DEPTH:
         raise ValueError(f"the path {path[:40]!r}… is more than {MAX_DEPTH} directories deep")
     for part in parts:
-        check_component(part)
+        try:
+            check_component(part)
+        except ValueError as error:
+            if part == path:
+                raise
+            raise ValueError(f"{error} (of {path!r})") from None
     if len(path.encode()) > MAX_PATH_BYTES:
         raise ValueError(f"the path {path[:40]!r}… is longer than {MAX_PATH_BYTES} bytes")
     if len(parts[0]) > 1 and parts[0][1] == ":":

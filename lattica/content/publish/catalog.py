@@ -1,18 +1,21 @@
 """What this peer publishes: making publications from files, and reading chunks of them.
 
 Nothing is copied: a publication remembers where its files are and what they looked like, and a
-chunk is read from them when it is asked for. A file that was written to since then is refused.
+chunk is read from them when it is asked for. Of a file that looks otherwise since then, every
+chunk is hashed again, and served if it is the same.
 The catalog lives in memory.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import logging
 import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import trio
@@ -21,10 +24,10 @@ from lattica.content.disk import read_exactly
 from lattica.content.errors import ContentError
 from lattica.content.events import HashCallback, HashProgress, Throttle
 from lattica.content.manifest.chunking import CutFile, FileState, cut_file, hash_files
-from lattica.content.manifest.cid import Cid
+from lattica.content.manifest.cid import DIGEST_SIZE, Cid
 from lattica.content.manifest.codec import encode_manifest
-from lattica.content.manifest.manifest import ChunkTable, FileEntry, Manifest
-from lattica.content.manifest.paths import RESERVED_PREFIX
+from lattica.content.manifest.manifest import MAX_FILES, ChunkTable, FileEntry, Manifest
+from lattica.content.manifest.paths import RESERVED_PREFIX, check_component, check_paths
 from lattica.content.protocol import MAX_SPAN_BYTES
 from lattica.nat.base.errors import LatticaError, RemoteProtocolError
 from lattica.nat.base.exception_groups import single_error
@@ -75,7 +78,11 @@ class Publication:
             taken = min(count, len(table) - index)
             start = table.ends[index - 1] if index else 0
             end = table.ends[index + taken - 1]
-            parts.append(_read(self.files[file_index], start, end - start))
+            file = self.files[file_index]
+            data, unchanged = _read(file, start, end - start)
+            if not unchanged and not _is_same(table, index, taken, data):
+                raise _changed(file)
+            parts.append(data)
             first += taken
             count -= taken
         return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -87,7 +94,19 @@ def _changed(file: CutFile) -> ContentChangedError:
     )
 
 
-def _read(file: CutFile, offset: int, size: int) -> bytes:
+def _is_same(table: ChunkTable, first: int, count: int, data: bytes) -> bool:
+    """Whether `data` are these chunks."""
+    view = memoryview(data)
+    for index in range(first, first + count):
+        length = table[index].length
+        if hashlib.sha256(view[:length]).digest() != table.digest(index):
+            return False
+        view = view[length:]
+    return True
+
+
+def _read(file: CutFile, offset: int, size: int) -> tuple[bytes, bool]:
+    """Bytes of a file, and whether it looks as it did when it was hashed."""
     try:
         descriptor = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -100,11 +119,12 @@ def _read(file: CutFile, offset: int, size: int) -> bytes:
                 raise _changed(file)
             data += rest
         # Looked at after reading: a change before or meanwhile shows.
-        if FileState.of(os.fstat(descriptor)) != file.state:
+        state = FileState.of(os.fstat(descriptor))
+        if state.size != file.state.size:
             raise _changed(file)
     finally:
         os.close(descriptor)
-    return data
+    return data, state == file.state
 
 
 def _walk(
@@ -127,17 +147,65 @@ def _walk(
             logger.warning("%s is neither a file nor a directory; left out", path)
 
 
-def _cut_tree(path: Path) -> list[tuple[str, bool, CutFile]]:
+def _find_tree(path: Path, name: str) -> list[tuple[str, Path]]:
+    """(relative path, path) of everything to publish, once names and numbers are allowed."""
+    try:
+        check_component(name)
+        if path.is_dir():
+            found = list(islice(_walk(path, "", frozenset()), MAX_FILES + 1))
+        else:
+            if path.exists() and not path.is_file():
+                raise ContentError(f"{path} is neither a file nor a directory")
+            path.stat()
+            found = [(path.name, path)]
+        if not found:
+            raise ContentError(f"{path} contains no files to publish")
+        if len(found) > MAX_FILES:
+            raise ValueError(
+                f"it has more than {MAX_FILES:,} files; pack them, or publish its parts one by one"
+            )
+        check_paths(relative for relative, _ in found)
+    except ValueError as error:
+        if isinstance(error, LatticaError):
+            raise
+        raise ContentError(f"cannot publish {str(path)!r}: {error}") from None
+    return found
+
+
+def _name_of(path: Path, name: str | None) -> str:
+    return name if name is not None else path.name or "root"
+
+
+async def check_publishable(path: Path, name: str | None = None) -> None:
+    """Check what can be checked without reading the files: names, numbers, what is missing.
+
+    Raises:
+        ContentError: it cannot be published; names the file and says what to do.
+    """
+    path = Path(os.path.abspath(path))  # noqa: ASYNC240 - touches no disk
+    try:
+        await trio.to_thread.run_sync(_find_tree, path, _name_of(path, name))
+    except OSError as error:
+        if isinstance(error, LatticaError):
+            raise
+        raise ContentError(_explain(error, path)) from None
+
+
+def _cut_tree(path: Path, name: str) -> list[tuple[str, bool, CutFile]]:
     """(relative path, executable, file) of everything to publish; blocking."""
-    if path.is_dir():
-        found = list(_walk(path, "", frozenset()))
-    else:
-        if path.exists() and not path.is_file():
-            raise ContentError(f"{path} is neither a file nor a directory")
-        found = [(path.name, path)]
-    if not found:
-        raise ContentError(f"{path} contains no files to publish")
-    return [(name, os.access(file, os.X_OK), cut_file(file)) for name, file in found]
+    found = _find_tree(path, name)
+    tree = [(relative, os.access(file, os.X_OK), cut_file(file)) for relative, file in found]
+    # Limits of the manifest: its digests are not known yet, but how many there are.
+    encode_manifest(_manifest(name, tree, [bytes(len(f.ends) * DIGEST_SIZE) for *_, f in tree]))
+    return tree
+
+
+def _manifest(name: str, tree: list[tuple[str, bool, CutFile]], digests: list[bytes]) -> Manifest:
+    entries = tuple(
+        FileEntry(relative, executable, ChunkTable(file.ends, table), file.layout)
+        for (relative, executable, file), table in zip(tree, digests, strict=True)
+    )
+    return Manifest(name, entries)
 
 
 async def make_publication(
@@ -152,19 +220,16 @@ async def make_publication(
         ContentError: something cannot be read or published; the message says what to do.
     """
     path = Path(os.path.abspath(path))  # noqa: ASYNC240 - touches no disk
+    name = _name_of(path, name)
     try:
-        tree = await trio.to_thread.run_sync(_cut_tree, path)
+        tree = await trio.to_thread.run_sync(_cut_tree, path, name)
         files = [file for _, _, file in tree]
         digests = await _hash(files, progress)
     except OSError as error:
         if isinstance(error, LatticaError):
             raise
         raise ContentError(_explain(error, path)) from None
-    entries = tuple(
-        FileEntry(relative, executable, ChunkTable(file.ends, table), file.layout)
-        for (relative, executable, file), table in zip(tree, digests, strict=True)
-    )
-    manifest = Manifest(name if name is not None else path.name or "root", entries)
+    manifest = _manifest(name, tree, digests)
     encoded = await trio.to_thread.run_sync(encode_manifest, manifest)
     return Publication(Cid.of(encoded), manifest, encoded, tuple(files))
 

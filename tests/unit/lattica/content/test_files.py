@@ -14,7 +14,11 @@ from lattica.content.download.ledger import Ledger
 from lattica.content.download.local_files import find_local_files
 from lattica.content.download.partial import PartialFiles
 from lattica.content.download.plan import Plan
-from lattica.content.publish.catalog import ContentChangedError, make_publication
+from lattica.content.publish.catalog import (
+    ContentChangedError,
+    check_publishable,
+    make_publication,
+)
 from lattica.errors import ContentError, IntegrityError, RemoteProtocolError, StorageError
 
 MIB = 1024 * 1024
@@ -326,3 +330,75 @@ async def test_what_cannot_be_published(tmp_path):
             await make_publication(tmp_path / name)
     with pytest.raises(ContentError):
         await make_publication(tmp_path / "self")
+
+
+@pytest.mark.parametrize("how", ["touch", "copy", "same bytes"])
+async def test_file_of_the_same_content_goes_on_being_served(tmp_path, how):
+    path = tmp_path / "f"
+    data = random_bytes(3 * MIB + 5)
+    path.write_bytes(data)
+    publication = await make_publication(path)
+    if how == "touch":
+        os.utime(path, (1, 1))
+    elif how == "copy":
+        (tmp_path / "g").write_bytes(data)
+        (tmp_path / "g").rename(path)
+    else:
+        path.write_bytes(data)
+        os.utime(path, (1, 1))
+    assert b"".join(publication.read_span(n, 1) for n in range(4)) == data
+    # As soon as one chunk is another, that one is refused.
+    with open(path, "r+b") as file:
+        file.seek(MIB)
+        file.write(b"damage")
+    os.utime(path, (2, 2))
+    assert publication.read_span(0, 1) == data[:MIB]
+    with pytest.raises(ContentChangedError):
+        publication.read_span(0, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        (b"a\xe2\x80\x8fb", r"U\+200F RIGHT-TO-LEFT MARK"),
+        (b"Icon\r", r"control character U\+000D"),
+        (b"caf\xe9", r"not UTF-8 \(byte 0xe9\)"),
+        (b"a\xe2\x80\xa8b", r"line break U\+2028 LINE SEPARATOR"),
+        (b"x" * 200 + b"/" + b"y" * 254 + b"/z" * 65, "more than 64 directories"),
+    ],
+)
+async def test_names_are_refused_before_anything_is_hashed(tmp_path, monkeypatch, name, says):
+    path = os.path.join(os.fsencode(tmp_path / "tree"), name)
+    os.makedirs(os.path.dirname(path))
+    with open(path, "wb") as file:
+        file.write(b"x")
+
+    def never(*_):
+        raise AssertionError("opened")
+
+    monkeypatch.setattr("lattica.content.publish.catalog.cut_file", never)
+    for check in (check_publishable, make_publication):
+        with pytest.raises(ContentError, match=says):
+            await check(tmp_path / "tree")
+
+
+async def test_numbers_are_refused_before_anything_is_hashed(tmp_path, monkeypatch):
+    for name in "abc":
+        (tmp_path / name).write_bytes(b"x" * 100)
+
+    def never(*_):
+        raise AssertionError("hashed")
+
+    monkeypatch.setattr("lattica.content.publish.catalog.hash_files", never)
+    with monkeypatch.context() as patch:
+        patch.setattr("lattica.content.publish.catalog.MAX_FILES", 2)
+        with pytest.raises(ContentError, match="more than 2 files"):
+            await check_publishable(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("lattica.content.manifest.codec.MAX_MANIFEST_BYTES", 100)
+        with pytest.raises(ContentError, match="where 100 are allowed"):
+            await make_publication(tmp_path)
+    with pytest.raises(ContentError, match="does not exist"):
+        await check_publishable(tmp_path / "nope")
+    with pytest.raises(ContentError, match=r"the name 'a\\n' contains"):
+        await check_publishable(tmp_path, "a\n")
