@@ -189,6 +189,8 @@ class MuxSession(ABC):
         unread = sum(map(len, stream.receive_queue))
         self._budget.used -= unread
         stream.receive_queue.clear()
+        unread -= stream.received_again
+        stream.received_again = 0
         if not stream.received_fin and self.streams.get(stream.id) is stream:
             self._lingering.add(stream, self._clock())
             self._throw_away(stream, unread)
@@ -212,6 +214,10 @@ class MuxSession(ABC):
         """The application has read `size` bytes (called by the stream)."""
         self._budget.used -= size
         stream.unread_since = self.last_received
+        if stream.received_again:
+            known = min(size, stream.received_again)
+            stream.received_again -= known
+            size -= known
         stream.consumed += size
         if (
             stream.consumed * 2 >= stream.receive_window
@@ -219,6 +225,16 @@ class MuxSession(ABC):
             and self.streams.get(stream.id) is stream
         ):
             self.window_updates_due[stream.id] = stream
+
+    def returned(self, stream: MuxStream, size: int) -> None:
+        """The application has put back `size` bytes that it had read (called by the stream).
+
+        They may exceed the budget: they were in memory anyway.
+        """
+        self._budget.used += size
+        stream.received_again += size
+        if size and self.streams.get(stream.id) is not stream:
+            self._budget.orphans.add(stream)
 
     def forgotten(self, size: int) -> None:
         """A stream is no more, and `size` bytes of it were never read."""

@@ -21,7 +21,7 @@ from lattica.nat.base.errors import (
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.wire import encode_length_prefixed, find_message
 from lattica.nat.config import KIB
-from lattica.nat.mux.stream_state import MuxStream
+from lattica.nat.mux.stream_state import Buffer, MuxStream
 from lattica.nat.secure.multistream import Initiator
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ _TURN = 256 * KIB
 kernel for events, which costs more than to receive a frame."""
 _LEAST_COST = 8 * KIB
 """Bytes that a call counts for at least."""
+_MOST = 64 * KIB
+"""Bytes that one read returns at most, unless it asks for more."""
+_PART = 1 * KIB
 # A small mutable buffer is cheaper to copy than to wait for.
 _COPY_BELOW = 16 * 1024
 
@@ -81,7 +84,6 @@ class Stream:
     __slots__ = (
         "_core",
         "_gone",
-        "_head",
         "_negotiation",
         "_readable",
         "_refusal",
@@ -103,8 +105,6 @@ class Stream:
         """Bytes to be received before other tasks are let run."""
         self._sending = False
         self._gone: trio.Event | None = None
-        self._head: bytes | memoryview = b""
-        """What is received before what the core has."""
         self._negotiation: Initiator | None = None
         self._refusal: LatticaError | None = None
         core.owner = self
@@ -226,12 +226,12 @@ class Stream:
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Wait for data and return at most `max_bytes` (default 64 KiB); `b""` at the end."""
         await self._wait_data()
-        return bytes(self._take(max_bytes))
+        return bytes(self._take(_MOST if max_bytes is None else max_bytes))
 
     async def receive_view(self) -> memoryview:
         """As :meth:`receive_some`, without a copy; empty at the end."""
         await self._wait_data()
-        return memoryview(self._take(None))
+        return memoryview(self._take(_MOST))
 
     async def receive_into(self, buffer: bytearray | memoryview) -> int:
         """Wait for data, copy as much as there is into `buffer`; return bytes, 0 at the end."""
@@ -263,18 +263,23 @@ class Stream:
         chunk = self._take(size)
         if len(chunk) == size:
             return bytes(chunk)
-        received = bytearray(chunk)
+        parts, received = [chunk], len(chunk)
         try:
-            while len(received) < size:
+            while received < size:
                 if not await self._wait_data():
-                    raise IncompleteReadError(
-                        f"the stream ended after {len(received)} of {size} bytes"
-                    )
-                received += self._take(size - len(received))
+                    raise IncompleteReadError(f"the stream ended after {received} of {size} bytes")
+                part = self._take(size - received)
+                received += len(part)
+                if len(part) >= _PART:
+                    parts.append(part)
+                elif type(last := parts[-1]) is bytearray and len(last) < _MOST:
+                    last += part
+                else:  # many tiny ones must not cost an object each
+                    parts.append(bytearray(part))
         except BaseException:
-            self.push_back(bytes(received))
+            self._core.put_back(parts)
             raise
-        return bytes(received)
+        return b"".join(parts)
 
     async def receive_message(self, limit: int) -> bytes:
         """Wait for a message as :meth:`send_message` sends it; return it without its length.
@@ -289,7 +294,7 @@ class Stream:
         """
         if not await self._wait_data():
             raise IncompleteReadError("the stream ended where a message was expected")
-        first = self._head or self._core.receive_queue[0]
+        first = self._core.receive_queue[0]
         span = find_message(first, limit)
         if span is not None and span[1] <= len(first):  # as most are: in one piece
             return bytes(memoryview(self._take(span[1]))[span[0] :])
@@ -311,7 +316,7 @@ class Stream:
         core = self._core
         while True:
             # What came before the connection was lost comes before the news of it.
-            if (self._head or core.receive_queue) and self._is_readable:
+            if core.receive_queue and self._is_readable:
                 return True
             self._raise_if_unreadable()
             if core.received_fin:
@@ -331,13 +336,7 @@ class Stream:
         if self._negotiation is not None and self._core.received_fin:
             raise RemoteProtocolError("the peer closed the stream while negotiating")
 
-    def _take(self, max_bytes: int | None) -> bytes | bytearray | memoryview:
-        if self._head:
-            head = memoryview(self._head)  # of which little may be taken, many times
-            cut = len(head) if max_bytes is None else max_bytes
-            self._head = head[cut:] or b""
-            self._turn -= _LEAST_COST
-            return head[:cut]
+    def _take(self, max_bytes: int | None) -> Buffer:
         chunk = self._core.take(max_bytes)
         self._turn -= max(len(chunk), _LEAST_COST)
         if self._core.id in self._core.session.window_updates_due:
@@ -380,11 +379,11 @@ class Stream:
             self._negotiation = None
             self.protocol = negotiation.selected
             self.connection.known_protocols.add(negotiation.selected)
-            self._head = negotiation.rest
+            self.push_back(negotiation.rest)
 
     def push_back(self, data: bytes) -> None:
         """Put bytes in front of what will be received next."""
-        self._head = b"".join((data, self._head))
+        self._core.put_back((data,))
 
     # --- end ---
 
@@ -404,7 +403,6 @@ class Stream:
         core.finish()
         if not core.receive_discarded:
             core.session.discard_received(core)
-        self._head = b""
         self._readable.wake()
         self.connection.wake_writer()
 

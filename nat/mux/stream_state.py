@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from lattica.nat.mux.session import MuxSession
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
 
 _COALESCE_BELOW = 1024
 _COALESCED_CHUNK = 16 * 1024
@@ -37,6 +40,7 @@ class MuxStream:
         "receive_discarded",
         "receive_queue",
         "receive_window",
+        "received_again",
         "received_fin",
         "reset_reason",
         "scheduled",
@@ -76,7 +80,7 @@ class MuxStream:
         self.sparse_left = 0
         self.sparse_until = 0.0
         # Receive side.
-        self.receive_queue: deque[bytes | bytearray | memoryview] = deque()
+        self.receive_queue: deque[Buffer] = deque()
         self.receive_window = window
         self.receive_credit = window
         """Bytes the peer may still send."""
@@ -85,6 +89,8 @@ class MuxStream:
         self.last_update = now
         self.unread_since = now
         """When the application last read, or the first of what it has not read arrived."""
+        self.received_again = 0
+        """Bytes at the front that were put back, for which the peer has got its credit."""
         self.received_fin = False
         self.receive_discarded = False
         self.reset_reason: str | None = None
@@ -153,7 +159,7 @@ class MuxStream:
 
     # --- receiving ---
 
-    def take(self, max_bytes: int | None = None) -> bytes | bytearray | memoryview:
+    def take(self, max_bytes: int | None = None) -> Buffer:
         """Remove and return the first chunk (or its first `max_bytes`); empty when none.
 
         Reading is what opens the window again.
@@ -170,6 +176,16 @@ class MuxStream:
             queue.popleft()
         self.session.consumed(self, len(chunk))
         return chunk
+
+    def put_back(self, parts: Sequence[Buffer]) -> None:
+        """Put what was taken last in front of what will be taken next, without a copy.
+
+        It counts for the memory budget again, and the peer gets no credit for it a second time.
+        """
+        if not self.receive_discarded:
+            kept = [part for part in parts if len(part)]
+            self.receive_queue.extendleft(reversed(kept))
+            self.session.returned(self, sum(map(len, kept)))
 
     def append_received(self, message: bytes, start: int, end: int) -> None:
         """Queue `message[start:end]`, keeping memory within twice the payload."""

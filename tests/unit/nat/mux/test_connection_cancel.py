@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from lattica.errors import (
+    ConnectionClosedError,
     IncompleteReadError,
     StreamResetError,
 )
@@ -16,11 +17,13 @@ from lattica.nat.config import Windows
 from lattica.nat.mux.session import INITIAL_WINDOW
 from lattica.nat.mux.stream import Stream
 from tests.support.pairs.connected import (
+    KIB,
     MIB,
     PATTERN,
     End,
     any_pipe,
     connected,
+    quiet,
     read_all,
     serve_echo,
 )
@@ -229,3 +232,44 @@ async def test_receive_cancelled_at_every_point(pipe, how: str, autojump_clock) 
             ticks = (ticks + 1) % 400
         assert bytes(got) == PATTERN[:size]
         assert cancelled > 0
+
+
+async def test_what_a_cancelled_read_had_is_there_again_and_in_the_budget(autojump_clock) -> None:
+    total = 8 * MIB
+    data = bytes(range(256)) * (total // 256)
+    async with connected() as (a, b), trio.open_nursery() as nursery:
+        mine = a.open()
+        nursery.start_soon(mine.send_all, data)
+        theirs = await b.accept()
+        core = theirs._core
+        for _ in range(3):
+            with trio.move_on_after(1) as scope:
+                await theirs.receive_exactly(total + 1)
+            assert scope.cancelled_caught
+            assert b.budget.used == total
+        pieces = len(core.receive_queue)
+        assert max(map(len, core.receive_queue)) <= MIB, "a copy of all of it"
+        credit = core.receive_credit + core.consumed
+        received = bytearray()
+        while len(received) < total // 2:
+            received += await theirs.receive_exactly(16 * KIB)
+        assert len(core.receive_queue) < pieces
+        assert len(await theirs.receive_some()) <= 64 * KIB
+        assert len(await theirs.receive_view()) <= 64 * KIB
+        assert core.receive_credit + core.consumed == credit, "credit for the same bytes twice"
+        await theirs.aclose()
+        assert b.budget.used == 0
+        assert received == data[: len(received)]
+
+
+async def test_the_budget_counts_what_is_put_back_when_the_connection_is_gone() -> None:
+    async with connected() as (a, b):
+        await a.open().send_all(bytes(10_000))
+        theirs = await b.accept()
+        await quiet()
+        b.connection.abort("gone")
+        with pytest.raises(ConnectionClosedError):
+            await theirs.receive_exactly(20_000)
+        assert b.budget.used == 10_000
+        assert b.budget.make_room(b.budget.limit, 0.0) == [theirs._core]
+        assert b.budget.used == 0
