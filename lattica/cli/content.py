@@ -104,6 +104,11 @@ def fetch_command(
         lattica fetch lattica1… -o ./my-model
 
         lattica fetch lattica1… -o ./one-layer --tensors 'model.layers.0.*'
+
+    In GLOB, *, ? and brackets mean what they do in a shell. Brackets that belong to a name get a
+    backslash:
+
+        lattica fetch lattica1… -o ./one-layer --tensors 'blocks\\\\[0\\].*'
     """
     config = start(ctx, keep_identity=own_key)
     code = run(_fetch, config, ref, out, tensors, as_json)

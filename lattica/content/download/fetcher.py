@@ -485,8 +485,9 @@ async def fetch(
     or the process dies, the same call goes on from what was written; files that are complete
     and chunks of other versions of them are used instead of being fetched.
 
-    `tensors` is a glob (as in `fnmatch`, with case): only safetensors files that have matching
-    tensors are written, and only with these.
+    `tensors` is a glob (as in `fnmatch`, with case; a backslash before `*`, `?`, a bracket or a
+    backslash means that character): only safetensors files that have matching tensors are
+    written, and only with these.
 
     Memory: some MiB, and about 200 bytes a chunk of usually 1 MiB. Disk and hashing happen in
     worker threads; a slow disk slows the provider down through the stream's backpressure.

@@ -7,10 +7,11 @@ that has some becomes a smaller valid safetensors file with only those; other fi
 from __future__ import annotations
 
 import hashlib
+import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from functools import cached_property
 
 from lattica.content.errors import ContentError
@@ -80,11 +81,28 @@ def _whole_output(file: FileEntry) -> Output:
     return Output(file.path, file.executable, file.size, b"", segments, whole=True)
 
 
+def _matcher(pattern: str) -> Callable[[str], object]:
+    r"""A test of names by a glob: `*`, `?`, `[…]`, and a backslash before what is meant itself."""
+    # A class of one character is fnmatch's way to say so.
+    escaped = re.sub(r"\\([][*?\\])", lambda found: f"[{found[1]}]", pattern)
+    return re.compile(translate(escaped)).match
+
+
+def _check_known(manifest: Manifest) -> None:
+    for file in manifest.files:
+        if file.layout is None and file.path.lower().endswith(".safetensors"):
+            raise ContentError(
+                f"the tensors of {file.path!r} are not known: its publisher could not read its "
+                "header, and says why; fetch it without a selection"
+            )
+
+
 def _tensor_output(file: FileEntry, pattern: str) -> Output | None:
     """The file with only the tensors whose names match; None when there is none."""
     if file.layout is None:
         return None
-    tensors = [t for t in file.layout.tensors if fnmatchcase(t.name, pattern)]
+    matches = _matcher(pattern)
+    tensors = [t for t in file.layout.tensors if matches(t.name)]
     if not tensors:
         return None
     prefix = build_header(file.layout.metadata, tensors)
@@ -107,8 +125,10 @@ class Plan:
         """Plan a download of everything, or of the tensors that match.
 
         Raises:
-            ContentError: no tensor matches the pattern `tensors`.
+            ContentError: no tensor matches the pattern `tensors`, or it cannot be told which do.
         """
+        if tensors is not None:
+            _check_known(manifest)
         self.cid = cid
         self.manifest = manifest
         self.tensors = tensors
@@ -251,4 +271,5 @@ def _no_match(manifest: Manifest, pattern: str) -> str:
     if not names:
         return f"{manifest.name!r} has no tensors to select; fetch it without a selection"
     some = ", ".join(names[:_SHOWN_NAMES]) + (", …" if len(names) > _SHOWN_NAMES else "")
-    return f"none of the {len(names)} tensors matches {pattern!r}; there are {some}"
+    hint = r"; brackets that belong to a name are written \[ and \]" if "[" in pattern else ""
+    return f"none of the {len(names)} tensors matches {pattern!r}; there are {some}{hint}"

@@ -23,7 +23,7 @@ import trio
 from lattica.content.disk import read_exactly
 from lattica.content.errors import ContentError
 from lattica.content.manifest.cid import DIGEST_SIZE
-from lattica.content.manifest.manifest import MAX_CHUNK_BYTES, ChunkTable
+from lattica.content.manifest.manifest import MAX_CHUNK_BYTES, MAX_TENSORS, ChunkTable
 from lattica.content.manifest.safetensors_header import (
     LENGTH_BYTES,
     TensorLayout,
@@ -37,6 +37,8 @@ SMALL_TENSOR_BYTES = 64 * 1024
 SHARED_CHUNK_BYTES = 256 * 1024
 HASH_THREADS = max(2, min(8, os.cpu_count() or 2))
 
+_MAX_METADATA_BYTES = 16 * 1024 * 1024
+"""Of one file: the manifest carries it."""
 _UNIT_CHUNKS = 16
 """Chunks hashed in one visit to a thread: what a cancelled hash still finishes."""
 
@@ -102,9 +104,20 @@ def cut_tensors(layout: TensorLayout) -> list[int]:
 def _read_layout(descriptor: int, path: Path, size: int) -> TensorLayout | None:
     try:
         length = header_length(os.pread(descriptor, LENGTH_BYTES, 0), size)
-        return parse_header(os.pread(descriptor, length, LENGTH_BYTES), size)
+        layout = parse_header(os.pread(descriptor, length, LENGTH_BYTES), size)
+        if len(layout.tensors) + len(layout.metadata) > MAX_TENSORS:
+            raise ValueError(f"more than {MAX_TENSORS:,} tensors and metadata entries")
+        text = sum(len(key) + len(value) for key, value in layout.metadata)
+        if text > _MAX_METADATA_BYTES:
+            raise ValueError(f"more than {_MAX_METADATA_BYTES:,} characters of metadata")
+        return layout
     except ValueError as error:
-        logger.warning("%s is not a valid safetensors file (%s); sent as a plain file", path, error)
+        logger.warning(
+            "%s is not a valid safetensors file (%s); sent as a plain file, of which no tensors "
+            "can be selected",
+            path,
+            error,
+        )
         return None
 
 

@@ -1,4 +1,4 @@
-"""The header of a `.safetensors` file: a strict, bounded parser, and a writer.
+"""The header of a `.safetensors` file: a bounded parser that takes what the library takes.
 
 A file is 8 bytes of header length (little endian), the header (JSON: tensor name to `dtype`,
 `shape`, `data_offsets`, and optionally `__metadata__`), and the tensors' bytes without gaps.
@@ -11,13 +11,15 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-MAX_HEADER_BYTES = 16 * 1024 * 1024
-"""Longest header that is taken apart (about 150,000 tensors). The format allows 100 MB."""
+MAX_HEADER_BYTES = 100_000_000
+"""Longest header, by the format."""
 MAX_DIMENSIONS = 32
 MAX_NAME_BYTES = 1024
 LENGTH_BYTES = 8
 
+_BLANKS = b" \t\r\n"
 _METADATA = "__metadata__"
+_FIELDS = frozenset({"dtype", "shape", "data_offsets"})
 _LARGEST = (1 << 63) - 1
 
 DTYPE_BITS = {
@@ -139,10 +141,13 @@ def header_length(prefix: bytes, file_size: int) -> int:
     return length
 
 
-def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def _no_repeated_field(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Of a name that is repeated the last counts, but for what makes an entry."""
     result = dict(pairs)
     if len(result) != len(pairs):
-        raise ValueError("a key is repeated")
+        keys = [key for key, _ in pairs if key in _FIELDS]
+        if len(set(keys)) != len(keys):
+            raise ValueError("a field of a tensor is repeated")
     return result
 
 
@@ -152,7 +157,8 @@ def _no_constant(text: str) -> object:
 
 def _entry(name: str, value: object) -> tuple[int, int, str, str, tuple[int, ...]]:
     """(begin, end, name, dtype, shape) of one header entry."""
-    if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
+    # More fields than these are ignored, as the reference implementation does.
+    if not isinstance(value, dict) or not value.keys() >= _FIELDS:
         raise ValueError(f"tensor {name[:80]!r} must have dtype, shape and data_offsets")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or not isinstance(shape, list) or not isinstance(offsets, list):
@@ -171,15 +177,18 @@ def parse_header(header: bytes, file_size: int) -> TensorLayout:
     Raises:
         ValueError: and nothing else: for whatever the format does not allow.
     """
-    if not header.startswith(b"{") or len(header) > MAX_HEADER_BYTES:
+    # Blanks before it are none of the format's, but the reference implementation takes them.
+    if not header.lstrip(_BLANKS).startswith(b"{") or len(header) > MAX_HEADER_BYTES:
         raise ValueError("the header is not a JSON object of permitted size")
     try:
         fields = json.loads(
-            header.decode(), object_pairs_hook=_no_duplicates, parse_constant=_no_constant
+            header.decode(), object_pairs_hook=_no_repeated_field, parse_constant=_no_constant
         )
     except RecursionError:
         raise ValueError("the header is nested too deeply") from None
-    metadata = fields.pop(_METADATA, {})
+    metadata = fields.pop(_METADATA, None)
+    if metadata is None:
+        metadata = {}
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise ValueError("__metadata__ must map strings to strings")
     # Empty tensors share their begin with the next one: the end decides.

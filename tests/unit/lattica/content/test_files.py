@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -125,6 +126,36 @@ async def test_selection_that_matches_nothing_names_some(tmp_path):
         await plan_for(tmp_path / "source", "nothing.*")
     with pytest.raises(ContentError, match="no tensors to select"):
         await plan_for(tmp_path / "source" / "config.json", "*")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        (r"a\[0\].*", ["a[0].w"]),
+        ("a[[]0].*", ["a[0].w"]),
+        ("a[01].*", ["a0.w"]),
+        (r"a\*", ["a*"]),
+        (r"a\\*", ["a\\b"]),
+        (r"?\[0\].?", ["a[0].w"]),
+    ],
+)
+async def test_brackets_in_names_of_tensors(tmp_path, pattern, names):
+    there = ["a[0].w", "a0.w", "a*", "a\\b"]
+    save_file({name: np.zeros(3, np.uint8) for name in there}, tmp_path / "x.safetensors")
+    _, plan = await plan_for(tmp_path / "x.safetensors", pattern)
+    (output,) = plan.outputs
+    header = json.loads(output.prefix[8:])
+    assert list(header) == names
+    with pytest.raises(ContentError, match=r"brackets .* are written \\\["):
+        await plan_for(tmp_path / "x.safetensors", "z[0].*")
+
+
+async def test_file_whose_tensors_cannot_be_told_is_an_error_for_a_selection(tmp_path):
+    checkpoint(tmp_path / "source")
+    (tmp_path / "source" / "c.safetensors").write_bytes(b"damaged")
+    with pytest.raises(ContentError, match=r"tensors of 'c\.safetensors' are not known"):
+        await plan_for(tmp_path / "source", "*")
+    await plan_for(tmp_path / "source")
 
 
 async def test_wrong_bytes_are_never_written(tmp_path):
