@@ -11,10 +11,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
+
+ErrorT = TypeVar("ErrorT", bound="LatticaError")
 
 
 class LatticaError(Exception):
     """Base of every error of this package."""
+
+
+def renewed(error: ErrorT) -> ErrorT:
+    """The same error as an object of its own, with the same cause, for another task to raise.
+
+    Whoever raises an exception adds its frames to it: of one object that many tasks raise, each
+    would show the frames of all the others, and keep their variables alive.
+    """
+    kind = type(error)
+    again = kind.__new__(kind, *error.args)
+    again.args = error.args
+    again.__dict__.update(error.__dict__)
+    again.__cause__ = error.__cause__
+    return again
 
 
 class LocalProtocolError(LatticaError):

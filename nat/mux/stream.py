@@ -17,6 +17,7 @@ from lattica.nat.base.errors import (
     StreamClosedError,
     StreamResetError,
     UnsupportedProtocolError,
+    renewed,
 )
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.wire import encode_length_prefixed, find_message
@@ -214,7 +215,7 @@ class Stream:
 
     def _raise_if_dead(self) -> None:
         if self._refusal is not None:
-            raise self._refusal
+            raise renewed(self._refusal)
         reason = self._core.reset_reason
         if reason is not None:
             if self.connection.closed_reason is not None:

@@ -53,8 +53,6 @@ from lattica.nat.traversal.stun.behaviour import Responder
 from lattica.nat.traversal.stun.prober import NatProber
 from lattica.nat.traversal.stun.responder import StunResponder
 
-_PUSHES = 4
-"""Rounds of telling all peers that may be under way at a time; one peer may take ten seconds."""
 _ASK_DELAY = 2.0
 """Seconds in which it turns out which connections have survived a change of the network."""
 _PUSH_DELAY = 0.2
@@ -90,7 +88,6 @@ class Traversal:
         self._bootstrap = bootstrap
         self._identify = identify
         self._rng = random.Random()
-        self._pushing = trio.CapacityLimiter(_PUSHES)
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
         self._ended.set()
@@ -206,13 +203,9 @@ class Traversal:
                     if isinstance(event, _MOVES):
                         self._refresh_verified()
                         await trio.sleep(_PUSH_DELAY)
-                        if self._pushing.available_tokens:
-                            nursery.start_soon(self._push_addresses)
+                        # Not awaited: a peer that does not read must not keep news from others.
+                        nursery.start_soon(self._identify.push)
                 nursery.cancel_scope.cancel()
-
-    async def _push_addresses(self) -> None:
-        async with self._pushing:  # a peer that does not read must not keep news from others
-            await self._identify.push()
 
     def _forget_network(self) -> None:
         forget_interfaces()

@@ -59,6 +59,8 @@ class IdentifyService:
         self._asked: set[PeerId] = set()
         """Connected peers that have been asked, or are being asked."""
         self._push_due = False
+        self._pushing: dict[Connection, bool] = {}
+        """Those that are being told, and whether there has been news since that began."""
         self._record: tuple[tuple[Multiaddr, ...], bytes] = ((), b"")
         self.on_push: list[Callable[[PeerId], None]] = []
         """Called with peers that have said anew who they are."""
@@ -104,7 +106,10 @@ class IdentifyService:
         return self._record[1]
 
     async def push(self) -> None:
-        """Tell all connected peers what is true of this node now, its addresses to begin with."""
+        """Tell all connected peers what is true of this node now, its addresses to begin with.
+
+        A peer that is still being told of something earlier is told again after that, once.
+        """
         async with trio.open_nursery() as nursery:
             for peer_id in list(self._swarm.registry.by_peer):
                 connection = self._swarm.registry.best(peer_id)
@@ -124,6 +129,18 @@ class IdentifyService:
         await self.push()
 
     async def _push_to(self, connection: Connection) -> None:
+        if connection in self._pushing:
+            self._pushing[connection] = True
+            return
+        try:
+            self._pushing[connection] = True
+            while self._pushing[connection] and connection.closed_reason is None:
+                self._pushing[connection] = False
+                await self._push_once(connection)
+        finally:
+            del self._pushing[connection]
+
+    async def _push_once(self, connection: Connection) -> None:
         try:
             with trio.move_on_after(_TIMEOUT):
                 async with await connection.open(IDENTIFY_PUSH) as stream:

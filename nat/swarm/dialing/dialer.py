@@ -15,6 +15,7 @@ from lattica.nat.base.errors import (
     LatticaError,
     LocalProtocolError,
     ResourceLimitError,
+    renewed,
 )
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.net.addresses import (
@@ -91,7 +92,7 @@ class Dialer:
                 return await self._dial_for_all(peer_id, wanted)
             await pending.done.wait()
             if pending.error is not None and pending.addrs.issuperset(wanted):
-                raise pending.error
+                raise renewed(pending.error)
 
     async def _dial_for_all(self, peer_id: PeerId, addrs: Sequence[Multiaddr]) -> Connection:
         pending = self._pending[peer_id] = _PendingDial(frozenset(addrs))

@@ -27,6 +27,7 @@ from lattica.nat.base.errors import (
     LatticaError,
     ListenError,
     RemoteProtocolError,
+    renewed,
 )
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.net.addresses import Kind, kind_of, split_peer
@@ -223,7 +224,7 @@ class CircuitTransport:
                 continue
             await pending.done.wait()
             if pending.error is not None and direct_connection(self._swarm, relay) is None:
-                raise pending.error
+                raise renewed(pending.error)
         return connection
 
     async def _dial_relay(self, relay: PeerId, addr: Multiaddr) -> None:

@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
 
 from lattica.nat.base.errors import StreamResetError
 from lattica.nat.base.keys.identity import Identity
@@ -29,6 +31,7 @@ from lattica.nat.services.identify.messages import (
     encode,
 )
 from lattica.nat.services.ping import MAX_STREAMS, PING
+from lattica.nat.traversal import parts
 from lattica.node import Node
 from tests.support.attacker import Attacker, attacking, data, propose
 from tests.support.nets.nets import ECHO, echo, node_config, settled
@@ -65,6 +68,29 @@ async def test_a_new_listen_address_is_pushed_to_the_peers():
         added = a.swarm.addrs[-1]
         assert len(a.swarm.addrs) == 2
         await settled(lambda: added in b.swarm.address_book.addrs(a.peer_id))
+
+
+async def test_news_that_comes_while_peers_are_being_told_is_told_after_that(monkeypatch):
+    monkeypatch.setattr(parts, "_PUSH_DELAY", 0.0)
+    async with node_with_echo() as a, node_with_echo() as b:
+        await a.connect(b.addrs[0])
+        await identified(a)
+        await identified(b)
+        say, may_end, rounds = a._identify._say, trio.Event(), []
+
+        async def say_slowly(stream: Stream) -> None:
+            rounds.append(stream)
+            await say(stream)
+            await may_end.wait()
+
+        monkeypatch.setattr(a._identify, "_say", say_slowly)
+        for _ in range(8):
+            await a.swarm.listen(Multiaddr("/ip4/127.0.0.1/tcp/0"))
+            await wait_all_tasks_blocked(0.02)
+        assert len(rounds) == 1
+        may_end.set()
+        await settled(lambda: set(a.swarm.addrs) <= set(b.swarm.address_book.addrs(a.peer_id)))
+        assert len(rounds) == 2
 
 
 async def test_peers_are_told_of_a_protocol_that_is_served_no_more():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 import pytest
 import trio
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
@@ -230,9 +232,12 @@ async def test_callers_share_the_error_of_a_dial():
                 errors.append(caught.value)
 
             async with trio.open_nursery() as nursery:
-                for _ in range(5):
+                for _ in range(200):
                     nursery.start_soon(dial)
-            assert len(set(map(id, errors))) == 1
+            assert len({(str(error), error.attempts) for error in errors}) == 1
+            # Each its own, or the traceback of one would have the frames of all.
+            assert len(set(map(id, errors))) == 200
+            assert max(len(traceback.extract_tb(error.__traceback__)) for error in errors) < 20
 
 
 async def test_cancelling_the_first_caller_does_not_fail_the_others():
