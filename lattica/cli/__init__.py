@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from lattica.cli import content, doctor, node, relay
-from lattica.cli.common import GlobalOptions, reported_errors
+from lattica.cli.common import GlobalOptions, reported_errors, take_any_text
 
 
 class _Commands(TyperGroup):
@@ -81,4 +81,5 @@ content.register(app)
 
 def main() -> None:
     """Entry point of the `lattica` command; exits the process."""
+    take_any_text()
     app(prog_name="lattica")

@@ -6,7 +6,9 @@ Import-light on purpose: whatever a command needs beyond this it imports when it
 
 from __future__ import annotations
 
+import io
 import os
+import select
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -79,17 +81,42 @@ def fail(message: str) -> None:
     print(f"lattica: error: {line}", file=sys.stderr)
 
 
+def take_any_text() -> None:
+    """Let output in a locale that lacks a character show its code instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _give_up_output() -> bool:
+    """Whether nobody reads standard output or error any more; what is left is thrown away."""
+    closed = False
+    for descriptor in (1, 2):
+        poll = select.poll()
+        poll.register(descriptor, 0)
+        if any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0)):
+            closed = True
+            # The interpreter flushes once more at its end.
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, descriptor)
+            os.close(null)
+    return closed
+
+
 @contextmanager
 def reported_errors() -> Iterator[None]:
     """Turn what a command raises into an exit code and at most one line a cause.
 
     A :class:`LatticaError` is the user's news: its message, exit code 1. Ctrl-C exits quietly
-    with 130. Anything else is a bug and keeps its traceback.
+    with 130. Standard output that is closed (`| head`) ends the command quietly with 1. Anything
+    else is a bug and keeps its traceback.
     """
     try:
         yield
-    except (KeyboardInterrupt, LatticaError, BaseExceptionGroup) as error:
+    except (KeyboardInterrupt, LatticaError, BrokenPipeError, BaseExceptionGroup) as error:
         found = leaves(error)
+        if any(type(leaf) is BrokenPipeError for leaf in found) and _give_up_output():
+            raise SystemExit(EXIT_FAILURE) from None
         causes = [leaf for leaf in found if not isinstance(leaf, KeyboardInterrupt)]
         if not all(isinstance(cause, LatticaError) for cause in causes):
             raise

@@ -15,7 +15,16 @@ from safetensors.numpy import load_file, save_file
 
 from lattica.content import Ticket
 from lattica.content.manifest.cid import Cid
-from tests.loopback.commands.commands import failed_fetch, fetch, memory, published, start_fetch
+from tests.loopback.commands.commands import (
+    LATTICA,
+    LISTEN,
+    environment,
+    failed_fetch,
+    fetch,
+    memory,
+    published,
+    start_fetch,
+)
 
 MIB = 1024 * 1024
 
@@ -203,3 +212,53 @@ def test_file_that_changes_after_it_was_published(tmp_path):
         assert "has changed a file since it made the ticket" in error
         assert "ask for a new ticket" in error
     assert not (tmp_path / "out" / "f").exists()
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_standard_output_that_nobody_reads(tmp_path, unbuffered):
+    source = make_file(tmp_path / "f", 1)
+    with published(source, tmp_path / "publisher") as provider:
+        for command in (
+            ["publish", str(source), "--ephemeral", "--listen", LISTEN],
+            ["fetch", provider.ticket, "-o", str(tmp_path / "out")],
+            ["fetch", "--help"],
+        ):
+            read, write = os.pipe()
+            os.close(read)
+            env = {**environment(tmp_path / "data"), "PYTHONUNBUFFERED": unbuffered}
+            with os.fdopen(write, "wb") as closed:
+                done = subprocess.run(
+                    [*LATTICA, *command],
+                    stdout=closed,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    env=env,
+                    timeout=100,
+                    check=False,
+                )
+            assert done.returncode == 1, done.stderr
+            assert "Traceback" not in done.stderr
+            assert "Exception" not in done.stderr
+    assert same(source, tmp_path / "out" / "f")
+
+
+def test_locale_that_lacks_characters(tmp_path):
+    environ = {**environment(tmp_path / "data"), "PYTHONIOENCODING": "ascii:strict"}
+    done = subprocess.run(
+        [*LATTICA, "fetch", "--help"], capture_output=True, env=environ, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"blocks\\[0\\].*" in done.stdout
+    source = make_file(tmp_path / "naïve", 1)
+    with published(source, tmp_path / "publisher") as provider:
+        done = subprocess.run(
+            [*LATTICA, "fetch", provider.ticket, "-o", str(tmp_path / "out")],
+            capture_output=True,
+            env=environ,
+            timeout=100,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    assert b"ve: 1.0 MiB, verified" in done.stdout
+    assert b"na\\xefve: 1 file" in done.stderr
+    assert same(source, tmp_path / "out" / "naïve")
