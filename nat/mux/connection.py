@@ -50,6 +50,7 @@ class Connection(ABC):
         "__weakref__",
         "_closing",
         "_on_stream",
+        "_places",
         "_scope",
         "agent",
         "closed",
@@ -100,6 +101,8 @@ class Connection(ABC):
         """It has ended though neither side wanted that, with streams on it, after a while."""
         self.closed = trio.Event()
         self._on_stream = on_stream
+        self._places = trio.lowlevel.ParkingLot()
+        session.on_place = self._places.unpark
         self._closing = False
         self._scope = trio.CancelScope()
 
@@ -139,14 +142,14 @@ class Connection(ABC):
                 later, before a refusal has arrived, may be read as a further proposal: not for
                 a protocol whose data begins with what others choose, without such a sign.
 
-        Waits for the answer up to `Timeouts.negotiate`. When it fails or is cancelled, the
-        stream is reset.
+        Where the budgets allow no more streams it waits up to `Timeouts.negotiate` for another
+        one to end, and as long for the answer. When it fails or is cancelled, the stream is reset.
 
         Raises:
             UnsupportedProtocolError: the peer speaks none of them.
             ConnectionClosedError: the connection has ended.
             StreamResetError: the peer has reset the stream.
-            ResourceLimitError: a budget is used up.
+            ResourceLimitError: a budget is used up, and stays so; the message names it.
             RemoteProtocolError: the answer is none.
             TimeoutError: there was no answer in time.
         """
@@ -158,6 +161,7 @@ class Connection(ABC):
         await trio.lowlevel.checkpoint()
         if optimistic is None:
             optimistic = len(names) == 1 and names[0] in self.known_protocols
+        await self._wait_for_place()
         stream = self.open_stream()
         stream.begin_negotiation(negotiation)
         if optimistic:
@@ -176,6 +180,11 @@ class Connection(ABC):
             stream.reset()
             raise
         return stream
+
+    async def _wait_for_place(self) -> None:
+        with trio.move_on_after(self.session.timeouts.negotiate):
+            while not self.session.has_place and self.closed_reason is None:
+                await self._places.park()
 
     def open_stream(self) -> Stream:
         """Open a stream without a protocol, for those who negotiate it themselves.
@@ -306,4 +315,5 @@ class Connection(ABC):
         for core in self.session.close(reason):
             if isinstance(core.owner, Stream):
                 core.owner.wake()
+        self._places.unpark_all()
         self.closed.set()

@@ -33,6 +33,10 @@ _SHORTEST_TURN = 0.0005
 """Seconds until a busy process runs again; on loopback that is more than the round trip."""
 
 
+def _nothing() -> None:
+    pass
+
+
 class MuxSession(ABC):
     """Streams of one connection. The driver calls :meth:`tick` about once a second.
 
@@ -69,6 +73,8 @@ class MuxSession(ABC):
         self._senders = Senders(clock)
         self._drained: list[MuxStream] = []
         self._lingering = Lingering()
+        self.on_place: Callable[[], object] = _nothing
+        """Called when a stream has gone, and there may be a place for another."""
         self._unreported: list[MuxStream] = []
         self.rtt: float | None = None
         """Shortest round-trip time seen, seconds; None before the first pong.
@@ -119,16 +125,26 @@ class MuxSession(ABC):
             raise ConnectionClosedError("the peer is going away and accepts no new streams")
         if self._next_id > self._last_id:
             raise ConnectionClosedError("all stream ids of this connection are used; reconnect")
-        if not self._may_add_stream():
-            raise ResourceLimitError(
-                f"the connection has {len(self.streams)} streams, its budget allows no more"
-            )
+        if not self.has_place:
+            raise ResourceLimitError(self._full())
         stream = self._add_stream(self._next_id, initiated=True)
         self._next_id += self._id_step
         self.schedule(stream, was_idle=True)
         return stream
 
-    def _may_add_stream(self) -> bool:
+    def _full(self) -> str:
+        """Which budget allows no more streams."""
+        streams = f"the connection has {len(self.streams)} streams"
+        if len(self.streams) >= self._max_streams:
+            return f"{streams}, limits.max_streams_per_connection allows no more"
+        return (
+            f"{streams}, whose windows take {self._promised} bytes of the {self._promise_limit} "
+            "that limits.receive_memory_per_connection allows"
+        )
+
+    @property
+    def has_place(self) -> bool:
+        """The budgets allow another stream."""
         return (
             len(self.streams) < self._max_streams
             and self._promised + INITIAL_WINDOW <= self._promise_limit
@@ -146,6 +162,7 @@ class MuxSession(ABC):
         """The wire is done with the stream; what it holds may still be read."""
         if self.streams.pop(stream.id, None) is not None:
             self._promised -= stream.receive_window
+            self.on_place()
             self.window_updates_due.pop(stream.id, None)
             self._lingering.discard(stream)
             if stream.receive_queue:

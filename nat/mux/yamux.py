@@ -207,7 +207,7 @@ class Session(MuxSession):
             if not stream_id or stream_id % 2 != self._peer_parity or stream_id in self.streams:
                 raise RemoteProtocolError(f"yamux: the peer cannot open stream {stream_id}")
             self._highest_peer_id = max(self._highest_peer_id, stream_id)
-            if not self._may_add_stream():
+            if not self.has_place:
                 self._control.append(pack_header(0, _WINDOW_UPDATE, _RST, stream_id, 0))
                 return None
             stream = self._add_stream(stream_id, initiated=False)

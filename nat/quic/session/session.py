@@ -298,7 +298,7 @@ class QuicSession(MuxSession):
             if stream_id >= self._next_id:
                 raise RemoteProtocolError(f"QUIC: nobody opened stream {stream_id}")
         elif self._quic_streams.begin(stream_id):
-            if self.went_away or not self._may_add_stream():
+            if self.went_away or not self.has_place:
                 self._quic_streams.abort(stream_id, stop=True)
                 return None
             stream = self._add_stream(stream_id, initiated=False)

@@ -371,7 +371,7 @@ async def test_what_follows_the_negotiation_at_once_is_not_lost():
 
 async def test_streams_of_a_connection_are_limited_on_both_sides():
     limits = Limits(max_streams_per_connection=5)
-    async with joined(limits=limits) as (client, server):
+    async with joined(limits=limits, timeouts=Timeouts(negotiate=3.0)) as (client, server):
         peer_id = server.identity.peer_id
         held = [await client.open_stream(peer_id, [ECHO]) for _ in range(5)]
         with pytest.raises(ResourceLimitError, match="5 streams"):

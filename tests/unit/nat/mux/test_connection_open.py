@@ -14,6 +14,7 @@ from lattica.errors import (
     UnsupportedProtocolError,
 )
 from lattica.nat.config import Limits, Timeouts
+from lattica.nat.mux.session import INITIAL_WINDOW
 from lattica.nat.mux.stream import Stream
 from lattica.nat.secure.multistream import PROTOCOL_ID, encode_message
 from lattica.nat.swarm.protocols import ProtocolTable, StreamHandler
@@ -138,3 +139,33 @@ async def test_no_place_or_no_connection(autojump_clock) -> None:
         a.connection.abort("test")
         with pytest.raises(ConnectionClosedError, match="test"):
             await a.connection.open("/echo", optimistic=True)
+
+
+async def test_streams_beyond_the_limit_wait_for_a_place(autojump_clock) -> None:
+    async with connected(limits=Limits(max_streams_per_connection=2)) as (a, _):
+        held = [a.open(), a.open()]
+        a.connection.known_protocols.add("/x")
+        opened = []
+
+        async def open_one() -> None:
+            opened.append(await a.connection.open("/x"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(open_one)
+            await trio.testing.wait_all_tasks_blocked()
+            assert opened == []
+            held[0].reset()
+        assert len(opened) == 1
+        start = trio.current_time()
+        with pytest.raises(ResourceLimitError, match=r"limits\.max_streams_per_connection"):
+            await a.connection.open("/x")
+        assert trio.current_time() - start == pytest.approx(Timeouts().negotiate)
+
+
+async def test_the_limit_that_counts_is_named(autojump_clock) -> None:
+    limits = Limits(receive_memory_per_connection=2 * INITIAL_WINDOW)
+    async with connected(limits=limits) as (a, _):
+        a.open()
+        a.open()
+        with pytest.raises(ResourceLimitError, match=r"limits\.receive_memory_per_connection"):
+            a.open()
