@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, AsyncExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import trio
 
 from lattica.bootstrap import BootstrapPeers
 from lattica.config import NodeConfig
-from lattica.nat.base.errors import (
-    ConnectionClosedError,
-    LocalProtocolError,
-)
+from lattica.nat.base.errors import AddressError, ConnectionClosedError, LocalProtocolError
 from lattica.nat.base.exception_groups import leaves, unwrapped
 from lattica.nat.base.keys.identity import Identity, PeerId, parse_peer_id
 from lattica.nat.base.net.addresses import parse_multiaddr, split_peer, with_peer
@@ -54,6 +51,9 @@ class Node:
     (:mod:`lattica.bootstrap`), and tells of those that are unreachable in the log.
     All methods must be called in the trio thread; threads and asyncio have
     :class:`lattica.Lattica` and :class:`lattica.AsyncLattica`.
+
+    Wherever a peer or an address is asked for, anything but our own object or its text raises
+    `AddressError`; those of py-libp2p are given as text.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Node:
     def host(self) -> Host:
         """py-libp2p's `BasicHost` on this node, for its protocols; made when first asked for.
 
-        Its peer IDs are py-libp2p's own objects.
+        Its peer IDs and addresses are py-libp2p's own objects; a node takes `str()` of them.
 
         Raises:
             ImportError: py-libp2p is not installed.
@@ -187,7 +187,8 @@ class Node:
             return target, []
         if isinstance(target, str) and not target.lstrip().startswith("/") and ":" not in target:
             return parse_peer_id(target), []
-        given: Iterable[AddrLike] = [target] if isinstance(target, (str, Multiaddr)) else target
+        several = isinstance(target, Sequence) and not isinstance(target, (str, bytes, bytearray))
+        given = cast("Sequence[AddrLike]", target) if several else [cast("AddrLike", target)]
         split = [split_peer(_addr(addr)) for addr in given]
         peers = {peer for _, peer in split if peer is not None}
         if len(peers) > 1 or not split:
@@ -349,8 +350,24 @@ class Node:
 
 
 def _peer(peer: PeerLike) -> PeerId:
-    return parse_peer_id(peer) if isinstance(peer, str) else peer
+    if isinstance(peer, PeerId):
+        return peer
+    if isinstance(peer, str):
+        return parse_peer_id(peer)
+    raise AddressError(f"not a peer ID: {_named(peer)}; pass a PeerId or its text, as by str(peer)")
 
 
 def _addr(addr: AddrLike) -> Multiaddr:
-    return parse_multiaddr(addr) if isinstance(addr, str) else addr
+    if isinstance(addr, Multiaddr):
+        return addr
+    if isinstance(addr, str):
+        return parse_multiaddr(addr)
+    raise AddressError(
+        f"not an address: {_named(addr)}; pass a lattica Multiaddr or its text, as by str(addr), "
+        "and for a peer a PeerId or str(peer)"
+    )
+
+
+def _named(value: object) -> str:
+    kind = type(value)
+    return f"{value!r:.100} of type {kind.__module__}.{kind.__qualname__}"

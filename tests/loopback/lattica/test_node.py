@@ -166,6 +166,31 @@ async def test_targets_that_make_no_sense(target, error, text):
         assert node.peers() == ()
 
 
+@pytest.mark.parametrize("wrong", [None, b"12D3Koo", 5, b""])
+async def test_what_is_no_peer_and_no_address_is_refused_at_once(wrong):
+    async with new_node() as node:
+        peer, addr = node.peer_id, node.addrs[0]
+        for call in (
+            lambda: node.is_connected(wrong),
+            lambda: node.path(wrong),
+            lambda: node.add_address(wrong, addr),
+        ):
+            with pytest.raises(AddressError, match=r"not a peer ID: .*; pass .* str\(peer\)"):
+                call()
+        for wait in (
+            lambda: node.disconnect(wrong),
+            lambda: node.wait_connected(wrong),
+            lambda: node.open_stream(wrong, ECHO),
+        ):
+            with pytest.raises(AddressError, match="not a peer ID"):
+                await wait()
+        for target in (wrong, [wrong], (addr, wrong)):
+            with pytest.raises(AddressError, match=r"not an address: .*; pass .* str\(addr\)"):
+                await node.connect(target)
+        with pytest.raises(AddressError, match="not an address"):
+            node.add_address(peer, wrong)
+
+
 async def test_errors_of_connect():
     access = AccessRules(deny_peers=(str((denied := Identity.generate()).peer_id),))
     async with new_node(access=access) as a, new_node() as b:

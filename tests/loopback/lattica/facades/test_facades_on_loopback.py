@@ -60,6 +60,17 @@ def client() -> Iterator[Lattica]:
         yield client
 
 
+@pytest.mark.parametrize("wrong", [None, b"12D3Koo", 5])
+def test_what_is_no_peer_and_no_address_is_refused(client: Lattica, wrong: Any) -> None:
+    for call in (client.is_connected, client.disconnect, client.wait_connected):
+        with pytest.raises(AddressError, match="not a peer ID"):
+            call(wrong)
+    with pytest.raises(AddressError, match="not a peer ID"):
+        client.open_stream(wrong, "/echo")
+    with pytest.raises(AddressError, match="not an address"):
+        client.connect(wrong)
+
+
 def test_from_identity_to_disconnection(server: Lattica) -> None:
     identity = Identity.generate()
     with Lattica(config(), identity=identity) as client, server.events() as events:

@@ -22,13 +22,14 @@ from libp2p.network.stream.exceptions import StreamClosed, StreamEOF, StreamRese
 from libp2p.peer.id import ID
 from multiaddr.multiaddr import Multiaddr
 
-from lattica.errors import StreamResetError
+from lattica.errors import AddressError, LocalProtocolError, StreamResetError
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.net.addresses import split_peer
 from lattica.nat.config import Limits
 from lattica.nat.libp2p.border import libp2p_addr, libp2p_id, our_addr, our_id
 from lattica.nat.libp2p.network import Host, NetworkService, make_host
 from lattica.nat.services.identify.messages import IDENTIFY
+from lattica.nat.services.ping import PING
 from lattica.nat.services.standard import serve_standard
 from lattica.nat.swarm.swarm import Swarm
 from lattica.node import Node
@@ -363,6 +364,32 @@ async def test_handlers_are_one_table():
         assert ECHO not in mux.get_protocols()
         b.host.set_stream_handler(TProtocol(ECHO), py_echo)
         assert await call_echo(a.host, libp2p_id(b.peer_id), ECHO, b"y") == b"y"
+
+
+async def test_a_handler_that_is_refused_is_not_shown():
+    async with node_with_echo() as node:
+        ping = TProtocol(PING)
+        with pytest.raises(LocalProtocolError, match="replace=True"):
+            node.host.set_stream_handler(ping, py_echo)
+        assert node.host.get_mux().handlers[ping] is None
+
+
+async def test_a_node_takes_what_the_host_hands_out_as_text_only():
+    async with two_nodes() as (a, b):
+        peer: Any = libp2p_id(b.peer_id)
+        addr: Any = b.host.get_addrs()[0]
+        for call in (a.is_connected, a.path):
+            with pytest.raises(AddressError, match=r"libp2p\.peer\.id\.ID.*str\(peer\)"):
+                call(peer)
+        with pytest.raises(AddressError, match=r"str\(peer\)"):
+            await a.disconnect(peer)
+        for target in (peer, addr, [addr]):
+            with pytest.raises(AddressError, match=r"libp2p|multiaddr\.Multiaddr"):
+                await a.connect(target)
+        assert a.is_connected(str(peer))
+        await a.disconnect(str(peer))
+        assert not a.is_connected(str(peer))
+        assert await a.connect(str(addr)) == b.peer_id
 
 
 # --- pipes of py-libp2p ---
