@@ -391,8 +391,8 @@ class _HandlerView(MutableMapping[TProtocol | None, StreamHandlerFn | None]):
         if protocol is None or handler is None:
             raise ValueError("a protocol needs a name and a handler")
         name = str(protocol)
+        self._table.handle(name, self._adapt(handler))  # which may refuse
         self._original[name] = handler
-        self._table.handle(name, self._adapt(handler))
 
     def _adapt(self, handler: StreamHandlerFn) -> StreamHandler:
         async def handle(stream: Stream) -> None:

@@ -88,7 +88,7 @@ class ProtocolTable:
         served = self._served.get(protocol)
         if served is not None and served.owner != owner and not replace:
             raise LocalProtocolError(
-                f"{protocol} is served by {served.owner}; say so if it is to be replaced"
+                f"{protocol} is served by {served.owner}; pass replace=True to handle"
             )
         self._served[protocol] = _Served(handler, owner, cancel_when_gone)
 
