@@ -90,6 +90,19 @@ class _Reader:
         else:
             self.buffer = bytes(data)
 
+    def header(self) -> bool:
+        """Take the header, which comes first; whether it is there.
+
+        What is something else is refused at its first byte: as a length it could be waited for.
+        """
+        head = self.buffer[: len(_HEADER)]
+        if not _HEADER.startswith(head):
+            raise RemoteProtocolError(f"expected {PROTOCOL_ID}, peer sent {head!r}")
+        if len(head) < len(_HEADER):
+            return False
+        self.offset = len(_HEADER)
+        return True
+
     def next(self) -> str | None:
         """The next message without its newline; None if it is not there yet."""
         try:
@@ -140,11 +153,11 @@ class Responder:
         "_pipelined",
         "_proposals",
         "_reader",
-        "_saw_header",
         "_supported",
         "failed",
         "refused",
         "rest",
+        "saw_header",
         "selected",
     )
 
@@ -166,7 +179,8 @@ class Responder:
         self._pipelined = pipelined
         self._reader = _Reader()
         self._out = b""
-        self._saw_header = False
+        self.saw_header = False
+        """The peer speaks multistream-select."""
         self._proposals = 0
 
     def data_to_send(self) -> bytes:
@@ -183,16 +197,15 @@ class Responder:
         """
         if self.selected is not None or self.failed:
             raise LocalProtocolError("negotiation is over; these bytes belong to the protocol")
-        if not self._saw_header and not self._reader.buffer and self._select_at_once(data):
+        if not self.saw_header and not self._reader.buffer and self._select_at_once(data):
             return
         self._reader.feed(data)
+        if not self.saw_header:
+            if not self._reader.header():
+                return
+            self.saw_header = True
+            self._out += _HEADER
         while (text := self._reader.next()) is not None:
-            if not self._saw_header:
-                if text != PROTOCOL_ID:
-                    raise RemoteProtocolError(f"expected {PROTOCOL_ID}, peer sent {text[:80]!r}")
-                self._saw_header = True
-                self._out += _HEADER
-                continue
             self._proposals += 1
             if self._proposals > MAX_PROPOSALS:
                 raise RemoteProtocolError(f"peer made more than {MAX_PROPOSALS} proposals")
@@ -228,6 +241,7 @@ class Responder:
         if text == "ls" or not self._supported(text):
             return False
         self._out = _HEADER + encode_message(text)
+        self.saw_header = True
         self.selected = text
         self.rest = bytes(data[end:])
         return True
@@ -252,11 +266,11 @@ class Initiator:
     __slots__ = (
         "_out",
         "_reader",
-        "_saw_header",
         "_turn",
         "failed",
         "protocols",
         "rest",
+        "saw_header",
         "selected",
     )
 
@@ -270,7 +284,8 @@ class Initiator:
         self.rest = b""
         self.protocols = tuple(protocols)
         self._turn = 0
-        self._saw_header = False
+        self.saw_header = False
+        """The peer speaks multistream-select."""
         self._reader = _Reader()
         self._out = _HEADER + encode_message(self.protocols[0])
 
@@ -288,20 +303,21 @@ class Initiator:
         """
         if self.selected is not None or self.failed:
             raise LocalProtocolError("negotiation is over; these bytes belong to the protocol")
-        if not self._saw_header and not self._reader.buffer:
+        if not self.saw_header and not self._reader.buffer:
             # The common answer: header and echo of the first proposal, in one piece.
             expected = _HEADER + encode_message(self.protocols[0])
             if data[: len(expected)] == expected:
+                self.saw_header = True
                 self.selected = self.protocols[0]
                 self.rest = bytes(data[len(expected) :])
                 return
         self._reader.feed(data)
+        if not self.saw_header:
+            if not self._reader.header():
+                return
+            self.saw_header = True
         while (text := self._reader.next()) is not None:
-            if not self._saw_header:
-                if text != PROTOCOL_ID:
-                    raise RemoteProtocolError(f"expected {PROTOCOL_ID}, peer sent {text[:80]!r}")
-                self._saw_header = True
-            elif text == self.protocols[self._turn]:
+            if text == self.protocols[self._turn]:
                 self.selected = text
                 self.rest = self._reader.take_rest()
                 return

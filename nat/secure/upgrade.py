@@ -103,9 +103,9 @@ class Upgrade:
         return self._stage.value
 
     @property
-    def authenticated(self) -> bool:
-        """The peer's identity is proved, so the bytes arrive as the peer sent them."""
-        return self._remote is not None
+    def speaks_libp2p(self) -> bool:
+        """The peer has begun as libp2p peers do, so the bytes arrive as it sent them."""
+        return self._stage is not _Stage.SECURITY or self._negotiation.saw_header
 
     def data_to_send(self) -> bytes:
         out, self._out = self._out, b""

@@ -20,6 +20,8 @@ from lattica.nat.swarm.yamux_connection import YamuxConnection
 from lattica.nat.transport.base import RawConn, SecureLink
 from lattica.nat.transport.pnet import PnetConn
 
+_OTHER_KEY = "perhaps the peer has another private network key, or none"
+
 
 class Connector:
     """Secures and multiplexes pipes, with one set of rules and one memory budget."""
@@ -77,14 +79,21 @@ class Connector:
                 break
             received = await raw.receive()
             if not received:
-                raise ConnectionClosedError(f"the peer closed during {upgrade.stage}")
+                error = f"the peer closed during {upgrade.stage}"
+                if key is not None and not upgrade.speaks_libp2p:
+                    error = f"{error}; {_OTHER_KEY}"
+                raise ConnectionClosedError(error)
             try:
                 upgrade.receive(received)
-            except RemoteProtocolError as error:
-                if key is None or upgrade.authenticated:
+            except RemoteProtocolError as garbage:
+                if upgrade.speaks_libp2p:
                     raise
+                if key is not None:  # without which what came means nothing
+                    raise RemoteProtocolError(
+                        f"the peer's bytes make no sense; {_OTHER_KEY}"
+                    ) from None
                 raise RemoteProtocolError(
-                    f"{error} (with another private network key, everything looks like that)"
+                    f"the peer does not speak libp2p here, or is in a private network ({garbage})"
                 ) from None
         self.gater.check_peer(upgrade.result.remote.peer_id)
         raw.mark_authenticated()

@@ -192,7 +192,7 @@ async def no_muxer(a: Attacker) -> None:
 
 BEFORE = [
     (http, r"multistream"),
-    (noise_bytes, r"varint is longer"),
+    (noise_bytes, r"does not speak libp2p"),
     (random_bytes, r"multistream"),
     (huge_message, r"multistream message of \d+ bytes"),
     (endless_proposals, r"more than 64 proposals"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import pytest
 
@@ -133,6 +133,20 @@ def test_what_peers_would_take_for_something_else_is_no_name(name: str) -> None:
 def test_responder_refuses(data: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
         responder().receive(data)
+
+
+@pytest.mark.parametrize("make", [responder, lambda: Initiator(["/yamux/1.0.0"])])
+@pytest.mark.parametrize("at", range(len(HEADER)))
+def test_what_is_no_multistream_is_refused_at_its_first_byte(
+    make: Callable[[], Responder | Initiator], at: int
+) -> None:
+    machine = make()
+    for byte in HEADER[:at]:
+        machine.receive(bytes((byte,)))
+    assert not machine.saw_header
+    with pytest.raises(RemoteProtocolError, match=f"expected {PROTOCOL_ID}, peer sent b'"):
+        machine.receive(bytes((HEADER[at] ^ 0x40,)))
+    assert not machine.saw_header
 
 
 def test_too_long_is_refused_before_it_has_come() -> None:

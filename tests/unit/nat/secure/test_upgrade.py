@@ -440,3 +440,13 @@ def test_stage_names_what_is_going_on() -> None:
     peer = ManualPeer(listener(), initiator=True)
     peer.shake_hands()
     assert peer.upgrade.stage == "the negotiation of the multiplexer"
+
+
+def test_the_header_is_what_tells_a_libp2p_peer() -> None:
+    upgrade = listener()
+    spoke = []
+    for data in (HEADER[:-1], HEADER[-1:], NOISE.removeprefix(HEADER)):
+        upgrade.receive(data)
+        spoke.append(upgrade.speaks_libp2p)
+    assert spoke == [False, True, True]
+    assert upgrade.stage == "the Noise handshake"
