@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from lattica.logs import LEVELS
-from lattica.nat.base.checks import FieldError
+from lattica.nat.base.checks import FieldError, require_texts
 from lattica.nat.base.errors import ConfigError
 from lattica.nat.base.keys.swarm_key import parse_swarm_key
 from lattica.nat.config import SwarmConfig
@@ -85,6 +85,7 @@ class NodeConfig:
     """One of debug, info, warning, error. Used by programs; the library sets up no logging."""
 
     def __post_init__(self) -> None:
+        require_texts("bootstrap", self.bootstrap)
         if self.log_level not in LEVELS:
             raise FieldError("log_level", f"one of {', '.join(LEVELS)}", self.log_level)
 

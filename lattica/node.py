@@ -331,10 +331,14 @@ class Node:
         Args:
             owner: for services that share a node with others: what this one calls itself.
             replace: take a protocol from a part of the node, or from a service, that serves
-                it; without, that raises :class:`~lattica.errors.LocalProtocolError`.
+                it.
             cancel_when_gone: cancel the handler when its peer has no more use for an answer: it
                 has reset the stream or stopped reading, or the connection is gone
                 (:meth:`Stream.wait_gone`).
+
+        Raises:
+            LocalProtocolError: another owner serves it and `replace` is not set, the name cannot
+                be that of a protocol, or the handler cannot be called.
         """
         self.swarm.protocols.handle(
             protocol, handler, owner=owner, replace=replace, cancel_when_gone=cancel_when_gone

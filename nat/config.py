@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from lattica.nat.base.checks import is_network, require, require_seconds
+from lattica.nat.base.checks import is_network, require, require_seconds, require_texts
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -130,6 +130,8 @@ class AccessRules:
     deny_networks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("allow_peers", "deny_peers", "allow_networks", "deny_networks"):
+            require_texts(name, getattr(self, name))
         for name in ("allow_networks", "deny_networks"):
             for network in getattr(self, name):
                 require(is_network(network), name, "networks like 10.0.0.0/8", network)
@@ -187,6 +189,7 @@ class SwarmConfig:
     """Seconds between the starts of dials to a peer's addresses (RFC 8305)."""
 
     def __post_init__(self) -> None:
+        require_texts("listen", self.listen)
         key = self.private_network_key
         # Never the key itself in a message.
         require(

@@ -175,8 +175,10 @@ class AsyncLattica(NodeFacade):
         `replace` and `cancel_when_gone` see `Node.handle`.
         """
         loop = asyncio.get_running_loop()
+        handle = partial(self._node.handle, replace=replace, cancel_when_gone=cancel_when_gone)
+        self._check_handler(handler)
         await self._bridge.acall_plain(
-            partial(self._node.handle, replace=replace, cancel_when_gone=cancel_when_gone),
+            handle,
             protocol,
             lambda stream: self._handlers.serve(handler, loop, stream),
         )

@@ -189,8 +189,10 @@ class Lattica(NodeFacade):
         logged. At most `max_handler_threads` handlers run at once; further streams wait, unread,
         so that their senders are held up by flow control. For `replace` see `Node.handle`.
         """
+        handle = partial(self._node.handle, replace=replace)
+        self._check_handler(handler)
         self._bridge.call_plain(
-            partial(self._node.handle, replace=replace),
+            handle,
             protocol,
             lambda stream: self._handlers.serve(handler, stream),
         )

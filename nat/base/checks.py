@@ -26,6 +26,12 @@ def require_seconds(field: str, value: float) -> None:
     require(0 < value < math.inf, field, "a positive number of seconds", value)
 
 
+def require_texts(field: str, value: object) -> None:
+    # A single text would be taken for a list of its letters.
+    holds = isinstance(value, (tuple, list)) and all(isinstance(item, str) for item in value)
+    require(holds, field, "a list of texts", value)
+
+
 def is_network(text: str) -> bool:
     try:
         ipaddress.ip_network(text)

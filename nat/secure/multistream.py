@@ -52,12 +52,16 @@ _RESERVED = frozenset(("", "ls", "na", PROTOCOL_ID))
 """What has a meaning of its own where a protocol may be named."""
 
 
-def check_protocol(name: str) -> None:
+def check_protocol(name: object) -> None:
     """Whether a protocol may have the name.
 
     Raises:
-        LocalProtocolError: it means something else, or no peer could send it.
+        LocalProtocolError: it means something else, no peer could send it, or it is no text.
     """
+    if not isinstance(name, str) or not name:
+        raise LocalProtocolError(
+            f"a protocol's name is a text such as '/echo/1', not {name!r:.100}"
+        )
     encode_message(name)
     if name in _RESERVED:
         raise LocalProtocolError(f"{name!r} means something else than a protocol's name to peers")

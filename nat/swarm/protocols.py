@@ -21,6 +21,12 @@ APPLICATION = "the application"
 """Who serves what no part of the node does."""
 
 
+def check_handler(handler: object) -> None:
+    """Raises LocalProtocolError for what cannot be called with a stream."""
+    if not callable(handler):
+        raise LocalProtocolError(f"a handler is a function of a stream, not {handler!r:.100}")
+
+
 @dataclass(frozen=True, slots=True)
 class _Served:
     handler: StreamHandler
@@ -82,9 +88,11 @@ class ProtocolTable:
                 (:meth:`Stream.wait_gone`).
 
         Raises:
-            LocalProtocolError: another owner serves it, or the name cannot be one.
+            LocalProtocolError: another owner serves it, the name cannot be one, or the handler
+                cannot be called.
         """
         check_protocol(protocol)
+        check_handler(handler)
         served = self._served.get(protocol)
         if served is not None and served.owner != owner and not replace:
             raise LocalProtocolError(

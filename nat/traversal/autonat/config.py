@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, field
 
-from lattica.nat.base.checks import require, require_seconds
+from lattica.nat.base.checks import require, require_seconds, require_texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,7 @@ class AutonatServerConfig:
         for name in ("request_timeout", "dial_timeout", "dial_back_timeout"):
             require_seconds(name, getattr(self, name))
         require(0 <= self.dial_data_delay <= 10, "dial_data_delay", "0 to 10", self.dial_data_delay)
+        require_texts("dial_back_ips", self.dial_back_ips)
         for ip in self.dial_back_ips:
             require(_is_ip(ip), "dial_back_ips", "IP addresses of this machine", ip)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,6 +16,8 @@ from lattica.config import (
 )
 from lattica.errors import ConfigError
 from lattica.nat.config import AccessRules, Limits, SwarmConfig, Timeouts, Windows
+from lattica.nat.traversal.autonat.config import AutonatServerConfig
+from lattica.nat.traversal.relay.client.config import RelayClientConfig
 
 KEY = bytes(range(32))
 SWARM_KEY = f"/key/swarm/psk/1.0.0/\n/base16/\n{KEY.hex()}\n"
@@ -261,6 +264,23 @@ def test_the_key_itself_beats_a_key_file_of_lower_precedence(tmp_path: Path) -> 
 def test_ranges_hold_without_load_config(make, field: str) -> None:
     with pytest.raises(ConfigError, match=field):
         make()
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [
+        (SwarmConfig, "listen"),
+        (NodeConfig, "bootstrap"),
+        (AccessRules, "allow_peers"),
+        (AccessRules, "deny_networks"),
+        (RelayClientConfig, "relays"),
+        (AutonatServerConfig, "dial_back_ips"),
+    ],
+)
+@pytest.mark.parametrize("value", ["/ip4/192.0.2.1/tcp/1", None, (5,), {}])
+def test_a_single_text_is_no_list(config: Any, field: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"{field}: expected a list of texts, not "):
+        config(**{field: value})
 
 
 toml_values = st.recursive(

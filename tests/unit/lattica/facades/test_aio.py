@@ -224,6 +224,17 @@ def test_handlers_run_on_the_loop_that_registered_them(node: FakeNode) -> None:
     in_asyncio(main)
 
 
+def test_what_cannot_be_called_is_no_handler(node: FakeNode) -> None:
+    async def main() -> None:
+        wrong: Any = None
+        async with AsyncLattica() as lattica:
+            with pytest.raises(LocalProtocolError, match="a handler is a function of a stream"):
+                await lattica.handle("/p", wrong)
+        assert "/p" not in node.handlers
+
+    in_asyncio(main)
+
+
 def test_what_the_node_serves_is_replaced_on_request_only(node: FakeNode) -> None:
     async def mine(stream: AsyncStream) -> None:
         await stream.send_all(b"mine")

@@ -407,6 +407,13 @@ def test_a_handler_that_raises_costs_its_stream(lattica: Lattica, node: FakeNode
         lattica.open_stream(peer, "/bad")
 
 
+def test_what_cannot_be_called_is_no_handler(lattica: Lattica, node: FakeNode) -> None:
+    wrong: Any = None
+    with pytest.raises(LocalProtocolError, match="a handler is a function of a stream, not None"):
+        lattica.handle("/p", wrong)
+    assert "/p" not in node.handlers
+
+
 def test_what_the_node_serves_is_replaced_on_request_only(lattica: Lattica) -> None:
     with pytest.raises(LocalProtocolError):
         lattica.handle(BUILT_IN, lambda stream: stream.send_all(b"mine"))

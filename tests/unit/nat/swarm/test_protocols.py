@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from lattica.errors import LocalProtocolError
@@ -68,4 +70,18 @@ def test_what_another_serves_is_not_ended(table: ProtocolTable) -> None:
 def test_name_that_no_peer_could_ask_for(table: ProtocolTable, name: str) -> None:
     with pytest.raises(LocalProtocolError):
         table.handle(name, one)
+    assert table.names == (PING,)
+
+
+@pytest.mark.parametrize("name", [5, None, b"/x/1", ""])
+def test_what_is_no_name(table: ProtocolTable, name: Any) -> None:
+    with pytest.raises(LocalProtocolError, match="name is a text"):
+        table.handle(name, one)
+    assert table.names == (PING,)
+
+
+@pytest.mark.parametrize("handler", [None, 5, "one"])
+def test_what_is_no_handler(table: ProtocolTable, handler: Any) -> None:
+    with pytest.raises(LocalProtocolError, match="a handler is a function of a stream, not"):
+        table.handle("/x/1", handler)
     assert table.names == (PING,)
