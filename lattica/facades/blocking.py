@@ -22,6 +22,7 @@ from lattica.facades.call import seconds
 from lattica.facades.facade import EventsCore, NodeFacade
 from lattica.facades.handoff import Buffer, StreamCore, StreamHandle
 from lattica.nat.base.errors import LocalProtocolError
+from lattica.nat.base.wire import encode_length_prefixed
 
 if TYPE_CHECKING:
     from lattica.config import NodeConfig
@@ -263,6 +264,10 @@ class BlockingStream(StreamHandle):
         if not self._offer(data):
             self._bridge.call(self._core.queue.send, data, timeout=timeout)
 
+    def send_message(self, data: Buffer, *, timeout: float | None = None) -> None:
+        """Send `data` with its length, a varint, in front; otherwise as `send_all`."""
+        self.send_all(encode_length_prefixed(data), timeout=timeout)
+
     def send_eof(self, *, timeout: float | None = None) -> None:
         """End this side's direction; the other one stays open."""
         self._bridge.call(self._core.queue.send_eof, timeout=timeout)
@@ -292,6 +297,26 @@ class BlockingStream(StreamHandle):
                 size,
                 timeout=timeout,
                 give_back=self._buffer.put_back,
+            )
+        return data
+
+    def receive_message(self, limit: int, *, timeout: float | None = None) -> bytes:
+        """A message as `send_message` sends it, of up to `limit` bytes, without its length.
+
+        Memory is taken only for one that is not longer. If it raises, what has arrived can still
+        be received, the length too; so nothing is lost by a timeout or by `KeyboardInterrupt`.
+
+        Raises:
+            RemoteProtocolError: for a longer message or what is no length.
+            IncompleteReadError: the stream ends before the message does.
+        """
+        data = self._take_message(limit)
+        if data is None:
+            data = self._bridge.call(
+                self._core.receive_message,
+                limit,
+                timeout=timeout,
+                give_back=self._buffer.put_message_back,
             )
         return data
 

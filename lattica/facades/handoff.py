@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from lattica.nat.base.errors import IncompleteReadError, LocalProtocolError, StreamClosedError
+from lattica.nat.base.wire import MAX_UVARINT_BYTES, encode_length_prefixed, find_message
 
 if TYPE_CHECKING:
     from lattica.facades.bridge import Bridge
@@ -100,6 +101,29 @@ class ReceiveBuffer:
                 )
             return None
 
+    def take_message(self, limit: int) -> bytes | None:
+        """A message that has its length in front, without it; None when it is not all there.
+
+        At the end IncompleteReadError, and for what is no message of up to `limit` bytes
+        RemoteProtocolError; then what there is stays, and can still be read.
+        """
+        with self._lock:
+            span = find_message(self._head(), limit)
+            if span is not None and span[1] <= self.size:
+                self._pop(span[0])
+                return self._pop(span[1] - span[0])
+            if self._ended:
+                raise IncompleteReadError(
+                    "the peer ended the stream in a message"
+                    if self.size
+                    else "the peer ended the stream where a message was expected"
+                )
+            return None
+
+    def put_message_back(self, message: bytes) -> None:
+        """:meth:`put_back` for what :meth:`take_message` returned."""
+        self.put_back(encode_length_prefixed(message))
+
     def take_into(self, target: memoryview) -> int:
         """Fill as much of `target` as there is; return how many bytes."""
         with self._lock:
@@ -109,6 +133,15 @@ class ReceiveBuffer:
                 target[done : done + len(part)] = part
                 done += len(part)
             return done
+
+    def _head(self) -> bytes:
+        """Enough of the beginning for a length."""
+        head = b""
+        for chunk in self._chunks:
+            if len(head) >= MAX_UVARINT_BYTES:
+                break
+            head += chunk[: MAX_UVARINT_BYTES - len(head)]
+        return head
 
     def _next(self, limit: int) -> memoryview:
         chunk = self._chunks.popleft()
@@ -286,6 +319,12 @@ class StreamCore:
                 await self._fill()
             return data
 
+    async def receive_message(self, limit: int) -> bytes:
+        async with self._receive_lock:
+            while (data := self.buffer.take_message(limit)) is None:
+                await self._fill()
+            return data
+
     async def receive_into(self, target: memoryview, fill: bool) -> int:
         async with self._receive_lock:
             done = 0
@@ -372,6 +411,11 @@ class StreamHandle:
         """The stream's number on its connection."""
         return self._core.stream.id
 
+    @property
+    def is_gone(self) -> bool:
+        """Nobody receives any more what this side sends; see `Stream.is_gone`."""
+        return self._core.stream.is_gone
+
     def reset(self) -> None:
         """Abort both directions at once; what was not delivered is lost. Does not wait."""
         self._closed = True
@@ -406,6 +450,10 @@ class StreamHandle:
             raise ValueError(f"cannot receive {size} bytes")
         self._bridge.check()
         return self._buffer.take_exactly(size)
+
+    def _take_message(self, limit: int) -> bytes | None:
+        self._bridge.check()
+        return self._buffer.take_message(limit)
 
     def _target(self, buffer: bytearray | memoryview) -> memoryview:
         view = memoryview(buffer).cast("B")

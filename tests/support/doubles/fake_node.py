@@ -75,6 +75,10 @@ class FakeStream:
         if self.closed:
             raise StreamClosedError("this side has closed the stream")
 
+    @property
+    def is_gone(self) -> bool:
+        return self._out.reset
+
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         with self._alone("send"):
             await trio.lowlevel.checkpoint()

@@ -15,6 +15,7 @@ import trio
 
 from lattica.errors import (
     DialError,
+    IncompleteReadError,
     LatticaError,
     ListenError,
     LocalProtocolError,
@@ -196,6 +197,36 @@ def test_nothing_is_lost_when_a_read_is_cancelled_at_any_moment(node: FakeNode) 
 
     async def read_into(stream: AsyncStream, into: bytearray) -> bytes:
         return bytes(into[: await stream.receive_into(into)])
+
+    in_asyncio(main)
+
+
+def test_no_message_is_lost_when_its_receiver_is_cancelled_at_any_moment(node: FakeNode) -> None:
+    async def main() -> None:
+        messages = [bytes((number,)) * (number % 3 * 70) for number in range(100)]
+
+        async def tell(stream: AsyncStream) -> None:
+            for message in messages:
+                await stream.send_message(message)
+                if len(message) == 70:
+                    await asyncio.sleep(0)
+
+        async with AsyncLattica() as lattica:
+            await lattica.handle("/tell", tell)
+            async with await lattica.open_stream(SELF, "/tell") as stream:
+                got = []
+                for turn in range(100_000):
+                    reading = asyncio.create_task(stream.receive_message(140))
+                    for _ in range(turn % 5):
+                        await asyncio.sleep(0)
+                    reading.cancel()
+                    try:
+                        got.append(await reading)
+                    except asyncio.CancelledError:
+                        continue
+                    except IncompleteReadError:
+                        break
+        assert got == messages
 
     in_asyncio(main)
 

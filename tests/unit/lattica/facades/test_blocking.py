@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -22,6 +22,7 @@ from lattica.errors import (
     LatticaError,
     ListenError,
     LocalProtocolError,
+    RemoteProtocolError,
     StreamClosedError,
     StreamResetError,
     UnsupportedProtocolError,
@@ -235,6 +236,55 @@ def test_nothing_is_lost_when_a_read_times_out(lattica: Lattica) -> None:
         assert stream.receive_exactly(10, timeout=PATIENCE) == b"1234567890"
         with pytest.raises(TimeoutError):
             stream.receive_some(timeout=0)
+
+
+def test_messages(lattica: Lattica) -> None:
+    peer: Peer = "self"
+    messages = [b"", b"x", b"y" * 200, b"z" * (3 * WINDOW)]
+
+    def repeat(stream: BlockingStream) -> None:
+        with suppress(IncompleteReadError):
+            while True:
+                stream.send_message(stream.receive_message(4 * WINDOW))
+
+    lattica.handle("/repeat", repeat)
+    with lattica.open_stream(peer, "/repeat") as stream:
+        for message in messages:
+            stream.send_message(bytearray(message), timeout=PATIENCE)
+            assert stream.receive_message(4 * WINDOW, timeout=PATIENCE) == message
+        stream.send_message(b"12345")
+        with pytest.raises(RemoteProtocolError, match="5 bytes, where 4 are allowed"):
+            stream.receive_message(4, timeout=PATIENCE)
+        assert stream.receive_message(5) == b"12345"  # it is still there
+        stream.send_eof()
+        with pytest.raises(IncompleteReadError, match="where a message was expected"):
+            stream.receive_message(5, timeout=PATIENCE)
+
+
+def test_a_message_that_does_not_come_in_time_or_to_its_end(lattica: Lattica) -> None:
+    peer: Peer = "self"
+    go_on = threading.Event()
+
+    def in_pieces(stream: BlockingStream) -> None:
+        stream.send_all(b"\x96")  # half of the length, 150
+        go_on.wait(PATIENCE)
+        stream.send_all(b"\x01" + b"m" * 150 + b"\x05cut")
+        stream.send_eof()
+
+    lattica.handle("/pieces", in_pieces)
+    with lattica.open_stream(peer, "/pieces") as stream:
+        with pytest.raises(TimeoutError):
+            stream.receive_message(200, timeout=0.05)
+        go_on.set()
+        assert stream.receive_message(200, timeout=PATIENCE) == b"m" * 150
+        with pytest.raises(IncompleteReadError, match="in a message"):
+            stream.receive_message(200, timeout=PATIENCE)
+        assert b"".join(stream) == b"\x05cut"
+        assert not stream.is_gone
+        stream.reset()
+        with pytest.raises(StreamResetError):
+            stream.receive_message(200, timeout=PATIENCE)
+        assert stream.is_gone
 
 
 def test_sends_of_many_threads_are_whole(lattica: Lattica) -> None:
