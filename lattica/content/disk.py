@@ -15,6 +15,8 @@ from lattica.content.errors import StorageError
 
 _OLD_NS = 3_000_000_000
 """Nanoseconds after which a file system's clock has surely ticked."""
+_ATTEMPTS = 10
+"""At what another program may undo at the same moment."""
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space, or choose another directory with -o",
     errno.EDQUOT: "your disk quota is used up; free some space, or choose another directory",
@@ -37,6 +39,24 @@ def storage_error(error: OSError, path: Path) -> StorageError:
     where = error.filename2 or error.filename
     shown = path if where is None or isinstance(where, int) else os.fsdecode(where)
     return StorageError(f"cannot write {shown}: {advice}")
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory and those above it, also while another program removes them.
+
+    Raises :class:`OSError`.
+    """
+    for _ in range(_ATTEMPTS):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            return
+        except FileExistsError:
+            # Was it a directory, which is gone by now?
+            if os.path.lexists(path) and not path.is_dir():
+                raise
+        except FileNotFoundError:  # one above it is
+            pass
+    path.mkdir(parents=True, exist_ok=True)
 
 
 def format_bytes(count: int) -> str:

@@ -33,6 +33,7 @@ from types import TracebackType
 from lattica.content.disk import (
     allocate,
     format_bytes,
+    make_directory,
     mark_unmodified,
     read_exactly,
     set_executable,
@@ -111,7 +112,7 @@ class PartialFiles:
     def _open_journal(self, path: Path) -> int:
         """Open and lock the journal. What is returned had a name after it was locked."""
         for _ in range(_ATTEMPTS):
-            self._directory.mkdir(parents=True, exist_ok=True)
+            make_directory(self._directory)
             with suppress(FileNotFoundError):
                 journal = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
                 try:
@@ -401,7 +402,7 @@ class PartialFiles:
         """Rename, and look whether that was the file that was read back, as it was then."""
         target = self.target(output)
         for _ in range(_ATTEMPTS):
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_directory(target.parent)
             with suppress(FileNotFoundError):
                 os.replace(path, target)
                 sync_directory(target.parent)
@@ -431,7 +432,7 @@ class PartialFiles:
             with suppress(FileNotFoundError):
                 return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
             with suppress(FileNotFoundError):
-                self._directory.mkdir(parents=True, exist_ok=True)
+                make_directory(self._directory)
         raise FileNotFoundError(errno.ENOENT, "removed again and again", str(self._directory))
 
     def _write_at(self, place: Placement, data: memoryview) -> None:

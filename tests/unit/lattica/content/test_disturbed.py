@@ -16,6 +16,7 @@ import trio
 from safetensors.numpy import save_file
 
 from lattica.content import FetchOptions, Publisher, fetch
+from lattica.content.disk import make_directory
 from lattica.content.download import partial
 from lattica.content.download.partial import PartialFiles
 from lattica.content.events import FetchEvent, FetchProgress
@@ -261,3 +262,21 @@ async def test_lock_errors_that_mean_something_else_are_errors(tmp_path, monkeyp
         ticket = await publisher.publish(source)
         with pytest.raises(StorageError, match="the disk fails"):
             await fetch(node, ticket, tmp_path / "out", options=QUICK)
+
+
+@pytest.mark.parametrize("error", [FileExistsError, FileNotFoundError])
+def test_a_directory_that_is_removed_while_it_is_made_is_made_again(error, tmp_path, monkeypatch):
+    real, tries = Path.mkdir, []
+
+    def mkdir(path, *args, **kwargs):
+        tries.append(path)
+        if len(tries) == 1:
+            raise error(str(path))
+        real(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    make_directory(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError):
+        make_directory(tmp_path / "file")
