@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+    from lattica.nat.swarm.events import EventStream
     from lattica.node import Node
 
 
@@ -26,6 +27,15 @@ def print_ready(node: Node) -> None:
     addrs = [str(addr) for addr in node.addrs]
     ready = {"event": "ready", "peer_id": str(node.peer_id), "addrs": addrs}
     print(json.dumps(ready), flush=True)
+
+
+async def print_events(events: EventStream) -> None:
+    """Write what happens from the node's start on, but what :func:`print_ready` has said."""
+    from lattica.nat.swarm.events import ListeningOn
+
+    async for event in events:
+        if not isinstance(event, ListeningOn):
+            print_event(event)
 
 
 def print_event(event: DataclassInstance) -> None:

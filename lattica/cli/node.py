@@ -12,6 +12,7 @@ from lattica.cli.options import ConnectOption, EphemeralOption, ListenOption, Re
 
 if TYPE_CHECKING:
     from lattica.config import NodeConfig
+    from lattica.nat.swarm.events import EventStream
     from lattica.node import Node
 
 
@@ -73,20 +74,22 @@ async def _serve(config: NodeConfig, as_json: bool) -> None:
                     nursery.cancel_scope.cancel()
 
             nursery.start_soon(stop_on_signal)
-            async with Node(config) as node:
-                await _report(node, as_json)
+            node = Node(config)
+            # Before it starts: peers may connect while it does.
+            with node.events() as events:
+                async with node:
+                    await _report(node, events, as_json)
 
 
-async def _report(node: Node, as_json: bool) -> None:
-    from lattica.cli.event_json import print_event, print_ready
+async def _report(node: Node, events: EventStream, as_json: bool) -> None:
+    from lattica.cli.event_json import print_events, print_ready
 
-    with node.events() as events:
-        if as_json:
-            print_ready(node)
-        else:
-            typer.echo(f"peer ID: {node.peer_id}")
-            for address in node.addrs:
-                typer.echo(f"listening on {address}")
-        async for event in events:
-            if as_json:
-                print_event(event)
+    if as_json:
+        print_ready(node)
+        await print_events(events)
+    else:
+        typer.echo(f"peer ID: {node.peer_id}")
+        for address in node.addrs:
+            typer.echo(f"listening on {address}")
+        async for _ in events:  # until the node ends
+            pass

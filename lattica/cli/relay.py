@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lattica.cli.common import run, start
-from lattica.cli.event_json import print_event, print_ready
+from lattica.cli.event_json import print_event, print_events, print_ready
 from lattica.cli.options import ListenOption
 from lattica.nat.base.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from lattica.config import NodeConfig
+    from lattica.nat.swarm.events import EventStream
     from lattica.node import Node
 
 logger = logging.getLogger(__name__)
@@ -131,22 +134,25 @@ async def _serve(config: NodeConfig, as_json: bool) -> None:
 
     # Entered first: a signal that arrives while the node starts is not lost.
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with Node(config) as node, trio.open_nursery() as nursery:
-            service = node.traversal.relay_service
-            assert service is not None  # the command enables it
-            if as_json:
-                service.on_event.append(print_event)
-                nursery.start_soon(_print_events, node)
-            _introduce(node, as_json)
-            async for _ in signals:
-                break
-            nursery.cancel_scope.cancel()
+        node = Node(config)
+        # Subscribed before it starts: peers may connect while it does.
+        with node.events() as events:
+            await _run(node, events, signals, as_json)
 
 
-async def _print_events(node: Node) -> None:
-    with node.events() as events:
-        async for event in events:
-            print_event(event)
+async def _run(node: Node, events: EventStream, signals: AsyncIterator[int], as_json: bool) -> None:
+    import trio
+
+    async with node, trio.open_nursery() as nursery:
+        service = node.traversal.relay_service
+        assert service is not None  # the command enables it
+        if as_json:
+            service.on_event.append(print_event)
+            nursery.start_soon(print_events, events)
+        _introduce(node, as_json)
+        async for _ in signals:
+            break
+        nursery.cancel_scope.cancel()
 
 
 def _introduce(node: Node, as_json: bool) -> None:
