@@ -15,7 +15,7 @@ from lattica.content.errors import StorageError
 
 _OLD_NS = 3_000_000_000
 """Nanoseconds after which a file system's clock has surely ticked."""
-_ATTEMPTS = 10
+ATTEMPTS = 10
 """At what another program may undo at the same moment."""
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space, or choose another directory with -o",
@@ -46,7 +46,7 @@ def make_directory(path: Path) -> None:
 
     Raises :class:`OSError`.
     """
-    for _ in range(_ATTEMPTS):
+    for _ in range(ATTEMPTS):
         try:
             path.mkdir(parents=True, exist_ok=True)
             return

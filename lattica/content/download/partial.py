@@ -31,6 +31,7 @@ from pathlib import Path
 from types import TracebackType
 
 from lattica.content.disk import (
+    ATTEMPTS,
     allocate,
     format_bytes,
     make_directory,
@@ -52,8 +53,6 @@ logger = logging.getLogger(__name__)
 
 _ENTRY_BYTES = 4
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP})
-_ATTEMPTS = 10
-"""To open or rename something while somebody else removes its directory."""
 _MAX_DISTURBANCES = 10
 """Times that a file may be found removed or changed by others before that is an error."""
 _THREADS_FROM = 16 * 1024 * 1024
@@ -111,7 +110,7 @@ class PartialFiles:
 
     def _open_journal(self, path: Path) -> int:
         """Open and lock the journal. What is returned had a name after it was locked."""
-        for _ in range(_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             make_directory(self._directory)
             with suppress(FileNotFoundError):
                 journal = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
@@ -401,7 +400,7 @@ class PartialFiles:
     ) -> list[int] | None:
         """Rename, and look whether that was the file that was read back, as it was then."""
         target = self.target(output)
-        for _ in range(_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             make_directory(target.parent)
             with suppress(FileNotFoundError):
                 os.replace(path, target)
@@ -428,7 +427,7 @@ class PartialFiles:
 
     def _create(self, path: Path) -> int:
         """Open an unfinished file, and make what of it and its directory is missing."""
-        for _ in range(_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             with suppress(FileNotFoundError):
                 return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
             with suppress(FileNotFoundError):
