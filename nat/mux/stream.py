@@ -179,6 +179,40 @@ class Stream:
             self._sending = False
         self._raise_if_unsendable()
 
+    def send_nowait(self, data: bytes) -> bool:
+        """Queue all of `data` without waiting; whether there is room for more.
+
+        For those who keep what they queue within a bound of their own: after False they should
+        queue no more until :meth:`wait_sendable` has returned. Raises what :meth:`send_all` does.
+        """
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending on this stream")
+        core = self._core
+        self._check_sendable()
+        core.write(memoryview(data))
+        self.connection.wake_writer()
+        return core.send_pending <= self.connection.send_buffer
+
+    async def wait_sendable(self) -> None:
+        """Wait until at most half of `Windows.send_buffer` waits for credit or the socket.
+
+        For one task at a time. Raises what :meth:`send_all` does.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        core = self._core
+        self._raise_if_unsendable()
+        threshold = self.connection.send_buffer // 2
+        if core.send_pending <= threshold:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return
+        core.wake_below = threshold
+        try:
+            await self._wait_drained()
+        except BaseException:
+            core.wake_below = None
+            raise
+        self._raise_if_unsendable()
+
     async def _wait_drained(self) -> None:
         while self._core.wake_below is not None:  # woken for other reasons too
             await self._writable.wait()
@@ -382,7 +416,7 @@ class Stream:
             self.connection.known_protocols.add(negotiation.selected)
             self.push_back(negotiation.rest)
 
-    def push_back(self, data: bytes) -> None:
+    def push_back(self, data: bytes | memoryview) -> None:
         """Put bytes in front of what will be received next."""
         self._core.put_back((data,))
 

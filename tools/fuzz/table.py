@@ -72,6 +72,10 @@ TARGETS: dict[str, str] = {
     "cid": "content:CID_FORMS",
     "content-server": "content:CONTENT_SERVER",
     "content-client": "content:CONTENT_CLIENT",
+    "rpc-encoding": "rpc:ENCODING",
+    "rpc-client": "rpc:CLIENT",
+    "rpc-server": "rpc:SERVER",
+    "rpc-message": "rpc:MESSAGE",
     "config-file": "settings:CONFIG_FILE",
     "config-environment": "settings:CONFIG_ENVIRONMENT",
 }

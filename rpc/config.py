@@ -1,0 +1,73 @@
+"""Settings of RPC: limits, times and budgets."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+from lattica.nat.base.checks import require, require_seconds
+from lattica.nat.config import KIB, MIB
+
+
+def _half_of_memory() -> int:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (AttributeError, OSError, ValueError):
+        return 2048 * MIB
+
+
+CONTROL_BODY = 64 * KIB
+"""Bytes of arguments or of a result up to which a call goes over the control plane."""
+
+
+@dataclass(frozen=True, slots=True)
+class RpcConfig:
+    """What a node's RPC may take, and how long things may last."""
+
+    call_timeout: float = 60.0
+    """Seconds that a unary call has unless it is given a time of its own. Streaming calls have no
+    limit of their own."""
+    resume_window: float = 10.0
+    """Seconds that calls under way outlive the loss of the connection that they came by. After
+    that the server cancels them, and the client tells that they may have run."""
+    drain_timeout: float = 5.0
+    """Seconds that calls under way have to finish when the node shuts down."""
+    max_calls_per_peer: int = 1024
+    """Calls of one peer that may be under way here; further ones are refused, and not run."""
+    max_calls_to_peer: int = 1024
+    """Calls to one peer that may be under way; further ones wait for a place."""
+    max_data_streams: int = 128
+    """Streams of the data plane to one peer at a time; further calls wait for one."""
+    max_threads: int = 2048
+    """Threads that handlers which are not async may run in. Only those that work exist."""
+    receive_memory: int = field(default_factory=_half_of_memory)
+    """Bytes that the large bodies which are being received and worked on may take, over all
+    peers. By default half of the machine's memory."""
+    receive_memory_per_peer: int = field(default_factory=_half_of_memory)
+    """The same for one peer."""
+    max_skeleton: int = 64 * MIB
+    """Bytes of a message apart from its large buffers."""
+    send_tracebacks: bool = False
+    """Whether callers get the traceback of a handler that raised."""
+    compression_ratio: int = 200
+    """How many times its size a compressed body may have when it is unpacked."""
+
+    def __post_init__(self) -> None:
+        for name in ("call_timeout", "resume_window", "drain_timeout"):
+            require_seconds(name, getattr(self, name))
+        for name in (
+            "max_calls_per_peer",
+            "max_calls_to_peer",
+            "max_data_streams",
+            "max_threads",
+            "receive_memory",
+            "receive_memory_per_peer",
+            "compression_ratio",
+        ):
+            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        require(
+            self.max_skeleton >= 2 * CONTROL_BODY,
+            "max_skeleton",
+            f"at least {2 * CONTROL_BODY} bytes",
+            self.max_skeleton,
+        )

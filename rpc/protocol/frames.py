@@ -1,0 +1,170 @@
+"""The frames of the control plane: each is a varint with its length, and a msgpack array.
+
+The first item of the array says what the frame is. A request's arguments, and a result, are the
+last item, as :mod:`lattica.rpc.encoding` makes it; so a frame is decoded at once, and encoded by
+putting bytes in a row. Arguments are an array, or, where some are given by name, a map of those in
+which the array has the name "".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import Any, Final
+
+import msgpack
+
+from lattica.nat.base.errors import RemoteProtocolError
+from lattica.nat.base.wire import encode_length_prefixed, encode_uvarint
+from lattica.nat.config import KIB
+from lattica.rpc.config import CONTROL_BODY
+
+CONTROL: Final = "/lattica/rpc/1.0.0"
+"""The protocol of the control plane: one stream from each caller to each peer that it calls."""
+VERSION: Final = 1
+MAX_FRAME: Final = CONTROL_BODY + 16 * KIB
+"""Bytes: a body, the name of the method and the metadata."""
+MAX_METADATA: Final = 8 * KIB
+"""Bytes of the metadata of a call."""
+SESSION_BYTES: Final = 16
+NIL: Final = b"\xc0"
+"""None, packed."""
+MAX_ID: Final = 2**53
+"""Of a call."""
+
+
+class Kind(IntEnum):
+    """What a frame is, and what follows in its array."""
+
+    HELLO = 0
+    """version, session, how many answers have arrived: the first frame from the client. And the
+    first from the server, which adds the highest call that has arrived: -1 if there is none yet,
+    nil if the server did not know the session."""
+    REQUEST = 1
+    """call, method, [timeout in ms or nil, metadata or nil,] arguments"""
+    CANCEL = 2
+    """call"""
+    ACK = 3
+    """how many answers have arrived"""
+    RESULT = 4
+    """call, result"""
+    ERROR = 5
+    """call, code, message, further facts: a map"""
+    ELSEWHERE = 6
+    """call: its result is large, and to be fetched over the data plane"""
+    GOING_AWAY = 7
+    """no new calls"""
+
+
+_pack = msgpack.Packer().pack
+
+
+def _header(items: int, kind: Kind) -> bytes:
+    return bytes((0x90 | items, kind))
+
+
+_REQUEST = _header(4, Kind.REQUEST)
+_LONG_REQUEST = _header(6, Kind.REQUEST)
+_RESULT = _header(3, Kind.RESULT)
+GOING_AWAY: Final = encode_length_prefixed(_header(1, Kind.GOING_AWAY))
+
+
+def pack_number(value: int) -> bytes:
+    """A number as msgpack has it."""
+    if value < 0x80:
+        return bytes((value,))
+    if value < 0x1_0000_0000:
+        return b"\xce" + value.to_bytes(4, "big")
+    return b"\xcf" + value.to_bytes(8, "big")
+
+
+def encode_request(
+    call: int,
+    method: bytes,
+    arguments: bytes,
+    *,
+    timeout_ms: int | None = None,
+    metadata: bytes = NIL,
+) -> bytes:
+    """A request; `method`, `metadata` and `arguments` are packed."""
+    number = pack_number(call)
+    if timeout_ms is None and metadata is NIL:
+        head = _REQUEST + number + method
+    else:
+        timeout = NIL if timeout_ms is None else pack_number(timeout_ms)
+        head = b"".join((_LONG_REQUEST, number, method, timeout, metadata))
+    return b"".join((encode_uvarint(len(head) + len(arguments)), head, arguments))
+
+
+def encode_result(call: int, result: bytes) -> bytes:
+    """A result, which is packed."""
+    head = _RESULT + pack_number(call)
+    return b"".join((encode_uvarint(len(head) + len(result)), head, result))
+
+
+def encode_error(call: int, code: int, message: str, facts: Mapping[str, Any]) -> bytes:
+    """A failure; `facts` are plain values, and those that are nothing are left out."""
+    present = {key: value for key, value in facts.items() if value not in (None, "", False)}
+    return encode_length_prefixed(_pack([Kind.ERROR, call, code, message, present]))
+
+
+def encode_hello(session: bytes, answers: int) -> bytes:
+    """The client's first frame."""
+    return encode_length_prefixed(_pack([Kind.HELLO, VERSION, session, answers]))
+
+
+def encode_welcome(session: bytes, answers: int, highest: int | None) -> bytes:
+    """The server's first frame."""
+    return encode_length_prefixed(_pack([Kind.HELLO, VERSION, session, answers, highest]))
+
+
+def encode_numbered(kind: Kind, number: int) -> bytes:
+    """A CANCEL, an ACK or an ELSEWHERE."""
+    return encode_length_prefixed(_pack([kind, number]))
+
+
+def check_frame(frame: Any, sizes: Mapping[int, tuple[int, ...]]) -> list[Any]:
+    """Hold a frame to its outer form; `sizes` are the lengths that each kind may have.
+
+    Raises RemoteProtocolError.
+    """
+    if type(frame) is not list or not frame or type(frame[0]) is not int:
+        raise RemoteProtocolError("RPC: a frame is an array that begins with its kind")
+    if len(frame) not in sizes.get(frame[0], ()):
+        raise RemoteProtocolError(f"RPC: a frame of kind {frame[0]} with {len(frame)} items")
+    if len(frame) > 1 and not (type(frame[1]) is int and 0 <= frame[1] < MAX_ID):
+        raise RemoteProtocolError("RPC: a frame without a number")
+    return frame
+
+
+def session_of(frame: list[Any]) -> tuple[bytes, int]:
+    """Session and count of answers of a checked HELLO. Raises RemoteProtocolError."""
+    version, session, answers = frame[1:4]
+    if version != VERSION:
+        raise RemoteProtocolError(f"RPC: version {version} is not spoken here, only {VERSION}")
+    if type(session) is not bytes or len(session) != SESSION_BYTES:
+        raise RemoteProtocolError("RPC: a session is named by 16 bytes")
+    if type(answers) is not int or not 0 <= answers < MAX_ID:
+        raise RemoteProtocolError("RPC: a hello without a count of answers")
+    return session, answers
+
+
+def split_arguments(arguments: Any) -> tuple[list[Any], dict[str, Any]]:
+    """Arguments by position and by name. Raises RemoteProtocolError."""
+    if type(arguments) is list:
+        return arguments, {}
+    if type(arguments) is dict and all(type(name) is str for name in arguments):
+        args = arguments.pop("", None)
+        if type(args) is list:
+            return args, arguments
+    raise RemoteProtocolError("RPC: arguments are an array, or a map with one")
+
+
+def check_options(timeout_ms: Any, metadata: Any) -> None:
+    """Hold what a request may have besides to its form. Raises RemoteProtocolError."""
+    if timeout_ms is not None and not (type(timeout_ms) is int and 0 <= timeout_ms < 2**53):
+        raise RemoteProtocolError("RPC: a timeout is a number of milliseconds")
+    if metadata is not None and not (
+        type(metadata) is dict and all(type(key) is str for key in metadata)
+    ):
+        raise RemoteProtocolError("RPC: metadata is a map of names")

@@ -1,0 +1,183 @@
+"""The serving side of the control plane, pure: frames in, requests out; answers in, frames out.
+
+See :mod:`lattica.rpc.protocol.client_core` for what a session is. A request is handed out once,
+whatever streams it came by. Answers are kept until the client says that they have arrived.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Final
+
+from lattica.nat.base.errors import RemoteProtocolError
+from lattica.nat.base.wire import LengthPrefixed
+from lattica.rpc.encoding.arrays import RefusedValueError
+from lattica.rpc.encoding.decoder import Decoder
+from lattica.rpc.protocol.frames import (
+    GOING_AWAY,
+    MAX_FRAME,
+    Kind,
+    check_frame,
+    check_options,
+    encode_welcome,
+    session_of,
+    split_arguments,
+)
+
+_SIZES: Final[dict[int, tuple[int, ...]]] = {
+    Kind.HELLO: (4,),
+    Kind.REQUEST: (4, 6),
+    Kind.CANCEL: (2,),
+    Kind.ACK: (2,),
+}
+
+
+_NO_KEYWORDS: Final[dict[str, Any]] = {}
+
+
+class Request:
+    """A call that has arrived."""
+
+    __slots__ = ("args", "id", "keywords", "metadata", "method", "refusal", "timeout_ms")
+
+    def __init__(self, fields: list[Any], refusal: RefusedValueError | None) -> None:
+        """Raises RemoteProtocolError."""
+        self.id: int = fields[1]
+        self.method: str = fields[2]
+        self.timeout_ms: int | None = None
+        self.metadata: dict[str, Any] | None = None
+        self.refusal = refusal
+        """Why the arguments cannot be had here."""
+        if type(self.method) is not str:
+            raise RemoteProtocolError("RPC: a request names a method")
+        if len(fields) > 4:
+            self.timeout_ms, self.metadata = fields[3:5]
+            check_options(self.timeout_ms, self.metadata)
+        self.args: list[Any] = fields[-1]
+        self.keywords: dict[str, Any] = _NO_KEYWORDS
+        if type(self.args) is not list:
+            self.args, self.keywords = split_arguments(self.args)
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """The client has given a call up."""
+
+    id: int
+
+
+class Hello:
+    """The first frame of a stream, which says which session it is for.
+
+    Feed it until :attr:`session` is there; what follows the frame is in :attr:`rest`.
+    """
+
+    def __init__(self) -> None:
+        self.session: bytes | None = None
+        self.answers = 0
+        self.rest: list[bytes] = []
+        self._reader = LengthPrefixed(MAX_FRAME)
+
+    def feed(self, data: bytes | memoryview, decoder: Decoder) -> bool:
+        """Whether it is complete. Raises RemoteProtocolError."""
+        frames = self._reader.feed(data)
+        if not frames:
+            return False
+        fields = check_frame(decoder.decode_partly(frames[0])[0], _SIZES)
+        if fields[0] != Kind.HELLO:
+            raise RemoteProtocolError("RPC: the client's first frame is no hello")
+        self.session, self.answers = session_of(fields)
+        self.rest = frames[1:]
+        return True
+
+    @property
+    def reader(self) -> LengthPrefixed:
+        """What goes on with the stream."""
+        return self._reader
+
+
+class ServerCore:
+    """A session with one client."""
+
+    def __init__(self, session: bytes, decoder: Decoder) -> None:
+        self.session = session
+        self.is_live = False
+        self.running: set[int] = set()
+        """Calls that have arrived and have no answer."""
+        self._decoder = decoder
+        self._is_known = False
+        """It has been on a stream before."""
+        self._highest = -1
+        self._acked = 0
+        """Answers that the client has."""
+        self._answers: deque[bytes] = deque()
+        """Those after them."""
+        self._reader = LengthPrefixed(MAX_FRAME)
+
+    @property
+    def answers_kept(self) -> int:
+        """Answers of which it is not known that they have arrived."""
+        return len(self._answers)
+
+    def attach(
+        self, hello: Hello, *, going_away: bool = False
+    ) -> tuple[list[Request | Cancel], bytes]:
+        """The session goes over to the stream that `hello` came by, and reads no other any more.
+
+        What arrived behind the hello, and what to write. Raises RemoteProtocolError.
+        """
+        highest = self._highest if self._is_known else None
+        if not self._is_known:
+            self._acked = hello.answers
+            self._is_known = True
+        self._reader = hello.reader
+        self._on_ack(hello.answers)
+        self.is_live = True
+        greeting = [encode_welcome(self.session, self._acked, highest), *self._answers]
+        if going_away:
+            greeting.append(GOING_AWAY)
+        return self._read(hello.rest), b"".join(greeting)
+
+    def detach(self) -> None:
+        """The stream is lost: answers are kept for the next."""
+        self.is_live = False
+
+    def receive(self, data: bytes | memoryview) -> list[Request | Cancel]:
+        """Take bytes in any split; raises RemoteProtocolError."""
+        return self._read(self._reader.feed(data))
+
+    def _read(self, frames: list[bytes]) -> list[Request | Cancel]:
+        events: list[Request | Cancel] = []
+        for frame in frames:
+            value, refusal = self._decoder.decode_partly(frame)
+            fields = check_frame(value, _SIZES)
+            kind = fields[0]
+            if kind == Kind.REQUEST:
+                request = Request(fields, refusal)
+                if request.id <= self._highest:
+                    raise RemoteProtocolError("RPC: calls are not numbered in order")
+                self._highest = request.id
+                self.running.add(request.id)
+                events.append(request)
+            elif kind == Kind.CANCEL:
+                if fields[1] in self.running:
+                    events.append(Cancel(fields[1]))
+            elif kind == Kind.ACK:
+                self._on_ack(fields[1])
+            else:
+                raise RemoteProtocolError("RPC: a second hello on a stream")
+        return events
+
+    def _on_ack(self, answers: int) -> None:
+        if not self._acked <= answers <= self._acked + len(self._answers):
+            raise RemoteProtocolError("RPC: the client claims answers that were not sent")
+        while self._acked < answers:
+            self._answers.popleft()
+            self._acked += 1
+
+    def answer(self, call: int, frame: bytes) -> bytes:
+        """The answer of a call, encoded: what to write now. Exactly one for each request."""
+        self.running.remove(call)
+        self._answers.append(frame)
+        return frame if self.is_live else b""
