@@ -14,6 +14,9 @@ import sys
 from datetime import UTC, datetime
 from typing import TextIO
 
+from lattica.line_writer import LineWriter
+from lattica.nat.base.printable import json_text, printable
+
 LEVELS = ("debug", "info", "warning", "error")
 
 _STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -28,32 +31,24 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
     return {key: value for key, value in vars(record).items() if key not in _STANDARD_FIELDS}
 
 
-def _printable(text: str) -> str:
-    """Escape what is not printable: a peer's bytes must not forge lines or drive a terminal."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def _value(value: object) -> str:
     text = str(value)
-    if text and text.isprintable() and not any(c in ' "=' for c in text):
+    if not text.isprintable():
+        return json_text(text)
+    if text and not any(c in ' "=' for c in text):
         return text
-    quoted = json.dumps(text, ensure_ascii=not text.isprintable())
-    return quoted.replace("\x7f", "\\u007f")
+    return json.dumps(text, ensure_ascii=False)
 
 
 class TextFormatter(logging.Formatter):
     """`TIME LEVEL logger: message key=value …`; a traceback follows on lines of its own."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line = (
-            f"{_time(record)} {record.levelname} {record.name}: {_printable(record.getMessage())}"
-        )
+        line = f"{_time(record)} {record.levelname} {record.name}: {printable(record.getMessage())}"
         line += "".join(f" {key}={_value(value)}" for key, value in _fields(record).items())
         if record.exc_info:
             trace = self.formatException(record.exc_info)
-            line += "".join(f"\n  {_printable(part)}" for part in trace.splitlines())
+            line += "".join(f"\n  {printable(part)}" for part in trace.splitlines())
         return line
 
 
@@ -70,16 +65,55 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             entry["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(entry, default=str)
+        return json_text(entry)
+
+
+class _DescriptorHandler(logging.Handler):
+    """Writes to a descriptor whose reader may stall, which must not stop the program.
+
+    Lines that nobody reads are dropped after a while; how many is logged in their place.
+    """
+
+    def __init__(self, descriptor: int, encoding: str) -> None:
+        super().__init__()
+        self._writer = LineWriter(descriptor, self._tell_lost, encoding)
+
+    def _tell_lost(self, count: int) -> str:
+        text = "%s log lines were dropped here: nobody read them"
+        return self.format(
+            logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, (count,), None)
+        )
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._writer.write(self.format(record))
+        except OSError:
+            pass  # closed: there is nobody to tell
+        except Exception:
+            self.handleError(record)
+
+    def close(self) -> None:
+        self._writer.close()
+        super().close()
+
+
+def _handler(to: TextIO | None) -> logging.Handler:
+    if to is None:
+        try:
+            return _DescriptorHandler(sys.stderr.fileno(), sys.stderr.encoding)
+        except OSError:
+            pass  # standard error was replaced by something in memory
+    return logging.StreamHandler(to if to is not None else sys.stderr)
 
 
 def setup_logging(level: str = "info", *, as_json: bool = False, to: TextIO | None = None) -> None:
     """Send log lines to `to` (standard error by default), replacing earlier handlers.
 
     For programs (the command line does it); a library must leave this to its user. `level`
-    is one of :data:`LEVELS`.
+    is one of :data:`LEVELS`. Logging to standard error never waits for its reader: lines that
+    nobody reads are dropped and counted (:class:`~lattica.line_writer.LineWriter`).
     """
-    handler = logging.StreamHandler(to if to is not None else sys.stderr)
+    handler = _handler(to)
     handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
     if level != "debug":
         handler.addFilter(lambda record: record.name.partition(".")[0] != "libp2p")

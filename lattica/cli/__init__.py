@@ -6,6 +6,9 @@ imports what is heavy (trio, rich) inside them.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,14 +16,36 @@ import typer
 from typer.core import TyperGroup
 
 from lattica.cli import content, doctor, node, relay
-from lattica.cli.common import GlobalOptions, reported_errors, take_any_text
+from lattica.cli.common import EXIT_FAILURE, GlobalOptions, reported_errors, take_any_text
+from lattica.cli.terminal import guard_output, guarded_output, say, say_traceback
+from lattica.nat.base.printable import printable
+
+
+@contextmanager
+def _printable_usage_errors() -> Iterator[None]:
+    """What is wrong with the arguments is printed by rich, and may quote what was pasted."""
+    try:
+        yield
+    except Exception as error:
+        message = getattr(error, "message", None)
+        if hasattr(error, "format_message") and isinstance(message, str):
+            error.message = printable(message)  # type: ignore[attr-defined]
+        raise
 
 
 class _Commands(TyperGroup):
-    """Reports errors the same way however a command is invoked."""
+    """Guards output and reports errors the same way however a command is invoked."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        with guarded_output():
+            return super().main(*args, **kwargs)
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _printable_usage_errors():
+            return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: Any) -> Any:
-        with reported_errors():
+        with _printable_usage_errors(), reported_errors():
             return super().invoke(ctx)
 
 
@@ -37,7 +62,7 @@ def _show_version(wanted: bool) -> None:
     if wanted:
         import lattica
 
-        typer.echo(f"lattica {lattica.__version__}")
+        say(f"lattica {lattica.__version__}")
         raise typer.Exit
 
 
@@ -82,4 +107,9 @@ content.register(app)
 def main() -> None:
     """Entry point of the `lattica` command; exits the process."""
     take_any_text()
-    app(prog_name="lattica")
+    guard_output()
+    try:
+        app(prog_name="lattica")
+    except (Exception, BaseExceptionGroup) as bug:
+        say_traceback(bug)
+        sys.exit(EXIT_FAILURE)

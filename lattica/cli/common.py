@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
+from lattica.cli.terminal import say
 from lattica.nat.base.errors import LatticaError
 from lattica.nat.base.exception_groups import leaves
 
@@ -78,7 +79,7 @@ def run(function: Callable[[*Arguments], Awaitable[T]], *arguments: *Arguments) 
 def fail(message: str) -> None:
     """Write one error line to standard error."""
     line = " ".join(message.split()) or "unknown error"
-    print(f"lattica: error: {line}", file=sys.stderr)
+    say(f"lattica: error: {line}", err=True)
 
 
 def take_any_text() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +16,7 @@ from lattica.cli.options import (
     OwnKeyOption,
     RelayOption,
 )
+from lattica.cli.terminal import say, say_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -157,15 +157,15 @@ def _show_ticket(ticket: Ticket, publication: Publication, as_json: bool) -> Non
             "peer_id": str(ticket.peer_id),
             "addrs": [str(address) for address in ticket.addrs],
         }
-        typer.echo(json.dumps(fields))
+        say_json(fields)
         return
     files = "1 file" if len(manifest.files) == 1 else f"{len(manifest.files)} files"
-    typer.echo(f"publishing {manifest.name}: {files}, {format_bytes(manifest.size)}", err=True)
+    say(f"publishing {manifest.name}: {files}, {format_bytes(manifest.size)}", err=True)
     for address in ticket.addrs:
-        typer.echo(f"listening on {address}", err=True)
-    typer.echo("ticket, for `lattica fetch TICKET -o DIR`:", err=True)
-    typer.echo(str(ticket))
-    typer.echo("serving until Ctrl-C", err=True)
+        say(f"listening on {address}", err=True)
+    say("ticket, for `lattica fetch TICKET -o DIR`:", err=True)
+    say(str(ticket))
+    say("serving until Ctrl-C", err=True)
 
 
 async def _fetch(
@@ -210,7 +210,7 @@ async def _fetch(
             nursery.cancel_scope.cancel()
     if stopped_by is None:
         return 0
-    typer.echo("interrupted; the same command goes on from here", err=True)
+    say("interrupted; the same command goes on from here", err=True)
     return _SIGNAL_EXIT + stopped_by
 
 
@@ -231,12 +231,12 @@ def _show_result(result: FetchResult, paths: Sequence[PathStep], out: Path, as_j
             "mb_per_s": round(rate, 1),
             "paths": [{"path": step.path, "after_s": round(step.after, 3)} for step in paths],
         }
-        typer.echo(json.dumps(fields))
+        say_json(fields)
     elif not result.bytes_fetched:
         size = format_bytes(result.bytes_total)
-        typer.echo(f"{path}: {size}, verified; nothing had to be fetched")
+        say(f"{path}: {size}, verified; nothing had to be fetched")
     else:
-        typer.echo(
+        say(
             f"{path}: {format_bytes(result.bytes_total)}, verified; "
             f"{format_bytes(result.bytes_fetched)} fetched in {result.seconds:.1f} s, "
             f"{rate:.0f} MB/s"

@@ -9,8 +9,6 @@ import time
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -22,6 +20,7 @@ from rich.progress import (
 )
 
 from lattica.cli.path_watch import PathStep
+from lattica.cli.terminal import console
 from lattica.content.disk import format_bytes
 from lattica.content.events import (
     Checking,
@@ -31,6 +30,7 @@ from lattica.content.events import (
     HashProgress,
     Retrying,
 )
+from lattica.nat.base.printable import printable
 
 _LINE_INTERVAL = 2.0
 
@@ -39,19 +39,22 @@ class _Display:
     """One bar, or lines, with what is being done and bytes done of a total."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = console(stderr=True, soft_wrap=True)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._next_line = time.monotonic() + _LINE_INTERVAL
         if self._console.is_terminal:
             self._bar = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 TextColumn("{task.percentage:>3.0f}%"),
                 DownloadColumn(),
                 TransferSpeedColumn(),
                 TimeRemainingColumn(),
                 console=self._console,
+                # What others write has been guarded, and rich would take codes in it for its own.
+                redirect_stdout=False,
+                redirect_stderr=False,
             )
 
     def __enter__(self) -> Self:
@@ -69,14 +72,14 @@ class _Display:
             self._bar.stop()
 
     def _say(self, text: str) -> None:
-        self._console.print(text, markup=False)
+        self._console.print(printable(text))
 
     def _begin(self, what: str, total: int) -> None:
         """Start a new bar."""
         if self._bar is not None:
             if self._task is not None:
                 self._bar.remove_task(self._task)
-            self._task = self._bar.add_task(escape(what), total=total)
+            self._task = self._bar.add_task(printable(what), total=total)
 
     def _show(self, what: str, done: int, total: int, rate: float | None = None) -> None:
         if self._bar is not None and self._task is not None:

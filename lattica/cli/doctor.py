@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,6 +11,8 @@ import typer
 
 from lattica.cli.common import GlobalOptions, run, start
 from lattica.cli.options import OwnKeyOption
+from lattica.cli.terminal import console, say, say_json
+from lattica.nat.base.printable import printable
 
 if TYPE_CHECKING:
     from lattica.config import NodeConfig
@@ -78,7 +79,7 @@ def _log_level(options: GlobalOptions) -> str:
 
 def _print_progress(line: str) -> None:
     """To a person who waits: what is going on."""
-    typer.echo(line, err=True)
+    say(line, err=True)
 
 
 def _whom(config: NodeConfig, wait: float) -> str:
@@ -114,33 +115,31 @@ def _show(facts: DoctorFacts, as_json: bool) -> None:
 
     findings, rows = examine(facts), reach_table(facts)
     if as_json:
-        typer.echo(json.dumps(_json(facts, findings, rows), indent=2))
+        say_json(_json(facts, findings, rows), indent=2)
     else:
         _print_tables(findings, rows)
 
 
 def _print_tables(findings: Sequence[Finding], rows: Sequence[Reach]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     from lattica.doctor.findings import State
 
     styles = {State.OK: "green", State.WARN: "yellow", State.BAD: "red", State.UNKNOWN: "dim"}
     table = Table(show_header=False, show_lines=True)
     for finding in findings:
-        style = styles[finding.state]
-        text = escape(finding.text)
+        text = Text(printable(finding.text))
         if finding.advice:
-            text += f"\n[bold]→ {escape(finding.advice)}[/bold]"
-        state = f"[{style}]{finding.state.value}[/{style}]"
-        table.add_row(state, escape(finding.topic), text)
+            text.append(f"\n→ {printable(finding.advice)}", "bold")
+        state = Text(finding.state.value, styles[finding.state])
+        table.add_row(state, finding.topic, text)
     peers = Table("a peer that is behind", "gets here", title="Who can reach this machine")
     for row in rows:
-        peers.add_row(escape(row.peer.value), escape(row.how.value))
-    console = Console()
-    console.print(table)
-    console.print(peers)
+        peers.add_row(row.peer.value, row.how.value)
+    output = console()
+    output.print(table)
+    output.print(peers)
 
 
 def _json(

@@ -1,12 +1,17 @@
-"""Events as JSON objects, for `--json`."""
+"""Events as JSON objects, for `--json`: one a line, and nobody waits for who reads them."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING
+
+from lattica.line_writer import LineWriter
+from lattica.nat.base.printable import json_text
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -22,25 +27,51 @@ def event_object(event: DataclassInstance) -> dict[str, object]:
     return {"event": name, **values}
 
 
-def print_ready(node: Node) -> None:
-    """Say, as the first event, who the node is and where it can be reached."""
-    addrs = [str(addr) for addr in node.addrs]
-    ready = {"event": "ready", "peer_id": str(node.peer_id), "addrs": addrs}
-    print(json.dumps(ready), flush=True)
+class EventOutput:
+    """Writes events to standard output; made by :func:`event_output`.
+
+    A reader that stalls stops nothing: events wait in a bounded queue, then are dropped, and when
+    it is back an `events_lost` in their place says how many. Each method raises :class:`OSError`
+    when nobody can read any more.
+    """
+
+    def __init__(self, writer: LineWriter) -> None:
+        self._writer = writer
+
+    def write(self, event: DataclassInstance) -> None:
+        """Write one event."""
+        self._writer.write(json_text(event_object(event)))
+
+    def write_ready(self, node: Node) -> None:
+        """Say, as the first event, who the node is and where it can be reached."""
+        addrs = [str(addr) for addr in node.addrs]
+        ready = {"event": "ready", "peer_id": str(node.peer_id), "addrs": addrs}
+        self._writer.write(json_text(ready))
+
+    async def write_all(self, events: EventStream) -> None:
+        """Write what happens from the node's start on, but what :meth:`write_ready` has said."""
+        from lattica.nat.swarm.events import ListeningOn
+
+        async for event in events:
+            if not isinstance(event, ListeningOn):
+                self.write(event)
 
 
-async def print_events(events: EventStream) -> None:
-    """Write what happens from the node's start on, but what :func:`print_ready` has said."""
-    from lattica.nat.swarm.events import ListeningOn
+@contextmanager
+def event_output() -> Iterator[EventOutput]:
+    """Write events to standard output; at the end, what waits has a second to be read."""
+    sys.stdout.flush()
+    writer = LineWriter(sys.stdout.fileno(), _lost)
+    try:
+        yield EventOutput(writer)
+    finally:
+        writer.close()
 
-    async for event in events:
-        if not isinstance(event, ListeningOn):
-            print_event(event)
 
+def _lost(count: int) -> str:
+    from lattica.nat.swarm.events import EventsLost
 
-def print_event(event: DataclassInstance) -> None:
-    """Write it to standard output, on a line of its own."""
-    print(json.dumps(event_object(event)), flush=True)
+    return json_text(event_object(EventsLost(count)))
 
 
 def _json_value(value: object) -> object:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lattica.cli.common import run, start
+from lattica.cli.event_json import EventOutput, event_output
 from lattica.cli.options import ConnectOption, EphemeralOption, ListenOption, RelayOption
+from lattica.cli.terminal import say, say_json
 
 if TYPE_CHECKING:
     from lattica.config import NodeConfig
@@ -35,11 +36,11 @@ def id_command(
     peer_id = str(Identity.load_or_create(config.identity_path).peer_id)
     if as_json:
         key_file = str(config.identity_path.absolute())
-        typer.echo(json.dumps({"peer_id": peer_id, "key_file": key_file, "created": is_new}))
+        say_json({"peer_id": peer_id, "key_file": key_file, "created": is_new})
         return
     if is_new:
-        typer.echo(f"made a new key in {config.identity_path}", err=True)
-    typer.echo(peer_id)
+        say(f"made a new key in {config.identity_path}", err=True)
+    say(peer_id)
 
 
 def node_command(
@@ -55,10 +56,14 @@ def node_command(
     """Run a peer until SIGINT or SIGTERM."""
     overrides = {"listen": listen, "bootstrap": bootstrap, "relays": relay}
     config = start(ctx, overrides, keep_identity=not ephemeral)
-    run(_serve, config, as_json)
+    if as_json:
+        with event_output() as output:
+            run(_serve, config, output)
+    else:
+        run(_serve, config, None)
 
 
-async def _serve(config: NodeConfig, as_json: bool) -> None:
+async def _serve(config: NodeConfig, output: EventOutput | None) -> None:
     import signal
 
     import trio
@@ -78,18 +83,16 @@ async def _serve(config: NodeConfig, as_json: bool) -> None:
             # Before it starts: peers may connect while it does.
             with node.events() as events:
                 async with node:
-                    await _report(node, events, as_json)
+                    await _report(node, events, output)
 
 
-async def _report(node: Node, events: EventStream, as_json: bool) -> None:
-    from lattica.cli.event_json import print_events, print_ready
-
-    if as_json:
-        print_ready(node)
-        await print_events(events)
+async def _report(node: Node, events: EventStream, output: EventOutput | None) -> None:
+    if output is not None:
+        output.write_ready(node)
+        await output.write_all(events)
     else:
-        typer.echo(f"peer ID: {node.peer_id}")
+        say(f"peer ID: {node.peer_id}")
         for address in node.addrs:
-            typer.echo(f"listening on {address}")
+            say(f"listening on {address}")
         async for _ in events:  # until the node ends
             pass

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lattica.cli.common import run, start
-from lattica.cli.event_json import print_event, print_events, print_ready
+from lattica.cli.event_json import EventOutput, event_output
 from lattica.cli.options import ListenOption
+from lattica.cli.terminal import say
 from lattica.nat.base.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -81,7 +82,12 @@ def relay_command(
         raise ConfigError(
             "this relay would serve nobody: say whom with --allow PEER, or everybody with --open"
         )
-    run(_serve, _with_ports(config), as_json)
+    config = _with_ports(config)
+    if as_json:
+        with event_output() as output:
+            run(_serve, config, output)
+    else:
+        run(_serve, config, None)
 
 
 def _with_ports(config: NodeConfig) -> NodeConfig:
@@ -125,7 +131,7 @@ def _obstacle(addr: str) -> str | None:
     return None
 
 
-async def _serve(config: NodeConfig, as_json: bool) -> None:
+async def _serve(config: NodeConfig, output: EventOutput | None) -> None:
     import signal
 
     import trio
@@ -137,34 +143,35 @@ async def _serve(config: NodeConfig, as_json: bool) -> None:
         node = Node(config)
         # Subscribed before it starts: peers may connect while it does.
         with node.events() as events:
-            await _run(node, events, signals, as_json)
+            await _run(node, events, signals, output)
 
 
-async def _run(node: Node, events: EventStream, signals: AsyncIterator[int], as_json: bool) -> None:
+async def _run(
+    node: Node, events: EventStream, signals: AsyncIterator[int], output: EventOutput | None
+) -> None:
     import trio
 
     async with node, trio.open_nursery() as nursery:
         service = node.traversal.relay_service
         assert service is not None  # the command enables it
-        if as_json:
-            service.on_event.append(print_event)
-            nursery.start_soon(print_events, events)
-        _introduce(node, as_json)
+        if output is not None:
+            output.write_ready(node)
+            service.on_event.append(output.write)
+            nursery.start_soon(output.write_all, events)
+        else:
+            _introduce(node)
         async for _ in signals:
             break
         nursery.cancel_scope.cancel()
 
 
-def _introduce(node: Node, as_json: bool) -> None:
+def _introduce(node: Node) -> None:
     from lattica.nat.base.net.addresses import ip_of
 
-    if as_json:
-        print_ready(node)
-        return
     addresses = [str(address) for address in node.addrs]
     ips = [ip_of(address) for address in node.addrs]
     usable = [a for a, ip in zip(addresses, ips, strict=True) if ip is None or not ip.is_loopback]
-    typer.echo(f"relay {node.peer_id}")
-    typer.echo("give peers those of these addresses that they can reach:")
+    say(f"relay {node.peer_id}")
+    say("give peers those of these addresses that they can reach:")
     for address in usable or addresses:
-        typer.echo(f"  {address}")
+        say(f"  {address}")

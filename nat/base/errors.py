@@ -4,7 +4,7 @@ Errors answer "whose fault?". :class:`LocalProtocolError` means the caller broke
 contract of an API; :class:`RemoteProtocolError` means the peer sent something its
 protocol forbids. Any other exception that bytes from a peer can provoke is a bug.
 
-This module imports nothing of ours, so every floor may use it.
+This module imports nothing of ours but what makes text printable, so every floor may use it.
 """
 
 from __future__ import annotations
@@ -13,11 +13,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from lattica.nat.base.printable import printable_lines
+
 ErrorT = TypeVar("ErrorT", bound="LatticaError")
 
 
 class LatticaError(Exception):
-    """Base of every error of this package."""
+    """Base of every error of this package.
+
+    Its text may quote what a peer wrote: `str()` shows what is not printable by its code, so that
+    a traceback in any program is safe to look at. `args` and attributes have it as it came.
+    """
+
+    def __str__(self) -> str:
+        return printable_lines(super().__str__())
 
 
 def renewed(error: ErrorT) -> ErrorT:

@@ -84,3 +84,51 @@ logging.getLogger("libp2p.host").error("one\\ntwo")
         assert result.stderr == ""
     else:
         assert result.stderr.endswith(" ERROR libp2p.host: one\\ntwo\n")
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_whatever_is_logged_is_printable(as_json: bool) -> None:
+    hostile = "\x1b]0;x\x07\x9b2J\x7f\x00\u202e\u2028\r\n2026 ERROR forged"
+    out = io.StringIO()
+    setup_logging("info", as_json=as_json, to=out)
+    log.info("%s", hostile, extra={"peer": hostile, "n": [hostile], "o": {hostile: b"\x7f\x1b"}})
+    log.warning(hostile)
+    try:
+        raise ExceptionGroup(hostile, [OSError(hostile)]) from ValueError(hostile)
+    except ExceptionGroup:
+        log.exception("failed: %s", hostile)
+    logging.getLogger("some.library").error(hostile)
+    shown = out.getvalue()
+    assert shown.replace("\n", "").isprintable()
+    assert not any(line.startswith("2026 ERROR") for line in shown.split("\n"))
+    if as_json:
+        for line in shown.splitlines():
+            assert json.loads(line)["message"].endswith(hostile)
+
+
+def test_log_lines_of_a_stalled_standard_error_are_dropped_and_counted() -> None:
+    code = """
+import fcntl, logging, sys
+from lattica.logs import setup_logging
+fcntl.fcntl(2, fcntl.F_SETPIPE_SZ, 4096)
+setup_logging()
+for number in range(3000):
+    logging.getLogger("lattica.test").info("line %d", number)
+print("done", flush=True)
+sys.stdin.read()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "done\n"  # though nobody has read anything
+        _, logged = process.communicate()
+    lines = logged.splitlines()
+    [told] = [number for number, line in enumerate(lines) if "were dropped here" in line]
+    assert told + int(lines[told].split(": ")[1].split()[0]) == 3000
+    assert " WARNING lattica.logs: " in lines[told]
+    assert told == len(lines) - 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import socket
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 from lattica.cli import app, relay
 from lattica.cli.event_json import event_object
 from lattica.config import NodeConfig, load_config
+from lattica.line_writer import QUEUE_SIZE
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.net.addresses import split_peer
 from lattica.nat.base.net.multiaddr import Multiaddr
@@ -155,6 +157,49 @@ async def test_daemon_introduces_itself_relays_and_stops(tmp_path):
             process.kill()
 
 
+async def test_a_reader_that_stalls_stops_nothing(tmp_path):
+    """Neither that of the events nor that of the log lines, which are full after 20 of each."""
+    code = "from lattica.cli import main; main()"
+    command = [sys.executable, "-c", code, "--data-dir", str(tmp_path), "relay"]
+    command += ["--allow", str(PEER), "--listen", "/ip4/127.0.0.1/tcp/0", "--json"]
+    requests = QUEUE_SIZE + 200
+    async with trio.open_nursery() as nursery:
+        start = partial(
+            trio.run_process,
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+        process: trio.Process = await nursery.start(start)
+        try:
+            for stream in (process.stdout, process.stderr):
+                assert isinstance(stream, trio.lowlevel.FdStream)
+                fcntl.fcntl(stream.fileno(), fcntl.F_SETPIPE_SZ, 4096)
+            assert process.stdout is not None
+            assert process.stderr is not None
+            lines = Lines(process.stdout)
+            addr, peer_id = split_peer(Multiaddr((await lines.event())["addrs"][0]))
+            async with running(listen=()) as swarm:
+                connection = await swarm.dial(peer_id, [addr])
+                for _ in range(requests):
+                    with trio.fail_after(20):
+                        asked, answer = await ask_relay(connection, Reserve())
+                    asked.reset("asked")
+                    assert answer.status is Status.PERMISSION_DENIED
+            count, lost, logged = 0, 0, Lines(process.stderr)
+            while not lost or count + lost < requests:
+                event = await lines.event()
+                count += event["event"] == "refused"
+                lost += event["count"] if event["event"] == "events_lost" else 0
+            nursery.start_soon(logged.drain)
+            process.terminate()
+            assert await process.wait() == 0
+        finally:
+            process.kill()
+
+
 class Lines:
     """What a process prints, line by line."""
 
@@ -171,6 +216,11 @@ class Lines:
             self._rest += data
         line, _, self._rest = self._rest.partition(b"\n")
         return line
+
+    async def drain(self) -> None:
+        """Read all that comes."""
+        while await self.line():
+            pass
 
     async def event(self) -> dict:
         return json.loads(await self.line())

@@ -1,0 +1,33 @@
+"""What strangers wrote, on its way out: to a terminal, a log, or a program that reads JSON.
+
+A peer's bytes must neither drive a terminal (escape sequences, C1 controls), nor show text other
+than it is (bidirectional overrides, characters without width), nor forge lines. So whatever is not
+printable, as :meth:`str.isprintable` has it (Unicode's categories "other" and "separator" but the
+space), is shown by its code. This is done where text leaves the program, so that no source has to
+remember it: in log lines (`lattica.logs`), by the commands (`lattica.cli.terminal`), and in the
+text of every error of ours. Pure, and imports nothing.
+"""
+
+from __future__ import annotations
+
+import json
+
+
+def printable(text: str) -> str:
+    r"""The text on one line: what is not printable by its code, such as `\x1b` or `\u202e`."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def printable_lines(text: str) -> str:
+    r"""The same, but the line feeds, which stay. For text whose lines are ours."""
+    if text.isprintable():
+        return text
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def json_text(value: object, *, indent: int | None = None) -> str:
+    """A JSON value in printable ASCII. What JSON does not have becomes its text."""
+    # json escapes all but this one.
+    return json.dumps(value, indent=indent, default=str).replace("\x7f", "\\u007f")

@@ -1,0 +1,143 @@
+"""Lines to a reader that stalls: nobody waits, and what is dropped is counted."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from lattica.line_writer import QUEUE_SIZE, LineWriter
+
+_CAPACITY = 4096
+
+
+@contextmanager
+def pipe() -> Iterator[tuple[int, int]]:
+    """The smallest pipe that there is."""
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _CAPACITY)
+    ends = [reading, writing]
+    try:
+        yield reading, writing
+    finally:
+        for end in ends:
+            os.close(end)
+
+
+def read_lines(descriptor: int, until: str) -> list[str]:
+    data = b""
+    while not data.endswith(f"{until}\n".encode()):
+        piece = os.read(descriptor, 65536)
+        assert piece
+        data += piece
+    return data.decode().split("\n")[:-1]
+
+
+def lost(count: int) -> str:
+    return f"lost {count}"
+
+
+def test_without_a_stall_a_line_is_there_when_it_was_written() -> None:
+    with pipe() as (reading, writing):
+        writer = LineWriter(writing, lost)
+        for number in range(3):
+            writer.write(f"line {number}\x1b[2J")
+            assert os.read(reading, 100) == f"line {number}\\x1b[2J\n".encode()
+        assert not _threads()
+
+
+def _threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "lattica-lines"]
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_a_stalled_reader_is_told_what_it_missed(blocking: bool) -> None:
+    count = 3 * QUEUE_SIZE
+    with pipe() as (reading, writing):
+        os.set_blocking(writing, blocking)
+        writer = LineWriter(writing, lost)
+        for number in range(count):
+            writer.write(f"line {number}")
+        thread = _threads()
+        assert len(thread) == 1
+        done = threading.Thread(target=_write_end, args=(writer, thread[0]))
+        done.start()
+        lines = read_lines(reading, "end")
+        done.join()
+    [at] = [index for index, line in enumerate(lines) if line.startswith("lost")]
+    dropped = int(lines[at].split()[1])
+    assert lines[:at] == [f"line {number}" for number in range(at)]
+    assert lines[at + 1 :] == ["end"]
+    assert at + dropped == count
+    assert at >= QUEUE_SIZE
+
+
+def _write_end(writer: LineWriter, thread: threading.Thread) -> None:
+    thread.join()
+    writer.write("end")
+
+
+def test_news_after_what_was_dropped_follow_it() -> None:
+    with pipe() as (reading, writing):
+        writer = LineWriter(writing, lost)
+        for number in range(3 * QUEUE_SIZE):
+            writer.write(f"line {number}")
+        lines = []
+        data = b""
+        # The thread takes the queue and what is to be said of it at once, as soon as it is let.
+        while b"lost" not in data:
+            data += os.read(reading, _CAPACITY)
+        writer.write("news")
+        lines = (data + "\n".join(read_lines(reading, "news")).encode()).decode().split("\n")
+    assert lines[-1] == "news"
+    assert sum(line.startswith("lost") for line in lines) == 1
+
+
+def test_long_texts_do_not_wait_either_and_stay_in_order() -> None:
+    with pipe() as (reading, writing):
+        writer = LineWriter(writing, lost)
+        writer.write("x" * 100_000)
+        writer.write("short")
+        writer.write("two\nlines")
+        assert read_lines(reading, "lines") == ["x" * 100_000, "short", "two", "lines"]
+
+
+def test_a_closed_reader_is_an_error_for_the_next() -> None:
+    reading, writing = os.pipe()
+    try:
+        writer = LineWriter(writing, lost)
+        writer.write("x" * 1_000_000)  # waits in the thread
+        os.close(reading)
+        for thread in _threads():
+            thread.join()
+        for _ in range(2):
+            with pytest.raises(BrokenPipeError):
+                writer.write("more")
+    finally:
+        os.close(writing)
+
+
+def test_closing_waits_for_what_is_queued_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pipe() as (reading, writing):
+        writer = LineWriter(writing, lost)
+        writer.write("x" * 100_000)
+        reader = threading.Thread(target=read_lines, args=(reading, "x"))
+        reader.start()
+        writer.close()
+        assert not _threads()
+        reader.join()
+        monkeypatch.setattr("lattica.line_writer.CLOSING_TIME", 0.01)
+        writer.write("x" * 100_000)
+        writer.close()
+        assert _threads()
+        read_lines(reading, "x")
+
+
+def test_what_the_encoding_lacks_is_shown_by_its_code() -> None:
+    with pipe() as (reading, writing):
+        LineWriter(writing, lost, "ascii").write("模 \x7f")
+        assert os.read(reading, 100) == b"\\u6a21 \\x7f\n"
