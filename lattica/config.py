@@ -23,6 +23,7 @@ import difflib
 import math
 import os
 import re
+import stat
 import tomllib
 import types
 from collections.abc import Iterator, Mapping
@@ -34,6 +35,11 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from lattica.logs import LEVELS
 from lattica.nat.base.checks import FieldError, require_texts
 from lattica.nat.base.errors import ConfigError
+from lattica.nat.base.keys.private_file import (
+    UnprotectedFileError,
+    check_private,
+    read_private_file,
+)
 from lattica.nat.base.keys.swarm_key import parse_swarm_key
 from lattica.nat.config import SwarmConfig
 from lattica.nat.traversal.config import TraversalConfig
@@ -161,13 +167,22 @@ def _environment_settings(environment: Mapping[str, str]) -> Iterator[_Raw]:
 def _file_settings(file: Path) -> Iterator[_Raw]:
     try:
         with open(file, "rb") as stream:
+            status = os.fstat(stream.fileno())
             document = tomllib.load(stream)
     except OSError as error:
         raise ConfigError(f"cannot read the configuration file {file}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not valid TOML: {error}") from None
     source = _Source(f"{file}", folder=file.absolute().parent)
-    yield from _table_settings(document, "", source)
+    for setting in _table_settings(document, "", source):
+        # A pipe (`--config <(…)`) can only be read once, by us.
+        name, value, _, where = setting
+        if name in _secrets() and value and stat.S_ISREG(status.st_mode):
+            try:
+                check_private(status, file)
+            except UnprotectedFileError as error:
+                raise ConfigError(f"{where}: {file} {error}") from None
+        yield setting
 
 
 def _table_settings(table: Mapping[str, object], prefix: str, source: _Source) -> Iterator[_Raw]:
@@ -225,6 +240,14 @@ def _schema() -> tuple[dict[str, Any], frozenset[str]]:
     return leaves, frozenset(groups)
 
 
+@cache
+def _secrets() -> frozenset[str]:
+    """The settings that are keys: those of bytes."""
+    return frozenset(
+        name for name, kind in _schema()[0].items() if bytes in (kind, *get_args(kind))
+    )
+
+
 def _build(cls: type, prefix: str, given: Mapping[str, _Given]) -> object:
     arguments: dict[str, object] = {}
     kinds = get_type_hints(cls)
@@ -246,10 +269,11 @@ def _build(cls: type, prefix: str, given: Mapping[str, _Given]) -> object:
 
 def _read_key_file(path: Path, where: str) -> bytes:
     try:
-        with open(path, "rb") as stream:
-            return parse_swarm_key(stream.read(_MAX_KEY_FILE))
+        return parse_swarm_key(read_private_file(path, _MAX_KEY_FILE))
     except OSError as error:
         raise ConfigError(f"{where}: cannot read {path}: {error.strerror}") from None
+    except UnprotectedFileError as error:
+        raise ConfigError(f"{where}: {path} {error}") from None
     except ConfigError as error:
         raise ConfigError(f"{where}: {path} is not a private network key: {error}") from None
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 from lattica.content.errors import StorageError
 
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _OLD_NS = 3_000_000_000
 """Nanoseconds after which a file system's clock has surely ticked."""
 ATTEMPTS = 10
@@ -33,22 +35,28 @@ _ADVICE = {
 }
 
 
+class NotRegularError(OSError):
+    """A directory, pipe or device is where a regular file was expected."""
+
+
 def storage_error(error: OSError, path: Path) -> StorageError:
     """What an :class:`OSError` means to the user, with advice."""
+    if isinstance(error, StorageError):
+        return error
     advice = _ADVICE.get(error.errno or 0, error.strerror or str(error))
     where = error.filename2 or error.filename
     shown = path if where is None or isinstance(where, int) else os.fsdecode(where)
     return StorageError(f"cannot write {shown}: {advice}")
 
 
-def make_directory(path: Path) -> None:
+def make_directory(path: Path, mode: int = 0o777) -> None:
     """Make a directory and those above it, also while another program removes them.
 
-    Raises :class:`OSError`.
+    `mode` is that of the last one. Raises :class:`OSError`.
     """
     for _ in range(ATTEMPTS):
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            path.mkdir(mode, parents=True, exist_ok=True)
             return
         except FileExistsError:
             # Was it a directory, which is gone by now?
@@ -56,7 +64,65 @@ def make_directory(path: Path) -> None:
                 raise
         except FileNotFoundError:  # one above it is
             pass
-    path.mkdir(parents=True, exist_ok=True)
+    path.mkdir(mode, parents=True, exist_ok=True)
+
+
+def open_below(top: Path, parts: Sequence[str], *, make: bool) -> int:
+    """Open the directory `parts` below `top`, and with `make` make what is missing of it.
+
+    Step by step from one descriptor to the next, so that nobody can change the way meanwhile. A
+    symbolic link on it is followed if this user or root has made it: in a shared directory one of
+    somebody else's would lead to where this user may write and he may not. Raises
+    :class:`OSError`, and :class:`StorageError` for such a link.
+    """
+    if make:
+        make_directory(top)
+    here = os.open(top, _DIRECTORY)
+    for part in parts:
+        try:
+            if make:
+                with suppress(FileExistsError):
+                    os.mkdir(part, dir_fd=here)
+            there = _open_step(here, part, top)
+        finally:
+            os.close(here)
+        here = there
+    return here
+
+
+def _open_step(here: int, part: str, top: Path) -> int:
+    try:
+        return os.open(part, _DIRECTORY | os.O_NOFOLLOW, dir_fd=here)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+            raise
+        found = os.stat(part, dir_fd=here, follow_symlinks=False)
+        if not stat.S_ISLNK(found.st_mode):
+            raise
+    link = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
+    try:
+        status = os.fstat(link)
+        if status.st_uid not in (os.geteuid(), 0):
+            raise StorageError(
+                f"cannot write to {part!r} in {top}: it is a symbolic link that another user "
+                f"(number {status.st_uid}) has made; remove it, or choose another directory with -o"
+            )
+        return os.open(os.readlink("", dir_fd=link), _DIRECTORY, dir_fd=here)
+    finally:
+        os.close(link)
+
+
+def open_regular(path: Path | str, flags: int = os.O_RDONLY, *, dir_fd: int | None = None) -> int:
+    """Open a regular file; a pipe in its place is not waited for.
+
+    Raises :class:`OSError`, and :class:`NotRegularError` for what is no regular file.
+    """
+    flags |= os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    descriptor = os.open(path, flags, dir_fd=dir_fd)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise NotRegularError(errno.EINVAL, "it is not a regular file", str(path))
 
 
 def format_bytes(count: int) -> str:
@@ -137,11 +203,3 @@ def mark_unmodified(descriptor: int) -> os.stat_result:
         with suppress(PermissionError):  # on file systems that keep no times
             os.utime(descriptor, ns=(then, then))
     return os.fstat(descriptor)
-
-
-def sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import trio
 
-from lattica.content.disk import read_exactly, set_executable, storage_error
+from lattica.content.disk import open_regular, read_exactly, set_executable, storage_error
 from lattica.content.download.plan import Plan
 from lattica.content.errors import ContentError, StorageError
 from lattica.content.manifest.chunking import CutFile, FileState, cut_file, hash_files
@@ -37,7 +37,7 @@ class LocalChunk:
     def read(self) -> bytes:
         """The bytes, to be verified; empty when they cannot be read any more. Blocking."""
         try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = open_regular(self.path)
         except OSError:
             return b""
         try:

@@ -1,9 +1,10 @@
 """The unfinished files of a fetch, and the journal from which it can be taken up again.
 
-They lie in `OUT/.lattica-KEY/`: file number n of the plan as `n`, and `journal`, to which four
-bytes (the chunk's number, big endian) are appended after a chunk has been verified and written.
-The journal is only a hint: on resumption every chunk that it names is hashed again, so that
-neither a torn write nor a power cut nor a full disk can let wrong bytes pass.
+They lie in `OUT/.lattica-KEY/`, where only this user's files count (see
+:mod:`~lattica.content.download.private_directory`): file number n of the plan as `n`, and
+`journal`, to which four bytes (the chunk's number, big endian) are appended after a chunk has been
+verified and written. The journal is only a hint: on resumption every chunk that it names is hashed
+again, so that neither a torn write nor a power cut nor a full disk can let wrong bytes pass.
 
 Others may do to these files what they like: remove, cut or overwrite them, or be a second fetch
 on a file system without locks, which writes the same bytes to the same places. Nothing that was
@@ -25,24 +26,25 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 
 from lattica.content.disk import (
     ATTEMPTS,
     allocate,
     format_bytes,
-    make_directory,
     mark_unmodified,
+    open_below,
+    open_regular,
     read_exactly,
     set_executable,
     storage_error,
-    sync_directory,
     write_all,
 )
 from lattica.content.download.plan import Piece, Placement, Plan
+from lattica.content.download.private_directory import PrivateDirectory
 from lattica.content.errors import IntegrityError, StorageError
 from lattica.content.manifest.chunking import FileState
 from lattica.content.manifest.manifest import MAX_CHUNK_BYTES
@@ -83,6 +85,7 @@ class PartialFiles:
         self._plan = plan
         self._out_dir = out_dir
         self._directory = out_dir / f"{RESERVED_PREFIX}{plan.key}"
+        self._unfinished = PrivateDirectory(self._directory)
         self._journal = -1
         self._part_digests: dict[tuple[int, int], bytes] = {}
         """By output and offset: hashes of what is kept of chunks that are not kept whole."""
@@ -93,7 +96,7 @@ class PartialFiles:
         """Make the directory and lock it; raises :class:`StorageError`."""
         path = self._directory / "journal"
         try:
-            self._journal = self._open_journal(path)
+            self._journal = self._open_journal()
             # After half an entry all later ones would be read wrongly.
             size = os.fstat(self._journal).st_size
             os.ftruncate(self._journal, size - size % _ENTRY_BYTES)
@@ -108,12 +111,12 @@ class PartialFiles:
             raise storage_error(error, path) from None
         return self
 
-    def _open_journal(self, path: Path) -> int:
+    def _open_journal(self) -> int:
         """Open and lock the journal. What is returned had a name after it was locked."""
         for _ in range(ATTEMPTS):
-            make_directory(self._directory)
+            self._unfinished.make()
             with suppress(FileNotFoundError):
-                journal = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+                journal = self._unfinished.open("journal", os.O_RDWR | os.O_CREAT | os.O_APPEND)
                 try:
                     self._lock(journal)
                     if os.fstat(journal).st_nlink:
@@ -122,7 +125,7 @@ class PartialFiles:
                     os.close(journal)
                     raise
                 os.close(journal)  # the fetch that had the lock has finished and removed it
-        raise FileNotFoundError(errno.ENOENT, "removed again and again", str(path))
+        raise FileNotFoundError(errno.ENOENT, "removed again and again", str(self._directory))
 
     def _lock(self, journal: int) -> None:
         try:
@@ -185,7 +188,7 @@ class PartialFiles:
                 return False
             piece = buffer[: chunk.length]
             try:
-                descriptor = os.open(self._path(place.output), os.O_RDONLY | os.O_CLOEXEC)
+                descriptor = self._unfinished.open(str(place.output), os.O_RDONLY)
             except OSError:
                 return False
             try:
@@ -206,7 +209,7 @@ class PartialFiles:
             if index in self.verified:
                 continue
             try:
-                present = self._path(index).stat().st_blocks * 512
+                present = os.lstat(self._path(index)).st_blocks * 512
             except OSError:
                 present = 0
             needed += max(0, output.size - present)
@@ -271,7 +274,7 @@ class PartialFiles:
         """
         target = self.target(output)
         try:
-            lost = self._finish(output, target, checkpoint)
+            lost = self._finish(output, checkpoint)
         except OSError as error:
             raise storage_error(error, target) from None
         if lost is not None:
@@ -307,24 +310,27 @@ class PartialFiles:
                 "another directory with -o"
             )
 
-    def _finish(
-        self, output: int, target: Path, checkpoint: Callable[[], None]
-    ) -> list[int] | None:
+    def _finish(self, output: int, checkpoint: Callable[[], None]) -> list[int] | None:
         item = self._plan.outputs[output]
-        path = self._path(output)
-        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+        has_name = False
         try:
             # One without chunks has not been made by them.
-            descriptor = os.open(path, flags) if item.segments else self._create(path)
+            descriptor = (
+                self._unfinished.open(str(output), os.O_RDWR)
+                if item.segments
+                else self._create(output)
+            )
         except FileNotFoundError:
             # A fetch beside this one, without locks, may have given it its name.
-            path = target
+            has_name = True
             try:
-                descriptor = os.open(path, flags)
+                with self._place(output) as (place, name):
+                    descriptor = open_regular(name, os.O_RDWR | os.O_NOFOLLOW, dir_fd=place)
+                    os.fsync(place)
             except OSError:
                 return self._numbers(output)
         try:
-            if path != target:
+            if not has_name:
                 if os.fstat(descriptor).st_size != item.size:
                     os.ftruncate(descriptor, item.size)
                 if not _begins_with(descriptor, item.prefix):
@@ -334,9 +340,13 @@ class PartialFiles:
             if status.st_size != item.size:
                 return self._numbers(output)
             lost = self._sync_and_compare(descriptor, output, checkpoint)
-            if lost and path == target:
+            if lost and has_name:
                 return self._numbers(output)  # it is not ours to mend
-            return lost or self._give_name(path, output, descriptor, status)
+            if lost:
+                return lost
+            if not has_name and not self._give_name(output, descriptor):
+                return self._numbers(output)
+            return self._look_at_name(output, status)
         finally:
             os.close(descriptor)
 
@@ -395,21 +405,36 @@ class PartialFiles:
                 lost.append(piece.number)
         return lost
 
-    def _give_name(
-        self, path: Path, output: int, descriptor: int, verified: os.stat_result
-    ) -> list[int] | None:
-        """Rename, and look whether that was the file that was read back, as it was then."""
-        target = self.target(output)
+    @contextmanager
+    def _place(self, output: int, *, make: bool = False) -> Iterator[tuple[int, str]]:
+        """The directory where a finished file belongs, as a descriptor, and its name there."""
+        *above, name = PurePosixPath(self._plan.outputs[output].path).parts
+        place = open_below(self._out_dir, above, make=make)
+        try:
+            yield place, name
+        finally:
+            os.close(place)
+
+    def _give_name(self, output: int, descriptor: int) -> bool:
+        """Rename an unfinished file; False if it is gone."""
         for _ in range(ATTEMPTS):
-            make_directory(target.parent)
-            with suppress(FileNotFoundError):
-                os.replace(path, target)
-                sync_directory(target.parent)
+            with (
+                suppress(FileNotFoundError),
+                self._place(output, make=True) as (place, name),
+                self._unfinished.entered() as unfinished,
+            ):
+                os.replace(str(output), name, src_dir_fd=unfinished, dst_dir_fd=place)
+                os.fsync(place)
                 break
             if not os.fstat(descriptor).st_nlink:
-                return self._numbers(output)
+                return False
+        return True
+
+    def _look_at_name(self, output: int, verified: os.stat_result) -> list[int] | None:
+        """Whether the file of that name is the one that was read back, as it was then."""
         try:
-            found = os.stat(target, follow_symlinks=False)
+            with self._place(output) as (place, name):
+                found = os.stat(name, dir_fd=place, follow_symlinks=False)
         except FileNotFoundError:
             return self._numbers(output)
         state = FileState.of(found)
@@ -425,20 +450,19 @@ class PartialFiles:
     def _places(self, number: int) -> list[Placement]:
         return [p for p in self._plan.placements(number) if p.output not in self.verified]
 
-    def _create(self, path: Path) -> int:
+    def _create(self, output: int) -> int:
         """Open an unfinished file, and make what of it and its directory is missing."""
         for _ in range(ATTEMPTS):
             with suppress(FileNotFoundError):
-                return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+                return self._unfinished.open(str(output), os.O_RDWR | os.O_CREAT)
             with suppress(FileNotFoundError):
-                make_directory(self._directory)
+                self._unfinished.make()
         raise FileNotFoundError(errno.ENOENT, "removed again and again", str(self._directory))
 
     def _write_at(self, place: Placement, data: memoryview) -> None:
-        path = self._path(place.output)
         try:
             # Opened anew each time: no table of descriptors to bound, lock and close.
-            descriptor = self._create(path)
+            descriptor = self._create(place.output)
             try:
                 if os.fstat(descriptor).st_size == 0:
                     allocate(descriptor, self._plan.outputs[place.output].size)
@@ -446,4 +470,4 @@ class PartialFiles:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise storage_error(error, path) from None
+            raise storage_error(error, self._path(place.output)) from None

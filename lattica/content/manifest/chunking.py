@@ -20,7 +20,7 @@ from pathlib import Path
 
 import trio
 
-from lattica.content.disk import read_exactly
+from lattica.content.disk import open_regular, read_exactly
 from lattica.content.errors import ContentError
 from lattica.content.manifest.cid import DIGEST_SIZE
 from lattica.content.manifest.manifest import MAX_CHUNK_BYTES, MAX_TENSORS, ChunkTable
@@ -126,7 +126,7 @@ def cut_file(path: Path) -> CutFile:
 
     A damaged safetensors file is cut as a plain one, with a warning. Raises :class:`OSError`.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = open_regular(path)
     try:
         state = FileState.of(os.fstat(descriptor))
         layout = None
@@ -143,7 +143,7 @@ def _hash_unit(file: CutFile, first: int, last: int) -> bytes:
     ends = file.ends
     digests = bytearray()
     buffer = memoryview(bytearray(MAX_CHUNK_BYTES))
-    descriptor = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = open_regular(file.path)
     try:
         start = ends[first - 1] if first else 0
         for end in ends[first:last]:

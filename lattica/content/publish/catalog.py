@@ -20,7 +20,7 @@ from pathlib import Path
 
 import trio
 
-from lattica.content.disk import read_exactly
+from lattica.content.disk import NotRegularError, open_regular, read_exactly
 from lattica.content.errors import ContentError
 from lattica.content.events import HashCallback, HashProgress, Throttle
 from lattica.content.manifest.chunking import CutFile, FileState, cut_file, hash_files
@@ -108,8 +108,8 @@ def _is_same(table: ChunkTable, first: int, count: int, data: bytes) -> bool:
 def _read(file: CutFile, offset: int, size: int) -> tuple[bytes, bool]:
     """Bytes of a file, and whether it looks as it did when it was hashed."""
     try:
-        descriptor = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+        descriptor = open_regular(file.path)
+    except (FileNotFoundError, NotRegularError):
         raise _changed(file) from None
     try:
         data = os.pread(descriptor, size, offset)

@@ -8,7 +8,6 @@ seed alone; that is read, too.
 from __future__ import annotations
 
 import os
-import stat
 import tempfile
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from google.protobuf.message import DecodeError
 
 from lattica.nat.base.errors import IdentityError
 from lattica.nat.base.keys.peer_id import PeerId, parse_peer_id
+from lattica.nat.base.keys.private_file import UnprotectedFileError, read_private_file
 from lattica.nat.base.keys.public_keys import PublicKey, ed25519_public_key
 from lattica.nat.pb import keys_pb2 as pb
 
@@ -66,21 +66,17 @@ class Identity:
         """Read a key file.
 
         Raises:
-            IdentityError: it is missing, damaged, not Ed25519, or group or others can read or
-                write it (the message gives the `chmod` to run).
+            IdentityError: it is missing, damaged, not Ed25519, not a regular file, belongs to
+                another user, or group or others can read or write it (the message gives the
+                `chmod` to run).
         """
         path = Path(path)
         try:
-            with open(path, "rb") as file:
-                mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-                data = file.read(_MAX_KEY_FILE + 1)
+            data = read_private_file(path, _MAX_KEY_FILE + 1)
         except OSError as error:
             raise IdentityError(f"cannot read the key file {path}: {error.strerror}") from None
-        if os.name == "posix" and mode & 0o077:
-            raise IdentityError(
-                f"the key file {path} is accessible to group or others (mode {mode:04o}); "
-                f"whoever reads it can act as this peer. Run: chmod 600 {path}"
-            )
+        except UnprotectedFileError as error:
+            raise IdentityError(f"the key file {path} {error}") from None
         try:
             if len(data) > _MAX_KEY_FILE:
                 raise ValueError("too large")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ SWARM_KEY = f"/key/swarm/psk/1.0.0/\n/base16/\n{KEY.hex()}\n"
 def write(folder: Path, text: str, name: str = "lattica.toml") -> Path:
     file = folder / name
     file.write_text(text)
+    file.chmod(0o600)  # some have keys
     return file
 
 
@@ -235,6 +237,32 @@ def test_private_network_key_file(tmp_path: Path) -> None:
     assert "not a private network key" in error_of(
         overrides={"private_network_key_file": tmp_path / "short.key"}
     )
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660])
+def test_private_network_key_that_others_can_read(tmp_path: Path, mode: int) -> None:
+    key = write(tmp_path, SWARM_KEY, "swarm.key")
+    key.chmod(mode)
+    error = error_of(overrides={"private_network_key_file": key})
+    assert "private_network_key_file" in error
+    assert f"chmod 600 {key}" in error
+    assert KEY.hex() not in error
+    file = write(tmp_path, f"[swarm]\nprivate_network_key = '{KEY.hex()}'")
+    assert load_config(file, {}).swarm.private_network_key == KEY
+    file.chmod(mode)
+    error = error_of(file)
+    assert "swarm.private_network_key" in error
+    assert f"chmod 600 {file}" in error
+    assert KEY.hex() not in error
+    # Without a key in it, it is nobody's secret.
+    file.write_text("log_level = 'error'\n[swarm]\nprivate_network_key = ''")
+    assert load_config(file, {}).log_level == "error"
+
+
+def test_a_private_network_key_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "swarm.key", 0o600)
+    error = error_of(overrides={"private_network_key_file": tmp_path / "swarm.key"})
+    assert "not a regular file" in error
 
 
 def test_the_key_itself_beats_a_key_file_of_lower_precedence(tmp_path: Path) -> None:

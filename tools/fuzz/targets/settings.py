@@ -29,6 +29,7 @@ def _config_file(data: bytes) -> None:
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         path = Path(folder) / "lattica.toml"
         path.write_bytes(data)
+        path.chmod(0o600)  # it has a key
         config = load_config(path, environment={"HOME": folder})
     if not isinstance(config, NodeConfig):
         raise Violation(f"made {config!r}")

@@ -141,9 +141,9 @@ class Disturber:
             monkeypatch.setattr(owner, name, self.around(getattr(owner, name)))
 
     def around(self, real: Callable[..., object]) -> Callable[..., object]:
-        def call(*arguments: object) -> object:
+        def call(*arguments: object, **options: object) -> object:
             self.point()
-            result = real(*arguments)
+            result = real(*arguments, **options)
             self.point()
             return result
 
