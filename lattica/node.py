@@ -15,6 +15,7 @@ from lattica.config import NodeConfig
 from lattica.nat.base.errors import AddressError, ConnectionClosedError, LocalProtocolError
 from lattica.nat.base.exception_groups import leaves, unwrapped
 from lattica.nat.base.keys.identity import Identity, PeerId, parse_peer_id
+from lattica.nat.base.keys.key_lock import KeyLock
 from lattica.nat.base.net.addresses import parse_multiaddr, split_peer, with_peer
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Connection
@@ -45,10 +46,11 @@ class Node:
         identity: the key; by default that of `config.identity_path` (made when there is
             none), or a new one for the node's life where that is not set either.
 
-    Entering raises :class:`~lattica.errors.ListenError`, `IdentityError` or
-    `AddressError`. Leaving closes all connections within `Timeouts.shutdown` seconds.
-    In between it stays connected to the peers of `config.bootstrap`
-    (:mod:`lattica.bootstrap`), and tells of those that are unreachable in the log.
+    Entering raises :class:`~lattica.errors.ListenError`, `IdentityError`, `KeyInUseError` (the
+    key file is another node's while that runs) or `AddressError`. Leaving closes all connections
+    within `Timeouts.shutdown` seconds. In between it stays connected to the peers of
+    `config.bootstrap` (:mod:`lattica.bootstrap`), and tells of those that are unreachable in the
+    log.
     All methods must be called in the trio thread; threads and asyncio have
     :class:`lattica.Lattica` and :class:`lattica.AsyncLattica`.
 
@@ -60,10 +62,11 @@ class Node:
         self, config: NodeConfig | None = None, *, identity: Identity | None = None
     ) -> None:
         self.config = config or NodeConfig()
+        path = self.config.identity_path if identity is None else None
         if identity is None:
-            path = self.config.identity_path
             identity = Identity.generate() if path is None else Identity.load_or_create(path)
         self.identity = identity
+        self._key_file = path
         self.swarm = Swarm(identity, self.config.swarm)
         self._identify = serve_standard(self.swarm)
         self._host: Host | None = None
@@ -80,6 +83,8 @@ class Node:
     async def __aenter__(self) -> Node:
         try:
             async with AsyncExitStack() as stack:
+                if self._key_file is not None:
+                    stack.enter_context(KeyLock(self._key_file))
                 nursery = await stack.enter_async_context(trio.open_nursery())
                 await nursery.start(self.swarm.run)
                 stack.push_async_callback(self.swarm.close)

@@ -71,6 +71,10 @@ class IdentityError(LatticaError):
     """A key file that is missing, unreadable, damaged or readable by others."""
 
 
+class KeyInUseError(IdentityError):
+    """Another node uses this key file: one key is one peer, at one place."""
+
+
 class ConfigError(LatticaError, ValueError):
     """A configuration value that is unknown, of the wrong type or out of range."""
 

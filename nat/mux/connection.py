@@ -55,8 +55,10 @@ class Connection(ABC):
         "agent",
         "closed",
         "closed_reason",
+        "dialed",
         "direction",
         "established_at",
+        "instance",
         "interrupted",
         "known_protocols",
         "last_stream_at",
@@ -68,6 +70,7 @@ class Connection(ABC):
         "send_buffer",
         "serial",
         "session",
+        "told_addrs",
     )
 
     def __init__(
@@ -84,6 +87,12 @@ class Connection(ABC):
         self.serial = next(_serial_numbers)
         self.peer_id = remote.peer_id
         self.public_key = remote.public_key
+        self.instance = remote.instance
+        """Which of the programs that have the peer's key this is; empty if it does not say."""
+        self.dialed: frozenset[Multiaddr] = frozenset()
+        """The addresses by which this node knows to have reached that one, names as names."""
+        self.told_addrs: frozenset[Multiaddr] = frozenset()
+        """Where it says that it is."""
         self.direction = direction
         self.local_addr = local_addr
         self.remote_addr = remote_addr

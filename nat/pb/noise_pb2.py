@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alattica/nat/pb/noise.proto\x12\rlattica.noise\"\xb7\x01\n\x15NoiseHandshakePayload\x12\x19\n\x0cidentity_key\x18\x01 \x01(\x0cH\x00\x88\x01\x01\x12\x19\n\x0cidentity_sig\x18\x02 \x01(\x0cH\x01\x88\x01\x01\x12\x37\n\nextensions\x18\x04 \x01(\x0b\x32\x1e.lattica.noise.NoiseExtensionsH\x02\x88\x01\x01\x42\x0f\n\r_identity_keyB\x0f\n\r_identity_sigB\r\n\x0b_extensions\"M\n\x0fNoiseExtensions\x12:\n\x11transport_ciphers\x18\xce\x13 \x03(\x0e\x32\x1e.lattica.noise.TransportCipher*D\n\x0fTransportCipher\x12 \n\x1cTRANSPORT_CIPHER_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x41\x45S_256_GCM\x10\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alattica/nat/pb/noise.proto\x12\rlattica.noise\"\xb7\x01\n\x15NoiseHandshakePayload\x12\x19\n\x0cidentity_key\x18\x01 \x01(\x0cH\x00\x88\x01\x01\x12\x19\n\x0cidentity_sig\x18\x02 \x01(\x0cH\x01\x88\x01\x01\x12\x37\n\nextensions\x18\x04 \x01(\x0b\x32\x1e.lattica.noise.NoiseExtensionsH\x02\x88\x01\x01\x42\x0f\n\r_identity_keyB\x0f\n\r_identity_sigB\r\n\x0b_extensions\"r\n\x0fNoiseExtensions\x12:\n\x11transport_ciphers\x18\xce\x13 \x03(\x0e\x32\x1e.lattica.noise.TransportCipher\x12\x16\n\x08instance\x18\xcf\x13 \x01(\x0cH\x00\x88\x01\x01\x42\x0b\n\t_instance*D\n\x0fTransportCipher\x12 \n\x1cTRANSPORT_CIPHER_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x41\x45S_256_GCM\x10\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lattica.nat.pb.noise_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TRANSPORTCIPHER']._serialized_start=310
-  _globals['_TRANSPORTCIPHER']._serialized_end=378
+  _globals['_TRANSPORTCIPHER']._serialized_start=347
+  _globals['_TRANSPORTCIPHER']._serialized_end=415
   _globals['_NOISEHANDSHAKEPAYLOAD']._serialized_start=46
   _globals['_NOISEHANDSHAKEPAYLOAD']._serialized_end=229
   _globals['_NOISEEXTENSIONS']._serialized_start=231
-  _globals['_NOISEEXTENSIONS']._serialized_end=308
+  _globals['_NOISEEXTENSIONS']._serialized_end=345
 # @@protoc_insertion_point(module_scope)

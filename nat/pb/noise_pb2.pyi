@@ -25,7 +25,9 @@ class NoiseHandshakePayload(_message.Message):
     def __init__(self, identity_key: _Optional[bytes] = ..., identity_sig: _Optional[bytes] = ..., extensions: _Optional[_Union[NoiseExtensions, _Mapping]] = ...) -> None: ...
 
 class NoiseExtensions(_message.Message):
-    __slots__ = ("transport_ciphers",)
+    __slots__ = ("transport_ciphers", "instance")
     TRANSPORT_CIPHERS_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
     transport_ciphers: _containers.RepeatedScalarFieldContainer[TransportCipher]
-    def __init__(self, transport_ciphers: _Optional[_Iterable[_Union[TransportCipher, str]]] = ...) -> None: ...
+    instance: bytes
+    def __init__(self, transport_ciphers: _Optional[_Iterable[_Union[TransportCipher, str]]] = ..., instance: _Optional[bytes] = ...) -> None: ...

@@ -48,7 +48,7 @@ class DatagramSocket(Protocol):
     :class:`~lattica.nat.transport.udp_socket.UdpSocket`."""
 
     @property
-    def local(self) -> tuple[str, int]: ...
+    def local(self) -> Address: ...
     @property
     def family(self) -> int: ...
     async def receive(self) -> list[Received]: ...
@@ -104,7 +104,7 @@ class QuicEndpoint:
         self._closed = False
 
     @property
-    def local(self) -> tuple[str, int]:
+    def local(self) -> Address:
         """The bound host and port."""
         return self._sock.local
 

@@ -32,7 +32,7 @@ class Carrier(Protocol):
     """What a link needs of the socket's owner."""
 
     @property
-    def local(self) -> tuple[str, int]:
+    def local(self) -> Address:
         """The bound host and port."""
         ...
 

@@ -36,8 +36,11 @@ from lattica.nat.transport.udp_socket import Address, UdpSocket
 class QuicTransport(ServedTransport):
     """Dials and listens on QUIC. :meth:`run` serves all its sockets."""
 
-    def __init__(self, identity: Identity, config: SwarmConfig, budget: MemoryBudget) -> None:
+    def __init__(
+        self, identity: Identity, config: SwarmConfig, budget: MemoryBudget, instance: bytes = b""
+    ) -> None:
         self._identity = identity
+        self._instance = instance
         self._config = config
         self._budget = budget
         self._certificate: Certificate | None = None
@@ -72,13 +75,13 @@ class QuicTransport(ServedTransport):
         if where.is_name:
             raise AddressError(f"the name {where.host} was not resolved")
         await trio.lowlevel.checkpoint()
-        return self._begin(self._endpoint_for(where.family, where.host), (where.host, where.port))
+        return self._begin(self._endpoint_for(where.family, where.host), where.socket_name)
 
     def dial_alone(self, sock: UdpSocket, addr: Multiaddr) -> QuicHandshake:
         """Begin a connection from a socket that serves nothing else, and ends with it."""
         where = to_endpoint(addr)
         endpoint = self._add(sock, accept=False, sole=True)
-        return self._begin(endpoint, (where.host, where.port))
+        return self._begin(endpoint, where.socket_name)
 
     def _begin(self, endpoint: QuicEndpoint, destination: Address) -> QuicHandshake:
         session = self._session(client_core(timeouts=self._config.timeouts), initiator=True)
@@ -105,7 +108,8 @@ class QuicTransport(ServedTransport):
         where = to_endpoint(addr)
         await trio.lowlevel.checkpoint()
         try:
-            sock = UdpSocket.bind(where.host, where.port, where.family)
+            host, port, *zone = where.socket_name
+            sock = UdpSocket.bind(host, port, where.family, scope=zone[-1] if zone else 0)
         except OSError as error:
             refusal = ListenError(why_not(error, addr, where.port))
             refusal.errno = error.errno
@@ -158,6 +162,7 @@ class QuicTransport(ServedTransport):
                 expected_peer=expected_peer,
                 certificate_hash=certificate_hash,
                 private_network_key=self._config.private_network_key,
+                instance=self._instance,
             )
 
         return QuicSession(

@@ -64,7 +64,8 @@ class Upgrade:
 
     Send what :meth:`data_to_send` returns, feed what arrives to :meth:`receive`, and
     repeat until :attr:`result` is there (what is to be sent then must still be sent).
-    `ciphers` are offered for the transport phase besides ChaChaPoly.
+    `ciphers` are offered for the transport phase besides ChaChaPoly, `instance` is this node's
+    (:func:`~lattica.nat.secure.noise_identity.new_instance`).
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Upgrade:
         expected_peer: PeerId | None = None,
         prologue: bytes = b"",
         ciphers: AbstractSet[Cipher] = frozenset(),
+        instance: bytes = b"",
     ) -> None:
         self.result: Upgraded | None = None
         self._identity = identity
@@ -82,6 +84,7 @@ class Upgrade:
         self._expected_peer = expected_peer
         self._prologue = prologue
         self._ciphers = ciphers
+        self._instance = instance
         self._cipher = Cipher.CHACHA20_POLY1305
         self._stage = _Stage.SECURITY
         self._static = X25519PrivateKey.generate()
@@ -171,7 +174,7 @@ class Upgrade:
             self._check_peer(self._remote.peer_id)
         if not handshake.done:
             static_public = self._static.public_key().public_bytes_raw()
-            payload = make_payload(self._identity, static_public, self._ciphers)
+            payload = make_payload(self._identity, static_public, self._ciphers, self._instance)
             self._out += frame(handshake.write(payload))
 
     def _check_peer(self, peer_id: PeerId) -> None:

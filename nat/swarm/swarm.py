@@ -15,6 +15,7 @@ import trio
 from lattica.nat.base.errors import (
     AccessDeniedError,
     ConnectionClosedError,
+    DialError,
     LatticaError,
     ListenError,
     LocalProtocolError,
@@ -52,6 +53,7 @@ from lattica.nat.swarm.events import (
 )
 from lattica.nat.swarm.protocols import ProtocolTable
 from lattica.nat.swarm.registry import Registry
+from lattica.nat.swarm.same_key import SameKey
 from lattica.nat.transport.base import Listener, RawConn, SecureLink, ServedTransport, Transport
 from lattica.nat.transport.tcp import TcpTransport
 from lattica.nat.transport.udp_socket import UdpSocket
@@ -101,7 +103,9 @@ class Swarm:
         """What is known of the NAT for IPv4; whoever measures it sets it."""
         from lattica.nat.quic.transport import QuicTransport  # half of what importing us would take
 
-        self._quic = QuicTransport(identity, self.config, self._connector.budget)
+        self._quic = QuicTransport(
+            identity, self.config, self._connector.budget, self._connector.instance
+        )
         self._transports = list(self._default_transports())
         self._listeners: list[Listener] = []
         self._pending_inbound: OrderedDict[int, trio.CancelScope] = OrderedDict()
@@ -111,8 +115,10 @@ class Swarm:
             self._connector,
             self.registry,
             self._register,
+            lambda connection: self._same_key.keep_apart(connection),
             lambda: self.listen_addrs,
         )
+        self._same_key = SameKey(self.registry, self._dialer.probe)
         self._negotiating: dict[int, int] = {}
         self._paths: dict[PeerId, Connection] = {}
         self._changed = trio.lowlevel.ParkingLot()
@@ -373,6 +379,8 @@ class Swarm:
                 return
         first = registry.add(connection)
         nursery.start_soon(self._run_connection, connection)
+        if self._same_key.other_of(connection) is not None:
+            self.start_soon(self._same_key.watch, connection)
         if first:
             self.events.publish(
                 PeerConnected(
@@ -449,22 +457,34 @@ class Swarm:
         """Return the best connection to the peer; where there is none, :meth:`dial`.
 
         That tries `addrs`, which are remembered if it works, and what is known of the peer
-        already. Raises :class:`NotConnectedError` when that is nothing, and what :meth:`dial`
-        raises.
+        already. Of two programs with the peer's key the connection is to the one at `addrs`
+        (:class:`~lattica.nat.swarm.same_key.SameKey`). Raises :class:`NotConnectedError` when
+        nothing is known, and what :meth:`dial` raises.
         """
         if peer_id is None:
             return await self.dial(None, addrs)
-        connection = self.registry.best(peer_id)
-        if connection is not None:
+        existing = self.registry.best(peer_id)
+        if existing is not None:
             await trio.lowlevel.checkpoint()
-            return connection
-        known = [*addrs, *self.address_book.addrs(peer_id)]
-        if not known and peer_id != self.identity.peer_id:
-            raise NotConnectedError(
-                f"no address of {peer_id} is known; connect to a full multiaddr first"
-            )
-        connection = await self.dial(peer_id, known)
-        self.address_book.add(peer_id, addrs, GIVEN_TTL)
+            connection = existing
+        else:
+            known = [*addrs, *self.address_book.addrs(peer_id)]
+            if not known and peer_id != self.identity.peer_id:
+                raise NotConnectedError(
+                    f"no address of {peer_id} is known; connect to a full multiaddr first"
+                )
+            connection = await self.dial(peer_id, known)
+        try:
+            await self._same_key.confirm(connection, addrs)
+        except DialError:
+            if existing is not None:
+                raise
+            # An address that was known before has led to the other one.
+            connection.abort("the peer is meant that is elsewhere")
+        if connection.closed_reason is not None and addrs:
+            connection = await self.dial(peer_id, addrs)
+        if existing is None:
+            self.address_book.add(peer_id, addrs, GIVEN_TTL)
         return connection
 
     async def dial_fresh(

@@ -10,7 +10,13 @@ import threading
 import trio
 
 from lattica.nat.base.errors import AddressError, ListenError
-from lattica.nat.base.net.addresses import Kind, kind_of, socket_multiaddr, to_endpoint
+from lattica.nat.base.net.addresses import (
+    Kind,
+    SocketName,
+    kind_of,
+    socket_multiaddr,
+    to_endpoint,
+)
 from lattica.nat.base.net.multiaddr import Multiaddr
 
 _BACKLOG = 4096
@@ -166,20 +172,20 @@ class TcpTransport:
         self, addr: Multiaddr, *, source_port: int | None = None, source_ip: str = ""
     ) -> TcpConn:
         endpoint = to_endpoint(addr)
-        family, host, port = endpoint.family, endpoint.host, endpoint.port
         if endpoint.is_name:
             # The socket would look it up, and stop all tasks of the thread for that time.
-            raise AddressError(f"the name {host} was not resolved")
+            raise AddressError(f"the name {endpoint.host} was not resolved")
+        family, name = endpoint.family, endpoint.socket_name
         if source_port is not None:
             try:
-                return await self._connect(family, host, port, ("", source_port))
+                return await self._connect(family, name, ("", source_port))
             except OSError as error:
                 if error.errno not in _SOURCE_UNAVAILABLE:
                     raise
-        return await self._connect(family, host, port, (source_ip, 0) if source_ip else None)
+        return await self._connect(family, name, (source_ip, 0) if source_ip else None)
 
     async def _connect(
-        self, family: socket.AddressFamily, host: str, port: int, source: tuple[str, int] | None
+        self, family: socket.AddressFamily, name: SocketName, source: tuple[str, int] | None
     ) -> TcpConn:
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
@@ -188,7 +194,7 @@ class TcpTransport:
                 if source[1]:
                     _share_port(sock)
                 sock.bind(source)
-            result = sock.connect_ex((host, port))
+            result = sock.connect_ex(name)
             if result == errno.EINPROGRESS:
                 await trio.lowlevel.wait_writable(sock)
                 result = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -203,9 +209,10 @@ class TcpTransport:
 
     async def listen(self, addr: Multiaddr) -> TcpListener:
         endpoint = to_endpoint(addr)
-        family, host, port = endpoint.family, endpoint.host, endpoint.port
+        family, port = endpoint.family, endpoint.port
         sock: socket.socket | None = None
         try:
+            name = (endpoint.host, port) if endpoint.is_name else endpoint.socket_name
             sock = socket.socket(family, socket.SOCK_STREAM)
             sock.setblocking(False)
             if family == socket.AF_INET6:
@@ -213,7 +220,7 @@ class TcpTransport:
             # SO_REUSEPORT is for dialing from this port, and must not let two programs
             # listen on it: the first bind goes without.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind((host, port))
+            sock.bind(name)
             _share_port(sock)
             sock.listen(_BACKLOG)
         except OSError as error:
@@ -246,6 +253,6 @@ def _share_port(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
 
 
-def multiaddr_of(name: tuple[str, int] | tuple[str, int, int, int]) -> Multiaddr:
+def multiaddr_of(name: SocketName) -> Multiaddr:
     """Return the multiaddr of a socket name."""
     return socket_multiaddr(name, "tcp/{}")

@@ -22,8 +22,9 @@ from typing import NamedTuple
 
 import trio
 
-Address = tuple[str, int] | tuple[str, int, int, int]
-"""Numeric host, port and, for IPv6, flow and scope, which only an address with a zone needs."""
+from lattica.nat.base.net.addresses import SocketName
+
+Address = SocketName
 
 _LINUX = sys.platform == "linux"
 
@@ -111,8 +112,7 @@ class UdpSocket:
         sock.setblocking(False)
         self._sock = sock
         self.family = socket.AddressFamily(sock.family)
-        name = sock.getsockname()
-        self.local: tuple[str, int] = (name[0], name[1])
+        self.local: Address = _shortest(sock.getsockname())
         """The bound host and port."""
         self.lost = 0
         """Datagrams that the kernel refused to send, for whatever reason but their size."""
@@ -136,9 +136,15 @@ class UdpSocket:
 
     @classmethod
     def bind(
-        cls, host: str, port: int, family: socket.AddressFamily, *, offload: bool = True
+        cls,
+        host: str,
+        port: int,
+        family: socket.AddressFamily,
+        *,
+        scope: int = 0,
+        offload: bool = True,
     ) -> UdpSocket:
-        """Bind a new socket; an IPv6 one is for IPv6 only.
+        """Bind a new socket; an IPv6 one is for IPv6 only, and a link-local one has a scope.
 
         Without `offload` each datagram has a system call of its own.
 
@@ -149,7 +155,7 @@ class UdpSocket:
         try:
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind((host, port))
+            sock.bind((host, port, 0, scope) if scope else (host, port))
             return cls(sock, offload=offload)
         except BaseException:
             sock.close()

@@ -22,6 +22,7 @@ from websockets.server import ServerProtocol
 from websockets.uri import WebSocketURI
 
 from lattica.nat.base.errors import ConnectionClosedError, RemoteProtocolError
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.wire import Buffer
 from lattica.nat.transport.base import RawConn
 
@@ -75,7 +76,7 @@ class WebSocketConn:
     )
 
     def __init__(
-        self, conn: RawConn, protocol: ClientProtocol | ServerProtocol, suffix: str
+        self, conn: RawConn, protocol: ClientProtocol | ServerProtocol, suffix: Multiaddr | str
     ) -> None:
         self.local_addr = conn.local_addr.encapsulate(suffix)
         self.remote_addr = conn.remote_addr.encapsulate(suffix)
@@ -325,8 +326,9 @@ def accepted(conn: RawConn) -> WebSocketConn:
     return WebSocketConn(conn, protocol, "/ws")
 
 
-def dialed(conn: RawConn, host: str, port: int, *, secure: bool) -> WebSocketConn:
-    """The client's side of a pipe to `host`, which with `secure` is one of TLS."""
-    uri = WebSocketURI(secure, host, port, "/", "")
+def dialed(conn: RawConn, uri: WebSocketURI, suffix: Multiaddr) -> WebSocketConn:
+    """The client's side of a pipe to the server of `uri`; `suffix` is what the address of the
+    pipe lacks to that of the WebSocket.
+    """
     protocol = ClientProtocol(uri, max_size=(None, MAX_EARLY_FRAME), logger=_library_logger)
-    return WebSocketConn(conn, protocol, "/tls/ws" if secure else "/ws")
+    return WebSocketConn(conn, protocol, suffix)

@@ -1,5 +1,8 @@
 """The WebSocket transport: `…/tcp/PORT/ws`, and `…/tcp/PORT/wss` for dialing.
 
+The server is asked by the name in the address, in TLS (SNI) and in HTTP (Host), as proxies need
+that serve several names; behind one, it may also be `/http-path/PATH` that leads to the peer.
+
 The pipe itself, :mod:`lattica.nat.transport.websocket`, is imported with the first connection:
 most nodes never have one.
 """
@@ -8,10 +11,19 @@ from __future__ import annotations
 
 import ssl
 from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote
 
 from lattica.nat.base.errors import AddressError
-from lattica.nat.base.net.addresses import Kind, kind_of, needs_resolving, to_endpoint
+from lattica.nat.base.net.addresses import (
+    Kind,
+    join_parts,
+    kind_of,
+    split_endpoint,
+    split_peer,
+    to_endpoint,
+)
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.base.net.names import needs_resolving
 from lattica.nat.transport.base import PipeListener, PipeTransport, RawConn
 from lattica.nat.transport.tls import TlsConn, client_context
 
@@ -22,10 +34,10 @@ if TYPE_CHECKING:
 class WebSocketListener:
     """A listener whose connections begin with a WebSocket handshake."""
 
-    def __init__(self, listener: PipeListener) -> None:
+    def __init__(self, listener: PipeListener, suffix: Multiaddr) -> None:
         self._listener = listener
         self.addrs: tuple[Multiaddr, ...] = tuple(
-            addr.encapsulate("/ws") for addr in listener.addrs
+            addr.encapsulate(suffix) for addr in listener.addrs
         )
 
     async def accept(self) -> WebSocketConn:
@@ -41,9 +53,10 @@ class WebSocketListener:
 class WebSocketTransport:
     """WebSocket over another transport's pipes, in practice TCP's.
 
-    Dials `/ws` and, with TLS, `/wss`, `/tls/ws` and `/tls/sni/NAME/ws`; listens on `/ws`.
-    Names have to be resolved first (:func:`lattica.nat.base.net.addresses.resolve` keeps the name
-    for TLS). The certificate policy is that of :mod:`lattica.nat.transport.tls`.
+    Dials `/ws` and, with TLS, `/wss`, `/tls/ws` and `/tls/sni/NAME/ws`; listens on `/ws`, whatever
+    path is asked for. All may be followed by `/http-path/PATH`.
+    Names have to be resolved first (:func:`lattica.nat.base.net.names.resolve` keeps the name
+    as `/sni`). The certificate policy is that of :mod:`lattica.nat.transport.tls`.
     """
 
     def __init__(self, tcp: PipeTransport, *, tls_context: ssl.SSLContext | None = None) -> None:
@@ -66,7 +79,7 @@ class WebSocketTransport:
         )
 
     async def dial(self, addr: Multiaddr, *, source_port: int | None = None) -> WebSocketConn:
-        """Connect and open a WebSocket at `/`.
+        """Connect and open a WebSocket at `/`, or at the path in the address.
 
         Raises:
             OSError: the network says no, or the certificate is not valid.
@@ -78,6 +91,9 @@ class WebSocketTransport:
         secure = kind_of(addr) is Kind.SECURE_WEBSOCKET
         endpoint = to_endpoint(addr)
         host = _server_name(addr) or endpoint.host
+        path = "".join(value for name, value in addr.components if name == "http-path")
+        from websockets.uri import WebSocketURI
+
         from lattica.nat.transport.websocket import dialed
 
         conn: RawConn = await self._tcp.dial(_pipe_addr(addr), source_port=source_port)
@@ -88,7 +104,8 @@ class WebSocketTransport:
                 tls = TlsConn(conn, self._tls_context, host)
                 await tls.handshake()
                 conn = tls
-            websocket = dialed(conn, host, endpoint.port, secure=secure)
+            uri = WebSocketURI(secure, host, endpoint.port, _url_path(path), "")
+            websocket = dialed(conn, uri, _suffix(addr))
             await websocket.handshake()
             return websocket
         except BaseException:
@@ -101,13 +118,26 @@ class WebSocketTransport:
         Raises:
             ListenError: it cannot be listened on.
         """
-        return WebSocketListener(await self._tcp.listen(_pipe_addr(addr)))
+        return WebSocketListener(await self._tcp.listen(_pipe_addr(addr)), _suffix(addr))
 
 
 def _pipe_addr(addr: Multiaddr) -> Multiaddr:
     """The part of the address that the transport below is for: host and port."""
-    (host, ip), (transport, port), *_ = addr.components
-    return Multiaddr(f"/{host}/{ip}/{transport}/{port}")
+    return join_parts(split_endpoint(addr)[0])
+
+
+def _suffix(addr: Multiaddr) -> Multiaddr:
+    """What follows that part, in the form that others know."""
+    _, rest = split_endpoint(split_peer(addr)[0])
+    if rest[0][0] == "wss":
+        rest = (("tls", ""), ("ws", ""), *rest[1:])
+    elif rest[0][0] == "sni":  # without TLS the name is for us alone
+        rest = rest[1:]
+    return join_parts(rest)
+
+
+def _url_path(encoded: str) -> str:
+    return "/" + quote(unquote(encoded).lstrip("/"))
 
 
 def _server_name(addr: Multiaddr) -> str | None:

@@ -3,12 +3,13 @@
 Source: the libp2p specification "Addressing". Addresses from users go through
 :func:`parse_multiaddr`, those from peers through :func:`decode_multiaddr`.
 
-Everything here is pure but :func:`local_interfaces` (asks the kernel) and :func:`resolve`
-(asks the resolver).
+Everything here is pure but :func:`local_interfaces` and the numbers of interfaces, for which the
+kernel is asked. Names are looked up in :mod:`lattica.nat.base.net.names`.
 """
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import logging
 import re
@@ -21,7 +22,6 @@ from itertools import islice, zip_longest
 from typing import TypeAlias
 
 import ifaddr
-import trio
 
 from lattica.nat.base.errors import AddressError, RemoteProtocolError
 from lattica.nat.base.keys.identity import PeerId
@@ -38,13 +38,14 @@ _MAX_TEXT = 2048
 """Longest address taken from a user, characters."""
 MAX_CANDIDATES = 32
 """Addresses of one peer that are dialed; a peer may claim to have any number."""
-MAX_NAMES = 16
-"""Names looked up for one peer."""
-MAX_IPS_PER_NAME = 8
 
 Interface: TypeAlias = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
-_NAMES = {"dns": socket.AF_UNSPEC, "dns4": socket.AF_INET, "dns6": socket.AF_INET6}
+SocketName: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
+"""Numeric host, port and, for IPv6, flow and scope, which only an address with a zone needs."""
+
+NAME_FAMILIES = {"dns": socket.AF_UNSPEC, "dns4": socket.AF_INET, "dns6": socket.AF_INET6}
+"""What stands for a name in an address, and the family of its IP addresses."""
 _EXAMPLE = "an address looks like /ip4/192.0.2.1/tcp/4001 or /dns4/example.org/tcp/443/wss"
 
 
@@ -76,10 +77,29 @@ class Endpoint:
     """AF_UNSPEC for a name that may have addresses of both families."""
     host: str
     port: int
+    zone: str = ""
+    """The interface of a link-local IPv6 address."""
 
     @property
     def is_name(self) -> bool:
         return not _is_ip(self.host)
+
+    @property
+    def socket_name(self) -> SocketName:
+        """As a socket takes it.
+
+        Raises:
+            OSError: there is no such interface, or a link-local address says none.
+        """
+        if self.zone:
+            return self.host, self.port, 0, _scope_of(self.zone)
+        if self.family == socket.AF_INET6 and is_link_local_ip(self.host):
+            raise OSError(
+                errno.EINVAL,
+                f"{self.host} is in every network: say by which interface, "
+                f"/ip6zone/eth0/ip6/{self.host}/…",
+            )
+        return self.host, self.port
 
 
 # --- parsing ---
@@ -105,12 +125,14 @@ def parse_multiaddr(text: str) -> Multiaddr:
 
 def _hint(text: str) -> str | None:
     """What somebody who wrote `host:port` probably means."""
-    match = re.fullmatch(r"(?:\w+://)?\[?([\w.:-]+?)\]?:(\d{1,5})/?", text)
+    match = re.fullmatch(r"(?:\w+://)?\[?([\w.:-]+?)(?:%([\w.-]+))?\]?:(\d{1,5})/?", text)
     if match is None:
-        return None
-    host, port = match.groups()
+        match = re.match(r"/ip6/([\w:.]+)%([\w.-]+)(/.*)", text)
+        return match and f"write it as /ip6zone/{match[2]}/ip6/{match[1]}{match[3]}"
+    host, zone, port = match.groups()
     family = ("ip6" if ":" in host else "ip4") if _is_ip(host) else "dns"
-    return f"write it as /{family}/{host}/tcp/{port}"
+    interface = f"/ip6zone/{zone}" if zone else ""
+    return f"write it as {interface}/{family}/{host}/tcp/{port}"
 
 
 def decode_multiaddr(data: bytes) -> Multiaddr:
@@ -131,7 +153,12 @@ def decode_multiaddr(data: bytes) -> Multiaddr:
         raise RemoteProtocolError(f"invalid address: {error}") from None
 
 
-def _join(parts: Iterable[tuple[str, str]]) -> Multiaddr:
+def join_parts(parts: Iterable[tuple[str, str]]) -> Multiaddr:
+    """The address that has these parts (protocol, value).
+
+    Raises:
+        AddressError: there is none.
+    """
     return Multiaddr("".join(f"/{name}/{value}" if value else f"/{name}" for name, value in parts))
 
 
@@ -161,12 +188,16 @@ def kind_of(addr: Multiaddr) -> Kind:
         return Kind.CIRCUIT
     if names and names[-1] == "p2p":
         del names[-1]
+    if names[:2] == ["ip6zone", "ip6"]:
+        del names[0]
     if not names or names[0] not in ("ip4", "ip6", "dns", "dns4", "dns6"):
         return Kind.OTHER
+    if names[-1] == "http-path" and names[-2] in ("ws", "wss"):
+        del names[-1]
     match names[1:]:
         case ["tcp"]:
             return Kind.TCP
-        case ["tcp", "ws"]:
+        case ["tcp", "ws"] | ["tcp", "sni", "ws"]:
             return Kind.WEBSOCKET
         case ["tcp", "wss"] | ["tcp", "tls", "ws"] | ["tcp", "tls", "sni", "ws"]:
             return Kind.SECURE_WEBSOCKET
@@ -182,30 +213,81 @@ def to_endpoint(addr: Multiaddr) -> Endpoint:
     Raises:
         AddressError: the address does not begin with a host and a TCP or UDP port.
     """
-    parts = addr.components
+    zone, parts = _split_zone(addr)
     if len(parts) < 2 or parts[1][0] not in ("tcp", "udp"):
         raise AddressError(f"{addr} does not begin with a host and a port; {_EXAMPLE}")
     (family, host), (_, port) = parts[:2]
     if family == "ip4":
         return Endpoint(socket.AF_INET, host, int(port))
     if family == "ip6":
-        return Endpoint(socket.AF_INET6, host, int(port))
-    if family in _NAMES:
-        return Endpoint(_NAMES[family], host, int(port))
+        return Endpoint(socket.AF_INET6, host, int(port), zone)
+    if family in NAME_FAMILIES:
+        return Endpoint(NAME_FAMILIES[family], host, int(port))
     raise AddressError(f"{addr} does not begin with an IP address or a name; {_EXAMPLE}")
 
 
-def socket_multiaddr(name: tuple[str, int] | tuple[str, int, int, int], rest: str) -> Multiaddr:
+Parts: TypeAlias = tuple[tuple[str, str], ...]
+"""Of a multiaddr: (protocol, value)."""
+
+
+def split_endpoint(addr: Multiaddr) -> tuple[Parts, Parts]:
+    """The parts of the first hop, the last of which is its port, and those that follow.
+
+    Raises:
+        AddressError: as :func:`to_endpoint`.
+    """
+    to_endpoint(addr)
+    zone, _ = _split_zone(addr)
+    count = 3 if zone else 2
+    return addr.components[:count], addr.components[count:]
+
+
+def _split_zone(addr: Multiaddr) -> tuple[str, Parts]:
+    """The zone of an IPv6 address, and the parts behind it."""
+    parts = addr.components
+    if len(parts) > 1 and parts[0][0] == "ip6zone" and parts[1][0] == "ip6":
+        return parts[0][1], parts[1:]
+    return "", parts
+
+
+def _scope_of(zone: str) -> int:
+    """The number of an interface, of which the zone is the name or the number."""
+    if zone.isdecimal() and len(zone) < 10:
+        return int(zone)
+    try:
+        return socket.if_nametoindex(zone)
+    except OSError:
+        raise OSError(errno.ENODEV, f"this machine has no interface {zone}") from None
+
+
+def zone_of(scope: int) -> str:
+    """The name of an interface, or its number."""
+    try:
+        return socket.if_indextoname(scope)
+    except OSError:  # it is gone
+        return str(scope)
+
+
+def socket_multiaddr(name: SocketName, rest: str) -> Multiaddr:
     """The multiaddr of a socket's name; `rest` follows the host, with `{}` for the port."""
     host, port = name[0].partition("%")[0], name[1]
     family = "ip6" if ":" in host else "ip4"
-    return Multiaddr(f"/{family}/{host}/{rest.format(port)}")
+    zone = f"/ip6zone/{zone_of(name[3])}" if len(name) == 4 and name[3] else ""
+    return Multiaddr(f"{zone}/{family}/{host}/{rest.format(port)}")
 
 
 def ip_of(addr: Multiaddr) -> IpAddress | None:
-    """The IP address of the first hop; None where there is a name or something else."""
-    (name, value), *_ = addr.components or [("", "")]
+    """The IP address of the first hop, without its zone; None where there is a name or something
+    else.
+    """
+    _, parts = _split_zone(addr)
+    (name, value), *_ = parts or [("", "")]
     return ipaddress.ip_address(value) if name in ("ip4", "ip6") else None
+
+
+def is_link_local_ip(host: str) -> bool:
+    """Whether it is an IP address that is another host's in each network."""
+    return _is_ip(host) and ipaddress.ip_address(host).is_link_local
 
 
 def _is_ip(host: str) -> bool:
@@ -283,14 +365,14 @@ def interface_addresses(
     result: list[Multiaddr] = []
     for addr in addrs:
         ip = ip_of(addr)
-        if ip is None or not ip.is_unspecified:
+        if ip is None or not ip.is_unspecified or addr.components[0][0] == "ip6zone":
             result.append(addr)
             continue
         if interfaces is None:
             interfaces = local_interfaces()
         (family, _), *rest = addr.components
         result += [
-            _join([(family, str(interface.ip)), *rest])
+            join_parts([(family, str(interface.ip)), *rest])
             for interface in interfaces
             if interface.version == ip.version
         ]
@@ -328,6 +410,8 @@ def _reach(addr: Multiaddr, interfaces: Sequence[Interface]) -> _Reach:
         return _Reach.PUBLIC
     if ip.is_loopback or ip.is_unspecified:
         return _Reach.LOOPBACK
+    if addr.components[0][0] == "ip6zone":
+        return _Reach.ON_LINK
     for interface in interfaces:
         if ip == interface.ip:
             # The peer is on this machine, or its private network has our numbers by chance.
@@ -405,63 +489,3 @@ def _interleave(addrs: Sequence[Multiaddr]) -> list[Multiaddr]:
         ip = ip_of(addr)
         (v4 if ip is not None and ip.version == 4 else v6).append(addr)
     return [addr for pair in zip_longest(v6, v4) for addr in pair if addr is not None]
-
-
-# --- names ---
-
-
-def needs_resolving(addr: Multiaddr) -> bool:
-    """Whether the first hop is a name (`/dns`, `/dns4`, `/dns6`)."""
-    (name, _), *_ = addr.components or [("", "")]
-    return name in _NAMES
-
-
-async def resolve(addrs: Iterable[Multiaddr], *, timeout: float = 5.0) -> list[Multiaddr]:
-    """Put IP addresses in the place of names, all at once, within `timeout` seconds.
-
-    An address whose name cannot be resolved in time stays as it is, with a line in the log,
-    so that the dialer can say that it failed. For TLS the name lives on as `/sni`:
-    `/dns4/example.org/tcp/443/wss` becomes `/ip4/…/tcp/443/tls/sni/example.org/ws`. At most
-    16 names are looked up and 8 addresses taken for each. `/dnsaddr` is not supported.
-
-    Cancellation: at any time; look-ups under way are abandoned in their threads.
-    """
-    unique = list(dict.fromkeys(addrs))
-    found: dict[Multiaddr, list[Multiaddr]] = {}
-
-    async def look_up(addr: Multiaddr) -> None:
-        endpoint = to_endpoint(addr)
-        try:
-            answers = await trio.socket.getaddrinfo(
-                endpoint.host, endpoint.port, endpoint.family, socket.SOCK_STREAM
-            )
-        except (OSError, UnicodeError) as error:
-            logger.info("cannot resolve %s: %s", endpoint.host, error)
-            found[addr] = [addr]
-            return
-        ips = dict.fromkeys(str(answer[4][0]) for answer in answers)
-        usable = [ip for ip in ips if "%" not in ip][:MAX_IPS_PER_NAME]
-        found[addr] = [_with_ip(addr, ip) for ip in usable] or [addr]
-
-    names = [addr for addr in unique if needs_resolving(addr)][:MAX_NAMES]
-    if names:
-        with trio.move_on_after(timeout) as scope:
-            async with trio.open_nursery() as nursery:
-                for addr in names:
-                    nursery.start_soon(look_up, addr)
-        if scope.cancelled_caught:
-            missing = [str(addr) for addr in names if addr not in found]
-            logger.info("cannot resolve within %g s: %s", timeout, ", ".join(missing))
-    else:
-        await trio.lowlevel.checkpoint()
-    return list(dict.fromkeys(new for addr in unique for new in found.get(addr, [addr])))
-
-
-def _with_ip(addr: Multiaddr, ip: str) -> Multiaddr:
-    (_, name), *rest = addr.components
-    protocols = [protocol for protocol, _ in rest]
-    if protocols[1:2] == ["wss"]:
-        rest[1:2] = [("tls", ""), ("sni", name), ("ws", "")]
-    elif protocols[1:3] == ["tls", "ws"]:
-        rest[1:3] = [("tls", ""), ("sni", name), ("ws", "")]
-    return _join([("ip6" if ":" in ip else "ip4", ip), *rest])

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
+from urllib.parse import quote, unquote_to_bytes
 
 from lattica.nat.base.errors import AddressError, RemoteProtocolError
 from lattica.nat.base.keys.peer_id import PeerId, parse_peer_id
@@ -23,6 +24,8 @@ from lattica.nat.base.wire import NeedMoreData, decode_uvarint, encode_uvarint
 
 _MAX_NAME = 253
 """Characters of a domain name (RFC 1035)."""
+_MAX_PATH = 256
+"""Bytes of the path in a URL."""
 
 
 class Multiaddr:
@@ -222,6 +225,20 @@ def _write_hash(raw: bytes) -> str:
     return "u" + base64.urlsafe_b64encode(raw).decode().rstrip("=")
 
 
+def _read_path(text: str) -> bytes:
+    # A plus sign is go's blank.
+    raw = unquote_to_bytes(text.replace("+", " "))
+    if len(raw) > _MAX_PATH or any(byte < 0x20 or byte == 0x7F for byte in raw):
+        raise AddressError(f"{text[:60]!r} is not a path")
+    return raw
+
+
+def _write_path(raw: bytes) -> str:
+    text = quote(raw, safe="")
+    _read_path(text)
+    return text
+
+
 @dataclass(frozen=True, slots=True)
 class _Protocol:
     name: str
@@ -262,10 +279,12 @@ _PROTOCOLS: Final = (
     _Protocol("ws", 0x01DD),
     _Protocol("wss", 0x01DE),
     _Protocol("http", 0x01E0),
+    _Protocol("http-path", 0x01E1, _read_path, _write_path),
     _Protocol("https", 0x01BB),
     _Protocol("webtransport", 0x01D1),
     _Protocol("webrtc", 0x0119),
     _Protocol("webrtc-direct", 0x0118),
 )
-_BY_NAME = {protocol.name: protocol for protocol in _PROTOCOLS}
 _BY_CODE = {protocol.code: protocol for protocol in _PROTOCOLS}
+_BY_NAME = {protocol.name: protocol for protocol in _PROTOCOLS}
+_BY_NAME["ipfs"] = _BY_NAME["p2p"]  # as it was called up to 2020

@@ -60,6 +60,7 @@ class QuicNoise:
         certificate_hash: SHA-256 of the server's certificate, 32 bytes, of a TLS handshake
             that is complete.
         private_network_key: 32 bytes, if this node is in a private network.
+        instance: this node's (:func:`~lattica.nat.secure.noise_identity.new_instance`).
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class QuicNoise:
         certificate_hash: bytes,
         expected_peer: PeerId | None = None,
         private_network_key: bytes | None = None,
+        instance: bytes = b"",
     ) -> None:
         if len(certificate_hash) != CERTIFICATE_HASH_SIZE:
             raise LocalProtocolError("a certificate hash is 32 bytes")
@@ -77,6 +79,7 @@ class QuicNoise:
         """Who the other side is, once that is proved."""
         self._identity = identity
         self._expected_peer = expected_peer
+        self._instance = instance
         self._certificate_hash = certificate_hash
         self._network_key = private_network_key
         self._static = X25519PrivateKey.generate()
@@ -146,7 +149,8 @@ class QuicNoise:
             self.result = remote
         if not handshake.done:
             static_public = self._static.public_key().public_bytes_raw()
-            self._out += frame(handshake.write(make_payload(self._identity, static_public)))
+            payload = make_payload(self._identity, static_public, instance=self._instance)
+            self._out += frame(handshake.write(payload))
 
     def _proof(self, ephemeral: bytes) -> bytes:
         """The payload of a first message with this ephemeral key."""

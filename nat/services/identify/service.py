@@ -197,6 +197,9 @@ class IdentifyService:
         if connection.direction is Direction.OUTBOUND:
             # It works, whatever the peer believes its addresses to be.
             book.add(peer_id, [connection.remote_addr], ADDRESS_TTL)
+        for each in self._swarm.registry.by_peer.get(peer_id, ()):
+            if each.instance == connection.instance:
+                each.told_addrs = frozenset(addrs)
         connection.agent = message.agent_version
         if message.protocols:  # a push may leave out what has not changed
             for each in self._swarm.registry.by_peer.get(peer_id, ()):

@@ -15,6 +15,7 @@ from lattica.nat.mux.stream import Stream
 from lattica.nat.mux.yamux import Session
 from lattica.nat.secure.ciphers import offered
 from lattica.nat.secure.gater import Gater
+from lattica.nat.secure.noise_identity import new_instance
 from lattica.nat.secure.upgrade import Upgrade
 from lattica.nat.swarm.yamux_connection import YamuxConnection
 from lattica.nat.transport.base import RawConn, SecureLink
@@ -30,6 +31,8 @@ class Connector:
         self, identity: Identity, config: SwarmConfig, on_stream: Callable[[Stream], None]
     ) -> None:
         self.identity = identity
+        self.instance = new_instance()
+        """What tells this node from others with its key."""
         self.gater = Gater(config.access)
         self._config = config
         self._ciphers = offered(config.cipher)
@@ -71,6 +74,7 @@ class Connector:
             initiator=initiator,
             expected_peer=expected_peer,
             ciphers=self._ciphers,
+            instance=self.instance,
         )
         while True:
             if data := upgrade.data_to_send():

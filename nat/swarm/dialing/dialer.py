@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -24,12 +24,12 @@ from lattica.nat.base.net.addresses import (
     kind_of,
     order_addresses,
     relay_of,
-    resolve,
     split_peer,
     to_endpoint,
     with_peer,
 )
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.base.net.names import resolve_origins
 from lattica.nat.config import SwarmConfig
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.swarm.dialing.connector import Connector
@@ -64,6 +64,7 @@ class Dialer:
         connector: Connector,
         registry: Registry,
         register: Callable[[Connection], None],
+        keep_apart: Callable[[Connection], Awaitable[None]],
         listen_addrs: Callable[[], Iterable[Multiaddr]],
     ) -> None:
         self._config = config
@@ -71,6 +72,7 @@ class Dialer:
         self._connector = connector
         self._registry = registry
         self._register = register
+        self._keep_apart = keep_apart
         self._listen_addrs = listen_addrs
         self._pending: dict[PeerId, _PendingDial] = {}
 
@@ -106,29 +108,45 @@ class Dialer:
             del self._pending[peer_id]
             pending.done.set()
 
-    async def _race(self, peer_id: PeerId | None, addrs: Iterable[Multiaddr]) -> Connection:
+    async def probe(self, peer_id: PeerId | None, addrs: Iterable[Multiaddr]) -> Connection:
+        """Race the addresses, whoever is connected; the connection is neither registered nor run.
+
+        Raises what :meth:`dial` raises.
+        """
         timeouts = self._config.timeouts
-        candidates = self._one_a_relay(order_addresses(await resolve(addrs)))
+        origins = await resolve_origins(addrs, peer_id=peer_id)
+        candidates = self._one_a_relay(order_addresses(origins))
 
         async def attempt(addr: Multiaddr) -> Connection:
-            return await self._dial_address(peer_id, addr)
+            connection = await self._dial_address(peer_id, addr)
+            asked, _ = split_peer(origins[addr])
+            connection.dialed = frozenset({asked, connection.remote_addr})
+            return connection
 
+        return await race(
+            candidates,
+            attempt,
+            stagger=self._config.dial_stagger,
+            timeout_each=timeouts.dial,
+            timeout_total=timeouts.connect,
+            target=peer_id or ", ".join(map(str, candidates)),
+            discard=lambda late: late.abort("another address was faster"),
+        )
+
+    async def _race(self, peer_id: PeerId | None, addrs: Iterable[Multiaddr]) -> Connection:
         try:
-            connection = await race(
-                candidates,
-                attempt,
-                stagger=self._config.dial_stagger,
-                timeout_each=timeouts.dial,
-                timeout_total=timeouts.connect,
-                target=peer_id or ", ".join(map(str, candidates)),
-                discard=lambda late: late.abort("another address was faster"),
-            )
+            connection = await self.probe(peer_id, addrs)
         except DialError:
             # The peer may have reached us in the meantime.
             existing = self._registry.best(peer_id) if peer_id is not None else None
             if existing is None:
                 raise
             return existing
+        try:
+            await self._keep_apart(connection)
+        except BaseException:
+            connection.abort("the peer is connected already, or the dial was given up")
+            raise
         self._register(connection)
         best = self._registry.best(connection.peer_id) or connection
         if best.closed_reason is not None:

@@ -26,6 +26,7 @@ from lattica.nat.base.net.addresses import (
     kind_of,
     local_interfaces,
     parse_multiaddr,
+    split_endpoint,
 )
 from lattica.nat.base.net.ip import IpAddress, is_public_host
 from lattica.nat.base.net.multiaddr import Multiaddr
@@ -119,7 +120,7 @@ def ports_of(addrs: Iterable[Multiaddr], family: int, local_ip: IpAddress) -> tu
         if ip is None or ip.version != family or kind_of(addr) not in DIRECT_KINDS:
             continue
         if ip.is_unspecified or ip == local_ip:
-            _, (transport, number), *_ = addr.components
+            (*_, (transport, number)), _ = split_endpoint(addr)
             found.append(Port(_TRANSPORTS[transport], int(number)))
     return tuple(dict.fromkeys(found))
 
@@ -135,7 +136,7 @@ def mapped_addrs(
         mapping = useful.get(ports[0]) if ports else None
         if mapping is None:
             continue
-        _, (transport, _), *rest = addr.components
+        (*_, (transport, _)), rest = split_endpoint(addr)
         family_name = "ip4" if mapping.external_ip.version == 4 else "ip6"
         text = f"/{family_name}/{mapping.external_ip}/{transport}/{mapping.external_port}"
         text += "".join(f"/{name}/{value}" if value else f"/{name}" for name, value in rest)

@@ -182,7 +182,7 @@ class _Punch:
             if hasattr(socket, "SO_REUSEPORT"):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             sock.bind(("", port))
-            code = sock.connect_ex((endpoint.host, endpoint.port))
+            code = sock.connect_ex(endpoint.socket_name)
             if code == errno.EINPROGRESS:
                 await trio.lowlevel.wait_writable(sock)
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

@@ -24,8 +24,9 @@ import trio
 from lattica.nat.base.backoff import Backoff
 from lattica.nat.base.errors import AddressError, LatticaError, RemoteProtocolError
 from lattica.nat.base.keys.identity import PeerId
-from lattica.nat.base.net.addresses import Kind, kind_of, parse_multiaddr, resolve, split_peer
+from lattica.nat.base.net.addresses import Kind, kind_of, parse_multiaddr, split_peer
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.base.net.names import resolve
 from lattica.nat.base.watched import Watched
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.swarm.events import EventsLost, EventStream, NetworkChanged
@@ -380,7 +381,7 @@ class RelayClient:
     async def _dial_any(self, r: _Relay) -> None:
         if self._swarm.registry.best(r.relay) is not None:
             # Connected through another relay, which is of no use here.
-            for addr in await resolve(r.addrs):
+            for addr in await resolve(r.addrs, peer_id=r.relay):
                 with suppress(LatticaError):
                     await self._swarm.dial_fresh(r.relay, addr)
                     return

@@ -523,7 +523,7 @@ async def test_ipv6_leaves_ipv4_its_port():
 async def test_a_port_in_use_raises_as_it_is():
     with sockets() as (a, _):
         with pytest.raises(OSError, match="in use") as caught:
-            UdpSocket.bind(*a.local, socket.AF_INET)
+            UdpSocket.bind(a.local[0], a.local[1], socket.AF_INET)
         assert caught.value.errno == errno.EADDRINUSE
 
 

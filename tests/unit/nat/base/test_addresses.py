@@ -16,8 +16,6 @@ from lattica.errors import AddressError, RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.net import addresses
 from lattica.nat.base.net.addresses import (
-    MAX_IPS_PER_NAME,
-    MAX_NAMES,
     Endpoint,
     Kind,
     decode_multiaddr,
@@ -25,17 +23,16 @@ from lattica.nat.base.net.addresses import (
     ip_of,
     kind_of,
     local_interfaces,
-    needs_resolving,
     order_addresses,
     parse_multiaddr,
     path_rank,
     relay_of,
-    resolve,
     split_peer,
     to_endpoint,
     with_peer,
 )
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.base.net.names import MAX_IPS_PER_NAME, MAX_NAMES, needs_resolving, resolve
 
 PEER = Identity.generate().peer_id
 RELAY = Identity.generate().peer_id
@@ -316,7 +313,7 @@ class Resolver(trio.abc.HostnameResolver):
         ("both.example", socket.AF_INET): ["192.0.2.7"],
         ("both.example", socket.AF_INET6): ["2001:db8::7"],
         ("many.example", socket.AF_INET): [f"192.0.2.{n}" for n in range(100)],
-        ("zone.example", socket.AF_INET6): ["fe80::1%2", "2001:db8::8"],
+        ("zone.example", socket.AF_INET6): ["fe80::1%2", "fe80::2", "2001:db8::8"],
     }
 
     def __init__(self) -> None:
@@ -362,7 +359,7 @@ async def test_names_become_addresses(resolver: Resolver, autojump_clock: MockCl
         "/ip4/192.0.2.1/tcp/1",
         f"/ip6/2001:db8::7/tcp/2/p2p/{PEER}",
         f"/ip4/192.0.2.7/tcp/2/p2p/{PEER}",
-        "/ip4/192.0.2.7/tcp/3/ws",
+        "/ip4/192.0.2.7/tcp/3/sni/both.example/ws",
         "/ip6/2001:db8::7/tcp/4",
     ]
     assert trio.current_time() == pytest.approx(0.1)  # all at once
@@ -406,10 +403,11 @@ async def test_look_ups_are_bounded(resolver: Resolver, autojump_clock: MockCloc
     assert len(resolver.asked) == MAX_NAMES
 
 
-async def test_addresses_with_a_zone_are_left_out(
-    resolver: Resolver, autojump_clock: MockClock
-) -> None:
-    assert await resolved(resolver, "/dns6/zone.example/tcp/1") == ["/ip6/2001:db8::8/tcp/1"]
+async def test_a_zone_stays(resolver: Resolver, autojump_clock: MockClock) -> None:
+    assert await resolved(resolver, "/dns6/zone.example/tcp/1") == [
+        "/ip6zone/2/ip6/fe80::1/tcp/1",
+        "/ip6/2001:db8::8/tcp/1",
+    ]
 
 
 async def test_cancelling_a_look_up(resolver: Resolver, autojump_clock: MockClock) -> None:

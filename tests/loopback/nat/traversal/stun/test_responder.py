@@ -200,7 +200,8 @@ async def test_sockets_that_come_later_answer_too():
         await settled(lambda: relay.udp_endpoints)
         (endpoint,) = relay.udp_endpoints
         async with client_on_fresh_socket("127.0.0.1") as client:
-            assert (await client.ask(endpoint.local)).mapped == client.local
+            host, port, *_ = endpoint.local
+            assert (await client.ask((host, port))).mapped == client.local
         nursery.cancel_scope.cancel()
 
 

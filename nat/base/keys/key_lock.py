@@ -1,0 +1,153 @@
+"""One key, one node: a key file is locked for as long as a node uses it.
+
+Two nodes with one key are one peer at two places: whoever asks for it reaches now the one, now
+the other. The lock is `flock(2)` on the key file itself, so it holds for every name of that file,
+ends with the program however that ends, and leaves nothing on disk. It does not hold for a copy of
+the key on another machine; peers notice that (:mod:`lattica.nat.swarm.same_key`).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import weakref
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+from lattica.nat.base.errors import IdentityError, KeyInUseError
+
+logger = logging.getLogger(__name__)
+
+_NO_LOCKS = frozenset(
+    {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF, errno.EACCES}
+)
+"""What file systems say that have no such locks, and NFS of a file that may only be read."""
+_LOCKS = Path("/proc/locks")
+_MAX_COMMAND = 200
+"""Characters of a command line that are shown."""
+
+
+class KeyLock:
+    """Holds a key file for one node: `with KeyLock(path): …`.
+
+    Entering does not wait.
+
+    Raises:
+        KeyInUseError: another node holds it, of this program or of another one, which is named
+            where the system tells.
+        IdentityError: the file cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor = -1
+
+    def __enter__(self) -> KeyLock:
+        try:
+            descriptor = _open(self._path)
+        except OSError as error:
+            raise IdentityError(
+                f"cannot open the key file {self._path}: {error.strerror}"
+            ) from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = _holder(os.fstat(descriptor))
+            os.close(descriptor)
+            raise KeyInUseError(_refusal(self._path, holder)) from None
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno not in _NO_LOCKS:
+                raise IdentityError(
+                    f"cannot lock the key file {self._path}: {error.strerror}"
+                ) from None
+            logger.warning(
+                "the key file cannot be locked: %s; that nobody else uses it at the same time "
+                "is left to you file=%s",
+                error.strerror,
+                self._path,
+            )
+            return self
+        self._descriptor = descriptor
+        _held.add(self)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        _held.discard(self)
+        if descriptor >= 0:
+            # A child that was forked meanwhile may have the descriptor, too.
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+            os.close(descriptor)
+
+    def _forget(self) -> None:
+        """In a forked child, which is no node: or the lock would live as long as the child."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+_held: weakref.WeakSet[KeyLock] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for lock in tuple(_held):
+        lock._forget()
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_forget_all)
+
+
+def _open(path: Path) -> int:
+    # NFS locks exclusively only what may be written; elsewhere a key that may only be read will do.
+    try:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY):
+            raise
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+
+
+def _holder(status: os.stat_result) -> int | None:
+    """The process that holds a lock on a file; None where the system does not tell (proc(5))."""
+    file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    with suppress(OSError, ValueError):
+        for line in _LOCKS.read_text().splitlines():
+            match line.split():
+                case [_, "FLOCK", _, _, pid, where, *_] if where == file and int(pid) > 0:
+                    return int(pid)
+    return None
+
+
+def _refusal(path: Path, holder: int | None) -> str:
+    if holder == os.getpid():
+        who = "a node of this program"
+        end = "leave that one first"
+    else:
+        who = "another program" if holder is None else _described(holder)
+        end = "use that one, or end it"
+    return (
+        f"the key in {path} is in use by {who}: one key is one peer, and cannot be at two places; "
+        f"{end}, or give this one a key of its own: --ephemeral (identity_path = None) for one "
+        "that lives as long as it runs, --identity FILE (identity_path) for one that stays"
+    )
+
+
+def _described(pid: int) -> str:
+    command = ""
+    with suppress(OSError):
+        raw = Path(f"/proc/{pid}/cmdline").read_bytes()
+        words = raw.decode("ascii", "backslashreplace").split("\0")
+        command = " ".join(words).strip()[:_MAX_COMMAND]
+    text = "".join(c if c.isprintable() else "?" for c in command)
+    return f"process {pid} ({text})" if text else f"process {pid}"
