@@ -77,7 +77,7 @@ class Multiaddr:
                     data += encode_uvarint(len(raw))
                 data += raw
                 value = protocol.write(raw)
-            parts.append((name, value))
+            parts.append((protocol.name, value))
         self._bytes, self._text, self.components = bytes(data), "", tuple(parts)
 
     def _decode(self, data: bytes) -> None:

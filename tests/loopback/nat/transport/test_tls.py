@@ -2,64 +2,26 @@
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 import trio
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from websockets.server import ServerProtocol
 
 from lattica.errors import ConnectionClosedError
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.transport.tcp import TcpTransport
-from lattica.nat.transport.tls import TlsConn, client_context
+from lattica.nat.transport.tls import TlsConn
 from lattica.nat.transport.websocket import WebSocketConn
 from lattica.nat.transport.websocket_transport import WebSocketTransport
-
-Contexts = tuple[ssl.SSLContext, ssl.SSLContext]
+from tests.support.certificates import Contexts, certified
 
 
 @pytest.fixture(scope="module")
 def contexts(tmp_path_factory: pytest.TempPathFactory) -> Contexts:
-    """A server's context with a certificate for `relay.example`, and a client's that trusts it."""
-    folder: Path = tmp_path_factory.mktemp("certificate")
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "relay.example")])
-    now = datetime.datetime.now(datetime.UTC)
-    names = [x509.DNSName("relay.example"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = folder / "server.pem"
-    pem.write_bytes(
-        certificate.public_bytes(serialization.Encoding.PEM)
-        + key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    server.load_cert_chain(pem)
-    client = client_context()
-    client.load_verify_locations(pem)
-    return server, client
+    return certified(tmp_path_factory.mktemp("certificate"), "relay.example")
 
 
 class StreamConn:

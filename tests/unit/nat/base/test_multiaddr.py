@@ -11,6 +11,7 @@ from lattica.errors import AddressError
 from lattica.nat.base.net.multiaddr import Multiaddr
 
 PEER = "12D3KooWK99VoVxNE7XzyBwXEzW7xhK7Gpv85r9F3V3fyKSUKPH5"
+DNS_PATH = "/dns/a.example/tcp/443/wss/http-path/{}"
 TEXTS = [
     "/ip4/192.0.2.1/tcp/4001",
     "/ip4/0.0.0.0/udp/65535/quic-v1/noise",
@@ -55,6 +56,9 @@ def test_text_and_bytes_are_those_of_the_multiaddr_package(text):
             "/p2p/bafzaajaiaejcahwr5d5ofrfbis4l5d6uwr57hu5tjodrypfm6yaq6dsc2r2pzyt6",
             "/p2p/12D3KooWBtg3aaRMjxwedh83aGiUkwSxDwUZkzuJcfaqUmo7R3pq",
         ),
+        (f"/ip4/192.0.2.1/tcp/1/ipfs/{PEER}", f"/ip4/192.0.2.1/tcp/1/p2p/{PEER}"),
+        ("/dns/a.example/tcp/443/wss/http-path/a+b%2fc", DNS_PATH.format("a%20b%2Fc")),
+        ("/dns/a.example/tcp/443/wss/http-path/%C3%BC", DNS_PATH.format("%C3%BC")),
         ("", ""),
         ("/", ""),
     ],
