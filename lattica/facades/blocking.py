@@ -20,7 +20,8 @@ import trio
 from lattica.facades.bridge import Bridge
 from lattica.facades.call import seconds
 from lattica.facades.facade import EventsCore, NodeFacade
-from lattica.facades.handoff import Buffer, StreamCore, StreamHandle
+from lattica.facades.handoff import StreamCore, StreamHandle
+from lattica.nat.base.buffers import AnyBuffer, AnyWritableBuffer, flat_bytes, writable_view
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.wire import encode_length_prefixed
 
@@ -28,11 +29,12 @@ if TYPE_CHECKING:
     from lattica.config import NodeConfig
     from lattica.content import FetchOptions, FetchResult, Ticket
     from lattica.content.events import FetchCallback, HashCallback
+    from lattica.content.manifest.cid import Cid
     from lattica.nat.base.keys.identity import Identity, PeerId
     from lattica.nat.base.net.multiaddr import Multiaddr
     from lattica.nat.mux.stream import Stream
     from lattica.nat.swarm.events import SwarmEvent
-    from lattica.nat.swarm.status import PeerStatus
+    from lattica.nat.swarm.status import PathStatus, PeerStatus
     from lattica.node import Node
 
 logger = logging.getLogger(__name__)
@@ -140,6 +142,21 @@ class Lattica(NodeFacade):
         wait = partial(self._node.wait_connected, timeout=seconds(timeout))
         self._bridge.call(wait, peer)
 
+    def path(self, peer: PeerId | str) -> PathStatus | None:
+        """How a peer is reached now, and why not in a better way; None if it is not connected."""
+        return self._bridge.call_plain(self._node.path, peer)
+
+    def wait_announced(self, *, timeout: float | None = 10.0) -> None:
+        """Wait until `addrs` has what there is to be found out soon; see `Node.wait_announced`.
+
+        Returns after `timeout` seconds in any case.
+        """
+        self._bridge.call(self._node.wait_announced, seconds(timeout))
+
+    def wait_reachable(self, *, timeout: float | None = None) -> None:
+        """Wait until others can reach this node by a relay; see `Node.wait_reachable`."""
+        self._bridge.call(self._node.wait_reachable, seconds(timeout))
+
     def is_connected(self, peer: PeerId | str) -> bool:
         """Whether there is a connection to the peer now."""
         return self._bridge.call_plain(self._node.is_connected, peer)
@@ -148,9 +165,9 @@ class Lattica(NodeFacade):
         """The connected peers."""
         return self._bridge.call_plain(self._node.peers)
 
-    def add_address(self, peer: PeerId | str, address: str | Multiaddr) -> None:
+    def add_address(self, peer: PeerId | str, addr: str | Multiaddr) -> None:
         """Note where a peer can be dialed."""
-        self._bridge.call_plain(self._node.add_address, peer, address)
+        self._bridge.call_plain(self._node.add_address, peer, addr)
 
     def disconnect(self, peer: PeerId | str, *, timeout: float | None = None) -> None:
         """Close all connections to the peer."""
@@ -223,6 +240,10 @@ class Lattica(NodeFacade):
         publish = partial(content.publish, path, name)
         return self._bridge.call_reporting(publish, progress, timeout=timeout)
 
+    def unpublish(self, publication: Ticket | Cid | str) -> None:
+        """Stop serving what `publish` gave a ticket for; see `Publisher.unpublish`."""
+        self._bridge.call_plain(self._content.unpublish, publication)
+
     def fetch(
         self,
         ticket: Ticket | str,
@@ -253,20 +274,21 @@ class BlockingStream(StreamHandle):
     raises.
     """
 
-    def send_all(self, data: Buffer, *, timeout: float | None = None) -> None:
-        """Send all of `data`; do not change it meanwhile.
+    def send_all(self, data: AnyBuffer, *, timeout: float | None = None) -> None:
+        """Send all of `data`, what :meth:`Stream.send_all` takes; do not change it meanwhile.
 
         Small pieces are taken at once, up to half a MiB, and sent in the background, in order;
         if that fails, the next call raises. What is larger, or does not fit, is sent in one
         crossing, and waits for a peer that does not read. After `TimeoutError` or
         `KeyboardInterrupt` an unknown part of the data has been sent: reset the stream.
         """
+        data = flat_bytes(data)
         if not self._offer(data):
             self._bridge.call(self._core.queue.send, data, timeout=timeout)
 
-    def send_message(self, data: Buffer, *, timeout: float | None = None) -> None:
+    def send_message(self, data: AnyBuffer, *, timeout: float | None = None) -> None:
         """Send `data` with its length, a varint, in front; otherwise as `send_all`."""
-        self.send_all(encode_length_prefixed(data), timeout=timeout)
+        self.send_all(encode_length_prefixed(flat_bytes(data)), timeout=timeout)
 
     def send_eof(self, *, timeout: float | None = None) -> None:
         """End this side's direction; the other one stays open."""
@@ -322,25 +344,33 @@ class BlockingStream(StreamHandle):
 
     def receive_into(
         self,
-        buffer: bytearray | memoryview,
+        buffer: AnyWritableBuffer,
         *,
         fill: bool = False,
         timeout: float | None = None,
     ) -> int:
-        """Receive into the caller's memory; return how many bytes, 0 at the end.
+        """Receive into the caller's memory, what :meth:`Stream.receive_into` takes; return how many
+        bytes, 0 at the end.
 
         Returns what has arrived; with `fill` waits until the buffer is full (in one crossing,
         however large it is), and then returns less only at the end of the stream. If it raises,
         the buffer's content is undefined, but what has arrived can still be received.
         """
-        target = self._target(buffer)
-        return self._bridge.call(
+        target, settle = writable_view(buffer)
+        count = self._bridge.call(
             self._core.receive_into,
             target,
             fill,
             timeout=timeout,
             give_back=self._give_back_from(target),
         )
+        if settle is not None:
+            settle()
+        return count
+
+    def wait_gone(self, *, timeout: float | None = None) -> None:
+        """Wait until nobody receives any more what this side sends; see `Stream.wait_gone`."""
+        self._bridge.call(self._core.stream.wait_gone, timeout=timeout)
 
     def close(self, *, timeout: float | None = None) -> None:
         """Close both directions in good order; any number of times, even after the node."""

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import trio
 
+from lattica.content.errors import ContentNotFoundError
 from lattica.facades.bridge import Bridge
 
 if TYPE_CHECKING:
     from lattica.config import NodeConfig
     from lattica.content import FetchOptions, FetchResult, Publisher, Ticket
     from lattica.content.events import FetchCallback, HashCallback
+    from lattica.content.manifest.cid import Cid
     from lattica.nat.base.keys.identity import Identity, PeerId
     from lattica.nat.mux.stream import Stream
     from lattica.node import Node
@@ -48,6 +50,12 @@ class Content:
             self._publisher = Publisher(self._node)
             await self._stack.enter_async_context(self._publisher)
         return await self._publisher.publish(path, name, progress=progress)
+
+    def unpublish(self, publication: Ticket | Cid | str) -> None:
+        """See :meth:`lattica.content.Publisher.unpublish`."""
+        if self._publisher is None:
+            raise ContentNotFoundError("nothing is published here")
+        self._publisher.unpublish(publication)
 
     async def fetch(
         self,
@@ -87,6 +95,16 @@ class NodeFacade:
     def peer_id(self) -> PeerId:
         """This node's name in the mesh."""
         return self._node.peer_id
+
+    @property
+    def config(self) -> NodeConfig:
+        """What the node has been told."""
+        return self._node.config
+
+    @property
+    def identity(self) -> Identity:
+        """The node's key."""
+        return self._node.identity
 
     @property
     def _node(self) -> Node:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from lattica.nat.base.checks import check_error_code
 from lattica.nat.base.errors import IncompleteReadError, LocalProtocolError, StreamClosedError
 from lattica.nat.base.wire import MAX_UVARINT_BYTES, encode_length_prefixed, find_message
 
@@ -350,9 +351,9 @@ class StreamCore:
             self._receiving.cancel()
         await self.queue.aclose()
 
-    def reset(self) -> None:
+    def reset(self, reason: str = "reset by this side", code: int = 0) -> None:
         try:
-            self.stream.reset()
+            self.stream.reset(reason, code)
         except Exception:
             logger.exception("a stream could not be reset")
 
@@ -416,11 +417,30 @@ class StreamHandle:
         """Nobody receives any more what this side sends; see `Stream.is_gone`."""
         return self._core.stream.is_gone
 
-    def reset(self) -> None:
-        """Abort both directions at once; what was not delivered is lost. Does not wait."""
+    @property
+    def is_relayed(self) -> bool:
+        """Whether it goes through a third peer."""
+        return self._core.stream.is_relayed
+
+    @property
+    def is_superseded(self) -> bool:
+        """There is a better path to the peer by now, which a new stream would take."""
+        return self._core.stream.is_superseded
+
+    @property
+    def rtt(self) -> float | None:
+        """Shortest round-trip time of the connection so far, seconds; None: not yet known."""
+        return self._core.stream.rtt
+
+    def reset(self, reason: str = "reset by this side", code: int = 0) -> None:
+        """Abort both directions at once; what was not delivered is lost. Does not wait.
+
+        `reason` is for this side; `code`, 0 to 2**32 - 1, arrives as `StreamResetError.code`.
+        """
+        check_error_code(code)
         self._closed = True
         self._buffer.clear()
-        self._bridge.soon(self._core.reset)
+        self._bridge.soon(self._core.reset, reason, code)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.protocol} with {self.peer_id}>"
@@ -454,14 +474,6 @@ class StreamHandle:
     def _take_message(self, limit: int) -> bytes | None:
         self._bridge.check()
         return self._buffer.take_message(limit)
-
-    def _target(self, buffer: bytearray | memoryview) -> memoryview:
-        view = memoryview(buffer).cast("B")
-        if view.readonly:
-            raise LocalProtocolError("cannot receive into a read-only buffer")
-        if not len(view):
-            raise LocalProtocolError("cannot receive into an empty buffer")
-        return view
 
     def _give_back_from(self, target: memoryview) -> Callable[[int], None]:
         """For a `receive_into` whose caller went away."""

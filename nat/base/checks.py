@@ -1,11 +1,11 @@
-"""Checks that configuration dataclasses make of their own fields."""
+"""Checks that configuration dataclasses make of their own fields, and calls of their arguments."""
 
 from __future__ import annotations
 
 import ipaddress
 import math
 
-from lattica.nat.base.errors import ConfigError
+from lattica.nat.base.errors import ConfigError, LocalProtocolError
 
 
 class FieldError(ConfigError):
@@ -38,3 +38,9 @@ def is_network(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def check_error_code(code: int) -> None:
+    """Raise LocalProtocolError for what cannot be the code of a reset."""
+    if not 0 <= code < 2**32:
+        raise LocalProtocolError(f"an error code is from 0 to 2**32 - 1, not {code}")

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import trio
 from trio.lowlevel import Abort, Task
 
+from lattica.nat.base.buffers import AnyBuffer, AnyWritableBuffer, flat_bytes, writable_view
+from lattica.nat.base.checks import check_error_code
 from lattica.nat.base.errors import (
     ConnectionClosedError,
     IncompleteReadError,
     LatticaError,
-    LocalProtocolError,
     RemoteProtocolError,
     StreamClosedError,
     StreamResetError,
@@ -140,8 +141,11 @@ class Stream:
 
     # --- sending ---
 
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send all of `data`.
+    async def send_all(self, data: AnyBuffer) -> None:
+        """Send all of `data`: bytes, anything with the buffer protocol, or a torch tensor.
+
+        Of arrays and tensors the elements' bytes are sent, in C order, without a copy if they lie
+        in memory like that (:mod:`lattica.nat.base.buffers`).
 
         Backpressure: returns when at most `Windows.send_buffer` bytes of an immutable
         `bytes` object still wait for credit or the socket; waits without limit for a
@@ -153,7 +157,8 @@ class Stream:
             raise trio.BusyResourceError("another task is sending on this stream")
         core = self._core
         self._check_sendable()
-        view = memoryview(data).cast("B")
+        data = flat_bytes(data)
+        view = memoryview(data)
         size = len(view)
         stable = type(data) is bytes
         if not stable and size <= _COPY_BELOW:
@@ -217,13 +222,13 @@ class Stream:
         while self._core.wake_below is not None:  # woken for other reasons too
             await self._writable.wait()
 
-    async def send_message(self, data: bytes | bytearray | memoryview) -> None:
+    async def send_message(self, data: AnyBuffer) -> None:
         """Send `data` with its length, a varint, in front (:mod:`lattica.nat.base.wire`).
 
         Backpressure and cancellation are those of :meth:`send_all`: after cancellation the
         peer may have a part of the message, so no other can follow.
         """
-        await self.send_all(encode_length_prefixed(data))
+        await self.send_all(encode_length_prefixed(flat_bytes(data)))
 
     async def send_eof(self) -> None:
         """Half-close: the peer reads the end of the stream after what was sent."""
@@ -260,6 +265,8 @@ class Stream:
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Wait for data and return at most `max_bytes` (default 64 KiB); `b""` at the end."""
+        if max_bytes is not None and max_bytes < 1:
+            raise ValueError(f"max_bytes is at least 1, not {max_bytes}")
         await self._wait_data()
         return bytes(self._take(_MOST if max_bytes is None else max_bytes))
 
@@ -268,17 +275,36 @@ class Stream:
         await self._wait_data()
         return memoryview(self._take(_MOST))
 
-    async def receive_into(self, buffer: bytearray | memoryview) -> int:
-        """Wait for data, copy as much as there is into `buffer`; return bytes, 0 at the end."""
-        await self._wait_data()
-        view = memoryview(buffer).cast("B")
+    async def receive_into(self, buffer: AnyWritableBuffer, *, fill: bool = False) -> int:
+        """Receive into the caller's memory; return how many bytes, 0 at the end.
+
+        Args:
+            buffer: as :meth:`send_all` takes, but writable. Where its elements do not lie in
+                memory in C order, a copy of all of it is received into first.
+            fill: wait until it is full; less only at the end of the stream. By default what has
+                arrived is enough, which may end within an element.
+
+        If it raises or is cancelled, the buffer's content is undefined, and what has arrived is
+        there to be read again.
+
+        Raises:
+            LocalProtocolError: the buffer is empty or read-only.
+        """
+        view, settle = writable_view(buffer)
         room, filled = len(view), 0
-        while filled < room:
-            chunk = self._take(room - filled)
-            if not chunk:
-                break
-            view[filled : filled + len(chunk)] = chunk
-            filled += len(chunk)
+        try:
+            while await self._wait_data():
+                while filled < room and (chunk := self._take(room - filled)):
+                    view[filled : filled + len(chunk)] = chunk
+                    filled += len(chunk)
+                if not fill or filled == room:
+                    break
+            if settle is not None:
+                settle()
+        except BaseException:
+            if filled:
+                self._core.put_back((bytes(view[:filled]),))
+            raise
         return filled
 
     async def receive_exactly(self, size: int) -> bytes:
@@ -290,7 +316,9 @@ class Stream:
         Raises:
             IncompleteReadError: the stream ends before.
         """
-        if not size:  # there need not be anything to come
+        if size <= 0:  # there need not be anything to come
+            if size:
+                raise ValueError(f"cannot receive {size} bytes")
             await trio.lowlevel.checkpoint()
             self._raise_if_dead()
             return b""
@@ -447,8 +475,7 @@ class Stream:
         What the peer has not read is lost, except after :meth:`send_eof`. `reason` is for this
         side; `code`, 0 to 2**32 - 1, arrives as :attr:`StreamResetError.code`.
         """
-        if not 0 <= code < 2**32:
-            raise LocalProtocolError(f"an error code is from 0 to 2**32 - 1, not {code}")
+        check_error_code(code)
         self._core.session.reset(self._core, reason, code)
         self._core.session.discard_received(self._core)
         self.connection.wake_writer()

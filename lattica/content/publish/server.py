@@ -10,6 +10,7 @@ from types import TracebackType
 
 import trio
 
+from lattica.content.errors import ContentNotFoundError
 from lattica.content.events import HashCallback
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.manifest import MAX_CHUNK_BYTES
@@ -95,6 +96,8 @@ class Publisher:
     ) -> Ticket:
         """Hash a file or directory, serve it, and return a ticket for it.
 
+        `progress` is called with :class:`~lattica.content.Progress`, and with nothing else.
+
         Raises:
             ContentError: for what cannot be read or published.
         """
@@ -103,6 +106,23 @@ class Publisher:
         publication = await make_publication(Path(path), name, progress)
         self.catalog.add(publication)
         return self.ticket(publication.cid)
+
+    def unpublish(self, publication: Ticket | Cid | str) -> None:
+        """Serve something no longer: what a ticket (or its text) names, or a content id.
+
+        Downloads that are under way fail at what they ask for next. The same content that was
+        published several times is one publication.
+
+        Raises:
+            ContentNotFoundError: it is not published here.
+            TicketError: the text is no ticket.
+        """
+        if isinstance(publication, str):
+            publication = Ticket.parse(publication)
+        cid = publication.cid if isinstance(publication, Ticket) else publication
+        if self.catalog.get(cid) is None:
+            raise ContentNotFoundError(f"{cid} is not published here")
+        self.catalog.remove(cid)
 
     def ticket(self, cid: Cid) -> Ticket:
         """A ticket with this node's addresses as they are now."""

@@ -123,7 +123,13 @@ class FakeStream:
                 await self._out.notify()
                 await self._in.notify()
 
-    def reset(self) -> None:
+    async def wait_gone(self) -> None:
+        async with self._out.changed:
+            while not self.is_gone:
+                await self._out.changed.wait()
+
+    def reset(self, reason: str = "", code: int = 0) -> None:
+        self.node.reset_codes.append(code)
         self._in.reset = self._out.reset = True
         self.node.resets += 1
         self.node.spawn(self._in.notify)
@@ -155,6 +161,7 @@ class FakeNode:
         self.log: list[str] = []
         self.failures: list[BaseException] = []
         self.resets = 0
+        self.reset_codes: list[int] = []
         self.subscribers: set[FakeEvents] = set()
         self.release = trio.Event()
 
@@ -223,6 +230,17 @@ class FakeNode:
 
     async def wait_connected(self, peer: Any, timeout: float = math.inf) -> None:
         await self.connect(peer, timeout=timeout)
+
+    async def wait_announced(self, timeout: float = 10.0) -> None:
+        self.log.append(f"announced {timeout}")
+
+    async def wait_reachable(self, timeout: float = math.inf) -> None:
+        self.log.append(f"reachable {timeout}")
+        await trio.sleep(timeout)
+        raise TimeoutError(f"no relay within {timeout:g} s")
+
+    def path(self, peer: object) -> str | None:
+        return "direct-memory" if peer == "self" else None
 
     async def disconnect(self, peer: object) -> None:
         await trio.lowlevel.checkpoint()

@@ -197,6 +197,19 @@ def test_publish_and_fetch(server: Lattica, client: Lattica, tmp_path: Path) -> 
     assert client.fetch(other, tmp_path / "again").bytes_total == 3 * MIB + 5
     with pytest.raises(TicketError):
         client.fetch("lattica1nonsense", tmp_path / "out")
+    server.unpublish(ticket)
+    with pytest.raises(ContentNotFoundError, match="does not serve"):
+        client.fetch(ticket, tmp_path / "no more")
+    assert client.fetch(other, tmp_path / "once more").bytes_total == 3 * MIB + 5
+    with pytest.raises(ContentNotFoundError, match="not published"):
+        server.unpublish(str(ticket))
+    path = client.path(server.peer_id)
+    assert path is not None
+    assert path.path.startswith("direct-")
+    with pytest.raises(LocalProtocolError, match="no relay is configured"):
+        client.wait_reachable(timeout=PATIENCE)
+    assert client.identity.peer_id == client.peer_id
+    assert client.config.bootstrap == ()
 
 
 def test_asyncio_and_threads_together(server: Lattica, tmp_path: Path) -> None:

@@ -203,6 +203,22 @@ async def test_unknown_content(tmp_path):
             await fetch(node, wrong, tmp_path / "out")
 
 
+async def test_what_is_unpublished_is_served_no_longer(tmp_path):
+    source = make_tree(tmp_path / "source", 1)
+    async with memory_node() as node, Publisher(node) as publisher:
+        first = await publisher.publish(source)
+        second = await publisher.publish(source, "another name")
+        for what, ticket in ((str(first), first), (second.cid, second)):
+            await fetch(node, ticket, tmp_path / "out")
+            publisher.unpublish(what)
+            with pytest.raises(ContentNotFoundError, match="does not serve"):
+                await fetch(node, ticket, tmp_path / "out")
+            with pytest.raises(ContentNotFoundError, match="is not published here"):
+                publisher.unpublish(ticket)
+        await publisher.publish(source)
+        await fetch(node, first, tmp_path / "out")
+
+
 async def test_provider_that_starts_anew_is_waited_for(tmp_path):
     source = make_tree(tmp_path / "source")
     events: list[FetchEvent] = []

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from typing import Any
 
+import numpy as np
 import pytest
 import trio
 
@@ -75,6 +76,11 @@ def test_calls_reach_the_node(node: FakeNode) -> None:
             await lattica.disconnect(SELF)
             assert await lattica.is_connected(SELF)
             assert len(await lattica.peers()) == 1
+            assert str(await lattica.path(SELF)) == "direct-memory"
+            await lattica.wait_announced(timeout=3)
+            with pytest.raises(TimeoutError):
+                await lattica.wait_reachable(timeout=0.01)
+            assert node.log[-2:] == ["announced 3", "reachable 0.01"]
             with pytest.raises(DialError, match="nobody there"):
                 await lattica.connect("fail")
             with pytest.raises(TimeoutError, match=r"0\.01 s"):
@@ -108,6 +114,27 @@ def test_streams(node: FakeNode) -> None:
                     raise KeyError
             with pytest.raises(StreamResetError):
                 await stream.receive_some()
+
+    in_asyncio(main)
+
+
+def test_arrays_are_sent_and_received_into(node: FakeNode) -> None:
+    async def main() -> None:
+        grid = np.arange(200_000, dtype=np.float32).reshape(400, 500)
+        async with echoing() as lattica:
+            stream = await lattica.open_stream(SELF, "/echo")
+            for source in (grid, grid.T, grid[:3, 1]):
+                target = np.zeros(source.shape[::-1], np.float32).T
+                sending = asyncio.create_task(stream.send_all(source))
+                assert await stream.receive_into(target, fill=True) == target.nbytes
+                assert np.array_equal(target, source)
+                await sending
+            await stream.send_message(grid[:2, 0])
+            assert await stream.receive_message(8) == grid[:2, 0].tobytes()
+            waiting = asyncio.create_task(stream.wait_gone())
+            stream.reset("done with it", 7)
+            await waiting
+            assert node.reset_codes == [7]
 
     in_asyncio(main)
 

@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lattica.errors import (
@@ -95,6 +96,11 @@ def test_calls_reach_the_node(lattica: Lattica, node: FakeNode) -> None:
     assert lattica.is_connected(peer)
     assert len(lattica.peers()) == 1
     assert node.log == ["connect somebody", "connect self", "address self /memory/x"]
+    assert str(lattica.path(peer)) == "direct-memory"
+    lattica.wait_announced(timeout=3)
+    with pytest.raises(TimeoutError):
+        lattica.wait_reachable(timeout=0.01)
+    assert node.log[-2:] == ["announced 3", "reachable 0.01"]
 
 
 def test_errors_cross_with_their_type_and_content(lattica: Lattica) -> None:
@@ -214,6 +220,43 @@ def test_receive_into_fills_the_callers_memory(lattica: Lattica) -> None:
             stream.receive_into(memoryview(b"abc"))
         with pytest.raises(LocalProtocolError, match="empty"):
             stream.receive_into(bytearray())
+
+
+def test_arrays_are_sent_and_received_into(lattica: Lattica) -> None:
+    lattica.handle("/echo", echo)
+    peer: Peer = "self"
+    grid = np.arange(200_000, dtype=np.float32).reshape(400, 500)
+    with lattica.open_stream(peer, "/echo") as stream:
+        for source in (grid, grid.T, grid[::2, ::5], memoryview(grid.T), grid[:3, 1]):
+            expected = np.asarray(source)
+            target = np.zeros(expected.shape[::-1], np.float32).T
+            sending = in_thread(stream.send_all, source)
+            assert stream.receive_into(target, fill=True, timeout=PATIENCE) == target.nbytes
+            assert np.array_equal(target, expected)
+            sending.result(PATIENCE)
+        stream.send_message(grid[:2, 0])
+        assert stream.receive_message(8) == grid[:2, 0].tobytes()
+        with pytest.raises(TypeError, match="str"):
+            stream.send_all("text")  # type: ignore[arg-type]
+
+
+def test_a_reset_says_why(lattica: Lattica, node: FakeNode) -> None:
+    gone = threading.Event()
+
+    def wait(stream: BlockingStream) -> None:
+        with pytest.raises(TimeoutError):
+            stream.wait_gone(timeout=0)
+        stream.wait_gone(timeout=PATIENCE)
+        gone.set()
+
+    lattica.handle("/wait", wait)
+    peer: Peer = "self"
+    stream = lattica.open_stream(peer, "/wait")
+    with pytest.raises(LocalProtocolError, match="error code"):
+        stream.reset(code=-1)
+    stream.reset("done with it", 7)
+    assert gone.wait(PATIENCE)
+    assert node.reset_codes[0] == 7
 
 
 def test_nothing_is_lost_when_a_read_times_out(lattica: Lattica) -> None:

@@ -1,12 +1,17 @@
-"""What a stream can do under trio it can do under the facades, or there is a reason why not."""
+"""What a node or a stream can do under trio it can do under the facades, or there is a reason why
+not."""
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 
-from lattica.facades.aio import AsyncStream
-from lattica.facades.blocking import BlockingStream
+from lattica.content import Publisher
+from lattica.facades.aio import AsyncLattica, AsyncStream
+from lattica.facades.blocking import BlockingStream, Lattica
 from lattica.nat.mux.stream import Stream
+from lattica.node import Node
 
 NEGOTIATION = "the node negotiates before it hands the stream out"
 TRIO_THREAD = "for what drives the stream in the trio thread"
@@ -17,11 +22,7 @@ ON_NEITHER = {
     "begin_negotiation": NEGOTIATION,
     "finish_negotiation": NEGOTIATION,
     "connection": CONNECTION,
-    "is_relayed": CONNECTION,
-    "is_superseded": CONNECTION,
     "is_dead": "out of date when another thread looks; the next call raises",
-    "rtt": CONNECTION,
-    "wait_gone": "threads look at `is_gone`; asyncio handlers are cancelled (`cancel_when_gone`)",
     "push_back": "what is not wanted yet is left there by `receive_exactly` and its like",
     "receive_view": "data is copied on its way to another thread; `receive_into` copies it once",
     "wake": TRIO_THREAD,
@@ -29,6 +30,25 @@ ON_NEITHER = {
 }
 ON_BLOCKING_ONLY = {"close": "it waits, as all its calls; asyncio has `aclose`"}
 ON_ASYNC_ONLY = {"aclose": "blocking streams have `close`"}
+
+NODE_ON_NEITHER = {
+    "host": "py-libp2p's, which lives in the trio thread",
+    "swarm": "lives in the trio thread; what it knows is in `peers`, `path` and `events`",
+    "traversal": "lives in the trio thread",
+}
+PUBLISHER_ON_NEITHER = {
+    "catalog": "lives in the trio thread; `publish` gives a ticket for what is in it",
+    "ticket": "`publish` again gives one, and hashes only what has changed",
+}
+ARGUMENTS_MISSING = {
+    (Lattica, "handle"): {
+        "cancel_when_gone": "no thread can be cancelled; handlers look at `is_gone`",
+        "owner": "a facade is one owner, the application",
+    },
+    (AsyncLattica, "handle"): {"owner": "a facade is one owner, the application"},
+    (Lattica, "unhandle"): {"owner": "a facade is one owner, the application"},
+    (AsyncLattica, "unhandle"): {"owner": "a facade is one owner, the application"},
+}
 
 
 def public(cls: type) -> set[str]:
@@ -43,3 +63,47 @@ def test_streams_of_the_facades_have_what_a_stream_has(
     facade: type, missing: dict[str, str]
 ) -> None:
     assert public(Stream) - public(facade) == missing.keys()
+
+
+@pytest.mark.parametrize("facade", [Lattica, AsyncLattica])
+def test_the_facades_have_what_a_node_has(facade: type) -> None:
+    node = {name for name in dir(Node()) if not name.startswith("_")}
+    assert node - public(facade) == NODE_ON_NEITHER.keys()
+
+
+@pytest.mark.parametrize("facade", [Lattica, AsyncLattica])
+def test_the_facades_have_what_a_publisher_has(facade: type) -> None:
+    publisher = {name for name in dir(Publisher(Node())) if not name.startswith("_")}
+    assert publisher - public(facade) == PUBLISHER_ON_NEITHER.keys()
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (Lattica, Node),
+        (AsyncLattica, Node),
+        (Lattica, Publisher),
+        (AsyncLattica, Publisher),
+        (BlockingStream, Stream),
+        (AsyncStream, Stream),
+    ],
+)
+def test_calls_of_the_facades_take_what_those_under_trio_take(ours: type, theirs: type) -> None:
+    compared = 0
+    for name in public(ours) & public(theirs):
+        if inspect.isfunction(getattr(theirs, name)) and inspect.isfunction(getattr(ours, name)):
+            compared += 1
+            missing = parameters(theirs, name) - parameters(ours, name)
+            assert missing == ARGUMENTS_MISSING.get((ours, name), {}).keys(), name
+    assert compared
+
+
+@pytest.mark.parametrize("facade", [BlockingStream, AsyncStream, Lattica, AsyncLattica])
+def test_what_may_wait_takes_a_timeout(facade: type) -> None:
+    waits = {"send_all", "receive_some", "receive_into", "wait_gone", "connect", "wait_reachable"}
+    for name in waits & public(facade):
+        assert "timeout" in parameters(facade, name)
+
+
+def parameters(cls: type, name: str) -> set[str]:
+    return set(inspect.signature(getattr(cls, name)).parameters)
