@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         FetchStarted,
         FileDone,
         HashProgress,
+        Progress,
         Retrying,
     )
     from lattica.content.manifest.cid import Cid
@@ -33,6 +34,7 @@ _HOME = {
     "FetchStarted": "events",
     "FileDone": "events",
     "HashProgress": "events",
+    "Progress": "events",
     "Publisher": "publish.server",
     "PublisherLimits": "publish.server",
     "Retrying": "events",
@@ -50,6 +52,7 @@ __all__ = [
     "FetchStarted",
     "FileDone",
     "HashProgress",
+    "Progress",
     "Publisher",
     "PublisherLimits",
     "Retrying",

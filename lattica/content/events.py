@@ -1,7 +1,8 @@
-"""What publishing and fetching tell whoever watches: plain values, given to a callback.
+"""What publishing and fetching tell whoever watches: :class:`Progress`, given to a callback.
 
-Callbacks run in the trio thread between two steps of the work; they must be quick and must not
-raise. Progress comes at most about ten times a second, and once at the end.
+Callbacks run in the trio thread between two steps of the work (those of the facades in the
+caller's thread or loop); they must be quick. What they raise ends the work. Progress comes at most
+about ten times a second, and once at the end.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 from lattica.content.manifest.cid import Cid
 
@@ -19,65 +20,81 @@ _RATE_WINDOW = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class HashProgress:
-    """Publishing: bytes of the files that have been hashed."""
+class Progress:
+    """How far the work is. Whatever `progress=` is called with is one of these, and its kind says
+    what else there is to know."""
 
     bytes_done: int
     bytes_total: int
+    """0 as long as it is not known."""
+
+    phase: ClassVar[str] = ""
+    """"hashing", "starting", "checking", "fetching" or "waiting"."""
+
+    @property
+    def fraction(self) -> float:
+        """From 0 to 1, of this phase."""
+        return self.bytes_done / self.bytes_total if self.bytes_total else 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class FetchStarted:
+class HashProgress(Progress):
+    """Publishing: bytes of the files that have been hashed."""
+
+    phase: ClassVar[str] = "hashing"
+
+
+@dataclass(frozen=True, slots=True)
+class FetchStarted(Progress):
     """The manifest has arrived and matches its content id."""
 
     cid: Cid
     name: str
     files: int
-    bytes_total: int
-    """Bytes of the files that will lie on disk."""
+    phase: ClassVar[str] = "starting"
 
 
 @dataclass(frozen=True, slots=True)
-class Checking:
+class Checking(Progress):
     """Bytes of files and parts that lie on disk already which have been hashed again."""
 
-    bytes_done: int
-    bytes_total: int
+    phase: ClassVar[str] = "checking"
 
 
 @dataclass(frozen=True, slots=True)
-class FetchProgress:
+class FetchProgress(Progress):
     """Bytes that are verified and written."""
 
-    bytes_done: int
-    bytes_total: int
     bytes_fetched: int
     """Of `bytes_done`, what came over the network in this run; the rest was there already."""
     rate: float
     """Fetched bytes per second, over the last seconds."""
+    phase: ClassVar[str] = "fetching"
 
 
 @dataclass(frozen=True, slots=True)
-class FileDone:
+class FileDone(Progress):
     """A file is complete, synced to disk, and has its final name."""
 
     path: Path
     size: int
     reused: bool
     """It was there already and has been verified."""
+    phase: ClassVar[str] = "fetching"
 
 
 @dataclass(frozen=True, slots=True)
-class Retrying:
+class Retrying(Progress):
     """The connection was lost; the fetch goes on by itself after `delay` seconds."""
 
     error: str
     delay: float
+    phase: ClassVar[str] = "waiting"
 
 
 FetchEvent: TypeAlias = FetchStarted | Checking | FetchProgress | FileDone | Retrying
-FetchCallback: TypeAlias = Callable[[FetchEvent], None]
-HashCallback: TypeAlias = Callable[[HashProgress], None]
+FetchCallback: TypeAlias = Callable[[FetchEvent], object]
+HashCallback: TypeAlias = Callable[[HashProgress], object]
 
 
 class RateMeter:

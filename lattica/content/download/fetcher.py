@@ -250,6 +250,8 @@ class _Fetch:
         """A connection has succeeded once."""
         self._serving = False
         """The provider has sent the manifest."""
+        self._counting = False
+        """There is a ledger."""
         self._plan: Plan
         self._ledger: Ledger
         self._files: PartialFiles
@@ -267,6 +269,16 @@ class _Fetch:
                 FetchProgress(ledger.bytes_done, self._plan.size, ledger.bytes_fetched, rate)
             )
 
+    def _emit_done(self, output: int, *, reused: bool) -> None:
+        path, size = self._files.target(output), self._plan.outputs[output].size
+        self._emit(FileDone(*self._done(), path, size, reused))
+
+    def _done(self) -> tuple[int, int]:
+        """Bytes that are there, and of how many; zeros before the manifest is."""
+        if not self._counting:
+            return 0, 0
+        return self._ledger.bytes_done, self._plan.size
+
     # --- the whole ---
 
     async def run(self, tensors: str | None) -> FetchResult:
@@ -274,16 +286,16 @@ class _Fetch:
         manifest = await self._get_manifest()
         self._plan = await trio.to_thread.run_sync(Plan, self._ticket.cid, manifest, tensors)
         plan = self._plan
-        self._emit(FetchStarted(plan.cid, manifest.name, len(plan.outputs), plan.size))
+        self._emit(FetchStarted(0, plan.size, plan.cid, manifest.name, len(plan.outputs)))
         self._files = PartialFiles(plan, self._out_dir)
         with self._files as files:
             local = await find_local_files(plan, self._out_dir, self._checked)
             files.verified = dict(local.complete)
             complete = frozenset(local.complete)
             self._ledger = await trio.to_thread.run_sync(Ledger, plan, complete)
+            self._counting = True
             for output in sorted(local.complete):
-                size = plan.outputs[output].size
-                self._emit(FileDone(files.target(output), size, reused=True))
+                self._emit_done(output, reused=True)
             await self._take_up_again(local.chunks)
             self._meter = RateMeter(trio.current_time())
             self._emit_progress(at_once=True)
@@ -418,8 +430,7 @@ class _Fetch:
             limiter=self._finish_limiter,
         )
         if lost is None:
-            path, size = self._files.target(output), self._plan.outputs[output].size
-            self._emit(FileDone(path, size, reused=False))
+            self._emit_done(output, reused=False)
         else:
             self._ledger.lose(output, lost)
             self._finish_ready(nursery)
@@ -456,7 +467,7 @@ class _Fetch:
                 failures, self._options.first_delay, _LONGEST_DELAY, random.Random()
             )
             logger.info("lost the provider: %s; trying again in %.1f s", lost, pause)
-            self._emit(Retrying(str(lost), pause))
+            self._emit(Retrying(*self._done(), str(lost), pause))
             await trio.sleep(pause)
 
     async def _open(self) -> Stream:
@@ -484,6 +495,8 @@ async def fetch(
     it is complete and synced, and replaces what had that name. If the call fails, is cancelled,
     or the process dies, the same call goes on from what was written; files that are complete
     and chunks of other versions of them are used instead of being fetched.
+
+    `progress` is called with :class:`~lattica.content.Progress`, and with nothing else.
 
     `tensors` is a glob (as in `fnmatch`, with case; a backslash before `*`, `?`, a bracket or a
     backslash means that character): only safetensors files that have matching tensors are
