@@ -30,9 +30,22 @@ class Tensor(Protocol):
     def numel(self) -> int: ...
 
 
-AnyBuffer: TypeAlias = "ReadableBuffer | Tensor"
+class Array(Protocol):
+    """What tells a `numpy.ndarray`, which before Python 3.12 is not annotated as a buffer."""
+
+    @property
+    def dtype(self) -> Any: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+    @property
+    def strides(self) -> tuple[int, ...]: ...
+
+
+AnyBuffer: TypeAlias = "ReadableBuffer | Array | Tensor"
 """What can be sent."""
-AnyWritableBuffer: TypeAlias = "WriteableBuffer | Tensor"
+AnyWritableBuffer: TypeAlias = "WriteableBuffer | Array | Tensor"
 """What can be received into."""
 
 
@@ -53,7 +66,7 @@ def flat_bytes(data: AnyBuffer) -> bytes | memoryview:
         if _is_a(data, "numpy", "ndarray"):
             return _array_bytes(data)
     view = _view(data, "sent")
-    if not view.c_contiguous or 0 in view.shape:
+    if not view.c_contiguous or not view.nbytes:
         return view.tobytes()
     return view.cast("B")
 

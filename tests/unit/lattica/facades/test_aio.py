@@ -120,7 +120,7 @@ def test_streams(node: FakeNode) -> None:
 
 def test_arrays_are_sent_and_received_into(node: FakeNode) -> None:
     async def main() -> None:
-        grid = np.arange(200_000, dtype=np.float32).reshape(400, 500)
+        grid: Any = np.arange(200_000, dtype=np.float32).reshape(400, 500)
         async with echoing() as lattica:
             stream = await lattica.open_stream(SELF, "/echo")
             for source in (grid, grid.T, grid[:3, 1]):

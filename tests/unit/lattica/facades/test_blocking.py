@@ -225,7 +225,7 @@ def test_receive_into_fills_the_callers_memory(lattica: Lattica) -> None:
 def test_arrays_are_sent_and_received_into(lattica: Lattica) -> None:
     lattica.handle("/echo", echo)
     peer: Peer = "self"
-    grid = np.arange(200_000, dtype=np.float32).reshape(400, 500)
+    grid: Any = np.arange(200_000, dtype=np.float32).reshape(400, 500)
     with lattica.open_stream(peer, "/echo") as stream:
         for source in (grid, grid.T, grid[::2, ::5], memoryview(grid.T), grid[:3, 1]):
             expected = np.asarray(source)

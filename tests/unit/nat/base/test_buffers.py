@@ -17,8 +17,11 @@ from hypothesis import strategies as st
 from lattica.errors import LocalProtocolError
 from lattica.nat.base.buffers import flat_bytes, writable_view
 
-GRID = np.arange(24, dtype=np.float32).reshape(4, 6)
-RECORDS = np.array([(1, 2.5), (3, -1.0)], dtype=[("a", "u1"), ("b", ">f8")])
+GRID: Any = np.arange(24, dtype=np.float32).reshape(4, 6)
+EMPTY: Any = np.zeros((0, 3))
+HALVES: Any = np.array([1.5, 2], np.float16)
+OBJECTS: Any = np.array([object()])
+RECORDS: Any = np.array([(1, 2.5), (3, -1.0)], dtype=[("a", "u1"), ("b", ">f8")])
 
 
 def c_order(value: Any) -> bytes:
@@ -48,12 +51,12 @@ def c_order(value: Any) -> bytes:
         (np.broadcast_to(np.int16(3), (2, 2)), np.full((2, 2), 3, np.int16).tobytes()),
         (np.array(5, np.int64), c_order(np.array(5, np.int64))),
         (np.int64(5), c_order(np.array(5, np.int64))),
-        (np.zeros((0, 3)), b""),
-        (memoryview(np.zeros((0, 3))), b""),
+        (EMPTY, b""),
+        (memoryview(EMPTY), b""),
         (np.array(["2020-01-01"], "datetime64[D]"), c_order(np.array([18262], np.int64))),
         (RECORDS, RECORDS.tobytes()),
         (np.ma.masked_array([1, 2], [True, False], dtype=np.int8), b"\x01\x02"),
-        (np.float16([1.5, 2]), c_order(np.float16([1.5, 2]))),
+        (HALVES, HALVES.tobytes()),
         (np.array([True, False]), b"\x01\x00"),
         (np.array([1 + 2j]), c_order(np.array([1 + 2j]))),
     ],
@@ -65,7 +68,7 @@ def test_the_bytes_are_those_of_the_elements_in_order(data: Any, expected: bytes
 
 
 def test_nothing_is_copied_that_lies_in_order() -> None:
-    grid = GRID.copy()
+    grid: Any = GRID.copy()
     for data in (grid, grid[1:3], memoryview(grid), grid.view("datetime64[s]")):
         before = flat_bytes(data)
         assert type(before) is memoryview
@@ -86,10 +89,10 @@ def test_what_has_no_bytes_is_refused(data: Any) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        np.array([object()]),
+        OBJECTS,
         np.array([(1, None)], dtype=[("a", int), ("b", object)]),
-        (ctypes.py_object * 1)(3),
-        memoryview(np.array([object()])),
+        (ctypes.py_object * 1)(),
+        memoryview(OBJECTS),
     ],
 )
 def test_pointers_to_objects_are_not_sent(data: Any) -> None:
@@ -100,7 +103,8 @@ def test_pointers_to_objects_are_not_sent(data: Any) -> None:
 
 
 def targets() -> list[Any]:
-    plain = np.zeros((4, 6), np.float32)
+    plain: Any = np.zeros((4, 6), np.float32)
+    reverse: Any = np.zeros((4, 6), ">f4")
     return [
         bytearray(24),
         memoryview(bytearray(24)).cast("B", (4, 6)),
@@ -112,7 +116,7 @@ def targets() -> list[Any]:
         plain.copy().T,
         plain.copy()[::2, 1:4],
         memoryview(plain.copy().T),
-        memoryview(np.zeros((4, 6), ">f4")[:, ::3]),
+        memoryview(reverse[:, ::3]),
         np.zeros(3, "datetime64[s]"),
         np.zeros(6, "datetime64[s]")[::2],
         np.zeros((), np.complex64),

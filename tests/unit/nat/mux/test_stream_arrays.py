@@ -11,7 +11,7 @@ import trio
 from lattica.errors import LocalProtocolError, StreamResetError
 from tests.support.pairs.connected import PATTERN, connected, quiet
 
-GRID = np.arange(600_000, dtype=np.float32).reshape(600, 1000)
+GRID: Any = np.arange(600_000, dtype=np.float32).reshape(600, 1000)
 
 
 @pytest.mark.parametrize("source", [GRID, GRID.T, GRID[:, ::3], GRID[::-1], memoryview(GRID.T)])
@@ -59,6 +59,7 @@ async def test_nothing_is_lost_when_filling_is_cancelled_or_refused(autojump_clo
         with trio.move_on_after(1) as scope:
             await theirs.receive_into(bytearray(2000), fill=True)
         assert scope.cancelled_caught
+        wrong: Any
         for wrong in (b"read-only", bytearray(), np.zeros((0, 4))):
             with pytest.raises(LocalProtocolError):
                 await theirs.receive_into(wrong)
