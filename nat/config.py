@@ -11,6 +11,9 @@ KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
 
+MAX_PATIENCE = 30.0
+"""Seconds: no peer is waited for longer because it has asked for that."""
+
 CIPHERS = ("auto", "chacha20-poly1305", "aes-256-gcm")
 """What `SwarmConfig.cipher` may be."""
 
@@ -76,7 +79,15 @@ class Timeouts:
     keep_alive_interval: float = 2.0
     """Idle time after which a ping is sent."""
     keep_alive_timeout: float = 6.0
-    """Time without any byte from the peer after which it is dead."""
+    """Time without any byte from the peer after which it is dead, unless it has asked for
+    patience and may just be busy (`patience`, `quic_patience`)."""
+    patience: float = 30.0
+    """How long peers are asked to wait for this node, which something else in its process may keep
+    from running, while they see that its machine is there: over TCP, whose packets the system
+    acknowledges, and through relays, which see that. At most 30."""
+    quic_patience: float = 13.0
+    """The same where only the node itself could answer, as over QUIC. What is longer makes a
+    machine that is gone be noticed later. At most 30."""
     shutdown: float = 3.0
     """A clean close may take this long; then connections are aborted."""
 
@@ -97,6 +108,9 @@ class Timeouts:
             f"more than keep_alive_interval ({self.keep_alive_interval})",
             self.keep_alive_timeout,
         )
+        for name in ("patience", "quic_patience"):
+            seconds = getattr(self, name)
+            require(0 <= seconds <= MAX_PATIENCE, name, f"0 to {MAX_PATIENCE:g} seconds", seconds)
 
 
 @dataclass(frozen=True, slots=True)

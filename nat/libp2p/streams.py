@@ -193,6 +193,9 @@ class RawConnAdapter:
         except Exception as error:
             raise ConnectionClosedError(f"the pipe below failed: {error}") from error
 
+    def unanswered(self) -> float | None:
+        return None
+
     def mark_authenticated(self) -> None:
         pass  # nothing is withheld from strangers
 

@@ -20,6 +20,7 @@ from lattica.nat.base.exception_groups import leaves
 from lattica.nat.base.net.addresses import Kind, kind_of
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.mux.events import Event, EventKind
+from lattica.nat.mux.patience import NO_PATIENCE
 from lattica.nat.mux.session import MuxSession
 from lattica.nat.mux.stream import Stream
 from lattica.nat.secure.multistream import Initiator
@@ -52,6 +53,7 @@ class Connection(ABC):
         "_on_stream",
         "_places",
         "_scope",
+        "_seen_in",
         "agent",
         "closed",
         "closed_reason",
@@ -63,6 +65,7 @@ class Connection(ABC):
         "known_protocols",
         "last_stream_at",
         "local_addr",
+        "patience",
         "peer_id",
         "public_key",
         "remote_addr",
@@ -101,6 +104,8 @@ class Connection(ABC):
         self.established_at = self.last_stream_at = trio.current_time()
         self.agent = ""
         """What the peer says it runs, once it has been identified."""
+        self.patience = NO_PATIENCE
+        """For how long the peer asks to be waited for when it is silent."""
         self.known_protocols: set[str] = set()
         """Protocols the peer has named, or agreed to since, on this connection."""
         self.retired_at: float | None = None
@@ -113,6 +118,8 @@ class Connection(ABC):
         self._places = trio.lowlevel.ParkingLot()
         session.on_place = self._places.unpark
         self._closing = False
+        self._seen_in: float | None = None
+        """In which silence, by when the peer was heard before it, its machine was seen."""
         self._scope = trio.CancelScope()
 
     def __repr__(self) -> str:
@@ -221,6 +228,10 @@ class Connection(ABC):
         """There may be something to send."""
 
     @abstractmethod
+    def _machine_seen(self) -> bool | None:
+        """Whether there are signs that the silent peer's machine is there; None: who knows."""
+
+    @abstractmethod
     async def _serve(self) -> str:
         """Send and receive until the end; return who closed."""
 
@@ -231,6 +242,27 @@ class Connection(ABC):
     async def _release(self) -> None:
         """Let go of what only waiting can let go of; the time for it is bounded."""
         await trio.lowlevel.checkpoint()
+
+    # --- silence ---
+
+    @property
+    def in_doubt(self) -> bool:
+        """The peer is silent, and nobody can tell whether it is busy, or the path is dead."""
+        return self.closed_reason is None and self.session.is_silent and not self._seen
+
+    def note_machine_seen(self) -> None:
+        """The machine of a peer that is silent has shown itself in another way."""
+        self._seen_in = self.session.last_received
+
+    @property
+    def _seen(self) -> bool | None:
+        return self._seen_in == self.session.last_received or self._machine_seen()
+
+    def _silence_allowed(self) -> float:
+        seen = self._seen
+        if seen is None:
+            return self.patience.blind
+        return max(self.patience.known, self.patience.blind) if seen else 0.0
 
     # --- life ---
 
@@ -287,7 +319,7 @@ class Connection(ABC):
     def tick(self) -> None:
         """Keep-alive and clean-up; the swarm calls it about once a second."""
         try:
-            self.session.tick()
+            self.session.tick(self._silence_allowed)
         except LatticaError as error:
             logger.info(
                 "closing connection: %s peer=%s addr=%s", error, self.peer_id, self.remote_addr

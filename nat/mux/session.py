@@ -9,7 +9,7 @@ A pure state machine without a wire format: :class:`lattica.nat.mux.yamux.Sessio
 - **Windows** start at :data:`INITIAL_WINDOW` and double while half a window is used within
   four round trips, up to `Windows.maximum` and the connection's memory budget.
 - **Liveness.** A peer that is silent for `Timeouts.keep_alive_timeout`, pings included, is
-  gone.
+  gone, unless it may just be busy (:mod:`lattica.nat.mux.patience`).
 """
 
 from __future__ import annotations
@@ -372,11 +372,19 @@ class MuxSession(ABC):
             self._ping_sent = self._clock()
             self._send_ping()
 
-    def tick(self) -> None:
+    @property
+    def is_silent(self) -> bool:
+        """Nothing was heard for `Timeouts.keep_alive_timeout`, as of the last :meth:`tick`."""
+        return self._last_tick - self.last_received >= self.timeouts.keep_alive_timeout
+
+    def tick(self, patience: Callable[[], float] | None = None) -> None:
         """Do what is due; call it about once a second.
 
+        `patience` is asked when the peer has been silent for `Timeouts.keep_alive_timeout`: the
+        seconds after which it is really gone, if that is more.
+
         Raises:
-            ConnectionClosedError: the peer has been silent for `Timeouts.keep_alive_timeout`.
+            ConnectionClosedError: the peer is gone.
         """
         now = self._clock()
         # If this process was suspended, the peer's silence is not the peer's fault.
@@ -385,7 +393,9 @@ class MuxSession(ABC):
         self._last_tick = now
         silent = now - self.last_received
         if silent >= self.timeouts.keep_alive_timeout:
-            raise ConnectionClosedError(f"the peer has not answered for {silent:.0f} s")
+            if patience is None or silent >= patience():
+                raise ConnectionClosedError(f"the peer has not answered for {silent:.0f} s")
+            self._repeat_ping(now)
         if silent >= self.timeouts.keep_alive_interval or self._pongs < _EARLY_PINGS:
             self.ping()
         for stream in self._lingering.due(now):
@@ -393,6 +403,14 @@ class MuxSession(ABC):
                 self._end_lingering(stream, "the peer did not close its side")
             else:
                 self.reset(stream, "the peer sends without end and does not read")
+
+    def _repeat_ping(self, now: float) -> None:
+        """Only what is sent shows whether the peer's machine is still there."""
+        if (
+            self._ping_sent is not None
+            and now - self._ping_sent >= self.timeouts.keep_alive_interval
+        ):
+            self._ping_sent = None
 
     def close(self, reason: str) -> list[MuxStream]:
         """The connection is gone: end every stream; return all that somebody may wait for.

@@ -24,13 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dlattica/nat/pb/identify.proto\x12\x10lattica.identify\"\xa3\x02\n\x08Identify\x12\x17\n\npublic_key\x18\x01 \x01(\x0cH\x00\x88\x01\x01\x12\x14\n\x0clisten_addrs\x18\x02 \x03(\x0c\x12\x11\n\tprotocols\x18\x03 \x03(\x0c\x12\x1a\n\robserved_addr\x18\x04 \x01(\x0cH\x01\x88\x01\x01\x12\x1d\n\x10protocol_version\x18\x05 \x01(\x0cH\x02\x88\x01\x01\x12\x1a\n\ragent_version\x18\x06 \x01(\x0cH\x03\x88\x01\x01\x12\x1f\n\x12signed_peer_record\x18\x08 \x01(\x0cH\x04\x88\x01\x01\x42\r\n\x0b_public_keyB\x10\n\x0e_observed_addrB\x13\n\x11_protocol_versionB\x10\n\x0e_agent_versionB\x15\n\x13_signed_peer_recordb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dlattica/nat/pb/identify.proto\x12\x10lattica.identify\"F\n\x08Patience\x12\x12\n\x05known\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x12\n\x05\x62lind\x18\x02 \x01(\rH\x01\x88\x01\x01\x42\x08\n\x06_knownB\x08\n\x06_blind\"\xe4\x02\n\x08Identify\x12\x17\n\npublic_key\x18\x01 \x01(\x0cH\x00\x88\x01\x01\x12\x14\n\x0clisten_addrs\x18\x02 \x03(\x0c\x12\x11\n\tprotocols\x18\x03 \x03(\x0c\x12\x1a\n\robserved_addr\x18\x04 \x01(\x0cH\x01\x88\x01\x01\x12\x1d\n\x10protocol_version\x18\x05 \x01(\x0cH\x02\x88\x01\x01\x12\x1a\n\ragent_version\x18\x06 \x01(\x0cH\x03\x88\x01\x01\x12\x1f\n\x12signed_peer_record\x18\x08 \x01(\x0cH\x04\x88\x01\x01\x12\x32\n\x08patience\x18\xce\x13 \x01(\x0b\x32\x1a.lattica.identify.PatienceH\x05\x88\x01\x01\x42\r\n\x0b_public_keyB\x10\n\x0e_observed_addrB\x13\n\x11_protocol_versionB\x10\n\x0e_agent_versionB\x15\n\x13_signed_peer_recordB\x0b\n\t_patienceb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lattica.nat.pb.identify_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_IDENTIFY']._serialized_start=52
-  _globals['_IDENTIFY']._serialized_end=343
+  _globals['_PATIENCE']._serialized_start=51
+  _globals['_PATIENCE']._serialized_end=121
+  _globals['_IDENTIFY']._serialized_start=124
+  _globals['_IDENTIFY']._serialized_end=480
 # @@protoc_insertion_point(module_scope)

@@ -84,6 +84,9 @@ class QuicConnection(Connection):
     def wake_writer(self) -> None:
         self._link.wake()
 
+    def _machine_seen(self) -> bool | None:
+        return None  # there is only the peer itself that could acknowledge anything
+
     async def _serve(self) -> str:
         link, session = self._link, self.session
         path = link.destination

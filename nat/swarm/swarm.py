@@ -54,6 +54,8 @@ from lattica.nat.swarm.events import (
 from lattica.nat.swarm.protocols import ProtocolTable
 from lattica.nat.swarm.registry import Registry
 from lattica.nat.swarm.same_key import SameKey
+from lattica.nat.swarm.silent_peers import SilentPeers
+from lattica.nat.swarm.watchdog import watching
 from lattica.nat.transport.base import Listener, RawConn, SecureLink, ServedTransport, Transport
 from lattica.nat.transport.tcp import TcpTransport
 from lattica.nat.transport.udp_socket import UdpSocket
@@ -67,6 +69,9 @@ logger = logging.getLogger(__name__)
 _TICK = 1.0
 _RETIRE_IDLE = 5.0
 """Seconds without streams after which a superseded connection ends."""
+
+_LAST_CHANCE = 1.0
+"""Seconds for a sign of life on a silent connection to a peer that answers on another one."""
 
 _CLOSE_GRACE = 1.0
 """Seconds that a pipe of somebody else may take to close."""
@@ -119,6 +124,7 @@ class Swarm:
             lambda: self.listen_addrs,
         )
         self._same_key = SameKey(self.registry, self._dialer.probe)
+        self._silent_peers = SilentPeers(self._dialer, self.address_book)
         self._negotiating: dict[int, int] = {}
         self._paths: dict[PeerId, Connection] = {}
         self._changed = trio.lowlevel.ParkingLot()
@@ -188,15 +194,37 @@ class Swarm:
         return self._nursery
 
     async def _tick_loop(self) -> None:
-        while True:
-            await trio.sleep(_TICK)
-            for connection in self.registry:
-                connection.tick()
-            now = trio.current_time()
-            for connection in self.registry.to_retire(now, _RETIRE_IDLE):
-                connection.abort("superseded by another connection to the peer")
-            for connection in self.registry.to_trim(now):
-                connection.abort("trimmed: this node has too many connections")
+        with watching(trio.lowlevel.current_trio_token()):
+            while True:
+                await trio.sleep(_TICK)
+                self._tick()
+
+    def _tick(self) -> None:
+        for connection in self.registry:
+            connection.tick()
+            if self._silent_peers.is_news(connection):
+                self.start_soon(self._look_elsewhere, connection)
+        now = trio.current_time()
+        for connection in self.registry.to_retire(now, _RETIRE_IDLE):
+            connection.abort("superseded by another connection to the peer")
+        for connection in self.registry.to_trim(now):
+            connection.abort("trimmed: this node has too many connections")
+
+    async def _look_elsewhere(self, connection: Connection) -> None:
+        """A peer that answers elsewhere is not busy: the path to it is dead."""
+        other = await self._silent_peers.look_elsewhere(connection)
+        if other is None:
+            return
+        connection.session.ping()
+        connection.wake_writer()
+        await trio.sleep(_LAST_CHANCE)  # it may have become busy no more just now
+        works = connection.closed_reason is None and not connection.session.is_silent
+        if works or other.instance != connection.instance:
+            self._refuse(other, "the other connection works, or is to another program")
+            return
+        self._register(other)
+        if other.closed_reason is None:
+            connection.abort("the path is dead: the peer answers on another one")
 
     @property
     def receive_memory(self) -> MemoryBudget:

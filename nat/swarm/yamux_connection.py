@@ -96,6 +96,10 @@ class YamuxConnection(Connection):
     def wake_writer(self) -> None:
         self._write_wake.wake()
 
+    def _machine_seen(self) -> bool | None:
+        unanswered = self._raw.unanswered()
+        return None if unanswered is None else unanswered < self.session.timeouts.keep_alive_timeout
+
     async def _serve(self) -> str:
         reason = "closed by this side"
         async with trio.open_nursery() as nursery:

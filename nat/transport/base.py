@@ -50,6 +50,13 @@ class RawConn(Protocol):
         """
         ...
 
+    def unanswered(self) -> float | None:
+        """Seconds for which the machine at the other end owes a sign of life; None: who knows.
+
+        0 while it has acknowledged all that was sent to it, whatever its programs do.
+        """
+        ...
+
     def mark_authenticated(self) -> None:
         """The peer has proved its identity; what is meant for strangers may end.
 

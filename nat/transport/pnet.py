@@ -154,6 +154,9 @@ class PnetConn:
         """Encrypt and send all of `data`."""
         await self._conn.send(self._cipher.data_to_send() + self._cipher.encrypt(data))
 
+    def unanswered(self) -> float | None:
+        return self._conn.unanswered()
+
     def mark_authenticated(self) -> None:
         self._conn.mark_authenticated()
 

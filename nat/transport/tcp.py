@@ -18,6 +18,7 @@ from lattica.nat.base.net.addresses import (
     to_endpoint,
 )
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.transport import tcp_info
 
 _BACKLOG = 4096
 _RECEIVE_BUFFER = 512 * 1024
@@ -99,6 +100,9 @@ class TcpConn:
                 return
             view = view[sent:]
             await trio.lowlevel.wait_writable(sock)
+
+    def unanswered(self) -> float | None:
+        return tcp_info.unanswered(self._sock)
 
     def mark_authenticated(self) -> None:
         pass  # nothing is withheld from strangers

@@ -102,6 +102,9 @@ class TlsConn:
                     raise ConnectionClosedError(f"TLS failed: {error}") from None
             await self._conn.send(self._outgoing.read())
 
+    def unanswered(self) -> float | None:
+        return self._conn.unanswered()
+
     def mark_authenticated(self) -> None:
         self._conn.mark_authenticated()
 

@@ -278,6 +278,9 @@ class WebSocketConn:
 
     # --- the end ---
 
+    def unanswered(self) -> float | None:
+        return self._conn.unanswered()
+
     def mark_authenticated(self) -> None:
         self._protocol.max_fragment_size = MAX_FRAME
         self._conn.mark_authenticated()

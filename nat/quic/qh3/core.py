@@ -37,7 +37,7 @@ from qh3.quic.packet import (
 from qh3.quic.tls_bridge import QuicTlsBridge, QuicTlsBridgeError
 
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
-from lattica.nat.config import KIB, MIB, Timeouts
+from lattica.nat.config import KIB, MAX_PATIENCE, MIB, Timeouts
 
 ALPN = "lattica/1"
 """The application protocol; whoever speaks another one is refused, on both sides."""
@@ -71,8 +71,8 @@ PAYLOAD_LIMIT = {4: 1466, 6: 1446}
 :mod:`lattica.nat.quic.fec.codec` adds. So the search for the path's size ends where packets can
 still be protected."""
 IDLE_MARGIN = 2.0
-"""Seconds beyond `Timeouts.keep_alive_timeout` until qh3 gives up by itself, which it does
-without a word to anybody: the session is to notice first."""
+"""Seconds beyond the longest silence that the session allows (:func:`idle_timeout`) until qh3 gives
+up by itself, which it does without a word to anybody: the session is to notice first."""
 INITIAL_RTT = 0.1
 """Seconds assumed before the first measurement. The RFC's 333 ms makes a lost first packet cost
 a second; at 100 ms it costs 0.3 s, and on longer paths a spurious packet or two."""
@@ -331,7 +331,7 @@ def client_core(*, timeouts: Timeouts, max_datagram_size: int = INITIAL_DATAGRAM
     """The dialing side; its `connect(addr, now)` begins the handshake.
 
     Args:
-        timeouts: of these, `keep_alive_timeout` and a margin are the connection's idle timeout.
+        timeouts: for the connection's :func:`idle_timeout`.
         max_datagram_size: bytes of the first datagrams; see :func:`server_datagram_size`.
     """
     return QuicCore(configuration=_settings(timeouts, max_datagram_size, is_client=True))
@@ -352,7 +352,7 @@ def server_core(
             with a Retry token, what the token says.
         retry_source_cid: what the token says, which must be the packet's destination
             connection ID. The client's address counts as validated then.
-        timeouts: of these, `keep_alive_timeout` and a margin are the connection's idle timeout.
+        timeouts: for the connection's :func:`idle_timeout`.
         max_datagram_size: bytes of every datagram sent; see :func:`server_datagram_size`.
     """
     settings = _settings(timeouts, max_datagram_size, is_client=False)
@@ -389,6 +389,11 @@ def server_certificate_hash(core: QuicCore) -> bytes:
     return hashlib.sha256(certificate.public_bytes()).digest()
 
 
+def idle_timeout(timeouts: Timeouts) -> float:
+    """QUIC's own, in seconds; of the two sides' the shorter one counts."""
+    return max(timeouts.keep_alive_timeout, MAX_PATIENCE) + IDLE_MARGIN
+
+
 def _settings(timeouts: Timeouts, max_datagram_size: int, *, is_client: bool) -> QuicConfiguration:
     return QuicConfiguration(
         is_client=is_client,
@@ -398,7 +403,7 @@ def _settings(timeouts: Timeouts, max_datagram_size: int, *, is_client: bool) ->
         signature_algorithms=[tls.SignatureAlgorithm.ECDSA_SECP256R1_SHA256],
         connection_id_length=CONNECTION_ID_SIZE,
         active_connection_id_limit=MAX_CONNECTION_IDS,
-        idle_timeout=timeouts.keep_alive_timeout + IDLE_MARGIN,
+        idle_timeout=idle_timeout(timeouts),
         initial_rtt=INITIAL_RTT,
         max_data=MAX_CONNECTION_DATA,
         max_stream_data=MAX_STREAM_DATA,

@@ -464,13 +464,13 @@ class QuicSession(MuxSession):
                 raise
         return events
 
-    def tick(self) -> None:
+    def tick(self, patience: Callable[[], float] | None = None) -> None:
         if self._ping_sent is not None:
             # A ping is not sent again when its packet is lost.
-            patience = max(_SHORTEST_PING_WAIT, 4 * (self.rtt or 0.0))
-            if self._clock() - self._ping_sent > patience:
+            lost_after = max(_SHORTEST_PING_WAIT, 4 * (self.rtt or 0.0))
+            if self._clock() - self._ping_sent > lost_after:
                 self._ping_sent = None
-        super().tick()
+        super().tick(patience)
 
     def close(self, reason: str) -> list[MuxStream]:
         self._quic_streams.clear()

@@ -14,6 +14,8 @@ from lattica.nat.base.net.addresses import Kind, decode_multiaddr, ip_of, kind_o
 from lattica.nat.base.net.ip import is_public_host
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.protobuf import parse_message
+from lattica.nat.config import MAX_PATIENCE
+from lattica.nat.mux.patience import NO_PATIENCE, Patience
 from lattica.nat.pb import identify_pb2 as pb
 
 IDENTIFY = "/ipfs/id/1.0.0"
@@ -47,6 +49,8 @@ class Identify:
     agent_version: str = ""
     signed_record: bytes = b""
     """See :mod:`lattica.nat.base.keys.peer_record`; not opened."""
+    patience: Patience = NO_PATIENCE
+    """For how long it asks to be waited for when it is silent; of ours."""
 
 
 def encode(message: Identify) -> bytes:
@@ -60,6 +64,7 @@ def encode(message: Identify) -> bytes:
         protocol_version=message.protocol_version.encode() or None,
         agent_version=message.agent_version.encode() or None,
         signed_peer_record=message.signed_record or None,
+        patience=_encode_patience(message.patience),
     ).SerializeToString()
 
 
@@ -109,7 +114,18 @@ def decode(data: bytes) -> Identify:
         protocol_version="".join(_texts([message.protocol_version])),
         agent_version="".join(_texts([message.agent_version]))[:MAX_AGENT],
         signed_record=record if len(record) <= MAX_RECORD else b"",
+        patience=Patience(_seconds(message.patience.known), _seconds(message.patience.blind)),
     )
+
+
+def _encode_patience(patience: Patience) -> pb.Patience | None:
+    if patience == NO_PATIENCE:
+        return None
+    return pb.Patience(known=round(patience.known * 1000), blind=round(patience.blind * 1000))
+
+
+def _seconds(milliseconds: int) -> float:
+    return min(milliseconds / 1000, MAX_PATIENCE)
 
 
 def _addrs(raw: Iterable[bytes]) -> Iterable[Multiaddr]:

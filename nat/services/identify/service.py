@@ -25,6 +25,7 @@ from lattica.nat.base.net.addresses import split_peer
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.wire import encode_length_prefixed
 from lattica.nat.mux.connection import Connection, Direction
+from lattica.nat.mux.patience import NO_PATIENCE, Patience
 from lattica.nat.mux.stream import Stream
 from lattica.nat.services.identify.messages import (
     IDENTIFY,
@@ -56,6 +57,8 @@ class IdentifyService:
         info = swarm.config.identify
         self._protocol_version = info.protocol_version
         self._agent = info.agent_version or _own_agent()
+        timeouts = swarm.config.timeouts
+        self._patience = Patience(timeouts.patience, timeouts.quic_patience)
         self._asked: set[PeerId] = set()
         """Connected peers that have been asked, or are being asked."""
         self._push_due = False
@@ -95,6 +98,7 @@ class IdentifyService:
             protocol_version=self._protocol_version,
             agent_version=self._agent,
             signed_record=self.own_record(),
+            patience=self._patience,
         )
 
     def own_record(self) -> bytes:
@@ -153,6 +157,9 @@ class IdentifyService:
     async def _connected(self, connection: Connection) -> None:
         peer_id = connection.peer_id
         if peer_id in self._asked:
+            for other in self._swarm.registry.by_peer.get(peer_id, ()):
+                if other.patience != NO_PATIENCE:
+                    connection.patience = other.patience
             return
         self._asked.add(peer_id)
         best = self._swarm.registry.best(peer_id)
@@ -201,6 +208,9 @@ class IdentifyService:
             if each.instance == connection.instance:
                 each.told_addrs = frozenset(addrs)
         connection.agent = message.agent_version
+        if message.patience != NO_PATIENCE:
+            for each in self._swarm.registry.by_peer.get(peer_id, ()):
+                each.patience = message.patience
         if message.protocols:  # a push may leave out what has not changed
             for each in self._swarm.registry.by_peer.get(peer_id, ()):
                 each.known_protocols.intersection_update(message.protocols)

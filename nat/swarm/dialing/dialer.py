@@ -108,17 +108,24 @@ class Dialer:
             del self._pending[peer_id]
             pending.done.set()
 
-    async def probe(self, peer_id: PeerId | None, addrs: Iterable[Multiaddr]) -> Connection:
+    async def probe(
+        self,
+        peer_id: PeerId | None,
+        addrs: Iterable[Multiaddr],
+        *,
+        on_pipe: Callable[[Multiaddr], None] | None = None,
+    ) -> Connection:
         """Race the addresses, whoever is connected; the connection is neither registered nor run.
 
-        Raises what :meth:`dial` raises.
+        `on_pipe` is told where something answers, which is not yet the peer. Raises what
+        :meth:`dial` raises.
         """
         timeouts = self._config.timeouts
         origins = await resolve_origins(addrs, peer_id=peer_id)
         candidates = self._one_a_relay(order_addresses(origins))
 
         async def attempt(addr: Multiaddr) -> Connection:
-            connection = await self._dial_address(peer_id, addr)
+            connection = await self._dial_address(peer_id, addr, on_pipe=on_pipe)
             asked, _ = split_peer(origins[addr])
             connection.dialed = frozenset({asked, connection.remote_addr})
             return connection
@@ -239,7 +246,11 @@ class Dialer:
             raise
 
     async def _dial_address(
-        self, peer_id: PeerId | None, addr: Multiaddr, initiator: bool = True
+        self,
+        peer_id: PeerId | None,
+        addr: Multiaddr,
+        initiator: bool = True,
+        on_pipe: Callable[[Multiaddr], None] | None = None,
     ) -> Connection:
         addr, named = split_peer(addr)
         if peer_id is not None and named is not None and named != peer_id:
@@ -255,6 +266,8 @@ class Dialer:
         elif self._config.dial_from_listen_port and (ip := ip_of(addr)) is not None:
             source_port = self.tcp_listen_port(ip.version)
         raw = await self._transport_for(addr).dial(addr, source_port=source_port)
+        if on_pipe is not None and not isinstance(raw, SecureLink):
+            on_pipe(addr)
         return await self._connect(raw, peer_id, initiator)
 
     def _transport_for(self, addr: Multiaddr) -> Transport:

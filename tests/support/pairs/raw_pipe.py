@@ -56,6 +56,9 @@ class PipeEnd:
                 return
             await self._changed.wait()
 
+    def unanswered(self) -> float | None:
+        return None
+
     def mark_authenticated(self) -> None:
         pass
 

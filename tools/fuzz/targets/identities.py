@@ -15,6 +15,7 @@ from lattica.nat.base.keys.peer_record import (
 )
 from lattica.nat.base.keys.public_keys import decode_public_key
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.mux.patience import Patience
 from lattica.nat.services.identify.messages import (
     MAX_ADDRS as MAX_IDENTIFY_ADDRS,
 )
@@ -151,6 +152,7 @@ IDENTIFY = Target(
                 protocol_version="/lattica/1.0.0",
                 agent_version="lattica-stack/1",
                 signed_record=seal_record(OWN, 1, [ADDR]),
+                patience=Patience(30, 13),
             )
         ),
         b"\x12\x08" + ADDR.to_bytes(),

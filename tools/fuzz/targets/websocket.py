@@ -38,6 +38,9 @@ class _Pipe:
         await trio.lowlevel.checkpoint()
         self.sent += len(data)
 
+    def unanswered(self) -> float | None:
+        return None
+
     def mark_authenticated(self) -> None:
         pass
 

@@ -6,7 +6,9 @@ import errno
 import os
 import socket
 import struct
+import sys
 from contextlib import suppress
+from unittest.mock import Mock
 
 import pytest
 import trio
@@ -16,6 +18,7 @@ from lattica.errors import AddressError, ListenError
 from lattica.nat.base.net.addresses import to_endpoint
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.transport.tcp import TcpConn, TcpListener, TcpTransport
+from lattica.nat.transport.tcp_info import unanswered
 from tests.support.pairs.raw_pipe import read, read_to_end
 
 LOOPBACKS = ["/ip4/127.0.0.1/tcp/0", "/ip6/::1/tcp/0"]
@@ -376,3 +379,37 @@ async def test_a_view_is_of_the_shared_buffer_so_idle_connections_hold_none():
     assert bytes(await d.receive()) == b"other"
     assert bytes(view) == b"other"
     await close_all(a, b, c, d, listener, other)
+
+
+# --- whether the other machine is there ---
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells")
+async def test_a_program_that_does_not_read_is_no_machine_that_is_gone():
+    """Its system acknowledges what comes, and says that there is no room for more."""
+    a, b, listener = await connected()
+    assert a.unanswered() == 0
+    with trio.move_on_after(1.5):  # longer than it takes until the closed window is probed
+        while True:
+            await a.send(bytes(1 << 20))
+    assert a.unanswered() == 0
+    await close_all(a, b, listener)
+    assert a.unanswered() is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells")
+def test_what_is_not_acknowledged_counts_from_the_last_acknowledgement():
+    def info(**fields: int) -> bytes:
+        values = [0] * 21
+        for name, value in fields.items():
+            values[{"probes": 3, "unacked": 12, "last_ack": 20}[name]] = value
+        return struct.pack("=8B13I", *values)
+
+    def told(data: bytes) -> float | None:
+        return unanswered(Mock(getsockopt=lambda *_: data))
+
+    assert told(info(last_ack=60_000)) == 0
+    assert told(info(unacked=1, last_ack=6_500)) == 6.5
+    assert told(info(probes=1, last_ack=12_000)) == 0  # it may be on its way
+    assert told(info(probes=2, last_ack=25_000)) == 25
+    assert told(b"short") is None

@@ -38,6 +38,9 @@ class StreamConn:
     async def send(self, data: bytes | bytearray | memoryview) -> None:
         await self.stream.send_all(memoryview(data))
 
+    def unanswered(self) -> float | None:
+        return None
+
     def mark_authenticated(self) -> None:
         pass
 

@@ -912,6 +912,45 @@ def test_silent_peer_is_given_up() -> None:
         silent_for(side, 1)
 
 
+def test_a_silent_peer_that_may_be_busy_is_waited_for_and_pinged_on() -> None:
+    side = new_side(timeouts=Timeouts(keep_alive_interval=4, keep_alive_timeout=12))
+    clock = side.session._clock
+    assert isinstance(clock, Clock)
+    settle(side)
+    asked: list[float] = []
+
+    def patience() -> float:
+        asked.append(clock.now)
+        return 30.0
+
+    heard = clock.now
+    pings = 0
+    while clock.now < heard + 29:
+        clock.now += 1
+        side.session.tick(patience)
+        pings += sum(each.kind == PING for each in parse(drain(side.session)))
+    assert asked[0] == heard + 12
+    # One, and then one each four seconds of patience: what is unanswered shows a dead machine.
+    assert pings == 1 + 5
+    side.receive(frame(PING, ACK, 0, side.session._ping_value))
+    side.session.tick(patience)
+    assert not side.session.is_silent
+    clock.now += 30
+    side.session._last_tick = clock.now  # not as if the clock had stood still
+    with pytest.raises(ConnectionClosedError, match="for 30 s"):
+        side.session.tick(patience)
+
+
+def test_a_silent_peer_whose_machine_is_gone_is_not_waited_for() -> None:
+    side = new_side(timeouts=Timeouts(keep_alive_interval=4, keep_alive_timeout=12))
+    clock = side.session._clock
+    assert isinstance(clock, Clock)
+    silent_for(side, 11)
+    clock.now += 1
+    with pytest.raises(ConnectionClosedError, match="for 12 s"):
+        side.session.tick(lambda: 0.0)
+
+
 def test_any_bytes_are_a_sign_of_life() -> None:
     side = new_side(timeouts=Timeouts(keep_alive_interval=4, keep_alive_timeout=12))
     stream = open_by_peer(side)

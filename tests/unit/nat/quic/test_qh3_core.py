@@ -17,7 +17,6 @@ from qh3.quic.tls_bridge import QuicTlsBridge, QuicTlsBridgeError, QuicTlsCrypto
 from lattica.errors import LocalProtocolError, RemoteProtocolError
 from lattica.nat.config import Timeouts
 from lattica.nat.quic.qh3.core import (
-    IDLE_MARGIN,
     INITIAL_DATAGRAM,
     MAX_HANDSHAKE_BYTES,
     MAX_STREAMS,
@@ -25,6 +24,7 @@ from lattica.nat.quic.qh3.core import (
     Certificate,
     QuicCore,
     client_core,
+    idle_timeout,
     server_certificate_hash,
     server_core,
     server_datagram_size,
@@ -169,7 +169,7 @@ def test_transport_parameters() -> None:
         assert got.initial_max_data == 32 << 20
         assert got.initial_max_stream_data_bidi_local == 16 << 20
         assert got.initial_max_stream_data_bidi_remote == 16 << 20
-        assert got.max_idle_timeout == (TIMEOUTS.keep_alive_timeout + IDLE_MARGIN) * 1000
+        assert got.max_idle_timeout == idle_timeout(TIMEOUTS) * 1000
         assert got.max_datagram_frame_size == 65535
         assert got.active_connection_id_limit == 4
         assert core.max_concurrent_bidi_streams == MAX_STREAMS
@@ -470,7 +470,7 @@ def test_the_end_is_known_at_once_and_nothing_is_logged(
 
 def test_idle_timeout() -> None:
     wire = joined()
-    wire.now += TIMEOUTS.keep_alive_timeout + IDLE_MARGIN + 1
+    wire.now += idle_timeout(TIMEOUTS) + 1
     wire.server.handle_timer(wire.now)
     assert any(isinstance(e, events.ConnectionTerminated) for e in taken(wire.server))
 

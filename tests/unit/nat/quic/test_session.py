@@ -666,7 +666,7 @@ def test_a_silent_peer_is_noticed_by_quic_and_by_us() -> None:
     pair = Pair(timeouts=Timeouts(keep_alive_interval=1.0, keep_alive_timeout=3.0)).establish()
     pair.settle()
     pair.link.fate = lambda _side, _data: []
-    pair.run(lambda: pair.a.session.closed is not None, seconds=30)
+    pair.run(lambda: pair.a.session.closed is not None, seconds=40)
     assert pair.a.session.closed is not None
     assert "timeout" in pair.a.session.closed[1].lower()
 

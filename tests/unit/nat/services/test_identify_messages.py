@@ -13,6 +13,8 @@ from lattica.errors import RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.keys.peer_record import MAX_RECORD
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.config import MAX_PATIENCE
+from lattica.nat.mux.patience import NO_PATIENCE, Patience
 from lattica.nat.pb import identify_pb2 as pb
 from lattica.nat.services.identify.messages import (
     MAX_ADDRS,
@@ -164,3 +166,13 @@ def test_no_bytes_raise_anything_else(data):
     except RemoteProtocolError:
         return
     assert decode(encode(message)) == message
+
+
+def test_patience_is_told_and_bounded() -> None:
+    told = Patience(known=30.0, blind=12.5)
+    assert decode(encode(Identify(patience=told))).patience == told
+    boast = pb.Identify(patience=pb.Patience(known=4_000_000_000, blind=86_400_000))
+    assert decode(boast.SerializeToString()).patience == Patience(MAX_PATIENCE, MAX_PATIENCE)
+    assert decode(encode(Identify(agent_version="x"))).patience == NO_PATIENCE
+    theirs = Theirs.FromString(encode(Identify(agent_version="x", patience=told)))
+    assert theirs.agent_version == "x"

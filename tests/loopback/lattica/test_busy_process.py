@@ -1,0 +1,18 @@
+"""A process that holds Python's interpreter lock keeps its connections, and says what held it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tools.bench.busy import kept
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+
+
+@pytest.mark.parametrize("path", ["tcp", "quic", "relay"])
+async def test_nothing_is_lost_and_the_log_says_what_held_the_lock(path: str) -> None:
+    got = await kept(path, 8.0)
+    assert (got["stream"], got["connection"]) == (True, True), got
+    (line,) = got["log"]
+    assert "this process was kept from running for" in line
+    assert "hold_lock (bench/busy.py:" in line
