@@ -178,6 +178,7 @@ def _json(
                 "rtt_s": relay.rtt,
                 "reserved": relay.reserved,
                 "error": relay.error,
+                "clock_offset_s": relay.clock_offset,
             }
             for relay in facts.relays
         ],

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from statistics import median
 
 from lattica.doctor.facts import DoctorFacts, is_public_address, waiting_for
 from lattica.doctor.reach import How, reach_table
@@ -16,6 +17,7 @@ from lattica.nat.swarm.addresses.nat_report import Behaviour, NatReport
 from lattica.nat.traversal.autonat.client_core import Reachability
 from lattica.nat.traversal.portmap.mapping import Mapping, Reason
 from lattica.nat.traversal.portmap.service import FamilyStatus
+from lattica.nat.traversal.relay.client.status import CLOCKS_AGREE
 
 KEEPALIVE = 25.0
 """Seconds after which a mapping that is to stay is used again; shorter lives need more."""
@@ -51,6 +53,7 @@ def examine(facts: DoctorFacts) -> tuple[Finding, ...]:
         _port_mapping(facts),
         _reachability(facts),
         _relays(facts),
+        _clocks(facts),
         _verdict(facts),
     ]
     return tuple(finding for finding in found if finding is not None)
@@ -336,6 +339,52 @@ def _reachability(facts: DoctorFacts) -> Finding | None:
         return Finding("reachable", State.OK, text)
     state = State.OK if good else State.WARN
     return Finding("reachable", state, text, "" if good else _open_ports(facts))
+
+
+def _clocks(facts: DoctorFacts) -> Finding | None:
+    """Whose clock is wrong: who differs from most others."""
+    offsets = {r.relay: r.clock_offset for r in facts.relays if r.clock_offset is not None}
+    if not offsets:
+        return None
+    middle = median(offsets.values())
+    ours_is_wrong = (
+        len(offsets) > 1
+        and sum(
+            abs(offset) > CLOCKS_AGREE and abs(offset - middle) <= CLOCKS_AGREE
+            for offset in offsets.values()
+        )
+        > len(offsets) / 2
+    )
+    if ours_is_wrong:
+        return Finding(
+            "clock",
+            State.WARN,
+            f"This machine's clock is {_ahead(-middle)} those of most relays: it is wrong.",
+            "Set it, or have it set: `timedatectl set-ntp true`. Nothing here depends on it, but "
+            "logs and certificates do.",
+        )
+    off = {relay: each for relay, each in offsets.items() if abs(each) > CLOCKS_AGREE}
+    if not off:
+        return Finding(
+            "clock", State.OK, f"This machine's clock agrees with {len(offsets)} relays."
+        )
+    words = "; ".join(f"that of {relay} is {_ahead(each)} it" for relay, each in off.items())
+    agreeing = len(offsets) - len(off)
+    if agreeing and agreeing >= len(off):
+        text = f"This machine's clock agrees with {agreeing} relays, but {words}: theirs is wrong."
+        return Finding("clock", State.WARN, text, "Tell whoever runs the relay.")
+    return Finding(
+        "clock",
+        State.WARN,
+        f"This machine's clock or a relay's is wrong: {words}.",
+        "See which of them differs from the time that your phone shows.",
+    )
+
+
+def _ahead(seconds: float) -> str:
+    size = abs(seconds)
+    amount = f"{size / 3600:.1f} h" if size >= 3600 else f"{size / 60:.0f} min"
+    return f"{amount} {'ahead of' if seconds > 0 else 'behind'}"
 
 
 def _relays(facts: DoctorFacts) -> Finding | None:

@@ -77,14 +77,16 @@ class Peer(_message.Message):
     def __init__(self, id: _Optional[bytes] = ..., addrs: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Reservation(_message.Message):
-    __slots__ = ("expire", "addrs", "voucher")
+    __slots__ = ("expire", "addrs", "voucher", "lifetime")
     EXPIRE_FIELD_NUMBER: _ClassVar[int]
     ADDRS_FIELD_NUMBER: _ClassVar[int]
     VOUCHER_FIELD_NUMBER: _ClassVar[int]
+    LIFETIME_FIELD_NUMBER: _ClassVar[int]
     expire: int
     addrs: _containers.RepeatedScalarFieldContainer[bytes]
     voucher: bytes
-    def __init__(self, expire: _Optional[int] = ..., addrs: _Optional[_Iterable[bytes]] = ..., voucher: _Optional[bytes] = ...) -> None: ...
+    lifetime: int
+    def __init__(self, expire: _Optional[int] = ..., addrs: _Optional[_Iterable[bytes]] = ..., voucher: _Optional[bytes] = ..., lifetime: _Optional[int] = ...) -> None: ...
 
 class Limit(_message.Message):
     __slots__ = ("duration", "data")

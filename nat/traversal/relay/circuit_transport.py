@@ -285,8 +285,10 @@ class CircuitTransport:
 
     def _judge(self, stream: Stream, peer: PeerId) -> Status:
         relay = stream.peer_id
-        if relay not in self.accepts_from or stream.connection.is_relayed:
+        if stream.connection.is_relayed:
             return Status.PERMISSION_DENIED
+        if relay not in self.accepts_from:
+            return Status.NO_RESERVATION  # not "denied", which sounds like an allow-list
         if peer in (relay, self._swarm.identity.peer_id):
             return Status.PERMISSION_DENIED
         try:

@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.peer_id import PeerId, decode_peer_id
-from lattica.nat.base.net.addresses import decode_multiaddr
+from lattica.nat.base.net.addresses import decode_multiaddr, order_addresses
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.protobuf import parse_message
 from lattica.nat.pb import circuit_pb2 as pb
@@ -33,6 +33,8 @@ MAX_MESSAGE = 4096
 """Bytes, without the length in front."""
 MAX_RELAY_ADDRS = 16
 """Addresses of a relay that are put into, or taken from, a reservation."""
+MAX_RELAY_ADDRS_BYTES = 3072
+"""Of these addresses together: with a voucher they fit a message."""
 _MAX_VOUCHER = 2048
 
 
@@ -69,6 +71,8 @@ class Reservation:
     """Of the relay, each ending in its `/p2p/ID`, without `/p2p-circuit`."""
     voucher: bytes = b""
     """See :mod:`lattica.nat.traversal.relay.voucher`; empty where the relay gives none."""
+    lifetime: int | None = None
+    """Seconds from the answer to the end, which only relays of ours say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +163,7 @@ def _reservation_to_protobuf(reservation: Reservation | None) -> pb.Reservation 
         expire=reservation.expire,
         addrs=[addr.to_bytes() for addr in reservation.addrs],
         voucher=reservation.voucher or None,
+        lifetime=reservation.lifetime,
     )
 
 
@@ -228,12 +233,15 @@ def _reservation(reservation: pb.Reservation) -> Reservation:
     if len(reservation.voucher) > _MAX_VOUCHER:
         raise RemoteProtocolError(f"voucher of {len(reservation.voucher)} bytes")
     addrs: list[Multiaddr] = []
-    for data in reservation.addrs[:MAX_RELAY_ADDRS]:
+    for data in reservation.addrs:
         try:
             addrs.append(decode_multiaddr(data))
         except RemoteProtocolError:
             continue
-    return Reservation(reservation.expire, tuple(addrs), reservation.voucher)
+    if len(addrs) > MAX_RELAY_ADDRS:  # not every relay names the best first
+        addrs = order_addresses(addrs, limit=MAX_RELAY_ADDRS)
+    lifetime = reservation.lifetime if reservation.HasField("lifetime") else None
+    return Reservation(reservation.expire, tuple(addrs), reservation.voucher, lifetime)
 
 
 def _limit(limit: pb.Limit) -> Limit | None:

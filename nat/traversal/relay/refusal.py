@@ -11,7 +11,7 @@ _CONNECT = {
     Status.PERMISSION_DENIED: "the relay does not allow it: where it has an allow-list, both "
     "peers must be on it, by the IDs of the keys that they use now",
     Status.CONNECTION_FAILED: "the relay cannot reach the peer, or the peer refuses",
-    Status.NO_RESERVATION: "the peer has no reservation at the relay",
+    Status.NO_RESERVATION: "the peer has no reservation at the relay, or no longer",
 }
 _RESERVE = {
     Status.RESERVATION_REFUSED: "the relay gives this node no reservation",

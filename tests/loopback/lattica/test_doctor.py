@@ -182,6 +182,31 @@ class TestWords:
         assert "connection refused" in found.text
         assert "443" in found.advice
 
+    @pytest.mark.parametrize(
+        ("offsets", "state", "words"),
+        [
+            ([None, None], None, ""),
+            ([0.0, 59.0], State.OK, "agrees with 2 relays"),
+            ([7200.0, 7190.0], State.WARN, "This machine's clock is 2.0 h behind"),
+            ([-7200.0, -7190.0, 0.0], State.WARN, "This machine's clock is 2.0 h ahead of"),
+            ([0.0, 1.0, -300.0], State.WARN, "relay-2 is 5 min behind it: theirs is wrong"),
+            ([0.0, 300.0], State.WARN, "relay-1 is 5 min ahead of it: theirs is wrong"),
+            ([7200.0], State.WARN, "This machine's clock or a relay's is wrong"),
+            ([7200.0, -7200.0], State.WARN, "This machine's clock or a relay's is wrong"),
+        ],
+    )
+    def test_whose_clock_is_wrong(self, offsets, state, words):
+        relays = tuple(
+            RelayFact(f"relay-{n}", path="direct-tcp", reserved=True, clock_offset=offset)
+            for n, offset in enumerate(offsets)
+        )
+        if state is None:
+            assert not any(each.topic == "clock" for each in examine(home(relays=relays)))
+            return
+        found = find(home(relays=relays), "clock")
+        assert found.state is state
+        assert words in found.text
+
     def test_autonat(self):
         addr = Multiaddr("/ip4/11.0.0.1/tcp/4001")
         bad = home(addresses=(AddressFact(addr, Reachability.UNREACHABLE, 2, 2),))

@@ -38,9 +38,9 @@ from lattica.nat.traversal.relay.circuit_transport import (
 )
 from lattica.nat.traversal.relay.client.addresses import own_addrs_of, relayed_addrs
 from lattica.nat.traversal.relay.client.config import MAX_RELAYS, RelayClientConfig
-from lattica.nat.traversal.relay.client.reservations import Reserving, lifetime_of
+from lattica.nat.traversal.relay.client.reservations import Reserving, clock_offset, lifetime_of
 from lattica.nat.traversal.relay.client.selection import Candidate, RelaySelection
-from lattica.nat.traversal.relay.client.status import RelayStatus, Source
+from lattica.nat.traversal.relay.client.status import CLOCKS_AGREE, RelayStatus, Source
 from lattica.nat.traversal.relay.messages import HOP, Limit, Reservation, Reserve, Status
 from lattica.nat.traversal.relay.refusal import reserve_refused
 
@@ -81,8 +81,8 @@ class _Relay:
     advertised: tuple[Multiaddr, ...] = ()
     """Its addresses, as it says."""
     limit: Limit | None = None
-    expires: float = 0.0
-    """Unix time at which the reservation ends."""
+    clock_offset: float | None = None
+    """Seconds by which its clock is ahead of ours, as far as that is known."""
     dial_error: str = ""
     jobs: set[str] = field(default_factory=set)
     """What is being done just now."""
@@ -187,9 +187,14 @@ class RelayClient:
                 path="" if r.connection is None else r.connection.path,
                 rtt=r.rtt,
                 chosen=r.chosen,
-                reserved_until=r.expires if r.reserving.is_held(now) else None,
+                reserved_until=(
+                    self._wall_clock() + r.reserving.until - now
+                    if r.reserving.is_held(now)
+                    else None
+                ),
                 limit=r.limit,
                 last_error=r.reserving.last_error or r.dial_error,
+                clock_offset=r.clock_offset,
             )
             for r in relays
         )
@@ -433,13 +438,15 @@ class RelayClient:
             if answer.reservation is None:
                 raise RemoteProtocolError("the relay agrees, but gives no reservation")
             reservation, limit = answer.reservation, answer.limit
+            wall = self._wall_clock()
             lifetime = lifetime_of(
                 reservation,
                 relay=r.relay,
                 ours=self._swarm.identity.peer_id,
-                wall=self._wall_clock(),
+                wall=wall,
                 config=self._config,
             )
+            self._note_clock(r, clock_offset(reservation, wall))
         except trio.TooSlowError:
             reason = f"the relay has not answered within {self._config.request_timeout:g} s"
         except (LatticaError, OSError) as error:
@@ -450,9 +457,19 @@ class RelayClient:
                 logger.info("no reservation: %s relay=%s", reason, r.relay)
             return
         r.advertised, r.limit = reservation.addrs, limit
-        r.expires = self._wall_clock() + lifetime
-        if r.reserving.granted(now, lifetime):
+        if r.reserving.granted(now, lifetime, is_certain=reservation.lifetime is not None):
             logger.info("reserved for %.0f s limit=%s relay=%s", lifetime, limit, r.relay)
+
+    def _note_clock(self, r: _Relay, offset: float | None) -> None:
+        was_right = r.clock_offset is None or abs(r.clock_offset) <= CLOCKS_AGREE
+        if offset is not None and abs(offset) > CLOCKS_AGREE and was_right:
+            logger.info(
+                "the relay's clock and this machine's differ by %.0f s; `lattica doctor` says "
+                "whose is wrong relay=%s",
+                abs(offset),
+                r.relay,
+            )
+        r.clock_offset = offset
 
     # --- more relays ---
 

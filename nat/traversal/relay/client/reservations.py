@@ -4,7 +4,8 @@
 to be asked:
 
 * at once when there is no reservation, and again when three quarters of one's life have passed
-  (a little earlier at random, so that the clients of a relay do not all come at once);
+  (a little earlier at random, so that the clients of a relay do not all come at once), or sooner
+  where that life is told by nothing but the relay's clock;
 * after a request that fails, later each time: the pause doubles from `retry_first` to
   `retry_limit`, and the second half of it is random. While a reservation lasts, it stays good
   though renewing it fails;
@@ -34,7 +35,16 @@ _EARLIER = 0.1
 _LASTING = 30.0
 """Seconds after which a reservation that is lost counts as one that worked."""
 _CLOCKS_DIFFER = 60.0
-"""Seconds that a voucher's end may differ from the reservation's."""
+"""Seconds that a voucher's end may differ from the reservation's: two times of one clock."""
+_ASSUMED_LIFETIME = 120.0
+"""Seconds that a reservation is taken to last whose end is past by our clock: the two clocks
+differ, and no relay gives so little."""
+_RENEW_UNSURE = 300.0
+"""A reservation of which only the time of day is known at which it ends is renewed after so many
+seconds at the latest: that clock may be wrong, or ours."""
+_USUAL_LIFETIME = 3600.0
+"""What relays of other implementations grant unless told otherwise."""
+_IMPLAUSIBLE = 25 * 3600.0
 
 
 class Phase(Enum):
@@ -52,17 +62,28 @@ def lifetime_of(
     wall: float,
     config: RelayClientConfig,
 ) -> float:
-    """Seconds that a reservation lasts, at most `max_lifetime`; `wall` is the Unix time.
+    """Seconds from the receipt that a reservation lasts, at most `max_lifetime`.
+
+    What the relay says it lasts, if it does. Else it is taken from the time of day at which it
+    ends, by our clock, `wall` (Unix time); as one of the two may be wrong, such a reservation is
+    renewed early (:meth:`Reserving.granted`), and one that seems to be over counts for two
+    minutes.
 
     Raises:
-        RemoteProtocolError: it is over already or nearly so, or its voucher is none, is of
-            another relay or for another peer, or ends at another time.
+        RemoteProtocolError: it lasts for next to no time, or its voucher is none, is of another
+            relay or for another peer, or ends at another time.
     """
-    left = reservation.expire - wall
-    if left < config.min_lifetime:
-        raise RemoteProtocolError(
-            f"the relay's reservation ends in {left:.0f} s: is the clock right, here and there?"
-        )
+    left: float
+    if reservation.lifetime is not None:
+        left = reservation.lifetime
+        if left < config.min_lifetime:
+            raise RemoteProtocolError(f"the relay's reservation lasts for {left:.0f} s only")
+    else:
+        if not reservation.expire:
+            raise RemoteProtocolError("the relay does not say when the reservation ends")
+        left = reservation.expire - wall
+        if left < config.min_lifetime:
+            left = max(_ASSUMED_LIFETIME, config.min_lifetime)
     if reservation.voucher:
         voucher = open_voucher(reservation.voucher)
         if voucher.relay != relay:
@@ -72,6 +93,17 @@ def lifetime_of(
         if abs(voucher.expiration - reservation.expire) > _CLOCKS_DIFFER:
             raise RemoteProtocolError("the voucher ends at another time than the reservation")
     return min(left, config.max_lifetime)
+
+
+def clock_offset(reservation: Reservation, wall: float) -> float | None:
+    """Seconds by which the relay's clock is ahead of ours, `wall` (Unix time), as far as that can
+    be told: exactly where it says how long the reservation lasts, roughly where the end that it
+    names is past or far away; else None.
+    """
+    left = reservation.expire - wall
+    if reservation.lifetime is not None:
+        return left - reservation.lifetime
+    return left - _USUAL_LIFETIME if left < 0 or left > _IMPLAUSIBLE else None
 
 
 class Reserving:
@@ -123,9 +155,10 @@ class Reserving:
             raise LocalProtocolError("no request is due")
         self.phase = Phase.ASKING
 
-    def granted(self, now: float, lifetime: float) -> bool:
+    def granted(self, now: float, lifetime: float, *, is_certain: bool = True) -> bool:
         """The relay agreed, for `lifetime` seconds; True if there was no reservation before.
 
+        One whose life is not certain is renewed after five minutes at the latest.
         Ignored unless a request is on its way.
         """
         if self.phase is not Phase.ASKING:
@@ -137,7 +170,8 @@ class Reserving:
             self._backoff.again(now)
         self.phase = Phase.IDLE
         self.until = now + lifetime
-        self._renew = now + lifetime * (RENEW_AT - _EARLIER * self._rng.random())
+        planned = lifetime if is_certain else min(lifetime, _RENEW_UNSURE / RENEW_AT)
+        self._renew = now + planned * (RENEW_AT - _EARLIER * self._rng.random())
         self.last_error = ""
         return is_new
 

@@ -9,6 +9,9 @@ from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.traversal.relay.messages import Limit
 
+CLOCKS_AGREE = 60.0
+"""Seconds by which clocks may differ that count as right."""
+
 
 class Source(Enum):
     """How a relay became known."""
@@ -38,3 +41,5 @@ class RelayStatus:
     """What the relay allows each circuit, as it says; None: no limit."""
     last_error: str
     """What went wrong last; empty when all is well."""
+    clock_offset: float | None = None
+    """Seconds by which its clock is ahead of this machine's, as far as that is known."""

@@ -19,8 +19,8 @@ from lattica.nat.base.errors import LatticaError, RemoteProtocolError
 from lattica.nat.base.exception_groups import leaves
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.net.addresses import Kind, ip_of, kind_of, with_peer
-from lattica.nat.base.net.ip import is_public_host
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.base.net.ranking import fitting, ranked
 from lattica.nat.mux.connection import Connection
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.protocols import StreamHandler
@@ -30,6 +30,7 @@ from lattica.nat.traversal.relay.messages import (
     HOP,
     MAX_MESSAGE,
     MAX_RELAY_ADDRS,
+    MAX_RELAY_ADDRS_BYTES,
     STOP,
     Connect,
     HopStatus,
@@ -66,7 +67,11 @@ _SWEEP = 1.0
 _TAG = "relay"
 """Peers with a reservation are protected from trimming under this name."""
 
-_PASSED_ON = (Status.PERMISSION_DENIED, Status.RESOURCE_LIMIT_EXCEEDED)
+_PASSED_ON = (
+    Status.PERMISSION_DENIED,
+    Status.RESOURCE_LIMIT_EXCEEDED,
+    Status.NO_RESERVATION,
+)
 """What a target may say that its caller is told; anything else is a failed connection."""
 
 
@@ -250,25 +255,25 @@ class RelayService:
         # Clients count from the answer: rather too early than too late.
         expire = int(time.time() + lifetime)
         voucher = seal(self._swarm.identity, peer_id, expire)
-        reservation = Reservation(expire, self._advertised(), voucher)
+        reservation = Reservation(expire, self._advertised(), voucher, int(lifetime))
         answer = HopStatus(Status.OK, reservation, grant.limits.advertised)
         await stream.send_message(encode(answer))
 
     def _advertised(self) -> tuple[Multiaddr, ...]:
         """This relay's addresses for clients, those that most can reach first."""
-        found: list[tuple[int, Multiaddr]] = []
-        for addr in self._addresses():
+        found: list[Multiaddr] = []
+        near: list[Multiaddr] = []
+        own = self._swarm.own_addresses
+        for addr in ranked(self._addresses(), reachable=own.reachable, unreachable=own.unreachable):
             ip = ip_of(addr)
             if kind_of(addr) is Kind.CIRCUIT or (ip is not None and ip.is_unspecified):
                 continue
-            near = ip is not None and (ip.is_loopback or ip.is_link_local)
-            private = ip is not None and not is_public_host(ip)
-            found.append((2 if near else int(private), addr))
-        if any(rank < 2 for rank, _ in found):  # else all is on one machine
-            found = [(rank, addr) for rank, addr in found if rank < 2]
-        found.sort(key=lambda item: item[0])
+            is_near = ip is not None and (ip.is_loopback or ip.is_link_local)
+            (near if is_near else found).append(addr)
         me = self._swarm.identity.peer_id
-        return tuple(with_peer(addr, me) for _, addr in found[:MAX_RELAY_ADDRS])
+        # Without others all is on one machine.
+        told = (with_peer(addr, me) for addr in found or near)
+        return fitting(told, MAX_RELAY_ADDRS, MAX_RELAY_ADDRS_BYTES)
 
     # --- circuits ---
 

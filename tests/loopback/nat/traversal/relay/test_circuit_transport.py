@@ -450,7 +450,7 @@ async def test_circuits_of_relays_without_a_reservation_are_refused():
     async with running() as relay, running() as bob:
         use_relays(bob)
         answer = await offer(relay, bob, framed(StopConnect(SOMEBODY)))
-        assert answer.status is Status.PERMISSION_DENIED
+        assert answer.status is Status.NO_RESERVATION
 
 
 @pytest.mark.parametrize(

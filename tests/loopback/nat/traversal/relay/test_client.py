@@ -224,6 +224,48 @@ async def test_network_change_renews_at_once():
         assert is_reserved(client, relay)
 
 
+@pytest.mark.parametrize("hours", [-2, 2])
+async def test_a_wrong_clock_costs_no_reservation(hours, caplog):
+    def wrong() -> float:
+        return time.time() + hours * 3600
+
+    with log_of_client(caplog) as log:
+        async with (
+            relaying() as relay,
+            running() as bob,
+            running() as alice,
+            reserving(bob, addr_of(relay.swarm), more={"wall_clock": wrong}) as client,
+        ):
+            await client.wait_ready(10)
+            status = status_of(client, relay.swarm)
+            assert status.reserved_until is not None
+            assert 3500 < status.reserved_until - wrong() <= 3601
+            assert status.clock_offset == pytest.approx(-hours * 3600, abs=30)
+            use_relays(alice)
+            connection = await alice.dial(
+                bob.identity.peer_id, [through(relay.swarm, bob.identity.peer_id)]
+            )
+            assert connection.is_relayed
+    assert sum("clock" in line for line in log()) == 1
+
+
+@pytest.mark.parametrize("hours", [-2, 2])
+async def test_a_wrong_clock_of_a_relay_of_others_costs_no_reservation(hours):
+    async def grant(stream: Stream) -> None:
+        assert decode_hop(await stream.receive_message(MAX_MESSAGE)) == Reserve()
+        expire = int(time.time()) + 3600 * (hours + 1)
+        await stream.send_message(encode(HopStatus(Status.OK, Reservation(expire))))
+
+    async with (
+        scripted_relay(grant) as relay,
+        running() as bob,
+        reserving(bob, addr_of(relay)) as client,
+    ):
+        await client.wait_ready(10)
+        renewed = client._relays[relay.identity.peer_id].reserving.due - trio.current_time()
+        assert 50 < renewed <= 300
+
+
 # --- relays that misbehave ---
 
 
@@ -253,8 +295,10 @@ def _voucher_long_over(relay: Swarm, bob: Swarm) -> HopStatus:
 
 
 BAD_ANSWERS: dict[str, Callable[[Swarm, Swarm], HopStatus | bytes]] = {
-    "reservation ends in -1": lambda r, b: HopStatus(Status.OK, Reservation(0)),
-    "reservation ends in": lambda r, b: HopStatus(Status.OK, Reservation(int(time.time()) + 2)),
+    "does not say when": lambda r, b: HopStatus(Status.OK, Reservation(0)),
+    "lasts for 2 s only": lambda r, b: HopStatus(
+        Status.OK, Reservation(int(time.time()) + 3600, lifetime=2)
+    ),
     "gives no reservation": lambda r, b: HopStatus(Status.OK),
     "of another relay": _voucher_of_another,
     "for another peer": _voucher_for_another,

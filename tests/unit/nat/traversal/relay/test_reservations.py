@@ -14,7 +14,11 @@ from lattica.nat.base.backoff import Backoff
 from lattica.nat.base.checks import FieldError
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.traversal.relay.client.config import RelayClientConfig
-from lattica.nat.traversal.relay.client.reservations import Reserving, lifetime_of
+from lattica.nat.traversal.relay.client.reservations import (
+    Reserving,
+    clock_offset,
+    lifetime_of,
+)
 from lattica.nat.traversal.relay.messages import Reservation
 from lattica.nat.traversal.relay.voucher import seal
 
@@ -199,10 +203,47 @@ def test_lifetime():
     assert lifetime(Reservation(expire)) == 600.0  # a voucher need not be
 
 
-@pytest.mark.parametrize("seconds", [-3600, -1, 0, 4])
-def test_reservation_that_is_over(seconds):
-    with pytest.raises(RemoteProtocolError, match="clock"):
-        lifetime(Reservation(int(WALL) + seconds))
+@pytest.mark.parametrize("seconds", [-7200, -3601, -1, 0, 4])
+def test_an_end_that_is_past_says_that_a_clock_is_wrong(seconds):
+    assert lifetime(Reservation(int(WALL) + seconds)) == 120.0
+
+
+@pytest.mark.parametrize("error", [-7200, 0, 7200, 10**8])
+def test_what_the_relay_says_it_lasts_counts_whatever_the_clocks_say(error):
+    expire = int(WALL) + 600 + error
+    reservation = Reservation(expire, (), seal(RELAY, OURS.peer_id, expire), 600)
+    assert lifetime(reservation) == 600.0
+    assert clock_offset(reservation, WALL) == pytest.approx(error, abs=1.0)
+    assert lifetime(Reservation(expire, (), b"", 10**7)) == CONFIG.max_lifetime
+
+
+@pytest.mark.parametrize("seconds", [0, 4])
+def test_reservation_that_lasts_for_next_to_no_time(seconds):
+    with pytest.raises(RemoteProtocolError, match="lasts for"):
+        lifetime(Reservation(int(WALL) + 3600, (), b"", seconds))
+
+
+@pytest.mark.parametrize(
+    ("left", "offset"),
+    [(600, None), (3600, None), (24 * 3600, None), (-3600, -7200.0), (2**40, 2**40 - 3600)],
+)
+def test_what_an_end_tells_of_the_relays_clock(left, offset):
+    wall = int(WALL)
+    assert clock_offset(Reservation(wall + left), wall) == offset
+
+
+def test_a_life_that_is_not_certain_is_renewed_early():
+    for lifetime_s, is_certain, latest in (
+        (3600.0, True, 2700.0),
+        (3600.0, False, 300.0),
+        (120.0, False, 90.0),
+        (120.0, True, 90.0),
+    ):
+        machine = Reserving(CONFIG, random.Random(1), 0.0)
+        machine.ask(0.0)
+        assert machine.granted(0.0, lifetime_s, is_certain=is_certain)
+        assert latest * 0.8 <= machine.due <= latest
+        assert machine.is_held(lifetime_s - 1)
 
 
 @pytest.mark.parametrize("expire", [int(WALL) + 10**7, 2**63, 2**64 - 1])
