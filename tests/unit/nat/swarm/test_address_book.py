@@ -7,7 +7,11 @@ from hypothesis import strategies as st
 
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.net.multiaddr import Multiaddr
-from lattica.nat.swarm.addresses.address_book import MAX_ADDRS_PER_PEER, AddressBook
+from lattica.nat.swarm.addresses.address_book import (
+    GIVEN_TTL,
+    MAX_ADDRS_PER_PEER,
+    AddressBook,
+)
 
 PEERS = [PeerId(b"\x12\x20" + bytes((number,)) * 32) for number in range(10)]
 A, B, C = (Multiaddr(f"/ip4/192.0.2.1/tcp/{port}") for port in (1, 2, 3))
@@ -63,6 +67,44 @@ def test_who_was_heard_of_last_is_forgotten_last():
     for peer_id in (PEERS[0], PEERS[1], PEERS[0], PEERS[2]):
         book.add(peer_id, [A], 10)
     assert [book.addrs(peer_id) for peer_id in PEERS[:3]] == [[A], [], [A]]
+
+
+def test_of_a_connected_peer_nothing_is_forgotten():
+    clock, connected = Clock(), {PEERS[0]}
+    book = AddressBook(2, clock, is_connected=connected.__contains__)
+    book.add(PEERS[0], [A], 10)
+    clock.now = 12 * 3600
+    assert book.addrs(PEERS[0]) == [A]
+    for other in PEERS[1:5]:
+        book.add(other, [B], 10)
+    assert book.addrs(PEERS[0]) == [A]
+    # From the end of the connection on, its time runs.
+    book.used(PEERS[0])
+    connected.clear()
+    clock.now += 9
+    assert book.addrs(PEERS[0]) == [A]
+    clock.now += 1
+    assert book.addrs(PEERS[0]) == []
+
+
+def test_what_the_application_has_given_stays():
+    clock = Clock()
+    book = AddressBook(2, clock)
+    book.add(PEERS[0], [A], GIVEN_TTL)
+    book.replace(PEERS[0], [B], 10)
+    assert book.addrs(PEERS[0]) == [A, B]
+    for other in PEERS[1:5]:
+        book.add(other, [B], 10)
+    clock.now = 12 * 3600
+    assert book.addrs(PEERS[0]) == [A]
+    many = [Multiaddr(f"/ip4/192.0.2.1/tcp/{port}") for port in range(10, 300)]
+    book.add(PEERS[0], many, 10)
+    assert A in book.addrs(PEERS[0])
+    assert len(book.addrs(PEERS[0])) == MAX_ADDRS_PER_PEER
+    # There is room for two peers, given or not.
+    book.add(PEERS[1], [A], GIVEN_TTL)
+    book.add(PEERS[2], [A], GIVEN_TTL)
+    assert [len(book.addrs(peer)) for peer in PEERS[:3]] == [0, 1, 1]
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 300), st.booleans()), max_size=60))
