@@ -156,7 +156,7 @@ class Node:
     # --- peers ---
 
     def add_address(self, peer: PeerLike, addr: AddrLike) -> None:
-        """Remember an address of a peer for an hour, for :meth:`connect` by peer ID."""
+        """Remember an address of a peer, for :meth:`connect` by peer ID."""
         self.swarm.address_book.add(_peer(peer), [_addr(addr)], GIVEN_TTL)
 
     async def connect(
@@ -227,11 +227,19 @@ class Node:
     async def wait_announced(self, timeout: float = 10.0) -> None:
         """Wait until :attr:`addrs` has what there is to be found out soon.
 
-        That is an address at a relay, if any is configured. Returns after `timeout` seconds in
-        any case.
+        That is an address at a relay, if any is configured, and (for two seconds) what the
+        router opens. Returns after `timeout` seconds in any case; :attr:`announcing` says what is
+        still missing then.
         """
         with trio.move_on_after(timeout):
             await self.traversal.wait_announced()
+
+    @property
+    def announcing(self) -> tuple[str, ...]:
+        """What may still add to :attr:`addrs`, in words for a person: relays that have not
+        answered, a router that is being asked. Empty when all is known.
+        """
+        return self.traversal.announcing()
 
     async def wait_reachable(self, timeout: float = math.inf) -> None:
         """Wait until there is a reservation at a relay, so that others can reach this node

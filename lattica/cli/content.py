@@ -23,11 +23,10 @@ if TYPE_CHECKING:
 
     from lattica.cli.path_watch import PathStep
     from lattica.config import NodeConfig
-    from lattica.content import FetchResult, Ticket
+    from lattica.content import FetchResult, Publisher, Ticket
     from lattica.content.publish.catalog import Publication
+    from lattica.node import Node
 
-_ANNOUNCE_TIMEOUT = 10.0
-"""Seconds to wait for a relay before a ticket is printed without it."""
 _SIGNAL_EXIT = 128
 
 
@@ -137,10 +136,23 @@ async def _publish(config: NodeConfig, path: Path, name: str | None, as_json: bo
             async with Node(config) as node, Publisher(node) as publisher:
                 with HashDisplay() as display:
                     await publisher.publish(path, name, progress=display)
-                await node.wait_announced(_ANNOUNCE_TIMEOUT)
                 [publication] = publisher.catalog
-                _show_ticket(publisher.ticket(publication.cid), publication, as_json)
+                ticket = publisher.ticket(publication.cid)
+                _show_ticket(ticket, publication, as_json)
+                await _show_better(node, publisher, ticket)
                 await trio.sleep_forever()
+
+
+async def _show_better(node: Node, publisher: Publisher, ticket: Ticket) -> None:
+    """Print another ticket, on standard error, when what the first one lacked is there."""
+    shown = ticket
+    while shown.can_improve:
+        await node.swarm.wait_changed()
+        now = publisher.ticket(ticket.cid)
+        if len(now.can_improve) < len(shown.can_improve):
+            if now.addrs != shown.addrs:
+                say(f"a better ticket, now that more is known: {now}", err=True)
+            shown = now
 
 
 def _show_ticket(ticket: Ticket, publication: Publication, as_json: bool) -> None:
@@ -156,6 +168,7 @@ def _show_ticket(ticket: Ticket, publication: Publication, as_json: bool) -> Non
             "bytes": manifest.size,
             "peer_id": str(ticket.peer_id),
             "addrs": [str(address) for address in ticket.addrs],
+            "can_improve": list(ticket.can_improve),
         }
         say_json(fields)
         return
@@ -165,6 +178,8 @@ def _show_ticket(ticket: Ticket, publication: Publication, as_json: bool) -> Non
         say(f"listening on {address}", err=True)
     say("ticket, for `lattica fetch TICKET -o DIR`:", err=True)
     say(str(ticket))
+    for reason in ticket.can_improve:
+        say(f"this ticket may get better: {reason}", err=True)
     say("serving until Ctrl-C", err=True)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgpack
 
@@ -22,8 +22,9 @@ from lattica.content.errors import TicketError
 from lattica.content.manifest.cid import Cid
 from lattica.nat.base.errors import LatticaError
 from lattica.nat.base.keys.identity import PeerId
-from lattica.nat.base.net.addresses import decode_multiaddr, split_peer
+from lattica.nat.base.net.addresses import decode_multiaddr, ip_of, split_peer
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.base.net.ranking import fitting, ranked
 
 MAX_ADDRESSES = 16
 MAX_TICKET_CHARACTERS = 8192
@@ -33,7 +34,14 @@ _VERSION = "1"
 _CHECKSUM_BYTES = 4
 _LENGTH_BYTES = 2
 _ALPHABET = frozenset("abcdefghijklmnopqrstuvwxyz234567")
+_MAX_ADDRESS_BYTES = 4096
+"""Bytes of all addresses together: with what else there is, they fit the longest ticket."""
 _COPY_AGAIN = "copy the whole line that `lattica publish` printed"
+
+
+def _is_loopback(addr: Multiaddr) -> bool:
+    ip = ip_of(addr)
+    return ip is not None and ip.is_loopback
 
 
 def _base32_length(size: int) -> int:
@@ -51,6 +59,9 @@ class Ticket:
     cid: Cid
     peer_id: PeerId
     addrs: tuple[Multiaddr, ...]
+    can_improve: tuple[str, ...] = field(default=(), compare=False)
+    """Why a ticket that is asked for later may lead there by more ways: in words, for a person.
+    Not part of its text."""
 
     def __str__(self) -> str:
         """The text form."""
@@ -62,16 +73,24 @@ class Ticket:
         return _SCHEME + _VERSION + base64.b32encode(data).decode().rstrip("=").lower()
 
     @classmethod
-    def make(cls, cid: Cid, peer_id: PeerId, addrs: Iterable[Multiaddr]) -> Ticket:
+    def make(
+        cls,
+        cid: Cid,
+        peer_id: PeerId,
+        addrs: Iterable[Multiaddr],
+        *,
+        can_improve: tuple[str, ...] = (),
+    ) -> Ticket:
         """A ticket for this peer; `addrs` may end in its `/p2p/…`.
 
         Loopback addresses are left out where there are others, since they mean something else
-        on every machine, and of more than 16 addresses the first are taken.
+        on every machine. Of more than 16 addresses those are taken that help most people
+        (:func:`lattica.nat.base.net.ranking.ranked`), and no more than a ticket has room for.
         """
-        plain = [split_peer(address)[0] for address in addrs]
-        remote = [a for a in plain if not str(a).startswith(("/ip4/127.", "/ip6/::1/"))]
-        chosen = dict.fromkeys(remote or plain)
-        return cls(cid, peer_id, tuple(chosen)[:MAX_ADDRESSES])
+        plain = ranked(split_peer(address)[0] for address in addrs)
+        remote = [address for address in plain if not _is_loopback(address)]
+        told = fitting(remote or plain, MAX_ADDRESSES, _MAX_ADDRESS_BYTES)
+        return cls(cid, peer_id, told, can_improve)
 
     @classmethod
     def parse(cls, text: str) -> Ticket:

@@ -32,6 +32,17 @@ class Host(Protocol):
         """Addresses at which others may try to reach it, each ending in its ID."""
         ...
 
+    @property
+    def announcing(self) -> tuple[str, ...]:
+        """What may still add to :attr:`addrs`, in words; empty when all is known."""
+        ...
+
+    async def wait_announced(self, timeout: float, /) -> None:
+        """Wait until :attr:`addrs` has what there is to be found out soon, for at most `timeout`
+        seconds.
+        """
+        ...
+
     def handle(
         self,
         protocol: str,

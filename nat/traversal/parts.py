@@ -21,15 +21,10 @@ import trio
 from lattica.nat.base.backoff import pause_after
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.keys.identity import PeerId, parse_peer_id
-from lattica.nat.base.net.addresses import (
-    Kind,
-    forget_interfaces,
-    interface_addresses,
-    kind_of,
-    relay_of,
-    to_endpoint,
-)
+from lattica.nat.base.net.addresses import Kind, interface_addresses, kind_of, relay_of, to_endpoint
+from lattica.nat.base.net.interfaces import forget_interfaces
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.base.net.ranking import ranked
 from lattica.nat.services.identify.service import IdentifyService
 from lattica.nat.swarm.events import AddressesChanged, EventsLost, ListeningOn, NetworkChanged
 from lattica.nat.swarm.swarm import Swarm
@@ -55,6 +50,8 @@ from lattica.nat.traversal.stun.responder import StunResponder
 
 _ASK_DELAY = 2.0
 """Seconds in which it turns out which connections have survived a change of the network."""
+_MAPPING_PATIENCE = 2.0
+"""Seconds to wait for a router that opens ports; those that do take tenths of a second."""
 _PUSH_DELAY = 0.2
 """Seconds in which changes of address are gathered before peers are told."""
 
@@ -176,11 +173,32 @@ class Traversal:
         await self._ended.wait()
 
     async def wait_announced(self) -> None:
-        """Wait for a reservation, or until it is clear that no configured peer gives any."""
-        await trio.lowlevel.checkpoint()
-        with suppress(LocalProtocolError):  # the swarm ends, and nothing more is found out
-            while not self.relays.addrs and self._may_get_reservation():
-                await self._swarm.wait_changed()
+        """Wait for a reservation, or until it is clear that no configured peer gives any.
+
+        And for the router, but no longer than two seconds: where it opens ports, it soon has.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._wait_mapped)
+            with suppress(LocalProtocolError):  # the swarm ends, and nothing more is found out
+                while not self.relays.addrs and self._may_get_reservation():
+                    await self._swarm.wait_changed()
+
+    async def _wait_mapped(self) -> None:
+        with trio.move_on_after(_MAPPING_PATIENCE):
+            await self.port_mapping.settled.wait_until(bool)
+
+    def announcing(self) -> tuple[str, ...]:
+        """What may still bring an address of this node that others are to be told, in words."""
+        missing = [
+            f"relay {status.relay}: {status.last_error or 'it has not answered yet'}"
+            for status in self.relays.status()
+            if status.chosen and status.reserved_until is None
+        ]
+        if not missing and not self.relays.addrs and self._may_get_reservation():
+            missing.append("no relay has answered yet")
+        if not self.port_mapping.settled.value:
+            missing.append("the router has not answered yet whether it opens ports")
+        return tuple(missing)
 
     def _may_get_reservation(self) -> bool:
         if not self._config.relay.reservations:
@@ -210,7 +228,7 @@ class Traversal:
     def _forget_network(self) -> None:
         forget_interfaces()
         self._swarm.observed.clear()
-        self._swarm.own_addresses.set_unreachable(())
+        self._swarm.own_addresses.set_checked()
         self.autonat.network_changed()
 
     async def _ask_again(self, peer_id: PeerId) -> None:
@@ -254,12 +272,16 @@ class Traversal:
             *swarm.own_addresses.get("observed"),
             *swarm.observed.addrs(Kind.TCP),
         )
-        return [addr for addr in dict.fromkeys(found) if kind_of(addr) is not Kind.CIRCUIT]
+        # What was checked before keeps its place: what has turned out is not to be forgotten.
+        own = swarm.own_addresses
+        best_first = ranked(found, reachable=own.reachable | own.unreachable)
+        return [addr for addr in best_first if kind_of(addr) is not Kind.CIRCUIT]
 
     def _on_reachability(self, result: AddressReachability) -> None:
         results = self.autonat.results.values()
-        self._swarm.own_addresses.set_unreachable(
-            each.addr for each in results if each.reachability is Reachability.UNREACHABLE
+        self._swarm.own_addresses.set_checked(
+            (each.addr for each in results if each.reachability is Reachability.REACHABLE),
+            (each.addr for each in results if each.reachability is Reachability.UNREACHABLE),
         )
         self._refresh_verified()
 

@@ -39,6 +39,9 @@ from lattica.nat.swarm.host import Host
 
 logger = logging.getLogger(__name__)
 
+ANNOUNCE_TIMEOUT = 10.0
+"""Seconds to wait for a relay before a ticket is made without it."""
+
 
 @dataclass(frozen=True, slots=True)
 class PublisherLimits:
@@ -93,10 +96,15 @@ class Publisher:
         name: str | None = None,
         *,
         progress: HashCallback | None = None,
+        announce_timeout: float = ANNOUNCE_TIMEOUT,
     ) -> Ticket:
         """Hash a file or directory, serve it, and return a ticket for it.
 
         `progress` is called with :class:`~lattica.content.Progress`, and with nothing else.
+        Relays that were configured, and the router, may have been asked only just now: for what
+        they add to this node's addresses it waits, but no longer than `announce_timeout` seconds.
+        A ticket that may be better later says so (`Ticket.can_improve`); :meth:`ticket` makes
+        another one.
 
         Raises:
             ContentError: for what cannot be read or published.
@@ -104,6 +112,7 @@ class Publisher:
         if not self._open:
             raise LocalProtocolError("a Publisher is used with `async with`")
         publication = await make_publication(Path(path), name, progress)
+        await self._node.wait_announced(announce_timeout)
         self.catalog.add(publication)
         return self.ticket(publication.cid)
 
@@ -126,7 +135,8 @@ class Publisher:
 
     def ticket(self, cid: Cid) -> Ticket:
         """A ticket with this node's addresses as they are now."""
-        return Ticket.make(cid, self._node.peer_id, self._node.addrs)
+        node = self._node
+        return Ticket.make(cid, node.peer_id, node.addrs, can_improve=node.announcing)
 
     # --- serving ---
 

@@ -207,6 +207,20 @@ class PortMappingCore:
             "" if error is None else error.detail,
         )
 
+    def is_settled(self, now: float) -> bool:
+        """Whether nothing is being found out that may soon map a port that is not mapped."""
+        if all(wanted.held is not None for wanted in self._wanted.values()):
+            return True
+        if any(isinstance(record.busy, Search | Request) for record in self._records.values()):
+            return False
+        if self._search_is_needed():
+            return now < self._search_at
+        return all(
+            self._first_request(now, method) is None
+            for method, record in self._records.items()
+            if record.phase is _Phase.FOUND
+        )
+
     def take_events(self) -> list[PortEvent]:
         events, self._events = self._events, []
         return events

@@ -24,12 +24,13 @@ from lattica.nat.base.net.addresses import (
     DIRECT_KINDS,
     ip_of,
     kind_of,
-    local_interfaces,
     parse_multiaddr,
     split_endpoint,
 )
+from lattica.nat.base.net.interfaces import local_interfaces
 from lattica.nat.base.net.ip import IpAddress, is_public_host
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.base.watched import Watched
 from lattica.nat.swarm.events import ListeningOn, NetworkChanged
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.portmap import pcp
@@ -200,6 +201,8 @@ class PortMappingService:
         self._families = [_Family(family, self._config, self._rng) for family in _FAMILIES]
         self._changed = trio.Event()
         self._has_looked = False
+        self.settled = Watched(not self._config.enabled)
+        """Whether no port may be mapped soon that is not."""
         self._secret: bytes | None = None
 
     def status(self) -> PortMappingStatus:
@@ -283,6 +286,12 @@ class PortMappingService:
                     self._give_orders(nursery, family)
                 self._has_looked = True
                 now = trio.current_time()
+                self.settled.set(
+                    all(
+                        family.idle is not None or family.mapper.is_settled(now)
+                        for family in self._families
+                    )
+                )
                 timers = [family.mapper.next_timer for family in self._families]
                 # Once in a while also to see whether there is a gateway by now.
                 due = min(

@@ -118,6 +118,11 @@ class MemoryNode:
         self.connect_error: Exception | None = None
         self.on_stream: Callable[[MemoryStream], Awaitable[None]] | None = None
 
+    announcing = ()
+
+    async def wait_announced(self, timeout: float) -> None:
+        await trio.lowlevel.checkpoint()
+
     def handle(self, protocol: str, handler: Handler, *, owner: object = None) -> None:
         self.handlers[protocol] = handler
 

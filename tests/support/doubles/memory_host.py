@@ -74,6 +74,13 @@ class MemoryHost:
     def addrs(self) -> tuple[Multiaddr, ...]:
         return (with_peer(Multiaddr("/ip4/192.0.2.1/tcp/4001"), self.peer_id),)
 
+    @property
+    def announcing(self) -> tuple[str, ...]:
+        return ()
+
+    async def wait_announced(self, timeout: float) -> None:
+        await trio.lowlevel.checkpoint()
+
     def handle(
         self,
         protocol: str,

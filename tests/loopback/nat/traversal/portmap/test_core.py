@@ -520,6 +520,25 @@ class TestService:
         assert len({one._nonce(UDP), one._nonce(TCP), bytes(12)}) == 3
 
 
+def test_whether_anything_more_may_come_soon():
+    made = mapper(Method.UPNP)
+    assert not made.is_settled(0.0)
+    [search] = made.poll(0.0)
+    assert not made.is_settled(0.0)
+    made.failed(0.1, search, refused(Reason.NO_ANSWER))
+    assert made.is_settled(0.1)
+    [search] = made.poll(made.next_timer)
+    assert not made.is_settled(100.0)
+    made.found(100.0, search)
+    for _ in (TCP, UDP):
+        assert not made.is_settled(100.0)
+        [request] = made.poll(100.0)
+        assert not made.is_settled(100.0)
+        made.granted(100.0, request, grant())
+    assert made.is_settled(100.0)
+    assert made.is_settled(5000.0)
+
+
 def test_ports_and_addresses():
     addrs = [
         Multiaddr(text)
