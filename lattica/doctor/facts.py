@@ -14,15 +14,14 @@ import trio
 
 from lattica.nat.base.net.addresses import (
     DIRECT_KINDS,
-    Interface,
     Kind,
     ip_of,
     kind_of,
-    local_interfaces,
     parse_multiaddr,
     split_peer,
     to_endpoint,
 )
+from lattica.nat.base.net.interfaces import Interface, local_interfaces
 from lattica.nat.base.net.ip import is_public_host
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.swarm.addresses.nat_report import NatReport
@@ -73,6 +72,8 @@ class RelayFact:
     """Whether there is one, through which others reach this node."""
     error: str = ""
     """What went wrong last."""
+    clock_offset: float | None = None
+    """Seconds by which its clock is ahead of this machine's, as far as that is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +216,7 @@ def snapshot(node: Node, *, gave_up: bool = False) -> DoctorFacts:
             chosen=status.chosen,
             reserved=status.reserved_until is not None,
             error=status.last_error or off,
+            clock_offset=status.clock_offset,
         )
         for status in traversal.relays.status()
     )

@@ -32,6 +32,7 @@ from lattica.nat.base.net.addresses import (
     to_endpoint,
 )
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.base.net.ranking import ranked
 from lattica.nat.base.watched import Watched
 from lattica.nat.config import SwarmConfig
 from lattica.nat.mux.budget import MemoryBudget
@@ -95,7 +96,10 @@ class Swarm:
         self.config = config or SwarmConfig()
         self.protocols = ProtocolTable(negotiate_timeout=self.config.timeouts.negotiate)
         self.registry = Registry(identity.peer_id, self.config.limits)
-        self.address_book = AddressBook(self.config.limits.max_connections)
+        self.address_book = AddressBook(
+            self.config.limits.max_connections,
+            is_connected=lambda peer_id: self.registry.best(peer_id) is not None,
+        )
         """What is known of where peers are, connected or not."""
         self.events = EventBus()
         self.on_connected: list[ConnectionHook] = []
@@ -276,6 +280,12 @@ class Swarm:
         found = (*interface_addresses(self.listen_addrs), *self.own_addresses.all)
         return tuple(dict.fromkeys(found))
 
+    @property
+    def ranked_addrs(self) -> list[Multiaddr]:
+        """:attr:`addrs`, those first that help most where there is no room for all."""
+        own = self.own_addresses
+        return ranked(self.addrs, reachable=own.reachable, unreachable=own.unreachable)
+
     def _on_addresses_changed(self) -> None:
         self.events.publish(AddressesChanged(self.addrs))
         self._notify_changed()
@@ -454,6 +464,7 @@ class Swarm:
     def _forget(self, connection: Connection) -> None:
         """The connection counts no more."""
         if self.registry.remove(connection):
+            self.address_book.used(connection.peer_id)
             reason = connection.closed_reason or "closed"
             self.events.publish(
                 PeerDisconnected(connection.peer_id, reason, connection.interrupted)
@@ -490,7 +501,10 @@ class Swarm:
         nothing is known, and what :meth:`dial` raises.
         """
         if peer_id is None:
-            return await self.dial(None, addrs)
+            answered = await self.dial(None, addrs)
+            if len(addrs) == 1:  # else who knows at which of them it is
+                self.address_book.add(answered.peer_id, addrs, GIVEN_TTL)
+            return answered
         existing = self.registry.best(peer_id)
         if existing is not None:
             await trio.lowlevel.checkpoint()

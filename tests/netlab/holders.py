@@ -84,7 +84,7 @@ class Holder:
             text=True,
         ) as process:
             program = Program(process)
-            program.line()
+            program.first = program.line()
             yield program
             # Leaving closes the pipe, which ends it.
 
@@ -94,6 +94,8 @@ class Program:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
+        self.first: Any = None
+        """What it wrote first."""
 
     def line(self) -> Any:
         """The next line; fails if there is none."""

@@ -12,7 +12,7 @@ from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.keys.envelope import open_envelope, seal_envelope
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.keys.peer_id import PeerId, decode_peer_id
-from lattica.nat.base.net.addresses import decode_multiaddr
+from lattica.nat.base.net.addresses import decode_multiaddr, order_addresses
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.protobuf import parse_message
 from lattica.nat.pb import envelope_pb2 as pb
@@ -48,7 +48,8 @@ def seal_record(identity: Identity, seq: int, addrs: Iterable[Multiaddr]) -> byt
 def open_record(data: bytes) -> PeerRecord:
     """Read a record in its envelope, of which the peer that it names is the signer.
 
-    Of its addresses those that are none, and more than :data:`MAX_ADDRS`, are left out.
+    Of its addresses those that are none are left out, and of more than :data:`MAX_ADDRS` the best
+    to dial are kept.
 
     Raises:
         RemoteProtocolError: it is none, or not signed by its peer.
@@ -58,9 +59,11 @@ def open_record(data: bytes) -> PeerRecord:
     peer_id = decode_peer_id(message.peer_id)
     if peer_id != PeerId.from_public_key(opened.signer):
         raise RemoteProtocolError(f"the peer record of {peer_id} is signed by somebody else")
-    infos = message.addresses[:MAX_ADDRS]
-    addrs = tuple(addr for info in infos if (addr := _addr(info.multiaddr)) is not None)
-    return PeerRecord(peer_id, message.seq, addrs)
+    # No more than a record of 8 KiB has room for.
+    addrs = [addr for info in message.addresses if (addr := _addr(info.multiaddr)) is not None]
+    if len(addrs) > MAX_ADDRS:
+        addrs = order_addresses(addrs, limit=MAX_ADDRS)
+    return PeerRecord(peer_id, message.seq, tuple(addrs))
 
 
 def _addr(data: bytes) -> Multiaddr | None:

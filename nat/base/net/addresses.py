@@ -3,8 +3,9 @@
 Source: the libp2p specification "Addressing". Addresses from users go through
 :func:`parse_multiaddr`, those from peers through :func:`decode_multiaddr`.
 
-Everything here is pure but :func:`local_interfaces` and the numbers of interfaces, for which the
-kernel is asked. Names are looked up in :mod:`lattica.nat.base.net.names`.
+Everything here is pure but the numbers of interfaces, for which the kernel is asked, as it is for
+the interfaces of this machine where they are not given. Names are looked up in
+:mod:`lattica.nat.base.net.names`.
 """
 
 from __future__ import annotations
@@ -14,17 +15,15 @@ import ipaddress
 import logging
 import re
 import socket
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from itertools import islice, zip_longest
 from typing import TypeAlias
 
-import ifaddr
-
 from lattica.nat.base.errors import AddressError, RemoteProtocolError
 from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.net.interfaces import Interface, local_interfaces
 from lattica.nat.base.net.ip import IpAddress, is_public_host
 from lattica.nat.base.net.multiaddr import Multiaddr, count_components
 
@@ -38,8 +37,6 @@ _MAX_TEXT = 2048
 """Longest address taken from a user, characters."""
 MAX_CANDIDATES = 32
 """Addresses of one peer that are dialed; a peer may claim to have any number."""
-
-Interface: TypeAlias = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
 SocketName: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
 """Numeric host, port and, for IPv6, flow and scope, which only an address with a zone needs."""
@@ -313,45 +310,6 @@ def direct_ip(addr: Multiaddr) -> IpAddress | None:
 
 
 # --- our own addresses ---
-
-_INTERFACES_AGE = 2.0
-_interfaces: tuple[float, tuple[Interface, ...]] | None = None
-
-
-def local_interfaces() -> tuple[Interface, ...]:
-    """The IP addresses of this machine with their networks, loopback last.
-
-    Link-local IPv6 addresses are left out: they mean nothing without a zone, and a zone
-    means nothing on another machine. The list may be two seconds old: asking the system
-    took a tenth of the time of a dial.
-    """
-    global _interfaces
-    now = time.monotonic()
-    if _interfaces is None or now - _interfaces[0] > _INTERFACES_AGE:
-        _interfaces = now, _list_interfaces()
-    return _interfaces[1]
-
-
-def forget_interfaces() -> None:
-    """Ask the system again: something has changed."""
-    global _interfaces
-    _interfaces = None
-
-
-def _list_interfaces() -> tuple[Interface, ...]:
-    found: list[Interface] = []
-    try:
-        adapters = list(ifaddr.get_adapters())
-    except OSError as error:
-        logger.warning("cannot list network interfaces, using loopback only: %s", error)
-        return (ipaddress.IPv4Interface("127.0.0.1/8"), ipaddress.IPv6Interface("::1/128"))
-    for adapter in adapters:
-        for ip in adapter.ips:
-            host = ip.ip if isinstance(ip.ip, str) else ip.ip[0]
-            interface = ipaddress.ip_interface(f"{host}/{ip.network_prefix}")
-            if not (interface.version == 6 and interface.is_link_local):
-                found.append(interface)
-    return tuple(sorted(dict.fromkeys(found), key=lambda interface: interface.is_loopback))
 
 
 def interface_addresses(

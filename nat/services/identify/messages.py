@@ -5,14 +5,15 @@ Source: https://github.com/libp2p/specs/blob/master/identify/README.md. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.keys.peer_record import MAX_RECORD
-from lattica.nat.base.net.addresses import Kind, decode_multiaddr, ip_of, kind_of, order_addresses
-from lattica.nat.base.net.ip import is_public_host
+from lattica.nat.base.net.addresses import decode_multiaddr, order_addresses
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.base.net.ranking import ranked
 from lattica.nat.base.protobuf import parse_message
 from lattica.nat.config import MAX_PATIENCE
 from lattica.nat.mux.patience import NO_PATIENCE, Patience
@@ -30,6 +31,10 @@ MAX_ADDRS = 64
 MAX_ADDRS_BYTES = 8 * 1024
 """Bytes of the addresses that are read, all together, the first first; as many as a signed record
 has room for."""
+_MAX_LOOKED_AT = 4 * MAX_ADDRS
+"""Of more than :data:`MAX_ADDRS`, the best of so many are kept."""
+MAX_TOLD_BYTES = MAX_ADDRS_BYTES - 1024
+"""Bytes of the addresses we tell: with key, signature and lengths they fit a signed record."""
 MAX_PROTOCOLS = 512
 MAX_AGENT = 256
 """Characters of the agent version that are kept."""
@@ -77,10 +82,7 @@ def encode_parts(message: Identify) -> tuple[bytes, ...]:
     whole = encode(message)
     if len(whole) <= MAX_FIRST:
         return (whole,)
-    addrs = message.listen_addrs
-    ranked = order_addresses(addrs, interfaces=(), limit=max(1, len(addrs)))
-    ranked.sort(key=_is_local)
-    first = replace(message, listen_addrs=tuple(ranked), signed_record=b"")
+    first = replace(message, listen_addrs=tuple(ranked(message.listen_addrs)), signed_record=b"")
     while len(data := encode(first)) > MAX_FIRST:
         if first.listen_addrs:
             first = replace(first, listen_addrs=first.listen_addrs[:-1])
@@ -88,11 +90,6 @@ def encode_parts(message: Identify) -> tuple[bytes, ...]:
             first = replace(first, protocols=first.protocols[:-1])
     record = encode(Identify(signed_record=message.signed_record))
     return (data, record) if message.signed_record else (data,)
-
-
-def _is_local(addr: Multiaddr) -> bool:
-    ip = ip_of(addr)
-    return kind_of(addr) is not Kind.CIRCUIT and ip is not None and not is_public_host(ip)
 
 
 def decode(data: bytes) -> Identify:
@@ -108,7 +105,7 @@ def decode(data: bytes) -> Identify:
     record = message.signed_peer_record
     return Identify(
         public_key=message.public_key,
-        listen_addrs=tuple(_addrs(message.listen_addrs[:MAX_ADDRS])),
+        listen_addrs=tuple(_best(message.listen_addrs)),
         protocols=tuple(_texts(message.protocols[:MAX_PROTOCOLS])),
         observed_addr=next(iter(_addrs([message.observed_addr])), None),
         protocol_version="".join(_texts([message.protocol_version])),
@@ -126,6 +123,11 @@ def _encode_patience(patience: Patience) -> pb.Patience | None:
 
 def _seconds(milliseconds: int) -> float:
     return min(milliseconds / 1000, MAX_PATIENCE)
+
+
+def _best(raw: Sequence[bytes]) -> list[Multiaddr]:
+    addrs = list(_addrs(islice(raw, _MAX_LOOKED_AT)))
+    return addrs if len(addrs) <= MAX_ADDRS else order_addresses(addrs, limit=MAX_ADDRS)
 
 
 def _addrs(raw: Iterable[bytes]) -> Iterable[Multiaddr]:

@@ -23,6 +23,7 @@ from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.keys.peer_record import open_record, seal_record
 from lattica.nat.base.net.addresses import split_peer
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.base.net.ranking import fitting
 from lattica.nat.base.wire import encode_length_prefixed
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.patience import NO_PATIENCE, Patience
@@ -30,8 +31,10 @@ from lattica.nat.mux.stream import Stream
 from lattica.nat.services.identify.messages import (
     IDENTIFY,
     IDENTIFY_PUSH,
+    MAX_ADDRS,
     MAX_MESSAGE,
     MAX_MESSAGES,
+    MAX_TOLD_BYTES,
     Identify,
     decode,
     encode_parts,
@@ -41,8 +44,9 @@ from lattica.nat.swarm.swarm import Swarm
 
 logger = logging.getLogger(__name__)
 
-ADDRESS_TTL = 7200.0
-"""Seconds that the addresses a peer names are remembered."""
+ADDRESS_TTL = 24 * 3600.0
+"""Seconds that the addresses a peer names are remembered after it was last connected: a machine
+that sleeps through the night is where it was in the morning."""
 _TIMEOUT = 10.0
 """Seconds for one exchange."""
 _REST = 1.0
@@ -65,6 +69,7 @@ class IdentifyService:
         self._pushing: dict[Connection, bool] = {}
         """Those that are being told, and whether there has been news since that began."""
         self._record: tuple[tuple[Multiaddr, ...], bytes] = ((), b"")
+        self._seq = 0
         self.on_push: list[Callable[[PeerId], None]] = []
         """Called with peers that have said anew who they are."""
         self.on_identified: list[Callable[[Connection, Identify], None]] = []
@@ -89,10 +94,9 @@ class IdentifyService:
 
     def _describe(self, connection: Connection) -> Identify:
         """This node, as the peer on a connection is told."""
-        addrs = self._swarm.addrs
         return Identify(
             public_key=self._swarm.identity.public_key_bytes,
-            listen_addrs=addrs,
+            listen_addrs=self._told_addrs(),
             protocols=self._swarm.protocols.names,
             observed_addr=connection.remote_addr,
             protocol_version=self._protocol_version,
@@ -101,11 +105,17 @@ class IdentifyService:
             patience=self._patience,
         )
 
+    def _told_addrs(self) -> tuple[Multiaddr, ...]:
+        """As many of this node's addresses as others read, those that help most first."""
+        return fitting(self._swarm.ranked_addrs, MAX_ADDRS, MAX_TOLD_BYTES)
+
     def own_record(self) -> bytes:
         """This node's addresses as a signed peer record; a new one when they have changed."""
-        addrs = self._swarm.addrs
+        addrs = self._told_addrs()
         if self._record[0] != addrs or not self._record[1]:
-            record = seal_record(self._swarm.identity, time.time_ns(), addrs)
+            # The clock may have been set back, and others keep to the highest number.
+            self._seq = max(self._seq + 1, time.time_ns())
+            record = seal_record(self._swarm.identity, self._seq, addrs)
             self._record = addrs, record
         return self._record[1]
 

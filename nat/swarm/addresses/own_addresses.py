@@ -20,7 +20,10 @@ class OwnAddresses:
     def __init__(self, changed: Callable[[], None]) -> None:
         self._changed = changed
         self._by_source: dict[str, tuple[Multiaddr, ...]] = dict.fromkeys(_ORDER, ())
-        self._unreachable: frozenset[Multiaddr] = frozenset()
+        self.reachable: frozenset[Multiaddr] = frozenset()
+        """Addresses, of the interfaces too, that strangers were seen to connect to."""
+        self.unreachable: frozenset[Multiaddr] = frozenset()
+        """Those that strangers were seen to fail at."""
 
     def set(self, source: str, addrs: Iterable[Multiaddr]) -> None:
         """Replace what is known from a source. KeyError for one that there is not."""
@@ -31,10 +34,12 @@ class OwnAddresses:
         if self.all != before:
             self._changed()
 
-    def set_unreachable(self, addrs: Iterable[Multiaddr]) -> None:
-        """Addresses that strangers were seen to fail at: they are kept, but not told."""
+    def set_checked(
+        self, reachable: Iterable[Multiaddr] = (), unreachable: Iterable[Multiaddr] = ()
+    ) -> None:
+        """What strangers have met; addresses that they failed at are kept, but not told."""
         before = self.all
-        self._unreachable = frozenset(addrs)
+        self.reachable, self.unreachable = frozenset(reachable), frozenset(unreachable)
         if self.all != before:
             self._changed()
 
@@ -46,4 +51,4 @@ class OwnAddresses:
     def all(self) -> tuple[Multiaddr, ...]:
         """What others are told: all that may be reachable, without duplicates."""
         found = dict.fromkeys(addr for addrs in self._by_source.values() for addr in addrs)
-        return tuple(addr for addr in found if addr not in self._unreachable)
+        return tuple(addr for addr in found if addr not in self.unreachable)

@@ -15,7 +15,7 @@ import trio
 
 from lattica.nat.base.errors import LatticaError, RemoteProtocolError, UnsupportedProtocolError
 from lattica.nat.base.keys.identity import PeerId
-from lattica.nat.base.net.addresses import local_interfaces
+from lattica.nat.base.net.interfaces import local_interfaces
 from lattica.nat.base.net.ip import IpAddress
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Connection, Direction

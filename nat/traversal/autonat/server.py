@@ -26,7 +26,8 @@ from lattica.nat.base.errors import (
     LatticaError,
     StreamResetError,
 )
-from lattica.nat.base.net.addresses import Kind, ip_of, kind_of, local_interfaces
+from lattica.nat.base.net.addresses import Kind, ip_of, kind_of
+from lattica.nat.base.net.interfaces import local_interfaces
 from lattica.nat.base.net.ip import IpAddress
 from lattica.nat.mux.connection import Connection
 from lattica.nat.mux.stream import Stream

@@ -24,12 +24,8 @@ from typing import TypeAlias
 
 from lattica.nat.base.errors import AddressError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import PeerId
-from lattica.nat.base.net.addresses import (
-    Interface,
-    direct_ip,
-    ip_of,
-    split_peer,
-)
+from lattica.nat.base.net.addresses import direct_ip, ip_of, split_peer
+from lattica.nat.base.net.interfaces import Interface
 from lattica.nat.base.net.ip import IpAddress, is_public_host
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.net.network_groups import network_of

@@ -6,35 +6,34 @@ which spares most of the looking.
 
 from __future__ import annotations
 
-import errno
-import ipaddress
 import logging
 import socket
-import struct
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-import ifaddr
 import trio
+
+from lattica.nat.base.net.interfaces import (
+    LocalAddress,
+    Use,
+    default_routes,
+    local_interfaces,
+    raise_shortage,
+    read_local_addresses,
+)
 
 logger = logging.getLogger(__name__)
 
 _LINUX: Final = sys.platform == "linux"
-# From linux/rtnetlink.h, linux/sockios.h and linux/if.h.
+# From linux/rtnetlink.h.
 _GROUPS: Final = 0x1 | 0x10 | 0x40 | 0x100 | 0x400  # links, IPv4 and IPv6 addresses and routes
-_SIOCGIFFLAGS: Final = 0x8913
-_IFF_UP, _IFF_RUNNING = 0x1, 0x40
-_IFREQ: Final = struct.Struct("16sh14x")
 # A route is looked up for these, which are for documentation: nothing is sent there.
 _ELSEWHERE: Final = ((socket.AF_INET, "203.0.113.1"), (socket.AF_INET6, "2001:db8::1"))
 _MAX_ROUTES: Final = 64
 _LARGEST_NEWS: Final = 65536
 _MOST_NEWS: Final = 1000
-_SHORTAGES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-"""With these the system says nothing about the network, only that it cannot look now."""
 _GATHERING: Final = 0.1
 """Seconds in which news are gathered before anybody looks."""
 
@@ -71,9 +70,10 @@ def local_hosts() -> frozenset[str]:
     """The addresses of this machine, loopback and link-local ones too, without zones."""
     found = {"127.0.0.1", "::1"}
     try:
-        found.update(str(address.ip) for _, address in _interface_addresses())
+        found.update(str(address.ip) for address in read_local_addresses())
     except OSError as error:
         logger.debug("cannot list network interfaces: %s", error)
+        found.update(str(interface.ip) for interface in local_interfaces())
     return frozenset(found)
 
 
@@ -84,56 +84,22 @@ def read_clocks() -> Clocks:
     return Clocks(time.clock_gettime(time.CLOCK_MONOTONIC), time.clock_gettime(time.CLOCK_BOOTTIME))
 
 
-def _interface_addresses() -> list[tuple[str, ipaddress.IPv4Interface | ipaddress.IPv6Interface]]:
-    found = []
+def _interface_addresses() -> tuple[LocalAddress, ...]:
     try:
-        adapters = list(ifaddr.get_adapters())
+        return read_local_addresses()
     except OSError as error:
-        _raise_shortage(error)
+        raise_shortage(error)
         logger.debug("cannot list network interfaces: %s", error)
-        return []
-    for adapter in adapters:
-        for ip in adapter.ips:
-            host = ip.ip if isinstance(ip.ip, str) else ip.ip[0]
-            address = ipaddress.ip_interface(f"{host}/{ip.network_prefix}")
-            found.append((adapter.name, address))
-    return found
-
-
-def _raise_shortage(error: OSError) -> None:
-    """Raise again what is no answer."""
-    if error.errno in _SHORTAGES:
-        raise error
+        return ()
 
 
 def _addresses() -> list[str]:
     """An interface that is down keeps its IPv4 addresses, which do not count then."""
-    up: dict[str, bool] = {}
-    found = []
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        for name, address in _interface_addresses():
-            if address.ip.is_loopback or address.ip.is_link_local:
-                continue
-            if name not in up:
-                up[name] = _is_up(sock, name)
-            if up[name]:
-                found.append(f"{name} {address}")
-    return found
-
-
-def _is_up(sock: socket.socket, name: str) -> bool:
-    if sys.platform != "linux":
-        return True
-    import fcntl  # not everywhere
-
-    try:
-        # An alias such as "eth0:1" is a name of addresses only.
-        request = _IFREQ.pack(name.partition(":")[0].encode()[:15], 0)
-        answer = fcntl.ioctl(sock, _SIOCGIFFLAGS, request)
-    except OSError:
-        return True
-    wanted = _IFF_UP | _IFF_RUNNING
-    return int(_IFREQ.unpack(answer)[1]) & wanted == wanted
+    return [
+        f"{address.name} {address.interface}"
+        for address in _interface_addresses()
+        if address.use is not Use.DOWN and not (address.ip.is_loopback or address.ip.is_link_local)
+    ]
 
 
 def _routes() -> list[str]:
@@ -145,27 +111,10 @@ def _routes() -> list[str]:
                 sock.connect((host, 9))
                 found.append(f"from {sock.getsockname()[0]}")
         except OSError as error:
-            _raise_shortage(error)
+            raise_shortage(error)
             continue  # there is no route, or no such family
-    if _LINUX:
-        # Columns as in the kernel's net/ipv4/fib_trie.c and net/ipv6/route.c.
-        for line in _lines("/proc/net/route"):
-            fields = line.split()
-            if len(fields) > 7 and fields[1] == "00000000" and fields[7] == "00000000":
-                found.append(f"via {fields[2]} {fields[0]}")
-        for line in _lines("/proc/net/ipv6_route"):
-            fields = line.split()
-            if len(fields) > 9 and fields[1] == "00" and fields[9] != "lo":
-                found.append(f"via {fields[4]} {fields[9]}")
+    found += [f"via {route.via} {route.name}" for route in default_routes()]
     return found[:_MAX_ROUTES]
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text().splitlines()
-    except OSError as error:
-        _raise_shortage(error)
-        return []
 
 
 class ChangeNotices:

@@ -12,19 +12,23 @@ from itertools import islice
 from lattica.nat.base.errors import AddressError
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.net.addresses import (
-    Interface,
     Kind,
     interface_addresses,
     ip_of,
     kind_of,
+    order_addresses,
     split_peer,
     to_endpoint,
 )
+from lattica.nat.base.net.interfaces import Interface, LocalAddress
 from lattica.nat.base.net.ip import IpAddress, is_host, is_public_host
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.base.net.ranking import ranked
 
+MAX_CLAIMED = 64
+"""Addresses of a peer among which those are that are looked at."""
 MAX_LOOKED_AT = 16
-"""Addresses of a peer that are looked at."""
+"""Addresses of a peer that are looked at, of those that could be dialed the best."""
 MAX_DIALED = 8
 MAX_PUBLIC_HOSTS = 3
 """Different public IP addresses of one peer that are dialed."""
@@ -43,6 +47,7 @@ def to_advertise(
     *,
     kinds: Collection[Kind],
     interfaces: Sequence[Interface],
+    local: Sequence[LocalAddress] = (),
     peer_ips: frozenset[IpAddress] | None = None,
     allow_loopback: bool = False,
     limit: int = MAX_LOOKED_AT,
@@ -50,7 +55,8 @@ def to_advertise(
     """What a peer is told of where to dial us, the best first, at most `limit`.
 
     `outside` are addresses at which others see us or that a router has opened, the best first;
-    `listening` are those that are bound, wildcards allowed. Private addresses of ours are told
+    `listening` are those that are bound, wildcards allowed; `local` is of how much use the
+    addresses of the interfaces are to others. Private addresses of ours are told
     only to a peer that may be in the same network: one whose public addresses `peer_ips` have
     one of ours among them, or are not known (None).
     """
@@ -70,7 +76,7 @@ def to_advertise(
             public.append(addr)
         elif allow_loopback if ip.is_loopback else near:
             private.append(addr)
-    return list(dict.fromkeys([*public, *private]))[:limit]
+    return ranked([*public, *private], local=local)[:limit]
 
 
 def to_dial(
@@ -92,7 +98,7 @@ def to_dial(
     `ours` are the addresses, wildcards replaced, at which this node listens or is seen.
     """
     found: list[Multiaddr] = []
-    for addr in islice(claimed, MAX_LOOKED_AT):
+    for addr in islice(claimed, MAX_CLAIMED):
         try:
             base, named = split_peer(addr)
         except AddressError:
@@ -100,6 +106,8 @@ def to_dial(
         if named in (None, peer_id) and kind_of(base) in kinds and ip_of(base) is not None:
             found.append(base)
     found = [addr for addr in dict.fromkeys(found) if to_endpoint(addr).port]
+    if len(found) > MAX_LOOKED_AT:  # not every peer names the best first
+        found = order_addresses(found, interfaces=interfaces, limit=MAX_LOOKED_AT)
     our_places = {(ip_of(addr), to_endpoint(addr).port) for addr in ours if ip_of(addr)}
     our_ips = public_ips(ours)
     same_site = bool(our_ips & public_ips(found))
@@ -137,12 +145,12 @@ def predicted(claimed: Iterable[Multiaddr], listening: Iterable[Multiaddr]) -> l
     """
     hosts = [
         ip
-        for addr in islice(claimed, MAX_LOOKED_AT)
+        for addr in islice(claimed, MAX_CLAIMED)
         if kind_of(addr) is Kind.TCP and (ip := ip_of(addr)) is not None and is_public_host(ip)
     ]
     ports = [
         to_endpoint(addr).port
-        for addr in islice(listening, MAX_LOOKED_AT)
+        for addr in listening
         if kind_of(addr) is Kind.TCP and ip_of(addr) is not None
     ]
     return [

@@ -25,6 +25,7 @@ from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.dialing.race import race
 from lattica.nat.swarm.protocols import StreamHandler
 from lattica.nat.swarm.swarm import Swarm
+from lattica.nat.traversal.punch.candidates import MAX_CLAIMED
 from lattica.nat.traversal.punch.config import PunchConfig
 from lattica.nat.traversal.punch.dcutr.messages import MAX_MESSAGE
 from lattica.nat.traversal.punch.exchange import open_on
@@ -126,7 +127,7 @@ class DirectStrategy:
         raise NotApplicable("; ".join(missing))
 
     async def _dial(self, peer_id: PeerId, claimed: Sequence[Multiaddr]) -> Connection:
-        addrs = self._side.dialable(order_addresses(claimed), peer_id)
+        addrs = self._side.dialable(order_addresses(claimed, limit=MAX_CLAIMED), peer_id)
         if not addrs:
             raise NotApplicable("no address of the peer is known that may be dialed")
 

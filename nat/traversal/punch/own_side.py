@@ -6,12 +6,13 @@ from collections.abc import Collection, Iterable, Sequence
 
 from lattica.nat.base.errors import LatticaError
 from lattica.nat.base.keys.identity import PeerId
-from lattica.nat.base.net.addresses import Kind, interface_addresses, kind_of, local_interfaces
+from lattica.nat.base.net.addresses import Kind, interface_addresses, kind_of
+from lattica.nat.base.net.interfaces import local_addresses, local_interfaces
 from lattica.nat.base.net.ip import IpAddress
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.secure.gater import Gater
 from lattica.nat.swarm.swarm import Swarm
-from lattica.nat.traversal.punch.candidates import MAX_LOOKED_AT, public_ips, to_advertise, to_dial
+from lattica.nat.traversal.punch.candidates import MAX_CLAIMED, public_ips, to_advertise, to_dial
 
 
 class OwnSide:
@@ -30,6 +31,7 @@ class OwnSide:
             self._swarm.listen_addrs,
             kinds=self._kinds,
             interfaces=local_interfaces(),
+            local=local_addresses(),
             peer_ips=None if peer_addrs is None else public_ips(peer_addrs),
             allow_loopback=self._allow_loopback,
         )
@@ -42,7 +44,7 @@ class OwnSide:
         interfaces = local_interfaces()
         bound = interface_addresses(self._swarm.listen_addrs, interfaces=interfaces)
         return to_dial(
-            [addr for addr in claimed[:MAX_LOOKED_AT] if self._is_allowed(addr)],
+            [addr for addr in claimed[:MAX_CLAIMED] if self._is_allowed(addr)],
             peer_id,
             kinds=self._kinds,
             ours=[*self._outside(), *bound],

@@ -25,7 +25,8 @@ from lattica.nat.base.errors import (
     ResourceLimitError,
 )
 from lattica.nat.base.keys.identity import PeerId
-from lattica.nat.base.net.addresses import local_interfaces, socket_multiaddr
+from lattica.nat.base.net.addresses import socket_multiaddr
+from lattica.nat.base.net.interfaces import local_interfaces
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
 from lattica.nat.secure.gater import Gater

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import TypeAlias
 
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
-from lattica.nat.base.net.addresses import decode_multiaddr
+from lattica.nat.base.net.addresses import decode_multiaddr, order_addresses
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.protobuf import parse_message
 from lattica.nat.base.wire import encode_length_prefixed
@@ -63,8 +63,7 @@ def encode(message: DcutrMessage) -> bytes:
 def decode(data: bytes) -> DcutrMessage:
     """Read a message, its length taken off.
 
-    Of a CONNECT, the first :data:`MAX_ADDRS` addresses are looked at, and those that cannot be
-    parsed are left out.
+    Of a CONNECT there are the addresses that :func:`parse_addrs` takes.
 
     Raises:
         RemoteProtocolError: too long, no protobuf, or of no known type.
@@ -79,11 +78,17 @@ def decode(data: bytes) -> DcutrMessage:
 
 
 def parse_addrs(encoded: Iterable[bytes]) -> tuple[Multiaddr, ...]:
-    """Those of the first :data:`MAX_ADDRS` binary addresses that can be parsed."""
+    """Those of some binary addresses that can be parsed, of more than :data:`MAX_ADDRS` the best.
+
+    No more than four times as many are looked at.
+    """
     addrs = []
-    for raw in islice(encoded, MAX_ADDRS):
+    for raw in islice(encoded, 4 * MAX_ADDRS):
         try:
             addrs.append(decode_multiaddr(raw))
         except RemoteProtocolError:
             continue
-    return tuple(dict.fromkeys(addrs))
+    found = list(dict.fromkeys(addrs))
+    if len(found) > MAX_ADDRS:
+        found = order_addresses(found, limit=MAX_ADDRS)
+    return tuple(found)

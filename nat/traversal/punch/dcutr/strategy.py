@@ -26,7 +26,7 @@ from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.punch.candidates import predicted, public_ips
 from lattica.nat.traversal.punch.config import PunchConfig
 from lattica.nat.traversal.punch.dcutr.core import ANSWER_TIMEOUT, MAX_ROUNDS, Initiator, Responder
-from lattica.nat.traversal.punch.dcutr.messages import DCUTR, MAX_ADDRS
+from lattica.nat.traversal.punch.dcutr.messages import DCUTR
 from lattica.nat.traversal.punch.dcutr.tcp_punch import punch
 from lattica.nat.traversal.punch.exchange import open_on
 from lattica.nat.traversal.punch.not_applicable import NotApplicable
@@ -243,7 +243,7 @@ class DcutrStrategy:
     def _dialable(self, relayed: Connection, claimed: Sequence[Multiaddr]) -> list[Multiaddr]:
         peer_id = relayed.peer_id
         guesses = predicted(claimed, self._swarm.address_book.addrs(peer_id))
-        return self._side.dialable([*claimed[: MAX_ADDRS - len(guesses)], *guesses], peer_id)
+        return self._side.dialable([*claimed, *guesses], peer_id)
 
     async def _punch(
         self, relayed: Connection, addrs: Sequence[Multiaddr], *, leads: bool, round_trip: float

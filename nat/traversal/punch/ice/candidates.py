@@ -13,7 +13,7 @@ from enum import IntEnum
 from zlib import crc32
 
 from lattica.nat.base.errors import AccessDeniedError
-from lattica.nat.base.net.addresses import Interface
+from lattica.nat.base.net.interfaces import Interface
 from lattica.nat.base.net.ip import IpAddress, is_host, is_public_host
 from lattica.nat.secure.gater import Gater
 

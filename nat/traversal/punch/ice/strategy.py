@@ -13,6 +13,7 @@ import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import trio
@@ -24,13 +25,8 @@ from lattica.nat.base.errors import (
     UnsupportedProtocolError,
 )
 from lattica.nat.base.keys.identity import PeerId
-from lattica.nat.base.net.addresses import (
-    Kind,
-    kind_of,
-    local_interfaces,
-    socket_multiaddr,
-    to_endpoint,
-)
+from lattica.nat.base.net.addresses import Kind, kind_of, socket_multiaddr, to_endpoint
+from lattica.nat.base.net.interfaces import local_interfaces
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
 from lattica.nat.secure.gater import Gater
@@ -312,11 +308,15 @@ class IceStrategy:
         return tuple(found.values())
 
     def _description(self, endpoints: tuple[QuicEndpoint, ...]) -> Description:
-        hosts = [
-            (CandidateType.HOST, (str(ip), endpoint.local[1]), base)
+        by_endpoint = (
+            [
+                (CandidateType.HOST, (str(ip), endpoint.local[1]), base)
+                for ip in _addresses_of(endpoint)
+            ]
             for base, endpoint in enumerate(endpoints)
-            for ip in _addresses_of(endpoint)
-        ]
+        )
+        # In turns: many addresses of one family must not keep out the other.
+        hosts = [host for turn in zip_longest(*by_endpoint) for host in turn if host is not None]
         known = {address for _, address, _ in hosts}
         mapped = [
             (CandidateType.SERVER_REFLEXIVE, address, base)

@@ -154,7 +154,7 @@ async def test_what_a_peer_says_is_bounded_and_checked():
         await identified(node)
         peer_id = peer.identity.peer_id
         assert len(node.peers()[0].agent) == 256
-        assert node.swarm.address_book.addrs(peer_id) == addrs[:61]
+        assert node.swarm.address_book.addrs(peer_id) == addrs[:64]
         connection = node.swarm.registry.best(peer_id)
         assert connection is not None
         assert len(connection.known_protocols - {IDENTIFY}) == 512

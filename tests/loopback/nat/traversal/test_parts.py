@@ -143,7 +143,7 @@ async def test_a_change_of_the_network_makes_what_was_seen_before_untrue():
         stale = Multiaddr("/ip4/8.8.8.8/tcp/1")
         node.swarm.record_observation(connection, stale)
         node.swarm.own_addresses.set("verified", [stale])
-        node.swarm.own_addresses.set_unreachable([stale])
+        node.swarm.own_addresses.set_checked(unreachable=[stale])
         node.swarm.events.publish(NetworkChanged("test"))
         await settled(lambda: stale not in node.swarm.observed.addrs(Kind.TCP))
         assert stale not in node.swarm.addrs

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Iterator
 from typing import ClassVar
 
-import ifaddr
 import pytest
 import trio
 from trio.testing import MockClock
 
 from lattica.errors import AddressError, RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
-from lattica.nat.base.net import addresses
 from lattica.nat.base.net.addresses import (
     Endpoint,
     Kind,
@@ -22,7 +19,6 @@ from lattica.nat.base.net.addresses import (
     interface_addresses,
     ip_of,
     kind_of,
-    local_interfaces,
     order_addresses,
     parse_multiaddr,
     path_rank,
@@ -196,24 +192,6 @@ def test_wildcards_become_interfaces() -> None:
         "/ip6/::1/tcp/4002/ws",
         "/dns4/example.org/tcp/443/wss",
     ]
-
-
-def test_interfaces_of_this_machine() -> None:
-    interfaces = local_interfaces()
-    assert ipaddress.ip_interface("127.0.0.1/8") in interfaces
-    assert not any(i.version == 6 and i.is_link_local for i in interfaces)
-    loopback = [i.is_loopback for i in interfaces]
-    assert loopback == sorted(loopback)
-    assert interface_addresses(addrs("/ip4/0.0.0.0/tcp/1"))
-
-
-def test_without_an_interface_list_there_is_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse() -> Iterator[ifaddr.Adapter]:
-        raise OSError("not permitted")
-
-    monkeypatch.setattr(ifaddr, "get_adapters", refuse)
-    monkeypatch.setattr(addresses, "_interfaces", None)  # forget what was asked before
-    assert all(interface.is_loopback for interface in local_interfaces())
 
 
 # --- order ---

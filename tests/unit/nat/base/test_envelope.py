@@ -126,10 +126,12 @@ def test_nobody_can_say_where_somebody_else_is():
 
 
 def test_addresses_that_are_none_or_too_many_are_left_out():
-    raw = [b"\xff\xff", b"", ADDRS[0].to_bytes(), *[ADDRS[1].to_bytes()] * 100]
+    private = [Multiaddr(f"/ip4/10.1.0.1/tcp/{port}") for port in range(1, 100)]
+    public = Multiaddr("/ip4/8.8.8.8/tcp/4001")
+    raw = [b"\xff\xff", b"", *(addr.to_bytes() for addr in (*private, public))]
     infos = [pb.PeerRecord.AddressInfo(multiaddr=one) for one in raw]
     record = open_record(sealed(pb.PeerRecord(peer_id=OWN.peer_id.to_bytes(), addresses=infos)))
     assert record.seq == 0
-    assert record.addrs == (ADDRS[0], *[ADDRS[1]] * (MAX_ADDRS - 3))
+    assert record.addrs == (public, *private[: MAX_ADDRS - 1])
     with pytest.raises(RemoteProtocolError, match=f"{MAX_RECORD} are allowed"):
         open_record(seal_record(OWN, 1, [ADDRS[1]] * 400))

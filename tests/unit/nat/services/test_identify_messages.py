@@ -120,7 +120,7 @@ def test_the_first_message_is_short_enough_for_everybody(count, protocols):
         assert decode(first) == message
     elif protocols == 20:
         kept = decode(first).listen_addrs
-        assert kept[0] == public
+        assert public in kept[:3]
         assert set(kept) <= set(message.listen_addrs)
         assert set(kept) >= set(relayed) or not set(kept) >= set(loopback)
         assert decode(first).protocols == message.protocols

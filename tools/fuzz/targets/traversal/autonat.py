@@ -7,7 +7,8 @@ from contextlib import suppress
 from random import Random
 
 from lattica.errors import RemoteProtocolError
-from lattica.nat.base.net.addresses import Interface, ip_of
+from lattica.nat.base.net.addresses import ip_of
+from lattica.nat.base.net.interfaces import Interface
 from lattica.nat.base.net.ip import is_public_host
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.wire import LengthPrefixed, encode_length_prefixed

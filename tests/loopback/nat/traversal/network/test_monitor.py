@@ -191,7 +191,7 @@ def test_a_shortage_does_not_look_like_a_change(monkeypatch, number):
     else:
         with pytest.raises(OSError, match="refused"):
             read_network()
-    assert local_hosts() == {"127.0.0.1", "::1"}
+    assert local_hosts() >= {"127.0.0.1", "::1"}
 
 
 def test_without_file_descriptors_nobody_can_look():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lattica.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity, PeerId
-from lattica.nat.base.net.addresses import Interface
+from lattica.nat.base.net.interfaces import Interface
 from lattica.nat.base.net.ip import IpAddress
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.traversal.autonat.config import AutonatServerConfig
