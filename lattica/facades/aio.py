@@ -111,6 +111,11 @@ class AsyncLattica(NodeFacade):
         node = self._node
         return await self._bridge.acall_plain(lambda: node.addrs)
 
+    async def announcing(self) -> tuple[str, ...]:
+        """What may still add to `addrs`, in words; see `Node.announcing`."""
+        node = self._node
+        return await self._bridge.acall_plain(lambda: node.announcing)
+
     async def connect(
         self,
         target: str | Multiaddr | PeerId | Sequence[str | Multiaddr],
@@ -213,6 +218,7 @@ class AsyncLattica(NodeFacade):
         name: str | None = None,
         *,
         progress: HashCallback | None = None,
+        announce_timeout: float = 10.0,
         timeout: float | None = None,
     ) -> Ticket:
         """Hash a file or directory and serve it until the node stops; return a ticket for it.
@@ -221,9 +227,9 @@ class AsyncLattica(NodeFacade):
         if it raises, so does this.
         """
         content = self._content
+        publish = partial(content.publish, path, name, announce_timeout=announce_timeout)
         if progress is None:
-            return await self._bridge.acall(content.publish, path, name, timeout=timeout)
-        publish = partial(content.publish, path, name)
+            return await self._bridge.acall(publish, timeout=timeout)
         return await self._bridge.acall_reporting(publish, progress, timeout=timeout)
 
     async def unpublish(self, publication: Ticket | Cid | str) -> None:

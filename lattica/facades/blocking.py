@@ -127,6 +127,12 @@ class Lattica(NodeFacade):
         node = self._node
         return self._bridge.call_plain(lambda: node.addrs)
 
+    @property
+    def announcing(self) -> tuple[str, ...]:
+        """What may still add to `addrs`, in words; see `Node.announcing`."""
+        node = self._node
+        return self._bridge.call_plain(lambda: node.announcing)
+
     def connect(
         self,
         target: str | Multiaddr | PeerId | Sequence[str | Multiaddr],
@@ -227,6 +233,7 @@ class Lattica(NodeFacade):
         name: str | None = None,
         *,
         progress: HashCallback | None = None,
+        announce_timeout: float = 10.0,
         timeout: float | None = None,
     ) -> Ticket:
         """Hash a file or directory and serve it until the node stops; return a ticket for it.
@@ -235,9 +242,9 @@ class Lattica(NodeFacade):
         if it raises, so does this.
         """
         content = self._content
+        publish = partial(content.publish, path, name, announce_timeout=announce_timeout)
         if progress is None:
-            return self._bridge.call(content.publish, path, name, timeout=timeout)
-        publish = partial(content.publish, path, name)
+            return self._bridge.call(publish, timeout=timeout)
         return self._bridge.call_reporting(publish, progress, timeout=timeout)
 
     def unpublish(self, publication: Ticket | Cid | str) -> None:

@@ -41,7 +41,12 @@ class Content:
         self._publisher: Publisher | None = None
 
     async def publish(
-        self, path: Path | str, name: str | None, progress: HashCallback | None = None
+        self,
+        path: Path | str,
+        name: str | None,
+        progress: HashCallback | None = None,
+        *,
+        announce_timeout: float,
     ) -> Ticket:
         """See :meth:`lattica.content.Publisher.publish`. Serves until the node stops."""
         from lattica.content import Publisher
@@ -49,7 +54,9 @@ class Content:
         if self._publisher is None:
             self._publisher = Publisher(self._node)
             await self._stack.enter_async_context(self._publisher)
-        return await self._publisher.publish(path, name, progress=progress)
+        return await self._publisher.publish(
+            path, name, progress=progress, announce_timeout=announce_timeout
+        )
 
     def unpublish(self, publication: Ticket | Cid | str) -> None:
         """See :meth:`lattica.content.Publisher.unpublish`."""

@@ -16,10 +16,10 @@ from lattica.facades.blocking import Lattica
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.net.addresses import Kind, kind_of
 from lattica.nat.config import SwarmConfig
-from lattica.nat.traversal.config import RelayServerConfig, TraversalConfig
+from lattica.nat.traversal.config import TraversalConfig
 from lattica.nat.traversal.portmap.config import PortMappingConfig
 from lattica.nat.traversal.relay.client.config import RelayClientConfig
-from lattica.nat.traversal.relay.server.limits import RelayLimits
+from lattica.nat.traversal.relay.server.limits import RelayLimits, RelayServerConfig
 from lattica.node import Node
 
 CONFIG = NodeConfig(
