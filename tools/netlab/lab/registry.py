@@ -13,6 +13,7 @@ import secrets
 import select
 import shutil
 import signal
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -79,9 +80,13 @@ def write(record: LabRecord) -> None:
 
 
 def labs() -> Iterator[LabRecord]:
-    """All labs that have a folder, also dead ones, as far as this user can see them."""
+    """All labs of this user that have a folder, also dead ones."""
     for folder in sorted(Path(tempfile.gettempdir()).glob(f"{PREFIX}*")):
         try:
+            # Anybody can make a folder there, and a file that names our processes for its own.
+            status = folder.lstat()
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+                continue
             table = json.loads((folder / FILE).read_text())
             yield LabRecord(
                 lab=str(table["lab"]),
@@ -94,7 +99,7 @@ def labs() -> Iterator[LabRecord]:
                 namespaces={str(k): str(v) for k, v in table["namespaces"].items()},
             )
         except (OSError, ValueError, KeyError, TypeError):
-            # Not ours to read, or a lab that is being made or removed this moment.
+            # A lab that is being made or removed this moment.
             continue
 
 
