@@ -68,12 +68,18 @@ def test_a_stalled_reader_is_told_what_it_missed(blocking: bool) -> None:
         done.start()
         lines = read_lines(reading, "end")
         done.join()
-    [at] = [index for index, line in enumerate(lines) if line.startswith("lost")]
-    dropped = int(lines[at].split()[1])
-    assert lines[:at] == [f"line {number}" for number in range(at)]
-    assert lines[at + 1 :] == ["end"]
-    assert at + dropped == count
-    assert at >= QUEUE_SIZE
+    assert lines.pop() == "end"
+    # Lines may be dropped more than once; what is said of it stands in their place each time.
+    number = 0
+    for line in lines:
+        kind, said = line.split()
+        if kind == "lost":
+            number += int(said)
+        else:
+            assert int(said) == number
+            number += 1
+    assert number == count
+    assert QUEUE_SIZE <= len(lines) < count
 
 
 def _write_end(writer: LineWriter, thread: threading.Thread) -> None:
@@ -86,7 +92,6 @@ def test_news_after_what_was_dropped_follow_it() -> None:
         writer = LineWriter(writing, lost)
         for number in range(3 * QUEUE_SIZE):
             writer.write(f"line {number}")
-        lines = []
         data = b""
         # The thread takes the queue and what is to be said of it at once, as soon as it is let.
         while b"lost" not in data:
@@ -94,7 +99,6 @@ def test_news_after_what_was_dropped_follow_it() -> None:
         writer.write("news")
         lines = (data + "\n".join(read_lines(reading, "news")).encode()).decode().split("\n")
     assert lines[-1] == "news"
-    assert sum(line.startswith("lost") for line in lines) == 1
 
 
 def test_long_texts_do_not_wait_either_and_stay_in_order() -> None:

@@ -127,8 +127,13 @@ sys.stdin.read()
         assert process.stdout is not None
         assert process.stdout.readline() == "done\n"  # though nobody has read anything
         _, logged = process.communicate()
-    lines = logged.splitlines()
-    [told] = [number for number, line in enumerate(lines) if "were dropped here" in line]
-    assert told + int(lines[told].split(": ")[1].split()[0]) == 3000
-    assert " WARNING lattica.logs: " in lines[told]
-    assert told == len(lines) - 1
+    number = 0
+    for line in logged.splitlines():
+        if "were dropped here" in line:
+            assert " WARNING lattica.logs: " in line
+            number += int(line.split(": ")[1].split()[0])
+        else:
+            assert line.endswith(f"lattica.test: line {number}")
+            number += 1
+    assert number == 3000
+    assert "were dropped here" in logged
