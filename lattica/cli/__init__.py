@@ -15,8 +15,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from lattica.cli import content, doctor, node, relay
-from lattica.cli.common import EXIT_FAILURE, GlobalOptions, reported_errors, take_any_text
+from lattica.cli import content, doctor, node, relay, swarm_key
+from lattica.cli.common import EXIT_FAILURE, EXIT_INTERRUPTED, reported_errors, take_any_text
+from lattica.cli.global_options import GlobalOptions, allow_after, without_types_of_flags
 from lattica.cli.terminal import guard_output, guarded_output, say, say_traceback
 from lattica.nat.base.printable import printable
 
@@ -40,6 +41,15 @@ class _Commands(TyperGroup):
         with guarded_output():
             return super().main(*args, **kwargs)
 
+    def get_params(self, ctx: Any) -> Any:
+        return without_types_of_flags(super().get_params(ctx))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command = super().get_command(ctx, cmd_name)
+        if command is not None:
+            allow_after(self, command, ctx)
+        return command
+
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
         with _printable_usage_errors():
             return super().make_context(*args, **kwargs)
@@ -52,7 +62,11 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     cls=_Commands,
     help="The network layer for distributed AI: reach peers by key, fetch content by hash.",
+    epilog="Exit status: 0 done; 1 failed, for the reason on standard error; 2 wrong arguments; "
+    "3 `doctor` has found something bad; 130 Ctrl-C. `publish` and `fetch` that a signal ends: 128 "
+    "and its number.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     # A traceback with local variables would print keys.
     pretty_exceptions_enable=False,
 )
@@ -93,15 +107,18 @@ def global_options(
         ),
     ] = False,
 ) -> None:
-    given = {"log_level": log_level, "data_dir": data_dir, "identity_path": identity}
-    overrides = {key: value for key, value in given.items() if value is not None}
-    ctx.obj = GlobalOptions(config_file=config, overrides=overrides, log_json=log_json)
+    options = ctx.find_object(GlobalOptions) or GlobalOptions()
+    given = {"config": config, "log_level": log_level, "log_json": log_json, "data_dir": data_dir}
+    for name, value in {**given, "identity": identity}.items():
+        options = options.given(name, value)
+    ctx.obj = options
 
 
 node.register(app)
 relay.register(app)
 doctor.register(app)
 content.register(app)
+swarm_key.register(app)
 
 
 def main() -> None:
@@ -110,6 +127,8 @@ def main() -> None:
     guard_output()
     try:
         app(prog_name="lattica")
+    except KeyboardInterrupt:  # before a command has begun
+        sys.exit(EXIT_INTERRUPTED)
     except (Exception, BaseExceptionGroup) as bug:
         say_traceback(bug)
         sys.exit(EXIT_FAILURE)

@@ -1,4 +1,4 @@
-"""What all commands share: global options, loading the configuration, running, and errors.
+"""What all commands share: loading the configuration, running, and errors.
 
 Import-light on purpose: whatever a command needs beyond this it imports when it runs, so that
 `lattica --help` and shell completion answer at once.
@@ -9,13 +9,13 @@ from __future__ import annotations
 import io
 import os
 import select
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
+from lattica.cli.global_options import GlobalOptions
 from lattica.cli.terminal import say
 from lattica.nat.base.errors import LatticaError
 from lattica.nat.base.exception_groups import leaves
@@ -29,17 +29,9 @@ T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
 
 EXIT_FAILURE = 1
+EXIT_BAD = 3
+"""`lattica doctor` has found something that is bad. Wrong usage is 2, by click."""
 EXIT_INTERRUPTED = 130
-
-
-@dataclass(frozen=True, slots=True)
-class GlobalOptions:
-    """The options given before the command's name."""
-
-    config_file: Path | None = None
-    overrides: Mapping[str, object] = field(default_factory=dict)
-    """Settings by dotted name, as :func:`lattica.config.load_config` takes them."""
-    log_json: bool = False
 
 
 def start(
@@ -70,9 +62,13 @@ def start(
 
 
 def run(function: Callable[[*Arguments], Awaitable[T]], *arguments: *Arguments) -> T:
-    """Run an async function under trio to its end."""
+    """Run an async function under trio to its end; from here on Ctrl-C is `KeyboardInterrupt`."""
     import trio
 
+    import lattica.node  # noqa: F401 - takes a moment, in which Ctrl-C is to end the process
+
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     return trio.run(function, *arguments)
 
 

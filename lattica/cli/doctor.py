@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lattica.cli.common import GlobalOptions, run, start
+from lattica.cli.common import EXIT_BAD, run, start
+from lattica.cli.global_options import GlobalOptions
 from lattica.cli.options import OwnKeyOption
 from lattica.cli.terminal import console, say, say_json
 from lattica.nat.base.printable import printable
@@ -52,6 +53,9 @@ def doctor_command(
     """Find out how peers can reach this machine.
 
     Only relays and peers that are configured are asked, and the local router.
+
+    The exit status is 0 if nothing is bad, 3 if a row says that something is, and 1 if nothing
+    could be found out.
     """
     from dataclasses import replace
 
@@ -65,7 +69,8 @@ def doctor_command(
         config = replace(config, identity_path=None)
     _print_progress(_whom(config, wait))
     facts = run(_gather, config, wait, lifetime)
-    _show(facts, as_json)
+    if not _show(facts, as_json):
+        raise typer.Exit(EXIT_BAD)
 
 
 def _log_level(options: GlobalOptions) -> str:
@@ -109,8 +114,9 @@ async def _gather(config: NodeConfig, wait: float, lifetime: bool) -> DoctorFact
         return facts
 
 
-def _show(facts: DoctorFacts, as_json: bool) -> None:
-    from lattica.doctor.findings import examine
+def _show(facts: DoctorFacts, as_json: bool) -> bool:
+    """Print it; whether nothing is bad."""
+    from lattica.doctor.findings import State, examine
     from lattica.doctor.reach import reach_table
 
     findings, rows = examine(facts), reach_table(facts)
@@ -118,6 +124,7 @@ def _show(facts: DoctorFacts, as_json: bool) -> None:
         say_json(_json(facts, findings, rows), indent=2)
     else:
         _print_tables(findings, rows)
+    return all(finding.state is not State.BAD for finding in findings)
 
 
 def _print_tables(findings: Sequence[Finding], rows: Sequence[Reach]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, TypeAlias
 
@@ -24,10 +24,9 @@ class Progress:
     """How far the work is. Whatever `progress=` is called with is one of these, and its kind says
     what else there is to know."""
 
-    bytes_done: int
-    bytes_total: int
+    bytes_done: int = field(default=0, kw_only=True)
+    bytes_total: int = field(default=0, kw_only=True)
     """0 as long as it is not known."""
-
     phase: ClassVar[str] = ""
     """"hashing", "starting", "checking", "fetching" or "waiting"."""
 
@@ -41,6 +40,8 @@ class Progress:
 class HashProgress(Progress):
     """Publishing: bytes of the files that have been hashed."""
 
+    bytes_done: int
+    bytes_total: int
     phase: ClassVar[str] = "hashing"
 
 
@@ -58,6 +59,8 @@ class FetchStarted(Progress):
 class Checking(Progress):
     """Bytes of files and parts that lie on disk already which have been hashed again."""
 
+    bytes_done: int
+    bytes_total: int
     phase: ClassVar[str] = "checking"
 
 
@@ -65,6 +68,8 @@ class Checking(Progress):
 class FetchProgress(Progress):
     """Bytes that are verified and written."""
 
+    bytes_done: int
+    bytes_total: int
     bytes_fetched: int
     """Of `bytes_done`, what came over the network in this run; the rest was there already."""
     rate: float

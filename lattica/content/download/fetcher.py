@@ -271,13 +271,8 @@ class _Fetch:
 
     def _emit_done(self, output: int, *, reused: bool) -> None:
         path, size = self._files.target(output), self._plan.outputs[output].size
-        self._emit(FileDone(*self._done(), path, size, reused))
-
-    def _done(self) -> tuple[int, int]:
-        """Bytes that are there, and of how many; zeros before the manifest is."""
-        if not self._counting:
-            return 0, 0
-        return self._ledger.bytes_done, self._plan.size
+        done = self._ledger.bytes_done
+        self._emit(FileDone(path, size, reused, bytes_done=done, bytes_total=self._plan.size))
 
     # --- the whole ---
 
@@ -286,7 +281,7 @@ class _Fetch:
         manifest = await self._get_manifest()
         self._plan = await trio.to_thread.run_sync(Plan, self._ticket.cid, manifest, tensors)
         plan = self._plan
-        self._emit(FetchStarted(0, plan.size, plan.cid, manifest.name, len(plan.outputs)))
+        self._emit(FetchStarted(plan.cid, manifest.name, len(plan.outputs), bytes_total=plan.size))
         self._files = PartialFiles(plan, self._out_dir)
         with self._files as files:
             local = await find_local_files(plan, self._out_dir, self._checked)
@@ -467,7 +462,8 @@ class _Fetch:
                 failures, self._options.first_delay, _LONGEST_DELAY, random.Random()
             )
             logger.info("lost the provider: %s; trying again in %.1f s", lost, pause)
-            self._emit(Retrying(*self._done(), str(lost), pause))
+            done, total = (self._ledger.bytes_done, self._plan.size) if self._counting else (0, 0)
+            self._emit(Retrying(str(lost), pause, bytes_done=done, bytes_total=total))
             await trio.sleep(pause)
 
     async def _open(self) -> Stream:

@@ -8,7 +8,6 @@ seed alone; that is read, too.
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -16,7 +15,11 @@ from google.protobuf.message import DecodeError
 
 from lattica.nat.base.errors import IdentityError
 from lattica.nat.base.keys.peer_id import PeerId, parse_peer_id
-from lattica.nat.base.keys.private_file import UnprotectedFileError, read_private_file
+from lattica.nat.base.keys.private_file import (
+    UnprotectedFileError,
+    read_private_file,
+    write_private_file,
+)
 from lattica.nat.base.keys.public_keys import PublicKey, ed25519_public_key
 from lattica.nat.pb import keys_pb2 as pb
 
@@ -101,17 +104,7 @@ class Identity:
         path = Path(path)
         message = pb.PrivateKey(type=pb.ED25519, data=self.seed + self.public_key.data)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # Write aside and link, so that no reader ever sees half a key.
-            descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(message.SerializeToString())
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.link(temporary, path)
-            finally:
-                os.unlink(temporary)
+            write_private_file(path, message.SerializeToString())
         except OSError as error:
             if os.path.lexists(path):
                 raise IdentityError(f"{path} exists already; it is not overwritten") from None

@@ -1,10 +1,11 @@
-"""Reading a file that holds a secret: only if nobody else can have read or made it."""
+"""Files that hold a secret: read only if nobody else can have read or made them, and made so."""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 _ROOT = 0
@@ -55,3 +56,23 @@ def check_private(status: os.stat_result, path: Path) -> None:
             f"is accessible to group or others (mode {mode:04o}), and whoever reads it has the "
             f"key. Run: chmod 600 {path}"
         )
+
+
+def write_private_file(path: Path, data: bytes) -> None:
+    """Make a file of mode 0600, and folders above it that are missing; never overwrites one.
+
+    Raises:
+        FileExistsError: it is there already.
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # Written aside and linked, so that no reader ever sees half a key.
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(temporary, path)
+    finally:
+        os.unlink(temporary)

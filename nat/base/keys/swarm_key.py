@@ -1,4 +1,4 @@
-"""The key of a private network, as a `swarm.key` file has it: pure.
+"""The key of a private network, as a `swarm.key` file has it.
 
 Source: libp2p specification "Pre-shared Key Based Private Networks"
 (https://github.com/libp2p/specs/blob/master/pnet/Private-Networks-PSK-V1.md).
@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
 
 from lattica.nat.base.errors import ConfigError
 
 KEY_BYTES = 32
 
 _CODEC = "/key/swarm/psk/1.0.0/"
+
+
+def make_swarm_key() -> bytes:
+    """The content of a new `swarm.key` file."""
+    return f"{_CODEC}\n/base16/\n{os.urandom(KEY_BYTES).hex()}\n".encode()
 
 
 def parse_swarm_key(raw: bytes) -> bytes:
@@ -44,6 +50,6 @@ def parse_swarm_key(raw: bytes) -> bytes:
     if len(key) != KEY_BYTES:
         raise ConfigError(
             f"the key has to have {KEY_BYTES} bytes, not {len(key)}; make one with: "
-            "printf '/key/swarm/psk/1.0.0/\\n/base16/\\n%s\\n' \"$(openssl rand -hex 32)\""
+            "lattica swarm-key"
         )
     return key

@@ -476,6 +476,20 @@ class TestCommand:
         assert asked == (20.0, True)
         assert shown["mapping_lifetime"] == {"alive_s": 15, "dead_s": 25}
 
+    @pytest.mark.parametrize("how", [[], ["--json"]])
+    def test_the_exit_status_says_whether_something_is_bad(
+        self, how, monkeypatch, tmp_path, restored_logging
+    ):
+        async def gather(config: Any, wait: float, lifetime: bool) -> DoctorFacts:
+            await trio.lowlevel.checkpoint()
+            return facts
+
+        monkeypatch.setattr(command, "_gather", gather)
+        for facts, status in ((home(), 0), (home(listen=()), 3)):
+            assert any(f.state is State.BAD for f in examine(facts)) is bool(status)
+            line = ["doctor", "--data-dir", str(tmp_path), *how]
+            assert CliRunner().invoke(app, line).exit_code == status
+
     def test_the_log_if_that_is_asked_for(self, doctor, tmp_path):
         file = tmp_path / "lattica.toml"
         file.write_text('log_level = "info"\n')

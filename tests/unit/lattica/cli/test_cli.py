@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
+import typer.main
 from typer.testing import CliRunner
 
 from lattica.cli import app
 from lattica.cli.common import reported_errors
+from lattica.config import load_config
 from lattica.errors import ConfigError, DialError, LatticaError
+from lattica.nat.base.keys.swarm_key import parse_swarm_key
 
 pytestmark = pytest.mark.usefixtures("restored_logging")
 
@@ -81,6 +87,83 @@ def test_bad_configuration_and_bad_usage(tmp_path: Path) -> None:
     assert f"{file}: colour" in result.stderr
     assert runner.invoke(app, ["--bogus"]).exit_code == 2
     assert runner.invoke(app, ["nonsense"]).exit_code == 2
+
+
+def commands() -> dict[str, Any]:
+    group: Any = typer.main.get_command(app)
+    return {"": group, **group.commands}
+
+
+@pytest.mark.parametrize("name", sorted(commands()))
+def test_help_of_every_command(name: str) -> None:
+    arguments = [name] if name else []
+    helped = CliRunner().invoke(app, [*arguments, "--help"], env={"COLUMNS": "200"})
+    assert helped.exit_code == 0
+    assert "bool" not in helped.stdout
+    assert (
+        CliRunner().invoke(app, [*arguments, "-h"], env={"COLUMNS": "200"}).output == helped.output
+    )
+    for option in ("--config", "--log-level", "--log-json", "--data-dir", "--identity"):
+        assert option in helped.stdout
+
+
+def test_options_of_all_commands_may_come_before_or_after(tmp_path: Path) -> None:
+    runner = CliRunner()
+    places = [tmp_path / "one", tmp_path / "two"]
+    ids = [runner.invoke(app, ["id", "--data-dir", str(place)]).stdout for place in places]
+    before = runner.invoke(app, ["--data-dir", str(places[0]), "id"])
+    assert ids[0] == before.stdout != ids[1]
+    last = runner.invoke(app, ["--data-dir", str(places[0]), "id", "--data-dir", str(places[1])])
+    assert last.stdout == ids[1]
+    key = places[0] / "identity.key"
+    named = runner.invoke(app, ["id", "--identity", str(key), "--log-json", "--log-level", "error"])
+    assert named.stdout == ids[0]
+    file = tmp_path / "node.toml"
+    file.write_text(f"identity_path = {str(key)!r}")
+    assert runner.invoke(app, ["id", "--config", str(file)]).stdout == ids[0]
+    assert runner.invoke(app, ["id"], env={"LATTICA_CONFIG": str(file)}).stdout == ids[0]
+    wrong = runner.invoke(app, ["id", "--log-level", "loud"])
+    assert (wrong.exit_code, "log_level" in wrong.stderr) == (1, True)
+
+
+def test_it_is_a_module_too(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lattica", "id", "--data-dir", str(tmp_path)]
+    first, second = (subprocess.run(command, capture_output=True, text=True) for _ in range(2))
+    assert first.stdout == second.stdout != ""
+
+
+def test_the_key_of_a_private_network(tmp_path: Path) -> None:
+    runner = CliRunner()
+    file = tmp_path / "new" / "swarm.key"
+    assert runner.invoke(app, ["swarm-key", str(file)]).exit_code == 0
+    assert file.stat().st_mode & 0o777 == 0o600
+    key = parse_swarm_key(file.read_bytes())
+    environment = {"LATTICA_PRIVATE_NETWORK_KEY_FILE": str(file)}
+    assert load_config(environment=environment).swarm.private_network_key == key
+    again = runner.invoke(app, ["swarm-key", str(file)])
+    assert again.exit_code == 1
+    assert "exists already" in again.stderr
+    assert parse_swarm_key(file.read_bytes()) == key
+    other = tmp_path / "other"
+    runner.invoke(app, ["swarm-key", str(other)])
+    assert parse_swarm_key(other.read_bytes()) != key
+    assert runner.invoke(app, ["swarm-key", "/dev/null/no"]).exit_code == 1
+
+
+@pytest.mark.parametrize("moment", ["lattica.cli.common", "trio", "lattica.nat.swarm.swarm"])
+def test_ctrl_c_while_it_is_being_imported(moment: str, tmp_path: Path) -> None:
+    """The interpreter says what it has imported; at one of these moments it is interrupted."""
+    command = [sys.executable, "-X", "importtime", "-m", "lattica", "node", "--ephemeral"]
+    environment = {**os.environ, "LATTICA_DATA_DIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.rsplit("|")[-1].strip() == moment:
+                break
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+    assert "Traceback" not in rest
+    assert process.returncode == -signal.SIGINT
 
 
 def exit_code_of(error: BaseException) -> object:

@@ -25,6 +25,8 @@ ON_NEITHER = {
     "is_dead": "out of date when another thread looks; the next call raises",
     "push_back": "what is not wanted yet is left there by `receive_exactly` and its like",
     "receive_view": "data is copied on its way to another thread; `receive_into` copies it once",
+    "send_nowait": "a queue of their own lets small sends of the facades not wait either",
+    "wait_sendable": "the other half of `send_nowait`",
     "wake": TRIO_THREAD,
     "wake_sender": TRIO_THREAD,
 }
