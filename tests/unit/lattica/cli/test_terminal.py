@@ -124,10 +124,10 @@ def test_displays(terminal, monkeypatch, is_terminal):
     monkeypatch.setattr(content_progress, "_LINE_INTERVAL", 0.0)
     terminal.is_terminal = is_terminal
     with terminal.shown(), FetchDisplay() as display:
-        display(FetchStarted(0, 10, CID, HOSTILE, files=1))
+        display(FetchStarted(CID, HOSTILE, files=1, bytes_total=10))
         display(Checking(1, 10))
         display.on_path(PathStep(HOSTILE, 1.0))
-        display(Retrying(1, 10, HOSTILE, 1.0))
+        display(Retrying(HOSTILE, 1.0))
         display(FetchProgress(1, 10, 1, 1.0))
     with terminal.shown(), HashDisplay() as display:
         display(HashProgress(1, 2))
