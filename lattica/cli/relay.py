@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,8 +19,11 @@ from lattica.nat.base.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    import trio
+
     from lattica.config import NodeConfig
     from lattica.nat.swarm.events import EventStream
+    from lattica.nat.traversal.relay.server.events import RelayEvent
     from lattica.node import Node
 
 logger = logging.getLogger(__name__)
@@ -156,13 +160,26 @@ async def _run(
         assert service is not None  # the command enables it
         if output is not None:
             output.write_ready(node)
-            service.on_event.append(output.write)
+            service.on_event.append(partial(_tell, nursery, output))
             nursery.start_soon(output.write_all, events)
         else:
             _introduce(node)
         async for _ in signals:
             break
         nursery.cancel_scope.cancel()
+
+
+def _tell(nursery: trio.Nursery, output: EventOutput, event: RelayEvent) -> None:
+    """Write an event of the relay's. That nobody can read it ends the command, not the request."""
+    try:
+        output.write(event)
+    except OSError as error:
+        if not nursery.cancel_scope.cancel_called:
+            nursery.start_soon(_raise, error)
+
+
+async def _raise(error: Exception) -> None:
+    raise error
 
 
 def _introduce(node: Node) -> None:

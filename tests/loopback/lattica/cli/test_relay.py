@@ -8,6 +8,7 @@ import logging
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 from lattica.cli import app, relay
 from lattica.cli.event_json import event_object
 from lattica.config import NodeConfig, load_config
+from lattica.errors import LatticaError
 from lattica.line_writer import QUEUE_SIZE
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.net.addresses import split_peer
@@ -198,6 +200,32 @@ async def test_a_reader_that_stalls_stops_nothing(tmp_path):
             assert await process.wait() == 0
         finally:
             process.kill()
+
+
+async def test_a_reader_that_has_gone_ends_it_quietly(tmp_path):
+    code = "from lattica.cli import main; main()"
+    command = [sys.executable, "-c", code, "--data-dir", str(tmp_path), "relay"]
+    command += ["--allow", str(PEER), "--listen", "/ip4/127.0.0.1/tcp/0", "--json"]
+    process = await trio.lowlevel.open_process(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        addr, peer_id = split_peer(Multiaddr((await Lines(process.stdout).event())["addrs"][0]))
+        await process.stdout.aclose()
+        async with running(listen=()) as swarm:
+            with suppress(LatticaError):
+                connection = await swarm.dial(peer_id, [addr])
+                await ask_relay(connection, Reserve())
+            assert await process.wait() == 1
+        logged = b""
+        while data := await process.stderr.receive_some():
+            logged += data
+        assert b"Traceback" not in logged
+        assert b"BrokenPipe" not in logged
+    finally:
+        process.kill()
 
 
 class Lines:
