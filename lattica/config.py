@@ -96,6 +96,11 @@ class NodeConfig:
             raise FieldError("log_level", f"one of {', '.join(LEVELS)}", self.log_level)
 
 
+def default_key_file(config: NodeConfig) -> Path:
+    """Where the commands keep a peer's key unless `identity_path` is set."""
+    return config.data_dir / "identity.key"
+
+
 @dataclass(frozen=True, slots=True)
 class _Source:
     """Where values come from, for decoding them and for naming them in errors."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 from lattica.cli.global_options import GlobalOptions
 from lattica.cli.terminal import say
-from lattica.nat.base.errors import LatticaError
+from lattica.nat.base.errors import ConfigError, LatticaError
 from lattica.nat.base.exception_groups import leaves
 
 if TYPE_CHECKING:
@@ -39,26 +39,37 @@ def start(
     overrides: Mapping[str, object] | None = None,
     *,
     keep_identity: bool = True,
+    ephemeral: bool = False,
+    quiet: bool = False,
 ) -> NodeConfig:
     """Load the configuration for a command, and set up logging as it says.
 
     `overrides` are the command's own options (dotted names); those whose value is None or empty
-    were not given and are left out. With `keep_identity`, a peer without a configured key
-    file keeps its key in the data directory; without it such a peer gets a key for this run.
+    were not given and are left out. With `keep_identity`, the key is that of the configured file,
+    or of one in the data directory; without it, of the file given by `--identity`, or for this run
+    only: the configured one may be in use by a peer that runs all the time. `ephemeral` is always
+    a key for this run. `quiet` logs warnings only, unless something else is configured.
     Raises :class:`lattica.errors.ConfigError`.
     """
     from dataclasses import replace
 
-    from lattica.config import load_config
+    from lattica.config import default_key_file, load_config
     from lattica.logs import setup_logging
 
     options = ctx.find_object(GlobalOptions) or GlobalOptions()
     given = {k: v for k, v in (overrides or {}).items() if v is not None and v != [] and v != ()}
-    config = load_config(options.config_file, os.environ, {**options.overrides, **given})
+    # What the environment says comes last, after the arguments and the file.
+    environment = {**({"LATTICA_LOG_LEVEL": "warning"} if quiet else {}), **os.environ}
+    config = load_config(options.config_file, environment, {**options.overrides, **given})
     setup_logging(config.log_level, as_json=options.log_json)
-    if keep_identity and config.identity_path is None:
-        config = replace(config, identity_path=config.data_dir / "identity.key")
-    return config
+    named = "identity_path" in options.overrides
+    if ephemeral:
+        if named:
+            raise ConfigError("--identity names a key, --ephemeral makes a new one: give only one")
+        return replace(config, identity_path=None)
+    if not keep_identity:
+        return config if named else replace(config, identity_path=None)
+    return replace(config, identity_path=config.identity_path or default_key_file(config))
 
 
 def run(function: Callable[[*Arguments], Awaitable[T]], *arguments: *Arguments) -> T:

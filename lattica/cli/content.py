@@ -70,7 +70,7 @@ def publish_command(
     addresses, for instance with --listen /ip4/0.0.0.0/tcp/4001.
     """
     overrides = {"listen": listen, "bootstrap": bootstrap, "relays": relay}
-    config = start(ctx, overrides, keep_identity=not ephemeral)
+    config = start(ctx, overrides, ephemeral=ephemeral)
     run(_publish, config, path, name, as_json)
 
 
@@ -89,6 +89,7 @@ def fetch_command(
             metavar="GLOB", help="Only tensors with such names, as smaller safetensors files."
         ),
     ] = None,
+    listen: ListenOption = None,
     own_key: OwnKeyOption = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object when it is done.")
@@ -109,7 +110,7 @@ def fetch_command(
 
         lattica fetch lattica1… -o ./one-layer --tensors 'blocks\\\\[0\\].*'
     """
-    config = start(ctx, keep_identity=own_key)
+    config = start(ctx, {"listen": listen}, keep_identity=own_key, quiet=True)
     code = run(_fetch, config, ref, out, tensors, as_json)
     if code:
         raise typer.Exit(code)
@@ -191,18 +192,17 @@ async def _fetch(
     import trio
 
     from lattica.cli.content_progress import FetchDisplay
+    from lattica.cli.listening import beside_others
     from lattica.cli.path_watch import PathWatch
     from lattica.content import Ticket, fetch
-    from lattica.nat.config import SwarmConfig
     from lattica.nat.traversal.portmap.config import PortMappingConfig
     from lattica.node import Node
 
     ticket = Ticket.parse(ref)
-    # A port from the configuration belongs to the peer that runs all the time. Others are
-    # listened on only so that a hole can be punched to them.
+    # It listens only so that a hole can be punched to it, and maps no port at the router.
     config = replace(
         config,
-        swarm=replace(config.swarm, listen=SwarmConfig().listen),
+        swarm=replace(config.swarm, listen=beside_others(config.swarm.listen)),
         nat=replace(config.nat, port_mapping=PortMappingConfig(enabled=False)),
     )
     stopped_by: int | None = None

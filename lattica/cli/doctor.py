@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lattica.cli.common import EXIT_BAD, run, start
-from lattica.cli.global_options import GlobalOptions
 from lattica.cli.options import OwnKeyOption
 from lattica.cli.terminal import console, say, say_json
 from lattica.nat.base.printable import printable
@@ -59,27 +57,16 @@ def doctor_command(
     """
     from dataclasses import replace
 
-    from lattica.logs import setup_logging
+    from lattica.cli.listening import beside_others
 
-    config = start(ctx, {"relays": relay}, keep_identity=own_key)
-    options = ctx.find_object(GlobalOptions) or GlobalOptions()
-    setup_logging(_log_level(options), as_json=options.log_json)
-    if not own_key:
-        # Relays would take a second node of the same name for the first one.
-        config = replace(config, identity_path=None)
+    # Relays would take a second node of the same name for the first one.
+    config = start(ctx, {"relays": relay}, keep_identity=own_key, quiet=True)
+    listen = beside_others(config.swarm.listen)
+    config = replace(config, swarm=replace(config.swarm, listen=listen))
     _print_progress(_whom(config, wait))
     facts = run(_gather, config, wait, lifetime)
     if not _show(facts, as_json):
         raise typer.Exit(EXIT_BAD)
-
-
-def _log_level(options: GlobalOptions) -> str:
-    """Warnings only, unless something else was said: the findings are for a person."""
-    from lattica.config import load_config
-
-    # What the environment says comes last, after the arguments and the file.
-    environment = {"LATTICA_LOG_LEVEL": "warning", **os.environ}
-    return load_config(options.config_file, environment, options.overrides).log_level
 
 
 def _print_progress(line: str) -> None:

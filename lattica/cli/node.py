@@ -55,7 +55,7 @@ def node_command(
 ) -> None:
     """Run a peer until SIGINT or SIGTERM."""
     overrides = {"listen": listen, "bootstrap": bootstrap, "relays": relay}
-    config = start(ctx, overrides, keep_identity=not ephemeral)
+    config = start(ctx, overrides, ephemeral=ephemeral)
     if as_json:
         with event_output() as output:
             run(_serve, config, output)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +11,7 @@ import typer
 
 from lattica.cli.common import run, start
 from lattica.cli.event_json import EventOutput, event_output
+from lattica.cli.listening import obstacle
 from lattica.cli.options import ListenOption
 from lattica.cli.terminal import say
 from lattica.nat.base.errors import ConfigError
@@ -102,8 +102,8 @@ def _with_ports(config: NodeConfig) -> NodeConfig:
         return config
     ports = list(PORTS)
     for addr in (*STUN_PORTS, *WEB_PORTS):
-        obstacle = _obstacle(addr)
-        if obstacle is None:
+        found = obstacle(addr)
+        if found is None:
             ports.append(addr)
             continue
         loss = (
@@ -112,27 +112,8 @@ def _with_ports(config: NodeConfig) -> NodeConfig:
             if addr in WEB_PORTS
             else "port 4001 answers STUN too, but fewer firewalls let it through"
         )
-        logger.warning("not listening on %s: %s: %s", addr, obstacle, loss)
+        logger.warning("not listening on %s: %s: %s", addr, found.strerror or found, loss)
     return replace(config, swarm=replace(config.swarm, listen=tuple(ports)))
-
-
-def _obstacle(addr: str) -> str | None:
-    """Why an address cannot be listened on, with the same options as the node; None if it can."""
-    from lattica.nat.base.net.addresses import parse_multiaddr, to_endpoint
-
-    endpoint = to_endpoint(parse_multiaddr(addr))
-    is_tcp = "/tcp/" in addr
-    try:
-        kind = socket.SOCK_STREAM if is_tcp else socket.SOCK_DGRAM
-        with socket.socket(endpoint.family, kind) as probe:
-            if endpoint.family == socket.AF_INET6:
-                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            if is_tcp:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((endpoint.host, endpoint.port))
-    except OSError as error:
-        return error.strerror or str(error)
-    return None
 
 
 async def _serve(config: NodeConfig, output: EventOutput | None) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import filecmp
 import os
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -262,3 +264,66 @@ def test_locale_that_lacks_characters(tmp_path):
     assert b"ve: 1.0 MiB, verified" in done.stdout
     assert b"na\\xefve: 1 file" in done.stderr
     assert same(source, tmp_path / "out" / "naïve")
+
+
+def listening(pid: int) -> set[str]:
+    """Local addresses of a process's sockets that listen, or are UDP: hex, as in /proc/net."""
+    inodes = set()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            target = os.readlink(entry)
+        except OSError:
+            continue
+        if target.startswith("socket:["):
+            inodes.add(target.removeprefix("socket:[").rstrip("]"))
+    found = set()
+    for table in ("tcp", "tcp6", "udp", "udp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[9] in inodes and (fields[3] == "0A" or table.startswith("udp")):
+                found.add(fields[1])
+    return found
+
+
+@pytest.mark.parametrize("configured", ["free", "taken", "none"])
+def test_fetch_listens_where_it_is_configured_to(tmp_path, configured):
+    source = make_file(tmp_path / "f", 256)
+    with published(source, tmp_path / "publisher") as provider, socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        if configured == "taken":  # by a peer with the same configuration
+            other.listen()
+        else:
+            other.close()
+        settings = tmp_path / "node.toml"
+        addr = f'"/ip4/127.0.0.1/tcp/{port}"' if configured != "none" else ""
+        settings.write_text(
+            f'listen = [{addr}]\nidentity_path = "k"\n[swarm.windows]\nmaximum = 262144\n'
+        )
+        process = subprocess.Popen(
+            [*LATTICA, "--config", str(settings), "fetch", provider.ticket, "-o", str(tmp_path)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(tmp_path / "fetcher"),
+        )
+        seen: set[str] = set()
+        assert process.stderr is not None
+        first = process.stderr.readline()
+        while process.poll() is None:
+            with contextlib.suppress(OSError):
+                seen |= listening(process.pid)
+            time.sleep(0.01)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0, first + stderr
+    # What it says first is of use.
+    assert first.startswith(("path: ", "f: 1 file")), first
+    assert "listening" not in stderr
+    assert not (tmp_path / "k").exists()  # the key of the peer that runs all the time
+    hosts = {address.partition(":")[0] for address in seen}
+    ports = {int(address.partition(":")[2], 16) for address in seen}
+    if configured == "none":
+        assert seen == set()
+    else:
+        assert hosts == {"0100007F"}
+        assert (port in ports) == (configured == "free")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 
 from lattica.cli import app, relay
 from lattica.cli.event_json import event_object
+from lattica.cli.listening import beside_others, obstacle
 from lattica.config import NodeConfig, load_config
 from lattica.errors import LatticaError
 from lattica.line_writer import QUEUE_SIZE
@@ -71,7 +73,7 @@ def test_file_can_say_whom_to_serve(tmp_path):
 
 
 def test_default_ports_are_a_relays(monkeypatch, caplog):
-    monkeypatch.setattr(relay, "_obstacle", lambda addr: None)
+    monkeypatch.setattr(relay, "obstacle", lambda addr: None)
     everything = relay.PORTS + relay.STUN_PORTS + relay.WEB_PORTS
     assert relay._with_ports(NodeConfig()).swarm.listen == everything
     chosen = load_config(None, {}, {"listen": ["/ip4/127.0.0.1/tcp/1"]})
@@ -81,10 +83,10 @@ def test_default_ports_are_a_relays(monkeypatch, caplog):
 
 @pytest.mark.parametrize("taken", relay.STUN_PORTS + relay.WEB_PORTS)
 def test_a_port_that_cannot_be_had_is_left_out(monkeypatch, caplog, taken):
-    def obstacle(addr: str) -> str | None:
-        return "Address already in use" if addr == taken else None
+    def found(addr: str) -> OSError | None:
+        return OSError(errno.EADDRINUSE, "Address already in use") if addr == taken else None
 
-    monkeypatch.setattr(relay, "_obstacle", obstacle)
+    monkeypatch.setattr(relay, "obstacle", found)
     with caplog.at_level(logging.WARNING):
         listen = relay._with_ports(NodeConfig()).swarm.listen
     everything = relay.PORTS + relay.STUN_PORTS + relay.WEB_PORTS
@@ -108,8 +110,13 @@ def test_obstacles_are_those_that_the_node_would_meet(addr):
             other.listen()
         port = other.getsockname()[1]
         tested = addr.replace("/443/", f"/{port}/").replace("/3478/", f"/{port}/")
-        assert relay._obstacle(tested) == "Address already in use"
-    assert relay._obstacle(tested) is None
+        found = obstacle(tested)
+        assert found is not None
+        assert found.errno == errno.EADDRINUSE
+        (beside,) = beside_others([tested])
+        assert beside == tested.replace(f"/{port}/", "/0/")
+    assert obstacle(tested) is None
+    assert beside_others([tested]) == (tested,)
 
 
 def test_events_are_json():
