@@ -45,7 +45,10 @@ from lattica.nat.config import SwarmConfig
 from lattica.nat.traversal.config import TraversalConfig
 
 ENVIRONMENT_PREFIX = "LATTICA_"
-# LATTICA_CONFIG names the file itself. The others appear by themselves in the containers of a
+CONFIG_VARIABLE = "LATTICA_CONFIG"
+"""Names the TOML file where no other one is given."""
+_DEFAULT = "default"
+# That one is no setting. The others appear by themselves in the containers of a
 # Kubernetes cluster that has a service called "lattica".
 _FOREIGN_VARIABLES = re.compile(r"LATTICA_(CONFIG|SERVICE_.*|PORT(_\d.*)?)")
 
@@ -87,6 +90,7 @@ class NodeConfig:
     """Multiaddrs of peers to stay connected to. With `/p2p/ID` it must be that peer; without,
     whoever answers is accepted."""
     data_dir: Path = field(default_factory=lambda: default_data_dir(os.environ))
+    """Where the commands keep the key: `$XDG_DATA_HOME/lattica`, else `~/.local/share/lattica`."""
     log_level: str = "info"
     """One of debug, info, warning, error. Used by programs; the library sets up no logging."""
 
@@ -96,9 +100,9 @@ class NodeConfig:
             raise FieldError("log_level", f"one of {', '.join(LEVELS)}", self.log_level)
 
 
-def default_key_file(config: NodeConfig) -> Path:
+def key_file_in(data_dir: Path) -> Path:
     """Where the commands keep a peer's key unless `identity_path` is set."""
-    return config.data_dir / "identity.key"
+    return data_dir / "identity.key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,23 +131,75 @@ class _Given:
 
 
 def load_config(
-    file: Path | None = None,
+    file: Path | str | None = None,
     environment: Mapping[str, str] | None = None,
     overrides: Mapping[str, object] | None = None,
 ) -> NodeConfig:
     """Merge defaults, `environment` (None: the process's), the TOML `file` and `overrides`.
 
+    Without arguments, this is what a node without a configuration has. Where no `file` is given,
+    it is the one that the process's `LATTICA_CONFIG` names, if any, unless an `environment` is
+    given: `environment={}` is nothing from outside.
     `overrides` maps dotted names to values, which may be of the field's type or as in TOML.
 
     Raises:
         ConfigError: for an unreadable file, an unknown setting, and a value of the wrong type or
             out of range.
     """
-    environment = os.environ if environment is None else environment
+    config = _build(NodeConfig, "", _given(file, environment, overrides))
+    assert isinstance(config, NodeConfig)
+    return config
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A setting as it is in force."""
+
+    name: str
+    """Dotted."""
+    value: object
+    source: str
+    """Where it was given, such as "environment variable LATTICA_LISTEN"; or "default"."""
+
+
+def explain_config(
+    file: Path | str | None = None,
+    environment: Mapping[str, str] | None = None,
+    overrides: Mapping[str, object] | None = None,
+) -> tuple[Setting, ...]:
+    """Every setting as :func:`load_config` would have it, and where it comes from.
+
+    Raises what that does.
+    """
+    given = _given(file, environment, overrides)
+    config = _build(NodeConfig, "", given)
+    return tuple(_walk(config, "", given))
+
+
+def _walk(group: object, prefix: str, given: Mapping[str, _Given]) -> Iterator[Setting]:
+    assert is_dataclass(group)
+    for member in fields(group):
+        name, value = prefix + member.name, getattr(group, member.name)
+        if is_dataclass(value):
+            yield from _walk(value, f"{name}.", given)
+        else:
+            where = given[name].where if name in given else _DEFAULT
+            yield Setting(name, value, where)
+
+
+def _given(
+    file: Path | str | None,
+    environment: Mapping[str, str] | None,
+    overrides: Mapping[str, object] | None,
+) -> dict[str, _Given]:
+    """All that is not a default of the dataclasses, by dotted name."""
+    if environment is None:
+        environment = os.environ
+        file = file or environment.get(CONFIG_VARIABLE) or None
     given: dict[str, _Given] = {}
     given.update(_decode_source(_environment_settings(environment)))
     if file is not None:
-        given.update(_decode_source(_file_settings(file)))
+        given.update(_decode_source(_file_settings(Path(file))))
     arguments = _Source("argument")
     given.update(
         _decode_source(
@@ -151,10 +207,8 @@ def load_config(
             for name, value in (overrides or {}).items()
         )
     )
-    given.setdefault("data_dir", _Given(default_data_dir(environment), "default of data_dir"))
-    config = _build(NodeConfig, "", given)
-    assert isinstance(config, NodeConfig)
-    return config
+    given.setdefault("data_dir", _Given(default_data_dir(environment), _DEFAULT))
+    return given
 
 
 # Settings as they are found: dotted name, raw value, source, words for errors.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 import trio
 
 from lattica.bootstrap import BootstrapPeers
-from lattica.config import NodeConfig
+from lattica.config import NodeConfig, load_config
 from lattica.nat.base.errors import AddressError, ConnectionClosedError, LocalProtocolError
 from lattica.nat.base.exception_groups import leaves, unwrapped
 from lattica.nat.base.keys.identity import Identity, PeerId, parse_peer_id
@@ -41,8 +41,10 @@ class Node:
     """A member of the mesh. Use as `async with Node(config) as node` under trio.
 
     Args:
-        config: everything there is to set; defaults listen on a free port of every
-            interface, and contact nobody but the local router, which is asked to open them.
+        config: everything there is to set; by default what :func:`lattica.load_config` finds
+            in the environment, and in the TOML file that it names. Where nothing is set, the node
+            listens on a free port of every interface, and contacts nobody but the local router,
+            which is asked to open them.
         identity: the key; by default that of `config.identity_path` (made when there is
             none), or a new one for the node's life where that is not set either.
 
@@ -61,7 +63,7 @@ class Node:
     def __init__(
         self, config: NodeConfig | None = None, *, identity: Identity | None = None
     ) -> None:
-        self.config = config or NodeConfig()
+        self.config = load_config() if config is None else config
         path = self.config.identity_path if identity is None else None
         if identity is None:
             identity = Identity.generate() if path is None else Identity.load_or_create(path)

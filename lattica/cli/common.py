@@ -53,7 +53,7 @@ def start(
     """
     from dataclasses import replace
 
-    from lattica.config import default_key_file, load_config
+    from lattica.config import key_file_in, load_config
     from lattica.logs import setup_logging
 
     options = ctx.find_object(GlobalOptions) or GlobalOptions()
@@ -69,7 +69,7 @@ def start(
         return replace(config, identity_path=None)
     if not keep_identity:
         return config if named else replace(config, identity_path=None)
-    return replace(config, identity_path=config.identity_path or default_key_file(config))
+    return replace(config, identity_path=config.identity_path or key_file_in(config.data_dir))
 
 
 def run(function: Callable[[*Arguments], Awaitable[T]], *arguments: *Arguments) -> T:

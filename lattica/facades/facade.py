@@ -26,7 +26,10 @@ E = TypeVar("E")
 
 
 def make_node(config: NodeConfig | None, identity: Identity | None) -> Node:
-    """Make the node, in its thread: the caller does not pay for the import before `start`."""
+    """Make the node, in its thread: the caller does not pay for the import before `start`.
+
+    Without a configuration it has the loaded one (:func:`lattica.load_config`).
+    """
     from lattica.node import Node
 
     return Node(config, identity=identity)

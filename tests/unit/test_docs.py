@@ -10,10 +10,12 @@ from typing import Any, get_args
 
 import pytest
 
+from lattica.config import _schema
 from lattica.errors import RemoteProtocolError
 from lattica.nat.swarm.events import SwarmEvent
 from lattica.nat.traversal.relay.server.events import RelayEvent
 from tests.support.doubles.memory_host import memory_net
+from tools import settings_reference
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -24,6 +26,23 @@ def names_of(document: str) -> dict[str, Any]:
     names: dict[str, Any] = {}
     exec("\n".join(blocks), names)
     return names
+
+
+def test_the_reference_of_settings_is_that_of_the_dataclasses() -> None:
+    written = settings_reference.TARGET.read_text()
+    assert written == settings_reference.reference(), "run: python -m tools.settings_reference"
+    for name in _schema()[0]:
+        assert f"`{name}`" in written
+    # Each says what it is, or its group does.
+    assert "see there |  |" not in written
+
+
+def test_the_examples_of_configuration() -> None:
+    names = names_of("configuration.md")
+    config, by_hand = names["config"], names["by_hand"]
+    assert config.swarm == by_hand.swarm
+    assert not config.nat.port_mapping.enabled
+    assert names["changed"].log_level == "debug"
 
 
 async def test_the_worked_example_of_a_protocol(tmp_path: Path) -> None:
