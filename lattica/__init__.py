@@ -10,6 +10,7 @@ one floor (say `lattica.nat`) can be imported without the others.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -82,6 +83,9 @@ __all__ = [
     "load_config",
 ]
 
+# By this the floors know that they are imported below their own package.
+_DISTRIBUTION = "lattica-stack"
+
 # Where the names above live, apart from the errors.
 _HOME = {
     "AsyncLattica": "lattica.facades.aio",
@@ -92,6 +96,12 @@ _HOME = {
     "PeerId": "lattica.nat.base.keys.identity",
     "load_config": "lattica.config",
 }
+
+# In a checkout that is not installed there is no lattica.nat, as is said when it is needed.
+with suppress(ModuleNotFoundError):
+    from lattica.nat.base.installation import warn_of_other
+
+    warn_of_other(__path__[0])
 
 # Hidden from type checkers: to them a module with `__getattr__` has every name, typos included.
 if not TYPE_CHECKING:
