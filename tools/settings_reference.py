@@ -46,7 +46,7 @@ def reference() -> str:
 
 def _groups(cls: type, prefix: str) -> Iterator[str]:
     kinds = get_type_hints(cls)
-    members = fields(cls)  # type: ignore[arg-type]
+    members = fields(cls)
     leaves = [member for member in members if not is_dataclass(kinds[member.name])]
     if leaves:
         yield f"## {prefix.rstrip('.') or 'Top'} · `{cls.__module__}.{cls.__name__}`\n"
