@@ -27,6 +27,7 @@ from lattica.nat.quic.path import connection_id as path_connection_id
 from lattica.nat.quic.path import is_path_message
 from lattica.nat.quic.qh3.core import CONNECTION_ID_SIZE
 from lattica.nat.quic.qh3.packets import FIXED_BIT, LONG_HEADER, destination_cid
+from lattica.nat.quic.stateless_reset import ResetSender, token_of
 from lattica.nat.transport.udp_socket import Address, Received, Unreachable
 
 logger = logging.getLogger(__name__)
@@ -79,12 +80,18 @@ class QuicEndpoint:
     """A socket that QUIC connections share. :meth:`run` receives for all of them.
 
     After :meth:`listen` it is a :class:`~lattica.nat.transport.base.Listener` too.
-    `first_packets` is shared by the endpoints of a node. `sole`: it is there for one connection,
-    and ends with it.
+    `first_packets` is shared by the endpoints of a node. `resets`: what is answered to packets of
+    connections that nobody here knows; None: nothing. `sole`: it is there for one connection, and
+    ends with it.
     """
 
     def __init__(
-        self, sock: DatagramSocket, first_packets: FirstPackets, *, sole: bool = False
+        self,
+        sock: DatagramSocket,
+        first_packets: FirstPackets,
+        *,
+        resets: ResetSender | None = None,
+        sole: bool = False,
     ) -> None:
         self._sock = sock
         self.sole = sole
@@ -99,6 +106,9 @@ class QuicEndpoint:
         self._admitted: dict[QuicLink, tuple[int, bytes]] = {}
         """Those of them that clients began: the ticket of their admission, and the ID that the
         client made up."""
+        self._resets = resets
+        self._by_token: dict[bytes, QuicLink] = {}
+        """By what the peer's stateless resets end in."""
         self._foreign: set[trio.MemorySendChannel[Foreign]] = set()
         self._writable: trio.Event | None = None
         self._closed = False
@@ -111,6 +121,12 @@ class QuicEndpoint:
     @property
     def family(self) -> int:
         return self._sock.family
+
+    @property
+    def reset_token_of(self) -> Callable[[bytes], bytes] | None:
+        """Makes the token of this socket's stateless resets for a connection ID; None: it sends
+        none."""
+        return None if self._resets is None else self._resets.token
 
     @property
     def listens(self) -> bool:
@@ -152,9 +168,23 @@ class QuicEndpoint:
                 link.deliver(data, size, source)
             elif farewell := self._farewells.get(key):
                 self._repeat(farewell, len(data), source)
+            elif not data[0] & LONG_HEADER:
+                self._deliver_unknown(key, data, size, source)
             elif self._make_link is not None and (link := self._begin(data[:size], source)):
                 link.deliver(data, size, source)
                 self._offer(link)
+
+    def _deliver_unknown(self, key: bytes, data: bytes, size: int, source: Address) -> None:
+        """Packets of a connection that nobody here knows, or a peer that says so of one of ours."""
+        for offset in range(0, len(data), size) if self._by_token else ():
+            token = token_of(data[offset : offset + size])
+            if token is not None and (link := self._by_token.get(token)):
+                link.deliver_reset()
+                return
+        if self._resets is not None and len(key) == CONNECTION_ID_SIZE:
+            reset = self._resets.answer(key, min(size, len(data)), trio.current_time())
+            if reset is not None:
+                self._sock.send([reset], source)
 
     def _deliver_foreign(self, datagram: bytes, source: Address) -> None:
         """Something that is not QUIC: about a connection's path, or for who asked for it."""
@@ -207,6 +237,9 @@ class QuicEndpoint:
             self._links[cid] = link
         for cid in retired:
             self._links.pop(cid, None)
+        token = link.session.peer_reset_token
+        if token is not None:
+            self._by_token.setdefault(token, link)
 
     def on_authenticated(self, link: QuicLink) -> None:
         self._end_handshake(link)
@@ -229,6 +262,9 @@ class QuicEndpoint:
         for cid in (*link.session.connection_ids, *retired):
             if self._links.pop(cid, None) is not None and farewell is not None:
                 self._farewells[cid] = _Farewell(farewell)
+        token = link.session.peer_reset_token
+        if token is not None and self._by_token.get(token) is link:
+            del self._by_token[token]
         while len(self._farewells) > _FAREWELLS:
             self._farewells.popitem(last=False)
         if self.sole:

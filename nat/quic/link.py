@@ -132,6 +132,15 @@ class QuicLink:
             self._tell_address(source)
             self.wake()
 
+    def deliver_reset(self) -> None:
+        """The peer says that it knows nothing of the connection, and has proved that it is it."""
+        if self.failure is None:
+            self.session.note_reset()
+            self.failure = ConnectionClosedError(
+                "the peer was started anew, and knows nothing of the connection"
+            )
+            self.wake()
+
     def deliver_unreachable(self, error: OSError) -> None:
         """The network says that nobody is there; said only of strangers."""
         if self.session.remote is None and self.failure is None:

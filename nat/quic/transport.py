@@ -28,6 +28,7 @@ from lattica.nat.quic.qh3.core import (
 )
 from lattica.nat.quic.session.noise import QuicNoise
 from lattica.nat.quic.session.session import QuicSession
+from lattica.nat.quic.stateless_reset import ResetSender
 from lattica.nat.transport.base import ServedTransport
 from lattica.nat.transport.tcp import why_not
 from lattica.nat.transport.udp_socket import Address, UdpSocket
@@ -84,7 +85,9 @@ class QuicTransport(ServedTransport):
         return self._begin(endpoint, where.socket_name)
 
     def _begin(self, endpoint: QuicEndpoint, destination: Address) -> QuicHandshake:
-        session = self._session(client_core(timeouts=self._config.timeouts), initiator=True)
+        core = client_core(timeouts=self._config.timeouts)
+        core.reset_token_of = endpoint.reset_token_of
+        session = self._session(core, initiator=True)
         session.connect(destination)
         link = self._link(endpoint, destination, session)
         endpoint.add(link)
@@ -125,7 +128,8 @@ class QuicTransport(ServedTransport):
             sock.close()
             raise LocalProtocolError("the QUIC transport is not running")
         protected = FecSocket(sock)
-        endpoint = QuicEndpoint(protected, self._first_packets, sole=sole)
+        resets = ResetSender(self._identity.seed, sock.local)
+        endpoint = QuicEndpoint(protected, self._first_packets, resets=resets, sole=sole)
         if accept:
             endpoint.listen(partial(self._accept, endpoint))
         self._endpoints[endpoint] = protected
@@ -146,6 +150,7 @@ class QuicTransport(ServedTransport):
             timeouts=self._config.timeouts,
             max_datagram_size=server_datagram_size(client.datagram_size),
         )
+        core.reset_token_of = endpoint.reset_token_of
         return self._link(endpoint, client.address, self._session(core, initiator=False))
 
     def _link(self, endpoint: QuicEndpoint, peer: Address, session: QuicSession) -> QuicLink:

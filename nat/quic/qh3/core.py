@@ -13,6 +13,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from ssl import CERT_NONE
@@ -155,6 +156,20 @@ class QuicCore(QuicConnection):
     Most violations raise nothing and close the connection: see :attr:`end`.
     """
 
+    reset_token_of: Callable[[bytes], bytes] | None = None
+    """Makes the token of stateless resets for a connection ID of ours; None: there are none."""
+
+    @property
+    def reset_token(self) -> bytes | None:
+        """The token of our resets."""
+        return None if self.reset_token_of is None else self.reset_token_of(self.host_cid)
+
+    @property
+    def peer_reset_token(self) -> bytes | None:
+        """The token of the peer's resets, as a server tells it by TLS."""
+        parameters = None if self._tls is None else self._tls.remote_transport_parameters
+        return None if parameters is None else parameters.stateless_reset_token
+
     @property
     def end(self) -> ConnectionTerminated | None:
         """Why the connection is over or is being closed, by whichever side; None: it is not.
@@ -230,6 +245,7 @@ class QuicCore(QuicConnection):
             remote_initial_source_connection_id=remote_source_cid,
             original_destination_connection_id=self._original_destination_connection_id,
             retry_source_connection_id=self._retry_source_connection_id,
+            stateless_reset_token=None if self._is_client else self.reset_token,
             version_change_handler=self._set_version,
         )
         return self._tls

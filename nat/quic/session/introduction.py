@@ -13,6 +13,7 @@ from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.config import KIB
 from lattica.nat.quic.qh3.core import server_certificate_hash
 from lattica.nat.quic.qh3.native import NativeDrive, NativeEvent
+from lattica.nat.quic.session.credit import encode_reset_token
 from lattica.nat.quic.session.noise import QuicNoise
 from lattica.nat.secure.noise_identity import RemoteIdentity
 
@@ -67,6 +68,9 @@ class Introduction:
         assert noise is not None  # without TLS there are no keys for streams
         noise.feed(data)
         self._send()
+        token = self._drive.core.reset_token
+        if self._initiator and noise.result is not None and token is not None:
+            self._drive.native.send_stream(0, encode_reset_token(token), False)
         return noise.rest
 
     def _send(self) -> None:

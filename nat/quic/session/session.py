@@ -121,6 +121,8 @@ class QuicSession(MuxSession):
         """Received by DATAGRAM frames; the oldest are dropped when nobody takes them."""
         self.wants_messages = False
         """Somebody takes those; until then none is kept."""
+        self.peer_reset_token: bytes | None = None
+        """What the peer's stateless resets end in, once both it and that are known."""
         self._mute = False
         self._dirty = True
         """qh3 may have something to send."""
@@ -168,6 +170,11 @@ class QuicSession(MuxSession):
         self.went_away = True
         # Of one whose peer never proved who it is, nobody calls close().
         self._budget.sessions.discard(self)
+
+    def note_reset(self) -> None:
+        """The peer knows nothing of the connection: it is over, and nothing more is sent."""
+        self._mute = True
+        self.closed = self.closed or (0, "")
 
     # --- receiving ---
 
@@ -269,6 +276,10 @@ class QuicSession(MuxSession):
                 self._handle(self._introduction.take_kept(), events)
         for stream_id, delta in self._control.feed(data):
             self._on_credit(stream_id, delta)
+        if self.remote is not None and self.peer_reset_token is None:
+            # A client tells it here, a server by TLS.
+            told = self._drive.core.peer_reset_token if self.is_client else None
+            self.peer_reset_token = told or self._control.reset_token
         if fin:
             raise RemoteProtocolError("QUIC: the peer ended stream 0")
 
