@@ -43,6 +43,7 @@ from lattica.nat.base.keys.private_file import (
 from lattica.nat.base.keys.swarm_key import parse_swarm_key
 from lattica.nat.config import SwarmConfig
 from lattica.nat.traversal.config import TraversalConfig
+from lattica.rpc.config import RpcConfig
 
 ENVIRONMENT_PREFIX = "LATTICA_"
 CONFIG_VARIABLE = "LATTICA_CONFIG"
@@ -86,6 +87,7 @@ class NodeConfig:
     """Key file, made when there is none. None: a new key that lives as long as the node."""
     swarm: SwarmConfig = field(default_factory=SwarmConfig)
     nat: TraversalConfig = field(default_factory=TraversalConfig)
+    rpc: RpcConfig = field(default_factory=RpcConfig)
     bootstrap: tuple[str, ...] = ()
     """Multiaddrs of peers to stay connected to. With `/p2p/ID` it must be that peer; without,
     whoever answers is accepted."""

@@ -30,6 +30,7 @@ from lattica.nat.traversal.parts import Traversal
 
 if TYPE_CHECKING:
     from lattica.nat.libp2p.network import Host
+    from lattica.rpc.rpc import Rpc
 
 __all__ = ["ConnectionStatus", "Node", "PathStatus", "PeerStatus"]
 
@@ -72,6 +73,9 @@ class Node:
         self.swarm = Swarm(identity, self.config.swarm)
         self._identify = serve_standard(self.swarm)
         self._host: Host | None = None
+        self._rpc: Rpc | None = None
+        self._nursery: trio.Nursery | None = None
+        self._closing = False
         self._bootstrap = BootstrapPeers(self.swarm, self.config.bootstrap)
         self.traversal = Traversal(
             self.swarm,
@@ -88,6 +92,7 @@ class Node:
                 if self._key_file is not None:
                     stack.enter_context(KeyLock(self._key_file))
                 nursery = await stack.enter_async_context(trio.open_nursery())
+                self._nursery = nursery
                 await nursery.start(self.swarm.run)
                 stack.push_async_callback(self.swarm.close)
                 await nursery.start(self.traversal.run)
@@ -95,6 +100,7 @@ class Node:
                 await nursery.start(self._bootstrap.run)
                 # Before the swarm closes: connections that end then are not to be replaced.
                 stack.callback(self._bootstrap.stop)
+                stack.push_async_callback(self._close_rpc)
                 self._exit = stack.pop_all()
         except BaseExceptionGroup as group:
             # That a nursery is in use here is nobody's business.
@@ -154,6 +160,28 @@ class Node:
                 ) from error
             self._host = make_host(self.swarm, self._identify)
         return self._host
+
+    @property
+    def rpc(self) -> Rpc:
+        """Calls to other peers, and what this node serves to them (`docs/rpc.md`).
+
+        Made when first asked for, and ended with the node, after calls that are under way.
+
+        Raises:
+            LocalProtocolError: the node does not run.
+        """
+        if self._rpc is None:
+            if self._nursery is None or self._closing:
+                raise LocalProtocolError("node.rpc is there while the node runs")
+            from lattica.rpc.rpc import Rpc
+
+            self._rpc = Rpc(self, self._nursery, self.config.rpc)
+        return self._rpc
+
+    async def _close_rpc(self) -> None:
+        self._closing = True
+        if self._rpc is not None:
+            await self._rpc.aclose()
 
     # --- peers ---
 

@@ -21,7 +21,7 @@ class Tasks:
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
         self._scopes: set[trio.CancelScope] = set()
-        self._closed = False
+        self.closed = False
         self._changed = trio.Event()
 
     @property
@@ -31,7 +31,7 @@ class Tasks:
 
     def start_soon(self, function: Callable[[*Ts], Awaitable[object]], *args: *Ts) -> None:
         """Start a task; nothing happens after :meth:`cancel`."""
-        if not self._closed:
+        if not self.closed:
             scope = trio.CancelScope()
             self._scopes.add(scope)
             self._nursery.start_soon(self._run, scope, function, *args)
@@ -51,7 +51,7 @@ class Tasks:
 
     def cancel(self) -> None:
         """End all tasks, and start no more."""
-        self._closed = True
+        self.closed = True
         for scope in self._scopes:
             scope.cancel()
 

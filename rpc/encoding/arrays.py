@@ -244,6 +244,11 @@ def same_form(value: object, target: object) -> bool:
     )
 
 
+def address_of(value: Any) -> int:
+    """Where the memory of an array or tensor begins."""
+    return int(value.data_ptr() if hasattr(value, "data_ptr") else value.ctypes.data)
+
+
 def slice_of_safetensors(value: Any) -> Any:
     """All of what a lazily loaded slice of a safetensors file names."""
     return value[...] if _is_scalar(value.get_shape()) else value[:]

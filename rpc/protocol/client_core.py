@@ -101,7 +101,7 @@ class ClientCore:
         self._clock = clock
         self._next_id = 0
         self._highest_written = -1
-        self._greeted = False
+        self.is_greeted = False
         """The server has answered the hello of this stream."""
         self._answers = 0
         self._acked = 0
@@ -194,7 +194,7 @@ class ClientCore:
         """The session goes over to a new stream: what to write first. What the old one still brings
         must not be given to :meth:`receive`.
         """
-        self._greeted = False
+        self.is_greeted = False
         self._reader = LengthPrefixed(MAX_FRAME)
         self._acked = self._answers
         self._unacked_bytes = 0
@@ -227,7 +227,7 @@ class ClientCore:
             kind = fields[0]
             if kind == Kind.HELLO:
                 self._on_hello(fields, outcomes, to_write)
-            elif not self._greeted:
+            elif not self.is_greeted:
                 raise RemoteProtocolError("RPC: the server's first frame is no hello")
             elif kind == Kind.GOING_AWAY:
                 self.going_away = True
@@ -248,9 +248,9 @@ class ClientCore:
     def _on_hello(self, fields: list[Any], outcomes: list[Outcome], to_write: list[bytes]) -> None:
         session, _ = session_of(fields)
         highest = fields[4]
-        if self._greeted or session != self.session:
+        if self.is_greeted or session != self.session:
             raise RemoteProtocolError("RPC: a hello that answers none")
-        self._greeted = True
+        self.is_greeted = True
         self.going_away = False
         if self.is_live:  # this stream is the session's first
             if highest is not None:

@@ -7,7 +7,7 @@ import inspect
 import re
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any, Final, TypeVar
 
@@ -15,7 +15,7 @@ from lattica.nat.base.errors import LocalProtocolError
 from lattica.rpc.encoding.annotations import Checker, accepted_types, checker_of
 from lattica.rpc.encoding.arrays import RefusedValueError
 from lattica.rpc.encoding.registry import TypeRegistry, hints_of
-from lattica.rpc.service.context import CallContext
+from lattica.rpc.services.context import CallContext
 
 F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C", bound=type)
@@ -184,6 +184,18 @@ class Method:
             stream = bound.arguments.pop(self.stream_parameter)
         travelling = inspect.BoundArguments(inspect.Signature(self.parameters), bound.arguments)
         return [*travelling.args], travelling.kwargs, stream
+
+    def implemented_by(self, other: Method) -> Method:
+        """This method of an interface, run as its implementation says."""
+        return replace(
+            self,
+            is_async=other.is_async,
+            inline=other.inline,
+            context_parameter=other.context_parameter,
+            stream_parameter=other.stream_parameter,
+            request_stream_is_async=other.request_stream_is_async,
+            is_positional=other.is_positional,
+        )
 
     def _caller_signature(self) -> inspect.Signature:
         parameters = [*self.parameters]

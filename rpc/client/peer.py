@@ -1,0 +1,137 @@
+"""Calls to one peer: which plane they take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import msgpack
+
+from lattica.nat.base.errors import LocalProtocolError
+from lattica.nat.base.keys.identity import PeerId
+from lattica.rpc.client.control import ControlLink
+from lattica.rpc.client.data import DataLink
+from lattica.rpc.config import CONTROL_BODY
+from lattica.rpc.encoding.arrays import address_of, memory_of, same_form
+from lattica.rpc.encoding.encoder import Encoded
+from lattica.rpc.protocol.client_core import ELSEWHERE
+from lattica.rpc.protocol.frames import MAX_METADATA, NIL
+from lattica.rpc.protocol.messages import encode_call
+from lattica.rpc.services.definition import Kind
+
+if TYPE_CHECKING:
+    from lattica.rpc.client.client import Client
+    from lattica.rpc.client.options import CallOptions
+
+_pack: Final = msgpack.Packer().pack
+_LARGE_METHODS: Final = 1024
+
+
+class Peer:
+    """A peer that is called."""
+
+    def __init__(self, client: Client, peer: PeerId) -> None:
+        self.id = peer
+        self._client = client
+        self._control = ControlLink(client, self)
+        self._data = DataLink(client, self)
+        self._large: set[bytes] = set()
+        """Methods whose last result was too large for the control plane."""
+
+    @property
+    def calls(self) -> int:
+        """Calls under way."""
+        return self._control.calls + self._data.calls
+
+    async def unary(
+        self, method: bytes, arguments: Encoded, deadline: float, options: CallOptions
+    ) -> Any:
+        """Make one attempt of a unary call; `method` is packed. Raises RpcError."""
+        metadata = NIL if options.metadata is None else pack_metadata(options.metadata)
+        out = options.out
+        if (
+            not arguments.buffers
+            and len(arguments.skeleton) <= CONTROL_BODY
+            and out is None
+            and method not in self._large
+            and options.compression is None
+        ):
+            call, result = await self._control.call(method, arguments.skeleton, deadline, metadata)
+            if result is not ELSEWHERE:
+                return result
+            if len(self._large) < _LARGE_METHODS:
+                self._large.add(method)
+            return await self._data.fetch(self._control.session, call, deadline, ())
+        targets = _targets(out)
+        body = self._body(method, Kind.UNARY, arguments, deadline, metadata, options)
+        result = await self._data.unary(body, deadline, [memory_of(each) for each in targets])
+        return result if out is None else placed(result, out)
+
+    def _body(
+        self,
+        method: bytes,
+        kind: Kind,
+        arguments: Encoded,
+        deadline: float,
+        metadata: bytes,
+        options: CallOptions,
+    ) -> Encoded:
+        return encode_call(
+            method,
+            kind,
+            arguments,
+            timeout_ms=self._client.milliseconds_until(deadline),
+            metadata=metadata,
+            compression=NIL if options.compression is None else _pack(options.compression),
+        )
+
+    def streamed(
+        self,
+        method: bytes,
+        kind: Kind,
+        arguments: Encoded,
+        deadline: float,
+        options: CallOptions,
+    ) -> tuple[DataLink, Encoded]:
+        """Where to make a streaming call, and its first message."""
+        metadata = NIL if options.metadata is None else pack_metadata(options.metadata)
+        return self._data, self._body(method, kind, arguments, deadline, metadata, options)
+
+    def path_changed(self) -> None:
+        """New streams take another path now."""
+        self._control.path_changed()
+        self._data.path_changed()
+
+    def close(self) -> None:
+        """End what is not under way any more."""
+        self._control.close()
+        self._data.close()
+
+
+def pack_metadata(metadata: Any) -> bytes:
+    """Metadata as it travels. Raises LocalProtocolError, TypeError."""
+    packed: bytes = _pack(dict(metadata))
+    if len(packed) > MAX_METADATA:
+        raise LocalProtocolError(f"metadata of {len(packed)} bytes, where {MAX_METADATA} may be")
+    return packed
+
+
+def _targets(out: Any) -> Sequence[Any]:
+    if out is None:
+        return ()
+    return out if isinstance(out, (list, tuple)) else (out,)
+
+
+def placed(result: Any, out: Any) -> Any:
+    """The result in the caller's arrays: it was received into them, or is copied now.
+
+    Raises TypeError if it has another form.
+    """
+    if isinstance(out, (list, tuple)):
+        if isinstance(result, (list, tuple)) and len(result) == len(out):
+            return type(result)(map(placed, result, out))
+    elif same_form(result, out):
+        if address_of(result) != address_of(out):
+            out[...] = result
+        return out
+    raise TypeError("the result has another form than out=")

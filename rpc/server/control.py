@@ -1,0 +1,351 @@
+"""The serving side of the control plane: sessions, each on one stream at a time."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from lattica.nat.base.errors import LatticaError, RemoteProtocolError
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.mux.stream import Stream
+from lattica.rpc.config import CONTROL_BODY
+from lattica.rpc.encoding.encoder import Encoded
+from lattica.rpc.errors import (
+    CallCancelledError,
+    DeadlineExceededError,
+    InternalError,
+    ResourceExhaustedError,
+    RpcError,
+    UnavailableError,
+)
+from lattica.rpc.protocol.frames import (
+    GOING_AWAY,
+    Kind,
+    encode_error,
+    encode_numbered,
+    encode_result,
+)
+from lattica.rpc.protocol.server_core import Cancel, Hello, Request, ServerCore
+from lattica.rpc.server.crew import Crew, Worker
+from lattica.rpc.server.methods import ServedMethod
+
+if TYPE_CHECKING:
+    from lattica.rpc.server.server import Server
+
+logger = logging.getLogger(__name__)
+
+_MAX_SESSIONS: Final = 64
+"""Sessions of one peer: a program has one, and may have been restarted."""
+_FETCH_WINDOW: Final = 30.0
+"""Seconds that a large result is kept for its caller to fetch."""
+
+
+class Job:
+    """A request on its way through the server."""
+
+    __slots__ = ("arrived", "deadline", "method", "request", "session")
+
+    def __init__(self, session: Session, request: Request) -> None:
+        self.session = session
+        self.request = request
+        self.arrived = time.perf_counter()
+        self.deadline = math.inf
+        if request.timeout_ms is not None:
+            self.deadline = trio.current_time() + request.timeout_ms / 1000
+        self.method: ServedMethod | None = None
+
+
+class Session:
+    """A caller's calls over the control plane, whatever streams they come by."""
+
+    def __init__(self, server: Server, peer: PeerId, name: bytes) -> None:
+        self.server = server
+        self.peer = peer
+        self.core = ServerCore(name, server.decoder)
+        self.stream: Stream | None = None
+        self.path = ""
+        self._has_room = True
+        self._crew: Crew[Job] | None = None
+        self._waiting: dict[int, Worker[Job]] = {}
+        """Workers of the calls whose handler waits for something."""
+        self._large: dict[int, Encoded] = {}
+        """Results that their caller is to fetch."""
+        self._taken = trio.Event()
+
+    @property
+    def is_idle(self) -> bool:
+        """No call is under way, and no result waits to be fetched."""
+        return not self.core.running and not self._large
+
+    # --- streams ---
+
+    async def serve(self, stream: Stream, hello: Hello) -> bool:
+        """Be on this stream until it ends, or the session goes over to another one.
+
+        Whether the caller has ended the session.
+        """
+        old, self.stream = self.stream, stream
+        if old is not None:
+            old.reset("the session has gone over to another stream")
+        self.path = stream.connection.path
+        try:
+            events, greeting = self.core.attach(hello, going_away=self.server.going_away)
+            crew = self._crew = Crew(
+                self.server.tasks,
+                read=lambda: self._read(stream),
+                run=self._run,
+                waits=self._waits,
+                cut_off=self._cut_off,
+            )
+            self._has_room = stream.send_nowait(greeting)
+            crew.start(self._jobs(events))
+            await crew.done.wait()
+        except RemoteProtocolError:
+            if self.stream is stream:
+                self.detach()
+            raise
+        except LatticaError:
+            pass
+        ended = (
+            self.stream is stream and not stream.is_dead and stream.connection.closed_reason is None
+        )
+        if self.stream is stream:
+            self.detach()
+        return ended
+
+    def detach(self) -> None:
+        """Be on no stream; answers are kept for the next."""
+        self.stream = None
+        self.core.detach()
+
+    async def _read(self, stream: Stream) -> list[Job] | None:
+        try:
+            while self.stream is stream:
+                if not self._has_room:
+                    await stream.wait_sendable()
+                    self._has_room = True
+                data = await stream.receive_view()
+                if not data or self.stream is not stream:
+                    return None
+                if jobs := self._jobs(self.core.receive(data)):
+                    return jobs
+        except RemoteProtocolError as error:
+            logger.warning("stream reset: peer breaks RPC: %s peer=%s", error, self.peer)
+            stream.reset("the peer breaks RPC")
+        except LatticaError:
+            pass  # it is lost, which is no news
+        return None
+
+    def _jobs(self, events: list[Request | Cancel]) -> list[Job]:
+        jobs = []
+        for event in events:
+            if isinstance(event, Request):
+                jobs.append(Job(self, event))
+            else:
+                self._cancel(event.id, jobs)
+        return jobs
+
+    def _cancel(self, call: int, jobs: list[Job]) -> None:
+        worker = self._waiting.get(call)
+        if worker is not None:
+            worker.stop()
+            return
+        job = next((job for job in jobs if job.request.id == call), None)
+        if job is not None:
+            jobs.remove(job)
+        elif self._crew is not None:
+            job = self._crew.withdraw(lambda each: each.request.id == call)
+        if job is not None:
+            self._fail(job, CallCancelledError("cancelled by the caller", may_have_run=False))
+
+    # --- calls ---
+
+    def _run(self, job: Job) -> Coroutine[Any, Any, None] | None:
+        request, server = job.request, self.server
+        if len(self._waiting) >= server.config.max_calls_per_peer:
+            limit = server.config.max_calls_per_peer
+            text = f"busy: {limit} calls of this peer are under way (rpc.max_calls_per_peer)"
+            self._fail(job, server.busy(text))
+            return None
+        method = server.methods.get(request.method)
+        if method is None:
+            self._fail(job, server.unknown(request.method))
+            return None
+        if server.going_away:
+            self._fail(job, UnavailableError("the server is going away", may_have_run=False))
+            return None
+        if method.definition.kind:
+            self._fail(job, server.wrong_kind(method))
+            return None
+        job.method = method
+        method.counters.active += 1
+        return self._call(job, method)
+
+    async def _call(self, job: Job, method: ServedMethod) -> None:
+        request, server = job.request, self.server
+        call = request.id
+        code = 0
+        try:
+            if job.deadline != math.inf and trio.current_time() >= job.deadline:
+                raise DeadlineExceededError("too late when it arrived", may_have_run=False)
+            args, keywords = method.arguments(request.args, request.keywords, request.refusal)
+            if method.needs_context:
+                context = server.context(
+                    self.peer,
+                    method,
+                    self.path,
+                    job.deadline,
+                    request.metadata,
+                    lambda: self._is_given_up(call),
+                )
+                method.check_access(context)
+                if method.definition.context_parameter is not None:
+                    keywords[method.definition.context_parameter] = context
+            result = await method.run(args, keywords)
+            frame = self._encode_result(call, method, result)
+        except Exception as error:
+            failure = method.failure(error, send_traceback=server.config.send_tracebacks)
+            code = failure.code
+            frame = encode_error(call, failure.code, failure.message, failure.facts)
+        self._waiting.pop(call, None)
+        method.counters.ended(code, time.perf_counter() - job.arrived)
+        self._answer(call, frame)
+
+    def _encode_result(self, call: int, method: ServedMethod, result: Any) -> bytes:
+        encoder = self.server.encoder
+        small = encoder.encode_small([result])
+        if small is not None and len(small) <= CONTROL_BODY:
+            return encode_result(call, small[1:])
+        try:
+            body = encoder.encode(result, f"{method.definition.full_name} returned a value")
+        except (TypeError, ValueError) as error:
+            raise InternalError(str(error)) from None
+        if not body.buffers and len(body.skeleton) <= CONTROL_BODY:
+            return encode_result(call, body.skeleton)
+        self._large[call] = body
+        self.server.tasks.start_soon(self._forget, call)
+        return encode_numbered(Kind.ELSEWHERE, call)
+
+    async def _forget(self, call: int) -> None:
+        end = trio.current_time() + _FETCH_WINDOW
+        while call in self._large and trio.current_time() < end:
+            with trio.move_on_at(end):
+                await self._taken.wait()
+        self._large.pop(call, None)
+
+    def large_result(self, call: int) -> Encoded | None:
+        """A result that is to be fetched."""
+        return self._large.get(call)
+
+    def fetched(self, call: int) -> None:
+        """Its caller has it."""
+        if self._large.pop(call, None) is not None:
+            self.server.call_ended()
+            taken, self._taken = self._taken, trio.Event()
+            taken.set()
+
+    def _waits(self, job: Job, worker: Worker[Job]) -> None:
+        self._waiting[job.request.id] = worker
+        worker.scope.deadline = job.deadline
+
+    def _cut_off(self, job: Job, worker: Worker[Job]) -> None:
+        error: RpcError = CallCancelledError("the server is shutting down")
+        if worker.stopped:
+            error = CallCancelledError("cancelled by the caller")
+        elif trio.current_time() >= job.deadline:
+            error = DeadlineExceededError("the handler did not end in time")
+        self._waiting.pop(job.request.id, None)
+        self._fail(job, error)
+
+    def _is_given_up(self, call: int) -> bool:
+        worker = self._waiting.get(call)
+        return call not in self.core.running or (worker is not None and worker.scope.cancel_called)
+
+    def _fail(self, job: Job, error: RpcError) -> None:
+        facts = {"not_run": not error.may_have_run, "retry_after": error.retry_after}
+        counters = job.method.counters if job.method is not None else self.server.refused
+        if job.method is None:
+            counters.active += 1
+        counters.ended(error.code, time.perf_counter() - job.arrived)
+        call = job.request.id
+        self._answer(call, encode_error(call, error.code, error.message, facts))
+
+    def _answer(self, call: int, frame: bytes) -> None:
+        data = self.core.answer(call, frame)
+        if data and self.stream is not None:
+            with suppress(LatticaError):  # lost: the next stream gets it
+                self._has_room = self.stream.send_nowait(data) and self._has_room
+        self.server.call_ended()
+
+    def go_away(self) -> None:
+        """Tell the caller that no new calls are taken."""
+        if self.stream is not None and self.core.is_live:
+            with suppress(LatticaError):
+                self.stream.send_nowait(GOING_AWAY)
+
+    def end(self) -> None:
+        """The caller will not come back: what it waits for is given up."""
+        if self.stream is not None:
+            stream = self.stream
+            self.detach()
+            stream.close()
+        for worker in [*self._waiting.values()]:
+            worker.stop()
+        self._large.clear()
+        taken, self._taken = self._taken, trio.Event()
+        taken.set()
+
+
+class ControlPlane:
+    """All sessions of a server."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self.sessions: dict[tuple[PeerId, bytes], Session] = {}
+
+    async def serve(self, stream: Stream) -> None:
+        """Handle a stream that a peer has opened."""
+        hello = Hello()
+        while hello.session is None:
+            data = await stream.receive_view()
+            if not data:
+                return
+            hello.feed(data, self._server.decoder)
+        key = (stream.peer_id, hello.session)
+        session = self.sessions.get(key)
+        if session is None:
+            self._make_room(stream.peer_id)
+            session = self.sessions[key] = Session(self._server, *key)
+        ended = await session.serve(stream, hello)
+        if ended:
+            self._end(key)
+        elif session.stream is None and self.sessions.get(key) is session:
+            self._server.tasks.start_soon(self._expire, key, session)
+
+    def _make_room(self, peer: PeerId) -> None:
+        held = [key for key in self.sessions if key[0] == peer]
+        if len(held) < _MAX_SESSIONS:
+            return
+        for key in held:
+            if self.sessions[key].stream is None:
+                self._end(key)
+                return
+        raise ResourceExhaustedError(f"{_MAX_SESSIONS} sessions of one peer")
+
+    async def _expire(self, key: tuple[PeerId, bytes], session: Session) -> None:
+        """End a session that stays without a stream."""
+        end = trio.current_time() + self._server.config.resume_window
+        await trio.sleep_until(end)
+        if session.stream is None and self.sessions.get(key) is session:
+            self._end(key)
+
+    def _end(self, key: tuple[PeerId, bytes]) -> None:
+        session = self.sessions.pop(key, None)
+        if session is not None:
+            session.end()

@@ -1,0 +1,185 @@
+"""Tasks that read requests and run them: no task for each call, where that needs none.
+
+One worker leads: it reads, and runs what it has read itself, one request after the other. A
+handler that does not wait for anything costs no switch of tasks. Just before one does wait for the
+first time, another worker takes the lead, and the first one is the handler's until that has ended;
+then it rests. So a handler that waits holds up nobody. (The leader/followers pattern: Schmidt et
+al., PLoP 2000.)
+"""
+
+from __future__ import annotations
+
+import types
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextvars import copy_context
+from typing import Any, Final, Generic, TypeVar
+
+import outcome
+import trio
+
+from lattica.rpc.tasks import Tasks
+
+T = TypeVar("T")
+
+_MAX_RESTING: Final = 16
+"""Workers of a crew that wait for the next handler which waits."""
+
+
+class Worker(Generic[T]):
+    """One of the tasks. `job` is what it runs, for as long as that waits for something."""
+
+    __slots__ = ("job", "scope", "stopped")
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self.job: T | None = None
+        self.stopped = False
+        """The job was given up, and the scope cancelled for that."""
+
+    def stop(self) -> None:
+        """Cancel the job."""
+        self.stopped = True
+        self.scope.cancel()
+
+
+class Crew(Generic[T]):
+    """Workers for one source of jobs.
+
+    Args:
+        tasks: where they run.
+        read: waits for more jobs and returns them; None when there will be none.
+        run: starts a job: a coroutine that does it and raises nothing but cancellation; None if
+        there
+            is nothing to wait for.
+        waits: told of a job that is about to wait for the first time, with its worker, whose scope
+            may be given a deadline.
+        cut_off: told of a job whose worker was cancelled.
+    """
+
+    def __init__(
+        self,
+        tasks: Tasks,
+        *,
+        read: Callable[[], Awaitable[list[T] | None]],
+        run: Callable[[T], Coroutine[Any, Any, None] | None],
+        waits: Callable[[T, Worker[T]], None],
+        cut_off: Callable[[T, Worker[T]], None],
+    ) -> None:
+        self._tasks = tasks
+        self._read = read
+        self._run = run
+        self._waits = waits
+        self._cut_off = cut_off
+        self._jobs: deque[T] = deque()
+        self._resting: list[trio.lowlevel.Task] = []
+        self._ended = False
+        self.done = trio.Event()
+        """There is nothing more to read; jobs may still run."""
+
+    def start(self, jobs: list[T]) -> None:
+        """Begin, with what has been read already."""
+        self._jobs.extend(jobs)
+        self._tasks.start_soon(self._work)
+
+    def withdraw(self, wanted: Callable[[T], bool]) -> T | None:
+        """Take a job that nobody has begun out of the queue."""
+        for job in self._jobs:
+            if wanted(job):
+                self._jobs.remove(job)
+                return job
+        return None
+
+    def _pass_lead(self) -> None:
+        if self._resting:
+            trio.lowlevel.reschedule(self._resting.pop(), outcome.Value(True))
+        else:
+            self._tasks.start_soon(self._work)
+
+    async def _work(self) -> None:
+        """Lead and rest by turns, until there is no use for that or a job has been cancelled."""
+        worker: Worker[T] = Worker()
+        before = copy_context()
+        job: T | None = None
+        try:
+            with worker.scope:
+                while True:
+                    while self._jobs:
+                        job = self._jobs.popleft()
+                        work = self._run(job)
+                        if work is None:
+                            continue
+                        await _drive(work, self._suspend, job, worker)
+                        if worker.job is not None:  # somebody else leads
+                            worker.job = None
+                            worker.scope.deadline = float("inf")
+                            if worker.stopped or worker.scope.cancel_called:
+                                return
+                            if copy_context() != before or not await self._rest():
+                                return
+                        elif copy_context() != before:
+                            # What it left in the context is nothing for the next one.
+                            self._pass_lead()
+                            return
+                    more = await self._read()
+                    if more is None:
+                        self._end()
+                        return
+                    self._jobs.extend(more)
+        finally:
+            if worker.job is not None:
+                self._cut_off(worker.job, worker)
+
+    def _suspend(self, job: T, worker: Worker[T]) -> None:
+        worker.job = job
+        self._waits(job, worker)
+        self._pass_lead()
+
+    async def _rest(self) -> bool:
+        """Wait to be asked to lead; False if there is no use for that."""
+        if self._ended or len(self._resting) >= _MAX_RESTING:
+            return False
+        task = trio.lowlevel.current_task()
+        self._resting.append(task)
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._resting.remove(task)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        leads: bool = await trio.lowlevel.wait_task_rescheduled(abort)
+        return leads
+
+    def _end(self) -> None:
+        self._ended = True
+        for task in self._resting:
+            trio.lowlevel.reschedule(task, outcome.Value(False))
+        self._resting.clear()
+        self.done.set()
+
+
+@types.coroutine
+def _drive(
+    work: Coroutine[Any, Any, None],
+    suspended: Callable[[T, Worker[T]], None],
+    job: T,
+    worker: Worker[T],
+) -> Generator[Any, Any, None]:
+    """Run a coroutine in this task, and tell just before it waits for the first time."""
+    try:
+        wait = work.send(None)
+    except StopIteration:
+        return
+    suspended(job, worker)
+    while True:
+        try:
+            answer = yield wait
+        except BaseException as error:
+            try:
+                wait = work.throw(error)
+            except StopIteration:
+                return
+        else:
+            try:
+                wait = work.send(answer)
+            except StopIteration:
+                return

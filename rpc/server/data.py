@@ -1,0 +1,207 @@
+"""The serving side of the data plane: one call after the other on each stream."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from lattica.nat.base.errors import RemoteProtocolError
+from lattica.nat.mux.stream import Stream
+from lattica.rpc.data_stream import DataStream, Message
+from lattica.rpc.encoding.encoder import Encoded
+from lattica.rpc.errors import (
+    InternalError,
+    NotFoundError,
+    RpcError,
+    StatusCode,
+    UnavailableError,
+)
+from lattica.rpc.protocol.messages import (
+    CallHead,
+    Kind,
+    decode_call,
+    decode_fetch,
+    encode_failure,
+)
+from lattica.rpc.server.methods import ServedMethod
+from lattica.rpc.server.streams import BlockingRequests, RequestStream, ThreadedIterator
+
+if TYPE_CHECKING:
+    from lattica.rpc.server.server import Server
+
+_NIL = Encoded(b"\xc0")
+
+
+class DataPlane:
+    """Serves the streams of the data plane. A caller that resets a stream cancels what runs on
+    it.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    async def serve(self, stream: Stream) -> None:
+        """Handle a stream that a peer has opened, until it ends."""
+        server = self._server
+        data = DataStream(stream, server.decoder, server.budget, server.config.max_skeleton)
+        try:
+            while True:
+                try:
+                    message = await data.receive()
+                except RpcError as error:  # over budget
+                    await self._fail(data, error, is_last=True)
+                    return
+                if message is None or not await self._serve_one(data, message):
+                    return
+        finally:
+            data.release()
+
+    async def _serve_one(self, data: DataStream, message: Message) -> bool:
+        """Serve a call; whether another may follow on the stream."""
+        if message.kind is Kind.FETCH:
+            return await self._fetch(data, message)
+        if message.kind is not Kind.CALL:
+            raise RemoteProtocolError(f"RPC: {message.kind.name} where a call was expected")
+        head = decode_call(message.value)
+        server, peer = self._server, data.stream.peer_id
+        method = server.methods.get(head.method)
+        error: RpcError | None = None
+        if method is None:
+            error = server.unknown(head.method)
+        elif server.going_away:
+            error = UnavailableError("the server is going away", may_have_run=False)
+        elif method.definition.kind != head.kind:
+            error = server.wrong_kind(method)
+        elif server.data_calls[peer] >= server.config.max_calls_per_peer:
+            limit = server.config.max_calls_per_peer
+            error = server.busy(f"busy: {limit} calls of this peer are under way")
+        if error is not None or method is None:
+            # Its requests may be on their way: nothing else can be told from them.
+            is_last = head.kind & 1 == 1
+            await self._fail(data, error or server.unknown(head.method), is_last=is_last)
+            return not is_last
+        server.data_calls[peer] += 1
+        try:
+            return await self._call(data, head, method, message)
+        finally:
+            server.data_calls[peer] -= 1
+            if not server.data_calls[peer]:
+                del server.data_calls[peer]
+            server.call_ended()
+
+    async def _call(
+        self, data: DataStream, head: CallHead, method: ServedMethod, message: Message
+    ) -> bool:
+        server, definition = self._server, method.definition
+        stream = data.stream
+        start = time.perf_counter()
+        deadline = math.inf
+        if head.timeout_ms is not None:
+            deadline = trio.current_time() + head.timeout_ms / 1000
+        requests = None
+        if definition.kind.streams_request:
+            requests = RequestStream(data, definition.check_item)
+        code: int = StatusCode.CANCELLED
+        method.counters.active += 1
+        try:
+            with trio.CancelScope(deadline=deadline) as scope:
+                try:
+                    await self._run(data, head, method, message, requests, deadline)
+                    code = StatusCode.OK
+                except Exception as error:
+                    if stream.is_gone or (requests is not None and requests.is_broken):
+                        raise
+                    failed = method.failure(error, send_traceback=server.config.send_tracebacks)
+                    code = failed.code
+                    is_last = requests is not None and not requests.ended
+                    await data.send_raw(
+                        encode_failure(code, failed.message, failed.facts, is_last=is_last)
+                    )
+            if scope.cancelled_caught:
+                code = StatusCode.DEADLINE_EXCEEDED
+                # A part of a message may have been sent.
+                stream.reset(code=code)
+                return False
+        finally:
+            method.counters.ended(code, time.perf_counter() - start)
+        return requests is None or requests.ended
+
+    async def _run(
+        self,
+        data: DataStream,
+        head: CallHead,
+        method: ServedMethod,
+        message: Message,
+        requests: RequestStream | None,
+        deadline: float,
+    ) -> None:
+        server, definition = self._server, method.definition
+        args, keywords = method.arguments(head.args, head.keywords, message.refusal)
+        stream = data.stream
+        context = server.context(
+            stream.peer_id,
+            method,
+            stream.connection.path,
+            deadline,
+            head.metadata,
+            lambda: stream.is_gone,
+        )
+        method.check_access(context)
+        if definition.context_parameter is not None:
+            keywords[definition.context_parameter] = context
+        if requests is not None and definition.stream_parameter is not None:
+            of_thread = not definition.request_stream_is_async
+            keywords[definition.stream_parameter] = (
+                BlockingRequests(requests) if of_thread else requests
+            )
+        if not definition.kind.streams_response:
+            result = await method.run(args, keywords)
+            await data.send(
+                Kind.RESULT,
+                self._encode(result, method),
+                is_last=requests is not None and not requests.ended,
+            )
+            return
+        iterator: AsyncIterator[Any]
+        if definition.is_async:
+            made = method.function(*args, **keywords)
+            iterator = aiter(await made if hasattr(made, "__await__") else made)
+        else:
+            iterator = ThreadedIterator(
+                lambda: method.function(*args, **keywords), method.limiter, server.tasks
+            )
+        try:
+            async for item in iterator:
+                await data.send(Kind.ITEM, self._encode(method.checked(item), method))
+        finally:
+            close = getattr(iterator, "aclose", None)
+            if close is not None:
+                await close()
+        await data.send(Kind.END, _NIL, is_last=requests is not None and not requests.ended)
+
+    def _encode(self, value: Any, method: ServedMethod) -> Encoded:
+        try:
+            return self._server.encoder.encode(
+                value, f"{method.definition.full_name} returned a value"
+            )
+        except (TypeError, ValueError) as error:
+            raise InternalError(str(error)) from None
+
+    async def _fetch(self, data: DataStream, message: Message) -> bool:
+        name, call = decode_fetch(message.value)
+        session = self._server.control.sessions.get((data.stream.peer_id, name))
+        body = None if session is None else session.large_result(call)
+        if session is None or body is None:
+            await self._fail(data, NotFoundError("the result is not kept any more"))
+            return True
+        await data.send(Kind.RESULT, body)
+        session.fetched(call)
+        return True
+
+    async def _fail(self, data: DataStream, error: RpcError, *, is_last: bool = False) -> None:
+        facts = {"not_run": not error.may_have_run, "retry_after": error.retry_after}
+        await data.send_raw(encode_failure(error.code, error.message, facts, is_last=is_last))

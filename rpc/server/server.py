@@ -1,0 +1,185 @@
+"""What a node serves: services by name, and the two planes over which they are called."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import trio
+
+from lattica.nat.base.errors import LocalProtocolError
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.swarm.host import Host
+from lattica.rpc.budget import ReceiveBudget
+from lattica.rpc.config import RpcConfig
+from lattica.rpc.encoding.decoder import Decoder
+from lattica.rpc.encoding.encoder import Encoder
+from lattica.rpc.encoding.registry import TypeRegistry
+from lattica.rpc.errors import ResourceExhaustedError, RpcError, UnimplementedError
+from lattica.rpc.protocol.frames import CONTROL
+from lattica.rpc.protocol.messages import DATA
+from lattica.rpc.server.control import ControlPlane
+from lattica.rpc.server.data import DataPlane
+from lattica.rpc.server.methods import Authorize, ServedMethod
+from lattica.rpc.services.context import CallContext
+from lattica.rpc.services.definition import Service, define
+from lattica.rpc.statistics import MethodCounters
+from lattica.rpc.tasks import Tasks
+
+_OWNER = "rpc"
+
+
+class Server:
+    """Serves calls from when the first service is there."""
+
+    def __init__(
+        self,
+        host: Host,
+        tasks: Tasks,
+        config: RpcConfig,
+        types: TypeRegistry,
+        budget: ReceiveBudget,
+    ) -> None:
+        self.tasks = tasks
+        self.config = config
+        self.types = types
+        self.encoder = Encoder(types)
+        self.decoder = Decoder(types)
+        self.budget = budget
+        self.methods: dict[str, ServedMethod] = {}
+        self.refused = MethodCounters()
+        """Calls of what is not served, or when there was no room."""
+        self.data_calls: Counter[PeerId] = Counter()
+        """Calls under way over the data plane."""
+        self.going_away = False
+        self._progress = trio.Event()
+        self.limiter = trio.CapacityLimiter(config.max_threads)
+        self.control = ControlPlane(self)
+        self._data = DataPlane(self)
+        self._host = host
+        self._services: dict[str, object] = {}
+
+    # --- services ---
+
+    def serve(
+        self,
+        implementation: object,
+        *,
+        interface: type | None,
+        name: str | None,
+        allow: Collection[PeerId] | None,
+        authorize: Authorize | None,
+        replace: bool,
+    ) -> Service:
+        """See :meth:`lattica.rpc.rpc.Rpc.serve`."""
+        service = define(interface or type(implementation), self.types, name)
+        if service.name in self._services and not replace:
+            raise LocalProtocolError(f"{service.name} is served already; pass replace=True")
+        served = {}
+        for method in service.methods.values():
+            function = getattr(implementation, method.attribute, None)
+            if not callable(function):
+                raise LocalProtocolError(f"{implementation!r:.100} has no {method.attribute}()")
+            if interface is not None:
+                # The interface says what travels, the implementation how it runs.
+                own = define(type(implementation), TypeRegistry(), name or service.name)
+                found = own.methods.get(method.name)
+                method = method.implemented_by(found) if found is not None else method
+            served[method.full_name] = ServedMethod(
+                method,
+                function,
+                MethodCounters(),
+                self.limiter,
+                None if allow is None else frozenset(allow),
+                authorize,
+            )
+        self._remove(service.name)
+        if not self._services:
+            self._host.handle(CONTROL, self.control.serve, owner=_OWNER)
+            self._host.handle(DATA, self._data.serve, owner=_OWNER, cancel_when_gone=True)
+        self._services[service.name] = implementation
+        self.methods.update(served)
+        return service
+
+    def withdraw(self, name: str) -> None:
+        """Serve a service no more; calls that are under way go on."""
+        if name not in self._services:
+            raise LocalProtocolError(f"{name} is not served")
+        self._remove(name)
+
+    def _remove(self, name: str) -> None:
+        self._services.pop(name, None)
+        for full_name in [each for each in self.methods if each.rpartition(".")[0] == name]:
+            del self.methods[full_name]
+
+    # --- for the planes ---
+
+    def context(
+        self,
+        peer: PeerId,
+        method: ServedMethod,
+        path: str,
+        deadline: float,
+        metadata: Mapping[str, Any] | None,
+        is_cancelled: Callable[[], bool],
+    ) -> CallContext:
+        """What the handler of a call may know of it."""
+        name = method.definition.full_name
+        return CallContext(peer, name, path, deadline, metadata, is_cancelled=is_cancelled)
+
+    def busy(self, text: str) -> RpcError:
+        """There is no room for another call; it says when there may be."""
+        return ResourceExhaustedError(text, may_have_run=False, retry_after=0.1)
+
+    def unknown(self, full_name: str) -> RpcError:
+        """There is no such method here."""
+        service, _, name = full_name[:200].rpartition(".")
+        if service in self._services:
+            text = f"{service} has no method {name!r} here"
+        elif others := sorted(
+            each for each in self._services if each.partition("/")[0] == service.partition("/")[0]
+        ):
+            text = f"no {service!r} is served here, but {', '.join(others)}"
+        else:
+            text = f"no service {service!r} is served here"
+        return UnimplementedError(text, may_have_run=False)
+
+    def wrong_kind(self, method: ServedMethod) -> RpcError:
+        """The caller takes the method for one of another kind."""
+        kind = method.definition.kind.name.lower().replace("_", "-")
+        return UnimplementedError(
+            f"{method.definition.full_name} is {kind} here, and was called otherwise",
+            may_have_run=False,
+        )
+
+    # --- end ---
+
+    def go_away(self) -> None:
+        """Take no new calls, and tell the callers."""
+        self.going_away = True
+        for session in self.control.sessions.values():
+            session.go_away()
+
+    def call_ended(self) -> None:
+        """A call is over, and whoever waits for that may look again."""
+        if self.going_away:
+            self._progress.set()
+
+    async def wait_idle(self) -> None:
+        """Wait until no call is under way, and no result waits to be fetched."""
+        sessions = self.control.sessions
+        while self.data_calls or not all(each.is_idle for each in sessions.values()):
+            self._progress = trio.Event()
+            await self._progress.wait()
+
+    def stop(self) -> None:
+        """Serve nothing any more."""
+        if self._services:
+            self._host.unhandle(CONTROL, owner=_OWNER)
+            self._host.unhandle(DATA, owner=_OWNER)
+            self._services.clear()
+            self.methods.clear()
+        for session in [*self.control.sessions.values()]:
+            session.end()
+        self.control.sessions.clear()

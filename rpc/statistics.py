@@ -1,0 +1,68 @@
+"""What RPC counts: calls by method and outcome, and how long they took. Pure."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from dataclasses import dataclass
+from typing import Final, Literal
+
+BUCKETS: Final = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0, 30.0, 60.0,
+)  # fmt: skip
+"""Upper bounds of the latency histogram, seconds."""
+MAX_METHODS: Final = 1000
+"""Methods that are counted by name: a peer chooses what it calls."""
+
+
+class MethodCounters:
+    """What is counted for one method on one side; to be changed by one thread."""
+
+    __slots__ = ("active", "buckets", "codes", "seconds")
+
+    def __init__(self) -> None:
+        self.active = 0
+        self.codes: Counter[int] = Counter()
+        self.buckets = [0] * (len(BUCKETS) + 1)
+        self.seconds = 0.0
+
+    def ended(self, code: int, seconds: float) -> None:
+        """A call that was counted as active has ended."""
+        self.active -= 1
+        self.codes[code] += 1
+        self.seconds += seconds
+        self.buckets[bisect_left(BUCKETS, seconds)] += 1
+
+
+@dataclass(frozen=True, slots=True)
+class MethodStatistics:
+    """One method on one side."""
+
+    side: Literal["client", "server"]
+    method: str
+    active: int
+    """Calls under way."""
+    codes: dict[str, int]
+    """Calls that have ended, by status code."""
+    seconds: float
+    """Sum of their durations."""
+    buckets: tuple[int, ...]
+    """Of these durations, for each of :data:`BUCKETS` and beyond, not cumulative."""
+
+
+@dataclass(frozen=True, slots=True)
+class RpcStatistics:
+    """What :meth:`Rpc.statistics` tells. Counts are since the node's start."""
+
+    methods: tuple[MethodStatistics, ...]
+    sessions: int
+    """Callers that are connected here, or may come back."""
+    peers: int
+    """Peers that are called from here."""
+    receive_memory: int
+    """Bytes of large bodies that are being received and worked on."""
+    threads: int
+    """Threads that run handlers now."""
+    retries: int
+    """Calls that were made again."""
