@@ -155,7 +155,11 @@ class Traversal:
             self._ended.set()
 
     async def _keep(self, part: Part) -> None:
-        """Run a part to its end. A defect of one must not take the node with it."""
+        """Run a part to its end. A defect of one must not take the node with it.
+
+        Parts are other parts' and users' to look at, so they are not replaced: whatever one that
+        is run again may not know of its first life it forgets when it begins.
+        """
         failures = 0
         while True:
             try:

@@ -6,7 +6,6 @@ Nothing is sent to anybody.
 
 from __future__ import annotations
 
-import errno
 import ipaddress
 import logging
 import socket
@@ -22,13 +21,12 @@ from typing import Final, TypeAlias
 import ifaddr
 
 from lattica.nat.base.net.ip import IpAddress
+from lattica.nat.base.shortages import explain_shortage, raise_shortage
 
 logger = logging.getLogger(__name__)
 
 Interface: TypeAlias = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
-_SHORTAGES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-"""With these the system says nothing about the network, only that it cannot look now."""
 _AGE: Final = 2.0
 """Seconds for which a list is good; asking the system took a tenth of the time of a dial."""
 _LOOPBACK: Final = (ipaddress.IPv4Interface("127.0.0.1/8"), ipaddress.IPv6Interface("::1/128"))
@@ -138,12 +136,6 @@ def _lines(path: str) -> list[str]:
         return []
 
 
-def raise_shortage(error: OSError) -> None:
-    """Raise again what is no answer."""
-    if error.errno in _SHORTAGES:
-        raise error
-
-
 # --- the list that is kept ---
 
 
@@ -202,16 +194,6 @@ def _note_blind(error: OSError) -> None:
     _kept.is_blind = True
     instead = "the last known ones are used" if _kept.addresses else "loopback only is used"
     logger.warning("cannot list network interfaces, %s: %s", instead, explain_shortage(error))
-
-
-def explain_shortage(error: OSError) -> str:
-    """What the system says, and the limit that has been reached where that is known."""
-    if error.errno != errno.EMFILE:
-        return str(error)
-    import resource
-
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return f"{error}; the limit of {soft} open files a process is reached (`ulimit -n` raises it)"
 
 
 # --- what Linux knows besides ---

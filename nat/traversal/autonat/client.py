@@ -18,6 +18,7 @@ from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.net.interfaces import local_interfaces
 from lattica.nat.base.net.ip import IpAddress
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.base.peer_log import peer_log
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.protocols import StreamHandler
@@ -79,12 +80,15 @@ class AutonatClient:
         self._servers = servers
         self._candidates = addresses
         self._on_change = on_change
-        self._core = AutonatClientCore(self.config, clock=trio.current_time, rng=SystemRandom())
+        self._core = self._make_core()
         self._arrived: dict[int, trio.Event] = {}
         """By nonce: checks under way."""
         self._began: dict[int, float] = {}
         self._scopes: set[trio.CancelScope] = set()
         self._wake = trio.Event()
+
+    def _make_core(self) -> AutonatClientCore:
+        return AutonatClientCore(self.config, clock=trio.current_time, rng=SystemRandom())
 
     @property
     def results(self) -> Mapping[Multiaddr, AddressReachability]:
@@ -97,7 +101,11 @@ class AutonatClient:
         return {DIAL_BACK: self.take_dial_back}
 
     async def run(self) -> None:
-        """Check until cancelled; checks that are under way end with it."""
+        """Check until cancelled; checks that are under way end with it.
+
+        When it is run again after an error, nothing is left of the time before.
+        """
+        self._core = self._make_core()
         self._swarm.on_connected.append(self._note_connection)
         try:
             async with trio.open_nursery() as nursery:
@@ -176,8 +184,14 @@ class AutonatClient:
 
     def _finish(self, check: Check, outcome: Outcome) -> None:
         level = logging.WARNING if outcome is Outcome.LIED else logging.DEBUG
-        logger.log(
-            level, "autonat check: %s addr=%s server=%s", outcome.value, check.addr, check.server
+        peer_log.log(
+            logger,
+            level,
+            check.server,
+            "autonat check: %s addr=%s server=%s",
+            outcome.value,
+            check.addr,
+            check.server,
         )
         result = self._core.finish(check, outcome)
         self._publish([] if result is None else [result])

@@ -20,9 +20,9 @@ from lattica.nat.base.net.interfaces import (
     Use,
     default_routes,
     local_interfaces,
-    raise_shortage,
     read_local_addresses,
 )
+from lattica.nat.base.shortages import raise_shortage
 
 logger = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lattica.nat.base.net.ip import IpAddress
+from lattica.nat.base.shortages import raise_shortage
 
 _LINUX = sys.platform == "linux"
 _WINDOWS = sys.platform == "win32"
@@ -99,7 +100,11 @@ def parse_bsd_route(text: str) -> tuple[IpAddress, str] | None:
 
 
 def default_gateway(family: int) -> Gateway | None:
-    """The gateway of family 4 or 6, or None. Quick on Linux; may take 2 s elsewhere."""
+    """The gateway of family 4 or 6, or None. Quick on Linux; may take 2 s elsewhere.
+
+    Raises:
+        OSError: nobody can look now, as when there are no file descriptors left.
+    """
     found = _find(family)
     if found is None:
         return None
@@ -114,7 +119,8 @@ def _find(family: int) -> tuple[IpAddress, str] | None:
         try:
             with Path("/proc/thread-self/net", name).open() as file:
                 text = file.read(_MAX_BYTES)
-        except OSError:
+        except OSError as error:
+            raise_shortage(error)
             return None
         return parse_route(text) if family == 4 else parse_ipv6_route(text)
     if _WINDOWS:
@@ -128,7 +134,10 @@ def _find(family: int) -> tuple[IpAddress, str] | None:
             timeout=_ROUTE_TIMEOUT,
             check=False,
         )
-    except (OSError, subprocess.SubprocessError):
+    except OSError as error:
+        raise_shortage(error)
+        return None
+    except subprocess.SubprocessError:
         return None
     return parse_bsd_route(done.stdout[:_MAX_BYTES])
 
@@ -145,6 +154,7 @@ def _local_ip(address: IpAddress) -> IpAddress | None:
         with socket.socket(family, socket.SOCK_DGRAM) as sock:
             sock.connect((target, 9))
             found = ipaddress.ip_address(str(sock.getsockname()[0]).partition("%")[0])
-    except OSError:
+    except OSError as error:
+        raise_shortage(error)
         return None
     return None if found.is_unspecified or found.is_loopback else found

@@ -222,9 +222,15 @@ class PortMappingService:
         self._wake()
 
     async def run(self) -> None:
-        """Map until cancelled; then remove all mappings, within two seconds."""
+        """Map until cancelled; then remove all mappings, within two seconds.
+
+        When it is run again after an error, nothing is left of the time before.
+        """
         if not self._config.enabled:
             return
+        self._families = [_Family(family, self._config, self._rng) for family in _FAMILIES]
+        self._has_looked = False
+        self.settled.set(False)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._follow_swarm)
@@ -235,6 +241,7 @@ class PortMappingService:
             with trio.move_on_after(REMOVAL_TIMEOUT, shield=True):
                 await self._remove_all()
             self._swarm.own_addresses.set(SOURCE, ())
+            self.settled.set(True)
 
     # --- the swarm ---
 
@@ -309,7 +316,12 @@ class PortMappingService:
         ):
             self._set_idle(nursery, family, "the node listens on no address that others can reach")
             return
-        found = await self._find(family.family)
+        try:
+            found = await self._find(family.family)
+        except OSError as error:
+            # No answer is not the answer that there is no gateway: mappings stay.
+            logger.debug("cannot look for the gateway of IPv%d: %s", family.family, error)
+            return
         if found is None:
             self._set_idle(nursery, family, Reason.NO_GATEWAY.value)
             return

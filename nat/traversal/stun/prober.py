@@ -97,7 +97,14 @@ class NatProber:
         return family.finished == (self._endpoint(family), frozenset(self._usable(family)))
 
     async def run(self) -> None:
-        """Measure, and keep the mappings alive, until cancelled."""
+        """Measure, and keep the mappings alive, until cancelled.
+
+        When it is run again after an error, nothing is left of the time before, but how often
+        responders were asked.
+        """
+        for family in self._families.values():
+            family.finished = None
+            self._learn(family, Measured(NatReport(), ()))
         with self._swarm.events.subscribe() as events:
             async with trio.open_nursery() as nursery:
                 for family in self._families.values():

@@ -144,15 +144,28 @@ class RelayClient:
         if (known := self._relays.get(relay)) is None:
             if len(self._relays) >= MAX_RELAYS:
                 return
-            config, rng = self._config, self._rng
-            known = self._relays[relay] = _Relay(
-                relay,
-                source,
-                Reserving(config, rng, now),
-                Backoff(config.retry_first, config.retry_limit, rng, now),
-                Backoff(_TCP_FIRST, _TCP_LIMIT, rng, now),
-            )
+            known = self._relays[relay] = self._make(relay, source, now)
         known.addrs = list(dict.fromkeys([*known.addrs, *addrs]))[:MAX_RELAYS]
+
+    def _make(self, relay: PeerId, source: Source, now: float) -> _Relay:
+        config, rng = self._config, self._rng
+        return _Relay(
+            relay,
+            source,
+            Reserving(config, rng, now),
+            Backoff(config.retry_first, config.retry_limit, rng, now),
+            Backoff(_TCP_FIRST, _TCP_LIMIT, rng, now),
+        )
+
+    def _begin_anew(self) -> None:
+        """Know which relays there are, and nothing of what has happened to them."""
+        now = trio.current_time()
+        before, self._relays = self._relays, {}
+        for r in before.values():
+            fresh = self._relays[r.relay] = self._make(r.relay, r.source, now)
+            fresh.addrs = r.addrs
+        self._selection = RelaySelection(self._config.reservations, self._config.switch_after)
+        self._is_discovering = False
 
     # --- what others ask ---
 
@@ -202,10 +215,14 @@ class RelayClient:
     # --- life ---
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep reservations until cancelled; then this node is announced no more. Run it once."""
+        """Keep reservations until cancelled; then this node is announced no more.
+
+        When it is run again after an error, nothing is left of the time before.
+        """
         if not self._config.reservations:
             task_status.started()
             return
+        self._begin_anew()
         hooks = self._swarm.on_connected, self._swarm.on_disconnected
         for each in hooks:
             each.append(self._on_change)

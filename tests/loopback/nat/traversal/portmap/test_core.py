@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import random
 from contextlib import suppress
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattica.errors import ConfigError, RemoteProtocolError
+from lattica.nat.base.exception_groups import single_error
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.swarm.events import EventBus, NetworkChanged
@@ -480,6 +482,60 @@ class TestService:
                 await trio.sleep(0.13)
                 swarm.events.publish(NetworkChanged("test"))
             await trio.sleep(20)
+            assert len(swarm.own_addresses.addrs) == 2
+            nursery.cancel_scope.cancel()
+
+    async def test_no_answer_is_not_the_answer_that_there_is_no_gateway(self, autojump_clock):
+        swarm, router = FakeSwarm(), Router()
+        shortage: list[OSError] = []
+
+        async def find(family: int) -> Surroundings | None:
+            await trio.lowlevel.checkpoint()
+            if shortage:
+                raise shortage[0]
+            return HERE if family == 4 else None
+
+        tested = PortMappingService(
+            cast(Swarm, swarm), find=find, make_clients=lambda where: dict.fromkeys(Method, router)
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tested.run)
+            await trio.sleep(5)
+            shortage.append(OSError(errno.EMFILE, "Too many open files"))
+            await trio.sleep(200)
+            assert len(swarm.own_addresses.addrs) == 2
+            nursery.cancel_scope.cancel()
+
+    async def test_what_is_run_again_is_as_new(self, autojump_clock):
+        """An error ends it while the router is asked: the next life asks again."""
+        swarm, router = FakeSwarm(), Router()
+        answer, fails = router.request, [ZeroDivisionError()]
+
+        async def request(*args: Any) -> Grant:
+            if fails:
+                swarm.events.publish(NetworkChanged("test"))
+                await trio.sleep_forever()
+            return await answer(*args)
+
+        async def find(family: int) -> Surroundings | None:
+            await trio.lowlevel.checkpoint()
+            if family == 4 and tested.status().families[:1] and fails:
+                states = {m.state for m in tested.status().families[0].methods}
+                if MethodState.FOUND in states:
+                    raise fails.pop()
+            return HERE if family == 4 else None
+
+        router.request = request  # type: ignore[method-assign]
+        tested = PortMappingService(
+            cast(Swarm, swarm), find=find, make_clients=lambda where: {Method.PCP: router}
+        )
+        tested.network_changed = lambda: tested._wake()  # type: ignore[method-assign]
+        with pytest.raises(ZeroDivisionError), single_error():
+            await tested.run()
+        assert not swarm.own_addresses.addrs
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tested.run)
+            await trio.sleep(5)
             assert len(swarm.own_addresses.addrs) == 2
             nursery.cancel_scope.cancel()
 

@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from lattica.errors import AddressError
+from lattica.nat.base.exception_groups import single_error
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.net.addresses import Kind, kind_of
 from lattica.nat.base.net.multiaddr import Multiaddr
@@ -22,6 +23,7 @@ from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.relay.circuit_transport import CircuitTransport
 from lattica.nat.traversal.relay.client.client import RelayClient
 from lattica.nat.traversal.relay.client.config import RelayClientConfig
+from lattica.nat.traversal.relay.client.reservations import Phase
 from lattica.nat.traversal.relay.client.status import RelayStatus, Source
 from lattica.nat.traversal.relay.messages import (
     HOP,
@@ -264,6 +266,43 @@ async def test_a_wrong_clock_of_a_relay_of_others_costs_no_reservation(hours):
         await client.wait_ready(10)
         renewed = client._relays[relay.identity.peer_id].reserving.due - trio.current_time()
         assert 50 < renewed <= 300
+
+
+async def test_what_is_run_again_after_an_error_is_as_new():
+    """An error ends the client while the relay is asked: the next life asks again."""
+    asked: list[trio.CancelScope] = []
+
+    async def answer(stream: Stream) -> None:
+        await stream.receive_message(MAX_MESSAGE)
+        if not asked:
+            with trio.CancelScope() as scope:
+                asked.append(scope)
+                await trio.sleep_forever()
+            return
+        reservation = Reservation(int(time.time()) + 3600, lifetime=3600)
+        await stream.send_message(encode(HopStatus(Status.OK, reservation)))
+
+    async with scripted_relay(answer) as relay, running() as bob:
+        config = RelayClientConfig(relays=(str(addr_of(relay)),), request_timeout=60)
+        client = RelayClient(bob, use_relays(bob), config)
+        step = client._step
+
+        def fail(now: float) -> None:
+            step(now)
+            if asked:
+                raise ZeroDivisionError
+
+        client._step = fail  # type: ignore[method-assign]
+        with pytest.raises(ZeroDivisionError), single_error():
+            await client.run()
+        assert client._relays[relay.identity.peer_id].reserving.phase is Phase.ASKING
+        asked[0].cancel()
+        client._step = step  # type: ignore[method-assign]
+        async with trio.open_nursery() as nursery:
+            await nursery.start(client.run)
+            await client.wait_ready(10)
+            assert is_reserved(client, relay)
+            nursery.cancel_scope.cancel()
 
 
 # --- relays that misbehave ---
