@@ -19,6 +19,7 @@ from lattica.nat.base.errors import (
 from lattica.nat.base.exception_groups import leaves
 from lattica.nat.base.net.addresses import Kind, kind_of
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.base.peer_log import peer_log
 from lattica.nat.mux.events import Event, EventKind
 from lattica.nat.mux.patience import NO_PATIENCE
 from lattica.nat.mux.session import MuxSession
@@ -278,7 +279,14 @@ class Connection(ABC):
             reason = f"network error: {leaves(group)[0]}"
         except* Exception as group:
             # A defect of ours costs this connection, not the node.
-            logger.error("closing connection: internal error peer=%s", self.peer_id, exc_info=group)
+            peer_log.log(
+                logger,
+                logging.ERROR,
+                self.peer_id,
+                "closing connection: internal error peer=%s",
+                self.peer_id,
+                exc_info=group,
+            )
             reason = "internal error"
         finally:
             self._end(reason)
@@ -299,8 +307,13 @@ class Connection(ABC):
                     if core.session is not session:  # it was aborted for its memory
                         core.owner.connection.wake_writer()
             elif kind is EventKind.GO_AWAY and event.value:
-                logger.info(
-                    "peer ends the connection with code %d peer=%s", event.value, self.peer_id
+                peer_log.log(
+                    logger,
+                    logging.INFO,
+                    self.peer_id,
+                    "peer ends the connection with code %d peer=%s",
+                    event.value,
+                    self.peer_id,
                 )
 
     def _wake_drained(self) -> None:
@@ -309,7 +322,10 @@ class Connection(ABC):
                 core.owner.wake_sender()
 
     def _log_violation(self, error: RemoteProtocolError) -> None:
-        logger.warning(
+        peer_log.log(
+            logger,
+            logging.WARNING,
+            self.peer_id,
             "closing connection: peer breaks the protocol: %s peer=%s addr=%s",
             error,
             self.peer_id,
@@ -321,8 +337,14 @@ class Connection(ABC):
         try:
             self.session.tick(self._silence_allowed)
         except LatticaError as error:
-            logger.info(
-                "closing connection: %s peer=%s addr=%s", error, self.peer_id, self.remote_addr
+            peer_log.log(
+                logger,
+                logging.INFO,
+                self.peer_id,
+                "closing connection: %s peer=%s addr=%s",
+                error,
+                self.peer_id,
+                self.remote_addr,
             )
             self.abort(str(error))
             return

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import trio
 
 from lattica.nat.base.errors import ConnectionClosedError, RemoteProtocolError
+from lattica.nat.base.peer_log import peer_log
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.events import Event
 from lattica.nat.mux.stream import Stream, Waiter
@@ -110,7 +111,14 @@ class QuicConnection(Connection):
             if link.destination != path:
                 path = link.destination
                 self.remote_addr = link.remote_addr
-                logger.info("peer moved peer=%s addr=%s", self.peer_id, self.remote_addr)
+                peer_log.log(
+                    logger,
+                    logging.INFO,
+                    self.peer_id,
+                    "peer moved peer=%s addr=%s",
+                    self.peer_id,
+                    self.remote_addr,
+                )
 
     def _on_events(self, events: list[Event]) -> None:
         if events:

@@ -20,6 +20,7 @@ import trio
 
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.base.peer_log import peer_log
 from lattica.nat.quic.first_packet import FirstPackets, NewClient
 from lattica.nat.quic.handshake import QuicHandshake
 from lattica.nat.quic.link import QuicLink, multiaddr_of
@@ -150,8 +151,15 @@ class QuicEndpoint:
             for received in batch:
                 try:
                     self._deliver(received)
-                except Exception:  # a defect of ours costs these datagrams, not the node
-                    logger.exception("datagrams dropped: internal error addr=%s", received.source)
+                except Exception as error:  # a defect of ours costs these datagrams, not the node
+                    peer_log.log(
+                        logger,
+                        logging.ERROR,
+                        received.source[0],
+                        "datagrams dropped: internal error addr=%s",
+                        received.source,
+                        exc_info=error,
+                    )
             for destination, number in sock.take_unreachable():
                 error = OSError(number, os.strerror(number))
                 for link in self._strangers.get(destination[:2], ()):

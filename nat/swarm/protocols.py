@@ -10,6 +10,7 @@ import trio
 
 from lattica.nat.base.errors import LatticaError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.exception_groups import leaves
+from lattica.nat.base.peer_log import peer_log
 from lattica.nat.mux.stream import Stream
 from lattica.nat.secure.multistream import Responder, check_protocol
 
@@ -151,14 +152,20 @@ class ProtocolTable:
             # The peer or the network ended it, which is no news.
             logger.debug("stream ended: %s stream=%r", error, stream)
         elif isinstance(error, RemoteProtocolError):
-            logger.warning(
+            peer_log.log(
+                logger,
+                logging.WARNING,
+                stream.peer_id,
                 "stream reset: peer breaks %s: %s peer=%s",
                 stream.protocol or "multistream",
                 error,
                 stream.peer_id,
             )
         else:
-            logger.error(
+            peer_log.log(
+                logger,
+                logging.ERROR,
+                stream.peer_id,
                 "stream reset: handler of %s failed peer=%s",
                 stream.protocol,
                 stream.peer_id,
@@ -189,7 +196,13 @@ class ProtocolTable:
                 if answer := negotiation.data_to_send():
                     await stream.send_all(answer)
         if negotiation.selected is None:
-            logger.info("stream reset: no protocol named in time peer=%s", stream.peer_id)
+            peer_log.log(
+                logger,
+                logging.INFO,
+                stream.peer_id,
+                "stream reset: no protocol named in time peer=%s",
+                stream.peer_id,
+            )
             stream.reset()
             return None
         stream.protocol = negotiation.selected

@@ -32,7 +32,9 @@ from lattica.nat.base.net.addresses import (
     to_endpoint,
 )
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.base.net.network_groups import network_of
 from lattica.nat.base.net.ranking import ranked
+from lattica.nat.base.peer_log import peer_log
 from lattica.nat.base.watched import Watched
 from lattica.nat.config import SwarmConfig
 from lattica.nat.mux.budget import MemoryBudget
@@ -342,8 +344,15 @@ class Swarm:
                 connection = await self._connector.connect(raw, Direction.INBOUND, initiator=False)
         except (LatticaError, OSError) as error:
             reason = error
-        except Exception:
-            logger.exception("inbound handshake: internal error addr=%s", raw.remote_addr)
+        except Exception as error:
+            peer_log.log(
+                logger,
+                logging.ERROR,
+                network_at(raw.remote_addr),
+                "inbound handshake: internal error addr=%s",
+                raw.remote_addr,
+                exc_info=error,
+            )
         finally:
             evicted = self._pending_inbound.pop(id(scope), None) is None
             if connection is None:
@@ -353,7 +362,14 @@ class Swarm:
         if connection is not None:
             self._register(connection)
         elif reason is not None:
-            logger.info("inbound connection failed: %s addr=%s", reason, raw.remote_addr)
+            peer_log.log(
+                logger,
+                logging.INFO,
+                network_at(raw.remote_addr),
+                "inbound connection failed: %s addr=%s",
+                reason,
+                raw.remote_addr,
+            )
 
     # --- making connections ---
 
@@ -401,7 +417,13 @@ class Swarm:
         same_peer = registry.by_peer.get(connection.peer_id, ())
         if len(same_peer) >= limits.max_connections_per_peer:
             self._refuse(connection, "too many connections to this peer")
-            logger.info("connection refused: too many to one peer peer=%s", connection.peer_id)
+            peer_log.log(
+                logger,
+                logging.INFO,
+                connection.peer_id,
+                "connection refused: too many to one peer peer=%s",
+                connection.peer_id,
+            )
             return
         if registry.total >= limits.max_connections and connection.direction is Direction.INBOUND:
             for old in registry.to_trim(trio.current_time(), adding=1):
@@ -409,7 +431,10 @@ class Swarm:
                 self._forget(old)  # its place is needed now
             if registry.total >= limits.max_connections:
                 self._refuse(connection, "this node has too many connections")
-                logger.warning(
+                peer_log.log(
+                    logger,
+                    logging.WARNING,
+                    network_at(connection.remote_addr),
                     "connection refused: limit of %d reached, all in use peer=%s",
                     limits.max_connections,
                     connection.peer_id,
@@ -650,3 +675,9 @@ class Swarm:
         with suppress(KeyError):
             while self.registry.by_peer[peer_id]:
                 await self._changed.park()
+
+
+def network_at(addr: Multiaddr) -> str:
+    """The network that an address counts to; what has no IP address counts for itself."""
+    ip = ip_of(addr)
+    return str(addr) if ip is None else network_of(ip)

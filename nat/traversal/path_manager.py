@@ -20,6 +20,7 @@ import trio
 from lattica.nat.base.errors import LatticaError
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.net.addresses import relay_of
+from lattica.nat.base.peer_log import peer_log
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.swarm.events import (
     EventsLost,
@@ -228,7 +229,14 @@ class PathManager:
         plan.failed(trio.current_time(), reports)
         reasons = "; ".join(f"{r.name}: {r.reason}" for r in reports.values())
         if plan.given_up:
-            logger.info("peer stays relayed until something changes: %s peer=%s", reasons, peer_id)
+            peer_log.log(
+                logger,
+                logging.INFO,
+                peer_id,
+                "peer stays relayed until something changes: %s peer=%s",
+                reasons,
+                peer_id,
+            )
         else:
             logger.debug("no direct path yet: %s peer=%s", reasons, peer_id)
 
@@ -290,7 +298,14 @@ class PathManager:
         """Dial a peer that was lost in the middle of something, by whatever way there is."""
         if peer_id in self._reconnecting or not self._swarm.address_book.addrs(peer_id):
             return
-        logger.info("connection lost, dialing again: %s peer=%s", reason, peer_id)
+        peer_log.log(
+            logger,
+            logging.INFO,
+            peer_id,
+            "connection lost, dialing again: %s peer=%s",
+            reason,
+            peer_id,
+        )
         self._reconnecting.add(peer_id)
         redial = Redial(trio.current_time(), self._rng, _RECONNECT_POLICY)
         try:

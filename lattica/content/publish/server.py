@@ -23,7 +23,12 @@ from lattica.content.protocol import (
     encode_body_header,
     encode_refusal,
 )
-from lattica.content.publish.catalog import Catalog, ContentChangedError, make_publication
+from lattica.content.publish.catalog import (
+    Catalog,
+    ContentChangedError,
+    Publication,
+    make_publication,
+)
 from lattica.content.ticket import Ticket
 from lattica.nat.base.errors import (
     ConnectionClosedError,
@@ -34,6 +39,8 @@ from lattica.nat.base.errors import (
 )
 from lattica.nat.base.exception_groups import single_error
 from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.peer_log import peer_log
+from lattica.nat.base.shortages import is_shortage
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.host import Host
 
@@ -208,7 +215,9 @@ class Publisher:
         if publication is None:
             return (encode_refusal(Refusal.NOT_FOUND, "not published here"),)
         if isinstance(request, ManifestRequest):
-            logger.info("%s asks for %s", peer, publication.manifest.name)
+            peer_log.log(
+                logger, logging.INFO, peer, "%s asks for %s", peer, publication.manifest.name
+            )
             body = publication.encoded
             pieces = range(0, len(body), MAX_CHUNK_BYTES)
             return (
@@ -221,10 +230,18 @@ class Publisher:
                 publication.read_span, request.first, request.count
             )
         except ContentChangedError as error:
-            logger.warning("cannot serve %s: %s", publication.manifest.name, error)
+            self._log_failure(peer, publication, error)
             return (encode_refusal(Refusal.CHANGED, str(error)),)
         except OSError as error:
-            logger.warning("cannot serve %s: %s", publication.manifest.name, error)
+            self._log_failure(peer, publication, error)
+            if is_shortage(error):  # only for now
+                return (encode_refusal(Refusal.BUSY, error.strerror or "busy"),)
             message = f"the file cannot be read ({error.strerror})"
             return (encode_refusal(Refusal.UNREADABLE, message),)
         return encode_body_header(len(body)), body
+
+    def _log_failure(self, peer: PeerId, publication: Publication, error: Exception) -> None:
+        name = publication.manifest.name
+        peer_log.log(
+            logger, logging.WARNING, peer, "cannot serve %s: %s peer=%s", name, error, peer
+        )

@@ -32,6 +32,7 @@ from lattica.nat.base.errors import (
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.net.addresses import Kind, kind_of, split_peer
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.base.peer_log import peer_log
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
 from lattica.nat.secure.gater import Gater
@@ -264,11 +265,24 @@ class CircuitTransport:
             stream.reset()
             return
         except RemoteProtocolError as error:
-            logger.warning("inbound circuit refused: %s relay=%s", error, relay)
+            peer_log.log(
+                logger,
+                logging.WARNING,
+                relay,
+                "inbound circuit refused: %s relay=%s",
+                error,
+                relay,
+            )
             await stream.send_message(encode(StopStatus(Status.MALFORMED_MESSAGE)))
             return
         if not isinstance(request, StopConnect):
-            logger.warning("inbound circuit refused: not a request relay=%s", relay)
+            peer_log.log(
+                logger,
+                logging.WARNING,
+                relay,
+                "inbound circuit refused: not a request relay=%s",
+                relay,
+            )
             await stream.send_message(encode(StopStatus(Status.UNEXPECTED_MESSAGE)))
             return
         status = self._judge(stream, request.peer)

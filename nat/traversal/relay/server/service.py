@@ -21,6 +21,7 @@ from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.net.addresses import Kind, ip_of, kind_of, with_peer
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.net.ranking import fitting, ranked
+from lattica.nat.base.peer_log import peer_log
 from lattica.nat.mux.connection import Connection
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.protocols import StreamHandler
@@ -192,7 +193,9 @@ class RelayService:
 
     def _end_reservation(self, peer_id: PeerId, reason: str) -> None:
         self._swarm.registry.tags.unprotect(peer_id, _TAG)
-        logger.info("reservation ended: %s peer=%s", reason, peer_id)
+        peer_log.log(
+            logger, logging.INFO, peer_id, "reservation ended: %s peer=%s", reason, peer_id
+        )
         self._publish(ReservationEnded(peer_id, reason))
 
     def _publish(self, event: RelayEvent) -> None:
@@ -250,7 +253,15 @@ class RelayService:
         self._swarm.registry.tags.protect(peer_id, _TAG)
         lifetime = grant.expires - now
         level = logging.DEBUG if grant.renewed else logging.INFO
-        logger.log(level, "reservation made for %.0f s peer=%s addr=%s", lifetime, peer_id, ip)
+        peer_log.log(
+            logger,
+            level,
+            peer_id,
+            "reservation made for %.0f s peer=%s addr=%s",
+            lifetime,
+            peer_id,
+            ip,
+        )
         self._publish(ReservationMade(peer_id, lifetime, grant.renewed))
         # Clients count from the answer: rather too early than too late.
         expire = int(time.time() + lifetime)

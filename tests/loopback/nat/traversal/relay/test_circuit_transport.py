@@ -446,6 +446,15 @@ async def offer(relay: Swarm, bob: Swarm, words: bytes, *, end: bool = False) ->
     return answer
 
 
+async def test_a_relay_does_not_fill_the_log(caplog):
+    async with running() as relay, running() as bob:
+        use_relays(bob)
+        for _ in range(200):
+            answer = await offer(relay, bob, framed(StopStatus(Status.OK)))
+            assert answer.status is Status.UNEXPECTED_MESSAGE
+    assert 1 <= caplog.text.count("inbound circuit refused") <= 21
+
+
 async def test_circuits_of_relays_without_a_reservation_are_refused():
     async with running() as relay, running() as bob:
         use_relays(bob)
