@@ -151,14 +151,14 @@ class QuicEndpoint:
             for received in batch:
                 try:
                     self._deliver(received)
-                except Exception as error:  # a defect of ours costs these datagrams, not the node
+                except Exception as defect:  # it costs these datagrams, not the node
                     peer_log.log(
                         logger,
                         logging.ERROR,
                         received.source[0],
                         "datagrams dropped: internal error addr=%s",
                         received.source,
-                        exc_info=error,
+                        exc_info=defect,
                     )
             for destination, number in sock.take_unreachable():
                 error = OSError(number, os.strerror(number))
