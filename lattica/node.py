@@ -14,6 +14,7 @@ from lattica.bootstrap import BootstrapPeers
 from lattica.config import NodeConfig, load_config
 from lattica.nat.base.errors import AddressError, ConnectionClosedError, LocalProtocolError
 from lattica.nat.base.exception_groups import leaves, unwrapped
+from lattica.nat.base.in_process import NodeInProcess
 from lattica.nat.base.keys.identity import Identity, PeerId, parse_peer_id
 from lattica.nat.base.keys.key_lock import KeyLock
 from lattica.nat.base.net.addresses import parse_multiaddr, split_peer, with_peer
@@ -38,7 +39,7 @@ PeerLike = PeerId | str
 AddrLike = Multiaddr | str
 
 
-class Node:
+class Node(NodeInProcess):
     """A member of the mesh. Use as `async with Node(config) as node` under trio.
 
     Args:
@@ -86,7 +87,12 @@ class Node:
         self._identify.on_push.append(self.traversal.paths.peer_changed)
         self._exit = AsyncExitStack()
 
+    def __repr__(self) -> str:
+        listening = ", ".join(map(str, self.swarm.addrs)) or "not listening"
+        return f"<Node {self.peer_id} ({listening}; peers: {len(self.swarm.registry.by_peer)})>"
+
     async def __aenter__(self) -> Node:
+        _check_trio()
         try:
             async with AsyncExitStack() as stack:
                 if self._key_file is not None:
@@ -394,6 +400,16 @@ class Node:
             LocalProtocolError: another owner serves it.
         """
         self.swarm.protocols.unhandle(protocol, owner=owner)
+
+
+def _check_trio() -> None:
+    try:
+        trio.lowlevel.current_task()
+    except RuntimeError:
+        raise LocalProtocolError(
+            "Node runs under trio: use lattica.AsyncLattica with asyncio, and lattica.Lattica in "
+            "programs without a loop"
+        ) from None
 
 
 def _peer(peer: PeerLike) -> PeerId:

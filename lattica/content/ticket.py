@@ -63,6 +63,10 @@ class Ticket:
     """Why a ticket that is asked for later may lead there by more ways: in words, for a person.
     Not part of its text."""
 
+    def __repr__(self) -> str:
+        """What a person can copy, and Python can read."""
+        return f"Ticket.parse({str(self)!r})"
+
     def __str__(self) -> str:
         """The text form."""
         addresses = [address.to_bytes() for address in self.addrs]

@@ -23,6 +23,7 @@ from lattica.facades.facade import EventsCore, NodeFacade
 from lattica.facades.handoff import StreamCore, StreamHandle
 from lattica.nat.base.buffers import AnyBuffer, AnyWritableBuffer, flat_bytes, writable_view
 from lattica.nat.base.errors import LocalProtocolError, StreamResetError
+from lattica.nat.base.in_process import InProcess
 from lattica.nat.base.wire import encode_length_prefixed
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class AsyncLattica(NodeFacade):
                 print(b"".join([chunk async for chunk in stream]))
 
     Without `async with`, call `start` and `aclose`. A node that nobody closes runs on until
-    the interpreter exits; it is then closed within a bounded time.
+    the main thread ends; it is then closed within a bounded time.
 
     `config` and `identity` are those of :class:`~lattica.node.Node`. Calls take a `timeout` in
     seconds, as those of `lattica.facades.blocking.Lattica` do, and raise the same errors.
@@ -398,7 +399,7 @@ class AsyncStream(StreamHandle):
             self.reset()
 
 
-class AsyncEvents:
+class AsyncEvents(InProcess):
     """A node's events, one after the other: `async for event in events`.
 
     It ends when it is closed, by anybody, or the node is. The subscription begins when it is

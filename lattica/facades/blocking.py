@@ -23,6 +23,7 @@ from lattica.facades.facade import EventsCore, NodeFacade
 from lattica.facades.handoff import StreamCore, StreamHandle
 from lattica.nat.base.buffers import AnyBuffer, AnyWritableBuffer, flat_bytes, writable_view
 from lattica.nat.base.errors import LocalProtocolError
+from lattica.nat.base.in_process import InProcess
 from lattica.nat.base.wire import encode_length_prefixed
 
 if TYPE_CHECKING:
@@ -54,8 +55,9 @@ class Lattica(NodeFacade):
                 stream.send_eof()
                 print(b"".join(stream))
 
-    Without `with`, call `start` and `close`. A node that nobody closes runs on until the
-    interpreter exits; it is then closed within a bounded time.
+    Without `with`, call `start` and `close`. A node that nobody closes runs on until the main
+    thread ends; it is then closed within a bounded time, and threads that wait in a call of it
+    get `LocalProtocolError`, so that they do not keep the interpreter.
 
     `config` and `identity` are those of :class:`~lattica.node.Node`. `max_handler_threads`
     bounds how many stream handlers run at once (see `handle`).
@@ -408,7 +410,7 @@ class BlockingStream(StreamHandle):
             self.reset()
 
 
-class BlockingEvents:
+class BlockingEvents(InProcess):
     """A node's events, one after the other, as a blocking iterator.
 
     It ends when it is closed, by any thread, or the node is. Events that are not taken are

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import concurrent.futures.thread  # noqa: F401 - registers itself, see the end
 import logging
 import os
 import threading
@@ -236,6 +237,11 @@ class Bridge(Generic[R]):
         """Whether the bridge has been told to close, or has closed."""
         return self._stop_requested or self._ended.done()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether calls can be made, as far as is known now."""
+        return self._ready.done() and not self.closing and self._pid == os.getpid()
+
     def forget(self, call: Call[Any]) -> None:
         """For `Call`: it has finished."""
         self._live.discard(call)
@@ -257,6 +263,7 @@ class Bridge(Generic[R]):
 
     async def astart(self) -> R:
         """`start`, for asyncio."""
+        self._check_loop()
         ready = self._launch()
         try:
             await _settled(ready, self._request_stop)
@@ -284,11 +291,21 @@ class Bridge(Generic[R]):
 
     async def aclose(self) -> None:
         """`close`, for asyncio. It is carried through even if the task is cancelled."""
+        self._check_loop()
         if self._request_stop():
             await _settled(self._ended)
             self._raise_failure()
 
     # Private
+
+    def _check_loop(self) -> None:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise LocalProtocolError(
+                f"{self.name} runs under asyncio: use lattica.Node with trio, and lattica.Lattica "
+                "in programs without a loop"
+            ) from None
 
     def _check_process(self) -> None:
         if self._pid != os.getpid():
@@ -321,6 +338,7 @@ class Bridge(Generic[R]):
             raise
 
     async def _await(self, call: Call[T]) -> T:
+        self._check_loop()
         self._submit(call)
         await _settled(call.future, call.abandon)
         return call.future.result()
@@ -440,7 +458,7 @@ _started: weakref.WeakSet[Bridge[Any]] = weakref.WeakSet()
 
 
 def _close_all() -> None:
-    """At the interpreter's exit: close what nobody closed, within a bounded time.
+    """At the end of the main thread: close what nobody closed, within a bounded time.
 
     The threads are daemons, so one that does not end in time is simply cut off.
     """
@@ -455,4 +473,7 @@ def _close_all() -> None:
             logger.warning("closing %s at exit: %r", bridge.name, exc)
 
 
-atexit.register(_close_all)
+# When the main thread has ended, and before other threads are waited for: those that wait in a call
+# would never end. The last registered runs first, so it is registered after that of the pools of
+# threads, which waits for theirs.
+getattr(threading, "_register_atexit", atexit.register)(_close_all)

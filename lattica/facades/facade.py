@@ -12,6 +12,7 @@ import trio
 
 from lattica.content.errors import ContentNotFoundError
 from lattica.facades.bridge import Bridge
+from lattica.nat.base.in_process import NodeInProcess
 
 if TYPE_CHECKING:
     from lattica.config import NodeConfig
@@ -83,7 +84,7 @@ class Content:
         )
 
 
-class NodeFacade:
+class NodeFacade(NodeInProcess):
     """A :class:`~lattica.node.Node` in a thread of its own. Base of the facades."""
 
     def __init__(
@@ -93,6 +94,11 @@ class NodeFacade:
         self._identity = identity
         self._bridge: Bridge[tuple[Node, Content]] = Bridge(self._open, name=type(self).__name__)
         self._opened: tuple[Node, Content] | None = None
+
+    def __repr__(self) -> str:
+        if not self._bridge.is_open or self._opened is None:
+            return f"<{type(self).__name__}, {'closed' if self._bridge.closing else 'not started'}>"
+        return f"<{type(self).__name__} {self.peer_id}>"
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[tuple[Node, Content]]:

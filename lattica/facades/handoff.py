@@ -21,6 +21,7 @@ import trio
 
 from lattica.nat.base.checks import check_error_code
 from lattica.nat.base.errors import IncompleteReadError, LocalProtocolError, StreamClosedError
+from lattica.nat.base.in_process import InProcess
 from lattica.nat.base.wire import MAX_UVARINT_BYTES, encode_length_prefixed, find_message
 
 if TYPE_CHECKING:
@@ -388,7 +389,7 @@ class StreamCore:
         return count
 
 
-class StreamHandle:
+class StreamHandle(InProcess):
     """What the streams of both facades have in common."""
 
     def __init__(self, core: StreamCore) -> None:
@@ -443,7 +444,8 @@ class StreamHandle:
         self._bridge.soon(self._core.reset, reason, code)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.protocol} with {self.peer_id}>"
+        state = " (closed)" if self._closed else " (gone)" if self.is_gone else ""
+        return f"<{type(self).__name__} {self.id} {self.protocol} with {self.peer_id}{state}>"
 
     def _begin_close(self) -> bool:
         """Whether there is something to close."""

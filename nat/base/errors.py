@@ -28,6 +28,19 @@ class LatticaError(Exception):
     def __str__(self) -> str:
         return printable_lines(super().__str__())
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Those that make their message themselves could not be made from it when unpickled.
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(
+    kind: type[ErrorT], args: tuple[object, ...], attributes: dict[str, object]
+) -> ErrorT:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error
+
 
 def renewed(error: ErrorT) -> ErrorT:
     """The same error as an object of its own, with the same cause, for another task to raise.
@@ -35,10 +48,7 @@ def renewed(error: ErrorT) -> ErrorT:
     Whoever raises an exception adds its frames to it: of one object that many tasks raise, each
     would show the frames of all the others, and keep their variables alive.
     """
-    kind = type(error)
-    again = kind.__new__(kind, *error.args)
-    again.args = error.args
-    again.__dict__.update(error.__dict__)
+    again = _restored(type(error), error.args, error.__dict__)
     again.__cause__ = error.__cause__
     return again
 

@@ -17,6 +17,7 @@ from lattica.nat.base.errors import (
     RemoteProtocolError,
 )
 from lattica.nat.base.exception_groups import leaves
+from lattica.nat.base.in_process import InProcess
 from lattica.nat.base.net.addresses import Kind, kind_of
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.peer_log import peer_log
@@ -42,7 +43,7 @@ class Direction(Enum):
     OUTBOUND = "outbound"
 
 
-class Connection(ABC):
+class Connection(InProcess, ABC):
     """An authenticated connection to a peer, carrying many streams.
 
     Made by the swarm, which also runs it; use :meth:`open` and :meth:`aclose`.
@@ -124,7 +125,11 @@ class Connection(ABC):
         self._scope = trio.CancelScope()
 
     def __repr__(self) -> str:
-        return f"<Connection {self.serial} {self.direction.value} {self.remote_addr}>"
+        state = "" if self.closed_reason is None else f" ({self.closed_reason})"
+        return (
+            f"<Connection {self.serial} {self.direction.value}, {self.peer_id} at "
+            f"{self.remote_addr}{state}>"
+        )
 
     @property
     def path(self) -> str:

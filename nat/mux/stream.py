@@ -20,6 +20,7 @@ from lattica.nat.base.errors import (
     UnsupportedProtocolError,
     renewed,
 )
+from lattica.nat.base.in_process import InProcess
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.wire import encode_length_prefixed, find_message
 from lattica.nat.config import KIB
@@ -66,7 +67,7 @@ class Waiter:
             trio.lowlevel.reschedule(task)
 
 
-class Stream:
+class Stream(InProcess):
     """A bidirectional stream of bytes to a peer, reliable, ordered and encrypted.
 
     One task may send while another receives; two tasks in the same direction get
@@ -112,7 +113,9 @@ class Stream:
         core.owner = self
 
     def __repr__(self) -> str:
-        return f"<Stream {self.id} {self.protocol or '?'} with {self.peer_id}>"
+        reason = self._core.reset_reason
+        state = "" if reason is None else f" ({reason})"
+        return f"<Stream {self.id} {self.protocol or '?'} with {self.peer_id}{state}>"
 
     @property
     def id(self) -> int:

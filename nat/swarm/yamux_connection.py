@@ -28,6 +28,10 @@ _BATCH_SIZE = _MESSAGES_PER_BATCH * (MAX_PLAINTEXT + HEADER_SIZE + 2 * Transport
 """Room for a batch of full messages, even if before each a header has one of its own."""
 _POOLED_BATCHES = 4
 _SMALL = 16 * 1024
+_WITHOUT_GOOD_BYE = (
+    "the peer is gone without a good-bye: its program was killed or has crashed, or something on "
+    "the way has cut the connection"
+)
 """Up to this many bytes are sent without a batch buffer."""
 
 
@@ -134,7 +138,7 @@ class YamuxConnection(Connection):
             with trio.move_on_after(0.2):
                 await self._flushed.wait()
             raise
-        return "closed by the peer"
+        return "closed by the peer" if self.session.went_away else _WITHOUT_GOOD_BYE
 
     def _feed(self, messages: list[bytes] | tuple[bytes, ...]) -> None:
         """Let the session take decrypted bytes, and act on what happens."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
 import threading
 
@@ -240,6 +241,12 @@ class TcpTransport:
 def why_not(error: OSError, addr: Multiaddr, port: int) -> str:
     """Explain why an address cannot be listened on, with what to do about it."""
     if error.errno == errno.EADDRINUSE:
+        if _is_own_port(addr, port):
+            return (
+                f"cannot listen on {addr}: port {port} is in use by this program itself: by a node "
+                "that it has not closed (in a notebook: close it before the cell is run again), or "
+                "by another address of this one; close that, or use port 0 for any free one"
+            )
         return (
             f"cannot listen on {addr}: port {port} is in use by another program; "
             "stop it, choose another port, or use port 0 for any free one"
@@ -249,6 +256,22 @@ def why_not(error: OSError, addr: Multiaddr, port: int) -> str:
     if error.errno == errno.EADDRNOTAVAIL:
         return f"cannot listen on {addr}: this machine has no such address"
     return f"cannot listen on {addr}: {error.strerror}"
+
+
+def _is_own_port(addr: Multiaddr, port: int) -> bool:
+    """Whether a socket of this process is bound to the port; False where that cannot be known."""
+    kind = socket.SOCK_DGRAM if "/udp/" in str(addr) else socket.SOCK_STREAM
+    with contextlib.suppress(OSError):
+        for descriptor in map(int, os.listdir("/dev/fd")):
+            with contextlib.suppress(OSError):
+                sock = socket.socket(fileno=descriptor)
+                try:
+                    is_ip = sock.family in (socket.AF_INET, socket.AF_INET6)
+                    if is_ip and sock.type == kind and sock.getsockname()[1] == port:
+                        return True
+                finally:
+                    sock.detach()  # it is somebody else's
+    return False
 
 
 def _share_port(sock: socket.socket) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from lattica.content.manifest.cid import DIGEST_SIZE
@@ -38,9 +38,9 @@ class Chunk:
 class ChunkTable:
     """The chunks of one file, in order and without gaps."""
 
-    ends: array[int]
+    ends: array[int] = field(repr=False)
     """Typecode `Q`: the offset in the file where each chunk ends; strictly increasing."""
-    digests: bytes
+    digests: bytes = field(repr=False)
     """32 bytes a chunk."""
 
     @classmethod

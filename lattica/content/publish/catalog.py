@@ -14,7 +14,7 @@ import logging
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -45,8 +45,8 @@ class Publication:
 
     cid: Cid
     manifest: Manifest
-    encoded: bytes
-    files: tuple[CutFile, ...]
+    encoded: bytes = field(repr=False)
+    files: tuple[CutFile, ...] = field(repr=False)
 
     def check_span(self, first: int, count: int) -> None:
         """Check a request.

@@ -38,6 +38,7 @@ from lattica.nat.base.errors import (
     StreamResetError,
 )
 from lattica.nat.base.exception_groups import single_error
+from lattica.nat.base.in_process import InProcess
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.peer_log import peer_log
 from lattica.nat.base.shortages import is_shortage
@@ -62,7 +63,7 @@ class PublisherLimits:
     """Seconds a client may stay without asking for anything."""
 
 
-class Publisher:
+class Publisher(InProcess):
     """Serves publications as long as it is open: `async with Publisher(node) as publisher`.
 
     A client that breaks the protocol or stalls loses its stream, and the rest go on. Each
@@ -78,7 +79,8 @@ class Publisher:
         self.catalog = Catalog()
 
     def __repr__(self) -> str:
-        return f"<Publisher of {len(list(self.catalog))}>"
+        names = ", ".join(publication.manifest.name for publication in self.catalog)
+        return f"<Publisher of {names or 'nothing'}>"
 
     async def __aenter__(self) -> Publisher:
         self._node.handle(PROTOCOL, self._serve, owner=self)

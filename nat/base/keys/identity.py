@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.message import DecodeError
 
 from lattica.nat.base.errors import IdentityError
+from lattica.nat.base.in_process import InProcess
 from lattica.nat.base.keys.peer_id import PeerId, parse_peer_id
 from lattica.nat.base.keys.private_file import (
     UnprotectedFileError,
@@ -29,12 +30,14 @@ _MAX_KEY_FILE = 4096
 _SEED = 32
 
 
-class Identity:
+class Identity(InProcess):
     """An Ed25519 key pair and the :class:`PeerId` that is its public name.
 
     Args:
         seed: the private key, 32 bytes; raises :class:`ValueError` for another number of them.
     """
+
+    instead = "it holds a private key; pass the path of its key file, or `seed` if you must"
 
     __slots__ = ("_private_key", "peer_id", "public_key", "public_key_bytes")
 

@@ -186,7 +186,7 @@ async def test_private_networks_do_not_mix(key):
 
 async def test_an_occupied_port_is_explained():
     async with running(listen=QUIC) as server, running(listen=()) as other:
-        with pytest.raises(ListenError, match="in use by another program"):
+        with pytest.raises(ListenError, match="in use by this program itself"):
             await other.listen(server.listen_addrs[0])
 
 

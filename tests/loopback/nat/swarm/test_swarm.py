@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
+import subprocess
+import sys
 from contextlib import suppress
 
 import pytest
@@ -19,7 +21,7 @@ from lattica.errors import (
     PeerMismatchError,
 )
 from lattica.nat.base.keys.identity import Identity
-from lattica.nat.base.net.addresses import to_endpoint
+from lattica.nat.base.net.addresses import to_endpoint, with_peer
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.config import Timeouts
 from lattica.nat.mux.connection import Direction
@@ -101,12 +103,59 @@ async def test_bad_listen_addresses_end_it_at_once(listen, error, text):
     await settled(lambda: open_files() == before)
 
 
+@pytest.mark.only_over("tcp", "it is about TCP's ports")
+async def test_a_port_of_another_program():
+    program = "import socket; s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen(); "
+    program += "print(s.getsockname()[1], flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        port = int(other.stdout.readline())
+        with raises_leaf(ListenError, match="in use by another program"):
+            async with running(listen=(f"/ip4/127.0.0.1/tcp/{port}",)):
+                pass
+        other.stdin.close()
+
+
+@pytest.mark.only_over("tcp", "over UDP a killed peer says nothing at all")
+async def test_a_peer_that_is_killed_has_not_said_good_bye():
+    async with running(listen=("/ip4/127.0.0.1/tcp/0",)) as swarm:
+        program = (
+            "import sys, trio\n"
+            "from lattica import Node, NodeConfig\n"
+            "from lattica.nat.config import SwarmConfig\n"
+            "async def main():\n"
+            "    async with Node(NodeConfig(swarm=SwarmConfig(listen=()))) as node:\n"
+            "        await node.connect(sys.argv[1])\n"
+            "        await trio.to_thread.run_sync(sys.stdin.read)\n"
+            "trio.run(main)\n"
+        )
+        addr = str(with_peer(swarm.addrs[0], swarm.identity.peer_id))
+        for is_killed in (True, False):
+            with swarm.events.subscribe() as events:
+                with subprocess.Popen(
+                    [sys.executable, "-c", program, addr], stdin=subprocess.PIPE
+                ) as peer:
+                    assert isinstance(await anext(events), PeerConnected)
+                    if is_killed:
+                        peer.kill()
+                    else:
+                        assert peer.stdin is not None
+                        peer.stdin.close()
+                    ended = await anext(events)
+                assert isinstance(ended, PeerDisconnected)
+                assert ("without a good-bye" in ended.reason) is is_killed
+                assert (ended.reason == "closed by the peer") is not is_killed
+
+
 async def test_an_occupied_port_and_a_restart_on_the_same_one():
     async with running() as client:
         async with running() as first:
             listen = (str(first.addrs[0]),)
             await client.dial(None, first.addrs)
-            with raises_leaf(ListenError, match="in use by another program"):
+            with raises_leaf(ListenError, match="in use by this program itself"):
                 async with running(listen=listen):
                     pass
             assert await ask_echo(client, first.identity.peer_id) == b"hello"
