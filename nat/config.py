@@ -88,6 +88,9 @@ class Timeouts:
     quic_patience: float = 13.0
     """The same where only the node itself could answer, as over QUIC. What is longer makes a
     machine that is gone be noticed later. At most 30."""
+    delivery: float = 8.0
+    """Time in which nothing that was sent arrives, though something waits for that, after which
+    the path is given up: a peer may be heard, and nothing that matters reach it."""
     shutdown: float = 3.0
     """A clean close may take this long; then connections are aborted."""
 
@@ -99,6 +102,7 @@ class Timeouts:
             "negotiate",
             "keep_alive_interval",
             "keep_alive_timeout",
+            "delivery",
             "shutdown",
         ):
             require_seconds(name, getattr(self, name))

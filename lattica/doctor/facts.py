@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.base.net.addresses import (
     DIRECT_KINDS,
     Kind,
@@ -202,6 +203,12 @@ def _awaits_bootstrap(node: Node) -> bool:
     return False
 
 
+def _avoided(node: Node, peer: PeerId) -> str:
+    """Which addresses of a peer connect and do not carry."""
+    doubts = node.swarm.doubtful.of(peer)
+    return "; ".join(f"{d.addr} connects but does not carry: {d.reason}" for d in doubts)
+
+
 def snapshot(node: Node, *, gave_up: bool = False) -> DoctorFacts:
     """The facts as a node that runs knows them now."""
     traversal = node.traversal
@@ -215,7 +222,7 @@ def snapshot(node: Node, *, gave_up: bool = False) -> DoctorFacts:
             rtt=status.rtt,
             chosen=status.chosen,
             reserved=status.reserved_until is not None,
-            error=status.last_error or off,
+            error=status.last_error or _avoided(node, status.relay) or off,
             clock_offset=status.clock_offset,
         )
         for status in traversal.relays.status()

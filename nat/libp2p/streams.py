@@ -199,6 +199,9 @@ class RawConnAdapter:
     def mark_authenticated(self) -> None:
         pass  # nothing is withheld from strangers
 
+    def delivery(self) -> None:
+        return None  # py-libp2p does not say
+
     async def aclose(self) -> None:
         # A pipe that fails to close is as good as closed.
         with suppress(Exception):

@@ -21,6 +21,7 @@ from lattica.nat.base.in_process import InProcess
 from lattica.nat.base.net.addresses import Kind, kind_of
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.peer_log import peer_log
+from lattica.nat.mux.delivery import Delivery, DeliveryWatch
 from lattica.nat.mux.events import Event, EventKind
 from lattica.nat.mux.patience import NO_PATIENCE
 from lattica.nat.mux.session import MuxSession
@@ -34,6 +35,8 @@ CLOSE_GRACE = 1.0
 """Seconds to wait for the peer's end of a connection that this side closes."""
 _LASTING = 2.0
 """Seconds; a peer that drops connections sooner does not let us in."""
+_PONG_GRACE = 2.0
+"""Seconds after which a ping should have been answered: about one to send it, one for the way."""
 _BY_THIS_SIDE = "closed by this side"
 _serial_numbers = itertools.count(1)
 
@@ -52,6 +55,7 @@ class Connection(InProcess, ABC):
     __slots__ = (
         "__weakref__",
         "_closing",
+        "_delivery_watch",
         "_on_stream",
         "_places",
         "_scope",
@@ -75,6 +79,7 @@ class Connection(InProcess, ABC):
         "send_buffer",
         "serial",
         "session",
+        "stalled",
         "told_addrs",
     )
 
@@ -115,6 +120,8 @@ class Connection(InProcess, ABC):
         self.closed_reason: str | None = None
         self.interrupted = False
         """It has ended though neither side wanted that, with streams on it, after a while."""
+        self.stalled = False
+        """It carried nothing at its end, though streams waited for that."""
         self.closed = trio.Event()
         self._on_stream = on_stream
         self._places = trio.lowlevel.ParkingLot()
@@ -122,6 +129,7 @@ class Connection(InProcess, ABC):
         self._closing = False
         self._seen_in: float | None = None
         """In which silence, by when the peer was heard before it, its machine was seen."""
+        self._delivery_watch = DeliveryWatch(session.timeouts.delivery)
         self._scope = trio.CancelScope()
 
     def __repr__(self) -> str:
@@ -245,6 +253,10 @@ class Connection(InProcess, ABC):
     def _let_go(self) -> None:
         """Give up what carries the connection, at once and without waiting. Idempotent."""
 
+    def delivery(self) -> Delivery | None:
+        """Whether what was sent arrives; None where nobody knows."""
+        return None
+
     async def _release(self) -> None:
         """Let go of what only waiting can let go of; the time for it is bounded."""
         await trio.lowlevel.checkpoint()
@@ -353,8 +365,22 @@ class Connection(InProcess, ABC):
             )
             self.abort(str(error))
             return
-        if self.session.wants_write:
+        if self._delivery_watch.look(self.delivery(), trio.current_time()):
+            self._give_up()
+        elif self.session.wants_write:
             self.wake_writer()
+
+    def _give_up(self) -> None:
+        """The peer may be alive, but this is no path to it."""
+        patience = self.session.timeouts.delivery
+        reason = (
+            f"nothing that was sent has arrived for {patience:g} s: the path loses large packets, "
+            "or all in this direction"
+        )
+        logger.info("closing connection: %s peer=%s addr=%s", reason, self.peer_id,
+                    self.remote_addr)  # fmt: skip
+        self.stalled = True
+        self.abort(reason)
 
     async def aclose(self) -> None:
         """Send what was accepted for sending and what the peer takes now, say goodbye, and close.
@@ -379,6 +405,9 @@ class Connection(InProcess, ABC):
         wanted = self._closing or self.session.went_away or reason == _BY_THIS_SIDE
         lasted = trio.current_time() - self.established_at >= _LASTING
         self.interrupted = lasted and not wanted and bool(self.session.streams)
+        silent = trio.current_time() - self.session.last_received
+        if self.interrupted and silent >= self.session.timeouts.keep_alive_interval + _PONG_GRACE:
+            self.stalled = True
         self._let_go()
         for core in self.session.close(reason):
             if isinstance(core.owner, Stream):

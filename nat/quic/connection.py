@@ -10,6 +10,7 @@ import trio
 from lattica.nat.base.errors import ConnectionClosedError, RemoteProtocolError
 from lattica.nat.base.peer_log import peer_log
 from lattica.nat.mux.connection import Connection, Direction
+from lattica.nat.mux.delivery import Delivery
 from lattica.nat.mux.events import Event
 from lattica.nat.mux.stream import Stream, Waiter
 from lattica.nat.quic.link import NO_ERROR, QuicLink
@@ -87,6 +88,9 @@ class QuicConnection(Connection):
 
     def _machine_seen(self) -> bool | None:
         return None  # there is only the peer itself that could acknowledge anything
+
+    def delivery(self) -> Delivery | None:
+        return self._link.delivery()
 
     async def _serve(self) -> str:
         link, session = self._link, self.session

@@ -24,8 +24,10 @@ from lattica.nat.base.peer_log import peer_log
 from lattica.nat.quic.first_packet import FirstPackets, NewClient
 from lattica.nat.quic.handshake import QuicHandshake
 from lattica.nat.quic.link import QuicLink, multiaddr_of
-from lattica.nat.quic.path import connection_id as path_connection_id
-from lattica.nat.quic.path import is_path_message
+from lattica.nat.quic.path.packet_size import is_size_message
+from lattica.nat.quic.path.peer_path import connection_id as path_connection_id
+from lattica.nat.quic.path.peer_path import is_path_message
+from lattica.nat.quic.path.pieces import is_piece
 from lattica.nat.quic.qh3.core import CONNECTION_ID_SIZE
 from lattica.nat.quic.qh3.packets import FIXED_BIT, LONG_HEADER, destination_cid
 from lattica.nat.quic.stateless_reset import ResetSender, token_of
@@ -196,9 +198,13 @@ class QuicEndpoint:
 
     def _deliver_foreign(self, datagram: bytes, source: Address) -> None:
         """Something that is not QUIC: about a connection's path, or for who asked for it."""
-        if is_path_message(datagram) and (link := self._links.get(path_connection_id(datagram))):
-            link.deliver_path_message(datagram, source)
-            return
+        if link := self._links.get(path_connection_id(datagram)):
+            if is_piece(datagram):
+                link.deliver_piece(datagram, source)
+                return
+            if is_path_message(datagram) or is_size_message(datagram):
+                link.deliver_path_message(datagram, source)
+                return
         for channel in self._foreign:
             with suppress(trio.WouldBlock):  # like a datagram that the network loses
                 channel.send_nowait(Foreign(datagram, source))

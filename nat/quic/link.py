@@ -7,6 +7,7 @@ The socket's owner delivers what arrives at once; whoever owns the link pumps: f
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -16,13 +17,20 @@ import trio
 from lattica.nat.base.errors import ConnectionClosedError, RemoteProtocolError
 from lattica.nat.base.net.addresses import socket_multiaddr
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.mux.delivery import Delivery
 from lattica.nat.mux.events import Event
 from lattica.nat.mux.stream import Waiter
-from lattica.nat.quic.path import CHALLENGE, PeerPath
+from lattica.nat.quic.path.packet_size import ANSWER, PROBE, PacketSize
+from lattica.nat.quic.path.peer_path import CHALLENGE, PeerPath
+from lattica.nat.quic.path.pieces import Cutter, Joiner
 from lattica.nat.quic.qh3.packets import short_destination_cid
 from lattica.nat.quic.session.session import QuicSession
 from lattica.nat.transport.udp_socket import Address
 
+logger = logging.getLogger(__name__)
+
+_HEARD = 4.0
+"""Seconds since the peer's last packet for which it counts as alive: two pings' time."""
 _PATH_LABEL = b"lattica-quic/1 path "
 NO_ERROR, PROTOCOL_ERROR = 0, 1
 """Codes of CONNECTION_CLOSE."""
@@ -62,10 +70,13 @@ class QuicLink:
 
     __slots__ = (
         "_carrier",
+        "_cutter",
         "_early",
         "_ended",
+        "_joiner",
         "_path",
         "_peer_cid",
+        "_size",
         "_waiter",
         "_work",
         "failure",
@@ -81,6 +92,8 @@ class QuicLink:
         self.first_address = peer
         self.session = session
         self._path: PeerPath | None = None
+        self._size: PacketSize | None = None
+        self._cutter, self._joiner = Cutter(), Joiner()
         self._peer_cid = b""
         self.failure: Exception | None = None
         """What the peer or the network did; the connection is over."""
@@ -123,12 +136,19 @@ class QuicLink:
         self.wake()
 
     def deliver_path_message(self, message: bytes, source: Address) -> None:
-        """Take a challenge or a response of :mod:`lattica.nat.quic.path`."""
-        if self._path is None or not self._peer_cid:
+        """Take a message of :mod:`lattica.nat.quic.path.peer_path` or `….packet_size`."""
+        path, size = self._path, self._size
+        if path is None or size is None or not self._peer_cid:
             return
         if message[0] == CHALLENGE:
-            self._carrier.send([self._path.answer(message, self._peer_cid)], source)
-        elif self._path.receive_response(message, source):
+            self._carrier.send([path.answer(message, self._peer_cid)], source)
+        elif message[0] == PROBE:
+            self._carrier.send([size.answer(message, self._peer_cid)], source)
+        elif message[0] == ANSWER:
+            size.receive_answer(message)
+            self.wake()
+        elif path.receive_response(message, source):
+            size.moved()
             self._tell_address(source)
             self.wake()
 
@@ -140,6 +160,11 @@ class QuicLink:
                 "the peer was started anew, and knows nothing of the connection"
             )
             self.wake()
+
+    def deliver_piece(self, piece: bytes, source: Address) -> None:
+        """Take a part of a datagram (:mod:`lattica.nat.quic.path.pieces`)."""
+        if self._path is not None and (datagram := self._joiner.receive(piece)):
+            self.deliver(datagram, len(datagram), source)
 
     def deliver_unreachable(self, error: OSError) -> None:
         """The network says that nobody is there; said only of strangers."""
@@ -174,6 +199,7 @@ class QuicLink:
         else:
             await trio.lowlevel.checkpoint()
         self._work = False
+        self._try_sizes()
         deadline = session.next_timer()
         if deadline is not None and deadline <= trio.current_time():
             try:
@@ -188,13 +214,40 @@ class QuicLink:
         if not self._ended:
             self._carrier.on_connection_ids(self)
 
+    def _try_sizes(self) -> None:
+        size = self._size
+        if size is None:
+            return
+        before = size.limit
+        if self.session.loses_packets:
+            size.suspect(self.session.datagram_size)
+        for probe in size.probes(self._peer_cid, self.session.rtt):
+            self._carrier.send([probe], self.destination)
+        if size.limit != before:
+            logger.info("the path carries datagrams of %s bytes now addr=%s",
+                        size.limit or "all", self.remote_addr)  # fmt: skip
+
+    def delivery(self) -> Delivery | None:
+        """Whether what is sent arrives; None while nobody has reason to ask."""
+        size = self._size
+        if size is None:
+            return None
+        # A peer that says nothing at all may be busy; for how long, keep-alive decides.
+        heard = trio.current_time() - self.session.last_received < _HEARD
+        return Delivery(size.dead and heard, size.answers)
+
     def _next_timer(self) -> float:
         timers = [self.session.next_timer()]
         if self._path is not None:
             timers.append(self._path.next_timer())
+        if self._size is not None:
+            timers.append(self._size.next_timer())
         return min((timer for timer in timers if timer is not None), default=math.inf)
 
     async def _send(self, datagrams: list[bytes]) -> None:
+        if self._size is not None and self._size.limit is not None:
+            # The small ones too: pieces among others would be taken for QUIC's packets below.
+            datagrams = self._cutter.cut(datagrams, self._peer_cid, self._size.limit)
         sent = self._carrier.send(datagrams, self.destination)
         while sent < len(datagrams):
             await self._carrier.wait_writable()
@@ -214,6 +267,7 @@ class QuicLink:
             receiving_key=keys[1],
             clock=trio.current_time,
         )
+        self._size = PacketSize(sending_key=keys[0], receiving_key=keys[1], clock=trio.current_time)
         self._carrier.on_authenticated(self)
         self._tell_address(self.first_address)
 

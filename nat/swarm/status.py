@@ -49,6 +49,18 @@ class StrategyReport:
 
 
 @dataclass(frozen=True, slots=True)
+class AvoidedPath:
+    """An address of a peer at which a connection came about and then carried nothing."""
+
+    addr: Multiaddr
+    reason: str
+    times: int
+    """How often in a row."""
+    seconds_left: float
+    """For which it is tried last."""
+
+
+@dataclass(frozen=True, slots=True)
 class PathStatus:
     """How a connected peer is reached, and why not in a better way."""
 
@@ -65,3 +77,5 @@ class PathStatus:
     """What the last attempt at a direct path came to; empty where none was needed."""
     next_attempt: float | None
     """Seconds until the next one; None if there is none unless something changes."""
+    avoided: tuple[AvoidedPath, ...] = ()
+    """What connects and does not carry, so that it is tried last."""

@@ -41,6 +41,7 @@ from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.addresses.address_book import GIVEN_TTL, AddressBook
+from lattica.nat.swarm.addresses.doubtful import DoubtfulAddresses
 from lattica.nat.swarm.addresses.nat_report import NatReport
 from lattica.nat.swarm.addresses.observed import ObservedAddresses
 from lattica.nat.swarm.addresses.own_addresses import OwnAddresses
@@ -103,6 +104,8 @@ class Swarm:
             is_connected=lambda peer_id: self.registry.best(peer_id) is not None,
         )
         """What is known of where peers are, connected or not."""
+        self.doubtful = DoubtfulAddresses(trio.current_time)
+        """Where peers were connected to, and then nothing got through."""
         self.events = EventBus()
         self.on_connected: list[ConnectionHook] = []
         """Awaited in the background for each connection; their errors are logged."""
@@ -128,6 +131,7 @@ class Swarm:
             self._register,
             lambda connection: self._same_key.keep_apart(connection),
             lambda: self.listen_addrs,
+            self.doubtful,
         )
         self._same_key = SameKey(self.registry, self._dialer.probe)
         self._silent_peers = SilentPeers(self._dialer, self.address_book)
@@ -481,10 +485,24 @@ class Swarm:
         finally:
             reason = connection.closed_reason or "closed"
             logger.debug("connection ended: %s peer=%s", reason, connection.peer_id)
+            if connection.stalled and self.address_book.addrs(connection.peer_id):
+                self._note_stalled(connection, reason)
             self._forget(connection)
             if not nursery.cancel_scope.cancel_called:
                 for hook in self.on_disconnected:
                     self.start_soon(hook, connection)
+
+    def _note_stalled(self, connection: Connection, reason: str) -> None:
+        peer_id, addr = connection.peer_id, connection.remote_addr
+        doubt = self.doubtful.add(peer_id, addr, reason, since=connection.established_at)
+        if doubt is None:
+            return
+        logger.info(
+            "path connects but does not carry: for %.0f s others are tried first peer=%s addr=%s",
+            doubt.until - trio.current_time(),
+            peer_id,
+            addr,
+        )
 
     def _forget(self, connection: Connection) -> None:
         """The connection counts no more."""
@@ -555,15 +573,24 @@ class Swarm:
         return connection
 
     async def dial_fresh(
-        self, peer_id: PeerId, addr: Multiaddr, *, as_responder: bool = False
+        self,
+        peer_id: PeerId,
+        addr: Multiaddr,
+        *,
+        as_responder: bool = False,
+        unless_doubtful: bool = False,
     ) -> Connection:
         """Dial one address even if the peer is connected, as hole punching does.
 
         `as_responder` takes the responder's part in the set-up, for a dial that may meet
-        the peer's own (DCUtR assigns the parts). Raises what :meth:`dial` raises.
+        the peer's own (DCUtR assigns the parts). With `unless_doubtful` an address at which
+        connections carried nothing (:attr:`doubtful`) is refused: there is a path that carries.
+        Raises what :meth:`dial` raises.
         """
         self._require_nursery()
-        return await self._dialer.dial_fresh(peer_id, addr, as_responder=as_responder)
+        return await self._dialer.dial_fresh(
+            peer_id, addr, as_responder=as_responder, unless_doubtful=unless_doubtful
+        )
 
     async def dial_from_socket(
         self, sock: socket.socket, addr: Multiaddr, peer_id: PeerId

@@ -15,6 +15,7 @@ import trio
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.config import MIB
 from lattica.nat.mux.connection import CLOSE_GRACE, Connection, Direction
+from lattica.nat.mux.delivery import Delivery
 from lattica.nat.mux.stream import Stream, Waiter
 from lattica.nat.mux.yamux import Session
 from lattica.nat.mux.yamux_frames import HEADER_SIZE, GoAwayCode
@@ -103,6 +104,9 @@ class YamuxConnection(Connection):
     def _machine_seen(self) -> bool | None:
         unanswered = self._raw.unanswered()
         return None if unanswered is None else unanswered < self.session.timeouts.keep_alive_timeout
+
+    def delivery(self) -> Delivery | None:
+        return self._raw.delivery()
 
     async def _serve(self) -> str:
         reason = "closed by this side"

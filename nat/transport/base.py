@@ -14,6 +14,7 @@ import trio
 
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.mux.delivery import Delivery
 from lattica.nat.mux.stream import Stream
 from lattica.nat.secure.noise_identity import RemoteIdentity
 
@@ -62,6 +63,10 @@ class RawConn(Protocol):
 
         A transport that holds whole messages of the peer can allow larger ones now.
         """
+        ...
+
+    def delivery(self) -> Delivery | None:
+        """Whether what was sent arrives; None where nobody knows."""
         ...
 
     async def aclose(self) -> None:

@@ -24,6 +24,7 @@ from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.keys.swarm_key import KEY_BYTES
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.wire import Buffer
+from lattica.nat.mux.delivery import Delivery
 from lattica.nat.transport.base import RawConn
 
 if TYPE_CHECKING:
@@ -159,6 +160,9 @@ class PnetConn:
 
     def mark_authenticated(self) -> None:
         self._conn.mark_authenticated()
+
+    def delivery(self) -> Delivery | None:
+        return self._conn.delivery()
 
     async def aclose(self) -> None:
         await self._conn.aclose()

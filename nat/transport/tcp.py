@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import socket
+import struct
 import threading
 
 import trio
@@ -19,6 +20,7 @@ from lattica.nat.base.net.addresses import (
     to_endpoint,
 )
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.mux.delivery import Delivery
 from lattica.nat.transport import tcp_info
 
 _BACKLOG = 4096
@@ -26,6 +28,8 @@ _RECEIVE_BUFFER = 512 * 1024
 # Data the kernel holds and has not sent cannot be overtaken by what is urgent, nor does it stay in
 # the processor's cache.
 _NOTSENT_LOWAT = 128 * 1024
+_RESET = struct.pack("@ii", 1, 0)
+"""SO_LINGER's value with which a closed socket tells its peer at once."""
 # Errors of a socket's source address after which an ephemeral port will do.
 _SOURCE_UNAVAILABLE = {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, errno.EINVAL}
 # accept() fails, but the listener is well (man 2 accept; EMFILE and friends pass).
@@ -108,6 +112,9 @@ class TcpConn:
     def mark_authenticated(self) -> None:
         pass  # nothing is withheld from strangers
 
+    def delivery(self) -> Delivery | None:
+        return tcp_info.delivery(self._sock)
+
     async def aclose(self) -> None:
         # Closing with unread data would make the kernel send RST, which can destroy what
         # the peer has not read yet; so end our direction and wait for the peer's end.
@@ -122,6 +129,10 @@ class TcpConn:
 
     def abort(self) -> None:
         if self._sock.fileno() != -1:
+            if (delivery := self.delivery()) is not None and delivery.waiting:
+                # Else the kernel goes on sending what is lost, and the peer never hears of this.
+                with contextlib.suppress(OSError):
+                    self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             trio.lowlevel.notify_closing(self._sock)
             self._sock.close()
 
@@ -174,8 +185,18 @@ class TcpTransport:
     can_listen = can_dial
 
     async def dial(
-        self, addr: Multiaddr, *, source_port: int | None = None, source_ip: str = ""
+        self,
+        addr: Multiaddr,
+        *,
+        source_port: int | None = None,
+        source_ip: str = "",
+        max_segment: int | None = None,
     ) -> TcpConn:
+        """See :class:`~lattica.nat.transport.base.Transport`.
+
+        With `max_segment` neither side sends more than that many bytes in a packet (RFC 9293,
+        section 3.7.1), for paths that lose what is larger.
+        """
         endpoint = to_endpoint(addr)
         if endpoint.is_name:
             # The socket would look it up, and stop all tasks of the thread for that time.
@@ -183,14 +204,19 @@ class TcpTransport:
         family, name = endpoint.family, endpoint.socket_name
         if source_port is not None:
             try:
-                return await self._connect(family, name, ("", source_port))
+                return await self._connect(family, name, ("", source_port), max_segment)
             except OSError as error:
                 if error.errno not in _SOURCE_UNAVAILABLE:
                     raise
-        return await self._connect(family, name, (source_ip, 0) if source_ip else None)
+        source = (source_ip, 0) if source_ip else None
+        return await self._connect(family, name, source, max_segment)
 
     async def _connect(
-        self, family: socket.AddressFamily, name: SocketName, source: tuple[str, int] | None
+        self,
+        family: socket.AddressFamily,
+        name: SocketName,
+        source: tuple[str, int] | None,
+        max_segment: int | None,
     ) -> TcpConn:
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
@@ -199,6 +225,9 @@ class TcpTransport:
                 if source[1]:
                     _share_port(sock)
                 sock.bind(source)
+            if max_segment is not None:
+                with contextlib.suppress(OSError, AttributeError):
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, max_segment)
             result = sock.connect_ex(name)
             if result == errno.EINPROGRESS:
                 await trio.lowlevel.wait_writable(sock)

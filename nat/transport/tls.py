@@ -17,6 +17,7 @@ import trio
 from lattica.nat.base.errors import ConnectionClosedError, RemoteProtocolError
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.wire import Buffer
+from lattica.nat.mux.delivery import Delivery
 from lattica.nat.transport.base import RawConn
 
 _READ_SIZE = 256 * 1024
@@ -107,6 +108,9 @@ class TlsConn:
 
     def mark_authenticated(self) -> None:
         self._conn.mark_authenticated()
+
+    def delivery(self) -> Delivery | None:
+        return self._conn.delivery()
 
     async def aclose(self) -> None:
         """Say farewell if that is possible within half a second, and close the pipe."""

@@ -24,6 +24,7 @@ from websockets.uri import WebSocketURI
 from lattica.nat.base.errors import ConnectionClosedError, RemoteProtocolError
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.wire import Buffer
+from lattica.nat.mux.delivery import Delivery
 from lattica.nat.transport.base import RawConn
 
 MAX_FRAME = 16 * 1024 * 1024
@@ -284,6 +285,9 @@ class WebSocketConn:
     def mark_authenticated(self) -> None:
         self._protocol.max_fragment_size = MAX_FRAME
         self._conn.mark_authenticated()
+
+    def delivery(self) -> Delivery | None:
+        return self._conn.delivery()
 
     async def aclose(self) -> None:
         """Send a close frame if that is possible within half a second, and close the pipe."""

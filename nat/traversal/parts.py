@@ -232,6 +232,7 @@ class Traversal:
     def _forget_network(self) -> None:
         forget_interfaces()
         self._swarm.observed.clear()
+        self._swarm.doubtful.clear()
         self._swarm.own_addresses.set_checked()
         self.autonat.network_changed()
 

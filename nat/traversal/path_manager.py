@@ -31,7 +31,7 @@ from lattica.nat.swarm.events import (
     SwarmEvent,
 )
 from lattica.nat.swarm.protocols import StreamHandler
-from lattica.nat.swarm.status import PathStatus, StrategyReport
+from lattica.nat.swarm.status import AvoidedPath, PathStatus, StrategyReport
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.path_plan import PathConfig, PathPlan
 from lattica.nat.traversal.punch.not_applicable import NotApplicable
@@ -126,6 +126,10 @@ class PathManager:
             best.session.rtt,
             plan.reports if plan is not None else (),
             soon,
+            tuple(
+                AvoidedPath(doubt.addr, doubt.reason, doubt.times, doubt.until - now)
+                for doubt in self._swarm.doubtful.of(peer_id)
+            ),
         )
 
     def peer_changed(self, peer_id: PeerId) -> None:

@@ -54,6 +54,8 @@ _MAX_REASON = 99
 _SHORTEST_PING_WAIT = 1.0
 _PACING_INTERVAL = 0.001
 """Seconds between bursts of paced datagrams; at most a quarter of the round trip."""
+_DOUBTFUL_PTOS = 2
+"""Probes in a row without an acknowledgement, after which packets count as lost."""
 _SECOND_PACKET_FIRST = "packet contains no CRYPTO frame"
 """What qh3 says of a client's first packet that is only a sign of life."""
 Address = Any
@@ -128,6 +130,7 @@ class QuicSession(MuxSession):
         """qh3 may have something to send."""
         self._paced_at = 0.0
         self._ping_uid = 0
+        self._lost_before = 0
 
     def connect(self, address: Address) -> None:
         """Begin the handshake with a server; :meth:`transmit` has the first packet."""
@@ -154,6 +157,20 @@ class QuicSession(MuxSession):
         native = self._drive.native
         window = native.congestion_window / MIN_DATAGRAM
         return PathState(native.loss_total, native.latest_rtt, window)
+
+    @property
+    def datagram_size(self) -> int:
+        """Bytes of the largest datagrams that qh3 makes now."""
+        size: int = self._drive.native.active_path[5]
+        return size
+
+    @property
+    def loses_packets(self) -> bool:
+        """Packets were lost since this was last asked, or seem to be, and some are in flight."""
+        native = self._drive.native
+        lost, before = native.loss_total, self._lost_before
+        self._lost_before = lost
+        return (lost > before or native.pto_count >= _DOUBTFUL_PTOS) and native.bytes_in_flight > 0
 
     def export(self, label: bytes) -> bytes:
         """32 secret bytes that only this connection's two ends can make, for another use."""

@@ -32,6 +32,7 @@ from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.net.names import resolve_origins
 from lattica.nat.config import SwarmConfig
 from lattica.nat.mux.connection import Connection, Direction
+from lattica.nat.swarm.addresses.doubtful import DoubtfulAddresses
 from lattica.nat.swarm.dialing.connector import Connector
 from lattica.nat.swarm.dialing.race import race
 from lattica.nat.swarm.registry import Registry
@@ -42,6 +43,8 @@ from lattica.nat.transport.udp_socket import UdpSocket
 if TYPE_CHECKING:
     from lattica.nat.quic.transport import QuicTransport
 
+_HEAD_START = 5.0
+"""Seconds by which others are tried before addresses that are in doubt, unless they fail."""
 _ANY = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
 
 
@@ -66,6 +69,7 @@ class Dialer:
         register: Callable[[Connection], None],
         keep_apart: Callable[[Connection], Awaitable[None]],
         listen_addrs: Callable[[], Iterable[Multiaddr]],
+        doubtful: DoubtfulAddresses,
     ) -> None:
         self._config = config
         self._transports = transports
@@ -74,6 +78,7 @@ class Dialer:
         self._register = register
         self._keep_apart = keep_apart
         self._listen_addrs = listen_addrs
+        self._doubtful = doubtful
         self._pending: dict[PeerId, _PendingDial] = {}
 
     async def dial(self, peer_id: PeerId | None, addrs: Iterable[Multiaddr]) -> Connection:
@@ -122,10 +127,25 @@ class Dialer:
         """
         timeouts = self._config.timeouts
         origins = await resolve_origins(addrs, peer_id=peer_id)
-        candidates = self._one_a_relay(order_addresses(origins))
+        candidates, doubted = self._doubted_last(
+            peer_id, self._one_a_relay(order_addresses(origins))
+        )
+        others = len(candidates) - len(doubted)
+        others_failed = trio.Event()
 
         async def attempt(addr: Multiaddr) -> Connection:
-            connection = await self._dial_address(peer_id, addr, on_pipe=on_pipe)
+            nonlocal others
+            is_doubted = addr in doubted
+            if is_doubted and others:
+                with trio.move_on_after(_HEAD_START):
+                    await others_failed.wait()
+            try:
+                connection = await self._dial_address(peer_id, addr, on_pipe=on_pipe)
+            except (LatticaError, OSError):
+                others -= not is_doubted
+                if not others:
+                    others_failed.set()
+                raise
             asked, _ = split_peer(origins[addr])
             connection.dialed = frozenset({asked, connection.remote_addr})
             return connection
@@ -160,6 +180,16 @@ class Dialer:
             raise ResourceLimitError(best.closed_reason)
         return best
 
+    def _doubted_last(
+        self, peer_id: PeerId | None, candidates: Sequence[Multiaddr]
+    ) -> tuple[list[Multiaddr], frozenset[Multiaddr]]:
+        """Put last the addresses that connected before and then carried nothing; and name them."""
+        if peer_id is None:
+            return list(candidates), frozenset()
+        doubted = [addr for addr in candidates if self._doubtful.get(peer_id, addr)]
+        fine = [addr for addr in candidates if addr not in doubted]
+        return fine + doubted, frozenset(doubted)
+
     def _one_a_relay(self, candidates: Iterable[Multiaddr]) -> list[Multiaddr]:
         """Leave out all but one way through each relay that is connected already."""
         kept: list[Multiaddr] = []
@@ -173,9 +203,19 @@ class Dialer:
         return kept
 
     async def dial_fresh(
-        self, peer_id: PeerId, addr: Multiaddr, *, as_responder: bool = False
+        self,
+        peer_id: PeerId,
+        addr: Multiaddr,
+        *,
+        as_responder: bool = False,
+        unless_doubtful: bool = False,
     ) -> Connection:
         """See :meth:`lattica.nat.swarm.swarm.Swarm.dial_fresh`."""
+        doubt = self._doubtful.get(peer_id, addr)
+        if unless_doubtful and doubt is not None:
+            await trio.lowlevel.checkpoint()
+            why = f"it connects, but carried nothing the last time ({doubt.reason})"
+            raise DialError(peer_id, [DialAttempt(str(addr), why)])
         connection = await self._dial_one(
             peer_id, addr, self._dial_address(peer_id, addr, not as_responder)
         )
@@ -265,7 +305,14 @@ class Dialer:
             addr = with_peer(addr, peer_id)
         elif self._config.dial_from_listen_port and (ip := ip_of(addr)) is not None:
             source_port = self.tcp_listen_port(ip.version)
-        raw = await self._transport_for(addr).dial(addr, source_port=source_port)
+        transport = self._transport_for(addr)
+        doubt = None if peer_id is None else self._doubtful.get(peer_id, addr)
+        if doubt is not None and isinstance(transport, TcpTransport):
+            raw: RawConn | SecureLink = await transport.dial(
+                addr, source_port=source_port, max_segment=doubt.max_segment
+            )
+        else:
+            raw = await transport.dial(addr, source_port=source_port)
         if on_pipe is not None and not isinstance(raw, SecureLink):
             on_pipe(addr)
         return await self._connect(raw, peer_id, initiator)

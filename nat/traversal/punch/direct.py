@@ -132,7 +132,7 @@ class DirectStrategy:
             raise NotApplicable("no address of the peer is known that may be dialed")
 
         async def attempt(addr: Multiaddr) -> Connection:
-            return await self._swarm.dial_fresh(peer_id, addr)
+            return await self._swarm.dial_fresh(peer_id, addr, unless_doubtful=True)
 
         return await race(
             addrs,

@@ -105,6 +105,9 @@ class CircuitConn:
     def mark_authenticated(self) -> None:
         pass  # a stream's window is the same for everybody
 
+    def delivery(self) -> None:
+        return None  # the connection to the relay sees to that; nobody knows of the rest
+
     async def aclose(self) -> None:
         """End our direction, and wait for the other end to do the same; the caller bounds that.
 

@@ -62,6 +62,9 @@ class PipeEnd:
     def mark_authenticated(self) -> None:
         pass
 
+    def delivery(self) -> None:
+        return None
+
     async def aclose(self) -> None:
         self._close()
         await trio.lowlevel.checkpoint()

@@ -44,6 +44,9 @@ class _Pipe:
     def mark_authenticated(self) -> None:
         pass
 
+    def delivery(self) -> None:
+        return None
+
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()
 

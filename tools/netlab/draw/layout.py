@@ -250,6 +250,8 @@ def _direction_label(spec: LinkSpec) -> str:
         parts.append(f"{spec.reorder * 100:.2g}% reordered")
     if spec.duplicate:
         parts.append(f"{spec.duplicate * 100:.2g}% twice")
+    if spec.largest is not None:
+        parts.append(f"up to {spec.largest} B")
     return ", ".join(parts)
 
 

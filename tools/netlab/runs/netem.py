@@ -11,6 +11,7 @@ tc-netem(8). Where they differ:
   keeps the order and that has no rate gets one that nobody notices, and on a link with a rate
   `jitter_reorders` does nothing.
 * A packet that is reordered goes out at once, past the rate as well as the delay.
+* netem does not look at sizes: `largest` is left out (nftables has `meta length`).
 """
 
 from __future__ import annotations

@@ -68,6 +68,8 @@ class LinkSpec:
     reorder: P(a packet skips the delay and so overtakes those on their way), netem's `reorder`;
         only with delay_s > 0.
     duplicate: P(a packet is followed by a copy of itself).
+    largest: bytes of the largest packet that gets through; larger ones are lost, and nobody says
+        so (a path whose MTU has shrunk, behind a firewall that drops ICMP). None: all do.
     rate_bps: bits per second that enter the link; None is without limit (and without queue).
     queue_bytes, queue_s: what may wait for the link, in bytes and in seconds at its rate; the
         smaller one counts; a packet that does not fit is dropped (tail drop). Neither given:
@@ -82,6 +84,7 @@ class LinkSpec:
     burst: BurstLoss | None = None
     reorder: float = 0.0
     duplicate: float = 0.0
+    largest: int | None = None
     rate_bps: float | None = None
     queue_bytes: int | None = None
     queue_s: float | None = None
@@ -98,6 +101,8 @@ class LinkSpec:
         require_number(self.loss, "loss", high=1)
         require_number(self.reorder, "reorder", high=1)
         require_number(self.duplicate, "duplicate", high=1)
+        if self.largest is not None:
+            require_number(self.largest, "largest", low=68)
         require(
             self.reorder == 0 or self.delay_s > 0,
             "reorder",
@@ -138,6 +143,7 @@ class LinkSpec:
             self.loss
             or self.reorder
             or self.duplicate
+            or self.largest is not None
             or self.jitter_s
             or (self.burst is not None and self.burst.mean_loss)
         )

@@ -77,6 +77,7 @@ class Shaper(Generic[PacketT]):
     def _adopt(self, spec: LinkSpec) -> None:
         self.spec = spec
         self._per_packet = spec.is_per_packet
+        self._largest = spec.largest
         self._delay_s = spec.delay_s
         self._seconds_per_byte = 0.0 if spec.rate_bps is None else 8 / spec.rate_bps
         self._limit = spec.queue_limit_bytes
@@ -108,7 +109,7 @@ class Shaper(Generic[PacketT]):
         if not self._per_packet:
             self._admit(now, packet, size, self._delay_s)
             return
-        if self._is_lost():
+        if (self._largest is not None and size > self._largest) or self._is_lost():
             stats.lost += 1
             return
         self._admit(now, packet, size, self._latency())

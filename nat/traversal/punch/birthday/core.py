@@ -10,7 +10,7 @@ for what is known of such NATs.
 
 Probes and answers are datagrams of 18 bytes that are told from everything else on the same
 sockets by their first byte: QUIC has bit 0x40 set, STUN begins with 0 to 3 (RFC 9443), moves of
-QUIC peers with 0x10 and 0x11 (:mod:`lattica.nat.quic.path`), error correction with 0x20 to 0x3f
+QUIC peers with 0x10 to 0x14 (:mod:`lattica.nat.quic.path`), error correction with 0x20 to 0x3f
 (:mod:`lattica.nat.quic.fec.codec`).
 
     probe    0x18   token(16)   0x00

@@ -152,6 +152,9 @@ class _Punch:
         except AccessDeniedError as error:
             self._errors[addr] = str(error)
             return
+        if (doubt := self._swarm.doubtful.get(self._peer_id, addr)) is not None:
+            self._errors[addr] = f"it carried nothing the last time ({doubt.reason})"
+            return
         pause = self._config.retry_interval
         with trio.move_on_at(end):
             while self._tries_left:

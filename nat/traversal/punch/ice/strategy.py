@@ -161,7 +161,7 @@ class IceStrategy:
         if isinstance(outcome, Failed):
             raise self._failed(peer_id, outcome.reason)
         addr = socket_multiaddr(outcome.remote, _QUIC)
-        return await self._swarm.dial_fresh(peer_id, addr)
+        return await self._swarm.dial_fresh(peer_id, addr, unless_doubtful=True)
 
     def _failed(self, peer_id: PeerId, reason: str) -> DialError:
         return DialError(peer_id, [DialAttempt(self.name, reason)])

@@ -17,8 +17,9 @@ from trio.testing import wait_all_tasks_blocked
 from lattica.errors import AddressError, ListenError
 from lattica.nat.base.net.addresses import to_endpoint
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.mux.delivery import Delivery
 from lattica.nat.transport.tcp import TcpConn, TcpListener, TcpTransport
-from lattica.nat.transport.tcp_info import unanswered
+from lattica.nat.transport.tcp_info import delivery, unanswered
 from tests.support.pairs.raw_pipe import read, read_to_end
 
 LOOPBACKS = ["/ip4/127.0.0.1/tcp/0", "/ip6/::1/tcp/0"]
@@ -397,14 +398,30 @@ async def test_a_program_that_does_not_read_is_no_machine_that_is_gone():
     assert a.unanswered() is None
 
 
+def info(**fields: int) -> bytes:
+    """The kernel's `struct tcp_info`."""
+    values = [0] * 35
+    places = {"retransmits": 2, "probes": 3, "unacked": 12, "last_ack": 20, "bytes_acked": 34}
+    for name, value in fields.items():
+        values[places[name]] = value
+    return struct.pack("=8B24I3Q", *values)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells")
+def test_what_is_on_its_way_in_vain():
+    def told(data: bytes) -> Delivery | None:
+        return delivery(Mock(getsockopt=lambda *_: data))
+
+    assert told(info(bytes_acked=1 << 40)) == Delivery(False, 1 << 40)
+    assert told(info(unacked=9, retransmits=1)) == Delivery(False, 0)
+    assert told(info(unacked=9, retransmits=2, bytes_acked=7)) == Delivery(True, 7)
+    # A machine whose program does not read answers all the same.
+    assert told(info(unacked=9, retransmits=2, probes=1)) == Delivery(False, 0)
+    assert told(b"short") is None
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux tells")
 def test_what_is_not_acknowledged_counts_from_the_last_acknowledgement():
-    def info(**fields: int) -> bytes:
-        values = [0] * 21
-        for name, value in fields.items():
-            values[{"probes": 3, "unacked": 12, "last_ack": 20}[name]] = value
-        return struct.pack("=8B13I", *values)
-
     def told(data: bytes) -> float | None:
         return unanswered(Mock(getsockopt=lambda *_: data))
 

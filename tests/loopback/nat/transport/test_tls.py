@@ -44,6 +44,9 @@ class StreamConn:
     def mark_authenticated(self) -> None:
         pass
 
+    def delivery(self) -> None:
+        return None
+
     async def aclose(self) -> None:
         await self.stream.aclose()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lattica.nat.quic.path import (
+from lattica.nat.quic.path.peer_path import (
     CHALLENGE,
     RESPONSE,
     SIZE,

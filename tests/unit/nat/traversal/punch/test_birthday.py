@@ -12,7 +12,7 @@ import pytest
 
 from lattica.errors import ConfigError, RemoteProtocolError
 from lattica.nat.quic.fec.codec import is_fec
-from lattica.nat.quic.path import is_path_message
+from lattica.nat.quic.path.peer_path import is_path_message
 from lattica.nat.swarm.addresses.nat_report import Behaviour, NatReport
 from lattica.nat.traversal.punch.birthday import messages
 from lattica.nat.traversal.punch.birthday.config import BirthdayConfig

@@ -1,0 +1,183 @@
+"""How large datagrams may be: paths that shrink, heal and die, on a virtual clock."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lattica.nat.quic.path.packet_size import (
+    HEADER,
+    SMALLEST,
+    PacketSize,
+    is_size_message,
+)
+from lattica.nat.quic.path.peer_path import connection_id
+from lattica.nat.quic.path.pieces import HEADER as PIECE_HEADER
+from lattica.nat.quic.path.pieces import Cutter, Joiner, is_piece
+from tests.support.clock import Clock
+
+CID = b"peer-cid"
+FULL = 1452
+A, B = b"a" * 32, b"b" * 32
+
+
+class PathBetween:
+    """Two ends, and a path that loses what is larger than `largest`, and some of the rest."""
+
+    def __init__(self, largest: int, loss: float = 0.0, seed: int = 1) -> None:
+        self.clock = Clock(100.0)
+        self.largest = largest
+        self.loss = loss
+        self.random = random.Random(seed)
+        self.sent: list[bytes] = []
+        self.ours = PacketSize(sending_key=A, receiving_key=B, clock=self.clock)
+        self.theirs = PacketSize(sending_key=B, receiving_key=A, clock=self.clock)
+
+    def _passes(self, datagram: bytes) -> bool:
+        return len(datagram) <= self.largest and self.random.random() >= self.loss
+
+    def limit(self) -> int | None:
+        return self.ours.limit
+
+    def dead(self) -> bool:
+        return self.ours.dead
+
+    def run(self, seconds: float, *, losing: bool = False) -> None:
+        end = self.clock.now + seconds
+        while self.clock.now < end:
+            if losing:
+                self.ours.suspect(FULL)
+            for probe in self.ours.probes(CID, 0.02):
+                self.sent.append(probe)
+                if self._passes(probe):
+                    answer = self.theirs.answer(probe, CID)
+                    assert len(answer) <= len(probe)
+                    assert is_size_message(probe)
+                    assert is_size_message(answer)
+                    assert connection_id(answer) == CID
+                    if self._passes(answer):
+                        self.ours.receive_answer(answer)
+            self.clock.now += 0.05
+
+
+def test_a_path_that_loses_nothing_is_not_probed():
+    path = PathBetween(1500)
+    path.run(3600)
+    assert path.sent == []
+    assert path.limit() is None
+
+
+@pytest.mark.parametrize(
+    ("largest", "limit"),
+    [(1452, None), (1451, 1200), (1200, 1200), (1199, 540), (540, 540), (539, None)],
+)
+def test_the_largest_size_that_gets_through(largest, limit):
+    path = PathBetween(largest)
+    path.run(2, losing=True)
+    assert path.limit() == limit
+    assert path.dead() is (largest < SMALLEST)
+
+
+def test_it_shrinks_further_and_heals():
+    path = PathBetween(1300)
+    path.run(2, losing=True)
+    assert path.limit() == 1200
+    path.largest = 800
+    path.run(3, losing=True)
+    assert path.limit() == 540
+    path.run(700)  # nobody looks more often than every ten minutes in the end
+    assert path.limit() == 540
+    path.largest = 1500
+    path.run(620)
+    assert path.limit() is None
+    before = len(path.sent)
+    path.run(3600)
+    assert len(path.sent) == before
+
+
+def test_a_path_that_has_just_shrunk_is_tried_again_soon():
+    path = PathBetween(1300)
+    path.run(2, losing=True)
+    path.largest = 1500
+    path.run(11)
+    assert path.limit() is None
+
+
+def test_a_dead_path_is_known_as_such_and_may_live_again():
+    path = PathBetween(0)
+    path.run(5, losing=True)
+    assert path.dead()
+    assert path.ours.answers == 0
+    path.largest = 1500
+    path.run(2, losing=True)
+    assert not path.dead()
+    assert path.ours.answers > 0
+
+
+def test_loss_of_all_sizes_alike_changes_nothing_and_costs_little():
+    path = PathBetween(1500, loss=0.02)
+    path.run(3600, losing=True)
+    assert path.limit() is None
+    assert len(path.sent) < 1000
+
+
+def test_another_path_begins_anew():
+    path = PathBetween(1300)
+    path.run(2, losing=True)
+    path.ours.moved()
+    assert path.limit() is None
+    before = len(path.sent)
+    path.run(100)
+    assert len(path.sent) == before
+
+
+def test_forged_answers_change_nothing():
+    path = PathBetween(0)
+    path.run(0.1, losing=True)
+    stranger = PacketSize(sending_key=b"s" * 32, receiving_key=A, clock=path.clock)
+    for probe in path.sent:
+        path.ours.receive_answer(stranger.answer(probe, CID))
+    path.run(2, losing=True)
+    assert path.ours.answers == 0
+
+
+def test_what_is_none_of_these_messages():
+    assert not is_size_message(b"\x12" + bytes(HEADER - 2))
+    assert not is_size_message(b"\x13" + bytes(HEADER))
+    assert not is_size_message(b"\x10" + bytes(HEADER - 1))
+
+
+@given(
+    st.lists(st.binary(min_size=1, max_size=1500), max_size=20),
+    st.sampled_from([540, 1200]),
+    st.randoms(use_true_random=False),
+)
+def test_pieces_in_any_order_make_the_datagrams(datagrams, limit, rng):
+    pieces = Cutter().cut(datagrams, CID, limit)
+    assert all(len(piece) <= limit and is_piece(piece) for piece in pieces)
+    assert all(connection_id(piece) == CID for piece in pieces)
+    rng.shuffle(pieces)
+    joiner = Joiner()
+    joined = [whole for piece in pieces if (whole := joiner.receive(piece)) is not None]
+    assert sorted(joined) == sorted(datagrams)
+    assert not joiner._waiting
+
+
+@given(st.lists(st.binary(max_size=60), max_size=300))
+def test_whatever_comes_costs_a_bounded_memory(pieces):
+    joiner = Joiner()
+    for piece in pieces:
+        joiner.receive(b"\x14" + CID + piece)
+    assert len(joiner._waiting) <= 64
+
+
+def test_a_lost_piece_costs_its_datagram_only():
+    cutter, joiner = Cutter(), Joiner()
+    first, second = (cutter.cut([bytes([n]) * 1400], CID, 540) for n in (1, 2))
+    assert len(first) == 3
+    assert [joiner.receive(piece) for piece in first[:2]] == [None, None]
+    assert [joiner.receive(piece) for piece in second] == [None, None, bytes([2]) * 1400]
+    assert joiner.receive(first[0][:PIECE_HEADER]) is None
