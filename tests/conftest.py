@@ -43,10 +43,17 @@ from hypothesis import HealthCheck, settings
 from trio.testing import MockClock
 
 from lattica.nat.base.exception_groups import unwrapped
+from lattica.nat.base.peer_log import peer_log
 from tests.support.nets import nets
 
 # No command that a test starts may ask the real network's router to open ports.
 os.environ["LATTICA_NAT__PORT_MAPPING__ENABLED"] = "false"
+
+
+@pytest.fixture(autouse=True)
+def _log_without_a_past() -> None:
+    """How many lines may be written for peers does not depend on what other tests did."""
+    peer_log.forget()
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

@@ -36,6 +36,12 @@ class PeerLog:
         """By source: its bucket, and how many lines of it were left out."""
         self._total = TokenBucket(TOTAL_BURST, TOTAL_RATE)
 
+    def forget(self) -> None:
+        """Begin anew, as at the start."""
+        with self._lock:
+            self._sources.clear()
+            self._total = TokenBucket(TOTAL_BURST, TOTAL_RATE)
+
     def admit(self, source: object) -> int | None:
         """How many lines of the source were left out since the last one, if one may be written
         now; else None.

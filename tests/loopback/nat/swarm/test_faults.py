@@ -24,6 +24,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.peer_log import BURST
 from lattica.nat.config import Timeouts
 from lattica.nat.mux.session import INITIAL_WINDOW
 from lattica.nat.mux.stream import Stream
@@ -295,7 +296,8 @@ async def test_a_thousand_half_open_handshakes_and_honest_peers_between_them(moc
         for attacker in attackers:
             attacker.reset()
         await stage.recovered()
-        assert len(stage.lines()) == 1000
+        # A few of the thousand, which all come from one network.
+        assert len(stage.lines()) == BURST
 
 
 @pytest.mark.parametrize("stages", range(5))
