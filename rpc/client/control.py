@@ -11,6 +11,7 @@ import outcome
 import trio
 
 from lattica.nat.base.errors import LatticaError, RemoteProtocolError, UnsupportedProtocolError
+from lattica.nat.base.peer_log import peer_log
 from lattica.nat.mux.stream import Stream
 from lattica.rpc.errors import UnavailableError, UnimplementedError
 from lattica.rpc.protocol.client_core import ClientCore, Outcome
@@ -215,7 +216,14 @@ class ControlLink:
                     self._tell(outcomes)
                 self._write(frames)
         except RemoteProtocolError as error:
-            logger.warning("stream reset: peer breaks RPC: %s peer=%s", error, self._peer.id)
+            peer_log.log(
+                logger,
+                logging.WARNING,
+                self._peer.id,
+                "stream reset: peer breaks RPC: %s peer=%s",
+                error,
+                self._peer.id,
+            )
             stream.reset("the peer breaks RPC")
             self._tell(self._core.fail_all(f"the peer breaks RPC: {error}"))
             self._renew()

@@ -13,6 +13,7 @@ import trio
 
 from lattica.nat.base.errors import LatticaError, RemoteProtocolError
 from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.peer_log import peer_log
 from lattica.nat.mux.stream import Stream
 from lattica.rpc.config import CONTROL_BODY
 from lattica.rpc.encoding.encoder import Encoded
@@ -136,7 +137,14 @@ class Session:
                 if jobs := self._jobs(self.core.receive(data)):
                     return jobs
         except RemoteProtocolError as error:
-            logger.warning("stream reset: peer breaks RPC: %s peer=%s", error, self.peer)
+            peer_log.log(
+                logger,
+                logging.WARNING,
+                self.peer,
+                "stream reset: peer breaks RPC: %s peer=%s",
+                error,
+                self.peer,
+            )
             stream.reset("the peer breaks RPC")
         except LatticaError:
             pass  # it is lost, which is no news
