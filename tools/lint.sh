@@ -18,7 +18,7 @@ tree=$cache/tree
 # Nothing changed since the last success: nothing to do. The installed packages count too.
 state=$( {
     "$python" -m pip freeze --exclude-editable
-    find pyproject.toml tools/lint.sh lattica nat crdt rpc dht tools tests \
+    find pyproject.toml setup.py README.md tools/lint.sh lattica nat crdt rpc dht tools tests \
         -type f -not -name '*.pyc' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
 } | sha256sum)
 if [ "$state" = "$(cat "$cache/passed" 2>/dev/null)" ]; then
@@ -28,7 +28,7 @@ fi
 
 rm -rf "$cache/source" "$cache/wheel" "$tree"
 mkdir -p "$cache/source" "$tree"
-cp -R pyproject.toml README.md LICENSE-APACHE LICENSE-MIT lattica nat crdt rpc dht "$cache/source"
+cp -R pyproject.toml setup.py README.md LICENSE-APACHE LICENSE-MIT lattica nat crdt rpc dht "$cache/source"
 "$python" -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation \
     --wheel-dir "$cache/wheel" "$cache/source"
 "$python" -m zipfile -e "$cache"/wheel/lattica_stack-*.whl "$tree"
