@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 
     from lattica.cli.path_watch import PathStep
     from lattica.config import NodeConfig
-    from lattica.content import FetchResult, Publisher, Ticket
+    from lattica.content import FetchOptions, FetchResult, Publisher, Ticket
     from lattica.content.publish.catalog import Publication
     from lattica.node import Node
 
 _SIGNAL_EXIT = 128
+_SHOWN_FILES = 5
+"""Names that are printed of a list of files."""
 
 
 def register(app: typer.Typer) -> None:
@@ -89,6 +91,22 @@ def fetch_command(
             metavar="GLOB", help="Only tensors with such names, as smaller safetensors files."
         ),
     ] = None,
+    delete: Annotated[
+        bool,
+        typer.Option(
+            "--delete",
+            help="When all is there, delete files in DIR that a former fetch has written and that "
+            "are not part of this, unless they have been changed since.",
+        ),
+    ] = False,
+    delete_matching: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GLOB",
+            help="Delete other files in DIR that are not part of this too, by name or path; may "
+            "be repeated.",
+        ),
+    ] = None,
     listen: ListenOption = None,
     own_key: OwnKeyOption = False,
     as_json: Annotated[
@@ -99,7 +117,9 @@ def fetch_command(
 
     The files of a published directory land in DIR itself. A file gets its name only when it is
     complete; one that had the name before is replaced. When the command is interrupted, run it
-    again: it goes on where it was. Files that are there already are verified, not fetched.
+    again: it goes on where it was. Files that are there already are verified, not fetched, and what
+    other files in DIR have of it is copied. Files of a former version stay, and are named; with
+    --delete they go.
 
         lattica fetch lattica1… -o ./my-model
 
@@ -111,7 +131,10 @@ def fetch_command(
         lattica fetch lattica1… -o ./one-layer --tensors 'blocks\\\\[0\\].*'
     """
     config = start(ctx, {"listen": listen}, keep_identity=own_key, quiet=True)
-    code = run(_fetch, config, ref, out, tensors, as_json)
+    from lattica.content import FetchOptions
+
+    options = FetchOptions(delete_former=delete, delete_matching=tuple(delete_matching or ()))
+    code = run(_fetch, config, ref, out, tensors, options, as_json)
     if code:
         raise typer.Exit(code)
 
@@ -185,7 +208,12 @@ def _show_ticket(ticket: Ticket, publication: Publication, as_json: bool) -> Non
 
 
 async def _fetch(
-    config: NodeConfig, ref: str, out: Path, tensors: str | None, as_json: bool
+    config: NodeConfig,
+    ref: str,
+    out: Path,
+    tensors: str | None,
+    options: FetchOptions,
+    as_json: bool,
 ) -> int:
     from dataclasses import replace
 
@@ -220,7 +248,9 @@ async def _fetch(
                 with FetchDisplay() as display, node.events() as events:
                     watch = PathWatch(ticket.peer_id, display.on_path)
                     nursery.start_soon(watch.run, events)
-                    result = await fetch(node, ticket, out, progress=display, tensors=tensors)
+                    result = await fetch(
+                        node, ticket, out, progress=display, tensors=tensors, options=options
+                    )
             _show_result(result, watch.steps, out, as_json)
             nursery.cancel_scope.cancel()
     if stopped_by is None:
@@ -245,9 +275,12 @@ def _show_result(result: FetchResult, paths: Sequence[PathStep], out: Path, as_j
             "seconds": round(result.seconds, 3),
             "mb_per_s": round(rate, 1),
             "paths": [{"path": step.path, "after_s": round(step.after, 3)} for step in paths],
+            "other_files": list(map(str, result.other_files)),
+            "removed_files": list(map(str, result.removed_files)),
         }
         say_json(fields)
-    elif not result.bytes_fetched:
+        return
+    if not result.bytes_fetched:
         size = format_bytes(result.bytes_total)
         say(f"{path}: {size}, verified; nothing had to be fetched")
     else:
@@ -256,3 +289,27 @@ def _show_result(result: FetchResult, paths: Sequence[PathStep], out: Path, as_j
             f"{format_bytes(result.bytes_fetched)} fetched in {result.seconds:.1f} s, "
             f"{rate:.0f} MB/s"
         )
+    _show_others(result, out)
+
+
+def _show_others(result: FetchResult, out: Path) -> None:
+    if result.removed_files:
+        say(f"deleted {_named(result.removed_files, out)}")
+    if result.other_files:
+        count = len(result.other_files)
+        say(
+            f"{_named(result.other_files, out)} {'is' if count == 1 else 'are'} not part of this",
+            err=True,
+        )
+        former = len(result.former_files)
+        if former:
+            them = "it" if former == count == 1 else "them" if former == count else f"{former}"
+            say(f"a former fetch has written {them}: --delete would remove {them}", err=True)
+
+
+def _named(paths: Sequence[Path], out: Path) -> str:
+    """`3 files (a, b, …)`."""
+    count = len(paths)
+    names = ", ".join(str(path.relative_to(out)) for path in paths[:_SHOWN_FILES])
+    more = ", …" if count > _SHOWN_FILES else ""
+    return f"{count} file{'' if count == 1 else 's'} ({names}{more})"

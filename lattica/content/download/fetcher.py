@@ -19,8 +19,9 @@ from typing import NoReturn, TypeVar
 
 import trio
 
+from lattica.content.download.former import check_deletion, tidy
 from lattica.content.download.ledger import Ledger
-from lattica.content.download.local_files import LocalChunk, find_local_files
+from lattica.content.download.local_files import LocalChunk, find_elsewhere, find_local_files
 from lattica.content.download.partial import PartialFiles
 from lattica.content.download.plan import Plan, Span
 from lattica.content.errors import ContentError, ContentNotFoundError, IntegrityError
@@ -82,6 +83,12 @@ class FetchOptions:
     """Time without progress after which a lost connection becomes an error."""
     first_delay: float = 0.5
     """Pause before a lost connection is made anew; doubles up to 15 s while nothing comes."""
+    delete_former: bool = False
+    """When all is there, remove the files in the directory that a former fetch has written, nobody
+    has changed since, and that are not part of this. For a whole published directory only."""
+    delete_matching: tuple[str, ...] = ()
+    """Remove others that are not part of this too: those whose name, or path within the directory,
+    matches one of these globs (as in `fnmatch`, with case)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +105,13 @@ class FetchResult:
     """Bytes that came over the network in this run."""
     seconds: float
     """From the start to the last file synced to disk."""
+    other_files: tuple[Path, ...] = ()
+    """Files in the directory that are not part of this, of former fetches or with an ending that
+    files of this have. Empty unless a whole directory was published and fetched."""
+    former_files: tuple[Path, ...] = ()
+    """Those of them that `delete_former` would remove."""
+    removed_files: tuple[Path, ...] = ()
+    """Those that were removed."""
 
 
 class _StalledError(ContentError):
@@ -281,6 +295,8 @@ class _Fetch:
         manifest = await self._get_manifest()
         self._plan = await trio.to_thread.run_sync(Plan, self._ticket.cid, manifest, tensors)
         plan = self._plan
+        if self._options.delete_former or self._options.delete_matching:
+            check_deletion(plan)
         self._emit(FetchStarted(plan.cid, manifest.name, len(plan.outputs), bytes_total=plan.size))
         self._files = PartialFiles(plan, self._out_dir)
         with self._files as files:
@@ -298,13 +314,24 @@ class _Fetch:
                 await self._obtain_all()
             self._emit_progress(at_once=True)
             await trio.to_thread.run_sync(files.remove)
+        seconds = trio.current_time() - began
+        beside = await trio.to_thread.run_sync(
+            tidy,
+            plan,
+            self._out_dir,
+            self._options.delete_former,
+            self._options.delete_matching,
+        )
         return FetchResult(
             plan.cid,
             manifest.name,
             tuple(files.target(output) for output in range(len(plan.outputs))),
             plan.size,
             self._ledger.bytes_fetched,
-            trio.current_time() - began,
+            seconds,
+            beside.others,
+            beside.former,
+            beside.removed,
         )
 
     def _checked(self, done: int, total: int) -> None:
@@ -334,6 +361,13 @@ class _Fetch:
             done += sum(self._plan.manifest.chunk(number).length for number in unit)
             self._checked(done, total)
         await trio.to_thread.run_sync(files.check_space)
+        wanted = [number for number in ledger.missing if number not in local]
+        if wanted:
+            complete = frozenset(files.verified)
+            elsewhere = await find_elsewhere(
+                self._plan, self._out_dir, wanted, complete, self._checked
+            )
+            local = {**elsewhere, **local}
         copied = [number for number in ledger.missing if number in local]
         for start in range(0, len(copied), _VERIFY_UNIT):
             unit = copied[start : start + _VERIFY_UNIT]
@@ -490,7 +524,7 @@ async def fetch(
     Every chunk is verified before it is written, every file appears under its name only when
     it is complete and synced, and replaces what had that name. If the call fails, is cancelled,
     or the process dies, the same call goes on from what was written; files that are complete
-    and chunks of other versions of them are used instead of being fetched.
+    and chunks that lie in any file of the directory are used instead of being fetched.
 
     `progress` is called with :class:`~lattica.content.Progress`, and with nothing else.
 

@@ -1,26 +1,35 @@
 """What a download directory holds already: complete files, and chunks that can be copied.
 
 A file that lies where the publication has one is hashed. If it is the same, it is done; if it
-is another version, its chunks that are still in use are copied instead of fetched.
+is another version, its chunks that are still in use are copied instead of fetched. Where that
+leaves something to fetch, the other files in the directory are looked at, whatever their names
+are: files that former fetches have written are hashed in full, of others a few chunks, and the rest
+if one of these is wanted.
 """
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 
 import trio
 
 from lattica.content.disk import open_regular, read_exactly, set_executable, storage_error
+from lattica.content.download.former import other_files
 from lattica.content.download.plan import Plan
 from lattica.content.errors import ContentError, StorageError
 from lattica.content.manifest.chunking import CutFile, FileState, cut_file, hash_files
-from lattica.content.manifest.manifest import Chunk, ChunkTable
+from lattica.content.manifest.manifest import MAX_CHUNK_BYTES, Chunk, ChunkTable
 from lattica.nat.base.errors import LatticaError
 from lattica.nat.base.exception_groups import single_error
+
+logger = logging.getLogger(__name__)
 
 _ATTEMPTS = 3
 """To look through a directory in which others remove and replace files."""
@@ -33,11 +42,12 @@ class LocalChunk:
     path: Path
     offset: int
     length: int
+    flags: int = os.O_RDONLY
 
     def read(self) -> bytes:
         """The bytes, to be verified; empty when they cannot be read any more. Blocking."""
         try:
-            descriptor = open_regular(self.path)
+            descriptor = open_regular(self.path, self.flags)
         except OSError:
             return b""
         try:
@@ -78,7 +88,7 @@ def _candidates(plan: Plan, out_dir: Path) -> list[_Candidate]:
             continue
         if not stat.S_ISREG(status.st_mode):
             continue  # renaming the finished file will say what is in its way
-        file = cut_file(path)
+        file = cut_file(path, warn=False)
         table = published[output.path]
         if output.whole and file.state.size == output.size:
             # Cut as the publisher cut it, even if our own rules should differ.
@@ -148,3 +158,112 @@ def _compare(plan: Plan, candidates: list[_Candidate], digests: list[bytes]) -> 
             if number is not None:
                 chunks[number] = LocalChunk(candidate.file.path, chunk.offset, chunk.length)
     return LocalFiles(complete, chunks)
+
+
+# --- under other names ---
+
+_WITHIN = os.O_RDONLY | os.O_NOFOLLOW
+_SAMPLES = 4
+"""Chunks of a file of which nothing is known that are hashed to see whether it is of use."""
+_MAX_SAMPLED = 256
+"""Files of which nothing is known; those with endings of the publication first, then large ones."""
+_UNIT = 16
+"""Chunks hashed in one visit to a thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Elsewhere:
+    path: Path
+    size: int
+    sampled: bool
+
+
+def _elsewhere(plan: Plan, out_dir: Path, complete: frozenset[int]) -> list[_Elsewhere]:
+    endings = {PurePosixPath(output.path).suffix for output in plan.outputs}
+    others = [other for other in other_files(plan, out_dir) if other.size]
+    fetched = [_Elsewhere(out_dir / o.path, o.size, sampled=False) for o in others if o.fetched]
+    unknown = sorted(
+        (o for o in others if not o.fetched),
+        key=lambda o: (PurePosixPath(o.path).suffix not in endings, -o.size),
+    )
+    # Of the same size as the new version, an old one was cut as the new one is.
+    old = []
+    for index, output in enumerate(plan.outputs):
+        path = out_dir / output.path
+        if index not in complete and output.size and path.is_file() and not path.is_symlink():
+            old.append(_Elsewhere(path, path.stat().st_size, sampled=True))
+    return [
+        *fetched,
+        *old,
+        *(_Elsewhere(out_dir / o.path, o.size, sampled=True) for o in unknown[:_MAX_SAMPLED]),
+    ]
+
+
+def _hash_some(file: CutFile, indices: Iterable[int]) -> list[tuple[bytes, Chunk]]:
+    """Hash these chunks of a file; those that can be read."""
+    table = ChunkTable(file.ends, b"")
+    found = []
+    buffer = memoryview(bytearray(MAX_CHUNK_BYTES))
+    descriptor = open_regular(file.path, _WITHIN)
+    try:
+        for index in indices:
+            chunk = table[index]
+            piece = buffer[: chunk.length]
+            if read_exactly(descriptor, piece, chunk.offset):
+                found.append((hashlib.sha256(piece).digest(), chunk))
+    finally:
+        os.close(descriptor)
+    return found
+
+
+async def find_elsewhere(
+    plan: Plan,
+    out_dir: Path,
+    wanted: Iterable[int],
+    complete: frozenset[int],
+    on_bytes: Callable[[int, int], None],
+) -> dict[int, LocalChunk]:
+    """Where bytes of `wanted` chunks lie in other files below the directory.
+
+    Links are not followed. Nothing of it is verified for good: a file may change at any time. What
+    cannot be read is left out. `on_bytes` as in :func:`find_local_files`. Takes as long as the
+    files that former fetches have written take to hash, and a moment for each other one.
+    """
+    missing = set(wanted)
+    lengths = {plan.manifest.chunk(number).length for number in missing}
+    found: dict[int, LocalChunk] = {}
+    candidates = await trio.to_thread.run_sync(_elsewhere, plan, out_dir, complete)
+    total, done = sum(candidate.size for candidate in candidates), 0
+
+    async def look(file: CutFile, indices: Sequence[int]) -> bool:
+        of_use = False
+        for digest, chunk in await trio.to_thread.run_sync(_hash_some, file, indices):
+            number = plan.number_of(digest)
+            if number is not None:
+                of_use = True
+                if number in missing:
+                    missing.discard(number)
+                    found[number] = LocalChunk(file.path, chunk.offset, chunk.length, _WITHIN)
+        return of_use
+
+    for candidate in candidates:
+        if not missing:
+            break
+        try:
+            file = await trio.to_thread.run_sync(
+                partial(cut_file, candidate.path, flags=_WITHIN, warn=False)
+            )
+            table = ChunkTable(file.ends, b"")
+            likely = [index for index in range(len(table)) if table[index].length in lengths]
+            step = max(1, len(likely) // _SAMPLES)
+            if not candidate.sampled or await look(file, likely[::step][:_SAMPLES]):
+                for start in range(0, len(likely), _UNIT):
+                    if not missing:
+                        break
+                    await look(file, likely[start : start + _UNIT])
+                    on_bytes(done + candidate.size * start // len(likely), total)
+        except OSError as error:
+            logger.debug("not looked at: %s file=%s", error, candidate.path)
+        done += candidate.size
+        on_bytes(done, total)
+    return found

@@ -43,6 +43,7 @@ from lattica.content.disk import (
     storage_error,
     write_all,
 )
+from lattica.content.download.former import is_directory, mark
 from lattica.content.download.plan import Piece, Placement, Plan
 from lattica.content.download.private_directory import PrivateDirectory
 from lattica.content.errors import IntegrityError, StorageError
@@ -339,6 +340,8 @@ class PartialFiles:
             status = mark_unmodified(descriptor)
             if status.st_size != item.size:
                 return self._numbers(output)
+            if not has_name and is_directory(self._plan):
+                mark(descriptor, FileState.of(status))
             lost = self._sync_and_compare(descriptor, output, checkpoint)
             if lost and has_name:
                 return self._numbers(output)  # it is not ours to mend

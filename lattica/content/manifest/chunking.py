@@ -101,7 +101,7 @@ def cut_tensors(layout: TensorLayout) -> list[int]:
     return lengths
 
 
-def _read_layout(descriptor: int, path: Path, size: int) -> TensorLayout | None:
+def _read_layout(descriptor: int, path: Path, size: int, warn: bool) -> TensorLayout | None:
     try:
         length = header_length(os.pread(descriptor, LENGTH_BYTES, 0), size)
         layout = parse_header(os.pread(descriptor, length, LENGTH_BYTES), size)
@@ -112,7 +112,8 @@ def _read_layout(descriptor: int, path: Path, size: int) -> TensorLayout | None:
             raise ValueError(f"more than {_MAX_METADATA_BYTES:,} characters of metadata")
         return layout
     except ValueError as error:
-        logger.warning(
+        logger.log(
+            logging.WARNING if warn else logging.DEBUG,
             "%s is not a valid safetensors file (%s); sent as a plain file, of which no tensors "
             "can be selected",
             path,
@@ -121,17 +122,18 @@ def _read_layout(descriptor: int, path: Path, size: int) -> TensorLayout | None:
         return None
 
 
-def cut_file(path: Path) -> CutFile:
+def cut_file(path: Path, *, flags: int = os.O_RDONLY, warn: bool = True) -> CutFile:
     """Look at a file and decide where to cut it; blocking, reads at most its header.
 
-    A damaged safetensors file is cut as a plain one, with a warning. Raises :class:`OSError`.
+    A damaged safetensors file is cut as a plain one, unless told otherwise with a warning. Raises
+    :class:`OSError`.
     """
-    descriptor = open_regular(path)
+    descriptor = open_regular(path, flags)
     try:
         state = FileState.of(os.fstat(descriptor))
         layout = None
         if path.suffix.lower() == ".safetensors":
-            layout = _read_layout(descriptor, path, state.size)
+            layout = _read_layout(descriptor, path, state.size, warn)
     finally:
         os.close(descriptor)
     lengths = cut_plain(state.size) if layout is None else cut_tensors(layout)

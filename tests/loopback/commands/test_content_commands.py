@@ -327,3 +327,33 @@ def test_fetch_listens_where_it_is_configured_to(tmp_path, configured):
     else:
         assert hosts == {"0100007F"}
         assert (port in ports) == (configured == "free")
+
+
+def test_a_checkpoint_in_other_shards(tmp_path):
+    """What is there is not fetched again, stale files are named, and --delete removes them."""
+    arrays = checkpoint(tmp_path / "old")
+    old = {path.name for path in (tmp_path / "old").glob("*.safetensors")}
+    new, out = tmp_path / "new", tmp_path / "out"
+    new.mkdir()
+    save_file(arrays, new / "model.safetensors")
+    with published(tmp_path / "old", tmp_path / "publisher") as provider:
+        fetch(provider.ticket, out)
+    (out / "mine.safetensors").write_bytes(b"not of a fetch")
+    with published(new, tmp_path / "publisher") as provider:
+        result = fetch(provider.ticket, out)
+        assert result["bytes_fetched"] < result["bytes"] // 100
+        beside = {Path(path).name for path in result["other_files"]}
+        assert beside == old | {"mine.safetensors", "config.json", "merges.txt"}
+        said = subprocess.run(
+            [*LATTICA, "fetch", provider.ticket, "-o", str(out), "--delete"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env=environment(tmp_path / "fetcher"),
+        )
+    assert said.returncode == 0, said.stderr
+    assert "deleted 4 files (config.json, model-0.safetensors, model-1.safetensors" in said.stdout
+    assert "1 file (mine.safetensors) is not part of this" in said.stderr
+    left = {str(path.relative_to(out)) for path in out.rglob("*")}
+    assert left == {"model.safetensors", "mine.safetensors"}
+    assert sorted(load_file(out / "model.safetensors")) == sorted(arrays)

@@ -1,0 +1,227 @@
+"""What a former fetch has left in a directory: files that the publication has no longer.
+
+A program that loads `*.safetensors` would load the shards of two versions. So a fetch tells which
+files are not part of what it has fetched, and removes them where that is asked for: those that a
+fetch has written and nobody has changed since, and of the others only what the user names.
+
+By what it is known: a finished file of a published directory gets an extended attribute with its
+size and time (:data:`MARK`, `xattr(7)`). It goes away with the file, and is no file itself. Where
+the disk keeps none, no file counts as fetched. All functions block.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+
+from lattica.content.download.plan import Plan
+from lattica.content.errors import ContentError
+from lattica.content.manifest.chunking import FileState
+from lattica.content.manifest.paths import MAX_DEPTH, RESERVED_PREFIX
+
+MARK = b"user.lattica.fetched"
+"""The attribute: a byte for its form, then the file's size and time of modification, big-endian."""
+MAX_ENTRIES = 100_000
+"""Files and directories that are looked at."""
+_FORM = struct.Struct(">BQq")
+
+
+@dataclass(frozen=True, slots=True)
+class OtherFile:
+    """A file in the directory of a fetch that is not part of the publication."""
+
+    path: str
+    """Within the directory, with `/` between its parts."""
+    state: FileState
+    fetched: bool
+    """A fetch has written it, and it is as it was then."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.state.size
+
+
+def mark(descriptor: int, state: FileState) -> None:
+    """Note on a finished file that a fetch has written it; nothing where that cannot be kept."""
+    with suppress(OSError, AttributeError):  # only Linux has them
+        os.setxattr(descriptor, MARK, _FORM.pack(1, state.size, state.mtime_ns))
+
+
+def _is_marked(descriptor: int, state: FileState) -> bool:
+    with suppress(OSError, AttributeError):
+        return os.getxattr(descriptor, MARK) == _FORM.pack(1, state.size, state.mtime_ns)
+    return False
+
+
+def is_directory(plan: Plan) -> bool:
+    """Whether a whole directory was published, so that the one fetched into is to be like it.
+
+    A single file is one of many beside it, and a selection of tensors is no version of anything.
+    """
+    manifest = plan.manifest
+    single = len(manifest.files) == 1 and manifest.files[0].path == manifest.name
+    return plan.tensors is None and not single
+
+
+def check_deletion(plan: Plan) -> None:
+    """Raise :class:`~lattica.errors.ContentError` where it cannot be known what does not belong."""
+    if not is_directory(plan):
+        raise ContentError(
+            "nothing is deleted beside a single file or a selection of tensors: only of a "
+            "published directory that is fetched whole it is known what does not belong to it"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """Files in the directory of a fetch that are not part of the publication."""
+
+    others: tuple[Path, ...] = ()
+    """Of former fetches, or with an ending that files of the publication have."""
+    former: tuple[Path, ...] = ()
+    """Those of them that former fetches have written, and nobody has changed."""
+    removed: tuple[Path, ...] = ()
+
+
+def tidy(plan: Plan, out_dir: Path, delete_former: bool, patterns: Sequence[str]) -> Beside:
+    """See what lies beside a publication that is complete, and remove what is to go."""
+    if not is_directory(plan):
+        return Beside()
+
+    def chosen(other: OtherFile) -> bool:
+        return (delete_former and other.fetched) or matches(other.path, patterns)
+
+    removed = remove(plan, out_dir, chosen) if delete_former or patterns else []
+    endings = {PurePosixPath(output.path).suffix for output in plan.outputs} - {""}
+    others = [
+        other
+        for other in other_files(plan, out_dir)
+        if other.fetched or PurePosixPath(other.path).suffix in endings
+    ]
+
+    def paths(found: Iterable[OtherFile]) -> tuple[Path, ...]:
+        return tuple(out_dir / path for path in sorted(other.path for other in found))
+
+    return Beside(paths(others), paths(o for o in others if o.fetched), paths(removed))
+
+
+def other_files(plan: Plan, out_dir: Path) -> list[OtherFile]:
+    """The regular files below `out_dir` that are not outputs of the plan.
+
+    Links are not followed, other disks that are mounted below it are not entered, and what cannot
+    be read is left out. In no certain order.
+    """
+    found = []
+    wanted = {output.path for output in plan.outputs}
+    for parent, name, path in walk(out_dir):
+        if path in wanted:
+            continue
+        with suppress(OSError):
+            descriptor = os.open(
+                name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent
+            )
+            try:
+                status = os.fstat(descriptor)
+                if stat.S_ISREG(status.st_mode):
+                    state = FileState.of(status)
+                    found.append(OtherFile(path, state, _is_marked(descriptor, state)))
+            finally:
+                os.close(descriptor)
+    return found
+
+
+def walk(out_dir: Path) -> Iterator[tuple[int, str, str]]:
+    """(directory's descriptor, name, path within `out_dir`) of all that is no directory.
+
+    The descriptor is good until the next one is asked for.
+    """
+    left = MAX_ENTRIES
+    try:
+        top = os.open(out_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return
+    disk = os.fstat(top).st_dev
+    waiting = [(top, "")]
+    try:
+        while waiting:
+            descriptor, prefix = waiting.pop()
+            try:
+                with os.scandir(descriptor) as entries:
+                    names = [(e.name, e.is_dir(follow_symlinks=False)) for e in entries]
+                for name, is_dir in sorted(names):
+                    left -= 1
+                    if left < 0:
+                        return
+                    if not prefix and name.startswith(RESERVED_PREFIX):
+                        continue  # unfinished files of a fetch
+                    path = prefix + name
+                    if not is_dir:
+                        yield descriptor, name, path
+                    elif path.count("/") < MAX_DEPTH and len(waiting) < MAX_DEPTH:
+                        with suppress(OSError):
+                            waiting.append((_enter(descriptor, name, disk), f"{path}/"))
+            except OSError:
+                continue
+            finally:
+                os.close(descriptor)
+    finally:
+        for descriptor, _ in waiting:
+            os.close(descriptor)
+
+
+def _enter(parent: int, name: str, disk: int) -> int:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(name, flags, dir_fd=parent)
+    if os.fstat(descriptor).st_dev != disk:
+        os.close(descriptor)
+        raise OSError("another disk")
+    return descriptor
+
+
+def matches(path: str, patterns: Iterable[str]) -> bool:
+    """Whether a pattern names a file: by its path within the directory, or by its name."""
+    name = PurePosixPath(path).name
+    return any(fnmatchcase(path, one) or fnmatchcase(name, one) for one in patterns)
+
+
+def remove(plan: Plan, out_dir: Path, chosen: Callable[[OtherFile], bool]) -> list[OtherFile]:
+    """Remove the chosen of :func:`other_files`, and directories that are empty by that.
+
+    Returns what was removed. A file that is another one by then stays, as does what the system
+    does not let go.
+    """
+    removed = []
+    for other in other_files(plan, out_dir):
+        if chosen(other) and _remove(out_dir, other):
+            removed.append(other)
+    return removed
+
+
+def _remove(out_dir: Path, other: OtherFile) -> bool:
+    *folders, name = other.path.split("/")
+    opened: list[int] = []
+    try:
+        opened.append(os.open(out_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        disk = os.fstat(opened[0]).st_dev
+        for folder in folders:
+            opened.append(_enter(opened[-1], folder, disk))
+        status = os.stat(name, dir_fd=opened[-1], follow_symlinks=False)
+        if not stat.S_ISREG(status.st_mode) or FileState.of(status) != other.state:
+            return False
+        os.unlink(name, dir_fd=opened[-1])
+        with suppress(OSError):  # not empty
+            for parent, folder in zip(reversed(opened[:-1]), reversed(folders), strict=True):
+                os.rmdir(folder, dir_fd=parent)
+        return True
+    except OSError:
+        return False
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)

@@ -1,0 +1,227 @@
+"""Fetching over a former version: what is used of it, what is said of it, and what is removed."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from lattica.content import FetchOptions, FetchResult, Publisher, fetch
+from lattica.content.download import former, local_files
+from lattica.errors import ContentError
+from tests.support.doubles.content_doubles import memory_node
+
+MIB = 1024 * 1024
+QUICK = FetchOptions(window=4 * MIB, first_delay=0.01)
+DELETE = replace(QUICK, delete_former=True)
+
+
+def sharded(directory: Path, shards: int, tensors: int = 12) -> Path:
+    """A checkpoint of tensors that do not depend on how many shards they are in."""
+    directory.mkdir(parents=True)
+    rng = np.random.default_rng(11)
+    arrays = {f"t{n}": rng.standard_normal((512, 1024 + n), np.float32) for n in range(tensors)}
+    for shard in range(shards):
+        chosen = {n: a for i, (n, a) in enumerate(arrays.items()) if i % shards == shard}
+        save_file(chosen, directory / f"model-{shard + 1:05}-of-{shards:05}.safetensors")
+    (directory / "config.json").write_text("{}")
+    return directory
+
+
+async def fetched(
+    source: Path, out: Path, options: FetchOptions = QUICK, tensors: str | None = None
+) -> FetchResult:
+    async with memory_node(1 << 20) as node, Publisher(node) as publisher:
+        ticket = await publisher.publish(source)
+        result = await fetch(node, ticket, out, options=options, tensors=tensors)
+    for path in result.paths if tensors is None else ():
+        name = path.relative_to(out)
+        original = source if source.is_file() else source / name
+        assert path.read_bytes() == original.read_bytes()
+    return result
+
+
+def names(paths: tuple[Path, ...]) -> set[str]:
+    return {path.name for path in paths}
+
+
+def present(out: Path) -> set[str]:
+    return {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(("before", "after"), [(3, 2), (2, 3), (1, 4), (4, 1)])
+@pytest.mark.parametrize("by_a_fetch", [True, False])
+async def test_other_shards_of_the_same_tensors_move_nothing_but_headers(
+    tmp_path, before, after, by_a_fetch
+):
+    out = tmp_path / "out"
+    old = sharded(tmp_path / "old", before)
+    if by_a_fetch:
+        await fetched(old, out)
+    else:
+        sharded(out, before)
+    result = await fetched(sharded(tmp_path / "new", after), out)
+    assert result.bytes_total > 20 * MIB
+    assert result.bytes_fetched < 16 * 1024
+    stale = {f"model-{n + 1:05}-of-{before:05}.safetensors" for n in range(before)}
+    assert names(result.other_files) == stale
+    assert names(result.former_files) == (stale if by_a_fetch else set())
+
+
+async def test_files_under_other_names_and_in_folders_below(tmp_path):
+    rng = np.random.default_rng(1)
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "weights.bin").write_bytes(rng.bytes(5 * MIB + 7))
+    out = tmp_path / "out"
+    (out / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "source" / "weights.bin").rename(out / "deep" / "er" / "backup.old")
+    (tmp_path / "source" / "weights.bin").write_bytes(
+        (out / "deep" / "er" / "backup.old").read_bytes()
+    )
+    (out / "unrelated").write_bytes(rng.bytes(3 * MIB))
+    result = await fetched(tmp_path / "source", out)
+    assert result.bytes_fetched == 0
+    assert result.other_files == ()  # of other kinds
+
+
+async def test_an_old_version_of_the_same_size_with_its_tensors_elsewhere(tmp_path):
+    rng = np.random.default_rng(2)
+    one, two = (rng.standard_normal((300, 1024), np.float32) for _ in range(2))
+    for folder, order in (("old", (one, two)), ("new", (two, one))):
+        (tmp_path / folder).mkdir()
+        save_file(dict(zip("ab", order, strict=True)), tmp_path / folder / "m.safetensors")
+    out = tmp_path / "out"
+    await fetched(tmp_path / "old", out)
+    result = await fetched(tmp_path / "new", out)
+    assert result.bytes_fetched < 1024
+
+
+async def test_nothing_outside_is_read_and_links_are_left_alone(tmp_path, monkeypatch):
+    source, outside, out = tmp_path / "source", tmp_path / "outside", tmp_path / "out"
+    sharded(source, 1, tensors=2)
+    sharded(outside, 1, tensors=2)
+    out.mkdir()
+    (out / "link.safetensors").symlink_to(outside / "model-00001-of-00001.safetensors")
+    (out / "folder").symlink_to(outside)
+    os.mkfifo(out / "pipe.safetensors")
+    read: list[str] = []
+    real = local_files._hash_some
+
+    def noted(file, indices):
+        read.append(str(file.path))
+        return real(file, indices)
+
+    monkeypatch.setattr(local_files, "_hash_some", noted)
+    result = await fetched(source, out, replace(DELETE, delete_matching=("*",)))
+    assert result.bytes_fetched == result.bytes_total
+    assert read == []
+    assert result.removed_files == ()
+    assert (out / "link.safetensors").is_symlink()
+    assert (out / "pipe.safetensors").exists()
+    assert present(outside) == {"model-00001-of-00001.safetensors", "config.json"}
+
+
+async def test_a_file_that_changes_while_it_is_used_is_not_believed(tmp_path, monkeypatch):
+    source, out = sharded(tmp_path / "source", 1, tensors=3), tmp_path / "out"
+    out.mkdir()
+    backup = out / "backup.safetensors"
+    backup.write_bytes((source / "model-00001-of-00001.safetensors").read_bytes())
+    real = local_files.find_elsewhere
+
+    async def disturbed(*args):
+        found = await real(*args)
+        assert found
+        with open(backup, "r+b") as file:
+            file.seek(2 * MIB)
+            file.write(b"other bytes" * 1000)
+        return found
+
+    monkeypatch.setattr("lattica.content.download.fetcher.find_elsewhere", disturbed)
+    result = await fetched(source, out)
+    assert 0 < result.bytes_fetched < result.bytes_total
+
+
+async def test_delete_removes_what_a_former_fetch_has_written_and_no_more(tmp_path):
+    old = sharded(tmp_path / "old", 3)
+    (old / "extra").mkdir()
+    (old / "extra" / "vocab.txt").write_text("old words")
+    (old / "edited.json").write_text("{}")
+    out = tmp_path / "out"
+    await fetched(old, out)
+    (out / "edited.json").write_text('{"mine": true}')
+    (out / "notes.txt").write_text("of the user")
+    sharded(out / "mine", 2, tensors=2)
+    new = sharded(tmp_path / "new", 2)
+    listed = await fetched(new, out)
+    former_names = {f"model-{n}-of-00003.safetensors" for n in ("00001", "00002", "00003")}
+    assert names(listed.former_files) == former_names | {"vocab.txt"}
+    assert names(listed.other_files) > names(listed.former_files)
+    assert listed.removed_files == ()
+
+    result = await fetched(new, out, DELETE)
+    assert names(result.removed_files) == former_names | {"vocab.txt"}
+    assert result.former_files == ()
+    assert not (out / "extra").exists()  # empty by that
+    kept = {"edited.json", "notes.txt"} | {f"mine/{name}" for name in present(out / "mine")}
+    assert present(out) == present(new) | kept
+    assert (out / "edited.json").read_text() == '{"mine": true}'
+
+
+async def test_what_the_user_names_is_removed_too(tmp_path):
+    out = sharded(tmp_path / "out", 3)
+    (out / "notes.txt").write_text("of the user")
+    (out / "deep").mkdir()
+    (out / "deep" / "x.safetensors").write_text("x")
+    new = sharded(tmp_path / "new", 2)
+    options = replace(QUICK, delete_matching=("model-*-of-00003.safetensors", "deep/*"))
+    result = await fetched(new, out, options)
+    assert len(result.removed_files) == 4
+    assert present(out) == present(new) | {"notes.txt"}
+
+
+async def test_parts_of_the_publication_are_never_removed(tmp_path):
+    new, out = sharded(tmp_path / "new", 2), tmp_path / "out"
+    options = replace(DELETE, delete_matching=("*",))
+    for _ in range(2):
+        await fetched(new, out, options)
+        assert present(out) == present(new)
+
+
+async def test_where_the_disk_keeps_no_marks_nothing_is_removed_by_itself(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "setxattr", refuse)
+    out = tmp_path / "out"
+    await fetched(sharded(tmp_path / "old", 3), out)
+    result = await fetched(sharded(tmp_path / "new", 2), out, DELETE)
+    assert result.removed_files == result.former_files == ()
+    assert len(result.other_files) == 3
+
+
+@pytest.mark.parametrize("tensors", [None, "t1"])
+async def test_beside_a_single_file_or_a_selection_nothing_is_removed(tmp_path, tensors):
+    source = sharded(tmp_path / "source", 1, tensors=2)
+    if tensors is None:
+        source /= "config.json"
+    out = tmp_path / "out"
+    await fetched(sharded(tmp_path / "old", 3, tensors=3), out)
+    before = present(out)
+    async with memory_node(1 << 20) as node, Publisher(node) as publisher:
+        ticket = await publisher.publish(source)
+        with pytest.raises(ContentError, match="nothing is deleted"):
+            await fetch(node, ticket, out, options=DELETE, tensors=tensors)
+    assert present(out) == before
+    result = await fetched(source, out, QUICK, tensors)
+    assert result.other_files == result.former_files == ()
+
+
+def test_the_walk_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(former, "MAX_ENTRIES", 10)
+    for number in range(30):
+        (tmp_path / f"f{number:02}").touch()
+    assert len(list(former.walk(tmp_path))) == 10
