@@ -103,6 +103,8 @@ class ClientCore:
         self._highest_written = -1
         self.is_greeted = False
         """The server has answered the hello of this stream."""
+        self._streams = 0
+        """On which the session has been."""
         self._answers = 0
         self._acked = 0
         self._unacked_bytes = 0
@@ -198,7 +200,8 @@ class ClientCore:
         self._reader = LengthPrefixed(MAX_FRAME)
         self._acked = self._answers
         self._unacked_bytes = 0
-        frames = [encode_hello(self.session, self._answers)]
+        self._streams += 1
+        frames = [encode_hello(self.session, self._answers, self._streams)]
         # Of a session that nobody can know there is nothing to be asked first.
         self.is_live = self._highest_written == -1
         if self.is_live:
@@ -253,7 +256,7 @@ class ClientCore:
         self.is_greeted = True
         self.going_away = False
         if self.is_live:  # this stream is the session's first
-            if highest is not None:
+            if highest not in (None, -1):
                 raise RemoteProtocolError("RPC: the server claims to know a new session")
             return
         self.is_live = True

@@ -37,9 +37,9 @@ class Kind(IntEnum):
     """What a frame is, and what follows in its array."""
 
     HELLO = 0
-    """version, session, how many answers have arrived: the first frame from the client. And the
-    first from the server, which adds the highest call that has arrived: -1 if there is none yet,
-    nil if the server did not know the session."""
+    """version, session, how many answers have arrived, and the how-manieth stream of the session
+    it is: the first frame from the client. In the server's the last item is the highest call that
+    has arrived: -1 if there is none yet, nil if the server did not know the session."""
     REQUEST = 1
     """call, method, [timeout in ms or nil, metadata or nil,] arguments"""
     CANCEL = 2
@@ -108,9 +108,9 @@ def encode_error(call: int, code: int, message: str, facts: Mapping[str, Any]) -
     return encode_length_prefixed(_pack([Kind.ERROR, call, code, message, present]))
 
 
-def encode_hello(session: bytes, answers: int) -> bytes:
-    """The client's first frame."""
-    return encode_length_prefixed(_pack([Kind.HELLO, VERSION, session, answers]))
+def encode_hello(session: bytes, answers: int, stream: int) -> bytes:
+    """The client's first frame, on the `stream`-th stream of the session."""
+    return encode_length_prefixed(_pack([Kind.HELLO, VERSION, session, answers, stream]))
 
 
 def encode_welcome(session: bytes, answers: int, highest: int | None) -> bytes:

@@ -26,7 +26,7 @@ from lattica.rpc.protocol.frames import (
 )
 
 _SIZES: Final[dict[int, tuple[int, ...]]] = {
-    Kind.HELLO: (4,),
+    Kind.HELLO: (5,),
     Kind.REQUEST: (4, 6),
     Kind.CANCEL: (2,),
     Kind.ACK: (2,),
@@ -76,6 +76,8 @@ class Hello:
     def __init__(self) -> None:
         self.session: bytes | None = None
         self.answers = 0
+        self.stream = 0
+        """Which of the session's streams it is."""
         self.rest: list[bytes] = []
         self._reader = LengthPrefixed(MAX_FRAME)
 
@@ -87,7 +89,10 @@ class Hello:
         fields = check_frame(decoder.decode_partly(frames[0])[0], _SIZES)
         if fields[0] != Kind.HELLO:
             raise RemoteProtocolError("RPC: the client's first frame is no hello")
-        self.session, self.answers = session_of(fields)
+        session, self.answers = session_of(fields)
+        if type(fields[4]) is not int or fields[4] < 1:
+            raise RemoteProtocolError("RPC: a hello without the number of its stream")
+        self.session, self.stream = session, fields[4]
         self.rest = frames[1:]
         return True
 
@@ -108,6 +113,7 @@ class ServerCore:
         self._decoder = decoder
         self._is_known = False
         """It has been on a stream before."""
+        self._stream = 0
         self._highest = -1
         self._acked = 0
         """Answers that the client has."""
@@ -120,6 +126,10 @@ class ServerCore:
         """Answers of which it is not known that they have arrived."""
         return len(self._answers)
 
+    def is_stale(self, hello: Hello) -> bool:
+        """It came late: the session is on a later stream, or was."""
+        return hello.stream <= self._stream
+
     def attach(
         self, hello: Hello, *, going_away: bool = False
     ) -> tuple[list[Request | Cancel], bytes]:
@@ -127,6 +137,9 @@ class ServerCore:
 
         What arrived behind the hello, and what to write. Raises RemoteProtocolError.
         """
+        if self.is_stale(hello):
+            raise RemoteProtocolError("RPC: a hello that has been used")
+        self._stream = hello.stream
         highest = self._highest if self._is_known else None
         if not self._is_known:
             self._acked = hello.answers

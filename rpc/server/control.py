@@ -91,6 +91,9 @@ class Session:
 
         Whether the caller has ended the session.
         """
+        if self.core.is_stale(hello):
+            stream.reset("the session is on a later stream")
+            return False
         old, self.stream = self.stream, stream
         if old is not None:
             old.reset("the session has gone over to another stream")

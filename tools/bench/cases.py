@@ -6,7 +6,7 @@ A *workload* is one run of a server and a client process; it yields the figures 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 OURS = "lattica"
@@ -70,8 +70,23 @@ def _bulk(name: str, unit: str, what: str, better: Literal["higher", "lower"] = 
     return Case("bulk", name, unit, better, what)
 
 
-def _rpc(name: str, unit: str, what: str) -> Case:
-    return Case("rpc", name, unit, "higher", what)
+def _rpc(name: str, unit: str, what: str, better: Literal["higher", "lower"] = "higher") -> Case:
+    return Case("rpc", name, unit, better, what)
+
+
+def _call(
+    name: str, unit: str, what: str, better: Literal["higher", "lower"] = "higher"
+) -> Workload:
+    """A case of calls. Children know it by another name: `bulk` has a `stream-1MiB` too."""
+    return Workload(f"rpc-{name}", (_rpc(name, unit, what, better),))
+
+
+_MAIN_CALLS = (
+    ("unary-128B-seq", "1/s", "unary calls that give back 128 B, one at a time"),
+    ("unary-128B-c64", "1/s", "the same, 64 in flight"),
+    ("unary-256KiB-c32", "1/s", "unary calls that give back 256 KiB, 32 in flight"),
+    ("stream-1MiB", "MB/s", "a call that answers with a stream of tensors of 1 MiB"),
+)
 
 
 def _quic(name: str, unit: str, what: str) -> Workload:
@@ -162,6 +177,31 @@ WORKLOADS: tuple[Workload, ...] = (
         ),
         path="slow",
         stretch=2.5,
+    ),
+    *(_call(*each) for each in _MAIN_CALLS),
+    Workload(
+        "rpc-small-beside-bulk-p99",
+        (
+            _rpc("small-beside-bulk-p99", "ms", "128 B calls beside such a stream", "lower"),
+            _rpc("small-beside-bulk-load", "MB/s", "what that stream moved meanwhile"),
+        ),
+    ),
+    _call("unary-128B-open-p99", "ms", "128 B calls of which 10,000 begin a second", "lower"),
+    Workload(
+        "rpc-array-1GiB-rss-ratio",
+        (
+            _rpc(
+                "array-1GiB-rss-ratio",
+                "of its size",
+                "growth of either process by a call with an array of 1 GiB",
+                "lower",
+            ),
+        ),
+        max_repeats=1,
+    ),
+    *(
+        replace(_call(f"{name}-quic", unit, f"{what}; over QUIC"), transport="quic")
+        for name, unit, what in _MAIN_CALLS
     ),
     Workload(
         "stream-echo-128B-seq",

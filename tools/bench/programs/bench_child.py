@@ -48,6 +48,9 @@ OPENED_WARM = 1_000
 """Streams opened and closed before memory is first measured."""
 OPENED_STREAMS = 10_000
 OPENED_AT_ONCE = 32
+OFFERED = 10_000
+"""Calls a second that begin whether the earlier ones have ended or not."""
+ARRAY = 1024 * MIB
 CIRCUIT_WARM = 5
 """Circuits made before memory is first measured."""
 CIRCUITS = 60
@@ -177,6 +180,11 @@ def growth_kib(before: dict[str, float], after: dict[str, float]) -> tuple[float
     """How much both processes grew between two answers to `sync`, and a note on which did."""
     client, server = ((after[k] - before[k]) / KIB for k in ("client_rss", "server_rss"))
     return client + server, f"client {client:+.0f} KiB, server {server:+.0f} KiB"
+
+
+def peak() -> int:
+    """The most bytes that this process has had in memory."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB
 
 
 def percentile(samples: list[float], fraction: float) -> float:

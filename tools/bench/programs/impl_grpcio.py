@@ -54,6 +54,16 @@ async def take(request: bytes, _context: object) -> bytes:
     return len(request).to_bytes(8, "big")
 
 
+async def source(request: bytes, _context: object) -> AsyncIterator[bytes]:
+    for _ in range(int.from_bytes(request, "big")):
+        yield PAYLOAD
+
+
+async def measure(request: bytes, _context: object) -> bytes:
+    """The most memory that this process has had, before and after the request is thrown away."""
+    return bc.peak().to_bytes(8, "big")
+
+
 async def serve(child: bc.Child, job: bc.Job) -> None:
     server = aio.server(options=OPTIONS)
     server.add_generic_rpc_handlers(
@@ -63,6 +73,8 @@ async def serve(child: bc.Child, job: bc.Job) -> None:
                 {
                     "Sink": grpc.stream_unary_rpc_method_handler(sink),
                     "Echo": grpc.unary_unary_rpc_method_handler(echo),
+                    "Source": grpc.unary_stream_rpc_method_handler(source),
+                    "Measure": grpc.unary_unary_rpc_method_handler(measure),
                     "Take": grpc.unary_unary_rpc_method_handler(take),
                 },
             ),
@@ -134,9 +146,93 @@ async def pingpong_beside_bulk(channel: Any, job: bc.Job) -> dict[str, float]:
     }
 
 
-async def echoes(channel: Any, job: bc.Job, workers: int) -> float:
+async def download(channel: Any, seconds: float) -> float:
+    """MB/s of a server-streaming call with messages of 1 MiB."""
+    received = 0
+    start = time.perf_counter()
+    call = channel.unary_stream(f"/{SERVICE}/Source")((1_000_000).to_bytes(4, "big"))
+    async for message in call:
+        received += len(message)
+        if time.perf_counter() > start + seconds or received > bc.MAX_BYTES:
+            break
+    rate = received / (time.perf_counter() - start) / 1e6
+    call.cancel()
+    return rate
+
+
+async def beside_bulk(channel: Any, job: bc.Job) -> dict[str, float]:
     call = channel.unary_unary(f"/{SERVICE}/Echo")
     message = PAYLOAD[: bc.SMALL]
+    await call(message)
+    bulk = asyncio.create_task(download(channel, job.warmup + job.seconds))
+    await asyncio.sleep(job.warmup)
+    times: list[float] = []
+    end = time.perf_counter() + job.seconds
+    while (start := time.perf_counter()) < end:
+        await call(message)
+        times.append(time.perf_counter() - start)
+    return {
+        "small-beside-bulk-p99": bc.percentile(times, 0.99) * 1e3,
+        "small-beside-bulk-load": await bulk,
+    }
+
+
+async def offered(channel: Any, job: bc.Job) -> float:
+    """99th percentile, in ms, of calls that begin when they are due."""
+    await echoes(channel, job, 16)
+    call = channel.unary_unary(f"/{SERVICE}/Echo")
+    message = PAYLOAD[: bc.SMALL]
+    times: list[float] = []
+    start = time.perf_counter()
+    total = int(bc.OFFERED * job.seconds)
+
+    async def one(due: float) -> None:
+        await call(message)
+        times.append(time.perf_counter() - due)
+
+    begun = 0
+    async with asyncio.TaskGroup() as group:
+        while begun < total:
+            due = min(total, int((time.perf_counter() - start) * bc.OFFERED) + 1)
+            for number in range(begun, due):
+                group.create_task(one(start + number / bc.OFFERED))
+            begun = due
+            await asyncio.sleep(0.0005)
+    return bc.percentile(times, 0.99) * 1e3
+
+
+async def array(channel: Any) -> float:
+    """How many times its size either process grew by a message of 1 GiB."""
+    call = channel.unary_unary(f"/{SERVICE}/Measure")
+    before, mine = int.from_bytes(await call(b""), "big"), bc.peak()
+    after = int.from_bytes(await call(b"1" * bc.ARRAY), "big")
+    return max(bc.peak() - mine, after - before) / bc.ARRAY
+
+
+async def calls(channel: Any, job: bc.Job) -> dict[str, float]:
+    """The work of the rpc bench."""
+    name = job.case.removeprefix("rpc-")
+    if name == "unary-128B-seq":
+        return {name: await echoes(channel, job, 1)}
+    if name == "unary-128B-c64":
+        return {name: await echoes(channel, job, 64)}
+    if name == "unary-256KiB-c32":
+        return {name: await echoes(channel, job, 32, 256 * bc.KIB)}
+    if name == "stream-1MiB":
+        await download(channel, job.warmup)
+        return {name: await download(channel, job.seconds)}
+    if name == "small-beside-bulk-p99":
+        return await beside_bulk(channel, job)
+    if name == "unary-128B-open-p99":
+        return {name: await offered(channel, job)}
+    if name == "array-1GiB-rss-ratio":
+        return {name: await array(channel)}
+    raise bc.Unsupported(f"no such work here: {job.case}")
+
+
+async def echoes(channel: Any, job: bc.Job, workers: int, size: int = bc.SMALL) -> float:
+    call = channel.unary_unary(f"/{SERVICE}/Echo")
+    message = PAYLOAD[:size]
 
     async def work(rate: bc.Rate) -> None:
         while rate.running():
@@ -182,6 +278,8 @@ async def run_client(child: bc.Child, job: bc.Job) -> None:
     if job.case == "idle-connection":
         await idle(child, job)
     channel = await connect(job.addr)
+    if job.case.startswith("rpc-"):
+        child.result(await calls(channel, job), NOTE)
     if job.case in ("stream-1MiB", "stream-256KiB"):
         write = bc.MIB if job.case == "stream-1MiB" else 256 * bc.KIB
         sent, elapsed = await one_stream(channel, job, write)

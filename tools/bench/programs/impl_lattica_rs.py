@@ -191,9 +191,31 @@ def many_streams(stub: Any, job: bc.Job) -> tuple[list[int], float]:
     return counts, time.perf_counter() - start
 
 
-def echoes(stub: Any, job: bc.Job, in_flight: int) -> float:
+def calls(stub: Any, job: bc.Job) -> dict[str, float]:
+    """The work of the rpc bench."""
+    name = job.case.removeprefix("rpc-").removesuffix("-quic")
+    case = job.case.removeprefix("rpc-")
+    if name == "unary-128B-seq":
+        return {case: echoes(stub, job, 1)}
+    if name == "unary-128B-c64":
+        return {case: echoes(stub, job, 64)}
+    if name == "unary-256KiB-c32":
+        return {case: echoes(stub, job, 32, 256 * bc.KIB)}
+    if name == "stream-1MiB":
+        sent, elapsed = one_stream(stub, job, bc.MIB)
+        return {case: sent / elapsed / 1e6}
+    if name == "small-beside-bulk-p99":
+        values = pingpong_beside_bulk(stub, job)
+        return {
+            name: values["pingpong-beside-bulk-p99"],
+            "small-beside-bulk-load": values["pingpong-beside-bulk-load"],
+        }
+    raise bc.Unsupported(f"no such work here: {job.case}")
+
+
+def echoes(stub: Any, job: bc.Job, in_flight: int, size: int = bc.SMALL) -> float:
     """Calls per second with a sliding window of futures, which serves it better than threads."""
-    message = PAYLOAD[: bc.SMALL]
+    message = PAYLOAD[:size]
     rate = bc.Rate(0)
     for seconds in (job.warmup, job.seconds):
         rate = bc.Rate(seconds)
@@ -282,6 +304,8 @@ def run_client(child: bc.Child, job: bc.Job) -> None:
     node = connect(job)
     service = Bench(node)
     stub = service.get_stub(job.addr.rpartition("/")[2])
+    if job.case.startswith("rpc-"):
+        child.result(calls(stub, job), f"{what}: {NOTES['echo']}, {NOTES['stream']}")
     if job.case in ("stream-1MiB", "stream-256KiB"):
         write = bc.MIB if job.case == "stream-1MiB" else 256 * bc.KIB
         sent, elapsed = one_stream(stub, job, write)

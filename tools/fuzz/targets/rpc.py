@@ -111,7 +111,7 @@ SERVER = Target(
     (RemoteProtocolError,),
     seeds=[
         b"\x00"
-        + encode_hello(SESSION, 0)
+        + encode_hello(SESSION, 0, 1)
         + encode_request(0, METHOD, ARGUMENTS.skeleton)
         + encode_request(1, METHOD, b"\x81\xa0\x90", timeout_ms=500, metadata=b"\x81\xa1a\x01")
         + encode_numbered(Kind.CANCEL, 0)
