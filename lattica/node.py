@@ -339,7 +339,8 @@ class Node(NodeInProcess):
         Args:
             protocol: the protocol, or several in order of preference; what was agreed is
                 in `stream.protocol`.
-            timeout: seconds for all of it.
+            timeout: seconds for all of it. Where no more streams are allowed, it waits so long for
+                one to end; by default `Timeouts.negotiate`.
 
         Raises what :meth:`connect` does, too.
 
@@ -347,19 +348,24 @@ class Node(NodeInProcess):
             UnsupportedProtocolError: the peer speaks none of them; for a protocol that it has
                 spoken before on the connection perhaps only when the stream is read.
             ConnectionClosedError: the connection has ended meanwhile.
-            ResourceLimitError: a budget is used up.
+            ResourceLimitError: a budget is used up, also after `timeout` seconds; the message says
+                which, and whose it is.
             TimeoutError: after `timeout` seconds.
         """
         peer_id = _peer(peer)
+        wait = None if timeout == math.inf else timeout
         with trio.move_on_after(timeout):
             try:
                 await self._dial(peer_id, [])
-                return await self.swarm.open_stream(peer_id, protocol)
+                return await self.swarm.open_stream(peer_id, protocol, wait_for_place=wait)
             except ConnectionClosedError:
                 # The connection was dead or superseded, and nothing has been sent on it
                 # for the caller; so another one is as good.
                 await self._dial(peer_id, [])
-                return await self.swarm.open_stream(peer_id, protocol)
+                return await self.swarm.open_stream(peer_id, protocol, wait_for_place=wait)
+        connection = self.swarm.registry.best(peer_id)
+        if connection is not None:
+            connection.raise_if_full()
         raise TimeoutError(f"no stream to {peer_id} within {timeout:g} s")
 
     def handle(

@@ -145,6 +145,10 @@ class StreamResetError(LatticaError, OSError):
         self.code = code
 
 
+class PeerLimitError(ResourceLimitError, StreamResetError):
+    """The peer has refused a stream: its budget is used up, not one of this node."""
+
+
 class IncompleteReadError(RemoteProtocolError):
     """The peer ended its direction of the stream in the middle of a message."""
 

@@ -14,7 +14,10 @@ from lattica.nat.base.errors import (
     ConnectionClosedError,
     LatticaError,
     LocalProtocolError,
+    PeerLimitError,
     RemoteProtocolError,
+    ResourceLimitError,
+    StreamResetError,
 )
 from lattica.nat.base.exception_groups import leaves
 from lattica.nat.base.in_process import InProcess
@@ -24,7 +27,7 @@ from lattica.nat.base.peer_log import peer_log
 from lattica.nat.mux.delivery import Delivery, DeliveryWatch
 from lattica.nat.mux.events import Event, EventKind
 from lattica.nat.mux.patience import NO_PATIENCE
-from lattica.nat.mux.session import MuxSession
+from lattica.nat.mux.session import RESOURCE_LIMIT, MuxSession
 from lattica.nat.mux.stream import Stream
 from lattica.nat.secure.multistream import Initiator
 from lattica.nat.secure.noise_identity import RemoteIdentity
@@ -37,6 +40,9 @@ _LASTING = 2.0
 """Seconds; a peer that drops connections sooner does not let us in."""
 _PONG_GRACE = 2.0
 """Seconds after which a ping should have been answered: about one to send it, one for the way."""
+_REFUSED_PAUSE = 1.0
+"""Seconds after which a peer is asked again that had no place for a stream, unless one of ours ends
+before."""
 _BY_THIS_SIDE = "closed by this side"
 _serial_numbers = itertools.count(1)
 
@@ -73,6 +79,7 @@ class Connection(InProcess, ABC):
         "local_addr",
         "patience",
         "peer_id",
+        "peer_is_full",
         "public_key",
         "remote_addr",
         "retired_at",
@@ -111,6 +118,8 @@ class Connection(InProcess, ABC):
         self.established_at = self.last_stream_at = trio.current_time()
         self.agent = ""
         """What the peer says it runs, once it has been identified."""
+        self.peer_is_full = False
+        """It has refused a stream for its limits, and has taken none since."""
         self.patience = NO_PATIENCE
         """For how long the peer asks to be waited for when it is silent."""
         self.known_protocols: set[str] = set()
@@ -160,7 +169,11 @@ class Connection(InProcess, ABC):
         return len(self.session.streams)
 
     async def open(
-        self, protocols: str | Sequence[str], *, optimistic: bool | None = None
+        self,
+        protocols: str | Sequence[str],
+        *,
+        optimistic: bool | None = None,
+        wait_for_place: float | None = None,
     ) -> Stream:
         """Open a stream, and agree with the peer on the first of `protocols` that it speaks.
 
@@ -172,31 +185,58 @@ class Connection(InProcess, ABC):
                 later, before a refusal has arrived, may be read as a further proposal: not for
                 a protocol whose data begins with what others choose, without such a sign.
 
-        Where the budgets allow no more streams it waits up to `Timeouts.negotiate` for another
-        one to end, and as long for the answer. When it fails or is cancelled, the stream is reset.
+            wait_for_place: seconds to wait for another stream to end where the budgets, of either
+                side, allow no more; None: `Timeouts.negotiate`.
+
+        It waits `Timeouts.negotiate` for the answer. When it fails or is cancelled, the stream is
+        reset.
 
         Raises:
             UnsupportedProtocolError: the peer speaks none of them.
             ConnectionClosedError: the connection has ended.
             StreamResetError: the peer has reset the stream.
-            ResourceLimitError: a budget is used up, and stays so; the message names it.
+            ResourceLimitError: a budget is used up, and stays so; the message names it, and whose
+                it is.
             RemoteProtocolError: the answer is none.
             TimeoutError: there was no answer in time.
         """
         names = (protocols,) if isinstance(protocols, str) else tuple(protocols)
-        negotiation = Initiator(names)
+        Initiator(names)  # they are names
         if optimistic and len(names) > 1:
             raise LocalProtocolError("several protocols cannot be assumed to be accepted")
         # Before the proposal, so that nothing comes between that and what is sent with it.
         await trio.lowlevel.checkpoint()
-        if optimistic is None:
-            optimistic = len(names) == 1 and names[0] in self.known_protocols
-        await self._wait_for_place()
-        stream = self.open_stream()
-        stream.begin_negotiation(negotiation)
-        if optimistic:
-            stream.assume_protocol(names[0])
-            return stream
+        if wait_for_place is None:
+            wait_for_place = self.session.timeouts.negotiate
+        deadline = trio.current_time() + wait_for_place
+        while True:
+            await self._wait_for_place(deadline)
+            stream = self.open_stream()
+            stream.begin_negotiation(Initiator(names))
+            if optimistic or (
+                optimistic is None
+                and len(names) == 1
+                and names[0] in self.known_protocols
+                and not self.peer_is_full
+            ):
+                stream.assume_protocol(names[0])
+                return stream
+            try:
+                await self._negotiated(stream, names)
+            except StreamResetError as error:
+                if error.code != RESOURCE_LIMIT:
+                    raise
+                if trio.current_time() >= deadline:
+                    self.peer_is_full = True
+                    self.raise_if_full()
+                with trio.move_on_at(min(deadline, trio.current_time() + _REFUSED_PAUSE)):
+                    await self._places.park()
+            else:
+                self.peer_is_full = False
+                return stream
+
+    async def _negotiated(self, stream: Stream, names: Sequence[str]) -> None:
+        """Wait until a protocol is agreed on; the stream is reset if none is."""
         limit = self.session.timeouts.negotiate
         try:
             with trio.move_on_after(limit):
@@ -209,10 +249,20 @@ class Connection(InProcess, ABC):
         except BaseException:
             stream.reset()
             raise
-        return stream
 
-    async def _wait_for_place(self) -> None:
-        with trio.move_on_after(self.session.timeouts.negotiate):
+    def raise_if_full(self) -> None:
+        """Raise :class:`ResourceLimitError` if the limits of a side allow no more streams."""
+        if not self.session.has_place:
+            raise ResourceLimitError(self.session.full())
+        if self.peer_is_full:
+            raise PeerLimitError(
+                f"the peer's limits allow no more streams: the connection has "
+                f"{self.stream_count}, and this node's limits allow more",
+                RESOURCE_LIMIT,
+            )
+
+    async def _wait_for_place(self, deadline: float) -> None:
+        with trio.move_on_at(deadline):
             while not self.session.has_place and self.closed_reason is None:
                 await self._places.park()
 
@@ -320,6 +370,8 @@ class Connection(InProcess, ABC):
                     self.last_stream_at = trio.current_time()
                     self._on_stream(Stream(self, core))
                 elif isinstance(core.owner, Stream):
+                    if kind is EventKind.RESET and core.error_code == RESOURCE_LIMIT:
+                        self.peer_is_full = True
                     core.owner.wake()
                     if core.session is not session:  # it was aborted for its memory
                         core.owner.connection.wake_writer()

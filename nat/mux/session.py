@@ -25,6 +25,8 @@ from lattica.nat.mux.lingering import Lingering
 from lattica.nat.mux.senders import Senders
 from lattica.nat.mux.stream_state import MuxStream
 
+RESOURCE_LIMIT = 0x1002
+"""The error code of a stream for which there is no place (libp2p's StreamResourceLimitExceeded)."""
 INITIAL_WINDOW = 256 * KIB
 """Bytes a peer may send on a new stream; yamux fixes it, QUIC follows."""
 _EARLY_PINGS = 4
@@ -64,6 +66,8 @@ class MuxSession(ABC):
         self._max_streams = limits.max_streams_per_connection
         self._promise_limit = limits.receive_memory_per_connection
         self._promised = 0
+        self._released = 0
+        """The part of that whose streams take no more memory."""
         self._budget.sessions.add(self)
         self.streams: dict[int, MuxStream] = {}
         self._next_id = first_id
@@ -126,20 +130,20 @@ class MuxSession(ABC):
         if self._next_id > self._last_id:
             raise ConnectionClosedError("all stream ids of this connection are used; reconnect")
         if not self.has_place:
-            raise ResourceLimitError(self._full())
+            raise ResourceLimitError(self.full())
         stream = self._add_stream(self._next_id, initiated=True)
         self._next_id += self._id_step
         self.schedule(stream, was_idle=True)
         return stream
 
-    def _full(self) -> str:
-        """Which budget allows no more streams."""
+    def full(self) -> str:
+        """Which budget of this node allows no more streams."""
         streams = f"the connection has {len(self.streams)} streams"
         if len(self.streams) >= self._max_streams:
-            return f"{streams}, limits.max_streams_per_connection allows no more"
+            return f"{streams}, this node's limits.max_streams_per_connection allows no more"
         return (
-            f"{streams}, whose windows take {self._promised} bytes of the {self._promise_limit} "
-            "that limits.receive_memory_per_connection allows"
+            f"{streams}, whose windows take {self._held} bytes of the {self._promise_limit} "
+            "that this node's limits.receive_memory_per_connection allows"
         )
 
     @property
@@ -147,8 +151,13 @@ class MuxSession(ABC):
         """The budgets allow another stream."""
         return (
             len(self.streams) < self._max_streams
-            and self._promised + INITIAL_WINDOW <= self._promise_limit
+            and self._held + INITIAL_WINDOW <= self._promise_limit
         )
+
+    @property
+    def _held(self) -> int:
+        """Bytes that peers of streams may make us hold."""
+        return self._promised - self._released
 
     def _add_stream(self, stream_id: int, *, initiated: bool) -> MuxStream:
         stream = MuxStream(
@@ -158,10 +167,19 @@ class MuxSession(ABC):
         self._promised += stream.receive_window
         return stream
 
+    def _release(self, stream: MuxStream) -> None:
+        """Nothing that the stream's peer may send can take memory any more."""
+        if not stream.released and self.streams.get(stream.id) is stream:
+            stream.released = True
+            self._released += stream.receive_window
+            self.on_place()
+
     def _remove_stream(self, stream: MuxStream) -> None:
         """The wire is done with the stream; what it holds may still be read."""
         if self.streams.pop(stream.id, None) is not None:
             self._promised -= stream.receive_window
+            if stream.released:
+                self._released -= stream.receive_window
             self.on_place()
             self.window_updates_due.pop(stream.id, None)
             self._lingering.discard(stream)
@@ -203,6 +221,7 @@ class MuxSession(ABC):
         The peer may go on sending for a while (:mod:`lattica.nat.mux.lingering`).
         """
         stream.receive_discarded = True
+        self._release(stream)
         unread = sum(map(len, stream.receive_queue))
         self._budget.used -= unread
         stream.receive_queue.clear()
@@ -292,6 +311,7 @@ class MuxSession(ABC):
         if stream.received_fin or stream.reset_reason is not None:
             return
         stream.received_fin = True
+        self._release(stream)
         self.window_updates_due.pop(stream.id, None)
         self._lingering.discard(stream)
         if stream.fin_sent:
@@ -299,7 +319,10 @@ class MuxSession(ABC):
         events.append(Event(EventKind.READABLE, stream))
 
     def _on_reset(self, stream: MuxStream, code: int, events: list[Event]) -> None:
-        if self._abort(stream, "reset by the peer", code):
+        reason = "reset by the peer"
+        if code == RESOURCE_LIMIT:
+            reason += ", whose limits allow no more streams"
+        if self._abort(stream, reason, code):
             events.append(Event(EventKind.RESET, stream))
 
     def _on_stop(self, stream: MuxStream, code: int, events: list[Event]) -> None:
@@ -353,7 +376,7 @@ class MuxSession(ABC):
             and not stream.receive_discarded
         ):
             # Half of the budget stays with new streams.
-            left = self._promise_limit // 2 - self._promised
+            left = self._promise_limit // 2 - self._held
             growth = min(window, self._windows.maximum - window, left)
             if growth > 0:
                 stream.receive_window += growth

@@ -14,6 +14,7 @@ from lattica.nat.base.errors import (
     ConnectionClosedError,
     IncompleteReadError,
     LatticaError,
+    PeerLimitError,
     RemoteProtocolError,
     StreamClosedError,
     StreamResetError,
@@ -24,6 +25,7 @@ from lattica.nat.base.in_process import InProcess
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.wire import encode_length_prefixed, find_message
 from lattica.nat.config import KIB
+from lattica.nat.mux.session import RESOURCE_LIMIT
 from lattica.nat.mux.stream_state import Buffer, MuxStream
 from lattica.nat.secure.multistream import Initiator
 
@@ -262,7 +264,9 @@ class Stream(InProcess):
         if reason is not None:
             if self.connection.closed_reason is not None:
                 raise ConnectionClosedError(f"the connection is gone: {reason}")
-            raise StreamResetError(f"the stream was aborted: {reason}", self._core.error_code)
+            code = self._core.error_code
+            kind = PeerLimitError if code == RESOURCE_LIMIT else StreamResetError
+            raise kind(f"the stream was aborted: {reason}", code)
 
     # --- receiving ---
 

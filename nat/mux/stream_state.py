@@ -42,6 +42,7 @@ class MuxStream:
         "receive_window",
         "received_again",
         "received_fin",
+        "released",
         "reset_reason",
         "scheduled",
         "send_credit",
@@ -82,6 +83,8 @@ class MuxStream:
         # Receive side.
         self.receive_queue: deque[Buffer] = deque()
         self.receive_window = window
+        self.released = False
+        """The window does not count any more against what the peer may make us hold."""
         self.receive_credit = window
         """Bytes the peer may still send."""
         self.consumed = 0

@@ -16,7 +16,7 @@ from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.config import Limits, Timeouts, Windows
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.events import Event, EventKind
-from lattica.nat.mux.session import MuxSession
+from lattica.nat.mux.session import RESOURCE_LIMIT, MuxSession
 from lattica.nat.mux.stream_state import MuxStream
 from lattica.nat.mux.yamux_frames import (
     HEADER_SIZE,
@@ -208,7 +208,9 @@ class Session(MuxSession):
                 raise RemoteProtocolError(f"yamux: the peer cannot open stream {stream_id}")
             self._highest_peer_id = max(self._highest_peer_id, stream_id)
             if not self.has_place:
-                self._control.append(pack_header(0, _WINDOW_UPDATE, _RST, stream_id, 0))
+                self._control.append(
+                    pack_header(0, _WINDOW_UPDATE, _RST, stream_id, RESOURCE_LIMIT)
+                )
                 return None
             stream = self._add_stream(stream_id, initiated=False)
             events.append(Event(EventKind.ACCEPTED, stream))

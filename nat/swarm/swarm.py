@@ -661,10 +661,16 @@ class Swarm:
             await self.wait_changed()
         return connection
 
-    async def open_stream(self, peer_id: PeerId, protocols: str | Sequence[str]) -> Stream:
+    async def open_stream(
+        self,
+        peer_id: PeerId,
+        protocols: str | Sequence[str],
+        *,
+        wait_for_place: float | None = None,
+    ) -> Stream:
         """Open a stream to a connected peer, on the best path there is.
 
-        Raises what :meth:`Connection.open` does, too.
+        `wait_for_place` as in :meth:`Connection.open`, whose errors are raised too.
 
         Raises:
             NotConnectedError: the peer is not connected.
@@ -673,7 +679,7 @@ class Swarm:
         if connection is None:
             await trio.lowlevel.checkpoint()  # whoever tries again at once must not stop the rest
             raise NotConnectedError(f"not connected to {peer_id}; connect first")
-        return await connection.open(protocols)
+        return await connection.open(protocols, wait_for_place=wait_for_place)
 
     def _on_stream(self, stream: Stream) -> None:
         """A peer has opened a stream."""

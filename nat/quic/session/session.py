@@ -35,7 +35,7 @@ from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.config import Limits, Timeouts, Windows
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.events import Event, EventKind
-from lattica.nat.mux.session import MuxSession
+from lattica.nat.mux.session import RESOURCE_LIMIT, MuxSession
 from lattica.nat.mux.stream_state import MuxStream
 from lattica.nat.quic.fec.policy import PathState
 from lattica.nat.quic.qh3.core import MIN_DATAGRAM, QuicCore
@@ -327,7 +327,7 @@ class QuicSession(MuxSession):
                 raise RemoteProtocolError(f"QUIC: nobody opened stream {stream_id}")
         elif self._quic_streams.begin(stream_id):
             if self.went_away or not self.has_place:
-                self._quic_streams.abort(stream_id, stop=True)
+                self._quic_streams.abort(stream_id, stop=True, code=RESOURCE_LIMIT)
                 return None
             stream = self._add_stream(stream_id, initiated=False)
             events.append(Event(EventKind.ACCEPTED, stream))

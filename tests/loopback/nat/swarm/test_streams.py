@@ -13,6 +13,7 @@ from trio.testing import wait_all_tasks_blocked
 from lattica.errors import (
     ConnectionClosedError,
     LocalProtocolError,
+    PeerLimitError,
     RemoteProtocolError,
     ResourceLimitError,
     StreamResetError,
@@ -384,13 +385,13 @@ async def test_streams_of_a_connection_are_limited_on_both_sides():
 async def test_the_side_that_is_asked_for_too_many_refuses_each():
     async with (
         running(limits=Limits(max_streams_per_connection=5)) as server,
-        running(listen=()) as client,
+        running(listen=(), timeouts=Timeouts(negotiate=0.5)) as client,
     ):
         peer_id = server.identity.peer_id
         await client.dial(peer_id, server.addrs)
         held = [await client.open_stream(peer_id, [ECHO]) for _ in range(5)]
         for _ in range(3):
-            with pytest.raises(StreamResetError):
+            with pytest.raises(PeerLimitError):
                 await ask_echo(client, peer_id)
         for stream in held:
             await stream.send_all(b"well")

@@ -13,7 +13,7 @@ from lattica.nat.mux import lingering
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.events import Event, EventKind
 from lattica.nat.mux.senders import SPARSE_BYTES, SPARSE_INTERVAL
-from lattica.nat.mux.session import INITIAL_WINDOW
+from lattica.nat.mux.session import INITIAL_WINDOW, RESOURCE_LIMIT
 from lattica.nat.mux.stream_state import MuxStream
 from lattica.nat.mux.yamux_frames import HEADER_SIZE, GoAwayCode
 from tests.support.clock import Clock
@@ -370,7 +370,7 @@ def test_max_streams_for_both_sides() -> None:
     with pytest.raises(ResourceLimitError, match="3 streams"):
         side.session.open()
     side.receive(data_frame(5, b"refused", SYN) + data_frame(5, b"more") + data_frame(5, b"", FIN))
-    assert parse(drain(side.session)) == [Frame(WINDOW_UPDATE, RST, 5, 0)]
+    assert parse(drain(side.session)) == [Frame(WINDOW_UPDATE, RST, 5, RESOURCE_LIMIT)]
     assert len(side.accepted) == 2
     # When one ends, there is room again.
     side.session.reset(side.accepted[0])
