@@ -186,7 +186,8 @@ class Connection(InProcess, ABC):
                 a protocol whose data begins with what others choose, without such a sign.
 
             wait_for_place: seconds to wait for another stream to end where the budgets, of either
-                side, allow no more; None: `Timeouts.negotiate`.
+                side, allow no more; None: `Timeouts.negotiate`, and what a peer that has refused
+                streams before says to this one is left to whoever uses it.
 
         It waits `Timeouts.negotiate` for the answer. When it fails or is cancelled, the stream is
         reset.
@@ -206,9 +207,9 @@ class Connection(InProcess, ABC):
             raise LocalProtocolError("several protocols cannot be assumed to be accepted")
         # Before the proposal, so that nothing comes between that and what is sent with it.
         await trio.lowlevel.checkpoint()
-        if wait_for_place is None:
-            wait_for_place = self.session.timeouts.negotiate
-        deadline = trio.current_time() + wait_for_place
+        waits = wait_for_place is not None
+        limit = self.session.timeouts.negotiate if wait_for_place is None else wait_for_place
+        deadline = trio.current_time() + limit
         while True:
             await self._wait_for_place(deadline)
             stream = self.open_stream()
@@ -217,7 +218,7 @@ class Connection(InProcess, ABC):
                 optimistic is None
                 and len(names) == 1
                 and names[0] in self.known_protocols
-                and not self.peer_is_full
+                and not (self.peer_is_full and waits)
             ):
                 stream.assume_protocol(names[0])
                 return stream
@@ -417,7 +418,9 @@ class Connection(InProcess, ABC):
             )
             self.abort(str(error))
             return
-        if self._delivery_watch.look(self.delivery(), trio.current_time()):
+        # A peer that is not heard may be busy: how long that may last is not for this to say.
+        delivery = None if self.session.is_silent else self.delivery()
+        if self._delivery_watch.look(delivery, trio.current_time()):
             self._give_up()
         elif self.session.wants_write:
             self.wake_writer()
