@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from weakref import WeakKeyDictionary
 
 import trio
 
@@ -21,7 +22,7 @@ from lattica.nat.base.errors import DialAttempt, DialError, LatticaError
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.net.addresses import Kind, kind_of
 from lattica.nat.base.net.multiaddr import Multiaddr
-from lattica.nat.base.token_bucket import TokenBucket, take
+from lattica.nat.base.peer_log import peer_log
 from lattica.nat.mux.connection import Connection
 from lattica.nat.swarm.registry import Registry
 
@@ -33,8 +34,8 @@ _LOOK = 0.05
 """Seconds between two looks whether it has."""
 _REMEMBERED = 1024
 """Peers of which it is known that the log has it."""
-_BURST, _PER_SECOND = 10, 1 / 60
-"""Lines of the log: keys cost nothing, and whoever makes many could fill it."""
+_MAX_TRIED = 64
+"""Addresses of a connection's peer at which nobody has answered, that are remembered."""
 
 Probe = Callable[[PeerId, Sequence[Multiaddr]], Awaitable[Connection]]
 
@@ -50,7 +51,8 @@ class SameKey:
         self._registry = registry
         self._probe = probe
         self._told: OrderedDict[PeerId, None] = OrderedDict()
-        self._bucket = TokenBucket(_BURST, _PER_SECOND)
+        self._tried: WeakKeyDictionary[Connection, set[Multiaddr]] = WeakKeyDictionary()
+        """Where nobody has answered who could be compared: not asked for again."""
 
     # --- telling ---
 
@@ -73,12 +75,15 @@ class SameKey:
 
     def _tell(self, one: Connection, other: Connection) -> None:
         peer_id = one.peer_id
-        if peer_id in self._told or not take([self._bucket], 1.0, trio.current_time()):
+        if peer_id in self._told:
             return
         self._told[peer_id] = None
         if len(self._told) > _REMEMBERED:
             self._told.popitem(last=False)
-        logger.warning(
+        peer_log.log(
+            logger,
+            logging.WARNING,
+            peer_id,
             "one peer ID at two places: two programs run with one key, and who asks for the peer "
             "reaches now this one, now that one; give each a key of its own (--ephemeral, "
             "--identity FILE) peer=%s addrs=%s, %s",
@@ -112,6 +117,9 @@ class SameKey:
         """
         if not connection.instance or not addrs or _is_known_at(connection, addrs):
             return
+        tried = self._tried.setdefault(connection, set())
+        if tried.issuperset(addrs):
+            return
         found: Connection | None = None
         with trio.move_on_after(_PATIENCE):
             try:
@@ -119,6 +127,8 @@ class SameKey:
             except LatticaError as error:
                 logger.debug("not confirmed: %s peer=%s", error, connection.peer_id)
         if found is None:
+            if len(tried) < _MAX_TRIED:
+                tried.update(addrs)
             return
         found.abort("it was made to see who is there")
         if not _differ(found, connection):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ssl
 from typing import TYPE_CHECKING
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote_to_bytes
 
 from lattica.nat.base.errors import AddressError
 from lattica.nat.base.net.addresses import (
@@ -137,7 +137,7 @@ def _suffix(addr: Multiaddr) -> Multiaddr:
 
 
 def _url_path(encoded: str) -> str:
-    return "/" + quote(unquote(encoded).lstrip("/"))
+    return "/" + quote(unquote_to_bytes(encoded).lstrip(b"/"))
 
 
 def _server_name(addr: Multiaddr) -> str | None:

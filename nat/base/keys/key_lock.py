@@ -135,7 +135,7 @@ def _refusal(path: Path, holder: int | None) -> str:
         end = "leave that one first"
     else:
         who = "another program" if holder is None else _described(holder)
-        end = "use that one, or end it"
+        end = "join that one (it can be connected to like any peer), or end it"
     return (
         f"the key in {path} is in use by {who}: one key is one peer, and cannot be at two places; "
         f"{end}, or give this one a key of its own: --ephemeral (identity_path = None) for one "

@@ -29,7 +29,7 @@ from lattica.nat.base.net.addresses import (
     with_peer,
 )
 from lattica.nat.base.net.multiaddr import Multiaddr
-from lattica.nat.base.net.names import resolve_origins
+from lattica.nat.base.net.names import needs_resolving, resolve_origins
 from lattica.nat.config import SwarmConfig
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.swarm.addresses.doubtful import DoubtfulAddresses
@@ -321,6 +321,8 @@ class Dialer:
         for transport in self._transports:
             if transport.can_dial(addr):
                 return transport
+        if needs_resolving(addr):
+            raise AddressError(f"the name {addr.components[0][1]} was not resolved")
         raise AddressError("no transport for this kind of address")
 
     def tcp_listen_port(self, version: int) -> int | None:

@@ -164,7 +164,7 @@ async def test_a_relay_is_found_by_its_domain(monkeypatch):
 
 async def test_nobody_there(monkeypatch):
     async with name_server(monkeypatch, {}), Node(node_config(listen=())) as client:
-        with pytest.raises(DialError, match=r"/dnsaddr/none\.example"):
+        with pytest.raises(DialError, match=r"the name none\.example was not resolved"):
             await client.connect(f"/dnsaddr/none.example/p2p/{STRANGER}")
 
 

@@ -122,14 +122,25 @@ async def test_one_that_was_started_anew_is_no_second_one(caplog, monkeypatch):
 
 async def test_addresses_of_one_peer_are_its_own(caplog):
     """Several addresses, and one that only the caller knows of."""
+    unused = unused_port()
     config = node_config(listen=(TCP, QUIC))
     async with Node(config) as server, Node(node_config(listen=())) as client:
         for addr in server.addrs:
             assert await client.connect(addr) == server.peer_id
         port = str(server.addrs[0]).split("/")[4]
         await client.connect(f"/dns4/localhost/tcp/{port}/p2p/{server.peer_id}")
-        # Nobody answers there, and the peer is connected.
-        await client.connect(f"/ip4/127.0.0.1/tcp/{unused_port()}/p2p/{server.peer_id}")
+        # Nobody answers there, and the peer is connected; it is tried once.
+        probes = []
+        probe = client.swarm._same_key._probe
+
+        async def counted(*args):
+            probes.append(args)
+            return await probe(*args)
+
+        client.swarm._same_key._probe = counted
+        for _ in range(3):
+            await client.connect(f"/ip4/127.0.0.1/tcp/{unused}/p2p/{server.peer_id}")
+        assert len(probes) == 1
     assert told(caplog) == []
 
 
