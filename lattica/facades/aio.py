@@ -411,6 +411,9 @@ class AsyncEvents(InProcess):
         self._core: EventsCore[SwarmEvent] = EventsCore()
         self._opened: Future[None] = bridge.submit_plain(self._core.open, node.events)
 
+    def __repr__(self) -> str:
+        return f"<AsyncEvents of {self._bridge.name}>"
+
     async def receive(self, *, timeout: float | None = None) -> SwarmEvent:
         """The next event.
 

@@ -422,6 +422,9 @@ class BlockingEvents(InProcess):
         self._core: EventsCore[SwarmEvent] = EventsCore()
         bridge.call_plain(self._core.open, node.events)
 
+    def __repr__(self) -> str:
+        return f"<BlockingEvents of {self._bridge.name}>"
+
     def receive(self, *, timeout: float | None = None) -> SwarmEvent:
         """The next event.
 

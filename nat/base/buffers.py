@@ -57,10 +57,15 @@ def flat_bytes(data: AnyBuffer) -> bytes | memoryview:
         TypeError: it has no bytes.
         LocalProtocolError: its bytes mean nothing elsewhere, or are not in memory.
     """
-    kind = type(data)
-    if kind is bytes:
-        return data  # type: ignore[return-value]  # mypy does not follow `kind`
-    if kind is not bytearray and kind is not memoryview:
+    # What nearly all are, first.
+    if type(data) is bytes:
+        return data
+    if type(data) is memoryview:
+        if data.c_contiguous and data.format == "B" and data.ndim == 1:
+            return data
+    elif type(data) is bytearray:
+        return memoryview(data)
+    else:
         if _is_a(data, "torch", "Tensor"):
             return _memory_of(_plain_tensor(data))
         if _is_a(data, "numpy", "ndarray"):
@@ -82,8 +87,13 @@ def writable_view(buffer: AnyWritableBuffer) -> tuple[memoryview, Callable[[], o
         LocalProtocolError: it is read-only or empty, its bytes mean nothing elsewhere, or are not
             in memory.
     """
-    kind = type(buffer)
-    if kind is not bytearray and kind is not memoryview:
+    if type(buffer) is bytearray and buffer:
+        return memoryview(buffer), None
+    if type(buffer) is memoryview:
+        if buffer.c_contiguous and buffer.format == "B" and buffer.ndim == 1:
+            _check_target(buffer.readonly, buffer.nbytes)
+            return buffer, None
+    else:
         if _is_a(buffer, "torch", "Tensor"):
             return _tensor_target(buffer)
         if _is_a(buffer, "numpy", "ndarray"):

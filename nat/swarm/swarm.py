@@ -152,6 +152,9 @@ class Swarm:
 
     # --- life ---
 
+    def __repr__(self) -> str:
+        return f"<Swarm of {self.identity.peer_id}>"
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run until :meth:`close` or cancellation. May be called once.
 

@@ -37,6 +37,9 @@ class Cid:
         """The 36-byte binary form."""
         return _PREFIX + self.digest
 
+    def __repr__(self) -> str:
+        return f"Cid.parse({str(self)!r})"
+
     def __str__(self) -> str:
         """The text form: `b`, then 58 characters of base32."""
         return "b" + base64.b32encode(bytes(self)).decode().rstrip("=").lower()

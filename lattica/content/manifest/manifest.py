@@ -10,7 +10,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 from lattica.content.manifest.cid import DIGEST_SIZE
@@ -38,9 +38,9 @@ class Chunk:
 class ChunkTable:
     """The chunks of one file, in order and without gaps."""
 
-    ends: array[int] = field(repr=False)
+    ends: array[int]
     """Typecode `Q`: the offset in the file where each chunk ends; strictly increasing."""
-    digests: bytes = field(repr=False)
+    digests: bytes
     """32 bytes a chunk."""
 
     @classmethod
@@ -52,6 +52,9 @@ class ChunkTable:
             position += length
             ends.append(position)
         return cls(ends, digests)
+
+    def __repr__(self) -> str:
+        return f"<ChunkTable of {len(self)} chunks, {self.size} bytes>"
 
     def __len__(self) -> int:
         return len(self.ends)

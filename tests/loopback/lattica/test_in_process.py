@@ -154,6 +154,8 @@ async def test_what_publishing_says(tmp_path: Any) -> None:
     file.write_bytes(os.urandom(3_000_000))
     publication = await make_publication(file)
     assert len(repr(publication)) < 500
+    assert "Cid.parse('b" in repr(publication)
+    assert "<ChunkTable of 3 chunks, 3000000 bytes>" in repr(publication)
     async with memory_net() as net, Publisher(net.host()) as publisher:
         ticket = await publisher.publish(file)
         assert repr(publisher) == "<Publisher of model>"
