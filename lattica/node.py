@@ -376,6 +376,7 @@ class Node(NodeInProcess):
         owner: object = APPLICATION,
         replace: bool = False,
         cancel_when_gone: bool = False,
+        limit: int | None = None,
     ) -> None:
         """Serve a protocol: `handler(stream)` runs in a task of its own for each stream.
 
@@ -390,13 +391,20 @@ class Node(NodeInProcess):
             cancel_when_gone: cancel the handler when its peer has no more use for an answer: it
                 has reset the stream or stopped reading, or the connection is gone
                 (:meth:`Stream.wait_gone`).
+            limit: how many handlers of the protocol run at once; further streams wait, unread, so
+                that their senders are held up by flow control. None: as many as there are streams.
 
         Raises:
             LocalProtocolError: another owner serves it and `replace` is not set, the name cannot
                 be that of a protocol, or the handler cannot be called.
         """
         self.swarm.protocols.handle(
-            protocol, handler, owner=owner, replace=replace, cancel_when_gone=cancel_when_gone
+            protocol,
+            handler,
+            owner=owner,
+            replace=replace,
+            cancel_when_gone=cancel_when_gone,
+            limit=limit,
         )
 
     def unhandle(self, protocol: str, *, owner: object = APPLICATION) -> None:

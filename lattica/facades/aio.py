@@ -191,15 +191,18 @@ class AsyncLattica(NodeFacade):
         *,
         replace: bool = False,
         cancel_when_gone: bool = False,
+        limit: int | None = None,
     ) -> None:
         """Have `await handler(stream)` run, on the calling loop, for every stream of `protocol`.
 
         Each runs as a task of its own. When it returns the stream is closed, when it raises the
         stream is reset and the error logged. The tasks are cancelled when the node stops. For
-        `replace` and `cancel_when_gone` see `Node.handle`.
+        `replace`, `cancel_when_gone` and `limit` see `Node.handle`.
         """
         loop = asyncio.get_running_loop()
-        handle = partial(self._node.handle, replace=replace, cancel_when_gone=cancel_when_gone)
+        handle = partial(
+            self._node.handle, replace=replace, cancel_when_gone=cancel_when_gone, limit=limit
+        )
         self._check_handler(handler)
         await self._bridge.acall_plain(
             handle,

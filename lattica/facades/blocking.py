@@ -7,7 +7,6 @@ for every call. Everything here may be used from any number of threads at once.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,11 +14,10 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-import trio
-
 from lattica.facades.bridge import Bridge
 from lattica.facades.call import seconds
 from lattica.facades.facade import EventsCore, NodeFacade
+from lattica.facades.handler_threads import MAX_HANDLER_THREADS, HandlerThreads
 from lattica.facades.handoff import StreamCore, StreamHandle
 from lattica.nat.base.buffers import AnyBuffer, AnyWritableBuffer, flat_bytes, writable_view
 from lattica.nat.base.errors import LocalProtocolError
@@ -33,14 +31,11 @@ if TYPE_CHECKING:
     from lattica.content.manifest.cid import Cid
     from lattica.nat.base.keys.identity import Identity, PeerId
     from lattica.nat.base.net.multiaddr import Multiaddr
-    from lattica.nat.mux.stream import Stream
     from lattica.nat.swarm.events import SwarmEvent
     from lattica.nat.swarm.status import PathStatus, PeerStatus
     from lattica.node import Node
 
 logger = logging.getLogger(__name__)
-
-MAX_HANDLER_THREADS = 64
 
 
 class Lattica(NodeFacade):
@@ -77,7 +72,7 @@ class Lattica(NodeFacade):
         max_handler_threads: int = MAX_HANDLER_THREADS,
     ) -> None:
         super().__init__(config, identity=identity)
-        self._handlers = _HandlerThreads(self._bridge, max_handler_threads)
+        self._handlers = HandlerThreads(self._bridge, max_handler_threads, BlockingStream)
 
     # Life
 
@@ -208,14 +203,17 @@ class Lattica(NodeFacade):
         handler: Callable[[BlockingStream], object],
         *,
         replace: bool = False,
+        limit: int | None = None,
     ) -> None:
         """Have `handler(stream)` called, in a thread, for every stream of `protocol`.
 
         When it returns the stream is closed, when it raises the stream is reset and the error
-        logged. At most `max_handler_threads` handlers run at once; further streams wait, unread,
-        so that their senders are held up by flow control. For `replace` see `Node.handle`.
+        logged. Threads are made as they are needed. At most `max_handler_threads` handlers run at
+        once, and `limit` of this protocol; further streams wait, unread, so that their senders are
+        held up by flow control. A WARNING says when the threads are nearly all busy, and with
+        what. For `replace` and `limit` see `Node.handle`.
         """
-        handle = partial(self._node.handle, replace=replace)
+        handle = partial(self._node.handle, replace=replace, limit=limit)
         self._check_handler(handler)
         self._bridge.call_plain(
             handle,
@@ -468,56 +466,3 @@ class BlockingEvents(InProcess):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-class _HandlerThreads:
-    """Runs stream handlers in trio's worker threads, at most `limit` at once."""
-
-    def __init__(self, bridge: Bridge[Any], limit: int) -> None:
-        self._bridge = bridge
-        self._limiter = trio.CapacityLimiter(limit)
-        self._running: set[int] = set()
-        self._changed = threading.Condition()
-
-    async def serve(self, handler: Callable[[BlockingStream], object], stream: Stream) -> None:
-        """In the trio thread: have the handler run, and wait for it.
-
-        If cancelled (the node stops), the thread is left alone: its next use of the stream
-        raises.
-        """
-        core = StreamCore(self._bridge, stream)
-        with core.handled():
-            await trio.to_thread.run_sync(
-                self._run,
-                handler,
-                BlockingStream(core),
-                abandon_on_cancel=True,
-                limiter=self._limiter,
-            )
-            await core.queue.flush()
-
-    def _run(self, handler: Callable[[BlockingStream], object], stream: BlockingStream) -> None:
-        me = threading.get_ident()
-        with self._changed:
-            self._running.add(me)
-        try:
-            self._bridge.check()
-            handler(stream)
-        except Exception:
-            raise
-        except BaseException as exc:  # a handler's sys.exit() must not end the node
-            raise RuntimeError(f"the handler raised {exc!r}") from exc
-        finally:
-            with self._changed:
-                self._running.discard(me)
-                self._changed.notify_all()
-
-    def wait(self, grace: float) -> None:
-        """Wait up to `grace` seconds for the handlers; not for the one that calls this."""
-        me = threading.get_ident()
-        with self._changed:
-            if not self._changed.wait_for(lambda: not self._running - {me}, grace):
-                logger.warning(
-                    "%d stream handlers have not returned; their threads are left behind",
-                    len(self._running - {me}),
-                )

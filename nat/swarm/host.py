@@ -51,6 +51,7 @@ class Host(Protocol):
         owner: object,
         replace: bool = False,
         cancel_when_gone: bool = False,
+        limit: int | None = None,
     ) -> None:
         """Run `handler(stream)` for each stream that a peer opens for `protocol`.
 
@@ -58,7 +59,8 @@ class Host(Protocol):
         logged; when the node ends, it is cancelled. `owner` is the service, whose `str` is named
         to whoever else wants the protocol. Raises :class:`~lattica.errors.LocalProtocolError` if
         somebody else serves it, unless `replace`. With `cancel_when_gone` it is also cancelled
-        when the peer has no more use for an answer (:meth:`Stream.wait_gone`).
+        when the peer has no more use for an answer (:meth:`Stream.wait_gone`). At most `limit` run
+        at once; further streams wait, unread.
         """
         ...
 

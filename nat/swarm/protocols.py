@@ -33,8 +33,17 @@ class _Served:
     handler: StreamHandler
     owner: object
     cancel_when_gone: bool
+    slots: trio.CapacityLimiter | None = None
+    """As many as handlers may run at once; None: any number."""
 
     async def run(self, stream: Stream) -> None:
+        if self.slots is None:
+            await self._handle(stream)
+            return
+        async with self.slots:
+            await self._handle(stream)
+
+    async def _handle(self, stream: Stream) -> None:
         if not self.cancel_when_gone:
             await self.handler(stream)
             return
@@ -78,6 +87,7 @@ class ProtocolTable:
         owner: object = APPLICATION,
         replace: bool = False,
         cancel_when_gone: bool = False,
+        limit: int | None = None,
     ) -> None:
         """Serve a protocol from the next stream on; streams that are open go on.
 
@@ -87,19 +97,23 @@ class ProtocolTable:
             replace: take the protocol from another owner too.
             cancel_when_gone: cancel the handler when its peer has no more use for an answer
                 (:meth:`Stream.wait_gone`).
+            limit: how many handlers run at once; further streams wait, unread.
 
         Raises:
-            LocalProtocolError: another owner serves it, the name cannot be one, or the handler
-                cannot be called.
+            LocalProtocolError: another owner serves it, the name cannot be one, the handler
+                cannot be called, or the limit is less than 1.
         """
         check_protocol(protocol)
         check_handler(handler)
+        if limit is not None and limit < 1:
+            raise LocalProtocolError(f"limit: at least 1 handler, not {limit}")
         served = self._served.get(protocol)
         if served is not None and served.owner != owner and not replace:
             raise LocalProtocolError(
                 f"{protocol} is served by {served.owner}; pass replace=True to handle"
             )
-        self._served[protocol] = _Served(handler, owner, cancel_when_gone)
+        slots = None if limit is None else trio.CapacityLimiter(limit)
+        self._served[protocol] = _Served(handler, owner, cancel_when_gone, slots)
 
     def handle_all(
         self, handlers: Mapping[str, StreamHandler], *, owner: object = APPLICATION

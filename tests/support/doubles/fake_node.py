@@ -272,6 +272,7 @@ class FakeNode:
         *,
         replace: bool = False,
         cancel_when_gone: bool = False,
+        limit: int | None = None,
     ) -> None:
         if not protocol.startswith("/"):
             raise ValueError("a protocol begins with /")

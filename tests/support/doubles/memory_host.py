@@ -89,9 +89,15 @@ class MemoryHost:
         owner: object,
         replace: bool = False,
         cancel_when_gone: bool = False,
+        limit: int | None = None,
     ) -> None:
         self.protocols.handle(
-            protocol, handler, owner=owner, replace=replace, cancel_when_gone=cancel_when_gone
+            protocol,
+            handler,
+            owner=owner,
+            replace=replace,
+            cancel_when_gone=cancel_when_gone,
+            limit=limit,
         )
 
     def unhandle(self, protocol: str, *, owner: object) -> None:

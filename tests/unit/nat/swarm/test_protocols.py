@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
 
 from lattica.errors import LocalProtocolError
+from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.protocols import ProtocolTable
 
 PING = "/ipfs/ping/1.0.0"
@@ -85,3 +88,31 @@ def test_what_is_no_handler(table: ProtocolTable, handler: Any) -> None:
     with pytest.raises(LocalProtocolError, match="a handler is a function of a stream, not"):
         table.handle("/x/1", handler)
     assert table.names == (PING,)
+
+
+async def test_a_limit_bounds_the_handlers_of_one_protocol_and_the_others_wait() -> None:
+    table = ProtocolTable(negotiate_timeout=10)
+    gate, running, most = trio.Event(), 0, 0
+
+    async def handler(_: Stream) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await gate.wait()
+        running -= 1
+
+    table.handle("/few/1", handler, limit=2)
+    served = table._served["/few/1"]
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(served.run, cast(Stream, None))
+        await wait_all_tasks_blocked()
+        assert running == 2
+        gate.set()
+    assert (running, most) == (0, 2)
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_that_lets_nobody_in_is_refused(limit: int) -> None:
+    with pytest.raises(LocalProtocolError, match="at least 1"):
+        ProtocolTable(negotiate_timeout=10).handle("/x/1", trio.sleep_forever, limit=limit)  # type: ignore[arg-type]
