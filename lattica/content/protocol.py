@@ -4,8 +4,10 @@ One stream carries many requests, answered in their order, so a client keeps as 
 as it likes and the stream's flow control does the rest. Messages are msgpack arrays preceded by
 their length as a varint; the bytes themselves follow a message raw::
 
-    request  [0, cid]                  the manifest with this id
-             [1, cid, first, count]    chunks first … first + count - 1 of this manifest
+    request  [0, cid, offset]          the manifest with this id, from byte `offset` on
+             [1, cid, first, count, offset]
+                                       chunks first … first + count - 1 of this manifest, from
+                                       byte `offset` of them together on
     answer   [0, length]               then `length` raw bytes
              [1, code, message]        refused; the stream goes on
 
@@ -64,6 +66,8 @@ class ManifestRequest:
     """Ask for a manifest."""
 
     cid: Cid
+    offset: int = 0
+    """Bytes of it that the client has already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,8 @@ class SpanRequest:
     cid: Cid
     first: int
     count: int
+    offset: int = 0
+    """Bytes of them that the client has already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +101,9 @@ Answer: TypeAlias = Body | Refused
 
 
 def _unpack(message: bytes) -> list[object]:
-    """A msgpack array of at most four scalars; raises :class:`RemoteProtocolError`."""
+    """A msgpack array of at most five scalars; raises :class:`RemoteProtocolError`."""
     try:
-        fields = msgpack.unpackb(message, max_array_len=4, max_map_len=0, max_ext_len=0)
+        fields = msgpack.unpackb(message, max_array_len=5, max_map_len=0, max_ext_len=0)
     except (ValueError, msgpack.UnpackException) as error:
         raise RemoteProtocolError(f"a content message is not msgpack: {error!r}") from None
     if not isinstance(fields, list) or not fields:
@@ -109,9 +115,9 @@ def encode_request(request: Request) -> bytes:
     """The bytes of a request."""
     fields: list[object]
     if isinstance(request, ManifestRequest):
-        fields = [0, bytes(request.cid)]
+        fields = [0, bytes(request.cid), request.offset]
     else:
-        fields = [1, bytes(request.cid), request.first, request.count]
+        fields = [1, bytes(request.cid), request.first, request.count, request.offset]
     return encode_length_prefixed(msgpack.packb(fields))
 
 
@@ -151,15 +157,19 @@ class ContentServerCore:
     @staticmethod
     def _parse(message: bytes) -> Request:
         match _unpack(message):
-            case [0, bytes(cid)]:
-                return ManifestRequest(Cid.from_bytes(cid))
-            case [1, bytes(cid), first, count] if (
+            case [0, bytes(cid), offset] if (
+                isinstance(offset, int) and 0 <= offset < MAX_MANIFEST_BYTES
+            ):
+                return ManifestRequest(Cid.from_bytes(cid), offset)
+            case [1, bytes(cid), first, count, offset] if (
                 isinstance(first, int)
                 and isinstance(count, int)
+                and isinstance(offset, int)
                 and 0 <= first <= _MAX_NUMBER
                 and 0 < count <= MAX_SPAN_CHUNKS
+                and 0 <= offset < MAX_SPAN_BYTES
             ):
-                return SpanRequest(Cid.from_bytes(cid), first, count)
+                return SpanRequest(Cid.from_bytes(cid), first, count, offset)
         raise RemoteProtocolError("not a content request")
 
 
@@ -169,6 +179,16 @@ class _Expected:
 
     least: int
     greatest: int
+    kept: memoryview | None = None
+    """The memory of the whole answer, whose beginning is there already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The beginning of an answer: the memory of all of it, and how many bytes are there."""
+
+    body: memoryview
+    filled: int
 
 
 class ContentClientCore:
@@ -188,21 +208,46 @@ class ContentClientCore:
         self._filled = 0
         self._spare: list[bytearray] = []
 
-    def request_manifest(self, cid: Cid) -> bytes:
-        """The bytes to send to ask for a manifest."""
-        self._expected.append(_Expected(1, MAX_MANIFEST_BYTES))
-        return encode_request(ManifestRequest(cid))
+    def request_manifest(self, cid: Cid, begun: Begun | None = None) -> bytes:
+        """The bytes to send to ask for a manifest, or for what is missing of it."""
+        if begun is None:
+            self._expected.append(_Expected(1, MAX_MANIFEST_BYTES))
+            return encode_request(ManifestRequest(cid))
+        return encode_request(ManifestRequest(cid, self._expect_rest(begun)))
 
-    def request_span(self, cid: Cid, first: int, count: int, size: int) -> bytes:
+    def request_span(
+        self, cid: Cid, first: int, count: int, size: int, begun: Begun | None = None
+    ) -> bytes:
         """The bytes to send to ask for `count` chunks, which have `size` bytes together.
+
+        `begun` is what another stream brought of them: only the rest is asked for.
 
         Raises:
             LocalProtocolError: that is more than one request may ask for.
         """
         if not (0 < count <= MAX_SPAN_CHUNKS and 0 < size <= MAX_SPAN_BYTES):
             raise LocalProtocolError(f"a span of {count} chunks and {size} bytes")
-        self._expected.append(_Expected(size, size))
-        return encode_request(SpanRequest(cid, first, count))
+        if begun is None:
+            self._expected.append(_Expected(size, size))
+            return encode_request(SpanRequest(cid, first, count))
+        if size != len(begun.body):
+            raise LocalProtocolError(f"{len(begun.body)} bytes of a span of {size}")
+        return encode_request(SpanRequest(cid, first, count, self._expect_rest(begun)))
+
+    def _expect_rest(self, begun: Begun) -> int:
+        """Expect what is missing of an answer; return how much there is of it."""
+        rest = len(begun.body) - begun.filled
+        if not 0 < rest < len(begun.body):
+            raise LocalProtocolError(f"{begun.filled} of {len(begun.body)} bytes are no beginning")
+        self._expected.append(_Expected(rest, rest, begun.body))
+        return begun.filled
+
+    @property
+    def begun(self) -> Begun | None:
+        """What there is of the answer that is coming in; for when the stream breaks."""
+        if self._body is None or not self._filled:
+            return None
+        return Begun(self._body, self._filled)
 
     def buffer(self) -> memoryview:
         """Where the next bytes from the stream belong; never empty."""
@@ -293,10 +338,14 @@ class ContentClientCore:
                         f"an answer of {size} bytes, where {expected.least} to "
                         f"{expected.greatest} belong"
                     )
-                self._body = self._allocate(size)
-                self._filled = min(len(rest), size)
-                self._body[: self._filled] = rest[: self._filled]
-                self._header = rest[self._filled :]
+                if expected.kept is None:
+                    self._body, start = self._allocate(size), 0
+                else:
+                    self._body, start = expected.kept, len(expected.kept) - size
+                taken = min(len(rest), size)
+                self._filled = start + taken
+                self._body[start : self._filled] = rest[:taken]
+                self._header = rest[taken:]
                 return self._finished()
             case [1, int(code), str(message)]:
                 self._header = rest

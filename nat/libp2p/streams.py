@@ -175,6 +175,10 @@ class RawConnAdapter:
         self._aborted = False
         self._scope = trio.CancelScope()
 
+    @property
+    def most_bytes(self) -> int | None:
+        return None
+
     async def receive(self) -> memoryview:
         if self._aborted:
             raise trio.ClosedResourceError("aborted by this side")

@@ -432,8 +432,15 @@ class Connection(InProcess, ABC):
             f"nothing that was sent has arrived for {patience:g} s: the path loses large packets, "
             "or all in this direction"
         )
-        logger.info("closing connection: %s peer=%s addr=%s", reason, self.peer_id,
-                    self.remote_addr)  # fmt: skip
+        peer_log.log(
+            logger,
+            logging.INFO,
+            self.peer_id,
+            "closing connection: %s peer=%s addr=%s",
+            reason,
+            self.peer_id,
+            self.remote_addr,
+        )
         self.stalled = True
         self.abort(reason)
 

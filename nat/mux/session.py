@@ -322,7 +322,12 @@ class MuxSession(ABC):
         reason = "reset by the peer"
         if code == RESOURCE_LIMIT:
             reason += ", whose limits allow no more streams"
-        if self._abort(stream, reason, code):
+        if stream.keeps_received and stream.reset_reason is None:
+            stream.reset_reason, stream.error_code = reason, code
+            self._drop_unsent(stream)
+            self._remove_stream(stream)
+            events.append(Event(EventKind.RESET, stream))
+        elif self._abort(stream, reason, code):
             events.append(Event(EventKind.RESET, stream))
 
     def _on_stop(self, stream: MuxStream, code: int, events: list[Event]) -> None:

@@ -227,6 +227,26 @@ class Stream(InProcess):
         while self._core.wake_below is not None:  # woken for other reasons too
             await self._writable.wait()
 
+    async def wait_sent(self) -> None:
+        """Wait until all that was sent has left the stream's buffer: a reset takes none of it back.
+
+        For a task that sends. Waits without limit for a peer that does not read.
+        """
+        core = self._core
+        await trio.lowlevel.checkpoint()
+        if core.send_pending and core.reset_reason is None:
+            core.wake_below = 0
+            try:
+                await self._wait_drained()
+            except BaseException:
+                core.wake_below = None
+                raise
+        self._raise_if_unsendable()
+
+    def keep_received(self) -> None:
+        """From now on what has arrived can be read even after the peer has reset the stream."""
+        self._core.keeps_received = True
+
     async def send_message(self, data: AnyBuffer) -> None:
         """Send `data` with its length, a varint, in front (:mod:`lattica.nat.base.wire`).
 

@@ -34,6 +34,7 @@ class MuxStream:
         "fin_queued",
         "fin_sent",
         "id",
+        "keeps_received",
         "last_update",
         "owner",
         "receive_credit",
@@ -96,6 +97,8 @@ class MuxStream:
         """Bytes at the front that were put back, for which the peer has got its credit."""
         self.received_fin = False
         self.receive_discarded = False
+        self.keeps_received = False
+        """What has arrived can be read even after the peer's reset."""
         self.reset_reason: str | None = None
         """Why the stream was aborted, by either side; None while it lives."""
         self.stopped = False

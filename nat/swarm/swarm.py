@@ -500,7 +500,10 @@ class Swarm:
         doubt = self.doubtful.add(peer_id, addr, reason, since=connection.established_at)
         if doubt is None:
             return
-        logger.info(
+        peer_log.log(
+            logger,
+            logging.INFO,
+            peer_id,
             "path connects but does not carry: for %.0f s others are tried first peer=%s addr=%s",
             doubt.until - trio.current_time(),
             peer_id,

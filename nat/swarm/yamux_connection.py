@@ -27,6 +27,9 @@ _MESSAGES_PER_BATCH = 4
 """Full messages that are made and sent at a time: what is urgent waits for one such batch."""
 _BATCH_SIZE = _MESSAGES_PER_BATCH * (MAX_PLAINTEXT + HEADER_SIZE + 2 * TransportWriter.OVERHEAD)
 """Room for a batch of full messages, even if before each a header has one of its own."""
+_SMALLEST_MESSAGE = 1024
+_MESSAGES_PER_LIMIT = 64
+"""Messages into which is divided what a pipe with a limit carries (2 KiB for libp2p's 128 KiB)."""
 _POOLED_BATCHES = 4
 _SMALL = 16 * 1024
 _WITHOUT_GOOD_BYE = (
@@ -172,6 +175,11 @@ class YamuxConnection(Connection):
     async def _flush(self) -> None:
         """Send until the session has nothing more; only bulk takes a batch buffer."""
         session, raw, writer, plain = self.session, self._raw, self._writer, _buffers.plain
+        if (most := raw.most_bytes) is not None:
+            size = max(_SMALLEST_MESSAGE, most // _MESSAGES_PER_LIMIT)
+            if size < MAX_PLAINTEXT:
+                await self._flush_small(size)
+                return
         batch: memoryview | None = None
         try:
             while session.wants_write:
@@ -189,6 +197,16 @@ class YamuxConnection(Connection):
         finally:
             if batch is not None:
                 _buffers.return_batch(batch)
+
+    async def _flush_small(self, size: int) -> None:
+        """As :meth:`_flush`, in small messages, for a pipe that will be cut after so many bytes:
+        of the message that it is cut in nothing can be used.
+        """
+        plain = _buffers.plain[:size]
+        while self.session.wants_write and (filled := self.session.fill(plain)):
+            sealed = self._writer.seal(plain[:filled])
+            self._wake_drained()
+            await self._raw.send(sealed)
 
     def _seal_batch(self, filled: int, payload: memoryview | None, batch: memoryview) -> int:
         """Encrypt what was filled, and more of it while there is, into `batch`.

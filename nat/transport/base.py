@@ -36,6 +36,14 @@ class RawConn(Protocol):
     @property
     def remote_addr(self) -> Multiaddr: ...
 
+    @property
+    def most_bytes(self) -> int | None:
+        """Bytes that it carries in each direction and then ends; None: no limit is known.
+
+        May become known only with what is received first.
+        """
+        ...
+
     async def receive(self) -> memoryview:
         """Wait for bytes. Empty at the end of the stream.
 

@@ -137,6 +137,10 @@ class PnetConn:
     def remote_addr(self) -> Multiaddr:
         return self._conn.remote_addr
 
+    @property
+    def most_bytes(self) -> int | None:
+        return self._conn.most_bytes
+
     async def receive(self) -> memoryview:
         """Wait for bytes; empty at the end of the stream, also where it ends in the nonce.
 

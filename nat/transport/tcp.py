@@ -78,6 +78,10 @@ class TcpConn:
     def remote_addr(self) -> Multiaddr:
         return multiaddr_of(self._remote)
 
+    @property
+    def most_bytes(self) -> int | None:
+        return None
+
     async def receive(self) -> memoryview:
         sock = self._sock
         while True:

@@ -75,6 +75,10 @@ class TlsConn:
                 await self._flush()
                 return
 
+    @property
+    def most_bytes(self) -> int | None:
+        return self._conn.most_bytes
+
     async def receive(self) -> memoryview:
         while True:
             try:

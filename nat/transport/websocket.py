@@ -92,6 +92,10 @@ class WebSocketConn:
         self._ended = False
         self._torn = False
 
+    @property
+    def most_bytes(self) -> int | None:
+        return self._conn.most_bytes
+
     # --- the opening handshake ---
 
     async def handshake(self) -> None:

@@ -50,14 +50,16 @@ async def js_relay_peer(
 
 
 @asynccontextmanager
-async def relayed_node(relay: str | None = None) -> AsyncIterator[Node]:
+async def relayed_node(
+    relay: str | None = None, listen: tuple[str, ...] = LOOPBACK
+) -> AsyncIterator[Node]:
     """A node that serves echo, stays relayed, and has a reservation if a relay is given."""
     nat = TraversalConfig(
         relay=RelayClientConfig(relays=() if relay is None else (relay,)),
         port_mapping=PortMappingConfig(enabled=False),
         paths=PathConfig(enabled=False),
     )
-    async with Node(NodeConfig(swarm=SwarmConfig(listen=LOOPBACK), nat=nat)) as node:
+    async with Node(NodeConfig(swarm=SwarmConfig(listen=listen), nat=nat)) as node:
         node.handle(ECHO, echo)
         if relay is not None:
             await node.wait_reachable(20)

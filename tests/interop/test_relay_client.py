@@ -7,6 +7,7 @@ for it; so mostly it is our side that calls.
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
@@ -14,12 +15,22 @@ from pathlib import Path
 import pytest
 import trio
 
+from lattica.content import Publisher, Ticket, fetch
+from lattica.content.events import FetchEvent, Retrying
 from lattica.errors import DialError
 from lattica.nat.base.keys.identity import parse_peer_id
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.node import Node
 from tests.interop.foreign import EchoResult, ForeignPeer
 from tests.interop.godaemon import go_daemon
-from tests.interop.ours import PATIENCE, call_echo, eventually, our_node, partner_connected
+from tests.interop.ours import (
+    LOOPBACK,
+    PATIENCE,
+    call_echo,
+    eventually,
+    our_node,
+    partner_connected,
+)
 from tests.interop.relays import go_relay, js_relay_peer, relayed_node
 
 pytestmark = [pytest.mark.foreign, pytest.mark.timeout(600)]
@@ -39,9 +50,11 @@ def start_relay(request: pytest.FixtureRequest, tmp_path: Path) -> StartRelay:
 
 
 @asynccontextmanager
-async def reachable_through(relay: ForeignPeer) -> AsyncIterator[tuple[Node, str]]:
+async def reachable_through(
+    relay: ForeignPeer, listen: tuple[str, ...] = LOOPBACK
+) -> AsyncIterator[tuple[Node, str]]:
     """A node of ours with a reservation at `relay`, and its relayed address."""
-    async with relayed_node(relay.addrs[0]) as bob:
+    async with relayed_node(relay.addrs[0], listen) as bob:
         (addr, *_) = bob.traversal.relays.addrs
         assert str(addr).endswith(f"/p2p/{relay.peer_id}/p2p-circuit")
         yield bob, f"{addr}/p2p/{bob.peer_id}"
@@ -71,6 +84,41 @@ async def test_two_of_ours_meet(start_relay):
             assert path_to(here, str(there.peer_id)) == "relayed"
             same = EchoResult(SIZE, SIZE, same=True)
             assert await call_echo(here, str(there.peer_id), SIZE) == same
+
+
+async def fetch_through(relay: ForeignPeer, source: Path, out: Path) -> list[str]:
+    """Fetch by the relay alone; return what was said of each loss of the connection."""
+    lost: list[str] = []
+
+    def watch(event: FetchEvent) -> None:
+        if isinstance(event, Retrying):
+            lost.append(event.error)
+
+    async with (
+        reachable_through(relay, listen=()) as (bob, addr),
+        Publisher(bob) as publisher,
+        relayed_node(listen=()) as alice,
+    ):
+        ticket = await publisher.publish(source)
+        ticket = Ticket.make(ticket.cid, bob.peer_id, [Multiaddr(addr)])
+        await fetch(alice, ticket, out, progress=watch)
+    return lost
+
+
+async def test_a_fetch_of_more_than_one_circuit_carries(go_installed, tmp_path):
+    source = tmp_path / "weights.bin"
+    source.write_bytes(random.Random(5).randbytes(1 << 20))
+    # The daemon starts two relay services, one of which allows 4 GiB; which one serves is chance.
+    for attempt in range(20):
+        out = tmp_path / f"out{attempt}"
+        async with go_relay(go_installed, tmp_path) as relay:
+            lost = await fetch_through(relay, source, out)
+        assert (out / source.name).read_bytes() == source.read_bytes()
+        if lost:
+            break
+    else:
+        pytest.skip("the daemon never had go-libp2p's default limit")
+    assert all("this relay allows 131072 bytes each way" in text for text in lost), lost
 
 
 async def test_peer_without_a_reservation(start_relay):

@@ -39,7 +39,7 @@ from lattica.content.events import (
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.codec import decode_manifest
 from lattica.content.manifest.manifest import Manifest
-from lattica.content.protocol import PROTOCOL, Body, ContentClientCore, Refusal, Refused
+from lattica.content.protocol import PROTOCOL, Begun, Body, ContentClientCore, Refusal, Refused
 from lattica.content.ticket import Ticket
 from lattica.nat.base.backoff import pause_after
 from lattica.nat.base.errors import (
@@ -118,6 +118,10 @@ class _StalledError(ContentError):
     """The provider has sent nothing for too long."""
 
 
+class _JoinedWrongError(ContentError):
+    """The beginning of an answer and its rest, from two streams, do not make what was asked for."""
+
+
 class _BusyError(ContentError):
     """The provider serves too many others."""
 
@@ -132,6 +136,7 @@ _RETRIED = (
     StreamClosedError,
     StreamResetError,
     _BusyError,
+    _JoinedWrongError,
     _StalledError,
 )
 
@@ -155,10 +160,37 @@ def _refused(answer: Refused, ticket: Ticket) -> NoReturn:
     raise ContentError(f"peer {peer} cannot serve this: {detail}")
 
 
+@dataclass(slots=True)
+class _Kept:
+    """What came of an answer before its stream broke: the next one brings only the rest.
+
+    A relay may cut a circuit after less than one answer, and that must not be for nothing.
+    """
+
+    manifest: Begun | None = None
+    span: tuple[Span, Begun] | None = None
+
+    def spans(self, plan: Plan, missing: list[int]) -> Iterator[Span]:
+        """All that is to be asked for, what has begun first."""
+        if self.span is not None:
+            span, _ = self.span
+            numbers = set(range(span.first, span.first + span.count))
+            if numbers.issubset(missing):
+                yield span
+                missing = [number for number in missing if number not in numbers]
+            else:
+                self.span = None
+        yield from plan.spans(missing)
+
+
 class _Link:
     """One stream to the provider, and what is expected from it."""
 
-    def __init__(self, stream: Stream, ticket: Ticket, options: FetchOptions) -> None:
+    def __init__(self, stream: Stream, ticket: Ticket, options: FetchOptions, kept: _Kept) -> None:
+        self._kept = kept
+        self.continued: Span | None = None
+        """What another stream had begun to bring."""
+        self._waiting: deque[Span] = deque()
         self._stream = stream
         self._ticket = ticket
         self._options = options
@@ -190,11 +222,21 @@ class _Link:
 
     async def manifest(self) -> bytes:
         """Fetch the bytes of the ticket's manifest and check their hash."""
-        await self._stream.send_all(self._core.request_manifest(self._ticket.cid))
-        while not (bodies := await self._receive()):
-            pass
+        request = self._core.request_manifest(self._ticket.cid, self._kept.manifest)
+        try:
+            await self._stream.send_all(request)
+            while not (bodies := await self._receive()):
+                pass
+        except _RETRIED:
+            self._kept.manifest = self._core.begun or self._kept.manifest
+            raise
+        continued, self._kept.manifest = self._kept.manifest is not None, None
         data = bytes(bodies[0])
         if Cid.of(data) != self._ticket.cid:
+            if continued:
+                raise _JoinedWrongError(
+                    "what two streams brought of the manifest is wrong together"
+                )
             raise IntegrityError(
                 f"peer {self._ticket.peer_id} has sent a manifest that is not "
                 f"{self._ticket.cid}; do not trust this provider"
@@ -211,7 +253,7 @@ class _Link:
         window = self._options.window
         if self._stream.is_relayed:
             window = min(window, _RELAYED_WINDOW)
-        waiting: deque[Span] = deque()
+        waiting = self._waiting
         in_flight = 0
         while True:
             # Refilled a quarter at a time: one small frame for many requests.
@@ -225,8 +267,12 @@ class _Link:
                     span = next(spans, None)
                     if span is None:
                         break
+                    begun = None
+                    if self._kept.span is not None and self._kept.span[0] is span:
+                        begun = self._kept.span[1]
+                        self.continued = span
                     requests += self._core.request_span(
-                        self._ticket.cid, span.first, span.count, span.size
+                        self._ticket.cid, span.first, span.count, span.size, begun
                     )
                     waiting.append(span)
                     in_flight += span.size
@@ -237,7 +283,16 @@ class _Link:
             for data in await self._receive():
                 span = waiting.popleft()
                 in_flight -= span.size
+                self._kept.span = None  # the first answer is whole
                 await sink.send((span, data))
+
+    def keep(self) -> bool:
+        """The stream is broken: keep what came of an answer. Returns whether that is more."""
+        begun = self._core.begun
+        if begun is None or not self._waiting:
+            return False
+        before, self._kept.span = self._kept.span, (self._waiting[0], begun)
+        return before is None or before[1].filled < begun.filled
 
 
 class _Fetch:
@@ -260,6 +315,7 @@ class _Fetch:
         self._meter = RateMeter(trio.current_time())
         self._finish_limiter = trio.CapacityLimiter(_FINISH_THREADS)
         self._last_gain = trio.current_time()
+        self._kept = _Kept()
         self._connected = False
         """A connection has succeeded once."""
         self._serving = False
@@ -410,7 +466,7 @@ class _Fetch:
 
     async def _transfer(self, link: _Link, finishing: trio.Nursery) -> None:
         """Obtain all missing chunks over one stream. What came before an error is kept."""
-        spans = self._plan.spans(self._ledger.missing)
+        spans = self._kept.spans(self._plan, self._ledger.missing)
         send, receive = trio.open_memory_channel[tuple[Span, memoryview]](
             self._options.queued_spans
         )
@@ -425,6 +481,8 @@ class _Fetch:
                         await link.spans(spans, send)
                     except _RETRIED as error:
                         lost = error
+                        if link.keep():
+                            self._last_gain = trio.current_time()
         if lost is not None:
             raise lost
 
@@ -437,9 +495,16 @@ class _Fetch:
         source = f"peer {self._ticket.peer_id}"
         async with spans:
             async for span, data in spans:
-                await trio.to_thread.run_sync(
-                    self._files.write, span.first, span.count, data, source
-                )
+                try:
+                    await trio.to_thread.run_sync(
+                        self._files.write, span.first, span.count, data, source
+                    )
+                except IntegrityError:
+                    if span is not link.continued:
+                        raise
+                    # Of two streams: the first may have been broken, not the provider.
+                    logger.info("what two streams brought is wrong together; asking again")
+                    continue
                 link.recycle(data)
                 self._last_gain = trio.current_time()
                 numbers = range(span.first, span.first + span.count)
@@ -476,7 +541,7 @@ class _Fetch:
             gain = self._last_gain
             try:
                 async with await self._open() as stream:
-                    return await use(_Link(stream, self._ticket, self._options))
+                    return await use(_Link(stream, self._ticket, self._options, self._kept))
             except _RETRIED as error:
                 if not self._connected:
                     raise

@@ -48,7 +48,7 @@ class Publication:
     encoded: bytes = field(repr=False)
     files: tuple[CutFile, ...] = field(repr=False)
 
-    def check_span(self, first: int, count: int) -> None:
+    def check_span(self, first: int, count: int, offset: int = 0) -> None:
         """Check a request.
 
         Raises:
@@ -63,6 +63,8 @@ class Publication:
         size = sum(manifest.chunk(number).length for number in range(first, first + count))
         if size > MAX_SPAN_BYTES:
             raise RemoteProtocolError(f"{size} bytes were asked for at once")
+        if offset and offset >= size:
+            raise RemoteProtocolError(f"byte {offset} of {size} was asked for")
 
     def read_span(self, first: int, count: int) -> bytes:
         """Read chunks from disk; blocking. Arguments as checked by :meth:`check_span`.

@@ -178,7 +178,7 @@ class Publisher(InProcess):
 
     async def _answer_all(self, stream: Stream) -> None:
         # No room in the channel: one answer is being sent and the next one is being read.
-        send, receive = trio.open_memory_channel[tuple[bytes, ...]](0)
+        send, receive = trio.open_memory_channel[tuple[bytes | memoryview, ...]](0)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._prepare, stream, send)
             async with receive:
@@ -187,14 +187,14 @@ class Publisher(InProcess):
                         await self._send(stream, part)
             await stream.send_eof()
 
-    async def _send(self, stream: Stream, part: bytes) -> None:
+    async def _send(self, stream: Stream, part: bytes | memoryview) -> None:
         with trio.move_on_after(self._limits.stalled_after) as scope:
             await stream.send_all(part)
         if scope.cancelled_caught:
             raise RemoteProtocolError("the client has stopped to accept what it asked for")
 
     async def _prepare(
-        self, stream: Stream, answers: trio.MemorySendChannel[tuple[bytes, ...]]
+        self, stream: Stream, answers: trio.MemorySendChannel[tuple[bytes | memoryview, ...]]
     ) -> None:
         core = ContentServerCore()
         async with answers:
@@ -211,7 +211,7 @@ class Publisher(InProcess):
                         return  # sending has failed, which is an error of its own
             core.finish()
 
-    async def _answer(self, peer: PeerId, request: Request) -> tuple[bytes, ...]:
+    async def _answer(self, peer: PeerId, request: Request) -> tuple[bytes | memoryview, ...]:
         """The parts of the answer to one request."""
         publication = self.catalog.get(request.cid)
         if publication is None:
@@ -220,13 +220,15 @@ class Publisher(InProcess):
             peer_log.log(
                 logger, logging.INFO, peer, "%s asks for %s", peer, publication.manifest.name
             )
-            body = publication.encoded
+            if request.offset >= len(publication.encoded):
+                raise RemoteProtocolError(f"byte {request.offset} of a manifest was asked for")
+            body = publication.encoded[request.offset :]
             pieces = range(0, len(body), MAX_CHUNK_BYTES)
             return (
                 encode_body_header(len(body)),
                 *(body[start : start + MAX_CHUNK_BYTES] for start in pieces),
             )
-        publication.check_span(request.first, request.count)
+        publication.check_span(request.first, request.count, request.offset)
         try:
             body = await trio.to_thread.run_sync(
                 publication.read_span, request.first, request.count
@@ -240,7 +242,8 @@ class Publisher(InProcess):
                 return (encode_refusal(Refusal.BUSY, error.strerror or "busy"),)
             message = f"the file cannot be read ({error.strerror})"
             return (encode_refusal(Refusal.UNREADABLE, message),)
-        return encode_body_header(len(body)), body
+        rest = memoryview(body)[request.offset :]
+        return encode_body_header(len(rest)), rest
 
     def _log_failure(self, peer: PeerId, publication: Publication, error: Exception) -> None:
         name = publication.manifest.name

@@ -20,6 +20,9 @@ from lattica.nat.mux.stream import Stream
 from lattica.nat.traversal.relay.messages import Limit
 
 _CIRCUIT = Multiaddr("/p2p-circuit")
+_NEARLY = 0.9
+"""Share of a limit from which on an end is taken to be due to it: what is in flight when a relay
+cuts a circuit never arrives, and it may have begun to count earlier."""
 
 
 def circuit_addr(relay_addr: Multiaddr, relay: PeerId) -> Multiaddr:
@@ -43,7 +46,9 @@ class CircuitConn:
     ends is the end of the pipe for :meth:`receive`.
     """
 
-    __slots__ = ("_aborted", "_answer", "_remote_addr", "_stream", "limit")
+    __slots__ = (
+        "_aborted", "_answer", "_began", "_received", "_remote_addr", "_sent", "_stream", "limit",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -54,8 +59,11 @@ class CircuitConn:
     ) -> None:
         """Take the stream, right after the messages about the circuit."""
         self._stream = stream
+        stream.keep_received()  # a relay that cuts a circuit passes on what comes before
         self._aborted = False
         self._answer = answer
+        self._began = trio.current_time()
+        self._sent = self._received = 0
         connection = stream.connection
         self._remote_addr = circuit_addr(connection.remote_addr, connection.peer_id)
         self.limit = limit
@@ -80,9 +88,13 @@ class CircuitConn:
             answer, self._answer = self._answer, None
             self.limit = await answer()
         try:
-            return await self._stream.receive_view()
+            data = await self._stream.receive_view()
         except LatticaError as error:
             raise self._ended(error) from error
+        self._received += len(data)
+        if not data and self._is_used_up:
+            raise self._ended("closed by the relay")
+        return data
 
     async def send(self, data: Buffer) -> None:
         # A copy costs little, and while it leaves, the sender encrypts what comes next.
@@ -91,11 +103,42 @@ class CircuitConn:
             await self._stream.send_all(stable)
         except LatticaError as error:
             raise self._ended(error) from error
+        self._sent += len(stable)
 
-    def _ended(self, error: LatticaError) -> ConnectionClosedError:
+    @property
+    def most_bytes(self) -> int | None:
+        return None if self.limit is None else self.limit.data
+
+    @property
+    def _is_used_up(self) -> bool:
+        """The relay's limit is reached, or so nearly that it may be by the relay's count."""
+        limit = self.limit
+        if limit is None:
+            return False
+        used = max(self._sent, self._received)
+        seconds = trio.current_time() - self._began
+        return bool(
+            (limit.data and used >= _NEARLY * limit.data)
+            or (limit.duration_s and seconds >= _NEARLY * limit.duration_s)
+        )
+
+    def _ended(self, error: LatticaError | str) -> ConnectionClosedError:
         if self._aborted:
             return ConnectionClosedError("aborted by this side")
-        return ConnectionClosedError(f"the circuit has ended: {error} relay={self.relay}")
+        if self.limit is None:
+            return ConnectionClosedError(f"the circuit has ended: {error} relay={self.relay}")
+        allowed = []
+        if self.limit.data:
+            allowed.append(f"{self.limit.data} bytes each way")
+        if self.limit.duration_s:
+            allowed.append(f"{self.limit.duration_s} s")
+        cause = "its limit is used up" if self._is_used_up else str(error)
+        seconds = trio.current_time() - self._began
+        return ConnectionClosedError(
+            f"the circuit has ended: {cause}: this relay allows {' and '.join(allowed)} for each "
+            f"circuit, which whoever runs it sets ({self._received} bytes received and "
+            f"{self._sent} sent in {seconds:.0f} s) relay={self.relay}"
+        )
 
     def unanswered(self) -> float | None:
         # The relay sees whether the other machine is there, and ends the circuit if it is not;

@@ -29,6 +29,10 @@ class PipeEnd:
             end._changed.set()
             end._changed = trio.Event()
 
+    @property
+    def most_bytes(self) -> int | None:
+        return None
+
     async def receive(self) -> memoryview:
         await trio.lowlevel.checkpoint()
         while not self._inbox:

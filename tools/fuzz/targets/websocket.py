@@ -30,6 +30,10 @@ class _Pipe:
         self.incoming: deque[bytes] = deque()
         self.sent = 0
 
+    @property
+    def most_bytes(self) -> int | None:
+        return None
+
     async def receive(self) -> memoryview:
         await trio.lowlevel.checkpoint()
         return memoryview(self.incoming.popleft() if self.incoming else b"")

@@ -11,6 +11,9 @@ from lattica.nat.traversal.relay.server.books import Circuit
 FROM_SOURCE, FROM_TARGET = 0, 1
 """Directions of a circuit."""
 
+_LAST_BYTES = 10.0
+"""Seconds that the last bytes which a circuit's limit allows may take to leave."""
+
 
 async def forward(origin: Stream, goal: Stream, circuit: Circuit, direction: int) -> None:
     """Pass on what `origin` sends until it ends, and then its end.
@@ -30,5 +33,7 @@ async def forward(origin: Stream, goal: Stream, circuit: Circuit, direction: int
             if delay := circuit.account(direction, len(data), trio.current_time()):
                 await trio.sleep(delay)
         if excess:
+            with trio.move_on_after(_LAST_BYTES):
+                await goal.wait_sent()
             raise ResourceLimitError(f"the circuit's {circuit.limits.data} bytes are used up")
     await goal.send_eof()

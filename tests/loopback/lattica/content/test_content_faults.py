@@ -54,7 +54,7 @@ def serve(node: Node, publication, spoil) -> Ticket:
                 body = publication.encoded
                 if isinstance(request, SpanRequest):
                     body = publication.read_span(request.first, request.count)
-                await stream.send_all(spoil(request, body))
+                await stream.send_all(spoil(request, body[request.offset :]))
 
     node.handle(PROTOCOL, handler)
     return Ticket.make(publication.cid, node.peer_id, node.addrs)

@@ -32,6 +32,10 @@ class StreamConn:
     def __init__(self, stream: trio.abc.Stream) -> None:
         self.stream = stream
 
+    @property
+    def most_bytes(self) -> int | None:
+        return None
+
     async def receive(self) -> memoryview:
         return memoryview(await self.stream.receive_some(65536))
 

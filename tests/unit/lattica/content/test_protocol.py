@@ -8,6 +8,7 @@ import pytest
 from lattica.content.manifest.cid import Cid
 from lattica.content.protocol import (
     MAX_SPAN_BYTES,
+    Begun,
     Body,
     ContentClientCore,
     ContentServerCore,
@@ -155,3 +156,37 @@ def test_request_cut_short():
 def test_span_that_is_too_much_is_the_callers_fault(count, size):
     with pytest.raises(LocalProtocolError):
         ContentClientCore().request_span(CID, 0, count, size)
+
+
+def test_an_answer_that_two_streams_bring():
+    first = ContentClientCore()
+    first.request_span(CID, 7, 3, 10)
+    first.feed(encode_body_header(10) + b"abcd")
+    begun = first.begun
+    assert begun is not None
+    assert begun.filled == 4
+    second = ContentClientCore()
+    data = second.request_span(CID, 7, 3, 10, begun)
+    assert ContentServerCore().feed(data) == [SpanRequest(CID, 7, 3, 4)]
+    (answer,) = second.feed(encode_body_header(6) + b"efghij")
+    assert isinstance(answer, Body)
+    assert bytes(answer.data) == b"abcdefghij"
+
+
+def test_a_rest_of_another_size_is_refused():
+    first = ContentClientCore()
+    first.request_manifest(CID)
+    first.feed(encode_body_header(1000) + b"abcd")
+    second = ContentClientCore()
+    data = second.request_manifest(CID, first.begun)
+    assert ContentServerCore().feed(data) == [ManifestRequest(CID, 4)]
+    with pytest.raises(RemoteProtocolError, match="996 to 996"):
+        second.feed(encode_body_header(1000))
+
+
+def test_no_beginning_of_that_answer():
+    core = ContentClientCore()
+    body = memoryview(bytearray(10))
+    for begun in (Begun(body, 0), Begun(body, 10), Begun(body[:9], 3)):
+        with pytest.raises(LocalProtocolError):
+            core.request_span(CID, 7, 3, 10, begun)

@@ -304,7 +304,7 @@ def serve_badly(node, publication, spoil):
                     body = publication.read_span(request.first, request.count)
                 else:
                     body = publication.encoded
-                answer = spoil(request, body)
+                answer = spoil(request, body[request.offset :])
                 if answer is None:
                     await trio.sleep_forever()
                 await stream.send_all(answer)
