@@ -40,6 +40,7 @@ TARGETS: dict[str, str] = {
     "quic-fec-receiver": "quic_fec:QUIC_FEC_RECEIVER",
     "quic-fec-work": "quic_fec:QUIC_FEC_WORK",
     "quic-fec-report": "quic_fec:QUIC_FEC_REPORT",
+    "quic-path": "quic_path:QUIC_PATH",
     "stun-message": "traversal.stun:STUN_MESSAGE",
     "stun-responder": "traversal.stun:STUN_RESPONDER",
     "birthday-message": "traversal.birthday:BIRTHDAY_MESSAGE",

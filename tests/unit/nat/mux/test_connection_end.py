@@ -13,7 +13,7 @@ from lattica.errors import (
     StreamClosedError,
     StreamResetError,
 )
-from lattica.nat.config import Limits, Timeouts
+from lattica.nat.config import Limits, Timeouts, Windows
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.session import INITIAL_WINDOW
 from lattica.nat.mux.stream import Stream
@@ -525,3 +525,53 @@ async def test_a_first_request_is_one_frame(autojump_clock) -> None:
         await peer.say(frame(WINDOW_UPDATE, ACK, 2, 0) + data_frame(2, b"", FIN))
         await quiet()
         assert end.connection.stream_count == 0
+
+
+async def test_what_came_before_a_reset_can_be_kept(autojump_clock):
+    async with connected() as (alice, bob):
+        for keeps in (False, True):
+            stream = alice.open()
+            await stream.send_all(b"hello")
+            served = await bob.accept()
+            if keeps:
+                served.keep_received()
+            await stream.wait_sent()
+            stream.reset()
+            await quiet()
+            if keeps:
+                assert await served.receive_some() == b"hello"
+            with pytest.raises(StreamResetError):
+                await served.receive_some()
+
+
+async def test_waiting_until_all_has_left(autojump_clock):
+    async with connected(windows=Windows(send_buffer=1 << 20)) as (alice, bob):
+        stream = alice.open()
+        await stream.send_all(bytes(300 * KIB))  # more than the peer's window
+        with trio.move_on_after(5) as scope:
+            await stream.wait_sent()
+        assert scope.cancelled_caught
+        served = await bob.accept()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(served.receive_exactly, 300 * KIB)
+            await stream.wait_sent()
+        assert stream._core.send_pending == 0
+
+
+async def test_a_pipe_with_a_limit_gets_small_messages(autojump_clock, monkeypatch):
+    """Of a message that is cut nothing can be used."""
+    async with connected() as (alice, bob):
+        monkeypatch.setattr(type(alice.raw), "most_bytes", 128 * KIB)
+        sizes = []
+        send = alice.raw.send
+
+        async def watched(data):
+            sizes.append(len(data))
+            await send(data)
+
+        monkeypatch.setattr(alice.raw, "send", watched)
+        stream = alice.open()
+        await stream.send_all(bytes(100 * KIB))
+        served = await bob.accept()
+        assert await served.receive_exactly(100 * KIB) == bytes(100 * KIB)
+        assert max(sizes) <= 2 * KIB + 32
