@@ -32,6 +32,7 @@ from lattica.nat.base.net.addresses import (
     to_endpoint,
 )
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.base.net.names import needs_resolving, resolve
 from lattica.nat.base.net.network_groups import network_of
 from lattica.nat.base.net.ranking import ranked
 from lattica.nat.base.peer_log import peer_log
@@ -247,7 +248,29 @@ class Swarm:
     # --- listening ---
 
     async def listen(self, addr: Multiaddr) -> tuple[Multiaddr, ...]:
-        """Bind an address and accept connections on it; return the bound addresses."""
+        """Bind an address and accept connections on it; return the bound addresses.
+
+        With a name in it, those of its IP addresses that this machine has.
+
+        Raises:
+            ListenError: it cannot be listened on.
+            AddressError: it is none that could be.
+        """
+        if not needs_resolving(addr):
+            return await self._listen(addr)
+        bound: list[Multiaddr] = []
+        refusal = ListenError(f"cannot listen on {addr}: the name was not resolved")
+        for resolved in await resolve([addr]):
+            if not needs_resolving(resolved):
+                try:
+                    bound += await self._listen(resolved)
+                except ListenError as error:
+                    refusal = error
+        if not bound:
+            raise refusal
+        return tuple(bound)
+
+    async def _listen(self, addr: Multiaddr) -> tuple[Multiaddr, ...]:
         nursery = self._require_nursery()
         for transport in self._transports:
             if transport.can_listen(addr):

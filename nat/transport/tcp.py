@@ -250,7 +250,7 @@ class TcpTransport:
         family, port = endpoint.family, endpoint.port
         sock: socket.socket | None = None
         try:
-            name = (endpoint.host, port) if endpoint.is_name else endpoint.socket_name
+            name = endpoint.socket_name
             sock = socket.socket(family, socket.SOCK_STREAM)
             sock.setblocking(False)
             if family == socket.AF_INET6:

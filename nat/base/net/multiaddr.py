@@ -226,9 +226,11 @@ def _write_hash(raw: bytes) -> str:
 
 
 def _read_path(text: str) -> bytes:
-    # A plus sign is go's blank.
-    raw = unquote_to_bytes(text.replace("+", " "))
-    if len(raw) > _MAX_PATH or any(byte < 0x20 or byte == 0x7F for byte in raw):
+    try:
+        raw = unquote_to_bytes(text.replace("+", " "))  # a plus sign is go's blank
+    except UnicodeEncodeError:  # half a character
+        raw = b""
+    if not 0 < len(raw) <= _MAX_PATH or any(byte < 0x20 or byte == 0x7F for byte in raw):
         raise AddressError(f"{text[:60]!r} is not a path")
     return raw
 

@@ -27,6 +27,8 @@ EXAMPLES = [
     "/p2p/QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N",
     "/ip6zone/eth0/ip6/fe80::1/tcp/1",
     "/ip4/127.0.0.1/tcp/443/tls/sni/example.org/ws",
+    "/ip4/127.0.0.1/tcp/80/sni/example.org/ws/http-path/a%2Fb%20%C3%BC",
+    "/ip6zone/eth0/ip6/fe80::1/udp/1/quic-v1/noise",
     "/ip4/127.0.0.1/udp/443/quic-v1/webtransport/certhash/uEiAkH5a4DPGKUuOBjYw0CgwjvcJCJMD2K_1aluKR_tpevQ",
 ]
 

@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from lattica.config import load_config
-from lattica.errors import DialError
+from lattica.errors import DialError, ListenError
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.net import dnsaddr
 from lattica.nat.base.net.addresses import split_peer
@@ -302,3 +302,22 @@ async def test_a_path_of_our_own_is_told_and_dialed():
         assert f"/ws/http-path/mesh/p2p/{server.peer_id}" in str(addr)
         async with Node(node_config(listen=())) as client:
             assert await client.connect(addr) == server.peer_id
+
+
+@pytest.mark.parametrize("tail", ["tcp/0", "tcp/0/ws", "udp/0/quic-v1/noise"])
+@pytest.mark.parametrize("family", ["dns", "dns4"])
+async def test_listening_on_a_name(family, tail):
+    await on_this_machine()
+    async with Node(node_config(listen=(f"/{family}/here.example/{tail}",))) as server:
+        (addr,) = server.addrs
+        assert str(addr).startswith("/ip4/127.0.0.1/")
+        assert "sni" not in str(addr)
+        async with Node(node_config(listen=())) as client:
+            assert await client.connect(addr) == server.peer_id
+
+
+async def test_listening_on_a_name_that_there_is_not():
+    await on_this_machine()
+    with pytest.raises(ListenError, match="not resolved"):
+        async with Node(node_config(listen=("/dns4/none.invalid/tcp/0",))):
+            pass

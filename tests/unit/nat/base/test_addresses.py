@@ -57,6 +57,8 @@ def addrs(*texts: str) -> list[Multiaddr]:
         ("[fe80::1%eth0]:4001", "write it as /ip6zone/eth0/ip6/fe80::1/tcp/4001"),
         ("/ip6/fe80::1%eth0/tcp/1", "write it as /ip6zone/eth0/ip6/fe80::1/tcp/1"),
         ("/dns/a.example/tcp/1/ws/http-path/a%0d%0ab", "not a path"),
+        ("/dns/a.example/tcp/1/ws/http-path/\udc80", "not a path"),
+        ("/dns/a.example/tcp/1/ws/http-path/" + "a" * 300, "not a path"),
         ("/ip4/192.0.2/tcp/1", "not IPv4"),
         ("/ip4/192.0.2.1/tcp", "missing value"),
         ("/ip4/192.0.2.1/tcp/65536", "not in range"),
