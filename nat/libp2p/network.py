@@ -246,11 +246,14 @@ class NetworkService(INetworkService):
 
     async def _dial(self, peer_id: PeerId) -> Connection:
         """To what the node knows of the peer, and to what py-libp2p's protocols know."""
-        known = self.swarm.address_book.addrs(peer_id)
+        told = self.swarm.address_book.addrs(peer_id)
+        known = await self.swarm.known.of(peer_id)
         with suppress(PeerStoreError):
             for addr in self.peerstore.addrs(libp2p_id(peer_id)):
                 with suppress(AddressError):  # one that only py-libp2p knows
-                    known.append(split_peer(our_addr(addr))[0])
+                    base, _ = split_peer(our_addr(addr))
+                    if base not in told:  # else it was judged as what the peer has said
+                        known.append(base)
         return await self.swarm.dial(peer_id, dict.fromkeys(known))
 
     async def dial_addr(

@@ -48,6 +48,7 @@ from lattica.nat.swarm.addresses.observed import ObservedAddresses
 from lattica.nat.swarm.addresses.own_addresses import OwnAddresses
 from lattica.nat.swarm.dialing.connector import Connector
 from lattica.nat.swarm.dialing.dialer import Dialer
+from lattica.nat.swarm.dialing.known import KnownAddresses
 from lattica.nat.swarm.events import (
     AddressesChanged,
     EventBus,
@@ -114,6 +115,13 @@ class Swarm:
         self._connector = Connector(identity, self.config, self._on_stream)
         self.own_addresses = OwnAddresses(self._on_addresses_changed)
         self.observed = ObservedAddresses()
+        self.known = KnownAddresses(
+            self.address_book,
+            self._seen_addrs,
+            trio.current_time,
+            is_connected=lambda peer_id: self.registry.best(peer_id) is not None,
+        )
+        """Which of the addresses in :attr:`address_book` may be dialed."""
         self.nat = Watched(NatReport())
         """What is known of the NAT for IPv4; whoever measures it sets it."""
         from lattica.nat.quic.transport import QuicTransport  # half of what importing us would take
@@ -318,6 +326,11 @@ class Swarm:
         own = self.own_addresses
         return ranked(self.addrs, reachable=own.reachable, unreachable=own.unreachable)
 
+    def _seen_addrs(self) -> tuple[Multiaddr, ...]:
+        seen = (*self.observed.addrs(Kind.TCP), *self.observed.addrs(Kind.QUIC))
+        direct = (addr for addr in self.own_addresses.all if kind_of(addr) is not Kind.CIRCUIT)
+        return (*direct, *seen)
+
     def _on_addresses_changed(self) -> None:
         self.events.publish(AddressesChanged(self.addrs))
         self._notify_changed()
@@ -470,6 +483,7 @@ class Swarm:
                     connection.peer_id,
                 )
                 return
+        self.known.on_connected(connection)
         first = registry.add(connection)
         nursery.start_soon(self._run_connection, connection)
         if self._same_key.other_of(connection) is not None:
@@ -582,10 +596,11 @@ class Swarm:
             await trio.lowlevel.checkpoint()
             connection = existing
         else:
-            known = [*addrs, *self.address_book.addrs(peer_id)]
+            known = [*addrs, *await self.known.of(peer_id)]
             if not known and peer_id != self.identity.peer_id:
+                told = "that may be dialed now " if self.address_book.addrs(peer_id) else ""
                 raise NotConnectedError(
-                    f"no address of {peer_id} is known; connect to a full multiaddr first"
+                    f"no address of {peer_id} {told}is known; connect to a full multiaddr first"
                 )
             connection = await self.dial(peer_id, known)
         try:

@@ -29,6 +29,9 @@ _UNICAST = _networks("0.0.0.0/1", "128.0.0.0/2", "192.0.0.0/3", "2000::/3")
 """Where the internet's hosts are: without multicast, and what was never assigned."""
 _ELSEWHERE = _networks("fc00::/7", "fec0::/10")
 """Where there are hosts, too: those of private networks."""
+_PRIVATE = _networks(
+    "10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "fec0::/10"
+)  # fmt: skip
 _NO_HOST = _networks("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16")
 """This host, loopback, one link (those of IPv6 are in no unicast space)."""
 _SPECIAL = _networks(
@@ -86,6 +89,15 @@ def is_host(ip: IpAddress) -> bool:
     IPv4 address (mapped, NAT64).
     """
     return _is_in(ip, _UNICAST + _ELSEWHERE) and not _is_in(ip, _NO_HOST)
+
+
+@lru_cache(maxsize=1024)
+def is_private_host(ip: IpAddress) -> bool:
+    """Whether it can be one host's in a private network: RFC 1918, 4193, 6598, and site-local.
+
+    Not what is for tests and documentation, and not IPv6 that carries an IPv4 address.
+    """
+    return _is_in(ip, _PRIVATE)
 
 
 def _is_in(ip: IpAddress, networks: tuple[IpNetwork, ...]) -> bool:

@@ -102,6 +102,14 @@ class AddressBook:
             self._known.pop(peer_id, None)
         return list(known)
 
+    def by_source(self, peer_id: PeerId) -> tuple[list[Multiaddr], list[Multiaddr]]:
+        """As :meth:`addrs`: those that the application has given, and the others."""
+        given: list[Multiaddr] = []
+        told: list[Multiaddr] = []
+        for addr in self.addrs(peer_id):
+            (given if self._known[peer_id][addr].ttl == GIVEN_TTL else told).append(addr)
+        return given, told
+
     def _least(self, added: PeerId) -> PeerId:
         """Whom to forget: somebody else than who was added, if that can be."""
         rest: list[PeerId] = []

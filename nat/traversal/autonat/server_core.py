@@ -29,6 +29,7 @@ from lattica.nat.base.net.interfaces import Interface
 from lattica.nat.base.net.ip import IpAddress, is_public_host
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.net.network_groups import network_of
+from lattica.nat.base.net.targets import Claim, Vantage, may_reach
 from lattica.nat.traversal.autonat.config import AutonatServerConfig
 from lattica.nat.traversal.autonat.messages import (
     MAX_DIAL_DATA,
@@ -81,7 +82,8 @@ def may_dial(addr: Multiaddr, local: Sequence[Interface], *, allow_private: bool
         return False
     if allow_private:
         return any(interface.version == ip.version for interface in local)
-    if not is_public_host(ip) or any(interface.ip == ip for interface in local):
+    own = any(interface.ip == ip for interface in local)
+    if own or not may_reach(Claim.OTHERS, ip, Vantage()):
         return False
     return any(_leads_outside(interface, ip.version) for interface in local)
 

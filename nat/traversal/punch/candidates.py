@@ -24,6 +24,7 @@ from lattica.nat.base.net.interfaces import Interface, LocalAddress
 from lattica.nat.base.net.ip import IpAddress, is_host, is_public_host
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.net.ranking import ranked
+from lattica.nat.base.net.targets import Claim, Vantage, may_reach
 
 MAX_CLAIMED = 64
 """Addresses of a peer among which those are that are looked at."""
@@ -111,6 +112,7 @@ def to_dial(
     our_places = {(ip_of(addr), to_endpoint(addr).port) for addr in ours if ip_of(addr)}
     our_ips = public_ips(ours)
     same_site = bool(our_ips & public_ips(found))
+    vantage = Vantage(interfaces, (), same_site, allow_loopback)
     near: list[Multiaddr] = []
     far: list[Multiaddr] = []
     hosts: set[IpAddress] = set()
@@ -124,12 +126,7 @@ def to_dial(
             if ip in hosts or len(hosts) < MAX_PUBLIC_HOSTS:
                 hosts.add(ip)
                 far.append(addr)
-        elif ip.is_loopback:
-            if allow_loopback:
-                near.append(addr)
-        elif is_host(ip) and (
-            same_site or any(ip in interface.network for interface in interfaces)
-        ):
+        elif may_reach(Claim.PEER, ip, vantage):
             near.append(addr)
     # Of the public ones there is always room for some.
     kept = near[: MAX_DIALED - min(len(far), MAX_DIALED // 2)]

@@ -33,7 +33,8 @@ from enum import Enum
 from itertools import chain, islice, zip_longest
 from typing import Final
 
-from lattica.nat.base.net.ip import IpAddress, is_public_host
+from lattica.nat.base.net.ip import IpAddress
+from lattica.nat.base.net.targets import Claim, Vantage, may_reach
 from lattica.nat.swarm.addresses.nat_report import Behaviour
 from lattica.nat.transport.udp_socket import Address
 from lattica.nat.traversal.punch.birthday.messages import TOKEN_SIZE, Hello
@@ -112,7 +113,7 @@ def check_target(ip: IpAddress, own: frozenset[IpAddress]) -> None:
         NotApplicable: it is no public address of a single host, or one of this node (`own`):
             nobody has this node look around in its own network, or at itself.
     """
-    if not is_public_host(ip) or ip in own:
+    if not may_reach(Claim.OTHERS, ip, Vantage()) or ip in own:
         raise NotApplicable(f"{ip} is no public address of another node: nothing is sent there")
 
 

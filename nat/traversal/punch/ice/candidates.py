@@ -14,7 +14,8 @@ from zlib import crc32
 
 from lattica.nat.base.errors import AccessDeniedError
 from lattica.nat.base.net.interfaces import Interface
-from lattica.nat.base.net.ip import IpAddress, is_host, is_public_host
+from lattica.nat.base.net.ip import is_public_host
+from lattica.nat.base.net.targets import Claim, Vantage, may_reach
 from lattica.nat.secure.gater import Gater
 
 MAX_REMOTE_CANDIDATES = 16
@@ -111,24 +112,15 @@ class TargetPolicy:
                 self.gater.check_address(ip)
             except AccessDeniedError:
                 return False
-        if ip.is_loopback:
-            return self.allow_loopback
-        return is_host(ip) and not self._is_broadcast(ip)
-
-    def _is_broadcast(self, ip: IpAddress) -> bool:
-        return any(
-            ip == interface.network.broadcast_address and interface.network.num_addresses > 2
-            for interface in self.interfaces
-            if ip.version == interface.version == 4
-        )
+        return may_reach(Claim.PEER, ip, self._vantage(same_site=True))
 
     def _may_probe(self, host: str, *, same_site: bool) -> bool:
         if not self.may_answer(host):
             return False
-        ip = ipaddress.ip_address(host)
-        if ip.is_loopback or is_public_host(ip):
-            return True
-        return same_site or any(ip in interface.network for interface in self.interfaces)
+        return may_reach(Claim.PEER, ipaddress.ip_address(host), self._vantage(same_site))
+
+    def _vantage(self, same_site: bool) -> Vantage:
+        return Vantage(self.interfaces, (), same_site, self.allow_loopback)
 
     def choose(
         self, remote: Iterable[Candidate], own: Collection[tuple[str, int]] = ()

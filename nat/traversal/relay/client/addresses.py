@@ -14,6 +14,7 @@ from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.net.addresses import DIRECT_KINDS, ip_of, kind_of, split_peer
 from lattica.nat.base.net.ip import IpAddress, is_public_host
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.base.net.targets import Claim, Vantage, may_reach
 from lattica.nat.traversal.relay.circuit import circuit_addr
 
 MAX_PER_RELAY = 8
@@ -34,7 +35,7 @@ def own_addrs_of(
         for base, named in map(split_peer, advertised)
         if named in (None, relay)
         and kind_of(base) in DIRECT_KINDS
-        and (is_public(ip := ip_of(base)) or ip in hosts)
+        and ((ip := ip_of(base)) is None or ip in hosts or may_reach(Claim.RELAY, ip, Vantage()))
     ]
     found = sorted(dict.fromkeys([*certain, *claimed]), key=_rank)
     if found and _rank(found[0]) < 2:

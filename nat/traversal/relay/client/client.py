@@ -24,7 +24,7 @@ import trio
 from lattica.nat.base.backoff import Backoff
 from lattica.nat.base.errors import AddressError, LatticaError, RemoteProtocolError
 from lattica.nat.base.keys.identity import PeerId
-from lattica.nat.base.net.addresses import Kind, kind_of, parse_multiaddr, split_peer
+from lattica.nat.base.net.addresses import Kind, ip_of, kind_of, parse_multiaddr, split_peer
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.net.names import resolve
 from lattica.nat.base.watched import Watched
@@ -427,8 +427,11 @@ class RelayClient:
         return bool(self._tcp_addrs(r))
 
     def _tcp_addrs(self, r: _Relay) -> list[Multiaddr]:
-        found = own_addrs_of(r.relay, r.advertised, self._used_addrs(r))
-        return [addr for addr in found if kind_of(addr) is Kind.TCP]
+        used = self._used_addrs(r)
+        found = own_addrs_of(r.relay, r.advertised, used)
+        # A name that a relay has said is for others to look up, if they like.
+        numeric = (addr for addr in found if addr in used or ip_of(addr) is not None)
+        return [addr for addr in numeric if kind_of(addr) is Kind.TCP]
 
     async def _add_tcp(self, r: _Relay) -> None:
         for addr in await resolve(self._tcp_addrs(r)):

@@ -11,10 +11,12 @@ import pytest
 import trio
 
 from lattica.config import NodeConfig
-from lattica.errors import LocalProtocolError
+from lattica.errors import ConnectionClosedError, LocalProtocolError
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.net.addresses import Kind, kind_of
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.base.net.targets import TargetBudget
+from lattica.nat.mux.connection import Connection
 from lattica.nat.swarm.events import NetworkChanged, PathChanged
 from lattica.nat.traversal.config import TraversalConfig
 from lattica.nat.traversal.portmap.config import PortMappingConfig
@@ -167,3 +169,35 @@ async def test_a_defect_of_one_part_is_logged_and_the_part_starts_again(caplog, 
         assert part.count == 4
         assert caplog.text.count("internal error, starting again") == 3
         nursery.cancel_scope.cancel()
+
+
+async def test_a_peer_that_breaks_its_connection_has_nobody_dial_what_it_names(monkeypatch):
+    async with Node(node_config()) as node, Node(node_config()) as liar:
+        node.handle(ECHO, echo)
+        dialed: list[Multiaddr] = []
+
+        async def dial(
+            peer_id: PeerId | None, addr: Multiaddr, *args: Any, **more: Any
+        ) -> Connection:
+            dialed.append(addr)
+            await trio.lowlevel.checkpoint()
+            raise ConnectionClosedError("nobody is there")
+
+        names = [Multiaddr(f"/ip4/10.1.0.{n}/tcp/22") for n in range(40)]
+        names += [Multiaddr(f"/ip4/127.0.0.1/tcp/{port}") for port in range(1, 44)]
+        liar.swarm.own_addresses.set("mapped", names)
+        await liar.connect(node.addrs[0])
+        stream = await liar.open_stream(node.peer_id, ECHO)
+        await stream.send_all(b"x")
+        await stream.receive_exactly(1)
+        await settled(lambda: len(node.swarm.address_book.addrs(liar.peer_id)) > 16)
+        monkeypatch.setattr(node.swarm._dialer, "_dial_address", dial)
+        liar.traversal.paths._reconnecting.add(node.peer_id)  # it waits to be dialed
+        connection = node.swarm.registry.best(liar.peer_id)
+        assert connection is not None
+        connection.established_at -= 60  # as if it had lasted
+        stream.connection.abort("broken on purpose")
+        await settled(lambda: dialed)
+        await trio.sleep(3)
+    assert len(dialed) <= TargetBudget.BURST + 1
+    assert not any(str(addr).startswith("/ip4/10.") for addr in dialed)
