@@ -72,7 +72,7 @@ class KnownAddresses:
         Cancellation: at any time.
         """
         given, told = self._book.by_source(peer_id)
-        places = self._met.get(peer_id, {})
+        places = self._met.get(peer_id) or OrderedDict[Multiaddr, bool]()
         worked = [addr for addr in told if places.get(addr)]
         rest = [addr for addr in told if not places.get(addr)]
         return [*given, *worked, *await self._judged(rest, _ips(places))]
