@@ -49,8 +49,6 @@ class RpcConfig:
     """Bytes of a message apart from its large buffers."""
     send_tracebacks: bool = False
     """Whether callers get the traceback of a handler that raised."""
-    compression_ratio: int = 200
-    """How many times its size a compressed body may have when it is unpacked."""
 
     def __post_init__(self) -> None:
         for name in ("call_timeout", "resume_window", "drain_timeout"):
@@ -62,7 +60,6 @@ class RpcConfig:
             "max_threads",
             "receive_memory",
             "receive_memory_per_peer",
-            "compression_ratio",
         ):
             require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         require(

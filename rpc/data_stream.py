@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import trio
+
 from lattica.nat.base.errors import IncompleteReadError, RemoteProtocolError
 from lattica.nat.mux.stream import Stream
 from lattica.rpc.budget import ReceiveBudget
-from lattica.rpc.config import CONTROL_BODY
+from lattica.rpc.config import CONTROL_BODY, RpcConfig
 from lattica.rpc.encoding.arrays import RefusedValueError
+from lattica.rpc.encoding.compression import IN_THREAD, WORTH, Compressed, compress
 from lattica.rpc.encoding.decoder import Decoder
 from lattica.rpc.encoding.encoder import Encoded
 from lattica.rpc.encoding.memory import allocate
@@ -40,12 +43,14 @@ class DataStream:
     """
 
     def __init__(
-        self, stream: Stream, decoder: Decoder, budget: ReceiveBudget, max_skeleton: int
+        self, stream: Stream, decoder: Decoder, budget: ReceiveBudget, config: RpcConfig
     ) -> None:
         self.stream = stream
+        self.compression: str | None = None
+        """How what is sent is compressed, if that makes it smaller."""
         self._decoder = decoder
         self._budget = budget
-        self._max_skeleton = max_skeleton
+        self._config = config
         self._reserved = 0
         self.bytes_received = 0
         self.bytes_sent = 0
@@ -56,7 +61,12 @@ class DataStream:
         """Send a message; waits while the peer does not read. Cancelled, the stream is of no
         use.
         """
-        head = encode_message(kind, body, is_last=is_last)
+        is_compressed = False
+        if self.compression is not None and body.size >= WORTH:
+            smaller = await self._compressed(body, self.compression)
+            if smaller is not None:
+                body, is_compressed = smaller, True
+        head = encode_message(kind, body, is_last=is_last, is_compressed=is_compressed)
         stream = self.stream
         self.bytes_sent += len(head)
         if not body.buffers:
@@ -75,6 +85,11 @@ class DataStream:
             await stream.send_all(buffer)
         if parts:
             await stream.send_all(b"".join(parts))
+
+    async def _compressed(self, body: Encoded, algorithm: str) -> Encoded | None:
+        if body.size <= IN_THREAD:
+            return compress(body, algorithm)
+        return await trio.to_thread.run_sync(compress, body, algorithm)
 
     async def send_raw(self, message: bytes) -> None:
         """Send a message that is encoded."""
@@ -100,12 +115,27 @@ class DataStream:
             self._budget.reserve(self.stream.peer_id, size)
             self._reserved = size
         skeleton = await self.stream.receive_exactly(prefix.skeleton)
+        if prefix.is_compressed:
+            return await self._receive_compressed(prefix, skeleton, is_last)
         places = self._places(prefix, out)
         buffers = [
             await self._receive_buffer(each >> 1, bool(each & 1), place)
             for each, place in zip(prefix.buffers, places, strict=True)
         ]
         value, refusal = self._decoder.decode_partly(skeleton, buffers)
+        return Message(prefix.kind, value, refusal, is_last)
+
+    async def _receive_compressed(self, prefix: Prefix, skeleton: bytes, is_last: bool) -> Message:
+        sizes = tuple(each >> 1 for each in prefix.buffers)
+        packed = Compressed(skeleton, sizes)
+        self._budget.reserve(self.stream.peer_id, packed.size)
+        self._reserved += packed.size
+        received = [await self.stream.receive_exactly(size) for size in sizes]
+        if packed.size <= IN_THREAD:
+            plain, buffers = packed.unpack(received)
+        else:
+            plain, buffers = await trio.to_thread.run_sync(packed.unpack, received)
+        value, refusal = self._decoder.decode_partly(plain, buffers)
         return Message(prefix.kind, value, refusal, is_last)
 
     async def _receive_prefix(self) -> tuple[Prefix, bool] | None:
@@ -119,7 +149,7 @@ class DataStream:
                 return None
             # Nearly always all of it is in the first piece.
             gathered: bytes | memoryview = data + bytes(view) if data else view
-            found = decode_prefix(gathered, self._max_skeleton)
+            found = decode_prefix(gathered, self._config.max_skeleton)
             if found is not None:
                 prefix, is_last, end = found
                 stream.push_back(gathered[end:])

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lattica.content import FetchOptions, FetchResult, Ticket
     from lattica.content.events import FetchCallback, HashCallback
     from lattica.content.manifest.cid import Cid
+    from lattica.facades.rpc_aio import AsyncRpc
     from lattica.nat.base.keys.identity import Identity, PeerId
     from lattica.nat.base.net.multiaddr import Multiaddr
     from lattica.nat.mux.stream import Stream
@@ -104,6 +105,15 @@ class AsyncLattica(NodeFacade):
         traceback: TracebackType | None,
     ) -> None:
         await self.aclose()
+
+    # Calls
+
+    @property
+    def rpc(self) -> AsyncRpc:
+        """Calls to other peers, and what this node serves to them (`docs/rpc.md`)."""
+        from lattica.facades.rpc_aio import AsyncRpc
+
+        return AsyncRpc(self._bridge, self._node)
 
     # Peers
 

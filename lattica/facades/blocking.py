@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from lattica.content import FetchOptions, FetchResult, Ticket
     from lattica.content.events import FetchCallback, HashCallback
     from lattica.content.manifest.cid import Cid
+    from lattica.facades.rpc_blocking import BlockingRpc
     from lattica.nat.base.keys.identity import Identity, PeerId
     from lattica.nat.base.net.multiaddr import Multiaddr
     from lattica.nat.swarm.events import SwarmEvent
@@ -115,6 +116,15 @@ class Lattica(NodeFacade):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    # Calls
+
+    @property
+    def rpc(self) -> BlockingRpc:
+        """Calls to other peers, and what this node serves to them (`docs/rpc.md`)."""
+        from lattica.facades.rpc_blocking import BlockingRpc
+
+        return BlockingRpc(self._bridge, self._node)
 
     # Peers
 

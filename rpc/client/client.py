@@ -383,7 +383,9 @@ class Client:
             peer = target if isinstance(target, Peer) else await target.choose(set())
             return peer.streamed(method.packed, kind, arguments, deadline, options)
 
-        return ResponseStream(self, choose, requests, deadline, method.counters)
+        return ResponseStream(
+            self, choose, requests, deadline, method.counters, options.compression
+        )
 
     def _stream_deadline(self, options: CallOptions) -> float:
         return math.inf if options.timeout is None else trio.current_time() + options.timeout

@@ -74,7 +74,7 @@ class DataLink:
                 raise UnavailableError(text, may_have_run=False) from error
             raise
         self.calls += 1
-        return DataStream(stream, client.decoder, client.budget, client.config.max_skeleton)
+        return DataStream(stream, client.decoder, client.budget, client.config)
 
     def give_back(self, data: DataStream) -> None:
         """The call is over, and both sides know it."""
@@ -111,9 +111,15 @@ class DataLink:
 
     # --- calls with one answer ---
 
-    async def unary(self, body: Encoded, deadline: float, out: Sequence[memoryview]) -> Any:
+    async def unary(
+        self,
+        body: Encoded,
+        deadline: float,
+        out: Sequence[memoryview],
+        compression: str | None = None,
+    ) -> Any:
         """Make a unary call; raises RpcError."""
-        return await self._ask(body, None, deadline, out)
+        return await self._ask(body, None, deadline, out, compression)
 
     async def fetch(
         self, session: bytes, call: int, deadline: float, out: Sequence[memoryview]
@@ -127,11 +133,13 @@ class DataLink:
         raw: bytes | None,
         deadline: float,
         out: Sequence[memoryview],
+        compression: str | None = None,
     ) -> Any:
         data = None
         sent = False
         with trio.CancelScope(deadline=deadline) as scope:
             data = await self.take()
+            data.compression = compression
             over = False
             try:
                 try:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from lattica.nat.base.errors import LocalProtocolError
+from lattica.rpc.encoding import compression
 
 MAX_ATTEMPTS: Final = 5
 """Of a call, the first one counted."""
@@ -42,6 +43,8 @@ class CallOptions:
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise LocalProtocolError(f"{name} is a number of seconds, not {value!r}")
+        if self.compression is not None:
+            compression.check(self.compression)
         if not 0 <= self.retries < MAX_ATTEMPTS:
             raise LocalProtocolError(f"retries are 0 to {MAX_ATTEMPTS - 1}, not {self.retries!r}")
 

@@ -64,7 +64,8 @@ class Peer:
             return await self._data.fetch(self._control.session, call, deadline, ())
         targets = _targets(out)
         body = self._body(method, Kind.UNARY, arguments, deadline, metadata, options)
-        result = await self._data.unary(body, deadline, [memory_of(each) for each in targets])
+        memory = [memory_of(each) for each in targets]
+        result = await self._data.unary(body, deadline, memory, options.compression)
         return result if out is None else placed(result, out)
 
     def _body(

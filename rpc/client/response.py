@@ -44,9 +44,11 @@ class ResponseStream:
         requests: Any,
         deadline: float,
         counters: MethodCounters,
+        compression: str | None,
     ) -> None:
         self._client = client
         self._choose = choose
+        self._compression = compression
         self._link: DataLink | None = None
         self._counters = counters
         self._start = 0.0
@@ -126,6 +128,7 @@ class ResponseStream:
             link.drop(data)
             raise CallCancelledError("the iterator was closed", may_have_run=False)
         self._data = data
+        data.compression = self._compression
         with suppress(StreamResetError):  # it may have answered already
             await data.send(Kind.CALL, body)
         if self._requests is not None:

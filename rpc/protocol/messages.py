@@ -9,7 +9,9 @@ messages:
 - requests streamed: CALL, ITEM…, END from the caller; RESULT or ERROR;
 - results streamed: ITEM…, END or ERROR from the server.
 
-A caller gives a call up by resetting the stream. FETCH asks for the large result of a call of the
+A caller gives a call up by resetting the stream. The kind's bit 0x40 says
+that the sender takes no further call on the stream, 0x20 that the body is compressed
+(:mod:`lattica.rpc.encoding.compression`). FETCH asks for the large result of a call of the
 control plane.
 """
 
@@ -37,6 +39,7 @@ DATA: Final = "/lattica/rpc-data/1.0.0"
 """The protocol of the data plane."""
 MAX_BUFFER: Final = 2**48
 _LAST: Final = 0x40
+_COMPRESSED: Final = 0x20
 
 
 class Kind(IntEnum):
@@ -65,6 +68,7 @@ class Prefix:
     """Bytes."""
     buffers: tuple[int, ...]
     """Bytes of each, doubled, and 1 more if it is immutable."""
+    is_compressed: bool = False
 
     @property
     def size(self) -> int:
@@ -78,9 +82,10 @@ def encode_prefix(
     buffers: Sequence[bytes | bytearray | memoryview],
     *,
     is_last: bool = False,
+    is_compressed: bool = False,
 ) -> bytes:
     """The prefix of a message; with `is_last` the sender takes no further call on the stream."""
-    first = kind | _LAST if is_last else kind
+    first = kind | (_LAST if is_last else 0) | (_COMPRESSED if is_compressed else 0)
     if not buffers and skeleton < 0x80:
         return bytes((first, skeleton, 0))
     parts = [bytes((first,)), encode_uvarint(skeleton), encode_uvarint(len(buffers))]
@@ -88,9 +93,13 @@ def encode_prefix(
     return b"".join(parts)
 
 
-def encode_message(kind: Kind, body: Encoded, *, is_last: bool = False) -> bytes:
+def encode_message(
+    kind: Kind, body: Encoded, *, is_last: bool = False, is_compressed: bool = False
+) -> bytes:
     """Prefix and skeleton of a message, which its buffers follow."""
-    prefix = encode_prefix(kind, len(body.skeleton), body.buffers, is_last=is_last)
+    prefix = encode_prefix(
+        kind, len(body.skeleton), body.buffers, is_last=is_last, is_compressed=is_compressed
+    )
     return prefix + body.skeleton
 
 
@@ -102,7 +111,7 @@ def decode_prefix(data: bytes | memoryview, max_skeleton: int) -> tuple[Prefix, 
     """
     if not len(data):
         return None
-    kind = data[0] & ~_LAST
+    kind = data[0] & ~(_LAST | _COMPRESSED)
     if kind > Kind.FETCH:
         raise RemoteProtocolError(f"RPC: no message is of kind {kind}")
     try:
@@ -123,7 +132,9 @@ def decode_prefix(data: bytes | memoryview, max_skeleton: int) -> tuple[Prefix, 
             buffers.append(size)
     except NeedMoreData:
         return None
-    return Prefix(Kind(kind), skeleton, tuple(buffers)), bool(data[0] & _LAST), position
+    is_compressed = bool(data[0] & _COMPRESSED)
+    prefix = Prefix(Kind(kind), skeleton, tuple(buffers), is_compressed)
+    return prefix, bool(data[0] & _LAST), position
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ class DataPlane:
     async def serve(self, stream: Stream) -> None:
         """Handle a stream that a peer has opened, until it ends."""
         server = self._server
-        data = DataStream(stream, server.decoder, server.budget, server.config.max_skeleton)
+        data = DataStream(stream, server.decoder, server.budget, server.config)
         try:
             while True:
                 try:
@@ -98,6 +98,7 @@ class DataPlane:
     ) -> bool:
         server, definition = self._server, method.definition
         stream = data.stream
+        data.compression = head.compression
         start = time.perf_counter()
         deadline = math.inf
         if head.timeout_ms is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -23,7 +24,7 @@ from lattica.rpc.server.control import ControlPlane
 from lattica.rpc.server.data import DataPlane
 from lattica.rpc.server.methods import Authorize, ServedMethod
 from lattica.rpc.services.context import CallContext
-from lattica.rpc.services.definition import Service, define
+from lattica.rpc.services.definition import Service, define, define_method
 from lattica.rpc.statistics import MethodCounters
 from lattica.rpc.tasks import Tasks
 
@@ -83,9 +84,10 @@ class Server:
                 raise LocalProtocolError(f"{implementation!r:.100} has no {method.attribute}()")
             if interface is not None:
                 # The interface says what travels, the implementation how it runs.
-                own = define(type(implementation), TypeRegistry(), name or service.name)
-                found = own.methods.get(method.name)
-                method = method.implemented_by(found) if found is not None else method
+                own = getattr(type(implementation), method.attribute, None)
+                if inspect.isfunction(own):
+                    found = define_method(service.name, method.attribute, own, TypeRegistry())
+                    method = method.implemented_by(found)
             served[method.full_name] = ServedMethod(
                 method,
                 function,

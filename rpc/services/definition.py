@@ -238,7 +238,7 @@ def define(kind: type, types: TypeRegistry, name: str | None = None) -> Service:
     called = name or kind.__dict__.get(_SERVICE) or service_name(kind.__name__)
     methods: dict[str, Method] = {}
     for attribute, function in _functions(kind):
-        found = _method(called, attribute, function, types)
+        found = define_method(called, attribute, function, types)
         if found.name in methods:
             raise LocalProtocolError(f"{called} has two methods called {found.name!r}")
         methods[found.name] = found
@@ -266,9 +266,10 @@ def _stream_item(annotation: Any) -> tuple[bool, Any] | None:
     return origin in _ASYNC_STREAMS, arguments[0] if arguments else Any
 
 
-def _method(
+def define_method(
     called: str, attribute: str, function: Callable[..., Any], types: TypeRegistry
 ) -> Method:
+    """Read a method off a function; see :func:`define`."""
     marks: MethodMarks = getattr(function, _MARK, MethodMarks())
     name = marks.name or attribute
     if not _NAME.fullmatch(name) or "." in name:

@@ -35,7 +35,6 @@ ON_ASYNC_ONLY = {"aclose": "blocking streams have `close`"}
 
 NODE_ON_NEITHER = {
     "host": "py-libp2p's, which lives in the trio thread",
-    "rpc": "calls between peers are made under trio so far",
     "swarm": "lives in the trio thread; what it knows is in `peers`, `path` and `events`",
     "traversal": "lives in the trio thread",
 }

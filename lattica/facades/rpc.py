@@ -1,0 +1,124 @@
+"""What the RPC of both facades does alike: kinds of methods, and streams of results."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, Generic, TypeVar
+
+import trio
+
+from lattica.rpc.client.response import ResponseStream
+from lattica.rpc.encoding.registry import TypeRegistry
+from lattica.rpc.errors import CallCancelledError
+from lattica.rpc.services.definition import Kind, define
+
+T = TypeVar("T")
+
+
+class End:
+    """In place of an item: there are no more."""
+
+
+END: Final = End()
+
+
+class Items:
+    """The results of a streaming call; used in the trio thread. Several tasks may wait for one."""
+
+    def __init__(self, stream: ResponseStream) -> None:
+        self._stream = stream
+        self._returned: deque[Any] = deque()
+        self._lock = trio.Lock()
+        self._closed = False
+
+    async def receive(self) -> Any:
+        """The next item, or END."""
+        async with self._lock:
+            if self._returned:
+                return self._returned.popleft()
+            if self._closed:
+                return END
+            try:
+                return await anext(self._stream)
+            except StopAsyncIteration:
+                self._closed = True
+                return END
+            except CallCancelledError:
+                if self.is_closed:
+                    return END
+                raise
+
+    @property
+    def is_closed(self) -> bool:
+        """There will be no more items."""
+        return self._closed
+
+    def put_back(self, item: Any) -> None:
+        """Take back an item that came to nobody."""
+        if item is not END:
+            self._returned.appendleft(item)
+
+    def close(self) -> None:
+        """Give the call up; whoever waits gets END."""
+        self._closed = True
+        self._returned.clear()
+        self._stream.close()
+
+
+class ThreadItems(Generic[T]):
+    """A blocking iterator as an async one: it is advanced in a thread."""
+
+    def __init__(self, items: Iterable[T]) -> None:
+        self._items = items
+        self._iterator: Iterator[T] | None = None
+
+    def __aiter__(self) -> ThreadItems[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        item = await trio.to_thread.run_sync(self._step, abandon_on_cancel=True)
+        if isinstance(item, End):
+            raise StopAsyncIteration
+        return item
+
+    def _step(self) -> T | End:
+        if self._iterator is None:
+            self._iterator = iter(self._items)
+        return next(self._iterator, END)
+
+
+class StubMethods:
+    """The methods of a service, for stubs: what kind each is, and where its requests are."""
+
+    def __init__(self, service: type) -> None:
+        self._service = define(service, TypeRegistry())
+        self._methods = {each.attribute: each for each in self._service.methods.values()}
+
+    @property
+    def name(self) -> str:
+        return self._service.name
+
+    def kind(self, name: str) -> Kind:
+        """Raises AttributeError if there is no such method."""
+        found = self._methods.get(name)
+        if found is None:
+            raise AttributeError(f"{self._service.name} has no method {name!r}")
+        return found.kind
+
+    def wrapped(
+        self,
+        name: str,
+        args: tuple[Any, ...],
+        keywords: dict[str, Any],
+        wrap: Callable[[Any], Any],
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments of a call, in which the stream of requests is wrapped.
+
+        Raises TypeError, as a call of the method itself would.
+        """
+        method = self._methods[name]
+        values, named, stream = method.split(args, keywords)
+        if method.stream_parameter is not None:
+            named = {**named, method.stream_parameter: wrap(stream)}
+        return values, named

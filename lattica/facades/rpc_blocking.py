@@ -1,0 +1,157 @@
+"""RPC for threads: `Lattica.rpc`."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+
+from lattica.facades.bridge import Bridge
+from lattica.facades.rpc import END, Items, StubMethods, ThreadItems
+from lattica.nat.base.errors import LocalProtocolError
+from lattica.nat.base.keys.identity import PeerId
+
+if TYPE_CHECKING:
+    from lattica.node import Node
+    from lattica.rpc.rpc import Target
+    from lattica.rpc.server.methods import Authorize
+    from lattica.rpc.statistics import RpcStatistics
+
+S = TypeVar("S")
+
+
+class BlockingRpc:
+    """Calls between this node and others, for threads; see :class:`lattica.rpc.Rpc`."""
+
+    def __init__(self, bridge: Bridge[Any], node: Node) -> None:
+        self._bridge = bridge
+        self._node = node
+
+    def serve(
+        self,
+        service: object,
+        *,
+        interface: type | None = None,
+        name: str | None = None,
+        allow: Collection[PeerId | str] | None = None,
+        authorize: Authorize | None = None,
+        replace: bool = False,
+    ) -> None:
+        """Serve an object's public methods; see :meth:`lattica.rpc.Rpc.serve`.
+
+        Methods run in threads of their own; those that are async run in the node's, under trio.
+        `authorize` is called in the node's thread, and must not block.
+        """
+        self._bridge.call_plain(
+            lambda: self._node.rpc.serve(
+                service,
+                interface=interface,
+                name=name,
+                allow=allow,
+                authorize=authorize,
+                replace=replace,
+            )
+        )
+
+    def withdraw(self, name: str) -> None:
+        """Serve a service no more; see :meth:`lattica.rpc.Rpc.withdraw`."""
+        self._bridge.call_plain(lambda: self._node.rpc.withdraw(name))
+
+    def register(self, kind: type, name: str | None = None) -> None:
+        """Know a type that no annotation mentions; see :meth:`lattica.rpc.Rpc.register`."""
+        self._bridge.call_plain(lambda: self._node.rpc.register(kind, name))
+
+    def stub(self, target: Target, service: type[S], **options: Any) -> S:
+        """What stands in for a service of another peer; see :meth:`lattica.rpc.Rpc.stub`.
+
+        Its methods block, and return what the service's return; those that stream their results
+        return an iterator (:class:`BlockingItems`). A stream of requests is an iterable, which is
+        read in a thread. To type checkers it is the class itself: write that with plain `def`.
+        """
+        made = self._bridge.call_plain(lambda: self._node.rpc.stub(target, service, **options))
+        return cast("S", BlockingStub(self._bridge, made, StubMethods(service)))
+
+    def call(self, target: Target, method: str, /, *args: Any, **keywords: Any) -> Any:
+        """Make a unary call by its name on the wire, as "Echo.shout"."""
+
+        async def call() -> Any:
+            return await self._node.rpc.call(target, method, *args, **keywords)
+
+        return self._bridge.call(call)
+
+    def statistics(self) -> RpcStatistics:
+        """What was counted so far."""
+        return self._bridge.call_plain(lambda: self._node.rpc.statistics())
+
+
+class BlockingStub:
+    """Has the methods of a service, which block. For any number of threads."""
+
+    def __init__(self, bridge: Bridge[Any], made: Any, methods: StubMethods) -> None:
+        self._bridge = bridge
+        self._made = made
+        self._methods = methods
+
+    def __repr__(self) -> str:
+        return f"<stub of {self._methods.name}>"
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        kind = self._methods.kind(name)
+        function = getattr(self._made, name)
+
+        def call(*args: Any, **keywords: Any) -> Any:
+            values, named = self._methods.wrapped(name, args, keywords, _requests)
+            if kind.streams_response:
+                make = partial(function, *values, **named)
+                items = self._bridge.call_plain(lambda: Items(make()))
+                return BlockingItems(self._bridge, items)
+
+            async def run() -> Any:
+                return await function(*values, **named)
+
+            return self._bridge.call(run)
+
+        self.__dict__[name] = call
+        return call
+
+
+def _requests(items: Any) -> Any:
+    if not isinstance(items, Iterable):
+        raise TypeError(f"a stream of requests is an iterable, not {type(items).__name__}")
+    return ThreadItems(items)
+
+
+class BlockingItems:
+    """The results of a streaming call: an iterator, for any number of threads, each of which gets
+    items of its own.
+
+    Closing it gives the call up, and whoever waits for an item stops. `with` closes it, and so does
+    dropping it.
+    """
+
+    def __init__(self, bridge: Bridge[Any], core: Items) -> None:
+        self._bridge = bridge
+        self._core = core
+        self.close = weakref.finalize(self, bridge.soon, core.close)
+        """Give the call up. Idempotent."""
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        try:
+            item = self._bridge.call(self._core.receive, give_back=self._core.put_back)
+        except LocalProtocolError:
+            if not self._bridge.closing:
+                raise
+            item = END
+        if item is END:
+            raise StopIteration
+        return item
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,210 @@
+"""Calls from threads and from asyncio, and services of theirs."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lattica import AsyncLattica, Lattica, NodeConfig
+from lattica.config import load_config
+from lattica.rpc import CallContext, DeadlineExceededError, NotFoundError
+from tests.support.rpc_services import Workshop
+
+
+def config(tmp_path: Path) -> NodeConfig:
+    return load_config(
+        overrides={
+            "listen": ("/ip4/127.0.0.1/tcp/0",),
+            "nat.port_mapping.enabled": False,
+            "data_dir": tmp_path,
+        }
+    )
+
+
+class Plain:
+    """A service for threads."""
+
+    def __init__(self) -> None:
+        self.closed = threading.Event()
+        self.gate = threading.Event()
+
+    def add(self, a: int, b: int) -> int:
+        return a + b
+
+    def missing(self) -> None:
+        raise NotFoundError("nothing here")
+
+    def block(self) -> int:
+        self.gate.wait(30)
+        return 1
+
+    def count(self, number: int) -> Iterator[int]:
+        try:
+            yield from range(number)
+        finally:
+            self.closed.set()
+
+    def never(self) -> Iterator[int]:
+        yield 0
+        self.gate.wait(30)
+
+    def total(self, items: Iterator[int]) -> int:
+        return sum(items)
+
+    def doubles(self, items: Iterator[int]) -> Iterator[int]:
+        for item in items:
+            yield 2 * item
+
+
+def test_threads(tmp_path: Path) -> None:
+    with Lattica(config(tmp_path)) as server, Lattica(config(tmp_path)) as client:
+        plain = Plain()
+        server.rpc.serve(plain)
+        client.connect(server.addrs[0], timeout=20)
+        stub = client.rpc.stub(server.peer_id, Plain)
+        assert stub.add(1, b=2) == 3
+        assert client.rpc.call(server.peer_id, "Plain.add", 1, 2) == 3
+        with pytest.raises(NotFoundError):
+            stub.missing()
+        with pytest.raises(TypeError, match="missing a required argument"):
+            stub.add(1)  # type: ignore[call-arg]
+        with pytest.raises(DeadlineExceededError):
+            client.rpc.stub(server.peer_id, Plain, timeout=0.1).block()
+        assert [*stub.count(5)] == [0, 1, 2, 3, 4]
+        assert stub.total(iter(range(5))) == 10
+        assert stub.total(number for number in range(5)) == 10
+        assert [*stub.doubles(iter([1, 2]))] == [2, 4]
+        with pytest.raises(ZeroDivisionError):
+            stub.total(1 // number for number in [1, 0])
+        plain.closed.clear()
+        items: Any = stub.count(10**9)
+        assert next(items) == 0
+        del items
+        assert plain.closed.wait(20)
+        calls = [each for each in client.rpc.statistics().methods if each.method == "Plain.add"]
+        assert calls[0].codes == {"OK": 2}
+        plain.gate.set()
+
+
+def test_an_iterator_for_several_threads(tmp_path: Path) -> None:
+    with Lattica(config(tmp_path)) as server, Lattica(config(tmp_path)) as client:
+        plain = Plain()
+        server.rpc.serve(plain)
+        client.connect(server.addrs[0], timeout=20)
+        stub = client.rpc.stub(server.peer_id, Plain)
+        items: Any = stub.count(200)
+        got: list[int] = []
+        threads = [threading.Thread(target=lambda: got.extend(items)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert sorted(got) == [*range(200)]
+
+        waiting: Any = stub.never()
+        assert next(waiting) == 0
+        ended: list[int] = []
+        threads = [threading.Thread(target=lambda: ended.extend(waiting)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        waiting.close()
+        for thread in threads:
+            thread.join(20)
+        assert not any(thread.is_alive() for thread in threads)
+        assert ended == []
+        plain.gate.set()
+
+
+class Loop:
+    """A service for asyncio."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.cancelled = asyncio.Event()
+
+    async def shout(self, text: str, ctx: CallContext) -> str:
+        assert asyncio.get_running_loop() is self.loop
+        await asyncio.sleep(0)
+        return text.upper() + str(ctx.peer)[:2]
+
+    async def wait(self) -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+
+    async def count(self, number: int) -> AsyncIterator[int]:
+        try:
+            for each in range(number):
+                await asyncio.sleep(0)
+                yield each
+        finally:
+            self.cancelled.set()
+
+    async def total(self, items: AsyncIterator[int]) -> int:
+        return sum([item async for item in items])
+
+    async def doubles(self, items: AsyncIterator[int]) -> AsyncIterator[int]:
+        async for item in items:
+            yield 2 * item
+
+    def blocking(self, number: int) -> int:
+        assert threading.current_thread() is not threading.main_thread()
+        return -number
+
+
+async def numbers(count: int) -> AsyncIterator[int]:
+    for number in range(count):
+        await asyncio.sleep(0)
+        yield number
+
+
+def test_asyncio(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with (
+            AsyncLattica(config(tmp_path)) as server,
+            AsyncLattica(config(tmp_path)) as client,
+        ):
+            service = Loop()
+            await server.rpc.serve(service)
+            await client.connect((await server.addrs())[0], timeout=20)
+            stub: Any = await client.rpc.stub(server.peer_id, Loop)
+            assert await stub.shout("a") == "A12"
+            assert await stub.blocking(3) == -3
+            assert await client.rpc.call(server.peer_id, "Loop.blocking", 4) == -4
+            assert [item async for item in stub.count(5)] == [0, 1, 2, 3, 4]
+            assert await stub.total(numbers(5)) == 10
+            assert await stub.total([1, 2]) == 3
+            assert [item async for item in stub.doubles(numbers(3))] == [0, 2, 4]
+
+            service.cancelled.clear()
+            task = asyncio.create_task(stub.wait())
+            await asyncio.sleep(0.2)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await asyncio.wait_for(service.cancelled.wait(), 20)
+
+            service.cancelled.clear()
+            async with stub.count(10**9) as items:
+                assert await anext(items) == 0
+            await asyncio.wait_for(service.cancelled.wait(), 20)
+            assert (await server.rpc.statistics()).sessions == 1
+
+    asyncio.run(main())
+
+
+def test_a_service_under_trio_is_called_from_threads(tmp_path: Path) -> None:
+    with Lattica(config(tmp_path)) as server, Lattica(config(tmp_path)) as client:
+        server.rpc.serve(Workshop())
+        client.connect(server.addrs[0], timeout=20)
+        stub: Any = client.rpc.stub(server.peer_id, Workshop)
+        assert stub.shout("a") == "A"
+        assert [*stub.numbers(3)] == [0, 1, 2]
+        assert [*stub.doubles([1, 2])] == [2, 4]
