@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         ListenError,
         LocalProtocolError,
         NotConnectedError,
+        PeerLimitError,
         PeerMismatchError,
         RemoteProtocolError,
         ResourceLimitError,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
         UnsupportedProtocolError,
     )
     from lattica.nat.base.keys.identity import Identity, PeerId
+    from lattica.nat.mux.priority import Priority
     from lattica.node import Node
 
     __version__: str
@@ -71,7 +73,9 @@ __all__ = [
     "NodeConfig",
     "NotConnectedError",
     "PeerId",
+    "PeerLimitError",
     "PeerMismatchError",
+    "Priority",
     "RemoteProtocolError",
     "ResourceLimitError",
     "StorageError",
@@ -94,6 +98,7 @@ _HOME = {
     "Node": "lattica.node",
     "NodeConfig": "lattica.config",
     "PeerId": "lattica.nat.base.keys.identity",
+    "Priority": "lattica.nat.mux.priority",
     "load_config": "lattica.config",
 }
 

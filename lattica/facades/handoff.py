@@ -23,6 +23,7 @@ from lattica.nat.base.checks import check_error_code
 from lattica.nat.base.errors import IncompleteReadError, LocalProtocolError, StreamClosedError
 from lattica.nat.base.in_process import InProcess
 from lattica.nat.base.wire import MAX_UVARINT_BYTES, encode_length_prefixed, find_message
+from lattica.nat.mux.priority import Priority
 
 if TYPE_CHECKING:
     from lattica.facades.bridge import Bridge
@@ -309,6 +310,9 @@ class StreamCore:
         self._read_size = MIN_READ
         self._closed = False
 
+    def set_priority(self, priority: Priority) -> None:
+        self.stream.priority = priority
+
     async def receive_some(self, max_bytes: int | None) -> bytes:
         async with self._receive_lock:
             while (data := self.buffer.take(max_bytes)) is None:
@@ -427,6 +431,15 @@ class StreamHandle(InProcess):
     def is_superseded(self) -> bool:
         """There is a better path to the peer by now, which a new stream would take."""
         return self._core.stream.is_superseded
+
+    @property
+    def priority(self) -> Priority:
+        """How urgent what this side sends is; see `Stream.priority`. May be set at any time."""
+        return self._core.stream.priority
+
+    @priority.setter
+    def priority(self, priority: Priority) -> None:
+        self._bridge.soon(self._core.set_priority, Priority(priority))
 
     @property
     def rtt(self) -> float | None:

@@ -5,6 +5,10 @@ A stream that was idle counts as sparse for its next `SPARSE_BYTES`, at most onc
 a small call overtakes a bulk transfer without being marked by anybody. The sparse ones
 cannot get ahead by more than `SPARSE_RUN` bytes, which leaves at least half of the
 connection to the heavy ones. The idea is fq_codel's (RFC 8290).
+
+That is among streams of normal :class:`~lattica.nat.mux.priority.Priority`. High ones go before all
+of these, and low ones after; but for every `SHARE` bytes that went before it, one turn goes to what
+waits, so that nothing starves.
 """
 
 from __future__ import annotations
@@ -13,8 +17,10 @@ import sys
 from collections import deque
 from collections.abc import Callable
 
+from lattica.nat.mux.priority import Priority
 from lattica.nat.mux.stream_state import MuxStream
 
+SHARE = 1024 * 1024
 SPARSE_BYTES = 16 * 1024
 SPARSE_INTERVAL = 0.005
 SPARSE_RUN = 64 * 1024
@@ -25,17 +31,32 @@ _SMALLEST_COST = 12
 class Senders:
     """The queue of streams that have something to send."""
 
-    __slots__ = ("_clock", "_heavy", "_run", "_sparse")
+    __slots__ = (
+        "_clock",
+        "_heavy",
+        "_high",
+        "_low",
+        "_low_waits",
+        "_others_wait",
+        "_run",
+        "_sparse",
+    )
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._sparse: deque[MuxStream] = deque()
         self._heavy: deque[MuxStream] = deque()
+        self._high: deque[MuxStream] = deque()
+        self._low: deque[MuxStream] = deque()
+        self._others_wait = 0
+        """Bytes of high priority since the last turn of another one."""
+        self._low_waits = 0
+        """Bytes of others since the last turn of low priority."""
         self._run = 0
         """Bytes by which the sparse streams are ahead."""
 
     def __bool__(self) -> bool:
-        return bool(self._sparse or self._heavy)
+        return bool(self._sparse or self._heavy or self._high or self._low)
 
     def add(self, stream: MuxStream, *, was_idle: bool) -> None:
         """Queue a stream, unless it is queued already or has nothing to send.
@@ -46,6 +67,9 @@ class Senders:
         if stream.scheduled or not stream.sendable:
             return
         stream.scheduled = True
+        if stream.priority != Priority.NORMAL:
+            (self._high if stream.priority == Priority.HIGH else self._low).append(stream)
+            return
         if was_idle:
             now = self._clock()
             if now >= stream.sparse_until:
@@ -53,13 +77,42 @@ class Senders:
                 stream.sparse_until = now + SPARSE_INTERVAL
         (self._sparse if stream.sparse_left > 0 else self._heavy).append(stream)
 
+    def set_priority(self, stream: MuxStream, priority: Priority) -> None:
+        """Give a stream another priority, also one that waits for its turn."""
+        if stream.scheduled:
+            for queue in (self._sparse, self._heavy, self._high, self._low):
+                if stream in queue:
+                    queue.remove(stream)
+            stream.scheduled = False
+        stream.priority = priority
+        self.add(stream, was_idle=False)
+
     @property
     def only_heavy(self) -> MuxStream | None:
-        """The one stream that has something to send, if it is a heavy one and there is no other."""
-        return self._heavy[0] if len(self._heavy) == 1 and not self._sparse else None
+        """The one stream that has something to send, if there is no other; not a sparse one."""
+        if self._sparse:
+            return None
+        if not (self._high or self._low):
+            return self._heavy[0] if len(self._heavy) == 1 else None
+        waiting = (*self._high, *self._heavy, *self._low)
+        return waiting[0] if len(waiting) == 1 else None
 
     @property
     def _queue(self) -> deque[MuxStream]:
+        return self._by_priority if self._high or self._low else self._normal
+
+    @property
+    def _by_priority(self) -> deque[MuxStream]:
+        normal = self._sparse or self._heavy
+        if self._high and (self._others_wait < SHARE or not (normal or self._low)):
+            return self._high
+        due = 2 * SHARE if self._high else SHARE  # what high ones leave is for both
+        if self._low and (self._low_waits >= due or not normal):
+            return self._low
+        return self._normal
+
+    @property
+    def _normal(self) -> deque[MuxStream]:
         if self._sparse and not (self._heavy and self._run >= SPARSE_RUN):
             return self._sparse
         return self._heavy
@@ -77,6 +130,11 @@ class Senders:
         stream.scheduled = False
         if sent is None:
             return
+        if self._high or self._low or queue is self._high or queue is self._low:
+            self._others_wait = self._others_wait + sent if queue is self._high else 0
+            self._low_waits = 0 if queue is self._low else self._low_waits + sent
+            if queue is self._high or queue is self._low:
+                return
         if queue is self._sparse:
             stream.sparse_left -= max(sent, _SMALLEST_COST)
             self._run = min(self._run + sent, SPARSE_RUN + SPARSE_BYTES)

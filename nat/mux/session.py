@@ -22,6 +22,7 @@ from lattica.nat.config import KIB, Limits, Timeouts, Windows
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.events import Event, EventKind
 from lattica.nat.mux.lingering import Lingering
+from lattica.nat.mux.priority import Priority
 from lattica.nat.mux.senders import Senders
 from lattica.nat.mux.stream_state import MuxStream
 
@@ -356,6 +357,10 @@ class MuxSession(ABC):
     def schedule(self, stream: MuxStream, *, was_idle: bool = False) -> None:
         """The stream may have something to send (called by the stream, too)."""
         self._senders.add(stream, was_idle=was_idle)
+
+    def set_priority(self, stream: MuxStream, priority: Priority) -> None:
+        """How urgent what the stream sends is (called by the stream)."""
+        self._senders.set_priority(stream, priority)
 
     def _note_drained(self, stream: MuxStream) -> None:
         if stream.wake_below is not None:

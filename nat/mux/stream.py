@@ -25,6 +25,7 @@ from lattica.nat.base.in_process import InProcess
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.wire import encode_length_prefixed, find_message
 from lattica.nat.config import KIB
+from lattica.nat.mux.priority import Priority
 from lattica.nat.mux.session import RESOURCE_LIMIT
 from lattica.nat.mux.stream_state import Buffer, MuxStream
 from lattica.nat.secure.multistream import Initiator
@@ -143,6 +144,19 @@ class Stream(InProcess):
     def rtt(self) -> float | None:
         """Shortest round-trip time of the connection so far, seconds; None: not yet known."""
         return self.connection.session.rtt
+
+    @property
+    def priority(self) -> Priority:
+        """How urgent what this side sends is, beside the other streams of the connection.
+
+        May be set at any time; the peer sets its own. It holds for what has not been sent yet, over
+        TCP and QUIC alike, and not for what a relay has taken already.
+        """
+        return self._core.priority
+
+    @priority.setter
+    def priority(self, priority: Priority) -> None:
+        self._core.session.set_priority(self._core, Priority(priority))
 
     # --- sending ---
 

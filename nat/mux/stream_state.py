@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
+from lattica.nat.mux.priority import Priority
+
 if TYPE_CHECKING:
     from lattica.nat.mux.session import MuxSession
 
@@ -37,6 +39,7 @@ class MuxStream:
         "keeps_received",
         "last_update",
         "owner",
+        "priority",
         "receive_credit",
         "receive_discarded",
         "receive_queue",
@@ -78,6 +81,7 @@ class MuxStream:
         self.fin_sent = False
         self.wake_below: int | None = None
         """The driver is told once when no more than this many bytes are queued."""
+        self.priority = Priority.NORMAL
         self.scheduled = False
         self.sparse_left = 0
         self.sparse_until = 0.0
