@@ -340,9 +340,9 @@ async def test_nobody_takes_a_protocol_from_another_by_chance():
     with pytest.raises(LocalProtocolError, match="is served by hole punching"):
         node.unhandle(DCUTR)
     async with node, Publisher(node) as publisher:
-        with pytest.raises(LocalProtocolError, match="Publisher of 0"):
+        with pytest.raises(LocalProtocolError, match="Publisher of nothing"):
             node.handle(CONTENT, echo)
-        with pytest.raises(LocalProtocolError, match="Publisher of 0"):
+        with pytest.raises(LocalProtocolError, match="Publisher of nothing"):
             async with Publisher(node):
                 pass  # the first one goes on
         assert publisher._open
@@ -357,14 +357,14 @@ async def test_a_stream_on_a_connection_that_is_just_ending_gets_another(monkeyp
         open_stream = a.swarm.open_stream
         tries: list[Any] = []
 
-        async def end_first(peer_id, protocols):
+        async def end_first(peer_id, protocols, **more):
             tries.append(a.swarm.registry.best(peer_id))
             if len(tries) == 1:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(tries[0].aclose)
                     await wait_all_tasks_blocked()
                 raise ConnectionClosedError("it ended")
-            return await open_stream(peer_id, protocols)
+            return await open_stream(peer_id, protocols, **more)
 
         monkeypatch.setattr(a.swarm, "open_stream", end_first)
         assert await ask_echo(a, b.peer_id) == b"hello"

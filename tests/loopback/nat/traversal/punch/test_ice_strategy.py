@@ -184,8 +184,8 @@ async def test_a_quic_dial_that_fails_is_a_failed_attempt(monkeypatch):
             dial = net.pair.target.dial_fresh
             somebody_else = Identity.generate().peer_id
 
-            async def dial_another(peer_id: PeerId, addr: Multiaddr) -> Connection:
-                return await dial(somebody_else, addr)
+            async def dial_another(peer_id: PeerId, addr: Multiaddr, **more: bool) -> Connection:
+                return await dial(somebody_else, addr, **more)
 
             monkeypatch.setattr(net.pair.target, "dial_fresh", dial_another)
             with pytest.raises(DialError, match=str(somebody_else)):

@@ -338,7 +338,7 @@ async def test_a_connection_that_has_ended_already_is_worth_another_attempt(monk
     async with relayed_pair() as pair:
         knows_where(pair)
 
-        async def dial(peer_id: PeerId, addr: Multiaddr) -> Connection:
+        async def dial(peer_id: PeerId, addr: Multiaddr, **more: object) -> Connection:
             await trio.lowlevel.checkpoint()
             return pair.of_target  # and nothing is in the registry
 
