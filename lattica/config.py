@@ -44,6 +44,7 @@ from lattica.nat.base.keys.swarm_key import parse_swarm_key
 from lattica.nat.config import SwarmConfig
 from lattica.nat.traversal.config import TraversalConfig
 from lattica.rpc.config import RpcConfig
+from lattica.rpc.ports.config import PortsConfig
 
 ENVIRONMENT_PREFIX = "LATTICA_"
 CONFIG_VARIABLE = "LATTICA_CONFIG"
@@ -88,6 +89,7 @@ class NodeConfig:
     swarm: SwarmConfig = field(default_factory=SwarmConfig)
     nat: TraversalConfig = field(default_factory=TraversalConfig)
     rpc: RpcConfig = field(default_factory=RpcConfig)
+    ports: PortsConfig = field(default_factory=PortsConfig)
     bootstrap: tuple[str, ...] = ()
     """Multiaddrs of peers to stay connected to. With `/p2p/ID` it must be that peer; without,
     whoever answers is accepted."""

@@ -31,6 +31,7 @@ from lattica.nat.traversal.parts import Traversal
 
 if TYPE_CHECKING:
     from lattica.nat.libp2p.network import Host
+    from lattica.rpc.ports.ports import Ports
     from lattica.rpc.rpc import Rpc
 
 __all__ = ["ConnectionStatus", "Node", "PathStatus", "PeerStatus"]
@@ -75,6 +76,7 @@ class Node(NodeInProcess):
         self._identify = serve_standard(self.swarm)
         self._host: Host | None = None
         self._rpc: Rpc | None = None
+        self._ports: Ports | None = None
         self._nursery: trio.Nursery | None = None
         self._closing = False
         self._bootstrap = BootstrapPeers(self.swarm, self.config.bootstrap)
@@ -106,7 +108,7 @@ class Node(NodeInProcess):
                 await nursery.start(self._bootstrap.run)
                 # Before the swarm closes: connections that end then are not to be replaced.
                 stack.callback(self._bootstrap.stop)
-                stack.push_async_callback(self._close_rpc)
+                stack.push_async_callback(self._close_services)
                 self._exit = stack.pop_all()
         except BaseExceptionGroup as group:
             # That a nursery is in use here is nobody's business.
@@ -177,15 +179,38 @@ class Node(NodeInProcess):
             LocalProtocolError: the node does not run.
         """
         if self._rpc is None:
-            if self._nursery is None or self._closing:
-                raise LocalProtocolError("node.rpc is there while the node runs")
+            nursery = self._running("node.rpc")
             from lattica.rpc.rpc import Rpc
 
-            self._rpc = Rpc(self, self._nursery, self.config.rpc)
+            self._rpc = Rpc(self, nursery, self.config.rpc)
         return self._rpc
 
-    async def _close_rpc(self) -> None:
+    @property
+    def ports(self) -> Ports:
+        """TCP services of this node for other peers, and theirs on local ports (`docs/ports.md`).
+
+        Made when first asked for, and ended with the node.
+
+        Raises:
+            LocalProtocolError: the node does not run.
+        """
+        if self._ports is None:
+            nursery = self._running("node.ports")
+            from lattica.rpc.ports.ports import Ports, secret_of
+
+            secret = secret_of(self.identity.seed)
+            self._ports = Ports(self, nursery, self.config.ports, secret=secret)
+        return self._ports
+
+    def _running(self, name: str) -> trio.Nursery:
+        if self._nursery is None or self._closing:
+            raise LocalProtocolError(f"{name} is there while the node runs")
+        return self._nursery
+
+    async def _close_services(self) -> None:
         self._closing = True
+        if self._ports is not None:
+            await self._ports.aclose()
         if self._rpc is not None:
             await self._rpc.aclose()
 

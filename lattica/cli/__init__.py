@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from lattica.cli import config_show, content, doctor, node, relay, swarm_key
+from lattica.cli import config_show, content, doctor, node, ports, relay, swarm_key
 from lattica.cli.common import EXIT_FAILURE, EXIT_INTERRUPTED, reported_errors, take_any_text
 from lattica.cli.global_options import GlobalOptions, allow_after, without_types_of_flags
 from lattica.cli.terminal import guard_output, guarded_output, say, say_traceback
@@ -118,6 +118,7 @@ node.register(app)
 relay.register(app)
 doctor.register(app)
 content.register(app)
+ports.register(app)
 swarm_key.register(app)
 config_show.register(app)
 

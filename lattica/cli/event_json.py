@@ -42,10 +42,11 @@ class EventOutput:
         """Write one event."""
         self._writer.write(json_text(event_object(event)))
 
-    def write_ready(self, node: Node) -> None:
-        """Say, as the first event, who the node is and where it can be reached."""
+    def write_ready(self, node: Node, **more: object) -> None:
+        """Say, as the first event, who the node is and where it can be reached, and what else
+        there is to say."""
         addrs = [str(addr) for addr in node.addrs]
-        ready = {"event": "ready", "peer_id": str(node.peer_id), "addrs": addrs}
+        ready = {"event": "ready", "peer_id": str(node.peer_id), "addrs": addrs, **more}
         self._writer.write(json_text(ready))
 
     async def write_all(self, events: EventStream) -> None:

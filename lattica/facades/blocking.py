@@ -7,7 +7,7 @@ for every call. Everything here may be used from any number of threads at once.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -19,6 +19,7 @@ from lattica.facades.call import seconds
 from lattica.facades.facade import EventsCore, NodeFacade
 from lattica.facades.handler_threads import MAX_HANDLER_THREADS, HandlerThreads
 from lattica.facades.handoff import StreamCore, StreamHandle
+from lattica.facades.ports import ExposedPort, ForwardedPort
 from lattica.nat.base.buffers import AnyBuffer, AnyWritableBuffer, flat_bytes, writable_view
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.in_process import InProcess
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from lattica.nat.swarm.events import SwarmEvent
     from lattica.nat.swarm.status import PathStatus, PeerStatus
     from lattica.node import Node
+    from lattica.rpc.ports.events import PortCallback
+    from lattica.rpc.ports.forwarder import Forward
+    from lattica.rpc.ports.ports import Anyone, RemotePeer
 
 logger = logging.getLogger(__name__)
 
@@ -234,6 +238,59 @@ class Lattica(NodeFacade):
     def unhandle(self, protocol: str) -> None:
         """Accept no more streams of `protocol`; those that are being handled go on."""
         self._bridge.call_plain(self._node.unhandle, protocol)
+
+    # Ports
+
+    def expose(
+        self,
+        target: int | str,
+        *,
+        name: str | None = None,
+        to: Collection[PeerId | str] | Anyone | None = None,
+        key: str | None = None,
+        idle_timeout: float | None = None,
+        on_event: PortCallback | None = None,
+    ) -> ExposedPort:
+        """Let peers connect to a TCP service of this machine; see
+        :meth:`lattica.rpc.ports.ports.Ports.expose`.
+
+        `on_event` is called in the node's thread, and must not block.
+        """
+        node = self._node
+        exposure = self._bridge.call_plain(
+            lambda: node.ports.expose(
+                target, name=name, to=to, key=key, idle_timeout=idle_timeout, on_event=on_event
+            )
+        )
+        return ExposedPort(self._bridge, exposure)
+
+    def forward(
+        self,
+        peer: RemotePeer,
+        port: int | str,
+        *,
+        local: int | str | None = None,
+        key: str = "",
+        idle_timeout: float | None = None,
+        on_event: PortCallback | None = None,
+        timeout: float | None = None,
+    ) -> ForwardedPort:
+        """Connect clients of a local port with a service of a peer; see
+        :meth:`lattica.rpc.ports.ports.Ports.forward`.
+
+        Returns when it listens. `on_event` is called in the node's thread, and must not block.
+        """
+        node = self._node
+
+        async def forward() -> Forward:
+            return await node.ports.forward(
+                peer, port, local=local, key=key, idle_timeout=idle_timeout, on_event=on_event
+            )
+
+        made = self._bridge.call(
+            forward, timeout=timeout, give_back=lambda late: self._bridge.soon(late.close)
+        )
+        return ForwardedPort(self._bridge, made)
 
     # Content
 

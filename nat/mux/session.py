@@ -242,6 +242,13 @@ class MuxSession(ABC):
         elif not stream.stops_peer:
             self._end_lingering(stream, "closed by this side while the peer was sending")
 
+    def stop_peer(self, stream: MuxStream) -> None:
+        """Have the peer of a stream that this side has closed stop sending now."""
+        alive = self.streams.get(stream.id) is stream
+        if alive and not stream.received_fin and not stream.stops_peer:
+            self._lingering.discard(stream)
+            self._end_lingering(stream, "closed by this side, which reads no more")
+
     def _end_lingering(self, stream: MuxStream, reason: str) -> None:
         stream.stops_peer = True
         self.window_updates_due.pop(stream.id, None)

@@ -501,12 +501,18 @@ class Stream(InProcess):
         self.close()
         await trio.lowlevel.checkpoint()
 
-    def close(self) -> None:
-        """:meth:`aclose` without the checkpoint."""
+    def close(self, *, stop_peer: bool = False) -> None:
+        """:meth:`aclose` without the checkpoint.
+
+        With `stop_peer` the peer is told to stop sending at once, or for yamux as soon as all that
+        was sent has gone out, and not after a while.
+        """
         core = self._core
         core.finish()
         if not core.receive_discarded:
             core.session.discard_received(core)
+        if stop_peer:
+            core.session.stop_peer(core)
         self._readable.wake()
         self.connection.wake_writer()
 

@@ -77,6 +77,7 @@ TARGETS: dict[str, str] = {
     "rpc-client": "rpc:CLIENT",
     "rpc-server": "rpc:SERVER",
     "rpc-message": "rpc:MESSAGE",
+    "ports": "ports:PORTS",
     "config-file": "settings:CONFIG_FILE",
     "config-environment": "settings:CONFIG_ENVIRONMENT",
 }
