@@ -257,6 +257,19 @@ class Stream(InProcess):
                 raise
         self._raise_if_unsendable()
 
+    def leave_path(self, reason: str) -> None:
+        """The peer owes something that does not come, though it is alive: perhaps for the path.
+
+        The connection is ended, and its address tried last from now on, unless other streams use
+        it; this stream is reset in any case.
+        """
+        connection = self.connection
+        if connection.stream_count <= 1 and connection.closed_reason is None:
+            connection.stalled = True
+            connection.abort(reason)
+        else:
+            self.reset(reason)
+
     def keep_received(self) -> None:
         """From now on what has arrived can be read even after the peer has reset the stream."""
         self._core.keeps_received = True

@@ -204,10 +204,12 @@ class _Link:
                 self._core.finish()
                 raise IncompleteReadError("the provider ended the stream")
         if scope.cancelled_caught:
-            raise _StalledError(
+            reason = (
                 f"peer {self._ticket.peer_id} has sent nothing for "
                 f"{self._options.stalled_after:.0f} s"
             )
+            self._stream.leave_path(reason)
+            raise _StalledError(reason)
         bodies = []
         for answer in self._core.received(count):
             if isinstance(answer, Body):

@@ -92,6 +92,9 @@ class MemoryStream:
     async def aclose(self) -> None:
         await self.send_eof()
 
+    def leave_path(self, reason: str) -> None:
+        """There is only one path here."""
+
     async def __aenter__(self) -> MemoryStream:
         return self
 

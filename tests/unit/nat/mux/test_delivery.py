@@ -74,3 +74,15 @@ async def test_a_peer_that_falls_silent_has_not_carried(autojump_clock):
         alice.raw.cut = bob.raw.cut = True
         await alice.connection.closed.wait()
         assert alice.connection.stalled
+
+
+async def test_a_reader_that_waits_in_vain_leaves_the_path_unless_others_use_it(autojump_clock):
+    async with connected() as (alice, _):
+        waiting, other = alice.open(), alice.open()
+        await waiting.send_all(b"?")
+        await other.send_all(b"?")
+        waiting.leave_path("nothing comes")
+        assert [stream.id for stream in alice.connection.session.streams.values()] == [other.id]
+        other.leave_path("nothing comes")
+        assert alice.connection.closed_reason == "nothing comes"
+        assert alice.connection.stalled
