@@ -79,8 +79,8 @@ class Publisher(InProcess):
         self.catalog = Catalog()
 
     def __repr__(self) -> str:
-        names = ", ".join(publication.manifest.name for publication in self.catalog)
-        return f"<Publisher of {names or 'nothing'}>"
+        names = [publication.manifest.name for publication in self.catalog]
+        return f"<Publisher of {len(names)}{': ' if names else ''}{', '.join(names)}>"
 
     async def __aenter__(self) -> Publisher:
         self._node.handle(PROTOCOL, self._serve, owner=self)

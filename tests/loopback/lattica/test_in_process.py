@@ -158,7 +158,7 @@ async def test_what_publishing_says(tmp_path: Any) -> None:
     assert "<ChunkTable of 3 chunks, 3000000 bytes>" in repr(publication)
     async with memory_net() as net, Publisher(net.host()) as publisher:
         ticket = await publisher.publish(file)
-        assert repr(publisher) == "<Publisher of model>"
+        assert repr(publisher) == "<Publisher of 1: model>"
     assert eval(repr(ticket)) == ticket  # noqa: S307
     assert str(ticket) in repr(replace(ticket))
 
