@@ -23,6 +23,8 @@ ON_NEITHER = {
     "finish_negotiation": NEGOTIATION,
     "connection": CONNECTION,
     "is_dead": "out of date when another thread looks; the next call raises",
+    "keep_received": "for what passes bytes on in the trio thread, as forwarded ports do",
+    "wait_sent": "for what passes bytes on in the trio thread, as forwarded ports do",
     "push_back": "what is not wanted yet is left there by `receive_exactly` and its like",
     "receive_view": "data is copied on its way to another thread; `receive_into` copies it once",
     "send_nowait": "a queue of their own lets small sends of the facades not wait either",
@@ -34,6 +36,7 @@ ON_BLOCKING_ONLY = {"close": "it waits, as all its calls; asyncio has `aclose`"}
 ON_ASYNC_ONLY = {"aclose": "blocking streams have `close`"}
 
 NODE_ON_NEITHER = {
+    "ports": "`expose` and `forward` do the same",
     "host": "py-libp2p's, which lives in the trio thread",
     "swarm": "lives in the trio thread; what it knows is in `peers`, `path` and `events`",
     "traversal": "lives in the trio thread",
@@ -48,6 +51,7 @@ ARGUMENTS_MISSING = {
         "owner": "a facade is one owner, the application",
     },
     (AsyncLattica, "handle"): {"owner": "a facade is one owner, the application"},
+    (BlockingStream, "close"): {"stop_peer": "for what forwards bytes, in the trio thread"},
     (Lattica, "unhandle"): {"owner": "a facade is one owner, the application"},
     (AsyncLattica, "unhandle"): {"owner": "a facade is one owner, the application"},
 }
