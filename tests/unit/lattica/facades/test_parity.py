@@ -23,6 +23,7 @@ ON_NEITHER = {
     "finish_negotiation": NEGOTIATION,
     "connection": CONNECTION,
     "is_dead": "out of date when another thread looks; the next call raises",
+    "leave_path": "a fetch, which knows that it waits in vain, does it itself",
     "keep_received": "for what passes bytes on in the trio thread, as forwarded ports do",
     "wait_sent": "for what passes bytes on in the trio thread, as forwarded ports do",
     "push_back": "what is not wanted yet is left there by `receive_exactly` and its like",
