@@ -101,7 +101,7 @@ def stacks(frames: Mapping[int, FrameType], names: Mapping[int, str]) -> str:
         for ident, frame in frames.items()
         if os.path.basename(frame.f_code.co_filename) not in _WAITING
     ]
-    return "; ".join(shown[:_MAX_THREADS]) or "all threads wait"
+    return "; ".join(shown[:_MAX_THREADS]) or "all threads wait again"
 
 
 class _Loop:
