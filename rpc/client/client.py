@@ -49,13 +49,19 @@ class CalledMethod:
 
     __slots__ = ("counters", "definition", "full_name", "latencies", "packed")
 
-    def __init__(self, full_name: str, definition: Method | None, counters: MethodCounters) -> None:
+    def __init__(
+        self,
+        full_name: str,
+        definition: Method | None,
+        counters: MethodCounters,
+        latencies: Latencies,
+    ) -> None:
         self.full_name = full_name
         self.packed: bytes = _pack(full_name)
         self.definition = definition
         """None where the caller has only the name."""
         self.counters = counters
-        self.latencies = Latencies()
+        self.latencies = latencies
 
     @property
     def is_idempotent(self) -> bool:
@@ -115,6 +121,7 @@ class Client:
         self.retries = 0
         self.counters: dict[str, MethodCounters] = {}
         self.peers: dict[PeerId, Peer] = {}
+        self._latencies: dict[str, Latencies] = {}
         self._budgets: dict[PeerId, RetryBudget] = {}
         self._token = trio.lowlevel.current_trio_token()
 
@@ -137,9 +144,9 @@ class Client:
         counted = full_name
         if full_name not in self.counters and len(self.counters) >= MAX_METHODS:
             counted = _OTHERS
-        return CalledMethod(
-            full_name, definition, self.counters.setdefault(counted, MethodCounters())
-        )
+        counters = self.counters.setdefault(counted, MethodCounters())
+        latencies = self._latencies.setdefault(counted, Latencies())
+        return CalledMethod(full_name, definition, counters, latencies)
 
     def milliseconds_until(self, deadline: float) -> int | None:
         """A deadline as it travels: clocks differ, so as a duration."""
