@@ -239,6 +239,7 @@ class AsyncLattica(NodeFacade):
         key: str | None = None,
         idle_timeout: float | None = None,
         on_event: PortCallback | None = None,
+        source: Callable[[PeerId], str] | None = None,
     ) -> ExposedPort:
         """Let peers connect to a TCP service of this machine; see
         :meth:`lattica.rpc.ports.ports.Ports.expose`.
@@ -248,7 +249,13 @@ class AsyncLattica(NodeFacade):
         node = self._node
         exposure = await self._bridge.acall_plain(
             lambda: node.ports.expose(
-                target, name=name, to=to, key=key, idle_timeout=idle_timeout, on_event=on_event
+                target,
+                name=name,
+                to=to,
+                key=key,
+                idle_timeout=idle_timeout,
+                on_event=on_event,
+                source=source,
             )
         )
         return ExposedPort(self._bridge, exposure)
@@ -259,7 +266,7 @@ class AsyncLattica(NodeFacade):
         port: int | str,
         *,
         local: int | str | None = None,
-        key: str = "",
+        key: str | None = None,
         idle_timeout: float | None = None,
         on_event: PortCallback | None = None,
         timeout: float | None = None,

@@ -250,6 +250,7 @@ class Lattica(NodeFacade):
         key: str | None = None,
         idle_timeout: float | None = None,
         on_event: PortCallback | None = None,
+        source: Callable[[PeerId], str] | None = None,
     ) -> ExposedPort:
         """Let peers connect to a TCP service of this machine; see
         :meth:`lattica.rpc.ports.ports.Ports.expose`.
@@ -259,7 +260,13 @@ class Lattica(NodeFacade):
         node = self._node
         exposure = self._bridge.call_plain(
             lambda: node.ports.expose(
-                target, name=name, to=to, key=key, idle_timeout=idle_timeout, on_event=on_event
+                target,
+                name=name,
+                to=to,
+                key=key,
+                idle_timeout=idle_timeout,
+                on_event=on_event,
+                source=source,
             )
         )
         return ExposedPort(self._bridge, exposure)
@@ -270,7 +277,7 @@ class Lattica(NodeFacade):
         port: int | str,
         *,
         local: int | str | None = None,
-        key: str = "",
+        key: str | None = None,
         idle_timeout: float | None = None,
         on_event: PortCallback | None = None,
         timeout: float | None = None,

@@ -69,11 +69,17 @@ def parse_local(given: int | str) -> Endpoint:
     return parse_endpoint(given, least=0)
 
 
-async def connect(endpoint: Endpoint) -> trio.socket.SocketType:
-    """Connect a socket; data are sent at once. Raises OSError."""
+async def connect(endpoint: Endpoint, source: str = "") -> trio.socket.SocketType:
+    """Connect a socket; data are sent at once. Raises OSError.
+
+    `source` is the name by which a unix socket's other end sees this one, in Linux's abstract
+    namespace.
+    """
     if endpoint.path:
         sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
+            if source:
+                await sock.bind(f"\0{source}")
             await sock.connect(endpoint.path)
         except BaseException:
             sock.close()

@@ -39,8 +39,8 @@ logger = logging.getLogger(__name__)
 
 REQUEST_TIMEOUT = 10.0
 """Seconds that a peer has to say what it wants."""
-OnConnected = Callable[[trio.socket.SocketType, PeerId], None]
-"""Called when a service is connected to, with the socket and for whom, before anything is sent."""
+Source = Callable[[PeerId], str]
+"""By which name, in Linux's abstract namespace, a peer's connections come to a unix socket."""
 
 
 @dataclass(slots=True, eq=False)
@@ -55,7 +55,7 @@ class Exposure:
     """Who may connect without a key; None: anyone."""
     idle_timeout: float
     on_event: PortCallback | None
-    on_connected: OnConnected | None
+    source: Source | None
     end: Callable[[Exposure], None]
     scopes: set[trio.CancelScope] = field(default_factory=set)
     """Of its connections."""
@@ -98,15 +98,13 @@ class Exposer:
         allowed: Collection[PeerId] | None,
         idle_timeout: float,
         on_event: PortCallback | None,
-        on_connected: OnConnected | None,
+        source: Source | None,
     ) -> Exposure:
         """Begin. Raises LocalProtocolError if there is a port of that name."""
         if name in self._exposed:
             raise LocalProtocolError(f"port {name} is exposed already; give one another name")
         peers = None if allowed is None else frozenset(allowed)
-        exposure = Exposure(
-            name, target, key, peers, idle_timeout, on_event, on_connected, self._end
-        )
+        exposure = Exposure(name, target, key, peers, idle_timeout, on_event, source, self._end)
         if not self._exposed:
             self._host.handle(PORTS, self._serve, owner="ports")
         self._exposed[name] = exposure
@@ -175,13 +173,12 @@ class Exposer:
         return Answer(Code.NOT_ALLOWED, "this peer may not connect to it")
 
     async def _connect(self, stream: Stream, exposure: Exposure) -> None:
-        found = await self._service(exposure.target)
+        source = "" if exposure.source is None else exposure.source(stream.peer_id)
+        found = await self._service(exposure.target, source)
         if isinstance(found, Answer):
             await self._refuse(stream, exposure.name, exposure, found)
             return
         try:
-            if exposure.on_connected is not None:
-                exposure.on_connected(found, stream.peer_id)
             await _answer(stream, Code.OK)
         except BaseException:
             abort_socket(found)
@@ -192,11 +189,11 @@ class Exposer:
         ):
             await pump.run()
 
-    async def _service(self, target: Endpoint) -> trio.socket.SocketType | Answer:
+    async def _service(self, target: Endpoint, source: str) -> trio.socket.SocketType | Answer:
         """Connect; an answer says why that cannot be, but not where the service is."""
         try:
             with trio.fail_after(self._config.service_timeout):
-                return await connect(target)
+                return await connect(target, source)
         except trio.TooSlowError:
             return Answer(Code.SERVICE_UNREACHABLE, "the service does not answer")
         except OSError as error:

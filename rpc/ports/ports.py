@@ -21,7 +21,7 @@ from lattica.rpc.ports.config import PortsConfig
 from lattica.rpc.ports.connections import Connections
 from lattica.rpc.ports.endpoints import listen, parse_endpoint, parse_local
 from lattica.rpc.ports.events import ConnectionClosed, PortCallback
-from lattica.rpc.ports.exposer import Exposer, Exposure, OnConnected
+from lattica.rpc.ports.exposer import Exposer, Exposure, Source
 from lattica.rpc.ports.forwarder import Forward, Remote, check_open
 from lattica.rpc.ports.messages import MAX_KEY, Request, Wanted, is_name
 from lattica.rpc.tasks import Tasks
@@ -82,7 +82,7 @@ class Ports:
         key: str | None = None,
         idle_timeout: float | None = None,
         on_event: PortCallback | None = None,
-        on_connected: OnConnected | None = None,
+        source: Source | None = None,
     ) -> Exposure:
         """Let peers connect to a TCP service that this machine can reach.
 
@@ -97,8 +97,8 @@ class Ports:
                 :attr:`PortsConfig.idle_timeout`.
             on_event: called, in the trio thread, with what there is to be told of connections
                 (:mod:`lattica.rpc.ports.events`).
-            on_connected: called with each socket that is connected to the service, and for which
-                peer, before anything is sent.
+            source: for a unix socket on Linux: by which name a peer's connections come from, in the
+                abstract namespace, so that the service knows whose they are.
 
         Raises:
             AddressError: the target is none, or a peer in `to` is no peer ID.
@@ -127,7 +127,7 @@ class Ports:
             allowed=allowed,
             idle_timeout=self._idle(idle_timeout),
             on_event=on_event,
-            on_connected=on_connected,
+            source=source,
         )
 
     def key_for(self, *names: str) -> str:
@@ -152,7 +152,7 @@ class Ports:
         port: int | str,
         *,
         local: int | str | None = None,
-        key: str = "",
+        key: str | None = None,
         idle_timeout: float | None = None,
         on_event: PortCallback | None = None,
     ) -> Forward:
@@ -199,7 +199,7 @@ class Ports:
         self._forwards.append(forward)
         return forward
 
-    async def check(self, peer: RemotePeer, port: int | str, *, key: str = "") -> None:
+    async def check(self, peer: RemotePeer, port: int | str, *, key: str | None = None) -> None:
         """Ask a peer whether this node may connect to a port of it.
 
         Raises:
@@ -231,9 +231,10 @@ class Ports:
 
     # --- arguments ---
 
-    def _remote(self, peer: RemotePeer, name: str, key: str) -> Remote:
+    def _remote(self, peer: RemotePeer, name: str, key: str | None) -> Remote:
         _check_name(name)
         peer_id, addrs = parse_remote(peer)
+        key = key or ""
         if not key.isascii() or len(key) > MAX_KEY:
             raise LocalProtocolError(f"a key is at most {MAX_KEY} letters and digits")
         return Remote(self._host, self.config, peer_id, addrs, Request(name, key.encode()))
