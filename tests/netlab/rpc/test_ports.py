@@ -44,7 +44,7 @@ async def said(running: Running, name: str, start: int = 0) -> Event:
 async def get(lab: Lab, url: str) -> str:
     code, out, err = await lab.run("bob", [sys.executable, "-c", GET, url])
     assert code == 0, err
-    return out
+    return out.decode()
 
 
 async def used_across_nats(nat: str, direct: bool) -> None:
