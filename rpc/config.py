@@ -63,6 +63,12 @@ class RpcConfig:
         ):
             require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         require(
+            self.max_calls_to_peer <= 16_000,
+            "max_calls_to_peer",
+            "at most 16,000",
+            self.max_calls_to_peer,
+        )
+        require(
             self.max_skeleton >= 2 * CONTROL_BODY,
             "max_skeleton",
             f"at least {2 * CONTROL_BODY} bytes",

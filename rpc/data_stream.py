@@ -21,6 +21,8 @@ from lattica.rpc.protocol.messages import Kind, Prefix, decode_prefix, encode_me
 
 _JOINED = 16 * 1024
 """Bytes up to which the parts of a message are copied together rather than sent one by one."""
+_SKELETON_COST = 16
+"""Bytes that a byte of a large skeleton counts for: what is made of it is larger than it is."""
 _MAX_PREFIX = 1024 * 1024
 
 
@@ -112,6 +114,7 @@ class DataStream:
         size = prefix.size
         self.bytes_received += size
         if size > CONTROL_BODY:
+            size += (_SKELETON_COST - 1) * prefix.skeleton
             self._budget.reserve(self.stream.peer_id, size)
             self._reserved = size
         skeleton = await self.stream.receive_exactly(prefix.skeleton)
@@ -128,8 +131,9 @@ class DataStream:
     async def _receive_compressed(self, prefix: Prefix, skeleton: bytes, is_last: bool) -> Message:
         sizes = tuple(each >> 1 for each in prefix.buffers)
         packed = Compressed(skeleton, sizes)
-        self._budget.reserve(self.stream.peer_id, packed.size)
-        self._reserved += packed.size
+        cost = packed.size + (_SKELETON_COST - 1) * packed.skeleton
+        self._budget.reserve(self.stream.peer_id, cost)
+        self._reserved += cost
         received = [await self.stream.receive_exactly(size) for size in sizes]
         if packed.size <= IN_THREAD:
             plain, buffers = packed.unpack(received)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast, overload
 
@@ -24,7 +24,7 @@ from lattica.rpc.encoding.registry import TypeRegistry
 from lattica.rpc.errors import StatusCode
 from lattica.rpc.server.methods import Authorize
 from lattica.rpc.server.server import Server
-from lattica.rpc.services.definition import define
+from lattica.rpc.services.definition import as_class, define
 from lattica.rpc.statistics import MethodCounters, MethodStatistics, RpcStatistics
 from lattica.rpc.tasks import Tasks
 
@@ -119,18 +119,21 @@ class Rpc:
     # --- calling ---
 
     @overload
-    def stub(self, target: Target, service: type[S], **options: Any) -> S: ...
+    def stub(self, target: Target, service: Callable[..., S], **options: Any) -> S: ...
 
     @overload
     def stub(self, target: Target, service: str, **options: Any) -> NamedStub: ...
 
-    def stub(self, target: Target, service: type[S] | str, **options: Any) -> S | NamedStub:
+    def stub(
+        self, target: Target, service: Callable[..., S] | str, **options: Any
+    ) -> S | NamedStub:
         """What stands in for a service of another peer: call it like the object itself.
 
         Args:
             target: a peer, several of which any will do, or a
                 :class:`~lattica.rpc.client.balance.Resolver` of the service's providers.
-            service: its class, or its name on the wire.
+            service: its class, or its name on the wire. (To type checkers it is a callable, as they
+                would not take protocols and abstract classes for a `type`.)
             options: fields of :class:`~lattica.rpc.client.options.CallOptions`.
 
         Nothing is sent before a method is called. The stub lasts: it outlives connections.
@@ -144,7 +147,7 @@ class Rpc:
         chosen = DEFAULT.changed(options)
         if isinstance(service, str):
             return NamedStub(self._client, self._target(target, service), service, chosen)
-        definition = define(service, self._types)
+        definition = define(as_class(service), self._types)
         where = self._target(target, definition.name)
         return cast("S", Stub(self._client, where, definition, chosen))
 

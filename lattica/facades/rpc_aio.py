@@ -16,7 +16,7 @@ from lattica.facades.rpc import END, End, Items, StubMethods, ThreadItems
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.keys.identity import PeerId
 from lattica.rpc.encoding.registry import TypeRegistry
-from lattica.rpc.services.definition import Method, define
+from lattica.rpc.services.definition import Method, as_class, define
 
 if TYPE_CHECKING:
     from lattica.node import Node
@@ -73,7 +73,7 @@ class AsyncRpc:
         """Know a type that no annotation mentions; see :meth:`lattica.rpc.Rpc.register`."""
         await self._bridge.acall_plain(lambda: self._node.rpc.register(kind, name))
 
-    async def stub(self, target: Target, service: type[S], **options: Any) -> S:
+    async def stub(self, target: Target, service: Callable[..., S], **options: Any) -> S:
         """What stands in for a service of another peer; see :meth:`lattica.rpc.Rpc.stub`.
 
         Its methods are awaited; those that stream their results are iterated by `async for`
@@ -83,7 +83,7 @@ class AsyncRpc:
         made = await self._bridge.acall_plain(
             lambda: self._node.rpc.stub(target, service, **options)
         )
-        return cast("S", AsyncStub(self._bridge, made, StubMethods(service)))
+        return cast("S", AsyncStub(self._bridge, made, StubMethods(as_class(service))))
 
     async def call(self, target: Target, method: str, /, *args: Any, **keywords: Any) -> Any:
         """Make a unary call by its name on the wire, as "Echo.shout"."""

@@ -11,6 +11,7 @@ from lattica.facades.bridge import Bridge
 from lattica.facades.rpc import END, Items, StubMethods, ThreadItems
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.keys.identity import PeerId
+from lattica.rpc.services.definition import as_class
 
 if TYPE_CHECKING:
     from lattica.node import Node
@@ -62,7 +63,7 @@ class BlockingRpc:
         """Know a type that no annotation mentions; see :meth:`lattica.rpc.Rpc.register`."""
         self._bridge.call_plain(lambda: self._node.rpc.register(kind, name))
 
-    def stub(self, target: Target, service: type[S], **options: Any) -> S:
+    def stub(self, target: Target, service: Callable[..., S], **options: Any) -> S:
         """What stands in for a service of another peer; see :meth:`lattica.rpc.Rpc.stub`.
 
         Its methods block, and return what the service's return; those that stream their results
@@ -70,7 +71,7 @@ class BlockingRpc:
         read in a thread. To type checkers it is the class itself: write that with plain `def`.
         """
         made = self._bridge.call_plain(lambda: self._node.rpc.stub(target, service, **options))
-        return cast("S", BlockingStub(self._bridge, made, StubMethods(service)))
+        return cast("S", BlockingStub(self._bridge, made, StubMethods(as_class(service))))
 
     def call(self, target: Target, method: str, /, *args: Any, **keywords: Any) -> Any:
         """Make a unary call by its name on the wire, as "Echo.shout"."""

@@ -13,7 +13,7 @@ import trio
 from lattica.nat.base.errors import LatticaError, RemoteProtocolError, UnsupportedProtocolError
 from lattica.nat.base.peer_log import peer_log
 from lattica.nat.mux.stream import Stream
-from lattica.rpc.errors import UnavailableError, UnimplementedError
+from lattica.rpc.errors import DeadlineExceededError, UnavailableError, UnimplementedError
 from lattica.rpc.protocol.client_core import ClientCore, Outcome
 from lattica.rpc.protocol.frames import CONTROL, NIL, SESSION_BYTES
 
@@ -43,6 +43,7 @@ class ControlLink:
         self._running = False
         self._has_room = True
         self._room = trio.Lock()
+        self._places = trio.lowlevel.ParkingLot()
         self._timer = math.inf
         self._timer_changed = trio.Event()
         self._timer_runs = False
@@ -70,6 +71,8 @@ class ControlLink:
         """
         if not self._has_room:
             await self._wait_for_room()
+        if len(self._core.pending) >= self._client.config.max_calls_to_peer:
+            await self._wait_for_place(deadline)
         core = self._core
         if core.going_away and core.is_live:
             await trio.lowlevel.checkpoint()
@@ -94,6 +97,8 @@ class ControlLink:
 
         def abort(_: object) -> trio.lowlevel.Abort:
             self._write(core.cancel(call))
+            if self._places:
+                self._places.unpark()
             return trio.lowlevel.Abort.SUCCEEDED
 
         result: Outcome = await trio.lowlevel.wait_task_rescheduled(abort)
@@ -123,11 +128,23 @@ class ControlLink:
                 if stream is self._stream:
                     self._has_room = True
 
+    async def _wait_for_place(self, deadline: float) -> None:
+        limit = self._client.config.max_calls_to_peer
+        with trio.CancelScope(deadline=deadline):
+            while len(self._core.pending) >= limit:
+                await self._places.park()
+            return
+        raise DeadlineExceededError(
+            f"{limit} calls to the peer were under way (rpc.max_calls_to_peer)", may_have_run=False
+        )
+
     # --- outcomes ---
 
     def _tell(self, outcomes: list[Outcome]) -> None:
         for each in outcomes:
             trio.lowlevel.reschedule(each.call.owner, outcome.Value(each))
+        if self._places:
+            self._places.unpark(count=max(1, len(outcomes)))
 
     def _set_timer(self, deadline: float) -> None:
         self._timer = deadline

@@ -94,6 +94,8 @@ class Compressed:
         self._algorithm = algorithm
         self._sizes = sizes
         self._skeleton = packed
+        self.skeleton: int = sizes[0]
+        """Bytes of the skeleton, unpacked."""
         self.size: int = sizes[0] + sum(size >> 1 for size in sizes[1:])
         """Bytes, unpacked."""
         received = len(skeleton) + sum(buffers)

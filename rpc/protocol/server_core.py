@@ -25,6 +25,11 @@ from lattica.rpc.protocol.frames import (
     split_arguments,
 )
 
+MAX_ANSWERS_KEPT: Final = 16_384
+"""Answers that a client may leave unacknowledged: it has at most as many calls under way, and
+64.
+"""
+MAX_BYTES_KEPT: Final = 128 * 1024 * 1024
 _SIZES: Final[dict[int, tuple[int, ...]]] = {
     Kind.HELLO: (5,),
     Kind.REQUEST: (4, 6),
@@ -119,6 +124,8 @@ class ServerCore:
         """Answers that the client has."""
         self._answers: deque[bytes] = deque()
         """Those after them."""
+        self._kept = 0
+        """Bytes of them."""
         self._reader = LengthPrefixed(MAX_FRAME)
 
     @property
@@ -161,6 +168,8 @@ class ServerCore:
         return self._read(self._reader.feed(data))
 
     def _read(self, frames: list[bytes]) -> list[Request | Cancel]:
+        if len(self._answers) > MAX_ANSWERS_KEPT or self._kept > MAX_BYTES_KEPT:
+            raise RemoteProtocolError("RPC: the client does not say which answers have arrived")
         events: list[Request | Cancel] = []
         for frame in frames:
             value, refusal = self._decoder.decode_partly(frame)
@@ -186,11 +195,12 @@ class ServerCore:
         if not self._acked <= answers <= self._acked + len(self._answers):
             raise RemoteProtocolError("RPC: the client claims answers that were not sent")
         while self._acked < answers:
-            self._answers.popleft()
+            self._kept -= len(self._answers.popleft())
             self._acked += 1
 
     def answer(self, call: int, frame: bytes) -> bytes:
         """The answer of a call, encoded: what to write now. Exactly one for each request."""
         self.running.remove(call)
         self._answers.append(frame)
+        self._kept += len(frame)
         return frame if self.is_live else b""

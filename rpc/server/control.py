@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_MAX_SESSIONS: Final = 64
+_MAX_SESSIONS: Final = 8
 """Sessions of one peer: a program has one, and may have been restarted."""
 _FETCH_WINDOW: Final = 30.0
 """Seconds that a large result is kept for its caller to fetch."""

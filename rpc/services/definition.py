@@ -127,6 +127,8 @@ class Method:
     """How many arguments may be given by position."""
     argument_checks: tuple[tuple[frozenset[type], Checker] | None, ...]
     """For each parameter the types that are right as they are, and what looks at the others."""
+    named_checks: Mapping[str, tuple[frozenset[type], Checker]]
+    """The same by name."""
     check_item: Checker | None
     """For the items of the stream of requests."""
     check_result: Checker | None
@@ -146,15 +148,9 @@ class Method:
             if type(args[index]) not in check[0]:
                 args[index] = self._checked(check[1], self.parameters[index].name, args[index])
         for name in kwargs:
-            check = self._check_of(name)
-            if check is not None:
+            check = self.named_checks.get(name)
+            if check is not None and type(kwargs[name]) not in check[0]:
                 kwargs[name] = self._checked(check[1], name, kwargs[name])
-
-    def _check_of(self, name: str) -> tuple[frozenset[type], Checker] | None:
-        for parameter, check in zip(self.parameters, self.argument_checks, strict=False):
-            if parameter.name == name:
-                return check
-        return None
 
     def _checked(self, check: Checker, name: str, value: Any) -> Any:
         try:
@@ -247,6 +243,13 @@ def define(kind: type, types: TypeRegistry, name: str | None = None) -> Service:
     return Service(called, methods)
 
 
+def as_class(service: object) -> type:
+    """Raises LocalProtocolError for what is no class."""
+    if not isinstance(service, type):
+        raise LocalProtocolError(f"a service is named by its class, not by {service!r:.100}")
+    return service
+
+
 def _functions(kind: type) -> Iterator[tuple[str, Callable[..., Any]]]:
     names = dict.fromkeys(
         name for base in reversed(kind.__mro__) if base is not object for name in vars(base)
@@ -313,6 +316,7 @@ def define_method(
         kind, item = marks.kind, Any
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     by_position = [each for each in travelling if each.kind in positional]
+    variable_kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     variable = any(each.kind is inspect.Parameter.VAR_POSITIONAL for each in travelling)
     keyword_only = any(
         each.kind is inspect.Parameter.KEYWORD_ONLY and each.default is inspect.Parameter.empty
@@ -338,6 +342,12 @@ def define_method(
         required=1 << 30 if keyword_only else required,
         most=1 << 30 if variable else len(by_position),
         argument_checks=tuple(_check(each, hints.get(each.name, Any)) for each in by_position),
+        named_checks={
+            each.name: check
+            for each in travelling
+            if each.kind not in variable_kinds
+            and (check := _check(each, hints.get(each.name, Any))) is not None
+        },
         check_item=check_item,
         check_result=checker_of(item),
         stream_index=stream_index,

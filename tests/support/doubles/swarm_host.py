@@ -31,6 +31,13 @@ class SwarmHost:
     def addrs(self) -> tuple[Multiaddr, ...]:
         return tuple(with_peer(addr, self.peer_id) for addr in self.swarm.addrs)
 
+    @property
+    def announcing(self) -> tuple[str, ...]:
+        return ()
+
+    async def wait_announced(self, timeout: float, /) -> None:
+        await trio.lowlevel.checkpoint()
+
     def handle(
         self,
         protocol: str,
@@ -39,9 +46,15 @@ class SwarmHost:
         owner: object,
         replace: bool = False,
         cancel_when_gone: bool = False,
+        limit: int | None = None,
     ) -> None:
         self.swarm.protocols.handle(
-            protocol, handler, owner=owner, replace=replace, cancel_when_gone=cancel_when_gone
+            protocol,
+            handler,
+            owner=owner,
+            replace=replace,
+            cancel_when_gone=cancel_when_gone,
+            limit=limit,
         )
 
     def unhandle(self, protocol: str, *, owner: object) -> None:

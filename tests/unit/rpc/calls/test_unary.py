@@ -242,3 +242,25 @@ async def test_a_service_is_withdrawn_and_replaced() -> None:
         with pytest.raises(UnimplementedError):
             await pair.stub.shout("a")
         assert await pair.client.call(peer, "Other.shout", "a") == "A"
+
+
+async def test_more_calls_than_may_be_under_way_wait_for_a_place() -> None:
+    async with rpc_pair(RpcConfig(max_calls_to_peer=50, max_calls_per_peer=50)) as pair:
+        results: list[str] = []
+
+        async def call() -> None:
+            results.append(await pair.stub.wait(0.001))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(2000):
+                nursery.start_soon(call)
+        assert results == ["waited"] * 2000
+        async with trio.open_nursery() as nursery:
+            for _ in range(50):
+                nursery.start_soon(pair.stub.wait, 60.0)
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(DeadlineExceededError, match="max_calls_to_peer") as raised:
+                await with_options(pair.stub, timeout=0.05).shout("a")
+            assert not raised.value.may_have_run
+            nursery.cancel_scope.cancel()
+        assert await pair.stub.shout("a") == "A"
