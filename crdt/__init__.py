@@ -1,1 +1,10 @@
-"""The replicated, signed, verifiable store will live here; nothing is built yet."""
+"""The replicated, signed, verifiable store. The format is in `docs/crdt-format.md`.
+
+| module | what is in it |
+|---|---|
+| :mod:`~lattica.crdt.entries` | genesis, headers, chains, proofs of a fork: from bytes, checked |
+| :mod:`~lattica.crdt.keys` | strict Ed25519, session keys and their certificates |
+| :mod:`~lattica.crdt.canonical` | plain data in its one encoding |
+
+A document is the set of its admitted entries, and there is no network in any of this.
+"""

@@ -78,6 +78,11 @@ TARGETS: dict[str, str] = {
     "rpc-server": "rpc:SERVER",
     "rpc-message": "rpc:MESSAGE",
     "ports": "ports:PORTS",
+    "crdt-canonical": "crdt:CANONICAL",
+    "crdt-header": "crdt:HEADER",
+    "crdt-chain": "crdt:CHAIN",
+    "crdt-fork": "crdt:FORK",
+    "crdt-genesis": "crdt:SMALL",
     "config-file": "settings:CONFIG_FILE",
     "config-environment": "settings:CONFIG_ENVIRONMENT",
 }

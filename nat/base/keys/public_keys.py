@@ -105,6 +105,12 @@ def _verify_slowly(
         key.verify(signature, data, ec.ECDSA(SHA256()))
 
 
+def is_weak_point(point: bytes) -> bool:
+    """Whether 32 bytes are, as a point of Ed25519, of small order or not in canonical form."""
+    y = int.from_bytes(point, "little") & (1 << 255) - 1
+    return y >= _ED25519_PRIME or y in _SMALL_ORDERS
+
+
 def ed25519_public_key(data: bytes) -> PublicKey:
     """The key of 32 bytes.
 
@@ -113,8 +119,7 @@ def ed25519_public_key(data: bytes) -> PublicKey:
             key, or written in other than its one way (RFC 8032, section 5.1.3), so that it would
             have two peer IDs.
     """
-    y = int.from_bytes(data, "little") & (1 << 255) - 1
-    if y >= _ED25519_PRIME or y in _SMALL_ORDERS:
+    if is_weak_point(data):
         raise ValueError("a point that is no key, or not in its canonical form")
     return PublicKey(KeyType.ED25519, data, Ed25519PublicKey.from_public_bytes(data))
 

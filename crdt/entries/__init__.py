@@ -1,0 +1,1 @@
+"""What the log consists of: genesis, headers, chains of them, and proofs of a fork. Pure."""

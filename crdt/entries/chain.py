@@ -1,0 +1,137 @@
+"""Chains: contiguous entries of one author, verified by their links and the newest signature alone.
+
+Each entry's hash goes over the ID of the one before, so a signature of the newest vouches for all
+of them; hashing costs a hundredth of verifying. The signatures inside are passed on unverified, and
+verified when an entry has to stand for itself.
+
+On the wire a chain is `[author, seq, prev_id, [item, …]]`: the sequence number of its first entry,
+and the ID of the one before, or nil if the receiver is known to have that. An item is `[hlc, kind,
+payload, signature]`, followed by the dependencies if there are any; where a payload is left out
+there is `[payload_hash, payload_size]` in its place. The rest of each header follows from these.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from lattica.crdt.canonical import Plain, decode, encode
+from lattica.crdt.entries.header import MAX_SEQ, Entry, Header, check_entry
+from lattica.nat.base.errors import RemoteProtocolError
+
+MAX_CHAIN: Final = 1024 * 1024
+"""Bytes of a chain on the wire."""
+MAX_ENTRIES: Final = 4096
+"""Entries of a chain on the wire."""
+
+
+def encode_chain(entries: Sequence[Entry], *, with_prev: bool) -> bytes:
+    """The wire form of contiguous entries of one author, at least one.
+
+    `with_prev` has the ID before the first of them in it. The caller keeps to `MAX_CHAIN` and
+    `MAX_ENTRIES`.
+    """
+    first = entries[0].header
+    prev = first.prev_id if with_prev else None
+    return encode([first.author, first.seq, prev, [_pack(entry) for entry in entries]])
+
+
+def _pack(entry: Entry) -> list[Plain]:
+    header = entry.header
+    payload: Plain = entry.payload
+    if payload is None:
+        payload = [header.payload_hash, header.payload_size]
+    item: list[Plain] = [header.hlc, header.kind, payload, entry.signature]
+    if header.deps:
+        item.append(list(header.deps))
+    return item
+
+
+def decode_chain(
+    data: bytes, doc_id: bytes, id_at: Callable[[bytes, int], bytes | None]
+) -> tuple[Entry, ...]:
+    """Read a chain of a document, and verify it.
+
+    `id_at(author, seq)` is the ID of an entry that is here, for chains that leave it to be known.
+
+    Raises:
+        RemoteProtocolError: it is none, breaks a rule of the format, follows on an entry that is
+            not here without giving its ID, or is not signed by its author.
+    """
+    match decode(data, MAX_CHAIN):
+        case [bytes(author), int(seq), bytes() | None as prev, list(items)]:
+            pass
+        case _:
+            raise RemoteProtocolError("not a chain of entries")
+    if type(seq) is not int or not 0 <= seq <= MAX_SEQ or not items:
+        raise RemoteProtocolError("a chain without entries, or that begins nowhere")
+    if prev is None:
+        prev = doc_id if seq == 0 else id_at(author, seq - 1)
+        if prev is None:
+            raise RemoteProtocolError("a chain that follows on an entry that is not here")
+    entries = []
+    for item in items:
+        entry = _unpack(item, doc_id, author, seq, prev)
+        entries.append(entry)
+        seq, prev = seq + 1, entry.id
+    verify_chain(entries)
+    return tuple(entries)
+
+
+def _unpack(item: Plain, doc_id: bytes, author: bytes, seq: int, prev: bytes) -> Entry:
+    deps: Sequence[Plain] = ()
+    match item:
+        case [int(hlc), int(kind), payload, bytes(signature)]:
+            pass
+        case [int(hlc), int(kind), payload, bytes(signature), [_, *_] as deps]:
+            pass
+        case _:
+            raise RemoteProtocolError("an entry of a chain that is none")
+    body: bytes | None = None
+    match payload:
+        case bytes(body):
+            digest, size = hashlib.sha256(body).digest(), len(body)
+        case [bytes(digest), int(size)] if type(size) is int:
+            pass
+        case _:
+            raise RemoteProtocolError("an entry of a chain without payload or its hash")
+    if type(hlc) is not int or type(kind) is not int:
+        raise RemoteProtocolError("an entry of a chain with a truth for a number")
+    if any(type(dep) is not bytes for dep in deps):
+        raise RemoteProtocolError("dependencies that are not IDs")
+    header = Header(
+        doc_id,
+        author,
+        seq,
+        prev,
+        tuple(deps),  # type: ignore[arg-type]
+        hlc,
+        kind,
+        digest,
+        size,
+    )
+    return Entry(header, signature, body)
+
+
+def verify_chain(entries: Sequence[Entry]) -> None:
+    """Verify contiguous entries of one author: every rule of the format, the links, that time
+    increases, and the newest signature.
+
+    Raises:
+        RemoteProtocolError: something is wrong; the message says what.
+    """
+    before: Header | None = None
+    for entry in entries:
+        check_entry(entry)
+        header = entry.header
+        if before is not None:
+            if header.prev_id != before.id or header.seq != before.seq + 1:
+                raise RemoteProtocolError("a chain with a link that does not fit")
+            if header.author != before.author or header.doc_id != before.doc_id:
+                raise RemoteProtocolError("a chain of two authors or documents")
+            if header.hlc <= before.hlc:
+                raise RemoteProtocolError("a chain in which time does not go on")
+        before = header
+    if not entries or not entries[-1].is_signed():
+        raise RemoteProtocolError("a chain that its author has not signed")

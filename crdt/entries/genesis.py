@@ -1,0 +1,200 @@
+"""The genesis: what a document is, from its first moment on. Its hash is the document's ID.
+
+`[1, name, owners, mode, kinds, limits, recovery, salt]`, canonical; `limits` is `[bytes of an
+entry, bytes of an author]`, `recovery` is `[k, [key, …]]` or nil. Whoever knows the ID can check a
+genesis that anybody hands over, and nothing of it can change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Final
+
+from lattica.crdt.canonical import Plain, decode, encode
+from lattica.crdt.entries.header import Kind
+from lattica.crdt.keys.strict_ed25519 import load_key
+from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
+
+CONTEXT: Final = b"lattica/crdt/doc/v1\0"
+VERSION: Final = 1
+MAX_GENESIS: Final = 8192
+"""Bytes."""
+MAX_NAME: Final = 256
+"""Bytes of UTF-8."""
+MAX_KEYS: Final = 64
+"""Owners, or keys of the recovery."""
+MAX_SALT: Final = 32
+MAX_ENTRY_BYTES: Final = 64 * 1024
+"""Bytes of a payload that any document can allow."""
+MAX_AUTHOR_BYTES: Final = 2**40
+
+
+class Mode(IntEnum):
+    """Who may write."""
+
+    OPEN = 0
+    """Everybody, each below the prefix of his own."""
+    ALLOW_LIST = 1
+    """Whom grants in an owner's log name."""
+    CAPABILITY = 2
+    """Who presents a capability that goes back to an owner."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What each replica enforces, and all alike."""
+
+    entry_bytes: int = MAX_ENTRY_BYTES
+    """Bytes of one payload."""
+    author_bytes: int = 256 * 1024 * 1024
+    """Bytes of all headers and payloads of one author (a session key)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """Who may appoint a new owner after an owner's fork."""
+
+    needed: int
+    """Signatures."""
+    keys: tuple[bytes, ...]
+    """In order, each once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Genesis:
+    """What a document is.
+
+    Raises:
+        LocalProtocolError: a field is outside what the format allows; the message says which.
+    """
+
+    name: str
+    """For people, 1 to 256 bytes of UTF-8."""
+    owners: tuple[bytes, ...] = ()
+    """Identity keys, in order, each once. Only an open document has none."""
+    mode: Mode = Mode.OPEN
+    kinds: tuple[Kind, ...] = ()
+    """The kinds of entries that take effect, in order; none given: all."""
+    limits: Limits = Limits()
+    recovery: Recovery | None = None
+    salt: bytes = b""
+    """Up to 32 bytes, so that two documents with one name can be two."""
+    doc_id: bytes = field(init=False, compare=False)
+    """SHA-256 of `CONTEXT` and the encoding."""
+
+    def __post_init__(self) -> None:
+        try:
+            _check(self)
+        except RemoteProtocolError as error:
+            raise LocalProtocolError(f"a genesis: {error}") from None
+        digest = hashlib.sha256(CONTEXT + self.encode()).digest()
+        object.__setattr__(self, "doc_id", digest)
+
+    def encode(self) -> bytes:
+        """The canonical bytes."""
+        recovery: Plain = [self.recovery.needed, self.recovery.keys] if self.recovery else None
+        limits = (self.limits.entry_bytes, self.limits.author_bytes)
+        return encode(
+            [
+                VERSION,
+                self.name,
+                self.owners,
+                int(self.mode),
+                [int(kind) for kind in self.kinds],
+                limits,
+                recovery,
+                self.salt,
+            ]
+        )
+
+    def allows(self, kind: int) -> bool:
+        """Whether entries of a kind take effect here."""
+        return not self.kinds or kind in self.kinds or kind == Kind.SESSION
+
+
+def decode_genesis(data: bytes, doc_id: bytes) -> Genesis:
+    """Read the genesis of a document.
+
+    Raises:
+        RemoteProtocolError: it is none, breaks the format, or is that of another document.
+    """
+    if hashlib.sha256(CONTEXT + data).digest() != doc_id:
+        raise RemoteProtocolError("the genesis of another document")
+    match decode(data, MAX_GENESIS):
+        case [
+            1,
+            str(name),
+            list(owners),
+            int(mode),
+            list(kinds),
+            [int(entry_bytes), int(author_bytes)],
+            recovery,
+            bytes(salt),
+        ]:
+            pass
+        case _:
+            raise RemoteProtocolError("not a genesis of version 1")
+    match recovery:
+        case None:
+            keys = None
+        case [int(needed), list(recovery_keys)]:
+            keys = Recovery(int(needed), _keys(recovery_keys))
+        case _:
+            raise RemoteProtocolError("a genesis whose recovery is none")
+    try:
+        genesis = Genesis(
+            name,
+            _keys(owners),
+            Mode(mode),
+            tuple(Kind(kind) for kind in kinds),
+            Limits(int(entry_bytes), int(author_bytes)),
+            keys,
+            salt,
+        )
+    except (ValueError, TypeError, LocalProtocolError) as error:
+        raise RemoteProtocolError(f"{error}") from None
+    if genesis.encode() != data:  # `true` is an int, too, until int() has made 1 of it
+        raise RemoteProtocolError("a genesis in another form than its one")
+    return genesis
+
+
+def _keys(items: Sequence[object]) -> tuple[bytes, ...]:
+    if any(type(item) is not bytes for item in items):
+        raise RemoteProtocolError("a key that is not bytes")
+    return tuple(items)  # type: ignore[arg-type]
+
+
+def _check(genesis: Genesis) -> None:
+    """Raises RemoteProtocolError for what cannot be."""
+    try:
+        size = len(genesis.name.encode())
+    except UnicodeEncodeError:
+        raise RemoteProtocolError("half a character in the name") from None
+    if not 1 <= size <= MAX_NAME:
+        raise RemoteProtocolError(f"a name of {size} bytes, not 1 to {MAX_NAME}")
+    _check_keys(genesis.owners, "owners")
+    if genesis.mode is not Mode.OPEN and not genesis.owners:
+        raise RemoteProtocolError("nobody owns it, so nobody can grant anything")
+    if list(genesis.kinds) != sorted(set(genesis.kinds)):
+        raise RemoteProtocolError("kinds out of order")
+    if not 1 <= genesis.limits.entry_bytes <= MAX_ENTRY_BYTES:
+        raise RemoteProtocolError(f"entries of {genesis.limits.entry_bytes} bytes")
+    if not 1 <= genesis.limits.author_bytes <= MAX_AUTHOR_BYTES:
+        raise RemoteProtocolError(f"authors of {genesis.limits.author_bytes} bytes")
+    recovery = genesis.recovery
+    if recovery is not None:
+        _check_keys(recovery.keys, "keys of the recovery")
+        if not 1 <= recovery.needed <= len(recovery.keys):
+            raise RemoteProtocolError(f"{recovery.needed} of {len(recovery.keys)} signatures")
+    if len(genesis.salt) > MAX_SALT:
+        raise RemoteProtocolError(f"{len(genesis.salt)} bytes of salt, at most {MAX_SALT}")
+
+
+def _check_keys(keys: tuple[bytes, ...], what: str) -> None:
+    if len(keys) > MAX_KEYS or list(keys) != sorted(set(keys)):
+        raise RemoteProtocolError(f"more than {MAX_KEYS} {what}, or out of order")
+    for key in keys:
+        load_key(key)

@@ -1,0 +1,92 @@
+"""Session keys: what writes entries for an identity, one for each store directory.
+
+A store that comes back from a backup does not know what it wrote since. It begins a session of its
+own, so that nobody signs two entries at one place of a chain, and keeps its rights, which are the
+identity's. The certificate is the payload of the first entry of each chain.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from lattica.crdt.canonical import decode, encode
+from lattica.crdt.keys.strict_ed25519 import KEY_BYTES, SIGNATURE_BYTES, load_key, verifies
+from lattica.nat.base.errors import RemoteProtocolError
+from lattica.nat.base.in_process import InProcess
+from lattica.nat.base.keys.identity import Identity
+
+CONTEXT: Final = b"lattica/crdt/session/v1\0"
+_MAX_CERTIFICATE: Final = 128
+
+
+@dataclass(frozen=True, slots=True)
+class SessionCertificate:
+    """An identity's word that a session key writes for it, in one document."""
+
+    identity: bytes
+    """The identity's Ed25519 key, 32 bytes."""
+    signature: bytes
+    """The identity's, of `CONTEXT`, the document's ID and the session key."""
+
+    def encode(self) -> bytes:
+        """`[identity, signature]`, canonical."""
+        return encode([self.identity, self.signature])
+
+
+def decode_certificate(data: bytes, doc_id: bytes, author: bytes) -> SessionCertificate:
+    """Read the certificate of the session key `author`, and verify it.
+
+    Raises:
+        RemoteProtocolError: it is none, or not signed by the identity that it names.
+    """
+    match decode(data, _MAX_CERTIFICATE):
+        case [bytes(identity), bytes(signature)] if (
+            len(identity) == KEY_BYTES and len(signature) == SIGNATURE_BYTES
+        ):
+            pass
+        case _:
+            raise RemoteProtocolError("not a session's certificate")
+    load_key(identity)
+    if not verifies(identity, signature, CONTEXT + doc_id + author):
+        raise RemoteProtocolError("a session's certificate that its identity has not signed")
+    return SessionCertificate(identity, signature)
+
+
+class SessionKey(InProcess):
+    """The private key that signs a store's entries.
+
+    Args:
+        seed: 32 bytes; raises :class:`ValueError` for another number of them.
+    """
+
+    instead = "it holds a private key, and two stores with one key would contradict each other"
+
+    __slots__ = ("_private_key", "author")
+
+    def __init__(self, seed: bytes) -> None:
+        self._private_key = Ed25519PrivateKey.from_private_bytes(seed)
+        self.author: bytes = self._private_key.public_key().public_bytes_raw()
+        """The public key, 32 bytes: the author of its entries."""
+
+    @classmethod
+    def generate(cls) -> SessionKey:
+        """A new random key."""
+        return cls(os.urandom(32))
+
+    @property
+    def seed(self) -> bytes:
+        """The private key."""
+        return self._private_key.private_bytes_raw()
+
+    def sign(self, data: bytes) -> bytes:
+        """The 64-byte Ed25519 signature of `data`."""
+        return self._private_key.sign(data)
+
+    def certificate(self, identity: Identity, doc_id: bytes) -> SessionCertificate:
+        """Have `identity` vouch for this key in a document."""
+        signature = identity.sign(CONTEXT + doc_id + self.author)
+        return SessionCertificate(identity.public_key.data, signature)

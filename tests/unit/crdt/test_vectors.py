@@ -1,0 +1,98 @@
+"""docs/crdt-vectors.json: what we write is what is in it, and it is checked by hand as well."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import msgpack
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from lattica.crdt.canonical import decode, encode
+from lattica.crdt.entries.chain import decode_chain
+from lattica.crdt.entries.fork import decode_fork
+from lattica.crdt.entries.genesis import decode_genesis
+from lattica.crdt.entries.header import decode_header
+from lattica.crdt.keys.session import decode_certificate
+from lattica.errors import RemoteProtocolError
+from tools import crdt_vectors
+
+VECTORS = json.loads(crdt_vectors.TARGET.read_text(encoding="utf-8"))
+DOC_ID = bytes.fromhex(VECTORS["genesis"][0]["doc_id"])
+AUTHOR = bytes.fromhex(VECTORS["session"]["author"])
+IDS = [bytes.fromhex(entry["id"]) for entry in VECTORS["entries"]]
+
+
+def test_the_file_is_what_the_code_writes():
+    assert crdt_vectors.TARGET.read_text(encoding="utf-8") == crdt_vectors.text()
+
+
+@pytest.mark.parametrize("text", VECTORS["canonical"]["accepted"])
+def test_canonical_data_is_read_and_written_again(text):
+    data = bytes.fromhex(text)
+    assert encode(decode(data, 1000)) == data
+
+
+@pytest.mark.parametrize("case", VECTORS["canonical"]["refused"])
+def test_other_data_is_refused(case):
+    with pytest.raises(RemoteProtocolError):
+        decode(bytes.fromhex(VECTORS["canonical"]["refused"][case]), 1000)
+
+
+def test_a_genesis_is_read_by_its_id_and_by_no_other():
+    for vector in VECTORS["genesis"]:
+        data, doc_id = bytes.fromhex(vector["encoded"]), bytes.fromhex(vector["doc_id"])
+        assert doc_id == hashlib.sha256(b"lattica/crdt/doc/v1\0" + data).digest()
+        genesis = decode_genesis(data, doc_id)
+        assert (genesis.encode(), genesis.doc_id) == (data, doc_id)
+        with pytest.raises(RemoteProtocolError, match="another document"):
+            decode_genesis(data, bytes(32))
+
+
+def test_the_certificate_is_signed_by_the_identity():
+    certificate = bytes.fromhex(VECTORS["session"]["certificate"])
+    identity, signature = msgpack.unpackb(certificate)
+    assert identity.hex() == VECTORS["identity"]["public"]
+    Ed25519PublicKey.from_public_bytes(identity).verify(
+        signature, b"lattica/crdt/session/v1\0" + DOC_ID + AUTHOR
+    )
+    assert decode_certificate(certificate, DOC_ID, AUTHOR).identity == identity
+    with pytest.raises(RemoteProtocolError, match="not signed"):
+        decode_certificate(certificate, bytes(32), AUTHOR)
+
+
+def test_ids_links_and_signatures_of_entries():
+    before = DOC_ID
+    for seq, vector in enumerate(VECTORS["entries"]):
+        encoded, payload = bytes.fromhex(vector["header"]), bytes.fromhex(vector["payload"])
+        assert hashlib.sha256(b"lattica/crdt/id/v1\0" + encoded).hexdigest() == vector["id"]
+        Ed25519PublicKey.from_public_bytes(AUTHOR).verify(
+            bytes.fromhex(vector["signature"]), b"lattica/crdt/entry/v1\0" + encoded
+        )
+        header = decode_header(encoded)
+        assert (header.doc_id, header.author, header.seq) == (DOC_ID, AUTHOR, seq)
+        assert header.prev_id == before
+        assert header.payload_hash == hashlib.sha256(payload).digest()
+        assert header.payload_size == len(payload)
+        before = header.id
+
+
+def test_chains_are_read_and_lead_to_the_entries():
+    known = dict(enumerate(IDS))
+    whole = decode_chain(
+        bytes.fromhex(VECTORS["chains"]["whole"]), DOC_ID, lambda author, seq: None
+    )
+    assert [entry.id for entry in whole] == IDS
+    assert whole[1].payload is None
+    continued = decode_chain(
+        bytes.fromhex(VECTORS["chains"]["continued"]), DOC_ID, lambda author, seq: known.get(seq)
+    )
+    assert [entry.id for entry in continued] == IDS[1:]
+
+
+@pytest.mark.parametrize("case", VECTORS["forks"])
+def test_forks_are_proved(case):
+    proof = decode_fork(bytes.fromhex(VECTORS["forks"][case]), DOC_ID)
+    assert (proof.author, proof.seq) == (AUTHOR, 1)
+    assert proof.encode().hex() == VECTORS["forks"][case]

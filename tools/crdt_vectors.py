@@ -1,0 +1,124 @@
+"""Writes docs/crdt-vectors.json, the test vectors of docs/crdt-format.md.
+
+`python -m tools.crdt_vectors`, after the format was extended; a test compares. Keys and times are
+fixed, and Ed25519 is deterministic, so the file changes only if the format does.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lattica.crdt.canonical import encode
+from lattica.crdt.entries.chain import encode_chain
+from lattica.crdt.entries.fork import find_fork
+from lattica.crdt.entries.genesis import Genesis, Limits, Mode, Recovery
+from lattica.crdt.entries.header import Entry, Kind
+from lattica.crdt.entries.writing import sign_entry
+from lattica.crdt.keys.session import SessionKey
+from lattica.nat.base.keys.identity import Identity
+
+TARGET = Path(__file__).parents[1] / "docs" / "crdt-vectors.json"
+
+IDENTITY = Identity(bytes(range(32)))
+SESSION = SessionKey(bytes(range(32, 64)))
+TIME = 1_800_000_000_000 << 16
+
+_REFUSED = {
+    "nothing": "",
+    "more than one value": "0102",
+    "cut short": "a3616c",
+    "an integer in two bytes where one does": "cc01",
+    "a text with a length of one byte where none is needed": "d90161",
+    "bytes with a length of two bytes": "c5000161",
+    "a list with a length of two bytes": "dc000101",
+    "a float of 32 bits": "ca3f800000",
+    "another NaN": "cb7ff8000000000001",
+    "a map with a number for a key": "810102",
+    "a map out of order": "82a16202a16101",
+    "a map with a key twice": "82a16101a16101",
+    "a text that is no UTF-8": "a1ff",
+    "half a surrogate pair": "a3eda080",
+    "an extension": "d40100",
+    "a timestamp": "d6ff00000000",
+    "33 lists inside each other": "91" * 32 + "90",
+    "a length that is not there": "dd00001000",
+}
+
+
+def _entry(entry: Entry) -> dict[str, Any]:
+    return {
+        "header": entry.header.encoded.hex(),
+        "id": entry.id.hex(),
+        "signature": entry.signature.hex(),
+        "payload": None if entry.payload is None else entry.payload.hex(),
+    }
+
+
+def vectors() -> dict[str, Any]:
+    """All vectors, as JSON has them."""
+    open_document = Genesis("cluster")
+    owned = Genesis(
+        "models",
+        owners=(IDENTITY.public_key.data,),
+        mode=Mode.ALLOW_LIST,
+        kinds=(Kind.REGISTER, Kind.COUNTER),
+        limits=Limits(1024, 1 << 20),
+        recovery=Recovery(1, (Identity(bytes(32)).public_key.data,)),
+        salt=b"salt",
+    )
+    doc_id = open_document.doc_id
+    certificate = SESSION.certificate(IDENTITY, doc_id).encode()
+    first = sign_entry(SESSION, doc_id, 0, doc_id, TIME, Kind.SESSION, certificate)
+    value = encode(["model/latest", "v1"])
+    second = sign_entry(SESSION, doc_id, 1, first.id, TIME + 1, Kind.REGISTER, value)
+    third = sign_entry(
+        SESSION, doc_id, 2, second.id, TIME + (5 << 16), Kind.COUNTER, b"\xc0", (first.id,)
+    )
+    chain = [first, Entry(second.header, second.signature, None), third]
+    other = sign_entry(SESSION, doc_id, 1, first.id, TIME + 2, Kind.REGISTER, value)
+    liar = sign_entry(SESSION, doc_id, 2, other.id, TIME + 3, Kind.REGISTER, value)
+    same_seq, wrong_link = find_fork(second, other), find_fork(second, liar)
+    assert same_seq is not None
+    assert wrong_link is not None
+    plain = [
+        None,
+        [False, True, 0, 127, 128, 2**64 - 1, -1, -(2**63)],
+        {"b": 1, "a": [], "é": b"\0", "": 0.5},
+        float("inf"),
+    ]
+    return {
+        "canonical": {
+            "accepted": [encode(value).hex() for value in plain],  # type: ignore[arg-type]
+            "refused": _REFUSED,
+        },
+        "genesis": [
+            {"encoded": each.encode().hex(), "doc_id": each.doc_id.hex()}
+            for each in (open_document, owned)
+        ],
+        "identity": {"seed": IDENTITY.seed.hex(), "public": IDENTITY.public_key.data.hex()},
+        "session": {
+            "seed": SESSION.seed.hex(),
+            "author": SESSION.author.hex(),
+            "certificate": certificate.hex(),
+        },
+        "entries": [_entry(entry) for entry in (first, second, third)],
+        "chains": {
+            "whole": encode_chain(chain, with_prev=True).hex(),
+            "continued": encode_chain(chain[1:], with_prev=False).hex(),
+        },
+        "forks": {
+            "same sequence number": same_seq.encode().hex(),
+            "wrong link": wrong_link.encode().hex(),
+        },
+    }
+
+
+def text() -> str:
+    """The file's content."""
+    return json.dumps(vectors(), indent=2, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    TARGET.write_text(text(), encoding="utf-8")

@@ -1,0 +1,72 @@
+"""Targets of the CRDT store: whatever a peer can say in the format."""
+
+from __future__ import annotations
+
+import json
+
+from lattica.crdt.canonical import decode, encode
+from lattica.crdt.entries.chain import decode_chain, encode_chain
+from lattica.crdt.entries.fork import decode_fork
+from lattica.crdt.entries.genesis import decode_genesis
+from lattica.crdt.entries.header import Entry, decode_header
+from lattica.crdt.keys.session import decode_certificate
+from lattica.errors import RemoteProtocolError
+from tools.crdt_vectors import SESSION, text
+from tools.fuzz.target import KIB, MIB, Target, Violation
+
+VECTORS = json.loads(text())
+DOC_ID = bytes.fromhex(VECTORS["genesis"][0]["doc_id"])
+CERTIFICATE = bytes.fromhex(VECTORS["session"]["certificate"])
+CHAINS = [bytes.fromhex(each) for each in VECTORS["chains"].values()]
+ENTRIES = [bytes.fromhex(entry["header"]) for entry in VECTORS["entries"]]
+FORKS = [bytes.fromhex(each) for each in VECTORS["forks"].values()]
+PLAIN = [bytes.fromhex(each) for each in VECTORS["canonical"]["accepted"]]
+
+
+def _canonical(data: bytes) -> None:
+    if encode(decode(data, 64 * KIB)) != data:
+        raise Violation("it is read and written otherwise")
+
+
+def _header(data: bytes) -> None:
+    if decode_header(data).encoded != data:
+        raise Violation("it is read and written otherwise")
+
+
+def _fork(data: bytes) -> None:
+    if decode_fork(data, DOC_ID).encode() != data:
+        raise Violation("it is read and written otherwise")
+
+
+def _chain(data: bytes) -> None:
+    entries: tuple[Entry, ...] = decode_chain(data, DOC_ID, lambda author, seq: bytes(32))
+    if not entries[-1].is_signed():
+        raise Violation("nobody has signed it")
+    encode_chain(entries, with_prev=True)
+
+
+def _small(data: bytes) -> None:
+    if data[:1] == b"\x92":
+        decode_certificate(data, DOC_ID, SESSION.author)
+    decode_genesis(data, DOC_ID)
+
+
+_ALLOWED = (RemoteProtocolError,)
+CANONICAL = Target(
+    "crdt-canonical",
+    _canonical,
+    _ALLOWED,
+    seeds=PLAIN,
+    tokens=[b"\xdd\0\0\x10\0", b"\xdf\0\0\x10\0", b"\xc6\xff\xff\xff\xff", b"\x91" * 32],
+    # Lists inside each other, each of which announces as many items as there can be.
+    max_memory=64 * MIB,
+)
+HEADER = Target("crdt-header", _header, _ALLOWED, seeds=ENTRIES)
+CHAIN = Target("crdt-chain", _chain, _ALLOWED, seeds=CHAINS, max_memory=64 * MIB)
+FORK = Target("crdt-fork", _fork, _ALLOWED, seeds=FORKS)
+SMALL = Target(
+    "crdt-genesis",
+    _small,
+    _ALLOWED,
+    seeds=[CERTIFICATE, *(bytes.fromhex(each["encoded"]) for each in VECTORS["genesis"])],
+)
