@@ -65,7 +65,7 @@ class Connections:
             tell(on_event, opened)
             yield
         finally:
-            closed = self._status(self._live.pop(number), pump.end.value)
+            closed = self._status(self._live.pop(number), pump.reason)
             logger.debug("port %s: connection %d %s", port, number, closed.reason)
             tell(on_event, closed)
 

@@ -105,9 +105,13 @@ class Remote:
         if answer.code is Code.OK:
             return stream
         stream.close()
-        raise PortRefusedError(
-            answer.code, f"port {self.request.name} of {self.peer_id}: {answer.text}"
-        )
+        text = f"port {self.request.name} of {self.peer_id}: {answer.text}"
+        if answer.code is Code.NOT_ALLOWED:
+            text += (
+                "; it is to be exposed to this peer, "
+                f"{self._host.peer_id}, or to give out a key for it"
+            )
+        raise PortRefusedError(answer.code, text)
 
 
 class Forward:

@@ -77,6 +77,12 @@ class Pump:
         self._all = trio.CancelScope()
         self.end = End.STOPPED_HERE
         """How it ended, when it has."""
+        self._why_lost = ""
+
+    @property
+    def reason(self) -> str:
+        """:attr:`end` in words, with what there is to be said of a lost connection."""
+        return f"{self.end.value}: {self._why_lost}" if self._why_lost else self.end.value
 
     async def run(self) -> None:
         """Work until both directions have ended, or one has so that the other cannot go on."""
@@ -103,7 +109,7 @@ class Pump:
         try:
             await self._stream.receive_view()
         except LatticaError as error:
-            return _end_of(error)
+            return self._end_of(error)
         return End.LOST
 
     @property
@@ -160,7 +166,7 @@ class Pump:
         try:
             await self._receive_from_peer()
         except LatticaError as error:
-            self._abort(_end_of(error))
+            self._abort(self._end_of(error))
         except OSError as error:
             # The other direction may have more to deliver, and says how it ended.
             self._is_closed = True
@@ -191,11 +197,11 @@ class Pump:
             due = self._used + self._idle_timeout
         self._abort(End.IDLE)
 
-
-def _end_of(error: LatticaError) -> End:
-    """What became of a stream that cannot be received from."""
-    if isinstance(error, StreamResetError):
-        for code, end in _RECEIVED_CODES.items():
-            if error.code == code:
-                return end
-    return End.LOST
+    def _end_of(self, error: LatticaError) -> End:
+        """What became of a stream that cannot be received from."""
+        if isinstance(error, StreamResetError):
+            for code, end in _RECEIVED_CODES.items():
+                if error.code == code:
+                    return end
+        self._why_lost = str(error)
+        return End.LOST
