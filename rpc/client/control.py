@@ -231,19 +231,10 @@ class ControlLink:
                 outcomes, frames = self._core.receive(data)
                 if outcomes:
                     self._tell(outcomes)
+                if self._core.violation is not None:
+                    self._give_up(stream, self._core.violation)
+                    return
                 self._write(frames)
-        except RemoteProtocolError as error:
-            peer_log.log(
-                logger,
-                logging.WARNING,
-                self._peer.id,
-                "stream reset: peer breaks RPC: %s peer=%s",
-                error,
-                self._peer.id,
-            )
-            stream.reset("the peer breaks RPC")
-            self._tell(self._core.fail_all(f"the peer breaks RPC: {error}"))
-            self._renew()
         except LatticaError as error:
             if isinstance(error, UnsupportedProtocolError):
                 self._tell(self._unsupported(error))
@@ -252,6 +243,21 @@ class ControlLink:
                 self._stream = None
                 self._core.lose()
             stream.close()
+
+    def _give_up(self, stream: Stream, violation: RemoteProtocolError) -> None:
+        """The server has broken the protocol: its calls have failed, and others may be made
+        anew.
+        """
+        peer_log.log(
+            logger,
+            logging.WARNING,
+            self._peer.id,
+            "stream reset: peer breaks RPC: %s peer=%s",
+            violation,
+            self._peer.id,
+        )
+        stream.reset("the peer breaks RPC")
+        self._renew()
 
     def _unsupported(self, error: UnsupportedProtocolError) -> list[Outcome]:
         """It was assumed that the peer speaks RPC, and it does not: nothing has run."""

@@ -97,6 +97,8 @@ class ClientCore:
         """
         self.going_away = False
         """The server takes no new calls."""
+        self.violation: RemoteProtocolError | None = None
+        """How the server has broken the protocol."""
         self._decoder = decoder
         self._clock = clock
         self._next_id = 0
@@ -220,33 +222,42 @@ class ClientCore:
     def receive(self, data: bytes | memoryview) -> tuple[list[Outcome], bytes]:
         """Take bytes in any split; the outcomes that they bring, and what to write.
 
-        Raises RemoteProtocolError: the session cannot go on.
+        When the server breaks the protocol, all calls end, and :attr:`violation` says why: the
+        session cannot go on.
         """
         outcomes: list[Outcome] = []
         to_write: list[bytes] = []
-        for frame in self._reader.feed(data):
-            value, refusal = self._decoder.decode_partly(frame)
-            fields = check_frame(value, _SIZES)
-            kind = fields[0]
-            if kind == Kind.HELLO:
-                self._on_hello(fields, outcomes, to_write)
-            elif not self.is_greeted:
-                raise RemoteProtocolError("RPC: the server's first frame is no hello")
-            elif kind == Kind.GOING_AWAY:
-                self.going_away = True
-            else:
-                self._answers += 1
-                self._unacked_bytes += len(frame)
-                pending = self.pending.pop(fields[1], None)
-                if pending is not None:
-                    outcomes.append(_outcome(pending, fields, refusal))
-                elif fields[1] >= self._next_id:
-                    raise RemoteProtocolError("RPC: an answer to a call that was not made")
+        try:
+            for frame in self._reader.feed(data):
+                self._on_frame(frame, outcomes, to_write)
+        except RemoteProtocolError as error:
+            self.violation = error
+            return outcomes + self.fail_all(f"the peer breaks RPC: {error}"), b""
         if self._answers - self._acked >= ACK_EVERY or self._unacked_bytes >= ACK_BYTES:
             self._acked = self._answers
             self._unacked_bytes = 0
             to_write.append(encode_numbered(Kind.ACK, self._answers))
         return outcomes, b"".join(to_write)
+
+    def _on_frame(self, frame: bytes, outcomes: list[Outcome], to_write: list[bytes]) -> None:
+        value, refusal = self._decoder.decode_partly(frame)
+        fields = check_frame(value, _SIZES)
+        kind = fields[0]
+        if kind == Kind.HELLO:
+            self._on_hello(fields, outcomes, to_write)
+        elif not self.is_greeted:
+            raise RemoteProtocolError("RPC: the server's first frame is no hello")
+        elif kind == Kind.GOING_AWAY:
+            self.going_away = True
+        else:
+            self._answers += 1
+            self._unacked_bytes += len(frame)
+            pending = self.pending.get(fields[1])
+            if pending is not None:
+                outcomes.append(_outcome(pending, fields, refusal))
+                del self.pending[pending.id]
+            elif fields[1] >= self._next_id:
+                raise RemoteProtocolError("RPC: an answer to a call that was not made")
 
     def _on_hello(self, fields: list[Any], outcomes: list[Outcome], to_write: list[bytes]) -> None:
         session, _ = session_of(fields)

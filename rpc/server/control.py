@@ -71,6 +71,8 @@ class Session:
         self.core = ServerCore(name, server.decoder)
         self.stream: Stream | None = None
         self.path = ""
+        self.is_broken = False
+        """The caller has broken the protocol: the session cannot go on."""
         self._has_room = True
         self._crew: Crew[Job] | None = None
         self._waiting: dict[int, Worker[Job]] = {}
@@ -148,6 +150,7 @@ class Session:
                 error,
                 self.peer,
             )
+            self.is_broken = True
             stream.reset("the peer breaks RPC")
         except LatticaError:
             pass  # it is lost, which is no news
@@ -334,7 +337,7 @@ class ControlPlane:
             self._make_room(stream.peer_id)
             session = self.sessions[key] = Session(self._server, *key)
         ended = await session.serve(stream, hello)
-        if ended:
+        if ended or session.is_broken:
             self._end(key)
         elif session.stream is None and self.sessions.get(key) is session:
             self._server.tasks.start_soon(self._expire, key, session)

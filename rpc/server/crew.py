@@ -126,6 +126,10 @@ class Crew(Generic[T]):
                         self._end()
                         return
                     self._jobs.extend(more)
+        except BaseException:
+            if worker.job is None:  # the one who reads: nobody would go on
+                self._end()
+            raise
         finally:
             if worker.job is not None:
                 self._cut_off(worker.job, worker)

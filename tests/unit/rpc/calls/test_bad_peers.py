@@ -1,0 +1,188 @@
+"""Peers that send rubbish, nothing, or too much: one typed error, and nothing left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+
+import msgpack
+import pytest
+import trio
+
+from lattica.errors import StreamResetError
+from lattica.nat.base.wire import encode_length_prefixed, encode_uvarint
+from lattica.nat.mux.stream import Stream
+from lattica.rpc import DeadlineExceededError, UnavailableError, open_rpc, with_options
+from lattica.rpc.protocol.frames import (
+    CONTROL,
+    Kind,
+    encode_error,
+    encode_hello,
+    encode_numbered,
+    encode_request,
+    encode_result,
+    encode_welcome,
+)
+from lattica.rpc.protocol.messages import DATA, encode_prefix
+from lattica.rpc.protocol.messages import Kind as MessageKind
+from tests.support.doubles.memory_host import memory_net
+from tests.support.rpc_pair import rpc_pair
+from tests.support.rpc_services import Workshop
+
+SESSION = bytes(range(16))
+HELLO = encode_hello(SESSION, 0, 1)
+SHOUT = b"\xaeWorkshop.shout"
+
+
+def frame(*parts: object) -> bytes:
+    return encode_length_prefixed(bytes(msgpack.packb(parts)))
+
+
+BAD_CALLERS: dict[str, tuple[str, bytes]] = {
+    "rubbish": (CONTROL, b"\xff" * 20),
+    "no hello": (CONTROL, encode_request(0, SHOUT, b"\x91\xa1a")),
+    "version": (CONTROL, frame(0, 9, SESSION, 0, 1)),
+    "session": (CONTROL, frame(0, 1, b"short", 0, 1)),
+    "hello twice": (CONTROL, HELLO + HELLO),
+    "long frame": (CONTROL, HELLO + encode_uvarint(1 << 30)),
+    "no array": (CONTROL, HELLO + frame()),
+    "kind": (CONTROL, HELLO + frame(99, 1)),
+    "a result": (CONTROL, HELLO + encode_result(0, b"\x01")),
+    "number": (CONTROL, HELLO + frame(1, -1, "Workshop.shout", [])),
+    "method": (CONTROL, HELLO + frame(1, 0, 7, [])),
+    "arguments": (CONTROL, HELLO + frame(1, 0, "Workshop.shout", 7)),
+    "arguments by name": (CONTROL, HELLO + frame(1, 0, "Workshop.shout", {"": 7})),
+    "timeout": (CONTROL, HELLO + frame(1, 0, "Workshop.shout", -1, None, [])),
+    "metadata": (CONTROL, HELLO + frame(1, 0, "Workshop.shout", 1, {1: 2}, [])),
+    "order": (
+        CONTROL,
+        HELLO + encode_request(5, SHOUT, b"\x91\xa1a") + encode_request(5, SHOUT, b"\x91\xa1a"),
+    ),
+    "ack": (CONTROL, HELLO + encode_numbered(Kind.ACK, 100)),
+    "bomb": (CONTROL, HELLO + encode_length_prefixed(b"\xdd\x00\x00\xff\xff" * 5000)),
+    "data rubbish": (DATA, b"\xff" * 20),
+    "data kind": (DATA, encode_prefix(MessageKind.RESULT, 1, ()) + b"\xc0"),
+    "data skeleton": (DATA, b"\x00" + encode_uvarint(1 << 40) + b"\x00"),
+    "data buffers": (DATA, b"\x00\x01" + encode_uvarint(1 << 20)),
+    "data buffer": (DATA, b"\x00\x01\x01" + encode_uvarint(1 << 60)),
+    "data call": (DATA, encode_prefix(MessageKind.CALL, 1, ()) + b"\x01"),
+    "data fetch": (DATA, encode_prefix(MessageKind.FETCH, 1, ()) + b"\x01"),
+    "data compressed": (DATA, b"\x20\x01\x00\xc0"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CALLERS)
+async def test_bad_callers_lose_their_stream_only(case: str) -> None:
+    protocol, data = BAD_CALLERS[case]
+    async with rpc_pair() as pair:
+        assert await pair.stub.shout("a") == "A"
+        stream = await pair.client_host.open_stream(pair.server_host.peer_id, protocol)
+        with trio.fail_after(20), suppress(StreamResetError):
+            await stream.send_all(data)
+            while await stream.receive_some():
+                pass
+        assert stream.is_dead, "it ended in good order"
+        assert await pair.stub.shout("b") == "B"
+        while any(each.active for each in pair.server.statistics().methods):
+            await trio.sleep(0.001)
+        assert pair.server.statistics().receive_memory == 0
+
+
+async def test_a_caller_that_sends_half_a_body_and_no_more(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with rpc_pair() as pair:
+        stream = await pair.client_host.open_stream(pair.server_host.peer_id, DATA)
+        await stream.send_all(encode_prefix(MessageKind.CALL, 10, [bytes(1000)]) + b"\x96")
+        await trio.sleep(1)
+        stream.reset()
+        assert await pair.stub.shout("b") == "B"
+        assert pair.server.statistics().receive_memory == 0
+
+
+Answer = Callable[[bytes], bytes]
+"""What a bad server writes, given the session that the client named."""
+
+BAD_SERVERS: dict[str, Answer] = {
+    "rubbish": lambda session: b"\xff" * 20,
+    "no hello": lambda session: encode_result(0, b"\x01"),
+    "another session": lambda session: encode_welcome(SESSION, 0, None),
+    "hello twice": lambda session: encode_welcome(session, 0, None) * 2,
+    "a call that was not made": lambda session: (
+        encode_welcome(session, 0, None) + encode_result(77, b"\x01")
+    ),
+    "claims": lambda session: encode_welcome(session, 0, 5),
+    "an error that is none": lambda session: (
+        encode_welcome(session, 0, None) + frame(5, 0, "code", 1, 2)
+    ),
+    "a request": lambda session: (
+        encode_welcome(session, 0, None) + encode_request(0, SHOUT, b"\x90")
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SERVERS)
+async def test_bad_servers(case: str) -> None:
+    async with memory_net() as net:
+        server, host = net.host(), net.host()
+
+        async def answer(stream: Stream) -> None:
+            hello = msgpack.unpackb(await stream.receive_message(1000))
+            await stream.send_all(BAD_SERVERS[case](hello[2]))
+            while await stream.receive_some():
+                pass
+
+        server.handle(CONTROL, answer, owner="test")
+        async with open_rpc(host) as client:
+            stub = client.stub(server.peer_id, Workshop)
+            for _ in range(2):
+                with trio.fail_after(30), pytest.raises(UnavailableError, match="breaks RPC"):
+                    await stub.shout("a")
+
+
+async def test_an_error_of_a_code_that_is_not_known() -> None:
+    async with memory_net() as net:
+        server, host = net.host(), net.host()
+
+        async def answer(stream: Stream) -> None:
+            hello = msgpack.unpackb(await stream.receive_message(1000))
+            await stream.send_all(encode_welcome(hello[2], 0, None))
+            await stream.receive_message(1000)
+            await stream.send_all(encode_error(0, 99, "odd", {"retry_after": -5, "type": "X"}))
+            while await stream.receive_some():
+                pass
+
+        server.handle(CONTROL, answer, owner="test")
+        async with open_rpc(host) as client:
+            with pytest.raises(Exception, match="odd") as raised:
+                await client.stub(server.peer_id, Workshop).shout("a")
+            assert raised.value.retry_after is None  # type: ignore[attr-defined]
+
+
+async def test_servers_that_hang(autojump_clock: trio.testing.MockClock) -> None:
+    """In every phase: before the hello, before an answer, in the middle of one."""
+    async with memory_net() as net:
+        for said in (b"", b"\x01", b"hello", b"half"):
+            server, host = net.host(), net.host()
+
+            async def hang(stream: Stream, said: bytes = said) -> None:
+                if said in (b"hello", b"half"):
+                    hello = msgpack.unpackb(await stream.receive_message(1000))
+                    await stream.send_all(encode_welcome(hello[2], 0, None))
+                if said == b"half":
+                    await stream.send_all(encode_result(0, b"\xc4\x10" + bytes(16))[:8])
+                await trio.sleep_forever()
+
+            server.handle(CONTROL, hang, owner="test")
+            server.handle(DATA, lambda stream: trio.sleep_forever(), owner="test")
+            async with open_rpc(host) as client:
+                stub = with_options(client.stub(server.peer_id, Workshop), timeout=5.0)
+                start = trio.current_time()
+                with pytest.raises(DeadlineExceededError):
+                    await stub.shout("a")
+                with pytest.raises(DeadlineExceededError):
+                    await stub.echo(bytes(1_000_000))
+                with pytest.raises(DeadlineExceededError):
+                    await anext(aiter(stub.numbers(3)))
+                assert trio.current_time() - start < 16
+                assert host.connections[server.peer_id].stream_count <= 1
