@@ -26,13 +26,17 @@ class Limits:
     """
 
     max_connections: int = 4096
-    """Established connections in total; over it the least valuable are trimmed."""
+    """Established connections in total; over it some are trimmed, of the network that has most
+    first. This and the next but one are lowered to what the process's descriptors allow."""
     max_connections_per_peer: int = 8
     max_pending_inbound: int = 2048
-    """Inbound connections still in their handshake; over it the oldest is dropped."""
+    """Inbound connections still in their handshake; over it one is dropped, of the network that
+    has most first."""
     max_streams_per_connection: int = 8192
     max_inbound_streams_negotiating: int = 1024
     """Inbound streams of one connection that have not yet named a protocol."""
+    max_streams_negotiating_total: int = 8192
+    """The same over all connections; over it one is reset, of the network that has most first."""
     receive_memory_per_connection: int = 256 * MIB
     """Sum of the receive windows promised on one connection; each stream needs 256 KiB at
     least, so 1,024 streams by default."""
@@ -50,6 +54,7 @@ class Limits:
             "max_pending_inbound",
             "max_streams_per_connection",
             "max_inbound_streams_negotiating",
+            "max_streams_negotiating_total",
             "receive_memory_per_connection",
             "receive_memory_total",
         ):

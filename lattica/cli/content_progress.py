@@ -118,6 +118,9 @@ class FetchDisplay(_Display):
             case FetchStarted():
                 self._name = event.name
                 files = "1 file" if event.files == 1 else f"{event.files} files"
+                if event.directories:
+                    folders = "directory" if event.directories == 1 else "directories"
+                    files = f"{files} in {event.directories} {folders}"
                 self._say(f"{event.name}: {files}, {format_bytes(event.bytes_total)}")
             case Checking():
                 if not self._checking:

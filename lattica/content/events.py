@@ -52,6 +52,8 @@ class FetchStarted(Progress):
     cid: Cid
     name: str
     files: int
+    directories: int = 0
+    """That they are in, below the one that is fetched to."""
     phase: ClassVar[str] = "starting"
 
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from lattica.nat.base.printable import printable_lines
 
-ErrorT = TypeVar("ErrorT", bound="LatticaError")
+ErrorT = TypeVar("ErrorT", bound=Exception)
 
 
 class LatticaError(Exception):

@@ -24,11 +24,13 @@ from lattica.nat.base.in_process import InProcess
 from lattica.nat.base.net.addresses import Kind, kind_of
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.peer_log import peer_log
+from lattica.nat.base.places import Source
 from lattica.nat.mux.delivery import Delivery, DeliveryWatch
 from lattica.nat.mux.events import Event, EventKind
 from lattica.nat.mux.patience import NO_PATIENCE
 from lattica.nat.mux.session import RESOURCE_LIMIT, MuxSession
 from lattica.nat.mux.stream import Stream
+from lattica.nat.mux.turns import Turnstile
 from lattica.nat.secure.multistream import Initiator
 from lattica.nat.secure.noise_identity import RemoteIdentity
 
@@ -66,6 +68,7 @@ class Connection(InProcess, ABC):
         "_places",
         "_scope",
         "_seen_in",
+        "_turnstile",
         "agent",
         "closed",
         "closed_reason",
@@ -97,10 +100,12 @@ class Connection(InProcess, ABC):
         *,
         local_addr: Multiaddr,
         remote_addr: Multiaddr,
+        turnstile: Turnstile,
         direction: Direction,
         send_buffer: int,
         on_stream: Callable[[Stream], None],
     ) -> None:
+        self._turnstile = turnstile
         self.serial = next(_serial_numbers)
         self.peer_id = remote.peer_id
         self.public_key = remote.public_key
@@ -147,6 +152,11 @@ class Connection(InProcess, ABC):
             f"<Connection {self.serial} {self.direction.value}, {self.peer_id} at "
             f"{self.remote_addr}{state}>"
         )
+
+    @property
+    def source(self) -> Source:
+        """Who the peer is where places are shared."""
+        return self.session.source
 
     @property
     def path(self) -> str:
@@ -370,12 +380,12 @@ class Connection(InProcess, ABC):
                 if kind is EventKind.ACCEPTED:
                     self.last_stream_at = trio.current_time()
                     self._on_stream(Stream(self, core))
-                elif isinstance(core.owner, Stream):
+                elif isinstance(owner := core.owner, Stream):
                     if kind is EventKind.RESET and core.error_code == RESOURCE_LIMIT:
                         self.peer_is_full = True
-                    core.owner.wake()
+                    owner.wake()
                     if core.session is not session:  # it was aborted for its memory
-                        core.owner.connection.wake_writer()
+                        owner.connection.wake_writer()
             elif kind is EventKind.GO_AWAY and event.value:
                 peer_log.log(
                     logger,
@@ -388,8 +398,26 @@ class Connection(InProcess, ABC):
 
     def _wake_drained(self) -> None:
         for core in self.session.take_drained():
-            if isinstance(core.owner, Stream):
-                core.owner.wake_sender()
+            if isinstance(owner := core.owner, Stream):
+                owner.wake_sender()
+
+    async def charge(self, what: str, cost: int) -> None:
+        """The peer asks for work that costs as much as so many frames. A checkpoint.
+
+        Others have their turn first, and those of the same network one by one. A peer that asks
+        too often loses the connection (:class:`~lattica.nat.mux.turns.Nuisance`).
+
+        Raises:
+            ConnectionClosedError: that was once too often.
+        """
+        await self._turnstile.wait(self.session.source.network)
+        self.raise_if_closed()
+        try:
+            self.session.nuisance.count(what, cost)
+        except RemoteProtocolError as error:
+            self._log_violation(error)
+            self.abort(str(error))
+            self.raise_if_closed()
 
     def _log_violation(self, error: RemoteProtocolError) -> None:
         peer_log.log(
@@ -397,7 +425,7 @@ class Connection(InProcess, ABC):
             logging.WARNING,
             self.peer_id,
             "closing connection: peer breaks the protocol: %s peer=%s addr=%s",
-            error,
+            str(error),  # a log handler may keep it, and with its frames this connection
             self.peer_id,
             self.remote_addr,
         )
@@ -472,7 +500,7 @@ class Connection(InProcess, ABC):
             self.stalled = True
         self._let_go()
         for core in self.session.close(reason):
-            if isinstance(core.owner, Stream):
-                core.owner.wake()
+            if isinstance(owner := core.owner, Stream):
+                owner.wake()
         self._places.unpark_all()
         self.closed.set()

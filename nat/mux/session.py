@@ -14,10 +14,12 @@ A pure state machine without a wire format: :class:`lattica.nat.mux.yamux.Sessio
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from lattica.nat.base.errors import ConnectionClosedError, ResourceLimitError
+from lattica.nat.base.places import NOBODY, Source
 from lattica.nat.config import KIB, Limits, Timeouts, Windows
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.events import Event, EventKind
@@ -25,6 +27,7 @@ from lattica.nat.mux.lingering import Lingering
 from lattica.nat.mux.priority import Priority
 from lattica.nat.mux.senders import Senders
 from lattica.nat.mux.stream_state import MuxStream
+from lattica.nat.mux.turns import Nuisance
 
 RESOURCE_LIMIT = 0x1002
 """The error code of a stream for which there is no place (libp2p's StreamResourceLimitExceeded)."""
@@ -44,7 +47,8 @@ class MuxSession(ABC):
     """Streams of one connection. The driver calls :meth:`tick` about once a second.
 
     `clock` gives monotonic seconds. Stream ids of this side begin at `first_id` and are
-    `id_step` apart.
+    `id_step` apart. `source` and `nuisance` say who the peer is for what connections share
+    (:mod:`lattica.nat.base.places`, :mod:`lattica.nat.mux.turns`).
     """
 
     def __init__(
@@ -58,9 +62,16 @@ class MuxSession(ABC):
         limits: Limits | None = None,
         timeouts: Timeouts | None = None,
         budget: MemoryBudget | None = None,
+        source: Source = NOBODY,
+        nuisance: Nuisance | None = None,
     ) -> None:
         limits = limits or Limits()
         self._clock = clock
+        self.source = source
+        """Who is at the other end, as far as shared places are concerned."""
+        self.nuisance = nuisance or Nuisance(clock)
+        self.turn = sys.maxsize
+        """Units of work that are left of this connection's turn; a driver gives it others."""
         self._windows = windows or Windows()
         self.timeouts = timeouts or Timeouts()
         self._budget = budget or MemoryBudget(limits.receive_memory_total)
@@ -327,6 +338,7 @@ class MuxSession(ABC):
         events.append(Event(EventKind.READABLE, stream))
 
     def _on_reset(self, stream: MuxStream, code: int, events: list[Event]) -> None:
+        self.nuisance.count("a reset")
         reason = "reset by the peer"
         if code == RESOURCE_LIMIT:
             reason += ", whose limits allow no more streams"
@@ -342,6 +354,7 @@ class MuxSession(ABC):
         """The peer reads no more; what it has sent, and may send, can still be read."""
         if stream.reset_reason is not None or stream.stopped:
             return
+        self.nuisance.count("a stop")
         stream.stopped = True
         stream.error_code = code
         self._drop_unsent(stream)

@@ -23,6 +23,7 @@ from lattica.nat.base.errors import (
 )
 from lattica.nat.base.in_process import InProcess
 from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.places import Source
 from lattica.nat.base.wire import encode_length_prefixed, find_message
 from lattica.nat.config import KIB
 from lattica.nat.mux.priority import Priority
@@ -88,6 +89,7 @@ class Stream(InProcess):
     """
 
     __slots__ = (
+        "__weakref__",
         "_core",
         "_gone",
         "_negotiation",
@@ -129,6 +131,11 @@ class Stream(InProcess):
     def peer_id(self) -> PeerId:
         """The authenticated peer at the other end."""
         return self.connection.peer_id
+
+    @property
+    def source(self) -> Source:
+        """Who the peer is where places are shared (:mod:`lattica.nat.base.places`)."""
+        return self.connection.source
 
     @property
     def is_superseded(self) -> bool:
@@ -486,7 +493,8 @@ class Stream(InProcess):
                 self.connection.known_protocols.difference_update(negotiation.protocols)
                 raise UnsupportedProtocolError(self.peer_id, negotiation.protocols)
         except LatticaError as error:
-            self._refusal = error  # for whoever uses the stream next
+            # For whoever uses the stream next; with its frames it would hold the stream.
+            self._refusal = error.with_traceback(None)
             self.reset()
             return
         if answer := negotiation.data_to_send():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
+from weakref import ref
 
 from lattica.nat.mux.priority import Priority
 
@@ -28,6 +29,7 @@ class MuxStream:
 
     __slots__ = (
         "__weakref__",
+        "_owner",
         "ack_due",
         "bytes_framed",
         "bytes_queued",
@@ -38,7 +40,6 @@ class MuxStream:
         "id",
         "keeps_received",
         "last_update",
-        "owner",
         "priority",
         "receive_credit",
         "receive_discarded",
@@ -66,8 +67,7 @@ class MuxStream:
     ) -> None:
         self.session = session
         self.id = stream_id
-        self.owner: object = None
-        """For the driver: its object for this stream."""
+        self._owner: ref[Any] | None = None
         self.syn_due = initiated
         self.ack_due = not initiated
         # Send side.
@@ -111,6 +111,18 @@ class MuxStream:
         """It was closed, and the peer is told to send no more."""
         self.error_code = 0
         """What the application that aborted or stopped it says of the cause."""
+
+    @property
+    def owner(self) -> object:
+        """For the driver: its object for this stream, as long as somebody else has it.
+
+        It has this one, and what is in no cycle is freed as soon as it has ended.
+        """
+        return None if self._owner is None else self._owner()
+
+    @owner.setter
+    def owner(self, owner: object) -> None:
+        self._owner = ref(owner)
 
     def __del__(self) -> None:
         if self.receive_queue:

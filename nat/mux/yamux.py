@@ -13,11 +13,13 @@ from collections import deque
 from collections.abc import Callable
 
 from lattica.nat.base.errors import RemoteProtocolError
+from lattica.nat.base.places import NOBODY, Source
 from lattica.nat.config import Limits, Timeouts, Windows
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.events import Event, EventKind
 from lattica.nat.mux.session import RESOURCE_LIMIT, MuxSession
 from lattica.nat.mux.stream_state import MuxStream
+from lattica.nat.mux.turns import OPENING, SMALL_CREDIT, Nuisance
 from lattica.nat.mux.yamux_frames import (
     HEADER_SIZE,
     PROTOCOL_VERSION,
@@ -35,14 +37,16 @@ _MAX_CONTROL_FRAMES = 4096
 _LAST_STREAM_ID = 2**32 - 1
 _DATA, _WINDOW_UPDATE, _PING, _GO_AWAY = (int(kind) for kind in FrameType)
 _SYN, _ACK, _FIN, _RST = (int(flag) for flag in Flag)
+_MEANT = _SYN | _FIN | _RST
+"""A frame with one of these says something without data."""
 
 
 class Session(MuxSession):
     """One connection multiplexed by yamux.
 
-    The driver feeds decrypted bytes to :meth:`receive`, calls :meth:`fill` whenever
-    :attr:`wants_write` and the connection can take more, and :meth:`tick` about once
-    a second. `clock` gives monotonic seconds.
+    The driver feeds decrypted bytes to :meth:`receive`, and lets others have their turn whenever
+    :attr:`unfinished`; it calls :meth:`fill` whenever :attr:`wants_write` and the connection can
+    take more, and :meth:`tick` about once a second. `clock` gives monotonic seconds.
     """
 
     def __init__(
@@ -54,6 +58,8 @@ class Session(MuxSession):
         limits: Limits | None = None,
         timeouts: Timeouts | None = None,
         budget: MemoryBudget | None = None,
+        source: Source = NOBODY,
+        nuisance: Nuisance | None = None,
     ) -> None:
         super().__init__(
             first_id=1 if initiator else 2,
@@ -64,10 +70,15 @@ class Session(MuxSession):
             limits=limits,
             timeouts=timeouts,
             budget=budget,
+            source=source,
+            nuisance=nuisance,
         )
         self._peer_parity = 0 if initiator else 1
         self._highest_peer_id = 0
         # Receiving.
+        self._unread = b""
+        self._position = 0
+        """What of it is done."""
         self._header = b""
         self._data_left = 0
         self._data_stream: MuxStream | None = None
@@ -75,6 +86,8 @@ class Session(MuxSession):
         # Sending.
         self._control: deque[bytes] = deque()
         self._ping_value = 0
+        self.said_goodbye = False
+        """The peer has said that it is going."""
 
     def _send_reset(self, stream: MuxStream) -> None:
         if not stream.syn_due:  # otherwise the peer has never heard of it
@@ -95,24 +108,46 @@ class Session(MuxSession):
     def receive(self, message: bytes) -> list[Event]:
         """Take the next bytes of the connection and return what they caused.
 
+        When the turn is over before they are done, there are :attr:`unfinished` ones.
+
         Raises:
             RemoteProtocolError: the peer breaks the protocol.
+        """
+        self._unread = self._unread[self._position :] + message if self._unread else message
+        self._position = 0
+        return self.go_on()
+
+    @property
+    def unfinished(self) -> bool:
+        """Received bytes wait for the next turn: give one to :attr:`turn`, then :meth:`go_on`."""
+        return bool(self._unread)
+
+    def go_on(self) -> list[Event]:
+        """Take what is left of the received bytes, as far as the turn allows.
+
+        Raises as :meth:`receive` does.
         """
         events: list[Event] = []
         self.last_received = self._clock()
         if len(self._control) > _MAX_CONTROL_FRAMES:
             raise RemoteProtocolError("yamux: the peer provokes replies and does not read them")
         try:
-            self._receive_frames(message, events)
+            self._position = self._receive_frames(self._unread, self._position, events)
         except RemoteProtocolError:
             # What happened before it must not be forgotten: somebody may be waiting.
             self._unreported = [event.stream for event in events if event.stream is not None]
+            self._unread = b""
             raise
+        if self._position >= len(self._unread):
+            self._unread, self._position = b"", 0
         return events
 
-    def _receive_frames(self, message: bytes, events: list[Event]) -> None:
-        position, end = 0, len(message)
+    def _receive_frames(self, message: bytes, position: int, events: list[Event]) -> int:
+        """Act on frames from `position` on; return where the turn was over."""
+        end = len(message)
         while position < end:
+            if self.turn <= 0:
+                break
             if self._data_left:
                 position = self._take_data(message, position, end, events)
                 continue
@@ -127,6 +162,7 @@ class Session(MuxSession):
             else:
                 header = unpack_header(message, position)
                 position += HEADER_SIZE
+            self.turn -= 1
             version, kind, flags, stream_id, length = header
             if version != PROTOCOL_VERSION:
                 raise RemoteProtocolError(f"yamux: version {version} instead of 0")
@@ -137,10 +173,10 @@ class Session(MuxSession):
             elif kind == _PING:
                 self._on_ping(flags, length, events)
             elif kind == _GO_AWAY:
-                self.went_away = True
-                events.append(Event(EventKind.GO_AWAY, value=length))
+                self._on_go_away(length, events)
             else:
                 raise RemoteProtocolError(f"yamux: unknown frame type {kind}")
+        return position
 
     def _begin_data(self, flags: int, stream_id: int, length: int, events: list[Event]) -> None:
         stream = self._find(flags, stream_id, events)
@@ -160,6 +196,8 @@ class Session(MuxSession):
         self._data_stream = stream
         self._data_fin = bool(flags & _FIN)
         if not length:
+            if stream is None or stream.received_fin or not flags & _MEANT:
+                self.nuisance.count("data without data")
             self._end_data(events)
 
     def _take_data(self, message: bytes, position: int, end: int, events: list[Event]) -> int:
@@ -182,10 +220,14 @@ class Session(MuxSession):
     ) -> None:
         stream = self._find(flags, stream_id, events)
         if stream is None:
+            if not flags & _SYN:
+                self.nuisance.count("news of a stream that is no more")
             return
         if flags & _RST:
             self._on_rst(stream, delta, events)
             return
+        if delta < SMALL_CREDIT and (stream.received_fin or not flags & _MEANT):
+            self.nuisance.count("credit in small change")
         if delta:
             stream.send_credit += delta
             if stream.send_credit > _LAST_STREAM_ID:
@@ -207,7 +249,9 @@ class Session(MuxSession):
             if not stream_id or stream_id % 2 != self._peer_parity or stream_id in self.streams:
                 raise RemoteProtocolError(f"yamux: the peer cannot open stream {stream_id}")
             self._highest_peer_id = max(self._highest_peer_id, stream_id)
+            self.turn -= OPENING
             if not self.has_place:
+                self.nuisance.count("a stream beyond the limit")
                 self._control.append(
                     pack_header(0, _WINDOW_UPDATE, _RST, stream_id, RESOURCE_LIMIT)
                 )
@@ -222,6 +266,13 @@ class Session(MuxSession):
             if unused or not stream_id:
                 raise RemoteProtocolError(f"yamux: nobody opened stream {stream_id}")
         return found
+
+    def _on_go_away(self, code: int, events: list[Event]) -> None:
+        if self.said_goodbye:
+            self.nuisance.count("another goodbye")
+            return
+        self.said_goodbye = self.went_away = True
+        events.append(Event(EventKind.GO_AWAY, value=code))
 
     def _on_ping(self, flags: int, value: int, events: list[Event]) -> None:
         if flags & _SYN:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import trio
 
-from lattica.nat.base.errors import ConnectionClosedError, RemoteProtocolError
+from lattica.nat.base.errors import ConnectionClosedError, RemoteProtocolError, renewed
 from lattica.nat.base.peer_log import peer_log
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.delivery import Delivery
@@ -44,6 +44,7 @@ class QuicConnection(Connection):
             remote,
             local_addr=link.local_addr,
             remote_addr=link.remote_addr,
+            turnstile=link.turnstile,
             direction=direction,
             send_buffer=send_buffer,
             on_stream=on_stream,
@@ -103,7 +104,8 @@ class QuicConnection(Connection):
             if link.failure is not None:
                 if isinstance(link.failure, RemoteProtocolError):
                     self._log_violation(link.failure)
-                raise link.failure
+                    return str(link.failure)
+                raise renewed(link.failure)
             if session.closed is not None:
                 code, reason = session.closed
                 if code == NO_ERROR:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lattica.nat.base.errors import ConnectionClosedError
+from lattica.nat.base.errors import ConnectionClosedError, renewed
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Direction
@@ -45,7 +45,7 @@ class QuicHandshake(SecureLink):
             # Also once more when the peer is known: our last message must leave.
             await link.pump()
             if link.failure is not None:
-                raise link.failure
+                raise renewed(link.failure)
             if session.closed is not None:
                 _, reason = session.closed
                 raise ConnectionClosedError(f"the connection ended during the handshake: {reason}")

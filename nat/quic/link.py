@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.mux.delivery import Delivery
 from lattica.nat.mux.events import Event
 from lattica.nat.mux.stream import Waiter
+from lattica.nat.mux.turns import TURN, Turnstile
 from lattica.nat.quic.path.packet_size import ANSWER, PROBE, PacketSize
 from lattica.nat.quic.path.peer_path import CHALLENGE, PeerPath
 from lattica.nat.quic.path.pieces import Cutter, Joiner
@@ -31,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 _HEARD = 4.0
 """Seconds since the peer's last packet for which it counts as alive: two pings' time."""
+_AT_ONCE = 64
+_INBOX = 64
+"""Batches of datagrams, of 64 KiB at most, that wait for a connection's next turn."""
 _PATH_LABEL = b"lattica-quic/1 path "
 NO_ERROR, PROTOCOL_ERROR = 0, 1
 """Codes of CONNECTION_CLOSE."""
@@ -69,10 +74,12 @@ class QuicLink:
     """Moves the datagrams of one session, and follows its peer."""
 
     __slots__ = (
+        "_at_once",
         "_carrier",
         "_cutter",
         "_early",
         "_ended",
+        "_inbox",
         "_joiner",
         "_path",
         "_peer_cid",
@@ -84,10 +91,19 @@ class QuicLink:
         "on_address",
         "on_events",
         "session",
+        "turnstile",
     )
 
-    def __init__(self, carrier: Carrier, peer: Address, session: QuicSession) -> None:
+    def __init__(
+        self, carrier: Carrier, peer: Address, session: QuicSession, turnstile: Turnstile
+    ) -> None:
         self._carrier = carrier
+        self.turnstile = turnstile
+        session.turn = TURN
+        self._inbox: deque[tuple[bytes, int, Address]] = deque()
+        """What has come while it was the others' turn."""
+        self._at_once = _AT_ONCE
+        """Datagrams that the session takes in one call: fewer when they are full of frames."""
         # The address that qh3 knows of, whatever happens: following the peer is not its job.
         self.first_address = peer
         self.session = session
@@ -122,18 +138,58 @@ class QuicLink:
     # --- what comes in: for the socket's owner ---
 
     def deliver(self, data: bytes, size: int, source: Address) -> None:
-        """Take datagrams of `size` bytes each (the last may be shorter)."""
+        """Take datagrams of `size` bytes each (the last may be shorter).
+
+        What exceeds this connection's turn waits for the next one, and what exceeds that is lost,
+        as datagrams may be.
+        """
         if self.failure is not None:
             return
-        session = self.session
-        try:
-            events = session.receive(data, size, self.first_address)
-            if self._path is not None and session.heard:
-                self._path.observe(source)
-            self._report(events)
-        except Exception as error:  # a defect of ours costs this connection, not the endpoint
-            self._fail(error)
+        if not self._inbox and not self._is_stranger:
+            data = self._receive(data, size, source)
+        if data and len(self._inbox) < _INBOX:
+            self._inbox.append((data, size, source))
         self.wake()
+
+    def _receive(self, data: bytes, size: int, source: Address) -> bytes:
+        """Let the session have datagrams as long as its turn lasts; return what is left of them."""
+        session = self.session
+        position = 0
+        while position < len(data) and session.turn > 0 and self.failure is None:
+            before = session.turn
+            end = position + self._at_once * size
+            piece = data[position:end] if position or end < len(data) else data
+            position = end
+            try:
+                events = session.receive(piece, size, self.first_address)
+                if self._path is not None and session.heard:
+                    self._path.observe(source)
+                self._report(events)
+            except Exception as error:  # a defect of ours costs this connection, not the endpoint
+                self._fail(error)
+            work = before - session.turn
+            if work > TURN:
+                self._at_once = max(1, self._at_once // 8)
+            elif work < TURN // 4:
+                self._at_once = min(_AT_ONCE, self._at_once * 2)
+        return data[position:]
+
+    @property
+    def _is_stranger(self) -> bool:
+        """Somebody who has begun, and whose handshake takes a while."""
+        return self.session.remote is None and not self.session.is_client
+
+    async def _next_turn(self) -> None:
+        """Give the session another turn, and with it what waits for that."""
+        session = self.session
+        if self._inbox and (session.turn <= 0 or self._is_stranger):
+            await self.turnstile.wait(session.source.network)
+        session.turn = TURN
+        while self._inbox and session.turn > 0 and self.failure is None:
+            data, size, source = self._inbox.popleft()
+            if left := self._receive(data, size, source):
+                self._inbox.appendleft((left, size, source))
+        self._work = self._work or bool(self._inbox)
 
     def deliver_path_message(self, message: bytes, source: Address) -> None:
         """Take a message of :mod:`lattica.nat.quic.path.peer_path` or `….packet_size`."""
@@ -173,7 +229,8 @@ class QuicLink:
             self.wake()
 
     def _fail(self, error: Exception) -> None:
-        self.failure = error
+        # Its frames would hold this link for as long as it holds them.
+        self.failure = error.with_traceback(None)
         if isinstance(error, RemoteProtocolError):
             self.session.shut(PROTOCOL_ERROR, str(error)[:80])
 
@@ -199,6 +256,7 @@ class QuicLink:
         else:
             await trio.lowlevel.checkpoint()
         self._work = False
+        await self._next_turn()
         self._try_sizes()
         deadline = session.next_timer()
         if deadline is not None and deadline <= trio.current_time():
@@ -293,9 +351,16 @@ class QuicLink:
             farewell = datagrams[-1]
         self._tell_address(None)
         self._carrier.on_end(self, farewell)
+        self.session.let_go()
+        self.on_events, self.on_address = _ignore, None
+        self._inbox.clear()
         if self.failure is None:
             self.failure = ConnectionClosedError("closed by this side")
         self.wake()
+
+
+def _ignore(events: list[Event]) -> None:
+    """The connection is over; whoever held it was told."""
 
 
 def multiaddr_of(name: Address) -> Multiaddr:

@@ -11,8 +11,10 @@ from lattica.nat.base.errors import AddressError, ListenError, LocalProtocolErro
 from lattica.nat.base.keys.identity import Identity, PeerId
 from lattica.nat.base.net.addresses import Kind, kind_of, to_endpoint
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.base.places import source_at
 from lattica.nat.config import SwarmConfig
 from lattica.nat.mux.budget import MemoryBudget
+from lattica.nat.mux.turns import NetworkNuisance, Nuisance, Turnstile
 from lattica.nat.quic.admission import AdmissionControl, AdmissionLimits, RetryTokens
 from lattica.nat.quic.endpoint import QuicEndpoint
 from lattica.nat.quic.fec.socket import FecSocket
@@ -38,12 +40,20 @@ class QuicTransport(ServedTransport):
     """Dials and listens on QUIC. :meth:`run` serves all its sockets."""
 
     def __init__(
-        self, identity: Identity, config: SwarmConfig, budget: MemoryBudget, instance: bytes = b""
+        self,
+        identity: Identity,
+        config: SwarmConfig,
+        budget: MemoryBudget,
+        turnstile: Turnstile,
+        nuisance: NetworkNuisance,
+        instance: bytes = b"",
     ) -> None:
         self._identity = identity
         self._instance = instance
         self._config = config
         self._budget = budget
+        self._turnstile = turnstile
+        self._nuisance = nuisance
         self._certificate: Certificate | None = None
         limits = AdmissionLimits(maximum=config.limits.max_pending_inbound)
         self._first_packets = FirstPackets(AdmissionControl(limits), RetryTokens(trio.current_time))
@@ -87,7 +97,7 @@ class QuicTransport(ServedTransport):
     def _begin(self, endpoint: QuicEndpoint, destination: Address) -> QuicHandshake:
         core = client_core(timeouts=self._config.timeouts)
         core.reset_token_of = endpoint.reset_token_of
-        session = self._session(core, initiator=True)
+        session = self._session(core, destination, initiator=True)
         session.connect(destination)
         link = self._link(endpoint, destination, session)
         endpoint.add(link)
@@ -151,15 +161,18 @@ class QuicTransport(ServedTransport):
             max_datagram_size=server_datagram_size(client.datagram_size),
         )
         core.reset_token_of = endpoint.reset_token_of
-        return self._link(endpoint, client.address, self._session(core, initiator=False))
+        session = self._session(core, client.address, initiator=False)
+        return self._link(endpoint, client.address, session)
 
     def _link(self, endpoint: QuicEndpoint, peer: Address, session: QuicSession) -> QuicLink:
-        link = QuicLink(endpoint, peer, session)
+        link = QuicLink(endpoint, peer, session, self._turnstile)
         if self._config.quic.fec == "auto":
             link.on_address = partial(self._endpoints[endpoint].follow, session.path_state)
         return link
 
-    def _session(self, core: QuicCore, *, initiator: bool) -> QuicSession:
+    def _session(self, core: QuicCore, peer: Address, *, initiator: bool) -> QuicSession:
+        source = source_at(peer[0])
+
         def noise(certificate_hash: bytes, expected_peer: PeerId | None) -> QuicNoise:
             return QuicNoise(
                 self._identity,
@@ -179,6 +192,8 @@ class QuicTransport(ServedTransport):
             limits=self._config.limits,
             timeouts=self._config.timeouts,
             budget=self._budget,
+            source=source,
+            nuisance=Nuisance(trio.current_time, self._nuisance.of(source.network)),
         )
 
 

@@ -5,10 +5,13 @@ Pure bookkeeping; closing is left to the swarm.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.net.addresses import path_rank
+from lattica.nat.base.places import Held, Source, source_of, yielding
 from lattica.nat.config import Limits
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.swarm.tags import PeerTags
@@ -17,14 +20,20 @@ SIMULTANEOUS = 5.0
 """Two connections of opposite directions, made within this many seconds of each other,
 come from both peers dialing at once."""
 
+_FEW, _LARGE_SHARE = 32, 10
+"""A network with more places than these few, and than one in so many of all, is not spared for its
+youth."""
+
 
 class Registry:
     """Connections by peer, the preferred one first."""
 
     def __init__(self, local: PeerId, limits: Limits) -> None:
         self._local = local
-        self._limits = limits
+        self.limits = limits
         self.by_peer: dict[PeerId, list[Connection]] = {}
+        self._machines: dict[int, Source] = {}
+        """Where each is from, by its `id`; whoever it is."""
         self.total = 0
         self.tags = PeerTags()
         """What peers are worth, and which are protected from trimming."""
@@ -60,6 +69,7 @@ class Registry:
                 loser.retired_at = connection.established_at
         place = 0 if connection.retired_at is None else len(connections)
         connections.insert(place, connection)
+        self._machines[id(connection)] = source_of(connection.remote_addr)
         self.total += 1
         return len(connections) == 1
 
@@ -82,6 +92,7 @@ class Registry:
         if connection not in connections:
             return False
         connections.remove(connection)
+        self._machines.pop(id(connection), None)
         self.total -= 1
         if connections:
             # A retired one serves again rather than leave the peer without.
@@ -112,29 +123,38 @@ class Registry:
     def to_trim(self, now: float, *, adding: int = 0) -> list[Connection]:
         """Connections to close so that the total sinks to the low watermark.
 
-        Empty unless the total, with `adding` more, is over the limit. Spared are protected
-        peers and connections younger than the grace period; of the others go first those
-        without streams, then those of peers with the smallest tags, then the longest idle.
+        Empty unless the total, with `adding` more, is over the limit. The network that has most
+        yields first, then the peer that has most (:mod:`lattica.nat.base.places`). Spared are
+        protected peers, and connections younger than the grace period unless their network has
+        more than a few and a tenth of all places. Where shares are equal go first those of the
+        machine that has most, those without streams, then those of peers with the smallest tags,
+        then the longest idle.
         """
-        limits = self._limits
+        limits = self.limits
         if self.total + adding <= limits.max_connections:
             return []
-        candidates = [
-            connection
-            for connection in self
-            if not self.tags.is_protected(connection.peer_id)
-            and now - connection.established_at >= limits.trim_grace
-        ]
-        candidates.sort(
-            key=lambda c: (
-                c.stream_count > 0,
-                self.tags.value(c.peer_id),
-                c.last_stream_at,
+        machines = [self._machines[id(connection)] for connection in self]
+        of_machine = Counter(machines)
+        of_network = Counter(machine.network for machine in machines)
+        large = max(_FEW, limits.max_connections // _LARGE_SHARE)
+        held = []
+        for connection, machine in zip(self, machines, strict=True):
+            is_young = now - connection.established_at < limits.trim_grace
+            if self.tags.is_protected(connection.peer_id) or (
+                is_young and of_network[machine.network] <= large
+            ):
+                continue
+            rank = (
+                -of_machine[machine],
+                connection.stream_count > 0,
+                self.tags.value(connection.peer_id),
+                connection.last_stream_at,
             )
-        )
+            held.append(Held(connection, Source(connection.peer_id, machine.network), 1, rank))
         watermark = int(limits.max_connections * limits.low_watermark)
         room = limits.max_connections - adding
-        return candidates[: self.total - min(watermark, room)]
+        count = self.total - min(watermark, room)
+        return [item.holder for item in islice(yielding(held), count)]
 
     def to_retire(self, now: float, idle: float) -> list[Connection]:
         """Retired connections that have since had no stream for `idle` seconds."""

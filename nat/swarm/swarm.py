@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import socket
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
@@ -36,6 +36,7 @@ from lattica.nat.base.net.names import needs_resolving, resolve
 from lattica.nat.base.net.network_groups import network_of
 from lattica.nat.base.net.ranking import ranked
 from lattica.nat.base.peer_log import peer_log
+from lattica.nat.base.places import Places, source_of
 from lattica.nat.base.watched import Watched
 from lattica.nat.config import SwarmConfig
 from lattica.nat.mux.budget import MemoryBudget
@@ -46,6 +47,7 @@ from lattica.nat.swarm.addresses.doubtful import DoubtfulAddresses
 from lattica.nat.swarm.addresses.nat_report import NatReport
 from lattica.nat.swarm.addresses.observed import ObservedAddresses
 from lattica.nat.swarm.addresses.own_addresses import OwnAddresses
+from lattica.nat.swarm.descriptors import fitting, in_use, raise_limit
 from lattica.nat.swarm.dialing.connector import Connector
 from lattica.nat.swarm.dialing.dialer import Dialer
 from lattica.nat.swarm.dialing.known import KnownAddresses
@@ -76,8 +78,15 @@ _TICK = 1.0
 _RETIRE_IDLE = 5.0
 """Seconds without streams after which a superseded connection ends."""
 
+_AT_ONCE = 16
+"""Connections that are looked at in one turn, or trimmed: what ends takes its time, too."""
+
 _LAST_CHANCE = 1.0
 """Seconds for a sign of life on a silent connection to a peer that answers on another one."""
+
+_HANDSHAKE_PATIENCE = 2.0
+"""Seconds after which a handshake under way, and a stream without a protocol, yields to anybody
+where there is no place left."""
 
 _CLOSE_GRACE = 1.0
 """Seconds that a pipe of somebody else may take to close."""
@@ -126,12 +135,26 @@ class Swarm:
         """What is known of the NAT for IPv4; whoever measures it sets it."""
         from lattica.nat.quic.transport import QuicTransport  # half of what importing us would take
 
+        connector = self._connector
         self._quic = QuicTransport(
-            identity, self.config, self._connector.budget, self._connector.instance
+            identity,
+            self.config,
+            connector.budget,
+            connector.turnstile,
+            connector.nuisance,
+            connector.instance,
         )
         self._transports = list(self._default_transports())
         self._listeners: list[Listener] = []
-        self._pending_inbound: OrderedDict[int, trio.CancelScope] = OrderedDict()
+        self._pending_inbound = Places[trio.CancelScope](
+            self.config.limits.max_pending_inbound,
+            unproven_after=_HANDSHAKE_PATIENCE,
+            newest_first=True,
+        )
+        """Handshakes under way; each with the scope that ends it."""
+        self._streams_negotiating = Places[Stream](
+            self.config.limits.max_streams_negotiating_total, unproven_after=_HANDSHAKE_PATIENCE
+        )
         self._dialer = Dialer(
             self.config,
             self._transports,
@@ -175,6 +198,7 @@ class Swarm:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
+                self._fit_limits()
                 for transport in self._transports:
                     if isinstance(transport, ServedTransport):
                         await nursery.start(transport.run)
@@ -195,6 +219,12 @@ class Swarm:
             self._stopped.set()
             self._notify_changed()
             self.events.close()
+
+    def _fit_limits(self) -> None:
+        """Let the process have all the descriptors that it may, and count on no more."""
+        limits = fitting(self.config.limits, raise_limit(), in_use())
+        self.registry.limits = limits
+        self._pending_inbound.limit = limits.max_pending_inbound
 
     async def close(self) -> None:
         """End all connections in good order, within `Timeouts.shutdown`; then stop."""
@@ -218,19 +248,32 @@ class Swarm:
     async def _tick_loop(self) -> None:
         with watching(trio.lowlevel.current_trio_token()):
             while True:
-                await trio.sleep(_TICK)
-                self._tick()
+                await self._tick()
 
-    def _tick(self) -> None:
-        for connection in self.registry:
-            connection.tick()
-            if self._silent_peers.is_news(connection):
-                self.start_soon(self._look_elsewhere, connection)
+    async def _tick(self) -> None:
+        """Look at each connection, a few at a time, for as long as the clock ticks.
+
+        Thousands that are pinged at once would answer at once, and nobody else had a turn.
+        """
+        connections = list(self.registry)
+        slices = max(1, math.ceil(len(connections) / _AT_ONCE))
+        for number in range(slices):
+            await trio.sleep(_TICK / slices)
+            self._look_at(connections[number * _AT_ONCE : (number + 1) * _AT_ONCE])
+        known = set(connections)
+        self._look_at([new for new in self.registry if new not in known])
         now = trio.current_time()
         for connection in self.registry.to_retire(now, _RETIRE_IDLE):
             connection.abort("superseded by another connection to the peer")
-        for connection in self.registry.to_trim(now):
+        for connection in self.registry.to_trim(now)[:_AT_ONCE]:
             connection.abort("trimmed: this node has too many connections")
+
+    def _look_at(self, connections: Iterable[Connection]) -> None:
+        for connection in connections:
+            if connection.closed_reason is None:
+                connection.tick()
+                if self._silent_peers.is_news(connection):
+                    self.start_soon(self._look_elsewhere, connection)
 
     async def _look_elsewhere(self, connection: Connection) -> None:
         """A peer that answers elsewhere is not busy: the path to it is dead."""
@@ -371,15 +414,17 @@ class Swarm:
                 logger.debug("inbound connection refused: %s", error)
                 raw.abort()
                 continue
-            if len(self._pending_inbound) >= self.config.limits.max_pending_inbound:
-                # An honest handshake is quick, so the oldest is the least likely one.
-                _, oldest = self._pending_inbound.popitem(last=False)
-                oldest.cancel()
             nursery.start_soon(self._handle_inbound, raw)
 
     async def _handle_inbound(self, raw: RawConn | SecureLink) -> None:
-        scope = trio.CancelScope(deadline=trio.current_time() + self.config.timeouts.handshake)
-        self._pending_inbound[id(scope)] = scope
+        now = trio.current_time()
+        scope = trio.CancelScope(deadline=now + self.config.timeouts.handshake)
+        dropped = self._pending_inbound.enter(scope, source_of(raw.remote_addr), now)
+        if dropped is None:
+            raw.abort()
+            return
+        for other in dropped:
+            other.cancel()
         reason: object = None
         connection = None
         try:
@@ -397,7 +442,8 @@ class Swarm:
                 exc_info=error,
             )
         finally:
-            evicted = self._pending_inbound.pop(id(scope), None) is None
+            evicted = scope not in self._pending_inbound
+            self._pending_inbound.leave(scope)
             if connection is None:
                 raw.abort()
         if scope.cancelled_caught:
@@ -456,7 +502,7 @@ class Swarm:
         if nursery is None or self._close_requested.is_set():
             connection.abort("this node shuts down")
             return
-        limits, registry = self.config.limits, self.registry
+        registry, limits = self.registry, self.registry.limits
         same_peer = registry.by_peer.get(connection.peer_id, ())
         if len(same_peer) >= limits.max_connections_per_peer:
             self._refuse(connection, "too many connections to this peer")
@@ -469,7 +515,7 @@ class Swarm:
             )
             return
         if registry.total >= limits.max_connections and connection.direction is Direction.INBOUND:
-            for old in registry.to_trim(trio.current_time(), adding=1):
+            for old in registry.to_trim(trio.current_time(), adding=1)[:_AT_ONCE]:
                 old.abort("trimmed: this node has too many connections")
                 self._forget(old)  # its place is needed now
             if registry.total >= limits.max_connections:
@@ -732,9 +778,16 @@ class Swarm:
         if count >= self.config.limits.max_inbound_streams_negotiating:
             stream.reset("too many streams without a protocol")
             return
+        source, now = stream.connection.source, trio.current_time()
+        dropped = self._streams_negotiating.enter(stream, source, now)
+        for other in [stream] if dropped is None else dropped:
+            other.reset("too many streams without a protocol")
+        if dropped is None:
+            return
         self._negotiating[serial] = count + 1
 
         def negotiated() -> None:
+            self._streams_negotiating.leave(stream)
             left = self._negotiating.pop(serial, 1) - 1
             if left > 0:
                 self._negotiating[serial] = left

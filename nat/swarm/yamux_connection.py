@@ -17,6 +17,7 @@ from lattica.nat.config import MIB
 from lattica.nat.mux.connection import CLOSE_GRACE, Connection, Direction
 from lattica.nat.mux.delivery import Delivery
 from lattica.nat.mux.stream import Stream, Waiter
+from lattica.nat.mux.turns import TURN, Turnstile
 from lattica.nat.mux.yamux import Session
 from lattica.nat.mux.yamux_frames import HEADER_SIZE, GoAwayCode
 from lattica.nat.secure.noise import MAX_PLAINTEXT, TransportWriter
@@ -66,7 +67,15 @@ del _block
 class YamuxConnection(Connection):
     """A connection over a pipe that Noise secures and yamux divides."""
 
-    __slots__ = ("_cipher", "_early", "_flushed", "_raw", "_reader", "_write_wake", "_writer")
+    __slots__ = (
+        "_cipher",
+        "_early",
+        "_flushed",
+        "_raw",
+        "_reader",
+        "_write_wake",
+        "_writer",
+    )
 
     session: Session
 
@@ -76,6 +85,7 @@ class YamuxConnection(Connection):
         upgraded: Upgraded,
         session: Session,
         *,
+        turnstile: Turnstile,
         direction: Direction,
         send_buffer: int,
         on_stream: Callable[[Stream], None],
@@ -85,6 +95,7 @@ class YamuxConnection(Connection):
             upgraded.remote,
             local_addr=raw.local_addr,
             remote_addr=raw.remote_addr,
+            turnstile=turnstile,
             direction=direction,
             send_buffer=send_buffer,
             on_stream=on_stream,
@@ -134,24 +145,35 @@ class YamuxConnection(Connection):
         self.session.ping()  # windows grow by the round-trip time, so know it early
         early, self._early = self._early, ()
         try:
-            self._feed(early)
+            await self._feed(early)
             while data := await raw.receive():
                 # A part of a message gives no bytes yet, but is a sign of life.
-                self._feed(reader.receive(data) or [b""])
+                await self._feed(reader.receive(data) or [b""])
         except RemoteProtocolError as error:
             self._log_violation(error)
             self.session.go_away(GoAwayCode.PROTOCOL_ERROR)
             self._write_wake.wake()
             with trio.move_on_after(0.2):
                 await self._flushed.wait()
-            raise
+            # Not raised: it would hold this connection until the cycle collector runs.
+            return str(error)
         return "closed by the peer" if self.session.went_away else _WITHOUT_GOOD_BYE
 
-    def _feed(self, messages: list[bytes] | tuple[bytes, ...]) -> None:
-        """Let the session take decrypted bytes, and act on what happens."""
+    async def _feed(self, messages: list[bytes] | tuple[bytes, ...]) -> None:
+        """Let the session take decrypted bytes, and act on what happens.
+
+        Others run after each turn; as a rule all is done in one.
+        """
         session = self.session
+        session.turn = TURN
         for message in messages:
             self._handle(session.receive(message))
+            while session.unfinished:
+                if session.wants_write:
+                    self._write_wake.wake()
+                await self._turnstile.wait(session.source.network)
+                session.turn = TURN
+                self._handle(session.go_on())
         if session.wants_write:
             self._write_wake.wake()
 

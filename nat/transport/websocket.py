@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Sequence
 from http import HTTPStatus
 
 import trio
 from websockets.client import ClientProtocol
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request
-from websockets.protocol import State
+from websockets.protocol import Event, State
 from websockets.server import ServerProtocol
 from websockets.uri import WebSocketURI
 
@@ -25,18 +26,26 @@ from lattica.nat.base.errors import ConnectionClosedError, RemoteProtocolError
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.wire import Buffer
 from lattica.nat.mux.delivery import Delivery
+from lattica.nat.mux.turns import Nuisance
 from lattica.nat.transport.base import RawConn
 
 MAX_FRAME = 16 * 1024 * 1024
 """Largest frame taken, bytes: one is held in memory until it is complete. js-libp2p sends
 1.3 MiB at a time where a private network key is in use."""
-MAX_EARLY_FRAME = 1024 * 1024
+MAX_EARLY_FRAME = 256 * 1024
 """The same, while the peer is not authenticated."""
+MAX_EARLY_FRAMES = 256
+"""Frames taken from a peer that is not authenticated."""
 MAX_HEAD = 16 * 1024
 """Largest HTTP request or response head taken, bytes."""
 MAX_SEND = 256 * 1024
 """Largest message sent, bytes; more is sent as several."""
 
+_PIECE = 2 * 1024
+"""Bytes that the library takes at a time when frames are small: a few hundred of them."""
+_MOST_IN_PIECE = 1024 * 1024
+_TURN_FRAMES = 64
+"""Frames after which other connections have their turn."""
 _CLOSE_TIMEOUT = 0.5
 """Seconds."""
 _HEAD_END = b"\r\n\r\n"
@@ -66,8 +75,12 @@ class WebSocketConn:
         "_control",
         "_ended",
         "_failure",
+        "_frames",
         "_handshake_lock",
+        "_is_early",
+        "_nuisance",
         "_open",
+        "_piece",
         "_protocol",
         "_ready",
         "_send_lock",
@@ -86,6 +99,12 @@ class WebSocketConn:
         self._handshake_lock = trio.Lock()
         self._send_lock = trio.Lock()
         self._open = False
+        self._is_early = True
+        self._frames = 0
+        """That have come while the peer was not authenticated."""
+        self._piece = _PIECE
+        """Bytes that the library takes at a time: more, as long as frames are long."""
+        self._nuisance = Nuisance(trio.current_time)
         self._failure: str | None = None
         self._ready: list[Buffer] = []
         self._control = b""
@@ -120,7 +139,7 @@ class WebSocketConn:
             raise
         self._failure = None
         self._open = True
-        self._feed(rest)
+        await self._feed(rest)
         await self._answer()
 
     async def _open_as_client(self, protocol: ClientProtocol) -> bytes:
@@ -211,18 +230,36 @@ class WebSocketConn:
             if not data:
                 self._ended = True
                 continue
-            self._feed(bytes(data))
+            await self._feed(bytes(data))
             await self._answer()
         ready, self._ready = self._ready, []
         return memoryview(ready[0] if len(ready) == 1 else b"".join(ready))
 
-    def _feed(self, data: bytes) -> None:
-        """Run received bytes through the library; sort what comes of it."""
+    async def _feed(self, data: bytes) -> None:
+        """Run received bytes through the library, piece by piece; others run in between."""
+        position = 0
+        while position < len(data) and self._failure is None and not self._ended:
+            piece = data[position : position + self._piece]
+            position += len(piece)
+            frames = self._take(piece)
+            if frames >= _TURN_FRAMES:
+                self._piece = _PIECE
+                await trio.lowlevel.checkpoint()
+            elif self._piece < _MOST_IN_PIECE:
+                self._piece *= 2
+
+    def _take(self, data: bytes) -> int:
+        """Run bytes through the library; sort what comes of it, and return how many frames."""
         protocol = self._protocol
-        if not data or self._ended:
-            return
         protocol.receive_data(data)
-        for event in protocol.events_received():
+        events = protocol.events_received()
+        try:
+            self._count(events)
+        except RemoteProtocolError as error:
+            protocol.fail(CloseCode.POLICY_VIOLATION, "too many frames")
+            self._failure = f"WebSocket: {error}"
+            return len(events)
+        for event in events:
             if not isinstance(event, Frame):
                 continue
             if event.opcode in (Opcode.BINARY, Opcode.CONT):
@@ -231,17 +268,28 @@ class WebSocketConn:
             elif event.opcode is Opcode.TEXT:
                 protocol.fail(CloseCode.UNSUPPORTED_DATA, "binary messages only")
                 self._failure = "the peer sent a text message, where only binary ones are allowed"
-                return
+                return len(events)
             elif event.opcode is Opcode.CLOSE:
                 self._ended = True
         if protocol.parser_exc is not None:
             self._failure = f"WebSocket: {_chain(protocol.parser_exc)}"
-            return
+            return len(events)
         # All that the library has to send now is pongs, and after a close frame its echo.
         # RFC 6455 section 5.5.3: it is enough to answer the latest ping.
         writes = [write for write in protocol.data_to_send() if write]
         if writes:
             self._control = b"".join(writes[-2:] if self._ended else writes[-1:])
+        return len(events)
+
+    def _count(self, events: Sequence[Event]) -> None:
+        """Frames have come. Raises :class:`RemoteProtocolError` when they are too many."""
+        if self._is_early:
+            self._frames += len(events)
+            if self._frames > MAX_EARLY_FRAMES:
+                raise RemoteProtocolError("too many frames before the peer is authenticated")
+        for event in events:
+            if isinstance(event, Frame) and (event.opcode is Opcode.PING or not event.data):
+                self._nuisance.count("a WebSocket frame")
 
     async def _answer(self) -> None:
         """Send what the received frames call for, unless a `send` takes it along."""
@@ -287,6 +335,7 @@ class WebSocketConn:
         return self._conn.unanswered()
 
     def mark_authenticated(self) -> None:
+        self._is_early = False
         self._protocol.max_fragment_size = MAX_FRAME
         self._conn.mark_authenticated()
 

@@ -1,156 +1,25 @@
-"""A peer that follows the protocol as far as a test wants, and then does not."""
+"""The stranger of the attack tool, for tests."""
 
-from __future__ import annotations
+from tools.attack.stranger import (
+    MULTISTREAM,
+    NOISE,
+    Attacker,
+    Forger,
+    attacking,
+    data,
+    frame,
+    propose,
+    syn,
+)
 
-import math
-import socket
-import struct
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
-
-import trio
-
-from lattica.nat.base.keys.identity import Identity
-from lattica.nat.base.net.multiaddr import Multiaddr
-from lattica.nat.mux.yamux_frames import HEADER_SIZE, Flag, FrameType, pack_header, unpack_header
-from lattica.nat.secure.upgrade import Upgrade, Upgraded
-from lattica.nat.transport.tcp import TcpConn, TcpTransport
-
-MULTISTREAM = b"\x13/multistream/1.0.0\n"
-NOISE = b"\x07/noise\n"
-
-
-def frame(kind: int, flags: int, stream_id: int, length: int, body: bytes = b"") -> bytes:
-    return pack_header(0, kind, flags, stream_id, length) + body
-
-
-def data(stream_id: int, body: bytes, flags: int = 0) -> bytes:
-    return frame(FrameType.DATA, flags, stream_id, len(body), body)
-
-
-def syn(stream_id: int, body: bytes = b"") -> bytes:
-    return data(stream_id, body, Flag.SYN)
-
-
-def propose(protocol: str) -> bytes:
-    return MULTISTREAM + bytes([len(protocol) + 1]) + protocol.encode() + b"\n"
-
-
-class Attacker:
-    """One TCP connection to a victim. `conn` is the pipe; frames need :meth:`set_up` first."""
-
-    def __init__(self, conn: TcpConn, identity: Identity) -> None:
-        self.conn = conn
-        self.identity = identity
-        self.addr = str(conn.local_addr)
-        self.upgrade: Upgrade | None = None
-        self._upgraded: Upgraded | None = None
-        self.plain = bytearray()
-        """Decrypted bytes, once somebody calls :meth:`receive`."""
-
-    @property
-    def sock(self) -> socket.socket:
-        return self.conn._sock
-
-    async def send(self, raw: bytes) -> None:
-        """Send bytes as they are; a victim that has closed already is no surprise."""
-        with suppress(OSError):
-            await self.conn.send(raw)
-
-    async def set_up(
-        self, change: Callable[[bytes], bytes] = bytes, sends: float = math.inf
-    ) -> None:
-        """Go through multistream, Noise and multistream.
-
-        `change` sees all that is sent; after so many `sends` nothing else is done.
-        """
-        upgrade = self.upgrade = Upgrade(self.identity, initiator=True)
-        while True:
-            if out := upgrade.data_to_send():
-                await self.send(change(out))
-                sends -= 1
-            if sends <= 0:
-                return
-            if upgrade.result is not None:
-                break
-            received = await self.conn.receive()
-            if not received:
-                return
-            upgrade.receive(received)
-        self._upgraded = upgrade.result
-        for message in upgrade.result.early:
-            self.plain += message
-
-    def seal(self, plaintext: bytes) -> bytes:
-        assert self.upgrade is not None
-        writer = self.upgrade._writer
-        assert writer is not None
-        pieces = [plaintext[i : i + 65519] for i in range(0, len(plaintext), 65519)]
-        return b"".join(writer.seal(piece) for piece in pieces)
-
-    async def send_frames(self, *frames: bytes) -> None:
-        await self.send(self.seal(b"".join(frames)))
-
-    async def receive(self) -> bool:
-        """Wait for bytes and decrypt them into `plain`; False at the end."""
-        assert self._upgraded is not None
-        with suppress(OSError):
-            if received := await self.conn.receive():
-                for message in self._upgraded.reader.receive(received):
-                    self.plain += message
-                return True
-        return False
-
-    def frames(self) -> list[tuple[int, int, int, bytes]]:
-        """The whole frames in `plain`: kind, flags, stream and, for data, the body."""
-        found, position = [], 0
-        while position + HEADER_SIZE <= len(self.plain):
-            _, kind, flags, stream_id, length = unpack_header(self.plain, position)
-            position += HEADER_SIZE
-            size = length if kind == FrameType.DATA else 0
-            if position + size > len(self.plain):
-                break
-            found.append((kind, flags, stream_id, bytes(self.plain[position : position + size])))
-            position += size
-        return found
-
-    async def answer(self, stream_id: int, size: int) -> bytes:
-        """At least the first `size` bytes that the victim has sent on a stream."""
-        while True:
-            body = b"".join(f[3] for f in self.frames() if f[2] == stream_id)
-            if len(body) >= size:
-                return body
-            assert await self.receive(), "the victim has closed"
-
-    async def closed(self) -> None:
-        """Wait for the victim to close the connection."""
-        with suppress(OSError, trio.ClosedResourceError):
-            while await self.conn.receive():
-                pass
-
-    def reset(self) -> None:
-        """End with a TCP reset."""
-        linger = struct.pack("ii", 1, 0)
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        self.conn.abort()
-
-
-@asynccontextmanager
-async def attacking(addr: Multiaddr, identity: Identity | None = None) -> AsyncIterator[Attacker]:
-    conn = await TcpTransport().dial(addr)
-    try:
-        yield Attacker(conn, identity or Identity.generate())
-    finally:
-        conn.abort()
-
-
-class Forger(Identity):
-    """An identity that signs what somebody else would have to sign."""
-
-    __slots__ = ()
-
-    def __init__(self, victim: Identity) -> None:
-        super().__init__(victim.seed)
-
-    def sign(self, data: bytes) -> bytes:
-        return Identity.generate().sign(data)
+__all__ = [
+    "MULTISTREAM",
+    "NOISE",
+    "Attacker",
+    "Forger",
+    "attacking",
+    "data",
+    "frame",
+    "propose",
+    "syn",
+]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lattica.errors import RemoteProtocolError
-from tools.fuzz import engine
+from tools.fuzz import engine, growth
 from tools.fuzz.table import TARGETS, load
 from tools.fuzz.target import MIB, Target, Violation, try_input
 
@@ -19,6 +19,31 @@ def test_decoder_raises_only_what_it_documents(name):
     report = engine.fuzz(load(name), seed=SEED, seconds=SECONDS, max_runs=MAX_RUNS)
     shown = [engine.describe(crash, engine.save(crash)) for crash in report.crashes]
     assert not shown, "\n\n".join(shown)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_time_grows_no_faster_than_the_input(name):
+    crash = growth.check(load(name), seed=SEED, seconds=SECONDS, max_runs=50)
+    assert crash is None, crash.report
+
+
+def _quadratic(data: bytes) -> None:
+    for start in range(0, len(data), 8):
+        data[start:].count(b"x")
+
+
+def _slow(data: bytes) -> None:
+    for _ in range(40):
+        for _ in data:
+            sum(range(60))
+
+
+@pytest.mark.parametrize("run", [_quadratic, _slow])
+def test_time_that_grows_too_fast_is_found(run):
+    target = Target("growing", run, (), seeds=[b"some bytes"])
+    crash = growth.check(target, seed=SEED, seconds=60)
+    assert crash is not None
+    assert "bytes take" in crash.report
 
 
 def _fragile(data: bytes) -> None:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tools.fuzz import coverage_guided, engine
+from tools.fuzz import coverage_guided, engine, growth
 from tools.fuzz.table import TARGETS, load
 from tools.fuzz.target import try_input
 
@@ -39,11 +39,20 @@ def main() -> int:
     names = list(TARGETS) if options.target == "all" else [options.target]
     clean = True
     for name in names:
+        clean &= _check_growth(name, seed=options.seed, seconds=options.seconds / 4)
         if guided:
             clean &= coverage_guided.fuzz_in_child(name, seed=options.seed, seconds=options.seconds)
         else:
             clean &= _fuzz_here(name, seed=options.seed, seconds=options.seconds)
     return 0 if clean else 1
+
+
+def _check_growth(name: str, *, seed: int, seconds: float) -> bool:
+    crash = growth.check(load(name), seed=seed, seconds=seconds)
+    if crash is not None:
+        print(f"{name}: its time is not bounded by its input's size", flush=True)
+        print(engine.describe(crash, engine.save(crash)), flush=True)
+    return crash is None
 
 
 def _fuzz_here(name: str, *, seed: int, seconds: float) -> bool:

@@ -78,7 +78,7 @@ def try_input(target: Target, data: bytes, *, measure_memory: bool = False) -> C
                         f"where {target.max_memory} are allowed"
                     )
             else:
-                _run(target, data)
+                run_input(target, data)
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:  # a Rust panic is a BaseException too
@@ -88,7 +88,8 @@ def try_input(target: Target, data: bytes, *, measure_memory: bool = False) -> C
     return None
 
 
-def _run(target: Target, data: bytes) -> None:
+def run_input(target: Target, data: bytes) -> None:
+    """Run one input; documented errors are none. Raises what else comes out."""
     try:
         target.run(data)
     except Violation:
@@ -104,7 +105,7 @@ def _peak_memory(target: Target, data: bytes) -> int:
     try:
         before, _ = tracemalloc.get_traced_memory()
         tracemalloc.reset_peak()
-        _run(target, data)
+        run_input(target, data)
         _, peak = tracemalloc.get_traced_memory()
         return peak - before
     finally:

@@ -79,6 +79,8 @@ class FetchOptions:
     """Received requests (of at most 1 MiB) that may wait for a thread."""
     stalled_after: float = 60.0
     """Time without a byte after which the connection counts as lost."""
+    least_rate: int = 1024
+    """Bytes a second that a provider has to send in that time; a slower one counts as lost."""
     give_up_after: float = 300.0
     """Time without progress after which a lost connection becomes an error."""
     first_delay: float = 0.5
@@ -194,10 +196,13 @@ class _Link:
         self._stream = stream
         self._ticket = ticket
         self._options = options
+        self._came, self._waited = 0, 0.0
+        """Bytes that have come, and seconds that were waited for them."""
         self._core = ContentClientCore()
 
     async def _receive(self) -> list[memoryview]:
         """Wait for bytes; return the answers that they complete."""
+        began = trio.current_time()
         with trio.move_on_after(self._options.stalled_after) as scope:
             count = await self._stream.receive_into(self._core.buffer())
             if not count:
@@ -210,6 +215,7 @@ class _Link:
             )
             self._stream.leave_path(reason)
             raise _StalledError(reason)
+        self._check_rate(count, trio.current_time() - began)
         bodies = []
         for answer in self._core.received(count):
             if isinstance(answer, Body):
@@ -217,6 +223,25 @@ class _Link:
             else:
                 _refused(answer, self._ticket)
         return bodies
+
+    def _check_rate(self, count: int, waited: float) -> None:
+        """So many bytes have come after a wait; only waiting counts, and not what is done here.
+
+        Raises :class:`_StalledError` for a provider that trickles.
+        """
+        self._came += count
+        self._waited += waited
+        patience = self._options.stalled_after
+        if self._waited < patience:
+            return
+        if self._came < self._options.least_rate * self._waited:
+            reason = (
+                f"peer {self._ticket.peer_id} has sent no more than {self._came} bytes in "
+                f"{self._waited:.0f} s"
+            )
+            self._stream.leave_path(reason)
+            raise _StalledError(reason)
+        self._came, self._waited = 0, 0.0
 
     def recycle(self, data: memoryview) -> None:
         """Take back the memory of an answer."""
@@ -355,7 +380,15 @@ class _Fetch:
         plan = self._plan
         if self._options.delete_former or self._options.delete_matching:
             check_deletion(plan)
-        self._emit(FetchStarted(plan.cid, manifest.name, len(plan.outputs), bytes_total=plan.size))
+        self._emit(
+            FetchStarted(
+                plan.cid,
+                manifest.name,
+                len(plan.outputs),
+                plan.directories,
+                bytes_total=plan.size,
+            )
+        )
         self._files = PartialFiles(plan, self._out_dir)
         with self._files as files:
             local = await find_local_files(plan, self._out_dir, self._checked)

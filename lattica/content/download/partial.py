@@ -62,6 +62,8 @@ _THREADS_FROM = 16 * 1024 * 1024
 """Bytes of a file that is hashed by two threads while a third one syncs it."""
 _BATCH = 16
 """Chunks that such a thread takes at once."""
+_SPARE_ENTRIES = 16
+"""Files and directories of a fetch itself."""
 _SPARE_BYTES = 4 * 1024 * 1024
 """For directories and the journal, on top of the files."""
 
@@ -205,6 +207,7 @@ class PartialFiles:
 
     def check_space(self) -> None:
         """Raise :class:`StorageError` when the disk cannot take what is still to come."""
+        self._check_entries()
         needed = _SPARE_BYTES
         for index, output in enumerate(self._plan.outputs):
             if index in self.verified:
@@ -224,6 +227,20 @@ class PartialFiles:
             raise StorageError(
                 f"{self._out_dir} has {format_bytes(free)} free, and {format_bytes(needed)} are "
                 "needed; free some space, or choose another directory with -o"
+            )
+
+    def _check_entries(self) -> None:
+        """Whether the disk has room for so many files and directories, however small they are."""
+        needed = len(self._plan.outputs) - len(self.verified) + self._plan.directories
+        try:
+            disk = os.statvfs(self._directory)
+        except OSError:
+            return  # what is the matter shows when the space is looked at
+        # File systems that make them as needed say that there are none.
+        if disk.f_files and disk.f_favail < needed + _SPARE_ENTRIES:
+            raise StorageError(
+                f"{self._out_dir} has room for {disk.f_favail} more files and directories, and "
+                f"{needed} are needed; remove some, or choose another directory with -o"
             )
 
     # --- writing ---

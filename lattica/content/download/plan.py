@@ -152,6 +152,17 @@ class Plan:
         """Bytes of all outputs."""
         return sum(output.size for output in self.outputs)
 
+    @cached_property
+    def directories(self) -> int:
+        """How many directories the outputs are in, below the one that is fetched to."""
+        found: set[str] = set()
+        for output in self.outputs:
+            above = output.path.rpartition("/")[0]
+            while above and above not in found:
+                found.add(above)
+                above = above.rpartition("/")[0]
+        return len(found)
+
     @property
     def key(self) -> str:
         """Names this plan on disk: the same for the same content and selection."""

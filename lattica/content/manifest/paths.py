@@ -10,10 +10,14 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable
+from functools import lru_cache
 
 MAX_PATH_BYTES = 1024
 MAX_COMPONENT_BYTES = 255
 MAX_DEPTH = 64
+
+_SPARE_DIRECTORIES, _DIRECTORIES_PER_FILE = 1024, 4
+"""So many directories a publication may have, and for each of its files so many more."""
 
 RESERVED_PREFIX = ".lattica-"
 """Names at the top of a download that belong to its journal."""
@@ -24,6 +28,7 @@ _BIDI_CONTROLS = frozenset(
 )
 
 
+@lru_cache(maxsize=1024)
 def _problem(character: str) -> str | None:
     """Why no name may contain this character."""
     category = unicodedata.category(character)
@@ -51,10 +56,12 @@ def check_component(name: str) -> None:
         raise ValueError("a path has an empty part")
     if name in {".", ".."}:
         raise ValueError(f"a path contains {name!r}")
-    for character in name:
-        if (problem := _problem(character)) is not None:
-            raise ValueError(f"the name {name!r} {problem}; rename it")
-        if character in "/\\":
+    if not name.isprintable():  # most are, and all that is below is not
+        for character in name:
+            if (problem := _problem(character)) is not None:
+                raise ValueError(f"the name {name!r} {problem}; rename it")
+    for character in "/\\":
+        if character in name:
             raise ValueError(f"the name {name!r} contains {character!r}")
     if len(name.encode()) > MAX_COMPONENT_BYTES:
         raise ValueError(f"the name {name[:40]!r}… is longer than {MAX_COMPONENT_BYTES} bytes")
@@ -62,51 +69,108 @@ def check_component(name: str) -> None:
 
 def check_path(path: str) -> None:
     """Check one relative path with `/` between its parts; raises :class:`ValueError`."""
+    for part in _parts(path):
+        _check_part(part, path)
+
+
+def _parts(path: str) -> list[str]:
+    """The parts of a path whose length, depth and beginning are allowed."""
     # Characters first: cheap, and bounds what the messages below can quote.
-    if len(path) > MAX_PATH_BYTES:
+    if len(path) > MAX_PATH_BYTES or len(path.encode(errors="replace")) > MAX_PATH_BYTES:
         raise ValueError(f"the path {path[:40]!r}… is longer than {MAX_PATH_BYTES} bytes")
     parts = path.split("/")
     if len(parts) > MAX_DEPTH:
         raise ValueError(f"the path {path[:40]!r}… is more than {MAX_DEPTH} directories deep")
-    for part in parts:
-        try:
-            check_component(part)
-        except ValueError as error:
-            if part == path:
-                raise
-            raise ValueError(f"{error} (of {path!r})") from None
-    if len(path.encode()) > MAX_PATH_BYTES:
-        raise ValueError(f"the path {path[:40]!r}… is longer than {MAX_PATH_BYTES} bytes")
     if len(parts[0]) > 1 and parts[0][1] == ":":
         raise ValueError(f"the path {path!r} begins with a drive letter")
     if parts[0].lower().startswith(RESERVED_PREFIX):
         raise ValueError(f"the path {path!r} begins with the reserved name {RESERVED_PREFIX!r}")
+    return parts
 
 
-def _folded(path: str) -> str:
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
+def _check_part(part: str, path: str) -> None:
+    try:
+        check_component(part)
+    except ValueError as error:
+        if part == path:
+            raise
+        raise ValueError(f"{error} (of {path!r})") from None
 
 
-def check_paths(paths: Iterable[str]) -> None:
-    """Check a whole set of files: every path, and that none collides with another.
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
-    Collisions are equal paths, paths equal but for case or normal form, and a path that is also
-    a directory of another. Raises :class:`ValueError`.
+
+class _Directories:
+    """The directories of a set of paths. Each part of a path is looked at, and kept, once."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._numbers: dict[tuple[int, str], int] = {}
+        """By the directory above (0: the top) and the folded name."""
+        self._names: list[tuple[int, str]] = [(0, "")]
+        """By number: the directory above, and the name."""
+
+    def __contains__(self, key: tuple[int, str]) -> bool:
+        return key in self._numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def enter(self, key: tuple[int, str], name: str, path: str) -> int:
+        """The number of a directory on the way to `path`, which is new or has this very name."""
+        number = self._numbers.get(key)
+        if number is None:
+            _check_part(name, path)
+            if len(self) >= self._limit:
+                raise ValueError(
+                    f"more than {self._limit} directories, where {_DIRECTORIES_PER_FILE} for each "
+                    f"file and {_SPARE_DIRECTORIES} more are allowed"
+                )
+            number = self._numbers[key] = len(self._names)
+            self._names.append((key[0], name))
+        elif self._names[number][1] != name:
+            # Directories that differ only in case would silently become one.
+            above = self.path_of(key[0])
+            other = "/".join((*above, name))
+            first = "/".join(self.path_of(number))
+            raise ValueError(f"the directories {first!r} and {other!r} collide")
+        return number
+
+    def path_of(self, number: int) -> list[str]:
+        """The names of a directory and those above it, from the top on."""
+        names: list[str] = []
+        while number:
+            number, name = self._names[number]
+            names.append(name)
+        return names[::-1]
+
+
+def check_paths(paths: Iterable[str]) -> int:
+    """Check a whole set of files; return how many directories they are in.
+
+    That is: every path; that none collides with another; and that there are not many more
+    directories than files, since each of them costs who fetches an entry on disk, and who describes
+    them next to nothing. Collisions are equal paths, paths equal but for case or normal form, and
+    a path that is also a directory of another. Time and memory are bounded by the paths' length.
+    Raises :class:`ValueError`.
     """
-    files: dict[str, str] = {}
-    directories: dict[str, str] = {}
+    paths = list(paths)
+    directories = _Directories(_SPARE_DIRECTORIES + _DIRECTORIES_PER_FILE * len(paths))
+    files: dict[tuple[int, str], str] = {}
     for path in paths:
-        check_path(path)
-        folded = _folded(path)
-        if folded in files:
-            raise ValueError(f"the paths {files[folded]!r} and {path!r} are the same or collide")
-        files[folded] = path
-        # Directories that differ only in case would silently become one.
-        parts, folded_parts = path.split("/"), folded.split("/")
-        for depth in range(1, len(parts)):
-            directory, key = "/".join(parts[:depth]), "/".join(folded_parts[:depth])
-            if directories.setdefault(key, directory) != directory:
-                raise ValueError(f"the directories {directories[key]!r} and {directory!r} collide")
-    for key in directories:
+        *above, name = _parts(path)
+        at = 0
+        for part in above:
+            key = at, _folded(part)
+            if key in files:
+                raise ValueError(f"the path {files[key]!r} is both a file and a directory")
+            at = directories.enter(key, part, path)
+        _check_part(name, path)
+        key = at, _folded(name)
         if key in files:
-            raise ValueError(f"the path {files[key]!r} is both a file and a directory")
+            raise ValueError(f"the paths {files[key]!r} and {path!r} are the same or collide")
+        if key in directories:
+            raise ValueError(f"the path {path!r} is both a file and a directory")
+        files[key] = path
+    return len(directories)

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import TypeAlias
 
 import trio
 
@@ -41,6 +42,7 @@ from lattica.nat.base.exception_groups import single_error
 from lattica.nat.base.in_process import InProcess
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.peer_log import peer_log
+from lattica.nat.base.places import Places, Source
 from lattica.nat.base.shortages import is_shortage
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.host import Host
@@ -50,17 +52,28 @@ logger = logging.getLogger(__name__)
 ANNOUNCE_TIMEOUT = 10.0
 """Seconds to wait for a relay before a ticket is made without it."""
 
+Parts: TypeAlias = tuple[bytes | memoryview, ...]
+"""Of one answer, to be sent one after the other."""
+
 
 @dataclass(frozen=True, slots=True)
 class PublisherLimits:
     """What clients may cost. A stream costs at most 2 MiB of memory and two visits to disk."""
 
     max_streams: int = 128
+    """Served at a time. Beyond that one yields, of the network and the peer that have most, or one
+    that is idle (:mod:`lattica.nat.base.places`); or the newcomer is told to come back later."""
     max_streams_per_peer: int = 16
     stalled_after: float = 300.0
     """Seconds a client may take to accept 1 MiB."""
     idle_after: float = 600.0
-    """Seconds a client may stay without asking for anything."""
+    """Seconds a client may stay without asking for anything, when nobody waits for its place."""
+    yields_after: float = 10.0
+    """Seconds without progress after which a stream yields its place to others."""
+    unproven_after: float = 3.0
+    """The same, for one on which nothing was sent yet."""
+    turning_away: float = 5.0
+    """Seconds that a client has to ask for something before it is told that there is no place."""
 
 
 class Publisher(InProcess):
@@ -75,6 +88,11 @@ class Publisher(InProcess):
         self._node = node
         self._limits = limits or PublisherLimits()
         self._streams: Counter[PeerId] = Counter()
+        self._places = Places[Stream](
+            self._limits.max_streams,
+            idle_after=self._limits.yields_after,
+            unproven_after=self._limits.unproven_after,
+        )
         self._open = False
         self.catalog = Catalog()
 
@@ -152,12 +170,17 @@ class Publisher(InProcess):
     async def _serve(self, stream: Stream) -> None:
         peer = stream.peer_id
         limits = self._limits
-        if (
-            self._streams.total() >= limits.max_streams
-            or self._streams[peer] >= limits.max_streams_per_peer
-        ):
+        if self._streams[peer] >= limits.max_streams_per_peer:
             await self._turn_away(stream)
             return
+        # Hosts in memory have no networks.
+        source = getattr(stream, "source", Source(peer, ""))
+        dropped = self._places.enter(stream, source, trio.current_time())
+        if dropped is None:
+            await self._turn_away(stream)
+            return
+        for other in dropped:
+            other.reset("its place was needed by somebody who had none")
         self._streams[peer] += 1
         try:
             with single_error():
@@ -165,20 +188,21 @@ class Publisher(InProcess):
         except (ConnectionClosedError, StreamResetError, IncompleteReadError) as error:
             logger.debug("%s has left: %s", peer, error)
         finally:
+            self._places.leave(stream)
             self._streams[peer] -= 1
             if not self._streams[peer]:
                 del self._streams[peer]
 
     async def _turn_away(self, stream: Stream) -> None:
         """Tell a client too many to come back later, in place of its first answer."""
-        with trio.move_on_after(self._limits.stalled_after):
+        with trio.move_on_after(self._limits.turning_away):
             if await stream.receive_some():
                 await stream.send_all(encode_refusal(Refusal.BUSY, "too many downloads"))
                 await stream.send_eof()
 
     async def _answer_all(self, stream: Stream) -> None:
         # No room in the channel: one answer is being sent and the next one is being read.
-        send, receive = trio.open_memory_channel[tuple[bytes | memoryview, ...]](0)
+        send, receive = trio.open_memory_channel[Parts](0)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._prepare, stream, send)
             async with receive:
@@ -190,12 +214,11 @@ class Publisher(InProcess):
     async def _send(self, stream: Stream, part: bytes | memoryview) -> None:
         with trio.move_on_after(self._limits.stalled_after) as scope:
             await stream.send_all(part)
+        self._places.progress(stream, trio.current_time())
         if scope.cancelled_caught:
             raise RemoteProtocolError("the client has stopped to accept what it asked for")
 
-    async def _prepare(
-        self, stream: Stream, answers: trio.MemorySendChannel[tuple[bytes | memoryview, ...]]
-    ) -> None:
+    async def _prepare(self, stream: Stream, answers: trio.MemorySendChannel[Parts]) -> None:
         core = ContentServerCore()
         async with answers:
             while True:
@@ -211,7 +234,7 @@ class Publisher(InProcess):
                         return  # sending has failed, which is an error of its own
             core.finish()
 
-    async def _answer(self, peer: PeerId, request: Request) -> tuple[bytes | memoryview, ...]:
+    async def _answer(self, peer: PeerId, request: Request) -> Parts:
         """The parts of the answer to one request."""
         publication = self.catalog.get(request.cid)
         if publication is None:
@@ -222,11 +245,12 @@ class Publisher(InProcess):
             )
             if request.offset >= len(publication.encoded):
                 raise RemoteProtocolError(f"byte {request.offset} of a manifest was asked for")
-            body = publication.encoded[request.offset :]
-            pieces = range(0, len(body), MAX_CHUNK_BYTES)
+            # Views: however many ask for it, and read nothing, it is in memory once.
+            encoded = memoryview(publication.encoded)[request.offset :]
+            pieces = range(0, len(encoded), MAX_CHUNK_BYTES)
             return (
-                encode_body_header(len(body)),
-                *(body[start : start + MAX_CHUNK_BYTES] for start in pieces),
+                encode_body_header(len(encoded)),
+                *(encoded[start : start + MAX_CHUNK_BYTES] for start in pieces),
             )
         publication.check_span(request.first, request.count, request.offset)
         try:

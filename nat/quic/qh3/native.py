@@ -94,6 +94,10 @@ class NativeDrive:
         report = self._run(self.native.receive_gro_buffer, data, segment_size, source, now)
         return report[_PACKETS] > 0
 
+    def let_go(self) -> None:
+        """Hold and drive the core no more: it and this are in a cycle until then."""
+        self.core.__dict__.pop("_drain_core", None)
+
     def fail(self, error: Exception) -> NoReturn:
         self.faulty = True
         self.core.close(0x0A)

@@ -174,6 +174,19 @@ class Outgoing:
             self._on_progress(stream)
         return moved
 
+    def let_go(self) -> None:
+        """Hold nothing of the session, which holds this."""
+        self._reopen_window = _no_credit
+        self._on_progress = _nothing
+
     def clear(self) -> None:
         """The connection is over."""
         self._messages.clear()
+
+
+def _no_credit(stream: MuxStream) -> int:
+    return 0
+
+
+def _nothing(stream: MuxStream) -> None:
+    pass

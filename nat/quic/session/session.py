@@ -32,11 +32,13 @@ from typing import Any
 
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.places import NOBODY, Source
 from lattica.nat.config import Limits, Timeouts, Windows
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.events import Event, EventKind
 from lattica.nat.mux.session import RESOURCE_LIMIT, MuxSession
 from lattica.nat.mux.stream_state import MuxStream
+from lattica.nat.mux.turns import OPENING, SMALL_CREDIT, Nuisance
 from lattica.nat.quic.fec.policy import PathState
 from lattica.nat.quic.qh3.core import MIN_DATAGRAM, QuicCore
 from lattica.nat.quic.qh3.native import NativeDrive, NativeEvent, Runs
@@ -84,6 +86,8 @@ class QuicSession(MuxSession):
         limits: Limits | None = None,
         timeouts: Timeouts | None = None,
         budget: MemoryBudget | None = None,
+        source: Source = NOBODY,
+        nuisance: Nuisance | None = None,
     ) -> None:
         super().__init__(
             first_id=4 if initiator else 1,
@@ -94,6 +98,8 @@ class QuicSession(MuxSession):
             limits=limits,
             timeouts=timeouts,
             budget=budget,
+            source=source,
+            nuisance=nuisance,
         )
         self._drive = drive = NativeDrive(core)
         self._introduction = Introduction(drive, noise, initiator=initiator)
@@ -258,6 +264,7 @@ class QuicSession(MuxSession):
                 raise RemoteProtocolError(f"QUIC: {core.end.reason_phrase}")
 
     def _handle(self, native_events: Sequence[NativeEvent], events: list[Event]) -> None:
+        self.turn -= len(native_events)
         for event in native_events:
             kind = event[0]
             if kind == "stream_data":
@@ -289,9 +296,12 @@ class QuicSession(MuxSession):
             data = self._introduction.receive(data)
             self.remote = self._introduction.remote
             if self.remote is not None:
+                self.source = Source(self.remote.peer_id, self.source.network)
                 self.ping()  # windows grow by the round-trip time, so know it early
                 self._handle(self._introduction.take_kept(), events)
-        for stream_id, delta in self._control.feed(data):
+        credits = self._control.feed(data)
+        self.turn -= len(credits)
+        for stream_id, delta in credits:
             self._on_credit(stream_id, delta)
         if self.remote is not None and self.peer_reset_token is None:
             # A client tells it here, a server by TLS.
@@ -326,6 +336,7 @@ class QuicSession(MuxSession):
             if stream_id >= self._next_id:
                 raise RemoteProtocolError(f"QUIC: nobody opened stream {stream_id}")
         elif self._quic_streams.begin(stream_id):
+            self.turn -= OPENING
             if self.went_away or not self.has_place:
                 self._quic_streams.abort(stream_id, stop=True, code=RESOURCE_LIMIT)
                 return None
@@ -341,6 +352,7 @@ class QuicSession(MuxSession):
             raise RemoteProtocolError("QUIC: the peer aborted stream 0")
         stream = self.streams.get(stream_id)
         if stream is None:
+            self.nuisance.count("the end of a stream that is no more")
             if stream_id in self._quic_streams:
                 if not stops:
                     self._quic_streams.note_peer_ended(stream_id)
@@ -362,6 +374,8 @@ class QuicSession(MuxSession):
 
     def _on_credit(self, stream_id: int, delta: int) -> None:
         stream = self.streams.get(stream_id)
+        if stream is None or delta < SMALL_CREDIT:
+            self.nuisance.count("credit that is of no use")
         if stream is None:
             ours = stream_id & 1 == self._local_bit
             spoken = self._quic_streams.spoken
@@ -499,6 +513,11 @@ class QuicSession(MuxSession):
             if self._clock() - self._ping_sent > lost_after:
                 self._ping_sent = None
         super().tick(patience)
+
+    def let_go(self) -> None:
+        """Nothing is received or sent any more: let go of what would hold this session."""
+        self._outgoing.let_go()
+        self._drive.let_go()
 
     def close(self, reason: str) -> list[MuxStream]:
         self._quic_streams.clear()

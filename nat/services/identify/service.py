@@ -49,6 +49,9 @@ ADDRESS_TTL = 24 * 3600.0
 that sleeps through the night is where it was in the morning."""
 _TIMEOUT = 10.0
 """Seconds for one exchange."""
+_PUSH_COST, _ANSWER_COST = 128, 16
+"""What it costs to take a push and to say who this node is, in frames that carry nothing
+(:class:`lattica.nat.mux.turns.Nuisance`): 128 pushes at once, and 8 a second, are taken."""
 _REST = 1.0
 """Seconds for what follows a first message; not every peer ends the stream."""
 
@@ -86,6 +89,7 @@ class IdentifyService:
     # --- saying who we are ---
 
     async def _answer(self, stream: Stream) -> None:
+        await stream.connection.charge("identify", _ANSWER_COST)
         await self._say(stream)
 
     async def _say(self, stream: Stream) -> None:
@@ -194,6 +198,7 @@ class IdentifyService:
 
     async def _take_push(self, stream: Stream) -> None:
         with trio.move_on_after(_TIMEOUT):
+            await stream.connection.charge("identify-push", _PUSH_COST)
             self._take(stream.connection, await _receive(stream))
             for hook in self.on_push:
                 hook(stream.peer_id)

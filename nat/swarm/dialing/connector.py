@@ -8,10 +8,12 @@ import trio
 
 from lattica.nat.base.errors import AddressError, ConnectionClosedError, RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity, PeerId
+from lattica.nat.base.places import source_of
 from lattica.nat.config import SwarmConfig
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
+from lattica.nat.mux.turns import NetworkNuisance, Nuisance, Turnstile
 from lattica.nat.mux.yamux import Session
 from lattica.nat.secure.ciphers import offered
 from lattica.nat.secure.gater import Gater
@@ -38,6 +40,8 @@ class Connector:
         self._ciphers = offered(config.cipher)
         self._on_stream = on_stream
         self.budget = MemoryBudget(config.limits.receive_memory_total)
+        self.turnstile = Turnstile()
+        self.nuisance = NetworkNuisance()
 
     async def connect(
         self,
@@ -76,6 +80,7 @@ class Connector:
             ciphers=self._ciphers,
             instance=self.instance,
         )
+        network = source_of(raw.remote_addr).network
         while True:
             if data := upgrade.data_to_send():
                 await raw.send(data)
@@ -87,6 +92,10 @@ class Connector:
                 if key is not None and not upgrade.speaks_libp2p:
                     error = f"{error}; {_OTHER_KEY}"
                 raise ConnectionClosedError(error)
+            if direction is Direction.INBOUND:
+                # Keys take a while: one by one for the handshakes that come from one network.
+                received = memoryview(bytes(received))
+                await self.turnstile.wait(network)
             try:
                 upgrade.receive(received)
             except RemoteProtocolError as garbage:
@@ -101,6 +110,7 @@ class Connector:
                 ) from None
         self.gater.check_peer(upgrade.result.remote.peer_id)
         raw.mark_authenticated()
+        source = source_of(raw.remote_addr, upgrade.result.remote.peer_id)
         session = Session(
             initiator=upgrade.result.initiator,
             clock=trio.current_time,
@@ -108,11 +118,14 @@ class Connector:
             limits=self._config.limits,
             timeouts=self._config.timeouts,
             budget=self.budget,
+            source=source,
+            nuisance=Nuisance(trio.current_time, self.nuisance.of(source.network)),
         )
         return YamuxConnection(
             raw,
             upgrade.result,
             session,
+            turnstile=self.turnstile,
             direction=direction,
             send_buffer=self._config.windows.send_buffer,
             on_stream=self._on_stream,

@@ -25,6 +25,8 @@ SSDP_GROUP = "239.255.255.250"
 SSDP_PORT = 1900
 MAX_DATAGRAM = 4096
 MAX_BODY = 256 * 1024
+_MAX_CHUNK_LINE = 256
+"""Bytes of the line before a chunk."""
 MAX_HEAD = 16 * 1024
 MAX_URL = 512
 _MAX_DEPTH = 32
@@ -208,6 +210,10 @@ class HttpResponse:
         self.status = 0
         self.body = b""
         self._buffer = bytearray()
+        self._searched = 0
+        """Bytes of it in which the header does not end."""
+        self._body = bytearray()
+        """Of the chunks that are done."""
         self._length: int | None = None
         self._chunked = False
 
@@ -216,7 +222,7 @@ class HttpResponse:
         self._buffer += data
         if not self.status and not self._read_head(at_end=not data):
             return False
-        if len(self._buffer) > MAX_BODY:
+        if len(self._body) + len(self._buffer) > MAX_BODY:
             raise RemoteProtocolError("HTTP response too long")
         if self._chunked:
             return self._read_chunks(at_end=not data)
@@ -231,7 +237,8 @@ class HttpResponse:
         return False
 
     def _read_head(self, at_end: bool) -> bool:
-        end = self._buffer.find(b"\r\n\r\n", 0, MAX_HEAD)
+        end = self._buffer.find(b"\r\n\r\n", self._searched, MAX_HEAD)
+        self._searched = max(0, len(self._buffer) - 3)
         if end < 0:
             if at_end or len(self._buffer) >= MAX_HEAD:
                 raise RemoteProtocolError("HTTP response without an end of its header")
@@ -247,17 +254,19 @@ class HttpResponse:
         return True
 
     def _read_chunks(self, at_end: bool) -> bool:
-        body = bytearray()
-        offset = 0
-        while (end := self._buffer.find(b"\r\n", offset)) >= 0:
-            size = _chunk_size(bytes(self._buffer[offset:end]))
+        buffer = self._buffer
+        while (end := buffer.find(b"\r\n", 0, _MAX_CHUNK_LINE)) >= 0:
+            size = _chunk_size(bytes(buffer[:end]))
             if size == 0:
-                self.body = bytes(body)
+                self.body = bytes(self._body)
                 return True
-            if end + 2 + size + 2 > len(self._buffer):
+            if end + 2 + size + 2 > len(buffer):
                 break
-            body += self._buffer[end + 2 : end + 2 + size]
-            offset = end + 2 + size + 2
+            self._body += buffer[end + 2 : end + 2 + size]
+            # What is done is not looked at again, however small the pieces are.
+            del buffer[: end + 2 + size + 2]
+        if end < 0 and len(buffer) >= _MAX_CHUNK_LINE:
+            raise RemoteProtocolError("HTTP chunk without a size")
         if at_end:
             raise RemoteProtocolError("HTTP response cut short")
         return False

@@ -17,6 +17,7 @@ from lattica.nat.config import Limits, Timeouts, Windows
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
+from lattica.nat.mux.turns import Turnstile
 from lattica.nat.mux.yamux import Session
 from lattica.nat.secure.upgrade import Upgrade, Upgraded
 from lattica.nat.swarm.protocols import ProtocolTable
@@ -155,6 +156,7 @@ def make_end(
             timeouts=timeouts,
             budget=budget,
         ),
+        turnstile=Turnstile(),
         direction=Direction.OUTBOUND if upgraded.initiator else Direction.INBOUND,
         send_buffer=windows.send_buffer,
         on_stream=on_stream or (lambda stream: ends[0].on_stream(stream)),

@@ -14,6 +14,7 @@ from typing import TypeVar
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.net.ip import IpAddress
 from lattica.nat.base.net.network_groups import host_of, network_of
+from lattica.nat.base.places import Places, Source
 from lattica.nat.traversal.relay.messages import Status
 from lattica.nat.traversal.relay.server.limits import CircuitLimits, RelayLimits
 from lattica.nat.traversal.relay.server.pacer import Pacer
@@ -24,6 +25,12 @@ Place = str
 _Key = TypeVar("_Key")
 
 _NOWHERE: Place = ""
+IDLE_AFTER, UNPROVEN_AFTER = 30.0, 5.0
+"""Seconds without a byte after which a stranger's circuit yields to others: one that both ends have
+used, and one that they have not."""
+PROVEN_BYTES = 256
+"""From each end, and more than whoever does not know the target can make it say: the ends have
+finished their handshake."""
 _HOUSEHOLD_PREFIX = 56
 """The IPv6 network that one household or office is likely to have."""
 
@@ -116,6 +123,14 @@ class RelayBooks:
         self._circuits_from: Counter[Place] = Counter()
         """Those of strangers."""
         self._shared = Pacer(limits.strangers_rate)
+        self._strangers_places = self._places(limits.strangers_circuits)
+        self._places_at: dict[PeerId, Places[Circuit]] = {}
+        """Circuits of strangers, by their target."""
+        self._displaced: list[Circuit] = []
+
+    @staticmethod
+    def _places(limit: int) -> Places[Circuit]:
+        return Places(limit, idle_after=IDLE_AFTER, unproven_after=UNPROVEN_AFTER)
 
     # --- reservations ---
 
@@ -210,6 +225,8 @@ class RelayBooks:
             return Refusal(Status.RESOURCE_LIMIT_EXCEEDED, reason)
         shared = self._shared if is_stranger and self.limits.strangers_rate else None
         circuit = Circuit(source, target, limits, now, network, is_stranger, shared)
+        if is_stranger and (reason := self._displace(circuit, now)):
+            return Refusal(Status.RESOURCE_LIMIT_EXCEEDED, reason)
         self._circuits.add(circuit)
         self._circuits_of[source] += 1
         self._circuits_of[target] += 1
@@ -230,20 +247,62 @@ class RelayBooks:
         """Why there is no room for one more circuit; empty if there is."""
         if len(self._circuits) >= self.limits.max_circuits:
             return f"all {self.limits.max_circuits} circuits are in use"
-        if is_stranger and self._strangers_circuits >= self.limits.strangers_circuits:
-            return f"all {self.limits.strangers_circuits} circuits for strangers are in use"
         for peer, name in ((source, "source"), (target, "target")):
-            if self._circuits_of[peer] >= limits.per_peer:
+            # Strangers' circuits to a target yield to each other.
+            full = self._circuits_of[peer] >= limits.per_peer
+            if full and not (is_stranger and peer == target and self._places_at.get(target)):
                 return f"the {name} has {limits.per_peer} circuits"
         if is_stranger and self._circuits_from[network] >= self.limits.circuits_per_network:
             return f"too many circuits from {network or 'an unknown network'}"
         return ""
+
+    def _displace(self, circuit: Circuit, now: float) -> str:
+        """Make a place for a stranger's circuit, if need be at others' cost.
+
+        Returns why there is none; empty if there is.
+        """
+        source = Source(circuit.source, circuit.network)
+        target = circuit.target
+        here = self._places_at.get(target) or self._places(0)
+        here.limit = circuit.limits.per_peer - (self._circuits_of[target] - len(here))
+        dropped = here.enter(circuit, source, now)
+        if dropped is None:
+            return f"the target has {circuit.limits.per_peer} circuits"
+        for other in dropped:
+            self._displaced.append(other)
+            self.close(other)
+        dropped = self._strangers_places.enter(circuit, source, now)
+        if dropped is None:
+            here.leave(circuit)
+            return f"all {self.limits.strangers_circuits} circuits for strangers are in use"
+        self._places_at[target] = here
+        for other in dropped:
+            self._displaced.append(other)
+            self.close(other)
+        return ""
+
+    def take_displaced(self) -> list[Circuit]:
+        """Circuits that have lost their place since the last call; they are closed here."""
+        displaced, self._displaced = self._displaced, []
+        return displaced
+
+    def progress(self, circuit: Circuit, now: float) -> None:
+        """Something was forwarded on a circuit."""
+        if circuit.is_stranger and min(circuit.forwarded) >= PROVEN_BYTES:
+            self._strangers_places.progress(circuit, now)
+            if (here := self._places_at.get(circuit.target)) is not None:
+                here.progress(circuit, now)
 
     def close(self, circuit: Circuit) -> None:
         """A circuit has ended, or could not be made. Idempotent."""
         if circuit not in self._circuits:
             return
         self._circuits.discard(circuit)
+        self._strangers_places.leave(circuit)
+        if (here := self._places_at.get(circuit.target)) is not None:
+            here.leave(circuit)
+            if not here:
+                del self._places_at[circuit.target]
         _decrement(self._circuits_of, circuit.source)
         _decrement(self._circuits_of, circuit.target)
         if circuit.is_stranger:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import trio
 
 from lattica.nat.base.errors import ResourceLimitError
@@ -15,8 +17,14 @@ _LAST_BYTES = 10.0
 """Seconds that the last bytes which a circuit's limit allows may take to leave."""
 
 
-async def forward(origin: Stream, goal: Stream, circuit: Circuit, direction: int) -> None:
-    """Pass on what `origin` sends until it ends, and then its end.
+async def forward(
+    origin: Stream,
+    goal: Stream,
+    circuit: Circuit,
+    direction: int,
+    on_progress: Callable[[], object],
+) -> None:
+    """Pass on what `origin` sends until it ends, and then its end; tell `on_progress` of each part.
 
     Backpressure: nothing is read from `origin` before what was read from it has left for
     `goal`. When cancelled, or when this raises, the circuit is not whole any more, and both
@@ -30,7 +38,9 @@ async def forward(origin: Stream, goal: Stream, circuit: Circuit, direction: int
             data = data[:allowance]
         if data:
             await goal.send_all(data)
-            if delay := circuit.account(direction, len(data), trio.current_time()):
+            delay = circuit.account(direction, len(data), trio.current_time())
+            on_progress()
+            if delay:
                 await trio.sleep(delay)
         if excess:
             with trio.move_on_after(_LAST_BYTES):

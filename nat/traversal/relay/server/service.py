@@ -139,7 +139,7 @@ class RelayService:
         self._swarm = swarm
         self._addresses = addresses or (lambda: swarm.addrs)
         self._server = RelayBooks(swarm.identity.peer_id, limits or RelayLimits(), allow_peers)
-        self._live: set[_Live] = set()
+        self._live: dict[Circuit, _Live] = {}
         self._circuits_total = 0
         self._bytes_total = 0
         self._refused_total = 0
@@ -180,7 +180,7 @@ class RelayService:
     def _sweep(self) -> None:
         for peer_id in self._server.expire(trio.current_time()):
             self._end_reservation(peer_id, "it was not renewed")
-        for live in tuple(self._live):
+        for live in tuple(self._live.values()):
             if live.is_dead():
                 live.abort("one end is gone")
                 live.scope.cancel()
@@ -292,11 +292,14 @@ class RelayService:
         """Make a circuit and serve it to its end. When this returns, both streams are done."""
         ip = ip_of(stream.connection.remote_addr)
         circuit = self._server.connect(stream.peer_id, target, ip, trio.current_time())
+        for displaced in self._server.take_displaced():
+            if (other := self._live.get(displaced)) is not None:
+                other.abort("its place was needed by somebody who had none")
+                other.scope.cancel()
         if isinstance(circuit, Refusal):
             await self._refuse(stream, target, circuit)
             return
-        live = _Live(circuit, stream)
-        self._live.add(live)
+        live = self._live[circuit] = _Live(circuit, stream)
         try:
             with live.scope:
                 await self._serve_circuit(live)
@@ -308,7 +311,7 @@ class RelayService:
             live.abort("this relay stops")
             raise
         finally:
-            self._live.discard(live)
+            self._live.pop(circuit, None)
             self._server.close(circuit)
             self._bytes_total += sum(circuit.forwarded)
             if live.opened:
@@ -359,7 +362,12 @@ class RelayService:
         target.close()
 
     async def _forward(self, live: _Live, origin: Stream, goal: Stream, direction: int) -> None:
-        await forward(origin, goal, live.circuit, direction)
+        circuit = live.circuit
+
+        def on_progress() -> None:
+            self._server.progress(circuit, trio.current_time())
+
+        await forward(origin, goal, circuit, direction, on_progress)
         live.ended[direction] = True
 
     async def _call_target(self, live: _Live) -> Refusal | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tracemalloc
 
 import msgpack
 import pytest
@@ -190,3 +191,27 @@ def test_paths_that_collide_are_refused(paths):
 
 def test_many_files_in_one_directory_do_not_collide():
     check_paths(["a/b/c", "a/b/d", "a/e", "f"])
+
+
+def deep(number: int, depth: int = 40) -> str:
+    return "/".join([*(f"{number:x}-{level:x}" for level in range(depth)), "file"])
+
+
+def test_directories_are_counted_and_may_not_be_many_more_than_files():
+    assert check_paths(["a/b/c", "a/b/d", "a/e", "f"]) == 2
+    assert check_paths([deep(0)]) == 40
+    assert check_paths([f"{n}/x/y/z/file" for n in range(500)]) == 2000
+    with pytest.raises(ValueError, match="more than 5024 directories"):
+        check_paths([deep(n, 63) for n in range(1000)])
+
+
+def test_however_long_all_paths_are_together_memory_is_bounded_by_them():
+    """40,000 deep paths took 1.9 GiB, as each beginning of each was kept."""
+    paths = [deep(n % 20, 30) + f"{n}" for n in range(5000)]
+    tracemalloc.start()
+    try:
+        assert check_paths(paths) == 600
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * sum(map(len, paths))

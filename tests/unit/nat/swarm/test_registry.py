@@ -287,6 +287,39 @@ def test_protected_and_new_ones_are_spared():
     assert protected in reg.to_trim(110)
 
 
+def at(host: str) -> Multiaddr:
+    return Multiaddr(f"/ip4/{host}/tcp/4001")
+
+
+def test_one_host_gives_its_places_to_others_however_young_and_busy_they_are():
+    reg = registry(max_connections=300, trim_grace=20)
+    honest = [Conn(Identity.generate().peer_id, remote_addr=at(f"10.0.{i}.1")) for i in range(20)]
+    enemies = [
+        Conn(
+            PeerId(b"\x00\x02" + bytes(divmod(i, 256))),
+            established_at=99,
+            last_stream_at=99,
+            stream_count=5,
+            remote_addr=at("192.0.2.66"),
+        )
+        for i in range(280)
+    ]
+    for connection in (*honest, *enemies):
+        reg.add(connection)
+    trimmed = reg.to_trim(100, adding=1)
+    assert len(trimmed) == 30
+    assert all(connection in enemies for connection in trimmed)
+
+
+def test_a_peer_with_many_connections_gives_them_before_its_neighbours():
+    reg = registry(max_connections=12, low_watermark=0.7, trim_grace=0)
+    greedy = [Conn(LARGE, last_stream_at=99, remote_addr=at("192.0.2.1")) for _ in range(5)]
+    others = [Conn(Identity.generate().peer_id, remote_addr=at("192.0.2.1")) for _ in range(7)]
+    for connection in (*greedy, *others):
+        reg.add(connection)
+    assert all(c in greedy for c in reg.to_trim(100, adding=1))
+
+
 @given(
     st.lists(
         st.tuples(st.booleans(), st.booleans(), st.integers(0, 3), st.integers(0, 50)),

@@ -123,5 +123,5 @@ HTTP = Target(
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
     ],
-    tokens=[b"\r\n\r\n", b"Content-Length: ", b"chunked", b"0\r\n", b"ffffff\r\n"],
+    tokens=[b"\r\n\r\n", b"Content-Length: ", b"chunked", b"0\r\n", b"ffffff\r\n", b"1\r\nx\r\n"],
 )

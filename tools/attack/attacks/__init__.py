@@ -1,0 +1,1 @@
+"""The attacks, one module for what they attack."""

@@ -1,0 +1,42 @@
+"""Every attack by name. The enemy's process imports the module of the one that it runs."""
+
+from __future__ import annotations
+
+import importlib
+
+from tools.attack.attack import Attack
+
+ATTACKS: dict[str, str] = {
+    "yamux-resets": "yamux:RESETS",
+    "yamux-empty-data": "yamux:EMPTY_DATA",
+    "yamux-tiny-data": "yamux:TINY_DATA",
+    "yamux-go-away": "yamux:GO_AWAY",
+    "yamux-pings": "yamux:PINGS",
+    "identify-push": "identify:PUSH",
+    "identities": "identify:IDENTITIES",
+    "rsa-keys": "handshake:RSA_KEYS",
+    "handshakes": "handshake:HANDSHAKES",
+    "quic-credit": "quic:CREDIT",
+    "quic-resets": "quic:RESETS",
+    "websocket-fragments": "websocket:FRAGMENTS",
+    "websocket-memory": "websocket:MEMORY",
+    "half-open": "places:HALF_OPEN",
+    "connections": "places:CONNECTIONS",
+    "unread-memory": "places:UNREAD",
+    "content-idle": "content:IDLE",
+    "content-manifests": "content:MANIFESTS",
+    "relay-circuits": "relay:TAKEN",
+}
+"""Name -> module in `tools.attack.attacks` and attribute."""
+
+SHORT = ("yamux-resets", "identify-push", "websocket-fragments", "connections", "content-idle")
+"""One of each kind, for continuous integration."""
+
+
+def load(name: str) -> Attack:
+    """Import one attack. Raises `KeyError` for a name that is not in the table."""
+    module, attribute = ATTACKS[name].split(":")
+    attack = getattr(importlib.import_module(f"tools.attack.attacks.{module}"), attribute)
+    if not isinstance(attack, Attack) or attack.name != name:
+        raise TypeError(f"{ATTACKS[name]} is not the attack {name!r}")
+    return attack

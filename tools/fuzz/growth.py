@@ -1,0 +1,75 @@
+"""Whether a decoder's time is bounded by its input's size: time per byte, and how that grows.
+
+Mutated examples are too small to show what is quadratic. Here a part of an example, or a token, is
+repeated until the input has some kilobytes, and eight times as many; a decoder that takes more than
+`MOST_GROWTH` times as long for each byte of the longer one, or more than `MOST_PER_BYTE` for a
+byte, has a bug. Time is that of the processor, of the fastest of several runs.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+
+from tools.fuzz.target import KIB, Crash, Target, Violation, run_input
+
+SMALL, LARGE = 4 * KIB, 32 * KIB
+MOST_GROWTH = 3.0
+MOST_PER_BYTE = 20e-6
+"""Seconds: 20 for a megabyte."""
+FIXED = 0.02
+"""Seconds that any input may take: keys, signatures, what is loaded at first use."""
+_WORTH_A_LOOK = 0.01
+"""Seconds below which nothing is said of growth."""
+_ROUNDS = 3
+
+
+def check(
+    target: Target, *, seed: int, seconds: float, max_runs: int | None = None
+) -> Crash | None:
+    """The first input whose time grows faster than it does; None if none was found in time."""
+    end = time.monotonic() + seconds
+    for number, (head, unit, tail) in enumerate(_shapes(target, random.Random(seed))):
+        if time.monotonic() >= end or number == max_runs:
+            return None
+        large = _repeated(head, unit, tail, LARGE)
+        if _seconds(target, large) < _WORTH_A_LOOK:
+            continue
+        # Something: now with care.
+        small = _repeated(head, unit, tail, SMALL)
+        short = min(_seconds(target, small) for _ in range(_ROUNDS))
+        long = min(_seconds(target, large) for _ in range(_ROUNDS))
+        growth = (long / len(large)) / (max(short, 1e-5) / len(small))
+        per_byte = (long - FIXED) / len(large)
+        if (long > FIXED and growth > MOST_GROWTH) or per_byte > MOST_PER_BYTE:
+            text = (
+                f"{len(small)} bytes take {1000 * short:.1f} ms, and {len(large)} bytes "
+                f"{1000 * long:.1f} ms: {growth:.1f} times as much for each"
+            )
+            return Crash(target.name, large, (Violation.__name__, "growth"), text)
+    return None
+
+
+def _seconds(target: Target, data: bytes) -> float:
+    began = time.process_time()
+    run_input(target, data)
+    return time.process_time() - began
+
+
+def _repeated(head: bytes, unit: bytes, tail: bytes, size: int) -> bytes:
+    return head + unit * max(1, (size - len(head) - len(tail)) // len(unit)) + tail
+
+
+def _shapes(target: Target, rng: random.Random) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """What comes before, what is repeated, and what comes after; without end."""
+    seeds = [seed for seed in target.seeds if seed] or [b"\0"]
+    tokens = [token for token in target.tokens if token]
+    for seed in seeds:
+        yield b"", seed, b""
+    while True:
+        seed = rng.choice(seeds)
+        start = rng.randrange(len(seed) + 1)
+        end = min(len(seed), start + rng.choice((1, 2, 3, 6, 12, 24, 60)))
+        unit = rng.choice(tokens) if tokens and rng.random() < 0.4 else seed[start:end]
+        yield seed[:start], unit or b"\0", seed[rng.choice((start, end)) :]
