@@ -21,7 +21,8 @@ class CallOptions:
     """Seconds for all of it, retries included; None: what `rpc.call_timeout` says for unary calls,
     and no limit for streaming ones. `math.inf` is no limit."""
     attempt_timeout: float | None = None
-    """Seconds for one attempt of a call that may be tried again; None: all that is left."""
+    """Seconds for one attempt; None: all that is left. A call that may not be made again then ends
+    with it."""
     adaptive_timeout: bool = False
     """Bound an attempt by what the method has taken so far: the median, and four times the median
     deviation from it."""

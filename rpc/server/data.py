@@ -14,8 +14,8 @@ from lattica.nat.mux.stream import Stream
 from lattica.rpc.data_stream import DataStream, Message
 from lattica.rpc.encoding.encoder import Encoded
 from lattica.rpc.errors import (
+    DataLossError,
     InternalError,
-    NotFoundError,
     RpcError,
     StatusCode,
     UnavailableError,
@@ -197,7 +197,7 @@ class DataPlane:
         session = self._server.control.sessions.get((data.stream.peer_id, name))
         body = None if session is None else session.large_result(call)
         if session is None or body is None:
-            await self._fail(data, NotFoundError("the result is not kept any more"))
+            await self._fail(data, DataLossError("the result is not kept any more"))
             return True
         await data.send(Kind.RESULT, body)
         session.fetched(call)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import trio
 
@@ -136,6 +138,24 @@ async def test_calls_under_way_finish_at_shutdown(autojump_clock: trio.testing.M
             assert results[1:] == ["waited"]
             await trio.sleep(30)
             assert len(results) == 3
+
+
+async def test_a_large_result_is_fetched_over_the_next_connection() -> None:
+    async with rpc_pair() as pair:
+        await pair.stub.shout("connect")
+        link: Any = pair.client._client.peers[pair.server_host.peer_id]._data
+        fetch, lost = link.fetch, 0
+
+        async def losing(*args: Any) -> Any:
+            nonlocal lost
+            if not lost:
+                lost += 1
+                pair.lose()
+            return await fetch(*args)
+
+        link.fetch = losing
+        assert await pair.stub.zeros(3_000_000) == bytes(3_000_000)
+        assert lost == 1
 
 
 async def test_nothing_is_left_behind() -> None:
