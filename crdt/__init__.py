@@ -2,6 +2,7 @@
 
 | module | what is in it |
 |---|---|
+| :mod:`~lattica.crdt.log` | what of them is admitted, in which order, and kept in a file |
 | :mod:`~lattica.crdt.entries` | genesis, headers, chains, proofs of a fork: from bytes, checked |
 | :mod:`~lattica.crdt.keys` | strict Ed25519, session keys and their certificates |
 | :mod:`~lattica.crdt.canonical` | plain data in its one encoding |

@@ -1,0 +1,468 @@
+"""The log of a document: pure. Verified chains go in; what is admitted, and in which order, comes
+out.
+
+What is admitted follows from the set of entries and proofs alone, never from the order in which
+they came: an author's entries in the order of his chain, each after those that it depends on,
+within the limits of the genesis, and none from the place of a proven fork on. What depends on this
+replica (rates, budgets, its clock) only delays: such entries are asked for again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from lattica.crdt.entries.fork import ForkProof, find_fork
+from lattica.crdt.entries.genesis import Genesis
+from lattica.crdt.entries.header import Entry, Kind
+from lattica.crdt.entries.writing import sign_entry
+from lattica.crdt.keys.session import SessionKey, decode_certificate
+from lattica.crdt.log.clock import HybridClock, milliseconds_of
+from lattica.crdt.log.feed import Feed
+from lattica.crdt.log.waiting import WaitingEntries
+from lattica.nat.base.checks import require, require_seconds
+from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError, ResourceLimitError
+from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.token_bucket import TokenBucket, take
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """What one replica stands. Raises :class:`~lattica.errors.ConfigError`."""
+
+    max_authors: int = 100_000
+    """Session keys whose entries are taken."""
+    max_future: float = 60.0
+    """Seconds that an entry may be ahead of the clock here; beyond, it waits."""
+    author_rate: float = 1024.0 * 1024.0
+    """Bytes a second of one author, once the burst is used up."""
+    author_burst: float = 64.0 * 1024.0 * 1024.0
+    """Bytes of one author at once."""
+
+    def __post_init__(self) -> None:
+        require(self.max_authors >= 1, "max_authors", "a positive number", self.max_authors)
+        require_seconds("max_future", self.max_future)
+        require(self.author_rate > 0, "author_rate", "a positive number", self.author_rate)
+        require(self.author_burst > 0, "author_burst", "a positive number", self.author_burst)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Entries that no replica admits, or not now."""
+
+    author: bytes
+    seq: int
+    """The first of them."""
+    reason: str
+    is_final: bool
+    """Whether the author broke a rule; otherwise it may be sent again later."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What has changed in a log by one call."""
+
+    admitted: list[Entry] = field(default_factory=list)
+    """In an order in which each comes after what it depends on."""
+    forks: list[ForkProof] = field(default_factory=list)
+    """Proofs that are new; everything of `proof.author` from `proof.seq` on is withdrawn."""
+    tombstones: list[Entry] = field(default_factory=list)
+    """Entries behind a fork that others depend on: kept, without effect."""
+    resigned: list[Entry] = field(default_factory=list)
+    """Entries that were here with a signature that is not their own; these have it."""
+    refusals: list[Refusal] = field(default_factory=list)
+    waiting: int = 0
+    """Entries that were taken and wait, because something is missing or they are early."""
+
+
+class Log:
+    """What is admitted of a document.
+
+    Args:
+        genesis: the document.
+        entry_at: the admitted entry of an author and sequence number, from where they are kept.
+    """
+
+    def __init__(
+        self,
+        genesis: Genesis,
+        entry_at: Callable[[bytes, int], Entry],
+        config: LogConfig | None = None,
+    ) -> None:
+        self.genesis = genesis
+        self.feeds: dict[bytes, Feed] = {}
+        """By author. Not to be changed by others."""
+        self.clock = HybridClock()
+        self._entry_at = entry_at
+        self._config = config or LogConfig()
+        self._known: set[bytes] = set()
+        self._waiting = WaitingEntries()
+        self._blocked: dict[bytes, set[bytes]] = {}
+        """By the ID that is missing, whose entries wait for it."""
+        self._early: dict[bytes, int] = {}
+        """By author, the time in ms since 1970 of the entry that waits for it."""
+        self._unproved: dict[bytes, int] = {}
+        """By author, where his entry here contradicts another, and is not signed by itself."""
+
+    # What is here.
+
+    def id_at(self, author: bytes, seq: int) -> bytes | None:
+        """The ID of an admitted entry."""
+        feed = self.feeds.get(author)
+        return feed.ids[seq] if feed is not None and 0 <= seq < len(feed.ids) else None
+
+    def knows(self, entry_id: bytes) -> bool:
+        """Whether an entry is here, be it as a tombstone."""
+        return entry_id in self._known
+
+    @property
+    def missing(self) -> tuple[bytes, ...]:
+        """IDs that entries which wait depend on, and that are not here."""
+        following = (
+            self._waiting.get(author, self._length(author)) for author in self._waiting.authors()
+        )
+        deps = {dep for entry in following if entry is not None for dep in entry.header.deps}
+        return tuple(sorted(deps - self._known))
+
+    @property
+    def gaps(self) -> tuple[tuple[bytes, int], ...]:
+        """Authors, and the first sequence number of theirs that is missing before what waits."""
+        return tuple(
+            (author, self._length(author))
+            for author in self._waiting.authors()
+            if self._waiting.get(author, self._length(author)) is None
+        )
+
+    @property
+    def unproved(self) -> tuple[tuple[bytes, int], ...]:
+        """Authors and sequence numbers of entries that are needed with their own signatures."""
+        return tuple(self._unproved.items())
+
+    def behind(self, now_ms: int) -> int:
+        """Milliseconds by which the clock here seems to be behind; 0 if nothing says so.
+
+        That one author is ahead says something of him; that most who write are says it of us.
+        """
+        if len(self._early) < 2 or 2 * len(self._early) <= len(self.feeds):
+            return 0
+        return max(0, min(self._early.values()) - now_ms)
+
+    # What comes in.
+
+    def restore(self, feeds: Iterable[Feed], tombstones: Iterable[bytes]) -> None:
+        """Begin with what was kept. For a log that has nothing yet."""
+        for feed in feeds:
+            self.feeds[feed.author] = feed
+            self._known.update(feed.ids)
+            self.clock.saw(feed.hlc)
+        self._known.update(tombstones)
+
+    def receive(self, entries: Sequence[Entry], peer: object, now_ms: int, now: float) -> Outcome:
+        """Take a chain of this document that :func:`~lattica.crdt.entries.chain.verify_chain`
+        has verified.
+
+        `now_ms` are milliseconds since 1970 by the clock here; `now` seconds that never decrease.
+
+        Raises:
+            RemoteProtocolError: the chain is not that of the author here, and does not prove
+                that either is his.
+        """
+        outcome = Outcome()
+        author, first = entries[0].header.author, entries[0].header.seq
+        if entries[0].header.doc_id != self.genesis.doc_id:
+            raise RemoteProtocolError("entries of another document")
+        if author not in self.feeds and len(self.feeds) >= self._config.max_authors:
+            self._refuse(outcome, author, first, "there are too many authors", is_final=False)
+            return outcome
+        for proof in self._contradictions(entries, outcome):
+            self._contain(proof, outcome)
+        for entry in outcome.resigned:
+            del self._unproved[entry.header.author]
+        self._keep_tombstones(entries, outcome)
+        feed = self.feeds.get(author) or Feed(author)
+        fresh = self._fresh(feed, entries)
+        if fresh and self._has_rate(feed, fresh, outcome, now):
+            self._take(feed, fresh, peer, now_ms, outcome)
+        elif outcome.tombstones:
+            self._drain(self._unblocked(outcome.tombstones), now_ms, outcome)
+        return outcome
+
+    def receive_fork(self, proof: ForkProof, now_ms: int) -> Outcome:
+        """Take a proof that :func:`~lattica.crdt.entries.fork.decode_fork` has verified."""
+        outcome = Outcome()
+        if proof.author in self.feeds or len(self.feeds) < self._config.max_authors:
+            self._contain(proof, outcome)
+        return outcome
+
+    def advance(self, now_ms: int) -> Outcome:
+        """Admit what was early and is not any more."""
+        outcome = Outcome()
+        limit = now_ms + self._config.max_future * 1000
+        due = [author for author, ms in self._early.items() if ms <= limit]
+        self._drain(due, now_ms, outcome)
+        return outcome
+
+    # What is written here.
+
+    def prepare(
+        self,
+        session: SessionKey,
+        identity: Identity,
+        payloads: Sequence[tuple[Kind, bytes, tuple[bytes, ...]]],
+        now_ms: int,
+    ) -> list[Entry]:
+        """Sign entries of one's own: for each kind, payload and dependencies, in order.
+
+        Nothing is changed here: :meth:`commit` does that once they are safe on disk, and before
+        they are sent. A session that is new begins with its certificate.
+
+        Raises:
+            LocalProtocolError: a payload is too large, a dependency is not here, or the session
+                has forked.
+            ResourceLimitError: the quota of the session is used up.
+        """
+        doc_id, author = self.genesis.doc_id, session.author
+        feed = self.feeds.get(author) or Feed(author)
+        if feed.fork is not None:
+            raise LocalProtocolError("this session has contradicted itself; begin another one")
+        for _, payload, deps in payloads:
+            if len(payload) > self.genesis.limits.entry_bytes:
+                raise LocalProtocolError(
+                    f"an entry of {len(payload)} bytes, where {self.genesis.limits.entry_bytes} "
+                    "are allowed"
+                )
+            if not self._known.issuperset(deps):
+                raise LocalProtocolError("an entry that depends on one that is not here")
+        items = list(payloads)
+        if not feed.ids:
+            certificate = session.certificate(identity, doc_id).encode()
+            items.insert(0, (Kind.SESSION, certificate, ()))
+        entries: list[Entry] = []
+        seq, prev, size = len(feed.ids), feed.ids[-1] if feed.ids else doc_id, feed.size
+        for kind, payload, deps in items:
+            hlc = self.clock.tick(now_ms)
+            entry = sign_entry(session, doc_id, seq, prev, hlc, kind, payload, deps)
+            entries.append(entry)
+            seq, prev, size = seq + 1, entry.id, size + entry.size
+        if size > self.genesis.limits.author_bytes:
+            raise ResourceLimitError(
+                f"a session may write {self.genesis.limits.author_bytes} bytes to this document"
+            )
+        return entries
+
+    def commit(self, entries: Sequence[Entry], identity: bytes, now_ms: int) -> Outcome:
+        """Admit entries of :meth:`prepare`, the last that was prepared for their session.
+
+        `identity` is the key of the identity that vouches for it.
+        """
+        outcome = Outcome()
+        for entry in entries:
+            author = entry.header.author
+            feed = self.feeds.setdefault(author, Feed(author, identity))
+            self._admit(feed, entry)
+            outcome.admitted.append(entry)
+        self._drain(self._unblocked(entries), now_ms, outcome)
+        return outcome
+
+    # Forks.
+
+    def _contradictions(self, entries: Sequence[Entry], outcome: Outcome) -> list[ForkProof]:
+        """Proofs that the chain and what is here are not of one honest author."""
+        author = entries[0].header.author
+        feed = self.feeds.get(author)
+        if feed is None or (feed.fork is not None and entries[0].header.seq > feed.fork.seq):
+            return self._against_waiting(entries)
+        for entry in entries:
+            seq = entry.header.seq
+            if seq < len(feed.ids) and feed.ids[seq] == entry.id:
+                self._resign(entry, outcome)
+            elif seq < len(feed.ids) or (
+                seq == len(feed.ids)
+                and feed.may_grow
+                and seq
+                and entry.header.prev_id != feed.ids[-1]
+            ):
+                return [self._prove(author, min(seq, len(feed.ids) - 1), entry)]
+        return self._against_waiting(entries)
+
+    def _prove(self, author: bytes, seq: int, entry: Entry) -> ForkProof:
+        ours = self._entry_at(author, seq)
+        proof = find_fork(ours, entry)
+        if proof is not None:
+            return proof
+        if entry.is_signed():
+            self._unproved[author] = seq
+        raise RemoteProtocolError("a chain that is not the one here, and proves no fork")
+
+    def _against_waiting(self, entries: Sequence[Entry]) -> list[ForkProof]:
+        for entry in entries:
+            other = self._waiting.get(entry.header.author, entry.header.seq)
+            if other is not None and other.id != entry.id:
+                proof = find_fork(other, entry)
+                if proof is not None:
+                    return [proof]
+                # One of them lacks its own signature. What is here gives way, and comes again.
+                self._waiting.drop(entry.header.author, entry.header.seq)
+        return []
+
+    def _resign(self, entry: Entry, outcome: Outcome) -> None:
+        author, seq = entry.header.author, entry.header.seq
+        if self._unproved.get(author) == seq and entry.is_signed():
+            outcome.resigned.append(entry)
+
+    def _contain(self, proof: ForkProof, outcome: Outcome) -> None:
+        feed = self.feeds.setdefault(proof.author, Feed(proof.author))
+        if feed.cut(proof):
+            self._waiting.drop(proof.author, proof.seq)
+            self._unproved.pop(proof.author, None)
+            outcome.forks.append(proof)
+
+    def _keep_tombstones(self, entries: Sequence[Entry], outcome: Outcome) -> None:
+        """Others' entries depend on these, which are behind a fork: they do not dangle."""
+        feed = self.feeds.get(entries[0].header.author)
+        if feed is None or feed.fork is None:
+            return
+        for entry in entries:
+            is_behind = entry.header.seq >= feed.fork.seq
+            if is_behind and entry.id in self._blocked and entry.is_signed():
+                self._known.add(entry.id)
+                outcome.tombstones.append(entry)
+
+    # Admission.
+
+    def _length(self, author: bytes) -> int:
+        feed = self.feeds.get(author)
+        return len(feed.ids) if feed else 0
+
+    @staticmethod
+    def _fresh(feed: Feed, entries: Sequence[Entry]) -> list[Entry]:
+        since, until = len(feed.ids), feed.fork.seq if feed.fork else None
+        return [
+            entry
+            for entry in entries
+            if entry.header.seq >= since and (until is None or entry.header.seq < until)
+        ]
+
+    def _has_rate(self, feed: Feed, entries: Sequence[Entry], outcome: Outcome, now: float) -> bool:
+        if feed.rate is None:
+            feed.rate = TokenBucket(self._config.author_burst, self._config.author_rate)
+        if take([feed.rate], sum(entry.size for entry in entries), now):
+            return True
+        first = entries[0].header.seq
+        self._refuse(outcome, feed.author, first, "the author writes too fast", is_final=False)
+        return False
+
+    def _take(
+        self, feed: Feed, entries: list[Entry], peer: object, now_ms: int, outcome: Outcome
+    ) -> None:
+        """Admit what follows on the feed; keep what does not, as far as there is room."""
+        author = feed.author
+        left = deque(entries)
+        if entries[0].header.seq == len(feed.ids):
+            self._follow(feed, left, now_ms, outcome)
+        for entry in left:
+            if self._waiting.get(author, entry.header.seq) is not None:
+                continue
+            if not self._waiting.add(entry, peer):
+                seq = entry.header.seq
+                self._refuse(outcome, author, seq, "too many entries wait", is_final=False)
+                break
+            outcome.waiting += 1
+        self._drain(
+            [author, *self._unblocked(outcome.admitted + outcome.tombstones)], now_ms, outcome
+        )
+
+    def _follow(self, feed: Feed, left: deque[Entry], now_ms: int, outcome: Outcome) -> None:
+        """Admit the entries of `left` that can be, in order; empty it if one never can."""
+        while left and self._judge(feed, left[0], now_ms, outcome):
+            entry = left.popleft()
+            self.feeds.setdefault(feed.author, feed)
+            self._admit(feed, entry)
+            outcome.admitted.append(entry)
+        if outcome.refusals and outcome.refusals[-1].is_final:
+            left.clear()
+
+    def _drain(self, authors: Iterable[bytes], now_ms: int, outcome: Outcome) -> None:
+        """Admit what waits of these authors and can be, and what waits for that in turn."""
+        queue = deque(authors)
+        while queue:
+            author = queue.popleft()
+            feed = self.feeds.get(author) or Feed(author)
+            self._early.pop(author, None)
+            while (entry := self._waiting.get(author, len(feed.ids))) is not None:
+                if entry.header.prev_id != (feed.ids[-1] if feed.ids else self.genesis.doc_id):
+                    self._break(feed, entry, outcome)
+                    break
+                if not self._judge(feed, entry, now_ms, outcome):
+                    break
+                self._waiting.drop(author, 0, entry.header.seq + 1)
+                self.feeds.setdefault(author, feed)
+                self._admit(feed, entry)
+                outcome.admitted.append(entry)
+                queue.extend(self._unblocked([entry]))
+
+    def _break(self, feed: Feed, entry: Entry, outcome: Outcome) -> None:
+        """What waited does not follow on what has come."""
+        self._waiting.drop(feed.author)
+        before = self._newest(feed, outcome)
+        proof = find_fork(before, entry) if before is not None else None
+        if proof is not None:
+            self._contain(proof, outcome)
+
+    def _newest(self, feed: Feed, outcome: Outcome) -> Entry | None:
+        for entry in reversed(outcome.admitted):  # not kept yet
+            if entry.header.author == feed.author:
+                return entry
+        return self._entry_at(feed.author, len(feed.ids) - 1) if feed.ids else None
+
+    def _judge(self, feed: Feed, entry: Entry, now_ms: int, outcome: Outcome) -> bool:
+        """Whether the next entry of a feed can be admitted now."""
+        header = entry.header
+        reason = self._broken_rule(feed, entry)
+        if reason:
+            self._waiting.drop(feed.author, header.seq)
+            self._refuse(outcome, feed.author, header.seq, reason, is_final=True)
+            return False
+        milliseconds = milliseconds_of(header.hlc)
+        if milliseconds > now_ms + self._config.max_future * 1000:
+            self._early[feed.author] = milliseconds
+            return False
+        missing = [dep for dep in header.deps if dep not in self._known]
+        for dep in missing:
+            self._blocked.setdefault(dep, set()).add(feed.author)
+        return not missing
+
+    def _broken_rule(self, feed: Feed, entry: Entry) -> str:
+        """Why no replica admits this as the next entry of a feed; empty if nothing is wrong."""
+        header, limits = entry.header, self.genesis.limits
+        if header.seq and header.hlc <= feed.hlc:
+            return "time does not go on"
+        if header.seq and header.payload_size > limits.entry_bytes:
+            return f"an entry of {header.payload_size} bytes"
+        if feed.size + entry.size > limits.author_bytes:
+            return "the author's quota is used up"
+        if header.seq == 0:
+            payload = entry.payload or b""
+            try:
+                certificate = decode_certificate(payload, header.doc_id, header.author)
+            except RemoteProtocolError as error:
+                return f"{error}"
+            feed.identity = certificate.identity
+        return ""
+
+    def _admit(self, feed: Feed, entry: Entry) -> None:
+        header = entry.header
+        feed.ids.append(entry.id)
+        feed.hlc = header.hlc
+        feed.size += entry.size
+        self._known.add(entry.id)
+        self.clock.saw(header.hlc)
+
+    def _unblocked(self, entries: Iterable[Entry]) -> list[bytes]:
+        """Whose entries waited for these."""
+        return [author for entry in entries for author in self._blocked.pop(entry.id, ())]
+
+    @staticmethod
+    def _refuse(outcome: Outcome, author: bytes, seq: int, reason: str, *, is_final: bool) -> None:
+        outcome.refusals.append(Refusal(author, seq, reason, is_final))

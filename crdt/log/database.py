@@ -1,0 +1,324 @@
+"""A document on disk: entries, proofs of forks and the session, in one SQLite file.
+
+Two rules of durability. What others wrote can be had again from them: it is committed in batches
+without waiting for the disk (WAL, `synchronous=NORMAL`). One's own entries are on disk before
+anybody sees them (`FULL`): after a crash, the next entry must not take the number of one that is
+out. A file that comes back from a backup is another file; it is known by its inode, and begins a
+session of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from lattica.crdt.entries.fork import ForkProof, decode_fork
+from lattica.crdt.entries.genesis import Genesis, decode_genesis
+from lattica.crdt.entries.header import ID_CONTEXT, Entry, decode_header
+from lattica.crdt.keys.session import SessionKey
+from lattica.crdt.log.errors import (
+    StoreCorruptError,
+    StoreError,
+    StoreFullError,
+    StoreInUseError,
+)
+from lattica.crdt.log.feed import Feed
+from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
+
+_VERSION: Final = 1
+_SCHEMA: Final = """
+CREATE TABLE document (doc_id BLOB NOT NULL, genesis BLOB NOT NULL);
+CREATE TABLE session (seed BLOB NOT NULL, inode INTEGER NOT NULL);
+CREATE TABLE author (
+    number INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, identity BLOB NOT NULL, fork BLOB);
+CREATE TABLE entry (
+    author INTEGER NOT NULL, seq INTEGER NOT NULL, id BLOB NOT NULL, header BLOB NOT NULL,
+    signature BLOB NOT NULL, payload BLOB, hlc BLOB NOT NULL, size INTEGER NOT NULL,
+    is_admitted INTEGER NOT NULL, PRIMARY KEY (author, seq, id)) WITHOUT ROWID;
+"""
+_INSERT: Final = "INSERT OR IGNORE INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+
+class DocumentDatabase:
+    """The file of one document, for one program at a time. Its calls block.
+
+    Args:
+        path: the file; it is made, readable by its owner alone, if it is not there.
+        genesis: the document.
+
+    Raises:
+        StoreInUseError: another program has it open.
+        StoreCorruptError: it is damaged.
+        StoreError: it cannot be opened, or is of another document or of a later version.
+    """
+
+    def __init__(self, path: Path, genesis: Genesis) -> None:
+        self.path = path
+        self._genesis = genesis
+        self._numbers: dict[bytes, int] = {}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise StoreError(f"cannot open {path}: {error.strerror}") from None
+        self._db = sqlite3.connect(path, timeout=0, isolation_level=None)
+        try:
+            with self._errors():
+                self._open()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _open(self) -> None:
+        db = self._db
+        db.execute("PRAGMA locking_mode=EXCLUSIVE")
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=FULL")
+        db.execute("BEGIN EXCLUSIVE")
+        try:
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                for statement in _SCHEMA.split(";"):
+                    db.execute(statement)
+                row = (self._genesis.doc_id, self._genesis.encode())
+                db.execute("INSERT INTO document VALUES (?, ?)", row)
+                db.execute(f"PRAGMA user_version={_VERSION}")
+            elif version != _VERSION:
+                raise StoreError(f"{self.path} is of version {version}, which is not known here")
+            db.execute("COMMIT")
+        except BaseException:
+            db.rollback()
+            raise
+        if db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+            raise StoreCorruptError(self._corrupt("its pages contradict each other"))
+        doc_id, encoded = db.execute("SELECT doc_id, genesis FROM document").fetchone()
+        try:
+            decode_genesis(encoded, doc_id)
+        except RemoteProtocolError as error:
+            raise StoreCorruptError(self._corrupt(f"{error}")) from None
+        if doc_id != self._genesis.doc_id:
+            raise StoreError(f"{self.path} is that of another document")
+
+    def close(self) -> None:
+        """Close the file. Using it afterwards raises StoreError."""
+        self._db.close()
+
+    # Reading.
+
+    def session(self) -> SessionKey | None:
+        """The session key of this file; None if it has none, or if the file is a copy."""
+        with self._errors():
+            row = self._db.execute("SELECT seed, inode FROM session").fetchone()
+        if row is None or row[1] != self._inode():
+            return None
+        return SessionKey(row[0])
+
+    def load(self) -> tuple[list[Feed], list[bytes]]:
+        """What is admitted, by author, and the IDs of tombstones and of what was withdrawn.
+
+        Raises:
+            StoreCorruptError: an entry is not what its ID says, or one is missing.
+        """
+        feeds: dict[int, Feed] = {}
+        others: list[bytes] = []
+        with self._errors():
+            for number, key, identity, fork in self._db.execute("SELECT * FROM author"):
+                self._numbers[key] = number
+                feeds[number] = Feed(key, identity)
+                if fork is not None:
+                    feeds[number].fork = self._fork(fork)
+            rows = self._db.execute(
+                "SELECT author, seq, id, header, hlc, size, is_admitted FROM entry "
+                "ORDER BY author, seq"
+            )
+            for number, seq, entry_id, header, hlc, size, is_admitted in rows:
+                if hashlib.sha256(ID_CONTEXT + header).digest() != entry_id:
+                    raise StoreCorruptError(self._corrupt("an entry is not what its ID says"))
+                if not is_admitted:
+                    others.append(entry_id)
+                    continue
+                feed = feeds[number]
+                if seq != len(feed.ids):
+                    raise StoreCorruptError(self._corrupt("an entry is missing"))
+                feed.ids.append(entry_id)
+                feed.hlc = int.from_bytes(hlc, "big")
+                feed.size += size
+        return list(feeds.values()), others
+
+    def entry(self, author: bytes, seq: int) -> Entry:
+        """An admitted entry.
+
+        Raises:
+            LocalProtocolError: there is none.
+            StoreCorruptError: it cannot be read.
+        """
+        for entry in self.entries(author, seq, seq + 1):
+            return entry
+        raise LocalProtocolError(f"no entry {seq} of that author is admitted")
+
+    def entries(self, author: bytes, since: int, until: int) -> Iterator[Entry]:
+        """Admitted entries of an author, in order."""
+        number = self._numbers.get(author, -1)
+        yield from self._select(
+            "WHERE author = ? AND seq >= ? AND seq < ? AND is_admitted ORDER BY seq",
+            (number, since, until),
+        )
+
+    def all_entries(self) -> Iterator[Entry]:
+        """All admitted entries, author by author. They are read as they are asked for."""
+        yield from self._select("WHERE is_admitted ORDER BY author, seq", ())
+
+    def _select(self, where: str, values: tuple[int, ...]) -> Iterator[Entry]:
+        with self._errors():
+            rows = self._db.execute(f"SELECT header, signature, payload FROM entry {where}", values)
+            for header, signature, payload in rows:
+                try:
+                    yield Entry(decode_header(header), signature, payload)
+                except RemoteProtocolError as error:
+                    raise StoreCorruptError(self._corrupt(f"{error}")) from None
+
+    # Writing.
+
+    def begin_session(self, session: SessionKey) -> None:
+        """Have this file write with another key from now on; on disk when it returns."""
+        with self._transaction("FULL"):
+            self._db.execute("DELETE FROM session")
+            self._db.execute("INSERT INTO session VALUES (?, ?)", (session.seed, self._inode()))
+
+    def keep_own(self, entries: Sequence[Entry], identity: bytes) -> None:
+        """Keep entries of one's own: on disk when it returns, so that they may be sent.
+
+        Raises:
+            StoreFullError: there is no space; none of them is kept.
+            StoreError: it cannot be written; none of them is kept.
+        """
+        with self._transaction("FULL"):
+            self._insert(entries, {entries[0].header.author: identity}, is_admitted=True)
+
+    def keep(
+        self,
+        admitted: Sequence[Entry],
+        identities: dict[bytes, bytes],
+        forks: Sequence[ForkProof] = (),
+        tombstones: Sequence[Entry] = (),
+        resigned: Sequence[Entry] = (),
+    ) -> None:
+        """Keep what came from others, all or nothing; the newest may be lost if power fails.
+
+        `identities` are those of the authors in `admitted`.
+
+        Raises:
+            StoreFullError: there is no space.
+            StoreError: it cannot be written.
+        """
+        with self._transaction("NORMAL"):
+            self._insert(admitted, identities, is_admitted=True)
+            for proof in forks:
+                number = self._number(proof.author, b"")
+                self._db.execute(
+                    "UPDATE author SET fork = ? WHERE number = ?", (proof.encode(), number)
+                )
+                self._db.execute(
+                    "UPDATE entry SET is_admitted = 0 WHERE author = ? AND seq >= ?",
+                    (number, proof.seq),
+                )
+            self._insert(tombstones, {}, is_admitted=False)
+            self._db.executemany(
+                "UPDATE entry SET signature = ? WHERE author = ? AND seq = ? AND id = ?",
+                [
+                    (
+                        each.signature,
+                        self._number(each.header.author, b""),
+                        each.header.seq,
+                        each.id,
+                    )
+                    for each in resigned
+                ],
+            )
+
+    def _insert(
+        self, entries: Iterable[Entry], identities: dict[bytes, bytes], *, is_admitted: bool
+    ) -> None:
+        rows = []
+        for entry in entries:
+            header = entry.header
+            author = self._number(header.author, identities.get(header.author, b""))
+            # SQLite's integers have a sign.
+            hlc = header.hlc.to_bytes(8, "big")
+            content = (entry.id, header.encoded, entry.signature, entry.payload)
+            rows.append((author, header.seq, *content, hlc, entry.size, is_admitted))
+        self._db.executemany(_INSERT, rows)
+
+    def _number(self, author: bytes, identity: bytes) -> int:
+        number = self._numbers.get(author)
+        if number is None:
+            self._db.execute(
+                "INSERT INTO author (key, identity) VALUES (?, ?) ON CONFLICT (key) DO NOTHING",
+                (author, identity),
+            )
+            row = self._db.execute("SELECT number FROM author WHERE key = ?", (author,))
+            number = int(row.fetchone()[0])
+            self._numbers[author] = number
+        if identity:
+            self._db.execute(
+                "UPDATE author SET identity = ? WHERE number = ? AND identity != ?",
+                (identity, number, identity),
+            )
+        return number
+
+    @contextmanager
+    def _transaction(self, synchronous: str) -> Iterator[None]:
+        with self._errors():
+            self._db.execute(f"PRAGMA synchronous={synchronous}")
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                # Numbers that were given out in it are not taken.
+                self._numbers.clear()
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                self._reload_numbers()
+                raise
+
+    def _reload_numbers(self) -> None:
+        for number, key in self._db.execute("SELECT number, key FROM author"):
+            self._numbers[key] = number
+
+    def _fork(self, data: bytes) -> ForkProof:
+        try:
+            return decode_fork(data, self._genesis.doc_id)
+        except RemoteProtocolError as error:
+            raise StoreCorruptError(self._corrupt(f"{error}")) from None
+
+    def _inode(self) -> int:
+        # Larger ones would not fit; they stay different enough.
+        return os.stat(self.path).st_ino & 2**63 - 1
+
+    def _corrupt(self, what: str) -> str:
+        return f"{self.path} is damaged: {what}. Move it away: what peers have comes back from them"
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.ProgrammingError as error:  # closed
+            raise StoreError(f"{self.path}: {error}") from None
+        except sqlite3.Error as error:
+            raise self._named(error) from None
+
+    def _named(self, error: sqlite3.Error) -> StoreError:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return StoreInUseError(f"{self.path} is in use by another program")
+        if code == sqlite3.SQLITE_FULL:
+            return StoreFullError(f"no space is left for {self.path}")
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return StoreCorruptError(self._corrupt(f"{error}"))
+        return StoreError(f"{self.path}: {error}")

@@ -1,0 +1,40 @@
+"""What is admitted of one author."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from lattica.crdt.entries.fork import ForkProof
+from lattica.nat.base.token_bucket import TokenBucket
+
+
+@dataclass(slots=True)
+class Feed:
+    """The chain of one session key, as far as it is admitted."""
+
+    author: bytes
+    identity: bytes = b""
+    """Who vouches for the session key; known with the first entry."""
+    ids: list[bytes] = field(default_factory=list)
+    """By sequence number."""
+    hlc: int = 0
+    """Of the newest entry."""
+    size: int = 0
+    """Bytes that count for the author's quota."""
+    rate: TokenBucket | None = None
+    """What he may still send at once, in bytes."""
+    fork: ForkProof | None = None
+    """The one that contradicts itself earliest; from its place on nothing is admitted."""
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether more of it is worth asking for."""
+        return self.fork is None or len(self.ids) < self.fork.seq
+
+    def cut(self, proof: ForkProof) -> bool:
+        """Keep only what is before a fork; False if nothing changes by it."""
+        if self.fork is not None and self.fork.seq <= proof.seq:
+            return False
+        self.fork = proof
+        del self.ids[proof.seq :]
+        return True

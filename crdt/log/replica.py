@@ -1,0 +1,163 @@
+"""A document at one store: the log, and what is on disk of it, always of one mind.
+
+Its calls block, for as long as the disk does.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from lattica.crdt.entries.fork import ForkProof
+from lattica.crdt.entries.genesis import Genesis
+from lattica.crdt.entries.header import Entry, Kind
+from lattica.crdt.keys.session import SessionKey
+from lattica.crdt.log.core import Log, LogConfig, Outcome
+from lattica.crdt.log.database import DocumentDatabase
+from lattica.crdt.log.errors import StoreCorruptError
+from lattica.nat.base.keys.identity import Identity
+
+logger = logging.getLogger(__name__)
+
+
+class Replica:
+    """The admitted entries of a document, in a file.
+
+    A file that is damaged is moved aside, and a new one begun: what peers have comes back.
+
+    Args:
+        path: the file; see :class:`DocumentDatabase`, which says what is raised.
+        genesis: the document.
+        identity: whose entries are written here.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        genesis: Genesis,
+        identity: Identity,
+        config: LogConfig | None = None,
+    ) -> None:
+        self.genesis = genesis
+        self._identity = identity
+        self._config = config
+        try:
+            self._open(path)
+        except StoreCorruptError as error:
+            aside = _move_aside(path)
+            logger.warning("%s moved_to=%s", error, aside)
+            self._open(path)
+        self._session = self._database.session()
+
+    def _open(self, path: Path) -> None:
+        self._database = DocumentDatabase(path, self.genesis)
+        try:
+            self.log = self._load()
+        except BaseException:
+            self._database.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    @property
+    def author(self) -> bytes:
+        """The session key under which is written; empty before the first entry of a session."""
+        return self._session.author if self._session else b""
+
+    @property
+    def database(self) -> DocumentDatabase:
+        """Where the entries are."""
+        return self._database
+
+    def write(self, payloads: Sequence[tuple[Kind, bytes]], now_ms: int) -> Outcome:
+        """Write entries, for each a kind and a payload. They are on disk when it returns.
+
+        Raises:
+            LocalProtocolError: a payload is too large.
+            ResourceLimitError: this session's quota of the document is used up.
+            StoreFullError, StoreError: they cannot be kept, and nothing has happened.
+        """
+        session = self._current_session()
+        items = [(kind, payload, ()) for kind, payload in payloads]
+        entries = self.log.prepare(session, self._identity, items, now_ms)
+        identity = self._identity.public_key.data
+        self._database.keep_own(entries, identity)
+        return self.log.commit(entries, identity, now_ms)
+
+    def receive(self, entries: Sequence[Entry], peer: object, now_ms: int, now: float) -> Outcome:
+        """Take a verified chain; see :meth:`Log.receive`. What it admits is kept.
+
+        Raises:
+            RemoteProtocolError: see there.
+            StoreFullError, StoreError: it cannot be kept, and nothing has happened.
+        """
+        own = self.author
+        length = len(self.log.feeds[own].ids) if own in self.log.feeds else 0
+        outcome = self._kept(self.log.receive(entries, peer, now_ms, now))
+        if own and own in self.log.feeds and len(self.log.feeds[own].ids) != length:
+            # Others have more of this session than it knows: the file is of an earlier day.
+            logger.warning(
+                "peers have entries of this store that it has lost; it goes on as another session "
+                "file=%s",
+                self._database.path,
+            )
+            self._begin_session()
+        return outcome
+
+    def receive_fork(self, proof: ForkProof, now_ms: int) -> Outcome:
+        """Take a verified proof; see :meth:`Log.receive_fork`. Raises what :meth:`receive` does."""
+        return self._kept(self.log.receive_fork(proof, now_ms))
+
+    def advance(self, now_ms: int) -> Outcome:
+        """Admit what was early; see :meth:`Log.advance`. Raises what :meth:`receive` does."""
+        return self._kept(self.log.advance(now_ms))
+
+    def _kept(self, outcome: Outcome) -> Outcome:
+        if not (outcome.admitted or outcome.forks or outcome.tombstones or outcome.resigned):
+            return outcome
+        authors = {entry.header.author for entry in outcome.admitted}
+        try:
+            self._database.keep(
+                outcome.admitted,
+                {author: self.log.feeds[author].identity for author in authors},
+                outcome.forks,
+                outcome.tombstones,
+                outcome.resigned,
+            )
+        except BaseException:
+            # What is in memory only must not be built upon.
+            self.log = self._load()
+            raise
+        return outcome
+
+    def _load(self) -> Log:
+        log = Log(self.genesis, self._database.entry, self._config)
+        log.restore(*self._database.load())
+        return log
+
+    def _current_session(self) -> SessionKey:
+        session = self._session
+        feed = self.log.feeds.get(session.author) if session else None
+        if session is None or (feed is not None and feed.fork is not None):
+            return self._begin_session()
+        return session
+
+    def _begin_session(self) -> SessionKey:
+        session = SessionKey.generate()
+        self._database.begin_session(session)
+        self._session = session
+        return session
+
+
+def _move_aside(path: Path) -> Path:
+    number = 1
+    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        number += 1
+    os.replace(path, aside)
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    return aside

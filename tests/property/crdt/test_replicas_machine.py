@@ -1,0 +1,220 @@
+"""Replicas that write, crash, are restored from backups and talk over a network that loses,
+doubles and exchanges what it carries, with an author among them who contradicts himself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from lattica.crdt.canonical import encode
+from lattica.crdt.entries.chain import decode_chain, encode_chain
+from lattica.crdt.entries.fork import decode_fork
+from lattica.crdt.entries.header import Entry, Kind
+from lattica.crdt.entries.writing import sign_entry
+from lattica.crdt.log.core import LogConfig
+from lattica.crdt.log.replica import Replica
+from lattica.errors import RemoteProtocolError
+from lattica.nat.base.keys.identity import Identity
+from tests.support.crdt_chains import DOC, START, Writer
+
+REPLICAS = st.integers(0, 3)
+CONFIG = LogConfig(max_future=10.0)
+
+
+class Replicas(RuleBasedStateMachine):
+    @initialize()
+    def begin(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="lattica-crdt-", dir=_memory()))
+        self.now = START
+        self.identities = [Identity(bytes([number]) * 32) for number in range(4)]
+        self.replicas = [self.opened(number) for number in range(4)]
+        self.skews = [0] * 4
+        self.wire: list[tuple[int, bytes]] = []
+        self.written: dict[bytes, list[bytes]] = {}
+        """Of each honest session, what it has acknowledged."""
+        self.backups: dict[int, bytes] = {}
+        self.byzantine = Writer(b"byzantine")
+        self.branches: list[list[Entry]] = [list(self.byzantine.chain(1))]
+
+    def opened(self, number: int) -> Replica:
+        return Replica(self.folder / f"{number}.sqlite3", DOC, self.identities[number], CONFIG)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "replicas"):
+            return
+        self.heal()
+        for replica in self.replicas:
+            replica.close()
+        shutil.rmtree(self.folder)
+
+    # What happens.
+
+    @rule(number=REPLICAS, count=st.integers(1, 3))
+    def write(self, number: int, count: int) -> None:
+        self.now += 1
+        replica = self.replicas[number]
+        payload = encode(["key", self.now])
+        now = self.now + self.skews[number]
+        for entry in replica.write([(Kind.REGISTER, payload)] * count, now).admitted:
+            mine = self.written.setdefault(entry.header.author, [])
+            # Never two entries at one place, whatever happened before.
+            assert entry.header.seq == len(mine)
+            mine.append(entry.id)
+
+    @rule(sender=REPLICAS, receiver=REPLICAS, data=st.data())
+    def send(self, sender: int, receiver: int, data: st.DataObject) -> None:
+        replica = self.replicas[sender]
+        feeds = [feed for feed in replica.log.feeds.values() if feed.ids]
+        if sender == receiver or not feeds:
+            return
+        feed = data.draw(st.sampled_from(sorted(feeds, key=lambda feed: feed.author)))
+        since = data.draw(st.integers(0, len(feed.ids) - 1))
+        until = data.draw(st.integers(since + 1, len(feed.ids)))
+        entries = list(replica.database.entries(feed.author, since, until))
+        self.wire.append((receiver, encode_chain(entries, with_prev=True)))
+
+    @rule(receiver=REPLICAS, data=st.data())
+    def contradict(self, receiver: int, data: st.DataObject) -> None:
+        """The byzantine author goes on with one of his histories, or begins another one."""
+        branch = data.draw(st.sampled_from(self.branches))
+        length = data.draw(st.integers(1, len(branch)))
+        mine = branch[:length]
+        self.now += 1
+        before = mine[-1]
+        mine.append(
+            sign_entry(
+                self.byzantine.session,
+                DOC.doc_id,
+                length,
+                before.id,
+                max(before.header.hlc + 1, self.now << 16),
+                Kind.REGISTER,
+                encode(["key", f"{self.now}"]),
+            )
+        )
+        self.branches.append(mine)
+        since = data.draw(st.integers(0, length))
+        self.wire.append((receiver, encode_chain(mine[since:], with_prev=True)))
+
+    @precondition(lambda self: self.wire)
+    @rule(data=st.data(), fate=st.sampled_from(["deliver", "deliver", "double", "drop", "flip"]))
+    def carry(self, data: st.DataObject, fate: str) -> None:
+        index = data.draw(st.integers(0, len(self.wire) - 1))
+        receiver, message = self.wire[index]
+        if fate != "double":
+            del self.wire[index]
+        if fate == "flip":
+            spoiled = bytearray(message)
+            spoiled[data.draw(st.integers(0, len(message) - 1))] ^= 1
+            message = bytes(spoiled)
+        if fate != "drop":
+            self.deliver(receiver, message)
+
+    @rule(number=REPLICAS)
+    def crash(self, number: int) -> None:
+        self.replicas[number].close()
+        self.replicas[number] = self.opened(number)
+
+    @rule(number=REPLICAS)
+    def back_up(self, number: int) -> None:
+        self.replicas[number].close()
+        self.backups[number] = (self.folder / f"{number}.sqlite3").read_bytes()
+        self.replicas[number] = self.opened(number)
+        self.write(number, 1)
+
+    @rule(number=REPLICAS)
+    def restore(self, number: int) -> None:
+        if number not in self.backups:
+            return
+        self.replicas[number].close()
+        path = self.folder / f"{number}.sqlite3"
+        aside = path.with_name("restored")
+        aside.write_bytes(self.backups[number])
+        os.replace(aside, path)
+        self.replicas[number] = self.opened(number)
+        self.write(number, 1)
+
+    @rule(number=REPLICAS, skew=st.sampled_from([-3_600_000, 0, 5_000, 60_000]))
+    def set_clock(self, number: int, skew: int) -> None:
+        self.skews[number] = skew
+
+    # What has to hold.
+
+    def deliver(self, receiver: int, message: bytes) -> None:
+        replica = self.replicas[receiver]
+        now = self.now + self.skews[receiver]
+        with contextlib.suppress(RemoteProtocolError):
+            entries = decode_chain(message, DOC.doc_id, replica.log.id_at)
+            replica.receive(entries, "peer", now, now / 1000)
+
+    @invariant()
+    def honest_feeds_are_what_was_written(self) -> None:
+        for replica in getattr(self, "replicas", ()):
+            for author, feed in replica.log.feeds.items():
+                if author == self.byzantine.author:
+                    assert any(
+                        feed.ids == [entry.id for entry in branch[: len(feed.ids)]]
+                        for branch in self.branches
+                    )
+                else:
+                    assert feed.fork is None
+                    assert feed.ids == self.written[author][: len(feed.ids)]
+
+    def heal(self) -> None:
+        """All talk to all, over a network that carries everything; in a few rounds all agree."""
+        longest: dict[bytes, int] = {}
+        for replica in self.replicas:
+            for author, feed in replica.log.feeds.items():
+                if author != self.byzantine.author:
+                    longest[author] = max(longest.get(author, 0), len(feed.ids))
+        self.now += 7_200_000
+        self.skews = [0] * 4
+        for _ in range(4):
+            for sender, giver in enumerate(self.replicas):
+                for receiver, taker in enumerate(self.replicas):
+                    if sender != receiver:
+                        self.synchronize(giver, receiver, taker)
+        states = [
+            {
+                author: (feed.ids, feed.fork.seq if feed.fork else None)
+                for author, feed in replica.log.feeds.items()
+            }
+            for replica in self.replicas
+        ]
+        assert all(state == states[0] for state in states)
+        for author, length in longest.items():
+            # Nothing that any honest replica had is lost.
+            assert len(states[0][author][0]) >= length
+
+    def synchronize(self, giver: Replica, receiver: int, taker: Replica) -> None:
+        taker.advance(self.now)
+        for author, feed in list(giver.log.feeds.items()):
+            if feed.fork is not None:
+                proof = decode_fork(feed.fork.encode(), DOC.doc_id)
+                taker.receive_fork(proof, self.now)
+            entries = list(giver.database.entries(author, 0, len(feed.ids)))
+            if entries:
+                self.deliver(receiver, encode_chain(entries, with_prev=True))
+
+
+def _memory() -> str | None:
+    """Where files need no disk; what is tested is which of them there are."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+Replicas.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestReplicas = Replicas.TestCase

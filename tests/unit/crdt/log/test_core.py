@@ -1,0 +1,302 @@
+"""The log: what is admitted, what waits, and what a fork costs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from lattica.crdt.entries.chain import verify_chain
+from lattica.crdt.entries.fork import find_fork
+from lattica.crdt.entries.genesis import Genesis, Limits
+from lattica.crdt.entries.header import Entry, Kind
+from lattica.crdt.entries.writing import sign_entry
+from lattica.crdt.log.core import LogConfig
+from lattica.errors import ConfigError, LocalProtocolError, RemoteProtocolError, ResourceLimitError
+from tests.support.crdt_chains import DOC, START, Writer
+from tests.support.crdt_logs import NOW, MemoryLog
+
+
+def after(writer: Writer, before: Entry, *deps: bytes, hlc: int | None = None) -> Entry:
+    header = before.header
+    return sign_entry(
+        writer.session,
+        DOC.doc_id,
+        header.seq + 1,
+        before.id,
+        header.hlc + 1 if hlc is None else hlc,
+        Kind.REGISTER,
+        b"\xc0",
+        tuple(sorted(deps)),
+    )
+
+
+def test_a_chain_is_admitted_in_order_once():
+    replica, chain = MemoryLog(), Writer(b"a").chain(5)
+    assert replica.receive(chain).admitted == list(chain)
+    assert replica.receive(chain).admitted == []
+    feed = replica.log.feeds[chain[0].header.author]
+    assert feed.ids == [entry.id for entry in chain]
+    assert feed.identity == Writer(b"a").identity.public_key.data
+    assert feed.size == sum(len(e.header.encoded) + len(e.payload or b"") for e in chain)
+
+
+def test_pieces_in_any_order_come_to_the_same():
+    replica, chain = MemoryLog(), Writer(b"a").chain(6)
+    assert replica.receive(chain[4:]).waiting == 2
+    assert replica.log.gaps == ((chain[0].header.author, 0),)
+    assert replica.receive(chain[2:4]).admitted == []
+    assert replica.receive(chain[2:5]).waiting == 0
+    assert replica.receive(chain[:2]).admitted == list(chain)
+    assert not replica.log.gaps
+
+
+def test_an_entry_waits_for_what_it_depends_on():
+    replica = MemoryLog()
+    writer, other = Writer(b"a"), Writer(b"b").chain(3)
+    chain = writer.chain(2)
+    dependent = after(writer, chain[-1], other[2].id, chain[0].id)
+    last = after(writer, dependent)
+    assert replica.receive([*chain, dependent, last]).admitted == list(chain)
+    assert replica.log.missing == (other[2].id,)
+    assert replica.receive(other[:2]).admitted == list(other[:2])
+    assert replica.receive(other[2:]).admitted == [other[2], dependent, last]
+    assert not replica.log.missing
+
+
+@pytest.mark.parametrize("value", ["another", "third"])
+def test_a_fork_is_proved_and_the_prefix_stays(value):
+    replica, chain = MemoryLog(), Writer(b"a").chain(5)
+    other = Writer(b"a").chain(5, value)
+    replica.receive(chain)
+    outcome = replica.receive(other)
+    assert [proof.seq for proof in outcome.forks] == [1]
+    assert outcome.admitted == []
+    assert replica.log.feeds[chain[0].header.author].ids == [chain[0].id]
+    assert not replica.log.feeds[chain[0].header.author].may_grow
+    assert replica.receive(chain).admitted == replica.receive(other).admitted == []
+    assert replica.receive(other).forks == []
+
+
+def test_a_fork_that_shows_in_a_link_is_proved_without_its_entry():
+    replica, chain = MemoryLog(), Writer(b"a").chain(3)
+    other = Writer(b"a").chain(4, "other")
+    replica.receive(chain)
+    assert [proof.seq for proof in replica.receive(other[3:]).forks] == [2]
+
+
+def test_a_fork_among_what_waits_is_proved():
+    replica, chain = MemoryLog(), Writer(b"a").chain(5)
+    other = Writer(b"a").chain(5, "other")
+    replica.receive(chain[3:])
+    assert [proof.seq for proof in replica.receive(other[3:]).forks] == [3]
+    assert replica.receive(chain[:3]).admitted == list(chain[:3])
+    replica = MemoryLog()
+    replica.receive(other[3:])
+    # Here the link is what does not fit.
+    assert [proof.seq for proof in replica.receive(chain[:3]).forks] == [2]
+
+
+def test_a_proof_that_comes_first_cuts_what_comes_later():
+    chain, other = Writer(b"a").chain(5), Writer(b"a").chain(5, "other")
+    late, early = MemoryLog(), MemoryLog()
+    proof = find_fork(chain[2], other[2])
+    assert proof is not None
+    assert early.receive_fork(proof).forks == [proof]
+    assert early.receive(chain).admitted == list(chain[:2])
+    late.receive(chain)
+    late.receive_fork(proof)
+    assert early.state == late.state
+    lower = find_fork(chain[1], other[1])
+    assert lower is not None
+    assert early.receive_fork(lower).forks == [lower]
+    assert early.receive_fork(proof).forks == []
+    assert early.state == {chain[0].header.author: ([chain[0].id], 1)}
+
+
+def test_what_others_depend_on_stays_behind_a_fork():
+    replica = MemoryLog()
+    chain, forked = Writer(b"a").chain(4), Writer(b"a").chain(4, "other")
+    honest = Writer(b"h")
+    mine = honest.chain(2)
+    built_on_it = after(honest, mine[-1], chain[2].id)
+    proof = find_fork(chain[1], forked[1])
+    assert proof is not None
+    replica.receive_fork(proof)
+    replica.receive(mine)
+    replica.receive([built_on_it])
+    outcome = replica.receive(chain)
+    assert outcome.tombstones == [chain[2]]
+    assert outcome.admitted == [chain[0], built_on_it]
+
+
+def test_a_signature_that_was_exchanged_on_the_way_is_asked_for_and_then_the_fork_is_proved():
+    replica = MemoryLog()
+    chain, other = Writer(b"a").chain(4), Writer(b"a").chain(4, "other")
+    spoiled = [replace(entry, signature=bytes(64)) for entry in chain[:-1]]
+    replica.receive([*spoiled, chain[-1]])
+    author = chain[0].header.author
+    with pytest.raises(RemoteProtocolError, match="proves no fork"):
+        replica.receive(other)
+    assert list(replica.log.unproved) == [(author, 1)]
+    assert replica.receive(chain[:2]).resigned == [chain[1]]
+    assert not replica.log.unproved
+    assert [proof.seq for proof in replica.receive(other).forks] == [1]
+
+
+def test_entries_from_the_future_wait_and_keep_nobody_else_from_writing():
+    replica = MemoryLog(config=LogConfig(max_future=10.0))
+    writer = Writer(b"a")
+    chain = writer.chain(2)
+    future = after(writer, chain[-1], hlc=(NOW + 60_000) << 16)
+    outcome = replica.receive([*chain, future])
+    assert outcome.admitted == list(chain)
+    assert outcome.refusals == []
+    assert replica.log.clock.tick(NOW) < future.header.hlc
+    assert replica.keep(replica.log.advance(NOW + 49_999)).admitted == []
+    assert replica.keep(replica.log.advance(NOW + 50_000)).admitted == [future]
+
+
+def test_whose_clock_is_behind_is_told_so():
+    replica = MemoryLog()
+    for name in (b"a", b"b"):
+        writer = Writer(name)
+        chain = writer.chain(2)
+        replica.receive(chain)
+        assert replica.log.behind(NOW) == 0
+        replica.receive([after(writer, chain[-1], hlc=(NOW + 3_600_000) << 16)])
+    assert replica.log.behind(NOW) == 3_600_000
+
+
+def test_time_that_does_not_go_on_is_refused_across_chains():
+    replica, writer = MemoryLog(), Writer(b"a")
+    chain = writer.chain(3)
+    replica.receive(chain)
+    back = after(writer, chain[-1], hlc=chain[-1].header.hlc)
+    (refusal,) = replica.receive([back]).refusals
+    assert (refusal.seq, refusal.is_final) == (3, True)
+
+
+def test_the_quota_of_the_genesis_is_kept_to_the_byte():
+    chain = Writer(b"a").chain(4)
+    for limit, count in ((0, 4), (-1, 3)):
+        genesis = replace(DOC, limits=Limits(author_bytes=sum(e.size for e in chain) + limit))
+        mine = Writer(b"a", genesis).chain(4)
+        assert [e.size for e in mine] == [e.size for e in chain]
+        outcome = MemoryLog(genesis).receive(mine)
+        assert len(outcome.admitted) == count
+        assert [refusal.is_final for refusal in outcome.refusals] == [True] * (4 - count)
+
+
+def test_a_payload_larger_than_the_document_allows_is_refused_even_if_it_is_left_out():
+    genesis = replace(DOC, limits=Limits(entry_bytes=10))
+    writer = Writer(b"a", genesis)
+    first = writer.chain(1)
+    long = replace(writer.next(first[0], (START + 1) << 16, "x" * 20), payload=None)
+    outcome = MemoryLog(genesis).receive([*first, long])
+    assert outcome.admitted == list(first)
+    assert [refusal.seq for refusal in outcome.refusals] == [1]
+
+
+def test_a_chain_without_a_certificate_or_with_a_strangers_is_refused():
+    writer = Writer(b"a")
+    chain = writer.chain(2)
+    outcome = MemoryLog().receive([replace(chain[0], payload=None), chain[1]])
+    assert (outcome.admitted, len(outcome.refusals)) == ([], 1)
+    certificate = Writer(b"b").session.certificate(writer.identity, DOC.doc_id).encode()
+    false = sign_entry(
+        writer.session, DOC.doc_id, 0, DOC.doc_id, START << 16, Kind.SESSION, certificate
+    )
+    verify_chain([false])
+    replica = MemoryLog()
+    assert "certificate" in replica.receive([false]).refusals[0].reason
+    assert replica.log.feeds == {}
+
+
+def test_a_flood_is_slowed_down_and_not_lost():
+    chain = Writer(b"a").chain(20)
+    size = sum(entry.size for entry in chain[:10])
+    replica = MemoryLog(config=LogConfig(author_burst=size + 100.0, author_rate=size / 10))
+    assert len(replica.receive(chain[:10], now=0.0).admitted) == 10
+    (refusal,) = replica.receive(chain[10:], now=1.0).refusals
+    assert not refusal.is_final
+    assert len(replica.receive(chain[10:], now=12.0).admitted) == 10
+
+
+def test_what_waits_is_bounded_per_author_and_per_peer():
+    replica, chain = MemoryLog(), Writer(b"a").chain(400)
+    outcome = replica.receive(chain[1:])
+    assert outcome.waiting == 256
+    assert [refusal.is_final for refusal in outcome.refusals] == [False]
+    assert len(replica.receive(chain[:1]).admitted) == 257
+    assert len(replica.receive(chain[257:]).admitted) == 143
+
+
+def test_authors_are_bounded():
+    replica = MemoryLog(config=LogConfig(max_authors=1))
+    replica.receive(Writer(b"a").chain(2))
+    outcome = replica.receive(Writer(b"b").chain(2))
+    assert [refusal.is_final for refusal in outcome.refusals] == [False]
+    assert len(replica.log.feeds) == 1
+    proof = find_fork(Writer(b"b").chain(2)[1], Writer(b"b").chain(2, "other")[1])
+    assert proof is not None
+    assert replica.receive_fork(proof).forks == []
+
+
+def test_entries_of_another_document_are_refused():
+    with pytest.raises(RemoteProtocolError, match="another document"):
+        MemoryLog(Genesis("other")).receive(Writer(b"a").chain(1))
+
+
+def test_what_is_written_here_is_a_chain_and_later_than_all_that_was_seen():
+    replica, writer = MemoryLog(), Writer(b"own")
+    other = Writer(b"a").chain(3)
+    replica.receive(other)
+    identity = writer.identity.public_key.data
+    first = replica.log.prepare(
+        writer.session, writer.identity, [(Kind.REGISTER, b"\xc0", ())], START - 5_000
+    )
+    assert (
+        replica.log.prepare(writer.session, writer.identity, [(Kind.REGISTER, b"\xc0", ())], START)[
+            0
+        ].header.seq
+        == 0
+    )
+    verify_chain(first)
+    assert [entry.header.kind for entry in first] == [Kind.SESSION, Kind.REGISTER]
+    assert first[0].header.hlc > other[-1].header.hlc
+    assert replica.keep(replica.log.commit(first, identity, NOW)).admitted == first
+    more = replica.log.prepare(
+        writer.session, writer.identity, [(Kind.REGISTER, b"\xc0", (other[0].id,))] * 2, NOW
+    )
+    replica.keep(replica.log.commit(more, identity, NOW))
+    fresh = MemoryLog()
+    fresh.receive(other)
+    assert fresh.receive([*first, *more]).admitted == [*first, *more]
+
+
+def test_what_cannot_be_written_here_is_said():
+    writer = Writer(b"own")
+    genesis = replace(DOC, limits=Limits(entry_bytes=10, author_bytes=1000))
+    log = MemoryLog(genesis).log
+    write = (writer.session, writer.identity)
+    with pytest.raises(LocalProtocolError, match="11 bytes"):
+        log.prepare(*write, [(Kind.REGISTER, bytes(11), ())], NOW)
+    with pytest.raises(LocalProtocolError, match="not here"):
+        log.prepare(*write, [(Kind.REGISTER, b"\xc0", (bytes(32),))], NOW)
+    with pytest.raises(ResourceLimitError, match="1000 bytes"):
+        log.prepare(*write, [(Kind.REGISTER, b"\xc0", ())] * 6, NOW)
+    replica = MemoryLog()
+    proof = find_fork(Writer(b"own").chain(2)[1], Writer(b"own").chain(2, "other")[1])
+    assert proof is not None
+    replica.receive_fork(proof)
+    with pytest.raises(LocalProtocolError, match="contradicted itself"):
+        replica.log.prepare(*write, [(Kind.REGISTER, b"\xc0", ())], NOW)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"max_authors": 0}, {"max_future": 0}, {"author_rate": 0}, {"author_burst": -1}]
+)
+def test_a_configuration_out_of_range_is_refused(wrong):
+    with pytest.raises(ConfigError):
+        LogConfig(**wrong)
