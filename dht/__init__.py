@@ -1,4 +1,5 @@
-"""Kademlia, records, providers, rendezvous and local discovery will live here.
+"""How peers, values and content are found without a centre.
 
-Nothing is built yet.
+:mod:`lattica.dht.kademlia` is the pure part of the table, of lookups and of messages. No node uses
+it yet: records, providers and what drives all that are still to be built.
 """

@@ -23,9 +23,11 @@ def test_every_package_is_shipped_and_nothing_else():
 
 
 def test_what_is_generated_from_protocol_buffers_is_all_there_and_typed():
-    generated = {file.stem for file in (PROJECT / "nat/pb").glob("*_pb2.py")}
-    assert generated == {file.stem for file in (PROJECT / "nat/pb").glob("*_pb2.pyi")}
-    assert generated == {f"{file.stem}_pb2" for file in (PROJECT / "nat/pb").glob("*.proto")}
+    for room in ("nat/pb", "dht/pb"):
+        generated = {file.stem for file in (PROJECT / room).glob("*_pb2.py")}
+        assert generated
+        assert generated == {file.stem for file in (PROJECT / room).glob("*_pb2.pyi")}
+        assert generated == {f"{file.stem}_pb2" for file in (PROJECT / room).glob("*.proto")}
     assert (PROJECT / "lattica/py.typed").is_file()
 
 

@@ -83,6 +83,8 @@ TARGETS: dict[str, str] = {
     "crdt-chain": "crdt:CHAIN",
     "crdt-fork": "crdt:FORK",
     "crdt-genesis": "crdt:SMALL",
+    "kad-request": "dht:KAD_REQUEST",
+    "kad-response": "dht:KAD_RESPONSE",
     "config-file": "settings:CONFIG_FILE",
     "config-environment": "settings:CONFIG_ENVIRONMENT",
 }

@@ -1,0 +1,331 @@
+"""Looking for the peers nearest to a key, by asking ever nearer ones. Pure.
+
+Sources: Kademlia, section 2.3; S/Kademlia, section 4.4 (disjoint paths): a peer that lies leads
+astray the one path that it is asked on, and no other.
+
+What it does beyond them. A path whose question waits goes on after `patience`, so that one peer
+that is gone costs half a second and not a timeout. The last peers are asked at once, and a few more
+than are looked for. A peer whose
+contacts do not answer is not believed: the rest of what it alone told of is not asked, so that
+invented peers next to the key cost a few questions and not twenty.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, insort
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from heapq import heappop, heappush, nsmallest
+
+from lattica.dht.kademlia.config import LookupConfig
+from lattica.dht.kademlia.contact import Contact, network_group
+
+
+class _State(Enum):
+    WAITING = auto()
+    ASKED = auto()
+    SLOW = auto()
+    """Asked, and out of patience."""
+    ANSWERED = auto()
+    FAILED = auto()
+    DISTRUSTED = auto()
+
+
+@dataclass(slots=True)
+class _Candidate:
+    contact: Contact
+    distance: int
+    hops: int
+    """Questions that led to it."""
+    state: _State = _State.WAITING
+    path: int = 0
+    asked_at: float = 0.0
+    patience: float = 0.0
+    """Seconds for which it holds up what comes after it."""
+    sources: list[int] = field(default_factory=list)
+    """Keys of the peers that told of it; none: this node knew it."""
+    told: list[_Candidate] = field(default_factory=list)
+    """What it told of."""
+    bad: int = 0
+    """How many more of them failed, or make us wait, than answered."""
+
+
+class Lookup:
+    """One lookup. Ask whom :meth:`next_queries` names and say what came of it, until it is done.
+
+    ::
+
+        while not lookup.is_done:
+            for contact in lookup.next_queries(now):
+                ...  # ask it; then lookup.answered(…) or lookup.failed(…)
+            ...  # wait for one of these, or until lookup.deadline
+
+    Args:
+        target: the key.
+        seeds: peers that this node knows, near to the key if it can be.
+        own: this node's key, which is not asked.
+    """
+
+    def __init__(
+        self, target: int, seeds: Iterable[Contact], config: LookupConfig, *, own: int
+    ) -> None:
+        self.target = target
+        self._config = config
+        self._own = own
+        self._candidates: dict[int, _Candidate] = {}
+        self._near: list[tuple[int, int]] = []
+        """(distance, key) of all that may still be found, sorted."""
+        self._paths: list[list[tuple[int, int]]] = [[] for _ in range(config.paths)]
+        """Heaps of whom each path has heard of."""
+        self._open: dict[int, _Candidate] = {}
+        """Asked, and neither answered nor failed."""
+        self._is_stopped = False
+        self.queries = 0
+        """Peers that were asked."""
+        self.junk = Counter[int]()
+        """By key of the peer: entries of its answers that no honest peer sends."""
+        for number, contact in enumerate(sorted(seeds, key=lambda c: c.key ^ target)):
+            self._add(contact, None, number % config.paths)
+
+    # --- what to do ---
+
+    def next_queries(self, now: float) -> list[Contact]:
+        """Whom to ask now, each once."""
+        self._wait_no_longer(now)
+        chosen = []
+        if not self._is_stopped:
+            is_near = self._is_near()
+            if is_near:
+                spare = self._config.spare
+                wide = self._window(self._config.count + spare, spare)
+                chosen = [c for c in wide if c.state is _State.WAITING]
+            else:
+                chosen = self._next_of_paths()
+            patience = self._config.last_patience if is_near else self._config.patience
+            for candidate in chosen:
+                candidate.patience = patience
+        chosen = chosen[: max(self._config.max_queries - self.queries, 0)]
+        for candidate in chosen:
+            candidate.state = _State.ASKED
+            candidate.asked_at = now
+            self._open[candidate.contact.key] = candidate
+        self.queries += len(chosen)
+        return [candidate.contact for candidate in chosen]
+
+    @property
+    def deadline(self) -> float:
+        """When :meth:`next_queries` is to be called again though nothing came; `inf`: never."""
+        config = self._config
+        return min(
+            (
+                c.asked_at + (c.patience if c.state is _State.ASKED else config.timeout)
+                for c in self._open.values()
+            ),
+            default=math.inf,
+        )
+
+    @property
+    def is_done(self) -> bool:
+        """The nearest peers there are have answered, or there is nobody left to ask.
+
+        Questions may still be open then; their answers are of no use.
+        """
+        if self._is_stopped:
+            return True
+        # A few slow ones keep their places: whoever is there behind them has been asked already.
+        window = self._window(self._config.count, self._config.spare)
+        if any(c.state is _State.ASKED for c in window):
+            return False
+        if self.queries < self._config.max_queries and any(
+            c.state is _State.WAITING for c in window
+        ):
+            return False
+        # They are waited for only where there is not enough without them.
+        answered = sum(c.state is _State.ANSWERED for c in window)
+        return answered >= self._config.near or not self._open
+
+    def stop(self) -> None:
+        """What was looked for is found."""
+        self._is_stopped = True
+
+    # --- what came of it ---
+
+    def answered(self, key: int, closer: Iterable[Contact], now: float) -> None:
+        """A peer has answered, and knows these peers nearer to the target.
+
+        An answer that comes after its timeout counts; one to no question does not.
+        """
+        candidate = self._candidates.get(key)
+        if candidate is None or candidate.state in (
+            _State.WAITING,
+            _State.ANSWERED,
+            _State.DISTRUSTED,
+        ):
+            return
+        self._open.pop(key, None)
+        if candidate.state in (_State.SLOW, _State.FAILED):
+            self._blame(candidate, -1)
+        if candidate.state is _State.FAILED:
+            insort(self._near, (candidate.distance, key))
+        candidate.state = _State.ANSWERED
+        self._blame(candidate, -1)
+        self._learn(candidate, closer)
+
+    def failed(self, key: int) -> None:
+        """A peer could not be asked, or its answer broke the protocol."""
+        candidate = self._open.pop(key, None)
+        if candidate is None:
+            return
+        if candidate.state is not _State.SLOW:
+            self._blame(candidate, 1)
+        candidate.state = _State.FAILED
+        self._forget(candidate)
+
+    # --- what was found ---
+
+    def closest(self) -> list[Contact]:
+        """The nearest peers that have answered, at most `count`, the nearest first."""
+        return [c.contact for c in self._closest()]
+
+    @property
+    def hops(self) -> int:
+        """Questions one after another that led to the nearest peer; 0: none has answered."""
+        return next((c.hops for c in self._closest()), 0)
+
+    @property
+    def answers(self) -> int:
+        """Peers that have answered."""
+        return sum(c.state is _State.ANSWERED for c in self._candidates.values())
+
+    def _closest(self) -> list[_Candidate]:
+        found = []
+        for _, key in self._near:
+            candidate = self._candidates[key]
+            if candidate.state is _State.ANSWERED:
+                found.append(candidate)
+                if len(found) == self._config.count:
+                    break
+        return found
+
+    # --- inside ---
+
+    def _window(self, size: int, slow: int = 0) -> list[_Candidate]:
+        """The nearest ones, and of those that make us wait no more than `slow`."""
+        window = []
+        for _, key in self._near:
+            candidate = self._candidates[key]
+            if candidate.state is _State.SLOW:
+                if not slow:
+                    continue
+                slow -= 1
+            window.append(candidate)
+            if len(window) == size:
+                break
+        return window
+
+    def _is_near(self) -> bool:
+        return all(c.state is _State.ANSWERED for c in self._window(self._config.near))
+
+    def _next_of_paths(self) -> list[_Candidate]:
+        """One of each path that has no question open, or only slow ones."""
+        busy = {c.path for c in self._open.values() if c.state is _State.ASKED}
+        # Who is farther than all that are looked for and have answered is of no use.
+        answered = self._closest()
+        bound = answered[-1].distance if len(answered) == self._config.count else None
+        chosen = []
+        for number, heap in enumerate(self._paths):
+            if number in busy:
+                continue
+            while heap:
+                distance, key = heappop(heap)
+                candidate = self._candidates[key]
+                if bound is not None and distance > bound:
+                    break
+                if candidate.state is _State.WAITING and candidate not in chosen:
+                    candidate.path = number
+                    chosen.append(candidate)
+                    break
+        if not chosen and not busy:  # paths can end before the nearest are found
+            window = self._window(self._config.count)
+            chosen = [c for c in window if c.state is _State.WAITING][: self._config.paths]
+        return chosen
+
+    def _wait_no_longer(self, now: float) -> None:
+        for key, candidate in tuple(self._open.items()):
+            # As `deadline` adds them: a difference may be rounded to less than what was waited for.
+            asked_at = candidate.asked_at
+            if candidate.state is _State.ASKED and now >= asked_at + candidate.patience:
+                candidate.state = _State.SLOW
+                self._blame(candidate, 1)
+            if now >= asked_at + self._config.timeout:
+                self.failed(key)
+
+    def _learn(self, source: _Candidate, closer: Iterable[Contact]) -> None:
+        contacts = [c for c in closer if c.key != self._own]
+        taken = nsmallest(self._config.count, contacts, key=lambda c: c.key ^ self.target)
+        groups: Counter[str] = Counter()
+        junk = len(contacts) - len(taken)
+        # Paths that never had anything to begin with share what this one hears.
+        paths = [source.path]
+        if self._is_first(source):
+            paths += [n for n, heap in enumerate(self._paths) if not heap and n != source.path]
+        for number, contact in enumerate(taken):
+            group = next((g for addr in contact.addrs if (g := network_group(addr))), None)
+            if group is not None:
+                groups[group] += 1
+                if groups[group] > self._config.group_in_answer:
+                    junk += 1
+                    continue
+            self._add(contact, source, paths[number % len(paths)])
+        if junk:
+            self.junk[source.contact.key] += junk
+
+    def _is_first(self, source: _Candidate) -> bool:
+        """Whether this node knew fewer peers than there are paths, and this is one of them."""
+        if source.sources:
+            return False
+        known = sum(not c.sources for c in self._candidates.values())
+        return known < self._config.paths
+
+    def _add(self, contact: Contact, source: _Candidate | None, path: int) -> None:
+        if contact.key == self._own:
+            return
+        candidate = self._candidates.get(contact.key)
+        if candidate is None:
+            distance = contact.key ^ self.target
+            hops = 1 if source is None else source.hops + 1
+            candidate = _Candidate(contact, distance, hops)
+            self._candidates[contact.key] = candidate
+            insort(self._near, (distance, contact.key))
+        elif source is None or (not candidate.sources and candidate.state is _State.WAITING):
+            return  # this node's own word is worth more
+        elif candidate.state is _State.DISTRUSTED and source.bad < self._config.distrust_after:
+            candidate.state = _State.WAITING
+            insort(self._near, (candidate.distance, contact.key))
+        if source is not None:
+            candidate.sources.append(source.contact.key)
+            source.told.append(candidate)
+        if candidate.state is _State.WAITING:
+            heappush(self._paths[path], (candidate.distance, contact.key))
+
+    def _blame(self, candidate: _Candidate, change: int) -> None:
+        """Those who told of a peer are to blame for it, or to be praised."""
+        limit = self._config.distrust_after
+        for key in candidate.sources:
+            source = self._candidates[key]
+            source.bad += change
+            if change > 0 and source.bad >= limit:
+                for told in source.told:
+                    if told.state is _State.WAITING and all(
+                        self._candidates[other].bad >= limit for other in told.sources
+                    ):
+                        told.state = _State.DISTRUSTED
+                        self._forget(told)
+
+    def _forget(self, candidate: _Candidate) -> None:
+        at = bisect_left(self._near, (candidate.distance, candidate.contact.key))
+        if at < len(self._near) and self._near[at][1] == candidate.contact.key:
+            del self._near[at]

@@ -1,0 +1,222 @@
+"""The messages of Kademlia, as values and as bytes.
+
+Source: https://github.com/libp2p/specs/blob/master/kad-dht/README.md, "RPC messages". Each goes
+over a stream with its length in front. Pure.
+
+What is not in the specification: rust-libp2p takes and sends 16 KiB at most, go 4 MiB. A peer may
+list addresses of protocols that we do not know, so what cannot be read of a list is left out and
+counted, and the rest is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+
+from lattica.dht.kademlia.contact import Contact
+from lattica.dht.pb import kad_pb2 as pb
+from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
+from lattica.nat.base.keys.peer_id import decode_peer_id
+from lattica.nat.base.net.addresses import decode_multiaddr, split_peer
+from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.base.protobuf import decode_text, parse_message
+
+PROTOCOL = "/lattica/kad/1.0.0"
+
+MAX_MESSAGE = 128 * 1024
+"""Bytes of a message from a peer, without the length in front."""
+MAX_KEY = 512
+"""Bytes."""
+MAX_VALUE = 64 * 1024
+"""Bytes of a record's value."""
+MAX_PEERS = 128
+"""Entries in a list of closer peers; a longer one is refused. Providers beyond it are left out."""
+MAX_ADDRS = 16
+"""Addresses that are taken of a peer."""
+MAX_SENT_ADDRS = 8
+"""Addresses that are sent of a peer: 20 peers fit what rust-libp2p takes."""
+_MAX_TIME = 64
+
+
+class MessageType(IntEnum):
+    """What is asked. An answer has the type of its question."""
+
+    PUT_VALUE = 0
+    GET_VALUE = 1
+    ADD_PROVIDER = 2
+    """Has no answer."""
+    GET_PROVIDERS = 3
+    FIND_NODE = 4
+    PING = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A value under a key; what it means and who may write it is not decided here."""
+
+    key: bytes
+    value: bytes
+    received: str = ""
+    """When the peer that sends it got it, as it says (RFC 3339); empty: it does not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a peer is asked."""
+
+    type: MessageType
+    key: bytes = b""
+    """What is looked for, 1 to :data:`MAX_KEY` bytes, in FIND_NODE a binary peer ID or anything
+    else; empty in PING."""
+    record: Record | None = None
+    """With PUT_VALUE."""
+    providers: tuple[Contact, ...] = ()
+    """With ADD_PROVIDER."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What it answers."""
+
+    type: MessageType
+    key: bytes = b""
+    record: Record | None = None
+    closer: tuple[Contact, ...] = ()
+    """Peers nearer to the key, as far as it says."""
+    providers: tuple[Contact, ...] = ()
+    junk: int = 0
+    """Entries that were no peers, or held more than once; nothing of them is above."""
+
+
+# --- to bytes ---
+
+
+def encode(message: Request | Response) -> bytes:
+    """The message without its length.
+
+    Raises:
+        LocalProtocolError: a key, a value or the message is over its limit.
+    """
+    record = message.record
+    payload = pb.Message(
+        type=pb.Message.MessageType.Name(message.type),
+        key=message.key,
+        record=None if record is None else _record_to_protobuf(record),
+        closerPeers=_peers(message.closer) if isinstance(message, Response) else (),
+        providerPeers=_peers(message.providers),
+    ).SerializeToString()
+    if len(message.key) > MAX_KEY or (record is not None and len(record.value) > MAX_VALUE):
+        raise LocalProtocolError(
+            f"a key has at most {MAX_KEY} bytes, and a value at most {MAX_VALUE}"
+        )
+    if len(payload) > MAX_MESSAGE:
+        raise LocalProtocolError(f"a Kademlia message of {len(payload)} bytes is too long")
+    return payload
+
+
+def _record_to_protobuf(record: Record) -> pb.Record:
+    return pb.Record(key=record.key, value=record.value, timeReceived=record.received.encode())
+
+
+def _peers(contacts: Iterable[Contact]) -> list[pb.Message.Peer]:
+    return [
+        pb.Message.Peer(
+            id=contact.peer_id.to_bytes(),
+            addrs=[addr.to_bytes() for addr in contact.addrs[:MAX_SENT_ADDRS]],
+        )
+        for contact in contacts
+    ]
+
+
+# --- from bytes ---
+
+
+def decode_request(data: bytes) -> Request:
+    """Read what a peer asks.
+
+    Raises:
+        RemoteProtocolError: it is no request, or over a limit.
+    """
+    message = parse_message(pb.Message(), data, "a Kademlia request", limit=MAX_MESSAGE)
+    kind = _type(message)
+    if not message.key and kind is not MessageType.PING:
+        raise RemoteProtocolError(f"{kind.name} without a key")
+    record = _record(message)
+    if kind is MessageType.PUT_VALUE:
+        if record is None:
+            raise RemoteProtocolError("PUT_VALUE without a record")
+        if record.key != message.key:
+            raise RemoteProtocolError("PUT_VALUE of a record that has another key")
+    providers: tuple[Contact, ...] = ()
+    if kind is MessageType.ADD_PROVIDER:
+        providers, _ = _contacts(message.providerPeers)
+    return Request(kind, message.key, record if kind is MessageType.PUT_VALUE else None, providers)
+
+
+def decode_response(data: bytes, request: Request) -> Response:
+    """Read the answer to `request`.
+
+    Raises:
+        RemoteProtocolError: it is none to that, or over a limit.
+    """
+    message = parse_message(pb.Message(), data, "a Kademlia response", limit=MAX_MESSAGE)
+    kind = _type(message)
+    if kind is not request.type:
+        raise RemoteProtocolError(f"{request.type.name} was answered by {kind.name}")
+    record = _record(message)
+    if record is not None and record.key not in (request.key, b""):
+        raise RemoteProtocolError("the answer has a record of another key")
+    if len(message.closerPeers) > MAX_PEERS:
+        raise RemoteProtocolError(f"{len(message.closerPeers)} closer peers in one answer")
+    closer, junk = _contacts(message.closerPeers)
+    providers, more = _contacts(message.providerPeers)
+    return Response(kind, message.key, record, closer, providers, junk + more)
+
+
+def _type(message: pb.Message) -> MessageType:
+    if len(message.key) > MAX_KEY:
+        raise RemoteProtocolError(f"a key of {len(message.key)} bytes")
+    try:
+        return MessageType(message.type)
+    except ValueError:
+        raise RemoteProtocolError(f"a Kademlia message of type {message.type}") from None
+
+
+def _record(message: pb.Message) -> Record | None:
+    if not message.HasField("record"):
+        return None
+    record = message.record
+    if len(record.key) > MAX_KEY or len(record.value) > MAX_VALUE:
+        raise RemoteProtocolError("a record over the limits")
+    if len(record.timeReceived) > _MAX_TIME:
+        raise RemoteProtocolError(f"a time of {len(record.timeReceived)} bytes")
+    return Record(record.key, record.value, decode_text(record.timeReceived, "the time received"))
+
+
+def _contacts(peers: Iterable[pb.Message.Peer]) -> tuple[tuple[Contact, ...], int]:
+    """The peers of a list, the first :data:`MAX_PEERS`, and how many were none or not the first."""
+    found: dict[int, Contact] = {}
+    junk = 0
+    for count, peer in enumerate(peers):
+        if count == MAX_PEERS:
+            break
+        try:
+            peer_id = decode_peer_id(peer.id)
+        except RemoteProtocolError:
+            junk += 1
+            continue
+        contact = Contact.of(peer_id)
+        if contact.key in found:
+            junk += 1
+            continue
+        addrs: dict[Multiaddr, None] = {}
+        for raw in peer.addrs[:MAX_ADDRS]:
+            try:
+                addr, named = split_peer(decode_multiaddr(raw))
+            except RemoteProtocolError:
+                continue  # perhaps of a protocol that others have
+            if named in (None, peer_id) and addr.components:
+                addrs[addr] = None
+        found[contact.key] = Contact(contact.key, peer_id, tuple(addrs))
+    return tuple(found.values()), junk
