@@ -11,7 +11,8 @@
 | :mod:`~lattica.rpc.client` | stubs, retries, balancing, and the calling side of both planes |
 | :mod:`~lattica.rpc.server` | sessions, handlers and the serving side of both planes |
 | :mod:`~lattica.rpc.data_stream`, :mod:`~lattica.rpc.budget` | what both sides use |
-| :mod:`~lattica.rpc.statistics` | what is counted |
+| :mod:`~lattica.rpc.statistics`, :mod:`~lattica.rpc.prometheus` | what is counted |
+| :mod:`~lattica.rpc.ports`, :mod:`~lattica.rpc.grpc_bridge` | TCP services and gRPC over it |
 
 All of it stands on a :class:`~lattica.nat.swarm.host.Host`. The names below are for users; they are
 imported when they are first used.
