@@ -251,7 +251,7 @@ async def _fetch(
                     result = await fetch(
                         node, ticket, out, progress=display, tensors=tensors, options=options
                     )
-            _show_result(result, watch.steps, out, as_json)
+            _show_result(result, watch.steps, out, as_json, options.delete_former)
             nursery.cancel_scope.cancel()
     if stopped_by is None:
         return 0
@@ -259,7 +259,9 @@ async def _fetch(
     return _SIGNAL_EXIT + stopped_by
 
 
-def _show_result(result: FetchResult, paths: Sequence[PathStep], out: Path, as_json: bool) -> None:
+def _show_result(
+    result: FetchResult, paths: Sequence[PathStep], out: Path, as_json: bool, delete: bool
+) -> None:
     from lattica.content.disk import format_bytes
 
     path = result.paths[0] if len(result.paths) == 1 else out
@@ -289,10 +291,10 @@ def _show_result(result: FetchResult, paths: Sequence[PathStep], out: Path, as_j
             f"{format_bytes(result.bytes_fetched)} fetched in {result.seconds:.1f} s, "
             f"{rate:.0f} MB/s"
         )
-    _show_others(result, out)
+    _show_others(result, out, delete)
 
 
-def _show_others(result: FetchResult, out: Path) -> None:
+def _show_others(result: FetchResult, out: Path, delete: bool) -> None:
     if result.removed_files:
         say(f"deleted {_named(result.removed_files, out)}")
     if result.other_files:
@@ -302,9 +304,17 @@ def _show_others(result: FetchResult, out: Path) -> None:
             err=True,
         )
         former = len(result.former_files)
-        if former:
-            them = "it" if former == count == 1 else "them" if former == count else f"{former}"
+        them = "it" if former == count == 1 else "them" if former == count else f"{former}"
+        if former and not delete:
             say(f"a former fetch has written {them}: --delete would remove {them}", err=True)
+        elif former:
+            say(f"--delete could not remove {them}: the system does not let go", err=True)
+    if result.directory_cut:
+        say(
+            f"{out} has more files than are looked at; there may be others that are not part of "
+            "this",
+            err=True,
+        )
 
 
 def _named(paths: Sequence[Path], out: Path) -> str:

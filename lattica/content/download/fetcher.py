@@ -114,6 +114,8 @@ class FetchResult:
     """Those of them that `delete_former` would remove."""
     removed_files: tuple[Path, ...] = ()
     """Those that were removed."""
+    directory_cut: bool = False
+    """There are more files in the directory than are looked at, so that these are not all."""
 
 
 class _StalledError(ContentError):
@@ -423,6 +425,7 @@ class _Fetch:
             beside.others,
             beside.former,
             beside.removed,
+            beside.cut,
         )
 
     def _checked(self, done: int, total: int) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from lattica.content.download.plan import Plan
@@ -27,8 +28,8 @@ from lattica.content.manifest.paths import MAX_DEPTH, RESERVED_PREFIX
 
 MARK = b"user.lattica.fetched"
 """The attribute: a byte for its form, then the file's size and time of modification, big-endian."""
-MAX_ENTRIES = 100_000
-"""Files and directories that are looked at."""
+MAX_ENTRIES = 250_000
+"""Files and directories that are looked at, beside those of the publication."""
 _FORM = struct.Struct(">BQq")
 
 
@@ -88,6 +89,8 @@ class Beside:
     former: tuple[Path, ...] = ()
     """Those of them that former fetches have written, and nobody has changed."""
     removed: tuple[Path, ...] = ()
+    cut: bool = False
+    """There is more in the directory than was looked at."""
 
 
 def tidy(plan: Plan, out_dir: Path, delete_former: bool, patterns: Sequence[str]) -> Beside:
@@ -99,28 +102,41 @@ def tidy(plan: Plan, out_dir: Path, delete_former: bool, patterns: Sequence[str]
         return (delete_former and other.fetched) or matches(other.path, patterns)
 
     removed = remove(plan, out_dir, chosen) if delete_former or patterns else []
+    found = other_files(plan, out_dir)
     endings = {PurePosixPath(output.path).suffix for output in plan.outputs} - {""}
     others = [
         other
-        for other in other_files(plan, out_dir)
+        for other in found.found
         if other.fetched or PurePosixPath(other.path).suffix in endings
     ]
 
-    def paths(found: Iterable[OtherFile]) -> tuple[Path, ...]:
-        return tuple(out_dir / path for path in sorted(other.path for other in found))
+    def paths(files: Iterable[OtherFile]) -> tuple[Path, ...]:
+        return tuple(out_dir / path for path in sorted(other.path for other in files))
 
-    return Beside(paths(others), paths(o for o in others if o.fetched), paths(removed))
+    former = paths(other for other in others if other.fetched)
+    return Beside(paths(others), former, paths(removed), found.cut)
 
 
-def other_files(plan: Plan, out_dir: Path) -> list[OtherFile]:
+@dataclass(frozen=True, slots=True)
+class OtherFiles:
+    """What :func:`other_files` has found."""
+
+    found: tuple[OtherFile, ...]
+    """In no certain order."""
+    cut: bool
+    """There is more in the directory than is looked at (:data:`MAX_ENTRIES`)."""
+
+
+def other_files(plan: Plan, out_dir: Path) -> OtherFiles:
     """The regular files below `out_dir` that are not outputs of the plan.
 
     Links are not followed, other disks that are mounted below it are not entered, and what cannot
-    be read is left out. In no certain order.
+    be read is left out.
     """
     found = []
     wanted = {output.path for output in plan.outputs}
-    for parent, name, path in walk(out_dir):
+    entries = Walk(out_dir, MAX_ENTRIES + len(wanted) + plan.directories)
+    for parent, name, path in entries:
         if path in wanted:
             continue
         with suppress(OSError):
@@ -134,46 +150,64 @@ def other_files(plan: Plan, out_dir: Path) -> list[OtherFile]:
                     found.append(OtherFile(path, state, _is_marked(descriptor, state)))
             finally:
                 os.close(descriptor)
-    return found
+    return OtherFiles(tuple(found), entries.cut)
 
 
-def walk(out_dir: Path) -> Iterator[tuple[int, str, str]]:
-    """(directory's descriptor, name, path within `out_dir`) of all that is no directory.
+class Walk:
+    """All that is no directory below `out_dir`: (directory's descriptor, name, path within it).
 
-    The descriptor is good until the next one is asked for.
+    Of a directory its files come first. A descriptor is good until the next one is asked for. There
+    are as many descriptors open as directories lie in each other, however many lie side by side.
     """
-    left = MAX_ENTRIES
-    try:
-        top = os.open(out_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return
-    disk = os.fstat(top).st_dev
-    waiting = [(top, "")]
-    try:
-        while waiting:
-            descriptor, prefix = waiting.pop()
-            try:
-                with os.scandir(descriptor) as entries:
-                    names = [(e.name, e.is_dir(follow_symlinks=False)) for e in entries]
-                for name, is_dir in sorted(names):
-                    left -= 1
-                    if left < 0:
-                        return
-                    if not prefix and name.startswith(RESERVED_PREFIX):
-                        continue  # unfinished files of a fetch
-                    path = prefix + name
-                    if not is_dir:
-                        yield descriptor, name, path
-                    elif path.count("/") < MAX_DEPTH and len(waiting) < MAX_DEPTH:
-                        with suppress(OSError):
-                            waiting.append((_enter(descriptor, name, disk), f"{path}/"))
-            except OSError:
-                continue
-            finally:
+
+    def __init__(self, out_dir: Path, most: int) -> None:
+        self._out_dir = out_dir
+        self._left = most
+        self._disk = 0
+        self.cut = False
+        """There is more than `most` files and directories; the rest was not looked at."""
+
+    def __iter__(self) -> Iterator[tuple[int, str, str]]:
+        try:
+            top = os.open(self._out_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            return
+        self._disk = os.fstat(top).st_dev
+        opened = [(top, "", iter(self._entries(top)))]
+        try:
+            while opened:
+                descriptor, prefix, entries = opened[-1]
+                is_dir, name = next(entries, (False, ""))
+                path = prefix + name
+                if not name:
+                    os.close(opened.pop()[0])
+                elif not prefix and name.startswith(RESERVED_PREFIX):
+                    continue  # unfinished files of a fetch
+                elif not is_dir:
+                    yield descriptor, name, path
+                elif len(opened) <= MAX_DEPTH:
+                    with suppress(OSError):
+                        below = _enter(descriptor, name, self._disk)
+                        opened.append((below, f"{path}/", iter(self._entries(below))))
+        finally:
+            for descriptor, _, _ in opened:
                 os.close(descriptor)
-    finally:
-        for descriptor, _ in waiting:
-            os.close(descriptor)
+
+    def _entries(self, descriptor: int) -> list[tuple[bool, str]]:
+        """(is a directory, name) of what is in a directory, in order."""
+        try:
+            with os.scandir(descriptor) as entries:
+                names = [
+                    (entry.is_dir(follow_symlinks=False), entry.name)
+                    for entry in islice(entries, self._left + 1)
+                ]
+        except OSError:
+            return []
+        if len(names) > self._left:
+            self.cut = True
+            del names[self._left :]
+        self._left -= len(names)
+        return sorted(names)
 
 
 def _enter(parent: int, name: str, disk: int) -> int:
@@ -195,13 +229,17 @@ def remove(plan: Plan, out_dir: Path, chosen: Callable[[OtherFile], bool]) -> li
     """Remove the chosen of :func:`other_files`, and directories that are empty by that.
 
     Returns what was removed. A file that is another one by then stays, as does what the system
-    does not let go.
+    does not let go. Where there is more than is looked at, what went makes room to see the rest.
     """
-    removed = []
-    for other in other_files(plan, out_dir):
-        if chosen(other) and _remove(out_dir, other):
-            removed.append(other)
-    return removed
+    removed: list[OtherFile] = []
+    while True:
+        before = len(removed)
+        others = other_files(plan, out_dir)
+        for other in others.found:
+            if chosen(other) and _remove(out_dir, other):
+                removed.append(other)
+        if not others.cut or len(removed) == before:
+            return removed
 
 
 def _remove(out_dir: Path, other: OtherFile) -> bool:

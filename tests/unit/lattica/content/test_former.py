@@ -220,8 +220,52 @@ async def test_beside_a_single_file_or_a_selection_nothing_is_removed(tmp_path, 
     assert result.other_files == result.former_files == ()
 
 
-def test_the_walk_is_bounded(tmp_path, monkeypatch):
+async def test_however_many_directories_lie_side_by_side_and_in_each_other(tmp_path):
+    old, out = tmp_path / "old", tmp_path / "out"
+    for number in range(150):
+        folder = old / f"s{number:03}" / "x" / f"y{number % 2}"
+        folder.mkdir(parents=True)
+        (folder / "w.bin").write_bytes(b"%d" % number * 100)
+    deep = old.joinpath(*["d"] * 63)
+    deep.mkdir(parents=True)
+    (deep / "w.bin").write_bytes(b"deep")
+    await fetched(old, out)
+    # All of it is found again under other names ...
+    new = tmp_path / "new"
+    new.mkdir()
+    for number, path in enumerate(sorted(old.rglob("w.bin"))):
+        (new / f"{number:03}.bin").write_bytes(path.read_bytes())
+    result = await fetched(new, out, DELETE)
+    assert result.bytes_fetched == 0
+    # ... and all of it goes.
+    assert len(result.removed_files) == 151
+    assert result.former_files == ()
+    assert not result.directory_cut
+    assert present(out) == present(new)
+    assert {path for path in out.iterdir() if path.is_dir()} == set()
+
+
+async def test_more_files_than_are_looked_at_are_told_of(tmp_path, monkeypatch):
     monkeypatch.setattr(former, "MAX_ENTRIES", 10)
+    old, new, out = tmp_path / "old", tmp_path / "new", tmp_path / "out"
+    old.mkdir()
+    for number in range(30):
+        (old / f"f{number:02}").write_text("old")
+    sharded(new, 1, tensors=1)
+    await fetched(old, out)
+    assert (await fetched(new, out)).directory_cut
+    result = await fetched(new, out, DELETE)
+    assert len(result.removed_files) == 30
+    assert not result.directory_cut
+    assert present(out) == present(new)
+
+
+def test_the_walk_is_bounded(tmp_path):
     for number in range(30):
         (tmp_path / f"f{number:02}").touch()
-    assert len(list(former.walk(tmp_path))) == 10
+    walk = former.Walk(tmp_path, 10)
+    assert len(list(walk)) == 10
+    assert walk.cut
+    walk = former.Walk(tmp_path, 30)
+    assert len(list(walk)) == 30
+    assert not walk.cut
