@@ -35,6 +35,7 @@ from lattica.content.manifest.manifest import (
 from lattica.content.manifest.paths import check_component, check_paths
 from lattica.content.manifest.safetensors_header import (
     LENGTH_BYTES,
+    MAX_DIMENSION,
     MAX_DIMENSIONS,
     MAX_HEADER_BYTES,
     TensorLayout,
@@ -177,7 +178,7 @@ def _read_layout(reader: _Reader, size: int, budget: int) -> TensorLayout | None
         reader.array("tensor", 3, 3)
         name, dtype = reader.value(str, "tensor name"), reader.value(str, "dtype")
         dimensions = reader.array("shape", MAX_DIMENSIONS)
-        shape = tuple(reader.number("dimension", (1 << 63) - 1) for _ in range(dimensions))
+        shape = tuple(reader.number("dimension", MAX_DIMENSION) for _ in range(dimensions))
         shapes.append((name, dtype, shape))
     return layout_from_shapes(data_start, size, metadata, shapes)
 

@@ -8,19 +8,32 @@ Source: https://github.com/huggingface/safetensors#format. Pure functions on byt
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 MAX_HEADER_BYTES = 100_000_000
 """Longest header, by the format."""
-MAX_DIMENSIONS = 32
-MAX_NAME_BYTES = 1024
+MAX_DIMENSIONS = 64
+"""As many as numpy and torch have."""
+MAX_DIMENSION = (1 << 64) - 1
+"""The library's numbers have 64 bits; beside a zero even such a dimension takes no bytes."""
+MAX_NAME_BYTES = 64 * 1024
 LENGTH_BYTES = 8
 
 _BLANKS = b" \t\r\n"
 _METADATA = "__metadata__"
-_FIELDS = frozenset({"dtype", "shape", "data_offsets"})
-_LARGEST = (1 << 63) - 1
+_FIELDS = ("dtype", "shape", "data_offsets")
+_MAX_NESTING = 127
+"""Arrays and objects in each other that the library's JSON parser (serde_json) takes."""
+_INTEGER_DIGITS = 20
+"""Of the numbers with 64 bits; to serde_json longer ones are floating point numbers."""
+_ESCAPE = re.compile(
+    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u[dD]([89a-fA-F])|.)", re.DOTALL
+)
+"""One character spelled by its code in a JSON string; with a group: half of one."""
 
 DTYPE_BITS = {
     "BOOL": 8,
@@ -87,13 +100,17 @@ def tensor_bytes(dtype: str, shape: Sequence[int]) -> int:
         raise ValueError(f"unknown dtype {dtype[:40]!r}")
     if len(shape) > MAX_DIMENSIONS:
         raise ValueError(f"a tensor of {len(shape)} dimensions")
+    elements = 1
     for dimension in shape:
-        if type(dimension) is not int or not 0 <= dimension <= _LARGEST:
-            raise ValueError("a dimension is not a whole number from 0 to 2**63-1")
-        bits *= dimension
-        if bits > _LARGEST * 8:
-            # A later dimension of zero would make it small again, but no real file has that.
-            raise ValueError("a tensor's size does not fit in 63 bits")
+        if type(dimension) is not int or not 0 <= dimension <= MAX_DIMENSION:
+            raise ValueError("a dimension is not a whole number from 0 to 2**64-1")
+        elements *= dimension
+        # A later dimension of zero would make it small again, but the library takes no such.
+        if elements > MAX_DIMENSION:
+            raise ValueError("the number of a tensor's elements does not fit in 64 bits")
+    bits *= elements
+    if bits > MAX_DIMENSION:
+        raise ValueError("the number of a tensor's bits does not fit in 64 bits")
     if bits % 8:
         raise ValueError("a tensor's size is not a whole number of bytes")
     return bits // 8
@@ -141,34 +158,101 @@ def header_length(prefix: bytes, file_size: int) -> int:
     return length
 
 
-def _no_repeated_field(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Of a name that is repeated the last counts, but for what makes an entry."""
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        keys = [key for key, _ in pairs if key in _FIELDS]
-        if len(set(keys)) != len(keys):
-            raise ValueError("a field of a tensor is repeated")
-    return result
+# An object is a tuple of its (name, value) pairs here, which no other JSON value is: what a name
+# that is repeated means depends on the object, which the decoder does not say.
+_Object = tuple[tuple[str, object], ...]
 
 
-def _no_constant(text: str) -> object:
+def _no_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not JSON")
 
 
-def _entry(name: str, value: object) -> tuple[int, int, str, str, tuple[int, ...]]:
-    """(begin, end, name, dtype, shape) of one header entry."""
-    # More fields than these are ignored, as the reference implementation does.
-    if not isinstance(value, dict) or not value.keys() >= _FIELDS:
+def _integer(text: str) -> int | float:
+    return _float(text) if len(text) > _INTEGER_DIGITS or text == "-0" else int(text)
+
+
+def _float(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("a number is out of range")
+    return number
+
+
+def _check_nesting(value: object, level: int) -> None:
+    """`level` arrays and objects are round `value`."""
+    waiting = [(value, level)]
+    while waiting:
+        value, level = waiting.pop()
+        if isinstance(value, list | tuple):
+            if level == _MAX_NESTING:
+                raise ValueError("the header is nested too deeply")
+            values = value if isinstance(value, list) else [inner for _, inner in value]
+            waiting += [(inner, level + 1) for inner in values]
+
+
+def _metadata(value: object) -> dict[str, str]:
+    pairs = () if value is None else value
+    if isinstance(pairs, tuple) and all(isinstance(text, str) for _, text in pairs):
+        return dict(pairs)  # the last of a name counts
+    raise ValueError("__metadata__ must map strings to strings")
+
+
+def _tensor_fields(name: str, value: object) -> tuple[object, ...]:
+    """dtype, shape and offsets of one header entry; they are not checked."""
+    if isinstance(value, list):  # as serde takes any structure
+        if len(value) != len(_FIELDS):
+            raise ValueError(f"tensor {name[:80]!r} must have dtype, shape and data_offsets")
+        return tuple(value)
+    found = {}
+    for key, field in value if isinstance(value, tuple) else ():
+        if key not in _FIELDS:  # ignored, as the reference implementation does
+            _check_nesting(field, 2)
+        elif key in found:
+            raise ValueError(f"tensor {name[:80]!r} repeats {key}")
+        else:
+            found[key] = field
+    if len(found) != len(_FIELDS):
         raise ValueError(f"tensor {name[:80]!r} must have dtype, shape and data_offsets")
-    dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
-    if not isinstance(dtype, str) or not isinstance(shape, list) or not isinstance(offsets, list):
-        raise ValueError(f"tensor {name[:80]!r} has a field of the wrong type")
-    length = tensor_bytes(dtype, shape)
-    if len(offsets) != 2 or any(type(o) is not int or not 0 <= o <= _LARGEST for o in offsets):
+    return tuple(found[key] for key in _FIELDS)
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and 0 <= value <= MAX_DIMENSION
+
+
+def _entry(name: str, value: object) -> tuple[int, int, str, str, tuple[int, ...]]:
+    """(begin, end, name, dtype, shape) of one header entry, each of the right type."""
+    dtype, shape, offsets = _tensor_fields(name, value)
+    if isinstance(dtype, tuple) and len(dtype) == 1 and dtype[0][1] is None:
+        dtype = dtype[0][0]  # serde's other way to write one of several names
+    if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
+        raise ValueError(f"tensor {name[:80]!r} has an unknown dtype")
+    if not isinstance(shape, list) or not all(map(_is_size, shape)):
+        raise ValueError(f"tensor {name[:80]!r} has a bad shape")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_size, offsets)):
         raise ValueError(f"tensor {name[:80]!r} has bad data_offsets")
-    if offsets[1] - offsets[0] != length:
-        raise ValueError(f"tensor {name[:80]!r}: its offsets do not match its shape")
     return offsets[0], offsets[1], name, dtype, tuple(shape)
+
+
+def _decode(header: bytes) -> _Object:
+    """The JSON object, by the rules of the library's parser."""
+    # Blanks before it are none of the format's, but the reference implementation takes them.
+    if not header.lstrip(_BLANKS).startswith(b"{") or len(header) > MAX_HEADER_BYTES:
+        raise ValueError("the header is not a JSON object of permitted size")
+    text = header.decode()
+    if any(match[1] for match in _ESCAPE.finditer(text)):
+        raise ValueError("a text has half of a character, which no encoding takes")
+    try:
+        fields: _Object = json.loads(
+            text,
+            object_pairs_hook=tuple,
+            parse_constant=_no_constant,
+            parse_int=_integer,
+            parse_float=_float,
+        )
+    except RecursionError:
+        raise ValueError("the header is nested too deeply") from None
+    return fields
 
 
 def parse_header(header: bytes, file_size: int) -> TensorLayout:
@@ -177,26 +261,21 @@ def parse_header(header: bytes, file_size: int) -> TensorLayout:
     Raises:
         ValueError: and nothing else: for whatever the format does not allow.
     """
-    # Blanks before it are none of the format's, but the reference implementation takes them.
-    if not header.lstrip(_BLANKS).startswith(b"{") or len(header) > MAX_HEADER_BYTES:
-        raise ValueError("the header is not a JSON object of permitted size")
-    try:
-        fields = json.loads(
-            header.decode(), object_pairs_hook=_no_repeated_field, parse_constant=_no_constant
-        )
-    except RecursionError:
-        raise ValueError("the header is nested too deeply") from None
-    metadata = fields.pop(_METADATA, None)
-    if metadata is None:
-        metadata = {}
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise ValueError("__metadata__ must map strings to strings")
+    fields = _decode(header)
+    texts = [value for name, value in fields if name == _METADATA]
+    if len(texts) > 1:
+        raise ValueError("__metadata__ is repeated")
+    metadata = _metadata(texts[0] if texts else None)
+    # Of a name that is repeated the last counts, but all have to be right.
+    last = {name: _entry(name, value) for name, value in fields if name != _METADATA}
     # Empty tensors share their begin with the next one: the end decides.
-    entries = sorted(_entry(name, value) for name, value in fields.items())
+    entries = sorted(last.values())
     position = 0
-    for begin, end, name, _, _ in entries:
+    for begin, end, name, dtype, shape in entries:
         if begin != position:
             raise ValueError(f"tensor {name[:80]!r} leaves a gap or overlaps another")
+        if end - begin != tensor_bytes(dtype, shape):
+            raise ValueError(f"tensor {name[:80]!r}: its offsets do not match its shape")
         position = end
     return layout_from_shapes(
         LENGTH_BYTES + len(header),
