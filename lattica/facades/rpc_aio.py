@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Generator
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 
 import trio
 
@@ -73,7 +73,15 @@ class AsyncRpc:
         """Know a type that no annotation mentions; see :meth:`lattica.rpc.Rpc.register`."""
         await self._bridge.acall_plain(lambda: self._node.rpc.register(kind, name))
 
-    async def stub(self, target: Target, service: Callable[..., S], **options: Any) -> S:
+    @overload
+    async def stub(self, target: Target, service: Callable[..., S], **options: Any) -> S: ...
+
+    @overload
+    async def stub(self, target: Target, service: str, **options: Any) -> AsyncNamedStub: ...
+
+    async def stub(
+        self, target: Target, service: Callable[..., S] | str, **options: Any
+    ) -> S | AsyncNamedStub:
         """What stands in for a service of another peer; see :meth:`lattica.rpc.Rpc.stub`.
 
         Its methods are awaited; those that stream their results are iterated by `async for`
@@ -83,6 +91,8 @@ class AsyncRpc:
         made = await self._bridge.acall_plain(
             lambda: self._node.rpc.stub(target, service, **options)
         )
+        if isinstance(service, str):
+            return AsyncNamedStub(self._bridge, made)
         return cast("S", AsyncStub(self._bridge, made, StubMethods(as_class(service))))
 
     async def call(self, target: Target, method: str, /, *args: Any, **keywords: Any) -> Any:
@@ -127,6 +137,47 @@ class AsyncStub:
 
         self.__dict__[name] = call
         return call
+
+
+class AsyncNamedStub:
+    """Calls methods of a service by their names: `await stub.name(…)` for one result,
+    `async for item in stub.name(…)` for results that are streamed."""
+
+    def __init__(self, bridge: Bridge[Any], made: Any) -> None:
+        self._bridge = bridge
+        self._made = made
+
+    def __repr__(self) -> str:
+        return repr(self._made)
+
+    def __getattr__(self, name: str) -> Callable[..., AsyncNamedCall]:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return partial(AsyncNamedCall, self._bridge, getattr(self._made, name))
+
+
+class AsyncNamedCall:
+    """A call that begins when it is awaited or iterated."""
+
+    def __init__(
+        self, bridge: Bridge[Any], function: Callable[..., Any], *args: Any, **keywords: Any
+    ) -> None:
+        self._bridge = bridge
+        self._call = partial(function, *args, **keywords)
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        async def run() -> Any:
+            return await self._call()
+
+        return self._bridge.acall(run).__await__()
+
+    def __aiter__(self) -> AsyncItems:
+        return self.stream()
+
+    def stream(self) -> AsyncItems:
+        """The results as a stream, for `async with`."""
+        call = self._call
+        return AsyncItems(self._bridge, lambda: call().stream())
 
 
 class AsyncItems:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 
 from lattica.facades.bridge import Bridge
 from lattica.facades.rpc import END, Items, StubMethods, ThreadItems
@@ -63,7 +63,15 @@ class BlockingRpc:
         """Know a type that no annotation mentions; see :meth:`lattica.rpc.Rpc.register`."""
         self._bridge.call_plain(lambda: self._node.rpc.register(kind, name))
 
-    def stub(self, target: Target, service: Callable[..., S], **options: Any) -> S:
+    @overload
+    def stub(self, target: Target, service: Callable[..., S], **options: Any) -> S: ...
+
+    @overload
+    def stub(self, target: Target, service: str, **options: Any) -> BlockingNamedStub: ...
+
+    def stub(
+        self, target: Target, service: Callable[..., S] | str, **options: Any
+    ) -> S | BlockingNamedStub:
         """What stands in for a service of another peer; see :meth:`lattica.rpc.Rpc.stub`.
 
         Its methods block, and return what the service's return; those that stream their results
@@ -71,6 +79,8 @@ class BlockingRpc:
         read in a thread. To type checkers it is the class itself: write that with plain `def`.
         """
         made = self._bridge.call_plain(lambda: self._node.rpc.stub(target, service, **options))
+        if isinstance(service, str):
+            return BlockingNamedStub(self._bridge, made)
         return cast("S", BlockingStub(self._bridge, made, StubMethods(as_class(service))))
 
     def call(self, target: Target, method: str, /, *args: Any, **keywords: Any) -> Any:
@@ -115,6 +125,45 @@ class BlockingStub:
 
         self.__dict__[name] = call
         return call
+
+
+class BlockingNamedStub:
+    """Calls methods of a service by their names: `stub.name(…)` blocks for the one result, and
+    `stub.name.stream(…)` is an iterator of results that are streamed."""
+
+    def __init__(self, bridge: Bridge[Any], made: Any) -> None:
+        self._bridge = bridge
+        self._made = made
+
+    def __repr__(self) -> str:
+        return repr(self._made)
+
+    def __getattr__(self, name: str) -> BlockingNamedMethod:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return BlockingNamedMethod(self._bridge, getattr(self._made, name))
+
+
+class BlockingNamedMethod:
+    """A method that is known by its name."""
+
+    def __init__(self, bridge: Bridge[Any], function: Callable[..., Any]) -> None:
+        self._bridge = bridge
+        self._function = function
+
+    def __call__(self, *args: Any, **keywords: Any) -> Any:
+        """Call it, and wait for the result."""
+
+        async def run() -> Any:
+            return await self._function(*args, **keywords)
+
+        return self._bridge.call(run)
+
+    def stream(self, *args: Any, **keywords: Any) -> BlockingItems:
+        """Call it; the results, one after the other."""
+        call = self._function
+        items = self._bridge.call_plain(lambda: Items(call(*args, **keywords).stream()))
+        return BlockingItems(self._bridge, items)
 
 
 def _requests(items: Any) -> Any:

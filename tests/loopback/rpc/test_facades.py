@@ -69,6 +69,13 @@ def test_threads(tmp_path: Path) -> None:
         stub = client.rpc.stub(server.peer_id, Plain)
         assert stub.add(1, b=2) == 3
         assert client.rpc.call(server.peer_id, "Plain.add", 1, 2) == 3
+        by_name = client.rpc.stub(server.peer_id, "Plain")
+        assert by_name.add(1, b=2) == 3
+        with by_name.count.stream(10**9) as counted:
+            assert [next(counted), next(counted)] == [0, 1]
+        assert [*by_name.count.stream(3)] == [0, 1, 2]
+        with pytest.raises(NotFoundError):
+            by_name.missing()
         with pytest.raises(NotFoundError):
             stub.missing()
         with pytest.raises(TypeError, match="missing a required argument"):
@@ -87,7 +94,7 @@ def test_threads(tmp_path: Path) -> None:
         del items
         assert plain.closed.wait(20)
         calls = [each for each in client.rpc.statistics().methods if each.method == "Plain.add"]
-        assert calls[0].codes == {"OK": 2}
+        assert calls[0].codes == {"OK": 3}
         plain.gate.set()
 
 
@@ -178,6 +185,9 @@ def test_asyncio(tmp_path: Path) -> None:
             assert await stub.shout("a") == "A12"
             assert await stub.blocking(3) == -3
             assert await client.rpc.call(server.peer_id, "Loop.blocking", 4) == -4
+            by_name = await client.rpc.stub(server.peer_id, "Loop")
+            assert await by_name.blocking(3) == -3
+            assert [item async for item in by_name.count(3)] == [0, 1, 2]
             assert [item async for item in stub.count(5)] == [0, 1, 2, 3, 4]
             assert await stub.total(numbers(5)) == 10
             assert await stub.total([1, 2]) == 3
