@@ -28,6 +28,7 @@ ON_NEITHER = {
     "wait_sent": "for what passes bytes on in the trio thread, as forwarded ports do",
     "push_back": "what is not wanted yet is left there by `receive_exactly` and its like",
     "receive_view": "data is copied on its way to another thread; `receive_into` copies it once",
+    "source": "for who shares out places in the trio thread",
     "send_nowait": "a queue of their own lets small sends of the facades not wait either",
     "wait_sendable": "the other half of `send_nowait`",
     "wake": TRIO_THREAD,
