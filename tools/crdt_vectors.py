@@ -17,6 +17,7 @@ from lattica.crdt.entries.genesis import Genesis, Limits, Mode, Recovery
 from lattica.crdt.entries.header import Entry, Kind
 from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.keys.session import SessionKey
+from lattica.crdt.types.payloads import ClaimWrite, CounterWrite, RegisterWrite, SetWrite
 from lattica.nat.base.keys.identity import Identity
 
 TARGET = Path(__file__).parents[1] / "docs" / "crdt-vectors.json"
@@ -71,10 +72,11 @@ def vectors() -> dict[str, Any]:
     doc_id = open_document.doc_id
     certificate = SESSION.certificate(IDENTITY, doc_id).encode()
     first = sign_entry(SESSION, doc_id, 0, doc_id, TIME, Kind.SESSION, certificate)
-    value = encode(["model/latest", "v1"])
+    value = RegisterWrite("model/latest", "v1").encode()
     second = sign_entry(SESSION, doc_id, 1, first.id, TIME + 1, Kind.REGISTER, value)
+    count = CounterWrite("steps", 3, 1).encode()
     third = sign_entry(
-        SESSION, doc_id, 2, second.id, TIME + (5 << 16), Kind.COUNTER, b"\xc0", (first.id,)
+        SESSION, doc_id, 2, second.id, TIME + (5 << 16), Kind.COUNTER, count, (first.id,)
     )
     chain = [first, Entry(second.header, second.signature, None), third]
     other = sign_entry(SESSION, doc_id, 1, first.id, TIME + 2, Kind.REGISTER, value)
@@ -107,6 +109,12 @@ def vectors() -> dict[str, Any]:
         "chains": {
             "whole": encode_chain(chain, with_prev=True).hex(),
             "continued": encode_chain(chain[1:], with_prev=False).hex(),
+        },
+        "payloads": {
+            "register": RegisterWrite("model/latest", {"cid": b"\1"}, (second.id,)).encode().hex(),
+            "counter": count.hex(),
+            "set": SetWrite("workers", ["a", 1], True).encode().hex(),
+            "claim": ClaimWrite("jobs", 7, 30_000).encode().hex(),
         },
         "forks": {
             "same sequence number": same_seq.encode().hex(),

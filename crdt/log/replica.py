@@ -68,6 +68,13 @@ class Replica:
         """The session key under which is written; empty before the first entry of a session."""
         return self._session.author if self._session else b""
 
+    def writing_author(self) -> bytes:
+        """The session key under which the next entry is written; a new one if need be.
+
+        Raises StoreFullError and StoreError.
+        """
+        return self._current_session().author
+
     @property
     def database(self) -> DocumentDatabase:
         """Where the entries are."""

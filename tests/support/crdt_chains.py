@@ -41,6 +41,6 @@ class Writer:
         if before is None:
             certificate = self.session.certificate(self.identity, doc_id).encode()
             return sign_entry(self.session, doc_id, 0, doc_id, hlc, Kind.SESSION, certificate)
-        payload = encode(["key", value])
+        payload = encode(["key", value, []])
         seq = before.header.seq + 1
         return sign_entry(self.session, doc_id, seq, before.id, hlc, Kind.REGISTER, payload)

@@ -85,6 +85,7 @@ TARGETS: dict[str, str] = {
     "crdt-genesis": "crdt:SMALL",
     "kad-request": "dht:KAD_REQUEST",
     "kad-response": "dht:KAD_RESPONSE",
+    "crdt-write": "crdt:WRITE",
     "config-file": "settings:CONFIG_FILE",
     "config-environment": "settings:CONFIG_ENVIRONMENT",
 }

@@ -20,13 +20,14 @@ from hypothesis.stateful import (
     rule,
 )
 
-from lattica.crdt.canonical import encode
 from lattica.crdt.entries.chain import decode_chain, encode_chain
 from lattica.crdt.entries.fork import decode_fork
 from lattica.crdt.entries.header import Entry, Kind
 from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.log.core import LogConfig
 from lattica.crdt.log.replica import Replica
+from lattica.crdt.types.payloads import RegisterWrite
+from lattica.crdt.types.state import State
 from lattica.errors import RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
 from tests.support.crdt_chains import DOC, START, Writer
@@ -67,7 +68,7 @@ class Replicas(RuleBasedStateMachine):
     def write(self, number: int, count: int) -> None:
         self.now += 1
         replica = self.replicas[number]
-        payload = encode(["key", self.now])
+        payload = RegisterWrite("key", self.now).encode()
         now = self.now + self.skews[number]
         for entry in replica.write([(Kind.REGISTER, payload)] * count, now).admitted:
             mine = self.written.setdefault(entry.header.author, [])
@@ -103,7 +104,7 @@ class Replicas(RuleBasedStateMachine):
                 before.id,
                 max(before.header.hlc + 1, self.now << 16),
                 Kind.REGISTER,
-                encode(["key", f"{self.now}"]),
+                RegisterWrite("key", f"{self.now}").encode(),
             )
         )
         self.branches.append(mine)
@@ -196,9 +197,16 @@ class Replicas(RuleBasedStateMachine):
             for replica in self.replicas
         ]
         assert all(state == states[0] for state in states)
+        shown = [self.resolved(replica) for replica in self.replicas]
+        assert all(each == shown[0] for each in shown)
         for author, length in longest.items():
             # Nothing that any honest replica had is lost.
             assert len(states[0][author][0]) >= length
+
+    def resolved(self, replica: Replica) -> list[object]:
+        state = State(DOC)
+        state.rebuild(replica.database.all_entries())
+        return [*state.registers(), *state.conflicts("key")]
 
     def synchronize(self, giver: Replica, receiver: int, taker: Replica) -> None:
         taker.advance(self.now)

@@ -15,6 +15,7 @@ from lattica.crdt.entries.fork import decode_fork
 from lattica.crdt.entries.genesis import decode_genesis
 from lattica.crdt.entries.header import decode_header
 from lattica.crdt.keys.session import decode_certificate
+from lattica.crdt.types.payloads import decode_write
 from lattica.errors import RemoteProtocolError
 from tools import crdt_vectors
 
@@ -89,6 +90,15 @@ def test_chains_are_read_and_lead_to_the_entries():
         bytes.fromhex(VECTORS["chains"]["continued"]), DOC_ID, lambda author, seq: known.get(seq)
     )
     assert [entry.id for entry in continued] == IDS[1:]
+
+
+@pytest.mark.parametrize(("kind", "case"), list(enumerate(VECTORS["payloads"], 1)))
+def test_payloads_are_those_of_their_kinds(kind, case):
+    payload = bytes.fromhex(VECTORS["payloads"][case])
+    write = decode_write(kind, payload)
+    assert write is not None
+    assert write.encode() == payload
+    assert write.name == msgpack.unpackb(payload)[0]
 
 
 @pytest.mark.parametrize("case", VECTORS["forks"])

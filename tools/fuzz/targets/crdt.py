@@ -10,9 +10,11 @@ from lattica.crdt.entries.fork import decode_fork
 from lattica.crdt.entries.genesis import decode_genesis
 from lattica.crdt.entries.header import Entry, decode_header
 from lattica.crdt.keys.session import decode_certificate
+from lattica.crdt.types.payloads import decode_write
 from lattica.errors import RemoteProtocolError
 from tools.crdt_vectors import SESSION, text
 from tools.fuzz.target import KIB, MIB, Target, Violation
+from tools.fuzz.targets.pieces import option
 
 VECTORS = json.loads(text())
 DOC_ID = bytes.fromhex(VECTORS["genesis"][0]["doc_id"])
@@ -51,6 +53,12 @@ def _small(data: bytes) -> None:
     decode_genesis(data, DOC_ID)
 
 
+def _write(data: bytes) -> None:
+    write = decode_write(option(data)[0] % 5, option(data)[1])
+    if write is not None and write.encode() != option(data)[1]:
+        raise Violation("it is read and written otherwise")
+
+
 _ALLOWED = (RemoteProtocolError,)
 CANONICAL = Target(
     "crdt-canonical",
@@ -69,4 +77,14 @@ SMALL = Target(
     _small,
     _ALLOWED,
     seeds=[CERTIFICATE, *(bytes.fromhex(each["encoded"]) for each in VECTORS["genesis"])],
+)
+WRITE = Target(
+    "crdt-write",
+    _write,
+    _ALLOWED,
+    seeds=[
+        bytes([number]) + bytes.fromhex(each)
+        for number, each in enumerate(VECTORS["payloads"].values(), 1)
+    ],
+    max_memory=64 * MIB,
 )

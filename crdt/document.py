@@ -1,0 +1,350 @@
+"""A document at one store: what users read and write of it, over its log and its file.
+
+There is no network here: chains come in and go out as bytes. Calls block for as long as the disk
+does, and belong to one thread. What is written is on disk when the call returns.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from lattica.crdt.canonical import Plain
+from lattica.crdt.entries.chain import MAX_CHAIN, MAX_ENTRIES, decode_chain, encode_chain
+from lattica.crdt.entries.fork import decode_fork
+from lattica.crdt.entries.genesis import Genesis
+from lattica.crdt.entries.header import Entry
+from lattica.crdt.log.core import LogConfig, Outcome, Refusal
+from lattica.crdt.log.replica import Replica
+from lattica.crdt.types.cell import Sibling
+from lattica.crdt.types.payloads import (
+    KINDS,
+    MAX_TERM,
+    ClaimWrite,
+    CounterWrite,
+    RegisterWrite,
+    SetWrite,
+    Write,
+)
+from lattica.crdt.types.state import Change, Holder, State
+from lattica.nat.base.errors import LocalProtocolError
+from lattica.nat.base.keys.identity import Identity
+
+_ITEM_BYTES: Final = 128
+"""Of an entry in a chain, beside its payload and dependencies."""
+
+
+def wall_clock_ms() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What came of something that a peer has sent."""
+
+    changes: tuple[Change, ...] = ()
+    is_rebuilt: bool = False
+    """Whether more may have changed than is said: entries were withdrawn, or the state has not been
+    read yet."""
+    refusals: tuple[Refusal, ...] = ()
+    waiting: int = 0
+    """Entries that wait for others, or for their time."""
+
+
+class Document:
+    """A document in a file.
+
+    Args:
+        path: the file; it is made if it is not there.
+        genesis: what the document is.
+        identity: who writes here.
+        config: what this replica stands.
+        wall: milliseconds since 1970.
+        monotonic: seconds that never decrease.
+
+    Raises:
+        StoreInUseError, StoreError: the file cannot be used. One that is damaged is moved aside.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        genesis: Genesis,
+        identity: Identity,
+        config: LogConfig | None = None,
+        *,
+        wall: Callable[[], int] = wall_clock_ms,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.genesis = genesis
+        self._replica = Replica(path, genesis, identity, config)
+        self._wall = wall
+        self._monotonic = monotonic
+        self._resolved = State(genesis)
+        self._is_stale = True
+        self.registers = Registers(self)
+        """Names and their values, like a dictionary."""
+
+    def close(self) -> None:
+        """Close the file."""
+        self._replica.close()
+
+    def __enter__(self) -> Document:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    @property
+    def state(self) -> State:
+        """What all entries come to. To be read only."""
+        if self._is_stale:
+            self._resolved.rebuild(self._replica.database.all_entries())
+            self._is_stale = False
+        return self._resolved
+
+    @property
+    def now_ms(self) -> int:
+        """Milliseconds since 1970, by this document's clock."""
+        return self._wall()
+
+    @property
+    def author(self) -> bytes:
+        """The session key that writes here."""
+        return self._replica.writing_author()
+
+    # The types.
+
+    def counter(self, name: str) -> Counter:
+        """A number that all add to."""
+        return Counter(self, name)
+
+    def set(self, name: str) -> ReplicatedSet:
+        """Elements that are put in and taken out; who puts in wins."""
+        return ReplicatedSet(self, name)
+
+    def claims(self, name: str) -> Claims:
+        """Items that one at a time holds."""
+        return Claims(self, name)
+
+    def write(self, *writes: Write) -> tuple[Change, ...]:
+        """Write all of these, or none. They are on disk when it returns.
+
+        Raises:
+            LocalProtocolError: a value is no plain data or too large, or the document does not
+                have the type.
+            ResourceLimitError: the quota of this store's session is used up.
+            StoreFullError, StoreError: the disk is full or fails; nothing is written.
+        """
+        for each in writes:
+            if not self.genesis.allows(KINDS[type(each)]):
+                raise LocalProtocolError(f"this document has no {KINDS[type(each)].name.lower()}s")
+        items = [(KINDS[type(each)], each.encode()) for each in writes]
+        return self._resolve(self._replica.write(items, self._wall())).changes
+
+    # What peers have.
+
+    def heads(self) -> dict[bytes, tuple[int, bytes]]:
+        """How many entries of each author are here, and the ID of the newest."""
+        return {
+            author: (len(feed.ids), feed.ids[-1])
+            for author, feed in self._replica.log.feeds.items()
+            if feed.ids
+        }
+
+    def chains_since(self, heads: Mapping[bytes, tuple[int, bytes]]) -> Iterator[bytes]:
+        """Chains of what is here beyond what another replica says is there, in pieces that it
+        takes. Of an author who has written something else there, all of it: that proves the fork.
+        """
+        log = self._replica.log
+        for author, (length, _) in self.heads().items():
+            since, newest = heads.get(author, (0, b""))
+            if 0 < since <= length and log.id_at(author, since - 1) != newest:
+                since = 0
+            entries: list[Entry] = []
+            size = 0
+            for entry in self._replica.database.entries(author, since, length):
+                more = len(entry.payload or b"") + 40 * len(entry.header.deps) + _ITEM_BYTES
+                if entries and (size + more > MAX_CHAIN - 256 or len(entries) == MAX_ENTRIES):
+                    yield encode_chain(entries, with_prev=True)
+                    entries, size = [], 0
+                entries.append(entry)
+                size += more
+            if entries:
+                yield encode_chain(entries, with_prev=True)
+
+    def forks(self) -> Iterator[bytes]:
+        """Proofs of all forks that are known here."""
+        for feed in self._replica.log.feeds.values():
+            if feed.fork is not None:
+                yield feed.fork.encode()
+
+    def receive(self, chain: bytes, peer: object) -> Received:
+        """Take a chain that a peer has sent.
+
+        Raises:
+            RemoteProtocolError: it is none, or not signed.
+            StoreFullError, StoreError: it cannot be kept; it is as if it had not come.
+        """
+        entries = decode_chain(chain, self.genesis.doc_id, self._replica.log.id_at)
+        return self._resolve(self._replica.receive(entries, peer, self._wall(), self._monotonic()))
+
+    def receive_fork(self, proof: bytes) -> Received:
+        """Take the proof of a fork. Raises what :meth:`receive` does."""
+        return self._resolve(
+            self._replica.receive_fork(decode_fork(proof, self.genesis.doc_id), self._wall())
+        )
+
+    def advance(self) -> Received:
+        """Admit what was from the future and is not any more."""
+        return self._resolve(self._replica.advance(self._wall()))
+
+    def _resolve(self, outcome: Outcome) -> Received:
+        if outcome.forks:
+            # Resolved anew when it is read: who makes many forks makes few of these.
+            self._is_stale = True
+        changes: list[Change] = []
+        if not self._is_stale:
+            applied = (self._resolved.apply(entry) for entry in outcome.admitted)
+            changes = [change for change in applied if change is not None]
+        return Received(tuple(changes), self._is_stale, tuple(outcome.refusals), outcome.waiting)
+
+
+class Registers:
+    """`document.registers["name"] = value`; a value is plain data, None is none."""
+
+    def __init__(self, document: Document) -> None:
+        self._document = document
+
+    def __getitem__(self, name: str) -> Plain:
+        value = self._document.state.register(name)
+        if value is None:
+            raise KeyError(name)
+        return value
+
+    def get(self, name: str) -> Plain:
+        """The value of a name; None if it has none."""
+        return self._document.state.register(name)
+
+    def __setitem__(self, name: str, value: Plain) -> None:
+        """Write a value. Raises what :meth:`Document.write` does."""
+        replaced = self._document.state.replaced_at(name)
+        self._document.write(RegisterWrite(name, value, replaced))
+
+    def __delitem__(self, name: str) -> None:
+        if self.get(name) is None:
+            raise KeyError(name)
+        self[name] = None
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self.get(name) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, _ in self._document.state.registers())
+
+    def items(self) -> Iterator[tuple[str, Plain]]:
+        """Names that have a value, and that, in order."""
+        return self._document.state.registers()
+
+    def conflicts(self, name: str) -> list[Sibling]:
+        """What was written by authors who did not know of each other; see
+        :meth:`State.conflicts`.
+        """
+        return self._document.state.conflicts(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """A number that all add to."""
+
+    _document: Document
+    name: str
+
+    @property
+    def value(self) -> int:
+        """The sum over all that was added, by everybody whose entries are here."""
+        return self._document.state.counter(self.name)
+
+    def add(self, amount: int = 1) -> None:
+        """Add a number, which may be negative. Raises what :meth:`Document.write` does."""
+        increments, decrements = self._document.state.totals(self.name, self._document.author)
+        self._document.write(
+            CounterWrite(self.name, increments + max(amount, 0), decrements + max(-amount, 0))
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicatedSet:
+    """Elements, which are plain data."""
+
+    _document: Document
+    name: str
+
+    def add(self, element: Plain) -> None:
+        """Put an element in. Raises what :meth:`Document.write` does."""
+        self._write(element, is_present=True)
+
+    def discard(self, element: Plain) -> None:
+        """Take an element out, if it is in. Raises what :meth:`Document.write` does."""
+        if element in self:
+            self._write(element, is_present=False)
+
+    def _write(self, element: Plain, *, is_present: bool) -> None:
+        replaced = self._document.state.replaced_in(self.name, element)
+        self._document.write(SetWrite(self.name, element, is_present, replaced))
+
+    def __contains__(self, element: Plain) -> bool:
+        return self._document.state.has_member(self.name, element)
+
+    def __iter__(self) -> Iterator[Plain]:
+        return iter(self._document.state.members(self.name))
+
+    def __len__(self) -> int:
+        return len(self._document.state.members(self.name))
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """Items, which are plain data, and who holds them."""
+
+    _document: Document
+    name: str
+
+    def claim(self, item: Plain, term: float) -> bool:
+        """Claim an item for `term` seconds, at most a day, or hold it for longer; whether it is
+        held by this store, as far as is known here. Another one may have begun before, and not
+        be heard of yet. Nothing is written if another one is known to hold it.
+
+        Raises:
+            LocalProtocolError: the term is not from 0.001 to 86,400.
+        """
+        milliseconds = int(term * 1000) if 0 < term <= MAX_TERM / 1000 else 0
+        if not milliseconds:
+            raise LocalProtocolError(f"a term from 0.001 to {MAX_TERM // 1000} s, not {term}")
+        holder = self.holder(item)
+        if holder is not None and holder.author != self._document.author:
+            return False
+        self._document.write(ClaimWrite(self.name, item, milliseconds))
+        return self.is_held(item)
+
+    def release(self, item: Plain) -> None:
+        """Give an item back, if this store holds it."""
+        if self.is_held(item):
+            self._document.write(ClaimWrite(self.name, item, 0))
+
+    def is_held(self, item: Plain) -> bool:
+        """Whether this store holds an item, as far as is known here."""
+        holder = self.holder(item)
+        return holder is not None and holder.author == self._document.author
+
+    def holder(self, item: Plain) -> Holder | None:
+        """Who holds an item now, as far as is known here."""
+        return self._document.state.holder(self.name, item, self._document.now_ms)
+
+    def held(self) -> Sequence[tuple[Plain, Holder]]:
+        """The items that somebody holds now."""
+        return list(self._document.state.claimed(self.name, self._document.now_ms))

@@ -1,0 +1,1 @@
+"""What a document holds, resolved from its admitted entries. Pure."""

@@ -1,0 +1,137 @@
+"""The payloads of entries: what one write says.
+
+========  ===================================================
+register  `[name, value, replaced]`; a value of nil deletes
+counter   `[name, increments, decrements]`, the author's totals
+set       `[name, element, is_present, replaced]`
+claim     `[name, item, milliseconds]`; 0 gives it back
+========  ===================================================
+
+`replaced` has the IDs of the writes that the author saw there and that this one takes the place of,
+in order, the newest 64 if there are more. A payload that is none of these takes no effect, for
+every replica.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias, TypeGuard
+
+from lattica.crdt.canonical import Plain, decode, encode
+from lattica.crdt.entries.genesis import MAX_ENTRY_BYTES
+from lattica.crdt.entries.header import ID_BYTES, Kind
+from lattica.nat.base.errors import RemoteProtocolError
+
+MAX_NAME: Final = 1024
+"""Bytes of UTF-8 of a name."""
+MAX_TERM: Final = 24 * 3600 * 1000
+"""Milliseconds for which one claim holds at most."""
+MAX_REPLACED: Final = 64
+"""IDs in `replaced`."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterWrite:
+    """A value for a name."""
+
+    name: str
+    value: Plain
+    replaced: tuple[bytes, ...] = ()
+
+    def encode(self) -> bytes:
+        """The payload."""
+        return encode([self.name, self.value, self.replaced])
+
+
+@dataclass(frozen=True, slots=True)
+class CounterWrite:
+    """An author's totals; neither ever decreases."""
+
+    name: str
+    increments: int
+    decrements: int
+
+    def encode(self) -> bytes:
+        """The payload."""
+        return encode([self.name, self.increments, self.decrements])
+
+
+@dataclass(frozen=True, slots=True)
+class SetWrite:
+    """An element that is put in or taken out."""
+
+    name: str
+    element: Plain
+    is_present: bool
+    replaced: tuple[bytes, ...] = ()
+
+    def encode(self) -> bytes:
+        """The payload."""
+        return encode([self.name, self.element, self.is_present, self.replaced])
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimWrite:
+    """A claim to an item, from the entry's time on."""
+
+    name: str
+    item: Plain
+    term: int
+    """Milliseconds."""
+
+    def encode(self) -> bytes:
+        """The payload."""
+        return encode([self.name, self.item, self.term])
+
+
+Write: TypeAlias = RegisterWrite | CounterWrite | SetWrite | ClaimWrite
+
+KINDS: Final = {
+    RegisterWrite: Kind.REGISTER,
+    CounterWrite: Kind.COUNTER,
+    SetWrite: Kind.SET,
+    ClaimWrite: Kind.CLAIM,
+}
+"""Which kind of entry a write is the payload of."""
+
+
+def decode_write(kind: int, payload: bytes) -> Write | None:
+    """What an entry says; None for kinds that are not of a type here.
+
+    Raises:
+        RemoteProtocolError: the payload is not what its kind has.
+    """
+    if kind not in KINDS.values():
+        return None
+    value = decode(payload, MAX_ENTRY_BYTES)
+    write = _read(kind, value)
+    if write is None or len(write.name.encode()) > MAX_NAME:
+        raise RemoteProtocolError(f"not a payload of kind {kind}")
+    return write
+
+
+def _read(kind: int, value: Plain) -> Write | None:
+    match kind, value:
+        case Kind.REGISTER, [str(name), content, list(replaced)]:
+            return RegisterWrite(name, content, _ids(replaced))
+        case Kind.SET, [str(name), content, bool(is_present), list(replaced)]:
+            return SetWrite(name, content, is_present, _ids(replaced))
+        case Kind.COUNTER, [str(name), increments, decrements]:
+            if _is_count(increments) and _is_count(decrements):
+                return CounterWrite(name, increments, decrements)
+        case Kind.CLAIM, [str(name), item, term]:
+            if _is_count(term) and term <= MAX_TERM:
+                return ClaimWrite(name, item, term)
+    return None
+
+
+def _is_count(value: Plain) -> TypeGuard[int]:
+    return type(value) is int and value >= 0  # `true` is an int, too
+
+
+def _ids(items: Sequence[object]) -> tuple[bytes, ...]:
+    ids = tuple(item for item in items if type(item) is bytes and len(item) == ID_BYTES)
+    if len(ids) != len(items) or len(ids) > MAX_REPLACED or list(ids) != sorted(set(ids)):
+        raise RemoteProtocolError("what was replaced is no IDs, too many, or out of order")
+    return ids

@@ -1,0 +1,234 @@
+"""The state of a document: a function of the set of its admitted entries.
+
+Entries are applied in any order that keeps each author's, which the log gives; the result is the
+same for all of them. What a fork withdraws is taken out by resolving the rest anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from lattica.crdt.canonical import Plain, decode, encode
+from lattica.crdt.entries.genesis import MAX_ENTRY_BYTES, Genesis
+from lattica.crdt.entries.header import Entry, Kind
+from lattica.crdt.log.clock import milliseconds_of
+from lattica.crdt.types.cell import Cell, Sibling
+from lattica.crdt.types.payloads import (
+    MAX_REPLACED,
+    ClaimWrite,
+    CounterWrite,
+    RegisterWrite,
+    SetWrite,
+    decode_write,
+)
+from lattica.nat.base.errors import RemoteProtocolError
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A place whose content may be another one now."""
+
+    kind: Kind
+    name: str
+    item: Plain = None
+    """Of sets and claims: which element."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """Claims of one author that follow on each other without a gap."""
+
+    since: int
+    """Hybrid time of the first."""
+    until: int
+    """Milliseconds since 1970 at which the last of them ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds an item."""
+
+    author: bytes
+    """The session key."""
+    since: int
+    """Hybrid time of the first claim."""
+    until: int
+    """Milliseconds since 1970 at which it ends if it is not renewed."""
+
+
+_NO_CELL: Final = Cell()
+
+
+class State:
+    """Registers, counters, sets and claims of one document."""
+
+    def __init__(self, genesis: Genesis) -> None:
+        self._genesis = genesis
+        self._clear()
+
+    def _clear(self) -> None:
+        self._registers: dict[str, Cell] = {}
+        self._counters: dict[str, dict[bytes, tuple[int, int]]] = {}
+        self._sets: dict[str, dict[bytes, Cell]] = {}
+        self._claims: dict[str, dict[bytes, dict[bytes, _Run]]] = {}
+
+    # What comes in.
+
+    def apply(self, entry: Entry) -> Change | None:
+        """Take the next admitted entry; None if it changes nothing.
+
+        An entry without its payload, of a kind that the document does not have, or whose payload
+        breaks the format takes no effect.
+        """
+        header = entry.header
+        if entry.payload is None or not self._genesis.allows(header.kind):
+            return None
+        try:
+            write = decode_write(header.kind, entry.payload)
+        except RemoteProtocolError:
+            return None
+        match write:
+            case RegisterWrite():
+                cell = self._registers.setdefault(write.name, Cell())
+                cell.write(_sibling(entry, write.value), write.replaced)
+                return Change(Kind.REGISTER, write.name)
+            case SetWrite():
+                elements = self._sets.setdefault(write.name, {})
+                cell = elements.setdefault(encode(write.element), Cell())
+                cell.write(_sibling(entry, write.is_present), write.replaced)
+                return Change(Kind.SET, write.name, write.element)
+            case CounterWrite():
+                totals = self._counters.setdefault(write.name, {})
+                before = totals.get(header.author, (0, 0))
+                # A decrease would be a fault of its author, who has signed both: it counts nothing.
+                totals[header.author] = (
+                    max(before[0], write.increments),
+                    max(before[1], write.decrements),
+                )
+                return Change(Kind.COUNTER, write.name)
+            case ClaimWrite():
+                self._claim(entry, write)
+                return Change(Kind.CLAIM, write.name, write.item)
+        return None
+
+    def rebuild(self, entries: Iterable[Entry]) -> None:
+        """Resolve anew, from all admitted entries."""
+        self._clear()
+        for entry in entries:
+            self.apply(entry)
+
+    def _claim(self, entry: Entry, write: ClaimWrite) -> None:
+        header = entry.header
+        runs = self._claims.setdefault(write.name, {}).setdefault(encode(write.item), {})
+        now = milliseconds_of(header.hlc)
+        run = runs.get(header.author)
+        if run is None or run.until <= now:
+            runs[header.author] = _Run(header.hlc, now + write.term)
+        else:
+            run.until = now + write.term
+
+    # Registers.
+
+    def register(self, name: str) -> Plain:
+        """The value of a name; nil if it has none."""
+        siblings = self._registers.get(name, _NO_CELL).siblings
+        return siblings[0].value if siblings else None
+
+    def conflicts(self, name: str) -> list[Sibling]:
+        """What was written at the same time by authors who did not know of each other, the winner
+        first; one or none where there is no conflict.
+        """
+        return self._registers.get(name, _NO_CELL).siblings
+
+    def registers(self) -> Iterator[tuple[str, Plain]]:
+        """Names that have a value, and that, in order."""
+        for name in sorted(self._registers):
+            value = self.register(name)
+            if value is not None:
+                yield name, value
+
+    # Counters.
+
+    def counter(self, name: str) -> int:
+        """The sum over all authors."""
+        return sum(
+            increments - decrements
+            for increments, decrements in self._counters.get(name, {}).values()
+        )
+
+    def totals(self, name: str, author: bytes) -> tuple[int, int]:
+        """What one author has added and taken away, for his next write."""
+        return self._counters.get(name, {}).get(author, (0, 0))
+
+    def counters(self) -> Iterator[tuple[str, int]]:
+        """Names that were counted at, in order."""
+        for name in sorted(self._counters):
+            yield name, self.counter(name)
+
+    # Sets.
+
+    def members(self, name: str) -> list[Plain]:
+        """The elements of a set, in order of their encodings.
+
+        An element is there if one who put it in was not known to all who took it out.
+        """
+        return [
+            decode(element, MAX_ENTRY_BYTES)
+            for element, cell in sorted(self._sets.get(name, {}).items())
+            if _is_present(cell)
+        ]
+
+    def has_member(self, name: str, element: Plain) -> bool:
+        """Whether an element is in a set. Raises LocalProtocolError for what is not plain data."""
+        return _is_present(self._sets.get(name, {}).get(encode(element), _NO_CELL))
+
+    def sets(self) -> tuple[str, ...]:
+        """Names of sets that were written to, in order."""
+        return tuple(sorted(self._sets))
+
+    # What the next write at a place replaces.
+
+    def replaced_at(self, name: str) -> tuple[bytes, ...]:
+        """IDs of what a write to a register replaces."""
+        return _ids(self._registers.get(name, _NO_CELL))
+
+    def replaced_in(self, name: str, element: Plain) -> tuple[bytes, ...]:
+        """IDs of what a write of an element of a set replaces."""
+        return _ids(self._sets.get(name, {}).get(encode(element), _NO_CELL))
+
+    # Claims.
+
+    def holder(self, name: str, item: Plain, now_ms: int) -> Holder | None:
+        """Who holds an item at a time; None if nobody does.
+
+        Of several whose claims overlap it is who began first, then whose session key is less.
+        """
+        runs = self._claims.get(name, {}).get(encode(item), {})
+        holders = [
+            Holder(author, run.since, run.until)
+            for author, run in runs.items()
+            if run.until > now_ms
+        ]
+        return min(holders, key=lambda each: (each.since, each.author), default=None)
+
+    def claimed(self, name: str, now_ms: int) -> Iterator[tuple[Plain, Holder]]:
+        """The items that somebody holds, in order of their encodings."""
+        for encoded in sorted(self._claims.get(name, {})):
+            item = decode(encoded, MAX_ENTRY_BYTES)
+            holder = self.holder(name, item, now_ms)
+            if holder is not None:
+                yield item, holder
+
+
+def _sibling(entry: Entry, value: Plain) -> Sibling:
+    return Sibling(entry.header.hlc, entry.header.author, entry.id, value)
+
+
+def _is_present(cell: Cell) -> bool:
+    return any(sibling.value is True for sibling in cell.siblings)
+
+
+def _ids(cell: Cell) -> tuple[bytes, ...]:
+    return tuple(sorted(sibling.entry_id for sibling in cell.siblings[:MAX_REPLACED]))

@@ -1,0 +1,192 @@
+"""A document as its users see it: two stores that write apart and then hear of each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lattica.crdt.document import Document
+from lattica.crdt.entries.chain import encode_chain
+from lattica.crdt.entries.genesis import Limits
+from lattica.crdt.entries.header import Kind
+from lattica.crdt.types.payloads import CounterWrite, RegisterWrite
+from lattica.crdt.types.state import Change
+from lattica.errors import LocalProtocolError, RemoteProtocolError, ResourceLimitError
+from lattica.nat.base.keys.identity import Identity
+from tests.support.crdt_chains import DOC, START, Writer
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.ms = START + 1_000_000
+
+    def __call__(self) -> int:
+        return self.ms
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def pair(tmp_path: Path, clock: Clock) -> Iterator[tuple[Document, Document]]:
+    documents = tuple(
+        Document(tmp_path / f"{number}.sqlite3", DOC, Identity(bytes([number]) * 32), wall=clock)
+        for number in (1, 2)
+    )
+    yield documents[0], documents[1]
+    for document in documents:
+        document.close()
+
+
+def sync(*documents: Document) -> None:
+    for giver in documents:
+        for taker in documents:
+            for proof in giver.forks():
+                taker.receive_fork(proof)
+            for chain in giver.chains_since(taker.heads()):
+                assert not taker.receive(chain, "peer").refusals
+
+
+def test_two_stores_write_apart_and_agree_when_they_meet(pair, clock):
+    one, two = pair
+    one.registers["model/latest"] = "v1"
+    sync(one, two)
+    assert two.registers["model/latest"] == "v1"
+    one.registers["model/latest"] = "v2"
+    clock.ms += 1
+    two.registers["model/latest"] = "v3"
+    for document, steps in ((one, 3), (two, 4)):
+        document.counter("steps").add(steps)
+        document.counter("steps").add(-1)
+        document.set("workers").add(["w", steps])
+    sync(one, two)
+    for document in (one, two):
+        assert list(document.registers.items()) == [("model/latest", "v3")]
+        conflicts = [each.value for each in document.registers.conflicts("model/latest")]
+        assert conflicts == ["v3", "v2"]
+        assert document.counter("steps").value == 5
+        assert list(document.set("workers")) == [["w", 3], ["w", 4]]
+    two.set("workers").discard(["w", 3])
+    two.set("workers").discard("nobody")
+    del two.registers["model/latest"]
+    sync(one, two)
+    assert ["w", 3] not in one.set("workers")
+    assert len(one.set("workers")) == 1
+    assert "model/latest" not in one.registers
+    assert list(one.registers) == []
+    with pytest.raises(KeyError):
+        one.registers["model/latest"]
+    with pytest.raises(KeyError):
+        del one.registers["model/latest"]
+
+
+def test_changes_say_where(pair):
+    one, two = pair
+    assert one.registers.get("a") is None
+    assert one.write(RegisterWrite("a", 1), CounterWrite("n", 1, 0)) == (
+        Change(Kind.REGISTER, "a"),
+        Change(Kind.COUNTER, "n"),
+    )
+    assert two.registers.get("a") is None
+    (chain,) = one.chains_since(two.heads())
+    received = two.receive(chain, "peer")
+    assert received.changes == (Change(Kind.REGISTER, "a"), Change(Kind.COUNTER, "n"))
+    assert not received.is_rebuilt
+
+
+def test_what_a_fork_withdraws_is_seen_no_more(pair):
+    one, two = pair
+    liar = Writer(b"liar")
+    chain, other = liar.chain(3, "value"), liar.chain(3, "other")
+    one.registers["key2"] = "mine"
+    assert one.receive(encode_chain(chain, with_prev=True), "peer").changes
+    two.receive(encode_chain(other, with_prev=True), "peer")
+    sync(one, two)
+    (proof,) = one.forks()
+    assert list(two.forks()) == [proof]
+    for document in pair:
+        assert list(document.registers.items()) == [("key2", "mine")]
+        assert document.heads()[liar.author] == (1, chain[0].id)
+    sync(two, one)
+    with pytest.raises(RemoteProtocolError):
+        one.receive(b"none", "peer")
+
+
+def test_one_at_a_time_holds_a_claim(pair, clock):
+    one, two = pair
+    jobs, others = one.claims("jobs"), two.claims("jobs")
+    assert jobs.claim("a", 10.0)
+    clock.ms += 1
+    assert others.claim("a", 10.0)  # it has not heard of the first
+    sync(one, two)
+    assert jobs.is_held("a")
+    assert not others.is_held("a")
+    assert not others.claim("a", 10.0)
+    clock.ms += 9_000
+    assert jobs.claim("a", 10.0)
+    sync(one, two)
+    clock.ms += 9_000
+    assert [item for item, _ in others.held()] == ["a"]
+    assert not others.claim("a", 1.0)
+    jobs.release("a")
+    jobs.release("nothing")
+    sync(one, two)
+    assert others.holder("a") is None
+    assert others.claim("a", 1.0)
+    for term in (0, -1, 86_401, float("nan")):
+        with pytest.raises(LocalProtocolError, match="term"):
+            jobs.claim("b", term)
+
+
+def test_a_document_is_the_same_when_it_is_opened_again(tmp_path: Path):
+    identity = Identity(bytes(32))
+    with Document(tmp_path / "d", DOC, identity) as document:
+        document.counter("n").add(2)
+        document.registers["a"] = {"x": [1, b"2"]}
+    for count in (3, 4):
+        with Document(tmp_path / "d", DOC, identity) as document:
+            document.counter("n").add()
+            assert document.counter("n").value == count
+            assert document.registers["a"] == {"x": [1, b"2"]}
+            assert len(document.heads()) == 1
+
+
+def test_what_cannot_be_written_changes_nothing(tmp_path: Path):
+    genesis = replace(
+        DOC, kinds=(Kind.REGISTER,), limits=Limits(entry_bytes=100, author_bytes=2_000)
+    )
+    with Document(tmp_path / "d", genesis, Identity(bytes(32))) as document:
+        with pytest.raises(LocalProtocolError, match="no counters"):
+            document.counter("n").add()
+        with pytest.raises(LocalProtocolError, match="100"):
+            document.registers["a"] = "x" * 100
+        with pytest.raises(LocalProtocolError, match="plain data"):
+            document.registers["a"] = {1, 2}  # type: ignore[assignment]
+        assert document.registers.get("a") is None
+        for number in range(100):
+            try:
+                document.registers["a"] = number
+            except ResourceLimitError:
+                break
+        last = document.registers["a"]
+        assert last == number - 1 > 0
+    with Document(tmp_path / "d", genesis, Identity(bytes(32))) as document:
+        assert document.registers["a"] == last
+
+
+def test_much_goes_in_pieces_that_are_taken(pair):
+    one, two = pair
+    for number in range(3):
+        one.write(*(RegisterWrite(f"{number}/{each}", "x" * 60_000) for each in range(10)))
+    pieces = list(one.chains_since({}))
+    assert len(pieces) == 2
+    assert all(len(piece) <= 1024 * 1024 for piece in pieces)
+    for piece in pieces:
+        two.receive(piece, "peer")
+    assert len(list(two.registers)) == 30
+    assert list(one.chains_since(two.heads())) == []
