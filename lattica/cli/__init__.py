@@ -16,9 +16,22 @@ import typer
 from typer.core import TyperGroup
 
 from lattica.cli import config_show, content, doctor, node, ports, relay, swarm_key
-from lattica.cli.common import EXIT_FAILURE, EXIT_INTERRUPTED, reported_errors, take_any_text
+from lattica.cli.common import (
+    EXIT_FAILURE,
+    EXIT_INTERRUPTED,
+    fail,
+    reported_errors,
+    take_any_text,
+)
 from lattica.cli.global_options import GlobalOptions, allow_after, without_types_of_flags
-from lattica.cli.terminal import guard_output, guarded_output, say, say_traceback
+from lattica.cli.terminal import (
+    OutputError,
+    guard_output,
+    guarded_output,
+    open_missing_descriptors,
+    say,
+    say_traceback,
+)
 from lattica.nat.base.printable import printable
 
 
@@ -125,12 +138,16 @@ config_show.register(app)
 
 def main() -> None:
     """Entry point of the `lattica` command; exits the process."""
+    open_missing_descriptors()
     take_any_text()
     guard_output()
     try:
         app(prog_name="lattica")
     except KeyboardInterrupt:  # before a command has begun
         sys.exit(EXIT_INTERRUPTED)
+    except OutputError as error:  # of the help, for instance
+        fail(str(error))
+        sys.exit(EXIT_FAILURE)
     except (Exception, BaseExceptionGroup) as bug:
         say_traceback(bug)
         sys.exit(EXIT_FAILURE)

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 from lattica.cli.global_options import GlobalOptions
-from lattica.cli.terminal import say
+from lattica.cli.terminal import say, throw_away
 from lattica.nat.base.errors import ConfigError, LatticaError
 from lattica.nat.base.exception_groups import leaves
 
@@ -109,10 +109,7 @@ def _give_up_output() -> bool:
         poll.register(descriptor, 0)
         if any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0)):
             closed = True
-            # The interpreter flushes once more at its end.
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, descriptor)
-            os.close(null)
+            throw_away(descriptor)
     return closed
 
 
@@ -121,8 +118,8 @@ def reported_errors() -> Iterator[None]:
     """Turn what a command raises into an exit code and at most one line a cause.
 
     A :class:`LatticaError` is the user's news: its message, exit code 1. Ctrl-C exits quietly
-    with 130. Standard output that is closed (`| head`) ends the command quietly with 1. Anything
-    else is a bug and keeps its traceback.
+    with 130. Standard output whose reader is gone (`| head`) ends the command quietly with 1.
+    Anything else is a bug and keeps its traceback.
     """
     try:
         yield

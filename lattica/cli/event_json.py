@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING
 
+from lattica.cli.terminal import output_errors
 from lattica.line_writer import LineWriter
 from lattica.nat.base.printable import json_text
 
@@ -31,8 +32,9 @@ class EventOutput:
     """Writes events to standard output; made by :func:`event_output`.
 
     A reader that stalls stops nothing: events wait in a bounded queue, then are dropped, and when
-    it is back an `events_lost` in their place says how many. Each method raises :class:`OSError`
-    when nobody can read any more.
+    it is back an `events_lost` in their place says how many. Each method raises
+    :class:`BrokenPipeError` when nobody can read any more, and
+    :class:`~lattica.cli.terminal.OutputError` when standard output refuses otherwise.
     """
 
     def __init__(self, writer: LineWriter) -> None:
@@ -40,14 +42,18 @@ class EventOutput:
 
     def write(self, event: DataclassInstance) -> None:
         """Write one event."""
-        self._writer.write(json_text(event_object(event)))
+        self._write(event_object(event))
 
     def write_ready(self, node: Node, **more: object) -> None:
         """Say, as the first event, who the node is and where it can be reached, and what else
         there is to say."""
         addrs = [str(addr) for addr in node.addrs]
         ready = {"event": "ready", "peer_id": str(node.peer_id), "addrs": addrs, **more}
-        self._writer.write(json_text(ready))
+        self._write(ready)
+
+    def _write(self, value: dict[str, object]) -> None:
+        with output_errors():
+            self._writer.write(json_text(value))
 
     async def write_all(self, events: EventStream) -> None:
         """Write what happens from the node's start on, but what :meth:`write_ready` has said."""

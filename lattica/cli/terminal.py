@@ -3,16 +3,22 @@
 Both are guarded: what is not printable is shown by its code (`lattica.nat.base.printable`), whoever
 writes it, so that no text of a peer's drives the terminal. Only rich's own codes pass, and the
 text between them does not. Imports nothing heavy.
+
+What cannot be written any more is an :class:`OutputError` on standard output, and thrown away on
+standard error, where there is no other place to say so.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
+from lattica.nat.base.errors import LatticaError
 from lattica.nat.base.printable import json_text, printable, printable_lines
 
 if TYPE_CHECKING:
@@ -37,10 +43,99 @@ def say_traceback(error: BaseException) -> None:
     print(*map(printable, lines), sep="\n  ", file=sys.stderr, flush=True)
 
 
+class OutputError(LatticaError, OSError):
+    """Standard output refuses what is written to it: a full disk, for instance."""
+
+
+def open_missing_descriptors() -> None:
+    """Let standard input, output and error that are closed (`>&-`) lead to nowhere.
+
+    The first file or socket that is opened would get such a number otherwise, and what is printed
+    would go there. The interpreter has no streams for them.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            os.set_inheritable(descriptor, True)
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+
+
+def throw_away(descriptor: int) -> None:
+    """From now on what is written to standard output (1) or error (2) leads to nowhere.
+
+    Also what has not left the stream yet: the interpreter flushes once more at its end.
+    """
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, descriptor)
+    os.close(null)
+
+
+@contextmanager
+def output_errors() -> Iterator[None]:
+    """Standard output is written to here: what it refuses is an :class:`OutputError`.
+
+    A reader that has gone away is none, but :class:`BrokenPipeError`.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        throw_away(1)
+        raise OutputError(f"cannot write to standard output: {_reason(error)}") from None
+
+
+@contextmanager
+def _no_errors() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError:
+        throw_away(2)
+
+
+def _reason(error: OSError) -> str:
+    if error.errno == errno.ENOSPC:
+        return "the disk is full"
+    return error.strerror or str(error)
+
+
+class _Output:
+    """A text stream whose errors mean what they mean for this one of the two."""
+
+    def __init__(self, stream: TextIO, errors: Callable[[], AbstractContextManager[None]]) -> None:
+        self._stream = stream
+        self._errors = errors
+
+    def write(self, text: str) -> int:
+        with self._errors():
+            self._stream.write(text)
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        with self._errors():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 class _Guard:
     """A text stream that shows what is not printable by its code; all else is the stream's."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: _Output) -> None:
         self.rich_proxied_file = stream
         """Where rich writes its codes. What it writes between them is guarded by `console`."""
 
@@ -56,13 +151,13 @@ class _Guard:
         return getattr(self.rich_proxied_file, name)
 
 
-def _guard(stream: TextIO) -> TextIO:
-    return stream if isinstance(stream, _Guard) else cast(TextIO, _Guard(stream))
+def _guard(stream: TextIO, errors: Callable[[], AbstractContextManager[None]]) -> TextIO:
+    return stream if isinstance(stream, _Guard) else cast(TextIO, _Guard(_Output(stream, errors)))
 
 
 def guard_output() -> None:
     """Guard standard output and error for the rest of the process."""
-    sys.stdout, sys.stderr = _guard(sys.stdout), _guard(sys.stderr)
+    sys.stdout, sys.stderr = _guard(sys.stdout, output_errors), _guard(sys.stderr, _no_errors)
 
 
 @contextmanager
