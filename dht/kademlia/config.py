@@ -44,7 +44,7 @@ class LookupConfig:
     paths: int = 3
     """Disjoint paths, each with one question at a time (α): a peer is asked on one of them, and
     what it says leads only that one."""
-    near: int = 3
+    near: int = 1
     """As soon as so many nearest peers have answered, all others of the nearest are asked at once
     (β of libp2p's resiliency parameter)."""
     spare: int = 5
@@ -56,9 +56,9 @@ class LookupConfig:
     timeout: float = 10.0
     """A question that is not answered in this time has failed: several round trips over a bad link,
     and the connection, too."""
-    distrust_after: int = 3
-    """How many more of the peers that somebody told of may fail than answer, before the others that
-    nobody else told of are not asked."""
+    distrust_after: int = 1
+    """How many more of the peers that somebody told of fail than answer, when the others that
+    nobody else told of are left for the end: asked if `count` are not found without them."""
     group_in_answer: int = 3
     """Peers of one network in an answer; an honest table has no more."""
     max_queries: int = 256

@@ -6,8 +6,8 @@ astray the one path that it is asked on, and no other.
 What it does beyond them. A path whose question waits goes on after `patience`, so that one peer
 that is gone costs half a second and not a timeout. The last peers are asked at once, and a few more
 than are looked for. A peer whose
-contacts do not answer is not believed: the rest of what it alone told of is not asked, so that
-invented peers next to the key cost a few questions and not twenty.
+contacts do not answer is not believed: the rest of what it alone told of is not asked while there
+are enough others, so that invented peers next to the key cost one question or two and not twenty.
 """
 
 from __future__ import annotations
@@ -83,6 +83,8 @@ class Lookup:
         self._open: dict[int, _Candidate] = {}
         """Asked, and neither answered nor failed."""
         self._is_stopped = False
+        self._believes_all = False
+        """There were not enough peers without those of whom only distrusted ones told."""
         self.queries = 0
         """Peers that were asked."""
         self.junk = Counter[int]()
@@ -95,6 +97,8 @@ class Lookup:
     def next_queries(self, now: float) -> list[Contact]:
         """Whom to ask now, each once."""
         self._wait_no_longer(now)
+        if self._is_settled() and self._is_short():
+            self._believe_all()
         chosen = []
         if not self._is_stopped:
             is_near = self._is_near()
@@ -133,19 +137,7 @@ class Lookup:
 
         Questions may still be open then; their answers are of no use.
         """
-        if self._is_stopped:
-            return True
-        # A few slow ones keep their places: whoever is there behind them has been asked already.
-        window = self._window(self._config.count, self._config.spare)
-        if any(c.state is _State.ASKED for c in window):
-            return False
-        if self.queries < self._config.max_queries and any(
-            c.state is _State.WAITING for c in window
-        ):
-            return False
-        # They are waited for only where there is not enough without them.
-        answered = sum(c.state is _State.ANSWERED for c in window)
-        return answered >= self._config.near or not self._open
+        return self._is_stopped or (self._is_settled() and not self._is_short())
 
     def stop(self) -> None:
         """What was looked for is found."""
@@ -211,6 +203,37 @@ class Lookup:
         return found
 
     # --- inside ---
+
+    def _is_settled(self) -> bool:
+        """Whether nobody who is believed in is nearer than those who have answered."""
+        # A few slow ones keep their places: whoever is there behind them has been asked already.
+        window = self._window(self._config.count, self._config.spare)
+        if any(c.state is _State.ASKED for c in window):
+            return False
+        if self.queries < self._config.max_queries and any(
+            c.state is _State.WAITING for c in window
+        ):
+            return False
+        # They are waited for only where there is not enough without them.
+        answered = sum(c.state is _State.ANSWERED for c in window)
+        return 2 * answered >= max(len(window), 1) or not self._open
+
+    def _is_short(self) -> bool:
+        """Whether there are too few, and others of whom only distrusted peers told."""
+        return (
+            not self._believes_all
+            and self.queries < self._config.max_queries
+            and self.answers < self._config.count
+            and any(c.state is _State.DISTRUSTED for c in self._candidates.values())
+        )
+
+    def _believe_all(self) -> None:
+        self._believes_all = True
+        for key, candidate in self._candidates.items():
+            if candidate.state is _State.DISTRUSTED:
+                candidate.state = _State.WAITING
+                insort(self._near, (candidate.distance, key))
+                heappush(self._paths[candidate.path], (candidate.distance, key))
 
     def _window(self, size: int, slow: int = 0) -> list[_Candidate]:
         """The nearest ones, and of those that make us wait no more than `slow`."""
@@ -317,7 +340,7 @@ class Lookup:
         for key in candidate.sources:
             source = self._candidates[key]
             source.bad += change
-            if change > 0 and source.bad >= limit:
+            if change > 0 and source.bad >= limit and not self._believes_all:
                 for told in source.told:
                     if told.state is _State.WAITING and all(
                         self._candidates[other].bad >= limit for other in told.sources

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from tools.bench import lossy_link, venvs
 from tools.bench.cases import BENCHES, OURS, Workload, select
+from tools.bench.dht.scenarios import run_all
 from tools.bench.runner import HERE, PROGRAMS, Failure, Program, Settings, run_workload
 from tools.bench.stats import Measurement, by_case, is_better, json_line, ratio, rounded
 
@@ -121,8 +122,18 @@ def measure(
     return measurements, well
 
 
+def simulate(nodes: int, lookups: int, seed: int, as_json: bool) -> list[Measurement]:
+    """The simulated networks of `dht`. JSON lines are printed as they come."""
+    measurements = []
+    for measurement in run_all(nodes, lookups, seed):
+        measurements.append(measurement)
+        if as_json:
+            print(json_line(measurement), flush=True)
+    return measurements
+
+
 def main(
-    name: Annotated[str, typer.Argument(help=f"all, {', '.join(BENCHES)}")],
+    name: Annotated[str, typer.Argument(help=f"all, {', '.join(BENCHES)}, dht")],
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     peer: Annotated[
         list[str] | None,
@@ -140,24 +151,32 @@ def main(
     plot_to: Annotated[
         Path | None, typer.Option("--plot", help="Draw the comparison into this PNG file.")
     ] = None,
+    nodes: Annotated[int, typer.Option(min=100, help="dht: nodes that are simulated.")] = 10_000,
+    lookups: Annotated[int, typer.Option(min=1, help="dht: lookups that are measured.")] = 1000,
+    seed: Annotated[int, typer.Option(help="dht: the same one gives the same figures.")] = 1,
 ) -> None:
     """Measure Lattica on this machine's loopback, and peers doing the same work beside it.
 
     bulk and rpc go over TCP, quic over QUIC, relay through a third process. The lossy cases of
-    quic run in the network lab, which needs root; without it they are skipped.
+    quic run in the network lab, which needs root; without it they are skipped. dht is a simulation
+    in virtual time, which `all` leaves out.
     """
     peers = list(peer or ())
     if name == "all" and not peers and not no_peers:
         peers = list(venvs.PEERS)
     if unknown := [p for p in peers if p not in venvs.PEERS]:
         raise typer.BadParameter(f"unknown peer {unknown[0]!r}; known: {', '.join(venvs.PEERS)}")
-    try:
-        workloads = select(name, tuple(case or ()))
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-    chosen, complaints = programs(peers, not no_ours)
-    settings = Settings(repeats=repeats, seconds=seconds)
-    measurements, well = measure(workloads, chosen, settings, json)
+    complaints: list[str] = []
+    if name == "dht":
+        measurements, well = simulate(nodes, lookups, seed, json), True
+    else:
+        try:
+            workloads = select(name, tuple(case or ()))
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+        chosen, complaints = programs(peers, not no_ours)
+        settings = Settings(repeats=repeats, seconds=seconds)
+        measurements, well = measure(workloads, chosen, settings, json)
     if not json:
         console = Console()
         if not console.is_terminal:

@@ -167,7 +167,7 @@ def test_invented_peers_cost_a_few_questions(net):
 def test_who_is_distrusted_is_asked_where_somebody_else_tells_of_it():
     liar, honest = contact(at("1")), contact(at("1") + 1)
     told = [contact(at("001") + n) for n in range(6)]
-    lookup = Lookup(0, [liar, honest], LookupConfig(paths=2, near=1), own=1)
+    lookup = Lookup(0, [liar, honest], LookupConfig(paths=2, distrust_after=3), own=1)
     assert lookup.next_queries(0.0) == [liar, honest]
     lookup.answered(liar.key, told, 0.0)
     for one in told[:3]:
@@ -176,6 +176,16 @@ def test_who_is_distrusted_is_asked_where_somebody_else_tells_of_it():
     assert lookup.next_queries(0.0) == []
     lookup.answered(honest.key, [told[5]], 0.0)
     assert told[5] in lookup.next_queries(0.0)
+
+
+def test_whoever_is_told_of_by_the_only_peer_known_is_asked_although_some_are_gone():
+    only = contact(at("1"))
+    told = [contact(at("01") + n) for n in range(10)]
+    lookup = Lookup(0, [only], CONFIG, own=1)
+    gone = {c.key for c in told[:4]}
+    tell = {only.key: told}
+    run_lookup(lookup, lambda c: None if c.key in gone else tell.get(c.key, []))
+    assert lookup.closest() == [*told[4:], only]
 
 
 def test_many_of_one_network_in_an_answer_are_junk():
