@@ -17,6 +17,8 @@ from lattica.crdt.entries.genesis import Genesis, Limits, Mode, Recovery
 from lattica.crdt.entries.header import Entry, Kind
 from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.keys.session import SessionKey
+from lattica.crdt.tree.places import encode_standing, register_key
+from lattica.crdt.tree.search_tree import SearchTree
 from lattica.crdt.types.payloads import ClaimWrite, CounterWrite, RegisterWrite, SetWrite
 from lattica.nat.base.keys.identity import Identity
 
@@ -84,6 +86,9 @@ def vectors() -> dict[str, Any]:
     same_seq, wrong_link = find_fork(second, other), find_fork(second, liar)
     assert same_seq is not None
     assert wrong_link is not None
+    keys = [register_key(f"model/{number}") for number in range(12)]
+    items = {key: encode_standing([(number, first.id)]) for number, key in enumerate(keys)}
+    tree = SearchTree(items)
     plain = [
         None,
         [False, True, 0, 127, 128, 2**64 - 1, -1, -(2**63)],
@@ -115,6 +120,12 @@ def vectors() -> dict[str, Any]:
             "counter": count.hex(),
             "set": SetWrite("workers", ["a", 1], True).encode().hex(),
             "claim": ClaimWrite("jobs", 7, 30_000).encode().hex(),
+        },
+        "tree": {
+            "empty": SearchTree({}).root.hex(),
+            "items": {key.hex(): value.hex() for key, value in items.items()},
+            "root": tree.root.hex(),
+            "proof": tree.prove(keys[1], keys[1]).hex(),
         },
         "forks": {
             "same sequence number": same_seq.encode().hex(),

@@ -14,6 +14,13 @@ from lattica.crdt.canonical import Plain, decode, encode
 from lattica.crdt.entries.genesis import MAX_ENTRY_BYTES, Genesis
 from lattica.crdt.entries.header import Entry, Kind
 from lattica.crdt.log.clock import milliseconds_of
+from lattica.crdt.tree.places import (
+    claim_key,
+    counter_key,
+    encode_standing,
+    register_key,
+    set_key,
+)
 from lattica.crdt.types.cell import Cell, Sibling
 from lattica.crdt.types.payloads import (
     MAX_REPLACED,
@@ -188,6 +195,23 @@ class State:
         """Names of sets that were written to, in order."""
         return tuple(sorted(self._sets))
 
+    # The whole.
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """All of it as keys and values of the tree, in no order."""
+        for name, cell in self._registers.items():
+            yield register_key(name), _standing(cell)
+        for name, totals in self._counters.items():
+            for author, pair in totals.items():
+                yield counter_key(name, author), encode(pair)
+        for name, elements in self._sets.items():
+            for element, cell in elements.items():
+                yield set_key(name, element), _standing(cell)
+        for name, claims in self._claims.items():
+            for item, runs in claims.items():
+                for author, run in runs.items():
+                    yield claim_key(name, item, author), encode([run.since, run.until])
+
     # What the next write at a place replaces.
 
     def replaced_at(self, name: str) -> tuple[bytes, ...]:
@@ -224,6 +248,10 @@ class State:
 
 def _sibling(entry: Entry, value: Plain) -> Sibling:
     return Sibling(entry.header.hlc, entry.header.author, entry.id, value)
+
+
+def _standing(cell: Cell) -> bytes:
+    return encode_standing([(each.value, each.entry_id) for each in cell.siblings])
 
 
 def _is_present(cell: Cell) -> bool:

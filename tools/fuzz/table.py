@@ -86,6 +86,7 @@ TARGETS: dict[str, str] = {
     "kad-request": "dht:KAD_REQUEST",
     "kad-response": "dht:KAD_RESPONSE",
     "crdt-write": "crdt:WRITE",
+    "crdt-proof": "crdt:PROOF",
     "config-file": "settings:CONFIG_FILE",
     "config-environment": "settings:CONFIG_ENVIRONMENT",
 }

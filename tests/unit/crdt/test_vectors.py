@@ -15,6 +15,9 @@ from lattica.crdt.entries.fork import decode_fork
 from lattica.crdt.entries.genesis import decode_genesis
 from lattica.crdt.entries.header import decode_header
 from lattica.crdt.keys.session import decode_certificate
+from lattica.crdt.tree.places import Standing
+from lattica.crdt.tree.proofs import verify_register
+from lattica.crdt.tree.search_tree import SearchTree
 from lattica.crdt.types.payloads import decode_write
 from lattica.errors import RemoteProtocolError
 from tools import crdt_vectors
@@ -99,6 +102,21 @@ def test_payloads_are_those_of_their_kinds(kind, case):
     assert write is not None
     assert write.encode() == payload
     assert write.name == msgpack.unpackb(payload)[0]
+
+
+def test_the_tree_of_the_items_has_the_root_and_the_proof_shows_one():
+    tree = VECTORS["tree"]
+    items = {bytes.fromhex(key): bytes.fromhex(value) for key, value in tree["items"].items()}
+    root, proof = bytes.fromhex(tree["root"]), bytes.fromhex(tree["proof"])
+    assert SearchTree(items).root == root
+    assert hashlib.sha256(b"lattica/crdt/tree/v1\0\0").hexdigest() == tree["empty"]
+    assert hashlib.sha256(b"lattica/crdt/tree/v1\0" + first_node(proof)).digest() == root
+    found = verify_register(root, proof, "model/1")
+    assert found == Standing(1, IDS[0], True)
+
+
+def first_node(proof: bytes) -> bytes:
+    return proof[4 : 4 + int.from_bytes(proof[:4], "big")]
 
 
 @pytest.mark.parametrize("case", VECTORS["forks"])

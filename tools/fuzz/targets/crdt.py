@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 from lattica.crdt.canonical import decode, encode
@@ -10,6 +11,8 @@ from lattica.crdt.entries.fork import decode_fork
 from lattica.crdt.entries.genesis import decode_genesis
 from lattica.crdt.entries.header import Entry, decode_header
 from lattica.crdt.keys.session import decode_certificate
+from lattica.crdt.tree.proofs import verify_registers
+from lattica.crdt.tree.search_tree import node_hash
 from lattica.crdt.types.payloads import decode_write
 from lattica.errors import RemoteProtocolError
 from tools.crdt_vectors import SESSION, text
@@ -23,6 +26,7 @@ CHAINS = [bytes.fromhex(each) for each in VECTORS["chains"].values()]
 ENTRIES = [bytes.fromhex(entry["header"]) for entry in VECTORS["entries"]]
 FORKS = [bytes.fromhex(each) for each in VECTORS["forks"].values()]
 PLAIN = [bytes.fromhex(each) for each in VECTORS["canonical"]["accepted"]]
+ROOT = bytes.fromhex(VECTORS["tree"]["root"])
 
 
 def _canonical(data: bytes) -> None:
@@ -59,6 +63,13 @@ def _write(data: bytes) -> None:
         raise Violation("it is read and written otherwise")
 
 
+def _proof(data: bytes) -> None:
+    # A forger may choose the root as well.
+    for root in (ROOT, node_hash(data[4 : 4 + int.from_bytes(data[:4], "big")])):
+        with contextlib.suppress(RemoteProtocolError):
+            verify_registers(root, data, "model/1")
+
+
 _ALLOWED = (RemoteProtocolError,)
 CANONICAL = Target(
     "crdt-canonical",
@@ -88,3 +99,4 @@ WRITE = Target(
     ],
     max_memory=64 * MIB,
 )
+PROOF = Target("crdt-proof", _proof, _ALLOWED, seeds=[bytes.fromhex(VECTORS["tree"]["proof"])])
