@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import logging
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -82,7 +82,7 @@ class FetchOptions:
     least_rate: int = 1024
     """Bytes a second that a provider has to send in that time; a slower one counts as lost."""
     give_up_after: float = 300.0
-    """Time without progress after which a lost connection becomes an error."""
+    """Time without a verified chunk after which a lost connection becomes an error."""
     first_delay: float = 0.5
     """Pause before a lost connection is made anew; doubles up to 15 s while nothing comes."""
     delete_former: bool = False
@@ -130,6 +130,8 @@ class _BusyError(ContentError):
     """The provider serves too many others."""
 
 
+_JOINED_WRONG = 2
+"""Times that parts of two streams may be wrong together; then all is to come on one stream."""
 _RELAYED_WINDOW = 4 * 1024 * 1024
 """Bytes under way at most through a relay: there may be a better path soon."""
 _RETRIED = (
@@ -173,6 +175,17 @@ class _Kept:
 
     manifest: Begun | None = None
     span: tuple[Span, Begun] | None = None
+    wrong_manifests: int = 0
+    """How often what two streams brought of it was wrong together."""
+    wrong_chunks: Counter[int] = field(default_factory=Counter)
+    """The same of chunks, by number."""
+
+    def doubts(self, span: Span) -> bool:
+        """Whether a span has to come on one stream, which shows whose fault it is."""
+        numbers = range(span.first, span.first + span.count)
+        return bool(self.wrong_chunks) and any(
+            self.wrong_chunks[number] >= _JOINED_WRONG for number in numbers
+        )
 
     def spans(self, plan: Plan, missing: list[int]) -> Iterator[Span]:
         """All that is to be asked for, what has begun first."""
@@ -257,12 +270,14 @@ class _Link:
             while not (bodies := await self._receive()):
                 pass
         except _RETRIED:
-            self._kept.manifest = self._core.begun or self._kept.manifest
+            if self._kept.wrong_manifests < _JOINED_WRONG:
+                self._kept.manifest = self._core.begun or self._kept.manifest
             raise
         continued, self._kept.manifest = self._kept.manifest is not None, None
         data = bytes(bodies[0])
         if Cid.of(data) != self._ticket.cid:
             if continued:
+                self._kept.wrong_manifests += 1
                 raise _JoinedWrongError(
                     "what two streams brought of the manifest is wrong together"
                 )
@@ -270,6 +285,7 @@ class _Link:
                 f"peer {self._ticket.peer_id} has sent a manifest that is not "
                 f"{self._ticket.cid}; do not trust this provider"
             )
+        self._kept.wrong_manifests = 0
         return data
 
     async def spans(
@@ -316,9 +332,12 @@ class _Link:
                 await sink.send((span, data))
 
     def keep(self) -> bool:
-        """The stream is broken: keep what came of an answer. Returns whether that is more."""
+        """The stream is broken: keep what came of an answer. Returns whether that is more.
+
+        Nobody knows yet whether it is right, so that it is no progress.
+        """
         begun = self._core.begun
-        if begun is None or not self._waiting:
+        if begun is None or not self._waiting or self._kept.doubts(self._waiting[0]):
             return False
         before, self._kept.span = self._kept.span, (self._waiting[0], begun)
         return before is None or before[1].filled < begun.filled
@@ -345,6 +364,8 @@ class _Fetch:
         self._finish_limiter = trio.CapacityLimiter(_FINISH_THREADS)
         self._last_gain = trio.current_time()
         self._kept = _Kept()
+        self._more_kept = False
+        """The last connection has brought bytes that the next one need not bring."""
         self._connected = False
         """A connection has succeeded once."""
         self._serving = False
@@ -519,8 +540,7 @@ class _Fetch:
                         await link.spans(spans, send)
                     except _RETRIED as error:
                         lost = error
-                        if link.keep():
-                            self._last_gain = trio.current_time()
+                        self._more_kept = link.keep()
         if lost is not None:
             raise lost
 
@@ -542,10 +562,14 @@ class _Fetch:
                         raise
                     # Of two streams: the first may have been broken, not the provider.
                     logger.info("what two streams brought is wrong together; asking again")
+                    self._kept.wrong_chunks.update(range(span.first, span.first + span.count))
                     continue
                 link.recycle(data)
                 self._last_gain = trio.current_time()
                 numbers = range(span.first, span.first + span.count)
+                if self._kept.wrong_chunks:
+                    for number in numbers:
+                        del self._kept.wrong_chunks[number]
                 self._ledger.add(numbers, fetched=True)
                 self._finish_ready(finishing)
                 self._emit_progress()
@@ -576,7 +600,7 @@ class _Fetch:
         """
         failures = 0
         while True:
-            gain = self._last_gain
+            gain, self._more_kept = self._last_gain, False
             try:
                 async with await self._open() as stream:
                     return await use(_Link(stream, self._ticket, self._options, self._kept))
@@ -588,13 +612,10 @@ class _Fetch:
                 if not self._serving:
                     raise
                 lost = error  # it served this before: it is being started again
-            failures = 1 if self._last_gain != gain else failures + 1
+            failures = 1 if self._more_kept or self._last_gain != gain else failures + 1
             idle = trio.current_time() - self._last_gain
             if idle > self._options.give_up_after:
-                raise ContentError(
-                    f"gave up after {idle:.0f} s without progress: {lost}. What has arrived is "
-                    "kept; the same command goes on from there"
-                ) from lost
+                self._give_up(idle, lost)
             pause = pause_after(
                 failures, self._options.first_delay, _LONGEST_DELAY, random.Random()
             )
@@ -602,6 +623,18 @@ class _Fetch:
             done, total = (self._ledger.bytes_done, self._plan.size) if self._counting else (0, 0)
             self._emit(Retrying(str(lost), pause, bytes_done=done, bytes_total=total))
             await trio.sleep(pause)
+
+    def _give_up(self, idle: float, lost: Exception) -> NoReturn:
+        peer, kept = self._ticket.peer_id, self._kept
+        if kept.wrong_manifests or kept.wrong_chunks:
+            raise IntegrityError(
+                f"peer {peer} has sent bytes that are wrong together, and has broken off since: "
+                f"{lost}; do not trust this provider"
+            ) from lost
+        raise ContentError(
+            f"gave up after {idle:.0f} s without progress with peer {peer}: {lost}. What has "
+            "arrived is kept; the same command goes on from there"
+        ) from lost
 
     async def _open(self) -> Stream:
         # The addresses each time: the node forgets them after a while.

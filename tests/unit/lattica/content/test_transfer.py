@@ -340,6 +340,81 @@ async def test_bad_bytes_name_the_peer_and_are_not_written(tmp_path):
     assert_same(source, tmp_path / "out")
 
 
+def serve_in_parts(node, publication, *, of_manifest, always_breaks, right_rest=False):
+    """Break answers off before their end, and end them wrongly on the next stream.
+
+    Returns the offsets that were asked for, of the manifest or of chunks.
+    """
+    offsets: list[int] = []
+
+    async def handler(stream):
+        core = ContentServerCore()
+        while data := await stream.receive_some():
+            for request in core.feed(data):
+                if isinstance(request, SpanRequest):
+                    body = publication.read_span(request.first, request.count)
+                else:
+                    body = publication.encoded
+                if isinstance(request, SpanRequest) == of_manifest:
+                    await stream.send_all(whole(body))
+                    continue
+                offsets.append(request.offset)
+                wrong = bytes(len(body))
+                if request.offset:
+                    rest = body if right_rest else wrong
+                    await stream.send_all(whole(rest[request.offset :]))
+                elif always_breaks or len(offsets) < 5:
+                    head = encode_body_header(len(body))
+                    await stream.send_all(head + wrong[: len(body) * 9 // 10])
+                    while stream.outgoing.data:
+                        await trio.sleep(0.001)
+                    return  # what comes now is an early end
+                else:
+                    await stream.send_all(whole(wrong))
+
+    node.handle(PROTOCOL, handler)
+    return offsets
+
+
+@pytest.mark.parametrize("of_manifest", [False, True])
+@pytest.mark.parametrize("right_rest", [False, True])
+async def test_parts_that_are_wrong_together_twice_have_to_come_on_one_stream(
+    tmp_path, of_manifest, right_rest
+):
+    """A provider cannot go on for ever breaking off what it then ends wrongly."""
+    source = tmp_path / "one"
+    source.write_bytes(np.random.default_rng(6).bytes(MIB))
+    publication = await make_publication(source)
+    async with memory_node() as node:
+        offsets = serve_in_parts(
+            node, publication, of_manifest=of_manifest, always_breaks=False, right_rest=right_rest
+        )
+        with (
+            trio.fail_after(20),
+            pytest.raises(IntegrityError, match=f"peer {SERVER} has sent"),
+        ):
+            await fetch(node, ticket_for(publication), tmp_path / "out", options=QUICK)
+    # Begun, ended, twice; and then it is asked for as a whole.
+    assert [bool(offset) for offset in offsets] == [False, True, False, True, False]
+
+
+@pytest.mark.parametrize("of_manifest", [False, True])
+async def test_unverified_bytes_are_no_progress(tmp_path, of_manifest):
+    source = tmp_path / "one"
+    source.write_bytes(np.random.default_rng(6).bytes(MIB))
+    publication = await make_publication(source)
+    options = replace(QUICK, give_up_after=0.5)
+    async with memory_node() as node:
+        offsets = serve_in_parts(node, publication, of_manifest=of_manifest, always_breaks=True)
+        with (
+            trio.fail_after(20),
+            pytest.raises(IntegrityError, match=f"peer {SERVER} has sent bytes that are wrong"),
+        ):
+            await fetch(node, ticket_for(publication), tmp_path / "out", options=options)
+    assert sum(map(bool, offsets)) == 2
+    assert not any(offsets[4:])
+
+
 async def test_manifest_that_is_not_the_one_asked_for(tmp_path):
     publication = await make_publication(make_tree(tmp_path / "source"))
     other = publication.encoded.replace(b"small", b"smell")
