@@ -34,7 +34,7 @@ class _State(Enum):
     DISTRUSTED = auto()
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class _Candidate:
     contact: Contact
     distance: int
