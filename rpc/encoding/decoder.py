@@ -24,6 +24,16 @@ _CHECK_ABOVE: Final = 512
 claim as many items as the message has bytes, and in each of 500 levels again."""
 _MAX_INTEGER: Final = 64 * 1024
 """Bytes of an integer: to write one down in decimal takes time that grows with the square."""
+MAX_COMPOSITE_KEYS: Final = 128
+"""Keys of maps and items of sets in a message that are not in :data:`_SIMPLE_KEYS`. Their hashes
+are whatever their sender wants (long integers are taken modulo 2^61 - 1, tuples and dates are made
+of such), and n of one hash take n² comparisons. Of integers and floats of 64 bits only some tens
+have one hash, and that of text and bytes is keyed."""
+_SIMPLE_KEYS: Final = frozenset({str, bytes, int, bool, float, type(None)})
+
+
+class _ManyComposite(Exception):
+    """So many values that could be bad keys that keys must be looked at: begin again."""
 
 
 class Decoder:
@@ -38,11 +48,13 @@ class Decoder:
         self._required: dict[type, frozenset[str]] = {}
         self._buffers: Sequence[Any] = ()
         self._markers = 0
+        self._composite = 0
+        self._composite_keys: int | None = None
         self._refusal: RefusedValueError | None = None
         self._makers: dict[Code, Callable[[list[Any]], Any]] = {
             Code.TUPLE: tuple,
-            Code.SET: set,
-            Code.FROZENSET: frozenset,
+            Code.SET: self._set,
+            Code.FROZENSET: lambda items: frozenset(self._set(items)),
             Code.STRUCT: self._struct,
             Code.ENUM: self._enum,
             Code.ARRAY: lambda parts: make_array(*_parts(parts, 4)),
@@ -84,18 +96,21 @@ class Decoder:
         What is refused is None in the value. Raises RemoteProtocolError.
         """
         self._buffers = buffers
-        self._markers = 0
-        self._refusal = None
+        self._markers = self._composite = 0
+        self._composite_keys = self._refusal = None
         try:
             if len(data) > _CHECK_ABOVE:
                 _go_through(data)
-            value = msgpack.unpackb(
-                data,
-                ext_hook=self._on_ext,
-                list_hook=self._on_list,
-                strict_map_key=False,
-                timestamp=3,
-            )
+            try:
+                value = msgpack.unpackb(
+                    data,
+                    ext_hook=self._on_ext,
+                    list_hook=self._on_list,
+                    strict_map_key=False,
+                    timestamp=3,
+                )
+            except _ManyComposite:
+                value = self._unpack_by_pairs(data)
         except RemoteProtocolError:
             raise
         except Exception as error:
@@ -108,11 +123,25 @@ class Decoder:
             raise RemoteProtocolError("no message of RPC: a marker that marks nothing")
         return value, self._refusal
 
+    def _unpack_by_pairs(self, data: bytes | memoryview) -> Any:
+        """With a call for each map before it is made, which costs time where there are many."""
+        self._markers = self._composite = self._composite_keys = 0
+        self._refusal = None
+        return msgpack.unpackb(
+            data,
+            ext_hook=self._on_ext,
+            list_hook=self._on_list,
+            object_pairs_hook=self._on_pairs,
+            strict_map_key=False,
+            timestamp=3,
+        )
+
     # --- hooks of msgpack ---
 
     def _on_ext(self, code: int, data: bytes) -> Any:
         make = self._values.get(code)
         if make is not None:
+            self._count_composite()
             return make(data)
         marker = DECODED_MARKERS.get(code)
         if marker is None or data:
@@ -124,6 +153,7 @@ class Decoder:
         if not items or type(items[0]) is not Marker:
             return items
         self._markers -= 1
+        self._count_composite()
         code = items[0].code
         del items[0]
         try:
@@ -131,6 +161,40 @@ class Decoder:
         except RefusedValueError as error:
             self._refusal = self._refusal or error
             return None
+
+    def _on_pairs(self, pairs: list[tuple[Any, Any]]) -> dict[Any, Any] | None:
+        try:
+            self._check_keys([key for key, _ in pairs])
+        except RefusedValueError as error:
+            self._refusal = self._refusal or error
+            return None
+        return dict(pairs)
+
+    def _set(self, items: list[Any]) -> set[Any]:
+        self._check_keys(items)
+        return set(items)
+
+    # --- keys ---
+
+    def _count_composite(self) -> None:
+        """Another value that may have any hash, be it a key or not."""
+        self._composite += 1
+        if self._composite > MAX_COMPOSITE_KEYS and self._composite_keys is None:
+            raise _ManyComposite
+
+    def _check_keys(self, keys: list[Any]) -> None:
+        if self._composite_keys is None:
+            return
+        if _SIMPLE_KEYS.issuperset(map(type, keys)):
+            integers = [key for key in keys if type(key) is int]
+            if not integers or (min(integers) >= -(2**63) and max(integers) < 2**64):
+                return
+        self._composite_keys += sum(not _is_simple(key) for key in keys)
+        if self._composite_keys > MAX_COMPOSITE_KEYS:
+            raise RefusedValueError(
+                f"more than {MAX_COMPOSITE_KEYS} keys of dicts and items of sets in a message that "
+                "are neither text, bytes, numbers of 64 bits, booleans nor None"
+            )
 
     def _buffer(self, data: bytes) -> Any:
         try:
@@ -201,6 +265,10 @@ class Decoder:
             return kind.FromString(data)
         except Exception as error:
             raise RefusedValueError(f"{kind.__name__}: {error}"[:300]) from None
+
+
+def _is_simple(key: object) -> bool:
+    return type(key) in _SIMPLE_KEYS and (type(key) is not int or -(2**63) <= key < 2**64)
 
 
 def _go_through(data: bytes | memoryview) -> None:
