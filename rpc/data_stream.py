@@ -13,7 +13,7 @@ from lattica.nat.mux.stream import Stream
 from lattica.rpc.budget import ReceiveBudget
 from lattica.rpc.config import CONTROL_BODY, RpcConfig
 from lattica.rpc.encoding.arrays import RefusedValueError
-from lattica.rpc.encoding.compression import IN_THREAD, WORTH, Compressed, compress
+from lattica.rpc.encoding.compression import IN_THREAD, MANY_BUFFERS, WORTH, Compressed, compress
 from lattica.rpc.encoding.decoder import Decoder
 from lattica.rpc.encoding.encoder import Encoded
 from lattica.rpc.encoding.memory import allocate
@@ -89,7 +89,7 @@ class DataStream:
             await stream.send_all(b"".join(parts))
 
     async def _compressed(self, body: Encoded, algorithm: str) -> Encoded | None:
-        if body.size <= IN_THREAD:
+        if body.size <= IN_THREAD and len(body.buffers) <= MANY_BUFFERS:
             return compress(body, algorithm)
         return await trio.to_thread.run_sync(compress, body, algorithm)
 
@@ -135,7 +135,7 @@ class DataStream:
         self._budget.reserve(self.stream.peer_id, cost)
         self._reserved += cost
         received = [await self.stream.receive_exactly(size) for size in sizes]
-        if packed.size <= IN_THREAD:
+        if packed.size <= IN_THREAD and len(sizes) <= MANY_BUFFERS:
             plain, buffers = packed.unpack(received)
         else:
             plain, buffers = await trio.to_thread.run_sync(packed.unpack, received)

@@ -21,8 +21,12 @@ MAX_RATIO: Final = 500
 """How many times its size a compressed body may have when it is unpacked."""
 IN_THREAD: Final = 256 * 1024
 """Bytes above which it is done in a thread, for the sake of everybody else."""
+MANY_BUFFERS: Final = 64
+"""Buffers above which it is, too: each costs something, however small it is."""
+_SHORTEST_WINDOW: Final = 2**10
 _LONGEST_WINDOW: Final = 2**27
-"""Bytes that a zstd frame may make its reader remember."""
+"""Bytes that a zstd frame may make its reader remember: as many as the largest part of its message
+has, within these."""
 
 _pack: Final = msgpack.Packer().pack
 
@@ -72,6 +76,35 @@ def compress(body: Encoded, algorithm: str) -> Encoded | None:
     return Encoded(_pack([algorithm, sizes, skeleton]), tuple(buffers))
 
 
+def _parts_of(skeleton: bytes, buffers: int) -> tuple[str, list[Any], bytes]:
+    """Algorithm, sizes and compressed skeleton, item by item: no list is made for more items than
+    there are to be. Raises RemoteProtocolError.
+    """
+    reader = msgpack.Unpacker(
+        max_buffer_size=max(len(skeleton), 1), max_array_len=0, max_map_len=0, max_ext_len=0
+    )
+    reader.feed(skeleton)
+    try:
+        is_whole = reader.read_array_header() == 3
+        algorithm = reader.unpack() if is_whole else None
+        if type(algorithm) is str:
+            _module(algorithm)
+            if reader.read_array_header() == buffers + 1:
+                sizes = [reader.unpack() for _ in range(buffers + 1)]
+                packed = reader.unpack()
+                if type(packed) is bytes and reader.tell() == len(skeleton):
+                    return algorithm, sizes, packed
+    except UnimplementedError:
+        raise
+    except Exception:  # msgpack's own
+        raise _no_sizes() from None
+    raise _no_sizes()
+
+
+def _no_sizes() -> RemoteProtocolError:
+    return RemoteProtocolError("RPC: a compressed body without its sizes")
+
+
 class Compressed:
     """A compressed body whose skeleton has arrived: what it takes to unpack it.
 
@@ -79,18 +112,9 @@ class Compressed:
     """
 
     def __init__(self, skeleton: bytes, buffers: tuple[int, ...]) -> None:
-        try:
-            algorithm, sizes, packed = msgpack.unpackb(skeleton)
-        except Exception:
-            raise RemoteProtocolError("RPC: a compressed body without its sizes") from None
-        if not (
-            type(algorithm) is str
-            and type(packed) is bytes
-            and type(sizes) is list
-            and len(sizes) == len(buffers) + 1
-            and all(type(size) is int and 0 <= size < 2**48 for size in sizes)
-        ):
-            raise RemoteProtocolError("RPC: a compressed body without its sizes")
+        algorithm, sizes, packed = _parts_of(skeleton, len(buffers))
+        if not all(type(size) is int and 0 <= size < 2**48 for size in sizes):
+            raise _no_sizes()
         self._algorithm = algorithm
         self._sizes = sizes
         self._skeleton = packed
@@ -108,30 +132,48 @@ class Compressed:
 
     def unpack(self, buffers: list[bytes]) -> tuple[bytes, list[bytes | memoryview]]:
         """Skeleton and buffers as they were. Raises RemoteProtocolError."""
-        skeleton = bytes(self._unpack(self._skeleton, self._sizes[0]))
+        unpack = self._unpacker()
+        skeleton = bytes(unpack(self._skeleton, self._sizes[0]))
         unpacked: list[bytes | memoryview] = []
         for data, size in zip(buffers, self._sizes[1:], strict=True):
-            memory = self._unpack(data, size >> 1)
+            memory = unpack(data, size >> 1)
             unpacked.append(bytes(memory) if size & 1 else memory)
         return skeleton, unpacked
 
-    def _unpack(self, data: bytes, size: int) -> memoryview:
-        memory = allocate(size)
-        try:
-            if self._algorithm == "zstd":
-                decompressor = self._module.ZstdDecompressor(max_window_size=_LONGEST_WINDOW)
-                with decompressor.stream_reader(data) as reader:
-                    filled = 0
-                    while filled < size and (count := reader.readinto(memory[filled:])):
-                        filled += count
-                    is_all = filled == size and not reader.read(1)
-            else:
-                plain = self._module.decompress(data, uncompressed_size=size)
-                is_all = len(plain) == size
-                if is_all:
-                    memory[:] = plain
-        except Exception as error:  # of the library
-            raise RemoteProtocolError(f"RPC: a body that cannot be unpacked: {error}") from None
-        if not is_all:
-            raise RemoteProtocolError("RPC: a compressed body of another size than it says")
-        return memory
+    def _unpacker(self) -> Callable[[bytes, int], memoryview]:
+        """What unpacks the parts of this message, one after the other."""
+        read_into = self._lz4 if self._algorithm == "lz4" else self._zstd()
+
+        def unpack(data: bytes, size: int) -> memoryview:
+            memory = allocate(size)
+            try:
+                is_all = read_into(data, memory)
+            except Exception as error:  # of the library
+                raise RemoteProtocolError(f"RPC: a body that cannot be unpacked: {error}") from None
+            if not is_all:
+                raise RemoteProtocolError("RPC: a compressed body of another size than it says")
+            return memory
+
+        return unpack
+
+    def _zstd(self) -> Callable[[bytes, memoryview], bool]:
+        largest = max(self._sizes[0], *(size >> 1 for size in self._sizes[1:]), 0)
+        window = min(max(largest, _SHORTEST_WINDOW), _LONGEST_WINDOW)
+        # One for all: it keeps its window, which it would take anew for each.
+        decompressor = self._module.ZstdDecompressor(max_window_size=window)
+
+        def read_into(data: bytes, memory: memoryview) -> bool:
+            filled = 0
+            with decompressor.stream_reader(data) as reader:
+                while filled < len(memory) and (count := reader.readinto(memory[filled:])):
+                    filled += count
+                return filled == len(memory) and not reader.read(1)
+
+        return read_into
+
+    def _lz4(self, data: bytes, memory: memoryview) -> bool:
+        plain = self._module.decompress(data, uncompressed_size=len(memory))
+        if len(plain) != len(memory):
+            return False
+        memory[:] = plain
+        return True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import tracemalloc
 from typing import Any
 
 import msgpack
@@ -10,7 +12,7 @@ import pytest
 
 from lattica.errors import LocalProtocolError, RemoteProtocolError
 from lattica.rpc import ResourceExhaustedError, RpcConfig, UnimplementedError, with_options
-from lattica.rpc.encoding.compression import Compressed, compress
+from lattica.rpc.encoding.compression import MANY_BUFFERS, Compressed, compress
 from lattica.rpc.encoding.encoder import Encoded
 from tests.support.rpc_pair import rpc_pair
 
@@ -73,6 +75,78 @@ def test_what_is_no_compressed_body(algorithm: str) -> None:
     assert good.unpack([bytes(body.buffers[0])]) == (plain, [buffer])
     with pytest.raises(RemoteProtocolError):
         good.unpack([b"rubbish"])
+
+
+HUGE_WINDOW = b"\x28\xb5\x2f\xfd\x00" + bytes([17 << 3]) + (1 << 3 | 1).to_bytes(3, "little")
+"""The beginning of a zstd frame that makes its reader remember 128 MiB; one byte follows."""
+
+
+def test_no_window_is_larger_than_what_comes_out() -> None:
+    body = compress(Encoded(b"x" * 5000, (bytes(3000),) * 3), "zstd")
+    assert body is not None
+    _, sizes, skeleton = msgpack.unpackb(body.skeleton)
+    claimed = Compressed(packed("zstd", [sizes[0], 3], skeleton), (10,))
+    with pytest.raises(RemoteProtocolError, match="too much memory"):
+        claimed.unpack([HUGE_WINDOW + b"a"])
+
+
+def test_all_parts_of_a_message_have_one_decompressor(monkeypatch: pytest.MonkeyPatch) -> None:
+    import zstandard
+
+    made = []
+
+    def make(**options: Any) -> Any:
+        made.append(options)
+        return zstandard_decompressor(**options)
+
+    zstandard_decompressor = zstandard.ZstdDecompressor
+    monkeypatch.setattr(zstandard, "ZstdDecompressor", make)
+    plain = [bytes([number % 7]) * (2000 + number) for number in range(200)]
+    body = compress(Encoded(b"x" * 5000, tuple(plain)), "zstd")
+    assert body is not None
+    buffers = [bytes(each) for each in body.buffers]
+    unpacking = Compressed(body.skeleton, tuple(map(len, buffers)))
+    assert unpacking.unpack(buffers) == (b"x" * 5000, plain)
+    assert made == [{"max_window_size": 5000}]
+
+
+async def test_many_buffers_are_unpacked_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+    unpack = Compressed.unpack
+
+    def watched(self: Compressed, buffers: list[bytes]) -> Any:
+        threads.append(threading.current_thread())
+        return unpack(self, buffers)
+
+    monkeypatch.setattr(Compressed, "unpack", watched)
+    async with rpc_pair() as pair:
+        stub: Any = with_options(pair.stub, compression="zstd")
+        value = [compressible(1)[:1500]] * (MANY_BUFFERS + 50)  # some are in the skeleton
+        assert await stub.echo(value) == value
+    assert threads
+    assert threading.current_thread() not in threads
+
+
+@pytest.mark.parametrize(
+    "skeleton",
+    [
+        (b"\xdd" + (100_000).to_bytes(4, "big")) * 400 + bytes(100_000),
+        b"\x93\xa4zstd" + (b"\xdd" + (100_000).to_bytes(4, "big")) * 400 + bytes(100_000),
+        b"\x93\xa4zstd\x91" + (b"\xdc" + (9_000).to_bytes(2, "big")) * 400 + bytes(9_000),
+        b"\x93\xa4zstd\x91\x01" + b"\x91" * 400,
+        b"\x93\xa4zstd\x91" + b"\xdf" + (9_000).to_bytes(4, "big") + bytes(20_000),
+        b"\x93\xa4zstd\x91\x01\xc4\x01a" + bytes(10),
+        b"\xdf" + (9_000).to_bytes(4, "big") + bytes(20_000),
+    ],
+)
+def test_headers_that_claim_much_make_no_lists(skeleton: bytes) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(RemoteProtocolError, match="without its sizes"):
+            Compressed(skeleton, ())
+        assert tracemalloc.get_traced_memory()[1] < 2 * len(skeleton) + 64 * 1024
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
