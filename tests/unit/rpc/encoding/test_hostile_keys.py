@@ -27,7 +27,7 @@ class Watched(int):
 
     def __eq__(self, other: object) -> bool:
         Watched.compared += 1
-        return int.__eq__(self, other)  # type: ignore[arg-type]
+        return int.__eq__(self, other)
 
     __hash__ = int.__hash__
 
