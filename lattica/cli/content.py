@@ -96,7 +96,8 @@ def fetch_command(
         typer.Option(
             "--delete",
             help="When all is there, delete files in DIR that a former fetch has written and that "
-            "are not part of this, unless they have been changed since.",
+            "are not part of this, unless they have been changed since; those in the way of this, "
+            "before.",
         ),
     ] = False,
     delete_matching: Annotated[

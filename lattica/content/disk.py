@@ -44,9 +44,37 @@ def storage_error(error: OSError, path: Path) -> StorageError:
     if isinstance(error, StorageError):
         return error
     advice = _ADVICE.get(error.errno or 0, error.strerror or str(error))
+    if error.errno == errno.ENOSPC and _lacks_entries(path):
+        advice = (
+            "the disk has no room for more files, however small; remove some, or choose another "
+        )
+        advice += "directory with -o"
+    return StorageError(f"cannot write {_named(error, path)}: {advice}")
+
+
+def _named(error: OSError, path: Path) -> str:
+    """The file that an error is about, `path` or a directory above it."""
     where = error.filename2 or error.filename
-    shown = path if where is None or isinstance(where, int) else os.fsdecode(where)
-    return StorageError(f"cannot write {shown}: {advice}")
+    if where is None or isinstance(where, int):
+        return str(path)
+    name = os.fsdecode(where)
+    if os.path.basename(name) != name:
+        return name
+    # It may have been opened relative to a directory's descriptor.
+    parts = path.parts
+    return str(Path(*parts[: parts.index(name) + 1]) if parts.count(name) == 1 else path)
+
+
+def _lacks_entries(path: Path) -> bool:
+    """Whether the disk has space left, but no room for another file."""
+    for place in (path, *path.parents):
+        try:
+            disk = os.statvfs(place)
+        except OSError:
+            continue
+        # File systems that make them as needed say that there are none.
+        return disk.f_files > 0 and disk.f_favail == 0 and disk.f_bavail > 0
+    return False
 
 
 def make_directory(path: Path, mode: int = 0o777) -> None:

@@ -19,9 +19,10 @@ from typing import NoReturn, TypeVar
 
 import trio
 
-from lattica.content.download.former import check_deletion, tidy
+from lattica.content.download.former import check_deletion, chosen, tidy
 from lattica.content.download.ledger import Ledger
 from lattica.content.download.local_files import LocalChunk, find_elsewhere, find_local_files
+from lattica.content.download.obstacles import check_obstacles
 from lattica.content.download.partial import PartialFiles
 from lattica.content.download.plan import Plan, Span
 from lattica.content.errors import ContentError, ContentNotFoundError, IntegrityError
@@ -87,7 +88,8 @@ class FetchOptions:
     """Pause before a lost connection is made anew; doubles up to 15 s while nothing comes."""
     delete_former: bool = False
     """When all is there, remove the files in the directory that a former fetch has written, nobody
-    has changed since, and that are not part of this. For a whole published directory only."""
+    has changed since, and that are not part of this; before, those of them that lie where a file of
+    this, or its directory, belongs. For a whole published directory only."""
     delete_matching: tuple[str, ...] = ()
     """Remove others that are not part of this too: those whose name, or path within the directory,
     matches one of these globs (as in `fnmatch`, with case)."""
@@ -401,8 +403,10 @@ class _Fetch:
         manifest = await self._get_manifest()
         self._plan = await trio.to_thread.run_sync(Plan, self._ticket.cid, manifest, tensors)
         plan = self._plan
+        may_go = None
         if self._options.delete_former or self._options.delete_matching:
             check_deletion(plan)
+            may_go = chosen(self._options.delete_former, self._options.delete_matching)
         self._emit(
             FetchStarted(
                 plan.cid,
@@ -412,7 +416,8 @@ class _Fetch:
                 bytes_total=plan.size,
             )
         )
-        self._files = PartialFiles(plan, self._out_dir)
+        await trio.to_thread.run_sync(check_obstacles, plan, self._out_dir, may_go)
+        self._files = PartialFiles(plan, self._out_dir, may_go)
         with self._files as files:
             local = await find_local_files(plan, self._out_dir, self._checked)
             files.verified = dict(local.complete)
@@ -429,13 +434,7 @@ class _Fetch:
             self._emit_progress(at_once=True)
             await trio.to_thread.run_sync(files.remove)
         seconds = trio.current_time() - began
-        beside = await trio.to_thread.run_sync(
-            tidy,
-            plan,
-            self._out_dir,
-            self._options.delete_former,
-            self._options.delete_matching,
-        )
+        beside = await trio.to_thread.run_sync(tidy, plan, self._out_dir, may_go, files.removed)
         return FetchResult(
             plan.cid,
             manifest.name,

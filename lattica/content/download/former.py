@@ -49,6 +49,10 @@ class OtherFile:
         return self.state.size
 
 
+Chosen = Callable[[OtherFile], bool]
+"""Whether a file that is not part of the publication may be removed."""
+
+
 def mark(descriptor: int, state: FileState) -> None:
     """Note on a finished file that a fetch has written it; nothing where that cannot be kept."""
     with suppress(OSError, AttributeError):  # only Linux has them
@@ -93,15 +97,19 @@ class Beside:
     """There is more in the directory than was looked at."""
 
 
-def tidy(plan: Plan, out_dir: Path, delete_former: bool, patterns: Sequence[str]) -> Beside:
-    """See what lies beside a publication that is complete, and remove what is to go."""
+def chosen(delete_former: bool, patterns: Sequence[str]) -> Chosen:
+    """The files that are to go: those of former fetches if it is said, and what matches."""
+    return lambda other: (delete_former and other.fetched) or matches(other.path, patterns)
+
+
+def tidy(plan: Plan, out_dir: Path, may_go: Chosen | None, gone: Iterable[OtherFile]) -> Beside:
+    """See what lies beside a publication that is complete, and remove what is to go.
+
+    `gone` was removed before.
+    """
     if not is_directory(plan):
         return Beside()
-
-    def chosen(other: OtherFile) -> bool:
-        return (delete_former and other.fetched) or matches(other.path, patterns)
-
-    removed = remove(plan, out_dir, chosen) if delete_former or patterns else []
+    removed = [*gone, *(remove(plan, out_dir, may_go) if may_go is not None else [])]
     found = other_files(plan, out_dir)
     endings = {PurePosixPath(output.path).suffix for output in plan.outputs} - {""}
     others = [
@@ -139,18 +147,27 @@ def other_files(plan: Plan, out_dir: Path) -> OtherFiles:
     for parent, name, path in entries:
         if path in wanted:
             continue
-        with suppress(OSError):
-            descriptor = os.open(
-                name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent
-            )
-            try:
-                status = os.fstat(descriptor)
-                if stat.S_ISREG(status.st_mode):
-                    state = FileState.of(status)
-                    found.append(OtherFile(path, state, _is_marked(descriptor, state)))
-            finally:
-                os.close(descriptor)
+        other = other_file(parent, name, path)
+        if other is not None:
+            found.append(other)
     return OtherFiles(tuple(found), entries.cut)
+
+
+def other_file(parent: int, name: str, path: str) -> OtherFile | None:
+    """What the file `name` of a directory is; None for links, pipes and what is unreadable."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(name, flags, dir_fd=parent)
+    except OSError:
+        return None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        state = FileState.of(status)
+        return OtherFile(path, state, _is_marked(descriptor, state))
+    finally:
+        os.close(descriptor)
 
 
 class Walk:
@@ -187,7 +204,7 @@ class Walk:
                     yield descriptor, name, path
                 elif len(opened) <= MAX_DEPTH:
                     with suppress(OSError):
-                        below = _enter(descriptor, name, self._disk)
+                        below = enter_directory(descriptor, name, self._disk)
                         opened.append((below, f"{path}/", iter(self._entries(below))))
         finally:
             for descriptor, _, _ in opened:
@@ -210,7 +227,8 @@ class Walk:
         return sorted(names)
 
 
-def _enter(parent: int, name: str, disk: int) -> int:
+def enter_directory(parent: int, name: str, disk: int) -> int:
+    """Open a directory that is no link and on this disk. Raises :class:`OSError`."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(name, flags, dir_fd=parent)
     if os.fstat(descriptor).st_dev != disk:
@@ -225,7 +243,7 @@ def matches(path: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(path, one) or fnmatchcase(name, one) for one in patterns)
 
 
-def remove(plan: Plan, out_dir: Path, chosen: Callable[[OtherFile], bool]) -> list[OtherFile]:
+def remove(plan: Plan, out_dir: Path, may_go: Chosen) -> list[OtherFile]:
     """Remove the chosen of :func:`other_files`, and directories that are empty by that.
 
     Returns what was removed. A file that is another one by then stays, as does what the system
@@ -236,20 +254,21 @@ def remove(plan: Plan, out_dir: Path, chosen: Callable[[OtherFile], bool]) -> li
         before = len(removed)
         others = other_files(plan, out_dir)
         for other in others.found:
-            if chosen(other) and _remove(out_dir, other):
+            if may_go(other) and remove_file(out_dir, other):
                 removed.append(other)
         if not others.cut or len(removed) == before:
             return removed
 
 
-def _remove(out_dir: Path, other: OtherFile) -> bool:
+def remove_file(out_dir: Path, other: OtherFile) -> bool:
+    """Remove a file if it still is what it was, and directories that are empty by that."""
     *folders, name = other.path.split("/")
     opened: list[int] = []
     try:
         opened.append(os.open(out_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         disk = os.fstat(opened[0]).st_dev
         for folder in folders:
-            opened.append(_enter(opened[-1], folder, disk))
+            opened.append(enter_directory(opened[-1], folder, disk))
         status = os.stat(name, dir_fd=opened[-1], follow_symlinks=False)
         if not stat.S_ISREG(status.st_mode) or FileState.of(status) != other.state:
             return False

@@ -43,7 +43,8 @@ from lattica.content.disk import (
     storage_error,
     write_all,
 )
-from lattica.content.download.former import is_directory, mark
+from lattica.content.download.former import Chosen, OtherFile, is_directory, mark
+from lattica.content.download.obstacles import remove_obstacles
 from lattica.content.download.plan import Piece, Placement, Plan
 from lattica.content.download.private_directory import PrivateDirectory
 from lattica.content.errors import IntegrityError, StorageError
@@ -81,11 +82,13 @@ class PartialFiles:
     """The unfinished files of one plan in one directory, locked against other fetches.
 
     `verified` has the outputs that lie under their names, and what those files looked like when
-    they had been verified; nothing is written for them.
+    they had been verified; nothing is written for them. What lies where an output, or its
+    directory, belongs is removed if `may_go` says so of all of it; `removed` has what was.
     """
 
-    def __init__(self, plan: Plan, out_dir: Path) -> None:
+    def __init__(self, plan: Plan, out_dir: Path, may_go: Chosen | None = None) -> None:
         self._plan = plan
+        self._may_go = may_go
         self._out_dir = out_dir
         self._directory = out_dir / f"{RESERVED_PREFIX}{plan.key}"
         self._unfinished = PrivateDirectory(self._directory)
@@ -94,6 +97,7 @@ class PartialFiles:
         """By output and offset: hashes of what is kept of chunks that are not kept whole."""
         self._disturbances: Counter[int] = Counter()
         self.verified: dict[int, FileState] = {}
+        self.removed: list[OtherFile] = []
 
     def __enter__(self) -> PartialFiles:
         """Make the directory and lock it; raises :class:`StorageError`."""
@@ -438,6 +442,9 @@ class PartialFiles:
     def _give_name(self, output: int, descriptor: int) -> bool:
         """Rename an unfinished file; False if it is gone."""
         for _ in range(ATTEMPTS):
+            if self._may_go is not None:
+                path = self._plan.outputs[output].path
+                self.removed += remove_obstacles(self._out_dir, path, self._may_go)
             with (
                 suppress(FileNotFoundError),
                 self._place(output, make=True) as (place, name),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -433,3 +434,61 @@ async def test_numbers_are_refused_before_anything_is_hashed(tmp_path, monkeypat
         await check_publishable(tmp_path / "nope")
     with pytest.raises(ContentError, match=r"the name 'a\\n' contains"):
         await check_publishable(tmp_path, "a\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        (b"1", "out/.lattica-k/1"),
+        ("1", "out/.lattica-k/1"),
+        ("out", "out"),
+        ("out/.lattica-k", "out/.lattica-k"),
+        ("/else/where", "/else/where"),
+        ("other", "out/.lattica-k/1"),
+        (None, "out/.lattica-k/1"),
+        (3, "out/.lattica-k/1"),
+    ],
+)
+def test_an_error_names_the_whole_path(name, shown):
+    """Also where the system was given a name within a directory's descriptor."""
+    error = OSError(errno.EROFS, "read-only", name)
+    said = str(storage_error(error, Path("out/.lattica-k/1")))
+    assert said.startswith(f"cannot write {shown}: the disk is read-only")
+    renamed = OSError(errno.EROFS, "read-only", "7", None, name)
+    if name is not None:
+        said = str(storage_error(renamed, Path("out/.lattica-k/1")))
+        assert said.startswith(f"cannot write {shown}: ")
+
+
+def test_of_a_name_that_is_twice_in_a_path_all_is_shown():
+    said = str(storage_error(OSError(errno.EISDIR, "", "a"), Path("out/a/a")))
+    assert said.startswith("cannot write out/a/a: ")
+
+
+@pytest.mark.parametrize(
+    ("files", "files_left", "blocks_left", "advice"),
+    [
+        (12, 0, 100, "no room for more files, however small"),
+        (12, 5, 0, "the disk is full"),
+        (12, 0, 0, "the disk is full"),
+        (0, 0, 100, "the disk is full"),  # it makes entries as they are needed
+    ],
+)
+def test_a_disk_without_entries_is_not_called_full(
+    tmp_path, monkeypatch, files, files_left, blocks_left, advice
+):
+    class Disk:
+        f_files, f_favail, f_bavail = files, files_left, blocks_left
+
+    asked = []
+
+    def statvfs(path):
+        asked.append(path)
+        if not os.path.exists(path):
+            raise FileNotFoundError
+        return Disk
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    path = tmp_path / "not" / "yet"
+    assert advice in str(storage_error(OSError(errno.ENOSPC, "full", str(path)), path))
+    assert asked[-1] == tmp_path

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from lattica.content import FetchOptions, FetchResult, Publisher, fetch
 from lattica.content.download import former, local_files
-from lattica.errors import ContentError
+from lattica.errors import ContentError, StorageError
 from tests.support.doubles.content_doubles import memory_node
 
 MIB = 1024 * 1024
@@ -269,3 +269,107 @@ def test_the_walk_is_bounded(tmp_path):
     walk = former.Walk(tmp_path, 30)
     assert len(list(walk)) == 30
     assert not walk.cut
+
+
+def tree(top: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        path = top / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return top
+
+
+async def refusal(source: Path, out: Path, options: FetchOptions = QUICK) -> str:
+    async with memory_node(1 << 20) as node, Publisher(node) as publisher:
+        ticket = await publisher.publish(source)
+        with pytest.raises(StorageError) as refused:
+            await fetch(node, ticket, out, options=options)
+    return str(refused.value)
+
+
+OLD = {"a": "1", "b/c": "2", "b/d/e": "3", "deep/f": "4", "same": "5"}
+NEW = {"a/x": "6", "a/y": "6y", "b": "7", "deep/f/g/h": "8", "same": "5", "last/z": "2"}
+
+
+async def test_a_name_that_becomes_a_directory_and_the_reverse(tmp_path):
+    out = tmp_path / "out"
+    old, new = tree(tmp_path / "old", OLD), tree(tmp_path / "new", NEW)
+    for one, other in ((old, new), (new, old)):
+        await fetched(one, out, DELETE)
+        before = present(out)
+        said = await refusal(other, out)
+        assert f"{out / 'a'}: it is a " in said
+        assert "or give --delete: a former fetch has written it (2 more names" in said
+        # Nothing was fetched or touched.
+        assert {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} == before
+        result = await fetched(other, out, DELETE)
+        assert present(out) == present(other)
+        gone = {str(path.relative_to(out)) for path in result.removed_files}
+        assert gone == present(one) - present(other)
+        assert {path.name for path in out.iterdir()} == {path.name for path in other.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("mine", "named"),
+    [
+        ({"a": "mine"}, "a"),
+        ({"b/c": "mine"}, "b"),
+        ({"b/notes": "mine"}, "b"),
+        ({"deep/f": "mine"}, "deep/f"),
+        ({"deep/f/g/h/i": "mine"}, "deep/f/g/h"),
+    ],
+)
+async def test_what_is_not_of_a_fetch_stays_in_the_way_and_is_named_at_once(tmp_path, mine, named):
+    out = tmp_path / "out"
+    if "b/notes" in mine:
+        await fetched(tree(tmp_path / "old", {"b/c": "2"}), out)
+    tree(out, mine)
+    before = {path: path.read_text() for path in out.rglob("*") if path.is_file()}
+    new = tree(tmp_path / "new", NEW)
+    for options in (QUICK, DELETE):
+        said = await refusal(new, out, options)
+        assert f"{out / named}: it is a " in said
+        assert "move it away" in said
+        assert "--delete" not in said
+        assert {path: path.read_text() for path in out.rglob("*") if path.is_file()} == before
+    options = replace(QUICK, delete_matching=("*",))
+    await fetched(new, out, options)
+    assert present(out) == present(new)
+
+
+async def test_links_in_the_way(tmp_path):
+    out, new = tmp_path / "out", tree(tmp_path / "new", NEW)
+    out.mkdir()
+    (out / "a").symlink_to(tmp_path / "nowhere")
+    said = await refusal(new, out, replace(DELETE, delete_matching=("*",)))
+    assert "a: it is a symbolic link that leads to no directory" in said
+    (out / "a").unlink()
+    (tmp_path / "elsewhere").mkdir()
+    (out / "a").symlink_to(tmp_path / "elsewhere")  # of this user
+    (out / "b").symlink_to(tmp_path / "elsewhere")  # is replaced
+    (out / "empty").mkdir()
+    await fetched(new, out)
+    assert present(tmp_path / "elsewhere") == {"x", "y"}
+    assert not (out / "b").is_symlink()
+
+
+@pytest.mark.parametrize("empty", ["b", "b/c"])
+async def test_an_empty_directory_in_the_way_is_not_of_a_fetch(tmp_path, empty):
+    out = tmp_path / "out"
+    (out / empty).mkdir(parents=True)
+    said = await refusal(tree(tmp_path / "new", NEW), out, DELETE)
+    assert "b: it is a directory, where a file belongs; move" in said
+    assert (out / empty).is_dir()
+
+
+async def test_what_is_in_the_way_is_copied_from_before_it_goes(tmp_path):
+    data = np.random.default_rng(5).bytes(3 * MIB)
+    old, new, out = tmp_path / "old", tmp_path / "new", tmp_path / "out"
+    old.mkdir()
+    (old / "w").write_bytes(data)
+    (new / "w").mkdir(parents=True)
+    (new / "w" / "part.bin").write_bytes(data)
+    await fetched(old, out)
+    result = await fetched(new, out, DELETE)
+    assert result.bytes_fetched == 0
+    assert names(result.removed_files) == {"w"}
