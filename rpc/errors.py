@@ -10,6 +10,7 @@ from enum import IntEnum
 from typing import ClassVar
 
 from lattica.nat.base.errors import LatticaError
+from lattica.nat.base.foreign_code import text_of
 
 
 class StatusCode(IntEnum):
@@ -45,6 +46,13 @@ class RpcError(LatticaError):
     """
 
     code: ClassVar[StatusCode] = StatusCode.UNKNOWN
+    # A subclass of somebody's may not call __init__.
+    may_have_run: bool = True
+    retry_after: float | None = None
+    error_type: str = ""
+    """The name of the exception that the handler raised; empty if it was one of these."""
+    remote_traceback: str = ""
+    """Where the handler raised it; empty unless the server's configuration allows it."""
 
     def __init__(
         self,
@@ -56,14 +64,10 @@ class RpcError(LatticaError):
         super().__init__(message)
         self.may_have_run = may_have_run
         self.retry_after = retry_after
-        self.error_type = ""
-        """The name of the exception that the handler raised; empty if it was one of these."""
-        self.remote_traceback = ""
-        """Where the handler raised it; empty unless the server's configuration allows it."""
 
     @property
     def message(self) -> str:
-        return str(self.args[0]) if self.args else ""
+        return text_of(self.args[0]) if self.args else ""
 
 
 class CallCancelledError(RpcError):

@@ -10,6 +10,8 @@ from typing import TypeVarTuple
 
 import trio
 
+from lattica.nat.base.foreign_code import parted
+
 logger = logging.getLogger(__name__)
 
 Ts = TypeVarTuple("Ts")
@@ -42,9 +44,13 @@ class Tasks:
         try:
             with scope:
                 await function(*args)
-        except Exception:
-            # A defect of ours costs what the task was for, not the node.
-            logger.exception("internal error in a task of RPC")
+        except BaseException as error:
+            # A defect, ours or of an iterator, costs what the task was for, not the node.
+            passing, own = parted(error)
+            if own is not None:
+                logger.error("internal error in a task of RPC", exc_info=own)
+            if passing is not None:
+                raise passing from None
         finally:
             self._scopes.discard(scope)
             self._changed.set()

@@ -19,11 +19,13 @@ import trio
 
 from lattica.facades.bridge import Bridge
 from lattica.facades.call import seconds
+from lattica.facades.capture import captured
 from lattica.facades.facade import EventsCore, NodeFacade
 from lattica.facades.handoff import StreamCore, StreamHandle
 from lattica.facades.ports import ExposedPort, ForwardedPort
 from lattica.nat.base.buffers import AnyBuffer, AnyWritableBuffer, flat_bytes, writable_view
 from lattica.nat.base.errors import LocalProtocolError, StreamResetError
+from lattica.nat.base.foreign_code import described
 from lattica.nat.base.in_process import InProcess
 from lattica.nat.base.wire import encode_length_prefixed
 
@@ -558,7 +560,9 @@ class _HandlerTasks:
         if loop.is_closed():
             raise StreamResetError("the asyncio loop of this protocol's handler is closed")
         core = StreamCore(self._bridge, stream)
-        work = asyncio.run_coroutine_threadsafe(self._run(handler, AsyncStream(core)), loop)
+        work = asyncio.run_coroutine_threadsafe(
+            captured(self._run(handler, AsyncStream(core))), loop
+        )
         finished = trio.Event()
         work.add_done_callback(lambda _: self._bridge.soon(finished.set))
         with core.handled():
@@ -568,11 +572,11 @@ class _HandlerTasks:
                 work.cancel()
                 raise
             try:
-                work.result()
+                work.result().unwrap()
             except Exception:
                 raise
             except BaseException as exc:
-                raise RuntimeError(f"the handler raised {exc!r}") from exc
+                raise RuntimeError(f"the handler raised {described(exc)}") from exc
             await core.queue.flush()
 
     async def _run(self, handler: AsyncHandler, stream: AsyncStream) -> None:

@@ -12,6 +12,7 @@ import trio
 
 from lattica.facades.bridge import Bridge
 from lattica.facades.handoff import StreamCore
+from lattica.nat.base.foreign_code import described
 
 if TYPE_CHECKING:
     from lattica.facades.blocking import BlockingStream
@@ -103,7 +104,7 @@ class HandlerThreads:
         except Exception:
             raise
         except BaseException as exc:  # a handler's sys.exit() must not end the node
-            raise RuntimeError(f"the handler raised {exc!r}") from exc
+            raise RuntimeError(f"the handler raised {described(exc)}") from exc
         finally:
             with self._changed:
                 self._running.discard(me)

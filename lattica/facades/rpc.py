@@ -85,7 +85,10 @@ class ThreadItems(Generic[T]):
     def _step(self) -> T | End:
         if self._iterator is None:
             self._iterator = iter(self._items)
-        return next(self._iterator, END)
+        try:
+            return next(self._iterator, END)
+        except StopAsyncIteration as error:  # which would pass for the end
+            raise RuntimeError("the iterator raised StopAsyncIteration") from error
 
 
 class StubMethods:

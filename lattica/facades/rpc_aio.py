@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 import trio
 
 from lattica.facades.bridge import Bridge
+from lattica.facades.capture import captured
 from lattica.facades.rpc import END, End, Items, StubMethods, ThreadItems
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.keys.identity import PeerId
@@ -243,9 +244,11 @@ async def run_on(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any,
         with suppress(trio.RunFinishedError):
             token.run_sync_soon(done.set)
 
+    work = captured(coroutine)
     try:
-        future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+        future = asyncio.run_coroutine_threadsafe(work, loop)
     except RuntimeError:
+        work.close()
         coroutine.close()
         raise LocalProtocolError("the asyncio loop of the service is closed") from None
     future.add_done_callback(wake)
@@ -254,7 +257,7 @@ async def run_on(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any,
     except BaseException:
         future.cancel()
         raise
-    return future.result()
+    return future.result().unwrap()
 
 
 class LoopItems:

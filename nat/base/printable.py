@@ -27,6 +27,14 @@ def printable_lines(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
+def encodable(text: str) -> str:
+    r"""The text as UTF-8 can have it: what it cannot, by its code, such as `\udce9`.
+
+    Such lone surrogates are in the names of files that are not UTF-8 (PEP 383).
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def json_text(value: object, *, indent: int | None = None) -> str:
     """A JSON value in printable ASCII. What JSON does not have becomes its text."""
     # json escapes all but this one.

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import trio
 
 from lattica.nat.base.errors import LatticaError, LocalProtocolError, RemoteProtocolError
-from lattica.nat.base.exception_groups import leaves
+from lattica.nat.base.exception_groups import leaves, unwrapped
+from lattica.nat.base.foreign_code import parted
 from lattica.nat.base.peer_log import peer_log
 from lattica.nat.mux.stream import Stream
 from lattica.nat.secure.multistream import Responder, check_protocol
@@ -150,16 +151,17 @@ class ProtocolTable:
             if handler is not None:
                 await handler(stream)
                 stream.close()
-        except* trio.Cancelled:
+        except BaseException as raised:  # of a handler, whose own may be no Exception
+            passing, own = parted(raised)
+            if own is not None:
+                self._report(stream, own)
             stream.reset()
-            raise
-        except* Exception as group:
-            self._report(stream, group)
-            stream.reset()
+            if passing is not None:
+                raise passing from None
 
-    def _report(self, stream: Stream, group: BaseExceptionGroup[Exception]) -> None:
-        errors = leaves(group)
-        error = errors[0] if len(errors) == 1 else group
+    def _report(self, stream: Stream, raised: BaseException) -> None:
+        errors = leaves(raised)
+        error = unwrapped(raised)
         # A stream that the peer had finished is not dead, though its connection is gone.
         ended = stream.is_dead or stream.connection.closed_reason is not None
         if ended and all(isinstance(leaf, LatticaError) for leaf in errors):

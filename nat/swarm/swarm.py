@@ -22,6 +22,7 @@ from lattica.nat.base.errors import (
     NotConnectedError,
     ResourceLimitError,
 )
+from lattica.nat.base.foreign_code import parted
 from lattica.nat.base.keys.identity import Identity, PeerId
 from lattica.nat.base.net.addresses import (
     Kind,
@@ -494,8 +495,12 @@ class Swarm:
     async def _run_logged(self, function: Callable[..., Awaitable[object]], *args: object) -> None:
         try:
             await function(*args)
-        except Exception:
-            logger.exception("background work failed: %r", function)
+        except BaseException as error:
+            passing, own = parted(error)
+            if own is not None:
+                logger.error("background work failed: %r", function, exc_info=own)
+            if passing is not None:
+                raise passing from None
 
     def _register(self, connection: Connection) -> None:
         nursery = self._nursery

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from lattica.nat.base.errors import LatticaError, RemoteProtocolError, StreamResetError
+from lattica.nat.base.foreign_code import parted
 from lattica.rpc.client.data import DataLink, lost, result_of
 from lattica.rpc.data_stream import DataStream, Message
 from lattica.rpc.encoding.encoder import Encoded
@@ -147,10 +148,14 @@ class ResponseStream:
                 if isinstance(error, RpcError):
                     self._request_failed(error)
                 # Otherwise the server has no use for more; how it ended is in what it sends.
-            except Exception as error:
-                self._request_failed(error)
+            except BaseException as error:  # of the caller's iterator: it is for the caller
+                passing, own = parted(error)
+                if own is not None:
+                    self._request_failed(own)
+                if passing is not None:
+                    raise passing from None
 
-    def _request_failed(self, error: Exception) -> None:
+    def _request_failed(self, error: BaseException) -> None:
         """The caller's iterator has failed: so does the call, with its error."""
         self._request_error = error
         if self._data is not None:

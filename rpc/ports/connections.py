@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import trio
 
+from lattica.nat.base.foreign_code import parted
 from lattica.nat.mux.stream import Stream
 from lattica.rpc.ports.events import (
     ConnectionClosed,
@@ -28,8 +29,12 @@ def tell(on_event: PortCallback | None, event: PortEvent) -> None:
     if on_event is not None:
         try:
             on_event(event)
-        except Exception:
-            logger.exception("what is told of the connections of ports raised")
+        except BaseException as error:
+            passing, own = parted(error)
+            if own is not None:
+                logger.error("what is told of the connections of ports raised", exc_info=own)
+            if passing is not None:
+                raise
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgpack
 
 from lattica.nat.base.errors import RemoteProtocolError
+from lattica.nat.base.printable import encodable
 from lattica.nat.base.wire import encode_length_prefixed, encode_uvarint
 from lattica.nat.config import KIB
 from lattica.rpc.config import CONTROL_BODY
@@ -103,9 +104,22 @@ def encode_result(call: int, result: bytes) -> bytes:
 
 
 def encode_error(call: int, code: int, message: str, facts: Mapping[str, Any]) -> bytes:
-    """A failure; `facts` are plain values, and those that are nothing are left out."""
-    present = {key: value for key, value in facts.items() if value not in (None, "", False)}
-    return encode_length_prefixed(_pack([Kind.ERROR, call, code, message, present]))
+    """A failure; `facts` are plain values, and those that are nothing are left out.
+
+    A text that cannot be encoded, as one that quotes the name of a file, has codes in its place.
+    """
+    return encode_length_prefixed(
+        _pack([Kind.ERROR, call, code, encodable(message), present_facts(facts)])
+    )
+
+
+def present_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of a failure without those that are nothing, with texts that can be encoded."""
+    return {
+        key: encodable(value) if isinstance(value, str) else value
+        for key, value in facts.items()
+        if value not in (None, "", False)
+    }
 
 
 def encode_hello(session: bytes, answers: int, stream: int) -> bytes:

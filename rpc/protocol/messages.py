@@ -25,6 +25,7 @@ from typing import Any, Final
 import msgpack
 
 from lattica.nat.base.errors import RemoteProtocolError
+from lattica.nat.base.printable import encodable
 from lattica.nat.base.wire import NeedMoreData, decode_uvarint, encode_uvarint
 from lattica.rpc.encoding.encoder import MAX_BUFFERS, Encoded
 from lattica.rpc.protocol.frames import (
@@ -32,6 +33,7 @@ from lattica.rpc.protocol.frames import (
     SESSION_BYTES,
     check_options,
     pack_number,
+    present_facts,
     split_arguments,
 )
 
@@ -199,7 +201,6 @@ def decode_fetch(value: Any) -> tuple[bytes, int]:
 def encode_failure(
     code: int, message: str, facts: Mapping[str, Any], *, is_last: bool = False
 ) -> bytes:
-    """An ERROR, whole; `facts` that are nothing are left out."""
-    present = {key: value for key, value in facts.items() if value not in (None, "", False)}
-    skeleton: bytes = _pack([code, message, present])
+    """An ERROR, whole; its texts and facts as in :func:`frames.encode_error`."""
+    skeleton: bytes = _pack([code, encodable(message), present_facts(facts)])
     return encode_prefix(Kind.ERROR, len(skeleton), (), is_last=is_last) + skeleton

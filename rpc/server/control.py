@@ -108,6 +108,7 @@ class Session:
                 run=self._run,
                 waits=self._waits,
                 cut_off=self._cut_off,
+                failed=self._failed,
             )
             self._has_room = stream.send_nowait(greeting)
             crew.start(self._jobs(events))
@@ -223,7 +224,7 @@ class Session:
                     keywords[method.definition.context_parameter] = context
             result = await method.run(args, keywords)
             frame = self._encode_result(call, method, result)
-        except Exception as error:
+        except BaseException as error:  # of the handler, whose own may be no Exception
             failure = method.failure(error, send_traceback=server.config.send_tracebacks)
             code = failure.code
             frame = encode_error(call, failure.code, failure.message, failure.facts)
@@ -276,6 +277,13 @@ class Session:
             error = DeadlineExceededError("the handler did not end in time")
         self._waiting.pop(job.request.id, None)
         self._fail(job, error)
+
+    def _failed(self, job: Job, defect: Exception) -> None:
+        call = job.request.id
+        logger.error("internal error in a call of %s", job.request.method, exc_info=defect)
+        self._waiting.pop(call, None)
+        if call in self.core.running:
+            self._fail(job, InternalError("internal error of the server"))
 
     def _is_given_up(self, call: int) -> bool:
         worker = self._waiting.get(call)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import types
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from typing import Any, Final, Generic, TypeVar
 
 import outcome
@@ -49,12 +49,11 @@ class Crew(Generic[T]):
     Args:
         tasks: where they run.
         read: waits for more jobs and returns them; None when there will be none.
-        run: starts a job: a coroutine that does it and raises nothing but cancellation; None if
-        there
-            is nothing to wait for.
+        run: starts a job: a coroutine that does it; None if there is nothing to wait for.
         waits: told of a job that is about to wait for the first time, with its worker, whose scope
             may be given a deadline.
         cut_off: told of a job whose worker was cancelled.
+        failed: told of a job that has raised an Exception, which costs that job and nothing else.
     """
 
     def __init__(
@@ -65,12 +64,14 @@ class Crew(Generic[T]):
         run: Callable[[T], Coroutine[Any, Any, None] | None],
         waits: Callable[[T, Worker[T]], None],
         cut_off: Callable[[T, Worker[T]], None],
+        failed: Callable[[T, Exception], None],
     ) -> None:
         self._tasks = tasks
         self._read = read
         self._run = run
         self._waits = waits
         self._cut_off = cut_off
+        self._failed = failed
         self._jobs: deque[T] = deque()
         self._resting: list[trio.lowlevel.Task] = []
         self._ended = False
@@ -106,18 +107,21 @@ class Crew(Generic[T]):
                 while True:
                     while self._jobs:
                         job = self._jobs.popleft()
-                        work = self._run(job)
-                        if work is None:
-                            continue
-                        await _drive(work, self._suspend, job, worker)
+                        try:
+                            work = self._run(job)
+                            if work is None:
+                                continue
+                            await _drive(work, self._suspend, job, worker)
+                        except Exception as defect:
+                            self._failed(job, defect)
                         if worker.job is not None:  # somebody else leads
                             worker.job = None
                             worker.scope.deadline = float("inf")
                             if worker.stopped or worker.scope.cancel_called:
                                 return
-                            if copy_context() != before or not await self._rest():
+                            if _is_changed(before) or not await self._rest():
                                 return
-                        elif copy_context() != before:
+                        elif _is_changed(before):
                             # What it left in the context is nothing for the next one.
                             self._pass_lead()
                             return
@@ -159,6 +163,14 @@ class Crew(Generic[T]):
             trio.lowlevel.reschedule(task, outcome.Value(False))
         self._resting.clear()
         self.done.set()
+
+
+def _is_changed(before: Context) -> bool:
+    """Whether a job has left something in the context; its values are compared by `==`."""
+    try:
+        return copy_context() != before
+    except Exception:  # that of an array, say
+        return True
 
 
 @types.coroutine

@@ -113,7 +113,7 @@ class DataPlane:
                 try:
                     await self._run(data, head, method, message, requests, deadline)
                     code = StatusCode.OK
-                except Exception as error:
+                except BaseException as error:  # of the handler, whose own may be no Exception
                     if stream.is_gone or (requests is not None and requests.is_broken):
                         raise
                     failed = method.failure(error, send_traceback=server.config.send_tracebacks)

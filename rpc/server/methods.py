@@ -6,11 +6,12 @@ import logging
 import traceback
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import trio
 
-from lattica.nat.base.exception_groups import leaves
+from lattica.nat.base.exception_groups import unwrapped
+from lattica.nat.base.foreign_code import described, parted
 from lattica.nat.base.keys.identity import PeerId
 from lattica.rpc.encoding.arrays import RefusedValueError
 from lattica.rpc.errors import (
@@ -25,6 +26,13 @@ from lattica.rpc.services.definition import Method
 from lattica.rpc.statistics import MethodCounters
 
 logger = logging.getLogger(__name__)
+
+_MAX_TOLD: Final = 8000
+"""Characters of the message of a handler's RpcError."""
+_MAX_MESSAGE: Final = 2000
+_MAX_TRACEBACK: Final = 10_000
+"""Characters of other failures: they fit a frame of the control plane, whatever they are."""
+_MAX_CODE: Final = 2**31
 
 Authorize = Callable[[CallContext], object]
 """Raises :class:`PermissionDeniedError` (or another error), or returns False, to refuse a call."""
@@ -114,20 +122,36 @@ class ServedMethod:
         except RefusedValueError as error:
             raise InternalError(f"{self.definition.full_name} returned: {error}") from None
 
-    def failure(self, error: Exception, *, send_traceback: bool) -> Failure:
-        """What the caller is told of an error."""
-        if isinstance(error, ExceptionGroup):
-            errors = leaves(error)
-            if len(errors) == 1 and isinstance(errors[0], Exception):
-                error = errors[0]
+    def failure(self, error: BaseException, *, send_traceback: bool) -> Failure:
+        """What the caller is told of an error that may be of any kind.
+
+        Raises the part of it that is no error of the handler's: a cancellation, or a Ctrl-C.
+        """
+        passing, own = parted(error)
+        if own is None or passing is not None:
+            if own is not None:
+                logger.error("handler of %s failed", self.definition.full_name, exc_info=own)
+            raise error if passing is None else passing
+        error = unwrapped(own)
         if isinstance(error, RpcError):
-            facts = {"not_run": not error.may_have_run, "retry_after": error.retry_after}
-            return Failure(error.code, error.message, facts)
+            return _told(error)
         logger.error("handler of %s failed", self.definition.full_name, exc_info=error)
         shown = "".join(traceback.format_exception(error)) if send_traceback else ""
-        kind = type(error).__name__
         code = StatusCode.UNKNOWN
         if isinstance(error, NotImplementedError):
             code = StatusCode.UNIMPLEMENTED
-        message = f"{kind}: {error}"
-        return Failure(code, message[:2000], {"type": kind, "traceback": shown[-16_000:]})
+        facts = {"type": type(error).__name__[:200], "traceback": shown[-_MAX_TRACEBACK:]}
+        return Failure(code, described(error)[:_MAX_MESSAGE], facts)
+
+
+def _told(error: RpcError) -> Failure:
+    """What a handler tells by an error; it may be of a class of its own, and wrongly made."""
+    code: object = error.code
+    pause: object = error.retry_after
+    if not isinstance(code, int) or not 0 < code < _MAX_CODE:
+        code = StatusCode.UNKNOWN
+    facts = {
+        "not_run": not error.may_have_run,
+        "retry_after": float(pause) if isinstance(pause, (int, float)) else None,
+    }
+    return Failure(code, error.message[:_MAX_TOLD], facts)

@@ -116,6 +116,8 @@ class ThreadedIterator:
             except StopIteration:
                 self._given_up = True
                 return False, None
+            except StopAsyncIteration as error:  # which would pass for the end
+                raise RuntimeError("the iterator raised StopAsyncIteration") from error
 
     def _close(self) -> None:
         with self._lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -21,6 +22,7 @@ from lattica.errors import (
     ListenError,
     LocalProtocolError,
     NotConnectedError,
+    StreamResetError,
     UnsupportedProtocolError,
 )
 from lattica.nat.base.keys.identity import Identity
@@ -330,6 +332,29 @@ async def test_handling_and_no_longer_handling():
         b.unhandle(ECHO)
         with pytest.raises(UnsupportedProtocolError):
             await ask_echo(a, b.peer_id)
+
+
+@pytest.mark.parametrize(
+    "kind", [SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError, BaseException]
+)
+async def test_a_handler_that_leaves_ends_its_stream_and_not_the_node(kind):
+    async def leave(stream):
+        raise kind
+
+    async def leave_in_a_nursery(stream):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            nursery.start_soon(leave, stream)
+
+    async with new_node() as node, new_node(listen=()) as other:
+        node.handle("/leave/1", leave)
+        node.handle("/leave/2", leave_in_a_nursery)
+        node.handle("/leave/3", leave_in_a_nursery, cancel_when_gone=True)
+        peer = await other.connect(node.addrs[0])
+        for number in (1, 2, 3):
+            with pytest.raises(StreamResetError):
+                await ask_echo(other, peer, protocols=f"/leave/{number}")
+        assert await ask_echo(other, peer)
 
 
 async def test_nobody_takes_a_protocol_from_another_by_chance():

@@ -12,7 +12,8 @@ import pytest
 
 from lattica import AsyncLattica, Lattica, NodeConfig
 from lattica.config import load_config
-from lattica.rpc import CallContext, DeadlineExceededError, NotFoundError
+from lattica.errors import StreamResetError
+from lattica.rpc import CallContext, DeadlineExceededError, NotFoundError, UnknownError
 from tests.support.rpc_services import Workshop
 
 
@@ -218,3 +219,51 @@ def test_a_service_under_trio_is_called_from_threads(tmp_path: Path) -> None:
         assert stub.shout("a") == "A"
         assert [*stub.numbers(3)] == [0, 1, 2]
         assert [*stub.doubles([1, 2])] == [2, 4]
+
+
+class Leaving:
+    """Handlers that end as no handler should, on an asyncio loop or in threads."""
+
+    async def leave(self, how: str) -> int:
+        raise {"exit": SystemExit, "interrupt": KeyboardInterrupt}[how](3)
+
+    async def count(self) -> AsyncIterator[int]:
+        yield 1
+        raise SystemExit(3)
+
+    def leave_thread(self) -> int:
+        raise SystemExit(3)
+
+    async def ok(self) -> int:
+        return 1
+
+
+def test_a_handler_that_leaves_ends_neither_the_loop_nor_the_node(tmp_path: Path) -> None:
+    async def main() -> None:
+        server_config, client_config = config(tmp_path / "a"), config(tmp_path / "b")
+        async with AsyncLattica(server_config) as server, AsyncLattica(client_config) as client:
+            await server.rpc.serve(Leaving())
+
+            async def handler(stream: Any) -> None:
+                raise SystemExit(3)
+
+            await server.handle("/leave/1", handler)
+            peer = await client.connect((await server.addrs())[0])
+            stub: Any = await client.rpc.stub(peer, Leaving, timeout=10)
+            for call in (
+                lambda: stub.leave("exit"),
+                lambda: stub.leave("interrupt"),
+                stub.leave_thread,
+            ):
+                with pytest.raises(UnknownError, match=r"SystemExit|KeyboardInterrupt"):
+                    await call()
+            items = stub.count()
+            assert await anext(items) == 1
+            with pytest.raises(UnknownError, match="SystemExit: 3"):
+                await anext(items)
+            stream = await client.open_stream(peer, "/leave/1")
+            with pytest.raises(StreamResetError):
+                await stream.receive_some(timeout=10)
+            assert await stub.ok() == 1
+
+    asyncio.run(main())
