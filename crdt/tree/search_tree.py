@@ -47,7 +47,7 @@ class SearchTree:
     the first key and after each (1 and 32 bytes, or 0 where there is none), keys and values with
     their lengths in front (4 bytes, big-endian). The tree of nothing is one node with no keys.
 
-    Making it hashes every key and node: some 10 µs an item.
+    Making it hashes every key and node: some 3 µs an item.
     """
 
     def __init__(self, items: Mapping[bytes, bytes]) -> None:

@@ -5,12 +5,15 @@ doubles and exchanges what it carries, with an author among them who contradicts
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import tempfile
 from pathlib import Path
+from unittest import mock
 
-from hypothesis import settings
+import pytest
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -40,6 +43,10 @@ class Replicas(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="lattica-crdt-", dir=_memory()))
+        numbers = itertools.count()
+        # The same keys whenever an example is run again.
+        self.keys = mock.patch("os.urandom", lambda size: next(numbers).to_bytes(size, "big"))
+        self.keys.start()
         self.now = START
         self.identities = [Identity(bytes([number]) * 32) for number in range(4)]
         self.replicas = [self.opened(number) for number in range(4)]
@@ -57,10 +64,13 @@ class Replicas(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "replicas"):
             return
-        self.heal()
-        for replica in self.replicas:
-            replica.close()
-        shutil.rmtree(self.folder)
+        try:
+            self.heal()
+        finally:
+            for replica in self.replicas:
+                replica.close()
+            shutil.rmtree(self.folder)
+            self.keys.stop()
 
     # What happens.
 
@@ -224,5 +234,11 @@ def _memory() -> str | None:
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
-Replicas.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+Replicas.TestCase.settings = settings(
+    max_examples=50,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 TestReplicas = Replicas.TestCase
+pytestmark = pytest.mark.slow
