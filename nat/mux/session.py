@@ -74,13 +74,14 @@ class MuxSession(ABC):
         """Units of work that are left of this connection's turn; a driver gives it others."""
         self._windows = windows or Windows()
         self.timeouts = timeouts or Timeouts()
-        self._budget = budget or MemoryBudget(limits.receive_memory_total)
+        self.budget = budget or MemoryBudget(limits.receive_memory_total)
+        """What all sessions of a swarm may hold together."""
         self._max_streams = limits.max_streams_per_connection
         self._promise_limit = limits.receive_memory_per_connection
         self._promised = 0
         self._released = 0
         """The part of that whose streams take no more memory."""
-        self._budget.sessions.add(self)
+        self.budget.sessions.add(self)
         self.streams: dict[int, MuxStream] = {}
         self._next_id = first_id
         self._id_step = id_step
@@ -196,7 +197,7 @@ class MuxSession(ABC):
             self.window_updates_due.pop(stream.id, None)
             self._lingering.discard(stream)
             if stream.receive_queue:
-                self._budget.orphans.add(stream)
+                self.budget.orphans.add(stream)
 
     def evict(self, stream: MuxStream) -> None:
         """Abort a stream for the sake of the memory that it holds."""
@@ -235,7 +236,7 @@ class MuxSession(ABC):
         stream.receive_discarded = True
         self._release(stream)
         unread = sum(map(len, stream.receive_queue))
-        self._budget.used -= unread
+        self.budget.used -= unread
         stream.receive_queue.clear()
         unread -= stream.received_again
         stream.received_again = 0
@@ -267,7 +268,7 @@ class MuxSession(ABC):
 
     def consumed(self, stream: MuxStream, size: int) -> None:
         """The application has read `size` bytes (called by the stream)."""
-        self._budget.used -= size
+        self.budget.used -= size
         stream.unread_since = self.last_received
         if stream.received_again:
             known = min(size, stream.received_again)
@@ -286,14 +287,14 @@ class MuxSession(ABC):
 
         They may exceed the budget: they were in memory anyway.
         """
-        self._budget.used += size
+        self.budget.used += size
         stream.received_again += size
         if size and self.streams.get(stream.id) is not stream:
-            self._budget.orphans.add(stream)
+            self.budget.orphans.add(stream)
 
     def forgotten(self, size: int) -> None:
         """A stream is no more, and `size` bytes of it were never read."""
-        self._budget.used -= size
+        self.budget.used -= size
 
     # --- receiving ---
 
@@ -309,14 +310,14 @@ class MuxSession(ABC):
         elif self._has_room(stream, size, events):
             if not stream.receive_queue:
                 stream.unread_since = self.last_received
-            self._budget.used += size
+            self.budget.used += size
             stream.append_received(message, start, end)
             if not events or events[-1].stream is not stream:
                 events.append(Event(EventKind.READABLE, stream))
 
     def _has_room(self, stream: MuxStream, size: int, events: list[Event]) -> bool:
         """Whether the budget allows `size` bytes for the stream, if need be at others' cost."""
-        budget = self._budget
+        budget = self.budget
         if budget.used + size <= budget.limit:
             return True
         aborted = budget.make_room(size, self.last_received)
@@ -480,5 +481,5 @@ class MuxSession(ABC):
                 stream.reset_reason = reason
             self._remove_stream(stream)
             self._drop_unsent(stream)
-        self._budget.sessions.discard(self)
+        self.budget.sessions.discard(self)
         return streams + self._unreported + self.take_drained()

@@ -36,6 +36,8 @@ _HEARD = 4.0
 _AT_ONCE = 64
 _INBOX = 64
 """Batches of datagrams, of 64 KiB at most, that wait for a connection's next turn."""
+_STRANGERS_INBOX = 128 * 1024
+"""Bytes of them as long as nobody has proved who it is: a handshake has a few KiB."""
 _PATH_LABEL = b"lattica-quic/1 path "
 NO_ERROR, PROTOCOL_ERROR = 0, 1
 """Codes of CONNECTION_CLOSE."""
@@ -109,7 +111,8 @@ class QuicLink:
         self.session = session
         self._path: PeerPath | None = None
         self._size: PacketSize | None = None
-        self._cutter, self._joiner = Cutter(), Joiner()
+        self._cutter = Cutter()
+        self._joiner = Joiner(session.budget, trio.current_time)
         self._peer_cid = b""
         self.failure: Exception | None = None
         """What the peer or the network did; the connection is over."""
@@ -147,9 +150,14 @@ class QuicLink:
             return
         if not self._inbox and not self._is_stranger:
             data = self._receive(data, size, source)
-        if data and len(self._inbox) < _INBOX:
+        if data and len(self._inbox) < _INBOX and self._has_room(len(data)):
             self._inbox.append((data, size, source))
         self.wake()
+
+    def _has_room(self, size: int) -> bool:
+        if not self._is_stranger:
+            return True
+        return size + sum(len(data) for data, _, _ in self._inbox) <= _STRANGERS_INBOX
 
     def _receive(self, data: bytes, size: int, source: Address) -> bytes:
         """Let the session have datagrams as long as its turn lasts; return what is left of them."""
@@ -219,8 +227,13 @@ class QuicLink:
 
     def deliver_piece(self, piece: bytes, source: Address) -> None:
         """Take a part of a datagram (:mod:`lattica.nat.quic.path.pieces`)."""
-        if self._path is not None and (datagram := self._joiner.receive(piece)):
+        if self._path is None or self.failure is not None:
+            return
+        waited = self._joiner.size
+        if datagram := self._joiner.receive(piece):
             self.deliver(datagram, len(datagram), source)
+        elif self._joiner.size and not waited:
+            self.wake()  # there is a timer now
 
     def deliver_unreachable(self, error: OSError) -> None:
         """The network says that nobody is there; said only of strangers."""
@@ -258,6 +271,7 @@ class QuicLink:
         self._work = False
         await self._next_turn()
         self._try_sizes()
+        self._joiner.expire()
         deadline = session.next_timer()
         if deadline is not None and deadline <= trio.current_time():
             try:
@@ -300,6 +314,7 @@ class QuicLink:
             timers.append(self._path.next_timer())
         if self._size is not None:
             timers.append(self._size.next_timer())
+            timers.append(self._joiner.next_timer())
         return min((timer for timer in timers if timer is not None), default=math.inf)
 
     async def _send(self, datagrams: list[bytes]) -> None:
@@ -354,6 +369,7 @@ class QuicLink:
         self.session.let_go()
         self.on_events, self.on_address = _ignore, None
         self._inbox.clear()
+        self._joiner.clear()
         if self.failure is None:
             self.failure = ConnectionClosedError("closed by this side")
         self.wake()

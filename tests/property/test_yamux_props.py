@@ -124,7 +124,7 @@ def outcome(pieces: list[bytes]) -> object:
             for s in group
             if not error
         ],
-        session._budget.used if not error else None,
+        session.budget.used if not error else None,
     )
 
 

@@ -192,7 +192,7 @@ class QuicSession(MuxSession):
             self.closed = (code, reason)
         self.went_away = True
         # Of one whose peer never proved who it is, nobody calls close().
-        self._budget.sessions.discard(self)
+        self.budget.sessions.discard(self)
 
     def note_reset(self) -> None:
         """The peer knows nothing of the connection: it is over, and nothing more is sent."""

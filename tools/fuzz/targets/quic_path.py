@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.quic.path.packet_size import ANSWER, PROBE, PacketSize, is_size_message
 from lattica.nat.quic.path.pieces import PIECE, Cutter, Joiner, is_piece
 from tools.fuzz.target import Target, Violation
 from tools.fuzz.targets.pieces import record, records
 
 _CID = b"8 bytes."
-_MOST_WAITING = 64 + 1
+_MOST_WAITING = 64
+_MOST_BYTES = 4096
 
 
 def _path_messages(data: bytes) -> None:
@@ -16,7 +18,8 @@ def _path_messages(data: bytes) -> None:
     size = PacketSize(sending_key=b"a" * 32, receiving_key=b"b" * 32, clock=lambda: 1.0)
     size.suspect(1452)
     size.probes(_CID, 0.1)
-    joiner = Joiner()
+    budget = MemoryBudget(_MOST_BYTES)
+    joiner = Joiner(budget, lambda: 1.0)
     for kind, message in records(data):
         datagram = bytes((PROBE, ANSWER, PIECE)[kind % 3 : kind % 3 + 1]) + _CID + message
         if is_size_message(datagram):
@@ -26,8 +29,13 @@ def _path_messages(data: bytes) -> None:
                 raise Violation("an answer is larger than its probe")
         elif is_piece(datagram):
             joiner.receive(datagram)
+        if joiner.size != budget.used or budget.used > budget.limit:
+            raise Violation("pieces that wait are not counted, or beyond what there is")
     if size.answers or len(joiner._waiting) > _MOST_WAITING:
         raise Violation("a forged answer counts, or too many pieces wait")
+    joiner.clear()
+    if budget.used:
+        raise Violation("what is dropped counts on")
 
 
 QUIC_PATH = Target(

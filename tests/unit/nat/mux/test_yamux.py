@@ -169,7 +169,7 @@ def test_data_before_a_fin_is_readable_when_the_wire_is_done_with_the_stream() -
     pair.pump()
     assert pair.b.session.streams == {}
     assert take_all(theirs) == b"x" * 1000
-    assert pair.b.session._budget.used == 0
+    assert pair.b.session.budget.used == 0
 
 
 def test_reset_drops_both_directions_and_tells_the_peer() -> None:
@@ -186,7 +186,7 @@ def test_reset_drops_both_directions_and_tells_the_peer() -> None:
     assert pair.b.events[-1].kind is EventKind.RESET
     assert take_all(theirs) == b""
     assert pair.a.session.streams == pair.b.session.streams == {}
-    assert pair.b.session._budget.used == 0
+    assert pair.b.session.budget.used == 0
     assert mine.send_pending == 0
 
 
@@ -220,7 +220,7 @@ def test_frames_that_cross_a_reset_are_dropped() -> None:
         + frame(WINDOW_UPDATE, RST, 1, 0)
     )
     assert side.session.streams == {}
-    assert side.session._budget.used == 0
+    assert side.session.budget.used == 0
     assert drain(side.session) == b""
 
 
@@ -576,7 +576,7 @@ def test_a_sender_that_waits_for_credit_gets_it_from_a_reader_that_closes() -> N
     pair.pump()
     assert mine.send_pending
     close(pair.b, theirs)
-    assert pair.b.session._budget.used == 0
+    assert pair.b.session.budget.used == 0
     pair.pump()
     assert mine.send_pending == 0
     assert mine.reset_reason is None
@@ -759,7 +759,7 @@ def test_closed_stream_stops_a_peer_that_keeps_sending_and_leaves_it_the_answer(
     assert theirs.send_pending == 0
     assert take_all(theirs) == b"the answer"
     assert theirs.received_fin
-    assert pair.a.session._budget.used == pair.b.session._budget.used == 0
+    assert pair.a.session.budget.used == pair.b.session.budget.used == 0
     assert pair.a.session.streams == pair.b.session.streams == {}
     write(theirs, b"more")
     assert not pair.b.session.wants_write

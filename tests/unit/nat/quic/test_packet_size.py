@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.quic.path.packet_size import (
     HEADER,
     SMALLEST,
@@ -150,6 +151,10 @@ def test_what_is_none_of_these_messages():
     assert not is_size_message(b"\x10" + bytes(HEADER - 1))
 
 
+def fresh_joiner(budget: MemoryBudget | None = None) -> Joiner:
+    return Joiner(budget or MemoryBudget(1 << 20), lambda: 1.0)
+
+
 @given(
     st.lists(st.binary(min_size=1, max_size=1500), max_size=20),
     st.sampled_from([540, 1200]),
@@ -160,22 +165,75 @@ def test_pieces_in_any_order_make_the_datagrams(datagrams, limit, rng):
     assert all(len(piece) <= limit and is_piece(piece) for piece in pieces)
     assert all(connection_id(piece) == CID for piece in pieces)
     rng.shuffle(pieces)
-    joiner = Joiner()
+    joiner = fresh_joiner()
     joined = [whole for piece in pieces if (whole := joiner.receive(piece)) is not None]
     assert sorted(joined) == sorted(datagrams)
-    assert not joiner._waiting
+    assert joiner.size == 0
 
 
-@given(st.lists(st.binary(max_size=60), max_size=300))
+@given(st.lists(st.tuples(st.binary(max_size=60), st.sampled_from([0, 400, 1400, 1600, 65000]))))
 def test_whatever_comes_costs_a_bounded_memory(pieces):
-    joiner = Joiner()
-    for piece in pieces:
-        joiner.receive(b"\x14" + CID + piece)
-    assert len(joiner._waiting) <= 64
+    budget = MemoryBudget(4000)
+    joiner = fresh_joiner(budget)
+    for piece, filling in pieces:
+        joiner.receive(b"\x14" + CID + piece + bytes(filling))
+        held = sum(len(p) for parts in joiner._waiting.values() for p in parts.pieces.values())
+        assert held == joiner.size == budget.used <= budget.limit
+        assert len(joiner._waiting) <= 64
+    joiner.clear()
+    assert (joiner.size, budget.used) == (0, 0)
+
+
+def piece_of(number: int, index: int, count: int, size: int) -> bytes:
+    return b"\x14" + CID + number.to_bytes(2, "big") + bytes((index << 4 | count,)) + bytes(size)
+
+
+def test_pieces_that_never_become_whole_are_bounded_in_bytes():
+    """64 datagrams of 14 pieces of 65,000 bytes were 50 MiB for each connection."""
+    budget = MemoryBudget(1 << 30)
+    joiner = fresh_joiner(budget)
+    for number in range(64):
+        for index in range(14):
+            for size in (65000, 1500):  # longer than a frame of Ethernet, the header counted
+                assert joiner.receive(piece_of(number, index, 15, size)) is None
+    assert (joiner.size, budget.used) == (0, 0)
+    for number in range(64):
+        for index in range(14):
+            assert joiner.receive(piece_of(number, index, 15, 1400)) is None
+            assert joiner.size == budget.used <= 128 * 1024
+    assert joiner.size > 100 * 1024
+    # Who comes now is not kept out by them.
+    whole = [joiner.receive(piece) for piece in Cutter().cut([bytes(1400)], CID, 540)]
+    assert whole == [None, None, bytes(1400)]
+
+
+def test_pieces_wait_for_a_second():
+    now = 10.0
+    joiner = Joiner(MemoryBudget(1 << 20), lambda: now)
+    assert joiner.next_timer() is None
+    first, second = (Cutter().cut([bytes([n]) * 1000], CID, 540) for n in (1, 2))
+    joiner.receive(first[0])
+    assert joiner.next_timer() == 11.0
+    now = 10.9
+    joiner.expire()
+    assert joiner.receive(first[1]) == bytes([1]) * 1000
+    joiner.receive(second[0])
+    now = 11.9
+    assert joiner.next_timer() == now
+    joiner.expire()
+    assert (joiner.size, joiner.next_timer()) == (0, None)
+
+
+def test_a_piece_that_comes_twice_counts_once():
+    joiner = fresh_joiner()
+    first, second = Cutter().cut([bytes(1000)], CID, 540)
+    assert [joiner.receive(first), joiner.receive(first)] == [None, None]
+    assert joiner.size == len(first) - PIECE_HEADER
+    assert joiner.receive(second) == bytes(1000)
 
 
 def test_a_lost_piece_costs_its_datagram_only():
-    cutter, joiner = Cutter(), Joiner()
+    cutter, joiner = Cutter(), fresh_joiner()
     first, second = (cutter.cut([bytes([n]) * 1400], CID, 540) for n in (1, 2))
     assert len(first) == 3
     assert [joiner.receive(piece) for piece in first[:2]] == [None, None]
