@@ -231,7 +231,8 @@ def _file_settings(file: Path) -> Iterator[_Raw]:
     try:
         with open(file, "rb") as stream:
             status = os.fstat(stream.fileno())
-            document = tomllib.load(stream)
+            # Editors of Windows put a byte order mark before it, which is none of TOML's.
+            document = tomllib.loads(stream.read().decode("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"cannot read the configuration file {file}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -383,13 +384,26 @@ def _decode_value(kind: Any, raw: object, source: _Source) -> object:
 
 def _decode_tuple(kind: Any, raw: object, source: _Source) -> tuple[object, ...]:
     if source.is_text and isinstance(raw, str):
-        raw = [part.strip() for part in raw.split(",") if part.strip()]
+        raw = _split_list(raw)
     if not isinstance(raw, (list, tuple)):
         raise ValueError("a list separated by commas" if source.is_text else "a list")
     try:
         return tuple(_decode_value(kind, item, source) for item in raw)
     except ValueError as error:
         raise ValueError(f"a list in which each item is {error}") from None
+
+
+def _split_list(text: str) -> object:
+    """Separated by commas, or in brackets as in the file and in JSON."""
+    if not text.lstrip().startswith("["):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    try:
+        document = tomllib.loads(f"list = {text.strip()}")
+    except (tomllib.TOMLDecodeError, RecursionError):
+        document = {}
+    if document.keys() != {"list"}:
+        raise ValueError("a list separated by commas, or in brackets with quotes")
+    return document["list"]
 
 
 def _decode_bool(raw: object, source: _Source) -> bool:

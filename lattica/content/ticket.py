@@ -36,6 +36,8 @@ _LENGTH_BYTES = 2
 _ALPHABET = frozenset("abcdefghijklmnopqrstuvwxyz234567")
 _MAX_ADDRESS_BYTES = 4096
 """Bytes of all addresses together: with what else there is, they fit the longest ticket."""
+_QUOTES = "\"'`“”„‘’‚«»‹›<>\ufeff"
+"""What programs put round a text that is copied; none of it is part of a ticket."""
 _COPY_AGAIN = "copy the whole line that `lattica publish` printed"
 
 
@@ -98,14 +100,15 @@ class Ticket:
 
     @classmethod
     def parse(cls, text: str) -> Ticket:
-        """Parse what a person pasted; blanks and line breaks in it do not matter.
+        """Parse what a person pasted; blanks and line breaks in it, and quotes round it, do not
+        matter.
 
         Raises:
             TicketError: says whether it is truncated, mistyped, too new, or no ticket at all.
         """
         if len(text) > MAX_TICKET_CHARACTERS:
             raise TicketError(f"{len(text)} characters are too many for a ticket; {_COPY_AGAIN}")
-        compact = "".join(text.split()).lower()
+        compact = "".join(text.split()).strip(_QUOTES).lower()
         if not compact.startswith(_SCHEME):
             raise TicketError(f"a ticket begins with {_SCHEME!r}; {_COPY_AGAIN}")
         version, encoded = compact[len(_SCHEME) :][:1], compact[len(_SCHEME) + 1 :]

@@ -111,8 +111,9 @@ class Identity(InProcess):
         except OSError as error:
             if os.path.lexists(path):
                 raise IdentityError(f"{path} exists already; it is not overwritten") from None
+            where = f": {error.filename}" if error.filename is not None else ""
             raise IdentityError(
-                f"cannot write the key file {path}: {error.strerror}: {error.filename}"
+                f"cannot write the key file {path}: {error.strerror or error}{where}"
             ) from None
 
     @classmethod

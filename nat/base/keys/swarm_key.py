@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import codecs
 import os
 
 from lattica.nat.base.errors import ConfigError
@@ -31,7 +32,8 @@ def parse_swarm_key(raw: bytes) -> bytes:
     Raises:
         ConfigError: anything else; the message never shows key material.
     """
-    codec, _, rest = raw.lstrip().partition(b"\n")
+    # Editors of Windows put a byte order mark before it.
+    codec, _, rest = raw.removeprefix(codecs.BOM_UTF8).lstrip().partition(b"\n")
     encoding, _, body = rest.partition(b"\n")
     if codec.strip() != _CODEC.encode():
         raise ConfigError(f"its first line has to be {_CODEC}")

@@ -126,6 +126,43 @@ def test_every_type_from_the_environment() -> None:
     assert config.swarm.limits.max_connections == 10
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "/ip4/127.0.0.1/tcp/1,/ip6/::1/tcp/2",
+        " /ip4/127.0.0.1/tcp/1 , /ip6/::1/tcp/2,",
+        '["/ip4/127.0.0.1/tcp/1", "/ip6/::1/tcp/2"]',
+        " [ '/ip4/127.0.0.1/tcp/1' , '/ip6/::1/tcp/2' ,] ",
+    ],
+)
+@pytest.mark.parametrize("variable", ["LATTICA_SWARM__LISTEN", "LATTICA_LISTEN"])
+def test_a_list_in_the_environment_with_commas_or_as_in_the_file(variable: str, value: str) -> None:
+    listen = load_config(None, {variable: value}).swarm.listen
+    assert listen == ("/ip4/127.0.0.1/tcp/1", "/ip6/::1/tcp/2")
+
+
+@pytest.mark.parametrize(
+    "value", ["[/ip4/127.0.0.1/tcp/1]", '["a', "[", "[]\nx = 1", "[" * 100_000, "[1]", '[["a"]]']
+)
+def test_a_list_in_the_environment_that_is_none(value: str) -> None:
+    error = error_of(environment={"LATTICA_SWARM__LISTEN": value})
+    assert "environment variable LATTICA_SWARM__LISTEN: expected a list" in error
+
+
+def test_an_empty_list_in_the_environment() -> None:
+    assert load_config(None, {"LATTICA_SWARM__LISTEN": "[]"}).swarm.listen == ()
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_file_with_a_byte_order_mark(tmp_path: Path, end: str) -> None:
+    file = tmp_path / "bom.toml"
+    text = f"listen = []{end}[swarm.limits]{end}max_connections = 7{end}"
+    file.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    config = load_config(file, {})
+    assert config.swarm.listen == ()
+    assert config.swarm.limits.max_connections == 7
+
+
 def test_empty_text_unsets(tmp_path: Path) -> None:
     file = write(tmp_path, "identity_path = ''")
     assert load_config(file, {"LATTICA_IDENTITY_PATH": "a.key"}).identity_path is None

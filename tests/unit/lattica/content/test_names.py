@@ -63,6 +63,17 @@ def test_ticket_round_trip_survives_wrapping_and_case():
 
 
 @pytest.mark.parametrize(
+    "quoted", ['"{}"', "'{}'", " “{}”\n", "`{}`", "<{}>", "„{}“", "«{}»", '" {} "', "\ufeff{}"]
+)
+def test_quotes_round_a_ticket_do_not_matter(quoted):
+    text = str(TICKET)
+    assert Ticket.parse(quoted.format(text)) == TICKET
+    assert Ticket.parse(quoted.format(f"{text[:40]}\n{text[40:]}")) == TICKET
+    with pytest.raises(TicketError):
+        Ticket.parse(f'{text[:40]}"{text[40:]}')
+
+
+@pytest.mark.parametrize(
     ("damage", "says"),
     [
         (lambda t: t[:-1], "truncated: 1 of"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -170,3 +171,16 @@ def test_creators_who_race_end_up_with_one_key(tmp_path, monkeypatch):
     assert len(found) == racers
     assert {identity.peer_id for identity in found} == {Identity.load(path).peer_id}
     assert [entry.name for entry in tmp_path.iterdir()] == ["key"]
+
+
+@pytest.mark.parametrize("path", [None, "/somewhere/.key.tmp"])
+def test_a_key_that_cannot_be_written_says_why_and_nothing_more(tmp_path, monkeypatch, path):
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", path)
+
+    monkeypatch.setattr("lattica.nat.base.keys.identity.write_private_file", refuse)
+    with pytest.raises(IdentityError) as refusal:
+        Identity.generate().save(tmp_path / "key")
+    where = "" if path is None else f": {path}"
+    expected = f"cannot write the key file {tmp_path / 'key'}: No space left on device{where}"
+    assert str(refusal.value) == expected

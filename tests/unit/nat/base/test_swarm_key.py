@@ -18,6 +18,7 @@ KEY = bytes(range(32))
         f"/key/swarm/psk/1.0.0/\n/base16/\n{KEY.hex()}\n",
         f"/key/swarm/psk/1.0.0/\n/base16/\n{KEY.hex().upper()}",
         f"/key/swarm/psk/1.0.0/\r\n/base16/\r\n{KEY.hex()}\r\n",
+        f"\ufeff/key/swarm/psk/1.0.0/\r\n/base16/\r\n{KEY.hex()}\r\n",
         f"/key/swarm/psk/1.0.0/\n/base64/\n{base64.b64encode(KEY).decode()}\n",
         "/key/swarm/psk/1.0.0/\n/bin/\n" + KEY.decode(),
         "/key/swarm/psk/1.0.0/\n/bin/\n" + KEY.decode() + "\n",
