@@ -20,6 +20,7 @@ from lattica.nat.base.net.addresses import (
     to_endpoint,
 )
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.base.net.own_sockets import own
 from lattica.nat.mux.delivery import Delivery
 from lattica.nat.transport import tcp_info
 
@@ -66,7 +67,7 @@ class TcpConn:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with contextlib.suppress(OSError, AttributeError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOTSENT_LOWAT)
-        self._sock = sock
+        self._sock = own(sock)
         self._local = sock.getsockname()
         self._remote = sock.getpeername()
 
@@ -145,7 +146,7 @@ class TcpListener:
     """A listening socket, closed by :meth:`aclose`."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
+        self._sock = own(sock)
         self.addrs: tuple[Multiaddr, ...] = (multiaddr_of(sock.getsockname()),)
 
     async def accept(self) -> TcpConn:
@@ -176,6 +177,9 @@ class TcpListener:
     async def aclose(self) -> None:
         if self._sock.fileno() != -1:
             trio.lowlevel.notify_closing(self._sock)
+            with contextlib.suppress(OSError):
+                # Also where another process has a descriptor of it, it accepts nothing any more.
+                self._sock.shutdown(socket.SHUT_RDWR)
             self._sock.close()
         await trio.lowlevel.checkpoint()
 
@@ -222,7 +226,7 @@ class TcpTransport:
         source: tuple[str, int] | None,
         max_segment: int | None,
     ) -> TcpConn:
-        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock = own(socket.socket(family, socket.SOCK_STREAM))
         try:
             sock.setblocking(False)
             if source is not None:

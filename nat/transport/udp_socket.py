@@ -23,6 +23,7 @@ from typing import NamedTuple
 import trio
 
 from lattica.nat.base.net.addresses import SocketName
+from lattica.nat.base.net.own_sockets import own
 
 Address = SocketName
 
@@ -110,7 +111,7 @@ class UdpSocket:
         """Use :meth:`bind` or :meth:`adopt`."""
         _keep_freed_memory()
         sock.setblocking(False)
-        self._sock = sock
+        self._sock = own(sock)
         self.family = socket.AddressFamily(sock.family)
         self.local: Address = _shortest(sock.getsockname())
         """The bound host and port."""

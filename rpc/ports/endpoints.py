@@ -14,6 +14,7 @@ import trio
 
 from lattica.nat.base.errors import AddressError, ListenError
 from lattica.nat.base.exception_groups import leaves
+from lattica.nat.base.net.own_sockets import own
 
 LOOPBACK = "127.0.0.1"
 _BACKLOG = 1024
@@ -147,7 +148,7 @@ async def _listen_tcp(endpoint: Endpoint) -> Listening:
     sockets: list[trio.socket.SocketType] = []
     try:
         for family, kind, protocol, _, address in dict.fromkeys(found):
-            sock = trio.socket.socket(family, kind, protocol)
+            sock = own(trio.socket.socket(family, kind, protocol))
             sockets.append(sock)
             if os.name == "posix":
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -164,7 +165,7 @@ async def _listen_tcp(endpoint: Endpoint) -> Listening:
 
 
 def _listen_unix(endpoint: Endpoint) -> Listening:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = own(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
     try:
         try:
             sock.bind(endpoint.path)

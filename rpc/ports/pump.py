@@ -15,6 +15,7 @@ from enum import Enum
 import trio
 
 from lattica.nat.base.errors import LatticaError, StreamResetError
+from lattica.nat.base.net.own_sockets import own
 from lattica.nat.config import KIB
 from lattica.nat.mux.stream import Stream
 from lattica.rpc.ports.messages import Abort
@@ -63,7 +64,7 @@ class Pump:
         self.bytes_to_peer = 0
         self.bytes_from_peer = 0
         self._stream = stream
-        self._sock = sock
+        self._sock = own(sock)
         self._idle_timeout = idle_timeout
         self._end: End | None = None
         """What broke it off; None: nothing."""

@@ -22,6 +22,7 @@ from lattica.nat.base.net.interfaces import (
     local_interfaces,
     read_local_addresses,
 )
+from lattica.nat.base.net.own_sockets import own
 from lattica.nat.base.shortages import raise_shortage
 
 logger = logging.getLogger(__name__)
@@ -128,7 +129,9 @@ class ChangeNotices:
         if sys.platform != "linux":
             return
         try:
-            self._sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+            self._sock = own(
+                socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+            )
             self._sock.setblocking(False)
             self._sock.bind((0, _GROUPS))
         except OSError as error:  # some sandboxes

@@ -30,6 +30,7 @@ from lattica.nat.base.net.addresses import (
 from lattica.nat.base.net.interfaces import local_interfaces
 from lattica.nat.base.net.ip import IpAddress, is_public_host
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.base.net.own_sockets import own
 from lattica.nat.base.watched import Watched
 from lattica.nat.swarm.events import ListeningOn, NetworkChanged
 from lattica.nat.swarm.swarm import Swarm
@@ -458,7 +459,7 @@ class PortMappingService:
 
 def _announcement_socket(family: int, group: str) -> trio.socket.SocketType:
     which = socket.AF_INET if family == 4 else socket.AF_INET6
-    sock = socket.socket(which, socket.SOCK_DGRAM)
+    sock = own(socket.socket(which, socket.SOCK_DGRAM))
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

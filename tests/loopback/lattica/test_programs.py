@@ -9,12 +9,13 @@ import importlib.util
 import inspect
 import os
 import re
+import socket
 import subprocess
 import sys
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,64 @@ def test_a_forked_child_cannot_use_the_node_of_its_parent(server: Lattica) -> No
     with os.fdopen(reader) as said:
         assert "after a fork" in said.read()
     assert server.peers() == ()
+
+
+@pytest.fixture
+def child() -> Iterator[Callable[[], None]]:
+    """Forks children that live until the end of the test."""
+    reader, writer = os.pipe()
+    children: list[int] = []
+
+    def fork() -> None:
+        if not (child := os.fork()):
+            os.close(writer)
+            os.read(reader, 1)
+            os._exit(0)
+        children.append(child)
+
+    yield fork
+    os.close(writer)
+    os.close(reader)
+    for child in children:
+        os.waitpid(child, 0)
+
+
+@pytest.mark.parametrize("form", ["/tcp/{}", "/tcp/{}/ws", "/udp/{}/quic-v1/noise"])
+def test_a_forked_child_keeps_neither_port_nor_connection(
+    form: str, child: Callable[[], None]
+) -> None:
+    kind = socket.SOCK_DGRAM if "udp" in form else socket.SOCK_STREAM
+    with socket.socket(type=kind) as free:
+        free.bind(("127.0.0.1", 0))
+        addr = "/ip4/127.0.0.1" + form.format(free.getsockname()[1])
+    config = NodeConfig(swarm=SwarmConfig(listen=(addr,)))
+    with Lattica(NodeConfig(swarm=SwarmConfig(listen=()))) as client:
+        with Lattica(config) as first:
+            peer = client.connect(addr, timeout=PATIENCE)
+            child()
+            first.handle("/shout/1.0.0", shout)
+            with client.open_stream(peer, "/shout/1.0.0", timeout=PATIENCE) as stream:
+                stream.send_all(b"still here")
+                assert stream.receive_exactly(10, timeout=PATIENCE) == b"STILL HERE"
+        with Lattica(config) as second:
+            assert client.connect(addr, timeout=PATIENCE) == second.peer_id
+
+
+def test_a_forked_child_keeps_no_forwarded_port(server: Lattica, child: Callable[[], None]) -> None:
+    with socket.socket() as service, socket.socket() as free:
+        service.bind(("127.0.0.1", 0))
+        service.listen()
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        server.expose(service.getsockname()[1], name="service", to="anyone")
+        for _ in range(2):
+            with Lattica(LOCAL) as client:
+                peer = client.connect(server.addrs[0], timeout=PATIENCE)
+                client.forward(peer, "service", local=port, timeout=PATIENCE)
+                child()
+                with socket.create_connection(("127.0.0.1", port)), service.accept()[0]:
+                    pass
 
 
 def test_a_web_server(server: Lattica, tmp_path: Path) -> None:

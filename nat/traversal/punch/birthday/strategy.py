@@ -27,6 +27,7 @@ from lattica.nat.base.errors import (
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.net.addresses import socket_multiaddr
 from lattica.nat.base.net.interfaces import local_interfaces
+from lattica.nat.base.net.own_sockets import own
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
 from lattica.nat.secure.gater import Gater
@@ -422,7 +423,7 @@ def _open_sockets(host: str, wanted: int) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     try:
         for _ in range(min(wanted, _files_left() - _FILES_TO_SPARE)):
-            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            sock = own(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
             sockets.append(sock)
             sock.setblocking(False)
             sock.bind((host, 0))

@@ -28,6 +28,7 @@ from lattica.nat.base.errors import AccessDeniedError, DialAttempt, DialError, L
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.net.addresses import to_endpoint
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.base.net.own_sockets import own
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.secure.gater import Gater
 from lattica.nat.swarm.swarm import Swarm
@@ -178,7 +179,7 @@ class _Punch:
         port = self._swarm.tcp_listen_port(_IP_VERSION[endpoint.family])
         if port is None:
             raise OSError(errno.EAFNOSUPPORT, "this node does not listen on TCP there")
-        sock = socket.socket(endpoint.family, socket.SOCK_STREAM)
+        sock = own(socket.socket(endpoint.family, socket.SOCK_STREAM))
         try:
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -38,6 +38,21 @@ def port_of(addr: Multiaddr) -> int:
     return to_endpoint(addr).port
 
 
+async def test_what_is_closed_accepts_nothing_though_another_process_has_it():
+    transport = TcpTransport()
+    listener = await transport.listen(Multiaddr(LOOPBACKS[0]))
+    kept = listener._sock.dup()  # as in a child that was forked
+    addr = listener.addrs[0]
+    await listener.aclose()
+    try:
+        with pytest.raises(ConnectionRefusedError):
+            await transport.dial(addr)
+        again = await transport.listen(addr)
+        await again.aclose()
+    finally:
+        kept.close()
+
+
 def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
