@@ -73,19 +73,30 @@ def start(
 
 
 def run(function: Callable[[*Arguments], Awaitable[T]], *arguments: *Arguments) -> T:
-    """Run an async function under trio to its end; from here on Ctrl-C is `KeyboardInterrupt`."""
+    """Run an async function under trio to its end; from here on Ctrl-C is `KeyboardInterrupt`.
+
+    It is raised where the function waits, and nowhere else: in a callback of the import machinery
+    or of the garbage collector Python would print it and go on.
+    """
     import gc
 
     import trio
 
     import lattica.node  # noqa: F401 - takes a moment, in which Ctrl-C is to end the process
 
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    @trio.lowlevel.enable_ki_protection
+    async def interruptible() -> T:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        return await function(*arguments)
+
     # What is loaded stays: the collector need not look at it, which takes tens of milliseconds
     # in which nobody has a turn.
     gc.freeze()
-    return trio.run(function, *arguments)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        # It waits until trio has its own handler in place.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    return trio.run(interruptible)
 
 
 def fail(message: str) -> None:

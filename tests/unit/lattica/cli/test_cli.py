@@ -161,9 +161,13 @@ def test_ctrl_c_while_it_is_being_imported(moment: str, tmp_path: Path) -> None:
             if line.rsplit("|")[-1].strip() == moment:
                 break
         process.send_signal(signal.SIGINT)
-        rest = process.stderr.read()
+        try:
+            _, rest = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert "Traceback" not in rest
-    assert process.returncode == -signal.SIGINT
+    # Where this process is slower than the other, that one is not importing any more.
+    assert process.returncode in (-signal.SIGINT, 0, 130)
 
 
 def exit_code_of(error: BaseException) -> object:
