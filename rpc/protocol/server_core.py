@@ -1,7 +1,9 @@
 """The serving side of the control plane, pure: frames in, requests out; answers in, frames out.
 
 See :mod:`lattica.rpc.protocol.client_core` for what a session is. A request is handed out once,
-whatever streams it came by. Answers are kept until the client says that they have arrived.
+whatever streams it came by. Answers are kept until the client says that they have arrived. The
+driver says how many frames it takes at once; the others wait undecoded, and count as not arrived:
+if the stream is lost, the client sends them again.
 """
 
 from __future__ import annotations
@@ -29,7 +31,11 @@ MAX_ANSWERS_KEPT: Final = 16_384
 """Answers that a client may leave unacknowledged: it has at most as many calls under way, and
 64.
 """
-MAX_BYTES_KEPT: Final = 128 * 1024 * 1024
+MANY: Final = 80
+"""Frames that are handed out at once: 64 calls and what goes with them, as a client acknowledges
+after as many."""
+_MAX_UNREAD_FRAMES: Final = 40_000
+_ACK: Final = bytes((0x92, Kind.ACK))
 _SIZES: Final[dict[int, tuple[int, ...]]] = {
     Kind.HELLO: (5,),
     Kind.REQUEST: (4, 6),
@@ -124,8 +130,11 @@ class ServerCore:
         """Answers that the client has."""
         self._answers: deque[bytes] = deque()
         """Those after them."""
-        self._kept = 0
+        self.bytes_kept = 0
         """Bytes of them."""
+        self._unread: deque[bytes] = deque()
+        self.bytes_unread = 0
+        """Bytes of frames that wait to be taken."""
         self._reader = LengthPrefixed(MAX_FRAME)
 
     @property
@@ -153,22 +162,48 @@ class ServerCore:
             self._is_known = True
         self._reader = hello.reader
         self._on_ack(hello.answers)
+        self._unread.clear()
+        self.bytes_unread = 0
         self.is_live = True
         greeting = [encode_welcome(self.session, self._acked, highest), *self._answers]
         if going_away:
             greeting.append(GOING_AWAY)
-        return self._read(hello.rest), b"".join(greeting)
+        self._queue(hello.rest)
+        return self.take(MANY), b"".join(greeting)
 
     def detach(self) -> None:
         """The stream is lost: answers are kept for the next."""
         self.is_live = False
 
-    def receive(self, data: bytes | memoryview) -> list[Request | Cancel]:
-        """Take bytes in any split; raises RemoteProtocolError."""
-        return self._read(self._reader.feed(data))
+    def receive(self, data: bytes | memoryview, most: int = MANY) -> list[Request | Cancel]:
+        """Take bytes in any split; what at most `most` frames say, and :meth:`take` the others.
+
+        Which answers have arrived is seen at once. Raises RemoteProtocolError.
+        """
+        frames = self._reader.feed(data)
+        if len(frames) <= most and not self._unread:
+            return self._read(frames)
+        self._queue(frames)
+        return self.take(most)
+
+    def _queue(self, frames: list[bytes]) -> None:
+        for frame in frames:
+            if frame.startswith(_ACK):
+                self._read([frame])
+            else:
+                self._unread.append(frame)
+                self.bytes_unread += len(frame)
+        if len(self._unread) > _MAX_UNREAD_FRAMES:
+            raise RemoteProtocolError("RPC: more calls than a client may have under way")
+
+    def take(self, most: int) -> list[Request | Cancel]:
+        """What at most `most` of the frames that wait say. Raises RemoteProtocolError."""
+        frames = [self._unread.popleft() for _ in range(min(most, len(self._unread)))]
+        self.bytes_unread -= sum(map(len, frames))
+        return self._read(frames)
 
     def _read(self, frames: list[bytes]) -> list[Request | Cancel]:
-        if len(self._answers) > MAX_ANSWERS_KEPT or self._kept > MAX_BYTES_KEPT:
+        if len(self._answers) > MAX_ANSWERS_KEPT:
             raise RemoteProtocolError("RPC: the client does not say which answers have arrived")
         events: list[Request | Cancel] = []
         for frame in frames:
@@ -195,12 +230,12 @@ class ServerCore:
         if not self._acked <= answers <= self._acked + len(self._answers):
             raise RemoteProtocolError("RPC: the client claims answers that were not sent")
         while self._acked < answers:
-            self._kept -= len(self._answers.popleft())
+            self.bytes_kept -= len(self._answers.popleft())
             self._acked += 1
 
     def answer(self, call: int, frame: bytes) -> bytes:
         """The answer of a call, encoded: what to write now. Exactly one for each request."""
         self.running.remove(call)
         self._answers.append(frame)
-        self._kept += len(frame)
+        self.bytes_kept += len(frame)
         return frame if self.is_live else b""

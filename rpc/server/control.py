@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import OrderedDict
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
@@ -14,6 +15,7 @@ import trio
 from lattica.nat.base.errors import LatticaError, RemoteProtocolError
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.peer_log import peer_log
+from lattica.nat.config import KIB, MIB
 from lattica.nat.mux.stream import Stream
 from lattica.rpc.config import CONTROL_BODY
 from lattica.rpc.encoding.encoder import Encoded
@@ -32,7 +34,7 @@ from lattica.rpc.protocol.frames import (
     encode_numbered,
     encode_result,
 )
-from lattica.rpc.protocol.server_core import Cancel, Hello, Request, ServerCore
+from lattica.rpc.protocol.server_core import MANY, Cancel, Hello, Request, ServerCore
 from lattica.rpc.server.crew import Crew, Worker
 from lattica.rpc.server.methods import ServedMethod
 
@@ -45,6 +47,22 @@ _MAX_SESSIONS: Final = 8
 """Sessions of one peer: a program has one, and may have been restarted."""
 _FETCH_WINDOW: Final = 30.0
 """Seconds that a large result is kept for its caller to fetch."""
+_FEW: Final = 8
+"""Requests that are taken at once where their answers are large, or may be."""
+_MAX_KEPT: Final = 8 * MIB
+"""Bytes of answers that the sessions of a peer, each by its share, may leave unacknowledged before
+no more of its calls are run."""
+_MAX_KEPT_BY_ALL: Final = 256 * MIB
+"""Bytes of the same over all peers; beyond that everybody has only the least."""
+_LEAST_KEPT: Final = 512 * KIB
+"""Bytes that each session may: a client acknowledges every 256 KiB."""
+_KEPT_GRAIN: Final = 64 * KIB
+"""Bytes to which the sum over all is exact, for each session."""
+_MAX_UNREAD: Final = 20 * MIB
+"""Bytes that the sessions of a peer, each by its share, may send before an acknowledgement that is
+due: more than fits a stream's largest window."""
+_MAX_UNFETCHED: Final = 64 * MIB
+"""Bytes of large results that a peer may leave unfetched before no more of its calls are run."""
 
 
 class Job:
@@ -62,12 +80,46 @@ class Job:
         self.method: ServedMethod | None = None
 
 
+class Caller:
+    """What all sessions of a peer have together."""
+
+    __slots__ = ("fetched", "sessions", "under_way", "unfetched")
+
+    def __init__(self) -> None:
+        self.sessions = 0
+        self.under_way = 0
+        """Calls whose handler waits, and results that are to be fetched."""
+        self.unfetched = 0
+        """Bytes of those results."""
+        self.fetched = trio.Event()
+
+    def wake(self) -> None:
+        """Something has been fetched or given up."""
+        event, self.fetched = self.fetched, trio.Event()
+        event.set()
+
+
+class LargeResult:
+    """A result that its caller is to fetch over the data plane."""
+
+    __slots__ = ("body", "expires", "readers")
+
+    def __init__(self, body: Encoded) -> None:
+        self.body = body
+        self.expires = trio.current_time() + _FETCH_WINDOW
+        self.readers = 0
+        """Streams that it is being sent on: as long it is kept."""
+
+
 class Session:
     """A caller's calls over the control plane, whatever streams they come by."""
 
-    def __init__(self, server: Server, peer: PeerId, name: bytes) -> None:
+    def __init__(self, server: Server, peer: PeerId, name: bytes, caller: Caller) -> None:
         self.server = server
         self.peer = peer
+        self.caller = caller
+        self.kept = 0
+        """Bytes of unacknowledged answers that are in the sum over all sessions."""
         self.core = ServerCore(name, server.decoder)
         self.stream: Stream | None = None
         self.path = ""
@@ -77,9 +129,12 @@ class Session:
         self._crew: Crew[Job] | None = None
         self._waiting: dict[int, Worker[Job]] = {}
         """Workers of the calls whose handler waits for something."""
-        self._large: dict[int, Encoded] = {}
-        """Results that their caller is to fetch."""
-        self._taken = trio.Event()
+        self._given_up: set[int] = set()
+        """Calls that were cancelled before their turn."""
+        self._large: OrderedDict[int, LargeResult] = OrderedDict()
+        """Results that their caller is to fetch, those first that expire first."""
+        self._expiry_runs = False
+        self._ended = False
 
     @property
     def is_idle(self) -> bool:
@@ -130,17 +185,33 @@ class Session:
         """Be on no stream; answers are kept for the next."""
         self.stream = None
         self.core.detach()
+        self.caller.wake()
 
     async def _read(self, stream: Stream) -> list[Job] | None:
+        core = self.core
         try:
             while self.stream is stream:
                 if not self._has_room:
                     await stream.wait_sendable()
                     self._has_room = True
-                data = await stream.receive_view()
-                if not data or self.stream is not stream:
-                    return None
-                if jobs := self._jobs(self.core.receive(data)):
+                if self.caller.unfetched > _MAX_UNFETCHED:
+                    await self.caller.fetched.wait()
+                    continue
+                if core.bytes_unread and (most := self._most()):
+                    await trio.lowlevel.checkpoint()
+                    if self.stream is not stream:
+                        return None
+                    events = core.take(most)
+                else:
+                    data = await stream.receive_view()
+                    if not data or self.stream is not stream:
+                        return None
+                    events = core.receive(data, self._most())
+                    if self.kept - core.bytes_kept >= _KEPT_GRAIN:
+                        self._count_kept()
+                    if core.bytes_unread > _MAX_UNREAD // self.caller.sessions:
+                        raise RemoteProtocolError("RPC: answers are not acknowledged")
+                if jobs := self._jobs(events):
                     return jobs
         except RemoteProtocolError as error:
             peer_log.log(
@@ -157,33 +228,44 @@ class Session:
             pass  # it is lost, which is no news
         return None
 
+    def _most(self) -> int:
+        """How many requests may be taken: none while too many answers are kept for the caller.
+
+        Reading goes on even so, for it is there that acknowledgements come.
+        """
+        kept = self.core.bytes_kept
+        if kept <= _LEAST_KEPT:
+            return _FEW if self._large else MANY
+        if self.server.control.kept > _MAX_KEPT_BY_ALL:
+            return 0
+        return _FEW if kept <= _MAX_KEPT // self.caller.sessions else 0
+
+    def _count_kept(self) -> None:
+        """Bring the sum over all sessions up to date."""
+        if not self._ended:
+            self.server.control.kept += self.core.bytes_kept - self.kept
+            self.kept = self.core.bytes_kept
+
     def _jobs(self, events: list[Request | Cancel]) -> list[Job]:
         jobs = []
         for event in events:
             if isinstance(event, Request):
                 jobs.append(Job(self, event))
+            elif (worker := self._waiting.get(event.id)) is not None:
+                worker.stop()
             else:
-                self._cancel(event.id, jobs)
+                self._given_up.add(event.id)
         return jobs
-
-    def _cancel(self, call: int, jobs: list[Job]) -> None:
-        worker = self._waiting.get(call)
-        if worker is not None:
-            worker.stop()
-            return
-        job = next((job for job in jobs if job.request.id == call), None)
-        if job is not None:
-            jobs.remove(job)
-        elif self._crew is not None:
-            job = self._crew.withdraw(lambda each: each.request.id == call)
-        if job is not None:
-            self._fail(job, CallCancelledError("cancelled by the caller", may_have_run=False))
 
     # --- calls ---
 
     def _run(self, job: Job) -> Coroutine[Any, Any, None] | None:
         request, server = job.request, self.server
-        if len(self._waiting) >= server.config.max_calls_per_peer:
+        if self._given_up and request.id in self._given_up:
+            self._given_up.remove(request.id)
+            self._fail(job, CallCancelledError("cancelled by the caller", may_have_run=False))
+            return None
+        if self.caller.under_way >= server.config.max_calls_per_peer:
             limit = server.config.max_calls_per_peer
             text = f"busy: {limit} calls of this peer are under way (rpc.max_calls_per_peer)"
             self._fail(job, server.busy(text))
@@ -228,7 +310,7 @@ class Session:
             failure = method.failure(error, send_traceback=server.config.send_tracebacks)
             code = failure.code
             frame = encode_error(call, failure.code, failure.message, failure.facts)
-        self._waiting.pop(call, None)
+        self._waits_no_more(call)
         method.counters.ended(code, time.perf_counter() - job.arrived)
         self._answer(call, frame)
 
@@ -243,31 +325,63 @@ class Session:
             raise InternalError(str(error)) from None
         if not body.buffers and len(body.skeleton) <= CONTROL_BODY:
             return encode_result(call, body.skeleton)
-        self._large[call] = body
-        self.server.tasks.start_soon(self._forget, call)
+        self._keep(call, body, method)
         return encode_numbered(Kind.ELSEWHERE, call)
 
-    async def _forget(self, call: int) -> None:
-        end = trio.current_time() + _FETCH_WINDOW
-        while call in self._large and trio.current_time() < end:
-            with trio.move_on_at(end):
-                await self._taken.wait()
-        self._large.pop(call, None)
+    def _keep(self, call: int, body: Encoded, method: ServedMethod) -> None:
+        """Keep a result for its caller to fetch. Raises ResourceExhaustedError."""
+        if self._ended:
+            return
+        try:
+            self.server.budget.reserve(self.peer, body.size)
+        except ResourceExhaustedError as error:
+            raise ResourceExhaustedError(
+                f"the result of {method.definition.full_name}: {error.message}",
+                retry_after=error.retry_after,
+            ) from None
+        self._large[call] = LargeResult(body)
+        self.caller.under_way += 1
+        self.caller.unfetched += body.size
+        if not self._expiry_runs:
+            self._expiry_runs = True
+            self.server.tasks.start_soon(self._expire_large)
 
-    def large_result(self, call: int) -> Encoded | None:
+    async def _expire_large(self) -> None:
+        while self._large:
+            call, large = next(iter(self._large.items()))
+            await trio.sleep_until(large.expires)
+            if self._large.get(call) is not large:
+                continue
+            if large.readers:
+                large.expires = trio.current_time() + _FETCH_WINDOW
+                self._large.move_to_end(call)
+            else:
+                self.fetched(call)
+        self._expiry_runs = False
+
+    def large_result(self, call: int) -> LargeResult | None:
         """A result that is to be fetched."""
         return self._large.get(call)
 
     def fetched(self, call: int) -> None:
-        """Its caller has it."""
-        if self._large.pop(call, None) is not None:
+        """Its caller has it, or has not come for it."""
+        large = self._large.pop(call, None)
+        if large is not None:
+            self.server.budget.release(self.peer, large.body.size)
+            self.caller.under_way -= 1
+            self.caller.unfetched -= large.body.size
+            self.caller.wake()
             self.server.call_ended()
-            taken, self._taken = self._taken, trio.Event()
-            taken.set()
 
     def _waits(self, job: Job, worker: Worker[Job]) -> None:
         self._waiting[job.request.id] = worker
+        self.caller.under_way += 1
         worker.scope.deadline = job.deadline
+
+    def _waits_no_more(self, call: int) -> None:
+        if self._waiting.pop(call, None) is not None:
+            self.caller.under_way -= 1
+            self.server.control.forget_idle(self.peer)
 
     def _cut_off(self, job: Job, worker: Worker[Job]) -> None:
         error: RpcError = CallCancelledError("the server is shutting down")
@@ -275,13 +389,13 @@ class Session:
             error = CallCancelledError("cancelled by the caller")
         elif trio.current_time() >= job.deadline:
             error = DeadlineExceededError("the handler did not end in time")
-        self._waiting.pop(job.request.id, None)
+        self._waits_no_more(job.request.id)
         self._fail(job, error)
 
     def _failed(self, job: Job, defect: Exception) -> None:
         call = job.request.id
         logger.error("internal error in a call of %s", job.request.method, exc_info=defect)
-        self._waiting.pop(call, None)
+        self._waits_no_more(call)
         if call in self.core.running:
             self._fail(job, InternalError("internal error of the server"))
 
@@ -300,6 +414,8 @@ class Session:
 
     def _answer(self, call: int, frame: bytes) -> None:
         data = self.core.answer(call, frame)
+        if self.core.bytes_kept - self.kept >= _KEPT_GRAIN:
+            self._count_kept()
         if data and self.stream is not None:
             with suppress(LatticaError):  # lost: the next stream gets it
                 self._has_room = self.stream.send_nowait(data) and self._has_room
@@ -319,9 +435,10 @@ class Session:
             stream.close()
         for worker in [*self._waiting.values()]:
             worker.stop()
-        self._large.clear()
-        taken, self._taken = self._taken, trio.Event()
-        taken.set()
+        for call in [*self._large]:
+            self.fetched(call)
+        self._ended = True
+        self.server.control.kept -= self.kept
 
 
 class ControlPlane:
@@ -330,6 +447,9 @@ class ControlPlane:
     def __init__(self, server: Server) -> None:
         self._server = server
         self.sessions: dict[tuple[PeerId, bytes], Session] = {}
+        self.kept = 0
+        """Bytes of answers that are not acknowledged, over all sessions."""
+        self._callers: dict[PeerId, Caller] = {}
 
     async def serve(self, stream: Stream) -> None:
         """Handle a stream that a peer has opened."""
@@ -343,8 +463,14 @@ class ControlPlane:
         session = self.sessions.get(key)
         if session is None:
             self._make_room(stream.peer_id)
-            session = self.sessions[key] = Session(self._server, *key)
-        ended = await session.serve(stream, hello)
+            caller = self._callers.setdefault(stream.peer_id, Caller())
+            caller.sessions += 1
+            session = self.sessions[key] = Session(self._server, *key, caller)
+        try:
+            ended = await session.serve(stream, hello)
+        except RemoteProtocolError:
+            self._end(key)
+            raise
         if ended or session.is_broken:
             self._end(key)
         elif session.stream is None and self.sessions.get(key) is session:
@@ -371,3 +497,16 @@ class ControlPlane:
         session = self.sessions.pop(key, None)
         if session is not None:
             session.end()
+            session.caller.sessions -= 1
+            self.forget_idle(key[0])
+
+    def forget_idle(self, peer: PeerId) -> None:
+        """Forget a caller that has nothing any more; handlers may outlive their session."""
+        caller = self._callers[peer]
+        if not caller.sessions and not caller.under_way:
+            del self._callers[peer]
+
+    def end_all(self) -> None:
+        """End all sessions."""
+        for key in [*self.sessions]:
+            self._end(key)

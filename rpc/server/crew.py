@@ -9,6 +9,7 @@ al., PLoP 2000.)
 
 from __future__ import annotations
 
+import time
 import types
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
@@ -24,6 +25,8 @@ T = TypeVar("T")
 
 _MAX_RESTING: Final = 16
 """Workers of a crew that wait for the next handler which waits."""
+_TURN: Final = 0.005
+"""Seconds that jobs run one after the other before other tasks have their turn."""
 
 
 class Worker(Generic[T]):
@@ -83,14 +86,6 @@ class Crew(Generic[T]):
         self._jobs.extend(jobs)
         self._tasks.start_soon(self._work)
 
-    def withdraw(self, wanted: Callable[[T], bool]) -> T | None:
-        """Take a job that nobody has begun out of the queue."""
-        for job in self._jobs:
-            if wanted(job):
-                self._jobs.remove(job)
-                return job
-        return None
-
     def _pass_lead(self) -> None:
         if self._resting:
             trio.lowlevel.reschedule(self._resting.pop(), outcome.Value(True))
@@ -105,7 +100,11 @@ class Crew(Generic[T]):
         try:
             with worker.scope:
                 while True:
+                    turn = time.perf_counter() + _TURN
                     while self._jobs:
+                        if time.perf_counter() > turn:
+                            await trio.lowlevel.checkpoint()
+                            turn = time.perf_counter() + _TURN
                         job = self._jobs.popleft()
                         try:
                             work = self._run(job)

@@ -195,11 +195,15 @@ class DataPlane:
     async def _fetch(self, data: DataStream, message: Message) -> bool:
         name, call = decode_fetch(message.value)
         session = self._server.control.sessions.get((data.stream.peer_id, name))
-        body = None if session is None else session.large_result(call)
-        if session is None or body is None:
+        large = None if session is None else session.large_result(call)
+        if session is None or large is None:
             await self._fail(data, DataLossError("the result is not kept any more"))
             return True
-        await data.send(Kind.RESULT, body)
+        large.readers += 1
+        try:
+            await data.send(Kind.RESULT, large.body)
+        finally:
+            large.readers -= 1
         session.fetched(call)
         return True
 

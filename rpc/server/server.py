@@ -182,6 +182,4 @@ class Server:
             self._host.unhandle(DATA, owner=_OWNER)
             self._services.clear()
             self.methods.clear()
-        for session in [*self.control.sessions.values()]:
-            session.end()
-        self.control.sessions.clear()
+        self.control.end_all()

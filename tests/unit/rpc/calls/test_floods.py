@@ -1,0 +1,183 @@
+"""Callers that ask for much and take little: others are served, and little is kept for them."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import msgpack
+import pytest
+import trio
+from trio.testing import MockClock
+
+from lattica.errors import StreamResetError
+from lattica.nat.base.wire import LengthPrefixed
+from lattica.nat.mux.stream import Stream
+from lattica.rpc.config import CONTROL_BODY, RpcConfig
+from lattica.rpc.protocol.frames import (
+    CONTROL,
+    MAX_FRAME,
+    Kind,
+    encode_hello,
+    encode_numbered,
+    encode_request,
+)
+from lattica.rpc.protocol.server_core import MANY
+from lattica.rpc.server import control
+from tests.support.rpc_pair import Pair, rpc_pair
+
+COUNT = b"\xaeWorkshop.count"
+ZEROS = b"\xaeWorkshop.zeros"
+WAIT = b"\xadWorkshop.wait"
+
+
+def requests(method: bytes, argument: int, calls: range) -> bytes:
+    arguments = b"\x91" + msgpack.packb(argument)
+    return b"".join(encode_request(call, method, arguments) for call in calls)
+
+
+async def flood(pair: Pair, data: bytes, session: bytes = bytes(16)) -> Stream:
+    stream = await pair.client_host.open_stream(pair.server_host.peer_id, CONTROL)
+    await stream.send_all(encode_hello(session, 0, 1) + data)
+    return stream
+
+
+async def answers(stream: Stream, count: int) -> list[list[object]]:
+    """The next answers."""
+    reader = LengthPrefixed(MAX_FRAME)
+    found: list[list[object]] = []
+    while len(found) < count:
+        for each in reader.feed(await stream.receive_some()):
+            frame = msgpack.unpackb(each)
+            if frame[0] != Kind.HELLO:
+                found.append(frame)
+    return found
+
+
+async def test_others_have_their_turn_beside_a_flood_of_small_calls() -> None:
+    calls = range(3000)
+    async with rpc_pair() as pair:
+        assert await pair.stub.shout("a") == "A"
+        stream = await flood(pair, requests(COUNT, 1, calls))
+        while not pair.workshop.ran:
+            await trio.lowlevel.checkpoint()
+        assert await pair.stub.shout("b") == "B"
+        assert len(pair.workshop.ran) < len(calls)
+        assert [each[1] for each in await answers(stream, len(calls))] == [*calls]
+
+
+async def test_calls_that_are_cancelled_before_their_turn_do_not_run() -> None:
+    calls = range(1000)
+    cancels = b"".join(encode_numbered(Kind.CANCEL, call) for call in reversed(calls[:32]))
+    async with rpc_pair() as pair:
+        stream = await flood(pair, requests(COUNT, 1, calls[:32]) + cancels)
+        found = await answers(stream, 32)
+        assert [each[:3] for each in found] == [[Kind.ERROR, call, 1] for call in calls[:32]]
+        assert not pair.workshop.ran
+        await stream.send_all(requests(COUNT, 1, calls[32:]))
+        assert len(await answers(stream, len(calls) - 32)) == len(calls) - 32
+        assert len(pair.workshop.ran) == len(calls) - 32
+
+
+async def test_large_results_that_nobody_fetches(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "_MAX_UNFETCHED", 1_000_000)
+    size, calls = 100_000, range(300)
+    async with rpc_pair() as pair:
+        stream = await flood(pair, requests(ZEROS, size, calls))
+        assert len(await answers(stream, MANY)) == MANY
+        for _ in range(100):
+            await trio.lowlevel.checkpoint()
+        kept = pair.server.statistics().receive_memory
+        assert MANY * size <= kept < (MANY + 1) * size
+        assert await pair.stub.shout("b") == "B"
+        # They expire, and then there is room for a few more.
+        start = trio.current_time()
+        assert len(await answers(stream, len(calls) - MANY)) == len(calls) - MANY
+        assert trio.current_time() - start >= 30
+        await trio.sleep(31)
+        assert pair.server.statistics().receive_memory == 0
+        assert await pair.stub.zeros(size) == bytes(size)
+        assert pair.server.statistics().receive_memory == 0
+
+
+async def test_the_large_results_of_all_sessions_of_a_peer_count_together(
+    autojump_clock: MockClock,
+) -> None:
+    size, calls = 100_000, range(1100)
+    async with rpc_pair() as pair:
+        found = []
+        for part, session in ((calls[:600], b"a" * 16), (calls[600:], b"b" * 16)):
+            stream = await flood(pair, requests(ZEROS, size, part), session)
+            with trio.move_on_after(1):
+                found += await answers(stream, len(part))
+        stops = control._MAX_UNFETCHED // size
+        assert stops <= sum(len(each._large) for each in _sessions(pair)) < stops + MANY
+
+
+async def test_the_calls_of_all_sessions_of_a_peer_count_together(
+    autojump_clock: MockClock,
+) -> None:
+    async with rpc_pair(RpcConfig(max_calls_per_peer=10)) as pair:
+        for session, calls in ((b"a" * 16, 6), (b"b" * 16, 12)):
+            stream = await flood(pair, requests(WAIT, 3600, range(calls)), session)
+            with trio.move_on_after(1):
+                await answers(stream, 99)
+        assert sum(len(each._waiting) for each in _sessions(pair)) == 10
+        (refused, _) = await answers(await flood(pair, requests(WAIT, 1, range(2)), b"c" * 16), 2)
+        assert refused[2] == 8
+    assert not pair.server._server.control._callers
+
+
+def _sessions(pair: Pair) -> list[control.Session]:
+    return [*pair.server._server.control.sessions.values()]
+
+
+async def test_answers_that_are_not_acknowledged() -> None:
+    size, calls = 60_000, range(400)
+    async with rpc_pair() as pair:
+        stream = await flood(pair, requests(ZEROS, size, calls))
+        got, reader = 0, LengthPrefixed(MAX_FRAME)
+        with trio.fail_after(60):
+            while got * size < control._MAX_KEPT:
+                got += len(reader.feed(await stream.receive_some()))
+        got -= 1  # the hello
+        (session,) = _sessions(pair)
+        limit = control._MAX_KEPT + control._FEW * CONTROL_BODY
+        for _ in range(100):
+            await trio.lowlevel.checkpoint()
+            assert session.core.bytes_kept <= limit
+        assert await pair.stub.shout("b") == "B"
+        # It goes on as soon as they are, though requests lie before that.
+        with trio.fail_after(60):
+            while got < len(calls):
+                await stream.send_all(encode_numbered(Kind.ACK, got))
+                got += len(reader.feed(await stream.receive_some()))
+        assert session.core.bytes_kept <= limit
+
+
+async def test_the_sessions_of_a_peer_share_what_is_kept(autojump_clock: MockClock) -> None:
+    async with rpc_pair() as pair:
+        for number in range(4):
+            stream = await flood(pair, requests(ZEROS, 60_000, range(300)), bytes([number]) * 16)
+            with trio.move_on_after(0.5):
+                while await stream.receive_some():
+                    pass
+        kept = [session.core.bytes_kept for session in _sessions(pair)]
+        most = [
+            max(control._MAX_KEPT // number + control._FEW * CONTROL_BODY, MANY * CONTROL_BODY)
+            for number in range(1, 5)
+        ]
+        assert all(map(int.__le__, kept, most)), kept
+        assert abs(pair.server._server.control.kept - sum(kept)) <= 4 * control._KEPT_GRAIN
+
+
+async def test_a_session_that_begins_with_a_breach_is_not_kept() -> None:
+    async with rpc_pair() as pair:
+        stream = await flood(pair, requests(COUNT, 1, range(1)) * 2)
+        with suppress(StreamResetError):
+            while await stream.receive_some():
+                pass
+        assert stream.is_dead, "it ended in good order"
+        assert not _sessions(pair)
+        assert not pair.server._server.control._callers
