@@ -98,7 +98,7 @@ class Node(NodeInProcess):
         try:
             async with AsyncExitStack() as stack:
                 if self._key_file is not None:
-                    stack.enter_context(KeyLock(self._key_file))
+                    stack.enter_context(KeyLock(self._key_file, self.identity))
                 nursery = await stack.enter_async_context(trio.open_nursery())
                 self._nursery = nursery
                 await nursery.start(self.swarm.run)
