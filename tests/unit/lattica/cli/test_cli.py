@@ -155,7 +155,13 @@ def test_ctrl_c_while_it_is_being_imported(moment: str, tmp_path: Path) -> None:
     """The interpreter says what it has imported; at one of these moments it is interrupted."""
     command = [sys.executable, "-X", "importtime", "-m", "lattica", "node", "--ephemeral"]
     environment = {**os.environ, "LATTICA_DATA_DIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+
+    def heed() -> None:  # the tests may be run in the background of a shell, which ignores it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=heed
+    ) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if line.rsplit("|")[-1].strip() == moment:
