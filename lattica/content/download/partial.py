@@ -236,12 +236,13 @@ class PartialFiles:
     def _check_entries(self) -> None:
         """Whether the disk has room for so many files and directories, however small they are."""
         needed = len(self._plan.outputs) - len(self.verified) + self._plan.directories
+        needed += _SPARE_ENTRIES
         try:
             disk = os.statvfs(self._directory)
         except OSError:
             return  # what is the matter shows when the space is looked at
         # File systems that make them as needed say that there are none.
-        if disk.f_files and disk.f_favail < needed + _SPARE_ENTRIES:
+        if disk.f_files and disk.f_favail < needed:
             raise StorageError(
                 f"{self._out_dir} has room for {disk.f_favail} more files and directories, and "
                 f"{needed} are needed; remove some, or choose another directory with -o"

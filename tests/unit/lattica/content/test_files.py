@@ -492,3 +492,19 @@ def test_a_disk_without_entries_is_not_called_full(
     path = tmp_path / "not" / "yet"
     assert advice in str(storage_error(OSError(errno.ENOSPC, "full", str(path)), path))
     assert asked[-1] == tmp_path
+
+
+@pytest.mark.parametrize("left", [0, 8, 16])
+async def test_missing_entries_are_counted_with_those_of_the_fetch_itself(
+    tmp_path, monkeypatch, left
+):
+    (tmp_path / "f").write_bytes(b"x")
+    _, plan = await plan_for(tmp_path / "f")
+
+    class Disk:
+        f_files, f_favail = 100, left
+
+    with PartialFiles(plan, tmp_path / "out") as files:
+        monkeypatch.setattr(os, "statvfs", lambda _: Disk)
+        with pytest.raises(StorageError, match=f"room for {left} more .*, and 17 are needed"):
+            files.check_space()
