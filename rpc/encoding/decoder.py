@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgpack
 
 from lattica.nat.base.errors import RemoteProtocolError
+from lattica.nat.base.foreign_code import parted, text_of
 from lattica.nat.base.wire import NeedMoreData, decode_uvarint
 from lattica.rpc.encoding.annotations import Checker, checker_of
 from lattica.rpc.encoding.arrays import RefusedValueError, make_array, make_scalar, make_tensor
@@ -234,8 +235,11 @@ class Decoder:
                     raise RefusedValueError(f"{kind.__name__}.{name}: {error}") from None
         try:
             return kind(**fields)
-        except Exception as error:  # it checks its own fields, or one is missing
-            raise RefusedValueError(f"{kind.__name__}: {error}"[:300]) from None
+        except BaseException as error:  # it checks its own fields, or one is missing
+            passing, _ = parted(error)
+            if passing is not None:
+                raise
+            raise RefusedValueError(f"{kind.__name__}: {text_of(error)}"[:300]) from None
 
     def _checkers(self, kind: type) -> dict[str, Checker | None]:
         found = self._fields.get(kind)

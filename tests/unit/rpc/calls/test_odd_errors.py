@@ -10,14 +10,22 @@ import logging
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import trio
 
 from lattica.nat.base.exception_groups import leaves
-from lattica.rpc import CallContext, NotFoundError, RpcError, UnknownError, method
+from lattica.rpc import (
+    CallContext,
+    InvalidArgumentError,
+    NotFoundError,
+    RpcError,
+    UnknownError,
+    method,
+)
 from tests.support.rpc_pair import Pair, rpc_pair
 
 
@@ -66,7 +74,7 @@ MAKERS: dict[str, Callable[[], BaseException]] = {
     "code of success": lambda: _wrong(code=0),
     "wrong pause": lambda: _wrong(retry_after=object()),
     "huge": lambda: ValueError("x" * 5_000_000),
-    "told huge": lambda: NotFoundError("\udce9" * 5_000_000),
+    "told huge": lambda: NotFoundError("\udce9" * 200_000),
     "name": lambda: type("caf\udce9" * 1000, (Exception,), {})(),
     "group": lambda: ExceptionGroup("both", [ValueError("\udce9"), Mute()]),
     "exit in a group": lambda: BaseExceptionGroup("", [SystemExit(3)]),
@@ -221,6 +229,40 @@ async def test_a_defect_costs_the_call_and_not_those_behind_it(
                 assert error.code == 13, way
                 with trio.fail_after(5):
                     assert await stub.ok() == 1
+
+
+@dataclass
+class Picky:
+    """Checks its fields when it is made, which is done again where it arrives."""
+
+    how: str
+    armed: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.armed:
+            raise MAKERS[self.how]()
+
+
+async def test_the_maker_of_an_argument_may_raise_anything(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Takes:
+        async def take(self, value: Picky) -> int:
+            return 1
+
+        async def ok(self) -> int:
+            return 1
+
+    made = {how: Picky(how) for how in MAKERS}
+    monkeypatch.setattr(Picky, "armed", True)
+    async with rpc_pair() as pair:
+        pair.server.serve(Takes())
+        stub = pair.client.stub(pair.server_host.peer_id, Takes)
+        for how, value in made.items():
+            error = await _failed(stub.take(value))
+            assert isinstance(error, InvalidArgumentError), how
+            with trio.fail_after(5):
+                assert await stub.ok() == 1, how
 
 
 async def test_a_context_that_cannot_be_compared_costs_nothing() -> None:
