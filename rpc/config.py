@@ -45,8 +45,9 @@ class RpcConfig:
     peers. By default half of the machine's memory."""
     receive_memory_per_peer: int = field(default_factory=_half_of_memory)
     """The same for one peer."""
-    max_skeleton: int = 64 * MIB
-    """Bytes of a message apart from its large buffers."""
+    max_skeleton: int = MIB
+    """Bytes of a message apart from its large buffers: of lists, dicts, numbers and texts. Larger
+    ones are refused with this setting's name."""
     send_tracebacks: bool = False
     """Whether callers get the traceback of a handler that raised."""
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import trio
 
-from lattica.nat.base.errors import IncompleteReadError, RemoteProtocolError
+from lattica.nat.base.errors import IncompleteReadError
 from lattica.nat.mux.stream import Stream
 from lattica.rpc.budget import ReceiveBudget
 from lattica.rpc.config import CONTROL_BODY, RpcConfig
@@ -16,14 +16,19 @@ from lattica.rpc.encoding.arrays import RefusedValueError
 from lattica.rpc.encoding.compression import IN_THREAD, MANY_BUFFERS, WORTH, Compressed, compress
 from lattica.rpc.encoding.decoder import Decoder
 from lattica.rpc.encoding.encoder import Encoded
+from lattica.rpc.encoding.items import MAX_ITEMS, most_items
 from lattica.rpc.encoding.memory import allocate
-from lattica.rpc.protocol.messages import Kind, Prefix, decode_prefix, encode_message
+from lattica.rpc.errors import ResourceExhaustedError
+from lattica.rpc.protocol.messages import Kind, Prefix, PrefixReader, encode_message
 
 _JOINED = 16 * 1024
 """Bytes up to which the parts of a message are copied together rather than sent one by one."""
-_SKELETON_COST = 16
+_SKELETON_COST = 24
 """Bytes that a byte of a large skeleton counts for: what is made of it is larger than it is."""
-_MAX_PREFIX = 1024 * 1024
+_ITEM_COST = 128
+"""Bytes that a list, dict or special value counts for besides."""
+_MANY_ITEMS = 8192
+"""Of these in a skeleton, from which it is decoded in a thread."""
 
 
 @dataclass(slots=True)
@@ -35,6 +40,8 @@ class Message:
     refusal: RefusedValueError | None
     is_last: bool
     """The peer takes no further call on the stream."""
+    is_admitted: bool = False
+    """Its head has been looked at before anything was made of the rest."""
 
 
 class DataStream:
@@ -54,6 +61,7 @@ class DataStream:
         self._budget = budget
         self._config = config
         self._reserved = 0
+        self._prefixes = PrefixReader()
         self.bytes_received = 0
         self.bytes_sent = 0
 
@@ -100,12 +108,22 @@ class DataStream:
 
     # --- receiving ---
 
-    async def receive(self, out: Sequence[memoryview] = ()) -> Message | None:
+    async def receive(
+        self,
+        out: Sequence[memoryview] = (),
+        admit: Callable[[bytes], None] | None = None,
+    ) -> Message | None:
         """The next message; None at the end of the stream. Buffers go into `out`, if that fits.
+
+        Args:
+            out: memory for the buffers of a result.
+            admit: gets the skeleton of a CALL that is large, before its buffers are received and
+                anything is made of it; what it raises, this does.
 
         Raises:
             RemoteProtocolError: the peer breaks the protocol.
-            ResourceExhaustedError: the message exceeds the budget; the stream is of no use.
+            ResourceExhaustedError: the message exceeds a limit or the budget; the stream is of no
+                use.
         """
         self.release()
         prefix, is_last = await self._receive_prefix() or (None, False)
@@ -113,54 +131,81 @@ class DataStream:
             return None
         size = prefix.size
         self.bytes_received += size
-        if size > CONTROL_BODY:
-            size += (_SKELETON_COST - 1) * prefix.skeleton
-            self._budget.reserve(self.stream.peer_id, size)
-            self._reserved = size
+        self._check_skeleton(prefix.skeleton)
+        is_large = size > CONTROL_BODY
+        if is_large:
+            self._reserve(size)
         skeleton = await self.stream.receive_exactly(prefix.skeleton)
+        if prefix.kind is not Kind.CALL or not (is_large or prefix.is_compressed):
+            admit = None
         if prefix.is_compressed:
-            return await self._receive_compressed(prefix, skeleton, is_last)
-        places = self._places(prefix, out)
-        buffers = [
-            await self._receive_buffer(each >> 1, bool(each & 1), place)
-            for each, place in zip(prefix.buffers, places, strict=True)
-        ]
-        value, refusal = self._decoder.decode_partly(skeleton, buffers)
-        return Message(prefix.kind, value, refusal, is_last)
+            skeleton, buffers = await self._receive_compressed(prefix, skeleton)
+            if admit is not None:
+                admit(skeleton)
+        else:
+            if admit is not None:
+                admit(skeleton)
+            places = self._places(prefix, out)
+            buffers = [
+                await self._receive_buffer(each >> 1, bool(each & 1), place)
+                for each, place in zip(prefix.buffers, places, strict=True)
+            ]
+        value, refusal = await self._decode(skeleton, buffers)
+        return Message(prefix.kind, value, refusal, is_last, admit is not None)
 
-    async def _receive_compressed(self, prefix: Prefix, skeleton: bytes, is_last: bool) -> Message:
+    def _check_skeleton(self, size: int) -> None:
+        limit = self._config.max_skeleton
+        if size > limit:
+            raise ResourceExhaustedError(
+                f"a message has {size} bytes of lists, dicts, numbers and texts, where the "
+                f"receiver's rpc.max_skeleton is {limit}; arrays and bytes do not count",
+                may_have_run=False,
+            )
+
+    def _reserve(self, size: int) -> None:
+        self._budget.reserve(self.stream.peer_id, size)
+        self._reserved += size
+
+    async def _receive_compressed(
+        self, prefix: Prefix, skeleton: bytes
+    ) -> tuple[bytes, list[bytes | memoryview]]:
         sizes = tuple(each >> 1 for each in prefix.buffers)
         packed = Compressed(skeleton, sizes)
-        cost = packed.size + (_SKELETON_COST - 1) * packed.skeleton
-        self._budget.reserve(self.stream.peer_id, cost)
-        self._reserved += cost
+        self._check_skeleton(packed.skeleton)
+        self._reserve(packed.size)
         received = [await self.stream.receive_exactly(size) for size in sizes]
         if packed.size <= IN_THREAD and len(sizes) <= MANY_BUFFERS:
-            plain, buffers = packed.unpack(received)
-        else:
-            plain, buffers = await trio.to_thread.run_sync(packed.unpack, received)
-        value, refusal = self._decoder.decode_partly(plain, buffers)
-        return Message(prefix.kind, value, refusal, is_last)
+            return packed.unpack(received)
+        return await trio.to_thread.run_sync(packed.unpack, received)
+
+    async def _decode(
+        self, skeleton: bytes, buffers: Sequence[bytes | memoryview]
+    ) -> tuple[Any, RefusedValueError | None]:
+        """Decode on the spot what is soon done, else in a thread."""
+        if len(skeleton) <= _MANY_ITEMS:
+            return self._decoder.decode_partly(skeleton, buffers)
+        items = most_items(skeleton)
+        if len(skeleton) > CONTROL_BODY:
+            cost = (_SKELETON_COST - 1) * len(skeleton) + _ITEM_COST * min(items, MAX_ITEMS)
+            self._reserve(cost)
+        if items <= _MANY_ITEMS and len(skeleton) <= IN_THREAD:
+            return self._decoder.decode_partly(skeleton, buffers)
+        decoder = self._decoder.for_thread()
+        return await trio.to_thread.run_sync(decoder.decode_partly, skeleton, buffers)
 
     async def _receive_prefix(self) -> tuple[Prefix, bool] | None:
-        stream = self.stream
-        data = b""
+        stream, prefixes = self.stream, self._prefixes
         while True:
             view = await stream.receive_view()
             if not view:
-                if data:
+                if prefixes.is_inside:
                     raise IncompleteReadError("the stream ended inside a message of RPC")
                 return None
-            # Nearly always all of it is in the first piece.
-            gathered: bytes | memoryview = data + bytes(view) if data else view
-            found = decode_prefix(gathered, self._config.max_skeleton)
+            found = prefixes.feed(view)
             if found is not None:
-                prefix, is_last, end = found
-                stream.push_back(gathered[end:])
+                prefix, is_last, following = found
+                stream.push_back(view[len(view) - following :])
                 return prefix, is_last
-            if len(gathered) > _MAX_PREFIX:
-                raise RemoteProtocolError("RPC: the prefix of a message does not end")
-            data = bytes(gathered)
 
     def _places(self, prefix: Prefix, out: Sequence[memoryview]) -> Sequence[memoryview | None]:
         """Where each buffer goes: the caller's memory if the sizes are right, or None."""

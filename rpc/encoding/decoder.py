@@ -17,6 +17,7 @@ from lattica.nat.base.wire import NeedMoreData, decode_uvarint
 from lattica.rpc.encoding.annotations import Checker, checker_of
 from lattica.rpc.encoding.arrays import RefusedValueError, make_array, make_scalar, make_tensor
 from lattica.rpc.encoding.codes import DECODED_MARKERS, Code, Marker
+from lattica.rpc.encoding.items import check_items
 from lattica.rpc.encoding.memory import aligned_copy
 from lattica.rpc.encoding.registry import TypeRegistry, hints_of, is_protobuf, is_struct
 
@@ -76,6 +77,10 @@ class Decoder:
             Code.BYTEARRAY_BUFFER: lambda data: bytearray(self._buffer(data)),
             Code.BUFFER: lambda data: _of_type(self._buffer(data), memoryview),
         }
+
+    def for_thread(self) -> Decoder:
+        """Another one that knows the same types."""
+        return Decoder(self._types)
 
     def decode(self, data: bytes | memoryview, buffers: Sequence[bytes | memoryview] = ()) -> Any:
         """Decode a message whose out-of-line buffers are `buffers`.
@@ -276,10 +281,11 @@ def _is_simple(key: object) -> bool:
 
 
 def _go_through(data: bytes | memoryview) -> None:
-    """Raise unless every item that a header claims is there."""
+    """Raise unless every item that a header claims is there, and they are not too many."""
     unpacker = msgpack.Unpacker(strict_map_key=False, max_buffer_size=max(len(data), 1))
     unpacker.feed(data)
     unpacker.skip()
+    check_items(bytes(data))
 
 
 def _parts(parts: list[Any], count: int) -> list[Any]:

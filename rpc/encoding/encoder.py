@@ -25,13 +25,14 @@ from lattica.rpc.encoding.arrays import (
     tensor_parts,
 )
 from lattica.rpc.encoding.codes import MARKERS, Code
+from lattica.rpc.encoding.items import check_items
 from lattica.rpc.encoding.registry import TypeRegistry, is_named_tuple, is_protobuf
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 MAX_DEPTH: Final = 100
 """Levels of containers."""
-MAX_BUFFERS: Final = 65_536
+MAX_BUFFERS: Final = 4096
 """Out-of-line buffers of a message."""
 _INLINE: Final = 60 * 1024
 """Bytes of buffers that a skeleton takes in, in all: such messages travel in one piece."""
@@ -92,7 +93,8 @@ class Encoder:
 
         Raises:
             TypeError: a part of it is of a type that cannot travel; the message has its path.
-            ValueError: it is too deep or contains itself, or a text is not valid Unicode.
+            ValueError: it is too deep or contains itself, has too many buffers or items
+                (:data:`~lattica.rpc.encoding.items.MAX_ITEMS`), or a text is not valid Unicode.
         """
         try:
             return self._encode(value)
@@ -121,6 +123,7 @@ class Encoder:
         self._inlined = 0
         self._depth = 0
         skeleton: bytes = self._packer.pack(self.rewrite(value))
+        check_items(skeleton)
         if len(skeleton) > _LARGE_PACKER:
             self._packer = self._new_packer()  # it keeps its memory
         buffers, self._buffers = self._buffers, []

@@ -27,8 +27,10 @@ import msgpack
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.printable import encodable
 from lattica.nat.base.wire import NeedMoreData, decode_uvarint, encode_uvarint
+from lattica.nat.config import KIB
 from lattica.rpc.encoding.encoder import MAX_BUFFERS, Encoded
 from lattica.rpc.protocol.frames import (
+    MAX_METADATA,
     NIL,
     SESSION_BYTES,
     check_options,
@@ -40,6 +42,9 @@ from lattica.rpc.protocol.frames import (
 DATA: Final = "/lattica/rpc-data/1.0.0"
 """The protocol of the data plane."""
 MAX_BUFFER: Final = 2**48
+MAX_SKELETON: Final = 2**32
+"""Bytes that no receiver takes, whatever its settings are."""
+_MAX_HEAD: Final = MAX_METADATA + 8 * KIB
 _LAST: Final = 0x40
 _COMPRESSED: Final = 0x20
 
@@ -105,38 +110,56 @@ def encode_message(
     return prefix + body.skeleton
 
 
-def decode_prefix(data: bytes | memoryview, max_skeleton: int) -> tuple[Prefix, bool, int] | None:
-    """The prefix at the beginning of `data`, whether it is the sender's last, and where it ends;
-    None if there is more to come.
-
-    Raises RemoteProtocolError.
+class PrefixReader:
+    """Reads the prefixes of the messages of a stream, each from as many pieces as it comes in; no
+    byte is looked at twice, however they drip.
     """
-    if not len(data):
-        return None
-    kind = data[0] & ~(_LAST | _COMPRESSED)
-    if kind > Kind.FETCH:
-        raise RemoteProtocolError(f"RPC: no message is of kind {kind}")
-    try:
-        skeleton, position = decode_uvarint(data, 1)
-        if skeleton > max_skeleton:
-            raise RemoteProtocolError(
-                f"RPC: {skeleton} bytes besides the buffers of a message, where {max_skeleton} "
-                "are allowed"
-            )
-        count, position = decode_uvarint(data, position)
-        if count > MAX_BUFFERS:
-            raise RemoteProtocolError(f"RPC: {count} buffers in a message")
-        buffers = []
-        for _ in range(count):
-            size, position = decode_uvarint(data, position)
-            if size >= MAX_BUFFER:
-                raise RemoteProtocolError(f"RPC: a buffer of {size >> 1} bytes")
-            buffers.append(size)
-    except NeedMoreData:
-        return None
-    is_compressed = bool(data[0] & _COMPRESSED)
-    prefix = Prefix(Kind(kind), skeleton, tuple(buffers), is_compressed)
-    return prefix, bool(data[0] & _LAST), position
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._numbers: list[int] = []
+        """What has been read: the kind, the skeleton, the number of buffers, and theirs."""
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether a prefix has begun."""
+        return bool(self._numbers or self._rest)
+
+    def feed(self, data: bytes | memoryview) -> tuple[Prefix, bool, int] | None:
+        """The prefix that ends in `data`, whether it is the sender's last, and how many bytes at
+        the end of `data` follow it; None if there is more to come.
+
+        Raises RemoteProtocolError.
+        """
+        if self._rest:
+            data = self._rest + bytes(data)
+        numbers, position = self._numbers, 0
+        try:
+            while (known := len(numbers)) < 3 or known < 3 + numbers[2]:
+                if known:
+                    number, position = decode_uvarint(data, position)
+                    if known >= 3:
+                        if number >= MAX_BUFFER:
+                            raise RemoteProtocolError(f"RPC: a buffer of {number >> 1} bytes")
+                    elif known == 1 and number >= MAX_SKELETON:
+                        raise RemoteProtocolError(f"RPC: a skeleton of {number} bytes")
+                    elif known == 2 and number > MAX_BUFFERS:
+                        raise RemoteProtocolError(f"RPC: {number} buffers in a message")
+                elif len(data):
+                    number, position = data[0], 1
+                    if number & ~(_LAST | _COMPRESSED) > Kind.FETCH:
+                        raise RemoteProtocolError(f"RPC: no message is of kind {number}")
+                else:
+                    return None
+                numbers.append(number)
+        except NeedMoreData:
+            self._rest = bytes(data[position:])
+            return None
+        first, skeleton, _, *buffers = numbers
+        self._rest, self._numbers = b"", []
+        kind = Kind(first & ~(_LAST | _COMPRESSED))
+        prefix = Prefix(kind, skeleton, tuple(buffers), bool(first & _COMPRESSED))
+        return prefix, bool(first & _LAST), len(data) - position
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +186,23 @@ def decode_call(value: Any) -> CallHead:
         raise RemoteProtocolError("RPC: a compression has a name")
     check_options(timeout_ms, metadata)
     return CallHead(method, kind, timeout_ms, metadata, compression, *split_arguments(arguments))
+
+
+def head_of_call(skeleton: bytes) -> bytes:
+    """The skeleton of a CALL without arguments in the place of a CALL's: a small one, whatever its
+    arguments are. Raises RemoteProtocolError.
+    """
+    reader = msgpack.Unpacker(strict_map_key=False, max_buffer_size=max(len(skeleton), 1))
+    reader.feed(skeleton)
+    try:
+        if reader.read_array_header() == 6:
+            for _ in range(5):
+                reader.skip()
+            if reader.tell() <= _MAX_HEAD:
+                return skeleton[: reader.tell()] + b"\x90"
+    except Exception:  # msgpack's own
+        pass
+    raise RemoteProtocolError("RPC: a call has six parts, and its head is small")
 
 
 _pack = msgpack.Packer().pack

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from lattica.nat.base.errors import RemoteProtocolError
+from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.mux.stream import Stream
 from lattica.rpc.data_stream import DataStream, Message
 from lattica.rpc.encoding.encoder import Encoded
@@ -19,6 +21,7 @@ from lattica.rpc.errors import (
     RpcError,
     StatusCode,
     UnavailableError,
+    error_of,
 )
 from lattica.rpc.protocol.messages import (
     CallHead,
@@ -26,9 +29,11 @@ from lattica.rpc.protocol.messages import (
     decode_call,
     decode_fetch,
     encode_failure,
+    head_of_call,
 )
 from lattica.rpc.server.methods import ServedMethod
 from lattica.rpc.server.streams import BlockingRequests, RequestStream, ThreadedIterator
+from lattica.rpc.services.context import CallContext
 
 if TYPE_CHECKING:
     from lattica.rpc.server.server import Server
@@ -51,8 +56,8 @@ class DataPlane:
         try:
             while True:
                 try:
-                    message = await data.receive()
-                except RpcError as error:  # over budget
+                    message = await data.receive(admit=partial(self._admit, data))
+                except RpcError as error:  # over budget, or not let in
                     await self._fail(data, error, is_last=True)
                     return
                 if message is None or not await self._serve_one(data, message):
@@ -69,16 +74,7 @@ class DataPlane:
         head = decode_call(message.value)
         server, peer = self._server, data.stream.peer_id
         method = server.methods.get(head.method)
-        error: RpcError | None = None
-        if method is None:
-            error = server.unknown(head.method)
-        elif server.going_away:
-            error = UnavailableError("the server is going away", may_have_run=False)
-        elif method.definition.kind != head.kind:
-            error = server.wrong_kind(method)
-        elif server.data_calls[peer] >= server.config.max_calls_per_peer:
-            limit = server.config.max_calls_per_peer
-            error = server.busy(f"busy: {limit} calls of this peer are under way")
+        error = self._refusal(head, method, peer)
         if error is not None or method is None:
             # Its requests may be on their way: nothing else can be told from them.
             is_last = head.kind & 1 == 1
@@ -92,6 +88,59 @@ class DataPlane:
             if not server.data_calls[peer]:
                 del server.data_calls[peer]
             server.call_ended()
+
+    def _refusal(
+        self, head: CallHead, method: ServedMethod | None, peer: PeerId
+    ) -> RpcError | None:
+        """Why a call is not taken, whoever makes it."""
+        server = self._server
+        if method is None:
+            return server.unknown(head.method)
+        if server.going_away:
+            return UnavailableError("the server is going away", may_have_run=False)
+        if method.definition.kind != head.kind:
+            return server.wrong_kind(method)
+        if server.data_calls[peer] >= server.config.max_calls_per_peer:
+            limit = server.config.max_calls_per_peer
+            return server.busy(f"busy: {limit} calls of this peer are under way")
+        return None
+
+    def _admit(self, data: DataStream, skeleton: bytes) -> None:
+        """Before anything is made of a large call's arguments: may it be made at all?
+
+        Raises RemoteProtocolError, RpcError.
+        """
+        server = self._server
+        head = decode_call(server.decoder.decode_partly(head_of_call(skeleton))[0])
+        method = server.methods.get(head.method)
+        error = self._refusal(head, method, data.stream.peer_id)
+        if error is not None or method is None:
+            raise error or server.unknown(head.method)
+        if not method.needs_context:
+            return
+        deadline = math.inf
+        if head.timeout_ms is not None:
+            deadline = trio.current_time() + head.timeout_ms / 1000
+        try:
+            method.check_access(self._context(data, head, method, deadline))
+        except BaseException as reason:  # of the hook, whose own may be no Exception
+            failed = method.failure(reason, send_traceback=server.config.send_tracebacks)
+            method.counters.active += 1
+            method.counters.ended(failed.code, 0.0)
+            raise error_of(failed.code, failed.message, may_have_run=False) from reason
+
+    def _context(
+        self, data: DataStream, head: CallHead, method: ServedMethod, deadline: float
+    ) -> CallContext:
+        stream = data.stream
+        return self._server.context(
+            stream.peer_id,
+            method,
+            stream.connection.path,
+            deadline,
+            head.metadata,
+            lambda: stream.is_gone,
+        )
 
     async def _call(
         self, data: DataStream, head: CallHead, method: ServedMethod, message: Message
@@ -142,16 +191,9 @@ class DataPlane:
     ) -> None:
         server, definition = self._server, method.definition
         args, keywords = method.arguments(head.args, head.keywords, message.refusal)
-        stream = data.stream
-        context = server.context(
-            stream.peer_id,
-            method,
-            stream.connection.path,
-            deadline,
-            head.metadata,
-            lambda: stream.is_gone,
-        )
-        method.check_access(context)
+        context = self._context(data, head, method, deadline)
+        if not message.is_admitted:
+            method.check_access(context)
         if definition.context_parameter is not None:
             keywords[definition.context_parameter] = context
         if requests is not None and definition.stream_parameter is not None:

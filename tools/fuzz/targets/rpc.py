@@ -21,16 +21,17 @@ from lattica.rpc.protocol.frames import (
 )
 from lattica.rpc.protocol.messages import Kind as MessageKind
 from lattica.rpc.protocol.messages import (
+    PrefixReader,
     decode_call,
     decode_fetch,
-    decode_prefix,
     encode_call,
     encode_failure,
     encode_fetch,
     encode_message,
+    head_of_call,
 )
 from lattica.rpc.protocol.server_core import Hello, Request, ServerCore
-from tools.fuzz.target import MIB, Target, Violation
+from tools.fuzz.target import Target, Violation
 from tools.fuzz.targets.pieces import in_pieces, option
 
 TYPES = TypeRegistry()
@@ -84,11 +85,26 @@ def _server(data: bytes) -> None:
 
 
 def _message(data: bytes) -> None:
-    found = decode_prefix(data, MIB)
-    if found is None:
+    step, data = option(data)
+    reader = PrefixReader()
+    position = 0
+    for piece in in_pieces(data, step):
+        position += len(piece)
+        found = reader.feed(piece)
+        if found is not None:
+            break
+    else:
         return
-    prefix, _, end = found
-    value = DECODER.decode(data[end : end + prefix.skeleton])
+    prefix, _, following = found
+    whole = PrefixReader().feed(data)
+    if whole is None or whole[0] != prefix or len(data) - whole[2] != position - following:
+        raise Violation("a prefix is another when it comes in pieces")
+    skeleton = data[position - following :][: prefix.skeleton]
+    if prefix.kind is MessageKind.CALL:
+        head = decode_call(DECODER.decode(head_of_call(skeleton)))
+        if head.args or head.keywords:
+            raise Violation("a head has arguments")
+    value = DECODER.decode(skeleton)
     if prefix.kind is MessageKind.CALL:
         decode_call(value)
     elif prefix.kind is MessageKind.FETCH:
@@ -127,8 +143,8 @@ MESSAGE = Target(
     _message,
     ALLOWED,
     seeds=[
-        encode_message(MessageKind.CALL, encode_call(METHOD, 0, ARGUMENTS, timeout_ms=500)),
-        encode_fetch(SESSION, 5),
-        encode_failure(8, "full", {"retry_after": 1.0}),
+        b"\0" + encode_message(MessageKind.CALL, encode_call(METHOD, 0, ARGUMENTS, timeout_ms=500)),
+        b"\0" + encode_fetch(SESSION, 5),
+        b"\0" + encode_failure(8, "full", {"retry_after": 1.0}),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from lattica.rpc import (
     UnknownError,
     with_options,
 )
+from lattica.rpc.encoding.decoder import Decoder
 from lattica.rpc.encoding.memory import ALIGNMENT
 from tests.support.rpc_pair import rpc_pair
 from tests.support.rpc_types import Colour, Inner, Outer, Stranger
@@ -50,7 +52,8 @@ async def test_bodies_of_every_size(size: int) -> None:
         assert await pair.stub.echo({"a": [data, (data,)]}) == {"a": [data, (data,)]}
         assert await pair.stub.zeros(size) == bytes(size)
         assert await pair.stub.zeros(size) == bytes(size)  # it is known by now that it is large
-        assert await pair.stub.echo("x" * size) == "x" * size
+        text = "x" * min(size, MIB - 100)
+        assert await pair.stub.echo(text) == text
         array = np.frombuffer(data, np.uint8)
         arrived = await pair.stub.echo(array)
         assert (arrived == array).all()
@@ -206,6 +209,81 @@ async def test_a_body_beyond_the_budget_is_refused_by_name() -> None:
             await pair.stub.echo(bytes(40 * MIB))
         assert await pair.stub.echo(bytes(MIB // 2)) == bytes(MIB // 2)
         assert pair.server.statistics().receive_memory == 0
+
+
+async def test_a_skeleton_beyond_its_limit_is_refused_by_name() -> None:
+    async with rpc_pair(RpcConfig(), RpcConfig(max_skeleton=8 * MIB)) as pair:
+        with pytest.raises(ResourceExhaustedError, match=r"rpc\.max_skeleton is 1048576") as raised:
+            await pair.stub.echo("x" * 3 * MIB)
+        assert not raised.value.may_have_run
+        assert await pair.stub.echo("x" * (MIB // 2)) == "x" * (MIB // 2)
+        for compression in ("zstd", "lz4"):
+            stub = with_options(pair.stub, compression=compression)
+            with pytest.raises(ResourceExhaustedError, match=r"rpc\.max_skeleton is 1048576"):
+                await stub.echo(np.random.default_rng(1).bytes(MIB).hex() * 2)
+        assert pair.server.statistics().receive_memory == 0
+
+
+async def test_nothing_is_made_of_large_arguments_of_a_call_that_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decoded = []
+    decode = Decoder.decode_partly
+
+    def watched(self: Decoder, data: Any, buffers: Any = ()) -> Any:
+        decoded.append(len(data))
+        return decode(self, data, buffers)
+
+    async with rpc_pair() as pair:
+        peer = pair.server_host.peer_id
+        asked = []
+
+        def authorize(context: Any) -> bool:
+            asked.append(context.metadata.get("token"))
+            return asked[-1] == "secret"
+
+        pair.server.serve(pair.workshop, name="Private", allow=[peer])
+        pair.server.serve(pair.workshop, name="Guarded", authorize=authorize)
+        monkeypatch.setattr(Decoder, "decode_partly", watched)
+        large = [list(range(100_000)), bytes(MIB)]
+        for compression in (None, "zstd"):
+            for name, error in (
+                ("Nothing.echo", UnimplementedError),
+                ("Workshop.numbers", UnimplementedError),
+                ("Private.echo", PermissionDeniedError),
+                ("Guarded.echo", PermissionDeniedError),
+            ):
+                service, method = name.split(".")
+                stub = pair.client.stub(peer, service, compression=compression)
+                with pytest.raises(error) as raised:
+                    await stub.call_method(method, [large], {})
+                assert not raised.value.may_have_run
+        assert max(decoded) < 1000
+        assert asked == [None, None]
+        secret = pair.client.stub(peer, "Guarded", metadata={"token": "secret"})
+        assert await secret.echo(large) == large
+        assert asked == [None, None, "secret"], "once for each call"
+        assert pair.server.statistics().receive_memory == 0
+
+
+async def test_many_items_are_decoded_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = {}
+    decode = Decoder.decode_partly
+
+    def watched(self: Decoder, data: Any, buffers: Any = ()) -> Any:
+        threads[len(data)] = threading.current_thread()
+        return decode(self, data, buffers)
+
+    here = threading.current_thread()
+    async with rpc_pair() as pair:
+        monkeypatch.setattr(Decoder, "decode_partly", watched)
+        for value in ([[]] * 70_000, "x" * 300_000, {n: (n, {}) for n in range(20_000)}):
+            threads.clear()
+            assert await pair.stub.echo(value) == value
+            assert threads.pop(max(threads)) is not here
+        threads.clear()
+        assert await pair.stub.echo("x" * 100_000) == "x" * 100_000
+        assert set(threads.values()) == {here}
 
 
 async def test_who_may_call() -> None:

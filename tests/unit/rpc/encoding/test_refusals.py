@@ -14,6 +14,7 @@ from lattica.errors import LocalProtocolError, RemoteProtocolError
 from lattica.rpc.encoding.arrays import RefusedValueError, memory_of
 from lattica.rpc.encoding.decoder import Decoder
 from lattica.rpc.encoding.encoder import MAX_BUFFERS, Encoder
+from lattica.rpc.encoding.items import MAX_ITEMS
 from lattica.rpc.encoding.registry import TypeRegistry
 from tests.support.rpc_types import Inner, Outer, Picky, Point, Stranger
 
@@ -51,6 +52,11 @@ def test_values_that_have_no_encoding() -> None:
         encoder.encode(loop)
     with pytest.raises(ValueError, match=f"more than {MAX_BUFFERS} buffers"):
         encoder.encode([bytes(2000)] * (MAX_BUFFERS + 100))
+    for many in ([[]] * MAX_ITEMS, {n: {} for n in range(MAX_ITEMS)}, [2**70] * MAX_ITEMS):
+        with pytest.raises(ValueError, match=f"^value: more than {MAX_ITEMS} lists"):
+            encoder.encode(many)
+    assert encoder.encode([[]] * (MAX_ITEMS - 1)).skeleton
+    assert encoder.encode(["日本語" * 50_000, [0.5] * 100_000]).skeleton
     assert encoder.encode([1]).skeleton == b"\x91\x01"  # it works on
 
 
@@ -125,6 +131,16 @@ def test_the_rest_counts_where_a_part_is_refused() -> None:
     value, refusal = Decoder(TypeRegistry()).decode_partly(data)
     assert value == [7, [None]]
     assert "Stranger" in str(refusal)
+
+
+@pytest.mark.parametrize("item", [b"\x90", b"\x80", b"\xd4\x17x", b"\xd4\x10x", b"\xdc\0\0"])
+def test_too_many_items(item: bytes) -> None:
+    def data(count: int) -> bytes:
+        return b"\xdd" + count.to_bytes(4, "big") + item * count
+
+    with pytest.raises(RemoteProtocolError, match=f"more than {MAX_ITEMS} lists"):
+        Decoder(TypeRegistry()).decode(data(MAX_ITEMS))
+    assert len(Decoder(TypeRegistry()).decode(data(MAX_ITEMS - 1))) == MAX_ITEMS - 1
 
 
 def test_two_types_of_one_name_are_refused() -> None:
