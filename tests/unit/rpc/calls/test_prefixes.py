@@ -20,13 +20,16 @@ def test_a_prefix_in_pieces(step: int, sizes: tuple[int, ...]) -> None:
     data = head + b"".join(map(encode_uvarint, sizes)) + b"abc"
     reader = PrefixReader()
     for _ in range(2):  # it begins anew after each
-        for start in range(0, len(data), step):
-            piece = memoryview(data)[start : start + step]
+        found, start = None, 0
+        while found is None:
             assert reader.is_inside is (start > 0)
-            if found := reader.feed(piece):
-                break
-        assert found == (Prefix(Kind.RESULT, 300, sizes, True), True, found[2])
-        assert start + len(piece) - found[2] == len(data) - 3
+            piece = memoryview(data)[start : start + step]
+            found = reader.feed(piece)
+            start += len(piece)
+        prefix, is_last, following = found
+        assert prefix == Prefix(Kind.RESULT, 300, sizes, True)
+        assert is_last
+        assert start - following == len(data) - 3
         assert not reader.is_inside
 
 

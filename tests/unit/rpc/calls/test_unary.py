@@ -245,7 +245,7 @@ async def test_nothing_is_made_of_large_arguments_of_a_call_that_is_refused(
         pair.server.serve(pair.workshop, name="Private", allow=[peer])
         pair.server.serve(pair.workshop, name="Guarded", authorize=authorize)
         monkeypatch.setattr(Decoder, "decode_partly", watched)
-        large = [list(range(100_000)), bytes(MIB)]
+        large: list[Any] = [list(range(100_000)), bytes(MIB)]
         for compression in (None, "zstd"):
             for name, error in (
                 ("Nothing.echo", UnimplementedError),
@@ -256,7 +256,7 @@ async def test_nothing_is_made_of_large_arguments_of_a_call_that_is_refused(
                 service, method = name.split(".")
                 stub = pair.client.stub(peer, service, compression=compression)
                 with pytest.raises(error) as raised:
-                    await stub.call_method(method, [large], {})
+                    await stub.call_method(method, (large,), {})
                 assert not raised.value.may_have_run
         assert max(decoded) < 1000
         assert asked == [None, None]
@@ -277,7 +277,8 @@ async def test_many_items_are_decoded_in_a_thread(monkeypatch: pytest.MonkeyPatc
     here = threading.current_thread()
     async with rpc_pair() as pair:
         monkeypatch.setattr(Decoder, "decode_partly", watched)
-        for value in ([[]] * 70_000, "x" * 300_000, {n: (n, {}) for n in range(20_000)}):
+        values: list[Any] = [[[]] * 70_000, "x" * 300_000, {n: (n, {}) for n in range(20_000)}]
+        for value in values:
             threads.clear()
             assert await pair.stub.echo(value) == value
             assert threads.pop(max(threads)) is not here

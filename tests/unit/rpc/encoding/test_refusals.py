@@ -52,7 +52,8 @@ def test_values_that_have_no_encoding() -> None:
         encoder.encode(loop)
     with pytest.raises(ValueError, match=f"more than {MAX_BUFFERS} buffers"):
         encoder.encode([bytes(2000)] * (MAX_BUFFERS + 100))
-    for many in ([[]] * MAX_ITEMS, {n: {} for n in range(MAX_ITEMS)}, [2**70] * MAX_ITEMS):
+    values: list[Any] = [[[]] * MAX_ITEMS, {n: {} for n in range(MAX_ITEMS)}, [2**70] * MAX_ITEMS]
+    for many in values:
         with pytest.raises(ValueError, match=f"^value: more than {MAX_ITEMS} lists"):
             encoder.encode(many)
     assert encoder.encode([[]] * (MAX_ITEMS - 1)).skeleton
