@@ -48,7 +48,10 @@ async def line(process: trio.Process) -> bytes:
 @asynccontextmanager
 async def serving() -> AsyncIterator[Node]:
     """A node that serves, also an honest peer, and has nothing left of the others at the end."""
-    patient = node_config(timeouts=Timeouts(handshake=120))
+    # A busy machine may give neither side a turn for long.
+    patient = node_config(
+        timeouts=Timeouts(handshake=120, negotiate=120, keep_alive_timeout=120, delivery=120)
+    )
     async with Node(patient) as node, Node(node_config()) as honest:
         node.handle(ECHO, echo)
         await honest.connect(node.addrs[0])
