@@ -95,9 +95,9 @@ def fetch_command(
         bool,
         typer.Option(
             "--delete",
-            help="When all is there, delete files in DIR that a former fetch has written and that "
-            "are not part of this, unless they have been changed since; those in the way of this, "
-            "before.",
+            help="When all is there, delete files in DIR that a former fetch into DIR has written "
+            "and that are not part of this, unless they have been changed since; those in the way "
+            "of this, before.",
         ),
     ] = False,
     delete_matching: Annotated[
@@ -120,7 +120,7 @@ def fetch_command(
     complete; one that had the name before is replaced. When the command is interrupted, run it
     again: it goes on where it was. Files that are there already are verified, not fetched, and what
     other files in DIR have of it is copied. Files of a former version stay, and are named; with
-    --delete they go.
+    --delete they go. Directories in DIR that other fetches were into are left alone.
 
         lattica fetch lattica1… -o ./my-model
 

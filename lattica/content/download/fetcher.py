@@ -87,12 +87,13 @@ class FetchOptions:
     first_delay: float = 0.5
     """Pause before a lost connection is made anew; doubles up to 15 s while nothing comes."""
     delete_former: bool = False
-    """When all is there, remove the files in the directory that a former fetch has written, nobody
-    has changed since, and that are not part of this; before, those of them that lie where a file of
-    this, or its directory, belongs. For a whole published directory only."""
+    """When all is there, remove the files in the directory that a former fetch into it has written,
+    nobody has changed since, and that are not part of this; before, those of them that lie where a
+    file of this, or its directory, belongs. For a whole published directory only."""
     delete_matching: tuple[str, ...] = ()
     """Remove others that are not part of this too: those whose name, or path within the directory,
-    matches one of these globs (as in `fnmatch`, with case)."""
+    matches one of these globs (as in `fnmatch`, with case). Not in directories below that other
+    fetches were into."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,17 @@ A program that loads `*.safetensors` would load the shards of two versions. So a
 files are not part of what it has fetched, and removes them where that is asked for: those that a
 fetch has written and nobody has changed since, and of the others only what the user names.
 
-By what it is known: a finished file of a published directory gets an extended attribute with its
-size and time (:data:`MARK`, `xattr(7)`). It goes away with the file, and is no file itself. Where
-the disk keeps none, no file counts as fetched. All functions block.
+By what it is known: the directory that is fetched into, the root, gets an extended attribute with
+a random name (:data:`ROOT`, `xattr(7)`), and a finished file of a published directory one with its
+size and time, its root and its path there (:data:`MARK`). They go away with the file, and are no
+files themselves. A file counts as fetched only at that path below that root: what was fetched
+into a directory below is of another fetch, is not entered, and neither told of nor removed. Where
+the disk keeps no attributes, no file counts as fetched. All functions block.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import struct
@@ -27,7 +31,11 @@ from lattica.content.manifest.chunking import FileState
 from lattica.content.manifest.paths import MAX_DEPTH, RESERVED_PREFIX
 
 MARK = b"user.lattica.fetched"
-"""The attribute: a byte for its form, then the file's size and time of modification, big-endian."""
+"""The attribute of a file: a byte for its form, its size and time of modification, big-endian, the
+root's name, and SHA-256 of its path below the root."""
+ROOT = b"user.lattica.root"
+"""The attribute of a directory that was fetched into: a random name."""
+_ROOT_BYTES = 16
 MAX_ENTRIES = 250_000
 """Files and directories that are looked at, beside those of the publication."""
 _FORM = struct.Struct(">BQq")
@@ -41,7 +49,7 @@ class OtherFile:
     """Within the directory, with `/` between its parts."""
     state: FileState
     fetched: bool
-    """A fetch has written it, and it is as it was then."""
+    """A fetch into this directory has written it, here, and it is as it was then."""
 
     @property
     def size(self) -> int:
@@ -53,15 +61,38 @@ Chosen = Callable[[OtherFile], bool]
 """Whether a file that is not part of the publication may be removed."""
 
 
-def mark(descriptor: int, state: FileState) -> None:
-    """Note on a finished file that a fetch has written it; nothing where that cannot be kept."""
+def make_root(out_dir: Path) -> bytes:
+    """Note on a directory that it is fetched into; its name, empty where that cannot be kept."""
     with suppress(OSError, AttributeError):  # only Linux has them
-        os.setxattr(descriptor, MARK, _FORM.pack(1, state.size, state.mtime_ns))
+        with suppress(FileExistsError):
+            os.setxattr(out_dir, ROOT, os.urandom(_ROOT_BYTES), os.XATTR_CREATE)
+        return root_of(out_dir)
+    return b""
 
 
-def _is_marked(descriptor: int, state: FileState) -> bool:
+def root_of(directory: Path | int) -> bytes:
+    """The name of a directory that was fetched into; empty where it is none."""
     with suppress(OSError, AttributeError):
-        return os.getxattr(descriptor, MARK) == _FORM.pack(1, state.size, state.mtime_ns)
+        return os.getxattr(directory, ROOT)
+    return b""
+
+
+def _note(state: FileState, root: bytes, path: str) -> bytes:
+    digest = hashlib.sha256(os.fsencode(path)).digest()
+    return _FORM.pack(2, state.size, state.mtime_ns) + root + digest
+
+
+def mark(descriptor: int, state: FileState, root: bytes, path: str) -> None:
+    """Note on a finished file that a fetch into this root has written it, if that can be kept."""
+    if root:
+        with suppress(OSError, AttributeError):
+            os.setxattr(descriptor, MARK, _note(state, root, path))
+
+
+def _is_marked(descriptor: int, state: FileState, root: bytes, path: str) -> bool:
+    if root:
+        with suppress(OSError, AttributeError):
+            return os.getxattr(descriptor, MARK) == _note(state, root, path)
     return False
 
 
@@ -138,23 +169,27 @@ class OtherFiles:
 def other_files(plan: Plan, out_dir: Path) -> OtherFiles:
     """The regular files below `out_dir` that are not outputs of the plan.
 
-    Links are not followed, other disks that are mounted below it are not entered, and what cannot
-    be read is left out.
+    Links are not followed. Other disks that are mounted below it are not entered, nor directories
+    that other fetches were into. What cannot be read is left out.
     """
     found = []
+    root = root_of(out_dir)
     wanted = {output.path for output in plan.outputs}
     entries = Walk(out_dir, MAX_ENTRIES + len(wanted) + plan.directories)
     for parent, name, path in entries:
         if path in wanted:
             continue
-        other = other_file(parent, name, path)
+        other = other_file(parent, name, path, root)
         if other is not None:
             found.append(other)
     return OtherFiles(tuple(found), entries.cut)
 
 
-def other_file(parent: int, name: str, path: str) -> OtherFile | None:
-    """What the file `name` of a directory is; None for links, pipes and what is unreadable."""
+def other_file(parent: int, name: str, path: str, root: bytes) -> OtherFile | None:
+    """What the file `name` of a directory is; None for links, pipes and what is unreadable.
+
+    `path` is that within the directory of the fetch, and `root` the latter's name.
+    """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         descriptor = os.open(name, flags, dir_fd=parent)
@@ -165,7 +200,7 @@ def other_file(parent: int, name: str, path: str) -> OtherFile | None:
         if not stat.S_ISREG(status.st_mode):
             return None
         state = FileState.of(status)
-        return OtherFile(path, state, _is_marked(descriptor, state))
+        return OtherFile(path, state, _is_marked(descriptor, state, root, path))
     finally:
         os.close(descriptor)
 
@@ -173,6 +208,7 @@ def other_file(parent: int, name: str, path: str) -> OtherFile | None:
 class Walk:
     """All that is no directory below `out_dir`: (directory's descriptor, name, path within it).
 
+    Directories that other fetches were into are not entered.
     Of a directory its files come first. A descriptor is good until the next one is asked for. There
     are as many descriptors open as directories lie in each other, however many lie side by side.
     """
@@ -205,6 +241,9 @@ class Walk:
                 elif len(opened) <= MAX_DEPTH:
                     with suppress(OSError):
                         below = enter_directory(descriptor, name, self._disk)
+                        if root_of(below):
+                            os.close(below)
+                            continue
                         opened.append((below, f"{path}/", iter(self._entries(below))))
         finally:
             for descriptor, _, _ in opened:

@@ -4,7 +4,7 @@ A file that lies where the publication has one is hashed. If it is the same, it 
 is another version, its chunks that are still in use are copied instead of fetched. Where that
 leaves something to fetch, the other files in the directory are looked at, whatever their names
 are: files that former fetches have written are hashed in full, of others a few chunks, and the rest
-if one of these is wanted.
+if one of these is wanted. Directories below that other fetches were into are not entered.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from lattica.content.download.former import (
     enter_directory,
     other_file,
     remove_file,
+    root_of,
 )
 from lattica.content.download.plan import Plan
 from lattica.content.errors import StorageError
@@ -101,6 +102,7 @@ def _removable(out_dir: Path, path: str) -> list[OtherFile] | None:
     opened: list[int] = []
     found: list[OtherFile] = []
     left = _MAX_BELOW
+    root = root_of(out_dir)
     try:
         opened.append(os.open(out_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         disk = os.fstat(opened[0]).st_dev
@@ -109,7 +111,7 @@ def _removable(out_dir: Path, path: str) -> list[OtherFile] | None:
         if stat.S_ISDIR(os.stat(name, dir_fd=opened[-1], follow_symlinks=False).st_mode):
             waiting = [path]
         else:
-            one = other_file(opened[-1], name, path)
+            one = other_file(opened[-1], name, path, root)
             return None if one is None else [one]
     except OSError:
         return None
@@ -124,6 +126,8 @@ def _removable(out_dir: Path, path: str) -> list[OtherFile] | None:
             return None
         before = len(found) + len(waiting)
         try:
+            if root_of(descriptor):
+                return None  # of another fetch
             with os.scandir(descriptor) as entries:
                 for entry in entries:
                     left -= 1
@@ -131,7 +135,7 @@ def _removable(out_dir: Path, path: str) -> list[OtherFile] | None:
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(inner)
                         continue
-                    one = other_file(descriptor, entry.name, inner)
+                    one = other_file(descriptor, entry.name, inner, root)
                     if one is None or left < 0:
                         return None
                     found.append(one)

@@ -43,7 +43,7 @@ from lattica.content.disk import (
     storage_error,
     write_all,
 )
-from lattica.content.download.former import Chosen, OtherFile, is_directory, mark
+from lattica.content.download.former import Chosen, OtherFile, is_directory, make_root, mark
 from lattica.content.download.obstacles import remove_obstacles
 from lattica.content.download.plan import Piece, Placement, Plan
 from lattica.content.download.private_directory import PrivateDirectory
@@ -93,6 +93,7 @@ class PartialFiles:
         self._directory = out_dir / f"{RESERVED_PREFIX}{plan.key}"
         self._unfinished = PrivateDirectory(self._directory)
         self._journal = -1
+        self._root = b""
         self._part_digests: dict[tuple[int, int], bytes] = {}
         """By output and offset: hashes of what is kept of chunks that are not kept whole."""
         self._disturbances: Counter[int] = Counter()
@@ -116,6 +117,8 @@ class PartialFiles:
         except OSError as error:
             self._close()
             raise storage_error(error, path) from None
+        if is_directory(self._plan) or self._plan.tensors is not None:
+            self._root = make_root(self._out_dir)
         return self
 
     def _open_journal(self) -> int:
@@ -363,7 +366,7 @@ class PartialFiles:
             if status.st_size != item.size:
                 return self._numbers(output)
             if not has_name and is_directory(self._plan):
-                mark(descriptor, FileState.of(status))
+                mark(descriptor, FileState.of(status), self._root, item.path)
             lost = self._sync_and_compare(descriptor, output, checkpoint)
             if lost and has_name:
                 return self._numbers(output)  # it is not ours to mend

@@ -171,6 +171,69 @@ async def test_delete_removes_what_a_former_fetch_has_written_and_no_more(tmp_pa
     assert (out / "edited.json").read_text() == '{"mine": true}'
 
 
+async def test_what_was_fetched_into_directories_below_is_of_another_fetch(tmp_path):
+    """Neither removed, nor named, nor hashed, nor cleared out of the way."""
+    models = tmp_path / "models"
+    llama, qwen = sharded(tmp_path / "llama", 2, tensors=2), sharded(tmp_path / "qwen", 3, 3)
+    await fetched(llama, models / "llama")
+    await fetched(qwen, models / "deep" / "qwen")
+    tiny = tree(tmp_path / "tiny", {"readme.txt": "hi", "w.safetensors": "1"})
+    kept = {f"llama/{name}" for name in present(llama)}
+    kept |= {f"deep/qwen/{name}" for name in present(qwen)}
+    for options in (QUICK, DELETE, replace(DELETE, delete_matching=("*",))):
+        result = await fetched(tiny, models, options)
+        assert result.other_files == result.former_files == result.removed_files == ()
+        assert present(models) == kept | present(tiny)
+    for name in ("llama", "deep"):
+        clash = tree(tmp_path / f"clash-{name}", {name: "a file", "x": "1"})
+        said = await refusal(clash, models, replace(DELETE, delete_matching=("*",)))
+        assert "it is a directory, where a file belongs; move it away" in said
+        assert "--delete" not in said
+    assert present(models) == kept | present(tiny)
+    # What this fetch has written, and what these have, is still known of each.
+    small = tree(tmp_path / "small", {"other.txt": "1"})
+    for out, of in ((models, tiny), (models / "llama", llama), (models / "deep" / "qwen", qwen)):
+        result = await fetched(small, out, DELETE)
+        assert {str(path.relative_to(out)) for path in result.removed_files} == present(of)
+
+
+async def test_a_fetch_into_a_directory_of_another_fetch_leaves_the_latter_its_files(tmp_path):
+    whole = tree(tmp_path / "whole", {"vae/a.bin": "1", "vae/same": "2", "b.bin": "3"})
+    part = tree(tmp_path / "part", {"c.bin": "4", "same": "2"})
+    out = tmp_path / "out"
+    await fetched(whole, out)
+    result = await fetched(part, out / "vae", DELETE)
+    assert result.removed_files == result.former_files == ()
+    assert present(out) == present(whole) | {"vae/c.bin"}
+    # What the second one has verified is not the first one's any more.
+    result = await fetched(tree(tmp_path / "new", {"b.bin": "3"}), out, DELETE)
+    assert result.removed_files == ()
+    assert present(out) == present(whole) | {"vae/c.bin"}
+
+
+async def test_a_selection_fetched_into_a_directory_below_is_of_another_fetch(tmp_path):
+    out = tmp_path / "out"
+    await fetched(sharded(tmp_path / "source", 1, tensors=2), out / "one", QUICK, "t1")
+    new = tree(tmp_path / "new", {"w.safetensors": "1"})
+    result = await fetched(new, out, replace(DELETE, delete_matching=("*",)))
+    assert result.other_files == result.removed_files == ()
+
+
+async def test_what_the_user_has_moved_is_not_of_a_fetch(tmp_path):
+    out, old = tmp_path / "out", tree(tmp_path / "old", {"a.bin": "1", "b.bin": "2", "c.bin": "3"})
+    await fetched(old, out / "below")
+    (out / "below" / "a.bin").rename(out / "a.bin")  # the same path, below another root
+    (out / "below" / "b.bin").rename(out / "below" / "kept.bin")
+    new = tree(tmp_path / "new", {"x.bin": "4"})
+    for directory, removed in ((out, set()), (out / "below", {"c.bin"})):
+        result = await fetched(new, directory, DELETE)
+        assert names(result.removed_files) == removed
+    assert present(out) == {"a.bin", "below/kept.bin", "x.bin", "below/x.bin"}
+    out.rename(tmp_path / "moved")
+    result = await fetched(old, tmp_path / "moved" / "below", DELETE)
+    assert names(result.removed_files) == {"x.bin"}
+
+
 async def test_what_the_user_names_is_removed_too(tmp_path):
     out = sharded(tmp_path / "out", 3)
     (out / "notes.txt").write_text("of the user")
