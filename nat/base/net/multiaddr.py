@@ -189,7 +189,12 @@ def _write_port(raw: bytes) -> str:
 
 def _read_name(text: str) -> bytes:
     # Nothing that could garble a terminal, or be another address when it is read again.
-    if len(text) > _MAX_NAME or not all(c.isalnum() or c in "-._" for c in text):
+    if (
+        not 0 < len(text) <= _MAX_NAME
+        or not all(c.isalnum() or c in "-._" for c in text)
+        or text[0] == "."
+        or ".." in text
+    ):
         raise AddressError(f"{text[:60]!r} is not a name")
     return text.encode()
 

@@ -73,6 +73,10 @@ def test_an_address_has_one_text(text, canonical):
     ("text", "why"),
     [
         ("ip4/192.0.2.1", "begin"),
+        ("/ip6zone/../ip6/fe80::1/tcp/1", "not a name"),
+        ("/ip6zone/./ip6/fe80::1/tcp/1", "not a name"),
+        ("/dns/a..b/tcp/1", "not a name"),
+        ("/dns4/.example/tcp/1", "not a name"),
         ("192.0.2.1", "begin"),
         ("//tcp/1", "unknown protocol"),
         ("/nonsense/1", "unknown protocol"),
