@@ -418,6 +418,8 @@ class Node(NodeInProcess):
                 (:meth:`Stream.wait_gone`).
             limit: how many handlers of the protocol run at once; further streams wait, unread, so
                 that their senders are held up by flow control. None: as many as there are streams.
+                One that waits for 3 s gets the place of another peer's, which has more or is idle
+                and whose handler waits for it: that stream is reset.
 
         Raises:
             LocalProtocolError: another owner serves it and `replace` is not set, the name cannot

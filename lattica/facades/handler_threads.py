@@ -13,6 +13,7 @@ import trio
 from lattica.facades.bridge import Bridge
 from lattica.facades.handoff import StreamCore
 from lattica.nat.base.foreign_code import described
+from lattica.nat.swarm.handler_places import HandlerPlaces
 
 if TYPE_CHECKING:
     from lattica.facades.blocking import BlockingStream
@@ -35,14 +36,17 @@ class HandlerThreads:
     """Runs stream handlers in trio's worker threads, at most `limit` at once.
 
     Those that block for long starve neither each other nor the node, which has a thread of its
-    own, until the limit; a WARNING says before that what occupies the threads.
+    own, until the limit; a WARNING says before that what occupies the threads. At the limit peers
+    share them (:mod:`lattica.nat.swarm.handler_places`): no peer keeps others waiting.
     """
 
     def __init__(
         self, bridge: Bridge[Any], limit: int, wrap: Callable[[StreamCore], BlockingStream]
     ) -> None:
         self._bridge = bridge
+        self._places = HandlerPlaces(limit)
         self._limiter = trio.CapacityLimiter(limit)
+        """Counts the threads that a cancelled :meth:`serve` has left alone, too."""
         self._wrap = wrap
         self._running: set[int] = set()
         self._changed = threading.Condition()
@@ -61,15 +65,16 @@ class HandlerThreads:
         self._protocols[stream.protocol] += 1
         self._watch()
         try:
-            with core.handled():
-                await trio.to_thread.run_sync(
-                    self._run,
-                    handler,
-                    self._wrap(core),
-                    abandon_on_cancel=True,
-                    limiter=self._limiter,
-                )
-                await core.queue.flush()
+            async with self._places.of(stream):
+                with core.handled():
+                    await trio.to_thread.run_sync(
+                        self._run,
+                        handler,
+                        self._wrap(core),
+                        abandon_on_cancel=True,
+                        limiter=self._limiter,
+                    )
+                    await core.queue.flush()
         finally:
             self._protocols[stream.protocol] -= 1
             if not self._protocols[stream.protocol]:

@@ -54,6 +54,11 @@ class Waiter:
     def __init__(self) -> None:
         self._task: Task | None = None
 
+    @property
+    def occupied(self) -> bool:
+        """A task waits here."""
+        return self._task is not None
+
     async def wait(self) -> None:
         if self._task is not None:
             raise trio.BusyResourceError("another task is already waiting here")
@@ -136,6 +141,16 @@ class Stream(InProcess):
     def source(self) -> Source:
         """Who the peer is where places are shared (:mod:`lattica.nat.base.places`)."""
         return self.connection.source
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whoever uses the stream waits for the peer to send, or to take what is sent."""
+        return self._readable.occupied or self._writable.occupied
+
+    @property
+    def progress(self) -> tuple[float, int]:
+        """Something that changes when data was received and read, or was sent."""
+        return self._core.unread_since, self._core.bytes_framed
 
     @property
     def is_superseded(self) -> bool:

@@ -14,6 +14,7 @@ from lattica.nat.base.foreign_code import parted
 from lattica.nat.base.peer_log import peer_log
 from lattica.nat.mux.stream import Stream
 from lattica.nat.secure.multistream import Responder, check_protocol
+from lattica.nat.swarm.handler_places import HandlerPlaces
 
 logger = logging.getLogger(__name__)
 
@@ -34,14 +35,14 @@ class _Served:
     handler: StreamHandler
     owner: object
     cancel_when_gone: bool
-    slots: trio.CapacityLimiter | None = None
-    """As many as handlers may run at once; None: any number."""
+    places: HandlerPlaces | None = None
+    """For as many handlers as may run at once; None: any number."""
 
     async def run(self, stream: Stream) -> None:
-        if self.slots is None:
+        if self.places is None:
             await self._handle(stream)
             return
-        async with self.slots:
+        async with self.places.of(stream):
             await self._handle(stream)
 
     async def _handle(self, stream: Stream) -> None:
@@ -98,7 +99,9 @@ class ProtocolTable:
             replace: take the protocol from another owner too.
             cancel_when_gone: cancel the handler when its peer has no more use for an answer
                 (:meth:`Stream.wait_gone`).
-            limit: how many handlers run at once; further streams wait, unread.
+            limit: how many handlers run at once; further streams wait, unread. No peer keeps
+                others waiting: after 3 s they get the place of a stream of whoever has more
+                places, or of one that is idle, if its handler waits for its peer. It is reset.
 
         Raises:
             LocalProtocolError: another owner serves it, the name cannot be one, the handler
@@ -113,8 +116,8 @@ class ProtocolTable:
             raise LocalProtocolError(
                 f"{protocol} is served by {served.owner}; pass replace=True to handle"
             )
-        slots = None if limit is None else trio.CapacityLimiter(limit)
-        self._served[protocol] = _Served(handler, owner, cancel_when_gone, slots)
+        places = None if limit is None else HandlerPlaces(limit)
+        self._served[protocol] = _Served(handler, owner, cancel_when_gone, places)
 
     def handle_all(
         self, handlers: Mapping[str, StreamHandler], *, owner: object = APPLICATION

@@ -25,6 +25,7 @@ from lattica.errors import (
     StreamResetError,
     UnsupportedProtocolError,
 )
+from lattica.nat.base.places import NOBODY
 
 WINDOW = 64 * 1024
 BUILT_IN = "/built-in"
@@ -49,6 +50,10 @@ class _Pipe:
 
 
 class FakeStream:
+    source = NOBODY
+    progress = (0.0, 0)
+    is_awaited = False
+
     def __init__(self, node: FakeNode, protocol: str, inward: _Pipe, outward: _Pipe) -> None:
         self.node = node
         self.protocol = protocol

@@ -70,5 +70,25 @@ def test_a_warning_says_what_occupies_the_threads(caplog):
             gate.set()
 
 
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("limit", [None, 2])
+def test_one_peer_does_not_hold_all_threads_or_places(limit):
+    """Streams of one peer that send a byte and no more, and another peer that waits."""
+    with (
+        Lattica(node_config(), max_handler_threads=2 if limit is None else 1024) as server,
+        Lattica(node_config(listen=())) as hog,
+        Lattica(node_config(listen=())) as guest,
+    ):
+        server.handle("/few/1", lambda s: s.send_all(s.receive_exactly(5)), limit=limit)
+        for client in (hog, guest):
+            client.connect(server.addrs[0], timeout=20)
+        held = [hog.open_stream(server.peer_id, "/few/1") for _ in range(6)]
+        for stream in held:
+            stream.send_all(b"a")
+        with guest.open_stream(server.peer_id, "/few/1", timeout=20) as stream:
+            stream.send_all(b"hello")
+            assert stream.receive_exactly(5, timeout=60) == b"hello"
+
+
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [m for r in caplog.records if "handler threads" in (m := r.getMessage())]

@@ -17,6 +17,7 @@ NEGOTIATION = "the node negotiates before it hands the stream out"
 TRIO_THREAD = "for what drives the stream in the trio thread"
 CONNECTION = "of the connection, which `peers()` tells about"
 
+PLACES = "for who shares out places in the trio thread"
 ON_NEITHER = {
     "assume_protocol": NEGOTIATION,
     "begin_negotiation": NEGOTIATION,
@@ -28,7 +29,9 @@ ON_NEITHER = {
     "wait_sent": "for what passes bytes on in the trio thread, as forwarded ports do",
     "push_back": "what is not wanted yet is left there by `receive_exactly` and its like",
     "receive_view": "data is copied on its way to another thread; `receive_into` copies it once",
-    "source": "for who shares out places in the trio thread",
+    "source": PLACES,
+    "is_awaited": PLACES,
+    "progress": PLACES,
     "send_nowait": "a queue of their own lets small sends of the facades not wait either",
     "wait_sendable": "the other half of `send_nowait`",
     "wake": TRIO_THREAD,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -9,6 +10,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from lattica.errors import LocalProtocolError
+from lattica.nat.base.places import NOBODY
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.protocols import ProtocolTable
 
@@ -103,9 +105,10 @@ async def test_a_limit_bounds_the_handlers_of_one_protocol_and_the_others_wait()
 
     table.handle("/few/1", handler, limit=2)
     served = table._served["/few/1"]
+    stream = cast(Stream, SimpleNamespace(source=NOBODY, progress=(0.0, 0)))
     async with trio.open_nursery() as nursery:
         for _ in range(5):
-            nursery.start_soon(served.run, cast(Stream, None))
+            nursery.start_soon(served.run, stream)
         await wait_all_tasks_blocked()
         assert running == 2
         gate.set()
