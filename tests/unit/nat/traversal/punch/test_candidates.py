@@ -12,6 +12,7 @@ from lattica.nat.base.net.addresses import Kind, ip_of
 from lattica.nat.base.net.ip import is_public_host
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.traversal.punch.candidates import (
+    MAX_CLAIMED,
     MAX_DIALED,
     MAX_LOOKED_AT,
     MAX_PUBLIC_HOSTS,
@@ -172,7 +173,7 @@ def test_whatever_a_peer_claims(claimed):
     for addr in found:
         ip = ip_of(addr)
         assert ip is not None
-        assert addr in claimed[:MAX_LOOKED_AT]
+        assert addr in claimed[:MAX_CLAIMED]
         assert not any((ip.is_loopback, ip.is_link_local, ip.is_multicast, ip.is_unspecified))
         assert (
             is_public_host(ip)
