@@ -11,6 +11,7 @@ from typing import TypeVarTuple
 import trio
 
 from lattica.nat.base.foreign_code import parted
+from lattica.nat.base.peer_log import peer_log
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,10 @@ class Tasks:
             # A defect, ours or of an iterator, costs what the task was for, not the node.
             passing, own = parted(error)
             if own is not None:
-                logger.error("internal error in a task of RPC", exc_info=own)
+                name = getattr(function, "__qualname__", "a task")
+                peer_log.log(
+                    logger, logging.ERROR, name, "internal error in RPC: %s", name, exc_info=own
+                )
             if passing is not None:
                 raise passing from None
         finally:

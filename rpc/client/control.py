@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 _RECONNECT_PAUSE = 0.05
 """Seconds before the second attempt to get back to a peer; they double up to half a second."""
+_MAX_DOUBLINGS = 4
 
 
 class ControlLink:
@@ -180,6 +181,8 @@ class ControlLink:
         try:
             while True:
                 error: Exception | None = None
+                is_superseded = False
+                core, answers, start = self._core, self._core.answers, trio.current_time()
                 try:
                     stream = await self._open()
                 except (LatticaError, TimeoutError, trio.TooSlowError) as reason:
@@ -187,19 +190,27 @@ class ControlLink:
                     error = reason
                 else:
                     await self._be_on(stream)
+                    is_superseded = stream.is_superseded
                 if not self._core.pending:
                     return
-                if error is None and self._core.is_greeted:
-                    failures, give_up = 0, math.inf
-                    continue
                 now = trio.current_time()
-                give_up = min(give_up, now + self._client.config.resume_window)
+                window = self._client.config.resume_window
+                if error is None and core.is_greeted:
+                    give_up = math.inf
+                    is_of_use = core.answers > answers or now - start >= window
+                    if is_of_use or is_superseded:
+                        failures = 0
+                    if not failures:
+                        failures = 1
+                        continue
+                # A server that greets and then ends the stream is not come back to at once.
+                give_up = min(give_up, now + window)
                 if now >= give_up:
                     reason_text = f": {error}" if error is not None else ""
                     self._tell(self._core.fail_all(f"the peer was lost in mid-call{reason_text}"))
                     return
                 failures += 1
-                await trio.sleep(min(0.5, _RECONNECT_PAUSE * 2**failures))
+                await trio.sleep(min(0.5, _RECONNECT_PAUSE * 2 ** min(failures, _MAX_DOUBLINGS)))
         finally:
             self._running = False
             if self._core.pending:

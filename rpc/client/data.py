@@ -175,7 +175,11 @@ def result_of(message: Message | None, *, may_have_run: bool = True) -> Any:
         value = message.value
         if type(value) is not list or len(value) != 3:
             raise lost(RemoteProtocolError("RPC: an error has three parts"))
-        raise error_from(*value)
+        try:
+            error = error_from(*value)
+        except RemoteProtocolError as breach:
+            raise lost(breach) from None
+        raise error
     if message.kind is not Kind.RESULT:
         raise lost(RemoteProtocolError(f"RPC: {message.kind.name} in place of a result"))
     if message.refusal is not None:

@@ -17,6 +17,7 @@ import trio
 
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.peer_log import peer_log
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.host import Host
 from lattica.rpc.ports.config import PortsConfig
@@ -201,7 +202,7 @@ class Exposer:
                 return Answer(
                     Code.SERVICE_REFUSES, "the service refuses connections; is it running?"
                 )
-            logger.warning("cannot connect to %s: %s", target, error)
+            peer_log.log(logger, logging.WARNING, target, "cannot connect to %s: %s", target, error)
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 return Answer(Code.BUSY, "there are too many open files")
             return Answer(Code.SERVICE_UNREACHABLE, "the service cannot be reached")

@@ -48,6 +48,9 @@ _SIZES: Final[dict[int, tuple[int, ...]]] = {
     Kind.GOING_AWAY: (1,),
 }
 _SPARE_TIMERS: Final = 1024
+_MAX_TYPE: Final = 200
+_MAX_TRACEBACK: Final = 20_000
+"""Characters that are taken of what a peer tells of an error."""
 
 
 class Elsewhere:
@@ -108,10 +111,16 @@ class ClientCore:
         self._streams = 0
         """On which the session has been."""
         self._answers = 0
+        """That have arrived."""
         self._acked = 0
         self._unacked_bytes = 0
         self._reader = LengthPrefixed(MAX_FRAME)
         self._timers: list[tuple[float, int]] = []
+
+    @property
+    def answers(self) -> int:
+        """Answers that have arrived on all streams of the session."""
+        return self._answers
 
     # --- calls ---
 
@@ -232,7 +241,12 @@ class ClientCore:
                 self._on_frame(frame, outcomes, to_write)
         except RemoteProtocolError as error:
             self.violation = error
-            return outcomes + self.fail_all(f"the peer breaks RPC: {error}"), b""
+        except Exception as defect:  # ours, but the peer's bytes have found it
+            text = f"RPC: what the server sent cannot be read ({type(defect).__name__})"
+            self.violation = RemoteProtocolError(text)
+            self.violation.__cause__ = defect
+        if self.violation is not None:
+            return outcomes + self.fail_all(f"the peer breaks RPC: {self.violation}"), b""
         if self._answers - self._acked >= ACK_EVERY or self._unacked_bytes >= ACK_BYTES:
             self._acked = self._answers
             self._unacked_bytes = 0
@@ -299,12 +313,15 @@ def error_from(code: object, message: object, facts: object) -> RpcError:
     """The error that a peer tells. Raises RemoteProtocolError."""
     if type(code) is not int or type(message) is not str or type(facts) is not dict:
         raise RemoteProtocolError("RPC: an error is a code, a message and a map of facts")
+    kind, traceback = facts.get("type", ""), facts.get("traceback", "")
+    if type(kind) is not str or type(traceback) is not str:
+        raise RemoteProtocolError("RPC: the type and the traceback of an error are texts")
     retry_after = facts.get("retry_after")
     if not (isinstance(retry_after, (int, float)) and 0 <= retry_after < 1e6):
         retry_after = None
     error = error_of(
         code, message, may_have_run=facts.get("not_run") is not True, retry_after=retry_after
     )
-    error.error_type = str(facts.get("type", ""))[:200]
-    error.remote_traceback = str(facts.get("traceback", ""))
+    error.error_type = kind[:_MAX_TYPE]
+    error.remote_traceback = traceback[-_MAX_TRACEBACK:]
     return error

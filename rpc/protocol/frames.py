@@ -144,7 +144,9 @@ def check_frame(frame: Any, sizes: Mapping[int, tuple[int, ...]]) -> list[Any]:
     """
     if type(frame) is not list or not frame or type(frame[0]) is not int:
         raise RemoteProtocolError("RPC: a frame is an array that begins with its kind")
-    if len(frame) not in sizes.get(frame[0], ()):
+    if frame[0] not in sizes:  # and may be too large a number to be said
+        raise RemoteProtocolError("RPC: a frame of a kind that is not known here")
+    if len(frame) not in sizes[frame[0]]:
         raise RemoteProtocolError(f"RPC: a frame of kind {frame[0]} with {len(frame)} items")
     if len(frame) > 1 and not (type(frame[1]) is int and 0 <= frame[1] < MAX_ID):
         raise RemoteProtocolError("RPC: a frame without a number")
@@ -154,8 +156,10 @@ def check_frame(frame: Any, sizes: Mapping[int, tuple[int, ...]]) -> list[Any]:
 def session_of(frame: list[Any]) -> tuple[bytes, int]:
     """Session and count of answers of a checked HELLO. Raises RemoteProtocolError."""
     version, session, answers = frame[1:4]
-    if version != VERSION:
-        raise RemoteProtocolError(f"RPC: version {version} is not spoken here, only {VERSION}")
+    if type(version) is not int or version != VERSION:
+        is_one = type(version) is int and 0 <= version < MAX_ID
+        said = f"version {version}" if is_one else "a version that is none"
+        raise RemoteProtocolError(f"RPC: {said} is not spoken here, only {VERSION}")
     if type(session) is not bytes or len(session) != SESSION_BYTES:
         raise RemoteProtocolError("RPC: a session is named by 16 bytes")
     if type(answers) is not int or not 0 <= answers < MAX_ID:

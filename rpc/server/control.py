@@ -25,6 +25,7 @@ from lattica.rpc.errors import (
     InternalError,
     ResourceExhaustedError,
     RpcError,
+    StatusCode,
     UnavailableError,
 )
 from lattica.rpc.protocol.frames import (
@@ -226,6 +227,17 @@ class Session:
             stream.reset("the peer breaks RPC")
         except LatticaError:
             pass  # it is lost, which is no news
+        except Exception as defect:  # ours, but the peer's bytes have found it
+            peer_log.log(
+                logger,
+                logging.ERROR,
+                self.peer,
+                "stream reset: internal error while reading RPC peer=%s",
+                self.peer,
+                exc_info=defect,
+            )
+            self.is_broken = True
+            stream.reset("the peer breaks RPC")
         return None
 
     def _most(self) -> int:
@@ -307,7 +319,7 @@ class Session:
             result = await method.run(args, keywords)
             frame = self._encode_result(call, method, result)
         except BaseException as error:  # of the handler, whose own may be no Exception
-            failure = method.failure(error, send_traceback=server.config.send_tracebacks)
+            failure = method.failure(error, self.peer, send_traceback=server.config.send_tracebacks)
             code = failure.code
             frame = encode_error(call, failure.code, failure.message, failure.facts)
         self._waits_no_more(call)
@@ -394,7 +406,15 @@ class Session:
 
     def _failed(self, job: Job, defect: Exception) -> None:
         call = job.request.id
-        logger.error("internal error in a call of %s", job.request.method, exc_info=defect)
+        peer_log.log(
+            logger,
+            logging.ERROR,
+            self.peer,
+            "internal error in a call of %s peer=%s",
+            job.method.definition.full_name if job.method is not None else "no method",
+            self.peer,
+            exc_info=defect,
+        )
         self._waits_no_more(call)
         if call in self.core.running:
             self._fail(job, InternalError("internal error of the server"))
@@ -462,7 +482,9 @@ class ControlPlane:
         key = (stream.peer_id, hello.session)
         session = self.sessions.get(key)
         if session is None:
-            self._make_room(stream.peer_id)
+            if not self._make_room(stream.peer_id):
+                stream.reset("too many sessions", code=StatusCode.RESOURCE_EXHAUSTED)
+                return
             caller = self._callers.setdefault(stream.peer_id, Caller())
             caller.sessions += 1
             session = self.sessions[key] = Session(self._server, *key, caller)
@@ -476,15 +498,16 @@ class ControlPlane:
         elif session.stream is None and self.sessions.get(key) is session:
             self._server.tasks.start_soon(self._expire, key, session)
 
-    def _make_room(self, peer: PeerId) -> None:
+    def _make_room(self, peer: PeerId) -> bool:
+        """Whether there is room for another session of the peer."""
         held = [key for key in self.sessions if key[0] == peer]
         if len(held) < _MAX_SESSIONS:
-            return
+            return True
         for key in held:
             if self.sessions[key].stream is None:
                 self._end(key)
-                return
-        raise ResourceExhaustedError(f"{_MAX_SESSIONS} sessions of one peer")
+                return True
+        return False
 
     async def _expire(self, key: tuple[PeerId, bytes], session: Session) -> None:
         """End a session that stays without a stream."""

@@ -124,7 +124,9 @@ class DataPlane:
         try:
             method.check_access(self._context(data, head, method, deadline))
         except BaseException as reason:  # of the hook, whose own may be no Exception
-            failed = method.failure(reason, send_traceback=server.config.send_tracebacks)
+            failed = method.failure(
+                reason, data.stream.peer_id, send_traceback=server.config.send_tracebacks
+            )
             method.counters.active += 1
             method.counters.ended(failed.code, 0.0)
             raise error_of(failed.code, failed.message, may_have_run=False) from reason
@@ -165,7 +167,9 @@ class DataPlane:
                 except BaseException as error:  # of the handler, whose own may be no Exception
                     if stream.is_gone or (requests is not None and requests.is_broken):
                         raise
-                    failed = method.failure(error, send_traceback=server.config.send_tracebacks)
+                    failed = method.failure(
+                        error, stream.peer_id, send_traceback=server.config.send_tracebacks
+                    )
                     code = failed.code
                     is_last = requests is not None and not requests.ended
                     await data.send_raw(

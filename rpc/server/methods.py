@@ -13,6 +13,7 @@ import trio
 from lattica.nat.base.exception_groups import unwrapped
 from lattica.nat.base.foreign_code import described, parted
 from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.peer_log import peer_log
 from lattica.rpc.encoding.arrays import RefusedValueError
 from lattica.rpc.errors import (
     InternalError,
@@ -122,7 +123,7 @@ class ServedMethod:
         except RefusedValueError as error:
             raise InternalError(f"{self.definition.full_name} returned: {error}") from None
 
-    def failure(self, error: BaseException, *, send_traceback: bool) -> Failure:
+    def failure(self, error: BaseException, peer: PeerId, *, send_traceback: bool) -> Failure:
         """What the caller is told of an error that may be of any kind.
 
         Raises the part of it that is no error of the handler's: a cancellation, or a Ctrl-C.
@@ -130,18 +131,25 @@ class ServedMethod:
         passing, own = parted(error)
         if own is None or passing is not None:
             if own is not None:
-                logger.error("handler of %s failed", self.definition.full_name, exc_info=own)
+                self._log(own, peer)
             raise error if passing is None else passing
         error = unwrapped(own)
         if isinstance(error, RpcError):
             return _told(error)
-        logger.error("handler of %s failed", self.definition.full_name, exc_info=error)
+        self._log(error, peer)
         shown = "".join(traceback.format_exception(error)) if send_traceback else ""
         code = StatusCode.UNKNOWN
         if isinstance(error, NotImplementedError):
             code = StatusCode.UNIMPLEMENTED
         facts = {"type": type(error).__name__[:200], "traceback": shown[-_MAX_TRACEBACK:]}
         return Failure(code, described(error)[:_MAX_MESSAGE], facts)
+
+    def _log(self, error: BaseException, peer: PeerId) -> None:
+        """A caller may make a handler fail as often as it likes."""
+        name = self.definition.full_name
+        peer_log.log(
+            logger, logging.ERROR, peer, "handler of %s failed peer=%s", name, peer, exc_info=error
+        )
 
 
 def _told(error: RpcError) -> Failure:

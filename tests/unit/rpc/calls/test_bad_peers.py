@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import pairwise
 
 import msgpack
 import pytest
 import trio
 
 from lattica.errors import StreamResetError
+from lattica.nat.base.peer_log import BURST
 from lattica.nat.base.wire import encode_length_prefixed, encode_uvarint
 from lattica.nat.mux.stream import Stream
-from lattica.rpc import DeadlineExceededError, UnavailableError, open_rpc, with_options
+from lattica.rpc import (
+    DeadlineExceededError,
+    UnavailableError,
+    UnknownError,
+    open_rpc,
+    with_options,
+)
+from lattica.rpc.protocol.client_core import ClientCore
 from lattica.rpc.protocol.frames import (
     CONTROL,
     Kind,
@@ -25,6 +34,8 @@ from lattica.rpc.protocol.frames import (
 )
 from lattica.rpc.protocol.messages import DATA, encode_prefix
 from lattica.rpc.protocol.messages import Kind as MessageKind
+from lattica.rpc.protocol.server_core import ServerCore
+from lattica.rpc.tasks import Tasks
 from tests.support.doubles.memory_host import memory_net
 from tests.support.rpc_pair import rpc_pair
 from tests.support.rpc_services import Workshop
@@ -34,14 +45,29 @@ HELLO = encode_hello(SESSION, 0, 1)
 SHOUT = b"\xaeWorkshop.shout"
 
 
+HUGE = b"\xc8\x20\x00\x10" + b"\x7f" * 0x2000
+"""A number, packed, that Python does not put in decimals."""
+
+
 def frame(*parts: object) -> bytes:
     return encode_length_prefixed(bytes(msgpack.packb(parts)))
+
+
+def huge_fact(name: str) -> bytes:
+    """An error, packed, of whose facts one is a huge number."""
+    return b"\x95\x05\x00\x02\xa1x\x81" + msgpack.packb(name) + HUGE
 
 
 BAD_CALLERS: dict[str, tuple[str, bytes]] = {
     "rubbish": (CONTROL, b"\xff" * 20),
     "no hello": (CONTROL, encode_request(0, SHOUT, b"\x91\xa1a")),
     "version": (CONTROL, frame(0, 9, SESSION, 0, 1)),
+    "huge version": (
+        CONTROL,
+        encode_length_prefixed(b"\x95\x00" + HUGE + msgpack.packb(SESSION) + b"\x00\x01"),
+    ),
+    "huge kind": (CONTROL, HELLO + encode_length_prefixed(b"\x92" + HUGE + b"\x00")),
+    "huge number": (CONTROL, HELLO + encode_length_prefixed(b"\x92\x02" + HUGE)),
     "session": (CONTROL, frame(0, 1, b"short", 0, 1)),
     "hello twice": (CONTROL, HELLO + HELLO),
     "long frame": (CONTROL, HELLO + encode_uvarint(1 << 30)),
@@ -115,6 +141,15 @@ BAD_SERVERS: dict[str, Answer] = {
     "an error that is none": lambda session: (
         encode_welcome(session, 0, None) + frame(5, 0, "code", 1, 2)
     ),
+    "huge type": lambda session: (
+        encode_welcome(session, 0, None) + encode_length_prefixed(huge_fact("type"))
+    ),
+    "huge traceback": lambda session: (
+        encode_welcome(session, 0, None) + encode_length_prefixed(huge_fact("traceback"))
+    ),
+    "huge kind": lambda session: (
+        encode_welcome(session, 0, None) + encode_length_prefixed(b"\x92" + HUGE + b"\x00")
+    ),
     "a request": lambda session: (
         encode_welcome(session, 0, None) + encode_request(0, SHOUT, b"\x90")
     ),
@@ -138,6 +173,90 @@ async def test_bad_servers(case: str) -> None:
             for _ in range(2):
                 with trio.fail_after(30), pytest.raises(UnavailableError, match="breaks RPC"):
                     await stub.shout("a")
+
+
+async def test_a_server_that_greets_and_ends_the_stream(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """It is come back to once at once, and then ever more seldom."""
+    async with memory_net() as net:
+        server, host = net.host(), net.host()
+        times: list[float] = []
+
+        async def answer(stream: Stream) -> None:
+            times.append(trio.current_time())
+            hello = msgpack.unpackb(await stream.receive_message(1000))
+            highest = None if len(times) == 1 else 0
+            await stream.send_all(encode_welcome(hello[2], 0, highest))
+            await stream.send_eof()
+
+        server.handle(CONTROL, answer, owner="test")
+        async with open_rpc(host) as client:
+            stub = with_options(client.stub(server.peer_id, Workshop), timeout=10.0)
+            with pytest.raises(DeadlineExceededError):
+                await stub.shout("a")
+            pauses = [b - a for a, b in pairwise(times)]
+            assert len(times) <= 25
+            assert all(pause >= 0.1 for pause in pauses[1:]), pauses
+            assert pauses[-2] >= 0.4
+
+
+async def test_an_error_on_the_data_plane_with_a_fact_that_is_none() -> None:
+    async with memory_net() as net:
+        server, host = net.host(), net.host()
+        skeleton = b"\x93\x02\xa1x\x81\xa4type" + HUGE
+
+        async def answer(stream: Stream) -> None:
+            await stream.receive_some()
+            await stream.send_all(encode_prefix(MessageKind.ERROR, len(skeleton), ()) + skeleton)
+            await stream.send_eof()
+
+        server.handle(DATA, answer, owner="test")
+        async with open_rpc(host) as client:
+            stub = client.stub(server.peer_id, Workshop)
+            with pytest.raises(UnavailableError, match="are texts"):
+                await stub.echo(bytes(200_000))
+
+
+async def test_handlers_that_fail_often_write_few_lines(caplog: pytest.LogCaptureFixture) -> None:
+    async with rpc_pair() as pair:
+        for _ in range(100):
+            with pytest.raises(UnknownError, match="it broke"):
+                await pair.stub.boom()
+    lines = [each for each in caplog.records if "Workshop.boom failed" in each.getMessage()]
+    assert 1 <= len(lines) <= BURST + 1
+    assert lines[0].exc_info
+
+
+async def test_tasks_that_fail_often_write_few_lines(caplog: pytest.LogCaptureFixture) -> None:
+    async def fails() -> None:
+        raise ValueError("a defect")
+
+    async with trio.open_nursery() as nursery:
+        tasks = Tasks(nursery)
+        for _ in range(100):
+            tasks.start_soon(fails)
+    assert 1 <= len(caplog.records) <= BURST + 1
+
+
+async def test_a_defect_while_reading_ends_the_session_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(*_: object) -> None:
+        raise ValueError("a defect")
+
+    async with rpc_pair() as pair:
+        assert await pair.stub.shout("a") == "A"
+        with monkeypatch.context() as patch:
+            patch.setattr(ServerCore, "receive", fails)
+            with trio.fail_after(30), pytest.raises(UnavailableError):
+                await pair.stub.shout("b")
+        assert await pair.stub.shout("c") == "C"
+        with monkeypatch.context() as patch:
+            patch.setattr(ClientCore, "_on_frame", fails)
+            with trio.fail_after(30), pytest.raises(UnavailableError, match="breaks RPC"):
+                await pair.stub.shout("d")
+        assert await pair.stub.shout("e") == "E"
 
 
 async def test_an_error_of_a_code_that_is_not_known() -> None:

@@ -181,3 +181,19 @@ async def test_a_session_that_begins_with_a_breach_is_not_kept() -> None:
         assert stream.is_dead, "it ended in good order"
         assert not _sessions(pair)
         assert not pair.server._server.control._callers
+
+
+async def test_too_many_sessions_are_no_error_of_ours(caplog: pytest.LogCaptureFixture) -> None:
+    async with rpc_pair() as pair:
+        streams = [
+            await flood(pair, requests(COUNT, 1, range(1)), bytes([number]) * 16)
+            for number in range(control._MAX_SESSIONS)
+        ]
+        for stream in streams:
+            await answers(stream, 1)
+        stream = await flood(pair, requests(COUNT, 1, range(1)), b"x" * 16)
+        with suppress(StreamResetError):
+            assert not await stream.receive_some()
+        assert stream.is_dead
+        assert len(_sessions(pair)) == control._MAX_SESSIONS
+    assert not caplog.records
