@@ -103,11 +103,12 @@ class Caller:
 class LargeResult:
     """A result that its caller is to fetch over the data plane."""
 
-    __slots__ = ("body", "expires", "readers")
+    __slots__ = ("body", "expires", "is_kept", "readers")
 
     def __init__(self, body: Encoded) -> None:
         self.body = body
         self.expires = trio.current_time() + _FETCH_WINDOW
+        self.is_kept = True
         self.readers = 0
         """Streams that it is being sent on: as long it is kept."""
 
@@ -381,9 +382,24 @@ class Session:
         if large is not None:
             self.server.budget.release(self.peer, large.body.size)
             self.caller.under_way -= 1
-            self.caller.unfetched -= large.body.size
+            large.is_kept = False
+            if not large.readers:
+                self.caller.unfetched -= large.body.size
             self.caller.wake()
             self.server.call_ended()
+
+    def begin_fetch(self, large: LargeResult) -> None:
+        """It is being sent: its caller has come for it, and does not wait with other calls."""
+        if not large.readers:
+            self.caller.unfetched -= large.body.size
+            self.caller.wake()
+        large.readers += 1
+
+    def end_fetch(self, large: LargeResult) -> None:
+        """It is not being sent any more; whether it has arrived, :meth:`fetched` says."""
+        large.readers -= 1
+        if not large.readers and large.is_kept:
+            self.caller.unfetched += large.body.size
 
     def _waits(self, job: Job, worker: Worker[Job]) -> None:
         self._waiting[job.request.id] = worker

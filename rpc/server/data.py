@@ -245,11 +245,11 @@ class DataPlane:
         if session is None or large is None:
             await self._fail(data, DataLossError("the result is not kept any more"))
             return True
-        large.readers += 1
+        session.begin_fetch(large)
         try:
             await data.send(Kind.RESULT, large.body)
         finally:
-            large.readers -= 1
+            session.end_fetch(large)
         session.fetched(call)
         return True
 

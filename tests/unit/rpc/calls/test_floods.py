@@ -21,6 +21,7 @@ from lattica.rpc.protocol.frames import (
     encode_numbered,
     encode_request,
 )
+from lattica.rpc.protocol.messages import DATA, encode_fetch
 from lattica.rpc.protocol.server_core import MANY
 from lattica.rpc.server import control
 from tests.support.rpc_pair import Pair, rpc_pair
@@ -197,3 +198,27 @@ async def test_too_many_sessions_are_no_error_of_ours(caplog: pytest.LogCaptureF
         assert stream.is_dead
         assert len(_sessions(pair)) == control._MAX_SESSIONS
     assert not caplog.records
+
+
+async def test_small_calls_go_on_while_a_large_result_is_being_fetched(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "_MAX_UNFETCHED", 1_000_000)
+    async with rpc_pair() as pair:
+        stream = await flood(pair, requests(ZEROS, 50_000_000, range(1)))
+        await answers(stream, 1)
+        fetch = await pair.client_host.open_stream(pair.server_host.peer_id, DATA)
+        await fetch.send_all(encode_fetch(bytes(16), 0))
+        await fetch.receive_some()
+        start = trio.current_time()
+        await stream.send_all(requests(COUNT, 1, range(1, 2)))
+        assert (await answers(stream, 1))[0][0] == Kind.RESULT
+        assert trio.current_time() - start < 1
+        # Fetching was given up: it is there still, until it expires.
+        (session,) = _sessions(pair)
+        fetch.reset()
+        while not session.caller.unfetched:
+            await trio.sleep(0.01)
+        await trio.sleep(61)
+        assert session.caller.unfetched == session.caller.under_way == 0
+        assert pair.server.statistics().receive_memory == 0
