@@ -146,7 +146,7 @@ async def test_interrupted_fetch_goes_on(tmp_path):
 
 
 async def test_lost_connections_are_made_anew(tmp_path):
-    source = make_tree(tmp_path / "source", 16)
+    source = make_tree(tmp_path / "source", 32)
     events: list[FetchEvent] = []
     async with memory_node() as node, Publisher(node) as publisher:
         ticket = await publisher.publish(source)
