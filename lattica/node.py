@@ -423,7 +423,7 @@ class Node(NodeInProcess):
 
         Raises:
             LocalProtocolError: another owner serves it and `replace` is not set, the name cannot
-                be that of a protocol, or the handler cannot be called.
+                be that of a protocol, or the handler is none, or a plain function.
         """
         self.swarm.protocols.handle(
             protocol,

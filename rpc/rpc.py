@@ -84,7 +84,8 @@ class Rpc:
             name: what it is called on the wire; by default what its class is called.
             allow: the peers that may call it; by default all.
             authorize: called with the :class:`CallContext` of each call, before the handler; it
-                refuses by raising :class:`PermissionDeniedError` or returning False.
+                refuses by raising :class:`PermissionDeniedError` or returning False. A plain
+                function: what an async one finds would be known too late.
             replace: take the place of a service of that name.
 
         Raises:

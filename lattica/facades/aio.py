@@ -28,6 +28,7 @@ from lattica.nat.base.errors import LocalProtocolError, StreamResetError
 from lattica.nat.base.foreign_code import described
 from lattica.nat.base.in_process import InProcess
 from lattica.nat.base.wire import encode_length_prefixed
+from lattica.nat.swarm.handler_kind import check_async_handler, require_awaitable
 
 if TYPE_CHECKING:
     from lattica.config import NodeConfig
@@ -212,14 +213,16 @@ class AsyncLattica(NodeFacade):
         """Have `await handler(stream)` run, on the calling loop, for every stream of `protocol`.
 
         Each runs as a task of its own. When it returns the stream is closed, when it raises the
-        stream is reset and the error logged. The tasks are cancelled when the node stops. For
+        stream is reset and the error logged. A plain function, which would hold the loop up, is
+        refused with LocalProtocolError, or, if that shows only when it returns, logged as an error.
+        The tasks are cancelled when the node stops. For
         `replace`, `cancel_when_gone` and `limit` see `Node.handle`.
         """
         loop = asyncio.get_running_loop()
         handle = partial(
             self._node.handle, replace=replace, cancel_when_gone=cancel_when_gone, limit=limit
         )
-        self._check_handler(handler)
+        check_async_handler(handler)  # before it is wrapped
         await self._bridge.acall_plain(
             handle,
             protocol,
@@ -584,7 +587,7 @@ class _HandlerTasks:
         assert task is not None
         self._tasks.add(task)
         try:
-            await handler(stream)
+            await require_awaitable(handler(stream))
         finally:
             self._tasks.discard(task)
 

@@ -24,6 +24,7 @@ from lattica.nat.base.buffers import AnyBuffer, AnyWritableBuffer, flat_bytes, w
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.in_process import InProcess
 from lattica.nat.base.wire import encode_length_prefixed
+from lattica.nat.swarm.handler_kind import check_plain_handler
 
 if TYPE_CHECKING:
     from lattica.config import NodeConfig
@@ -222,13 +223,15 @@ class Lattica(NodeFacade):
         """Have `handler(stream)` called, in a thread, for every stream of `protocol`.
 
         When it returns the stream is closed, when it raises the stream is reset and the error
-        logged. Threads are made as they are needed. At most `max_handler_threads` handlers run at
-        once, and `limit` of this protocol; further streams wait, unread, so that their senders are
-        held up by flow control. A WARNING says when the threads are nearly all busy, and with
-        what. For `replace` and `limit` see `Node.handle`.
+        logged. An async function, of which nothing would run, is refused with LocalProtocolError,
+        or, if that shows only in what it returns, logged as an error. Threads are made as they are
+        needed. At most `max_handler_threads` handlers run at once, and `limit` of this protocol;
+        further streams wait, unread, so that their senders are held up by flow control. A WARNING
+        says when the threads are nearly all busy, and with what. For `replace` and `limit` see
+        `Node.handle`.
         """
         handle = partial(self._node.handle, replace=replace, limit=limit)
-        self._check_handler(handler)
+        check_plain_handler(handler)  # before it is wrapped
         self._bridge.call_plain(
             handle,
             protocol,

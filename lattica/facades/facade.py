@@ -139,12 +139,6 @@ class NodeFacade(NodeInProcess):
         """Seconds that handlers have to return when the node has stopped."""
         return 0.0 if self._opened is None else self._opened[0].config.swarm.timeouts.shutdown
 
-    def _check_handler(self, handler: object) -> None:
-        """Before it is wrapped: what the node would see can always be called."""
-        from lattica.nat.swarm.protocols import check_handler
-
-        check_handler(handler)
-
     def _discard(self, stream: Stream) -> None:
         """Dispose of a stream whose opener has gone away."""
         self._bridge.soon(stream.reset)

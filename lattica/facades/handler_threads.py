@@ -13,6 +13,7 @@ import trio
 from lattica.facades.bridge import Bridge
 from lattica.facades.handoff import StreamCore
 from lattica.nat.base.foreign_code import described
+from lattica.nat.swarm.handler_kind import require_finished
 from lattica.nat.swarm.handler_places import HandlerPlaces
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class HandlerThreads:
             self._running.add(me)
         try:
             self._bridge.check()
-            handler(stream)
+            require_finished(handler(stream))
         except Exception:
             raise
         except BaseException as exc:  # a handler's sys.exit() must not end the node

@@ -14,6 +14,7 @@ from lattica.nat.base.foreign_code import parted
 from lattica.nat.base.peer_log import peer_log
 from lattica.nat.mux.stream import Stream
 from lattica.nat.secure.multistream import Responder, check_protocol
+from lattica.nat.swarm.handler_kind import check_async_handler, require_awaitable
 from lattica.nat.swarm.handler_places import HandlerPlaces
 
 logger = logging.getLogger(__name__)
@@ -22,12 +23,6 @@ StreamHandler = Callable[[Stream], Awaitable[object]]
 
 APPLICATION = "the application"
 """Who serves what no part of the node does."""
-
-
-def check_handler(handler: object) -> None:
-    """Raises LocalProtocolError for what cannot be called with a stream."""
-    if not callable(handler):
-        raise LocalProtocolError(f"a handler is a function of a stream, not {handler!r:.100}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +42,11 @@ class _Served:
 
     async def _handle(self, stream: Stream) -> None:
         if not self.cancel_when_gone:
-            await self.handler(stream)
+            await require_awaitable(self.handler(stream))
             return
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_cancel_when_gone, stream, nursery.cancel_scope)
-            await self.handler(stream)
+            await require_awaitable(self.handler(stream))
             nursery.cancel_scope.cancel()
 
 
@@ -105,10 +100,10 @@ class ProtocolTable:
 
         Raises:
             LocalProtocolError: another owner serves it, the name cannot be one, the handler
-                cannot be called, or the limit is less than 1.
+                is none or a plain function, or the limit is less than 1.
         """
         check_protocol(protocol)
-        check_handler(handler)
+        check_async_handler(handler)
         if limit is not None and limit < 1:
             raise LocalProtocolError(f"limit: at least 1 handler, not {limit}")
         served = self._served.get(protocol)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import traceback
 from collections.abc import Callable, Collection, Mapping
@@ -36,7 +37,8 @@ _MAX_TRACEBACK: Final = 10_000
 _MAX_CODE: Final = 2**31
 
 Authorize = Callable[[CallContext], object]
-"""Raises :class:`PermissionDeniedError` (or another error), or returns False, to refuse a call."""
+"""Raises :class:`PermissionDeniedError` (or another error), or returns False, to refuse a call.
+A plain function: nobody would wait for what an async one finds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,14 @@ class ServedMethod:
             raise PermissionDeniedError(
                 f"{context.peer} may not call {context.method}", may_have_run=False
             )
-        if self.authorize is not None and self.authorize(context) is False:
+        verdict = None if self.authorize is None else self.authorize(context)
+        if inspect.iscoroutine(verdict):
+            verdict.close()
+            raise PermissionDeniedError(
+                f"{context.method} is refused: authorize is async, so that nothing of it has run",
+                may_have_run=False,
+            )
+        if verdict is False:
             raise PermissionDeniedError(f"{context.method} is refused", may_have_run=False)
 
     async def run(self, args: list[Any], keywords: dict[str, Any]) -> Any:

@@ -74,6 +74,10 @@ class Server:
         replace: bool,
     ) -> Service:
         """See :meth:`lattica.rpc.rpc.Rpc.serve`."""
+        if inspect.iscoroutinefunction(authorize) or inspect.iscoroutinefunction(
+            getattr(authorize, "__call__", None)  # noqa: B004 -- of an object
+        ):
+            raise LocalProtocolError("authorize is an async function: it must be a plain one")
         service = define(interface or type(implementation), self.types, name)
         if service.name in self._services and not replace:
             raise LocalProtocolError(f"{service.name} is served already; pass replace=True")

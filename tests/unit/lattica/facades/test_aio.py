@@ -293,6 +293,26 @@ def test_what_cannot_be_called_is_no_handler(node: FakeNode) -> None:
     in_asyncio(main)
 
 
+def test_a_plain_function_is_no_handler_for_asyncio(node: FakeNode) -> None:
+    def plain(stream: AsyncStream) -> None: ...
+
+    async def main() -> None:
+        wrong: Any = plain
+        unseen: Any = lambda stream: None  # noqa: E731
+        async with AsyncLattica() as lattica:
+            with pytest.raises(LocalProtocolError, match="plain is a plain function: Node and"):
+                await lattica.handle("/p", wrong)
+            assert "/p" not in node.handlers
+            await lattica.handle("/p", unseen)
+            async with await lattica.open_stream("self", "/p") as stream:
+                with pytest.raises(StreamResetError):
+                    await stream.receive_some(timeout=PATIENCE)
+        (error,) = node.failures
+        assert "Lattica plain functions" in str(error)
+
+    in_asyncio(main)
+
+
 def test_what_the_node_serves_is_replaced_on_request_only(node: FakeNode) -> None:
     async def mine(stream: AsyncStream) -> None:
         await stream.send_all(b"mine")

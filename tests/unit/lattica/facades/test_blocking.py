@@ -9,9 +9,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -505,6 +506,38 @@ def test_what_cannot_be_called_is_no_handler(lattica: Lattica, node: FakeNode) -
     with pytest.raises(LocalProtocolError, match="a handler is a function of a stream, not None"):
         lattica.handle("/p", wrong)
     assert "/p" not in node.handlers
+
+
+def test_an_async_function_is_no_handler_for_threads(lattica: Lattica, node: FakeNode) -> None:
+    async def handler(stream: object) -> None: ...
+
+    async def generator(stream: object) -> AsyncIterator[bytes]:
+        yield b""
+
+    class Served:
+        async def __call__(self, stream: object) -> None: ...
+
+        async def method(self, stream: object) -> None: ...
+
+    wrong: list[Any] = [handler, partial(handler), Served(), partial(Served()), Served().method]
+    for each in wrong:
+        with pytest.raises(LocalProtocolError, match="an async function: Node and AsyncLattica"):
+            lattica.handle("/p", each)
+    with pytest.raises(LocalProtocolError, match="yields"):
+        lattica.handle("/p", generator)
+    assert "/p" not in node.handlers
+
+
+def test_a_handler_that_returns_what_did_not_run_has_failed(
+    lattica: Lattica, node: FakeNode
+) -> None:
+    async def handler(stream: object) -> None: ...
+
+    lattica.handle("/p", lambda stream: handler(stream))
+    with lattica.open_stream("self", "/p") as stream, pytest.raises(StreamResetError):
+        stream.receive_some(timeout=PATIENCE)
+    (error,) = node.failures
+    assert "returned a coroutine, unrun" in str(error)
 
 
 def test_what_the_node_serves_is_replaced_on_request_only(lattica: Lattica) -> None:

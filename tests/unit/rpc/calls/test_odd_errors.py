@@ -17,11 +17,13 @@ import numpy as np
 import pytest
 import trio
 
+from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.exception_groups import leaves
 from lattica.rpc import (
     CallContext,
     InvalidArgumentError,
     NotFoundError,
+    PermissionDeniedError,
     RpcError,
     UnknownError,
     method,
@@ -211,6 +213,23 @@ async def test_the_hook_that_authorizes_may_raise_anything() -> None:
             await _streamed(stub, "stream", how)
             with trio.fail_after(5):
                 assert await stub.ok() == 1, how
+
+
+async def test_a_hook_that_authorizes_in_vain_lets_nobody_in() -> None:
+    async def nobody(context: CallContext) -> bool:
+        return False
+
+    class Nobody:
+        async def __call__(self, context: CallContext) -> bool:
+            return False
+
+    async with rpc_pair() as pair:
+        for authorize in (nobody, Nobody()):
+            with pytest.raises(LocalProtocolError, match="must be a plain one"):
+                _serve(pair, authorize=authorize)
+        stub = _serve(pair, authorize=lambda context: nobody(context))
+        with pytest.raises(PermissionDeniedError, match="authorize is async"):
+            await stub.ok()
 
 
 async def test_a_defect_costs_the_call_and_not_those_behind_it(
