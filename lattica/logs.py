@@ -71,7 +71,8 @@ class JsonFormatter(logging.Formatter):
 class _DescriptorHandler(logging.Handler):
     """Writes to a descriptor whose reader may stall, which must not stop the program.
 
-    Lines that nobody reads are dropped after a while; how many is logged in their place.
+    Lines that nobody reads, or for which the disk has no room, are dropped after a while; how many
+    is logged in their place.
     """
 
     def __init__(self, descriptor: int, encoding: str) -> None:
@@ -79,7 +80,7 @@ class _DescriptorHandler(logging.Handler):
         self._writer = LineWriter(descriptor, self._tell_lost, encoding)
 
     def _tell_lost(self, count: int) -> str:
-        text = "%s log lines were dropped here: nobody read them"
+        text = "%s log lines were dropped here: nobody read them, or the disk was full"
         return self.format(
             logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, (count,), None)
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import logging
 import re
 import sys
 from collections.abc import Iterator
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from lattica.node import Node
 
 
+logger = logging.getLogger(__name__)
+
+
 def event_object(event: DataclassInstance) -> dict[str, object]:
     """`{"event": "peer_connected", …}`: the class's name, and its fields as JSON values."""
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(event).__name__).lower()
@@ -32,9 +37,8 @@ class EventOutput:
     """Writes events to standard output; made by :func:`event_output`.
 
     A reader that stalls stops nothing: events wait in a bounded queue, then are dropped, and when
-    it is back an `events_lost` in their place says how many. Each method raises
-    :class:`BrokenPipeError` when nobody can read any more, and
-    :class:`~lattica.cli.terminal.OutputError` when standard output refuses otherwise.
+    it is back an `events_lost` in their place says how many. A full disk is taken the same way, and
+    logged. Each method raises :class:`BrokenPipeError` when nobody can read any more.
     """
 
     def __init__(self, writer: LineWriter) -> None:
@@ -68,11 +72,18 @@ class EventOutput:
 def event_output() -> Iterator[EventOutput]:
     """Write events to standard output; at the end, what waits has a second to be read."""
     sys.stdout.flush()
-    writer = LineWriter(sys.stdout.fileno(), _lost)
+    writer = LineWriter(sys.stdout.fileno(), _lost, refused=_refused)
     try:
         yield EventOutput(writer)
     finally:
         writer.close()
+
+
+def _refused(error: OSError) -> None:
+    logger.warning(
+        "standard output takes no events: %s; they are dropped and counted until it does",
+        "the disk is full" if error.errno == errno.ENOSPC else error.strerror,
+    )
 
 
 def _lost(count: int) -> str:

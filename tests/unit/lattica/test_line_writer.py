@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -123,6 +125,51 @@ def test_a_closed_reader_is_an_error_for_the_next() -> None:
                 writer.write("more")
     finally:
         os.close(writing)
+
+
+class Disk:
+    """Has room for so many bytes, and then none."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, room: int, error: int) -> None:
+        self.room = room
+        self.error = error
+        self._write = os.write
+        monkeypatch.setattr("lattica.line_writer.os.write", self.write)
+
+    def write(self, descriptor: int, data: bytes | memoryview) -> int:
+        if not self.room:
+            raise OSError(self.error, os.strerror(self.error))
+        count = self._write(descriptor, bytes(data)[: self.room])
+        self.room -= count
+        return count
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO])
+@pytest.mark.parametrize("long", [False, True])
+def test_a_full_disk_is_told_once_and_tried_again_with_the_next_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: int, long: bool
+) -> None:
+    """Also in the middle of a line, which then has its end before the next one."""
+    disk = Disk(monkeypatch, 20, error)
+    told: list[int | None] = []
+    first = "first " + ("x" * 100_000 if long else "and not whole at once")
+    with open(tmp_path / "lines", "wb") as file:
+        writer = LineWriter(file.fileno(), lost, refused=lambda refusal: told.append(refusal.errno))
+        for line in (first, "two", "three\nlines"):
+            writer.write(line)
+            writer.close()
+        assert told == [error]
+        disk.room = 1_000_000
+        writer.write("four")
+        writer.close()
+        disk.room = 0
+        for line in ("five", "six"):
+            writer.write(line)
+        disk.room = 1_000_000
+        writer.write("seven")
+    assert told == [error, error]
+    lines = (tmp_path / "lines").read_text().splitlines()
+    assert lines == [first, "lost 2", "four", "lost 2", "seven"]
 
 
 def test_closing_waits_for_what_is_queued_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

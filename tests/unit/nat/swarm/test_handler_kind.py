@@ -23,7 +23,7 @@ async def coroutine(stream: object) -> None: ...
 def plain(stream: object) -> None: ...
 
 
-def untyped(stream):  # type: ignore[no-untyped-def]
+def untyped(stream: Any) -> Any:
     return coroutine(stream)
 
 
@@ -71,16 +71,18 @@ def test_a_handler_of_the_other_kind_is_refused_and_the_right_class_named(
 def test_generators_are_no_handlers_and_what_does_not_show_is_taken(
     check: Callable[[object], None],
 ) -> None:
-    for handler in (generator, async_generator, partial(generator)):
+    generators: list[object] = [generator, async_generator, partial(generator)]
+    for handler in generators:
         with pytest.raises(LocalProtocolError, match="yields"):
             check(handler)
-    for handler in (untyped, lambda stream: None, print):
+    unseen: list[object] = [untyped, lambda stream: None, print]
+    for handler in unseen:
         check(handler)
 
 
 def test_what_a_handler_returns_tells_the_rest() -> None:
     with pytest.raises(TypeError, match="plain function"):
-        require_awaitable(plain(None))
+        require_awaitable(untyped.__doc__)
     for value in (None, 5, "done"):
         require_finished(value)
     for unrun in (coroutine(None), generator(None), async_generator(None)):
