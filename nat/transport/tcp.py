@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 import threading
+from collections.abc import Iterator
 
 import trio
 
@@ -211,11 +212,12 @@ class TcpTransport:
             raise AddressError(f"the name {endpoint.host} was not resolved")
         family, name = endpoint.family, endpoint.socket_name
         if source_port is not None:
-            try:
-                return await self._connect(family, name, ("", source_port), max_segment)
-            except OSError as error:
-                if error.errno not in _SOURCE_UNAVAILABLE:
-                    raise
+            for ip in _source_ips(family, name):
+                try:
+                    return await self._connect(family, name, (ip, source_port), max_segment)
+                except OSError as error:
+                    if error.errno not in _SOURCE_UNAVAILABLE:
+                        raise
         source = (source_ip, 0) if source_ip else None
         return await self._connect(family, name, source, max_segment)
 
@@ -309,6 +311,17 @@ def _is_own_port(addr: Multiaddr, port: int) -> bool:
                 finally:
                     sock.detach()  # it is somebody else's
     return False
+
+
+def _source_ips(family: socket.AddressFamily, name: SocketName) -> Iterator[str]:
+    """Where to bind a port for a connection: at all addresses, else at the one that it needs.
+
+    By chance another program may have the port at another address of this machine.
+    """
+    yield ""
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.connect(name)
+        yield str(sock.getsockname()[0])
 
 
 def _share_port(sock: socket.socket) -> None:

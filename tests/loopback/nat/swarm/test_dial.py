@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import traceback
 
 import pytest
@@ -17,7 +18,7 @@ from lattica.errors import (
     ResourceLimitError,
 )
 from lattica.nat.base.keys.identity import Identity
-from lattica.nat.base.net.addresses import with_peer
+from lattica.nat.base.net.addresses import to_endpoint, with_peer
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.config import AccessRules, Limits, Timeouts
 from lattica.nat.mux.connection import Direction
@@ -112,6 +113,16 @@ async def test_dialing_from_the_listening_port():
     async with running() as server, running(dial_from_listen_port=False) as client:
         connection = await client.dial(None, [addr_of(server)])
         assert connection.local_addr != addr_of(client)
+
+
+@pytest.mark.only_over("tcp", "source ports are TCP's")
+async def test_dialing_from_a_listening_port_that_another_has_at_another_address():
+    """As any program may by chance, with a connection from a port of the kernel's choice."""
+    with socket.socket() as other:
+        async with running() as server, running() as client:
+            other.bind(("127.0.0.2", to_endpoint(addr_of(client)).port))
+            connection = await client.dial(None, [addr_of(server)])
+            assert connection.local_addr == addr_of(client)
 
 
 async def test_nobody_connects_to_himself():
