@@ -26,21 +26,23 @@ import re
 import stat
 import tomllib
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Final, Union, get_args, get_origin, get_type_hints
 
 from lattica.logs import LEVELS
 from lattica.nat.base.checks import FieldError, require_texts
-from lattica.nat.base.errors import ConfigError
+from lattica.nat.base.errors import AddressError, ConfigError
+from lattica.nat.base.keys.peer_id import parse_peer_id
 from lattica.nat.base.keys.private_file import (
     UnprotectedFileError,
     check_private,
     read_private_file,
 )
 from lattica.nat.base.keys.swarm_key import parse_swarm_key
+from lattica.nat.base.net.addresses import Kind, kind_of, parse_multiaddr, split_peer
 from lattica.nat.config import SwarmConfig
 from lattica.nat.traversal.config import TraversalConfig
 from lattica.rpc.config import RpcConfig
@@ -269,13 +271,14 @@ def _decode_source(settings: Iterator[_Raw]) -> dict[str, _Given]:
                 f"such as {next(leaf for leaf in leaves if leaf.startswith(name + '.'))}"
             )
         if name not in leaves:
-            close = difflib.get_close_matches(name, leaves, n=1)
+            close = difflib.get_close_matches(name, [*leaves, *groups], n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise ConfigError(f"{where}: there is no such setting{hint}")
         value = _decode(leaves[name], raw, source, where)
         if name == _KEY_FILE and isinstance(value, Path):
             value = _read_key_file(value, where)
         target = _TARGETS.get(name, name)
+        _check_items(target, value, where)
         if target in decoded:
             raise ConfigError(f"{where}: sets the same as {decoded[target].where}; give only one")
         decoded[target] = _Given(value, where)
@@ -329,6 +332,34 @@ def _build(cls: type, prefix: str, given: Mapping[str, _Given]) -> object:
         name = prefix + error.field
         where = given[name].where if name in given else name
         raise ConfigError(f"{where}: {error.problem}") from None
+
+
+def _check_relay(text: str) -> None:
+    addr, relay = split_peer(parse_multiaddr(text))
+    if relay is None or kind_of(addr) is Kind.CIRCUIT or not addr.to_bytes():
+        raise AddressError(f"a relay's address must end in its /p2p/ID, unlike {text!r:.200}")
+
+
+_ITEMS: Final[Mapping[str, Callable[[str], object]]] = {
+    "swarm.listen": parse_multiaddr,
+    "nat.relay.relays": _check_relay,
+    "bootstrap": parse_multiaddr,
+    "swarm.access.allow_peers": parse_peer_id,
+    "swarm.access.deny_peers": parse_peer_id,
+    "nat.relay_server.allow_peers": parse_peer_id,
+}
+"""What reads each text of a list, and raises for one that is none: here it is known who gave it."""
+
+
+def _check_items(name: str, value: object, where: str) -> None:
+    check = _ITEMS.get(name)
+    if check is None or not isinstance(value, tuple):
+        return
+    for item in value:
+        try:
+            check(item)
+        except (AddressError, ValueError) as error:
+            raise ConfigError(f"{where}: {error}") from None
 
 
 def _read_key_file(path: Path, where: str) -> bytes:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from lattica.config import (
     NodeConfig,
     default_data_dir,
+    explain_config,
     load_config,
 )
 from lattica.errors import ConfigError
@@ -65,12 +66,51 @@ def test_precedence_is_per_setting(tmp_path: Path) -> None:
     assert config.swarm.limits.max_pending_inbound == Limits().max_pending_inbound
 
 
+PEER = "12D3KooWBHykBpSdobvEGRWre66uNeS98U7tVD7zLG3WszqD9pUx"
+
+
+@pytest.mark.parametrize(
+    ("setting", "item", "said"),
+    [
+        ("relays", "foo", "is not a multiaddr"),
+        ("relays", "/ip4/192.0.2.1/tcp/1", "must end in its /p2p/ID"),
+        ("nat.relay.relays", f"/ip4/192.0.2.1/tcp/1/p2p/{PEER}/p2p-circuit/p2p/{PEER}", "/p2p/ID"),
+        ("listen", "/ip4/0.0.0.0/tcp/99999", "port '99999'"),
+        ("listen", "0.0.0.0:4001", "write it as /ip4/0.0.0.0/tcp/4001"),
+        ("bootstrap", f"/ip4/192.0.2.1/tcp/1/p2p/{PEER[:-1]}", "is not a multiaddr"),
+        ("swarm.access.allow_peers", "me", "not a peer ID"),
+        ("swarm.access.deny_peers", "me", "not a peer ID"),
+        ("nat.relay_server.allow_peers", "me", "not a peer ID"),
+    ],
+)
+def test_what_is_no_address_is_told_where_it_was_given(
+    tmp_path: Path, setting: str, item: str, said: str
+) -> None:
+    variable = "LATTICA_" + setting.upper().replace(".", "__")
+    file = write(tmp_path, f"{setting} = ['{item}']")
+    for load in (load_config, explain_config):
+        for where, arguments in (
+            (f"environment variable {variable}", (None, {variable: item})),
+            (f"{file}: {setting}", (file, {})),
+            (f"argument {setting}", (None, {}, {setting: (item,)})),
+        ):
+            with pytest.raises(ConfigError) as caught:
+                load(*arguments)
+            assert str(caught.value).startswith(f"{where}: ")
+            assert said in str(caught.value)
+
+
+def test_a_group_that_is_misspelled_is_suggested(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"did you mean swarm\.limits\?"):
+        load_config(write(tmp_path, "[swarm.limit]\nmax_connections = 5"), {})
+
+
 def test_every_type_from_toml(tmp_path: Path) -> None:
     file = write(
         tmp_path,
         f"""
         identity_path = "keys/me.key"
-        bootstrap = ["/ip4/192.0.2.1/tcp/1/p2p/X", "/ip4/192.0.2.2/tcp/2/p2p/Y"]
+        bootstrap = ["/ip4/192.0.2.1/tcp/1/p2p/{PEER}", "/ip4/192.0.2.2/tcp/2"]
         data_dir = "/var/lib/lattica"
         listen = []
 

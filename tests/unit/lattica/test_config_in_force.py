@@ -57,9 +57,12 @@ def test_a_bad_environment_is_an_error_of_who_starts(monkeypatch):
         pass
 
 
+RELAY = "/ip4/192.0.2.1/tcp/1/p2p/12D3KooWBHykBpSdobvEGRWre66uNeS98U7tVD7zLG3WszqD9pUx"
+
+
 def test_where_each_setting_comes_from(tmp_path):
     file = tmp_path / "node.toml"
-    file.write_text('relays = ["/ip4/192.0.2.1/tcp/1"]\n[swarm.limits]\nmax_connections = 5\n')
+    file.write_text(f'relays = ["{RELAY}"]\n[swarm.limits]\nmax_connections = 5\n')
     environment = {"LATTICA_SWARM__LIMITS__MAX_CONNECTIONS": "9", "LATTICA_LOG_LEVEL": "error"}
     found = {one.name: one for one in explain_config(file, environment, {"bootstrap": []})}
     assert found["swarm.limits.max_connections"].value == 5
