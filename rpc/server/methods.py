@@ -147,11 +147,8 @@ class ServedMethod:
             return _told(error)
         self._log(error, peer)
         shown = "".join(traceback.format_exception(error)) if send_traceback else ""
-        code = StatusCode.UNKNOWN
-        if isinstance(error, NotImplementedError):
-            code = StatusCode.UNIMPLEMENTED
         facts = {"type": type(error).__name__[:200], "traceback": shown[-_MAX_TRACEBACK:]}
-        return Failure(code, described(error)[:_MAX_MESSAGE], facts)
+        return Failure(StatusCode.UNKNOWN, described(error)[:_MAX_MESSAGE], facts)
 
     def _log(self, error: BaseException, peer: PeerId) -> None:
         """A caller may make a handler fail as often as it likes."""

@@ -232,6 +232,21 @@ async def test_a_hook_that_authorizes_in_vain_lets_nobody_in() -> None:
             await stub.ok()
 
 
+async def test_what_a_handler_has_not_implemented_has_run() -> None:
+    """Unimplemented is what the server does not know, and says that nothing has run."""
+
+    class Unfinished:
+        async def work(self) -> None:
+            raise NotImplementedError("later")
+
+    async with rpc_pair() as pair:
+        pair.server.serve(Unfinished())
+        stub = pair.client.stub(pair.server_host.peer_id, Unfinished)
+        with pytest.raises(UnknownError, match="NotImplementedError: later") as caught:
+            await stub.work()
+        assert caught.value.may_have_run
+
+
 async def test_a_defect_costs_the_call_and_not_those_behind_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
