@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import inspect
 import types
@@ -122,6 +123,9 @@ def _default(member: Field[Any]) -> str:
 
 def main() -> None:
     """Write the document."""
+    argparse.ArgumentParser(
+        prog="python -m tools.settings_reference", description=f"Write {TARGET.name} anew."
+    ).parse_args()
     TARGET.write_text(reference())
 
 
