@@ -17,8 +17,10 @@ class ReceiveBudget:
         self.used = 0
         self._used_by: Counter[PeerId] = Counter()
 
-    def reserve(self, peer: PeerId, size: int) -> None:
-        """Take `size` bytes. Raises ResourceExhaustedError, which names the budget."""
+    def check(self, peer: PeerId, size: int) -> None:
+        """Whether there is room for `size` bytes more, which are not taken: what somebody says will
+        come costs nothing. Raises ResourceExhaustedError, which names the budget.
+        """
         for used, limit, name in (
             (self.used, self._total, "receive_memory"),
             (self._used_by[peer], self._per_peer, "receive_memory_per_peer"),
@@ -30,6 +32,10 @@ class ReceiveBudget:
                     may_have_run=False,
                     retry_after=None if size > limit else 0.5,
                 )
+
+    def reserve(self, peer: PeerId, size: int) -> None:
+        """Take `size` bytes. Raises as :meth:`check` does."""
+        self.check(peer, size)
         self.used += size
         self._used_by[peer] += size
 

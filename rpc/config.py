@@ -43,8 +43,8 @@ class RpcConfig:
     receive_memory: int = field(default_factory=_half_of_memory)
     """Bytes that the large bodies which are being received and worked on may take, over all
     peers. By default half of the machine's memory."""
-    receive_memory_per_peer: int = field(default_factory=_half_of_memory)
-    """The same for one peer."""
+    receive_memory_per_peer: int = field(default_factory=lambda: _half_of_memory() // 4)
+    """The same for one peer. By default a quarter of that."""
     max_skeleton: int = MIB
     """Bytes of a message apart from its large buffers: of lists, dicts, numbers and texts. Larger
     ones are refused with this setting's name."""

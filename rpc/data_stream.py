@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,10 @@ _SKELETON_COST = 24
 """Bytes that a byte of a large skeleton counts for: what is made of it is larger than it is."""
 _ITEM_COST = 128
 """Bytes that a list, dict or special value counts for besides."""
+_STEP = 1024 * 1024
+"""Bytes of a body for which memory is reserved at a time, as they arrive."""
+BODY_STALL = 60.0
+"""Seconds for a part of a body of at most :data:`_STEP` bytes, after which it is given up."""
 _MANY_ITEMS = 8192
 """Of these in a skeleton, from which it is decoded in a thread."""
 
@@ -47,8 +52,8 @@ class Message:
 class DataStream:
     """Sends and receives messages; one task may do the one while another does the other.
 
-    Memory for a large message is asked of the budget before it is taken, and given back when the
-    next one is received, or by :meth:`release`.
+    Memory for a message is asked of the budget as it arrives, and given back when the next one is
+    received, or by :meth:`release`: who only says that much will come keeps nobody else out.
     """
 
     def __init__(
@@ -134,8 +139,10 @@ class DataStream:
         self._check_skeleton(prefix.skeleton)
         is_large = size > CONTROL_BODY
         if is_large:
-            self._reserve(size)
-        skeleton = await self.stream.receive_exactly(prefix.skeleton)
+            self._budget.check(self.stream.peer_id, size)
+            skeleton = await self._receive_bytes(prefix.skeleton)
+        else:  # soon done, and often
+            skeleton = await self.stream.receive_exactly(prefix.skeleton)
         if prefix.kind is not Kind.CALL or not (is_large or prefix.is_compressed):
             admit = None
         if prefix.is_compressed:
@@ -172,8 +179,9 @@ class DataStream:
         sizes = tuple(each >> 1 for each in prefix.buffers)
         packed = Compressed(skeleton, sizes)
         self._check_skeleton(packed.skeleton)
+        self._budget.check(self.stream.peer_id, packed.size)
+        received = [await self._receive_bytes(size) for size in sizes]
         self._reserve(packed.size)
-        received = [await self.stream.receive_exactly(size) for size in sizes]
         if packed.size <= IN_THREAD and len(sizes) <= MANY_BUFFERS:
             return packed.unpack(received)
         return await trio.to_thread.run_sync(packed.unpack, received)
@@ -219,15 +227,35 @@ class DataStream:
         self, size: int, immutable: bool, place: memoryview | None
     ) -> bytes | memoryview:
         if immutable:
-            return await self.stream.receive_exactly(size)
+            return await self._receive_bytes(size)
         memory = allocate(size) if place is None else place
         filled = 0
-        while filled < size:
-            received = await self.stream.receive_into(memory[filled:])
-            if not received:
-                raise IncompleteReadError("the stream ended inside a message of RPC")
-            filled += received
+        for end in range(min(_STEP, size), size + _STEP, _STEP):
+            end = min(end, size)
+            self._reserve(end - filled)
+            with self._in_time():
+                while filled < end:
+                    received = await self.stream.receive_into(memory[filled:end])
+                    if not received:
+                        raise IncompleteReadError("the stream ended inside a message of RPC")
+                    filled += received
         return memory
+
+    async def _receive_bytes(self, size: int) -> bytes:
+        parts = []
+        for start in range(0, size, _STEP):
+            step = min(_STEP, size - start)
+            self._reserve(step)
+            with self._in_time():
+                parts.append(await self.stream.receive_exactly(step))
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    @contextmanager
+    def _in_time(self) -> Iterator[None]:
+        with trio.move_on_after(BODY_STALL) as scope:
+            yield
+        if scope.cancelled_caught:
+            raise IncompleteReadError(f"too little of a message of RPC came in {BODY_STALL:.0f} s")
 
     def release(self) -> None:
         """Give back the memory of the last message to the budget. Idempotent."""

@@ -16,11 +16,13 @@ from lattica.nat.base.wire import encode_length_prefixed, encode_uvarint
 from lattica.nat.mux.stream import Stream
 from lattica.rpc import (
     DeadlineExceededError,
+    RpcConfig,
     UnavailableError,
     UnknownError,
     open_rpc,
     with_options,
 )
+from lattica.rpc.data_stream import BODY_STALL
 from lattica.rpc.protocol.client_core import ClientCore
 from lattica.rpc.protocol.frames import (
     CONTROL,
@@ -123,6 +125,30 @@ async def test_a_caller_that_sends_half_a_body_and_no_more(
         await trio.sleep(1)
         stream.reset()
         assert await pair.stub.shout("b") == "B"
+        assert pair.server.statistics().receive_memory == 0
+
+
+async def test_a_body_that_is_only_claimed_keeps_nobody_out(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    size = 3_000_000
+    config = RpcConfig(receive_memory=4_000_000, receive_memory_per_peer=4_000_000)
+    async with rpc_pair(config, RpcConfig()) as pair:
+        streams = []
+        for immutable in (0, 1):
+            stream = await pair.client_host.open_stream(pair.server_host.peer_id, DATA)
+            head = b"\x96\xaeWorkshop.shout\x00\xc0\xc0\xc0\x90"
+            sizes = encode_uvarint(size << 1 | immutable)
+            await stream.send_all(bytes((0, len(head), 1)) + sizes + head)
+            streams.append(stream)
+        await trio.sleep(1)
+        assert pair.server.statistics().receive_memory < size
+        assert await pair.stub.echo(bytes(1_500_000)) == bytes(1_500_000)
+        for stream in streams:
+            with trio.fail_after(100), suppress(StreamResetError):
+                while await stream.receive_some():
+                    pass
+        assert trio.current_time() >= BODY_STALL
         assert pair.server.statistics().receive_memory == 0
 
 
