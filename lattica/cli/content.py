@@ -15,6 +15,7 @@ from lattica.cli.options import (
     ListenOption,
     OwnKeyOption,
     RelayOption,
+    named_path,
 )
 from lattica.cli.terminal import say, say_json
 
@@ -41,7 +42,10 @@ def register(app: typer.Typer) -> None:
 def publish_command(
     ctx: typer.Context,
     path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="File, or directory with all below it.")
+        Path,
+        typer.Argument(
+            metavar="PATH", parser=named_path, help="File, or directory with all below it."
+        ),
     ],
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Name shown to whoever fetches it.")
@@ -82,7 +86,11 @@ def fetch_command(
     out: Annotated[
         Path,
         typer.Option(
-            "-o", "--out", metavar="DIR", help="Directory to fetch into; made if necessary."
+            "-o",
+            "--out",
+            metavar="DIR",
+            parser=named_path,
+            help="Directory to fetch into; made if necessary.",
         ),
     ] = Path(),
     tensors: Annotated[
@@ -91,6 +99,13 @@ def fetch_command(
             metavar="GLOB", help="Only tensors with such names, as smaller safetensors files."
         ),
     ] = None,
+    replace: Annotated[
+        bool,
+        typer.Option(
+            "--replace",
+            help="With --tensors: replace files in DIR that have tensors which are not selected.",
+        ),
+    ] = False,
     delete: Annotated[
         bool,
         typer.Option(
@@ -126,6 +141,9 @@ def fetch_command(
 
         lattica fetch lattica1… -o ./one-layer --tensors 'model.layers.0.*'
 
+    A selection is written to a smaller file of the same name. Where one with other tensors has it,
+    the whole file or another selection, nothing is fetched, unless --replace is given.
+
     In GLOB, *, ? and brackets mean what they do in a shell. Brackets that belong to a name get a
     backslash:
 
@@ -134,7 +152,11 @@ def fetch_command(
     config = start(ctx, {"listen": listen}, keep_identity=own_key, quiet=True)
     from lattica.content import FetchOptions
 
-    options = FetchOptions(delete_former=delete, delete_matching=tuple(delete_matching or ()))
+    options = FetchOptions(
+        delete_former=delete,
+        delete_matching=tuple(delete_matching or ()),
+        replace_tensors=replace,
+    )
     code = run(_fetch, config, ref, out, tensors, options, as_json)
     if code:
         raise typer.Exit(code)

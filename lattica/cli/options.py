@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+def named_path(text: str) -> Path:
+    """A path that was named: an empty text, as of an unset variable, is not taken as `.`."""
+    if not text:
+        raise typer.BadParameter("it is empty; name a file or directory; '.' is this one")
+    return Path(text)
+
 
 ListenOption = Annotated[
     list[str] | None,

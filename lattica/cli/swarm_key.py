@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from lattica.cli.options import named_path
 from lattica.cli.terminal import say
 
 
@@ -17,7 +18,10 @@ def register(app: typer.Typer) -> None:
 
 def swarm_key_command(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Where to write it; never overwritten.")
+        Path,
+        typer.Argument(
+            metavar="FILE", parser=named_path, help="Where to write it; never overwritten."
+        ),
     ] = Path("swarm.key"),
 ) -> None:
     """Make the key of a private network.

@@ -22,6 +22,7 @@ import trio
 from lattica.content.download.former import check_deletion, chosen, tidy
 from lattica.content.download.ledger import Ledger
 from lattica.content.download.local_files import LocalChunk, find_elsewhere, find_local_files
+from lattica.content.download.local_names import check_names, check_tensors_stay
 from lattica.content.download.obstacles import check_obstacles
 from lattica.content.download.partial import PartialFiles
 from lattica.content.download.plan import Plan, Span
@@ -94,6 +95,10 @@ class FetchOptions:
     """Remove others that are not part of this too: those whose name, or path within the directory,
     matches one of these globs (as in `fnmatch`, with case). Not in directories below that other
     fetches were into."""
+    replace_tensors: bool = False
+    """A file of a selection may replace one that has tensors which are not selected, for instance
+    the whole file or another selection of it. Without it that is an error before anything is
+    fetched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -417,7 +422,10 @@ class _Fetch:
                 bytes_total=plan.size,
             )
         )
+        check_names(plan, self._out_dir)
         await trio.to_thread.run_sync(check_obstacles, plan, self._out_dir, may_go)
+        if not self._options.replace_tensors:
+            await trio.to_thread.run_sync(check_tensors_stay, plan, self._out_dir)
         self._files = PartialFiles(plan, self._out_dir, may_go)
         with self._files as files:
             local = await find_local_files(plan, self._out_dir, self._checked)
@@ -666,7 +674,8 @@ async def fetch(
 
     `tensors` is a glob (as in `fnmatch`, with case; a backslash before `*`, `?`, a bracket or a
     backslash means that character): only safetensors files that have matching tensors are
-    written, and only with these.
+    written, and only with these. One that lies there with other tensors is not replaced, unless the
+    options say so (`replace_tensors`).
 
     Memory: some MiB, and about 200 bytes a chunk of usually 1 MiB. Disk and hashing happen in
     worker threads; a slow disk slows the provider down through the stream's backpressure.
@@ -681,5 +690,7 @@ async def fetch(
         ContentError: the rest.
     """
     parsed = Ticket.parse(ticket) if isinstance(ticket, str) else ticket
+    if out_dir == "":  # which Path takes as the current directory
+        raise ContentError("name a directory to fetch into; '.' is this one")
     work = _Fetch(node, parsed, Path(out_dir), progress, options or FetchOptions())
     return await work.run(tensors)

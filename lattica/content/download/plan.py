@@ -147,6 +147,14 @@ class Plan:
             raise ContentError(_no_match(manifest, tensors))
         self.outputs: Sequence[Output] = tuple(outputs)
 
+    def tensor_names(self, output: int) -> frozenset[str]:
+        """The tensors that an output of a selection has."""
+        layout = self.manifest.files[self._file_of[output]].layout
+        if layout is None or self.tensors is None:
+            return frozenset()
+        matches = _matcher(self.tensors)
+        return frozenset(tensor.name for tensor in layout.tensors if matches(tensor.name))
+
     @cached_property
     def size(self) -> int:
         """Bytes of all outputs."""

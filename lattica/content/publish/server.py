@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import trio
 
-from lattica.content.errors import ContentNotFoundError
+from lattica.content.errors import ContentError, ContentNotFoundError
 from lattica.content.events import HashCallback
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.manifest import MAX_CHUNK_BYTES
@@ -138,6 +138,8 @@ class Publisher(InProcess):
         """
         if not self._open:
             raise LocalProtocolError("a Publisher is used with `async with`")
+        if path == "":  # which Path takes as the current directory
+            raise ContentError("name a file or directory to publish; '.' is this one")
         publication = await make_publication(Path(path), name, progress)
         await self._node.wait_announced(announce_timeout)
         self.catalog.add(publication)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from lattica.content import FetchOptions, FetchResult, Publisher, fetch
 from lattica.content.download import former, local_files
@@ -281,6 +281,75 @@ async def test_beside_a_single_file_or_a_selection_nothing_is_removed(tmp_path, 
     assert present(out) == before
     result = await fetched(source, out, QUICK, tensors)
     assert result.other_files == result.former_files == ()
+
+
+async def refused_selection(source: Path, out: Path, tensors: str) -> str:
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    async with memory_node(1 << 20) as node, Publisher(node) as publisher:
+        ticket = await publisher.publish(source)
+        with pytest.raises(ContentError, match="would be lost") as refused:
+            await fetch(node, ticket, out, options=QUICK, tensors=tensors)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert not any(path.name.startswith(".lattica-") for path in out.iterdir())
+    return str(refused.value)
+
+
+async def test_a_selection_takes_no_tensors_away_unless_told(tmp_path):
+    source, out = sharded(tmp_path / "source", 2, tensors=6), tmp_path / "out"
+    await fetched(source, out)
+    shard = out / "model-00001-of-00002.safetensors"  # has t0, t2 and t4
+    said = await refused_selection(source, out, "t0")
+    assert f"{shard} has 2 tensors that are not selected and would be lost (t2, t4)" in said
+    assert "--replace" in said
+    allowed = replace(QUICK, replace_tensors=True)
+    await fetched(source, out, allowed, "t0")
+    assert set(load_file(shard)) == {"t0"}
+    # Of selections too; what has all that is there is fetched as it is.
+    assert "has 1 tensor " in await refused_selection(source, out, "t2")
+    before = shard.read_bytes()
+    await fetched(source, out, QUICK, "t0")
+    assert shard.read_bytes() == before
+    await fetched(source, out, QUICK, "t[02]")
+    assert set(load_file(shard)) == {"t0", "t2"}
+    await fetched(source, out)
+    assert shard.read_bytes() == (source / shard.name).read_bytes()
+
+
+async def test_a_selection_replaces_what_has_no_tensors_and_makes_what_is_missing(tmp_path):
+    source, out = sharded(tmp_path / "source", 1, tensors=2), tmp_path / "out"
+    out.mkdir()
+    shard = out / "model-00001-of-00001.safetensors"
+    shard.write_bytes(b"torn")
+    await fetched(source, out, QUICK, "t1")
+    assert set(load_file(shard)) == {"t1"}
+
+
+async def test_an_empty_text_is_no_directory(tmp_path, monkeypatch):
+    source, empty = tree(tmp_path / "source", {"a": "1"}), tmp_path / "cwd"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    async with memory_node(1 << 20) as node, Publisher(node) as publisher:
+        ticket = await publisher.publish(source)
+        with pytest.raises(ContentError, match="name a directory"):
+            await fetch(node, ticket, "")
+        monkeypatch.chdir(source)
+        with pytest.raises(ContentError, match="name a file or directory"):
+            await publisher.publish("")
+        assert len(list(publisher.catalog)) == 1
+    assert list(empty.iterdir()) == []
+
+
+async def test_names_that_the_locale_lacks_are_refused_before_anything_is_made(
+    tmp_path, monkeypatch
+):
+    source, out = tree(tmp_path / "source", {"a": "1", "ü.txt": "2"}), tmp_path / "out"
+    async with memory_node(1 << 20) as node, Publisher(node) as publisher:
+        ticket = await publisher.publish(source)
+        monkeypatch.setattr(os, "fsencode", lambda path: str(path).encode("ascii"))
+        with pytest.raises(StorageError, match=r"cannot name 'ü.txt'; set PYTHONUTF8=1"):
+            await fetch(node, ticket, out)
+        monkeypatch.undo()
+    assert not out.exists()
 
 
 async def test_however_many_directories_lie_side_by_side_and_in_each_other(tmp_path):
