@@ -106,6 +106,15 @@ class NodeConfig:
             raise FieldError("log_level", f"one of {', '.join(LEVELS)}", self.log_level)
 
 
+def require_config(config: object) -> None:
+    """Raises ConfigError unless it is a configuration, or None for the loaded one."""
+    if config is not None and not isinstance(config, NodeConfig):
+        raise ConfigError(
+            f"a node takes a NodeConfig, not {type(config).__name__}: "
+            "load_config(path) reads a file, NodeConfig(...) says it in Python"
+        )
+
+
 def key_file_in(data_dir: Path) -> Path:
     """Where the commands keep a peer's key unless `identity_path` is set."""
     return data_dir / "identity.key"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 import trio
 
 from lattica.bootstrap import BootstrapPeers
-from lattica.config import NodeConfig, load_config
+from lattica.config import NodeConfig, load_config, require_config
 from lattica.nat.base.errors import AddressError, ConnectionClosedError, LocalProtocolError
 from lattica.nat.base.exception_groups import leaves, unwrapped
 from lattica.nat.base.in_process import NodeInProcess
@@ -66,6 +66,7 @@ class Node(NodeInProcess):
     def __init__(
         self, config: NodeConfig | None = None, *, identity: Identity | None = None
     ) -> None:
+        require_config(config)
         self.config = load_config() if config is None else config
         path = self.config.identity_path if identity is None else None
         if identity is None:

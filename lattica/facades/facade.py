@@ -90,6 +90,9 @@ class NodeFacade(NodeInProcess):
     def __init__(
         self, config: NodeConfig | None = None, *, identity: Identity | None = None
     ) -> None:
+        from lattica.config import require_config
+
+        require_config(config)
         self._config = config
         self._identity = identity
         self._bridge: Bridge[tuple[Node, Content]] = Bridge(self._open, name=type(self).__name__)

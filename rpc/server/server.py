@@ -78,6 +78,9 @@ class Server:
             getattr(authorize, "__call__", None)  # noqa: B004 -- of an object
         ):
             raise LocalProtocolError("authorize is an async function: it must be a plain one")
+        if isinstance(implementation, type):
+            kind = implementation.__name__
+            raise LocalProtocolError(f"an object of {kind} is served, not the class: {kind}(...)")
         service = define(interface or type(implementation), self.types, name)
         if service.name in self._services and not replace:
             raise LocalProtocolError(f"{service.name} is served already; pass replace=True")

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
-from lattica import Lattica
+from lattica import AsyncLattica, Lattica
 from lattica.cli import app
 from lattica.config import NodeConfig, explain_config, load_config
 from lattica.errors import ConfigError
@@ -49,6 +49,13 @@ def test_nodes_without_a_configuration_have_the_loaded_one(tmp_path, monkeypatch
         loaded = not isinstance(config, NodeConfig) or config.swarm.listen == ()
         assert made.config.swarm.limits.max_connections == (77 if loaded else 4096)
         assert made.config.identity_path == (tmp_path / "key" if loaded else None)
+
+
+@pytest.mark.parametrize("kind", [Node, Lattica, AsyncLattica])
+@pytest.mark.parametrize("given", ["node.toml", {}, NodeConfig])
+def test_what_is_no_configuration(kind, given):
+    with pytest.raises(ConfigError, match=r"takes a NodeConfig, not .*load_config\(path\)"):
+        kind(given)
 
 
 def test_a_bad_environment_is_an_error_of_who_starts(monkeypatch):

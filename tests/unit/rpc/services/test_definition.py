@@ -228,3 +228,5 @@ async def test_interfaces_and_versions() -> None:
         assert await second.more() == "is not served"
         with pytest.raises(LocalProtocolError, match="has no ask"):
             pair.server.serve(object(), interface=Interface, name="X")
+        with pytest.raises(LocalProtocolError, match=r"not the class: Second\(\.\.\.\)"):
+            pair.server.serve(Second)
