@@ -263,7 +263,7 @@ FULL = "lattica: error: cannot write to standard output: the disk is full\n"
 
 @pytest.mark.parametrize(
     "command",
-    [["id"], ["--help"], ["fetch", "-h"], ["--version"], ["config", "show"], ["node", "--json"]],
+    [["id"], ["--help"], ["fetch", "-h"], ["--version"], ["config", "show"]],
     ids=" ".join,
 )
 def test_standard_output_that_is_full(tmp_path, command):
