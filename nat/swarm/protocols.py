@@ -151,11 +151,15 @@ class ProtocolTable:
                 stream.close()
         except BaseException as raised:  # of a handler, whose own may be no Exception
             passing, own = parted(raised)
-            if own is not None:
-                self._report(stream, own)
-            stream.reset()
-            if passing is not None:
-                raise passing from None
+            try:
+                if own is not None:
+                    self._report(stream, own)
+                stream.reset()
+                if passing is not None:
+                    raise passing from None
+            finally:
+                # Their tracebacks lead here: the stream would wait for the collector.
+                del passing, own
 
     def _report(self, stream: Stream, raised: BaseException) -> None:
         errors = leaves(raised)

@@ -497,10 +497,14 @@ class Swarm:
             await function(*args)
         except BaseException as error:
             passing, own = parted(error)
-            if own is not None:
-                logger.error("background work failed: %r", function, exc_info=own)
-            if passing is not None:
-                raise passing from None
+            try:
+                if own is not None:
+                    logger.error("background work failed: %r", function, exc_info=own)
+                if passing is not None:
+                    raise passing from None
+            finally:
+                # Their tracebacks lead here: what they hold would wait for the collector.
+                del passing, own
 
     def _register(self, connection: Connection) -> None:
         nursery = self._nursery
