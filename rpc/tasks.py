@@ -10,7 +10,7 @@ from typing import TypeVarTuple
 
 import trio
 
-from lattica.nat.base.foreign_code import parted
+from lattica.nat.base.foreign_code import settle
 from lattica.nat.base.peer_log import peer_log
 
 logger = logging.getLogger(__name__)
@@ -47,14 +47,13 @@ class Tasks:
                 await function(*args)
         except BaseException as error:
             # A defect, ours or of an iterator, costs what the task was for, not the node.
-            passing, own = parted(error)
-            if own is not None:
-                name = getattr(function, "__qualname__", "a task")
-                peer_log.log(
+            name = getattr(function, "__qualname__", "a task")
+            settle(
+                error,
+                lambda own: peer_log.log(
                     logger, logging.ERROR, name, "internal error in RPC: %s", name, exc_info=own
-                )
-            if passing is not None:
-                raise passing from None
+                ),
+            )
         finally:
             self._scopes.discard(scope)
             self._changed.set()

@@ -24,7 +24,6 @@ async def captured(coroutine: Coroutine[Any, Any, T]) -> outcome.Outcome[T]:
     except asyncio.CancelledError:
         raise
     except BaseException as error:
-        passing, _ = parted(error)
-        if passing is not None:
+        if parted(error)[0] is not None:
             raise
         return outcome.Error(error)

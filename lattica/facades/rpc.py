@@ -8,6 +8,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import trio
 
+from lattica.facades.bridge import Bridge
 from lattica.rpc.client.response import ResponseStream
 from lattica.rpc.encoding.registry import TypeRegistry
 from lattica.rpc.errors import CallCancelledError
@@ -89,6 +90,18 @@ class ThreadItems(Generic[T]):
             return next(self._iterator, END)
         except StopAsyncIteration as error:  # which would pass for the end
             raise RuntimeError("the iterator raised StopAsyncIteration") from error
+
+
+class FacadeStub:
+    """What the stubs of both facades are made of: `made`, which is the node's, and its methods."""
+
+    def __init__(self, bridge: Bridge[Any], made: Any, methods: StubMethods) -> None:
+        self._bridge = bridge
+        self._made = made
+        self._methods = methods
+
+    def __repr__(self) -> str:
+        return f"<stub of {self._methods.name}>"
 
 
 class StubMethods:

@@ -13,7 +13,7 @@ import trio
 
 from lattica.facades.bridge import Bridge
 from lattica.facades.capture import captured
-from lattica.facades.rpc import END, End, Items, StubMethods, ThreadItems
+from lattica.facades.rpc import END, End, FacadeStub, Items, StubMethods, ThreadItems
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.keys.identity import PeerId
 from lattica.rpc.encoding.registry import TypeRegistry
@@ -109,16 +109,8 @@ class AsyncRpc:
         return await self._bridge.acall_plain(lambda: self._node.rpc.statistics())
 
 
-class AsyncStub:
+class AsyncStub(FacadeStub):
     """Has the methods of a service, which are awaited or iterated. For any loop."""
-
-    def __init__(self, bridge: Bridge[Any], made: Any, methods: StubMethods) -> None:
-        self._bridge = bridge
-        self._made = made
-        self._methods = methods
-
-    def __repr__(self) -> str:
-        return f"<stub of {self._methods.name}>"
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         kind = self._methods.kind(name)

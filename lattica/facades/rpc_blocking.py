@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 
 from lattica.facades.bridge import Bridge
-from lattica.facades.rpc import END, Items, StubMethods, ThreadItems
+from lattica.facades.rpc import END, FacadeStub, Items, StubMethods, ThreadItems
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.keys.identity import PeerId
 from lattica.rpc.services.definition import as_class
@@ -96,16 +96,8 @@ class BlockingRpc:
         return self._bridge.call_plain(lambda: self._node.rpc.statistics())
 
 
-class BlockingStub:
+class BlockingStub(FacadeStub):
     """Has the methods of a service, which block. For any number of threads."""
-
-    def __init__(self, bridge: Bridge[Any], made: Any, methods: StubMethods) -> None:
-        self._bridge = bridge
-        self._made = made
-        self._methods = methods
-
-    def __repr__(self) -> str:
-        return f"<stub of {self._methods.name}>"
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         kind = self._methods.kind(name)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import signal
 import threading
+from collections.abc import Callable
 from types import CodeType
 
 import trio
@@ -31,6 +32,19 @@ def parted(error: BaseException) -> tuple[BaseException | None, BaseException | 
     return (error, None) if _must_pass(error) else (None, error)
 
 
+def settle(error: BaseException, report: Callable[[BaseException], object]) -> None:
+    """Have what is foreign code's own reported, and raise what must pass; see :func:`parted`."""
+    passing, own = parted(error)
+    try:
+        if own is not None:
+            report(own)
+        if passing is not None:
+            raise passing from None
+    finally:
+        # Their tracebacks lead to frames that hold them: those would wait for the collector.
+        del error, passing, own
+
+
 def text_of(value: object) -> str:
     r"""`str(value)`, also where its `__str__` raises or returns what cannot be encoded, which is
     shown by its code, such as `\udce9`.
@@ -38,8 +52,7 @@ def text_of(value: object) -> str:
     try:
         text = encodable(str(value))
     except BaseException as error:
-        passing, _ = parted(error)
-        if passing is not None:
+        if parted(error)[0] is not None:
             raise
         return f"<a {encodable(type(value).__name__)} without text>"
     return text

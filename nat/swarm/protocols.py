@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
 from lattica.nat.base.errors import LatticaError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.exception_groups import leaves, unwrapped
-from lattica.nat.base.foreign_code import parted
+from lattica.nat.base.foreign_code import settle
 from lattica.nat.base.peer_log import peer_log
 from lattica.nat.mux.stream import Stream
 from lattica.nat.secure.multistream import Responder, check_protocol
@@ -150,16 +151,10 @@ class ProtocolTable:
                 await handler(stream)
                 stream.close()
         except BaseException as raised:  # of a handler, whose own may be no Exception
-            passing, own = parted(raised)
             try:
-                if own is not None:
-                    self._report(stream, own)
-                stream.reset()
-                if passing is not None:
-                    raise passing from None
+                settle(raised, partial(self._report, stream))
             finally:
-                # Their tracebacks lead here: the stream would wait for the collector.
-                del passing, own
+                stream.reset()
 
     def _report(self, stream: Stream, raised: BaseException) -> None:
         errors = leaves(raised)

@@ -22,7 +22,7 @@ from lattica.nat.base.errors import (
     NotConnectedError,
     ResourceLimitError,
 )
-from lattica.nat.base.foreign_code import parted
+from lattica.nat.base.foreign_code import settle
 from lattica.nat.base.keys.identity import Identity, PeerId
 from lattica.nat.base.net.addresses import (
     Kind,
@@ -496,15 +496,10 @@ class Swarm:
         try:
             await function(*args)
         except BaseException as error:
-            passing, own = parted(error)
-            try:
-                if own is not None:
-                    logger.error("background work failed: %r", function, exc_info=own)
-                if passing is not None:
-                    raise passing from None
-            finally:
-                # Their tracebacks lead here: what they hold would wait for the collector.
-                del passing, own
+            settle(
+                error,
+                lambda own: logger.error("background work failed: %r", function, exc_info=own),
+            )
 
     def _register(self, connection: Connection) -> None:
         nursery = self._nursery

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from lattica.nat.base.errors import LatticaError, RemoteProtocolError, StreamResetError
-from lattica.nat.base.foreign_code import parted
+from lattica.nat.base.foreign_code import settle
 from lattica.rpc.client.data import DataLink, lost, result_of
 from lattica.rpc.data_stream import DataStream, Message
 from lattica.rpc.encoding.encoder import Encoded
@@ -149,11 +149,7 @@ class ResponseStream:
                     self._request_failed(error)
                 # Otherwise the server has no use for more; how it ended is in what it sends.
             except BaseException as error:  # of the caller's iterator: it is for the caller
-                passing, own = parted(error)
-                if own is not None:
-                    self._request_failed(own)
-                if passing is not None:
-                    raise passing from None
+                settle(error, self._request_failed)
 
     def _request_failed(self, error: BaseException) -> None:
         """The caller's iterator has failed: so does the call, with its error."""

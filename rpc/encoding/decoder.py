@@ -241,8 +241,7 @@ class Decoder:
         try:
             return kind(**fields)
         except BaseException as error:  # it checks its own fields, or one is missing
-            passing, _ = parted(error)
-            if passing is not None:
+            if parted(error)[0] is not None:
                 raise
             raise RefusedValueError(f"{kind.__name__}: {text_of(error)}"[:300]) from None
 

@@ -93,18 +93,12 @@ def grpc_channel(
     return later()
 
 
-class _Channel(grpc.Channel):  # type: ignore[misc]
-    """A blocking channel, and something to do when it is closed."""
+class _Calls:
+    """The calls of a channel, which are those of another."""
 
     def __init__(self, inner: Any, end: Callable[[], None]) -> None:
         self._inner = inner
         self._end = end
-
-    def subscribe(self, callback: Any, try_to_connect: bool = False) -> Any:
-        return self._inner.subscribe(callback, try_to_connect)
-
-    def unsubscribe(self, callback: Any) -> Any:
-        return self._inner.unsubscribe(callback)
 
     def unary_unary(self, *args: Any, **kwargs: Any) -> Any:
         return self._inner.unary_unary(*args, **kwargs)
@@ -117,6 +111,16 @@ class _Channel(grpc.Channel):  # type: ignore[misc]
 
     def stream_stream(self, *args: Any, **kwargs: Any) -> Any:
         return self._inner.stream_stream(*args, **kwargs)
+
+
+class _Channel(_Calls, grpc.Channel):  # type: ignore[misc]
+    """A blocking channel, and something to do when it is closed."""
+
+    def subscribe(self, callback: Any, try_to_connect: bool = False) -> Any:
+        return self._inner.subscribe(callback, try_to_connect)
+
+    def unsubscribe(self, callback: Any) -> Any:
+        return self._inner.unsubscribe(callback)
 
     def close(self) -> None:
         self._inner.close()
@@ -129,12 +133,8 @@ class _Channel(grpc.Channel):  # type: ignore[misc]
         self.close()
 
 
-class _AioChannel(grpc.aio.Channel):  # type: ignore[misc]
+class _AioChannel(_Calls, grpc.aio.Channel):  # type: ignore[misc]
     """A channel for asyncio, and something to do when it is closed."""
-
-    def __init__(self, inner: Any, end: Callable[[], None]) -> None:
-        self._inner = inner
-        self._end = end
 
     def get_state(self, try_to_connect: bool = False) -> Any:
         return self._inner.get_state(try_to_connect)
@@ -144,18 +144,6 @@ class _AioChannel(grpc.aio.Channel):  # type: ignore[misc]
 
     async def channel_ready(self) -> None:
         await self._inner.channel_ready()
-
-    def unary_unary(self, *args: Any, **kwargs: Any) -> Any:
-        return self._inner.unary_unary(*args, **kwargs)
-
-    def unary_stream(self, *args: Any, **kwargs: Any) -> Any:
-        return self._inner.unary_stream(*args, **kwargs)
-
-    def stream_unary(self, *args: Any, **kwargs: Any) -> Any:
-        return self._inner.stream_unary(*args, **kwargs)
-
-    def stream_stream(self, *args: Any, **kwargs: Any) -> Any:
-        return self._inner.stream_stream(*args, **kwargs)
 
     async def close(self, grace: float | None = None) -> None:
         await self._inner.close(grace)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import trio
 
-from lattica.nat.base.foreign_code import parted
+from lattica.nat.base.foreign_code import settle
 from lattica.nat.mux.stream import Stream
 from lattica.rpc.ports.events import (
     ConnectionClosed,
@@ -30,11 +30,12 @@ def tell(on_event: PortCallback | None, event: PortEvent) -> None:
         try:
             on_event(event)
         except BaseException as error:
-            passing, own = parted(error)
-            if own is not None:
-                logger.error("what is told of the connections of ports raised", exc_info=own)
-            if passing is not None:
-                raise
+            settle(
+                error,
+                lambda own: logger.error(
+                    "what is told of the connections of ports raised", exc_info=own
+                ),
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
+import weakref
 from collections.abc import Callable, Iterator
 
 import pytest
 import trio
+import trio.testing
 
-from lattica.nat.base.foreign_code import described, parted, text_of
+from lattica.nat.base.foreign_code import described, parted, settle, text_of
 from lattica.nat.base.printable import encodable
 
 
@@ -95,3 +98,52 @@ def test_ctrl_c_passes_where_its_handler_leaves_no_trace() -> None:
     error = _raised(lambda: signal.raise_signal(signal.SIGINT))
     assert isinstance(error, KeyboardInterrupt)
     assert parted(error) == (error, None)
+
+
+async def test_what_is_settled_is_freed_without_the_collector() -> None:
+    class Held:
+        pass
+
+    async def task(handler: Callable[[Held], object]) -> weakref.ref[Held]:
+        held = Held()
+        seen = weakref.ref(held)
+        try:
+            handler(held)
+            await trio.sleep(0)
+        except BaseException as error:
+            settle(error, reported.append)
+        return seen
+
+    def fails(held: Held) -> None:
+        raise SystemExit(held)
+
+    reported: list[BaseException] = []
+    gc.collect()
+    gc.disable()
+    try:
+        failed = await task(fails)
+        assert failed() is not None
+        [own] = reported
+        assert isinstance(own, SystemExit)
+        del own
+        reported.clear()
+        assert failed() is None
+
+        refs: list[weakref.ref[Held]] = []
+
+        async def cancelled() -> None:
+            held = Held()
+            refs.append(weakref.ref(held))
+            try:
+                await trio.sleep_forever()
+            except BaseException as error:
+                settle(error, reported.append)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cancelled)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert not reported
+        assert [ref() for ref in refs] == [None]
+    finally:
+        gc.enable()
