@@ -8,9 +8,9 @@ import signal
 def main() -> None:
     """Entry point; exits the process.
 
-    Until there is something that Ctrl-C can end in good order (:func:`lattica.cli.common.run`), it
-    ends the process by the signal itself: an exception in the middle of an import would be a
-    traceback, and not always arrive.
+    Until there is something that Ctrl-C can end in good order
+    (:func:`lattica.cli.shared.common.run`), it ends the process by the signal itself: an exception
+    in the middle of an import would be a traceback, and not always arrive.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -24,7 +24,7 @@ from lattica.crdt.log.waiting import WaitingEntries
 from lattica.nat.base.checks import require, require_seconds
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError, ResourceLimitError
 from lattica.nat.base.keys.identity import Identity
-from lattica.nat.base.token_bucket import TokenBucket, take
+from lattica.nat.base.limits.token_bucket import TokenBucket, take
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from lattica.crdt.entries.fork import ForkProof
-from lattica.nat.base.token_bucket import TokenBucket
+from lattica.nat.base.limits.token_bucket import TokenBucket
 
 
 @dataclass(slots=True)

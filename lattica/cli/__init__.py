@@ -16,15 +16,15 @@ import typer
 from typer.core import TyperGroup
 
 from lattica.cli import config_show, content, doctor, node, ports, relay, swarm_key
-from lattica.cli.common import (
+from lattica.cli.shared.common import (
     EXIT_FAILURE,
     EXIT_INTERRUPTED,
     fail,
     reported_errors,
     take_any_text,
 )
-from lattica.cli.global_options import GlobalOptions, allow_after, without_types_of_flags
-from lattica.cli.terminal import (
+from lattica.cli.shared.global_options import GlobalOptions, allow_after, without_types_of_flags
+from lattica.cli.shared.terminal import (
     OutputError,
     guard_output,
     guarded_output,

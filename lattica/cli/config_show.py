@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lattica.cli.global_options import GlobalOptions
-from lattica.cli.terminal import say, say_json
+from lattica.cli.shared.global_options import GlobalOptions
+from lattica.cli.shared.terminal import say, say_json
 
 if TYPE_CHECKING:
     from lattica.config import Setting

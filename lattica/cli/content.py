@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lattica.cli.common import run, start
-from lattica.cli.options import (
+from lattica.cli.shared.common import run, start
+from lattica.cli.shared.options import (
     ConnectOption,
     EphemeralOption,
     ListenOption,
@@ -17,12 +17,12 @@ from lattica.cli.options import (
     RelayOption,
     named_path,
 )
-from lattica.cli.terminal import say, say_json
+from lattica.cli.shared.terminal import say, say_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lattica.cli.path_watch import PathStep
+    from lattica.cli.shared.path_watch import PathStep
     from lattica.config import NodeConfig
     from lattica.content import FetchOptions, FetchResult, Publisher, Ticket
     from lattica.content.publish.catalog import Publication
@@ -243,8 +243,8 @@ async def _fetch(
     import trio
 
     from lattica.cli.content_progress import FetchDisplay
-    from lattica.cli.listening import beside_others
-    from lattica.cli.path_watch import PathWatch
+    from lattica.cli.shared.listening import beside_others
+    from lattica.cli.shared.path_watch import PathWatch
     from lattica.content import Ticket, fetch
     from lattica.nat.traversal.portmap.config import PortMappingConfig
     from lattica.node import Node

@@ -19,8 +19,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from lattica.cli.path_watch import PathStep
-from lattica.cli.terminal import console
+from lattica.cli.shared.path_watch import PathStep
+from lattica.cli.shared.terminal import console
 from lattica.content.disk import format_bytes
 from lattica.content.events import (
     Checking,

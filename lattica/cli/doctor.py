@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lattica.cli.common import EXIT_BAD, run, start
-from lattica.cli.options import OwnKeyOption
-from lattica.cli.terminal import console, say, say_json
+from lattica.cli.shared.common import EXIT_BAD, run, start
+from lattica.cli.shared.options import OwnKeyOption
+from lattica.cli.shared.terminal import console, say, say_json
 from lattica.nat.base.printable import printable
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def doctor_command(
     """
     from dataclasses import replace
 
-    from lattica.cli.listening import beside_others
+    from lattica.cli.shared.listening import beside_others
 
     # Relays would take a second node of the same name for the first one.
     config = start(ctx, {"relays": relay}, keep_identity=own_key, quiet=True)

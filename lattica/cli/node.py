@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lattica.cli.common import run, start
-from lattica.cli.event_json import EventOutput, event_output
-from lattica.cli.options import ConnectOption, EphemeralOption, ListenOption, RelayOption
-from lattica.cli.terminal import say, say_json
+from lattica.cli.shared.common import run, start
+from lattica.cli.shared.event_json import EventOutput, event_output
+from lattica.cli.shared.options import ConnectOption, EphemeralOption, ListenOption, RelayOption
+from lattica.cli.shared.terminal import say, say_json
 
 if TYPE_CHECKING:
     from lattica.config import NodeConfig

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lattica.cli.common import run, start
-from lattica.cli.event_json import EventOutput, event_output
-from lattica.cli.options import ConnectOption, EphemeralOption, ListenOption, RelayOption
-from lattica.cli.terminal import say
+from lattica.cli.shared.common import run, start
+from lattica.cli.shared.event_json import EventOutput, event_output
+from lattica.cli.shared.options import ConnectOption, EphemeralOption, ListenOption, RelayOption
+from lattica.cli.shared.terminal import say
 
 if TYPE_CHECKING:
     from lattica.config import NodeConfig
@@ -260,7 +260,7 @@ async def _forward(
 ) -> None:
     from dataclasses import replace
 
-    from lattica.cli.listening import beside_others
+    from lattica.cli.shared.listening import beside_others
 
     # It listens for other peers only so that a hole can be punched to it.
     listen = beside_others(config.swarm.listen)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lattica.cli.common import run, start
-from lattica.cli.event_json import EventOutput, event_output
-from lattica.cli.listening import obstacle
-from lattica.cli.options import ListenOption
-from lattica.cli.terminal import say
+from lattica.cli.shared.common import run, start
+from lattica.cli.shared.event_json import EventOutput, event_output
+from lattica.cli.shared.listening import obstacle
+from lattica.cli.shared.options import ListenOption
+from lattica.cli.shared.terminal import say
 from lattica.nat.base.errors import ConfigError
 
 if TYPE_CHECKING:

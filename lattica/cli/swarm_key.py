@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from lattica.cli.options import named_path
-from lattica.cli.terminal import say
+from lattica.cli.shared.options import named_path
+from lattica.cli.shared.terminal import say
 
 
 def register(app: typer.Typer) -> None:

@@ -13,7 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from lattica.nat.base.token_bucket import TokenBucket, take
+from lattica.nat.base.limits.token_bucket import TokenBucket, take
 
 BURST = 20
 """Lines that one source may cause at once."""

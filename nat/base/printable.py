@@ -4,8 +4,8 @@ A peer's bytes must neither drive a terminal (escape sequences, C1 controls), no
 than it is (bidirectional overrides, characters without width), nor forge lines. So whatever is not
 printable, as :meth:`str.isprintable` has it (Unicode's categories "other" and "separator" but the
 space), is shown by its code. This is done where text leaves the program, so that no source has to
-remember it: in log lines (`lattica.logs`), by the commands (`lattica.cli.terminal`), and in the
-text of every error of ours. Pure, and imports nothing.
+remember it: in log lines (`lattica.logs`), by the commands (`lattica.cli.shared.terminal`), and in
+the text of every error of ours. Pure, and imports nothing.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from lattica.nat.base.places import Held, yielding
+from lattica.nat.base.limits.places import Held, yielding
 
 if TYPE_CHECKING:
     from lattica.nat.mux.session import MuxSession
@@ -28,9 +28,9 @@ class MemoryBudget:
         """Abort streams until `size` more bytes fit.
 
         Of the network that holds most, and there of the peer that does
-        (:mod:`lattica.nat.base.places`), those that have held most for longest. Not those that
-        happen to receive next: whoever reads must not suffer from those who do not. An eighth is
-        freed beyond that, as the search is work.
+        (:mod:`lattica.nat.base.limits.places`), those that have held most for longest. Not those
+        that happen to receive next: whoever reads must not suffer from those who do not. An eighth
+        is freed beyond that, as the search is work.
         """
         live = (stream for session in self.sessions for stream in session.streams.values())
         held = []

@@ -21,10 +21,10 @@ from lattica.nat.base.errors import (
 )
 from lattica.nat.base.exception_groups import leaves
 from lattica.nat.base.in_process import InProcess
+from lattica.nat.base.limits.places import Source
 from lattica.nat.base.net.addresses import Kind, kind_of
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.peer_log import peer_log
-from lattica.nat.base.places import Source
 from lattica.nat.mux.delivery import Delivery, DeliveryWatch
 from lattica.nat.mux.events import Event, EventKind
 from lattica.nat.mux.patience import NO_PATIENCE

@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from lattica.nat.base.errors import ConnectionClosedError, ResourceLimitError
-from lattica.nat.base.places import NOBODY, Source
+from lattica.nat.base.limits.places import NOBODY, Source
 from lattica.nat.config import KIB, Limits, Timeouts, Windows
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.events import Event, EventKind
@@ -48,7 +48,7 @@ class MuxSession(ABC):
 
     `clock` gives monotonic seconds. Stream ids of this side begin at `first_id` and are
     `id_step` apart. `source` and `nuisance` say who the peer is for what connections share
-    (:mod:`lattica.nat.base.places`, :mod:`lattica.nat.mux.turns`).
+    (:mod:`lattica.nat.base.limits.places`, :mod:`lattica.nat.mux.turns`).
     """
 
     def __init__(

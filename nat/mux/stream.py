@@ -23,7 +23,7 @@ from lattica.nat.base.errors import (
 )
 from lattica.nat.base.in_process import InProcess
 from lattica.nat.base.keys.identity import PeerId
-from lattica.nat.base.places import Source
+from lattica.nat.base.limits.places import Source
 from lattica.nat.base.wire import encode_length_prefixed, find_message
 from lattica.nat.config import KIB
 from lattica.nat.mux.priority import Priority
@@ -139,7 +139,7 @@ class Stream(InProcess):
 
     @property
     def source(self) -> Source:
-        """Who the peer is where places are shared (:mod:`lattica.nat.base.places`)."""
+        """Who the peer is where places are shared (:mod:`lattica.nat.base.limits.places`)."""
         return self.connection.source
 
     @property

@@ -16,7 +16,7 @@ from collections.abc import Callable, Hashable
 import trio
 
 from lattica.nat.base.errors import RemoteProtocolError
-from lattica.nat.base.token_bucket import TokenBucket, take
+from lattica.nat.base.limits.token_bucket import TokenBucket, take
 
 TURN = 256
 """Units of work in a turn: about a millisecond."""

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 
 from lattica.nat.base.errors import RemoteProtocolError
-from lattica.nat.base.places import NOBODY, Source
+from lattica.nat.base.limits.places import NOBODY, Source
 from lattica.nat.config import Limits, Timeouts, Windows
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.events import Event, EventKind

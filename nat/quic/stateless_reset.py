@@ -18,7 +18,7 @@ import hmac
 import os
 from collections.abc import Callable
 
-from lattica.nat.base.token_bucket import TokenBucket, take
+from lattica.nat.base.limits.token_bucket import TokenBucket, take
 from lattica.nat.quic.qh3.packets import FIXED_BIT, LONG_HEADER
 from lattica.nat.transport.udp_socket import Address
 

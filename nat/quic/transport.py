@@ -9,9 +9,9 @@ import trio
 
 from lattica.nat.base.errors import AddressError, ListenError, LocalProtocolError
 from lattica.nat.base.keys.identity import Identity, PeerId
+from lattica.nat.base.limits.places import source_at
 from lattica.nat.base.net.addresses import Kind, kind_of, to_endpoint
 from lattica.nat.base.net.multiaddr import Multiaddr
-from lattica.nat.base.places import source_at
 from lattica.nat.config import SwarmConfig
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.turns import NetworkNuisance, Nuisance, Turnstile

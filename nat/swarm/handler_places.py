@@ -1,9 +1,9 @@
 """So many handlers at once, and whose streams they get: the places of `handle(..., limit=)`.
 
 Streams that find no place wait, unread. A place that becomes free goes to the peer that has fewest
-(:mod:`lattica.nat.base.places`). Whoever has waited some seconds gets the place of a stream of
-another peer that has more, or that has sent nothing or has been idle for some seconds: that stream
-is reset. Only a handler that waits for its peer loses its place so; one that is at work keeps it.
+(:mod:`lattica.nat.base.limits.places`). Whoever has waited some seconds gets the place of a stream
+of another peer that has more, or that has sent nothing or has been idle for some seconds: that
+stream is reset. Only a handler that waits for its peer loses its place so; one at work keeps it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from lattica.nat.base.places import Places, Source
+from lattica.nat.base.limits.places import Places, Source
 from lattica.nat.mux.stream import Stream
 
 _PATIENCE = 3.0

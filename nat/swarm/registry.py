@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from itertools import islice
 
 from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.limits.places import Held, Source, source_of, yielding
 from lattica.nat.base.net.addresses import path_rank
-from lattica.nat.base.places import Held, Source, source_of, yielding
 from lattica.nat.config import Limits
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.swarm.tags import PeerTags
@@ -124,8 +124,8 @@ class Registry:
         """Connections to close so that the total sinks to the low watermark.
 
         Empty unless the total, with `adding` more, is over the limit. The network that has most
-        yields first, then the peer that has most (:mod:`lattica.nat.base.places`). Spared are
-        protected peers, and connections younger than the grace period unless their network has
+        yields first, then the peer that has most (:mod:`lattica.nat.base.limits.places`). Spared
+        are protected peers, and connections younger than the grace period unless their network has
         more than a few and a tenth of all places. Where shares are equal go first those of the
         machine that has most, those without streams, then those of peers with the smallest tags,
         then the longest idle.

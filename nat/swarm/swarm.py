@@ -24,6 +24,7 @@ from lattica.nat.base.errors import (
 )
 from lattica.nat.base.foreign_code import settle
 from lattica.nat.base.keys.identity import Identity, PeerId
+from lattica.nat.base.limits.places import Places, source_of
 from lattica.nat.base.net.addresses import (
     Kind,
     interface_addresses,
@@ -37,7 +38,6 @@ from lattica.nat.base.net.names import needs_resolving, resolve
 from lattica.nat.base.net.network_groups import network_of
 from lattica.nat.base.net.ranking import ranked
 from lattica.nat.base.peer_log import peer_log
-from lattica.nat.base.places import Places, source_of
 from lattica.nat.base.watched import Watched
 from lattica.nat.config import SwarmConfig
 from lattica.nat.mux.budget import MemoryBudget

@@ -18,9 +18,9 @@ from dataclasses import replace
 
 import trio
 
-from lattica.nat.base.backoff import pause_after
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.keys.identity import PeerId, parse_peer_id
+from lattica.nat.base.limits.backoff import pause_after
 from lattica.nat.base.net.addresses import Kind, interface_addresses, kind_of, relay_of, to_endpoint
 from lattica.nat.base.net.interfaces import forget_interfaces
 from lattica.nat.base.net.multiaddr import Multiaddr

@@ -13,8 +13,8 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lattica.nat.base.backoff import pause_after
 from lattica.nat.base.checks import require, require_seconds
+from lattica.nat.base.limits.backoff import pause_after
 from lattica.nat.swarm.status import StrategyReport
 
 

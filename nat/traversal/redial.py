@@ -19,8 +19,8 @@ import random
 from dataclasses import dataclass
 from enum import Enum
 
-from lattica.nat.base.backoff import pause_after
 from lattica.nat.base.errors import LocalProtocolError
+from lattica.nat.base.limits.backoff import pause_after
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Final
 
-from lattica.nat.base.backoff import pause_after
+from lattica.nat.base.limits.backoff import pause_after
 from lattica.rpc.client.options import MAX_ATTEMPTS
 from lattica.rpc.errors import RpcError, StatusCode
 

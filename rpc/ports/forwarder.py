@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import trio
 
-from lattica.nat.base.backoff import pause_after
 from lattica.nat.base.errors import (
     ConnectionClosedError,
     DialError,
@@ -21,6 +20,7 @@ from lattica.nat.base.errors import (
     StreamResetError,
 )
 from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.limits.backoff import pause_after
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.host import Host

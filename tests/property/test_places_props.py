@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from lattica.nat.base.places import Held, Places, Source, yielding
+from lattica.nat.base.limits.places import Held, Places, Source, yielding
 
 LIMIT = 6
 IDLE, UNPROVEN = 10.0, 2.0

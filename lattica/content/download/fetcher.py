@@ -43,7 +43,6 @@ from lattica.content.manifest.codec import decode_manifest
 from lattica.content.manifest.manifest import Manifest
 from lattica.content.protocol import PROTOCOL, Begun, Body, ContentClientCore, Refusal, Refused
 from lattica.content.ticket import Ticket
-from lattica.nat.base.backoff import pause_after
 from lattica.nat.base.errors import (
     ConnectionClosedError,
     DialError,
@@ -54,6 +53,7 @@ from lattica.nat.base.errors import (
     UnsupportedProtocolError,
 )
 from lattica.nat.base.exception_groups import single_error
+from lattica.nat.base.limits.backoff import pause_after
 from lattica.nat.base.net.addresses import with_peer
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.host import Host

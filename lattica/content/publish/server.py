@@ -41,9 +41,9 @@ from lattica.nat.base.errors import (
 from lattica.nat.base.exception_groups import single_error
 from lattica.nat.base.in_process import InProcess
 from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.limits.places import Places, Source
+from lattica.nat.base.limits.shortages import is_shortage
 from lattica.nat.base.peer_log import peer_log
-from lattica.nat.base.places import Places, Source
-from lattica.nat.base.shortages import is_shortage
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.host import Host
 
@@ -62,7 +62,7 @@ class PublisherLimits:
 
     max_streams: int = 128
     """Served at a time. Beyond that one yields, of the network and the peer that have most, or one
-    that is idle (:mod:`lattica.nat.base.places`); or the newcomer is told to come back later."""
+    that is idle (:mod:`lattica.nat.base.limits.places`); or the newcomer is told to come later."""
     max_streams_per_peer: int = 16
     stalled_after: float = 300.0
     """Seconds a client may take to accept 1 MiB."""

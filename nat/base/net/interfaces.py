@@ -20,8 +20,8 @@ from typing import Final, TypeAlias
 
 import ifaddr
 
+from lattica.nat.base.limits.shortages import explain_shortage, raise_shortage
 from lattica.nat.base.net.ip import IpAddress
-from lattica.nat.base.shortages import explain_shortage, raise_shortage
 
 logger = logging.getLogger(__name__)
 

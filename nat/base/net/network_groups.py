@@ -11,8 +11,8 @@ import os
 from collections.abc import Callable
 from hashlib import blake2b
 
+from lattica.nat.base.limits.token_bucket import TokenBucket, take
 from lattica.nat.base.net.ip import IpAddress, parse_ip
-from lattica.nat.base.token_bucket import TokenBucket, take
 
 _IPV4_PREFIX = 24
 _SITE_PREFIX = 48

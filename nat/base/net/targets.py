@@ -14,10 +14,10 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from lattica.nat.base.limits.token_bucket import TokenBucket, take
 from lattica.nat.base.net.interfaces import Interface
 from lattica.nat.base.net.ip import IpAddress, is_private_host, is_public_host
 from lattica.nat.base.net.network_groups import host_of
-from lattica.nat.base.token_bucket import TokenBucket, take
 
 
 class Claim(Enum):

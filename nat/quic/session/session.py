@@ -32,7 +32,7 @@ from typing import Any
 
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.keys.identity import PeerId
-from lattica.nat.base.places import NOBODY, Source
+from lattica.nat.base.limits.places import NOBODY, Source
 from lattica.nat.config import Limits, Timeouts, Windows
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.events import Event, EventKind

@@ -8,7 +8,7 @@ import trio
 
 from lattica.nat.base.errors import AddressError, ConnectionClosedError, RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity, PeerId
-from lattica.nat.base.places import source_of
+from lattica.nat.base.limits.places import source_of
 from lattica.nat.config import SwarmConfig
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.connection import Connection, Direction

@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from random import Random
 
-from lattica.nat.base.backoff import pause_after
 from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.limits.backoff import pause_after
 from lattica.nat.base.net.addresses import Kind, direct_ip, ip_of, kind_of, split_peer, to_endpoint
 from lattica.nat.base.net.ip import IpAddress, is_public_host
 from lattica.nat.base.net.multiaddr import Multiaddr

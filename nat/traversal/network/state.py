@@ -15,6 +15,7 @@ from typing import Final
 
 import trio
 
+from lattica.nat.base.limits.shortages import raise_shortage
 from lattica.nat.base.net.interfaces import (
     LocalAddress,
     Use,
@@ -23,7 +24,6 @@ from lattica.nat.base.net.interfaces import (
     read_local_addresses,
 )
 from lattica.nat.base.net.own_sockets import own
-from lattica.nat.base.shortages import raise_shortage
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
-from lattica.nat.base.backoff import pause_after
+from lattica.nat.base.limits.backoff import pause_after
 from lattica.nat.base.net.ip import IpAddress
 from lattica.nat.traversal.portmap.commands import (
     Check,

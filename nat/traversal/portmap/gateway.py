@@ -14,8 +14,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from lattica.nat.base.limits.shortages import raise_shortage
 from lattica.nat.base.net.ip import IpAddress
-from lattica.nat.base.shortages import raise_shortage
 
 _LINUX = sys.platform == "linux"
 _WINDOWS = sys.platform == "win32"

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lattica.nat.base.token_bucket import TokenBucket, take
+from lattica.nat.base.limits.token_bucket import TokenBucket, take
 
 _HOUR = 3600.0
 PROBE_COST = 1

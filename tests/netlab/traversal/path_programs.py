@@ -19,7 +19,7 @@ from unittest import mock
 
 import trio
 
-from lattica.cli.event_json import event_object
+from lattica.cli.shared.event_json import event_object
 from lattica.config import NodeConfig
 from lattica.content import Ticket, fetch
 from lattica.content.events import FetchEvent, FetchProgress, Retrying

@@ -25,7 +25,7 @@ from lattica.errors import (
     StreamResetError,
     UnsupportedProtocolError,
 )
-from lattica.nat.base.places import NOBODY
+from lattica.nat.base.limits.places import NOBODY
 
 WINDOW = 64 * 1024
 BUILT_IN = "/built-in"

@@ -21,9 +21,9 @@ import math
 import random
 from enum import Enum
 
-from lattica.nat.base.backoff import Backoff
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.limits.backoff import Backoff
 from lattica.nat.traversal.relay.client.config import RelayClientConfig
 from lattica.nat.traversal.relay.messages import Reservation
 from lattica.nat.traversal.relay.voucher import open_voucher

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.limits.places import Places, Source
 from lattica.nat.base.net.ip import IpAddress
 from lattica.nat.base.net.network_groups import host_of, network_of
-from lattica.nat.base.places import Places, Source
 from lattica.nat.traversal.relay.messages import Status
 from lattica.nat.traversal.relay.server.limits import CircuitLimits, RelayLimits
 from lattica.nat.traversal.relay.server.pacer import Pacer

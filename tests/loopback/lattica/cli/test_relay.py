@@ -18,8 +18,8 @@ import trio
 from typer.testing import CliRunner
 
 from lattica.cli import app, relay
-from lattica.cli.event_json import event_object
-from lattica.cli.listening import beside_others, obstacle
+from lattica.cli.shared.event_json import event_object
+from lattica.cli.shared.listening import beside_others, obstacle
 from lattica.config import NodeConfig, load_config
 from lattica.errors import LatticaError
 from lattica.line_writer import QUEUE_SIZE

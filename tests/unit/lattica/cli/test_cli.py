@@ -16,7 +16,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from lattica.cli import app
-from lattica.cli.common import reported_errors
+from lattica.cli.shared.common import reported_errors
 from lattica.config import load_config
 from lattica.errors import ConfigError, DialError, LatticaError
 from lattica.nat.base.keys.swarm_key import parse_swarm_key
@@ -150,7 +150,7 @@ def test_the_key_of_a_private_network(tmp_path: Path) -> None:
     assert runner.invoke(app, ["swarm-key", "/dev/null/no"]).exit_code == 1
 
 
-@pytest.mark.parametrize("moment", ["lattica.cli.common", "trio", "lattica.nat.swarm.swarm"])
+@pytest.mark.parametrize("moment", ["lattica.cli.shared.common", "trio", "lattica.nat.swarm.swarm"])
 def test_ctrl_c_while_it_is_being_imported(moment: str, tmp_path: Path) -> None:
     """The interpreter says what it has imported; at one of these moments it is interrupted."""
     command = [sys.executable, "-X", "importtime", "-m", "lattica", "node", "--ephemeral"]

@@ -17,11 +17,11 @@ from typer.testing import CliRunner
 
 import lattica.cli
 from lattica.cli import app, content_progress, doctor
-from lattica.cli.common import reported_errors
 from lattica.cli.content_progress import FetchDisplay, HashDisplay
-from lattica.cli.event_json import event_object
-from lattica.cli.path_watch import PathStep
-from lattica.cli.terminal import console, guarded_output, say, say_json
+from lattica.cli.shared.common import reported_errors
+from lattica.cli.shared.event_json import event_object
+from lattica.cli.shared.path_watch import PathStep
+from lattica.cli.shared.terminal import console, guarded_output, say, say_json
 from lattica.content.events import Checking, FetchProgress, FetchStarted, HashProgress, Retrying
 from lattica.content.manifest.cid import Cid
 from lattica.doctor.findings import Finding, State
@@ -194,7 +194,7 @@ main()
 
 
 def test_no_command_writes_past_it() -> None:
-    """A person who adds a command is told here to take `lattica.cli.terminal`."""
+    """A person who adds a command is told here to take `lattica.cli.shared.terminal`."""
     folder = Path(lattica.cli.__file__).parent
     for path in folder.glob("*.py"):
         if path.name == "terminal.py":

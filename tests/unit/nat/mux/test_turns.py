@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from lattica.errors import RemoteProtocolError
-from lattica.nat.base.token_bucket import TokenBucket
+from lattica.nat.base.limits.token_bucket import TokenBucket
 from lattica.nat.mux.events import EventKind
 from lattica.nat.mux.turns import OPENING, TURN, NetworkNuisance, Nuisance, Turnstile
 from lattica.nat.mux.yamux import Session

@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from lattica.nat.base.places import Source
+from lattica.nat.base.limits.places import Source
 from lattica.nat.swarm.handler_places import HandlerPlaces
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")

@@ -10,7 +10,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from lattica.errors import LocalProtocolError
-from lattica.nat.base.places import NOBODY
+from lattica.nat.base.limits.places import NOBODY
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.protocols import ProtocolTable
 

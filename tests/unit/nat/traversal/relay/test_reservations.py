@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattica.errors import LocalProtocolError, RemoteProtocolError
-from lattica.nat.base.backoff import Backoff
 from lattica.nat.base.checks import FieldError
 from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.limits.backoff import Backoff
 from lattica.nat.traversal.relay.client.config import RelayClientConfig
 from lattica.nat.traversal.relay.client.reservations import (
     Reserving,

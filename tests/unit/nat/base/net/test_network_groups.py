@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lattica.nat.base.limits.token_bucket import TokenBucket, take
 from lattica.nat.base.net.network_groups import NetworkRates, NetworkSlots, host_of, network_of
-from lattica.nat.base.token_bucket import TokenBucket, take
 from tests.support.clock import Clock
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.limits.places import Held, Places, Source, source_at, source_of, yielding
 from lattica.nat.base.net.multiaddr import Multiaddr
-from lattica.nat.base.places import Held, Places, Source, source_at, source_of, yielding
 
 
 def test_sources_are_peers_in_networks():

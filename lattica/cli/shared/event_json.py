@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING
 
-from lattica.cli.terminal import output_errors
+from lattica.cli.shared.terminal import output_errors
 from lattica.line_writer import LineWriter
 from lattica.nat.base.printable import json_text
 

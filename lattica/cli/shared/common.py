@@ -15,8 +15,8 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
-from lattica.cli.global_options import GlobalOptions
-from lattica.cli.terminal import say, throw_away
+from lattica.cli.shared.global_options import GlobalOptions
+from lattica.cli.shared.terminal import say, throw_away
 from lattica.nat.base.errors import ConfigError, LatticaError
 from lattica.nat.base.exception_groups import leaves
 

@@ -1,0 +1,1 @@
+"""What all commands share: options, the terminal, events as JSON, starting a node."""

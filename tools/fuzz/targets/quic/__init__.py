@@ -1,0 +1,1 @@
+"""What QUIC reads from the network."""
