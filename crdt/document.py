@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from lattica.crdt.canonical import Plain
-from lattica.crdt.entries.chain import MAX_CHAIN, MAX_ENTRIES, decode_chain, encode_chain
+from lattica.crdt.entries.chain import MAX_CHAIN, decode_chain, encode_chain
 from lattica.crdt.entries.fork import decode_fork
 from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.entries.header import Entry
 from lattica.crdt.log.core import LogConfig, Outcome, Refusal
+from lattica.crdt.log.errors import StoreError
 from lattica.crdt.log.replica import Replica
+from lattica.crdt.sync.heads import ID_PREFIX, Head, HeadIndex
 from lattica.crdt.tree.places import register_key, register_range
 from lattica.crdt.tree.search_tree import SearchTree
 from lattica.crdt.types.cell import Sibling
@@ -35,6 +38,8 @@ from lattica.crdt.types.state import Change, Holder, State
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.keys.identity import Identity
 
+_PIECE: Final = 1024
+"""Entries of a chain that is sent: whoever reads it does nothing else meanwhile."""
 _ITEM_BYTES: Final = 128
 """Of an entry in a chain, beside its payload and dependencies."""
 
@@ -55,6 +60,8 @@ class Received:
     refusals: tuple[Refusal, ...] = ()
     waiting: int = 0
     """Entries that wait for others, or for their time."""
+    is_news: bool = False
+    """Whether anything was admitted, or withdrawn."""
 
 
 class Document:
@@ -89,6 +96,7 @@ class Document:
         self._resolved = State(genesis)
         self._is_stale = True
         self._searchable: SearchTree | None = None
+        self._head_index: HeadIndex | None = None
         self.registers = Registers(self)
         """Names and their values, like a dictionary."""
 
@@ -193,22 +201,59 @@ class Document:
         """Chains of what is here beyond what another replica says is there, in pieces that it
         takes. Of an author who has written something else there, all of it: that proves the fork.
         """
-        log = self._replica.log
         for author, (length, _) in self.heads().items():
             since, newest = heads.get(author, (0, b""))
-            if 0 < since <= length and log.id_at(author, since - 1) != newest:
+            if 0 < since <= length and self.id_at(author, since - 1) != newest:
                 since = 0
+            yield from self.chains_of(author, since)
+
+    def chains_of(self, author: bytes, since: int) -> Iterator[bytes]:
+        """Chains of an author's entries from a sequence number on, in pieces that replicas take.
+
+        Each ends with an entry that is signed by itself; what has no such entry behind it stays.
+        """
+        length = self._replica.log.length(author)
+        while since < length:
             entries: list[Entry] = []
             size = 0
             for entry in self._replica.database.entries(author, since, length):
                 more = len(entry.payload or b"") + 40 * len(entry.header.deps) + _ITEM_BYTES
-                if entries and (size + more > MAX_CHAIN - 256 or len(entries) == MAX_ENTRIES):
-                    yield encode_chain(entries, with_prev=True)
-                    entries, size = [], 0
+                if entries and (size + more > MAX_CHAIN - 256 or len(entries) == _PIECE):
+                    break
                 entries.append(entry)
                 size += more
-            if entries:
-                yield encode_chain(entries, with_prev=True)
+            while entries and not entries[-1].is_signed():
+                entries.pop()
+            if not entries:
+                return
+            yield encode_chain(entries, with_prev=True)
+            since += len(entries)
+
+    @property
+    def head_index(self) -> HeadIndex:
+        """How far each author is here, for exchanges with others. To be read only."""
+        if self._head_index is None:
+            self._head_index = HeadIndex()
+            for author in self._replica.log.feeds:
+                self._note_head(author)
+        return self._head_index
+
+    def id_at(self, author: bytes, seq: int) -> bytes | None:
+        """The ID of an admitted entry."""
+        return self._replica.log.id_at(author, seq)
+
+    def fork_of(self, author: bytes) -> bytes | None:
+        """The proof that an author contradicts himself, if there is one."""
+        feed = self._replica.log.feeds.get(author)
+        return feed.fork.encode() if feed is not None and feed.fork is not None else None
+
+    def _note_head(self, author: bytes) -> None:
+        if self._head_index is None:
+            return
+        feed = self._replica.log.feeds[author]
+        newest = feed.ids[-1][:ID_PREFIX] if feed.ids else b""
+        fork = feed.fork.seq if feed.fork else None
+        self._head_index.set(Head(author, len(feed.ids), newest, fork))
 
     def forks(self) -> Iterator[bytes]:
         """Proofs of all forks that are known here."""
@@ -224,19 +269,36 @@ class Document:
             StoreFullError, StoreError: it cannot be kept; it is as if it had not come.
         """
         entries = decode_chain(chain, self.genesis.doc_id, self._replica.log.id_at)
-        return self._resolve(self._replica.receive(entries, peer, self._wall(), self._monotonic()))
+        with self._kept_or_forgotten():
+            outcome = self._replica.receive(entries, peer, self._wall(), self._monotonic())
+        return self._resolve(outcome)
 
     def receive_fork(self, proof: bytes) -> Received:
         """Take the proof of a fork. Raises what :meth:`receive` does."""
-        return self._resolve(
-            self._replica.receive_fork(decode_fork(proof, self.genesis.doc_id), self._wall())
-        )
+        decoded = decode_fork(proof, self.genesis.doc_id)
+        with self._kept_or_forgotten():
+            outcome = self._replica.receive_fork(decoded, self._wall())
+        return self._resolve(outcome)
 
     def advance(self) -> Received:
         """Admit what was from the future and is not any more."""
-        return self._resolve(self._replica.advance(self._wall()))
+        with self._kept_or_forgotten():
+            outcome = self._replica.advance(self._wall())
+        return self._resolve(outcome)
+
+    @contextmanager
+    def _kept_or_forgotten(self) -> Iterator[None]:
+        try:
+            yield
+        except StoreError:
+            self._head_index = None  # the log has been read anew
+            raise
 
     def _resolve(self, outcome: Outcome) -> Received:
+        for author in {entry.header.author for entry in outcome.admitted}:
+            self._note_head(author)
+        for proof in outcome.forks:
+            self._note_head(proof.author)
         if outcome.forks:
             # Resolved anew when it is read: who makes many forks makes few of these.
             self._is_stale = True
@@ -246,7 +308,18 @@ class Document:
         if not self._is_stale:
             applied = (self._resolved.apply(entry) for entry in outcome.admitted)
             changes = [change for change in applied if change is not None]
-        return Received(tuple(changes), self._is_stale, tuple(outcome.refusals), outcome.waiting)
+        received = Received(
+            tuple(changes),
+            self._is_stale,
+            tuple(outcome.refusals),
+            outcome.waiting,
+            bool(outcome.admitted or outcome.forks or outcome.resigned or outcome.tombstones),
+        )
+        self._on_outcome(outcome, received)
+        return received
+
+    def _on_outcome(self, outcome: Outcome, received: Received) -> None:
+        """For those that build upon this: what has just been admitted, and is kept."""
 
 
 class Registers:

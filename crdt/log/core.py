@@ -19,6 +19,7 @@ from lattica.crdt.entries.header import Entry, Kind
 from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.keys.session import SessionKey, decode_certificate
 from lattica.crdt.log.clock import HybridClock, milliseconds_of
+from lattica.crdt.log.errors import ContradictionError
 from lattica.crdt.log.feed import Feed
 from lattica.crdt.log.waiting import WaitingEntries
 from lattica.nat.base.checks import require, require_seconds
@@ -112,6 +113,11 @@ class Log:
         feed = self.feeds.get(author)
         return feed.ids[seq] if feed is not None and 0 <= seq < len(feed.ids) else None
 
+    def length(self, author: bytes) -> int:
+        """How many entries of an author are admitted."""
+        feed = self.feeds.get(author)
+        return len(feed.ids) if feed else 0
+
     def knows(self, entry_id: bytes) -> bool:
         """Whether an entry is here, be it as a tombstone."""
         return entry_id in self._known
@@ -120,7 +126,7 @@ class Log:
     def missing(self) -> tuple[bytes, ...]:
         """IDs that entries which wait depend on, and that are not here."""
         following = (
-            self._waiting.get(author, self._length(author)) for author in self._waiting.authors()
+            self._waiting.get(author, self.length(author)) for author in self._waiting.authors()
         )
         deps = {dep for entry in following if entry is not None for dep in entry.header.deps}
         return tuple(sorted(deps - self._known))
@@ -129,9 +135,9 @@ class Log:
     def gaps(self) -> tuple[tuple[bytes, int], ...]:
         """Authors, and the first sequence number of theirs that is missing before what waits."""
         return tuple(
-            (author, self._length(author))
+            (author, self.length(author))
             for author in self._waiting.authors()
-            if self._waiting.get(author, self._length(author)) is None
+            if self._waiting.get(author, self.length(author)) is None
         )
 
     @property
@@ -165,7 +171,7 @@ class Log:
         `now_ms` are milliseconds since 1970 by the clock here; `now` seconds that never decrease.
 
         Raises:
-            RemoteProtocolError: the chain is not that of the author here, and does not prove
+            ContradictionError: the chain is not that of the author here, and does not prove
                 that either is his.
         """
         outcome = Outcome()
@@ -293,7 +299,7 @@ class Log:
             return proof
         if entry.is_signed():
             self._unproved[author] = seq
-        raise RemoteProtocolError("a chain that is not the one here, and proves no fork")
+        raise ContradictionError("a chain that is not the one here, and proves no fork")
 
     def _against_waiting(self, entries: Sequence[Entry]) -> list[ForkProof]:
         for entry in entries:
@@ -330,10 +336,6 @@ class Log:
                 outcome.tombstones.append(entry)
 
     # Admission.
-
-    def _length(self, author: bytes) -> int:
-        feed = self.feeds.get(author)
-        return len(feed.ids) if feed else 0
 
     @staticmethod
     def _fresh(feed: Feed, entries: Sequence[Entry]) -> list[Entry]:

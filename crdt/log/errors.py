@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lattica.nat.base.errors import LatticaError
+from lattica.nat.base.errors import LatticaError, RemoteProtocolError
 
 
 class StoreError(LatticaError, OSError):
@@ -19,3 +19,9 @@ class StoreFullError(StoreError):
 
 class StoreCorruptError(StoreError):
     """The file is damaged. Entries that peers have can be had again from them."""
+
+
+class ContradictionError(RemoteProtocolError):
+    """A chain is not the one here, and does not prove that its author contradicts himself: its own
+    signatures are not valid. The author's doing, and not that of whoever passed it on.
+    """

@@ -1,0 +1,46 @@
+"""Exchanges between documents, message by message."""
+
+from __future__ import annotations
+
+from lattica.crdt.document import Document
+from lattica.crdt.sync.session import SyncCounts, SyncSession
+
+NONCE = bytes(16)
+
+
+class Exchange:
+    """A session on both sides; messages go from one to the other when the test says so."""
+
+    def __init__(self, opener: Document, other: Document) -> None:
+        self.sides = [
+            SyncSession(document, name, NONCE, is_opener=is_opener)
+            for document, name, is_opener in ((opener, "opener", True), (other, "other", False))
+        ]
+        self._speaker = 0
+        self._messages = self.sides[0].turn()
+
+    def step(self) -> bool:
+        """Carry one message; False when there is nothing more to say."""
+        message = next(self._messages, None)
+        if message is None:
+            return False
+        listener = self.sides[1 - self._speaker]
+        if listener.take(message):
+            assert next(self._messages, None) is None
+            if listener.is_over:
+                return False
+            self._speaker = 1 - self._speaker
+            self._messages = listener.turn()
+        return True
+
+    def run(self) -> tuple[SyncCounts, SyncCounts]:
+        """Carry all there is."""
+        while self.step():
+            pass
+        assert all(side.is_over for side in self.sides)
+        return self.sides[0].counts, self.sides[1].counts
+
+
+def exchange(opener: Document, other: Document) -> tuple[SyncCounts, SyncCounts]:
+    """A whole exchange; what it has cost both sides."""
+    return Exchange(opener, other).run()
