@@ -21,6 +21,7 @@ A head is `[author, length, first 16 bytes of the newest ID, fork or nil]`.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -151,15 +152,7 @@ class PresenceMessage:
 
 
 Message: TypeAlias = (
-    Hello
-    | Absent
-    | Ranges
-    | Wants
-    | Entries
-    | Fork
-    | Turn
-    | GenesisMessage
-    | PresenceMessage
+    Hello | Absent | Ranges | Wants | Entries | Fork | Turn | GenesisMessage | PresenceMessage
 )
 
 
@@ -296,7 +289,7 @@ def _read_ranges(value: Plain) -> Ranges:
         raise RemoteProtocolError("no ranges, or too many")
     ranges = tuple(_read_range(each) for each in value)
     # So that comparing all of them costs no more than going through the index once.
-    for one, other in zip(ranges, ranges[1:], strict=False):
+    for one, other in itertools.pairwise(ranges):
         if one.high is None or one.high > other.low:
             raise RemoteProtocolError("ranges that overlap, or out of order")
     return Ranges(ranges)
@@ -341,8 +334,8 @@ def _read_wants(value: Plain) -> Wants:
     wants = []
     for each in value:
         match each:
-            case [bytes(author), int(since), bool(fork)] if (
-                len(author) == KEY_BYTES and _is_number(since, MAX_SEQ)
+            case [bytes(author), int(since), bool(fork)] if len(author) == KEY_BYTES and _is_number(
+                since, MAX_SEQ
             ):
                 wants.append(Want(author, since, fork))
             case _:

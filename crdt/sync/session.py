@@ -1,9 +1,9 @@
 """One exchange between two replicas, in turns: pure. Messages go in and come out.
 
 The opener says what it has (:mod:`lattica.crdt.sync.ranges`), and then each side in turn answers
-what the other has said: ranges that differ with smaller ones, heads with the entries that the other
-lacks and with what is wanted of it, and wants with entries. A turn without ranges and wants asks for
-nothing, so with it the exchange is over. Whatever came before a stream breaks is admitted.
+what the other has said: ranges that differ with smaller ones, heads with the entries that the
+other lacks and with what is wanted of it, and wants with entries. A turn without ranges and wants
+asks for nothing, so with it the exchange is over. What came before a stream breaks is admitted.
 """
 
 from __future__ import annotations

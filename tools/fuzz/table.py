@@ -87,6 +87,7 @@ TARGETS: dict[str, str] = {
     "kad-response": "dht:KAD_RESPONSE",
     "crdt-write": "crdt:WRITE",
     "crdt-proof": "crdt:PROOF",
+    "crdt-sync": "crdt:SYNC",
     "config-file": "settings:CONFIG_FILE",
     "config-environment": "settings:CONFIG_ENVIRONMENT",
 }

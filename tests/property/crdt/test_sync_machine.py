@@ -152,7 +152,7 @@ class Synced(RuleBasedStateMachine):
     def carry(self, data: st.DataObject, messages: int) -> None:
         """A session gets on by some messages; what is never carried on was cut there."""
         place = data.draw(st.integers(0, len(self.sessions) - 1))
-        opener, other, session = self.sessions[place]
+        _opener, _other, session = self.sessions[place]
         if not all(session.step() for _ in range(messages)):
             del self.sessions[place]
 

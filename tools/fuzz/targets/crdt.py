@@ -11,6 +11,18 @@ from lattica.crdt.entries.fork import decode_fork
 from lattica.crdt.entries.genesis import decode_genesis
 from lattica.crdt.entries.header import Entry, decode_header
 from lattica.crdt.keys.session import decode_certificate
+from lattica.crdt.sync.heads import Head, HeadIndex
+from lattica.crdt.sync.messages import (
+    Hello,
+    Purpose,
+    Ranges,
+    Want,
+    decode_message,
+    encode_hello,
+    encode_ranges,
+    encode_wants,
+)
+from lattica.crdt.sync.ranges import answer_ranges, first_ranges
 from lattica.crdt.tree.proofs import verify_registers
 from lattica.crdt.tree.search_tree import node_hash
 from lattica.crdt.types.payloads import decode_write
@@ -70,6 +82,24 @@ def _proof(data: bytes) -> None:
             verify_registers(root, data, "model/1")
 
 
+def _index() -> HeadIndex:
+    index = HeadIndex()
+    for number in range(40):
+        index.set(Head(bytes([number]) * 32, number, bytes(16) if number else b"", number or 0))
+    return index
+
+
+INDEX = _index()
+NONCE = bytes(16)
+
+
+def _sync(data: bytes) -> None:
+    message = decode_message(data)
+    if isinstance(message, Ranges):
+        ranges, _ = answer_ranges(INDEX, NONCE, message.ranges)
+        list(encode_ranges(ranges))
+
+
 _ALLOWED = (RemoteProtocolError,)
 CANONICAL = Target(
     "crdt-canonical",
@@ -100,3 +130,15 @@ WRITE = Target(
     max_memory=64 * MIB,
 )
 PROOF = Target("crdt-proof", _proof, _ALLOWED, seeds=[bytes.fromhex(VECTORS["tree"]["proof"])])
+SYNC = Target(
+    "crdt-sync",
+    _sync,
+    _ALLOWED,
+    seeds=[
+        encode_hello(Hello(Purpose.SYNC, NONCE, bytes(32))),
+        *encode_ranges(first_ranges(INDEX, NONCE)),
+        *encode_ranges(first_ranges(HeadIndex(), NONCE)),
+        *encode_wants([Want(bytes(32), 5, True)]),
+    ],
+    max_memory=64 * MIB,
+)
