@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any, Final, Union, get_args, get_origin, get_type_hints
 
 from lattica.logs import LEVELS
-from lattica.nat.base.checks import FieldError, require_texts
+from lattica.nat.base.checks import FieldError, require_texts, require_types
 from lattica.nat.base.errors import AddressError, ConfigError
 from lattica.nat.base.keys.peer_id import parse_peer_id
 from lattica.nat.base.keys.private_file import (
@@ -101,8 +101,10 @@ class NodeConfig:
     """One of debug, info, warning, error. Used by programs; the library sets up no logging."""
 
     def __post_init__(self) -> None:
+        require_types(self)
         require_texts("bootstrap", self.bootstrap)
-        if self.log_level not in LEVELS:
+        require_types(self)
+        if self.log_level.lower() not in LEVELS:
             raise FieldError("log_level", f"one of {', '.join(LEVELS)}", self.log_level)
 
 

@@ -111,12 +111,13 @@ def setup_logging(level: str = "info", *, as_json: bool = False, to: TextIO | No
     """Send log lines to `to` (standard error by default), replacing earlier handlers.
 
     For programs (the command line does it); a library must leave this to its user. `level`
-    is one of :data:`LEVELS`. Logging to standard error never waits for its reader: lines that
-    nobody reads are dropped and counted (:class:`~lattica.line_writer.LineWriter`).
+    is one of :data:`LEVELS`, in small letters or capitals. Logging to standard error never waits
+    for its reader: lines that nobody reads are dropped and counted
+    (:class:`~lattica.line_writer.LineWriter`).
     """
     handler = _handler(to)
     handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
-    if level != "debug":
+    if level.lower() != "debug":
         handler.addFilter(lambda record: record.name.partition(".")[0] != "libp2p")
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     # When py-libp2p 0.8.1 is imported it cuts its logger off from the root one and takes its

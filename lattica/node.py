@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, AsyncExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NoReturn, cast
 
 import trio
 
 from lattica.bootstrap import BootstrapPeers
 from lattica.config import NodeConfig, load_config, require_config
+from lattica.nat.base.checks import check_timeout
 from lattica.nat.base.errors import AddressError, ConnectionClosedError, LocalProtocolError
 from lattica.nat.base.exception_groups import leaves, unwrapped
 from lattica.nat.base.in_process import NodeInProcess
@@ -93,6 +94,12 @@ class Node(NodeInProcess):
     def __repr__(self) -> str:
         listening = ", ".join(map(str, self.swarm.addrs)) or "not listening"
         return f"<Node {self.peer_id} ({listening}; peers: {len(self.swarm.registry.by_peer)})>"
+
+    def __enter__(self) -> NoReturn:
+        raise TypeError("a Node is used with `async with`, under trio; `with` is for Lattica")
+
+    def __exit__(self, *_: object) -> NoReturn:
+        raise TypeError("a Node is used with `async with`")
 
     async def __aenter__(self) -> Node:
         _check_trio()
@@ -243,7 +250,7 @@ class Node(NodeInProcess):
             TimeoutError: after `timeout` seconds.
         """
         peer_id, addrs = self._targets(target)
-        with trio.move_on_after(timeout):
+        with trio.move_on_after(check_timeout(timeout)):
             return (await self._dial(peer_id, addrs)).peer_id
         raise TimeoutError(f"no connection to {peer_id or addrs[0]} within {timeout:g} s")
 
@@ -274,7 +281,7 @@ class Node(NodeInProcess):
             TimeoutError: after `timeout` seconds.
         """
         peer_id = _peer(peer)
-        with trio.move_on_after(timeout) as scope:
+        with trio.move_on_after(check_timeout(timeout)) as scope:
             await self.swarm.wait_connected(peer_id)
         if scope.cancelled_caught:
             raise TimeoutError(f"{peer_id} did not connect within {timeout:g} s")
@@ -293,7 +300,7 @@ class Node(NodeInProcess):
         router opens. Returns after `timeout` seconds in any case; :attr:`announcing` says what is
         still missing then.
         """
-        with trio.move_on_after(timeout):
+        with trio.move_on_after(check_timeout(timeout)):
             await self.traversal.wait_announced()
 
     @property
@@ -314,7 +321,7 @@ class Node(NodeInProcess):
         relay = self.config.nat.relay
         if not relay.reservations or not (relay.relays or self.config.bootstrap):
             raise LocalProtocolError("no relay is configured: set `relays`, or `bootstrap`")
-        await self.traversal.relays.wait_ready(timeout)
+        await self.traversal.relays.wait_ready(check_timeout(timeout))
 
     def is_connected(self, peer: PeerLike) -> bool:
         return self.swarm.registry.best(_peer(peer)) is not None
@@ -379,6 +386,7 @@ class Node(NodeInProcess):
             TimeoutError: after `timeout` seconds.
         """
         peer_id = _peer(peer)
+        timeout = check_timeout(timeout)
         wait = None if timeout == math.inf else timeout
         with trio.move_on_after(timeout):
             try:

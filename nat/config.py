@@ -5,7 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from lattica.nat.base.checks import is_network, require, require_seconds, require_texts
+from lattica.nat.base.checks import (
+    is_network,
+    require,
+    require_seconds,
+    require_texts,
+    require_types,
+)
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -48,6 +54,7 @@ class Limits:
     """Seconds a new connection is safe from trimming."""
 
     def __post_init__(self) -> None:
+        require_types(self)
         for name in (
             "max_connections",
             "max_connections_per_peer",
@@ -100,6 +107,7 @@ class Timeouts:
     """A clean close may take this long; then connections are aborted."""
 
     def __post_init__(self) -> None:
+        require_types(self)
         for name in (
             "dial",
             "connect",
@@ -132,6 +140,7 @@ class Windows:
     """Per stream: what may wait for credit or the socket before a write blocks."""
 
     def __post_init__(self) -> None:
+        require_types(self)
         # A peer may send 256 KiB before it hears of any window; a window update has 32 bits.
         require(
             256 * KIB <= self.maximum < 2**32,
@@ -153,6 +162,7 @@ class AccessRules:
     deny_networks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        require_types(self)
         for name in ("allow_peers", "deny_peers", "allow_networks", "deny_networks"):
             require_texts(name, getattr(self, name))
         for name in ("allow_networks", "deny_networks"):
@@ -170,6 +180,7 @@ class QuicConfig:
     other."""
 
     def __post_init__(self) -> None:
+        require_types(self)
         require(self.fec in ("auto", "off"), "fec", "auto or off", self.fec)
 
 
@@ -212,6 +223,7 @@ class SwarmConfig:
     """Seconds between the starts of dials to a peer's addresses (RFC 8305)."""
 
     def __post_init__(self) -> None:
+        require_types(self)
         require_texts("listen", self.listen)
         key = self.private_network_key
         # Never the key itself in a message.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
-from lattica.nat.base.checks import require, require_seconds
+from lattica.nat.base.checks import require, require_seconds, require_types
 from lattica.nat.config import KIB, MIB
 
 
@@ -52,6 +52,7 @@ class RpcConfig:
     """Whether callers get the traceback of a handler that raised."""
 
     def __post_init__(self) -> None:
+        require_types(self)
         for name in ("call_timeout", "resume_window", "drain_timeout"):
             require_seconds(name, getattr(self, name))
         for name in (

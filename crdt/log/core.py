@@ -22,7 +22,7 @@ from lattica.crdt.log.clock import HybridClock, milliseconds_of
 from lattica.crdt.log.errors import ContradictionError
 from lattica.crdt.log.feed import Feed
 from lattica.crdt.log.waiting import WaitingEntries
-from lattica.nat.base.checks import require, require_seconds
+from lattica.nat.base.checks import require, require_seconds, require_types
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError, ResourceLimitError
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.limits.token_bucket import TokenBucket, take
@@ -42,6 +42,7 @@ class LogConfig:
     """Bytes of one author at once."""
 
     def __post_init__(self) -> None:
+        require_types(self)
         require(self.max_authors >= 1, "max_authors", "a positive number", self.max_authors)
         require_seconds("max_future", self.max_future)
         require(self.author_rate > 0, "author_rate", "a positive number", self.author_rate)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lattica.nat.base.checks import require, require_seconds
+from lattica.nat.base.checks import require, require_seconds, require_types
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,7 @@ class TableConfig:
     """A bucket in which nothing was looked up for so long is looked up."""
 
     def __post_init__(self) -> None:
+        require_types(self)
         for name in ("bucket", "group_in_bucket", "group_in_table", "max_failures"):
             require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         require(self.spares >= 0, "spares", "at least 0", self.spares)
@@ -65,6 +66,7 @@ class LookupConfig:
     """Peers that are asked in all."""
 
     def __post_init__(self) -> None:
+        require_types(self)
         for name in (
             "count",
             "paths",

@@ -24,6 +24,7 @@ from lattica.cli.shared.common import (
     take_any_text,
 )
 from lattica.cli.shared.global_options import GlobalOptions, allow_after, without_types_of_flags
+from lattica.cli.shared.options import named_path
 from lattica.cli.shared.terminal import (
     OutputError,
     guard_output,
@@ -100,7 +101,11 @@ def global_options(
     config: Annotated[
         Path | None,
         typer.Option(
-            "--config", envvar="LATTICA_CONFIG", metavar="FILE.toml", help="Configuration file."
+            "--config",
+            envvar="LATTICA_CONFIG",
+            metavar="FILE.toml",
+            parser=named_path,
+            help="Configuration file.",
         ),
     ] = None,
     log_level: Annotated[
@@ -109,10 +114,15 @@ def global_options(
     log_json: Annotated[bool, typer.Option("--log-json", help="Log as JSON lines.")] = False,
     data_dir: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Where the key and downloaded state are kept."),
+        typer.Option(
+            metavar="DIR",
+            parser=named_path,
+            help="Where the key and downloaded state are kept.",
+        ),
     ] = None,
     identity: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Key file; made when there is none.")
+        Path | None,
+        typer.Option(metavar="FILE", parser=named_path, help="Key file; made when there is none."),
     ] = None,
     _version: Annotated[
         bool,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lattica.cli.shared.common import run, start
+from lattica.cli.shared.common import run, start, wrong_arguments
 from lattica.cli.shared.options import (
     ConnectOption,
     EphemeralOption,
@@ -150,14 +150,16 @@ def fetch_command(
         lattica fetch lattica1… -o ./one-layer --tensors 'blocks\\\\[0\\].*'
     """
     config = start(ctx, {"listen": listen}, keep_identity=own_key, quiet=True)
-    from lattica.content import FetchOptions
+    from lattica.content import FetchOptions, Ticket
 
-    options = FetchOptions(
-        delete_former=delete,
-        delete_matching=tuple(delete_matching or ()),
-        replace_tensors=replace,
-    )
-    code = run(_fetch, config, ref, out, tensors, options, as_json)
+    with wrong_arguments():
+        ticket = Ticket.parse(ref)
+        options = FetchOptions(
+            delete_former=delete,
+            delete_matching=tuple(delete_matching or ()),
+            replace_tensors=replace,
+        )
+    code = run(_fetch, config, ticket, out, tensors, options, as_json)
     if code:
         raise typer.Exit(code)
 
@@ -232,7 +234,7 @@ def _show_ticket(ticket: Ticket, publication: Publication, as_json: bool) -> Non
 
 async def _fetch(
     config: NodeConfig,
-    ref: str,
+    ticket: Ticket,
     out: Path,
     tensors: str | None,
     options: FetchOptions,
@@ -245,11 +247,10 @@ async def _fetch(
     from lattica.cli.content_progress import FetchDisplay
     from lattica.cli.shared.listening import beside_others
     from lattica.cli.shared.path_watch import PathWatch
-    from lattica.content import Ticket, fetch
+    from lattica.content import fetch
     from lattica.nat.traversal.portmap.config import PortMappingConfig
     from lattica.node import Node
 
-    ticket = Ticket.parse(ref)
     # It listens only so that a hole can be punched to it, and maps no port at the router.
     config = replace(
         config,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lattica.cli.shared.common import run, start
+from lattica.cli.shared.common import run, start, wrong_arguments
 from lattica.cli.shared.event_json import EventOutput, event_output
 from lattica.cli.shared.options import ConnectOption, EphemeralOption, ListenOption, RelayOption
 from lattica.cli.shared.terminal import say
@@ -106,6 +106,7 @@ def expose_command(
     if anyone and len(to or ()) > 1:
         raise typer.BadParameter("--to is peers or `anyone`")
     config = start(ctx, overrides, ephemeral=ephemeral, quiet=True)
+    _check_exposed(named, [] if anyone else to or [])
     with _output(as_json) as output:
         run(_expose, config, named, None if anyone else to or [], output)
 
@@ -171,6 +172,7 @@ def forward_command(
         "ports.idle_timeout": idle,
     }
     config = start(ctx, overrides, ephemeral=ephemeral, quiet=True)
+    _check_forwarded(peer, named)
     with _output(as_json) as output:
         run(_forward, config, peer, named, key, output)
 
@@ -184,6 +186,28 @@ def _split_exposed(spec: str) -> tuple[str | None, str]:
     if colon and public.isdecimal() and port.isdecimal():
         return public, port
     return None, spec
+
+
+def _check_exposed(named: list[tuple[str | None, str]], to: list[str]) -> None:
+    from lattica.nat.base.keys.peer_id import parse_peer_id
+    from lattica.rpc.ports.endpoints import parse_endpoint
+
+    with wrong_arguments():
+        for _, target in named:
+            parse_endpoint(target)
+        for peer in to:
+            parse_peer_id(peer)
+
+
+def _check_forwarded(peer: str, named: list[tuple[str | None, str]]) -> None:
+    from lattica.rpc.ports.endpoints import parse_local
+    from lattica.rpc.ports.ports import parse_remote
+
+    with wrong_arguments():
+        parse_remote(peer)
+        for local, _ in named:
+            if local is not None:
+                parse_local(local)
 
 
 def _split_forwarded(spec: str) -> tuple[str | None, str]:

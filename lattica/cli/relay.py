@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lattica.cli.shared.common import run, start
+from lattica.cli.shared.common import run, start, wrong_arguments
 from lattica.cli.shared.event_json import EventOutput, event_output
 from lattica.cli.shared.listening import obstacle
 from lattica.cli.shared.options import ListenOption
@@ -83,9 +83,11 @@ def relay_command(
     config = start(ctx, overrides)
     relay = config.nat.relay_server
     if not relay.allow_peers and not relay.limits.open_to_strangers:
-        raise ConfigError(
-            "this relay would serve nobody: say whom with --allow PEER, or everybody with --open"
-        )
+        with wrong_arguments():
+            raise ConfigError(
+                "this relay would serve nobody: say whom with --allow PEER, or everybody with "
+                "--open"
+            )
     config = _with_ports(config)
     if as_json:
         with event_output() as output:

@@ -39,6 +39,8 @@ def swarm_key_command(
     from lattica.nat.base.keys.private_file import write_private_file
     from lattica.nat.base.keys.swarm_key import make_swarm_key
 
+    if not file.parent.is_dir():
+        raise IdentityError(f"cannot write {file}: {file.parent} is no directory; make it first")
     try:
         write_private_file(file, make_swarm_key())
     except FileExistsError:

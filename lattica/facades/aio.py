@@ -13,17 +13,17 @@ from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import trio
 
 from lattica.facades.bridge import Bridge
-from lattica.facades.call import seconds
 from lattica.facades.capture import captured
 from lattica.facades.facade import EventsCore, NodeFacade
 from lattica.facades.handoff import StreamCore, StreamHandle
 from lattica.facades.ports import ExposedPort, ForwardedPort
 from lattica.nat.base.buffers import AnyBuffer, AnyWritableBuffer, flat_bytes, writable_view
+from lattica.nat.base.checks import check_timeout
 from lattica.nat.base.errors import LocalProtocolError, StreamResetError
 from lattica.nat.base.foreign_code import described
 from lattica.nat.base.in_process import InProcess
@@ -113,6 +113,12 @@ class AsyncLattica(NodeFacade):
     ) -> None:
         await self.aclose()
 
+    def __enter__(self) -> NoReturn:
+        raise TypeError("an AsyncLattica is used with `async with`; `with` is for Lattica")
+
+    def __exit__(self, *_: object) -> NoReturn:
+        raise TypeError("an AsyncLattica is used with `async with`")
+
     # Calls
 
     @property
@@ -141,12 +147,12 @@ class AsyncLattica(NodeFacade):
         timeout: float | None = None,
     ) -> PeerId:
         """Make sure there is a connection to a peer, and return its ID; see `Node.connect`."""
-        connect = partial(self._node.connect, timeout=seconds(timeout))
+        connect = partial(self._node.connect, timeout=check_timeout(timeout))
         return await self._bridge.acall(connect, target)
 
     async def wait_connected(self, peer: PeerId | str, *, timeout: float | None = None) -> None:
         """Wait until the peer is connected, whichever side dials."""
-        wait = partial(self._node.wait_connected, timeout=seconds(timeout))
+        wait = partial(self._node.wait_connected, timeout=check_timeout(timeout))
         await self._bridge.acall(wait, peer)
 
     async def path(self, peer: PeerId | str) -> PathStatus | None:
@@ -158,11 +164,11 @@ class AsyncLattica(NodeFacade):
 
         Returns after `timeout` seconds in any case.
         """
-        await self._bridge.acall(self._node.wait_announced, seconds(timeout))
+        await self._bridge.acall(self._node.wait_announced, check_timeout(timeout))
 
     async def wait_reachable(self, *, timeout: float | None = None) -> None:
         """Wait until others can reach this node by a relay; see `Node.wait_reachable`."""
-        await self._bridge.acall(self._node.wait_reachable, seconds(timeout))
+        await self._bridge.acall(self._node.wait_reachable, check_timeout(timeout))
 
     async def is_connected(self, peer: PeerId | str) -> bool:
         """Whether there is a connection to the peer now."""
@@ -197,7 +203,7 @@ class AsyncLattica(NodeFacade):
 
         Of several protocols the peer's first in this order is taken.
         """
-        open_stream = partial(self._node.open_stream, timeout=seconds(timeout))
+        open_stream = partial(self._node.open_stream, timeout=check_timeout(timeout))
         stream = await self._bridge.acall(open_stream, peer, protocol, give_back=self._discard)
         return AsyncStream(StreamCore(self._bridge, stream))
 

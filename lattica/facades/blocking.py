@@ -12,15 +12,15 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from lattica.facades.bridge import Bridge
-from lattica.facades.call import seconds
 from lattica.facades.facade import EventsCore, NodeFacade
 from lattica.facades.handler_threads import MAX_HANDLER_THREADS, HandlerThreads
 from lattica.facades.handoff import StreamCore, StreamHandle
 from lattica.facades.ports import ExposedPort, ForwardedPort
 from lattica.nat.base.buffers import AnyBuffer, AnyWritableBuffer, flat_bytes, writable_view
+from lattica.nat.base.checks import check_timeout
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.in_process import InProcess
 from lattica.nat.base.wire import encode_length_prefixed
@@ -122,6 +122,12 @@ class Lattica(NodeFacade):
     ) -> None:
         self.close()
 
+    def __aenter__(self) -> NoReturn:
+        raise TypeError("a Lattica is used with `with`; `async with` is for AsyncLattica, and Node")
+
+    def __aexit__(self, *_: object) -> NoReturn:
+        raise TypeError("a Lattica is used with `with`")
+
     # Calls
 
     @property
@@ -152,12 +158,12 @@ class Lattica(NodeFacade):
         timeout: float | None = None,
     ) -> PeerId:
         """Make sure there is a connection to a peer, and return its ID; see `Node.connect`."""
-        connect = partial(self._node.connect, timeout=seconds(timeout))
+        connect = partial(self._node.connect, timeout=check_timeout(timeout))
         return self._bridge.call(connect, target)
 
     def wait_connected(self, peer: PeerId | str, *, timeout: float | None = None) -> None:
         """Wait until the peer is connected, whichever side dials."""
-        wait = partial(self._node.wait_connected, timeout=seconds(timeout))
+        wait = partial(self._node.wait_connected, timeout=check_timeout(timeout))
         self._bridge.call(wait, peer)
 
     def path(self, peer: PeerId | str) -> PathStatus | None:
@@ -169,11 +175,11 @@ class Lattica(NodeFacade):
 
         Returns after `timeout` seconds in any case.
         """
-        self._bridge.call(self._node.wait_announced, seconds(timeout))
+        self._bridge.call(self._node.wait_announced, check_timeout(timeout))
 
     def wait_reachable(self, *, timeout: float | None = None) -> None:
         """Wait until others can reach this node by a relay; see `Node.wait_reachable`."""
-        self._bridge.call(self._node.wait_reachable, seconds(timeout))
+        self._bridge.call(self._node.wait_reachable, check_timeout(timeout))
 
     def is_connected(self, peer: PeerId | str) -> bool:
         """Whether there is a connection to the peer now."""
@@ -208,7 +214,7 @@ class Lattica(NodeFacade):
 
         Of several protocols the peer's first in this order is taken.
         """
-        open_stream = partial(self._node.open_stream, timeout=seconds(timeout))
+        open_stream = partial(self._node.open_stream, timeout=check_timeout(timeout))
         stream = self._bridge.call(open_stream, peer, protocol, give_back=self._discard)
         return BlockingStream(StreamCore(self._bridge, stream))
 

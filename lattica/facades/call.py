@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import trio
 
+from lattica.nat.base.checks import check_timeout
 from lattica.nat.base.errors import LocalProtocolError
 
 if TYPE_CHECKING:
@@ -19,19 +19,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-
-def seconds(timeout: float | None) -> float:
-    """A time limit as trio takes it.
-
-    Raises:
-        ValueError: it is none.
-    """
-    if timeout is None:
-        return math.inf
-    if not timeout >= 0:
-        raise ValueError(f"a timeout is a number of seconds >= 0, or None; not {timeout!r}")
-    return timeout
 
 
 class Call(Generic[T]):
@@ -60,7 +47,7 @@ class Call(Generic[T]):
         self._fn = fn
         self._args = args
         self._plain = plain
-        self._timeout = seconds(timeout)
+        self._timeout = check_timeout(timeout)
         self._give_back = give_back
         self._scope: trio.CancelScope | None = None
         self._lock = threading.Lock()

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import numbers
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING, Final
 
 from lattica.nat.base.errors import ConfigError, LocalProtocolError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 class FieldError(ConfigError):
@@ -15,6 +22,33 @@ class FieldError(ConfigError):
         self.field = field
         self.problem = f"expected {expected}, not {value!r}"
         super().__init__(f"{field}: {self.problem}")
+
+
+_OPTIONAL = ("", "None")
+
+_KINDS: Final[Mapping[str, tuple[type, str]]] = {
+    "int": (numbers.Integral, "a whole number"),
+    "float": (numbers.Real, "a number"),
+    "bool": (bool, "True or False"),
+    "str": (str, "a text"),
+}
+
+
+def require_types(config: DataclassInstance) -> None:
+    """Raise FieldError for a number, text or flag of a dataclass that is of another type.
+
+    By the annotations as they are written, which needs modules that postpone them; what else there
+    is (paths, lists, further dataclasses) is not looked at.
+    """
+    for member in fields(config):
+        kind, _, optional = str(member.type).partition(" | ")
+        value = getattr(config, member.name)
+        if kind not in _KINDS or optional not in _OPTIONAL or (optional and value is None):
+            continue
+        wanted, expected = _KINDS[kind]
+        # Python takes a flag for a number, too.
+        holds = isinstance(value, wanted) and isinstance(value, bool) is (kind == "bool")
+        require(holds, member.name, expected, value)
 
 
 def require(holds: bool, field: str, expected: str, value: object) -> None:
@@ -30,6 +64,23 @@ def require_texts(field: str, value: object) -> None:
     # A single text would be taken for a list of its letters.
     holds = isinstance(value, (tuple, list)) and all(isinstance(item, str) for item in value)
     require(holds, field, "a list of texts", value)
+
+
+def check_timeout(timeout: float | None) -> float:
+    """Seconds that a call may take; None is as long as it takes.
+
+    Raises:
+        ValueError: it is negative or nan.
+        TypeError: it is no number.
+    """
+    if timeout is None:
+        return math.inf
+    given: object = timeout
+    if not isinstance(given, numbers.Real):
+        raise TypeError(f"a timeout is a number of seconds, or None; not {timeout!r:.100}")
+    if not timeout >= 0:
+        raise ValueError(f"a timeout is a number of seconds >= 0, or None; not {timeout!r}")
+    return float(timeout)
 
 
 def is_network(text: str) -> bool:

@@ -13,7 +13,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lattica.nat.base.checks import require, require_seconds
+from lattica.nat.base.checks import require, require_seconds, require_types
 from lattica.nat.base.limits.backoff import pause_after
 from lattica.nat.swarm.status import StrategyReport
 
@@ -43,6 +43,7 @@ class PathConfig:
     """Seconds for a sign of life of a connection that may be dead."""
 
     def __post_init__(self) -> None:
+        require_types(self)
         for name in (
             "first_delay",
             "longest_delay",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lattica.nat.base.checks import require, require_seconds
+from lattica.nat.base.checks import require, require_seconds, require_types
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,7 @@ class PortsConfig:
     """Connections of one peer to exposed services at a time."""
 
     def __post_init__(self) -> None:
+        require_types(self)
         for name in ("connect_timeout", "service_timeout", "idle_timeout"):
             require_seconds(name, getattr(self, name))
         for name in ("max_connections", "max_connections_per_peer"):

@@ -29,8 +29,10 @@ T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
 
 EXIT_FAILURE = 1
+EXIT_USAGE = 2
+"""Of click's own checks, and of ours (:func:`wrong_arguments`)."""
 EXIT_BAD = 3
-"""`lattica doctor` has found something that is bad. Wrong usage is 2, by click."""
+"""`lattica doctor` has found something that is bad."""
 EXIT_INTERRUPTED = 130
 
 
@@ -60,12 +62,18 @@ def start(
     given = {k: v for k, v in (overrides or {}).items() if v is not None and v != [] and v != ()}
     # What the environment says comes last, after the arguments and the file.
     environment = {**({"LATTICA_LOG_LEVEL": "warning"} if quiet else {}), **os.environ}
-    config = load_config(options.config_file, environment, {**options.overrides, **given})
+    config = load_config(options.config_file, environment)
+    if given or options.overrides:
+        with wrong_arguments():  # as it would do without them
+            config = load_config(options.config_file, environment, {**options.overrides, **given})
     setup_logging(config.log_level, as_json=options.log_json)
     named = "identity_path" in options.overrides
     if ephemeral:
         if named:
-            raise ConfigError("--identity names a key, --ephemeral makes a new one: give only one")
+            with wrong_arguments():
+                raise ConfigError(
+                    "--identity names a key, --ephemeral makes a new one: give only one"
+                )
         return replace(config, identity_path=None)
     if not keep_identity:
         return config if named else replace(config, identity_path=None)
@@ -105,6 +113,16 @@ def fail(message: str) -> None:
     say(f"lattica: error: {line}", err=True)
 
 
+@contextmanager
+def wrong_arguments() -> Iterator[None]:
+    """What is refused in here is an argument: one line, and click's exit code for such."""
+    try:
+        yield
+    except LatticaError as error:
+        fail(str(error))
+        raise SystemExit(EXIT_USAGE) from None
+
+
 def take_any_text() -> None:
     """Let output in a locale that lacks a character show its code instead of failing."""
     for stream in (sys.stdout, sys.stderr):
@@ -128,7 +146,8 @@ def _give_up_output() -> bool:
 def reported_errors() -> Iterator[None]:
     """Turn what a command raises into an exit code and at most one line a cause.
 
-    A :class:`LatticaError` is the user's news: its message, exit code 1. Ctrl-C exits quietly
+    A :class:`LatticaError` is the user's news: its message, exit code 1
+    (:func:`wrong_arguments`: 2). Ctrl-C exits quietly
     with 130. Standard output whose reader is gone (`| head`) ends the command quietly with 1.
     Anything else is a bug and keeps its traceback.
     """

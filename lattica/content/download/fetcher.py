@@ -26,7 +26,12 @@ from lattica.content.download.local_names import check_names, check_tensors_stay
 from lattica.content.download.obstacles import check_obstacles
 from lattica.content.download.partial import PartialFiles
 from lattica.content.download.plan import Plan, Span
-from lattica.content.errors import ContentError, ContentNotFoundError, IntegrityError
+from lattica.content.errors import (
+    ContentError,
+    ContentNotFoundError,
+    IntegrityError,
+    TicketError,
+)
 from lattica.content.events import (
     Checking,
     FetchCallback,
@@ -43,6 +48,7 @@ from lattica.content.manifest.codec import decode_manifest
 from lattica.content.manifest.manifest import Manifest
 from lattica.content.protocol import PROTOCOL, Begun, Body, ContentClientCore, Refusal, Refused
 from lattica.content.ticket import Ticket
+from lattica.nat.base.checks import require, require_seconds, require_texts, require_types
 from lattica.nat.base.errors import (
     ConnectionClosedError,
     DialError,
@@ -99,6 +105,19 @@ class FetchOptions:
     """A file of a selection may replace one that has tensors which are not selected, for instance
     the whole file or another selection of it. Without it that is an error before anything is
     fetched."""
+
+    def __post_init__(self) -> None:
+        require_types(self)
+        for name in ("window", "verify_threads", "queued_spans"):
+            value = getattr(self, name)
+            require(isinstance(value, int) and value > 0, name, "a positive number", value)
+        for name in ("stalled_after", "give_up_after", "first_delay"):
+            require_seconds(name, getattr(self, name))
+        require_texts("delete_matching", self.delete_matching)
+        for pattern in self.delete_matching:
+            inside = pattern and not pattern.startswith("/") and ".." not in pattern.split("/")
+            what = "globs of names or of paths within the directory, without '..'"
+            require(bool(inside), "delete_matching", what, pattern)
 
 
 @dataclass(frozen=True, slots=True)
@@ -690,6 +709,8 @@ async def fetch(
         ContentError: the rest.
     """
     parsed = Ticket.parse(ticket) if isinstance(ticket, str) else ticket
+    if not isinstance(parsed, Ticket):
+        raise TicketError(f"pass a Ticket or its text, not {ticket!r:.100}")
     if out_dir == "":  # which Path takes as the current directory
         raise ContentError("name a directory to fetch into; '.' is this one")
     work = _Fetch(node, parsed, Path(out_dir), progress, options or FetchOptions())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, field
 
-from lattica.nat.base.checks import require, require_seconds, require_texts
+from lattica.nat.base.checks import require, require_seconds, require_texts, require_types
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,7 @@ class AutonatServerConfig:
     many servers cannot be made to dial one victim at the same instant."""
 
     def __post_init__(self) -> None:
+        require_types(self)
         for name in (
             "per_minute",
             "per_minute_and_peer",
@@ -89,6 +90,7 @@ class AutonatClientConfig:
     """Seconds that a server is not asked after it has claimed a dial-back that never came."""
 
     def __post_init__(self) -> None:
+        require_types(self)
         for name, most in (
             ("agreement", 16),
             ("max_addresses", 64),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import trio
 
-from lattica.nat.base.checks import require_seconds
+from lattica.nat.base.checks import require_seconds, require_types
 from lattica.nat.swarm.events import EventBus, NetworkChanged
 from lattica.nat.traversal.network.state import (
     ChangeNotices,
@@ -46,6 +46,7 @@ class NetworkMonitorConfig:
     process must have been stopped for."""
 
     def __post_init__(self) -> None:
+        require_types(self)
         for name in ("poll", "full_poll", "settle", "settle_at_most", "sleep"):
             require_seconds(name, getattr(self, name))
 

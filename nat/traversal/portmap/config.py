@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lattica.nat.base.checks import require
+from lattica.nat.base.checks import require, require_types
 
 MIN_LIFETIME = 20
 """Seconds."""
@@ -31,6 +31,7 @@ class PortMappingConfig:
     """How often the router is asked whether it has lost its state, for it may have restarted."""
 
     def __post_init__(self) -> None:
+        require_types(self)
         require(
             MIN_LIFETIME <= self.lifetime_s <= MAX_LIFETIME,
             "lifetime_s",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lattica.nat.base.checks import require, require_seconds
+from lattica.nat.base.checks import require, require_seconds, require_types
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,7 @@ class PunchConfig:
     """Dial peers at loopback addresses too: for several nodes on one machine, in tests."""
 
     def __post_init__(self) -> None:
+        require_types(self)
         for name in ("window", "retry_interval", "direct_timeout"):
             require_seconds(name, getattr(self, name))
         for name in ("max_tries", "rounds_per_minute", "total_rounds_per_minute", "max_concurrent"):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from lattica.nat.base.checks import require, require_seconds
+from lattica.nat.base.checks import require, require_seconds, require_types
 from lattica.nat.base.net.addresses import socket_multiaddr
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.swarm.addresses.nat_report import Behaviour, NatReport
@@ -51,6 +51,7 @@ class NatProberConfig:
     timing: StunTiming = field(default_factory=StunTiming)
 
     def __post_init__(self) -> None:
+        require_types(self)
         for name in ("keepalive", "poll", "pause"):
             require_seconds(name, getattr(self, name))
         require(self.keepalive >= 1, "keepalive", "at least 1 second", self.keepalive)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
-from lattica.nat.base.checks import require
+from lattica.nat.base.checks import require, require_types
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.net.network_groups import NetworkRates
 from lattica.nat.swarm.events import EventsLost, ListeningOn
@@ -54,6 +54,7 @@ class StunResponderLimits:
     """From all together; this many keep a processor busy for an eighth of the time."""
 
     def __post_init__(self) -> None:
+        require_types(self)
         for name in (
             "requests_per_second_per_network",
             "burst_per_network",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from lattica.nat.base.checks import require, require_seconds
+from lattica.nat.base.checks import require, require_seconds, require_types
 from lattica.nat.traversal.stun.codec import (
     BindingError,
     BindingRequest,
@@ -34,6 +34,7 @@ class StunTiming:
     """Seconds that the last one is waited for (Rm times RTO)."""
 
     def __post_init__(self) -> None:
+        require_types(self)
         require_seconds("first_wait", self.first_wait)
         require(1 <= self.requests <= 10, "requests", "1 to 10", self.requests)
         require_seconds("last_wait", self.last_wait)

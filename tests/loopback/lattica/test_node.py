@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from lattica import AsyncLattica, Lattica
 from lattica.config import NodeConfig
-from lattica.content import Publisher
+from lattica.content import Publisher, fetch
 from lattica.content.protocol import PROTOCOL as CONTENT
 from lattica.errors import (
     AccessDeniedError,
@@ -23,6 +26,7 @@ from lattica.errors import (
     LocalProtocolError,
     NotConnectedError,
     StreamResetError,
+    TicketError,
     UnsupportedProtocolError,
 )
 from lattica.nat.base.keys.identity import Identity
@@ -514,3 +518,34 @@ async def test_logs_of_an_ordinary_life_are_few(caplog):
         await settled(lambda: a.peers()[0].agent and b.peers()[0].agent)
         await a.disconnect(b.peer_id)
     assert [r.getMessage().split("=")[0] for r in caplog.records] == ["listening addr"] * 2
+
+
+async def test_what_is_no_timeout_or_ticket_is_said(tmp_path: Path) -> None:
+    async with Node(hushed()) as node:
+        for call in (
+            partial(node.connect, "/ip4/127.0.0.1/tcp/9"),
+            partial(node.wait_connected, node.peer_id),
+            node.wait_announced,
+            node.wait_reachable,
+            partial(node.open_stream, node.peer_id, "/x/1"),
+        ):
+            wrong: Any = "3"
+            with pytest.raises((TypeError, LocalProtocolError), match=r"timeout|no relay"):
+                await call(timeout=wrong)
+        nothing: Any = None
+        with pytest.raises(TicketError, match="pass a Ticket or its text, not None"):
+            await fetch(node, nothing, tmp_path)
+
+
+def test_the_wrong_kind_of_with_names_the_right_one() -> None:
+    with pytest.raises(TypeError, match="async with"), Node(hushed()):
+        pass
+    with pytest.raises(TypeError, match="async with"), AsyncLattica(hushed()):
+        pass
+
+    async def main() -> None:
+        async with Lattica(hushed()):
+            pass
+
+    with pytest.raises(TypeError, match="used with `with`"):
+        asyncio.run(main())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lattica.nat.base.checks import require, require_seconds
+from lattica.nat.base.checks import require, require_seconds, require_types
 from lattica.nat.traversal.punch.probe_budget import PER_ADDRESS, PER_HOUR
 
 
@@ -46,6 +46,7 @@ class BirthdayConfig:
     """The same for all addresses together."""
 
     def __post_init__(self) -> None:
+        require_types(self)
         require(8 <= self.sockets <= 1024, "sockets", "8 to 1,024", self.sockets)
         require(1 <= self.probes <= 8192, "probes", "1 to 8,192", self.probes)
         require(1 <= self.rate <= 1000, "rate", "1 to 1,000 a second", self.rate)

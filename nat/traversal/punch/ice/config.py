@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lattica.nat.base.checks import require, require_seconds
+from lattica.nat.base.checks import require, require_seconds, require_types
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,7 @@ class IceConfig:
     """Use addresses of the loopback interface too: for several nodes on one machine, in tests."""
 
     def __post_init__(self) -> None:
+        require_types(self)
         require(self.pacing >= 0.005, "pacing", "at least 0.005 seconds", self.pacing)
         for name in (
             "pacing", "first_timeout", "longest_timeout", "nomination_wait", "patience",

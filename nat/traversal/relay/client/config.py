@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lattica.nat.base.checks import require, require_seconds, require_texts
+from lattica.nat.base.checks import require, require_seconds, require_texts, require_types
 
 MAX_RELAYS = 64
 """Relays that are looked at, from whatever source."""
@@ -41,6 +41,7 @@ class RelayClientConfig:
     """Circuits that one relay brings and that are not yet authenticated."""
 
     def __post_init__(self) -> None:
+        require_types(self)
         require_texts("relays", self.relays)
         require(len(self.relays) <= MAX_RELAYS, "relays", f"at most {MAX_RELAYS}", len(self.relays))
         require(0 <= self.reservations <= 16, "reservations", "0 to 16", self.reservations)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from lattica.nat.base.checks import require, require_seconds
+from lattica.nat.base.checks import require, require_seconds, require_types
 from lattica.nat.base.errors import AddressError
 from lattica.nat.base.keys.identity import parse_peer_id
 from lattica.nat.config import MIB
@@ -26,6 +26,7 @@ class CircuitLimits:
     """Circuits of one peer, whichever end of them it is."""
 
     def __post_init__(self) -> None:
+        require_types(self)
         # A circuit message has 32 bits for the seconds, and 64 for the bytes.
         require(
             self.duration == 0 or 1 <= self.duration < 2**32,
@@ -87,6 +88,7 @@ class RelayLimits:
     for_strangers: StrangerLimits = field(default_factory=StrangerLimits)
 
     def __post_init__(self) -> None:
+        require_types(self)
         require_seconds("reservation_lifetime", self.reservation_lifetime)
         require(
             10 <= self.reservation_lifetime < 2**31,
@@ -142,5 +144,6 @@ class RelayServerConfig:
     limits: RelayLimits = field(default_factory=RelayLimits)
 
     def __post_init__(self) -> None:
+        require_types(self)
         for text in self.allow_peers:
             require(_is_peer_id(text), "allow_peers", "peer IDs like 12D3KooW…", text)

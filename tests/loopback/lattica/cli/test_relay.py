@@ -40,7 +40,7 @@ def refused(data_dir: Path, *options: str) -> str:
     """The one line that a command which cannot run ends with."""
     runner = CliRunner()
     result = runner.invoke(app, ["--data-dir", str(data_dir), "relay", *options])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     return result.output.strip()
 
 

@@ -19,6 +19,7 @@ from lattica.cli import app
 from lattica.cli.shared.common import reported_errors
 from lattica.config import load_config
 from lattica.errors import ConfigError, DialError, LatticaError
+from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.base.keys.swarm_key import parse_swarm_key
 
 pytestmark = pytest.mark.usefixtures("restored_logging")
@@ -89,6 +90,39 @@ def test_bad_configuration_and_bad_usage(tmp_path: Path) -> None:
     assert runner.invoke(app, ["nonsense"]).exit_code == 2
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["fetch", "nonsense"],
+        ["fetch", "lattica1x"],
+        ["forward", "nobody", "80"],
+        ["forward", str(PeerId(b"\x00\x02\x08\x01")), "no-port:80"],
+        ["expose", "99999"],
+        ["expose", "abc"],
+        ["expose", "80", "--to", "nobody"],
+        ["node", "--listen", "nonsense"],
+        ["node", "--connect", "nonsense"],
+        ["node", "--ephemeral", "--identity", "x.key"],
+        ["relay"],
+        ["relay", "--allow", "nobody"],
+        ["doctor", "--relay", "/ip4/127.0.0.1/tcp/4001"],
+        ["id", "--log-level", "loud"],
+    ],
+    ids=" ".join,
+)
+def test_arguments_that_our_own_checks_refuse(arguments: list[str]) -> None:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("lattica: error: ")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("option", ["--config", "--data-dir", "--identity"])
+def test_an_empty_path_is_not_this_directory(option: str) -> None:
+    result = CliRunner().invoke(app, ["id", option, ""])
+    assert (result.exit_code, "it is empty" in result.stderr) == (2, True)
+
+
 def commands() -> dict[str, Any]:
     group: Any = typer.main.get_command(app)
     return {"": group, **group.commands}
@@ -123,7 +157,8 @@ def test_options_of_all_commands_may_come_before_or_after(tmp_path: Path) -> Non
     assert runner.invoke(app, ["id", "--config", str(file)]).stdout == ids[0]
     assert runner.invoke(app, ["id"], env={"LATTICA_CONFIG": str(file)}).stdout == ids[0]
     wrong = runner.invoke(app, ["id", "--log-level", "loud"])
-    assert (wrong.exit_code, "log_level" in wrong.stderr) == (1, True)
+    assert (wrong.exit_code, "log_level" in wrong.stderr) == (2, True)
+    assert runner.invoke(app, ["id", "--log-level", "ERROR"]).exit_code == 0
 
 
 def test_it_is_a_module_too(tmp_path: Path) -> None:
@@ -134,7 +169,7 @@ def test_it_is_a_module_too(tmp_path: Path) -> None:
 
 def test_the_key_of_a_private_network(tmp_path: Path) -> None:
     runner = CliRunner()
-    file = tmp_path / "new" / "swarm.key"
+    file = tmp_path / "swarm.key"
     assert runner.invoke(app, ["swarm-key", str(file)]).exit_code == 0
     assert file.stat().st_mode & 0o777 == 0o600
     key = parse_swarm_key(file.read_bytes())
@@ -148,6 +183,9 @@ def test_the_key_of_a_private_network(tmp_path: Path) -> None:
     runner.invoke(app, ["swarm-key", str(other)])
     assert parse_swarm_key(other.read_bytes()) != key
     assert runner.invoke(app, ["swarm-key", "/dev/null/no"]).exit_code == 1
+    missing = runner.invoke(app, ["swarm-key", str(tmp_path / "no" / "swarm.key")])
+    assert (missing.exit_code, "is no directory" in missing.stderr) == (1, True)
+    assert not (tmp_path / "no").exists()
 
 
 @pytest.mark.parametrize("moment", ["lattica.cli.shared.common", "trio", "lattica.nat.swarm.swarm"])

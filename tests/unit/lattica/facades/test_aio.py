@@ -80,7 +80,7 @@ def test_calls_reach_the_node(node: FakeNode) -> None:
             await lattica.wait_announced(timeout=3)
             with pytest.raises(TimeoutError):
                 await lattica.wait_reachable(timeout=0.01)
-            assert node.log[-2:] == ["announced 3", "reachable 0.01"]
+            assert node.log[-2:] == ["announced 3.0", "reachable 0.01"]
             with pytest.raises(DialError, match="nobody there"):
                 await lattica.connect("fail")
             with pytest.raises(TimeoutError, match=r"0\.01 s"):

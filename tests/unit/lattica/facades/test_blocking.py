@@ -101,7 +101,7 @@ def test_calls_reach_the_node(lattica: Lattica, node: FakeNode) -> None:
     lattica.wait_announced(timeout=3)
     with pytest.raises(TimeoutError):
         lattica.wait_reachable(timeout=0.01)
-    assert node.log[-2:] == ["announced 3", "reachable 0.01"]
+    assert node.log[-2:] == ["announced 3.0", "reachable 0.01"]
 
 
 def test_errors_cross_with_their_type_and_content(lattica: Lattica) -> None:
