@@ -14,6 +14,7 @@ import trio
 import typer
 from rich.console import Console
 
+from tools.netlab.calls import chaos as calls_
 from tools.netlab.draw import draw as draw_
 from tools.netlab.errors import LabError, plain_errors
 from tools.netlab.lab import registry
@@ -49,6 +50,8 @@ app = typer.Typer(
     python -m tools.netlab matrix                   every NAT type against every other
 
     python -m tools.netlab chaos --seed 7           random faults; the same again with seed 7
+
+    python -m tools.netlab calls --seed 7           100,000 calls under faults, each counted
 
 Needs root, or a user namespace: `unshare -rn .venv/bin/python -m tools.netlab …`. Whatever is
 built is gone when the command ends, also when it is killed. Exit status: 0 all went well, 1
@@ -238,6 +241,36 @@ def chaos_command(
     out = out or _default_out(wanted.name)
     options = Options(out=out)
     report = _run(run_scenario, wanted, options, _event_printer(as_json), chaos_.judge)
+    _finish(report, as_json, out)
+
+
+@app.command("calls")
+def calls_command(
+    seed: Annotated[int, typer.Option(help="The same seed makes the same faults.")] = 1,
+    calls: Annotated[int, typer.Option(min=1, max=10_000_000, help="How many.")] = 100_000,
+    minutes: Annotated[
+        float, typer.Option(min=0.5, max=1440, help="Over which they are spread, with faults.")
+    ] = 5.0,
+    as_json: JsonOption = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Leave logs and paths.svg there. Default: .cache/netlab/calls-SEED"
+        ),
+    ] = None,
+) -> None:
+    """Calls of a counter while paths change and programs are killed. Each is counted when it is
+    attempted, executed and acknowledged: none may run twice, none that is acknowledged may be
+    missing, and none may have run of which its caller was told that it had not.
+    """
+    wanted = calls_.scenario(seed, calls, minutes * 60)
+    if not as_json:
+        _say(f"seed {seed}: {wanted.about}")
+    out = out or _default_out(wanted.name)
+    judge = calls_.Judge()
+    report = _run(run_scenario, wanted, Options(out=out), _event_printer(as_json), judge)
+    if judge.tally is not None:
+        _line({"event": "tally", **judge.tally.as_json()})
     _finish(report, as_json, out)
 
 

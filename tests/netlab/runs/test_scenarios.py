@@ -42,6 +42,7 @@ RUN = (
     "office-firewall",
     "relay-failover",
     "cgnat-to-cgnat",
+    "pipeline",
 )
 AT_A_TIME = 4
 

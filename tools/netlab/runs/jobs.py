@@ -33,6 +33,7 @@ from tools.netlab.spec.workload import (
     PublishProgram,
     RelayProgram,
 )
+from tools.netlab.wire.forwarder_client import PROJECT
 
 MIB = 1 << 20
 KINDS = {cls: kind for kind, cls in PROGRAMS.items()}
@@ -391,6 +392,8 @@ class Job:
             kind, _, name = match[1].partition(":")
             if kind == "python":
                 return sys.executable
+            if kind == "project":
+                return str(PROJECT)
             if kind == "work":
                 self.folder.mkdir(parents=True, exist_ok=True)
                 return str(self.folder)

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from tools.netlab.spec.strict import require, require_number
 
-PLACEHOLDER = re.compile(r"\{(python|work|ip:[^}]+|ip6:[^}]+|addr:[^}]+|ticket:[^}]+)\}")
+PLACEHOLDER = re.compile(r"\{(python|project|work|ip:[^}]+|ip6:[^}]+|addr:[^}]+|ticket:[^}]+)\}")
 """What is replaced in the arguments of a :class:`CommandProgram`."""
 
 
@@ -118,9 +118,9 @@ class CommandProgram:
     """Any program. Succeeds if it exits with `exit_code`, or stays up if that is None (in a file:
     "none").
 
-    argv: `{python}`, `{work}` (a folder of its own), `{ip:NODE}` (a node's IPv4 address as the
-        internet sees it), `{ip6:NODE}` and, of programs in `after`, `{addr:PROGRAM}` and
-        `{ticket:PROGRAM}` are replaced.
+    argv: `{python}`, `{project}` (the checkout), `{work}` (a folder of its own), `{ip:NODE}` (a
+        node's IPv4 address as the internet sees it), `{ip6:NODE}` and, of programs in `after`,
+        `{addr:PROGRAM}` and `{ticket:PROGRAM}` are replaced.
     ready: the JSON event on its standard output that makes it ready; None: once it runs.
     after: programs that must be ready (or, if they end by themselves, have ended) before.
     """
