@@ -64,6 +64,7 @@ class Connection(InProcess, ABC):
         "__weakref__",
         "_closing",
         "_delivery_watch",
+        "_is_slowed",
         "_on_stream",
         "_places",
         "_scope",
@@ -141,6 +142,8 @@ class Connection(InProcess, ABC):
         self._places = trio.lowlevel.ParkingLot()
         session.on_place = self._places.unpark
         self._closing = False
+        self._is_slowed = False
+        """The log has a line that says so."""
         self._seen_in: float | None = None
         """In which silence, by when the peer was heard before it, its machine was seen."""
         self._delivery_watch = DeliveryWatch(session.timeouts.delivery)
@@ -404,20 +407,27 @@ class Connection(InProcess, ABC):
     async def charge(self, what: str, cost: int) -> None:
         """The peer asks for work that costs as much as so many frames. A checkpoint.
 
-        Others have their turn first, and those of the same network one by one. A peer that asks
-        too often loses the connection (:class:`~lattica.nat.mux.turns.Nuisance`).
+        Others have their turn first, and those of the same network one by one. Whoever asks too
+        often waits (:class:`~lattica.nat.mux.turns.Nuisance`).
 
         Raises:
-            ConnectionClosedError: that was once too often.
+            ConnectionClosedError: the connection has ended.
         """
         await self._turnstile.wait(self.session.source.network)
+        self.session.nuisance.count(what, cost)
+        await self._rest()
         self.raise_if_closed()
-        try:
-            self.session.nuisance.count(what, cost)
-        except RemoteProtocolError as error:
-            self._log_violation(error)
-            self.abort(str(error))
-            self.raise_if_closed()
+
+    async def _rest(self) -> bool:
+        """Wait until what the peer has sent for nothing is paid; return whether it was not."""
+        nuisance = self.session.nuisance
+        rests = False
+        while (until := nuisance.rests_until) is not None:
+            rests = True
+            with trio.move_on_at(until):
+                await self.closed.wait()
+                break
+        return rests
 
     def _log_violation(self, error: RemoteProtocolError) -> None:
         peer_log.log(
@@ -426,6 +436,20 @@ class Connection(InProcess, ABC):
             self.peer_id,
             "closing connection: peer breaks the protocol: %s peer=%s addr=%s",
             str(error),  # a log handler may keep it, and with its frames this connection
+            self.peer_id,
+            self.remote_addr,
+        )
+
+    def _log_rest(self) -> None:
+        if self._is_slowed:
+            return
+        self._is_slowed = True
+        peer_log.log(
+            logger,
+            logging.INFO,
+            self.peer_id,
+            "reading less of a connection: too many frames for nothing, %s at last peer=%s addr=%s",
+            self.session.nuisance.last,
             self.peer_id,
             self.remote_addr,
         )
@@ -446,6 +470,8 @@ class Connection(InProcess, ABC):
             )
             self.abort(str(error))
             return
+        if self.session.nuisance.rests_until is not None:
+            self._log_rest()
         # A peer that is not heard may be busy: how long that may last is not for this to say.
         delivery = None if self.session.is_silent else self.delivery()
         if self._delivery_watch.look(delivery, trio.current_time()):

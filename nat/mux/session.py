@@ -445,6 +445,11 @@ class MuxSession(ABC):
         suspended = max(0.0, now - self._last_tick - 2.0)
         self.last_received = min(now, self.last_received + suspended)
         self._last_tick = now
+        if self.nuisance.rests_until is not None:
+            self.last_received = now
+            # What the peer answers is not read, but whether its machine takes it is seen.
+            self._repeat_ping(now)
+            self.ping()
         silent = now - self.last_received
         if silent >= self.timeouts.keep_alive_timeout:
             if patience is None or silent >= patience():

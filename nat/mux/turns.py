@@ -4,9 +4,11 @@ What comes in is counted in units of work, of a few microseconds each. After :da
 the others have their turn; whoever goes on after that queues with the rest of its network
 (:class:`Turnstile`), so that a host with a hundred connections gets no more than one with one.
 
-Frames that carry nothing (without data, resets, credit in small change) are also counted
-over time (:class:`Nuisance`), for the connection and for its network; beyond a rate that no honest
-peer comes near, the connection ends.
+Frames that carry nothing (resets, credit in small change, news of streams that are no more) are
+also counted over time (:class:`Nuisance`), for the connection and for its network. Honest peers
+send them, too, and some for a while thousands a second. So who exceeds the rate is read less: its
+connection rests until what it owes is paid, and TCP's windows or lost datagrams slow it down. What
+no honest peer sends in such numbers ends the connection.
 """
 
 from __future__ import annotations
@@ -20,15 +22,20 @@ from lattica.nat.base.limits.token_bucket import TokenBucket, take
 
 TURN = 256
 """Units of work in a turn: about a millisecond."""
+SLOW_TURN = 32
+"""The same for a connection that has just rested, so that it soon owes nothing or rests again."""
 OPENING = 32
 """What it costs to open a stream."""
 SMALL_CREDIT = 4096
 """Bytes; credit is given by the half of a window, which is at least 128 KiB."""
 
 _BURST, _RATE = 16384, 1024
-"""Frames for nothing that one connection may send at once, and in a second."""
+"""Frames for nothing that are taken of one connection at once, and in a second."""
 _NETWORK_BURST, _NETWORK_RATE = 65536, 4096
 """The same for all connections of a network."""
+_LONGEST_REST = 8.0
+"""Seconds that a connection rests at most, whatever its network owes; far less than for what peers
+may be silent. A thousand of them have a rest of their own then, and a short turn each."""
 _MAX_NETWORKS = 1024
 
 
@@ -71,21 +78,52 @@ class NetworkNuisance:
 class Nuisance:
     """What one connection sends for nothing."""
 
-    __slots__ = ("_buckets", "_clock")
+    __slots__ = ("_clock", "_network", "_own", "_refused", "_rests_until", "last")
 
     def __init__(self, clock: Callable[[], float], network: TokenBucket | None = None) -> None:
         self._clock = clock
-        own = TokenBucket(_BURST, _RATE)
-        self._buckets = (own,) if network is None else (own, network)
+        self._own = TokenBucket(_BURST, _RATE)
+        self._refused: TokenBucket | None = None
+        self._network = network
+        self._rests_until = 0.0
+        self.last = ""
+        """What was counted last, in words."""
 
     def count(self, what: str, cost: int = 1) -> None:
-        """A frame has come that carries nothing, or something that costs as much as several.
+        """Something has come that costs as much as so many frames that carry nothing.
+
+        When that is too much, the connection :attr:`rests_until` what this has added to the debt
+        is paid. So connections of a network, which owe together, go on one after the other.
+        """
+        now = self._clock()
+        rest = self._own.spend(cost, _LONGEST_REST * _RATE, now)
+        if self._network is not None:
+            network = self._network.spend(cost, _LONGEST_REST * _NETWORK_RATE, now)
+            rest = max(rest, network)
+        self.last = what
+        if rest:
+            self._rests_until = max(self._rests_until, now + rest)
+
+    def refuse(self, what: str) -> None:
+        """A frame has come that no honest peer sends often.
 
         Raises:
             RemoteProtocolError: it is one too many.
         """
-        if not take(self._buckets, cost, self._clock()):
+        if self._refused is None:
+            self._refused = TokenBucket(_BURST, _RATE)
+        if not take((self._refused,), 1, self._clock()):
             raise RemoteProtocolError(
                 f"too many frames for nothing, {what} at last: {_BURST} are taken, and {_RATE} "
                 "a second after that"
             )
+
+    @property
+    def rests_until(self) -> float | None:
+        """Until when nothing is to be read of the connection, by the clock; None: it does not rest.
+
+        A peer that is silent meanwhile is not to blame.
+        """
+        if self._rests_until and self._rests_until <= self._clock():
+            self._rests_until = 0.0
+        return self._rests_until or None

@@ -180,7 +180,10 @@ class Session(MuxSession):
 
     def _begin_data(self, flags: int, stream_id: int, length: int, events: list[Event]) -> None:
         stream = self._find(flags, stream_id, events)
-        if stream is not None:
+        if stream is None:
+            if not length and not flags & _SYN:
+                self.nuisance.count("news of a stream that is no more")
+        else:
             if length > stream.receive_credit:
                 raise RemoteProtocolError(
                     f"yamux: stream {stream_id} overruns its window "
@@ -189,6 +192,10 @@ class Session(MuxSession):
             if length and stream.received_fin:
                 raise RemoteProtocolError(f"yamux: data after FIN on stream {stream_id}")
             stream.receive_credit -= length
+            if not length and not flags:
+                self.nuisance.refuse("data without data")
+            elif not length and (stream.received_fin or not flags & _MEANT):
+                self.nuisance.count("data without data")
             if flags & _RST:
                 self._on_rst(stream, 0, events)
                 stream = None
@@ -196,8 +203,6 @@ class Session(MuxSession):
         self._data_stream = stream
         self._data_fin = bool(flags & _FIN)
         if not length:
-            if stream is None or stream.received_fin or not flags & _MEANT:
-                self.nuisance.count("data without data")
             self._end_data(events)
 
     def _take_data(self, message: bytes, position: int, end: int, events: list[Event]) -> int:
@@ -269,7 +274,7 @@ class Session(MuxSession):
 
     def _on_go_away(self, code: int, events: list[Event]) -> None:
         if self.said_goodbye:
-            self.nuisance.count("another goodbye")
+            self.nuisance.refuse("another goodbye")
             return
         self.said_goodbye = self.went_away = True
         events.append(Event(EventKind.GO_AWAY, value=code))

@@ -163,7 +163,7 @@ class QuicLink:
         """Let the session have datagrams as long as its turn lasts; return what is left of them."""
         session = self.session
         position = 0
-        while position < len(data) and session.turn > 0 and self.failure is None:
+        while position < len(data) and self._may_receive:
             before = session.turn
             end = position + self._at_once * size
             piece = data[position:end] if position or end < len(data) else data
@@ -183,6 +183,14 @@ class QuicLink:
         return data[position:]
 
     @property
+    def _rests_until(self) -> float | None:
+        return self.session.nuisance.rests_until
+
+    @property
+    def _may_receive(self) -> bool:
+        return self.session.turn > 0 and self.failure is None and self._rests_until is None
+
+    @property
     def _is_stranger(self) -> bool:
         """Somebody who has begun, and whose handshake takes a while."""
         return self.session.remote is None and not self.session.is_client
@@ -193,11 +201,11 @@ class QuicLink:
         if self._inbox and (session.turn <= 0 or self._is_stranger):
             await self.turnstile.wait(session.source.network)
         session.turn = TURN
-        while self._inbox and session.turn > 0 and self.failure is None:
+        while self._inbox and self._may_receive:
             data, size, source = self._inbox.popleft()
             if left := self._receive(data, size, source):
                 self._inbox.appendleft((left, size, source))
-        self._work = self._work or bool(self._inbox)
+        self._work = self._work or (bool(self._inbox) and self._rests_until is None)
 
     def deliver_path_message(self, message: bytes, source: Address) -> None:
         """Take a message of :mod:`lattica.nat.quic.path.peer_path` or `….packet_size`."""
@@ -309,7 +317,7 @@ class QuicLink:
         return Delivery(size.dead and heard, size.answers)
 
     def _next_timer(self) -> float:
-        timers = [self.session.next_timer()]
+        timers = [self.session.next_timer(), self._rests_until if self._inbox else None]
         if self._path is not None:
             timers.append(self._path.next_timer())
         if self._size is not None:

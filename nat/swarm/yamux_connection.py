@@ -17,7 +17,7 @@ from lattica.nat.config import MIB
 from lattica.nat.mux.connection import CLOSE_GRACE, Connection, Direction
 from lattica.nat.mux.delivery import Delivery
 from lattica.nat.mux.stream import Stream, Waiter
-from lattica.nat.mux.turns import TURN, Turnstile
+from lattica.nat.mux.turns import SLOW_TURN, TURN, Turnstile
 from lattica.nat.mux.yamux import Session
 from lattica.nat.mux.yamux_frames import HEADER_SIZE, GoAwayCode
 from lattica.nat.secure.noise import MAX_PLAINTEXT, TransportWriter
@@ -162,17 +162,18 @@ class YamuxConnection(Connection):
     async def _feed(self, messages: list[bytes] | tuple[bytes, ...]) -> None:
         """Let the session take decrypted bytes, and act on what happens.
 
-        Others run after each turn; as a rule all is done in one.
+        Others run after each turn; as a rule all is done in one. Nothing more is read of the pipe
+        while the connection rests (:mod:`lattica.nat.mux.turns`).
         """
         session = self.session
-        session.turn = TURN
+        session.turn = SLOW_TURN if await self._rest() else TURN
         for message in messages:
             self._handle(session.receive(message))
             while session.unfinished:
                 if session.wants_write:
                     self._write_wake.wake()
                 await self._turnstile.wait(session.source.network)
-                session.turn = TURN
+                session.turn = SLOW_TURN if await self._rest() else TURN
                 self._handle(session.go_on())
         if session.wants_write:
             self._write_wake.wake()

@@ -289,7 +289,7 @@ class WebSocketConn:
                 raise RemoteProtocolError("too many frames before the peer is authenticated")
         for event in events:
             if isinstance(event, Frame) and (event.opcode is Opcode.PING or not event.data):
-                self._nuisance.count("a WebSocket frame")
+                self._nuisance.refuse("a WebSocket frame")
 
     async def _answer(self) -> None:
         """Send what the received frames call for, unless a `send` takes it along."""

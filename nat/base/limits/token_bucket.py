@@ -15,13 +15,24 @@ class TokenBucket:
         self._rate = rate
         self._filled: float | None = None
         self.level = size
-        """Tokens as of the last :meth:`fill`."""
+        """Tokens as of the last :meth:`fill`; below 0 after :meth:`spend` as many are owed."""
 
     def fill(self, now: float) -> None:
         """Add what has come since the last time; `now` are seconds that never decrease."""
         if self._filled is not None:
             self.level = min(self._size, self.level + (now - self._filled) * self._rate)
         self._filled = now
+
+    def spend(self, cost: float, most_owed: float, now: float) -> float:
+        """Take `cost` tokens, whether there are as many or not.
+
+        Returns:
+            Seconds until those are there that are owed, of which there are never more than
+            `most_owed`; 0.0: none is.
+        """
+        self.fill(now)
+        self.level = max(self.level - cost, -most_owed)
+        return max(0.0, -self.level / self._rate)
 
     @property
     def is_full(self) -> bool:

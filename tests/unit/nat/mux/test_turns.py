@@ -1,20 +1,23 @@
-"""Work per turn and for nothing: who floods waits for the others, and then has to go."""
+"""Work per turn and for nothing: who floods waits for the others, and is read less."""
 
 from __future__ import annotations
 
 import pytest
 import trio
 
-from lattica.errors import RemoteProtocolError
+from lattica.errors import ConnectionClosedError, RemoteProtocolError
 from lattica.nat.base.limits.token_bucket import TokenBucket
+from lattica.nat.config import Limits, Timeouts
 from lattica.nat.mux.events import EventKind
 from lattica.nat.mux.turns import OPENING, TURN, NetworkNuisance, Nuisance, Turnstile
 from lattica.nat.mux.yamux import Session
 from tests.support.attacker import data, frame
 from tests.support.clock import Clock
+from tests.support.pairs.connected import against_manual_peer
 
-_, WINDOW_UPDATE, _, GO_AWAY = range(4)
+_, WINDOW_UPDATE, PINGS, GO_AWAY = range(4)
 SYN, ACK, FIN, RST = 1, 2, 4, 8
+PING = frame(PINGS, SYN, 0, 1)
 
 
 def new_session(clock: Clock) -> Session:
@@ -47,29 +50,49 @@ def test_streams_count_for_more_than_frames():
     assert len(session.streams) <= TURN // OPENING + 1
 
 
-WORTHLESS = {
+BEYOND_HONESTY = {
     "empty data": data(2, b""),
+    "goodbyes": frame(GO_AWAY, 0, 0, 7),
+}
+SLOWED = {
     "empty data with ACK": data(2, b"", ACK),
     "no credit": frame(WINDOW_UPDATE, 0, 2, 0),
     "small credit": frame(WINDOW_UPDATE, 0, 2, 1),
-    "goodbyes": frame(GO_AWAY, 0, 0, 7),
     "resets of nothing": frame(WINDOW_UPDATE, RST, 4, 0),
+    "resets of nothing, as rust-yamux has them": data(4, b"", RST),
+    "the end of nothing": data(4, b"", FIN),
     "credit for nothing": frame(WINDOW_UPDATE, 0, 4, 300_000),
 }
+WORTHLESS = BEYOND_HONESTY | SLOWED
 
 
-@pytest.mark.parametrize("what", WORTHLESS)
-def test_what_carries_nothing_ends_the_connection_when_it_is_too_much(what):
-    clock = Clock()
-    session = new_session(clock)
+def flood(session: Session, what: str) -> int:
+    """20,000 frames at once; returns how many events they cause."""
     session.receive(data(2, b"", SYN) + data(4, b"", SYN) + frame(WINDOW_UPDATE, RST, 4, 0))
     events = 0
     out = memoryview(bytearray(100_000))
-    with pytest.raises(RemoteProtocolError, match="for nothing"):  # noqa: PT012
-        for _ in range(200):
-            events += len(session.receive(WORTHLESS[what] * 100))
-            session.fill(out)
-    assert events <= 1
+    for _ in range(200):
+        events += len(session.receive(WORTHLESS[what] * 100))
+        session.fill(out)
+    return events
+
+
+@pytest.mark.parametrize("what", BEYOND_HONESTY)
+def test_what_no_honest_peer_sends_ends_the_connection_when_it_is_too_much(what):
+    with pytest.raises(RemoteProtocolError, match="too many frames for nothing"):
+        flood(new_session(Clock()), what)
+
+
+@pytest.mark.parametrize("what", SLOWED)
+def test_what_carries_nothing_has_the_connection_rest_when_it_is_too_much(what):
+    clock = Clock()
+    session = new_session(clock)
+    assert flood(session, what) == 0
+    # 20,000 frames and one reset; 16,384 at once and 1,024 a second are taken.
+    rest = (20_001 - 16_384) / 1024
+    assert session.nuisance.rests_until == pytest.approx(clock.now + rest)
+    clock.now += rest
+    assert session.nuisance.rests_until is None
 
 
 @pytest.mark.parametrize("what", WORTHLESS)
@@ -78,30 +101,129 @@ def test_at_an_honest_rate_it_goes_on_for_ever(what):
     session = new_session(clock)
     session.receive(data(2, b"", SYN) + data(4, b"", SYN) + frame(WINDOW_UPDATE, RST, 4, 0))
     out = memoryview(bytearray(100_000))
-    for _ in range(1000):
+    for _ in range(300):
         clock.now += 1
         session.receive(WORTHLESS[what] * 100)
         session.fill(out)
 
 
-def test_streams_that_are_reset_at_once_are_counted_too():
-    session = new_session(Clock())
-    with pytest.raises(RemoteProtocolError, match="a reset at last"):  # noqa: PT012
-        for n in range(2, 100_000, 2):
-            session.receive(data(n, b"", SYN) + frame(WINDOW_UPDATE, RST, n, 0))
+RESETS = {
+    "as go-yamux has them": frame(WINDOW_UPDATE, RST, 2, 0),
+    "as rust-yamux has them": data(2, b"", RST),
+}
+
+
+@pytest.mark.parametrize("how", RESETS)
+def test_a_stream_that_is_reset_at_once_is_counted_once(how):
+    clock = Clock()
+    session = new_session(clock)
+    for n in range(2, 2 * 16_384 + 2, 2):
+        session.receive(data(n, b"", SYN) + RESETS[how][:4] + n.to_bytes(4) + RESETS[how][8:])
+    assert session.nuisance.rests_until is None
+    session.receive(RESETS[how])
+    assert session.nuisance.rests_until == pytest.approx(clock.now + 1 / 1024)
+
+
+def test_streams_beyond_the_limit_have_the_connection_rest():
+    clock, limits = Clock(), Limits(max_streams_per_connection=1)
+    session = Session(initiator=True, clock=clock, limits=limits)
+    out = memoryview(bytearray(100_000))
+    for n in range(2, 2 * 20_000, 2):
+        session.receive(data(n, b"", SYN))
+        session.fill(out)
+    assert session.nuisance.rests_until == pytest.approx(clock.now + (19_998 - 16_384) / 1024)
+
+
+def test_a_peer_that_is_not_read_is_not_blamed_for_its_silence():
+    clock = Clock()
+    session = Session(initiator=True, clock=clock, timeouts=Timeouts(keep_alive_timeout=3))
+    session.receive(data(2, b"", SYN))
+    session.nuisance.count("frames", 16_384 + 6 * 1024)
+    for _ in range(6):
+        clock.now += 1
+        session.tick()
+    assert session.nuisance.rests_until is None
+    clock.now += 1
+    session.tick()
+    assert not session.is_silent
+    clock.now += 1
+    with pytest.raises(ConnectionClosedError, match="has not answered for 3 s"):
+        session.tick()
 
 
 def test_connections_of_one_network_share_what_they_may_send_for_nothing():
     clock, networks = Clock(), NetworkNuisance()
-    count = 0
-    with pytest.raises(RemoteProtocolError):  # noqa: PT012
-        for _ in range(100):
-            one = Nuisance(clock, networks.of("192.0.2.0/24"))
-            for _ in range(8000):
-                one.count("a frame")
-                count += 1
-    assert count < 70_000
-    Nuisance(clock, networks.of("198.51.100.0/24")).count("a frame")
+    many = [Nuisance(clock, networks.of("192.0.2.0/24")) for _ in range(16)]
+    for one in many:
+        one.count("frames", 4096)
+        assert one.rests_until is None  # 65,536 are taken of a network at once
+    rests = []
+    for one in many:
+        one.count("frames", 1024)
+        rests.append(one.rests_until)
+    # They go on one after the other, a quarter of a second apart; who has sent nothing rests not.
+    assert rests == pytest.approx([clock.now + 0.25 * n for n in range(1, 17)])
+    assert Nuisance(clock, networks.of("192.0.2.0/24")).rests_until is None
+    other = Nuisance(clock, networks.of("198.51.100.0/24"))
+    other.count("frames", 1024)
+    assert other.rests_until is None
+
+
+def test_no_connection_rests_for_longer_than_eight_seconds():
+    clock, networks = Clock(), NetworkNuisance()
+    for _ in range(100):
+        one = Nuisance(clock, networks.of("192.0.2.0/24"))
+        one.count("frames", 60_000)
+        assert (one.rests_until or clock.now) <= clock.now + 8
+
+
+FLOODS = {
+    "resets as rust-yamux has them": lambda n: data(n, b"", SYN) + data(n, b"", RST),
+    "resets as go-yamux has them": lambda n: data(n, b"", SYN) + frame(WINDOW_UPDATE, RST, n, 0),
+    "resets after a proposal": lambda n: data(n, bytes(30), SYN) + data(n, b"", RST),
+    "credit for a stream that is no more": lambda n: frame(WINDOW_UPDATE, 0, 1, 1) + PING,
+}
+
+
+@pytest.mark.parametrize("how", FLOODS)
+async def test_who_floods_is_read_less_and_keeps_the_connection(how, autojump_clock):
+    # 1,024 a second are taken after the first, so it takes 3 seconds to read all of them.
+    count = 3 * 1024
+    async with against_manual_peer(ticking=True, capacity=64 * 1024) as (end, peer):
+        await peer.say(data(1, b"", SYN) + frame(WINDOW_UPDATE, RST, 1, 0))
+        end.connection.session.nuisance.count("frames", 16_384)
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(peer.hear_all)
+            for start in range(0, count, 64):
+                flood = range(2 * start + 3, 2 * (start + 64) + 3, 2)
+                await peer.say(b"".join(map(FLOODS[how], flood)))
+            await peer.say(data(2 * count + 3, b"still there", SYN))
+            while not (end.accepted and end.accepted[-1].id == 2 * count + 3):
+                await end.arrival.wait()
+            assert await end.accepted[-1].receive_exactly(11) == b"still there"
+            assert trio.current_time() - began == pytest.approx(3, abs=0.1)
+            assert end.connection.closed_reason is None
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_peer_that_leaves_is_not_kept_for_what_it_has_sent(autojump_clock):
+    async with against_manual_peer(ticking=True) as (end, peer):
+        end.connection.session.nuisance.count("frames", 1_000_000)
+        await peer.say(data(1, b"", SYN))
+        await trio.sleep(0.1)
+        assert not end.accepted
+        await peer.raw.aclose()
+        with trio.fail_after(7):
+            await end.connection.closed.wait()
+
+
+async def test_what_costs_much_waits_until_it_is_paid(autojump_clock):
+    async with against_manual_peer() as (end, _):
+        for seconds in (0, 1, 2):
+            began = trio.current_time()
+            await end.connection.charge("identify", 16_384 if not seconds else 1024 * seconds)
+            assert trio.current_time() - began == pytest.approx(seconds)
 
 
 def test_memory_for_networks_is_bounded():

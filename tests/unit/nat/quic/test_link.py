@@ -1,11 +1,16 @@
-"""What a link holds for a peer that has proved nothing."""
+"""What a link holds for a peer that has proved nothing, and how it slows one that floods."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+import trio
+
+from lattica.nat.base.limits.places import NOBODY
 from lattica.nat.mux.budget import MemoryBudget
+from lattica.nat.mux.turns import Nuisance, Turnstile
 from lattica.nat.quic.link import QuicLink
 
 SOURCE = ("127.0.0.1", 1)
@@ -34,3 +39,47 @@ def test_a_stranger_leaves_little_lying() -> None:
             link.deliver(bytes(64 * 1024), 1200, SOURCE)
     assert waiting(stranger) == 128 * 1024
     assert waiting(peer) == 64 * 64 * 1024
+
+
+class Session(SimpleNamespace):
+    """Counts the datagrams that it gets, each of which costs as much as 1,024 frames."""
+
+    def receive(self, data: bytes, size: int, source: object) -> list[Any]:
+        self.received += len(data)
+        self.nuisance.count("frames", 1024 * (len(data) // size))
+        return []
+
+    def next_timer(self) -> None:
+        return None
+
+    def transmit(self) -> list[Any]:
+        return []
+
+
+async def test_a_link_whose_peer_floods_rests_and_goes_on(autojump_clock: object) -> None:
+    del autojump_clock
+    nuisance = Nuisance(trio.current_time)
+    nuisance.count("frames", 16_384)
+    session = Session(
+        budget=MemoryBudget(1 << 20),
+        remote=object(),
+        is_client=False,
+        heard=True,
+        turn=0,
+        received=0,
+        wants_write=False,
+        source=NOBODY,
+        nuisance=nuisance,
+    )
+    carrier: Any = SimpleNamespace(on_connection_ids=lambda link: None)
+    link = QuicLink(carrier, SOURCE, session, Turnstile())  # type: ignore[arg-type]
+    began = trio.current_time()
+    link.deliver(bytes(1200), 1200, SOURCE)
+    assert session.received == 1200
+    for _ in range(3):
+        link.deliver(bytes(1200), 1200, SOURCE)
+    assert waiting(link) == 3600
+    while waiting(link):
+        await link.pump()
+    assert session.received == 4 * 1200
+    assert trio.current_time() - began == pytest.approx(3)
