@@ -17,7 +17,7 @@ from enum import IntEnum
 from lattica.dht.kademlia.contact import Contact
 from lattica.dht.pb import kad_pb2 as pb
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
-from lattica.nat.base.keys.peer_id import decode_peer_id
+from lattica.nat.base.keys.peer_id import PeerId, decode_peer_id
 from lattica.nat.base.net.addresses import decode_multiaddr, split_peer
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.protobuf import decode_text, parse_message
@@ -36,6 +36,11 @@ MAX_ADDRS = 16
 """Addresses that are taken of a peer."""
 MAX_SENT_ADDRS = 8
 """Addresses that are sent of a peer: 20 peers fit what rust-libp2p takes."""
+MAX_KEYS = 1024
+"""Keys of one ADD_PROVIDERS or REMOVE_PROVIDERS."""
+MAX_PROVIDER_KEY = 80
+"""Bytes of a key of providers, a multihash; as go-libp2p has it."""
+_MAX_AFTER = 512
 _MAX_TIME = 64
 
 
@@ -49,6 +54,13 @@ class MessageType(IntEnum):
     GET_PROVIDERS = 3
     FIND_NODE = 4
     PING = 5
+    ADD_PROVIDERS = 64
+    """Ours: of many keys at once."""
+    REMOVE_PROVIDERS = 65
+    """Ours: the asker provides them no more."""
+
+
+_BATCHES = (MessageType.ADD_PROVIDERS, MessageType.REMOVE_PROVIDERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +84,13 @@ class Request:
     record: Record | None = None
     """With PUT_VALUE."""
     providers: tuple[Contact, ...] = ()
-    """With ADD_PROVIDER."""
+    """With ADD_PROVIDER and ADD_PROVIDERS."""
+    owner: PeerId | None = None
+    """Ours, with GET_VALUE: only what this peer has signed."""
+    after: bytes = b""
+    """Ours, with GET_VALUE: what comes behind :attr:`Response.after` of the last answer."""
+    keys: tuple[bytes, ...] = ()
+    """With ADD_PROVIDERS and REMOVE_PROVIDERS, at most :data:`MAX_KEYS`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +103,16 @@ class Response:
     closer: tuple[Contact, ...] = ()
     """Peers nearer to the key, as far as it says."""
     providers: tuple[Contact, ...] = ()
+    after: bytes = b""
+    """Ours: there is more under the key, behind this; empty: this is all."""
+    done: bytes = b""
+    """Ours, to ADD_PROVIDERS and REMOVE_PROVIDERS (:meth:`is_done`)."""
     junk: int = 0
     """Entries that were no peers, or held more than once; nothing of them is above."""
+
+    def is_done(self, number: int) -> bool:
+        """Whether what was asked was done of the key with this number."""
+        return number // 8 < len(self.done) and bool(self.done[number // 8] >> number % 8 & 1)
 
 
 # --- to bytes ---
@@ -105,6 +131,12 @@ def encode(message: Request | Response) -> bytes:
         record=None if record is None else _record_to_protobuf(record),
         closerPeers=_peers(message.closer) if isinstance(message, Response) else (),
         providerPeers=_peers(message.providers),
+        owner=owner.to_bytes()
+        if isinstance(message, Request) and (owner := message.owner)
+        else b"",
+        after=message.after,
+        keys=message.keys if isinstance(message, Request) else (),
+        done=message.done if isinstance(message, Response) else b"",
     ).SerializeToString()
     if len(message.key) > MAX_KEY or (record is not None and len(record.value) > MAX_VALUE):
         raise LocalProtocolError(
@@ -140,7 +172,7 @@ def decode_request(data: bytes) -> Request:
     """
     message = parse_message(pb.Message(), data, "a Kademlia request", limit=MAX_MESSAGE)
     kind = _type(message)
-    if not message.key and kind is not MessageType.PING:
+    if not message.key and kind not in (MessageType.PING, *_BATCHES):
         raise RemoteProtocolError(f"{kind.name} without a key")
     record = _record(message)
     if kind is MessageType.PUT_VALUE:
@@ -149,9 +181,27 @@ def decode_request(data: bytes) -> Request:
         if record.key != message.key:
             raise RemoteProtocolError("PUT_VALUE of a record that has another key")
     providers: tuple[Contact, ...] = ()
-    if kind is MessageType.ADD_PROVIDER:
+    if kind in (MessageType.ADD_PROVIDER, MessageType.ADD_PROVIDERS):
         providers, _ = _contacts(message.providerPeers)
-    return Request(kind, message.key, record if kind is MessageType.PUT_VALUE else None, providers)
+    keys: tuple[bytes, ...] = ()
+    if kind in _BATCHES:
+        keys = tuple(message.keys[: MAX_KEYS + 1])
+        if not 0 < len(keys) <= MAX_KEYS:
+            raise RemoteProtocolError(f"{kind.name} has 1 to {MAX_KEYS} keys")
+        if not all(0 < len(key) <= MAX_PROVIDER_KEY for key in keys):
+            raise RemoteProtocolError(f"a key of providers has 1 to {MAX_PROVIDER_KEY} bytes")
+    owner, after = None, b""
+    if kind is MessageType.GET_VALUE:
+        owner, after = decode_peer_id(message.owner) if message.owner else None, _after(message)
+    return Request(
+        kind,
+        message.key,
+        record if kind is MessageType.PUT_VALUE else None,
+        providers,
+        owner,
+        after,
+        keys,
+    )
 
 
 def decode_response(data: bytes, request: Request) -> Response:
@@ -171,7 +221,31 @@ def decode_response(data: bytes, request: Request) -> Response:
         raise RemoteProtocolError(f"{len(message.closerPeers)} closer peers in one answer")
     closer, junk = _contacts(message.closerPeers)
     providers, more = _contacts(message.providerPeers)
-    return Response(kind, message.key, record, closer, providers, junk + more)
+    if len(message.done) > MAX_KEYS // 8:
+        raise RemoteProtocolError("an answer about more keys than there can be")
+    return Response(
+        kind,
+        message.key,
+        record,
+        closer,
+        providers,
+        _after(message),
+        message.done,
+        junk + more,
+    )
+
+
+def encode_done(done: Iterable[bool]) -> bytes:
+    """:attr:`Response.done` of keys in their order."""
+    bits = list(done)
+    number = sum(1 << index for index, is_done in enumerate(bits) if is_done)
+    return number.to_bytes((len(bits) + 7) // 8, "little")
+
+
+def _after(message: pb.Message) -> bytes:
+    if len(message.after) > _MAX_AFTER:
+        raise RemoteProtocolError(f"a place of {len(message.after)} bytes")
+    return message.after
 
 
 def _type(message: pb.Message) -> MessageType:

@@ -18,7 +18,7 @@ class Record(_message.Message):
     def __init__(self, key: _Optional[bytes] = ..., value: _Optional[bytes] = ..., timeReceived: _Optional[bytes] = ...) -> None: ...
 
 class Message(_message.Message):
-    __slots__ = ("type", "key", "record", "closerPeers", "providerPeers", "clusterLevelRaw")
+    __slots__ = ("type", "key", "record", "closerPeers", "providerPeers", "clusterLevelRaw", "owner", "after", "keys", "done")
     class MessageType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         PUT_VALUE: _ClassVar[Message.MessageType]
@@ -27,12 +27,16 @@ class Message(_message.Message):
         GET_PROVIDERS: _ClassVar[Message.MessageType]
         FIND_NODE: _ClassVar[Message.MessageType]
         PING: _ClassVar[Message.MessageType]
+        ADD_PROVIDERS: _ClassVar[Message.MessageType]
+        REMOVE_PROVIDERS: _ClassVar[Message.MessageType]
     PUT_VALUE: Message.MessageType
     GET_VALUE: Message.MessageType
     ADD_PROVIDER: Message.MessageType
     GET_PROVIDERS: Message.MessageType
     FIND_NODE: Message.MessageType
     PING: Message.MessageType
+    ADD_PROVIDERS: Message.MessageType
+    REMOVE_PROVIDERS: Message.MessageType
     class ConnectionType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         NOT_CONNECTED: _ClassVar[Message.ConnectionType]
@@ -58,10 +62,18 @@ class Message(_message.Message):
     CLOSERPEERS_FIELD_NUMBER: _ClassVar[int]
     PROVIDERPEERS_FIELD_NUMBER: _ClassVar[int]
     CLUSTERLEVELRAW_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
     type: Message.MessageType
     key: bytes
     record: Record
     closerPeers: _containers.RepeatedCompositeFieldContainer[Message.Peer]
     providerPeers: _containers.RepeatedCompositeFieldContainer[Message.Peer]
     clusterLevelRaw: int
-    def __init__(self, type: _Optional[_Union[Message.MessageType, str]] = ..., key: _Optional[bytes] = ..., record: _Optional[_Union[Record, _Mapping]] = ..., closerPeers: _Optional[_Iterable[_Union[Message.Peer, _Mapping]]] = ..., providerPeers: _Optional[_Iterable[_Union[Message.Peer, _Mapping]]] = ..., clusterLevelRaw: _Optional[int] = ...) -> None: ...
+    owner: bytes
+    after: bytes
+    keys: _containers.RepeatedScalarFieldContainer[bytes]
+    done: bytes
+    def __init__(self, type: _Optional[_Union[Message.MessageType, str]] = ..., key: _Optional[bytes] = ..., record: _Optional[_Union[Record, _Mapping]] = ..., closerPeers: _Optional[_Iterable[_Union[Message.Peer, _Mapping]]] = ..., providerPeers: _Optional[_Iterable[_Union[Message.Peer, _Mapping]]] = ..., clusterLevelRaw: _Optional[int] = ..., owner: _Optional[bytes] = ..., after: _Optional[bytes] = ..., keys: _Optional[_Iterable[bytes]] = ..., done: _Optional[bytes] = ...) -> None: ...

@@ -85,6 +85,8 @@ TARGETS: dict[str, str] = {
     "crdt-genesis": "crdt:SMALL",
     "kad-request": "dht:KAD_REQUEST",
     "kad-response": "dht:KAD_RESPONSE",
+    "kad-values": "dht:KAD_VALUES",
+    "kad-plain": "dht:KAD_PLAIN",
     "crdt-write": "crdt:WRITE",
     "crdt-proof": "crdt:PROOF",
     "crdt-sync": "crdt:SYNC",

@@ -38,10 +38,17 @@ def exchanges(draw) -> tuple[Request, Response]:
     key = draw(KEYS)
     records = st.builds(Record, st.just(key), st.binary(max_size=99), st.text("0123:Z", max_size=9))
     record = draw(records) if kind is MessageType.PUT_VALUE else None
-    providers = draw(PEERS) if kind is MessageType.ADD_PROVIDER else ()
-    return Request(kind, key, record, providers), Response(
-        kind, key, draw(st.none() | records), draw(PEERS), draw(PEERS)
-    )
+    adds = (MessageType.ADD_PROVIDER, MessageType.ADD_PROVIDERS)
+    providers = draw(PEERS) if kind in adds else ()
+    gets = kind is MessageType.GET_VALUE
+    owner = draw(st.none() | CONTACTS.map(lambda c: c.peer_id)) if gets else None
+    after = draw(st.binary(max_size=9))
+    batches = (MessageType.ADD_PROVIDERS, MessageType.REMOVE_PROVIDERS)
+    keys = tuple(draw(st.lists(KEYS, min_size=1, max_size=9))) if kind in batches else ()
+    request = Request(kind, key, record, providers, owner, after if gets else b"", keys)
+    done = draw(st.binary(max_size=9))
+    answer = Response(kind, key, draw(st.none() | records), draw(PEERS), draw(PEERS), after, done)
+    return request, answer
 
 
 @given(exchanges())

@@ -1,6 +1,8 @@
-"""Targets of the DHT: Kademlia's messages in both directions."""
+"""Targets of the DHT: Kademlia's messages in both directions, and records."""
 
 from __future__ import annotations
+
+from contextlib import suppress
 
 from lattica.dht.kademlia.contact import Contact
 from lattica.dht.kademlia.messages import (
@@ -13,8 +15,13 @@ from lattica.dht.kademlia.messages import (
     decode_response,
     encode,
 )
+from lattica.dht.records.keys import content_key, peer_key, value_key
+from lattica.dht.records.plain import STANDARD, check_plain
+from lattica.dht.records.signed_value import decode_values, encode_values, seal_value
 from lattica.errors import RemoteProtocolError
+from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.keys.peer_id import PeerId
+from lattica.nat.base.keys.peer_record import seal_record
 from lattica.nat.base.net.multiaddr import Multiaddr
 from tools.fuzz.target import Target, Violation
 
@@ -51,7 +58,40 @@ KAD_REQUEST = Target(
         encode(Request(MessageType.FIND_NODE, KEY)),
         encode(Request(MessageType.PUT_VALUE, KEY, RECORD)),
         encode(Request(MessageType.ADD_PROVIDER, KEY, None, (PEER,))),
+        encode(Request(MessageType.GET_VALUE, KEY, owner=PEER.peer_id, after=KEY)),
+        encode(Request(MessageType.ADD_PROVIDERS, providers=(PEER,), keys=(KEY, KEY))),
     ],
+    tokens=TOKENS,
+)
+OWNER = Identity(bytes(range(32)))
+VALUE_KEY = value_key("key")
+VALUE = seal_value(OWNER, VALUE_KEY, b"sub", b"\x81\xa1a\x01", sequence=1, expires=1 << 40)
+
+
+def _values(data: bytes) -> None:
+    values, _ = decode_values(data, VALUE_KEY)
+    if decode_values(encode_values(values), VALUE_KEY) != (values, 0):
+        raise Violation("other values once written and read")
+
+
+def _plain(data: bytes) -> None:
+    for key in (peer_key(OWNER.peer_id), content_key(data)):
+        with suppress(RemoteProtocolError):
+            check_plain(STANDARD, key, data)
+
+
+KAD_VALUES = Target(
+    "kad-values",
+    _values,
+    (RemoteProtocolError,),
+    seeds=[encode_values([VALUE])],
+    tokens=[b"\x0a", VALUE.envelope, VALUE_KEY, b"\x08\x01\x12\x20"],
+)
+KAD_PLAIN = Target(
+    "kad-plain",
+    _plain,
+    (RemoteProtocolError,),
+    seeds=[seal_record(OWNER, 1, [Multiaddr("/ip4/192.0.2.1/tcp/4001")])],
     tokens=TOKENS,
 )
 KAD_RESPONSE = Target(

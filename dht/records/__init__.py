@@ -1,0 +1,1 @@
+"""Records: what can be stored under which key, and who may store it. Pure."""

@@ -1,0 +1,1 @@
+"""Answering what other peers ask: :mod:`~lattica.dht.server.core` decides, and is pure."""

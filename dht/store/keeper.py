@@ -1,0 +1,165 @@
+"""Writes what has changed in the store to its file, in a thread, many changes at a time.
+
+Where it cannot be written (the disk is full), records are kept in memory, which is said once, and
+written when there is room again.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import trio
+
+from lattica.dht.store.disk import RecordFile
+from lattica.dht.store.rows import Kind, Row, RowId
+
+logger = logging.getLogger(__name__)
+
+_RETRY = 30.0
+"""Seconds after which a file that could not be written is tried again."""
+_BATCH = 4096
+"""Rows of one transaction."""
+
+RowSource = Callable[[RowId], Row | None]
+
+
+class Keeper:
+    """The :class:`~lattica.dht.store.rows.Journal` of a node.
+
+    Args:
+        path: the file; None: records are kept in memory alone.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._file: RecordFile | None = None
+        self._sources: dict[Kind, RowSource] = {}
+        self._dirty: dict[RowId, None] = {}
+        self._wake = trio.Event()
+        self._written = trio.Event()
+        """Replaced when it is set."""
+        self._version = 0
+        self._written_version = 0
+        self.problem = ""
+        """Why nothing is written now; empty: all is well."""
+
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether there is a file, and it could be written the last time."""
+        return self._file is not None and not self.problem
+
+    def serve(self, kinds: tuple[Kind, ...], source: RowSource) -> None:
+        """Rows of these kinds are asked for from `source`."""
+        self._sources.update(dict.fromkeys(kinds, source))
+
+    def changed(self, row_id: RowId) -> None:
+        """A row is another one now, or gone."""
+        if self._path is None:
+            return
+        self._dirty[row_id] = None
+        self._version += 1
+        self._wake.set()
+
+    async def load(self) -> list[Row]:
+        """Open the file, and read what is in it. Never raises for what is wrong with the file."""
+        if self._path is None:
+            await trio.lowlevel.checkpoint()
+            return []
+        path = self._path
+
+        def read() -> tuple[RecordFile, list[Row]]:
+            file = RecordFile(path)
+            try:
+                return file, list(file.read())
+            except BaseException:
+                file.close()
+                raise
+
+        try:
+            self._file, rows = await trio.to_thread.run_sync(read)
+        except (OSError, sqlite3.Error) as error:
+            self._fail(error)
+            return []
+        return rows
+
+    async def run(self) -> None:
+        """Write until cancelled; what is left then is written by :meth:`aclose`."""
+        while True:
+            await self._wake.wait()
+            await self._write_all()
+            if self.problem:
+                await trio.sleep(_RETRY)
+                await self._reopen()
+
+    async def wait_written(self) -> None:
+        """Wait until all that has changed before this call is in the file, where there is one that
+        can be written.
+        """
+        version = self._version
+        await trio.lowlevel.checkpoint()
+        while self._written_version < version and self.is_on_disk:
+            await self._written.wait()
+
+    async def aclose(self) -> None:
+        """Write what is left, and close the file."""
+        with trio.CancelScope(shield=True):
+            if self._dirty and self.is_on_disk:
+                await self._write_all()
+            if self._file is not None:
+                file, self._file = self._file, None
+                await trio.to_thread.run_sync(file.close)
+
+    async def _write_all(self) -> None:
+        self._wake = trio.Event()
+        while self._dirty and self._file is not None:
+            version, is_all = self._version, len(self._dirty) <= _BATCH
+            ids = list(islice(self._dirty, _BATCH))
+            rows, gone = [], []
+            for row_id in ids:
+                row = self._sources[row_id.kind](row_id)
+                if row is None:
+                    gone.append(row_id)
+                else:
+                    rows.append(row)
+                del self._dirty[row_id]
+            try:
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(self._file.write, rows, gone)
+            except (OSError, sqlite3.Error) as error:
+                self._dirty.update(dict.fromkeys(ids))
+                self._fail(error)
+                break
+            if self.problem:
+                logger.info("records are written to %s again", self._path)
+                self.problem = ""
+            if is_all:
+                self._written_version = version
+            self._announce()
+
+    async def _reopen(self) -> None:
+        if self._file is None and self._path is not None:
+            try:
+                self._file = await trio.to_thread.run_sync(RecordFile, self._path)
+            except (OSError, sqlite3.Error) as error:
+                self._fail(error)
+        self._wake.set()
+
+    def _fail(self, error: Exception) -> None:
+        if not self.problem:
+            logger.warning(
+                "records of the DHT cannot be written to %s (%s): they are kept in memory, and "
+                "lost when the node ends; make room there, and it goes on",
+                self._path,
+                error,
+            )
+        self.problem = str(error) or type(error).__name__
+        self._wake.set()
+        self._announce()
+
+    def _announce(self) -> None:
+        written, self._written = self._written, trio.Event()
+        written.set()

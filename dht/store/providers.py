@@ -1,0 +1,166 @@
+"""Who provides what, as a node keeps it for others. Pure: the clock is passed in."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+
+from lattica.dht.kademlia.contact import Contact
+from lattica.dht.kademlia.messages import MAX_ADDRS
+from lattica.dht.store.config import StoreConfig
+from lattica.dht.store.deadlines import Deadlines
+from lattica.dht.store.quotas import Quotas, source_for
+from lattica.dht.store.rows import Journal, Kind, Row, RowId, pack, unpack
+from lattica.dht.store.values import Put
+from lattica.nat.base.errors import RemoteProtocolError
+from lattica.nat.base.keys.peer_id import PeerId
+from lattica.nat.base.net.addresses import decode_multiaddr
+from lattica.nat.base.net.multiaddr import Multiaddr
+
+_ID = tuple[bytes, PeerId]
+
+
+class ProviderStore:
+    """Providers by key, and the addresses that each has told. Times are seconds since 1970."""
+
+    def __init__(self, config: StoreConfig, journal: Journal) -> None:
+        self._config = config
+        self._journal = journal
+        self._quotas: Quotas[_ID] = Quotas(
+            config.providers, config.providers_per_publisher, config.providers_per_network
+        )
+        self._peers: dict[bytes, dict[PeerId, None]] = {}
+        """By key."""
+        self._until: Deadlines[_ID] = Deadlines()
+        self._addrs: dict[PeerId, tuple[Multiaddr, ...]] = {}
+        self._counts: dict[PeerId, int] = {}
+        """Records of each peer."""
+
+    def __len__(self) -> int:
+        return self._quotas.used
+
+    def add(self, key: bytes, provider: Contact, network: str | None, now: float) -> Put:
+        """A peer provides a key from now on, for `provider_ttl` seconds."""
+        self.expire(now)
+        peer_id = provider.peer_id
+        peers = self._peers.get(key, {})
+        is_known = peer_id in peers
+        if not is_known:
+            if len(peers) >= self._config.providers_per_key:
+                return Put.NO_ROOM
+            evicted = self._quotas.admit((key, peer_id), source_for(peer_id, network), 1)
+            if evicted is None:
+                return Put.NO_ROOM
+            self._counts[peer_id] = self._counts.get(peer_id, 0) + 1
+            for other_key, other in evicted:
+                self._forget(other_key, other)
+        end = now + self._config.provider_ttl
+        # What is repeated all the time is not written all the time.
+        if end > (self._until.get((key, peer_id)) or 0.0) + self._config.provider_ttl / 20:
+            self._peers.setdefault(key, {})[peer_id] = None
+            self._until[key, peer_id] = end
+            self._journal.changed(_row_id(key, peer_id))
+        addrs = provider.addrs[:MAX_ADDRS]
+        if addrs and self._addrs.get(peer_id) != addrs:
+            self._addrs[peer_id] = addrs
+            self._journal.changed(RowId(Kind.ADDRESSES, peer_id.to_bytes()))
+        return Put.KNOWN if is_known else Put.STORED
+
+    def remove(self, key: bytes, peer_id: PeerId) -> bool:
+        """A peer provides a key no more; whether it was known to."""
+        if not self.has(key, peer_id):
+            return False
+        self._quotas.release((key, peer_id))
+        self._forget(key, peer_id)
+        return True
+
+    def get(self, key: bytes, now: float, count: int, rng: random.Random) -> list[Contact]:
+        """At most `count` of those who provide a key, in no order."""
+        self.expire(now)
+        peers = list(self._peers.get(key, ()))
+        if len(peers) > count:
+            peers = rng.sample(peers, count)
+        return [Contact.of(peer_id, self._addrs.get(peer_id, ())) for peer_id in peers]
+
+    def has(self, key: bytes, peer_id: PeerId) -> bool:
+        """Whether a peer is known to provide a key."""
+        return peer_id in self._peers.get(key, {})
+
+    def expire(self, now: float) -> None:
+        """Forget what has expired."""
+        for key, peer_id in self._until.take_due(now):
+            self._quotas.release((key, peer_id))
+            self._forget(key, peer_id)
+
+    def _forget(self, key: bytes, peer_id: PeerId) -> None:
+        peers = self._peers[key]
+        del peers[peer_id]
+        if not peers:
+            del self._peers[key]
+        self._until.discard((key, peer_id))
+        self._journal.changed(_row_id(key, peer_id))
+        self._counts[peer_id] -= 1
+        if not self._counts[peer_id]:
+            del self._counts[peer_id]
+            if self._addrs.pop(peer_id, None) is not None:
+                self._journal.changed(RowId(Kind.ADDRESSES, peer_id.to_bytes()))
+
+    # --- rows ---
+
+    def row(self, row_id: RowId) -> Row | None:
+        """The row as it is now; None: gone."""
+        if row_id.kind is Kind.ADDRESSES:
+            addrs = self._addrs.get(PeerId(row_id.id))
+            return None if addrs is None else Row(row_id, pack([a.to_bytes() for a in addrs]))
+        length = row_id.id[0]
+        key, peer_id = row_id.id[1 : 1 + length], PeerId(row_id.id[1 + length :])
+        end = self._until.get((key, peer_id))
+        if end is None:
+            return None
+        source = self._quotas.source_of((key, peer_id))
+        network = source.network if source is not None else None
+        return Row(row_id, pack(end, network if isinstance(network, str) else None))
+
+    def load(self, rows: Iterable[Row], now: float) -> None:
+        """Take rows from a file; what is wrong with one is left out."""
+        addrs: dict[bytes, tuple[Multiaddr, ...]] = {}
+        providers: list[Row] = []
+        for row in rows:
+            if row.row_id.kind is Kind.PROVIDER:
+                providers.append(row)
+                continue
+            fields = unpack(row.data, 1)
+            if fields is not None and isinstance(fields[0], list):
+                addrs[row.row_id.id] = _addrs(fields[0])
+        for row in providers:
+            fields = unpack(row.data, 2)
+            if fields is None or not row.row_id.id:
+                continue
+            end, network = fields
+            length = row.row_id.id[0]
+            key, raw = row.row_id.id[1 : 1 + length], row.row_id.id[1 + length :]
+            if not isinstance(end, int | float) or end <= now:
+                continue
+            try:
+                provider = Contact.of(PeerId(raw), addrs.get(raw, ()))
+            except ValueError:
+                continue
+            where = network if isinstance(network, str) else None
+            if self.add(key, provider, where, now) is Put.STORED:
+                latest = now + self._config.provider_ttl
+                self._until[key, provider.peer_id] = min(float(end), latest)
+
+
+def _row_id(key: bytes, peer_id: PeerId) -> RowId:
+    return RowId(Kind.PROVIDER, bytes((len(key),)) + key + peer_id.to_bytes())
+
+
+def _addrs(items: list[object]) -> tuple[Multiaddr, ...]:
+    found = []
+    for item in items[:MAX_ADDRS]:
+        try:
+            if isinstance(item, bytes):
+                found.append(decode_multiaddr(item))
+        except RemoteProtocolError:
+            continue
+    return tuple(found)

@@ -1,0 +1,150 @@
+"""The file of records: what is written stays, whatever happens to the process or the disk."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+import trio
+
+from lattica.dht.store.disk import RecordFile
+from lattica.dht.store.keeper import Keeper
+from lattica.dht.store.rows import Kind, Row, RowId
+
+ONE, TWO = RowId(Kind.VALUE, b"one"), RowId(Kind.PROVIDER, b"two")
+
+
+def test_rows_are_there_again_and_gone_ones_are_not(tmp_path):
+    path = tmp_path / "sub" / "records.sqlite"
+    file = RecordFile(path)
+    file.write([Row(ONE, b"1"), Row(TWO, b"2")], [])
+    file.write([Row(ONE, b"3")], [TWO])
+    file.close()
+    file = RecordFile(path)
+    assert list(file.read()) == [Row(ONE, b"3")]
+    file.close()
+
+
+def test_a_damaged_file_is_put_aside_and_said(tmp_path, caplog):
+    path = tmp_path / "records.sqlite"
+    path.write_bytes(b"nothing that SQLite has written" * 100)
+    file = RecordFile(path)
+    assert list(file.read()) == []
+    file.close()
+    assert "damaged" in caplog.text
+    assert (tmp_path / "records.sqlite.damaged").exists()
+
+
+def test_what_is_written_half_is_not_written(tmp_path):
+    file = RecordFile(tmp_path / "records.sqlite")
+    with pytest.raises(sqlite3.Error):
+        file.write([Row(ONE, b"1"), Row(TWO, object())], [])  # type: ignore[arg-type]
+    assert list(file.read()) == []
+    file.write([Row(ONE, b"1")], [])
+    file.close()
+
+
+_WRITER = """
+import sys
+from pathlib import Path
+from lattica.dht.store.disk import RecordFile
+from lattica.dht.store.rows import Kind, Row, RowId
+
+file = RecordFile(Path(sys.argv[1]))
+for number in range(10_000):
+    file.write([Row(RowId(Kind.VALUE, b"%d" % number), b"x" * 1000)], [])
+    print(number, flush=True)
+"""
+
+
+def test_a_killed_process_has_lost_nothing_that_was_written(tmp_path):
+    path = tmp_path / "records.sqlite"
+    with subprocess.Popen(
+        [sys.executable, "-c", _WRITER, str(path)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if int(line) == 50:
+                os.kill(process.pid, signal.SIGKILL)
+                break
+    file = RecordFile(path)
+    numbers = {int(row.row_id.id) for row in file.read()}
+    file.close()
+    assert numbers >= set(range(51))
+
+
+async def _kept(path, rows, nursery):
+    keeper = Keeper(path)
+    keeper.serve(tuple(Kind), lambda row_id: Row(row_id, rows[row_id]) if row_id in rows else None)
+    assert await keeper.load() == []
+    nursery.start_soon(keeper.run)
+    return keeper
+
+
+async def test_what_has_changed_is_written_in_the_background(tmp_path):
+    rows = {ONE: b"1", TWO: b"2"}
+    async with trio.open_nursery() as nursery:
+        keeper = await _kept(tmp_path / "r", rows, nursery)
+        keeper.changed(ONE)
+        keeper.changed(TWO)
+        await keeper.wait_written()
+        del rows[TWO]
+        keeper.changed(TWO)
+        await keeper.wait_written()
+        nursery.cancel_scope.cancel()
+    rows[ONE] = b"last"
+    keeper.changed(ONE)
+    await keeper.aclose()
+    again = Keeper(tmp_path / "r")
+    assert await again.load() == [Row(ONE, b"last")]
+    await again.aclose()
+
+
+async def test_a_full_disk_costs_nothing_but_the_file_and_is_said_once(
+    tmp_path, caplog, autojump_clock, monkeypatch
+):
+    rows = {ONE: b"1"}
+    async with trio.open_nursery() as nursery:
+        keeper = await _kept(tmp_path / "r", rows, nursery)
+        write = RecordFile.write
+
+        def full(*args):
+            raise sqlite3.OperationalError("database or disk is full")
+
+        monkeypatch.setattr(RecordFile, "write", full)
+        keeper.changed(ONE)
+        await keeper.wait_written()
+        assert not keeper.is_on_disk
+        assert "full" in keeper.problem
+        await trio.sleep(100)
+        assert caplog.text.count("kept in memory") == 1
+        monkeypatch.setattr(RecordFile, "write", write)
+        while not keeper.is_on_disk:
+            await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    await keeper.aclose()
+    again = Keeper(tmp_path / "r")
+    assert await again.load() == [Row(ONE, b"1")]
+    await again.aclose()
+
+
+async def test_a_path_that_cannot_be_costs_the_file_and_not_the_node(tmp_path, caplog):
+    (tmp_path / "file").write_text("no directory")
+    keeper = Keeper(tmp_path / "file" / "records.sqlite")
+    assert await keeper.load() == []
+    assert not keeper.is_on_disk
+    assert "kept in memory" in caplog.text
+    await keeper.wait_written()
+    await keeper.aclose()
+
+
+async def test_without_a_path_nothing_is_kept():
+    keeper = Keeper(None)
+    assert await keeper.load() == []
+    keeper.changed(ONE)
+    await keeper.wait_written()
+    await keeper.aclose()
