@@ -1,7 +1,7 @@
 """Who has stored how much, and who yields where there is no room. Pure.
 
 Identities are free, so that a limit for each publisher limits nobody: what is stored is counted by
-network, too (:mod:`lattica.nat.base.places`), and where all is full, the network that has most
+network, too (:mod:`lattica.nat.base.limits.places`), and where all is full, the network that has most
 yields to one that has less. Addresses that are not of the internet have no network: there each peer
 is its own.
 """
@@ -13,7 +13,7 @@ from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Generic, TypeVar
 
-from lattica.nat.base.places import Shares, Source
+from lattica.nat.base.limits.places import Shares, Source
 
 R = TypeVar("R", bound=Hashable)
 
