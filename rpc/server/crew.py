@@ -77,6 +77,7 @@ class Crew(Generic[T]):
         self._failed = failed
         self._jobs: deque[T] = deque()
         self._resting: list[trio.lowlevel.Task] = []
+        self._context = copy_context()
         self._ended = False
         self.done = trio.Event()
         """There is nothing more to read; jobs may still run."""
@@ -84,13 +85,17 @@ class Crew(Generic[T]):
     def start(self, jobs: list[T]) -> None:
         """Begin, with what has been read already."""
         self._jobs.extend(jobs)
-        self._tasks.start_soon(self._work)
+        self._start_worker()
+
+    def _start_worker(self) -> None:
+        # A task has the context of who starts it, which may be a handler with variables of its own.
+        self._context.run(self._tasks.start_soon, self._work)
 
     def _pass_lead(self) -> None:
         if self._resting:
             trio.lowlevel.reschedule(self._resting.pop(), outcome.Value(True))
         else:
-            self._tasks.start_soon(self._work)
+            self._start_worker()
 
     async def _work(self) -> None:
         """Lead and rest by turns, until there is no use for that or a job has been cancelled."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import AsyncIterator
+from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ from lattica.rpc.protocol.messages import (
     encode_failure,
     head_of_call,
 )
+from lattica.rpc.server.contexts import in_context
 from lattica.rpc.server.methods import ServedMethod
 from lattica.rpc.server.streams import BlockingRequests, RequestStream, ThreadedIterator
 from lattica.rpc.services.context import CallContext
@@ -82,7 +84,8 @@ class DataPlane:
             return not is_last
         server.data_calls[peer] += 1
         try:
-            return await self._call(data, head, method, message)
+            # The next call on the stream is to see nothing of what this one's handler sets.
+            return await in_context(copy_context(), self._call(data, head, method, message))
         finally:
             server.data_calls[peer] -= 1
             if not server.data_calls[peer]:
