@@ -50,6 +50,9 @@ class RpcConfig:
     ones are refused with this setting's name."""
     send_tracebacks: bool = False
     """Whether callers get the traceback of a handler that raised."""
+    tracing: bool = False
+    """Whether calls are OpenTelemetry spans, which a caller's and a server's share. Needs the extra
+    `otel`; the program's own tracer provider says where they go."""
 
     def __post_init__(self) -> None:
         require_types(self)

@@ -21,6 +21,7 @@ from lattica.rpc.encoding.items import MAX_ITEMS, most_items
 from lattica.rpc.encoding.memory import allocate
 from lattica.rpc.errors import ResourceExhaustedError
 from lattica.rpc.protocol.messages import Kind, Prefix, PrefixReader, encode_message
+from lattica.rpc.statistics import Traffic
 
 _JOINED = 16 * 1024
 """Bytes up to which the parts of a message are copied together rather than sent one by one."""
@@ -57,7 +58,12 @@ class DataStream:
     """
 
     def __init__(
-        self, stream: Stream, decoder: Decoder, budget: ReceiveBudget, config: RpcConfig
+        self,
+        stream: Stream,
+        decoder: Decoder,
+        budget: ReceiveBudget,
+        config: RpcConfig,
+        traffic: Traffic,
     ) -> None:
         self.stream = stream
         self.compression: str | None = None
@@ -67,8 +73,7 @@ class DataStream:
         self._config = config
         self._reserved = 0
         self._prefixes = PrefixReader()
-        self.bytes_received = 0
-        self.bytes_sent = 0
+        self._traffic = traffic
 
     # --- sending ---
 
@@ -83,14 +88,14 @@ class DataStream:
                 body, is_compressed = smaller, True
         head = encode_message(kind, body, is_last=is_last, is_compressed=is_compressed)
         stream = self.stream
-        self.bytes_sent += len(head)
+        self._traffic.sent += len(head)
         if not body.buffers:
             await stream.send_all(head)
             return
         small = 0
         parts: list[Any] = [head]
         for buffer in body.buffers:
-            self.bytes_sent += len(buffer)
+            self._traffic.sent += len(buffer)
             if small + len(buffer) <= _JOINED:
                 small += len(buffer)
                 parts.append(buffer)
@@ -108,7 +113,7 @@ class DataStream:
 
     async def send_raw(self, message: bytes) -> None:
         """Send a message that is encoded."""
-        self.bytes_sent += len(message)
+        self._traffic.sent += len(message)
         await self.stream.send_all(message)
 
     # --- receiving ---
@@ -135,7 +140,7 @@ class DataStream:
         if prefix is None:
             return None
         size = prefix.size
-        self.bytes_received += size
+        self._traffic.received += size
         self._check_skeleton(prefix.skeleton)
         is_large = size > CONTROL_BODY
         if is_large:

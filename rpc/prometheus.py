@@ -58,6 +58,9 @@ class RpcCollector(Collector):
             ("handler_threads", "Threads that run handlers.", now.threads),
         ):
             yield GaugeMetricFamily(f"lattica_rpc_{name}", text, value=value)
-        yield CounterMetricFamily(
-            "lattica_rpc_retries", "Calls that were made again.", value=now.retries
-        )
+        for name, text, value in (
+            ("retries", "Calls that were made again.", now.retries),
+            ("data_sent_bytes", "Messages sent over the data plane.", now.data_sent),
+            ("data_received_bytes", "Messages received over it.", now.data_received),
+        ):
+            yield CounterMetricFamily(f"lattica_rpc_{name}", text, value=value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 import trio
 
@@ -25,8 +25,11 @@ from lattica.rpc.errors import StatusCode
 from lattica.rpc.server.methods import Authorize
 from lattica.rpc.server.server import Server
 from lattica.rpc.services.definition import as_class, define
-from lattica.rpc.statistics import MethodCounters, MethodStatistics, RpcStatistics
+from lattica.rpc.statistics import MethodCounters, MethodStatistics, RpcStatistics, Traffic
 from lattica.rpc.tasks import Tasks
+
+if TYPE_CHECKING:
+    from lattica.rpc.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +61,12 @@ class Rpc:
         self._types = TypeRegistry()
         budget = ReceiveBudget(self.config.receive_memory, self.config.receive_memory_per_peer)
         self._budget = budget
-        self._server = Server(host, self._tasks, self.config, self._types, budget)
-        self._client = Client(host, self._tasks, self.config, self._types, budget)
+        self._traffic = Traffic()
+        parts = (host, self._tasks, self.config, self._types, budget, self._traffic)
+        self._server = Server(*parts)
+        self._client = Client(*parts)
+        if self.config.tracing:
+            self._server.tracing = self._client.tracing = _tracing()
         self._tasks.start_soon(self._follow_paths)
 
     # --- serving ---
@@ -186,6 +193,8 @@ class Rpc:
             sessions=len(self._server.control.sessions),
             peers=len(self._client.peers),
             receive_memory=self._budget.used,
+            data_sent=self._traffic.sent,
+            data_received=self._traffic.received,
             threads=self._server.limiter.borrowed_tokens,
             retries=self._client.retries,
         )
@@ -227,6 +236,18 @@ async def open_rpc(host: Host, config: RpcConfig | None = None) -> AsyncIterator
             yield rpc
         finally:
             await rpc.aclose()
+
+
+def _tracing() -> Tracing:
+    try:
+        from lattica.rpc.tracing import Tracing
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "opentelemetry":
+            raise
+        raise ImportError(
+            "rpc.tracing needs OpenTelemetry: pip install 'lattica-stack[otel]'"
+        ) from error
+    return Tracing()
 
 
 def _peer(peer: PeerLike) -> PeerId:

@@ -35,6 +35,16 @@ class MethodCounters:
         self.buckets[bisect_left(BUCKETS, seconds)] += 1
 
 
+class Traffic:
+    """Bytes of messages over the data plane, of all its streams."""
+
+    __slots__ = ("received", "sent")
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.sent = 0
+
+
 @dataclass(frozen=True, slots=True)
 class MethodStatistics:
     """One method on one side."""
@@ -62,6 +72,10 @@ class RpcStatistics:
     """Peers that are called from here."""
     receive_memory: int
     """Bytes of large bodies that are being received and worked on."""
+    data_sent: int
+    """Bytes of messages that were sent over the data plane, as they are on the wire."""
+    data_received: int
+    """The same of those received, counted when they begin."""
     threads: int
     """Threads that run handlers now."""
     retries: int

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgpack
 import trio
@@ -33,8 +33,11 @@ from lattica.rpc.errors import (
     UnavailableError,
 )
 from lattica.rpc.services.definition import Kind, Method
-from lattica.rpc.statistics import MAX_METHODS, MethodCounters
+from lattica.rpc.statistics import MAX_METHODS, MethodCounters, Traffic
 from lattica.rpc.tasks import Tasks
+
+if TYPE_CHECKING:
+    from lattica.rpc.tracing import Tracing
 
 _pack: Final = msgpack.Packer().pack
 _RESOLVE_EVERY: Final = 5.0
@@ -109,6 +112,7 @@ class Client:
         config: RpcConfig,
         types: TypeRegistry,
         budget: ReceiveBudget,
+        traffic: Traffic,
     ) -> None:
         self.host = host
         self.tasks = tasks
@@ -117,8 +121,11 @@ class Client:
         self.encoder = Encoder(types)
         self.decoder = Decoder(types)
         self.budget = budget
+        self.traffic = traffic
         self.rng = random.Random()
         self.retries = 0
+        self.tracing: Tracing | None = None
+        """Where calls are spans."""
         self.counters: dict[str, MethodCounters] = {}
         self.peers: dict[PeerId, Peer] = {}
         self._latencies: dict[str, Latencies] = {}
@@ -193,7 +200,42 @@ class Client:
 
     # --- unary calls ---
 
-    async def unary(
+    def unary(
+        self,
+        target: Peer | Providers,
+        method: CalledMethod,
+        args: tuple[Any, ...],
+        keywords: dict[str, Any],
+        options: CallOptions,
+    ) -> Coroutine[Any, Any, Any]:
+        """Make a unary call, again if it fails and may be. Raises RpcError, TypeError."""
+        if self.tracing is None:
+            return self._unary(target, method, args, keywords, options)
+        return self._traced_unary(target, method, args, keywords, options, self.tracing)
+
+    async def _traced_unary(
+        self,
+        target: Peer | Providers,
+        method: CalledMethod,
+        args: tuple[Any, ...],
+        keywords: dict[str, Any],
+        options: CallOptions,
+        tracing: Tracing,
+    ) -> Any:
+        span = tracing.call(method.full_name, target.id if isinstance(target, Peer) else None)
+        options = options.changed({"metadata": span.begin(options.metadata)})
+        code: int = StatusCode.CANCELLED
+        try:
+            result = await self._unary(target, method, args, keywords, options)
+            code = StatusCode.OK
+            return result
+        except RpcError as error:
+            code = error.code
+            raise
+        finally:
+            span.end(code)
+
+    async def _unary(
         self,
         target: Peer | Providers,
         method: CalledMethod,
@@ -201,7 +243,6 @@ class Client:
         keywords: dict[str, Any],
         options: CallOptions,
     ) -> Any:
-        """Make a unary call, again if it fails and may be. Raises RpcError, TypeError."""
         arguments, _ = self.encode_arguments(method, args, keywords)
         timeout = self.config.call_timeout if options.timeout is None else options.timeout
         deadline = trio.current_time() + timeout
@@ -385,13 +426,20 @@ class Client:
         """Make a call whose results are streamed."""
         arguments, requests = self.encode_arguments(method, args, keywords)
         deadline = self._stream_deadline(options)
+        span = None
+        if self.tracing is not None:
+            known = target.id if isinstance(target, Peer) else None
+            span = self.tracing.call(method.full_name, known)
 
         async def choose() -> tuple[DataLink, Encoded]:
+            chosen = options
+            if span is not None:
+                chosen = options.changed({"metadata": span.begin(options.metadata)})
             peer = target if isinstance(target, Peer) else await target.choose(set())
-            return peer.streamed(method.packed, kind, arguments, deadline, options)
+            return peer.streamed(method.packed, kind, arguments, deadline, chosen)
 
         return ResponseStream(
-            self, choose, requests, deadline, method.counters, options.compression
+            self, choose, requests, deadline, method.counters, options.compression, span
         )
 
     def _stream_deadline(self, options: CallOptions) -> float:

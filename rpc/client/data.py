@@ -74,7 +74,7 @@ class DataLink:
                 raise UnavailableError(text, may_have_run=False) from error
             raise
         self.calls += 1
-        return DataStream(stream, client.decoder, client.budget, client.config)
+        return DataStream(stream, client.decoder, client.budget, client.config, client.traffic)
 
     def give_back(self, data: DataStream) -> None:
         """The call is over, and both sides know it."""

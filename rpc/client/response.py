@@ -26,6 +26,7 @@ from lattica.rpc.statistics import MethodCounters
 
 if TYPE_CHECKING:
     from lattica.rpc.client.client import Client
+    from lattica.rpc.tracing import CallSpan
 
 _NIL: Final = Encoded(b"\xc0")
 
@@ -46,12 +47,14 @@ class ResponseStream:
         deadline: float,
         counters: MethodCounters,
         compression: str | None,
+        span: CallSpan | None = None,
     ) -> None:
         self._client = client
         self._choose = choose
         self._compression = compression
         self._link: DataLink | None = None
         self._counters = counters
+        self._span = span
         self._start = 0.0
         self._requests = requests
         self._deadline = deadline
@@ -186,6 +189,8 @@ class ResponseStream:
     def _count(self, code: int) -> None:
         if self._start and not self._ended:
             self._counters.ended(code, time.perf_counter() - self._start)
+            if self._span is not None:
+                self._span.end(code)
 
     def close(self) -> None:
         """Give the call up. Idempotent; whoever waits for an item gets CallCancelledError."""

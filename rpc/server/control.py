@@ -41,6 +41,7 @@ from lattica.rpc.server.methods import ServedMethod
 
 if TYPE_CHECKING:
     from lattica.rpc.server.server import Server
+    from lattica.rpc.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -272,7 +273,7 @@ class Session:
 
     # --- calls ---
 
-    def _run(self, job: Job) -> Coroutine[Any, Any, None] | None:
+    def _run(self, job: Job) -> Coroutine[Any, Any, object] | None:
         request, server = job.request, self.server
         if self._given_up and request.id in self._given_up:
             self._given_up.remove(request.id)
@@ -295,9 +296,22 @@ class Session:
             return None
         job.method = method
         method.counters.active += 1
+        if server.tracing is not None:
+            return self._traced_call(job, method, server.tracing)
         return self._call(job, method)
 
-    async def _call(self, job: Job, method: ServedMethod) -> None:
+    async def _traced_call(self, job: Job, method: ServedMethod, tracing: Tracing) -> None:
+        name = method.definition.full_name
+        with tracing.served(name, self.peer, job.request.metadata) as span:
+            try:
+                span.code = await self._call(job, method)
+            except trio.Cancelled:
+                if trio.current_time() >= job.deadline:
+                    span.code = StatusCode.DEADLINE_EXCEEDED
+                raise
+
+    async def _call(self, job: Job, method: ServedMethod) -> int:
+        """Run a call and answer it; its status code."""
         request, server = job.request, self.server
         call = request.id
         code = 0
@@ -326,6 +340,7 @@ class Session:
         self._waits_no_more(call)
         method.counters.ended(code, time.perf_counter() - job.arrived)
         self._answer(call, frame)
+        return code
 
     def _encode_result(self, call: int, method: ServedMethod, result: Any) -> bytes:
         encoder = self.server.encoder

@@ -64,7 +64,7 @@ class Crew(Generic[T]):
         tasks: Tasks,
         *,
         read: Callable[[], Awaitable[list[T] | None]],
-        run: Callable[[T], Coroutine[Any, Any, None] | None],
+        run: Callable[[T], Coroutine[Any, Any, object] | None],
         waits: Callable[[T, Worker[T]], None],
         cut_off: Callable[[T, Worker[T]], None],
         failed: Callable[[T, Exception], None],
@@ -179,7 +179,7 @@ def _is_changed(before: Context) -> bool:
 
 @types.coroutine
 def _drive(
-    work: Coroutine[Any, Any, None],
+    work: Coroutine[Any, Any, object],
     suspended: Callable[[T, Worker[T]], None],
     job: T,
     worker: Worker[T],

@@ -39,6 +39,7 @@ from lattica.rpc.services.context import CallContext
 
 if TYPE_CHECKING:
     from lattica.rpc.server.server import Server
+    from lattica.rpc.tracing import ServedSpan
 
 _NIL = Encoded(b"\xc0")
 
@@ -54,7 +55,7 @@ class DataPlane:
     async def serve(self, stream: Stream) -> None:
         """Handle a stream that a peer has opened, until it ends."""
         server = self._server
-        data = DataStream(stream, server.decoder, server.budget, server.config)
+        data = DataStream(stream, server.decoder, server.budget, server.config, server.traffic)
         try:
             while True:
                 try:
@@ -85,7 +86,7 @@ class DataPlane:
         server.data_calls[peer] += 1
         try:
             # The next call on the stream is to see nothing of what this one's handler sets.
-            return await in_context(copy_context(), self._call(data, head, method, message))
+            return await in_context(copy_context(), self._traced(data, head, method, message))
         finally:
             server.data_calls[peer] -= 1
             if not server.data_calls[peer]:
@@ -147,8 +148,22 @@ class DataPlane:
             lambda: stream.is_gone,
         )
 
-    async def _call(
+    async def _traced(
         self, data: DataStream, head: CallHead, method: ServedMethod, message: Message
+    ) -> bool:
+        tracing, name = self._server.tracing, method.definition.full_name
+        if tracing is None:
+            return await self._call(data, head, method, message)
+        with tracing.served(name, data.stream.peer_id, head.metadata) as span:
+            return await self._call(data, head, method, message, span)
+
+    async def _call(
+        self,
+        data: DataStream,
+        head: CallHead,
+        method: ServedMethod,
+        message: Message,
+        span: ServedSpan | None = None,
     ) -> bool:
         server, definition = self._server, method.definition
         stream = data.stream
@@ -185,6 +200,8 @@ class DataPlane:
                 return False
         finally:
             method.counters.ended(code, time.perf_counter() - start)
+            if span is not None:
+                span.code = code
         return requests is None or requests.ended
 
     async def _run(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -25,8 +25,11 @@ from lattica.rpc.server.data import DataPlane
 from lattica.rpc.server.methods import Authorize, ServedMethod
 from lattica.rpc.services.context import CallContext
 from lattica.rpc.services.definition import Service, define, define_method
-from lattica.rpc.statistics import MethodCounters
+from lattica.rpc.statistics import MethodCounters, Traffic
 from lattica.rpc.tasks import Tasks
+
+if TYPE_CHECKING:
+    from lattica.rpc.tracing import Tracing
 
 _OWNER = "rpc"
 
@@ -41,6 +44,7 @@ class Server:
         config: RpcConfig,
         types: TypeRegistry,
         budget: ReceiveBudget,
+        traffic: Traffic,
     ) -> None:
         self.tasks = tasks
         self.config = config
@@ -48,6 +52,7 @@ class Server:
         self.encoder = Encoder(types)
         self.decoder = Decoder(types)
         self.budget = budget
+        self.traffic = traffic
         self.methods: dict[str, ServedMethod] = {}
         self.refused = MethodCounters()
         """Calls of what is not served, or when there was no room."""
@@ -56,6 +61,8 @@ class Server:
         self.going_away = False
         self._progress = trio.Event()
         self.limiter = trio.CapacityLimiter(config.max_threads)
+        self.tracing: Tracing | None = None
+        """Where calls are spans."""
         self.control = ControlPlane(self)
         self._data = DataPlane(self)
         self._host = host

@@ -11,7 +11,14 @@ import trio
 from prometheus_client import CollectorRegistry, generate_latest
 
 from lattica.nat.base.keys.identity import PeerId
-from lattica.rpc import Rpc, UnavailableError, method, open_rpc, with_options
+from lattica.rpc import (
+    Rpc,
+    UnavailableError,
+    UnimplementedError,
+    method,
+    open_rpc,
+    with_options,
+)
 from lattica.rpc.prometheus import RpcCollector
 from tests.support.doubles.memory_host import MemoryHost, memory_net
 from tests.support.rpc_pair import rpc_pair
@@ -162,3 +169,44 @@ async def test_metrics() -> None:
     assert f"lattica_rpc_calls_active{{{call}}} 0.0" in text
     assert f'lattica_rpc_call_seconds_bucket{{le="+Inf",{call}}} 1.0' in text
     assert "lattica_rpc_sessions 1.0" in text
+
+
+async def test_the_data_plane_is_counted() -> None:
+    size = 100_000
+    async with rpc_pair() as pair:
+        await pair.stub.echo(bytes(size))
+        client, server = pair.client.statistics(), pair.server.statistics()
+        for now in (client, server):
+            assert size < now.data_sent < size + 1000
+            assert size < now.data_received < size + 1000
+        registry = CollectorRegistry()
+        registry.register(RpcCollector(pair.server.statistics))
+        text = generate_latest(registry).decode()
+    assert f"lattica_rpc_data_received_bytes_total {float(server.data_received)}" in text
+
+
+async def test_no_label_grows_with_the_peers() -> None:
+    """Neither with those that call, whatever they call, nor with those that are called."""
+    async with rpc_pair() as pair, AsyncExitStack() as stack:
+        sizes, shops = [], []
+        own, server = pair.client, pair.server_host.peer_id
+        for number in range(20):
+            caller, shop = pair.net.host(), pair.net.host()
+            stranger = await stack.enter_async_context(open_rpc(caller))
+            await stranger.call(server, "Workshop.shout", "a")
+            with pytest.raises(UnimplementedError):
+                await stranger.call(server, f"Workshop.name_{number}")
+            (await stack.enter_async_context(open_rpc(shop))).serve(Shop(number))
+            shops.append(shop.peer_id)
+            await own.stub(shop.peer_id, Shop).buy()
+            await own.stub(shops, Shop).look()
+            sizes.append([len(_samples(each)) for each in (pair.server, own)])
+        assert sizes[0] == sizes[-1]
+
+
+def _samples(rpc: Rpc) -> list[tuple[str, str]]:
+    return [
+        (sample.name, str(sample.labels))
+        for family in RpcCollector(rpc.statistics).collect()
+        for sample in family.samples
+    ]
