@@ -239,11 +239,9 @@ class DataStream:
             end = min(end, size)
             self._reserve(end - filled)
             with self._in_time():
-                while filled < end:
-                    received = await self.stream.receive_into(memory[filled:end])
-                    if not received:
-                        raise IncompleteReadError("the stream ended inside a message of RPC")
-                    filled += received
+                if await self.stream.receive_into(memory[filled:end], fill=True) < end - filled:
+                    raise IncompleteReadError("the stream ended inside a message of RPC")
+            filled = end
         return memory
 
     async def _receive_bytes(self, size: int) -> bytes:

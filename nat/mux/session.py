@@ -307,13 +307,31 @@ class MuxSession(ABC):
         size = end - start
         if stream.receive_discarded:
             self._throw_away(stream, size)
-        elif self._has_room(stream, size, events):
+            return
+        if (sink := stream.sink) is not None:
+            filled = stream.sink_filled
+            fits = min(size, len(sink) - filled)
+            sink[filled : filled + fits] = memoryview(message)[start : start + fits]
+            self._sunk(stream, fits, events)
+            if fits == size:
+                return
+            start, size = start + fits, size - fits
+        if self._has_room(stream, size, events):
             if not stream.receive_queue:
                 stream.unread_since = self.last_received
             self.budget.used += size
             stream.append_received(message, start, end)
-            if not events or events[-1].stream is not stream:
+            stream.wanted -= size
+            if stream.wanted <= 0 and (not events or events[-1].stream is not stream):
                 events.append(Event(EventKind.READABLE, stream))
+
+    def _sunk(self, stream: MuxStream, size: int, events: list[Event]) -> None:
+        """The stream's reader has got `size` bytes into its memory; it wakes when that is full."""
+        stream.sink_filled += size
+        self.budget.used += size
+        self.consumed(stream, size)
+        if stream.sink is not None and stream.sink_filled == len(stream.sink):
+            events.append(Event(EventKind.READABLE, stream))
 
     def _has_room(self, stream: MuxStream, size: int, events: list[Event]) -> bool:
         """Whether the budget allows `size` bytes for the stream, if need be at others' cost."""

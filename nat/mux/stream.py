@@ -34,14 +34,16 @@ from lattica.nat.secure.multistream import Initiator
 if TYPE_CHECKING:
     from lattica.nat.mux.connection import Connection
 
-_TURN = 256 * KIB
+_TURN = 1024 * KIB
 """Bytes that a task may receive before it lets others run. A pass of trio's scheduler asks the
 kernel for events, which costs more than to receive a frame."""
-_LEAST_COST = 8 * KIB
+_LEAST_COST = 32 * KIB
 """Bytes that a call counts for at least."""
 _MOST = 64 * KIB
 """Bytes that one read returns at most, unless it asks for more."""
 _PART = 1 * KIB
+_WANTED = 256 * KIB
+"""Bytes for which a reader that needs more waits, if a quarter of the window is no less."""
 # A small mutable buffer is cheaper to copy than to wait for.
 _COPY_BELOW = 16 * 1024
 
@@ -82,7 +84,7 @@ class Stream(InProcess):
     One task may send while another receives; two tasks in the same direction get
     :class:`trio.BusyResourceError`. Every method may be cancelled at any point without harm to
     the connection, and is a checkpoint, with one exception: receiving what has arrived already
-    lets other tasks run not each time, but once in 256 KiB or 32 calls.
+    lets other tasks run not each time, but once in 1 MiB or 32 calls.
 
     How streams end, and what is lost then, is in `docs/streams.md`.
 
@@ -367,17 +369,21 @@ class Stream(InProcess):
             LocalProtocolError: the buffer is empty or read-only.
         """
         view, settle = writable_view(buffer)
+        self._raise_if_awaited()
         room, filled = len(view), 0
         try:
-            while await self._wait_data():
+            while await self._wait_data(place=view[filled:] if fill else None):
+                filled += self._take_sunk()
                 while filled < room and (chunk := self._take(room - filled)):
                     view[filled : filled + len(chunk)] = chunk
                     filled += len(chunk)
                 if not fill or filled == room:
                     break
+            filled += self._take_sunk()
             if settle is not None:
                 settle()
         except BaseException:
+            filled += self._take_sunk()
             if filled:
                 self._core.put_back((bytes(view[:filled]),))
             raise
@@ -398,14 +404,14 @@ class Stream(InProcess):
             await trio.lowlevel.checkpoint()
             self._raise_if_dead()
             return b""
-        await self._wait_data()
+        await self._wait_data(size)
         chunk = self._take(size)
         if len(chunk) == size:
             return bytes(chunk)
         parts, received = [chunk], len(chunk)
         try:
             while received < size:
-                if not await self._wait_data():
+                if not await self._wait_data(size - received):
                     raise IncompleteReadError(f"the stream ended after {received} of {size} bytes")
                 part = self._take(size - received)
                 received += len(part)
@@ -446,9 +452,14 @@ class Stream(InProcess):
             self.push_back(prefix)
             raise
 
-    async def _wait_data(self) -> bool:
-        """Wait until there is data (True) or the end of the stream (False)."""
+    async def _wait_data(self, wanted: int = 0, place: memoryview | None = None) -> bool:
+        """Wait until there is data (True) or the end of the stream (False).
+
+        With `wanted`, until there is so much where that is not much; there may be less. With
+        `place`, until what arrives has filled it (:meth:`_take_sunk`), unless something is queued.
+        """
         await trio.lowlevel.checkpoint_if_cancelled()
+        self._raise_if_awaited()
         if self._turn <= 0:
             self._turn = _TURN
             await trio.lowlevel.cancel_shielded_checkpoint()
@@ -461,8 +472,34 @@ class Stream(InProcess):
             if core.received_fin:
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 return False
-            await self._readable.wait()
+            if place is None and wanted <= _PART:
+                await self._readable.wait()
+            else:
+                await self._wait_for_more(wanted, place)
+                if place is not None and core.sink_filled == len(place):
+                    return True
             self._turn = _TURN
+
+    def _raise_if_awaited(self) -> None:
+        if self._readable.occupied:
+            raise trio.BusyResourceError("another task is receiving from this stream")
+
+    async def _wait_for_more(self, wanted: int, place: memoryview | None) -> None:
+        core = self._core
+        if self._negotiation is None and place is not None:
+            core.sink = place
+        # The peer gets credit for what is taken only, and a quarter of the window is always on
+        # its way.
+        core.wanted = min(wanted, _WANTED, core.receive_window // 4)
+        try:
+            await self._readable.wait()
+        finally:
+            core.sink, core.wanted = None, 0
+
+    def _take_sunk(self) -> int:
+        """How many bytes have arrived where :meth:`_wait_data` let them."""
+        sunk, self._core.sink_filled = self._core.sink_filled, 0
+        return sunk
 
     @property
     def _is_readable(self) -> bool:

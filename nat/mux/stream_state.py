@@ -53,6 +53,8 @@ class MuxStream:
         "send_credit",
         "send_queue",
         "session",
+        "sink",
+        "sink_filled",
         "sparse_left",
         "sparse_until",
         "stopped",
@@ -60,6 +62,7 @@ class MuxStream:
         "syn_due",
         "unread_since",
         "wake_below",
+        "wanted",
     )
 
     def __init__(
@@ -87,6 +90,12 @@ class MuxStream:
         self.sparse_until = 0.0
         # Receive side.
         self.receive_queue: deque[Buffer] = deque()
+        self.wanted = 0
+        """Bytes for which the reader waits: it is told no sooner, unless something else happens."""
+        self.sink: memoryview | None = None
+        """Memory of a reader that waits until it is full, while nothing is queued."""
+        self.sink_filled = 0
+        """Bytes of it that have arrived, and that the reader has not seen yet."""
         self.receive_window = window
         self.released = False
         """The window does not count any more against what the peer may make us hold."""

@@ -122,6 +122,31 @@ class Session(MuxSession):
         """Received bytes wait for the next turn: give one to :attr:`turn`, then :meth:`go_on`."""
         return bool(self._unread)
 
+    def place(self, size: int) -> memoryview | None:
+        """Where the next `size` bytes of the connection belong: the memory of a reader that waits.
+
+        Whoever has put them there says so by :meth:`placed`. None: they are for :meth:`receive`.
+        """
+        stream = self._data_stream
+        if stream is None or not 0 < size <= self._data_left or self._unread:
+            return None
+        sink, filled = stream.sink, stream.sink_filled
+        if sink is None or size > len(sink) - filled or stream.receive_discarded:
+            return None
+        return sink[filled : filled + size]
+
+    def placed(self, size: int) -> list[Event]:
+        """`size` bytes are in their :meth:`place`; return what that caused."""
+        events: list[Event] = []
+        stream = self._data_stream
+        assert stream is not None
+        self.last_received = self._clock()
+        self._sunk(stream, size, events)
+        self._data_left -= size
+        if not self._data_left:
+            self._end_data(events)
+        return events
+
     def go_on(self) -> list[Event]:
         """Take what is left of the received bytes, as far as the turn allows.
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import struct
+from collections.abc import Iterable
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -62,6 +63,14 @@ class CipherState:
         nonce = self._next_nonce()
         try:
             return self._aead.decrypt(nonce, ciphertext, ad)
+        except InvalidTag:
+            raise RemoteProtocolError("noise: a message does not decrypt") from None
+
+    def decrypt_into(self, ciphertext: memoryview, out: memoryview) -> None:
+        """Decrypt into `out`, which must be `TAG_SIZE` bytes shorter than `ciphertext`."""
+        nonce = self._next_nonce()
+        try:
+            self._aead.decrypt_into(nonce, ciphertext, None, out)
         except InvalidTag:
             raise RemoteProtocolError("noise: a message does not decrypt") from None
 
@@ -263,24 +272,31 @@ class TransportReader:
             RemoteProtocolError: a message is too short or does not decrypt; the channel is unusable
                 then.
         """
-        messages: list[bytes] = []
+        return self.open_all(self.split(data))
+
+    def split(self, data: bytes | memoryview) -> list[memoryview]:
+        """Return every message completed by `data`, encrypted as it is.
+
+        Each of them must be opened, in their order; those that lie in `data` before it is reused.
+        """
+        sealed: list[memoryview] = []
         view = memoryview(data)
         if self._early:
             view = memoryview(self._early + view)
             self._early = b""
-        position = self._complete(view, messages) if self._partial else 0
+        position = self._complete(view, sealed) if self._partial else 0
         end_of_data = len(view)
         while end_of_data - position >= LENGTH_SIZE:
             start = position + LENGTH_SIZE
             end = start + ((view[position] << 8) | view[position + 1])
             if end > end_of_data:
                 break
-            self._open(view[start:end], messages)
+            sealed.append(view[start:end])
             position = end
         self._partial += view[position:]
-        return messages
+        return sealed
 
-    def _complete(self, view: memoryview, messages: list[bytes]) -> int:
+    def _complete(self, view: memoryview, sealed: list[memoryview]) -> int:
         """Go on with the message begun earlier; return how much of `view` belongs to it."""
         partial = self._partial
         position = max(0, LENGTH_SIZE - len(partial))
@@ -291,16 +307,29 @@ class TransportReader:
         partial += view[position:end]
         if end > len(view):
             return len(view)
-        self._open(memoryview(partial)[LENGTH_SIZE:], messages)
-        partial.clear()
+        sealed.append(memoryview(partial)[LENGTH_SIZE:])
+        self._partial = bytearray()
         return end
 
-    def _open(self, ciphertext: memoryview, messages: list[bytes]) -> None:
-        if len(ciphertext) < TAG_SIZE:
+    def open(self, sealed: memoryview) -> bytes:
+        """Return the plaintext of one message. Raises as :meth:`receive` does."""
+        if len(sealed) < TAG_SIZE:
             raise RemoteProtocolError("noise: a message is shorter than its tag")
-        plaintext = self._cipher.decrypt(ciphertext)
-        if plaintext:
-            messages.append(plaintext)
+        return self._cipher.decrypt(sealed)
+
+    def open_into(self, sealed: memoryview, out: memoryview) -> None:
+        """Put the plaintext of one message into `out`, which is as long as that.
+
+        Raises as :meth:`receive` does; what `out` holds is undefined then.
+        """
+        self._cipher.decrypt_into(sealed, out)
+
+    def open_all(self, sealed: Iterable[memoryview]) -> list[bytes]:
+        """Return the plaintexts of several messages, without those that are empty.
+
+        Raises as :meth:`receive` does.
+        """
+        return [plain for each in sealed if (plain := self.open(each))]
 
 
 class TransportWriter:

@@ -20,11 +20,11 @@ from lattica.nat.mux.stream import Stream, Waiter
 from lattica.nat.mux.turns import SLOW_TURN, TURN, Turnstile
 from lattica.nat.mux.yamux import Session
 from lattica.nat.mux.yamux_frames import HEADER_SIZE, GoAwayCode
-from lattica.nat.secure.noise import MAX_PLAINTEXT, TransportWriter
+from lattica.nat.secure.noise import MAX_PLAINTEXT, TAG_SIZE, TransportWriter
 from lattica.nat.secure.upgrade import Upgraded
 from lattica.nat.transport.base import RawConn
 
-_MESSAGES_PER_BATCH = 4
+_MESSAGES_PER_BATCH = 8
 """Full messages that are made and sent at a time: what is urgent waits for one such batch."""
 _BATCH_SIZE = _MESSAGES_PER_BATCH * (MAX_PLAINTEXT + HEADER_SIZE + 2 * TransportWriter.OVERHEAD)
 """Room for a batch of full messages, even if before each a header has one of its own."""
@@ -147,8 +147,7 @@ class YamuxConnection(Connection):
         try:
             await self._feed(early)
             while data := await raw.receive():
-                # A part of a message gives no bytes yet, but is a sign of life.
-                await self._feed(reader.receive(data) or [b""])
+                await self._feed(self._take(reader.split(data)))
         except RemoteProtocolError as error:
             self._log_violation(error)
             self.session.go_away(GoAwayCode.PROTOCOL_ERROR)
@@ -159,24 +158,51 @@ class YamuxConnection(Connection):
             return str(error)
         return "closed by the peer" if self.session.went_away else _WITHOUT_GOOD_BYE
 
+    def _take(self, sealed: list[memoryview]) -> list[bytes]:
+        """Decrypt what was received and let the session take it, in a turn; return what is left.
+
+        What belongs into the memory of a reader that waits is decrypted to where it belongs. All is
+        decrypted at once, for it lies in a buffer that is used again.
+        """
+        session, reader = self.session, self._reader
+        if not sealed:
+            return [b""]  # a part of a message gives no bytes yet, but is a sign of life
+        for index, each in enumerate(sealed):
+            size = len(each) - TAG_SIZE
+            place = session.place(size)
+            if place is not None:
+                reader.open_into(each, place)
+                self._handle(session.placed(size))
+            elif plain := reader.open(each):
+                self._handle(session.receive(plain))
+                if session.unfinished:
+                    return reader.open_all(sealed[index + 1 :])
+        return []
+
     async def _feed(self, messages: list[bytes] | tuple[bytes, ...]) -> None:
-        """Let the session take decrypted bytes, and act on what happens.
+        """Let the session take decrypted bytes, after what it has not finished; act on what
+        happens.
 
         Others run after each turn; as a rule all is done in one. Nothing more is read of the pipe
         while the connection rests (:mod:`lattica.nat.mux.turns`).
         """
         session = self.session
-        session.turn = SLOW_TURN if await self._rest() else TURN
+        await self._finish_turns()
         for message in messages:
             self._handle(session.receive(message))
-            while session.unfinished:
-                if session.wants_write:
-                    self._write_wake.wake()
-                await self._turnstile.wait(session.source.network)
-                session.turn = SLOW_TURN if await self._rest() else TURN
-                self._handle(session.go_on())
+            await self._finish_turns()
         if session.wants_write:
             self._write_wake.wake()
+        session.turn = SLOW_TURN if await self._rest() else TURN
+
+    async def _finish_turns(self) -> None:
+        session = self.session
+        while session.unfinished:
+            if session.wants_write:
+                self._write_wake.wake()
+            await self._turnstile.wait(session.source.network)
+            session.turn = SLOW_TURN if await self._rest() else TURN
+            self._handle(session.go_on())
 
     async def _write_loop(self, scope: trio.CancelScope) -> None:
         try:

@@ -29,7 +29,7 @@ _BACKLOG = 4096
 _RECEIVE_BUFFER = 512 * 1024
 # Data the kernel holds and has not sent cannot be overtaken by what is urgent, nor does it stay in
 # the processor's cache.
-_NOTSENT_LOWAT = 128 * 1024
+_NOTSENT_LOWAT = 256 * 1024
 _RESET = struct.pack("@ii", 1, 0)
 """SO_LINGER's value with which a closed socket tells its peer at once."""
 # Errors of a socket's source address after which an ephemeral port will do.

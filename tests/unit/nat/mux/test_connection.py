@@ -384,7 +384,7 @@ async def test_small_calls_overtake_a_bulk_transfer(autojump_clock) -> None:
                 await call.send_all(b"ping" * 32)
                 assert await call.receive_exactly(128) == b"ping" * 32
                 # A batch that had been handed over, and one that was made in the meantime.
-                assert a.raw.sent - before <= 3 * 262_200
+                assert a.raw.sent - before <= 3 * 524_400
         assert a.raw.sent > 50 * 64 * KIB, "there was no bulk transfer to overtake"
         nursery.cancel_scope.cancel()
 
@@ -403,7 +403,7 @@ async def queued_stream(a: End, b: End, data: bytes, write: int) -> Stream:
     return theirs
 
 
-@pytest.mark.parametrize(("write", "most"), [(KIB, 32), (64 * KIB, 4)])
+@pytest.mark.parametrize(("write", "most"), [(KIB, 32), (64 * KIB, 16)])
 async def test_what_has_arrived_is_received_without_keeping_others_from_running(
     write: int, most: int, autojump_clock
 ) -> None:
