@@ -143,6 +143,7 @@ class YamuxConnection(Connection):
         await trio.lowlevel.checkpoint()  # it may have been aborted before it began
         raw, reader = self._raw, self._reader
         self.session.ping()  # windows grow by the round-trip time, so know it early
+        self.session.turn = TURN
         early, self._early = self._early, ()
         try:
             await self._feed(early)
