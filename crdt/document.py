@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from lattica.crdt.canonical import Plain
+from lattica.crdt.editing import ReplicatedList, Text
 from lattica.crdt.entries.chain import MAX_CHAIN, decode_chain, encode_chain
 from lattica.crdt.entries.fork import decode_fork
 from lattica.crdt.entries.genesis import Genesis
@@ -30,8 +31,10 @@ from lattica.crdt.types.payloads import (
     MAX_TERM,
     ClaimWrite,
     CounterWrite,
+    ListWrite,
     RegisterWrite,
     SetWrite,
+    TextWrite,
     Write,
 )
 from lattica.crdt.types.state import Change, Holder, State
@@ -113,9 +116,10 @@ class Document:
     @property
     def state(self) -> State:
         """What all entries come to. To be read only."""
-        if self._is_stale:
-            self._resolved.rebuild(self._replica.database.all_entries())
-            self._is_stale = False
+        while self._is_stale:
+            database = self._replica.database
+            self._resolved.rebuild(database.all_entries(), database.withdrawn_entries())
+            self._is_stale = not self._resolved.is_settled
         return self._resolved
 
     @property
@@ -142,6 +146,28 @@ class Document:
         """Items that one at a time holds."""
         return Claims(self, name)
 
+    def text(self, name: str) -> Text:
+        """A text that all edit. Using it raises LocalProtocolError where pycrdt is missing."""
+        return Text(self, name)
+
+    def list(self, name: str) -> ReplicatedList:
+        """A list that all edit. Using it raises LocalProtocolError where pycrdt is missing."""
+        return ReplicatedList(self, name)
+
+    @property
+    def next_seq(self) -> int:
+        """The number of the entry that is written next under :attr:`author`."""
+        return self._replica.next_seq
+
+    @contextmanager
+    def editing(self) -> Iterator[None]:
+        """What is done to the state in it is undone if it raises."""
+        try:
+            yield
+        except BaseException:
+            self._is_stale, self._searchable = True, None
+            raise
+
     def write(self, *writes: Write) -> tuple[Change, ...]:
         """Write all of these, or none. They are on disk when it returns.
 
@@ -155,7 +181,8 @@ class Document:
             if not self.genesis.allows(KINDS[type(each)]):
                 raise LocalProtocolError(f"this document has no {KINDS[type(each)].name.lower()}s")
         items = [(KINDS[type(each)], each.encode()) for each in writes]
-        return self._resolve(self._replica.write(items, self._wall())).changes
+        deps = [each.deps if isinstance(each, TextWrite | ListWrite) else () for each in writes]
+        return self._resolve(self._replica.write(items, self._wall(), deps)).changes
 
     # What can be verified.
 
@@ -306,8 +333,11 @@ class Document:
             self._searchable = None
         changes: list[Change] = []
         if not self._is_stale:
+            for entry in outcome.tombstones:
+                self._resolved.withdraw(entry)
             applied = (self._resolved.apply(entry) for entry in outcome.admitted)
             changes = [change for change in applied if change is not None]
+            self._is_stale = not self._resolved.is_settled
         received = Received(
             tuple(changes),
             self._is_stale,

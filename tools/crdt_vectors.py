@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lattica.crdt.canonical import encode
+from lattica.crdt.canonical import Plain, encode
 from lattica.crdt.entries.chain import encode_chain
 from lattica.crdt.entries.fork import find_fork
 from lattica.crdt.entries.genesis import Genesis, Limits, Mode, Recovery
@@ -20,12 +20,14 @@ from lattica.crdt.keys.session import SessionKey
 from lattica.crdt.tree.places import encode_standing, register_key
 from lattica.crdt.tree.search_tree import SearchTree
 from lattica.crdt.types.payloads import ClaimWrite, CounterWrite, RegisterWrite, SetWrite
+from lattica.crdt.types.state import State
 from lattica.nat.base.keys.identity import Identity
 
 TARGET = Path(__file__).parents[1] / "docs" / "crdt-vectors.json"
 
 IDENTITY = Identity(bytes(range(32)))
 SESSION = SessionKey(bytes(range(32, 64)))
+OTHER_SESSION = SessionKey(bytes(range(64, 96)))
 TIME = 1_800_000_000_000 << 16
 
 _REFUSED = {
@@ -56,6 +58,56 @@ def _entry(entry: Entry) -> dict[str, Any]:
         "id": entry.id.hex(),
         "signature": entry.signature.hex(),
         "payload": None if entry.payload is None else entry.payload.hex(),
+    }
+
+
+def text_entries() -> tuple[Entry, ...]:
+    """Edits of the text and the list "text" of the open document, by one author: what another
+    one put in, which is edited, and which is deleted in part.
+    """
+    doc_id = Genesis("cluster").doc_id
+    entries: list[Entry] = []
+    for session in (SESSION, OTHER_SESSION):
+        certificate = session.certificate(IDENTITY, doc_id).encode()
+        entries.append(
+            sign_entry(session, doc_id, 0, doc_id, TIME, Kind.SESSION, certificate),
+        )
+    edits: list[tuple[SessionKey, Kind, list[Plain], list[int]]] = [
+        (SESSION, Kind.TEXT, [[None, None, "h\U0001f600llo"]], []),
+        (SESSION, Kind.TEXT, [[[-2, 4], None, " world"], [[-2, 1], 1]], []),
+        (OTHER_SESSION, Kind.TEXT, [[[0, 0], [0, 1], "e"], [[-1, 0], None, "-"]], [2]),
+        (SESSION, Kind.TEXT, [[[0, 1], 1], [[-2, 5], [0, 0], "no effect"]], [4]),
+        (OTHER_SESSION, Kind.LIST, [[None, None, [1, "b", [None]]], [[-1, 0], 1]], []),
+        (SESSION, Kind.LIST, [[[0, 1], [0, 2], [{"c": 1.5}]]], [6]),
+    ]
+    for place, (session, kind, edit, deps) in enumerate(edits, 1):
+        before = [each for each in entries if each.header.author == session.author][-1]
+        entries.append(
+            sign_entry(
+                session,
+                doc_id,
+                before.header.seq + 1,
+                before.id,
+                TIME + place,
+                kind,
+                encode(["text", edit]),
+                tuple(entries[each].id for each in deps),
+            )
+        )
+    return tuple(entries)
+
+
+def _texts() -> dict[str, Any]:
+    entries = text_entries()
+    state = State(Genesis("cluster"))
+    for entry in entries:
+        state.apply(entry)
+    return {
+        "entries": [_entry(entry) for entry in entries],
+        "text": state.text("text"),
+        "list": encode(state.elements("text")).hex(),
+        "items": {key.hex(): value.hex() for key, value in state.items()},
+        "root": SearchTree(dict(state.items())).root.hex(),
     }
 
 
@@ -127,6 +179,7 @@ def vectors() -> dict[str, Any]:
             "root": tree.root.hex(),
             "proof": tree.prove(keys[1], keys[1]).hex(),
         },
+        "texts": _texts(),
         "forks": {
             "same sequence number": same_seq.encode().hex(),
             "wrong link": wrong_link.encode().hex(),

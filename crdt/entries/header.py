@@ -38,6 +38,8 @@ class Kind(IntEnum):
     COUNTER = 2
     SET = 3
     CLAIM = 4
+    TEXT = 5
+    LIST = 6
 
 
 @dataclass(frozen=True, slots=True)

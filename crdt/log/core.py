@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from lattica.crdt.entries.fork import ForkProof, find_fork
 from lattica.crdt.entries.genesis import Genesis
@@ -26,6 +27,9 @@ from lattica.nat.base.checks import require, require_seconds, require_types
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError, ResourceLimitError
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.limits.token_bucket import TokenBucket, take
+
+_MAX_WANTED: Final = 65536
+"""IDs of what tombstones depend on that are asked for at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,8 @@ class Log:
         """By the ID that is missing, whose entries wait for it."""
         self._early: dict[bytes, int] = {}
         """By author, the time in ms since 1970 of the entry that waits for it."""
+        self._wanted: set[bytes] = set()
+        """IDs of what tombstones depend on, and that is not here."""
         self._unproved: dict[bytes, int] = {}
         """By author, where his entry here contradicts another, and is not signed by itself."""
 
@@ -125,12 +131,12 @@ class Log:
 
     @property
     def missing(self) -> tuple[bytes, ...]:
-        """IDs that entries which wait depend on, and that are not here."""
+        """IDs that entries which wait, and tombstones, depend on, and that are not here."""
         following = (
             self._waiting.get(author, self.length(author)) for author in self._waiting.authors()
         )
         deps = {dep for entry in following if entry is not None for dep in entry.header.deps}
-        return tuple(sorted(deps - self._known))
+        return tuple(sorted((deps | self._wanted) - self._known))
 
     @property
     def gaps(self) -> tuple[tuple[bytes, int], ...]:
@@ -326,15 +332,39 @@ class Log:
             outcome.forks.append(proof)
 
     def _keep_tombstones(self, entries: Sequence[Entry], outcome: Outcome) -> None:
-        """Others' entries depend on these, which are behind a fork: they do not dangle."""
+        """Others' entries depend on these, which are behind a fork: they do not dangle. Nor do
+        these: each comes after the one before it on its branch, and after its own dependencies.
+        """
         feed = self.feeds.get(entries[0].header.author)
         if feed is None or feed.fork is None:
             return
-        for entry in entries:
-            is_behind = entry.header.seq >= feed.fork.seq
-            if is_behind and entry.id in self._blocked and entry.is_signed():
+        behind = [
+            entry
+            for entry in entries
+            if entry.header.seq >= feed.fork.seq and entry.id not in self._known
+        ]
+        for entry in reversed(behind):
+            if self._is_wanted(entry) and len(self._wanted) < _MAX_WANTED:
+                self._wanted.update(self._lacking(entry, feed.fork.seq))
+        for entry in behind:
+            if (
+                self._is_wanted(entry)
+                and not self._lacking(entry, feed.fork.seq)
+                and entry.is_signed()
+            ):
                 self._known.add(entry.id)
+                self._wanted.discard(entry.id)
                 outcome.tombstones.append(entry)
+
+    def _is_wanted(self, entry: Entry) -> bool:
+        return entry.id in self._blocked or entry.id in self._wanted
+
+    def _lacking(self, entry: Entry, fork_seq: int) -> set[bytes]:
+        """What a tombstone comes after, and is not here."""
+        needed = set(entry.header.deps)
+        if entry.header.seq > fork_seq:
+            needed.add(entry.header.prev_id)
+        return needed - self._known
 
     # Admission.
 

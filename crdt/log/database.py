@@ -170,8 +170,12 @@ class DocumentDatabase:
         )
 
     def all_entries(self) -> Iterator[Entry]:
-        """All admitted entries, author by author. They are read as they are asked for."""
-        yield from self._select("WHERE is_admitted ORDER BY author, seq", ())
+        """All admitted entries, by their times. They are read as they are asked for."""
+        yield from self._select("WHERE is_admitted ORDER BY hlc, author", ())
+
+    def withdrawn_entries(self) -> Iterator[Entry]:
+        """What is behind forks. They are read as they are asked for."""
+        yield from self._select("WHERE NOT is_admitted", ())
 
     def _select(self, where: str, values: tuple[int, ...]) -> Iterator[Entry]:
         with self._errors():

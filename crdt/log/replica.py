@@ -80,16 +80,33 @@ class Replica:
         """Where the entries are."""
         return self._database
 
-    def write(self, payloads: Sequence[tuple[Kind, bytes]], now_ms: int) -> Outcome:
-        """Write entries, for each a kind and a payload. They are on disk when it returns.
+    @property
+    def next_seq(self) -> int:
+        """The number of the entry that is written next under :meth:`writing_author`, behind the
+        certificate.
+        """
+        feed = self.log.feeds.get(self.author)
+        return len(feed.ids) if feed is not None and feed.ids else 1
+
+    def write(
+        self,
+        payloads: Sequence[tuple[Kind, bytes]],
+        now_ms: int,
+        deps: Sequence[tuple[bytes, ...]] = (),
+    ) -> Outcome:
+        """Write entries, for each a kind and a payload, and the dependencies of each if there are
+        any. They are on disk when it returns.
 
         Raises:
-            LocalProtocolError: a payload is too large.
+            LocalProtocolError: a payload is too large, or a dependency is not here.
             ResourceLimitError: this session's quota of the document is used up.
             StoreFullError, StoreError: they cannot be kept, and nothing has happened.
         """
         session = self._current_session()
-        items = [(kind, payload, ()) for kind, payload in payloads]
+        items = [
+            (kind, payload, deps[number] if deps else ())
+            for number, (kind, payload) in enumerate(payloads)
+        ]
         entries = self.log.prepare(session, self._identity, items, now_ms)
         identity = self._identity.public_key.data
         self._database.keep_own(entries, identity)

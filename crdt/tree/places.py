@@ -11,6 +11,8 @@ from lattica.crdt.canonical import Plain, decode, encode
 from lattica.nat.base.errors import RemoteProtocolError
 
 _MAX_VALUE: Final = 1024 * 1024
+_TEXT: Final = 5
+"""The kind of entries that edit texts."""
 
 
 def register_key(name: str) -> bytes:
@@ -36,6 +38,11 @@ def set_key(name: str, element: bytes) -> bytes:
 def claim_key(name: str, item: bytes, author: bytes) -> bytes:
     """`l`, the encodings of name and item, and the author."""
     return b"l" + encode(name) + item + author
+
+
+def sequence_key(kind: int, name: str) -> bytes:
+    """`t` for a text, `y` for a list, and the name."""
+    return (b"t" if kind == _TEXT else b"y") + name.encode()
 
 
 def encode_standing(writes: Sequence[tuple[Plain, bytes]]) -> bytes:

@@ -5,6 +5,8 @@ register  `[name, value, replaced]`; a value of nil deletes
 counter   `[name, increments, decrements]`, the author's totals
 set       `[name, element, is_present, replaced]`
 claim     `[name, item, milliseconds]`; 0 gives it back
+text      `[name, edits]`, see :mod:`~lattica.crdt.text.edits`
+list      the same
 ========  ===================================================
 
 `replaced` has the IDs of the writes that the author saw there and that this one takes the place of,
@@ -21,6 +23,7 @@ from typing import Final, TypeAlias, TypeGuard
 from lattica.crdt.canonical import Plain, decode, encode
 from lattica.crdt.entries.genesis import MAX_ENTRY_BYTES
 from lattica.crdt.entries.header import ID_BYTES, Kind
+from lattica.crdt.text.edits import Edit, plain_edits, read_edits
 from lattica.nat.base.errors import RemoteProtocolError
 
 MAX_NAME: Final = 1024
@@ -85,13 +88,43 @@ class ClaimWrite:
         return encode([self.name, self.item, self.term])
 
 
-Write: TypeAlias = RegisterWrite | CounterWrite | SetWrite | ClaimWrite
+@dataclass(frozen=True, slots=True)
+class TextWrite:
+    """Edits of a text."""
+
+    name: str
+    edits: tuple[Edit, ...]
+    deps: tuple[bytes, ...] = ()
+    """The dependencies of its entry. They are in its header, not in the payload."""
+
+    def encode(self) -> bytes:
+        """The payload."""
+        return encode([self.name, plain_edits(self.edits)])
+
+
+@dataclass(frozen=True, slots=True)
+class ListWrite:
+    """Edits of a list."""
+
+    name: str
+    edits: tuple[Edit, ...]
+    deps: tuple[bytes, ...] = ()
+    """As in :class:`TextWrite`."""
+
+    def encode(self) -> bytes:
+        """The payload."""
+        return encode([self.name, plain_edits(self.edits)])
+
+
+Write: TypeAlias = RegisterWrite | CounterWrite | SetWrite | ClaimWrite | TextWrite | ListWrite
 
 KINDS: Final = {
     RegisterWrite: Kind.REGISTER,
     CounterWrite: Kind.COUNTER,
     SetWrite: Kind.SET,
     ClaimWrite: Kind.CLAIM,
+    TextWrite: Kind.TEXT,
+    ListWrite: Kind.LIST,
 }
 """Which kind of entry a write is the payload of."""
 
@@ -123,6 +156,12 @@ def _read(kind: int, value: Plain) -> Write | None:
         case Kind.CLAIM, [str(name), item, term]:
             if _is_count(term) and term <= MAX_TERM:
                 return ClaimWrite(name, item, term)
+        case Kind.TEXT, [str(name), list(items)]:
+            if edits := read_edits(items, str):
+                return TextWrite(name, tuple(edits))
+        case Kind.LIST, [str(name), list(items)]:
+            if edits := read_edits(items, list):
+                return ListWrite(name, tuple(edits))
     return None
 
 

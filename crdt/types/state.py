@@ -14,11 +14,13 @@ from lattica.crdt.canonical import Plain, decode, encode
 from lattica.crdt.entries.genesis import MAX_ENTRY_BYTES, Genesis
 from lattica.crdt.entries.header import Entry, Kind
 from lattica.crdt.log.clock import milliseconds_of
+from lattica.crdt.text.sequence import TextSequence
 from lattica.crdt.tree.places import (
     claim_key,
     counter_key,
     encode_standing,
     register_key,
+    sequence_key,
     set_key,
 )
 from lattica.crdt.types.cell import Cell, Sibling
@@ -26,10 +28,13 @@ from lattica.crdt.types.payloads import (
     MAX_REPLACED,
     ClaimWrite,
     CounterWrite,
+    ListWrite,
     RegisterWrite,
     SetWrite,
+    TextWrite,
     decode_write,
 )
+from lattica.crdt.types.sequences import Sequences
 from lattica.nat.base.errors import RemoteProtocolError
 
 
@@ -69,10 +74,11 @@ _NO_CELL: Final = Cell()
 
 
 class State:
-    """Registers, counters, sets and claims of one document."""
+    """Registers, counters, sets, claims, texts and lists of one document."""
 
     def __init__(self, genesis: Genesis) -> None:
         self._genesis = genesis
+        self._sequences = Sequences(genesis.doc_id)
         self._clear()
 
     def _clear(self) -> None:
@@ -80,6 +86,7 @@ class State:
         self._counters: dict[str, dict[bytes, tuple[int, int]]] = {}
         self._sets: dict[str, dict[bytes, Cell]] = {}
         self._claims: dict[str, dict[bytes, dict[bytes, _Run]]] = {}
+        self._sequences.clear()
 
     # What comes in.
 
@@ -118,11 +125,29 @@ class State:
             case ClaimWrite():
                 self._claim(entry, write)
                 return Change(Kind.CLAIM, write.name, write.item)
+            case TextWrite() | ListWrite():
+                if self._sequences.apply(entry, write):
+                    return Change(Kind(header.kind), write.name)
         return None
 
-    def rebuild(self, entries: Iterable[Entry]) -> None:
-        """Resolve anew, from all admitted entries."""
+    def withdraw(self, entry: Entry) -> None:
+        """Take an entry that a fork withdraws, before those that depend on it."""
+        self._sequences.withdraw(entry)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is what other replicas have; otherwise it has to be resolved anew, which a
+        stranger can bring about only by trying millions of keys.
+        """
+        return self._sequences.is_settled
+
+    def rebuild(self, entries: Iterable[Entry], withdrawn: Iterable[Entry] = ()) -> None:
+        """Resolve anew, from all admitted entries and those that forks have withdrawn; of texts
+        and lists in the order of their times. To be done again until it is settled.
+        """
         self._clear()
+        for entry in withdrawn:
+            self.withdraw(entry)
         for entry in entries:
             self.apply(entry)
 
@@ -195,10 +220,31 @@ class State:
         """Names of sets that were written to, in order."""
         return tuple(sorted(self._sets))
 
+    # Texts and lists.
+
+    def text(self, name: str) -> str:
+        """A text; empty if it was never written. Raises LocalProtocolError without pycrdt."""
+        return self._sequences.get(Kind.TEXT, name).text()
+
+    def elements(self, name: str) -> list[Plain]:
+        """The elements of a list. Raises LocalProtocolError without pycrdt."""
+        return self._sequences.get(Kind.LIST, name).values()
+
+    def sequence(self, kind: Kind, name: str) -> TextSequence:
+        """A text or list to edit."""
+        return self._sequences.get(kind, name)
+
+    def sequences(self, kind: Kind) -> tuple[str, ...]:
+        """Names of texts or lists that were written to, in order."""
+        return self._sequences.names(kind)
+
     # The whole.
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
-        """All of it as keys and values of the tree, in no order."""
+        """All of it as keys and values of the tree, in no order.
+
+        Raises LocalProtocolError if there are texts or lists, and pycrdt is not installed.
+        """
         for name, cell in self._registers.items():
             yield register_key(name), _standing(cell)
         for name, totals in self._counters.items():
@@ -211,6 +257,9 @@ class State:
             for item, runs in claims.items():
                 for author, run in runs.items():
                     yield claim_key(name, item, author), encode([run.since, run.until])
+        for kind in (Kind.TEXT, Kind.LIST):
+            for name in self._sequences.names(kind):
+                yield sequence_key(kind, name), encode(self._sequences.get(kind, name).digest())
 
     # What the next write at a place replaces.
 

@@ -89,6 +89,8 @@ TARGETS: dict[str, str] = {
     "kad-plain": "dht:KAD_PLAIN",
     "crdt-write": "crdt:WRITE",
     "crdt-proof": "crdt:PROOF",
+    "crdt-text-update": "crdt:UPDATE",
+    "crdt-text-edits": "crdt:EDITS",
     "crdt-sync": "crdt:SYNC",
     "config-file": "settings:CONFIG_FILE",
     "config-environment": "settings:CONFIG_ENVIRONMENT",

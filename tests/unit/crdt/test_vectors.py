@@ -13,12 +13,13 @@ from lattica.crdt.canonical import decode, encode
 from lattica.crdt.entries.chain import decode_chain
 from lattica.crdt.entries.fork import decode_fork
 from lattica.crdt.entries.genesis import decode_genesis
-from lattica.crdt.entries.header import decode_header
+from lattica.crdt.entries.header import Entry, decode_header
 from lattica.crdt.keys.session import decode_certificate
 from lattica.crdt.tree.places import Standing
 from lattica.crdt.tree.proofs import verify_register
 from lattica.crdt.tree.search_tree import SearchTree
 from lattica.crdt.types.payloads import decode_write
+from lattica.crdt.types.state import State
 from lattica.errors import RemoteProtocolError
 from tools import crdt_vectors
 
@@ -124,3 +125,19 @@ def test_forks_are_proved(case):
     proof = decode_fork(bytes.fromhex(VECTORS["forks"][case]), DOC_ID)
     assert (proof.author, proof.seq) == (AUTHOR, 1)
     assert proof.encode().hex() == VECTORS["forks"][case]
+
+
+def test_edits_of_texts_and_lists_come_to_what_the_file_says():
+    texts = VECTORS["texts"]
+    state = State(decode_genesis(bytes.fromhex(VECTORS["genesis"][0]["encoded"]), DOC_ID))
+    effects = []
+    for each in texts["entries"]:
+        header = decode_header(bytes.fromhex(each["header"]))
+        entry = Entry(header, bytes.fromhex(each["signature"]), bytes.fromhex(each["payload"]))
+        assert entry.is_signed()
+        effects.append(state.apply(entry) is not None)
+    assert effects == [False, False, True, True, True, False, True, True]
+    assert state.text("text") == texts["text"] == "he-llo world"
+    assert encode(state.elements("text")).hex() == texts["list"]
+    assert {key.hex(): value.hex() for key, value in state.items()} == texts["items"]
+    assert SearchTree(dict(state.items())).root.hex() == texts["root"]

@@ -8,8 +8,9 @@ import json
 from lattica.crdt.canonical import decode, encode
 from lattica.crdt.entries.chain import decode_chain, encode_chain
 from lattica.crdt.entries.fork import decode_fork
-from lattica.crdt.entries.genesis import decode_genesis
-from lattica.crdt.entries.header import Entry, decode_header
+from lattica.crdt.entries.genesis import Genesis, decode_genesis
+from lattica.crdt.entries.header import Entry, Kind, decode_header
+from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.keys.session import decode_certificate
 from lattica.crdt.sync.heads import Head, HeadIndex
 from lattica.crdt.sync.messages import (
@@ -23,11 +24,13 @@ from lattica.crdt.sync.messages import (
     encode_wants,
 )
 from lattica.crdt.sync.ranges import answer_ranges, first_ranges
+from lattica.crdt.text.update_v1 import decode_update, encode_update
 from lattica.crdt.tree.proofs import verify_registers
 from lattica.crdt.tree.search_tree import node_hash
 from lattica.crdt.types.payloads import decode_write
+from lattica.crdt.types.state import State
 from lattica.errors import RemoteProtocolError
-from tools.crdt_vectors import SESSION, text
+from tools.crdt_vectors import SESSION, text, text_entries
 from tools.fuzz.target import KIB, MIB, Target, Violation
 from tools.fuzz.targets.pieces import option
 
@@ -38,6 +41,8 @@ CHAINS = [bytes.fromhex(each) for each in VECTORS["chains"].values()]
 ENTRIES = [bytes.fromhex(entry["header"]) for entry in VECTORS["entries"]]
 FORKS = [bytes.fromhex(each) for each in VECTORS["forks"].values()]
 PLAIN = [bytes.fromhex(each) for each in VECTORS["canonical"]["accepted"]]
+DOCUMENT = Genesis("cluster")
+TEXTS = text_entries()
 ROOT = bytes.fromhex(VECTORS["tree"]["root"])
 
 
@@ -70,9 +75,39 @@ def _small(data: bytes) -> None:
 
 
 def _write(data: bytes) -> None:
-    write = decode_write(option(data)[0] % 5, option(data)[1])
+    write = decode_write(option(data)[0] % 7, option(data)[1])
     if write is not None and write.encode() != option(data)[1]:
         raise Violation("it is read and written otherwise")
+
+
+def _update(data: bytes) -> None:
+    update = decode_update(data)
+    if decode_update(encode_update(update.blocks, update.deleted)) != update:
+        raise Violation("it is read and written otherwise")
+
+
+def _edits(data: bytes) -> None:
+    """What a stranger's entry says of a text that others have written; Yjs has to stand it."""
+    kind = Kind.LIST if data[:1] == b"\1" else Kind.TEXT
+    state = State(DOCUMENT)
+    for each in TEXTS:
+        state.apply(each)
+    last = TEXTS[-1]
+    entry = sign_entry(
+        SESSION,
+        DOCUMENT.doc_id,
+        last.header.seq + 1,
+        last.id,
+        last.header.hlc + 1,
+        kind,
+        data[1:],
+        tuple(sorted(each.id for each in TEXTS)),
+    )
+    state.apply(entry)
+    for name in state.sequences(Kind.TEXT):
+        state.text(name)
+    for name in state.sequences(Kind.LIST):
+        state.elements(name)
 
 
 def _proof(data: bytes) -> None:
@@ -126,6 +161,34 @@ WRITE = Target(
     seeds=[
         bytes([number]) + bytes.fromhex(each)
         for number, each in enumerate(VECTORS["payloads"].values(), 1)
+    ],
+    max_memory=64 * MIB,
+)
+UPDATE = Target(
+    "crdt-text-update",
+    _update,
+    _ALLOWED,
+    seeds=[
+        bytes.fromhex(each)
+        for each in (
+            "01010500040101740668c3a96c6c6f00",
+            "01010505c4050005010678f09f98807900",
+            "000105010001",
+            "0101050a8805090274016274016300",
+        )
+    ],
+)
+EDITS = Target(
+    "crdt-text-edits",
+    _edits,
+    _ALLOWED,
+    seeds=[
+        bytes([number]) + encode(["text", edits])  # type: ignore[list-item]
+        for number, edits in (
+            (0, [[None, None, "a\U0001f600b"], [[0, 1], [0, 2], "c"], [[-1, 0], 1]]),
+            (0, [[[-2, 0], [-2, 1], "d"], [[1, 0], 3]]),
+            (1, [[None, None, [1, "x", None]], [[-1, 2], [-2, 0], [[]]]]),
+        )
     ],
     max_memory=64 * MIB,
 )
