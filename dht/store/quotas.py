@@ -1,9 +1,9 @@
 """Who has stored how much, and who yields where there is no room. Pure.
 
 Identities are free, so that a limit for each publisher limits nobody: what is stored is counted by
-network, too (:mod:`lattica.nat.base.limits.places`), and where all is full, the network that has most
-yields to one that has less. Addresses that are not of the internet have no network: there each peer
-is its own.
+network, too (:mod:`lattica.nat.base.limits.places`), and where all is full, the network that has
+most yields to one that has less. Addresses that are not of the internet have no network: there each
+peer is its own.
 """
 
 from __future__ import annotations
