@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import math
 import socket
@@ -13,29 +12,24 @@ from typing import TYPE_CHECKING
 import trio
 
 from lattica.nat.base.errors import (
-    AccessDeniedError,
     ConnectionClosedError,
     DialError,
-    LatticaError,
-    ListenError,
     LocalProtocolError,
     NotConnectedError,
     ResourceLimitError,
 )
 from lattica.nat.base.foreign_code import settle
 from lattica.nat.base.keys.identity import Identity, PeerId
-from lattica.nat.base.limits.places import Places, source_of
+from lattica.nat.base.limits.places import Places
 from lattica.nat.base.net.addresses import (
     Kind,
     interface_addresses,
-    ip_of,
     kind_of,
     parse_multiaddr,
     to_endpoint,
 )
 from lattica.nat.base.net.multiaddr import Multiaddr
-from lattica.nat.base.net.names import needs_resolving, resolve
-from lattica.nat.base.net.network_groups import network_of
+from lattica.nat.base.net.network_groups import network_at
 from lattica.nat.base.net.ranking import ranked
 from lattica.nat.base.peer_log import peer_log
 from lattica.nat.base.watched import Watched
@@ -55,17 +49,17 @@ from lattica.nat.swarm.dialing.known import KnownAddresses
 from lattica.nat.swarm.events import (
     AddressesChanged,
     EventBus,
-    ListeningOn,
     PathChanged,
     PeerConnected,
     PeerDisconnected,
 )
+from lattica.nat.swarm.listeners import Listeners
 from lattica.nat.swarm.protocols import ProtocolTable
 from lattica.nat.swarm.registry import Registry
 from lattica.nat.swarm.same_key import SameKey
 from lattica.nat.swarm.silent_peers import SilentPeers
 from lattica.nat.swarm.watchdog import watching
-from lattica.nat.transport.base import Listener, RawConn, SecureLink, ServedTransport, Transport
+from lattica.nat.transport.base import RawConn, ServedTransport, Transport
 from lattica.nat.transport.tcp import TcpTransport
 from lattica.nat.transport.udp_socket import UdpSocket
 from lattica.nat.transport.websocket_transport import WebSocketTransport
@@ -146,13 +140,14 @@ class Swarm:
             connector.instance,
         )
         self._transports = list(self._default_transports())
-        self._listeners: list[Listener] = []
-        self._pending_inbound = Places[trio.CancelScope](
-            self.config.limits.max_pending_inbound,
+        self.listeners = Listeners(
+            self.config,
+            self._transports,
+            self._connector,
+            self.events,
+            self._register,
             unproven_after=_HANDSHAKE_PATIENCE,
-            newest_first=True,
         )
-        """Handshakes under way; each with the scope that ends it."""
         self._streams_negotiating = Places[Stream](
             self.config.limits.max_streams_negotiating_total, unproven_after=_HANDSHAKE_PATIENCE
         )
@@ -198,13 +193,13 @@ class Swarm:
             raise LocalProtocolError("a swarm runs once")
         try:
             async with trio.open_nursery() as nursery:
-                self._nursery = nursery
+                self._nursery = self.listeners.nursery = nursery
                 self._fit_limits()
                 for transport in self._transports:
                     if isinstance(transport, ServedTransport):
                         await nursery.start(transport.run)
                 for addr in self.config.listen:
-                    await self._listen_if_possible(parse_multiaddr(addr))
+                    await self.listeners.listen_if_possible(parse_multiaddr(addr))
                 nursery.start_soon(self._tick_loop)
                 task_status.started()
                 await self._close_requested.wait()
@@ -214,9 +209,8 @@ class Swarm:
             for connection in self.registry:
                 connection.abort("this node shuts down")
             with trio.CancelScope(shield=True):
-                for listener in self._listeners:
-                    await listener.aclose()
-            self._nursery = None
+                await self.listeners.aclose()
+            self._nursery = self.listeners.nursery = None
             self._stopped.set()
             self._notify_changed()
             self.events.close()
@@ -225,7 +219,7 @@ class Swarm:
         """Let the process have all the descriptors that it may, and count on no more."""
         limits = fitting(self.config.limits, raise_limit(), in_use())
         self.registry.limits = limits
-        self._pending_inbound.limit = limits.max_pending_inbound
+        self.listeners.pending.limit = limits.max_pending_inbound
 
     async def close(self) -> None:
         """End all connections in good order, within `Timeouts.shutdown`; then stop."""
@@ -234,8 +228,7 @@ class Swarm:
             await self._stopped.wait()
 
     async def _shut_down(self) -> None:
-        for listener in self._listeners:
-            await listener.aclose()
+        await self.listeners.aclose()
         with trio.move_on_after(self.config.timeouts.shutdown):
             async with trio.open_nursery() as nursery:
                 for connection in self.registry:
@@ -308,51 +301,12 @@ class Swarm:
             ListenError: it cannot be listened on.
             AddressError: it is none that could be.
         """
-        if not needs_resolving(addr):
-            return await self._listen(addr)
-        bound: list[Multiaddr] = []
-        refusal = ListenError(f"cannot listen on {addr}: the name was not resolved")
-        for resolved in await resolve([addr]):
-            if not needs_resolving(resolved):
-                try:
-                    bound += await self._listen(resolved)
-                except ListenError as error:
-                    refusal = error
-        if not bound:
-            raise refusal
-        return tuple(bound)
-
-    async def _listen(self, addr: Multiaddr) -> tuple[Multiaddr, ...]:
-        nursery = self._require_nursery()
-        for transport in self._transports:
-            if transport.can_listen(addr):
-                listener = await transport.listen(addr)
-                break
-        else:
-            raise ListenError(f"no transport listens on {addr}")
-        self._listeners.append(listener)
-        nursery.start_soon(self._accept_loop, listener)
-        for bound in listener.addrs:
-            self.events.publish(ListeningOn(bound))
-            logger.info("listening addr=%s", bound)
-        return listener.addrs
-
-    async def _listen_if_possible(self, addr: Multiaddr) -> None:
-        """As :meth:`listen`, but a machine without IPv6 does without "any IPv6 address"."""
-        ip = ip_of(addr)
-        try:
-            await self.listen(addr)
-        except ListenError as error:
-            if ip is None or ip.version != 6 or not ip.is_unspecified:
-                raise
-            if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
-                raise
-            logger.info("not listening on IPv6: this machine has none addr=%s", addr)
+        return await self.listeners.listen(addr)
 
     @property
     def listen_addrs(self) -> tuple[Multiaddr, ...]:
         """Bound addresses as bound, wildcards included."""
-        return tuple(addr for listener in self._listeners for addr in listener.addrs)
+        return self.listeners.addrs
 
     @property
     def addrs(self) -> tuple[Multiaddr, ...]:
@@ -382,9 +336,7 @@ class Swarm:
     @property
     def udp_endpoints(self) -> tuple[QuicEndpoint, ...]:
         """The listening QUIC sockets, over which STUN, ICE and probes go too, first bound first."""
-        from lattica.nat.quic.endpoint import QuicEndpoint
-
-        return tuple(e for e in self._listeners if isinstance(e, QuicEndpoint))
+        return self.listeners.udp_endpoints
 
     def tcp_listen_port(self, version: int) -> int | None:
         """The TCP port that this node listens on, and dials from, in IP version 4 or 6."""
@@ -399,67 +351,6 @@ class Swarm:
         )
         self.observed.record(connection, addr, ports)
         self._notify_changed()
-
-    async def _accept_loop(self, listener: Listener) -> None:
-        nursery = self._require_nursery()
-        while True:
-            try:
-                raw = await listener.accept()
-            except (OSError, trio.ClosedResourceError):
-                if not self._close_requested.is_set():
-                    logger.exception("listener failed addrs=%s", listener.addrs)
-                return
-            try:
-                self._connector.gater.check_address(raw.remote_addr)
-            except AccessDeniedError as error:
-                logger.debug("inbound connection refused: %s", error)
-                raw.abort()
-                continue
-            nursery.start_soon(self._handle_inbound, raw)
-
-    async def _handle_inbound(self, raw: RawConn | SecureLink) -> None:
-        now = trio.current_time()
-        scope = trio.CancelScope(deadline=now + self.config.timeouts.handshake)
-        dropped = self._pending_inbound.enter(scope, source_of(raw.remote_addr), now)
-        if dropped is None:
-            raw.abort()
-            return
-        for other in dropped:
-            other.cancel()
-        reason: object = None
-        connection = None
-        try:
-            with scope:
-                connection = await self._connector.connect(raw, Direction.INBOUND, initiator=False)
-        except (LatticaError, OSError) as error:
-            reason = error
-        except Exception as error:
-            peer_log.log(
-                logger,
-                logging.ERROR,
-                network_at(raw.remote_addr),
-                "inbound handshake: internal error addr=%s",
-                raw.remote_addr,
-                exc_info=error,
-            )
-        finally:
-            evicted = scope not in self._pending_inbound
-            self._pending_inbound.leave(scope)
-            if connection is None:
-                raw.abort()
-        if scope.cancelled_caught:
-            reason = "too many handshakes at once" if evicted else "handshake took too long"
-        if connection is not None:
-            self._register(connection)
-        elif reason is not None:
-            peer_log.log(
-                logger,
-                logging.INFO,
-                network_at(raw.remote_addr),
-                "inbound connection failed: %s addr=%s",
-                reason,
-                raw.remote_addr,
-            )
 
     # --- making connections ---
 
@@ -809,9 +700,3 @@ class Swarm:
         with suppress(KeyError):
             while self.registry.by_peer[peer_id]:
                 await self._changed.park()
-
-
-def network_at(addr: Multiaddr) -> str:
-    """The network that an address counts to; what has no IP address counts for itself."""
-    ip = ip_of(addr)
-    return str(addr) if ip is None else network_of(ip)

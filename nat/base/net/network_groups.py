@@ -12,7 +12,9 @@ from collections.abc import Callable
 from hashlib import blake2b
 
 from lattica.nat.base.limits.token_bucket import TokenBucket, take
+from lattica.nat.base.net.addresses import ip_of
 from lattica.nat.base.net.ip import IpAddress, parse_ip
+from lattica.nat.base.net.multiaddr import Multiaddr
 
 _IPV4_PREFIX = 24
 _SITE_PREFIX = 48
@@ -25,6 +27,12 @@ def network_of(ip: str | IpAddress, *, ipv6_prefix: int = _SITE_PREFIX) -> str:
     address = parse_ip(ip)
     prefix = _IPV4_PREFIX if address.version == 4 else ipv6_prefix
     return str(ipaddress.ip_network((address, prefix), strict=False))
+
+
+def network_at(addr: Multiaddr) -> str:
+    """The network that an address counts to; what has no IP address counts for itself."""
+    ip = ip_of(addr)
+    return str(addr) if ip is None else network_of(ip)
 
 
 def host_of(ip: str | IpAddress) -> str:

@@ -62,7 +62,7 @@ async def serving() -> AsyncIterator[Node]:
         await settled(lambda: (tasks(), open_files()) == before)
         assert node.swarm.registry.total == 1
         assert node.swarm._negotiating == {}
-        assert not node.swarm._pending_inbound
+        assert not node.swarm.listeners.pending
         assert node.swarm.receive_memory.used == 0
         assert len(node._identify._asked) == 1
         assert await ask_echo(honest, node.peer_id) == b"hello"

@@ -48,7 +48,7 @@ class Relay:
 
     def die(self) -> None:
         """Lose all connections at once, as a process that is killed, and take no new ones."""
-        for listener in self.swarm._listeners:
+        for listener in self.swarm.listeners._all:
             self.swarm.start_soon(listener.aclose)
         for connection in self.swarm.registry:
             connection.abort("the test kills the relay")

@@ -355,8 +355,8 @@ async def test_a_stranger_who_only_says_hello_is_dropped_in_time():
         link = (await quic_of(client).dial(server.addrs[0])).link
         while not link.session._drive.core.handshake_complete:
             await link.pump()
-        await settled(lambda: server._pending_inbound)
-        await settled(lambda: not server._pending_inbound)
+        await settled(lambda: server.listeners.pending)
+        await settled(lambda: not server.listeners.pending)
         await settled(lambda: not endpoint_of(server)._links)
         assert quic_of(server)._first_packets.admission.half_open == 0
         link.abort()
@@ -476,7 +476,7 @@ def nothing_left(swarm: Swarm) -> bool:
         any(e._links or e._strangers or e._admitted for e in transport._endpoints)
         or any(fec._paths or fec._followed for fec in transport._endpoints.values())
         or transport._first_packets.admission.half_open
-        or swarm._pending_inbound
+        or swarm.listeners.pending
         or swarm.receive_memory.sessions
     )
 

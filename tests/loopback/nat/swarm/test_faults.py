@@ -96,7 +96,7 @@ class Scene:
         """Wait until nothing is left of the attack; the honest peer still gets on."""
         swarm, (tasks_before, files_before) = self.victim.swarm, self._baseline
         await settled(lambda: set(swarm.registry.by_peer) == {self.honest.peer_id})
-        await settled(lambda: not swarm._pending_inbound and not swarm._negotiating)
+        await settled(lambda: not swarm.listeners.pending and not swarm._negotiating)
         await settled(lambda: tasks() == tasks_before)
         await settled(lambda: open_files() == files_before + other_files)
         await self.lasting.send_all(b"still here")
@@ -250,7 +250,7 @@ async def test_silence_at_any_stage_of_the_set_up(mock_clock: MockClock, caplog,
                 if stages:
                     nursery.start_soon(attacker.set_up, change)
                 await wait_all_tasks_blocked(0.01)
-                assert len(stage.victim.swarm._pending_inbound) == 1
+                assert len(stage.victim.swarm.listeners.pending) == 1
                 async with Node(node_config()) as newcomer:
                     await newcomer.connect(stage.victim.addrs[0])
                     assert await ask_echo(newcomer, stage.victim.peer_id) == b"hello"
@@ -287,7 +287,7 @@ async def test_a_thousand_half_open_handshakes_and_honest_peers_between_them(moc
             attacker = await stack.enter_async_context(attacking(addr))
             await attacker.send((MULTISTREAM + NOISE + noise_frame(os.urandom(32)))[: number % 40])
             attackers.append(attacker)
-        await settled(lambda: len(stage.victim.swarm._pending_inbound) == 1000)
+        await settled(lambda: len(stage.victim.swarm.listeners.pending) == 1000)
         for _ in range(3):
             async with Node(node_config()) as newcomer:
                 await newcomer.connect(stage.victim.addrs[0])

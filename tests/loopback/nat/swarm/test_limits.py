@@ -155,7 +155,7 @@ async def test_half_open_handshakes_are_limited_and_the_oldest_go(caplog):
         assert not await conns[1].receive()
         for conn in conns:
             conn.abort()
-        await settled(lambda: not server._pending_inbound)
+        await settled(lambda: not server.listeners.pending)
 
 
 # --- memory ---

@@ -69,7 +69,7 @@ async def test_a_silent_peer_whose_system_answers_is_busy(monkeypatch):
             await settled(lambda: connection.patience.blind > 10)
             connection.patience = replace(connection.patience, blind=3.0)
             # Its program takes no notice of new connections, which the system accepts.
-            monkeypatch.setattr(server.swarm, "_handle_inbound", ignore)
+            monkeypatch.setattr(server.swarm.listeners, "_handle_inbound", ignore)
             silenced = trio.current_time()
             proxy.treat = lambda _: []
             await settled(lambda: connection.session.is_silent and not connection.in_doubt)

@@ -478,7 +478,7 @@ async def test_a_listener_that_fails_is_told_of_and_leaves_the_rest(caplog):
     async with running() as server, running() as client:
         (first,) = server.addrs
         (second,) = await server.listen(Multiaddr("/ip4/127.0.0.1/tcp/0"))
-        await server._listeners[0].aclose()
+        await server.listeners._all[0].aclose()
         await settled(lambda: "listener failed" in caplog.text)
         assert str(to_endpoint(first).port) in caplog.text
         await client.dial(server.identity.peer_id, [second])

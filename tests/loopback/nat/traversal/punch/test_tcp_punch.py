@@ -402,7 +402,7 @@ async def test_reversal_is_for_relayed_connections_only_and_not_too_often():
         pair.source.protocols.handle_all(DirectStrategy(pair.source, config).handlers)
         strategy = DirectStrategy(pair.target, HERE)
         # Where it listens nothing answers any more.
-        for listener in pair.target._listeners:
+        for listener in pair.target.listeners._all:
             await listener.aclose()
         for reason in ("none of the addresses answered", "too many requests"):
             with pytest.raises(DialError, match=reason):
