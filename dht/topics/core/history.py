@@ -1,0 +1,160 @@
+"""Which messages were seen, which are kept for others, and which have been asked for. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from lattica.dht.topics.config import GossipConfig
+from lattica.nat.base.keys.peer_id import PeerId
+
+
+class Seen:
+    """IDs of messages, and when each came first. Two generations: the older one is forgotten when
+    the younger one is full, or as old as IDs have to be remembered.
+    """
+
+    __slots__ = ("_began", "_config", "_old", "_young")
+
+    def __init__(self, config: GossipConfig) -> None:
+        self._config = config
+        self._young: dict[bytes, float] = {}
+        self._old: dict[bytes, float] = {}
+        self._began = -math.inf
+
+    def __contains__(self, message_id: bytes) -> bool:
+        return message_id in self._young or message_id in self._old
+
+    def __len__(self) -> int:
+        return len(self._young) + len(self._old)
+
+    def since(self, message_id: bytes) -> float | None:
+        """When it came; None if it is not known."""
+        at = self._young.get(message_id)
+        return self._old.get(message_id) if at is None else at
+
+    def add(self, message_id: bytes, now: float) -> None:
+        young = self._young
+        if len(young) * 2 >= self._config.seen_messages or now - self._began >= self._config.seen:
+            self._old, self._young = young, {}
+            young = self._young
+            self._began = now
+        young[message_id] = now
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """A message that is kept."""
+
+    id: bytes
+    topic: str
+    source: bytes
+    """The author's binary ID."""
+    rpc: bytes
+    at: float
+    own: bool
+    verified: bool
+    """That its author has signed it was checked here."""
+    taken: int = 0
+    """To how many peers it was sent when it was published, if it is our own."""
+    sent: dict[PeerId, int] = field(default_factory=dict)
+    """How often to those who have asked for it."""
+
+
+class History:
+    """Messages that peers may still ask for: by age and bytes, the oldest go first."""
+
+    def __init__(self, config: GossipConfig) -> None:
+        self._config = config
+        self._entries: dict[bytes, Entry] = {}
+        self._order: deque[Entry] = deque()
+        self._topics: dict[str, deque[Entry]] = {}
+        self.size = 0
+        """Bytes of all."""
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, message_id: bytes) -> Entry | None:
+        return self._entries.get(message_id)
+
+    def put(self, entry: Entry) -> None:
+        self._entries[entry.id] = entry
+        self._order.append(entry)
+        self._topics.setdefault(entry.topic, deque()).append(entry)
+        self.size += len(entry.rpc)
+        while self.size > self._config.history_bytes and len(self._order) > 1:
+            self._drop_oldest()
+
+    def drop(self, entry: Entry) -> None:
+        """It is not offered any more."""
+        if self._entries.get(entry.id) is entry:
+            del self._entries[entry.id]
+
+    def expire(self, now: float) -> None:
+        while self._order and now - self._order[0].at > self._config.history:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        entry = self._order.popleft()
+        self.drop(entry)
+        # Messages of a topic are in the same order as all of them.
+        line = self._topics[entry.topic]
+        line.popleft()
+        if not line:
+            del self._topics[entry.topic]
+        self.size -= len(entry.rpc)
+
+    def latest(self, topic: str, since: float) -> Iterator[Entry]:
+        """What has come since then, the latest first."""
+        for entry in reversed(self._topics.get(topic, ())):
+            if entry.at < since:
+                return
+            if self._entries.get(entry.id) is entry:
+                yield entry
+
+
+class Asked:
+    """Messages that peers have offered and been asked for."""
+
+    def __init__(self, config: GossipConfig) -> None:
+        self._config = config
+        self._asked: dict[bytes, float] = {}
+        self._promised: dict[bytes, tuple[PeerId, float]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._asked or self._promised)
+
+    def is_due(self, message_id: bytes, now: float) -> bool:
+        """Whether to ask for it: nobody was asked a moment ago."""
+        at = self._asked.get(message_id)
+        return at is None or now - at >= self._config.ask_again
+
+    def ask(self, peer_id: PeerId, ids: list[bytes], promise: bytes, now: float) -> None:
+        """A peer is asked for them; for `promise`, one of them, it is held to its word."""
+        for message_id in ids:
+            self._asked[message_id] = now
+        if promise not in self._promised:
+            self._promised[promise] = (peer_id, now + self._config.follow_up)
+
+    def came(self, message_id: bytes) -> None:
+        self._asked.pop(message_id, None)
+        self._promised.pop(message_id, None)
+
+    def broken(self, now: float) -> list[PeerId]:
+        """Who has not kept its word; and what was asked for long ago is forgotten."""
+        late = [(key, who) for key, (who, until) in self._promised.items() if until <= now]
+        for key, _ in late:
+            del self._promised[key]
+        patience = self._config.follow_up
+        for key in [key for key, at in self._asked.items() if now - at > patience]:
+            del self._asked[key]
+        return [who for _, who in late]
+
+    def forgive(self, peer_id: PeerId) -> None:
+        """A peer has gone: what it promised it owes no more."""
+        gone = [key for key, (who, _) in self._promised.items() if who == peer_id]
+        for key in gone:
+            del self._promised[key]
