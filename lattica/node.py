@@ -31,6 +31,8 @@ from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.parts import Traversal
 
 if TYPE_CHECKING:
+    from lattica.dht.topics.service.topic import Topic
+    from lattica.dht.topics.service.topics import Topics
     from lattica.nat.libp2p.network import Host
     from lattica.rpc.ports.ports import Ports
     from lattica.rpc.rpc import Rpc
@@ -79,6 +81,7 @@ class Node(NodeInProcess):
         self._host: Host | None = None
         self._rpc: Rpc | None = None
         self._ports: Ports | None = None
+        self._topics: Topics | None = None
         self._nursery: trio.Nursery | None = None
         self._closing = False
         self._bootstrap = BootstrapPeers(self.swarm, self.config.bootstrap)
@@ -210,6 +213,32 @@ class Node(NodeInProcess):
             self._ports = Ports(self, nursery, self.config.ports, secret=secret)
         return self._ports
 
+    @property
+    def topics(self) -> Topics:
+        """All topics of this node, and what is counted of them (`docs/discovery.md`).
+
+        Made when first asked for, and ended with the node.
+
+        Raises:
+            LocalProtocolError: the node does not run.
+        """
+        if self._topics is None:
+            nursery = self._running("node.topics")
+            from lattica.dht.topics.service.topics import Topics
+            from lattica.nat.quic.qh3.signatures import ed25519_signer
+
+            sign = ed25519_signer(self.identity.seed)
+            self._topics = Topics(self, nursery, self.config.topics, sign=sign)
+        return self._topics
+
+    def topic(self, name: str) -> Topic:
+        """A topic, to publish and to subscribe to; see :class:`Topic`.
+
+        Raises:
+            LocalProtocolError: the node does not run, or `name` is no text of 1 to 1,024 bytes.
+        """
+        return self.topics.topic(name)
+
     def _running(self, name: str) -> trio.Nursery:
         if self._nursery is None or self._closing:
             raise LocalProtocolError(f"{name} is there while the node runs")
@@ -217,6 +246,8 @@ class Node(NodeInProcess):
 
     async def _close_services(self) -> None:
         self._closing = True
+        if self._topics is not None:
+            await self._topics.aclose()
         if self._ports is not None:
             await self._ports.aclose()
         if self._rpc is not None:

@@ -11,6 +11,7 @@ import trio
 
 from lattica.nat.base.errors import AddressError, LocalProtocolError
 from lattica.nat.base.keys.identity import PeerId, parse_peer_id
+from lattica.nat.base.tasks import Tasks
 from lattica.nat.swarm.events import EventsLost, PathChanged
 from lattica.nat.swarm.host import Host
 from lattica.rpc.budget import ReceiveBudget
@@ -26,7 +27,6 @@ from lattica.rpc.server.methods import Authorize
 from lattica.rpc.server.server import Server
 from lattica.rpc.services.definition import as_class, define
 from lattica.rpc.statistics import MethodCounters, MethodStatistics, RpcStatistics, Traffic
-from lattica.rpc.tasks import Tasks
 
 if TYPE_CHECKING:
     from lattica.rpc.tracing import Tracing

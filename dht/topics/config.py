@@ -42,7 +42,8 @@ class MeshConfig:
     """Heartbeats after which peers of a mesh with a bad median score get better company."""
     opportunistic_peers: int = 2
     flood_publish: bool = True
-    """One's own messages go to everybody in the topic with a good score, and not to the mesh alone."""
+    """One's own messages go to everybody in the topic with a good score, and not to the mesh
+    alone."""
     exchanged_peers: int = 16
     """Peers named in a PRUNE (peer exchange), and taken from one."""
 
@@ -68,12 +69,13 @@ class GossipConfig:
     window: float = 3.0
     """How recent."""
     history: float = 120.0
-    """How long messages are kept for peers that ask for them: one that was away for a moment is told
-    what it has missed."""
+    """How long messages are kept for peers that ask for them: one that was away for a moment is
+    told what it has missed."""
     history_bytes: int = 16 * MIB
     """Bytes of messages kept, of all topics; the oldest go first."""
     seen: float = 120.0
-    """How long a message is recognized, at least; fewer when there are more than `seen_messages`."""
+    """How long a message is recognized, at least; fewer when there are more than
+    `seen_messages`."""
     seen_messages: int = 131072
     ids: int = 5000
     """Message IDs that are told to a peer, and asked of one, in a heartbeat."""
@@ -137,8 +139,8 @@ class ScoreConfig:
     brought."""
     mesh_delivery_decay: float = 0.98
     mesh_delivery_share: float = 0.01
-    """How many that are: this part of all messages of the topic, counted with the same decay, but at
-    most `mesh_delivery_threshold`. Nothing is missing in a topic in which nothing happens."""
+    """How many that are: this part of all messages of the topic, counted with the same decay, but
+    at most `mesh_delivery_threshold`. Nothing is missing in a topic in which nothing happens."""
     mesh_delivery_threshold: float = 10.0
     mesh_delivery_cap: float = 200.0
     mesh_delivery_window: float = 0.05
@@ -216,13 +218,13 @@ class TopicsConfig:
     """Bytes that wait for a peer; a publisher waits when there are more, and what others have
     published is left out."""
     stuck_after: float = 5.0
-    """A peer that takes nothing for so long holds up no publisher: it is told what it has missed when
-    it goes on."""
+    """A peer that takes nothing for so long holds up no publisher: it is told what it has missed
+    when it goes on."""
     queue: int = 4096
     """Messages that wait for a subscriber; then peers are not read from."""
     lagging_after: float = 1.0
-    """A subscriber that takes nothing for so long holds up nobody: it loses messages, and is told how
-    many."""
+    """A subscriber that takes nothing for so long holds up nobody: it loses messages, and is told
+    how many."""
     validating: int = 256
     """Messages of a topic that are with its validator at a time; further ones are ignored."""
     validate_timeout: float = 10.0

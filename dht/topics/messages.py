@@ -41,7 +41,14 @@ MAX_ENTRIES = 4096
 MAX_EXCHANGED = 64
 """Peers in a PRUNE that are looked at."""
 
-_FROM, _DATA, _SEQNO, _TOPIC, _SIGNATURE, _KEY = b"\x0a", b"\x12", b"\x1a", b"\x22", b"\x2a", b"\x32"
+_FROM, _DATA, _SEQNO, _TOPIC, _SIGNATURE, _KEY = (
+    b"\x0a",
+    b"\x12",
+    b"\x1a",
+    b"\x22",
+    b"\x2a",
+    b"\x32",
+)
 _PUBLISH = b"\x12"
 
 
@@ -159,7 +166,9 @@ def encode_signed(unsigned: bytes, signature: bytes, key: bytes) -> bytes:
 def check_topic(topic: str) -> bytes:
     """The bytes of a topic's name. Raises LocalProtocolError for what can be none."""
     if not isinstance(topic, str) or not topic:
-        raise LocalProtocolError(f"a topic is named by a text that is not empty, not {topic!r:.100}")
+        raise LocalProtocolError(
+            f"a topic is named by a text that is not empty, not {topic!r:.100}"
+        )
     try:
         name = topic.encode()
     except UnicodeEncodeError:
@@ -195,8 +204,7 @@ def _control(message: pb.ControlMessage) -> Control:
     if sum(map(len, parts)) > MAX_ENTRIES:
         raise RemoteProtocolError("a GossipSub RPC with too many control messages")
     listed = sum(
-        len(part.messageIDs)
-        for part in (*message.ihave, *message.iwant, *message.idontwant)
+        len(part.messageIDs) for part in (*message.ihave, *message.iwant, *message.idontwant)
     )
     if listed > MAX_IDS:
         raise RemoteProtocolError(f"{listed} message IDs in one RPC")

@@ -13,6 +13,7 @@ import msgpack
 import trio
 
 from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.tasks import Tasks
 from lattica.nat.swarm.host import Host
 from lattica.rpc.budget import ReceiveBudget
 from lattica.rpc.client.balance import Balancer, Resolver
@@ -34,7 +35,6 @@ from lattica.rpc.errors import (
 )
 from lattica.rpc.services.definition import Kind, Method
 from lattica.rpc.statistics import MAX_METHODS, MethodCounters, Traffic
-from lattica.rpc.tasks import Tasks
 
 if TYPE_CHECKING:
     from lattica.rpc.tracing import Tracing

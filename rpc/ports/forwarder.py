@@ -22,6 +22,7 @@ from lattica.nat.base.errors import (
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.limits.backoff import pause_after
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.base.tasks import Tasks
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.host import Host
 from lattica.rpc.ports.config import PortsConfig
@@ -38,7 +39,6 @@ from lattica.rpc.ports.messages import (
     encode_request,
 )
 from lattica.rpc.ports.pump import Pump, abort_socket
-from lattica.rpc.tasks import Tasks
 
 logger = logging.getLogger(__name__)
 

@@ -16,6 +16,7 @@ from lattica.nat.base.errors import AddressError, LocalProtocolError
 from lattica.nat.base.keys.identity import PeerId, parse_peer_id
 from lattica.nat.base.net.addresses import parse_multiaddr, split_peer
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.base.tasks import Tasks
 from lattica.nat.swarm.host import Host
 from lattica.rpc.ports.config import PortsConfig
 from lattica.rpc.ports.connections import Connections
@@ -24,7 +25,6 @@ from lattica.rpc.ports.events import ConnectionClosed, PortCallback
 from lattica.rpc.ports.exposer import Exposer, Exposure, Source
 from lattica.rpc.ports.forwarder import Forward, Remote, check_open
 from lattica.rpc.ports.messages import MAX_KEY, Request, Wanted, is_name
-from lattica.rpc.tasks import Tasks
 
 PeerLike: TypeAlias = PeerId | str
 Anyone: TypeAlias = Literal["anyone"]

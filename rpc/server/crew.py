@@ -19,7 +19,7 @@ from typing import Any, Final, Generic, TypeVar
 import outcome
 import trio
 
-from lattica.rpc.tasks import Tasks
+from lattica.nat.base.tasks import Tasks
 
 T = TypeVar("T")
 

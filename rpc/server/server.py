@@ -11,6 +11,7 @@ import trio
 
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.tasks import Tasks
 from lattica.nat.swarm.host import Host
 from lattica.rpc.budget import ReceiveBudget
 from lattica.rpc.config import RpcConfig
@@ -26,7 +27,6 @@ from lattica.rpc.server.methods import Authorize, ServedMethod
 from lattica.rpc.services.context import CallContext
 from lattica.rpc.services.definition import Service, define, define_method
 from lattica.rpc.statistics import MethodCounters, Traffic
-from lattica.rpc.tasks import Tasks
 
 if TYPE_CHECKING:
     from lattica.rpc.tracing import Tracing

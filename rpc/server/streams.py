@@ -9,12 +9,12 @@ from typing import Any
 import trio
 
 from lattica.nat.base.errors import RemoteProtocolError
+from lattica.nat.base.tasks import Tasks
 from lattica.rpc.data_stream import DataStream, Message
 from lattica.rpc.encoding.annotations import Checker
 from lattica.rpc.encoding.arrays import RefusedValueError
 from lattica.rpc.errors import InvalidArgumentError
 from lattica.rpc.protocol.messages import Kind
-from lattica.rpc.tasks import Tasks
 
 
 class RequestStream:

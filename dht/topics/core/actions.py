@@ -10,7 +10,8 @@ from lattica.nat.base.keys.peer_id import PeerId
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """An RPC of subscriptions or control messages, which must not be lost while the peer is there."""
+    """An RPC of subscriptions or control messages, which must not be lost while the peer is
+    there."""
 
     peer_id: PeerId
     rpc: bytes

@@ -247,9 +247,7 @@ class Mesh:
         named: tuple[Exchanged, ...] = ()
         if exchange:
             others = [
-                other
-                for other in topic.peers.values()
-                if other is not peer and other.score >= 0
+                other for other in topic.peers.values() if other is not peer and other.score >= 0
             ]
             count = min(self._config.exchanged_peers, len(others))
             named = tuple(

@@ -1,13 +1,13 @@
-"""GossipSub as one machine: what peers send, what is published here, and the clock go in; what is to
-be sent and delivered comes out. Pure.
+"""GossipSub as one machine: what peers send, what is published here, and the clock go in; what is
+to be sent and delivered comes out. Pure.
 
 Sources: gossipsub-v1.0.md, -v1.1.md and -v1.2.md of https://github.com/libp2p/specs.
 
 What is beyond them: a peer that comes back after its connection was lost is told (IHAVE) what has
-come meanwhile, and every peer what of our own nobody has been sent yet. What an author itself brings,
-over its own authenticated connection, is its own without a signature; that is for others, and is
-checked before a message is passed on or offered. Of messages that go no further, the first ones of
-each author are checked, and then one in :data:`SAMPLE`.
+come meanwhile, and every peer what of our own nobody has been sent yet. What an author itself
+brings, over its own authenticated connection, is its own without a signature; that is for others,
+and is checked before a message is passed on or offered. Of messages that go no further, the first
+ones of each author are checked, and then one in :data:`SAMPLE`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,6 @@ from lattica.dht.topics.signing import (
     SEQNO,
     Authors,
     Claimed,
-    Message,
     Signing,
     frame_of,
     read_message,
@@ -61,6 +60,8 @@ VOUCHED = 32
 """Messages that an author has to have signed rightly before not all of them are checked."""
 _FLOODED = 1024 * 1024
 """Bytes that one's own message may cost to be sent to everybody, and not to the mesh alone."""
+UNCERTAIN = 30.0
+"""Seconds before a connection is known to be lost in which what was sent may not have arrived."""
 _PENDING = 1024
 """Messages that are with validators, of all topics."""
 _LOST = 1024
@@ -172,11 +173,9 @@ class Router:
         if peer is None:
             return []
         out: list[Action] = []
-        for name in peer.topics:
-            topic = self.topics.get(name)
-            if topic is not None:
-                topic.peers.pop(peer_id, None)
-                self._mesh.gone(peer, topic, now)
+        for name, topic in self.topics.items():
+            self._mesh.gone(peer, topic, now)
+            if topic.peers.pop(peer_id, None) is not None:
                 out.append(Unsubscribed(name, peer_id))
         self._asked.forgive(peer_id)
         self.scores.remove(peer, now)
@@ -269,9 +268,7 @@ class Router:
         threshold = self.config.score.publish_threshold
         mesh = self.config.mesh
         if mesh.flood_publish and size * len(topic.peers) <= _FLOODED:
-            return tuple(
-                peer.peer_id for peer in topic.peers.values() if peer.score >= threshold
-            )
+            return tuple(peer.peer_id for peer in topic.peers.values() if peer.score >= threshold)
         chosen = topic.mesh if topic.subscribed else topic.fanout
         if len(chosen) < mesh.size:
             others = [
@@ -294,9 +291,7 @@ class Router:
                 self._offer(peer, self.topics[name], since, out)
         return out
 
-    def _offer(
-        self, peer: PeerState, topic: TopicState, since: float, out: list[Action]
-    ) -> None:
+    def _offer(self, peer: PeerState, topic: TopicState, since: float, out: list[Action]) -> None:
         """What has come since then, and of our own whatever nobody has been sent."""
         if peer.score < self.config.score.gossip_threshold:
             return
@@ -352,9 +347,10 @@ class Router:
         topic = self.topics.get(name)
         if not wanted:
             peer.topics.discard(name)
-            if topic is not None and topic.peers.pop(peer.peer_id, None) is not None:
+            if topic is not None:
                 self._mesh.gone(peer, topic, now)
-                out.append(Unsubscribed(name, peer.peer_id))
+                if topic.peers.pop(peer.peer_id, None) is not None:
+                    out.append(Unsubscribed(name, peer.peer_id))
             return
         if name in peer.topics or not name:
             return
@@ -368,8 +364,7 @@ class Router:
         out.append(Subscribed(name, peer.peer_id))
         self._mesh.appeared(peer, topic, now, out)
         lost_at, names = self._lost.get(peer.peer_id, (now, frozenset()))
-        # What was on its way when the connection was lost may not have arrived either.
-        since = lost_at - self.config.gossip.window if name in names else now
+        since = lost_at - UNCERTAIN if name in names else now
         self._offer(peer, topic, since, out)
 
     def _messages(
@@ -496,9 +491,7 @@ class Router:
 
     # --- control messages ---
 
-    def _control(
-        self, peer: PeerState, control: Control, now: float, out: list[Action]
-    ) -> None:
+    def _control(self, peer: PeerState, control: Control, now: float, out: list[Action]) -> None:
         listened = peer.score >= self.config.score.gossip_threshold
         if control.ihave and listened:
             self._ihave(peer, control.ihave, now, out)

@@ -1,7 +1,7 @@
 """What peers are worth to this node, from what they have done (P1 to P7). Pure.
 
-Source: gossipsub-v1.1.md "Peer Scoring". One thing is not in it: what a peer in the mesh should have
-delivered (P3) is a part of what has been delivered, so that no rate has to be guessed.
+Source: gossipsub-v1.1.md "Peer Scoring". One thing is not in it: what a peer in the mesh should
+have delivered (P3) is a part of what has been delivered, so that no rate has to be guessed.
 """
 
 from __future__ import annotations
@@ -168,9 +168,7 @@ class Scores:
             return 0.0
         if now - stats.mesh_since < config.mesh_delivery_activation:
             return 0.0
-        expected = min(
-            config.mesh_delivery_threshold, config.mesh_delivery_share * state.activity
-        )
+        expected = min(config.mesh_delivery_threshold, config.mesh_delivery_share * state.activity)
         return max(0.0, expected - stats.delivered) if expected >= 1.0 else 0.0
 
 

@@ -12,6 +12,7 @@ import trio
 
 from lattica.errors import StreamResetError
 from lattica.nat.base.peer_log import BURST
+from lattica.nat.base.tasks import Tasks
 from lattica.nat.base.wire import encode_length_prefixed, encode_uvarint
 from lattica.nat.mux.stream import Stream
 from lattica.rpc import (
@@ -37,7 +38,6 @@ from lattica.rpc.protocol.frames import (
 from lattica.rpc.protocol.messages import DATA, encode_prefix
 from lattica.rpc.protocol.messages import Kind as MessageKind
 from lattica.rpc.protocol.server_core import ServerCore
-from lattica.rpc.tasks import Tasks
 from tests.support.doubles.memory_host import memory_net
 from tests.support.rpc_pair import rpc_pair
 from tests.support.rpc_services import Workshop

@@ -1,5 +1,5 @@
-"""Tasks in the background of RPC: in a nursery of the node's, and ended with RPC, not with the
-node.
+"""Tasks in the background of a service: in a nursery of the node's, and ended with the service, not
+with the node.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Tasks:
             settle(
                 error,
                 lambda own: peer_log.log(
-                    logger, logging.ERROR, name, "internal error in RPC: %s", name, exc_info=own
+                    logger, logging.ERROR, name, "internal error: %s", name, exc_info=own
                 ),
             )
         finally:

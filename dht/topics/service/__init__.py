@@ -1,0 +1,1 @@
+"""Topics on a node: streams, queues and those who publish and subscribe."""

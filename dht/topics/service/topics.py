@@ -1,0 +1,564 @@
+"""Topics of a node: the router, a stream to each peer, and who publishes and subscribes here."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager
+from inspect import isawaitable
+
+import trio
+from trio.lowlevel import ParkingLot
+
+from lattica.dht.topics.config import TopicsConfig
+from lattica.dht.topics.core.actions import (
+    Action,
+    Connect,
+    Deliver,
+    Forward,
+    Send,
+    Validate,
+)
+from lattica.dht.topics.core.peer import Version
+from lattica.dht.topics.core.router import UNCERTAIN, Router, RouterCounters, Verdict
+from lattica.dht.topics.messages import (
+    GOSSIPSUB_10,
+    GOSSIPSUB_11,
+    GOSSIPSUB_12,
+    MAX_RPC,
+    PROTOCOLS,
+    encode_subscriptions,
+)
+from lattica.dht.topics.service.link import Link
+from lattica.dht.topics.service.neighbours import NeighbourEvents
+from lattica.dht.topics.service.subscription import Subscription
+from lattica.dht.topics.service.topic import Topic, Validator
+from lattica.dht.topics.signing import Message, StrictSigning
+from lattica.nat.base.errors import (
+    LatticaError,
+    LocalProtocolError,
+    RemoteProtocolError,
+    UnsupportedProtocolError,
+)
+from lattica.nat.base.foreign_code import settle
+from lattica.nat.base.keys.peer_id import PeerId
+from lattica.nat.base.keys.peer_record import open_record
+from lattica.nat.base.limits.backoff import pause_after
+from lattica.nat.base.net.addresses import ip_of, relay_of
+from lattica.nat.base.net.ip import is_public_host
+from lattica.nat.base.net.network_groups import network_of
+from lattica.nat.base.peer_log import peer_log
+from lattica.nat.base.tasks import Tasks
+from lattica.nat.base.wire import LengthPrefixed
+from lattica.nat.mux.connection import Direction
+from lattica.nat.mux.stream import Stream
+from lattica.nat.swarm.events import EventsLost, PathChanged, PeerConnected, PeerDisconnected
+from lattica.nat.swarm.host import Host
+
+logger = logging.getLogger(__name__)
+
+OWNER = "topics"
+_VERSIONS = {GOSSIPSUB_12: Version.V12, GOSSIPSUB_11: Version.V11, GOSSIPSUB_10: Version.V10}
+_TURN = 32
+"""Messages after which a publisher lets other tasks run."""
+_RETRY_FIRST, _RETRY_LIMIT = 0.2, 60.0
+"""Seconds between attempts to open a stream to a peer that is connected."""
+_CONNECTING = 8
+"""Peers named by others that are connected to at a time; of more, none."""
+_CONNECT_TIMEOUT = 30.0
+_LAST_SECONDS = 1.0
+"""What waits for peers has so long to be taken when the node ends."""
+
+
+class Topics:
+    """All topics of a node. Made by :class:`lattica.Node` when a topic is first asked for.
+
+    Args:
+        sign: signs bytes with the node's key.
+        record_of: signed records of other peers, which are given away in peer exchange; empty where
+            there is none.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        nursery: trio.Nursery,
+        config: TopicsConfig | None = None,
+        *,
+        sign: Callable[[bytes], bytes],
+        record_of: Callable[[PeerId], bytes] = lambda peer_id: b"",
+    ) -> None:
+        self.config = config or TopicsConfig()
+        self._host = host
+        self._tasks = Tasks(nursery)
+        self._rng = random.Random()
+        self._router = Router(
+            host.peer_id,
+            self.config,
+            StrictSigning(host.peer_id, sign),
+            self._rng,
+            first_seqno=time.time_ns(),
+            record_of=record_of,
+        )
+        self._links: dict[PeerId, Link] = {}
+        self._full: set[Link] = set()
+        """Links whose peer is waited for."""
+        self._room = ParkingLot()
+        """Where publishers wait."""
+        self._subscriptions: dict[str, list[Subscription]] = {}
+        self._crowded: dict[Subscription, float] = {}
+        """Those that hold up peers, and since when."""
+        self._reading = ParkingLot()
+        """Where streams of peers wait for them."""
+        self._watchers: dict[str, list[NeighbourEvents]] = {}
+        self._validators: dict[str, Validator] = {}
+        self._validating: dict[str, int] = {}
+        self._connecting = 0
+        self._ended = ParkingLot()
+        self._turn = _TURN
+        self._closed = False
+        for protocol in PROTOCOLS:
+            host.handle(protocol, self._serve, owner=OWNER)
+        self._tasks.start_soon(self._follow)
+        self._tasks.start_soon(self._beat)
+
+    async def aclose(self) -> None:
+        """End all subscriptions, and streams after what waits for them has been sent if it can be
+        at once."""
+        if self._closed:
+            return
+        self._closed = True
+        for protocol in PROTOCOLS:
+            self._host.unhandle(protocol, owner=OWNER)
+        for subscriptions in self._subscriptions.values():
+            for subscription in subscriptions:
+                subscription.close()
+        for watchers in self._watchers.values():
+            for watcher in watchers:
+                watcher.close()
+        self._room.unpark_all()
+        for link in self._links.values():
+            link.wake()
+            link.nudge()
+        with trio.move_on_after(_LAST_SECONDS):
+            while any(link.is_sending for link in self._links.values()):
+                await self._ended.park()
+        self._tasks.cancel()
+        await self._tasks.wait_ended()
+
+    # --- for topics ---
+
+    def topic(self, name: str) -> Topic:
+        """A topic by its name, a text of 1 to 1,024 bytes of UTF-8.
+
+        Raises:
+            LocalProtocolError: it is none.
+        """
+        self._router.topic(name)
+        return Topic(self, name)
+
+    @property
+    def counters(self) -> RouterCounters:
+        """What has happened so far."""
+        return self._router.counters
+
+    @property
+    def dropped(self) -> int:
+        """Messages of others that were not passed on to a peer for which too much waited."""
+        return sum(link.outbox.dropped for link in self._links.values())
+
+    async def publish(self, name: str, data: bytes) -> int:
+        """See :meth:`Topic.publish`."""
+        self._check_open()
+        self._turn -= 1
+        if self._turn <= 0:
+            self._turn = _TURN
+            await trio.lowlevel.checkpoint()
+        else:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        while self._full and self._is_held_up(name, len(data)):
+            await self._room.park()
+            self._check_open()
+        count, actions = self._router.publish(name, bytes(data), trio.current_time())
+        self._do(actions)
+        return count
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LocalProtocolError("the node has stopped: nothing can be published")
+
+    def _is_held_up(self, name: str, size: int) -> bool:
+        """Whether somebody is waited for who would be sent the message."""
+        now = trio.current_time()
+        peers = self._router.recipients(name, size, now)
+        links = [link for peer_id in peers if (link := self._links.get(peer_id)) is not None]
+        full = [link for link in links if link in self._full]
+        for link in full:
+            if link.stuck_since is None and now - link.progress_at >= self.config.stuck_after:
+                link.stuck_since = now
+        waited = [link for link in full if link.stuck_since is None]
+        return bool(waited) or (bool(full) and len(full) == len(links))
+
+    def subscription(
+        self, name: str, limit: int | None, only: Callable[[Message], bool] | None
+    ) -> Subscription:
+        """See :meth:`Topic.subscribe`."""
+        if limit is not None and limit < 1:
+            raise LocalProtocolError(f"at least 1 message has to wait, not {limit}")
+        return Subscription(self, name, self.config.queue if limit is None else limit, only)
+
+    def attach(self, subscription: Subscription) -> None:
+        """A subscriber is there."""
+        self._check_open()
+        line = self._subscriptions.setdefault(subscription.topic, [])
+        line.append(subscription)
+        if len(line) == 1:
+            self._do(self._router.subscribe(subscription.topic, trio.current_time()))
+
+    def detach(self, subscription: Subscription) -> None:
+        """A subscriber is gone."""
+        line = self._subscriptions.get(subscription.topic, [])
+        if subscription in line:
+            line.remove(subscription)
+            self.emptied(subscription)
+            if not line and not self._closed:
+                del self._subscriptions[subscription.topic]
+                self._do(self._router.unsubscribe(subscription.topic, trio.current_time()))
+
+    def emptied(self, subscription: Subscription) -> None:
+        """A subscriber holds up nobody any more."""
+        if self._crowded.pop(subscription, None) is not None and not self._crowded:
+            self._reading.unpark_all()
+
+    def set_validator(self, name: str, validator: Validator | None) -> None:
+        """See :meth:`Topic.set_validator`."""
+        self._router.topic(name).validating = validator is not None
+        if validator is None:
+            self._validators.pop(name, None)
+        else:
+            self._validators[name] = validator
+
+    def peers(self, name: str) -> tuple[PeerId, ...]:
+        """See :meth:`Topic.peers`."""
+        return tuple(self._router.topic(name).peers)
+
+    @contextmanager
+    def neighbours(self, name: str) -> Iterator[NeighbourEvents]:
+        """See :meth:`Topic.neighbours`."""
+        events = NeighbourEvents(name, self.peers(name))
+        self._watchers.setdefault(name, []).append(events)
+        if self._closed:
+            events.close()
+        try:
+            yield events
+        finally:
+            self._watchers[name].remove(events)
+            events.close()
+
+    def set_score(self, peer_id: PeerId, score: float) -> None:
+        """What the application thinks of a connected peer: it is added to what the peer has earned
+        in topics (P5), and below 0 costs it its place in every mesh.
+        """
+        self._router.set_app_score(peer_id, score, trio.current_time())
+
+    # --- what the router wants ---
+
+    def _do(self, actions: Iterable[Action]) -> None:
+        for action in actions:
+            if isinstance(action, Deliver):
+                for subscription in self._subscriptions.get(action.message.topic, ()):
+                    subscription.put(action.message)
+                    if subscription.is_full and not subscription.lagging:
+                        self._crowded.setdefault(subscription, trio.current_time())
+            elif isinstance(action, Forward):
+                for peer_id in action.peer_ids:
+                    self._offer(peer_id, action.rpc, action.own)
+            elif isinstance(action, Send):
+                link = self._links.get(action.peer_id)
+                if link is not None:
+                    link.outbox.control(action.rpc)
+                    link.wake()
+            elif isinstance(action, Validate):
+                self._validate(action)
+            elif isinstance(action, Connect):
+                if self._connecting < _CONNECTING:
+                    self._connecting += 1
+                    self._tasks.start_soon(self._connect, action)
+            else:
+                for watcher in self._watchers.get(action.topic, ()):
+                    watcher.tell(action)
+
+    def _offer(self, peer_id: PeerId, rpc: bytes, own: bool) -> None:
+        link = self._links.get(peer_id)
+        if link is None:
+            return
+        # What a peer that is stuck does not get it is told of when it goes on.
+        if link.stuck_since is None and link.outbox.offer(rpc, own=own):
+            if link.outbox.is_full:
+                self._full.add(link)
+            link.wake()
+
+    # --- validators ---
+
+    def _validate(self, action: Validate) -> None:
+        name = action.message.topic
+        validator = self._validators.get(name)
+        verdict: object = Verdict.ACCEPT
+        if validator is not None:
+            try:
+                verdict = validator(action.message)
+            except BaseException as error:
+                settle(error, lambda own: self._report(name, own))
+                verdict = Verdict.IGNORE
+        if isawaitable(verdict):
+            if self._validating.get(name, 0) < self.config.validating:
+                self._validating[name] = self._validating.get(name, 0) + 1
+                self._tasks.start_soon(self._await_verdict, action, verdict)
+                return
+            if hasattr(verdict, "close"):
+                verdict.close()
+            verdict = Verdict.IGNORE
+        self._judged(action, verdict)
+
+    async def _await_verdict(self, action: Validate, pending: Awaitable[object]) -> None:
+        name = action.message.topic
+        verdict: object = Verdict.IGNORE
+        try:
+            with trio.move_on_after(self.config.validate_timeout):
+                verdict = await pending
+        except BaseException as error:
+            settle(error, lambda own: self._report(name, own))
+        finally:
+            self._validating[name] -= 1
+        self._judged(action, verdict)
+
+    def _judged(self, action: Validate, verdict: object) -> None:
+        if isinstance(verdict, bool):
+            verdict = Verdict.ACCEPT if verdict else Verdict.REJECT
+        if not isinstance(verdict, Verdict):
+            self._report(
+                action.message.topic, TypeError(f"a validator returned {type(verdict).__name__}")
+            )
+            verdict = Verdict.IGNORE
+        self._do(self._router.validated(action.id, verdict, trio.current_time()))
+
+    def _report(self, name: str, error: BaseException) -> None:
+        peer_log.log(
+            logger,
+            logging.ERROR,
+            f"validator {name}",
+            "the validator of topic %r failed; the message is ignored",
+            name,
+            exc_info=error,
+        )
+
+    # --- peers ---
+
+    async def _follow(self) -> None:
+        """Have a link to every connected peer."""
+        with self._host.events() as events:
+            self._match()
+            async for event in events:
+                if isinstance(event, PeerConnected):
+                    self._link(event.peer_id)
+                elif isinstance(event, PeerDisconnected):
+                    self._unlink(event.peer_id)
+                elif isinstance(event, PathChanged):
+                    link = self._links.get(event.peer_id)
+                    if link is not None:
+                        link.reopen = True
+                        link.wake()
+                elif isinstance(event, EventsLost):
+                    self._match()
+
+    def _match(self) -> None:
+        connected = {status.peer_id for status in self._host.peers()}
+        for peer_id in connected:
+            self._link(peer_id)
+        for peer_id in [*self._links.keys() - connected]:
+            self._unlink(peer_id)
+
+    def _link(self, peer_id: PeerId) -> Link:
+        link = self._links.get(peer_id)
+        if link is None:
+            link = self._links[peer_id] = Link(peer_id, self.config.outbox)
+            self._tasks.start_soon(self._run_link, link)
+        return link
+
+    def _unlink(self, peer_id: PeerId) -> None:
+        link = self._links.get(peer_id)
+        # It may be connected again by the time that this is read.
+        if link is None or self._host.path(peer_id) is not None:
+            return
+        del self._links[peer_id]
+        link.scope.cancel()
+        self._has_room(link)
+        self._do(self._router.remove_peer(peer_id, trio.current_time()))
+
+    def _add_peer(self, peer_id: PeerId, protocol: str) -> None:
+        status = next((one for one in self._host.peers() if one.peer_id == peer_id), None)
+        network: Hashable = None
+        outbound = False
+        if status is not None and status.connections:
+            best = status.connections[0]
+            outbound = best.direction is Direction.OUTBOUND
+            ip = ip_of(best.addr)
+            if ip is not None and relay_of(best.addr) is None and is_public_host(ip):
+                network = network_of(ip)
+        self._do(
+            self._router.add_peer(
+                peer_id,
+                _VERSIONS.get(protocol, Version.V10),
+                trio.current_time(),
+                outbound=outbound,
+                network=network,
+            )
+        )
+
+    async def _connect(self, action: Connect) -> None:
+        try:
+            with trio.move_on_after(_CONNECT_TIMEOUT):
+                record = open_record(action.record) if action.record else None
+                if record is None or not record.addrs:
+                    await self._host.connect(action.peer_id)
+                else:
+                    await self._host.connect(record.addrs)
+        except (LatticaError, OSError) as error:
+            logger.debug("peer exchange: %s not reached: %s", action.peer_id, error)
+        finally:
+            self._connecting -= 1
+
+    # --- sending ---
+
+    async def _run_link(self, link: Link) -> None:
+        failures = 0
+        with link.scope:
+            while not self._closed:
+                began = trio.current_time()
+                try:
+                    async with await self._host.open_stream(link.peer_id, PROTOCOLS) as stream:
+                        await self._drive(link, stream)
+                    if link.reopen:
+                        failures = 0
+                        continue
+                except UnsupportedProtocolError:
+                    # Until it opens a stream to us: then it speaks it.
+                    await link.wait_nudged(_RETRY_LIMIT)
+                    continue
+                except (LatticaError, OSError) as error:
+                    logger.debug("no stream for topics: %s peer=%s", error, link.peer_id)
+                now = trio.current_time()
+                if link.down_since is None:
+                    link.down_since = now
+                failures = 1 if now - began > _RETRY_LIMIT else failures + 1
+                await link.wait_nudged(pause_after(failures, _RETRY_FIRST, _RETRY_LIMIT, self._rng))
+
+    async def _drive(self, link: Link, stream: Stream) -> None:
+        """Send what there is for a peer until the stream fails or is to be replaced."""
+        now = trio.current_time()
+        known = link.peer_id in self._router.peers
+        self._add_peer(link.peer_id, stream.protocol)
+        if known and self._subscriptions:
+            names = [(name, True) for name in self._subscriptions]
+            link.outbox.control(encode_subscriptions(names))
+        if link.down_since is not None:
+            since, link.down_since = link.down_since - UNCERTAIN, None
+            self._do(self._router.offer_missed(link.peer_id, since, now))
+        link.progress_at, link.reopen, link.is_sending = now, False, True
+        try:
+            async with trio.open_nursery() as nursery:
+
+                async def watch() -> None:
+                    await stream.wait_gone()
+                    nursery.cancel_scope.cancel()
+
+                nursery.start_soon(watch)
+                try:
+                    await self._send(link, stream)
+                except (LatticaError, OSError) as error:
+                    logger.debug("a stream for topics broke: %s peer=%s", error, link.peer_id)
+                nursery.cancel_scope.cancel()
+        finally:
+            link.is_sending = False
+            self._ended.unpark_all()
+
+    async def _send(self, link: Link, stream: Stream) -> None:
+        outbox = link.outbox
+        while True:
+            while outbox:
+                await stream.send_all(outbox.take())
+                link.progress_at = trio.current_time()
+                if link in self._full and outbox.size * 2 <= self.config.outbox:
+                    self._has_room(link)
+                if outbox.is_hopeless:
+                    raise RemoteProtocolError("the peer does not take what it is told of topics")
+            if link.reopen or self._closed:
+                await stream.send_eof()
+                await stream.wait_sent()
+                return
+            link.progress_at = trio.current_time()
+            await link.wait_work()
+
+    def _has_room(self, link: Link) -> None:
+        self._full.discard(link)
+        if link.stuck_since is not None:
+            since, link.stuck_since = link.stuck_since - 1.0, None
+            if link.peer_id in self._links:
+                now = trio.current_time()
+                self._do(self._router.offer_missed(link.peer_id, since, now))
+        self._room.unpark_all()
+
+    # --- receiving ---
+
+    async def _serve(self, stream: Stream) -> None:
+        """Read what a peer sends."""
+        if self._closed or self._host.path(stream.peer_id) is None:
+            return
+        link = self._link(stream.peer_id)
+        link.take_inbound(stream)
+        self._add_peer(stream.peer_id, stream.protocol)
+        link.nudge()
+        decoder = LengthPrefixed(MAX_RPC)
+        try:
+            while data := await stream.receive_view():
+                for rpc in decoder.feed(data):
+                    self._do(self._router.receive(stream.peer_id, rpc, trio.current_time()))
+                if self._crowded:
+                    await self._wait_for_subscribers()
+        except RemoteProtocolError:
+            self._router.breach(stream.peer_id, trio.current_time())
+            raise
+        finally:
+            if stream in link.inbound:
+                link.inbound.remove(stream)
+
+    async def _wait_for_subscribers(self) -> None:
+        """Until those whose queues are full have taken something, or lag behind."""
+        while self._crowded:
+            first = min(self._crowded.values())
+            with trio.move_on_at(first + self.config.lagging_after):
+                await self._reading.park()
+            now = trio.current_time()
+            late = [
+                one
+                for one, since in self._crowded.items()
+                if now - since >= self.config.lagging_after
+            ]
+            for subscription in late:
+                subscription.lagging = True
+                self.emptied(subscription)
+
+    # --- time ---
+
+    async def _beat(self) -> None:
+        interval = self.config.mesh.heartbeat
+        # Nodes that start together need not beat together.
+        due = trio.current_time() + interval * self._rng.random()
+        while True:
+            await trio.sleep_until(due)
+            self._do(self._router.heartbeat(trio.current_time()))
+            if self._full:
+                self._room.unpark_all()  # for those who wait for a peer that is stuck by now
+            due = max(due + interval, trio.current_time())

@@ -1,0 +1,291 @@
+"""Topics on hosts in memory: streams, queues, backpressure, validators and ends."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+import pytest
+import trio
+
+from lattica.dht.topics.config import TopicsConfig
+from lattica.dht.topics.core.actions import Subscribed, Unsubscribed
+from lattica.dht.topics.core.router import Verdict
+from lattica.dht.topics.messages import GOSSIPSUB_11, GOSSIPSUB_12
+from lattica.dht.topics.service.topics import Topics
+from lattica.errors import LocalProtocolError, RemoteProtocolError, StreamResetError
+from tests.support.doubles.memory_host import MemoryHost, MemoryNet, memory_net
+
+TOPIC = "news"
+
+
+@dataclass
+class Peer:
+    host: MemoryHost
+    topics: Topics
+
+
+@asynccontextmanager
+async def peers(
+    count: int, config: TopicsConfig | None = None
+) -> AsyncIterator[tuple[MemoryNet, list[Peer]]]:
+    async with memory_net() as net, trio.open_nursery() as nursery:
+        made = []
+        for _ in range(count):
+            host = net.host()
+            made.append(
+                Peer(host, Topics(host, nursery, config, sign=host.identity.sign))
+            )
+        yield net, made
+        for peer in made:
+            await peer.topics.aclose()
+        nursery.cancel_scope.cancel()
+
+
+async def test_messages_come_to_subscribers_with_their_author(autojump_clock):
+    async with peers(3) as (net, (one, two, three)):
+        net.link(one.host, two.host)
+        net.link(two.host, three.host)
+        async with (
+            two.topics.topic(TOPIC).subscribe() as at_two,
+            three.topics.topic(TOPIC).subscribe() as at_three,
+        ):
+            topic = one.topics.topic(TOPIC)
+            await topic.wait_peers()
+            await two.topics.topic(TOPIC).wait_peers()
+            assert await topic.publish(b"hello") == 1
+            for messages in (at_two, at_three):
+                message = await anext(messages)
+                assert (message.data, message.source) == (b"hello", one.host.peer_id)
+                assert message.topic == TOPIC
+
+
+async def test_a_topic_that_is_asked_for_later_than_the_connection_works(autojump_clock):
+    async with memory_net() as net, trio.open_nursery() as nursery:
+        one, two = net.host(), net.host()
+        first = Topics(one, nursery, sign=one.identity.sign)
+        net.link(one, two)
+        await trio.sleep(5)  # it has been told that the other does not speak the protocol
+        second = Topics(two, nursery, sign=two.identity.sign)
+        async with second.topic(TOPIC).subscribe() as messages:
+            await first.topic(TOPIC).wait_peers()
+            await first.topic(TOPIC).publish(b"x")
+            assert (await anext(messages)).data == b"x"
+        await first.aclose()
+        await second.aclose()
+
+
+async def test_neighbours_come_and_go_as_events(autojump_clock):
+    async with peers(2) as (net, (one, two)):
+        net.link(one.host, two.host)
+        with one.topics.topic(TOPIC).neighbours() as events:
+            async with two.topics.topic(TOPIC).subscribe():
+                assert await anext(events) == Subscribed(TOPIC, two.host.peer_id)
+            assert await anext(events) == Unsubscribed(TOPIC, two.host.peer_id)
+            async with two.topics.topic(TOPIC).subscribe():
+                await anext(events)
+                one.host.drop(two.host.peer_id)
+                assert await anext(events) == Unsubscribed(TOPIC, two.host.peer_id)
+
+
+async def test_what_was_missed_while_disconnected_comes_after_it(autojump_clock):
+    async with peers(2) as (net, (one, two)):
+        net.link(one.host, two.host)
+        topic = one.topics.topic(TOPIC)
+        async with two.topics.topic(TOPIC).subscribe() as messages:
+            await topic.wait_peers()
+            await topic.publish(b"1")
+            assert (await anext(messages)).data == b"1"
+            one.host.drop(two.host.peer_id)
+            with topic.neighbours() as events:
+                async for event in events:
+                    if isinstance(event, Unsubscribed):
+                        break
+            assert await topic.publish(b"2") == 0
+            net.link(two.host, one.host)
+            assert (await anext(messages)).data == b"2"
+
+
+async def test_a_slow_subscriber_holds_its_peers_up_and_then_loses(autojump_clock):
+    config = replace(TopicsConfig(), queue=10, outbox=10_000, stuck_after=3600.0)
+    async with peers(2, config) as (net, (one, two)):
+        net.link(one.host, two.host)
+        topic = one.topics.topic(TOPIC)
+        async with two.topics.topic(TOPIC).subscribe() as messages:
+            await topic.wait_peers()
+            published = 0
+            with trio.move_on_after(0.5):
+                while True:
+                    await topic.publish(bytes(1000))
+                    published += 1
+            # Held up by flow control: windows and buffers are full, and nothing is lost.
+            assert published < 2000
+            assert messages.lost == 0
+            await trio.sleep(2)
+            assert messages.lagging
+            for _ in range(1000):
+                await topic.publish(bytes(1000))
+            await trio.sleep(1)
+            assert messages.lost > 0
+            got = 0
+            with trio.move_on_after(1):
+                while True:
+                    await anext(messages)
+                    got += 1
+            assert not messages.lagging
+            assert got + messages.lost == published + 1000
+
+
+async def test_a_peer_that_takes_nothing_does_not_hold_up_a_publisher_for_long(autojump_clock):
+    """And what it did not get it is told of when it goes on."""
+    config = replace(TopicsConfig(), outbox=10_000, lagging_after=3600.0, queue=10)
+    async with peers(3, config) as (net, (one, slow, fast)):
+        net.link(one.host, slow.host)
+        net.link(one.host, fast.host)
+        topic = one.topics.topic(TOPIC)
+        got: list[bytes] = []
+
+        async def take(messages) -> None:
+            async for message in messages:
+                got.append(message.data)
+
+        async with (
+            slow.topics.topic(TOPIC).subscribe() as at_slow,
+            fast.topics.topic(TOPIC).subscribe() as at_fast,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(take, at_fast)
+            await topic.wait_peers(2)
+            said = [number.to_bytes(4, "big") + bytes(3000) for number in range(1000)]
+            for data in said:
+                await topic.publish(data)
+            await trio.sleep(1)
+            assert got == said
+            heard = set()
+            with trio.move_on_after(30):
+                async for message in at_slow:
+                    heard.add(message.data)
+            assert heard == set(said)
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("wait", [False, True], ids=["plain", "async"])
+@pytest.mark.parametrize("verdict", [True, False, Verdict.IGNORE, "nonsense", None])
+async def test_validators_decide(autojump_clock, wait, verdict):
+    async with peers(2) as (net, (one, two)):
+        net.link(one.host, two.host)
+        topic = two.topics.topic(TOPIC)
+
+        async def judge_later(message):
+            await trio.sleep(1)
+            return verdict
+
+        topic.set_validator(judge_later if wait else lambda message: verdict)
+        async with topic.subscribe() as messages:
+            await one.topics.topic(TOPIC).wait_peers()
+            await one.topics.topic(TOPIC).publish(b"x")
+            with trio.move_on_after(5) as scope:
+                await anext(messages)
+            assert scope.cancelled_caught is (verdict is not True)
+
+
+async def test_a_validator_that_raises_or_never_ends_has_ignored_the_message(autojump_clock):
+    async with peers(2) as (net, (one, two)):
+        net.link(one.host, two.host)
+        topic = two.topics.topic(TOPIC)
+
+        async def judge(message):
+            if message.data == b"raise":
+                raise ValueError("no")
+            if message.data == b"hang":
+                await trio.sleep_forever()
+            return True
+
+        topic.set_validator(judge)
+        async with topic.subscribe() as messages:
+            await one.topics.topic(TOPIC).wait_peers()
+            for data in (b"raise", b"hang", b"good"):
+                await one.topics.topic(TOPIC).publish(data)
+            assert (await anext(messages)).data == b"good"
+            await trio.sleep(20)
+            assert not two.topics._router._pending
+
+
+async def test_a_stream_of_rubbish_is_reset_and_costs_nothing_else(autojump_clock):
+    async with peers(2) as (net, (one, two)):
+        net.link(one.host, two.host)
+        async with two.topics.topic(TOPIC).subscribe() as messages:
+            await one.topics.topic(TOPIC).wait_peers()
+            stream = await one.host.open_stream(two.host.peer_id, GOSSIPSUB_11)
+            await stream.send_all(b"\x05hello")
+            with pytest.raises((StreamResetError, RemoteProtocolError)):
+                await stream.receive_some()
+            await one.topics.topic(TOPIC).publish(b"x")
+            assert (await anext(messages)).data == b"x"
+
+
+async def test_a_peer_has_no_more_than_two_streams_read(autojump_clock):
+    async with peers(2) as (net, (one, two)):
+        net.link(one.host, two.host)
+        streams = [
+            await one.host.open_stream(two.host.peer_id, GOSSIPSUB_12) for _ in range(5)
+        ]
+        await trio.sleep(1)
+        assert len(two.topics._links[one.host.peer_id].inbound) == 2
+        assert streams[0].is_gone
+
+
+async def test_a_stream_that_breaks_is_opened_again_and_nothing_is_lost(autojump_clock):
+    async with peers(2) as (net, (one, two)):
+        net.link(one.host, two.host)
+        topic = one.topics.topic(TOPIC)
+        async with two.topics.topic(TOPIC).subscribe() as messages:
+            await topic.wait_peers()
+            for stream in two.topics._links[one.host.peer_id].inbound:
+                stream.reset()
+            for number in range(10):
+                await topic.publish(bytes([number]))
+                await trio.sleep(0.05)
+            got = [(await anext(messages)).data for _ in range(10)]
+            assert sorted(got) == [bytes([number]) for number in range(10)]
+
+
+async def test_the_last_message_before_the_end_is_sent(autojump_clock):
+    async with peers(2) as (net, (one, two)):
+        net.link(one.host, two.host)
+        async with two.topics.topic(TOPIC).subscribe() as messages:
+            await one.topics.topic(TOPIC).wait_peers()
+            for _ in range(100):
+                await one.topics.topic(TOPIC).publish(bytes(5000))
+            await one.topics.aclose()
+            for _ in range(100):
+                await anext(messages)
+            with pytest.raises(LocalProtocolError, match="stopped"):
+                await one.topics.topic(TOPIC).publish(b"late")
+            await two.topics.aclose()
+            assert [message async for message in messages] == []
+
+
+async def test_subscriptions_are_used_as_they_are_meant_to_be(autojump_clock):
+    async with peers(1) as (_, (one,)):
+        topic = one.topics.topic(TOPIC)
+        messages = topic.subscribe()
+        with pytest.raises(LocalProtocolError, match="enter"):
+            await anext(messages)
+        async with messages:
+            with pytest.raises(LocalProtocolError, match="once"):
+                messages.__enter__()
+        with pytest.raises(LocalProtocolError):
+            topic.subscribe(limit=0)
+
+
+async def test_only_what_is_wanted_is_kept(autojump_clock):
+    async with peers(2) as (net, (one, two)):
+        net.link(one.host, two.host)
+        wanted = two.topics.topic(TOPIC).subscribe(only=lambda message: message.data[0] == 1)
+        async with wanted as messages:
+            await one.topics.topic(TOPIC).wait_peers()
+            for data in (b"\x00", b"\x01"):
+                await one.topics.topic(TOPIC).publish(data)
+            assert (await anext(messages)).data == b"\x01"
