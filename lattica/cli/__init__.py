@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from lattica.cli import config_show, content, doctor, node, ports, relay, swarm_key
+from lattica.cli import config_show, content, doctor, node, ports, relay, swarm_key, topic
 from lattica.cli.shared.common import (
     EXIT_FAILURE,
     EXIT_INTERRUPTED,
@@ -78,8 +78,9 @@ app = typer.Typer(
     help="The network layer for distributed AI: reach peers by key, fetch content by hash.",
     epilog="Exit status: 0 done; 1 failed, for the reason on standard error; 2 wrong arguments; "
     "3 `doctor` has found something bad; 130 Ctrl-C. What serves (`relay`, `node`, `expose`, "
-    "`forward`, and `publish` once it serves) ends with 0 on Ctrl-C and SIGTERM; `publish` before "
-    "that, and `fetch`: 128 and the signal's number. Without a command: this help, and 2.",
+    "`forward`, `topic sub`, and `publish` once it serves) ends with 0 on Ctrl-C and SIGTERM; "
+    "`publish` before that, and `fetch`: 128 and the signal's number. Without a command: this "
+    "help, and 2.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     # A traceback with local variables would print keys.
@@ -143,6 +144,7 @@ relay.register(app)
 doctor.register(app)
 content.register(app)
 ports.register(app)
+topic.register(app)
 swarm_key.register(app)
 config_show.register(app)
 

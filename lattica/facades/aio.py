@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from lattica.content.events import FetchCallback, HashCallback
     from lattica.content.manifest.cid import Cid
     from lattica.facades.rpc_aio import AsyncRpc
+    from lattica.facades.topics.aio import AsyncTopic
     from lattica.nat.base.keys.identity import Identity, PeerId
     from lattica.nat.base.net.multiaddr import Multiaddr
     from lattica.nat.mux.stream import Stream
@@ -127,6 +128,15 @@ class AsyncLattica(NodeFacade):
         from lattica.facades.rpc_aio import AsyncRpc
 
         return AsyncRpc(self._bridge, self._node)
+
+    # Topics
+
+    async def topic(self, name: str) -> AsyncTopic:
+        """A topic, to publish and to subscribe to; see `Node.topic`."""
+        from lattica.facades.topics.aio import AsyncTopic
+
+        topic = await self._bridge.acall_plain(self._node.topic, name)
+        return AsyncTopic(self._bridge, topic)
 
     # Peers
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from lattica.content.events import FetchCallback, HashCallback
     from lattica.content.manifest.cid import Cid
     from lattica.facades.rpc_blocking import BlockingRpc
+    from lattica.facades.topics.blocking import BlockingTopic
     from lattica.nat.base.keys.identity import Identity, PeerId
     from lattica.nat.base.net.multiaddr import Multiaddr
     from lattica.nat.swarm.events import SwarmEvent
@@ -136,6 +137,14 @@ class Lattica(NodeFacade):
         from lattica.facades.rpc_blocking import BlockingRpc
 
         return BlockingRpc(self._bridge, self._node)
+
+    # Topics
+
+    def topic(self, name: str) -> BlockingTopic:
+        """A topic, to publish and to subscribe to; see `Node.topic`."""
+        from lattica.facades.topics.blocking import BlockingTopic
+
+        return BlockingTopic(self._bridge, self._bridge.call_plain(self._node.topic, name))
 
     # Peers
 

@@ -47,7 +47,7 @@ class Member:
 
 
 class RouterNet:
-    """Members that are linked by hand. Bytes arrive at once, in order, until they are :attr:`cut`."""
+    """Members that are linked by hand. Bytes arrive at once and in order, but over :attr:`cut`."""
 
     def __init__(self, config: TopicsConfig | None = None) -> None:
         self.config = config or TopicsConfig()

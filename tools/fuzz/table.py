@@ -87,6 +87,8 @@ TARGETS: dict[str, str] = {
     "kad-response": "dht:KAD_RESPONSE",
     "kad-values": "dht:KAD_VALUES",
     "kad-plain": "dht:KAD_PLAIN",
+    "topics-rpc": "topics:TOPICS_RPC",
+    "topics-router": "topics:TOPICS_ROUTER",
     "crdt-write": "crdt:WRITE",
     "crdt-proof": "crdt:PROOF",
     "crdt-text-update": "crdt:UPDATE",

@@ -104,9 +104,19 @@ class Subscription(InProcess):
             await self._arrived.wait()
         message = self._queue.popleft()
         if len(self._queue) == self.limit // 2:
-            self.lagging = False
-            self._source.emptied(self)
+            self._has_room()
         return message
+
+    def take_waiting(self, most: int) -> list[Message]:
+        """What has come already, up to so many, without waiting."""
+        taken = [self._queue.popleft() for _ in range(min(most, len(self._queue)))]
+        if len(self._queue) <= self.limit // 2:
+            self._has_room()
+        return taken
+
+    def _has_room(self) -> None:
+        self.lagging = False
+        self._source.emptied(self)
 
     @property
     def is_full(self) -> bool:

@@ -46,16 +46,17 @@ class EventOutput:
 
     def write(self, event: DataclassInstance) -> None:
         """Write one event."""
-        self._write(event_object(event))
+        self.write_object(event_object(event))
 
     def write_ready(self, node: Node, **more: object) -> None:
         """Say, as the first event, who the node is and where it can be reached, and what else
         there is to say."""
         addrs = [str(addr) for addr in node.addrs]
         ready = {"event": "ready", "peer_id": str(node.peer_id), "addrs": addrs, **more}
-        self._write(ready)
+        self.write_object(ready)
 
-    def _write(self, value: dict[str, object]) -> None:
+    def write_object(self, value: dict[str, object]) -> None:
+        """Write an event that is an object already."""
         with output_errors():
             self._writer.write(json_text(value))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -52,7 +53,7 @@ def line(net: RouterNet, count: int) -> list[Member]:
     """Members of which each knows the next only, subscribed."""
     members = [net.member() for _ in range(count)]
     net.subscribe(*members)
-    for one, other in zip(members, members[1:], strict=False):
+    for one, other in pairwise(members):
         net.link(one, other)
     net.tick()
     return members
@@ -190,9 +191,7 @@ def test_grafts_of_topics_that_are_not_ours_have_no_answer():
 def test_a_peer_takes_no_more_topics_than_it_may():
     net = RouterNet()
     one, other = line(net, 2)
-    net.send(
-        other.peer_id, one, encode_subscriptions([(f"t{n}", True) for n in range(4000)])
-    )
+    net.send(other.peer_id, one, encode_subscriptions([(f"t{n}", True) for n in range(4000)]))
     assert len(one.router.peers[other.peer_id].topics) == net.config.max_topics_per_peer
     assert one.router.peers[other.peer_id].breaches > 100
 
@@ -228,9 +227,7 @@ def test_the_surplus_is_pruned_with_others_to_connect_to():
     for member in members:
         net.send(member.peer_id, centre, encode_control(Control(graft=(TOPIC,))))
     net.tick()
-    pruned = [
-        prune for member in members for c in controls(centre, member) for prune in c.prune
-    ]
+    pruned = [prune for member in members for c in controls(centre, member) for prune in c.prune]
     assert pruned
     assert all(prune.peers and prune.backoff == 60 for prune in pruned)
 

@@ -34,9 +34,7 @@ async def peers(
         made = []
         for _ in range(count):
             host = net.host()
-            made.append(
-                Peer(host, Topics(host, nursery, config, sign=host.identity.sign))
-            )
+            made.append(Peer(host, Topics(host, nursery, config, sign=host.identity.sign)))
         yield net, made
         for peer in made:
             await peer.topics.aclose()
@@ -228,9 +226,7 @@ async def test_a_stream_of_rubbish_is_reset_and_costs_nothing_else(autojump_cloc
 async def test_a_peer_has_no_more_than_two_streams_read(autojump_clock):
     async with peers(2) as (net, (one, two)):
         net.link(one.host, two.host)
-        streams = [
-            await one.host.open_stream(two.host.peer_id, GOSSIPSUB_12) for _ in range(5)
-        ]
+        streams = [await one.host.open_stream(two.host.peer_id, GOSSIPSUB_12) for _ in range(5)]
         await trio.sleep(1)
         assert len(two.topics._links[one.host.peer_id].inbound) == 2
         assert streams[0].is_gone

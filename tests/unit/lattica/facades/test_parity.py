@@ -42,6 +42,7 @@ ON_ASYNC_ONLY = {"aclose": "blocking streams have `close`"}
 
 NODE_ON_NEITHER = {
     "ports": "`expose` and `forward` do the same",
+    "topics": "lives in the trio thread; each is had by `topic`",
     "host": "py-libp2p's, which lives in the trio thread",
     "swarm": "lives in the trio thread; what it knows is in `peers`, `path` and `events`",
     "traversal": "lives in the trio thread",

@@ -1,0 +1,1 @@
+"""Topics for threads and for asyncio: `Lattica.topic`, `AsyncLattica.topic`."""

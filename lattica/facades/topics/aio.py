@@ -1,0 +1,119 @@
+"""Topics for asyncio: `AsyncLattica.topic`."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Self
+
+from lattica.dht.topics.service.topic import Topic, Validator
+from lattica.dht.topics.signing import Message
+from lattica.facades.bridge import Bridge
+from lattica.facades.topics.core import MessagesCore, TopicHandle
+from lattica.nat.base.buffers import AnyBuffer, flat_bytes
+from lattica.nat.base.errors import LocalProtocolError
+from lattica.nat.base.in_process import InProcess
+from lattica.nat.base.keys.identity import PeerId
+
+
+class AsyncTopic(TopicHandle):
+    """A topic, for asyncio; see :class:`lattica.dht.topics.service.topic.Topic`.
+
+    ::
+
+        topic = await lattica.topic("weights/v1")
+        await topic.publish(b"step 17")
+        async with topic.subscribe() as messages:
+            async for message in messages:
+                print(message.source, message.data)
+    """
+
+    async def publish(self, data: AnyBuffer, *, timeout: float | None = None) -> int:
+        """Send a message to all who have subscribed; see `Topic.publish`."""
+        data = bytes(flat_bytes(data))
+        return await self._bridge.acall(self._topic.publish, data, timeout=timeout)
+
+    def subscribe(self, *, limit: int | None = None) -> AsyncMessages:
+        """The messages of others from the time on at which it is entered, with `async with`."""
+        return AsyncMessages(self._bridge, self._topic, limit)
+
+    async def set_validator(self, validator: Validator | None) -> None:
+        """Have messages judged; see `Topic.set_validator`.
+
+        It is called in the node's thread, under trio, and must not block.
+        """
+        await self._bridge.acall_plain(self._topic.set_validator, validator)
+
+    async def peers(self) -> tuple[PeerId, ...]:
+        """The connected peers that have subscribed."""
+        return await self._bridge.acall_plain(self._peers)
+
+    async def wait_peers(self, count: int = 1, *, timeout: float | None = None) -> None:
+        """Wait until so many connected peers have subscribed."""
+        await self._bridge.acall(self._topic.wait_peers, count, timeout=timeout)
+
+
+class AsyncMessages(InProcess):
+    """A topic's messages, one after the other: `async for message in messages`.
+
+    It ends when it is closed, by anybody, or the node is. What is not taken is kept as
+    `Subscription` says.
+    """
+
+    def __init__(self, bridge: Bridge[Any], topic: Topic, limit: int | None) -> None:
+        self._bridge = bridge
+        self._topic = topic
+        self._limit = limit
+        self._core = MessagesCore()
+        self._waiting: deque[Message] = deque()
+
+    async def lost(self) -> int:
+        """Messages that were lost because too many waited."""
+        return await self._bridge.acall_plain(self._core.lost)
+
+    async def receive(self, *, timeout: float | None = None) -> Message:
+        """The next message.
+
+        Raises:
+            TimeoutError: after `timeout` seconds.
+            LocalProtocolError: after the end.
+        """
+        message = await self._next(timeout)
+        if message is None:
+            raise LocalProtocolError("this subscription is closed")
+        return message
+
+    def close(self) -> None:
+        """End the subscription; any number of times. Whoever waits for a message stops."""
+        self._waiting.clear()
+        self._bridge.soon(self._core.close)
+
+    async def __aenter__(self) -> Self:
+        await self._bridge.acall_plain(self._core.open, self._topic, self._limit)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Message:
+        try:
+            message = await self._next(None)
+        except LocalProtocolError:
+            if not self._bridge.closing:
+                raise
+            message = None
+        if message is None:
+            raise StopAsyncIteration
+        return message
+
+    async def _next(self, timeout: float | None) -> Message | None:
+        while not self._waiting:
+            found = await self._bridge.acall(
+                self._core.receive, timeout=timeout, give_back=self._core.put_back
+            )
+            if not found:
+                return None
+            self._waiting.extend(found)
+        return self._waiting.popleft()

@@ -1,0 +1,49 @@
+"""`lattica topic pub` and `lattica topic sub` as processes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+from tests.loopback.commands.commands import LATTICA, LISTEN, environment
+from tests.loopback.commands.test_port_commands import TIMEOUT, running
+
+ARGS = ("--listen", LISTEN)
+
+
+def publish(data_dir: Path, *argv: str, said: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [*LATTICA, "topic", "pub", *argv],
+        input=said,
+        capture_output=True,
+        env=environment(data_dir) | {"LATTICA_NAT__PORT_MAPPING__ENABLED": "false"},
+        timeout=TIMEOUT,
+        check=False,
+    )
+
+
+def test_what_is_published_is_printed(tmp_path: Path) -> None:
+    with running(tmp_path, "topic", "sub", "news", *ARGS, "--count", "4", "--ephemeral") as sub:
+        ready = sub.said("ready")
+        assert ready["topic"] == "news"
+        address = ready["addrs"][0]
+        done = publish(tmp_path, "news", "hello", "wörld", "--connect", address, "--json")
+        assert done.returncode == 0, done.stderr
+        lines = [json.loads(line) for line in done.stdout.splitlines()]
+        assert lines[0] == {"event": "published", "topic": "news", "size": 5, "peers": 1}
+        assert len(lines) == 2
+        first, second = sub.said("message"), sub.said("message")
+        assert (first["data"], second["data"]) == ("hello", "wörld")
+        assert first["source"] == second["source"] == first["via"]
+        done = publish(tmp_path, "news", "--connect", address, said=b"a line\n\xff\n")
+        assert done.returncode == 0, done.stderr
+        assert sub.said("message")["data"] == "a line"
+        assert sub.said("message")["data_base64"] == "/w=="
+        assert sub.process.wait(TIMEOUT) == 0
+
+
+def test_whoever_publishes_to_nobody_is_told(tmp_path: Path) -> None:
+    done = publish(tmp_path, "news", "hello", "--wait", "0.2", *ARGS)
+    assert done.returncode == 1
+    assert b"0 connected peers have subscribed to 'news'" in done.stderr

@@ -1,0 +1,76 @@
+"""Topics of both facades, on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from lattica.config import load_config
+from lattica.errors import LocalProtocolError
+from lattica.facades.aio import AsyncLattica
+from lattica.facades.blocking import Lattica
+
+CONFIG = load_config(
+    environment={},
+    overrides={"listen": ["/ip4/127.0.0.1/tcp/0"], "nat.port_mapping.enabled": False},
+)
+
+
+def test_threads_publish_and_subscribe():
+    with Lattica(CONFIG) as one, Lattica(CONFIG) as two:
+        topic = two.topic("news")
+        with topic.subscribe() as messages:
+            one.connect(two.addrs[0])
+            assert one.topic("news").name == "news"
+            one.topic("news").wait_peers(timeout=20)
+            assert one.topic("news").peers() == (two.peer_id,)
+            for number in range(600):
+                assert one.topic("news").publish(b"%d" % number) == 1
+            got = [messages.receive(timeout=20) for _ in range(600)]
+            assert [message.data for message in got] == [b"%d" % n for n in range(600)]
+            assert got[0].source == one.peer_id
+            assert messages.lost == 0
+            with pytest.raises(TimeoutError):
+                messages.receive(timeout=0.01)
+            topic.set_validator(lambda message: message.data != b"bad")
+            one.topic("news").publish(bytearray(b"bad"))
+            one.topic("news").publish(b"good")
+            assert messages.receive(timeout=20).data == b"good"
+            waiting = threading.Thread(target=lambda: list(messages))
+            waiting.start()
+        waiting.join(20)
+        assert not waiting.is_alive()
+        with pytest.raises(LocalProtocolError):
+            messages.receive()
+        with pytest.raises(LocalProtocolError):
+            two.topic("")
+
+
+def test_asyncio_publishes_and_subscribes():
+    async def main() -> None:
+        async with AsyncLattica(CONFIG) as one, AsyncLattica(CONFIG) as two:
+            listener = await two.topic("news")
+            async with listener.subscribe() as messages:
+                await one.connect((await two.addrs())[0])
+                topic = await one.topic("news")
+                await topic.wait_peers(timeout=20)
+                assert await topic.peers() == (two.peer_id,)
+                assert await topic.publish(b"hello") == 1
+                message = await messages.receive(timeout=20)
+                assert (message.data, message.source) == (b"hello", one.peer_id)
+                assert await messages.lost() == 0
+                with pytest.raises(TimeoutError):
+                    await messages.receive(timeout=0.01)
+                reading = asyncio.create_task(messages.receive())
+                await asyncio.sleep(0)
+                reading.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await reading
+                await topic.publish(b"still there")
+                async for message in messages:
+                    assert message.data == b"still there"
+                    break
+
+    asyncio.run(main())
