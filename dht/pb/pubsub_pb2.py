@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1blattica/dht/pb/pubsub.proto\x12\x0elattica.pubsub\"c\n\x07Message\x12\x0c\n\x04\x66rom\x18\x01 \x01(\x0c\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\r\n\x05seqno\x18\x03 \x01(\x0c\x12\r\n\x05topic\x18\x04 \x01(\x0c\x12\x11\n\tsignature\x18\x05 \x01(\x0c\x12\x0b\n\x03key\x18\x06 \x01(\x0c\"\xc3\x01\n\x03RPC\x12\x32\n\rsubscriptions\x18\x01 \x03(\x0b\x32\x1b.lattica.pubsub.RPC.SubOpts\x12(\n\x07publish\x18\x02 \x03(\x0b\x32\x17.lattica.pubsub.Message\x12/\n\x07\x63ontrol\x18\x03 \x01(\x0b\x32\x1e.lattica.pubsub.ControlMessage\x1a-\n\x07SubOpts\x12\x11\n\tsubscribe\x18\x01 \x01(\x08\x12\x0f\n\x07topicid\x18\x02 \x01(\x0c\"\xf9\x01\n\x0e\x43ontrolMessage\x12+\n\x05ihave\x18\x01 \x03(\x0b\x32\x1c.lattica.pubsub.ControlIHave\x12+\n\x05iwant\x18\x02 \x03(\x0b\x32\x1c.lattica.pubsub.ControlIWant\x12+\n\x05graft\x18\x03 \x03(\x0b\x32\x1c.lattica.pubsub.ControlGraft\x12+\n\x05prune\x18\x04 \x03(\x0b\x32\x1c.lattica.pubsub.ControlPrune\x12\x33\n\tidontwant\x18\x05 \x03(\x0b\x32 .lattica.pubsub.ControlIDontWant\"3\n\x0c\x43ontrolIHave\x12\x0f\n\x07topicID\x18\x01 \x01(\x0c\x12\x12\n\nmessageIDs\x18\x02 \x03(\x0c\"\"\n\x0c\x43ontrolIWant\x12\x12\n\nmessageIDs\x18\x01 \x03(\x0c\"\x1f\n\x0c\x43ontrolGraft\x12\x0f\n\x07topicID\x18\x01 \x01(\x0c\"Y\n\x0c\x43ontrolPrune\x12\x0f\n\x07topicID\x18\x01 \x01(\x0c\x12\'\n\x05peers\x18\x02 \x03(\x0b\x32\x18.lattica.pubsub.PeerInfo\x12\x0f\n\x07\x62\x61\x63koff\x18\x03 \x01(\x04\"4\n\x08PeerInfo\x12\x0e\n\x06peerID\x18\x01 \x01(\x0c\x12\x18\n\x10signedPeerRecord\x18\x02 \x01(\x0c\"&\n\x10\x43ontrolIDontWant\x12\x12\n\nmessageIDs\x18\x01 \x03(\x0c')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1blattica/dht/pb/pubsub.proto\x12\x0elattica.pubsub\"e\n\x07Message\x12\x0e\n\x06source\x18\x01 \x01(\x0c\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\r\n\x05seqno\x18\x03 \x01(\x0c\x12\r\n\x05topic\x18\x04 \x01(\x0c\x12\x11\n\tsignature\x18\x05 \x01(\x0c\x12\x0b\n\x03key\x18\x06 \x01(\x0c\"\xc3\x01\n\x03RPC\x12\x32\n\rsubscriptions\x18\x01 \x03(\x0b\x32\x1b.lattica.pubsub.RPC.SubOpts\x12(\n\x07publish\x18\x02 \x03(\x0b\x32\x17.lattica.pubsub.Message\x12/\n\x07\x63ontrol\x18\x03 \x01(\x0b\x32\x1e.lattica.pubsub.ControlMessage\x1a-\n\x07SubOpts\x12\x11\n\tsubscribe\x18\x01 \x01(\x08\x12\x0f\n\x07topicid\x18\x02 \x01(\x0c\"\xf9\x01\n\x0e\x43ontrolMessage\x12+\n\x05ihave\x18\x01 \x03(\x0b\x32\x1c.lattica.pubsub.ControlIHave\x12+\n\x05iwant\x18\x02 \x03(\x0b\x32\x1c.lattica.pubsub.ControlIWant\x12+\n\x05graft\x18\x03 \x03(\x0b\x32\x1c.lattica.pubsub.ControlGraft\x12+\n\x05prune\x18\x04 \x03(\x0b\x32\x1c.lattica.pubsub.ControlPrune\x12\x33\n\tidontwant\x18\x05 \x03(\x0b\x32 .lattica.pubsub.ControlIDontWant\"3\n\x0c\x43ontrolIHave\x12\x0f\n\x07topicID\x18\x01 \x01(\x0c\x12\x12\n\nmessageIDs\x18\x02 \x03(\x0c\"\"\n\x0c\x43ontrolIWant\x12\x12\n\nmessageIDs\x18\x01 \x03(\x0c\"\x1f\n\x0c\x43ontrolGraft\x12\x0f\n\x07topicID\x18\x01 \x01(\x0c\"Y\n\x0c\x43ontrolPrune\x12\x0f\n\x07topicID\x18\x01 \x01(\x0c\x12\'\n\x05peers\x18\x02 \x03(\x0b\x32\x18.lattica.pubsub.PeerInfo\x12\x0f\n\x07\x62\x61\x63koff\x18\x03 \x01(\x04\"4\n\x08PeerInfo\x12\x0e\n\x06peerID\x18\x01 \x01(\x0c\x12\x18\n\x10signedPeerRecord\x18\x02 \x01(\x0c\"&\n\x10\x43ontrolIDontWant\x12\x12\n\nmessageIDs\x18\x01 \x03(\x0c')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,23 +32,23 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lattica.dht.pb.pubsub_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MESSAGE']._serialized_start=47
-  _globals['_MESSAGE']._serialized_end=146
-  _globals['_RPC']._serialized_start=149
-  _globals['_RPC']._serialized_end=344
-  _globals['_RPC_SUBOPTS']._serialized_start=299
-  _globals['_RPC_SUBOPTS']._serialized_end=344
-  _globals['_CONTROLMESSAGE']._serialized_start=347
-  _globals['_CONTROLMESSAGE']._serialized_end=596
-  _globals['_CONTROLIHAVE']._serialized_start=598
-  _globals['_CONTROLIHAVE']._serialized_end=649
-  _globals['_CONTROLIWANT']._serialized_start=651
-  _globals['_CONTROLIWANT']._serialized_end=685
-  _globals['_CONTROLGRAFT']._serialized_start=687
-  _globals['_CONTROLGRAFT']._serialized_end=718
-  _globals['_CONTROLPRUNE']._serialized_start=720
-  _globals['_CONTROLPRUNE']._serialized_end=809
-  _globals['_PEERINFO']._serialized_start=811
-  _globals['_PEERINFO']._serialized_end=863
-  _globals['_CONTROLIDONTWANT']._serialized_start=865
-  _globals['_CONTROLIDONTWANT']._serialized_end=903
+  _globals['_MESSAGE']._serialized_end=148
+  _globals['_RPC']._serialized_start=151
+  _globals['_RPC']._serialized_end=346
+  _globals['_RPC_SUBOPTS']._serialized_start=301
+  _globals['_RPC_SUBOPTS']._serialized_end=346
+  _globals['_CONTROLMESSAGE']._serialized_start=349
+  _globals['_CONTROLMESSAGE']._serialized_end=598
+  _globals['_CONTROLIHAVE']._serialized_start=600
+  _globals['_CONTROLIHAVE']._serialized_end=651
+  _globals['_CONTROLIWANT']._serialized_start=653
+  _globals['_CONTROLIWANT']._serialized_end=687
+  _globals['_CONTROLGRAFT']._serialized_start=689
+  _globals['_CONTROLGRAFT']._serialized_end=720
+  _globals['_CONTROLPRUNE']._serialized_start=722
+  _globals['_CONTROLPRUNE']._serialized_end=811
+  _globals['_PEERINFO']._serialized_start=813
+  _globals['_PEERINFO']._serialized_end=865
+  _globals['_CONTROLIDONTWANT']._serialized_start=867
+  _globals['_CONTROLIDONTWANT']._serialized_end=905
 # @@protoc_insertion_point(module_scope)

@@ -163,7 +163,7 @@ def encode_signed(unsigned: bytes, signature: bytes, key: bytes) -> bytes:
     return b"".join((*signed, _KEY, encode_uvarint(len(key)), key) if key else signed)
 
 
-def check_topic(topic: str) -> bytes:
+def check_topic(topic: object) -> bytes:
     """The bytes of a topic's name. Raises LocalProtocolError for what can be none."""
     if not isinstance(topic, str) or not topic:
         raise LocalProtocolError(
@@ -200,11 +200,13 @@ def decode_rpc(data: bytes) -> Rpc:
 
 
 def _control(message: pb.ControlMessage) -> Control:
-    parts = message.ihave, message.iwant, message.graft, message.prune, message.idontwant
-    if sum(map(len, parts)) > MAX_ENTRIES:
+    count = len(message.ihave) + len(message.iwant) + len(message.graft)
+    if count + len(message.prune) + len(message.idontwant) > MAX_ENTRIES:
         raise RemoteProtocolError("a GossipSub RPC with too many control messages")
-    listed = sum(
-        len(part.messageIDs) for part in (*message.ihave, *message.iwant, *message.idontwant)
+    listed = (
+        sum(len(part.messageIDs) for part in message.ihave)
+        + sum(len(part.messageIDs) for part in message.iwant)
+        + sum(len(part.messageIDs) for part in message.idontwant)
     )
     if listed > MAX_IDS:
         raise RemoteProtocolError(f"{listed} message IDs in one RPC")

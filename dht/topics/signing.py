@@ -95,7 +95,7 @@ def read_message(raw: pb.Message, via: PeerId, authors: Authors) -> Claimed:
     Raises:
         RemoteProtocolError: it has no author, number, topic or signature, as it must have.
     """
-    source, seqno, name = getattr(raw, "from"), raw.seqno, raw.topic
+    source, seqno, name = raw.source, raw.seqno, raw.topic
     if len(seqno) != SEQNO or not name or len(name) > MAX_TOPIC or not raw.HasField("signature"):
         raise RemoteProtocolError("a message without number, topic or signature")
     author = authors.get(source)

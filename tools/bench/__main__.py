@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -15,9 +16,10 @@ from rich.table import Table
 
 from tools.bench import lossy_link, venvs
 from tools.bench.cases import BENCHES, OURS, Workload, select
-from tools.bench.dht.scenarios import run_all
+from tools.bench.dht import scenarios as dht
 from tools.bench.runner import HERE, PROGRAMS, Failure, Program, Settings, run_workload
 from tools.bench.stats import Measurement, by_case, is_better, json_line, ratio, rounded
+from tools.bench.topics import scenarios as topics
 
 PLOT_REQUIREMENTS = ("matplotlib>=3.8",)
 
@@ -122,10 +124,10 @@ def measure(
     return measurements, well
 
 
-def simulate(nodes: int, lookups: int, seed: int, as_json: bool) -> list[Measurement]:
-    """The simulated networks of `dht`. JSON lines are printed as they come."""
+def simulate(found: Iterable[Measurement], as_json: bool) -> list[Measurement]:
+    """Measure simulated networks. JSON lines are printed as they come."""
     measurements = []
-    for measurement in run_all(nodes, lookups, seed):
+    for measurement in found:
         measurements.append(measurement)
         if as_json:
             print(json_line(measurement), flush=True)
@@ -133,7 +135,7 @@ def simulate(nodes: int, lookups: int, seed: int, as_json: bool) -> list[Measure
 
 
 def main(
-    name: Annotated[str, typer.Argument(help=f"all, {', '.join(BENCHES)}, dht")],
+    name: Annotated[str, typer.Argument(help=f"all, {', '.join(BENCHES)}, dht, topics")],
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     peer: Annotated[
         list[str] | None,
@@ -151,15 +153,21 @@ def main(
     plot_to: Annotated[
         Path | None, typer.Option("--plot", help="Draw the comparison into this PNG file.")
     ] = None,
-    nodes: Annotated[int, typer.Option(min=100, help="dht: nodes that are simulated.")] = 10_000,
+    nodes: Annotated[
+        int | None,
+        typer.Option(min=100, help="Nodes that are simulated; dht: 10,000, topics: 1,000."),
+    ] = None,
     lookups: Annotated[int, typer.Option(min=1, help="dht: lookups that are measured.")] = 1000,
-    seed: Annotated[int, typer.Option(help="dht: the same one gives the same figures.")] = 1,
+    messages: Annotated[int, typer.Option(min=1, help="topics: messages published.")] = 100,
+    seed: Annotated[
+        int, typer.Option(help="dht, topics: the same one gives the same figures.")
+    ] = 1,
 ) -> None:
     """Measure Lattica on this machine's loopback, and peers doing the same work beside it.
 
     bulk and rpc go over TCP, quic over QUIC, relay through a third process. The lossy cases of
-    quic run in the network lab, which needs root; without it they are skipped. dht is a simulation
-    in virtual time, which `all` leaves out.
+    quic run in the network lab, which needs root; without it they are skipped. dht and topics are
+    simulations in virtual time, which `all` leaves out.
     """
     peers = list(peer or ())
     if name == "all" and not peers and not no_peers:
@@ -168,7 +176,9 @@ def main(
         raise typer.BadParameter(f"unknown peer {unknown[0]!r}; known: {', '.join(venvs.PEERS)}")
     complaints: list[str] = []
     if name == "dht":
-        measurements, well = simulate(nodes, lookups, seed, json), True
+        measurements, well = simulate(dht.run_all(nodes or 10_000, lookups, seed), json), True
+    elif name == "topics":
+        measurements, well = simulate(topics.run_all(nodes or 1000, messages, seed), json), True
     else:
         try:
             workloads = select(name, tuple(case or ()))

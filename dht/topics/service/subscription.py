@@ -12,7 +12,6 @@ import trio
 from lattica.dht.topics.signing import Message
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.in_process import InProcess
-from lattica.nat.base.peer_log import peer_log
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +61,7 @@ class Subscription(InProcess):
         self._arrived = trio.Event()
         self._turn = _TURN
         self._state = "new"
+        self._told = False
 
     def __repr__(self) -> str:
         return f"<Subscription to {self.topic!r}, {len(self._queue)} waiting, {self.lost} lost>"
@@ -115,7 +115,7 @@ class Subscription(InProcess):
         return taken
 
     def _has_room(self) -> None:
-        self.lagging = False
+        self.lagging = self._told = False
         self._source.emptied(self)
 
     @property
@@ -128,15 +128,10 @@ class Subscription(InProcess):
             return
         # What a peer has sent at once is taken at once; that is bounded by the size of an RPC.
         if self.lagging and len(self._queue) >= self.limit:
+            if not self._told:
+                self._told = True
+                logger.warning("a subscriber of %r is too slow, and loses messages", self.topic)
             self.lost += 1
-            peer_log.log(
-                logger,
-                logging.WARNING,
-                f"topic {self.topic}",
-                "a subscriber of %r is too slow: %d messages lost",
-                self.topic,
-                self.lost,
-            )
             return
         self._queue.append(message)
         self._arrived.set()

@@ -58,7 +58,7 @@ class Topic(InProcess):
         Raises:
             LocalProtocolError: it has more than 1,020 KiB, or the node has stopped.
         """
-        return await self._topics.publish(self.name, flat_bytes(data))
+        return await self._topics.publish(self.name, bytes(flat_bytes(data)))
 
     def subscribe(
         self, *, limit: int | None = None, only: Callable[[Message], bool] | None = None

@@ -181,7 +181,7 @@ class Topics:
         while self._full and self._is_held_up(name, len(data)):
             await self._room.park()
             self._check_open()
-        count, actions = self._router.publish(name, bytes(data), trio.current_time())
+        count, actions = self._router.publish(name, data, trio.current_time())
         self._do(actions)
         return count
 

@@ -103,7 +103,8 @@ def test_what_waits_for_a_peer_comes_in_order(said, chunk):
     while outbox:
         stream += outbox.take()
     assert outbox.size == 0
-    got_control, got_messages = [], []
+    got_control: list[bytes] = []
+    got_messages: list[bytes] = []
     for at in range(0, len(stream), chunk):
         for rpc in decoder.feed(stream[at : at + chunk]):
             assert len(rpc) <= MAX_JOINED

@@ -1,0 +1,1 @@
+"""Topics of many nodes, simulated in virtual time by the real routers."""
