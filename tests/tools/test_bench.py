@@ -49,16 +49,29 @@ def test_the_names_that_others_read_are_there():
         ("quic", "stream-lossy-1pct-50ms-tcp"): "MB/s",
         ("relay", "stream-1MiB"): "MB/s",
         ("relay", "circuit-memory"): "KiB",
+        **{
+            ("rpc", f"{name}{suffix}"): unit
+            for name, unit in (
+                ("unary-128B-seq", "1/s"),
+                ("unary-128B-c64", "1/s"),
+                ("unary-256KiB-c32", "1/s"),
+                ("stream-1MiB", "MB/s"),
+            )
+            for suffix in ("", "-quic", "-relay")
+        },
+        ("rpc", "small-beside-bulk-p99"): "ms",
+        ("rpc", "array-1GiB-rss-ratio"): "of its size",
+        ("ports", "stream-1MiB"): "MB/s",
     }
     assert expected.items() <= names.items()
-    assert set(venvs.PEERS) == {"grpcio", "py-libp2p", "lattica-rs"}
-    assert set(cases.BENCHES) == {"bulk", "rpc", "quic", "relay"}
+    assert set(venvs.PEERS) == {"grpcio", "py-libp2p", "lattica-rs", "hivemind"}
+    assert set(cases.BENCHES) == {"bulk", "rpc", "quic", "relay", "ports"}
 
 
 def test_case_names_are_unique_in_a_bench_and_workloads_are_named_after_their_first():
     names = [(case.bench, case.name) for w in cases.WORKLOADS for case in w.cases]
     assert len(set(names)) == len(names)
-    assert all(w.name.removeprefix("rpc-") == w.cases[0].name for w in cases.WORKLOADS)
+    assert all(w.name.removeprefix(f"{w.bench}-") == w.cases[0].name for w in cases.WORKLOADS)
     assert all(case.bench == w.bench for w in cases.WORKLOADS for case in w.cases)
 
 

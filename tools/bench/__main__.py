@@ -165,9 +165,9 @@ def main(
 ) -> None:
     """Measure Lattica on this machine's loopback, and peers doing the same work beside it.
 
-    bulk and rpc go over TCP, quic over QUIC, relay through a third process. The lossy cases of
-    quic run in the network lab, which needs root; without it they are skipped. dht and topics are
-    simulations in virtual time, which `all` leaves out.
+    bulk, rpc and ports go over TCP, quic over QUIC, relay through a third process. The lossy cases
+    of quic run in the network lab, which needs root; without it they are skipped. dht and topics
+    are simulations in virtual time, which `all` leaves out.
     """
     peers = list(peer or ())
     if name == "all" and not peers and not no_peers:

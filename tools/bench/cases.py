@@ -89,6 +89,11 @@ _MAIN_CALLS = (
 )
 
 
+def _ports(name: str, unit: str, what: str) -> Workload:
+    case = Case("ports", name, unit, "higher", what)
+    return Workload(f"ports-{name}", (case,), references=("tcp",))
+
+
 def _quic(name: str, unit: str, what: str) -> Workload:
     return Workload(name, (Case("quic", name, unit, "higher", what),), transport="quic")
 
@@ -203,6 +208,10 @@ WORKLOADS: tuple[Workload, ...] = (
         replace(_call(f"{name}-quic", unit, f"{what}; over QUIC"), transport="quic")
         for name, unit, what in _MAIN_CALLS
     ),
+    *(
+        replace(_call(f"{name}-relay", unit, f"{what}; through a relay"), transport="relay")
+        for name, unit, what in _MAIN_CALLS
+    ),
     Workload(
         "stream-echo-128B-seq",
         (_rpc("stream-echo-128B-seq", "1/s", "128 B there and back on one raw stream"),),
@@ -241,6 +250,10 @@ WORKLOADS: tuple[Workload, ...] = (
     ),
     _lossy("quic", ()),
     _lossy("tcp", ("tcp-cubic", "tcp-bbr")),
+    _ports("stream-1MiB", "MB/s", "one connection through expose and forward, writes of 1 MiB"),
+    _ports("echo-128B-seq", "1/s", "128 B there and back on one such connection"),
+    _ports("echo-128B-c64", "1/s", "the same on 64 connections at once"),
+    _ports("connects", "1/s", "connect, 128 B there and back, close: one after the other"),
     _relay("stream-1MiB", "MB/s", "one stream over one circuit, writes of 1 MiB"),
     _relay("echo-128B-seq", "1/s", "128 B there and back on one stream over one circuit"),
     _relay(

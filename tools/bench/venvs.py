@@ -45,12 +45,16 @@ PEERS: dict[str, Peer] = {
     for peer in (
         Peer("grpcio", "impl_grpcio.py", ("grpcio>=1.66",)),
         Peer("py-libp2p", "impl_py_libp2p.py", ("libp2p==0.8.1",)),
+        # Of torch any version will do. It is large: of the last ones here, those for CPUs alone are
+        # preferred where the package index has them.
+        Peer("hivemind", "impl_hivemind.py", ("hivemind==1.1.12", "torch<2.14", "setuptools<80")),
         Peer("lattica-rs", "impl_lattica_rs.py", ("lattica==1.0.21",), sender="server"),
     )
 }
 REFERENCES: dict[str, Peer] = {
     peer.name: peer
     for peer in (
+        Peer("tcp", "impl_tcp.py", (), "plain"),
         Peer("tcp-cubic", "impl_tcp.py", (), "cubic"),
         Peer("tcp-bbr", "impl_tcp.py", (), "bbr"),
     )

@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import os
 import time
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tools.bench.programs import asyncio_calls as calls
     from tools.bench.programs import bench_child as bc
 else:
+    import asyncio_calls as calls
     import bench_child as bc
 
 grpc: Any = importlib.import_module("grpc")
@@ -35,7 +36,7 @@ OPTIONS = [
     ("grpc.so_reuseport", 0),
 ]
 SERVICE = "lattica.bench.Bench"
-PAYLOAD = os.urandom(bc.MIB)
+PAYLOAD = calls.PAYLOAD
 NOTE = f"grpcio {grpc.__version__} aio, not encrypted"
 
 
@@ -146,59 +147,20 @@ async def pingpong_beside_bulk(channel: Any, job: bc.Job) -> dict[str, float]:
     }
 
 
-async def download(channel: Any, seconds: float) -> float:
-    """MB/s of a server-streaming call with messages of 1 MiB."""
-    received = 0
-    start = time.perf_counter()
-    call = channel.unary_stream(f"/{SERVICE}/Source")((1_000_000).to_bytes(4, "big"))
-    async for message in call:
-        received += len(message)
-        if time.perf_counter() > start + seconds or received > bc.MAX_BYTES:
-            break
-    rate = received / (time.perf_counter() - start) / 1e6
-    call.cancel()
-    return rate
+class Calls:
+    """:class:`asyncio_calls.Calls`."""
 
+    def __init__(self, channel: Any) -> None:
+        self.echo = channel.unary_unary(f"/{SERVICE}/Echo")
+        self._source = channel.unary_stream(f"/{SERVICE}/Source")
 
-async def beside_bulk(channel: Any, job: bc.Job) -> dict[str, float]:
-    call = channel.unary_unary(f"/{SERVICE}/Echo")
-    message = PAYLOAD[: bc.SMALL]
-    await call(message)
-    bulk = asyncio.create_task(download(channel, job.warmup + job.seconds))
-    await asyncio.sleep(job.warmup)
-    times: list[float] = []
-    end = time.perf_counter() + job.seconds
-    while (start := time.perf_counter()) < end:
-        await call(message)
-        times.append(time.perf_counter() - start)
-    return {
-        "small-beside-bulk-p99": bc.percentile(times, 0.99) * 1e3,
-        "small-beside-bulk-load": await bulk,
-    }
-
-
-async def offered(channel: Any, job: bc.Job) -> float:
-    """99th percentile, in ms, of calls that begin when they are due."""
-    await echoes(channel, job, 16)
-    call = channel.unary_unary(f"/{SERVICE}/Echo")
-    message = PAYLOAD[: bc.SMALL]
-    times: list[float] = []
-    start = time.perf_counter()
-    total = int(bc.OFFERED * job.seconds)
-
-    async def one(due: float) -> None:
-        await call(message)
-        times.append(time.perf_counter() - due)
-
-    begun = 0
-    async with asyncio.TaskGroup() as group:
-        while begun < total:
-            due = min(total, int((time.perf_counter() - start) * bc.OFFERED) + 1)
-            for number in range(begun, due):
-                group.create_task(one(start + number / bc.OFFERED))
-            begun = due
-            await asyncio.sleep(0.0005)
-    return bc.percentile(times, 0.99) * 1e3
+    async def messages(self) -> AsyncIterator[bytes]:
+        call = self._source((1_000_000).to_bytes(4, "big"))
+        try:
+            async for message in call:
+                yield message
+        finally:
+            call.cancel()
 
 
 async def array(channel: Any) -> float:
@@ -207,43 +169,6 @@ async def array(channel: Any) -> float:
     before, mine = int.from_bytes(await call(b""), "big"), bc.peak()
     after = int.from_bytes(await call(b"1" * bc.ARRAY), "big")
     return max(bc.peak() - mine, after - before) / bc.ARRAY
-
-
-async def calls(channel: Any, job: bc.Job) -> dict[str, float]:
-    """The work of the rpc bench."""
-    name = job.case.removeprefix("rpc-")
-    if name == "unary-128B-seq":
-        return {name: await echoes(channel, job, 1)}
-    if name == "unary-128B-c64":
-        return {name: await echoes(channel, job, 64)}
-    if name == "unary-256KiB-c32":
-        return {name: await echoes(channel, job, 32, 256 * bc.KIB)}
-    if name == "stream-1MiB":
-        await download(channel, job.warmup)
-        return {name: await download(channel, job.seconds)}
-    if name == "small-beside-bulk-p99":
-        return await beside_bulk(channel, job)
-    if name == "unary-128B-open-p99":
-        return {name: await offered(channel, job)}
-    if name == "array-1GiB-rss-ratio":
-        return {name: await array(channel)}
-    raise bc.Unsupported(f"no such work here: {job.case}")
-
-
-async def echoes(channel: Any, job: bc.Job, workers: int, size: int = bc.SMALL) -> float:
-    call = channel.unary_unary(f"/{SERVICE}/Echo")
-    message = PAYLOAD[:size]
-
-    async def work(rate: bc.Rate) -> None:
-        while rate.running():
-            await call(message)
-            rate.count += 1
-
-    rate = bc.Rate(0)
-    for seconds in (job.warmup, job.seconds):
-        rate = bc.Rate(seconds)
-        await asyncio.gather(*(work(rate) for _ in range(workers)))
-    return rate.per_second()
 
 
 async def dials(job: bc.Job, dialers: int) -> float:
@@ -279,7 +204,10 @@ async def run_client(child: bc.Child, job: bc.Job) -> None:
         await idle(child, job)
     channel = await connect(job.addr)
     if job.case.startswith("rpc-"):
-        child.result(await calls(channel, job), NOTE)
+        name = job.case.removeprefix("rpc-")
+        if name == "array-1GiB-rss-ratio":
+            child.result({name: await array(channel)}, NOTE)
+        child.result(await calls.run(Calls(channel), job), NOTE)
     if job.case in ("stream-1MiB", "stream-256KiB"):
         write = bc.MIB if job.case == "stream-1MiB" else 256 * bc.KIB
         sent, elapsed = await one_stream(channel, job, write)
@@ -310,9 +238,9 @@ async def run_client(child: bc.Child, job: bc.Job) -> None:
         values = await pingpong_beside_bulk(channel, job)
         child.result(values, f"{NOTE}: unary calls beside a client-streaming one")
     elif job.case in bc.ECHO_SEQ:
-        child.result({job.case: await echoes(channel, job, 1)}, f"{NOTE}: unary calls")
+        child.result({job.case: await calls.echoes(Calls(channel), job, 1)}, f"{NOTE}: unary calls")
     elif job.case in bc.ECHO_C64:
-        rate = await echoes(channel, job, bc.ECHO_STREAMS)
+        rate = await calls.echoes(Calls(channel), job, bc.ECHO_STREAMS)
         child.result({job.case: rate}, f"{NOTE}: unary calls, 64 in flight")
     raise bc.Unsupported(f"no such work here: {job.case}")
 

@@ -22,12 +22,14 @@ from lattica.node import Node
 
 if TYPE_CHECKING:
     from tools.bench.programs import bench_child as bc
+    from tools.bench.programs import impl_lattica_ports as ports
     from tools.bench.programs import impl_lattica_relay as through_relay
     from tools.bench.programs import impl_lattica_rpc as rpc
     from tools.bench.programs import trio_workloads as work
     from tools.bench.programs.lattica_stream import BenchStream
 else:
     import bench_child as bc
+    import impl_lattica_ports as ports
     import impl_lattica_relay as through_relay
     import impl_lattica_rpc as rpc
     import trio_workloads as work
@@ -84,6 +86,8 @@ async def serve(child: bc.Child, job: bc.Job) -> None:
     async with make_node(bc.multiaddr(job, QUIC)) as node:
         if job.case.startswith("rpc-"):
             await rpc.serve(child, job, node, bc.multiaddr(job, QUIC, "{port}"))
+        if job.case.startswith("ports-"):
+            await ports.serve(child, job, node, bc.multiaddr(job, QUIC, "{port}"))
         for protocol, handler in work.HANDLERS.items():
 
             async def handle(stream: Stream, handler: work.Handler = handler) -> None:
@@ -97,6 +101,8 @@ async def serve(child: bc.Child, job: bc.Job) -> None:
 
 async def call(child: bc.Child, job: bc.Job) -> None:
     async with make_node() as node:
+        if job.case.startswith("ports-"):
+            await ports.run_client(child, job, node)
         peer = await node.connect(job.addr)
         note = f"lattica: {TRANSPORTS[job.transport]}"
         await rpc.run_client(child, job, node.rpc, peer, note)
@@ -107,7 +113,7 @@ def main(child: bc.Child, job: bc.Job) -> None:
         through_relay.main(child, job)
     elif job.role == "server":
         trio.run(serve, child, job)
-    elif job.case.startswith("rpc-"):
+    elif job.case.startswith(("rpc-", "ports-")):
         trio.run(call, child, job)
     else:
         trio.run(partial(work.run_client, child, job, Lattica(job)))

@@ -1,36 +1,46 @@
 """Ours through a relay: three processes, each with one connection over TCP or two.
 
-Swarms without a host: what a node does in the background is not measured here. Started by
-`impl_lattica.py`.
+Streams on swarms without a host, so that what a node does in the background is not measured; calls
+on nodes that look for no direct path. Started by `impl_lattica.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import AsyncIterator
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
 
+from lattica.config import NodeConfig
 from lattica.nat.base.keys.identity import Identity, PeerId
 from lattica.nat.base.net.addresses import split_peer
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.config import SwarmConfig
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.swarm import Swarm
+from lattica.nat.traversal.config import TraversalConfig
+from lattica.nat.traversal.portmap.config import PortMappingConfig
+from lattica.nat.traversal.punch.config import PunchConfig
+from lattica.nat.traversal.punch.ice.config import IceConfig
 from lattica.nat.traversal.relay.circuit_transport import CircuitTransport, ask_relay, split_circuit
 from lattica.nat.traversal.relay.client.config import RelayClientConfig
 from lattica.nat.traversal.relay.messages import Reserve, Status
 from lattica.nat.traversal.relay.server.limits import RelayLimits, StrangerLimits
 from lattica.nat.traversal.relay.server.service import RelayService
+from lattica.node import Node
 
 if TYPE_CHECKING:
     from tools.bench.programs import bench_child as bc
+    from tools.bench.programs import impl_lattica_rpc as rpc
     from tools.bench.programs import trio_workloads as work
     from tools.bench.programs.lattica_stream import BenchStream
 else:
     import bench_child as bc
+    import impl_lattica_rpc as rpc
     import trio_workloads as work
     from lattica_stream import BenchStream
 
@@ -154,11 +164,44 @@ async def circuit_memory(child: bc.Child, job: bc.Job) -> None:
         child.result({job.case: grown / bc.KIB / bc.CIRCUITS}, f"{NOTE}; {bc.CIRCUITS} circuits")
 
 
+def relayed_node(relay: str) -> Node:
+    """A node that is reached through a relay, and in no other way."""
+    data = Path(tempfile.mkdtemp(dir="."))
+    nat = TraversalConfig(
+        relay=RelayClientConfig(relays=(relay,)),
+        port_mapping=PortMappingConfig(enabled=False),
+        punch=PunchConfig(enabled=False),
+        ice=IceConfig(enabled=False),
+    )
+    return Node(NodeConfig(swarm=SwarmConfig(listen=()), nat=nat, data_dir=data))
+
+
+async def serve_calls(child: bc.Child, job: bc.Job) -> None:
+    async with relayed_node(job.addr) as node:
+        await node.wait_reachable()
+        node.rpc.serve(rpc.Bench())
+        port = int(job.addr.split("/")[4])
+        child.ready(f"{job.addr}/p2p-circuit/p2p/{node.peer_id}", port)
+        await trio.sleep_forever()
+
+
+async def call(child: bc.Child, job: bc.Job) -> None:
+    async with relayed_node(job.addr.partition("/p2p-circuit")[0]) as node:
+        peer = await node.connect(job.addr)
+        status = node.path(peer)
+        if status is None or status.path != "relayed":
+            raise RuntimeError(f"there is another way to the server: {status}")
+        await rpc.run_client(child, job, node.rpc, peer, NOTE)
+
+
 def main(child: bc.Child, job: bc.Job) -> None:
+    is_calls = job.case.startswith("rpc-")
     if job.role == "relay":
         trio.run(relay, child, job)
     elif job.role == "server":
-        trio.run(serve, child, job)
+        trio.run(serve_calls if is_calls else serve, child, job)
+    elif is_calls:
+        trio.run(call, child, job)
     elif job.case.startswith("circuit-memory"):
         trio.run(circuit_memory, child, job)
     else:

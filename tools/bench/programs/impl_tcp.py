@@ -1,7 +1,8 @@
-"""Plain TCP sockets with a given congestion control: what the kernel gets out of a bad link.
+"""Plain TCP sockets: with a given congestion control, what the kernel gets out of a bad link; as
+`plain`, what the ports bench has without anything between its client and its service.
 
-Run as a script: `python impl_tcp.py server|client --variant cubic|bbr|… …`. No encryption, no
-identity, no streams.
+Run as a script: `python impl_tcp.py server|client --variant plain|cubic|bbr|… …`. No encryption,
+no identity, no streams.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tools.bench.programs import bench_child as bc
+    from tools.bench.programs import tcp_calls
 else:
     import bench_child as bc
+    import tcp_calls
 
 PAYLOAD = os.urandom(bc.STREAM_WRITE)
 CHUNK = 1 << 20
@@ -65,7 +68,17 @@ def upload(job: bc.Job) -> tuple[int, float]:
         return sent, time.perf_counter() - start
 
 
+def serve_plain(child: bc.Child, job: bc.Job) -> None:
+    with socket.create_server((job.host, 0), backlog=256) as listener:
+        child.ready(f"{job.host}:{{port}}", listener.getsockname()[1])
+        tcp_calls.serve(listener)
+
+
 def main(child: bc.Child, job: bc.Job) -> None:
+    if job.variant == "plain":
+        if job.role == "server":
+            serve_plain(child, job)
+        child.result(tcp_calls.measure(job), "plain sockets, not encrypted")
     if job.transport != "tcp" or job.case not in bc.LOSSY_CASES:
         raise bc.Unsupported(f"no such work here: {job.case}")
     if job.role == "server":
