@@ -66,7 +66,9 @@ def decode(data: bytes, limit: int) -> Plain:
         )
         is_canonical = _encode(value) == data
     except (ValueError, msgpack.UnpackException, _NotPlainError) as error:
-        raise RemoteProtocolError(f"not canonical msgpack: {error!r}") from None
+        # Not its repr, which can have all the data in it.
+        what = f"{error}" or type(error).__name__
+        raise RemoteProtocolError(f"not canonical msgpack: {what:.200}") from None
     if not is_canonical:
         raise RemoteProtocolError("msgpack in another form than the canonical one")
     return value

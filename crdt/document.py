@@ -10,20 +10,29 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from lattica.crdt.canonical import Plain
+from lattica.crdt.canonical import Plain, encode
 from lattica.crdt.editing import ReplicatedList, Text
 from lattica.crdt.entries.chain import MAX_CHAIN, decode_chain, encode_chain
 from lattica.crdt.entries.fork import decode_fork
 from lattica.crdt.entries.genesis import Genesis
-from lattica.crdt.entries.header import Entry
+from lattica.crdt.entries.header import Entry, Kind
+from lattica.crdt.keys.session import decode_certificate
 from lattica.crdt.log.core import LogConfig, Outcome, Refusal
 from lattica.crdt.log.errors import StoreError
 from lattica.crdt.log.replica import Replica
+from lattica.crdt.proofs.proof import MAX_WITNESSES, Proof, Witness
+from lattica.crdt.proofs.query import Query, Scope
+from lattica.crdt.proofs.statement import (
+    SignedStatement,
+    Statement,
+    heads_fingerprint,
+    sign_statement,
+)
 from lattica.crdt.sync.heads import ID_PREFIX, Head, HeadIndex
-from lattica.crdt.tree.places import register_key, register_range
 from lattica.crdt.tree.search_tree import SearchTree
 from lattica.crdt.types.cell import Sibling
 from lattica.crdt.types.payloads import (
@@ -194,19 +203,55 @@ class Document:
         """
         return self._tree().root
 
-    def prove_registers(self, prefix: str) -> bytes:
-        """The proof of all registers whose names begin with a prefix, or of that there is none.
-        :func:`~lattica.crdt.tree.proofs.verify_registers` reads it.
+    def proof(self, query: Query | str, *, is_signed: bool = True) -> bytes:
+        """The proof of what the state says at a place, or of that there is nothing; a text is the
+        name of a register. :func:`~lattica.crdt.proofs.proof.verify_proof` reads it, without a
+        node.
 
-        Raises LocalProtocolError for more than 4 MiB.
-        """
-        return self._tree().prove(*register_range(prefix))
+        It has the signed entries of up to 64 writes that won there, of registers and sets,
+        and, unless `is_signed` is false, this store's signature of the state's root.
 
-    def prove_register(self, name: str) -> bytes:
-        """The proof of a register's value, or of that it has none.
-        :func:`~lattica.crdt.tree.proofs.verify_register` reads it.
+        Raises:
+            LocalProtocolError: it would have more than 4 MiB; ask for less at once.
         """
-        return self._tree().prove(register_key(name), register_key(name))
+        asked = Query(Kind.REGISTER, query) if isinstance(query, str) else query
+        tree = self._tree()
+        found = (self._witness(each) for each in islice(self._winners(asked), MAX_WITNESSES))
+        witnesses = tuple(each for each in found if each is not None)
+        signed = self.statement() if is_signed else None
+        return Proof(asked, tree.root, tree.prove(*asked.key_range), witnesses, signed).encode()
+
+    def statement(self) -> SignedStatement:
+        """What this store says that its state is, signed."""
+        heads = self.heads()
+        statement = Statement(
+            self.genesis.doc_id,
+            heads_fingerprint((author, *head) for author, head in heads.items()),
+            self.root,
+            sum(length for length, _ in heads.values()),
+            self._wall(),
+        )
+        return sign_statement(statement, *self._replica.signing_session())
+
+    def _winners(self, query: Query) -> Iterator[Sibling]:
+        match query.kind:
+            case Kind.REGISTER if query.scope == Scope.PREFIX:
+                yield from self.state.winners(query.name)
+            case Kind.REGISTER:
+                yield from self.state.conflicts(query.name)[:1]
+            case Kind.SET:
+                element = encode(query.item) if query.scope == Scope.ITEM else None
+                yield from self.state.winners_in(query.name, element)
+
+    def _witness(self, sibling: Sibling) -> Witness | None:
+        """The entry of a write; None if nobody can be shown it, as it lacks its own signature."""
+        log, database = self._replica.log, self._replica.database
+        seq = log.feeds[sibling.author].ids.index(sibling.entry_id)
+        entry, first = database.entry(sibling.author, seq), database.entry(sibling.author, 0)
+        if entry.payload is None or first.payload is None or not entry.is_signed():
+            return None
+        doc_id = self.genesis.doc_id
+        return Witness(entry, decode_certificate(first.payload, doc_id, sibling.author))
 
     def _tree(self) -> SearchTree:
         state = self.state

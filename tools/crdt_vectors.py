@@ -17,9 +17,19 @@ from lattica.crdt.entries.genesis import Genesis, Limits, Mode, Recovery
 from lattica.crdt.entries.header import Entry, Kind
 from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.keys.session import SessionKey
+from lattica.crdt.proofs.proof import Proof, Witness, verify_proof
+from lattica.crdt.proofs.query import Query, Scope
+from lattica.crdt.proofs.statement import Statement, heads_fingerprint, sign_statement
 from lattica.crdt.tree.places import encode_standing, register_key
 from lattica.crdt.tree.search_tree import SearchTree
-from lattica.crdt.types.payloads import ClaimWrite, CounterWrite, RegisterWrite, SetWrite
+from lattica.crdt.types.payloads import (
+    KINDS,
+    ClaimWrite,
+    CounterWrite,
+    RegisterWrite,
+    SetWrite,
+    Write,
+)
 from lattica.crdt.types.state import State
 from lattica.nat.base.keys.identity import Identity
 
@@ -111,6 +121,59 @@ def _texts() -> dict[str, Any]:
     }
 
 
+def _proofs() -> dict[str, Any]:
+    """Of a document in which one author has written one thing of each kind."""
+    doc_id = Genesis("cluster").doc_id
+    certificate = SESSION.certificate(IDENTITY, doc_id)
+    writes: list[Write] = [
+        RegisterWrite("model/latest", "v1"),
+        CounterWrite("steps", 3, 1),
+        SetWrite("workers", "a", True),
+        ClaimWrite("jobs", 7, 30_000),
+    ]
+    first = sign_entry(SESSION, doc_id, 0, doc_id, TIME, Kind.SESSION, certificate.encode())
+    entries = [first]
+    for seq, write in enumerate(writes, 1):
+        kind, payload = KINDS[type(write)], write.encode()
+        entries.append(sign_entry(SESSION, doc_id, seq, entries[-1].id, TIME + seq, kind, payload))
+    state = State(Genesis("cluster"))
+    for entry in entries:
+        state.apply(entry)
+    tree = SearchTree(dict(state.items()))
+    heads = [(SESSION.author, len(entries), entries[-1].id)]
+    fingerprint = heads_fingerprint(heads)
+    statement = Statement(doc_id, fingerprint, tree.root, len(entries), (TIME >> 16) + 1)
+    signed = sign_statement(statement, SESSION, certificate)
+    queries = {
+        "a register": (Query(Kind.REGISTER, "model/latest"), [entries[1]]),
+        "none": (Query(Kind.REGISTER, "model/other"), []),
+        "registers": (Query(Kind.REGISTER, "model/", Scope.PREFIX), [entries[1]]),
+        "a counter": (Query(Kind.COUNTER, "steps"), []),
+        "a set": (Query(Kind.SET, "workers"), [entries[3]]),
+        "an element that is not in it": (Query(Kind.SET, "workers", Scope.ITEM, "b"), []),
+        "claims to an item": (Query(Kind.CLAIM, "jobs", Scope.ITEM, 7), []),
+    }
+    proofs = {}
+    for name, (query, wrote) in queries.items():
+        witnesses = tuple(Witness(entry, certificate) for entry in wrote)
+        nodes = tree.prove(*query.key_range)
+        proof = Proof(query, tree.root, nodes, witnesses, signed).encode()
+        proved = verify_proof(proof, doc_id)
+        proofs[name] = {
+            "proof": proof.hex(),
+            "value": encode(proved.value).hex(),
+            "identities": [each.identity.hex() for each in proved.authors.values()],
+        }
+    return {
+        "statement": {
+            "heads": [[author.hex(), length, newest.hex()] for author, length, newest in heads],
+            "root": tree.root.hex(),
+            "signed": encode(signed.plain).hex(),
+        },
+        "proofs": proofs,
+    }
+
+
 def vectors() -> dict[str, Any]:
     """All vectors, as JSON has them."""
     open_document = Genesis("cluster")
@@ -180,6 +243,7 @@ def vectors() -> dict[str, Any]:
             "proof": tree.prove(keys[1], keys[1]).hex(),
         },
         "texts": _texts(),
+        **_proofs(),
         "forks": {
             "same sequence number": same_seq.encode().hex(),
             "wrong link": wrong_link.encode().hex(),

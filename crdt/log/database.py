@@ -44,6 +44,31 @@ CREATE TABLE entry (
 _INSERT: Final = "INSERT OR IGNORE INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
+def read_genesis(path: Path) -> Genesis:
+    """What the document of a file is, which has to be there.
+
+    Raises:
+        StoreInUseError: another program has it open.
+        StoreCorruptError: it is damaged.
+        StoreError: it cannot be read, or is no document's.
+    """
+    if not path.is_file():
+        raise StoreError(f"{path} is no file")
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", timeout=0, uri=True)
+    try:
+        doc_id, encoded = db.execute("SELECT doc_id, genesis FROM document").fetchone()
+        return decode_genesis(encoded, doc_id)
+    except RemoteProtocolError as error:
+        raise StoreCorruptError(_corrupt(path, f"{error}")) from None
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_NOTADB):  # no such table
+            raise StoreError(f"{path} is not the file of a document") from None
+        raise _named(path, error) from None
+    finally:
+        db.close()
+
+
 class DocumentDatabase:
     """The file of one document, for one program at a time. Its calls block.
 
@@ -306,7 +331,7 @@ class DocumentDatabase:
         return os.stat(self.path).st_ino & 2**63 - 1
 
     def _corrupt(self, what: str) -> str:
-        return f"{self.path} is damaged: {what}. Move it away: what peers have comes back from them"
+        return _corrupt(self.path, what)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -315,14 +340,19 @@ class DocumentDatabase:
         except sqlite3.ProgrammingError as error:  # closed
             raise StoreError(f"{self.path}: {error}") from None
         except sqlite3.Error as error:
-            raise self._named(error) from None
+            raise _named(self.path, error) from None
 
-    def _named(self, error: sqlite3.Error) -> StoreError:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            return StoreInUseError(f"{self.path} is in use by another program")
-        if code == sqlite3.SQLITE_FULL:
-            return StoreFullError(f"no space is left for {self.path}")
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            return StoreCorruptError(self._corrupt(f"{error}"))
-        return StoreError(f"{self.path}: {error}")
+
+def _corrupt(path: Path, what: str) -> str:
+    return f"{path} is damaged: {what}. Move it away: what peers have comes back from them"
+
+
+def _named(path: Path, error: sqlite3.Error) -> StoreError:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return StoreInUseError(f"{path} is in use by another program")
+    if code == sqlite3.SQLITE_FULL:
+        return StoreFullError(f"no space is left for {path}")
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return StoreCorruptError(_corrupt(path, f"{error}"))
+    return StoreError(f"{path}: {error}")

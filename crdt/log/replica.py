@@ -13,7 +13,7 @@ from pathlib import Path
 from lattica.crdt.entries.fork import ForkProof
 from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.entries.header import Entry, Kind
-from lattica.crdt.keys.session import SessionKey
+from lattica.crdt.keys.session import SessionCertificate, SessionKey
 from lattica.crdt.log.core import Log, LogConfig, Outcome
 from lattica.crdt.log.database import DocumentDatabase
 from lattica.crdt.log.errors import StoreCorruptError
@@ -74,6 +74,14 @@ class Replica:
         Raises StoreFullError and StoreError.
         """
         return self._current_session().author
+
+    def signing_session(self) -> tuple[SessionKey, SessionCertificate]:
+        """The session key under which is written, and the identity's word for it.
+
+        Raises StoreFullError and StoreError.
+        """
+        session = self._current_session()
+        return session, session.certificate(self._identity, self.genesis.doc_id)
 
     @property
     def database(self) -> DocumentDatabase:

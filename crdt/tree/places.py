@@ -20,11 +20,6 @@ def register_key(name: str) -> bytes:
     return b"r" + name.encode()
 
 
-def register_range(prefix: str) -> tuple[bytes, bytes]:
-    """The keys of all registers whose names begin with a prefix are from the one to the other."""
-    return register_key(prefix), register_key(prefix) + b"\xff"  # which is in no UTF-8
-
-
 def counter_key(name: str, author: bytes) -> bytes:
     """`c`, the name's encoding and the author."""
     return b"c" + encode(name) + author

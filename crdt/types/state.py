@@ -174,6 +174,11 @@ class State:
         """
         return self._registers.get(name, _NO_CELL).siblings
 
+    def winners(self, prefix: str) -> Iterator[Sibling]:
+        """The writes that won, at registers whose names begin so, in order."""
+        for name in sorted(name for name in self._registers if name.startswith(prefix)):
+            yield from self._registers[name].siblings[:1]
+
     def registers(self) -> Iterator[tuple[str, Plain]]:
         """Names that have a value, and that, in order."""
         for name in sorted(self._registers):
@@ -215,6 +220,12 @@ class State:
     def has_member(self, name: str, element: Plain) -> bool:
         """Whether an element is in a set. Raises LocalProtocolError for what is not plain data."""
         return _is_present(self._sets.get(name, {}).get(encode(element), _NO_CELL))
+
+    def winners_in(self, name: str, element: bytes | None) -> Iterator[Sibling]:
+        """The writes that won, at an element of a set, or at all, in order of their encodings."""
+        cells = self._sets.get(name, {})
+        for each in sorted(cells) if element is None else (element,):
+            yield from cells.get(each, _NO_CELL).siblings[:1]
 
     def sets(self) -> tuple[str, ...]:
         """Names of sets that were written to, in order."""

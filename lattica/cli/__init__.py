@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from lattica.cli import config_show, content, doctor, node, ports, relay, swarm_key, topic
+from lattica.cli import config_show, content, crdt, doctor, node, ports, relay, swarm_key, topic
 from lattica.cli.shared.common import (
     EXIT_FAILURE,
     EXIT_INTERRUPTED,
@@ -145,6 +145,7 @@ doctor.register(app)
 content.register(app)
 ports.register(app)
 topic.register(app)
+crdt.register(app)
 swarm_key.register(app)
 config_show.register(app)
 

@@ -91,6 +91,8 @@ TARGETS: dict[str, str] = {
     "topics-router": "topics:TOPICS_ROUTER",
     "crdt-write": "crdt:WRITE",
     "crdt-proof": "crdt:PROOF",
+    "crdt-json-proof": "crdt:JSON_PROOF",
+    "crdt-tree": "crdt:TREE",
     "crdt-text-update": "crdt:UPDATE",
     "crdt-text-edits": "crdt:EDITS",
     "crdt-sync": "crdt:SYNC",

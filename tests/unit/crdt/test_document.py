@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +12,6 @@ from lattica.crdt.document import Document
 from lattica.crdt.entries.chain import encode_chain
 from lattica.crdt.entries.genesis import Limits
 from lattica.crdt.entries.header import Kind
-from lattica.crdt.tree.proofs import verify_register, verify_registers
 from lattica.crdt.types.payloads import CounterWrite, RegisterWrite
 from lattica.crdt.types.state import Change
 from lattica.errors import LocalProtocolError, RemoteProtocolError, ResourceLimitError
@@ -193,44 +190,3 @@ def test_much_goes_in_pieces_that_are_taken(pair):
         two.receive(piece, "peer")
     assert len(list(two.registers)) == 30
     assert list(one.chains_since(two.heads())) == []
-
-
-def test_equal_states_have_one_root_and_its_proofs_are_read_without_a_document(pair, clock):
-    one, two = pair
-    empty = one.root
-    assert two.root == empty
-    assert verify_register(empty, one.prove_register("a"), "a") is None
-    one.registers["models/a"] = "v1"
-    clock.ms += 1
-    two.registers["models/a"] = "v2"
-    two.registers["models/b"] = 1
-    two.registers["modest"] = 2
-    one.counter("n").add(2)
-    two.set("s").add("x")
-    two.claims("jobs").claim(1, 5.0)
-    assert len({one.root, two.root, empty}) == 3
-    sync(one, two)
-    root = one.root
-    assert two.root == root
-    found = verify_register(root, two.prove_register("models/a"), "models/a")
-    assert found is not None
-    assert (found.value, found.is_alone) == ("v2", False)
-    assert found.entry_id == one.registers.conflicts("models/a")[0].entry_id
-    assert verify_register(root, one.prove_register("models/c"), "models/c") is None
-    proof = one.prove_registers("models/")
-    shown = verify_registers(root, proof, "models/")
-    assert {name: each.value for name, each in shown.items()} == {"models/a": "v2", "models/b": 1}
-    with pytest.raises(RemoteProtocolError):
-        verify_registers(empty, proof, "models/")
-    with pytest.raises(RemoteProtocolError):
-        verify_register(root, one.prove_register("modest"), "models/a")
-    one.counter("n").add()
-    assert one.root != root
-
-
-def test_a_proof_is_verified_without_trio_or_a_node():
-    code = "import sys, lattica.crdt.tree.proofs; print(*sorted(sys.modules))"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = set(run.stdout.split())
-    assert "lattica.crdt.tree.proofs" in loaded
-    assert not loaded & {"trio", "sqlite3", "lattica.node", "lattica.crdt.document"}

@@ -15,9 +15,11 @@ from lattica.crdt.entries.fork import decode_fork
 from lattica.crdt.entries.genesis import decode_genesis
 from lattica.crdt.entries.header import Entry, decode_header
 from lattica.crdt.keys.session import decode_certificate
-from lattica.crdt.tree.places import Standing
-from lattica.crdt.tree.proofs import verify_register
-from lattica.crdt.tree.search_tree import SearchTree
+from lattica.crdt.proofs.json_form import proof_from_json, proof_to_json
+from lattica.crdt.proofs.proof import verify_proof
+from lattica.crdt.proofs.statement import read_statement
+from lattica.crdt.tree.places import Standing, decode_standing
+from lattica.crdt.tree.search_tree import SearchTree, verify_range
 from lattica.crdt.types.payloads import decode_write
 from lattica.crdt.types.state import State
 from lattica.errors import RemoteProtocolError
@@ -112,8 +114,11 @@ def test_the_tree_of_the_items_has_the_root_and_the_proof_shows_one():
     assert SearchTree(items).root == root
     assert hashlib.sha256(b"lattica/crdt/tree/v1\0\0").hexdigest() == tree["empty"]
     assert hashlib.sha256(b"lattica/crdt/tree/v1\0" + first_node(proof)).digest() == root
-    found = verify_register(root, proof, "model/1")
-    assert found == Standing(1, IDS[0], True)
+    key = b"rmodel/1"
+    found = verify_range(root, proof, key, key)
+    assert {key: decode_standing(each) for key, each in found.items()} == {
+        key: Standing(1, IDS[0], True)
+    }
 
 
 def first_node(proof: bytes) -> bytes:
@@ -141,3 +146,26 @@ def test_edits_of_texts_and_lists_come_to_what_the_file_says():
     assert encode(state.elements("text")).hex() == texts["list"]
     assert {key.hex(): value.hex() for key, value in state.items()} == texts["items"]
     assert SearchTree(dict(state.items())).root.hex() == texts["root"]
+
+
+@pytest.mark.parametrize("case", VECTORS["proofs"])
+def test_proofs_show_what_the_file_says(case):
+    vector = VECTORS["proofs"][case]
+    proof = bytes.fromhex(vector["proof"])
+    proved = verify_proof(proof, DOC_ID, signers=[bytes.fromhex(VECTORS["identity"]["public"])])
+    assert encode(proved.value).hex() == vector["value"]
+    assert proved.root.hex() == VECTORS["statement"]["root"]
+    assert [each.identity.hex() for each in proved.authors.values()] == vector["identities"]
+    text, doc_id = proof_from_json(proof_to_json(proof, DOC_ID)), DOC_ID
+    assert text == (proof, doc_id)
+
+
+def test_the_statement_is_signed_and_names_its_heads():
+    vector = VECTORS["statement"]
+    signed = read_statement(decode(bytes.fromhex(vector["signed"]), 4096), DOC_ID)
+    assert signed.certificate.identity.hex() == VECTORS["identity"]["public"]
+    assert signed.statement.root.hex() == vector["root"]
+    author, length, newest = vector["heads"][0]
+    digest = hashlib.sha256(b"lattica/crdt/heads/v1\0")
+    digest.update(bytes.fromhex(author) + length.to_bytes(8, "big") + bytes.fromhex(newest))
+    assert signed.statement.heads == digest.digest()

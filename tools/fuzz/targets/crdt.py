@@ -12,6 +12,8 @@ from lattica.crdt.entries.genesis import Genesis, decode_genesis
 from lattica.crdt.entries.header import Entry, Kind, decode_header
 from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.keys.session import decode_certificate
+from lattica.crdt.proofs.json_form import proof_from_json, proof_to_json
+from lattica.crdt.proofs.proof import verify_proof
 from lattica.crdt.sync.heads import Head, HeadIndex
 from lattica.crdt.sync.messages import (
     Hello,
@@ -25,8 +27,7 @@ from lattica.crdt.sync.messages import (
 )
 from lattica.crdt.sync.ranges import answer_ranges, first_ranges
 from lattica.crdt.text.update_v1 import decode_update, encode_update
-from lattica.crdt.tree.proofs import verify_registers
-from lattica.crdt.tree.search_tree import node_hash
+from lattica.crdt.tree.search_tree import node_hash, verify_range
 from lattica.crdt.types.payloads import decode_write
 from lattica.crdt.types.state import State
 from lattica.errors import RemoteProtocolError
@@ -110,11 +111,22 @@ def _edits(data: bytes) -> None:
         state.elements(name)
 
 
-def _proof(data: bytes) -> None:
+def _tree(data: bytes) -> None:
     # A forger may choose the root as well.
     for root in (ROOT, node_hash(data[4 : 4 + int.from_bytes(data[:4], "big")])):
         with contextlib.suppress(RemoteProtocolError):
-            verify_registers(root, data, "model/1")
+            verify_range(root, data, b"rmodel/1", b"rmodel/1\xff")
+
+
+def _proof(data: bytes) -> None:
+    proved = verify_proof(data, DOC_ID)
+    again, doc_id = proof_from_json(proof_to_json(data, DOC_ID))
+    if (again, doc_id) != (data, DOC_ID) or verify_proof(again, doc_id) != proved:
+        raise Violation("it says something else as JSON")
+
+
+def _json_proof(data: bytes) -> None:
+    proof_from_json(data.decode(errors="replace"))
 
 
 def _index() -> HeadIndex:
@@ -192,7 +204,16 @@ EDITS = Target(
     ],
     max_memory=64 * MIB,
 )
-PROOF = Target("crdt-proof", _proof, _ALLOWED, seeds=[bytes.fromhex(VECTORS["tree"]["proof"])])
+TREE = Target("crdt-tree", _tree, _ALLOWED, seeds=[bytes.fromhex(VECTORS["tree"]["proof"])])
+PROOFS = [bytes.fromhex(each["proof"]) for each in VECTORS["proofs"].values()]
+PROOF = Target("crdt-proof", _proof, _ALLOWED, seeds=PROOFS, max_memory=64 * MIB)
+JSON_PROOF = Target(
+    "crdt-json-proof",
+    _json_proof,
+    _ALLOWED,
+    seeds=[proof_to_json(each, DOC_ID).encode() for each in PROOFS],
+    max_memory=64 * MIB,
+)
 SYNC = Target(
     "crdt-sync",
     _sync,

@@ -1,0 +1,14 @@
+"""`lattica crdt …`: documents of the CRDT store."""
+
+from __future__ import annotations
+
+import typer
+
+from lattica.cli.crdt import proofs
+
+
+def register(app: typer.Typer) -> None:
+    """Add this package's commands to `app`."""
+    group = typer.Typer(help="Replicated documents, and proofs of them.", no_args_is_help=True)
+    proofs.register(group)
+    app.add_typer(group, name="crdt")
