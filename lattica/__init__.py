@@ -14,6 +14,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lattica.compat.decorators import rpc_method, rpc_stream, rpc_stream_iter
+    from lattica.compat.handler import ConnectionHandler
     from lattica.config import NodeConfig, load_config
     from lattica.content.errors import (
         ContentError,
@@ -57,6 +59,7 @@ __all__ = [
     "AsyncLattica",
     "ConfigError",
     "ConnectionClosedError",
+    "ConnectionHandler",
     "ContentError",
     "ContentNotFoundError",
     "DialError",
@@ -85,6 +88,9 @@ __all__ = [
     "UnsupportedProtocolError",
     "__version__",
     "load_config",
+    "rpc_method",
+    "rpc_stream",
+    "rpc_stream_iter",
 ]
 
 # By this the floors know that they are imported below their own package.
@@ -92,6 +98,10 @@ _DISTRIBUTION = "lattica-stack"
 
 # Where the names above live, apart from the errors.
 _HOME = {
+    "ConnectionHandler": "lattica.compat.handler",
+    "rpc_method": "lattica.compat.decorators",
+    "rpc_stream": "lattica.compat.decorators",
+    "rpc_stream_iter": "lattica.compat.decorators",
     "AsyncLattica": "lattica.facades.aio",
     "Identity": "lattica.nat.base.keys.identity",
     "Lattica": "lattica.facades.blocking",

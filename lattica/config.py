@@ -105,7 +105,6 @@ class NodeConfig:
     def __post_init__(self) -> None:
         require_types(self)
         require_texts("bootstrap", self.bootstrap)
-        require_types(self)
         if self.log_level.lower() not in LEVELS:
             raise FieldError("log_level", f"one of {', '.join(LEVELS)}", self.log_level)
 

@@ -376,6 +376,7 @@ class Node(NodeInProcess):
                     )
                     for connection in connections
                 ),
+                next((c.protocol_version for c in connections if c.protocol_version), ""),
             )
             for peer_id, connections in self.swarm.registry.by_peer.items()
         )

@@ -27,6 +27,7 @@ from lattica.nat.base.wire import encode_length_prefixed
 from lattica.nat.swarm.handler_kind import check_plain_handler
 
 if TYPE_CHECKING:
+    from lattica.compat.client import CompatLattica
     from lattica.config import NodeConfig
     from lattica.content import FetchOptions, FetchResult, Ticket
     from lattica.content.events import FetchCallback, HashCallback
@@ -80,6 +81,13 @@ class Lattica(NodeFacade):
     ) -> None:
         super().__init__(config, identity=identity)
         self._handlers = HandlerThreads(self._bridge, max_handler_threads, BlockingStream)
+
+    @staticmethod
+    def builder() -> CompatLattica:
+        """A node with the Python API of the original `lattica` 1.0.21 (docs/compat.md)."""
+        from lattica.compat.client import CompatLattica
+
+        return CompatLattica()
 
     # Life
 

@@ -188,6 +188,18 @@ class Bridge(Generic[R]):
             raise errors[0]
         return result
 
+    def submit(
+        self, fn: Callable[[*Ts], Awaitable[T]], *args: *Ts, timeout: float | None = None
+    ) -> Call[T]:
+        """Begin `call`, and go on: its `future` has the result, `abandon` gives it up.
+
+        Raises:
+            LocalProtocolError: at once, if the bridge is not open.
+        """
+        call: Call[T] = Call(self, fn, args, timeout=timeout)
+        self._submit(call)
+        return call
+
     def submit_plain(self, fn: Callable[[*Ts], T], *args: *Ts) -> Future[T]:
         """Have an ordinary function run in the trio thread, before any later call.
 

@@ -84,6 +84,7 @@ class Connection(InProcess, ABC):
         "patience",
         "peer_id",
         "peer_is_full",
+        "protocol_version",
         "public_key",
         "remote_addr",
         "retired_at",
@@ -124,6 +125,8 @@ class Connection(InProcess, ABC):
         self.established_at = self.last_stream_at = trio.current_time()
         self.agent = ""
         """What the peer says it runs, once it has been identified."""
+        self.protocol_version = ""
+        """The family of networks that the peer says it belongs to, likewise."""
         self.peer_is_full = False
         """It has refused a stream for its limits, and has taken none since."""
         self.patience = NO_PATIENCE

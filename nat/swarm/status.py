@@ -34,6 +34,8 @@ class PeerStatus:
     agent: str
     """What it says it runs; empty until it has been identified."""
     connections: tuple[ConnectionStatus, ...]
+    protocol_version: str = ""
+    """The family of networks that it says it belongs to; empty until it has been identified."""
 
 
 @dataclass(frozen=True, slots=True)

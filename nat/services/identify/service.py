@@ -223,6 +223,7 @@ class IdentifyService:
             if each.instance == connection.instance:
                 each.told_addrs = frozenset(addrs)
         connection.agent = message.agent_version
+        connection.protocol_version = message.protocol_version
         if message.patience != NO_PATIENCE:
             for each in self._swarm.registry.by_peer.get(peer_id, ()):
                 each.patience = message.patience

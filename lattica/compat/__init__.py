@@ -1,0 +1,6 @@
+"""The Python API of the original `lattica` (1.0.21), so that a program of its users runs unchanged.
+
+`from lattica import Lattica, ConnectionHandler, rpc_method, rpc_stream, rpc_stream_iter`, and
+`Lattica.builder().with_….build()` gives a node of this kind, which stands on
+:class:`lattica.Lattica`. docs/compat.md says what it does otherwise, and why.
+"""

@@ -1,0 +1,322 @@
+"""The node and its builder in one, as the original has them: `Lattica.builder()`."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+import math
+import threading
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from lattica.compat.arguments import received
+from lattica.compat.errors import CompatError
+from lattica.compat.peer_info import PeerInfo
+from lattica.compat.results import RpcFuture, StreamIterator, translated
+from lattica.compat.service import service_of
+from lattica.compat.settings import Settings, texts, usable
+from lattica.facades.blocking import Lattica
+from lattica.facades.call import Call
+from lattica.nat.base.errors import LatticaError
+from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.keys.peer_id import PeerId, parse_peer_id
+from lattica.nat.base.net.addresses import with_peer
+from lattica.nat.swarm.addresses.nat_report import Behaviour
+from lattica.nat.swarm.status import PeerStatus
+from lattica.node import Node
+
+logger = logging.getLogger(__name__)
+
+DRAIN = 5.0
+"""Seconds that calls which nobody waits for have to finish when the node is closed."""
+
+
+class CompatLattica:
+    """A node with the API of the original's `Lattica`; made by `Lattica.builder()`.
+
+    `with_…` may be called until :meth:`build`, and return the object itself; so does `build`, when
+    the node listens. The last call of each counts. All methods may be called from any thread.
+    """
+
+    def __init__(self) -> None:
+        self._settings = Settings()
+        self._lattica: Lattica | None = None
+        self._identity: Identity | None = None
+        self._pending: set[Call[Any]] = set()
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        state = repr(self._lattica) if self._lattica is not None else "not built"
+        return f"<{type(self).__name__}, {state}>"
+
+    # --- builder ---
+
+    def _with(self, **changes: Any) -> Self:
+        if self._lattica is not None:
+            raise CompatError("the node is built: settings come before build()")
+        self._settings = replace(self._settings, **changes)
+        return self
+
+    def with_bootstraps(self, bootstraps: Iterable[str]) -> Self:
+        """Peers to connect to, and to stay connected to."""
+        return self._with(bootstraps=texts(bootstraps))
+
+    def with_listen_addrs(self, addrs: Iterable[Any]) -> Self:
+        """Where to listen; those that cannot be used are named in the log."""
+        return self._with(listen=texts(addrs))
+
+    def with_relay_servers(self, relays: Iterable[str]) -> Self:
+        """Relays by which others reach this node, each with `/p2p/ID`."""
+        return self._with(relays=texts(relays))
+
+    def with_external_addrs(self, addrs: Iterable[str]) -> Self:
+        """Where others reach this node besides what it finds out."""
+        return self._with(external_addrs=texts(addrs))
+
+    def with_key_path(self, path: str) -> Self:
+        """The directory with the node's key, `p2p.key`, which is made when there is none."""
+        return self._with(key_path=Path(path))
+
+    def with_storage_path(self, path: str) -> Self:
+        """The directory for blocks."""
+        return self._with(storage_path=Path(path))
+
+    def with_dht_db_path(self, path: str) -> Self:
+        """The directory for what others store here."""
+        return self._with(dht_path=Path(path))
+
+    def with_protocol(self, protocol: str) -> Self:
+        """The network: peers of another one are none of this node's. "" is the network of this
+        node itself."""
+        return self._with(protocol=protocol)
+
+    def with_idle_timeout(self, timeout: float) -> Self:
+        """Nothing, as in the original."""
+        return self._with()
+
+    def with_mdns(self, enabled: bool) -> Self:
+        """Whether peers of the local network are looked for."""
+        return self._with(mdns=bool(enabled))
+
+    def with_upnp(self, enabled: bool) -> Self:
+        """Whether the router is asked to open ports."""
+        return self._with(upnp=bool(enabled))
+
+    def with_autonat(self, enabled: bool) -> Self:
+        """Nothing: reachability is always found out."""
+        return self._with(autonat=bool(enabled))
+
+    def with_dcutr(self, enabled: bool) -> Self:
+        """Whether relayed connections are made direct."""
+        return self._with(dcutr=bool(enabled))
+
+    def build(self) -> Self:
+        """Start the node; returns when it listens. Idempotent.
+
+        Raises:
+            ConfigError: none of the listening addresses can be used.
+            ListenError: an address cannot be bound.
+            IdentityError: the key cannot be read or made.
+        """
+        with self._lock:
+            if self._lattica is not None:
+                return self
+            self._identity = self._settings.identity() or Identity.generate()
+            config = self._settings.config(self._identity.peer_id)
+            lattica = Lattica(config, identity=self._identity).start()
+            self._lattica = lattica
+        external = usable(self._settings.external_addrs, "announce")
+        if external:
+            node = lattica._node
+            lattica._bridge.call_plain(node.swarm.own_addresses.set, "configured", external)
+        return self
+
+    def __enter__(self) -> Self:
+        return self.build()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Nothing, as in the original: the node goes on until it is closed or dropped."""
+
+    def __del__(self) -> None:
+        lattica = getattr(self, "_lattica", None)
+        if lattica is not None:
+            # Whoever drops it may be the node's own thread, which must not wait for itself.
+            threading.Thread(target=lattica.close, daemon=True).start()
+
+    def close(self) -> None:
+        """Stop the node; its ports are free when this returns. Idempotent.
+
+        Calls that were sent have five seconds to finish.
+        """
+        lattica = self._lattica
+        if lattica is None:
+            return
+        with self._lock:
+            pending = [call.future for call in self._pending]
+        concurrent.futures.wait(pending, timeout=DRAIN)
+        lattica.close()
+
+    @property
+    def lattica(self) -> Lattica:
+        """The node that this stands on, with everything that the original lacks."""
+        if self._lattica is None:
+            raise CompatError("the node is not built: call build() first")
+        return self._lattica
+
+    @property
+    def _node(self) -> Node:
+        return self.lattica._node
+
+    # --- calls ---
+
+    def register_service(self, handler: object) -> None:
+        """Serve a handler's marked methods under its class's name; the last of a name counts."""
+        self.lattica.rpc.serve(service_of(handler), name=type(handler).__name__, replace=True)
+
+    def get_client(self, peer_id: str) -> RpcClient:
+        """What calls a peer's services by name.
+
+        Raises:
+            ValueError: it is no peer ID.
+        """
+        return RpcClient(self, _peer(peer_id))
+
+    def begin(self, peer_id: PeerId, method: str, payload: Any, result: type | None) -> RpcFuture:
+        """For :class:`RpcClient`: send a call now."""
+        node = self._node
+
+        async def run() -> Any:
+            service, _, name = method.rpartition(".")
+            stub = node.rpc.stub(peer_id, service, timeout=math.inf)
+            arguments = () if payload is None else (payload,)
+            return received(await stub.call_method(name, arguments, {}), result)
+
+        call = self.lattica._bridge.submit(run)
+        with self._lock:
+            self._pending.add(call)
+        call.future.add_done_callback(lambda _: self._forget(call))
+        return RpcFuture(call)
+
+    def _forget(self, call: Call[Any]) -> None:
+        with self._lock:
+            self._pending.discard(call)
+
+    def open(self, peer_id: PeerId, method: str, payload: Any) -> StreamIterator:
+        """For :class:`RpcClient`: begin a streaming call now."""
+        service, _, name = method.rpartition(".")
+        stub = self.lattica.rpc.stub(peer_id, service, timeout=math.inf)
+        arguments = () if payload is None else (payload,)
+        return StreamIterator(getattr(stub, name).stream(*arguments))
+
+    # --- peers ---
+
+    def peer_id(self) -> str:
+        """This node's ID."""
+        return str(self.lattica.peer_id)
+
+    def get_visible_maddrs(self) -> list[str]:
+        """Where others reach this node."""
+        return [str(addr) for addr in self.lattica.addrs]
+
+    def get_all_peers(self) -> list[str]:
+        """The connected peers of this network, those that a relay connects included."""
+        return [str(status.peer_id) for status in self._peers()]
+
+    def _peers(self) -> list[PeerStatus]:
+        network = self._settings.protocol_of(self.lattica.peer_id)
+        return [each for each in self.lattica.peers() if each.protocol_version in ("", network)]
+
+    def get_peer_info(self, peer_id: str) -> PeerInfo | None:
+        """What is known of a connected peer; None of others."""
+        peer = _peer(peer_id)
+        status = next((each for each in self.lattica.peers() if each.peer_id == peer), None)
+        if status is None:
+            return None
+        addrs = self.get_peer_addresses(peer_id)
+        registry = self._node.swarm.registry
+
+        def protocols() -> list[str]:
+            connections = registry.by_peer.get(peer, ())
+            return sorted({name for each in connections for name in each.known_protocols})
+
+        return PeerInfo.of(status, addrs, self.lattica._bridge.call_plain(protocols))
+
+    def get_peer_addresses(self, peer_id: str) -> list[str]:
+        """Where a peer is known to be, each address with its ID."""
+        peer = _peer(peer_id)
+        book = self._node.swarm.address_book
+        found = self.lattica._bridge.call_plain(book.addrs, peer)
+        return [str(with_peer(addr, peer)) for addr in found]
+
+    def get_peer_rtt(self, peer_id: str) -> float | None:
+        """Seconds to a connected peer and back; None while that is not known.
+
+        Raises:
+            RuntimeError: it is no peer ID.
+        """
+        try:
+            peer = parse_peer_id(peer_id)
+        except LatticaError as error:
+            raise CompatError(f"Failed to get peer RTT: {error}") from None
+        path = self.lattica.path(peer)
+        return None if path is None else path.rtt
+
+    def is_symmetric_nat(self) -> bool | None:
+        """False once the NAT is known, None before.
+
+        Programs that are told True give up, and that is never right here: behind a symmetric NAT
+        calls go by relays, or by ports that are guessed.
+        """
+        mapping = self._node.swarm.nat.value.mapping
+        if mapping is None:
+            return None
+        if mapping is not Behaviour.ENDPOINT_INDEPENDENT:
+            logger.info("the NAT is symmetric: peers behind others like it are reached by relays")
+        return False
+
+
+class RpcClient:
+    """Calls a peer's services, `Class.method`, with one value."""
+
+    def __init__(self, lattica: CompatLattica, peer_id: PeerId) -> None:
+        self._lattica = lattica
+        self.peer_id = peer_id
+
+    def submit(self, method: str, payload: Any, result: type | None = None) -> RpcFuture:
+        """Send a call, and return its future; `result` is the message that its bytes are."""
+        try:
+            return self._lattica.begin(self.peer_id, method, payload, result)
+        except LatticaError as error:
+            raise translated(error) from error
+
+    def stream(self, method: str, payload: Any) -> StreamIterator:
+        """Begin a call whose result is streamed."""
+        try:
+            return self._lattica.open(self.peer_id, method, payload)
+        except LatticaError as error:
+            raise translated(error) from error
+
+    def call(self, method: str, data: bytes | None = None) -> RpcFuture:
+        """A unary call."""
+        return self.submit(method, data)
+
+    call_stream = call
+
+    def call_stream_iter(self, method: str, data: bytes | None = None) -> StreamIterator:
+        """A streaming call."""
+        return self.stream(method, data)
+
+
+def _peer(text: str) -> PeerId:
+    try:
+        return parse_peer_id(str(text))
+    except LatticaError as error:
+        raise ValueError(f"Invalid peer ID: {error}") from None

@@ -1,0 +1,338 @@
+"""The original's API on nodes of ours: what its users' programs rely on, and its faults that are
+not copied. After the probe whose answers by lattica 1.0.21 are known."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf.struct_pb2 import Value
+
+from lattica import ConnectionHandler, Lattica, rpc_method, rpc_stream, rpc_stream_iter
+from lattica.compat.client import CompatLattica
+from lattica.compat.errors import CompatError
+from lattica.errors import ConfigError
+
+LISTEN = ["/ip4/127.0.0.1/tcp/0"]
+STRANGER = "12D3KooWDaqDAsFupYvffBDxjHHuWmEAJE4sMDCXiuZiB8aG8rjf"
+
+
+class Service(ConnectionHandler):
+    def __init__(self, lattica: CompatLattica) -> None:
+        super().__init__(lattica)  # serves before the rest is there, as users' classes do
+        self.runs = 0
+        self.closed = threading.Event()
+        self.release = threading.Event()
+
+    @rpc_method
+    def add(self, a: int, b: int) -> int:
+        return a + b
+
+    @rpc_method
+    def count(self, x: Any) -> None:
+        self.runs += 1
+        raise ValueError("again")
+
+    @rpc_method
+    def none(self) -> None: ...
+
+    @rpc_method
+    def wait(self, seconds: float) -> bool:
+        return self.release.wait(seconds)
+
+    @rpc_stream
+    def echo(self, x: Any) -> Any:
+        return x
+
+    @rpc_stream
+    def message(self, value: Value) -> Value:
+        return value
+
+    @rpc_stream_iter
+    def letters(self, n: int) -> Iterator[str]:
+        for number in range(n):
+            yield f"s{number}"
+
+    @rpc_stream_iter
+    def endless(self) -> Iterator[bytes]:
+        try:
+            while True:
+                yield b"x" * 1000
+        finally:
+            self.closed.set()
+
+    @rpc_stream_iter
+    def breaks(self) -> Iterator[bytes]:
+        yield b"1"
+        raise ValueError("mid")
+
+    @rpc_stream_iter
+    def quiet(self) -> Iterator[bytes]:
+        yield b"first"
+        self.release.wait(30)
+
+
+class Pair:
+    def __init__(self) -> None:
+        self.a = Lattica.builder().with_listen_addrs(LISTEN).build()
+        address = self.a.get_visible_maddrs()
+        self.b = Lattica.builder().with_listen_addrs(LISTEN).with_bootstraps(address).build()
+        self.service = Service(self.a)
+        self.stub: Any = Service(self.b).get_stub(self.a.peer_id())
+        self.b.lattica.wait_connected(self.a.peer_id(), timeout=30)
+
+    def close(self) -> None:
+        self.service.release.set()
+        self.b.close()
+        self.a.close()
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Pair]:
+    made = Pair()
+    yield made
+    made.close()
+
+
+def eventually(condition: Any) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_builder_and_node_are_one_object() -> None:
+    builder = Lattica.builder()
+    assert builder.with_listen_addrs(LISTEN) is builder
+    assert builder.build() is builder
+    assert builder.build() is builder
+    assert isinstance(builder.peer_id(), str)
+    with pytest.raises(CompatError, match="before build"):
+        builder.with_mdns(False)
+    builder.close()
+    builder.close()
+    with pytest.raises(CompatError, match="not built"):
+        Lattica.builder().peer_id()
+
+
+def test_ports_are_free_when_close_returns() -> None:
+    first = Lattica.builder().with_listen_addrs(LISTEN).build()
+    (address,) = first.get_visible_maddrs()
+    again = [address.rpartition("/p2p/")[0]]
+    first.close()
+    second = Lattica.builder().with_listen_addrs(again).build()
+    assert second.get_visible_maddrs()[0].startswith(again[0])
+    second.close()
+
+
+def test_addresses_in_all_forms(caplog: pytest.LogCaptureFixture) -> None:
+    given = ([*LISTEN, "/ip4/127.0.0.1/udp/0/quic-v1", "rubbish"],)
+    node = Lattica.builder().with_listen_addrs(given).build()
+    assert len(node.get_visible_maddrs()) == 2
+    assert "rubbish" in caplog.text
+    node.close()
+    with pytest.raises(ConfigError, match="none of these can be listened on"):
+        Lattica.builder().with_listen_addrs(["rubbish"]).build()
+
+
+def test_key_of_the_original_is_taken_and_protected(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = Lattica.builder().with_listen_addrs(LISTEN).with_key_path(str(tmp_path)).build()
+    name = first.peer_id()
+    first.close()
+    key = tmp_path / "p2p.key"
+    key.chmod(0o644)
+    with caplog.at_level(logging.WARNING):
+        again = Lattica.builder().with_listen_addrs(LISTEN).with_key_path(str(tmp_path)).build()
+    assert again.peer_id() == name
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert "could be read by others" in caplog.text
+    again.close()
+
+
+def test_peers(pair: Pair) -> None:
+    a, b = pair.a, pair.b
+    eventually(lambda: b.get_all_peers() == [a.peer_id()])
+    eventually(lambda: b.get_peer_rtt(a.peer_id()) is not None)
+    rtt = b.get_peer_rtt(a.peer_id())
+    assert rtt is not None
+    assert 0 < rtt < 5
+    assert b.get_peer_rtt(STRANGER) is None
+    with pytest.raises(RuntimeError, match="not a peer ID"):
+        b.get_peer_rtt("rubbish")
+    eventually(lambda: (info := b.get_peer_info(a.peer_id())) and info.protocol_version)
+    info = b.get_peer_info(a.peer_id())
+    assert info is not None
+    assert info.protocol_version == "/lattica/1.0.0"
+    assert list(info.addresses) == b.get_peer_addresses(a.peer_id()) == a.get_visible_maddrs()
+    assert "/ipfs/id/1.0.0" in info.protocols
+    assert b.get_peer_info(STRANGER) is None
+    assert b.is_symmetric_nat() is None
+
+
+def test_calls(pair: Pair) -> None:
+    stub = pair.stub
+    assert stub.add(1, 2).result() == 3
+    assert stub.add(a=1, b=5).result() == 6
+    assert stub.add(1, b=5).result(timeout=5.5) == 6
+    future = stub.add(1, 2)
+    assert future.result() == future.result() == 3
+    assert future.done()
+    assert stub.none().result() is None
+    value = (1, "a", b"b", {2: 3}, {4}, frozenset({5}), None, 2**70, bytearray(b"c"), [True, 0.5])
+    back = stub.echo(value).result()
+    assert back == value
+    assert [type(each) for each in back] == [type(each) for each in value]
+    big = bytes(100_000_000)
+    assert stub.echo(big).result() == big
+    assert stub.message(Value(string_value="x")).result() == Value(string_value="x")
+    assert stub.message(Value()).result() == Value()
+
+
+def test_await(pair: Pair) -> None:
+    async def main() -> list[int]:
+        return [await pair.stub.add(1, 2), await pair.stub.add(3, 4)]
+
+    assert asyncio.run(main()) == [3, 7]
+
+
+def test_errors(pair: Pair) -> None:
+    stub = pair.stub
+    with pytest.raises(RuntimeError, match="ValueError: again"):
+        stub.count(1).result()
+    assert pair.service.runs == 1
+    with pytest.raises(RuntimeError, match="has no method 'nope'"):
+        stub.nope(1).result()
+    with pytest.raises(RuntimeError, match="operation timeout"):
+        stub.wait(30).result(timeout=0.05)
+    with pytest.raises(TypeError, match=r"cannot be sent|object"):
+        stub.echo(object()).result()
+    with pytest.raises(ValueError, match="Invalid peer ID"):
+        Service(pair.b).get_stub("rubbish").add(1, 2)
+    lost: Any = Service(pair.b).get_stub(STRANGER)
+    with pytest.raises(RuntimeError, match="no address"):
+        lost.add(1, 2).result()
+    with pytest.raises(RuntimeError, match="no address"):
+        list(lost.letters(1))
+
+
+def test_slow_calls_hold_up_none(pair: Pair) -> None:
+    pair.service.release.clear()
+    waiting = [pair.stub.wait(60) for _ in range(100)]
+    assert pair.stub.add(1, 1).result() == 2
+    pair.service.release.set()
+    assert all(each.result() for each in waiting)
+
+
+def test_streams(pair: Pair) -> None:
+    assert list(pair.stub.letters(3)) == [b"s0", b"s1", b"s2"]
+    chunks = iter(pair.stub.breaks())
+    assert next(chunks) == b"1"
+    with pytest.raises(RuntimeError, match="ValueError: mid"):
+        next(chunks)
+
+
+def test_slow_reader_gets_every_chunk(pair: Pair) -> None:
+    reader = pair.stub.letters(5000)
+    received = []
+    for each in reader:
+        received.append(each)
+        if len(received) % 1000 == 0:
+            time.sleep(0.02)
+    assert received == [b"s%d" % number for number in range(5000)]
+
+
+def test_cancelling_a_stream_closes_the_generator(pair: Pair) -> None:
+    pair.service.closed.clear()
+    reader = pair.stub.endless()
+    assert next(reader) == b"x" * 1000
+    reader.cancel()
+    reader.cancel()
+    with pytest.raises(StopIteration):
+        next(reader)
+    assert pair.service.closed.wait(30)
+
+
+def test_dropping_a_stream_closes_the_generator(pair: Pair) -> None:
+    pair.service.closed.clear()
+    reader = pair.stub.endless()
+    assert next(reader)
+    del reader
+    assert pair.service.closed.wait(30)
+
+
+def test_cancel_wakes_all_who_wait(pair: Pair) -> None:
+    pair.service.release.clear()
+    reader = pair.stub.quiet()
+    assert next(reader) == b"first"
+    with ThreadPoolExecutor(4) as pool:
+        waiting = [pool.submit(next, reader, "end") for _ in range(4)]
+        reader.cancel()
+        assert [each.result(30) for each in waiting] == ["end"] * 4
+    pair.service.release.set()
+
+
+def test_calls_that_nobody_waits_for_are_sent_before_the_node_closes() -> None:
+    heard = []
+
+    class Listener(ConnectionHandler):
+        @rpc_method
+        def leave(self, who: str) -> None:
+            heard.append(who)
+
+    a = Lattica.builder().with_listen_addrs(LISTEN).build()
+    address = a.get_visible_maddrs()
+    b = Lattica.builder().with_listen_addrs(LISTEN).with_bootstraps(address).build()
+    Listener(a)
+    stub: Any = Listener(b).get_stub(a.peer_id())
+    for number in range(20):
+        stub.leave(f"b{number}")
+    b.close()
+    assert sorted(heard) == sorted(f"b{number}" for number in range(20))
+    a.close()
+
+
+def test_nodes_of_another_network_are_no_peers() -> None:
+    a = Lattica.builder().with_listen_addrs(LISTEN).with_protocol("").build()
+    address = a.get_visible_maddrs()
+    made = [
+        Lattica.builder().with_listen_addrs(LISTEN).with_bootstraps(address).with_protocol(name)
+        for name in (f"/{a.peer_id()}", "/other/1.0.0")
+    ]
+    inside, outside = (each.build() for each in made)
+    eventually(lambda: len(a.lattica.peers()) == 2)
+    eventually(lambda: all(each.protocol_version for each in a.lattica.peers()))
+    assert a.get_all_peers() == [inside.peer_id()]
+    for node in (inside, outside, a):
+        node.close()
+
+
+def test_the_last_service_of_a_name_counts() -> None:
+    node = Lattica.builder().with_listen_addrs(LISTEN).build()
+    other = Lattica.builder().with_bootstraps(node.get_visible_maddrs()).with_listen_addrs(LISTEN)
+    other.build()
+
+    class Named(ConnectionHandler):
+        def __init__(self, lattica: CompatLattica, number: int) -> None:
+            self.number = number
+            super().__init__(lattica)
+
+        @rpc_method
+        def which(self) -> int:
+            return self.number
+
+    handlers = [Named(node, 1), Named(node, 2)]
+    assert handlers[0].get_service_name() == "Named"
+    assert [*handlers[0].get_methods()] == ["which"]
+    stub: Any = Named(other, 3).get_stub(node.peer_id())
+    assert stub.which().result() == 2
+    other.close()
+    node.close()
