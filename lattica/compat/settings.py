@@ -122,4 +122,3 @@ def _own_form(addr: Multiaddr) -> str:
     """QUIC of ours is secured by Noise, and says so in the address."""
     text = str(addr)
     return f"{text}/noise" if text.endswith("/quic-v1") else text
-
