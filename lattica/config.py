@@ -32,6 +32,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, Union, get_args, get_origin, get_type_hints
 
+from lattica.crdt.config import StoreConfig
 from lattica.dht.topics.config import TopicsConfig
 from lattica.logs import LEVELS
 from lattica.nat.base.checks import FieldError, require_texts, require_types
@@ -94,6 +95,7 @@ class NodeConfig:
     rpc: RpcConfig = field(default_factory=RpcConfig)
     ports: PortsConfig = field(default_factory=PortsConfig)
     topics: TopicsConfig = field(default_factory=TopicsConfig)
+    store: StoreConfig = field(default_factory=StoreConfig)
     bootstrap: tuple[str, ...] = ()
     """Multiaddrs of peers to stay connected to. With `/p2p/ID` it must be that peer; without,
     whoever answers is accepted."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, AsyncExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, cast
 
@@ -31,6 +33,7 @@ from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.parts import Traversal
 
 if TYPE_CHECKING:
+    from lattica.crdt.store.store import Store
     from lattica.dht.topics.service.topic import Topic
     from lattica.dht.topics.service.topics import Topics
     from lattica.nat.libp2p.network import Host
@@ -72,6 +75,8 @@ class Node(NodeInProcess):
         require_config(config)
         self.config = load_config() if config is None else config
         path = self.config.identity_path if identity is None else None
+        self._is_for_now = path is None and identity is None
+        """Whether the key lives as long as the node."""
         if identity is None:
             identity = Identity.generate() if path is None else Identity.load_or_create(path)
         self.identity = identity
@@ -82,6 +87,8 @@ class Node(NodeInProcess):
         self._rpc: Rpc | None = None
         self._ports: Ports | None = None
         self._topics: Topics | None = None
+        self._store: Store | None = None
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._nursery: trio.Nursery | None = None
         self._closing = False
         self._bootstrap = BootstrapPeers(self.swarm, self.config.bootstrap)
@@ -239,6 +246,33 @@ class Node(NodeInProcess):
         """
         return self.topics.topic(name)
 
+    @property
+    def store(self) -> Store:
+        """Documents that are replicated with every peer that has them open (`docs/crdt.md`).
+
+        Made when first asked for, and ended with the node. A node whose key lives as long as
+        itself keeps its documents as long, unless `store.path` is set.
+
+        Raises:
+            LocalProtocolError: the node does not run.
+        """
+        if self._store is None:
+            nursery = self._running("node.store")
+            from lattica.crdt.store.store import Store
+
+            self._store = Store(
+                self, nursery, self.identity, self._store_folder(), self.config.store
+            )
+        return self._store
+
+    def _store_folder(self) -> Path:
+        if self.config.store.path is not None:
+            return self.config.store.path
+        if not self._is_for_now:
+            return self.config.data_dir / "store" / str(self.peer_id)
+        self._temporary = tempfile.TemporaryDirectory(prefix="lattica-store-")
+        return Path(self._temporary.name)
+
     def _running(self, name: str) -> trio.Nursery:
         if self._nursery is None or self._closing:
             raise LocalProtocolError(f"{name} is there while the node runs")
@@ -248,6 +282,10 @@ class Node(NodeInProcess):
         self._closing = True
         if self._topics is not None:
             await self._topics.aclose()
+        if self._store is not None:
+            await self._store.aclose()
+        if self._temporary is not None:
+            self._temporary.cleanup()
         if self._ports is not None:
             await self._ports.aclose()
         if self._rpc is not None:

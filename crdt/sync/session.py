@@ -50,6 +50,11 @@ class SyncResult(Protocol):
         ...
 
     @property
+    def waiting(self) -> int:
+        """Entries that wait for others, or for their time."""
+        ...
+
+    @property
     def is_news(self) -> bool:
         """Whether it changed anything here."""
         ...

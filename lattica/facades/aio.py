@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from lattica.content.events import FetchCallback, HashCallback
     from lattica.content.manifest.cid import Cid
     from lattica.facades.rpc_aio import AsyncRpc
+    from lattica.facades.store.aio import AsyncStore
     from lattica.facades.topics.aio import AsyncTopic
     from lattica.nat.base.keys.identity import Identity, PeerId
     from lattica.nat.base.net.multiaddr import Multiaddr
@@ -137,6 +138,16 @@ class AsyncLattica(NodeFacade):
 
         topic = await self._bridge.acall_plain(self._node.topic, name)
         return AsyncTopic(self._bridge, topic)
+
+    @property
+    def documents(self) -> AsyncStore:
+        """Documents that are replicated with every peer that has them open (`docs/crdt.md`).
+
+        `Node.store`, under a name that the original Lattica's API does not have.
+        """
+        from lattica.facades.store.aio import AsyncStore
+
+        return AsyncStore(self._bridge, self._node)
 
     # Peers
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from lattica.content.events import FetchCallback, HashCallback
     from lattica.content.manifest.cid import Cid
     from lattica.facades.rpc_blocking import BlockingRpc
+    from lattica.facades.store.blocking import BlockingStore
     from lattica.facades.topics.blocking import BlockingTopic
     from lattica.nat.base.keys.identity import Identity, PeerId
     from lattica.nat.base.net.multiaddr import Multiaddr
@@ -153,6 +154,16 @@ class Lattica(NodeFacade):
         from lattica.facades.topics.blocking import BlockingTopic
 
         return BlockingTopic(self._bridge, self._bridge.call_plain(self._node.topic, name))
+
+    @property
+    def documents(self) -> BlockingStore:
+        """Documents that are replicated with every peer that has them open (`docs/crdt.md`).
+
+        `Node.store`, under a name that the original Lattica's API does not have.
+        """
+        from lattica.facades.store.blocking import BlockingStore
+
+        return BlockingStore(self._bridge, self._node)
 
     # Peers
 

@@ -72,7 +72,7 @@ class SwarmHost:
         return await self.swarm.open_stream(peer, protocol)
 
     def peers(self) -> tuple[PeerStatus, ...]:
-        return ()
+        return tuple(PeerStatus(peer_id, "", ()) for peer_id in self.swarm.registry.by_peer)
 
     def path(self, peer: PeerId, /) -> PathStatus | None:
         connection = self.swarm.registry.best(peer)

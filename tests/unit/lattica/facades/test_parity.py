@@ -8,8 +8,12 @@ import inspect
 import pytest
 
 from lattica.content import Publisher
+from lattica.crdt.store.shared_document import SharedDocument
+from lattica.crdt.store.store import Store
 from lattica.facades.aio import AsyncLattica, AsyncStream
 from lattica.facades.blocking import BlockingStream, Lattica
+from lattica.facades.store.aio import AsyncDocument, AsyncStore
+from lattica.facades.store.blocking import BlockingDocument, BlockingStore
 from lattica.nat.mux.stream import Stream
 from lattica.node import Node
 
@@ -44,8 +48,29 @@ NODE_ON_NEITHER = {
     "ports": "`expose` and `forward` do the same",
     "topics": "lives in the trio thread; each is had by `topic`",
     "host": "py-libp2p's, which lives in the trio thread",
+    "store": "`documents` is it; `store` is a call of the original's API",
     "swarm": "lives in the trio thread; what it knows is in `peers`, `path` and `events`",
     "traversal": "lives in the trio thread",
+}
+EXCHANGE = "for exchanges with peers, in the trio thread"
+DOCUMENT_ON_NEITHER = {
+    "state": "large, and read in the trio thread; what is in it is at the types",
+    "heads": EXCHANGE,
+    "head_index": EXCHANGE,
+    "id_at": EXCHANGE,
+    "chains_of": EXCHANGE,
+    "chains_since": EXCHANGE,
+    "fork_of": EXCHANGE,
+    "forks": EXCHANGE,
+    "receive": EXCHANGE,
+    "receive_fork": EXCHANGE,
+    "advance": EXCHANGE,
+    "replicator": EXCHANGE,
+    "editing": "for texts and lists, in the trio thread",
+    "next_seq": "for texts and lists, in the trio thread",
+    "run": EXCHANGE,
+    "now_ms": "the clock of the machine, unless a test has another one",
+    "sync_counts": "for tools in the trio thread",
 }
 PUBLISHER_ON_NEITHER = {
     "catalog": "lives in the trio thread; `publish` gives a ticket for what is in it",
@@ -81,6 +106,22 @@ def test_streams_of_the_facades_have_what_a_stream_has(
 def test_the_facades_have_what_a_node_has(facade: type) -> None:
     node = {name for name in dir(Node()) if not name.startswith("_")}
     assert node - public(facade) == NODE_ON_NEITHER.keys()
+
+
+@pytest.mark.parametrize("facade", [BlockingStore, AsyncStore])
+def test_the_stores_of_the_facades_have_what_a_store_has(facade: type) -> None:
+    own = {"aclose": "it ends with the node"}
+    assert public(Store) - public(facade) == own.keys()
+    for name in public(Store) & public(facade):
+        assert parameters(Store, name) == parameters(facade, name), name
+
+
+@pytest.mark.parametrize("facade", [BlockingDocument, AsyncDocument])
+def test_the_documents_of_the_facades_have_what_a_document_has(facade: type) -> None:
+    assert public(SharedDocument) - public(facade) == DOCUMENT_ON_NEITHER.keys()
+    for name in public(SharedDocument) & public(facade):
+        if inspect.isfunction(getattr(SharedDocument, name)):
+            assert parameters(SharedDocument, name) <= parameters(facade, name), name
 
 
 @pytest.mark.parametrize("facade", [Lattica, AsyncLattica])

@@ -1,0 +1,73 @@
+"""What has changed in a document, for whoever listens: places, each of them once however often it
+was written at, so that nobody who is slow misses the last state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import trio
+
+from lattica.crdt.canonical import encode
+from lattica.crdt.types.state import Change
+
+MAX_PLACES: Final = 10_000
+"""That wait for a listener; of more it is told as one :class:`Rebuilt`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """Anything may be another one than before: read anew what matters."""
+
+
+DocumentChange: TypeAlias = Change | Rebuilt
+
+
+class ChangeStream:
+    """Changes from the moment at which it was made: `async for change in stream`.
+
+    A place that changes again before the listener has come to it is told once; what is read then
+    is its last state. Close it, or use `with`. It ends with the document.
+    """
+
+    def __init__(self) -> None:
+        self._places: dict[object, DocumentChange] = {}
+        self._news = trio.Event()
+        self._is_closed = False
+
+    def tell(self, changes: Iterable[Change], *, is_rebuilt: bool) -> None:
+        """Note what has changed. Never waits."""
+        if is_rebuilt or len(self._places) > MAX_PLACES:
+            self._places = {"rebuilt": Rebuilt()}
+        elif "rebuilt" not in self._places:
+            for change in changes:
+                self._places[change.kind, change.name, encode(change.item)] = change
+        if self._places:
+            self._news.set()
+
+    def close(self) -> None:
+        """Tell no more; what waits is still told."""
+        self._is_closed = True
+        self._news.set()
+
+    def __enter__(self) -> ChangeStream:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __aiter__(self) -> ChangeStream:
+        return self
+
+    async def __anext__(self) -> DocumentChange:
+        # A cancelled wait takes nothing out.
+        await self._news.wait()
+        if not self._places:
+            raise StopAsyncIteration
+        place = next(iter(self._places))
+        change = self._places.pop(place)
+        if not self._places and not self._is_closed:
+            self._news = trio.Event()
+        return change

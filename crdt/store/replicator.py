@@ -1,0 +1,492 @@
+"""A document's peers: who has it, what they are told, and when what they have is compared.
+
+News goes at once to every peer that has the document (or along a topic, where there is one); what
+gets lost, and what was written apart, is found by exchanges: at once with a peer that connects, and
+then every few seconds with one or another of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import trio
+
+from lattica.crdt.config import StoreConfig
+from lattica.crdt.document import Received
+from lattica.crdt.log.core import Outcome
+from lattica.crdt.log.errors import StoreError
+from lattica.crdt.store.outbox import Outbox
+from lattica.crdt.store.patience import Patience
+from lattica.crdt.store.surroundings import Discovery, Topic
+from lattica.crdt.store.wire import expect_end, open_about, receive_bytes, send_bytes
+from lattica.crdt.sync.messages import (
+    Entries,
+    Fork,
+    PresenceMessage,
+    Purpose,
+    decode_message,
+    find_key,
+)
+from lattica.crdt.sync.session import SyncCounts, SyncSession, SyncSource
+from lattica.nat.base.errors import (
+    IncompleteReadError,
+    LatticaError,
+    RemoteProtocolError,
+    UnsupportedProtocolError,
+)
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.limits.backoff import Backoff
+from lattica.nat.base.peer_log import peer_log
+from lattica.nat.mux.stream import Stream
+from lattica.nat.swarm.events import EventsLost, PeerConnected, PeerDisconnected
+from lattica.nat.swarm.host import Host
+
+logger = logging.getLogger(__name__)
+
+PUSH_DELAY: Final = 0.002
+"""Seconds in which what is written is gathered before it is sent."""
+FEW_PEERS: Final = 3
+"""With fewer, more are looked for."""
+_MAX_EXCHANGES: Final = 4
+"""That others have opened with this document, at a time; further ones are refused."""
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """A connected peer that has the document, or may have it."""
+
+    peer: PeerId
+    scope: trio.CancelScope
+    backoff: Backoff
+    outbox: Outbox = field(default_factory=Outbox)
+    has_it: bool = False
+    wanted: trio.Event = field(default_factory=trio.Event)
+    """Set when an exchange is due."""
+    news: trio.Event = field(default_factory=trio.Event)
+    """Set when the outbox has something."""
+    synced_at: int = -1
+    """The number that the last exchange had which came to its end."""
+
+
+class Replicator:
+    """Keeps one document in step with those of its peers, while :meth:`run` runs.
+
+    Args:
+        host: the node.
+        source: the document.
+        doc_id: its ID.
+        on_presence: takes a statement of presence and who sent it; whether it is news.
+        topic: along which news goes; None: to each peer that has the document.
+        discovery: where such peers are found; None: among those that are connected.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        source: SyncSource,
+        doc_id: bytes,
+        config: StoreConfig,
+        *,
+        on_presence: Callable[[bytes, PeerId], None],
+        advance: Callable[[], Received],
+        topic: Topic | None = None,
+        discovery: Discovery | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._host = host
+        self._source = source
+        self._doc_id = doc_id
+        self._config = config
+        self._on_presence = on_presence
+        self._advance = advance
+        self._topic = topic
+        self._discovery = discovery
+        self._rng = rng or random.Random()
+        self._patience = Patience(self._rng)
+        self._members: dict[PeerId, Member] = {}
+        self._nursery: trio.Nursery | None = None
+        self._changed = trio.Event()
+        """Set, and another one made, when there is another member or an exchange has ended."""
+        self._exchanges = 0
+        self._numbers = itertools.count()
+        """Of exchanges and of waits for them, in the order in which they begin."""
+        self._serving: set[trio.CancelScope] = set()
+        self._origin: PeerId | None = None
+        """Who has sent what is admitted just now."""
+        self._own = Outbox()
+        self._own_news = trio.Event()
+        self.counts = SyncCounts()
+        """Of all exchanges together."""
+
+    @property
+    def peers(self) -> tuple[PeerId, ...]:
+        """The connected peers that have the document."""
+        return tuple(member.peer for member in self._members.values() if member.has_it)
+
+    # What is written and admitted here.
+
+    def tell(self, outcome: Outcome) -> None:
+        """Spread what has just been admitted. Never waits."""
+        if not outcome.admitted and not outcome.forks:
+            return
+        if self._topic is not None:
+            # What came along the topic has gone to everyone already.
+            if self._origin is None:
+                self._own.put(outcome.admitted, outcome.forks)
+                self._own_news.set()
+            return
+        for member in self._members.values():
+            if member.has_it and member.peer != self._origin:
+                member.outbox.put(outcome.admitted, outcome.forks)
+                self._announce(member)
+
+    def tell_presence(self, key: bytes, statement: bytes, origin: PeerId | None) -> None:
+        """Spread a statement of presence, to others than who has sent it."""
+        if self._topic is not None:
+            if origin is None:
+                self._own.put_presence(key, statement)
+                self._own_news.set()
+            return
+        for member in self._members.values():
+            if member.has_it and member.peer != origin:
+                member.outbox.put_presence(key, statement)
+                member.news.set()
+
+    def _announce(self, member: Member) -> None:
+        member.news.set()
+        if member.outbox.is_full:
+            member.outbox.is_full = False
+            member.wanted.set()
+
+    async def synced(self, peers: int) -> tuple[PeerId, ...]:
+        """Wait until so many peers have been compared with since the call, and all of those that
+        are connected now. See :meth:`SharedDocument.synced`.
+        """
+        began = next(self._numbers)
+        for member in self._members.values():
+            member.wanted.set()
+        while True:
+            known = [member for member in self._members.values() if member.has_it]
+            done = [member.peer for member in known if member.synced_at > began]
+            if len(done) >= peers and len(done) == len(known):
+                return tuple(done)
+            await self._changed.wait()
+
+    # Who is there.
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        with self._host.events() as events:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                self._attend_all()
+                nursery.start_soon(self._compare_now_and_then)
+                if self._discovery is not None:
+                    nursery.start_soon(self._look_for_peers, self._discovery)
+                if self._topic is not None:
+                    nursery.start_soon(self._publish, self._topic)
+                    nursery.start_soon(self._listen, self._topic)
+                async for event in events:
+                    match event:
+                        case PeerConnected(peer_id=peer):
+                            self._attend(peer)
+                        case PeerDisconnected(peer_id=peer):
+                            self._dismiss(peer)
+                        case EventsLost():
+                            self._attend_all()
+
+    def _attend_all(self) -> None:
+        connected = [status.peer_id for status in self._host.peers()]
+        for peer in self._members.keys() - set(connected):
+            self._dismiss(peer)
+        for peer in connected:
+            self._attend(peer)
+
+    def _attend(self, peer: PeerId, *, is_due: bool = True) -> Member | None:
+        member = self._members.get(peer)
+        if member is not None or self._nursery is None:
+            return member
+        if len(self.peers) >= self._config.max_peers:
+            return None
+        backoff = Backoff(1.0, 60.0, self._rng, trio.current_time())
+        member = Member(peer, trio.CancelScope(), backoff)
+        self._members[peer] = member
+        if is_due:
+            member.wanted.set()
+        self._nursery.start_soon(self._serve_member, member)
+        return member
+
+    def _dismiss(self, peer: PeerId) -> None:
+        member = self._members.pop(peer, None)
+        if member is not None:
+            member.scope.cancel()
+            self._note_change()
+
+    def _note_change(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def _serve_member(self, member: Member) -> None:
+        with member.scope:
+            # Of two that meet, one has had its exchange before the other begins its own.
+            if self._host.peer_id.to_bytes() > member.peer.to_bytes():
+                with trio.move_on_after(self._rng.uniform(0.1, 0.3)):
+                    await self._changed.wait()
+            async with trio.open_nursery() as nursery:
+                if self._topic is None:
+                    nursery.start_soon(self._push, member)
+                while True:
+                    await member.wanted.wait()
+                    member.wanted = trio.Event()
+                    if not await self._exchange(member):
+                        break
+                nursery.cancel_scope.cancel()
+        if self._members.get(member.peer) is member:
+            del self._members[member.peer]
+            self._note_change()
+
+    # Exchanges.
+
+    async def _exchange(self, member: Member) -> bool:
+        """One exchange, opened here; whether there is any use in another one."""
+        await trio.sleep(max(0.0, member.backoff.due - trio.current_time()))
+        began = next(self._numbers)
+        try:
+            opened = await open_about(self._host, member.peer, self._doc_id, Purpose.SYNC)
+            if opened is None:
+                return False
+            self._found(member)
+            stream, nonce = opened
+            async with stream:
+                await self._converse(stream, nonce, is_opener=True)
+        except UnsupportedProtocolError:
+            return False
+        except RemoteProtocolError as error:
+            self._blame(member.peer, error)
+        except StoreError as error:
+            logger.error("what a peer has sent cannot be kept: %s", error)
+        except (LatticaError, TimeoutError) as error:
+            logger.debug("no exchange peer=%s reason=%r", member.peer, error)
+        else:
+            member.backoff.again(trio.current_time())
+            member.synced_at = began
+            self._note_change()
+            return True
+        member.backoff.failed(trio.current_time())
+        member.wanted.set()
+        return True
+
+    def _found(self, member: Member) -> None:
+        if not member.has_it:
+            member.has_it = True
+            self._note_change()
+
+    async def _converse(self, stream: Stream, nonce: bytes, *, is_opener: bool) -> None:
+        peer = stream.peer_id
+        session = SyncSession(
+            self._source,
+            peer,
+            nonce,
+            is_opener=is_opener,
+            may_ask=lambda theirs: self._patience.may_ask(theirs, trio.current_time()),
+        )
+        try:
+            if is_opener:
+                await self._speak(stream, session)
+            while not session.is_over:
+                if self._take(session, await receive_bytes(stream), peer) and not session.is_over:
+                    await self._speak(stream, session)
+            # What was sent last has been taken, too, when the other side says that it is done.
+            await stream.send_eof()
+            await expect_end(stream)
+        finally:
+            self._patience.asked(session.asked, self._source.head_index, trio.current_time())
+            self._sum(session.counts)
+
+    async def _speak(self, stream: Stream, session: SyncSession) -> None:
+        for message in session.turn():
+            await send_bytes(stream, message)
+
+    def _take(self, session: SyncSession, data: bytes, peer: PeerId) -> bool:
+        self._origin = peer
+        try:
+            return session.take(data)
+        finally:
+            self._origin = None
+
+    def _sum(self, counts: SyncCounts) -> None:
+        for name in SyncCounts.__slots__:
+            setattr(self.counts, name, getattr(self.counts, name) + getattr(counts, name))
+
+    async def _compare_now_and_then(self) -> None:
+        while True:
+            await trio.sleep(self._config.sync_interval * self._rng.uniform(0.75, 1.25))
+            try:
+                self._advance()
+            except StoreError as error:
+                logger.error("a document cannot be kept: %s", error)
+            having = [member for member in self._members.values() if member.has_it]
+            if having:
+                self._rng.choice(having).wanted.set()
+
+    # News.
+
+    async def _push(self, member: Member) -> None:
+        """Tell a peer what is new, on one stream for as long as it lasts."""
+        while True:
+            await member.news.wait()
+            member.news = trio.Event()
+            try:
+                opened = await open_about(self._host, member.peer, self._doc_id, Purpose.PUSH)
+                if opened is None:
+                    await trio.sleep(self._config.sync_interval)
+                    continue
+                async with opened[0] as stream:
+                    while True:
+                        await trio.sleep(PUSH_DELAY)
+                        for message in member.outbox.take(self._source):
+                            await send_bytes(stream, message)
+                        if not member.outbox:
+                            await member.news.wait()
+                            member.news = trio.Event()
+            except UnsupportedProtocolError:
+                await trio.sleep(self._config.sync_interval)
+            except (LatticaError, TimeoutError) as error:
+                logger.debug("news did not arrive peer=%s reason=%r", member.peer, error)
+                # The exchange finds out what was lost.
+                member.wanted.set()
+                await trio.sleep(1.0)
+
+    async def _publish(self, topic: Topic) -> None:
+        while True:
+            await self._own_news.wait()
+            self._own_news = trio.Event()
+            await trio.sleep(PUSH_DELAY)
+            for message in self._own.take(self._source):
+                await topic.publish(message)
+
+    async def _listen(self, topic: Topic) -> None:
+        async with topic.subscribe() as messages:
+            async for peer, message in messages:
+                try:
+                    self._hear(message, peer)
+                except RemoteProtocolError as error:
+                    self._blame(peer, error)
+                except StoreError as error:
+                    logger.error("what a peer has sent cannot be kept: %s", error)
+
+    def _hear(self, data: bytes, peer: PeerId) -> None:
+        """Take news. Raises RemoteProtocolError and StoreError."""
+        self._origin = peer
+        try:
+            match decode_message(data):
+                case Entries(chain):
+                    received = self._source.receive(chain, peer)
+                    if received.refusals or received.waiting:
+                        self._want(peer)
+                case Fork(proof):
+                    self._source.receive_fork(proof)
+                case PresenceMessage(statement):
+                    self._on_presence(statement, peer)
+                case _:
+                    raise RemoteProtocolError("a message that is no news")
+        finally:
+            self._origin = None
+
+    async def _hear_all(self, stream: Stream) -> None:
+        while True:
+            try:
+                data = await receive_bytes(stream, math.inf)
+            except IncompleteReadError:
+                return  # it has ended
+            self._hear(data, stream.peer_id)
+
+    def _want(self, peer: PeerId) -> None:
+        member = self._members.get(peer)
+        if member is not None:
+            member.wanted.set()
+
+    # What others open.
+
+    async def serve(self, stream: Stream, purpose: Purpose, nonce: bytes) -> None:
+        """Serve a stream whose hellos have been said, until it ends.
+
+        Raises what streams do, RemoteProtocolError, and TimeoutError.
+        """
+        with trio.CancelScope() as scope:
+            self._serving.add(scope)
+            try:
+                await self._serve(stream, purpose, nonce)
+            except StoreError as error:
+                logger.error("what a peer has sent cannot be kept: %s", error)
+                stream.reset()
+            finally:
+                self._serving.discard(scope)
+        if scope.cancelled_caught:
+            stream.reset()
+
+    def stop(self) -> None:
+        """End what others have opened."""
+        for scope in self._serving:
+            scope.cancel()
+
+    async def _serve(self, stream: Stream, purpose: Purpose, nonce: bytes) -> None:
+        member = self._attend(stream.peer_id, is_due=purpose is not Purpose.SYNC)
+        if member is not None:
+            self._found(member)
+        if purpose is Purpose.PUSH:
+            await self._hear_all(stream)
+            return
+        if self._exchanges >= _MAX_EXCHANGES:
+            stream.reset("too many exchanges about one document")
+            return
+        self._exchanges += 1
+        began = next(self._numbers)
+        try:
+            await self._converse(stream, nonce, is_opener=False)
+        finally:
+            self._exchanges -= 1
+        if member is not None:
+            member.synced_at = began
+            self._note_change()
+
+    def _blame(self, peer: PeerId, error: RemoteProtocolError) -> None:
+        peer_log.log(
+            logger,
+            logging.WARNING,
+            peer,
+            "a peer broke the store's protocol peer=%s: %s",
+            peer,
+            error,
+        )
+
+    # Finding more.
+
+    async def _look_for_peers(self, discovery: Discovery) -> None:
+        key = find_key(self._doc_id)
+        while True:
+            try:
+                await discovery.advertise(key)
+                if len(self.peers) < FEW_PEERS:
+                    async for peer in discovery.find(key):
+                        if peer != self._host.peer_id and peer not in self._members:
+                            await self._meet(peer)
+                        if len(self.peers) >= FEW_PEERS:
+                            break
+            except (LatticaError, TimeoutError) as error:
+                logger.debug("no peers were found reason=%r", error)
+            await trio.sleep(self._config.find_interval * self._rng.uniform(0.75, 1.25))
+
+    async def _meet(self, peer: PeerId) -> None:
+        try:
+            await self._host.connect(peer)
+        except (LatticaError, TimeoutError) as error:
+            logger.debug("a peer that was found cannot be reached peer=%s reason=%r", peer, error)
+            return
+        self._attend(peer)

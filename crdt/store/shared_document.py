@@ -1,0 +1,151 @@
+"""A document that is replicated with every peer that has it open."""
+
+from __future__ import annotations
+
+import math
+import time
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+
+import trio
+
+from lattica.crdt.config import StoreConfig
+from lattica.crdt.document import Document, Received, wall_clock_ms
+from lattica.crdt.entries.genesis import Genesis
+from lattica.crdt.log.core import LogConfig, Outcome
+from lattica.crdt.store.changes import ChangeStream
+from lattica.crdt.store.replicator import Replicator
+from lattica.crdt.store.surroundings import Discovery, Topic
+from lattica.crdt.sync.session import SyncCounts
+from lattica.nat.base.errors import LocalProtocolError
+from lattica.nat.base.keys.identity import Identity, PeerId
+from lattica.nat.swarm.host import Host
+
+
+class SharedDocument(Document):
+    """A :class:`~lattica.crdt.document.Document` of a node. Made by :class:`Store`.
+
+    What is written is on disk when the call returns, and on its way to the peers that have the
+    document; they need not be there. Two who write at the same time are shown by
+    `registers.conflicts`, and never lose anything of each other's. For the trio thread only.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        genesis: Genesis,
+        identity: Identity,
+        host: Host,
+        config: StoreConfig,
+        *,
+        topic: Topic | None = None,
+        discovery: Discovery | None = None,
+        log_config: LogConfig | None = None,
+        wall: Callable[[], int] = wall_clock_ms,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(path, genesis, identity, log_config, wall=wall, monotonic=monotonic)
+        self._streams: weakref.WeakSet[ChangeStream] = weakref.WeakSet()
+        self.is_open = True
+        self._replicator = Replicator(
+            host,
+            self,
+            genesis.doc_id,
+            config,
+            on_presence=lambda statement, peer: None,
+            advance=self.advance,
+            topic=topic,
+            discovery=discovery,
+        )
+        self._scope = trio.CancelScope()
+
+    def __repr__(self) -> str:
+        state = f"{len(self.peers)} peers" if self.is_open else "closed"
+        return f"<SharedDocument {self.genesis.name!r} {self.id} ({state})>"
+
+    @property
+    def id(self) -> str:
+        """The document's ID, as text: others open it by this."""
+        return self.genesis.doc_id.hex()
+
+    @property
+    def name(self) -> str:
+        """The document's name, for people."""
+        return self.genesis.name
+
+    @property
+    def peers(self) -> tuple[PeerId, ...]:
+        """The connected peers that have the document open."""
+        return self._replicator.peers
+
+    @property
+    def sync_counts(self) -> SyncCounts:
+        """What all exchanges together have cost and brought."""
+        return self._replicator.counts
+
+    def changes(self) -> ChangeStream:
+        """What changes from now on: `with doc.changes() as changes: async for change in changes`.
+
+        A place that changes again before the listener comes to it is told once, so that the last
+        state is never missed and a slow listener costs nobody anything. Ends with the document.
+        """
+        self._check_open()
+        _ = self.state  # changes are told of what has been resolved
+        stream = ChangeStream()
+        self._streams.add(stream)
+        return stream
+
+    async def synced(self, *, timeout: float = math.inf, peers: int = 1) -> tuple[PeerId, ...]:
+        """Wait until all that `peers` peers had at the time of the call is here, and all that was
+        here is there; whoever else is connected and has the document is waited for, too.
+
+        Returns these peers. What a replica does not take from another one (because it is from the
+        future, or beyond a budget) does not count.
+
+        Raises:
+            TimeoutError: after `timeout` seconds; with how many peers have the document.
+            LocalProtocolError: the document is closed.
+        """
+        self._check_open()
+        with trio.move_on_after(timeout):
+            return await self._replicator.synced(peers)
+        raise TimeoutError(
+            f"not in step with {peers} peers within {timeout:g} s; {len(self.peers)} connected "
+            f"peers have {self.name!r} open"
+        )
+
+    def _check_open(self) -> None:
+        if not self.is_open:
+            raise LocalProtocolError(f"{self.name!r} is closed")
+
+    def _on_outcome(self, outcome: Outcome, received: Received) -> None:
+        if received.changes or received.is_rebuilt:
+            for stream in self._streams:
+                stream.tell(received.changes, is_rebuilt=received.is_rebuilt)
+            if self._streams and received.is_rebuilt:
+                _ = self.state
+        self._replicator.tell(outcome)
+
+    # For the store.
+
+    @property
+    def replicator(self) -> Replicator:
+        """What keeps it in step."""
+        return self._replicator
+
+    async def run(self) -> None:
+        """Replicate until closed."""
+        with self._scope:
+            await self._replicator.run()
+
+    def close(self) -> None:
+        """Replicate no more, and close the file; any number of times. What listens ends."""
+        if not self.is_open:
+            return
+        self.is_open = False
+        self._scope.cancel()
+        self._replicator.stop()
+        for stream in self._streams:
+            stream.close()
+        super().close()

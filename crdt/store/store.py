@@ -1,0 +1,376 @@
+"""The documents of a node: opened by name or ID, made, and served to peers."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from lattica.crdt.config import StoreConfig
+from lattica.crdt.entries.genesis import Genesis, Limits, Mode, Recovery, decode_genesis
+from lattica.crdt.entries.header import Kind
+from lattica.crdt.keys.identities import identity_key
+from lattica.crdt.log.core import LogConfig
+from lattica.crdt.log.errors import StoreError
+from lattica.crdt.store.shared_document import SharedDocument
+from lattica.crdt.store.surroundings import Discovery, Topics
+from lattica.crdt.store.wire import open_about, receive, receive_hello, welcome
+from lattica.crdt.sync.messages import (
+    PROTOCOL,
+    GenesisMessage,
+    Purpose,
+    encode_genesis_message,
+    find_key,
+)
+from lattica.nat.base.errors import (
+    LatticaError,
+    LocalProtocolError,
+    RemoteProtocolError,
+    ResourceLimitError,
+)
+from lattica.nat.base.exception_groups import leaves
+from lattica.nat.base.keys.identity import Identity, PeerId
+from lattica.nat.base.peer_log import peer_log
+from lattica.nat.mux.stream import Stream
+from lattica.nat.swarm.host import Host
+
+logger = logging.getLogger(__name__)
+
+_ID: Final = re.compile(r"[0-9a-f]{64}")
+_SALT_BYTES: Final = 16
+_ASK_AGAIN: Final = 1.0
+"""Seconds after which a peer is asked again for what a document is."""
+_LOOK_AGAIN: Final = 0.2
+"""Seconds after which it is looked whether others have connected."""
+_CONNECT_TIMEOUT: Final = 30.0
+"""Seconds that a peer has which was found."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDocument:
+    """A document whose file is here."""
+
+    id: str
+    name: str
+    mode: Mode
+    is_open: bool
+
+
+class Store:
+    """Documents that are replicated with every peer that has them open. For the trio thread only.
+
+    ::
+
+        document = await node.store.open("cluster")
+        document.registers["model/latest"] = "v7"
+        await document.synced(timeout=10)
+
+    Made by :class:`lattica.Node`, as `node.store`.
+
+    Args:
+        host: the node.
+        nursery: where documents are replicated.
+        identity: whose entries are written here.
+        folder: where the files are.
+        topics: along which news goes; None: to each connected peer that has the document.
+        discovery: where peers that have a document are found; None: among those connected.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        nursery: trio.Nursery,
+        identity: Identity,
+        folder: Path,
+        config: StoreConfig | None = None,
+        *,
+        topics: Topics | None = None,
+        discovery: Discovery | None = None,
+        log_config: LogConfig | None = None,
+    ) -> None:
+        self.config = config or StoreConfig()
+        self.folder = folder
+        self._host = host
+        self._nursery = nursery
+        self._identity = identity
+        self._topics = topics
+        self._discovery = discovery
+        self._log_config = log_config
+        self._open: dict[bytes, SharedDocument] = {}
+        self._is_closed = False
+        self._running = 0
+        self._ended = trio.Event()
+        host.handle(PROTOCOL, self._serve, owner="store")
+
+    # What users do.
+
+    async def open(self, document: str, *, timeout: float = 30.0) -> SharedDocument:
+        """Open a document, and replicate it from now on.
+
+        Args:
+            document: an ID (64 hexadecimal digits), or a name: of a document that is in this
+                store, or else of the one that everybody may write to and that has this name
+                everywhere.
+            timeout: seconds to look for a peer that knows what the document with this ID is,
+                if it is not in this store.
+
+        One that is open already is given again; `close` closes it for all.
+
+        Raises:
+            TimeoutError: no peer has it.
+            LocalProtocolError: several documents here have this name, or the store has ended.
+            ResourceLimitError: too many are open.
+            StoreInUseError, StoreError: its file cannot be used.
+        """
+        self._check_running()
+        await trio.lowlevel.checkpoint()
+        genesis = self._known(document)
+        if genesis is None:
+            genesis = await self._ask_for(bytes.fromhex(document), timeout)
+        return self._opened(genesis)
+
+    async def create(
+        self,
+        name: str,
+        *,
+        mode: Mode = Mode.CAPABILITY,
+        owners: Sequence[PeerId | str | bytes] | None = None,
+        kinds: Sequence[Kind] = (),
+        limits: Limits | None = None,
+        recovery: Recovery | None = None,
+    ) -> SharedDocument:
+        """Make a document that is none of those there are, and open it.
+
+        Args:
+            name: for people, 1 to 256 bytes of UTF-8.
+            mode: who may write; in an open one everybody who knows the ID.
+            owners: peers who grant rights; by default this node.
+            kinds: the kinds of entries that take effect; none given: all.
+            limits: what one entry and one author may have.
+            recovery: who may appoint another owner after an owner's fork.
+
+        Raises:
+            LocalProtocolError: something of it is outside what the format allows.
+            ResourceLimitError: too many are open.
+            StoreError: its file cannot be made.
+        """
+        self._check_running()
+        keys = [self._identity.public_key.data] if owners is None else [*map(identity_key, owners)]
+        genesis = Genesis(
+            name,
+            tuple(sorted(set(keys))),
+            mode,
+            tuple(sorted(set(kinds))),
+            limits or Limits(),
+            recovery,
+            os.urandom(_SALT_BYTES),
+        )
+        await trio.lowlevel.checkpoint()
+        return self._opened(genesis)
+
+    def documents(self) -> list[StoredDocument]:
+        """The documents whose files are here, by name."""
+        found = [
+            StoredDocument(each.doc_id.hex(), each.name, each.mode, each.doc_id in self._open)
+            for each in self._stored()
+        ]
+        return sorted(found, key=lambda each: (each.name, each.id))
+
+    async def aclose(self) -> None:
+        """Close all documents; nothing can be opened afterwards."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._host.unhandle(PROTOCOL, owner="store")
+        for document in [*self._open.values()]:
+            document.close()
+        while self._running:
+            self._ended = trio.Event()
+            await self._ended.wait()
+
+    # Files.
+
+    def _known(self, document: str) -> Genesis | None:
+        """What is known here to be meant; None for an ID that is not in this store."""
+        if _ID.fullmatch(document):
+            doc_id = bytes.fromhex(document)
+            if doc_id in self._open:
+                return self._open[doc_id].genesis
+            return self._read_genesis(self._genesis_path(doc_id))
+        named = [genesis for genesis in self._stored() if genesis.name == document]
+        if len(named) > 1:
+            ids = ", ".join(genesis.doc_id.hex() for genesis in named)
+            raise LocalProtocolError(f"several documents here are called {document!r}: {ids}")
+        return named[0] if named else Genesis(document)
+
+    def _stored(self) -> Iterator[Genesis]:
+        for path in sorted(self.folder.glob("*.genesis")):
+            genesis = self._read_genesis(path)
+            if genesis is not None:
+                yield genesis
+
+    def _genesis_path(self, doc_id: bytes) -> Path:
+        return self.folder / f"{doc_id.hex()}.genesis"
+
+    def _read_genesis(self, path: Path) -> Genesis | None:
+        try:
+            return decode_genesis(path.read_bytes(), bytes.fromhex(path.stem))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(f"cannot read {path}: {error.strerror}") from None
+        except (ValueError, RemoteProtocolError) as error:
+            logger.warning("%s is damaged, and is not looked at: %s", path, error)
+            return None
+
+    def _keep_genesis(self, genesis: Genesis) -> None:
+        path = self._genesis_path(genesis.doc_id)
+        if self._read_genesis(path) is not None:
+            return
+        aside = path.with_suffix(".new")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with aside.open("wb") as file:
+                file.write(genesis.encode())
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+        except OSError as error:
+            raise StoreError(f"cannot write {path}: {error.strerror}") from None
+
+    # Open documents.
+
+    def _check_running(self) -> None:
+        if self._is_closed:
+            raise LocalProtocolError("the store has ended with its node")
+
+    def _opened(self, genesis: Genesis) -> SharedDocument:
+        self._check_running()
+        document = self._open.get(genesis.doc_id)
+        if document is not None and document.is_open:
+            return document
+        count = sum(each.is_open for each in self._open.values())
+        if count >= self.config.max_documents:
+            raise ResourceLimitError(f"{count} documents are open, as many as may be")
+        self._keep_genesis(genesis)
+        document = SharedDocument(
+            self.folder / f"{genesis.doc_id.hex()}.sqlite3",
+            genesis,
+            self._identity,
+            self._host,
+            self.config,
+            topic=None if self._topics is None else self._topics(_topic_of(genesis)),
+            discovery=self._discovery,
+            log_config=self._log_config,
+        )
+        self._open[genesis.doc_id] = document
+        self._running += 1
+        self._nursery.start_soon(self._run, document)
+        return document
+
+    async def _run(self, document: SharedDocument) -> None:
+        try:
+            await document.run()
+        except BaseException as error:
+            # A defect costs the document, not the node.
+            if not all(isinstance(leaf, Exception) for leaf in leaves(error)):
+                raise
+            logger.exception("internal error in the store document=%s", document.id)
+        finally:
+            document.close()
+            if self._open.get(document.genesis.doc_id) is document:
+                del self._open[document.genesis.doc_id]
+            self._running -= 1
+            self._ended.set()
+
+    # Peers.
+
+    async def _serve(self, stream: Stream) -> None:
+        found = await receive_hello(self._host, stream, [*self._open])
+        if found is None:
+            return
+        hello, doc_id = found
+        document = self._open.get(doc_id)
+        if document is None:
+            return
+        await welcome(self._host, stream, hello, doc_id)
+        if hello.purpose is Purpose.GENESIS:
+            await stream.send_message(encode_genesis_message(document.genesis.encode()))
+            return
+        if document.is_open:
+            await document.replicator.serve(stream, hello.purpose, hello.nonce)
+
+    async def _ask_for(self, doc_id: bytes, timeout: float) -> Genesis:
+        """The genesis of a document, from whoever has it."""
+        found: list[Genesis] = []
+        with trio.move_on_after(timeout):
+            async with trio.open_nursery() as nursery:
+                asked: set[PeerId] = set()
+
+                async def ask(peer: PeerId) -> None:
+                    # It may open the document any time, and is asked for as long as it is there.
+                    while self._host.path(peer) is not None:
+                        genesis = await self._ask(peer, doc_id)
+                        if genesis is not None:
+                            found.append(genesis)
+                            nursery.cancel_scope.cancel()
+                        await trio.sleep(_ASK_AGAIN)
+                    asked.discard(peer)
+
+                def ask_soon(peer: PeerId) -> None:
+                    if peer not in asked and peer != self._host.peer_id:
+                        asked.add(peer)
+                        nursery.start_soon(ask, peer)
+
+                if self._discovery is not None:
+                    nursery.start_soon(self._look_for, self._discovery, doc_id)
+                while True:
+                    for status in self._host.peers():
+                        ask_soon(status.peer_id)
+                    await trio.sleep(_LOOK_AGAIN)
+        if found:
+            return found[0]
+        raise TimeoutError(f"no peer was found within {timeout:g} s that has {doc_id.hex()}")
+
+    async def _ask(self, peer: PeerId, doc_id: bytes) -> Genesis | None:
+        try:
+            opened = await open_about(self._host, peer, doc_id, Purpose.GENESIS)
+            if opened is None:
+                return None
+            async with opened[0] as stream:
+                match await receive(stream):
+                    case GenesisMessage(genesis):
+                        return decode_genesis(genesis, doc_id)
+                raise RemoteProtocolError("another message where a genesis was asked for")
+        except RemoteProtocolError as error:
+            peer_log.log(
+                logger,
+                logging.WARNING,
+                peer,
+                "a peer broke the store's protocol peer=%s: %s",
+                peer,
+                error,
+            )
+        except (LatticaError, TimeoutError) as error:
+            logger.debug("a peer did not say what a document is peer=%s reason=%r", peer, error)
+        return None
+
+    async def _look_for(self, discovery: Discovery, doc_id: bytes) -> None:
+        while True:
+            try:
+                async for peer in discovery.find(find_key(doc_id)):
+                    if peer != self._host.peer_id:
+                        with trio.move_on_after(_CONNECT_TIMEOUT):
+                            await self._host.connect(peer)
+            except (LatticaError, TimeoutError) as error:
+                logger.debug("no peers were found reason=%r", error)
+            await trio.sleep(_ASK_AGAIN)
+
+
+def _topic_of(genesis: Genesis) -> str:
+    return f"lattica/crdt/{find_key(genesis.doc_id).hex()}"

@@ -1,0 +1,1 @@
+"""Replicated documents, as threads and asyncio hold them."""

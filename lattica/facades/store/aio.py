@@ -1,0 +1,396 @@
+"""Replicated documents for asyncio: `AsyncLattica.documents`.
+
+Every call is made in the node's thread. What is written is on disk when a call has been awaited.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from lattica.facades.bridge import Bridge
+from lattica.facades.facade import EventsCore
+from lattica.nat.base.errors import LocalProtocolError
+
+if TYPE_CHECKING:
+    from lattica.crdt.canonical import Plain
+    from lattica.crdt.entries.genesis import Genesis, Limits, Mode, Recovery
+    from lattica.crdt.entries.header import Kind
+    from lattica.crdt.proofs.query import Query
+    from lattica.crdt.proofs.statement import SignedStatement
+    from lattica.crdt.store.changes import DocumentChange
+    from lattica.crdt.store.shared_document import SharedDocument
+    from lattica.crdt.store.store import StoredDocument
+    from lattica.crdt.types.cell import Sibling
+    from lattica.crdt.types.payloads import Write
+    from lattica.crdt.types.state import Change, Holder
+    from lattica.nat.base.keys.identity import PeerId
+    from lattica.node import Node
+
+T = TypeVar("T")
+
+
+class AsyncStore:
+    """The documents of this node, for asyncio; see :class:`lattica.crdt.store.store.Store`."""
+
+    def __init__(self, bridge: Bridge[Any], node: Node) -> None:
+        self._bridge = bridge
+        self._node = node
+
+    async def open(self, document: str, *, timeout: float = 30.0) -> AsyncDocument:
+        """Open a document by name or ID; see :meth:`Store.open`."""
+
+        async def call() -> SharedDocument:
+            return await self._node.store.open(document, timeout=timeout)
+
+        return AsyncDocument(self._bridge, await self._bridge.acall(call))
+
+    async def create(
+        self,
+        name: str,
+        *,
+        mode: Mode | None = None,
+        owners: Sequence[PeerId | str | bytes] | None = None,
+        kinds: Sequence[Kind] = (),
+        limits: Limits | None = None,
+        recovery: Recovery | None = None,
+    ) -> AsyncDocument:
+        """Make a document, and open it; see :meth:`Store.create`."""
+
+        async def call() -> SharedDocument:
+            given = {} if mode is None else {"mode": mode}
+            return await self._node.store.create(
+                name, owners=owners, kinds=kinds, limits=limits, recovery=recovery, **given
+            )
+
+        return AsyncDocument(self._bridge, await self._bridge.acall(call))
+
+    async def documents(self) -> list[StoredDocument]:
+        """The documents whose files are here, by name."""
+        return await self._bridge.acall_plain(lambda: self._node.store.documents())
+
+
+class AsyncDocument:
+    """A replicated document; see
+    :class:`~lattica.crdt.store.shared_document.SharedDocument`. For any number of loops.
+    """
+
+    def __init__(self, bridge: Bridge[Any], document: SharedDocument) -> None:
+        self._bridge = bridge
+        self._document = document
+        self.registers = AsyncRegisters(self._run, document)
+        """Names and their values, like a dictionary."""
+
+    async def _run(self, function: Callable[[], T]) -> T:
+        return await self._bridge.acall_plain(function)
+
+    def __repr__(self) -> str:
+        return f"<AsyncDocument {self.name!r} {self.id}>"
+
+    @property
+    def id(self) -> str:
+        """The document's ID: others open it by this."""
+        return self._document.id
+
+    @property
+    def name(self) -> str:
+        """The document's name, for people."""
+        return self._document.name
+
+    @property
+    def genesis(self) -> Genesis:
+        """What the document is."""
+        return self._document.genesis
+
+    async def is_open(self) -> bool:
+        """Whether it is replicated."""
+        return await self._run(lambda: self._document.is_open)
+
+    async def peers(self) -> tuple[PeerId, ...]:
+        """The connected peers that have the document open."""
+        return await self._run(lambda: self._document.peers)
+
+    async def author(self) -> bytes:
+        """The session key that writes here."""
+        return await self._run(lambda: self._document.author)
+
+    async def root(self) -> bytes:
+        """The hash that names the whole state."""
+        return await self._run(lambda: self._document.root)
+
+    def counter(self, name: str) -> AsyncCounter:
+        """A number that all add to."""
+        return AsyncCounter(self._run, self._document, name)
+
+    def set(self, name: str) -> AsyncSet:
+        """Elements that are put in and taken out; who puts in wins."""
+        return AsyncSet(self._run, self._document, name)
+
+    def claims(self, name: str) -> AsyncClaims:
+        """Items that one at a time holds."""
+        return AsyncClaims(self._run, self._document, name)
+
+    def text(self, name: str) -> AsyncText:
+        """A text that all edit."""
+        return AsyncText(self._run, self._document, name)
+
+    def list(self, name: str) -> AsyncList:
+        """A list that all edit."""
+        return AsyncList(self._run, self._document, name)
+
+    async def write(self, *writes: Write) -> tuple[Change, ...]:
+        """Write all of these, or none; see :meth:`Document.write`."""
+        return await self._run(lambda: self._document.write(*writes))
+
+    async def proof(self, query: Query | str, *, is_signed: bool = True) -> bytes:
+        """The proof of what the state says at a place; see :meth:`Document.proof`."""
+        return await self._run(lambda: self._document.proof(query, is_signed=is_signed))
+
+    async def statement(self) -> SignedStatement:
+        """What this store says that its state is, signed."""
+        return await self._run(self._document.statement)
+
+    async def synced(self, *, timeout: float | None = None, peers: int = 1) -> tuple[PeerId, ...]:
+        """Wait until all that `peers` peers have is here; see :meth:`SharedDocument.synced`."""
+        limit = math.inf if timeout is None else timeout
+        return await self._bridge.acall(partial(self._document.synced, timeout=limit, peers=peers))
+
+    def changes(self) -> AsyncChanges:
+        """What changes from now on; see :meth:`SharedDocument.changes`. Close it, or use `with`."""
+        return AsyncChanges(self._bridge, self._document)
+
+    async def close(self) -> None:
+        """Replicate no more, and close the file; any number of times."""
+        await self._run(self._document.close)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+
+class _Part:
+    """Something of a document, whose calls are made in the node's thread."""
+
+    def __init__(
+        self,
+        run: Callable[[Callable[[], Any]], Awaitable[Any]],
+        document: SharedDocument,
+        name: str = "",
+    ) -> None:
+        self._run = run
+        self._document = document
+        self.name = name
+
+
+class AsyncRegisters(_Part):
+    """Names and their values; a value is plain data, None is none."""
+
+    async def get(self, name: str) -> Plain:
+        """The value of a name; None if it has none."""
+        value: Plain = await self._run(lambda: self._document.registers.get(name))
+        return value
+
+    async def set(self, name: str, value: Plain) -> None:
+        """Write a value; None deletes."""
+        await self._run(lambda: self._document.registers.__setitem__(name, value))
+
+    async def delete(self, name: str) -> None:
+        """Raises KeyError where there is no value."""
+        await self._run(lambda: self._document.registers.__delitem__(name))
+
+    async def items(self) -> list[tuple[str, Plain]]:
+        """Names that have a value, and that, in order."""
+        found: list[tuple[str, Plain]] = await self._run(
+            lambda: list(self._document.registers.items())
+        )
+        return found
+
+    async def conflicts(self, name: str) -> list[Sibling]:
+        """What was written by authors who did not know of each other."""
+        found: list[Sibling] = await self._run(lambda: self._document.registers.conflicts(name))
+        return found
+
+
+class AsyncCounter(_Part):
+    """A number that all add to."""
+
+    async def value(self) -> int:
+        """The sum over all that was added."""
+        value: int = await self._run(lambda: self._document.counter(self.name).value)
+        return value
+
+    async def add(self, amount: int = 1) -> None:
+        """Add a number, which may be negative."""
+        await self._run(lambda: self._document.counter(self.name).add(amount))
+
+
+class AsyncSet(_Part):
+    """Elements, which are plain data."""
+
+    async def add(self, element: Plain) -> None:
+        """Put an element in."""
+        await self._run(lambda: self._document.set(self.name).add(element))
+
+    async def discard(self, element: Plain) -> None:
+        """Take an element out, if it is in."""
+        await self._run(lambda: self._document.set(self.name).discard(element))
+
+    async def has(self, element: Plain) -> bool:
+        """Whether an element is in the set."""
+        found: bool = await self._run(lambda: element in self._document.set(self.name))
+        return found
+
+    async def elements(self) -> list[Plain]:
+        """All of them, in order of their encodings."""
+        found: list[Plain] = await self._run(lambda: list(self._document.set(self.name)))
+        return found
+
+
+class AsyncClaims(_Part):
+    """Items, which are plain data, and who holds them."""
+
+    async def claim(self, item: Plain, term: float) -> bool:
+        """Claim an item for `term` seconds; see :meth:`Claims.claim`."""
+        held: bool = await self._run(lambda: self._document.claims(self.name).claim(item, term))
+        return held
+
+    async def release(self, item: Plain) -> None:
+        """Give an item back, if this store holds it."""
+        await self._run(lambda: self._document.claims(self.name).release(item))
+
+    async def is_held(self, item: Plain) -> bool:
+        """Whether this store holds an item, as far as is known here."""
+        held: bool = await self._run(lambda: self._document.claims(self.name).is_held(item))
+        return held
+
+    async def holder(self, item: Plain) -> Holder | None:
+        """Who holds an item now, as far as is known here."""
+        found: Holder | None = await self._run(
+            lambda: self._document.claims(self.name).holder(item)
+        )
+        return found
+
+    async def held(self) -> Sequence[tuple[Plain, Holder]]:
+        """The items that somebody holds now."""
+        found: Sequence[tuple[Plain, Holder]] = await self._run(
+            lambda: self._document.claims(self.name).held()
+        )
+        return found
+
+
+class AsyncText(_Part):
+    """A text that all edit; see :class:`~lattica.crdt.editing.Text`."""
+
+    async def value(self) -> str:
+        """All of it."""
+        text: str = await self._run(lambda: str(self._document.text(self.name)))
+        return text
+
+    async def insert(self, index: int, text: str) -> None:
+        """Put a text in before the code point at an index."""
+        await self._run(lambda: self._document.text(self.name).insert(index, text))
+
+    async def append(self, text: str) -> None:
+        """Put a text in at the end."""
+        await self._run(lambda: self._document.text(self.name).append(text))
+
+    async def delete(self, start: int, stop: int) -> None:
+        """Take out the code points from one index up to another one."""
+        await self._run(lambda: self._document.text(self.name).delete(start, stop))
+
+    async def replace(self, start: int, stop: int, text: str) -> None:
+        """Put a text in place of the code points from one index up to another one."""
+        await self._run(lambda: self._document.text(self.name).replace(start, stop, text))
+
+
+class AsyncList(_Part):
+    """A list that all edit; see :class:`~lattica.crdt.editing.ReplicatedList`."""
+
+    async def elements(self) -> list[Plain]:
+        """All of them."""
+        values: list[Plain] = await self._run(lambda: list(self._document.list(self.name)))
+        return values
+
+    async def insert(self, index: int, *values: Plain) -> None:
+        """Put values in before the element at an index."""
+        await self._run(lambda: self._document.list(self.name).insert(index, *values))
+
+    async def append(self, *values: Plain) -> None:
+        """Put values in at the end."""
+        await self._run(lambda: self._document.list(self.name).append(*values))
+
+    async def replace(self, start: int, stop: int, values: Sequence[Plain]) -> None:
+        """Put values in place of the elements from one index up to another one."""
+        await self._run(lambda: self._document.list(self.name).replace(start, stop, values))
+
+
+class AsyncChanges:
+    """A document's changes: `async for change in changes`; it ends with the document, or `close`.
+
+    The subscription begins when it is made, not when it is first awaited.
+    """
+
+    def __init__(self, bridge: Bridge[Any], document: SharedDocument) -> None:
+        self._bridge = bridge
+        self._core: EventsCore[DocumentChange] = EventsCore()
+        self._opened: Future[None] = bridge.submit_plain(self._core.open, document.changes)
+
+    async def receive(self, *, timeout: float | None = None) -> DocumentChange:
+        """The next change.
+
+        Raises:
+            TimeoutError: after `timeout` seconds.
+            LocalProtocolError: after the end.
+        """
+        change = await self._next(timeout)
+        if change is None:
+            raise LocalProtocolError("this subscription to changes is closed")
+        return change
+
+    async def _next(self, timeout: float | None) -> DocumentChange | None:
+        change = await self._bridge.acall(
+            self._core.receive, timeout=timeout, give_back=self._core.put_back
+        )
+        if change is None:
+            self._opened.result()  # raises if the subscription could not be made
+        return change
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> DocumentChange:
+        try:
+            change = await self._next(None)
+        except LocalProtocolError:
+            if not self._bridge.closing:
+                raise
+            change = None
+        if change is None:
+            raise StopAsyncIteration
+        return change
+
+    def close(self) -> None:
+        """End the subscription; any number of times."""
+        self._bridge.soon(self._core.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,65 @@
+"""Documents for threads and for asyncio: the same document at both ends."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from lattica import AsyncLattica, Lattica
+from lattica.crdt.entries.header import Kind
+from lattica.crdt.types.state import Change
+from lattica.errors import LocalProtocolError
+from tests.support.nets.nets import node_config
+
+
+def test_threads_and_asyncio_share_a_document():
+    with Lattica(node_config()) as one:
+        document = one.documents.open("cluster")
+        document.registers["a"] = {"v": 1}
+        document.counter("steps").add(2)
+        document.set("workers").add("w1")
+        changes = document.changes()
+
+        async def other() -> None:
+            async with AsyncLattica(node_config()) as two:
+                await two.connect(one.addrs)
+                shared = await two.documents.open(document.id)
+                await shared.synced(timeout=30)
+                assert await shared.registers.get("a") == {"v": 1}
+                assert await shared.registers.items() == [("a", {"v": 1})]
+                assert await shared.counter("steps").value() == 2
+                assert await shared.set("workers").elements() == ["w1"]
+                await shared.text("notes").append("hello")
+                assert await shared.text("notes").value() == "hello"
+                await shared.list("steps").append(1, 2)
+                assert await shared.claims("jobs").claim("job", 60)
+                with shared.changes() as theirs:
+                    await shared.registers.set("b", 2)
+                    assert await theirs.receive(timeout=10) == Change(Kind.REGISTER, "b")
+                await shared.synced(timeout=30)
+                assert await shared.root() == document.root
+
+        asyncio.run(other())
+        assert document.registers["b"] == 2
+        assert dict(document.registers) == {"a": {"v": 1}, "b": 2}
+        assert str(document.text("notes")) == "hello"
+        document.list("steps")[0] = 0
+        assert list(document.list("steps")) == [0, 2]
+        assert len(document.set("workers")) == 1
+        assert "job" in [item for item, _ in document.claims("jobs").held()]
+        seen = [changes.receive(timeout=10) for _ in range(4)]
+        assert Change(Kind.CLAIM, "jobs", "job") in seen
+        assert Change(Kind.REGISTER, "b") in seen
+        with pytest.raises(TimeoutError):
+            changes.receive(timeout=0.05)
+        with pytest.raises(KeyError):
+            document.registers["none"]
+        waiting = threading.Thread(target=lambda: list(changes))
+        waiting.start()
+        document.close()
+        waiting.join(10)
+        assert not waiting.is_alive()
+        with pytest.raises(LocalProtocolError):
+            document.synced(timeout=1)

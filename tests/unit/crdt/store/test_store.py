@@ -1,0 +1,247 @@
+"""Documents of nodes that reach each other in memory: found, replicated, told of."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from lattica.crdt.config import StoreConfig
+from lattica.crdt.entries.genesis import Mode
+from lattica.crdt.entries.header import Kind
+from lattica.crdt.store.changes import MAX_PLACES, ChangeStream, Rebuilt
+from lattica.crdt.store.store import Store
+from lattica.crdt.types.state import Change
+from lattica.errors import LocalProtocolError, ResourceLimitError
+from tests.support.doubles.memory_host import MemoryHost, MemoryNet, memory_net
+
+
+class Stores:
+    """Hosts with stores in memory, and the folder of each."""
+
+    def __init__(self, net: MemoryNet, folder: Path) -> None:
+        self.net = net
+        self.folder = folder
+        self.made: list[Store] = []
+
+    def store(self, host: MemoryHost | None = None, **given: object) -> Store:
+        host = host or self.net.host()
+        config = given.pop("config", StoreConfig())
+        store = Store(
+            host,
+            self.net.nursery,
+            host.identity,
+            self.folder / str(host.peer_id),
+            config,  # type: ignore[arg-type]
+            **given,  # type: ignore[arg-type]
+        )
+        self.made.append(store)
+        return store
+
+
+@asynccontextmanager
+async def stores(folder: Path) -> AsyncIterator[Stores]:
+    async with memory_net() as net:
+        yield (made := Stores(net, folder))
+        for store in made.made:
+            await store.aclose()
+
+
+def host_of(store: Store) -> MemoryHost:
+    host = store._host
+    assert isinstance(host, MemoryHost)
+    return host
+
+
+async def test_two_nodes_that_meet_have_each_others_writes(tmp_path, autojump_clock):
+    async with stores(tmp_path) as net:
+        one, two = net.store(), net.store()
+        first, second = await one.open("cluster"), await two.open("cluster")
+        first.registers["a"] = 1
+        second.registers["b"] = [2]
+        await host_of(one).connect(host_of(two).peer_id)
+        assert await first.synced() == (host_of(two).peer_id,)
+        assert await second.synced() == (host_of(one).peer_id,)
+        assert first.root == second.root
+        assert first.peers == (host_of(two).peer_id,)
+        assert dict(second.registers.items()) == {"a": 1, "b": [2]}
+
+
+async def test_news_arrives_without_being_asked_for(tmp_path, autojump_clock):
+    config = StoreConfig(sync_interval=3600)
+    async with stores(tmp_path) as net:
+        one, two, three = (net.store(config=config) for _ in range(3))
+        # In a line: what one writes reaches three through two.
+        await host_of(one).connect(host_of(two).peer_id)
+        await host_of(two).connect(host_of(three).peer_id)
+        documents = [await store.open("cluster") for store in (one, two, three)]
+        for document in documents:
+            await document.synced()
+        with documents[2].changes() as changes:
+            documents[0].registers["key"] = "value"
+            assert await anext(changes) == Change(Kind.REGISTER, "key")
+        assert documents[2].registers["key"] == "value"
+        assert trio.current_time() < 60
+
+
+async def test_what_was_lost_is_found_by_the_next_exchange(tmp_path, autojump_clock):
+    async with stores(tmp_path) as net:
+        one, two = net.store(), net.store()
+        first, second = await one.open("cluster"), await two.open("cluster")
+        await host_of(one).connect(host_of(two).peer_id)
+        await first.synced()
+        host_of(one).drop(host_of(two).peer_id)
+        while first.peers or second.peers:
+            await trio.sleep(0.1)
+        first.counter("steps").add(1)
+        second.counter("steps").add(2)
+        await host_of(two).connect(host_of(one).peer_id)
+        await second.synced()
+        assert first.counter("steps").value == second.counter("steps").value == 3
+
+
+async def test_a_document_is_opened_by_its_id_alone(tmp_path, autojump_clock):
+    async with stores(tmp_path) as net:
+        one, two = net.store(), net.store()
+        first = await one.create("models", mode=Mode.OPEN)
+        first.registers["a"] = 1
+        await host_of(two).connect(host_of(one).peer_id)
+        second = await two.open(first.id)
+        await second.synced()
+        assert second.name == "models"
+        assert second.registers["a"] == 1
+        assert [(each.id, each.name, each.is_open) for each in two.documents()] == [
+            (first.id, "models", True)
+        ]
+        second.close()
+        again = await two.open("models")
+        assert again.id == first.id
+        assert again.registers["a"] == 1
+
+
+async def test_an_id_that_nobody_knows_is_looked_for_and_given_up(tmp_path, autojump_clock):
+    async with stores(tmp_path) as net:
+        store, other = net.store(), net.store()
+        await host_of(store).connect(host_of(other).peer_id)
+        with pytest.raises(TimeoutError, match="no peer was found within 20 s"):
+            await store.open("ab" * 32, timeout=20)
+        document = await store.open("alone")
+        with pytest.raises(TimeoutError, match="0 connected peers"):
+            await document.synced(timeout=10)
+
+
+async def test_a_peer_that_opens_the_document_later_is_told_of_it(tmp_path, autojump_clock):
+    async with stores(tmp_path) as net:
+        one, two = net.store(), net.store()
+        await host_of(one).connect(host_of(two).peer_id)
+        first = await one.open("cluster")
+        first.registers["a"] = 1
+        await trio.sleep(20)
+        assert first.peers == ()
+        second = await two.open("cluster")
+        await second.synced(timeout=5)
+        assert second.registers["a"] == 1
+        assert host_of(two).peer_id in first.peers
+
+
+async def test_those_who_do_not_know_a_document_learn_nothing_of_it(tmp_path, autojump_clock):
+    """A stranger gets a tag bound to the two peers, which is of no use with anybody else."""
+    from lattica.crdt.sync.messages import ABSENT, PROTOCOL
+
+    heard: list[bytes] = []
+
+    async def listen(stream):
+        heard.append(await stream.receive_message(1000))
+        await stream.send_message(ABSENT)
+
+    async with stores(tmp_path) as net:
+        one, two = net.store(), net.store()
+        first, second = await one.open("secret"), await two.open("secret")
+        stranger = net.net.host()
+        stranger.handle(PROTOCOL, listen, owner="test")
+        await host_of(one).connect(stranger.peer_id)
+        await trio.sleep(30)
+        assert len(heard) == 1
+        assert first.genesis.doc_id not in heard[0]
+        # What it has heard it says to another peer that has the document.
+        async with await stranger.open_stream(host_of(two).peer_id, PROTOCOL) as stream:
+            await stream.send_message(heard[0])
+            assert await stream.receive_message(1000) == ABSENT
+        assert second.peers == ()
+
+
+async def test_names_say_which_document_is_meant(tmp_path, autojump_clock):
+    async with stores(tmp_path) as net:
+        store = net.store(config=StoreConfig(max_documents=2))
+        one, _ = await store.create("twice"), await store.create("twice")
+        with pytest.raises(LocalProtocolError, match="several documents here are called 'twice'"):
+            await store.open("twice")
+        assert await store.open(one.id) is one
+        with pytest.raises(ResourceLimitError):
+            await store.open("third")
+        one.close()
+        one.close()
+        with pytest.raises(LocalProtocolError, match="closed"):
+            one.changes()
+        await store.open("third")
+        await store.aclose()
+        with pytest.raises(LocalProtocolError, match="ended"):
+            await store.open("third")
+
+
+async def test_a_replica_that_breaks_the_protocol_is_told_of_and_does_no_harm(
+    tmp_path, autojump_clock, caplog
+):
+    from lattica.crdt.sync.messages import PROTOCOL
+
+    async def babble(stream):
+        await stream.receive_message(1000)
+        await stream.send_message(b"\xff" * 100)
+
+    async with stores(tmp_path) as net:
+        one, two = net.store(), net.store()
+        babbler = net.net.host()
+        babbler.handle(PROTOCOL, babble, owner="test")
+        first, second = await one.open("cluster"), await two.open("cluster")
+        await host_of(one).connect(babbler.peer_id)
+        await host_of(one).connect(host_of(two).peer_id)
+        first.registers["a"] = 1
+        await second.synced()
+        await trio.sleep(1000)
+        lines = [each for each in caplog.records if "broke the store's protocol" in each.message]
+        assert 1 <= len(lines) < 40
+        assert second.registers["a"] == 1
+
+
+async def test_changes_never_lose_the_last_state_however_slow_the_listener(
+    tmp_path, autojump_clock
+):
+    async with stores(tmp_path) as net:
+        document = await net.store().open("cluster")
+        changes = document.changes()
+        for number in range(1000):
+            document.registers[f"key-{number % 3}"] = number
+        seen = [await anext(changes) for _ in range(3)]
+        assert {each.name for each in seen if isinstance(each, Change)} == {
+            "key-0",
+            "key-1",
+            "key-2",
+        }
+        with trio.move_on_after(1) as scope:
+            await anext(changes)
+        assert scope.cancelled_caught
+        document.registers["key-0"] = "last"
+        document.close()
+        assert [each async for each in changes] == [Change(Kind.REGISTER, "key-0")]
+
+
+async def test_too_many_changed_places_are_told_as_one(autojump_clock):
+    stream = ChangeStream()
+    changes = [Change(Kind.REGISTER, f"{number}") for number in range(MAX_PLACES + 2)]
+    for change in changes:
+        stream.tell([change], is_rebuilt=False)
+    stream.close()
+    assert [each async for each in stream] == [Rebuilt()]
