@@ -25,6 +25,7 @@ from lattica.nat.mux.turns import TURN, Turnstile
 from lattica.nat.quic.path.packet_size import ANSWER, PROBE, PacketSize
 from lattica.nat.quic.path.peer_path import CHALLENGE, PeerPath
 from lattica.nat.quic.path.pieces import Cutter, Joiner
+from lattica.nat.quic.qh3.native import Runs
 from lattica.nat.quic.qh3.packets import short_destination_cid
 from lattica.nat.quic.session.session import QuicSession
 from lattica.nat.transport.udp_socket import Address
@@ -286,13 +287,20 @@ class QuicLink:
                 self._report(session.on_timer())
             except RemoteProtocolError as error:
                 self._fail(error)
-        for datagrams, _ in session.transmit():
+        for datagrams, _ in self._transmit():
             self._peer_cid = short_destination_cid(datagrams[0]) or self._peer_cid
             await self._send(datagrams)
         if self._path is not None and (challenge := self._path.challenge(self._peer_cid)):
             self._carrier.send([challenge[0]], challenge[1])
         if not self._ended:
             self._carrier.on_connection_ids(self)
+
+    def _transmit(self) -> Runs:
+        try:
+            return self.session.transmit()
+        except ConnectionClosedError as error:
+            self._fail(error)
+        return []
 
     def _try_sizes(self) -> None:
         size = self._size

@@ -14,9 +14,10 @@ from qh3 import tls
 from qh3._hazmat import QuicConnectionCore
 from qh3.quic.connection import NetworkAddress, QuicConnectionState
 from qh3.quic.events import ConnectionTerminated
+from qh3.quic.packet import QuicErrorCode
 from qh3.quic.tls_bridge import QuicTlsBridgeError
 
-from lattica.nat.base.errors import RemoteProtocolError
+from lattica.nat.base.errors import ConnectionClosedError, RemoteProtocolError
 from lattica.nat.quic.qh3.core import QuicCore
 
 NativeEvent: TypeAlias = tuple[Any, ...]
@@ -171,8 +172,18 @@ class NativeDrive:
         """Append the next datagram, if one may leave now, to the run of its address.
 
         Returns its size, or 0.
+
+        Raises:
+            ConnectionClosedError: qh3 cannot go on.
         """
-        transmit = self.native.poll_transmit(now)
+        try:
+            transmit = self.native.poll_transmit(now)
+        except (RuntimeError, ValueError) as error:
+            # When a stream ends while a frame of it that was sent before waits to be sent again,
+            # qh3 (2.1.0) loses what it had reserved for other streams ("reserved stream is
+            # missing"). It happens where many packets are lost and late, and costs the connection.
+            self.core.close(QuicErrorCode.INTERNAL_ERROR)
+            raise ConnectionClosedError(f"QUIC cannot go on: {error}") from None
         if transmit is None:
             return 0
         datagram, destination = transmit[0], transmit[1]

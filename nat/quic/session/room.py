@@ -1,7 +1,9 @@
 """How much data qh3 may be handed now: what leaves soon, and not more.
 
 What waits in qh3 cannot be overtaken, and what it has prepared and may not send holds up its
-acknowledgements. So it gets a packet's worth at a time, and only while two packets may leave.
+acknowledgements. So it gets a packet's worth at a time, and only while two packets may leave, or
+all of a window that has become smaller than two packets: the least that qh3 leaves of it are two of
+the size that packets had at first.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ _PACKET_OVERHEAD = 64
 class SendRoom:
     """Accounts for the data of one connection that qh3 has and has not sent."""
 
-    __slots__ = ("_allowed", "_backlogs", "_drive", "_early_left", "_packet", "backlog")
+    __slots__ = ("_allowed", "_backlogs", "_drive", "_early_left", "_packet", "_window", "backlog")
 
     def __init__(self, drive: NativeDrive, *, initiator: bool) -> None:
         self._drive = drive
@@ -29,6 +31,8 @@ class SendRoom:
         self._packet = 0
         self._allowed = 0
         """What is left of the congestion window, bytes."""
+        self._window = 0
+        """The congestion window, bytes."""
         self._backlogs: dict[int, int] = {}
         self.backlog = 0
         """Bytes that qh3 holds, over all streams."""
@@ -36,7 +40,7 @@ class SendRoom:
     @property
     def bytes(self) -> float:
         """How many it may be handed."""
-        if self._allowed < 2 * self._packet:
+        if self._allowed < min(2 * self._packet, self._window):
             return 0
         return min(self._packet - _PACKET_OVERHEAD - self.backlog, self._early_left)
 
@@ -45,6 +49,13 @@ class SendRoom:
         """Nothing may leave until something is acknowledged."""
         native = self._drive.native
         return native.bytes_in_flight >= native.congestion_window
+
+    @property
+    def full(self) -> bool:
+        """The congestion window has no room for a whole packet."""
+        native = self._drive.native
+        size: int = native.active_path[5]
+        return native.congestion_window - native.bytes_in_flight < size
 
     def begin_burst(self) -> None:
         """Learn how large packets are, too."""
@@ -55,7 +66,8 @@ class SendRoom:
         """Learn what the congestion window allows."""
         native = self._drive.native
         in_flight = native.bytes_in_flight
-        self._allowed = native.congestion_window - in_flight
+        self._window = native.congestion_window
+        self._allowed = self._window - in_flight
         if self._early_left <= 0 and not in_flight:
             self.lift_early_limit()  # all has arrived, and so has Noise's last message
 

@@ -316,7 +316,9 @@ class QuicSession(MuxSession):
             if fin:
                 self._quic_streams.note_peer_ended(stream_id)
             return
-        size = len(data)
+        if fin and not data:
+            raise RemoteProtocolError(f"QUIC: stream {stream_id} ends without its last byte")
+        size = len(data) - fin
         if size:
             if size > stream.receive_credit:
                 raise RemoteProtocolError(
@@ -415,6 +417,9 @@ class QuicSession(MuxSession):
         What cannot be sent is lost, like any datagram. Call it again while
         :attr:`wants_write`; then there is nothing until something is received, written or
         :meth:`next_timer` is due.
+
+        Raises:
+            ConnectionClosedError: QUIC cannot go on; once more, it returns what tells the peer.
         """
         runs: Runs = []
         self._dirty = False
@@ -428,7 +433,7 @@ class QuicSession(MuxSession):
         while drive.transmit_one(now, runs):
             pass
         self._room.measure()
-        self._stall.note_transmitted(now, something=bool(runs), congested=self._room.congested)
+        self._stall.note_transmitted(now, something=bool(runs), full=self._room.full)
         return runs
 
     @property

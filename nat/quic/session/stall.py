@@ -1,7 +1,7 @@
 """Notices that qh3 keeps an acknowledgement back, and gets it out.
 
-Frames that qh3 has prepared for sending wait, once the congestion window is full, and
-acknowledgements that come later wait behind them (qh3 2.1.0). If that happens to both sides,
+Frames that qh3 has prepared for sending wait, once the congestion window has no room for a packet,
+and acknowledgements that come later wait behind them (qh3 2.1.0). If that happens to both sides,
 neither hears what it waits for, and only probes go on, ever more slowly.
 """
 
@@ -31,12 +31,12 @@ class StallWatch:
         """An authentic packet has come."""
         self._unanswered += 1
 
-    def note_transmitted(self, now: float, *, something: bool, congested: bool) -> None:
+    def note_transmitted(self, now: float, *, something: bool, full: bool) -> None:
         """qh3 has been asked for all that may leave."""
         if something:
             self._unanswered = 0
             self._since = None
-        elif self._unanswered < _UNANSWERED or not congested:
+        elif self._unanswered < _UNANSWERED or not full:
             self._since = None
         elif self._since is None:
             self._since = now

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import trio
 
+from lattica.errors import ConnectionClosedError
 from lattica.nat.base.limits.places import NOBODY
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.turns import Nuisance, Turnstile
@@ -83,3 +84,16 @@ async def test_a_link_whose_peer_floods_rests_and_goes_on(autojump_clock: object
         await link.pump()
     assert session.received == 4 * 1200
     assert trio.current_time() - began == pytest.approx(3)
+
+
+async def test_a_session_that_cannot_send_ends_the_link() -> None:
+    def transmit() -> list[Any]:
+        raise ConnectionClosedError("QUIC cannot go on: reserved stream is missing")
+
+    link = link_of(object())
+    link._carrier = SimpleNamespace(on_connection_ids=lambda link: None)
+    link.session.nuisance = Nuisance(trio.current_time)
+    link.session.next_timer = lambda: None
+    link.session.transmit = transmit
+    await link.pump()
+    assert isinstance(link.failure, ConnectionClosedError)
