@@ -45,6 +45,10 @@ class RpcConfig:
     peers. By default half of the machine's memory."""
     receive_memory_per_peer: int = field(default_factory=lambda: _half_of_memory() // 4)
     """The same for one peer. By default a quarter of that."""
+    shared_memory: int = 32 * MIB
+    """Bytes, in each direction, that are shared with a peer which is on this machine, for large
+    arrays and bytes instead of the connection; they take room only where they are used. 0: none.
+    Linux only."""
     max_skeleton: int = MIB
     """Bytes of a message apart from its large buffers: of lists, dicts, numbers and texts. Larger
     ones are refused with this setting's name."""
@@ -67,6 +71,7 @@ class RpcConfig:
             "receive_memory_per_peer",
         ):
             require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        require(self.shared_memory >= 0, "shared_memory", "at least 0", self.shared_memory)
         require(
             self.max_calls_to_peer <= 16_000,
             "max_calls_to_peer",

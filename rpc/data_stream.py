@@ -21,6 +21,16 @@ from lattica.rpc.encoding.items import MAX_ITEMS, most_items
 from lattica.rpc.encoding.memory import allocate
 from lattica.rpc.errors import ResourceExhaustedError
 from lattica.rpc.protocol.messages import Kind, Prefix, PrefixReader, encode_message
+from lattica.rpc.shared.link import SharedLink
+from lattica.rpc.shared.messages import (
+    INLINE_REFERENCE,
+    LEAST,
+    REFERENCE_BYTES,
+    Reference,
+    decode_reference,
+)
+from lattica.rpc.shared.sharing import SharedMemory
+from lattica.rpc.shared.slots import SLOT, Holder
 from lattica.rpc.statistics import Traffic
 
 _JOINED = 16 * 1024
@@ -29,8 +39,10 @@ _SKELETON_COST = 24
 """Bytes that a byte of a large skeleton counts for: what is made of it is larger than it is."""
 _ITEM_COST = 128
 """Bytes that a list, dict or special value counts for besides."""
-_STEP = 1024 * 1024
+_STEP = SLOT
 """Bytes of a body for which memory is reserved at a time, as they arrive."""
+_LOOK = 0.25
+"""Seconds after which a sender that waits for shared memory sees whether its stream is gone."""
 BODY_STALL = 60.0
 """Seconds for a part of a body of at most :data:`_STEP` bytes, after which it is given up."""
 _MANY_ITEMS = 8192
@@ -64,6 +76,7 @@ class DataStream:
         budget: ReceiveBudget,
         config: RpcConfig,
         traffic: Traffic,
+        shared: SharedMemory,
     ) -> None:
         self.stream = stream
         self.compression: str | None = None
@@ -74,6 +87,10 @@ class DataStream:
         self._reserved = 0
         self._prefixes = PrefixReader()
         self._traffic = traffic
+        self._shared = shared
+        self._link: SharedLink | None = None
+        self._holder = Holder()
+        """What was put into the memory of that link, and has not been read there."""
 
     # --- sending ---
 
@@ -86,7 +103,15 @@ class DataStream:
             smaller = await self._compressed(body, self.compression)
             if smaller is not None:
                 body, is_compressed = smaller, True
-        head = encode_message(kind, body, is_last=is_last, is_compressed=is_compressed)
+        link = None
+        if not is_compressed and any(len(buffer) >= LEAST for buffer in body.buffers):
+            link = self._shared.link_with(self.stream)
+        head = encode_message(
+            kind, body, is_last=is_last, is_compressed=is_compressed, is_shared=link is not None
+        )
+        if link is not None:
+            await self._send_shared(link, head, body.buffers)
+            return
         stream = self.stream
         self._traffic.sent += len(head)
         if not body.buffers:
@@ -105,6 +130,51 @@ class DataStream:
             await stream.send_all(buffer)
         if parts:
             await stream.send_all(b"".join(parts))
+
+    async def _send_shared(
+        self, link: SharedLink, head: bytes, buffers: Sequence[bytes | bytearray | memoryview]
+    ) -> None:
+        """Send a message whose large buffers are copied into shared memory, as there is room."""
+        if link is not self._link:
+            self._recall()
+            self._link, self._holder = link, Holder()
+        parts: list[Any] = [head]
+        small = 0
+        for buffer in buffers:
+            if len(buffer) < LEAST:
+                parts.append(buffer)
+                small += len(buffer)
+                if small > _JOINED:
+                    await self._send_parts(parts)
+                    small = 0
+                continue
+            view = memoryview(buffer)
+            for start in range(0, len(view), SLOT):
+                piece = view[start : start + SLOT]
+                while (reference := link.put(self._holder, piece)) is None and self._holder.slots:
+                    # What has been sent will be read, and released, in its order.
+                    if parts:
+                        await self._send_parts(parts)
+                    else:
+                        await self._wait_released()
+                parts.append(reference or INLINE_REFERENCE)
+                if reference is None:
+                    await self._send_parts(parts)
+                    self._traffic.sent += len(piece)
+                    await self.stream.send_all(piece)
+        if parts:
+            await self._send_parts(parts)
+
+    async def _send_parts(self, parts: list[Any]) -> None:
+        data = b"".join(parts)
+        parts.clear()
+        await self.send_raw(data)
+
+    async def _wait_released(self) -> None:
+        with trio.move_on_after(_LOOK):
+            await self._holder.wait()
+        if self.stream.is_gone:  # nothing will be released
+            await self.stream.wait_sendable()
 
     async def _compressed(self, body: Encoded, algorithm: str) -> Encoded | None:
         if body.size <= IN_THREAD and len(body.buffers) <= MANY_BUFFERS:
@@ -159,7 +229,9 @@ class DataStream:
                 admit(skeleton)
             places = self._places(prefix, out)
             buffers = [
-                await self._receive_buffer(each >> 1, bool(each & 1), place)
+                await self._receive_buffer(
+                    each >> 1, bool(each & 1), place, prefix.is_shared and each >> 1 >= LEAST
+                )
                 for each, place in zip(prefix.buffers, places, strict=True)
             ]
         value, refusal = await self._decode(skeleton, buffers)
@@ -229,28 +301,41 @@ class DataStream:
         return [None if each & 1 else next(given) for each in prefix.buffers]
 
     async def _receive_buffer(
-        self, size: int, immutable: bool, place: memoryview | None
+        self, size: int, immutable: bool, place: memoryview | None, is_shared: bool
     ) -> bytes | memoryview:
         if immutable:
-            return await self._receive_bytes(size)
+            return await self._receive_bytes(size, is_shared)
         memory = allocate(size) if place is None else place
         filled = 0
         for end in range(min(_STEP, size), size + _STEP, _STEP):
             end = min(end, size)
             self._reserve(end - filled)
             with self._in_time():
-                if await self.stream.receive_into(memory[filled:end], fill=True) < end - filled:
+                reference = await self._receive_reference() if is_shared else None
+                part = memory[filled:end]
+                if reference is not None:
+                    self._shared.find(self.stream.peer_id, reference).get_into(reference, part)
+                elif await self.stream.receive_into(part, fill=True) < end - filled:
                     raise IncompleteReadError("the stream ended inside a message of RPC")
             filled = end
         return memory
 
-    async def _receive_bytes(self, size: int) -> bytes:
+    async def _receive_reference(self) -> Reference | None:
+        """Where the next piece of a buffer is; None: it follows. Raises RemoteProtocolError."""
+        return decode_reference(await self.stream.receive_exactly(REFERENCE_BYTES))
+
+    async def _receive_bytes(self, size: int, is_shared: bool = False) -> bytes:
         parts = []
         for start in range(0, size, _STEP):
             step = min(_STEP, size - start)
             self._reserve(step)
             with self._in_time():
-                parts.append(await self.stream.receive_exactly(step))
+                reference = await self._receive_reference() if is_shared else None
+                if reference is not None:
+                    link = self._shared.find(self.stream.peer_id, reference)
+                    parts.append(link.get(reference, step))
+                else:
+                    parts.append(await self.stream.receive_exactly(step))
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     @contextmanager
@@ -265,3 +350,12 @@ class DataStream:
         if self._reserved:
             self._budget.release(self.stream.peer_id, self._reserved)
             self._reserved = 0
+
+    def end(self) -> None:
+        """The stream has been closed or reset: give back all that it has. Idempotent."""
+        self.release()
+        self._recall()
+
+    def _recall(self) -> None:
+        if self._link is not None and self._holder.slots:
+            self._link.recall(self._holder)

@@ -56,11 +56,14 @@ class RpcCollector(Collector):
             ("peers_called", "Peers that were called and are remembered.", now.peers),
             ("receive_memory_bytes", "Large bodies in work.", now.receive_memory),
             ("handler_threads", "Threads that run handlers.", now.threads),
+            ("shared_memory_links", "Peers on this machine.", now.shared_memory.links),
         ):
             yield GaugeMetricFamily(f"lattica_rpc_{name}", text, value=value)
         for name, text, value in (
             ("retries", "Calls that were made again.", now.retries),
             ("data_sent_bytes", "Messages sent over the data plane.", now.data_sent),
             ("data_received_bytes", "Messages received over it.", now.data_received),
+            ("shared_memory_sent_bytes", "By shared memory instead.", now.shared_memory.sent),
+            ("shared_memory_received_bytes", "The same, received.", now.shared_memory.received),
         ):
             yield CounterMetricFamily(f"lattica_rpc_{name}", text, value=value)

@@ -26,6 +26,7 @@ from lattica.rpc.errors import StatusCode
 from lattica.rpc.server.methods import Authorize
 from lattica.rpc.server.server import Server
 from lattica.rpc.services.definition import as_class, define
+from lattica.rpc.shared.sharing import SharedMemory
 from lattica.rpc.statistics import MethodCounters, MethodStatistics, RpcStatistics, Traffic
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ class Rpc:
         budget = ReceiveBudget(self.config.receive_memory, self.config.receive_memory_per_peer)
         self._budget = budget
         self._traffic = Traffic()
-        parts = (host, self._tasks, self.config, self._types, budget, self._traffic)
+        self._shared = SharedMemory(host, self._tasks, self.config)
+        parts = (host, self._tasks, self.config, self._types, budget, self._traffic, self._shared)
         self._server = Server(*parts)
         self._client = Client(*parts)
         if self.config.tracing:
@@ -197,6 +199,7 @@ class Rpc:
             data_received=self._traffic.received,
             threads=self._server.limiter.borrowed_tokens,
             retries=self._client.retries,
+            shared_memory=self._shared.statistics(),
         )
 
     # --- life ---

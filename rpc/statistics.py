@@ -62,6 +62,21 @@ class MethodStatistics:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedMemoryStatistics:
+    """What :attr:`RpcStatistics.shared_memory` tells."""
+
+    links: int
+    """Pairs of mappings that are shared with peers now."""
+    sent: int
+    """Bytes that went through shared memory."""
+    received: int
+    not_shared: dict[str, int]
+    """Messages with large buffers that had to take the connection, by why: "another machine",
+    "switched off", "not on this system", "not agreed on" (yet, or it is for the peer to offer),
+    "declined by the peer", "failed"."""
+
+
+@dataclass(frozen=True, slots=True)
 class RpcStatistics:
     """What :meth:`Rpc.statistics` tells. Counts are since the node's start."""
 
@@ -80,3 +95,5 @@ class RpcStatistics:
     """Threads that run handlers now."""
     retries: int
     """Calls that were made again."""
+    shared_memory: SharedMemoryStatistics
+    """What large buffers did on the way to peers on this machine."""

@@ -34,6 +34,7 @@ from lattica.rpc.errors import (
     UnavailableError,
 )
 from lattica.rpc.services.definition import Kind, Method
+from lattica.rpc.shared.sharing import SharedMemory
 from lattica.rpc.statistics import MAX_METHODS, MethodCounters, Traffic
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ class Client:
         types: TypeRegistry,
         budget: ReceiveBudget,
         traffic: Traffic,
+        shared: SharedMemory,
     ) -> None:
         self.host = host
         self.tasks = tasks
@@ -122,6 +124,7 @@ class Client:
         self.decoder = Decoder(types)
         self.budget = budget
         self.traffic = traffic
+        self.shared = shared
         self.rng = random.Random()
         self.retries = 0
         self.tracing: Tracing | None = None

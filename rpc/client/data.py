@@ -56,14 +56,15 @@ class DataLink:
         if self._client.tasks.closed:
             self._places.release()
             raise UnavailableError("this node's RPC has ended", may_have_run=False)
+        client = self._client
         try:
             while self._idle:
                 data = self._idle.pop()
                 if not (data.stream.is_gone or data.stream.is_superseded):
+                    client.shared.prepare(data.stream)
                     self.calls += 1
                     return data
-                data.stream.close()
-            client = self._client
+                _close(data)
             stream = await client.host.open_stream(self._peer.id, DATA)
         except BaseException as error:
             self._places.release()
@@ -74,7 +75,10 @@ class DataLink:
                 raise UnavailableError(text, may_have_run=False) from error
             raise
         self.calls += 1
-        return DataStream(stream, client.decoder, client.budget, client.config, client.traffic)
+        client.shared.prepare(stream)
+        return DataStream(
+            stream, client.decoder, client.budget, client.config, client.traffic, client.shared
+        )
 
     def give_back(self, data: DataStream) -> None:
         """The call is over, and both sides know it."""
@@ -84,12 +88,12 @@ class DataLink:
         if len(self._idle) < _MAX_IDLE and not data.stream.is_superseded:
             self._idle.append(data)
         else:
-            data.stream.close()
+            _close(data)
 
     def drop(self, data: DataStream, *, code: StatusCode = StatusCode.CANCELLED) -> None:
         """The call is given up, or the stream is of no more use."""
-        data.release()
         data.stream.reset("the call was given up", code=code)
+        data.end()
         self.calls -= 1
         self._places.release()
 
@@ -98,7 +102,7 @@ class DataLink:
         kept = []
         for data in self._idle:
             if data.stream.is_superseded:
-                data.stream.close()
+                _close(data)
             else:
                 kept.append(data)
         self._idle = kept
@@ -106,7 +110,7 @@ class DataLink:
     def close(self) -> None:
         """End the streams that nobody uses."""
         for data in self._idle:
-            data.stream.close()
+            _close(data)
         self._idle.clear()
 
     # --- calls with one answer ---
@@ -165,6 +169,11 @@ class DataLink:
                     code = StatusCode.DEADLINE_EXCEEDED if late else StatusCode.CANCELLED
                     self.drop(data, code=code)
         raise DeadlineExceededError("no answer in time", may_have_run=sent)
+
+
+def _close(data: DataStream) -> None:
+    data.stream.close()
+    data.end()
 
 
 def result_of(message: Message | None, *, may_have_run: bool = True) -> Any:

@@ -11,7 +11,8 @@ messages:
 
 A caller gives a call up by resetting the stream. The kind's bit 0x40 says
 that the sender takes no further call on the stream, 0x20 that the body is compressed
-(:mod:`lattica.rpc.encoding.compression`). FETCH asks for the large result of a call of the
+(:mod:`lattica.rpc.encoding.compression`), 0x10 that references to shared memory stand for its large
+buffers (:mod:`lattica.rpc.shared.messages`). FETCH asks for the large result of a call of the
 control plane.
 """
 
@@ -47,6 +48,8 @@ MAX_SKELETON: Final = 2**32
 _MAX_HEAD: Final = MAX_METADATA + 8 * KIB
 _LAST: Final = 0x40
 _COMPRESSED: Final = 0x20
+_SHARED: Final = 0x10
+_BITS: Final = _LAST | _COMPRESSED | _SHARED
 
 
 class Kind(IntEnum):
@@ -76,6 +79,7 @@ class Prefix:
     buffers: tuple[int, ...]
     """Bytes of each, doubled, and 1 more if it is immutable."""
     is_compressed: bool = False
+    is_shared: bool = False
 
     @property
     def size(self) -> int:
@@ -90,9 +94,12 @@ def encode_prefix(
     *,
     is_last: bool = False,
     is_compressed: bool = False,
+    is_shared: bool = False,
 ) -> bytes:
     """The prefix of a message; with `is_last` the sender takes no further call on the stream."""
     first = kind | (_LAST if is_last else 0) | (_COMPRESSED if is_compressed else 0)
+    if is_shared:
+        first |= _SHARED
     if not buffers and skeleton < 0x80:
         return bytes((first, skeleton, 0))
     parts = [bytes((first,)), encode_uvarint(skeleton), encode_uvarint(len(buffers))]
@@ -101,11 +108,21 @@ def encode_prefix(
 
 
 def encode_message(
-    kind: Kind, body: Encoded, *, is_last: bool = False, is_compressed: bool = False
+    kind: Kind,
+    body: Encoded,
+    *,
+    is_last: bool = False,
+    is_compressed: bool = False,
+    is_shared: bool = False,
 ) -> bytes:
     """Prefix and skeleton of a message, which its buffers follow."""
     prefix = encode_prefix(
-        kind, len(body.skeleton), body.buffers, is_last=is_last, is_compressed=is_compressed
+        kind,
+        len(body.skeleton),
+        body.buffers,
+        is_last=is_last,
+        is_compressed=is_compressed,
+        is_shared=is_shared,
     )
     return prefix + body.skeleton
 
@@ -147,7 +164,7 @@ class PrefixReader:
                         raise RemoteProtocolError(f"RPC: {number} buffers in a message")
                 elif len(data):
                     number, position = data[0], 1
-                    if number & ~(_LAST | _COMPRESSED) > Kind.FETCH:
+                    if number & ~_BITS > Kind.FETCH or number & _BITS & ~_LAST == _BITS & ~_LAST:
                         raise RemoteProtocolError(f"RPC: no message is of kind {number}")
                 else:
                     return None
@@ -157,8 +174,13 @@ class PrefixReader:
             return None
         first, skeleton, _, *buffers = numbers
         self._rest, self._numbers = b"", []
-        kind = Kind(first & ~(_LAST | _COMPRESSED))
-        prefix = Prefix(kind, skeleton, tuple(buffers), bool(first & _COMPRESSED))
+        prefix = Prefix(
+            Kind(first & ~_BITS),
+            skeleton,
+            tuple(buffers),
+            is_compressed=bool(first & _COMPRESSED),
+            is_shared=bool(first & _SHARED),
+        )
         return prefix, bool(first & _LAST), len(data) - position
 
 

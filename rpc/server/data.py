@@ -55,7 +55,9 @@ class DataPlane:
     async def serve(self, stream: Stream) -> None:
         """Handle a stream that a peer has opened, until it ends."""
         server = self._server
-        data = DataStream(stream, server.decoder, server.budget, server.config, server.traffic)
+        data = DataStream(
+            stream, server.decoder, server.budget, server.config, server.traffic, server.shared
+        )
         try:
             while True:
                 try:
@@ -66,7 +68,7 @@ class DataPlane:
                 if message is None or not await self._serve_one(data, message):
                     return
         finally:
-            data.release()
+            data.end()
 
     async def _serve_one(self, data: DataStream, message: Message) -> bool:
         """Serve a call; whether another may follow on the stream."""

@@ -26,6 +26,7 @@ from lattica.rpc.server.data import DataPlane
 from lattica.rpc.server.methods import Authorize, ServedMethod
 from lattica.rpc.services.context import CallContext
 from lattica.rpc.services.definition import Service, define, define_method
+from lattica.rpc.shared.sharing import SharedMemory
 from lattica.rpc.statistics import MethodCounters, Traffic
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Server:
         types: TypeRegistry,
         budget: ReceiveBudget,
         traffic: Traffic,
+        shared: SharedMemory,
     ) -> None:
         self.tasks = tasks
         self.config = config
@@ -53,6 +55,7 @@ class Server:
         self.decoder = Decoder(types)
         self.budget = budget
         self.traffic = traffic
+        self.shared = shared
         self.methods: dict[str, ServedMethod] = {}
         self.refused = MethodCounters()
         """Calls of what is not served, or when there was no room."""
@@ -114,6 +117,7 @@ class Server:
         if not self._services:
             self._host.handle(CONTROL, self.control.serve, owner=_OWNER)
             self._host.handle(DATA, self._data.serve, owner=_OWNER, cancel_when_gone=True)
+            self.shared.serve()
         self._services[service.name] = implementation
         self.methods.update(served)
         return service
@@ -194,6 +198,7 @@ class Server:
         if self._services:
             self._host.unhandle(CONTROL, owner=_OWNER)
             self._host.unhandle(DATA, owner=_OWNER)
+            self.shared.stop()
             self._services.clear()
             self.methods.clear()
         self.control.end_all()

@@ -191,6 +191,7 @@ WORKLOADS: tuple[Workload, ...] = (
             _rpc("small-beside-bulk-load", "MB/s", "what that stream moved meanwhile"),
         ),
     ),
+    _call("shm-1MiB", "MB/s", "the stream of tensors, by memory that both processes share"),
     _call("unary-128B-open-p99", "ms", "128 B calls of which 10,000 begin a second", "lower"),
     Workload(
         "rpc-array-1GiB-rss-ratio",

@@ -77,6 +77,7 @@ TARGETS: dict[str, str] = {
     "rpc-client": "rpc:CLIENT",
     "rpc-server": "rpc:SERVER",
     "rpc-message": "rpc:MESSAGE",
+    "rpc-shared": "rpc:SHARED",
     "ports": "ports:PORTS",
     "crdt-canonical": "crdt:CANONICAL",
     "crdt-header": "crdt:HEADER",

@@ -88,7 +88,7 @@ class Pipe(PipeEnd):
 
 def pipe_pair(*, capacity: int = 1 << 20, tiny: int | None = None) -> tuple[Pipe, Pipe]:
     """Two ends; with `tiny`, a seed, they hand out pieces of 1 to 3,000 bytes."""
-    addrs = Multiaddr("/ip4/127.0.0.1/tcp/50000"), Multiaddr("/ip4/127.0.0.1/tcp/4001")
+    addrs = Multiaddr("/ip4/127.0.0.2/tcp/50000"), Multiaddr("/ip4/127.0.0.1/tcp/4001")
     a, b = Pipe(addrs[0], addrs[1]), Pipe(addrs[1], addrs[0])
     a.peer, b.peer = b, a
     for end in (a, b):

@@ -19,6 +19,7 @@ from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.config import SwarmConfig
 from lattica.nat.mux.stream import Stream
 from lattica.node import Node
+from lattica.rpc import RpcConfig
 
 if TYPE_CHECKING:
     from tools.bench.programs import bench_child as bc
@@ -40,10 +41,14 @@ QUIC = "quic-v1/noise"
 TRANSPORTS = {"tcp": "TCP, Noise, yamux", "quic": "QUIC"}
 
 
-def make_node(*listen: str) -> Node:
-    """A node with a key of its own, in a data directory of the runner's temporary folder."""
+def make_node(*listen: str, shares_memory: bool = False) -> Node:
+    """A node with a key of its own, in a data directory of the runner's temporary folder.
+
+    It shares no memory with the other process unless asked to: what is measured is the network.
+    """
     data = Path(tempfile.mkdtemp(dir="."))
-    return Node(NodeConfig(swarm=SwarmConfig(listen=listen), data_dir=data))
+    rpc = RpcConfig() if shares_memory else RpcConfig(shared_memory=0)
+    return Node(NodeConfig(swarm=SwarmConfig(listen=listen), rpc=rpc, data_dir=data))
 
 
 class Dialer:
@@ -83,7 +88,7 @@ class Lattica:
 
 
 async def serve(child: bc.Child, job: bc.Job) -> None:
-    async with make_node(bc.multiaddr(job, QUIC)) as node:
+    async with make_node(bc.multiaddr(job, QUIC), shares_memory=_shares(job)) as node:
         if job.case.startswith("rpc-"):
             await rpc.serve(child, job, node, bc.multiaddr(job, QUIC, "{port}"))
         if job.case.startswith("ports-"):
@@ -99,8 +104,12 @@ async def serve(child: bc.Child, job: bc.Job) -> None:
         await trio.sleep_forever()
 
 
+def _shares(job: bc.Job) -> bool:
+    return job.case == "rpc-shm-1MiB"
+
+
 async def call(child: bc.Child, job: bc.Job) -> None:
-    async with make_node() as node:
+    async with make_node(shares_memory=_shares(job)) as node:
         if job.case.startswith("ports-"):
             await ports.run_client(child, job, node)
         peer = await node.connect(job.addr)

@@ -146,7 +146,7 @@ async def run_client(child: bc.Child, job: bc.Job, rpc: Rpc, peer: PeerId, note:
         child.result({case: await unary(stub, job, 64, SMALL)}, note)
     if name == "unary-256KiB-c32":
         child.result({case: await unary(stub, job, 32, LARGE)}, note)
-    if name == "stream-1MiB":
+    if name in ("stream-1MiB", "shm-1MiB"):
         await download(stub, job.warmup)
         child.result({case: await download(stub, job.seconds)}, note)
     if name == "small-beside-bulk-p99":

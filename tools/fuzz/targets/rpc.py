@@ -31,6 +31,22 @@ from lattica.rpc.protocol.messages import (
     head_of_call,
 )
 from lattica.rpc.protocol.server_core import Hello, Request, ServerCore
+from lattica.rpc.shared.messages import (
+    NAME_BYTES,
+    REFERENCE_BYTES,
+    SECRET_BYTES,
+    Offer,
+    RecordKind,
+    decode_answer,
+    decode_offer,
+    decode_records,
+    decode_reference,
+    encode_answer,
+    encode_offer,
+    encode_record,
+    encode_reference,
+)
+from lattica.rpc.shared.slots import Holder, ReceiverSlots, SenderSlots
 from tools.fuzz.target import Target, Violation
 from tools.fuzz.targets.pieces import in_pieces, option
 
@@ -111,6 +127,25 @@ def _message(data: bytes) -> None:
         decode_fetch(value)
 
 
+def _shared(data: bytes) -> None:
+    """What is said about shared memory, and what becomes of it."""
+    kind, data = option(data)
+    if kind % 4 == 0:
+        decode_offer(data)
+    elif kind % 4 == 1:
+        decode_answer(data)
+    elif kind % 4 == 2 and len(data) >= REFERENCE_BYTES:
+        decode_reference(data[:REFERENCE_BYTES])
+    else:
+        sender, holder, receiver = SenderSlots(4), Holder(), ReceiverSlots(4)
+        for record, slot, generation in decode_records(data):
+            sender.take(holder)
+            if record is RecordKind.RELEASE:
+                sender.released(slot, generation)
+            else:
+                receiver.recall(slot, generation)
+
+
 ALLOWED = (RemoteProtocolError, RefusedValueError)
 ENCODING = Target("rpc-encoding", _encoding, ALLOWED, seeds=SKELETONS)
 CLIENT = Target(
@@ -146,5 +181,16 @@ MESSAGE = Target(
         b"\0" + encode_message(MessageKind.CALL, encode_call(METHOD, 0, ARGUMENTS, timeout_ms=500)),
         b"\0" + encode_fetch(SESSION, 5),
         b"\0" + encode_failure(8, "full", {"retry_after": 1.0}),
+    ],
+)
+SHARED = Target(
+    "rpc-shared",
+    _shared,
+    (RemoteProtocolError,),
+    seeds=[
+        b"\0" + encode_offer(Offer(bytes(NAME_BYTES), bytes(SECRET_BYTES))),
+        b"\1" + encode_answer(bytes(SECRET_BYTES)),
+        b"\2" + encode_reference(7, 1, 1),
+        b"\3" + encode_record(RecordKind.RECALL, 1, 1) + encode_record(RecordKind.RELEASE, 0, 1),
     ],
 )

@@ -1,0 +1,316 @@
+"""With whom this node shares memory, and how two nodes find out that they can.
+
+The caller opens a Unix socket in the abstract namespace, and names it to the peer over the
+connection, with a secret. Only who is in the same network namespace of the same kernel can connect
+to it, whatever the machines' names and addresses are; and only who has read the encrypted stream
+knows the secret. The peer shows it, the caller shows another one that the peer has told it, and
+then each hands over a descriptor of its own memory (SCM_RIGHTS in unix(7)). What others on the
+machine connect to the socket, or put in its place, is dropped.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import math
+import os
+import secrets
+import socket
+from array import array
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
+
+import trio
+
+from lattica.nat.base.errors import LatticaError, RemoteProtocolError
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.net.addresses import to_endpoint
+from lattica.nat.base.net.own_sockets import own
+from lattica.nat.base.tasks import Tasks
+from lattica.nat.mux.connection import Connection
+from lattica.nat.mux.stream import Stream
+from lattica.nat.swarm.host import Host
+from lattica.rpc.config import RpcConfig
+from lattica.rpc.shared import memory
+from lattica.rpc.shared.link import SharedLink, SharedTraffic
+from lattica.rpc.shared.messages import (
+    MOST_BYTES,
+    NAME_BYTES,
+    SECRET_BYTES,
+    SHARED,
+    Offer,
+    Reference,
+    decode_answer,
+    decode_offer,
+    encode_answer,
+    encode_offer,
+)
+from lattica.rpc.shared.slots import SLOT
+from lattica.rpc.statistics import SharedMemoryStatistics
+
+logger = logging.getLogger(__name__)
+
+_TIME = 5.0
+"""Seconds to agree in."""
+_PAUSE = 10.0
+"""Seconds before it is tried again over the same connection, after it has failed or memory that
+was shared has gone."""
+_MOST_LINKS = 16
+"""Of a node."""
+_MOST_LINKS_OF_PEER = 4
+_MOST_REMEMBERED = 1024
+_OWNER = "rpc"
+_Failures = (LatticaError, OSError, TimeoutError, trio.TooSlowError)
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """To agree on memory with a peer, over one connection."""
+
+    serial: int
+    is_possible: bool
+    until: float = math.inf
+    """Before this it is not tried again."""
+    outcome: str = "not agreed on"
+
+
+class SharedMemory:
+    """The memory that a node shares with its peers. For the trio thread only."""
+
+    def __init__(self, host: Host, tasks: Tasks, config: RpcConfig) -> None:
+        self._host = host
+        self._tasks = tasks
+        self._slots = min(config.shared_memory // SLOT, memory.MOST_SLOTS)
+        self._links: dict[PeerId, dict[int, SharedLink]] = {}
+        self._attempts: dict[PeerId, _Attempt] = {}
+        """The last one of this node to agree with a peer."""
+        self._not_shared: Counter[str] = Counter()
+        self._traffic = SharedTraffic()
+        self._is_served = False
+
+    @property
+    def is_offered(self) -> bool:
+        """Whether this node would share memory with anybody."""
+        return self._slots > 0 and memory.IS_AVAILABLE
+
+    def statistics(self) -> SharedMemoryStatistics:
+        """What was counted so far."""
+        return SharedMemoryStatistics(
+            self._count, self._traffic.sent, self._traffic.received, dict(self._not_shared)
+        )
+
+    @property
+    def _count(self) -> int:
+        return sum(map(len, self._links.values()))
+
+    # --- for streams of the data plane ---
+
+    def link_with(self, stream: Stream) -> SharedLink | None:
+        """Memory shared with the stream's peer; None where the bytes have to take the stream."""
+        for link in self._links.get(stream.peer_id, {}).values():
+            if not link.is_closed:
+                return link
+        self._not_shared[self._why_not(stream.connection)] += 1
+        return None
+
+    def prepare(self, stream: Stream) -> None:
+        """A call is made on the stream: begin to agree on memory, if that may succeed."""
+        if not self.is_offered:
+            return
+        connection = stream.connection
+        peer, now = connection.peer_id, trio.current_time()
+        attempt = self._attempts.get(peer)
+        if attempt is not None and attempt.serial == connection.serial and now < attempt.until:
+            return
+        if len(self._attempts) >= _MOST_REMEMBERED:
+            self._attempts.clear()
+        is_possible = is_local(connection)
+        self._attempts[peer] = _Attempt(connection.serial, is_possible)
+        if is_possible and not self._links.get(peer):
+            self._tasks.start_soon(self._offer, peer, self._attempts[peer])
+
+    def find(self, peer: PeerId, reference: Reference) -> SharedLink:
+        """The memory that a reference of a peer's is about. Raises RemoteProtocolError."""
+        link = self._links.get(peer, {}).get(reference.link)
+        if link is None:
+            raise RemoteProtocolError("RPC: the memory that was shared is gone")
+        return link
+
+    def _why_not(self, connection: Connection) -> str:
+        if not self._slots:
+            return "switched off"
+        if not memory.IS_AVAILABLE:
+            return "not on this system"
+        attempt = self._attempts.get(connection.peer_id)
+        if attempt is None or attempt.serial != connection.serial:
+            return "not agreed on"
+        return attempt.outcome if attempt.is_possible else "another machine"
+
+    # --- agreeing ---
+
+    def serve(self) -> None:
+        """Take offers of those who call here. Idempotent."""
+        if self.is_offered and not self._is_served:
+            self._is_served = True
+            self._host.handle(SHARED, self._answer, owner=_OWNER, limit=_MOST_LINKS)
+
+    def stop(self) -> None:
+        """Take none any more."""
+        if self._is_served:
+            self._is_served = False
+            self._host.unhandle(SHARED, owner=_OWNER)
+
+    async def _offer(self, peer: PeerId, attempt: _Attempt) -> None:
+        """The caller's part, and the link's life."""
+        name, shown = secrets.token_bytes(NAME_BYTES // 2).hex().encode(), _new_secret()
+        listener = own(trio.socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        sock: trio.socket.SocketType | None = None
+        link: SharedLink | None = None
+        try:
+            with listener, trio.fail_after(_TIME):
+                await listener.bind(b"\0lattica-" + name)
+                listener.listen(8)
+                stream = await self._host.open_stream(peer, SHARED)
+                async with stream:
+                    await stream.send_message(encode_offer(Offer(name, shown)))
+                    ours = decode_answer(await stream.receive_message(MOST_BYTES))
+                    if ours is None:
+                        attempt.outcome = "declined by the peer"
+                        return
+                    sock = await _accept(listener, shown)
+                    link = await self._exchange(sock, peer, shown, ours, is_caller=True)
+            await self._use(peer, link)
+            attempt.until = trio.current_time() + _PAUSE
+        except _Failures as error:
+            attempt.outcome, attempt.until = "failed", trio.current_time() + _PAUSE
+            logger.debug("no memory is shared with %s: %s", peer, error)
+        finally:
+            if link is None and sock is not None:
+                sock.close()
+
+    async def _answer(self, stream: Stream) -> None:
+        """The peer's part."""
+        peer = stream.peer_id
+        offer = decode_offer(await stream.receive_message(MOST_BYTES))
+        of_peer = len(self._links.get(peer, ()))
+        full = self._count >= _MOST_LINKS or of_peer >= _MOST_LINKS_OF_PEER
+        if full or not is_local(stream.connection):
+            await stream.send_message(encode_answer(None))
+            return
+        shown = _new_secret()
+        sock = own(trio.socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        link: SharedLink | None = None
+        try:
+            with trio.fail_after(_TIME):
+                try:
+                    await sock.connect(b"\0lattica-" + offer.name)
+                except OSError:  # it is on another machine, or in another network namespace
+                    await stream.send_message(encode_answer(None))
+                    return
+                await stream.send_message(encode_answer(shown))
+                await sock.send(offer.secret)
+                link = await self._exchange(sock, peer, offer.secret, shown, is_caller=False)
+            await self._use(peer, link)
+        except (OSError, trio.TooSlowError) as error:
+            logger.debug("no memory is shared with %s: %s", peer, error)
+        finally:
+            if link is None:
+                sock.close()
+
+    async def _exchange(
+        self,
+        sock: trio.socket.SocketType,
+        peer: PeerId,
+        of_offer: bytes,
+        of_answer: bytes,
+        *,
+        is_caller: bool,
+    ) -> SharedLink:
+        """Once the peer has shown the offer's secret: the caller shows the answer's, and hands over
+        its memory with it; then the peer hands over its own.
+        """
+        ours, descriptor = memory.create(self._slots)
+        try:
+            if is_caller:
+                await _send(sock, of_answer, descriptor)
+                theirs = await _receive(sock, of_offer)
+            else:
+                theirs = await _receive(sock, of_answer)
+                try:
+                    await _send(sock, of_offer, descriptor)
+                except BaseException:
+                    theirs.close()
+                    raise
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            os.close(descriptor)
+        number = int.from_bytes(hmac.digest(of_offer, of_answer, "sha256")[:8], "big")
+        return SharedLink(number, sock, ours, theirs, self._traffic)
+
+    async def _use(self, peer: PeerId, link: SharedLink) -> None:
+        links = self._links.setdefault(peer, {})
+        links[link.number] = link
+        try:
+            await link.run()
+        finally:
+            link.close()
+            del links[link.number]
+            if not links:
+                self._links.pop(peer, None)
+
+
+def is_local(connection: Connection) -> bool:
+    """Whether the peer may be on this machine: it has the address that it sees this node at.
+
+    A guess that saves others the offer; only the socket proves it.
+    """
+    if connection.is_relayed:
+        return False
+    with suppress(LatticaError):
+        ours, theirs = to_endpoint(connection.local_addr), to_endpoint(connection.remote_addr)
+        return ours.host == theirs.host
+    return False
+
+
+def _new_secret() -> bytes:
+    return secrets.token_bytes(SECRET_BYTES)
+
+
+async def _accept(listener: trio.socket.SocketType, expected: bytes) -> trio.socket.SocketType:
+    """The connection of whoever shows the secret; others on the machine may see the socket, too."""
+    while True:
+        sock, _ = await listener.accept()
+        own(sock)
+        try:
+            with trio.move_on_after(_TIME / 5):
+                if hmac.compare_digest(await sock.recv(SECRET_BYTES + 1), expected):
+                    return sock
+        except OSError:
+            pass
+        except BaseException:
+            sock.close()
+            raise
+        sock.close()
+
+
+async def _send(sock: trio.socket.SocketType, secret: bytes, descriptor: int) -> None:
+    rights = array("i", [descriptor])
+    await sock.sendmsg([secret], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+
+
+async def _receive(sock: trio.socket.SocketType, expected: bytes) -> memory.Memory:
+    """What the peer hands over. Raises RemoteProtocolError."""
+    room = socket.CMSG_SPACE(array("i").itemsize)
+    shown, ancillary, _, _ = await sock.recvmsg(SECRET_BYTES + 1, room, socket.MSG_CMSG_CLOEXEC)
+    descriptors = array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
+    if len(descriptors) == 1 and hmac.compare_digest(shown, expected):
+        return memory.adopt(descriptors[0])
+    for descriptor in descriptors:
+        os.close(descriptor)
+    raise RemoteProtocolError("RPC: somebody else is at the socket for shared memory")
