@@ -396,9 +396,15 @@ class Client:
                 await changed.wait()
                 changed = trio.Event()
             nursery.cancel_scope.cancel()
-        if results:
+        error = errors[0] if errors else None
+        # They lead to the frames of the attempts, and these to the list.
+        errors.clear()
+        try:
+            if error is not None and not results:
+                raise error
             return results[0]
-        raise errors[0]
+        finally:
+            del error
 
     # --- streaming calls ---
 

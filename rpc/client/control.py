@@ -104,7 +104,10 @@ class ControlLink:
 
         result: Outcome = await trio.lowlevel.wait_task_rescheduled(abort)
         if result.error is not None:
-            raise result.error
+            try:
+                raise result.error
+            finally:
+                del result  # which has the error, that leads to this frame
         return call.id, result.value
 
     # --- writing ---

@@ -188,7 +188,10 @@ def result_of(message: Message | None, *, may_have_run: bool = True) -> Any:
             error = error_from(*value)
         except RemoteProtocolError as breach:
             raise lost(breach) from None
-        raise error
+        try:
+            raise error
+        finally:
+            del error  # it leads to this frame
     if message.kind is not Kind.RESULT:
         raise lost(RemoteProtocolError(f"RPC: {message.kind.name} in place of a result"))
     if message.refusal is not None:

@@ -112,7 +112,11 @@ class ResponseStream:
             if closed:
                 raise CallCancelledError("the iterator was closed") from None
             if self._request_error is not None:
-                raise self._request_error from None
+                own, self._request_error = self._request_error, None
+                try:
+                    raise own from None
+                finally:
+                    del own  # it leads to this frame
             if isinstance(error, RpcError):
                 raise
             raise lost(error) from error

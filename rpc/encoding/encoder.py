@@ -99,9 +99,8 @@ class Encoder:
         try:
             return self._encode(value)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            path, reason = self._locate(value, name, error)
-            kind = TypeError if isinstance(reason, TypeError) else ValueError
-            raise kind(f"{path}: {reason}") from None
+            kind, text = self._located(value, name, error)
+            raise kind(text) from None
 
     def encode_small(self, values: list[Any]) -> bytes | None:
         """The skeleton of a list of plain values and short bytes, as most arguments are; None for
@@ -247,8 +246,10 @@ class Encoder:
 
     # --- errors ---
 
-    def _locate(self, value: Any, path: str, error: Exception) -> tuple[str, Exception]:
-        """Where in a value that cannot be encoded the reason is, by trying its parts."""
+    def _located(self, value: Any, path: str, error: Exception) -> tuple[type[Exception], str]:
+        """The error, with where in a value that cannot be encoded its reason is, by trying the
+        parts.
+        """
         for _ in range(MAX_DEPTH):
             for step, part in _parts(value):
                 try:
@@ -258,9 +259,12 @@ class Encoder:
                     break
             else:
                 break
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        text = f"{path}: {error}"
         if isinstance(error, RecursionError):
-            error = ValueError(f"nested deeper than {MAX_DEPTH} levels, or contains itself")
-        return path, error
+            text = f"{path}: nested deeper than {MAX_DEPTH} levels, or contains itself"
+        del error  # it leads to this frame
+        return kind, text
 
 
 def _parts(value: Any) -> Iterable[tuple[str, Any]]:

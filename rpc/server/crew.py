@@ -190,9 +190,11 @@ def _drive(
     except StopIteration:
         return
     suspended(job, worker)
+    # What comes may be an exception, which leads to this frame: no variable of it may keep it.
+    answers: list[Any] = []
     while True:
         try:
-            answer = yield wait
+            answers.append((yield wait))
         except BaseException as error:
             try:
                 wait = work.throw(error)
@@ -200,6 +202,6 @@ def _drive(
                 return
         else:
             try:
-                wait = work.send(answer)
+                wait = work.send(answers.pop())
             except StopIteration:
                 return

@@ -23,6 +23,7 @@ from lattica.rpc.errors import (
     RpcError,
     StatusCode,
 )
+from lattica.rpc.server.threads import in_thread
 from lattica.rpc.services.context import CallContext
 from lattica.rpc.services.definition import Method
 from lattica.rpc.statistics import MethodCounters
@@ -115,11 +116,7 @@ class ServedMethod:
         elif definition.inline:
             result = self.function(*args, **keywords)
         else:
-            result = await trio.to_thread.run_sync(
-                lambda: self.function(*args, **keywords),
-                limiter=self.limiter,
-                abandon_on_cancel=True,
-            )
+            result = await in_thread(lambda: self.function(*args, **keywords), self.limiter)
         return self.checked(result)
 
     def checked(self, result: Any) -> Any:
@@ -138,17 +135,21 @@ class ServedMethod:
         Raises the part of it that is no error of the handler's: a cancellation, or a Ctrl-C.
         """
         passing, own = parted(error)
-        if own is None or passing is not None:
-            if own is not None:
-                self._log(own, peer)
-            raise error if passing is None else passing
-        error = unwrapped(own)
-        if isinstance(error, RpcError):
-            return _told(error)
-        self._log(error, peer)
-        shown = "".join(traceback.format_exception(error)) if send_traceback else ""
-        facts = {"type": type(error).__name__[:200], "traceback": shown[-_MAX_TRACEBACK:]}
-        return Failure(StatusCode.UNKNOWN, described(error)[:_MAX_MESSAGE], facts)
+        try:
+            if own is None or passing is not None:
+                if own is not None:
+                    self._log(own, peer)
+                raise error if passing is None else passing
+        finally:
+            # What is raised leads to this frame, which would wait for the collector with it.
+            del error, passing
+        own = unwrapped(own)
+        if isinstance(own, RpcError):
+            return _told(own)
+        self._log(own, peer)
+        shown = "".join(traceback.format_exception(own)) if send_traceback else ""
+        facts = {"type": type(own).__name__[:200], "traceback": shown[-_MAX_TRACEBACK:]}
+        return Failure(StatusCode.UNKNOWN, described(own)[:_MAX_MESSAGE], facts)
 
     def _log(self, error: BaseException, peer: PeerId) -> None:
         """A caller may make a handler fail as often as it likes."""

@@ -15,6 +15,7 @@ from lattica.rpc.encoding.annotations import Checker
 from lattica.rpc.encoding.arrays import RefusedValueError
 from lattica.rpc.errors import InvalidArgumentError
 from lattica.rpc.protocol.messages import Kind
+from lattica.rpc.server.threads import in_thread
 
 
 class RequestStream:
@@ -98,9 +99,7 @@ class ThreadedIterator:
         return self
 
     async def __anext__(self) -> Any:
-        found, item = await trio.to_thread.run_sync(
-            self._step, limiter=self._limiter, abandon_on_cancel=True
-        )
+        found, item = await in_thread(self._step, self._limiter)
         if not found:
             raise StopAsyncIteration
         return item
@@ -133,4 +132,4 @@ class ThreadedIterator:
         await trio.lowlevel.checkpoint()
 
     async def _close_in_thread(self) -> None:
-        await trio.to_thread.run_sync(self._close, limiter=self._limiter, abandon_on_cancel=True)
+        await in_thread(self._close, self._limiter)
