@@ -147,6 +147,6 @@ def placed(result: Any, out: Any) -> Any:
             return type(result)(map(placed, result, out))
     elif same_form(result, out):
         if address_of(result) != address_of(out):
-            out[...] = result
+            (out.detach() if hasattr(out, "detach") else out)[...] = result
         return out
     raise TypeError("the result has another form than out=")

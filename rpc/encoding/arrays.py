@@ -6,6 +6,7 @@ tensors are understood where the program itself has imported torch.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import sys
@@ -176,15 +177,34 @@ def make_scalar(dtype: object, data: bytes | memoryview) -> Any:
 # --- torch ---
 
 
+@functools.cache
+def _torch_dtypes(torch: Any) -> dict[str, Any]:
+    """Element types of tensors that travel, by name: numbers and booleans of whole bytes.
+
+    Those with a quantizer cannot be had from bytes alone, and of others torch knows only the name.
+    """
+    kinds = {name: kind for name, kind in [*vars(torch).items()] if isinstance(kind, torch.dtype)}
+    integers = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
+    return {
+        name: kind
+        for name, kind in kinds.items()
+        if kind.is_floating_point or kind.is_complex or name == "bool" or name in integers
+    }
+
+
 def tensor_parts(tensor: Any) -> tuple[str, list[int], memoryview]:
     """Element type, shape and memory of a dense tensor; one on a GPU comes through pinned memory.
 
     Raises TypeError for others.
     """
     torch = loaded("torch")
-    if tensor.layout is not torch.strided or tensor.is_quantized:
+    if tensor.layout is not torch.strided or tensor.is_nested:
         raise TypeError(f"tensors of layout {tensor.layout} cannot be sent; make it dense")
+    if tensor.is_meta:
+        raise TypeError("tensors on the device meta have no data that could be sent")
     dtype = str(tensor.dtype).removeprefix("torch.")
+    if dtype not in _torch_dtypes(torch):
+        raise TypeError(f"tensors of {tensor.dtype} cannot be sent")
     tensor = tensor.detach()
     if tensor.is_cuda:
         pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
@@ -206,8 +226,9 @@ def make_tensor(dtype: object, shape: object, data: bytes | memoryview) -> Any:
     torch = loaded("torch")
     if torch is None:
         raise RefusedValueError("a torch tensor came to a program that has not imported torch")
-    kind = getattr(torch, dtype, None) if isinstance(dtype, str) else None
-    if not isinstance(kind, torch.dtype):
+    # Not by getattr: asked for some names, torch imports all of its compiler.
+    kind = _torch_dtypes(torch).get(dtype) if isinstance(dtype, str) else None
+    if kind is None:
         raise RefusedValueError(f"torch has no element type {dtype!r:.100} here")
     sizes = shape_of(shape)
     if math.prod(sizes) * kind.itemsize != len(data):
@@ -236,9 +257,9 @@ def memory_of(target: object) -> memoryview:
 
 
 def same_form(value: object, target: object) -> bool:
-    """Whether an array has the shape and element type of the caller's."""
+    """Whether an array has the shape and element type of the caller's, which may be a parameter."""
     return (
-        isinstance(value, type(target))
+        isinstance(target, type(value))
         and getattr(value, "shape", None) == getattr(target, "shape", ())
         and getattr(value, "dtype", None) == getattr(target, "dtype", ())
     )
