@@ -118,7 +118,7 @@ async def handler_fails_later(pair: Pair, stub: Bench) -> None:
 
 
 async def thread_fails(pair: Pair, stub: Bench) -> None:
-    await failing(stub.fail_in_thread())
+    await failing(pair.client.call(pair.server_host.peer_id, "Bench.fail_in_thread"))
 
 
 async def hedged_fails(pair: Pair, stub: Bench) -> None:

@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 
 from lattica.rpc import with_options
-from lattica.rpc.encoding.arrays import RefusedValueError, make_tensor, memory_of, tensor_parts
+from lattica.rpc.encoding.arrays import (
+    RefusedValueError,
+    _torch_dtypes,
+    make_tensor,
+    memory_of,
+    tensor_parts,
+)
 from lattica.rpc.encoding.decoder import Decoder
 from lattica.rpc.encoding.encoder import Encoder
 from lattica.rpc.encoding.registry import TypeRegistry
@@ -69,21 +75,22 @@ def test_a_peer_s_name_of_an_element_type_is_no_attribute(monkeypatch: Any) -> N
         make_tensor("_dynamo", [4], bytes(4))
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_every_element_type_arrives_as_it_was(torch: Any) -> None:
     kinds = {kind for kind in vars(torch).values() if isinstance(kind, torch.dtype)}
     arrived = set()
     for kind in kinds:
         raw = torch.arange(16, dtype=torch.uint8) % 2
-        try:
-            tensor = raw.view(kind)
-            back = sent([tensor])[0]
-        except TypeError as error:
-            assert "cannot be sent" in str(error)
+        name = str(kind).removeprefix("torch.")
+        if kind not in _torch_dtypes(torch).values():
+            with pytest.raises(TypeError, match="cannot be sent"):
+                sent([torch.empty(2, dtype=kind)])
             continue
+        back = sent([raw.view(kind)])[0]
         assert back.dtype == kind
         assert torch.equal(back.view(torch.uint8), raw)
         repr(back)
-        arrived.add(str(kind).removeprefix("torch."))
+        arrived.add(name)
     usual = {"float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "bool"}
     usual |= {"complex64", "complex128", "int8", "int16", "int32", "int64"}
     assert usual | {"uint8", "uint16", "uint32", "uint64"} <= arrived
