@@ -9,7 +9,8 @@ from typing import Any
 
 import trio
 
-from lattica.nat.base.errors import IncompleteReadError
+from lattica.nat.base.errors import IncompleteReadError, LatticaError
+from lattica.nat.base.limits.places import Source
 from lattica.nat.mux.stream import Stream
 from lattica.rpc.budget import ReceiveBudget
 from lattica.rpc.config import CONTROL_BODY, RpcConfig
@@ -19,7 +20,7 @@ from lattica.rpc.encoding.decoder import Decoder
 from lattica.rpc.encoding.encoder import Encoded
 from lattica.rpc.encoding.items import MAX_ITEMS, most_items
 from lattica.rpc.encoding.memory import allocate
-from lattica.rpc.errors import ResourceExhaustedError
+from lattica.rpc.errors import ResourceExhaustedError, StatusCode
 from lattica.rpc.protocol.messages import Kind, Prefix, PrefixReader, encode_message
 from lattica.rpc.shared.link import SharedLink
 from lattica.rpc.shared.messages import (
@@ -84,7 +85,11 @@ class DataStream:
         self._decoder = decoder
         self._budget = budget
         self._config = config
-        self._reserved = 0
+        self.held = 0
+        """Bytes that it has of the budget."""
+        self.waits_since = 0.0
+        self._yielded = ""
+        """Why its memory has gone to others."""
         self._prefixes = PrefixReader()
         self._traffic = traffic
         self._shared = shared
@@ -202,9 +207,19 @@ class DataStream:
 
         Raises:
             RemoteProtocolError: the peer breaks the protocol.
-            ResourceExhaustedError: the message exceeds a limit or the budget; the stream is of no
-                use.
+            ResourceExhaustedError: the message exceeds a limit or the budget, or came so slowly
+                that its memory has gone to others; the stream is of no use.
         """
+        try:
+            return await self._receive(out, admit)
+        except LatticaError:
+            if self._yielded:
+                raise ResourceExhaustedError(self._yielded) from None
+            raise
+
+    async def _receive(
+        self, out: Sequence[memoryview], admit: Callable[[bytes], None] | None
+    ) -> Message | None:
         self.release()
         prefix, is_last = await self._receive_prefix() or (None, False)
         if prefix is None:
@@ -248,7 +263,7 @@ class DataStream:
 
     def _reserve(self, size: int) -> None:
         self._budget.reserve(self.stream.peer_id, size)
-        self._reserved += size
+        self.held += size
 
     async def _receive_compressed(
         self, prefix: Prefix, skeleton: bytes
@@ -340,16 +355,35 @@ class DataStream:
 
     @contextmanager
     def _in_time(self) -> Iterator[None]:
-        with trio.move_on_after(BODY_STALL) as scope:
-            yield
+        self.waits_since = trio.current_time()
+        self._budget.waiting.add(self)
+        try:
+            with trio.move_on_after(BODY_STALL) as scope:
+                yield
+        finally:
+            self._budget.waiting.discard(self)
         if scope.cancelled_caught:
             raise IncompleteReadError(f"too little of a message of RPC came in {BODY_STALL:.0f} s")
 
     def release(self) -> None:
         """Give back the memory of the last message to the budget. Idempotent."""
-        if self._reserved:
-            self._budget.release(self.stream.peer_id, self._reserved)
-            self._reserved = 0
+        if self.held:
+            self._budget.release(self.stream.peer_id, self.held)
+            self.held = 0
+
+    @property
+    def source(self) -> Source:
+        """From whom it comes."""
+        return self.stream.connection.source
+
+    def give_up(self) -> None:
+        """Others need its memory: end the stream."""
+        self._yielded = (
+            f"memory ran short (rpc.receive_memory), and went from a body that came too slowly: "
+            f"it had {self.held} bytes"
+        )
+        self.release()
+        self.stream.reset("its memory has gone to others", code=StatusCode.RESOURCE_EXHAUSTED)
 
     def end(self) -> None:
         """The stream has been closed or reset: give back all that it has. Idempotent."""

@@ -60,7 +60,9 @@ class Rpc:
         self._host = host
         self._tasks = Tasks(nursery)
         self._types = TypeRegistry()
-        budget = ReceiveBudget(self.config.receive_memory, self.config.receive_memory_per_peer)
+        budget = ReceiveBudget(
+            self.config.receive_memory, self.config.receive_memory_per_peer, trio.current_time
+        )
         self._budget = budget
         self._traffic = Traffic()
         self._shared = SharedMemory(host, self._tasks, self.config)

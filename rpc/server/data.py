@@ -63,7 +63,8 @@ class DataPlane:
                 try:
                     message = await data.receive(admit=partial(self._admit, data))
                 except RpcError as error:  # over budget, or not let in
-                    await self._fail(data, error, is_last=True)
+                    if not stream.is_dead:
+                        await self._fail(data, error, is_last=True)
                     return
                 if message is None or not await self._serve_one(data, message):
                     return

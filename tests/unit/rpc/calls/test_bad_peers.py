@@ -17,12 +17,15 @@ from lattica.nat.base.wire import encode_length_prefixed, encode_uvarint
 from lattica.nat.mux.stream import Stream
 from lattica.rpc import (
     DeadlineExceededError,
+    ResourceExhaustedError,
     RpcConfig,
+    StatusCode,
     UnavailableError,
     UnknownError,
     open_rpc,
     with_options,
 )
+from lattica.rpc.budget import SLOW
 from lattica.rpc.data_stream import BODY_STALL
 from lattica.rpc.protocol.client_core import ClientCore
 from lattica.rpc.protocol.frames import (
@@ -150,6 +153,64 @@ async def test_a_body_that_is_only_claimed_keeps_nobody_out(
                     pass
         assert trio.current_time() >= BODY_STALL
         assert pair.server.statistics().receive_memory == 0
+
+
+async def test_a_body_that_drips_yields_its_memory(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """As soon as others need it; and what the others send is there whole."""
+    size, sent = 3_500_000, 3_000_000
+    config = RpcConfig(receive_memory=5_000_000, receive_memory_per_peer=4_000_000)
+    async with rpc_pair(config, RpcConfig()) as pair, open_rpc(pair.net.host()) as other:
+        stream = await pair.client_host.open_stream(pair.server_host.peer_id, DATA)
+        head = b"\x96\xadWorkshop.echo\x00\xc0\xc0\xc0\x90"
+        await stream.send_all(bytes((0, len(head), 1)) + encode_uvarint(size << 1) + head)
+        await stream.send_all(bytes(sent))
+        await trio.sleep(SLOW + 1)
+        held = pair.server.statistics().receive_memory
+        assert held > sent
+        stub = other.stub(pair.server_host.peer_id, Workshop)
+        # There is room, and it keeps what it has.
+        assert await stub.echo(bytes(500_000)) == bytes(500_000)
+        assert not stream.is_dead
+        assert await stub.echo(bytes(2_500_000)) == bytes(2_500_000)
+        with pytest.raises(StreamResetError) as caught:
+            await stream.receive_some()
+        assert caught.value.code == StatusCode.RESOURCE_EXHAUSTED
+        while pair.server.statistics().receive_memory:
+            await trio.sleep(0.01)
+
+
+async def test_a_result_that_drips_yields_its_memory(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """On the calling side: the call fails with the reason."""
+    config = RpcConfig(receive_memory=5_000_000, receive_memory_per_peer=4_000_000)
+    async with rpc_pair(client_config=config) as pair, open_rpc(pair.net.host()) as other:
+
+        async def drip(stream: Stream) -> None:
+            await stream.send_all(bytes((3, 1, 1)) + encode_uvarint(3_500_000 << 1) + b"\x90")
+            await stream.send_all(bytes(3_000_000))
+            while await stream.receive_some():
+                pass
+
+        slow = pair.net.host()
+        slow.handle(DATA, drip, owner="test")
+        other.serve(Workshop())
+        async with trio.open_nursery() as nursery:
+            failures: list[ResourceExhaustedError] = []
+
+            async def ask() -> None:
+                with pytest.raises(ResourceExhaustedError, match="came too slowly") as caught:
+                    await pair.client.stub(slow.peer_id, Workshop).echo(bytes(100_000))
+                failures.append(caught.value)
+
+            nursery.start_soon(ask)
+            await trio.sleep(SLOW + 1)
+            assert not failures
+            assert len(await pair.stub.zeros(3_000_000)) == 3_000_000
+        assert failures
+        assert pair.client.statistics().receive_memory == 0
 
 
 Answer = Callable[[bytes], bytes]
