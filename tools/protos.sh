@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes *_pb2.py and .pyi from the .proto files of nat/pb and dht/pb. Only needed when one of them
+# Makes *_pb2.py and .pyi from the .proto files of the folders below. Only needed when one of them
 # has changed.
 #
 # The generator must not be newer than the oldest protobuf runtime that pyproject.toml allows:
@@ -13,14 +13,12 @@ venv=.cache/protos
 # The folder nat/ is imported as lattica.nat, and its files are known by that name; so for dht/.
 tree=$(mktemp -d)
 trap 'rm -rf "$tree"' EXIT
-for floor in nat dht; do
-    mkdir -p "$tree/lattica/$floor"
-    cp -r "$floor/pb" "$tree/lattica/$floor/pb"
-done
 root=$PWD
-cd "$tree"
-for floor in nat dht; do
-    "$root/$venv/bin/python" -m grpc_tools.protoc -I. --python_out=. --pyi_out=. \
-        lattica/$floor/pb/*.proto
-    cp lattica/$floor/pb/*_pb2.py lattica/$floor/pb/*_pb2.pyi "$root/$floor/pb/"
+for folder in nat/pb dht/pb lattica/content/bitswap/pb; do
+    package=lattica/${folder#lattica/}
+    mkdir -p "$tree/$(dirname "$package")"
+    cp -r "$folder" "$tree/$package"
+    (cd "$tree" && "$root/$venv/bin/python" -m grpc_tools.protoc -I. --python_out=. --pyi_out=. \
+        "$package"/*.proto)
+    cp "$tree/$package"/*_pb2.py "$tree/$package"/*_pb2.pyi "$folder/"
 done

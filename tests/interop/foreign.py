@@ -126,6 +126,15 @@ class ScriptPeer(ForeignPeer):
             addrs=tuple(known["addrs"]),
         )
 
+    async def put_block(self, seed: int, size: int) -> str:
+        """Store that many random bytes as a block; returns its CID. Of the original."""
+        return str(await self._ask("put_block", seed=seed, size=size))
+
+    async def get_block(self, cid: str, seconds: int) -> tuple[str, str]:
+        """Fetch a block: who sent it, and its SHA-256. Of the original."""
+        peer, digest = await self._ask("get_block", cid=cid, seconds=seconds)
+        return peer, digest
+
     async def _ask(self, what: str, **arguments: object) -> Any:
         async with self._turn:
             self._requests += 1

@@ -73,6 +73,7 @@ TARGETS: dict[str, str] = {
     "cid": "content:CID_FORMS",
     "content-server": "content:CONTENT_SERVER",
     "content-client": "content:CONTENT_CLIENT",
+    "bitswap": "bitswap:BITSWAP",
     "rpc-encoding": "rpc:ENCODING",
     "rpc-client": "rpc:CLIENT",
     "rpc-server": "rpc:SERVER",

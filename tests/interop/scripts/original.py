@@ -8,9 +8,11 @@ STUN servers for its NAT type at start and has no switch for that; it does not w
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib
 import json
 import os
+import random
 import sys
 from typing import Any
 
@@ -33,6 +35,12 @@ def rtt(node: Any, peer: str) -> float | None:
         return float(node.get_peer_rtt(peer))
     except (RuntimeError, TypeError):
         return None
+
+
+def got(found: tuple[str, bytes]) -> list[str]:
+    """Who sent a block, and its hash."""
+    peer, block = found
+    return [peer, hashlib.sha256(block).hexdigest()]
 
 
 def main() -> None:
@@ -75,6 +83,10 @@ def main() -> None:
         "addrs": lambda _: list(node.get_visible_maddrs()),
         "identified": lambda request: identified(node, request["peer"]),
         "ping": lambda request: rtt(node, request["peer"]),
+        "put_block": lambda request: node.put_block(
+            random.Random(request["seed"]).randbytes(request["size"])
+        ),
+        "get_block": lambda request: got(node.get_block(request["cid"], request["seconds"])),
     }
     for line in sys.stdin:
         request = json.loads(line)

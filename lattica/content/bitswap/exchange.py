@@ -1,0 +1,318 @@
+"""Bitswap on a node: serves blocks of a store, and gets blocks from peers."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import trio
+
+from lattica.content.bitswap.asking import Asking, Sent
+from lattica.content.bitswap.messages import (
+    MAX_BLOCK,
+    MAX_MESSAGE,
+    MAX_REQUEST,
+    PROTOCOL,
+    Message,
+    Want,
+    decode,
+    encode,
+    own_cid,
+)
+from lattica.content.bitswap.outbox import Outbox
+from lattica.content.bitswap.wanted import Wanted
+from lattica.content.errors import ContentNotFoundError
+from lattica.content.manifest.cid import Cid
+from lattica.nat.base.errors import LatticaError
+from lattica.nat.base.keys.peer_id import PeerId
+from lattica.nat.mux.stream import Stream
+from lattica.nat.swarm.events import PeerConnected, PeerDisconnected
+from lattica.nat.swarm.host import Host
+
+logger = logging.getLogger(__name__)
+
+_MAX_STREAMS = 128
+_SEND_TIMEOUT = 30.0
+"""Seconds that a peer may take no byte; then it counts as gone."""
+_IDLE = 60.0
+"""Seconds after which an outgoing stream without messages is closed."""
+_BATCH = 1024 * 1024
+"""Bytes of blocks that go into one message, unless a single one is larger."""
+
+
+class BlockSource(Protocol):
+    """Where blocks are served from. Called in threads."""
+
+    def get_block(self, cid: Cid) -> bytes | None:
+        """The block, or None if it is not here."""
+        ...
+
+    def has_block(self, cid: Cid) -> bool:
+        """Whether it is."""
+        ...
+
+
+@dataclass(slots=True)
+class ExchangeStatistics:
+    """Counted since the exchange began."""
+
+    requested: int = 0
+    """Blocks that were asked for here."""
+    received: int = 0
+    failed: int = 0
+    """Not found in time."""
+    bytes_received: int = 0
+    blocks_sent: int = 0
+    bytes_sent: int = 0
+
+
+FindProviders = Callable[[Cid], Awaitable[Iterable[PeerId]]]
+
+
+class Exchange:
+    """Serves `source`, and finds blocks at connected peers and those that `find_providers` names.
+
+    Used with :func:`open_exchange`; for the trio thread only.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        source: BlockSource,
+        nursery: trio.Nursery,
+        find_providers: FindProviders | None = None,
+    ) -> None:
+        self.statistics = ExchangeStatistics()
+        self.by_peer: dict[PeerId, int] = {}
+        """Blocks got from each peer that is connected."""
+        self._host = host
+        self._source = source
+        self._nursery = nursery
+        self._find_providers = find_providers
+        self._asking = Asking()
+        self._wanted = Wanted()
+        self._outboxes: dict[PeerId, Outbox] = {}
+        self._waiting: dict[Cid, list[_Waiter]] = {}
+        self._wake = trio.Event()
+
+    # --- getting ---
+
+    async def get(self, cid: Cid, timeout: float = math.inf) -> tuple[PeerId, bytes]:
+        """Get a block from another peer, verified; and who sent it.
+
+        Cancellation: at any time; peers that were asked are told.
+
+        Raises:
+            ContentNotFoundError: nobody has sent it within `timeout` seconds.
+        """
+        waiter = _Waiter()
+        self._waiting.setdefault(cid, []).append(waiter)
+        self.statistics.requested += 1
+        try:
+            with trio.move_on_after(timeout):
+                async with trio.open_nursery() as nursery:
+                    peers = [status.peer_id for status in self._host.peers()]
+                    self._send(self._asking.begin(cid, peers, trio.current_time()))
+                    if self._find_providers is not None:
+                        nursery.start_soon(self._ask_providers, cid, self._find_providers)
+                    await waiter.ready.wait()
+                    nursery.cancel_scope.cancel()
+        finally:
+            left = self._waiting[cid]
+            left.remove(waiter)
+            if not left:
+                del self._waiting[cid]
+                self._send(self._asking.end(cid))
+        if waiter.block is None:
+            self.statistics.failed += 1
+            raise ContentNotFoundError(f"no peer has sent block {cid} within {timeout:g} s")
+        return waiter.block
+
+    async def _ask_providers(self, cid: Cid, find_providers: FindProviders) -> None:
+        try:
+            found = await find_providers(cid)
+        except LatticaError as error:
+            logger.debug("providers of %s are not found: %s", cid, error)
+            return
+        others = [peer for peer in found if peer != self._host.peer_id]
+        self._send(self._asking.ask(cid, others, trio.current_time()))
+
+    def notify(self, cid: Cid) -> None:
+        """A block is in the source now: peers that wait for it get it."""
+        for peer, have_only in self._wanted.take(cid):
+            self._nursery.start_soon(self._serve, peer, [Want(bytes(cid), have_only=have_only)])
+
+    # --- tasks ---
+
+    async def run(self) -> None:
+        """Look after searches, and notice who comes and goes."""
+        self._nursery.start_soon(self._keep_time)
+        with self._host.events() as events:
+            async for event in events:
+                if isinstance(event, PeerConnected):
+                    for cid in list(self._waiting):
+                        asked = self._asking.ask(cid, [event.peer_id], trio.current_time())
+                        self._send(asked)
+                elif isinstance(event, PeerDisconnected):
+                    self._forget(event.peer_id)
+
+    async def _keep_time(self) -> None:
+        while True:
+            self._wake = trio.Event()
+            due = self._asking.next_wake
+            with trio.move_on_at(math.inf if due is None else due):
+                await self._wake.wait()
+            self._send(self._asking.tick(trio.current_time()))
+
+    def _forget(self, peer: PeerId) -> None:
+        self._wanted.forget(peer)
+        self.by_peer.pop(peer, None)
+        self._send(self._asking.lost(peer, trio.current_time()))
+
+    def _send(self, sent: Iterable[Sent]) -> None:
+        for each in sent:
+            self._outbox(each.peer).ask(each.message)
+        self._wake.set()
+
+    def _outbox(self, peer: PeerId) -> Outbox:
+        outbox = self._outboxes.get(peer)
+        if outbox is None:
+            outbox = self._outboxes[peer] = Outbox()
+            self._nursery.start_soon(self._write, peer, outbox)
+        return outbox
+
+    async def _write(self, peer: PeerId, outbox: Outbox) -> None:
+        """Send what is queued for a peer, on one stream, until there is nothing for a while."""
+        stream: Stream | None = None
+        failure: BaseException | None = None
+        try:
+            while True:
+                with trio.move_on_after(_IDLE) as idle:
+                    message = await outbox.take()
+                if idle.cancelled_caught:
+                    break
+                with trio.fail_after(_SEND_TIMEOUT):
+                    if stream is None:
+                        stream = await self._host.open_stream(peer, PROTOCOL)
+                    await stream.send_message(encode(message))
+        except (LatticaError, OSError, trio.TooSlowError) as error:
+            failure = error
+        finally:
+            outbox.close()
+            if self._outboxes.get(peer) is outbox:
+                del self._outboxes[peer]
+            if stream is not None:
+                stream.reset("bitswap is over") if failure else stream.close()
+        if failure is not None:
+            logger.debug("bitswap with a peer ended: %s peer=%s", failure, peer)
+            self._forget(peer)
+
+    # --- serving ---
+
+    async def handle(self, stream: Stream) -> None:
+        """Read a peer's messages: its wants, and what it has for us."""
+        peer = stream.peer_id
+        while True:
+            first = await stream.receive_some(1)
+            if not first:
+                return
+            stream.push_back(first)
+            # Asked now: a block may have been asked for while nothing came.
+            limit = MAX_MESSAGE if self._asking.expects_blocks_of(peer) else MAX_REQUEST
+            message = decode(await stream.receive_message(limit))
+            for block in message.blocks:
+                await self._take(peer, block)
+            self._send(self._asking.on_message(peer, message, trio.current_time()))
+            if message.full:
+                self._wanted.forget(peer)
+            await self._serve(peer, message.wants)
+
+    async def _take(self, peer: PeerId, block: bytes) -> None:
+        if not self._asking.expects_blocks_of(peer):
+            return
+        cid = await trio.to_thread.run_sync(Cid.of, block)
+        waiting = self._waiting.get(cid)
+        if not waiting:
+            return
+        self._asking.got(peer)
+        self.by_peer[peer] = self.by_peer.get(peer, 0) + 1
+        self.statistics.received += 1
+        self.statistics.bytes_received += len(block)
+        for waiter in waiting:
+            waiter.block = (peer, block)
+            waiter.ready.set()
+
+    async def _serve(self, peer: PeerId, wants: Iterable[Want]) -> None:
+        """Answer wants, in order; waits while the peer takes no answers."""
+        blocks: list[bytes] = []
+        haves: list[bytes] = []
+        dont_haves: list[bytes] = []
+
+        async def flush() -> None:
+            message = Message(
+                blocks=tuple(blocks), haves=tuple(haves), dont_haves=tuple(dont_haves)
+            )
+            if message:
+                self.statistics.blocks_sent += len(blocks)
+                self.statistics.bytes_sent += sum(map(len, blocks))
+                for each in (blocks, haves, dont_haves):
+                    each.clear()
+                await self._outbox(peer).answer(message)
+
+        try:
+            for want in wants:
+                cid = own_cid(want.cid)
+                if want.cancel:
+                    if cid is not None:
+                        self._wanted.forget(peer, cid)
+                    continue
+                found = None if cid is None else await self._find(cid, want.have_only)
+                if found is None:
+                    if want.send_dont_have:
+                        dont_haves.append(want.cid)
+                    if cid is not None:
+                        self._wanted.note(peer, cid, want)
+                elif want.have_only:
+                    haves.append(want.cid)
+                else:
+                    if blocks and sum(map(len, blocks)) + len(found) > _BATCH:
+                        await flush()
+                    blocks.append(found)
+            await flush()
+        except trio.BrokenResourceError:
+            pass  # the peer has gone, or takes nothing
+
+    async def _find(self, cid: Cid, have_only: bool) -> bytes | None:
+        """The block, or for a question whether it is there, no bytes; None if it is not."""
+        if have_only:
+            return b"" if await trio.to_thread.run_sync(self._source.has_block, cid) else None
+        block = await trio.to_thread.run_sync(self._source.get_block, cid)
+        return block if block is None or len(block) <= MAX_BLOCK else None
+
+
+class _Waiter:
+    """One caller of :meth:`Exchange.get`."""
+
+    def __init__(self) -> None:
+        self.ready = trio.Event()
+        self.block: tuple[PeerId, bytes] | None = None
+
+
+@asynccontextmanager
+async def open_exchange(
+    host: Host, source: BlockSource, find_providers: FindProviders | None = None
+) -> AsyncIterator[Exchange]:
+    """Serve `source` by Bitswap, and get blocks, for as long as the block lasts."""
+    async with trio.open_nursery() as nursery:
+        exchange = Exchange(host, source, nursery, find_providers)
+        host.handle(PROTOCOL, exchange.handle, owner="Bitswap", limit=_MAX_STREAMS)
+        nursery.start_soon(exchange.run)
+        try:
+            yield exchange
+        finally:
+            host.unhandle(PROTOCOL, owner="Bitswap")
+            nursery.cancel_scope.cancel()

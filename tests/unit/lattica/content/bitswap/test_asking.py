@@ -1,0 +1,112 @@
+"""Whom a block is asked of: it comes if anybody honest has it, whatever the others do."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lattica.content.bitswap.asking import MAX_ASKED, PATIENCE, Asking, Sent
+from lattica.content.bitswap.messages import Message
+from lattica.content.manifest.cid import Cid
+from lattica.nat.base.keys.peer_id import PeerId
+
+CID = Cid.of(b"the block")
+RAW = bytes(CID)
+
+
+def peer(number: int) -> PeerId:
+    return PeerId(b"\x12\x20" + number.to_bytes(32, "big"))
+
+
+def asked_for_block(sent: list[Sent]) -> list[PeerId]:
+    return [
+        each.peer
+        for each in sent
+        if any(not want.have_only and not want.cancel for want in each.message.wants)
+    ]
+
+
+class Behaviour(Enum):
+    HOLDER = "sends it"
+    EMPTY = "says that it has not got it"
+    LIAR = "says that it has it, and sends nothing"
+    FICKLE = "says that it has it, and later that it has not"
+    MUTE = "says nothing"
+    GONE = "leaves when it is asked"
+
+
+@settings(max_examples=200)
+@given(st.lists(st.sampled_from(Behaviour), max_size=12), st.integers(0, 12), st.randoms())
+def test_a_holder_is_found(others: list[Behaviour], late: int, random: object) -> None:
+    behaviours = [*others, Behaviour.HOLDER]
+    random.shuffle(behaviours)  # type: ignore[attr-defined]
+    peers = {peer(number): behaviour for number, behaviour in enumerate(behaviours)}
+    early = [*peers][late:]
+    asking, now = Asking(), 0.0
+    mail = asking.begin(CID, early, now)
+    mail += asking.ask(CID, peers, now)
+    steps = 0
+    while True:
+        steps += 1
+        assert steps < 1000
+        if not mail:
+            due = asking.next_wake
+            assert due is not None, "nobody is asked any more"
+            assert due <= now + PATIENCE
+            now = due
+            mail = asking.tick(now)
+            continue
+        sent = mail.pop(0)
+        behaviour = peers[sent.peer]
+        (want,) = sent.message.wants
+        if behaviour is Behaviour.HOLDER and not want.have_only:
+            break
+        if behaviour is Behaviour.GONE:
+            mail += asking.lost(sent.peer, now)
+        elif behaviour is Behaviour.EMPTY or (behaviour is Behaviour.FICKLE and not want.have_only):
+            mail += asking.on_message(sent.peer, Message(dont_haves=(RAW,)), now)
+        elif behaviour is not Behaviour.MUTE and want.have_only:
+            mail += asking.on_message(sent.peer, Message(haves=(RAW,)), now)
+    assert asking.expects_blocks_of(sent.peer)
+    asking.got(sent.peer)
+    told = asking.end(CID)
+    assert all(want.cancel for each in told for want in each.message.wants)
+    assert sent.peer in {each.peer for each in told}
+    assert CID not in asking
+    assert asking.next_wake is None
+
+
+def test_one_peer_is_asked_for_the_block_and_the_others_whether_they_have_it() -> None:
+    asking = Asking()
+    sent = asking.begin(CID, [peer(1), peer(2), peer(3)], 0.0)
+    assert asked_for_block(sent) == [peer(1)]
+    assert {each.peer for each in sent} == {peer(1), peer(2), peer(3)}
+    assert asking.on_message(peer(2), Message(haves=(RAW,)), 0.1) == []
+    refused = asking.on_message(peer(1), Message(dont_haves=(RAW,)), 0.2)
+    assert asked_for_block(refused) == [peer(2)]
+
+
+def test_who_was_good_is_asked_first() -> None:
+    asking = Asking()
+    other = Cid.of(b"other")
+    asking.begin(other, [], 0.0)
+    asking.got(peer(3))
+    assert asked_for_block(asking.begin(CID, [peer(1), peer(2), peer(3)], 0.0)) == [peer(3)]
+
+
+def test_what_nobody_asked_for_changes_nothing() -> None:
+    asking = Asking()
+    asking.begin(CID, [peer(1)], 0.0)
+    assert asking.on_message(peer(9), Message(haves=(RAW,), dont_haves=(RAW,)), 0.0) == []
+    stranger = Message(haves=(bytes(Cid.of(b"x")), b"rubbish"), dont_haves=(b"rubbish",))
+    assert asking.on_message(peer(1), stranger, 0.0) == []
+    assert not asking.expects_blocks_of(peer(9))
+
+
+def test_not_everybody_is_asked() -> None:
+    asking = Asking()
+    sent = asking.begin(CID, map(peer, range(1000)), 0.0)
+    assert len(sent) == MAX_ASKED
+    assert asking.ask(CID, [peer(2000)], 0.0) == []
