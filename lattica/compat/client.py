@@ -5,6 +5,8 @@ from __future__ import annotations
 import concurrent.futures
 import logging
 import math
+import os
+import tempfile
 import threading
 from collections.abc import Iterable
 from dataclasses import replace
@@ -12,12 +14,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import trio
+
 from lattica.compat.arguments import received
+from lattica.compat.blocks import BlockDirectory
 from lattica.compat.errors import CompatError
 from lattica.compat.peer_info import PeerInfo
 from lattica.compat.results import RpcFuture, StreamIterator, translated
 from lattica.compat.service import service_of
 from lattica.compat.settings import Settings, texts, usable
+from lattica.config import default_data_dir
+from lattica.content.bitswap.exchange import Exchange, open_exchange
+from lattica.content.manifest.cid import Cid
 from lattica.facades.blocking import Lattica
 from lattica.facades.call import Call
 from lattica.nat.base.errors import LatticaError
@@ -45,6 +53,9 @@ class CompatLattica:
         self._settings = Settings()
         self._lattica: Lattica | None = None
         self._identity: Identity | None = None
+        self._blocks: BlockDirectory | None = None
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._exchange: Exchange | None = None
         self._pending: set[Call[Any]] = set()
         self._lock = threading.Lock()
 
@@ -126,13 +137,37 @@ class CompatLattica:
                 return self
             self._identity = self._settings.identity() or Identity.generate()
             config = self._settings.config(self._identity.peer_id)
+            self._blocks = BlockDirectory(self._block_folder(self._identity.peer_id))
             lattica = Lattica(config, identity=self._identity).start()
             self._lattica = lattica
+        self._exchange = self._begin_exchange(lattica)
         external = usable(self._settings.external_addrs, "announce")
         if external:
             node = lattica._node
             lattica._bridge.call_plain(node.swarm.own_addresses.set, "configured", external)
         return self
+
+    def _block_folder(self, own: PeerId) -> Path:
+        """Of a node whose key stays, in the user's state folder; else for as long as it lives."""
+        if self._settings.storage_path is not None:
+            return self._settings.storage_path / "blocks"
+        if self._settings.key_path is not None:
+            return default_data_dir(os.environ) / "blocks" / str(own)
+        self._temporary = tempfile.TemporaryDirectory(prefix="lattica-blocks-")
+        return Path(self._temporary.name)
+
+    def _begin_exchange(self, lattica: Lattica) -> Exchange:
+        node, blocks = lattica._node, self._blocks
+        assert blocks is not None
+        ready: concurrent.futures.Future[Exchange] = concurrent.futures.Future()
+
+        async def serve() -> None:
+            async with open_exchange(node, blocks) as exchange:
+                ready.set_result(exchange)
+                await trio.sleep_forever()
+
+        lattica._bridge.submit(serve)  # until the node is closed
+        return ready.result()
 
     def __enter__(self) -> Self:
         return self.build()
@@ -163,6 +198,8 @@ class CompatLattica:
             pending = [call.future for call in self._pending]
         concurrent.futures.wait(pending, timeout=DRAIN)
         lattica.close()
+        if self._temporary is not None:
+            self._temporary.cleanup()
 
     @property
     def lattica(self) -> Lattica:
@@ -215,6 +252,71 @@ class CompatLattica:
         stub = self.lattica.rpc.stub(peer_id, service, timeout=math.inf)
         arguments = () if payload is None else (payload,)
         return StreamIterator(getattr(stub, name).stream(*arguments))
+
+    # --- blocks ---
+
+    def put_block(self, data: bytes) -> str:
+        """Keep a block, and serve it; returns its CID."""
+        blocks, exchange = self._stores()
+        try:
+            cid = blocks.put(bytes(data))
+        except (OSError, ValueError) as error:
+            raise CompatError(f"Failed to put block: {error}") from error
+        self.lattica._bridge.call_plain(exchange.notify, cid)
+        return str(cid)
+
+    def get_block(self, cid: str, timeout_secs: float = 30) -> tuple[str | None, bytes]:
+        """A block, and who has sent it: None if it is here.
+
+        Raises:
+            RuntimeError: it is no CID, or nobody has sent it in time.
+        """
+        blocks, exchange = self._stores()
+        try:
+            name = Cid.parse(cid)
+            block = blocks.get_block(name)
+            if block is not None:
+                return None, block
+            peer, block = self.lattica._bridge.call(exchange.get, name, float(timeout_secs))
+        except LatticaError as error:
+            raise CompatError(f"Failed to get block: {error}") from error
+        return str(peer), block
+
+    def remove_block(self, cid: str) -> None:
+        """Serve a block no more. Idempotent."""
+        try:
+            self._stores()[0].remove(Cid.parse(cid))
+        except LatticaError as error:
+            raise CompatError(f"Failed to remove block: {error}") from error
+
+    def _stores(self) -> tuple[BlockDirectory, Exchange]:
+        if self._blocks is None or self._exchange is None:
+            raise CompatError("the node is not built: call build() first")
+        return self._blocks, self._exchange
+
+    def configure_bitswap_peer_selection(self, **options: Any) -> None:
+        """Nothing: the peers that were good are asked first, and others when they take too long."""
+
+    def get_bitswap_global_stats(self) -> dict[str, int]:
+        """What was asked for here, and what came."""
+        counted = self._stores()[1].statistics
+        return {
+            "total_requests": counted.requested,
+            "successful_requests": counted.received,
+            "failed_requests": counted.failed,
+            "total_bytes_received": counted.bytes_received,
+        }
+
+    def get_bitswap_peer_rankings(self) -> list[dict[str, Any]]:
+        """The connected peers that have sent blocks, those with most first."""
+        ranked = sorted(self._stores()[1].by_peer.items(), key=lambda each: -each[1])
+        return [{"peer_id": str(peer), "blocks_received": count} for peer, count in ranked]
+
+    def print_bitswap_stats(self) -> None:
+        """Print both."""
+        print(self.get_bitswap_global_stats())  # noqa: T201 - what it is for
+        for each in self.get_bitswap_peer_rankings():
+            print(each)  # noqa: T201
 
     # --- peers ---
 

@@ -336,3 +336,35 @@ def test_the_last_service_of_a_name_counts() -> None:
     assert stub.which().result() == 2
     other.close()
     node.close()
+
+
+def test_blocks(pair: Pair) -> None:
+    a, b = pair.a, pair.b
+    cid = a.put_block(b"hello")
+    assert cid == "bafkreibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yeq"
+    assert a.get_block(cid) == (None, b"hello")
+    assert b.get_block(cid) == (a.peer_id(), b"hello")
+    large = bytes(range(256)) * (8 << 12)
+    assert b.get_block(a.put_block(large), timeout_secs=60) == (a.peer_id(), large)
+    assert b.get_bitswap_global_stats()["total_bytes_received"] == 5 + len(large)
+    assert [each["peer_id"] for each in b.get_bitswap_peer_rankings()] == [a.peer_id()]
+    a.remove_block(cid)
+    a.remove_block(cid)
+    with pytest.raises(RuntimeError, match="no peer has sent block"):
+        b.get_block(cid, timeout_secs=0.2)
+    with pytest.raises(RuntimeError, match="Failed to get block"):
+        b.get_block("rubbish")
+
+
+def test_a_block_that_was_changed_is_none(tmp_path: Path) -> None:
+    node = Lattica.builder().with_listen_addrs(LISTEN).with_storage_path(str(tmp_path)).build()
+    cid = node.put_block(b"hello")
+    (tmp_path / "blocks" / cid).write_bytes(b"jello")
+    with pytest.raises(RuntimeError, match="no peer has sent block"):
+        node.get_block(cid, timeout_secs=0.1)
+    assert node.put_block(b"hello") == cid
+    assert node.get_block(cid) == (None, b"hello")
+    node.close()
+    again = Lattica.builder().with_listen_addrs(LISTEN).with_storage_path(str(tmp_path)).build()
+    assert again.get_block(cid) == (None, b"hello")
+    again.close()
