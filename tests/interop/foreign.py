@@ -135,6 +135,10 @@ class ScriptPeer(ForeignPeer):
         peer, digest = await self._ask("get_block", cid=cid, seconds=seconds)
         return peer, digest
 
+    async def ask(self, what: str, **arguments: object) -> Any:
+        """Ask it something that only its script can."""
+        return await self._ask(what, **arguments)
+
     async def _ask(self, what: str, **arguments: object) -> Any:
         async with self._turn:
             self._requests += 1

@@ -12,8 +12,9 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import trio
@@ -32,7 +33,9 @@ from tests.interop.foreign import (
     process,
 )
 
-IDENTIFY_REQUEST, CONNECT, STREAM_OPEN, STREAM_HANDLER, LIST_PEERS = 0, 1, 2, 3, 5
+IDENTIFY_REQUEST, CONNECT, STREAM_OPEN, STREAM_HANDLER, LIST_PEERS, PUBSUB = 0, 1, 2, 3, 5, 8
+TOPIC_PEERS, PUBLISH, SUBSCRIBE = 1, 2, 3
+"""Of its pubsub (`-pubsub`)."""
 CHUNK = 65536
 
 UNIX, P2P = b"\x90\x03", b"\xa5\x03"
@@ -88,6 +91,14 @@ def decode(message: bytes) -> Iterator[tuple[int, Field]]:
 def only_bytes(message: bytes, number: int) -> list[bytes]:
     """Every length-delimited field `number` of a message."""
     return [value for at, value in decode(message) if at == number and isinstance(value, bytes)]
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A message of a topic."""
+
+    data: bytes
+    source: str
 
 
 class Control:
@@ -244,6 +255,35 @@ class GoDaemon(ForeignPeer):
             while data := await control.receive():
                 await control.send(data)
 
+    # --- topics, with `-pubsub` ---
+
+    async def publish(self, topic: str, data: bytes) -> None:
+        """Say something in a topic."""
+        request = encode((1, PUBLISH), (2, topic.encode()), (3, data))
+        await self._ask(PUBSUB, (8, request))
+
+    async def subscribers(self, topic: str) -> set[str]:
+        """The connected peers that have subscribed."""
+        response = await self._ask(PUBSUB, (8, encode((1, TOPIC_PEERS), (2, topic.encode()))))
+        answers = only_bytes(response, 7)
+        return {_peer_text(peer) for answer in answers for peer in only_bytes(answer, 2)}
+
+    @asynccontextmanager
+    async def subscribe(self, topic: str) -> AsyncIterator[Callable[[], Awaitable[Heard]]]:
+        """Subscribe; what is called gives the next message."""
+        async with self._control() as control:
+            with trio.fail_after(REQUEST_TIMEOUT):
+                request = encode((1, SUBSCRIBE), (2, topic.encode()))
+                await control.request(PUBSUB, (8, request))
+
+            async def receive() -> Heard:
+                with trio.fail_after(REQUEST_TIMEOUT):
+                    message = await control.receive_message()
+                data = b"".join(only_bytes(message, 2))
+                return Heard(data, _peer_text(only_bytes(message, 1)[0]))
+
+            yield receive
+
 
 def _unix_addr(path: Path) -> bytes:
     # By hand: py-multiaddr 0.2.0 drops the leading slash of the path, which go keeps.
@@ -260,14 +300,14 @@ def _peer_text(peer: bytes) -> str:
 
 
 @asynccontextmanager
-async def go_daemon(installed: Path, folder: Path) -> AsyncIterator[GoDaemon]:
+async def go_daemon(installed: Path, folder: Path, *options: str) -> AsyncIterator[GoDaemon]:
     """A p2pd on TCP and loopback only, that serves the echo protocol."""
     # Not in pytest's folders: a unix socket's path may have 107 characters.
     with tempfile.TemporaryDirectory(prefix="p2pd-") as sockets:
         control = Path(sockets) / "control.sock"
         command = [str(installed / "p2pd"), "-listen", f"/unix{control}"]
         command += ["-hostAddrs", "/ip4/127.0.0.1/tcp/0", "-bootstrapPeers", ""]
-        command += ["-relayService=false", "-tls=false"]
+        command += ["-relayService=false", "-tls=false", *options]
         async with process(command, folder / "go.log"), trio.open_nursery() as nursery:
             daemon = GoDaemon(control)
             await daemon.wait_ready()

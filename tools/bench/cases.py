@@ -255,6 +255,10 @@ WORKLOADS: tuple[Workload, ...] = (
     _ports("echo-128B-seq", "1/s", "128 B there and back on one such connection"),
     _ports("echo-128B-c64", "1/s", "the same on 64 connections at once"),
     _ports("connects", "1/s", "connect, 128 B there and back, close: one after the other"),
+    Workload(
+        "publish-1KiB",
+        (Case("pubsub", "publish-1KiB", "1/s", "higher", "messages of a topic, signed"),),
+    ),
     _relay("stream-1MiB", "MB/s", "one stream over one circuit, writes of 1 MiB"),
     _relay("echo-128B-seq", "1/s", "128 B there and back on one stream over one circuit"),
     _relay(

@@ -24,6 +24,7 @@ from lattica.rpc import RpcConfig
 if TYPE_CHECKING:
     from tools.bench.programs import bench_child as bc
     from tools.bench.programs import impl_lattica_ports as ports
+    from tools.bench.programs import impl_lattica_pubsub as pubsub
     from tools.bench.programs import impl_lattica_relay as through_relay
     from tools.bench.programs import impl_lattica_rpc as rpc
     from tools.bench.programs import trio_workloads as work
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 else:
     import bench_child as bc
     import impl_lattica_ports as ports
+    import impl_lattica_pubsub as pubsub
     import impl_lattica_relay as through_relay
     import impl_lattica_rpc as rpc
     import trio_workloads as work
@@ -100,7 +102,10 @@ async def serve(child: bc.Child, job: bc.Job) -> None:
 
             node.handle(protocol, handle)
         port = int(str(node.addrs[0]).split("/")[4])
-        child.ready(f"{bc.multiaddr(job, QUIC, '{port}')}/p2p/{node.peer_id}", port)
+        addr = f"{bc.multiaddr(job, QUIC, '{port}')}/p2p/{node.peer_id}"
+        if job.case == pubsub.work.CASE:
+            await pubsub.serve(child, node, addr, port)
+        child.ready(addr, port)
         await trio.sleep_forever()
 
 
@@ -117,6 +122,12 @@ async def call(child: bc.Child, job: bc.Job) -> None:
         await rpc.run_client(child, job, node.rpc, peer, note)
 
 
+async def publish(child: bc.Child, job: bc.Job) -> None:
+    async with make_node() as node:
+        await node.connect(job.addr)
+        await pubsub.run_client(child, job, node, f"lattica: {TRANSPORTS[job.transport]}")
+
+
 def main(child: bc.Child, job: bc.Job) -> None:
     if job.transport == "relay":
         through_relay.main(child, job)
@@ -124,6 +135,8 @@ def main(child: bc.Child, job: bc.Job) -> None:
         trio.run(serve, child, job)
     elif job.case.startswith(("rpc-", "ports-")):
         trio.run(call, child, job)
+    elif job.case == pubsub.work.CASE:
+        trio.run(publish, child, job)
     else:
         trio.run(partial(work.run_client, child, job, Lattica(job)))
 

@@ -27,9 +27,11 @@ from multiaddr import Multiaddr
 
 if TYPE_CHECKING:
     from tools.bench.programs import bench_child as bc
+    from tools.bench.programs import impl_py_libp2p_pubsub as pubsub
     from tools.bench.programs import trio_workloads as work
 else:
     import bench_child as bc
+    import impl_py_libp2p_pubsub as pubsub
     import trio_workloads as work
 
 
@@ -145,8 +147,21 @@ async def serve(child: bc.Child, job: bc.Job) -> None:
         for protocol, handler in work.HANDLERS.items():
             host.set_stream_handler(TProtocol(protocol), isolated(handler))
         port = int(str(host.get_transport_addrs()[0]).split("/")[4])
-        child.ready(f"{bc.multiaddr(job, QUIC, '{port}')}/p2p/{host.get_id()}", port)
+        addr = f"{bc.multiaddr(job, QUIC, '{port}')}/p2p/{host.get_id()}"
+        if job.case == pubsub.work.CASE:
+            await pubsub.serve(child, host, addr, port)
+        child.ready(addr, port)
         await trio.sleep_forever()
+
+
+async def publish(child: bc.Child, job: bc.Job) -> None:
+    host = make_host(job)
+    async with host.run(listen_addrs=[]):
+
+        async def connect() -> None:
+            await host.connect(info_from_p2p_addr(Multiaddr(job.addr)))
+
+        await pubsub.run_client(child, job, host, connect, "py-libp2p 0.8.1: GossipSub over TCP")
 
 
 def main(child: bc.Child, job: bc.Job) -> None:
@@ -155,6 +170,8 @@ def main(child: bc.Child, job: bc.Job) -> None:
         raise bc.Unsupported("its QUIC loses bytes of long streams, and many streams stall")
     if job.role == "server":
         trio.run(serve, child, job)
+    elif job.case == pubsub.work.CASE:
+        trio.run(publish, child, job)
     else:
         trio.run(partial(work.run_client, child, job, PyLibp2p(job)))
 

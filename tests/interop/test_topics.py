@@ -1,0 +1,114 @@
+"""Topics with go-libp2p's daemon and js-libp2p: each hears what the other publishes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from lattica.nat.base.keys.identity import parse_peer_id
+from tests.interop import partners
+from tests.interop.foreign import ScriptPeer, script_peer
+from tests.interop.godaemon import go_daemon
+from tests.interop.ours import PATIENCE, address, our_node
+
+pytestmark = [pytest.mark.foreign, pytest.mark.timeout(600)]
+
+TOPIC = "lattica-test/news"
+
+
+@asynccontextmanager
+async def js_pubsub(installed: Path, folder: Path) -> AsyncIterator[ScriptPeer]:
+    command = partners.js_command(installed, "pubsub.mjs")
+    async with script_peer("js-pubsub", command, folder, cwd=installed) as peer:
+        yield peer
+
+
+@pytest.mark.parametrize("we_dial", [True, False], ids=["we-dial", "go-dials"])
+async def test_go_and_we_hear_each_other(go_installed, tmp_path, we_dial):
+    async with go_daemon(go_installed, tmp_path, "-pubsub") as go, our_node() as node:
+        topic = node.topic(TOPIC)
+        async with topic.subscribe() as messages, go.subscribe(TOPIC) as receive:
+            if we_dial:
+                await node.connect(go.addrs[0])
+            else:
+                await go.connect(address(node))
+            with trio.fail_after(PATIENCE):
+                await topic.wait_peers()
+                while str(node.peer_id) not in await go.subscribers(TOPIC):
+                    await trio.sleep(0.05)
+                for size in (1, 5000, 100_000):
+                    said = bytes([size % 251]) * size
+                    assert await topic.publish(said) == 1
+                    heard = await receive()
+                    assert (heard.data, heard.source) == (said, str(node.peer_id))
+                    await go.publish(TOPIC, said)
+                    # It hears itself, too.
+                    assert (await receive()).source == go.peer_id
+                    message = await anext(messages)
+                    assert (message.data, message.source) == (said, go.peer_id)
+                assert topic.peers() == (parse_peer_id(go.peer_id),)
+                counters = node.topics.counters
+                assert (counters.invalid, counters.delivered) == (0, 3)
+
+
+@pytest.mark.parametrize("we_dial", [True, False], ids=["we-dial", "js-dials"])
+async def test_js_and_we_hear_each_other(js_pubsub_installed, tmp_path, we_dial):
+    async with js_pubsub(js_pubsub_installed, tmp_path) as js, our_node() as node:
+        topic = node.topic(TOPIC)
+        await js.ask("subscribe", topic=TOPIC)
+        async with topic.subscribe() as messages:
+            if we_dial:
+                await node.connect(js.addrs[0])
+            else:
+                await js.connect(address(node))
+            with trio.fail_after(PATIENCE):
+                await topic.wait_peers()
+                while str(node.peer_id) not in await js.ask("mesh", topic=TOPIC):
+                    await trio.sleep(0.05)
+                for size in (1, 5000, 100_000):
+                    said = bytes([size % 251]) * size
+                    assert await topic.publish(said) == 1
+                    while not (heard := await js.ask("heard")):
+                        await trio.sleep(0.02)
+                    assert heard == [
+                        {
+                            "topic": TOPIC,
+                            "data": said.hex(),
+                            "source": str(node.peer_id),
+                            "type": "signed",
+                        }
+                    ]
+                    assert await js.ask("publish", topic=TOPIC, data=said.hex()) == 1
+                    message = await anext(messages)
+                    assert (message.data, message.source) == (said, js.peer_id)
+                assert node.topics.counters.invalid == 0
+
+
+async def test_we_pass_on_between_go_and_js(go_installed, js_pubsub_installed, tmp_path):
+    """Whom only we know hear each other, with signatures that are still right."""
+    async with (
+        go_daemon(go_installed, tmp_path, "-pubsub") as go,
+        js_pubsub(js_pubsub_installed, tmp_path) as js,
+        our_node() as node,
+    ):
+        await js.ask("subscribe", topic=TOPIC)
+        topic = node.topic(TOPIC)
+        async with topic.subscribe(), go.subscribe(TOPIC) as receive:
+            await node.connect(go.addrs[0])
+            await node.connect(js.addrs[0])
+            with trio.fail_after(PATIENCE):
+                await topic.wait_peers(2)
+                while str(node.peer_id) not in await js.ask("mesh", topic=TOPIC):
+                    await trio.sleep(0.05)
+                await js.ask("publish", topic=TOPIC, data=b"from js".hex())
+                heard = await receive()
+                assert (heard.data, heard.source) == (b"from js", js.peer_id)
+                await go.publish(TOPIC, b"from go")
+                while not (found := await js.ask("heard")):
+                    await trio.sleep(0.02)
+                assert found[0]["source"] == go.peer_id
+                assert bytes.fromhex(found[0]["data"]) == b"from go"
