@@ -46,7 +46,7 @@ from lattica.nat.base.foreign_code import settle
 from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.base.keys.peer_record import open_record
 from lattica.nat.base.limits.backoff import pause_after
-from lattica.nat.base.net.addresses import ip_of, relay_of
+from lattica.nat.base.net.addresses import ip_of, relay_of, with_peer
 from lattica.nat.base.net.ip import is_public_host
 from lattica.nat.base.net.network_groups import network_of
 from lattica.nat.base.peer_log import peer_log
@@ -424,7 +424,9 @@ class Topics:
                 if record is None or not record.addrs:
                     await self._host.connect(action.peer_id)
                 else:
-                    await self._host.connect(record.addrs)
+                    await self._host.connect(
+                        [with_peer(addr, action.peer_id) for addr in record.addrs]
+                    )
         except (LatticaError, OSError) as error:
             logger.debug("peer exchange: %s not reached: %s", action.peer_id, error)
         finally:

@@ -103,7 +103,7 @@ async def serve(child: bc.Child, job: bc.Job) -> None:
             node.handle(protocol, handle)
         port = int(str(node.addrs[0]).split("/")[4])
         addr = f"{bc.multiaddr(job, QUIC, '{port}')}/p2p/{node.peer_id}"
-        if job.case == pubsub.work.CASE:
+        if job.case == pubsub.CASE:
             await pubsub.serve(child, node, addr, port)
         child.ready(addr, port)
         await trio.sleep_forever()
@@ -135,7 +135,7 @@ def main(child: bc.Child, job: bc.Job) -> None:
         trio.run(serve, child, job)
     elif job.case.startswith(("rpc-", "ports-")):
         trio.run(call, child, job)
-    elif job.case == pubsub.work.CASE:
+    elif job.case == pubsub.CASE:
         trio.run(publish, child, job)
     else:
         trio.run(partial(work.run_client, child, job, Lattica(job)))

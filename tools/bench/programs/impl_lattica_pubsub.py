@@ -15,6 +15,8 @@ else:
     import bench_child as bc
     import pubsub_work as work
 
+CASE = work.CASE
+
 
 async def serve(child: bc.Child, node: Node, addr: str, port: int) -> None:
     """The subscriber."""

@@ -148,7 +148,7 @@ async def serve(child: bc.Child, job: bc.Job) -> None:
             host.set_stream_handler(TProtocol(protocol), isolated(handler))
         port = int(str(host.get_transport_addrs()[0]).split("/")[4])
         addr = f"{bc.multiaddr(job, QUIC, '{port}')}/p2p/{host.get_id()}"
-        if job.case == pubsub.work.CASE:
+        if job.case == pubsub.CASE:
             await pubsub.serve(child, host, addr, port)
         child.ready(addr, port)
         await trio.sleep_forever()
@@ -170,7 +170,7 @@ def main(child: bc.Child, job: bc.Job) -> None:
         raise bc.Unsupported("its QUIC loses bytes of long streams, and many streams stall")
     if job.role == "server":
         trio.run(serve, child, job)
-    elif job.case == pubsub.work.CASE:
+    elif job.case == pubsub.CASE:
         trio.run(publish, child, job)
     else:
         trio.run(partial(work.run_client, child, job, PyLibp2p(job)))

@@ -20,6 +20,8 @@ else:
     import bench_child as bc
     import pubsub_work as work
 
+CASE = work.CASE
+
 
 @contextlib.asynccontextmanager
 async def _pubsub(host: IHost) -> AsyncIterator[Pubsub]:
