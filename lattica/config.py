@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any, Final, Union, get_args, get_origin, get_type_hints
 
 from lattica.crdt.config import StoreConfig
+from lattica.dht.discovery.config import DiscoveryConfig
 from lattica.dht.topics.config import TopicsConfig
 from lattica.logs import LEVELS
 from lattica.nat.base.checks import FieldError, require_texts, require_types
@@ -95,6 +96,7 @@ class NodeConfig:
     rpc: RpcConfig = field(default_factory=RpcConfig)
     ports: PortsConfig = field(default_factory=PortsConfig)
     topics: TopicsConfig = field(default_factory=TopicsConfig)
+    discovery: DiscoveryConfig = field(default_factory=DiscoveryConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
     bootstrap: tuple[str, ...] = ()
     """Multiaddrs of peers to stay connected to. With `/p2p/ID` it must be that peer; without,
@@ -348,15 +350,16 @@ def _build(cls: type, prefix: str, given: Mapping[str, _Given]) -> object:
         raise ConfigError(f"{where}: {error.problem}") from None
 
 
-def _check_relay(text: str) -> None:
+def _check_peer_address(text: str) -> None:
     addr, relay = split_peer(parse_multiaddr(text))
     if relay is None or kind_of(addr) is Kind.CIRCUIT or not addr.to_bytes():
-        raise AddressError(f"a relay's address must end in its /p2p/ID, unlike {text!r:.200}")
+        raise AddressError(f"the address must end in its peer's /p2p/ID, unlike {text!r:.200}")
 
 
 _ITEMS: Final[Mapping[str, Callable[[str], object]]] = {
     "swarm.listen": parse_multiaddr,
-    "nat.relay.relays": _check_relay,
+    "nat.relay.relays": _check_peer_address,
+    "discovery.rendezvous": _check_peer_address,
     "bootstrap": parse_multiaddr,
     "swarm.access.allow_peers": parse_peer_id,
     "swarm.access.deny_peers": parse_peer_id,

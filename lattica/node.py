@@ -6,6 +6,7 @@ import math
 import tempfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, AsyncExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, cast
@@ -34,6 +35,7 @@ from lattica.nat.traversal.parts import Traversal
 
 if TYPE_CHECKING:
     from lattica.crdt.store.store import Store
+    from lattica.dht.discovery.discovery import Discovery
     from lattica.dht.topics.service.topic import Topic
     from lattica.dht.topics.service.topics import Topics
     from lattica.nat.libp2p.network import Host
@@ -87,6 +89,7 @@ class Node(NodeInProcess):
         self._rpc: Rpc | None = None
         self._ports: Ports | None = None
         self._topics: Topics | None = None
+        self._discovery: Discovery | None = None
         self._store: Store | None = None
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._nursery: trio.Nursery | None = None
@@ -127,6 +130,7 @@ class Node(NodeInProcess):
                 # Before the swarm closes: connections that end then are not to be replaced.
                 stack.callback(self._bootstrap.stop)
                 stack.push_async_callback(self._close_services)
+                self._start_services()
                 self._exit = stack.pop_all()
         except BaseExceptionGroup as group:
             # That a nursery is in use here is nobody's business.
@@ -231,12 +235,42 @@ class Node(NodeInProcess):
         """
         if self._topics is None:
             nursery = self._running("node.topics")
+            from lattica.dht.topics.service.records import PeerRecords
             from lattica.dht.topics.service.topics import Topics
+            from lattica.discovery import seek_members
             from lattica.nat.quic.qh3.signatures import ed25519_signer
 
-            sign = ed25519_signer(self.identity.seed)
-            self._topics = Topics(self, nursery, self.config.topics, sign=sign)
+            records = PeerRecords()
+            self._identify.on_identified.append(
+                lambda connection, said: records.take(connection.peer_id, said.signed_record)
+            )
+            self._topics = Topics(
+                self,
+                nursery,
+                self.config.topics,
+                sign=ed25519_signer(self.identity.seed),
+                record_of=records.get,
+                seek=partial(seek_members, self),
+            )
         return self._topics
+
+    @property
+    def discovery(self) -> Discovery:
+        """Peers by topic, from all there is to ask: `advertise(topic)` and `find_peers(topic)`
+        (`docs/discovery.md`).
+
+        Made when first asked for, or with the node where `discovery.mdns` is set, and ended
+        with it.
+
+        Raises:
+            LocalProtocolError: the node does not run.
+        """
+        if self._discovery is None:
+            nursery = self._running("node.discovery")
+            from lattica.discovery import make_discovery
+
+            self._discovery = make_discovery(self, nursery, self._identify.own_record)
+        return self._discovery
 
     def topic(self, name: str) -> Topic:
         """A topic, to publish and to subscribe to; see :class:`Topic`.
@@ -273,6 +307,15 @@ class Node(NodeInProcess):
         self._temporary = tempfile.TemporaryDirectory(prefix="lattica-store-")
         return Path(self._temporary.name)
 
+    def _start_services(self) -> None:
+        """What others are to find here before anything is asked of it."""
+        if self.config.discovery.point.serve:
+            from lattica.dht.rendezvous.service import RendezvousService
+
+            RendezvousService(self, self.config.discovery.point)
+        if self.config.discovery.mdns:
+            _ = self.discovery
+
     def _running(self, name: str) -> trio.Nursery:
         if self._nursery is None or self._closing:
             raise LocalProtocolError(f"{name} is there while the node runs")
@@ -280,6 +323,8 @@ class Node(NodeInProcess):
 
     async def _close_services(self) -> None:
         self._closing = True
+        if self._discovery is not None:
+            await self._discovery.aclose()
         if self._topics is not None:
             await self._topics.aclose()
         if self._store is not None:

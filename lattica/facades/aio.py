@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from lattica.facades.rpc_aio import AsyncRpc
     from lattica.facades.store.aio import AsyncStore
     from lattica.facades.topics.aio import AsyncTopic
+    from lattica.facades.topics.discovery import AsyncDiscovery
     from lattica.nat.base.keys.identity import Identity, PeerId
     from lattica.nat.base.net.multiaddr import Multiaddr
     from lattica.nat.mux.stream import Stream
@@ -148,6 +149,13 @@ class AsyncLattica(NodeFacade):
         from lattica.facades.store.aio import AsyncStore
 
         return AsyncStore(self._bridge, self._node)
+
+    @property
+    def discovery(self) -> AsyncDiscovery:
+        """Peers by topic, from all there is to ask (`docs/discovery.md`)."""
+        from lattica.facades.topics.discovery import AsyncDiscovery
+
+        return AsyncDiscovery(self._bridge, self._node)
 
     # Peers
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from lattica.facades.rpc_blocking import BlockingRpc
     from lattica.facades.store.blocking import BlockingStore
     from lattica.facades.topics.blocking import BlockingTopic
+    from lattica.facades.topics.discovery import BlockingDiscovery
     from lattica.nat.base.keys.identity import Identity, PeerId
     from lattica.nat.base.net.multiaddr import Multiaddr
     from lattica.nat.swarm.events import SwarmEvent
@@ -164,6 +165,13 @@ class Lattica(NodeFacade):
         from lattica.facades.store.blocking import BlockingStore
 
         return BlockingStore(self._bridge, self._node)
+
+    @property
+    def discovery(self) -> BlockingDiscovery:
+        """Peers by topic, from all there is to ask (`docs/discovery.md`)."""
+        from lattica.facades.topics.discovery import BlockingDiscovery
+
+        return BlockingDiscovery(self._bridge, self._node)
 
     # Peers
 

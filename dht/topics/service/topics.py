@@ -68,6 +68,9 @@ _RETRY_FIRST, _RETRY_LIMIT = 0.2, 60.0
 _CONNECTING = 8
 """Peers named by others that are connected to at a time; of more, none."""
 _CONNECT_TIMEOUT = 30.0
+_SEEK_FIRST, _SEEK_LIMIT = 2.0, 300.0
+"""Seconds between two looks for peers of a topic that has too few."""
+_SEEK_TIMEOUT = 60.0
 _LAST_SECONDS = 1.0
 """What waits for peers has so long to be taken when the node ends."""
 
@@ -79,6 +82,8 @@ class Topics:
         sign: signs bytes with the node's key.
         record_of: signed records of other peers, which are given away in peer exchange; empty where
             there is none.
+        seek: looks for peers of a topic that has too few, and connects to them; called again and
+            again, and cancelled when it takes longer than a minute.
     """
 
     def __init__(
@@ -89,6 +94,7 @@ class Topics:
         *,
         sign: Callable[[bytes], bytes],
         record_of: Callable[[PeerId], bytes] = lambda peer_id: b"",
+        seek: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         self.config = config or TopicsConfig()
         self._host = host
@@ -102,6 +108,8 @@ class Topics:
             first_seqno=time.time_ns(),
             record_of=record_of,
         )
+        self._seek = seek
+        self._sought: set[str] = set()
         self._links: dict[PeerId, Link] = {}
         self._full: set[Link] = set()
         """Links whose peer is waited for."""
@@ -157,6 +165,9 @@ class Topics:
             LocalProtocolError: it is none.
         """
         self._router.topic(name)
+        if self._seek is not None and name not in self._sought:
+            self._sought.add(name)
+            self._tasks.start_soon(self._keep_seeking, name)
         return Topic(self, name)
 
     @property
@@ -431,6 +442,22 @@ class Topics:
             logger.debug("peer exchange: %s not reached: %s", action.peer_id, error)
         finally:
             self._connecting -= 1
+
+    async def _keep_seeking(self, name: str) -> None:
+        """Look for peers as long as there are too few, more and more seldom."""
+        assert self._seek is not None
+        failures = 0
+        while True:
+            if len(self._router.topic(name).peers) < self.config.mesh.low:
+                failures += 1
+                try:
+                    with trio.move_on_after(_SEEK_TIMEOUT):
+                        await self._seek(name)
+                except (LatticaError, OSError) as error:
+                    logger.debug("no peers of topic %r found: %s", name, error)
+            else:
+                failures = 1
+            await trio.sleep(pause_after(failures, _SEEK_FIRST, _SEEK_LIMIT, self._rng))
 
     # --- sending ---
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -11,11 +12,15 @@ from lattica.config import load_config
 from lattica.errors import LocalProtocolError
 from lattica.facades.aio import AsyncLattica
 from lattica.facades.blocking import Lattica
+from lattica.nat.base.keys.identity import Identity
 
 CONFIG = load_config(
     environment={},
     overrides={"listen": ["/ip4/127.0.0.1/tcp/0"], "nat.port_mapping.enabled": False},
 )
+
+STATIC = f"/ip4/127.0.0.1/tcp/1/p2p/{Identity.generate().peer_id}"
+POINTED = replace(CONFIG, bootstrap=(STATIC,))
 
 
 def test_threads_publish_and_subscribe():
@@ -46,6 +51,27 @@ def test_threads_publish_and_subscribe():
             messages.receive()
         with pytest.raises(LocalProtocolError):
             two.topic("")
+
+
+def test_peers_are_found_by_topic():
+    async def main(expected: str) -> None:
+        async with AsyncLattica(POINTED) as one:
+            assert await one.discovery.advertise("x") == 0
+            await one.discovery.withdraw("x")
+            found = [str(peer.peer_id) async for peer in one.discovery.find_peers("x")]
+            assert found == [expected]
+            with pytest.raises(LocalProtocolError):
+                await anext(one.discovery.find_peers(""))
+
+    with Lattica(POINTED) as one:
+        assert one.discovery.advertise("x") == 0
+        one.discovery.withdraw("x")
+        with one.discovery.find_peers("x") as found:
+            (peer,) = found
+        assert peer.source == "static"
+        with pytest.raises(LocalProtocolError):
+            one.discovery.find_peers("")
+    asyncio.run(main(str(peer.peer_id)))
 
 
 def test_asyncio_publishes_and_subscribes():

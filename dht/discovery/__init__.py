@@ -1,0 +1,1 @@
+"""Finding peers by a topic, whatever there is to ask: `node.discovery`."""

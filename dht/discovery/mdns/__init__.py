@@ -1,0 +1,1 @@
+"""Peers on the local network, by multicast DNS."""

@@ -1,0 +1,41 @@
+"""Topics between whole nodes: found through a rendezvous point, and over a change of path."""
+
+from __future__ import annotations
+
+import trio
+
+from lattica.config import load_config
+from lattica.node import Node
+
+LOOPBACK = {"listen": ["/ip4/127.0.0.1/tcp/0"], "nat.port_mapping.enabled": False}
+
+
+def config(**more: object):
+    return load_config(environment={}, overrides={**LOOPBACK, **more})
+
+
+async def test_members_that_know_nobody_find_each_other_at_a_rendezvous_point():
+    async with Node(config(**{"discovery.point.serve": True})) as point:
+        settings = config(**{"discovery.rendezvous": [str(point.addrs[0])]})
+        async with Node(settings) as one, Node(settings) as two:
+            with trio.fail_after(60):
+                async with two.topic("news").subscribe() as messages:
+                    # Advertised by whoever uses the topic, and found by the other.
+                    await one.topic("news").wait_peers()
+                    await one.topic("news").publish(b"hello")
+                    assert (await anext(messages)).source == one.peer_id
+                assert one.discovery.advertised == ("news",)
+
+
+async def test_application_topics_are_advertised_and_found():
+    async with Node(config(**{"discovery.point.serve": True})) as point:
+        settings = config(**{"discovery.rendezvous": [str(point.addrs[0])]})
+        async with Node(settings) as one, Node(settings) as two:
+            with trio.fail_after(60):
+                assert await one.discovery.advertise("render/v1") == 1
+                (peer,) = [
+                    peer
+                    async for peer in two.discovery.find_peers("render/v1")
+                    if peer.source == "rendezvous"
+                ]
+                assert await two.connect(peer.addrs) == one.peer_id
