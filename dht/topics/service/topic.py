@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, TypeAlias
 
 from lattica.dht.topics.core.router import Verdict
@@ -14,6 +14,7 @@ from lattica.nat.base.in_process import InProcess
 from lattica.nat.base.keys.peer_id import PeerId
 
 if TYPE_CHECKING:
+    from lattica.dht.topics.membership.service import Membership
     from lattica.dht.topics.service.neighbours import NeighbourEvents
     from lattica.dht.topics.service.topics import Topics
 
@@ -91,6 +92,21 @@ class Topic(InProcess):
         Begins with those who are there.
         """
         return self._topics.neighbours(self.name)
+
+    def membership(self, data: bytes = b"") -> AbstractAsyncContextManager[Membership]:
+        """Be a member, and know who else is, wherever in the mesh they are:
+        `async with topic.membership() as members: async for event in members: …`.
+
+        Those who are in such a block are members, and nobody else; the topic itself need not be
+        subscribed to. One that leaves says so; one that is cut off is missed after half a minute,
+        and later where there are hundreds. Enter it once for a topic and node.
+
+        Args:
+            data: what this member says of itself, up to 512 bytes.
+        """
+        from lattica.dht.topics.membership.service import PREFIX, member_of
+
+        return member_of(Topic(self._topics, PREFIX + self.name), data)
 
     async def wait_peers(self, count: int = 1) -> None:
         """Wait until so many connected peers have subscribed."""

@@ -109,8 +109,8 @@ async def test_advertising_twice_says_it_once(autojump_clock):
     async with discovery(source) as found:
         await found.advertise("t")
         await found.advertise("t")
-        await trio.sleep(90)
-        assert len(source.said) == 3
+        await trio.sleep(500)
+        assert 2 + 4 <= len(source.said) <= 2 + 6
 
 
 @pytest.mark.parametrize("name", ["", "x" * 256, "\ud800", 5])
