@@ -14,12 +14,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
+from lattica.crdt.access.capability import Level, issue
+from lattica.crdt.access.revocation import Revocation
+from lattica.crdt.access.rights import Rights
 from lattica.crdt.canonical import Plain, encode
 from lattica.crdt.editing import ReplicatedList, Text
 from lattica.crdt.entries.chain import MAX_CHAIN, decode_chain, encode_chain
 from lattica.crdt.entries.fork import decode_fork
 from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.entries.header import Entry, Kind
+from lattica.crdt.keys.identities import identity_key, peer_of
 from lattica.crdt.keys.session import decode_certificate
 from lattica.crdt.log.core import LogConfig, Outcome, Refusal
 from lattica.crdt.log.errors import StoreError
@@ -47,8 +51,8 @@ from lattica.crdt.types.payloads import (
     Write,
 )
 from lattica.crdt.types.state import Change, Holder, State
-from lattica.nat.base.errors import LocalProtocolError
-from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.errors import AccessDeniedError, LocalProtocolError, RemoteProtocolError
+from lattica.nat.base.keys.identity import Identity, PeerId
 
 _PIECE: Final = 1024
 """Entries of a chain that is sent: whoever reads it does nothing else meanwhile."""
@@ -74,6 +78,20 @@ class Received:
     """Entries that wait for others, or for their time."""
     is_news: bool = False
     """Whether anything was admitted, or withdrawn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Right:
+    """What somebody may do in a document."""
+
+    peer: PeerId
+    level: Level
+    prefix: str
+    """What names have to begin with that it writes at."""
+    expires: int | None
+    """Milliseconds since 1970; None: it does not end."""
+    given_by: PeerId
+    is_revoked: bool
 
 
 class Document:
@@ -105,7 +123,7 @@ class Document:
         self._replica = Replica(path, genesis, identity, config)
         self._wall = wall
         self._monotonic = monotonic
-        self._resolved = State(genesis)
+        self._resolved = State(genesis, self._has_effect)
         self._is_stale = True
         self._searchable: SearchTree | None = None
         self._head_index: HeadIndex | None = None
@@ -183,15 +201,169 @@ class Document:
         Raises:
             LocalProtocolError: a value is no plain data or too large, or the document does not
                 have the type.
+            AccessDeniedError: this peer has no right to write, or not at that name.
             ResourceLimitError: the quota of this store's session is used up.
             StoreFullError, StoreError: the disk is full or fails; nothing is written.
         """
+        self._check_names(writes)
         for each in writes:
             if not self.genesis.allows(KINDS[type(each)]):
                 raise LocalProtocolError(f"this document has no {KINDS[type(each)].name.lower()}s")
         items = [(KINDS[type(each)], each.encode()) for each in writes]
         deps = [each.deps if isinstance(each, TextWrite | ListWrite) else () for each in writes]
         return self._resolve(self._replica.write(items, self._wall(), deps)).changes
+
+    # Rights.
+
+    def grant(
+        self,
+        peer: PeerId | str | bytes,
+        level: Level = Level.WRITE,
+        *,
+        prefix: str = "",
+        lasts: float | None = None,
+        depth: int = 0,
+    ) -> bytes:
+        """Give a peer a right, and write that down here; as an owner, or by a right to manage.
+
+        Args:
+            peer: who gets it: a peer ID, or an identity's key.
+            level: to read, write or manage; each has those before in it.
+            prefix: what names have to begin with that it writes at.
+            lasts: seconds until it ends, by the times of what is written; None: it does not.
+            depth: how many times it may be passed on, by those who may manage.
+
+        Returns the capability: in a document of :attr:`Mode.CAPABILITY` it can be handed over and
+        used without that this replica is heard of first (:meth:`present`).
+
+        Raises:
+            AccessDeniedError: this peer may not give it.
+            LocalProtocolError: the document is open to everybody, or it cannot be given.
+        """
+        rights = self._rights()
+        identity = self._replica.identity
+        own = identity.public_key.data
+        parent = None
+        if not rights.is_owner(own):
+            parent = rights.best_of(own, Level.MANAGE, self._wall())
+            if parent is None:
+                raise AccessDeniedError("only owners and who may manage give rights")
+        expires = None if lasts is None else self._wall() + int(lasts * 1000)
+        doc_id = self.genesis.doc_id
+        capability = issue(
+            identity,
+            doc_id,
+            peer,
+            Level(level),
+            parent=parent,
+            prefix=prefix,
+            expires=expires,
+            depth=depth,
+            issued=self._wall(),
+        ).encode()
+        self._resolve(self._replica.write([(Kind.GRANT, capability)], self._wall()))
+        return capability
+
+    def revoke(self, peer: PeerId | str | bytes) -> int:
+        """Take back all rights of a peer, and those that it has passed on. What it wrote and is
+        here still counts, and nothing else, whatever time that claims. How many rights it were.
+
+        Raises:
+            AccessDeniedError: this peer is no owner.
+            LocalProtocolError: the document is open to everybody, or the peer has no right.
+        """
+        rights = self._rights()
+        if not rights.is_owner(self._replica.identity.public_key.data):
+            raise AccessDeniedError("only owners take rights back")
+        subject = identity_key(peer)
+        links = [
+            capability.right.id
+            for capability, stands in rights.held()
+            if stands and capability.right.subject == subject
+        ]
+        if not links:
+            raise LocalProtocolError(f"{peer!s} has no right here")
+        items = []
+        for link in links:
+            by = rights.descendants(link)
+            last = [
+                (author, len(feed.ids) - 1, feed.ids[-1])
+                for author, feed in sorted(self._replica.log.feeds.items())
+                if feed.ids and feed.identity in by
+            ]
+            items.append((Kind.REVOKE, Revocation(link, tuple(last)).encode()))
+        self._resolve(self._replica.write(items, self._wall()))
+        return len(links)
+
+    def rights(self) -> Sequence[Right]:
+        """The rights that were given, by peer; those of owners go without saying."""
+        found = [
+            Right(
+                peer_of(capability.right.subject),
+                capability.right.level,
+                capability.right.prefix,
+                capability.right.expires,
+                peer_of(capability.right.issuer),
+                not stands,
+            )
+            for capability, stands in self._rights().held()
+        ]
+        return sorted(found, key=lambda each: (str(each.peer), -each.level, each.prefix))
+
+    def present(self, capability: bytes) -> None:
+        """Use a capability that was handed over: it is shown to peers, and what is written here
+        from now on, by a session that begins, says that it is by this.
+
+        Raises:
+            LocalProtocolError: it is none for this document and peer.
+        """
+        own = self._replica.identity.public_key.data
+        try:
+            found = self._rights().read(capability)
+        except RemoteProtocolError as error:
+            raise LocalProtocolError(f"no capability for this document: {error}") from None
+        if found.right.subject != own:
+            raise LocalProtocolError("a capability of another peer")
+        self._replica.capability = capability
+
+    @property
+    def capability(self) -> bytes:
+        """What was presented; empty if nothing was."""
+        return self._replica.capability
+
+    def may_read(self, peer: PeerId, shown: bytes = b"") -> bool:
+        """Whether a peer, which shows a capability, is told of this document."""
+        rights = self._replica.log.rights
+        if rights is None or not self._replica.log.feeds:
+            return True  # where nothing is, nothing is given away
+        try:
+            identity = identity_key(peer)
+        except LocalProtocolError:
+            return False
+        return rights.may_read(identity, self._wall(), shown or None)
+
+    def _rights(self) -> Rights:
+        rights = self._replica.log.rights
+        if rights is None:
+            raise LocalProtocolError("everybody may write to this document: it has no rights")
+        return rights
+
+    def _check_names(self, writes: Sequence[Write]) -> None:
+        rights = self._replica.log.rights
+        own = self._replica.identity.public_key.data
+        if rights is None or rights.is_owner(own) or self._replica.capability:
+            return
+        right = rights.best_of(own, Level.WRITE, self._wall())
+        for each in writes:
+            if right is not None and not rights.may_write_at(own, each.name, self._wall()):
+                raise AccessDeniedError(f"this peer has no right to write at {each.name!r}")
+
+    def _has_effect(self, entry: Entry, name: str) -> bool:
+        log = self._replica.log
+        if log.rights is None:
+            return True
+        feed = log.feeds.get(entry.header.author)
+        return feed is not None and log.rights.may_write(entry.header, feed.identity, name)
 
     # What can be verified.
 
@@ -314,6 +486,12 @@ class Document:
         """The ID of an admitted entry."""
         return self._replica.log.id_at(author, seq)
 
+    def comes_first(self, author: bytes) -> bool:
+        """Whether others need an author's entries to take those of the rest: an owner's."""
+        log = self._replica.log
+        feed = log.feeds.get(author)
+        return log.rights is not None and feed is not None and log.rights.is_owner(feed.identity)
+
     def fork_of(self, author: bytes) -> bytes | None:
         """The proof that an author contradicts himself, if there is one."""
         feed = self._replica.log.feeds.get(author)
@@ -371,10 +549,12 @@ class Document:
             self._note_head(author)
         for proof in outcome.forks:
             self._note_head(proof.author)
-        if outcome.forks:
+        for author, _ in outcome.withdrawn:
+            self._note_head(author)
+        if outcome.forks or outcome.withdrawn or self._say_rights(outcome):
             # Resolved anew when it is read: who makes many forks makes few of these.
             self._is_stale = True
-        if outcome.forks or outcome.admitted:
+        if outcome.forks or outcome.admitted or outcome.withdrawn:
             self._searchable = None
         changes: list[Change] = []
         if not self._is_stale:
@@ -388,10 +568,15 @@ class Document:
             self._is_stale,
             tuple(outcome.refusals),
             outcome.waiting,
-            bool(outcome.admitted or outcome.forks or outcome.resigned or outcome.tombstones),
+            outcome.is_news,
         )
         self._on_outcome(outcome, received)
         return received
+
+    @staticmethod
+    def _say_rights(outcome: Outcome) -> bool:
+        """Whether what was admitted says who may write where."""
+        return any(each.header.kind in (Kind.GRANT, Kind.REVOKE) for each in outcome.admitted)
 
     def _on_outcome(self, outcome: Outcome, received: Received) -> None:
         """For those that build upon this: what has just been admitted, and is kept."""

@@ -36,11 +36,11 @@ class Mode(IntEnum):
     """Who may write."""
 
     OPEN = 0
-    """Everybody, each below the prefix of his own."""
+    """Everybody who knows the document's ID."""
     ALLOW_LIST = 1
-    """Whom grants in an owner's log name."""
+    """Owners, and those to whom a right was given in the log of whoever gave it."""
     CAPABILITY = 2
-    """Who presents a capability that goes back to an owner."""
+    """Owners, and those who have a capability that goes back to one, wherever it stands."""
 
 
 @dataclass(frozen=True, slots=True)

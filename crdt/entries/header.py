@@ -40,6 +40,9 @@ class Kind(IntEnum):
     CLAIM = 4
     TEXT = 5
     LIST = 6
+    GRANT = 8
+    """A capability; see :mod:`lattica.crdt.access`."""
+    REVOKE = 9
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from lattica.nat.base.in_process import InProcess
 from lattica.nat.base.keys.identity import Identity
 
 CONTEXT: Final = b"lattica/crdt/session/v1\0"
-_MAX_CERTIFICATE: Final = 128
+_MAX_CERTIFICATE: Final = 128 + 12 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,13 @@ class SessionCertificate:
     """The identity's Ed25519 key, 32 bytes."""
     signature: bytes
     """The identity's, of `CONTEXT`, the document's ID and the session key."""
+    capability: bytes = b""
+    """By which the identity may write, in documents where that is shown; checked elsewhere."""
 
     def encode(self) -> bytes:
-        """`[identity, signature]`, canonical."""
+        """`[identity, signature]`, and the capability if there is one; canonical."""
+        if self.capability:
+            return encode([self.identity, self.signature, self.capability])
         return encode([self.identity, self.signature])
 
 
@@ -43,17 +47,20 @@ def decode_certificate(data: bytes, doc_id: bytes, author: bytes) -> SessionCert
     Raises:
         RemoteProtocolError: it is none, or not signed by the identity that it names.
     """
+    capability = b""
     match decode(data, _MAX_CERTIFICATE):
-        case [bytes(identity), bytes(signature)] if (
-            len(identity) == KEY_BYTES and len(signature) == SIGNATURE_BYTES
-        ):
+        case [bytes(identity), bytes(signature)]:
+            pass
+        case [bytes(identity), bytes(signature), bytes(capability)] if capability:
             pass
         case _:
             raise RemoteProtocolError("not a session's certificate")
+    if len(identity) != KEY_BYTES or len(signature) != SIGNATURE_BYTES:
+        raise RemoteProtocolError("not a session's certificate")
     load_key(identity)
     if not verifies(identity, signature, CONTEXT + doc_id + author):
         raise RemoteProtocolError("a session's certificate that its identity has not signed")
-    return SessionCertificate(identity, signature)
+    return SessionCertificate(identity, signature, capability)
 
 
 class SessionKey(InProcess):
@@ -86,7 +93,9 @@ class SessionKey(InProcess):
         """The 64-byte Ed25519 signature of `data`."""
         return self._private_key.sign(data)
 
-    def certificate(self, identity: Identity, doc_id: bytes) -> SessionCertificate:
+    def certificate(
+        self, identity: Identity, doc_id: bytes, capability: bytes = b""
+    ) -> SessionCertificate:
         """Have `identity` vouch for this key in a document."""
         signature = identity.sign(CONTEXT + doc_id + self.author)
-        return SessionCertificate(identity.public_key.data, signature)
+        return SessionCertificate(identity.public_key.data, signature, capability)

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from lattica.crdt.access.rights import Rights, Verdict
 from lattica.crdt.entries.fork import ForkProof, find_fork
-from lattica.crdt.entries.genesis import Genesis
+from lattica.crdt.entries.genesis import Genesis, Mode
 from lattica.crdt.entries.header import Entry, Kind
 from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.keys.session import SessionKey, decode_certificate
@@ -24,7 +25,12 @@ from lattica.crdt.log.errors import ContradictionError
 from lattica.crdt.log.feed import Feed
 from lattica.crdt.log.waiting import WaitingEntries
 from lattica.nat.base.checks import require, require_seconds, require_types
-from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError, ResourceLimitError
+from lattica.nat.base.errors import (
+    AccessDeniedError,
+    LocalProtocolError,
+    RemoteProtocolError,
+    ResourceLimitError,
+)
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.limits.token_bucket import TokenBucket, take
 
@@ -77,9 +83,19 @@ class Outcome:
     """Entries behind a fork that others depend on: kept, without effect."""
     resigned: list[Entry] = field(default_factory=list)
     """Entries that were here with a signature that is not their own; these have it."""
+    withdrawn: list[tuple[bytes, int]] = field(default_factory=list)
+    """Authors, and from which number on their entries do not count any more, because a right was
+    taken back."""
     refusals: list[Refusal] = field(default_factory=list)
     waiting: int = 0
     """Entries that were taken and wait, because something is missing or they are early."""
+
+    @property
+    def is_news(self) -> bool:
+        """Whether anything has changed but what waits."""
+        return bool(
+            self.admitted or self.forks or self.tombstones or self.resigned or self.withdrawn
+        )
 
 
 class Log:
@@ -110,6 +126,9 @@ class Log:
         """By author, the time in ms since 1970 of the entry that waits for it."""
         self._wanted: set[bytes] = set()
         """IDs of what tombstones depend on, and that is not here."""
+        self.rights = None if genesis.mode is Mode.OPEN else Rights(genesis)
+        """Who may do what; None: everybody may write."""
+        self._are_rights_new = False
         self._unproved: dict[bytes, int] = {}
         """By author, where his entry here contradicts another, and is not signed by itself."""
 
@@ -171,6 +190,12 @@ class Log:
             self.clock.saw(feed.hlc)
         self._known.update(tombstones)
 
+    def restore_rights(self, entries: Iterable[Entry]) -> None:
+        """Learn the rights that admitted entries give; after :meth:`restore`."""
+        for entry in entries:
+            self._learn(self.feeds[entry.header.author], entry)
+        self._are_rights_new = False
+
     def receive(self, entries: Sequence[Entry], peer: object, now_ms: int, now: float) -> Outcome:
         """Take a chain of this document that :func:`~lattica.crdt.entries.chain.verify_chain`
         has verified.
@@ -199,6 +224,7 @@ class Log:
             self._take(feed, fresh, peer, now_ms, outcome)
         elif outcome.tombstones:
             self._drain(self._unblocked(outcome.tombstones), now_ms, outcome)
+        self._reconsider(now_ms, outcome)
         return outcome
 
     def receive_fork(self, proof: ForkProof, now_ms: int) -> Outcome:
@@ -214,6 +240,7 @@ class Log:
         limit = now_ms + self._config.max_future * 1000
         due = [author for author, ms in self._early.items() if ms <= limit]
         self._drain(due, now_ms, outcome)
+        self._reconsider(now_ms, outcome)
         return outcome
 
     # What is written here.
@@ -224,6 +251,7 @@ class Log:
         identity: Identity,
         payloads: Sequence[tuple[Kind, bytes, tuple[bytes, ...]]],
         now_ms: int,
+        capability: bytes = b"",
     ) -> list[Entry]:
         """Sign entries of one's own: for each kind, payload and dependencies, in order.
 
@@ -233,6 +261,7 @@ class Log:
         Raises:
             LocalProtocolError: a payload is too large, a dependency is not here, or the session
                 has forked.
+            AccessDeniedError: the identity has no right to write.
             ResourceLimitError: the quota of the session is used up.
         """
         doc_id, author = self.genesis.doc_id, session.author
@@ -249,7 +278,7 @@ class Log:
                 raise LocalProtocolError("an entry that depends on one that is not here")
         items = list(payloads)
         if not feed.ids:
-            certificate = session.certificate(identity, doc_id).encode()
+            certificate = session.certificate(identity, doc_id, capability).encode()
             items.insert(0, (Kind.SESSION, certificate, ()))
         entries: list[Entry] = []
         seq, prev, size = len(feed.ids), feed.ids[-1] if feed.ids else doc_id, feed.size
@@ -258,11 +287,29 @@ class Log:
             entry = sign_entry(session, doc_id, seq, prev, hlc, kind, payload, deps)
             entries.append(entry)
             seq, prev, size = seq + 1, entry.id, size + entry.size
+        self._check_own(entries, identity.public_key.data)
         if size > self.genesis.limits.author_bytes:
             raise ResourceLimitError(
                 f"a session may write {self.genesis.limits.author_bytes} bytes to this document"
             )
         return entries
+
+    def _check_own(self, entries: Sequence[Entry], identity: bytes) -> None:
+        rights = self.rights
+        if rights is None:
+            return
+        first = entries[0]
+        if first.header.seq == 0:
+            self._learn_certificate(first)
+        try:
+            if any(rights.verdict(e.header, identity) is not Verdict.ALLOWED for e in entries):
+                raise AccessDeniedError(
+                    "this peer has no right to write to the document, or no more; an owner can "
+                    "give it one"
+                )
+        finally:
+            if first.header.seq == 0:
+                rights.forget(first.id)
 
     def commit(self, entries: Sequence[Entry], identity: bytes, now_ms: int) -> Outcome:
         """Admit entries of :meth:`prepare`, the last that was prepared for their session.
@@ -276,7 +323,81 @@ class Log:
             self._admit(feed, entry)
             outcome.admitted.append(entry)
         self._drain(self._unblocked(entries), now_ms, outcome)
+        self._reconsider(now_ms, outcome)
         return outcome
+
+    # Rights.
+
+    def _learn(self, feed: Feed, entry: Entry) -> None:
+        """Take what an admitted entry says of rights."""
+        rights = self.rights
+        if rights is None:
+            return
+        if entry.header.seq == 0:
+            self._learn_certificate(entry)
+        elif rights.learn(entry, feed.identity):
+            self._are_rights_new = True
+
+    def _learn_certificate(self, entry: Entry) -> None:
+        """Raises RemoteProtocolError."""
+        header = entry.header
+        if self.rights is None or self.genesis.mode is not Mode.CAPABILITY:
+            return
+        certificate = decode_certificate(entry.payload or b"", header.doc_id, header.author)
+        if certificate.capability:
+            self.rights.learn_certificate(entry.id, certificate.capability)
+
+    def _is_allowed(self, feed: Feed, entry: Entry, outcome: Outcome) -> bool:
+        """Whether the author may write this; if that is not known yet, it waits."""
+        if self.rights is None:
+            return True
+        verdict = self.rights.verdict(entry.header, feed.identity)
+        if verdict is Verdict.ALLOWED:
+            return True
+        if entry.header.seq == 0:
+            self.rights.forget(entry.id)
+        if verdict is Verdict.REFUSED:
+            self._waiting.drop(feed.author, entry.header.seq)
+            reason = "the author has no right to write this"
+            self._refuse(outcome, feed.author, entry.header.seq, reason, is_final=True)
+        return False
+
+    def _reconsider(self, now_ms: int, outcome: Outcome) -> None:
+        """Withdraw what rights do not cover any more, and admit what they cover now."""
+        while self._are_rights_new:
+            self._are_rights_new = False
+            admitted = {(each.header.author, each.header.seq): each for each in outcome.admitted}
+            for feed in [*self.feeds.values()]:
+                self._withdraw(feed, admitted, outcome)
+            if not self._are_rights_new:
+                self._drain(self._waiting.authors(), now_ms, outcome)
+
+    def _withdraw(
+        self, feed: Feed, admitted: dict[tuple[bytes, int], Entry], outcome: Outcome
+    ) -> None:
+        rights = self.rights
+        if rights is None or not feed.ids or rights.is_free(feed.identity):
+            return
+        size = 0
+        hlc = 0
+        for seq in range(len(feed.ids)):
+            entry = admitted.get((feed.author, seq)) or self._entry_at(feed.author, seq)
+            if rights.verdict(entry.header, feed.identity) is not Verdict.ALLOWED:
+                break
+            size, hlc = size + entry.size, entry.header.hlc
+        else:
+            return
+        for entry_id in feed.ids[seq:]:
+            self._are_rights_new |= rights.forget(entry_id)
+        del feed.ids[seq:]
+        feed.size, feed.hlc, feed.is_cut = size, hlc, True
+        self._waiting.drop(feed.author)
+        outcome.withdrawn.append((feed.author, seq))
+        outcome.admitted[:] = [
+            each
+            for each in outcome.admitted
+            if each.header.author != feed.author or each.header.seq < seq
+        ]
 
     # Forks.
 
@@ -457,6 +578,8 @@ class Log:
             self._waiting.drop(feed.author, header.seq)
             self._refuse(outcome, feed.author, header.seq, reason, is_final=True)
             return False
+        if not self._is_allowed(feed, entry, outcome):
+            return False
         milliseconds = milliseconds_of(header.hlc)
         if milliseconds > now_ms + self._config.max_future * 1000:
             self._early[feed.author] = milliseconds
@@ -482,6 +605,10 @@ class Log:
             except RemoteProtocolError as error:
                 return f"{error}"
             feed.identity = certificate.identity
+            try:
+                self._learn_certificate(entry)
+            except RemoteProtocolError as error:
+                return f"{error}"
         return ""
 
     def _admit(self, feed: Feed, entry: Entry) -> None:
@@ -491,6 +618,7 @@ class Log:
         feed.size += entry.size
         self._known.add(entry.id)
         self.clock.saw(header.hlc)
+        self._learn(feed, entry)
 
     def _unblocked(self, entries: Iterable[Entry]) -> list[bytes]:
         """Whose entries waited for these."""

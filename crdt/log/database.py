@@ -19,7 +19,7 @@ from typing import Final
 
 from lattica.crdt.entries.fork import ForkProof, decode_fork
 from lattica.crdt.entries.genesis import Genesis, decode_genesis
-from lattica.crdt.entries.header import ID_CONTEXT, Entry, decode_header
+from lattica.crdt.entries.header import ID_CONTEXT, Entry, Kind, decode_header
 from lattica.crdt.keys.session import SessionKey
 from lattica.crdt.log.errors import (
     StoreCorruptError,
@@ -41,7 +41,17 @@ CREATE TABLE entry (
     signature BLOB NOT NULL, payload BLOB, hlc BLOB NOT NULL, size INTEGER NOT NULL,
     is_admitted INTEGER NOT NULL, PRIMARY KEY (author, seq, id)) WITHOUT ROWID;
 """
-_INSERT: Final = "INSERT OR IGNORE INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT: Final = (
+    "INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "
+    # Withdrawn once, and admitted again.
+    "ON CONFLICT DO UPDATE SET is_admitted = max(is_admitted, excluded.is_admitted)"
+)
+_RIGHTS: Final = " OR ".join(
+    # The kind stands before the hash and the size of the payload, of which the length differs.
+    f"substr(header, -{35 + size}, 1) IN (x'{Kind.GRANT:02x}', x'{Kind.REVOKE:02x}')"
+    for size in (1, 2, 3, 5)
+)
+"""Entries that may be of these kinds: their payloads say what they are."""
 
 
 def read_genesis(path: Path) -> Genesis:
@@ -166,6 +176,7 @@ class DocumentDatabase:
                     raise StoreCorruptError(self._corrupt("an entry is not what its ID says"))
                 if not is_admitted:
                     others.append(entry_id)
+                    feeds[number].is_cut |= feeds[number].fork is None
                     continue
                 feed = feeds[number]
                 if seq != len(feed.ids):
@@ -211,6 +222,12 @@ class DocumentDatabase:
                 except RemoteProtocolError as error:
                     raise StoreCorruptError(self._corrupt(f"{error}")) from None
 
+    def entries_about_rights(self) -> Iterator[Entry]:
+        """Admitted entries that give rights or take them back, and the certificates."""
+        for entry in self._select(f"WHERE is_admitted AND (seq = 0 OR {_RIGHTS})", ()):
+            if entry.header.kind in (Kind.SESSION, Kind.GRANT, Kind.REVOKE):
+                yield entry
+
     # Writing.
 
     def begin_session(self, session: SessionKey) -> None:
@@ -236,6 +253,7 @@ class DocumentDatabase:
         forks: Sequence[ForkProof] = (),
         tombstones: Sequence[Entry] = (),
         resigned: Sequence[Entry] = (),
+        withdrawn: Sequence[tuple[bytes, int]] = (),
     ) -> None:
         """Keep what came from others, all or nothing; the newest may be lost if power fails.
 
@@ -246,6 +264,11 @@ class DocumentDatabase:
             StoreError: it cannot be written.
         """
         with self._transaction("NORMAL"):
+            for author, seq in withdrawn:
+                self._db.execute(
+                    "UPDATE entry SET is_admitted = 0 WHERE author = ? AND seq >= ?",
+                    (self._number(author, b""), seq),
+                )
             self._insert(admitted, identities, is_admitted=True)
             for proof in forks:
                 number = self._number(proof.author, b"")

@@ -26,6 +26,10 @@ class Feed:
     fork: ForkProof | None = None
     """The one that contradicts itself earliest; from its place on nothing is admitted."""
 
+    is_cut: bool = False
+    """Whether entries of it were withdrawn because a right was taken back: its own store goes on
+    as another session."""
+
     @property
     def may_grow(self) -> bool:
         """Whether more of it is worth asking for."""

@@ -43,6 +43,8 @@ class Replica:
         self.genesis = genesis
         self._identity = identity
         self._config = config
+        self.capability = b""
+        """By which sessions that begin here write, where a document asks for one."""
         try:
             self._open(path)
         except StoreCorruptError as error:
@@ -84,6 +86,11 @@ class Replica:
         return session, session.certificate(self._identity, self.genesis.doc_id)
 
     @property
+    def identity(self) -> Identity:
+        """Whose entries are written here."""
+        return self._identity
+
+    @property
     def database(self) -> DocumentDatabase:
         """Where the entries are."""
         return self._database
@@ -115,10 +122,13 @@ class Replica:
             (kind, payload, deps[number] if deps else ())
             for number, (kind, payload) in enumerate(payloads)
         ]
-        entries = self.log.prepare(session, self._identity, items, now_ms)
+        entries = self.log.prepare(session, self._identity, items, now_ms, self.capability)
         identity = self._identity.public_key.data
         self._database.keep_own(entries, identity)
-        return self.log.commit(entries, identity, now_ms)
+        outcome = self.log.commit(entries, identity, now_ms)
+        if len(outcome.admitted) > len(entries) or outcome.withdrawn:
+            self._kept(outcome)
+        return outcome
 
     def receive(self, entries: Sequence[Entry], peer: object, now_ms: int, now: float) -> Outcome:
         """Take a verified chain; see :meth:`Log.receive`. What it admits is kept.
@@ -128,9 +138,9 @@ class Replica:
             StoreFullError, StoreError: it cannot be kept, and nothing has happened.
         """
         own = self.author
-        length = len(self.log.feeds[own].ids) if own in self.log.feeds else 0
+        length = self.log.length(own)
         outcome = self._kept(self.log.receive(entries, peer, now_ms, now))
-        if own and own in self.log.feeds and len(self.log.feeds[own].ids) != length:
+        if own and self.log.length(own) > length:
             # Others have more of this session than it knows: the file is of an earlier day.
             logger.warning(
                 "peers have entries of this store that it has lost; it goes on as another session "
@@ -149,7 +159,7 @@ class Replica:
         return self._kept(self.log.advance(now_ms))
 
     def _kept(self, outcome: Outcome) -> Outcome:
-        if not (outcome.admitted or outcome.forks or outcome.tombstones or outcome.resigned):
+        if not outcome.is_news:
             return outcome
         authors = {entry.header.author for entry in outcome.admitted}
         try:
@@ -159,6 +169,7 @@ class Replica:
                 outcome.forks,
                 outcome.tombstones,
                 outcome.resigned,
+                outcome.withdrawn,
             )
         except BaseException:
             # What is in memory only must not be built upon.
@@ -169,12 +180,14 @@ class Replica:
     def _load(self) -> Log:
         log = Log(self.genesis, self._database.entry, self._config)
         log.restore(*self._database.load())
+        if log.rights is not None:
+            log.restore_rights(self._database.entries_about_rights())
         return log
 
     def _current_session(self) -> SessionKey:
         session = self._session
         feed = self.log.feeds.get(session.author) if session else None
-        if session is None or (feed is not None and feed.fork is not None):
+        if session is None or (feed is not None and (feed.fork is not None or feed.is_cut)):
             return self._begin_session()
         return session
 

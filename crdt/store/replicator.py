@@ -28,6 +28,7 @@ from lattica.crdt.store.wire import expect_end, open_about, receive_bytes, send_
 from lattica.crdt.sync.messages import (
     Entries,
     Fork,
+    Hello,
     PresenceMessage,
     Purpose,
     decode_message,
@@ -258,7 +259,7 @@ class Replicator:
         await trio.sleep(max(0.0, member.backoff.due - trio.current_time()))
         began = next(self._numbers)
         try:
-            opened = await open_about(self._host, member.peer, self._doc_id, Purpose.SYNC)
+            opened = await self._open(member.peer, Purpose.SYNC)
             if opened is None:
                 return False
             self._found(member)
@@ -281,6 +282,20 @@ class Replicator:
         member.backoff.failed(trio.current_time())
         member.wanted.set()
         return True
+
+    async def _open(self, peer: PeerId, purpose: Purpose) -> tuple[Stream, bytes] | None:
+        """A stream about the document, and its nonce; None if the peer does not have it, or is not
+        to have it. Raises what :func:`open_about` does.
+        """
+        source = self._source
+        opened = await open_about(self._host, peer, self._doc_id, purpose, source.capability)
+        if opened is None:
+            return None
+        stream, hello = opened
+        if not source.may_read(peer, hello.capability):
+            stream.reset()
+            return None
+        return stream, hello.nonce
 
     def _found(self, member: Member) -> None:
         if not member.has_it:
@@ -343,7 +358,7 @@ class Replicator:
             await member.news.wait()
             member.news = trio.Event()
             try:
-                opened = await open_about(self._host, member.peer, self._doc_id, Purpose.PUSH)
+                opened = await self._open(member.peer, Purpose.PUSH)
                 if opened is None:
                     await trio.sleep(self._config.sync_interval)
                     continue
@@ -414,7 +429,7 @@ class Replicator:
 
     # What others open.
 
-    async def serve(self, stream: Stream, purpose: Purpose, nonce: bytes) -> None:
+    async def serve(self, stream: Stream, hello: Hello) -> None:
         """Serve a stream whose hellos have been said, until it ends.
 
         Raises what streams do, RemoteProtocolError, and TimeoutError.
@@ -422,7 +437,7 @@ class Replicator:
         with trio.CancelScope() as scope:
             self._serving.add(scope)
             try:
-                await self._serve(stream, purpose, nonce)
+                await self._serve(stream, hello.purpose, hello.nonce)
             except StoreError as error:
                 logger.error("what a peer has sent cannot be kept: %s", error)
                 stream.reset()
@@ -430,6 +445,17 @@ class Replicator:
                 self._serving.discard(scope)
         if scope.cancelled_caught:
             stream.reset()
+
+    def recheck(self) -> None:
+        """Rights have changed: who may not read is told nothing more, and who may is asked."""
+        if self._nursery is None:
+            return
+        for member in [*self._members.values()]:
+            if member.has_it and not self._source.may_read(member.peer):
+                self._dismiss(member.peer)
+        self.stop()  # they begin anew where they may
+        for status in self._host.peers():
+            self._attend(status.peer_id)
 
     def stop(self) -> None:
         """End what others have opened."""

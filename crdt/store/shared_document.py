@@ -126,6 +126,8 @@ class SharedDocument(Document):
             if self._streams and received.is_rebuilt:
                 _ = self.state
         self._replicator.tell(outcome)
+        if self._say_rights(outcome):
+            self._replicator.recheck()
 
     # For the store.
 

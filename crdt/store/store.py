@@ -22,6 +22,7 @@ from lattica.crdt.store.shared_document import SharedDocument
 from lattica.crdt.store.surroundings import Discovery, Topics
 from lattica.crdt.store.wire import open_about, receive, receive_hello, welcome
 from lattica.crdt.sync.messages import (
+    ABSENT,
     PROTOCOL,
     GenesisMessage,
     Purpose,
@@ -110,13 +111,17 @@ class Store:
 
     # What users do.
 
-    async def open(self, document: str, *, timeout: float = 30.0) -> SharedDocument:
+    async def open(
+        self, document: str, *, capability: bytes | None = None, timeout: float = 30.0
+    ) -> SharedDocument:
         """Open a document, and replicate it from now on.
 
         Args:
             document: an ID (64 hexadecimal digits), or a name: of a document that is in this
                 store, or else of the one that everybody may write to and that has this name
                 everywhere.
+            capability: what an owner has handed over (:meth:`Document.grant`), if it did; it is
+                kept.
             timeout: seconds to look for a peer that knows what the document with this ID is,
                 if it is not in this store.
 
@@ -133,7 +138,11 @@ class Store:
         genesis = self._known(document)
         if genesis is None:
             genesis = await self._ask_for(bytes.fromhex(document), timeout)
-        return self._opened(genesis)
+        opened = self._opened(genesis)
+        if capability is not None:
+            opened.present(capability)
+            self._write(self._capability_path(genesis.doc_id), capability)
+        return opened
 
     async def create(
         self,
@@ -230,13 +239,18 @@ class Store:
 
     def _keep_genesis(self, genesis: Genesis) -> None:
         path = self._genesis_path(genesis.doc_id)
-        if self._read_genesis(path) is not None:
-            return
+        if self._read_genesis(path) is None:
+            self._write(path, genesis.encode())
+
+    def _capability_path(self, doc_id: bytes) -> Path:
+        return self.folder / f"{doc_id.hex()}.capability"
+
+    def _write(self, path: Path, data: bytes) -> None:
         aside = path.with_suffix(".new")
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             with aside.open("wb") as file:
-                file.write(genesis.encode())
+                file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             aside.replace(path)
@@ -268,10 +282,20 @@ class Store:
             discovery=self._discovery,
             log_config=self._log_config,
         )
+        self._present_kept(document)
         self._open[genesis.doc_id] = document
         self._running += 1
         self._nursery.start_soon(self._run, document)
         return document
+
+    def _present_kept(self, document: SharedDocument) -> None:
+        path = self._capability_path(document.genesis.doc_id)
+        try:
+            document.present(path.read_bytes())
+        except FileNotFoundError:
+            pass
+        except (OSError, LocalProtocolError) as error:
+            logger.warning("%s is not used: %s", path, error)
 
     async def _run(self, document: SharedDocument) -> None:
         try:
@@ -298,12 +322,17 @@ class Store:
         document = self._open.get(doc_id)
         if document is None:
             return
-        await welcome(self._host, stream, hello, doc_id)
+        if hello.purpose is not Purpose.GENESIS and not document.may_read(
+            stream.peer_id, hello.capability
+        ):
+            await stream.send_message(ABSENT)
+            return
+        await welcome(self._host, stream, hello, doc_id, document.capability)
         if hello.purpose is Purpose.GENESIS:
             await stream.send_message(encode_genesis_message(document.genesis.encode()))
             return
         if document.is_open:
-            await document.replicator.serve(stream, hello.purpose, hello.nonce)
+            await document.replicator.serve(stream, hello)
 
     async def _ask_for(self, doc_id: bytes, timeout: float) -> Genesis:
         """The genesis of a document, from whoever has it."""

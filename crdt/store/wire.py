@@ -32,9 +32,10 @@ PATIENCE: Final = 30.0
 
 
 async def open_about(
-    host: Host, peer: PeerId, doc_id: bytes, purpose: Purpose
-) -> tuple[Stream, bytes] | None:
-    """A stream about a document, and its nonce; None if the peer does not have it.
+    host: Host, peer: PeerId, doc_id: bytes, purpose: Purpose, capability: bytes = b""
+) -> tuple[Stream, Hello] | None:
+    """A stream about a document, and the peer's hello; None if the peer does not have it, or not
+    for this node. `capability` is what is shown.
 
     Raises what streams do, RemoteProtocolError, TimeoutError, and NotConnectedError: nobody is
     dialed for it.
@@ -46,17 +47,17 @@ async def open_about(
     stream = await host.open_stream(peer, PROTOCOL)
     is_open = False
     try:
-        hello = Hello(purpose, nonce, hello_tag(doc_id, nonce, *names))
+        hello = Hello(purpose, nonce, hello_tag(doc_id, nonce, *names), capability)
         await stream.send_message(encode_hello(hello))
         match await receive(stream):
             case Absent():
                 return None
-            case Hello(answered, again, tag) if (answered, again) == (
+            case Hello(answered, again, tag) as welcomed if (answered, again) == (
                 purpose,
                 nonce,
             ) and tag == welcome_tag(doc_id, nonce, *names):
                 is_open = True
-                return stream, nonce
+                return stream, welcomed
         raise RemoteProtocolError("an answer to a hello that does not know the document")
     finally:
         if not is_open:
@@ -82,11 +83,13 @@ async def receive_hello(
     return None
 
 
-async def welcome(host: Host, stream: Stream, hello: Hello, doc_id: bytes) -> None:
-    """Say that the document is here."""
+async def welcome(
+    host: Host, stream: Stream, hello: Hello, doc_id: bytes, capability: bytes
+) -> None:
+    """Say that the document is here, and show by what it is read."""
     names = stream.peer_id.to_bytes(), host.peer_id.to_bytes()
     tag = welcome_tag(doc_id, hello.nonce, *names)
-    await stream.send_message(encode_hello(Hello(hello.purpose, hello.nonce, tag)))
+    await stream.send_message(encode_hello(Hello(hello.purpose, hello.nonce, tag, capability)))
 
 
 async def receive(stream: Stream, patience: float = PATIENCE) -> Message:

@@ -4,7 +4,7 @@ A message is one byte that says what it is, and its content; on the stream its l
 Content is canonical (:mod:`lattica.crdt.canonical`) where nothing else is said.
 
 =======  =========  =======================================================
-0        hello      `[1, purpose, nonce, tag]`
+0        hello      `[1, purpose, nonce, tag, capability or nil]`
 1        absent     nothing: the document is not here, or not for this peer
 2        ranges     `[[low, high or nil, fingerprint or [head, …]], …]`
 3        wants      `[[author, since, wants the fork], …]`
@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, TypeAlias, TypeGuard
 
+from lattica.crdt.access.capability import MAX_CAPABILITY
 from lattica.crdt.canonical import Plain, decode, encode
 from lattica.crdt.entries.chain import MAX_CHAIN
 from lattica.crdt.entries.fork import MAX_PROOF
@@ -45,7 +46,7 @@ MAX_RANGES: Final = 512
 """Of one message."""
 MAX_WANTS: Final = 4096
 """Of one message."""
-_MAX_HELLO: Final = 256
+_MAX_HELLO: Final = 256 + MAX_CAPABILITY
 _MAX_RANGES_BYTES: Final = MAX_RANGES * (3 * 80 + LEAF * 80)
 _MAX_WANTS_BYTES: Final = MAX_WANTS * 48
 _MAX_PRESENCE: Final = 8192
@@ -86,6 +87,8 @@ class Hello:
     nonce: bytes
     """Random; fingerprints of this stream are made with it."""
     tag: bytes
+    capability: bytes = b""
+    """By which the sender reads the document, if it shows one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +189,9 @@ TURN: Final = bytes([MessageKind.TURN])
 
 def encode_hello(hello: Hello) -> bytes:
     """A hello."""
-    content = encode([VERSION, int(hello.purpose), hello.nonce, hello.tag])
+    content = encode(
+        [VERSION, int(hello.purpose), hello.nonce, hello.tag, hello.capability or None]
+    )
     return bytes([MessageKind.HELLO]) + content
 
 
@@ -277,10 +282,10 @@ def _limited(content: bytes, limit: int) -> bytes:
 
 def _read_hello(value: Plain) -> Hello:
     match value:
-        case [1, int(purpose), bytes(nonce), bytes(tag)] if (
+        case [1, int(purpose), bytes(nonce), bytes(tag), bytes() | None as capability] if (
             _is_number(purpose, max(Purpose)) and len(nonce) == NONCE_BYTES and len(tag) == 32
         ):
-            return Hello(Purpose(purpose), nonce, tag)
+            return Hello(Purpose(purpose), nonce, tag, capability or b"")
     raise RemoteProtocolError("not a hello of version 1")
 
 

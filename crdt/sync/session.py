@@ -32,6 +32,7 @@ from lattica.crdt.sync.messages import (
 )
 from lattica.crdt.sync.ranges import Difference, Range, answer_ranges, first_ranges
 from lattica.nat.base.errors import RemoteProtocolError
+from lattica.nat.base.keys.peer_id import PeerId
 
 MAX_TURNS: Final = 24
 """Of both sides together."""
@@ -70,6 +71,19 @@ class SyncSource(Protocol):
 
     def id_at(self, author: bytes, seq: int) -> bytes | None:
         """The ID of an admitted entry."""
+        ...
+
+    @property
+    def capability(self) -> bytes:
+        """By which this replica reads; empty if it shows none."""
+        ...
+
+    def may_read(self, peer: PeerId, shown: bytes = b"") -> bool:
+        """Whether a peer, which shows a capability, is told of the document."""
+        ...
+
+    def comes_first(self, author: bytes) -> bool:
+        """Whether others need an author's entries to take those of the rest."""
         ...
 
     def chains_of(self, author: bytes, since: int) -> Iterator[bytes]:
@@ -148,6 +162,8 @@ class SyncSession:
                 self._source.head_index, self._nonce, self._taken_ranges()
             )
             served, self._wants = self._wants, []
+            differences.sort(key=lambda each: not self._source.comes_first(each.author))
+            served.sort(key=lambda each: not self._source.comes_first(each.author))
             wants = [want for each in differences if (want := self._want(each)) is not None]
             yield from self._counted(self._entries(differences, served))
         else:

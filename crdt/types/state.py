@@ -6,7 +6,7 @@ same for all of them. What a fork withdraws is taken out by resolving the rest a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -76,8 +76,12 @@ _NO_CELL: Final = Cell()
 class State:
     """Registers, counters, sets, claims, texts and lists of one document."""
 
-    def __init__(self, genesis: Genesis) -> None:
+    def __init__(
+        self, genesis: Genesis, has_effect: Callable[[Entry, str], bool] | None = None
+    ) -> None:
         self._genesis = genesis
+        self._has_effect = has_effect
+        """Whether an entry may write at a name; None: all may."""
         self._sequences = Sequences(genesis.doc_id)
         self._clear()
 
@@ -102,6 +106,8 @@ class State:
         try:
             write = decode_write(header.kind, entry.payload)
         except RemoteProtocolError:
+            return None
+        if write is None or (self._has_effect and not self._has_effect(entry, write.name)):
             return None
         match write:
             case RegisterWrite():

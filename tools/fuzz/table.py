@@ -101,6 +101,7 @@ TARGETS: dict[str, str] = {
     "crdt-text-update": "crdt:UPDATE",
     "crdt-text-edits": "crdt:EDITS",
     "crdt-sync": "crdt:SYNC",
+    "crdt-rights": "crdt:RIGHTS",
     "config-file": "settings:CONFIG_FILE",
     "config-environment": "settings:CONFIG_ENVIRONMENT",
 }

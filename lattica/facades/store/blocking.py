@@ -16,7 +16,9 @@ from lattica.facades.facade import EventsCore
 from lattica.nat.base.errors import LocalProtocolError
 
 if TYPE_CHECKING:
+    from lattica.crdt.access.capability import Level
     from lattica.crdt.canonical import Plain
+    from lattica.crdt.document import Right
     from lattica.crdt.entries.genesis import Genesis, Limits, Mode, Recovery
     from lattica.crdt.entries.header import Kind
     from lattica.crdt.proofs.query import Query
@@ -40,11 +42,13 @@ class BlockingStore:
         self._bridge = bridge
         self._node = node
 
-    def open(self, document: str, *, timeout: float = 30.0) -> BlockingDocument:
+    def open(
+        self, document: str, *, capability: bytes | None = None, timeout: float = 30.0
+    ) -> BlockingDocument:
         """Open a document by name or ID; see :meth:`Store.open`."""
 
         async def call() -> SharedDocument:
-            return await self._node.store.open(document, timeout=timeout)
+            return await self._node.store.open(document, capability=capability, timeout=timeout)
 
         return BlockingDocument(self._bridge, self._bridge.call(call))
 
@@ -148,6 +152,35 @@ class BlockingDocument:
     def write(self, *writes: Write) -> tuple[Change, ...]:
         """Write all of these, or none; see :meth:`Document.write`."""
         return self._run(lambda: self._document.write(*writes))
+
+    def grant(
+        self,
+        peer: PeerId | str | bytes,
+        level: Level | None = None,
+        *,
+        prefix: str = "",
+        lasts: float | None = None,
+        depth: int = 0,
+    ) -> bytes:
+        """Give a peer a right, by default to write; see :meth:`Document.grant`."""
+
+        def grant() -> bytes:
+            given = () if level is None else (level,)
+            return self._document.grant(peer, *given, prefix=prefix, lasts=lasts, depth=depth)
+
+        return self._run(grant)
+
+    def revoke(self, peer: PeerId | str | bytes) -> int:
+        """Take back all rights of a peer; see :meth:`Document.revoke`."""
+        return self._run(lambda: self._document.revoke(peer))
+
+    def rights(self) -> Sequence[Right]:
+        """The rights that were given, by peer."""
+        return self._run(self._document.rights)
+
+    def present(self, capability: bytes) -> None:
+        """Use a capability that was handed over; see :meth:`Document.present`."""
+        self._run(lambda: self._document.present(capability))
 
     def proof(self, query: Query | str, *, is_signed: bool = True) -> bytes:
         """The proof of what the state says at a place; see :meth:`Document.proof`."""

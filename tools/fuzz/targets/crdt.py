@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 
+from lattica.crdt.access.capability import Level, decode_capability, issue
+from lattica.crdt.access.revocation import Revocation, decode_revocation
 from lattica.crdt.canonical import decode, encode
 from lattica.crdt.entries.chain import decode_chain, encode_chain
 from lattica.crdt.entries.fork import decode_fork
@@ -31,6 +33,7 @@ from lattica.crdt.tree.search_tree import node_hash, verify_range
 from lattica.crdt.types.payloads import decode_write
 from lattica.crdt.types.state import State
 from lattica.errors import RemoteProtocolError
+from lattica.nat.base.keys.identity import Identity
 from tools.crdt_vectors import SESSION, text, text_entries
 from tools.fuzz.target import KIB, MIB, Target, Violation
 from tools.fuzz.targets.pieces import option
@@ -147,6 +150,24 @@ def _sync(data: bytes) -> None:
         list(encode_ranges(ranges))
 
 
+OWNER = Identity(bytes(32))
+GIVEN = issue(OWNER, ROOT, Identity(bytes([1]) * 32).peer_id, Level.MANAGE, depth=2)
+PASSED = issue(
+    Identity(bytes([1]) * 32), ROOT, Identity(bytes([2]) * 32).peer_id, Level.WRITE, parent=GIVEN
+)
+REVOKED = Revocation(ROOT, ((bytes(32), 5, bytes(32)),))
+
+
+def _rights(data: bytes) -> None:
+    for read in (
+        lambda: decode_capability(data, ROOT, [OWNER.public_key.data]),
+        lambda: decode_revocation(data),
+    ):
+        with contextlib.suppress(RemoteProtocolError):
+            if read().encode() != data:
+                raise Violation("it is read and written otherwise")
+
+
 _ALLOWED = (RemoteProtocolError,)
 CANONICAL = Target(
     "crdt-canonical",
@@ -225,4 +246,10 @@ SYNC = Target(
         *encode_wants([Want(bytes(32), 5, True)]),
     ],
     max_memory=64 * MIB,
+)
+RIGHTS = Target(
+    "crdt-rights",
+    _rights,
+    _ALLOWED,
+    seeds=[GIVEN.encode(), PASSED.encode(), REVOKED.encode()],
 )

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import trio
 
+from lattica.crdt.access.capability import Level
 from lattica.crdt.config import StoreConfig
 from lattica.crdt.entries.genesis import Mode
 from lattica.crdt.entries.header import Kind
 from lattica.crdt.store.changes import MAX_PLACES, ChangeStream, Rebuilt
 from lattica.crdt.store.store import Store
 from lattica.crdt.types.state import Change
-from lattica.errors import LocalProtocolError, ResourceLimitError
+from lattica.errors import AccessDeniedError, LocalProtocolError, ResourceLimitError
 from tests.support.doubles.memory_host import MemoryHost, MemoryNet, memory_net
 
 
@@ -245,3 +246,53 @@ async def test_too_many_changed_places_are_told_as_one(autojump_clock):
         stream.tell([change], is_rebuilt=False)
     stream.close()
     assert [each async for each in stream] == [Rebuilt()]
+
+
+async def test_a_document_with_rights_is_told_to_those_who_have_one(tmp_path, autojump_clock):
+    async with stores(tmp_path) as net:
+        owner, reader, stranger = net.store(), net.store(), net.store()
+        document = await owner.create("models", mode=Mode.ALLOW_LIST)
+        document.registers["a"] = 1
+        for store in (reader, stranger):
+            await host_of(store).connect(host_of(owner).peer_id)
+        first, second = await reader.open(document.id), await stranger.open(document.id)
+        await trio.sleep(60)
+        # They know that it is there, and nothing of what is in it.
+        assert not dict(first.registers.items())
+        assert document.peers == ()
+        document.grant(host_of(reader).peer_id, Level.READ)
+        await first.synced(timeout=60)
+        assert first.registers["a"] == 1
+        with pytest.raises(AccessDeniedError):
+            first.registers["a"] = 2
+        document.grant(host_of(reader).peer_id, Level.WRITE)
+        await first.synced(timeout=60)
+        first.registers["a"] = 2
+        await document.synced(timeout=60)
+        assert document.registers["a"] == 2
+        document.revoke(host_of(reader).peer_id)
+        document.registers["a"] = 3
+        await trio.sleep(60)
+        assert first.registers["a"] == 2
+        assert document.peers == ()
+        assert not dict(second.registers.items())
+
+
+async def test_a_capability_that_was_handed_over_opens_a_document(tmp_path, autojump_clock):
+    async with stores(tmp_path) as net:
+        owner, writer, other = net.store(), net.store(), net.store()
+        document = await owner.create("models")
+        capability = document.grant(host_of(writer).peer_id)
+        theirs = document.grant(host_of(other).peer_id, Level.READ)
+        # The owner's own log is not heard of by the two.
+        for store in (writer, other):
+            store._keep_genesis(document.genesis)
+        document.close()
+        first = await writer.open(document.id, capability=capability)
+        first.registers["a"] = 1
+        second = await other.open(document.id, capability=theirs)
+        await host_of(writer).connect(host_of(other).peer_id)
+        await second.synced(timeout=60)
+        assert second.registers["a"] == 1
+        first.close()
+        assert (await writer.open(document.id)).capability == capability

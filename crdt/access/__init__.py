@@ -1,0 +1,1 @@
+"""Who may do what in a document that is not open: pure."""

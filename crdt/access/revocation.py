@@ -1,0 +1,57 @@
+"""Revocations: from where on what somebody writes by a right counts no more.
+
+The payload is `[link, [[author, seq, id], …]]`: the ID of the link that is taken back, and of each
+session that wrote by it the last entry that still counts. What is not named does not count, so
+nobody can date anything back. Only owners take back, in their own chains.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from lattica.crdt.canonical import decode, encode
+from lattica.crdt.entries.header import ID_BYTES, MAX_SEQ
+from lattica.crdt.keys.strict_ed25519 import KEY_BYTES
+from lattica.nat.base.errors import RemoteProtocolError
+
+MAX_SESSIONS: Final = 512
+_MAX_BYTES: Final = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """A right that was taken back."""
+
+    link: bytes
+    last: tuple[tuple[bytes, int, bytes], ...] = ()
+    """By author, in order: the number and ID of the last entry that counts."""
+
+    def encode(self) -> bytes:
+        """The payload."""
+        return encode([self.link, [list(each) for each in self.last]])
+
+
+def decode_revocation(data: bytes) -> Revocation:
+    """Read the payload of a revocation. Raises RemoteProtocolError."""
+    match decode(data, _MAX_BYTES):
+        case [bytes(link), list(items)] if len(link) == ID_BYTES and len(items) <= MAX_SESSIONS:
+            pass
+        case _:
+            raise RemoteProtocolError("not a revocation")
+    last: list[tuple[bytes, int, bytes]] = []
+    for item in items:
+        match item:
+            case [bytes(author), int(seq), bytes(entry_id)] if (
+                len(author) == KEY_BYTES
+                and type(seq) is int
+                and 0 <= seq <= MAX_SEQ
+                and len(entry_id) == ID_BYTES
+            ):
+                last.append((author, seq, entry_id))
+            case _:
+                raise RemoteProtocolError("not the last entry of a session")
+    authors = [author for author, _, _ in last]
+    if authors != sorted(set(authors)):
+        raise RemoteProtocolError("sessions of a revocation out of order")
+    return Revocation(link, tuple(last))

@@ -1,0 +1,229 @@
+"""The rights of a document, as the entries that are admitted say: a function of their set.
+
+A right is a capability that stands in an admitted entry: in a document with an allow-list, in the
+log of whoever has given it; otherwise in any log, or in the certificate of a session. An entry
+counts if a right of its author's identity covers it: by level, by the entry's time, and for each
+revocation of one of its links, up to the last entry that this names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from lattica.crdt.access.capability import Capability, Level, decode_capability
+from lattica.crdt.access.revocation import Revocation, decode_revocation
+from lattica.crdt.entries.genesis import Genesis, Mode
+from lattica.crdt.entries.header import Entry, Header, Kind
+from lattica.nat.base.errors import RemoteProtocolError
+
+
+class Verdict(Enum):
+    """Whether an entry may be admitted."""
+
+    ALLOWED = "allowed"
+    UNKNOWN = "unknown"
+    """Its author has no right that is known here; one may come."""
+    REFUSED = "refused"
+    """He had one, which does not cover this, or was taken back."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Of an entry, what rights depend on."""
+
+    author: bytes
+    seq: int
+    id: bytes
+    milliseconds: int
+
+
+class Rights:
+    """Of one document that is not open to everybody."""
+
+    def __init__(self, genesis: Genesis) -> None:
+        self._genesis = genesis
+        self._owners = frozenset(genesis.owners)
+        self._granted: dict[bytes, Capability] = {}
+        """By the ID of the entry that has it."""
+        self._revoked: dict[bytes, Revocation] = {}
+        """By the ID of the entry."""
+        self._held: dict[bytes, list[Capability]] = {}
+        self._taken: dict[bytes, list[Revocation]] = {}
+        """By link."""
+
+    def is_owner(self, identity: bytes) -> bool:
+        """Whether an identity owns the document."""
+        return identity in self._owners
+
+    # What comes in.
+
+    def learn(self, entry: Entry, identity: bytes) -> bool:
+        """Take an admitted entry of an identity; whether any right may have changed."""
+        kind, payload = entry.header.kind, entry.payload
+        if payload is None:
+            return False
+        try:
+            if kind == Kind.GRANT:
+                return self._learn_grant(entry.id, self._read(payload), identity)
+            if kind == Kind.REVOKE and identity in self._owners:
+                self._revoked[entry.id] = decode_revocation(payload)
+                self._index()
+                return True
+        except RemoteProtocolError:
+            pass  # without effect, for every replica
+        return False
+
+    def _learn_grant(self, entry_id: bytes, capability: Capability, identity: bytes) -> bool:
+        is_listed = capability.right.issuer == identity
+        if self._genesis.mode is Mode.ALLOW_LIST and not is_listed:
+            return False
+        self._granted[entry_id] = capability
+        self._index()
+        return True
+
+    def learn_certificate(self, entry_id: bytes, capability: bytes) -> None:
+        """Take the capability of a session's certificate. Raises RemoteProtocolError."""
+        self._granted[entry_id] = self._read(capability)
+        self._index()
+
+    def _read(self, data: bytes) -> Capability:
+        return decode_capability(data, self._genesis.doc_id, self._owners)
+
+    def forget(self, entry_id: bytes) -> bool:
+        """An entry was withdrawn; whether any right may have changed."""
+        is_known = entry_id in self._granted or entry_id in self._revoked
+        if is_known:
+            self._granted.pop(entry_id, None)
+            self._revoked.pop(entry_id, None)
+            self._index()
+        return is_known
+
+    def _index(self) -> None:
+        self._held, self._taken = {}, {}
+        for capability in self._granted.values():
+            self._held.setdefault(capability.right.subject, []).append(capability)
+        for revocation in self._revoked.values():
+            self._taken.setdefault(revocation.link, []).append(revocation)
+
+    # What may be done.
+
+    def is_free(self, identity: bytes) -> bool:
+        """Whether no entry of an identity has to be looked at again when rights change: it is an
+        owner's, or nothing that it holds was taken back or ends.
+        """
+        if identity in self._owners:
+            return True
+        return any(
+            each.right.level >= Level.WRITE
+            and each.right.expires is None
+            and not any(link.id in self._taken for link in each.links)
+            for each in self._held.get(identity, ())
+        )
+
+    def verdict(self, header: Header, identity: bytes) -> Verdict:
+        """Whether an entry may be admitted."""
+        if identity in self._owners:
+            return Verdict.ALLOWED
+        held = self._held.get(identity)
+        if not held:
+            return Verdict.UNKNOWN
+        place = _place(header)
+        is_allowed = any(self._covers(each, place, Level.WRITE) for each in held)
+        return Verdict.ALLOWED if is_allowed else Verdict.REFUSED
+
+    def may_write(self, header: Header, identity: bytes, name: str) -> bool:
+        """Whether an admitted entry takes effect at a name."""
+        if identity in self._owners:
+            return True
+        place = _place(header)
+        return any(
+            name.startswith(each.right.prefix) and self._covers(each, place, Level.WRITE)
+            for each in self._held.get(identity, ())
+        )
+
+    def may_write_at(self, identity: bytes, name: str, now_ms: int) -> bool:
+        """Whether what an identity writes now would take effect at a name."""
+        return any(
+            name.startswith(each.right.prefix)
+            for each in self._held.get(identity, ())
+            if self._stands(each, Level.WRITE, now_ms)
+        )
+
+    def _stands(self, capability: Capability, level: Level, now_ms: int) -> bool:
+        right = capability.right
+        return (
+            right.level >= level
+            and (right.expires is None or now_ms <= right.expires)
+            and not any(link.id in self._taken for link in capability.links)
+        )
+
+    def may_read(self, identity: bytes | None, now_ms: int, shown: bytes | None = None) -> bool:
+        """Whether a peer is told of the document; `shown` is a capability that it presents."""
+        if identity is None:
+            return False
+        if identity in self._owners:
+            return True
+        held = [*self._held.get(identity, ())]
+        if shown is not None and self._genesis.mode is Mode.CAPABILITY:
+            try:
+                capability = self._read(shown)
+            except RemoteProtocolError:
+                return False
+            if capability.right.subject == identity:
+                held.append(capability)
+        return any(self._stands(each, Level.READ, now_ms) for each in held)
+
+    def _covers(self, capability: Capability, place: _Place, level: Level) -> bool:
+        right = capability.right
+        if right.level < level:
+            return False
+        if right.expires is not None and place.milliseconds > right.expires:
+            return False
+        return all(
+            _counts(revocation, place)
+            for link in capability.links
+            for revocation in self._taken.get(link.id, ())
+        )
+
+    # For people, and for giving.
+
+    def read(self, data: bytes) -> Capability:
+        """Read a capability for this document. Raises RemoteProtocolError."""
+        return self._read(data)
+
+    def held(self) -> Iterator[tuple[Capability, bool]]:
+        """The rights that were given, and whether each still stands."""
+        seen: set[bytes] = set()
+        for capability in self._granted.values():
+            if capability.right.id not in seen:
+                seen.add(capability.right.id)
+                yield capability, not any(link.id in self._taken for link in capability.links)
+
+    def best_of(self, identity: bytes, level: Level, now_ms: int) -> Capability | None:
+        """A right of an identity that stands now, the widest first."""
+        found = [each for each in self._held.get(identity, ()) if self._stands(each, level, now_ms)]
+        return max(
+            found, key=lambda each: (each.right.level, -len(each.right.prefix)), default=None
+        )
+
+    def descendants(self, link_id: bytes) -> set[bytes]:
+        """The identities that hold rights by way of a link."""
+        return {
+            capability.right.subject
+            for capability in self._granted.values()
+            if any(link.id == link_id for link in capability.links)
+        }
+
+
+def _place(header: Header) -> _Place:
+    return _Place(header.author, header.seq, header.id, header.hlc >> 16)
+
+
+def _counts(revocation: Revocation, place: _Place) -> bool:
+    """Whether an entry is still within what a revocation leaves."""
+    for author, seq, entry_id in revocation.last:
+        if author == place.author:
+            return place.seq < seq or (place.seq == seq and place.id == entry_id)
+    return False

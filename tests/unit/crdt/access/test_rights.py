@@ -1,0 +1,353 @@
+"""Who may write where: given, passed on, ended and taken back, in whatever order it is heard of."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lattica.crdt.access.capability import (
+    Capability,
+    Level,
+    Link,
+    decode_capability,
+    issue,
+)
+from lattica.crdt.access.revocation import Revocation, decode_revocation
+from lattica.crdt.canonical import Plain, encode
+from lattica.crdt.document import Document
+from lattica.crdt.entries.genesis import Genesis, Mode
+from lattica.crdt.keys.identities import identity_key, peer_of
+from lattica.errors import AccessDeniedError, LocalProtocolError, RemoteProtocolError
+from lattica.nat.base.keys.identity import Identity
+from tests.support.crdt_chains import START
+from tests.support.crdt_sync import exchange
+
+OWNER, ANNA, BERT, CARL = (Identity(bytes([number]) * 32) for number in range(1, 5))
+LISTED = Genesis("list", (OWNER.public_key.data,), Mode.ALLOW_LIST)
+CAPABLE = Genesis("capabilities", (OWNER.public_key.data,), Mode.CAPABILITY)
+
+
+class Clock:
+    ms = START + 1_000_000
+
+    def __call__(self) -> int:
+        self.ms += 1
+        return self.ms
+
+
+Make = Callable[..., Document]
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def make(tmp_path: Path, clock: Clock) -> Iterator[Make]:
+    made: list[Document] = []
+    numbers = itertools.count()
+
+    def document(
+        identity: Identity, genesis: Genesis = LISTED, path: Path | None = None
+    ) -> Document:
+        path = path or tmp_path / f"{next(numbers)}.sqlite3"
+        made.append(Document(path, genesis, identity, wall=clock))
+        return made[-1]
+
+    yield document
+    for each in made:
+        each.close()
+
+
+def sync(*documents: Document) -> None:
+    for _ in range(2):
+        for one, other in itertools.permutations(documents, 2):
+            exchange(one, other)
+    for document in documents[1:]:
+        assert document.root == documents[0].root
+        assert document.head_index.heads(b"", None) == documents[0].head_index.heads(b"", None)
+
+
+def test_who_has_no_right_writes_nothing_and_who_gets_one_does(make):
+    owner, anna = make(OWNER), make(ANNA)
+    with pytest.raises(AccessDeniedError, match="no right to write"):
+        anna.registers["a"] = 1
+    with pytest.raises(AccessDeniedError):
+        anna.grant(BERT.peer_id)
+    owner.grant(ANNA.peer_id)
+    sync(owner, anna)
+    anna.registers["a"] = 1
+    sync(owner, anna)
+    assert owner.registers["a"] == 1
+    assert [(each.peer, each.level) for each in owner.rights()] == [(ANNA.peer_id, Level.WRITE)]
+
+
+def test_an_entry_waits_for_the_right_that_it_is_written_by(make):
+    owner, anna, bert = make(OWNER), make(ANNA), make(BERT)
+    owner.grant(ANNA.peer_id)
+    sync(owner, anna)
+    anna.registers["a"] = 1
+    (chain,) = anna.chains_of(anna.author, 0)
+    assert bert.receive(chain, "peer").waiting == 2
+    assert "a" not in bert.registers
+    (grant,) = owner.chains_of(owner.author, 0)
+    bert.receive(grant, "peer")
+    assert bert.registers["a"] == 1
+    assert bert.root == anna.root
+
+
+def test_what_was_taken_back_counts_up_to_the_last_that_is_named(make, tmp_path):
+    owner, anna, bert = make(OWNER), make(ANNA, path=tmp_path / "anna.sqlite3"), make(BERT)
+    owner.grant(ANNA.peer_id)
+    sync(owner, anna, bert)
+    anna.registers["before"] = 1
+    sync(owner, anna, bert)
+    # What Anna writes now comes to Bert, who has not heard that her right was taken back.
+    anna.registers["after"] = 2
+    exchange(anna, bert)
+    assert bert.registers["after"] == 2
+    assert owner.revoke(ANNA.peer_id) == 1
+    sync(owner, bert, anna)
+    for document in (owner, bert, anna):
+        assert dict(document.registers.items()) == {"before": 1}
+    with pytest.raises(AccessDeniedError):
+        anna.registers["again"] = 3
+    # And so it is after a restart.
+    anna.close()
+    again = make(ANNA, path=tmp_path / "anna.sqlite3")
+    assert dict(again.registers.items()) == {"before": 1}
+    with pytest.raises(AccessDeniedError):
+        again.registers["again"] = 3
+    # With a right again she goes on, as another session: the numbers of what is out are taken.
+    owner.grant(ANNA.peer_id)
+    sync(owner, again)
+    again.registers["again"] = 3
+    sync(owner, again, bert)
+    assert bert.registers["again"] == 3
+    assert not list(bert.forks())
+
+
+def test_an_entry_that_claims_to_be_older_than_the_revocation_counts_no_more(make, clock):
+    owner, anna = make(OWNER), make(ANNA)
+    owner.grant(ANNA.peer_id)
+    sync(owner, anna)
+    owner.revoke(ANNA.peer_id)
+    clock.ms -= 500
+    anna.registers["old"] = 1  # she has not heard of it
+    sync(owner, anna)
+    assert "old" not in owner.registers
+    assert "old" not in anna.registers
+
+
+def test_a_right_ends_with_its_time_and_at_its_prefix(make, clock):
+    owner, anna = make(OWNER), make(ANNA)
+    owner.grant(ANNA.peer_id, prefix="anna/", lasts=60)
+    sync(owner, anna)
+    anna.registers["anna/a"] = 1
+    with pytest.raises(AccessDeniedError, match="no right to write at 'other'"):
+        anna.registers["other"] = 1
+    clock.ms += 61_000
+    with pytest.raises(AccessDeniedError):
+        anna.registers["anna/b"] = 1
+    sync(owner, anna)
+    assert owner.registers["anna/a"] == 1
+    assert owner.may_read(ANNA.peer_id) is False
+
+
+def test_a_write_beyond_its_prefix_has_no_effect_anywhere(make, monkeypatch):
+    owner, anna = make(OWNER), make(ANNA)
+    owner.grant(ANNA.peer_id, prefix="anna/")
+    sync(owner, anna)
+    monkeypatch.setattr(Document, "_check_names", lambda self, writes: None)
+    anna.registers["other"] = 1
+    anna.registers["anna/a"] = 1
+    sync(owner, anna)
+    assert dict(owner.registers.items()) == dict(anna.registers.items()) == {"anna/a": 1}
+    # A wider right makes it count.
+    owner.grant(ANNA.peer_id)
+    sync(owner, anna)
+    assert owner.registers["other"] == anna.registers["other"] == 1
+
+
+def test_a_manager_passes_on_what_he_has_and_falls_with_all_of_it(make):
+    owner, anna, bert = make(OWNER), make(ANNA), make(BERT)
+    owner.grant(ANNA.peer_id, Level.MANAGE, prefix="team/", depth=1)
+    sync(owner, anna, bert)
+    with pytest.raises(LocalProtocolError, match="more than its issuer has"):
+        anna.grant(BERT.peer_id)
+    anna.grant(BERT.peer_id, prefix="team/bert/")
+    sync(owner, anna, bert)
+    bert.registers["team/bert/a"] = 1
+    with pytest.raises(AccessDeniedError):
+        bert.revoke(ANNA.peer_id)
+    sync(owner, anna, bert)
+    assert owner.registers["team/bert/a"] == 1
+    owner.revoke(ANNA.peer_id)
+    sync(owner, anna, bert)
+    assert owner.registers["team/bert/a"] == 1
+    with pytest.raises(AccessDeniedError):
+        bert.registers["team/bert/b"] = 1
+    assert all(each.is_revoked for each in owner.rights())
+
+
+def test_a_capability_that_was_handed_over_is_enough(make):
+    owner, anna, bert = make(OWNER, CAPABLE), make(ANNA, CAPABLE), make(BERT, CAPABLE)
+    capability = owner.grant(ANNA.peer_id)
+    with pytest.raises(LocalProtocolError, match="another peer"):
+        bert.present(capability)
+    anna.present(capability)
+    anna.registers["a"] = 1  # neither has heard of the other
+    exchange(anna, bert)
+    assert bert.registers["a"] == 1
+    assert bert.may_read(ANNA.peer_id, capability)
+    assert not bert.may_read(CARL.peer_id, capability)
+    sync(owner, anna, bert)
+    owner.revoke(ANNA.peer_id)
+    sync(owner, anna, bert)
+    assert not bert.may_read(ANNA.peer_id, capability)
+    assert bert.registers["a"] == 1
+
+
+def test_open_documents_have_no_rights(make):
+    document = make(ANNA, Genesis("open"))
+    for call in (document.rights, lambda: document.grant(BERT.peer_id)):
+        with pytest.raises(LocalProtocolError, match="everybody may write"):
+            call()
+    assert document.may_read(BERT.peer_id)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_replicas_that_hear_it_in_any_order_agree(make, seed):
+    rng = random.Random(seed)
+    owner, anna, bert = make(OWNER), make(ANNA), make(BERT)
+    everybody = [owner, anna, bert]
+    subjects = {ANNA.peer_id: anna, BERT.peer_id: bert}
+    for number in range(30):
+        match rng.randrange(6):
+            case 0:
+                owner.grant(
+                    rng.choice([*subjects]), rng.choice([Level.WRITE, Level.MANAGE]), depth=1
+                )
+            case 1:
+                for peer in subjects:
+                    if rng.random() < 0.5 and any(
+                        each.peer == peer and not each.is_revoked for each in owner.rights()
+                    ):
+                        owner.revoke(peer)
+            case 2:
+                one, other = rng.sample(everybody, 2)
+                exchange(one, other)
+            case 3:
+                with suppress(AccessDeniedError, LocalProtocolError):
+                    anna.grant(BERT.peer_id)
+            case _:
+                document = rng.choice(everybody)
+                with suppress(AccessDeniedError):
+                    document.registers[f"{number % 3}"] = number
+    for _ in range(4):
+        for one, other in itertools.permutations(everybody, 2):
+            exchange(one, other)
+    late = make(CARL)
+    chains = [chain for author in owner.heads() for chain in owner.chains_of(author, 0)]
+    for _ in range(3):
+        rng.shuffle(chains)
+        for chain in chains:
+            late.receive(chain, "peer")
+    everybody.append(late)
+    assert len({document.root for document in everybody}) == 1
+    heads = [document.head_index.heads(b"", None) for document in everybody]
+    assert all(each == heads[0] for each in heads)
+
+
+# The bytes.
+
+
+def _chain() -> Capability:
+    first = issue(OWNER, LISTED.doc_id, ANNA.peer_id, Level.MANAGE, prefix="a", depth=2)
+    second = issue(
+        ANNA, LISTED.doc_id, BERT.peer_id, Level.MANAGE, parent=first, prefix="ab", depth=1
+    )
+    return issue(BERT, LISTED.doc_id, CARL.peer_id, Level.WRITE, parent=second, prefix="abc")
+
+
+def _read(data: bytes) -> Capability:
+    return decode_capability(data, LISTED.doc_id, LISTED.owners)
+
+
+def test_capabilities_come_back_and_no_bit_of_them_can_be_another_one():
+    capability = _chain()
+    data = capability.encode()
+    assert _read(data) == capability
+    rng = random.Random(1)
+    for _ in range(300):
+        bit = rng.randrange(len(data) * 8)
+        flipped = (int.from_bytes(data, "big") ^ 1 << bit).to_bytes(len(data), "big")
+        with pytest.raises(RemoteProtocolError):
+            _read(flipped)
+    with pytest.raises(RemoteProtocolError, match="no owner"):
+        decode_capability(data, LISTED.doc_id, ())
+    with pytest.raises(RemoteProtocolError):
+        decode_capability(data, CAPABLE.doc_id, LISTED.owners)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"level": Level.MANAGE},
+        {"prefix": "b"},
+        {"prefix": ""},
+        {"depth": 1},
+        {"issuer": OWNER.public_key.data},
+        {"parent": None},
+        {"expires": 2**60},
+    ],
+)
+def test_no_link_gives_more_than_the_one_before(change):
+    signers = {each.public_key.data: each for each in (OWNER, ANNA, BERT)}
+    parent = issue(OWNER, LISTED.doc_id, ANNA.peer_id, Level.WRITE, prefix="a", depth=1)
+    manage = issue(OWNER, LISTED.doc_id, ANNA.peer_id, Level.MANAGE, prefix="a", depth=1)
+    for before in (parent, manage):
+        link = Link(
+            LISTED.doc_id,
+            before.right.id,
+            ANNA.public_key.data,
+            BERT.public_key.data,
+            Level.WRITE,
+            "a",
+        )
+        changed = link if before is parent else replace(link, **change)
+        if before is manage and change == {"level": Level.MANAGE}:
+            continue  # that he may
+        signature = signers[changed.issuer].sign(b"lattica/crdt/capability/v1\0" + changed.encoded)
+        forged = Capability((*before.links, changed), (*before.signatures, signature))
+        with pytest.raises(RemoteProtocolError):
+            _read(forged.encode())
+
+
+def test_revocations_come_back_and_are_checked():
+    last = ((b"a" * 32, 5, bytes(32)), (b"b" * 32, 0, bytes(32)))
+    revocation = Revocation(bytes(32), last)
+    assert decode_revocation(revocation.encode()) == revocation
+    wrongs: tuple[Plain, ...] = (
+        [bytes(31), []],
+        [bytes(32), [[b"a" * 32, True, bytes(32)]]],
+        [bytes(32), [[*last[1]], [*last[0]]]],
+        [bytes(32), [[*last[0]], [*last[0]]]],
+    )
+    for wrong in wrongs:
+        with pytest.raises(RemoteProtocolError):
+            decode_revocation(encode(wrong))
+
+
+def test_identities_are_peers():
+    assert identity_key(ANNA.peer_id) == identity_key(str(ANNA.peer_id)) == ANNA.public_key.data
+    assert peer_of(ANNA.public_key.data) == ANNA.peer_id
+    with pytest.raises(LocalProtocolError):
+        identity_key(bytes(32))
