@@ -13,6 +13,7 @@ from lattica.cli.shared.options import (
     ConnectOption,
     EphemeralOption,
     ListenOption,
+    MaxRateOption,
     OwnKeyOption,
     RelayOption,
     named_path,
@@ -24,11 +25,12 @@ if TYPE_CHECKING:
 
     from lattica.cli.shared.path_watch import PathStep
     from lattica.config import NodeConfig
-    from lattica.content import FetchOptions, FetchResult, Publisher, Ticket
+    from lattica.content import Cid, FetchOptions, FetchResult, Publisher, Ticket
     from lattica.content.publish.catalog import Publication
     from lattica.node import Node
 
 _SIGNAL_EXIT = 128
+_WAIT_FOR_PEERS = 10.0
 _SHOWN_FILES = 5
 """Names that are printed of a list of files."""
 
@@ -53,6 +55,7 @@ def publish_command(
     listen: ListenOption = None,
     bootstrap: ConnectOption = None,
     relay: RelayOption = None,
+    max_rate: MaxRateOption = None,
     ephemeral: EphemeralOption = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of the ticket.")
@@ -77,12 +80,21 @@ def publish_command(
     """
     overrides = {"listen": listen, "bootstrap": bootstrap, "relays": relay}
     config = start(ctx, overrides, ephemeral=ephemeral)
-    run(_publish, config, path, name, as_json)
+    run(_publish, config, path, name, _bytes_a_second(max_rate), as_json)
+
+
+def _bytes_a_second(megabytes: float | None) -> float:
+    return float("inf") if megabytes is None else megabytes * 1e6
 
 
 def fetch_command(
     ctx: typer.Context,
-    ref: Annotated[str, typer.Argument(metavar="REF", help="Ticket from `lattica publish`.")],
+    ref: Annotated[
+        str,
+        typer.Argument(
+            metavar="REF", help="Ticket from `lattica publish`, or a content id (bafkrei…)."
+        ),
+    ],
     out: Annotated[
         Path,
         typer.Option(
@@ -123,6 +135,19 @@ def fetch_command(
             "be repeated.",
         ),
     ] = None,
+    share: Annotated[
+        bool,
+        typer.Option(
+            "--share/--no-share",
+            help="Serve to others who fetch the same what is here of it, and be told of them.",
+        ),
+    ] = True,
+    share_for: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", min=0.0, help="Serve it on for so long when all is there."),
+    ] = 0.0,
+    max_rate: MaxRateOption = None,
+    bootstrap: ConnectOption = None,
     listen: ListenOption = None,
     own_key: OwnKeyOption = False,
     as_json: Annotated[
@@ -144,31 +169,43 @@ def fetch_command(
     A selection is written to a smaller file of the same name. Where one with other tensors has it,
     the whole file or another selection, nothing is fetched, unless --replace is given.
 
+    Many who fetch the same at the same time get it from each other, too, and the publisher sends
+    little more than it would to one. --share-for 3600 lets those who come later have it from here.
+
+        lattica fetch bafkrei… -o ./my-model --connect /ip4/192.0.2.1/tcp/4001
+
     In GLOB, *, ? and brackets mean what they do in a shell. Brackets that belong to a name get a
     backslash:
 
         lattica fetch lattica1… -o ./one-layer --tensors 'blocks\\\\[0\\].*'
     """
-    config = start(ctx, {"listen": listen}, keep_identity=own_key, quiet=True)
-    from lattica.content import FetchOptions, Ticket
+    overrides = {"listen": listen, "bootstrap": bootstrap}
+    config = start(ctx, overrides, keep_identity=own_key, quiet=True)
+    from lattica.content import FetchOptions
+    from lattica.content.download.fetcher import parse_ref
 
     with wrong_arguments():
-        ticket = Ticket.parse(ref)
+        parsed = parse_ref(ref)
         options = FetchOptions(
             delete_former=delete,
             delete_matching=tuple(delete_matching or ()),
             replace_tensors=replace,
+            share=share,
+            share_for=share_for,
+            rate=_bytes_a_second(max_rate),
         )
-    code = run(_fetch, config, ticket, out, tensors, options, as_json)
+    code = run(_fetch, config, parsed, out, tensors, options, as_json)
     if code:
         raise typer.Exit(code)
 
 
-async def _publish(config: NodeConfig, path: Path, name: str | None, as_json: bool) -> None:
+async def _publish(
+    config: NodeConfig, path: Path, name: str | None, rate: float, as_json: bool
+) -> None:
     import trio
 
     from lattica.cli.content_progress import HashDisplay
-    from lattica.content import Publisher
+    from lattica.content import Publisher, PublisherLimits
     from lattica.content.publish.catalog import check_publishable
     from lattica.node import Node
 
@@ -182,7 +219,8 @@ async def _publish(config: NodeConfig, path: Path, name: str | None, as_json: bo
 
             nursery.start_soon(stop_on_signal)
             await check_publishable(path, name)  # before anybody is told that there is a peer
-            async with Node(config) as node, Publisher(node) as publisher:
+            limits = PublisherLimits(rate=rate)
+            async with Node(config) as node, Publisher(node, limits) as publisher:
                 with HashDisplay() as display:
                     await publisher.publish(path, name, progress=display)
                 [publication] = publisher.catalog
@@ -234,7 +272,7 @@ def _show_ticket(ticket: Ticket, publication: Publication, as_json: bool) -> Non
 
 async def _fetch(
     config: NodeConfig,
-    ticket: Ticket,
+    parsed: Ticket | Cid,
     out: Path,
     tensors: str | None,
     options: FetchOptions,
@@ -247,7 +285,7 @@ async def _fetch(
     from lattica.cli.content_progress import FetchDisplay
     from lattica.cli.shared.listening import beside_others
     from lattica.cli.shared.path_watch import PathWatch
-    from lattica.content import fetch
+    from lattica.content import Ticket, fetch
     from lattica.nat.traversal.portmap.config import PortMappingConfig
     from lattica.node import Node
 
@@ -270,17 +308,31 @@ async def _fetch(
             nursery.start_soon(stop_on_signal)
             async with Node(config) as node:
                 with FetchDisplay() as display, node.events() as events:
-                    watch = PathWatch(ticket.peer_id, display.on_path)
-                    nursery.start_soon(watch.run, events)
+                    steps: list[PathStep] = []
+                    if isinstance(parsed, Ticket):
+                        watch = PathWatch(parsed.peer_id, display.on_path)
+                        nursery.start_soon(watch.run, events)
+                        steps = watch.steps
+                    else:
+                        await _wait_for_peers(node)
                     result = await fetch(
-                        node, ticket, out, progress=display, tensors=tensors, options=options
+                        node, parsed, out, progress=display, tensors=tensors, options=options
                     )
-            _show_result(result, watch.steps, out, as_json, options.delete_former)
+            _show_result(result, steps, out, as_json, options.delete_former)
             nursery.cancel_scope.cancel()
     if stopped_by is None:
         return 0
     say("interrupted; the same command goes on from here", err=True)
     return _SIGNAL_EXIT + stopped_by
+
+
+async def _wait_for_peers(node: Node) -> None:
+    """Where nobody is named who has it, those that are connected are asked."""
+    import trio
+
+    with trio.move_on_after(_WAIT_FOR_PEERS):
+        while not node.peers():
+            await node.swarm.wait_changed()
 
 
 def _show_result(
@@ -301,6 +353,11 @@ def _show_result(
             "seconds": round(result.seconds, 3),
             "mb_per_s": round(rate, 1),
             "paths": [{"path": step.path, "after_s": round(step.after, 3)} for step in paths],
+            "sources": [
+                {"peer_id": str(source.peer_id), "bytes": source.bytes_fetched}
+                for source in result.sources
+            ],
+            "bytes_shared": result.bytes_shared,
             "other_files": list(map(str, result.other_files)),
             "removed_files": list(map(str, result.removed_files)),
         }
@@ -313,9 +370,15 @@ def _show_result(
         say(
             f"{path}: {format_bytes(result.bytes_total)}, verified; "
             f"{format_bytes(result.bytes_fetched)} fetched in {result.seconds:.1f} s, "
-            f"{rate:.0f} MB/s"
+            f"{rate:.0f} MB/s{_from_whom(result)}"
         )
+    if result.bytes_shared:
+        say(f"{format_bytes(result.bytes_shared)} sent to others meanwhile", err=True)
     _show_others(result, out, delete)
+
+
+def _from_whom(result: FetchResult) -> str:
+    return f", from {len(result.sources)} peers" if len(result.sources) > 1 else ""
 
 
 def _show_others(result: FetchResult, out: Path, delete: bool) -> None:

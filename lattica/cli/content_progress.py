@@ -29,6 +29,7 @@ from lattica.content.events import (
     FetchStarted,
     HashProgress,
     Retrying,
+    Sharing,
 )
 from lattica.nat.base.printable import printable
 
@@ -81,13 +82,20 @@ class _Display:
                 self._bar.remove_task(self._task)
             self._task = self._bar.add_task(printable(what), total=total)
 
-    def _show(self, what: str, done: int, total: int, rate: float | None = None) -> None:
+    def _show(
+        self, what: str, done: int, total: int, rate: float | None = None, detail: str = ""
+    ) -> None:
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, total=total)
+            described = f"{what} {detail}" if detail else what
+            self._bar.update(
+                self._task, completed=done, total=total, description=printable(described)
+            )
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _LINE_INTERVAL
             percent = 100 * done // total if total else 100
             speed = "" if rate is None else f", {rate / 1e6:.0f} MB/s"
+            if detail:
+                speed += f" {detail}"
             self._say(f"{what}: {format_bytes(done)} of {format_bytes(total)} ({percent}%){speed}")
 
 
@@ -131,7 +139,10 @@ class FetchDisplay(_Display):
                 if not self._fetching:
                     self._fetching = True
                     self._begin(self._name, event.bytes_total)
-                self._show(self._name, event.bytes_done, event.bytes_total, event.rate)
+                several = f"from {event.sources} peers" if event.sources > 1 else ""
+                self._show(self._name, event.bytes_done, event.bytes_total, event.rate, several)
+            case Sharing():
+                self._say(f"all is there; serving it to others for {event.seconds:g} s")
             case Retrying():
                 self._say(f"{event.error}; trying again in {event.delay:.1f} s")
             case _:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lattica.content.download.fetcher import FetchOptions, FetchResult, fetch
+    from lattica.content.download.fetcher import fetch
+    from lattica.content.download.options import FetchOptions, FetchResult, FetchSource
     from lattica.content.events import (
         Checking,
         FetchEvent,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         HashProgress,
         Progress,
         Retrying,
+        Sharing,
     )
     from lattica.content.manifest.cid import Cid
     from lattica.content.publish.server import Publisher, PublisherLimits
@@ -28,9 +30,10 @@ _HOME = {
     "Checking": "events",
     "Cid": "manifest.cid",
     "FetchEvent": "events",
-    "FetchOptions": "download.fetcher",
+    "FetchOptions": "download.options",
     "FetchProgress": "events",
-    "FetchResult": "download.fetcher",
+    "FetchResult": "download.options",
+    "FetchSource": "download.options",
     "FetchStarted": "events",
     "FileDone": "events",
     "HashProgress": "events",
@@ -38,6 +41,7 @@ _HOME = {
     "Publisher": "publish.server",
     "PublisherLimits": "publish.server",
     "Retrying": "events",
+    "Sharing": "events",
     "Ticket": "ticket",
     "fetch": "download.fetcher",
 }
@@ -49,6 +53,7 @@ __all__ = [
     "FetchOptions",
     "FetchProgress",
     "FetchResult",
+    "FetchSource",
     "FetchStarted",
     "FileDone",
     "HashProgress",
@@ -56,6 +61,7 @@ __all__ = [
     "Publisher",
     "PublisherLimits",
     "Retrying",
+    "Sharing",
     "Ticket",
     "fetch",
 ]

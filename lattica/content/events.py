@@ -28,7 +28,7 @@ class Progress:
     bytes_total: int = field(default=0, kw_only=True)
     """0 as long as it is not known."""
     phase: ClassVar[str] = ""
-    """"hashing", "starting", "checking", "fetching" or "waiting"."""
+    """"hashing", "starting", "checking", "fetching", "waiting" or "sharing"."""
 
     @property
     def fraction(self) -> float:
@@ -76,7 +76,14 @@ class FetchProgress(Progress):
     """Of `bytes_done`, what came over the network in this run; the rest was there already."""
     rate: float
     """Fetched bytes per second, over the last seconds."""
+    sources: int = 0
+    """Peers that are sending something now."""
     phase: ClassVar[str] = "fetching"
+
+    @property
+    def eta(self) -> float | None:
+        """Seconds until all is there at this rate; None while nothing comes."""
+        return (self.bytes_total - self.bytes_done) / self.rate if self.rate else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +106,17 @@ class Retrying(Progress):
     phase: ClassVar[str] = "waiting"
 
 
-FetchEvent: TypeAlias = FetchStarted | Checking | FetchProgress | FileDone | Retrying
+@dataclass(frozen=True, slots=True)
+class Sharing(Progress):
+    """All is there, and is served to others for so many seconds more."""
+
+    bytes_done: int
+    bytes_total: int
+    seconds: float
+    phase: ClassVar[str] = "sharing"
+
+
+FetchEvent: TypeAlias = FetchStarted | Checking | FetchProgress | FileDone | Retrying | Sharing
 FetchCallback: TypeAlias = Callable[[FetchEvent], object]
 HashCallback: TypeAlias = Callable[[HashProgress], object]
 

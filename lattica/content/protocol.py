@@ -59,6 +59,11 @@ class Refusal(IntEnum):
     """The file cannot be read."""
     BUSY = 4
     """Too many streams; come back later."""
+    MISSING = 5
+    """It does not have these chunks, or not yet."""
+    LATER = 6
+    """Another peer that shares has just asked for the same: it will be had there. Who asks again
+    gets it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,7 @@ TARGETS: dict[str, str] = {
     "content-server": "content:CONTENT_SERVER",
     "content-client": "content:CONTENT_CLIENT",
     "bitswap": "bitswap:BITSWAP",
+    "holdings": "content:HOLDINGS",
     "rpc-encoding": "rpc:ENCODING",
     "rpc-client": "rpc:CLIENT",
     "rpc-server": "rpc:SERVER",

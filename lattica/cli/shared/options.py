@@ -30,6 +30,10 @@ RelayOption = Annotated[
         help="Relay by which peers reach this one behind a NAT, with /p2p/ID; may be repeated.",
     ),
 ]
+MaxRateOption = Annotated[
+    float | None,
+    typer.Option("--max-rate", metavar="MB", min=0.001, help="At most so many megabytes a second."),
+]
 OwnKeyOption = Annotated[
     bool,
     typer.Option(

@@ -33,6 +33,7 @@ from types import TracebackType
 
 from lattica.content.disk import (
     ATTEMPTS,
+    NotRegularError,
     allocate,
     format_bytes,
     mark_unmodified,
@@ -284,6 +285,35 @@ class PartialFiles:
             os.write(self._journal, entries)
         except OSError as error:
             raise storage_error(error, self._directory) from None
+
+    def read(self, number: int) -> bytes | None:
+        """The bytes of a chunk that was written, as they have the right hash; None: not so.
+
+        It is read from the unfinished file, or the finished one. Raises :class:`OSError` where
+        reading fails.
+        """
+        chunk = self._plan.manifest.chunk(number)
+        data = bytearray(chunk.length)
+        for place in self._plan.placements(number):
+            if place.length != chunk.length:
+                continue
+            descriptor = self._open_to_read(place.output)
+            if descriptor is None:
+                continue
+            try:
+                whole = read_exactly(descriptor, memoryview(data), place.offset)
+            finally:
+                os.close(descriptor)
+            if whole and hashlib.sha256(data).digest() == chunk.digest:
+                return bytes(data)
+        return None
+
+    def _open_to_read(self, output: int) -> int | None:
+        with suppress(FileNotFoundError, NotRegularError):
+            return self._unfinished.open(str(output), os.O_RDONLY)
+        with suppress(FileNotFoundError, NotRegularError):
+            return open_regular(self.target(output))
+        return None
 
     # --- finishing ---
 

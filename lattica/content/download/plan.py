@@ -245,6 +245,15 @@ class Plan:
             places += self._places(repeat)
         return places
 
+    def same_as(self, number: int) -> list[int]:
+        """One of :attr:`chunks`, and the later ones with the same bytes."""
+        return [number, *self._repeats.get(number, ())]
+
+    def keeps_whole(self, number: int) -> bool:
+        """Whether all bytes of one of :attr:`chunks` lie together in an output."""
+        length = self.manifest.chunk(number).length
+        return any(place.length == length for place in self.placements(number))
+
     def _places(self, number: int) -> list[Placement]:
         file_index, index = self.manifest.locate(number)
         output_index = self._output_of[file_index]
@@ -266,15 +275,16 @@ class Plan:
         return places
 
     def spans(self, missing: Iterable[int]) -> Iterator[Span]:
-        """Group chunks (ascending numbers) into requests of at most 1 MiB."""
+        """Group chunks (ascending numbers) into requests of at most 1 MiB.
+
+        Whatever is missing, no request crosses the border between two of those for everything: what
+        one peer has got by a few requests is what another one asks for.
+        """
+        borders = self._borders
         first = count = size = 0
         for number in missing:
             length = self.manifest.chunk(number).length
-            if count and (
-                number != first + count
-                or size + length > MAX_SPAN_BYTES
-                or count == MAX_SPAN_CHUNKS
-            ):
+            if count and (number != first + count or number in borders):
                 yield Span(first, count, size)
                 count = size = 0
             if not count:
@@ -283,6 +293,21 @@ class Plan:
             size += length
         if count:
             yield Span(first, count, size)
+
+    @cached_property
+    def _borders(self) -> frozenset[int]:
+        """Where requests for all chunks of the manifest begin."""
+        borders = []
+        count = size = 0
+        for number, length in enumerate(
+            chunk.length for file in self.manifest.files for chunk in file.chunks
+        ):
+            if not count or size + length > MAX_SPAN_BYTES or count == MAX_SPAN_CHUNKS:
+                borders.append(number)
+                count = size = 0
+            count += 1
+            size += length
+        return frozenset(borders)
 
 
 def _no_match(manifest: Manifest, pattern: str) -> str:

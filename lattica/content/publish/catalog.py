@@ -48,23 +48,27 @@ class Publication:
     encoded: bytes = field(repr=False)
     files: tuple[CutFile, ...] = field(repr=False)
 
+    @property
+    def name(self) -> str:
+        """As in the manifest."""
+        return self.manifest.name
+
+    @property
+    def chunk_count(self) -> int:
+        """How many chunks it has."""
+        return self.manifest.chunk_count
+
+    @property
+    def holdings(self) -> None:
+        """All chunks are here."""
+
     def check_span(self, first: int, count: int, offset: int = 0) -> None:
         """Check a request.
 
         Raises:
             RemoteProtocolError: it asks for too much.
         """
-        manifest = self.manifest
-        if first + count > manifest.chunk_count:
-            raise RemoteProtocolError(
-                f"chunks {first} to {first + count - 1} were asked for, "
-                f"of {manifest.chunk_count} that there are"
-            )
-        size = sum(manifest.chunk(number).length for number in range(first, first + count))
-        if size > MAX_SPAN_BYTES:
-            raise RemoteProtocolError(f"{size} bytes were asked for at once")
-        if offset and offset >= size:
-            raise RemoteProtocolError(f"byte {offset} of {size} was asked for")
+        check_span(self.manifest, first, count, offset)
 
     def read_span(self, first: int, count: int) -> bytes:
         """Read chunks from disk; blocking. Arguments as checked by :meth:`check_span`.
@@ -88,6 +92,20 @@ class Publication:
             first += taken
             count -= taken
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def check_span(manifest: Manifest, first: int, count: int, offset: int) -> None:
+    """Check a request for chunks of a manifest; raises :class:`RemoteProtocolError`."""
+    if first + count > manifest.chunk_count:
+        raise RemoteProtocolError(
+            f"chunks {first} to {first + count - 1} were asked for, "
+            f"of {manifest.chunk_count} that there are"
+        )
+    size = sum(manifest.chunk(number).length for number in range(first, first + count))
+    if size > MAX_SPAN_BYTES:
+        raise RemoteProtocolError(f"{size} bytes were asked for at once")
+    if offset and offset >= size:
+        raise RemoteProtocolError(f"byte {offset} of {size} was asked for")
 
 
 def _changed(file: CutFile) -> ContentChangedError:

@@ -369,12 +369,14 @@ async def test_nobody_takes_a_protocol_from_another_by_chance():
     with pytest.raises(LocalProtocolError, match="is served by hole punching"):
         node.unhandle(DCUTR)
     async with node, Publisher(node) as publisher:
-        with pytest.raises(LocalProtocolError, match="Publisher of 0"):
+        with pytest.raises(LocalProtocolError, match="is served by content"):
             node.handle(CONTENT, echo)
-        with pytest.raises(LocalProtocolError, match="Publisher of 0"):
+        with pytest.raises(LocalProtocolError, match="has a Publisher"):
             async with Publisher(node):
                 pass  # the first one goes on
-        assert publisher._open
+        with pytest.raises(LocalProtocolError, match="is served by content"):
+            node.handle(CONTENT, echo)
+        assert repr(publisher) == "<Publisher of 0>"
         node.handle(DCUTR, echo, replace=True)
     node.handle(CONTENT, echo)
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import trio
 
+from lattica.content.swarm.messages import HOLDINGS
 from lattica.errors import (
     ConnectionClosedError,
+    LocalProtocolError,
     StreamResetError,
     UnsupportedProtocolError,
 )
@@ -116,6 +118,7 @@ class MemoryNode:
         self.nursery = nursery
         self.limit = limit
         self.handlers: dict[str, Handler] = {}
+        self.owners: dict[str, object] = {}
         self.streams: list[MemoryStream] = []
         self.handler_errors: list[Exception] = []
         self.connect_error: Exception | None = None
@@ -126,11 +129,18 @@ class MemoryNode:
     async def wait_announced(self, timeout: float) -> None:
         await trio.lowlevel.checkpoint()
 
+    def peers(self) -> tuple[Any, ...]:
+        return ()
+
     def handle(self, protocol: str, handler: Handler, *, owner: object = None) -> None:
+        if self.owners.get(protocol, owner) is not owner:
+            raise LocalProtocolError(f"somebody else serves {protocol}")
         self.handlers[protocol] = handler
+        self.owners[protocol] = owner
 
     def unhandle(self, protocol: str, *, owner: object = None) -> None:
         del self.handlers[protocol]
+        del self.owners[protocol]
 
     async def connect(self, target: Any) -> PeerId:
         await trio.lowlevel.checkpoint()
@@ -141,7 +151,8 @@ class MemoryNode:
 
     async def open_stream(self, peer: PeerId, protocol: str) -> Any:
         handler = self.handlers.get(protocol)
-        if handler is None:
+        # What its one peer has, nobody hears: it has all.
+        if handler is None or protocol == HOLDINGS:
             raise UnsupportedProtocolError(peer, [protocol])
         to_server, to_client = _Pipe(self.limit), _Pipe(self.limit)
         self.nursery.start_soon(self._handle, handler, MemoryStream(to_client, to_server, CLIENT))

@@ -32,6 +32,17 @@ from lattica.content.protocol import (
     encode_refusal,
     encode_request,
 )
+from lattica.content.swarm.messages import (
+    Has,
+    HasMore,
+    Hello,
+    Member,
+    Members,
+    decode_hello,
+    decode_message,
+    encode_hello,
+    encode_message,
+)
 from lattica.content.ticket import Ticket
 from lattica.errors import ContentError, RemoteProtocolError, TicketError
 from lattica.nat.base.keys.identity import PeerId
@@ -152,6 +163,18 @@ def _content_client(data: bytes) -> None:
     core.finish()
 
 
+def _holdings(data: bytes) -> None:
+    kind, rest = option(data)
+    if kind % 2:
+        hello = decode_hello(rest)
+        if decode_hello(encode_hello(hello)) != hello:
+            raise Violation("a decoded greeting does not survive being encoded")
+        return
+    message = decode_message(rest)
+    if decode_message(encode_message(message)) != message:
+        raise Violation("a decoded message about holdings does not survive being encoded")
+
+
 _PEER = PeerId.from_base58("12D3KooWK99VoVxNE7XzyBwXEzW7xhK7Gpv85r9F3V3fyKSUKPH5")
 _TICKET = Ticket(CID, _PEER, (Multiaddr("/ip4/192.0.2.1/tcp/4001"), Multiaddr("/dns/a.b/tcp/1")))
 _BODY = msgpack.packb([CID.digest, _PEER.to_bytes(), [addr.to_bytes() for addr in _TICKET.addrs]])
@@ -225,4 +248,22 @@ CONTENT_CLIENT = Target(
     # The manifest that is announced gets its memory at once: it was asked for.
     max_memory=MAX_MANIFEST_BYTES + 16 * MIB,
     max_size=4 * KIB,
+)
+HOLDINGS = Target(
+    "holdings",
+    _holdings,
+    (RemoteProtocolError,),
+    seeds=[
+        b"\x01" + encode_hello(Hello(CID, True, _TICKET.addrs)),
+        *(
+            b"\x00" + encode_message(message)
+            for message in (
+                Has(9, 0b1_0000_0001),
+                Has(9, None),
+                HasMore((1, 2)),
+                Members((Member(_PEER, _TICKET.addrs),)),
+            )
+        ),
+    ],
+    tokens=_MSGPACK,
 )

@@ -12,7 +12,8 @@ import trio
 
 from lattica import Node
 from lattica.config import NodeConfig
-from lattica.content.download.fetcher import FetchOptions, fetch
+from lattica.content.download.fetcher import fetch
+from lattica.content.download.options import FetchOptions
 from lattica.content.events import Retrying
 from lattica.content.publish.server import Publisher
 from lattica.content.ticket import Ticket

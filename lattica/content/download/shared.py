@@ -1,0 +1,55 @@
+"""What a fetch has so far, served to others who fetch the same."""
+
+from __future__ import annotations
+
+from lattica.content.download.partial import PartialFiles
+from lattica.content.download.plan import Plan
+from lattica.content.publish.catalog import check_span
+from lattica.content.publish.served import NotHereError
+from lattica.content.swarm.holdings import Holdings
+
+
+class SharedFetch:
+    """The chunks that are on disk; see :class:`~lattica.content.publish.served.Served`.
+
+    Each is hashed again before it is sent: others may write to the files, too.
+    """
+
+    def __init__(self, plan: Plan, files: PartialFiles, encoded: bytes) -> None:
+        self._plan = plan
+        self._files = files
+        self.encoded = encoded
+        self.holdings = Holdings(plan.manifest.chunk_count)
+
+    @property
+    def name(self) -> str:
+        """The publication's."""
+        return self._plan.manifest.name
+
+    @property
+    def chunk_count(self) -> int:
+        """How many chunks the manifest has."""
+        return self._plan.manifest.chunk_count
+
+    def add(self, number: int) -> None:
+        """One of the plan's chunks is on disk, and with it all that are the same."""
+        if self._plan.keeps_whole(number):
+            self.holdings.add(self._plan.same_as(number))
+
+    def check_span(self, first: int, count: int, offset: int = 0) -> None:
+        """Raise :class:`~lattica.errors.RemoteProtocolError` for a request that asks too much."""
+        check_span(self._plan.manifest, first, count, offset)
+
+    def read_span(self, first: int, count: int) -> bytes:
+        """Read chunks; blocking. Raises :class:`NotHereError`, and :class:`OSError`."""
+        parts = []
+        for number in range(first, first + count):
+            data = None
+            if number in self.holdings:
+                digest = self._plan.manifest.chunk(number).digest
+                known = self._plan.number_of(digest)
+                data = None if known is None else self._files.read(known)
+            if data is None:
+                raise NotHereError("a chunk is not here, or not yet")
+            parts.append(data)
+        return parts[0] if len(parts) == 1 else b"".join(parts)

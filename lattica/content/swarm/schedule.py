@@ -1,0 +1,534 @@
+"""Who is asked for what: pieces of a publication over all peers that have some of it. Pure.
+
+A piece is what one request asks for: consecutive chunks of at most 1 MiB. Sets of pieces are whole
+numbers, bit n for piece n, so that a million pieces cost a few operations on 128 KiB.
+
+* **Rarest first**: what fewer of those have who have only parts. Among equals in order; at
+  random if others fetch the same.
+* **Pipelining**: as many bytes are asked of a source ahead as it sends in half a second, or in two
+  round trips where these are longer. It begins with one piece and doubles.
+* **The fast first**: a piece is not asked of a source while another one has it that would have
+  delivered it in less than half the time.
+* **Held back**: what others have asked a source for (:class:`~.messages.Sending`), or it defers, is
+  soon to be had of these, and not asked of it for some seconds.
+* **Work stealing and endgame**: a source with nothing else to do is asked for what another is much
+  slower to bring. A source that sends nothing for 5 s loses all that was asked of it to others.
+
+Time is passed in (seconds, never decreasing); randomness is the caller's.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from lattica.content.download.plan import Span
+from lattica.content.protocol import MAX_SPAN_BYTES
+
+S = TypeVar("S", bound=Hashable)
+
+SILENT_AFTER = 5.0
+"""Seconds without a byte after which a source loses what it was asked for, and the least time for
+which a piece is held back."""
+STEAL_PAUSE = 0.25
+"""Seconds between two looks for something to steal."""
+
+_HORIZON = 0.5
+"""Seconds of a source's work that are asked of it ahead, at least."""
+_LEAST_WINDOW = 2 * MAX_SPAN_BYTES
+_RATE_MEMORY = 1.5
+"""Seconds over which a source's rate is averaged."""
+_RATE_SAMPLE = 0.1
+_PLANES = 4
+"""Up to so many holders are told apart."""
+_MAX_ASKED = 1024
+"""Requests under way to one source. Their bytes must fit the stream's buffers, or both sides could
+wait to send."""
+_MAX_COPIES = 2
+_LONGEST_HELD = 60.0
+_QUIET = 2.0
+"""Seconds without a byte after which nobody relies on a source any more."""
+
+
+@dataclass(slots=True)
+class _Source:
+    """What is known of one source."""
+
+    began: float
+    chunks: int | None
+    """Bits of the chunks that it has; None: all."""
+    has: int
+    """The same in pieces; -1 is all of them."""
+    asked: dict[int, float] = field(default_factory=dict)
+    """When pieces were asked for, in that order."""
+    in_flight: int = 0
+    window: int = MAX_SPAN_BYTES
+    rate: float | None = None
+    """Bytes a second while something was asked for."""
+    fastest: float = math.inf
+    """Seconds from asking to having."""
+    heard_at: float = 0.0
+    sampled_at: float = 0.0
+    sample: int = 0
+    is_silent: bool = False
+    next_steal: float = 0.0
+    most: int = 0
+    """Bytes that it may be asked for ahead."""
+    honoured: int = 0
+    """Pieces that were held back for its sake once."""
+
+    def eta(self, size: int) -> float:
+        """Seconds until it has brought `size` bytes more than are asked for."""
+        return math.inf if not self.rate else (self.in_flight + size) / self.rate
+
+    def is_reliable(self, now: float) -> bool:
+        """It brings what is asked of it, as far as can be seen."""
+        return not self.is_silent and (not self.in_flight or now - self.heard_at < _QUIET)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceState:
+    """How a source does."""
+
+    rate: float | None
+    """Bytes a second; None before anything has come."""
+    in_flight: int
+    """Bytes that it was asked for."""
+    pieces: int | None
+    """How many it has; None: all."""
+
+
+class Schedule(Generic[S]):
+    """What is still to be asked for, and of whom. `S` names sources."""
+
+    def __init__(self, chunks: int, rng: random.Random, most_ahead: int) -> None:
+        """`chunks` of the publication; `most_ahead`: bytes that one source is asked for ahead."""
+        self._chunk_count = chunks
+        self._rng = rng
+        self._most_ahead = most_ahead
+        self._cursor = 0
+        self._scattered = False
+        self._spans: list[Span] = []
+        self._piece_of: dict[int, int] = {}
+        """Piece by chunk."""
+        self._sources: dict[S, _Source] = {}
+        self._waiting = 0
+        self._unverified = 0
+        self._copies: dict[int, int] = {}
+        """How many sources are asked for a piece."""
+        self._planes = [0] * _PLANES
+        """Pieces that at least 1, 2, … sources with parts have."""
+        self._held: dict[int, tuple[float, S]] = {}
+        """Pieces held back: since when, and for whose sake."""
+
+    def scatter(self) -> None:
+        """Others fetch the same: ask in a random order, so that each has something else soon."""
+        self._scattered = True
+
+    # --- pieces ---
+
+    def want(self, spans: Iterable[Span]) -> None:
+        """More is to be had. No chunk may be part of two pieces that are not done yet."""
+        for span in spans:
+            piece = len(self._spans)
+            self._spans.append(span)
+            for number in range(span.first, span.first + span.count):
+                self._piece_of[number] = piece
+            self._waiting |= 1 << piece
+        for source in self._sources.values():
+            if source.chunks is not None:
+                source.has = self._pieces_in(source.chunks)
+        self._count_holders()
+
+    def wants(self, number: int) -> bool:
+        """Whether a chunk is part of a piece that is not done yet."""
+        return number in self._piece_of
+
+    def is_of_use(self, source: S) -> bool:
+        """Whether a source has something that is still to be had."""
+        state = self._sources.get(source)
+        return state is not None and bool(state.has & (self._waiting | self._asked_bits()))
+
+    def _asked_bits(self) -> int:
+        bits = 0
+        for piece in self._copies:
+            bits |= 1 << piece
+        return bits
+
+    def span(self, piece: int) -> Span:
+        """The chunks of a piece."""
+        return self._spans[piece]
+
+    @property
+    def is_finished(self) -> bool:
+        """Everything is here and verified."""
+        return not (self._waiting or self._unverified or self._copies)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Something is to be had, nobody is asked for anything, and nobody has what is missing."""
+        if self._copies or self._unverified or not self._waiting:
+            return False
+        return not any(source.has & self._waiting for source in self._sources.values())
+
+    def _pieces_in(self, chunks: int) -> int:
+        found = bytearray((len(self._spans) + 7) // 8)
+        held = chunks.to_bytes((chunks.bit_length() + 7) // 8 + 1, "little")
+        bits = len(held) * 8
+        for piece, span in enumerate(self._spans):
+            last = span.first + span.count
+            if last <= bits and all(
+                held[number >> 3] & (1 << (number & 7)) for number in range(span.first, last)
+            ):
+                found[piece >> 3] |= 1 << (piece & 7)
+        return int.from_bytes(found, "little")
+
+    # --- sources ---
+
+    def add(self, source: S, now: float, *, complete: bool = False) -> None:
+        """A source has come, of which nothing is known yet, or that it has everything."""
+        state = _Source(now, None if complete else 0, -1 if complete else 0)
+        state.heard_at = state.sampled_at = now
+        state.most = self._most_ahead
+        self._sources[source] = state
+
+    def limit(self, source: S, most_ahead: int) -> None:
+        """Ask a source for no more bytes than these ahead."""
+        state = self._sources[source]
+        state.most = min(self._most_ahead, most_ahead)
+        state.window = min(state.window, state.most)
+
+    def has_room(self, source: S) -> bool:
+        """Whether it is time to ask for more: for several pieces at once, not for each."""
+        state = self._sources[source]
+        return state.in_flight <= state.window - state.window // 4
+
+    def __contains__(self, source: object) -> bool:
+        return source in self._sources
+
+    def sources(self) -> dict[S, SourceState]:
+        """All of them."""
+        return {
+            name: SourceState(s.rate, s.in_flight, None if s.chunks is None else s.has.bit_count())
+            for name, s in self._sources.items()
+        }
+
+    def remove(self, source: S) -> None:
+        """A source is gone; what it was asked for waits again. Idempotent."""
+        state = self._sources.get(source)
+        if state is None:
+            return
+        self._release(state)
+        del self._sources[source]
+        self._count_holders()
+
+    def broken(self, source: S, now: float) -> None:
+        """A source's stream has ended, and with it all that was asked on it."""
+        state = self._sources[source]
+        self._release(state)
+        state.window = MAX_SPAN_BYTES
+        state.is_silent = False
+        state.heard_at = now
+
+    def _release(self, state: _Source) -> None:
+        for piece in list(state.asked):
+            self._forget(state, piece)
+            self._wait_again(piece)
+
+    def _wait_again(self, piece: int) -> None:
+        if piece not in self._copies and not self._is_here(piece):
+            self._waiting |= 1 << piece
+
+    def _is_here(self, piece: int) -> bool:
+        """It is done, or is being verified."""
+        is_done = self._piece_of.get(self._spans[piece].first) != piece
+        return is_done or bool(self._unverified >> piece & 1)
+
+    def set_holdings(self, source: S, chunks: int | None) -> None:
+        """A source has these chunks (bits), or all."""
+        state = self._sources[source]
+        state.chunks = chunks
+        state.has = -1 if chunks is None else self._pieces_in(chunks)
+        self._count_holders()
+
+    def add_holdings(self, source: S, numbers: Iterable[int]) -> None:
+        """A source has these chunks, too."""
+        state = self._sources[source]
+        if state.chunks is None:
+            return
+        gained = set()
+        for number in numbers:
+            state.chunks |= 1 << number
+            piece = self._piece_of.get(number)
+            if piece is not None:
+                gained.add(piece)
+        for piece in gained:
+            span = self._spans[piece]
+            mask = (1 << span.count) - 1
+            if state.chunks >> span.first & mask == mask and not state.has >> piece & 1:
+                state.has |= 1 << piece
+                self._count_one(piece)
+
+    def lacks(self, source: S, piece: int) -> None:
+        """A source does not have a piece after all."""
+        state = self._sources[source]
+        span = self._spans[piece]
+        mask = ((1 << span.count) - 1) << span.first
+        if state.chunks is None:
+            state.chunks = (1 << self._chunk_count) - 1
+            state.has = (1 << len(self._spans)) - 1
+        state.chunks &= ~mask
+        state.has &= ~(1 << piece)
+        self._count_holders()
+
+    def _count_holders(self) -> None:
+        self._planes = [0] * _PLANES
+        for state in self._sources.values():
+            if state.chunks is not None:
+                carry = state.has
+                for level in range(_PLANES):
+                    self._planes[level], carry = (
+                        self._planes[level] | carry,
+                        self._planes[level] & carry,
+                    )
+
+    def _count_one(self, piece: int) -> None:
+        for level in range(_PLANES):
+            if not self._planes[level] >> piece & 1:
+                self._planes[level] |= 1 << piece
+                return
+
+    # --- holding back ---
+
+    def hold_back(self, source: S, numbers: Iterable[int], now: float) -> None:
+        """A source is sending these chunks to others."""
+        state = self._sources[source]
+        for number in numbers:
+            piece = self._piece_of.get(number)
+            if piece is None or not self._waiting >> piece & 1 or state.honoured >> piece & 1:
+                continue
+            state.honoured |= 1 << piece
+            self._held.setdefault(piece, (now, source))
+
+    def deferred(self, source: S, piece: int, now: float) -> None:
+        """A source says that others have asked for a piece, and will have it soon."""
+        state = self._sources[source]
+        self._forget(state, piece)
+        self._wait_again(piece)
+        state.honoured |= 1 << piece
+        if self._waiting >> piece & 1:
+            self._held[piece] = now, source
+
+    def _held_back(self, now: float) -> int:
+        held = 0
+        for piece, (since, source) in list(self._held.items()):
+            state = self._sources.get(source)
+            patience = 0.0
+            if state is not None:
+                slow = 4 * state.fastest if state.fastest < math.inf else 0.0
+                patience = min(_LONGEST_HELD, max(SILENT_AFTER, slow))
+            if now - since > patience or not self._waiting >> piece & 1:
+                del self._held[piece]
+            else:
+                held |= 1 << piece
+        return held
+
+    # --- asking ---
+
+    def next(self, source: S, now: float) -> int | None:
+        """The piece to ask a source for now, which counts as asked; None: nothing for now."""
+        state = self._sources[source]
+        if state.in_flight >= state.window or len(state.asked) >= _MAX_ASKED or state.is_silent:
+            return None
+        wanted = state.has & self._waiting
+        if wanted:
+            if self._held:
+                # Those who have it already are asked; only more of them are not waited for.
+                held = self._held_back(now)
+                if state.chunks is None:
+                    wanted &= ~held
+            if len(self._sources) > 1:
+                wanted &= ~self._faster(state, now)
+        piece = self._rarest(wanted, state) if wanted else self._steal(state, now)
+        if piece is not None:
+            self._ask(state, piece, now)
+            self._cursor = piece + 1
+        return piece
+
+    def take(self, source: S, piece: int, now: float) -> bool:
+        """Ask a source for this very piece; False if it does not wait any more."""
+        if not self._waiting >> piece & 1:
+            return False
+        self._ask(self._sources[source], piece, now)
+        return True
+
+    def _ask(self, state: _Source, piece: int, now: float) -> None:
+        self._waiting &= ~(1 << piece)
+        self._copies[piece] = self._copies.get(piece, 0) + 1
+        if not state.in_flight:
+            state.heard_at = state.sampled_at = now
+            state.sample = 0
+        state.asked[piece] = now
+        state.in_flight += self._spans[piece].size
+
+    def _faster(self, state: _Source, now: float) -> int:
+        """Pieces that another source would bring in less than half the time."""
+        own = state.eta(MAX_SPAN_BYTES)
+        if own == math.inf:
+            return 0  # it has to be measured
+        found = 0
+        for other in self._sources.values():
+            if (
+                other is not state
+                and other.rate
+                and other.is_reliable(now)
+                and 2 * other.eta(MAX_SPAN_BYTES) + 0.1 < own
+            ):
+                found |= other.has
+        return found
+
+    def _rarest(self, wanted: int, state: _Source) -> int:
+        own = 0 if state.chunks is None else 1
+        for level in range(own, _PLANES):
+            rare = wanted & ~self._planes[level]
+            if rare:
+                return self._any(rare)
+        return self._any(wanted)
+
+    def _any(self, pieces: int) -> int:
+        """One of some pieces: the next one, so that files are read and written in order; at random
+        if others fetch the same."""
+        start = self._cursor
+        if self._scattered:
+            start = self._rng.randrange(pieces.bit_length())
+        high = pieces >> start
+        if high:
+            return (high & -high).bit_length() - 1 + start
+        return (pieces & -pieces).bit_length() - 1
+
+    def _steal(self, state: _Source, now: float) -> int | None:
+        """What another source is to bring, and this one would bring much earlier."""
+        if now < state.next_steal or not self._copies:
+            return None
+        state.next_steal = now + STEAL_PAUSE
+        best: int | None = None
+        longest = 0.0
+        for other in self._sources.values():
+            if other is state:
+                continue
+            ahead = 0
+            quiet = now - other.heard_at
+            for piece in other.asked:
+                ahead += self._spans[piece].size
+                if (
+                    self._copies.get(piece, 0) >= _MAX_COPIES
+                    or piece in state.asked
+                    or not state.has >> piece & 1
+                    or self._is_here(piece)
+                ):
+                    continue
+                expected = ahead / other.rate + quiet if other.rate else quiet * 4
+                if expected > longest:
+                    best, longest = piece, expected
+        if best is None:
+            return None
+        own = state.eta(self._spans[best].size)
+        if own == math.inf:
+            own = _QUIET  # not measured yet: only what takes really long
+        return best if longest > 2 * own + 2 * STEAL_PAUSE else None
+
+    # --- what comes ---
+
+    def came(self, source: S, count: int, now: float) -> None:
+        """Bytes have come from a source."""
+        state = self._sources[source]
+        state.heard_at = now
+        state.is_silent = False
+        state.sample += count
+        self._measure(state, now, _RATE_SAMPLE)
+
+    @staticmethod
+    def _measure(state: _Source, now: float, least: float) -> None:
+        passed = now - state.sampled_at
+        if passed < least or passed <= 0:
+            return
+        rate = state.sample / passed
+        weight = 1.0 if state.rate is None else 1 - math.exp(-passed / _RATE_MEMORY)
+        state.rate = rate if state.rate is None else state.rate + weight * (rate - state.rate)
+        state.sampled_at, state.sample = now, 0
+
+    def arrived(self, source: S, piece: int, now: float) -> bool:
+        """A whole answer is here, to be verified; False: it is here already, or being verified."""
+        state = self._sources[source]
+        if state.rate is None:
+            self._measure(state, now, 0.0)
+        asked = state.asked.get(piece)
+        if asked is not None:
+            state.fastest = min(state.fastest, now - asked)
+            self._forget(state, piece)
+            horizon = max(_HORIZON, 2 * state.fastest)
+            most = min(state.most, max(_LEAST_WINDOW, int(horizon * (state.rate or 0))))
+            state.window = min(state.window + self._spans[piece].size, most)
+        if self._is_here(piece):
+            return False
+        self._waiting &= ~(1 << piece)
+        self._unverified |= 1 << piece
+        return True
+
+    def refused(self, source: S, piece: int) -> None:
+        """A source does not send a piece; it waits again."""
+        state = self._sources[source]
+        self._forget(state, piece)
+        self._wait_again(piece)
+        self.lacks(source, piece)
+
+    def _forget(self, state: _Source, piece: int) -> None:
+        if state.asked.pop(piece, None) is None:
+            return
+        state.in_flight -= self._spans[piece].size
+        left = self._copies[piece] - 1
+        if left:
+            self._copies[piece] = left
+        else:
+            del self._copies[piece]
+
+    def done(self, piece: int) -> None:
+        """A piece is verified and written."""
+        self._unverified &= ~(1 << piece)
+        self._waiting &= ~(1 << piece)
+        span = self._spans[piece]
+        for number in range(span.first, span.first + span.count):
+            if self._piece_of.get(number) == piece:
+                del self._piece_of[number]
+
+    def failed(self, piece: int) -> None:
+        """What has come of a piece is wrong; it is to be had again."""
+        self._unverified &= ~(1 << piece)
+        self._wait_again(piece)
+
+    def silence(self, now: float) -> list[S]:
+        """Take away what sources were asked for that send nothing; returns them, each once.
+
+        They are asked for nothing more until something comes.
+        """
+        found = []
+        for name, state in self._sources.items():
+            if (
+                state.asked
+                and not state.is_silent
+                and now - state.heard_at >= SILENT_AFTER
+                and any(
+                    other is not state and other.has & (1 << piece)
+                    for other in self._sources.values()
+                    for piece in state.asked
+                )
+            ):
+                state.is_silent = True
+                for piece in state.asked:
+                    if self._copies.get(piece) == 1 and not self._is_here(piece):
+                        self._waiting |= 1 << piece
+                found.append(name)
+        return found
