@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
@@ -10,6 +11,9 @@ from lattica.nat.base.limits.places import Held, yielding
 if TYPE_CHECKING:
     from lattica.nat.mux.session import MuxSession
     from lattica.nat.mux.stream_state import MuxStream
+
+_ORPHANS = 16
+"""The part of the memory, one of so many, that connections which have ended may leave unread."""
 
 
 class MemoryBudget:
@@ -33,16 +37,42 @@ class MemoryBudget:
         is freed beyond that, as the search is work.
         """
         live = (stream for session in self.sessions for stream in session.streams.values())
-        held = []
-        for stream in (*live, *self.orphans):
-            if weight := sum(map(len, stream.receive_queue)):
-                rank = -weight * (now - stream.unread_since + 1.0)
-                held.append(Held(stream, stream.session.source, weight, rank))
-        aborted: list[MuxStream] = []
-        for item in yielding(held):
-            if self.used + size <= self.limit - self.limit // 8:
-                break
-            stream = item.holder
-            stream.session.evict(stream)
-            aborted.append(stream)
-        return aborted
+        return _abort(
+            (*live, *self.orphans),
+            now,
+            enough=lambda _: self.used + size <= self.limit - self.limit // 8,
+        )
+
+    def limit_orphans(self, now: float) -> list[MuxStream]:
+        """Abort streams of connections that have ended until they hold no more than their part.
+
+        Their readers may never come, and nobody tells them to.
+        """
+        left = sum(sum(map(len, stream.receive_queue)) for stream in self.orphans)
+        allowed = self.limit // _ORPHANS
+        return (
+            []
+            if left <= allowed
+            else _abort(self.orphans, now, enough=lambda freed: left - freed <= allowed)
+        )
+
+
+def _abort(
+    streams: Iterable[MuxStream], now: float, enough: Callable[[int], bool]
+) -> list[MuxStream]:
+    """Abort those that yield first, until that is enough, by the bytes that it has freed."""
+    held = []
+    for stream in streams:
+        if weight := sum(map(len, stream.receive_queue)):
+            rank = -weight * (now - stream.unread_since + 1.0)
+            held.append(Held(stream, stream.session.source, weight, rank))
+    aborted: list[MuxStream] = []
+    freed = 0
+    for item in yielding(held):
+        if enough(freed):
+            break
+        stream = item.holder
+        stream.session.evict(stream)
+        aborted.append(stream)
+        freed += item.weight
+    return aborted

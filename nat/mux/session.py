@@ -492,7 +492,8 @@ class MuxSession(ABC):
     def close(self, reason: str) -> list[MuxStream]:
         """The connection is gone: end every stream; return all that somebody may wait for.
 
-        Data that has arrived stays readable, before the reader learns of the end.
+        Data that has arrived stays readable, before the reader learns of the end, as long as what
+        all such connections have left does not take too much memory.
         """
         self.went_away = True
         streams = list(self.streams.values())
@@ -505,4 +506,5 @@ class MuxSession(ABC):
             self._remove_stream(stream)
             self._drop_unsent(stream)
         self.budget.sessions.discard(self)
-        return streams + self._unreported + self.take_drained()
+        aborted = self.budget.limit_orphans(self._clock())
+        return streams + aborted + self._unreported + self.take_drained()

@@ -53,6 +53,7 @@ from lattica.nat.swarm.events import (
     PeerConnected,
     PeerDisconnected,
 )
+from lattica.nat.swarm.heap import Heap, malloc_trim, resident
 from lattica.nat.swarm.listeners import Listeners
 from lattica.nat.swarm.protocols import ProtocolTable
 from lattica.nat.swarm.registry import Registry
@@ -116,6 +117,7 @@ class Swarm:
         self.on_connected: list[ConnectionHook] = []
         """Awaited in the background for each connection; their errors are logged."""
         self.on_disconnected: list[ConnectionHook] = []
+        self._heap = Heap(trio.current_time, resident, malloc_trim())
         self._connector = Connector(identity, self.config, self._on_stream)
         self.own_addresses = OwnAddresses(self._on_addresses_changed)
         self.observed = ObservedAddresses()
@@ -261,6 +263,7 @@ class Swarm:
             connection.abort("superseded by another connection to the peer")
         for connection in self.registry.to_trim(now)[:_AT_ONCE]:
             connection.abort("trimmed: this node has too many connections")
+        await self._heap.look()
 
     def _look_at(self, connections: Iterable[Connection]) -> None:
         for connection in connections:
@@ -469,6 +472,7 @@ class Swarm:
             if connection.stalled and self.address_book.addrs(connection.peer_id):
                 self._note_stalled(connection, reason)
             self._forget(connection)
+            self._heap.note_end()
             if not nursery.cancel_scope.cancel_called:
                 for hook in self.on_disconnected:
                     self.start_soon(hook, connection)
