@@ -12,6 +12,7 @@ import trio
 
 from lattica.crdt.canonical import encode
 from lattica.crdt.types.state import Change
+from lattica.nat.base.keys.identity import PeerId
 
 MAX_PLACES: Final = 10_000
 """That wait for a listener; of more it is told as one :class:`Rebuilt`."""
@@ -22,7 +23,14 @@ class Rebuilt:
     """Anything may be another one than before: read anew what matters."""
 
 
-DocumentChange: TypeAlias = Change | Rebuilt
+@dataclass(frozen=True, slots=True)
+class PresenceChange:
+    """A peer has come, gone, or says something else of itself."""
+
+    peer: PeerId
+
+
+DocumentChange: TypeAlias = Change | Rebuilt | PresenceChange
 
 
 class ChangeStream:
@@ -40,11 +48,20 @@ class ChangeStream:
     def tell(self, changes: Iterable[Change], *, is_rebuilt: bool) -> None:
         """Note what has changed. Never waits."""
         if is_rebuilt or len(self._places) > MAX_PLACES:
-            self._places = {"rebuilt": Rebuilt()}
+            presence = {
+                key: each for key, each in self._places.items() if isinstance(each, PresenceChange)
+            }
+            self._places = {"rebuilt": Rebuilt(), **presence}
         elif "rebuilt" not in self._places:
             for change in changes:
                 self._places[change.kind, change.name, encode(change.item)] = change
         if self._places:
+            self._news.set()
+
+    def tell_presence(self, peer: PeerId) -> None:
+        """Note whose presence has changed. Never waits."""
+        if len(self._places) <= MAX_PLACES:
+            self._places[peer] = PresenceChange(peer)
             self._news.set()
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ import itertools
 import logging
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -21,6 +21,7 @@ from lattica.crdt.config import StoreConfig
 from lattica.crdt.document import Received
 from lattica.crdt.log.core import Outcome
 from lattica.crdt.log.errors import StoreError
+from lattica.crdt.presence import Statement
 from lattica.crdt.store.outbox import Outbox
 from lattica.crdt.store.patience import Patience
 from lattica.crdt.store.surroundings import Discovery, Topic
@@ -82,7 +83,9 @@ class Replicator:
         host: the node.
         source: the document.
         doc_id: its ID.
-        on_presence: takes a statement of presence and who sent it; whether it is news.
+        on_presence: takes a statement of presence, and who sent it.
+        statements: those of presence that hold now.
+        advance: admits what has become due.
         topic: along which news goes; None: to each peer that has the document.
         discovery: where such peers are found; None: among those that are connected.
     """
@@ -95,6 +98,7 @@ class Replicator:
         config: StoreConfig,
         *,
         on_presence: Callable[[bytes, PeerId], None],
+        statements: Callable[[], Sequence[Statement]],
         advance: Callable[[], Received],
         topic: Topic | None = None,
         discovery: Discovery | None = None,
@@ -105,6 +109,7 @@ class Replicator:
         self._doc_id = doc_id
         self._config = config
         self._on_presence = on_presence
+        self._statements = statements
         self._advance = advance
         self._topic = topic
         self._discovery = discovery
@@ -300,6 +305,9 @@ class Replicator:
     def _found(self, member: Member) -> None:
         if not member.has_it:
             member.has_it = True
+            for statement in self._statements():
+                member.outbox.put_presence(statement.identity, statement.encoded)
+                member.news.set()
             self._note_change()
 
     async def _converse(self, stream: Stream, nonce: bytes, *, is_opener: bool) -> None:

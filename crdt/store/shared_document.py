@@ -15,6 +15,7 @@ from lattica.crdt.document import Document, Received, wall_clock_ms
 from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.log.core import LogConfig, Outcome
 from lattica.crdt.store.changes import ChangeStream
+from lattica.crdt.store.presence import Presence
 from lattica.crdt.store.replicator import Replicator
 from lattica.crdt.store.surroundings import Discovery, Topic
 from lattica.crdt.sync.session import SyncCounts
@@ -53,11 +54,21 @@ class SharedDocument(Document):
             self,
             genesis.doc_id,
             config,
-            on_presence=lambda statement, peer: None,
+            on_presence=lambda statement, peer: self.presence.take(statement, peer),
+            statements=lambda: self.presence.statements(),
             advance=self.advance,
             topic=topic,
             discovery=discovery,
         )
+        self.presence = Presence(
+            identity,
+            genesis.doc_id,
+            config.presence_interval,
+            may_tell=self._may_be_here,
+            tell=self._replicator.tell_presence,
+            on_change=self._tell_presence,
+        )
+        """Who is there now, and what each says of itself."""
         self._scope = trio.CancelScope()
 
     def __repr__(self) -> str:
@@ -129,6 +140,14 @@ class SharedDocument(Document):
         if self._say_rights(outcome):
             self._replicator.recheck()
 
+    def _may_be_here(self, identity: bytes) -> bool:
+        rights = self._replica.log.rights
+        return rights is None or rights.may_read(identity, self.now_ms, None)
+
+    def _tell_presence(self, peer: PeerId) -> None:
+        for stream in self._streams:
+            stream.tell_presence(peer)
+
     # For the store.
 
     @property
@@ -139,7 +158,9 @@ class SharedDocument(Document):
     async def run(self) -> None:
         """Replicate until closed."""
         with self._scope:
-            await self._replicator.run()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.presence.run)
+                await self._replicator.run()
 
     def close(self) -> None:
         """Replicate no more, and close the file; any number of times. What listens ends."""

@@ -88,6 +88,8 @@ class AsyncDocument:
         self._document = document
         self.registers = AsyncRegisters(self._run, document)
         """Names and their values, like a dictionary."""
+        self.presence = AsyncPresence(self._run, document)
+        """Who is there now, and what each says of itself."""
 
     async def _run(self, function: Callable[[], T]) -> T:
         return await self._bridge.acall_plain(function)
@@ -366,6 +368,25 @@ class AsyncList(_Part):
     async def replace(self, start: int, stop: int, values: Sequence[Plain]) -> None:
         """Put values in place of the elements from one index up to another one."""
         await self._run(lambda: self._document.list(self.name).replace(start, stop, values))
+
+
+class AsyncPresence(_Part):
+    """Who has the document open and says so; see
+    :class:`~lattica.crdt.store.presence.Presence`.
+    """
+
+    async def set(self, value: Plain = None) -> None:
+        """Be there, and say something of oneself, until :meth:`clear`."""
+        await self._run(lambda: self._document.presence.set(value))
+
+    async def clear(self) -> None:
+        """Be gone."""
+        await self._run(self._document.presence.clear)
+
+    async def peers(self) -> dict[PeerId, Plain]:
+        """Who is there, and what each has said last."""
+        found: dict[PeerId, Plain] = await self._run(self._document.presence.peers)
+        return found
 
 
 class AsyncChanges:

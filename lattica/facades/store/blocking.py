@@ -87,6 +87,8 @@ class BlockingDocument:
         self._document = document
         self.registers = BlockingRegisters(self._run, document)
         """Names and their values, like a dictionary."""
+        self.presence = BlockingPresence(self._run, document)
+        """Who is there now, and what each says of itself."""
 
     def _run(self, function: Callable[[], T]) -> T:
         return self._bridge.call_plain(function)
@@ -377,6 +379,25 @@ class BlockingList(_Part):
     def replace(self, start: int, stop: int, values: Sequence[Plain]) -> None:
         """Put values in place of the elements from one index up to another one."""
         self._run(lambda: self._document.list(self.name).replace(start, stop, values))
+
+
+class BlockingPresence(_Part):
+    """Who has the document open and says so; see
+    :class:`~lattica.crdt.store.presence.Presence`.
+    """
+
+    def set(self, value: Plain = None) -> None:
+        """Be there, and say something of oneself, until :meth:`clear`."""
+        self._run(lambda: self._document.presence.set(value))
+
+    def clear(self) -> None:
+        """Be gone."""
+        self._run(self._document.presence.clear)
+
+    def peers(self) -> dict[PeerId, Plain]:
+        """Who is there, and what each has said last."""
+        found: dict[PeerId, Plain] = self._run(self._document.presence.peers)
+        return found
 
 
 class BlockingChanges:

@@ -13,10 +13,17 @@ from lattica.crdt.access.capability import Level
 from lattica.crdt.config import StoreConfig
 from lattica.crdt.entries.genesis import Mode
 from lattica.crdt.entries.header import Kind
-from lattica.crdt.store.changes import MAX_PLACES, ChangeStream, Rebuilt
+from lattica.crdt.presence import PresenceTable, sign_presence
+from lattica.crdt.store.changes import MAX_PLACES, ChangeStream, PresenceChange, Rebuilt
 from lattica.crdt.store.store import Store
 from lattica.crdt.types.state import Change
-from lattica.errors import AccessDeniedError, LocalProtocolError, ResourceLimitError
+from lattica.errors import (
+    AccessDeniedError,
+    LocalProtocolError,
+    RemoteProtocolError,
+    ResourceLimitError,
+)
+from lattica.nat.base.keys.identity import Identity
 from tests.support.doubles.memory_host import MemoryHost, MemoryNet, memory_net
 
 
@@ -296,3 +303,55 @@ async def test_a_capability_that_was_handed_over_opens_a_document(tmp_path, auto
         assert second.registers["a"] == 1
         first.close()
         assert (await writer.open(document.id)).capability == capability
+
+
+async def test_who_is_there_is_known_to_all_and_who_falls_silent_is_gone(tmp_path, autojump_clock):
+    async with stores(tmp_path) as net:
+        one, two, three = (net.store() for _ in range(3))
+        await host_of(one).connect(host_of(two).peer_id)
+        await host_of(two).connect(host_of(three).peer_id)
+        first, second, third = [await store.open("cluster") for store in (one, two, three)]
+        first.presence.set({"load": 1})
+        await third.synced()
+        with third.changes() as changes:
+            await trio.sleep(1)
+            me = host_of(one).peer_id
+            assert third.presence.peers() == {me: {"load": 1}}
+            first.presence.set({"load": 2})
+            assert [await anext(changes) for _ in range(1)] == [PresenceChange(me)]
+            await trio.sleep(60)
+            assert third.presence.peers() == {me: {"load": 2}}
+            second.presence.set("here")
+            await trio.sleep(1)
+            assert len(first.presence.peers()) == 2
+            second.presence.clear()
+            await trio.sleep(1)
+            assert first.presence.peers().keys() == {me}
+            first.close()
+            await trio.sleep(20)
+            assert third.presence.peers() == {}
+            assert PresenceChange(me) in [await anext(changes) for _ in range(2)]
+
+
+def test_statements_of_presence_come_once_and_from_those_who_sign_them():
+    identity, doc_id = Identity(bytes(32)), bytes(32)
+    table = PresenceTable(doc_id, lambda key: True)
+    first = sign_presence(identity, doc_id, 1, 15_000, "a")
+    second = sign_presence(identity, doc_id, 2, 15_000, "b")
+    assert table.take(second.encoded, 0.0) is not None
+    assert table.take(second.encoded, 1.0) is None
+    assert table.take(first.encoded, 1.0) is None
+    assert [each.value for each in table.here(14.0)] == ["b"]
+    assert table.here(16.0) == []
+    assert table.expire(16.0) == [identity.public_key.data]
+    assert table.expire(17.0) == []
+    assert table.take(second.encoded, 18.0) is None
+    forged = bytearray(sign_presence(identity, doc_id, 3, 15_000, "c").encoded)
+    forged[-1] ^= 1
+    with pytest.raises(RemoteProtocolError):
+        table.take(bytes(forged), 20.0)
+    with pytest.raises(RemoteProtocolError):
+        table.take(sign_presence(identity, bytes(31) + b"x", 4, 1000, None).encoded, 20.0)
+    assert PresenceTable(doc_id, lambda key: False).take(second.encoded, 0.0) is None
+    with pytest.raises(LocalProtocolError):
+        sign_presence(identity, doc_id, 1, 1000, "x" * 2000)
