@@ -56,6 +56,7 @@ async def test_a_document_is_replicated_through_a_relay(tmp_path: Path):
         ]
         with trio.fail_after(30):
             first = await stores[0].create("models")
+            first.grant(pair.target.identity.peer_id)
             first.write(*(RegisterWrite(f"{number % 50}", number) for number in range(2000)))
             second = await stores[1].open(first.id)
             await second.synced()
