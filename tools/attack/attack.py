@@ -38,6 +38,7 @@ class Attack:
         files: RLIMIT_NOFILE of the victim; 0: as it is.
         publishes: the victim publishes something with a large manifest.
         relays: the victim is a relay, and a peer has reserved there.
+        topics: the victim has subscribed to a topic, and says again what it hears there.
         witness: what the honest peer does beside its echoes (:mod:`tools.attack.witnesses`).
     """
 
@@ -49,4 +50,5 @@ class Attack:
     files: int = 0
     publishes: bool = False
     relays: bool = False
+    topics: bool = False
     witness: str = ""

@@ -26,10 +26,20 @@ ATTACKS: dict[str, str] = {
     "content-idle": "content:IDLE",
     "content-manifests": "content:MANIFESTS",
     "relay-circuits": "relay:TAKEN",
+    "topic-grafts": "topics:GRAFTS",
+    "topic-ihaves": "topics:IHAVES",
+    "topic-subscriptions": "topics:SUBSCRIPTIONS",
+    "topic-forgeries": "topics:FORGERIES",
 }
 """Name -> module in `tools.attack.attacks` and attribute."""
 
-SHORT = ("yamux-resets", "identify-push", "websocket-fragments", "connections", "content-idle")
+SHORT = (
+    "yamux-resets",
+    "identify-push",
+    "websocket-fragments",
+    "connections",
+    "content-idle",
+)
 """One of each kind, for continuous integration."""
 
 

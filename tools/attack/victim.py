@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import trio
@@ -32,6 +33,7 @@ from tools.attack.table import load
 ECHO = "/attack/echo/1"
 SLOW = "/attack/slow/1"
 """Takes what comes, and does not read it."""
+TOPIC, REPEATED = "attack", "attack-repeated"
 CHUNKS = 200_000
 """Of what it publishes: the manifest has 7.2 MB."""
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -80,6 +82,14 @@ async def _slow(stream: Stream) -> None:
     await trio.sleep_forever()
 
 
+async def _repeat(node: Node, task_status: trio.TaskStatus[None]) -> None:
+    """Say in a second topic what is said in the first."""
+    async with node.topic(TOPIC).subscribe() as messages:
+        task_status.started()
+        async for message in messages:
+            await node.topic(REPEATED).publish(message.data)
+
+
 def _config(attack: Attack, folder: Path) -> NodeConfig:
     listen = (
         "/ip4/127.0.0.1/tcp/0",
@@ -120,7 +130,11 @@ async def serve(attack: Attack, lines: Lines, counter: _LogCounter) -> None:
     passes, memory = _Passes(), _Memory()
     trio.lowlevel.add_instrument(passes)
     with tempfile.TemporaryDirectory() as folder:
-        async with Node(_config(attack, Path(folder))) as node, Publisher(node) as publisher:
+        async with (
+            Node(_config(attack, Path(folder))) as node,
+            Publisher(node) as publisher,
+            AsyncExitStack() as stack,
+        ):
             node.handle(ECHO, _echo)
             node.handle(SLOW, _slow)
             cid = ""
@@ -128,6 +142,10 @@ async def serve(attack: Attack, lines: Lines, counter: _LogCounter) -> None:
                 publication = _publication()
                 publisher.catalog.add(publication)
                 cid = str(publication.cid)
+            if attack.topics:
+                nursery = await stack.enter_async_context(trio.open_nursery())
+                stack.callback(nursery.cancel_scope.cancel)
+                await nursery.start(_repeat, node)
             addrs = {kind_of(addr): str(addr) for addr in node.addrs}
             lines.emit(
                 "ready",

@@ -210,10 +210,39 @@ class Calling(Witness):
         return Node(load_config(None, {}, settings))
 
 
+class Publishing(Witness):
+    """Says something in a topic, and hears the victim say it again in another."""
+
+    async def prepare(self, victim: Victim, stack: AsyncExitStack) -> None:
+        from tools.attack.victim import REPEATED, TOPIC
+
+        folder = stack.enter_context(TemporaryDirectory())
+        settings = {
+            "listen": [],
+            "data_dir": str(Path(folder)),
+            "nat.port_mapping.enabled": False,
+        }
+        node = await stack.enter_async_context(Node(load_config(None, {}, settings)))
+        await node.connect(victim.tcp)
+        self._topic = node.topic(TOPIC)
+        self._heard = await stack.enter_async_context(node.topic(REPEATED).subscribe())
+        await self._topic.wait_peers()
+        self._number = 0
+
+    async def act(self, victim: Victim) -> None:
+        self._number += 1
+        said = self._number.to_bytes(8, "big")
+        await self._topic.publish(said)
+        async for message in self._heard:
+            if message.data == said:
+                return
+
+
 WITNESSES: dict[str, Callable[[], Witness]] = {
     "dialing": Dialing,
     "slow-reading": SlowReading,
     "fetching": Fetching,
     "calling": Calling,
+    "publishing": Publishing,
 }
 """By the name that an attack gives."""

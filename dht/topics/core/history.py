@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from lattica.dht.topics.config import GossipConfig
 from lattica.nat.base.keys.peer_id import PeerId
+
+_MAX_ASKED = 16384
+"""Messages of which it is remembered that they were asked for."""
 
 
 class Seen:
@@ -121,7 +124,7 @@ class Asked:
 
     def __init__(self, config: GossipConfig) -> None:
         self._config = config
-        self._asked: dict[bytes, float] = {}
+        self._asked: OrderedDict[bytes, float] = OrderedDict()
         self._promised: dict[bytes, tuple[PeerId, float]] = {}
 
     def __bool__(self) -> bool:
@@ -135,7 +138,10 @@ class Asked:
     def ask(self, peer_id: PeerId, ids: list[bytes], promise: bytes, now: float) -> None:
         """A peer is asked for them; for `promise`, one of them, it is held to its word."""
         for message_id in ids:
+            self._asked.pop(message_id, None)
             self._asked[message_id] = now
+        while len(self._asked) > _MAX_ASKED:
+            self._asked.popitem(last=False)
         if promise not in self._promised:
             self._promised[promise] = (peer_id, now + self._config.follow_up)
 

@@ -53,10 +53,13 @@ class PeerState:
     vouched: int = 0
     """Messages of its own that it has brought and that were signed by it."""
     ihaves: int = 0
-    """In this heartbeat, as those that follow."""
+    """RPCs with IHAVE in this heartbeat, as those that follow."""
     asked: int = 0
     idontwants: int = 0
     answered: int = 0
+    nuisance: float = 0.0
+    """What it has cost to read what it says of subscriptions, messages and the mesh, in frames that
+    carry nothing; whoever reads it takes it."""
     unwanted: dict[bytes, None] = field(default_factory=dict)
     """IDs that it has and does not want."""
     unwanted_before: dict[bytes, None] = field(default_factory=dict)

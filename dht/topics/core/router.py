@@ -38,6 +38,7 @@ from lattica.dht.topics.messages import (
     MAX_DATA,
     Control,
     Ihave,
+    Rpc,
     check_topic,
     decode_rpc,
     encode_control,
@@ -66,6 +67,8 @@ _PENDING = 1024
 """Messages that are with validators, of all topics."""
 _LOST = 1024
 """Peers whose connection was lost, of which it is remembered when."""
+_FLOOD = 10
+"""So many times the IHAVEs that are read in a heartbeat are a flood."""
 _MALFORMED = 5.0
 """Breaches that an RPC counts for which is none."""
 
@@ -332,6 +335,7 @@ class Router:
             self.counters.ignored_rpcs += 1
             return []
         read = decode_rpc(rpc)
+        peer.nuisance += _cost(read)
         out: list[Action] = []
         for name, wanted in read.subscriptions:
             self._subscription(peer, name, wanted, now, out)
@@ -518,10 +522,13 @@ class Router:
     ) -> None:
         gossip = self.config.gossip
         wanted: dict[bytes, None] = {}
+        peer.ihaves += 1
+        if peer.ihaves > gossip.ihaves:
+            # One for each topic may come at once after a connection was lost, but no flood of them.
+            if peer.ihaves > _FLOOD * gossip.ihaves:
+                self.scores.breach(peer, 0.2, now)
+            return
         for ihave in ihaves:
-            peer.ihaves += 1
-            if peer.ihaves > gossip.ihaves:
-                break
             topic = self.topics.get(ihave.topic)
             if topic is None or not topic.subscribed:
                 continue
@@ -590,3 +597,14 @@ class Router:
             told = ids if len(ids) <= gossip.ids else self._rng.sample(ids, gossip.ids)
             ihave = Ihave(topic.name, tuple(told))
             out.append(Send(peer.peer_id, encode_control(Control(ihave=(ihave,)))))
+
+
+def _cost(rpc: Rpc) -> float:
+    """What reading an RPC has cost beside its messages, in frames that carry nothing."""
+    cost = len(rpc.subscriptions) / 8
+    control = rpc.control
+    if control is not None:
+        ids = sum(len(ihave.ids) for ihave in control.ihave)
+        ids += len(control.iwant) + len(control.idontwant)
+        cost += 1 + ids / 32 + len(control.ihave) / 8 + len(control.graft) / 8 + len(control.prune)
+    return cost

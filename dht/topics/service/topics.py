@@ -68,6 +68,8 @@ _RETRY_FIRST, _RETRY_LIMIT = 0.2, 60.0
 _CONNECTING = 8
 """Peers named by others that are connected to at a time; of more, none."""
 _CONNECT_TIMEOUT = 30.0
+_CHARGED = 64.0
+"""Cost of what a peer says, in frames that carry nothing, from which on it is counted."""
 _SEEK_FIRST, _SEEK_LIMIT = 2.0, 300.0
 """Seconds between two looks for peers of a topic that has too few."""
 _SEEK_TIMEOUT = 60.0
@@ -554,6 +556,7 @@ class Topics:
             while data := await stream.receive_view():
                 for rpc in decoder.feed(data):
                     self._do(self._router.receive(stream.peer_id, rpc, trio.current_time()))
+                await self._charge(stream)
                 if self._crowded:
                     await self._wait_for_subscribers()
         except RemoteProtocolError:
@@ -562,6 +565,13 @@ class Topics:
         finally:
             if stream in link.inbound:
                 link.inbound.remove(stream)
+
+    async def _charge(self, stream: Stream) -> None:
+        """A peer that says much beside messages is read less."""
+        peer = self._router.peers.get(stream.peer_id)
+        if peer is not None and peer.nuisance >= _CHARGED:
+            cost, peer.nuisance = int(peer.nuisance), 0.0
+            await stream.connection.charge("topics", cost)
 
     async def _wait_for_subscribers(self) -> None:
         """Until those whose queues are full have taken something, or lag behind."""

@@ -358,6 +358,17 @@ def test_only_so_much_is_asked_of_a_peer_in_a_heartbeat():
     assert sum(map(len, asked)) == 100
 
 
+def test_a_flood_of_ihaves_is_not_read_and_counts_against_a_peer():
+    net = RouterNet()
+    one, other = line(net, 2)
+    for start in range(200):
+        ihave = Ihave(TOPIC, ids(10, 10 * start))
+        net.send(other.peer_id, one, encode_control(Control(ihave=(ihave,))))
+    asked = [c.iwant for c in controls(one, other) if c.iwant]
+    assert len(asked) == net.config.gossip.ihaves
+    assert one.router.peers[other.peer_id].score < net.config.score.gossip_threshold
+
+
 def test_broken_promises_count_against_a_peer():
     net = RouterNet()
     one, other = line(net, 2)

@@ -1,0 +1,106 @@
+"""What topics take from anybody who has a key."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from itertools import count
+
+import trio
+
+from lattica.dht.topics.messages import (
+    GOSSIPSUB_12,
+    Control,
+    Ihave,
+    encode_control,
+    encode_publish,
+    encode_signed,
+    encode_subscriptions,
+    encode_unsigned,
+)
+from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.net.addresses import parse_multiaddr, split_peer
+from lattica.nat.base.wire import encode_length_prefixed
+from lattica.nat.mux.yamux_frames import Flag
+from tools.attack.attack import ENEMY_HOST, Attack, Victim
+from tools.attack.stranger import attacking, data, propose, throw_away
+from tools.attack.victim import TOPIC
+
+_STREAM = 200 * 1024
+"""Bytes on one stream: less than its window."""
+_PAUSE = 0.005
+_KEY_LASTS = 1.0
+"""Seconds after which the enemy comes with another key."""
+
+
+def _rpcs(make: Callable[[], bytes]) -> bytes:
+    """RPCs for one stream, the first of which subscribes."""
+    body = encode_length_prefixed(encode_subscriptions([(TOPIC, True)]))
+    while len(body) < _STREAM:
+        body += encode_length_prefixed(make())
+    return body[: 250 * 1024]
+
+
+async def _flood(victim: Victim, make: Callable[[Identity], bytes]) -> None:
+    """Send what `make` returns on stream after stream, with new keys all the time."""
+    addr, _ = split_peer(parse_multiaddr(victim.tcp))
+
+    async def as_somebody() -> None:
+        while True:
+            identity = Identity.generate()
+            body = _rpcs(lambda: make(identity))  # noqa: B023 - called at once
+            async with attacking(addr, identity, source_ip=ENEMY_HOST) as enemy:
+                await enemy.set_up()
+                with trio.move_on_after(_KEY_LASTS):
+                    async with trio.open_nursery() as nursery:
+
+                        async def until_closed() -> None:
+                            await throw_away(enemy)
+                            nursery.cancel_scope.cancel()
+
+                        nursery.start_soon(until_closed)
+                        for stream_id in count(1, 2):
+                            await enemy.send_frames(
+                                data(stream_id, propose(GOSSIPSUB_12), Flag.SYN),
+                                data(stream_id, body, Flag.FIN),
+                            )
+                            await trio.sleep(_PAUSE)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(as_somebody)
+
+
+def _grafts(identity: Identity) -> bytes:
+    del identity
+    return encode_control(Control(graft=(TOPIC,) * 3000))
+
+
+def _ihaves(identity: Identity) -> bytes:
+    del identity
+    ids = tuple(secrets.token_bytes(46) for _ in range(1000))
+    return encode_control(Control(ihave=(Ihave(TOPIC, ids),)))
+
+
+def _subscriptions(identity: Identity) -> bytes:
+    del identity
+    return encode_subscriptions([(secrets.token_hex(8), True) for _ in range(2000)])
+
+
+def _forgeries(identity: Identity) -> bytes:
+    author = identity.peer_id.to_bytes()
+    unsigned = encode_unsigned(author, bytes(64), secrets.token_bytes(8), TOPIC.encode())
+    return encode_publish(encode_signed(unsigned, bytes(64), b""))
+
+
+def _attack(name: str, summary: str, make: Callable[[Identity], bytes]) -> Attack:
+    async def run(victim: Victim) -> None:
+        await _flood(victim, make)
+
+    return Attack(name, summary, run, topics=True, witness="publishing")
+
+
+GRAFTS = _attack("topic-grafts", "grafts itself 3,000 times in an RPC", _grafts)
+IHAVES = _attack("topic-ihaves", "tells of messages that there are not", _ihaves)
+SUBSCRIPTIONS = _attack("topic-subscriptions", "subscribes to topics without end", _subscriptions)
+FORGERIES = _attack("topic-forgeries", "brings messages that nobody has signed", _forgeries)
