@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         StorageError,
         TicketError,
     )
+    from lattica.dht.errors import DhtError, NoDhtPeersError, NotStoredError
     from lattica.facades.aio import AsyncLattica
     from lattica.facades.blocking import Lattica
     from lattica.nat.base.errors import (
@@ -62,6 +63,7 @@ __all__ = [
     "ConnectionHandler",
     "ContentError",
     "ContentNotFoundError",
+    "DhtError",
     "DialError",
     "Identity",
     "IdentityError",
@@ -72,9 +74,11 @@ __all__ = [
     "LatticaError",
     "ListenError",
     "LocalProtocolError",
+    "NoDhtPeersError",
     "Node",
     "NodeConfig",
     "NotConnectedError",
+    "NotStoredError",
     "PeerId",
     "PeerLimitError",
     "PeerMismatchError",

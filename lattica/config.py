@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any, Final, Union, get_args, get_origin, get_type_hints
 
 from lattica.crdt.config import StoreConfig
+from lattica.dht.config import DhtConfig
 from lattica.dht.discovery.config import DiscoveryConfig
 from lattica.dht.topics.config import TopicsConfig
 from lattica.logs import LEVELS
@@ -98,11 +99,13 @@ class NodeConfig:
     topics: TopicsConfig = field(default_factory=TopicsConfig)
     discovery: DiscoveryConfig = field(default_factory=DiscoveryConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
+    dht: DhtConfig = field(default_factory=DhtConfig)
     bootstrap: tuple[str, ...] = ()
     """Multiaddrs of peers to stay connected to. With `/p2p/ID` it must be that peer; without,
     whoever answers is accepted."""
     data_dir: Path = field(default_factory=lambda: default_data_dir(os.environ))
-    """Where the commands keep the key: `$XDG_DATA_HOME/lattica`, else `~/.local/share/lattica`."""
+    """Where the commands keep the key, and nodes with a key file the records of the DHT:
+    `$XDG_DATA_HOME/lattica`, else `~/.local/share/lattica`."""
     log_level: str = "info"
     """One of debug, info, warning, error. Used by programs; the library sets up no logging."""
 

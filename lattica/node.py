@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -15,8 +15,16 @@ import trio
 
 from lattica.bootstrap import BootstrapPeers
 from lattica.config import NodeConfig, load_config, require_config
+from lattica.dht.errors import DhtError
 from lattica.nat.base.checks import check_timeout
-from lattica.nat.base.errors import AddressError, ConnectionClosedError, LocalProtocolError
+from lattica.nat.base.errors import (
+    AddressError,
+    ConnectionClosedError,
+    DialError,
+    LatticaError,
+    LocalProtocolError,
+    NotConnectedError,
+)
 from lattica.nat.base.exception_groups import leaves, unwrapped
 from lattica.nat.base.in_process import NodeInProcess
 from lattica.nat.base.keys.identity import Identity, PeerId, parse_peer_id
@@ -35,6 +43,7 @@ from lattica.nat.traversal.parts import Traversal
 
 if TYPE_CHECKING:
     from lattica.crdt.store.store import Store
+    from lattica.dht.dht import Dht
     from lattica.dht.discovery.discovery import Discovery
     from lattica.dht.topics.service.topic import Topic
     from lattica.dht.topics.service.topics import Topics
@@ -43,6 +52,9 @@ if TYPE_CHECKING:
     from lattica.rpc.rpc import Rpc
 
 __all__ = ["ConnectionStatus", "Node", "PathStatus", "PeerStatus"]
+
+_FIND_TIMEOUT = 20.0
+"""Seconds that the DHT has to find a peer."""
 
 PeerLike = PeerId | str
 AddrLike = Multiaddr | str
@@ -92,6 +104,7 @@ class Node(NodeInProcess):
         self._discovery: Discovery | None = None
         self._store: Store | None = None
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._dht: Dht | None = None
         self._nursery: trio.Nursery | None = None
         self._closing = False
         self._bootstrap = BootstrapPeers(self.swarm, self.config.bootstrap)
@@ -315,6 +328,30 @@ class Node(NodeInProcess):
             RendezvousService(self, self.config.discovery.point)
         if self.config.discovery.mdns:
             _ = self.discovery
+        if self.config.dht.enabled:
+            _ = self.dht
+
+    @property
+    def dht(self) -> Dht:
+        """Values, providers and peers, found without a centre (`docs/discovery.md`).
+
+        Made when first asked for, or with the node where `dht.enabled` is set, and ended with it.
+
+        Raises:
+            LocalProtocolError: the node does not run.
+        """
+        if self._dht is None:
+            nursery = self._running("node.dht")
+            from lattica.dht.dht import Dht
+            from lattica.dht_ties import SwarmTies
+
+            config = self.config.dht
+            path = config.store_path
+            if path is None and self._key_file is not None:
+                path = self.config.data_dir / "dht" / f"{self.peer_id}.sqlite"
+            ties = SwarmTies(self.swarm, lambda: self._bootstrap.peer_ids)
+            self._dht = Dht(self, nursery, config, identity=self.identity, ties=ties, path=path)
+        return self._dht
 
     def _running(self, name: str) -> trio.Nursery:
         if self._nursery is None or self._closing:
@@ -335,6 +372,8 @@ class Node(NodeInProcess):
             await self._ports.aclose()
         if self._rpc is not None:
             await self._rpc.aclose()
+        if self._dht is not None:
+            await self._dht.aclose()
 
     # --- peers ---
 
@@ -352,15 +391,16 @@ class Node(NodeInProcess):
 
         Args:
             target: a multiaddr (with `/p2p/ID` the peer must be that one; without,
-                whoever answers is accepted), several of one peer, or the ID of a peer
-                whose addresses are known.
+                whoever answers is accepted), several of one peer, or the ID of a peer whose
+                addresses are known. Where they are not, or nobody answers there, the DHT is asked
+                (:attr:`dht`), if it has begun or there are bootstrap peers.
             timeout: seconds; `Timeouts.connect` applies in any case.
 
         Raises:
             DialError: no address could be reached; with the reason of each.
             AddressError: it is no address or peer ID.
             AccessDeniedError: the access rules forbid it.
-            NotConnectedError: no address is known.
+            NotConnectedError: no address is known, nor to the DHT.
             TimeoutError: after `timeout` seconds.
         """
         peer_id, addrs = self._targets(target)
@@ -384,9 +424,33 @@ class Node(NodeInProcess):
         return (peers.pop() if peers else None), [addr for addr, _ in split]
 
     async def _dial(self, peer_id: PeerId | None, addrs: Sequence[Multiaddr]) -> Connection:
-        connection = await self.swarm.connect(peer_id, addrs)
+        try:
+            connection = await self.swarm.connect(peer_id, addrs)
+        except (NotConnectedError, DialError) as error:
+            if peer_id is None or addrs:
+                raise
+            found = await self._find(peer_id, error)
+            connection = await self.swarm.dial(peer_id, found)
         self._bootstrap.resume(connection.peer_id)
         return connection
+
+    async def _find(self, peer_id: PeerId, error: LatticaError) -> list[Multiaddr]:
+        """Where the DHT says that a peer is. Raises `error` where it does not know."""
+        if peer_id == self.peer_id or not (
+            self._dht is not None or self.config.dht.enabled or self.config.bootstrap
+        ):
+            raise error
+        dht = self.dht
+        remembered = dht.remembered(peer_id)
+        if remembered is not None:
+            with suppress(DialError):
+                addrs = [split_peer(addr)[0] for addr in remembered.addrs]
+                return [(await self.swarm.dial(peer_id, addrs)).remote_addr]
+        with trio.move_on_after(_FIND_TIMEOUT), suppress(DhtError):
+            found = await dht.find_peer(peer_id)
+            if found is not None:
+                return [split_peer(addr)[0] for addr in found.addrs]
+        raise error
 
     async def wait_connected(self, peer: PeerLike, timeout: float = math.inf) -> None:
         """Wait until the peer is connected, whichever side dials.

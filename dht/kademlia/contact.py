@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.base.net.addresses import direct_ip
@@ -44,6 +45,7 @@ class Contact:
         return cls(key_of(peer_id.to_bytes()), peer_id, tuple(addrs))
 
 
+@lru_cache(maxsize=8192)
 def network_group(addr: Multiaddr) -> str | None:
     """The network whose members count as one (:func:`network_of`); None for addresses that are not
     public or go through a relay, of which a local network may have many honest peers.

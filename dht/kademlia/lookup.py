@@ -182,6 +182,11 @@ class Lookup:
         """The nearest peers that have answered, at most `count`, the nearest first."""
         return [c.contact for c in self._closest()]
 
+    def contact(self, key: int) -> Contact | None:
+        """A peer that was heard of, by its key."""
+        candidate = self._candidates.get(key)
+        return None if candidate is None else candidate.contact
+
     @property
     def hops(self) -> int:
         """Questions one after another that led to the nearest peer; 0: none has answered."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 
 from lattica.dht.kademlia.contact import Contact
 from lattica.dht.pb import kad_pb2 as pb
@@ -21,8 +22,6 @@ from lattica.nat.base.keys.peer_id import PeerId, decode_peer_id
 from lattica.nat.base.net.addresses import decode_multiaddr, split_peer
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.protobuf import decode_text, parse_message
-
-PROTOCOL = "/lattica/kad/1.0.0"
 
 MAX_MESSAGE = 128 * 1024
 """Bytes of a message from a peer, without the length in front."""
@@ -36,12 +35,16 @@ MAX_ADDRS = 16
 """Addresses that are taken of a peer."""
 MAX_SENT_ADDRS = 8
 """Addresses that are sent of a peer: 20 peers fit what rust-libp2p takes."""
+MAX_PROVIDERS = 64
+"""Providers in an answer of ours; of more, a random choice."""
 MAX_KEYS = 1024
 """Keys of one ADD_PROVIDERS or REMOVE_PROVIDERS."""
 MAX_PROVIDER_KEY = 80
 """Bytes of a key of providers, a multihash; as go-libp2p has it."""
 _MAX_AFTER = 512
 _MAX_TIME = 64
+_MAX_CACHED = 1024
+"""Bytes of a peer's addresses up to which it is remembered as it was read."""
 
 
 class MessageType(IntEnum):
@@ -276,21 +279,30 @@ def _contacts(peers: Iterable[pb.Message.Peer]) -> tuple[tuple[Contact, ...], in
         if count == MAX_PEERS:
             break
         try:
-            peer_id = decode_peer_id(peer.id)
+            addrs = tuple(peer.addrs[:MAX_ADDRS])
+            # What is larger than any honest peer's is not worth the memory.
+            read = _contact if sum(map(len, addrs)) <= _MAX_CACHED else _contact.__wrapped__
+            contact = read(peer.id, addrs)
         except RemoteProtocolError:
             junk += 1
             continue
-        contact = Contact.of(peer_id)
         if contact.key in found:
             junk += 1
             continue
-        addrs: dict[Multiaddr, None] = {}
-        for raw in peer.addrs[:MAX_ADDRS]:
-            try:
-                addr, named = split_peer(decode_multiaddr(raw))
-            except RemoteProtocolError:
-                continue  # perhaps of a protocol that others have
-            if named in (None, peer_id) and addr.components:
-                addrs[addr] = None
-        found[contact.key] = Contact(contact.key, peer_id, tuple(addrs))
+        found[contact.key] = contact
     return tuple(found.values()), junk
+
+
+@lru_cache(maxsize=4096)
+def _contact(raw_id: bytes, raw_addrs: tuple[bytes, ...]) -> Contact:
+    """One peer of a list; many answers have the same. Raises RemoteProtocolError: it is none."""
+    peer_id = decode_peer_id(raw_id)
+    addrs: dict[Multiaddr, None] = {}
+    for raw in raw_addrs:
+        try:
+            addr, named = split_peer(decode_multiaddr(raw))
+        except RemoteProtocolError:
+            continue  # perhaps of a protocol that others have
+        if named in (None, peer_id) and addr.components:
+            addrs[addr] = None
+    return Contact.of(peer_id, addrs)

@@ -18,12 +18,12 @@ from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.envelope import open_envelope, seal_envelope
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.keys.peer_id import PeerId
-from lattica.nat.base.protobuf import parse_message
+from lattica.nat.base.protobuf import decode_text, parse_message
 
 DOMAIN = "lattica-dht-value"
 PAYLOAD_TYPE = b"/lattica/dht-value"
 MAX_SUBKEY = 256
-"""Bytes."""
+"""Bytes of text."""
 MAX_ENVELOPE = MAX_DATA + 4096
 """Bytes of a value in its envelope; an RSA key with its signature has up to 2 KiB."""
 MAX_VALUES = 1024
@@ -89,6 +89,7 @@ def open_value(envelope: bytes, key: bytes) -> SignedValue:
         raise RemoteProtocolError("a value of another key")
     if len(message.subkey) > MAX_SUBKEY or len(message.data) > MAX_DATA:
         raise RemoteProtocolError("a value over the limits")
+    decode_text(message.subkey, "a subkey")
     if max(message.sequence, message.expires) >= _MAX_NUMBER:
         raise RemoteProtocolError("a value whose numbers are out of range")
     owner = PeerId.from_public_key(opened.signer)

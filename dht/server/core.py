@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from lattica.dht.kademlia.contact import Contact, key_of
 from lattica.dht.kademlia.messages import (
     MAX_PROVIDER_KEY,
+    MAX_PROVIDERS,
     MessageType,
     Record,
     Request,
@@ -30,8 +31,6 @@ from lattica.nat.base.keys.peer_id import PeerId
 
 CLOSER = 20
 """Peers nearer to the key in an answer (k)."""
-MAX_PROVIDERS = 64
-"""Providers in an answer; of more, a random choice."""
 
 
 @dataclass(frozen=True, slots=True)

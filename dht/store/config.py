@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lattica.nat.base.checks import require, require_seconds
+from lattica.nat.base.checks import require, require_seconds, require_types
 
 _KIB = 1024
 _MIB = 1024 * _KIB
@@ -38,6 +38,7 @@ class StoreConfig:
     """Seconds that a value is kept at most, however far in the future it says that it expires."""
 
     def __post_init__(self) -> None:
+        require_types(self)
         for name in (
             "values_memory",
             "values_per_publisher",

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from lattica.content import FetchOptions, FetchResult, Ticket
     from lattica.content.events import FetchCallback, HashCallback
     from lattica.content.manifest.cid import Cid
+    from lattica.facades.dht import AsyncDht
     from lattica.facades.rpc_aio import AsyncRpc
     from lattica.facades.store.aio import AsyncStore
     from lattica.facades.topics.aio import AsyncTopic
@@ -156,6 +157,13 @@ class AsyncLattica(NodeFacade):
         from lattica.facades.topics.discovery import AsyncDiscovery
 
         return AsyncDiscovery(self._bridge, self._node)
+
+    @property
+    def dht(self) -> AsyncDht:
+        """Values, providers and peers, found without a centre (`docs/discovery.md`)."""
+        from lattica.facades.dht import AsyncDht
+
+        return AsyncDht(self._bridge, self._node)
 
     # Peers
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from lattica.content import FetchOptions, FetchResult, Ticket
     from lattica.content.events import FetchCallback, HashCallback
     from lattica.content.manifest.cid import Cid
+    from lattica.facades.dht import BlockingDht
     from lattica.facades.rpc_blocking import BlockingRpc
     from lattica.facades.store.blocking import BlockingStore
     from lattica.facades.topics.blocking import BlockingTopic
@@ -172,6 +173,13 @@ class Lattica(NodeFacade):
         from lattica.facades.topics.discovery import BlockingDiscovery
 
         return BlockingDiscovery(self._bridge, self._node)
+
+    @property
+    def dht(self) -> BlockingDht:
+        """Values, providers and peers, found without a centre (`docs/discovery.md`)."""
+        from lattica.facades.dht import BlockingDht
+
+        return BlockingDht(self._bridge, self._node)
 
     # Peers
 

@@ -10,8 +10,10 @@ import pytest
 from lattica.content import Publisher
 from lattica.crdt.store.shared_document import SharedDocument
 from lattica.crdt.store.store import Store
+from lattica.dht.dht import Dht
 from lattica.facades.aio import AsyncLattica, AsyncStream
 from lattica.facades.blocking import BlockingStream, Lattica
+from lattica.facades.dht import AsyncDht, BlockingDht
 from lattica.facades.store.aio import AsyncDocument, AsyncStore
 from lattica.facades.store.blocking import BlockingDocument, BlockingStore
 from lattica.nat.mux.stream import Stream
@@ -152,6 +154,16 @@ def test_calls_of_the_facades_take_what_those_under_trio_take(ours: type, theirs
             missing = parameters(theirs, name) - parameters(ours, name)
             assert missing == ARGUMENTS_MISSING.get((ours, name), {}).keys(), name
     assert compared
+
+
+@pytest.mark.parametrize("facade", [BlockingDht, AsyncDht])
+def test_the_facades_have_what_a_dht_has(facade: type) -> None:
+    # It ends with the node; what the configuration says is the node's.
+    assert public(Dht) - public(facade) == {"aclose"}
+    for name in public(facade):
+        assert not parameters(Dht, name) - parameters(facade, name), name
+        if inspect.iscoroutinefunction(getattr(Dht, name)):
+            assert "timeout" in parameters(facade, name)
 
 
 @pytest.mark.parametrize("facade", [BlockingStream, AsyncStream, Lattica, AsyncLattica])

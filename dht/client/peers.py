@@ -1,0 +1,191 @@
+"""The peers of the DHT as one node knows them: whom it asks, and what comes of it for the table."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+import trio
+
+from lattica.dht.client.questions import Questions
+from lattica.dht.client.told import host_of, judged
+from lattica.dht.config import DhtConfig
+from lattica.dht.kademlia.contact import Contact, network_group
+from lattica.dht.kademlia.lookup import Lookup
+from lattica.dht.kademlia.messages import MAX_SENT_ADDRS, Request, Response
+from lattica.dht.kademlia.routing_table import RoutingTable
+from lattica.dht.ties import Ties
+from lattica.nat.base.errors import (
+    LatticaError,
+    RemoteProtocolError,
+    UnsupportedProtocolError,
+)
+from lattica.nat.base.keys.peer_id import PeerId
+from lattica.nat.base.net.addresses import order_addresses
+from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.swarm.host import Host
+
+logger = logging.getLogger(__name__)
+
+_MOST_AT_ONCE = 128
+"""Questions of all lookups that wait for an answer at a time."""
+
+OnAnswer = Callable[[Contact, Response], None]
+
+
+class Peers:
+    """Asks peers, and keeps the table by what they answer."""
+
+    def __init__(self, host: Host, ties: Ties, config: DhtConfig) -> None:
+        self.host = host
+        self.own = Contact.of(host.peer_id)
+        self.config = config
+        self.table = RoutingTable(self.own.key, config.table, trio.current_time())
+        self.questions = Questions(ties, config.protocol)
+        self.ties = ties
+        self._limit = trio.CapacityLimiter(_MOST_AT_ONCE)
+        self.junk = Counter[PeerId]()
+        """Answers and entries that no honest peer sends, by who sent them; of the last 1,024."""
+
+    # --- one question ---
+
+    async def ask(self, contact: Contact, *requests: Request) -> list[Response | None] | None:
+        """Answers in the order of the questions, with the addresses in them judged; None: the
+        peer has not answered, or not as the protocol says.
+        """
+        try:
+            async with self._limit:
+                answers = await self.questions.ask(contact, requests, self.config.lookup.timeout)
+        except UnsupportedProtocolError:
+            self.table.remove(contact.key)
+            return None
+        except (LatticaError, OSError, TimeoutError) as error:
+            logger.debug("dht: no answer: %s peer=%s", error, contact.peer_id)
+            if isinstance(error, RemoteProtocolError):
+                self.blame(contact.peer_id, 1)
+            self.table.failed(contact.key)
+            return None
+        self._heard(contact)
+        return [None if answer is None else self._judged(contact, answer) for answer in answers]
+
+    def _judged(self, teller: Contact, answer: Response) -> Response:
+        if answer.junk:
+            self.blame(teller.peer_id, answer.junk)
+        if not (answer.closer or answer.providers):
+            return answer
+        at = self.ties.met_at(teller.peer_id)
+        return Response(
+            answer.type,
+            answer.key,
+            answer.record,
+            tuple(judged(contact, at) for contact in answer.closer),
+            tuple(judged(contact, at) for contact in answer.providers),
+            answer.after,
+            answer.done,
+            answer.junk,
+        )
+
+    def blame(self, peer_id: PeerId, times: int = 1) -> None:
+        """A peer has sent what no honest one does."""
+        self.junk[peer_id] += times
+        while len(self.junk) > 1024:
+            del self.junk[next(iter(self.junk))]
+
+    def _heard(self, contact: Contact) -> None:
+        """A peer has answered: it may enter the table, if others can reach it."""
+        at = self.ties.met_at(contact.peer_id)
+        if at is None or host_of(at) is None:
+            return
+        known = self.addresses_of(contact.peer_id)
+        addrs = known or contact.addrs
+        if not addrs:
+            return
+        entry = Contact(contact.key, contact.peer_id, tuple(addrs))
+        self.table.answered(entry, network_group(at), trio.current_time())
+
+    def addresses_of(self, peer_id: PeerId) -> tuple[Multiaddr, ...]:
+        """The best addresses of a peer, as it says, to be told to others."""
+        known = list(self.ties.addresses_of(peer_id))
+        return tuple(order_addresses(known, limit=MAX_SENT_ADDRS)) if known else ()
+
+    def is_wanted(self, peer_id: PeerId) -> bool:
+        """Whether a connected peer is worth a question, as it would enter the table."""
+        at = self.ties.met_at(peer_id)
+        if at is None or host_of(at) is None:
+            return False
+        contact = Contact.of(peer_id)
+        return self.table.is_wanted(contact.key, network_group(at))
+
+    # --- lookups ---
+
+    async def look_up(
+        self,
+        target: int,
+        request: Request,
+        on_answer: Callable[[Lookup, Contact, Sequence[Response]], object] | None = None,
+        *,
+        seeds: Iterable[Contact] = (),
+        more: Callable[[Sequence[Response]], Request | None] | None = None,
+    ) -> Lookup:
+        """Ask ever nearer peers for `request` until the nearest have answered.
+
+        Args:
+            on_answer: called with each answer; may stop the lookup.
+            seeds: whom to ask besides those of the table.
+            more: what to ask the same peer after its answers so far, if anything.
+
+        Cancellation: at any time; questions under way are given up.
+        """
+        table, config = self.table, self.config.lookup
+        known = [*seeds, *table.closest(target, config.count)]
+        lookup = Lookup(target, known, config, own=self.own.key)
+        wake = trio.Event()
+
+        async def question(contact: Contact) -> None:
+            nonlocal wake
+            answers = await self._ask_on(contact, request, more)
+            if answers is None:
+                lookup.failed(contact.key)
+            else:
+                if on_answer is not None:
+                    on_answer(lookup, contact, answers)
+                lookup.answered(contact.key, answers[0].closer, trio.current_time())
+            wake.set()
+
+        async with trio.open_nursery() as nursery:
+            while True:
+                for contact in lookup.next_queries(trio.current_time()):
+                    nursery.start_soon(question, contact)
+                if lookup.is_done:
+                    break
+                with trio.move_on_at(lookup.deadline):
+                    await wake.wait()
+                wake = trio.Event()
+            nursery.cancel_scope.cancel()
+        for key, times in lookup.junk.items():
+            self._blame_key(lookup, key, times)
+        table.looked_up(target, trio.current_time())
+        return lookup
+
+    def _blame_key(self, lookup: Lookup, key: int, times: int) -> None:
+        contact = lookup.contact(key)
+        if contact is not None:
+            self.blame(contact.peer_id, times)
+
+    async def _ask_on(
+        self,
+        contact: Contact,
+        request: Request,
+        more: Callable[[Sequence[Response]], Request | None] | None,
+    ) -> list[Response] | None:
+        """The answer to a question, and to those that it leads to."""
+        found: list[Response] = []
+        following: Request | None = request
+        while following is not None:
+            answers = await self.ask(contact, following)
+            if answers is None or answers[0] is None:
+                return found or None
+            found.append(answers[0])
+            following = more(found) if more is not None else None
+        return found

@@ -1,0 +1,106 @@
+"""Providing keys: one, or many region by region."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import trio
+
+from lattica.dht.client.peers import Peers
+from lattica.dht.client.reading import Reader
+from lattica.dht.client.writing import Writer
+from lattica.dht.kademlia.contact import Contact
+from lattica.dht.provide.sweep import Sweep
+
+_BATCH = 512
+"""Keys that are sent to a peer at a time, as soon as there are so many for it."""
+_SENDERS = 8
+"""Peers that are sent keys at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Provided:
+    """What came of providing many keys."""
+
+    holders: Mapping[bytes, int]
+    """By key of the wire: peers that said, when read back, that this node provides it."""
+    lookups: int
+
+
+class Providing:
+    """Announces keys of one node.
+
+    Args:
+        own: this node with its addresses as they are now.
+        on_provided: is told which keys somebody holds.
+    """
+
+    def __init__(
+        self,
+        peers: Peers,
+        reader: Reader,
+        writer: Writer,
+        *,
+        own: Callable[[], Contact],
+        on_provided: Callable[[Iterable[bytes]], object],
+    ) -> None:
+        self._peers = peers
+        self._reader = reader
+        self._writer = writer
+        self._own = own
+        self._on_provided = on_provided
+
+    async def provide(self, key: bytes) -> int:
+        """Announce one key: how many peers have it, read back."""
+        lookup = await self._reader.nearest(key)
+        held = await self._writer.provider(lookup.closest(), key, self._own())
+        if held:
+            self._on_provided([key])
+        return len(held)
+
+    async def provide_many(self, keys: Iterable[bytes]) -> Provided:
+        """Announce many keys: of each, how many peers have it."""
+        wanted = list(dict.fromkeys(keys))
+        holders: Counter[bytes] = Counter(dict.fromkeys(wanted, 0))
+        sweep = Sweep(wanted, self._peers.config.lookup.count)
+        queues: dict[int, tuple[Contact, list[bytes]]] = {}
+        limit = trio.CapacityLimiter(_SENDERS)
+
+        async def send(contact: Contact, some: list[bytes]) -> None:
+            async with limit:
+                done = await self._writer.providers(contact, some, self._own())
+            holders.update(done)
+            self._on_provided(done)
+
+        async with trio.open_nursery() as nursery:
+
+            def flush(least: int) -> None:
+                for contact, queue in queues.values():
+                    if len(queue) >= least:
+                        nursery.start_soon(send, contact, list(queue))
+                        queue.clear()
+
+            while (key := sweep.next_key()) is not None:
+                lookup = await self._reader.nearest(key)
+                for other, nearest in sweep.learned(key, lookup.closest()).items():
+                    for contact in nearest:
+                        queues.setdefault(contact.key, (contact, []))[1].append(other)
+                flush(_BATCH)
+            flush(1)
+        return Provided(holders, sweep.lookups)
+
+    async def withdraw(self, key: bytes) -> int:
+        """Take an announcement back: how many peers have forgotten it."""
+        lookup = await self._reader.nearest(key)
+        forgot: list[Contact] = []
+
+        async def one(contact: Contact) -> None:
+            if await self._writer.withdraw(contact, [key]):
+                forgot.append(contact)
+
+        async with trio.open_nursery() as nursery:
+            for contact in lookup.closest():
+                nursery.start_soon(one, contact)
+        return len(forgot)

@@ -1,0 +1,149 @@
+"""Reading records: values at a quorum, plain records, providers as they are found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from lattica.dht.client.peers import Peers
+from lattica.dht.kademlia.contact import Contact, key_of
+from lattica.dht.kademlia.lookup import Lookup
+from lattica.dht.kademlia.messages import MessageType, Request, Response
+from lattica.dht.records.plain import PlainRecord, PlainRecords, check_plain
+from lattica.dht.records.signed_value import SignedValue, decode_values
+from lattica.nat.base.errors import RemoteProtocolError
+from lattica.nat.base.keys.peer_id import PeerId
+
+_MAX_PAGES = 64
+"""Answers of one peer about one key, each with as many values as a record has room for."""
+
+
+@dataclass(slots=True)
+class Collected:
+    """The values under a key, of all that have answered so far."""
+
+    values: dict[bytes, SignedValue] = field(default_factory=dict)
+    """By place."""
+    holders: dict[Contact, frozenset[bytes]] = field(default_factory=dict)
+    """The envelopes that each peer has sent."""
+    lookup: Lookup | None = None
+
+    @property
+    def current(self) -> frozenset[bytes]:
+        """The envelopes of :attr:`values`."""
+        return frozenset(value.envelope for value in self.values.values())
+
+    @property
+    def agreeing(self) -> int:
+        """Peers that have all of it, and nothing else."""
+        current = self.current
+        return sum(envelopes == current for envelopes in self.holders.values()) if current else 0
+
+    def take(self, values: Sequence[SignedValue]) -> None:
+        for value in values:
+            known = self.values.get(value.place)
+            if known is None or value.supersedes(known):
+                self.values[value.place] = value
+
+
+class Reader:
+    """Finds records by lookups.
+
+    Args:
+        clock: seconds since 1970.
+    """
+
+    def __init__(
+        self, peers: Peers, kinds: tuple[PlainRecords, ...], clock: Callable[[], float]
+    ) -> None:
+        self._peers = peers
+        self._kinds = kinds
+        self._clock = clock
+
+    async def values(
+        self, key: bytes, *, owner: PeerId | None = None, quorum: int | None = None
+    ) -> Collected:
+        """The values under a key of the wire; with `quorum` as soon as so many peers agree, else
+        when the nearest have answered.
+        """
+        collected = Collected()
+
+        def on_answer(lookup: Lookup, contact: Contact, answers: Sequence[Response]) -> None:
+            found: list[SignedValue] = []
+            for answer in answers:
+                if answer.record is not None:
+                    found += self._checked(contact, key, answer.record.value, owner)
+            if found:
+                collected.holders[contact] = frozenset(value.envelope for value in found)
+                collected.take(found)
+                if quorum is not None and collected.agreeing >= quorum:
+                    lookup.stop()
+
+        def more(answers: Sequence[Response]) -> Request | None:
+            last = answers[-1]
+            if not last.after or last.record is None or len(answers) == _MAX_PAGES:
+                return None
+            return replace(request, after=last.after)
+
+        request = Request(MessageType.GET_VALUE, key, owner=owner)
+        collected.lookup = await self._peers.look_up(key_of(key), request, on_answer, more=more)
+        return collected
+
+    def _checked(
+        self, contact: Contact, key: bytes, record: bytes, owner: PeerId | None
+    ) -> list[SignedValue]:
+        try:
+            values, junk = decode_values(record, key)
+        except RemoteProtocolError:
+            self._peers.blame(contact.peer_id)
+            return []
+        if junk:
+            self._peers.blame(contact.peer_id, junk)
+        now = self._clock() * 1000
+        return [v for v in values if v.expires > now and owner in (None, v.owner)]
+
+    async def plain(
+        self, key: bytes, *, quorum: int | None = 1
+    ) -> tuple[PlainRecord | None, Contact | None, Lookup]:
+        """The newest plain record under a key, with `quorum` of so many that have one; and who has
+        told it.
+        """
+        best: PlainRecord | None = None
+        teller: Contact | None = None
+        found = 0
+
+        def on_answer(lookup: Lookup, contact: Contact, answers: Sequence[Response]) -> None:
+            nonlocal best, found, teller
+            record = answers[0].record
+            if record is None:
+                return
+            try:
+                checked = check_plain(self._kinds, key, record.value)
+            except RemoteProtocolError:
+                self._peers.blame(contact.peer_id)
+                return
+            found += 1
+            if best is None or checked.sequence > best.sequence:
+                best, teller = checked, contact
+            if quorum is not None and found >= quorum:
+                lookup.stop()
+
+        request = Request(MessageType.GET_VALUE, key)
+        lookup = await self._peers.look_up(key_of(key), request, on_answer)
+        return best, teller, lookup
+
+    async def nearest(self, key: bytes) -> Lookup:
+        """The peers nearest to a key of the wire."""
+        return await self._peers.look_up(key_of(key), Request(MessageType.FIND_NODE, key))
+
+    async def providers(self, key: bytes, on_provider: Callable[[Contact], bool]) -> Lookup:
+        """Call `on_provider` with providers as they are found, until it says True."""
+
+        def on_answer(lookup: Lookup, contact: Contact, answers: Sequence[Response]) -> None:
+            for provider in answers[0].providers:
+                if on_provider(provider):
+                    lookup.stop()
+                    return
+
+        request = Request(MessageType.GET_PROVIDERS, key)
+        return await self._peers.look_up(key_of(key), request, on_answer)

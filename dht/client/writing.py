@@ -1,0 +1,140 @@
+"""Writing records: to the peers nearest to a key, and reading them back from each."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+import trio
+
+from lattica.dht.client.peers import Peers
+from lattica.dht.config import PROTOCOL
+from lattica.dht.kademlia.contact import Contact
+from lattica.dht.kademlia.messages import (
+    MAX_KEYS,
+    MAX_PROVIDERS,
+    MessageType,
+    Record,
+    Request,
+)
+from lattica.dht.records.signed_value import (
+    SignedValue,
+    decode_values,
+    encode_values,
+    take_fitting,
+)
+from lattica.nat.base.errors import RemoteProtocolError
+
+
+class Writer:
+    """Stores at peers. Every method says at how many, or for what, it was read back."""
+
+    def __init__(self, peers: Peers) -> None:
+        self._peers = peers
+        self._is_ours = peers.config.protocol == PROTOCOL
+
+    async def values(
+        self, contacts: Iterable[Contact], values: Sequence[SignedValue]
+    ) -> list[Contact]:
+        """Store values of one key and one owner: the peers that have them all now."""
+        key, owner = values[0].key, values[0].owner
+        record = Record(key, encode_values(take_fitting(values)))
+        envelopes = {value.envelope for value in values}
+
+        async def store(contact: Contact) -> bool:
+            answers = await self._peers.ask(
+                contact,
+                Request(MessageType.PUT_VALUE, key, record),
+                Request(MessageType.GET_VALUE, key, owner=owner),
+            )
+            if answers is None or (got := answers[1]) is None or got.record is None:
+                return False
+            try:
+                held, _ = decode_values(got.record.value, key)
+            except RemoteProtocolError:
+                self._peers.blame(contact.peer_id)
+                return False
+            if envelopes <= {value.envelope for value in held}:
+                return True
+            # Of many values of this owner these need not be in the first part.
+            put = answers[0]
+            return bool(got.after) and put is not None and put.record == record
+
+        return await _that_hold(contacts, store)
+
+    async def plain(self, contacts: Iterable[Contact], key: bytes, value: bytes) -> list[Contact]:
+        """Store a plain record: the peers that have it now."""
+
+        async def store(contact: Contact) -> bool:
+            answers = await self._peers.ask(
+                contact,
+                Request(MessageType.PUT_VALUE, key, Record(key, value)),
+                Request(MessageType.GET_VALUE, key),
+            )
+            got = None if answers is None else answers[1]
+            return got is not None and got.record is not None and got.record.value == value
+
+        return await _that_hold(contacts, store)
+
+    async def provider(
+        self, contacts: Iterable[Contact], key: bytes, own: Contact
+    ) -> list[Contact]:
+        """Have peers say that this node provides a key: those that do now."""
+
+        async def store(contact: Contact) -> bool:
+            answers = await self._peers.ask(
+                contact,
+                Request(MessageType.ADD_PROVIDER, key, None, (own,)),
+                Request(MessageType.GET_PROVIDERS, key),
+            )
+            got = None if answers is None else answers[1]
+            if got is None:
+                return False
+            # Of many, some are told. And rust-libp2p tells nobody of itself.
+            is_told = any(p.peer_id == own.peer_id for p in got.providers)
+            return is_told or len(got.providers) >= MAX_PROVIDERS or not self._is_ours
+
+        return await _that_hold(contacts, store)
+
+    async def providers(self, contact: Contact, keys: Sequence[bytes], own: Contact) -> set[bytes]:
+        """The same for many keys at one peer: those of which it says now that this node provides
+        them.
+        """
+        return await self._batch(contact, keys, MessageType.ADD_PROVIDERS, (own,))
+
+    async def withdraw(self, contact: Contact, keys: Sequence[bytes]) -> set[bytes]:
+        """Have one peer forget that this node provides keys: those that it knew."""
+        return await self._batch(contact, keys, MessageType.REMOVE_PROVIDERS, ())
+
+    async def _batch(
+        self,
+        contact: Contact,
+        keys: Sequence[bytes],
+        kind: MessageType,
+        providers: tuple[Contact, ...],
+    ) -> set[bytes]:
+        done: set[bytes] = set()
+        for start in range(0, len(keys), MAX_KEYS):
+            some = tuple(keys[start : start + MAX_KEYS])
+            request = Request(kind, providers=providers, keys=some)
+            answers = await self._peers.ask(contact, request)
+            if answers is None or (answer := answers[0]) is None:
+                break
+            done.update(key for n, key in enumerate(some) if answer.is_done(n))
+        return done
+
+
+async def _that_hold(
+    contacts: Iterable[Contact], store: Callable[[Contact], Awaitable[bool]]
+) -> list[Contact]:
+    """Ask all at once; those of which it is true, the first of `contacts` first."""
+    asked = list(contacts)
+    held: set[int] = set()
+
+    async def one(contact: Contact) -> None:
+        if await store(contact):
+            held.add(contact.key)
+
+    async with trio.open_nursery() as nursery:
+        for contact in asked:
+            nursery.start_soon(one, contact)
+    return [contact for contact in asked if contact.key in held]

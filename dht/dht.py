@@ -1,0 +1,594 @@
+"""The DHT of one node, as applications hold it: `node.dht`."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from lattica.dht.client.finding import PeerFinder
+from lattica.dht.client.peers import Peers
+from lattica.dht.client.provider_stream import ProviderStream
+from lattica.dht.client.providing import Provided, Providing
+from lattica.dht.client.reading import Reader
+from lattica.dht.client.told import judged
+from lattica.dht.client.writing import Writer
+from lattica.dht.config import DhtConfig
+from lattica.dht.errors import NoDhtPeersError, NotStoredError
+from lattica.dht.kademlia.contact import Contact
+from lattica.dht.kademlia.lookup import Lookup
+from lattica.dht.records.data import encode_data
+from lattica.dht.records.found import Found, FoundPeer
+from lattica.dht.records.keys import (
+    KeyLike,
+    key_bytes,
+    provider_key,
+    value_key,
+)
+from lattica.dht.records.plain import STANDARD
+from lattica.dht.records.signed_value import MAX_SUBKEY, SignedValue, seal_value
+from lattica.dht.server.core import ServerCore
+from lattica.dht.server.service import Service
+from lattica.dht.store.keeper import Keeper
+from lattica.dht.store.records import KINDS, RecordStore
+from lattica.dht.store.rows import Kind
+from lattica.dht.ties import Ties
+from lattica.dht.upkeep import own as own_records
+from lattica.dht.upkeep.announce import Announcer
+from lattica.dht.upkeep.contacts import SavedContacts
+from lattica.dht.upkeep.membership import Membership
+from lattica.dht.upkeep.mode import is_on_internet, serves
+from lattica.dht.upkeep.republish import Republisher
+from lattica.nat.base.errors import LatticaError, LocalProtocolError
+from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.keys.peer_id import PeerId, parse_peer_id
+from lattica.nat.base.limits.backoff import pause_after
+from lattica.nat.base.net.addresses import order_addresses, split_peer
+from lattica.nat.swarm.events import (
+    AddressesChanged,
+    EventsLost,
+    NetworkChanged,
+    PeerConnected,
+)
+from lattica.nat.swarm.host import Host
+
+logger = logging.getLogger(__name__)
+
+_JOIN_TIMEOUT = 10.0
+"""Seconds that the first calls wait for somebody to answer at all."""
+_AT_ONCE = 16
+"""Keys that :meth:`Dht.get_many` gets at a time."""
+_KEPT = 1024
+"""Providers that this node knows itself and tells at once."""
+_LOADED_AT_ONCE = 64
+_CONTACTS = 200
+"""Peers of the table that are kept over a restart."""
+
+
+@dataclass(frozen=True, slots=True)
+class DhtStatus:
+    """How the DHT of a node is."""
+
+    mode: str
+    """"server" or "client"."""
+    peers: int
+    """In the table."""
+    values: int
+    """That are kept for others, and their own."""
+    providers: int
+    """Provider records that are kept."""
+    provided: int
+    """Keys that this node provides."""
+    announced_to: int
+    """Peers that know this node's addresses."""
+    storage: str
+    """"disk", "memory", or why the file cannot be written."""
+
+
+class Dht:
+    """Values, providers and peers, found without a centre. For the trio thread only.
+
+    ::
+
+        await node.dht.put("models/latest", {"root": "bafk…", "step": 1200})
+        found = await node.dht.get("models/latest", owner=trainer)
+        print(found.value, found.sequence)
+
+        await node.dht.provide("gpu/a100")
+        async for peer in node.dht.find_providers("gpu/a100"):
+            await node.connect(peer.addrs)
+
+    Made by :class:`lattica.Node`, as `node.dht`; it joins the network in the background, and calls
+    wait for that for up to ten seconds. Calls raise :class:`~lattica.errors.NoDhtPeersError` when
+    nobody can be asked, and :class:`~lattica.errors.LocalProtocolError` for arguments that cannot
+    be. They may be cancelled at any time; what was stored by then stays stored.
+
+    Args:
+        path: the file of records; None: memory.
+        clock: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        nursery: trio.Nursery,
+        config: DhtConfig | None = None,
+        *,
+        identity: Identity,
+        ties: Ties,
+        path: Path | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.config = config or DhtConfig()
+        self._identity = identity
+        self._clock = clock
+        self._ties = ties
+        self._host = host
+        self._rng = random.Random()
+        self._keeper = Keeper(path)
+        self._store = RecordStore(self.config.store, kinds=STANDARD, journal=self._keeper)
+        self._own = own_records.OwnRecords(host.peer_id, self._keeper)
+        self._peers = Peers(host, ties, self.config)
+        self._reader = Reader(self._peers, STANDARD, clock)
+        self._writer = Writer(self._peers)
+        self._providing = Providing(
+            self._peers,
+            self._reader,
+            self._writer,
+            own=self._own_contact,
+            on_provided=lambda keys: self._own.provides(keys, clock()),
+        )
+        self._membership = Membership(self._peers, ties.bootstrap_peers)
+        core = ServerCore(self._peers.table, self._store, find_peer=self._connected)
+        self._service = Service(
+            self._peers, core, self._keeper, on_asker=self._membership.met, clock=clock
+        )
+        self._announcer = Announcer(
+            self._peers,
+            self._reader,
+            self._writer,
+            identity,
+            every=self.config.republish_after,
+            clock=clock,
+        )
+        self._republisher = Republisher(
+            self._reader,
+            self._writer,
+            self._providing,
+            self._own,
+            self._store.values,
+            self.config,
+            clock=clock,
+        )
+        self._keeper.serve(KINDS, self._store.row)
+        self._keeper.serve(own_records.KINDS, self._own.row)
+        self._contacts = SavedContacts(
+            lambda: self._peers.table.closest(self._peers.own.key, _CONTACTS), self._keeper
+        )
+        self._keeper.serve((Kind.CONTACT,), self._contacts.row)
+        self._finder = PeerFinder(self._peers, self._reader)
+        self._scopes: set[trio.CancelScope] = set()
+        self._met_internet = False
+        self._loaded = trio.Event()
+        self._ended = trio.Event()
+        self._scope = trio.CancelScope()
+        self._tasks = trio.CapacityLimiter(_AT_ONCE)
+        self._nursery = nursery
+        nursery.start_soon(self._run)
+
+    # --- values ---
+
+    async def put(
+        self,
+        key: KeyLike,
+        value: object,
+        *,
+        subkey: str | None = None,
+        ttl: float | None = None,
+    ) -> int:
+        """Store a value, signed by this node, at the peers nearest to its key.
+
+        Each owner has one value under a key, or one for each subkey: a later one replaces it, and
+        values of others stay. Under a key `/p2p/ID/…` only the peer of that ID can write. The node
+        stores the value anew, at whoever is nearest then, until it expires.
+
+        Args:
+            key: text or bytes, up to 256 bytes.
+            value: plain data of up to 32 KiB: None, bools, numbers, text, bytes, lists, dicts.
+            subkey: text of up to 256 bytes.
+            ttl: seconds that it is valid; by default :attr:`DhtConfig.value_ttl`.
+
+        Returns how many other peers have it, read back from each.
+
+        Raises:
+            NotStoredError: none has.
+        """
+        wire = value_key(key)
+        place = _subkey(subkey)
+        data = encode_data(value)
+        ttl = self.config.value_ttl if ttl is None else ttl
+        if not 0 < ttl < 1e10:
+            raise LocalProtocolError(f"ttl: a positive number of seconds, not {ttl!r}")
+        await self._ready()
+        now = self._clock()
+        known = await self._reader.values(wire, owner=self._host.peer_id)
+        lookup = _of(known.lookup)
+        self._require_answers(lookup)
+        before = [v.sequence for v in known.values.values() if v.subkey == place]
+        mine = self._own.value(wire, place)
+        if mine is not None:
+            before.append(mine.sequence)
+        signed = seal_value(
+            self._identity,
+            wire,
+            place,
+            data,
+            sequence=max([int(now * 1000), *(s + 1 for s in before)]),
+            expires=int((now + ttl) * 1000),
+        )
+        # Kept before it is sent: it is this node's word from then on.
+        self._own.put(signed, now)
+        self._store.values.put(signed, None, now)
+        held = await self._writer.values(lookup.closest(), [signed])
+        if not held:
+            raise NotStoredError(
+                f"none of the {len(lookup.closest())} peers nearest to {key!r:.80} has kept it"
+            )
+        await self._keeper.wait_written()
+        return len(held)
+
+    async def get(
+        self, key: KeyLike, *, owner: PeerId | str | None = None, quorum: int | None = None
+    ) -> Found | None:
+        """The newest values under a key, of all owners and subkeys; None: there is nothing.
+
+        Args:
+            owner: only what this peer has signed. Anybody can write under a key that is not
+                `/p2p/ID/…`.
+            quorum: so many peers have to agree; by default :attr:`DhtConfig.quorum`. Where there
+                are fewer, the newest of all that the nearest peers have.
+        """
+        wire = value_key(key)
+        whose = None if owner is None else _peer(owner)
+        quorum = self.config.quorum if quorum is None else quorum
+        if quorum < 1:
+            raise LocalProtocolError(f"quorum: at least 1, not {quorum}")
+        await self._ready()
+        collected = await self._reader.values(wire, owner=whose, quorum=quorum)
+        now = self._clock()
+        own, after = self._store.values.get(wire, now, owner=whose)
+        while after:
+            more, after = self._store.values.get(wire, now, owner=whose, after=after)
+            own += more
+        collected.take(own)
+        lookup = _of(collected.lookup)
+        if not collected.values:
+            self._require_answers(lookup)
+            return None
+        self._mend(lookup, list(collected.values.values()), collected.holders)
+        return Found.of(collected.values.values(), len(collected.holders))
+
+    async def get_many(
+        self, keys: Iterable[KeyLike], *, owner: PeerId | str | None = None
+    ) -> dict[KeyLike, Found | None]:
+        """:meth:`get` for many keys at a time, in their order."""
+        found: dict[KeyLike, Found | None] = dict.fromkeys(keys)
+        await self._ready()
+
+        async def one(key: KeyLike) -> None:
+            async with self._tasks:
+                found[key] = await self.get(key, owner=owner)
+
+        async with trio.open_nursery() as nursery:
+            for key in found:
+                nursery.start_soon(one, key)
+        return found
+
+    def _mend(
+        self,
+        lookup: Lookup,
+        values: Sequence[SignedValue],
+        holders: dict[Contact, frozenset[bytes]],
+    ) -> None:
+        """Give what was found to the nearest peer that has it not, or not all, in the background:
+        who looks for it the same way finds it sooner, and what is old dies out.
+        """
+        current = {value.envelope for value in values}
+        lacking = (
+            contact
+            for contact in lookup.closest()
+            if not current <= holders.get(contact, frozenset())
+        )
+        nearest = next(lacking, None)
+        if nearest is not None:
+            self._start(trio.CancelScope(), lambda: self._give(nearest, values))
+
+    async def _give(self, contact: Contact, values: Sequence[SignedValue]) -> None:
+        by_owner: dict[PeerId, list[SignedValue]] = {}
+        for value in values:
+            by_owner.setdefault(value.owner, []).append(value)
+        for some in by_owner.values():
+            await self._writer.values([contact], some)
+
+    # --- providers ---
+
+    async def provide(self, key: KeyLike) -> int:
+        """Say that this node has something: content, by its CID, or a service, by any name.
+
+        The node says so again every 22 hours until :meth:`withdraw`, after a restart, too, if it
+        keeps its key. Returns how many other peers know it, read back from each.
+
+        Raises:
+            NotStoredError: none does.
+        """
+        wire = provider_key(key)
+        await self._ready()
+        held = await self._providing.provide(wire)
+        if not held:
+            raise NotStoredError(f"no peer near to {key!r:.80} has kept that this node provides it")
+        return held
+
+    async def provide_many(self, keys: Iterable[KeyLike]) -> dict[KeyLike, int]:
+        """:meth:`provide` for many keys, with about a lookup for each region of the network
+        instead of one for each key.
+
+        Returns how many peers know it of each, read back; 0: none, and it is tried again later.
+
+        Raises:
+            NotStoredError: none is known for any key.
+        """
+        wires = {key: provider_key(key) for key in keys}
+        await self._ready()
+        provided: Provided = await self._providing.provide_many(wires.values())
+        if wires and not any(provided.holders.values()):
+            raise NotStoredError(f"no peer has kept any of {len(provided.holders)} keys")
+        missed = [wire for wire, held in provided.holders.items() if not held]
+        self._own.provides(missed, self._clock() - self.config.reprovide_after)
+        return {key: provided.holders[wire] for key, wire in wires.items()}
+
+    async def withdraw(self, key: KeyLike) -> int:
+        """Provide something no more. Returns how many peers have forgotten it; the others do when
+        the record expires.
+        """
+        wire = provider_key(key)
+        self._own.withdraw(wire)
+        await self._ready()
+        return await self._providing.withdraw(wire)
+
+    def find_providers(self, key: KeyLike, *, count: int | None = None) -> ProviderStream:
+        """Who has something, as they are found: `async for peer in dht.find_providers(key)`.
+
+        Args:
+            count: so many are enough. By default all that the nearest peers know.
+
+        Whoever stops early uses `async with`, or `aclose`, to end the lookup. Raises
+        NoDhtPeersError from the iteration.
+        """
+        wire = provider_key(key)
+        if count is not None and count < 1:
+            raise LocalProtocolError(f"count: at least 1, not {count}")
+        stream = ProviderStream(count)
+        self._start(stream.scope, lambda: self._find_providers(wire, stream))
+        return stream
+
+    async def _find_providers(self, wire: bytes, stream: ProviderStream) -> None:
+        def found(contact: Contact) -> bool:
+            if contact.peer_id == self._host.peer_id:
+                return False
+            return stream.put(self._finder.remember(contact))
+
+        try:
+            for contact in self._store.providers.get(wire, self._clock(), _KEPT, self._rng):
+                if found(judged(contact, self._peers.ties.met_at(contact.peer_id))):
+                    break
+            else:
+                await self._ready()
+                lookup = await self._reader.providers(wire, found)
+                if not stream.found:
+                    self._require_answers(lookup)
+        except LatticaError as error:
+            stream.end(error)
+        finally:
+            stream.end()
+
+    # --- peers ---
+
+    async def find_peer(self, peer: PeerId | str) -> FoundPeer | None:
+        """Where a peer is, as it has said itself in the DHT, or as peers say who know it; None:
+        nobody knows.
+        """
+        peer_id = _peer(peer)
+        await self._ready()
+        found, answers = await self._finder.find(peer_id)
+        if found is None and not answers:
+            raise self._nobody()
+        return found
+
+    def remembered(self, peer: PeerId) -> FoundPeer | None:
+        """Where a peer was found lately, by :meth:`find_peer` or :meth:`find_providers`."""
+        return self._finder.remembered(peer)
+
+    def peers(self) -> tuple[FoundPeer, ...]:
+        """The table: peers of the DHT that this node knows, those that are far away first."""
+        return tuple(map(FoundPeer.of, self._peers.table))
+
+    def status(self) -> DhtStatus:
+        """How it is."""
+        keeper = self._keeper
+        storage = keeper.problem or ("disk" if keeper.is_on_disk else "memory")
+        return DhtStatus(
+            "server" if self._service.is_on else "client",
+            len(self._peers.table),
+            len(self._store.values),
+            len(self._store.providers),
+            self._own.provided,
+            self._announcer.holders,
+            storage,
+        )
+
+    async def wait_ready(self) -> None:
+        """Wait until some peer of the DHT has answered."""
+        await self._membership.joined.wait()
+
+    async def aclose(self) -> None:
+        """End it: serve no more, and write what is to be kept."""
+        self._scope.cancel()
+        for scope in tuple(self._scopes):
+            scope.cancel()
+        with trio.CancelScope(shield=True):
+            await self._ended.wait()
+
+    # --- inside ---
+
+    async def _ready(self) -> None:
+        if self._ended.is_set() or self._scope.cancel_called:
+            raise LocalProtocolError("the DHT is there while the node runs")
+        with trio.move_on_after(_JOIN_TIMEOUT):
+            await self._loaded.wait()
+            await self._membership.joined.wait()
+
+    def _require_answers(self, lookup: Lookup) -> None:
+        if not lookup.answers:
+            raise self._nobody()
+
+    def _nobody(self) -> NoDhtPeersError:
+        return NoDhtPeersError(
+            "no peer of the DHT answers: is this node connected to one that serves "
+            f"{self.config.protocol}? Set `bootstrap`, or connect to a peer"
+        )
+
+    def _start(self, scope: trio.CancelScope, task: Callable[[], Awaitable[object]]) -> None:
+        """Run a task that ends with this object at the latest."""
+
+        async def run() -> None:
+            with scope:
+                self._scopes.add(scope)
+                try:
+                    if not self._scope.cancel_called:
+                        await task()
+                finally:
+                    self._scopes.discard(scope)
+
+        self._nursery.start_soon(run)
+
+    def _own_contact(self) -> Contact:
+        addrs = [split_peer(addr)[0] for addr in self._host.addrs]
+        return Contact.of(self._host.peer_id, order_addresses(addrs, limit=8) if addrs else ())
+
+    def _connected(self, peer_id: PeerId) -> Contact | None:
+        if not self._ties.is_connected(peer_id):
+            return None
+        return Contact.of(peer_id, self._peers.addresses_of(peer_id))
+
+    async def _run(self) -> None:
+        try:
+            with self._scope:
+                await self._load()
+                self._switch()
+                async with trio.open_nursery() as nursery:
+                    for part in (
+                        self._keeper.run,
+                        self._membership.run,
+                        self._announce,
+                        self._republisher.run,
+                        self._follow_mode,
+                        self._contacts.run,
+                    ):
+                        nursery.start_soon(self._keep, part)
+                    self._loaded.set()
+        finally:
+            with trio.CancelScope(shield=True):
+                self._service.switch(False)
+                self._peers.questions.close()
+                await self._keeper.aclose()
+            self._loaded.set()
+            self._ended.set()
+
+    async def _keep(self, part: Callable[[], Awaitable[object]]) -> None:
+        """A defect of one part must not take the node with it."""
+        failures = 0
+        while True:
+            try:
+                await part()
+                return
+            except Exception:
+                failures += 1
+                pause = pause_after(failures, 1.0, 60.0, self._rng)
+                logger.exception("internal error, starting again in %.1f s part=%r", pause, part)
+            await trio.sleep(pause)
+
+    async def _announce(self) -> None:
+        await self._membership.joined.wait()
+        await self._announcer.run()
+
+    # --- mode ---
+
+    def _switch(self) -> None:
+        on = serves(
+            self.config.mode,
+            reachable=self._ties.is_reachable(),
+            own=self._host.addrs,
+            met_internet=self._met_internet,
+        )
+        self._service.switch(on)
+
+    async def _follow_mode(self) -> None:
+        if self.config.mode != "auto":
+            return
+        with self._host.events() as events:
+            for status in self._host.peers():
+                self._met_internet |= is_on_internet(status.connections[0].addr)
+            self._switch()
+            async for event in events:
+                if isinstance(event, PeerConnected):
+                    if self._met_internet or not is_on_internet(event.addr):
+                        continue
+                    self._met_internet = True
+                elif isinstance(event, NetworkChanged):
+                    self._met_internet = False
+                elif not isinstance(event, AddressesChanged | EventsLost):
+                    continue
+                self._switch()
+
+    # --- restarts ---
+
+    async def _load(self) -> None:
+        rows = await self._keeper.load()
+        now = self._clock()
+        last = (Kind.PROVIDER, Kind.ADDRESSES)
+        others = [row for row in rows if row.row_id.kind not in last]
+        for start in range(0, len(others), _LOADED_AT_ONCE):
+            some = others[start : start + _LOADED_AT_ONCE]
+            self._store.load(some, now)
+            for row in some:
+                if row.row_id.kind in own_records.KINDS:
+                    self._own.load(row, now)
+                elif row.row_id.kind is Kind.CONTACT:
+                    self._contacts.load(row)
+            await trio.lowlevel.checkpoint()
+        self._store.load([row for row in rows if row.row_id.kind in last], now)
+        self._membership.restore(self._contacts.contacts)
+
+
+def _of(lookup: Lookup | None) -> Lookup:
+    assert lookup is not None
+    return lookup
+
+
+def _peer(peer: PeerId | str) -> PeerId:
+    return peer if isinstance(peer, PeerId) else parse_peer_id(peer)
+
+
+def _subkey(subkey: str | None) -> bytes:
+    if subkey is None:
+        return b""
+    if not isinstance(subkey, str):
+        raise LocalProtocolError(f"a subkey is text, not {type(subkey).__name__}")
+    raw = key_bytes(subkey, "a subkey")
+    assert len(raw) <= MAX_SUBKEY
+    return raw

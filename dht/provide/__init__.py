@@ -1,0 +1,1 @@
+"""Providing many keys at once, region by region. Pure."""

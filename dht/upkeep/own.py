@@ -1,0 +1,111 @@
+"""What this node has put and provides, to be stored anew until it expires. Pure.
+
+Kept in the node's file, so that it goes on after a restart where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from lattica.dht.records.signed_value import SignedValue, open_value
+from lattica.dht.store.rows import Journal, Kind, Row, RowId, pack, unpack
+from lattica.nat.base.errors import RemoteProtocolError
+from lattica.nat.base.keys.peer_id import PeerId
+
+KINDS = (Kind.OWN_VALUE, Kind.OWN_PROVIDED)
+
+
+class OwnRecords:
+    """Times are seconds since 1970."""
+
+    def __init__(self, own: PeerId, journal: Journal) -> None:
+        self._own = own
+        self._journal = journal
+        self._values: dict[tuple[bytes, bytes], tuple[SignedValue, float]] = {}
+        """By key and subkey, and when each was stored last."""
+        self._provided: dict[bytes, float] = {}
+
+    # --- values ---
+
+    def put(self, value: SignedValue, now: float) -> None:
+        """A value of this node was stored."""
+        self._values[value.key, value.subkey] = value, now
+        self._journal.changed(_value_row(value.key, value.subkey))
+
+    def value(self, key: bytes, subkey: bytes) -> SignedValue | None:
+        """What this node has put there."""
+        known = self._values.get((key, subkey))
+        return None if known is None else known[0]
+
+    def values_due(self, before: float, now: float) -> Iterator[SignedValue]:
+        """Values that were stored last before `before`; those that have expired are forgotten."""
+        for place, (value, stored_at) in tuple(self._values.items()):
+            if value.expires / 1000 <= now:
+                del self._values[place]
+                self._journal.changed(_value_row(*place))
+            elif stored_at <= before:
+                yield value
+
+    # --- provided keys ---
+
+    @property
+    def provided(self) -> int:
+        """How many keys this node provides."""
+        return len(self._provided)
+
+    def provides(self, keys: Iterable[bytes], now: float) -> None:
+        """Keys that were announced just now."""
+        for key in keys:
+            self._provided[key] = now
+            self._journal.changed(RowId(Kind.OWN_PROVIDED, key))
+
+    def withdraw(self, key: bytes) -> bool:
+        """Whether it was provided."""
+        self._journal.changed(RowId(Kind.OWN_PROVIDED, key))
+        return self._provided.pop(key, None) is not None
+
+    def provided_due(self, before: float) -> list[bytes]:
+        """Keys that were announced last before `before`, those that wait longest first."""
+        due = [(at, key) for key, at in self._provided.items() if at <= before]
+        return [key for _, key in sorted(due)]
+
+    def oldest_provided(self) -> float | None:
+        """When the key that waits longest was announced."""
+        return min(self._provided.values(), default=None)
+
+    # --- rows ---
+
+    def row(self, row_id: RowId) -> Row | None:
+        """A row of one of :data:`KINDS` as it is now; None: gone."""
+        if row_id.kind is Kind.OWN_PROVIDED:
+            at = self._provided.get(row_id.id)
+            return None if at is None else Row(row_id, pack(at))
+        length = int.from_bytes(row_id.id[:2], "big")
+        known = self._values.get((row_id.id[2 : 2 + length], row_id.id[2 + length :]))
+        if known is None:
+            return None
+        return Row(row_id, pack(known[0].key, known[0].envelope, known[1]))
+
+    def load(self, row: Row, now: float) -> None:
+        """Take a row from a file; what is wrong with it is left out."""
+        if row.row_id.kind is Kind.OWN_PROVIDED:
+            fields = unpack(row.data, 1)
+            if fields is not None and isinstance(fields[0], int | float):
+                self._provided[row.row_id.id] = min(float(fields[0]), now)
+            return
+        fields = unpack(row.data, 3)
+        if fields is None:
+            return
+        key, envelope, at = fields
+        if not (isinstance(key, bytes) and isinstance(envelope, bytes)):
+            return
+        try:
+            value = open_value(envelope, key)
+        except RemoteProtocolError:
+            return
+        if value.owner == self._own and isinstance(at, int | float):
+            self._values[value.key, value.subkey] = value, min(float(at), now)
+
+
+def _value_row(key: bytes, subkey: bytes) -> RowId:
+    return RowId(Kind.OWN_VALUE, len(key).to_bytes(2, "big") + key + subkey)

@@ -1,0 +1,107 @@
+"""Stores anew what is to last: own values, values of others, and what this node provides."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+
+import trio
+
+from lattica.dht.client.providing import Providing
+from lattica.dht.client.reading import Reader
+from lattica.dht.client.writing import Writer
+from lattica.dht.config import DhtConfig
+from lattica.dht.records.signed_value import SignedValue
+from lattica.dht.store.values import ValueStore
+from lattica.dht.upkeep.own import OwnRecords
+
+logger = logging.getLogger(__name__)
+
+_TURN = 30.0
+"""Seconds between two looks at what is due."""
+_KEYS_IN_TURN = 64
+"""Keys of others' values that are stored anew in a turn."""
+_LATE = 2 * 3600.0
+"""Seconds behind which it is said that provider records are announced too slowly."""
+
+
+class Republisher:
+    """Keeps alive what one node has stored or keeps for others.
+
+    Args:
+        clock: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        writer: Writer,
+        providing: Providing,
+        own: OwnRecords,
+        kept: ValueStore,
+        config: DhtConfig,
+        *,
+        clock: Callable[[], float],
+        rng: random.Random | None = None,
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._providing = providing
+        self._own = own
+        self._kept = kept
+        self._config = config
+        self._clock = clock
+        self._rng = rng or random.Random()
+        self._warned = False
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await trio.sleep(_TURN * self._rng.uniform(0.8, 1.2))
+            await self.turn()
+
+    async def turn(self) -> None:
+        """Do what is due now."""
+        now = self._clock()
+        every = self._config.republish_after
+        for value in list(self._own.values_due(now - every, now)):
+            await self._store([value])
+            self._own.put(value, self._clock())
+        self._kept.expire(now)
+        # Who is first saves all the others the work: they hear of it, and wait again.
+        late = now - every * self._rng.uniform(1.0, 1.3)
+        due = self._kept.to_republish(late)
+        for key in self._rng.sample(sorted(due), min(len(due), _KEYS_IN_TURN)):
+            for values in _by_owner(due[key]):
+                await self._store(values)
+                for value in values:
+                    self._kept.republished(value, self._clock())
+        await self._provide_again(now)
+
+    async def _store(self, values: list[SignedValue]) -> None:
+        lookup = await self._reader.nearest(values[0].key)
+        await self._writer.values(lookup.closest(), values)
+
+    async def _provide_again(self, now: float) -> None:
+        due = self._own.provided_due(now - self._config.reprovide_after)
+        if not due:
+            return
+        oldest = self._own.oldest_provided() or now
+        behind = now - oldest - self._config.reprovide_after
+        if behind > _LATE and not self._warned:
+            logger.warning(
+                "provider records are announced %.1f h late, and may be forgotten: this node "
+                "provides %d keys",
+                behind / 3600,
+                self._own.provided,
+            )
+        self._warned = behind > _LATE
+        await self._providing.provide_many(due)
+
+
+def _by_owner(values: list[SignedValue]) -> list[list[SignedValue]]:
+    found: dict[object, list[SignedValue]] = {}
+    for value in values:
+        found.setdefault(value.owner, []).append(value)
+    return list(found.values())

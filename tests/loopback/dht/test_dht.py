@@ -1,0 +1,181 @@
+"""The DHT of real nodes on loopback: what is put is got, whoever is asked and whoever is killed."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+import trio
+
+from lattica import Identity, Node, load_config
+from lattica.config import NodeConfig
+from lattica.dht.kademlia.contact import Contact
+from lattica.dht.kademlia.messages import MessageType, Request
+from lattica.errors import (
+    LocalProtocolError,
+    NoDhtPeersError,
+    NotConnectedError,
+    NotStoredError,
+)
+from tools.bench.dht.real import real_network, survey
+
+
+def config(**settings: object) -> NodeConfig:
+    overrides = {"listen": ["/ip4/127.0.0.1/tcp/0"], "dht.enabled": True, **settings}
+    return load_config(
+        environment={"LATTICA_NAT__PORT_MAPPING__ENABLED": "false"}, overrides=overrides
+    )
+
+
+async def test_values_of_several_owners_and_subkeys_are_found_together():
+    async with real_network(4) as network:
+        a, b, c, d = network.nodes
+        assert await a.dht.put("key", {"a": [1, 2.5, None, b"x"]}) == 3
+        assert await b.dht.put("key", "b's") == 3
+        found = await d.dht.get("key", owner=a.peer_id)
+        assert found is not None
+        assert (found.value, found.owner) == ({"a": [1, 2.5, None, b"x"]}, a.peer_id)
+        newest = await d.dht.get("key")
+        assert newest is not None
+        assert newest.value == "b's"
+        assert {v.owner for v in newest.values} == {a.peer_id, b.peer_id}
+        async with trio.open_nursery() as nursery:
+            for n, node in enumerate((a, b, c)):
+                for name in ("one", "two"):
+                    nursery.start_soon(put_subkey, node, name, n)
+        found = await d.dht.get("shared")
+        assert found is not None
+        assert len(found.values) == 6
+        assert {v.subkey for v in found.values} == {"one", "two"}
+        assert isinstance(found.value, dict)
+        assert await d.dht.get_many(["nothing", "key"]) == {"nothing": None, "key": newest}
+
+
+async def put_subkey(node: Node, subkey: str, value: object) -> None:
+    await node.dht.put("shared", value, subkey=subkey)
+
+
+async def test_a_later_value_replaces_the_one_before_and_expires():
+    async with real_network(3) as network:
+        a, b, _ = network.nodes
+        first = second = None
+        for value in (1, 2):
+            await a.dht.put(f"/p2p/{a.peer_id}/state", value, ttl=2.0)
+            first, second = second, await b.dht.get(f"/p2p/{a.peer_id}/state")
+        assert first is not None
+        assert second is not None
+        assert (first.value, second.value) == (1, 2)
+        assert second.sequence > first.sequence
+        with pytest.raises(LocalProtocolError, match="only"):
+            await b.dht.put(f"/p2p/{a.peer_id}/state", 3)
+        await trio.sleep(max(second.expires - time.time(), 0) + 0.05)
+        assert await b.dht.get(f"/p2p/{a.peer_id}/state") is None
+
+
+async def test_what_is_provided_is_found_until_it_is_withdrawn():
+    async with real_network(4) as network:
+        a, b, c, d = network.nodes
+        for node in (a, b):
+            assert await node.dht.provide("gpu/a100") == 3
+        found = {peer.peer_id: peer async for peer in d.dht.find_providers("gpu/a100")}
+        assert found.keys() == {a.peer_id, b.peer_id}
+        assert set(found[a.peer_id].addrs) == set(a.addrs)
+        assert len([p async for p in c.dht.find_providers("gpu/a100", count=1)]) == 1
+        assert await a.dht.withdraw("gpu/a100") == 3
+        assert [p.peer_id async for p in d.dht.find_providers("gpu/a100")] == [b.peer_id]
+        held = await a.dht.provide_many(f"root {n}" for n in range(100))
+        assert set(held.values()) == {3}
+        assert [p.peer_id async for p in d.dht.find_providers("root 7")] == [a.peer_id]
+        assert a.dht.status().provided == 100
+
+
+async def test_a_peer_is_reached_by_its_id_alone():
+    async with real_network(3) as network, Node(config()) as outsider:
+        a, b, c = network.nodes
+        # A client: nobody has it in a table, and it says itself where it is.
+        client = await network.add(**{"dht.mode": "client"})
+        while not client.dht.status().announced_to:
+            await trio.sleep(0.05)
+        assert client.peer_id not in {p.peer_id for n in (a, b, c) for p in n.dht.peers()}
+        with pytest.raises(NotConnectedError):
+            await outsider.connect(client.peer_id)
+        await outsider.connect(a.addrs)
+        assert await outsider.connect(client.peer_id) == client.peer_id
+        stranger = Identity.generate().peer_id
+        with pytest.raises(NotConnectedError):
+            await outsider.connect(stranger)
+        assert await outsider.dht.find_peer(stranger) is None
+
+
+async def test_without_peers_calls_say_what_is_missing(monkeypatch):
+    monkeypatch.setattr("lattica.dht.dht._JOIN_TIMEOUT", 0.2)
+    async with Node(config()) as node:
+        for call in (
+            lambda: node.dht.put("k", 1),
+            lambda: node.dht.get("k"),
+            lambda: node.dht.find_peer(Identity.generate().peer_id),
+            lambda: anext(node.dht.find_providers("k")),
+        ):
+            with pytest.raises(NoDhtPeersError, match="bootstrap"):
+                await call()
+        with pytest.raises(NotStoredError):
+            await node.dht.provide("k")
+
+
+async def test_arguments_that_cannot_be_are_refused_before_anybody_is_asked():
+    async with Node(config()) as node:
+        dht = node.dht
+        for call in (
+            lambda: dht.put("", 1),
+            lambda: dht.put("k", object()),
+            lambda: dht.put("k", 1, ttl=0),
+            lambda: dht.put("k", 1, ttl=float("nan")),
+            lambda: dht.put("k", 1, subkey=b"bytes"),  # type: ignore[arg-type]
+            lambda: dht.get("k", quorum=0),
+            lambda: dht.provide("x" * 300),
+        ):
+            with pytest.raises(LocalProtocolError):
+                await call()
+        with pytest.raises(LocalProtocolError):
+            dht.find_providers("k", count=0)
+    with pytest.raises(LocalProtocolError):
+        await dht.get("k")
+    with pytest.raises(LocalProtocolError, match="while the node runs"):
+        _ = Node(config()).dht
+
+
+async def test_records_survive_a_restart(tmp_path):
+    settings = {"identity_path": tmp_path / "key", "data_dir": tmp_path}
+    async with Node(config()) as writer:
+        async with Node(config(**settings)) as holder:
+            await writer.connect(holder.addrs)
+            assert await writer.dht.put("key", "value") == 1
+            assert await writer.dht.provide("thing") == 1
+            await holder.dht.provide("mine")
+            assert holder.dht.status().storage == "disk"
+        async with Node(config(**settings)) as again, Node(config()) as reader:
+            await reader.connect(again.addrs)
+            found = await reader.dht.get("key")
+            assert found is not None
+            assert found.value == "value"
+            assert [p.peer_id async for p in reader.dht.find_providers("thing")] == [writer.peer_id]
+            assert again.dht.status().provided == 1
+
+
+async def test_a_client_is_asked_by_nobody():
+    async with Node(config()) as server, Node(config(**{"dht.mode": "client"})) as client:
+        await client.connect(server.addrs)
+        await client.dht.wait_ready()
+        peers = server.dht._peers
+        assert await peers.ask(Contact.of(client.peer_id), Request(MessageType.PING)) is None
+        assert server.dht.peers() == ()
+        assert [p.peer_id for p in client.dht.peers()] == [server.peer_id]
+
+
+async def test_everything_is_right_when_a_third_is_killed():
+    # The long form: python -m tools.bench dht --real.
+    async with real_network(12) as network:
+        shares = {t.name: t.share async for t in survey(network, 5, random.Random(1))}
+    assert len(shares) == 9
+    assert set(shares.values()) == {100.0}, shares
