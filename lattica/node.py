@@ -436,9 +436,10 @@ class Node(NodeInProcess):
 
     async def _find(self, peer_id: PeerId, error: LatticaError) -> list[Multiaddr]:
         """Where the DHT says that a peer is. Raises `error` where it does not know."""
-        if peer_id == self.peer_id or not (
-            self._dht is not None or self.config.dht.enabled or self.config.bootstrap
-        ):
+        # Where an address is known, and dead, nothing is begun for a second opinion.
+        may_begin = self.config.bootstrap and isinstance(error, NotConnectedError)
+        is_wanted = self._dht is not None or may_begin
+        if not is_wanted or self._closing or peer_id == self.peer_id:
             raise error
         dht = self.dht
         remembered = dht.remembered(peer_id)
