@@ -162,6 +162,7 @@ class Swarm:
             lambda connection: self._same_key.keep_apart(connection),
             lambda: self.listen_addrs,
             self.doubtful,
+            self.wait_connected,
         )
         self._same_key = SameKey(self.registry, self._dialer.probe)
         self._silent_peers = SilentPeers(self._dialer, self.address_book)

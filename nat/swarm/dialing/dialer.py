@@ -10,6 +10,7 @@ import trio
 
 from lattica.nat.base.errors import (
     AddressError,
+    ConnectionClosedError,
     DialAttempt,
     DialError,
     LatticaError,
@@ -45,6 +46,11 @@ if TYPE_CHECKING:
 
 _HEAD_START = 5.0
 """Seconds by which others are tried before addresses that are in doubt, unless they fail."""
+
+_BOTH_DIAL = 2.0
+"""Seconds that a dial goes on when the peer has connected meanwhile: where both dial at once, each
+must not give up its own for the other's."""
+
 _ANY = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
 
 
@@ -70,6 +76,7 @@ class Dialer:
         keep_apart: Callable[[Connection], Awaitable[None]],
         listen_addrs: Callable[[], Iterable[Multiaddr]],
         doubtful: DoubtfulAddresses,
+        wait_connected: Callable[[PeerId], Awaitable[Connection]],
     ) -> None:
         self._config = config
         self._transports = transports
@@ -79,6 +86,7 @@ class Dialer:
         self._keep_apart = keep_apart
         self._listen_addrs = listen_addrs
         self._doubtful = doubtful
+        self._wait_connected = wait_connected
         self._pending: dict[PeerId, _PendingDial] = {}
 
     async def dial(self, peer_id: PeerId | None, addrs: Iterable[Multiaddr]) -> Connection:
@@ -161,13 +169,12 @@ class Dialer:
         )
 
     async def _race(self, peer_id: PeerId | None, addrs: Iterable[Multiaddr]) -> Connection:
-        try:
-            connection = await self.probe(peer_id, addrs)
-        except DialError:
-            # The peer may have reached us in the meantime.
-            existing = self._registry.best(peer_id) if peer_id is not None else None
+        connection = await self._first(peer_id, addrs)
+        if connection is None:
+            assert peer_id is not None
+            existing = self._registry.best(peer_id)
             if existing is None:
-                raise
+                raise ConnectionClosedError("the peer had connected, and is gone again")
             return existing
         try:
             await self._keep_apart(connection)
@@ -179,6 +186,40 @@ class Dialer:
         if best.closed_reason is not None:
             raise ResourceLimitError(best.closed_reason)
         return best
+
+    async def _first(self, peer_id: PeerId | None, addrs: Iterable[Multiaddr]) -> Connection | None:
+        """:meth:`probe`; None when it comes to nothing, or to nothing soon, and the peer has
+        connected to us.
+        """
+        if peer_id is None:
+            return await self.probe(None, addrs)
+        made: Connection | None = None
+        failure: Exception | None = None
+
+        async def give_up_when_connected() -> None:
+            while True:
+                inbound = await self._wait_connected(peer_id)
+                with trio.move_on_after(_BOTH_DIAL):
+                    await inbound.closed.wait()
+                if inbound.closed_reason is None:
+                    nursery.cancel_scope.cancel()
+                    return
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(give_up_when_connected)
+            try:
+                made = await self.probe(peer_id, addrs)
+            except Exception as error:
+                failure = error
+            nursery.cancel_scope.cancel()
+        if isinstance(failure, DialError) and self._registry.best(peer_id) is not None:
+            failure = None
+        try:
+            if failure is not None:
+                raise failure
+        finally:
+            del failure  # which leads back here
+        return made
 
     def _doubted_last(
         self, peer_id: PeerId | None, candidates: Sequence[Multiaddr]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 LATTICA = (sys.executable, "-c", "from lattica.cli import main; main()")
 LISTEN = "/ip4/127.0.0.1/tcp/0"
@@ -89,11 +93,42 @@ def fetch(ticket: str, out: Path, *options: str) -> dict[str, Any]:
     return json.loads(stdout)
 
 
-def failed_fetch(ticket: str, out: Path, *options: str) -> str:
+def failed_fetch(ticket: str, out: Path, *options: str, status: int = 1) -> str:
     """Run `lattica fetch` to its bad end; returns what it wrote to standard error."""
     process = start_fetch(ticket, out, *options)
     stdout, stderr = process.communicate(timeout=250)
-    assert process.returncode == 1, (stdout, stderr)
+    assert process.returncode == status, (stdout, stderr)
     assert not stdout
     assert "Traceback" not in stderr
     return stderr
+
+
+MIB = 1024 * 1024
+
+
+def make_file(path: Path, megabytes: int) -> Path:
+    """A file of chunks that all differ, made quickly."""
+    block = bytearray(np.random.default_rng(1).bytes(MIB))
+    with open(path, "wb") as file:
+        for number in range(megabytes):
+            block[:8] = number.to_bytes(8, "little")
+            file.write(block)
+    return path
+
+
+def same(first: Path, second: Path) -> bool:
+    return filecmp.cmp(first, second, shallow=False)
+
+
+def journaled(out: Path) -> int:
+    """Chunks that an unfinished fetch has noted as written."""
+    return sum(p.stat().st_size // 4 for p in out.glob(".lattica-*/journal"))
+
+
+def wait_for_chunks(out: Path, count: int, process: subprocess.Popen[str]) -> None:
+    """Wait until a running fetch has written this many chunks."""
+    deadline = time.monotonic() + 60
+    while journaled(out) < count:
+        assert process.poll() is None, "the fetch has ended too soon"
+        assert time.monotonic() < deadline, "the fetch does not get on"
+        time.sleep(0.005)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -70,8 +71,10 @@ async def serving() -> AsyncIterator[Node]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-async def test_ten_thousand_one_after_another():
-    async with serving() as node, dialers("after", node.swarm.addrs[0], 10_000, 10) as process:
+async def test_thousands_one_after_another():
+    """Ten thousand with `CONNECTIONS=10000`."""
+    count = int(os.environ.get("CONNECTIONS", "2000"))
+    async with serving() as node, dialers("after", node.swarm.addrs[0], count, 10) as process:
         assert await line(process) == b"served\n"
 
 

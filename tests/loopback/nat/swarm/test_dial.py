@@ -298,8 +298,11 @@ async def test_a_peer_that_connects_to_us_meanwhile_ends_a_hopeless_dial():
             async with trio.open_nursery() as nursery:
 
                 async def dial():
+                    begun = trio.current_time()
                     connection = await one.dial(other.identity.peer_id, [mute])
                     assert connection.direction is Direction.INBOUND
+                    # By itself it would go on for half a minute.
+                    assert trio.current_time() < begun + 15
 
                 nursery.start_soon(dial)
                 await wait_all_tasks_blocked()
