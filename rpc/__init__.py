@@ -11,6 +11,8 @@
 | :mod:`~lattica.rpc.client` | stubs, retries, balancing, and the calling side of both planes |
 | :mod:`~lattica.rpc.server` | sessions, handlers and the serving side of both planes |
 | :mod:`~lattica.rpc.data_stream`, :mod:`~lattica.rpc.budget` | what both sides use |
+| :mod:`~lattica.rpc.leases`, :mod:`~lattica.rpc.lending` | buffers that are lent |
+| :mod:`~lattica.rpc.shared` | memory that peers on one machine have together |
 | :mod:`~lattica.rpc.statistics`, :mod:`~lattica.rpc.prometheus` | what is counted |
 | :mod:`~lattica.rpc.ports`, :mod:`~lattica.rpc.grpc_bridge` | TCP services and gRPC over it |
 
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
         UnimplementedError,
         UnknownError,
     )
+    from lattica.rpc.leases.book import LeaseEnd
+    from lattica.rpc.leases.ref import BufferRef
     from lattica.rpc.rpc import Rpc, open_rpc
     from lattica.rpc.services.context import CallContext
     from lattica.rpc.services.definition import method, service
@@ -55,6 +59,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AbortedError",
     "AlreadyExistsError",
+    "BufferRef",
     "CallCancelledError",
     "CallContext",
     "CallOptions",
@@ -64,6 +69,7 @@ __all__ = [
     "FixedProviders",
     "InternalError",
     "InvalidArgumentError",
+    "LeaseEnd",
     "NotFoundError",
     "OutOfRangeError",
     "PermissionDeniedError",
@@ -86,9 +92,11 @@ __all__ = [
 
 # Where the names above live, apart from the errors.
 _HOME = {
+    "BufferRef": "lattica.rpc.leases.ref",
     "CallContext": "lattica.rpc.services.context",
     "CallOptions": "lattica.rpc.client.options",
     "FixedProviders": "lattica.rpc.client.balance",
+    "LeaseEnd": "lattica.rpc.leases.book",
     "Resolver": "lattica.rpc.client.balance",
     "ResponseStream": "lattica.rpc.client.response",
     "Rpc": "lattica.rpc.rpc",

@@ -45,6 +45,9 @@ class RpcConfig:
     peers. By default half of the machine's memory."""
     receive_memory_per_peer: int = field(default_factory=lambda: _half_of_memory() // 4)
     """The same for one peer. By default a quarter of that."""
+    lease_memory: int = field(default_factory=_half_of_memory)
+    """Bytes of the buffers that this node may lend at a time (`share`). By default half of the
+    machine's memory."""
     shared_memory: int = 32 * MIB
     """Bytes, in each direction, that are shared with a peer which is on this machine, for large
     arrays and bytes instead of the connection; they take room only where they are used. 0: none.
@@ -69,6 +72,7 @@ class RpcConfig:
             "max_threads",
             "receive_memory",
             "receive_memory_per_peer",
+            "lease_memory",
         ):
             require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         require(self.shared_memory >= 0, "shared_memory", "at least 0", self.shared_memory)

@@ -56,6 +56,8 @@ class RpcCollector(Collector):
             ("peers_called", "Peers that were called and are remembered.", now.peers),
             ("receive_memory_bytes", "Large bodies in work.", now.receive_memory),
             ("handler_threads", "Threads that run handlers.", now.threads),
+            ("leases", "Buffers lent to peers.", now.leases.lent),
+            ("leased_bytes", "Of these buffers.", now.leases.bytes_lent),
             ("shared_memory_links", "Peers on this machine.", now.shared_memory.links),
         ):
             yield GaugeMetricFamily(f"lattica_rpc_{name}", text, value=value)

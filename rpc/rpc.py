@@ -23,6 +23,8 @@ from lattica.rpc.client.stubs import NamedStub, Stub
 from lattica.rpc.config import RpcConfig
 from lattica.rpc.encoding.registry import TypeRegistry
 from lattica.rpc.errors import StatusCode
+from lattica.rpc.leases.ref import BufferRef
+from lattica.rpc.lending.lending import Lending
 from lattica.rpc.server.methods import Authorize
 from lattica.rpc.server.server import Server
 from lattica.rpc.services.definition import as_class, define
@@ -69,6 +71,10 @@ class Rpc:
         parts = (host, self._tasks, self.config, self._types, budget, self._traffic, self._shared)
         self._server = Server(*parts)
         self._client = Client(*parts)
+        self._lending = Lending(
+            host, self._tasks, self.config.lease_memory, self._types, self._server, self._client
+        )
+        self._server.lend = self._lending.share
         if self.config.tracing:
             self._server.tracing = self._client.tracing = _tracing()
         self._tasks.start_soon(self._follow_paths)
@@ -184,6 +190,28 @@ class Rpc:
             raise AddressError(f"not a peer, several, or a resolver: {target!r:.100}")
         return Providers(self._client, cast("Resolver", target), service)
 
+    # --- lending ---
+
+    def share(self, buffer: Any, *, to: PeerLike, ttl: float = 20.0) -> BufferRef:
+        """Lend an array, a tensor or bytes to a peer, which reads parts of it when it wants.
+
+        Args:
+            buffer: it stays where it is, and is kept and must not be changed while it is lent.
+            to: the only peer that can read it, whoever gets the reference;
+                :meth:`BufferRef.give` makes one for another.
+            ttl: seconds after which it expires without a sign of life of its reader. Where the
+                reference arrives, the node sends those for as long as the program has it.
+
+        Returns:
+            A reference, which travels in any message.
+
+        Raises:
+            ResourceExhaustedError: `rpc.lease_memory` is used up, or there are too many leases.
+            TypeError: it cannot be lent.
+            LocalProtocolError: `ttl` is out of range.
+        """
+        return self._lending.share(buffer, _peer(to), ttl)
+
     # --- observing ---
 
     def statistics(self) -> RpcStatistics:
@@ -202,6 +230,7 @@ class Rpc:
             threads=self._server.limiter.borrowed_tokens,
             retries=self._client.retries,
             shared_memory=self._shared.statistics(),
+            leases=self._lending.statistics(),
         )
 
     # --- life ---
@@ -224,6 +253,7 @@ class Rpc:
         with trio.move_on_after(self.config.drain_timeout):
             await self._server.wait_idle()
         self._server.stop()
+        self._lending.close()
         self._client.close()
         # What was written last is on its way when the tasks have had a turn.
         await trio.lowlevel.checkpoint()

@@ -77,6 +77,20 @@ class SharedMemoryStatistics:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseStatistics:
+    """What :attr:`RpcStatistics.leases` tells."""
+
+    lent: int
+    """Leases that live."""
+    bytes_lent: int
+    """Of the buffers that they keep."""
+    ended: dict[str, int]
+    """How leases have ended, by :class:`~lattica.rpc.leases.book.LeaseEnd`."""
+    kept: int
+    """Leases of other nodes that this one keeps alive."""
+
+
+@dataclass(frozen=True, slots=True)
 class RpcStatistics:
     """What :meth:`Rpc.statistics` tells. Counts are since the node's start."""
 
@@ -97,3 +111,5 @@ class RpcStatistics:
     """Calls that were made again."""
     shared_memory: SharedMemoryStatistics
     """What large buffers did on the way to peers on this machine."""
+    leases: LeaseStatistics
+    """Buffers that were lent."""

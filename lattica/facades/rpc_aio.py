@@ -21,6 +21,9 @@ from lattica.rpc.services.definition import Method, as_class, define
 
 if TYPE_CHECKING:
     from lattica.node import Node
+    from lattica.rpc.leases.book import LeaseEnd
+    from lattica.rpc.leases.index import Index
+    from lattica.rpc.leases.ref import BufferRef
     from lattica.rpc.rpc import Target
     from lattica.rpc.server.methods import Authorize
     from lattica.rpc.statistics import RpcStatistics
@@ -103,6 +106,30 @@ class AsyncRpc:
             return await self._node.rpc.call(target, method, *args, **keywords)
 
         return await self._bridge.acall(call)
+
+    async def share(self, buffer: Any, *, to: PeerId | str, ttl: float = 20.0) -> BufferRef:
+        """Lend a buffer to a peer; see :meth:`lattica.rpc.Rpc.share`."""
+        return await self._bridge.acall_plain(lambda: self._node.rpc.share(buffer, to=to, ttl=ttl))
+
+    async def read(
+        self, ref: BufferRef, index: Index = ..., *, out: Any = None, timeout: float | None = None
+    ) -> Any:
+        """Read a buffer that a peer has lent; see :meth:`lattica.rpc.BufferRef.read`."""
+        return await self._bridge.acall(lambda: ref.read(index, out=out, timeout=timeout))
+
+    async def release(self, ref: BufferRef) -> None:
+        """A lent buffer is needed no more; see :meth:`lattica.rpc.BufferRef.release`."""
+        await self._bridge.acall(ref.release)
+
+    async def give(self, ref: BufferRef, peer: PeerId | str) -> BufferRef:
+        """A reference for another peer; see :meth:`lattica.rpc.BufferRef.give`."""
+        return await self._bridge.acall(lambda: ref.give(peer))
+
+    async def wait_ended(self, ref: BufferRef) -> LeaseEnd:
+        """Wait until what this node has lent has ended; see
+        :meth:`lattica.rpc.BufferRef.wait_ended`.
+        """
+        return await self._bridge.acall(ref.wait_ended)
 
     async def statistics(self) -> RpcStatistics:
         """What was counted so far."""

@@ -15,6 +15,9 @@ from lattica.rpc.services.definition import as_class
 
 if TYPE_CHECKING:
     from lattica.node import Node
+    from lattica.rpc.leases.book import LeaseEnd
+    from lattica.rpc.leases.index import Index
+    from lattica.rpc.leases.ref import BufferRef
     from lattica.rpc.rpc import Target
     from lattica.rpc.server.methods import Authorize
     from lattica.rpc.statistics import RpcStatistics
@@ -90,6 +93,30 @@ class BlockingRpc:
             return await self._node.rpc.call(target, method, *args, **keywords)
 
         return self._bridge.call(call)
+
+    def share(self, buffer: Any, *, to: PeerId | str, ttl: float = 20.0) -> BufferRef:
+        """Lend a buffer to a peer; see :meth:`lattica.rpc.Rpc.share`."""
+        return self._bridge.call_plain(lambda: self._node.rpc.share(buffer, to=to, ttl=ttl))
+
+    def read(
+        self, ref: BufferRef, index: Index = ..., *, out: Any = None, timeout: float | None = None
+    ) -> Any:
+        """Read a buffer that a peer has lent; see :meth:`lattica.rpc.BufferRef.read`."""
+        return self._bridge.call(lambda: ref.read(index, out=out, timeout=timeout))
+
+    def release(self, ref: BufferRef) -> None:
+        """A lent buffer is needed no more; see :meth:`lattica.rpc.BufferRef.release`."""
+        self._bridge.call(ref.release)
+
+    def give(self, ref: BufferRef, peer: PeerId | str) -> BufferRef:
+        """A reference for another peer; see :meth:`lattica.rpc.BufferRef.give`."""
+        return self._bridge.call(lambda: ref.give(peer))
+
+    def wait_ended(self, ref: BufferRef) -> LeaseEnd:
+        """Wait until what this node has lent has ended; see
+        :meth:`lattica.rpc.BufferRef.wait_ended`.
+        """
+        return self._bridge.call(ref.wait_ended)
 
     def statistics(self) -> RpcStatistics:
         """What was counted so far."""

@@ -245,6 +245,7 @@ class ControlLink:
                 outcomes, frames = self._core.receive(data)
                 if outcomes:
                     self._tell(outcomes)
+                del outcomes  # results need not stay until the next ones
                 if self._core.violation is not None:
                     self._give_up(stream, self._core.violation)
                     return

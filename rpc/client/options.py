@@ -37,7 +37,8 @@ class CallOptions:
     compression: Literal["zstd", "lz4"] | None = None
     """Of arguments and results above 1 KiB, over the data plane."""
     out: Any = None
-    """An array or tensor, or several, for the arrays of the result to be received into."""
+    """An array or tensor, or several, for the arrays of the result to be received into; None among
+    several is for a part that is none."""
 
     def __post_init__(self) -> None:
         for name in ("timeout", "attempt_timeout", "hedge_after"):

@@ -132,16 +132,18 @@ def pack_metadata(metadata: Any) -> bytes:
 
 
 def _targets(out: Any) -> Sequence[Any]:
-    if out is None:
-        return ()
-    return out if isinstance(out, (list, tuple)) else (out,)
+    targets = out if isinstance(out, (list, tuple)) else (out,)
+    return [each for each in targets if each is not None]
 
 
 def placed(result: Any, out: Any) -> Any:
     """The result in the caller's arrays: it was received into them, or is copied now.
 
-    Raises TypeError if it has another form.
+    Where there is None in place of an array, that part of the result is as it came. Raises
+    TypeError if it has another form.
     """
+    if out is None:
+        return result
     if isinstance(out, (list, tuple)):
         if isinstance(result, (list, tuple)) and len(result) == len(out):
             return type(result)(map(placed, result, out))

@@ -170,6 +170,7 @@ class Session:
             )
             self._has_room = stream.send_nowait(greeting)
             crew.start(self._jobs(events))
+            del events  # they need not stay as long as the stream
             await crew.done.wait()
         except RemoteProtocolError:
             if self.stream is stream:

@@ -102,6 +102,8 @@ class Crew(Generic[T]):
         worker: Worker[T] = Worker()
         before = copy_context()
         job: T | None = None
+        work: Coroutine[Any, Any, object] | None = None
+        more: list[T] | None = None
         try:
             with worker.scope:
                 while True:
@@ -123,12 +125,14 @@ class Crew(Generic[T]):
                             worker.scope.deadline = float("inf")
                             if worker.stopped or worker.scope.cancel_called:
                                 return
+                            job = work = more = None  # what came need not stay meanwhile
                             if _is_changed(before) or not await self._rest():
                                 return
                         elif _is_changed(before):
                             # What it left in the context is nothing for the next one.
                             self._pass_lead()
                             return
+                    job = work = more = None
                     more = await self._read()
                     if more is None:
                         self._end()

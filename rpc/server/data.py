@@ -66,7 +66,9 @@ class DataPlane:
                     if not stream.is_dead:
                         await self._fail(data, error, is_last=True)
                     return
-                if message is None or not await self._serve_one(data, message):
+                goes_on = message is not None and await self._serve_one(data, message)
+                del message  # the arguments need not stay until the next call
+                if not goes_on:
                     return
         finally:
             data.end()

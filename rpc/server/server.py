@@ -24,7 +24,7 @@ from lattica.rpc.protocol.messages import DATA
 from lattica.rpc.server.control import ControlPlane
 from lattica.rpc.server.data import DataPlane
 from lattica.rpc.server.methods import Authorize, ServedMethod
-from lattica.rpc.services.context import CallContext
+from lattica.rpc.services.context import CallContext, Lend
 from lattica.rpc.services.definition import Service, define, define_method
 from lattica.rpc.shared.sharing import SharedMemory
 from lattica.rpc.statistics import MethodCounters, Traffic
@@ -64,6 +64,8 @@ class Server:
         self.going_away = False
         self._progress = trio.Event()
         self.limiter = trio.CapacityLimiter(config.max_threads)
+        self.lend: Lend | None = None
+        """Lends buffers to callers."""
         self.tracing: Tracing | None = None
         """Where calls are spans."""
         self.control = ControlPlane(self)
@@ -146,7 +148,9 @@ class Server:
     ) -> CallContext:
         """What the handler of a call may know of it."""
         name = method.definition.full_name
-        return CallContext(peer, name, path, deadline, metadata, is_cancelled=is_cancelled)
+        return CallContext(
+            peer, name, path, deadline, metadata, is_cancelled=is_cancelled, lend=self.lend
+        )
 
     def busy(self, text: str) -> RpcError:
         """There is no room for another call; it says when there may be."""

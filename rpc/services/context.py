@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import trio
 
+from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.keys.identity import PeerId
+
+if TYPE_CHECKING:
+    from lattica.rpc.leases.ref import BufferRef
+
+Lend: TypeAlias = "Callable[[Any, PeerId, float], BufferRef]"
 
 
 class CallContext:
@@ -17,7 +23,16 @@ class CallContext:
     May be read from the handler's thread.
     """
 
-    __slots__ = ("_clock", "_is_cancelled", "deadline", "metadata", "method", "path", "peer")
+    __slots__ = (
+        "_clock",
+        "_is_cancelled",
+        "_lend",
+        "deadline",
+        "metadata",
+        "method",
+        "path",
+        "peer",
+    )
 
     def __init__(
         self,
@@ -29,6 +44,7 @@ class CallContext:
         *,
         is_cancelled: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] | None = None,
+        lend: Lend | None = None,
     ) -> None:
         self.peer = peer
         """Who calls; proved by its key."""
@@ -41,6 +57,7 @@ class CallContext:
         self.metadata: Mapping[str, Any] = metadata or {}
         """What the caller sent along."""
         self._is_cancelled = is_cancelled
+        self._lend = lend
         self._clock = clock or trio.lowlevel.current_clock().current_time
 
     @property
@@ -53,3 +70,11 @@ class CallContext:
         """Nobody waits for the result any more. An async handler is cancelled anyway; one in a
         thread should look now and then."""
         return self._is_cancelled()
+
+    def share(self, buffer: Any, ttl: float = 20.0) -> BufferRef:
+        """Lend an array, a tensor or bytes to the caller, which reads what it wants of it, when it
+        wants; see :meth:`lattica.rpc.Rpc.share`.
+        """
+        if self._lend is None:
+            raise LocalProtocolError("this call is none over the network")
+        return self._lend(buffer, self.peer, ttl)

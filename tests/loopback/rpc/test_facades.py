@@ -8,12 +8,21 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import trio
 
 from lattica import AsyncLattica, Lattica, NodeConfig
 from lattica.config import load_config
 from lattica.errors import StreamResetError
-from lattica.rpc import CallContext, DeadlineExceededError, NotFoundError, UnknownError
+from lattica.rpc import (
+    BufferRef,
+    CallContext,
+    DeadlineExceededError,
+    LeaseEnd,
+    NotFoundError,
+    UnknownError,
+)
 from tests.support.rpc_services import Workshop
 
 
@@ -267,3 +276,60 @@ def test_a_handler_that_leaves_ends_neither_the_loop_nor_the_node(tmp_path: Path
             assert await stub.ok() == 1
 
     asyncio.run(main())
+
+
+class Lender:
+    """Lends to whoever asks: from threads, and from asyncio."""
+
+    def __init__(self) -> None:
+        self.cache = np.arange(200_000, dtype=np.float32)
+
+    def lend(self, ctx: CallContext) -> BufferRef:
+        return ctx.share(self.cache)
+
+    async def lend_from_loop(self, ctx: CallContext) -> BufferRef:
+        return ctx.share(self.cache)
+
+
+async def test_buffers_are_lent_and_read_from_threads_and_from_asyncio(tmp_path: Path) -> None:
+    def threads(owner: Lattica, reader: Lattica) -> None:
+        lender = Lender()
+        owner.rpc.serve(lender)
+        reader.connect(owner.addrs[0])
+        ref = reader.rpc.stub(owner.peer_id, Lender).lend()  # type: ignore[call-arg]
+        out = np.empty(100, np.float32)
+        assert reader.rpc.read(ref, slice(100, 200), out=out) is out
+        assert (out == lender.cache[100:200]).all()
+        reader.rpc.release(ref)
+        with pytest.raises(NotFoundError):
+            reader.rpc.read(ref)
+        mine = owner.rpc.share(b"abc", to=reader.peer_id)
+        assert bytes(owner.rpc.read(mine)) == b"abc"
+        given = owner.rpc.give(mine, owner.peer_id)
+        for each in (mine, given):
+            owner.rpc.release(each)
+            assert owner.rpc.wait_ended(each) is LeaseEnd.WITHDRAWN
+
+    def run_threads() -> None:
+        with Lattica(config(tmp_path / "a")) as owner, Lattica(config(tmp_path / "b")) as reader:
+            threads(owner, reader)
+
+    async def run_loop() -> None:
+        async with (
+            AsyncLattica(config(tmp_path / "c")) as owner,
+            AsyncLattica(config(tmp_path / "d")) as reader,
+        ):
+            lender = Lender()
+            await owner.rpc.serve(lender)
+            await reader.connect((await owner.addrs())[0])
+            stub = await reader.rpc.stub(owner.peer_id, Lender)
+            ref = await stub.lend_from_loop()  # type: ignore[call-arg]
+            assert (await reader.rpc.read(ref, slice(5)) == lender.cache[:5]).all()
+            mine = await owner.rpc.share(b"abc", to=reader.peer_id, ttl=5.0)
+            await reader.rpc.release(ref)
+            await owner.rpc.release(await owner.rpc.give(mine, reader.peer_id))
+            await owner.rpc.release(mine)
+            assert await owner.rpc.wait_ended(mine) is LeaseEnd.WITHDRAWN
+
+    await trio.to_thread.run_sync(run_threads)
+    await trio.to_thread.run_sync(lambda: asyncio.run(run_loop()))

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -148,9 +148,11 @@ async def test_who_does_not_know_the_secret_gets_nothing(monkeypatch: pytest.Mon
         for name in names:
             if name.startswith("@lattica-"):
                 sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-                sock.connect("\0" + name[1:])
-                sock.send(bytes(SECRET_BYTES))
+                sock.settimeout(5)
                 intruders.append(sock)
+                with suppress(OSError):  # that of a test that runs beside this one
+                    sock.connect("\0" + name[1:])
+                    sock.send(bytes(SECRET_BYTES))
         await answered(self, stream)
 
     monkeypatch.setattr(sharing.SharedMemory, "_answer", intrude)
@@ -159,8 +161,9 @@ async def test_who_does_not_know_the_secret_gets_nothing(monkeypatch: pytest.Mon
         assert (await stub.echo(LARGE) == LARGE).all()
     assert intruders
     for sock in intruders:
-        data, rights, _, _ = sock.recvmsg(100, 1000)
-        assert (data, rights) == (b"", [])
+        with suppress(OSError):
+            data, rights, _, _ = sock.recvmsg(100, 1000)
+            assert (data, rights) == (b"", [])
         sock.close()
 
 
