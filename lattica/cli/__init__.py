@@ -15,7 +15,18 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from lattica.cli import config_show, content, crdt, doctor, node, ports, relay, swarm_key, topic
+from lattica.cli import (
+    config_show,
+    content,
+    content_diff,
+    crdt,
+    doctor,
+    node,
+    ports,
+    relay,
+    swarm_key,
+    topic,
+)
 from lattica.cli.shared.common import (
     EXIT_FAILURE,
     EXIT_INTERRUPTED,
@@ -143,6 +154,7 @@ node.register(app)
 relay.register(app)
 doctor.register(app)
 content.register(app)
+content_diff.register(app)
 ports.register(app)
 topic.register(app)
 crdt.register(app)

@@ -135,6 +135,15 @@ def fetch_command(
             "be repeated.",
         ),
     ] = None,
+    base: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="PATH",
+            parser=named_path,
+            help="Copy what a file or directory has of it, for instance an older version; may be "
+            "repeated.",
+        ),
+    ] = None,
     share: Annotated[
         bool,
         typer.Option(
@@ -190,6 +199,7 @@ def fetch_command(
             delete_former=delete,
             delete_matching=tuple(delete_matching or ()),
             replace_tensors=replace,
+            base=tuple(base or ()),
             share=share,
             share_for=share_for,
             rate=_bytes_a_second(max_rate),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lattica.content.download.fetcher import fetch
+    from lattica.content.download.fetcher import fetch, fetch_manifest
     from lattica.content.download.options import FetchOptions, FetchResult, FetchSource
     from lattica.content.events import (
         Checking,
@@ -44,6 +44,7 @@ _HOME = {
     "Sharing": "events",
     "Ticket": "ticket",
     "fetch": "download.fetcher",
+    "fetch_manifest": "download.fetcher",
 }
 
 __all__ = [
@@ -64,6 +65,7 @@ __all__ = [
     "Sharing",
     "Ticket",
     "fetch",
+    "fetch_manifest",
 ]
 
 # Hidden from type checkers: to them a module with `__getattr__` has every name, typos included.

@@ -42,6 +42,7 @@ from lattica.content.events import (
 )
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.codec import decode_manifest
+from lattica.content.manifest.manifest import Manifest
 from lattica.content.pace import Pace
 from lattica.content.publish.service import ContentService, serving
 from lattica.content.swarm.messages import Member
@@ -121,7 +122,7 @@ class _Fetch:
 
     async def run(self, tensors: str | None) -> FetchResult:
         began = trio.current_time()
-        first, encoded = await self._get_manifest()
+        first, encoded = await self.get_manifest()
         manifest = await trio.to_thread.run_sync(decode_manifest, encoded)
         self._plan = await trio.to_thread.run_sync(Plan, self._cid, manifest, tensors)
         plan = self._plan
@@ -234,7 +235,7 @@ class _Fetch:
 
     # --- the manifest ---
 
-    async def _get_manifest(self) -> tuple[Contact, bytes]:
+    async def get_manifest(self) -> tuple[Contact, bytes]:
         """The manifest, and who has sent it: those that were named are asked before others."""
         failed: Exception | None = None
         for member in self._named:
@@ -306,7 +307,12 @@ class _Fetch:
         if wanted:
             complete = frozenset(files.verified)
             elsewhere = await find_elsewhere(
-                self._plan, self._out_dir, wanted, complete, self._checked
+                self._plan,
+                self._out_dir,
+                wanted,
+                complete,
+                self._checked,
+                self._options.base,
             )
             local = {**elsewhere, **local}
         copied = [number for number in ledger.missing if number in local]
@@ -327,6 +333,22 @@ class _Fetch:
                 continue  # it was written to since it was hashed
             copied.append(number)
         return copied
+
+
+async def fetch_manifest(
+    node: Host,
+    ref: Ticket | Cid | str,
+    *,
+    options: FetchOptions | None = None,
+    finder: ProviderFinder | None = None,
+) -> Manifest:
+    """What a ticket, or a content id, names: files, chunks and tensors, and none of their bytes.
+
+    Raises what :func:`fetch` does.
+    """
+    work = _fetch(node, ref, Path(), None, options, finder)
+    _, encoded = await work.get_manifest()
+    return await trio.to_thread.run_sync(decode_manifest, encoded)
 
 
 async def fetch(
@@ -370,15 +392,25 @@ async def fetch(
         StorageError: the disk is full and the like; with advice.
         ContentError: the rest.
     """
+    if out_dir == "":  # which Path takes as the current directory
+        raise ContentError("name a directory to fetch into; '.' is this one")
+    return await _fetch(node, ref, Path(out_dir), progress, options, finder).run(tensors)
+
+
+def _fetch(
+    node: Host,
+    ref: Ticket | Cid | str,
+    out_dir: Path,
+    progress: FetchCallback | None,
+    options: FetchOptions | None,
+    finder: ProviderFinder | None,
+) -> _Fetch:
     ref = parse_ref(ref) if isinstance(ref, str) else ref
     if not isinstance(ref, Ticket | Cid):
         raise TicketError(f"pass a Ticket or its text, not {ref!r:.100}")
     cid = ref if isinstance(ref, Cid) else ref.cid
     named = [] if isinstance(ref, Cid) else [Member(ref.peer_id, ref.addrs)]
-    if out_dir == "":  # which Path takes as the current directory
-        raise ContentError("name a directory to fetch into; '.' is this one")
-    work = _Fetch(node, cid, named, Path(out_dir), progress, options or FetchOptions(), finder)
-    return await work.run(tensors)
+    return _Fetch(node, cid, named, out_dir, progress, options or FetchOptions(), finder)
 
 
 def parse_ref(text: str) -> Ticket | Cid:

@@ -13,7 +13,8 @@ import hashlib
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -21,7 +22,7 @@ from pathlib import Path, PurePosixPath
 import trio
 
 from lattica.content.disk import open_regular, read_exactly, set_executable, storage_error
-from lattica.content.download.former import other_files
+from lattica.content.download.former import MAX_ENTRIES, other_files
 from lattica.content.download.plan import Plan
 from lattica.content.errors import ContentError, StorageError
 from lattica.content.manifest.chunking import CutFile, FileState, cut_file, hash_files
@@ -176,9 +177,32 @@ class _Elsewhere:
     path: Path
     size: int
     sampled: bool
+    flags: int = _WITHIN
 
 
-def _elsewhere(plan: Plan, out_dir: Path, complete: frozenset[int]) -> list[_Elsewhere]:
+def _in_bases(bases: Iterable[Path]) -> Iterator[_Elsewhere]:
+    """The files that the user names, or that lie below directories that he names."""
+    left = MAX_ENTRIES
+    for base in bases:
+        if not base.exists():
+            raise ContentError(f"{base} does not exist; check the path of the base")
+        if base.is_file():
+            found: Iterable[Path] = [base]
+        else:
+            found = (Path(top, name) for top, _, names in os.walk(base) for name in sorted(names))
+        for path in found:
+            left -= 1
+            if left < 0:
+                return
+            with suppress(OSError):
+                status = path.stat()
+                if stat.S_ISREG(status.st_mode) and status.st_size:
+                    yield _Elsewhere(path, status.st_size, sampled=False, flags=os.O_RDONLY)
+
+
+def _elsewhere(
+    plan: Plan, out_dir: Path, complete: frozenset[int], bases: Sequence[Path]
+) -> list[_Elsewhere]:
     endings = {PurePosixPath(output.path).suffix for output in plan.outputs}
     others = [other for other in other_files(plan, out_dir).found if other.size]
     fetched = [_Elsewhere(out_dir / o.path, o.size, sampled=False) for o in others if o.fetched]
@@ -193,18 +217,19 @@ def _elsewhere(plan: Plan, out_dir: Path, complete: frozenset[int]) -> list[_Els
         if index not in complete and output.size and path.is_file() and not path.is_symlink():
             old.append(_Elsewhere(path, path.stat().st_size, sampled=True))
     return [
+        *_in_bases(bases),
         *fetched,
         *old,
         *(_Elsewhere(out_dir / o.path, o.size, sampled=True) for o in unknown[:_MAX_SAMPLED]),
     ]
 
 
-def _hash_some(file: CutFile, indices: Iterable[int]) -> list[tuple[bytes, Chunk]]:
+def _hash_some(file: CutFile, indices: Iterable[int], flags: int) -> list[tuple[bytes, Chunk]]:
     """Hash these chunks of a file; those that can be read."""
     table = ChunkTable(file.ends, b"")
     found = []
     buffer = memoryview(bytearray(MAX_CHUNK_BYTES))
-    descriptor = open_regular(file.path, _WITHIN)
+    descriptor = open_regular(file.path, flags)
     try:
         for index in indices:
             chunk = table[index]
@@ -222,28 +247,30 @@ async def find_elsewhere(
     wanted: Iterable[int],
     complete: frozenset[int],
     on_bytes: Callable[[int, int], None],
+    bases: Sequence[Path] = (),
 ) -> dict[int, LocalChunk]:
-    """Where bytes of `wanted` chunks lie in other files below the directory.
+    """Where bytes of `wanted` chunks lie in `bases`, and in other files below the directory.
 
-    Links are not followed. Nothing of it is verified for good: a file may change at any time. What
-    cannot be read is left out. `on_bytes` as in :func:`find_local_files`. Takes as long as the
-    files that former fetches have written take to hash, and a moment for each other one.
+    Links are not followed but in bases. Nothing of it is verified for good: a file may change at
+    any time. What cannot be read is left out. `on_bytes` as in :func:`find_local_files`. Takes as
+    long as bases, and files that former fetches have written, take to hash, and a moment for each
+    other one.
     """
     missing = set(wanted)
     lengths = {plan.manifest.chunk(number).length for number in missing}
     found: dict[int, LocalChunk] = {}
-    candidates = await trio.to_thread.run_sync(_elsewhere, plan, out_dir, complete)
+    candidates = await trio.to_thread.run_sync(_elsewhere, plan, out_dir, complete, bases)
     total, done = sum(candidate.size for candidate in candidates), 0
 
-    async def look(file: CutFile, indices: Sequence[int]) -> bool:
+    async def look(file: CutFile, indices: Sequence[int], flags: int) -> bool:
         of_use = False
-        for digest, chunk in await trio.to_thread.run_sync(_hash_some, file, indices):
+        for digest, chunk in await trio.to_thread.run_sync(_hash_some, file, indices, flags):
             number = plan.number_of(digest)
             if number is not None:
                 of_use = True
                 if number in missing:
                     missing.discard(number)
-                    found[number] = LocalChunk(file.path, chunk.offset, chunk.length, _WITHIN)
+                    found[number] = LocalChunk(file.path, chunk.offset, chunk.length, flags)
         return of_use
 
     for candidate in candidates:
@@ -251,16 +278,17 @@ async def find_elsewhere(
             break
         try:
             file = await trio.to_thread.run_sync(
-                partial(cut_file, candidate.path, flags=_WITHIN, warn=False)
+                partial(cut_file, candidate.path, flags=candidate.flags, warn=False)
             )
             table = ChunkTable(file.ends, b"")
             likely = [index for index in range(len(table)) if table[index].length in lengths]
             step = max(1, len(likely) // _SAMPLES)
-            if not candidate.sampled or await look(file, likely[::step][:_SAMPLES]):
+            flags = candidate.flags
+            if not candidate.sampled or await look(file, likely[::step][:_SAMPLES], flags):
                 for start in range(0, len(likely), _UNIT):
                     if not missing:
                         break
-                    await look(file, likely[start : start + _UNIT])
+                    await look(file, likely[start : start + _UNIT], flags)
                     on_bytes(done + candidate.size * start // len(likely), total)
         except OSError as error:
             logger.debug("not looked at: %s file=%s", error, candidate.path)

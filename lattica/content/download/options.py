@@ -22,6 +22,10 @@ class FetchOptions:
     """Received requests (of at most 1 MiB) that may wait for a thread."""
     max_providers: int = 16
     """Peers that are asked at the same time."""
+    base: tuple[Path, ...] = ()
+    """Files and directories that may have some of it, an older version for instance: whatever chunk
+    lies in them is copied instead of being fetched, found by its hash, whatever its file is called.
+    Links to files in them are followed."""
     share: bool = True
     """Serve to others, while it is fetched, what has come of it, and be told of others who do."""
     share_for: float = 0.0
@@ -57,6 +61,9 @@ class FetchOptions:
             require(isinstance(value, int) and value > 0, name, "a positive number", value)
         for name in ("stalled_after", "give_up_after", "first_delay"):
             require_seconds(name, getattr(self, name))
+        base: object = self.base
+        is_paths = isinstance(base, tuple) and all(isinstance(path, Path) for path in base)
+        require(is_paths, "base", "a tuple of paths", base)
         require(self.share_for >= 0, "share_for", "seconds, or 0", self.share_for)
         require(self.rate > 0, "rate", "a positive number of bytes a second", self.rate)
         require_texts("delete_matching", self.delete_matching)

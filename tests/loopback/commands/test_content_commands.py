@@ -201,3 +201,26 @@ def test_a_checkpoint_in_other_shards(tmp_path):
     left = {str(path.relative_to(out)) for path in out.rglob("*")}
     assert left == {"model.safetensors", "mine.safetensors"}
     assert sorted(load_file(out / "model.safetensors")) == sorted(arrays)
+
+
+def test_what_would_travel_from_one_version_to_the_next(tmp_path):
+    checkpoint(tmp_path / "old")
+    arrays = checkpoint(tmp_path / "new")
+    arrays["model.layers.1.mlp.weight"] += 1
+    shard = {name: array for name, array in arrays.items() if int(name.split(".")[2]) % 2 == 1}
+    save_file(shard, tmp_path / "new" / "model-1.safetensors", {"format": "pt"})
+    with published(tmp_path / "new", tmp_path / "publisher") as provider:
+        done = subprocess.run(
+            [*LATTICA, "diff", tmp_path / "old", provider.ticket],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+            env=environment(tmp_path / "differ"),
+        )
+        assert "1 file changed: model-1.safetensors" in done.stdout
+        assert "1 tensor changed: model.layers.1.mlp.weight" in done.stdout
+        assert "4.0 MiB of 16.0 MiB would travel" in done.stdout
+        result = fetch(provider.ticket, tmp_path / "out", "--base", str(tmp_path / "old"))
+    assert result["bytes_fetched"] == 4 * MIB
+    assert same(tmp_path / "new" / "model-1.safetensors", tmp_path / "out" / "model-1.safetensors")

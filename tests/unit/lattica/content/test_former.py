@@ -111,9 +111,9 @@ async def test_nothing_outside_is_read_and_links_are_left_alone(tmp_path, monkey
     read: list[str] = []
     real = local_files._hash_some
 
-    def noted(file, indices):
+    def noted(file, indices, flags):
         read.append(str(file.path))
-        return real(file, indices)
+        return real(file, indices, flags)
 
     monkeypatch.setattr(local_files, "_hash_some", noted)
     result = await fetched(source, out, replace(DELETE, delete_matching=("*",)))
