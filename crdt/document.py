@@ -49,6 +49,7 @@ from lattica.crdt.types.payloads import (
     SetWrite,
     TextWrite,
     Write,
+    decode_write,
 )
 from lattica.crdt.types.state import Change, Holder, State
 from lattica.nat.base.errors import AccessDeniedError, LocalProtocolError, RemoteProtocolError
@@ -92,6 +93,24 @@ class Right:
     """Milliseconds since 1970; None: it does not end."""
     given_by: PeerId
     is_revoked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """An entry, as a person wants to see it."""
+
+    milliseconds: int
+    """Since 1970, as its author says."""
+    peer: PeerId
+    author: bytes
+    """The session key."""
+    seq: int
+    id: bytes
+    kind: str
+    name: str | None
+    """Where it writes at, if it does and that can be read."""
+    size: int
+    """Bytes."""
 
 
 class Document:
@@ -364,6 +383,27 @@ class Document:
             return True
         feed = log.feeds.get(entry.header.author)
         return feed is not None and log.rights.may_write(entry.header, feed.identity, name)
+
+    def entries(self) -> Iterator[LogEntry]:
+        """What was written, as far as it is admitted here, by time."""
+        log = self._replica.log
+        for entry in self._replica.database.all_entries():
+            header = entry.header
+            try:
+                write = decode_write(header.kind, entry.payload or b"")
+            except RemoteProtocolError:
+                write = None
+            known = header.kind in [*Kind]
+            yield LogEntry(
+                header.hlc >> 16,
+                peer_of(log.feeds[header.author].identity),
+                header.author,
+                header.seq,
+                entry.id,
+                Kind(header.kind).name.lower() if known else f"kind {header.kind}",
+                write.name if write is not None else None,
+                entry.size,
+            )
 
     # What can be verified.
 

@@ -213,8 +213,8 @@ def _object(proved: Proved) -> dict[str, Any]:
         "kind": query.kind.name.lower(),
         "name": query.name,
         "scope": query.scope.name.lower(),
-        "item": _readable(query.item),
-        "value": _readable(proved.value),
+        "item": readable(query.item),
+        "value": readable(proved.value),
         "contested": proved.is_contested,
         "authors": [
             {
@@ -236,8 +236,8 @@ def _say(proved: Proved) -> None:
     query, statement = proved.query, proved.statement
     of = json.dumps(query.name + ("…" if query.scope.name == "PREFIX" else ""))
     if query.scope.name == "ITEM":
-        of += f" {json.dumps(_readable(query.item))}"
-    say(f"{query.kind.name.lower()} {of}: {json.dumps(_readable(proved.value))}")
+        of += f" {json.dumps(readable(query.item))}"
+    say(f"{query.kind.name.lower()} {of}: {json.dumps(readable(proved.value))}")
     if proved.is_contested:
         say("contested: others wrote something else without knowing of it")
     for author in proved.authors.values():
@@ -258,14 +258,14 @@ def _time(milliseconds: int) -> str:
         return f"{milliseconds} ms"
 
 
-def _readable(value: Plain) -> Any:
+def readable(value: Plain) -> Any:
     """As JSON has it: bytes as `{"hex": …}`."""
     match value:
         case bytes():
             return {"hex": value.hex()}
         case dict():
-            return {key: _readable(each) for key, each in value.items()}
+            return {key: readable(each) for key, each in value.items()}
         case list() | tuple():
-            return [_readable(each) for each in value]
+            return [readable(each) for each in value]
         case _:
             return value

@@ -1,0 +1,58 @@
+"""`lattica crdt …` as processes: a document is made, shared, written to, watched and taken back."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from tests.loopback.commands.commands import LATTICA, LISTEN, environment
+from tests.loopback.commands.test_port_commands import TIMEOUT, running
+
+
+def crdt(data_dir: Path, *argv: str, code: int = 0) -> Any:
+    """What the command has printed, read as JSON; the last line if there are several."""
+    done = subprocess.run(
+        [*LATTICA, "crdt", *argv],
+        capture_output=True,
+        env=environment(data_dir) | {"LATTICA_NAT__PORT_MAPPING__ENABLED": "false"},
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr.decode()
+    lines = done.stdout.splitlines()
+    return json.loads(lines[-1]) if lines else done.stderr.decode()
+
+
+def test_a_document_is_made_and_read_without_a_network(tmp_path: Path) -> None:
+    made = crdt(tmp_path, "create", "models", "--json")
+    assert made["mode"] == "capability"
+    assert crdt(tmp_path, "set", "models", "model/latest", '{"v": 7}', "--json") == {
+        "name": "model/latest",
+        "peers": [],
+    }
+    assert crdt(tmp_path, "get", made["document"]) == {"model/latest": {"v": 7}}
+    assert crdt(tmp_path, "log", "models", "--json")["name"] == "model/latest"
+    assert "no value" in crdt(tmp_path, "get", "models", "note", code=1)
+
+
+def test_a_document_is_shared_watched_and_taken_back(tmp_path: Path) -> None:
+    owner, other = tmp_path / "owner", tmp_path / "other"
+    document = crdt(owner, "create", "models", "--json")["document"]
+    with running(other, "crdt", "watch", "scratch", "--listen", LISTEN) as first:
+        peer = first.said("ready")["peer_id"]
+    capability = tmp_path / "capability"
+    granted = crdt(owner, "grant", "models", peer, "-o", str(capability), "--json")
+    assert granted["level"] == "write"
+    assert crdt(owner, "rights", "models", "--json")["peer"] == peer
+    with running(owner, "crdt", "watch", "models", "model/", "--listen", LISTEN) as watch:
+        address = watch.said("ready")["addrs"][0]
+        at = ("--connect", address, "--wait", "30")
+        said = crdt(other, "set", document, "model/latest", "7", *at, "--json")
+        assert len(said["peers"]) == 1
+        changed = watch.said("changed")
+        assert (changed["name"], changed["value"]) == ("model/latest", 7)
+    revoked = crdt(owner, "revoke", "models", peer, "--json")
+    assert revoked == {"peer": peer, "revoked": 1}
+    assert crdt(owner, "get", "models", "model/latest") == 7
