@@ -8,18 +8,21 @@ from typing import TYPE_CHECKING
 import trio
 
 from lattica.dht.discovery.discovery import Discovery
-from lattica.dht.discovery.mdns.service import MdnsSource
 from lattica.dht.discovery.source import Source
 from lattica.dht.discovery.sources import RendezvousSource, StaticSource, TopicSource
 from lattica.nat.base.errors import LatticaError
+from lattica.nat.base.net.addresses import split_peer
 from lattica.nat.base.net.interfaces import local_addresses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
+    from lattica.nat.base.keys.identity import PeerId
     from lattica.node import Node
 
 _CONNECT_TIMEOUT = 20.0
+_NAMED = ("topic", "static")
+"""Sources of peers that are connected already, or will be anyway."""
 
 
 def make_discovery(node: Node, nursery: trio.Nursery, own_record: Callable[[], bytes]) -> Discovery:
@@ -31,6 +34,8 @@ def make_discovery(node: Node, nursery: trio.Nursery, own_record: Callable[[], b
         *(RendezvousSource(node, addr, own_record) for addr in config.rendezvous),
     ]
     if config.mdns:
+        from lattica.dht.discovery.mdns.service import MdnsSource
+
         sources.append(
             MdnsSource(
                 node.peer_id,
@@ -47,18 +52,54 @@ def _interfaces() -> list[str]:
     return [str(each.ip) for each in local_addresses() if each.ip.version == 4]
 
 
+def finds_strangers(node: Node) -> bool:
+    """Whether there is anybody to ask for peers that nobody has named."""
+    config = node.config.discovery
+    return bool(config.rendezvous) or config.mdns
+
+
+class DocumentDiscovery:
+    """Where the store's documents find the peers that have them
+    (:class:`lattica.crdt.store.surroundings.Discovery`).
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    async def advertise(self, key: bytes, /) -> None:
+        """Be found by whoever opens the document."""
+        name = _document(key)
+        if name in self._node.discovery.advertised:
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._node.discovery.advertise(name)
+
+    async def find(self, key: bytes, /) -> AsyncIterator[PeerId]:
+        """Who has it."""
+        async for peer in self._node.discovery.find_peers(_document(key)):
+            if peer.source in _NAMED:
+                continue
+            for addr in peer.addrs:
+                self._node.add_address(peer.peer_id, split_peer(addr)[0])
+            yield peer.peer_id
+
+
+def _document(key: bytes) -> str:
+    return f"lattica/crdt/{key.hex()}"
+
+
 async def seek_members(node: Node, topic: str) -> None:
     """Connect to peers that have advertised a topic, and be found there oneself."""
-    discovery = node.discovery
-    if not any(source.name in ("rendezvous", "mdns", "dht") for source in discovery.sources):
+    if not finds_strangers(node):
         await trio.lowlevel.checkpoint()
         return  # nobody else is known than those who are connected already
+    discovery = node.discovery
     if topic not in discovery.advertised:
         await discovery.advertise(topic)
     wanted = node.config.topics.mesh.size
     async for peer in discovery.find_peers(topic):
         if len(node.topics.peers(topic)) >= wanted:
             return
-        if not node.is_connected(peer.peer_id) and peer.source not in ("topic", "static"):
+        if not node.is_connected(peer.peer_id) and peer.source not in _NAMED:
             with trio.move_on_after(_CONNECT_TIMEOUT), suppress(LatticaError, OSError):
                 await node.connect(peer.addrs or peer.peer_id)

@@ -306,9 +306,15 @@ class Node(NodeInProcess):
         if self._store is None:
             nursery = self._running("node.store")
             from lattica.crdt.store.store import Store
+            from lattica.discovery import DocumentDiscovery, finds_strangers
 
             self._store = Store(
-                self, nursery, self.identity, self._store_folder(), self.config.store
+                self,
+                nursery,
+                self.identity,
+                self._store_folder(),
+                self.config.store,
+                discovery=DocumentDiscovery(self) if finds_strangers(self) else None,
             )
         return self._store
 

@@ -39,3 +39,19 @@ async def test_application_topics_are_advertised_and_found():
                     if peer.source == "rendezvous"
                 ]
                 assert await two.connect(peer.addrs) == one.peer_id
+
+
+async def test_documents_find_the_peers_that_have_them():
+    async with Node(config(**{"discovery.point.serve": True})) as point:
+        settings = config(**{"discovery.rendezvous": [str(point.addrs[0])]})
+        async with Node(settings) as one, Node(settings) as two:
+            with trio.fail_after(60):
+                first = await one.store.open("cluster")
+                first.registers["model/latest"] = "v1"
+                while not one.discovery.advertised:
+                    await trio.sleep(0.05)
+                second = await two.store.open("cluster")
+                with second.changes() as changes:
+                    await anext(changes)
+                assert second.registers["model/latest"] == "v1"
+                assert two.is_connected(one.peer_id)
