@@ -18,7 +18,8 @@ class FoundPeer:
 
     peer_id: PeerId
     addrs: tuple[Multiaddr, ...]
-    """With the peer's ID at their end; empty where it is connected, or only its ID is known."""
+    """With the peer's ID at their end, and only those that may be dialed because somebody else says
+    so; empty where it is connected, or only its ID is known."""
     source: str
     """What has found it: "topic", "rendezvous", "mdns", "static" or "dht"."""
 

@@ -11,6 +11,7 @@ from lattica.nat.base.errors import LatticaError
 from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.base.net.addresses import parse_multiaddr, split_peer, with_peer
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.swarm.addresses.believed import believed
 from lattica.nat.swarm.host import Host
 
 REPROVIDE = 22 * 3600.0
@@ -76,7 +77,7 @@ class RendezvousSource(Source):
         point = await self._point()
         async for meeting in discover(self._host, point, topic):
             peer_id = meeting.record.peer_id
-            addrs = tuple(with_peer(addr, peer_id) for addr in meeting.record.addrs)
+            addrs = believed(self._host, point, peer_id, meeting.record.addrs)
             yield FoundPeer(peer_id, addrs, self.name)
 
 

@@ -29,8 +29,11 @@ from lattica.dht.discovery.source import FoundPeer, Source
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.base.limits.token_bucket import TokenBucket, take
+from lattica.nat.base.net.addresses import split_peer
+from lattica.nat.base.net.ip import parse_ip
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.tasks import Tasks
+from lattica.nat.swarm.addresses.believed import judged
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +153,7 @@ class MdnsSource(Source):
 
     async def _listen(self, sock: trio.socket.SocketType) -> None:
         while True:
-            data, _ = await sock.recvfrom(MAX_PACKET)
+            data, sender = await sock.recvfrom(MAX_PACKET)
             now = trio.current_time()
             if not take((self._received,), 1.0, now):
                 continue
@@ -165,11 +168,13 @@ class MdnsSource(Source):
                     await trio.sleep(random.uniform(0.0, 0.1))
                     await self._send(encode_answer(self._name, self._addrs()))
             elif isinstance(message, Answer):
-                self._take(message, now)
+                self._take(message, sender[0], now)
 
-    def _take(self, answer: Answer, now: float) -> None:
-        for peer_id, addrs in answer.peers.items():
-            if peer_id != self._own_id:
+    def _take(self, answer: Answer, sender: str, now: float) -> None:
+        for peer_id, told in answer.peers.items():
+            plain = (split_peer(addr)[0] for addr in told)
+            addrs = judged(parse_ip(sender), peer_id, plain)
+            if peer_id != self._own_id and addrs:
                 self._peers.pop(peer_id, None)
                 self._peers[peer_id] = (now + TTL, addrs)
                 if len(self._peers) > _MAX_PEERS:

@@ -63,6 +63,7 @@ class Connect:
 
     peer_id: PeerId
     record: bytes
+    teller: PeerId
 
 
 Action = Send | Forward | Deliver | Validate | Subscribed | Unsubscribed | Connect

@@ -93,7 +93,7 @@ class Mesh:
             peer_id = _checked(exchanged)
             if peer_id is not None and not self._is_known(peer_id):
                 self._connects += 1
-                out.append(Connect(peer_id, exchanged.record))
+                out.append(Connect(peer_id, exchanged.record, peer.peer_id))
 
     # --- joining and leaving ---
 

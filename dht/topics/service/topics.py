@@ -46,7 +46,7 @@ from lattica.nat.base.foreign_code import settle
 from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.base.keys.peer_record import open_record
 from lattica.nat.base.limits.backoff import pause_after
-from lattica.nat.base.net.addresses import ip_of, relay_of, with_peer
+from lattica.nat.base.net.addresses import ip_of, relay_of
 from lattica.nat.base.net.ip import is_public_host
 from lattica.nat.base.net.network_groups import network_of
 from lattica.nat.base.peer_log import peer_log
@@ -54,6 +54,7 @@ from lattica.nat.base.tasks import Tasks
 from lattica.nat.base.wire import LengthPrefixed
 from lattica.nat.mux.connection import Direction
 from lattica.nat.mux.stream import Stream
+from lattica.nat.swarm.addresses.believed import believed
 from lattica.nat.swarm.events import EventsLost, PathChanged, PeerConnected, PeerDisconnected
 from lattica.nat.swarm.host import Host
 
@@ -433,13 +434,9 @@ class Topics:
     async def _connect(self, action: Connect) -> None:
         try:
             with trio.move_on_after(_CONNECT_TIMEOUT):
-                record = open_record(action.record) if action.record else None
-                if record is None or not record.addrs:
-                    await self._host.connect(action.peer_id)
-                else:
-                    await self._host.connect(
-                        [with_peer(addr, action.peer_id) for addr in record.addrs]
-                    )
+                told = open_record(action.record).addrs if action.record else ()
+                addrs = believed(self._host, action.teller, action.peer_id, told)
+                await self._host.connect(addrs or action.peer_id)
         except (LatticaError, OSError) as error:
             logger.debug("peer exchange: %s not reached: %s", action.peer_id, error)
         finally:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import trio
 
 from lattica.config import load_config
+from lattica.dht.topics.service.topics import Topics
 from lattica.node import Node
+from tests.support.doubles.swarm_host import SwarmHost
+from tests.support.nets.relayed import relayed_pair
 
 LOOPBACK = {"listen": ["/ip4/127.0.0.1/tcp/0"], "nat.port_mapping.enabled": False}
 
@@ -55,3 +58,22 @@ async def test_documents_find_the_peers_that_have_them():
                     await anext(changes)
                 assert second.registers["model/latest"] == "v1"
                 assert two.is_connected(one.peer_id)
+
+
+async def test_topics_work_over_a_relayed_path():
+    async with relayed_pair() as pair, trio.open_nursery() as nursery:
+        ends = [
+            Topics(SwarmHost(swarm), nursery, sign=swarm.identity.sign)
+            for swarm in (pair.source, pair.target)
+        ]
+        with trio.fail_after(30):
+            async with ends[1].topic("news").subscribe() as messages:
+                await ends[0].topic("news").wait_peers()
+                for number in range(500):
+                    await ends[0].topic("news").publish(bytes([number % 251]) * 1000)
+                for _ in range(500):
+                    assert (await anext(messages)).source == pair.source.identity.peer_id
+            assert pair.of_source.closed_reason is None
+        for end in ends:
+            await end.aclose()
+        nursery.cancel_scope.cancel()

@@ -73,7 +73,6 @@ async def test_all_sources_are_asked_and_each_peer_is_told_once(autojump_clock):
     sources = FakeSource(bare, mine), FakeSource(other, bare, full), FakeSource(full, fails=1)
     async with discovery(*sources) as found:
         peers = [peer async for peer in found.find_peers("t")]
-    assert sorted(map(str, peers)) == sorted(map(str, [peers[0], other, full])) or len(peers) == 3
     assert {peer.peer_id for peer in peers} == {PEERS[0], PEERS[1]}
     assert full in peers
 
@@ -144,7 +143,7 @@ async def test_peers_are_found_at_a_rendezvous_point(autojump_clock):
     async with memory_net() as net:
         point, one, two = net.host(), net.host(), net.host()
         RendezvousService(point, RendezvousConfig(serve=True))
-        addr = Multiaddr("/ip4/192.0.2.7/tcp/7")
+        addr = Multiaddr("/ip4/1.2.3.4/tcp/7")
 
         def source(host) -> RendezvousSource:
             record = seal_record(host.identity, 1, [addr])

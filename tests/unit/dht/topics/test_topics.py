@@ -10,11 +10,14 @@ import pytest
 import trio
 
 from lattica.dht.topics.config import TopicsConfig
-from lattica.dht.topics.core.actions import Subscribed, Unsubscribed
+from lattica.dht.topics.core.actions import Connect, Subscribed, Unsubscribed
 from lattica.dht.topics.core.router import Verdict
 from lattica.dht.topics.messages import GOSSIPSUB_11, GOSSIPSUB_12
 from lattica.dht.topics.service.topics import Topics
 from lattica.errors import LocalProtocolError, RemoteProtocolError, StreamResetError
+from lattica.nat.base.keys.peer_record import seal_record
+from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.swarm.events import PathChanged
 from tests.support.doubles.memory_host import MemoryHost, MemoryNet, memory_net
 
 TOPIC = "news"
@@ -286,3 +289,43 @@ async def test_only_what_is_wanted_is_kept(autojump_clock):
             for data in (b"\x00", b"\x01"):
                 await one.topics.topic(TOPIC).publish(data)
             assert (await anext(messages)).data == b"\x01"
+
+
+async def test_a_better_path_gets_a_new_stream_and_nothing_is_lost(autojump_clock):
+    async with peers(2) as (net, (one, two)):
+        connection = net.link(one.host, two.host)
+        topic = one.topics.topic(TOPIC)
+        async with two.topics.topic(TOPIC).subscribe() as messages:
+            await topic.wait_peers()
+            (before,) = two.topics._links[one.host.peer_id].inbound
+            for number in range(20):
+                await topic.publish(bytes([number]))
+                if number == 10:
+                    one.host._events.publish(
+                        PathChanged(
+                            two.host.peer_id, "direct-tcp", connection.remote_addr, "relayed"
+                        )
+                    )
+            got = [(await anext(messages)).data for _ in range(20)]
+            assert sorted(got) == [bytes([number]) for number in range(20)]
+            await trio.sleep(1)
+            (after,) = two.topics._links[one.host.peer_id].inbound
+            assert after is not before
+
+
+async def test_nobody_is_sent_into_private_networks_by_peer_exchange(autojump_clock):
+    async with peers(2) as (net, (one, two)):
+        net.link(one.host, two.host)
+        third = net.host()
+        inside = Multiaddr("/ip4/10.77.1.1/tcp/4001")
+        record = seal_record(third.identity, 1, [inside, Multiaddr("/ip4/1.2.3.4/tcp/1")])
+        dialed: list[object] = []
+
+        async def connect(target):
+            dialed.append(target)
+            return third.peer_id
+
+        one.host.connect = connect
+        await one.topics._connect(Connect(third.peer_id, record, two.host.peer_id))
+        ((addr,),) = dialed
+        assert str(addr).startswith("/ip4/1.2.3.4/tcp/1/p2p/")
