@@ -9,7 +9,12 @@ import trio
 
 from lattica.dht.discovery.discovery import Discovery
 from lattica.dht.discovery.source import Source
-from lattica.dht.discovery.sources import RendezvousSource, StaticSource, TopicSource
+from lattica.dht.discovery.sources import (
+    DhtSource,
+    RendezvousSource,
+    StaticSource,
+    TopicSource,
+)
 from lattica.nat.base.errors import LatticaError
 from lattica.nat.base.net.addresses import split_peer
 from lattica.nat.base.net.interfaces import local_addresses
@@ -33,6 +38,8 @@ def make_discovery(node: Node, nursery: trio.Nursery, own_record: Callable[[], b
         StaticSource(node.config.bootstrap),
         *(RendezvousSource(node, addr, own_record) for addr in config.rendezvous),
     ]
+    if node.config.dht.enabled:
+        sources.append(DhtSource(node.dht))
     if config.mdns:
         from lattica.dht.discovery.mdns.service import MdnsSource
 
@@ -55,7 +62,7 @@ def _interfaces() -> list[str]:
 def finds_strangers(node: Node) -> bool:
     """Whether there is anybody to ask for peers that nobody has named."""
     config = node.config.discovery
-    return bool(config.rendezvous) or config.mdns
+    return bool(config.rendezvous) or config.mdns or node.config.dht.enabled
 
 
 class DocumentDiscovery:

@@ -102,9 +102,13 @@ class Providers(Protocol):
         """Who is found under it."""
         ...
 
+    async def withdraw(self, key: str, /) -> int:
+        """Be found there no more."""
+        ...
+
 
 class DhtSource(Source):
-    """The DHT: who advertises a topic provides the key `/topic/NAME`, until the record expires."""
+    """The DHT: who advertises a topic provides the key `/topic/NAME`."""
 
     name = "dht"
 
@@ -115,6 +119,9 @@ class DhtSource(Source):
         if not await self._providers.provide(f"/topic/{topic}"):
             raise LatticaError("no peer of the DHT has taken the record")
         return REPROVIDE
+
+    async def withdraw(self, topic: str) -> None:
+        await self._providers.withdraw(f"/topic/{topic}")
 
     async def find(self, topic: str) -> AsyncIterator[FoundPeer]:
         async for peer in self._providers.find_providers(f"/topic/{topic}"):

@@ -77,3 +77,14 @@ async def test_topics_work_over_a_relayed_path():
         for end in ends:
             await end.aclose()
         nursery.cancel_scope.cancel()
+
+
+async def test_members_find_each_other_through_the_dht():
+    async with Node(config(**{"dht.enabled": True})) as first:
+        settings = config(**{"dht.enabled": True, "bootstrap": [str(first.addrs[0])]})
+        async with Node(settings) as one, Node(settings) as two:
+            with trio.fail_after(60):
+                async with two.topic("news").subscribe() as messages:
+                    await one.topic("news").wait_peers()
+                    await one.topic("news").publish(b"hello")
+                    assert (await anext(messages)).source == one.peer_id

@@ -168,6 +168,10 @@ async def test_the_dht_is_asked_by_the_protocol_it_has(autojump_clock):
             self.provided.append(key)
             return len(self.provided) - 1
 
+        async def withdraw(self, key: str, /) -> int:
+            self.provided.remove(key)
+            return 1
+
         async def find_providers(self, key: str, /) -> AsyncIterator[FoundPeer]:
             assert key == "/topic/t"
             yield FoundPeer(PEERS[0], (ADDR,), "")
@@ -180,3 +184,5 @@ async def test_the_dht_is_asked_by_the_protocol_it_has(autojump_clock):
         assert len(dht.provided) == 2
         (peer,) = [peer async for peer in found.find_peers("t")]
         assert peer == FoundPeer(PEERS[0], (ADDR,), "dht")
+        await found.withdraw("t")
+        assert len(dht.provided) == 1
