@@ -108,6 +108,10 @@ class Topic(InProcess):
 
         return member_of(Topic(self._topics, PREFIX + self.name), data)
 
+    def start_soon(self, function: Callable[..., Awaitable[object]], *args: object) -> None:
+        """For the facades: run a task that ends with the topics of the node."""
+        self._topics.start_soon(function, *args)
+
     async def wait_peers(self, count: int = 1) -> None:
         """Wait until so many connected peers have subscribed."""
         with self.neighbours() as events:

@@ -173,6 +173,10 @@ class Topics:
             self._tasks.start_soon(self._keep_seeking, name)
         return Topic(self, name)
 
+    def start_soon(self, function: Callable[..., Awaitable[object]], *args: object) -> None:
+        """Run a task that ends with the topics; its errors are logged."""
+        self._tasks.start_soon(function, *args)
+
     @property
     def counters(self) -> RouterCounters:
         """What has happened so far."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Self
 
+from lattica.dht.topics.membership.core import MemberEvent
 from lattica.dht.topics.service.topic import Topic, Validator
 from lattica.dht.topics.signing import Message
 from lattica.facades.bridge import Bridge
-from lattica.facades.topics.core import MessagesCore, TopicHandle
+from lattica.facades.topics.core import MembersCore, MessagesCore, TopicHandle
 from lattica.nat.base.buffers import AnyBuffer, flat_bytes
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.in_process import InProcess
@@ -35,6 +36,10 @@ class AsyncTopic(TopicHandle):
     def subscribe(self, *, limit: int | None = None) -> AsyncMessages:
         """The messages of others from the time on at which it is entered, with `async with`."""
         return AsyncMessages(self._bridge, self._topic, limit)
+
+    def membership(self, data: bytes = b"") -> AsyncMembers:
+        """Be a member, and know who else is, in an `async with` block; see `Topic.membership`."""
+        return AsyncMembers(self._bridge, self._topic, data)
 
     async def set_validator(self, validator: Validator | None) -> None:
         """Have messages judged; see `Topic.set_validator`.
@@ -117,3 +122,55 @@ class AsyncMessages(InProcess):
                 return None
             self._waiting.extend(found)
         return self._waiting.popleft()
+
+
+class AsyncMembers(InProcess):
+    """Who is a member of a topic: `members` now, and joins and leaves with `async for`.
+
+    It ends when the block does, or the node is closed.
+    """
+
+    def __init__(self, bridge: Bridge[Any], topic: Topic, data: bytes) -> None:
+        self._bridge = bridge
+        self._topic = topic
+        self._data = data
+        self._core = MembersCore()
+
+    async def members(self) -> dict[PeerId, bytes]:
+        """The others, and what each says of itself."""
+        return await self._bridge.acall_plain(self._core.members)
+
+    async def __aenter__(self) -> Self:
+        await self._bridge.acall(self._core.open, self._topic, self._data)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._bridge.soon(self._core.leave)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def receive(self, *, timeout: float | None = None) -> MemberEvent:
+        """The next event.
+
+        Raises:
+            TimeoutError: after `timeout` seconds.
+            LocalProtocolError: after the end.
+        """
+        event = await self._bridge.acall(
+            self._core.receive, timeout=timeout, give_back=self._core.put_back
+        )
+        if event is None:
+            raise LocalProtocolError("this membership has ended")
+        return event
+
+    async def __anext__(self) -> MemberEvent:
+        try:
+            event = await self._bridge.acall(self._core.receive, give_back=self._core.put_back)
+        except LocalProtocolError:
+            if not self._bridge.closing:
+                raise
+            event = None
+        if event is None:
+            raise StopAsyncIteration
+        return event

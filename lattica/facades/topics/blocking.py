@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Self
 
+from lattica.dht.topics.membership.core import MemberEvent
 from lattica.dht.topics.service.topic import Topic, Validator
 from lattica.dht.topics.signing import Message
 from lattica.facades.bridge import Bridge
-from lattica.facades.topics.core import MessagesCore, TopicHandle
+from lattica.facades.topics.core import MembersCore, MessagesCore, TopicHandle
 from lattica.nat.base.buffers import AnyBuffer, flat_bytes
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.in_process import InProcess
@@ -34,6 +35,12 @@ class BlockingTopic(TopicHandle):
     def subscribe(self, *, limit: int | None = None) -> BlockingMessages:
         """The messages of others from now on. Close it, or use `with`."""
         return BlockingMessages(self._bridge, self._topic, limit)
+
+    def membership(self, data: bytes = b"", *, timeout: float | None = None) -> BlockingMembers:
+        """Be a member, and know who else is; see `Topic.membership`. Leave it, or use `with`."""
+        core = MembersCore()
+        self._bridge.call(core.open, self._topic, data, timeout=timeout)
+        return BlockingMembers(self._bridge, core)
 
     def set_validator(self, validator: Validator | None) -> None:
         """Have messages judged; see `Topic.set_validator`.
@@ -119,3 +126,57 @@ class BlockingMessages(InProcess):
             if not found:
                 return None
             self._waiting.extend(found)
+
+
+class BlockingMembers(InProcess):
+    """Who is a member of a topic: `members` now, and joins and leaves as a blocking iterator.
+
+    It ends when it is left, by any thread, or the node is closed.
+    """
+
+    def __init__(self, bridge: Bridge[Any], core: MembersCore) -> None:
+        self._bridge = bridge
+        self._core = core
+
+    @property
+    def members(self) -> dict[PeerId, bytes]:
+        """The others, and what each says of itself."""
+        return self._bridge.call_plain(self._core.members)
+
+    def leave(self) -> None:
+        """Be a member no more; any number of times."""
+        self._bridge.soon(self._core.leave)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def receive(self, *, timeout: float | None = None) -> MemberEvent:
+        """The next event.
+
+        Raises:
+            TimeoutError: after `timeout` seconds.
+            LocalProtocolError: after the end.
+        """
+        event = self._bridge.call(
+            self._core.receive, timeout=timeout, give_back=self._core.put_back
+        )
+        if event is None:
+            raise LocalProtocolError("this membership has ended")
+        return event
+
+    def __next__(self) -> MemberEvent:
+        try:
+            event = self._bridge.call(self._core.receive, give_back=self._core.put_back)
+        except LocalProtocolError:
+            if not self._bridge.closing:
+                raise
+            event = None
+        if event is None:
+            raise StopIteration
+        return event

@@ -7,10 +7,13 @@ from typing import Any
 
 import trio
 
+from lattica.dht.topics.membership.core import MemberEvent
+from lattica.dht.topics.membership.service import Membership
 from lattica.dht.topics.service.subscription import Subscription
 from lattica.dht.topics.service.topic import Topic
 from lattica.dht.topics.signing import Message
 from lattica.facades.bridge import Bridge
+from lattica.nat.base.errors import LatticaError
 from lattica.nat.base.in_process import InProcess
 from lattica.nat.base.keys.identity import PeerId
 
@@ -76,3 +79,54 @@ class TopicHandle(InProcess):
 
     def _peers(self) -> tuple[PeerId, ...]:
         return self._topic.peers()
+
+
+class MembersCore:
+    """A membership; every method is run in the trio thread."""
+
+    def __init__(self) -> None:
+        self._membership: Membership | None = None
+        self._returned: deque[MemberEvent] = deque()
+        self._lock = trio.Lock()
+        self._left = trio.Event()
+        self._entered = trio.Event()
+        self._error: LatticaError | None = None
+
+    async def open(self, topic: Topic, data: bytes) -> None:
+        """Be a member from now on."""
+        topic.start_soon(self._run, topic, data)
+        await self._entered.wait()
+        if self._error is not None:
+            raise self._error
+
+    async def _run(self, topic: Topic, data: bytes) -> None:
+        # A task of its own: the membership has a nursery, and lasts longer than a call.
+        try:
+            async with topic.membership(data) as self._membership:
+                self._entered.set()
+                await self._left.wait()
+        except LatticaError as error:
+            self._error = error
+        finally:
+            self._entered.set()
+
+    def leave(self) -> None:
+        """Be a member no more; whoever waits for an event gets None."""
+        self._left.set()
+
+    def members(self) -> dict[PeerId, bytes]:
+        return {} if self._membership is None else self._membership.members
+
+    async def receive(self) -> MemberEvent | None:
+        """The next event; None when there will be no more."""
+        async with self._lock:
+            if self._returned:
+                return self._returned.popleft()
+            if self._membership is None:
+                return None
+            return await anext(self._membership, None)
+
+    def put_back(self, event: MemberEvent | None) -> None:
+        """Take back an event that came to nobody."""
+        if event is not None:
+            self._returned.appendleft(event)

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from lattica.config import load_config
+from lattica.dht.topics.membership.core import MemberJoined, MemberLeft
 from lattica.errors import LocalProtocolError
 from lattica.facades.aio import AsyncLattica
 from lattica.facades.blocking import Lattica
@@ -100,3 +101,30 @@ def test_asyncio_publishes_and_subscribes():
                     break
 
     asyncio.run(main())
+
+
+def test_members_know_of_each_other():
+    async def other(addr: object) -> None:
+        async with AsyncLattica(CONFIG) as two:
+            await two.connect(str(addr))
+            async with (await two.topic("news")).membership(b"two") as members:
+                event = await members.receive(timeout=20)
+                assert isinstance(event, MemberJoined)
+                assert event.data == b"one"
+                assert await members.members() == {event.peer_id: b"one"}
+
+    with Lattica(CONFIG) as one:
+        with one.topic("news").membership(b"one") as members:
+            # What was done and undone before it is read is left out.
+            thread = threading.Thread(target=lambda: asyncio.run(other(one.addrs[0])))
+            thread.start()
+            joined = members.receive(timeout=20)
+            assert isinstance(joined, MemberJoined)
+            assert joined.data == b"two"
+            assert members.receive(timeout=40) == MemberLeft(joined.peer_id)
+            thread.join()
+            assert members.members == {}
+            with pytest.raises(TimeoutError):
+                members.receive(timeout=0.01)
+        with pytest.raises(LocalProtocolError):
+            one.topic("news").membership(bytes(600))

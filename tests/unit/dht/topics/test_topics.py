@@ -313,19 +313,19 @@ async def test_a_better_path_gets_a_new_stream_and_nothing_is_lost(autojump_cloc
             assert after is not before
 
 
-async def test_nobody_is_sent_into_private_networks_by_peer_exchange(autojump_clock):
+async def test_nobody_is_sent_into_private_networks_by_peer_exchange(autojump_clock, monkeypatch):
     async with peers(2) as (net, (one, two)):
         net.link(one.host, two.host)
         third = net.host()
         inside = Multiaddr("/ip4/10.77.1.1/tcp/4001")
         record = seal_record(third.identity, 1, [inside, Multiaddr("/ip4/1.2.3.4/tcp/1")])
-        dialed: list[object] = []
+        dialed: list[tuple[Multiaddr, ...]] = []
 
         async def connect(target):
             dialed.append(target)
             return third.peer_id
 
-        one.host.connect = connect
+        monkeypatch.setattr(one.host, "connect", connect)
         await one.topics._connect(Connect(third.peer_id, record, two.host.peer_id))
         ((addr,),) = dialed
         assert str(addr).startswith("/ip4/1.2.3.4/tcp/1/p2p/")
