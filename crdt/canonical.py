@@ -9,7 +9,8 @@ equal bytes, and what is hashed and signed can be checked by reading it and writ
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Final, TypeAlias, Union
 
 import msgpack
@@ -28,6 +29,8 @@ MAX_ITEMS: Final = 4096
 
 _MIN_INT, _MAX_INT = -(2**63), 2**64 - 1
 _NAN: Final = math.nan
+_NAN_PATTERNS: Final = (b"\xcb\x7f", b"\xcb\xff")
+"""One of these is in the bytes of every NaN, most of which are not the canonical one."""
 _pack = msgpack.Packer(use_bin_type=True, strict_types=True).pack
 
 
@@ -63,8 +66,10 @@ def decode(data: bytes, limit: int) -> Plain:
             max_map_len=MAX_ITEMS,
             max_ext_len=0,
             strict_map_key=True,
+            object_pairs_hook=_in_order,
+            ext_hook=_no_extension,
         )
-        is_canonical = _encode(value) == data
+        is_canonical = _encode_again(value, data) == data
     except (ValueError, msgpack.UnpackException, _NotPlainError) as error:
         # Not its repr, which can have all the data in it.
         what = f"{error}" or type(error).__name__
@@ -72,6 +77,48 @@ def decode(data: bytes, limit: int) -> Plain:
     if not is_canonical:
         raise RemoteProtocolError("msgpack in another form than the canonical one")
     return value
+
+
+def encode_flat(items: list[bool | int | float | bytes | list[bytes] | None]) -> bytes:
+    """As :func:`encode`, for what is a list of such as these by its type; it takes a fifth of the
+    time. What does not fit 64 bits raises OverflowError.
+    """
+    packed: bytes = _pack(items)
+    return packed
+
+
+def _in_order(pairs: list[tuple[object, object]]) -> dict[object, object]:
+    """A map that was read: what msgpack writes of it has the order that it had."""
+    for (first, _), (second, _) in pairwise(pairs):
+        if type(first) is not str or type(second) is not str or first >= second:
+            raise ValueError("a map out of order")
+    if len(pairs) == 1 and type(pairs[0][0]) is not str:
+        raise ValueError("a key of a map that is no text")
+    return dict(pairs)
+
+
+def _no_extension(code: int, data: bytes) -> object:
+    raise ValueError("an extension")
+
+
+def _encode_again(value: object, data: bytes) -> bytes:
+    """The canonical bytes of what was read, whose maps are in order."""
+    if any(pattern in data for pattern in _NAN_PATTERNS):
+        return _encode(value)
+    _check_depth(value, 0)
+    packed: bytes = _pack(value)
+    return packed
+
+
+def _check_depth(value: object, depth: int) -> None:
+    kind = type(value)
+    if kind is list or kind is dict:
+        if depth >= MAX_DEPTH:
+            raise _NotPlainError(f"more than {MAX_DEPTH} lists and maps inside each other")
+        items: Iterable[object] = value if kind is list else value.values()  # type: ignore[assignment, attr-defined]
+        for item in items:
+            if type(item) is list or type(item) is dict:
+                _check_depth(item, depth + 1)
 
 
 def _encode(value: object) -> bytes:
@@ -85,7 +132,7 @@ def _ordered(value: object, depth: int) -> object:
     if kind is bytes or value is None or kind is bool:
         return value
     if kind is str:
-        return _checked_text(value)
+        return value if value.isascii() else _checked_text(value)  # type: ignore[attr-defined]
     if kind is int:
         if not _MIN_INT <= value <= _MAX_INT:  # type: ignore[operator]
             raise _NotPlainError("an integer of more than 64 bits")

@@ -6,8 +6,9 @@ does, and belong to one thread. What is written is on disk when the call returns
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -18,6 +19,13 @@ from lattica.crdt.access.capability import Level, issue
 from lattica.crdt.access.revocation import Revocation
 from lattica.crdt.access.rights import Rights
 from lattica.crdt.canonical import Plain, encode
+from lattica.crdt.compaction.dead import dead_entries
+from lattica.crdt.compaction.snapshot import (
+    body_digest,
+    body_parts,
+    first_part,
+    read_snapshot,
+)
 from lattica.crdt.editing import ReplicatedList, Text
 from lattica.crdt.entries.chain import MAX_CHAIN, decode_chain, encode_chain
 from lattica.crdt.entries.fork import decode_fork
@@ -27,6 +35,7 @@ from lattica.crdt.keys.identities import identity_key, peer_of
 from lattica.crdt.keys.session import decode_certificate
 from lattica.crdt.log.core import LogConfig, Outcome, Refusal
 from lattica.crdt.log.errors import StoreError
+from lattica.crdt.log.prefix import FeedPrefix
 from lattica.crdt.log.replica import Replica
 from lattica.crdt.proofs.proof import MAX_WITNESSES, Proof, Witness
 from lattica.crdt.proofs.query import Query, Scope
@@ -57,6 +66,8 @@ from lattica.nat.base.keys.identity import Identity, PeerId
 
 _PIECE: Final = 1024
 """Entries of a chain that is sent: whoever reads it does nothing else meanwhile."""
+logger = logging.getLogger(__name__)
+
 _ITEM_BYTES: Final = 128
 """Of an entry in a chain, beside its payload and dependencies."""
 
@@ -433,8 +444,8 @@ class Document:
         signed = self.statement() if is_signed else None
         return Proof(asked, tree.root, tree.prove(*asked.key_range), witnesses, signed).encode()
 
-    def statement(self) -> SignedStatement:
-        """What this store says that its state is, signed."""
+    def statement(self, of: bytes = b"") -> SignedStatement:
+        """What this store says that its state is, signed; see :func:`sign_statement`."""
         heads = self.heads()
         statement = Statement(
             self.genesis.doc_id,
@@ -443,7 +454,101 @@ class Document:
             sum(length for length, _ in heads.values()),
             self._wall(),
         )
-        return sign_statement(statement, *self._replica.signing_session())
+        return sign_statement(statement, *self._replica.signing_session(), of)
+
+    # What of the history can go.
+
+    def prune(self, grace: float = 7 * 86_400) -> int:
+        """Drop the entries that the state does not need and that are older than `grace` seconds;
+        how many they were. Their IDs stay. Who lacks them has to begin with a :meth:`snapshot`.
+
+        Raises:
+            LocalProtocolError: the document has owners: what they say of rights may be about any
+                entry.
+            StoreFullError, StoreError: it cannot be written; nothing is dropped.
+        """
+        database, log = self._replica.database, self._replica.log
+        if log.rights is not None:
+            raise LocalProtocolError("a document with owners is not pruned")
+        newest = {author: len(feed.ids) for author, feed in log.feeds.items()}
+        before = self._wall() - int(grace * 1000)
+        standing = self.state.standing()
+        dead = dead_entries(database.all_entries(), standing, log.knows, newest, before)
+        gone = {author: frozenset(seqs) for author, seqs in dead.items()}
+        replayed = State(self.genesis)
+        replayed.rebuild(
+            (
+                entry
+                for entry in database.all_entries()
+                if entry.header.seq not in gone.get(entry.header.author, ())
+            ),
+            database.withdrawn_entries(),
+        )
+        if SearchTree(dict(replayed.items())).root != self.root:
+            logger.error("nothing is pruned: the state would be another file=%s", database.path)
+            return 0
+        self._replica.prune(dead)
+        return sum(map(len, dead.values()))
+
+    def snapshot(self, others: Sequence[SignedStatement] = ()) -> tuple[bytes, ...]:
+        """What another replica can begin with: parts of at most 1 MiB, signed by this store. With
+        signatures of others who have the same: theirs, too; see :meth:`countersign`.
+        """
+        body = list(body_parts(self._prefixes(), self._replica.database.withdrawn_entries()))
+        mine = self.statement(of=body_digest(body))
+        return first_part([mine, *others]), *body
+
+    def countersign(self, parts: Sequence[bytes]) -> SignedStatement:
+        """Sign somebody else's snapshot, if this store has come to the same.
+
+        Raises:
+            LocalProtocolError: it has something else in it than this store.
+        """
+        body = list(body_parts(self._prefixes(), self._replica.database.withdrawn_entries()))
+        if list(parts[1:]) != body:
+            raise LocalProtocolError("a snapshot of something else than what is here")
+        return self.statement(of=body_digest(body))
+
+    def receive_snapshot(
+        self, parts: Iterable[bytes], signers: Collection[bytes] = (), needed: int = 1
+    ) -> None:
+        """Take a snapshot that `needed` of the identities in `signers` have signed; none given:
+        of the owners. What is here beyond it stays.
+
+        Raises:
+            RemoteProtocolError: it is none, is not signed by so many of them, does not come to the
+                state that they say, or contradicts what is here.
+            StoreFullError, StoreError: it cannot be kept; it is as if it had not come.
+        """
+        read = read_snapshot(parts, self.genesis.doc_id, signers or self.genesis.owners, needed)
+        if self._replica.log.rights is not None and any(
+            len(feed.entries) != len(feed.ids) for feed in read.feeds.values()
+        ):
+            raise RemoteProtocolError("a pruned snapshot of a document with owners")
+        entries = [entry for feed in read.feeds.values() for entry in feed.entries]
+        entries.sort(key=lambda entry: (entry.header.hlc, entry.header.author))
+        state = State(self.genesis)
+        state.rebuild(entries, read.withdrawn)
+        while not state.is_settled:
+            state.rebuild(entries, read.withdrawn)
+        tree = SearchTree(dict(state.items()))
+        if tree.root != read.statement.root:
+            raise RemoteProtocolError("a snapshot that comes to another state than it says")
+        is_all = all(
+            feed.author in read.feeds and len(feed.ids) <= len(read.feeds[feed.author].ids)
+            for feed in self._replica.log.feeds.values()
+        )
+        self._replica.take_prefixes(list(read.feeds.values()), read.withdrawn)
+        self._head_index = None
+        self._is_stale, self._searchable = True, None
+        if is_all:
+            self._resolved, self._searchable, self._is_stale = state, tree, False
+
+    def _prefixes(self) -> Iterator[FeedPrefix]:
+        database = self._replica.database
+        for author, feed in self._replica.log.feeds.items():
+            entries = list(database.entries(author, 0, len(feed.ids)))
+            yield FeedPrefix(author, feed.identity, feed.ids, feed.size, entries, feed.fork)
 
     def _winners(self, query: Query) -> Iterator[Sibling]:
         match query.kind:
@@ -501,6 +606,8 @@ class Document:
             entries: list[Entry] = []
             size = 0
             for entry in self._replica.database.entries(author, since, length):
+                if entry.header.seq != since + len(entries):
+                    break  # only the ID of the one before is here
                 more = len(entry.payload or b"") + 40 * len(entry.header.deps) + _ITEM_BYTES
                 if entries and (size + more > MAX_CHAIN - 256 or len(entries) == _PIECE):
                     break

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from lattica.crdt.canonical import Plain, encode
+from lattica.crdt.compaction.snapshot import body_digest, body_parts, first_part
 from lattica.crdt.entries.chain import encode_chain
 from lattica.crdt.entries.fork import find_fork
 from lattica.crdt.entries.genesis import Genesis, Limits, Mode, Recovery
 from lattica.crdt.entries.header import Entry, Kind
 from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.keys.session import SessionKey
+from lattica.crdt.log.prefix import FeedPrefix
 from lattica.crdt.proofs.proof import Proof, Witness, verify_proof
 from lattica.crdt.proofs.query import Query, Scope
 from lattica.crdt.proofs.statement import Statement, heads_fingerprint, sign_statement
@@ -164,7 +166,18 @@ def _proofs() -> dict[str, Any]:
             "value": encode(proved.value).hex(),
             "identities": [each.identity.hex() for each in proved.authors.values()],
         }
+    prefix = FeedPrefix(
+        SESSION.author,
+        IDENTITY.public_key.data,
+        [entry.id for entry in entries],
+        sum(entry.size for entry in entries),
+        # The claim is the newest; what stands and what counts stays as well.
+        entries,
+    )
+    body = list(body_parts([prefix], []))
+    sealed = sign_statement(statement, SESSION, certificate, body_digest(body))
     return {
+        "snapshot": [part.hex() for part in (first_part([sealed]), *body)],
         "statement": {
             "heads": [[author.hex(), length, newest.hex()] for author, length, newest in heads],
             "root": tree.root.hex(),

@@ -14,7 +14,7 @@ from enum import IntEnum
 from itertools import pairwise
 from typing import Final
 
-from lattica.crdt.canonical import decode, encode
+from lattica.crdt.canonical import decode, encode_flat
 from lattica.crdt.keys.strict_ed25519 import KEY_BYTES, SIGNATURE_BYTES, verifies
 from lattica.nat.base.errors import RemoteProtocolError
 
@@ -72,14 +72,14 @@ class Header:
     """SHA-256 of `ID_CONTEXT` and the canonical bytes."""
 
     def __post_init__(self) -> None:
-        encoded = encode(
+        encoded = encode_flat(
             [
                 VERSION,
                 self.doc_id,
                 self.author,
                 self.seq,
                 self.prev_id,
-                self.deps,
+                list(self.deps),
                 self.hlc,
                 self.kind,
                 self.payload_hash,

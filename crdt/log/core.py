@@ -421,7 +421,10 @@ class Log:
         return self._against_waiting(entries)
 
     def _prove(self, author: bytes, seq: int, entry: Entry) -> ForkProof:
-        ours = self._entry_at(author, seq)
+        try:
+            ours = self._entry_at(author, seq)
+        except LocalProtocolError:
+            raise ContradictionError("a chain that is not the one of which IDs are here") from None
         proof = find_fork(ours, entry)
         if proof is not None:
             return proof

@@ -12,14 +12,14 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from lattica.crdt.entries.fork import ForkProof, decode_fork
 from lattica.crdt.entries.genesis import Genesis, decode_genesis
-from lattica.crdt.entries.header import ID_CONTEXT, Entry, Kind, decode_header
+from lattica.crdt.entries.header import ID_BYTES, ID_CONTEXT, Entry, Kind, decode_header
 from lattica.crdt.keys.session import SessionKey
 from lattica.crdt.log.errors import (
     StoreCorruptError,
@@ -28,6 +28,7 @@ from lattica.crdt.log.errors import (
     StoreInUseError,
 )
 from lattica.crdt.log.feed import Feed
+from lattica.crdt.log.prefix import FeedPrefix
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
 
 _VERSION: Final = 1
@@ -41,6 +42,14 @@ CREATE TABLE entry (
     signature BLOB NOT NULL, payload BLOB, hlc BLOB NOT NULL, size INTEGER NOT NULL,
     is_admitted INTEGER NOT NULL, PRIMARY KEY (author, seq, id)) WITHOUT ROWID;
 """
+_PRUNED: Final = """
+CREATE TABLE IF NOT EXISTS pruned (
+    author INTEGER NOT NULL, seq INTEGER NOT NULL, ids BLOB NOT NULL, size INTEGER NOT NULL,
+    PRIMARY KEY (author, seq)) WITHOUT ROWID
+"""
+"""Runs of entries that are gone: the IDs from a sequence number on, and their bytes."""
+_BIN32: Final = b"\xc4\x20"
+"""What canonical data have in front of 32 bytes."""
 _INSERT: Final = (
     "INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "
     # Withdrawn once, and admitted again.
@@ -125,6 +134,7 @@ class DocumentDatabase:
                 db.execute(f"PRAGMA user_version={_VERSION}")
             elif version != _VERSION:
                 raise StoreError(f"{self.path} is of version {version}, which is not known here")
+            db.execute(_PRUNED)
             db.execute("COMMIT")
         except BaseException:
             db.rollback()
@@ -167,23 +177,34 @@ class DocumentDatabase:
                 feeds[number] = Feed(key, identity)
                 if fork is not None:
                     feeds[number].fork = self._fork(fork)
+            gone: dict[int, dict[int, tuple[bytes, int]]] = {}
+            for number, seq, ids, size in self._db.execute("SELECT * FROM pruned"):
+                gone.setdefault(number, {})[seq] = (ids, size)
             rows = self._db.execute(
-                "SELECT author, seq, id, header, hlc, size, is_admitted FROM entry "
+                "SELECT author, seq, id, header, payload, hlc, size, is_admitted FROM entry "
                 "ORDER BY author, seq"
             )
-            for number, seq, entry_id, header, hlc, size, is_admitted in rows:
-                if hashlib.sha256(ID_CONTEXT + header).digest() != entry_id:
+            for number, seq, entry_id, header, payload, hlc, size, is_admitted in rows:
+                if hashlib.sha256(ID_CONTEXT + header).digest() != entry_id or not (
+                    # Which is in it as 32 bytes, with their length in front.
+                    payload is None or _BIN32 + hashlib.sha256(payload).digest() in header
+                ):
                     raise StoreCorruptError(self._corrupt("an entry is not what its ID says"))
                 if not is_admitted:
                     others.append(entry_id)
                     feeds[number].is_cut |= feeds[number].fork is None
                     continue
                 feed = feeds[number]
+                _add_pruned(feed, gone.get(number, {}))
                 if seq != len(feed.ids):
                     raise StoreCorruptError(self._corrupt("an entry is missing"))
                 feed.ids.append(entry_id)
                 feed.hlc = int.from_bytes(hlc, "big")
                 feed.size += size
+            for number, feed in feeds.items():
+                _add_pruned(feed, gone.get(number, {}))
+            if any(gone.values()):
+                raise StoreCorruptError(self._corrupt("an entry is missing"))
         return list(feeds.values()), others
 
     def entry(self, author: bytes, seq: int) -> Entry:
@@ -272,13 +293,7 @@ class DocumentDatabase:
             self._insert(admitted, identities, is_admitted=True)
             for proof in forks:
                 number = self._number(proof.author, b"")
-                self._db.execute(
-                    "UPDATE author SET fork = ? WHERE number = ?", (proof.encode(), number)
-                )
-                self._db.execute(
-                    "UPDATE entry SET is_admitted = 0 WHERE author = ? AND seq >= ?",
-                    (number, proof.seq),
-                )
+                self._keep_fork(number, proof)
             self._insert(tombstones, {}, is_admitted=False)
             self._db.executemany(
                 "UPDATE entry SET signature = ? WHERE author = ? AND seq = ? AND id = ?",
@@ -292,6 +307,78 @@ class DocumentDatabase:
                     for each in resigned
                 ],
             )
+
+    def prune(self, dead: Mapping[bytes, Sequence[int]]) -> None:
+        """Keep only the IDs of these entries, ascending by author; on disk when it returns.
+
+        Raises:
+            StoreFullError, StoreError: it cannot be written; all of them are kept.
+        """
+        with self._transaction("FULL"):
+            for author, seqs in dead.items():
+                number = self._numbers[author]
+                for start, end in _runs(seqs):
+                    where = "WHERE author = ? AND seq >= ? AND seq < ? AND is_admitted"
+                    rows = self._db.execute(
+                        f"SELECT id, size FROM entry {where} ORDER BY seq", (number, start, end)
+                    ).fetchall()
+                    if len(rows) != end - start:
+                        raise LocalProtocolError("an entry is to be pruned that is not there")
+                    self._db.execute(f"DELETE FROM entry {where}", (number, start, end))
+                    self._keep_ids(number, start, [row[0] for row in rows], sum(r[1] for r in rows))
+
+    def take_prefixes(
+        self, prefixes: Iterable[FeedPrefix], withdrawn: Iterable[Entry] = ()
+    ) -> None:
+        """Put what a snapshot has in the place of what is here of the same entries; what is here
+        beyond it stays. On disk when it returns.
+
+        Raises:
+            StoreFullError, StoreError: it cannot be written; all is as it was.
+        """
+        with self._transaction("FULL"):
+            for prefix in prefixes:
+                number = self._number(prefix.author, prefix.identity)
+                length = len(prefix.ids)
+                self._db.execute(
+                    "DELETE FROM entry WHERE author = ? AND seq < ? AND is_admitted",
+                    (number, length),
+                )
+                self._db.execute(
+                    "DELETE FROM pruned WHERE author = ? AND seq < ?", (number, length)
+                )
+                self._insert(prefix.entries, {prefix.author: prefix.identity}, is_admitted=True)
+                size = prefix.size - sum(entry.size for entry in prefix.entries)
+                for start, end in prefix.gaps():
+                    self._keep_ids(number, start, prefix.ids[start:end], size)
+                    size = 0
+                if prefix.fork is not None:
+                    self._keep_fork(number, prefix.fork)
+            self._insert(withdrawn, {}, is_admitted=False)
+
+    def _keep_fork(self, number: int, proof: ForkProof) -> None:
+        self._db.execute("UPDATE author SET fork = ? WHERE number = ?", (proof.encode(), number))
+        self._db.execute(
+            "UPDATE entry SET is_admitted = 0 WHERE author = ? AND seq >= ?",
+            (number, proof.seq),
+        )
+        self._cut_pruned(number, proof.seq)
+
+    def _keep_ids(self, number: int, seq: int, ids: Sequence[bytes], size: int) -> None:
+        row = (number, seq, b"".join(ids), size)
+        self._db.execute("INSERT INTO pruned VALUES (?, ?, ?, ?)", row)
+
+    def _cut_pruned(self, number: int, seq: int) -> None:
+        """Forget the IDs from a sequence number on."""
+        self._db.execute("DELETE FROM pruned WHERE author = ? AND seq >= ?", (number, seq))
+        for start, ids in self._db.execute(
+            "SELECT seq, ids FROM pruned WHERE author = ?", (number,)
+        ).fetchall():
+            if start + len(ids) // ID_BYTES > seq:
+                self._db.execute(
+                    "UPDATE pruned SET ids = ? WHERE author = ? AND seq = ?",
+                    (ids[: (seq - start) * ID_BYTES], number, start),
+                )
 
     def _insert(
         self, entries: Iterable[Entry], identities: dict[bytes, bytes], *, is_admitted: bool
@@ -364,6 +451,27 @@ class DocumentDatabase:
             raise StoreError(f"{self.path}: {error}") from None
         except sqlite3.Error as error:
             raise _named(self.path, error) from None
+
+
+def _add_pruned(feed: Feed, gone: dict[int, tuple[bytes, int]]) -> None:
+    """Take the runs that come next on a feed out of those that are gone."""
+    while (run := gone.pop(len(feed.ids), None)) is not None:
+        ids, size = run
+        feed.ids += [ids[place : place + ID_BYTES] for place in range(0, len(ids), ID_BYTES)]
+        feed.size += size
+
+
+def _runs(seqs: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Ascending numbers as ranges, from and up to."""
+    start = end = -1
+    for seq in seqs:
+        if seq != end:
+            if end > start:
+                yield start, end
+            start = seq
+        end = seq + 1
+    if end > start:
+        yield start, end
 
 
 def _corrupt(path: Path, what: str) -> str:

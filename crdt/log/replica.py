@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lattica.crdt.entries.fork import ForkProof
@@ -17,6 +17,9 @@ from lattica.crdt.keys.session import SessionCertificate, SessionKey
 from lattica.crdt.log.core import Log, LogConfig, Outcome
 from lattica.crdt.log.database import DocumentDatabase
 from lattica.crdt.log.errors import StoreCorruptError
+from lattica.crdt.log.feed import Feed
+from lattica.crdt.log.prefix import FeedPrefix
+from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
 
 logger = logging.getLogger(__name__)
@@ -153,6 +156,37 @@ class Replica:
     def receive_fork(self, proof: ForkProof, now_ms: int) -> Outcome:
         """Take a verified proof; see :meth:`Log.receive_fork`. Raises what :meth:`receive` does."""
         return self._kept(self.log.receive_fork(proof, now_ms))
+
+    def prune(self, dead: Mapping[bytes, Sequence[int]]) -> None:
+        """Keep only the IDs of these entries; see :meth:`DocumentDatabase.prune`."""
+        self._database.prune(dead)
+
+    def take_prefixes(
+        self, prefixes: Sequence[FeedPrefix], withdrawn: Sequence[Entry] = ()
+    ) -> None:
+        """Take what a verified snapshot has.
+
+        Raises:
+            RemoteProtocolError: an author has other entries there than here.
+            StoreFullError, StoreError: it cannot be kept, and nothing has happened.
+        """
+        own, is_behind = self.author, False
+        for prefix in prefixes:
+            feed = self.log.feeds.get(prefix.author) or Feed(prefix.author)
+            shorter = min(len(feed.ids), len(prefix.ids))
+            if feed.ids[:shorter] != prefix.ids[:shorter]:
+                raise RemoteProtocolError("a snapshot with other entries of an author than here")
+            if prefix.author == own and len(prefix.ids) > len(feed.ids):
+                is_behind = True
+        known = {feed.author: feed.fork for feed in self.log.feeds.values()}
+        for prefix in prefixes:
+            fork = known.get(prefix.author)
+            if fork is not None and (prefix.fork is None or prefix.fork.seq > fork.seq):
+                raise RemoteProtocolError("a snapshot that does not know of a fork")
+        self._database.take_prefixes(prefixes, withdrawn)
+        self.log = self._load()
+        if is_behind:
+            self._begin_session()
 
     def advance(self, now_ms: int) -> Outcome:
         """Admit what was early; see :meth:`Log.advance`. Raises what :meth:`receive` does."""

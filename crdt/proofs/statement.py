@@ -67,15 +67,17 @@ class SignedStatement:
 
 
 def sign_statement(
-    statement: Statement, session: SessionKey, certificate: SessionCertificate
+    statement: Statement, session: SessionKey, certificate: SessionCertificate, of: bytes = b""
 ) -> SignedStatement:
-    """Sign what is said; the certificate is the session's, for the document."""
-    signature = session.sign(SIGNATURE_CONTEXT + statement.encode())
+    """Sign what is said; the certificate is the session's, for the document. `of` is the hash of
+    what it is said about, if that is more than the statement itself.
+    """
+    signature = session.sign(SIGNATURE_CONTEXT + statement.encode() + of)
     return SignedStatement(statement, session.author, signature, certificate)
 
 
-def read_statement(value: Plain, doc_id: bytes) -> SignedStatement:
-    """A signed statement of a document from its plain form, verified.
+def read_statement(value: Plain, doc_id: bytes, of: bytes = b"") -> SignedStatement:
+    """A signed statement of a document from its plain form, verified; see :func:`sign_statement`.
 
     Raises:
         RemoteProtocolError: it is none, of another document, or not signed by whom it names.
@@ -86,7 +88,7 @@ def read_statement(value: Plain, doc_id: bytes) -> SignedStatement:
         case _:
             raise RemoteProtocolError("not a signed statement")
     vouched = decode_certificate(certificate, doc_id, author)
-    if not verifies(author, signature, SIGNATURE_CONTEXT + encoded):
+    if not verifies(author, signature, SIGNATURE_CONTEXT + encoded + of):
         raise RemoteProtocolError("a statement that is not signed by whom it names")
     match decode(encoded, MAX_STATEMENT):
         case [1, bytes(document), bytes(heads), bytes(root), entries, time] if (

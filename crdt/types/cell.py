@@ -4,6 +4,7 @@ yet replaced by one that knew them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lattica.crdt.canonical import Plain
@@ -59,3 +60,8 @@ class Cell:
     def siblings(self) -> list[Sibling]:
         """What stands here, the winner first: by time, then by author."""
         return sorted(self._latest.values(), key=lambda each: (each.hlc, each.author), reverse=True)
+
+    @property
+    def standing(self) -> Iterable[bytes]:
+        """The IDs of what stands here."""
+        return self._authors.keys()

@@ -257,6 +257,13 @@ class State:
 
     # The whole.
 
+    def standing(self) -> set[bytes]:
+        """IDs of the writes that stand at registers and in sets."""
+        cells = [*self._registers.values()]
+        for elements in self._sets.values():
+            cells += elements.values()
+        return {entry_id for cell in cells for entry_id in cell.standing}
+
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """All of it as keys and values of the tree, in no order.
 

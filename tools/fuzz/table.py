@@ -97,6 +97,7 @@ TARGETS: dict[str, str] = {
     "topics-router": "topics:TOPICS_ROUTER",
     "crdt-write": "crdt:WRITE",
     "crdt-proof": "crdt:PROOF",
+    "crdt-snapshot": "crdt:SNAPSHOT",
     "crdt-json-proof": "crdt:JSON_PROOF",
     "crdt-tree": "crdt:TREE",
     "crdt-text-update": "crdt:UPDATE",

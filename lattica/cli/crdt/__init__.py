@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import typer
 
-from lattica.cli.crdt import documents, proofs
+from lattica.cli.crdt import check, documents, proofs
 
 
 def register(app: typer.Typer) -> None:
     """Add this package's commands to `app`."""
     group = typer.Typer(help="Replicated documents, and proofs of them.", no_args_is_help=True)
     documents.register(group)
+    check.register(group)
     proofs.register(group)
     app.add_typer(group, name="crdt")

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from lattica.crdt.entries.chain import verify_chain
 from lattica.crdt.log.replica import Replica
 from lattica.nat.base.keys.identity import Identity
@@ -68,3 +70,83 @@ def test_what_was_acknowledged_survives_sigkill_and_nobody_forks(tmp_path: Path)
     others = Writer(b"a")
     assert len(replica.log.feeds[others.author].ids) > 8
     replica.close()
+
+
+_AT_EACH_STATEMENT = """
+import os, shutil, signal, sys
+from pathlib import Path
+from lattica.crdt.check import check_document
+from lattica.crdt.document import Document
+from lattica.nat.base.keys.identity import Identity
+from tests.support.crdt_chains import DOC
+
+folder, what = Path(sys.argv[1]), sys.argv[2]
+OWNERS = [Identity(bytes([number]) * 32) for number in (1, 2)]
+
+def opened(name, number):
+    return Document(folder / name, DOC, OWNERS[number])
+
+with opened("one", 0) as one, opened("two", 1) as two:
+    two.registers["mine"] = 1
+    for number in range(6):
+        one.registers["a"] = number
+        one.registers["b"] = number
+    parts, states = one.snapshot(), [one.root, two.root]
+    if what == "snapshot":
+        one.prune(0.0)
+        parts = one.snapshot()
+        spare = Document(folder / "spare", DOC, OWNERS[1])
+        for chain in two.chains_since({}):
+            spare.receive(chain, "peer")
+        spare.receive_snapshot(parts, [OWNERS[0].public_key.data])
+        states.append(spare.root)
+        spare.close()
+source = "one" if what == "prune" else "two"
+allowed = {states[0]} if what == "prune" else {states[1], states[2]}
+seen, deaths = set(), 0
+while True:
+    target = folder / f"copy-{deaths}"
+    shutil.copy(folder / source, target)
+    pid = os.fork()
+    if not pid:
+        document = opened(target.name, 0 if what == "prune" else 1)
+        left = deaths
+        def trace(statement):
+            global left
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        document._replica.database._db.set_trace_callback(trace)
+        if what == "prune":
+            document.prune(-1000.0)
+        else:
+            document.receive_snapshot(parts, [OWNERS[0].public_key.data])
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    with opened(target.name, 0 if what == "prune" else 1) as document:
+        assert document.root in allowed
+        seen.add((document.root, len(list(document._replica.database.all_entries()))))
+        if what == "prune":
+            assert document.registers["a"] == document.registers["b"] == 5
+        assert document.registers.get("mine") == (None if what == "prune" else 1)
+    assert not check_document(target).problem_count
+    if os.WIFEXITED(status):
+        assert not os.WEXITSTATUS(status)
+        break
+    deaths += 1
+print(deaths, len(seen))
+"""
+
+
+@pytest.mark.parametrize("what", ["prune", "snapshot"])
+def test_a_sigkill_at_any_statement_leaves_all_or_nothing(tmp_path: Path, what: str):
+    run = subprocess.run(
+        [sys.executable, "-c", _AT_EACH_STATEMENT, str(tmp_path), what],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+    deaths, outcomes = map(int, run.stdout.split())
+    assert deaths > 8
+    assert outcomes == 2

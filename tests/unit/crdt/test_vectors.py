@@ -10,6 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from lattica.crdt.canonical import decode, encode
+from lattica.crdt.compaction.snapshot import read_snapshot
 from lattica.crdt.entries.chain import decode_chain
 from lattica.crdt.entries.fork import decode_fork
 from lattica.crdt.entries.genesis import decode_genesis
@@ -169,3 +170,15 @@ def test_the_statement_is_signed_and_names_its_heads():
     digest = hashlib.sha256(b"lattica/crdt/heads/v1\0")
     digest.update(bytes.fromhex(author) + length.to_bytes(8, "big") + bytes.fromhex(newest))
     assert signed.statement.heads == digest.digest()
+
+
+def test_the_snapshot_is_read():
+    parts = [bytes.fromhex(part) for part in VECTORS["snapshot"]]
+    identity = bytes.fromhex(VECTORS["identity"]["public"])
+    snapshot = read_snapshot(parts, DOC_ID, [identity])
+    assert snapshot.signers == {identity}
+    assert snapshot.statement.root.hex() == VECTORS["statement"]["root"]
+    feed = snapshot.feeds[AUTHOR]
+    assert [[AUTHOR.hex(), len(feed.ids), feed.ids[-1].hex()]] == VECTORS["statement"]["heads"]
+    with pytest.raises(RemoteProtocolError):
+        read_snapshot(parts, DOC_ID, [AUTHOR])

@@ -8,6 +8,7 @@ import json
 from lattica.crdt.access.capability import Level, decode_capability, issue
 from lattica.crdt.access.revocation import Revocation, decode_revocation
 from lattica.crdt.canonical import decode, encode
+from lattica.crdt.compaction.snapshot import body_digest, first_part, read_snapshot
 from lattica.crdt.entries.chain import decode_chain, encode_chain
 from lattica.crdt.entries.fork import decode_fork
 from lattica.crdt.entries.genesis import Genesis, decode_genesis
@@ -16,6 +17,7 @@ from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.keys.session import decode_certificate
 from lattica.crdt.proofs.json_form import proof_from_json, proof_to_json
 from lattica.crdt.proofs.proof import verify_proof
+from lattica.crdt.proofs.statement import Statement, sign_statement
 from lattica.crdt.sync.heads import Head, HeadIndex
 from lattica.crdt.sync.messages import (
     Hello,
@@ -46,6 +48,8 @@ ENTRIES = [bytes.fromhex(entry["header"]) for entry in VECTORS["entries"]]
 FORKS = [bytes.fromhex(each) for each in VECTORS["forks"].values()]
 PLAIN = [bytes.fromhex(each) for each in VECTORS["canonical"]["accepted"]]
 DOCUMENT = Genesis("cluster")
+CERTIFIED = decode_certificate(CERTIFICATE, DOC_ID, SESSION.author)
+STATEMENT = Statement(DOC_ID, bytes(32), bytes(32), 1, 1)
 TEXTS = text_entries()
 ROOT = bytes.fromhex(VECTORS["tree"]["root"])
 
@@ -126,6 +130,13 @@ def _proof(data: bytes) -> None:
     again, doc_id = proof_from_json(proof_to_json(data, DOC_ID))
     if (again, doc_id) != (data, DOC_ID) or verify_proof(again, doc_id) != proved:
         raise Violation("it says something else as JSON")
+
+
+def _snapshot(data: bytes) -> None:
+    """Any body, which somebody who is believed has signed."""
+    signed = sign_statement(STATEMENT, SESSION, CERTIFIED, body_digest([data]))
+    parts = [first_part([signed]), data]
+    read_snapshot(parts, DOC_ID, [CERTIFIED.identity])
 
 
 def _json_proof(data: bytes) -> None:
@@ -228,6 +239,13 @@ EDITS = Target(
 TREE = Target("crdt-tree", _tree, _ALLOWED, seeds=[bytes.fromhex(VECTORS["tree"]["proof"])])
 PROOFS = [bytes.fromhex(each["proof"]) for each in VECTORS["proofs"].values()]
 PROOF = Target("crdt-proof", _proof, _ALLOWED, seeds=PROOFS, max_memory=64 * MIB)
+SNAPSHOT = Target(
+    "crdt-snapshot",
+    _snapshot,
+    _ALLOWED,
+    seeds=[bytes.fromhex(each) for each in VECTORS["snapshot"][1:]],
+    max_memory=64 * MIB,
+)
 JSON_PROOF = Target(
     "crdt-json-proof",
     _json_proof,

@@ -1,0 +1,65 @@
+"""`lattica crdt check`: verifies a document's file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lattica.cli.shared.common import EXIT_FAILURE, start
+from lattica.cli.shared.options import named_path
+from lattica.cli.shared.terminal import say, say_json
+
+
+def register(group: typer.Typer) -> None:
+    """Add this module's command to `group`."""
+    group.command("check")(check_command)
+
+
+def check_command(
+    ctx: typer.Context,
+    document: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", parser=named_path, help="The document's file; not while a node has it."
+        ),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Verify every entry, signature and link in a document's file, and compute its state's root.
+
+    Nothing is changed. It ends with 1 if something is wrong. A node moves a file that is damaged
+    aside, and has what peers have again from them.
+    """
+    from lattica.crdt.check import check_document, problems_of
+
+    start(ctx, quiet=True)
+    report = check_document(document)
+    root = report.root.hex() if report.root is not None else None
+    if as_json:
+        say_json(
+            {
+                "document": report.doc_id.hex(),
+                "name": report.name,
+                "authors": report.authors,
+                "entries": report.entries,
+                "pruned": report.pruned,
+                "withdrawn": report.withdrawn,
+                "forks": report.forks,
+                "unsigned": report.unsigned,
+                "root": root,
+                "problems": list(problems_of(report)),
+            }
+        )
+    else:
+        say(f"document {report.doc_id.hex()}")
+        say(
+            f"{report.entries} entries of {report.authors} authors verified, "
+            f"{report.pruned} pruned, {report.withdrawn} withdrawn by {report.forks} forks"
+        )
+        say(f"state {root}" if root else "the state needs pycrdt, which is not installed")
+        for problem in problems_of(report):
+            say(problem, err=True)
+    if report.problem_count:
+        raise SystemExit(EXIT_FAILURE)
