@@ -134,7 +134,7 @@ class Membership:
             else:
                 failures += 1
                 pause = pause_after(failures, 0.5, 30.0, self._rng)
-                if failures == 5:
+                if failures == 5 and any(self._bootstrap()):
                     logger.info("the DHT: no peer of it answers yet; it is tried again")
                 with trio.move_on_after(pause):
                     await self._nudge.wait()

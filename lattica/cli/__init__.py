@@ -20,6 +20,7 @@ from lattica.cli import (
     content,
     content_diff,
     crdt,
+    dht,
     doctor,
     node,
     ports,
@@ -157,6 +158,7 @@ content.register(app)
 content_diff.register(app)
 ports.register(app)
 topic.register(app)
+dht.register(app)
 crdt.register(app)
 swarm_key.register(app)
 config_show.register(app)

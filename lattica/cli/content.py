@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lattica.config import NodeConfig
     from lattica.content import Cid, FetchOptions, FetchResult, Publisher, Ticket
     from lattica.content.publish.catalog import Publication
+    from lattica.content.swarm.dht_finder import dht_finder
     from lattica.node import Node
 
 _SIGNAL_EXIT = 128
@@ -217,15 +218,18 @@ async def _publish(
     from lattica.cli.content_progress import HashDisplay
     from lattica.content import Publisher, PublisherLimits
     from lattica.content.publish.catalog import check_publishable
+    from lattica.content.swarm.dht_finder import dht_finder
     from lattica.node import Node
 
     # Entered first: a signal that arrives while the files are hashed is not lost.
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
+            serving = trio.CancelScope()
+            is_serving = False
 
             async def stop_on_signal() -> None:
                 async for _ in signals:
-                    nursery.cancel_scope.cancel()
+                    (serving if is_serving else nursery.cancel_scope).cancel()
 
             nursery.start_soon(stop_on_signal)
             await check_publishable(path, name)  # before anybody is told that there is a peer
@@ -236,8 +240,17 @@ async def _publish(
                 [publication] = publisher.catalog
                 ticket = publisher.ticket(publication.cid)
                 _show_ticket(ticket, publication, as_json)
-                await _show_better(node, publisher, ticket)
-                await trio.sleep_forever()
+                finder = dht_finder(node)
+                # The node goes on while it says that it has it no more.
+                is_serving = True
+                with serving:
+                    if finder is not None:
+                        nursery.start_soon(finder.provide, publication.cid)
+                    await _show_better(node, publisher, ticket)
+                    await trio.sleep_forever()
+                if finder is not None:
+                    await finder.withdraw(publication.cid)
+                nursery.cancel_scope.cancel()
 
 
 async def _show_better(node: Node, publisher: Publisher, ticket: Ticket) -> None:
@@ -326,7 +339,13 @@ async def _fetch(
                     else:
                         await _wait_for_peers(node)
                     result = await fetch(
-                        node, parsed, out, progress=display, tensors=tensors, options=options
+                        node,
+                        parsed,
+                        out,
+                        progress=display,
+                        tensors=tensors,
+                        options=options,
+                        finder=dht_finder(node),
                     )
             _show_result(result, steps, out, as_json, options.delete_former)
             nursery.cancel_scope.cancel()

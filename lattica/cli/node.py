@@ -55,7 +55,7 @@ def node_command(
 ) -> None:
     """Run a peer until SIGINT or SIGTERM."""
     overrides = {"listen": listen, "bootstrap": bootstrap, "relays": relay}
-    config = start(ctx, overrides, ephemeral=ephemeral)
+    config = start(ctx, overrides, ephemeral=ephemeral, serves_dht=True)
     if as_json:
         with event_output() as output:
             run(_serve, config, output)

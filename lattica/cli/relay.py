@@ -80,7 +80,7 @@ def relay_command(
         "nat.relay_server.allow_peers": allow,
         "nat.relay_server.limits.open_to_strangers": open_to_strangers,
     }
-    config = start(ctx, overrides)
+    config = start(ctx, overrides, serves_dht=True)
     relay = config.nat.relay_server
     if not relay.allow_peers and not relay.limits.open_to_strangers:
         with wrong_arguments():

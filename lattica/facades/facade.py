@@ -43,6 +43,7 @@ class Content:
         self._node = node
         self._stack = stack
         self._publisher: Publisher | None = None
+        self._nursery: trio.Nursery | None = None
 
     async def publish(
         self,
@@ -54,13 +55,21 @@ class Content:
     ) -> Ticket:
         """See :meth:`lattica.content.Publisher.publish`. Serves until the node stops."""
         from lattica.content import Publisher
+        from lattica.content.swarm.dht_finder import dht_finder
 
         if self._publisher is None:
             self._publisher = Publisher(self._node)
             await self._stack.enter_async_context(self._publisher)
-        return await self._publisher.publish(
+        ticket = await self._publisher.publish(
             path, name, progress=progress, announce_timeout=announce_timeout
         )
+        finder = dht_finder(self._node)
+        if finder is not None:
+            if self._nursery is None:
+                self._nursery = await self._stack.enter_async_context(trio.open_nursery())
+                self._stack.callback(self._nursery.cancel_scope.cancel)
+            self._nursery.start_soon(finder.provide, ticket.cid)
+        return ticket
 
     def unpublish(self, publication: Ticket | Cid | str) -> None:
         """See :meth:`lattica.content.Publisher.unpublish`."""
@@ -78,9 +87,16 @@ class Content:
     ) -> FetchResult:
         """See :func:`lattica.content.fetch`."""
         from lattica.content import fetch
+        from lattica.content.swarm.dht_finder import dht_finder
 
         return await fetch(
-            self._node, ticket, out_dir, progress=progress, tensors=tensors, options=options
+            self._node,
+            ticket,
+            out_dir,
+            progress=progress,
+            tensors=tensors,
+            options=options,
+            finder=dht_finder(self._node),
         )
 
 

@@ -43,6 +43,7 @@ def start(
     keep_identity: bool = True,
     ephemeral: bool = False,
     quiet: bool = False,
+    serves_dht: bool = False,
 ) -> NodeConfig:
     """Load the configuration for a command, and set up logging as it says.
 
@@ -50,7 +51,8 @@ def start(
     were not given and are left out. With `keep_identity`, the key is that of the configured file,
     or of one in the data directory; without it, of the file given by `--identity`, or for this run
     only: the configured one may be in use by a peer that runs all the time. `ephemeral` is always
-    a key for this run. `quiet` logs warnings only, unless something else is configured.
+    a key for this run. `quiet` logs warnings only, and `serves_dht` takes part in the DHT, unless
+    something else is configured.
     Raises :class:`lattica.errors.ConfigError`.
     """
     from dataclasses import replace
@@ -61,7 +63,11 @@ def start(
     options = ctx.find_object(GlobalOptions) or GlobalOptions()
     given = {k: v for k, v in (overrides or {}).items() if v is not None and v != [] and v != ()}
     # What the environment says comes last, after the arguments and the file.
-    environment = {**({"LATTICA_LOG_LEVEL": "warning"} if quiet else {}), **os.environ}
+    environment = {
+        **({"LATTICA_LOG_LEVEL": "warning"} if quiet else {}),
+        **({"LATTICA_DHT__ENABLED": "true"} if serves_dht else {}),
+        **os.environ,
+    }
     config = load_config(options.config_file, environment)
     if given or options.overrides:
         with wrong_arguments():  # as it would do without them

@@ -1,0 +1,67 @@
+"""Content ids in the DHT: who provides one, and that this node does."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import trio
+
+from lattica.content.swarm.messages import Member
+from lattica.dht.errors import DhtError
+from lattica.nat.base.errors import LatticaError
+
+if TYPE_CHECKING:
+    from lattica.content.manifest.cid import Cid
+    from lattica.node import Node
+
+logger = logging.getLogger(__name__)
+
+_FIND_TIMEOUT = 20.0
+"""Seconds that providers are looked for."""
+_MAX_PROVIDERS = 16
+"""So many are enough to begin with: they know of others."""
+_WITHDRAW_TIMEOUT = 3.0
+_SHA256 = b"\x12\x20"
+
+
+class DhtFinder:
+    """A node's DHT as a :class:`~lattica.content.swarm.providers.ProviderFinder`. The key is the
+    id's multihash, as in every libp2p network.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    async def find_providers(self, cid: Cid) -> Sequence[Member]:
+        found: list[Member] = []
+        with trio.move_on_after(_FIND_TIMEOUT):
+            async with self._node.dht.find_providers(_key(cid), count=_MAX_PROVIDERS) as providers:
+                async for peer in providers:
+                    found.append(Member(peer.peer_id, peer.addrs))
+        return found
+
+    async def provide(self, cid: Cid) -> None:
+        try:
+            held = await self._node.dht.provide(_key(cid))
+        except DhtError as error:
+            logger.warning("%s is not found by the DHT, only by its ticket: %s", cid, error)
+        else:
+            logger.info("%d peers of the DHT know that %s is here", held, cid)
+
+    async def withdraw(self, cid: Cid) -> None:
+        """Say that this node has it no more, for a few seconds, even if cancelled."""
+        with trio.move_on_after(_WITHDRAW_TIMEOUT, shield=True), suppress(LatticaError):
+            await self._node.dht.withdraw(_key(cid))
+
+
+def _key(cid: Cid) -> bytes:
+    return _SHA256 + cid.digest
+
+
+def dht_finder(node: Node) -> DhtFinder | None:
+    """None where the node takes part in no DHT, and there is nobody to join one by."""
+    config = node.config
+    return DhtFinder(node) if config.dht.enabled or config.bootstrap else None
