@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from lattica.config import NodeConfig
     from lattica.content import Cid, FetchOptions, FetchResult, Publisher, Ticket
     from lattica.content.publish.catalog import Publication
-    from lattica.content.swarm.dht_finder import dht_finder
     from lattica.node import Node
 
 _SIGNAL_EXIT = 128
@@ -309,6 +308,7 @@ async def _fetch(
     from lattica.cli.shared.listening import beside_others
     from lattica.cli.shared.path_watch import PathWatch
     from lattica.content import Ticket, fetch
+    from lattica.content.swarm.dht_finder import dht_finder
     from lattica.nat.traversal.portmap.config import PortMappingConfig
     from lattica.node import Node
 

@@ -17,6 +17,7 @@ from rich.table import Table
 from tools.bench import lossy_link, venvs
 from tools.bench.cases import BENCHES, OURS, Workload, select
 from tools.bench.dht import scenarios as dht
+from tools.bench.dht.real import run_real
 from tools.bench.runner import HERE, PROGRAMS, Failure, Program, Settings, run_workload
 from tools.bench.stats import Measurement, by_case, is_better, json_line, ratio, rounded
 from tools.bench.topics import scenarios as topics
@@ -155,8 +156,13 @@ def main(
     ] = None,
     nodes: Annotated[
         int | None,
-        typer.Option(min=100, help="Nodes that are simulated; dht: 10,000, topics: 1,000."),
+        typer.Option(
+            min=3, help="Nodes that are simulated; dht: 10,000 (50 real ones), topics: 1,000."
+        ),
     ] = None,
+    real: Annotated[
+        bool, typer.Option("--real", help="dht: real nodes on loopback, a third of them killed.")
+    ] = False,
     lookups: Annotated[int, typer.Option(min=1, help="dht: lookups that are measured.")] = 1000,
     messages: Annotated[int, typer.Option(min=1, help="topics: messages published.")] = 100,
     seed: Annotated[
@@ -175,7 +181,9 @@ def main(
     if unknown := [p for p in peers if p not in venvs.PEERS]:
         raise typer.BadParameter(f"unknown peer {unknown[0]!r}; known: {', '.join(venvs.PEERS)}")
     complaints: list[str] = []
-    if name == "dht":
+    if name == "dht" and real:
+        measurements, well = simulate(run_real(nodes or 50, 100, 10_000, seed), json), True
+    elif name == "dht":
         measurements, well = simulate(dht.run_all(nodes or 10_000, lookups, seed), json), True
     elif name == "topics":
         measurements, well = simulate(topics.run_all(nodes or 1000, messages, seed), json), True

@@ -1,0 +1,66 @@
+"""`lattica dht`, as processes: what one puts or provides another finds."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.loopback.commands.commands import LATTICA, LISTEN, environment
+
+_TIMEOUT = 60
+
+
+def dht(data_dir: Path, *arguments: str) -> tuple[int, list[dict[str, Any]], str]:
+    done = subprocess.run(
+        [*LATTICA, "dht", *arguments, "--json"],
+        capture_output=True,
+        text=True,
+        env=environment(data_dir),
+        timeout=_TIMEOUT,
+        check=False,
+    )
+    return done.returncode, list(map(json.loads, done.stdout.splitlines())), done.stderr
+
+
+@contextmanager
+def serving(data_dir: Path, *arguments: str) -> Iterator[dict[str, Any]]:
+    """A command that runs until the end of the block, and its first line."""
+    with subprocess.Popen(
+        [*LATTICA, *arguments, "--listen", LISTEN, "--json"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(data_dir),
+    ) as process:
+        assert process.stdout is not None
+        yield json.loads(process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        assert process.wait(_TIMEOUT) == 0
+
+
+def test_what_one_command_stores_others_find(tmp_path: Path) -> None:
+    with serving(tmp_path / "node", "node") as ready:
+        at = ("--connect", ready["addrs"][0])
+        code, [put], _ = dht(tmp_path / "a", "put", "key", '{"step": 12}', *at)
+        assert (code, put["peers"]) == (0, 1)
+        code, [got], _ = dht(tmp_path / "b", "get", "key", "--owner", put["owner"], *at)
+        assert (code, got["value"], got["owner"]) == (0, {"step": 12}, put["owner"])
+        code, nothing, told = dht(tmp_path / "b", "get", "other", *at)
+        assert (code, nothing) == (1, [])
+        assert "other" in told
+        with serving(tmp_path / "c", "dht", "provide", "gpu", *at) as provided:
+            code, [found], _ = dht(tmp_path / "b", "find", "gpu", *at)
+            assert (code, found["peer_id"]) == (0, provided["peer_id"])
+        assert dht(tmp_path / "b", "find", "gpu", *at)[:2] == (1, [])
+        code, [peer], _ = dht(tmp_path / "b", "peers", *at)
+        assert (code, peer["peer_id"]) == (0, ready["peer_id"])
+
+
+def test_without_anybody_to_ask_it_is_said(tmp_path: Path) -> None:
+    code, nothing, told = dht(tmp_path, "get", "key")
+    assert (code, nothing) == (1, [])
+    assert "--connect" in told
