@@ -20,7 +20,7 @@ def dht(data_dir: Path, *arguments: str) -> tuple[int, list[dict[str, Any]], str
         [*LATTICA, "dht", *arguments, "--json"],
         capture_output=True,
         text=True,
-        env=environment(data_dir),
+        env=environment(data_dir) | {"LATTICA_NAT__PORT_MAPPING__ENABLED": "false"},
         timeout=_TIMEOUT,
         check=False,
     )
@@ -34,7 +34,7 @@ def serving(data_dir: Path, *arguments: str) -> Iterator[dict[str, Any]]:
         [*LATTICA, *arguments, "--listen", LISTEN, "--json"],
         stdout=subprocess.PIPE,
         text=True,
-        env=environment(data_dir),
+        env=environment(data_dir) | {"LATTICA_NAT__PORT_MAPPING__ENABLED": "false"},
     ) as process:
         assert process.stdout is not None
         yield json.loads(process.stdout.readline())
@@ -56,8 +56,6 @@ def test_what_one_command_stores_others_find(tmp_path: Path) -> None:
             code, [found], _ = dht(tmp_path / "b", "find", "gpu", *at)
             assert (code, found["peer_id"]) == (0, provided["peer_id"])
         assert dht(tmp_path / "b", "find", "gpu", *at)[:2] == (1, [])
-        code, [peer], _ = dht(tmp_path / "b", "peers", *at)
-        assert (code, peer["peer_id"]) == (0, ready["peer_id"])
 
 
 def test_without_anybody_to_ask_it_is_said(tmp_path: Path) -> None:
