@@ -133,7 +133,6 @@ def provide_command(
             with trio.move_on_after(5.0, shield=True):
                 for name in names:
                     await node.dht.withdraw(name)
-        return 0
 
     sys.exit(run(_with_node, config, provide))
 
