@@ -25,15 +25,14 @@ def serves(
         met_internet: whether it was connected to a peer on the internet, not over a relay.
 
     Where nobody has tried, a node with an address of the internet is taken to be reachable, and one
-    without if all its peers are in local networks, too.
+    with others if all its peers are in local networks, too.
     """
     if mode != "auto":
         return mode == "server"
     if reachable is not None:
         return reachable
-    if any(is_public_host(ip) for addr in own if (ip := direct_ip(addr)) is not None):
-        return True
-    return not met_internet
+    direct = [ip for addr in own if (ip := direct_ip(addr)) is not None]
+    return bool(direct) and (any(map(is_public_host, direct)) or not met_internet)
 
 
 def is_on_internet(addr: Multiaddr) -> bool:
