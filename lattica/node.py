@@ -16,6 +16,7 @@ import trio
 from lattica.bootstrap import BootstrapPeers
 from lattica.config import NodeConfig, load_config, require_config
 from lattica.dht.errors import DhtError
+from lattica.dht.topics.service.records import PeerRecords
 from lattica.nat.base.checks import check_timeout
 from lattica.nat.base.errors import (
     AddressError,
@@ -115,6 +116,10 @@ class Node(NodeInProcess):
             bootstrap=lambda: self._bootstrap.peer_ids,
         )
         self._identify.on_push.append(self.traversal.paths.peer_changed)
+        self._records = PeerRecords()
+        self._identify.on_identified.append(
+            lambda connection, said: self._records.take(connection.peer_id, said.signed_record)
+        )
         self._exit = AsyncExitStack()
 
     def __repr__(self) -> str:
@@ -248,21 +253,16 @@ class Node(NodeInProcess):
         """
         if self._topics is None:
             nursery = self._running("node.topics")
-            from lattica.dht.topics.service.records import PeerRecords
             from lattica.dht.topics.service.topics import Topics
             from lattica.discovery import seek_members
             from lattica.nat.quic.qh3.signatures import ed25519_signer
 
-            records = PeerRecords()
-            self._identify.on_identified.append(
-                lambda connection, said: records.take(connection.peer_id, said.signed_record)
-            )
             self._topics = Topics(
                 self,
                 nursery,
                 self.config.topics,
                 sign=ed25519_signer(self.identity.seed),
-                record_of=records.get,
+                record_of=self._records.get,
                 seek=partial(seek_members, self),
             )
         return self._topics

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 import trio
+from libp2p.custom_types import TProtocol
+from libp2p.pubsub.gossipsub import GossipSub
+from libp2p.pubsub.pubsub import Pubsub
+from libp2p.tools.anyio_service import background_trio_service
 
 from lattica.nat.base.keys.identity import parse_peer_id
 from tests.interop import partners
@@ -86,6 +90,34 @@ async def test_js_and_we_hear_each_other(js_pubsub_installed, tmp_path, we_dial)
                     message = await anext(messages)
                     assert (message.data, str(message.source)) == (said, js.peer_id)
                 assert node.topics.counters.invalid == 0
+
+
+async def test_py_libp2p_and_we_hear_each_other():
+    """Its GossipSub runs on a node of ours, as its users have it there."""
+    async with our_node() as theirs, our_node() as ours:
+        router = GossipSub(
+            protocols=[TProtocol("/meshsub/1.1.0")], degree=8, degree_low=6, degree_high=12
+        )
+        pubsub = Pubsub(theirs.host, router)
+        async with background_trio_service(pubsub), background_trio_service(router):
+            await pubsub.wait_until_ready()
+            heard = await pubsub.subscribe(TOPIC)
+            topic = ours.topic(TOPIC)
+            async with topic.subscribe() as messages:
+                await ours.connect(address(theirs))
+                with trio.fail_after(PATIENCE):
+                    await topic.wait_peers()
+                    while not pubsub.peer_topics.get(TOPIC):
+                        await trio.sleep(0.05)
+                    for size in (1, 5000):
+                        said = bytes([size % 251]) * size
+                        assert await topic.publish(said) == 1
+                        assert (await heard.get()).data == said
+                        await pubsub.publish(TOPIC, said)
+                        message = await anext(messages)
+                        assert (message.data, message.source) == (said, theirs.peer_id)
+                        await heard.get()  # it hears itself, too
+                assert ours.topics.counters.invalid == 0
 
 
 async def test_we_pass_on_between_go_and_js(go_installed, js_pubsub_installed, tmp_path):

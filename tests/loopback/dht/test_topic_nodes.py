@@ -88,3 +88,21 @@ async def test_members_find_each_other_through_the_dht():
                     await one.topic("news").wait_peers()
                     await one.topic("news").publish(b"hello")
                     assert (await anext(messages)).source == one.peer_id
+
+
+async def test_peers_are_exchanged_with_their_records():
+    """One that is pruned is told of others, with what they have signed about themselves."""
+    async with Node(config()) as centre, Node(config()) as one, Node(config()) as two:
+        with trio.fail_after(60):
+            for node in (one, two):
+                await node.connect(centre.addrs)
+            async with (
+                one.topic("news").subscribe(),
+                two.topic("news").subscribe(),
+                centre.topic("news").subscribe() as messages,
+            ):
+                await centre.topic("news").wait_peers(2)
+                one.topics.set_score(centre.peer_id, 100.0)
+                # The centre leaves, and names those who stay to each other.
+                messages.__exit__()
+                await one.wait_connected(two.peer_id)

@@ -13,8 +13,10 @@ from lattica.dht.topics.config import TopicsConfig
 from lattica.dht.topics.core.actions import Connect, Subscribed, Unsubscribed
 from lattica.dht.topics.core.router import Verdict
 from lattica.dht.topics.messages import GOSSIPSUB_11, GOSSIPSUB_12
+from lattica.dht.topics.service.records import PeerRecords
 from lattica.dht.topics.service.topics import Topics
 from lattica.errors import LocalProtocolError, RemoteProtocolError, StreamResetError
+from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.base.keys.peer_record import seal_record
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.swarm.events import PathChanged
@@ -329,3 +331,15 @@ async def test_nobody_is_sent_into_private_networks_by_peer_exchange(autojump_cl
         await one.topics._connect(Connect(third.peer_id, record, two.host.peer_id))
         ((addr,),) = dialed
         assert str(addr).startswith("/ip4/1.2.3.4/tcp/1/p2p/")
+
+
+def test_only_so_many_records_of_peers_are_kept():
+    records = PeerRecords()
+    identities = [PeerId(b"\x12\x20" + number.to_bytes(32, "big")) for number in range(600)]
+    for peer_id in identities:
+        records.take(peer_id, b"record")
+    assert records.get(identities[-1]) == b"record"
+    assert records.get(identities[0]) == b""
+    records.take(identities[-1], bytes(9000))
+    records.take(identities[-1], b"")
+    assert records.get(identities[-1]) == b"record"
