@@ -69,6 +69,8 @@ _LOST = 1024
 """Peers whose connection was lost, of which it is remembered when."""
 _FLOOD = 10
 """So many times the IHAVEs that are read in a heartbeat are a flood."""
+_REFUSED = 8.0
+"""What a message that is refused has cost, in frames that carry nothing."""
 _MALFORMED = 5.0
 """Breaches that an RPC counts for which is none."""
 
@@ -333,6 +335,7 @@ class Router:
             return []
         if peer.score < self.config.score.graylist_threshold:
             self.counters.ignored_rpcs += 1
+            peer.nuisance += 1
             return []
         read = decode_rpc(rpc)
         peer.nuisance += _cost(read)
@@ -468,6 +471,7 @@ class Router:
     def _refuse(self, brought: Iterable[PeerState], topic: str, now: float) -> None:
         self.counters.invalid += 1
         for peer in brought:
+            peer.nuisance += _REFUSED
             self.scores.invalid(peer, topic, now)
 
     def validated(self, message_id: bytes, verdict: Verdict, now: float) -> list[Action]:
@@ -504,6 +508,8 @@ class Router:
         if control.graft:
             # A GRAFT of a topic that is not ours has no answer: it costs nothing.
             names = dict.fromkeys(control.graft)
+            if len(names) < len(control.graft):
+                self.scores.breach(peer, 1.0, now)
             grafts = [self.topics[name] for name in names if name in self.topics]
             # Whoever grafts is subscribed, even if that is still on its way.
             self._mesh.grafted(peer, [topic for topic in grafts if topic.subscribed], now, out)

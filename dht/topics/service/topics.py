@@ -557,7 +557,7 @@ class Topics:
             while data := await stream.receive_view():
                 for rpc in decoder.feed(data):
                     self._do(self._router.receive(stream.peer_id, rpc, trio.current_time()))
-                await self._charge(stream)
+                    await self._charge(stream)
                 if self._crowded:
                     await self._wait_for_subscribers()
         except RemoteProtocolError:

@@ -507,3 +507,36 @@ def test_a_bad_name_outlives_a_connection_and_a_good_one_does_not():
     net.unlink(one, other)
     net.link(one, other)
     assert one.router.peers[other.peer_id].score == pytest.approx(bad, abs=1)
+
+
+# --- what it costs to read ---
+
+
+def test_grafts_that_are_repeated_in_an_rpc_count_against_a_peer():
+    net = RouterNet()
+    one, other = line(net, 2)
+    for _ in range(10):
+        net.send(other.peer_id, one, encode_control(Control(graft=(TOPIC,) * 1000)))
+    assert one.router.peers[other.peer_id].score < net.config.score.graylist_threshold
+
+
+def test_what_carries_nothing_is_counted_and_messages_are_not():
+    net = RouterNet()
+    one, other = line(net, 2)
+    peer = one.router.peers[other.peer_id]
+    peer.nuisance = 0.0
+    for number in range(100):
+        net.send(other.peer_id, one, signed(other.identity, b"x", number))
+    assert peer.nuisance == 0
+    net.send(other.peer_id, one, encode_control(Control(iwant=ids(3200))))
+    assert peer.nuisance >= 100
+    before = peer.nuisance
+    forged = pb.RPC.FromString(signed(Identity.generate(), b"x", 1))
+    forged.publish[0].data = b"y"
+    net.send(other.peer_id, one, forged.SerializeToString())
+    assert peer.nuisance >= before + 8
+    for _ in range(10):
+        one.router.breach(other.peer_id, net.now)
+    before = peer.nuisance
+    net.send(other.peer_id, one, signed(other.identity, b"x", 1000))
+    assert peer.nuisance == before + 1
