@@ -59,10 +59,11 @@ def pub_command(
 
         lattica topic pub news "hello" --connect /ip4/192.0.2.7/tcp/4001/p2p/12D3KooW…
 
-    Ends with 1 if nobody has subscribed in time.
+    Whoever is connected to the same `lattica node` finds each other through the DHT. Ends with 1 if
+    nobody has subscribed in time.
     """
     overrides = {"listen": listen, "bootstrap": connect, "relays": relay}
-    config = start(ctx, overrides, keep_identity=False, quiet=True)
+    config = start(ctx, overrides, keep_identity=False, quiet=True, serves_dht=True)
     run(_publish, config, name, messages or [], peers, wait, as_json)
 
 
@@ -86,7 +87,7 @@ def sub_command(
     text; peers that come and go are told, too.
     """
     overrides = {"listen": listen, "bootstrap": connect, "relays": relay}
-    config = start(ctx, overrides, ephemeral=ephemeral, quiet=True)
+    config = start(ctx, overrides, ephemeral=ephemeral, quiet=True, serves_dht=True)
     if as_json:
         with event_output() as output:
             run(_subscribe, config, name, count, output)

@@ -47,3 +47,14 @@ def test_whoever_publishes_to_nobody_is_told(tmp_path: Path) -> None:
     done = publish(tmp_path, "news", "hello", "--wait", "0.2", *ARGS)
     assert done.returncode == 1
     assert b"0 connected peers have subscribed to 'news'" in done.stderr
+
+
+def test_who_knows_the_same_node_finds_each_other(tmp_path: Path) -> None:
+    with running(tmp_path, "node", *ARGS, "--ephemeral") as node:
+        hub = node.said("ready")["addrs"][0]
+        known = ("--connect", hub)
+        with running(tmp_path, "topic", "sub", "news", *ARGS, *known, "--ephemeral") as sub:
+            sub.said("ready")
+            done = publish(tmp_path, "news", "hello", *ARGS, *known)
+            assert done.returncode == 0, done.stderr
+            assert sub.said("message")["data"] == "hello"
