@@ -20,6 +20,7 @@ from lattica.compat.arguments import received
 from lattica.compat.blocks import BlockDirectory
 from lattica.compat.errors import CompatError
 from lattica.compat.peer_info import PeerInfo
+from lattica.compat.records import Records, ValueWithExpiration
 from lattica.compat.results import RpcFuture, StreamIterator, translated
 from lattica.compat.service import service_of
 from lattica.compat.settings import Settings, texts, usable
@@ -27,6 +28,7 @@ from lattica.config import default_data_dir
 from lattica.content.bitswap.exchange import Exchange, open_exchange
 from lattica.content.manifest.cid import Cid
 from lattica.facades.blocking import Lattica
+from lattica.facades.bridge import Bridge
 from lattica.facades.call import Call
 from lattica.nat.base.errors import LatticaError
 from lattica.nat.base.keys.identity import Identity
@@ -56,6 +58,7 @@ class CompatLattica:
         self._blocks: BlockDirectory | None = None
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._exchange: Exchange | None = None
+        self._records: Records | None = None
         self._pending: set[Call[Any]] = set()
         self._lock = threading.Lock()
 
@@ -138,9 +141,13 @@ class CompatLattica:
             self._identity = self._settings.identity() or Identity.generate()
             config = self._settings.config(self._identity.peer_id)
             self._blocks = BlockDirectory(self._block_folder(self._identity.peer_id))
-            lattica = Lattica(config, identity=self._identity).start()
+            known = self._identity if config.identity_path is None else None
+            lattica = Lattica(config, identity=known).start()
             self._lattica = lattica
         self._exchange = self._begin_exchange(lattica)
+        node = lattica._node
+        self._records = Records(lattica._bridge.call_plain(lambda: node.dht), node.peer_id)
+        lattica._bridge.submit(self._records.run)
         external = usable(self._settings.external_addrs, "announce")
         if external:
             node = lattica._node
@@ -236,7 +243,7 @@ class CompatLattica:
             arguments = () if payload is None else (payload,)
             return received(await stub.call_method(name, arguments, {}), result)
 
-        call = self.lattica._bridge.submit(run)
+        call = self._bridge.submit(run)
         with self._lock:
             self._pending.add(call)
         call.future.add_done_callback(lambda _: self._forget(call))
@@ -253,6 +260,44 @@ class CompatLattica:
         arguments = () if payload is None else (payload,)
         return StreamIterator(getattr(stub, name).stream(*arguments))
 
+    # --- values ---
+
+    def store(
+        self,
+        key: str,
+        value: Any,
+        expiration_time: float | None = None,
+        subkey: str | None = None,
+    ) -> bool:
+        """Store a value, for ten minutes unless `expiration_time` (wall clock) is given; each
+        `subkey` has one of its own. Whether it will be found, by this node at least."""
+        return self._bridge.call(self._kept().store, key, value, expiration_time, subkey)
+
+    def get(self, key: str) -> ValueWithExpiration | None:
+        """What is stored under a key; None if there is nothing, or if it is not found in 5 s."""
+        return self._bridge.call(self._kept().get, key)
+
+    def start_providing(self, key: str) -> None:
+        """Let others find this node by a key; a node without peers is found when it has some."""
+        self._bridge.call_plain(self._kept().provide, key)
+
+    def stop_providing(self, key: str) -> None:
+        """Be found by it no more."""
+        self._bridge.call(self._kept().withdraw, key)
+
+    def get_providers(self, key: str) -> list[str]:
+        """The peers that provide a key, this one included; takes 5 s at most."""
+        return self._bridge.call(self._kept().providers, key)
+
+    def _kept(self) -> Records:
+        if self._records is None:
+            raise CompatError("the node is not built: call build() first")
+        return self._records
+
+    @property
+    def _bridge(self) -> Bridge[Any]:
+        return self.lattica._bridge
+
     # --- blocks ---
 
     def put_block(self, data: bytes) -> str:
@@ -262,7 +307,7 @@ class CompatLattica:
             cid = blocks.put(bytes(data))
         except (OSError, ValueError) as error:
             raise CompatError(f"Failed to put block: {error}") from error
-        self.lattica._bridge.call_plain(exchange.notify, cid)
+        self._bridge.call_plain(exchange.notify, cid)
         return str(cid)
 
     def get_block(self, cid: str, timeout_secs: float = 30) -> tuple[str | None, bytes]:
@@ -277,7 +322,7 @@ class CompatLattica:
             block = blocks.get_block(name)
             if block is not None:
                 return None, block
-            peer, block = self.lattica._bridge.call(exchange.get, name, float(timeout_secs))
+            peer, block = self._bridge.call(exchange.get, name, float(timeout_secs))
         except LatticaError as error:
             raise CompatError(f"Failed to get block: {error}") from error
         return str(peer), block
@@ -349,13 +394,13 @@ class CompatLattica:
             connections = registry.by_peer.get(peer, ())
             return sorted({name for each in connections for name in each.known_protocols})
 
-        return PeerInfo.of(status, addrs, self.lattica._bridge.call_plain(protocols))
+        return PeerInfo.of(status, addrs, self._bridge.call_plain(protocols))
 
     def get_peer_addresses(self, peer_id: str) -> list[str]:
         """Where a peer is known to be, each address with its ID."""
         peer = _peer(peer_id)
         book = self._node.swarm.address_book
-        found = self.lattica._bridge.call_plain(book.addrs, peer)
+        found = self._bridge.call_plain(book.addrs, peer)
         return [str(with_peer(addr, peer)) for addr in found]
 
     def get_peer_rtt(self, peer_id: str) -> float | None:

@@ -82,6 +82,7 @@ class Settings:
             mapping = replace(mapping, enabled=self.upnp and mapping.enabled)
         return replace(
             base,
+            identity_path=None if self.key_path is None else self.key_path / KEY_FILE,
             bootstrap=tuple(dict.fromkeys((*bootstraps, *base.bootstrap))),
             swarm=replace(swarm, listen=listen, identify=identify),
             nat=replace(
@@ -89,6 +90,12 @@ class Settings:
                 port_mapping=mapping,
                 relay=replace(nat.relay, relays=tuple(dict.fromkeys((*relays, *nat.relay.relays)))),
                 paths=replace(nat.paths, enabled=self.dcutr and nat.paths.enabled),
+            ),
+            dht=replace(
+                base.dht,
+                enabled=True,
+                protocol=f"{self.protocol_of(own).rstrip('/')}/kad/1.0.0",
+                store_path=None if self.dht_path is None else self.dht_path / "records.sqlite",
             ),
             rpc=replace(base.rpc, max_skeleton=max(base.rpc.max_skeleton, _MAX_SKELETON)),
         )

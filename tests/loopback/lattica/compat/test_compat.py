@@ -368,3 +368,53 @@ def test_a_block_that_was_changed_is_none(tmp_path: Path) -> None:
     again = Lattica.builder().with_listen_addrs(LISTEN).with_storage_path(str(tmp_path)).build()
     assert again.get_block(cid) == (None, b"hello")
     again.close()
+
+
+def test_values_of_a_node_alone() -> None:
+    node = Lattica.builder().with_listen_addrs(LISTEN).build()
+    ends = time.time() + 365 * 24 * 3600
+    assert node.store("k", {"x": 1}, expiration_time=ends) is True
+    found = node.get("k")
+    assert found is not None
+    assert found == ({"x": 1}, pytest.approx(ends, abs=5))
+    assert [found.value, found[0], next(iter(found))] == [{"x": 1}] * 3
+    assert node.get("nope") is None
+    assert node.store("old", 1, time.time() - 5) is True
+    assert node.get("old") is None
+    assert node.store("l", lambda: 1) is False
+    assert node.get_providers("zz") == []
+    node.start_providing("zz")
+    assert node.get_providers("zz") == [node.peer_id()]
+    node.close()
+
+
+def test_values_stored_alone_are_handed_over(pair: Pair) -> None:
+    lone = Lattica.builder().with_listen_addrs(LISTEN).build()
+    assert lone.store("scheduler_peer_id", lone.peer_id())
+    lone.start_providing("shards")
+    address = lone.get_visible_maddrs()
+    late = Lattica.builder().with_listen_addrs(LISTEN).with_bootstraps(address).build()
+    eventually(lambda: late.get("scheduler_peer_id"))
+    found = late.get("scheduler_peer_id")
+    assert found is not None
+    assert found.value == lone.peer_id()
+    eventually(lambda: late.get_providers("shards") == [lone.peer_id()])
+    lone.stop_providing("shards")
+    eventually(lambda: late.get_providers("shards") == [])
+    late.close()
+    lone.close()
+
+
+def test_values_with_subkeys_of_several_writers(pair: Pair) -> None:
+    ends = time.time() + 60
+    for node, name in ((pair.a, "A"), (pair.b, "B")):
+        assert node.store("party", {"who": name}, ends, subkey=name)
+    eventually(lambda: (found := pair.b.get("party")) and len(found.value) == 2)
+    for node in (pair.a, pair.b):
+        found = node.get("party")
+        assert found is not None
+        values = {name: each.value for name, each in found.value.items()}
+        assert values == {"A": {"who": "A"}, "B": {"who": "B"}}
+        assert found.expiration_time == pytest.approx(ends, abs=1)
+    assert pair.b.store("party", {"who": "B again"}, ends, subkey="B")
+    eventually(lambda: (f := pair.a.get("party")) and f.value["B"].value == {"who": "B again"})
