@@ -376,7 +376,7 @@ def test_values_of_a_node_alone() -> None:
     assert node.store("k", {"x": 1}, expiration_time=ends) is True
     found = node.get("k")
     assert found is not None
-    assert found == ({"x": 1}, pytest.approx(ends, abs=5))
+    assert found.expiration_time == pytest.approx(ends, abs=5)
     assert [found.value, found[0], next(iter(found))] == [{"x": 1}] * 3
     assert node.get("nope") is None
     assert node.store("old", 1, time.time() - 5) is True
