@@ -74,6 +74,8 @@ class _Source:
     sampled_at: float = 0.0
     sample: int = 0
     is_silent: bool = False
+    is_away: bool = False
+    """Its stream has ended, and nobody has looked for something to ask of it since."""
     next_steal: float = 0.0
     most: int = 0
     """Bytes that it may be asked for ahead."""
@@ -86,7 +88,9 @@ class _Source:
 
     def is_reliable(self, now: float) -> bool:
         """It brings what is asked of it, as far as can be seen."""
-        return not self.is_silent and (not self.in_flight or now - self.heard_at < _QUIET)
+        return not (self.is_silent or self.is_away) and (
+            not self.in_flight or now - self.heard_at < _QUIET
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +235,7 @@ class Schedule(Generic[S]):
         self._release(state)
         state.window = MAX_SPAN_BYTES
         state.is_silent = False
+        state.is_away = True
         state.heard_at = now
 
     def _release(self, state: _Source) -> None:
@@ -341,6 +346,7 @@ class Schedule(Generic[S]):
     def next(self, source: S, now: float) -> int | None:
         """The piece to ask a source for now, which counts as asked; None: nothing for now."""
         state = self._sources[source]
+        state.is_away = False
         if state.in_flight >= state.window or len(state.asked) >= _MAX_ASKED or state.is_silent:
             return None
         wanted = state.has & self._waiting

@@ -162,6 +162,21 @@ def test_a_source_that_sends_nothing_loses_its_work_and_comes_back():
     assert made.is_finished
 
 
+def test_who_was_fast_and_is_lost_keeps_nothing_from_the_slow():
+    """While its stream is made anew, others are asked for what it has, too."""
+    made = schedule(4)
+    for name in "ab":
+        made.add(name, 0.0, complete=True)
+    assert made.next("a", 0.0) == 0
+    assert made.next("b", 0.0) == 1
+    deliver(made, "b", 1, 0.01)
+    deliver(made, "a", 0, 6.0)
+    assert made.next("a", 6.0) is None  # the other one has it sooner
+    made.broken("b", 6.1)
+    assert made.next("a", 6.1) == 2
+    assert made.next("b", 6.2) == 3
+
+
 def test_wrong_bytes_are_had_again_from_somebody_else():
     made = schedule(1)
     made.add("a", 0.0, complete=True)
