@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -19,14 +18,15 @@ import trio
 
 from lattica.facades.bridge import Bridge
 from lattica.facades.capture import captured
-from lattica.facades.facade import EventsCore, NodeFacade
+from lattica.facades.closable import Closable
+from lattica.facades.facade import NodeFacade
 from lattica.facades.handoff import StreamCore, StreamHandle
+from lattica.facades.iterators import AsyncSubscription, EventsCore
 from lattica.facades.ports import ExposedPort, ForwardedPort
 from lattica.nat.base.buffers import AnyBuffer, AnyWritableBuffer, flat_bytes, writable_view
 from lattica.nat.base.checks import check_timeout
 from lattica.nat.base.errors import LocalProtocolError, StreamResetError
 from lattica.nat.base.foreign_code import described
-from lattica.nat.base.in_process import InProcess
 from lattica.nat.base.wire import encode_length_prefixed
 from lattica.nat.swarm.handler_kind import check_async_handler, require_awaitable
 
@@ -524,69 +524,21 @@ class AsyncStream(StreamHandle):
             self.reset()
 
 
-class AsyncEvents(InProcess):
+class AsyncEvents(AsyncSubscription["SwarmEvent"], Closable):
     """A node's events, one after the other: `async for event in events`.
 
     It ends when it is closed, by anybody, or the node is. The subscription begins when it is
     made, not when it is first awaited. Events that are not taken are kept as `Node.events` says.
     """
 
+    over = "this subscription to events is closed"
+
     def __init__(self, bridge: Bridge[Any], node: Node) -> None:
-        self._bridge = bridge
-        self._core: EventsCore[SwarmEvent] = EventsCore()
-        self._opened: Future[None] = bridge.submit_plain(self._core.open, node.events)
+        core: EventsCore[SwarmEvent] = EventsCore()
+        super().__init__(bridge, core, bridge.submit_plain(core.open, node.events))
 
     def __repr__(self) -> str:
         return f"<AsyncEvents of {self._bridge.name}>"
-
-    async def receive(self, *, timeout: float | None = None) -> SwarmEvent:
-        """The next event.
-
-        Raises:
-            TimeoutError: after `timeout` seconds.
-            LocalProtocolError: after the end.
-        """
-        event = await self._next(timeout)
-        if event is None:
-            raise LocalProtocolError("this subscription to events is closed")
-        return event
-
-    def close(self) -> None:
-        """End the subscription; any number of times. Whoever waits for an event stops."""
-        self._bridge.soon(self._core.close)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> SwarmEvent:
-        try:
-            event = await self._next(None)
-        except LocalProtocolError:
-            if not self._bridge.closing:
-                raise
-            event = None
-        if event is None:
-            raise StopAsyncIteration
-        return event
-
-    async def _next(self, timeout: float | None) -> SwarmEvent | None:
-        event = await self._bridge.acall(
-            self._core.receive, timeout=timeout, give_back=self._core.put_back
-        )
-        if event is None:
-            self._opened.result()  # raises if the subscription could not be made
-        return event
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class _HandlerTasks:

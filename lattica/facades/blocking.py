@@ -15,14 +15,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from lattica.facades.bridge import Bridge
-from lattica.facades.facade import EventsCore, NodeFacade
+from lattica.facades.facade import NodeFacade
 from lattica.facades.handler_threads import MAX_HANDLER_THREADS, HandlerThreads
 from lattica.facades.handoff import StreamCore, StreamHandle
+from lattica.facades.iterators import BlockingSubscription, EventsCore
 from lattica.facades.ports import ExposedPort, ForwardedPort
 from lattica.nat.base.buffers import AnyBuffer, AnyWritableBuffer, flat_bytes, writable_view
 from lattica.nat.base.checks import check_timeout
 from lattica.nat.base.errors import LocalProtocolError
-from lattica.nat.base.in_process import InProcess
 from lattica.nat.base.wire import encode_length_prefixed
 from lattica.nat.swarm.handler_kind import check_plain_handler
 
@@ -535,61 +535,19 @@ class BlockingStream(StreamHandle):
             self.reset()
 
 
-class BlockingEvents(InProcess):
+class BlockingEvents(BlockingSubscription["SwarmEvent"]):
     """A node's events, one after the other, as a blocking iterator.
 
     It ends when it is closed, by any thread, or the node is. Events that are not taken are
     kept as `Node.events` says.
     """
 
+    over = "this subscription to events is closed"
+
     def __init__(self, bridge: Bridge[Any], node: Node) -> None:
-        self._bridge = bridge
-        self._core: EventsCore[SwarmEvent] = EventsCore()
-        bridge.call_plain(self._core.open, node.events)
+        core: EventsCore[SwarmEvent] = EventsCore()
+        super().__init__(bridge, core)
+        bridge.call_plain(core.open, node.events)
 
     def __repr__(self) -> str:
         return f"<BlockingEvents of {self._bridge.name}>"
-
-    def receive(self, *, timeout: float | None = None) -> SwarmEvent:
-        """The next event.
-
-        Raises:
-            TimeoutError: after `timeout` seconds.
-            LocalProtocolError: after the end.
-        """
-        event = self._next(timeout)
-        if event is None:
-            raise LocalProtocolError("this subscription to events is closed")
-        return event
-
-    def close(self) -> None:
-        """End the subscription; any number of times. Whoever waits for an event stops."""
-        self._bridge.soon(self._core.close)
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> SwarmEvent:
-        try:
-            event = self._next(None)
-        except LocalProtocolError:
-            if not self._bridge.closing:
-                raise
-            event = None
-        if event is None:
-            raise StopIteration
-        return event
-
-    def _next(self, timeout: float | None) -> SwarmEvent | None:
-        return self._bridge.call(self._core.receive, timeout=timeout, give_back=self._core.put_back)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

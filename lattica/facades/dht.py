@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from lattica.facades.bridge import Bridge
-from lattica.nat.base.errors import LocalProtocolError
-from lattica.nat.base.in_process import InProcess
+from lattica.facades.iterators import AsyncIterator, BlockingIterator
 
 if TYPE_CHECKING:
     from lattica.dht.client.provider_stream import ProviderStream
@@ -106,49 +104,29 @@ class BlockingDht:
         self._bridge.call(self._dht.wait_ready, timeout=timeout)
 
 
-class BlockingProviders(InProcess):
+class BlockingProviders(BlockingIterator["FoundPeer"]):
     """Peers, one after the other, as a blocking iterator; for any number of threads."""
 
     def __init__(self, bridge: Bridge[Any], stream: ProviderStream) -> None:
-        self._bridge = bridge
+        super().__init__(bridge)
         self._stream = stream
 
-    def receive(self, *, timeout: float | None = None) -> FoundPeer | None:
+    def receive(  # type: ignore[override] # that a lookup ends is no error
+        self, *, timeout: float | None = None
+    ) -> FoundPeer | None:
         """The next peer; None: there are no more."""
-        return self._bridge.call(_next, self._stream, timeout=timeout, give_back=self._give_back)
-
-    def _give_back(self, peer: FoundPeer | None) -> None:
-        if peer is not None:
-            self._bridge.soon(self._stream.put_back, peer)
+        return self._next(timeout)
 
     def close(self) -> None:
         """End the lookup; any number of times."""
         self._bridge.soon(self._stream.close)
 
-    def __iter__(self) -> Self:
-        return self
+    def _next(self, timeout: float | None) -> FoundPeer | None:
+        return self._bridge.call(_next, self._stream, timeout=timeout, give_back=self._give_back)
 
-    def __next__(self) -> FoundPeer:
-        try:
-            peer = self.receive()
-        except LocalProtocolError:
-            if not self._bridge.closing:
-                raise
-            peer = None
-        if peer is None:
-            raise StopIteration
-        return peer
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
+    def _give_back(self, peer: FoundPeer | None) -> None:
+        if peer is not None:
+            self._bridge.soon(self._stream.put_back, peer)
 
 
 class AsyncDht:
@@ -273,16 +251,26 @@ class AsyncDht:
         await self._bridge.acall(wait_ready, timeout=timeout)
 
 
-class AsyncProviders(InProcess):
+class AsyncProviders(AsyncIterator["FoundPeer"]):
     """Peers, one after the other: `async for peer in providers`."""
 
     def __init__(self, bridge: Bridge[Any], begin: partial[ProviderStream]) -> None:
-        self._bridge = bridge
+        super().__init__(bridge)
         self._begin = begin
         self._stream: ProviderStream | None = None
 
-    async def receive(self, *, timeout: float | None = None) -> FoundPeer | None:
+    async def receive(  # type: ignore[override] # that a lookup ends is no error
+        self, *, timeout: float | None = None
+    ) -> FoundPeer | None:
         """The next peer; None: there are no more."""
+        return await self._next(timeout)
+
+    async def aclose(self) -> None:
+        """End the lookup; any number of times."""
+        if self._stream is not None:
+            self._bridge.soon(self._stream.close)
+
+    async def _next(self, timeout: float | None) -> FoundPeer | None:
         if self._stream is None:
             self._stream = await self._bridge.acall_plain(self._begin)
         return await self._bridge.acall(
@@ -293,34 +281,10 @@ class AsyncProviders(InProcess):
         if peer is not None and self._stream is not None:
             self._bridge.soon(self._stream.put_back, peer)
 
-    async def aclose(self) -> None:
-        """End the lookup; any number of times."""
-        if self._stream is not None:
-            self._bridge.soon(self._stream.close)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> FoundPeer:
-        try:
-            peer = await self.receive()
-        except LocalProtocolError:
-            if not self._bridge.closing:
-                raise
-            peer = None
-        if peer is None:
-            raise StopAsyncIteration
-        return peer
-
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
 

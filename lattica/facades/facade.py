@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
@@ -161,44 +160,3 @@ class NodeFacade(NodeInProcess):
     def _discard(self, stream: Stream) -> None:
         """Dispose of a stream whose opener has gone away."""
         self._bridge.soon(stream.reset)
-
-
-class EventsCore(Generic[E]):
-    """A subscription to events; every method is run in the trio thread."""
-
-    def __init__(self) -> None:
-        self._manager: AbstractContextManager[AsyncIterator[E]] | None = None
-        self._events: AsyncIterator[E] | None = None
-        self._scope: trio.CancelScope | None = None
-        self._returned: deque[E] = deque()
-        self._lock = trio.Lock()
-
-    def open(self, subscribe: Callable[[], AbstractContextManager[AsyncIterator[E]]]) -> None:
-        """Events from now on are kept for this subscription."""
-        self._manager = subscribe()
-        self._events = self._manager.__enter__()
-
-    async def receive(self) -> E | None:
-        """The next event; None when there will be no more."""
-        async with self._lock:
-            if self._returned:
-                return self._returned.popleft()
-            event = None
-            if self._events is not None:
-                with trio.CancelScope() as self._scope:
-                    event = await anext(self._events, None)
-            return event
-
-    def put_back(self, event: E | None) -> None:
-        """Take back an event that came to nobody."""
-        if event is not None:
-            self._returned.appendleft(event)
-
-    def close(self) -> None:
-        """No more events; whoever waits for one gets None."""
-        manager, self._manager, self._events = self._manager, None, None
-        self._returned.clear()
-        if self._scope is not None:
-            self._scope.cancel()
-        if manager is not None:
-            manager.__exit__(None, None, None)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
+
+from lattica.facades.closable import Closable
 
 if TYPE_CHECKING:
     from lattica.facades.bridge import Bridge
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from lattica.rpc.ports.forwarder import Forward
 
 
-class _Port:
+class _Port(Closable):
     """A port that lasts until it is closed, by `close` or `with`, or the node ends."""
 
     def __init__(self, bridge: Bridge[Any], close: Callable[[], None]) -> None:
@@ -23,17 +24,6 @@ class _Port:
     def close(self) -> None:
         """Have it end soon, and its connections be aborted; any number of times."""
         self._bridge.soon(self._close)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class ExposedPort(_Port):

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from lattica.facades.bridge import Bridge
-from lattica.facades.facade import EventsCore
-from lattica.nat.base.errors import LocalProtocolError
+from lattica.facades.closable import Closable
+from lattica.facades.iterators import AsyncSubscription, EventsCore
 
 if TYPE_CHECKING:
     from lattica.crdt.access.capability import Level
@@ -389,62 +388,14 @@ class AsyncPresence(_Part):
         return found
 
 
-class AsyncChanges:
+class AsyncChanges(AsyncSubscription["DocumentChange"], Closable):
     """A document's changes: `async for change in changes`; it ends with the document, or `close`.
 
     The subscription begins when it is made, not when it is first awaited.
     """
 
+    over = "this subscription to changes is closed"
+
     def __init__(self, bridge: Bridge[Any], document: SharedDocument) -> None:
-        self._bridge = bridge
-        self._core: EventsCore[DocumentChange] = EventsCore()
-        self._opened: Future[None] = bridge.submit_plain(self._core.open, document.changes)
-
-    async def receive(self, *, timeout: float | None = None) -> DocumentChange:
-        """The next change.
-
-        Raises:
-            TimeoutError: after `timeout` seconds.
-            LocalProtocolError: after the end.
-        """
-        change = await self._next(timeout)
-        if change is None:
-            raise LocalProtocolError("this subscription to changes is closed")
-        return change
-
-    async def _next(self, timeout: float | None) -> DocumentChange | None:
-        change = await self._bridge.acall(
-            self._core.receive, timeout=timeout, give_back=self._core.put_back
-        )
-        if change is None:
-            self._opened.result()  # raises if the subscription could not be made
-        return change
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> DocumentChange:
-        try:
-            change = await self._next(None)
-        except LocalProtocolError:
-            if not self._bridge.closing:
-                raise
-            change = None
-        if change is None:
-            raise StopAsyncIteration
-        return change
-
-    def close(self) -> None:
-        """End the subscription; any number of times."""
-        self._bridge.soon(self._core.close)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
+        core: EventsCore[DocumentChange] = EventsCore()
+        super().__init__(bridge, core, bridge.submit_plain(core.open, document.changes))

@@ -8,12 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from functools import partial
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lattica.facades.bridge import Bridge
-from lattica.facades.facade import EventsCore
-from lattica.nat.base.errors import LocalProtocolError
+from lattica.facades.closable import Closable
+from lattica.facades.iterators import BlockingSubscription, EventsCore
 
 if TYPE_CHECKING:
     from lattica.crdt.access.capability import Level
@@ -77,7 +76,7 @@ class BlockingStore:
         return self._bridge.call_plain(lambda: self._node.store.documents())
 
 
-class BlockingDocument:
+class BlockingDocument(Closable):
     """A replicated document; see
     :class:`~lattica.crdt.store.shared_document.SharedDocument`. For any number of threads.
     """
@@ -204,17 +203,6 @@ class BlockingDocument:
     def close(self) -> None:
         """Replicate no more, and close the file; any number of times."""
         self._run(self._document.close)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class _Part:
@@ -400,54 +388,12 @@ class BlockingPresence(_Part):
         return found
 
 
-class BlockingChanges:
+class BlockingChanges(BlockingSubscription["DocumentChange"]):
     """A document's changes, as a blocking iterator; it ends with the document, or `close`."""
 
+    over = "this subscription to changes is closed"
+
     def __init__(self, bridge: Bridge[Any], document: SharedDocument) -> None:
-        self._bridge = bridge
-        self._core: EventsCore[DocumentChange] = EventsCore()
-        bridge.call_plain(self._core.open, document.changes)
-
-    def receive(self, *, timeout: float | None = None) -> DocumentChange:
-        """The next change.
-
-        Raises:
-            TimeoutError: after `timeout` seconds.
-            LocalProtocolError: after the end.
-        """
-        change = self._next(timeout)
-        if change is None:
-            raise LocalProtocolError("this subscription to changes is closed")
-        return change
-
-    def _next(self, timeout: float | None) -> DocumentChange | None:
-        return self._bridge.call(self._core.receive, timeout=timeout, give_back=self._core.put_back)
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> DocumentChange:
-        try:
-            change = self._next(None)
-        except LocalProtocolError:
-            if not self._bridge.closing:
-                raise
-            change = None
-        if change is None:
-            raise StopIteration
-        return change
-
-    def close(self) -> None:
-        """End the subscription; any number of times."""
-        self._bridge.soon(self._core.close)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
+        core: EventsCore[DocumentChange] = EventsCore()
+        super().__init__(bridge, core)
+        bridge.call_plain(core.open, document.changes)

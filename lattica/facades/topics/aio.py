@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from typing import Any, Self
 
 from lattica.dht.topics.membership.core import MemberEvent
 from lattica.dht.topics.service.topic import Topic, Validator
 from lattica.dht.topics.signing import Message
 from lattica.facades.bridge import Bridge
+from lattica.facades.iterators import AsyncIterator, AsyncSubscription
 from lattica.facades.topics.core import MembersCore, MessagesCore, TopicHandle
 from lattica.nat.base.buffers import AnyBuffer, flat_bytes
-from lattica.nat.base.errors import LocalProtocolError
-from lattica.nat.base.in_process import InProcess
 from lattica.nat.base.keys.identity import PeerId
 
 
@@ -57,7 +57,7 @@ class AsyncTopic(TopicHandle):
         await self._bridge.acall(self._topic.wait_peers, count, timeout=timeout)
 
 
-class AsyncMessages(InProcess):
+class AsyncMessages(AsyncIterator[Message]):
     """A topic's messages, one after the other: `async for message in messages`.
 
     It ends when it is closed, by anybody, or the node is. What is not taken is kept as
@@ -65,7 +65,7 @@ class AsyncMessages(InProcess):
     """
 
     def __init__(self, bridge: Bridge[Any], topic: Topic, limit: int | None) -> None:
-        self._bridge = bridge
+        super().__init__(bridge)
         self._topic = topic
         self._limit = limit
         self._core = MessagesCore()
@@ -74,18 +74,6 @@ class AsyncMessages(InProcess):
     async def lost(self) -> int:
         """Messages that were lost because too many waited."""
         return await self._bridge.acall_plain(self._core.lost)
-
-    async def receive(self, *, timeout: float | None = None) -> Message:
-        """The next message.
-
-        Raises:
-            TimeoutError: after `timeout` seconds.
-            LocalProtocolError: after the end.
-        """
-        message = await self._next(timeout)
-        if message is None:
-            raise LocalProtocolError("this subscription is closed")
-        return message
 
     def close(self) -> None:
         """End the subscription; any number of times. Whoever waits for a message stops."""
@@ -99,20 +87,6 @@ class AsyncMessages(InProcess):
     async def __aexit__(self, *_: object) -> None:
         self.close()
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Message:
-        try:
-            message = await self._next(None)
-        except LocalProtocolError:
-            if not self._bridge.closing:
-                raise
-            message = None
-        if message is None:
-            raise StopAsyncIteration
-        return message
-
     async def _next(self, timeout: float | None) -> Message | None:
         while not self._waiting:
             found = await self._bridge.acall(
@@ -124,53 +98,27 @@ class AsyncMessages(InProcess):
         return self._waiting.popleft()
 
 
-class AsyncMembers(InProcess):
+class AsyncMembers(AsyncSubscription[MemberEvent]):
     """Who is a member of a topic: `members` now, and joins and leaves with `async for`.
 
     It ends when the block does, or the node is closed.
     """
 
+    over = "this membership has ended"
+
     def __init__(self, bridge: Bridge[Any], topic: Topic, data: bytes) -> None:
-        self._bridge = bridge
-        self._topic = topic
-        self._data = data
-        self._core = MembersCore()
+        core = MembersCore()
+        super().__init__(bridge, core)
+        self._members = core.members
+        self._open = partial(core.open, topic, data)
 
     async def members(self) -> dict[PeerId, bytes]:
         """The others, and what each says of itself."""
-        return await self._bridge.acall_plain(self._core.members)
+        return await self._bridge.acall_plain(self._members)
 
     async def __aenter__(self) -> Self:
-        await self._bridge.acall(self._core.open, self._topic, self._data)
+        await self._bridge.acall(self._open)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._bridge.soon(self._core.leave)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def receive(self, *, timeout: float | None = None) -> MemberEvent:
-        """The next event.
-
-        Raises:
-            TimeoutError: after `timeout` seconds.
-            LocalProtocolError: after the end.
-        """
-        event = await self._bridge.acall(
-            self._core.receive, timeout=timeout, give_back=self._core.put_back
-        )
-        if event is None:
-            raise LocalProtocolError("this membership has ended")
-        return event
-
-    async def __anext__(self) -> MemberEvent:
-        try:
-            event = await self._bridge.acall(self._core.receive, give_back=self._core.put_back)
-        except LocalProtocolError:
-            if not self._bridge.closing:
-                raise
-            event = None
-        if event is None:
-            raise StopAsyncIteration
-        return event
+        self.close()

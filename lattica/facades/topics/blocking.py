@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Self
+from typing import Any
 
 from lattica.dht.topics.membership.core import MemberEvent
 from lattica.dht.topics.service.topic import Topic, Validator
 from lattica.dht.topics.signing import Message
 from lattica.facades.bridge import Bridge
+from lattica.facades.iterators import BlockingIterator, BlockingSubscription
 from lattica.facades.topics.core import MembersCore, MessagesCore, TopicHandle
 from lattica.nat.base.buffers import AnyBuffer, flat_bytes
-from lattica.nat.base.errors import LocalProtocolError
-from lattica.nat.base.in_process import InProcess
 from lattica.nat.base.keys.identity import PeerId
 
 
@@ -58,7 +57,7 @@ class BlockingTopic(TopicHandle):
         self._bridge.call(self._topic.wait_peers, count, timeout=timeout)
 
 
-class BlockingMessages(InProcess):
+class BlockingMessages(BlockingIterator[Message]):
     """A topic's messages, one after the other, as a blocking iterator; for any number of threads,
     each of which gets messages of its own.
 
@@ -67,7 +66,7 @@ class BlockingMessages(InProcess):
     """
 
     def __init__(self, bridge: Bridge[Any], topic: Topic, limit: int | None) -> None:
-        self._bridge = bridge
+        super().__init__(bridge)
         self._core = MessagesCore()
         self._waiting: deque[Message] = deque()
         bridge.call_plain(self._core.open, topic, limit)
@@ -77,42 +76,10 @@ class BlockingMessages(InProcess):
         """Messages that were lost because too many waited."""
         return self._bridge.call_plain(self._core.lost)
 
-    def receive(self, *, timeout: float | None = None) -> Message:
-        """The next message.
-
-        Raises:
-            TimeoutError: after `timeout` seconds.
-            LocalProtocolError: after the end.
-        """
-        message = self._next(timeout)
-        if message is None:
-            raise LocalProtocolError("this subscription is closed")
-        return message
-
     def close(self) -> None:
         """End the subscription; any number of times. Whoever waits for a message stops."""
         self._waiting.clear()
         self._bridge.soon(self._core.close)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Message:
-        try:
-            message = self._next(None)
-        except LocalProtocolError:
-            if not self._bridge.closing:
-                raise
-            message = None
-        if message is None:
-            raise StopIteration
-        return message
 
     def _next(self, timeout: float | None) -> Message | None:
         while True:
@@ -128,55 +95,23 @@ class BlockingMessages(InProcess):
             self._waiting.extend(found)
 
 
-class BlockingMembers(InProcess):
+class BlockingMembers(BlockingSubscription[MemberEvent]):
     """Who is a member of a topic: `members` now, and joins and leaves as a blocking iterator.
 
     It ends when it is left, by any thread, or the node is closed.
     """
 
+    over = "this membership has ended"
+
     def __init__(self, bridge: Bridge[Any], core: MembersCore) -> None:
-        self._bridge = bridge
-        self._core = core
+        super().__init__(bridge, core)
+        self._members = core.members
 
     @property
     def members(self) -> dict[PeerId, bytes]:
         """The others, and what each says of itself."""
-        return self._bridge.call_plain(self._core.members)
+        return self._bridge.call_plain(self._members)
 
     def leave(self) -> None:
         """Be a member no more; any number of times."""
-        self._bridge.soon(self._core.leave)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.leave()
-
-    def __iter__(self) -> Self:
-        return self
-
-    def receive(self, *, timeout: float | None = None) -> MemberEvent:
-        """The next event.
-
-        Raises:
-            TimeoutError: after `timeout` seconds.
-            LocalProtocolError: after the end.
-        """
-        event = self._bridge.call(
-            self._core.receive, timeout=timeout, give_back=self._core.put_back
-        )
-        if event is None:
-            raise LocalProtocolError("this membership has ended")
-        return event
-
-    def __next__(self) -> MemberEvent:
-        try:
-            event = self._bridge.call(self._core.receive, give_back=self._core.put_back)
-        except LocalProtocolError:
-            if not self._bridge.closing:
-                raise
-            event = None
-        if event is None:
-            raise StopIteration
-        return event
+        self.close()

@@ -110,7 +110,7 @@ class MembersCore:
         finally:
             self._entered.set()
 
-    def leave(self) -> None:
+    def close(self) -> None:
         """Be a member no more; whoever waits for an event gets None."""
         self._left.set()
 

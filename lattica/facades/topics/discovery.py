@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from lattica.facades.bridge import Bridge
-from lattica.facades.facade import EventsCore
-from lattica.nat.base.errors import LocalProtocolError
-from lattica.nat.base.in_process import InProcess
+from lattica.facades.iterators import AsyncSubscription, BlockingSubscription, EventsCore
 
 if TYPE_CHECKING:
     from lattica.dht.discovery.discovery import FoundPeers
@@ -17,28 +15,17 @@ if TYPE_CHECKING:
     from lattica.node import Node
 
 
-class _Found(InProcess):
-    """Peers that are being looked for."""
+def _open(core: EventsCore[FoundPeer], node: Node, topic: str) -> None:
+    found = node.discovery.find_peers(topic)
 
-    def __init__(self, bridge: Bridge[Any]) -> None:
-        self._bridge = bridge
-        self._core: EventsCore[FoundPeer] = EventsCore()
+    @contextmanager
+    def looking() -> Iterator[FoundPeers]:
+        try:
+            yield found
+        finally:
+            found.close()
 
-    def _open(self, node: Node, topic: str) -> None:
-        found = node.discovery.find_peers(topic)
-
-        @contextmanager
-        def looking() -> Iterator[FoundPeers]:
-            try:
-                yield found
-            finally:
-                found.close()
-
-        self._core.open(looking)
-
-    def close(self) -> None:
-        """Look no further; any number of times. Whoever waits for a peer stops."""
-        self._bridge.soon(self._core.close)
+    core.open(looking)
 
 
 class BlockingDiscovery:
@@ -69,32 +56,13 @@ class BlockingDiscovery:
         return BlockingFoundPeers(self._bridge, self._node, topic)
 
 
-class BlockingFoundPeers(_Found):
+class BlockingFoundPeers(BlockingSubscription["FoundPeer"]):
     """Peers as they are found, as a blocking iterator. `with` closes it."""
 
     def __init__(self, bridge: Bridge[Any], node: Node, topic: str) -> None:
-        super().__init__(bridge)
-        bridge.call_plain(self._open, node, topic)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> FoundPeer:
-        try:
-            peer = self._bridge.call(self._core.receive, give_back=self._core.put_back)
-        except LocalProtocolError:
-            if not self._bridge.closing:
-                raise
-            peer = None
-        if peer is None:
-            raise StopIteration
-        return peer
+        core: EventsCore[FoundPeer] = EventsCore()
+        super().__init__(bridge, core)
+        bridge.call_plain(_open, core, node, topic)
 
 
 class AsyncDiscovery:
@@ -125,25 +93,9 @@ class AsyncDiscovery:
         return AsyncFoundPeers(self._bridge, self._node, topic)
 
 
-class AsyncFoundPeers(_Found):
+class AsyncFoundPeers(AsyncSubscription["FoundPeer"]):
     """Peers as they are found: `async for peer in found`."""
 
     def __init__(self, bridge: Bridge[Any], node: Node, topic: str) -> None:
-        super().__init__(bridge)
-        self._opened = bridge.submit_plain(self._open, node, topic)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> FoundPeer:
-        try:
-            peer = await self._bridge.acall(self._core.receive, give_back=self._core.put_back)
-        except LocalProtocolError:
-            if not self._bridge.closing:
-                raise
-            peer = None
-        if self._opened.done():
-            self._opened.result()  # raises what was wrong with the topic
-        if peer is None:
-            raise StopAsyncIteration
-        return peer
+        core: EventsCore[FoundPeer] = EventsCore()
+        super().__init__(bridge, core, bridge.submit_plain(_open, core, node, topic))
