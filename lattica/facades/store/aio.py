@@ -6,7 +6,7 @@ Every call is made in the node's thread. What is written is on disk when a call 
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -184,9 +184,27 @@ class AsyncDocument:
         """The proof of what the state says at a place; see :meth:`Document.proof`."""
         return await self._run(lambda: self._document.proof(query, is_signed=is_signed))
 
-    async def statement(self) -> SignedStatement:
-        """What this store says that its state is, signed."""
-        return await self._run(self._document.statement)
+    async def statement(self, of: bytes = b"") -> SignedStatement:
+        """What this store says that its state is, signed; see :meth:`Document.statement`."""
+        return await self._run(lambda: self._document.statement(of))
+
+    async def snapshot(self, others: Sequence[SignedStatement] = ()) -> tuple[bytes, ...]:
+        """What another replica can begin with; see :meth:`Document.snapshot`."""
+        return await self._run(lambda: self._document.snapshot(others))
+
+    async def countersign(self, parts: Sequence[bytes]) -> SignedStatement:
+        """Sign somebody else's snapshot; see :meth:`Document.countersign`."""
+        return await self._run(lambda: self._document.countersign(parts))
+
+    async def receive_snapshot(
+        self, parts: Iterable[bytes], signers: Collection[bytes] = (), needed: int = 1
+    ) -> None:
+        """Take a snapshot that others have signed; see :meth:`Document.receive_snapshot`."""
+        await self._run(lambda: self._document.receive_snapshot(parts, signers, needed))
+
+    async def prune(self, grace: float = 7 * 86_400) -> int:
+        """Drop entries that the state does not need; see :meth:`Document.prune`."""
+        return await self._run(lambda: self._document.prune(grace))
 
     async def synced(self, *, timeout: float | None = None, peers: int = 1) -> tuple[PeerId, ...]:
         """Wait until all that `peers` peers have is here; see :meth:`SharedDocument.synced`."""

@@ -6,7 +6,7 @@ Every call is made in the node's thread. What is written is on disk when the cal
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, MutableMapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -187,9 +187,27 @@ class BlockingDocument(Closable):
         """The proof of what the state says at a place; see :meth:`Document.proof`."""
         return self._run(lambda: self._document.proof(query, is_signed=is_signed))
 
-    def statement(self) -> SignedStatement:
-        """What this store says that its state is, signed."""
-        return self._run(self._document.statement)
+    def statement(self, of: bytes = b"") -> SignedStatement:
+        """What this store says that its state is, signed; see :meth:`Document.statement`."""
+        return self._run(lambda: self._document.statement(of))
+
+    def snapshot(self, others: Sequence[SignedStatement] = ()) -> tuple[bytes, ...]:
+        """What another replica can begin with; see :meth:`Document.snapshot`."""
+        return self._run(lambda: self._document.snapshot(others))
+
+    def countersign(self, parts: Sequence[bytes]) -> SignedStatement:
+        """Sign somebody else's snapshot; see :meth:`Document.countersign`."""
+        return self._run(lambda: self._document.countersign(parts))
+
+    def receive_snapshot(
+        self, parts: Iterable[bytes], signers: Collection[bytes] = (), needed: int = 1
+    ) -> None:
+        """Take a snapshot that others have signed; see :meth:`Document.receive_snapshot`."""
+        self._run(lambda: self._document.receive_snapshot(parts, signers, needed))
+
+    def prune(self, grace: float = 7 * 86_400) -> int:
+        """Drop entries that the state does not need; see :meth:`Document.prune`."""
+        return self._run(lambda: self._document.prune(grace))
 
     def synced(self, *, timeout: float | None = None, peers: int = 1) -> tuple[PeerId, ...]:
         """Wait until all that `peers` peers have is here; see :meth:`SharedDocument.synced`."""

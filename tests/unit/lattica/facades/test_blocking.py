@@ -942,7 +942,7 @@ print(lattica.connect("somebody"))
 
 def test_the_reserved_names_are_free() -> None:
     names = {*vars(Lattica), *vars(BlockingStream)}
-    reserved = {"builder", "store", "get", "put_block", "get_block", "get_stub"}
+    reserved = {"store", "get", "put_block", "get_block", "get_stub"}
     assert not names & reserved
     assert not [name for name in names if name.startswith("with_")]
 
