@@ -48,6 +48,8 @@ class SharedLink:
         ours: Memory,
         theirs: Memory,
         traffic: SharedTraffic,
+        *,
+        is_caller: bool,
     ) -> None:
         self.number = number
         self._sock = sock
@@ -61,12 +63,17 @@ class SharedLink:
         """What an honest peer lets wait: a release or two, and a recall, for each slot."""
         self._wake = Waiter()
         self.is_closed = False
+        self.is_usable = False
+        """The other side knows what a reference to this memory is."""
+        if is_caller:  # the peer knows it since before it has handed over its own
+            self.is_usable = True
+            self._say(RecordKind.READY, 0, 0)
 
     # --- sending ---
 
     def put(self, holder: Holder, data: memoryview) -> bytes | None:
         """Copy up to a slot's bytes; the reference to them, or None where there is no room."""
-        taken = None if self.is_closed else self._sending.take(holder)
+        taken = self._sending.take(holder) if self.is_usable else None
         if taken is None:
             return None
         slot, generation = taken
@@ -145,7 +152,9 @@ class SharedLink:
             if not packet:
                 return
             for kind, slot, generation in decode_records(packet):
-                if kind is RecordKind.RELEASE:
+                if kind is RecordKind.READY:
+                    self.is_usable = True
+                elif kind is RecordKind.RELEASE:
                     self._sending.released(slot, generation)
                 else:
                     self._receiving.recall(slot, generation)
@@ -155,6 +164,7 @@ class SharedLink:
         """Give the memory back, and let who waits for it go on without. Idempotent."""
         if not self.is_closed:
             self.is_closed = True
+            self.is_usable = False
             self._sock.close()
             self._sending.clear()
             self._ours.close()

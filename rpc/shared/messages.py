@@ -51,6 +51,8 @@ class RecordKind(IntEnum):
     """The receiver has done with that use of a slot, or takes no reference to it any more."""
     RECALL = 1
     """The sender asks it to."""
+    READY = 2
+    """The caller knows the memory by its number: the peer may use it. Nothing else is in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ def decode_records(packet: bytes) -> Iterator[tuple[RecordKind, int, int]]:
     if not packet or len(packet) % RECORD_BYTES:
         raise RemoteProtocolError("RPC: no records of shared memory")
     for kind, slot, generation in _record.iter_unpack(packet):
-        if kind > RecordKind.RECALL:
+        if kind > RecordKind.READY:
             raise RemoteProtocolError(f"RPC: no record of shared memory is of kind {kind}")
         yield RecordKind(kind), slot, generation
 

@@ -109,7 +109,7 @@ class SharedMemory:
     def link_with(self, stream: Stream) -> SharedLink | None:
         """Memory shared with the stream's peer; None where the bytes have to take the stream."""
         for link in self._links.get(stream.peer_id, {}).values():
-            if not link.is_closed:
+            if link.is_usable:
                 return link
         self._not_shared[self._why_not(stream.connection)] += 1
         return None
@@ -237,29 +237,36 @@ class SharedMemory:
                 theirs = await _receive(sock, of_offer)
             else:
                 theirs = await _receive(sock, of_answer)
-                try:
-                    await _send(sock, of_offer, descriptor)
-                except BaseException:
-                    theirs.close()
-                    raise
         except BaseException:
             ours.close()
+            os.close(descriptor)
+            raise
+        number = int.from_bytes(hmac.digest(of_offer, of_answer, "sha256")[:8], "big")
+        link = SharedLink(number, sock, ours, theirs, self._traffic, is_caller=is_caller)
+        try:
+            # Before the caller has this memory, and can refer to its own.
+            self._links.setdefault(peer, {})[number] = link
+            if not is_caller:
+                await _send(sock, of_offer, descriptor)
+        except BaseException:
+            self._forget(peer, link)
             raise
         finally:
             os.close(descriptor)
-        number = int.from_bytes(hmac.digest(of_offer, of_answer, "sha256")[:8], "big")
-        return SharedLink(number, sock, ours, theirs, self._traffic)
+        return link
 
     async def _use(self, peer: PeerId, link: SharedLink) -> None:
-        links = self._links.setdefault(peer, {})
-        links[link.number] = link
         try:
             await link.run()
         finally:
-            link.close()
-            del links[link.number]
-            if not links:
-                self._links.pop(peer, None)
+            self._forget(peer, link)
+
+    def _forget(self, peer: PeerId, link: SharedLink) -> None:
+        link.close()
+        links = self._links.get(peer, {})
+        links.pop(link.number, None)
+        if not links:
+            self._links.pop(peer, None)
 
 
 def is_local(connection: Connection) -> bool:

@@ -167,6 +167,26 @@ async def test_who_does_not_know_the_secret_gets_nothing(monkeypatch: pytest.Mon
         sock.close()
 
 
+@pytest.mark.parametrize("slow", ["_receive", "_send"])
+async def test_nothing_refers_to_memory_that_the_other_side_does_not_know_yet(
+    slow: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = getattr(sharing, slow)
+
+    async def late(*args: Any) -> Any:
+        result = await original(*args)
+        await trio.sleep(0.1)
+        return result
+
+    monkeypatch.setattr(sharing, slow, late)
+    async with pair() as (server, client, stub):
+        with trio.fail_after(20):
+            while not server.rpc.statistics().shared_memory.sent:
+                assert (await stub.echo(LARGE) == LARGE).all()
+        for node in (server, client):
+            assert node.rpc.statistics().shared_memory.links == 1
+
+
 PROGRAM = """
 import sys, trio, numpy as np
 from lattica import Node

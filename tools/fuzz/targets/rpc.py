@@ -142,7 +142,7 @@ def _shared(data: bytes) -> None:
             sender.take(holder)
             if record is RecordKind.RELEASE:
                 sender.released(slot, generation)
-            else:
+            elif record is RecordKind.RECALL:
                 receiver.recall(slot, generation)
 
 

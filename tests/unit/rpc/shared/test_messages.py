@@ -69,7 +69,7 @@ def test_anything_else_is_the_peers_fault(data: bytes) -> None:
             decode(data)
 
 
-@pytest.mark.parametrize("packet", [b"", bytes(RECORD_BYTES - 1), b"\x02" + bytes(8)])
+@pytest.mark.parametrize("packet", [b"", bytes(RECORD_BYTES - 1), b"\x03" + bytes(8)])
 def test_packets_that_are_none(packet: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
         list(decode_records(packet))
