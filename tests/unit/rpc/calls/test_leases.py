@@ -57,7 +57,8 @@ def owner_of(pair: Pair) -> tuple[Owner, Owner]:
     return owner, pair.client.stub(pair.server_host.peer_id, Owner)
 
 
-async def test_parts_are_read_from_where_they_lie(autojump_clock) -> None:
+async def test_parts_are_read_from_where_they_lie() -> None:
+    """By the real clock: the virtual one jumps while a thread sums, or a handler runs in one."""
     async with rpc_pair() as pair:
         _, stub = owner_of(pair)
         ref = await stub.cache()  # type: ignore[call-arg]
