@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -215,41 +214,30 @@ async def _publish(
     import trio
 
     from lattica.cli.content_progress import HashDisplay
+    from lattica.cli.shared.stopping import stopped_by_signals
     from lattica.content import Publisher, PublisherLimits
     from lattica.content.publish.catalog import check_publishable
     from lattica.content.swarm.dht_finder import dht_finder
     from lattica.node import Node
 
-    # Entered first: a signal that arrives while the files are hashed is not lost.
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with trio.open_nursery() as nursery:
-            serving = trio.CancelScope()
-            is_serving = False
-
-            async def stop_on_signal() -> None:
-                async for _ in signals:
-                    (serving if is_serving else nursery.cancel_scope).cancel()
-
-            nursery.start_soon(stop_on_signal)
-            await check_publishable(path, name)  # before anybody is told that there is a peer
-            limits = PublisherLimits(rate=rate)
-            async with Node(config) as node, Publisher(node, limits) as publisher:
-                with HashDisplay() as display:
-                    await publisher.publish(path, name, progress=display)
-                [publication] = publisher.catalog
-                ticket = publisher.ticket(publication.cid)
-                _show_ticket(ticket, publication, as_json)
-                finder = dht_finder(node)
-                # The node goes on while it says that it has it no more.
-                is_serving = True
-                with serving:
-                    if finder is not None:
-                        nursery.start_soon(finder.provide, publication.cid)
-                    await _show_better(node, publisher, ticket)
-                    await trio.sleep_forever()
+    async with stopped_by_signals() as stop:
+        await check_publishable(path, name)  # before anybody is told that there is a peer
+        limits = PublisherLimits(rate=rate)
+        async with Node(config) as node, Publisher(node, limits) as publisher:
+            with HashDisplay() as display:
+                await publisher.publish(path, name, progress=display)
+            [publication] = publisher.catalog
+            ticket = publisher.ticket(publication.cid)
+            _show_ticket(ticket, publication, as_json)
+            finder = dht_finder(node)
+            # The node goes on while it says that it has it no more.
+            with trio.CancelScope() as stop.scope:
                 if finder is not None:
-                    await finder.withdraw(publication.cid)
-                nursery.cancel_scope.cancel()
+                    stop.nursery.start_soon(finder.provide, publication.cid)
+                await _show_better(node, publisher, ticket)
+                await trio.sleep_forever()
+            if finder is not None:
+                await finder.withdraw(publication.cid)
 
 
 async def _show_better(node: Node, publisher: Publisher, ticket: Ticket) -> None:
@@ -302,11 +290,10 @@ async def _fetch(
 ) -> int:
     from dataclasses import replace
 
-    import trio
-
     from lattica.cli.content_progress import FetchDisplay
     from lattica.cli.shared.listening import beside_others
     from lattica.cli.shared.path_watch import PathWatch
+    from lattica.cli.shared.stopping import stopped_by_signals
     from lattica.content import Ticket, fetch
     from lattica.content.swarm.dht_finder import dht_finder
     from lattica.nat.traversal.portmap.config import PortMappingConfig
@@ -318,41 +305,30 @@ async def _fetch(
         swarm=replace(config.swarm, listen=beside_others(config.swarm.listen)),
         nat=replace(config.nat, port_mapping=PortMappingConfig(enabled=False)),
     )
-    stopped_by: int | None = None
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with trio.open_nursery() as nursery:
-
-            async def stop_on_signal() -> None:
-                nonlocal stopped_by
-                async for number in signals:
-                    stopped_by = number
-                    nursery.cancel_scope.cancel()
-
-            nursery.start_soon(stop_on_signal)
-            async with Node(config) as node:
-                with FetchDisplay() as display, node.events() as events:
-                    steps: list[PathStep] = []
-                    if isinstance(parsed, Ticket):
-                        watch = PathWatch(parsed.peer_id, display.on_path)
-                        nursery.start_soon(watch.run, events)
-                        steps = watch.steps
-                    else:
-                        await _wait_for_peers(node)
-                    result = await fetch(
-                        node,
-                        parsed,
-                        out,
-                        progress=display,
-                        tensors=tensors,
-                        options=options,
-                        finder=dht_finder(node),
-                    )
-            _show_result(result, steps, out, as_json, options.delete_former)
-            nursery.cancel_scope.cancel()
-    if stopped_by is None:
+    async with stopped_by_signals() as stop:
+        async with Node(config) as node:
+            with FetchDisplay() as display, node.events() as events:
+                steps: list[PathStep] = []
+                if isinstance(parsed, Ticket):
+                    watch = PathWatch(parsed.peer_id, display.on_path)
+                    stop.nursery.start_soon(watch.run, events)
+                    steps = watch.steps
+                else:
+                    await _wait_for_peers(node)
+                result = await fetch(
+                    node,
+                    parsed,
+                    out,
+                    progress=display,
+                    tensors=tensors,
+                    options=options,
+                    finder=dht_finder(node),
+                )
+        _show_result(result, steps, out, as_json, options.delete_former)
+    if stop.signal is None:
         return 0
     say("interrupted; the same command goes on from here", err=True)
-    return _SIGNAL_EXIT + stopped_by
+    return _SIGNAL_EXIT + stop.signal
 
 
 async def _wait_for_peers(node: Node) -> None:

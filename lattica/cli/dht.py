@@ -134,7 +134,7 @@ def provide_command(
                 for name in names:
                     await node.dht.withdraw(name)
 
-    sys.exit(run(_with_node, config, provide))
+    sys.exit(run(_with_node, config, provide, False))
 
 
 def find_command(
@@ -225,20 +225,21 @@ def _plain(value: object) -> object:
     return list(map(_plain, value)) if isinstance(value, list) else value
 
 
-async def _with_node(config: NodeConfig, command: Callable[[Node], Awaitable[int]]) -> int:
-    import signal
+async def _with_node(
+    config: NodeConfig, command: Callable[[Node], Awaitable[int]], is_brief: bool = True
+) -> int:
+    """Run a command; one that is over in a moment (`is_brief`) is nobody's server."""
     from dataclasses import replace
 
     import trio
 
     from lattica.cli.shared.listening import beside_others
+    from lattica.cli.shared.stopping import stopped_by_signals
     from lattica.errors import NoDhtPeersError
     from lattica.node import Node
 
     if not config.bootstrap:
         raise NoDhtPeersError("no peer is known to ask: name one by --connect, or as `bootstrap`")
-    # A command that is over in a moment is nobody's server.
-    is_brief = command.__name__ != "provide"
     config = replace(
         config,
         swarm=replace(config.swarm, listen=beside_others(config.swarm.listen)),
@@ -251,20 +252,12 @@ async def _with_node(config: NodeConfig, command: Callable[[Node], Awaitable[int
             config, nat=replace(config.nat, port_mapping=PortMappingConfig(enabled=False))
         )
     status = 0
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with trio.open_nursery() as nursery:
-            # The node goes on while the command says goodbye.
-            scope = trio.CancelScope()
-
-            async def stop_on_signal() -> None:
-                nonlocal status
-                async for number in signals:
-                    status = 128 + number if is_brief else 0
-                    scope.cancel()
-
-            nursery.start_soon(stop_on_signal)
-            async with Node(config) as node:
-                with scope:
-                    status = await command(node)
-            nursery.cancel_scope.cancel()
+    async with stopped_by_signals() as stop:
+        # The node goes on while the command says goodbye.
+        scope = stop.scope = trio.CancelScope()
+        async with Node(config) as node:
+            with scope:
+                status = await command(node)
+    if is_brief and stop.signal is not None:
+        return 128 + stop.signal
     return status

@@ -56,34 +56,21 @@ def node_command(
     """Run a peer until SIGINT or SIGTERM."""
     overrides = {"listen": listen, "bootstrap": bootstrap, "relays": relay}
     config = start(ctx, overrides, ephemeral=ephemeral, serves_dht=True)
-    if as_json:
-        with event_output() as output:
-            run(_serve, config, output)
-    else:
-        run(_serve, config, None)
+    with event_output(as_json) as output:
+        run(_serve, config, output)
 
 
 async def _serve(config: NodeConfig, output: EventOutput | None) -> None:
-    import signal
 
-    import trio
-
+    from lattica.cli.shared.stopping import stopped_by_signals
     from lattica.node import Node
 
-    # Entered first: a signal that arrives while the node starts is not lost.
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with trio.open_nursery() as nursery:
-
-            async def stop_on_signal() -> None:
-                async for _ in signals:
-                    nursery.cancel_scope.cancel()
-
-            nursery.start_soon(stop_on_signal)
-            node = Node(config)
-            # Before it starts: peers may connect while it does.
-            with node.events() as events:
-                async with node:
-                    await _report(node, events, output)
+    async with stopped_by_signals():
+        node = Node(config)
+        # Before it starts: peers may connect while it does.
+        with node.events() as events:
+            async with node:
+                await _report(node, events, output)
 
 
 async def _report(node: Node, events: EventStream, output: EventOutput | None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -107,7 +106,7 @@ def expose_command(
         raise typer.BadParameter("--to is peers or `anyone`")
     config = start(ctx, overrides, ephemeral=ephemeral, quiet=True)
     _check_exposed(named, [] if anyone else to or [])
-    with _output(as_json) as output:
+    with event_output(as_json) as output:
         run(_expose, config, named, None if anyone else to or [], output)
 
 
@@ -173,7 +172,7 @@ def forward_command(
     }
     config = start(ctx, overrides, ephemeral=ephemeral, quiet=True)
     _check_forwarded(peer, named)
-    with _output(as_json) as output:
+    with event_output(as_json) as output:
         run(_forward, config, peer, named, key, output)
 
 
@@ -214,10 +213,6 @@ def _split_forwarded(spec: str) -> tuple[str | None, str]:
     """Where to listen, if that is said, and the port's name there."""
     local, colon, name = spec.rpartition(":")
     return (local, name) if colon else (None, spec)
-
-
-def _output(as_json: bool) -> AbstractContextManager[EventOutput | None]:
-    return event_output() if as_json else nullcontext()
 
 
 async def _expose(
@@ -326,36 +321,29 @@ async def _run_ports(
     output: EventOutput | None,
 ) -> None:
     import math
-    import signal
 
     import trio
 
+    from lattica.cli.shared.stopping import stopped_by_signals
     from lattica.node import Node
 
     broken: list[OSError] = []
 
-    # Entered first: a signal that arrives while the node starts is not lost.
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with trio.open_nursery() as nursery:
+    async with stopped_by_signals() as stop:
 
-            async def stop_on_signal() -> None:
-                async for _ in signals:
-                    nursery.cancel_scope.cancel()
+        def tell(event: PortEvent) -> None:
+            try:
+                if output is not None:
+                    output.write(event)
+                else:
+                    say(_line(event), err=True)
+            except OSError as error:  # nobody reads it any more
+                broken.append(error)
+                stop.nursery.cancel_scope.cancel()
 
-            def tell(event: PortEvent) -> None:
-                try:
-                    if output is not None:
-                        output.write(event)
-                    else:
-                        say(_line(event), err=True)
-                except OSError as error:  # nobody reads it any more
-                    broken.append(error)
-                    nursery.cancel_scope.cancel()
-
-            nursery.start_soon(stop_on_signal)
-            async with Node(config) as node:
-                await work(node, tell)
-                await trio.sleep(math.inf)
+        async with Node(config) as node:
+            await work(node, tell)
+            await trio.sleep(math.inf)
     if broken:
         raise broken[0]
 

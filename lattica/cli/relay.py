@@ -89,11 +89,8 @@ def relay_command(
                 "--open"
             )
     config = _with_ports(config)
-    if as_json:
-        with event_output() as output:
-            run(_serve, config, output)
-    else:
-        run(_serve, config, None)
+    with event_output(as_json) as output:
+        run(_serve, config, output)
 
 
 def _with_ports(config: NodeConfig) -> NodeConfig:

@@ -88,11 +88,8 @@ def sub_command(
     """
     overrides = {"listen": listen, "bootstrap": connect, "relays": relay}
     config = start(ctx, overrides, ephemeral=ephemeral, quiet=True, serves_dht=True)
-    if as_json:
-        with event_output() as output:
-            run(_subscribe, config, name, count, output)
-    else:
-        run(_subscribe, config, name, count, None)
+    with event_output(as_json) as output:
+        run(_subscribe, config, name, count, output)
 
 
 async def _publish(
@@ -133,37 +130,25 @@ async def _lines(messages: list[str]) -> AsyncIterator[bytes]:
 async def _subscribe(
     config: NodeConfig, name: str, count: int | None, output: EventOutput | None
 ) -> None:
-    import signal
 
-    import trio
-
+    from lattica.cli.shared.stopping import stopped_by_signals
     from lattica.node import Node
 
-    # Entered first: a signal that arrives while the node starts is not lost.
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with trio.open_nursery() as nursery:
-
-            async def stop_on_signal() -> None:
-                async for _ in signals:
-                    nursery.cancel_scope.cancel()
-
-            nursery.start_soon(stop_on_signal)
-            async with Node(config) as node:
-                topic = node.topic(name)
-                if output is None:
-                    _say_where(node)
-                else:
-                    output.write_ready(node, topic=name)
-                    nursery.start_soon(_tell_peers, topic, output)
-                left = count
-                async with topic.subscribe() as messages:
-                    async for message in messages:
-                        _show(message, output)
-                        if left is not None:
-                            left -= 1
-                            if not left:
-                                break
-            nursery.cancel_scope.cancel()
+    async with stopped_by_signals() as stop, Node(config) as node:
+        topic = node.topic(name)
+        if output is None:
+            _say_where(node)
+        else:
+            output.write_ready(node, topic=name)
+            stop.nursery.start_soon(_tell_peers, topic, output)
+        left = count
+        async with topic.subscribe() as messages:
+            async for message in messages:
+                _show(message, output)
+                if left is not None:
+                    left -= 1
+                    if not left:
+                        break
 
 
 def _say_where(node: Node) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lattica.cli.crdt.place_kind import PlaceKind
 from lattica.cli.crdt.proofs import readable
 from lattica.cli.shared.common import run, start
 from lattica.cli.shared.event_json import EventOutput, event_output
@@ -64,17 +65,6 @@ class LevelName(StrEnum):
     READ = "read"
     WRITE = "write"
     MANAGE = "manage"
-
-
-class Shown(StrEnum):
-    """What `get` shows."""
-
-    REGISTER = "register"
-    COUNTER = "counter"
-    SET = "set"
-    CLAIM = "claim"
-    TEXT = "text"
-    LIST = "list"
 
 
 def register(group: typer.Typer) -> None:
@@ -174,7 +164,7 @@ def get_command(
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="Which; without: all registers.")
     ] = None,
-    kind: Annotated[Shown, typer.Option("--kind", help="Of what.")] = Shown.REGISTER,
+    kind: Annotated[PlaceKind, typer.Option("--kind", help="Of what.")] = PlaceKind.REGISTER,
     wait: WaitOption = _WAIT,
     connect: ConnectOption = None,
     relay: RelayOption = None,
@@ -421,11 +411,8 @@ def _serve(
     prefix: str | None,
     as_json: bool,
 ) -> None:
-    if as_json:
-        with event_output() as output:
-            run(_replicate, config, document, capability, wait, prefix, output)
-    else:
-        run(_replicate, config, document, capability, wait, prefix, None)
+    with event_output(as_json) as output:
+        run(_replicate, config, document, capability, wait, prefix, output)
 
 
 async def _replicate(
@@ -437,38 +424,29 @@ async def _replicate(
     output: EventOutput | None,
 ) -> None:
     import math
-    import signal
 
     import trio
 
+    from lattica.cli.shared.stopping import stopped_by_signals
     from lattica.node import Node
 
-    # Entered first: a signal that arrives while the node starts is not lost.
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with trio.open_nursery() as nursery:
-
-            async def stop_on_signal() -> None:
-                async for _ in signals:
-                    nursery.cancel_scope.cancel()
-
-            nursery.start_soon(stop_on_signal)
-            async with Node(config) as node:
-                opened = await _open(node, document, capability, wait)
-                if output is not None:
-                    output.write_ready(node, document=opened.id, name=opened.name)
-                else:
-                    for address in node.addrs:
-                        say(f"listening on {address}", err=True)
-                    say(f"document {opened.id} ({opened.name})", err=True)
-                if prefix is None:
-                    await trio.sleep(math.inf)
-                with opened.changes() as changes:
-                    async for change in changes:
-                        for line in _changed(opened, change, prefix or ""):
-                            if output is not None:
-                                output.write_object(line)
-                            else:
-                                say(_line(line))
+    async with stopped_by_signals(), Node(config) as node:
+        opened = await _open(node, document, capability, wait)
+        if output is not None:
+            output.write_ready(node, document=opened.id, name=opened.name)
+        else:
+            for address in node.addrs:
+                say(f"listening on {address}", err=True)
+            say(f"document {opened.id} ({opened.name})", err=True)
+        if prefix is None:
+            await trio.sleep(math.inf)
+        with opened.changes() as changes:
+            async for change in changes:
+                for line in _changed(opened, change, prefix or ""):
+                    if output is not None:
+                        output.write_object(line)
+                    else:
+                        say(_line(line))
 
 
 def _changed(
@@ -494,7 +472,7 @@ def _changed(
             "value": readable(peers.get(change.peer)),
         }
     elif change.name.startswith(prefix):
-        kind = Shown(change.kind.name.lower())
+        kind = PlaceKind(change.kind.name.lower())
         yield {
             "event": "changed",
             "kind": kind.value,
@@ -512,16 +490,16 @@ def _line(event: dict[str, object]) -> str:
     return f"{event['kind']} {json.dumps(event['name'])}: {json.dumps(event['value'])}"
 
 
-def _value(opened: SharedDocument, kind: Shown, name: str) -> Any:
+def _value(opened: SharedDocument, kind: PlaceKind, name: str) -> Any:
     """What is at a name, as JSON has it."""
     match kind:
-        case Shown.REGISTER:
+        case PlaceKind.REGISTER:
             return readable(opened.registers.get(name))
-        case Shown.COUNTER:
+        case PlaceKind.COUNTER:
             return opened.counter(name).value
-        case Shown.SET:
+        case PlaceKind.SET:
             return [readable(each) for each in opened.set(name)]
-        case Shown.CLAIM:
+        case PlaceKind.CLAIM:
             return [
                 {
                     "item": readable(item),
@@ -530,9 +508,9 @@ def _value(opened: SharedDocument, kind: Shown, name: str) -> Any:
                 }
                 for item, holder in opened.claims(name).held()
             ]
-        case Shown.TEXT:
+        case PlaceKind.TEXT:
             return str(opened.text(name))
-        case Shown.LIST:
+        case PlaceKind.LIST:
             return [readable(each) for each in opened.list(name)]
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lattica.cli.crdt.place_kind import PlaceKind
 from lattica.cli.shared.common import start, wrong_arguments
 from lattica.cli.shared.options import named_path
 from lattica.cli.shared.terminal import say, say_json
@@ -18,17 +18,6 @@ if TYPE_CHECKING:
     from lattica.crdt.canonical import Plain
     from lattica.crdt.proofs.proof import Proved
     from lattica.crdt.proofs.query import Query
-
-
-class PlaceKind(StrEnum):
-    """What is at a place, as arguments name it."""
-
-    REGISTER = "register"
-    COUNTER = "counter"
-    SET = "set"
-    CLAIM = "claim"
-    TEXT = "text"
-    LIST = "list"
 
 
 def register(group: typer.Typer) -> None:

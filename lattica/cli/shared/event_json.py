@@ -70,8 +70,11 @@ class EventOutput:
 
 
 @contextmanager
-def event_output() -> Iterator[EventOutput]:
-    """Write events to standard output; at the end, what waits has a second to be read."""
+def event_output(as_json: bool) -> Iterator[EventOutput | None]:
+    """Write events to standard output, or none; at the end, what waits has a second to be read."""
+    if not as_json:
+        yield None
+        return
     sys.stdout.flush()
     writer = LineWriter(sys.stdout.fileno(), _lost, refused=_refused)
     try:
