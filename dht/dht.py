@@ -47,8 +47,8 @@ from lattica.dht.upkeep.republish import Republisher
 from lattica.nat.base.errors import LatticaError, LocalProtocolError
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.keys.peer_id import PeerId, parse_peer_id
-from lattica.nat.base.limits.backoff import pause_after
 from lattica.nat.base.net.addresses import order_addresses, split_peer
+from lattica.nat.base.tasks import keep
 from lattica.nat.swarm.events import (
     AddressesChanged,
     EventsLost,
@@ -499,7 +499,7 @@ class Dht:
                         self._follow_mode,
                         self._contacts.run,
                     ):
-                        nursery.start_soon(self._keep, part)
+                        nursery.start_soon(keep, part, self._rng)
                     self._loaded.set()
         finally:
             with trio.CancelScope(shield=True):
@@ -508,19 +508,6 @@ class Dht:
                 await self._keeper.aclose()
             self._loaded.set()
             self._ended.set()
-
-    async def _keep(self, part: Callable[[], Awaitable[object]]) -> None:
-        """A defect of one part must not take the node with it."""
-        failures = 0
-        while True:
-            try:
-                await part()
-                return
-            except Exception:
-                failures += 1
-                pause = pause_after(failures, 1.0, 60.0, self._rng)
-                logger.exception("internal error, starting again in %.1f s part=%r", pause, part)
-            await trio.sleep(pause)
 
     async def _announce(self) -> None:
         await self._membership.joined.wait()

@@ -5,17 +5,37 @@ with the node.
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVarTuple
 
 import trio
 
 from lattica.nat.base.foreign_code import settle
+from lattica.nat.base.limits.backoff import pause_after
 from lattica.nat.base.peer_log import peer_log
 
 logger = logging.getLogger(__name__)
 
 Ts = TypeVarTuple("Ts")
+
+
+async def keep(part: Callable[[], Awaitable[object]], rng: random.Random) -> None:
+    """Run a part of a service to its end; again, after a pause, when it raises. A defect of one
+    part must not take the node with it.
+
+    The part is not made anew: whatever it may not know of its first life it forgets when it begins.
+    """
+    failures = 0
+    while True:
+        try:
+            await part()
+            return
+        except Exception:
+            failures += 1
+            pause = pause_after(failures, 1.0, 60.0, rng)
+            logger.exception("internal error, starting again in %.1f s part=%r", pause, part)
+        await trio.sleep(pause)
 
 
 class Tasks:

@@ -20,11 +20,11 @@ import trio
 
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.keys.identity import PeerId, parse_peer_id
-from lattica.nat.base.limits.backoff import pause_after
 from lattica.nat.base.net.addresses import Kind, interface_addresses, kind_of, relay_of, to_endpoint
 from lattica.nat.base.net.interfaces import forget_interfaces
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.net.ranking import ranked
+from lattica.nat.base.tasks import keep
 from lattica.nat.services.identify.service import IdentifyService
 from lattica.nat.swarm.events import AddressesChanged, EventsLost, ListeningOn, NetworkChanged
 from lattica.nat.swarm.swarm import Swarm
@@ -149,27 +149,10 @@ class Traversal:
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     for part in parts:
-                        nursery.start_soon(self._keep, part)
+                        nursery.start_soon(keep, part, self._rng)
                     task_status.started()
         finally:
             self._ended.set()
-
-    async def _keep(self, part: Part) -> None:
-        """Run a part to its end. A defect of one must not take the node with it.
-
-        Parts are other parts' and users' to look at, so they are not replaced: whatever one that
-        is run again may not know of its first life it forgets when it begins.
-        """
-        failures = 0
-        while True:
-            try:
-                await part()
-                return
-            except Exception:
-                failures += 1
-                pause = pause_after(failures, 1.0, 60.0, self._rng)
-                logger.exception("internal error, starting again in %.1f s part=%r", pause, part)
-            await trio.sleep(pause)
 
     async def aclose(self) -> None:
         """End all parts; ports that routers have opened are closed, within two seconds."""

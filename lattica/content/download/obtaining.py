@@ -38,7 +38,7 @@ from lattica.content.swarm.messages import (
     decode_message,
     encode_hello,
 )
-from lattica.content.swarm.providers import ProviderFinder, believed
+from lattica.content.swarm.providers import ProviderFinder
 from lattica.content.swarm.schedule import Schedule
 from lattica.content.ticket import Ticket
 from lattica.nat.base.errors import (
@@ -50,6 +50,7 @@ from lattica.nat.base.errors import (
 from lattica.nat.base.exception_groups import single_error
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.peer_log import peer_log
+from lattica.nat.swarm.addresses.believed import believed
 from lattica.nat.swarm.host import Host
 
 logger = logging.getLogger(__name__)
@@ -407,7 +408,8 @@ class Obtaining:
             case Members():
                 schedule.scatter()
                 for member in message.members:
-                    self._hear_of(believed(self._around.node, peer, member))
+                    addrs = believed(self._around.node, peer, member.peer_id, member.addrs)
+                    self._hear_of(Member(member.peer_id, addrs))
         self._changes.tell()
 
     def _hear_of(self, member: Member) -> None:

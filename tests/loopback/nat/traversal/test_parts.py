@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.net.addresses import Kind, kind_of
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.net.targets import TargetBudget
+from lattica.nat.base.tasks import keep
 from lattica.nat.mux.connection import Connection
 from lattica.nat.swarm.events import NetworkChanged, PathChanged
 from lattica.nat.traversal.config import TraversalConfig
@@ -164,7 +166,7 @@ async def test_a_defect_of_one_part_is_logged_and_the_part_starts_again(caplog, 
     part = Calls(failures=3)
     node = Node(node_config())
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(node.traversal._keep, part.run)
+        nursery.start_soon(keep, part.run, random.Random())
         await trio.sleep(30)
         assert part.count == 4
         assert caplog.text.count("internal error, starting again") == 3

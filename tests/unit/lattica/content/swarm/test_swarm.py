@@ -51,7 +51,7 @@ def _hasty(monkeypatch):
     monkeypatch.setattr(obtaining, "_LOOK", 0.05)
     monkeypatch.setattr(obtaining, "_STUCK_AFTER", 0.2)
     # They have no loopback on which they were met.
-    monkeypatch.setattr(obtaining, "believed", lambda node, teller, member: member)
+    monkeypatch.setattr(obtaining, "believed", lambda node, teller, peer, addrs: addrs)
 
 
 def make_file(path: Path, pieces: int) -> Path:
