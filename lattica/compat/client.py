@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import logging
-import math
-import os
-import tempfile
 import threading
 from collections.abc import Iterable
 from dataclasses import replace
@@ -14,34 +10,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import trio
-
-from lattica.compat.arguments import received
-from lattica.compat.blocks import BlockDirectory
 from lattica.compat.errors import CompatError
 from lattica.compat.peer_info import PeerInfo
-from lattica.compat.records import Records, ValueWithExpiration
-from lattica.compat.results import RpcFuture, StreamIterator, translated
+from lattica.compat.records import ValueWithExpiration
+from lattica.compat.rpc_client import RpcClient
+from lattica.compat.running import Running
 from lattica.compat.service import service_of
-from lattica.compat.settings import Settings, texts, usable
-from lattica.config import default_data_dir
-from lattica.content.bitswap.exchange import Exchange, open_exchange
+from lattica.compat.settings import Settings, texts
 from lattica.content.manifest.cid import Cid
 from lattica.facades.blocking import Lattica
 from lattica.facades.bridge import Bridge
-from lattica.facades.call import Call
 from lattica.nat.base.errors import LatticaError
-from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.keys.peer_id import PeerId, parse_peer_id
 from lattica.nat.base.net.addresses import with_peer
 from lattica.nat.swarm.addresses.nat_report import Behaviour
 from lattica.nat.swarm.status import PeerStatus
-from lattica.node import Node
 
 logger = logging.getLogger(__name__)
-
-DRAIN = 5.0
-"""Seconds that calls which nobody waits for have to finish when the node is closed."""
 
 
 class CompatLattica:
@@ -53,23 +38,17 @@ class CompatLattica:
 
     def __init__(self) -> None:
         self._settings = Settings()
-        self._lattica: Lattica | None = None
-        self._identity: Identity | None = None
-        self._blocks: BlockDirectory | None = None
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        self._exchange: Exchange | None = None
-        self._records: Records | None = None
-        self._pending: set[Call[Any]] = set()
+        self._built: Running | None = None
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
-        state = repr(self._lattica) if self._lattica is not None else "not built"
+        state = repr(self._built.lattica) if self._built is not None else "not built"
         return f"<{type(self).__name__}, {state}>"
 
     # --- builder ---
 
     def _with(self, **changes: Any) -> Self:
-        if self._lattica is not None:
+        if self._built is not None:
             raise CompatError("the node is built: settings come before build()")
         self._settings = replace(self._settings, **changes)
         return self
@@ -112,8 +91,8 @@ class CompatLattica:
         return self._with()
 
     def with_mdns(self, enabled: bool) -> Self:
-        """Whether peers of the local network are looked for."""
-        return self._with(mdns=bool(enabled))
+        """Nothing: peers of the local network are not looked for."""
+        return self._with()
 
     def with_upnp(self, enabled: bool) -> Self:
         """Whether the router is asked to open ports."""
@@ -121,7 +100,7 @@ class CompatLattica:
 
     def with_autonat(self, enabled: bool) -> Self:
         """Nothing: reachability is always found out."""
-        return self._with(autonat=bool(enabled))
+        return self._with()
 
     def with_dcutr(self, enabled: bool) -> Self:
         """Whether relayed connections are made direct."""
@@ -136,45 +115,9 @@ class CompatLattica:
             IdentityError: the key cannot be read or made.
         """
         with self._lock:
-            if self._lattica is not None:
-                return self
-            self._identity = self._settings.identity() or Identity.generate()
-            config = self._settings.config(self._identity.peer_id)
-            self._blocks = BlockDirectory(self._block_folder(self._identity.peer_id))
-            known = self._identity if config.identity_path is None else None
-            lattica = Lattica(config, identity=known).start()
-            self._lattica = lattica
-        self._exchange = self._begin_exchange(lattica)
-        node = lattica._node
-        self._records = Records(lattica._bridge.call_plain(lambda: node.dht), node.peer_id)
-        lattica._bridge.submit(self._records.run)
-        external = usable(self._settings.external_addrs, "announce")
-        if external:
-            node = lattica._node
-            lattica._bridge.call_plain(node.swarm.own_addresses.set, "configured", external)
+            if self._built is None:
+                self._built = Running(self._settings)
         return self
-
-    def _block_folder(self, own: PeerId) -> Path:
-        """Of a node whose key stays, in the user's state folder; else for as long as it lives."""
-        if self._settings.storage_path is not None:
-            return self._settings.storage_path / "blocks"
-        if self._settings.key_path is not None:
-            return default_data_dir(os.environ) / "blocks" / str(own)
-        self._temporary = tempfile.TemporaryDirectory(prefix="lattica-blocks-")
-        return Path(self._temporary.name)
-
-    def _begin_exchange(self, lattica: Lattica) -> Exchange:
-        node, blocks = lattica._node, self._blocks
-        assert blocks is not None
-        ready: concurrent.futures.Future[Exchange] = concurrent.futures.Future()
-
-        async def serve() -> None:
-            async with open_exchange(node, blocks) as exchange:
-                ready.set_result(exchange)
-                await trio.sleep_forever()
-
-        lattica._bridge.submit(serve)  # until the node is closed
-        return ready.result()
 
     def __enter__(self) -> Self:
         return self.build()
@@ -188,36 +131,33 @@ class CompatLattica:
         """Nothing, as in the original: the node goes on until it is closed or dropped."""
 
     def __del__(self) -> None:
-        lattica = getattr(self, "_lattica", None)
-        if lattica is not None:
+        built = getattr(self, "_built", None)
+        if built is not None:
             # Whoever drops it may be the node's own thread, which must not wait for itself.
-            threading.Thread(target=lattica.close, daemon=True).start()
+            threading.Thread(target=built.close, daemon=True).start()
 
     def close(self) -> None:
         """Stop the node; its ports are free when this returns. Idempotent.
 
         Calls that were sent have five seconds to finish.
         """
-        lattica = self._lattica
-        if lattica is None:
-            return
-        with self._lock:
-            pending = [call.future for call in self._pending]
-        concurrent.futures.wait(pending, timeout=DRAIN)
-        lattica.close()
-        if self._temporary is not None:
-            self._temporary.cleanup()
+        if self._built is not None:
+            self._built.close()
 
     @property
     def lattica(self) -> Lattica:
         """The node that this stands on, with everything that the original lacks."""
-        if self._lattica is None:
-            raise CompatError("the node is not built: call build() first")
-        return self._lattica
+        return self._running.lattica
 
     @property
-    def _node(self) -> Node:
-        return self.lattica._node
+    def _running(self) -> Running:
+        if self._built is None:
+            raise CompatError("the node is not built: call build() first")
+        return self._built
+
+    @property
+    def _bridge(self) -> Bridge[Any]:
+        return self._running.bridge
 
     # --- calls ---
 
@@ -231,34 +171,7 @@ class CompatLattica:
         Raises:
             ValueError: it is no peer ID.
         """
-        return RpcClient(self, _peer(peer_id))
-
-    def begin(self, peer_id: PeerId, method: str, payload: Any, result: type | None) -> RpcFuture:
-        """For :class:`RpcClient`: send a call now."""
-        node = self._node
-
-        async def run() -> Any:
-            service, _, name = method.rpartition(".")
-            stub = node.rpc.stub(peer_id, service, timeout=math.inf)
-            arguments = () if payload is None else (payload,)
-            return received(await stub.call_method(name, arguments, {}), result)
-
-        call = self._bridge.submit(run)
-        with self._lock:
-            self._pending.add(call)
-        call.future.add_done_callback(lambda _: self._forget(call))
-        return RpcFuture(call)
-
-    def _forget(self, call: Call[Any]) -> None:
-        with self._lock:
-            self._pending.discard(call)
-
-    def open(self, peer_id: PeerId, method: str, payload: Any) -> StreamIterator:
-        """For :class:`RpcClient`: begin a streaming call now."""
-        service, _, name = method.rpartition(".")
-        stub = self.lattica.rpc.stub(peer_id, service, timeout=math.inf)
-        arguments = () if payload is None else (payload,)
-        return StreamIterator(getattr(stub, name).stream(*arguments))
+        return RpcClient(self._running, _peer(peer_id))
 
     # --- values ---
 
@@ -271,43 +184,34 @@ class CompatLattica:
     ) -> bool:
         """Store a value, for ten minutes unless `expiration_time` (wall clock) is given; each
         `subkey` has one of its own. Whether it will be found, by this node at least."""
-        return self._bridge.call(self._kept().store, key, value, expiration_time, subkey)
+        return self._bridge.call(self._running.records.store, key, value, expiration_time, subkey)
 
     def get(self, key: str) -> ValueWithExpiration | None:
         """What is stored under a key; None if there is nothing, or if it is not found in 5 s."""
-        return self._bridge.call(self._kept().get, key)
+        return self._bridge.call(self._running.records.get, key)
 
     def start_providing(self, key: str) -> None:
         """Let others find this node by a key; a node without peers is found when it has some."""
-        self._bridge.call_plain(self._kept().provide, key)
+        self._bridge.call_plain(self._running.records.provide, key)
 
     def stop_providing(self, key: str) -> None:
         """Be found by it no more."""
-        self._bridge.call(self._kept().withdraw, key)
+        self._bridge.call(self._running.records.withdraw, key)
 
     def get_providers(self, key: str) -> list[str]:
         """The peers that provide a key, this one included; takes 5 s at most."""
-        return self._bridge.call(self._kept().providers, key)
-
-    def _kept(self) -> Records:
-        if self._records is None:
-            raise CompatError("the node is not built: call build() first")
-        return self._records
-
-    @property
-    def _bridge(self) -> Bridge[Any]:
-        return self.lattica._bridge
+        return self._bridge.call(self._running.records.providers, key)
 
     # --- blocks ---
 
     def put_block(self, data: bytes) -> str:
         """Keep a block, and serve it; returns its CID."""
-        blocks, exchange = self._stores()
+        running = self._running
         try:
-            cid = blocks.put(bytes(data))
+            cid = running.blocks.put(bytes(data))
         except (OSError, ValueError) as error:
             raise CompatError(f"Failed to put block: {error}") from error
-        self._bridge.call_plain(exchange.notify, cid)
+        self._bridge.call_plain(running.exchange.notify, cid)
         return str(cid)
 
     def get_block(self, cid: str, timeout_secs: float = 30) -> tuple[str | None, bytes]:
@@ -316,13 +220,13 @@ class CompatLattica:
         Raises:
             RuntimeError: it is no CID, or nobody has sent it in time.
         """
-        blocks, exchange = self._stores()
+        running = self._running
         try:
             name = Cid.parse(cid)
-            block = blocks.get_block(name)
+            block = running.blocks.get_block(name)
             if block is not None:
                 return None, block
-            peer, block = self._bridge.call(exchange.get, name, float(timeout_secs))
+            peer, block = self._bridge.call(running.exchange.get, name, float(timeout_secs))
         except LatticaError as error:
             raise CompatError(f"Failed to get block: {error}") from error
         return str(peer), block
@@ -330,21 +234,16 @@ class CompatLattica:
     def remove_block(self, cid: str) -> None:
         """Serve a block no more. Idempotent."""
         try:
-            self._stores()[0].remove(Cid.parse(cid))
+            self._running.blocks.remove(Cid.parse(cid))
         except LatticaError as error:
             raise CompatError(f"Failed to remove block: {error}") from error
-
-    def _stores(self) -> tuple[BlockDirectory, Exchange]:
-        if self._blocks is None or self._exchange is None:
-            raise CompatError("the node is not built: call build() first")
-        return self._blocks, self._exchange
 
     def configure_bitswap_peer_selection(self, **options: Any) -> None:
         """Nothing: the peers that were good are asked first, and others when they take too long."""
 
     def get_bitswap_global_stats(self) -> dict[str, int]:
         """What was asked for here, and what came."""
-        counted = self._stores()[1].statistics
+        counted = self._running.exchange.statistics
         return {
             "total_requests": counted.requested,
             "successful_requests": counted.received,
@@ -354,7 +253,7 @@ class CompatLattica:
 
     def get_bitswap_peer_rankings(self) -> list[dict[str, Any]]:
         """The connected peers that have sent blocks, those with most first."""
-        ranked = sorted(self._stores()[1].by_peer.items(), key=lambda each: -each[1])
+        ranked = sorted(self._running.exchange.by_peer.items(), key=lambda each: -each[1])
         return [{"peer_id": str(peer), "blocks_received": count} for peer, count in ranked]
 
     def print_bitswap_stats(self) -> None:
@@ -388,7 +287,7 @@ class CompatLattica:
         if status is None:
             return None
         addrs = self.get_peer_addresses(peer_id)
-        registry = self._node.swarm.registry
+        registry = self._running.node.swarm.registry
 
         def protocols() -> list[str]:
             connections = registry.by_peer.get(peer, ())
@@ -399,7 +298,7 @@ class CompatLattica:
     def get_peer_addresses(self, peer_id: str) -> list[str]:
         """Where a peer is known to be, each address with its ID."""
         peer = _peer(peer_id)
-        book = self._node.swarm.address_book
+        book = self._running.node.swarm.address_book
         found = self._bridge.call_plain(book.addrs, peer)
         return [str(with_peer(addr, peer)) for addr in found]
 
@@ -422,44 +321,12 @@ class CompatLattica:
         Programs that are told True give up, and that is never right here: behind a symmetric NAT
         calls go by relays, or by ports that are guessed.
         """
-        mapping = self._node.swarm.nat.value.mapping
+        mapping = self._running.node.swarm.nat.value.mapping
         if mapping is None:
             return None
         if mapping is not Behaviour.ENDPOINT_INDEPENDENT:
             logger.info("the NAT is symmetric: peers behind others like it are reached by relays")
         return False
-
-
-class RpcClient:
-    """Calls a peer's services, `Class.method`, with one value."""
-
-    def __init__(self, lattica: CompatLattica, peer_id: PeerId) -> None:
-        self._lattica = lattica
-        self.peer_id = peer_id
-
-    def submit(self, method: str, payload: Any, result: type | None = None) -> RpcFuture:
-        """Send a call, and return its future; `result` is the message that its bytes are."""
-        try:
-            return self._lattica.begin(self.peer_id, method, payload, result)
-        except LatticaError as error:
-            raise translated(error) from error
-
-    def stream(self, method: str, payload: Any) -> StreamIterator:
-        """Begin a call whose result is streamed."""
-        try:
-            return self._lattica.open(self.peer_id, method, payload)
-        except LatticaError as error:
-            raise translated(error) from error
-
-    def call(self, method: str, data: bytes | None = None) -> RpcFuture:
-        """A unary call."""
-        return self.submit(method, data)
-
-    call_stream = call
-
-    def call_stream_iter(self, method: str, data: bytes | None = None) -> StreamIterator:
-        """A streaming call."""
-        return self.stream(method, data)
 
 
 def _peer(text: str) -> PeerId:

@@ -41,9 +41,7 @@ class Settings:
     dht_path: Path | None = None
     protocol: str = "/lattica/1.0.0"
     upnp: bool | None = None
-    mdns: bool = True
     dcutr: bool = True
-    autonat: bool = True
 
     def protocol_of(self, own: PeerId) -> str:
         """The network: an empty name is that of this node itself."""

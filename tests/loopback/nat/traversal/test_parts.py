@@ -164,7 +164,6 @@ async def test_peers_hear_of_new_addresses():
 
 async def test_a_defect_of_one_part_is_logged_and_the_part_starts_again(caplog, autojump_clock):
     part = Calls(failures=3)
-    node = Node(node_config())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(keep, part.run, random.Random())
         await trio.sleep(30)

@@ -1,0 +1,94 @@
+"""A node that runs, with what is served beside it: blocks, and values that wait for peers."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import tempfile
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import trio
+
+from lattica.compat.blocks import BlockDirectory
+from lattica.compat.records import Records
+from lattica.compat.settings import Settings, usable
+from lattica.config import default_data_dir
+from lattica.content.bitswap.exchange import Exchange, open_exchange
+from lattica.facades.blocking import Lattica
+from lattica.facades.bridge import Bridge
+from lattica.facades.call import Call
+from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.keys.peer_id import PeerId
+
+T = TypeVar("T")
+
+DRAIN = 5.0
+"""Seconds that calls which nobody waits for have to finish when the node is closed."""
+
+
+class Running:
+    """Starts the node, and returns when it listens. Raises what that raises."""
+
+    def __init__(self, settings: Settings) -> None:
+        identity = settings.identity() or Identity.generate()
+        config = settings.config(identity.peer_id)
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self.blocks = BlockDirectory(self._block_folder(settings, identity.peer_id))
+        # A key file of its own is read, and locked, by the node.
+        known = identity if config.identity_path is None else None
+        self.lattica = Lattica(config, identity=known).start()
+        self.node = self.lattica._node
+        self.bridge: Bridge[Any] = self.lattica._bridge
+        self.exchange = self._serve_blocks()
+        dht = self.bridge.call_plain(lambda: self.node.dht)
+        self.records = Records(dht, self.node.peer_id)
+        self.bridge.submit(self.records.run)
+        self._pending: set[Call[Any]] = set()
+        self._lock = threading.Lock()
+        external = usable(settings.external_addrs, "announce")
+        if external:
+            self.bridge.call_plain(self.node.swarm.own_addresses.set, "configured", external)
+
+    def _block_folder(self, settings: Settings, own: PeerId) -> Path:
+        """Of a node whose key stays, in the user's state folder; else for as long as it lives."""
+        if settings.storage_path is not None:
+            return settings.storage_path / "blocks"
+        if settings.key_path is not None:
+            return default_data_dir(os.environ) / "blocks" / str(own)
+        self._temporary = tempfile.TemporaryDirectory(prefix="lattica-blocks-")
+        return Path(self._temporary.name)
+
+    def _serve_blocks(self) -> Exchange:
+        ready: concurrent.futures.Future[Exchange] = concurrent.futures.Future()
+
+        async def serve() -> None:
+            async with open_exchange(self.node, self.blocks) as exchange:
+                ready.set_result(exchange)
+                await trio.sleep_forever()
+
+        self.bridge.submit(serve)  # until the node is closed
+        return ready.result()
+
+    def send(self, function: Callable[[], Awaitable[T]]) -> Call[T]:
+        """Begin a call, which has its time to finish when the node is closed."""
+        call = self.bridge.submit(function)
+        with self._lock:
+            self._pending.add(call)
+        call.future.add_done_callback(lambda _: self._forget(call))
+        return call
+
+    def _forget(self, call: Call[Any]) -> None:
+        with self._lock:
+            self._pending.discard(call)
+
+    def close(self) -> None:
+        """Wait for calls that were sent, and stop the node. Idempotent."""
+        with self._lock:
+            pending = [call.future for call in self._pending]
+        concurrent.futures.wait(pending, timeout=DRAIN)
+        self.lattica.close()
+        if self._temporary is not None:
+            self._temporary.cleanup()
