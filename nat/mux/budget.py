@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from lattica.nat.base.limits.places import Held, yielding
+from lattica.nat.config import KIB
 
 if TYPE_CHECKING:
     from lattica.nat.mux.session import MuxSession
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 _ORPHANS = 16
 """The part of the memory, one of so many, that connections which have ended may leave unread."""
+_ONE_STREAM = 256 * KIB
+"""Bytes that are left in any case: as much as one stream may bring without any window update."""
 
 
 class MemoryBudget:
@@ -49,7 +52,7 @@ class MemoryBudget:
         Their readers may never come, and nobody tells them to.
         """
         left = sum(sum(map(len, stream.receive_queue)) for stream in self.orphans)
-        allowed = self.limit // _ORPHANS
+        allowed = max(self.limit // _ORPHANS, _ONE_STREAM)
         return (
             []
             if left <= allowed
