@@ -37,7 +37,7 @@ from lattica.nat.mux.stream import Stream
 from lattica.nat.services.standard import serve_standard
 from lattica.nat.swarm.addresses.address_book import GIVEN_TTL
 from lattica.nat.swarm.events import EventStream
-from lattica.nat.swarm.protocols import APPLICATION, StreamHandler
+from lattica.nat.swarm.serving.protocols import APPLICATION, StreamHandler
 from lattica.nat.swarm.status import ConnectionStatus, PathStatus, PeerStatus
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.parts import Traversal

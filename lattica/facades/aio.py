@@ -28,7 +28,7 @@ from lattica.nat.base.checks import check_timeout
 from lattica.nat.base.errors import LocalProtocolError, StreamResetError
 from lattica.nat.base.foreign_code import described
 from lattica.nat.base.wire import encode_length_prefixed
-from lattica.nat.swarm.handler_kind import check_async_handler, require_awaitable
+from lattica.nat.swarm.serving.handler_kind import check_async_handler, require_awaitable
 
 if TYPE_CHECKING:
     from lattica.config import NodeConfig

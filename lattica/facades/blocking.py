@@ -24,7 +24,7 @@ from lattica.nat.base.buffers import AnyBuffer, AnyWritableBuffer, flat_bytes, w
 from lattica.nat.base.checks import check_timeout
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.wire import encode_length_prefixed
-from lattica.nat.swarm.handler_kind import check_plain_handler
+from lattica.nat.swarm.serving.handler_kind import check_plain_handler
 
 if TYPE_CHECKING:
     from lattica.compat.client import CompatLattica

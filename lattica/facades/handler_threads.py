@@ -13,8 +13,8 @@ import trio
 from lattica.facades.bridge import Bridge
 from lattica.facades.handoff import StreamCore
 from lattica.nat.base.foreign_code import described
-from lattica.nat.swarm.handler_kind import require_finished
-from lattica.nat.swarm.handler_places import HandlerPlaces
+from lattica.nat.swarm.serving.handler_kind import require_finished
+from lattica.nat.swarm.serving.handler_places import HandlerPlaces
 
 if TYPE_CHECKING:
     from lattica.facades.blocking import BlockingStream
@@ -38,7 +38,7 @@ class HandlerThreads:
 
     Those that block for long starve neither each other nor the node, which has a thread of its
     own, until the limit; a WARNING says before that what occupies the threads. At the limit peers
-    share them (:mod:`lattica.nat.swarm.handler_places`): no peer keeps others waiting.
+    share them (:mod:`lattica.nat.swarm.serving.handler_places`): no peer keeps others waiting.
     """
 
     def __init__(

@@ -58,7 +58,7 @@ from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
 from lattica.nat.services.identify.messages import Identify
 from lattica.nat.services.identify.service import ADDRESS_TTL, IdentifyService
-from lattica.nat.swarm.protocols import StreamHandler
+from lattica.nat.swarm.serving.protocols import StreamHandler
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.swarm.tags import PeerTags
 

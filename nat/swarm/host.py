@@ -15,7 +15,7 @@ from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.events import EventStream
-from lattica.nat.swarm.protocols import StreamHandler
+from lattica.nat.swarm.serving.protocols import StreamHandler
 from lattica.nat.swarm.status import PathStatus, PeerStatus
 
 

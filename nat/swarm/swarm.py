@@ -42,7 +42,6 @@ from lattica.nat.swarm.addresses.doubtful import DoubtfulAddresses
 from lattica.nat.swarm.addresses.nat_report import NatReport
 from lattica.nat.swarm.addresses.observed import ObservedAddresses
 from lattica.nat.swarm.addresses.own_addresses import OwnAddresses
-from lattica.nat.swarm.descriptors import fitting, in_use, raise_limit
 from lattica.nat.swarm.dialing.connector import Connector
 from lattica.nat.swarm.dialing.dialer import Dialer
 from lattica.nat.swarm.dialing.known import KnownAddresses
@@ -53,13 +52,14 @@ from lattica.nat.swarm.events import (
     PeerConnected,
     PeerDisconnected,
 )
-from lattica.nat.swarm.heap import Heap, malloc_trim, resident
 from lattica.nat.swarm.listeners import Listeners
-from lattica.nat.swarm.protocols import ProtocolTable
 from lattica.nat.swarm.registry import Registry
-from lattica.nat.swarm.same_key import SameKey
-from lattica.nat.swarm.silent_peers import SilentPeers
-from lattica.nat.swarm.watchdog import watching
+from lattica.nat.swarm.serving.protocols import ProtocolTable
+from lattica.nat.swarm.upkeep.descriptors import fitting, in_use, raise_limit
+from lattica.nat.swarm.upkeep.heap import Heap, malloc_trim, resident
+from lattica.nat.swarm.upkeep.same_key import SameKey
+from lattica.nat.swarm.upkeep.silent_peers import SilentPeers
+from lattica.nat.swarm.upkeep.watchdog import watching
 from lattica.nat.transport.base import RawConn, ServedTransport, Transport
 from lattica.nat.transport.tcp import TcpTransport
 from lattica.nat.transport.udp_socket import UdpSocket
@@ -529,8 +529,8 @@ class Swarm:
 
         That tries `addrs`, which are remembered if it works, and what is known of the peer
         already. Of two programs with the peer's key the connection is to the one at `addrs`
-        (:class:`~lattica.nat.swarm.same_key.SameKey`). Raises :class:`NotConnectedError` when
-        nothing is known, and what :meth:`dial` raises.
+        (:class:`~lattica.nat.swarm.upkeep.same_key.SameKey`). Raises :class:`NotConnectedError`
+        when nothing is known, and what :meth:`dial` raises.
         """
         if peer_id is None:
             answered = await self.dial(None, addrs)

@@ -30,7 +30,7 @@ from lattica.nat.swarm.events import (
     PeerDisconnected,
     SwarmEvent,
 )
-from lattica.nat.swarm.protocols import StreamHandler
+from lattica.nat.swarm.serving.protocols import StreamHandler
 from lattica.nat.swarm.status import AvoidedPath, PathStatus, StrategyReport
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.path_plan import PathConfig, PathPlan

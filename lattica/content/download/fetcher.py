@@ -16,12 +16,12 @@ from pathlib import Path
 import trio
 
 from lattica.content.download.contact import Contact, Retries
-from lattica.content.download.former import check_deletion, chosen, tidy
 from lattica.content.download.ledger import Ledger
 from lattica.content.download.link import RETRIED, Link
-from lattica.content.download.local_files import LocalChunk, find_elsewhere, find_local_files
-from lattica.content.download.local_names import check_names, check_tensors_stay
-from lattica.content.download.obstacles import check_obstacles
+from lattica.content.download.local.files import LocalChunk, find_elsewhere, find_local_files
+from lattica.content.download.local.former import check_deletion, chosen, tidy
+from lattica.content.download.local.names import check_names, check_tensors_stay
+from lattica.content.download.local.obstacles import check_obstacles
 from lattica.content.download.obtaining import Obtaining, Surroundings
 from lattica.content.download.options import FetchOptions, FetchResult
 from lattica.content.download.partial import PartialFiles

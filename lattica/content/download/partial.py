@@ -1,7 +1,7 @@
 """The unfinished files of a fetch, and the journal from which it can be taken up again.
 
 They lie in `OUT/.lattica-KEY/`, where only this user's files count (see
-:mod:`~lattica.content.download.private_directory`): file number n of the plan as `n`, and
+:mod:`~lattica.content.download.local.private_directory`): file number n of the plan as `n`, and
 `journal`, to which four bytes (the chunk's number, big endian) are appended after a chunk has been
 verified and written. The journal is only a hint: on resumption every chunk that it names is hashed
 again, so that neither a torn write nor a power cut nor a full disk can let wrong bytes pass.
@@ -44,10 +44,10 @@ from lattica.content.disk import (
     storage_error,
     write_all,
 )
-from lattica.content.download.former import Chosen, OtherFile, is_directory, make_root, mark
-from lattica.content.download.obstacles import remove_obstacles
+from lattica.content.download.local.former import Chosen, OtherFile, is_directory, make_root, mark
+from lattica.content.download.local.obstacles import remove_obstacles
+from lattica.content.download.local.private_directory import PrivateDirectory
 from lattica.content.download.plan import Piece, Placement, Plan
-from lattica.content.download.private_directory import PrivateDirectory
 from lattica.content.errors import IntegrityError, StorageError
 from lattica.content.manifest.chunking import FileState
 from lattica.content.manifest.manifest import MAX_CHUNK_BYTES

@@ -10,7 +10,7 @@ name is made of the secret key, so that nobody can tell it from the peer ID; and
 seen while it is in use, only a program of this user or of root counts. A network namespace, as a
 container has one, is another machine here.
 
-Of a copy on another machine, peers take notice (:mod:`lattica.nat.swarm.same_key`).
+Of a copy on another machine, peers take notice (:mod:`lattica.nat.swarm.upkeep.same_key`).
 """
 
 from __future__ import annotations

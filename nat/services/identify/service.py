@@ -39,7 +39,7 @@ from lattica.nat.services.identify.messages import (
     decode,
     encode_parts,
 )
-from lattica.nat.swarm.protocols import StreamHandler
+from lattica.nat.swarm.serving.protocols import StreamHandler
 from lattica.nat.swarm.swarm import Swarm
 
 logger = logging.getLogger(__name__)

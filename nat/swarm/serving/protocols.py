@@ -15,8 +15,8 @@ from lattica.nat.base.foreign_code import settle
 from lattica.nat.base.peer_log import peer_log
 from lattica.nat.mux.stream import Stream
 from lattica.nat.secure.multistream import Responder, check_protocol
-from lattica.nat.swarm.handler_kind import check_async_handler, require_awaitable
-from lattica.nat.swarm.handler_places import HandlerPlaces
+from lattica.nat.swarm.serving.handler_kind import check_async_handler, require_awaitable
+from lattica.nat.swarm.serving.handler_places import HandlerPlaces
 
 logger = logging.getLogger(__name__)
 

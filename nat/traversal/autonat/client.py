@@ -21,7 +21,7 @@ from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.peer_log import peer_log
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
-from lattica.nat.swarm.protocols import StreamHandler
+from lattica.nat.swarm.serving.protocols import StreamHandler
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.autonat.client_core import (
     AddressReachability,

@@ -31,7 +31,7 @@ from lattica.nat.base.net.interfaces import local_interfaces
 from lattica.nat.base.net.ip import IpAddress
 from lattica.nat.mux.connection import Connection
 from lattica.nat.mux.stream import Stream
-from lattica.nat.swarm.protocols import StreamHandler
+from lattica.nat.swarm.serving.protocols import StreamHandler
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.autonat.config import AutonatServerConfig
 from lattica.nat.traversal.autonat.messages import (

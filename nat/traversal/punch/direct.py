@@ -23,7 +23,7 @@ from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Connection
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.dialing.race import race
-from lattica.nat.swarm.protocols import StreamHandler
+from lattica.nat.swarm.serving.protocols import StreamHandler
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.punch.candidates import MAX_CLAIMED
 from lattica.nat.traversal.punch.config import PunchConfig

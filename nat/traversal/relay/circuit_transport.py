@@ -36,7 +36,7 @@ from lattica.nat.base.peer_log import peer_log
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
 from lattica.nat.secure.gater import Gater
-from lattica.nat.swarm.protocols import StreamHandler
+from lattica.nat.swarm.serving.protocols import StreamHandler
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.transport.base import Listener
 from lattica.nat.traversal.relay.circuit import CircuitConn

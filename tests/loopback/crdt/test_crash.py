@@ -13,7 +13,7 @@ import pytest
 from lattica.crdt.entries.chain import verify_chain
 from lattica.crdt.log.replica import Replica
 from lattica.nat.base.keys.identity import Identity
-from tests.support.crdt_chains import DOC, Writer
+from tests.support.crdt.chains import DOC, Writer
 
 _WRITER = """
 import sys
@@ -22,7 +22,7 @@ from lattica.crdt.canonical import encode
 from lattica.crdt.entries.header import Kind
 from lattica.crdt.log.replica import Replica
 from lattica.nat.base.keys.identity import Identity
-from tests.support.crdt_chains import DOC, START, Writer
+from tests.support.crdt.chains import DOC, START, Writer
 
 replica = Replica(Path(sys.argv[1]), DOC, Identity(bytes(32)))
 others = Writer(b"a").chain(500)
@@ -78,7 +78,7 @@ from pathlib import Path
 from lattica.crdt.check import check_document
 from lattica.crdt.document import Document
 from lattica.nat.base.keys.identity import Identity
-from tests.support.crdt_chains import DOC
+from tests.support.crdt.chains import DOC
 
 folder, what = Path(sys.argv[1]), sys.argv[2]
 OWNERS = [Identity(bytes([number]) * 32) for number in (1, 2)]

@@ -15,7 +15,7 @@ from lattica.crdt.entries.fork import decode_fork
 from lattica.crdt.entries.genesis import decode_genesis
 from lattica.crdt.entries.header import decode_header
 from lattica.errors import RemoteProtocolError
-from tests.support.crdt_chains import DOC, Writer
+from tests.support.crdt.chains import DOC, Writer
 
 PLAIN = st.recursive(
     st.none()

@@ -33,7 +33,7 @@ from lattica.crdt.types.payloads import RegisterWrite
 from lattica.crdt.types.state import State
 from lattica.errors import RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
-from tests.support.crdt_chains import DOC, START, Writer
+from tests.support.crdt.chains import DOC, START, Writer
 
 REPLICAS = st.integers(0, 3)
 CONFIG = LogConfig(max_future=10.0)

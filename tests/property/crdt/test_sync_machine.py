@@ -26,8 +26,8 @@ from lattica.crdt.log.core import LogConfig
 from lattica.crdt.types.payloads import RegisterWrite
 from lattica.errors import RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
-from tests.support.crdt_chains import DOC, START, Writer
-from tests.support.crdt_sync import Exchange, exchange
+from tests.support.crdt.chains import DOC, START, Writer
+from tests.support.crdt.sync import Exchange, exchange
 
 COUNT = 4
 REPLICAS = st.integers(0, COUNT - 1)

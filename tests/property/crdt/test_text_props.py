@@ -22,8 +22,8 @@ from lattica.crdt.text.update_v1 import (
 )
 from lattica.crdt.types.state import State
 from lattica.errors import RemoteProtocolError
-from tests.support.crdt_chains import DOC
-from tests.support.crdt_editors import Editor, PlainSequence, in_causal_order
+from tests.support.crdt.chains import DOC
+from tests.support.crdt.editors import Editor, PlainSequence, in_causal_order
 
 STEPS = st.lists(
     st.tuples(

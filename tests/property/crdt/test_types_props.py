@@ -22,7 +22,7 @@ from lattica.crdt.types.payloads import (
     decode_write,
 )
 from lattica.crdt.types.state import State
-from tests.support.crdt_chains import DOC, START, Writer
+from tests.support.crdt.chains import DOC, START, Writer
 
 WRITERS = [Writer(b"%d" % number) for number in range(3)]
 NAMES = st.sampled_from(["a", "b"])

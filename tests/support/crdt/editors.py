@@ -14,7 +14,7 @@ from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.text.edits import Edit, Insert, Place
 from lattica.crdt.types.payloads import KINDS, ListWrite, TextWrite, Write, decode_write
 from lattica.crdt.types.state import Change, State
-from tests.support.crdt_chains import DOC, START, Writer
+from tests.support.crdt.chains import DOC, START, Writer
 
 
 class Editor:

@@ -8,7 +8,7 @@ from lattica.crdt.entries.fork import ForkProof
 from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.entries.header import Entry
 from lattica.crdt.log.core import Log, LogConfig, Outcome
-from tests.support.crdt_chains import DOC, START
+from tests.support.crdt.chains import DOC, START
 
 NOW = START + 1_000_000
 

@@ -23,7 +23,7 @@ from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Connection
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.events import EventBus, EventStream, PeerConnected, PeerDisconnected
-from lattica.nat.swarm.protocols import ProtocolTable, StreamHandler
+from lattica.nat.swarm.serving.protocols import ProtocolTable, StreamHandler
 from lattica.nat.swarm.status import ConnectionStatus, PathStatus, PeerStatus
 from tests.support.pairs.connected import make_end, pipe_pair, upgraded_pair
 

@@ -12,7 +12,7 @@ from lattica.nat.base.net.addresses import split_peer, with_peer
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.events import EventStream
-from lattica.nat.swarm.protocols import StreamHandler
+from lattica.nat.swarm.serving.protocols import StreamHandler
 from lattica.nat.swarm.status import PathStatus, PeerStatus
 from lattica.nat.swarm.swarm import Swarm
 

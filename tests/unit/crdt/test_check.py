@@ -14,7 +14,7 @@ from lattica.crdt.document import Document
 from lattica.crdt.entries.chain import encode_chain
 from lattica.crdt.log.errors import StoreCorruptError, StoreError, StoreInUseError
 from lattica.nat.base.keys.identity import Identity
-from tests.support.crdt_chains import DOC, START, Writer
+from tests.support.crdt.chains import DOC, START, Writer
 
 pytestmark = pytest.mark.usefixtures("restored_logging")
 OWNER = Identity(bytes(32))

@@ -16,7 +16,7 @@ from lattica.crdt.types.payloads import CounterWrite, RegisterWrite
 from lattica.crdt.types.state import Change
 from lattica.errors import LocalProtocolError, RemoteProtocolError, ResourceLimitError
 from lattica.nat.base.keys.identity import Identity
-from tests.support.crdt_chains import DOC, START, Writer
+from tests.support.crdt.chains import DOC, START, Writer
 
 
 class Clock:

@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 import trio
 
 from lattica.content.disk import open_regular, read_exactly, set_executable, storage_error
-from lattica.content.download.former import MAX_ENTRIES, other_files
+from lattica.content.download.local.former import MAX_ENTRIES, other_files
 from lattica.content.download.plan import Plan
 from lattica.content.errors import ContentError, StorageError
 from lattica.content.manifest.chunking import CutFile, FileState, cut_file, hash_files

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lattica.content.disk import open_below, storage_error
-from lattica.content.download.former import (
+from lattica.content.download.local.former import (
     Chosen,
     OtherFile,
     enter_directory,

@@ -32,7 +32,7 @@ from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
 from lattica.nat.secure.gater import Gater
 from lattica.nat.swarm.addresses.nat_report import NatReport
-from lattica.nat.swarm.protocols import StreamHandler
+from lattica.nat.swarm.serving.protocols import StreamHandler
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.transport.udp_socket import Address
 from lattica.nat.traversal.punch.birthday.config import BirthdayConfig

@@ -21,7 +21,7 @@ from lattica.nat.base.net.addresses import Kind
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
-from lattica.nat.swarm.protocols import StreamHandler
+from lattica.nat.swarm.serving.protocols import StreamHandler
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.punch.candidates import predicted, public_ips
 from lattica.nat.traversal.punch.config import PunchConfig

@@ -30,7 +30,7 @@ from lattica.nat.base.net.interfaces import local_interfaces
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
 from lattica.nat.secure.gater import Gater
-from lattica.nat.swarm.protocols import StreamHandler
+from lattica.nat.swarm.serving.protocols import StreamHandler
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.punch.exchange import does_not_speak
 from lattica.nat.traversal.punch.ice.agent import Credentials, Failed, IceAgent, Nominated

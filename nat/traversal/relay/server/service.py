@@ -24,7 +24,7 @@ from lattica.nat.base.net.ranking import fitting, ranked
 from lattica.nat.base.peer_log import peer_log
 from lattica.nat.mux.connection import Connection
 from lattica.nat.mux.stream import Stream
-from lattica.nat.swarm.protocols import StreamHandler
+from lattica.nat.swarm.serving.protocols import StreamHandler
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.relay.circuit_transport import direct_connection
 from lattica.nat.traversal.relay.messages import (

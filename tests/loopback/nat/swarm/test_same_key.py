@@ -13,7 +13,7 @@ from lattica.config import NodeConfig
 from lattica.errors import DialError, KeyInUseError
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.net.addresses import split_peer
-from lattica.nat.swarm import same_key
+from lattica.nat.swarm.upkeep import same_key
 from lattica.node import Node
 from tests.support.nets.nets import node_config, swarm_config, unused_port
 

@@ -25,8 +25,8 @@ from lattica.crdt.entries.genesis import Genesis, Mode
 from lattica.crdt.keys.identities import identity_key, peer_of
 from lattica.errors import AccessDeniedError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
-from tests.support.crdt_chains import START
-from tests.support.crdt_sync import exchange
+from tests.support.crdt.chains import START
+from tests.support.crdt.sync import exchange
 
 OWNER, ANNA, BERT, CARL = (Identity(bytes([number]) * 32) for number in range(1, 5))
 LISTED = Genesis("list", (OWNER.public_key.data,), Mode.ALLOW_LIST)

@@ -17,7 +17,7 @@ from lattica.crdt.log.errors import StoreFullError
 from lattica.crdt.log.prefix import FeedPrefix
 from lattica.errors import LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
-from tests.support.crdt_chains import DOC, START, Writer
+from tests.support.crdt.chains import DOC, START, Writer
 
 OWNERS = [Identity(bytes([number + 1]) * 32) for number in range(5)]
 NAMES = [each.public_key.data for each in OWNERS]

@@ -15,7 +15,7 @@ from lattica.crdt.entries.header import Entry, Kind, check_entry, decode_header
 from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.keys.session import SessionKey
 from lattica.errors import LocalProtocolError, RemoteProtocolError
-from tests.support.crdt_chains import DOC, Writer
+from tests.support.crdt.chains import DOC, Writer
 
 
 def nothing_known(author: bytes, seq: int) -> None:

@@ -13,8 +13,8 @@ from lattica.crdt.entries.header import Entry, Kind
 from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.log.core import LogConfig
 from lattica.errors import ConfigError, LocalProtocolError, RemoteProtocolError, ResourceLimitError
-from tests.support.crdt_chains import DOC, START, Writer
-from tests.support.crdt_logs import NOW, MemoryLog
+from tests.support.crdt.chains import DOC, START, Writer
+from tests.support.crdt.logs import NOW, MemoryLog
 
 
 def after(writer: Writer, before: Entry, *deps: bytes, hlc: int | None = None) -> Entry:

@@ -16,8 +16,8 @@ from lattica.crdt.log.database import DocumentDatabase
 from lattica.crdt.log.errors import StoreCorruptError, StoreError, StoreFullError, StoreInUseError
 from lattica.crdt.log.replica import Replica
 from lattica.nat.base.keys.identity import Identity
-from tests.support.crdt_chains import DOC, START, Writer
-from tests.support.crdt_logs import NOW
+from tests.support.crdt.chains import DOC, START, Writer
+from tests.support.crdt.logs import NOW
 
 IDENTITY = Identity(bytes(32))
 VALUE = (Kind.REGISTER, encode(["key", "value"]))

@@ -18,7 +18,7 @@ from lattica.crdt.proofs.proof import Proof, read_proof, verify_proof
 from lattica.crdt.proofs.query import Query, Scope
 from lattica.errors import LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
-from tests.support.crdt_chains import DOC, START
+from tests.support.crdt.chains import DOC, START
 
 DOC_ID = DOC.doc_id
 OWNERS = [Identity(bytes([number]) * 32) for number in (1, 2)]

@@ -18,8 +18,8 @@ from lattica.crdt.sync.session import MAX_TURNS, SyncSession
 from lattica.crdt.types.payloads import RegisterWrite
 from lattica.errors import RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
-from tests.support.crdt_chains import DOC, START, Writer
-from tests.support.crdt_sync import NONCE, exchange
+from tests.support.crdt.chains import DOC, START, Writer
+from tests.support.crdt.sync import NONCE, exchange
 
 Make = Callable[[int], Document]
 
@@ -102,7 +102,7 @@ def test_a_fork_that_one_side_knows_is_known_to_both(make):
 
 
 def test_what_a_lost_session_has_brought_stays(make):
-    from tests.support.crdt_sync import Exchange
+    from tests.support.crdt.sync import Exchange
 
     one, two = make(1), make(2)
     for number in range(3):

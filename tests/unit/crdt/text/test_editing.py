@@ -23,9 +23,9 @@ from lattica.crdt.text import sequence
 from lattica.crdt.types.state import Change, State
 from lattica.errors import LocalProtocolError, ResourceLimitError
 from lattica.nat.base.keys.identity import Identity
-from tests.support.crdt_chains import DOC, START, Writer
-from tests.support.crdt_editors import Editor, in_causal_order
-from tests.support.crdt_logs import MemoryLog
+from tests.support.crdt.chains import DOC, START, Writer
+from tests.support.crdt.editors import Editor, in_causal_order
+from tests.support.crdt.logs import MemoryLog
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from lattica.crdt.entries.header import Entry, Kind
 from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.types.payloads import ClaimWrite, CounterWrite, RegisterWrite, SetWrite
 from lattica.crdt.types.state import Change, State
-from tests.support.crdt_chains import DOC, START, Writer
+from tests.support.crdt.chains import DOC, START, Writer
 
 A, B, C = Writer(b"a"), Writer(b"b"), Writer(b"c")
 

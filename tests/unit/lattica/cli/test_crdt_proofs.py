@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from lattica.cli import app
 from lattica.crdt.document import Document
 from lattica.nat.base.keys.identity import Identity
-from tests.support.crdt_chains import DOC
+from tests.support.crdt.chains import DOC
 
 pytestmark = pytest.mark.usefixtures("restored_logging")
 ID = DOC.doc_id.hex()

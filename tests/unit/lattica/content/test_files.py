@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from lattica.content.disk import storage_error
 from lattica.content.download.ledger import Ledger
-from lattica.content.download.local_files import find_local_files
+from lattica.content.download.local.files import find_local_files
 from lattica.content.download.partial import PartialFiles
 from lattica.content.download.plan import Plan
 from lattica.content.publish.catalog import (

@@ -11,7 +11,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from lattica.content import FetchOptions, FetchResult, Publisher, fetch
-from lattica.content.download import former, local_files
+from lattica.content.download.local import files as local_files
+from lattica.content.download.local import former
 from lattica.errors import ContentError, StorageError
 from tests.support.doubles.content_doubles import memory_node
 

@@ -17,7 +17,7 @@ from lattica.nat.base.peer_log import (
 logger = logging.getLogger(__name__)
 ROOT = Path(module.__file__).parents[2]
 PACED = {
-    "nat/swarm/same_key.py": "once for each peer, of all together at a rate of its own",
+    "nat/swarm/upkeep/same_key.py": "once for each peer, of all together at a rate of its own",
     "nat/swarm/dialing/race.py": "of our own dials",
     "nat/traversal/relay/client/client.py": "one a change, and changes are paced by back-off",
     "nat/traversal/path_manager.py": "an internal error of our own attempts, paced by the plan",

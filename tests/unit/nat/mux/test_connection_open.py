@@ -17,7 +17,7 @@ from lattica.nat.config import Limits, Timeouts
 from lattica.nat.mux.session import INITIAL_WINDOW
 from lattica.nat.mux.stream import Stream
 from lattica.nat.secure.multistream import PROTOCOL_ID, encode_message
-from lattica.nat.swarm.protocols import ProtocolTable, StreamHandler
+from lattica.nat.swarm.serving.protocols import ProtocolTable, StreamHandler
 from tests.support.pairs.connected import against_manual_peer, connected, echo, serve
 from tests.support.pairs.yamux_pair import DATA, RST, data_frame, parse
 

@@ -19,7 +19,7 @@ from lattica.errors import (
 )
 from lattica.nat.mux.stream import Stream
 from lattica.nat.secure.multistream import PROTOCOL_ID, Initiator, encode_message
-from lattica.nat.swarm.protocols import ProtocolTable
+from lattica.nat.swarm.serving.protocols import ProtocolTable
 from tests.support.pairs.connected import (
     End,
     against_manual_peer,

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from lattica.nat.config import Limits
-from lattica.nat.swarm.descriptors import fitting, in_use, raise_limit
+from lattica.nat.swarm.upkeep.descriptors import fitting, in_use, raise_limit
 
 
 @pytest.mark.parametrize("descriptors", [256, 1024, 4096])
@@ -38,7 +38,7 @@ def test_those_in_use_are_counted():
 def test_the_soft_limit_is_raised_to_the_hard_one():
     program = (
         "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (100, 500));"
-        "from lattica.nat.swarm.descriptors import raise_limit;"
+        "from lattica.nat.swarm.upkeep.descriptors import raise_limit;"
         "print(raise_limit(), r.getrlimit(r.RLIMIT_NOFILE)[0])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)

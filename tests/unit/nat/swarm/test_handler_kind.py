@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lattica.errors import LocalProtocolError
-from lattica.nat.swarm.handler_kind import (
+from lattica.nat.swarm.serving.handler_kind import (
     check_async_handler,
     check_plain_handler,
     require_awaitable,

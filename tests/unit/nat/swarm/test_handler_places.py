@@ -9,7 +9,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from lattica.nat.base.limits.places import Source
-from lattica.nat.swarm.handler_places import HandlerPlaces
+from lattica.nat.swarm.serving.handler_places import HandlerPlaces
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lattica.nat.config import MIB
-from lattica.nat.swarm.heap import Heap, malloc_trim, resident
+from lattica.nat.swarm.upkeep.heap import Heap, malloc_trim, resident
 from tests.support.clock import Clock
 
 

@@ -12,7 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 from lattica.errors import LocalProtocolError
 from lattica.nat.base.limits.places import NOBODY
 from lattica.nat.mux.stream import Stream
-from lattica.nat.swarm.protocols import ProtocolTable
+from lattica.nat.swarm.serving.protocols import ProtocolTable
 
 PING = "/ipfs/ping/1.0.0"
 

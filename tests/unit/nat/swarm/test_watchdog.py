@@ -11,8 +11,8 @@ import time
 import pytest
 import trio
 
-from lattica.nat.swarm import watchdog
-from lattica.nat.swarm.watchdog import PERIOD, REST, STALL, Vigil, stacks, watching, where
+from lattica.nat.swarm.upkeep import watchdog
+from lattica.nat.swarm.upkeep.watchdog import PERIOD, REST, STALL, Vigil, stacks, watching, where
 
 
 def test_waking_in_time_is_no_news():

@@ -1,0 +1,1 @@
+"""Streams that peers open: who handles which, and how many at a time."""

@@ -1,0 +1,1 @@
+"""What looks after connections: silence, doubles, a busy process, descriptors, memory."""
