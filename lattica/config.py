@@ -356,7 +356,7 @@ def _build(cls: type, prefix: str, given: Mapping[str, _Given]) -> object:
 def _check_peer_address(text: str) -> None:
     addr, relay = split_peer(parse_multiaddr(text))
     if relay is None or kind_of(addr) is Kind.CIRCUIT or not addr.to_bytes():
-        raise AddressError(f"the address must end in its peer's /p2p/ID, unlike {text!r:.200}")
+        raise AddressError(f"the address must end in its /p2p/ID, unlike {text!r:.200}")
 
 
 _ITEMS: Final[Mapping[str, Callable[[str], object]]] = {

@@ -65,7 +65,7 @@ def test_the_names_that_others_read_are_there():
     }
     assert expected.items() <= names.items()
     assert set(venvs.PEERS) == {"grpcio", "py-libp2p", "lattica-rs", "hivemind"}
-    assert set(cases.BENCHES) == {"bulk", "rpc", "quic", "relay", "ports"}
+    assert set(cases.BENCHES) == {"bulk", "rpc", "quic", "relay", "ports", "pubsub"}
 
 
 def test_case_names_are_unique_in_a_bench_and_workloads_are_named_after_their_first():

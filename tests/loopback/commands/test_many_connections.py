@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -57,6 +58,7 @@ async def serving() -> AsyncIterator[Node]:
         node.handle(ECHO, echo)
         await honest.connect(node.addrs[0])
         await settled(lambda: all(n.peers() and n.peers()[0].agent for n in (node, honest)))
+        gc.collect()  # what other tests have left open is none of these
         before = tasks(), open_files()
         yield node
         await settled(lambda: set(node.swarm.registry.by_peer) == {honest.peer_id})

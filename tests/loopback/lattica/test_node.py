@@ -497,7 +497,7 @@ async def test_a_defect_in_the_swarm_is_raised_by_itself(monkeypatch):
 
     with pytest.raises(ZeroDivisionError):  # noqa: PT012
         async with node:
-            monkeypatch.setattr(node.swarm, "_register", fail)
+            monkeypatch.setattr(node.swarm.listeners, "_register", fail)
             async with Node(hushed()) as other:
                 await other.connect(node.addrs[0])
                 await trio.sleep_forever()

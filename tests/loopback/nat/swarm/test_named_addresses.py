@@ -21,7 +21,7 @@ from lattica.nat.base.net.addresses import split_peer
 from lattica.nat.transport import websocket_transport
 from lattica.node import Node
 from tests.support.certificates import Contexts, certified
-from tests.support.nets.nets import node_config
+from tests.support.nets.nets import node_config, unused_port
 
 TCP, WS = "/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/tcp/0/ws"
 STRANGER = Identity(b"s" * 32).peer_id
@@ -87,8 +87,8 @@ async def name_server(monkeypatch, records: dict[str, list[str]]) -> AsyncIterat
         await stream.send_all(len(wire).to_bytes(2, "big") + wire)
 
     with trio.socket.socket(type=trio.socket.SOCK_DGRAM) as sock:
-        await sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
+        port = unused_port()  # the kernel's choice for UDP may be taken for TCP
+        await sock.bind(("127.0.0.1", port))
 
         def resolver() -> dns.asyncresolver.Resolver:
             made = dns.asyncresolver.Resolver(configure=False)

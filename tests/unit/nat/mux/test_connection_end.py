@@ -290,7 +290,7 @@ async def test_violation_costs_the_connection_and_one_line(name, caplog, autojum
         assert lines[0].levelname == "WARNING"
         assert "yamux" in lines[0].getMessage()
         assert str(end.connection.peer_id) in lines[0].getMessage()
-        assert "/ip4/127.0.0.1" in lines[0].getMessage()
+        assert "/ip4/127.0.0.2" in lines[0].getMessage()
         assert lines[0].exc_info is None
         theirs = await b.accept()
         assert await theirs.receive_some() == b"unharmed"
