@@ -32,10 +32,17 @@ class Link:
         """There is no stream to it since then."""
         self.reopen = False
         """The stream is to be replaced, by one on a better path."""
+        self.is_opening = False
+        """A stream to it is being opened."""
         self.is_sending = False
         """There is a stream to it."""
         self._wake = trio.Event()
         self._nudge = trio.Event()
+
+    @property
+    def has_last_words(self) -> bool:
+        """What waits for it, the end of the stream included, may still be sent."""
+        return self.is_sending or (self.is_opening and self.outbox.size > 0)
 
     def wake(self) -> None:
         """There is something to send, or the stream is to be replaced."""

@@ -136,8 +136,8 @@ class Topics:
         self._tasks.start_soon(self._beat)
 
     async def aclose(self) -> None:
-        """End all subscriptions, and streams after what waits for them has been sent if it can be
-        at once."""
+        """End all subscriptions, and streams after what waits for them has been sent, if that takes
+        no more than a second."""
         if self._closed:
             return
         self._closed = True
@@ -154,7 +154,7 @@ class Topics:
             link.wake()
             link.nudge()
         with trio.move_on_after(_LAST_SECONDS):
-            while any(link.is_sending for link in self._links.values()):
+            while any(link.has_last_words for link in self._links.values()):
                 await self._ended.park()
         self._tasks.cancel()
         await self._tasks.wait_ended()
@@ -469,6 +469,7 @@ class Topics:
         with link.scope:
             while not self._closed:
                 began = trio.current_time()
+                link.is_opening = True
                 try:
                     async with await self._host.open_stream(link.peer_id, PROTOCOLS) as stream:
                         await self._drive(link, stream)
@@ -481,6 +482,9 @@ class Topics:
                     continue
                 except (LatticaError, OSError) as error:
                     logger.debug("no stream for topics: %s peer=%s", error, link.peer_id)
+                finally:
+                    link.is_opening = False
+                    self._ended.unpark_all()
                 now = trio.current_time()
                 if link.down_since is None:
                     link.down_since = now

@@ -79,6 +79,27 @@ async def test_a_topic_that_is_asked_for_later_than_the_connection_works(autojum
         await second.aclose()
 
 
+async def test_what_was_published_goes_before_the_end_though_the_stream_is_slow_to_open(
+    autojump_clock, monkeypatch
+):
+    """A peer may subscribe by its own stream long before there is one to it."""
+    async with peers(2) as (net, (one, two)):
+        opening = one.host.open_stream
+
+        async def slowly(*args):
+            await trio.sleep(0.5)
+            return await opening(*args)
+
+        monkeypatch.setattr(one.host, "open_stream", slowly)
+        async with two.topics.topic(TOPIC).subscribe() as messages:
+            net.link(one.host, two.host)
+            await one.topics.topic(TOPIC).wait_peers()
+            assert await one.topics.topic(TOPIC).publish(b"last words") == 1
+            await one.topics.aclose()
+            with trio.fail_after(5):
+                assert (await anext(messages)).data == b"last words"
+
+
 async def test_neighbours_come_and_go_as_events(autojump_clock):
     async with peers(2) as (net, (one, two)):
         net.link(one.host, two.host)
