@@ -395,6 +395,11 @@ class Document:
         feed = log.feeds.get(entry.header.author)
         return feed is not None and log.rights.may_write(entry.header, feed.identity, name)
 
+    def peer_of(self, author: bytes) -> PeerId | None:
+        """Whose session key this is; None if nothing by it is here."""
+        feed = self._replica.log.feeds.get(author)
+        return peer_of(feed.identity) if feed is not None and feed.identity else None
+
     def entries(self) -> Iterator[LogEntry]:
         """What was written, as far as it is admitted here, by time."""
         log = self._replica.log

@@ -180,6 +180,10 @@ class AsyncDocument:
         """Use a capability that was handed over; see :meth:`Document.present`."""
         await self._run(lambda: self._document.present(capability))
 
+    async def peer_of(self, author: bytes) -> PeerId | None:
+        """Whose session key this is; None if nothing by it is here."""
+        return await self._run(lambda: self._document.peer_of(author))
+
     async def proof(self, query: Query | str, *, is_signed: bool = True) -> bytes:
         """The proof of what the state says at a place; see :meth:`Document.proof`."""
         return await self._run(lambda: self._document.proof(query, is_signed=is_signed))

@@ -183,6 +183,10 @@ class BlockingDocument(Closable):
         """Use a capability that was handed over; see :meth:`Document.present`."""
         self._run(lambda: self._document.present(capability))
 
+    def peer_of(self, author: bytes) -> PeerId | None:
+        """Whose session key this is; None if nothing by it is here."""
+        return self._run(lambda: self._document.peer_of(author))
+
     def proof(self, query: Query | str, *, is_signed: bool = True) -> bytes:
         """The proof of what the state says at a place; see :meth:`Document.proof`."""
         return self._run(lambda: self._document.proof(query, is_signed=is_signed))

@@ -10,6 +10,9 @@ import pytest
 from lattica import AsyncLattica, Lattica
 from lattica.crdt.entries.header import Kind
 from lattica.crdt.types.state import Change
+from lattica.crdt.uses.membership import Membership
+from lattica.crdt.uses.model_registry import ModelRegistry
+from lattica.crdt.uses.work_queue import WorkQueue
 from lattica.errors import LocalProtocolError
 from tests.support.nets.nets import node_config
 
@@ -63,3 +66,21 @@ def test_threads_and_asyncio_share_a_document():
         assert not waiting.is_alive()
         with pytest.raises(LocalProtocolError):
             document.synced(timeout=1)
+
+
+def test_the_uses_work_on_a_document_of_threads():
+    with Lattica(node_config()) as node, node.documents.open("cluster") as document:
+        queue = WorkQueue(document)
+        queue.add("task", {"n": 1})
+        task = queue.take()
+        assert task is not None
+        assert queue.is_mine(task)
+        assert queue.finish(task, "done")
+        assert queue.results() == {"task": "done"}
+        registry = ModelRegistry(document)
+        assert registry.publish("chat", "1", "cid").published_by == node.peer_id
+        registry.promote("chat", "1")
+        assert registry.current("chat") == registry.versions("chat")[0]
+        members = Membership(document, node.peer_id)
+        members.join(node.addrs, load=0.5)
+        assert [(each.peer, each.load) for each in members.workers()] == [(node.peer_id, 0.5)]

@@ -1,0 +1,111 @@
+"""Who works here, where each is reached, how busy it is, and whether it is there now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from lattica.crdt.canonical import Plain
+from lattica.crdt.uses.shape import DocumentLike, below
+from lattica.nat.base.errors import AddressError
+from lattica.nat.base.keys.identity import PeerId, parse_peer_id
+
+_ROOT: Final = "workers"
+
+
+class PresenceLike(Protocol):
+    """Who says of himself that he is there."""
+
+    def set(self, value: Plain = None) -> None: ...
+
+    def clear(self) -> None: ...
+
+    def peers(self) -> dict[PeerId, Plain]: ...
+
+
+class DocumentWithPresence(DocumentLike, Protocol):
+    """A document that is shared."""
+
+    @property
+    def presence(self) -> PresenceLike: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A member."""
+
+    peer: PeerId
+    addresses: tuple[str, ...] = ()
+    info: Mapping[str, Plain] = field(default_factory=dict)
+    """What it has said of itself when it joined."""
+    is_here: bool = False
+    """Whether it was heard of in the last fifteen seconds."""
+    load: float | None = None
+    """As it last said, if it is here."""
+
+
+class Membership:
+    """Workers in a document: who has joined stays known, and is here while it says so.
+
+    `peer` is this node's ID.
+    """
+
+    def __init__(self, document: DocumentWithPresence, peer: PeerId) -> None:
+        self._document = document
+        self._peer = peer
+
+    def join(
+        self,
+        addresses: Sequence[object] = (),
+        *,
+        load: float = 0.0,
+        info: Mapping[str, Plain] | None = None,
+    ) -> None:
+        """Be a member, reached at these addresses, and be here."""
+        value = {"addresses": [str(each) for each in addresses], "info": dict(info or {})}
+        place = f"{_ROOT}/{self._peer}"
+        if self._document.registers.get(place) != value:
+            self._document.registers[place] = value
+        self.update(load)
+
+    def update(self, load: float) -> None:
+        """Say how busy this node is; costs no entry."""
+        self._document.presence.set({"load": float(load)})
+
+    def leave(self) -> None:
+        """Be a member no more."""
+        self._document.presence.clear()
+        self._document.registers[f"{_ROOT}/{self._peer}"] = None
+
+    def workers(self, *, only_here: bool = True) -> list[Worker]:
+        """The members, those that are least busy first, and those that are not here last.
+
+        What stands in another's name is left out: only a worker itself says what it is.
+        """
+        here = self._document.presence.peers()
+        found = []
+        for name, value in below(self._document.registers, f"{_ROOT}/"):
+            worker = self._read(name, value, here)
+            if worker is not None and (worker.is_here or not only_here):
+                found.append(worker)
+        return sorted(found, key=lambda each: (not each.is_here, each.load or 0.0, str(each.peer)))
+
+    def _read(self, name: str, value: Plain, here: Mapping[PeerId, Plain]) -> Worker | None:
+        try:
+            peer = parse_peer_id(name)
+        except AddressError:
+            return None
+        writes = self._document.registers.conflicts(f"{_ROOT}/{name}")
+        if not writes or self._document.peer_of(writes[0].author) != peer:
+            return None
+        match value:
+            case {"addresses": list(addresses), "info": dict(info)}:
+                texts = tuple(each for each in addresses if isinstance(each, str))
+            case _:
+                return None
+        load: float | None = None
+        match here.get(peer):
+            case {"load": float(load)}:
+                pass
+        return Worker(peer, texts, info, peer in here, load)

@@ -1,0 +1,75 @@
+"""What the uses need of a document: those of trio and of threads are like this."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from lattica.crdt.canonical import Plain
+from lattica.crdt.types.cell import Sibling
+from lattica.crdt.types.state import Holder
+from lattica.nat.base.errors import LocalProtocolError
+from lattica.nat.base.keys.identity import PeerId
+
+
+class RegistersLike(Protocol):
+    """Names and values."""
+
+    def __setitem__(self, name: str, value: Any, /) -> None: ...
+
+    def get(self, name: str, /) -> Plain: ...
+
+    def items(self) -> Any: ...
+
+    def conflicts(self, name: str) -> list[Sibling]: ...
+
+
+class CounterLike(Protocol):
+    """A number that all add to."""
+
+    @property
+    def value(self) -> int: ...
+
+    def add(self, amount: int = 1) -> None: ...
+
+
+class ClaimsLike(Protocol):
+    """Items and their holders."""
+
+    def claim(self, item: Plain, term: float) -> bool: ...
+
+    def release(self, item: Plain) -> None: ...
+
+    def is_held(self, item: Plain) -> bool: ...
+
+    def holder(self, item: Plain) -> Holder | None: ...
+
+
+class DocumentLike(Protocol):
+    """A document."""
+
+    @property
+    def author(self) -> bytes: ...
+
+    @property
+    def registers(self) -> RegistersLike: ...
+
+    def counter(self, name: str) -> CounterLike: ...
+
+    def claims(self, name: str) -> ClaimsLike: ...
+
+    def peer_of(self, author: bytes) -> PeerId | None: ...
+
+
+def checked_part(text: str, what: str) -> str:
+    """A part of a register's name. Raises LocalProtocolError if it is none."""
+    if not text or "/" in text:
+        raise LocalProtocolError(f"{what} is a text without slashes, and not empty: {text!r}")
+    return text
+
+
+def below(registers: RegistersLike, prefix: str) -> Sequence[tuple[str, Plain]]:
+    """What stands at names that begin with a prefix, by the rest of the name."""
+    return [
+        (name[len(prefix) :], value) for name, value in registers.items() if name.startswith(prefix)
+    ]

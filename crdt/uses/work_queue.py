@@ -1,0 +1,145 @@
+"""Tasks that workers take one by one: what one that dies has taken, another one takes.
+
+A task is done at least once. Two workers that do not hear of each other may take the same one;
+whoever began first holds it wherever both are known, and the other sees that it does not (see
+:meth:`WorkQueue.is_mine`). What a task does should bear being done twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Final
+
+from lattica.crdt.canonical import Plain
+from lattica.crdt.uses.shape import DocumentLike, below, checked_part
+
+TERM: Final = 30.0
+"""Seconds for which a task is taken before it has to be renewed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Something to do."""
+
+    id: str
+    payload: Plain
+    attempts: int
+    """How often it was taken, this time included."""
+
+
+class WorkQueue:
+    """A queue in a document.
+
+    Args:
+        name: of the queue; a document can have several.
+        term: seconds that a worker has before it has to renew: one that is silent for so long
+            loses its task to another.
+        max_attempts: a task that was taken so often without a result is given up (:meth:`failed`).
+    """
+
+    def __init__(
+        self,
+        document: DocumentLike,
+        name: str = "jobs",
+        *,
+        term: float = TERM,
+        max_attempts: int = 5,
+    ) -> None:
+        self._document = document
+        self._name = checked_part(name, "a queue")
+        self._term = term
+        self._max_attempts = max_attempts
+
+    def add(self, task_id: str, payload: Plain = None) -> None:
+        """Have something done; nothing happens if there is a task with this ID.
+
+        Raises:
+            LocalProtocolError: the ID is empty or has a slash in it, or the payload is none.
+        """
+        place = self._place("tasks", task_id)
+        if self._document.registers.get(place) is None:
+            self._document.registers[place] = [payload]
+
+    def take(self) -> Task | None:
+        """Take a task that nobody holds and that has no result; None if there is none."""
+        claims = self._document.claims(self._name)
+        for task_id, payload in self._open_tasks():
+            if claims.holder(task_id) is None and claims.claim(task_id, self._term):
+                attempts = self._document.counter(self._place("attempts", task_id))
+                attempts.add(1)
+                return Task(task_id, payload, attempts.value)
+        return None
+
+    def is_mine(self, task: Task) -> bool:
+        """Whether this node still holds a task, as far as is known here. Worth a look when the
+        others have had a moment to be heard of, and before a result is told.
+        """
+        return self._document.claims(self._name).is_held(task.id)
+
+    def renew(self, task: Task) -> bool:
+        """Hold a task for another term; False if another one has it now."""
+        return self._document.claims(self._name).claim(task.id, self._term)
+
+    def finish(self, task: Task, result: Plain = None) -> bool:
+        """Tell a task's result; False, and nothing is told, if it has one already."""
+        if self.result(task.id) is not None:
+            return False
+        self._document.registers[self._place("results", task.id)] = [result]
+        self._document.claims(self._name).release(task.id)
+        return True
+
+    def give_back(self, task: Task) -> None:
+        """Do not do a task after all: another one takes it at once."""
+        self._document.claims(self._name).release(task.id)
+
+    def result(self, task_id: str) -> list[Plain] | None:
+        """A task's result, in a list; None if there is none yet."""
+        value = self._document.registers.get(self._place("results", task_id))
+        return [*value] if isinstance(value, list | tuple) else None
+
+    def results(self) -> dict[str, Plain]:
+        """Of each task that is done, what came out."""
+        found = below(self._document.registers, self._prefix("results"))
+        return {name: value[0] for name, value in found if isinstance(value, list) and value}
+
+    def tasks(self) -> dict[str, Plain]:
+        """All tasks, done or not, and what is to be done."""
+        found = below(self._document.registers, self._prefix("tasks"))
+        return {name: value[0] for name, value in found if isinstance(value, list) and value}
+
+    def waiting(self) -> list[str]:
+        """Tasks that nobody holds and that have no result."""
+        claims = self._document.claims(self._name)
+        return [each for each, _ in self._open_tasks() if claims.holder(each) is None]
+
+    def failed(self) -> list[str]:
+        """Tasks that were taken as often as may be, and have no result."""
+        done = self.results().keys()
+        return [
+            each
+            for each in self.tasks()
+            if each not in done and self._attempts(each) >= self._max_attempts
+        ]
+
+    def _open_tasks(self) -> list[tuple[str, Plain]]:
+        """In an order of this node's own, so that two that look at the same time seldom take the
+        same one.
+        """
+        done = self.results().keys()
+        mine = self._document.author
+        found = [
+            (task_id, payload)
+            for task_id, payload in self.tasks().items()
+            if task_id not in done and self._attempts(task_id) < self._max_attempts
+        ]
+        return sorted(found, key=lambda each: hashlib.sha256(mine + each[0].encode()).digest())
+
+    def _attempts(self, task_id: str) -> int:
+        return self._document.counter(self._place("attempts", task_id)).value
+
+    def _prefix(self, what: str) -> str:
+        return f"queues/{self._name}/{what}/"
+
+    def _place(self, what: str, task_id: str) -> str:
+        return self._prefix(what) + checked_part(task_id, "a task's ID")
