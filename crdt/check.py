@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lattica.crdt.entries.header import Entry, Kind, check_entry
+from lattica.crdt.entries.remnant import header_of
 from lattica.crdt.keys.session import decode_certificate
 from lattica.crdt.log.database import DocumentDatabase, read_genesis
 from lattica.crdt.log.feed import Feed
@@ -101,6 +102,15 @@ def _check_feed(database: DocumentDatabase, feed: Feed, report: CheckReport) -> 
         is_vouched = _check_own(entry, report)
     if present and not is_vouched:
         report.note(feed.author, len(feed.ids) - 1, "nobody has signed the newest one")
+    for seq, remnant in database.remnants(feed.author).items():
+        prev = feed.ids[seq - 1] if seq else report.doc_id
+        try:
+            header = header_of(remnant, report.doc_id, feed.author, seq, prev)
+        except RemoteProtocolError as error:
+            report.note(feed.author, seq, f"{error}")
+            continue
+        if header.id != feed.ids[seq]:
+            report.note(feed.author, seq, "what is left of it does not follow on the one before")
     report.entries += present
     report.pruned += len(feed.ids) - present
 

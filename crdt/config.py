@@ -27,9 +27,11 @@ class StoreConfig:
     """Documents that are open at a time."""
     max_peers: int = 64
     """Peers with which one document is compared and to which news of it is sent."""
+    max_snapshot: int = 256 * 1024 * 1024
+    """Bytes of a snapshot that is taken of a peer who has pruned what is lacking here."""
 
     def __post_init__(self) -> None:
         for name in ("sync_interval", "find_interval", "presence_interval"):
             require_seconds(name, getattr(self, name))
-        for name in ("max_documents", "max_peers"):
+        for name in ("max_documents", "max_peers", "max_snapshot"):
             require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))

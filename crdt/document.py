@@ -21,6 +21,7 @@ from lattica.crdt.access.rights import Rights
 from lattica.crdt.canonical import Plain, encode
 from lattica.crdt.compaction.dead import dead_entries
 from lattica.crdt.compaction.snapshot import (
+    Snapshot,
     body_digest,
     body_parts,
     first_part,
@@ -33,6 +34,7 @@ from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.entries.header import Entry, Kind
 from lattica.crdt.keys.identities import identity_key, peer_of
 from lattica.crdt.keys.session import decode_certificate
+from lattica.crdt.log.clock import milliseconds_of
 from lattica.crdt.log.core import LogConfig, Outcome, Refusal
 from lattica.crdt.log.errors import StoreError
 from lattica.crdt.log.prefix import FeedPrefix
@@ -465,7 +467,8 @@ class Document:
 
     def prune(self, grace: float = 7 * 86_400) -> int:
         """Drop the entries that the state does not need and that are older than `grace` seconds;
-        how many they were. Their IDs stay. Who lacks them has to begin with a :meth:`snapshot`.
+        how many they were. What their headers say stays. Who lacks them is given a
+        :meth:`snapshot`.
 
         Raises:
             LocalProtocolError: the document has owners: what they say of rights may be about any
@@ -518,18 +521,19 @@ class Document:
         self, parts: Iterable[bytes], signers: Collection[bytes] = (), needed: int = 1
     ) -> None:
         """Take a snapshot that `needed` of the identities in `signers` have signed; none given:
-        of the owners. What is here beyond it stays.
+        of the owners. All that is here stays.
 
         Raises:
             RemoteProtocolError: it is none, is not signed by so many of them, does not come to the
-                state that they say, or contradicts what is here.
+                state that they say, breaks a limit of the document, or contradicts what is here.
             StoreFullError, StoreError: it cannot be kept; it is as if it had not come.
         """
-        read = read_snapshot(parts, self.genesis.doc_id, signers or self.genesis.owners, needed)
-        if self._replica.log.rights is not None and any(
-            len(feed.entries) != len(feed.ids) for feed in read.feeds.values()
-        ):
-            raise RemoteProtocolError("a pruned snapshot of a document with owners")
+        signers = signers or self.genesis.owners
+        self.adopt(read_snapshot(parts, self.genesis.doc_id, signers, needed))
+
+    def adopt(self, read: Snapshot) -> None:
+        """Take a snapshot that is signed by enough. Raises what :meth:`receive_snapshot` does."""
+        self._check_snapshot(read)
         entries = [entry for feed in read.feeds.values() for entry in feed.entries]
         entries.sort(key=lambda entry: (entry.header.hlc, entry.header.author))
         state = State(self.genesis)
@@ -539,21 +543,40 @@ class Document:
         tree = SearchTree(dict(state.items()))
         if tree.root != read.statement.root:
             raise RemoteProtocolError("a snapshot that comes to another state than it says")
-        is_all = all(
-            feed.author in read.feeds and len(feed.ids) <= len(read.feeds[feed.author].ids)
-            for feed in self._replica.log.feeds.values()
-        )
+        is_fresh = not self._replica.log.feeds
         self._replica.take_prefixes(list(read.feeds.values()), read.withdrawn)
         self._head_index = None
         self._is_stale, self._searchable = True, None
-        if is_all:
+        if is_fresh:
             self._resolved, self._searchable, self._is_stale = state, tree, False
+        self._on_snapshot()
+
+    def _check_snapshot(self, read: Snapshot) -> None:
+        """Raises RemoteProtocolError for what no replica can have admitted, or not yet."""
+        log, limits = self._replica.log, self.genesis.limits
+        if len(log.feeds.keys() | read.feeds.keys()) > log.config.max_authors:
+            raise RemoteProtocolError("a snapshot with more authors than are taken here")
+        future = self._wall() + log.config.max_future * 1000
+        for feed in read.feeds.values():
+            if log.rights is not None and feed.remnants:
+                raise RemoteProtocolError("a pruned snapshot of a document with owners")
+            if feed.size > limits.author_bytes or any(
+                entry.header.payload_size > limits.entry_bytes
+                for entry in feed.entries
+                if entry.header.seq
+            ):
+                raise RemoteProtocolError("a snapshot with more of an author than he may write")
+            if feed.entries and milliseconds_of(feed.entries[-1].header.hlc) > future:
+                raise RemoteProtocolError("a snapshot from the future")
 
     def _prefixes(self) -> Iterator[FeedPrefix]:
         database = self._replica.database
         for author, feed in self._replica.log.feeds.items():
             entries = list(database.entries(author, 0, len(feed.ids)))
-            yield FeedPrefix(author, feed.identity, feed.ids, feed.size, entries, feed.fork)
+            remnants = database.remnants(author)
+            yield FeedPrefix(
+                author, feed.identity, feed.ids, feed.size, entries, remnants, feed.fork
+            )
 
     def _winners(self, query: Query) -> Iterator[Sibling]:
         match query.kind:
@@ -624,6 +647,10 @@ class Document:
                 return
             yield encode_chain(entries, with_prev=True)
             since += len(entries)
+
+    def has_gap(self, author: bytes, since: int) -> bool:
+        """Whether an author's entries from a sequence number on cannot all be had as chains."""
+        return since < self._replica.database.pruned_end(author)
 
     @property
     def head_index(self) -> HeadIndex:
@@ -732,6 +759,9 @@ class Document:
 
     def _on_outcome(self, outcome: Outcome, received: Received) -> None:
         """For those that build upon this: what has just been admitted, and is kept."""
+
+    def _on_snapshot(self) -> None:
+        """For those that build upon this: a snapshot was taken."""
 
 
 class Registers:

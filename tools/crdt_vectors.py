@@ -16,6 +16,7 @@ from lattica.crdt.entries.chain import encode_chain
 from lattica.crdt.entries.fork import find_fork
 from lattica.crdt.entries.genesis import Genesis, Limits, Mode, Recovery
 from lattica.crdt.entries.header import Entry, Kind
+from lattica.crdt.entries.remnant import remnant_of
 from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.keys.session import SessionKey
 from lattica.crdt.log.prefix import FeedPrefix
@@ -239,6 +240,7 @@ def vectors() -> dict[str, Any]:
             "certificate": certificate.hex(),
         },
         "entries": [_entry(entry) for entry in (first, second, third)],
+        "remnants": [remnant_of(entry.header).hex() for entry in (second, third)],
         "chains": {
             "whole": encode_chain(chain, with_prev=True).hex(),
             "continued": encode_chain(chain[1:], with_prev=False).hex(),

@@ -1,15 +1,16 @@
 """A snapshot: what a document comes to, without the history that it does not need.
 
-It has of each author the IDs of all his entries, and the entries that still matter, so that who
-begins with it admits, refuses and resolves what comes next as everybody else does. Who signs it
-says that this is the state, that these are the IDs, and that he has replayed what is not in it.
+It has of each author the whole chain: the entries that still matter, and of those that do not what
+their headers say (:mod:`lattica.crdt.entries.remnant`). So whoever begins with it verifies all
+links and the newest signature, and admits, refuses and resolves what comes next as everybody else
+does. Who signs it says that this is the state, and that nothing else of what is there matters.
 
 It travels as parts of at most 1 MiB, canonical:
 
 =====  ====================================================================
 0      `[0, [signed statement, …]]`, the first
-1      `[1, author, seq, IDs, bytes]`: contiguous, of so many bytes in all
-2      `[2, author, [[seq, hlc, kind, payload, signature, deps], …]]`
+1      `[1, author, seq, [item, …]]`: contiguous; an item is an entry as in
+       a chain, or bytes: remnants of as many entries as they are
 3      `[3, proof of a fork]`
 4      `[4, [[header, signature, payload or nil], …]]`: withdrawn, and referred to
 =====  ====================================================================
@@ -25,19 +26,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from lattica.crdt.canonical import Plain, decode, encode
+from lattica.crdt.entries.chain import pack_item, unpack_item
 from lattica.crdt.entries.fork import decode_fork
-from lattica.crdt.entries.header import (
-    ID_BYTES,
-    MAX_DEPS,
-    MAX_SEQ,
-    Entry,
-    Header,
-    Kind,
-    check_entry,
-    decode_header,
-)
+from lattica.crdt.entries.header import Entry, Header, Kind, check_entry, decode_header
+from lattica.crdt.entries.remnant import header_of, split_remnants
 from lattica.crdt.keys.session import decode_certificate
-from lattica.crdt.keys.strict_ed25519 import KEY_BYTES, SIGNATURE_BYTES
+from lattica.crdt.keys.strict_ed25519 import SIGNATURE_BYTES
 from lattica.crdt.log.prefix import FeedPrefix
 from lattica.crdt.proofs.statement import (
     SignedStatement,
@@ -52,8 +46,8 @@ MAX_PART: Final = 1024 * 1024
 MAX_SNAPSHOT: Final = 2**31
 """Bytes of all parts."""
 _MAX_STATEMENTS: Final = 64
-_IDS_A_PART: Final = 16_384
-_ENTRIES_A_PART: Final = 2048
+_ITEMS_A_PART: Final = 2048
+_REMNANTS_AN_ITEM: Final = 512
 _PART_BYTES: Final = 768 * 1024
 
 
@@ -71,31 +65,47 @@ class Snapshot:
 def body_parts(feeds: Iterable[FeedPrefix], withdrawn: Iterable[Entry]) -> Iterator[bytes]:
     """All parts but the first. The same document, pruned alike, has the same."""
     for feed in sorted(feeds, key=lambda feed: feed.author):
-        for start in range(0, len(feed.ids), _IDS_A_PART):
-            ids = feed.ids[start : start + _IDS_A_PART]
-            yield encode([1, feed.author, start, b"".join(ids), feed.size])
-        yield from _entry_parts(feed)
+        yield from _chain_parts(feed)
         if feed.fork is not None:
             yield encode([3, feed.fork.encode()])
     for entry in sorted(withdrawn, key=lambda entry: entry.id):
         yield encode([4, [[entry.header.encoded, entry.signature, entry.payload]]])
 
 
-def _entry_parts(feed: FeedPrefix) -> Iterator[bytes]:
+def _chain_parts(feed: FeedPrefix) -> Iterator[bytes]:
     items: list[Plain] = []
-    size = 0
-    for entry in feed.entries:
-        header = entry.header
-        more = header.payload_size + SIGNATURE_BYTES + 40 * (len(header.deps) + 1)
-        if items and (size + more > _PART_BYTES or len(items) == _ENTRIES_A_PART):
-            yield encode([2, feed.author, items])
-            items, size = [], 0
-        items.append(
-            [header.seq, header.hlc, header.kind, entry.payload, entry.signature, header.deps]
-        )
+    start = seq = size = 0
+    for item, count, more in _items(feed):
+        if items and (size + more > _PART_BYTES or len(items) == _ITEMS_A_PART):
+            yield encode([1, feed.author, start, items])
+            items, size, start = [], 0, seq
+        items.append(item)
         size += more
+        seq += count
     if items:
-        yield encode([2, feed.author, items])
+        yield encode([1, feed.author, start, items])
+
+
+def _items(feed: FeedPrefix) -> Iterator[tuple[Plain, int, int]]:
+    """A chain as items, with how many entries each is, and about how many bytes."""
+    run: list[bytes] = []
+    entries = iter(feed.entries)
+    entry = next(entries, None)
+    for seq in range(len(feed.ids)):
+        is_here = entry is not None and entry.header.seq == seq
+        if run and (is_here or len(run) == _REMNANTS_AN_ITEM):
+            packed = b"".join(run)
+            yield packed, len(run), len(packed)
+            run = []
+        if entry is not None and is_here:
+            deps = 40 * (len(entry.header.deps) + 1)
+            yield pack_item(entry), 1, len(entry.payload or b"") + SIGNATURE_BYTES + deps
+            entry = next(entries, None)
+        else:
+            run.append(feed.remnants[seq])
+    if run:
+        packed = b"".join(run)
+        yield packed, len(run), len(packed)
 
 
 def body_digest(parts: Iterable[bytes]) -> bytes:
@@ -119,33 +129,57 @@ def read_snapshot(
     Raises:
         RemoteProtocolError: it is none, or is not signed by so many of them.
     """
-    stream = iter(parts)
-    signed_plain = _statements(next(stream, b""))
-    digest = hashlib.sha256()
-    reader = _Reader(doc_id)
-    total = 0
-    for part in stream:
-        total += len(part)
-        if len(part) > MAX_PART or total > MAX_SNAPSHOT:
-            raise RemoteProtocolError("a snapshot that is too long")
-        digest.update(len(part).to_bytes(4, "big") + part)
+    reader = SnapshotReader(doc_id)
+    for part in parts:
         reader.take(part)
-    signed = [read_statement(each, doc_id, of=digest.digest()) for each in signed_plain]
-    names = frozenset(each.certificate.identity for each in signed)
-    if len(names.intersection(signers)) < needed:
-        raise RemoteProtocolError(
-            f"a snapshot that {len(names.intersection(signers))} of those who are believed have "
-            f"signed, where {needed} are needed"
-        )
-    statement = signed[0].statement
-    same = {(s.statement.heads, s.statement.root, s.statement.entries) for s in signed}
-    if len(same) != 1:
-        raise RemoteProtocolError("a snapshot whose signers say different things")
-    feeds = reader.finish()
-    heads = [(feed.author, len(feed.ids), feed.ids[-1]) for feed in feeds.values() if feed.ids]
-    if heads_fingerprint(heads) != statement.heads:
-        raise RemoteProtocolError("a snapshot of other entries than its statement's")
-    return Snapshot(statement, names, feeds, reader.withdrawn)
+    return reader.finish(signers, needed)
+
+
+class SnapshotReader:
+    """Reads the parts of a snapshot of one document, in order, as they come."""
+
+    def __init__(self, doc_id: bytes, max_bytes: int = MAX_SNAPSHOT) -> None:
+        self._doc_id = doc_id
+        self._max_bytes = max_bytes
+        self._body = _Body(doc_id)
+        self._signed: list[Plain] = []
+        self._digest = hashlib.sha256()
+        self._total = 0
+
+    def take(self, part: bytes) -> None:
+        """Take the next part. Raises RemoteProtocolError if it is none, or one too many."""
+        self._total += len(part)
+        if len(part) > MAX_PART or self._total > self._max_bytes:
+            raise RemoteProtocolError("a snapshot that is too long")
+        if not self._signed:
+            self._signed = _statements(part)
+            return
+        self._digest.update(len(part).to_bytes(4, "big") + part)
+        self._body.take(part)
+
+    def finish(self, signers: Collection[bytes], needed: int = 1) -> Snapshot:
+        """All parts are here.
+
+        Raises:
+            RemoteProtocolError: it is none, or is not signed by `needed` of `signers`.
+        """
+        digest = self._digest.digest()
+        signed = [read_statement(each, self._doc_id, of=digest) for each in self._signed]
+        names = frozenset(each.certificate.identity for each in signed)
+        if not signed or len(names.intersection(signers)) < needed:
+            raise RemoteProtocolError(
+                f"a snapshot that {len(names.intersection(signers))} of those who are believed "
+                f"have signed, where {needed} are needed"
+            )
+        statement = signed[0].statement
+        same = {(s.statement.heads, s.statement.root, s.statement.entries) for s in signed}
+        if len(same) != 1:
+            raise RemoteProtocolError("a snapshot whose signers say different things")
+        feeds = self._body.finish()
+        heads = [(feed.author, len(feed.ids), feed.ids[-1]) for feed in feeds.values() if feed.ids]
+        if heads_fingerprint(heads) != statement.heads:
+            raise RemoteProtocolError("a snapshot of other entries than its statement's")
+        return Snapshot(statement, names, feeds, self._body.withdrawn)
 
 
 def _statements(part: bytes) -> list[Plain]:
@@ -156,20 +190,20 @@ def _statements(part: bytes) -> list[Plain]:
             raise RemoteProtocolError("a snapshot that begins without its signatures")
 
 
-class _Reader:
-    """Reads the parts in order."""
+class _Body:
+    """What is in the parts but the first."""
 
     def __init__(self, doc_id: bytes) -> None:
         self._doc_id = doc_id
         self.withdrawn: list[Entry] = []
         self._feeds: dict[bytes, FeedPrefix] = {}
+        self._hlc = -1
+        """Of the entry before, in the chain that is read."""
 
     def take(self, part: bytes) -> None:
         match decode(part, MAX_PART):
-            case [1, bytes(author), int(seq), bytes(ids), int(size)]:
-                self._ids(author, seq, ids, size)
-            case [2, bytes(author), list(items)]:
-                self._entries(self._feed(author), items)
+            case [1, bytes(author), int(seq), list(items)]:
+                self._items(author, seq, items)
             case [3, bytes(proof)]:
                 fork = decode_fork(proof, self._doc_id)
                 self._feeds.setdefault(fork.author, FeedPrefix(fork.author)).fork = fork
@@ -179,47 +213,33 @@ class _Reader:
             case _:
                 raise RemoteProtocolError("a part of a snapshot that is none")
 
-    def _ids(self, author: bytes, seq: int, ids: bytes, size: int) -> None:
+    def _items(self, author: bytes, seq: int, items: Sequence[Plain]) -> None:
+        last = next(reversed(self._feeds), b"")
         feed = self._feeds.setdefault(author, FeedPrefix(author))
-        if len(author) != KEY_BYTES or len(ids) % ID_BYTES or seq != len(feed.ids):
-            raise RemoteProtocolError("IDs of a snapshot that are none, or out of order")
-        feed.ids += [ids[start : start + ID_BYTES] for start in range(0, len(ids), ID_BYTES)]
-        feed.size = size
-
-    def _feed(self, author: bytes) -> FeedPrefix:
-        feed = self._feeds.get(author)
-        if feed is None:
-            raise RemoteProtocolError("entries of a snapshot without the author's IDs")
-        return feed
-
-    def _entries(self, feed: FeedPrefix, items: Sequence[Plain]) -> None:
-        last = feed.entries[-1].header.seq if feed.entries else -1
+        if type(seq) is not int or seq != len(feed.ids) or author < last:
+            raise RemoteProtocolError("a part of a snapshot that is out of order")
+        if not seq:
+            self._hlc = -1
         for item in items:
-            match item:
-                case [int(seq), int(hlc), int(kind), bytes(payload), bytes(sig), list(deps)]:
-                    pass
-                case _:
-                    raise RemoteProtocolError("an entry of a snapshot that is none")
-            if not last < seq < len(feed.ids) or len(sig) != SIGNATURE_BYTES:
-                raise RemoteProtocolError("an entry of a snapshot that is out of order")
-            if len(deps) > MAX_DEPS or seq > MAX_SEQ:
-                raise RemoteProtocolError("an entry of a snapshot with too many dependencies")
-            prev = feed.ids[seq - 1] if seq else self._doc_id
-            header = Header(
-                self._doc_id,
-                feed.author,
-                seq,
-                prev,
-                tuple(deps),
-                hlc,
-                kind,
-                hashlib.sha256(payload).digest(),
-                len(payload),
-            )
-            if header.id != feed.ids[seq]:
-                raise RemoteProtocolError("an entry of a snapshot that is not what its ID says")
-            feed.entries.append(Entry(header, sig, payload))
-            last = seq
+            if isinstance(item, bytes):
+                for remnant in split_remnants(item):
+                    prev = feed.ids[-1] if feed.ids else self._doc_id
+                    number = len(feed.ids)
+                    self._follow(feed, header_of(remnant, self._doc_id, author, number, prev))
+                    feed.remnants[number] = remnant
+                continue
+            prev = feed.ids[-1] if feed.ids else self._doc_id
+            entry = unpack_item(item, self._doc_id, author, len(feed.ids), prev)
+            check_entry(entry)
+            self._follow(feed, entry.header)
+            feed.entries.append(entry)
+
+    def _follow(self, feed: FeedPrefix, header: Header) -> None:
+        if header.hlc <= self._hlc:
+            raise RemoteProtocolError("a chain of a snapshot in which time does not go on")
+        self._hlc = header.hlc
+        feed.ids.append(header.id)
+        feed.size += len(header.encoded) + header.payload_size
 
     def _loose(self, item: Plain) -> Entry:
         match item:

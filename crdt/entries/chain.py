@@ -34,10 +34,11 @@ def encode_chain(entries: Sequence[Entry], *, with_prev: bool) -> bytes:
     """
     first = entries[0].header
     prev = first.prev_id if with_prev else None
-    return encode([first.author, first.seq, prev, [_pack(entry) for entry in entries]])
+    return encode([first.author, first.seq, prev, [pack_item(entry) for entry in entries]])
 
 
-def _pack(entry: Entry) -> list[Plain]:
+def pack_item(entry: Entry) -> list[Plain]:
+    """An entry of a chain, without what the chain says of it."""
     header = entry.header
     payload: Plain = entry.payload
     if payload is None:
@@ -72,14 +73,15 @@ def decode_chain(
             raise RemoteProtocolError("a chain that follows on an entry that is not here")
     entries = []
     for item in items:
-        entry = _unpack(item, doc_id, author, seq, prev)
+        entry = unpack_item(item, doc_id, author, seq, prev)
         entries.append(entry)
         seq, prev = seq + 1, entry.id
     verify_chain(entries)
     return tuple(entries)
 
 
-def _unpack(item: Plain, doc_id: bytes, author: bytes, seq: int, prev: bytes) -> Entry:
+def unpack_item(item: Plain, doc_id: bytes, author: bytes, seq: int, prev: bytes) -> Entry:
+    """An entry of a chain, still to be checked. Raises RemoteProtocolError if it is none."""
     deps: Sequence[Plain] = ()
     match item:
         case [int(hlc), int(kind), payload, bytes(signature)]:

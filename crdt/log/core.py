@@ -116,8 +116,8 @@ class Log:
         self.feeds: dict[bytes, Feed] = {}
         """By author. Not to be changed by others."""
         self.clock = HybridClock()
+        self.config = config or LogConfig()
         self._entry_at = entry_at
-        self._config = config or LogConfig()
         self._known: set[bytes] = set()
         self._waiting = WaitingEntries()
         self._blocked: dict[bytes, set[bytes]] = {}
@@ -210,7 +210,7 @@ class Log:
         author, first = entries[0].header.author, entries[0].header.seq
         if entries[0].header.doc_id != self.genesis.doc_id:
             raise RemoteProtocolError("entries of another document")
-        if author not in self.feeds and len(self.feeds) >= self._config.max_authors:
+        if author not in self.feeds and len(self.feeds) >= self.config.max_authors:
             self._refuse(outcome, author, first, "there are too many authors", is_final=False)
             return outcome
         for proof in self._contradictions(entries, outcome):
@@ -230,14 +230,14 @@ class Log:
     def receive_fork(self, proof: ForkProof, now_ms: int) -> Outcome:
         """Take a proof that :func:`~lattica.crdt.entries.fork.decode_fork` has verified."""
         outcome = Outcome()
-        if proof.author in self.feeds or len(self.feeds) < self._config.max_authors:
+        if proof.author in self.feeds or len(self.feeds) < self.config.max_authors:
             self._contain(proof, outcome)
         return outcome
 
     def advance(self, now_ms: int) -> Outcome:
         """Admit what was early and is not any more."""
         outcome = Outcome()
-        limit = now_ms + self._config.max_future * 1000
+        limit = now_ms + self.config.max_future * 1000
         due = [author for author, ms in self._early.items() if ms <= limit]
         self._drain(due, now_ms, outcome)
         self._reconsider(now_ms, outcome)
@@ -503,7 +503,7 @@ class Log:
 
     def _has_rate(self, feed: Feed, entries: Sequence[Entry], outcome: Outcome, now: float) -> bool:
         if feed.rate is None:
-            feed.rate = TokenBucket(self._config.author_burst, self._config.author_rate)
+            feed.rate = TokenBucket(self.config.author_burst, self.config.author_rate)
         if take([feed.rate], sum(entry.size for entry in entries), now):
             return True
         first = entries[0].header.seq
@@ -584,7 +584,7 @@ class Log:
         if not self._is_allowed(feed, entry, outcome):
             return False
         milliseconds = milliseconds_of(header.hlc)
-        if milliseconds > now_ms + self._config.max_future * 1000:
+        if milliseconds > now_ms + self.config.max_future * 1000:
             self._early[feed.author] = milliseconds
             return False
         missing = [dep for dep in header.deps if dep not in self._known]

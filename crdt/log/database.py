@@ -20,6 +20,7 @@ from typing import Final
 from lattica.crdt.entries.fork import ForkProof, decode_fork
 from lattica.crdt.entries.genesis import Genesis, decode_genesis
 from lattica.crdt.entries.header import ID_BYTES, ID_CONTEXT, Entry, Kind, decode_header
+from lattica.crdt.entries.remnant import remnant_of, size_of, split_remnants
 from lattica.crdt.keys.session import SessionKey
 from lattica.crdt.log.errors import (
     StoreCorruptError,
@@ -31,7 +32,7 @@ from lattica.crdt.log.feed import Feed
 from lattica.crdt.log.prefix import FeedPrefix
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 _SCHEMA: Final = """
 CREATE TABLE document (doc_id BLOB NOT NULL, genesis BLOB NOT NULL);
 CREATE TABLE session (seed BLOB NOT NULL, inode INTEGER NOT NULL);
@@ -41,13 +42,12 @@ CREATE TABLE entry (
     author INTEGER NOT NULL, seq INTEGER NOT NULL, id BLOB NOT NULL, header BLOB NOT NULL,
     signature BLOB NOT NULL, payload BLOB, hlc BLOB NOT NULL, size INTEGER NOT NULL,
     is_admitted INTEGER NOT NULL, PRIMARY KEY (author, seq, id)) WITHOUT ROWID;
+CREATE TABLE pruned (
+    author INTEGER NOT NULL, seq INTEGER NOT NULL, ids BLOB NOT NULL, remnants BLOB NOT NULL,
+    size INTEGER NOT NULL, PRIMARY KEY (author, seq)) WITHOUT ROWID;
 """
-_PRUNED: Final = """
-CREATE TABLE IF NOT EXISTS pruned (
-    author INTEGER NOT NULL, seq INTEGER NOT NULL, ids BLOB NOT NULL, size INTEGER NOT NULL,
-    PRIMARY KEY (author, seq)) WITHOUT ROWID
-"""
-"""Runs of entries that are gone: the IDs from a sequence number on, and their bytes."""
+"""In `pruned` are runs of entries that are gone: from a sequence number on their IDs, what is left
+of their headers, and their bytes."""
 _BIN32: Final = b"\xc4\x20"
 """What canonical data have in front of 32 bytes."""
 _INSERT: Final = (
@@ -134,7 +134,6 @@ class DocumentDatabase:
                 db.execute(f"PRAGMA user_version={_VERSION}")
             elif version != _VERSION:
                 raise StoreError(f"{self.path} is of version {version}, which is not known here")
-            db.execute(_PRUNED)
             db.execute("COMMIT")
         except BaseException:
             db.rollback()
@@ -178,7 +177,9 @@ class DocumentDatabase:
                 if fork is not None:
                     feeds[number].fork = self._fork(fork)
             gone: dict[int, dict[int, tuple[bytes, int]]] = {}
-            for number, seq, ids, size in self._db.execute("SELECT * FROM pruned"):
+            for number, seq, ids, size in self._db.execute(
+                "SELECT author, seq, ids, size FROM pruned"
+            ):
                 gone.setdefault(number, {})[seq] = (ids, size)
             rows = self._db.execute(
                 "SELECT author, seq, id, header, payload, hlc, size, is_admitted FROM entry "
@@ -242,6 +243,35 @@ class DocumentDatabase:
                     yield Entry(decode_header(header), signature, payload)
                 except RemoteProtocolError as error:
                     raise StoreCorruptError(self._corrupt(f"{error}")) from None
+
+    def remnants(self, author: bytes) -> dict[int, bytes]:
+        """What is left of an author's entries that were pruned, by sequence number."""
+        return {seq: remnant for seq, (_, remnant) in self._gone(author).items()}
+
+    def pruned_end(self, author: bytes) -> int:
+        """The sequence number after the last entry of an author that was pruned; 0 if none was."""
+        with self._errors():
+            row = self._db.execute(
+                "SELECT seq, length(ids) FROM pruned WHERE author = ? ORDER BY seq DESC LIMIT 1",
+                (self._numbers.get(author, -1),),
+            ).fetchone()
+        return row[0] + row[1] // ID_BYTES if row else 0
+
+    def _gone(self, author: bytes) -> dict[int, tuple[bytes, bytes]]:
+        """IDs and remnants, by sequence number."""
+        found: dict[int, tuple[bytes, bytes]] = {}
+        with self._errors():
+            for start, ids, packed in self._db.execute(
+                "SELECT seq, ids, remnants FROM pruned WHERE author = ?",
+                (self._numbers.get(author, -1),),
+            ):
+                try:
+                    split = list(split_remnants(packed))
+                    pairs = zip(_split_ids(ids), split, strict=True)
+                    found |= {start + place: pair for place, pair in enumerate(pairs)}
+                except (RemoteProtocolError, ValueError) as error:
+                    raise StoreCorruptError(self._corrupt(f"{error}")) from None
+        return found
 
     def entries_about_rights(self) -> Iterator[Entry]:
         """Admitted entries that give rights or take them back, and the certificates."""
@@ -309,7 +339,8 @@ class DocumentDatabase:
             )
 
     def prune(self, dead: Mapping[bytes, Sequence[int]]) -> None:
-        """Keep only the IDs of these entries, ascending by author; on disk when it returns.
+        """Keep only IDs and remnants of these entries, ascending by author; on disk when it
+        returns.
 
         Raises:
             StoreFullError, StoreError: it cannot be written; all of them are kept.
@@ -320,18 +351,19 @@ class DocumentDatabase:
                 for start, end in _runs(seqs):
                     where = "WHERE author = ? AND seq >= ? AND seq < ? AND is_admitted"
                     rows = self._db.execute(
-                        f"SELECT id, size FROM entry {where} ORDER BY seq", (number, start, end)
+                        f"SELECT id, header FROM entry {where} ORDER BY seq", (number, start, end)
                     ).fetchall()
                     if len(rows) != end - start:
                         raise LocalProtocolError("an entry is to be pruned that is not there")
                     self._db.execute(f"DELETE FROM entry {where}", (number, start, end))
-                    self._keep_ids(number, start, [row[0] for row in rows], sum(r[1] for r in rows))
+                    self._keep_remnants(
+                        number, start, [(row[0], remnant_of(decode_header(row[1]))) for row in rows]
+                    )
 
     def take_prefixes(
         self, prefixes: Iterable[FeedPrefix], withdrawn: Iterable[Entry] = ()
     ) -> None:
-        """Put what a snapshot has in the place of what is here of the same entries; what is here
-        beyond it stays. On disk when it returns.
+        """Add what a snapshot has to what is here, all of which stays. On disk when it returns.
 
         Raises:
             StoreFullError, StoreError: it cannot be written; all is as it was.
@@ -339,19 +371,18 @@ class DocumentDatabase:
         with self._transaction("FULL"):
             for prefix in prefixes:
                 number = self._number(prefix.author, prefix.identity)
-                length = len(prefix.ids)
-                self._db.execute(
-                    "DELETE FROM entry WHERE author = ? AND seq < ? AND is_admitted",
-                    (number, length),
-                )
-                self._db.execute(
-                    "DELETE FROM pruned WHERE author = ? AND seq < ?", (number, length)
-                )
                 self._insert(prefix.entries, {prefix.author: prefix.identity}, is_admitted=True)
-                size = prefix.size - sum(entry.size for entry in prefix.entries)
-                for start, end in prefix.gaps():
-                    self._keep_ids(number, start, prefix.ids[start:end], size)
-                    size = 0
+                gone = self._gone(prefix.author)
+                gone |= {seq: (prefix.ids[seq], rest) for seq, rest in prefix.remnants.items()}
+                if gone:
+                    for (seq,) in self._db.execute(
+                        "SELECT seq FROM entry WHERE author = ? AND is_admitted", (number,)
+                    ):
+                        gone.pop(seq, None)
+                    self._db.execute("DELETE FROM pruned WHERE author = ?", (number,))
+                    for start, end in _runs(sorted(gone)):
+                        run = [gone[seq] for seq in range(start, end)]
+                        self._keep_remnants(number, start, run)
                 if prefix.fork is not None:
                     self._keep_fork(number, prefix.fork)
             self._insert(withdrawn, {}, is_admitted=False)
@@ -364,21 +395,24 @@ class DocumentDatabase:
         )
         self._cut_pruned(number, proof.seq)
 
-    def _keep_ids(self, number: int, seq: int, ids: Sequence[bytes], size: int) -> None:
-        row = (number, seq, b"".join(ids), size)
-        self._db.execute("INSERT INTO pruned VALUES (?, ?, ?, ?)", row)
+    def _keep_remnants(self, number: int, seq: int, gone: Sequence[tuple[bytes, bytes]]) -> None:
+        """Note IDs and remnants of contiguous entries from a sequence number on."""
+        size = sum(size_of(remnant, seq + place) for place, (_, remnant) in enumerate(gone))
+        ids, remnants = b"".join(pair[0] for pair in gone), b"".join(pair[1] for pair in gone)
+        self._db.execute(
+            "INSERT INTO pruned VALUES (?, ?, ?, ?, ?)", (number, seq, ids, remnants, size)
+        )
 
     def _cut_pruned(self, number: int, seq: int) -> None:
         """Forget the IDs from a sequence number on."""
         self._db.execute("DELETE FROM pruned WHERE author = ? AND seq >= ?", (number, seq))
-        for start, ids in self._db.execute(
-            "SELECT seq, ids FROM pruned WHERE author = ?", (number,)
+        for start, ids, packed in self._db.execute(
+            "SELECT seq, ids, remnants FROM pruned WHERE author = ?", (number,)
         ).fetchall():
             if start + len(ids) // ID_BYTES > seq:
-                self._db.execute(
-                    "UPDATE pruned SET ids = ? WHERE author = ? AND seq = ?",
-                    (ids[: (seq - start) * ID_BYTES], number, start),
-                )
+                kept = list(zip(_split_ids(ids), split_remnants(packed), strict=True))
+                self._db.execute("DELETE FROM pruned WHERE author = ? AND seq = ?", (number, start))
+                self._keep_remnants(number, start, kept[: seq - start])
 
     def _insert(
         self, entries: Iterable[Entry], identities: dict[bytes, bytes], *, is_admitted: bool
@@ -457,8 +491,12 @@ def _add_pruned(feed: Feed, gone: dict[int, tuple[bytes, int]]) -> None:
     """Take the runs that come next on a feed out of those that are gone."""
     while (run := gone.pop(len(feed.ids), None)) is not None:
         ids, size = run
-        feed.ids += [ids[place : place + ID_BYTES] for place in range(0, len(ids), ID_BYTES)]
+        feed.ids += _split_ids(ids)
         feed.size += size
+
+
+def _split_ids(ids: bytes) -> list[bytes]:
+    return [ids[place : place + ID_BYTES] for place in range(0, len(ids), ID_BYTES)]
 
 
 def _runs(seqs: Sequence[int]) -> Iterator[tuple[int, int]]:

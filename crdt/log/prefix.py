@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from lattica.crdt.entries.fork import ForkProof
@@ -22,12 +21,6 @@ class FeedPrefix:
     """Bytes that they count for the author's quota."""
     entries: list[Entry] = field(default_factory=list)
     """Those that matter, in order; the first and, without a fork, the newest are among them."""
+    remnants: dict[int, bytes] = field(default_factory=dict)
+    """Of the others, by sequence number; see :mod:`lattica.crdt.entries.remnant`."""
     fork: ForkProof | None = None
-
-    def gaps(self) -> Iterator[tuple[int, int]]:
-        """The ranges of sequence numbers, from and up to, of which only the IDs are here."""
-        start = 0
-        for seq in [*(entry.header.seq for entry in self.entries), len(self.ids)]:
-            if seq > start:
-                yield start, seq
-            start = seq + 1

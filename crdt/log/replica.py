@@ -16,10 +16,9 @@ from lattica.crdt.entries.header import Entry, Kind
 from lattica.crdt.keys.session import SessionCertificate, SessionKey
 from lattica.crdt.log.core import Log, LogConfig, Outcome
 from lattica.crdt.log.database import DocumentDatabase
-from lattica.crdt.log.errors import StoreCorruptError
+from lattica.crdt.log.errors import ContradictionError, StoreCorruptError
 from lattica.crdt.log.feed import Feed
 from lattica.crdt.log.prefix import FeedPrefix
-from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
 
 logger = logging.getLogger(__name__)
@@ -158,7 +157,7 @@ class Replica:
         return self._kept(self.log.receive_fork(proof, now_ms))
 
     def prune(self, dead: Mapping[bytes, Sequence[int]]) -> None:
-        """Keep only the IDs of these entries; see :meth:`DocumentDatabase.prune`."""
+        """Keep only the remnants of these entries; see :meth:`DocumentDatabase.prune`."""
         self._database.prune(dead)
 
     def take_prefixes(
@@ -167,7 +166,8 @@ class Replica:
         """Take what a verified snapshot has.
 
         Raises:
-            RemoteProtocolError: an author has other entries there than here.
+            ContradictionError: an author has other entries there than here, or a fork of his that
+                is proved here is not known there.
             StoreFullError, StoreError: it cannot be kept, and nothing has happened.
         """
         own, is_behind = self.author, False
@@ -175,14 +175,14 @@ class Replica:
             feed = self.log.feeds.get(prefix.author) or Feed(prefix.author)
             shorter = min(len(feed.ids), len(prefix.ids))
             if feed.ids[:shorter] != prefix.ids[:shorter]:
-                raise RemoteProtocolError("a snapshot with other entries of an author than here")
+                raise ContradictionError("a snapshot with other entries of an author than here")
             if prefix.author == own and len(prefix.ids) > len(feed.ids):
                 is_behind = True
         known = {feed.author: feed.fork for feed in self.log.feeds.values()}
         for prefix in prefixes:
             fork = known.get(prefix.author)
             if fork is not None and (prefix.fork is None or prefix.fork.seq > fork.seq):
-                raise RemoteProtocolError("a snapshot that does not know of a fork")
+                raise ContradictionError("a snapshot that does not know of a fork")
         self._database.take_prefixes(prefixes, withdrawn)
         self.log = self._load()
         if is_behind:

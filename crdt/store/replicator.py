@@ -11,17 +11,18 @@ import itertools
 import logging
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
 from lattica.crdt.config import StoreConfig
 from lattica.crdt.document import Received
 from lattica.crdt.log.core import Outcome
-from lattica.crdt.log.errors import StoreError
+from lattica.crdt.log.errors import ContradictionError, StoreError
 from lattica.crdt.presence import Statement
+from lattica.crdt.store.joining import Joining, SnapshotSource
 from lattica.crdt.store.outbox import Outbox
 from lattica.crdt.store.patience import Patience
 from lattica.crdt.store.surroundings import Discovery, Topic
@@ -59,6 +60,10 @@ _MAX_EXCHANGES: Final = 4
 """That others have opened with this document, at a time; further ones are refused."""
 
 
+class ReplicatedSource(SyncSource, SnapshotSource, Protocol):
+    """A document, as it is kept in step."""
+
+
 @dataclass(slots=True, eq=False)
 class Member:
     """A connected peer that has the document, or may have it."""
@@ -93,7 +98,7 @@ class Replicator:
     def __init__(
         self,
         host: Host,
-        source: SyncSource,
+        source: ReplicatedSource,
         doc_id: bytes,
         config: StoreConfig,
         *,
@@ -115,6 +120,7 @@ class Replicator:
         self._discovery = discovery
         self._rng = rng or random.Random()
         self._patience = Patience(self._rng)
+        self._joining = Joining(source, config.max_snapshot)
         self._members: dict[PeerId, Member] = {}
         self._nursery: trio.Nursery | None = None
         self._changed = trio.Event()
@@ -169,6 +175,12 @@ class Replicator:
         if member.outbox.is_full:
             member.outbox.is_full = False
             member.wanted.set()
+
+    def compare_with_all(self) -> None:
+        """Have an exchange with every peer that has the document."""
+        for member in self._members.values():
+            if member.has_it:
+                member.wanted.set()
 
     async def synced(self, peers: int) -> tuple[PeerId, ...]:
         """Wait until so many peers have been compared with since the call, and all of those that
@@ -270,9 +282,16 @@ class Replicator:
             self._found(member)
             stream, nonce = opened
             async with stream:
-                await self._converse(stream, nonce, is_opener=True)
+                needs_snapshot = await self._converse(stream, nonce, is_opener=True)
+            if needs_snapshot:
+                await self._ask_for_state(member.peer, self._joining.take)
+            elif self._joining.is_to_be_asked(member.peer):
+                await self._ask_for_state(member.peer, self._joining.confirm)
         except UnsupportedProtocolError:
             return False
+        except ContradictionError as error:
+            # Another exchange proves it, or one of them has pruned what would.
+            logger.debug("no snapshot peer=%s reason=%s", member.peer, error)
         except RemoteProtocolError as error:
             self._blame(member.peer, error)
         except StoreError as error:
@@ -281,12 +300,21 @@ class Replicator:
             logger.debug("no exchange peer=%s reason=%r", member.peer, error)
         else:
             member.backoff.again(trio.current_time())
+            if needs_snapshot:
+                member.wanted.set()  # the peer may lack something, too
+                return True
             member.synced_at = began
             self._note_change()
             return True
         member.backoff.failed(trio.current_time())
         member.wanted.set()
         return True
+
+    async def _ask_for_state(self, peer: PeerId, ask: Callable[[Stream], Awaitable[None]]) -> None:
+        opened = await self._open(peer, Purpose.SNAPSHOT)
+        if opened is not None:
+            async with opened[0] as stream:
+                await ask(stream)
 
     async def _open(self, peer: PeerId, purpose: Purpose) -> tuple[Stream, bytes] | None:
         """A stream about the document, and its nonce; None if the peer does not have it, or is not
@@ -310,7 +338,8 @@ class Replicator:
                 member.news.set()
             self._note_change()
 
-    async def _converse(self, stream: Stream, nonce: bytes, *, is_opener: bool) -> None:
+    async def _converse(self, stream: Stream, nonce: bytes, *, is_opener: bool) -> bool:
+        """An exchange; whether the peer has something that is to be had as a snapshot alone."""
         peer = stream.peer_id
         session = SyncSession(
             self._source,
@@ -329,8 +358,11 @@ class Replicator:
             await stream.send_eof()
             await expect_end(stream)
         finally:
-            self._patience.asked(session.asked, self._source.head_index, trio.current_time())
+            needs_snapshot = session.needs_snapshot and self._joining.is_possible
+            if not needs_snapshot:
+                self._patience.asked(session.asked, self._source.head_index, trio.current_time())
             self._sum(session.counts)
+        return needs_snapshot
 
     async def _speak(self, stream: Stream, session: SyncSession) -> None:
         for message in session.turn():
@@ -483,10 +515,15 @@ class Replicator:
         self._exchanges += 1
         began = next(self._numbers)
         try:
-            await self._converse(stream, nonce, is_opener=False)
+            if purpose is Purpose.SNAPSHOT:
+                await self._joining.give(stream)
+                return
+            needs_snapshot = await self._converse(stream, nonce, is_opener=False)
         finally:
             self._exchanges -= 1
-        if member is not None:
+        if member is not None and needs_snapshot:
+            member.wanted.set()
+        elif member is not None:
             member.synced_at = began
             self._note_change()
 

@@ -140,6 +140,11 @@ class SharedDocument(Document):
         if self._say_rights(outcome):
             self._replicator.recheck()
 
+    def _on_snapshot(self) -> None:
+        for stream in self._streams:
+            stream.tell((), is_rebuilt=True)
+        self._replicator.compare_with_all()
+
     def _may_be_here(self, identity: bytes) -> bool:
         rights = self._replica.log.rights
         return rights is None or rights.may_read(identity, self.now_ms, None)

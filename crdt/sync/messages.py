@@ -13,6 +13,10 @@ Content is canonical (:mod:`lattica.crdt.canonical`) where nothing else is said.
 6        turn       nothing: the other side speaks
 7        genesis    a genesis
 8        presence   a signed statement (:mod:`lattica.crdt.presence`)
+9        pruned     nothing: something that the other side lacks is here only as
+                    a snapshot
+10       state      a signed statement (:mod:`lattica.crdt.proofs.statement`)
+11       part       of a snapshot
 =======  =========  =======================================================
 
 A head is `[author, length, first 16 bytes of the newest ID, fork or nil]`.
@@ -50,6 +54,7 @@ _MAX_HELLO: Final = 256 + MAX_CAPABILITY
 _MAX_RANGES_BYTES: Final = MAX_RANGES * (3 * 80 + LEAF * 80)
 _MAX_WANTS_BYTES: Final = MAX_WANTS * 48
 _MAX_PRESENCE: Final = 8192
+_MAX_STATE: Final = 1024 + MAX_CAPABILITY
 _TAG: Final = b"lattica/crdt/hello/v1\0"
 _REPLY: Final = b"lattica/crdt/welcome/v1\0"
 
@@ -66,6 +71,9 @@ class MessageKind(IntEnum):
     TURN = 6
     GENESIS = 7
     PRESENCE = 8
+    PRUNED = 9
+    STATE = 10
+    PART = 11
 
 
 class Purpose(IntEnum):
@@ -77,6 +85,8 @@ class Purpose(IntEnum):
     """The opener tells what is new, for as long as it likes."""
     GENESIS = 2
     """The opener asks for the genesis."""
+    SNAPSHOT = 3
+    """The opener asks what state the other side has come to and, with a turn, for a snapshot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +164,38 @@ class PresenceMessage:
     statement: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """Something that the receiver lacks is here only as a snapshot."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateMessage:
+    """A signed statement of a state, still to be read."""
+
+    statement: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a snapshot, still to be read."""
+
+    part: bytes
+
+
 Message: TypeAlias = (
-    Hello | Absent | Ranges | Wants | Entries | Fork | Turn | GenesisMessage | PresenceMessage
+    Hello
+    | Absent
+    | Ranges
+    | Wants
+    | Entries
+    | Fork
+    | Turn
+    | GenesisMessage
+    | PresenceMessage
+    | Pruned
+    | StateMessage
+    | Part
 )
 
 
@@ -185,6 +225,7 @@ def find_key(doc_id: bytes) -> bytes:
 
 ABSENT: Final = bytes([MessageKind.ABSENT])
 TURN: Final = bytes([MessageKind.TURN])
+PRUNED: Final = bytes([MessageKind.PRUNED])
 
 
 def encode_hello(hello: Hello) -> bytes:
@@ -238,6 +279,16 @@ def encode_presence_message(statement: bytes) -> bytes:
     return bytes([MessageKind.PRESENCE]) + statement
 
 
+def encode_state(statement: bytes) -> bytes:
+    """A signed statement of a state."""
+    return bytes([MessageKind.STATE]) + statement
+
+
+def encode_part(part: bytes) -> bytes:
+    """A part of a snapshot."""
+    return bytes([MessageKind.PART]) + part
+
+
 # Reading.
 
 
@@ -253,12 +304,14 @@ def decode_message(data: bytes) -> Message:
     match data[0]:
         case MessageKind.HELLO:
             return _read_hello(decode(content, _MAX_HELLO))
-        case MessageKind.ABSENT | MessageKind.TURN if content:
+        case MessageKind.ABSENT | MessageKind.TURN | MessageKind.PRUNED if content:
             raise RemoteProtocolError("a message about a document with more in it than it has")
         case MessageKind.ABSENT:
             return Absent()
         case MessageKind.TURN:
             return Turn()
+        case MessageKind.PRUNED:
+            return Pruned()
         case MessageKind.RANGES:
             return _read_ranges(decode(content, _MAX_RANGES_BYTES))
         case MessageKind.WANTS:
@@ -271,6 +324,10 @@ def decode_message(data: bytes) -> Message:
             return GenesisMessage(_limited(content, MAX_GENESIS))
         case MessageKind.PRESENCE:
             return PresenceMessage(_limited(content, _MAX_PRESENCE))
+        case MessageKind.STATE:
+            return StateMessage(_limited(content, _MAX_STATE))
+        case MessageKind.PART:
+            return Part(_limited(content, MAX_MESSAGE - 1))
     raise RemoteProtocolError(f"a message of unknown kind {data[0]} about a document")
 
 

@@ -16,10 +16,12 @@ from lattica.crdt.log.core import Refusal
 from lattica.crdt.log.errors import ContradictionError
 from lattica.crdt.sync.heads import ID_PREFIX, Head, HeadIndex
 from lattica.crdt.sync.messages import (
+    PRUNED,
     TURN,
     Entries,
     Fork,
     Message,
+    Pruned,
     Ranges,
     Turn,
     Want,
@@ -90,6 +92,10 @@ class SyncSource(Protocol):
         """Chains of an author's entries from a sequence number on."""
         ...
 
+    def has_gap(self, author: bytes, since: int) -> bool:
+        """Whether they cannot all be had as chains."""
+        ...
+
     def fork_of(self, author: bytes) -> bytes | None:
         """The proof that an author contradicts himself."""
         ...
@@ -152,6 +158,9 @@ class SyncSession:
         """Whether neither side wants anything more."""
         self.asked: dict[bytes, Head] = {}
         """By author, what the other side has that was asked for here."""
+        self.needs_snapshot = False
+        """Whether the other side has something that is to be had as a snapshot alone."""
+        self._is_gap_told = False
 
     def turn(self) -> Iterator[bytes]:
         """The messages of this side's turn, made as they are asked for. To be taken to the end,
@@ -204,6 +213,8 @@ class SyncSession:
                     self._note(result, len(data))
             case Fork(proof):
                 self._note(self._source.receive_fork(proof), len(data))
+            case Pruned():
+                self.needs_snapshot = True
             case _:
                 raise RemoteProtocolError("a message that does not belong into an exchange")
         return False
@@ -289,6 +300,15 @@ class SyncSession:
 
     def _chains_of(self, author: bytes, since: int) -> Iterator[bytes]:
         for chain in self._source.chains_of(author, since):
+            yield encode_entries(chain)
+        if not self._source.has_gap(author, since):
+            return
+        if not self._is_gap_told:
+            self._is_gap_told = True
+            yield PRUNED
+        # Should the other side have another chain, this proves it.
+        head = self._source.head_index.get(author)
+        for chain in self._source.chains_of(author, head.length - 1) if head else ():
             yield encode_entries(chain)
 
     def _fork_of(self, author: bytes) -> Iterator[bytes]:

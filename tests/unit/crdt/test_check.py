@@ -65,6 +65,7 @@ def spoil(path: Path, statement: str) -> None:
         ("UPDATE entry SET signature = zeroblob(64) WHERE seq = 6", "nobody has signed"),
         ("UPDATE entry SET signature = x'00' WHERE seq = 3", "a signature of 1 bytes"),
         ("UPDATE pruned SET ids = zeroblob(length(ids))", "does not follow"),
+        ("UPDATE pruned SET remnants = zeroblob(length(remnants))", "only there"),
         ("UPDATE author SET identity = zeroblob(32)", "another identity"),
     ],
 )

@@ -15,6 +15,7 @@ from lattica.crdt.entries.chain import decode_chain
 from lattica.crdt.entries.fork import decode_fork
 from lattica.crdt.entries.genesis import decode_genesis
 from lattica.crdt.entries.header import Entry, decode_header
+from lattica.crdt.entries.remnant import header_of, size_of, split_remnants
 from lattica.crdt.keys.session import decode_certificate
 from lattica.crdt.proofs.json_form import proof_from_json, proof_to_json
 from lattica.crdt.proofs.proof import verify_proof
@@ -170,6 +171,18 @@ def test_the_statement_is_signed_and_names_its_heads():
     digest = hashlib.sha256(b"lattica/crdt/heads/v1\0")
     digest.update(bytes.fromhex(author) + length.to_bytes(8, "big") + bytes.fromhex(newest))
     assert signed.statement.heads == digest.digest()
+
+
+def test_of_entries_that_were_pruned_what_is_left_has_their_ids():
+    for seq, text in enumerate(VECTORS["remnants"], 1):
+        (remnant,) = split_remnants(bytes.fromhex(text))
+        assert header_of(remnant, DOC_ID, AUTHOR, seq, IDS[seq - 1]).id == IDS[seq]
+        assert size_of(remnant, seq) == len(bytes.fromhex(VECTORS["entries"][seq]["header"])) + len(
+            bytes.fromhex(VECTORS["entries"][seq]["payload"])
+        )
+        for spoiled in (remnant[:-1], remnant + b"\0", b""):
+            with pytest.raises((RemoteProtocolError, ValueError)):
+                (_,) = split_remnants(spoiled)
 
 
 def test_the_snapshot_is_read():

@@ -1,0 +1,160 @@
+"""How a replica begins with a snapshot where history was pruned, and who confirms it: over trio.
+
+All of a snapshot is verified but one thing: that what was left out of it does not matter. That is
+believed to the peer who has signed it until another one, who has the same entries, says that he
+has come to the same state; if he has not, what he has is taken, too, and nothing that is here gets
+lost by it. So one honest peer is enough to undo what any number of others left out.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+import trio
+
+from lattica.crdt.canonical import decode, encode
+from lattica.crdt.compaction.snapshot import Snapshot, SnapshotReader
+from lattica.crdt.entries.genesis import Genesis, Mode
+from lattica.crdt.keys.identities import identity_key
+from lattica.crdt.proofs.statement import SignedStatement, Statement, read_statement
+from lattica.crdt.store.wire import receive, send_bytes
+from lattica.crdt.sync.messages import TURN, Part, StateMessage, Turn, encode_part, encode_state
+from lattica.nat.base.errors import IncompleteReadError, LocalProtocolError, RemoteProtocolError
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.mux.stream import Stream
+
+logger = logging.getLogger(__name__)
+
+_MAX_STATEMENT: Final = 8192
+
+
+class SnapshotSource(Protocol):
+    """A document, as far as it is needed to give and take snapshots."""
+
+    genesis: Genesis
+
+    def heads(self) -> Mapping[bytes, tuple[int, bytes]]:
+        """How many entries of each author are here, and the ID of the newest."""
+        ...
+
+    def statement(self, of: bytes = b"") -> SignedStatement:
+        """What this store says that its state is."""
+        ...
+
+    def snapshot(self) -> tuple[bytes, ...]:
+        """What another replica can begin with."""
+        ...
+
+    def adopt(self, read: Snapshot) -> None:
+        """Take a snapshot that is signed by enough. Raises RemoteProtocolError and StoreError."""
+        ...
+
+
+class Joining:
+    """Snapshots of one document, given and taken.
+
+    Args:
+        max_bytes: that a snapshot of another peer may have.
+    """
+
+    def __init__(self, source: SnapshotSource, max_bytes: int) -> None:
+        self._source = source
+        self._max_bytes = max_bytes
+        self._given_by: PeerId | None = None
+        """Who alone says so far that what he left out does not matter."""
+        self._asked: set[PeerId] = set()
+        """Who was asked for a second opinion, and had one."""
+        self._lock = trio.Lock()
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether this document is begun by snapshots of any peer: where all may write."""
+        return self._source.genesis.mode is Mode.OPEN
+
+    def is_to_be_asked(self, peer: PeerId) -> bool:
+        """Whether this peer can confirm what another one has given."""
+        return self._given_by not in (None, peer) and peer not in self._asked
+
+    async def give(self, stream: Stream) -> None:
+        """Say what state was come to, and give a snapshot if asked for one. Raises as
+        :func:`~lattica.crdt.store.wire.receive`.
+        """
+        try:
+            state = self._source.statement()
+        except LocalProtocolError as error:  # texts, and nothing to merge them with
+            stream.reset(f"{error}")
+            return
+        await send_bytes(stream, encode_state(encode(state.plain)))
+        try:
+            asked = await receive(stream)
+        except IncompleteReadError:
+            return  # that was all the peer wanted to know
+        if not isinstance(asked, Turn):
+            raise RemoteProtocolError("a message that asks for no snapshot")
+        for part in self._source.snapshot():
+            await send_bytes(stream, encode_part(part))
+        await send_bytes(stream, TURN)
+
+    async def take(self, stream: Stream) -> None:
+        """Take a snapshot of the peer at the other end.
+
+        Raises what streams do, RemoteProtocolError for one that is none or brings nothing,
+        StoreError, and TimeoutError.
+        """
+        if self._lock.locked():
+            async with self._lock:
+                return  # another peer's has come, and may have been enough
+        async with self._lock:
+            before = self._source.heads()
+            await self._state(stream)
+            await self._receive(stream)
+            if self._source.heads() == before:
+                raise RemoteProtocolError("a snapshot that brings nothing")
+            self._given_by = stream.peer_id
+            self._asked.clear()
+
+    async def confirm(self, stream: Stream) -> None:
+        """Compare with a peer what another one's snapshot has come to. Raises as :meth:`take`."""
+        theirs = await self._state(stream)
+        ours = self._source.statement().statement
+        if theirs.heads != ours.heads:
+            return  # something is under way; the next exchange asks again
+        self._asked.add(stream.peer_id)
+        if theirs.root == ours.root:
+            self._given_by = None
+            return
+        logger.warning(
+            "peers come to different states from the same entries; what both have is put together "
+            "document=%s peers=%s,%s",
+            self._source.genesis.doc_id.hex(),
+            self._given_by,
+            stream.peer_id,
+        )
+        await self._receive(stream)
+        if self._source.statement().statement.root == theirs.root:
+            self._given_by = None
+
+    async def _state(self, stream: Stream) -> Statement:
+        match await receive(stream):
+            case StateMessage(data):
+                signed = read_statement(decode(data, _MAX_STATEMENT), self._source.genesis.doc_id)
+            case _:
+                raise RemoteProtocolError("another message where a state was asked for")
+        if signed.certificate.identity != identity_key(stream.peer_id):
+            raise RemoteProtocolError("somebody else's word for a state")
+        return signed.statement
+
+    async def _receive(self, stream: Stream) -> None:
+        await send_bytes(stream, TURN)
+        reader = SnapshotReader(self._source.genesis.doc_id, self._max_bytes)
+        while True:
+            match await receive(stream):
+                case Part(part):
+                    reader.take(part)
+                case Turn():
+                    break
+                case _:
+                    raise RemoteProtocolError("a message that is no part of a snapshot")
+        self._source.adopt(reader.finish([identity_key(stream.peer_id)]))

@@ -1,0 +1,165 @@
+"""Who begins, or was away, where history was pruned: snapshots over streams, and who confirms."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import trio
+
+from lattica.crdt.config import StoreConfig
+from lattica.crdt.proofs.statement import Statement, sign_statement
+from lattica.crdt.store.changes import Rebuilt
+from lattica.crdt.store.shared_document import SharedDocument
+from lattica.crdt.types.cell import Sibling
+from tests.unit.crdt.store.test_store import host_of, stores
+
+SLOW = StoreConfig(sync_interval=3600)
+
+
+def write_much(document: SharedDocument) -> None:
+    document.set("workers").add("w1")
+    for number in range(20):
+        document.registers["a"] = number
+        document.counter("steps").add(1)
+    document.registers["b"] = "stays"
+    document.claims("jobs").claim("job", 60)
+
+
+async def part(one: SharedDocument, two: SharedDocument) -> None:
+    two._replicator._host.drop(one._replicator._host.peer_id)  # type: ignore[attr-defined]
+    while one.peers or two.peers:
+        await trio.sleep(0.1)
+
+
+def drop(document: SharedDocument, write: Sibling) -> None:
+    """Have a store leave out an entry that matters."""
+    log = document._replica.log
+    seq = log.feeds[write.author].ids.index(write.entry_id)
+    document._replica.prune({write.author: [seq]})
+    document._is_stale, document._searchable = True, None
+
+
+async def test_a_fresh_replica_gets_all_of_authors_whose_first_entries_are_gone(
+    tmp_path, autojump_clock
+):
+    async with stores(tmp_path) as net:
+        one, two, three = net.store(), net.store(), net.store(config=SLOW)
+        first, second = await one.open("cluster"), await two.open("cluster")
+        await host_of(one).connect(host_of(two).peer_id)
+        write_much(first)
+        await first.synced()
+        second.registers["a"] = "of another"
+        await first.synced()
+        assert first.prune(0.0) > 20
+        await part(first, second)
+        third = await three.open("cluster")
+        third.registers["mine"] = 1
+        with third.changes() as changes:
+            await host_of(three).connect(host_of(one).peer_id)
+            await third.synced(timeout=60)
+            assert Rebuilt() in [await anext(changes) for _ in range(1)]
+        assert third.root == first.root
+        assert third.heads() == first.heads()
+        assert third.registers["a"] == "of another"
+        assert third.counter("steps").value == 20
+        # It serves it in turn, goes on with news, and opens again.
+        first.registers["c"] = "news"
+        four = net.store()
+        fourth = await four.open("cluster")
+        await host_of(four).connect(host_of(three).peer_id)
+        await fourth.synced(timeout=60)
+        await third.synced(timeout=60)
+        await fourth.synced(timeout=60)
+        assert fourth.root == first.root
+        assert fourth.registers["c"] == "news"
+
+
+async def test_who_was_away_while_it_was_pruned_gets_the_rest(tmp_path, autojump_clock):
+    async with stores(tmp_path) as net:
+        one, two = net.store(), net.store()
+        first, second = await one.open("cluster"), await two.open("cluster")
+        await host_of(one).connect(host_of(two).peer_id)
+        first.registers["a"] = "before"
+        await first.synced()
+        await part(first, second)
+        write_much(first)
+        second.registers["apart"] = True
+        first.prune(0.0)
+        await host_of(two).connect(host_of(one).peer_id)
+        await second.synced(timeout=60)
+        assert (second.registers["a"], second.registers["apart"]) == (19, True)
+        assert first.root == second.root
+        # What was here before stays: the whole of it can be had from here.
+        assert second.registers.conflicts("a")[0].value == 19
+        kept = {each.name for each in second.entries()}
+        assert {"a", "apart", "b", "steps", "workers", "jobs"} <= kept
+
+
+async def test_what_one_leaves_out_another_one_brings_back(tmp_path, autojump_clock, caplog):
+    async with stores(tmp_path) as net:
+        one, two, three = net.store(), net.store(), net.store()
+        honest, liar = await one.open("cluster"), await two.open("cluster")
+        await host_of(one).connect(host_of(two).peer_id)
+        write_much(honest)
+        await honest.synced()
+        await part(honest, liar)
+        liar.prune(0.0)
+        drop(liar, liar.registers.conflicts("b")[0])
+        assert liar.registers.get("b") is None
+        third = await three.open("cluster")
+        await host_of(three).connect(host_of(two).peer_id)
+        await third.synced(timeout=60)
+        assert third.registers.get("b") is None
+        with caplog.at_level(logging.WARNING):
+            await host_of(three).connect(host_of(one).peer_id)
+            while third.registers.get("b") is None:
+                await trio.sleep(1)
+        assert "different states" in caplog.text
+        assert third.root == honest.root
+        assert third._replicator._joining._given_by is None
+
+
+@pytest.mark.parametrize("is_signed", [True, False])
+async def test_a_bad_snapshot_is_refused_and_its_sender_not_asked_at_once_again(
+    tmp_path, autojump_clock, caplog, is_signed
+):
+    async with stores(tmp_path) as net:
+        one, two = net.store(), net.store()
+        liar = await one.open("cluster")
+        write_much(liar)
+        liar.prune(0.0)
+        asked = 0
+
+        def statement(of: bytes = b""):
+            nonlocal asked
+            asked += bool(of)
+            true = SharedDocument.statement(liar, of)
+            said = Statement(
+                liar.genesis.doc_id, true.statement.heads, bytes(32), true.statement.entries, 1
+            )
+            session, certificate = liar._replica.signing_session()
+            signed_of = of if is_signed or not of else bytes(32)
+            return sign_statement(said, session, certificate, signed_of)
+
+        liar.statement = statement  # type: ignore[method-assign]
+        second = await two.open("cluster")
+        await host_of(two).connect(host_of(one).peer_id)
+        with pytest.raises(TimeoutError), caplog.at_level(logging.WARNING):
+            await second.synced(timeout=100)
+        assert "broke the store's protocol" in caplog.text
+        assert second.registers.get("a") is None
+        assert 2 <= asked <= 10
+
+
+async def test_a_snapshot_beyond_the_budget_is_refused(tmp_path, autojump_clock):
+    async with stores(tmp_path) as net:
+        one, two = net.store(), net.store(config=StoreConfig(max_snapshot=500))
+        first = await one.open("cluster")
+        write_much(first)
+        first.prune(0.0)
+        second = await two.open("cluster")
+        await host_of(two).connect(host_of(one).peer_id)
+        with pytest.raises(TimeoutError):
+            await second.synced(timeout=30)
+        assert second.registers.get("a") is None
