@@ -1,7 +1,7 @@
 """Six workers and no orchestrator: two of them are killed, and every task is done once.
 
-The queue is a replicated document (after Matrix, arXiv 2511.21686, whose agents pass messages that
-carry their own state). Whoever has it open takes what nobody has taken; what a killed worker had
+The queue is a replicated document (after Matrix, arXiv 2511.21686, which has no orchestrator but
+distributed queues). Whoever has it open takes what nobody has taken; what a killed worker had
 taken is free again when its term is over. A task here tries one way to recognize digits by their
 neighbours. `python examples/work_queue.py`; `--long` has four times the tasks.
 """
@@ -72,9 +72,7 @@ async def meet(node: Node, members: Membership) -> None:
         await trio.sleep(random.uniform(0.5, 1))
 
 
-async def in_hand(
-    crew: Crew, document: SharedDocument, members: Membership
-) -> tuple[int, object]:
+async def in_hand(crew: Crew, document: SharedDocument, members: Membership) -> tuple[int, object]:
     """A worker that lives and has a task in hand, and that."""
     while True:
         numbers = {each.peer: each.info["number"] for each in members.workers()}
@@ -99,8 +97,9 @@ async def main(*, is_long: bool) -> None:
         for number in range(WORKERS):
             await crew.start(address=str(node.addrs[0]), number=number)
 
-        while len(queue.results()) < len(tasks) // 3:
-            await trio.sleep(HEARD)
+        with document.changes() as changes:
+            while len(queue.results()) < len(tasks) // 3:
+                await anext(changes)
         members = Membership(document, node.peer_id)
         for _ in range(KILLED):
             number, task = await in_hand(crew, document, members)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 import trio
 
 from lattica.nat.base.errors import AddressError, LocalProtocolError
+from lattica.nat.base.exception_groups import single_error
 from lattica.nat.base.keys.identity import PeerId, parse_peer_id
 from lattica.nat.base.tasks import Tasks
 from lattica.nat.swarm.events import EventsLost, PathChanged
@@ -265,12 +266,13 @@ class Rpc:
 @asynccontextmanager
 async def open_rpc(host: Host, config: RpcConfig | None = None) -> AsyncIterator[Rpc]:
     """RPC on a host, for as long as the block lasts."""
-    async with trio.open_nursery() as nursery:
-        rpc = Rpc(host, nursery, config)
-        try:
-            yield rpc
-        finally:
-            await rpc.aclose()
+    with single_error():
+        async with trio.open_nursery() as nursery:
+            rpc = Rpc(host, nursery, config)
+            try:
+                yield rpc
+            finally:
+                await rpc.aclose()
 
 
 def _tracing() -> Tracing:

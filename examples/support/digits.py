@@ -71,9 +71,7 @@ def gradients(
     return [g + decay * p for g, p in zip(found, parameters, strict=True)]
 
 
-def loss(
-    parameters: Arrays, images: np.ndarray, labels: np.ndarray, decay: float = 1e-4
-) -> float:
+def loss(parameters: Arrays, images: np.ndarray, labels: np.ndarray, decay: float = 1e-4) -> float:
     """What :func:`gradients` go down."""
     right = probabilities(parameters, images)[np.arange(len(labels)), labels]
     squares = sum(float((p * p).sum()) for p in parameters)

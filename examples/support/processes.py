@@ -1,13 +1,13 @@
 """An example in several processes: one file, which says by its arguments what this process does.
 
-    async def worker(address: str) -> None: ...          # in a process of its own
-    async def main(*, is_long: bool) -> None:
-        async with processes() as crew:
-            killed = await crew.start(address=...)        # runs worker(address=...)
-            killed.kill()                                # SIGKILL
+async def worker(address: str) -> None: ...          # in a process of its own
+async def main(*, is_long: bool) -> None:
+    async with processes() as crew:
+        killed = await crew.start(address=...)        # runs worker(address=...)
+        killed.kill()                                # SIGKILL
 
-    if __name__ == "__main__":
-        run(main, worker)
+if __name__ == "__main__":
+    run(main, worker)
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from lattica.dht.topics.membership.core import (
 from lattica.dht.topics.service.subscription import Subscription
 from lattica.dht.topics.signing import Message
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
+from lattica.nat.base.exception_groups import single_error
 from lattica.nat.base.in_process import InProcess
 from lattica.nat.base.keys.peer_id import PeerId
 
@@ -100,18 +101,19 @@ async def member_of(presence: Topic, data: bytes) -> AsyncIterator[Membership]:
     core = MembershipCore(random.Random(), trio.current_time())
     membership = Membership()
     presence.set_validator(_judge)
-    async with presence.subscribe() as messages, trio.open_nursery() as nursery:
-        nursery.start_soon(_hear, messages, core, membership)
-        nursery.start_soon(_speak, presence, core, data)
-        nursery.start_soon(_watch, core, membership)
-        try:
-            yield membership
-        finally:
-            nursery.cancel_scope.cancel()
-            membership.close()
-            with trio.move_on_after(1.0, shield=True):
-                with suppress(LocalProtocolError):  # the node has stopped: they will notice
-                    await presence.publish(LEAVING)
+    with single_error():
+        async with presence.subscribe() as messages, trio.open_nursery() as nursery:
+            nursery.start_soon(_hear, messages, core, membership)
+            nursery.start_soon(_speak, presence, core, data)
+            nursery.start_soon(_watch, core, membership)
+            try:
+                yield membership
+            finally:
+                nursery.cancel_scope.cancel()
+                membership.close()
+                with trio.move_on_after(1.0, shield=True):
+                    with suppress(LocalProtocolError):  # the node has stopped: they will notice
+                        await presence.publish(LEAVING)
 
 
 def _judge(message: Message) -> Verdict:

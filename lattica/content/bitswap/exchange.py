@@ -28,6 +28,7 @@ from lattica.content.bitswap.wanted import Wanted
 from lattica.content.errors import ContentNotFoundError
 from lattica.content.manifest.cid import Cid
 from lattica.nat.base.errors import LatticaError
+from lattica.nat.base.exception_groups import single_error
 from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.events import PeerConnected, PeerDisconnected
@@ -307,12 +308,13 @@ async def open_exchange(
     host: Host, source: BlockSource, find_providers: FindProviders | None = None
 ) -> AsyncIterator[Exchange]:
     """Serve `source` by Bitswap, and get blocks, for as long as the block lasts."""
-    async with trio.open_nursery() as nursery:
-        exchange = Exchange(host, source, nursery, find_providers)
-        host.handle(PROTOCOL, exchange.handle, owner="Bitswap", limit=_MAX_STREAMS)
-        nursery.start_soon(exchange.run)
-        try:
-            yield exchange
-        finally:
-            host.unhandle(PROTOCOL, owner="Bitswap")
-            nursery.cancel_scope.cancel()
+    with single_error():
+        async with trio.open_nursery() as nursery:
+            exchange = Exchange(host, source, nursery, find_providers)
+            host.handle(PROTOCOL, exchange.handle, owner="Bitswap", limit=_MAX_STREAMS)
+            nursery.start_soon(exchange.run)
+            try:
+                yield exchange
+            finally:
+                host.unhandle(PROTOCOL, owner="Bitswap")
+                nursery.cancel_scope.cancel()

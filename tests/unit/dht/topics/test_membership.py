@@ -124,3 +124,10 @@ async def test_members_that_are_not_connected_know_of_each_other(autojump_clock)
         with pytest.raises(LocalProtocolError):
             async with one.topics.topic(TOPIC).membership(bytes(1000)):
                 pass
+
+
+async def test_what_is_raised_among_members_comes_out_as_it_is(autojump_clock):
+    async with peers(1) as (_, (one,)):
+        with pytest.raises(KeyError):
+            async with one.topics.topic(TOPIC).membership():
+                raise KeyError("a reader's own")
