@@ -57,7 +57,7 @@ def files_below(*folders: str) -> set[str]:
 def test_the_source_distribution_has_all_that_the_project_is(sdist: Path):
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    wanted = files_below(*FLOORS, "tests", "tools", "docs")
+    wanted = files_below(*FLOORS, "tests", "tools", "docs", "examples")
     wanted |= {"README.md", "CHANGELOG.md", "Makefile", "pyproject.toml", "setup.py", "MANIFEST.in"}
     wanted |= {"LICENSE-APACHE", "LICENSE-MIT"}
     assert wanted <= names, sorted(wanted - names)[:20]
