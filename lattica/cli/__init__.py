@@ -22,6 +22,7 @@ from lattica.cli import (
     crdt,
     dht,
     doctor,
+    hf_door,
     node,
     ports,
     relay,
@@ -156,6 +157,7 @@ relay.register(app)
 doctor.register(app)
 content.register(app)
 content_diff.register(app)
+hf_door.register(app)
 ports.register(app)
 topic.register(app)
 dht.register(app)

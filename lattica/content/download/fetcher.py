@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import trio
@@ -333,6 +334,38 @@ class _Fetch:
                 continue  # it was written to since it was hashed
             copied.append(number)
         return copied
+
+
+@dataclass(frozen=True, slots=True)
+class FoundManifest:
+    """A manifest, its bytes, and whom to ask for the rest: who has sent it, before others."""
+
+    manifest: Manifest
+    encoded: bytes
+    contacts: tuple[Contact, ...]
+
+
+async def find_manifest(
+    node: Host,
+    cid: Cid,
+    named: Sequence[Member],
+    *,
+    options: FetchOptions | None = None,
+    finder: ProviderFinder | None = None,
+) -> FoundManifest:
+    """Get a manifest from one of those that are named, or from others who have it.
+
+    Raises what :func:`fetch` does.
+    """
+    work = _Fetch(node, cid, named, Path(), None, options or FetchOptions(), finder)
+    first, encoded = await work.get_manifest()
+    others = (
+        Contact(node, member.peer_id, member.addrs)
+        for member in named
+        if member.peer_id != first.peer_id
+    )
+    manifest = await trio.to_thread.run_sync(decode_manifest, encoded)
+    return FoundManifest(manifest, encoded, (first, *others))
 
 
 async def fetch_manifest(

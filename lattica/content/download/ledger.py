@@ -44,6 +44,10 @@ class Ledger:
         """Every chunk is there."""
         return not self._missing
 
+    def lacks(self, number: int) -> bool:
+        """A chunk is not there yet."""
+        return number in self._missing
+
     def add(self, numbers: Iterable[int], *, fetched: bool) -> None:
         """Note that chunks are written. Those that were noted before count nothing."""
         for number in numbers:

@@ -120,7 +120,13 @@ class Obtaining:
         ledger: Ledger,
         files: PartialFiles,
         shared: SharedFetch,
+        *,
+        on_demand: bool = False,
     ) -> None:
+        """With `on_demand` nothing is obtained but what :meth:`ask` is called for, and :meth:`run`
+        does not end."""
+        self._asked: set[int] | None = set() if on_demand else None
+        """Chunks that are to be had; None: all."""
         self._around = surroundings
         self._options = surroundings.options
         self._plan = plan
@@ -179,13 +185,38 @@ class Obtaining:
                 await self._until_done()
                 nursery.cancel_scope.cancel()
 
+    def ask(self, numbers: Iterable[int]) -> None:
+        """Have these chunks of the plan obtained too. Those that are here cost nothing."""
+        if self._asked is None:
+            return
+        new = [n for n in numbers if self._ledger.lacks(n) and n not in self._asked]
+        if not new:
+            return
+        if self._schedule.is_finished:
+            # Until now nobody was to send anything.
+            self._around.retries.last_gain = trio.current_time()
+        self._asked.update(new)
+        self._schedule.want(self._plan.spans(sorted(new)))
+        self._changes.tell()
+
+    def hurry(self, number: int) -> None:
+        """Somebody waits for a chunk that was asked for."""
+        self._schedule.hurry(number)
+        self._changes.tell()
+
     def _want(self) -> None:
-        missing = [n for n in self._ledger.missing if not self._schedule.wants(n)]
+        missing = [
+            n
+            for n in self._ledger.missing
+            if (self._asked is None or n in self._asked) and not self._schedule.wants(n)
+        ]
         self._schedule.want(self._plan.spans(missing))
         self._finish_ready()
         self._changes.tell()
 
     async def _until_done(self) -> None:
+        if self._asked is not None:
+            await trio.sleep_forever()
         while True:
             while not self._ledger.finished or self._finishing:
                 await self._changes.wait(60.0)

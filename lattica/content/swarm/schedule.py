@@ -11,6 +11,7 @@ numbers, bit n for piece n, so that a million pieces cost a few operations on 12
   delivered it in less than half the time.
 * **Held back**: what others have asked a source for (:class:`~.messages.Sending`), or it defers, is
   soon to be had of these, and not asked of it for some seconds.
+* **In a hurry**: what somebody waits for comes first, of all that a source may be asked for.
 * **Work stealing and endgame**: a source with nothing else to do is asked for what another is much
   slower to bring. A source that sends nothing for 5 s loses all that was asked of it to others.
 
@@ -123,6 +124,8 @@ class Schedule(Generic[S]):
         self._unverified = 0
         self._copies: dict[int, int] = {}
         """How many sources are asked for a piece."""
+        self._urgent = 0
+        """Pieces that somebody waits for."""
         self._planes = [0] * _PLANES
         """Pieces that at least 1, 2, … sources with parts have."""
         self._held: dict[int, tuple[float, S]] = {}
@@ -136,6 +139,7 @@ class Schedule(Generic[S]):
 
     def want(self, spans: Iterable[Span]) -> None:
         """More is to be had. No chunk may be part of two pieces that are not done yet."""
+        before = len(self._spans)
         for span in spans:
             piece = len(self._spans)
             self._spans.append(span)
@@ -144,7 +148,7 @@ class Schedule(Generic[S]):
             self._waiting |= 1 << piece
         for source in self._sources.values():
             if source.chunks is not None:
-                source.has = self._pieces_in(source.chunks)
+                source.has |= self._pieces_in(source.chunks, before)
         self._count_holders()
 
     def wants(self, number: int) -> bool:
@@ -178,17 +182,25 @@ class Schedule(Generic[S]):
             return False
         return not any(source.has & self._waiting for source in self._sources.values())
 
-    def _pieces_in(self, chunks: int) -> int:
+    def _pieces_in(self, chunks: int, start: int = 0) -> int:
+        """The pieces from `start` on of which all chunks are among these."""
         found = bytearray((len(self._spans) + 7) // 8)
         held = chunks.to_bytes((chunks.bit_length() + 7) // 8 + 1, "little")
         bits = len(held) * 8
-        for piece, span in enumerate(self._spans):
+        for piece in range(start, len(self._spans)):
+            span = self._spans[piece]
             last = span.first + span.count
             if last <= bits and all(
                 held[number >> 3] & (1 << (number & 7)) for number in range(span.first, last)
             ):
                 found[piece >> 3] |= 1 << (piece & 7)
         return int.from_bytes(found, "little")
+
+    def hurry(self, number: int) -> None:
+        """Somebody waits for this chunk: of what a source may be asked for, it comes first."""
+        piece = self._piece_of.get(number)
+        if piece is not None:
+            self._urgent |= 1 << piece
 
     # --- sources ---
 
@@ -358,6 +370,7 @@ class Schedule(Generic[S]):
                     wanted &= ~held
             if len(self._sources) > 1:
                 wanted &= ~self._faster(state, now)
+        wanted = wanted & self._urgent or wanted
         piece = self._rarest(wanted, state) if wanted else self._steal(state, now)
         if piece is not None:
             self._ask(state, piece, now)
@@ -505,6 +518,7 @@ class Schedule(Generic[S]):
         """A piece is verified and written."""
         self._unverified &= ~(1 << piece)
         self._waiting &= ~(1 << piece)
+        self._urgent &= ~(1 << piece)
         span = self._spans[piece]
         for number in range(span.first, span.first + span.count):
             if self._piece_of.get(number) == piece:

@@ -1,0 +1,235 @@
+"""A publication that is read before it is here: fetched as far as somebody reads, and kept.
+
+Where :func:`~lattica.content.fetch` gets everything and ends, a mirror goes on: whoever reads a
+range of a file causes what is missing of it to be fetched, from all who have some of it, and a
+little more ahead. What has come lies in a directory like that of a fetch, is served to others as
+long as the mirror runs, and is there the next time.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import trio
+
+from lattica.content.download.contact import Contact, Retries
+from lattica.content.download.ledger import Ledger
+from lattica.content.download.obtaining import Changes, Obtaining, Surroundings
+from lattica.content.download.options import FetchOptions
+from lattica.content.download.partial import PartialFiles
+from lattica.content.download.plan import Plan
+from lattica.content.download.shared import SharedFetch
+from lattica.content.errors import ContentError, ContentNotFoundError
+from lattica.content.manifest.chunking import FileState
+from lattica.content.manifest.cid import Cid
+from lattica.content.manifest.manifest import Manifest
+from lattica.content.pace import Pace
+from lattica.content.protocol import MAX_SPAN_BYTES
+from lattica.content.publish.served import NotHereError
+from lattica.content.publish.service import ContentService, serving
+from lattica.content.swarm.providers import ProviderFinder
+from lattica.nat.base.errors import LatticaError, LocalProtocolError
+from lattica.nat.swarm.host import Host
+
+logger = logging.getLogger(__name__)
+
+_READ_AHEAD = 64 * 1024 * 1024
+"""Bytes that are fetched beyond what is being read, where so much is to be read."""
+_ASKED_AT_ONCE = _READ_AHEAD // 4
+_HURRY_AFTER = 2.0
+"""Seconds that a reader waits for a chunk before it is asked for ahead of others."""
+_VERIFY_UNIT = 32
+"""Chunks hashed in one visit to a thread."""
+
+
+class Mirror:
+    """One publication, read from as many tasks as there are while :meth:`run` runs.
+
+    Args:
+        encoded: the bytes of the manifest, for others who ask for it.
+        directory: where its files are, and its unfinished ones; of no other fetch meanwhile.
+        contacts: who is asked first; made for this mirror.
+    """
+
+    def __init__(
+        self,
+        node: Host,
+        cid: Cid,
+        manifest: Manifest,
+        encoded: bytes,
+        directory: Path,
+        contacts: Sequence[Contact],
+        options: FetchOptions | None = None,
+        finder: ProviderFinder | None = None,
+    ) -> None:
+        self._node = node
+        self._options = options or FetchOptions()
+        self._finder = finder
+        self._contacts = contacts
+        self._plan = Plan(cid, manifest)
+        self._encoded = encoded
+        self._files = PartialFiles(self._plan, directory)
+        self._shared = SharedFetch(self._plan, self._files, encoded)
+        self._index = {file.path: index for index, file in enumerate(manifest.files)}
+        self._obtaining: Obtaining | None = None
+        self._changes = Changes()
+        self._scope = trio.CancelScope()
+        self.failure: LatticaError | None = None
+        """Why it has ended; whoever reads has this raised."""
+
+    def __repr__(self) -> str:
+        return f"<Mirror of {self._plan.manifest.name!r}>"
+
+    async def run(self) -> None:
+        """Look at what is here, then obtain and serve until it is cancelled.
+
+        Returns when nobody is left to ask, or the disk refuses: :attr:`failure` says what it was.
+        """
+        try:
+            with self._scope, self._files, ExitStack() as stack:
+                await self._run(stack)
+        except LatticaError as error:
+            self.failure = error
+        finally:
+            self.failure = self.failure or ContentError("it is mirrored no more")
+            self._changes.tell()
+
+    async def _run(self, stack: ExitStack) -> None:
+        plan, shared = self._plan, self._shared
+        self._files.verified = await trio.to_thread.run_sync(self._find_files)
+        ledger = Ledger(plan, frozenset(self._files.verified))
+        named = await trio.to_thread.run_sync(self._files.journaled)
+        named = [number for number in named if ledger.lacks(number)]
+        for start in range(0, len(named), _VERIFY_UNIT):
+            unit = named[start : start + _VERIFY_UNIT]
+            ledger.add(await trio.to_thread.run_sync(self._files.verify, unit), fetched=False)
+        for number in plan.chunks:
+            if not ledger.lacks(number):
+                shared.add(number)
+        service = self._serve(stack)
+
+        def on_chunks() -> None:
+            self._changes.tell()
+            if service is not None:
+                service.tell()
+
+        def ignore(*_: object) -> None:
+            """Nobody is told."""
+
+        around = Surroundings(
+            self._node,
+            self._options,
+            Retries(self._options),
+            Pace(self._options.rate),
+            self._finder,
+            service is not None,
+            on_chunks,
+            ignore,
+            ignore,
+        )
+        self._obtaining = Obtaining(around, plan, ledger, self._files, shared, on_demand=True)
+        self._changes.tell()
+        await self._obtaining.run(self._contacts)
+
+    def _serve(self, stack: ExitStack) -> ContentService | None:
+        try:
+            return stack.enter_context(serving(self._node, {self._plan.cid: self._shared}.get))
+        except LocalProtocolError as error:  # the application serves the protocol itself
+            logger.info("what is mirrored is not shared: %s", error)
+            return None
+
+    def _find_files(self) -> dict[int, FileState]:
+        """Files that lie here and may be what they are called; blocking. Each chunk of them is
+        hashed when it is read."""
+        found = {}
+        for index, output in enumerate(self._plan.outputs):
+            try:
+                status = os.stat(self._files.target(index), follow_symlinks=False)
+            except OSError:
+                continue
+            if stat.S_ISREG(status.st_mode) and status.st_size == output.size:
+                found[index] = FileState.of(status)
+        return found
+
+    def size(self, path: str) -> int:
+        """Bytes of a file. Raises :class:`~lattica.errors.ContentNotFoundError`: there is none."""
+        index = self._index.get(path)
+        if index is None:
+            raise ContentNotFoundError(f"{self._plan.manifest.name!r} has no file {path!r}")
+        return self._plan.manifest.files[index].size
+
+    async def read(self, path: str, start: int, end: int) -> AsyncGenerator[memoryview, None]:
+        """The bytes from `start` to `end` (exclusive) of a file, in parts of at most 1 MiB.
+
+        Every byte has been compared with its hash after it was read from disk. What is fetched is
+        never more than 64 MiB ahead of what was taken from here.
+
+        Raises:
+            ContentNotFoundError: there is no such file, or nobody has what is missing.
+            ContentError: it cannot be had; of the fault's kind.
+        """
+        manifest = self._plan.manifest
+        end = min(end, self.size(path))
+        if start >= end:
+            return
+        table = manifest.files[self._index[path]].chunks
+        base = manifest.first_chunk(self._index[path])
+        index, stop = table.index_at(start), table.index_at(end - 1) + 1
+        asked = index
+        while index < stop:
+            offset = table[index].offset
+            if asked < stop and table[asked].offset < offset + _READ_AHEAD - _ASKED_AT_ONCE:
+                until = min(stop, table.index_at(offset + _READ_AHEAD))
+                self._ask(base + asked, base + until)
+                asked = until
+            await self._wait(base + index)
+            count, size = 1, table[index].length
+            while (
+                index + count < stop
+                and base + index + count in self._shared.holdings
+                and size + table[index + count].length <= MAX_SPAN_BYTES
+            ):
+                size += table[index + count].length
+                count += 1
+            data = memoryview(await self._read_span(base + index, count))
+            yield data[max(0, start - offset) : end - offset]
+            index += count
+
+    def _ask(self, first: int, last: int) -> None:
+        plan = self._plan
+        if self._obtaining is not None:
+            wanted = (plan.number_of(plan.manifest.chunk(n).digest) for n in range(first, last))
+            self._obtaining.ask(number for number in wanted if number is not None)
+
+    async def _wait(self, number: int) -> None:
+        """Until a chunk is here."""
+        hurried = False
+        began = trio.current_time()
+        while number not in self._shared.holdings:
+            if self.failure is not None:
+                raise self.failure
+            if self._obtaining is not None:
+                self._ask(number, number + 1)
+                if not hurried and trio.current_time() - began > _HURRY_AFTER:
+                    known = self._plan.number_of(self._plan.manifest.chunk(number).digest)
+                    if known is not None:
+                        self._obtaining.hurry(known)
+                    hurried = True
+            await self._changes.wait(_HURRY_AFTER)
+
+    async def _read_span(self, first: int, count: int) -> bytes:
+        try:
+            return await trio.to_thread.run_sync(self._shared.read_span, first, count)
+        except NotHereError:
+            # Whoever comes next has it fetched again: what is here then is looked at anew.
+            path = self._files.target(self._plan.manifest.locate(first)[0])
+            logger.warning("%s is not any more what was fetched; it is removed", path)
+            await trio.to_thread.run_sync(lambda: path.unlink(missing_ok=True))
+            self.failure = ContentError(f"{path} is not any more what was fetched")
+            self._scope.cancel()
+            raise self.failure from None

@@ -1,0 +1,306 @@
+"""The repositories of some publishers: which revision is meant, and the bytes of its files."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Hashable, Sequence
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import trio
+
+from lattica.content.disk import storage_error
+from lattica.content.download.contact import Contact
+from lattica.content.download.fetcher import FoundManifest, find_manifest
+from lattica.content.download.mirror import Mirror
+from lattica.content.download.options import FetchOptions
+from lattica.content.errors import ContentError, ContentNotFoundError, IntegrityError, TicketError
+from lattica.content.hub.repository import (
+    MAX_DESCRIPTION,
+    Description,
+    RevisionRef,
+    decode_description,
+)
+from lattica.content.manifest.cid import Cid
+from lattica.content.manifest.codec import decode_manifest
+from lattica.content.names.record import NameRecord, NameRef, NameTarget
+from lattica.content.names.resolver import NameNotFoundError, NameResolver
+from lattica.content.swarm.dht_finder import dht_finder
+from lattica.content.swarm.messages import Member
+from lattica.nat.base.errors import LatticaError
+from lattica.nat.base.in_process import InProcess
+from lattica.nat.base.keys.identity import PeerId
+
+if TYPE_CHECKING:
+    from lattica.node import Node
+
+logger = logging.getLogger(__name__)
+
+_FRESH = 10.0
+"""Seconds for which a revision is what it was when its publisher was last asked."""
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_DESCRIPTION = "description"
+
+
+class UnknownRepositoryError(ContentNotFoundError):
+    """None of the publishers has the repository."""
+
+
+class UnknownRevisionError(ContentNotFoundError):
+    """The repository is there, and has no such revision."""
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """What a revision is, and who says so."""
+
+    publisher: PeerId
+    description: Description
+
+
+class Library(InProcess):
+    """Repositories that some publishers have, for whoever reads them: `async with Library(…)`.
+
+    Only these peers say what a repository consists of; the bytes come from whoever has them, and
+    every one is compared with its hash. What was read is kept in a directory, served to other peers
+    as long as the library is open, and there when it is opened again.
+
+    Args:
+        directory: for this library alone; made if necessary.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        publishers: Sequence[Member],
+        directory: Path,
+        options: FetchOptions | None = None,
+    ) -> None:
+        self._node = node
+        self._publishers = {member.peer_id: member for member in publishers}
+        self._directory = directory
+        self._options = options or FetchOptions()
+        self._resolver = NameResolver(node)
+        self._finder = dht_finder(node)
+        self._locks: defaultdict[Hashable, trio.Lock] = defaultdict(trio.Lock)
+        self._mirrors: dict[Cid, Mirror] = {}
+        self._revisions: dict[RevisionRef, tuple[float, Revision]] = {}
+        """With the time when the publisher was asked."""
+        self._commits: dict[str, Revision] = {}
+        self._remembered = _Remembered(directory / "names.json")
+        self._nursery: trio.Nursery
+        self._exit = AsyncExitStack()
+
+    async def __aenter__(self) -> Library:
+        await trio.to_thread.run_sync(self._remembered.load)
+        async with AsyncExitStack() as stack:
+            self._nursery = await stack.enter_async_context(trio.open_nursery())
+            stack.callback(self._nursery.cancel_scope.cancel)
+            self._exit = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._exit.__aexit__(exc_type, exc, traceback)
+
+    # --- what there is ---
+
+    async def find(self, ref: RevisionRef) -> Revision:
+        """What a revision is: a name that its publisher is asked for anew after ten seconds, or a
+        commit.
+
+        Where no publisher can be asked, it is what was known before.
+
+        Raises:
+            UnknownRepositoryError: all publishers say that they do not have the repository.
+            UnknownRevisionError: they do not have this revision of it.
+            ContentError: nobody can be asked.
+        """
+        async with self._locks[ref]:
+            known = self._commits.get(f"{ref.repository}@{ref.revision}")
+            if known is not None:
+                return known
+            asked = self._revisions.get(ref)
+            if asked is not None and trio.current_time() - asked[0] < _FRESH:
+                return asked[1]
+            record = await self._resolve(ref)
+            revision = Revision(record.owner, await self._describe(record))
+            self._revisions[ref] = trio.current_time(), revision
+            self._commits[f"{ref.repository}@{revision.description.commit}"] = revision
+            if _COMMIT.fullmatch(ref.revision) and ref.revision != revision.description.commit:
+                raise IntegrityError(
+                    f"peer {record.owner} says that the commit {ref.revision} of {ref.repository} "
+                    f"is what is {revision.description.commit}"
+                )
+            return revision
+
+    async def _resolve(self, ref: RevisionRef) -> NameRecord:
+        failed: LatticaError | None = None
+        for peer, member in self._publishers.items():
+            name = NameRef(peer, ref.name, member.addrs)
+            remembered = self._remembered.get(name)
+            try:
+                record = await self._resolver.resolve(name)
+            except NameNotFoundError as error:
+                if not error.is_denied:
+                    failed = error
+                    if remembered is not None:
+                        logger.warning("%s is what it was: %s", ref, error)
+                        return remembered
+                continue
+            if remembered is not None and remembered.sequence > record.sequence:
+                return remembered
+            await trio.to_thread.run_sync(self._remembered.put, record)
+            return record
+        if failed is not None:
+            raise failed
+        for peer, member in self._publishers.items():
+            try:
+                await self._resolver.resolve(NameRef(peer, ref.repository_name, member.addrs))
+            except NameNotFoundError:
+                continue
+            raise UnknownRevisionError(f"{ref.repository} has no revision {ref.revision!r}")
+        raise UnknownRepositoryError(f"none of the publishers has {ref.repository}")
+
+    async def _describe(self, record: NameRecord) -> Description:
+        cid = record.target.description
+        if cid is None:
+            raise ContentError(f"the name {record.name!r} of {record.owner} is no repository's")
+        mirror = await self._open(cid, record.owner)
+        size = mirror.size(_DESCRIPTION)
+        if size > MAX_DESCRIPTION:
+            raise IntegrityError(f"peer {record.owner} has described {record.name} in {size} bytes")
+        data = bytearray()
+        async with aclosing(mirror.read(_DESCRIPTION, 0, size)) as parts:
+            async for part in parts:
+                data += part
+        description = await trio.to_thread.run_sync(decode_description, bytes(data))
+        if description.cid != record.target.cid:
+            raise IntegrityError(f"{record.owner} has described other content as {record.name}")
+        return description
+
+    # --- bytes ---
+
+    async def read(
+        self, revision: Revision, path: str, start: int, end: int
+    ) -> AsyncGenerator[memoryview, None]:
+        """Bytes of a file of a revision; see :meth:`Mirror.read`."""
+        mirror = await self._open(revision.description.cid, revision.publisher)
+        expected = next(f.size for f in revision.description.files if f.path == path)
+        if mirror.size(path) != expected:
+            raise IntegrityError(
+                f"peer {revision.publisher} has described {path!r} as {expected} bytes long, and "
+                f"it has {mirror.size(path)}"
+            )
+        async with aclosing(mirror.read(path, start, end)) as parts:
+            async for part in parts:
+                yield part
+
+    async def _open(self, cid: Cid, publisher: PeerId) -> Mirror:
+        async with self._locks[cid]:
+            mirror = self._mirrors.get(cid)
+            if mirror is None or mirror.failure is not None:
+                found = await self._manifest(cid, publisher)
+                mirror = Mirror(
+                    self._node,
+                    cid,
+                    found.manifest,
+                    found.encoded,
+                    self._directory / "content" / str(cid),
+                    found.contacts,
+                    self._options,
+                    self._finder,
+                )
+                if cid not in self._mirrors and self._finder is not None:
+                    self._nursery.start_soon(self._finder.provide, cid)
+                self._mirrors[cid] = mirror
+                self._nursery.start_soon(mirror.run)
+            return mirror
+
+    async def _manifest(self, cid: Cid, publisher: PeerId) -> FoundManifest:
+        member = self._publishers[publisher]
+        path = self._directory / "manifests" / str(cid)
+        encoded = await trio.to_thread.run_sync(_read_kept, path)
+        if encoded is not None and Cid.of(encoded) == cid:
+            manifest = await trio.to_thread.run_sync(decode_manifest, encoded)
+            contact = Contact(self._node, publisher, member.addrs)
+            return FoundManifest(manifest, encoded, (contact,))
+        found = await find_manifest(
+            self._node, cid, [member], options=self._options, finder=self._finder
+        )
+        await trio.to_thread.run_sync(_keep, path, found.encoded)
+        return found
+
+
+def _read_kept(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+def _keep(path: Path, data: bytes) -> None:
+    """Write a small file whole or not at all; blocking. Raises :class:`StorageError`."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_bytes(data)
+        unfinished.replace(path)
+    except OSError as error:
+        raise storage_error(error, path) from None
+
+
+class _Remembered:
+    """The records that were believed last, in a file: for times when nobody can be asked."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._records: dict[str, NameRecord] = {}
+
+    def load(self) -> None:
+        """Blocking. A damaged file is as none."""
+        try:
+            fields = json.loads(self._path.read_bytes())
+            for text, (cid, description, sequence, expires) in fields.items():
+                ref = NameRef.parse(text)
+                target = NameTarget(Cid.parse(cid), Cid.parse(description) if description else None)
+                self._records[text] = NameRecord(
+                    ref.peer_id, ref.name, target, int(sequence), float(expires)
+                )
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, TypeError, AttributeError, TicketError) as error:
+            logger.warning("%s is not understood, and left: %s", self._path, error)
+
+    def get(self, ref: NameRef) -> NameRecord | None:
+        """What a name led to."""
+        return self._records.get(str(ref))
+
+    def put(self, record: NameRecord) -> None:
+        """Blocking; raises :class:`StorageError`."""
+        key = str(NameRef(record.owner, record.name))
+        known = self._records.get(key)
+        if known is not None and known.sequence == record.sequence:
+            return
+        self._records[key] = record
+        fields = {
+            text: (
+                str(r.target.cid),
+                str(r.target.description) if r.target.description else None,
+                r.sequence,
+                r.expires,
+            )
+            for text, r in self._records.items()
+        }
+        _keep(self._path, json.dumps(fields, indent=1).encode())

@@ -1,0 +1,166 @@
+"""Publishing a directory as a revision of a repository."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from lattica.content.disk import open_regular
+from lattica.content.errors import ContentError
+from lattica.content.hub.repository import (
+    Description,
+    RepositoryFile,
+    RevisionRef,
+    commit_of,
+    encode_description,
+)
+from lattica.content.manifest.chunking import CutFile, FileState
+from lattica.content.manifest.cid import Cid
+from lattica.content.manifest.codec import encode_manifest
+from lattica.content.manifest.manifest import (
+    MAX_CHUNK_BYTES,
+    ChunkTable,
+    FileEntry,
+    Manifest,
+)
+from lattica.content.names.record import NameTarget
+from lattica.content.names.service import Names
+from lattica.content.publish.catalog import ContentChangedError, Publication, check_span
+from lattica.nat.base.exception_groups import single_error
+
+_INDEX = ".safetensors.index.json"
+_MAX_INDEX = 64 * 1024 * 1024
+
+
+class InMemory:
+    """One small file that is served from memory; see
+    :class:`~lattica.content.publish.served.Served`."""
+
+    holdings = None
+
+    def __init__(self, name: str, data: bytes) -> None:
+        starts = range(0, len(data), MAX_CHUNK_BYTES)
+        self._parts = [data[start : start + MAX_CHUNK_BYTES] for start in starts]
+        digests = b"".join(hashlib.sha256(part).digest() for part in self._parts)
+        table = ChunkTable.from_chunks(map(len, self._parts), digests)
+        self._manifest = Manifest(name, (FileEntry(name, False, table),))
+        self.name = name
+        self.encoded = encode_manifest(self._manifest)
+        self.cid = Cid.of(self.encoded)
+        self.chunk_count = len(self._parts)
+
+    def check_span(self, first: int, count: int, offset: int = 0) -> None:
+        """Raise :class:`~lattica.errors.RemoteProtocolError` for a request that asks too much."""
+        check_span(self._manifest, first, count, offset)
+
+    def read_span(self, first: int, count: int) -> bytes:
+        """The chunks."""
+        return b"".join(self._parts[first : first + count])
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """A revision that can be published: its names and its description."""
+
+    ref: RevisionRef
+    publication: Publication
+    description: InMemory
+
+    def publish(self, names: Names) -> None:
+        """Give it its names."""
+        target = NameTarget(self.publication.cid, self.description.cid)
+        commit = RevisionRef(self.ref.repository, commit_of(self.publication.cid))
+        for name in dict.fromkeys((self.ref.name, commit.name, self.ref.repository_name)):
+            names.publish(name, target)
+
+
+async def describe_revision(ref: RevisionRef, publication: Publication) -> Revision:
+    """Hash the files of a publication whole, on all cores, and describe them.
+
+    Raises:
+        ContentError: a file has changed meanwhile, or cannot be read, or the index of a sharded
+            checkpoint names a file or tensor that is not there.
+    """
+    files: list[RepositoryFile | None] = [None] * len(publication.files)
+    await trio.to_thread.run_sync(check_shards, publication)
+    limiter = trio.CapacityLimiter(os.cpu_count() or 1)
+
+    async def hash_one(index: int) -> None:
+        entry = publication.manifest.files[index]
+        if len(entry.chunks) == 1:
+            digest = entry.chunks.digest(0)
+        else:
+            digest = await trio.to_thread.run_sync(_hash, publication.files[index], limiter=limiter)
+        files[index] = RepositoryFile(entry.path, entry.size, digest)
+
+    with single_error():
+        async with trio.open_nursery() as nursery:
+            for index in range(len(files)):
+                nursery.start_soon(hash_one, index)
+    described = Description(publication.cid, tuple(file for file in files if file is not None))
+    return Revision(ref, publication, InMemory("description", encode_description(described)))
+
+
+def _hash(file: CutFile) -> bytes:
+    changed = ContentChangedError(f"{file.path} was changed while it was published; try again")
+    try:
+        descriptor = open_regular(file.path)
+    except OSError as error:
+        raise ContentError(f"cannot read {file.path}: {error.strerror}") from None
+    with os.fdopen(descriptor, "rb", buffering=0) as opened:
+        try:
+            digest = hashlib.file_digest(opened, "sha256").digest()
+        except OSError as error:
+            raise ContentError(f"cannot read {file.path}: {error.strerror}") from None
+        if FileState.of(os.fstat(descriptor)) != file.state:
+            raise changed
+    return digest
+
+
+def check_shards(publication: Publication) -> None:
+    """See whether the shards of a checkpoint are what its index says; blocking.
+
+    Raises:
+        ContentError: an index (`*.safetensors.index.json`) names a file that is not published, or
+            a tensor that is not in its file, or is no such index.
+    """
+    tensors = {
+        file.path: None if file.layout is None else {t.name for t in file.layout.tensors}
+        for file in publication.manifest.files
+    }
+    for entry, file in zip(publication.manifest.files, publication.files, strict=True):
+        if not entry.path.endswith(_INDEX):
+            continue
+        above = entry.path.rpartition("/")[0]
+        for tensor, shard in _read_index(file.path, entry.path).items():
+            path = f"{above}/{shard}" if above else shard
+            if path not in tensors:
+                raise ContentError(
+                    f"{entry.path} names the shard {shard!r}, which is not there; finish the "
+                    "download, or remove the index"
+                )
+            known = tensors[path]
+            if known is not None and tensor not in known:
+                raise ContentError(
+                    f"{entry.path} says that {tensor!r} is in {shard!r}, which does not have it"
+                )
+
+
+def _read_index(path: Path, shown: str) -> dict[str, str]:
+    """Shards by tensor."""
+    try:
+        if path.stat().st_size > _MAX_INDEX:
+            raise ContentError(f"{shown} has more than {_MAX_INDEX} bytes")
+        weights = json.loads(path.read_bytes())["weight_map"]
+        if isinstance(weights, dict) and all(isinstance(shard, str) for shard in weights.values()):
+            return weights
+    except OSError as error:
+        raise ContentError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise ContentError(f"{shown} is no index of a sharded checkpoint: it has no weight_map")

@@ -1,0 +1,1 @@
+"""Names that lead to content: said and signed by their owner, and changed by nobody else."""

@@ -1,0 +1,152 @@
+"""From a name to what it leads to: the owner is asked, and the DHT."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import trio
+
+from lattica.content.errors import ContentNotFoundError
+from lattica.content.names.messages import MAX_RECORD, NAMES, NameQuestion, encode_question
+from lattica.content.names.record import (
+    NameRecord,
+    NameRef,
+    name_key,
+    open_name,
+    read_target,
+)
+from lattica.dht.errors import DhtError
+from lattica.nat.base.errors import LatticaError, RemoteProtocolError
+from lattica.nat.base.exception_groups import single_error
+from lattica.nat.base.net.addresses import with_peer
+
+if TYPE_CHECKING:
+    from lattica.node import Node
+
+logger = logging.getLogger(__name__)
+
+ASK_TIMEOUT = 8.0
+"""Seconds that the owner has to answer, and the DHT."""
+_OWN_WORD = 2.0
+"""Seconds that the owner has when the DHT has answered."""
+_LOOK_EVERY = 60.0
+"""Seconds between two looks at a name whose owner cannot be asked."""
+
+
+class NameNotFoundError(ContentNotFoundError):
+    """A name leads nowhere, or nobody who knows can be asked."""
+
+    def __init__(self, message: str, *, is_denied: bool = False) -> None:
+        super().__init__(message)
+        self.is_denied = is_denied
+        """Its owner itself says that it has no such name."""
+
+
+class NameResolver:
+    """Asks for names on behalf of a node. `clock`: seconds since 1970."""
+
+    def __init__(self, node: Node, clock: Callable[[], float] = time.time) -> None:
+        self._node = node
+        self._clock = clock
+
+    async def resolve(self, ref: NameRef, *, timeout: float = ASK_TIMEOUT) -> NameRecord:
+        """What a name leads to: the owner's own word if it answers, else the newest of the DHT.
+
+        Raises:
+            NameNotFoundError: the owner has no such name, or neither knows it.
+        """
+        found: list[NameRecord] = []
+        reasons: list[str] = []
+        denied = False
+        with trio.move_on_after(timeout), single_error():
+            async with trio.open_nursery() as nursery:
+
+                async def ask_owner() -> None:
+                    nonlocal denied
+                    try:
+                        record = await self._ask(ref)
+                    except (LatticaError, TimeoutError) as error:
+                        reasons.append(f"its owner could not be asked: {error}")
+                        return
+                    if record is None:
+                        denied = True
+                        found.clear()
+                        reasons.append("its owner does not have it")
+                    else:
+                        found[:] = [record]
+                    nursery.cancel_scope.cancel()
+
+                nursery.start_soon(ask_owner)
+                if self._uses_dht:
+                    record = await self._look_up(ref)
+                    if record is not None and not found:
+                        found.append(record)
+                        # Its own word may be newer, but may not be waited for long.
+                        nursery.cancel_scope.deadline = trio.current_time() + _OWN_WORD
+        if not found:
+            raise NameNotFoundError(
+                f"the name {ref} leads nowhere: "
+                f"{'; '.join(reasons) or f'nobody has answered within {timeout:g} s'}",
+                is_denied=denied,
+            )
+        return found[0]
+
+    async def wait_newer(self, ref: NameRef, sequence: int) -> NameRecord:
+        """Wait for a record of a name with a higher sequence, however long it takes.
+
+        The owner says so at once as long as it can be reached; otherwise the DHT is looked at every
+        minute.
+        """
+        while True:
+            record: NameRecord | None = None
+            try:
+                record = await self._ask(ref, sequence)
+            except (LatticaError, TimeoutError) as error:
+                logger.info("the owner of %s cannot be asked: %s", ref, error)
+            if record is None and self._uses_dht:
+                with trio.move_on_after(ASK_TIMEOUT):
+                    record = await self._look_up(ref)
+            if record is not None and record.sequence > sequence:
+                return record
+            await trio.sleep(_LOOK_EVERY)
+
+    @property
+    def _uses_dht(self) -> bool:
+        return self._node.config.dht.enabled or bool(self._node.config.bootstrap)
+
+    async def _ask(self, ref: NameRef, sequence: int = 0) -> NameRecord | None:
+        """The owner's word; None: it has no such name. Waits until it is newer than `sequence`."""
+        node = self._node
+        if ref.peer_id == node.peer_id:
+            raise NameNotFoundError("it is a name of this very peer")
+        addrs = [with_peer(address, ref.peer_id) for address in ref.addrs]
+        peer = await node.connect(addrs or ref.peer_id)
+        async with await node.open_stream(peer, NAMES) as stream:
+            await stream.send_message(encode_question(NameQuestion(ref.name, sequence)))
+            # Without a limit of its own: the connection notices a peer that is gone.
+            data = await stream.receive_message(MAX_RECORD)
+            if not data:
+                return None
+            record = open_name(data, ref.peer_id, ref.name, self._clock())
+            if record.sequence <= sequence:
+                raise RemoteProtocolError("a peer calls an old record of a name a new one")
+            return record
+
+    async def _look_up(self, ref: NameRef) -> NameRecord | None:
+        try:
+            found = await self._node.dht.get(name_key(ref.peer_id, ref.name), owner=ref.peer_id)
+        except DhtError as error:
+            logger.info("the DHT does not tell where %s leads: %s", ref, error)
+            return None
+        if found is None or found.newest.subkey is not None:
+            return None
+        newest = found.newest
+        try:
+            target = read_target(newest.value)
+        except RemoteProtocolError as error:
+            logger.warning("the name %s leads to what is no content: %s", ref, error)
+            return None
+        return NameRecord(ref.peer_id, ref.name, target, newest.sequence, newest.expires)

@@ -1,0 +1,155 @@
+"""The names of this node: answered to whoever asks, and put into the DHT."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import trio
+
+from lattica.content.names.messages import (
+    MAX_QUESTION,
+    NAMES,
+    NameQuestion,
+    decode_question,
+)
+from lattica.content.names.record import (
+    NAME_TTL,
+    NameRecord,
+    NameTarget,
+    name_key,
+    seal_name,
+    target_data,
+)
+from lattica.dht.errors import DhtError
+from lattica.nat.base.errors import ConnectionClosedError, IncompleteReadError, StreamResetError
+from lattica.nat.base.in_process import InProcess
+from lattica.nat.base.keys.peer_id import PeerId
+
+if TYPE_CHECKING:
+    from lattica.nat.mux.stream import Stream
+    from lattica.node import Node
+
+logger = logging.getLogger(__name__)
+
+_MAX_STREAMS = 1024
+_MAX_STREAMS_PER_PEER = 16
+_QUESTION_TIMEOUT = 10.0
+"""Seconds that an asker has to ask."""
+
+
+class Names(InProcess):
+    """What this node's names lead to: `async with Names(node) as names`.
+
+    While it is open it answers `/lattica/names/1.0.0`, keeps the records in the DHT (where the node
+    takes part in one, or has bootstrap peers), and signs them anew before they expire.
+
+    Args:
+        clock: seconds since 1970.
+    """
+
+    def __init__(self, node: Node, clock: Callable[[], float] = time.time) -> None:
+        self._node = node
+        self._clock = clock
+        self._records: dict[str, NameRecord] = {}
+        self._changed = trio.Event()
+        self._streams: Counter[PeerId] = Counter()
+        self._nursery: trio.Nursery
+        self._exit = AsyncExitStack()
+
+    def __str__(self) -> str:
+        return "names"
+
+    async def __aenter__(self) -> Names:
+        async with AsyncExitStack() as stack:
+            self._nursery = await stack.enter_async_context(trio.open_nursery())
+            self._node.handle(NAMES, self._serve, owner=self, cancel_when_gone=True)
+            stack.callback(self._node.unhandle, NAMES, owner=self)
+            stack.callback(self._nursery.cancel_scope.cancel)
+            self._nursery.start_soon(self._sign_again)
+            self._exit = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._exit.__aexit__(exc_type, exc, traceback)
+
+    def publish(self, name: str, target: NameTarget) -> NameRecord:
+        """Let a name lead here from now on; who watches it hears of it. Returns the record.
+
+        It is put into the DHT in the background; what comes of that is in the log.
+
+        Raises:
+            TicketError: it can be no name.
+        """
+        now = self._clock()
+        known = self._records.get(name)
+        least = known.sequence + 1 if known is not None else 0
+        record = seal_name(
+            self._node.identity,
+            name,
+            target,
+            sequence=max(int(now * 1000), least),
+            expires=now + NAME_TTL,
+        )
+        self._records[name] = record
+        changed, self._changed = self._changed, trio.Event()
+        changed.set()
+        if self._node.config.dht.enabled or self._node.config.bootstrap:
+            self._nursery.start_soon(self._put, record)
+        return record
+
+    async def _put(self, record: NameRecord) -> None:
+        key = name_key(record.owner, record.name)
+        try:
+            held = await self._node.dht.put(key, target_data(record.target), ttl=NAME_TTL)
+        except DhtError as error:
+            logger.warning(
+                "the name %s is known to this peer only, not to the DHT: %s", record.name, error
+            )
+        else:
+            logger.info("%d peers of the DHT know the name %s", held, record.name)
+
+    async def _sign_again(self) -> None:
+        while True:
+            await trio.sleep(NAME_TTL / 3)
+            for name, record in list(self._records.items()):
+                self.publish(name, record.target)
+
+    async def _serve(self, stream: Stream) -> None:
+        peer = stream.peer_id
+        if self._streams[peer] >= _MAX_STREAMS_PER_PEER or self._streams.total() >= _MAX_STREAMS:
+            stream.reset("too many questions for names at once")
+            return
+        self._streams[peer] += 1
+        try:
+            with trio.move_on_after(_QUESTION_TIMEOUT) as scope:
+                question = decode_question(await stream.receive_message(MAX_QUESTION))
+            if not scope.cancelled_caught:
+                await self._answer(stream, question)
+        except (ConnectionClosedError, StreamResetError, IncompleteReadError) as error:
+            logger.debug("%s asks for no name any more: %s", peer, error)
+        finally:
+            self._streams[peer] -= 1
+            if not self._streams[peer]:
+                del self._streams[peer]
+
+    async def _answer(self, stream: Stream, question: NameQuestion) -> None:
+        told = question.sequence
+        while (record := self._records.get(question.name)) is not None:
+            changed = self._changed
+            if record.sequence > told:
+                await stream.send_message(record.envelope)
+                told = record.sequence
+            else:
+                await changed.wait()
+        await stream.send_message(b"")
