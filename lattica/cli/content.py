@@ -18,6 +18,7 @@ from lattica.cli.shared.options import (
     named_path,
 )
 from lattica.cli.shared.terminal import say, say_json
+from lattica.nat.base.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from lattica.config import NodeConfig
     from lattica.content import Cid, FetchOptions, FetchResult, Publisher, Ticket
     from lattica.content.hub.repository import RevisionRef
+    from lattica.content.names.record import NameRef
     from lattica.content.publish.catalog import Publication
     from lattica.node import Node
 
@@ -97,12 +99,9 @@ def publish_command(
     overrides = {"listen": listen, "bootstrap": bootstrap, "relays": relay}
     config = start(ctx, overrides, ephemeral=ephemeral)
     from lattica.content.hub.repository import RevisionRef
-    from lattica.content.names.record import check_name
 
     with wrong_arguments():
         ref = None if repo is None else RevisionRef.parse(repo)
-        if name is not None:
-            check_name(name)
     run(_publish, config, path, name, ref, _bytes_a_second(max_rate), as_json)
 
 
@@ -115,7 +114,9 @@ def fetch_command(
     ref: Annotated[
         str,
         typer.Argument(
-            metavar="REF", help="Ticket from `lattica publish`, or a content id (bafkrei…)."
+            metavar="REF",
+            help="Ticket from `lattica publish`, PEER/NAME for what a peer has published by that "
+            "name, or a content id (bafkrei…).",
         ),
     ],
     out: Annotated[
@@ -178,6 +179,14 @@ def fetch_command(
         float,
         typer.Option(metavar="SECONDS", min=0.0, help="Serve it on for so long when all is there."),
     ] = 0.0,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch",
+            help="Of PEER/NAME: go on, fetch each later version into DIR, and delete there what "
+            "it has no more.",
+        ),
+    ] = False,
     max_rate: MaxRateOption = None,
     bootstrap: ConnectOption = None,
     listen: ListenOption = None,
@@ -206,6 +215,13 @@ def fetch_command(
 
         lattica fetch bafkrei… -o ./my-model --connect /ip4/192.0.2.1/tcp/4001
 
+    What a peer has published with --name is found by that name as long as the peer, or the DHT,
+    can be asked; --watch keeps DIR what the name leads to, until SIGINT or SIGTERM:
+
+        lattica fetch 12D3KooW…/my-model -o ./my-model --watch --connect /ip4/192.0.2.1/tcp/4001
+
+        lattica fetch /ip4/192.0.2.1/tcp/4001/p2p/12D3KooW…/my-model -o ./my-model
+
     In GLOB, *, ? and brackets mean what they do in a shell. Brackets that belong to a name get a
     backslash:
 
@@ -214,10 +230,13 @@ def fetch_command(
     overrides = {"listen": listen, "bootstrap": bootstrap}
     config = start(ctx, overrides, keep_identity=own_key, quiet=True)
     from lattica.content import FetchOptions
-    from lattica.content.download.fetcher import parse_ref
+    from lattica.content.names.following import parse_any_ref
+    from lattica.content.names.record import NameRef
 
     with wrong_arguments():
-        parsed = parse_ref(ref)
+        parsed = parse_any_ref(ref)
+        if watch and not isinstance(parsed, NameRef):
+            raise ConfigError("--watch follows a name: PEER/NAME, and not a ticket or content id")
         options = FetchOptions(
             delete_former=delete,
             delete_matching=tuple(delete_matching or ()),
@@ -227,7 +246,7 @@ def fetch_command(
             share_for=share_for,
             rate=_bytes_a_second(max_rate),
         )
-    code = run(_fetch, config, parsed, out, tensors, options, as_json)
+    code = run(_fetch, config, parsed, out, tensors, options, as_json, watch)
     if code:
         raise typer.Exit(code)
 
@@ -240,6 +259,8 @@ async def _publish(
     rate: float,
     as_json: bool,
 ) -> None:
+    from contextlib import AsyncExitStack
+
     import trio
 
     from lattica.cli.content_progress import HashDisplay
@@ -247,7 +268,7 @@ async def _publish(
     from lattica.content import Publisher, PublisherLimits
     from lattica.content.hub.publishing import describe_revision
     from lattica.content.names.record import NameTarget
-    from lattica.content.names.service import Names
+    from lattica.content.names.service import open_names
     from lattica.content.publish.catalog import check_publishable
     from lattica.content.swarm.dht_finder import dht_finder
     from lattica.node import Node
@@ -261,17 +282,19 @@ async def _publish(
         async with (
             Node(config) as node,
             Publisher(node, limits) as publisher,
-            Names(node) as names,
+            open_names(node) as names,
+            AsyncExitStack() as shelf,
         ):
             with HashDisplay() as display:
                 await publisher.publish(path, shown, progress=display)
             [publication] = publisher.catalog
-            if name is not None:
-                names.publish(name, NameTarget(publication.cid))
+            if name is not None and not names.publish_if_possible(
+                name, NameTarget(publication.cid)
+            ):
+                name = None
             revision = None if repo is None else await describe_revision(repo, publication)
             if revision is not None:
-                publisher.serve(revision.description)
-                revision.publish(names)
+                shelf.enter_context(revision.published(node, names))
             ticket = publisher.ticket(publication.cid)
             _show_ticket(ticket, publication, as_json, name, repo)
             finder = dht_finder(node)
@@ -343,11 +366,12 @@ def _show_ticket(
 
 async def _fetch(
     config: NodeConfig,
-    parsed: Ticket | Cid,
+    parsed: Ticket | Cid | NameRef,
     out: Path,
     tensors: str | None,
     options: FetchOptions,
     as_json: bool,
+    watch: bool,
 ) -> int:
     from dataclasses import replace
 
@@ -355,7 +379,9 @@ async def _fetch(
     from lattica.cli.shared.listening import beside_others
     from lattica.cli.shared.path_watch import PathWatch
     from lattica.cli.shared.stopping import stopped_by_signals
-    from lattica.content import Ticket, fetch
+    from lattica.content import Cid, fetch
+    from lattica.content.names.following import follow, resolve_ref
+    from lattica.content.names.record import NameRef
     from lattica.content.swarm.dht_finder import dht_finder
     from lattica.nat.traversal.portmap.config import PortMappingConfig
     from lattica.node import Node
@@ -366,19 +392,39 @@ async def _fetch(
         swarm=replace(config.swarm, listen=beside_others(config.swarm.listen)),
         nat=replace(config.nat, port_mapping=PortMappingConfig(enabled=False)),
     )
+    steps: list[PathStep] = []
+    versions = 0
+
+    def show_version(result: FetchResult) -> None:
+        nonlocal versions
+        versions += 1
+        _show_result(result, steps, out, as_json, delete=True)
+
     async with stopped_by_signals() as stop:
         async with Node(config) as node:
             with FetchDisplay() as display, node.events() as events:
-                steps: list[PathStep] = []
-                if isinstance(parsed, Ticket):
-                    watch = PathWatch(parsed.peer_id, display.on_path)
-                    stop.nursery.start_soon(watch.run, events)
-                    steps = watch.steps
-                else:
+                if isinstance(parsed, Cid):
                     await _wait_for_peers(node)
+                else:
+                    path_watch = PathWatch(parsed.peer_id, display.on_path)
+                    stop.nursery.start_soon(path_watch.run, events)
+                    steps = path_watch.steps
+                if isinstance(parsed, NameRef) and not parsed.addrs:
+                    await _wait_for_peers(node)
+                if watch and isinstance(parsed, NameRef):
+                    await follow(
+                        node,
+                        parsed,
+                        out,
+                        on_version=show_version,
+                        on_problem=lambda error: say(f"not fetched yet: {error}", err=True),
+                        progress=display,
+                        tensors=tensors,
+                        options=options,
+                    )
                 result = await fetch(
                     node,
-                    parsed,
+                    await resolve_ref(node, parsed),
                     out,
                     progress=display,
                     tensors=tensors,
@@ -386,7 +432,7 @@ async def _fetch(
                     finder=dht_finder(node),
                 )
         _show_result(result, steps, out, as_json, options.delete_former)
-    if stop.signal is None:
+    if stop.signal is None or versions:
         return 0
     say("interrupted; the same command goes on from here", err=True)
     return _SIGNAL_EXIT + stop.signal

@@ -125,6 +125,7 @@ class FetchDisplay(_Display):
         match event:
             case FetchStarted():
                 self._name = event.name
+                self._checking = self._fetching = False
                 files = "1 file" if event.files == 1 else f"{event.files} files"
                 if event.directories:
                     folders = "directory" if event.directories == 1 else "directories"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lattica.content import FetchOptions, FetchResult, Publisher, Ticket
     from lattica.content.events import FetchCallback, HashCallback
     from lattica.content.manifest.cid import Cid
+    from lattica.content.names.service import Names
     from lattica.nat.base.keys.identity import Identity, PeerId
     from lattica.nat.mux.stream import Stream
     from lattica.node import Node
@@ -38,11 +39,12 @@ def make_node(config: NodeConfig | None, identity: Identity | None) -> Node:
 class Content:
     """Publishing and fetching by a node; used in its trio thread only."""
 
-    def __init__(self, node: Node, stack: AsyncExitStack) -> None:
+    def __init__(self, node: Node, stack: AsyncExitStack, nursery: trio.Nursery) -> None:
         self._node = node
         self._stack = stack
+        self._nursery = nursery
         self._publisher: Publisher | None = None
-        self._nursery: trio.Nursery | None = None
+        self._names: Names | None = None
 
     async def publish(
         self,
@@ -52,8 +54,11 @@ class Content:
         *,
         announce_timeout: float,
     ) -> Ticket:
-        """See :meth:`lattica.content.Publisher.publish`. Serves until the node stops."""
+        """See :meth:`lattica.content.Publisher.publish`. Serves until the node stops; with a name,
+        it can be fetched as PEER/NAME, too."""
         from lattica.content import Publisher
+        from lattica.content.names.record import NameTarget
+        from lattica.content.names.service import Names
         from lattica.content.swarm.dht_finder import dht_finder
 
         if self._publisher is None:
@@ -62,11 +67,13 @@ class Content:
         ticket = await self._publisher.publish(
             path, name, progress=progress, announce_timeout=announce_timeout
         )
+        if name is not None:
+            if self._names is None:
+                self._names = Names(self._node, self._nursery)
+                self._stack.callback(self._names.close)
+            self._names.publish_if_possible(name, NameTarget(ticket.cid))
         finder = dht_finder(self._node)
         if finder is not None:
-            if self._nursery is None:
-                self._nursery = await self._stack.enter_async_context(trio.open_nursery())
-                self._stack.callback(self._nursery.cancel_scope.cancel)
             self._nursery.start_soon(finder.provide, ticket.cid)
         return ticket
 
@@ -84,13 +91,15 @@ class Content:
         options: FetchOptions | None,
         progress: FetchCallback | None = None,
     ) -> FetchResult:
-        """See :func:`lattica.content.fetch`."""
+        """See :func:`lattica.content.fetch`; a text may be PEER/NAME, too."""
         from lattica.content import fetch
+        from lattica.content.names.following import parse_any_ref, resolve_ref
         from lattica.content.swarm.dht_finder import dht_finder
 
+        ref = parse_any_ref(ticket) if isinstance(ticket, str) else ticket
         return await fetch(
             self._node,
-            ticket,
+            await resolve_ref(self._node, ref),
             out_dir,
             progress=progress,
             tensors=tensors,
@@ -123,7 +132,9 @@ class NodeFacade(NodeInProcess):
         async with AsyncExitStack() as stack:
             node = await stack.enter_async_context(make_node(self._config, self._identity))
             self._bridge.linger = node.config.swarm.timeouts.shutdown
-            yield node, Content(node, stack)
+            nursery = await stack.enter_async_context(trio.open_nursery())
+            stack.callback(nursery.cancel_scope.cancel)
+            yield node, Content(node, stack, nursery)
 
     @property
     def peer_id(self) -> PeerId:

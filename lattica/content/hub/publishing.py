@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +33,9 @@ from lattica.content.manifest.manifest import (
 from lattica.content.names.record import NameTarget
 from lattica.content.names.service import Names
 from lattica.content.publish.catalog import ContentChangedError, Publication, check_span
+from lattica.content.publish.service import serving
 from lattica.nat.base.exception_groups import single_error
+from lattica.nat.swarm.host import Host
 
 _INDEX = ".safetensors.index.json"
 _MAX_INDEX = 64 * 1024 * 1024
@@ -71,8 +75,14 @@ class Revision:
     publication: Publication
     description: InMemory
 
-    def publish(self, names: Names) -> None:
-        """Give it its names."""
+    @contextmanager
+    def published(self, node: Host, names: Names) -> Iterator[None]:
+        """Serve the description, and give the revision its names."""
+        with serving(node, {self.description.cid: self.description}.get):
+            self._name(names)
+            yield
+
+    def _name(self, names: Names) -> None:
         target = NameTarget(self.publication.cid, self.description.cid)
         commit = RevisionRef(self.ref.repository, commit_of(self.publication.cid))
         for name in dict.fromkeys((self.ref.name, commit.name, self.ref.repository_name)):

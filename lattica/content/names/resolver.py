@@ -33,7 +33,7 @@ ASK_TIMEOUT = 8.0
 _OWN_WORD = 2.0
 """Seconds that the owner has when the DHT has answered."""
 _LOOK_EVERY = 60.0
-"""Seconds between two looks at a name whose owner cannot be asked."""
+"""Seconds between two looks at a name whose owner cannot be asked, at most."""
 
 
 class NameNotFoundError(ContentNotFoundError):
@@ -97,11 +97,13 @@ class NameResolver:
     async def wait_newer(self, ref: NameRef, sequence: int) -> NameRecord:
         """Wait for a record of a name with a higher sequence, however long it takes.
 
-        The owner says so at once as long as it can be reached; otherwise the DHT is looked at every
-        minute.
+        The owner says so at once as long as it can be reached; otherwise it is asked again, and
+        the DHT looked at, after pauses of up to a minute.
         """
+        failures = 0
         while True:
             record: NameRecord | None = None
+            asked_at = trio.current_time()
             try:
                 record = await self._ask(ref, sequence)
             except (LatticaError, TimeoutError) as error:
@@ -111,7 +113,9 @@ class NameResolver:
                     record = await self._look_up(ref)
             if record is not None and record.sequence > sequence:
                 return record
-            await trio.sleep(_LOOK_EVERY)
+            # It has been there for a while, and may only be starting anew.
+            failures = 1 if trio.current_time() - asked_at > _LOOK_EVERY else failures + 1
+            await trio.sleep(min(_LOOK_EVERY, 2.0**failures))
 
     @property
     def _uses_dht(self) -> bool:

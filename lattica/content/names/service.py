@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import AsyncExitStack
-from types import TracebackType
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import trio
 
+from lattica.content.errors import TicketError
 from lattica.content.names.messages import (
     MAX_QUESTION,
     NAMES,
@@ -28,7 +28,6 @@ from lattica.content.names.record import (
 )
 from lattica.dht.errors import DhtError
 from lattica.nat.base.errors import ConnectionClosedError, IncompleteReadError, StreamResetError
-from lattica.nat.base.in_process import InProcess
 from lattica.nat.base.keys.peer_id import PeerId
 
 if TYPE_CHECKING:
@@ -43,45 +42,44 @@ _QUESTION_TIMEOUT = 10.0
 """Seconds that an asker has to ask."""
 
 
-class Names(InProcess):
-    """What this node's names lead to: `async with Names(node) as names`.
+class Names:
+    """What this node's names lead to.
 
-    While it is open it answers `/lattica/names/1.0.0`, keeps the records in the DHT (where the node
-    takes part in one, or has bootstrap peers), and signs them anew before they expire.
+    As long as it is open it answers `/lattica/names/1.0.0`, keeps the records in the DHT (where the
+    node takes part in one, or has bootstrap peers), and signs them anew before they expire.
 
     Args:
+        nursery: for what goes on in the background.
         clock: seconds since 1970.
+
+    Raises :class:`~lattica.errors.LocalProtocolError`: the node has another one.
     """
 
-    def __init__(self, node: Node, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, node: Node, nursery: trio.Nursery, clock: Callable[[], float] = time.time
+    ) -> None:
         self._node = node
         self._clock = clock
+        self._nursery = nursery
+        self._scope = trio.CancelScope()
         self._records: dict[str, NameRecord] = {}
         self._changed = trio.Event()
         self._streams: Counter[PeerId] = Counter()
-        self._nursery: trio.Nursery
-        self._exit = AsyncExitStack()
+        node.handle(NAMES, self._serve, owner=self, cancel_when_gone=True)
+        nursery.start_soon(self._sign_again)
 
     def __str__(self) -> str:
         return "names"
 
-    async def __aenter__(self) -> Names:
-        async with AsyncExitStack() as stack:
-            self._nursery = await stack.enter_async_context(trio.open_nursery())
-            self._node.handle(NAMES, self._serve, owner=self, cancel_when_gone=True)
-            stack.callback(self._node.unhandle, NAMES, owner=self)
-            stack.callback(self._nursery.cancel_scope.cancel)
-            self._nursery.start_soon(self._sign_again)
-            self._exit = stack.pop_all()
-        return self
+    def close(self) -> None:
+        """Answer no more, and sign no more. What is in the DHT stays until it expires."""
+        self._node.unhandle(NAMES, owner=self)
+        self._scope.cancel()
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self._exit.__aexit__(exc_type, exc, traceback)
+    @property
+    def watchers(self) -> int:
+        """Peers' questions that are open: who asks, and who waits for something newer."""
+        return self._streams.total()
 
     def publish(self, name: str, target: NameTarget) -> NameRecord:
         """Let a name lead here from now on; who watches it hears of it. Returns the record.
@@ -108,6 +106,14 @@ class Names(InProcess):
             self._nursery.start_soon(self._put, record)
         return record
 
+    def publish_if_possible(self, name: str, target: NameTarget) -> NameRecord | None:
+        """:meth:`publish`, where a publication may be called what no name can be."""
+        try:
+            return self.publish(name, target)
+        except TicketError as error:
+            logger.warning("it cannot be fetched by its name: %s", error)
+            return None
+
     async def _put(self, record: NameRecord) -> None:
         key = name_key(record.owner, record.name)
         try:
@@ -120,10 +126,11 @@ class Names(InProcess):
             logger.info("%d peers of the DHT know the name %s", held, record.name)
 
     async def _sign_again(self) -> None:
-        while True:
-            await trio.sleep(NAME_TTL / 3)
-            for name, record in list(self._records.items()):
-                self.publish(name, record.target)
+        with self._scope:
+            while True:
+                await trio.sleep(NAME_TTL / 3)
+                for name, record in list(self._records.items()):
+                    self.publish(name, record.target)
 
     async def _serve(self, stream: Stream) -> None:
         peer = stream.peer_id
@@ -153,3 +160,15 @@ class Names(InProcess):
             else:
                 await changed.wait()
         await stream.send_message(b"")
+
+
+@asynccontextmanager
+async def open_names(node: Node) -> AsyncIterator[Names]:
+    """The names of a node, for the time of a block."""
+    async with trio.open_nursery() as nursery:
+        names = Names(node, nursery)
+        try:
+            yield names
+        finally:
+            names.close()
+            nursery.cancel_scope.cancel()

@@ -11,7 +11,6 @@ from lattica.content.errors import ContentError, ContentNotFoundError
 from lattica.content.events import HashCallback
 from lattica.content.manifest.cid import Cid
 from lattica.content.publish.catalog import Catalog, make_publication
-from lattica.content.publish.served import Served
 from lattica.content.publish.service import ContentService, PublisherLimits, service_of
 from lattica.content.ticket import Ticket
 from lattica.nat.base.errors import LocalProtocolError
@@ -36,8 +35,6 @@ class Publisher(InProcess):
         self._limits = limits or PublisherLimits()
         self._service: ContentService | None = None
         self.catalog = Catalog()
-        self._beside: dict[Cid, Served] = {}
-        """What is served beside the catalog."""
 
     def __repr__(self) -> str:
         names = [publication.manifest.name for publication in self.catalog]
@@ -46,7 +43,6 @@ class Publisher(InProcess):
     async def __aenter__(self) -> Publisher:
         service = service_of(self._node)
         service.put(self.catalog.get, self._limits)
-        service.put(self._beside.get)
         self._service = service
         return self
 
@@ -60,7 +56,6 @@ class Publisher(InProcess):
         for publication in list(self.catalog):
             self.catalog.remove(publication.cid)
         if service is not None:
-            service.take(self._beside.get)
             service.take(self.catalog.get)
         await trio.lowlevel.checkpoint_if_cancelled()
 
@@ -91,10 +86,6 @@ class Publisher(InProcess):
         await self._node.wait_announced(announce_timeout)
         self.catalog.add(publication)
         return self.ticket(publication.cid)
-
-    def serve(self, served: Served) -> None:
-        """Serve something that is not made of files, until the publisher is closed."""
-        self._beside[Cid.of(served.encoded)] = served
 
     def unpublish(self, publication: Ticket | Cid | str) -> None:
         """Serve something no longer: what a ticket (or its text) names, or a content id.

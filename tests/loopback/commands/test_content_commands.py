@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -224,3 +225,40 @@ def test_what_would_travel_from_one_version_to_the_next(tmp_path):
         result = fetch(provider.ticket, tmp_path / "out", "--base", str(tmp_path / "old"))
     assert result["bytes_fetched"] == 4 * MIB
     assert same(tmp_path / "new" / "model-1.safetensors", tmp_path / "out" / "model-1.safetensors")
+
+
+def test_a_name_is_followed_from_one_publisher_to_the_next(tmp_path):
+    """The real commands: fetched by name, and kept up to date when it is published anew."""
+    source, out, data = tmp_path / "model", tmp_path / "out", tmp_path / "publisher"
+    source.mkdir()
+    (source / "a").write_text("1")
+    (source / "old").write_text("1")
+    with published(source, data, "--name", "model") as first:
+        [address] = first.info["addrs"]
+        name = f"{address}/p2p/{first.info['peer_id']}/model"
+        assert first.info["published_name"] == f"{first.info['peer_id']}/model"
+        assert fetch(name, tmp_path / "once")["files"] == 2
+        watching = start_fetch(name, out, "--watch")
+        try:
+            assert watching.stdout is not None
+            assert json.loads(watching.stdout.readline())["cid"] == first.info["cid"]
+        except BaseException:
+            watching.kill()
+            raise
+    (source / "a").write_text("2")
+    (source / "old").unlink()
+    try:
+        with published(source, data, "--name", "model", listen=address) as second:
+            assert json.loads(watching.stdout.readline())["cid"] == second.info["cid"]
+        assert {path.name: path.read_text() for path in out.iterdir()} == {"a": "2"}
+    finally:
+        watching.terminate()
+        watching.communicate(timeout=20)
+    assert watching.returncode == 0
+
+
+def test_only_names_can_be_watched(tmp_path):
+    cid = "bafkrei" + "a" * 52
+    assert "PEER/NAME" in failed_fetch(cid, tmp_path / "out", "--watch", status=2)
+    peer = "12D3KooWGoxYj4jVqjEGzsrTTCTDLGFNEgxNDGRMsfBkLi5bSdxq"
+    assert "a name is text" in failed_fetch(f"{peer}/", tmp_path / "out", status=2)

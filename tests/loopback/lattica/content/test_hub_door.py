@@ -16,7 +16,7 @@ from lattica.content import Publisher
 from lattica.content.hub.door import serve_door
 from lattica.content.hub.publishing import describe_revision
 from lattica.content.hub.repository import RevisionRef
-from lattica.content.names.service import Names
+from lattica.content.names.service import open_names
 from lattica.content.swarm.messages import Member
 from lattica.errors import ListenError
 
@@ -42,13 +42,12 @@ def tree(tmp_path: Path) -> Path:
 @asynccontextmanager
 async def published(tree: Path, ref: RevisionRef = REF):
     """Whoever has a repository."""
-    async with Node(config()) as node, Publisher(node) as publisher, Names(node) as names:
+    async with Node(config()) as node, Publisher(node) as publisher, open_names(node) as names:
         await publisher.publish(tree)
         [publication] = publisher.catalog
         revision = await describe_revision(ref, publication)
-        publisher.serve(revision.description)
-        revision.publish(names)
-        yield Member(node.peer_id, node.addrs), revision
+        with revision.published(node, names):
+            yield Member(node.peer_id, node.addrs), revision
 
 
 @asynccontextmanager
@@ -146,7 +145,7 @@ async def test_without_the_publisher_it_has_what_was_read(tree, tmp_path):
 async def test_a_revision_moves(tree, tmp_path, monkeypatch):
     monkeypatch.setattr("lattica.content.hub.library._FRESH", 0.0)
     url = "/org/model/resolve/v1/new"
-    async with Node(config()) as node, Publisher(node) as publisher, Names(node) as names:
+    async with Node(config()) as node, Publisher(node) as publisher, open_names(node) as names:
         for text in (None, "x", "y"):
             if text is not None:
                 (tree / "new").write_text(text)
@@ -154,13 +153,12 @@ async def test_a_revision_moves(tree, tmp_path, monkeypatch):
             publication = publisher.catalog.get(cid)
             assert publication is not None
             revision = await describe_revision(REF, publication)
-            publisher.serve(revision.description)
-            revision.publish(names)
             member = Member(node.peer_id, node.addrs)
-            async with door(member, tmp_path / "d") as client:
-                answer = await client.get(url)
-                assert answer.headers["x-repo-commit"] == cid.digest.hex()[:40]
-                assert (answer.text == text) if text else answer.status_code == 404
+            with revision.published(node, names):
+                async with door(member, tmp_path / "d") as client:
+                    answer = await client.get(url)
+                    assert answer.headers["x-repo-commit"] == cid.digest.hex()[:40]
+                    assert (answer.text == text) if text else answer.status_code == 404
 
 
 async def test_a_port_that_is_taken(tmp_path):
