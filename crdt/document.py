@@ -30,7 +30,7 @@ from lattica.crdt.compaction.snapshot import (
 from lattica.crdt.editing import ReplicatedList, Text
 from lattica.crdt.entries.chain import MAX_CHAIN, decode_chain, encode_chain
 from lattica.crdt.entries.fork import decode_fork
-from lattica.crdt.entries.genesis import Genesis
+from lattica.crdt.entries.genesis import Genesis, Mode
 from lattica.crdt.entries.header import Entry, Kind
 from lattica.crdt.keys.identities import identity_key, peer_of
 from lattica.crdt.keys.session import decode_certificate
@@ -231,8 +231,8 @@ class Document:
         """Write all of these, or none. They are on disk when it returns.
 
         Raises:
-            LocalProtocolError: a value is no plain data or too large, or the document does not
-                have the type.
+            LocalProtocolError: a value is no plain data or too large, a name has more than 1,024
+                bytes, or the document does not have the type.
             AccessDeniedError: this peer has no right to write, or not at that name.
             ResourceLimitError: the quota of this store's session is used up.
             StoreFullError, StoreError: the disk is full or fails; nothing is written.
@@ -242,6 +242,9 @@ class Document:
             if not self.genesis.allows(KINDS[type(each)]):
                 raise LocalProtocolError(f"this document has no {KINDS[type(each)].name.lower()}s")
         items = [(KINDS[type(each)], each.encode()) for each in writes]
+        for kind, payload in items:
+            if len(payload) <= self.genesis.limits.entry_bytes:
+                _check_payload(kind, payload)
         deps = [each.deps if isinstance(each, TextWrite | ListWrite) else () for each in writes]
         return self._resolve(self._replica.write(items, self._wall(), deps)).changes
 
@@ -344,7 +347,8 @@ class Document:
 
     def present(self, capability: bytes) -> None:
         """Use a capability that was handed over: it is shown to peers, and what is written here
-        from now on, by a session that begins, says that it is by this.
+        from now on, by a session that begins, says that it is by this, unless the document has an
+        allow-list.
 
         Raises:
             LocalProtocolError: it is none for this document and peer.
@@ -356,7 +360,10 @@ class Document:
             raise LocalProtocolError(f"no capability for this document: {error}") from None
         if found.right.subject != own:
             raise LocalProtocolError("a capability of another peer")
-        self._replica.capability = capability
+        is_needed = self.genesis.mode is Mode.CAPABILITY and not self._rights().knows(
+            found.right.id
+        )
+        self._replica.present(capability, is_needed=is_needed)
 
     @property
     def capability(self) -> bytes:
@@ -381,13 +388,17 @@ class Document:
         return rights
 
     def _check_names(self, writes: Sequence[Write]) -> None:
+        """Raises AccessDeniedError for a write that would take no effect."""
         rights = self._replica.log.rights
         own = self._replica.identity.public_key.data
-        if rights is None or rights.is_owner(own) or self._replica.capability:
+        if rights is None or rights.is_owner(own):
             return
-        right = rights.best_of(own, Level.WRITE, self._wall())
+        now = milliseconds_of(self._replica.log.clock.next(self._wall()))
+        shown = self._replica.capability_to_come
+        if not shown and rights.best_of(own, Level.WRITE, now) is None:
+            return  # there is no right at all, which is said with the reason
         for each in writes:
-            if right is not None and not rights.may_write_at(own, each.name, self._wall()):
+            if not rights.may_write_at(own, each.name, now, shown):
                 raise AccessDeniedError(f"this peer has no right to write at {each.name!r}")
 
     def _has_effect(self, entry: Entry, name: str) -> bool:
@@ -762,6 +773,14 @@ class Document:
 
     def _on_snapshot(self) -> None:
         """For those that build upon this: a snapshot was taken."""
+
+
+def _check_payload(kind: Kind, payload: bytes) -> None:
+    """Raises LocalProtocolError for what no replica would read."""
+    try:
+        decode_write(kind, payload)
+    except RemoteProtocolError as error:
+        raise LocalProtocolError(f"it cannot be written: {error}") from None
 
 
 class Registers:

@@ -143,13 +143,26 @@ class Rights:
             for each in self._held.get(identity, ())
         )
 
-    def may_write_at(self, identity: bytes, name: str, now_ms: int) -> bool:
-        """Whether what an identity writes now would take effect at a name."""
+    def may_write_at(self, identity: bytes, name: str, now_ms: int, shown: bytes = b"") -> bool:
+        """Whether what an identity writes at a time would take effect at a name, if its session
+        begins with the capability `shown`.
+        """
         return any(
-            name.startswith(each.right.prefix)
-            for each in self._held.get(identity, ())
-            if self._stands(each, Level.WRITE, now_ms)
+            name.startswith(each.right.prefix) and self._stands(each, Level.WRITE, now_ms)
+            for each in self._held_with(identity, shown)
         )
+
+    def _held_with(self, identity: bytes, shown: bytes | None) -> list[Capability]:
+        """What an identity holds, and what it shows, where that counts."""
+        held = [*self._held.get(identity, ())]
+        if shown and self._genesis.mode is Mode.CAPABILITY:
+            try:
+                capability = self._read(shown)
+            except RemoteProtocolError:
+                return held
+            if capability.right.subject == identity:
+                held.append(capability)
+        return held
 
     def _stands(self, capability: Capability, level: Level, now_ms: int) -> bool:
         right = capability.right
@@ -165,15 +178,9 @@ class Rights:
             return False
         if identity in self._owners:
             return True
-        held = [*self._held.get(identity, ())]
-        if shown is not None and self._genesis.mode is Mode.CAPABILITY:
-            try:
-                capability = self._read(shown)
-            except RemoteProtocolError:
-                return False
-            if capability.right.subject == identity:
-                held.append(capability)
-        return any(self._stands(each, Level.READ, now_ms) for each in held)
+        return any(
+            self._stands(each, Level.READ, now_ms) for each in self._held_with(identity, shown)
+        )
 
     def _covers(self, capability: Capability, place: _Place, level: Level) -> bool:
         right = capability.right
@@ -200,6 +207,10 @@ class Rights:
             if capability.right.id not in seen:
                 seen.add(capability.right.id)
                 yield capability, not any(link.id in self._taken for link in capability.links)
+
+    def knows(self, link_id: bytes) -> bool:
+        """Whether a right is in what was admitted."""
+        return any(each.right.id == link_id for each in self._granted.values())
 
     def best_of(self, identity: bytes, level: Level, now_ms: int) -> Capability | None:
         """A right of an identity that stands now, the widest first."""

@@ -34,6 +34,31 @@ class ForkProof:
         """The first place of the chain that is not to be trusted."""
         return self.first.header.seq
 
+    @property
+    def earliest(self) -> tuple[Entry, ...]:
+        """Those of the two that stand at :attr:`seq`."""
+        if self.second.header.seq == self.seq:
+            return self.first, self.second
+        return (self.first,)
+
+    def is_within(self, other: ForkProof) -> bool:
+        """Whether another proof for the same place has more of what stands there."""
+        mine, others = ({entry.header.prev_id for entry in each.earliest} for each in (self, other))
+        return len(self.earliest) < len(other.earliest) and mine <= others
+
+    def parted_by(self, entry: Entry) -> ForkProof | None:
+        """A proof for the same place that names two entries before it, if this one does not, and
+        `entry`, which has to stand at that place, follows on another one. Whichever entry is
+        there, one of the two does not follow on it.
+        """
+        prev_id = entry.header.prev_id
+        if len({each.header.prev_id for each in (*self.earliest, entry)}) == 1 or (
+            len({each.header.prev_id for each in self.earliest}) == 2
+        ):
+            return None
+        other = next(each for each in self.earliest if each.header.prev_id != prev_id)
+        return find_fork(other, entry)
+
     def encode(self) -> bytes:
         """`[[header, signature], [header, signature]]`, canonical."""
         return encode([[each.header.encoded, each.signature] for each in (self.first, self.second)])

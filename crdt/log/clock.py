@@ -33,7 +33,11 @@ class HybridClock:
         """An entry with this time was admitted: what is written now comes after it."""
         self._last = max(self._last, hlc)
 
-    def tick(self, now_ms: int) -> int:
+    def next(self, now_ms: int) -> int:
         """A time later than all that were seen and given, and not before `now_ms`."""
-        self._last = max(self._last + 1, hlc_at(now_ms))
+        return max(self._last + 1, hlc_at(now_ms))
+
+    def tick(self, now_ms: int) -> int:
+        """Give :meth:`next`."""
+        self._last = self.next(now_ms)
         return self._last

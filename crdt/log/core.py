@@ -216,7 +216,7 @@ class Log:
         for proof in self._contradictions(entries, outcome):
             self._contain(proof, outcome)
         for entry in outcome.resigned:
-            del self._unproved[entry.header.author]
+            self._unproved.pop(entry.header.author, None)
         self._keep_tombstones(entries, outcome)
         feed = self.feeds.get(author) or Feed(author)
         fresh = self._fresh(feed, entries)
@@ -408,6 +408,9 @@ class Log:
         if feed is None or (feed.fork is not None and entries[0].header.seq > feed.fork.seq):
             return self._against_waiting(entries)
         for entry in entries:
+            if feed.fork is not None and entry.header.seq == feed.fork.seq:
+                parted = feed.fork.parted_by(entry)
+                return [parted] if parted is not None else []
             seq = entry.header.seq
             if seq < len(feed.ids) and feed.ids[seq] == entry.id:
                 self._resign(entry, outcome)
@@ -449,11 +452,65 @@ class Log:
             outcome.resigned.append(entry)
 
     def _contain(self, proof: ForkProof, outcome: Outcome) -> None:
+        """Keep only what is before a fork.
+
+        Where that is follows from all entries that have come, in whatever order they did: of those
+        that stand at its place it is remembered whether they follow on two different ones, and
+        then what is before them is not to be trusted either.
+        """
         feed = self.feeds.setdefault(proof.author, Feed(proof.author))
-        if feed.cut(proof):
-            self._waiting.drop(proof.author, proof.seq)
-            self._unproved.pop(proof.author, None)
-            outcome.forks.append(proof)
+        if feed.fork is not None and feed.fork.seq <= proof.seq:
+            if feed.fork.seq == proof.seq and feed.fork.is_within(proof):
+                feed.fork = proof
+                outcome.forks.append(proof)
+                self._check_last(feed, outcome)
+            elif feed.fork.seq == proof.seq:
+                self._part(feed, proof.earliest, outcome)
+            return
+        seq = proof.seq
+        known = feed.fork.earliest if feed.fork is not None else ()
+        here = (self._admitted(feed, seq, outcome), self._waiting.get(feed.author, seq), *known)
+        feed.cut(proof)
+        self._waiting.drop(proof.author, seq)
+        self._unproved.pop(proof.author, None)
+        outcome.forks.append(proof)
+        self._part(feed, [each for each in here if each and each.header.seq == seq], outcome)
+        self._check_last(feed, outcome)
+
+    def _part(self, feed: Feed, entries: Iterable[Entry], outcome: Outcome) -> None:
+        """Note on what entries at the place of a fork follow."""
+        for entry in entries:
+            parted = feed.fork.parted_by(entry) if feed.fork is not None else None
+            if parted is not None:
+                feed.fork = parted
+                outcome.forks.append(parted)
+                self._check_last(feed, outcome)
+
+    def _check_last(self, feed: Feed, outcome: Outcome) -> None:
+        """Whether what stands at a fork follows on the last entry before it; if not, that is where
+        the author begins to contradict himself.
+        """
+        if feed.fork is None or not feed.ids or len(feed.ids) != feed.fork.seq:
+            return
+        for entry in feed.fork.earliest:
+            if entry.header.prev_id != feed.ids[-1]:
+                last = self._admitted(feed, len(feed.ids) - 1, outcome)
+                proof = find_fork(last, entry) if last is not None else None
+                if proof is not None:
+                    self._contain(proof, outcome)
+                    return
+
+    def _admitted(self, feed: Feed, seq: int, outcome: Outcome) -> Entry | None:
+        """An entry that is admitted, be it just now; None if there is none, or only its ID."""
+        if seq >= len(feed.ids):
+            return None
+        for entry in reversed(outcome.admitted):  # not kept yet
+            if entry.id == feed.ids[seq]:
+                return entry
+        try:
+            return self._entry_at(feed.author, seq)
+        except LocalProtocolError:
+            return None
 
     def _keep_tombstones(self, entries: Sequence[Entry], outcome: Outcome) -> None:
         """Others' entries depend on these, which are behind a fork: they do not dangle. Nor do
@@ -537,6 +594,7 @@ class Log:
             self.feeds.setdefault(feed.author, feed)
             self._admit(feed, entry)
             outcome.admitted.append(entry)
+        self._check_last(feed, outcome)
         if outcome.refusals and outcome.refusals[-1].is_final:
             left.clear()
 
@@ -558,20 +616,15 @@ class Log:
                 self._admit(feed, entry)
                 outcome.admitted.append(entry)
                 queue.extend(self._unblocked([entry]))
+            self._check_last(feed, outcome)
 
     def _break(self, feed: Feed, entry: Entry, outcome: Outcome) -> None:
         """What waited does not follow on what has come."""
         self._waiting.drop(feed.author)
-        before = self._newest(feed, outcome)
+        before = self._admitted(feed, len(feed.ids) - 1, outcome) if feed.ids else None
         proof = find_fork(before, entry) if before is not None else None
         if proof is not None:
             self._contain(proof, outcome)
-
-    def _newest(self, feed: Feed, outcome: Outcome) -> Entry | None:
-        for entry in reversed(outcome.admitted):  # not kept yet
-            if entry.header.author == feed.author:
-                return entry
-        return self._entry_at(feed.author, len(feed.ids) - 1) if feed.ids else None
 
     def _judge(self, feed: Feed, entry: Entry, now_ms: int, outcome: Outcome) -> bool:
         """Whether the next entry of a feed can be admitted now."""

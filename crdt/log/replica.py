@@ -72,6 +72,19 @@ class Replica:
         """The session key under which is written; empty before the first entry of a session."""
         return self._session.author if self._session else b""
 
+    def present(self, capability: bytes, *, is_needed: bool) -> None:
+        """Write by a capability; if it is needed, by a session that has it in its certificate."""
+        if is_needed and capability != self.capability and self.log.length(self.author):
+            self._begin_session()
+        self.capability = capability
+
+    @property
+    def capability_to_come(self) -> bytes:
+        """What the next session says that it writes by, if the next entry is its first."""
+        session = self._session
+        is_begun = session is not None and bool(self.log.length(session.author))
+        return b"" if is_begun else self.capability
+
     def writing_author(self) -> bytes:
         """The session key under which the next entry is written; a new one if need be.
 
@@ -116,6 +129,7 @@ class Replica:
 
         Raises:
             LocalProtocolError: a payload is too large, or a dependency is not here.
+            AccessDeniedError: there is no right to write.
             ResourceLimitError: this session's quota of the document is used up.
             StoreFullError, StoreError: they cannot be kept, and nothing has happened.
         """

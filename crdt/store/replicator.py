@@ -27,6 +27,7 @@ from lattica.crdt.store.outbox import Outbox
 from lattica.crdt.store.patience import Patience
 from lattica.crdt.store.surroundings import Discovery, Topic
 from lattica.crdt.store.wire import expect_end, open_about, receive_bytes, send_bytes
+from lattica.crdt.sync.heads import Head
 from lattica.crdt.sync.messages import (
     Entries,
     Fork,
@@ -346,7 +347,7 @@ class Replicator:
             peer,
             nonce,
             is_opener=is_opener,
-            may_ask=lambda theirs: self._patience.may_ask(theirs, trio.current_time()),
+            may_ask=self._may_ask,
         )
         try:
             if is_opener:
@@ -363,6 +364,10 @@ class Replicator:
                 self._patience.asked(session.asked, self._source.head_index, trio.current_time())
             self._sum(session.counts)
         return needs_snapshot
+
+    def _may_ask(self, theirs: Head) -> bool:
+        ours = self._source.head_index.get(theirs.author)
+        return self._patience.may_ask(theirs, ours, trio.current_time())
 
     async def _speak(self, stream: Stream, session: SyncSession) -> None:
         for message in session.turn():
@@ -494,6 +499,8 @@ class Replicator:
             if member.has_it and not self._source.may_read(member.peer):
                 self._dismiss(member.peer)
         self.stop()  # they begin anew where they may
+        self._patience.begin_anew()
+        self.compare_with_all()
         for status in self._host.peers():
             self._attend(status.peer_id)
 

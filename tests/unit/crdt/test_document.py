@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from lattica.crdt.canonical import Plain
 from lattica.crdt.document import Document
 from lattica.crdt.entries.chain import encode_chain
 from lattica.crdt.entries.genesis import Limits
 from lattica.crdt.entries.header import Kind
-from lattica.crdt.types.payloads import CounterWrite, RegisterWrite
+from lattica.crdt.types.payloads import ClaimWrite, CounterWrite, RegisterWrite
 from lattica.crdt.types.state import Change
 from lattica.errors import LocalProtocolError, RemoteProtocolError, ResourceLimitError
 from lattica.nat.base.keys.identity import Identity
@@ -190,3 +191,32 @@ def test_much_goes_in_pieces_that_are_taken(pair):
         two.receive(piece, "peer")
     assert len(list(two.registers)) == 30
     assert list(one.chains_since(two.heads())) == []
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda document: document.registers.__setitem__("n" * 1025, 1),
+        lambda document: document.counter("é" * 513).add(),
+        lambda document: document.set("n" * 1025).add(1),
+        lambda document: document.claims("n" * 1025).claim(1, 10),
+        lambda document: document.registers.__setitem__("a", nested(32)),
+        lambda document: document.write(CounterWrite("a", -1, 0)),
+        lambda document: document.write(ClaimWrite("a", 1, 86_400_001)),
+        lambda document: document.write(RegisterWrite("a", 1, (b"short",))),
+    ],
+)
+def test_what_no_replica_would_read_is_refused_where_it_is_written(tmp_path, write):
+    with Document(tmp_path / "file", DOC, Identity(bytes(32))) as document:
+        document.registers["b"] = nested(31)
+        before = document.heads()
+        with pytest.raises(LocalProtocolError):
+            write(document)
+        assert document.heads() == before
+
+
+def nested(depth: int) -> Plain:
+    value: Plain = 0
+    for _ in range(depth):
+        value = [value]
+    return value

@@ -23,6 +23,7 @@ from lattica.crdt.canonical import Plain, encode
 from lattica.crdt.document import Document
 from lattica.crdt.entries.genesis import Genesis, Mode
 from lattica.crdt.keys.identities import identity_key, peer_of
+from lattica.crdt.types.payloads import RegisterWrite
 from lattica.errors import AccessDeniedError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
 from tests.support.crdt.chains import START
@@ -351,3 +352,69 @@ def test_identities_are_peers():
     assert peer_of(ANNA.public_key.data) == ANNA.peer_id
     with pytest.raises(LocalProtocolError):
         identity_key(bytes(32))
+
+
+@pytest.mark.parametrize("mode", [LISTED, CAPABLE])
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda document: document.registers.__setitem__("other", 1),
+        lambda document: document.counter("other").add(),
+        lambda document: document.set("other").add(1),
+        lambda document: document.claims("other").claim(1, 10),
+        lambda document: document.text("other").append("a"),
+        lambda document: document.list("other").append(1),
+        lambda document: document.write(RegisterWrite("anna/a", 1), RegisterWrite("other", 1)),
+    ],
+)
+def test_what_would_take_no_effect_by_a_capability_is_refused_where_it_is_written(
+    make, mode, write
+):
+    owner, anna = make(OWNER, mode), make(ANNA, mode)
+    capability = owner.grant(ANNA.peer_id, prefix="anna/")
+    if mode is LISTED:
+        sync(owner, anna)
+    anna.present(capability)
+    for _ in range(2):  # by a session that begins, and by one that has begun
+        with pytest.raises(AccessDeniedError, match="'other'"):
+            write(anna)
+        assert list(anna.registers) == []
+        anna.counter("anna/n").add()
+    sync(owner, anna)
+    assert owner.counter("anna/n").value == 2
+
+
+def test_a_second_capability_counts_beside_the_first(make):
+    owner, anna = make(OWNER, CAPABLE), make(ANNA, CAPABLE)
+    one, two = (owner.grant(ANNA.peer_id, prefix=prefix) for prefix in ("a/", "b/"))
+    anna.present(one)
+    anna.registers["a/1"] = 1
+    with pytest.raises(AccessDeniedError):
+        anna.registers["b/1"] = 1
+    anna.present(two)
+    anna.registers["b/1"] = anna.registers["a/2"] = 1
+    author = anna.author
+    anna.present(one)  # which is in the log: no session begins for it
+    anna.registers["a/3"] = 1
+    assert anna.author == author
+    sync(owner, anna)
+    assert list(owner.registers) == ["a/1", "a/2", "a/3", "b/1"]
+
+
+def test_a_capability_alone_does_not_count_where_there_is_a_list(make):
+    owner, anna = make(OWNER), make(ANNA)
+    anna.present(owner.grant(ANNA.peer_id))
+    with pytest.raises(AccessDeniedError):
+        anna.registers["a"] = 1
+
+
+def test_a_right_that_ends_before_the_time_of_what_is_written_is_refused(make, clock):
+    """The time of an entry is after all that was seen, be the clock here behind."""
+    owner, anna = make(OWNER, CAPABLE), make(ANNA, CAPABLE)
+    anna.present(owner.grant(ANNA.peer_id, lasts=30))
+    clock.ms += 50_000
+    owner.registers["a"] = 1
+    sync(owner, anna)
+    clock.ms -= 50_000
+    with pytest.raises(AccessDeniedError):
+        anna.registers["b"] = 1

@@ -1,0 +1,96 @@
+"""Where a feed is cut at forks follows from the entries and proofs that came, in whatever order."""
+
+from __future__ import annotations
+
+import contextlib
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lattica.crdt.entries.chain import decode_chain, encode_chain
+from lattica.crdt.entries.fork import ForkProof, decode_fork, find_fork
+from lattica.crdt.entries.header import Entry
+from lattica.errors import RemoteProtocolError
+from tests.support.crdt.chains import DOC, Writer
+from tests.support.crdt.logs import MemoryLog
+
+LIAR = Writer(b"liar")
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[list[Entry]]:
+    """One author's, which part anywhere, again and again."""
+    branches = [list(LIAR.chain(1))]
+    for number in range(draw(st.integers(1, 3))):
+        source = draw(st.sampled_from(branches))
+        branch = source[: draw(st.integers(1, len(source)))]
+        for _ in range(draw(st.integers(1, 4))):
+            branch.append(LIAR.next(branch[-1], branch[-1].header.hlc + 1 + number, number))
+        branches.append(branch)
+    return branches
+
+
+def received(messages: list[list[Entry] | ForkProof]) -> MemoryLog:
+    log = MemoryLog()
+    for message in messages:
+        with contextlib.suppress(RemoteProtocolError):
+            if isinstance(message, ForkProof):
+                log.receive_fork(message)
+            else:
+                encoded = encode_chain(message, with_prev=True)
+                log.receive(decode_chain(encoded, DOC.doc_id, log.log.id_at))
+    return log
+
+
+@settings(max_examples=80, deadline=None)
+@given(histories(), st.data())
+def test_the_same_entries_and_proofs_in_any_order_leave_the_same_last_entry(branches, data):
+    entries = list({entry.id: entry for branch in branches for entry in branch}.values())
+    came = data.draw(st.lists(st.sampled_from(entries), min_size=2, unique_by=lambda e: e.id))
+    pairs = data.draw(st.lists(st.tuples(*[st.sampled_from(came)] * 2), max_size=2))
+    proofs = [proof for proof in (find_fork(*pair) for pair in pairs) if proof is not None]
+    messages: list[list[Entry] | ForkProof] = [*([entry] for entry in came), *proofs]
+    one = received(data.draw(st.permutations(messages)))
+    other = received(data.draw(st.permutations(messages)))
+    assert one.state == other.state
+    for feed in one.log.feeds.values():
+        if feed.fork is not None:
+            assert decode_fork(feed.fork.encode(), DOC.doc_id) == feed.fork
+            assert len(feed.ids) <= feed.fork.seq
+
+
+def test_a_proof_that_follows_on_another_entry_than_the_last_one_cuts_that_too():
+    chain, other = Writer(b"a").chain(5), Writer(b"a").chain(5, "other")
+    orders = [
+        [chain[3:], other[3:], chain[:3]],
+        [other[3:], chain[:3], chain[3:]],
+        [chain[:3], chain[3:], other[3:]],
+        [chain[:3], other[3:], chain[3:]],
+    ]
+    states = [received([list(each) for each in order]).state for order in orders]
+    assert states == [{chain[0].header.author: ([each.id for each in chain[:2]], 2)}] * 4
+
+
+def test_of_many_at_one_place_it_is_remembered_on_what_they_follow():
+    """The third says what the first two do not: that they follow on different ones."""
+    chain = LIAR.chain(2)
+    last, another = (LIAR.next(chain[-1], chain[-1].header.hlc + n, n) for n in (1, 2))
+    same = [LIAR.next(last, last.header.hlc + n, n) for n in (1, 2)]
+    third = LIAR.next(another, another.header.hlc + 9, "third")
+    for order in ([*same, third, last], [third, *same, last], [last, *same, third]):
+        log = received([list(chain), *([each] for each in order)])
+        assert log.state == {chain[0].header.author: ([each.id for each in chain], 2)}
+
+
+def test_an_entry_that_comes_with_its_own_signature_and_a_fork_behind_it():
+    replica = MemoryLog()
+    chain, other = LIAR.chain(4), LIAR.chain(4, "other")
+    spoiled = [Entry(each.header, bytes(64), each.payload) for each in chain[:-1]]
+    replica.receive([*spoiled, chain[-1]])
+    with contextlib.suppress(RemoteProtocolError):
+        replica.receive(other)
+    assert list(replica.log.unproved) == [(LIAR.author, 1)]
+    third = LIAR.next(chain[2], chain[3].header.hlc + 1, "third")
+    outcome = replica.receive([*chain[:3], third])
+    assert (outcome.resigned, [proof.seq for proof in outcome.forks]) == ([chain[1]], [3])
+    assert not replica.log.unproved
