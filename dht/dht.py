@@ -59,8 +59,6 @@ from lattica.nat.swarm.host import Host
 
 logger = logging.getLogger(__name__)
 
-_JOIN_TIMEOUT = 10.0
-"""Seconds that the first calls wait for somebody to answer at all."""
 _AT_ONCE = 16
 """Keys that :meth:`Dht.get_many` gets at a time."""
 _KEPT = 1024
@@ -104,9 +102,10 @@ class Dht:
             await node.connect(peer.addrs)
 
     Made by :class:`lattica.Node`, as `node.dht`; it joins the network in the background, and calls
-    wait for that for up to ten seconds. Calls raise :class:`~lattica.errors.NoDhtPeersError` when
-    nobody can be asked, and :class:`~lattica.errors.LocalProtocolError` for arguments that cannot
-    be. They may be cancelled at any time; what was stored by then stays stored.
+    wait for that for up to ten seconds if there is anybody who might answer. They raise
+    :class:`~lattica.errors.NoDhtPeersError` when nobody can be asked, and
+    :class:`~lattica.errors.LocalProtocolError` for arguments that cannot be. They may be cancelled
+    at any time; what was stored by then stays stored.
 
     Args:
         path: the file of records; None: memory.
@@ -448,8 +447,8 @@ class Dht:
     async def _ready(self) -> None:
         if self._ended.is_set() or self._scope.cancel_called:
             raise LocalProtocolError("the DHT is there while the node runs")
-        with trio.move_on_after(_JOIN_TIMEOUT):
-            await self._loaded.wait()
+        await self._loaded.wait()
+        with trio.move_on_after(self._membership.patience):
             await self._membership.joined.wait()
 
     def _require_answers(self, lookup: Lookup) -> None:

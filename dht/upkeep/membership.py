@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections.abc import Callable, Iterable
 
@@ -14,7 +15,7 @@ from lattica.dht.kademlia.messages import MessageType, Request
 from lattica.dht.kademlia.routing_table import find_preimage
 from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.base.limits.backoff import pause_after
-from lattica.nat.swarm.events import EventsLost, PeerConnected
+from lattica.nat.swarm.events import EventsLost, PeerConnected, PeerDisconnected
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,8 @@ _FIRST_JOINS = (2.0, 15.0, 60.0)
 know little at first; and two networks that know nothing of each other meet where they have a
 bootstrap peer in common."""
 _JOIN_AGAIN = 300.0
+_PATIENCE = 10.0
+"""Seconds in which somebody who can be asked answers, if ever."""
 
 
 class Membership:
@@ -62,13 +65,32 @@ class Membership:
         """Somebody has answered. Stays set."""
         self._nudge = trio.Event()
         """There is somebody new to ask."""
+        self._seen: set[PeerId] = set()
+        """Those of the connected peers that are not new."""
+        self._last_met = math.inf
+
+    @property
+    def patience(self) -> float:
+        """Seconds for which it is worth to wait that somebody answers: none where nobody is known
+        who might, and where those who are connected have had their time.
+        """
+        if self.joined.is_set():
+            return 0.0
+        if self._restored or self._checking or len(self._peers.table) or any(self._bootstrap()):
+            return _PATIENCE
+        self._meet_all()
+        if not self._seen:
+            return 0.0
+        return max(0.0, self._last_met + _PATIENCE - trio.current_time())
 
     def restore(self, contacts: Iterable[Contact]) -> None:
         """Peers that were in the table before a restart."""
         self._restored += contacts
 
     def met(self, peer_id: PeerId) -> None:
-        """A peer is connected, or has asked something: it may be one for the table."""
+        """A peer is connected: it may be one for the table."""
+        self._seen.add(peer_id)
+        self._last_met = trio.current_time()
         if peer_id in self._checking or not self._peers.is_wanted(peer_id):
             return
         try:
@@ -90,16 +112,22 @@ class Membership:
 
     async def _follow(self) -> None:
         with self._peers.host.events() as events:
+            self._seen.clear()
             self._meet_all()
             async for event in events:
                 if isinstance(event, PeerConnected):
                     self.met(event.peer_id)
+                elif isinstance(event, PeerDisconnected):
+                    self._seen.discard(event.peer_id)
                 elif isinstance(event, EventsLost):
+                    self._seen.clear()
                     self._meet_all()
 
     def _meet_all(self) -> None:
-        for status in self._peers.host.peers():
-            self.met(status.peer_id)
+        connected = {status.peer_id for status in self._peers.host.peers()}
+        self._seen &= connected
+        for peer_id in connected - self._seen:
+            self.met(peer_id)
 
     async def _check(self) -> None:
         async for peer_id in self._to_check:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Iterable
 from dataclasses import replace
@@ -132,7 +133,7 @@ class CompatLattica:
 
     def __del__(self) -> None:
         built = getattr(self, "_built", None)
-        if built is not None:
+        if built is not None and not sys.is_finalizing():  # then no thread can be started
             # Whoever drops it may be the node's own thread, which must not wait for itself.
             threading.Thread(target=built.close, daemon=True).start()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 
@@ -108,8 +109,8 @@ async def test_a_peer_is_reached_by_its_id_alone():
         assert await outsider.dht.find_peer(stranger) is None
 
 
-async def test_without_peers_calls_say_what_is_missing(monkeypatch):
-    monkeypatch.setattr("lattica.dht.dht._JOIN_TIMEOUT", 0.2)
+async def test_without_peers_calls_say_what_is_missing_and_wait_for_nobody(monkeypatch):
+    monkeypatch.setattr("lattica.dht.upkeep.membership._PATIENCE", math.inf)
     async with Node(config()) as node:
         for call in (
             lambda: node.dht.put("k", 1),
@@ -121,6 +122,16 @@ async def test_without_peers_calls_say_what_is_missing(monkeypatch):
                 await call()
         with pytest.raises(NotStoredError):
             await node.dht.provide("k")
+
+
+async def test_peers_that_do_not_serve_it_have_their_time_once(monkeypatch):
+    monkeypatch.setattr("lattica.dht.upkeep.membership._PATIENCE", 0.3)
+    async with Node(config()) as node, Node(config(**{"dht.mode": "client"})) as other:
+        await other.connect(node.addrs)
+        for _ in range(2):
+            with pytest.raises(NoDhtPeersError):
+                await node.dht.get("k")
+        assert node.dht._membership.patience == 0.0
 
 
 async def test_arguments_that_cannot_be_are_refused_before_anybody_is_asked():

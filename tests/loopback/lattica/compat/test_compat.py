@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -386,6 +388,16 @@ def test_values_of_a_node_alone() -> None:
     node.start_providing("zz")
     assert node.get_providers("zz") == [node.peer_id()]
     node.close()
+
+
+@pytest.mark.parametrize("last", ["node.close()", "del node", ""])
+def test_the_interpreter_exits(last: str) -> None:
+    program = f"""
+from lattica import Lattica
+node = Lattica.builder().with_listen_addrs({LISTEN!r}).build()
+{last}
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 def test_values_stored_alone_are_handed_over(pair: Pair) -> None:
