@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any, Final, Union, get_args, get_origin, get_type_hints
 
 from lattica.crdt.config import StoreConfig
+from lattica.daemon.relay.config import RelayConfig
 from lattica.dht.config import DhtConfig
 from lattica.dht.discovery.config import DiscoveryConfig
 from lattica.dht.topics.config import TopicsConfig
@@ -49,6 +50,7 @@ from lattica.nat.base.keys.swarm_key import parse_swarm_key
 from lattica.nat.base.net.addresses import Kind, kind_of, parse_multiaddr, split_peer
 from lattica.nat.config import SwarmConfig
 from lattica.nat.traversal.config import TraversalConfig
+from lattica.nat.traversal.relay.token import parse_token
 from lattica.rpc.config import RpcConfig
 from lattica.rpc.ports.config import PortsConfig
 
@@ -100,6 +102,7 @@ class NodeConfig:
     discovery: DiscoveryConfig = field(default_factory=DiscoveryConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
     dht: DhtConfig = field(default_factory=DhtConfig)
+    relay: RelayConfig = field(default_factory=RelayConfig)
     bootstrap: tuple[str, ...] = ()
     """Multiaddrs of peers to stay connected to. With `/p2p/ID` it must be that peer; without,
     whoever answers is accepted."""
@@ -199,6 +202,12 @@ def explain_config(
     given = _given(file, environment, overrides)
     config = _build(NodeConfig, "", given)
     return tuple(_walk(config, "", given))
+
+
+def changed_settings(before: NodeConfig, after: NodeConfig) -> tuple[str, ...]:
+    """The dotted names of the settings in which two configurations differ."""
+    pairs = zip(_walk(before, "", {}), _walk(after, "", {}), strict=True)
+    return tuple(old.name for old, new in pairs if old.value != new.value)
 
 
 def _walk(group: object, prefix: str, given: Mapping[str, _Given]) -> Iterator[Setting]:
@@ -367,6 +376,8 @@ _ITEMS: Final[Mapping[str, Callable[[str], object]]] = {
     "swarm.access.allow_peers": parse_peer_id,
     "swarm.access.deny_peers": parse_peer_id,
     "nat.relay_server.allow_peers": parse_peer_id,
+    "nat.relay_server.deny_peers": parse_peer_id,
+    "nat.relay.tokens": parse_token,
 }
 """What reads each text of a list, and raises for one that is none: here it is known who gave it."""
 

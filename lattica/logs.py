@@ -124,4 +124,9 @@ def setup_logging(level: str = "info", *, as_json: bool = False, to: TextIO | No
     # handlers away (libp2p/utils/logging.py:114), so that its lines go to the handler of last
     # resort, bare.
     logging.lastResort = handler
+    set_level(level)
+
+
+def set_level(level: str) -> None:
+    """What our own loggers say from now on; one of :data:`LEVELS`."""
     logging.getLogger("lattica").setLevel(level.upper())

@@ -29,7 +29,7 @@ MALFORMED_MESSAGE: Status
 UNEXPECTED_MESSAGE: Status
 
 class HopMessage(_message.Message):
-    __slots__ = ("type", "peer", "reservation", "limit", "status")
+    __slots__ = ("type", "peer", "reservation", "limit", "status", "token")
     class Type(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         RESERVE: _ClassVar[HopMessage.Type]
@@ -43,12 +43,14 @@ class HopMessage(_message.Message):
     RESERVATION_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
     type: HopMessage.Type
     peer: Peer
     reservation: Reservation
     limit: Limit
     status: Status
-    def __init__(self, type: _Optional[_Union[HopMessage.Type, str]] = ..., peer: _Optional[_Union[Peer, _Mapping]] = ..., reservation: _Optional[_Union[Reservation, _Mapping]] = ..., limit: _Optional[_Union[Limit, _Mapping]] = ..., status: _Optional[_Union[Status, str]] = ...) -> None: ...
+    token: bytes
+    def __init__(self, type: _Optional[_Union[HopMessage.Type, str]] = ..., peer: _Optional[_Union[Peer, _Mapping]] = ..., reservation: _Optional[_Union[Reservation, _Mapping]] = ..., limit: _Optional[_Union[Limit, _Mapping]] = ..., status: _Optional[_Union[Status, str]] = ..., token: _Optional[bytes] = ...) -> None: ...
 
 class StopMessage(_message.Message):
     __slots__ = ("type", "peer", "limit", "status")
@@ -105,3 +107,21 @@ class Voucher(_message.Message):
     peer: bytes
     expiration: int
     def __init__(self, relay: _Optional[bytes] = ..., peer: _Optional[bytes] = ..., expiration: _Optional[int] = ...) -> None: ...
+
+class Token(_message.Message):
+    __slots__ = ("relay", "peer", "id", "not_after", "rate", "month", "circuits")
+    RELAY_FIELD_NUMBER: _ClassVar[int]
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    NOT_AFTER_FIELD_NUMBER: _ClassVar[int]
+    RATE_FIELD_NUMBER: _ClassVar[int]
+    MONTH_FIELD_NUMBER: _ClassVar[int]
+    CIRCUITS_FIELD_NUMBER: _ClassVar[int]
+    relay: bytes
+    peer: bytes
+    id: bytes
+    not_after: int
+    rate: int
+    month: int
+    circuits: int
+    def __init__(self, relay: _Optional[bytes] = ..., peer: _Optional[bytes] = ..., id: _Optional[bytes] = ..., not_after: _Optional[int] = ..., rate: _Optional[int] = ..., month: _Optional[int] = ..., circuits: _Optional[int] = ...) -> None: ...

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from lattica.nat.base.errors import (
+    AccessDeniedError,
     ConnectionClosedError,
     DialError,
     LocalProtocolError,
@@ -33,10 +34,11 @@ from lattica.nat.base.net.network_groups import network_at
 from lattica.nat.base.net.ranking import ranked
 from lattica.nat.base.peer_log import peer_log
 from lattica.nat.base.watched import Watched
-from lattica.nat.config import SwarmConfig
+from lattica.nat.config import AccessRules, SwarmConfig
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
+from lattica.nat.secure.gater import Gater
 from lattica.nat.swarm.addresses.address_book import GIVEN_TTL, AddressBook
 from lattica.nat.swarm.addresses.doubtful import DoubtfulAddresses
 from lattica.nat.swarm.addresses.nat_report import NatReport
@@ -693,6 +695,23 @@ class Swarm:
                 self._negotiating[serial] = left
 
         self._require_nursery().start_soon(self.protocols.serve, stream, negotiated)
+
+    async def set_access(self, rules: AccessRules) -> None:
+        """Who may be connected from now on; whoever may not is disconnected.
+
+        Raises:
+            ConfigError: a rule is none; then nothing has changed.
+        """
+        gater = Gater(rules)
+        self._connector.gater = gater
+        for connection in tuple(self.registry):
+            try:
+                gater.check_peer(connection.peer_id)
+                if not connection.is_relayed:
+                    gater.check_address(connection.remote_addr)
+            except AccessDeniedError as error:
+                logger.info("disconnected: %s", error)
+                await self.disconnect(connection.peer_id)
 
     async def disconnect(self, peer_id: PeerId) -> None:
         """Close all connections to a peer in good order."""

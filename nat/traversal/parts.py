@@ -19,7 +19,7 @@ from dataclasses import replace
 import trio
 
 from lattica.nat.base.errors import LocalProtocolError
-from lattica.nat.base.keys.identity import PeerId, parse_peer_id
+from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.net.addresses import Kind, interface_addresses, kind_of, relay_of, to_endpoint
 from lattica.nat.base.net.interfaces import forget_interfaces
 from lattica.nat.base.net.multiaddr import Multiaddr
@@ -43,6 +43,7 @@ from lattica.nat.traversal.punch.probe_budget import ProbeBudget
 from lattica.nat.traversal.relay.circuit_transport import CircuitTransport
 from lattica.nat.traversal.relay.client.client import RelayClient
 from lattica.nat.traversal.relay.messages import HOP
+from lattica.nat.traversal.relay.server.access import lists_of
 from lattica.nat.traversal.relay.server.service import RelayService
 from lattica.nat.traversal.stun.behaviour import Responder
 from lattica.nat.traversal.stun.prober import NatProber
@@ -97,6 +98,7 @@ class Traversal:
         protocols = swarm.protocols
         protocols.handle_all(circuits.handlers, owner="the relay client")
         self.relays = RelayClient(swarm, circuits, config.relay, bootstrap=bootstrap)
+        protocols.handle_all(self.relays.handlers, owner="the relay client")
         self.port_mapping = PortMappingService(swarm, config.port_mapping)
         self.prober = NatProber(swarm, self._responders)
         self.autonat = AutonatClient(
@@ -123,10 +125,12 @@ class Traversal:
             server = AutonatServer(swarm, config.autonat.server)
             protocols.handle_all(server.handlers, owner="the AutoNAT server")
         if config.relay_server.enabled:
+            server_config = config.relay_server
             self.relay_service = RelayService(
                 swarm,
-                config.relay_server.limits,
-                [parse_peer_id(text) for text in config.relay_server.allow_peers],
+                server_config.limits,
+                access=lists_of(server_config),
+                quotas=server_config.quotas,
             )
             protocols.handle_all(self.relay_service.handlers, owner="the relay service")
 

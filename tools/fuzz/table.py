@@ -52,6 +52,8 @@ TARGETS: dict[str, str] = {
     "circuit-hop": "traversal.relay:CIRCUIT_HOP",
     "circuit-stop": "traversal.relay:CIRCUIT_STOP",
     "circuit-voucher": "traversal.relay:CIRCUIT_VOUCHER",
+    "relay-token": "traversal.relay:RELAY_TOKEN",
+    "relay-leaving": "traversal.relay:RELAY_LEAVING",
     "websocket-server": "websocket:WEBSOCKET_SERVER",
     "websocket-client": "websocket:WEBSOCKET_CLIENT",
     "autonat-messages": "traversal.autonat:AUTONAT_MESSAGES",

@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 from lattica.cli.shared.global_options import GlobalOptions
@@ -36,6 +37,28 @@ EXIT_BAD = 3
 EXIT_INTERRUPTED = 130
 
 
+def load_for(
+    options: GlobalOptions,
+    overrides: Mapping[str, object] | None = None,
+    *,
+    quiet: bool = False,
+    serves_dht: bool = False,
+    serves_rendezvous: bool = False,
+) -> NodeConfig:
+    """Load the configuration for a command; see :func:`start`. Raises ConfigError."""
+    from lattica.config import load_config
+
+    given = {k: v for k, v in (overrides or {}).items() if v is not None and v != [] and v != ()}
+    # What the environment says comes last, after the arguments and the file.
+    environment = {
+        **({"LATTICA_LOG_LEVEL": "warning"} if quiet else {}),
+        **({"LATTICA_DHT__ENABLED": "true"} if serves_dht else {}),
+        **({"LATTICA_DISCOVERY__POINT__SERVE": "true"} if serves_rendezvous else {}),
+        **os.environ,
+    }
+    return load_config(options.config_file, environment, {**options.overrides, **given})
+
+
 def start(
     ctx: typer.Context,
     overrides: Mapping[str, object] | None = None,
@@ -44,6 +67,7 @@ def start(
     ephemeral: bool = False,
     quiet: bool = False,
     serves_dht: bool = False,
+    serves_rendezvous: bool = False,
 ) -> NodeConfig:
     """Load the configuration for a command, and set up logging as it says.
 
@@ -51,27 +75,23 @@ def start(
     were not given and are left out. With `keep_identity`, the key is that of the configured file,
     or of one in the data directory; without it, of the file given by `--identity`, or for this run
     only: the configured one may be in use by a peer that runs all the time. `ephemeral` is always
-    a key for this run. `quiet` logs warnings only, and `serves_dht` takes part in the DHT, unless
-    something else is configured.
+    a key for this run. `quiet` logs warnings only, `serves_dht` takes part in the DHT, and
+    `serves_rendezvous` is a rendezvous point, unless something else is configured.
     Raises :class:`lattica.errors.ConfigError`.
     """
     from dataclasses import replace
 
-    from lattica.config import key_file_in, load_config
+    from lattica.config import key_file_in
     from lattica.logs import setup_logging
 
     options = ctx.find_object(GlobalOptions) or GlobalOptions()
-    given = {k: v for k, v in (overrides or {}).items() if v is not None and v != [] and v != ()}
-    # What the environment says comes last, after the arguments and the file.
-    environment = {
-        **({"LATTICA_LOG_LEVEL": "warning"} if quiet else {}),
-        **({"LATTICA_DHT__ENABLED": "true"} if serves_dht else {}),
-        **os.environ,
-    }
-    config = load_config(options.config_file, environment)
-    if given or options.overrides:
+    load = partial(
+        load_for, quiet=quiet, serves_dht=serves_dht, serves_rendezvous=serves_rendezvous
+    )
+    config = load(GlobalOptions(options.config_file))
+    if any(overrides.values() if overrides else ()) or options.overrides:
         with wrong_arguments():  # as it would do without them
-            config = load_config(options.config_file, environment, {**options.overrides, **given})
+            config = load(options, overrides)
     setup_logging(config.log_level, as_json=options.log_json)
     named = "identity_path" in options.overrides
     if ephemeral:

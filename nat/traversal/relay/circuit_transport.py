@@ -199,7 +199,7 @@ class CircuitTransport:
         deadline = trio.current_time() + self._config.circuit_timeout
         with trio.move_on_at(deadline):
             connection = await self._connect_relay(relay, relay_addr)
-            stream = await _send_request(connection, Connect(target))
+            stream = await _send_request(connection, Connect(target, self._config.token_for(relay)))
             return CircuitConn(stream, answer=lambda: self._take_answer(stream, deadline))
         limit = self._config.circuit_timeout
         raise TimeoutError(f"the relay is not connected within {limit:g} s relay={relay}")

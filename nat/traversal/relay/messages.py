@@ -36,6 +36,8 @@ MAX_RELAY_ADDRS = 16
 MAX_RELAY_ADDRS_BYTES = 3072
 """Of these addresses together: with a voucher they fit a message."""
 _MAX_VOUCHER = 2048
+MAX_TOKEN = 512
+"""Bytes of a token (:mod:`lattica.nat.traversal.relay.token`)."""
 
 
 class Status(IntEnum):
@@ -79,12 +81,17 @@ class Reservation:
 class Reserve:
     """Hop: asks for a reservation."""
 
+    token: bytes = b""
+    """That the relay has given to this peer; see :mod:`lattica.nat.traversal.relay.token`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Connect:
     """Hop: asks for a circuit to `peer`."""
 
     peer: PeerId
+    token: bytes = b""
+    """Of whoever asks, as with :class:`Reserve`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +142,14 @@ def encode(message: HopMessage | StopMessage) -> bytes:
 
 def _to_protobuf(message: HopMessage | StopMessage) -> Message:
     match message:
-        case Reserve():
-            return pb.HopMessage(type=pb.HopMessage.RESERVE)
-        case Connect(peer):
-            return pb.HopMessage(type=pb.HopMessage.CONNECT, peer=pb.Peer(id=peer.to_bytes()))
+        case Reserve(token):
+            return pb.HopMessage(type=pb.HopMessage.RESERVE, token=token or None)
+        case Connect(peer, token):
+            return pb.HopMessage(
+                type=pb.HopMessage.CONNECT,
+                peer=pb.Peer(id=peer.to_bytes()),
+                token=token or None,
+            )
         case HopStatus(status, reservation, limit):
             return pb.HopMessage(
                 type=pb.HopMessage.STATUS,
@@ -185,9 +196,9 @@ def decode_hop(data: bytes) -> HopMessage:
     message = parse_message(pb.HopMessage(), data, "circuit message", limit=MAX_MESSAGE)
     match message.type:
         case pb.HopMessage.RESERVE:
-            return Reserve()
+            return Reserve(_token(message.token))
         case pb.HopMessage.CONNECT:
-            return Connect(_peer(message.peer))
+            return Connect(_peer(message.peer), _token(message.token))
         case pb.HopMessage.STATUS:
             has_reservation = message.HasField("reservation")
             return HopStatus(
@@ -219,6 +230,12 @@ def decode_stop(data: bytes) -> StopMessage:
 def _peer(peer: pb.Peer) -> PeerId:
     # Its addresses are for relays that dial the target, which ours does not.
     return decode_peer_id(peer.id)
+
+
+def _token(token: bytes) -> bytes:
+    if len(token) > MAX_TOKEN:
+        raise RemoteProtocolError(f"token of {len(token)} bytes")
+    return token
 
 
 def _status(number: int) -> Status:

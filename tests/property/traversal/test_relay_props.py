@@ -27,6 +27,7 @@ from lattica.nat.traversal.relay.messages import (
     decode_stop,
     encode,
 )
+from lattica.nat.traversal.relay.server.access import Lists
 from lattica.nat.traversal.relay.server.books import Circuit, Grant, RelayBooks
 from lattica.nat.traversal.relay.server.limits import CircuitLimits, RelayLimits, StrangerLimits
 from lattica.nat.traversal.relay.server.pacer import Pacer
@@ -135,7 +136,7 @@ class Books(RuleBasedStateMachine):
             for_strangers=StrangerLimits(per_peer=2),
         )
         self.allowed = set(self.people[:2])
-        self.server = RelayBooks(RELAY.peer_id, self.limits, self.allowed)
+        self.server = RelayBooks(RELAY.peer_id, self.limits, Lists(self.allowed, strangers=True))
         self.now = 0.0
         self.expires: dict[PeerId, float] = {}
         self.open: list[Circuit] = []

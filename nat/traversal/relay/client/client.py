@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -29,7 +29,9 @@ from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.net.names import resolve
 from lattica.nat.base.watched import Watched
 from lattica.nat.mux.connection import Connection, Direction
+from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.events import EventsLost, EventStream, NetworkChanged
+from lattica.nat.swarm.serving.protocols import StreamHandler
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.relay.circuit_transport import (
     CircuitTransport,
@@ -41,6 +43,7 @@ from lattica.nat.traversal.relay.client.config import MAX_RELAYS, RelayClientCon
 from lattica.nat.traversal.relay.client.reservations import Reserving, clock_offset, lifetime_of
 from lattica.nat.traversal.relay.client.selection import Candidate, RelaySelection
 from lattica.nat.traversal.relay.client.status import CLOCKS_AGREE, RelayStatus, Source
+from lattica.nat.traversal.relay.leaving import LEAVING, SIZE, decode_leaving
 from lattica.nat.traversal.relay.messages import HOP, Limit, Reservation, Reserve, Status
 from lattica.nat.traversal.relay.refusal import reserve_refused
 
@@ -77,6 +80,8 @@ class _Relay:
     """Where to dial it; empty if that is the business of others."""
     connection: Connection | None = None
     """The direct one, when last looked at."""
+    leaving: Connection | None = None
+    """That on which it has said that it is about to stop."""
     chosen: bool = False
     advertised: tuple[Multiaddr, ...] = ()
     """Its addresses, as it says."""
@@ -168,6 +173,23 @@ class RelayClient:
         self._is_discovering = False
 
     # --- what others ask ---
+
+    @property
+    def handlers(self) -> Mapping[str, StreamHandler]:
+        """The handlers to register, by protocol."""
+        return {LEAVING: self._on_leaving}
+
+    async def _on_leaving(self, stream: Stream) -> None:
+        """A relay says that it is about to stop: another one is to be reserved at."""
+        with trio.move_on_after(self._config.request_timeout):
+            seconds = decode_leaving(await stream.receive_message(SIZE))
+            r = self._relays.get(stream.peer_id)
+            if r is not None and not stream.connection.is_relayed:
+                logger.info("the relay is about to stop, within %d s relay=%s", seconds, r.relay)
+                r.leaving = r.connection
+                self._wake.set()
+            return
+        stream.reset()
 
     @property
     def addrs(self) -> tuple[Multiaddr, ...]:
@@ -288,7 +310,8 @@ class RelayClient:
                 if r.addrs and (r.chosen or r.source is Source.CONFIGURED) and r.dialing.due <= now:
                     self._begin("dial", r, self._dial)
             else:
-                if r.chosen and r.reserving.is_due(now) and "reserve" not in r.jobs:
+                is_due = r.reserving.is_due(now) and r.leaving is None
+                if r.chosen and is_due and "reserve" not in r.jobs:
                     r.reserving.ask(now)
                     self._begin("reserve", r, self._reserve)
                 if r.chosen and r.tcp.due <= now and self._lacks_tcp(r):
@@ -311,6 +334,8 @@ class RelayClient:
         if new is old:
             return
         r.connection = new
+        if new is not r.leaving:
+            r.leaving = None
         if new is None and old is not None:
             reason = f"the connection to the relay has ended: {old.closed_reason}"
             if now - old.established_at >= _LASTING:
@@ -332,6 +357,7 @@ class RelayClient:
             connected=r.connection is not None,
             held=r.reserving.is_held(now),
             avoided=unreachable or r.reserving.is_avoided(now),
+            leaving=r.leaving is not None,
         )
 
     def _choose(self, r: _Relay, chosen: bool) -> None:
@@ -346,9 +372,12 @@ class RelayClient:
         accepts = self._transport.accepts_from
         accepts.difference_update(self._relays.keys() - held)
         accepts.update(held)
+        announced = [self._relays[relay] for relay in chosen if relay in held]
+        # One that is about to stop is a way to this node only as long as there is no other.
+        announced = [r for r in announced if r.leaving is None] or announced
         addrs = tuple(
             addr
-            for r in (self._relays[relay] for relay in chosen if relay in held)
+            for r in announced
             for addr in relayed_addrs(r.relay, r.advertised, self._used_addrs(r))
         )
         if addrs != self._addrs.value:
@@ -451,7 +480,9 @@ class RelayClient:
             with trio.fail_after(self._config.request_timeout):
                 if r.connection is None:
                     raise RemoteProtocolError("the connection has ended")
-                stream, answer = await ask_relay(r.connection, Reserve())
+                stream, answer = await ask_relay(
+                    r.connection, Reserve(self._config.token_for(r.relay))
+                )
                 stream.close()
             if answer.status is not Status.OK:
                 raise reserve_refused(r.relay, answer.status)

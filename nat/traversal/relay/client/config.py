@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from lattica.nat.base.checks import require, require_seconds, require_texts, require_types
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.traversal.relay.token import open_token, parse_token
 
 MAX_RELAYS = 64
 """Relays that are looked at, from whatever source."""
@@ -19,6 +23,9 @@ class RelayClientConfig:
 
     relays: tuple[str, ...] = ()
     """Multiaddrs with `/p2p/ID`; several of one relay are tried together."""
+    tokens: tuple[str, ...] = ()
+    """What relays have given to this peer to show (`lattica relay token new`); each is sent to the
+    relay that it is of, and to nobody else."""
     use_bootstrap: bool = True
     """Whether bootstrap peers that relay are used too."""
     reservations: int = 2
@@ -43,6 +50,8 @@ class RelayClientConfig:
     def __post_init__(self) -> None:
         require_types(self)
         require_texts("relays", self.relays)
+        require_texts("tokens", self.tokens)
+        require(len(self.tokens) <= MAX_RELAYS, "tokens", f"at most {MAX_RELAYS}", len(self.tokens))
         require(len(self.relays) <= MAX_RELAYS, "relays", f"at most {MAX_RELAYS}", len(self.relays))
         require(0 <= self.reservations <= 16, "reservations", "0 to 16", self.reservations)
         require(
@@ -65,3 +74,22 @@ class RelayClientConfig:
             f"more than min_lifetime ({self.min_lifetime})",
             self.max_lifetime,
         )
+
+    def token_for(self, relay: PeerId) -> bytes:
+        """What to show a relay; empty where it has given nothing.
+
+        Raises:
+            AddressError: there is a token that is none.
+        """
+        return tokens_by_relay(self.tokens).get(relay, b"")
+
+
+@lru_cache(maxsize=16)
+def tokens_by_relay(texts: tuple[str, ...]) -> Mapping[PeerId, bytes]:
+    """The last token of each relay.
+
+    Raises:
+        AddressError: one of them is none.
+    """
+    found = map(parse_token, texts)
+    return {open_token(data).relay: data for data in found}

@@ -33,6 +33,8 @@ class Candidate:
     """There is a reservation."""
     avoided: bool
     """It has refused or failed, and is left alone for now."""
+    leaving: bool = False
+    """It has said that it is about to stop."""
 
 
 class RelaySelection:
@@ -54,7 +56,7 @@ class RelaySelection:
         avoided is not among them, unless it still holds a reservation. Which of equal ones
         is taken, their order says.
         """
-        usable = {c.relay: c for c in candidates if c.held or not c.avoided}
+        usable = {c.relay: c for c in candidates if c.held or not (c.avoided or c.leaving)}
         by_distance = sorted(usable.values(), key=_distance)
         alive = [c for c in by_distance if c.connected or c.held]
         kept = [c.relay for c in alive if c.relay in self._in_use][: self.wanted]
@@ -88,12 +90,18 @@ class RelaySelection:
     def _compare(self, usable: Sequence[Candidate], now: float) -> None:
         """Note since when relays outside are clearly nearer than ones in use."""
         inside = [c for c in usable if c.relay in self._in_use]
-        outside = [c for c in usable if c.relay not in self._in_use]
+        outside = [c for c in usable if c.relay not in self._in_use and not c.leaving]
         nearer = {(o.relay, i.relay) for o in outside for i in inside if _clearly_nearer(o, i)}
         self._nearer_since = {pair: self._nearer_since.get(pair, now) for pair in nearer}
 
     def _begin_change(self, usable: Mapping[PeerId, Candidate], now: float) -> None:
-        """The nearest of those that are nearer for long is to come, for the farthest."""
+        """The nearest of those that are nearer for long is to come, for the farthest; and at once
+        for one that is about to stop."""
+        outside = [c for c in usable.values() if c.relay not in self._in_use and not c.leaving]
+        leaving = [relay for relay in self._in_use if usable[relay].leaving]
+        if outside and leaving:
+            self._change = (min(outside, key=_distance).relay, leaving[0])
+            return
         ripe = [
             pair for pair, since in self._nearer_since.items() if now >= since + self._switch_after
         ]

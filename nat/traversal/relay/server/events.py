@@ -55,6 +55,8 @@ class Refused:
     target: PeerId | None
     status: Status
     reason: str
+    limit: str = ""
+    """The setting whose limit was hit; empty if it was none."""
 
 
 RelayEvent: TypeAlias = ReservationMade | ReservationEnded | CircuitOpened | CircuitClosed | Refused

@@ -17,6 +17,14 @@ _LAST_BYTES = 10.0
 """Seconds that the last bytes which a circuit's limit allows may take to leave."""
 
 
+class LimitReachedError(ResourceLimitError):
+    """A circuit has used up its bytes; :attr:`limit` is the name of the setting."""
+
+    def __init__(self, message: str, limit: str) -> None:
+        super().__init__(message)
+        self.limit = limit
+
+
 async def forward(
     origin: Stream,
     goal: Stream,
@@ -28,7 +36,7 @@ async def forward(
 
     Backpressure: nothing is read from `origin` before what was read from it has left for
     `goal`. When cancelled, or when this raises, the circuit is not whole any more, and both
-    streams are to be reset. Raises :class:`ResourceLimitError` when the circuit has used up
+    streams are to be reset. Raises :class:`LimitReachedError` when the circuit has used up
     its bytes, and what the streams raise.
     """
     while data := await origin.receive_view():
@@ -45,5 +53,10 @@ async def forward(
         if excess:
             with trio.move_on_after(_LAST_BYTES):
                 await goal.wait_sent()
-            raise ResourceLimitError(f"the circuit's {circuit.limits.data} bytes are used up")
+            limit = circuit.used_up()
+            if limit == "data":
+                whose = f"the circuit's {circuit.limits.data} bytes"
+            else:
+                whose = f"the bytes of this month ({limit})"
+            raise LimitReachedError(f"{whose} are used up", limit)
     await goal.send_eof()

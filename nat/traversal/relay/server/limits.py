@@ -10,6 +10,10 @@ from lattica.nat.base.errors import AddressError
 from lattica.nat.base.keys.identity import parse_peer_id
 from lattica.nat.config import MIB
 from lattica.nat.traversal.relay.messages import Limit
+from lattica.nat.traversal.relay.server.quotas import Quotas
+
+ACCESS_MODES = ("everyone", "allow", "deny", "token", "http")
+"""Who may be served by a relay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +143,54 @@ class RelayServerConfig:
     """Whether and for whom a node is a relay."""
 
     enabled: bool = False
+    access: str | None = None
+    """Who is served: `everyone`, within the limits of strangers; `allow`, those on the allow-list;
+    `deny`, everybody but the deny-list; `token`, those with a token of this relay; `http`, those
+    of whom the operator's own service says so. None: `allow`, or `everyone` where
+    `limits.open_to_strangers` is set. The last two are `lattica relay`'s; with these
+    `open_to_strangers` serves others as strangers."""
     allow_peers: tuple[str, ...] = ()
-    """Peer IDs. Circuits between two of them have the limits of `limits.for_allowed`."""
+    """Peer IDs, which are served whatever the mode. Circuits between two of them have the limits of
+    `limits.for_allowed`."""
+    deny_peers: tuple[str, ...] = ()
+    """Peer IDs that are not served, whatever the mode."""
     limits: RelayLimits = field(default_factory=RelayLimits)
+    quotas: Quotas = field(default_factory=Quotas)
 
     def __post_init__(self) -> None:
         require_types(self)
-        for text in self.allow_peers:
-            require(_is_peer_id(text), "allow_peers", "peer IDs like 12D3KooW…", text)
+        for name in ("allow_peers", "deny_peers"):
+            for text in getattr(self, name):
+                require(_is_peer_id(text), name, "peer IDs like 12D3KooW…", text)
+        both = {*self.allow_peers} & {*self.deny_peers}
+        require(not both, "deny_peers", "none of allow_peers", ", ".join(sorted(both)))
+        require(
+            self.access is None or self.access in ACCESS_MODES,
+            "access",
+            f"one of {', '.join(ACCESS_MODES)}",
+            self.access,
+        )
+        is_open = self.limits.open_to_strangers
+        require(
+            not (self.access == "allow" and is_open),
+            "access",
+            "everyone, or limits.open_to_strangers unset: with both, it is not said who is served",
+            self.access,
+        )
+
+    @property
+    def serves_nobody(self) -> bool:
+        """There is an allow-list, with nobody on it."""
+        return self.mode == "allow" and not self.allow_peers
+
+    @property
+    def mode(self) -> str:
+        """The mode of access that is in force."""
+        if self.access is not None:
+            return self.access
+        return "everyone" if self.limits.open_to_strangers else "allow"
+
+    @property
+    def serves_strangers(self) -> bool:
+        """Whoever is not on a list is served."""
+        return self.mode in ("everyone", "deny") or self.limits.open_to_strangers

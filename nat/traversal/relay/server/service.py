@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import trio
@@ -27,6 +29,7 @@ from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.serving.protocols import StreamHandler
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.relay.circuit_transport import direct_connection
+from lattica.nat.traversal.relay.leaving import LEAVING, encode_leaving
 from lattica.nat.traversal.relay.messages import (
     HOP,
     MAX_MESSAGE,
@@ -44,7 +47,8 @@ from lattica.nat.traversal.relay.messages import (
     decode_stop,
     encode,
 )
-from lattica.nat.traversal.relay.server.books import Circuit, Refusal, RelayBooks
+from lattica.nat.traversal.relay.server.access import Access, Lists
+from lattica.nat.traversal.relay.server.books import Circuit, LimitUsage, Refusal, RelayBooks
 from lattica.nat.traversal.relay.server.events import (
     CircuitClosed,
     CircuitOpened,
@@ -53,8 +57,14 @@ from lattica.nat.traversal.relay.server.events import (
     ReservationEnded,
     ReservationMade,
 )
-from lattica.nat.traversal.relay.server.forwarding import FROM_SOURCE, FROM_TARGET, forward
+from lattica.nat.traversal.relay.server.forwarding import (
+    FROM_SOURCE,
+    FROM_TARGET,
+    LimitReachedError,
+    forward,
+)
 from lattica.nat.traversal.relay.server.limits import RelayLimits
+from lattica.nat.traversal.relay.server.quotas import Ledger, Quotas
 from lattica.nat.traversal.relay.voucher import seal
 
 logger = logging.getLogger(__name__)
@@ -65,6 +75,8 @@ STOP_TIMEOUT = 10.0
 """Seconds the target of a circuit may take to accept it."""
 _SWEEP = 1.0
 """Seconds between two looks for what has run out or died."""
+_TELL_TIMEOUT = 5.0
+"""Seconds that a client may take to hear that this relay is about to stop."""
 _TAG = "relay"
 """Peers with a reservation are protected from trimming under this name."""
 
@@ -124,8 +136,8 @@ class _Live:
 class RelayService:
     """Relays for peers of `swarm`; register :attr:`handlers`, and let :meth:`run` run.
 
-    `allow_peers` get what `limits.for_allowed` says. `addresses` are those told to clients,
-    by default all of the swarm.
+    `allow_peers` get what `limits.for_allowed` says; `access`, where it is given, says who is
+    served in their place. `addresses` are those told to clients, by default all of the swarm.
     """
 
     def __init__(
@@ -134,15 +146,23 @@ class RelayService:
         limits: RelayLimits | None = None,
         allow_peers: Iterable[PeerId] = (),
         *,
+        access: Access | None = None,
+        quotas: Quotas | None = None,
         addresses: Callable[[], Iterable[Multiaddr]] | None = None,
     ) -> None:
         self._swarm = swarm
         self._addresses = addresses or (lambda: swarm.addrs)
-        self._server = RelayBooks(swarm.identity.peer_id, limits or RelayLimits(), allow_peers)
+        limits = limits or RelayLimits()
+        if access is None:
+            access = Lists(allow_peers, strangers=limits.open_to_strangers)
+        self._server = RelayBooks(swarm.identity.peer_id, limits, access, quotas)
         self._live: dict[Circuit, _Live] = {}
+        self._last_ended = trio.Event()
+        """Set when the last circuit of a relay that drains has ended."""
         self._circuits_total = 0
         self._bytes_total = 0
         self._refused_total = 0
+        self._limits_hit: Counter[str] = Counter()
         self.on_event: list[Callable[[RelayEvent], None]] = []
         """Called with each event, and must not wait nor raise."""
 
@@ -162,6 +182,57 @@ class RelayService:
             self._refused_total,
         )
 
+    @property
+    def limits_hit(self) -> Mapping[str, int]:
+        """How often each limit was hit, by the name of its setting."""
+        return self._limits_hit
+
+    def usage(self) -> list[LimitUsage]:
+        """How much of each limit that is set is used."""
+        return self._server.usage()
+
+    @property
+    def ledger(self) -> Ledger:
+        """Who has used how much."""
+        return self._server.ledger
+
+    @property
+    def access(self) -> Access:
+        """Who is served; when it is set anew, whoever is not served any more is let go."""
+        return self._server.access
+
+    @access.setter
+    def access(self, access: Access) -> None:
+        self._server.access = access
+
+    def set_limits(self, limits: RelayLimits, quotas: Quotas) -> None:
+        """New ones; see :meth:`RelayBooks.set_limits`."""
+        self._server.set_limits(limits, quotas)
+
+    async def drain(self, patience: float) -> None:
+        """Grant nothing more, tell clients to go elsewhere, and wait until circuits have ended.
+
+        Clients of ours reserve at another relay that they know, and announce that, before they
+        give up this one; others notice when this one ends. Returns after `patience` seconds in any
+        case; what is open then ends with the swarm.
+        """
+        self._server.draining = True
+        with trio.move_on_after(patience):
+            async with trio.open_nursery() as nursery:
+                for peer_id in self._server.reservations():
+                    nursery.start_soon(self._tell_leaving, peer_id, patience)
+            if self._live:
+                await self._last_ended.wait()
+
+    async def _tell_leaving(self, peer_id: PeerId, seconds: float) -> None:
+        connection = direct_connection(self._swarm, peer_id)
+        if connection is None:
+            return
+        with trio.move_on_after(_TELL_TIMEOUT), suppress(LatticaError, OSError):
+            async with await connection.open(LEAVING) as stream:
+                await stream.send_message(encode_leaving(seconds))
+                await stream.receive_message(0)  # it has heard
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """End what has run out, and what belongs to peers that are gone; until cancelled.
 
@@ -180,6 +251,13 @@ class RelayService:
     def _sweep(self) -> None:
         for peer_id in self._server.expire(trio.current_time()):
             self._end_reservation(peer_id, "it was not renewed")
+        denied, circuits = self._server.take_denied()
+        for peer_id, reason in denied:
+            self._end_reservation(peer_id, reason)
+        for circuit, reason in circuits:
+            if (live := self._live.get(circuit)) is not None:
+                live.abort(reason)
+                live.scope.cancel()
         for live in tuple(self._live.values()):
             if live.is_dead():
                 live.abort("one end is gone")
@@ -221,16 +299,24 @@ class RelayService:
             await self._refuse(stream, target, Refusal(Status.PERMISSION_DENIED, reason))
             return
         match request:
-            case Reserve():
+            case Reserve(token):
+                await self._learn(stream, token)
                 await self._reserve(stream)
-            case Connect(peer):
+            case Connect(peer, token):
+                await self._learn(stream, token)
                 await self._connect(stream, peer)
             case HopStatus():
                 refusal = Refusal(Status.UNEXPECTED_MESSAGE, "a status is no request")
                 await self._refuse(stream, None, refusal)
 
+    async def _learn(self, stream: Stream, token: bytes) -> None:
+        ip = ip_of(stream.connection.remote_addr)
+        await self._server.access.learn(stream.peer_id, token, ip)
+
     async def _refuse(self, stream: Stream, target: PeerId | None, refusal: Refusal) -> None:
         self._refused_total += 1
+        if refusal.limit:
+            self._limits_hit[refusal.limit] += 1
         logger.debug(
             "refused: %s status=%s peer=%s target=%s",
             refusal.reason,
@@ -238,7 +324,9 @@ class RelayService:
             stream.peer_id,
             target,
         )
-        self._publish(Refused(stream.peer_id, target, refusal.status, refusal.reason))
+        self._publish(
+            Refused(stream.peer_id, target, refusal.status, refusal.reason, refusal.limit)
+        )
         await stream.send_message(encode(HopStatus(refusal.status)))
 
     async def _reserve(self, stream: Stream) -> None:
@@ -306,12 +394,17 @@ class RelayService:
             if live.scope.cancelled_caught:
                 live.abort("its time is up")
         except* LatticaError as group:
-            live.abort(str(leaves(group)[0]))
+            cause = leaves(group)[0]
+            if isinstance(cause, LimitReachedError):
+                self._limits_hit[cause.limit] += 1
+            live.abort(str(cause))
         except* BaseException:
             live.abort("this relay stops")
             raise
         finally:
             self._live.pop(circuit, None)
+            if self._server.draining and not self._live:
+                self._last_ended.set()
             self._server.close(circuit)
             self._bytes_total += sum(circuit.forwarded)
             if live.opened:

@@ -17,7 +17,8 @@ import pytest
 import trio
 from typer.testing import CliRunner
 
-from lattica.cli import app, relay
+from lattica.cli import app
+from lattica.cli.relay import serve as relay
 from lattica.cli.shared.event_json import event_object
 from lattica.cli.shared.listening import beside_others, obstacle
 from lattica.config import NodeConfig, load_config
@@ -126,6 +127,7 @@ def test_events_are_json():
         "target": None,
         "status": "NO_RESERVATION",
         "reason": "why",
+        "limit": "",
     }
 
 

@@ -40,6 +40,7 @@ from lattica.nat.traversal.relay.messages import (
     decode_stop,
     encode,
 )
+from lattica.nat.traversal.relay.server.access import Lists
 from lattica.nat.traversal.relay.server.events import (
     CircuitClosed,
     CircuitOpened,
@@ -49,6 +50,7 @@ from lattica.nat.traversal.relay.server.events import (
     ReservationMade,
 )
 from lattica.nat.traversal.relay.server.limits import CircuitLimits, RelayLimits, StrangerLimits
+from lattica.nat.traversal.relay.server.quotas import Quotas
 from lattica.nat.traversal.relay.server.service import REQUEST_TIMEOUT, STOP_TIMEOUT, RelayService
 from lattica.nat.traversal.relay.voucher import Voucher, open_voucher
 from tests.support.nets.nets import advance, ask_echo, running, settled
@@ -513,7 +515,9 @@ async def test_allowed_peers_have_limits_of_their_own():
             target.peer_id,
             Status.PERMISSION_DENIED,
             "the peer is not on the allow-list",
+            "access",
         )
+        assert relay.service.limits_hit == {"access": 2}
         assert relay.service.stats.refused_total == 2
 
 
@@ -665,3 +669,56 @@ async def test_target_that_goes_while_it_is_called():
                 connection.abort("test")
         assert statuses == [Status.CONNECTION_FAILED]
         await settled(lambda: relay.service.stats.reservations == 0)
+
+
+# --- quotas, bans and leaving ---
+
+
+async def test_a_month_that_is_used_up_ends_circuits_and_says_which_limit_it_was():
+    quotas = Quotas(month_per_peer=1000)
+    async with relaying() as relay, client_of(relay) as target, client_of(relay) as source:
+        relay.service.set_limits(RelayLimits(open_to_strangers=True), quotas)
+        assert await target.status(Reserve()) is Status.OK
+        near, answer = await source.ask(Connect(target.peer_id))
+        assert answer.status is Status.OK
+        await near.send_all(bytes(1001))
+        with pytest.raises(StreamResetError):
+            await near.receive_view()
+        assert await source.status(Connect(target.peer_id)) is Status.RESOURCE_LIMIT_EXCEEDED
+        assert relay.service.limits_hit == {"month_per_peer": 2}
+        used = {u.name: (u.used, u.limit) for u in relay.service.usage()}
+        assert used["month_per_peer"] == (1000, 1000)
+
+
+async def test_who_is_not_served_any_more_is_let_go():
+    async with relaying() as relay, client_of(relay) as target, client_of(relay) as source:
+        assert await target.status(Reserve()) is Status.OK
+        near, _ = await source.ask(Connect(target.peer_id))
+        relay.service.access = Lists((), [source.peer_id], strangers=True)
+        with trio.fail_after(10), pytest.raises(StreamResetError):
+            await near.receive_view()
+        relay.service.access = Lists((), [target.peer_id], strangers=True)
+        with trio.fail_after(10):
+            while relay.service.stats.reservations:
+                await trio.sleep(0.05)
+        assert await target.status(Reserve()) is Status.PERMISSION_DENIED
+
+
+async def test_a_relay_that_leaves_grants_nothing_and_waits_for_its_circuits():
+    async with relaying() as relay, client_of(relay) as target, client_of(relay) as source:
+        assert await target.status(Reserve()) is Status.OK
+        near, _ = await source.ask(Connect(target.peer_id))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(relay.service.drain, 60.0)
+            while await source.status(Reserve()) is not Status.RESERVATION_REFUSED:
+                await trio.sleep(0.01)
+            assert await source.status(Connect(target.peer_id)) is Status.RESOURCE_LIMIT_EXCEEDED
+            await near.send_all(b"still open")
+            while not target.arrived:
+                await trio.sleep(0.01)
+            assert bytes(await target.arrived[0].receive_view()) == b"still open"
+            with trio.fail_after(10):
+                near.reset()
+                target.arrived[0].reset()
+                while nursery.child_tasks:
+                    await trio.sleep(0.01)

@@ -9,6 +9,7 @@ import pytest
 from lattica.nat.base.checks import FieldError
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.traversal.relay.messages import Limit, Status
+from lattica.nat.traversal.relay.server.access import Lists
 from lattica.nat.traversal.relay.server.books import (
     Circuit,
     Grant,
@@ -33,7 +34,8 @@ HERE = ipaddress.ip_address("192.0.2.1")
 
 
 def books(*allowed: PeerId, **limits) -> RelayBooks:
-    return RelayBooks(RELAY, RelayLimits(**limits), allowed)
+    given = RelayLimits(**limits)
+    return RelayBooks(RELAY, given, Lists(allowed, strangers=given.open_to_strangers))
 
 
 def open_books(*allowed: PeerId, **limits) -> RelayBooks:

@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lattica.cli.shared.common import run, start, wrong_arguments
+from lattica.cli.shared.common import load_for, run, start, wrong_arguments
 from lattica.cli.shared.event_json import EventOutput, event_output
+from lattica.cli.shared.global_options import GlobalOptions
 from lattica.cli.shared.listening import obstacle
-from lattica.cli.shared.options import ListenOption
+from lattica.cli.shared.options import ConnectOption, ListenOption
 from lattica.cli.shared.terminal import say
-from lattica.nat.base.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     import trio
 
     from lattica.config import NodeConfig
+    from lattica.daemon.relay.server import RelayServer
     from lattica.nat.swarm.events import EventStream
     from lattica.nat.traversal.relay.server.events import RelayEvent
     from lattica.node import Node
@@ -41,11 +42,6 @@ WEB_PORTS = ("/ip4/0.0.0.0/tcp/443/ws", "/ip6/::/tcp/443/ws")
 """As well, if they can be had: for networks that let nothing out but the web."""
 
 
-def register(app: typer.Typer) -> None:
-    """Add this module's command to `app`."""
-    app.command("relay")(relay_command)
-
-
 def relay_command(
     ctx: typer.Context,
     listen: ListenOption = None,
@@ -61,6 +57,19 @@ def relay_command(
             "--open/--closed", help="Relay for anybody else too, within limits.", show_default=False
         ),
     ] = None,
+    access: Annotated[
+        str | None,
+        typer.Option(
+            "--access",
+            metavar="MODE",
+            help="Whom to serve: everyone, allow, deny, token or http.",
+        ),
+    ] = None,
+    deny: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PEER", help="ID of a peer not to relay for; may be repeated."),
+    ] = None,
+    bootstrap: ConnectOption = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print events as JSON objects, one a line.")
     ] = False,
@@ -73,24 +82,38 @@ def relay_command(
     machine shows the ID to allow:
 
         lattica relay --allow 12D3KooW… --allow 12D3KooX…
+
+    It is a meeting point for topics and the DHT as well. SIGHUP reads the configuration again;
+    SIGTERM sends clients to other relays, and ends when circuits have (docs/operations.md).
     """
-    overrides = {
+    if ctx.invoked_subcommand is not None:
+        return
+    overrides: dict[str, object] = {
         "listen": listen,
+        "bootstrap": bootstrap,
         "nat.relay_server.enabled": True,
+        "nat.relay_server.access": access,
         "nat.relay_server.allow_peers": allow,
+        "nat.relay_server.deny_peers": deny,
         "nat.relay_server.limits.open_to_strangers": open_to_strangers,
     }
-    config = start(ctx, overrides, serves_dht=True)
-    relay = config.nat.relay_server
-    if not relay.allow_peers and not relay.limits.open_to_strangers:
-        with wrong_arguments():
-            raise ConfigError(
-                "this relay would serve nobody: say whom with --allow PEER, or everybody with "
-                "--open"
-            )
-    config = _with_ports(config)
+    config = start(ctx, overrides, serves_dht=True, serves_rendezvous=True)
+    from lattica.daemon.relay.server import require_relay
+
+    with wrong_arguments():
+        require_relay(config)
+    options = ctx.find_object(GlobalOptions) or GlobalOptions()
+    load = partial(load_for, options, overrides, serves_dht=True, serves_rendezvous=True)
+    bound = config = _with_ports(config)
+
+    def load_again() -> NodeConfig:
+        again = load()
+        # Where it listens, and with which key, was decided when it started.
+        swarm = replace(again.swarm, listen=bound.swarm.listen)
+        return replace(again, swarm=swarm, identity_path=bound.identity_path)
+
     with event_output(as_json) as output:
-        run(_serve, config, output)
+        run(_serve, config, load_again, output)
 
 
 def _with_ports(config: NodeConfig) -> NodeConfig:
@@ -115,37 +138,37 @@ def _with_ports(config: NodeConfig) -> NodeConfig:
     return replace(config, swarm=replace(config.swarm, listen=tuple(ports)))
 
 
-async def _serve(config: NodeConfig, output: EventOutput | None) -> None:
+async def _serve(
+    config: NodeConfig, load: Callable[[], NodeConfig], output: EventOutput | None
+) -> None:
     import signal
 
     import trio
 
-    from lattica.node import Node
+    from lattica.daemon.relay.server import RelayServer
 
     # Entered first: a signal that arrives while the node starts is not lost.
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        node = Node(config)
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+        relay = RelayServer(config, load)
         # Subscribed before it starts: peers may connect while it does.
-        with node.events() as events:
-            await _run(node, events, signals, output)
+        with relay.node.events() as events:
+            await _run(relay, events, signals, output)
 
 
 async def _run(
-    node: Node, events: EventStream, signals: AsyncIterator[int], output: EventOutput | None
+    relay: RelayServer, events: EventStream, signals: AsyncIterator[int], output: EventOutput | None
 ) -> None:
     import trio
 
-    async with node, trio.open_nursery() as nursery:
-        service = node.traversal.relay_service
-        assert service is not None  # the command enables it
+    async with relay.node as node, trio.open_nursery() as nursery:
+        await nursery.start(relay.run)
         if output is not None:
             output.write_ready(node)
-            service.on_event.append(partial(_tell, nursery, output))
+            relay.service.on_event.append(partial(_tell, nursery, output))
             nursery.start_soon(output.write_all, events)
         else:
             _introduce(node)
-        async for _ in signals:
-            break
+        await relay.follow(signals)
         nursery.cancel_scope.cancel()
 
 

@@ -1,0 +1,1 @@
+"""Programs that run all the time, and what other programs see of them."""

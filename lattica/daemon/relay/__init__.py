@@ -1,0 +1,1 @@
+"""`lattica relay`: the relay that somebody runs for years."""

@@ -1,0 +1,125 @@
+"""What an operator does with a relay that runs, and what its clients see of it."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+import trio
+
+from lattica import Node
+from lattica.config import NodeConfig, load_config
+from lattica.errors import DialError
+from lattica.nat.base.keys.identity import Identity
+from tests.loopback.lattica.daemon.relay_process import relay_process
+
+ECHO = "/test/echo/1.0.0"
+
+
+def client(*relays: str, token: str = "", reservations: int = 1) -> NodeConfig:
+    settings: dict[str, object] = {
+        "listen": [],
+        "nat.relay.relays": list(relays),
+        "nat.relay.reservations": reservations,
+        "nat.relay.tokens": [token] if token else [],
+        "nat.relay.retry_limit": 0.5,
+    }
+    return load_config(None, {"LATTICA_NAT__PORT_MAPPING__ENABLED": "false"}, settings)
+
+
+async def test_a_token_lets_its_peer_in_until_it_is_revoked(tmp_path):
+    alice, bob = Identity.generate(), Identity.generate()
+    async with relay_process(tmp_path, "--access", "token") as relay:
+        token = (await relay.command("token", "new", str(alice.peer_id), "--note", "alice")).strip()
+        async with (
+            Node(client(relay.addr, token=token), identity=alice) as node,
+            Node(client(relay.addr), identity=bob) as other,
+        ):
+            await node.wait_reachable(20)
+            with pytest.raises(TimeoutError, match="PERMISSION_DENIED"):
+                await other.wait_reachable(2)
+            await relay.command("token", "new", str(bob.peer_id), "--expires", "1h")
+            await other.wait_reachable(20)  # its key is enough
+            await relay.command("token", "revoke", "--note", "alice")
+            with trio.fail_after(20):
+                while (await relay.command("accounts", "--json")).count("\n") < 2:
+                    await trio.sleep(0.3)
+            with pytest.raises(DialError, match=r"NO_RESERVATION|PERMISSION_DENIED"):
+                await other.connect(f"{relay.addr}/p2p-circuit/p2p/{node.peer_id}", timeout=10)
+
+
+async def test_a_ban_disconnects_at_once_and_outlives_a_kill(tmp_path):
+    identity = Identity.generate()
+    async with (
+        relay_process(tmp_path, "--access", "everyone") as relay,
+        Node(client(relay.addr), identity=identity) as node,
+    ):
+        await node.wait_reachable(20)
+        first = relay.addr
+        await relay.command("ban", str(node.peer_id), "--for", "1h")
+        with trio.fail_after(20):
+            while node.peers():
+                await trio.sleep(0.05)
+    listen = first.partition("/p2p/")[0]
+    async with relay_process(tmp_path, "--access", "everyone", listen=listen) as relay:
+        assert relay.addr == first  # the key is the same
+        async with Node(client(relay.addr), identity=identity) as node:
+            with pytest.raises(TimeoutError):
+                await node.wait_reachable(2)
+            await relay.command("unban", str(node.peer_id))
+            await node.wait_reachable(20)
+
+
+async def test_clients_of_a_relay_that_stops_move_and_nothing_is_dropped(tmp_path):
+    async with (
+        relay_process(tmp_path / "first", "--open") as first,
+        relay_process(tmp_path / "second", "--open") as second,
+        Node(client(first.addr, second.addr)) as server,
+    ):
+        server.handle(ECHO, _echo)
+        await server.wait_reachable(20)
+        used, spare = (first, second) if _is_at(server, first.addr) else (second, first)
+        async with Node(client(used.addr)) as caller:
+            await caller.connect(f"{used.addr}/p2p-circuit/p2p/{server.peer_id}", timeout=20)
+            async with await caller.open_stream(server.peer_id, ECHO) as stream:
+                await stream.send_message(b"before")
+                assert await stream.receive_message(100) == b"before"
+                used.signal(signal.SIGTERM)
+                with trio.fail_after(20):
+                    while not _is_at(server, spare.addr) or _is_at(server, used.addr):
+                        await trio.sleep(0.05)
+                await stream.send_message(b"after")
+                assert await stream.receive_message(100) == b"after"
+                assert used.process.returncode is None
+            used.signal(signal.SIGTERM)  # a second one ends it at once
+            with trio.fail_after(20):
+                assert await used.process.wait() == 0
+
+
+async def test_sighup_reads_the_file_again_and_keeps_all_where_it_is_wrong(tmp_path):
+    file = tmp_path / "relay.toml"
+    file.write_text('[nat.relay_server]\naccess = "token"\n')
+    async with (
+        relay_process(tmp_path, "--config", str(file)) as relay,
+        Node(client(relay.addr)) as node,
+    ):
+        with pytest.raises(TimeoutError):
+            await node.wait_reachable(1)
+        file.write_text('[nat.relay_server]\naccess = "anybody"\n')
+        relay.signal(signal.SIGHUP)
+        with pytest.raises(TimeoutError):
+            await node.wait_reachable(1)
+        file.write_text('[nat.relay_server]\naccess = "everyone"\n')
+        relay.signal(signal.SIGHUP)
+        await node.wait_reachable(20)
+
+
+def _is_at(node: Node, relay: str) -> bool:
+    """Whether the node says that it is reached through a relay."""
+    peer = relay.rpartition("/")[2]
+    return any(f"/p2p/{peer}/p2p-circuit" in str(addr) for addr in node.addrs)
+
+
+async def _echo(stream) -> None:
+    while True:
+        await stream.send_message(await stream.receive_message(100))
