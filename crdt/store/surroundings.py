@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -17,13 +17,9 @@ class Topic(Protocol):
         ...
 
     def subscribe(
-        self, is_fit: Callable[[bytes], bool], /
+        self,
     ) -> AbstractAsyncContextManager[AsyncIterator[tuple[PeerId, bytes]]]:
-        """What others say from now on, and who has said it. What is not fit is not passed on."""
-        ...
-
-    def peers(self) -> Collection[PeerId]:
-        """The connected peers that have subscribed."""
+        """What others say from now on, and from whom it came."""
         ...
 
 

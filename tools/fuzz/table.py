@@ -82,6 +82,8 @@ TARGETS: dict[str, str] = {
     "hub-route": "names:HUB_ROUTE",
     "bitswap": "bitswap:BITSWAP",
     "holdings": "content:HOLDINGS",
+    "weights-announcement": "weights:ANNOUNCEMENT",
+    "weights-delta": "weights:DELTA",
     "rpc-encoding": "rpc:ENCODING",
     "rpc-client": "rpc:CLIENT",
     "rpc-server": "rpc:SERVER",
