@@ -113,6 +113,8 @@ TARGETS: dict[str, str] = {
     "crdt-text-edits": "crdt:EDITS",
     "crdt-sync": "crdt:SYNC",
     "crdt-rights": "crdt:RIGHTS",
+    "original-pickle": "original:PICKLE",
+    "original-rpc": "original:RPC",
     "config-file": "settings:CONFIG_FILE",
     "config-environment": "settings:CONFIG_ENVIRONMENT",
 }

@@ -124,7 +124,7 @@ def _write_container(out: bytearray, value: Any, depth: int) -> None:
                 _write(out, place, depth)
                 _write(out, item, depth)
         else:
-            for place, item in enumerate(value):
+            for place, item in enumerate(value):  # noqa: B007 - named in errors
                 _write(out, item, depth)
     except _NotPlainError as error:
         error.path.append(f"[{place!r:.80}]")
