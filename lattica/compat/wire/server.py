@@ -187,7 +187,7 @@ class OriginalServer:
                     await self._send_items(served, call)
                 else:
                     result: bytes | None = None
-                    with call.scope:
+                    with call.step():
                         result = await self._result(request.method, bytes(call.body))
                     if result:
                         await served.send_body(request.id, result)
@@ -206,7 +206,7 @@ class OriginalServer:
         try:
             while True:
                 item: bytes | None = None
-                with call.scope:
+                with call.step():
                     item = await anext(items, None)
                 if item is None:
                     return
@@ -223,10 +223,19 @@ class _Call:
         self.held = held
         self.body = bytearray()
         self.begun = False
-        self.scope = trio.CancelScope()
+        self._scope = trio.CancelScope()
+        self._given_up = False
+
+    def step(self) -> trio.CancelScope:
+        """For what is waited for next: ended when the call is given up."""
+        self._scope = trio.CancelScope()
+        if self._given_up:
+            self._scope.cancel()
+        return self._scope
 
     def give_up(self) -> None:
-        self.scope.cancel()
+        self._given_up = True
+        self._scope.cancel()
 
 
 class _Served:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from contextlib import suppress
 
 from lattica.compat.pickles.reader import read_pickle
 from lattica.compat.pickles.writer import write_pickle
@@ -36,12 +37,10 @@ def _pickle(data: bytes) -> None:
 
 
 def _rpc(data: bytes) -> None:
-    try:
+    with suppress(RemoteProtocolError):
         message = decode_message(data)
         if decode_message(encode_message(message)) != message:
             raise Violation(f"{message!r:.200} is another one once written and read")
-    except RemoteProtocolError:
-        pass
     frame = decode_frame(data)
     if decode_frame(b"".join(frame_parts(frame))[4:]) != frame:
         raise Violation(f"{frame!r:.200} is another one once written and read")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import struct
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -45,7 +46,7 @@ def same(one: Any, other: Any) -> bool:
 @given(VALUES)
 def test_what_is_written_is_read_by_both(value: Any) -> None:
     data = write_pickle(value)
-    assert same(pickle.loads(data), value)
+    assert same(pickle.loads(data), value)  # noqa: S301 - our own
     assert same(read_pickle(data), value)
     assert same(read_pickle(pickle.dumps(value, 5)), value)
 
@@ -54,10 +55,8 @@ def test_what_is_written_is_read_by_both(value: Any) -> None:
 @given(st.binary(max_size=200))
 def test_bytes_can_only_be_refused(data: bytes) -> None:
     for begin in (b"", b"\x80\x04", b"\x80\x05]\x94("):
-        try:
+        with suppress(RemoteProtocolError):
             read_pickle(begin + data)
-        except RemoteProtocolError:
-            pass
 
 
 def test_what_is_one_object_stays_one() -> None:
@@ -128,7 +127,7 @@ def test_few_bytes_do_not_stand_for_many_values() -> None:
     with pytest.raises(RemoteProtocolError, match="too many values"):
         read_pickle(pickle.dumps(laughs, 4))
     keys: Any = (1, 1)
-    for _ in range(20):
+    for _ in range(18):
         keys = (keys, keys)
     # The same tuple, of a million values, as a key again and again.
     data = pickle.dumps(keys, 4)[:-1] + b"\x94" + b"}("
