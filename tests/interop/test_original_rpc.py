@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.foreign, pytest.mark.timeout(600)]
 
 T = TypeVar("T")
 
-VALUES = (
+VALUES: tuple[Any, ...] = (
     None,
     0,
     -1,
