@@ -102,7 +102,7 @@ def _sized(out: bytearray, data: bytes, short: int, middle: int, long: int) -> N
     out += data
 
 
-_CONTAINERS: Final = {
+_CONTAINERS: Final[dict[type, tuple[int | None, int]]] = {
     list: (op.EMPTY_LIST, op.APPENDS),
     dict: (op.EMPTY_DICT, op.SETITEMS),
     set: (op.EMPTY_SET, op.ADDITEMS),
