@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any, Final, Union, get_args, get_origin, get_type_hints
 
 from lattica.crdt.config import StoreConfig
+from lattica.daemon.metrics.config import MetricsConfig
 from lattica.daemon.relay.config import RelayConfig
 from lattica.dht.config import DhtConfig
 from lattica.dht.discovery.config import DiscoveryConfig
@@ -103,6 +104,7 @@ class NodeConfig:
     store: StoreConfig = field(default_factory=StoreConfig)
     dht: DhtConfig = field(default_factory=DhtConfig)
     relay: RelayConfig = field(default_factory=RelayConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
     bootstrap: tuple[str, ...] = ()
     """Multiaddrs of peers to stay connected to. With `/p2p/ID` it must be that peer; without,
     whoever answers is accepted."""

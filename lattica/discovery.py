@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import trio
@@ -20,8 +20,9 @@ from lattica.nat.base.net.addresses import split_peer
 from lattica.nat.base.net.interfaces import local_addresses
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Collection
 
+    from lattica.dht.topics.service.topic import Topic
     from lattica.nat.base.keys.identity import PeerId
     from lattica.node import Node
 
@@ -89,6 +90,35 @@ class DocumentDiscovery:
             for addr in peer.addrs:
                 self._node.add_address(peer.peer_id, split_peer(addr)[0])
             yield peer.peer_id
+
+
+class DocumentTopic:
+    """A topic of the node, as news of a document goes along it
+    (:class:`lattica.crdt.store.surroundings.Topic`).
+    """
+
+    def __init__(self, topic: Topic) -> None:
+        self._topic = topic
+
+    async def publish(self, data: bytes, /) -> None:
+        """Tell everybody who has subscribed."""
+        await self._topic.publish(data)
+
+    @asynccontextmanager
+    async def subscribe(
+        self, is_fit: Callable[[bytes], bool], /
+    ) -> AsyncIterator[AsyncIterator[tuple[PeerId, bytes]]]:
+        """What others say; who brings what is not fit is trusted less."""
+        self._topic.set_validator(lambda message: is_fit(message.data))
+        try:
+            async with self._topic.subscribe() as messages:
+                yield ((message.source, message.data) async for message in messages)
+        finally:
+            self._topic.set_validator(None)
+
+    def peers(self) -> Collection[PeerId]:
+        """The connected peers that have subscribed."""
+        return self._topic.peers()
 
 
 def _document(key: bytes) -> str:

@@ -306,7 +306,7 @@ class Node(NodeInProcess):
         if self._store is None:
             nursery = self._running("node.store")
             from lattica.crdt.store.store import Store
-            from lattica.discovery import DocumentDiscovery, finds_strangers
+            from lattica.discovery import DocumentDiscovery, DocumentTopic, finds_strangers
 
             self._store = Store(
                 self,
@@ -314,6 +314,7 @@ class Node(NodeInProcess):
                 self.identity,
                 self._store_folder(),
                 self.config.store,
+                topics=lambda name: DocumentTopic(self.topic(name)),
                 discovery=DocumentDiscovery(self) if finds_strangers(self) else None,
             )
         return self._store

@@ -1,8 +1,8 @@
 """A document's peers: who has it, what they are told, and when what they have is compared.
 
-News goes at once to every peer that has the document (or along a topic, where there is one); what
-gets lost, and what was written apart, is found by exchanges: at once with a peer that connects, and
-then every few seconds with one or another of them.
+News goes at once to every peer that has the document, along its topic or directly; what gets lost,
+and what was written apart, is found by exchanges: at once with a peer that connects, and then every
+few seconds with one or another of them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import itertools
 import logging
 import math
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -23,6 +23,7 @@ from lattica.crdt.log.core import Outcome
 from lattica.crdt.log.errors import ContradictionError, StoreError
 from lattica.crdt.presence import Statement
 from lattica.crdt.store.joining import Joining, SnapshotSource
+from lattica.crdt.store.news import MAX_NEWS, Seal
 from lattica.crdt.store.outbox import Outbox
 from lattica.crdt.store.patience import Patience
 from lattica.crdt.store.surroundings import Discovery, Topic
@@ -92,7 +93,7 @@ class Replicator:
         on_presence: takes a statement of presence, and who sent it.
         statements: those of presence that hold now.
         advance: admits what has become due.
-        topic: along which news goes; None: to each peer that has the document.
+        topic: along which news goes to those who have subscribed; others are told directly.
         discovery: where such peers are found; None: among those that are connected.
     """
 
@@ -118,6 +119,7 @@ class Replicator:
         self._statements = statements
         self._advance = advance
         self._topic = topic
+        self._seal = Seal(doc_id)
         self._discovery = discovery
         self._rng = rng or random.Random()
         self._patience = Patience(self._rng)
@@ -132,6 +134,8 @@ class Replicator:
         self._serving: set[trio.CancelScope] = set()
         self._origin: PeerId | None = None
         """Who has sent what is admitted just now."""
+        self._is_from_topic = False
+        """Whether it came along the topic."""
         self._own = Outbox()
         self._own_news = trio.Event()
         self.counts = SyncCounts()
@@ -148,28 +152,30 @@ class Replicator:
         """Spread what has just been admitted. Never waits."""
         if not outcome.admitted and not outcome.forks:
             return
-        if self._topic is not None:
-            # What came along the topic has gone to everyone already.
-            if self._origin is None:
-                self._own.put(outcome.admitted, outcome.forks)
-                self._own_news.set()
-            return
-        for member in self._members.values():
-            if member.has_it and member.peer != self._origin:
-                member.outbox.put(outcome.admitted, outcome.forks)
-                self._announce(member)
+        for member in self._told_directly():
+            member.outbox.put(outcome.admitted, outcome.forks)
+            self._announce(member)
+        # What came along the topic has gone to everyone there already.
+        if self._topic is not None and not self._is_from_topic:
+            self._own.put(outcome.admitted, outcome.forks)
+            self._own_news.set()
 
     def tell_presence(self, key: bytes, statement: bytes, origin: PeerId | None) -> None:
         """Spread a statement of presence, to others than who has sent it."""
-        if self._topic is not None:
-            if origin is None:
-                self._own.put_presence(key, statement)
-                self._own_news.set()
-            return
-        for member in self._members.values():
-            if member.has_it and member.peer != origin:
+        for member in self._told_directly():
+            if member.peer != origin:
                 member.outbox.put_presence(key, statement)
                 member.news.set()
+        if self._topic is not None and not self._is_from_topic:
+            self._own.put_presence(key, statement)
+            self._own_news.set()
+
+    def _told_directly(self) -> Iterator[Member]:
+        """Who has the document, and has neither sent the news nor hears it along the topic."""
+        hearing = self._topic.peers() if self._topic is not None else ()
+        for member in self._members.values():
+            if member.has_it and member.peer != self._origin and member.peer not in hearing:
+                yield member
 
     def _announce(self, member: Member) -> None:
         member.news.set()
@@ -258,8 +264,7 @@ class Replicator:
                 with trio.move_on_after(self._rng.uniform(0.1, 0.3)):
                     await self._changed.wait()
             async with trio.open_nursery() as nursery:
-                if self._topic is None:
-                    nursery.start_soon(self._push, member)
+                nursery.start_soon(self._push, member)
                 while True:
                     await member.wanted.wait()
                     member.wanted = trio.Event()
@@ -429,17 +434,28 @@ class Replicator:
             self._own_news = trio.Event()
             await trio.sleep(PUSH_DELAY)
             for message in self._own.take(self._source):
-                await topic.publish(message)
+                if len(message) > MAX_NEWS:
+                    self.compare_with_all()
+                    continue
+                try:
+                    await topic.publish(self._seal.close(message))
+                except LatticaError as error:
+                    logger.debug(
+                        "news did not go out document=%s reason=%r", self._doc_id.hex(), error
+                    )
 
     async def _listen(self, topic: Topic) -> None:
-        async with topic.subscribe() as messages:
+        async with topic.subscribe(self._seal.fits) as messages:
             async for peer, message in messages:
+                self._is_from_topic = True
                 try:
-                    self._hear(message, peer)
+                    self._hear(self._seal.open(message), peer)
                 except RemoteProtocolError as error:
                     self._blame(peer, error)
                 except StoreError as error:
                     logger.error("what a peer has sent cannot be kept: %s", error)
+                finally:
+                    self._is_from_topic = False
 
     def _hear(self, data: bytes, peer: PeerId) -> None:
         """Take news. Raises RemoteProtocolError and StoreError."""
@@ -468,9 +484,12 @@ class Replicator:
             self._hear(data, stream.peer_id)
 
     def _want(self, peer: PeerId) -> None:
+        having = [member for member in self._members.values() if member.has_it]
         member = self._members.get(peer)
         if member is not None:
             member.wanted.set()
+        elif having:  # it came along the topic, from far away
+            self._rng.choice(having).wanted.set()
 
     # What others open.
 

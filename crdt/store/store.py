@@ -19,7 +19,7 @@ from lattica.crdt.keys.identities import identity_key
 from lattica.crdt.log.core import LogConfig
 from lattica.crdt.log.errors import StoreError
 from lattica.crdt.store.shared_document import SharedDocument
-from lattica.crdt.store.surroundings import Discovery, Topics
+from lattica.crdt.store.surroundings import Discovery, Topic, Topics
 from lattica.crdt.store.wire import open_about, receive, receive_hello, welcome
 from lattica.crdt.sync.messages import (
     ABSENT,
@@ -79,7 +79,9 @@ class Store:
         nursery: where documents are replicated.
         identity: whose entries are written here.
         folder: where the files are.
-        topics: along which news goes; None: to each connected peer that has the document.
+        topics: along which news of open documents goes; None: directly to each connected peer that
+            has the document, as that of others always does, since who hears a topic is not asked
+            for his rights.
         discovery: where peers that have a document are found; None: among those connected.
     """
 
@@ -278,7 +280,7 @@ class Store:
             self._identity,
             self._host,
             self.config,
-            topic=None if self._topics is None else self._topics(_topic_of(genesis)),
+            topic=self._topic_of(genesis),
             discovery=self._discovery,
             log_config=self._log_config,
         )
@@ -287,6 +289,11 @@ class Store:
         self._running += 1
         self._nursery.start_soon(self._run, document)
         return document
+
+    def _topic_of(self, genesis: Genesis) -> Topic | None:
+        if self._topics is None or genesis.mode is not Mode.OPEN:
+            return None
+        return self._topics(f"lattica/crdt/{find_key(genesis.doc_id).hex()}")
 
     def _present_kept(self, document: SharedDocument) -> None:
         path = self._capability_path(document.genesis.doc_id)
@@ -399,7 +406,3 @@ class Store:
             except (LatticaError, TimeoutError) as error:
                 logger.debug("no peers were found reason=%r", error)
             await trio.sleep(_ASK_AGAIN)
-
-
-def _topic_of(genesis: Genesis) -> str:
-    return f"lattica/crdt/{find_key(genesis.doc_id).hex()}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -17,9 +17,13 @@ class Topic(Protocol):
         ...
 
     def subscribe(
-        self,
+        self, is_fit: Callable[[bytes], bool], /
     ) -> AbstractAsyncContextManager[AsyncIterator[tuple[PeerId, bytes]]]:
-        """What others say from now on, and from whom it came."""
+        """What others say from now on, and who has said it. What is not fit is not passed on."""
+        ...
+
+    def peers(self) -> Collection[PeerId]:
+        """The connected peers that have subscribed."""
         ...
 
 

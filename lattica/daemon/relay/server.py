@@ -114,26 +114,73 @@ class RelayServer:
         """
         database = await trio.to_thread.run_sync(Database, database_path(self.config))
         try:
-            relay = self.config.relay
-            keeper = self.keeper = Keeper(
-                database,
-                self.access,
-                self.service.ledger,
-                self.accounts,
-                rules=self.config.swarm.access,
-                set_rules=self.node.swarm.set_access,
-                keep_accounts=relay.keep_accounts if relay.accounts else None,
-            )
-            await keeper.start()
-            # What members of topics find here: a router that passes on what it hears.
-            _ = self.node.topics
-            task_status.started(keeper)
-            try:
-                await keeper.run()
-            finally:
-                await keeper.finish()
+            async with trio.open_nursery() as nursery:
+                await self._keep(database, nursery, task_status)
         finally:
             database.close()
+
+    async def _keep(
+        self,
+        database: Database,
+        nursery: trio.Nursery,
+        task_status: trio.TaskStatus[Keeper],
+    ) -> None:
+        relay = self.config.relay
+        keeper = self.keeper = Keeper(
+            database,
+            self.access,
+            self.service.ledger,
+            self.accounts,
+            rules=self.config.swarm.access,
+            set_rules=self.node.swarm.set_access,
+            keep_accounts=relay.keep_accounts if relay.accounts else None,
+        )
+        await keeper.start()
+        await self._watch(nursery)
+        # What members of topics find here: a router that passes on what it hears.
+        _ = self.node.topics
+        task_status.started(keeper)
+        try:
+            await keeper.run()
+        finally:
+            await keeper.finish()
+
+    async def _watch(self, nursery: trio.Nursery) -> None:
+        """Serve metrics and health, where that is asked for."""
+        metrics = self.config.metrics
+        if not metrics.listen:
+            return
+        try:
+            from lattica.daemon.metrics.endpoint import routes
+            from lattica.daemon.metrics.http import WatchServer
+            from lattica.daemon.metrics.node import SwarmCollector
+            from lattica.daemon.metrics.relay import RelayCollector
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"metrics.listen needs {error.name}: pip install 'lattica-stack[metrics]'"
+            ) from None
+        token = await trio.to_thread.run_sync(read_secret, "metrics.token", metrics.token)
+        relay = RelayCollector(
+            self.service,
+            bans=lambda: self.keeper.bans if self.keeper is not None else 0,
+            trouble=lambda: self.keeper.last_error if self.keeper is not None else "",
+            draining=lambda: self.draining,
+        )
+        collectors = (relay, SwarmCollector(self.node.swarm))
+        server = WatchServer(routes(collectors, self.troubles, token))
+        for endpoint in metrics.listen:
+            await nursery.start(server.serve, endpoint)
+
+    def troubles(self) -> list[str]:
+        """Why the relay should not be sent more peers; empty if it should."""
+        found = []
+        if self.draining:
+            found.append("it is about to stop")
+        if not self.node.swarm.listen_addrs:
+            found.append("it listens nowhere")
+        if self.keeper is not None and self.keeper.last_error:
+            found.append(self.keeper.last_error)
+        return found
 
     async def follow(self, signals: AsyncIterator[int]) -> None:
         """Do what signals say; returns when the relay is to end."""

@@ -11,7 +11,9 @@ from pathlib import Path
 import trio
 
 from lattica.crdt.config import StoreConfig
+from lattica.crdt.store.shared_document import SharedDocument
 from lattica.crdt.store.store import Store
+from lattica.crdt.sync.messages import find_key
 from lattica.crdt.types.payloads import RegisterWrite
 from lattica.node import Node
 from tests.support.doubles.swarm_host import SwarmHost
@@ -132,3 +134,29 @@ async def test_what_a_killed_worker_has_acknowledged_reaches_the_others(tmp_path
         assert acknowledged <= document.counter("steps").value <= acknowledged + 3
         assert len(authors) == 1
         assert not list(document.forks())
+
+
+async def test_news_goes_along_the_topic_of_the_document_to_who_is_not_connected():
+    config = replace(node_config(), store=StoreConfig(sync_interval=3600))
+    async with Node(config) as hub, Node(config) as one, Node(config) as two:
+        documents = [await node.store.open("cluster") for node in (hub, one, two)]
+        for node in (one, two):
+            await node.connect(hub.addrs)
+        (name,) = {replicator_topic(document) for document in documents}
+        with trio.fail_after(30):
+            for node in (one, two):
+                await node.topic(name).wait_peers(1)
+            await hub.topic(name).wait_peers(2)
+            for document in documents:
+                await document.synced()
+            with documents[2].changes() as changes:
+                documents[1].registers["a"] = 1
+                async for _ in changes:
+                    if documents[2].registers.get("a") == 1:
+                        break
+        assert documents[0].registers["a"] == 1
+        assert one.topics.counters.published >= 1
+
+
+def replicator_topic(document: SharedDocument) -> str:
+    return f"lattica/crdt/{find_key(document.genesis.doc_id).hex()}"
