@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import trio
 
 from lattica.facades.bridge import Bridge
+from lattica.rpc.client.response import ResponseStream
 from lattica.rpc.encoding.registry import TypeRegistry
 from lattica.rpc.errors import CallCancelledError
 from lattica.rpc.services.definition import Kind, define
@@ -23,20 +24,10 @@ class End:
 END: Final = End()
 
 
-class Results(Protocol):
-    """The results of a streaming call."""
-
-    async def __anext__(self) -> Any: ...
-
-    def close(self) -> None:
-        """Give the call up."""
-        ...
-
-
 class Items:
     """The results of a streaming call; used in the trio thread. Several tasks may wait for one."""
 
-    def __init__(self, stream: Results) -> None:
+    def __init__(self, stream: ResponseStream) -> None:
         self._stream = stream
         self._returned: deque[Any] = deque()
         self._lock = trio.Lock()

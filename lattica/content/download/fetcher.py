@@ -171,7 +171,6 @@ class _Fetch:
             plan.size,
             self._ledger.bytes_fetched,
             seconds,
-            manifest,
             obtaining.sources,
             0 if service is None else service.bytes_sent[plan.cid],
             beside.others,
@@ -245,7 +244,7 @@ class _Fetch:
                 return await self._manifest_from(member)
             except (LatticaError, TimeoutError) as error:
                 failed = failed or error
-        for member in await self._unnamed():
+        for member in await self.find_unnamed():
             try:
                 return await self._manifest_from(member)
             except (LatticaError, TimeoutError) as error:
@@ -255,7 +254,7 @@ class _Fetch:
             "it"
         )
 
-    async def _unnamed(self) -> list[Member]:
+    async def find_unnamed(self) -> list[Member]:
         """Others who may have it, where those that were named have failed."""
         known = {member.peer_id for member in self._named} | {self._node.peer_id}
         found: list[Member] = []
@@ -367,6 +366,20 @@ async def find_manifest(
     )
     manifest = await trio.to_thread.run_sync(decode_manifest, encoded)
     return FoundManifest(manifest, encoded, (first, *others))
+
+
+async def find_others(
+    node: Host,
+    cid: Cid,
+    named: Sequence[Member],
+    *,
+    options: FetchOptions | None = None,
+    finder: ProviderFinder | None = None,
+) -> list[Member]:
+    """Who may have something, beside those that are named: connected peers, and who is found."""
+    return await _Fetch(
+        node, cid, named, Path(), None, options or FetchOptions(), finder
+    ).find_unnamed()
 
 
 async def fetch_manifest(

@@ -59,7 +59,8 @@ RETRIED = (
 """What costs a provider its stream, which is then made anew."""
 
 
-def _refused(answer: Refused, peer: PeerId, cid: Cid) -> NoReturn:
+def refused(answer: Refused, peer: PeerId, cid: Cid) -> NoReturn:
+    """Raise what a refusal means."""
     # The message is a stranger's text: quoted, it cannot drive the terminal.
     detail = repr(answer.message[:200])
     if answer.code is Refusal.NOT_FOUND:
@@ -186,7 +187,7 @@ class Link:
         continued, self._kept.manifest = self._kept.manifest is not None, None
         answer = answers[0]
         if not isinstance(answer, Body):
-            _refused(answer, self.peer_id, self._cid)
+            refused(answer, self.peer_id, self._cid)
         data = bytes(answer.data)
         if Cid.of(data) != self._cid:
             if continued:
@@ -239,7 +240,7 @@ class Link:
                     elif answer.code is Refusal.MISSING:
                         schedule.refused(self.peer_id, piece)
                     else:
-                        _refused(answer, self.peer_id, self._cid)
+                        refused(answer, self.peer_id, self._cid)
                 elif schedule.arrived(self.peer_id, piece, trio.current_time()):
                     await sink.send(Arrived(self, piece, answer.data, continued))
                 else:

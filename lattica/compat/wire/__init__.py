@@ -1,1 +1,0 @@
-"""The original's own protocols on the wire, so that clusters of its nodes and of ours are one."""

@@ -1,0 +1,114 @@
+"""Element types as safetensors, numpy and torch call them, and bytes as arrays of either.
+
+Neither library is imported before it is asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lattica.content.manifest.safetensors_header import Tensor
+from lattica.nat.base.errors import LocalProtocolError
+from lattica.rpc.encoding.arrays import array_parts, loaded, tensor_parts
+
+if TYPE_CHECKING:
+    import numpy
+
+_LIBRARY_NAMES = {
+    "BOOL": "bool",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+    "F8_E8M0": "float8_e8m0fnu",
+    "BF16": "bfloat16",
+    "F16": "float16",
+    "F32": "float32",
+    "F64": "float64",
+    "C64": "complex64",
+    **{f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
+    **{f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)},
+}
+_NAMES = {name: dtype for dtype, name in _LIBRARY_NAMES.items()}
+
+
+def form_of(name: str, value: object) -> tuple[str, tuple[int, ...]]:
+    """Element type, as safetensors calls it, and shape of an array or tensor.
+
+    Raises:
+        LocalProtocolError: it is neither, or of a type that safetensors does not have.
+    """
+    dtype = getattr(value, "dtype", "")
+    kind = getattr(dtype, "name", None) or str(dtype).removeprefix("torch.")
+    shape = getattr(value, "shape", None)
+    if kind not in _NAMES or shape is None:
+        what = f"of {kind}" if kind else f"a {type(value).__name__}"
+        raise LocalProtocolError(
+            f"{name!r} is {what}, and no array of numpy or tensor of torch that safetensors has"
+        )
+    return _NAMES[kind], tuple(shape)
+
+
+def bytes_of(name: str, value: Any) -> memoryview:
+    """The elements, little endian, in C order: the memory itself where it is so, else a copy.
+
+    Raises LocalProtocolError as :func:`form_of` does, and for tensors that are not dense.
+    """
+    form_of(name, value)
+    torch = loaded("torch")
+    try:
+        if torch is not None and isinstance(value, torch.Tensor):
+            return tensor_parts(value)[2]
+        import numpy
+
+        array = numpy.ascontiguousarray(value)
+        if array.dtype.byteorder == ">":
+            array = array.astype(array.dtype.newbyteorder("<"))
+        return array_parts(array)[3]
+    except TypeError as error:
+        raise LocalProtocolError(f"{name!r}: {error}") from None
+
+
+def _library_name(tensor: Tensor, library: str) -> str:
+    found = _LIBRARY_NAMES.get(tensor.dtype)
+    if found is None:
+        raise ImportError(f"{library} has no {tensor.dtype}, which {tensor.name!r} is of")
+    return found
+
+
+def as_numpy(tensor: Tensor, data: memoryview) -> numpy.ndarray[Any, Any]:
+    """The elements as an array of numpy on that very memory.
+
+    Raises:
+        ImportError: numpy is not installed, or its element type needs ml_dtypes, which is not.
+    """
+    import numpy
+
+    kind = _library_name(tensor, "numpy")
+    if kind.startswith(("bfloat", "float8")):
+        import ml_dtypes  # type: ignore[import-not-found,unused-ignore]
+
+        kind = getattr(ml_dtypes, kind)
+    flat = numpy.frombuffer(data, numpy.uint8) if len(data) else numpy.empty(0, numpy.uint8)
+    return flat.view(numpy.dtype(kind)).reshape(tensor.shape)
+
+
+def as_torch(tensor: Tensor, data: memoryview) -> Any:
+    """The elements as a tensor of torch on that very memory, which must not be written to where
+    that is read only (a mapped file).
+
+    Raises:
+        ImportError: torch is not installed, or does not have the element type.
+    """
+    import warnings
+
+    import torch  # type: ignore[import-not-found,unused-ignore]
+
+    dtype = getattr(torch, _library_name(tensor, "torch"))
+    if not len(data):
+        return torch.empty(tensor.shape, dtype=dtype)
+    with warnings.catch_warnings():
+        # Of memory that cannot be written to; that is said above.
+        warnings.simplefilter("ignore", UserWarning)
+        flat = torch.frombuffer(data, dtype=torch.uint8)
+    return flat.view(dtype).reshape(tensor.shape)

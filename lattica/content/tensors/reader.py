@@ -1,0 +1,186 @@
+"""Chunks in a given order, verified, from one provider after the other, under a cap of memory."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from types import TracebackType
+
+import trio
+
+from lattica.content.download.contact import Contact, Retries
+from lattica.content.download.link import RETRIED, StalledError, refused
+from lattica.content.download.options import FetchOptions
+from lattica.content.download.plan import Span
+from lattica.content.errors import ContentError, IntegrityError
+from lattica.content.manifest.cid import Cid
+from lattica.content.manifest.manifest import Manifest
+from lattica.content.pace import Pace
+from lattica.content.protocol import Body, ContentClientCore
+from lattica.nat.base.errors import IncompleteReadError, LatticaError, RemoteProtocolError
+from lattica.nat.mux.stream import Stream
+
+logger = logging.getLogger(__name__)
+
+_MAX_ASKED = 64
+
+
+class SpanReader:
+    """Reads spans of one manifest in order, for one task, within `async with`.
+
+    What is under way is at most `options.window` bytes and 64 requests. A provider that is lost is
+    connected to again as in a fetch; one that sends wrong bytes, or cannot serve, is left for the
+    next of `contacts`. When that was the last one, or one is lost again, more are looked for by
+    `find_more`, once.
+    """
+
+    def __init__(
+        self,
+        cid: Cid,
+        manifest: Manifest,
+        contacts: Sequence[Contact],
+        options: FetchOptions,
+        spans: Iterable[Span],
+        find_more: Callable[[], Awaitable[Sequence[Contact]]],
+    ) -> None:
+        self._cid = cid
+        self._manifest = manifest
+        self._contacts = deque(contacts)
+        self._options = options
+        self._retries = Retries(options)
+        self._pace = Pace(options.rate)
+        self._stream: Stream | None = None
+        self._core = ContentClientCore()
+        self._asked: deque[Span] = deque()
+        self._arrived: deque[memoryview] = deque()
+        self._ahead = deque(spans)
+        self._find_more: Callable[[], Awaitable[Sequence[Contact]]] | None = find_more
+        self._taken: memoryview | None = None
+        """What was returned last."""
+
+    async def __aenter__(self) -> SpanReader:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._stream is not None:
+            # There may be answers under way that nobody wants any more.
+            self._stream.reset("no more is wanted")
+            self._stream = None
+
+    async def _open(self) -> Stream:
+        if self._stream is None:
+            self._core = ContentClientCore()
+            # What was asked for on another stream is asked for anew.
+            self._ahead.extendleft(reversed(self._asked))
+            self._asked.clear()
+            self._arrived.clear()
+            self._stream = await self._contacts[0].open()
+        return self._stream
+
+    def _lose(self, error: Exception) -> None:
+        if self._stream is not None:
+            self._stream.reset(str(error))
+            self._stream = None
+
+    async def next(self) -> tuple[Span, memoryview] | None:
+        """The next span and its verified bytes, good until the next call; None: that was the last.
+
+        Raises what :func:`~lattica.content.fetch` does.
+        """
+        if self._taken is not None:
+            self._core.recycle(self._taken)
+            self._taken = None
+        while self._ahead or self._asked:
+            contact = self._contacts[0]
+            try:
+                data = await self._receive(await self._open())
+                span = self._asked[0]
+                await trio.to_thread.run_sync(self._verify, span, data, contact)
+            except RETRIED as error:
+                self._lose(error)
+                if contact.failures:
+                    await self._seek()
+                    self._contacts.rotate(-1)  # another one may be there
+                pause = self._retries.pause(contact, error, gained=False)
+                logger.info("lost %s: %s; trying again in %.1f s", contact.peer_id, error, pause)
+                await trio.sleep(pause)
+            except (ContentError, RemoteProtocolError) as error:
+                await self._leave(contact, error)
+            else:
+                self._retries.last_gain = trio.current_time()
+                contact.failures = 0
+                self._asked.popleft()
+                self._taken = self._arrived.popleft()
+                return span, data
+        return None
+
+    async def _seek(self) -> None:
+        """Look for more providers, once."""
+        if self._find_more is not None:
+            find_more, self._find_more = self._find_more, None
+            known = {contact.peer_id for contact in self._contacts}
+            self._contacts += (c for c in await find_more() if c.peer_id not in known)
+
+    async def _leave(self, contact: Contact, error: LatticaError) -> None:
+        """Ask a provider for nothing more; raises the error where it was the last one."""
+        self._lose(error)
+        await self._seek()
+        if len(self._contacts) == 1:
+            raise error
+        logger.warning("asking %s for nothing more: %s", contact.peer_id, error)
+        self._contacts.popleft()
+
+    async def _receive(self, stream: Stream) -> memoryview:
+        """The bytes of the first span that was asked for."""
+        while True:
+            requests = bytearray()
+            under_way = sum(span.size for span in self._asked)
+            while (
+                self._ahead
+                and len(self._asked) < _MAX_ASKED
+                and (not self._asked or under_way + self._ahead[0].size <= self._options.window)
+            ):
+                span = self._ahead.popleft()
+                self._asked.append(span)
+                under_way += span.size
+                requests += self._core.request_span(self._cid, span.first, span.count, span.size)
+            if requests:
+                await stream.send_all(bytes(requests))
+            if self._arrived:
+                return self._arrived[0]
+            with trio.move_on_after(self._options.stalled_after) as scope:
+                count = await stream.receive_into(self._core.buffer())
+                if not count:
+                    self._core.finish()
+                    raise IncompleteReadError("the provider ended the stream")
+            if scope.cancelled_caught:
+                reason = f"peer {stream.peer_id} has sent nothing for too long"
+                stream.leave_path(reason)
+                raise StalledError(reason)
+            delay = self._pace.delay(count, trio.current_time())
+            if delay:
+                await trio.sleep(delay)
+            for answer in self._core.received(count):
+                if not isinstance(answer, Body):
+                    refused(answer, self._contacts[0].peer_id, self._cid)
+                self._arrived.append(answer.data)
+
+    def _verify(self, span: Span, data: memoryview, contact: Contact) -> None:
+        start = 0
+        for number in range(span.first, span.first + span.count):
+            chunk = self._manifest.chunk(number)
+            piece = data[start : start + chunk.length]
+            start += chunk.length
+            if hashlib.sha256(piece).digest() != chunk.digest:
+                path = self._manifest.files[self._manifest.locate(number)[0]].path
+                raise IntegrityError(
+                    f"peer {contact.peer_id} has sent wrong bytes for {path!r} (chunk {number}); "
+                    "they were discarded"
+                )

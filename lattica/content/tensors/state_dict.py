@@ -1,0 +1,267 @@
+"""State dicts: published as a checkpoint, and loaded into memory that is there already."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from lattica.content.disk import allocate, storage_error, write_all
+from lattica.content.download.options import FetchOptions
+from lattica.content.errors import ContentError, StorageError
+from lattica.content.manifest.cid import Cid
+from lattica.content.manifest.manifest import Manifest
+from lattica.content.manifest.paths import check_component
+from lattica.content.manifest.safetensors_header import (
+    DTYPE_BITS,
+    Tensor,
+    build_header,
+)
+from lattica.content.publish.server import Publisher
+from lattica.content.swarm.providers import ProviderFinder
+from lattica.content.tensors.assembly import fresh_memory
+from lattica.content.tensors.elements import as_numpy, as_torch, bytes_of, form_of
+from lattica.content.tensors.streaming import open_tensors
+from lattica.content.ticket import Ticket
+from lattica.nat.base.errors import LocalProtocolError
+from lattica.nat.swarm.host import Host
+from lattica.rpc.encoding.arrays import loaded, memory_of
+
+MAX_SHARD = 5_000_000_000
+"""Bytes of the tensors of one file, as usual on the hub; a larger tensor has a file of its own."""
+_SHOWN = 3
+
+
+# --- publishing ---
+
+
+async def publish_state_dict(
+    publisher: Publisher,
+    state: Mapping[str, Any],
+    directory: Path | str,
+    name: str = "model",
+    *,
+    max_shard: int = MAX_SHARD,
+) -> Ticket:
+    """Write a state dict into a directory as a safetensors checkpoint, and publish the directory.
+
+    The files are named as on the Hugging Face hub: `model.safetensors`, or
+    `model-00001-of-00003.safetensors` with `model.safetensors.index.json`. What else lies in the
+    directory, such as `config.json`, is published with them. Tensors are arrays of numpy or dense
+    tensors of torch; those on a GPU are copied one at a time. When this returns, the state may
+    change: the files do not. The same state makes the same files, and of one that has changed only
+    the tensors that did travel to who has the former. Written in a worker thread.
+
+    Raises:
+        LocalProtocolError: something in the state is no tensor, or there is none.
+        StorageError: the disk refuses.
+        ContentError: the directory cannot be published.
+    """
+    directory = Path(directory)
+    try:
+        check_component(name)
+    except ValueError as error:
+        raise LocalProtocolError(str(error)) from None
+    await trio.to_thread.run_sync(_write_checkpoint, directory, name, dict(state), max_shard)
+    return await publisher.publish(directory, name)
+
+
+def _write_checkpoint(directory: Path, name: str, state: Mapping[str, Any], max_shard: int) -> None:
+    if not state:
+        raise LocalProtocolError("the state dict is empty")
+    tensors = [Tensor(key, *form_of(key, value), 0) for key, value in state.items()]
+    # Aligned, and in the same order whatever the order of the state.
+    tensors.sort(key=lambda tensor: (-DTYPE_BITS[tensor.dtype], tensor.name))
+    shards: list[list[Tensor]] = [[]]
+    size = 0
+    for tensor in tensors:
+        if shards[-1] and size + tensor.length > max_shard:
+            shards.append([])
+            size = 0
+        shards[-1].append(tensor)
+        size += tensor.length
+    names = [f"{name}.safetensors"]
+    if len(shards) > 1:
+        names = [
+            f"{name}-{number:05}-of-{len(shards):05}.safetensors"
+            for number in range(1, len(shards) + 1)
+        ]
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for file, shard in zip(names, shards, strict=True):
+            _write_shard(directory / file, shard, state)
+        index = directory / f"{name}.safetensors.index.json"
+        if len(shards) > 1:
+            weights = {t.name: f for f, shard in zip(names, shards, strict=True) for t in shard}
+            total = sum(tensor.length for tensor in tensors)
+            fields = {"metadata": {"total_size": total}, "weight_map": weights}
+            _replace(index, json.dumps(fields, indent=2).encode())
+        else:
+            index.unlink(missing_ok=True)
+        for path in directory.glob(f"{_escaped(name)}-?????-of-?????.safetensors"):
+            if path.name not in names:
+                path.unlink()  # of a former state
+        if len(shards) > 1:
+            (directory / f"{name}.safetensors").unlink(missing_ok=True)
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        raise storage_error(error, directory) from None
+
+
+def _escaped(name: str) -> str:
+    return "".join(f"[{character}]" if character in "*?[" else character for character in name)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_bytes(data)
+    unfinished.replace(path)
+
+
+def _write_shard(path: Path, tensors: Sequence[Tensor], state: Mapping[str, Any]) -> None:
+    """Write one file whole, or not at all; one tensor at a time is in memory for it."""
+    header = build_header([("format", "pt")], tensors)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    descriptor = os.open(unfinished, flags, 0o644)
+    try:
+        allocate(descriptor, len(header) + sum(tensor.length for tensor in tensors))
+        write_all(descriptor, memoryview(header), 0)
+        position = len(header)
+        for tensor in tensors:
+            write_all(descriptor, bytes_of(tensor.name, state[tensor.name]), position)
+            position += tensor.length
+        unfinished.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            unfinished.unlink()
+        raise
+    finally:
+        os.close(descriptor)
+
+
+# --- loading ---
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What came of loading a state dict."""
+
+    cid: Cid
+    missing: tuple[str, ...]
+    """Names of the state that the publication does not have; these stay as they were."""
+    unexpected: tuple[str, ...]
+    """Tensors of the publication that the state does not have; these were not fetched."""
+    bytes_loaded: int
+
+
+async def load_state_dict(
+    node: Host,
+    ref: Ticket | Cid | str,
+    state: Mapping[str, Any],
+    *,
+    strict: bool = True,
+    options: FetchOptions | None = None,
+    finder: ProviderFinder | None = None,
+) -> Loaded:
+    """Fetch a checkpoint into tensors and arrays that exist already.
+
+    Each chunk is verified, and then written to where it belongs: there is no second copy of a
+    tensor in memory, and none on disk. Only those on a GPU, or not contiguous, come by memory of
+    their own, one at a time. If it fails or is cancelled, the state has the tensors that had come,
+    and the others as they were; one may be partly new.
+
+    Names, types and shapes are compared before anything is fetched. With `strict`, as in torch,
+    both sides have to have the same names; without it, what both have is loaded. Memory and what
+    is raised besides: as :func:`~lattica.content.tensors.streaming.stream_tensors`.
+
+    Raises:
+        LocalProtocolError: a name is missing or unexpected, a type or shape is another, or what is
+            to be loaded into is neither tensor nor array.
+    """
+    opened = await open_tensors(node, ref, options=options, finder=finder)
+    there = _tensors_of(opened.found.manifest)
+    missing = tuple(sorted(set(state) - set(there)))
+    unexpected = tuple(sorted(set(there) - set(state)))
+    if strict and (missing or unexpected):
+        raise LocalProtocolError(
+            f"the state dict does not fit {opened.found.manifest.name!r}: "
+            f"missing {_some(missing)}; unexpected {_some(unexpected)}"
+        )
+    for name in state.keys() & there.keys():
+        dtype, shape = form_of(name, state[name])
+        tensor = there[name]
+        if (dtype, shape) != (tensor.dtype, tensor.shape):
+            raise LocalProtocolError(
+                f"{name!r} is {tensor.dtype} of shape {tensor.shape} there, and {dtype} of "
+                f"{shape} here"
+            )
+    wanted = [placed for placed in opened.placed() if placed.tensor.name in state]
+    total = 0
+    async with aclosing(opened.stream(wanted, lambda t: _memory(state[t.name], t))) as tensors:
+        async for tensor, data in tensors:
+            _settle(state[tensor.name], tensor, data)
+            total += tensor.length
+    return Loaded(opened.cid, missing, unexpected, total)
+
+
+def _tensors_of(manifest: Manifest) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for file in manifest.files:
+        for tensor in file.layout.tensors if file.layout else ():
+            if tensor.name in found:
+                raise ContentError(f"{manifest.name!r} has several tensors called {tensor.name!r}")
+            found[tensor.name] = tensor
+    return found
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    if not names:
+        return "nothing"
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" * (len(names) > _SHOWN))
+
+
+def _is_direct(target: Any) -> bool:
+    """Whether the elements lie in memory as they come."""
+    torch = loaded("torch")
+    if torch is not None and isinstance(target, torch.Tensor):
+        return bool(
+            target.device.type == "cpu"
+            and target.is_contiguous()
+            and not target.is_conj()
+            and not target.is_neg()
+        )
+    flags = target.flags
+    return bool(flags.c_contiguous and flags.writeable and target.dtype.byteorder != ">")
+
+
+def _memory(target: Any, tensor: Tensor) -> memoryview:
+    if not tensor.length or not _is_direct(target):
+        return fresh_memory(tensor)
+    torch = loaded("torch")
+    if torch is not None and isinstance(target, torch.Tensor):
+        target = target.detach()
+    return memory_of(target).cast("B")
+
+
+def _settle(target: Any, tensor: Tensor, data: memoryview) -> None:
+    """A tensor is whole: bring it to where it belongs, if it is not there."""
+    if not tensor.length or _is_direct(target):
+        return
+    torch = loaded("torch")
+    try:
+        if torch is not None and isinstance(target, torch.Tensor):
+            with torch.no_grad():
+                target.copy_(as_torch(tensor, data))
+        else:
+            target[...] = as_numpy(tensor, data)
+    except (RuntimeError, ValueError) as error:
+        raise LocalProtocolError(f"{tensor.name!r} cannot be loaded into: {error}") from None

@@ -1,1 +1,0 @@
-"""Weight channels: a trainer publishes versions of its weights, and others follow."""

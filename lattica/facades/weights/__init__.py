@@ -1,1 +1,0 @@
-"""Channels of weights for threads and asyncio, and for vLLM."""
