@@ -23,16 +23,24 @@ def pack(function: Callable[..., Any] | None, args: tuple[Any, ...], named: dict
     Raises:
         TypeError: there are both kinds, and the method's parameters are not known or do not fit.
     """
+    args, named = gather(function, args, named)
+    if named:
+        return {name: _sent(value) for name, value in named.items()}
+    values = [_sent(value) for value in args]
+    return None if not values else values[0] if len(values) == 1 else values
+
+
+def gather(
+    function: Callable[..., Any] | None, args: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call, all by position or all by name. Raises as :func:`pack` does."""
     if named and args:
         if function is None:
             raise TypeError("arguments by position and by name: the method's class is not known")
         named = inspect.signature(function).bind(None, *args, **named).arguments
         named.pop(next(iter(named)))
         args = ()
-    if named:
-        return {name: _sent(value) for name, value in named.items()}
-    values = [_sent(value) for value in args]
-    return None if not values else values[0] if len(values) == 1 else values
+    return args, named
 
 
 def invoke(method: Callable[..., Any], payload: Any) -> Any:
@@ -80,6 +88,12 @@ def received(value: Any, message_class: type | None) -> Any:
 def result_class(function: Callable[..., Any] | None) -> type | None:
     """The message that a method is annotated to return, if it is one."""
     return None if function is None else _signature(function)[1].get("return")
+
+
+def single_message(method: Callable[..., Any]) -> type | None:
+    """The message class of a bound method's only parameter, if it is one."""
+    parameters, classes = _signature(_function_of(method))
+    return classes.get(next(iter(parameters))) if len(parameters) == 1 else None
 
 
 def sent_result(value: Any) -> Any:

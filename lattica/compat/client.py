@@ -165,6 +165,7 @@ class CompatLattica:
     def register_service(self, handler: object) -> None:
         """Serve a handler's marked methods under its class's name; the last of a name counts."""
         self.lattica.rpc.serve(service_of(handler), name=type(handler).__name__, replace=True)
+        self._bridge.call_plain(self._running.original.server.register, handler)
 
     def get_client(self, peer_id: str) -> RpcClient:
         """What calls a peer's services by name.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lattica.compat.arguments import pack, result_class
 from lattica.compat.decorators import CallKind, kinds_of
+from lattica.compat.rpc_client import Sent
+from lattica.compat.wire.payloads import decode_result, encode_arguments
 
 if TYPE_CHECKING:
     from lattica.compat.client import CompatLattica
@@ -77,14 +80,21 @@ class ServiceStub:
             raise AttributeError(name)
         kind = self._kinds.get(name, CallKind.UNARY)
         function = getattr(self._service, name, None)
+        message_class = result_class(function)
         full_name = f"{self._service.__name__}.{name}"
         client = self._lattica.get_client(self._peer_id)
 
         def call(*args: Any, **named: Any) -> RpcFuture | StreamIterator:
-            payload = pack(function, args, named)
+            sent = Sent(
+                payload=pack(function, args, named),
+                encode=partial(encode_arguments, function, args, named),
+                result=message_class,
+                decode=partial(decode_result, message_class=message_class),
+                is_streamed=kind is CallKind.STREAM,
+            )
             if kind is CallKind.STREAM_ITER:
-                return client.stream(full_name, payload)
-            return client.submit(full_name, payload, result_class(function))
+                return client.stream(full_name, sent)
+            return client.submit(full_name, sent)
 
         self.__dict__[name] = call
         return call

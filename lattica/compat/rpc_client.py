@@ -3,13 +3,38 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import trio
 
 from lattica.compat.arguments import received
 from lattica.compat.results import RpcFuture, StreamIterator, translated
-from lattica.compat.running import Running
+from lattica.facades.rpc import Items
+from lattica.facades.rpc_blocking import BlockingItems
 from lattica.nat.base.errors import LatticaError
 from lattica.nat.base.keys.peer_id import PeerId
+
+if TYPE_CHECKING:
+    from lattica.compat.running import Running
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What a call sends, for each kind of peer, and what its result is."""
+
+    payload: Any
+    """For nodes of ours."""
+    encode: Callable[[], bytes]
+    """Makes what nodes of the original get. Raises TypeError for what they cannot."""
+    result: type | None = None
+    """The message that bytes of the result are."""
+    decode: Callable[[bytes], Any] = bytes
+    """Reads what a node of the original has answered."""
+    is_streamed: bool = False
+    """Whether the original has it sent over a stream."""
 
 
 class RpcClient:
@@ -19,38 +44,61 @@ class RpcClient:
         self._running = running
         self.peer_id = peer_id
 
-    def submit(self, method: str, payload: Any, result: type | None = None) -> RpcFuture:
-        """Send a call, and return its future; `result` is the message that its bytes are."""
+    def submit(self, method: str, sent: Sent) -> RpcFuture:
+        """Send a call, and return its future.
+
+        Raises:
+            TypeError: an argument cannot be sent.
+        """
+        original = self._running.original
+        known = sent.encode() if self.peer_id in original.peers else None
         service, _, name = method.rpartition(".")
-        node = self._running.node
 
         async def run() -> Any:
-            stub = node.rpc.stub(self.peer_id, service, timeout=math.inf)
-            return received(await stub.call_method(name, _arguments(payload), {}), result)
+            if known is not None or await original.is_spoken_by(self.peer_id):
+                data = known if known is not None else await trio.to_thread.run_sync(sent.encode)
+                call = original.client.streamed if sent.is_streamed else original.client.unary
+                answer = await call(self.peer_id, method, data)
+                return await trio.to_thread.run_sync(sent.decode, answer)
+            stub = self._running.node.rpc.stub(self.peer_id, service, timeout=math.inf)
+            return received(await stub.call_method(name, _arguments(sent.payload), {}), sent.result)
 
         try:
             return RpcFuture(self._running.send(run))
         except LatticaError as error:
             raise translated(error) from error
 
-    def stream(self, method: str, payload: Any) -> StreamIterator:
+    def stream(self, method: str, sent: Sent) -> StreamIterator:
         """Begin a call whose result is streamed."""
+        running, original = self._running, self._running.original
         service, _, name = method.rpartition(".")
         try:
-            stub = self._running.lattica.rpc.stub(self.peer_id, service, timeout=math.inf)
-            return StreamIterator(getattr(stub, name).stream(*_arguments(payload)))
+            if self.peer_id in original.peers or running.bridge.call(
+                original.is_spoken_by, self.peer_id
+            ):
+                begin = partial(original.client.items, self.peer_id, method, sent.encode())
+                items = running.bridge.call_plain(lambda: Items(begin()))
+                return StreamIterator(BlockingItems(running.bridge, items))
+            stub = running.lattica.rpc.stub(self.peer_id, service, timeout=math.inf)
+            return StreamIterator(getattr(stub, name).stream(*_arguments(sent.payload)))
         except LatticaError as error:
             raise translated(error) from error
 
     def call(self, method: str, data: bytes | None = None) -> RpcFuture:
         """A unary call."""
-        return self.submit(method, data)
+        return self.submit(method, _raw(data))
 
-    call_stream = call
+    def call_stream(self, method: str, data: bytes | None = None) -> RpcFuture:
+        """A unary call, which the original has go over a stream."""
+        return self.submit(method, _raw(data, is_streamed=True))
 
     def call_stream_iter(self, method: str, data: bytes | None = None) -> StreamIterator:
         """A streaming call."""
-        return self.stream(method, data)
+        return self.stream(method, _raw(data))
+
+
+def _raw(data: bytes | None, *, is_streamed: bool = False) -> Sent:
+    return Sent(data, lambda: data or b"", is_streamed=is_streamed)
 
 
 def _arguments(payload: Any) -> tuple[Any, ...]:

@@ -7,6 +7,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,8 +16,9 @@ import trio
 from lattica.compat.blocks import BlockDirectory
 from lattica.compat.records import Records
 from lattica.compat.settings import Settings, usable
+from lattica.compat.wire.original import open_original
 from lattica.config import default_data_dir
-from lattica.content.bitswap.exchange import Exchange, open_exchange
+from lattica.content.bitswap.exchange import open_exchange
 from lattica.facades.blocking import Lattica
 from lattica.facades.bridge import Bridge
 from lattica.facades.call import Call
@@ -42,7 +44,8 @@ class Running:
         self.lattica = Lattica(config, identity=known).start()
         self.node = self.lattica._node
         self.bridge: Bridge[Any] = self.lattica._bridge
-        self.exchange = self._serve_blocks()
+        self.exchange = self._keep_open(lambda: open_exchange(self.node, self.blocks))
+        self.original = self._keep_open(lambda: open_original(self.node))
         dht = self.bridge.call_plain(lambda: self.node.dht)
         self.records = Records(dht, self.node.peer_id)
         self.bridge.submit(self.records.run)
@@ -61,15 +64,16 @@ class Running:
         self._temporary = tempfile.TemporaryDirectory(prefix="lattica-blocks-")
         return Path(self._temporary.name)
 
-    def _serve_blocks(self) -> Exchange:
-        ready: concurrent.futures.Future[Exchange] = concurrent.futures.Future()
+    def _keep_open(self, manager: Callable[[], AbstractAsyncContextManager[T]]) -> T:
+        """Have a service for as long as the node runs."""
+        ready: concurrent.futures.Future[T] = concurrent.futures.Future()
 
         async def serve() -> None:
-            async with open_exchange(self.node, self.blocks) as exchange:
-                ready.set_result(exchange)
+            async with manager() as service:
+                ready.set_result(service)
                 await trio.sleep_forever()
 
-        self.bridge.submit(serve)  # until the node is closed
+        self.bridge.submit(serve)
         return ready.result()
 
     def send(self, function: Callable[[], Awaitable[T]]) -> Call[T]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from lattica.compat.arguments import invoke, sent_result
@@ -32,16 +32,21 @@ def _unary(handler: object, name: str) -> Callable[..., Any]:
 
 def _streaming(handler: object, name: str) -> Callable[..., Any]:
     def call(self: object, payload: Any = None) -> Iterator[bytes]:
-        items = iter(invoke(getattr(handler, name), payload))
-        try:
-            for item in items:
-                yield chunk(item)
-        finally:
-            close = getattr(items, "close", None)
-            if close is not None:
-                close()
+        return chunks(invoke(getattr(handler, name), payload))
 
     return call
+
+
+def chunks(items: Iterable[Any]) -> Iterator[bytes]:
+    """The items of a stream as bytes; they are closed with it."""
+    items = iter(items)
+    try:
+        for item in items:
+            yield chunk(item)
+    finally:
+        close = getattr(items, "close", None)
+        if close is not None:
+            close()
 
 
 def chunk(item: Any) -> bytes:

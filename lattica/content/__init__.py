@@ -1,7 +1,8 @@
 """Content: files and checkpoints, published by one peer and fetched, verified, by others.
 
 :class:`Publisher` serves files without copying them and makes tickets; :func:`fetch` turns a
-ticket into verified files. Names are imported when they are first used.
+ticket into verified files. :class:`WeightPublisher` and :class:`WeightSubscriber` are a channel of
+weights, version after version. Names are imported when they are first used.
 """
 
 from __future__ import annotations
@@ -28,8 +29,14 @@ if TYPE_CHECKING:
     from lattica.content.tensors.state_dict import load_state_dict, publish_state_dict
     from lattica.content.tensors.streaming import stream_tensors
     from lattica.content.ticket import Ticket
+    from lattica.content.weights.announcement import Channel
+    from lattica.content.weights.options import PushedVersion, WeightOptions, WeightVersion
+    from lattica.content.weights.publisher import WeightPublisher
+    from lattica.content.weights.state import RawTensor
+    from lattica.content.weights.subscriber import WeightSubscriber
 
 _HOME = {
+    "Channel": "weights.announcement",
     "Checking": "events",
     "Cid": "manifest.cid",
     "FetchEvent": "events",
@@ -44,9 +51,15 @@ _HOME = {
     "Progress": "events",
     "Publisher": "publish.server",
     "PublisherLimits": "publish.server",
+    "PushedVersion": "weights.options",
+    "RawTensor": "weights.state",
     "Retrying": "events",
     "Sharing": "events",
     "Ticket": "ticket",
+    "WeightOptions": "weights.options",
+    "WeightPublisher": "weights.publisher",
+    "WeightSubscriber": "weights.subscriber",
+    "WeightVersion": "weights.options",
     "fetch": "download.fetcher",
     "fetch_manifest": "download.fetcher",
     "load_state_dict": "tensors.state_dict",
@@ -55,6 +68,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Channel",
     "Checking",
     "Cid",
     "FetchEvent",
@@ -69,9 +83,15 @@ __all__ = [
     "Progress",
     "Publisher",
     "PublisherLimits",
+    "PushedVersion",
+    "RawTensor",
     "Retrying",
     "Sharing",
     "Ticket",
+    "WeightOptions",
+    "WeightPublisher",
+    "WeightSubscriber",
+    "WeightVersion",
     "fetch",
     "fetch_manifest",
     "load_state_dict",

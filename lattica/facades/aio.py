@@ -35,11 +35,13 @@ if TYPE_CHECKING:
     from lattica.content import FetchOptions, FetchResult, Ticket
     from lattica.content.events import FetchCallback, HashCallback
     from lattica.content.manifest.cid import Cid
+    from lattica.content.weights.options import WeightOptions
     from lattica.facades.dht import AsyncDht
     from lattica.facades.rpc_aio import AsyncRpc
     from lattica.facades.store.aio import AsyncStore
     from lattica.facades.topics.aio import AsyncTopic
     from lattica.facades.topics.discovery import AsyncDiscovery
+    from lattica.facades.weights.aio import AsyncWeightPublisher, AsyncWeightSubscriber
     from lattica.nat.base.keys.identity import Identity, PeerId
     from lattica.nat.base.net.multiaddr import Multiaddr
     from lattica.nat.mux.stream import Stream
@@ -140,6 +142,28 @@ class AsyncLattica(NodeFacade):
 
         topic = await self._bridge.acall_plain(self._node.topic, name)
         return AsyncTopic(self._bridge, topic)
+
+    # Weights
+
+    def publish_weights(
+        self, name: str, options: WeightOptions | None = None
+    ) -> AsyncWeightPublisher:
+        """A channel on which this node publishes versions of weights, in an `async with` block
+        (`docs/weights.md`).
+        """
+        from lattica.facades.weights.aio import AsyncWeightPublisher
+
+        return AsyncWeightPublisher(self._bridge, self._node, name, options)
+
+    def follow_weights(
+        self, channel: str, options: WeightOptions | None = None
+    ) -> AsyncWeightSubscriber:
+        """The versions of a channel `PEER/NAME`, the newest each time, in an `async with` block
+        (`docs/weights.md`).
+        """
+        from lattica.facades.weights.aio import AsyncWeightSubscriber
+
+        return AsyncWeightSubscriber(self._bridge, self._node, channel, options)
 
     @property
     def documents(self) -> AsyncStore:

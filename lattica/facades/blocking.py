@@ -32,11 +32,13 @@ if TYPE_CHECKING:
     from lattica.content import FetchOptions, FetchResult, Ticket
     from lattica.content.events import FetchCallback, HashCallback
     from lattica.content.manifest.cid import Cid
+    from lattica.content.weights.options import WeightOptions, WeightVersion
     from lattica.facades.dht import BlockingDht
     from lattica.facades.rpc_blocking import BlockingRpc
     from lattica.facades.store.blocking import BlockingStore
     from lattica.facades.topics.blocking import BlockingTopic
     from lattica.facades.topics.discovery import BlockingDiscovery
+    from lattica.facades.weights.blocking import BlockingWeightPublisher, BlockingWeightSubscriber
     from lattica.nat.base.keys.identity import Identity, PeerId
     from lattica.nat.base.net.multiaddr import Multiaddr
     from lattica.nat.swarm.events import SwarmEvent
@@ -156,6 +158,34 @@ class Lattica(NodeFacade):
         from lattica.facades.topics.blocking import BlockingTopic
 
         return BlockingTopic(self._bridge, self._bridge.call_plain(self._node.topic, name))
+
+    # Weights
+
+    def publish_weights(
+        self, name: str, options: WeightOptions | None = None
+    ) -> BlockingWeightPublisher:
+        """A channel on which this node publishes versions of weights (`docs/weights.md`). Close it,
+        or use `with`.
+        """
+        from lattica.facades.weights.blocking import BlockingWeightPublisher
+
+        return BlockingWeightPublisher(self._bridge, self._node, name, options)
+
+    def follow_weights(
+        self,
+        channel: str,
+        options: WeightOptions | None = None,
+        *,
+        on_version: Callable[[WeightVersion], object] | None = None,
+    ) -> BlockingWeightSubscriber:
+        """The versions of a channel `PEER/NAME`, the newest each time (`docs/weights.md`). Close
+        it, or use `with`.
+
+        `on_version` is called with each in a thread of its own; what it raises ends the channel.
+        """
+        from lattica.facades.weights.blocking import BlockingWeightSubscriber
+
+        return BlockingWeightSubscriber(self._bridge, self._node, channel, options, on_version)
 
     @property
     def documents(self) -> BlockingStore:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import trio
 
 from lattica.facades.bridge import Bridge
-from lattica.rpc.client.response import ResponseStream
 from lattica.rpc.encoding.registry import TypeRegistry
 from lattica.rpc.errors import CallCancelledError
 from lattica.rpc.services.definition import Kind, define
@@ -24,10 +23,20 @@ class End:
 END: Final = End()
 
 
+class Results(Protocol):
+    """The results of a streaming call."""
+
+    async def __anext__(self) -> Any: ...
+
+    def close(self) -> None:
+        """Give the call up."""
+        ...
+
+
 class Items:
     """The results of a streaming call; used in the trio thread. Several tasks may wait for one."""
 
-    def __init__(self, stream: ResponseStream) -> None:
+    def __init__(self, stream: Results) -> None:
         self._stream = stream
         self._returned: deque[Any] = deque()
         self._lock = trio.Lock()

@@ -82,6 +82,8 @@ TARGETS: dict[str, str] = {
     "hub-route": "names:HUB_ROUTE",
     "bitswap": "bitswap:BITSWAP",
     "holdings": "content:HOLDINGS",
+    "weights-announcement": "weights:ANNOUNCEMENT",
+    "weights-delta": "weights:DELTA",
     "rpc-encoding": "rpc:ENCODING",
     "rpc-client": "rpc:CLIENT",
     "rpc-server": "rpc:SERVER",
@@ -111,6 +113,8 @@ TARGETS: dict[str, str] = {
     "crdt-text-edits": "crdt:EDITS",
     "crdt-sync": "crdt:SYNC",
     "crdt-rights": "crdt:RIGHTS",
+    "original-pickle": "original:PICKLE",
+    "original-rpc": "original:RPC",
     "config-file": "settings:CONFIG_FILE",
     "config-environment": "settings:CONFIG_ENVIRONMENT",
 }

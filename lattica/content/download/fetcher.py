@@ -171,6 +171,7 @@ class _Fetch:
             plan.size,
             self._ledger.bytes_fetched,
             seconds,
+            manifest,
             obtaining.sources,
             0 if service is None else service.bytes_sent[plan.cid],
             beside.others,

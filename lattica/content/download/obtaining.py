@@ -412,6 +412,10 @@ class Obtaining:
                 lost = error
             except (LatticaError, TimeoutError) as error:
                 lost = error
+            introduced.set()  # it says nothing
+            if heard:
+                self._schedule.release_held()
+                self._changes.tell()
             failures = 1 if heard else failures + 1
             if failures >= _MAX_FAILURES and not contact.is_first:
                 self._drop(contact, lost)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lattica.content.manifest.cid import Cid
+from lattica.content.manifest.manifest import Manifest
 from lattica.nat.base.checks import require, require_seconds, require_texts, require_types
 from lattica.nat.base.keys.identity import PeerId
 
@@ -96,6 +97,8 @@ class FetchResult:
     """Bytes that came over the network in this run."""
     seconds: float
     """From the start to the last file synced to disk."""
+    manifest: Manifest = field(repr=False, compare=False)
+    """What was fetched, or selected from."""
     sources: tuple[FetchSource, ...] = ()
     """The peers that bytes came from in this run, those that sent most first."""
     bytes_shared: int = 0

@@ -343,8 +343,7 @@ class ContentService:
             _less(self._watched, peer)
 
     async def _tell_all(self, stream: Stream, hello: Hello) -> None:
-        served = self._find(hello.cid)
-        if served is None:
+        if self._find(hello.cid) is None:
             return
         members = self._members.setdefault(hello.cid, Members(random.Random()))
         members.enter(stream, stream.peer_id, hello)
@@ -352,7 +351,7 @@ class ContentService:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._until_end, stream, nursery.cancel_scope)
-                await self._tell_news(stream, hello.cid, served, members)
+                await self._tell_news(stream, hello.cid, members)
                 nursery.cancel_scope.cancel()
         finally:
             members.leave(stream)
@@ -370,33 +369,35 @@ class ContentService:
             raise RemoteProtocolError("a watcher of holdings says more than its greeting")
         scope.cancel()
 
-    async def _tell_news(
-        self, stream: Stream, cid: Cid, served: Served, members: Members[Stream]
-    ) -> None:
-        holdings = served.holdings
-        position = 0 if holdings is None else holdings.position
-        bits = None if holdings is None else holdings.bits
-        await self._say(stream, Has(served.chunk_count, bits))
-        while self._find(cid) is served:
-            news = self._news
-            while True:
-                told = False
-                others, sending = members.untold(stream)
-                if others:
-                    await self._say(stream, MembersMessage(others))
-                if sending:
-                    await self._say(stream, Sending(sending))
-                    told = True
-                if holdings is not None:
-                    more = tuple(holdings.since(position, MAX_NUMBERS))
-                    if more:
-                        await self._say(stream, HasMore(more))
-                        position += len(more)
+    async def _tell_news(self, stream: Stream, cid: Cid, members: Members[Stream]) -> None:
+        """Say what is here of a content id, and what is new, as long as it is served: by a fetch
+        first perhaps, and then by whoever keeps what has come of it.
+        """
+        while (served := self._find(cid)) is not None:
+            holdings = served.holdings
+            position = 0 if holdings is None else holdings.position
+            bits = None if holdings is None else holdings.bits
+            await self._say(stream, Has(served.chunk_count, bits))
+            while self._find(cid) is served:
+                news = self._news
+                while True:
+                    told = False
+                    others, sending = members.untold(stream)
+                    if others:
+                        await self._say(stream, MembersMessage(others))
+                    if sending:
+                        await self._say(stream, Sending(sending))
                         told = True
-                if not told:
-                    break
-            await news.wait()
-            await trio.sleep(_NEWS_PAUSE)
+                    if holdings is not None:
+                        more = tuple(holdings.since(position, MAX_NUMBERS))
+                        if more:
+                            await self._say(stream, HasMore(more))
+                            position += len(more)
+                            told = True
+                    if not told:
+                        break
+                await news.wait()
+                await trio.sleep(_NEWS_PAUSE)
 
     async def _say(self, stream: Stream, message: Message) -> None:
         with trio.move_on_after(self.limits.stalled_after) as scope:

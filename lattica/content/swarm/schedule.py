@@ -80,6 +80,8 @@ class _Source:
     next_steal: float = 0.0
     most: int = 0
     """Bytes that it may be asked for ahead."""
+    completed: int = 0
+    """Of how many holds it was before when it was said to have everything."""
     honoured: int = 0
     """Pieces that were held back for its sake once."""
 
@@ -128,8 +130,9 @@ class Schedule(Generic[S]):
         """Pieces that somebody waits for."""
         self._planes = [0] * _PLANES
         """Pieces that at least 1, 2, … sources with parts have."""
-        self._held: dict[int, tuple[float, S]] = {}
-        """Pieces held back: since when, and for whose sake."""
+        self._held: dict[int, tuple[float, S, int]] = {}
+        """Pieces held back: since when, for whose sake, and the how manieth hold it is."""
+        self._holds = 0
 
     def scatter(self) -> None:
         """Others fetch the same: ask in a random order, so that each has something else soon."""
@@ -269,6 +272,7 @@ class Schedule(Generic[S]):
         state = self._sources[source]
         state.chunks = chunks
         state.has = -1 if chunks is None else self._pieces_in(chunks)
+        state.completed = self._holds
         self._count_holders()
 
     def add_holdings(self, source: S, numbers: Iterable[int]) -> None:
@@ -328,7 +332,8 @@ class Schedule(Generic[S]):
             if piece is None or not self._waiting >> piece & 1 or state.honoured >> piece & 1:
                 continue
             state.honoured |= 1 << piece
-            self._held.setdefault(piece, (now, source))
+            if piece not in self._held:
+                self._hold(piece, source, now)
 
     def deferred(self, source: S, piece: int, now: float) -> None:
         """A source says that others have asked for a piece, and will have it soon."""
@@ -337,11 +342,22 @@ class Schedule(Generic[S]):
         self._wait_again(piece)
         state.honoured |= 1 << piece
         if self._waiting >> piece & 1:
-            self._held[piece] = now, source
+            self._hold(piece, source, now)
 
-    def _held_back(self, now: float) -> int:
+    def _hold(self, piece: int, source: S, now: float) -> None:
+        self._holds += 1
+        self._held[piece] = now, source, self._holds
+
+    def release_held(self) -> None:
+        """Somebody who may have been waited for is gone: wait for nobody."""
+        self._held.clear()
+
+    def _held_back(self, now: float, completed: int) -> int:
+        """What is not to be asked of a source that had everything before the holds from
+        `completed` on: who has got it since is whom they were for.
+        """
         held = 0
-        for piece, (since, source) in list(self._held.items()):
+        for piece, (since, source, count) in list(self._held.items()):
             state = self._sources.get(source)
             patience = 0.0
             if state is not None:
@@ -349,7 +365,7 @@ class Schedule(Generic[S]):
                 patience = min(_LONGEST_HELD, max(SILENT_AFTER, slow))
             if now - since > patience or not self._waiting >> piece & 1:
                 del self._held[piece]
-            else:
+            elif count > completed:
                 held |= 1 << piece
         return held
 
@@ -365,7 +381,7 @@ class Schedule(Generic[S]):
         if wanted:
             if self._held:
                 # Those who have it already are asked; only more of them are not waited for.
-                held = self._held_back(now)
+                held = self._held_back(now, state.completed)
                 if state.chunks is None:
                     wanted &= ~held
             if len(self._sources) > 1:

@@ -403,3 +403,24 @@ def test_two_equal_sources_share_the_work():
     assert made.is_finished
     assert now <= 200 * 0.05 / 2 * 1.3
     assert min(brought.values()) > 70
+
+
+def test_what_was_held_back_is_asked_of_who_has_everything_since():
+    """Who was waited for has become complete: of others it is still not asked."""
+    made = schedule(2)
+    made.add("a", 0.0, complete=True)
+    made.add("b", 0.0)
+    made.hold_back("a", [0, 1], 0.0)
+    assert made.next("a", 0.0) is None
+    made.set_holdings("b", None)
+    assert made.next("a", 0.1) is None
+    assert made.next("b", 0.1) is not None
+
+
+def test_nobody_is_waited_for_who_is_gone():
+    made = schedule(2)
+    made.add("a", 0.0, complete=True)
+    made.hold_back("a", [0, 1], 0.0)
+    assert made.next("a", 0.0) is None
+    made.release_held()
+    assert made.next("a", 0.1) is not None

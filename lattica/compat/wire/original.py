@@ -1,0 +1,93 @@
+"""Nodes of the original among the peers: who they are, what they are called by, and served."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import trio
+
+from lattica.compat.wire.client import OriginalClient
+from lattica.compat.wire.messages import UNARY
+from lattica.compat.wire.server import OriginalServer
+from lattica.nat.base.errors import LatticaError
+from lattica.nat.base.keys.peer_id import PeerId
+from lattica.nat.base.tasks import Tasks
+from lattica.nat.mux.connection import Connection
+from lattica.nat.swarm.events import PeerDisconnected
+from lattica.node import Node
+from lattica.rpc.budget import ReceiveBudget
+from lattica.rpc.protocol.frames import CONTROL
+
+_IDENTIFIED: Final = 10.0
+"""Seconds that a peer has to say what it speaks."""
+
+
+class Original:
+    """The original's RPC on a node, in both roles. Used with :func:`open_original`."""
+
+    def __init__(self, node: Node, nursery: trio.Nursery) -> None:
+        self._node = node
+        # Ours is there before the original's: whoever sees only that one is of the original.
+        config = node.rpc.config
+        self._tasks = Tasks(nursery)
+        budget = ReceiveBudget(
+            config.receive_memory, config.receive_memory_per_peer, trio.current_time
+        )
+        self.client = OriginalClient(node, self._tasks, budget)
+        self.server = OriginalServer(node, self._tasks, budget, config.max_threads)
+        self.peers: set[PeerId] = set()
+        """Connected nodes of the original; may be looked at in any thread."""
+        node._identify.on_identified.append(lambda connection, _: self._identified(connection))
+        for connection in node.swarm.registry:
+            self._identified(connection)
+        self._tasks.start_soon(self._follow)
+
+    def _identified(self, connection: Connection) -> None:
+        if UNARY in connection.known_protocols and CONTROL not in connection.known_protocols:
+            self.peers.add(connection.peer_id)
+        else:
+            self.peers.discard(connection.peer_id)
+
+    async def _follow(self) -> None:
+        with self._node.events() as events:
+            async for event in events:
+                if isinstance(event, PeerDisconnected):
+                    self.peers.discard(event.peer_id)
+                    self.client.forget(event.peer_id)
+
+    async def is_spoken_by(self, peer: PeerId) -> bool:
+        """Whether a peer is of the original; connects to it, and asks it, if need be.
+
+        False also if it cannot be reached: whoever calls it then finds out why.
+        """
+        registry = self._node.swarm.registry
+        connection = registry.best(peer)
+        if connection is None:
+            try:
+                await self._node.connect(peer)
+            except LatticaError:
+                return False
+        with trio.move_on_after(_IDENTIFIED):
+            while (connection := registry.best(peer)) is not None and not connection.agent:
+                await self._node.swarm.wait_changed()
+        return peer in self.peers
+
+    async def aclose(self) -> None:
+        """End what is under way."""
+        self.server.close()
+        self._tasks.cancel()
+        with trio.CancelScope(shield=True):
+            await self._tasks.wait_ended()
+
+
+@asynccontextmanager
+async def open_original(node: Node) -> AsyncIterator[Original]:
+    """Speak the original's RPC, for as long as the block lasts."""
+    async with trio.open_nursery() as nursery:
+        original = Original(node, nursery)
+        try:
+            yield original
+        finally:
+            await original.aclose()

@@ -1,0 +1,1 @@
+"""Weight channels: a trainer publishes versions of its weights, and others follow."""

@@ -1,0 +1,1 @@
+"""Channels of weights for threads and asyncio, and for vLLM."""

@@ -1,0 +1,165 @@
+"""Calls between the original lattica 1.0.21 and nodes of ours with its API, by its protocols."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import trio
+
+from lattica import ConnectionHandler, Lattica, rpc_method, rpc_stream, rpc_stream_iter
+from lattica.compat.client import CompatLattica
+from lattica.compat.errors import CompatError
+from tests.interop.foreign import ScriptPeer, original_peer
+from tests.interop.ours import partner_connected
+
+pytestmark = [pytest.mark.foreign, pytest.mark.timeout(600)]
+
+T = TypeVar("T")
+
+VALUES: tuple[Any, ...] = (
+    None,
+    0,
+    -1,
+    2**70,
+    2.5,
+    "Grüße",
+    b"\0" * 300,
+    [1, [2, (3,)]],
+    ({"a": 1}, {}),
+    {1, 2},
+    {"peer": {"layers": [0, 12], "rtt": None, "ready": True}},
+    ["same"] * 3000,
+)
+SIZE = 40 * 1024 * 1024
+
+
+class Interop(ConnectionHandler):
+    """The same service as that of the original's script."""
+
+    def __init__(self, node: CompatLattica) -> None:
+        super().__init__(node)
+        self.yielded = 0
+        self.closed = False
+
+    @rpc_method
+    def add(self, a: int, b: int) -> int:
+        return a + b
+
+    @rpc_method
+    def echo(self, x: Any = None) -> Any:
+        return x
+
+    @rpc_method
+    def fail(self, x: Any) -> None:
+        raise ValueError(f"no {x}")
+
+    @rpc_stream
+    def big(self, x: Any = None) -> Any:
+        return x
+
+    @rpc_stream
+    def fail_streamed(self, x: Any) -> None:
+        raise ValueError(f"no {x}")
+
+    @rpc_stream_iter
+    def letters(self, n: int) -> Iterator[str]:
+        try:
+            for number in range(n):
+                self.yielded = number + 1
+                yield f"s{number}"
+        finally:
+            self.closed = True
+
+
+async def in_thread(function: Callable[..., T], *args: Any, **named: Any) -> T:
+    return await trio.to_thread.run_sync(partial(function, *args, **named))
+
+
+@asynccontextmanager
+async def compat_node(bootstraps: list[str] | None = None) -> AsyncIterator[CompatLattica]:
+    builder = Lattica.builder().with_listen_addrs(["/ip4/127.0.0.1/tcp/0"])
+    builder.with_bootstraps(bootstraps or []).with_upnp(False).with_mdns(False)
+    node = await in_thread(builder.build)
+    try:
+        yield node
+    finally:
+        with trio.CancelScope(shield=True):
+            await in_thread(node.close)
+
+
+@asynccontextmanager
+async def pair(installed: Path, folder: Path) -> AsyncIterator[tuple[ScriptPeer, Interop, Any]]:
+    """The original, our service, and what stands in here for its."""
+    async with compat_node() as node:
+        service = Interop(node)
+        dial = node.get_visible_maddrs()
+        async with original_peer(installed, folder, dial) as original:
+            await in_thread(node.lattica.wait_connected, original.peer_id, timeout=30)
+            await partner_connected(original, node.lattica.peer_id)
+            yield original, service, service.get_stub(original.peer_id)
+
+
+async def test_we_call_the_original(original_installed, tmp_path):
+    async with pair(original_installed, tmp_path) as (original, _, stub):
+        assert await in_thread(lambda: stub.add(2, 3).result(timeout=30)) == 5
+        assert await in_thread(lambda: stub.add(b=2, a=40).result(timeout=30)) == 42
+        for value in VALUES:
+            for method in (stub.echo, stub.big):
+                assert await in_thread(lambda m=method, v=value: m(v).result(timeout=30)) == value
+        body = bytes(SIZE)
+        assert await in_thread(lambda: stub.big(body).result(timeout=60)) == body
+        with pytest.raises(CompatError, match="no 7"):
+            await in_thread(lambda: stub.fail(7).result(timeout=30))
+        with pytest.raises(CompatError, match="no 7"):
+            await in_thread(lambda: stub.fail_streamed(7).result(timeout=30))
+        with pytest.raises(TypeError, match=r"the value\['x'\] is of type object"):
+            stub.echo({"x": object()})
+
+        chunks = await in_thread(lambda: [*stub.letters(2000)])
+        assert chunks == [f"s{number}".encode() for number in range(2000)]
+        items = stub.letters(1_000_000)
+        assert await in_thread(next, items) == b"s0"
+        items.cancel()
+        before = -1
+        with trio.fail_after(30):
+            while (now := await original.ask("yielded")) != before:  # it goes on no more
+                before = now
+                await trio.sleep(0.2)
+        assert before < 1_000_000
+        assert await in_thread(lambda: stub.add(1, 1).result(timeout=30)) == 2
+        assert await original.ask("runs") == 3
+
+
+async def test_the_original_calls_us(original_installed, tmp_path):
+    async with pair(original_installed, tmp_path) as (original, service, _):
+        me = service.lattica_instance.peer_id()
+
+        async def call(method: str, *args: Any) -> Any:
+            reply = await original.ask("call", peer=me, method=method, args=repr(args))
+            return ast.literal_eval(reply)
+
+        assert await call("add", 2, 3) == 5
+        for value in VALUES:
+            assert await call("echo", value) == value
+            assert await call("big", value) == value
+        assert await call("big", b"x" * 300_000) == b"x" * 300_000
+        with pytest.raises(Exception, match="ValueError: no 7"):
+            await call("fail", 7)
+        with pytest.raises(Exception, match="Method nothing not found in Interop"):
+            await call("nothing", 7)
+
+        found = await original.ask("iterate", peer=me, count=300, stop=-1)
+        assert found == [f"s{number}" for number in range(300)]
+        service.closed = False
+        found = await original.ask("iterate", peer=me, count=10_000_000, stop=5)
+        assert found == [f"s{number}" for number in range(5)]
+        with trio.fail_after(30):
+            while not service.closed:
+                await trio.sleep(0.02)
+        assert service.yielded < 10_000_000
