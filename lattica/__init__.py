@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         StorageError,
         TicketError,
     )
+    from lattica.daemon.errors import DaemonError
     from lattica.dht.errors import DhtError, NoDhtPeersError, NotStoredError
     from lattica.facades.aio import AsyncLattica
     from lattica.facades.blocking import Lattica
@@ -63,6 +64,7 @@ __all__ = [
     "ConnectionHandler",
     "ContentError",
     "ContentNotFoundError",
+    "DaemonError",
     "DhtError",
     "DialError",
     "Identity",

@@ -34,6 +34,7 @@ from typing import Any, Final, Union, get_args, get_origin, get_type_hints
 
 from lattica.crdt.config import StoreConfig
 from lattica.daemon.metrics.config import MetricsConfig
+from lattica.daemon.node.config import MemberConfig
 from lattica.daemon.relay.config import RelayConfig
 from lattica.dht.config import DhtConfig
 from lattica.dht.discovery.config import DiscoveryConfig
@@ -103,6 +104,7 @@ class NodeConfig:
     discovery: DiscoveryConfig = field(default_factory=DiscoveryConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
     dht: DhtConfig = field(default_factory=DhtConfig)
+    node: MemberConfig = field(default_factory=MemberConfig)
     relay: RelayConfig = field(default_factory=RelayConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     bootstrap: tuple[str, ...] = ()
@@ -380,6 +382,7 @@ _ITEMS: Final[Mapping[str, Callable[[str], object]]] = {
     "nat.relay_server.allow_peers": parse_peer_id,
     "nat.relay_server.deny_peers": parse_peer_id,
     "nat.relay.tokens": parse_token,
+    "node.expose_to": parse_peer_id,
 }
 """What reads each text of a list, and raises for one that is none: here it is known who gave it."""
 

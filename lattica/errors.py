@@ -1,7 +1,7 @@
 """Every exception Lattica raises on purpose, under the name that users know.
 
-:mod:`lattica.nat.base.errors`, :mod:`lattica.content.errors` and :mod:`lattica.dht.errors` say what
-each means, and whose fault it is.
+:mod:`lattica.nat.base.errors`, :mod:`lattica.content.errors`, :mod:`lattica.dht.errors` and
+:mod:`lattica.daemon.errors` say what each means, and whose fault it is.
 """
 
 from lattica.content.errors import (
@@ -11,6 +11,7 @@ from lattica.content.errors import (
     StorageError,
     TicketError,
 )
+from lattica.daemon.errors import DaemonError
 from lattica.dht.errors import DhtError, NoDhtPeersError, NotStoredError
 from lattica.nat.base.errors import (
     AccessDeniedError,
@@ -42,6 +43,7 @@ __all__ = [
     "ConnectionClosedError",
     "ContentError",
     "ContentNotFoundError",
+    "DaemonError",
     "DhtError",
     "DialAttempt",
     "DialError",

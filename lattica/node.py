@@ -360,6 +360,20 @@ class Node(NodeInProcess):
             self._dht = Dht(self, nursery, config, identity=self.identity, ties=ties, path=path)
         return self._dht
 
+    @property
+    def in_use(self) -> frozenset[str]:
+        """Which of :attr:`rpc`, :attr:`ports`, :attr:`topics`, :attr:`discovery`, :attr:`store` and
+        :attr:`dht` have begun, by these names: to look at them begins them."""
+        made = {
+            "rpc": self._rpc,
+            "ports": self._ports,
+            "topics": self._topics,
+            "discovery": self._discovery,
+            "store": self._store,
+            "dht": self._dht,
+        }
+        return frozenset(name for name, service in made.items() if service is not None)
+
     def _running(self, name: str) -> trio.Nursery:
         if self._nursery is None or self._closing:
             raise LocalProtocolError(f"{name} is there while the node runs")

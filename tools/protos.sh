@@ -14,7 +14,7 @@ venv=.cache/protos
 tree=$(mktemp -d)
 trap 'rm -rf "$tree"' EXIT
 root=$PWD
-for folder in nat/pb dht/pb lattica/content/bitswap/pb; do
+for folder in nat/pb dht/pb lattica/content/bitswap/pb lattica/daemon/api/pb; do
     package=lattica/${folder#lattica/}
     mkdir -p "$tree/$(dirname "$package")"
     cp -r "$folder" "$tree/$package"

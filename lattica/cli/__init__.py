@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 from lattica.cli import (
     config_show,
     content,
+    content_daemon,
     content_diff,
     crdt,
     dht,
@@ -138,6 +139,10 @@ def global_options(
         Path | None,
         typer.Option(metavar="FILE", parser=named_path, help="Key file; made when there is none."),
     ] = None,
+    no_daemon: Annotated[
+        bool,
+        typer.Option("--no-daemon", help="Do not use the `lattica node` that runs here, if any."),
+    ] = False,
     _version: Annotated[
         bool,
         typer.Option(
@@ -147,7 +152,7 @@ def global_options(
 ) -> None:
     options = ctx.find_object(GlobalOptions) or GlobalOptions()
     given = {"config": config, "log_level": log_level, "log_json": log_json, "data_dir": data_dir}
-    for name, value in {**given, "identity": identity}.items():
+    for name, value in {**given, "identity": identity, "no_daemon": no_daemon}.items():
         options = options.given(name, value)
     ctx.obj = options
 
@@ -156,6 +161,7 @@ node.register(app)
 relay.register(app)
 doctor.register(app)
 content.register(app)
+content_daemon.register(app)
 content_diff.register(app)
 hf_door.register(app)
 ports.register(app)

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lattica.cli.content_daemon import fetch_by, publish_by
 from lattica.cli.shared.common import run, start, wrong_arguments
+from lattica.cli.shared.daemon import running_node
 from lattica.cli.shared.options import (
     ConnectOption,
     EphemeralOption,
@@ -95,6 +97,9 @@ def publish_command(
 
     A ticket stays good when this command is run again on the same files with the same key and
     addresses, for instance with --listen /ip4/0.0.0.0/tcp/4001.
+
+    Where a `lattica node` runs here, that serves it, and the command ends when the ticket is there;
+    with --listen, --relay, --repo, --max-rate, --ephemeral or --no-daemon it serves by itself.
     """
     overrides = {"listen": listen, "bootstrap": bootstrap, "relays": relay}
     config = start(ctx, overrides, ephemeral=ephemeral)
@@ -102,6 +107,10 @@ def publish_command(
 
     with wrong_arguments():
         ref = None if repo is None else RevisionRef.parse(repo)
+    daemon = running_node(ctx, config, listen, relay, max_rate, ephemeral, repo)
+    if daemon is not None:
+        publish_by(daemon, path, name, bootstrap, as_json)
+        return
     run(_publish, config, path, name, ref, _bytes_a_second(max_rate), as_json)
 
 
@@ -222,6 +231,8 @@ def fetch_command(
 
         lattica fetch /ip4/192.0.2.1/tcp/4001/p2p/12D3KooW…/my-model -o ./my-model
 
+    Where a `lattica node` runs here, that fetches it, unless --listen or --no-daemon is given.
+
     In GLOB, *, ? and brackets mean what they do in a shell. Brackets that belong to a name get a
     backslash:
 
@@ -246,6 +257,11 @@ def fetch_command(
             share_for=share_for,
             rate=_bytes_a_second(max_rate),
         )
+    daemon = None if watch else running_node(ctx, config, listen)
+    if daemon is not None:
+        result = fetch_by(daemon, ref, out, tensors, options, bootstrap)
+        _show_result(result, [], out.absolute(), as_json, delete)
+        return
     code = run(_fetch, config, parsed, out, tensors, options, as_json, watch)
     if code:
         raise typer.Exit(code)

@@ -13,8 +13,8 @@ from lattica.cli.shared.terminal import say, say_json
 
 if TYPE_CHECKING:
     from lattica.config import NodeConfig
+    from lattica.daemon.node.member import Member
     from lattica.nat.swarm.events import EventStream
-    from lattica.node import Node
 
 
 def register(app: typer.Typer) -> None:
@@ -53,7 +53,12 @@ def node_command(
         bool, typer.Option("--json", help="Print events as JSON objects, one a line.")
     ] = False,
 ) -> None:
-    """Run a peer until SIGINT or SIGTERM."""
+    """Run a peer until SIGINT or SIGTERM.
+
+    It serves what table [node] of the configuration names (files, documents, ports), and other
+    programs of this user by a socket in its data directory: `lattica publish`, `fetch`, `status`
+    and `peers` use it while it runs, unless --no-daemon is given.
+    """
     overrides = {"listen": listen, "bootstrap": bootstrap, "relays": relay}
     config = start(ctx, overrides, ephemeral=ephemeral, serves_dht=True)
     with event_output(as_json) as output:
@@ -63,23 +68,28 @@ def node_command(
 async def _serve(config: NodeConfig, output: EventOutput | None) -> None:
 
     from lattica.cli.shared.stopping import stopped_by_signals
+    from lattica.daemon.node.running import member_of
     from lattica.node import Node
 
     async with stopped_by_signals():
         node = Node(config)
         # Before it starts: peers may connect while it does.
         with node.events() as events:
-            async with node:
-                await _report(node, events, output)
+            async with node, member_of(node, has_key=config.identity_path is not None) as member:
+                await _report(member, events, output)
 
 
-async def _report(node: Node, events: EventStream, output: EventOutput | None) -> None:
+async def _report(member: Member, events: EventStream, output: EventOutput | None) -> None:
+    node = member.node
     if output is not None:
-        output.write_ready(node)
+        socket = None if member.socket is None else str(member.socket)
+        output.write_ready(node, socket=socket)
         await output.write_all(events)
     else:
         say(f"peer ID: {node.peer_id}")
         for address in node.addrs:
             say(f"listening on {address}")
+        if member.socket is not None:
+            say(f"local API at {member.socket}")
         async for _ in events:  # until the node ends
             pass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lattica.content.events import FetchCallback, HashCallback
     from lattica.content.manifest.cid import Cid
     from lattica.content.names.service import Names
+    from lattica.content.publish.catalog import Publication
     from lattica.nat.base.keys.identity import Identity, PeerId
     from lattica.nat.mux.stream import Stream
     from lattica.node import Node
@@ -37,7 +38,7 @@ def make_node(config: NodeConfig | None, identity: Identity | None) -> Node:
 
 
 class Content:
-    """Publishing and fetching by a node; used in its trio thread only."""
+    """Publishing and fetching by a node; used in its trio thread only. :meth:`opened` makes it."""
 
     def __init__(self, node: Node, stack: AsyncExitStack, nursery: trio.Nursery) -> None:
         self._node = node
@@ -45,6 +46,15 @@ class Content:
         self._nursery = nursery
         self._publisher: Publisher | None = None
         self._names: Names | None = None
+
+    @classmethod
+    @asynccontextmanager
+    async def opened(cls, node: Node) -> AsyncIterator[Content]:
+        """For a node that runs; what is published is served until the end of the block."""
+        # The nursery is this task's: what publishes is any other.
+        async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
+            stack.callback(nursery.cancel_scope.cancel)
+            yield cls(node, stack, nursery)
 
     async def publish(
         self,
@@ -82,6 +92,12 @@ class Content:
         if self._publisher is None:
             raise ContentNotFoundError("nothing is published here")
         self._publisher.unpublish(publication)
+
+    def publications(self) -> Iterator[tuple[Publication, Ticket]]:
+        """What is published, each with a ticket as it would be made now."""
+        if self._publisher is not None:
+            for publication in self._publisher.catalog:
+                yield publication, self._publisher.ticket(publication.cid)
 
     async def fetch(
         self,
@@ -129,12 +145,9 @@ class NodeFacade(NodeInProcess):
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[tuple[Node, Content]]:
-        async with AsyncExitStack() as stack:
-            node = await stack.enter_async_context(make_node(self._config, self._identity))
+        async with make_node(self._config, self._identity) as node, Content.opened(node) as content:
             self._bridge.linger = node.config.swarm.timeouts.shutdown
-            nursery = await stack.enter_async_context(trio.open_nursery())
-            stack.callback(nursery.cancel_scope.cancel)
-            yield node, Content(node, stack, nursery)
+            yield node, content
 
     @property
     def peer_id(self) -> PeerId:

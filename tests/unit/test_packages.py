@@ -23,7 +23,7 @@ def test_every_package_is_shipped_and_nothing_else():
 
 
 def test_what_is_generated_from_protocol_buffers_is_all_there_and_typed():
-    for room in ("nat/pb", "dht/pb"):
+    for room in ("nat/pb", "dht/pb", "lattica/daemon/api/pb"):
         generated = {file.stem for file in (PROJECT / room).glob("*_pb2.py")}
         assert generated
         assert generated == {file.stem for file in (PROJECT / room).glob("*_pb2.pyi")}

@@ -250,6 +250,10 @@ class Topics:
         if self._crowded.pop(subscription, None) is not None and not self._crowded:
             self._reading.unpark_all()
 
+    def subscribed(self) -> dict[str, int]:
+        """The topics that somebody here has subscribed to, and how many have."""
+        return {name: len(line) for name, line in self._subscriptions.items()}
+
     def set_validator(self, name: str, validator: Validator | None) -> None:
         """See :meth:`Topic.set_validator`."""
         self._router.topic(name).validating = validator is not None

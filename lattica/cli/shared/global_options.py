@@ -21,6 +21,7 @@ class GlobalOptions:
     overrides: Mapping[str, object] = field(default_factory=dict)
     """Settings by dotted name, as :func:`lattica.config.load_config` takes them."""
     log_json: bool = False
+    no_daemon: bool = False
 
     def given(self, option: str, value: object) -> GlobalOptions:
         """With one more, by the name of its parameter; None and False say that it was not given."""
@@ -30,6 +31,8 @@ class GlobalOptions:
             return replace(self, config_file=Path(str(value)))
         if option == "log_json":
             return replace(self, log_json=True)
+        if option == "no_daemon":
+            return replace(self, no_daemon=True)
         return replace(self, overrides={**self.overrides, _SETTINGS[option]: value})
 
 
@@ -41,7 +44,10 @@ def allow_after(group: Any, command: Any, ctx: Any) -> None:
     Idempotent."""
     own = {name for param in command.params for name in (param.name, *param.opts)}
     for param in group.params:
-        if param.name in {"config", "log_json", *_SETTINGS} and not own & {param.name, *param.opts}:
+        if param.name in {"config", "log_json", "no_daemon", *_SETTINGS} and not own & {
+            param.name,
+            *param.opts,
+        }:
             again = copy(param)
             again.envvar = None  # heard of before
             again.expose_value = False

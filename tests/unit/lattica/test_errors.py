@@ -3,12 +3,13 @@
 import lattica
 from lattica import errors
 from lattica.content import errors as content_errors
+from lattica.daemon import errors as daemon_errors
 from lattica.dht import errors as dht_errors
 from lattica.nat.base import errors as base_errors
 
 
 def test_every_error_is_public_under_one_name():
-    homes = (base_errors, content_errors, dht_errors)
+    homes = (base_errors, content_errors, daemon_errors, dht_errors)
     raised = {
         name: value
         for home in homes

@@ -48,6 +48,7 @@ ON_ASYNC_ONLY = {"aclose": "blocking streams have `close`"}
 
 NODE_ON_NEITHER = {
     "ports": "`expose` and `forward` do the same",
+    "in_use": "for daemons, which hold a node in the trio thread",
     "topics": "lives in the trio thread; each is had by `topic`",
     "host": "py-libp2p's, which lives in the trio thread",
     "store": "`documents` is it; `store` is a call of the original's API",

@@ -1,0 +1,166 @@
+"""`lattica publish` and `fetch` by the node that runs here, and `lattica unpublish`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lattica.cli.shared.common import start
+from lattica.cli.shared.daemon import Stopped, by_daemon, running_node
+from lattica.cli.shared.terminal import say, say_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lattica.content import FetchOptions, FetchResult
+    from lattica.content.events import FetchEvent
+    from lattica.daemon.api.client import NodeClient
+    from lattica.daemon.api.pb import node_pb2 as pb
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands to `app`."""
+    app.command("unpublish")(unpublish_command)
+
+
+def unpublish_command(
+    ctx: typer.Context,
+    ref: Annotated[str, typer.Argument(metavar="REF", help="Ticket, or a content id.")],
+) -> None:
+    """Have the `lattica node` that runs here serve something no longer."""
+    client = running_node(ctx, start(ctx, quiet=True), required=True)
+    assert client is not None
+    with by_daemon(client):
+        client.unpublish(ref)
+
+
+def publish_by(
+    client: NodeClient, path: Path, name: str | None, connect: Sequence[str] | None, as_json: bool
+) -> None:
+    """Have the node publish it, and print the ticket."""
+    from lattica.cli.content_progress import HashDisplay
+    from lattica.content.disk import format_bytes
+    from lattica.content.events import HashProgress
+
+    with by_daemon(client, connect):
+        status = client.status()
+        with HashDisplay() as display:
+            made = client.publish(
+                path,
+                name,
+                progress=lambda p: display(HashProgress(p.bytes_done, p.bytes_total)),
+            )
+        if as_json:
+            fields = {
+                "ticket": made.ticket,
+                "cid": made.cid,
+                "name": made.name,
+                "files": made.files,
+                "bytes": made.bytes,
+                "peer_id": status.peer_id,
+                "addrs": [*status.addrs],
+                "can_improve": [*made.can_improve],
+                "daemon_pid": status.pid,
+            }
+            say_json(fields)
+            return
+        files = "1 file" if made.files == 1 else f"{made.files} files"
+        say(f"publishing {made.name}: {files}, {format_bytes(made.bytes)}", err=True)
+        say("ticket, for `lattica fetch TICKET -o DIR`:", err=True)
+        say(made.ticket)
+        for reason in made.can_improve:
+            say(f"this ticket may get better: {reason}", err=True)
+        say(
+            f"served by the node that runs here (process {status.pid}) until it ends, or "
+            "`lattica unpublish TICKET`",
+            err=True,
+        )
+
+
+def fetch_by(
+    client: NodeClient,
+    ref: str,
+    out: Path,
+    tensors: str | None,
+    options: FetchOptions,
+    connect: Sequence[str] | None,
+) -> FetchResult:
+    """Have the node fetch it."""
+    import math
+
+    from lattica.cli.content_progress import FetchDisplay
+
+    with by_daemon(client, connect):
+        try:
+            with FetchDisplay() as display:
+
+                def progress(message: pb.FetchProgress) -> None:
+                    event = _event(message)
+                    if event is not None:
+                        display(event)
+
+                done = client.fetch(
+                    ref,
+                    out,
+                    tensors=tensors,
+                    replace_tensors=options.replace_tensors,
+                    delete_former=options.delete_former,
+                    delete_matching=options.delete_matching,
+                    base=options.base,
+                    share=options.share,
+                    share_for=options.share_for,
+                    rate=0.0 if math.isinf(options.rate) else options.rate,
+                    progress=progress,
+                )
+        except Stopped:
+            say("interrupted; the same command goes on from here", err=True)
+            raise
+    return _result(done)
+
+
+def _event(message: pb.FetchProgress) -> FetchEvent | None:
+    """What the display shows; the content id it does not show."""
+    from lattica.content.events import Checking, FetchProgress, FetchStarted, Retrying, Sharing
+    from lattica.content.manifest.cid import Cid
+
+    done, total = message.bytes_done, message.bytes_total
+    match message.phase:
+        case "starting":
+            unknown = Cid(bytes(32))
+            return FetchStarted(
+                unknown, message.name, message.files, message.directories, bytes_total=total
+            )
+        case "checking":
+            return Checking(done, total)
+        case "fetching" if message.bytes_fetched or message.sources:
+            return FetchProgress(
+                done, total, message.bytes_fetched, message.bytes_per_second, message.sources
+            )
+        case "waiting":
+            return Retrying(message.error, message.seconds)
+        case "sharing":
+            return Sharing(done, total, message.seconds)
+    return None
+
+
+def _result(done: pb.FetchDone) -> FetchResult:
+    from lattica.content.download.options import FetchResult, FetchSource
+    from lattica.content.manifest.cid import Cid
+    from lattica.nat.base.keys.peer_id import parse_peer_id
+
+    return FetchResult(
+        Cid.parse(done.cid),
+        done.name,
+        tuple(map(Path, done.paths)),
+        done.bytes_total,
+        done.bytes_fetched,
+        done.seconds,
+        tuple(FetchSource(parse_peer_id(s.peer_id), s.bytes_fetched) for s in done.sources),
+        done.bytes_shared,
+        tuple(map(Path, done.other_files)),
+        tuple(map(Path, done.former_files)),
+        tuple(map(Path, done.removed_files)),
+        done.directory_cut,
+    )

@@ -1,0 +1,91 @@
+"""The `lattica node` that runs beside a command, if there is one."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from lattica.cli.shared.common import fail, reported_errors
+from lattica.cli.shared.global_options import GlobalOptions
+from lattica.cli.shared.terminal import say
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import FrameType
+
+    import typer
+
+    from lattica.config import NodeConfig
+    from lattica.daemon.api.client import NodeClient
+
+_SIGNAL_EXIT = 128
+
+
+class Stopped(BaseException):
+    """A signal that ends a command has come."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def running_node(
+    ctx: typer.Context, config: NodeConfig, *given: object, required: bool = False
+) -> NodeClient | None:
+    """The node that runs with this configuration, for the command to have it do the work.
+
+    None where there is none, where `--no-daemon` or `--identity` is given, and where one of the
+    options `given` is, which say what a node of the command's own is to be like. With `required`
+    there has to be one.
+
+    Raises:
+        DaemonError: it is required, and there is none that can be used.
+    """
+    from lattica.daemon.errors import DaemonError
+
+    options = ctx.find_object(GlobalOptions) or GlobalOptions()
+    path = config.node.socket_in(config.data_dir)
+    if not required:
+        own = options.no_daemon or "identity_path" in options.overrides or any(given)
+        if own or not os.path.lexists(path):
+            return None
+    try:
+        from lattica.daemon.api import socket_file
+
+        if not required and not socket_file.is_there(path):
+            return None
+        from lattica.daemon.api.client import NodeClient
+
+        return NodeClient(path)
+    except DaemonError as error:
+        if required:
+            raise
+        say(f"lattica: the node that runs here is not used: {error}", err=True)
+        return None
+
+
+@contextmanager
+def by_daemon(client: NodeClient, connect: Sequence[str] | None = None) -> Iterator[NodeClient]:
+    """Have a node do something for a command, which SIGINT and SIGTERM end with 128 and the
+    signal's number; it is connected to `connect` first."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped(number)
+
+    former = {each: signal.signal(each, stop) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with reported_errors(), client:
+            for target in connect or ():
+                client.connect(target)
+            yield client
+    except Stopped as stopped:
+        raise SystemExit(_SIGNAL_EXIT + stopped.number) from None
+    except TimeoutError as error:
+        fail(str(error))
+        raise SystemExit(1) from None
+    finally:
+        for each, handler in former.items():
+            signal.signal(each, handler)

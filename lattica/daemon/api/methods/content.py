@@ -1,0 +1,119 @@
+"""Publishing and fetching."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from lattica.content.download.fetcher import parse_ref
+from lattica.content.download.options import FetchOptions, FetchResult
+from lattica.content.events import (
+    FetchEvent,
+    FetchProgress,
+    FetchStarted,
+    HashProgress,
+    Retrying,
+    Sharing,
+)
+from lattica.content.ticket import Ticket
+from lattica.daemon.api.methods.base import Emit, MemberMethods
+from lattica.daemon.api.pb import node_pb2 as pb
+from lattica.daemon.api.status import publications
+from lattica.nat.base.errors import LocalProtocolError
+
+
+class ContentMethods(MemberMethods):
+    """See `node.proto`."""
+
+    async def publish(self, request: pb.PublishRequest, emit: Emit[pb.PublishProgress]) -> None:
+        path = _absolute(request.path)
+
+        def progress(event: HashProgress) -> None:
+            emit.offer(
+                pb.PublishProgress(bytes_done=event.bytes_done, bytes_total=event.bytes_total)
+            )
+
+        ticket = await self.member.publish(path, request.name or None, progress)
+        [made] = [each for each in publications(self.member) if each.cid == str(ticket.cid)]
+        await emit.send(
+            pb.PublishProgress(bytes_done=made.bytes, bytes_total=made.bytes, publication=made)
+        )
+
+    async def unpublish(self, request: pb.UnpublishRequest) -> pb.UnpublishReply:
+        ref = parse_ref(request.ref)
+        self.member.content.unpublish(ref.cid if isinstance(ref, Ticket) else ref)
+        return pb.UnpublishReply()
+
+    async def fetch(self, request: pb.FetchRequest, emit: Emit[pb.FetchProgress]) -> None:
+        options = FetchOptions(
+            delete_former=request.delete_former,
+            delete_matching=tuple(request.delete_matching),
+            replace_tensors=request.replace_tensors,
+            base=tuple(map(_absolute, request.base)),
+            share=not request.no_share,
+            share_for=request.share_seconds,
+            rate=request.bytes_per_second or math.inf,
+        )
+        result = await self.member.fetch(
+            request.ref,
+            _absolute(request.directory),
+            request.tensors or None,
+            options,
+            lambda event: emit.offer(_progress(event)),
+        )
+        await emit.send(
+            pb.FetchProgress(
+                phase="done",
+                bytes_done=result.bytes_total,
+                bytes_total=result.bytes_total,
+                bytes_fetched=result.bytes_fetched,
+                done=_done(result),
+            )
+        )
+
+
+def _absolute(text: str) -> Path:
+    path = Path(text)
+    if not path.is_absolute():  # the daemon's current directory is nobody's business
+        raise LocalProtocolError(f"not an absolute path: {text!r:.200}")
+    return path
+
+
+def _progress(event: FetchEvent) -> pb.FetchProgress:
+    message = pb.FetchProgress(
+        phase=event.phase, bytes_done=event.bytes_done, bytes_total=event.bytes_total
+    )
+    match event:
+        case FetchStarted():
+            message.name = event.name
+            message.files, message.directories = event.files, event.directories
+        case FetchProgress():
+            message.bytes_fetched, message.sources = event.bytes_fetched, event.sources
+            message.bytes_per_second = event.rate
+        case Retrying():
+            message.error, message.seconds = event.error, event.delay
+        case Sharing():
+            message.seconds = event.seconds
+        case _:
+            pass
+    return message
+
+
+def _done(result: FetchResult) -> pb.FetchDone:
+    return pb.FetchDone(
+        cid=str(result.cid),
+        name=result.name,
+        paths=map(str, result.paths),
+        bytes_total=result.bytes_total,
+        bytes_fetched=result.bytes_fetched,
+        seconds=result.seconds,
+        sources=[
+            pb.FetchSource(peer_id=str(each.peer_id), bytes_fetched=each.bytes_fetched)
+            for each in result.sources
+        ],
+        bytes_shared=result.bytes_shared,
+        other_files=map(str, result.other_files),
+        former_files=map(str, result.former_files),
+        removed_files=map(str, result.removed_files),
+        directory_cut=result.directory_cut,
+    )

@@ -1,0 +1,95 @@
+"""CRDT documents: their registers."""
+
+from __future__ import annotations
+
+from lattica.crdt.entries.genesis import Mode
+from lattica.crdt.entries.header import Kind
+from lattica.crdt.store.changes import Rebuilt
+from lattica.crdt.store.shared_document import SharedDocument
+from lattica.crdt.types.state import Change
+from lattica.daemon.api.methods.base import Emit, MemberMethods
+from lattica.daemon.api.pb import node_pb2 as pb
+from lattica.daemon.api.status import documents, mode_name
+from lattica.daemon.api.values import pack, unpack
+from lattica.nat.base.errors import LocalProtocolError
+
+_MODES = {mode_name(mode): mode for mode in Mode}
+
+
+class CrdtMethods(MemberMethods):
+    """See `node.proto`."""
+
+    async def crdt_create(self, request: pb.CrdtCreateRequest) -> pb.CrdtDocument:
+        mode = _MODES.get(request.mode or "capability")
+        if mode is None:
+            raise LocalProtocolError(f"mode: one of {', '.join(_MODES)}, not {request.mode!r:.100}")
+        made = await self.node.store.create(request.name, mode=mode)
+        self.member.keep(made)
+        return _document(made)
+
+    async def crdt_open(self, request: pb.CrdtOpenRequest) -> pb.CrdtDocument:
+        opened = await self.member.open_document(
+            request.document,
+            capability=request.capability or None,
+            timeout=request.timeout_seconds or 30.0,
+        )
+        return _document(opened)
+
+    async def crdt_list(self, request: pb.CrdtListRequest) -> pb.CrdtListReply:
+        return pb.CrdtListReply(documents=documents(self.member))
+
+    async def crdt_get(self, request: pb.CrdtGetRequest) -> pb.CrdtGetReply:
+        registers = (await self._opened(request.document)).registers
+        names = [request.name] if request.name else [*registers]
+        return pb.CrdtGetReply(
+            registers=[
+                pb.CrdtRegister(name=name, value=pack(registers[name]))
+                for name in names
+                if name in registers
+            ]
+        )
+
+    async def crdt_set(self, request: pb.CrdtSetRequest) -> pb.CrdtSetReply:
+        document = await self._opened(request.document)
+        if request.value:
+            document.registers[request.name] = unpack(request.value)
+        elif request.name in document.registers:
+            del document.registers[request.name]
+        return pb.CrdtSetReply()
+
+    async def crdt_watch(self, request: pb.CrdtWatchRequest, emit: Emit[pb.CrdtRegister]) -> None:
+        document = await self._opened(request.document)
+        with document.changes() as changes:
+            await _tell_all(document, request.prefix, emit)
+            async for change in changes:
+                if isinstance(change, Rebuilt):
+                    await _tell_all(document, request.prefix, emit)
+                elif (
+                    isinstance(change, Change)
+                    and change.kind is Kind.REGISTER
+                    and change.name.startswith(request.prefix)
+                ):
+                    await emit.send(_register(document, change.name))
+
+    async def _opened(self, document: str) -> SharedDocument:
+        for opened in self.member.documents.values():
+            if document == opened.id:
+                return opened
+        return await self.member.open_document(document)
+
+
+async def _tell_all(document: SharedDocument, prefix: str, emit: Emit[pb.CrdtRegister]) -> None:
+    for name in [*document.registers]:
+        if name.startswith(prefix):
+            await emit.send(_register(document, name))
+
+
+def _register(document: SharedDocument, name: str) -> pb.CrdtRegister:
+    registers = document.registers
+    return pb.CrdtRegister(name=name, value=pack(registers[name]) if name in registers else b"")
+
+
+def _document(document: SharedDocument) -> pb.CrdtDocument:
+    return pb.CrdtDocument(
+        id=document.id, name=document.name, mode=mode_name(document.genesis.mode)
+    )

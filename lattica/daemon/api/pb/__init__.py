@@ -1,0 +1,1 @@
+"""Generated from the `.proto` file here by `tools/protos.sh`."""

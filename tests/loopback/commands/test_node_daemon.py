@@ -1,0 +1,75 @@
+"""Commands beside a `lattica node` that runs: it does their work."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.loopback.commands.commands import LATTICA, LISTEN, environment
+
+
+@contextmanager
+def node(data_dir: Path) -> Iterator[dict[str, Any]]:
+    """Run `lattica node --json` until the end of the block; give its first event."""
+    process = subprocess.Popen(
+        [*LATTICA, "node", "--json", "--listen", LISTEN],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(data_dir),
+    )
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            event = json.loads(line)
+            if event["event"] == "ready":
+                yield event
+                break
+        process.terminate()
+        process.communicate(timeout=20)
+        assert process.returncode == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def lattica(data_dir: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*LATTICA, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment(data_dir),
+        cwd=data_dir.parent,
+    )
+
+
+def test_publish_and_fetch_by_the_nodes_that_run(tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_bytes(os.urandom(1_000_000))
+    with node(tmp_path / "a") as source, node(tmp_path / "b"):
+        assert source["socket"] == str(tmp_path / "a/node.sock")
+        published = lattica(tmp_path / "a", "publish", "model.bin", "--json")
+        assert published.returncode == 0, published.stderr
+        ticket = json.loads(published.stdout)
+        assert ticket["peer_id"] == source["peer_id"]
+        fetched = lattica(tmp_path / "b", "fetch", ticket["ticket"], "-o", "out", "--json")
+        assert fetched.returncode == 0, fetched.stderr
+        result = json.loads(fetched.stdout)
+        assert result["bytes_fetched"] == 1_000_000
+        assert result["path"] == str(tmp_path / "out/model.bin")
+        assert (tmp_path / "out/model.bin").read_bytes() == (tmp_path / "model.bin").read_bytes()
+        alone = lattica(tmp_path / "b", "fetch", ticket["ticket"], "-o", "two", "--no-daemon")
+        assert alone.returncode == 0, alone.stderr
+        ended = lattica(tmp_path / "a", "unpublish", ticket["ticket"])
+        assert ended.returncode == 0, ended.stderr
+        gone = lattica(tmp_path / "a", "publish", "missing")
+        assert gone.returncode == 1
+        assert gone.stderr.count("lattica: error: ") == 1
+        assert "missing does not exist" in gone.stderr
+    left = lattica(tmp_path / "a", "unpublish", ticket["ticket"])
+    assert left.returncode == 1
+    assert "no node listens" in left.stderr

@@ -1,0 +1,253 @@
+"""A node's local API, with the Python client: all of it against a node in this process."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import trio
+
+from lattica import Lattica, Node
+from lattica.config import NodeConfig, load_config
+from lattica.daemon.api.client import NodeClient
+from lattica.daemon.api.values import unpack
+from lattica.daemon.node.member import Member
+from lattica.daemon.node.running import member_of
+from lattica.errors import (
+    AddressError,
+    ContentNotFoundError,
+    DaemonError,
+    LocalProtocolError,
+    TicketError,
+)
+from lattica.rpc.errors import NotFoundError
+
+T = TypeVar("T")
+
+
+def config_of(data_dir: Path, **overrides: Any) -> NodeConfig:
+    return load_config(
+        environment={},
+        overrides={
+            "listen": ("/ip4/127.0.0.1/tcp/0",),
+            "nat.port_mapping.enabled": False,
+            "data_dir": data_dir,
+            "dht.enabled": True,
+            "dht.mode": "server",
+            **overrides,
+        },
+    )
+
+
+@asynccontextmanager
+async def daemon(data_dir: Path, **overrides: Any) -> AsyncIterator[tuple[Member, NodeClient]]:
+    async with Node(config_of(data_dir, **overrides)) as node, member_of(node) as member:
+        assert member.socket is not None
+        client = NodeClient(member.socket)
+        try:
+            yield member, client
+        finally:
+            client.close()
+
+
+async def there(function: Callable[[], T]) -> T:
+    """As another program would."""
+    return await trio.to_thread.run_sync(function, abandon_on_cancel=True)
+
+
+class Echo:
+    """What a peer serves."""
+
+    async def echo(self, value: Any, loud: bool = False) -> Any:
+        return [value, loud]
+
+    async def fail(self) -> None:
+        raise NotFoundError("no such thing")
+
+
+async def test_peers_and_calls(tmp_path: Path) -> None:
+    async with daemon(tmp_path) as (member, client), Node(config_of(tmp_path / "o")) as other:
+        other.rpc.serve(Echo())
+        events = client.events()
+        said = await there(lambda: client.connect(str(other.addrs[0])))
+        assert said.peer_id == str(other.peer_id)
+        assert said.path == "direct-tcp"
+        first = await there(lambda: next(events))
+        assert (first.event, first.peer_id) == ("peer_connected", str(other.peer_id))
+        events.close()
+        peer = said.peer_id
+        assert await there(lambda: client.call(peer, "Echo.echo", {"a": b"1"}, loud=True)) == [
+            {"a": b"1"},
+            True,
+        ]
+        with pytest.raises(NotFoundError, match="no such thing"):
+            await there(lambda: client.call(peer, "Echo.fail"))
+        with pytest.raises(AddressError):
+            await there(lambda: client.connect("nonsense"))
+        status = await there(client.status)
+        assert [each.peer_id for each in status.peers] == [peer]
+        assert status.peers[0].path == "direct-tcp"
+        assert status.dht.mode == "server"
+        await there(lambda: client.disconnect(peer))
+        assert not member.node.is_connected(peer)
+
+
+async def test_content_with_progress(tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_bytes(os.urandom(5_000_000))
+    async with daemon(tmp_path / "a") as (_, source), daemon(tmp_path / "b") as (member, sink):
+        seen: list[int] = []
+        path = tmp_path / "model.bin"
+        made = await there(
+            lambda: source.publish(path, progress=lambda p: seen.append(p.bytes_done))
+        )
+        again = await there(lambda: source.publish(path))
+        assert made.cid == again.cid
+        assert seen
+        phases: list[str] = []
+        done = await there(
+            lambda: sink.fetch(
+                made.ticket, tmp_path / "out", progress=lambda p: phases.append(p.phase)
+            )
+        )
+        assert (tmp_path / "out/model.bin").read_bytes() == path.read_bytes()
+        assert done.bytes_total == done.bytes_fetched == path.stat().st_size
+        assert "starting" in phases
+        assert not [*member.transfers]
+        with pytest.raises(TicketError):
+            await there(lambda: sink.fetch("lattica1nonsense", tmp_path / "out"))
+        await there(lambda: source.unpublish(made.ticket))
+        with pytest.raises(ContentNotFoundError):
+            await there(lambda: source.unpublish(made.cid))
+        assert not (await there(source.status)).publications
+
+
+async def test_a_fetch_whose_client_is_gone_ends(tmp_path: Path) -> None:
+    async with daemon(tmp_path) as (member, client):
+        started = threading.Event()
+
+        async def never(*_: object) -> None:
+            started.set()
+            await trio.sleep_forever()
+
+        member.content.fetch = never  # type: ignore[method-assign,assignment]
+        responses = client._stream("fetch", _fetch_request(tmp_path))
+        await there(started.wait)
+        assert len([*member.transfers]) == 1
+        responses.close()
+        while [*member.transfers]:
+            await trio.sleep(0.01)
+        started.clear()
+        with pytest.raises(TimeoutError):
+            await there(lambda: client.fetch("x", tmp_path, timeout=0.2))
+        while [*member.transfers]:
+            await trio.sleep(0.01)
+
+
+def _fetch_request(directory: Path) -> Any:
+    from lattica.daemon.api.pb import node_pb2
+
+    return node_pb2.FetchRequest(ref="x", directory=str(directory))
+
+
+async def test_topics_dht_and_documents(tmp_path: Path) -> None:
+    async with daemon(tmp_path / "a") as (_, one), daemon(tmp_path / "b") as (other, two):
+        addr = str(other.node.addrs[0])
+        await there(lambda: one.connect(addr))
+        messages = await there(lambda: two.topic_subscribe("news"))
+
+        def say() -> None:
+            while not one.topic_publish("news", b"hello"):
+                pass
+
+        await there(say)
+        message = await there(lambda: next(messages))
+        assert (message.data, message.source) == (b"hello", (await there(one.status)).peer_id)
+        messages.close()
+
+        assert await there(lambda: one.dht_put("key", {"x": [1, b"2"]})) == 1
+        [value] = await there(lambda: two.dht_get("key"))
+        assert unpack(value.value) == {"x": [1, b"2"]}
+        assert await there(lambda: one.dht_provide("thing")) == 1
+        found = await there(lambda: [*two.dht_find_providers("thing", count=1)])
+        assert [each.peer_id for each in found] == [message.source]
+        assert await there(lambda: two.dht_find_peer(message.source)) is not None
+
+        made = await there(lambda: one.crdt_create("doc", mode="open"))
+        assert (await there(lambda: two.crdt_open(made.id))).name == "doc"
+        watch = two.crdt_watch(made.id, "a")
+        await there(lambda: one.crdt_set(made.id, "abc", [1]))
+        changed = await there(lambda: next(watch))
+        assert (changed.name, unpack(changed.value)) == ("abc", [1])
+        assert await there(lambda: two.crdt_get(made.id)) == {"abc": [1]}
+        await there(lambda: one.crdt_set(made.id, "abc", None))
+        assert (await there(lambda: next(watch))).value == b""
+        watch.close()
+        [listed] = await there(one.crdt_list)
+        assert (listed.id, listed.open, listed.peers) == (made.id, True, 1)
+        with pytest.raises(LocalProtocolError, match="mode"):
+            await there(lambda: one.crdt_create("doc", mode="mine"))
+
+
+async def test_what_the_configuration_names_is_served(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x" * 1000)
+    served = {
+        "node.publish": (tmp_path / "file", tmp_path / "missing"),
+        "node.documents": ("cluster",),
+        "node.expose": ("web=8000",),
+        "nat.relay_server.enabled": True,
+    }
+    async with daemon(tmp_path, **served) as (member, client):
+        logs = client.logs(100)
+        while "missing is not served" not in (await there(lambda: next(logs))).message:
+            pass
+        logs.close()
+        status = await there(client.status)
+        while not (status.publications and status.documents and status.documents[0].open):
+            await trio.sleep(0.01)
+            status = await there(client.status)
+        assert [each.bytes for each in status.publications] == [1000]
+        assert [(each.name, each.open) for each in status.documents] == [("cluster", True)]
+        assert [(each.name, each.target) for each in status.ports] == [("web", "127.0.0.1:8000")]
+        assert member.socket == tmp_path / "node.sock"
+        assert (status.relay.reservations, status.relay.max_reservations) == (0, 1024)
+
+
+async def test_a_second_daemon_goes_without_the_api_unless_it_is_named(tmp_path: Path) -> None:
+    async with daemon(tmp_path) as (member, _):
+        async with Node(config_of(tmp_path)) as second, member_of(second) as without:
+            assert without.socket is None
+        async with Node(config_of(tmp_path)) as brief, member_of(brief, has_key=False) as without:
+            assert without.socket is None
+        named = config_of(tmp_path, **{"node.socket": member.socket})
+        async with Node(named) as third:
+            with pytest.raises(DaemonError, match="another daemon"):
+                async with member_of(third):
+                    pass
+
+
+async def test_calls_end_when_the_daemon_does(tmp_path: Path) -> None:
+    async with Node(config_of(tmp_path)) as node:
+        async with member_of(node) as member:
+            assert member.socket is not None
+            client = NodeClient(member.socket)
+            messages = await there(lambda: client.topic_subscribe("news"))
+        with pytest.raises(DaemonError):
+            await there(lambda: next(messages))
+        with pytest.raises(DaemonError):
+            await there(client.status)
+        client.close()
+        with pytest.raises(DaemonError, match="no node listens"):
+            NodeClient(member.socket)
+
+
+def test_publishing_twice_from_threads_in_a_node_that_is_in_the_dht(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x" * 1000)
+    with Lattica(config_of(tmp_path)) as node:
+        first = node.publish(tmp_path / "file", announce_timeout=0)
+        assert node.publish(tmp_path / "file", announce_timeout=0).cid == first.cid
+        assert node.peer_id == first.peer_id

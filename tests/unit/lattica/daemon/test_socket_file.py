@@ -1,0 +1,96 @@
+"""Who may open the socket, and whose a client trusts."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lattica.daemon.api import socket_file
+from lattica.errors import ConfigError, DaemonError
+
+
+@pytest.fixture
+def listening(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "node.sock"
+    with socket_file.held(path) as bound, socket.socket(socket.AF_UNIX) as server:
+        assert stat.S_IMODE(bound.parent.stat().st_mode) == 0o700
+        server.bind(str(bound))
+        server.listen(1)
+        socket_file.publish(bound, path)
+        yield path
+
+
+def test_only_its_user_can_open_it_and_it_goes_with_its_daemon(tmp_path: Path) -> None:
+    path = tmp_path / "made" / "node.sock"
+    assert not socket_file.is_there(path)
+    with socket_file.held(path) as bound, socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(bound))
+        server.listen(1)
+        socket_file.publish(bound, path)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert socket_file.is_there(path)
+    assert not socket_file.is_there(path)
+    assert [each.name for each in path.parent.iterdir()] == ["node.sock.lock"]
+
+
+def test_two_daemons_do_not_share_one(listening: Path) -> None:
+    with pytest.raises(DaemonError, match="another daemon"), socket_file.held(listening):
+        pass
+    assert socket_file.is_there(listening)
+
+
+def test_what_a_killed_daemon_has_left_is_no_daemon_and_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "node.sock"
+    (tmp_path / ".sabcdefgh").mkdir()
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    path.chmod(0o600)
+    assert not socket_file.is_there(path)
+    with socket_file.held(path) as bound, socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(bound))
+        server.listen(1)
+        socket_file.publish(bound, path)
+        assert socket_file.is_there(path)
+    assert not (tmp_path / ".sabcdefgh").exists()
+
+
+def test_a_socket_of_somebody_else_is_not_used(
+    listening: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listening.chmod(0o666)
+    with pytest.raises(DaemonError, match="opened by others"):
+        socket_file.is_there(listening)
+    listening.chmod(0o600)
+    listening.parent.chmod(0o777)
+    with pytest.raises(DaemonError, match="others can put"):
+        socket_file.is_there(listening)
+    listening.parent.chmod(0o700)
+    own = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: own + 1)
+    with pytest.raises(DaemonError, match="another user"):
+        socket_file.is_there(listening)
+
+
+def test_a_file_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "node.sock").write_text("")
+    with pytest.raises(DaemonError, match="no socket"):
+        socket_file.is_there(tmp_path / "node.sock")
+
+
+def test_paths_that_are_too_long_or_cannot_be_made(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ConfigError, match="at most 107 bytes"),
+        socket_file.held(tmp_path / ("x" * 100)),
+    ):
+        pass
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(ConfigError, match="no socket can be made"),
+        socket_file.held(tmp_path / "file" / "s"),
+    ):
+        pass
