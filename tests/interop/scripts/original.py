@@ -49,7 +49,7 @@ def make_service(node: Any) -> Any:
     """A service of the original, and what stands in for the same one of others."""
     lattica = importlib.import_module("lattica")
 
-    class Interop(lattica.ConnectionHandler):  # type: ignore[misc]
+    class Interop(lattica.ConnectionHandler):  # type: ignore[misc,name-defined]
         def __init__(self, node: Any) -> None:
             super().__init__(node)
             self.runs = 0
