@@ -48,6 +48,7 @@ class Listeners:
         connector: Connector,
         events: EventBus,
         register: Callable[[Connection], None],
+        on_failure: Callable[[], None],
         *,
         unproven_after: float,
     ) -> None:
@@ -56,6 +57,8 @@ class Listeners:
         self._connector = connector
         self._events = events
         self._register = register
+        self._on_failure = on_failure
+        """Called when a handshake has come to nothing, and what it had is free."""
         self._all: list[Listener] = []
         self._closing = False
         self.nursery: trio.Nursery | None = None
@@ -178,6 +181,7 @@ class Listeners:
             self.pending.leave(scope)
             if connection is None:
                 raw.abort()
+                self._on_failure()
         if scope.cancelled_caught:
             reason = "too many handshakes at once" if evicted else "handshake took too long"
         if connection is not None:

@@ -150,6 +150,7 @@ class Swarm:
             self._connector,
             self.events,
             self._register,
+            self._heap.note_end,
             unproven_after=_HANDSHAKE_PATIENCE,
         )
         self._streams_negotiating = Places[Stream](

@@ -18,6 +18,11 @@ _WORTH = 12 * MIB
 """Bytes by which the process has grown that are worth it."""
 _CALM = 1.0
 """Seconds after the end of a connection, in which what went with it is freed."""
+_AFTERWARDS = 45.0
+"""Seconds in which that is done again if the process has not shrunk to what it was: what a
+connection had may be freed some time after it, as calls that wait for their caller to come back."""
+_AGAIN = 12.0
+"""Seconds between two times then."""
 _PAUSE = 5.0
 """Seconds between two times, each of which takes a thread some milliseconds."""
 
@@ -42,11 +47,15 @@ class Heap:
         self._trim = trim
         self._due: float | None = None
         self._not_before = 0.0
+        self._until = 0.0
+        """As long as this it is done even though the process has not grown."""
+        self._before = 0
+        """What it took before it had grown."""
         self._least = 0
         """What the process took when it took least since it was trimmed."""
 
     def note_end(self) -> None:
-        """A connection has ended."""
+        """A connection has ended, or a handshake has come to nothing."""
         self._due = self._clock() + _CALM
 
     async def look(self) -> None:
@@ -55,13 +64,21 @@ class Heap:
         if self._trim is None or (self._least and not self._is_due(now)):
             return
         resident = self._resident()
-        if self._least and resident >= self._least + _WORTH:
+        self._due = None
+        is_worth_it = bool(self._least) and resident >= self._least + _WORTH
+        if is_worth_it:
+            if now >= self._until:
+                self._before = self._least
+            self._until = now + _AFTERWARDS
+        if is_worth_it or now < self._until:
             self._not_before = now + _PAUSE
+            self._due = now + _AGAIN
             await trio.to_thread.run_sync(self._trim)
             self._least = self._resident()
+            if self._least < self._before + _WORTH:
+                self._until = 0.0
         else:
             self._least = min(self._least or resident, resident)
-        self._due = None
 
     def _is_due(self, now: float) -> bool:
         return self._due is not None and now >= self._due and now >= self._not_before

@@ -61,6 +61,26 @@ async def test_connections_that_come_and_go_do_not_have_it_trimmed_all_the_time(
     assert process.trims <= 40 / 5
 
 
+async def test_what_is_freed_later_is_given_back_later():
+    process = Process()
+    least = 250 * MIB
+    process.heap = Heap(
+        process.clock, lambda: process.size, lambda: setattr(process, "size", least)
+    )
+    process.size = 100 * MIB
+    await process.seconds(1)
+    process.size = 300 * MIB
+    process.heap.note_end()
+    await process.seconds(3)
+    assert process.size == 250 * MIB
+    least = 110 * MIB  # freed within, and nothing grows or ends
+    await process.seconds(15)
+    assert process.size == 110 * MIB
+    least = 50 * MIB  # it is as small as it was: that is all
+    await process.seconds(60)
+    assert process.size == 110 * MIB
+
+
 @pytest.mark.skipif(malloc_trim() is None, reason="this C library has no malloc_trim")
 def test_the_functions_of_the_system():
     trim = malloc_trim()
