@@ -34,6 +34,9 @@ class RpcConfig:
     """Seconds that calls under way have to finish when the node shuts down."""
     max_calls_per_peer: int = 1024
     """Calls of one peer that may be under way here; further ones are refused, and not run."""
+    max_calls_per_network: int = 4096
+    """The same for all peers of one network: an IPv4 /24, an IPv6 /48, those behind one relay.
+    Peers cost nothing, so that a limit for each limits nobody."""
     max_calls_to_peer: int = 1024
     """Calls to one peer that may be under way; further ones wait for a place."""
     max_data_streams: int = 128
@@ -48,6 +51,9 @@ class RpcConfig:
     lease_memory: int = field(default_factory=_half_of_memory)
     """Bytes of the buffers that this node may lend at a time (`share`). By default half of the
     machine's memory."""
+    lease_memory_per_network: int = field(default_factory=lambda: _half_of_memory() * 3 // 4)
+    """The same for all peers of one network (an IPv4 /24, an IPv6 /48, those behind one relay), so
+    that nobody can borrow all of it. By default three quarters of that."""
     shared_memory: int = 32 * MIB
     """Bytes, in each direction, that are shared with a peer which is on this machine, for large
     arrays and bytes instead of the connection; they take room only where they are used. 0: none.
@@ -67,12 +73,14 @@ class RpcConfig:
             require_seconds(name, getattr(self, name))
         for name in (
             "max_calls_per_peer",
+            "max_calls_per_network",
             "max_calls_to_peer",
             "max_data_streams",
             "max_threads",
             "receive_memory",
             "receive_memory_per_peer",
             "lease_memory",
+            "lease_memory_per_network",
         ):
             require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         require(self.shared_memory >= 0, "shared_memory", "at least 0", self.shared_memory)

@@ -21,6 +21,7 @@ from lattica.rpc.encoding.encoder import Encoded
 from lattica.rpc.encoding.items import MAX_ITEMS, most_items
 from lattica.rpc.encoding.memory import allocate
 from lattica.rpc.errors import ResourceExhaustedError, StatusCode
+from lattica.rpc.heavy import MANY_ITEMS, HeavyWork
 from lattica.rpc.protocol.messages import Kind, Prefix, PrefixReader, encode_message
 from lattica.rpc.shared.link import SharedLink
 from lattica.rpc.shared.messages import (
@@ -46,8 +47,6 @@ _LOOK = 0.25
 """Seconds after which a sender that waits for shared memory sees whether its stream is gone."""
 BODY_STALL = 60.0
 """Seconds for a part of a body of at most :data:`_STEP` bytes, after which it is given up."""
-_MANY_ITEMS = 8192
-"""Of these in a skeleton, from which it is decoded in a thread."""
 
 
 @dataclass(slots=True)
@@ -78,6 +77,7 @@ class DataStream:
         config: RpcConfig,
         traffic: Traffic,
         shared: SharedMemory,
+        heavy: HeavyWork,
     ) -> None:
         self.stream = stream
         self.compression: str | None = None
@@ -93,6 +93,7 @@ class DataStream:
         self._prefixes = PrefixReader()
         self._traffic = traffic
         self._shared = shared
+        self._heavy = heavy
         self._link: SharedLink | None = None
         self._holder = Holder()
         """What was put into the memory of that link, and has not been read there."""
@@ -236,9 +237,12 @@ class DataStream:
         if prefix.kind is not Kind.CALL or not (is_large or prefix.is_compressed):
             admit = None
         if prefix.is_compressed:
-            skeleton, buffers = await self._receive_compressed(prefix, skeleton)
-            if admit is not None:
-                admit(skeleton)
+            packed, received = await self._receive_compressed(prefix, skeleton)
+            if packed.skeleton <= MANY_ITEMS:
+                value, refusal = await self._unpacked(packed, received, admit)
+            else:  # until its turn it is no more than has come
+                async with self._heavy.message(self.source.network):
+                    value, refusal = await self._unpacked(packed, received, admit)
         else:
             if admit is not None:
                 admit(skeleton)
@@ -249,7 +253,11 @@ class DataStream:
                 )
                 for each, place in zip(prefix.buffers, places, strict=True)
             ]
-        value, refusal = await self._decode(skeleton, buffers)
+            if len(skeleton) <= MANY_ITEMS:
+                value, refusal = self._decoder.decode_partly(skeleton, buffers)
+            else:
+                async with self._heavy.message(self.source.network):
+                    value, refusal = await self._decode(skeleton, buffers)
         return Message(prefix.kind, value, refusal, is_last, admit is not None)
 
     def _check_skeleton(self, size: int) -> None:
@@ -267,28 +275,37 @@ class DataStream:
 
     async def _receive_compressed(
         self, prefix: Prefix, skeleton: bytes
-    ) -> tuple[bytes, list[bytes | memoryview]]:
+    ) -> tuple[Compressed, list[bytes]]:
         sizes = tuple(each >> 1 for each in prefix.buffers)
         packed = Compressed(skeleton, sizes)
         self._check_skeleton(packed.skeleton)
         self._budget.check(self.stream.peer_id, packed.size)
-        received = [await self._receive_bytes(size) for size in sizes]
+        return packed, [await self._receive_bytes(size) for size in sizes]
+
+    async def _unpacked(
+        self,
+        packed: Compressed,
+        received: list[bytes],
+        admit: Callable[[bytes], None] | None,
+    ) -> tuple[Any, RefusedValueError | None]:
         self._reserve(packed.size)
-        if packed.size <= IN_THREAD and len(sizes) <= MANY_BUFFERS:
-            return packed.unpack(received)
-        return await trio.to_thread.run_sync(packed.unpack, received)
+        if packed.size <= IN_THREAD and len(received) <= MANY_BUFFERS:
+            skeleton, buffers = packed.unpack(received)
+        else:
+            skeleton, buffers = await trio.to_thread.run_sync(packed.unpack, received)
+        if admit is not None:
+            admit(skeleton)
+        return await self._decode(skeleton, buffers)
 
     async def _decode(
         self, skeleton: bytes, buffers: Sequence[bytes | memoryview]
     ) -> tuple[Any, RefusedValueError | None]:
         """Decode on the spot what is soon done, else in a thread."""
-        if len(skeleton) <= _MANY_ITEMS:
-            return self._decoder.decode_partly(skeleton, buffers)
         items = most_items(skeleton)
         if len(skeleton) > CONTROL_BODY:
             cost = (_SKELETON_COST - 1) * len(skeleton) + _ITEM_COST * min(items, MAX_ITEMS)
             self._reserve(cost)
-        if items <= _MANY_ITEMS and len(skeleton) <= IN_THREAD:
+        if items <= MANY_ITEMS and len(skeleton) <= IN_THREAD:
             return self._decoder.decode_partly(skeleton, buffers)
         decoder = self._decoder.for_thread()
         return await trio.to_thread.run_sync(decoder.decode_partly, skeleton, buffers)

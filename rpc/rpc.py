@@ -24,6 +24,7 @@ from lattica.rpc.client.stubs import NamedStub, Stub
 from lattica.rpc.config import RpcConfig
 from lattica.rpc.encoding.registry import TypeRegistry
 from lattica.rpc.errors import StatusCode
+from lattica.rpc.heavy import HeavyWork
 from lattica.rpc.leases.ref import BufferRef
 from lattica.rpc.lending.lending import Lending
 from lattica.rpc.server.methods import Authorize
@@ -69,11 +70,12 @@ class Rpc:
         self._budget = budget
         self._traffic = Traffic()
         self._shared = SharedMemory(host, self._tasks, self.config)
+        heavy = HeavyWork()
         parts = (host, self._tasks, self.config, self._types, budget, self._traffic, self._shared)
-        self._server = Server(*parts)
-        self._client = Client(*parts)
+        self._server = Server(*parts, heavy)
+        self._client = Client(*parts, heavy)
         self._lending = Lending(
-            host, self._tasks, self.config.lease_memory, self._types, self._server, self._client
+            host, self._tasks, self.config, self._types, self._server, self._client
         )
         self._server.lend = self._lending.share
         if self.config.tracing:

@@ -33,6 +33,7 @@ from lattica.rpc.errors import (
     StatusCode,
     UnavailableError,
 )
+from lattica.rpc.heavy import HeavyWork
 from lattica.rpc.services.definition import Kind, Method
 from lattica.rpc.shared.sharing import SharedMemory
 from lattica.rpc.statistics import MAX_METHODS, MethodCounters, Traffic
@@ -115,6 +116,7 @@ class Client:
         budget: ReceiveBudget,
         traffic: Traffic,
         shared: SharedMemory,
+        heavy: HeavyWork,
     ) -> None:
         self.host = host
         self.tasks = tasks
@@ -125,6 +127,7 @@ class Client:
         self.budget = budget
         self.traffic = traffic
         self.shared = shared
+        self.heavy = heavy
         self.rng = random.Random()
         self.retries = 0
         self.tracing: Tracing | None = None

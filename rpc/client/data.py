@@ -77,7 +77,13 @@ class DataLink:
         self.calls += 1
         client.shared.prepare(stream)
         return DataStream(
-            stream, client.decoder, client.budget, client.config, client.traffic, client.shared
+            stream,
+            client.decoder,
+            client.budget,
+            client.config,
+            client.traffic,
+            client.shared,
+            client.heavy,
         )
 
     def give_back(self, data: DataStream) -> None:

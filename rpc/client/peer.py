@@ -12,12 +12,11 @@ from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.keys.identity import PeerId
 from lattica.rpc.client.control import ControlLink
 from lattica.rpc.client.data import DataLink
-from lattica.rpc.config import CONTROL_BODY
 from lattica.rpc.encoding.arrays import address_of, memory_of, same_form
 from lattica.rpc.encoding.encoder import Encoded
 from lattica.rpc.errors import UnavailableError, error_of
 from lattica.rpc.protocol.client_core import ELSEWHERE
-from lattica.rpc.protocol.frames import MAX_METADATA, NIL
+from lattica.rpc.protocol.frames import MAX_METADATA, NIL, fits_control
 from lattica.rpc.protocol.messages import encode_call
 from lattica.rpc.services.definition import Kind
 
@@ -53,8 +52,7 @@ class Peer:
         metadata = NIL if options.metadata is None else pack_metadata(options.metadata)
         out = options.out
         if (
-            not arguments.buffers
-            and len(arguments.skeleton) <= CONTROL_BODY
+            fits_control(arguments, metadata)
             and out is None
             and method not in self._large
             and options.compression is None

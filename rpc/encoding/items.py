@@ -21,9 +21,9 @@ _OTHERS: Final = bytes(each for each in range(256) if each not in _HEADERS)
 class TooManyItemsError(ValueError):
     """A skeleton has more than :data:`MAX_ITEMS`."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
         super().__init__(
-            f"more than {MAX_ITEMS} lists, dicts and values of special types in a message: "
+            f"more than {most} lists, dicts and values of special types in a message: "
             "send an array, or several messages"
         )
 
@@ -35,20 +35,20 @@ def most_items(skeleton: bytes) -> int:
     return len(skeleton.translate(None, _OTHERS))
 
 
-def check_items(skeleton: bytes) -> None:
+def check_items(skeleton: bytes, most: int = MAX_ITEMS) -> None:
     """Count if it might be too many; nothing is kept of what is made meanwhile.
 
     Raises TooManyItemsError, and what msgpack does where the skeleton is none.
     """
-    if len(skeleton) <= MAX_ITEMS or most_items(skeleton) <= MAX_ITEMS:
+    if len(skeleton) <= most or most_items(skeleton) <= most:
         return
-    left = MAX_ITEMS
+    left = most
 
     def count(*_: Any) -> None:
         nonlocal left
         left -= 1
         if left < 0:
-            raise TooManyItemsError
+            raise TooManyItemsError(most)
 
     msgpack.unpackb(
         skeleton,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
@@ -24,6 +24,7 @@ AWAY: Final = 10.0
 """Seconds without a connection after which it does."""
 MOST_LEASES: Final = 65_536
 MOST_LEASES_OF_PEER: Final = 16_384
+MOST_LEASES_OF_NETWORK: Final = 49_152
 ID_BYTES: Final = 16
 
 
@@ -48,6 +49,8 @@ class Loan:
     size: int
     """Bytes."""
     leases: int = 0
+    networks: Counter[Hashable] = field(default_factory=Counter)
+    """How many leases each network has."""
 
 
 @dataclass(slots=True, eq=False)
@@ -56,6 +59,8 @@ class Lease:
 
     id: bytes
     peer: PeerId
+    network: Hashable
+    """Where the reader was when it was lent to."""
     loan: Loan
     ttl: float
     """Seconds that it lives without a sign of life."""
@@ -71,8 +76,13 @@ class Lease:
 class LeaseBook:
     """The leases of a node."""
 
-    def __init__(self, most_bytes: int) -> None:
+    def __init__(self, most_bytes: int, most_of_network: int | None = None) -> None:
         self._most_bytes = most_bytes
+        self._most_of_network = most_bytes if most_of_network is None else most_of_network
+        self._of_network: Counter[Hashable] = Counter()
+        """Leases."""
+        self._bytes_of_network: Counter[Hashable] = Counter()
+        """Bytes of the loans that it has leases of."""
         self._leases: dict[bytes, Lease] = {}
         self._of_peer: dict[PeerId, set[bytes]] = {}
         self._away: dict[PeerId, float] = {}
@@ -92,8 +102,16 @@ class LeaseBook:
 
     # --- lending ---
 
-    def lend(self, lease_id: bytes, loan: Loan, peer: PeerId, ttl: float, now: float) -> Lease:
-        """Lend to a peer what may be lent to others already.
+    def lend(
+        self,
+        lease_id: bytes,
+        loan: Loan,
+        peer: PeerId,
+        ttl: float,
+        now: float,
+        network: Hashable = None,
+    ) -> Lease:
+        """Lend to a peer what may be lent to others already; `network` is where the peer is.
 
         Raises:
             ResourceExhaustedError: a limit is reached, or the budget; the message names it.
@@ -112,7 +130,23 @@ class LeaseBook:
                 f"{MOST_LEASES_OF_PEER} may be",
                 may_have_run=False,
             )
-        lease = Lease(lease_id, peer, loan, ttl, now)
+        of_network = self._bytes_of_network[network]
+        more = 0 if loan.networks[network] else loan.size
+        if of_network + more > self._most_of_network:
+            raise ResourceExhaustedError(
+                f"{more} bytes cannot be lent: rpc.lease_memory_per_network is "
+                f"{self._most_of_network} bytes, of which {of_network} are lent to that network",
+                may_have_run=False,
+            )
+        if self._of_network[network] >= MOST_LEASES_OF_NETWORK:
+            raise ResourceExhaustedError(
+                f"{MOST_LEASES_OF_NETWORK} leases of a network, and more may not be",
+                may_have_run=False,
+            )
+        lease = Lease(lease_id, peer, network, loan, ttl, now)
+        self._of_network[network] += 1
+        self._bytes_of_network[network] += more
+        loan.networks[network] += 1
         loan.leases += 1
         self.used += size
         self._leases[lease_id] = lease
@@ -235,6 +269,12 @@ class LeaseBook:
         if not of_peer:
             del self._of_peer[lease.peer]
             self._away.pop(lease.peer, None)
+        self._of_network[lease.network] -= 1
+        lease.loan.networks[lease.network] -= 1
+        if not lease.loan.networks[lease.network]:
+            self._bytes_of_network[lease.network] -= lease.loan.size
+        if not self._of_network[lease.network]:
+            del self._of_network[lease.network], self._bytes_of_network[lease.network]
         lease.loan.leases -= 1
         if not lease.loan.leases:
             self.used -= lease.loan.size

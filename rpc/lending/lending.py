@@ -17,11 +17,13 @@ import trio
 from lattica.nat.base.buffers import flat_bytes
 from lattica.nat.base.errors import LatticaError, LocalProtocolError
 from lattica.nat.base.keys.identity import PeerId, parse_peer_id
+from lattica.nat.base.limits.places import source_of
 from lattica.nat.base.tasks import Tasks
 from lattica.nat.swarm.host import Host
 from lattica.rpc.client.client import Client
 from lattica.rpc.client.options import DEFAULT
 from lattica.rpc.client.stubs import NamedStub
+from lattica.rpc.config import RpcConfig
 from lattica.rpc.encoding.arrays import loaded
 from lattica.rpc.encoding.registry import TypeRegistry
 from lattica.rpc.errors import DataLossError, InvalidArgumentError, NotFoundError, RpcError
@@ -50,7 +52,7 @@ class Lending:
         self,
         host: Host,
         tasks: Tasks,
-        most_bytes: int,
+        config: RpcConfig,
         types: TypeRegistry,
         server: Server,
         client: Client,
@@ -59,7 +61,7 @@ class Lending:
         self._tasks = tasks
         self._server = server
         self._client = client
-        self._book = LeaseBook(most_bytes)
+        self._book = LeaseBook(config.lease_memory, config.lease_memory_per_network)
         self._keeping = Keeping()
         self._own: weakref.WeakKeyDictionary[BufferRef, Lease] = weakref.WeakKeyDictionary()
         self._ended: dict[bytes, trio.Event] = {}
@@ -96,7 +98,9 @@ class Lending:
         if self._tasks.closed:
             raise LocalProtocolError("this node's RPC has ended")
         now = trio.current_time()
-        lease = self._book.lend(secrets.token_bytes(ID_BYTES), loan, peer, ttl, now)
+        path = self._host.path(peer)
+        network = None if path is None else source_of(path.addr).network
+        lease = self._book.lend(secrets.token_bytes(ID_BYTES), loan, peer, ttl, now, network)
         if not self._is_served:
             self._is_served = True
             self._server.serve(

@@ -28,9 +28,11 @@ from lattica.rpc.errors import (
 )
 from lattica.rpc.protocol.frames import (
     MAX_FRAME,
+    MAX_FRAME_ITEMS,
     NIL,
     Kind,
     check_frame,
+    check_frame_items,
     encode_hello,
     encode_numbered,
     encode_request,
@@ -254,6 +256,8 @@ class ClientCore:
         return outcomes, b"".join(to_write)
 
     def _on_frame(self, frame: bytes, outcomes: list[Outcome], to_write: list[bytes]) -> None:
+        if len(frame) > MAX_FRAME_ITEMS:
+            check_frame_items(frame)
         value, refusal = self._decoder.decode_partly(frame)
         fields = check_frame(value, _SIZES)
         kind = fields[0]

@@ -19,6 +19,8 @@ from lattica.nat.base.printable import encodable
 from lattica.nat.base.wire import encode_length_prefixed, encode_uvarint
 from lattica.nat.config import KIB
 from lattica.rpc.config import CONTROL_BODY
+from lattica.rpc.encoding.encoder import Encoded
+from lattica.rpc.encoding.items import TooManyItemsError, check_items, most_items
 
 CONTROL: Final = "/lattica/rpc/1.0.0"
 """The protocol of the control plane: one stream from each caller to each peer that it calls."""
@@ -27,7 +29,12 @@ MAX_FRAME: Final = CONTROL_BODY + 16 * KIB
 """Bytes: a body, the name of the method and the metadata."""
 MAX_METADATA: Final = 8 * KIB
 """Bytes of the metadata of a call."""
+MAX_FRAME_ITEMS: Final = 4096
+"""Lists, dicts and values of special types in a frame, each of which costs its reader a microsecond
+while others wait. (Metadata may be some of them.)"""
 SESSION_BYTES: Final = 16
+_MAX_BODY_ITEMS: Final = MAX_FRAME_ITEMS - 256
+_MAX_METADATA_ITEMS: Final = 128
 NIL: Final = b"\xc0"
 """None, packed."""
 MAX_ID: Final = 2**53
@@ -135,6 +142,30 @@ def encode_welcome(session: bytes, answers: int, highest: int | None) -> bytes:
 def encode_numbered(kind: Kind, number: int) -> bytes:
     """A CANCEL, an ACK or an ELSEWHERE."""
     return encode_length_prefixed(_pack([kind, number]))
+
+
+def fits_control(body: Encoded, metadata: bytes = NIL) -> bool:
+    """Whether arguments or a result can go over the control plane; `metadata` is packed."""
+    if body.buffers or len(body.skeleton) > CONTROL_BODY:
+        return False
+    if len(metadata) > _MAX_METADATA_ITEMS and most_items(metadata) > _MAX_METADATA_ITEMS:
+        return False
+    try:
+        check_items(body.skeleton, _MAX_BODY_ITEMS)
+    except TooManyItemsError:
+        return False
+    return True
+
+
+def check_frame_items(frame: bytes) -> None:
+    """Hold a frame to :data:`MAX_FRAME_ITEMS`, before it is decoded. Raises RemoteProtocolError."""
+    try:
+        check_items(frame, MAX_FRAME_ITEMS)
+    except TooManyItemsError:
+        text = f"RPC: a frame has more than {MAX_FRAME_ITEMS} lists, dicts and the like"
+        raise RemoteProtocolError(text) from None
+    except Exception:  # msgpack's own, and no frame
+        raise RemoteProtocolError("RPC: a frame is no msgpack") from None
 
 
 def check_frame(frame: Any, sizes: Mapping[int, tuple[int, ...]]) -> list[Any]:

@@ -14,13 +14,16 @@ from typing import Any, Final
 
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.wire import LengthPrefixed
+from lattica.nat.config import KIB
 from lattica.rpc.encoding.arrays import RefusedValueError
 from lattica.rpc.encoding.decoder import Decoder
 from lattica.rpc.protocol.frames import (
     GOING_AWAY,
     MAX_FRAME,
+    MAX_FRAME_ITEMS,
     Kind,
     check_frame,
+    check_frame_items,
     check_options,
     encode_welcome,
     session_of,
@@ -34,6 +37,8 @@ MAX_ANSWERS_KEPT: Final = 16_384
 MANY: Final = 80
 """Frames that are handed out at once: 64 calls and what goes with them, as a client acknowledges
 after as many."""
+MUCH: Final = 16 * KIB
+"""Bytes of frames that are handed out at once, or one frame: reading them takes time."""
 _MAX_UNREAD_FRAMES: Final = 40_000
 _ACK: Final = bytes((0x92, Kind.ACK))
 _SIZES: Final[dict[int, tuple[int, ...]]] = {
@@ -97,6 +102,7 @@ class Hello:
         frames = self._reader.feed(data)
         if not frames:
             return False
+        check_frame_items(frames[0])
         fields = check_frame(decoder.decode_partly(frames[0])[0], _SIZES)
         if fields[0] != Kind.HELLO:
             raise RemoteProtocolError("RPC: the client's first frame is no hello")
@@ -181,7 +187,7 @@ class ServerCore:
         Which answers have arrived is seen at once. Raises RemoteProtocolError.
         """
         frames = self._reader.feed(data)
-        if len(frames) <= most and not self._unread:
+        if len(frames) <= most and len(data) <= MUCH and not self._unread:
             return self._read(frames)
         self._queue(frames)
         return self.take(most)
@@ -198,8 +204,12 @@ class ServerCore:
 
     def take(self, most: int) -> list[Request | Cancel]:
         """What at most `most` of the frames that wait say. Raises RemoteProtocolError."""
-        frames = [self._unread.popleft() for _ in range(min(most, len(self._unread)))]
-        self.bytes_unread -= sum(map(len, frames))
+        frames: list[bytes] = []
+        size = 0
+        while self._unread and len(frames) < most and (not frames or size < MUCH):
+            frames.append(self._unread.popleft())
+            size += len(frames[-1])
+        self.bytes_unread -= size
         return self._read(frames)
 
     def _read(self, frames: list[bytes]) -> list[Request | Cancel]:
@@ -207,6 +217,8 @@ class ServerCore:
             raise RemoteProtocolError("RPC: the client does not say which answers have arrived")
         events: list[Request | Cancel] = []
         for frame in frames:
+            if len(frame) > MAX_FRAME_ITEMS:
+                check_frame_items(frame)
             value, refusal = self._decoder.decode_partly(frame)
             fields = check_frame(value, _SIZES)
             kind = fields[0]

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from lattica.nat.base.errors import RemoteProtocolError
-from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.mux.stream import Stream
 from lattica.rpc.data_stream import DataStream, Message
 from lattica.rpc.encoding.encoder import Encoded
@@ -24,6 +23,7 @@ from lattica.rpc.errors import (
     UnavailableError,
     error_of,
 )
+from lattica.rpc.heavy import is_heavy
 from lattica.rpc.protocol.messages import (
     CallHead,
     Kind,
@@ -56,7 +56,13 @@ class DataPlane:
         """Handle a stream that a peer has opened, until it ends."""
         server = self._server
         data = DataStream(
-            stream, server.decoder, server.budget, server.config, server.traffic, server.shared
+            stream,
+            server.decoder,
+            server.budget,
+            server.config,
+            server.traffic,
+            server.shared,
+            server.heavy,
         )
         try:
             while True:
@@ -82,24 +88,27 @@ class DataPlane:
         head = decode_call(message.value)
         server, peer = self._server, data.stream.peer_id
         method = server.methods.get(head.method)
-        error = self._refusal(head, method, peer)
+        network = data.source.network
+        error = self._refusal(head, method, data)
         if error is not None or method is None:
             # Its requests may be on their way: nothing else can be told from them.
             is_last = head.kind & 1 == 1
             await self._fail(data, error or server.unknown(head.method), is_last=is_last)
             return not is_last
         server.data_calls[peer] += 1
+        server.count_call(network, 1)
         try:
             # The next call on the stream is to see nothing of what this one's handler sets.
             return await in_context(copy_context(), self._traced(data, head, method, message))
         finally:
+            server.count_call(network, -1)
             server.data_calls[peer] -= 1
             if not server.data_calls[peer]:
                 del server.data_calls[peer]
             server.call_ended()
 
     def _refusal(
-        self, head: CallHead, method: ServedMethod | None, peer: PeerId
+        self, head: CallHead, method: ServedMethod | None, data: DataStream
     ) -> RpcError | None:
         """Why a call is not taken, whoever makes it."""
         server = self._server
@@ -109,10 +118,7 @@ class DataPlane:
             return UnavailableError("the server is going away", may_have_run=False)
         if method.definition.kind != head.kind:
             return server.wrong_kind(method)
-        if server.data_calls[peer] >= server.config.max_calls_per_peer:
-            limit = server.config.max_calls_per_peer
-            return server.busy(f"busy: {limit} calls of this peer are under way")
-        return None
+        return server.no_room(server.data_calls[data.stream.peer_id], data.source.network)
 
     def _admit(self, data: DataStream, skeleton: bytes) -> None:
         """Before anything is made of a large call's arguments: may it be made at all?
@@ -122,7 +128,7 @@ class DataPlane:
         server = self._server
         head = decode_call(server.decoder.decode_partly(head_of_call(skeleton))[0])
         method = server.methods.get(head.method)
-        error = self._refusal(head, method, data.stream.peer_id)
+        error = self._refusal(head, method, data)
         if error is not None or method is None:
             raise error or server.unknown(head.method)
         if not method.needs_context:
@@ -234,7 +240,7 @@ class DataPlane:
             result = await method.run(args, keywords)
             await data.send(
                 Kind.RESULT,
-                self._encode(result, method),
+                await self._encode(data, result, method),
                 is_last=requests is not None and not requests.ended,
             )
             return
@@ -248,18 +254,22 @@ class DataPlane:
             )
         try:
             async for item in iterator:
-                await data.send(Kind.ITEM, self._encode(method.checked(item), method))
+                await data.send(Kind.ITEM, await self._encode(data, method.checked(item), method))
         finally:
             close = getattr(iterator, "aclose", None)
             if close is not None:
                 await close()
         await data.send(Kind.END, _NIL, is_last=requests is not None and not requests.ended)
 
-    def _encode(self, value: Any, method: ServedMethod) -> Encoded:
+    async def _encode(self, data: DataStream, value: Any, method: ServedMethod) -> Encoded:
+        def encode() -> Encoded:
+            name = f"{method.definition.full_name} returned a value"
+            return self._server.encoder.encode(value, name)
+
         try:
-            return self._server.encoder.encode(
-                value, f"{method.definition.full_name} returned a value"
-            )
+            if is_heavy(value):
+                return await self._server.heavy.answer(data.source.network, encode)
+            return encode()
         except (TypeError, ValueError) as error:
             raise InternalError(str(error)) from None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -19,6 +19,7 @@ from lattica.rpc.encoding.decoder import Decoder
 from lattica.rpc.encoding.encoder import Encoder
 from lattica.rpc.encoding.registry import TypeRegistry
 from lattica.rpc.errors import ResourceExhaustedError, RpcError, UnimplementedError
+from lattica.rpc.heavy import HeavyWork
 from lattica.rpc.protocol.frames import CONTROL
 from lattica.rpc.protocol.messages import DATA
 from lattica.rpc.server.control import ControlPlane
@@ -47,6 +48,7 @@ class Server:
         budget: ReceiveBudget,
         traffic: Traffic,
         shared: SharedMemory,
+        heavy: HeavyWork,
     ) -> None:
         self.tasks = tasks
         self.config = config
@@ -56,11 +58,14 @@ class Server:
         self.budget = budget
         self.traffic = traffic
         self.shared = shared
+        self.heavy = heavy
         self.methods: dict[str, ServedMethod] = {}
         self.refused = MethodCounters()
         """Calls of what is not served, or when there was no room."""
         self.data_calls: Counter[PeerId] = Counter()
         """Calls under way over the data plane."""
+        self._network_calls: Counter[Hashable] = Counter()
+        """Calls under way by network, over both planes."""
         self.going_away = False
         self._progress = trio.Event()
         self.limiter = trio.CapacityLimiter(config.max_threads)
@@ -151,6 +156,27 @@ class Server:
         return CallContext(
             peer, name, path, deadline, metadata, is_cancelled=is_cancelled, lend=self.lend
         )
+
+    def count_call(self, network: Hashable, more: int) -> None:
+        """A call of somebody in a network begins (1) or ends (-1)."""
+        self._network_calls[network] += more
+        if not self._network_calls[network]:
+            del self._network_calls[network]
+
+    def no_room(self, of_peer: int, network: Hashable) -> RpcError | None:
+        """Why no further call is taken of a peer that has so many under way."""
+        for count, limit, whose, name in (
+            (of_peer, self.config.max_calls_per_peer, "this peer", "max_calls_per_peer"),
+            (
+                self._network_calls[network],
+                self.config.max_calls_per_network,
+                "this network",
+                "max_calls_per_network",
+            ),
+        ):
+            if count >= limit:
+                return self.busy(f"busy: {limit} calls of {whose} are under way (rpc.{name})")
+        return None
 
     def busy(self, text: str) -> RpcError:
         """There is no room for another call; it says when there may be."""

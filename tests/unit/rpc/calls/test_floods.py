@@ -12,7 +12,9 @@ from trio.testing import MockClock
 from lattica.errors import StreamResetError
 from lattica.nat.base.wire import LengthPrefixed
 from lattica.nat.mux.stream import Stream
+from lattica.rpc import with_options
 from lattica.rpc.config import CONTROL_BODY, RpcConfig
+from lattica.rpc.encoding.encoder import Encoded
 from lattica.rpc.protocol.frames import (
     CONTROL,
     MAX_FRAME,
@@ -21,7 +23,8 @@ from lattica.rpc.protocol.frames import (
     encode_numbered,
     encode_request,
 )
-from lattica.rpc.protocol.messages import DATA, encode_fetch
+from lattica.rpc.protocol.messages import DATA, encode_call, encode_fetch, encode_message
+from lattica.rpc.protocol.messages import Kind as DataKind
 from lattica.rpc.protocol.server_core import MANY
 from lattica.rpc.server import control
 from tests.support.rpc_pair import Pair, rpc_pair
@@ -128,6 +131,49 @@ async def test_the_calls_of_all_sessions_of_a_peer_count_together(
         (refused, _) = await answers(await flood(pair, requests(WAIT, 1, range(2)), b"c" * 16), 2)
         assert refused[2] == 8
     assert not pair.server._server.control._callers
+
+
+async def test_the_calls_of_all_peers_of_a_network_count_together(
+    autojump_clock: MockClock,
+) -> None:
+    async with rpc_pair(RpcConfig(max_calls_per_network=10)) as pair:
+        streams = []
+        for host in (pair.net.host(), pair.net.host()):
+            stream = await host.open_stream(pair.server_host.peer_id, CONTROL)
+            await stream.send_all(encode_hello(bytes(16), 0, 1) + requests(WAIT, 3600, range(8)))
+            streams.append(stream)
+        refused = []
+        for stream in streams:
+            with trio.move_on_after(1):
+                refused += await answers(stream, 2)
+                refused += await answers(stream, 99)
+        assert sum(len(each._waiting) for each in _sessions(pair)) == 10
+        data = await pair.client_host.open_stream(pair.server_host.peer_id, DATA)
+        waiting = Encoded(b"\x91\x01", ())
+        await data.send_all(encode_message(DataKind.CALL, encode_call(WAIT, 0, waiting)))
+        assert b"max_calls_per_network" in await data.receive_some()
+    assert not pair.server._server._network_calls
+
+
+async def test_a_frame_of_very_many_lists_is_refused_and_not_decoded() -> None:
+    for lists, is_taken in ((3000, True), (5000, False)):
+        arguments = b"\x91\xdc" + lists.to_bytes(2, "big") + b"\x90" * lists
+        async with rpc_pair() as pair:
+            stream = await flood(pair, encode_request(0, COUNT, arguments))
+            if is_taken:
+                assert len(await answers(stream, 1)) == 1
+            else:
+                with pytest.raises(StreamResetError):
+                    await answers(stream, 1)
+
+
+async def test_values_of_many_parts_go_over_the_data_plane() -> None:
+    many: list[object] = [[] for _ in range(5000)]
+    async with rpc_pair() as pair:
+        assert await pair.stub.echo(many) == many
+        assert await pair.stub.echo("€" * 5000) == "€" * 5000
+        names: dict[str, object] = {"n": [[] for _ in range(2000)]}
+        assert await with_options(pair.stub, metadata=names).echo(many[:3000]) == many[:3000]
 
 
 def _sessions(pair: Pair) -> list[control.Session]:

@@ -13,7 +13,7 @@ from lattica.rpc.leases import book as books
 from lattica.rpc.leases.book import AWAY, SILENCE, Lease, LeaseBook, LeaseEnd, Loan
 
 PEERS = [Identity.generate().peer_id for _ in range(3)]
-ANNA, BERT, _ = PEERS
+ANNA, BERT, CLARA = PEERS
 BUDGET = 1000
 DEATH = 15.0
 """Seconds within which a reader's death frees what it had been lent."""
@@ -211,3 +211,27 @@ def test_heartbeats_do_not_make_the_queue_grow() -> None:
         book.beat([lease.id], ANNA, float(second))
         book.expire(float(second))
     assert len(book._queue) < 100
+
+
+def test_no_network_can_borrow_everything() -> None:
+    book = LeaseBook(1000, most_of_network=700)
+    book.lend(b"a" * 16, Loan(object(), 400), ANNA, 9.0, 0.0, "there")
+    first = book.lend(b"b" * 16, Loan(object(), 300), BERT, 9.0, 0.0, "there")
+    with pytest.raises(ResourceExhaustedError, match="lease_memory_per_network is 700") as raised:
+        book.lend(b"c" * 16, Loan(object(), 1), CLARA, 9.0, 0.0, "there")
+    assert not raised.value.may_have_run
+    book.lend(b"d" * 16, Loan(object(), 300), CLARA, 9.0, 0.0, "elsewhere")
+    book.release(first.id, BERT)
+    book.lend(b"e" * 16, Loan(object(), 300), CLARA, 9.0, 0.0, "there")
+
+
+def test_no_network_can_have_all_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(books, "MOST_LEASES_OF_NETWORK", 2)
+    book = LeaseBook(1000)
+    for number, peer in enumerate((ANNA, BERT)):
+        book.lend(bytes([number]) * 16, Loan(object(), 1), peer, 9.0, 0.0, "there")
+    with pytest.raises(ResourceExhaustedError, match="2 leases of a network"):
+        book.lend(b"c" * 16, Loan(object(), 1), CLARA, 9.0, 0.0, "there")
+    book.lend(b"d" * 16, Loan(object(), 1), CLARA, 9.0, 0.0, "elsewhere")
+    book.withdraw_all()
+    book.lend(b"e" * 16, Loan(object(), 1), CLARA, 9.0, 0.0, "there")
