@@ -8,7 +8,7 @@ import sys
 
 import trio
 
-from tools.attack.runner import Result, run
+from tools.attack.runner import MEMORY_LIMIT, Result, run
 from tools.attack.table import ATTACKS, SHORT, load
 
 P99_LIMIT = 100.0
@@ -16,8 +16,6 @@ P99_LIMIT = 100.0
 than half of that when it is quiet."""
 PASS_LIMIT = 50.0
 """Milliseconds of processor time that a pass of the victim's event loop may take."""
-MEMORY_LIMIT = 20.0
-"""MiB that may stay when the enemy has gone."""
 
 
 def complaints(result: Result) -> list[str]:

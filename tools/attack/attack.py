@@ -39,6 +39,7 @@ class Attack:
         publishes: the victim publishes something with a large manifest.
         relays: the victim is a relay, and a peer has reserved there.
         topics: the victim has subscribed to a topic, and says again what it hears there.
+        calls: the victim serves calls (:mod:`tools.attack.served`).
         witness: what the honest peer does beside its echoes (:mod:`tools.attack.witnesses`).
     """
 
@@ -51,4 +52,5 @@ class Attack:
     publishes: bool = False
     relays: bool = False
     topics: bool = False
+    calls: bool = False
     witness: str = ""

@@ -17,8 +17,11 @@ from tools.bench.programs.bench_child import percentile
 
 _ROOT = Path(__file__).resolve().parents[2]
 BEFORE = 2.0
-"""Seconds of quiet before the attack, and after it."""
-AFTER = 4.0
+"""Seconds of quiet before the attack."""
+AFTER = 30.0
+"""Seconds after the attack in which memory is to be back; it is looked at once a second."""
+MEMORY_LIMIT = 20.0
+"""MiB that may stay."""
 _SAMPLES = 0.5
 """Seconds between two looks at the victim's memory during the attack."""
 _START = 60.0
@@ -70,6 +73,17 @@ async def _ask(child: Child, event: str, do: str = "measure") -> Mapping[str, An
         return await child.event(event)
 
 
+async def _memory_back(victim: Child, before: int) -> Mapping[str, Any]:
+    """Wait until the victim takes little more memory than before; what it says of itself then."""
+    latest = trio.current_time() + AFTER
+    while True:
+        await trio.sleep(1)
+        measured = await _ask(victim, "measured")
+        is_back = measured["memory"] - before <= MEMORY_LIMIT * MIB / 2
+        if is_back or trio.current_time() >= latest:
+            return measured
+
+
 def _latency(noticed: Mapping[str, Any]) -> Latency:
     samples = noticed["ms"]
     lost = int(noticed["lost"])
@@ -111,8 +125,7 @@ async def run(attack: Attack) -> Result:
                 end = await _ask(victim, "measured")
                 seconds = trio.current_time() - began
                 noticed = await _ask(honest, "noticed")
-            await trio.sleep(AFTER)
-            after = await _ask(victim, "measured")
+            after = await _memory_back(victim, cast(int, before["memory"]))
     return Result(
         attack.name,
         _latency(noticed["tcp"]),

@@ -28,6 +28,7 @@ from lattica.nat.mux.stream import Stream
 from lattica.node import Node
 from tools.attack.attack import Attack
 from tools.attack.lines import Lines
+from tools.attack.served import Served
 from tools.attack.table import load
 
 ECHO = "/attack/echo/1"
@@ -146,6 +147,8 @@ async def serve(attack: Attack, lines: Lines, counter: _LogCounter) -> None:
                 nursery = await stack.enter_async_context(trio.open_nursery())
                 stack.callback(nursery.cancel_scope.cancel)
                 await nursery.start(_repeat, node)
+            if attack.calls:
+                node.rpc.serve(Served())
             addrs = {kind_of(addr): str(addr) for addr in node.addrs}
             lines.emit(
                 "ready",

@@ -238,11 +238,40 @@ class Publishing(Witness):
                 return
 
 
+class CallingMethods(Witness):
+    """Calls a method in the loop, one in a thread, takes some items of a stream, and borrows."""
+
+    async def prepare(self, victim: Victim, stack: AsyncExitStack) -> None:
+        folder = stack.enter_context(TemporaryDirectory())
+        settings = {
+            "listen": [],
+            "data_dir": str(Path(folder)),
+            "nat.port_mapping.enabled": False,
+        }
+        node = await stack.enter_async_context(Node(load_config(None, {}, settings)))
+        await node.connect(victim.tcp)
+        self._stub = node.rpc.stub(victim.peer_id, "Served", timeout=PATIENCE)
+        await self.act(victim)
+
+    async def act(self, victim: Victim) -> None:
+        stub = self._stub
+        if await stub.echo([1, "two"]) != [1, "two"]:
+            raise LatticaError("another value came back")
+        await stub.block()
+        async with stub.items().stream() as items:
+            for _ in range(3):
+                await anext(items)
+        reference = await stub.lend()
+        await reference.read(slice(0, 8))
+        await reference.release()
+
+
 WITNESSES: dict[str, Callable[[], Witness]] = {
     "dialing": Dialing,
     "slow-reading": SlowReading,
     "fetching": Fetching,
     "calling": Calling,
     "publishing": Publishing,
+    "calling-methods": CallingMethods,
 }
 """By the name that an attack gives."""

@@ -17,9 +17,10 @@ _UPGRADE = (
 _FIRST = b"\x02\x80" + bytes(4)
 """An empty binary message that goes on, masked with zeros."""
 _MORE = b"\x00\x80" + bytes(4)
-_MIB = 1024 * 1024
-_LONG = b"\x82\xff" + _MIB.to_bytes(8, "big") + bytes(4)
-"""The head of a message of 1 MiB."""
+_SIZE = 256 * 1024
+"""Bytes of a frame that a stranger may send."""
+_LONG = b"\x82\xff" + _SIZE.to_bytes(8, "big") + bytes(4)
+"""The head of such a frame."""
 
 
 async def _open(victim: Victim) -> trio.SocketStream:
@@ -52,8 +53,8 @@ async def _memory(victim: Victim) -> None:
         while True:
             with suppress(trio.BrokenResourceError):
                 async with await _open(victim) as stream:
-                    await stream.send_all(_LONG + bytes(_MIB - 1))
-                    Attacker.sent += _MIB
+                    await stream.send_all(_LONG + bytes(_SIZE - 1))
+                    Attacker.sent += _SIZE
                     await stream.receive_some()
 
     async with trio.open_nursery() as nursery:
@@ -62,4 +63,4 @@ async def _memory(victim: Victim) -> None:
 
 
 FRAGMENTS = Attack("websocket-fragments", "sends empty fragments of a message", _fragments)
-MEMORY = Attack("websocket-memory", "200 strangers send all but the end of 1 MiB", _memory)
+MEMORY = Attack("websocket-memory", "200 strangers send all but the end of 256 KiB", _memory)
