@@ -13,7 +13,7 @@ import json
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import trio
@@ -27,75 +27,82 @@ from lattica.dht.topics.membership.service import Membership
 T = TypeVar("T")
 ROUNDS, STEPS = 120, 10
 PACE = 0.02
-"""Seconds for which a peer waits for each round that it is ahead of one that it meets."""
+"""Seconds for which a peer waits for each round that it is ahead of the slowest."""
 TOPIC = "gossip-learning"
 
 
 def rate(round: int) -> float:
-    return 0.3 if round < 0.7 * ROUNDS else 0.1
+    done = round / ROUNDS
+    return 0.4 if done < 0.6 else 0.1 if done < 0.85 else 0.03
 
 
 class Learner:
     """What a peer serves."""
 
-    def __init__(self, shard: int) -> None:
+    def __init__(self, shard: int, peers: int) -> None:
         self.shard = shard
         self.model = digits.initial()
-        self.round = 0
+        self.rounds = [0] * peers
+        """How far each peer is, as far as this one has heard."""
         self.merged: Arrays | None = None
 
-    async def average(self, model: Arrays) -> tuple[int, Arrays]:
+    @property
+    def is_done(self) -> bool:
+        """When the slowest one is, so that who came late had company."""
+        return min(self.rounds) >= ROUNDS
+
+    async def average(self, model: Arrays, rounds: list[int]) -> tuple[list[int], Arrays]:
         """Both have the mean of both afterwards."""
-        if self.round < ROUNDS:
+        if not self.is_done:
             self.model = digits.mean([self.model, model])
-        return self.round, self.model
+            self.rounds = [*map(max, self.rounds, rounds)]
+        return self.rounds, self.model
 
-    async def parameters(self) -> tuple[int, int, Arrays]:
-        """Of which shard, after how many rounds, and what."""
-        return self.shard, self.round, self.model
-
-    async def result(self) -> tuple[int, Arrays, Arrays | None]:
-        """After how many rounds: this peer's own model, and the merged one if it has it."""
-        return self.round, self.model, self.merged
+    async def state(self) -> tuple[int, list[int], bool, Arrays, Arrays | None]:
+        """Of which shard, how far all are, whether its model is ready, and its models."""
+        return self.shard, self.rounds, self.is_done, self.model, self.merged
 
 
 async def worker(bootstrap: str, shard: int, peers: int) -> None:
     images, labels, *_ = digits.load()
     mine = digits.shards(labels, peers)[shard]
     rng = np.random.default_rng()
-    own = Learner(shard)
+    own = Learner(shard, peers)
     async with Node(config(rpc__call_timeout=5)) as node:
         node.rpc.serve(own)
         await node.connect(bootstrap, timeout=30)
         says = json.dumps([shard, str(node.addrs[0])]).encode()
         async with node.topic(TOPIC).membership(says) as members:
-            # One that comes late begins with what another one has, and still learns from its data.
-            async for _, round, own.model in ask(node, members, lambda each: each.parameters()):
-                own.round = min(round, ROUNDS // 2)
+            # One that comes late begins with what another one has, and learns from its own then.
+            async for _, rounds, _, own.model, _ in ask(node, members, state):
+                own.rounds = [*rounds]
+                own.rounds[shard] = min(max(rounds), ROUNDS // 2)
                 break
             while len(members.members) < peers:  # the others, and the one that watches
                 await anext(members)
-            while own.round < ROUNDS:
+            while not own.is_done:
+                pace = rate(own.rounds[shard])
                 own.model = digits.train(
-                    own.model, images[mine], labels[mine], STEPS, rng, rate=rate(own.round)
+                    own.model, images[mine], labels[mine], STEPS, rng, rate=pace
                 )
-                own.round += 1
-                sent = own.model
-                mix = partial(average, sent)
-                async for theirs, model in ask(node, members, mix):
-                    # Others may have been here meanwhile: what they brought stays.
-                    own.model = [o + m - s for o, m, s in zip(own.model, model, sent, strict=True)]
-                    # Nobody waits for all, but nobody runs away either.
-                    await trio.sleep(max(0, own.round - theirs - 2) * PACE)
+                own.rounds[shard] += 1
+                sent, mix = own.model, partial(average, own.model, own.rounds)
+                async for rounds, model in ask(node, members, mix):
+                    if not own.is_done:
+                        # Others may have been here meanwhile: what they brought stays.
+                        own.model = [
+                            o + m - s for o, m, s in zip(own.model, model, sent, strict=True)
+                        ]
+                        own.rounds = [*map(max, own.rounds, rounds)]
                     break
+                # Nobody waits for all, but nobody runs away either.
+                await trio.sleep(max(0, own.rounds[shard] - min(own.rounds) - 2) * PACE)
             # The one merge.
             models: dict[int, Arrays] = {shard: own.model}
             while len(models) < peers:
                 await trio.sleep(0.1)
-                async for number, rounds, model in ask(
-                    node, members, lambda each: each.parameters()
-                ):
-                    if rounds >= ROUNDS:
+                async for number, _, is_done, model, _ in ask(node, members, state):
+                    if is_done:
                         models[number] = model
             own.merged = digits.mean([*models.values()])
             await trio.sleep_forever()
@@ -116,8 +123,12 @@ async def ask(
         yield answer
 
 
-async def average(model: Arrays, other: Learner) -> tuple[int, Arrays]:
-    return await other.average(model)
+def average(model: Arrays, rounds: list[int], other: Learner) -> Awaitable[Any]:
+    return other.average(model, rounds)
+
+
+def state(other: Learner) -> Awaitable[Any]:
+    return other.state()
 
 
 async def main(*, is_long: bool) -> None:
@@ -134,22 +145,22 @@ async def main(*, is_long: bool) -> None:
     ):
         for shard in range(peers):
             await crew.start(bootstrap=str(node.addrs[0]), shard=shard, peers=peers)
-        rounds: list[int] = []
-        while len(rounds) < peers or min(rounds) < ROUNDS // 4:
+        rounds = [0]
+        while min(rounds) < ROUNDS // 4:
             await trio.sleep(0.05)
             crew.check()
-            rounds = [round async for round, *_ in ask(node, members, lambda each: each.result())]
+            rounds = max([each[1] async for each in ask(node, members, state)], default=[0])
         print(f"{peers} peers are in their rounds {sorted(rounds)}; {killed} of them are killed")
         for shard in range(killed):
             await crew.end(crew.processes[shard])
             await crew.start(bootstrap=str(node.addrs[0]), shard=shard, peers=peers)
         ends: list[tuple[Arrays, Arrays]] = []
-        with trio.fail_after(120):
+        with trio.fail_after(180):
             while len(ends) < peers:
                 await trio.sleep(0.1)
                 crew.check()
-                results = [each async for each in ask(node, members, lambda each: each.result())]
-                ends = [(model, merged) for _, model, merged in results if merged is not None]
+                results = [each async for each in ask(node, members, state)]
+                ends = [(model, merged) for *_, model, merged in results if merged is not None]
     best = digits.accuracy(central, *test)
     alone = [digits.accuracy(model, *test) for model, _ in ends]
     merged = [digits.accuracy(model, *test) for _, model in ends]

@@ -28,7 +28,7 @@ def load() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     return images[TEST:], labels[TEST:], images[:TEST], labels[:TEST]
 
 
-def shards(labels: np.ndarray, count: int, *, alpha: float = 1.0) -> list[np.ndarray]:
+def shards(labels: np.ndarray, count: int, *, alpha: float = 2.0) -> list[np.ndarray]:
     """Which examples each of several peers has: of each class different shares (Dirichlet)."""
     rng = np.random.default_rng(1)
     parts: list[list[np.ndarray]] = [[] for _ in range(count)]

@@ -13,6 +13,9 @@ EXAMPLES = Path(__file__).parents[3] / "examples"
 SCENES = [
     "work_queue",
     "agents",
+    "gossip_learning",
+    "swarm_inference",
+    "rag",
 ]
 
 
