@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from lattica.cli.shared.path_watch import PathStep
     from lattica.config import NodeConfig
-    from lattica.content import Cid, FetchOptions, FetchResult, Publisher, Ticket
+    from lattica.content import ByteRange, Cid, FetchOptions, FetchResult, Publisher, Ticket
     from lattica.content.hub.repository import RevisionRef
     from lattica.content.names.record import NameRef
     from lattica.content.publish.catalog import Publication
@@ -144,6 +144,14 @@ def fetch_command(
             metavar="GLOB", help="Only tensors with such names, as smaller safetensors files."
         ),
     ] = None,
+    ranges: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--range",
+            metavar="[PATH:]FIRST-LAST",
+            help="Only these bytes of a file, to a file of its own; may be repeated.",
+        ),
+    ] = None,
     replace: Annotated[
         bool,
         typer.Option(
@@ -219,6 +227,11 @@ def fetch_command(
     A selection is written to a smaller file of the same name. Where one with other tensors has it,
     the whole file or another selection, nothing is fetched, unless --replace is given.
 
+    With --range only these bytes are written, to a file named after them (weights.bin.0-1023).
+    FIRST- goes to the end, -COUNT is so many bytes before it:
+
+        lattica fetch lattica1… -o ./parts --range weights.bin:0-1023
+
     Many who fetch the same at the same time get it from each other, too, and the publisher sends
     little more than it would to one. --share-for 3600 lets those who come later have it from here.
 
@@ -240,7 +253,7 @@ def fetch_command(
     """
     overrides = {"listen": listen, "bootstrap": bootstrap}
     config = start(ctx, overrides, keep_identity=own_key, quiet=True)
-    from lattica.content import FetchOptions
+    from lattica.content import ByteRange, FetchOptions
     from lattica.content.names.following import parse_any_ref
     from lattica.content.names.record import NameRef
 
@@ -248,6 +261,9 @@ def fetch_command(
         parsed = parse_any_ref(ref)
         if watch and not isinstance(parsed, NameRef):
             raise ConfigError("--watch follows a name: PEER/NAME, and not a ticket or content id")
+        parts = tuple(ByteRange.parse(text) for text in ranges or ())
+        if parts and (watch or tensors is not None):
+            raise ConfigError("--range goes with neither --tensors nor --watch")
         options = FetchOptions(
             delete_former=delete,
             delete_matching=tuple(delete_matching or ()),
@@ -257,12 +273,12 @@ def fetch_command(
             share_for=share_for,
             rate=_bytes_a_second(max_rate),
         )
-    daemon = None if watch else running_node(ctx, config, listen)
+    daemon = None if watch or parts else running_node(ctx, config, listen)
     if daemon is not None:
         result = fetch_by(daemon, ref, out, tensors, options, bootstrap)
         _show_result(result, [], out.absolute(), as_json, delete)
         return
-    code = run(_fetch, config, parsed, out, tensors, options, as_json, watch)
+    code = run(_fetch, config, parsed, out, tensors, parts, options, as_json, watch)
     if code:
         raise typer.Exit(code)
 
@@ -385,6 +401,7 @@ async def _fetch(
     parsed: Ticket | Cid | NameRef,
     out: Path,
     tensors: str | None,
+    ranges: Sequence[ByteRange],
     options: FetchOptions,
     as_json: bool,
     watch: bool,
@@ -444,6 +461,7 @@ async def _fetch(
                     out,
                     progress=display,
                     tensors=tensors,
+                    ranges=ranges,
                     options=options,
                     finder=dht_finder(node),
                 )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lattica.content.download.fetcher import fetch, fetch_manifest
     from lattica.content.download.options import FetchOptions, FetchResult, FetchSource
+    from lattica.content.download.ranges import ByteRange
     from lattica.content.events import (
         Checking,
         FetchEvent,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from lattica.content.weights.subscriber import WeightSubscriber
 
 _HOME = {
+    "ByteRange": "download.ranges",
     "Channel": "weights.announcement",
     "Checking": "events",
     "Cid": "manifest.cid",
@@ -68,6 +70,7 @@ _HOME = {
 }
 
 __all__ = [
+    "ByteRange",
     "Channel",
     "Checking",
     "Cid",

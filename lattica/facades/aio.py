@@ -32,7 +32,7 @@ from lattica.nat.swarm.serving.handler_kind import check_async_handler, require_
 
 if TYPE_CHECKING:
     from lattica.config import NodeConfig
-    from lattica.content import FetchOptions, FetchResult, Ticket
+    from lattica.content import ByteRange, FetchOptions, FetchResult, Ticket
     from lattica.content.events import FetchCallback, HashCallback
     from lattica.content.manifest.cid import Cid
     from lattica.content.weights.options import WeightOptions
@@ -393,6 +393,7 @@ class AsyncLattica(NodeFacade):
         *,
         progress: FetchCallback | None = None,
         tensors: str | None = None,
+        ranges: Sequence[ByteRange] = (),
         options: FetchOptions | None = None,
         timeout: float | None = None,
     ) -> FetchResult:
@@ -401,7 +402,7 @@ class AsyncLattica(NodeFacade):
         `progress` is called in the loop; if it raises, so does this. A fetch that
         has been broken off is taken up again where it was.
         """
-        fetch = partial(self._content.fetch, ticket, out_dir, tensors, options)
+        fetch = partial(self._content.fetch, ticket, out_dir, tensors, options, ranges=ranges)
         if progress is None:
             return await self._bridge.acall(fetch, timeout=timeout)
         return await self._bridge.acall_reporting(fetch, progress, timeout=timeout)

@@ -29,7 +29,7 @@ from lattica.nat.swarm.serving.handler_kind import check_plain_handler
 if TYPE_CHECKING:
     from lattica.compat.client import CompatLattica
     from lattica.config import NodeConfig
-    from lattica.content import FetchOptions, FetchResult, Ticket
+    from lattica.content import ByteRange, FetchOptions, FetchResult, Ticket
     from lattica.content.events import FetchCallback, HashCallback
     from lattica.content.manifest.cid import Cid
     from lattica.content.weights.options import WeightOptions, WeightVersion
@@ -415,6 +415,7 @@ class Lattica(NodeFacade):
         *,
         progress: FetchCallback | None = None,
         tensors: str | None = None,
+        ranges: Sequence[ByteRange] = (),
         options: FetchOptions | None = None,
         timeout: float | None = None,
     ) -> FetchResult:
@@ -423,7 +424,7 @@ class Lattica(NodeFacade):
         `progress` is called in the calling thread; if it raises, so does this. A fetch that
         has been broken off is taken up again where it was.
         """
-        fetch = partial(self._content.fetch, ticket, out_dir, tensors, options)
+        fetch = partial(self._content.fetch, ticket, out_dir, tensors, options, ranges=ranges)
         if progress is None:
             return self._bridge.call(fetch, timeout=timeout)
         return self._bridge.call_reporting(fetch, progress, timeout=timeout)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -15,7 +15,7 @@ from lattica.nat.base.in_process import NodeInProcess
 
 if TYPE_CHECKING:
     from lattica.config import NodeConfig
-    from lattica.content import FetchOptions, FetchResult, Publisher, Ticket
+    from lattica.content import ByteRange, FetchOptions, FetchResult, Publisher, Ticket
     from lattica.content.events import FetchCallback, HashCallback
     from lattica.content.manifest.cid import Cid
     from lattica.content.names.service import Names
@@ -106,6 +106,8 @@ class Content:
         tensors: str | None,
         options: FetchOptions | None,
         progress: FetchCallback | None = None,
+        *,
+        ranges: Sequence[ByteRange] = (),
     ) -> FetchResult:
         """See :func:`lattica.content.fetch`; a text may be PEER/NAME, too."""
         from lattica.content import fetch
@@ -119,6 +121,7 @@ class Content:
             out_dir,
             progress=progress,
             tensors=tensors,
+            ranges=ranges,
             options=options,
             finder=dht_finder(self._node),
         )

@@ -27,6 +27,7 @@ from lattica.content.download.obtaining import Obtaining, Surroundings
 from lattica.content.download.options import FetchOptions, FetchResult
 from lattica.content.download.partial import PartialFiles
 from lattica.content.download.plan import Plan
+from lattica.content.download.ranges import ByteRange
 from lattica.content.download.shared import SharedFetch
 from lattica.content.errors import ContentError, ContentNotFoundError, IntegrityError, TicketError
 from lattica.content.events import (
@@ -121,11 +122,11 @@ class _Fetch:
 
     # --- the whole ---
 
-    async def run(self, tensors: str | None) -> FetchResult:
+    async def run(self, tensors: str | None, ranges: Sequence[ByteRange]) -> FetchResult:
         began = trio.current_time()
         first, encoded = await self.get_manifest()
         manifest = await trio.to_thread.run_sync(decode_manifest, encoded)
-        self._plan = await trio.to_thread.run_sync(Plan, self._cid, manifest, tensors)
+        self._plan = await trio.to_thread.run_sync(Plan, self._cid, manifest, tensors, ranges)
         plan = self._plan
         may_go = None
         if self._options.delete_former or self._options.delete_matching:
@@ -171,13 +172,13 @@ class _Fetch:
             plan.size,
             self._ledger.bytes_fetched,
             seconds,
-            manifest,
             obtaining.sources,
             0 if service is None else service.bytes_sent[plan.cid],
             beside.others,
             beside.former,
             beside.removed,
             beside.cut,
+            manifest,
         )
 
     async def _take_stock(self, shared: SharedFetch) -> None:
@@ -406,6 +407,7 @@ async def fetch(
     *,
     progress: FetchCallback | None = None,
     tensors: str | None = None,
+    ranges: Sequence[ByteRange] = (),
     options: FetchOptions | None = None,
     finder: ProviderFinder | None = None,
 ) -> FetchResult:
@@ -428,6 +430,10 @@ async def fetch(
     written, and only with these. One that lies there with other tensors is not replaced, unless the
     options say so (`replace_tensors`).
 
+    With `ranges` only these bytes are written, of each file one after the other, to a file that is
+    named after them: `model.bin.0-1023,4096-8191`. Only chunks that have some of them are fetched.
+    They cannot be combined with `tensors`.
+
     Memory: some MiB, and about 200 bytes a chunk of usually 1 MiB. Disk and hashing happen in
     worker threads; a slow disk slows the provider down through the stream's backpressure.
 
@@ -442,7 +448,10 @@ async def fetch(
     """
     if out_dir == "":  # which Path takes as the current directory
         raise ContentError("name a directory to fetch into; '.' is this one")
-    return await _fetch(node, ref, Path(out_dir), progress, options, finder).run(tensors)
+    if tensors is not None and ranges:
+        raise ContentError("select tensors or ranges of bytes, not both")
+    work = _fetch(node, ref, Path(out_dir), progress, options, finder)
+    return await work.run(tensors, tuple(ranges))
 
 
 def _fetch(

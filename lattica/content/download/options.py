@@ -97,8 +97,6 @@ class FetchResult:
     """Bytes that came over the network in this run."""
     seconds: float
     """From the start to the last file synced to disk."""
-    manifest: Manifest = field(repr=False, compare=False)
-    """What was fetched, or selected from."""
     sources: tuple[FetchSource, ...] = ()
     """The peers that bytes came from in this run, those that sent most first."""
     bytes_shared: int = 0
@@ -112,3 +110,5 @@ class FetchResult:
     """Those that were removed."""
     directory_cut: bool = False
     """There are more files in the directory than are looked at, so that these are not all."""
+    manifest: Manifest | None = field(default=None, repr=False, compare=False)
+    """What was fetched, or selected from; None if the daemon of this machine has fetched it."""

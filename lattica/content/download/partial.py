@@ -118,7 +118,7 @@ class PartialFiles:
         except OSError as error:
             self._close()
             raise storage_error(error, path) from None
-        if is_directory(self._plan) or self._plan.tensors is not None:
+        if is_directory(self._plan) or not self._plan.is_whole:
             self._root = make_root(self._out_dir)
         return self
 

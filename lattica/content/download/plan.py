@@ -2,6 +2,7 @@
 
 A whole publication is written as it is. With a selection of tensors, every safetensors file
 that has some becomes a smaller valid safetensors file with only those; other files are left out.
+With ranges of bytes, these become a file each file they are of, which is named after them.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from dataclasses import dataclass
 from fnmatch import translate
 from functools import cached_property
 
+from lattica.content.download.ranges import ByteRange, ranges_by_file
 from lattica.content.errors import ContentError
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.manifest import FileEntry, Manifest
+from lattica.content.manifest.paths import check_path
 from lattica.content.manifest.safetensors_header import build_header
 from lattica.content.protocol import MAX_SPAN_BYTES, MAX_SPAN_CHUNKS
 
@@ -118,17 +121,42 @@ def _tensor_output(file: FileEntry, pattern: str) -> Output | None:
     return Output(file.path, file.executable, target, prefix, tuple(segments), whole=False)
 
 
+def _range_output(file: FileEntry, parts: Sequence[tuple[int, int]]) -> Output:
+    """The bytes of some ranges, one after the other."""
+    segments = []
+    target = 0
+    for start, stop in parts:
+        segments.append(Segment(start, target, stop - start))
+        target += stop - start
+    # As HTTP writes them. The name tells it from the whole file, and from other ranges.
+    path = f"{file.path}.{','.join(f'{start}-{stop - 1}' for start, stop in parts)}"
+    try:
+        check_path(path)
+    except ValueError as error:
+        raise ContentError(f"cannot name the file of these ranges: {error}") from None
+    return Output(path, False, target, b"", tuple(segments), whole=False)
+
+
 class Plan:
     """Outputs, and where chunks go. A chunk that occurs several times is fetched once."""
 
-    def __init__(self, cid: Cid, manifest: Manifest, tensors: str | None = None) -> None:
-        """Plan a download of everything, or of the tensors that match.
+    def __init__(
+        self,
+        cid: Cid,
+        manifest: Manifest,
+        tensors: str | None = None,
+        ranges: Sequence[ByteRange] = (),
+    ) -> None:
+        """Plan a download of everything, of the tensors that match, or of ranges of bytes.
 
         Raises:
-            ContentError: no tensor matches the pattern `tensors`, or it cannot be told which do.
+            ContentError: no tensor matches the pattern `tensors`, or it cannot be told which do; or
+                there are no such bytes.
         """
         if tensors is not None:
             _check_known(manifest)
+        parts = ranges_by_file(manifest, ranges)
+        self._ranges = parts
         self.cid = cid
         self.manifest = manifest
         self.tensors = tensors
@@ -138,7 +166,13 @@ class Plan:
         self._file_of: list[int] = []
         """Index of the manifest's file by output."""
         for index, file in enumerate(manifest.files):
-            output = _whole_output(file) if tensors is None else _tensor_output(file, tensors)
+            output: Output | None
+            if parts:
+                output = _range_output(file, parts[index]) if index in parts else None
+            elif tensors is not None:
+                output = _tensor_output(file, tensors)
+            else:
+                output = _whole_output(file)
             self._output_of.append(None if output is None else len(outputs))
             if output is not None:
                 outputs.append(output)
@@ -146,6 +180,15 @@ class Plan:
         if tensors is not None and not outputs:
             raise ContentError(_no_match(manifest, tensors))
         self.outputs: Sequence[Output] = tuple(outputs)
+
+    @property
+    def is_whole(self) -> bool:
+        """Everything is to be had, and not a selection."""
+        return self.tensors is None and not self._ranges
+
+    def published(self, output: int) -> FileEntry:
+        """The file that an output, or a part of it, is of."""
+        return self.manifest.files[self._file_of[output]]
 
     def tensor_names(self, output: int) -> frozenset[str]:
         """The tensors that an output of a selection has."""
@@ -175,6 +218,8 @@ class Plan:
     def key(self) -> str:
         """Names this plan on disk: the same for the same content and selection."""
         text = f"{self.cid}\n{self.tensors if self.tensors is not None else ''}"
+        if self._ranges:
+            text += f"\n{sorted(self._ranges.items())}"
         return hashlib.sha256(text.encode()).hexdigest()[:24]
 
     @cached_property

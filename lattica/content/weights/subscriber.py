@@ -371,6 +371,7 @@ class WeightSubscriber(InProcess):
             finder=_Peers(self._topic),
             progress=self._progress,
         )
+        assert result.manifest is not None
         publication = await trio.to_thread.run_sync(publication_of, result.manifest, directory)
         return publication, result.bytes_fetched
 

@@ -79,7 +79,6 @@ class _Candidate:
 
 
 def _candidates(plan: Plan, out_dir: Path) -> list[_Candidate]:
-    published = {file.path: file.chunks for file in plan.manifest.files}
     found = []
     for index, output in enumerate(plan.outputs):
         path = out_dir / output.path
@@ -90,7 +89,7 @@ def _candidates(plan: Plan, out_dir: Path) -> list[_Candidate]:
         if not stat.S_ISREG(status.st_mode):
             continue  # renaming the finished file will say what is in its way
         file = cut_file(path, warn=False)
-        table = published[output.path]
+        table = plan.published(index).chunks
         if output.whole and file.state.size == output.size:
             # Cut as the publisher cut it, even if our own rules should differ.
             file = CutFile(path, file.state, table.ends, None)

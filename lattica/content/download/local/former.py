@@ -103,7 +103,7 @@ def is_directory(plan: Plan) -> bool:
     """
     manifest = plan.manifest
     single = len(manifest.files) == 1 and manifest.files[0].path == manifest.name
-    return plan.tensors is None and not single
+    return plan.is_whole and not single
 
 
 def check_deletion(plan: Plan) -> None:
