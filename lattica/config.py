@@ -32,6 +32,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, Union, get_args, get_origin, get_type_hints
 
+from lattica.config_lines import line_of
 from lattica.crdt.config import StoreConfig
 from lattica.daemon.metrics.config import MetricsConfig
 from lattica.daemon.node.config import MemberConfig
@@ -155,11 +156,46 @@ class _Source:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a setting was given."""
+
+    source: str
+    """In words: the file, "environment variable", or "argument"."""
+    name: str
+    """Of the setting, or the variable, as it is written there."""
+    text: str | None = None
+    """Of the file."""
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.name}" if self.text is not None else self._words
+
+    @property
+    def _words(self) -> str:
+        return f"{self.source} {self.name}".strip()
+
+    @property
+    def line(self) -> int | None:
+        """In the file."""
+        return None if self.text is None else line_of(self.text, self.name)
+
+
+class SettingError(ConfigError):
+    """A setting that is wrong: what is at :attr:`place`, and :attr:`problem`."""
+
+    def __init__(self, place: Place, problem: str) -> None:
+        self.place = place
+        self.problem = problem
+        line = place.line
+        at = "" if line is None else f" (line {line})"
+        super().__init__(f"{place}: {problem}{at}")
+
+
+@dataclass(frozen=True, slots=True)
 class _Given:
-    """A decoded value and the words that say where it was given."""
+    """A decoded value, and where it was given."""
 
     value: object
-    where: str
+    where: Place
 
 
 def load_config(
@@ -221,36 +257,66 @@ def _walk(group: object, prefix: str, given: Mapping[str, _Given]) -> Iterator[S
         if is_dataclass(value):
             yield from _walk(value, f"{name}.", given)
         else:
-            where = given[name].where if name in given else _DEFAULT
+            where = str(given[name].where) if name in given else _DEFAULT
             yield Setting(name, value, where)
+
+
+def config_problems(
+    file: Path | str | None = None,
+    environment: Mapping[str, str] | None = None,
+    overrides: Mapping[str, object] | None = None,
+    conflicts: Callable[[NodeConfig], Iterator[tuple[str, str]]] = lambda _: iter(()),
+) -> list[ConfigError]:
+    """Everything that is wrong with a configuration, where :func:`load_config` says the first.
+
+    `conflicts` looks at what is in force where all single settings are right: names, and what is
+    wrong with them.
+    """
+    problems: list[ConfigError] = []
+    try:
+        given = _given(file, environment, overrides, problems)
+    except ConfigError as error:  # the file cannot be read at all
+        return [error]
+    config = _build(NodeConfig, "", given, problems)
+    if not problems:
+        assert isinstance(config, NodeConfig)
+        for name, reason in conflicts(config):
+            where = given[name].where if name in given else Place(_DEFAULT, name)
+            problems.append(SettingError(where, reason))
+    return problems
 
 
 def _given(
     file: Path | str | None,
     environment: Mapping[str, str] | None,
     overrides: Mapping[str, object] | None,
+    problems: list[ConfigError] | None = None,
 ) -> dict[str, _Given]:
-    """All that is not a default of the dataclasses, by dotted name."""
+    """All that is not a default of the dataclasses, by dotted name. What is wrong is raised, or put
+    into `problems`."""
     if environment is None:
         environment = os.environ
         file = file or environment.get(CONFIG_VARIABLE) or None
     given: dict[str, _Given] = {}
-    given.update(_decode_source(_environment_settings(environment)))
+    given.update(_decode_source(_environment_settings(environment), problems))
     if file is not None:
-        given.update(_decode_source(_file_settings(Path(file))))
+        given.update(_decode_source(_file_settings(Path(file)), problems))
     arguments = _Source("argument")
     given.update(
         _decode_source(
-            (name, value, arguments, f"argument {name}")
-            for name, value in (overrides or {}).items()
+            (
+                (name, value, arguments, Place("argument", name))
+                for name, value in (overrides or {}).items()
+            ),
+            problems,
         )
     )
-    given.setdefault("data_dir", _Given(default_data_dir(environment), _DEFAULT))
+    given.setdefault("data_dir", _Given(default_data_dir(environment), Place(_DEFAULT, "")))
     return given
 
 
-# Settings as they are found: dotted name, raw value, source, words for errors.
-_Raw = tuple[str, object, _Source, str]
+# Settings as they are found: dotted name, raw value, source, and where that is.
+_Raw = tuple[str, object, _Source, Place]
 
 
 def _environment_settings(environment: Mapping[str, str]) -> Iterator[_Raw]:
@@ -258,7 +324,7 @@ def _environment_settings(environment: Mapping[str, str]) -> Iterator[_Raw]:
     for variable in sorted(environment):
         if variable.startswith(ENVIRONMENT_PREFIX) and not _FOREIGN_VARIABLES.fullmatch(variable):
             name = variable.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
-            yield name, environment[variable], source, f"environment variable {variable}"
+            yield name, environment[variable], source, Place(source.label, variable)
 
 
 def _file_settings(file: Path) -> Iterator[_Raw]:
@@ -266,55 +332,88 @@ def _file_settings(file: Path) -> Iterator[_Raw]:
         with open(file, "rb") as stream:
             status = os.fstat(stream.fileno())
             # Editors of Windows put a byte order mark before it, which is none of TOML's.
-            document = tomllib.loads(stream.read().decode("utf-8-sig"))
+            text = stream.read().decode("utf-8-sig")
+            document = tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"cannot read the configuration file {file}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not valid TOML: {error}") from None
     source = _Source(f"{file}", folder=file.absolute().parent)
-    for setting in _table_settings(document, "", source):
+    for setting in _table_settings(document, "", source, text):
         # A pipe (`--config <(…)`) can only be read once, by us.
         name, value, _, where = setting
         if name in _secrets() and value and stat.S_ISREG(status.st_mode):
             try:
                 check_private(status, file)
             except UnprotectedFileError as error:
-                raise ConfigError(f"{where}: {file} {error}") from None
+                raise SettingError(where, f"{file} {error}") from None
         yield setting
 
 
-def _table_settings(table: Mapping[str, object], prefix: str, source: _Source) -> Iterator[_Raw]:
+def _table_settings(
+    table: Mapping[str, object], prefix: str, source: _Source, text: str
+) -> Iterator[_Raw]:
     for key, value in table.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict) and name in _schema()[1]:
-            yield from _table_settings(value, f"{name}.", source)
+            yield from _table_settings(value, f"{name}.", source, text)
         else:
-            yield name, value, source, f"{source.label}: {name}"
+            yield name, value, source, Place(source.label, name, text)
 
 
-def _decode_source(settings: Iterator[_Raw]) -> dict[str, _Given]:
+def _decode_source(
+    settings: Iterator[_Raw], problems: list[ConfigError] | None = None
+) -> dict[str, _Given]:
     """Decode one source's settings, by the dotted names of the fields they set."""
     decoded: dict[str, _Given] = {}
-    leaves, groups = _schema()
     for name, raw, source, where in settings:
-        if name in groups:
-            raise ConfigError(
-                f"{where}: is a group of settings, expected one of its members "
-                f"such as {next(leaf for leaf in leaves if leaf.startswith(name + '.'))}"
-            )
-        if name not in leaves:
-            close = difflib.get_close_matches(name, [*leaves, *groups], n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise ConfigError(f"{where}: there is no such setting{hint}")
-        value = _decode(leaves[name], raw, source, where)
-        if name == _KEY_FILE and isinstance(value, Path):
-            value = _read_key_file(value, where)
-        target = _TARGETS.get(name, name)
-        _check_items(target, value, where)
-        if target in decoded:
-            raise ConfigError(f"{where}: sets the same as {decoded[target].where}; give only one")
-        decoded[target] = _Given(value, where)
+        try:
+            target, value = _decode_setting(name, raw, source, where)
+            if target in decoded:
+                raise SettingError(
+                    where, f"sets the same as {decoded[target].where}; give only one"
+                )
+        except ConfigError as error:
+            if problems is None:
+                raise
+            problems.append(error)
+        else:
+            decoded[target] = _Given(value, where)
     return decoded
+
+
+def _decode_setting(name: str, raw: object, source: _Source, where: Place) -> tuple[str, object]:
+    """The field that a setting sets, and the value."""
+    leaves, groups = _schema()
+    if name in groups:
+        example = next(leaf for leaf in leaves if leaf.startswith(name + "."))
+        raise SettingError(
+            where, f"is a group of settings, expected one of its members such as {example}"
+        )
+    if name not in leaves:
+        meant = _meant(name)
+        hint = f"; did you mean {meant}?" if meant else ""
+        raise SettingError(where, f"there is no such setting{hint}")
+    value = _decode(leaves[name], raw, source, where)
+    if name == _KEY_FILE and isinstance(value, Path):
+        value = _read_key_file(value, where)
+    target = _TARGETS.get(name, name)
+    _check_items(target, value, where)
+    return target, value
+
+
+def _meant(name: str) -> str:
+    """The settings or groups that somebody who has written `name` may have meant; or nothing."""
+    leaves, groups = _schema()
+    known = (*leaves, *groups)
+    close = difflib.get_close_matches(name, known, n=1)
+    last = name.rpartition(".")[2]
+    if close and close[0].rpartition(".")[2] != last:
+        return close[0]
+    # In the wrong table, perhaps.
+    same = [one for one in known if one.rpartition(".")[2] == last]
+    same.sort(key=lambda one: -difflib.SequenceMatcher(None, name, one).ratio())
+    return close[0] if close and "." in name else " or ".join(same[:3] or close)
 
 
 @cache
@@ -347,7 +446,12 @@ def _secrets() -> frozenset[str]:
     )
 
 
-def _build(cls: type, prefix: str, given: Mapping[str, _Given]) -> object:
+def _build(
+    cls: type,
+    prefix: str,
+    given: Mapping[str, _Given],
+    problems: list[ConfigError] | None = None,
+) -> object:
     arguments: dict[str, object] = {}
     kinds = get_type_hints(cls)
     for member in fields(cls):
@@ -355,15 +459,21 @@ def _build(cls: type, prefix: str, given: Mapping[str, _Given]) -> object:
         if name in given:
             arguments[member.name] = given[name].value
         elif is_dataclass(kinds[member.name]):
-            arguments[member.name] = _build(kinds[member.name], f"{name}.", given)
+            arguments[member.name] = _build(kinds[member.name], f"{name}.", given, problems)
         elif member.default is MISSING and member.default_factory is MISSING:
             raise ConfigError(f"{name} must be set")
     try:
         return cls(**arguments)
     except FieldError as error:
         name = prefix + error.field
-        where = given[name].where if name in given else name
-        raise ConfigError(f"{where}: {error.problem}") from None
+        if name in given:
+            wrong: ConfigError = SettingError(given[name].where, error.problem)
+        else:
+            wrong = ConfigError(f"{name}: {error.problem}")
+        if problems is None:
+            raise wrong from None
+        problems.append(wrong)
+        return cls()  # all else can be looked at
 
 
 def _check_peer_address(text: str) -> None:
@@ -387,7 +497,7 @@ _ITEMS: Final[Mapping[str, Callable[[str], object]]] = {
 """What reads each text of a list, and raises for one that is none: here it is known who gave it."""
 
 
-def _check_items(name: str, value: object, where: str) -> None:
+def _check_items(name: str, value: object, where: Place) -> None:
     check = _ITEMS.get(name)
     if check is None or not isinstance(value, tuple):
         return
@@ -395,30 +505,30 @@ def _check_items(name: str, value: object, where: str) -> None:
         try:
             check(item)
         except (AddressError, ValueError) as error:
-            raise ConfigError(f"{where}: {error}") from None
+            raise SettingError(where, str(error)) from None
 
 
-def _read_key_file(path: Path, where: str) -> bytes:
+def _read_key_file(path: Path, where: Place) -> bytes:
     try:
         return parse_swarm_key(read_private_file(path, _MAX_KEY_FILE))
     except OSError as error:
-        raise ConfigError(f"{where}: cannot read {path}: {error.strerror}") from None
+        raise SettingError(where, f"cannot read {path}: {error.strerror}") from None
     except UnprotectedFileError as error:
-        raise ConfigError(f"{where}: {path} {error}") from None
+        raise SettingError(where, f"{path} {error}") from None
     except ConfigError as error:
-        raise ConfigError(f"{where}: {path} is not a private network key: {error}") from None
+        raise SettingError(where, f"{path} is not a private network key: {error}") from None
 
 
 # Decoding by type. A decoder returns the value, or raises ValueError saying what is expected.
 
 
-def _decode(kind: Any, raw: object, source: _Source, where: str) -> object:
+def _decode(kind: Any, raw: object, source: _Source, where: Place) -> object:
     try:
         return _decode_value(kind, raw, source)
     except ValueError as error:
         # Bytes are keys: a mistyped one is still a secret.
         shown = type(raw).__name__ if bytes in (kind, *get_args(kind)) else f"{raw!r:.100}"
-        raise ConfigError(f"{where}: expected {error}, not {shown}") from None
+        raise SettingError(where, f"expected {error}, not {shown}") from None
 
 
 def _decode_value(kind: Any, raw: object, source: _Source) -> object:

@@ -16,7 +16,9 @@ import typer
 from typer.core import TyperGroup
 
 from lattica.cli import (
-    config_show,
+    config as config_commands,
+)
+from lattica.cli import (
     content,
     content_daemon,
     content_diff,
@@ -169,7 +171,7 @@ topic.register(app)
 dht.register(app)
 crdt.register(app)
 swarm_key.register(app)
-config_show.register(app)
+config_commands.register(app)
 
 
 def main() -> None:

@@ -18,13 +18,6 @@ if TYPE_CHECKING:
 _SECRETS = frozenset({"swarm.private_network_key"})
 
 
-def register(app: typer.Typer) -> None:
-    """Add this module's commands to `app`."""
-    group = typer.Typer(help="The configuration of this peer.", no_args_is_help=True)
-    group.command("show")(show_command)
-    app.add_typer(group, name="config")
-
-
 def show_command(
     ctx: typer.Context,
     changed: Annotated[

@@ -1,0 +1,59 @@
+"""Settings that are right each by itself, and wrong together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lattica.config import NodeConfig
+
+
+def conflicts(config: NodeConfig) -> Iterator[tuple[str, str]]:
+    """What is wrong with any node: the names of settings, and why."""
+    from lattica.daemon.access.secrets import read_secret
+    from lattica.daemon.metrics.config import split_endpoint
+    from lattica.nat.base.errors import ConfigError
+    from lattica.nat.base.net.addresses import Kind, kind_of, parse_multiaddr, to_endpoint
+
+    for name, texts in (
+        ("swarm.listen", config.swarm.listen),
+        ("bootstrap", config.bootstrap),
+        ("nat.relay.relays", config.nat.relay.relays),
+        ("metrics.listen", config.metrics.listen),
+    ):
+        for text, count in Counter(texts).items():
+            if count > 1:
+                yield name, f"{text} is named {count} times"
+    taken = set()
+    for text in config.swarm.listen:
+        addr = parse_multiaddr(text)
+        if kind_of(addr) in (Kind.TCP, Kind.WEBSOCKET):
+            taken.add(to_endpoint(addr).port)
+    for text in config.metrics.listen:
+        port = split_endpoint(text)[1]
+        if port and port in taken:
+            yield "metrics.listen", f"port {port} is one of swarm.listen"
+    for name, secret in (
+        ("metrics.token", config.metrics.token),
+        ("relay.service.secret", config.relay.service.secret),
+    ):
+        try:
+            read_secret(name, secret)
+        except ConfigError as error:
+            yield name, str(error).removeprefix(f"{name}: ")
+
+
+def relay_conflicts(config: NodeConfig) -> Iterator[tuple[str, str]]:
+    """The same of a relay."""
+    from lattica.daemon.relay.server import require_relay
+    from lattica.nat.base.errors import ConfigError
+
+    yield from conflicts(config)
+    server = replace(config.nat.relay_server, enabled=True)
+    try:
+        require_relay(replace(config, nat=replace(config.nat, relay_server=server)))
+    except ConfigError as error:
+        yield "nat.relay_server.access", str(error).removeprefix("nat.relay_server.access ")

@@ -1,0 +1,1 @@
+"""Configurations to begin with: files for `lattica config init`."""
