@@ -29,6 +29,7 @@ from lattica.cli import (
     node,
     ports,
     relay,
+    store,
     swarm_key,
     topic,
 )
@@ -166,6 +167,7 @@ content.register(app)
 content_daemon.register(app)
 content_diff.register(app)
 hf_door.register(app)
+store.register(app)
 ports.register(app)
 topic.register(app)
 dht.register(app)
