@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from lattica.content import ByteRange, FetchOptions, FetchResult, Ticket
     from lattica.content.events import FetchCallback, HashCallback
     from lattica.content.manifest.cid import Cid
+    from lattica.content.tensors.state_dict import Loaded
     from lattica.content.weights.options import WeightOptions
     from lattica.facades.dht import AsyncDht
     from lattica.facades.rpc_aio import AsyncRpc
@@ -406,6 +407,38 @@ class AsyncLattica(NodeFacade):
         if progress is None:
             return await self._bridge.acall(fetch, timeout=timeout)
         return await self._bridge.acall_reporting(fetch, progress, timeout=timeout)
+
+    async def publish_state_dict(
+        self,
+        state: Mapping[str, Any],
+        directory: Path | str,
+        name: str = "model",
+        *,
+        max_shard: int = 5_000_000_000,
+        timeout: float | None = None,
+    ) -> Ticket:
+        """Write a state dict as a checkpoint, and serve its directory until the node stops.
+
+        See :func:`lattica.content.publish_state_dict`. It can be fetched as PEER/NAME, too.
+        """
+        publish = partial(self._content.publish_state_dict, state, directory, name, max_shard)
+        return await self._bridge.acall(publish, timeout=timeout)
+
+    async def load_state_dict(
+        self,
+        ref: Ticket | Cid | str,
+        state: Mapping[str, Any],
+        *,
+        strict: bool = True,
+        options: FetchOptions | None = None,
+        timeout: float | None = None,
+    ) -> Loaded:
+        """Fetch a checkpoint into tensors and arrays that exist; do not use these meanwhile.
+
+        See :func:`lattica.content.load_state_dict`. `ref` may be PEER/NAME, too.
+        """
+        load = partial(self._content.load_state_dict, ref, state, strict, options)
+        return await self._bridge.acall(load, timeout=timeout)
 
 
 class AsyncStream(StreamHandle):

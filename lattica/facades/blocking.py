@@ -7,7 +7,7 @@ for every call. Everything here may be used from any number of threads at once.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from lattica.content import ByteRange, FetchOptions, FetchResult, Ticket
     from lattica.content.events import FetchCallback, HashCallback
     from lattica.content.manifest.cid import Cid
+    from lattica.content.tensors.state_dict import Loaded
     from lattica.content.weights.options import WeightOptions, WeightVersion
     from lattica.facades.dht import BlockingDht
     from lattica.facades.rpc_blocking import BlockingRpc
@@ -428,6 +429,38 @@ class Lattica(NodeFacade):
         if progress is None:
             return self._bridge.call(fetch, timeout=timeout)
         return self._bridge.call_reporting(fetch, progress, timeout=timeout)
+
+    def publish_state_dict(
+        self,
+        state: Mapping[str, Any],
+        directory: Path | str,
+        name: str = "model",
+        *,
+        max_shard: int = 5_000_000_000,
+        timeout: float | None = None,
+    ) -> Ticket:
+        """Write a state dict as a checkpoint, and serve its directory until the node stops.
+
+        See :func:`lattica.content.publish_state_dict`. It can be fetched as PEER/NAME, too.
+        """
+        publish = partial(self._content.publish_state_dict, state, directory, name, max_shard)
+        return self._bridge.call(publish, timeout=timeout)
+
+    def load_state_dict(
+        self,
+        ref: Ticket | Cid | str,
+        state: Mapping[str, Any],
+        *,
+        strict: bool = True,
+        options: FetchOptions | None = None,
+        timeout: float | None = None,
+    ) -> Loaded:
+        """Fetch a checkpoint into tensors and arrays that exist; do not use these meanwhile.
+
+        See :func:`lattica.content.load_state_dict`. `ref` may be PEER/NAME, too.
+        """
+        load = partial(self._content.load_state_dict, ref, state, strict, options)
+        return self._bridge.call(load, timeout=timeout)
 
 
 class BlockingStream(StreamHandle):

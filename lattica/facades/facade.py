@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lattica.content.manifest.cid import Cid
     from lattica.content.names.service import Names
     from lattica.content.publish.catalog import Publication
+    from lattica.content.tensors.state_dict import Loaded
     from lattica.nat.base.keys.identity import Identity, PeerId
     from lattica.nat.mux.stream import Stream
     from lattica.node import Node
@@ -66,17 +67,27 @@ class Content:
     ) -> Ticket:
         """See :meth:`lattica.content.Publisher.publish`. Serves until the node stops; with a name,
         it can be fetched as PEER/NAME, too."""
+        publisher = await self._open_publisher()
+        ticket = await publisher.publish(
+            path, name, progress=progress, announce_timeout=announce_timeout
+        )
+        self._announce(ticket, name)
+        return ticket
+
+    async def _open_publisher(self) -> Publisher:
         from lattica.content import Publisher
-        from lattica.content.names.record import NameTarget
-        from lattica.content.names.service import Names
-        from lattica.content.swarm.dht_finder import dht_finder
 
         if self._publisher is None:
             self._publisher = Publisher(self._node)
             await self._stack.enter_async_context(self._publisher)
-        ticket = await self._publisher.publish(
-            path, name, progress=progress, announce_timeout=announce_timeout
-        )
+        return self._publisher
+
+    def _announce(self, ticket: Ticket, name: str | None) -> None:
+        """Let others find what is published: by its name, and by its content id."""
+        from lattica.content.names.record import NameTarget
+        from lattica.content.names.service import Names
+        from lattica.content.swarm.dht_finder import dht_finder
+
         if name is not None:
             if self._names is None:
                 self._names = Names(self._node, self._nursery)
@@ -85,7 +96,39 @@ class Content:
         finder = dht_finder(self._node)
         if finder is not None:
             self._nursery.start_soon(finder.provide, ticket.cid)
+
+    async def publish_state_dict(
+        self, state: Mapping[str, Any], directory: Path | str, name: str, max_shard: int
+    ) -> Ticket:
+        """See :func:`lattica.content.publish_state_dict`. Serves until the node stops."""
+        from lattica.content import publish_state_dict
+
+        publisher = await self._open_publisher()
+        ticket = await publish_state_dict(publisher, state, directory, name, max_shard=max_shard)
+        self._announce(ticket, name)
         return ticket
+
+    async def load_state_dict(
+        self,
+        ref: Ticket | Cid | str,
+        state: Mapping[str, Any],
+        strict: bool,
+        options: FetchOptions | None,
+    ) -> Loaded:
+        """See :func:`lattica.content.load_state_dict`; a text may be PEER/NAME, too."""
+        from lattica.content import load_state_dict
+        from lattica.content.names.following import parse_any_ref, resolve_ref
+        from lattica.content.swarm.dht_finder import dht_finder
+
+        parsed = parse_any_ref(ref) if isinstance(ref, str) else ref
+        return await load_state_dict(
+            self._node,
+            await resolve_ref(self._node, parsed),
+            state,
+            strict=strict,
+            options=options,
+            finder=dht_finder(self._node),
+        )
 
     def unpublish(self, publication: Ticket | Cid | str) -> None:
         """See :meth:`lattica.content.Publisher.unpublish`."""

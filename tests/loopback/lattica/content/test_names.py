@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import trio
 
@@ -135,3 +136,14 @@ def test_from_threads(tmp_path: Path, dht: bool):
         result = node.fetch(f"{address}/my-file", tmp_path / "out")
         assert result.cid == ticket.cid
     assert (tmp_path / "out" / "file").read_text() == "text"
+
+
+def test_state_dicts_from_threads(tmp_path: Path):
+    state = {"w": np.arange(100_000, dtype=np.float32), "b": np.ones(3, np.int64)}
+    into = {name: np.zeros_like(array) for name, array in state.items()}
+    with Lattica(config()) as owner, Lattica(config()) as node:
+        ticket = owner.publish_state_dict(state, tmp_path, "weights")
+        loaded = node.load_state_dict(f"{owner.addrs[0]}/weights", into)
+        assert (loaded.cid, loaded.missing) == (ticket.cid, ())
+    for name, array in state.items():
+        np.testing.assert_array_equal(into[name], array)
