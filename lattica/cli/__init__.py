@@ -29,6 +29,7 @@ from lattica.cli import (
     node,
     ports,
     relay,
+    status,
     store,
     swarm_key,
     topic,
@@ -162,6 +163,7 @@ def global_options(
 
 node.register(app)
 relay.register(app)
+status.register(app)
 doctor.register(app)
 content.register(app)
 content_daemon.register(app)

@@ -25,6 +25,7 @@ from lattica.nat.base.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from lattica.cli.content_daemon import Fetched
     from lattica.cli.shared.path_watch import PathStep
     from lattica.config import NodeConfig
     from lattica.content import ByteRange, Cid, FetchOptions, FetchResult, Publisher, Ticket
@@ -482,7 +483,11 @@ async def _wait_for_peers(node: Node) -> None:
 
 
 def _show_result(
-    result: FetchResult, paths: Sequence[PathStep], out: Path, as_json: bool, delete: bool
+    result: FetchResult | Fetched,
+    paths: Sequence[PathStep],
+    out: Path,
+    as_json: bool,
+    delete: bool,
 ) -> None:
     from lattica.content.disk import format_bytes
 
@@ -523,11 +528,11 @@ def _show_result(
     _show_others(result, out, delete)
 
 
-def _from_whom(result: FetchResult) -> str:
+def _from_whom(result: FetchResult | Fetched) -> str:
     return f", from {len(result.sources)} peers" if len(result.sources) > 1 else ""
 
 
-def _show_others(result: FetchResult, out: Path, delete: bool) -> None:
+def _show_others(result: FetchResult | Fetched, out: Path, delete: bool) -> None:
     if result.removed_files:
         say(f"deleted {_named(result.removed_files, out)}")
     if result.other_files:

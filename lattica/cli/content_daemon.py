@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,10 +15,31 @@ from lattica.cli.shared.terminal import say, say_json
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lattica.content import FetchOptions, FetchResult
+    from lattica.content import FetchOptions
+    from lattica.content.download.options import FetchSource
     from lattica.content.events import FetchEvent
+    from lattica.content.manifest.cid import Cid
     from lattica.daemon.api.client import NodeClient
     from lattica.daemon.api.pb import node_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What there is to show of a fetch: of a :class:`lattica.content.FetchResult`, what a node says
+    that has done it."""
+
+    cid: Cid
+    name: str
+    paths: tuple[Path, ...]
+    bytes_total: int
+    bytes_fetched: int
+    seconds: float
+    sources: tuple[FetchSource, ...]
+    bytes_shared: int
+    other_files: tuple[Path, ...]
+    former_files: tuple[Path, ...]
+    removed_files: tuple[Path, ...]
+    directory_cut: bool
 
 
 def register(app: typer.Typer) -> None:
@@ -86,7 +108,7 @@ def fetch_by(
     tensors: str | None,
     options: FetchOptions,
     connect: Sequence[str] | None,
-) -> FetchResult:
+) -> Fetched:
     """Have the node fetch it."""
     import math
 
@@ -145,22 +167,24 @@ def _event(message: pb.FetchProgress) -> FetchEvent | None:
     return None
 
 
-def _result(done: pb.FetchDone) -> FetchResult:
-    from lattica.content.download.options import FetchResult, FetchSource
+def _result(done: pb.FetchDone) -> Fetched:
+    from lattica.content.download.options import FetchSource
     from lattica.content.manifest.cid import Cid
     from lattica.nat.base.keys.peer_id import parse_peer_id
 
-    return FetchResult(
-        Cid.parse(done.cid),
-        done.name,
-        tuple(map(Path, done.paths)),
-        done.bytes_total,
-        done.bytes_fetched,
-        done.seconds,
-        tuple(FetchSource(parse_peer_id(s.peer_id), s.bytes_fetched) for s in done.sources),
-        done.bytes_shared,
-        tuple(map(Path, done.other_files)),
-        tuple(map(Path, done.former_files)),
-        tuple(map(Path, done.removed_files)),
-        done.directory_cut,
+    return Fetched(
+        cid=Cid.parse(done.cid),
+        name=done.name,
+        paths=tuple(map(Path, done.paths)),
+        bytes_total=done.bytes_total,
+        bytes_fetched=done.bytes_fetched,
+        seconds=done.seconds,
+        sources=tuple(
+            FetchSource(parse_peer_id(each.peer_id), each.bytes_fetched) for each in done.sources
+        ),
+        bytes_shared=done.bytes_shared,
+        other_files=tuple(map(Path, done.other_files)),
+        former_files=tuple(map(Path, done.former_files)),
+        removed_files=tuple(map(Path, done.removed_files)),
+        directory_cut=done.directory_cut,
     )

@@ -64,12 +64,39 @@ def test_publish_and_fetch_by_the_nodes_that_run(tmp_path: Path) -> None:
         assert (tmp_path / "out/model.bin").read_bytes() == (tmp_path / "model.bin").read_bytes()
         alone = lattica(tmp_path / "b", "fetch", ticket["ticket"], "-o", "two", "--no-daemon")
         assert alone.returncode == 0, alone.stderr
+        _check_status(tmp_path / "a", source)
         ended = lattica(tmp_path / "a", "unpublish", ticket["ticket"])
         assert ended.returncode == 0, ended.stderr
         gone = lattica(tmp_path / "a", "publish", "missing")
         assert gone.returncode == 1
         assert gone.stderr.count("lattica: error: ") == 1
         assert "missing does not exist" in gone.stderr
-    left = lattica(tmp_path / "a", "unpublish", ticket["ticket"])
-    assert left.returncode == 1
-    assert "no node listens" in left.stderr
+    for command in (("unpublish", ticket["ticket"]), ("status",), ("top", "--json")):
+        left = lattica(tmp_path / "a", *command)
+        assert left.returncode == 1
+        assert "no node listens" in left.stderr
+
+
+def _check_status(data_dir: Path, source: dict[str, Any]) -> None:
+    """The node is connected to the one that has fetched from it."""
+    status = json.loads(lattica(data_dir, "status", "--json").stdout)
+    assert status["peer_id"] == source["peer_id"]
+    assert [each["name"] for each in status["publications"]] == ["model.bin"]
+    [shown] = [
+        json.loads(line) for line in lattica(data_dir, "peers", "--json").stdout.splitlines()
+    ]
+    assert shown == {**status["peers"][0], **_moving(shown)}
+    paths = lattica(data_dir, "paths", shown["peer_id"][-10:], "--json")
+    assert json.loads(paths.stdout)["path"] == "direct-tcp"
+    assert lattica(data_dir, "paths", "nobody").returncode == 1
+    looks = lattica(data_dir, "top", "--json", "--count", "2", "--interval", "0.1")
+    assert [json.loads(line)["peer_id"] for line in looks.stdout.splitlines()] == [
+        source["peer_id"]
+    ] * 2
+    for command in ("status", "peers", "paths"):
+        assert shown["peer_id"][-16:] in lattica(data_dir, command).stdout or command == "status"
+
+
+def _moving(peer: dict[str, Any]) -> dict[str, Any]:
+    """What may be another one a moment later."""
+    return {key: peer[key] for key in ("rtt_seconds", "age_seconds", "connections")}
