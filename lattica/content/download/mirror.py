@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import stat
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -19,12 +19,13 @@ import trio
 
 from lattica.content.download.contact import Contact, Retries
 from lattica.content.download.ledger import Ledger
+from lattica.content.download.local.files import LocalChunk
 from lattica.content.download.obtaining import Changes, Obtaining, Surroundings
 from lattica.content.download.options import FetchOptions
 from lattica.content.download.partial import PartialFiles
 from lattica.content.download.plan import Plan
 from lattica.content.download.shared import SharedFetch
-from lattica.content.errors import ContentError, ContentNotFoundError
+from lattica.content.errors import ContentError, ContentNotFoundError, IntegrityError
 from lattica.content.manifest.chunking import FileState
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.manifest import Manifest
@@ -54,6 +55,8 @@ class Mirror:
         encoded: the bytes of the manifest, for others who ask for it.
         directory: where its files are, and its unfinished ones; of no other fetch meanwhile.
         contacts: who is asked first; made for this mirror.
+        elsewhere: by digest, where on this disk chunks lie that need not be fetched; they are
+            compared with their hashes when they are copied.
     """
 
     def __init__(
@@ -66,11 +69,14 @@ class Mirror:
         contacts: Sequence[Contact],
         options: FetchOptions | None = None,
         finder: ProviderFinder | None = None,
+        elsewhere: Mapping[bytes, LocalChunk] | None = None,
     ) -> None:
         self._node = node
         self._options = options or FetchOptions()
         self._finder = finder
         self._contacts = contacts
+        self._elsewhere = dict(elsewhere or {})
+        self._copying: set[int] = set()
         self._plan = Plan(cid, manifest)
         self._encoded = encoded
         self._files = PartialFiles(self._plan, directory)
@@ -201,10 +207,34 @@ class Mirror:
             index += count
 
     def _ask(self, first: int, last: int) -> None:
-        plan = self._plan
         if self._obtaining is not None:
-            wanted = (plan.number_of(plan.manifest.chunk(n).digest) for n in range(first, last))
-            self._obtaining.ask(number for number in wanted if number is not None)
+            wanted = (self._known(n) for n in range(first, last) if not self._is_here(n))
+            self._obtaining.ask(number for number in wanted if number not in self._copying)
+
+    def _known(self, number: int) -> int:
+        """The first chunk with the same bytes, which is the one to obtain."""
+        known = self._plan.number_of(self._plan.manifest.chunk(number).digest)
+        assert known is not None, "a plan of everything has every chunk"
+        return known
+
+    def _is_here(self, number: int) -> bool:
+        """Whether a chunk lies elsewhere on this disk, as far as is known."""
+        return self._plan.manifest.chunk(number).digest in self._elsewhere
+
+    async def _copy(self, number: int, obtaining: Obtaining) -> None:
+        """Copy a chunk that lies elsewhere on this disk."""
+        local = self._elsewhere.pop(self._plan.manifest.chunk(number).digest)
+        known = self._known(number)
+        self._copying.add(known)
+        try:
+            data = await trio.to_thread.run_sync(local.read)
+            await trio.to_thread.run_sync(self._files.write, known, 1, data, "this disk")
+            obtaining.copied([known])
+        except IntegrityError:
+            logger.info("%s has changed; the chunk is fetched", local.path)
+        finally:
+            self._copying.discard(known)
+            self._changes.tell()
 
     async def _wait(self, number: int) -> None:
         """Until a chunk is here."""
@@ -214,11 +244,12 @@ class Mirror:
             if self.failure is not None:
                 raise self.failure
             if self._obtaining is not None:
+                if self._is_here(number):
+                    await self._copy(number, self._obtaining)
+                    continue
                 self._ask(number, number + 1)
                 if not hurried and trio.current_time() - began > _HURRY_AFTER:
-                    known = self._plan.number_of(self._plan.manifest.chunk(number).digest)
-                    if known is not None:
-                        self._obtaining.hurry(known)
+                    self._obtaining.hurry(self._known(number))
                     hurried = True
             await self._changes.wait(_HURRY_AFTER)
 

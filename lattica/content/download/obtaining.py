@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -197,6 +197,14 @@ class Obtaining:
             self._around.retries.last_gain = trio.current_time()
         self._asked.update(new)
         self._schedule.want(self._plan.spans(sorted(new)))
+        self._changes.tell()
+
+    def copied(self, numbers: Sequence[int]) -> None:
+        """Chunks of the plan that were not asked for have been written: they lay elsewhere."""
+        self._ledger.add(numbers, fetched=False)
+        for number in numbers:
+            self._shared.add(number)
+        self._finish_ready()
         self._changes.tell()
 
     def hurry(self, number: int) -> None:

@@ -19,6 +19,7 @@ import trio
 from lattica.content.disk import storage_error
 from lattica.content.download.contact import Contact
 from lattica.content.download.fetcher import FoundManifest, find_manifest
+from lattica.content.download.local.files import LocalChunk
 from lattica.content.download.mirror import Mirror
 from lattica.content.download.options import FetchOptions
 from lattica.content.errors import ContentError, ContentNotFoundError, IntegrityError, TicketError
@@ -30,6 +31,7 @@ from lattica.content.hub.repository import (
 )
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.codec import decode_manifest
+from lattica.content.manifest.manifest import Manifest
 from lattica.content.names.record import NameRecord, NameRef, NameTarget
 from lattica.content.names.resolver import NameNotFoundError, NameResolver
 from lattica.content.swarm.dht_finder import dht_finder
@@ -47,6 +49,8 @@ _FRESH = 10.0
 """Seconds for which a revision is what it was when its publisher was last asked."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DESCRIPTION = "description"
+_LOOKED_AT = 16
+"""Publications that were read last, in which chunks of another one are looked for."""
 
 
 class UnknownRepositoryError(ContentNotFoundError):
@@ -212,6 +216,9 @@ class Library(InProcess):
             mirror = self._mirrors.get(cid)
             if mirror is None or mirror.failure is not None:
                 found = await self._manifest(cid, publisher)
+                elsewhere = await trio.to_thread.run_sync(
+                    _find_kept, self._directory, cid, found.manifest
+                )
                 mirror = Mirror(
                     self._node,
                     cid,
@@ -221,6 +228,7 @@ class Library(InProcess):
                     found.contacts,
                     self._options,
                     self._finder,
+                    elsewhere,
                 )
                 if cid not in self._mirrors and self._finder is not None:
                     self._nursery.start_soon(self._finder.provide, cid)
@@ -241,6 +249,30 @@ class Library(InProcess):
         )
         await trio.to_thread.run_sync(_keep, path, found.encoded)
         return found
+
+
+def _find_kept(directory: Path, cid: Cid, manifest: Manifest) -> dict[bytes, LocalChunk]:
+    """Where chunks of a publication lie that were read of others: of a former revision, for
+    instance. Blocking."""
+    wanted = {chunk.digest for file in manifest.files for chunk in file.chunks}
+    found: dict[bytes, LocalChunk] = {}
+    try:
+        kept = sorted((directory / "manifests").iterdir(), key=lambda path: -path.stat().st_mtime)
+    except OSError:
+        return found
+    for path in [path for path in kept if path.name != str(cid)][:_LOOKED_AT]:
+        try:
+            other = decode_manifest(path.read_bytes())
+        except (OSError, LatticaError):
+            continue  # not of ours, or removed meanwhile
+        for file in other.files:
+            where = directory / "content" / path.name / file.path
+            if where.is_file():
+                for chunk in file.chunks:
+                    if chunk.digest in wanted:
+                        local = LocalChunk(where, chunk.offset, chunk.length)
+                        found.setdefault(chunk.digest, local)
+    return found
 
 
 def _read_kept(path: Path) -> bytes | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import httpx
@@ -17,6 +17,7 @@ from lattica.content.hub.door import serve_door
 from lattica.content.hub.publishing import describe_revision
 from lattica.content.hub.repository import RevisionRef
 from lattica.content.names.service import open_names
+from lattica.content.publish.service import service_of
 from lattica.content.swarm.messages import Member
 from lattica.errors import ListenError
 
@@ -159,6 +160,30 @@ async def test_a_revision_moves(tree, tmp_path, monkeypatch):
                     answer = await client.get(url)
                     assert answer.headers["x-repo-commit"] == cid.digest.hex()[:40]
                     assert (answer.text == text) if text else answer.status_code == 404
+
+
+async def test_of_the_next_revision_only_what_is_new_is_fetched(tree, tmp_path):
+    url = "/org/model/resolve/{}/model.bin"
+    data = bytearray((tree / "model.bin").read_bytes())
+    async with Node(config()) as node, Publisher(node) as publisher, open_names(node) as names:
+        member = Member(node.peer_id, node.addrs)
+        sent = service_of(node).bytes_sent
+        async with AsyncExitStack() as stack:
+            for text in ("v1", "v2"):
+                data[2 * MIB] ^= 1
+                (tree / "model.bin").write_bytes(data)
+                cid = (await publisher.publish(tree)).cid
+                publication = publisher.catalog.get(cid)
+                assert publication is not None
+                ref = RevisionRef("org/model", text)
+                revision = await describe_revision(ref, publication)
+                stack.enter_context(revision.published(node, names))
+                client = await stack.enter_async_context(door(member, tmp_path / "d"))
+                assert (await client.get(url.format(text))).content == bytes(data)
+                while not (tmp_path / "d" / "content" / str(cid) / "model.bin").exists():
+                    await trio.sleep(0.01)
+                assert sent[cid] == (len(data) if text == "v1" else MIB)
+                await stack.pop_all().aclose()
 
 
 async def test_a_port_that_is_taken(tmp_path):

@@ -12,6 +12,7 @@ import trio
 from lattica.content import FetchOptions, Publisher
 from lattica.content.download.contact import Contact
 from lattica.content.download.fetcher import find_manifest
+from lattica.content.download.local.files import LocalChunk
 from lattica.content.download.mirror import Mirror
 from lattica.content.publish.catalog import Publication
 from lattica.content.publish.service import service_of
@@ -181,6 +182,37 @@ async def test_a_kept_file_that_was_changed_is_not_passed_on(tmp_path):
             mirror = await open_mirror(client, cid, [server.peer_id], kept)
             async with running(mirror):
                 assert await read(mirror, "big") == (tree / "big").read_bytes()
+
+
+@pytest.mark.parametrize("spoilt", [False, True])
+async def test_what_lies_elsewhere_is_copied(tmp_path, spoilt):
+    """Unless it is not any more what it was."""
+    tree = make_tree(tmp_path / "tree")
+    data = (tree / "big").read_bytes()
+    async with memory_net() as net:
+        server, client = net.host(), net.host()
+        async with Publisher(server) as publisher:
+            cid = (await publisher.publish(tree)).cid
+            former = tmp_path / "former"
+            former.write_bytes(bytes(len(data)) if spoilt else data)
+            found = await find_manifest(client, cid, [Member(server.peer_id, ())])
+            [file] = [file for file in found.manifest.files if file.path == "big"]
+            elsewhere = {c.digest: LocalChunk(former, c.offset, c.length) for c in file.chunks}
+            mirror = Mirror(
+                client,
+                cid,
+                found.manifest,
+                found.encoded,
+                tmp_path / "kept",
+                found.contacts,
+                QUICK,
+                elsewhere=elsewhere,
+            )
+            async with running(mirror):
+                assert await read(mirror, "big") == data
+                await finished(tmp_path / "kept" / "big")
+                sent = service_of(server).bytes_sent[cid]
+    assert sent == (len(data) if spoilt else 0)
 
 
 async def test_a_reader_is_told_that_nobody_is_left(tmp_path):
