@@ -86,7 +86,7 @@ def test_the_page_has_no_link_that_leads_nowhere(metadata: email.message.Message
     ours = [target for target in targets if target.startswith(source)]
     assert len(ours) >= 5
     for target in ours:
-        path = re.sub(r"#.*", "", target.removeprefix(f"{source}/blob/HEAD/"))
+        path = re.sub(r"^/(blob|raw)/HEAD/|#.*", "", target.removeprefix(source))
         assert (ROOT / path).exists(), target
     # Nothing but links is different.
     readme = (ROOT / "README.md").read_text()
