@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from lattica.nat.traversal.portmap.service import FamilyStatus
 
 
+_ANSWER = 5.0
+"""Seconds that a node which runs here has to say how it is."""
+
+
 def register(app: typer.Typer) -> None:
     """Add this module's command to `app`."""
     app.command("doctor")(doctor_command)
@@ -50,7 +54,8 @@ def doctor_command(
 ) -> None:
     """Find out how peers can reach this machine.
 
-    Only relays and peers that are configured are asked, and the local router.
+    Only relays and peers that are configured are asked, and the local router; and the `lattica
+    node` that runs here, if there is one.
 
     The exit status is 0 if nothing is bad, 3 if a row says that something is, and 1 if nothing
     could be found out.
@@ -64,8 +69,9 @@ def doctor_command(
     listen = beside_others(config.swarm.listen)
     config = replace(config, swarm=replace(config.swarm, listen=listen))
     _print_progress(_whom(config, wait))
+    running = _running(ctx, config)
     facts = run(_gather, config, wait, lifetime)
-    if not _show(facts, as_json):
+    if not _show(facts, running, as_json):
         raise typer.Exit(EXIT_BAD)
 
 
@@ -101,12 +107,40 @@ async def _gather(config: NodeConfig, wait: float, lifetime: bool) -> DoctorFact
         return facts
 
 
-def _show(facts: DoctorFacts, as_json: bool) -> bool:
+def _running(ctx: typer.Context, config: NodeConfig) -> tuple[Finding, ...]:
+    """Findings about the node that runs here; none where there is none, or with `--no-daemon`."""
+    import os
+
+    import lattica
+    from lattica.cli.shared.global_options import GlobalOptions
+    from lattica.doctor.running_node import examine_running, unusable
+    from lattica.errors import DaemonError
+
+    options = ctx.find_object(GlobalOptions) or GlobalOptions()
+    path = config.node.socket_in(config.data_dir)
+    if options.no_daemon or not os.path.lexists(path):
+        return ()
+    try:
+        from lattica.daemon.api import socket_file
+
+        if not socket_file.is_there(path):
+            return ()
+        from lattica.daemon.api.client import NodeClient
+        from lattica.daemon.api.status import plain
+
+        with NodeClient(path) as client:
+            status = plain(client.status(timeout=_ANSWER))
+    except (DaemonError, TimeoutError) as error:
+        return (unusable(str(error)),)
+    return examine_running(status, lattica.__version__)
+
+
+def _show(facts: DoctorFacts, running: Sequence[Finding], as_json: bool) -> bool:
     """Print it; whether nothing is bad."""
     from lattica.doctor.findings import State, examine
     from lattica.doctor.reach import reach_table
 
-    findings, rows = examine(facts), reach_table(facts)
+    findings, rows = (*examine(facts), *running), reach_table(facts)
     if as_json:
         say_json(_json(facts, findings, rows), indent=2)
     else:

@@ -93,6 +93,10 @@ def _check_status(data_dir: Path, source: dict[str, Any]) -> None:
     assert [json.loads(line)["peer_id"] for line in looks.stdout.splitlines()] == [
         source["peer_id"]
     ] * 2
+    seen = json.loads(lattica(data_dir, "doctor", "--json", "--wait", "0").stdout)
+    [running] = [each for each in seen["findings"] if each["topic"] == "node that runs"]
+    assert running["state"] == "ok"
+    assert "with 1 peer" in running["text"]
     for command in ("status", "peers", "paths"):
         assert shown["peer_id"][-16:] in lattica(data_dir, command).stdout or command == "status"
 

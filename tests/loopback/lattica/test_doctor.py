@@ -522,7 +522,7 @@ def test_the_progress_is_in_the_command(monkeypatch, capsys):
 @pytest.mark.parametrize("as_json", [False, True])
 def test_what_is_shown(as_json):
     app = typer.Typer()
-    app.command()(lambda: command._show(home(), as_json))
+    app.command()(lambda: command._show(home(), (), as_json))
     result = CliRunner().invoke(app)
     assert result.exit_code == 0
     if as_json:
