@@ -126,7 +126,7 @@ def measure(
 
 
 def simulate(found: Iterable[Measurement], as_json: bool) -> list[Measurement]:
-    """Measure simulated networks. JSON lines are printed as they come."""
+    """Measure what needs no processes. JSON lines are printed as they come."""
     measurements = []
     for measurement in found:
         measurements.append(measurement)
@@ -136,7 +136,7 @@ def simulate(found: Iterable[Measurement], as_json: bool) -> list[Measurement]:
 
 
 def main(
-    name: Annotated[str, typer.Argument(help=f"all, {', '.join(BENCHES)}, dht, topics")],
+    name: Annotated[str, typer.Argument(help=f"all, {', '.join(BENCHES)}, crdt, dht, topics")],
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     peer: Annotated[
         list[str] | None,
@@ -164,6 +164,9 @@ def main(
         bool, typer.Option("--real", help="dht: real nodes on loopback, a third of them killed.")
     ] = False,
     lookups: Annotated[int, typer.Option(min=1, help="dht: lookups that are measured.")] = 1000,
+    keys: Annotated[
+        int, typer.Option(min=1000, help="crdt: keys of a document; authors are a tenth.")
+    ] = 100_000,
     messages: Annotated[int, typer.Option(min=1, help="topics: messages published.")] = 100,
     seed: Annotated[
         int, typer.Option(help="dht, topics: the same one gives the same figures.")
@@ -173,7 +176,7 @@ def main(
 
     bulk, rpc and ports go over TCP, quic over QUIC, relay through a third process. The lossy cases
     of quic run in the network lab, which needs root; without it they are skipped. dht and topics
-    are simulations in virtual time, which `all` leaves out.
+    are simulations in virtual time, and crdt is documents without a network; `all` leaves them out.
     """
     peers = list(peer or ())
     if name == "all" and not peers and not no_peers:
@@ -185,6 +188,11 @@ def main(
         measurements, well = simulate(run_real(nodes or 50, 100, 10_000, seed), json), True
     elif name == "dht":
         measurements, well = simulate(dht.run_all(nodes or 10_000, lookups, seed), json), True
+    elif name == "crdt":
+        from tools.bench.crdt.scenarios import run_all as run_crdt  # needs the extra `text`
+
+        found = run_crdt(keys, max(20, keys // 10), repeats, say)
+        measurements, well = simulate(found, json), True
     elif name == "topics":
         measurements, well = simulate(topics.run_all(nodes or 1000, messages, seed), json), True
     else:

@@ -1,0 +1,1 @@
+"""The CRDT store measured: documents in files, without a network between them."""
