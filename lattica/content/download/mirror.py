@@ -101,6 +101,8 @@ class Mirror:
                 await self._run(stack)
         except LatticaError as error:
             self.failure = error
+        except OSError as error:  # a provider that does not answer in time, for one
+            self.failure = ContentError(str(error) or type(error).__name__)
         finally:
             self.failure = self.failure or ContentError("it is mirrored no more")
             self._changes.tell()

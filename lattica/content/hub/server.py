@@ -235,8 +235,6 @@ class _Connection:
             logger.info("%s: %s", target, refused)
             await self._refuse(refused)
         except (LatticaError, OSError) as error:
-            if isinstance(error, trio.BrokenResourceError):
-                raise
             logger.warning("%s: %s", target, error)
             # Once a body has begun there is no other way to say so than to break off.
             if self._http.our_state is h11.SEND_RESPONSE:

@@ -184,6 +184,25 @@ async def test_a_kept_file_that_was_changed_is_not_passed_on(tmp_path):
                 assert await read(mirror, "big") == (tree / "big").read_bytes()
 
 
+async def test_a_provider_that_does_not_answer_in_time_ends_a_mirror_and_nothing_else(
+    tmp_path, monkeypatch
+):
+    tree = make_tree(tmp_path / "tree")
+    async with memory_net() as net:
+        server, client = net.host(), net.host()
+        async with Publisher(server) as publisher:
+            cid = (await publisher.publish(tree)).cid
+            mirror = await open_mirror(client, cid, [server.peer_id], tmp_path / "kept")
+
+            async def late(*_: object) -> None:
+                raise TimeoutError("no stream within 10 s")
+
+            monkeypatch.setattr(Contact, "open", late)
+            async with running(mirror):
+                with pytest.raises(ContentError, match="no stream"):
+                    await read(mirror, "big")
+
+
 @pytest.mark.parametrize("spoilt", [False, True])
 async def test_what_lies_elsewhere_is_copied(tmp_path, spoilt):
     """Unless it is not any more what it was."""
