@@ -78,6 +78,7 @@ class WebSocketConn:
         "_frames",
         "_handshake_lock",
         "_is_early",
+        "_is_over",
         "_nuisance",
         "_open",
         "_piece",
@@ -110,6 +111,8 @@ class WebSocketConn:
         self._control = b""
         self._ended = False
         self._torn = False
+        self._is_over = False
+        """The library takes no more bytes."""
 
     @property
     def most_bytes(self) -> int | None:
@@ -238,7 +241,7 @@ class WebSocketConn:
     async def _feed(self, data: bytes) -> None:
         """Run received bytes through the library, piece by piece; others run in between."""
         position = 0
-        while position < len(data) and self._failure is None and not self._ended:
+        while position < len(data) and not (self._failure or self._ended or self._is_over):
             piece = data[position : position + self._piece]
             position += len(piece)
             frames = self._take(piece)
@@ -352,6 +355,7 @@ class WebSocketConn:
                 ):
                     await self._say_goodbye()
         finally:
+            self._let_go()
             await self._conn.aclose()
 
     async def _say_goodbye(self) -> None:
@@ -361,7 +365,16 @@ class WebSocketConn:
                 await self._send_frame(b"".join(self._protocol.data_to_send()))
 
     def abort(self) -> None:
+        self._let_go()
         self._conn.abort()
+
+    def _let_go(self) -> None:
+        """Free what has come of a frame: the library's parser and what it is a part of refer to
+        each other, and would wait for the garbage collector.
+        """
+        self._is_over = True
+        self._protocol.parser.close()
+        self._protocol.parser_exc = self._protocol.handshake_exc = None
 
 
 def _may_be_http(head: bytearray, start: bytes) -> bool:

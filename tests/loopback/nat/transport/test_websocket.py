@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -563,3 +565,29 @@ async def test_being_dialed_by_another_implementation() -> None:
                     got += message
                 assert got == b"x" * 100_000
     await listener.aclose()
+
+
+@pytest.mark.parametrize("how", ["abort", "aclose", "too long"])
+async def test_a_frame_that_has_not_ended_goes_with_its_pipe(how: str) -> None:
+    client, server, a, _ = await pair()
+    reader = weakref.ref(server._protocol.reader)
+    size = MAX_EARLY_FRAME + (how == "too long")
+    await a.send(b"\x82\xff" + size.to_bytes(8, "big") + bytes(4) + bytes(1000))
+    gc.disable()
+    try:
+        if how == "too long":
+            with pytest.raises(RemoteProtocolError):
+                await server.receive()
+        else:
+            with trio.move_on_after(0.01):
+                await server.receive()
+        if how == "aclose":
+            await server.aclose()
+        else:
+            server.abort()
+        del server
+        await trio.lowlevel.checkpoint()
+        assert reader() is None
+    finally:
+        gc.enable()
+        client.abort()
