@@ -1,0 +1,55 @@
+"""A provider has to send at a least rate, or it counts as lost."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from lattica.content.download.link import Kept, Link, StalledError
+from lattica.content.download.options import FetchOptions
+from lattica.content.manifest.cid import Cid
+from lattica.content.pace import Pace
+from lattica.content.protocol import PROTOCOL, encode_body_header
+from lattica.nat.mux.stream import Stream
+from tests.support.doubles.memory_host import memory_net
+
+OPTIONS = FetchOptions(stalled_after=10.0, least_rate=100)
+BODY = bytes(range(256)) * 20
+
+
+@pytest.mark.parametrize(
+    ("piece", "pause", "is_lost"),
+    [
+        (1, 1.0, True),  # a byte a second, for ever
+        (99, 1.0, True),
+        (101, 1.0, False),
+        (2000, 9.0, False),  # bursts
+        (0, 0.0, True),  # nothing at all
+    ],
+)
+async def test_whoever_is_slower_than_the_least_rate_counts_as_lost(
+    piece: int, pause: float, is_lost: bool, autojump_clock: MockClock
+) -> None:
+    async def drip(stream: Stream) -> None:
+        await stream.receive_some()
+        await stream.send_all(encode_body_header(len(BODY)))
+        for start in range(0, len(BODY), piece or len(BODY)):
+            await trio.sleep(pause if piece else 3600)
+            await stream.send_all(BODY[start : start + piece])
+        await trio.sleep_forever()
+
+    async with memory_net() as net:
+        provider, client = net.host(), net.host()
+        provider.handle(PROTOCOL, drip, owner="test")
+        await client.connect(provider.peer_id)
+        async with await client.open_stream(provider.peer_id, PROTOCOL) as stream:
+            link = Link(stream, Cid.of(BODY), OPTIONS, Kept(), Pace())
+            began = trio.current_time()
+            if is_lost:
+                with pytest.raises(StalledError, match="has sent no"):
+                    await link.manifest()
+                assert trio.current_time() - began <= 2 * OPTIONS.stalled_after
+            else:
+                assert await link.manifest() == BODY
+                assert trio.current_time() - began > OPTIONS.stalled_after
