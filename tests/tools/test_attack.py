@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from tools.attack import runner
 from tools.attack.__main__ import complaints
 from tools.attack.runner import Latency, Result, run
 from tools.attack.table import ATTACKS, SHORT, load
@@ -51,6 +52,18 @@ def test_what_is_wrong_is_said(changes, words):
 def test_a_busy_machine_is_not_the_victims_fault():
     late = replace(FINE, p99=400.0)
     assert complaints(replace(STOOD, tcp=late, quiet_p99=300.0)) == []
+
+
+@pytest.mark.slow
+async def test_a_short_attack_by_calls(monkeypatch):
+    monkeypatch.setattr(runner, "BEFORE", 0.5)
+    monkeypatch.setattr(runner, "AFTER", 0.0)
+    result = await run(replace(load("rpc-many-lists"), seconds=1.0))
+    assert result.sent_mib > 0
+    assert result.tcp.lost == result.quic.lost == 0
+    assert result.witness is not None
+    assert result.witness["failed"] == 0
+    assert result.log_lines.get("error", 0) == 0
 
 
 @pytest.mark.slow

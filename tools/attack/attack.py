@@ -40,6 +40,7 @@ class Attack:
         relays: the victim is a relay, and a peer has reserved there.
         topics: the victim has subscribed to a topic, and says again what it hears there.
         calls: the victim serves calls (:mod:`tools.attack.served`).
+        stores: the victim keeps records of the DHT, a document, and blocks.
         witness: what the honest peer does beside its echoes (:mod:`tools.attack.witnesses`).
     """
 
@@ -53,4 +54,5 @@ class Attack:
     relays: bool = False
     topics: bool = False
     calls: bool = False
+    stores: bool = False
     witness: str = ""

@@ -30,6 +30,11 @@ ATTACKS: dict[str, str] = {
     "topic-ihaves": "topics:IHAVES",
     "topic-subscriptions": "topics:SUBSCRIPTIONS",
     "topic-forgeries": "topics:FORGERIES",
+    "dht-find": "stores:FIND",
+    "dht-values": "stores:VALUES",
+    "crdt-hellos": "stores:DOCUMENT",
+    "bitswap-wants": "stores:WANTS",
+    "content-holdings": "stores:HAS",
     "rpc-calls": "rpc.control:CALLS",
     "rpc-unread-answers": "rpc.control:UNREAD",
     "rpc-unknown-methods": "rpc.control:UNKNOWN",
@@ -61,6 +66,10 @@ SHORT = (
     "websocket-fragments",
     "connections",
     "content-idle",
+    "dht-values",
+    "rpc-bombs",
+    "rpc-many-lists",
+    "rpc-leases",
 )
 """One of each kind, for continuous integration."""
 

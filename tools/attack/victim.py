@@ -18,6 +18,7 @@ from pathlib import Path
 import trio
 
 from lattica.config import NodeConfig, load_config
+from lattica.content.bitswap.exchange import open_exchange
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.codec import encode_manifest
 from lattica.content.manifest.manifest import MAX_CHUNK_BYTES, ChunkTable, FileEntry, Manifest
@@ -34,10 +35,21 @@ from tools.attack.table import load
 ECHO = "/attack/echo/1"
 SLOW = "/attack/slow/1"
 """Takes what comes, and does not read it."""
+DOCUMENT = "attack"
 TOPIC, REPEATED = "attack", "attack-repeated"
 CHUNKS = 200_000
 """Of what it publishes: the manifest has 7.2 MB."""
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class _NoBlocks:
+    """A source of blocks that has none."""
+
+    def get_block(self, cid: Cid) -> bytes | None:
+        return None
+
+    def has_block(self, cid: Cid) -> bool:
+        return False
 
 
 class _LogCounter(logging.Handler):
@@ -103,6 +115,7 @@ def _config(attack: Attack, folder: Path) -> NodeConfig:
         "data_dir": str(folder),
         "nat.port_mapping.enabled": False,
         **(relay if attack.relays else {}),
+        **({"dht.enabled": True, "dht.mode": "server"} if attack.stores else {}),
         **attack.victim,
     }
     return load_config(None, {}, settings)
@@ -149,6 +162,9 @@ async def serve(attack: Attack, lines: Lines, counter: _LogCounter) -> None:
                 await nursery.start(_repeat, node)
             if attack.calls:
                 node.rpc.serve(Served())
+            if attack.stores:
+                await node.store.open(DOCUMENT)
+                await stack.enter_async_context(open_exchange(node, _NoBlocks()))
             addrs = {kind_of(addr): str(addr) for addr in node.addrs}
             lines.emit(
                 "ready",

@@ -13,6 +13,14 @@ import trio
 from lattica.config import load_config
 from lattica.content.manifest.cid import Cid
 from lattica.content.protocol import PROTOCOL, Answer, Body, ContentClientCore
+from lattica.dht.config import PROTOCOL as KADEMLIA
+from lattica.dht.kademlia.messages import (
+    MAX_MESSAGE,
+    MessageType,
+    Request,
+    decode_response,
+    encode,
+)
 from lattica.nat.base.errors import LatticaError
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.net.addresses import parse_multiaddr, split_peer
@@ -266,6 +274,36 @@ class CallingMethods(Witness):
         await reference.release()
 
 
+class Storing(Witness):
+    """Writes to a document that the victim has open, and has its replica compared with it; asks it
+    for peers in the DHT.
+    """
+
+    async def prepare(self, victim: Victim, stack: AsyncExitStack) -> None:
+        from tools.attack.victim import DOCUMENT
+
+        folder = stack.enter_context(TemporaryDirectory())
+        settings = {
+            "listen": [],
+            "data_dir": str(Path(folder)),
+            "nat.port_mapping.enabled": False,
+        }
+        self._node = await stack.enter_async_context(Node(load_config(None, {}, settings)))
+        await self._node.connect(victim.tcp)
+        self._document = await self._node.store.open(DOCUMENT)
+        self._number = 0
+        await self.act(victim)
+
+    async def act(self, victim: Victim) -> None:
+        self._number += 1
+        self._document.registers["number"] = self._number
+        await self._document.synced(timeout=PATIENCE)
+        request = Request(MessageType.FIND_NODE, self._number.to_bytes(32, "big"))
+        async with await self._node.open_stream(victim.peer_id, KADEMLIA) as stream:
+            await stream.send_message(encode(request))
+            decode_response(await stream.receive_message(MAX_MESSAGE), request)
+
+
 WITNESSES: dict[str, Callable[[], Witness]] = {
     "dialing": Dialing,
     "slow-reading": SlowReading,
@@ -273,5 +311,6 @@ WITNESSES: dict[str, Callable[[], Witness]] = {
     "calling": Calling,
     "publishing": Publishing,
     "calling-methods": CallingMethods,
+    "storing": Storing,
 }
 """By the name that an attack gives."""

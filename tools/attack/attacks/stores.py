@@ -1,0 +1,128 @@
+"""What strangers ask of the DHT, of replicated documents and of blocks, and what they bring."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from itertools import count
+
+import trio
+
+from lattica.content.bitswap.messages import PROTOCOL as BITSWAP
+from lattica.content.bitswap.messages import Message, Want
+from lattica.content.bitswap.messages import encode as encode_bitswap
+from lattica.content.manifest.cid import Cid
+from lattica.content.swarm.messages import HOLDINGS, encode_hello, encode_message
+from lattica.content.swarm.messages import HasMore as HasMoreChunks
+from lattica.content.swarm.messages import Hello as HoldingsHello
+from lattica.crdt.sync.messages import NONCE_BYTES, Purpose
+from lattica.crdt.sync.messages import PROTOCOL as DOCUMENTS
+from lattica.crdt.sync.messages import Hello as DocumentHello
+from lattica.crdt.sync.messages import encode_hello as encode_document_hello
+from lattica.dht.config import PROTOCOL as KADEMLIA
+from lattica.dht.kademlia.messages import MessageType, Record, Request, encode
+from lattica.dht.records.keys import content_key
+from lattica.nat.base.wire import encode_length_prefixed
+from lattica.nat.mux.connection import Connection
+from lattica.nat.mux.stream import Stream
+from tools.attack.attack import Attack, Victim
+from tools.attack.attacks.rpc.caller import as_many, send
+
+STREAMS = 16
+"""Of each enemy at a time."""
+
+
+async def _throw_away(stream: Stream) -> None:
+    while await stream.receive_some():
+        pass
+
+
+def _flood(
+    name: str,
+    summary: str,
+    protocol: str,
+    make: Callable[[], bytes],
+    *,
+    first: Callable[[Victim], bytes] = lambda _: b"",
+    each: int = 1_000_000,
+    publishes: bool = False,
+) -> Attack:
+    """Send messages on many streams, `each` on one, and take what comes back."""
+
+    async def run(victim: Victim) -> None:
+        async def again_and_again(connection: Connection) -> None:
+            while True:
+                async with (
+                    await connection.open(protocol) as stream,
+                    trio.open_nursery() as nursery,
+                ):
+                    nursery.start_soon(_throw_away, stream)
+                    if begin := first(victim):
+                        await send(stream, begin)
+                    for _ in range(each):
+                        await send(stream, encode_length_prefixed(make()))
+                    nursery.cancel_scope.cancel()
+
+        async def one(connection: Connection) -> None:
+            async with trio.open_nursery() as nursery:
+                for _ in range(STREAMS):
+                    nursery.start_soon(again_and_again, connection)
+
+        await as_many(victim, one)
+
+    return Attack(
+        name,
+        summary,
+        run,
+        seconds=8,
+        stores=True,
+        publishes=publishes,
+        witness="storing",
+    )
+
+
+def _find() -> bytes:
+    return encode(Request(MessageType.FIND_NODE, secrets.token_bytes(32)))
+
+
+def _value() -> bytes:
+    data = secrets.token_bytes(60_000)
+    key = content_key(data)
+    return encode(Request(MessageType.PUT_VALUE, key, Record(key, data)))
+
+
+def _document() -> bytes:
+    nonce, tag = secrets.token_bytes(NONCE_BYTES), secrets.token_bytes(32)
+    return encode_document_hello(DocumentHello(Purpose.SYNC, nonce, tag))
+
+
+def _wants() -> bytes:
+    cids = (bytes(Cid.of(secrets.token_bytes(8))) for _ in range(1000))
+    return encode_bitswap(Message(tuple(Want(cid, send_dont_have=True) for cid in cids)))
+
+
+_numbers = count()
+
+
+def _has() -> bytes:
+    return encode_message(HasMoreChunks(tuple(next(_numbers) % 200_000 for _ in range(4000))))
+
+
+def _holdings_hello(victim: Victim) -> bytes:
+    return encode_length_prefixed(encode_hello(HoldingsHello(Cid.parse(victim.cid), True)))
+
+
+FIND = _flood("dht-find", "asks for who is near random keys", KADEMLIA, _find)
+VALUES = _flood("dht-values", "stores values of 60 KB without end", KADEMLIA, _value)
+DOCUMENT = _flood(
+    "crdt-hellos", "asks for documents that are not there", DOCUMENTS, _document, each=1
+)
+WANTS = _flood("bitswap-wants", "wants a thousand blocks that are not there", BITSWAP, _wants)
+HAS = _flood(
+    "content-holdings",
+    "says without end which chunks it has got",
+    HOLDINGS,
+    _has,
+    first=_holdings_hello,
+    publishes=True,
+)
