@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lattica.crdt.access.capability import Level, issue
+from lattica.crdt.access.revocation import Revocation
 from lattica.crdt.canonical import Plain, encode
 from lattica.crdt.compaction.snapshot import body_digest, body_parts, first_part
 from lattica.crdt.entries.chain import encode_chain
@@ -20,9 +22,25 @@ from lattica.crdt.entries.remnant import remnant_of
 from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.keys.session import SessionKey
 from lattica.crdt.log.prefix import FeedPrefix
+from lattica.crdt.presence import sign_presence
 from lattica.crdt.proofs.proof import Proof, Witness, verify_proof
 from lattica.crdt.proofs.query import Query, Scope
 from lattica.crdt.proofs.statement import Statement, heads_fingerprint, sign_statement
+from lattica.crdt.store.news import Seal
+from lattica.crdt.sync.heads import ID_PREFIX, Head, HeadIndex
+from lattica.crdt.sync.messages import (
+    TURN,
+    Hello,
+    Purpose,
+    Want,
+    encode_hello,
+    encode_ranges,
+    encode_wants,
+    find_key,
+    hello_tag,
+    welcome_tag,
+)
+from lattica.crdt.sync.ranges import Range
 from lattica.crdt.tree.places import encode_standing, register_key
 from lattica.crdt.tree.search_tree import SearchTree
 from lattica.crdt.types.payloads import (
@@ -41,6 +59,8 @@ TARGET = Path(__file__).parents[1] / "docs" / "crdt-vectors.json"
 IDENTITY = Identity(bytes(range(32)))
 SESSION = SessionKey(bytes(range(32, 64)))
 OTHER_SESSION = SessionKey(bytes(range(64, 96)))
+MANAGER = Identity(bytes(range(96, 128)))
+WRITER = Identity(bytes(range(128, 160)))
 TIME = 1_800_000_000_000 << 16
 
 _REFUSED = {
@@ -188,6 +208,73 @@ def _proofs() -> dict[str, Any]:
     }
 
 
+def _rights(doc_id: bytes) -> dict[str, Any]:
+    """In the document with owners: a right to manage, one to write that was passed on by it, and
+    how the first is taken back.
+    """
+    now = TIME >> 16
+    managing = issue(
+        IDENTITY, doc_id, MANAGER.peer_id, Level.MANAGE, prefix="model/", depth=1, issued=now
+    )
+    writing = issue(
+        MANAGER,
+        doc_id,
+        WRITER.peer_id,
+        Level.WRITE,
+        parent=managing,
+        prefix="model/a/",
+        expires=now + 60_000,
+        issued=now + 1,
+    )
+    revoked = Revocation(managing.right.id, ((SESSION.author, 7, bytes(range(32))),))
+    certificate = OTHER_SESSION.certificate(WRITER, doc_id, writing.encode())
+    return {
+        "identities": {
+            name: {"seed": each.seed.hex(), "public": each.public_key.data.hex()}
+            for name, each in (("manager", MANAGER), ("writer", WRITER))
+        },
+        "capabilities": {"managing": managing.encode().hex(), "writing": writing.encode().hex()},
+        "links": [link.id.hex() for link in writing.links],
+        "certificate": {
+            "author": OTHER_SESSION.author.hex(),
+            "encoded": certificate.encode().hex(),
+        },
+        "revocation": revoked.encode().hex(),
+    }
+
+
+def _sync(doc_id: bytes, heads: list[Head]) -> dict[str, Any]:
+    """Messages of a stream between the identity's node, which opens it, and the manager's."""
+    opener, other = (each.peer_id.to_bytes() for each in (IDENTITY, MANAGER))
+    nonce = bytes(range(16))
+    index = HeadIndex()
+    for head in heads:
+        index.set(head)
+    fingerprint = index.fingerprint(nonce, b"", None)
+    hello = Hello(Purpose.SYNC, nonce, hello_tag(doc_id, nonce, opener, other))
+    welcome = Hello(Purpose.SYNC, nonce, welcome_tag(doc_id, nonce, opener, other))
+    ranges = [Range(b"", b"\x80", tuple(heads[:1])), Range(b"\x80", None, fingerprint)]
+    wants = [Want(heads[0].author, 2, fork=True)]
+    presence = sign_presence(IDENTITY, doc_id, TIME >> 16, 15_000, {"load": 0.5})
+    return {
+        "peers": {"opener": opener.hex(), "other": other.hex()},
+        "nonce": nonce.hex(),
+        "hello": encode_hello(hello).hex(),
+        "welcome": encode_hello(welcome).hex(),
+        "heads": [[h.author.hex(), h.length, h.newest.hex(), h.fork] for h in heads],
+        "digests": [head.digest.hex() for head in heads],
+        "fingerprint": fingerprint.hex(),
+        "ranges": next(encode_ranges(ranges)).hex(),
+        "wants": next(encode_wants(wants)).hex(),
+        "presence": presence.encoded.hex(),
+        "find key": find_key(doc_id).hex(),
+        "news": {
+            "message": TURN.hex(),
+            "sealed": Seal(doc_id).close(TURN, bytes(range(12))).hex(),
+        },
+    }
+
+
 def vectors() -> dict[str, Any]:
     """All vectors, as JSON has them."""
     open_document = Genesis("cluster")
@@ -259,6 +346,14 @@ def vectors() -> dict[str, Any]:
         },
         "texts": _texts(),
         **_proofs(),
+        "rights": _rights(owned.doc_id),
+        "sync": _sync(
+            doc_id,
+            [
+                Head(SESSION.author, 3, third.id[:ID_PREFIX]),
+                Head(OTHER_SESSION.author, 1, first.id[:ID_PREFIX], 1),
+            ],
+        ),
         "forks": {
             "same sequence number": same_seq.encode().hex(),
             "wrong link": wrong_link.encode().hex(),

@@ -8,7 +8,10 @@ import json
 import msgpack
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
+from lattica.crdt.access.capability import decode_capability
+from lattica.crdt.access.revocation import decode_revocation
 from lattica.crdt.canonical import decode, encode
 from lattica.crdt.compaction.snapshot import read_snapshot
 from lattica.crdt.entries.chain import decode_chain
@@ -17,9 +20,13 @@ from lattica.crdt.entries.genesis import decode_genesis
 from lattica.crdt.entries.header import Entry, decode_header
 from lattica.crdt.entries.remnant import header_of, size_of, split_remnants
 from lattica.crdt.keys.session import decode_certificate
+from lattica.crdt.presence import decode_presence
 from lattica.crdt.proofs.json_form import proof_from_json, proof_to_json
 from lattica.crdt.proofs.proof import verify_proof
 from lattica.crdt.proofs.statement import read_statement
+from lattica.crdt.store.news import Seal
+from lattica.crdt.sync.heads import Head
+from lattica.crdt.sync.messages import Ranges, Wants, decode_message
 from lattica.crdt.tree.places import Standing, decode_standing
 from lattica.crdt.tree.search_tree import SearchTree, verify_range
 from lattica.crdt.types.payloads import decode_write
@@ -195,3 +202,100 @@ def test_the_snapshot_is_read():
     assert [[AUTHOR.hex(), len(feed.ids), feed.ids[-1].hex()]] == VECTORS["statement"]["heads"]
     with pytest.raises(RemoteProtocolError):
         read_snapshot(parts, DOC_ID, [AUTHOR])
+
+
+def test_capabilities_are_signed_link_by_link_and_say_what_they_allow():
+    rights, genesis = VECTORS["rights"], VECTORS["genesis"][1]
+    doc_id, owner = bytes.fromhex(genesis["doc_id"]), VECTORS["identity"]["public"]
+    public = {name: each["public"] for name, each in rights["identities"].items()}
+    encoded = bytes.fromhex(rights["capabilities"]["writing"])
+    parent = None
+    issuers = [owner, public["manager"]]
+    for (link, signature), issuer, link_id in zip(
+        msgpack.unpackb(encoded), issuers, rights["links"], strict=True
+    ):
+        Ed25519PublicKey.from_public_bytes(bytes.fromhex(issuer)).verify(
+            signature, b"lattica/crdt/capability/v1\0" + link
+        )
+        assert hashlib.sha256(b"lattica/crdt/capability-id/v1\0" + link).hexdigest() == link_id
+        fields = msgpack.unpackb(link)
+        assert (fields[1], fields[2], fields[3].hex()) == (doc_id, parent, issuer)
+        parent = bytes.fromhex(link_id)
+    capability = decode_capability(encoded, doc_id, [bytes.fromhex(owner)])
+    right = capability.right
+    assert (right.level, right.prefix, right.subject.hex()) == (3, "model/a/", public["writer"])
+    managing = bytes.fromhex(rights["capabilities"]["managing"])
+    assert decode_capability(managing, doc_id, [bytes.fromhex(owner)]).links == capability.links[:1]
+    with pytest.raises(RemoteProtocolError, match="no owner"):
+        decode_capability(encoded, doc_id, [bytes.fromhex(public["writer"])])
+    certificate, author = (bytes.fromhex(rights["certificate"][k]) for k in ("encoded", "author"))
+    assert decode_certificate(certificate, doc_id, author).capability == encoded
+    revocation = decode_revocation(bytes.fromhex(rights["revocation"]))
+    assert revocation.link.hex() == rights["links"][0]
+    assert revocation.last == ((AUTHOR, 7, bytes(range(32))),)
+
+
+def test_hellos_show_that_both_know_the_document():
+    sync = VECTORS["sync"]
+    nonce, opener, other = (
+        bytes.fromhex(text)
+        for text in (sync["nonce"], sync["peers"]["opener"], sync["peers"]["other"])
+    )
+    for name, context in (("hello", b"hello"), ("welcome", b"welcome")):
+        version, purpose, of, tag, shown = msgpack.unpackb(bytes.fromhex(sync[name])[1:])
+        said = len(opener).to_bytes(2, "big") + opener + other
+        expected = hashlib.sha256(b"lattica/crdt/" + context + b"/v1\0" + DOC_ID + nonce + said)
+        assert (version, purpose, of, tag, shown) == (1, 0, nonce, expected.digest(), None)
+    key = hashlib.sha256(b"lattica/crdt/find/v1\0" + DOC_ID).hexdigest()
+    assert key == sync["find key"]
+
+
+def test_heads_fingerprints_ranges_and_wants():
+    sync = VECTORS["sync"]
+    digests = []
+    for author, length, newest, fork in sync["heads"]:
+        numbers = length.to_bytes(8, "big") + (2**64 - 1 if fork is None else fork).to_bytes(
+            8, "big"
+        )
+        data = bytes.fromhex(author) + numbers + bytes.fromhex(newest)
+        digests.append(hashlib.sha256(data).digest()[:16])
+    assert [digest.hex() for digest in digests] == sync["digests"]
+    ordered = b"".join(d for _, d in sorted(zip(sync["heads"], digests, strict=True)))
+    fingerprint = hashlib.sha256(bytes.fromhex(sync["nonce"]) + ordered).hexdigest()[:32]
+    assert fingerprint == sync["fingerprint"]
+    ranges = decode_message(bytes.fromhex(sync["ranges"]))
+    wants = decode_message(bytes.fromhex(sync["wants"]))
+    assert isinstance(ranges, Ranges)
+    assert isinstance(wants, Wants)
+    assert [each.content for each in ranges.ranges] == [
+        (Head(AUTHOR, 3, IDS[2][:16]),),
+        bytes.fromhex(fingerprint),
+    ]
+    assert [(each.author, each.since, each.fork) for each in wants.wants] == [(AUTHOR, 2, True)]
+
+
+def test_presence_is_signed_by_the_identity_for_one_document():
+    encoded = bytes.fromhex(VECTORS["sync"]["presence"])
+    content, signature = msgpack.unpackb(encoded)
+    identity = bytes.fromhex(VECTORS["identity"]["public"])
+    Ed25519PublicKey.from_public_bytes(identity).verify(
+        signature, b"lattica/crdt/presence/v1\0" + content
+    )
+    statement, is_signed = decode_presence(encoded, DOC_ID)
+    assert (statement.identity, statement.holds, statement.value) == (
+        identity,
+        15_000,
+        {"load": 0.5},
+    )
+    assert is_signed()
+    with pytest.raises(RemoteProtocolError, match="this document"):
+        decode_presence(encoded, bytes(32))
+
+
+def test_news_is_sealed_for_those_who_know_the_document():
+    news = VECTORS["sync"]["news"]
+    sealed = bytes.fromhex(news["sealed"])
+    key = hashlib.sha256(b"lattica/crdt/topic/v1\0" + DOC_ID).digest()
+    opened = ChaCha20Poly1305(key).decrypt(sealed[:12], sealed[12:], None)
+    assert opened.hex() == news["message"]
+    assert Seal(DOC_ID).open(sealed) == opened
