@@ -26,6 +26,7 @@ from lattica.cli import (
     dht,
     doctor,
     hf_door,
+    key,
     node,
     ports,
     relay,
@@ -176,6 +177,7 @@ dht.register(app)
 crdt.register(app)
 swarm_key.register(app)
 config_commands.register(app)
+key.register(app)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from lattica import Node
 from lattica.daemon.metrics import http
 from lattica.daemon.metrics.http import Page, Route, WatchServer
 from lattica.errors import ListenError
-from tests.loopback.lattica.daemon.relay_process import relay_process
+from tests.loopback.lattica.daemon.relay_process import free_port, relay_process
 from tests.loopback.lattica.daemon.test_relay_process import client
 
 ROUTES = {
@@ -99,7 +99,7 @@ async def test_a_port_in_use_is_said_so():
 
 async def test_a_relay_says_how_full_it_is_and_when_it_leaves(tmp_path):
     file = tmp_path / "relay.toml"
-    port = _free_port()
+    port = free_port()
     file.write_text(f'metrics.listen = ["127.0.0.1:{port}"]\n')
     async with relay_process(tmp_path, "--config", str(file), "--open") as relay:
         settings = client(relay.addr)
@@ -134,12 +134,3 @@ async def test_a_relay_says_how_full_it_is_and_when_it_leaves(tmp_path):
     }
     assert wanted
     assert wanted <= set(re.findall(r"^(\w+)[ {]", text, re.M))
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
