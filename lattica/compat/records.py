@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import trio
 
+from lattica.compat.kad.records import OriginalRecords
 from lattica.dht.errors import DhtError
 from lattica.nat.base.errors import LatticaError, LocalProtocolError
 
 if TYPE_CHECKING:
+    from lattica.compat.kad.service import OriginalKad
     from lattica.dht.dht import Dht
     from lattica.dht.records.found import Found
     from lattica.nat.base.keys.peer_id import PeerId
@@ -50,9 +52,17 @@ class _Kept:
 class Records:
     """Used in the trio thread."""
 
-    def __init__(self, dht: Dht, own: PeerId, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        dht: Dht,
+        own: PeerId,
+        kad: OriginalKad,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._dht = dht
         self._own = own
+        self._kad = kad
+        self._original = OriginalRecords(kad, clock)
         self._clock = clock
         self._kept: dict[tuple[str, str | None], _Kept] = {}
         """What this node has said and no other peer has taken yet."""
@@ -79,6 +89,7 @@ class Records:
             with trio.move_on_after(_TIMEOUT):
                 await self._put(place, kept)
                 self._kept.pop(place, None)
+                await self._store_at_original(place, kept)
                 return True
         except DhtError as error:
             logger.debug("kept until there are peers: %s", error)
@@ -87,7 +98,17 @@ class Records:
             return False
         self._kept[place] = kept
         self._new.set()
+        await self._store_at_original(place, kept)
         return True
+
+    async def _store_at_original(self, place: tuple[str, str | None], kept: _Kept) -> None:
+        """Have nodes of the original find it, too, those that come later included."""
+        key, subkey = place
+        with trio.move_on_after(_TIMEOUT):
+            try:
+                await self._original.store(key, kept.value, kept.expires, subkey)
+            except (TypeError, LocalProtocolError) as error:
+                logger.debug("not for nodes of the original: %s", error)
 
     async def _put(self, place: tuple[str, str | None], kept: _Kept) -> None:
         key, subkey = place
@@ -96,19 +117,27 @@ class Records:
     async def get(self, key: str) -> ValueWithExpiration | None:
         """The newest value, or those of all subkeys; None if there is none. Takes 5 s at most."""
         found: Found | None = None
+        others: dict[str | None, tuple[Any, float]] = {}
+
+        async def look_at_original() -> None:
+            others.update(await self._original.get(key))
+
         with trio.move_on_after(_TIMEOUT):
-            try:
-                found = await self._dht.get(key)
-            except LatticaError as error:
-                logger.debug("nothing is found under %.80r: %s", key, error)
-        plain: ValueWithExpiration | None = None
-        named: dict[str, ValueWithExpiration] = {}
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(look_at_original)
+                try:
+                    found = await self._dht.get(key)
+                except LatticaError as error:
+                    logger.debug("nothing is found under %.80r: %s", key, error)
+        newest: dict[str | None, ValueWithExpiration] = {}
         for each in reversed(found.values if found is not None else ()):
-            pair = ValueWithExpiration(each.value, each.expires)
-            if each.subkey is None:
-                plain = pair
-            else:
-                named[each.subkey] = pair
+            newest[each.subkey] = ValueWithExpiration(each.value, each.expires)
+        for name, (value, expires) in others.items():
+            # What nodes of ours store is at both; signed, it has whole milliseconds.
+            if name not in newest or expires > newest[name].expiration_time + 0.001:
+                newest[name] = ValueWithExpiration(value, expires)
+        plain = newest.pop(None, None)
+        named = {name: pair for name, pair in newest.items() if name is not None}
         now = self._clock()
         for (kept_key, subkey), kept in self._kept.items():
             if kept_key == key and kept.expires > now:
@@ -128,6 +157,7 @@ class Records:
 
     async def withdraw(self, key: str) -> None:
         """Provide a key no more."""
+        self._kad.store.withdraw(key.encode(), self._own)
         if self._provided.pop(key, False):
             with trio.move_on_after(_TIMEOUT):
                 try:
@@ -138,13 +168,20 @@ class Records:
     async def providers(self, key: str) -> list[str]:
         """Who provides a key, as far as is known within 5 s."""
         found = {str(self._own): None} if key in self._provided else {}
+
+        async def ask_original() -> None:
+            for peer in await self._kad.providers(key.encode()):
+                found[str(peer)] = None
+
         with trio.move_on_after(_TIMEOUT):
-            try:
-                async with self._dht.find_providers(key) as stream:
-                    async for peer in stream:
-                        found[str(peer.peer_id)] = None
-            except LatticaError as error:
-                logger.debug("providers are not found: %s", error)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ask_original)
+                try:
+                    async with self._dht.find_providers(key) as stream:
+                        async for peer in stream:
+                            found[str(peer.peer_id)] = None
+                except LatticaError as error:
+                    logger.debug("providers are not found: %s", error)
         return [*found]
 
     async def run(self) -> None:
@@ -155,6 +192,7 @@ class Records:
                 await self._new.wait()
             for key in [key for key, known in self._provided.items() if not known]:
                 with trio.move_on_after(_TIMEOUT):
+                    await self._kad.provide(key.encode())
                     try:
                         await self._dht.provide(key)
                     except LatticaError as error:

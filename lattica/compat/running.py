@@ -47,7 +47,7 @@ class Running:
         self.exchange = self._keep_open(lambda: open_exchange(self.node, self.blocks))
         self.original = self._keep_open(lambda: open_original(self.node))
         dht = self.bridge.call_plain(lambda: self.node.dht)
-        self.records = Records(dht, self.node.peer_id)
+        self.records = Records(dht, self.node.peer_id, self.original.kad)
         self.bridge.submit(self.records.run)
         self._pending: set[Call[Any]] = set()
         self._lock = threading.Lock()

@@ -163,3 +163,49 @@ async def test_the_original_calls_us(original_installed, tmp_path):
             while not service.closed:
                 await trio.sleep(0.02)
         assert service.yielded < 10_000_000
+
+
+async def test_values_and_providers(original_installed, tmp_path):
+    """Both ways, stored before they knew each other and after, with concurrent subkeys."""
+    async with compat_node() as node:
+        assert await in_thread(node.store, "before", {"x": 1})
+        await in_thread(node.start_providing, "model")
+        dial = node.get_visible_maddrs()
+        async with original_peer(original_installed, tmp_path, dial) as original:
+            await in_thread(node.lattica.wait_connected, original.peer_id, timeout=30)
+            await partner_connected(original, node.lattica.peer_id)
+
+            async def gotten(key: str) -> Any:
+                with trio.fail_after(30):
+                    while (found := await original.ask("get", key=key)) is None:
+                        await trio.sleep(0.1)
+                return ast.literal_eval(found)
+
+            async def store(key: str, value: Any, subkey: str | None = None) -> None:
+                assert await original.ask(
+                    "store", key=key, value=repr(value), subkey=subkey, ttl=60
+                )
+
+            assert await gotten("before") == {"x": 1}
+            assert await in_thread(node.store, "after", [1, (2, "drei")])
+            assert await gotten("after") == [1, (2, "drei")]
+            await store("theirs", {"block_start_index": 3})
+            found = await in_thread(node.get, "theirs")
+            assert found.value == {"block_start_index": 3}
+
+            assert await in_thread(node.store, "blocks", {"start": 0}, None, "us")
+            await store("blocks", {"start": 12}, "them")
+            both = {"us": {"start": 0}, "them": {"start": 12}}
+            found = await in_thread(node.get, "blocks")
+            assert {name: each.value for name, each in found.value.items()} == both
+            with trio.fail_after(30):
+                while await gotten("blocks") != both:
+                    await trio.sleep(0.1)
+
+            await original.ask("provide", key="their model")
+            with trio.fail_after(30):
+                while original.peer_id not in await in_thread(node.get_providers, "their model"):
+                    await trio.sleep(0.1)
+                while node.peer_id() not in await original.ask("providers", key="model"):
+                    await trio.sleep(0.1)
+            assert await in_thread(node.get, "nothing") is None

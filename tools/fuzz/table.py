@@ -114,6 +114,7 @@ TARGETS: dict[str, str] = {
     "crdt-sync": "crdt:SYNC",
     "crdt-rights": "crdt:RIGHTS",
     "original-pickle": "original:PICKLE",
+    "original-records": "original:RECORDS",
     "original-rpc": "original:RPC",
     "config-file": "settings:CONFIG_FILE",
     "config-environment": "settings:CONFIG_ENVIRONMENT",

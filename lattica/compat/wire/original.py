@@ -8,9 +8,12 @@ from typing import Final
 
 import trio
 
+from lattica.compat.kad.service import OriginalKad
+from lattica.compat.wire.circuits import Circuits
 from lattica.compat.wire.client import OriginalClient
 from lattica.compat.wire.messages import UNARY
 from lattica.compat.wire.server import OriginalServer
+from lattica.dht_ties import SwarmTies
 from lattica.nat.base.errors import LatticaError
 from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.base.tasks import Tasks
@@ -37,6 +40,13 @@ class Original:
         )
         self.client = OriginalClient(node, self._tasks, budget)
         self.server = OriginalServer(node, self._tasks, budget, config.max_threads)
+        self.kad = OriginalKad(
+            node,
+            SwarmTies(node.swarm, lambda: ()),
+            node.config.swarm.identify.protocol_version,
+            lambda: self.peers,
+        )
+        self._circuits: Circuits | None = None
         self.peers: set[PeerId] = set()
         """Connected nodes of the original; may be looked at in any thread."""
         node._identify.on_identified.append(lambda connection, _: self._identified(connection))
@@ -46,7 +56,13 @@ class Original:
 
     def _identified(self, connection: Connection) -> None:
         if UNARY in connection.known_protocols and CONTROL not in connection.known_protocols:
-            self.peers.add(connection.peer_id)
+            if connection.peer_id not in self.peers:
+                self.peers.add(connection.peer_id)
+                self._tasks.start_soon(self.kad.hand_over, connection.peer_id)
+            if self._circuits is None:
+                self._circuits = Circuits(self._node)
+                self._tasks.start_soon(self._circuits.run)
+            self._circuits.peer_came()
         else:
             self.peers.discard(connection.peer_id)
 
@@ -77,6 +93,7 @@ class Original:
     async def aclose(self) -> None:
         """End what is under way."""
         self.server.close()
+        self.kad.close()
         self._tasks.cancel()
         with trio.CancelScope(shield=True):
             await self._tasks.wait_ended()

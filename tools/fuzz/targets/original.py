@@ -1,10 +1,19 @@
-"""Targets of the original's wire: pickles, and the messages of its RPC."""
+"""Targets of the original's wire: pickles, the messages of its RPC, and its records."""
 
 from __future__ import annotations
 
 import pickle
 from contextlib import suppress
+from typing import Any
 
+from lattica.compat.kad.values import (
+    SubkeyIndex,
+    TimedValue,
+    decode_index,
+    decode_value,
+    encode_index,
+    encode_value,
+)
 from lattica.compat.pickles.reader import read_pickle
 from lattica.compat.pickles.writer import write_pickle
 from lattica.compat.wire.messages import (
@@ -46,6 +55,30 @@ def _rpc(data: bytes) -> None:
         raise Violation(f"{frame!r:.200} is another one once written and read")
 
 
+def _records(data: bytes) -> None:
+    for number, (decode, encode) in enumerate(
+        ((decode_value, encode_value), (decode_index, encode_index))
+    ):
+        try:
+            record: Any = decode(data)
+        except RemoteProtocolError:
+            if number:
+                raise
+            continue
+        if decode(encode(record)) != record:  # type: ignore[operator]
+            raise Violation(f"{record!r:.200} is another one once written and read")
+
+
+RECORDS = Target(
+    "original-records",
+    _records,
+    (RemoteProtocolError,),
+    seeds=[
+        encode_value(TimedValue(b"\x80\x04N.", 1.8e9)),
+        encode_index(SubkeyIndex(("one", "two"), 1.8e9)),
+    ],
+    tokens=[b"\xfb", b"\0\0\0\0\0\0\xf0\x7f"],
+)
 PICKLE = Target(
     "original-pickle",
     _pickle,

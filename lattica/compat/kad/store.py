@@ -1,0 +1,152 @@
+"""What a node keeps for nodes of the original. Pure: the clock is passed in."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Final
+
+from lattica.compat.kad.values import (
+    MAX_SUBKEYS,
+    SubkeyIndex,
+    decode_index,
+    decode_value,
+    encode_index,
+)
+from lattica.dht.kademlia.contact import Contact
+from lattica.nat.base.keys.peer_id import PeerId
+
+MAX_RECORDS: Final = 4096
+MAX_OF_PEER: Final = 1024
+"""Records, and provided keys, that one peer may bring."""
+MAX_SIZE: Final = 32 * 1024 * 1024
+"""Bytes of all records."""
+PROVIDER_TTL: Final = 48 * 3600.0
+MAX_PROVIDERS: Final = 64
+"""Of one key."""
+_INDEX: Final = b"#index"
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    value: bytes
+    expires: float
+    source: PeerId
+
+
+class OriginalStore:
+    """Records and providers by key."""
+
+    def __init__(self) -> None:
+        self._records: dict[bytes, _Kept] = {}
+        self._of_peer: Counter[PeerId] = Counter()
+        self._size = 0
+        self._providers: dict[bytes, dict[PeerId, tuple[Contact, float]]] = {}
+        self._provided: Counter[PeerId] = Counter()
+
+    def put(self, key: bytes, value: bytes, source: PeerId, now: float) -> bool:
+        """Keep a record, unless the one that is there lasts longer; whether it is kept.
+
+        Indices of subkeys become one: the original's writers lose each other's.
+
+        Raises:
+            RemoteProtocolError: it is no record of the original.
+        """
+        known = self._records.get(key)
+        if known is not None and known.expires <= now:
+            self._forget(key)
+            known = None
+        if key.endswith(_INDEX):
+            index = decode_index(value)
+            if known is not None:
+                index = _merged(decode_index(known.value), index)
+                value = encode_index(index)
+            expires = index.expires
+        else:
+            expires = decode_value(value).expires
+            if known is not None and known.expires > expires:
+                return False
+        if expires <= now:
+            return False
+        if known is not None:
+            self._forget(key)
+        elif len(self._records) >= MAX_RECORDS or self._of_peer[source] >= MAX_OF_PEER:
+            self._expire(now)
+        full = len(self._records) >= MAX_RECORDS or self._of_peer[source] >= MAX_OF_PEER
+        if full or self._size + len(value) > MAX_SIZE:
+            return False
+        self._records[key] = _Kept(value, expires, source)
+        self._of_peer[source] += 1
+        self._size += len(value)
+        return True
+
+    def get(self, key: bytes, now: float) -> bytes | None:
+        """The record of a key."""
+        kept = self._records.get(key)
+        return None if kept is None or kept.expires <= now else kept.value
+
+    def of(self, source: PeerId, now: float) -> list[tuple[bytes, bytes, float]]:
+        """Key, record and end of all that a peer has brought."""
+        return [
+            (key, kept.value, kept.expires)
+            for key, kept in self._records.items()
+            if kept.source == source and kept.expires > now
+        ]
+
+    def _expire(self, now: float) -> None:
+        for key in [key for key, kept in self._records.items() if kept.expires <= now]:
+            self._forget(key)
+
+    def _forget(self, key: bytes) -> None:
+        kept = self._records.pop(key)
+        self._size -= len(kept.value)
+        self._of_peer[kept.source] -= 1
+        if not self._of_peer[kept.source]:
+            del self._of_peer[kept.source]
+
+    def provide(self, key: bytes, provider: Contact, now: float) -> None:
+        """A peer says that it provides a key; what is too much is left out."""
+        peer = provider.peer_id
+        found = self._providers.setdefault(key, {})
+        if peer not in found:
+            if self._provided[peer] >= MAX_OF_PEER or len(self._providers) > MAX_RECORDS:
+                self._expire_providers(now)
+            found = self._providers.setdefault(key, {})
+            full = len(found) >= MAX_PROVIDERS or len(self._providers) > MAX_RECORDS
+            if full or self._provided[peer] >= MAX_OF_PEER:
+                if not found:
+                    del self._providers[key]
+                return
+            self._provided[peer] += 1
+        found[peer] = provider, now + PROVIDER_TTL
+
+    def withdraw(self, key: bytes, peer: PeerId) -> None:
+        """It provides the key no more."""
+        found = self._providers.get(key, {})
+        if found.pop(peer, None) is not None:
+            self._provided[peer] -= 1
+            if not self._provided[peer]:
+                del self._provided[peer]
+        if not found:
+            self._providers.pop(key, None)
+
+    def providers(self, key: bytes, now: float) -> tuple[Contact, ...]:
+        """Who provides a key."""
+        found = self._providers.get(key, {}).values()
+        return tuple(contact for contact, until in found if until > now)
+
+    def provided_by(self, peer: PeerId) -> list[bytes]:
+        """The keys that a peer provides."""
+        return [key for key, found in self._providers.items() if peer in found]
+
+    def _expire_providers(self, now: float) -> None:
+        for key, found in [*self._providers.items()]:
+            for peer in [peer for peer, (_, until) in found.items() if until <= now]:
+                self.withdraw(key, peer)
+            if not found:
+                self._providers.pop(key, None)
+
+
+def _merged(one: SubkeyIndex, other: SubkeyIndex) -> SubkeyIndex:
+    names = dict.fromkeys((*one.subkeys, *other.subkeys))
+    return SubkeyIndex((*names,)[-MAX_SUBKEYS:], max(one.expires, other.expires))
