@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,8 @@ from lattica import ConnectionHandler, Lattica, rpc_method, rpc_stream, rpc_stre
 from lattica.compat.client import CompatLattica
 from lattica.compat.errors import CompatError
 from tests.interop.foreign import ScriptPeer, original_peer
-from tests.interop.ours import partner_connected
+from tests.interop.ours import eventually, partner_connected
+from tests.interop.test_relay_server import our_relay
 
 pytestmark = [pytest.mark.foreign, pytest.mark.timeout(600)]
 
@@ -82,9 +83,9 @@ async def in_thread(function: Callable[..., T], *args: Any, **named: Any) -> T:
 
 
 @asynccontextmanager
-async def compat_node(bootstraps: list[str] | None = None) -> AsyncIterator[CompatLattica]:
+async def compat_node(relays: Sequence[str] = ()) -> AsyncIterator[CompatLattica]:
     builder = Lattica.builder().with_listen_addrs(["/ip4/127.0.0.1/tcp/0"])
-    builder.with_bootstraps(bootstraps or []).with_upnp(False).with_mdns(False)
+    builder.with_upnp(False).with_mdns(False).with_dcutr(False).with_relay_servers(relays)
     node = await in_thread(builder.build)
     try:
         yield node
@@ -191,12 +192,14 @@ async def test_values_and_providers(original_installed, tmp_path):
             assert await gotten("after") == [1, (2, "drei")]
             await store("theirs", {"block_start_index": 3})
             found = await in_thread(node.get, "theirs")
+            assert found is not None
             assert found.value == {"block_start_index": 3}
 
             assert await in_thread(node.store, "blocks", {"start": 0}, None, "us")
             await store("blocks", {"start": 12}, "them")
             both = {"us": {"start": 0}, "them": {"start": 12}}
             found = await in_thread(node.get, "blocks")
+            assert found is not None
             assert {name: each.value for name, each in found.value.items()} == both
             with trio.fail_after(30):
                 while await gotten("blocks") != both:
@@ -209,3 +212,33 @@ async def test_values_and_providers(original_installed, tmp_path):
                 while node.peer_id() not in await original.ask("providers", key="model"):
                     await trio.sleep(0.1)
             assert await in_thread(node.get, "nothing") is None
+
+
+async def test_over_a_relay(original_installed, tmp_path):
+    """We call the original by a relay that is all they share, and each tells the other by the
+    topic where it is; then blocks and values go the same way."""
+    async with our_relay() as relay, compat_node([relay.addr]) as node:
+        service = Interop(node)
+        async with original_peer(original_installed, tmp_path, relays=[relay.addr]) as original:
+            await eventually(lambda: relay.has_reserved(original.peer_id), "a reservation")
+            await eventually(lambda: relay.has_reserved(node.peer_id()), "our reservation")
+            await in_thread(node.lattica.connect, relay.to(original.peer_id))
+            path = await in_thread(node.lattica.path, original.peer_id)
+            assert path is not None
+            assert path.kind == "relayed"
+            stub: Any = service.get_stub(original.peer_id)
+            assert await in_thread(lambda: stub.add(2, 3).result(timeout=30)) == 5
+            assert await in_thread(lambda: stub.big(bytes(300_000)).result(timeout=30)) == bytes(
+                300_000
+            )
+            assert await in_thread(lambda: [*stub.letters(3)]) == [b"s0", b"s1", b"s2"]
+            cid = await original.put_block(1, 100_000)
+            sender, block = await in_thread(node.get_block, cid, 30)
+            assert (sender, len(block)) == (original.peer_id, 100_000)
+            assert await original.ask("store", key="k", value="1", subkey=None, ttl=60)
+            found = await in_thread(node.get, "k")
+            assert found is not None
+            assert found.value == 1
+            log = tmp_path / "original.log"
+            told = f'Gossipsub message from PeerId("{node.peer_id()}")'
+            await eventually(lambda: told in log.read_text(), "the broadcast of our address")

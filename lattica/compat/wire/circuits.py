@@ -55,7 +55,7 @@ class Circuits:
             await self._node.swarm.wait_changed()
 
     def _take(self, message: Message) -> None:
-        if message.source is None or len(message.data) > _MAX_ADDRESS:
+        if len(message.data) > _MAX_ADDRESS:
             return
         try:
             addr, named = split_peer(parse_multiaddr(bytes(message.data).decode()))

@@ -21,8 +21,9 @@ from lattica.nat.mux.connection import Connection
 from lattica.nat.swarm.events import PeerDisconnected
 from lattica.node import Node
 from lattica.rpc.budget import ReceiveBudget
-from lattica.rpc.protocol.frames import CONTROL
 
+_AGENT: Final = "rust-libp2p/"
+"""How nodes of the original call themselves. Nodes of ours serve the same protocols."""
 _IDENTIFIED: Final = 10.0
 """Seconds that a peer has to say what it speaks."""
 
@@ -32,7 +33,6 @@ class Original:
 
     def __init__(self, node: Node, nursery: trio.Nursery) -> None:
         self._node = node
-        # Ours is there before the original's: whoever sees only that one is of the original.
         config = node.rpc.config
         self._tasks = Tasks(nursery)
         budget = ReceiveBudget(
@@ -55,7 +55,7 @@ class Original:
         self._tasks.start_soon(self._follow)
 
     def _identified(self, connection: Connection) -> None:
-        if UNARY in connection.known_protocols and CONTROL not in connection.known_protocols:
+        if connection.agent.startswith(_AGENT) and UNARY in connection.known_protocols:
             if connection.peer_id not in self.peers:
                 self.peers.add(connection.peer_id)
                 self._tasks.start_soon(self.kad.hand_over, connection.peer_id)
