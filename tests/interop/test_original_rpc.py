@@ -225,7 +225,7 @@ async def test_over_a_relay(original_installed, tmp_path):
             await in_thread(node.lattica.connect, relay.to(original.peer_id))
             path = await in_thread(node.lattica.path, original.peer_id)
             assert path is not None
-            assert path.kind == "relayed"
+            assert path.path == "relayed"
             stub: Any = service.get_stub(original.peer_id)
             assert await in_thread(lambda: stub.add(2, 3).result(timeout=30)) == 5
             assert await in_thread(lambda: stub.big(bytes(300_000)).result(timeout=30)) == bytes(
