@@ -44,8 +44,8 @@ class Running:
         self.lattica = Lattica(config, identity=known).start()
         self.node = self.lattica._node
         self.bridge: Bridge[Any] = self.lattica._bridge
-        self.exchange = self._keep_open(lambda: open_exchange(self.node, self.blocks))
         self.original = self._keep_open(lambda: open_original(self.node))
+        self.exchange = self._keep_open(lambda: open_exchange(self.node, self.blocks))
         dht = self.bridge.call_plain(lambda: self.node.dht)
         self.records = Records(dht, self.node.peer_id, self.original.kad)
         self.bridge.submit(self.records.run)

@@ -26,6 +26,7 @@ class Circuits:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._topic = node.topic(TOPIC)
         self._again = trio.Event()
 
     def peer_came(self) -> None:
@@ -34,14 +35,15 @@ class Circuits:
 
     async def run(self) -> None:
         """For as long as the node runs."""
-        topic = self._node.topic(TOPIC)
-        async with topic.subscribe(limit=_WAITING) as messages, trio.open_nursery() as nursery:
+        async with (
+            self._topic.subscribe(limit=_WAITING) as messages,
+            trio.open_nursery() as nursery,
+        ):
             nursery.start_soon(self._publish)
             async for message in messages:
                 self._take(message)
 
     async def _publish(self) -> None:
-        topic = self._node.topic(TOPIC)
         told: set[str] = set()
         while True:
             if self._again.is_set():
@@ -49,7 +51,7 @@ class Circuits:
                 told.clear()
             own = {text for addr in self._node.addrs if _CIRCUIT in (text := str(addr))}
             for text in sorted(own - told):
-                if await topic.publish(text.encode()):
+                if await self._topic.publish(text.encode()):
                     told.add(text)
             told &= own
             await self._node.swarm.wait_changed()

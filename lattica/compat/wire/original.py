@@ -46,7 +46,9 @@ class Original:
             node.config.swarm.identify.protocol_version,
             lambda: self.peers,
         )
-        self._circuits: Circuits | None = None
+        # Before anybody connects: rust-libp2p asks once for each connection whether a peer has topics.
+        self._circuits = Circuits(node)
+        self._tasks.start_soon(self._circuits.run)
         self.peers: set[PeerId] = set()
         """Connected nodes of the original; may be looked at in any thread."""
         node._identify.on_identified.append(lambda connection, _: self._identified(connection))
@@ -59,9 +61,6 @@ class Original:
             if connection.peer_id not in self.peers:
                 self.peers.add(connection.peer_id)
                 self._tasks.start_soon(self.kad.hand_over, connection.peer_id)
-            if self._circuits is None:
-                self._circuits = Circuits(self._node)
-                self._tasks.start_soon(self._circuits.run)
             self._circuits.peer_came()
         else:
             self.peers.discard(connection.peer_id)
