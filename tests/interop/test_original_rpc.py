@@ -240,5 +240,5 @@ async def test_over_a_relay(original_installed, tmp_path):
             assert found is not None
             assert found.value == 1
             log = tmp_path / "original.log"
-            told = f'Gossipsub message from PeerId("{node.peer_id()}")'
+            told = f'p2p-circuit-broadcast, source: Some(PeerId("{node.peer_id()}"))'
             await eventually(lambda: told in log.read_text(), "the broadcast of our address")

@@ -46,7 +46,7 @@ class Original:
             node.config.swarm.identify.protocol_version,
             lambda: self.peers,
         )
-        # Before anybody connects: rust-libp2p asks once for each connection whether a peer has topics.
+        # Before anybody connects: rust-libp2p asks a peer for topics once for each connection.
         self._circuits = Circuits(node)
         self._tasks.start_soon(self._circuits.run)
         self.peers: set[PeerId] = set()
