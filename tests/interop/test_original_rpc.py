@@ -242,3 +242,4 @@ async def test_over_a_relay(original_installed, tmp_path):
             log = tmp_path / "original.log"
             told = f'p2p-circuit-broadcast, source: Some(PeerId("{node.peer_id()}"))'
             await eventually(lambda: told in log.read_text(), "the broadcast of our address")
+            assert "Ignoring relay addr" not in log.read_text()

@@ -1,4 +1,8 @@
-"""The topic on which nodes of the original say by which relays they are reached."""
+"""The topic on which nodes of the original say by which relays they are reached.
+
+A message has the address and the network's name, in bincode, as the published 1.0.21 writes it; its
+public sources are older, and have the address alone.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,12 @@ from typing import Final
 
 import trio
 
+from lattica.compat.wire.bincode import Reader
+from lattica.compat.wire.bincode import text as encode_text
 from lattica.dht.topics.signing import Message
-from lattica.nat.base.errors import AddressError, LatticaError
+from lattica.nat.base.errors import LatticaError
 from lattica.nat.base.net.addresses import parse_multiaddr, split_peer
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.services.identify.service import ADDRESS_TTL
 from lattica.node import Node
 
@@ -21,12 +28,26 @@ _MAX_ADDRESS: Final = 512
 _WAITING: Final = 256
 
 
+def encode_circuit(addr: str, network: str) -> bytes:
+    """An address by a relay, as a message of the topic."""
+    return encode_text(addr) + encode_text(network)
+
+
+def decode_circuit(data: bytes) -> tuple[Multiaddr, str]:
+    """The address and the network's name. Raises RemoteProtocolError, AddressError."""
+    reader = Reader(data)
+    addr, network = reader.text(_MAX_ADDRESS), reader.text(_MAX_ADDRESS)
+    reader.end()
+    return parse_multiaddr(addr), network
+
+
 class Circuits:
     """Publishes this node's relayed addresses, and remembers those of others."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self._topic = node.topic(TOPIC)
+        self._network = node.config.swarm.identify.protocol_version
         self._again = trio.Event()
 
     def peer_came(self) -> None:
@@ -51,7 +72,7 @@ class Circuits:
                 told.clear()
             own = {text for addr in self._node.addrs if _CIRCUIT in (text := str(addr))}
             for text in sorted(own - told):
-                if await self._topic.publish(text.encode()):
+                if await self._topic.publish(encode_circuit(text, self._network)):
                     told.add(text)
             told &= own
             await self._node.swarm.wait_changed()
@@ -60,9 +81,12 @@ class Circuits:
         if len(message.data) > _MAX_ADDRESS:
             return
         try:
-            addr, named = split_peer(parse_multiaddr(bytes(message.data).decode()))
-        except (AddressError, LatticaError, UnicodeDecodeError) as error:
-            logger.debug("no address was told: %s", error)
+            told, network = decode_circuit(message.data)
+            addr, named = split_peer(told)
+        except LatticaError as error:
+            logger.debug("no address was told: %s peer=%s", error, message.source)
+            return
+        if network != self._network:
             return
         if named in (None, message.source) and _CIRCUIT in str(addr):
             self._node.swarm.address_book.add(message.source, [addr], ADDRESS_TTL)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lattica.compat.wire import bincode
+from lattica.compat.wire.circuits import decode_circuit, encode_circuit
 from lattica.compat.wire.messages import (
     Cancel,
     Close,
@@ -90,3 +91,20 @@ def test_compressed_data_is_refused() -> None:
 def test_what_follows_is_refused() -> None:
     with pytest.raises(RemoteProtocolError, match="1 bytes too many"):
         decode_message(encode_message(Response("1", b"data")) + b"\0")
+
+
+CIRCUIT = (
+    "/ip4/127.0.0.1/tcp/34819/p2p/12D3KooWMHqoEXAYb4mXr2HLjqYgNZDx9d9aXowRn3J6vsmAosDp"
+    "/p2p-circuit/p2p/12D3KooWBTTAUt7YmJbR38fwJsX4ur2k7V3GHSpnsd69JVUnyFwD"
+)
+BROADCAST = b"\x96" + CIRCUIT.encode() + b"\x0e/lattica/1.0.0"
+"""What the published 1.0.21 sent."""
+
+
+def test_broadcasts_of_relayed_addresses() -> None:
+    assert encode_circuit(CIRCUIT, "/lattica/1.0.0") == BROADCAST
+    addr, network = decode_circuit(BROADCAST)
+    assert (str(addr), network) == (CIRCUIT, "/lattica/1.0.0")
+    for data in (b"", BROADCAST[:-1], BROADCAST + b"x", CIRCUIT.encode()):
+        with pytest.raises(RemoteProtocolError):
+            decode_circuit(data)
