@@ -49,6 +49,14 @@ def node_command(
     bootstrap: ConnectOption = None,
     relay: RelayOption = None,
     ephemeral: EphemeralOption = False,
+    page: Annotated[
+        str | None,
+        typer.Option(
+            "--page",
+            metavar="HOST:PORT",
+            help="Show how it is on a web page; 127.0.0.1:0: any port.",
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print events as JSON objects, one a line.")
     ] = False,
@@ -59,7 +67,12 @@ def node_command(
     programs of this user by a socket in its data directory: `lattica publish`, `fetch`, `status`
     and `peers` use it while it runs, unless --no-daemon is given.
     """
-    overrides = {"listen": listen, "bootstrap": bootstrap, "relays": relay}
+    overrides = {
+        "listen": listen,
+        "bootstrap": bootstrap,
+        "relays": relay,
+        "node.page": page,
+    }
     config = start(ctx, overrides, ephemeral=ephemeral, serves_dht=True)
     with event_output(as_json) as output:
         run(_serve, config, output)
@@ -83,7 +96,7 @@ async def _report(member: Member, events: EventStream, output: EventOutput | Non
     node = member.node
     if output is not None:
         socket = None if member.socket is None else str(member.socket)
-        output.write_ready(node, socket=socket)
+        output.write_ready(node, socket=socket, page=member.page or None)
         await output.write_all(events)
     else:
         say(f"peer ID: {node.peer_id}")
@@ -91,5 +104,7 @@ async def _report(member: Member, events: EventStream, output: EventOutput | Non
             say(f"listening on {address}")
         if member.socket is not None:
             say(f"local API at {member.socket}")
+        if member.page:
+            say(f"web page at {member.page}")
         async for _ in events:  # until the node ends
             pass

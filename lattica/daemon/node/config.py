@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +13,18 @@ SOCKET = "node.sock"
 """What the socket is called in the data directory."""
 MAX_SOCKET_PATH = 107
 """Bytes of the path of a unix socket, by unix(7)."""
+
+MIN_TOKEN = 16
+"""Bytes of the page's token."""
+_ENDPOINT = re.compile(r"([^\[\]:\s]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5}")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only programs of this machine reach what listens there."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +47,21 @@ class MemberConfig:
     """Where the API listens: a unix socket that only this user can open. None: `node.sock` in
     the data directory."""
 
+    page: str = ""
+    """`HOST:PORT` of the web page that shows how the node is, such as `127.0.0.1:4080`; port 0:
+    any. Empty: none. On loopback every user of this machine can read it."""
+    page_token: bytes | None = None
+    """What browsers have to know, in hexadecimal; needed where the page is not on loopback."""
+
     def __post_init__(self) -> None:
         require_types(self)
+        if self.page:
+            require(_ENDPOINT.fullmatch(self.page) is not None, "page", "HOST:PORT", self.page)
+            needs = not is_loopback(self.page_at[0])
+            ok = not needs or self.page_token is not None
+            require(ok, "page_token", "set, for the page is not on loopback", None)
+        long_enough = self.page_token is None or len(self.page_token) >= MIN_TOKEN
+        require(long_enough, "page_token", f"{MIN_TOKEN} bytes or more", "fewer")
         require_texts("documents", self.documents)
         require_texts("expose", self.expose)
         require_texts("expose_to", self.expose_to)
@@ -44,6 +71,12 @@ class MemberConfig:
         require(
             bool(self.api or self.socket is None), "socket", "none, for api is off", self.socket
         )
+
+    @property
+    def page_at(self) -> tuple[str, int]:
+        """Host and port of the page, if there is one."""
+        host, _, port = self.page.rpartition(":")
+        return host.removeprefix("[").removesuffix("]"), int(port)
 
     def socket_in(self, data_dir: Path) -> Path:
         """Where the API of a node with this data directory listens."""

@@ -48,6 +48,8 @@ class Member:
         self.exposures: list[Exposure] = []
         self.socket: Path | None = None
         """Where the API listens, if it does."""
+        self.page = ""
+        """The address of the web page, if there is one."""
         self.started_at = trio.current_time()
         self._nursery = nursery
         self._documents: dict[str, SharedDocument] = {}

@@ -54,6 +54,13 @@ async def _member_of(node: Node, has_key: bool) -> AsyncIterator[Member]:
         member = Member(node, nursery, content, logs)
         member.serve(node.config.node)
         await _serve_api(stack, member, node.config, has_key)
+        if node.config.node.page:
+            from lattica.daemon.page.server import serving_page
+
+            host, port = node.config.node.page_at
+            token = node.config.node.page_token
+            member.page = await stack.enter_async_context(serving_page(member, host, port, token))
+            logger.info("the page is at %s", member.page)
         yield member
 
 
