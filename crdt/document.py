@@ -819,6 +819,12 @@ class Registers:
         """Names that have a value, and that, in order."""
         return self._document.state.registers()
 
+    def below(self, prefix: str) -> list[tuple[str, Plain]]:
+        """What stands at names that begin with a prefix, by the rest of the name, in order."""
+        return [
+            (name[len(prefix) :], value) for name, value in self.items() if name.startswith(prefix)
+        ]
+
     def conflicts(self, name: str) -> list[Sibling]:
         """What was written by authors who did not know of each other; see
         :meth:`State.conflicts`.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from lattica.crdt.canonical import Plain
-from lattica.crdt.uses.shape import DocumentLike, below
+from lattica.crdt.uses.shape import DocumentLike
 from lattica.nat.base.errors import AddressError
 from lattica.nat.base.keys.identity import PeerId, parse_peer_id
 
@@ -85,7 +85,7 @@ class Membership:
         """
         here = self._document.presence.peers()
         found = []
-        for name, value in below(self._document.registers, f"{_ROOT}/"):
+        for name, value in self._document.registers.below(f"{_ROOT}/"):
             worker = self._read(name, value, here)
             if worker is not None and (worker.is_here or not only_here):
                 found.append(worker)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from lattica.crdt.canonical import Plain
-from lattica.crdt.uses.shape import DocumentLike, below, checked_part
+from lattica.crdt.uses.shape import DocumentLike, checked_part
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.keys.identity import PeerId
 
@@ -116,7 +116,7 @@ class ModelRegistry:
         return self._read(model, history[0]) if history else None
 
     def _below(self, prefix: str) -> list[tuple[str, Plain]]:
-        return [*below(self._document.registers, f"{_ROOT}/{prefix}")]
+        return self._document.registers.below(f"{_ROOT}/{prefix}")
 
     def _history(self, model: str) -> list[str]:
         value = self._document.registers.get(_current_place(model))

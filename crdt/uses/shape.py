@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 from lattica.crdt.canonical import Plain
@@ -19,7 +18,7 @@ class RegistersLike(Protocol):
 
     def get(self, name: str, /) -> Plain: ...
 
-    def items(self) -> Any: ...
+    def below(self, prefix: str) -> list[tuple[str, Plain]]: ...
 
     def conflicts(self, name: str) -> list[Sibling]: ...
 
@@ -66,10 +65,3 @@ def checked_part(text: str, what: str) -> str:
     if not text or "/" in text:
         raise LocalProtocolError(f"{what} is a text without slashes, and not empty: {text!r}")
     return text
-
-
-def below(registers: RegistersLike, prefix: str) -> Sequence[tuple[str, Plain]]:
-    """What stands at names that begin with a prefix, by the rest of the name."""
-    return [
-        (name[len(prefix) :], value) for name, value in registers.items() if name.startswith(prefix)
-    ]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from lattica.crdt.canonical import Plain
-from lattica.crdt.uses.shape import DocumentLike, below, checked_part
+from lattica.crdt.uses.shape import DocumentLike, checked_part
 
 TERM: Final = 30.0
 """Seconds for which a task is taken before it has to be renewed."""
@@ -100,12 +100,12 @@ class WorkQueue:
 
     def results(self) -> dict[str, Plain]:
         """Of each task that is done, what came out."""
-        found = below(self._document.registers, self._prefix("results"))
+        found = self._document.registers.below(self._prefix("results"))
         return {name: value[0] for name, value in found if isinstance(value, list) and value}
 
     def tasks(self) -> dict[str, Plain]:
         """All tasks, done or not, and what is to be done."""
-        found = below(self._document.registers, self._prefix("tasks"))
+        found = self._document.registers.below(self._prefix("tasks"))
         return {name: value[0] for name, value in found if isinstance(value, list) and value}
 
     def waiting(self) -> list[str]:

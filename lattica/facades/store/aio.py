@@ -272,6 +272,13 @@ class AsyncRegisters(_Part):
         )
         return found
 
+    async def below(self, prefix: str) -> list[tuple[str, Plain]]:
+        """What stands at names that begin with a prefix, by the rest of the name, in order."""
+        found: list[tuple[str, Plain]] = await self._run(
+            lambda: self._document.registers.below(prefix)
+        )
+        return found
+
     async def conflicts(self, name: str) -> list[Sibling]:
         """What was written by authors who did not know of each other."""
         found: list[Sibling] = await self._run(lambda: self._document.registers.conflicts(name))

@@ -258,6 +258,11 @@ class BlockingRegisters(_Part, MutableMapping[str, "Plain"]):
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
+    def below(self, prefix: str) -> list[tuple[str, Plain]]:
+        """What stands at names that begin with a prefix, by the rest of the name, in order."""
+        found: list[tuple[str, Plain]] = self._run(lambda: self._document.registers.below(prefix))
+        return found
+
     def conflicts(self, name: str) -> list[Sibling]:
         """What was written by authors who did not know of each other."""
         found: list[Sibling] = self._run(lambda: self._document.registers.conflicts(name))

@@ -32,6 +32,7 @@ def test_threads_and_asyncio_share_a_document():
                 await shared.synced(timeout=30)
                 assert await shared.registers.get("a") == {"v": 1}
                 assert await shared.registers.items() == [("a", {"v": 1})]
+                assert await shared.registers.below("a") == [("", {"v": 1})]
                 assert await shared.counter("steps").value() == 2
                 assert await shared.set("workers").elements() == ["w1"]
                 await shared.text("notes").append("hello")
@@ -77,6 +78,7 @@ def test_the_uses_work_on_a_document_of_threads():
         assert queue.is_mine(task)
         assert queue.finish(task, "done")
         assert queue.results() == {"task": "done"}
+        assert document.registers.below("queues/jobs/results/") == [("task", ["done"])]
         registry = ModelRegistry(document)
         assert registry.publish("chat", "1", "cid").published_by == node.peer_id
         registry.promote("chat", "1")
