@@ -62,10 +62,12 @@ def test_the_names_that_others_read_are_there():
         ("rpc", "small-beside-bulk-p99"): "ms",
         ("rpc", "array-1GiB-rss-ratio"): "of its size",
         ("ports", "stream-1MiB"): "MB/s",
+        ("content", "file-1GiB"): "MB/s",
+        ("content", "publish-1GiB"): "MB/s",
     }
     assert expected.items() <= names.items()
-    assert set(venvs.PEERS) == {"grpcio", "py-libp2p", "lattica-rs", "hivemind"}
-    assert set(cases.BENCHES) == {"bulk", "rpc", "quic", "relay", "ports", "pubsub"}
+    assert set(venvs.PEERS) == {"grpcio", "py-libp2p", "lattica-rs", "hivemind", "libtorrent"}
+    assert set(cases.BENCHES) == {"bulk", "rpc", "quic", "relay", "ports", "pubsub", "content"}
 
 
 def test_case_names_are_unique_in_a_bench_and_workloads_are_named_after_their_first():

@@ -48,6 +48,7 @@ PEERS: dict[str, Peer] = {
         # Of torch any version will do. It is large: of the last ones here, those for CPUs alone are
         # preferred where the package index has them.
         Peer("hivemind", "impl_hivemind.py", ("hivemind==1.1.12", "torch<2.14", "setuptools<80")),
+        Peer("libtorrent", "impl_libtorrent.py", ("libtorrent==2.1.1",), sender="server"),
         Peer("lattica-rs", "impl_lattica_rs.py", ("lattica==1.0.21",), sender="server"),
     )
 }

@@ -23,6 +23,7 @@ from lattica.rpc import RpcConfig
 
 if TYPE_CHECKING:
     from tools.bench.programs import bench_child as bc
+    from tools.bench.programs import impl_lattica_content as content
     from tools.bench.programs import impl_lattica_ports as ports
     from tools.bench.programs import impl_lattica_pubsub as pubsub
     from tools.bench.programs import impl_lattica_relay as through_relay
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from tools.bench.programs.lattica_stream import BenchStream
 else:
     import bench_child as bc
+    import impl_lattica_content as content
     import impl_lattica_ports as ports
     import impl_lattica_pubsub as pubsub
     import impl_lattica_relay as through_relay
@@ -103,6 +105,8 @@ async def serve(child: bc.Child, job: bc.Job) -> None:
             node.handle(protocol, handle)
         port = int(str(node.addrs[0]).split("/")[4])
         addr = f"{bc.multiaddr(job, QUIC, '{port}')}/p2p/{node.peer_id}"
+        if job.case in content.CASES:
+            await content.serve(child, node, port)
         if job.case == pubsub.CASE:
             await pubsub.serve(child, node, addr, port)
         child.ready(addr, port)
@@ -128,6 +132,11 @@ async def publish(child: bc.Child, job: bc.Job) -> None:
         await pubsub.run_client(child, job, node, f"lattica: {TRANSPORTS[job.transport]}")
 
 
+async def fetch(child: bc.Child, job: bc.Job) -> None:
+    async with make_node() as node:
+        await content.run_client(child, job, node)
+
+
 def main(child: bc.Child, job: bc.Job) -> None:
     if job.transport == "relay":
         through_relay.main(child, job)
@@ -135,6 +144,8 @@ def main(child: bc.Child, job: bc.Job) -> None:
         trio.run(serve, child, job)
     elif job.case.startswith(("rpc-", "ports-")):
         trio.run(call, child, job)
+    elif job.case in content.CASES:
+        trio.run(fetch, child, job)
     elif job.case == pubsub.CASE:
         trio.run(publish, child, job)
     else:
