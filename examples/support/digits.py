@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,6 +13,7 @@ Arrays = list[np.ndarray]
 CLASSES, PIXELS, HIDDEN, TEST = 10, 64, 48, 597
 
 
+@cache
 def load() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Images (1200, 64) of floats from 0 to 1 and labels (1200,) to learn, and 597 to test with.
 

@@ -14,6 +14,7 @@ SCENES = [
     "work_queue",
     "agents",
     "gossip_learning",
+    "modest",
     "diloco",
     "swarm_inference",
     "rag",
