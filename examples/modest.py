@@ -115,7 +115,8 @@ class Peer:
         while round + 1 < self._rounds:
             for entry in await self._sample(round + 1, 1):
                 try:
-                    return await self._stub(entry, 4 * PATIENCE).lead(round + 1, model)
+                    await self._stub(entry, 4 * PATIENCE).lead(round + 1, model)
+                    return
                 except (LatticaError, TimeoutError):
                     continue
 
