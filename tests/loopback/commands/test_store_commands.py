@@ -1,4 +1,4 @@
-"""`lattica store` as a process: what is kept, served and let go."""
+"""`lattica store`: what is kept, served by a process, and let go."""
 
 from __future__ import annotations
 
@@ -7,20 +7,16 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from typer.testing import CliRunner
+
+from lattica.cli import app
 from tests.loopback.commands.commands import LATTICA, LISTEN, environment, fetch
 
 
 def store(directory: Path, *arguments: str, status: int = 0) -> str:
-    done = subprocess.run(
-        [*LATTICA, "store", *arguments],
-        env=environment(directory),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == status, done.stderr
-    assert "Traceback" not in done.stderr
+    """Run a command in this process; what it prints, or says is wrong."""
+    done = CliRunner().invoke(app, ["store", *arguments], env=environment(directory))
+    assert done.exit_code == status, done.output
     return done.stdout if status in (0, 3) else done.stderr
 
 
