@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,6 +20,7 @@ from lattica.compat.running import Running
 from lattica.compat.service import service_of
 from lattica.compat.settings import Settings, texts
 from lattica.content.manifest.cid import Cid
+from lattica.doctor.distributions import ADVICE, has_original
 from lattica.facades.blocking import Lattica
 from lattica.facades.bridge import Bridge
 from lattica.nat.base.errors import LatticaError
@@ -30,6 +32,16 @@ from lattica.nat.swarm.status import PeerStatus
 logger = logging.getLogger(__name__)
 
 
+@cache
+def notice() -> None:
+    """Say, once, when the original is installed, too."""
+    if has_original():
+        logger.warning(
+            "the original lattica is installed beside lattica-stack, and both own one folder. %s",
+            ADVICE,
+        )
+
+
 class CompatLattica:
     """A node with the API of the original's `Lattica`; made by `Lattica.builder()`.
 
@@ -38,6 +50,7 @@ class CompatLattica:
     """
 
     def __init__(self) -> None:
+        notice()
         self._settings = Settings()
         self._built: Running | None = None
         self._lock = threading.Lock()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from lattica.doctor.distributions import has_original
 from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.base.net.addresses import (
     DIRECT_KINDS,
@@ -102,6 +103,9 @@ class DoctorFacts:
     """What of this node is still being found out, for people."""
     gave_up: bool = False
     """Whether not everything was known when time was over."""
+
+    has_original: bool = False
+    """The original `lattica` is installed, too."""
 
     @property
     def ports(self) -> str:
@@ -244,6 +248,7 @@ def snapshot(node: Node, *, gave_up: bool = False) -> DoctorFacts:
         servers=len(config.nat.relay.relays) + len(config.bootstrap),
         unfinished=unfinished,
         gave_up=gave_up,
+        has_original=has_original(),
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from statistics import median
 
+from lattica.doctor.distributions import ADVICE
 from lattica.doctor.facts import DoctorFacts, is_public_address, waiting_for
 from lattica.doctor.reach import How, reach_table
 from lattica.nat.base.net.addresses import Kind, ip_of, kind_of
@@ -54,9 +55,22 @@ def examine(facts: DoctorFacts) -> tuple[Finding, ...]:
         _reachability(facts),
         _relays(facts),
         _clocks(facts),
+        _packages(facts),
         _verdict(facts),
     ]
     return tuple(finding for finding in found if finding is not None)
+
+
+def _packages(facts: DoctorFacts) -> Finding | None:
+    if not facts.has_original:
+        return None
+    return Finding(
+        "packages",
+        State.BAD,
+        "The original `lattica` is installed beside this package, and both own the folder "
+        "lattica/: whichever is removed takes files of the other with it.",
+        ADVICE,
+    )
 
 
 def _asked(facts: DoctorFacts) -> Finding:
