@@ -270,7 +270,7 @@ def dht_line(dht: dict[str, Any]) -> str:
     """The DHT, for a person."""
     return (
         f"{dht['mode']}, {dht['peers']} peers, {dht['values']} values and {dht['providers']} "
-        f"providers kept in {dht['storage']}, {dht['provided']} provided"
+        f"providers kept ({dht['storage']}), {dht['provided']} provided"
     )
 
 

@@ -71,10 +71,9 @@ def test_publish_and_fetch_by_the_nodes_that_run(tmp_path: Path) -> None:
         assert gone.returncode == 1
         assert gone.stderr.count("lattica: error: ") == 1
         assert "missing does not exist" in gone.stderr
-    for command in (("unpublish", ticket["ticket"]), ("status",), ("top", "--json")):
-        left = lattica(tmp_path / "a", *command)
-        assert left.returncode == 1
-        assert "no node listens" in left.stderr
+    left = lattica(tmp_path / "a", "status")
+    assert left.returncode == 1
+    assert "no node listens" in left.stderr
 
 
 def _check_status(data_dir: Path, source: dict[str, Any]) -> None:
@@ -97,8 +96,6 @@ def _check_status(data_dir: Path, source: dict[str, Any]) -> None:
     [running] = [each for each in seen["findings"] if each["topic"] == "node that runs"]
     assert running["state"] == "ok"
     assert "with 1 peer" in running["text"]
-    for command in ("status", "peers", "paths"):
-        assert shown["peer_id"][-16:] in lattica(data_dir, command).stdout or command == "status"
 
 
 def _moving(peer: dict[str, Any]) -> dict[str, Any]:

@@ -77,6 +77,7 @@ function showPeers(peers) {
     row.id = peer.peer_id;
     const id = made("td");
     id.append(made("code", peer.peer_id));
+    id.title = peer.peer_id;
     const rtt = peer.rtt_seconds === null ? "?" : `${(peer.rtt_seconds * 1000).toFixed(1)} ms`;
     const streams = peer.connections.reduce((sum, each) => sum + each.streams, 0);
     row.append(id, made("td", peer.path, peer.path === "relayed" ? "relayed" : "direct"), made("td", rtt), made("td", streams), made("td", peer.agent));
@@ -87,7 +88,7 @@ function showPeers(peers) {
 function showHealth(status) {
   const rows = [["Addresses", status.addrs.join(" ") || "none"]];
   for (const reason of status.announcing) rows.push(["Waiting for", reason]);
-  if (status.dht) rows.push(["DHT", `${status.dht.mode}, ${status.dht.peers} peers, ${status.dht.values} values kept in ${status.dht.storage}`]);
+  if (status.dht) rows.push(["DHT", `${status.dht.mode}, ${status.dht.peers} peers, ${status.dht.values} values kept (${status.dht.storage})`]);
   if (status.relay) {
     rows.push(["Relay", `${status.relay.reservations} of ${status.relay.max_reservations} reservations`]);
     rows.push(["", `${status.relay.circuits} of ${status.relay.max_circuits} circuits`]);
@@ -120,7 +121,7 @@ function show(status) {
   showPeers(status.peers);
   showHealth(status);
   showTransfers(status.transfers);
-  const served = status.publications.map((each) => made("li", `${each.name}: ${each.files} files, ${size(each.bytes)}`));
+  const served = status.publications.map((each) => made("li", `${each.name}: ${each.files === 1 ? "1 file" : each.files + " files"}, ${size(each.bytes)}`));
   served.push(...status.ports.map((each) => made("li", `port ${each.name}: ${each.connections} connections`)));
   byId("serves").replaceChildren(...(served.length ? served : [made("li", "nothing")]));
 }
