@@ -60,6 +60,8 @@ DOCUMENT_ON_NEITHER = {
     "state": "large, and read in the trio thread; what is in it is at the types",
     "heads": EXCHANGE,
     "head_index": EXCHANGE,
+    "adopt": EXCHANGE,
+    "has_gap": EXCHANGE,
     "id_at": EXCHANGE,
     "chains_of": EXCHANGE,
     "chains_since": EXCHANGE,
