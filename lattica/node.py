@@ -383,10 +383,10 @@ class Node(NodeInProcess):
         self._closing = True
         if self._discovery is not None:
             await self._discovery.aclose()
+        if self._store is not None:  # its documents listen to topics
+            await self._store.aclose()
         if self._topics is not None:
             await self._topics.aclose()
-        if self._store is not None:
-            await self._store.aclose()
         if self._temporary is not None:
             self._temporary.cleanup()
         if self._ports is not None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import trio
 
 from lattica.crdt.config import StoreConfig
@@ -42,6 +44,15 @@ async def test_nodes_share_a_document_and_keep_it_as_long_as_their_keys(tmp_path
         document = await again.store.open("cluster")
         assert document.root == first.root
         assert list(document.set("workers")) == ["w2"]
+
+
+async def test_a_node_that_ends_as_soon_as_a_document_is_open_logs_no_error(
+    caplog: pytest.LogCaptureFixture,
+):
+    for _ in range(3):
+        async with Node(node_config()) as node:
+            await node.store.open("cluster")
+    assert [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR] == []
 
 
 async def test_a_document_is_replicated_through_a_relay(tmp_path: Path):
