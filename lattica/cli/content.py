@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lattica.cli.content_daemon import fetch_by, publish_by
+from lattica.cli.content_daemon import addrs_where_it_serves, fetch_by, publish_by
 from lattica.cli.shared.common import run, start, wrong_arguments
 from lattica.cli.shared.daemon import running_node
 from lattica.cli.shared.options import (
@@ -20,7 +20,7 @@ from lattica.cli.shared.options import (
     named_path,
 )
 from lattica.cli.shared.terminal import say, say_json
-from lattica.nat.base.errors import ConfigError
+from lattica.nat.base.errors import ConfigError, NotConnectedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -254,6 +254,8 @@ def fetch_command(
     """
     overrides = {"listen": listen, "bootstrap": bootstrap}
     config = start(ctx, overrides, keep_identity=own_key, quiet=True)
+    import dataclasses
+
     from lattica.content import ByteRange, FetchOptions
     from lattica.content.names.following import parse_any_ref
     from lattica.content.names.record import NameRef
@@ -275,7 +277,13 @@ def fetch_command(
             rate=_bytes_a_second(max_rate),
         )
     daemon = None if watch or parts else running_node(ctx, config, listen)
-    if daemon is not None:
+    own = () if daemon is None else addrs_where_it_serves(daemon, parsed)
+    if daemon is not None and own:  # it has nothing to fetch; a node of the command's own does
+        daemon.close()
+        config = dataclasses.replace(
+            config, identity_path=None, bootstrap=(*config.bootstrap, *own)
+        )
+    elif daemon is not None:
         result = fetch_by(daemon, ref, out, tensors, options, bootstrap)
         _show_result(result, [], out.absolute(), as_json, delete)
         return
@@ -480,6 +488,11 @@ async def _wait_for_peers(node: Node) -> None:
     with trio.move_on_after(_WAIT_FOR_PEERS):
         while not node.peers():
             await node.swarm.wait_changed()
+    if not node.peers() and not node.config.bootstrap:
+        raise NotConnectedError(
+            "no peer is known to ask: name one by --connect, or give a ticket or "
+            "ADDRESS/p2p/PEER/NAME"
+        )
 
 
 def _show_result(

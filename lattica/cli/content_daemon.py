@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lattica.cli.shared.common import start
+from lattica.cli.shared.common import reported_errors, start
 from lattica.cli.shared.daemon import Stopped, by_daemon, running_node
 from lattica.cli.shared.terminal import say, say_json
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from lattica.content.download.options import FetchSource
     from lattica.content.events import FetchEvent
     from lattica.content.manifest.cid import Cid
+    from lattica.content.names.record import NameRef
+    from lattica.content.ticket import Ticket
     from lattica.daemon.api.client import NodeClient
     from lattica.daemon.api.pb import node_pb2 as pb
 
@@ -99,6 +101,19 @@ def publish_by(
             "`lattica unpublish TICKET`",
             err=True,
         )
+
+
+def addrs_where_it_serves(client: NodeClient, ref: Ticket | Cid | NameRef) -> tuple[str, ...]:
+    """Where to connect to the node, if it is the one that serves what is to be fetched."""
+    from lattica.content.manifest.cid import Cid
+
+    with reported_errors():
+        status = client.status()
+    if isinstance(ref, Cid):
+        is_here = str(ref) in {each.cid for each in status.publications}
+    else:
+        is_here = str(ref.peer_id) == status.peer_id
+    return tuple(status.addrs) if is_here else ()
 
 
 def fetch_by(

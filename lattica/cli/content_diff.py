@@ -49,9 +49,19 @@ def diff_command(
 
 def _parsed(text: str) -> Ticket | Cid | Path:
     from lattica.content.download.fetcher import parse_ref
+    from lattica.content.errors import TicketError
 
     path = Path(text)
-    return path if text and path.exists() else parse_ref(text)
+    if text and path.exists():
+        return path
+    try:
+        return parse_ref(text)
+    except TicketError as error:
+        if text.strip().startswith(("lattica", "bafk")):
+            raise
+        raise TicketError(
+            f"{text!r} is no file or directory here, and no ticket: {error}"
+        ) from None
 
 
 async def _diff(config: NodeConfig, refs: list[Ticket | Cid | Path]) -> Difference:

@@ -13,11 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from typer.testing import CliRunner
 
+from lattica.cli import app
 from lattica.content import Ticket
 from lattica.content.manifest.cid import Cid
+from lattica.nat.base.keys.identity import Identity
 from tests.loopback.commands.commands import (
     LATTICA,
+    LISTEN,
     MIB,
     environment,
     failed_fetch,
@@ -262,3 +266,14 @@ def test_only_names_can_be_watched(tmp_path):
     assert "PEER/NAME" in failed_fetch(cid, tmp_path / "out", "--watch", status=2)
     peer = "12D3KooWGoxYj4jVqjEGzsrTTCTDLGFNEgxNDGRMsfBkLi5bSdxq"
     assert "a name is text" in failed_fetch(f"{peer}/", tmp_path / "out", status=2)
+
+
+@pytest.mark.parametrize("ref", [f"{Identity.generate().peer_id}/model", str(Cid(bytes(32)))])
+def test_a_fetch_that_knows_nobody_to_ask_says_how_to_name_somebody(
+    ref: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("lattica.cli.content._WAIT_FOR_PEERS", 0.0)
+    monkeypatch.setenv("LATTICA_LISTEN", f'["{LISTEN}"]')
+    result = CliRunner().invoke(app, ["fetch", ref, "--data-dir", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "--connect" in result.output

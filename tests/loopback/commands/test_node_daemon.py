@@ -64,6 +64,9 @@ def test_publish_and_fetch_by_the_nodes_that_run(tmp_path: Path) -> None:
         assert (tmp_path / "out/model.bin").read_bytes() == (tmp_path / "model.bin").read_bytes()
         alone = lattica(tmp_path / "b", "fetch", ticket["ticket"], "-o", "two", "--no-daemon")
         assert alone.returncode == 0, alone.stderr
+        own = lattica(tmp_path / "a", "fetch", ticket["ticket"], "-o", "three", "--json")
+        assert own.returncode == 0, own.stderr
+        assert json.loads(own.stdout)["bytes_fetched"] == 1_000_000
         _check_status(tmp_path / "a", source)
         ended = lattica(tmp_path / "a", "unpublish", ticket["ticket"])
         assert ended.returncode == 0, ended.stderr

@@ -1,0 +1,55 @@
+"""What `lattica fetch` and `diff` make of what they are given."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+from typer.testing import CliRunner
+
+from lattica.cli import app
+from lattica.cli.content_daemon import addrs_where_it_serves
+from lattica.content import Cid, Ticket
+from lattica.content.names.record import NameRef
+from lattica.daemon.api.client import NodeClient
+from lattica.daemon.api.pb import node_pb2 as pb
+from lattica.nat.base.keys.identity import Identity
+
+NODE = Identity.generate().peer_id
+OTHER = Identity.generate().peer_id
+SERVED = Cid(bytes(range(32)))
+ELSEWHERE = Cid(bytes(32))
+ADDR = f"/ip4/127.0.0.1/tcp/4001/p2p/{NODE}"
+
+
+class RunningNode:
+    """A node that serves SERVED."""
+
+    def status(self) -> pb.NodeStatus:
+        served = [pb.Publication(cid=str(SERVED))]
+        return pb.NodeStatus(peer_id=str(NODE), addrs=[ADDR], publications=served)
+
+
+@pytest.mark.parametrize(
+    ("ref", "is_its_own"),
+    [
+        (SERVED, True),
+        (ELSEWHERE, False),
+        (Ticket(SERVED, NODE, ()), True),
+        (Ticket(SERVED, OTHER, ()), False),
+        (NameRef.parse(f"{NODE}/model"), True),
+        (NameRef.parse(f"{OTHER}/model"), False),
+    ],
+)
+def test_what_the_running_node_serves_is_fetched_from_it(
+    ref: Cid | Ticket | NameRef, is_its_own: bool
+) -> None:
+    addrs = addrs_where_it_serves(cast("NodeClient", RunningNode()), ref)
+    assert addrs == ((ADDR,) if is_its_own else ())
+
+
+@pytest.mark.parametrize("arguments", [("nothing", "."), (".", "nothing")])
+def test_a_path_that_diff_does_not_find_is_called_one(arguments: tuple[str, str]) -> None:
+    result = CliRunner().invoke(app, ["diff", *arguments])
+    assert result.exit_code == 2
+    assert "'nothing' is no file or directory here" in result.output
