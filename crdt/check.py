@@ -9,6 +9,7 @@ from pathlib import Path
 from lattica.crdt.entries.header import Entry, Kind, check_entry
 from lattica.crdt.entries.remnant import header_of
 from lattica.crdt.keys.session import decode_certificate
+from lattica.crdt.log.core import Log
 from lattica.crdt.log.database import DocumentDatabase, read_genesis
 from lattica.crdt.log.feed import Feed
 from lattica.crdt.tree.search_tree import SearchTree
@@ -68,7 +69,10 @@ def check_document(path: Path) -> CheckReport:
         for entry in database.withdrawn_entries():
             report.withdrawn += 1
             _check_own(entry, report)
-        state = State(genesis)
+        log = Log(genesis, database.entry)
+        log.restore(feeds, ())
+        log.restore_rights(database.entries_about_rights())
+        state = State(genesis, log.has_effect)
         state.rebuild(database.all_entries(), database.withdrawn_entries())
         try:
             report.root = SearchTree(dict(state.items())).root

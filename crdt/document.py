@@ -19,6 +19,7 @@ from lattica.crdt.access.capability import Level, issue
 from lattica.crdt.access.revocation import Revocation
 from lattica.crdt.access.rights import Rights
 from lattica.crdt.canonical import Plain, encode
+from lattica.crdt.compaction.adoption import check_limits, replay
 from lattica.crdt.compaction.dead import dead_entries
 from lattica.crdt.compaction.snapshot import (
     Snapshot,
@@ -155,7 +156,7 @@ class Document:
         self._replica = Replica(path, genesis, identity, config)
         self._wall = wall
         self._monotonic = monotonic
-        self._resolved = State(genesis, self._has_effect)
+        self._resolved = State(genesis, lambda *written: self._replica.log.has_effect(*written))
         self._is_stale = True
         self._searchable: SearchTree | None = None
         self._head_index: HeadIndex | None = None
@@ -401,13 +402,6 @@ class Document:
             if not rights.may_write_at(own, each.name, now, shown):
                 raise AccessDeniedError(f"this peer has no right to write at {each.name!r}")
 
-    def _has_effect(self, entry: Entry, name: str) -> bool:
-        log = self._replica.log
-        if log.rights is None:
-            return True
-        feed = log.feeds.get(entry.header.author)
-        return feed is not None and log.rights.may_write(entry.header, feed.identity, name)
-
     def peer_of(self, author: bytes) -> PeerId | None:
         """Whose session key this is; None if nothing by it is here."""
         feed = self._replica.log.feeds.get(author)
@@ -544,41 +538,19 @@ class Document:
 
     def adopt(self, read: Snapshot) -> None:
         """Take a snapshot that is signed by enough. Raises what :meth:`receive_snapshot` does."""
-        self._check_snapshot(read)
-        entries = [entry for feed in read.feeds.values() for entry in feed.entries]
-        entries.sort(key=lambda entry: (entry.header.hlc, entry.header.author))
-        state = State(self.genesis)
-        state.rebuild(entries, read.withdrawn)
-        while not state.is_settled:
-            state.rebuild(entries, read.withdrawn)
+        log, now = self._replica.log, self._wall()
+        check_limits(read, self.genesis, log.config, log.feeds, now)
+        state = replay(read, self.genesis, log.config, now)
         tree = SearchTree(dict(state.items()))
         if tree.root != read.statement.root:
             raise RemoteProtocolError("a snapshot that comes to another state than it says")
-        is_fresh = not self._replica.log.feeds
-        self._replica.take_prefixes(list(read.feeds.values()), read.withdrawn)
+        is_fresh = not log.feeds and log.rights is None
+        self._replica.take_prefixes(list(read.feeds.values()), read.withdrawn, now)
         self._head_index = None
         self._is_stale, self._searchable = True, None
         if is_fresh:
             self._resolved, self._searchable, self._is_stale = state, tree, False
         self._on_snapshot()
-
-    def _check_snapshot(self, read: Snapshot) -> None:
-        """Raises RemoteProtocolError for what no replica can have admitted, or not yet."""
-        log, limits = self._replica.log, self.genesis.limits
-        if len(log.feeds.keys() | read.feeds.keys()) > log.config.max_authors:
-            raise RemoteProtocolError("a snapshot with more authors than are taken here")
-        future = self._wall() + log.config.max_future * 1000
-        for feed in read.feeds.values():
-            if log.rights is not None and feed.remnants:
-                raise RemoteProtocolError("a pruned snapshot of a document with owners")
-            if feed.size > limits.author_bytes or any(
-                entry.header.payload_size > limits.entry_bytes
-                for entry in feed.entries
-                if entry.header.seq
-            ):
-                raise RemoteProtocolError("a snapshot with more of an author than he may write")
-            if feed.entries and milliseconds_of(feed.entries[-1].header.hlc) > future:
-                raise RemoteProtocolError("a snapshot from the future")
 
     def _prefixes(self) -> Iterator[FeedPrefix]:
         database = self._replica.database

@@ -232,6 +232,39 @@ class Log:
         outcome = Outcome()
         if proof.author in self.feeds or len(self.feeds) < self.config.max_authors:
             self._contain(proof, outcome)
+        self._reconsider(now_ms, outcome)
+        return outcome
+
+    def receive_whole(
+        self,
+        chains: Sequence[Sequence[Entry]],
+        proofs: Iterable[ForkProof],
+        withdrawn: Iterable[Entry],
+        now_ms: int,
+    ) -> Outcome:
+        """Take whole chains that somebody who is believed has put together: what rights cover of
+        them and of what is here, whichever of them comes first, and without rates.
+
+        None of them contradicts what is here, and `withdrawn` are entries without effect.
+        """
+        outcome = Outcome()
+        for proof in proofs:
+            self._contain(proof, outcome)
+        for entry in withdrawn:
+            if entry.id not in self._known:
+                self._known.add(entry.id)
+                outcome.tombstones.append(entry)
+        lengths: list[int] | None = None
+        # What gives a right may stand in a later chain than what is written by it.
+        while lengths != (lengths := [self.length(each[0].header.author) for each in chains]):
+            outcome.refusals.clear()
+            outcome.waiting = 0
+            for entries in chains:
+                feed = self.feeds.get(entries[0].header.author) or Feed(entries[0].header.author)
+                fresh = self._fresh(feed, entries)
+                if fresh:
+                    self._take(feed, fresh, None, now_ms, outcome)
+            self._reconsider(now_ms, outcome)
         return outcome
 
     def advance(self, now_ms: int) -> Outcome:
@@ -346,6 +379,13 @@ class Log:
         certificate = decode_certificate(entry.payload or b"", header.doc_id, header.author)
         if certificate.capability:
             self.rights.learn_certificate(entry.id, certificate.capability)
+
+    def has_effect(self, entry: Entry, name: str) -> bool:
+        """Whether a right of its author covers what an admitted entry writes at a name."""
+        feed = self.feeds.get(entry.header.author)
+        return self.rights is None or (
+            feed is not None and self.rights.may_write(entry.header, feed.identity, name)
+        )
 
     def _is_allowed(self, feed: Feed, entry: Entry, outcome: Outcome) -> bool:
         """Whether the author may write this; if that is not known yet, it waits."""
@@ -470,6 +510,9 @@ class Log:
         seq = proof.seq
         known = feed.fork.earliest if feed.fork is not None else ()
         here = (self._admitted(feed, seq, outcome), self._waiting.get(feed.author, seq), *known)
+        if self.rights is not None:
+            for entry_id in feed.ids[seq:]:
+                self._are_rights_new |= self.rights.forget(entry_id)
         feed.cut(proof)
         self._waiting.drop(proof.author, seq)
         self._unproved.pop(proof.author, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from lattica.crdt.entries.fork import ForkProof
@@ -24,3 +25,10 @@ class FeedPrefix:
     remnants: dict[int, bytes] = field(default_factory=dict)
     """Of the others, by sequence number; see :mod:`lattica.crdt.entries.remnant`."""
     fork: ForkProof | None = None
+
+
+def whole_chains(prefixes: Iterable[FeedPrefix]) -> tuple[list[list[Entry]], list[ForkProof]]:
+    """The chains of those of which nothing is gone, and the proofs of forks."""
+    kept = list(prefixes)
+    chains = [each.entries for each in kept if each.entries]
+    return chains, [each.fork for each in kept if each.fork is not None]

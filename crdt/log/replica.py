@@ -18,7 +18,7 @@ from lattica.crdt.log.core import Log, LogConfig, Outcome
 from lattica.crdt.log.database import DocumentDatabase
 from lattica.crdt.log.errors import ContradictionError, StoreCorruptError
 from lattica.crdt.log.feed import Feed
-from lattica.crdt.log.prefix import FeedPrefix
+from lattica.crdt.log.prefix import FeedPrefix, whole_chains
 from lattica.nat.base.keys.identity import Identity
 
 logger = logging.getLogger(__name__)
@@ -175,9 +175,10 @@ class Replica:
         self._database.prune(dead)
 
     def take_prefixes(
-        self, prefixes: Sequence[FeedPrefix], withdrawn: Sequence[Entry] = ()
+        self, prefixes: Sequence[FeedPrefix], withdrawn: Sequence[Entry], now_ms: int
     ) -> None:
-        """Take what a verified snapshot has.
+        """Take what a verified snapshot has. In a document with rights that is what these cover,
+        those that are given and taken back here and there put together.
 
         Raises:
             ContradictionError: an author has other entries there than here, or a fork of his that
@@ -197,7 +198,10 @@ class Replica:
             fork = known.get(prefix.author)
             if fork is not None and (prefix.fork is None or prefix.fork.seq > fork.seq):
                 raise ContradictionError("a snapshot that does not know of a fork")
-        self._database.take_prefixes(prefixes, withdrawn)
+        if self.log.rights is None:
+            self._database.take_prefixes(prefixes, withdrawn)
+        else:
+            self._kept(self.log.receive_whole(*whole_chains(prefixes), withdrawn, now_ms))
         self.log = self._load()
         if is_behind:
             self._begin_session()

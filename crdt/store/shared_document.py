@@ -143,7 +143,10 @@ class SharedDocument(Document):
     def _on_snapshot(self) -> None:
         for stream in self._streams:
             stream.tell((), is_rebuilt=True)
-        self._replicator.compare_with_all()
+        if self._replica.log.rights is None:
+            self._replicator.compare_with_all()
+        else:
+            self._replicator.recheck()
 
     def _may_be_here(self, identity: bytes) -> bool:
         rights = self._replica.log.rights

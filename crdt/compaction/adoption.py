@@ -1,0 +1,65 @@
+"""What a snapshot comes to, before anything of it is taken. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lattica.crdt.compaction.snapshot import Snapshot
+from lattica.crdt.entries.genesis import Genesis, Mode
+from lattica.crdt.log.clock import milliseconds_of
+from lattica.crdt.log.core import Log, LogConfig
+from lattica.crdt.log.prefix import whole_chains
+from lattica.crdt.types.state import State
+from lattica.nat.base.errors import RemoteProtocolError
+
+
+def check_limits(
+    read: Snapshot, genesis: Genesis, config: LogConfig, known: Mapping[bytes, object], now_ms: int
+) -> None:
+    """Raises RemoteProtocolError for what no replica can have admitted, or not yet.
+
+    `known` has the authors who are here.
+    """
+    limits = genesis.limits
+    if len(known.keys() | read.feeds.keys()) > config.max_authors:
+        raise RemoteProtocolError("a snapshot with more authors than are taken here")
+    future = now_ms + config.max_future * 1000
+    for feed in read.feeds.values():
+        if genesis.mode is not Mode.OPEN and feed.remnants:
+            raise RemoteProtocolError("a pruned snapshot of a document with owners")
+        if feed.size > limits.author_bytes or any(
+            entry.header.payload_size > limits.entry_bytes
+            for entry in feed.entries
+            if entry.header.seq
+        ):
+            raise RemoteProtocolError("a snapshot with more of an author than he may write")
+        if feed.entries and milliseconds_of(feed.entries[-1].header.hlc) > future:
+            raise RemoteProtocolError("a snapshot from the future")
+
+
+def replay(read: Snapshot, genesis: Genesis, config: LogConfig, now_ms: int) -> State:
+    """The state that the entries of a snapshot come to, of which those that no right covers take
+    no effect, as everywhere.
+
+    Raises:
+        RemoteProtocolError: it has an entry that its own entries give nobody the right to write.
+    """
+    is_open = genesis.mode is Mode.OPEN
+    has_effect = None if is_open else _admitted(read, genesis, config, now_ms).has_effect
+    entries = [entry for feed in read.feeds.values() for entry in feed.entries]
+    entries.sort(key=lambda entry: (entry.header.hlc, entry.header.author))
+    state = State(genesis, has_effect)
+    state.rebuild(entries, read.withdrawn)
+    while not state.is_settled:
+        state.rebuild(entries, read.withdrawn)
+    return state
+
+
+def _admitted(read: Snapshot, genesis: Genesis, config: LogConfig, now_ms: int) -> Log:
+    """The log that has a snapshot's entries and no others."""
+    log = Log(genesis, lambda author, seq: read.feeds[author].entries[seq], config)
+    log.receive_whole(*whole_chains(read.feeds.values()), read.withdrawn, now_ms)
+    for feed in read.feeds.values():
+        if log.length(feed.author) != len(feed.ids):
+            raise RemoteProtocolError("a snapshot with entries that nobody had the right to write")
+    return log
