@@ -215,6 +215,8 @@ class Link:
         most = self._options.window
         if self._stream.is_relayed:
             most = min(most, _RELAYED_WINDOW)
+        if self.peer_id not in schedule:
+            return  # given up while the stream was opened
         schedule.limit(self.peer_id, most)
         waiting = self._waiting
         while self.peer_id in schedule:
@@ -243,6 +245,8 @@ class Link:
                         refused(answer, self.peer_id, self._cid)
                 elif schedule.arrived(self.peer_id, piece, trio.current_time()):
                     await sink.send(Arrived(self, piece, answer.data, continued))
+                    if self.peer_id not in schedule:
+                        return  # given up while this waited for room
                 else:
                     self.recycle(answer.data)
 

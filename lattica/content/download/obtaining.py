@@ -432,6 +432,8 @@ class Obtaining:
 
     def _heard(self, contact: Contact, message: Message) -> None:
         schedule, peer = self._schedule, contact.peer_id
+        if self._contacts.get(peer) is not contact:
+            return  # given up as this came: in the schedule again, it would be waited for forever
         now = trio.current_time()
         if peer not in schedule:
             schedule.add(peer, now)
