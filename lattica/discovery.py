@@ -109,12 +109,9 @@ class DocumentTopic:
         self, is_fit: Callable[[bytes], bool], /
     ) -> AsyncIterator[AsyncIterator[tuple[PeerId, bytes]]]:
         """What others say; who brings what is not fit is trusted less."""
-        self._topic.set_validator(lambda message: is_fit(message.data))
-        try:
+        with self._topic.judging(lambda message: is_fit(message.data)):
             async with self._topic.subscribe() as messages:
                 yield ((message.source, message.data) async for message in messages)
-        finally:
-            self._topic.set_validator(None)
 
     def peers(self) -> Collection[PeerId]:
         """The connected peers that have subscribed."""

@@ -100,8 +100,7 @@ async def member_of(presence: Topic, data: bytes) -> AsyncIterator[Membership]:
         raise LocalProtocolError(f"a member says at most {MAX_DATA} bytes of itself")
     core = MembershipCore(random.Random(), trio.current_time())
     membership = Membership()
-    presence.set_validator(_judge)
-    with single_error():
+    with single_error(), presence.judging(_judge):
         async with presence.subscribe() as messages, trio.open_nursery() as nursery:
             nursery.start_soon(_hear, messages, core, membership)
             nursery.start_soon(_speak, presence, core, data)

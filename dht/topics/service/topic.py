@@ -79,8 +79,18 @@ class Topic(InProcess):
         `Verdict.ACCEPT` or True: it is. `REJECT` or False: it is not, and whoever has brought it is
         trusted less. `IGNORE`: it is not. One that raises, or takes longer than `validate_timeout`,
         has ignored the message. Plain functions must not block. None: no validator.
+
+        A node has one of these for a topic, the last that was set. See :meth:`judging` for those
+        that do not take the place of each other.
         """
         self._topics.set_validator(self.name, validator)
+
+    def judging(self, validator: Validator) -> AbstractContextManager[None]:
+        """A validator as in :meth:`set_validator`, for as long as a block lasts, beside all others
+        of this topic: `with topic.judging(validator): …`. What is to pass has to pass all of them;
+        where they differ, the strictest counts: `REJECT`, then `IGNORE`.
+        """
+        return self._topics.judging(self.name, validator)
 
     def peers(self) -> tuple[PeerId, ...]:
         """The connected peers that have subscribed."""

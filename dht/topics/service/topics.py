@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from inspect import isawaitable
 
@@ -75,6 +75,7 @@ _SEEK_FIRST, _SEEK_LIMIT = 2.0, 300.0
 """Seconds between two looks for peers of a topic that has too few."""
 _SEEK_TIMEOUT = 60.0
 _LAST_SECONDS = 1.0
+_STRICTEST = (Verdict.REJECT, Verdict.IGNORE)
 """What waits for peers has so long to be taken when the node ends."""
 
 
@@ -124,7 +125,10 @@ class Topics:
         self._reading = ParkingLot()
         """Where streams of peers wait for them."""
         self._watchers: dict[str, list[NeighbourEvents]] = {}
-        self._validators: dict[str, Validator] = {}
+        self._validators: dict[str, list[Validator]] = {}
+        """Of blocks that judge, by topic."""
+        self._set_validator: dict[str, Validator] = {}
+        """The application's."""
         self._validating: dict[str, int] = {}
         self._connecting = 0
         self._ended = ParkingLot()
@@ -256,11 +260,29 @@ class Topics:
 
     def set_validator(self, name: str, validator: Validator | None) -> None:
         """See :meth:`Topic.set_validator`."""
-        self._router.topic(name).validating = validator is not None
         if validator is None:
-            self._validators.pop(name, None)
+            self._set_validator.pop(name, None)
         else:
-            self._validators[name] = validator
+            self._set_validator[name] = validator
+        self._router.topic(name).validating = bool(self._validators_of(name))
+
+    @contextmanager
+    def judging(self, name: str, validator: Validator) -> Iterator[None]:
+        """See :meth:`Topic.judging`."""
+        line = self._validators.setdefault(name, [])
+        line.append(validator)
+        self._router.topic(name).validating = True
+        try:
+            yield
+        finally:
+            line.remove(validator)
+            if not line:
+                del self._validators[name]
+            self._router.topic(name).validating = bool(self._validators_of(name))
+
+    def _validators_of(self, name: str) -> list[Validator]:
+        own = self._set_validator.get(name)
+        return [*self._validators.get(name, ()), *(() if own is None else (own,))]
 
     def peers(self, name: str) -> tuple[PeerId, ...]:
         """See :meth:`Topic.peers`."""
@@ -326,44 +348,58 @@ class Topics:
 
     def _validate(self, action: Validate) -> None:
         name = action.message.topic
-        validator = self._validators.get(name)
-        verdict: object = Verdict.ACCEPT
-        if validator is not None:
+        verdicts: list[object] = []
+        for validator in self._validators_of(name):
             try:
-                verdict = validator(action.message)
+                verdicts.append(validator(action.message))
             except BaseException as error:
                 settle(error, lambda own: self._report(name, own))
-                verdict = Verdict.IGNORE
-        if isawaitable(verdict):
-            if self._validating.get(name, 0) < self.config.validating:
-                self._validating[name] = self._validating.get(name, 0) + 1
-                self._tasks.start_soon(self._await_verdict, action, verdict)
-                return
+                verdicts.append(Verdict.IGNORE)
+        pending = [verdict for verdict in verdicts if isawaitable(verdict)]
+        settled = [self._verdict(name, v) for v in verdicts if not isawaitable(v)]
+        if pending and self._validating.get(name, 0) < self.config.validating:
+            self._validating[name] = self._validating.get(name, 0) + 1
+            self._tasks.start_soon(self._await_verdicts, action, settled, pending)
+            return
+        for verdict in pending:
             if hasattr(verdict, "close"):
                 verdict.close()
-            verdict = Verdict.IGNORE
-        self._judged(action, verdict)
+            settled.append(Verdict.IGNORE)
+        self._judged(action, settled)
 
-    async def _await_verdict(self, action: Validate, pending: Awaitable[object]) -> None:
+    async def _await_verdicts(
+        self, action: Validate, settled: list[Verdict], pending: Sequence[Awaitable[object]]
+    ) -> None:
         name = action.message.topic
-        verdict: object = Verdict.IGNORE
+
+        async def settle_one(one: Awaitable[object]) -> None:
+            verdict: object = Verdict.IGNORE
+            try:
+                with trio.move_on_after(self.config.validate_timeout):
+                    verdict = await one
+            except BaseException as error:
+                settle(error, lambda own: self._report(name, own))
+            settled.append(self._verdict(name, verdict))
+
         try:
-            with trio.move_on_after(self.config.validate_timeout):
-                verdict = await pending
-        except BaseException as error:
-            settle(error, lambda own: self._report(name, own))
+            async with trio.open_nursery() as nursery:
+                for one in pending:
+                    nursery.start_soon(settle_one, one)
         finally:
             self._validating[name] -= 1
-        self._judged(action, verdict)
+        self._judged(action, settled)
 
-    def _judged(self, action: Validate, verdict: object) -> None:
+    def _verdict(self, name: str, verdict: object) -> Verdict:
         if isinstance(verdict, bool):
-            verdict = Verdict.ACCEPT if verdict else Verdict.REJECT
-        if not isinstance(verdict, Verdict):
-            self._report(
-                action.message.topic, TypeError(f"a validator returned {type(verdict).__name__}")
-            )
-            verdict = Verdict.IGNORE
+            return Verdict.ACCEPT if verdict else Verdict.REJECT
+        if isinstance(verdict, Verdict):
+            return verdict
+        self._report(name, TypeError(f"a validator returned {type(verdict).__name__}"))
+        return Verdict.IGNORE
+
+    def _judged(self, action: Validate, verdicts: Sequence[Verdict]) -> None:
+        """The strictest counts."""
+        verdict = next((v for v in _STRICTEST if v in verdicts), Verdict.ACCEPT)
         self._do(self._router.validated(action.id, verdict, trio.current_time()))
 
     def _report(self, name: str, error: BaseException) -> None:

@@ -173,8 +173,7 @@ class WeightSubscriber(InProcess):
             self._service = stack.enter_context(serving(self._node, self._shelf.catalog.get))
             stack.enter_context(answering(self._node, self.channel, lambda: self._signed))
             self._topic = self._node.topic(self.channel.topic)
-            self._topic.set_validator(self._judge)
-            stack.callback(self._topic.set_validator, None)
+            stack.enter_context(self._topic.judging(self._judge))
             nursery = await stack.enter_async_context(trio.open_nursery())
             stack.callback(nursery.cancel_scope.cancel)
             await nursery.start(self._listen)
@@ -242,7 +241,7 @@ class WeightSubscriber(InProcess):
                 try:
                     said = open_announcement(message.data, self.channel)
                 except RemoteProtocolError:
-                    continue  # another subscriber of this node has ended, and its validator
+                    continue  # it was judged before this subscriber was there
                 self._hear(said, message.data)
 
     async def _ask(self) -> None:

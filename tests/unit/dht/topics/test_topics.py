@@ -215,6 +215,60 @@ async def test_validators_decide(autojump_clock, wait, verdict):
             assert scope.cancelled_caught is (verdict is not True)
 
 
+@pytest.mark.parametrize("wait", [False, True], ids=["plain", "async"])
+async def test_several_judge_and_each_takes_away_only_its_own(autojump_clock, wait):
+    """What is to pass has to pass all of them; whoever ends leaves the others in their place."""
+    async with peers(2) as (net, (one, two)):
+        net.link(one.host, two.host)
+        topic = two.topics.topic(TOPIC)
+
+        def lacks(part: bytes):
+            def judge(message):
+                return Verdict.IGNORE if part in message.data else Verdict.ACCEPT
+
+            async def judge_later(message):
+                await trio.sleep(1)
+                return judge(message)
+
+            return judge_later if wait else judge
+
+        async def heard(messages, *said: bytes) -> set[bytes]:
+            for data in said:
+                await one.topics.topic(TOPIC).publish(data)
+            await trio.sleep(5)
+            return {message.data for message in messages.take_waiting(10)}
+
+        async with topic.subscribe() as messages:
+            await one.topics.topic(TOPIC).wait_peers()
+            with topic.judging(lacks(b"a")):
+                with topic.judging(lacks(b"b")):
+                    topic.set_validator(lacks(b"c"))
+                    assert await heard(messages, b"a1", b"b1", b"c1", b"d1") == {b"d1"}
+                assert await heard(messages, b"a2", b"b2", b"c2") == {b"b2"}
+                topic.set_validator(None)
+                assert await heard(messages, b"a3", b"b3", b"c3") == {b"b3", b"c3"}
+            assert await heard(messages, b"a4", b"b4") == {b"a4", b"b4"}
+        assert not two.topics._validators
+        assert not two.topics._router.topic(TOPIC).validating
+
+
+async def test_the_strictest_verdict_counts(autojump_clock):
+    """And one that raises does not let through what another one refuses."""
+
+    def breaks(message):
+        raise ValueError("no")
+
+    async with peers(2) as (net, (one, two)):
+        net.link(one.host, two.host)
+        topic = two.topics.topic(TOPIC)
+        async with topic.subscribe():
+            await one.topics.topic(TOPIC).wait_peers()
+            with topic.judging(breaks), topic.judging(lambda message: False):
+                await one.topics.topic(TOPIC).publish(b"x")
+                await trio.sleep(1)
+        assert two.topics.counters.invalid == 1
+
+
 async def test_a_validator_that_raises_or_never_ends_has_ignored_the_message(autojump_clock):
     async with peers(2) as (net, (one, two)):
         net.link(one.host, two.host)
