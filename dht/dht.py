@@ -27,6 +27,7 @@ from lattica.dht.records.found import Found, FoundPeer
 from lattica.dht.records.keys import (
     KeyLike,
     key_bytes,
+    key_text,
     provider_key,
     value_key,
 )
@@ -236,7 +237,7 @@ class Dht:
         held = await self._writer.values(lookup.closest(), [signed])
         if not held:
             raise NotStoredError(
-                f"none of the {len(lookup.closest())} peers nearest to {key!r:.80} has kept it"
+                f"none of the {len(lookup.closest())} peers nearest to {key_text(key)} has kept it"
             )
         await self._keeper.wait_written()
         return len(held)
@@ -329,7 +330,9 @@ class Dht:
         await self._ready()
         held = await self._providing.provide(wire)
         if not held:
-            raise NotStoredError(f"no peer near to {key!r:.80} has kept that this node provides it")
+            raise NotStoredError(
+                f"no peer near to {key_text(key)} has kept that this node provides it"
+            )
         return held
 
     async def provide_many(self, keys: Iterable[KeyLike]) -> dict[KeyLike, int]:

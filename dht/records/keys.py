@@ -6,6 +6,8 @@ ID, and nobody else can write it; under every other key each owner has values of
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 from typing import TypeAlias
 
@@ -19,6 +21,7 @@ PEER = b"/lattica-peer/"
 CONTENT = b"/lattica-content/"
 _OWNED = b"/p2p/"
 _SHA256 = b"\x12\x20"
+_CID_RAW = b"\x01\x55"
 MAX_USER_KEY = 256
 """Bytes of a key as users write it."""
 
@@ -37,6 +40,20 @@ def key_bytes(key: KeyLike, what: str = "a key") -> bytes:
     if not 0 < len(key) <= MAX_USER_KEY:
         raise LocalProtocolError(f"{what} has 1 to {MAX_USER_KEY} bytes, not {len(key)}")
     return key
+
+
+def key_text(key: KeyLike) -> str:
+    """A key as people are shown it: text in quotes, the hash of some content as the CID of that
+    (v1, raw), other bytes in hexadecimal. At most 80 characters of it.
+    """
+    if isinstance(key, bytes):
+        if len(key) == len(_SHA256) + hashlib.sha256().digest_size and key.startswith(_SHA256):
+            return "b" + base64.b32encode(_CID_RAW + key).decode().rstrip("=").lower()
+        try:
+            return f"{key.decode()!r:.80}"
+        except UnicodeDecodeError:
+            return f"0x{key.hex():.78}"
+    return f"{key!r:.80}"
 
 
 def value_key(key: KeyLike) -> bytes:
@@ -94,9 +111,6 @@ def provider_key(key: KeyLike) -> bytes:
 def _multihash_of_text(text: str) -> bytes | None:
     if not text.startswith("b") or not 50 < len(text) < 120:
         return None
-    import base64
-    import binascii
-
     try:
         raw = base64.b32decode(text[1:].upper() + "=" * (-(len(text) - 1) % 8))
     except (binascii.Error, ValueError):

@@ -13,6 +13,7 @@ import trio
 
 from lattica.compat.kad.records import OriginalRecords
 from lattica.dht.errors import DhtError
+from lattica.dht.records.keys import key_text
 from lattica.nat.base.errors import LatticaError, LocalProtocolError
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class Records:
                 try:
                     found = await self._dht.get(key)
                 except LatticaError as error:
-                    logger.debug("nothing is found under %.80r: %s", key, error)
+                    logger.debug("nothing is found under %s: %s", key_text(key), error)
         newest: dict[str | None, ValueWithExpiration] = {}
         for each in reversed(found.values if found is not None else ()):
             newest[each.subkey] = ValueWithExpiration(each.value, each.expires)
