@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ _SEND_TIMEOUT = 30.0
 """Seconds that a peer may take no byte; then it counts as gone."""
 _IDLE = 60.0
 """Seconds after which an outgoing stream without messages is closed."""
+_MAX_IDLE = 16
+"""Peers to which a stream without messages is kept; of more, the longest idle one is closed."""
 _BATCH = 1024 * 1024
 """Bytes of blocks that go into one message, unless a single one is larger."""
 
@@ -97,6 +100,8 @@ class Exchange:
         self._asking = Asking()
         self._wanted = Wanted()
         self._outboxes: dict[PeerId, Outbox] = {}
+        self._idle: OrderedDict[Outbox, trio.CancelScope] = OrderedDict()
+        """Those that wait for something to send, the longest idle one first."""
         self._waiting: dict[Cid, list[_Waiter]] = {}
         self._wake = trio.Event()
 
@@ -193,8 +198,13 @@ class Exchange:
         try:
             while True:
                 with trio.move_on_after(_IDLE) as idle:
+                    if not outbox:
+                        self._is_idle(outbox, idle)
                     message = await outbox.take()
+                self._idle.pop(outbox, None)
                 if idle.cancelled_caught:
+                    if outbox:
+                        continue  # it came as the time was up
                     break
                 with trio.fail_after(_SEND_TIMEOUT):
                     if stream is None:
@@ -204,6 +214,7 @@ class Exchange:
             failure = error
         finally:
             outbox.close()
+            self._idle.pop(outbox, None)
             if self._outboxes.get(peer) is outbox:
                 del self._outboxes[peer]
             if stream is not None:
@@ -211,6 +222,12 @@ class Exchange:
         if failure is not None:
             logger.debug("bitswap with a peer ended: %s peer=%s", failure, peer)
             self._forget(peer)
+
+    def _is_idle(self, outbox: Outbox, scope: trio.CancelScope) -> None:
+        self._idle[outbox] = scope
+        while len(self._idle) > _MAX_IDLE:
+            _, longest = self._idle.popitem(last=False)
+            longest.cancel()
 
     # --- serving ---
 

@@ -24,6 +24,10 @@ class Outbox:
         self._room = trio.lowlevel.ParkingLot()
         self._closed = False
 
+    def __bool__(self) -> bool:
+        """Something waits to be sent."""
+        return bool(self._wants or self._answers)
+
     def ask(self, message: Message) -> None:
         """Send wants; a later one for the same block takes the place of one that has not gone."""
         for want in message.wants:
@@ -47,7 +51,7 @@ class Outbox:
 
     async def take(self) -> Message:
         """Wait for the next message to the peer."""
-        while not (self._wants or self._answers):
+        while not self:
             self._filled = trio.Event()
             await self._filled.wait()
         if self._wants:
