@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from lattica.content.manifest.cid import Cid
     from lattica.content.publish.server import Publisher, PublisherLimits
+    from lattica.content.tensors.elements import RawTensor
     from lattica.content.tensors.mapped import MappedTensors
     from lattica.content.tensors.state_dict import load_state_dict, publish_state_dict
     from lattica.content.tensors.streaming import stream_tensors
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from lattica.content.weights.announcement import Channel
     from lattica.content.weights.options import PushedVersion, WeightOptions, WeightVersion
     from lattica.content.weights.publisher import WeightPublisher
-    from lattica.content.weights.state import RawTensor
     from lattica.content.weights.subscriber import WeightSubscriber
 
 _HOME = {
@@ -54,7 +54,7 @@ _HOME = {
     "Publisher": "publish.server",
     "PublisherLimits": "publish.server",
     "PushedVersion": "weights.options",
-    "RawTensor": "weights.state",
+    "RawTensor": "tensors.elements",
     "Retrying": "events",
     "Sharing": "events",
     "Ticket": "ticket",

@@ -1,13 +1,16 @@
-"""Element types as safetensors, numpy and torch call them, and bytes as arrays of either.
+"""Element types as safetensors, numpy and torch call them; values of state dicts as bytes, and
+bytes as arrays of either library.
 
 Neither library is imported before it is asked for.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from lattica.content.manifest.safetensors_header import Tensor
+from lattica.content.manifest.safetensors_header import DTYPE_BITS, Tensor, tensor_bytes
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.rpc.encoding.arrays import array_parts, loaded, tensor_parts
 
@@ -32,24 +35,48 @@ _LIBRARY_NAMES = {
 _NAMES = {name: dtype for dtype, name in _LIBRARY_NAMES.items()}
 
 
-def form_of(name: str, value: object) -> tuple[str, tuple[int, ...]]:
-    """Element type, as safetensors calls it, and shape of an array or tensor.
+@dataclass(frozen=True, slots=True)
+class RawTensor:
+    """A tensor as bytes, for whoever has no library for its element type."""
+
+    dtype: str
+    """As safetensors calls it: `BF16`, `F8_E4M3`, …"""
+    shape: tuple[int, ...]
+    data: memoryview
+    """The elements, little endian, in C order."""
+
+
+Value: TypeAlias = "RawTensor | Any"
+"""A :class:`RawTensor`, an array of numpy or a tensor of torch."""
+StateDict: TypeAlias = Mapping[str, Value]
+
+
+def form_of(name: str, value: Value) -> tuple[str, tuple[int, ...]]:
+    """Element type, as safetensors calls it, and shape of a value.
 
     Raises:
-        LocalProtocolError: it is neither, or of a type that safetensors does not have.
+        LocalProtocolError: it is none of the kinds, or of a type that safetensors does not have.
     """
+    if isinstance(value, RawTensor):
+        size = value.data.nbytes
+        if value.dtype not in DTYPE_BITS or size != tensor_bytes(value.dtype, value.shape):
+            raise LocalProtocolError(
+                f"{name!r}: {size} bytes are no {value.dtype!r} of shape {value.shape}"
+            )
+        return value.dtype, value.shape
     dtype = getattr(value, "dtype", "")
     kind = getattr(dtype, "name", None) or str(dtype).removeprefix("torch.")
     shape = getattr(value, "shape", None)
     if kind not in _NAMES or shape is None:
         what = f"of {kind}" if kind else f"a {type(value).__name__}"
         raise LocalProtocolError(
-            f"{name!r} is {what}, and no array of numpy or tensor of torch that safetensors has"
+            f"{name!r} is {what}, and no array of numpy, tensor of torch or RawTensor that "
+            "safetensors has"
         )
     return _NAMES[kind], tuple(shape)
 
 
-def bytes_of(name: str, value: Any) -> memoryview:
+def bytes_of(name: str, value: Value) -> memoryview:
     """The elements, little endian, in C order: the memory itself where it is so, else a copy.
 
     Raises LocalProtocolError as :func:`form_of` does, and for tensors that are not dense.
@@ -57,6 +84,8 @@ def bytes_of(name: str, value: Any) -> memoryview:
     form_of(name, value)
     torch = loaded("torch")
     try:
+        if isinstance(value, RawTensor):
+            return value.data.cast("B")
         if torch is not None and isinstance(value, torch.Tensor):
             return tensor_parts(value)[2]
         import numpy

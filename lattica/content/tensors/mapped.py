@@ -56,6 +56,9 @@ class MappedTensors(Mapping[str, "numpy.ndarray[Any, Any]"]):
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors  # whatever its element type needs
+
     def __getitem__(self, name: str) -> numpy.ndarray[Any, Any]:
         """Raises ImportError: the element type needs ml_dtypes, which is not installed."""
         return as_numpy(*self.raw(name))

@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import trio
 
-from lattica.content.disk import allocate, storage_error, write_all
+from lattica.content.disk import storage_error
 from lattica.content.download.options import FetchOptions
 from lattica.content.errors import ContentError, StorageError
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.manifest import Manifest
 from lattica.content.manifest.paths import check_component
-from lattica.content.manifest.safetensors_header import (
-    DTYPE_BITS,
-    Tensor,
-    build_header,
-)
+from lattica.content.manifest.safetensors_header import Tensor
 from lattica.content.publish.server import Publisher
 from lattica.content.swarm.providers import ProviderFinder
-from lattica.content.tensors.assembly import fresh_memory
-from lattica.content.tensors.elements import as_numpy, as_torch, bytes_of, form_of
+from lattica.content.tensors.elements import StateDict, form_of
 from lattica.content.tensors.streaming import open_tensors
+from lattica.content.tensors.targets import memory_for, settle
+from lattica.content.tensors.writing import in_file_order, write_tensors
 from lattica.content.ticket import Ticket
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.swarm.host import Host
-from lattica.rpc.encoding.arrays import loaded, memory_of
 
 MAX_SHARD = 5_000_000_000
 """Bytes of the tensors of one file, as usual on the hub; a larger tensor has a file of its own."""
@@ -43,7 +37,7 @@ _SHOWN = 3
 
 async def publish_state_dict(
     publisher: Publisher,
-    state: Mapping[str, Any],
+    state: StateDict,
     directory: Path | str,
     name: str = "model",
     *,
@@ -53,10 +47,11 @@ async def publish_state_dict(
 
     The files are named as on the Hugging Face hub: `model.safetensors`, or
     `model-00001-of-00003.safetensors` with `model.safetensors.index.json`. What else lies in the
-    directory, such as `config.json`, is published with them. Tensors are arrays of numpy or dense
-    tensors of torch; those on a GPU are copied one at a time. When this returns, the state may
-    change: the files do not. The same state makes the same files, and of one that has changed only
-    the tensors that did travel to who has the former. Written in a worker thread.
+    directory, such as `config.json`, is published with them. Tensors are arrays of numpy, dense
+    tensors of torch, or :class:`RawTensor`; those on a GPU are copied one at a time. When this
+    returns, the state may change: the files do not. The same state makes the same files, and of one
+    that has changed only the tensors that did travel to who has the former. Written in a worker
+    thread.
 
     Raises:
         LocalProtocolError: something in the state is no tensor, or there is none.
@@ -72,12 +67,8 @@ async def publish_state_dict(
     return await publisher.publish(directory, name)
 
 
-def _write_checkpoint(directory: Path, name: str, state: Mapping[str, Any], max_shard: int) -> None:
-    if not state:
-        raise LocalProtocolError("the state dict is empty")
-    tensors = [Tensor(key, *form_of(key, value), 0) for key, value in state.items()]
-    # Aligned, and in the same order whatever the order of the state.
-    tensors.sort(key=lambda tensor: (-DTYPE_BITS[tensor.dtype], tensor.name))
+def _write_checkpoint(directory: Path, name: str, state: StateDict, max_shard: int) -> None:
+    tensors = in_file_order(state)
     shards: list[list[Tensor]] = [[]]
     size = 0
     for tensor in tensors:
@@ -125,26 +116,18 @@ def _replace(path: Path, data: bytes) -> None:
     unfinished.replace(path)
 
 
-def _write_shard(path: Path, tensors: Sequence[Tensor], state: Mapping[str, Any]) -> None:
-    """Write one file whole, or not at all; one tensor at a time is in memory for it."""
-    header = build_header([("format", "pt")], tensors)
+def _write_shard(path: Path, tensors: Sequence[Tensor], state: StateDict) -> None:
+    """Write one file whole, or not at all."""
     unfinished = path.with_name(f".{path.name}.unfinished")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-    descriptor = os.open(unfinished, flags, 0o644)
     try:
-        allocate(descriptor, len(header) + sum(tensor.length for tensor in tensors))
-        write_all(descriptor, memoryview(header), 0)
-        position = len(header)
-        for tensor in tensors:
-            write_all(descriptor, bytes_of(tensor.name, state[tensor.name]), position)
-            position += tensor.length
+        with suppress(FileNotFoundError):
+            unfinished.unlink()  # of a run that was killed
+        write_tensors(unfinished, tensors, state, [("format", "pt")])
         unfinished.replace(path)
     except BaseException:
         with suppress(OSError):
             unfinished.unlink()
         raise
-    finally:
-        os.close(descriptor)
 
 
 # --- loading ---
@@ -165,7 +148,7 @@ class Loaded:
 async def load_state_dict(
     node: Host,
     ref: Ticket | Cid | str,
-    state: Mapping[str, Any],
+    state: StateDict,
     *,
     strict: bool = True,
     options: FetchOptions | None = None,
@@ -205,9 +188,9 @@ async def load_state_dict(
             )
     wanted = [placed for placed in opened.placed() if placed.tensor.name in state]
     total = 0
-    async with aclosing(opened.stream(wanted, lambda t: _memory(state[t.name], t))) as tensors:
+    async with aclosing(opened.stream(wanted, lambda t: memory_for(state[t.name], t))) as tensors:
         async for tensor, data in tensors:
-            _settle(state[tensor.name], tensor, data)
+            settle(state[tensor.name], tensor, data)
             total += tensor.length
     return Loaded(opened.cid, missing, unexpected, total)
 
@@ -227,41 +210,3 @@ def _some(names: Iterable[str]) -> str:
     if not names:
         return "nothing"
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" * (len(names) > _SHOWN))
-
-
-def _is_direct(target: Any) -> bool:
-    """Whether the elements lie in memory as they come."""
-    torch = loaded("torch")
-    if torch is not None and isinstance(target, torch.Tensor):
-        return bool(
-            target.device.type == "cpu"
-            and target.is_contiguous()
-            and not target.is_conj()
-            and not target.is_neg()
-        )
-    flags = target.flags
-    return bool(flags.c_contiguous and flags.writeable and target.dtype.byteorder != ">")
-
-
-def _memory(target: Any, tensor: Tensor) -> memoryview:
-    if not tensor.length or not _is_direct(target):
-        return fresh_memory(tensor)
-    torch = loaded("torch")
-    if torch is not None and isinstance(target, torch.Tensor):
-        target = target.detach()
-    return memory_of(target).cast("B")
-
-
-def _settle(target: Any, tensor: Tensor, data: memoryview) -> None:
-    """A tensor is whole: bring it to where it belongs, if it is not there."""
-    if not tensor.length or _is_direct(target):
-        return
-    torch = loaded("torch")
-    try:
-        if torch is not None and isinstance(target, torch.Tensor):
-            with torch.no_grad():
-                target.copy_(as_torch(tensor, data))
-        else:
-            target[...] = as_numpy(tensor, data)
-    except (RuntimeError, ValueError) as error:
-        raise LocalProtocolError(f"{tensor.name!r} cannot be loaded into: {error}") from None

@@ -8,8 +8,9 @@ from typing import Any
 
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.safetensors_header import TensorLayout
+from lattica.content.tensors.elements import RawTensor, StateDict
 from lattica.content.weights.announcement import MAX_DELTAS
-from lattica.content.weights.state import MappedState, RawTensor, StateDict
+from lattica.content.weights.state import MappedState
 from lattica.nat.base.checks import require, require_seconds, require_types
 from lattica.nat.base.in_process import InProcess
 

@@ -17,13 +17,14 @@ from lattica.content.disk import storage_error
 from lattica.content.manifest.manifest import Manifest
 from lattica.content.publish.catalog import Publication, make_publication
 from lattica.content.publish.service import ContentService, serving
+from lattica.content.tensors.elements import StateDict
 from lattica.content.ticket import Ticket
 from lattica.content.weights.announcement import Announcement, Channel, DeltaRef
 from lattica.content.weights.delta import Region, can_delta, make_delta
 from lattica.content.weights.exchange import answering
 from lattica.content.weights.options import PushedVersion, WeightOptions
 from lattica.content.weights.shelf import DELTA_NAME, PUBLICATION, Shelf, remove, weights_of
-from lattica.content.weights.state import StateDict, element_bytes, layouts_equal, write_state
+from lattica.content.weights.state import element_bytes, layouts_equal, write_state
 from lattica.dht.topics.service.subscription import Subscription
 from lattica.dht.topics.service.topic import Topic
 from lattica.nat.base.errors import LocalProtocolError

@@ -343,7 +343,7 @@ class WeightSubscriber(InProcess):
             fetched += size
             path = shelf.weights(said.sequence)
         _, layout = weights_of(publication.manifest)
-        state = await trio.to_thread.run_sync(MappedState, path, layout)
+        state = await trio.to_thread.run_sync(MappedState, path)
         seconds = trio.current_time() - began
         if said.ticket.cid not in held:
             shelf.add(said.sequence, publication)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self
 
+from lattica.content.tensors.elements import StateDict
 from lattica.content.weights.options import PushedVersion, WeightOptions, WeightVersion
 from lattica.content.weights.publisher import WeightPublisher
-from lattica.content.weights.state import StateDict
 from lattica.content.weights.subscriber import WeightSubscriber
 from lattica.facades.bridge import Bridge
 from lattica.facades.iterators import AsyncIterator

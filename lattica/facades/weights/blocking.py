@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from lattica.content.tensors.elements import StateDict
 from lattica.content.weights.options import PushedVersion, WeightOptions, WeightVersion
 from lattica.content.weights.publisher import WeightPublisher
-from lattica.content.weights.state import StateDict
 from lattica.content.weights.subscriber import WeightSubscriber
 from lattica.facades.bridge import Bridge
 from lattica.facades.closable import Closable

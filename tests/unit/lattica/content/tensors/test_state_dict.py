@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from lattica.content import FetchOptions, Publisher
+from lattica.content import FetchOptions, Publisher, RawTensor
 from lattica.content.tensors.mapped import MappedTensors
 from lattica.content.tensors.state_dict import load_state_dict, publish_state_dict
 from lattica.errors import ContentError, LocalProtocolError
@@ -104,6 +104,24 @@ async def test_what_does_not_fit_is_said_before_anything_is_fetched(tmp_path, ch
             with pytest.raises(LocalProtocolError, match=why):
                 await load_state_dict(client, ticket, into, options=QUICK)
     assert (into["half"] == 1).all()
+
+
+async def test_raw_tensors_are_published_and_loaded_into(tmp_path: Path):
+    """Of types that numpy lacks; and looking for one in a mapped file needs no library for it."""
+    raw = RawTensor("F8_E8M0", (2, 3), memoryview(b"abcdef"))
+    async with memory_net() as net:
+        server, client = net.host(), net.host()
+        async with Publisher(server) as publisher:
+            ticket = await publish_state_dict(publisher, {"w": raw}, tmp_path)
+            into = RawTensor("F8_E8M0", (2, 3), memoryview(bytearray(6)))
+            await load_state_dict(client, ticket, {"w": into}, options=QUICK)
+            fixed = RawTensor("F8_E8M0", (2, 3), memoryview(bytes(6)))
+            with pytest.raises(LocalProtocolError, match="read only"):
+                await load_state_dict(client, ticket, {"w": fixed}, options=QUICK)
+    assert into == raw
+    mapped = MappedTensors(tmp_path / "model.safetensors")
+    assert "w" in mapped
+    assert "v" not in mapped
 
 
 async def test_not_strict_what_both_have_is_loaded(tmp_path: Path):

@@ -30,7 +30,7 @@ def written(tmp_path, state):
     write_state(path, state)
     layout = cut_file(path).layout
     assert layout is not None
-    return path, MappedState(path, layout), layout
+    return path, MappedState(path), layout
 
 
 def test_arrays_come_back_and_are_what_the_library_reads(tmp_path):
@@ -70,12 +70,18 @@ def test_loading_into_what_is_there(tmp_path):
     mapped.load_into(mine)
     assert mine["a"].ctypes.data == memory
     np.testing.assert_array_equal(mine["a"], STATE["a"])
+    # Not as it lies in the file: between other elements, and the other way round.
+    strided = np.zeros((2, 6), np.float32)
+    mapped.load_into({"a": strided[:, ::2], "big endian": (swapped := np.zeros(4, ">i8"))})
+    np.testing.assert_array_equal(strided[:, ::2], STATE["a"])
+    assert not strided[:, 1::2].any()
+    np.testing.assert_array_equal(swapped, STATE["big endian"])
     for wrong in (
         {"b": mine["a"]},
         {"a": np.zeros((3, 2), np.float32)},
         {"a": np.zeros((2, 3), np.int32)},
-        {"a": np.zeros((2, 6), np.float32)[:, ::2]},
         {"a": RawTensor("F32", (2, 3), memoryview(bytes(24)))},
+        {"a": np.frombuffer(bytes(24), np.float32).reshape(2, 3)},
         {"a": [1, 2]},
     ):
         with pytest.raises(LocalProtocolError, match=r"'[ab]'"):
@@ -98,6 +104,14 @@ def test_what_is_no_state_leaves_no_file(tmp_path, state):
     with pytest.raises(LocalProtocolError):
         write_state(path, state)
     assert not path.exists()
+
+
+def test_a_tensor_that_is_a_conjugate_view_gets_what_it_shows(tmp_path):
+    torch = pytest.importorskip("torch")
+    _, mapped, _ = written(tmp_path, STATE)
+    memory = torch.zeros(1, dtype=torch.complex64)
+    mapped.load_into({"complex": memory.conj()})
+    assert memory.tolist() == [1 - 2j]
 
 
 def test_a_file_that_is_removed_stays_readable(tmp_path):
