@@ -15,7 +15,6 @@ trusted. What tests may rely on:
   manager that the test enters: its life is then visible where it is used.
 * Hypothesis has no deadline for an example (no timing assertions); `--hypothesis-profile=thorough`
   tries many more.
-* A test that sets up logging, as commands do, uses `restored_logging`.
 * Tests of modules with `pytest.mark.usefixtures("swarm_transport")` run over every transport, but
   those with `@pytest.mark.only_over(NAME, why)`.
 * A test in `tests/unit` or `tests/property` that opens an internet socket fails: what needs one is
@@ -138,9 +137,9 @@ def swarm_transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     return str(request.param)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def restored_logging() -> Iterator[None]:
-    """For tests that set up logging, as commands do: afterwards it is as it was."""
+    """After a test that sets up logging, as commands do, it is as it was."""
     root, ours = logging.getLogger(), logging.getLogger("lattica")
     handlers, level, our_level = root.handlers[:], root.level, ours.level
     last_resort = logging.lastResort

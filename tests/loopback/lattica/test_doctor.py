@@ -443,7 +443,7 @@ class TestCommand:
     """What it says besides the findings, without a node."""
 
     @pytest.fixture
-    def doctor(self, monkeypatch, tmp_path, restored_logging) -> Any:
+    def doctor(self, monkeypatch, tmp_path) -> Any:
         asked: list[tuple[float, bool]] = []
 
         async def gather(config: Any, wait: float, lifetime: bool) -> DoctorFacts:
@@ -477,9 +477,7 @@ class TestCommand:
         assert shown["mapping_lifetime"] == {"alive_s": 15, "dead_s": 25}
 
     @pytest.mark.parametrize("how", [[], ["--json"]])
-    def test_the_exit_status_says_whether_something_is_bad(
-        self, how, monkeypatch, tmp_path, restored_logging
-    ):
+    def test_the_exit_status_says_whether_something_is_bad(self, how, monkeypatch, tmp_path):
         async def gather(config: Any, wait: float, lifetime: bool) -> DoctorFacts:
             await trio.lowlevel.checkpoint()
             return facts

@@ -16,7 +16,6 @@ from lattica.crdt.log.errors import StoreCorruptError, StoreError, StoreInUseErr
 from lattica.nat.base.keys.identity import Identity
 from tests.support.crdt.chains import DOC, START, Writer
 
-pytestmark = pytest.mark.usefixtures("restored_logging")
 OWNER = Identity(bytes(32))
 
 

@@ -15,8 +15,6 @@ from lattica.errors import ConfigError
 from lattica.facades.facade import make_node
 from lattica.node import Node
 
-pytestmark = pytest.mark.usefixtures("restored_logging")
-
 
 def test_the_file_that_the_environment_names(tmp_path, monkeypatch):
     file = tmp_path / "node.toml"

@@ -15,9 +15,6 @@ from lattica.logs import setup_logging
 log = logging.getLogger("lattica.test")
 
 
-pytestmark = pytest.mark.usefixtures("restored_logging")
-
-
 def test_text_form() -> None:
     out = io.StringIO()
     setup_logging("info", to=out)

@@ -32,8 +32,6 @@ from lattica.nat.traversal.relay.messages import Reserve, Status
 from lattica.nat.traversal.relay.server.events import Refused
 from tests.support.nets.nets import running
 
-pytestmark = pytest.mark.usefixtures("restored_logging")
-
 PEER = Identity.generate().peer_id
 
 

@@ -22,8 +22,6 @@ from lattica.errors import ConfigError, DialError, LatticaError
 from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.base.keys.swarm_key import parse_swarm_key
 
-pytestmark = pytest.mark.usefixtures("restored_logging")
-
 
 def modules_after(statement: str) -> set[str]:
     code = f"{statement}\nimport sys\nprint(*sys.modules)"

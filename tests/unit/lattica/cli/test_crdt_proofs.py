@@ -13,7 +13,6 @@ from lattica.crdt.document import Document
 from lattica.nat.base.keys.identity import Identity
 from tests.support.crdt.chains import DOC
 
-pytestmark = pytest.mark.usefixtures("restored_logging")
 ID = DOC.doc_id.hex()
 
 

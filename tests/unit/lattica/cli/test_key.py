@@ -6,14 +6,11 @@ import json
 import stat
 from pathlib import Path
 
-import pytest
 from typer.testing import CliRunner
 
 from lattica.cli import app
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.keys.key_lock import KeyLock
-
-pytestmark = pytest.mark.usefixtures("restored_logging")
 
 
 def lattica(*arguments: object) -> tuple[int, str, str]:

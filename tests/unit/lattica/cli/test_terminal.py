@@ -28,8 +28,6 @@ from lattica.doctor.findings import Finding, State
 from lattica.errors import RemoteProtocolError
 from lattica.nat.swarm.events import NetworkChanged
 
-pytestmark = pytest.mark.usefixtures("restored_logging")
-
 CID = Cid(bytes(32))
 HOSTILE = (
     "[red]x[/red] :bomb: \x1b]0;owned\x07\x1b[2J\x9b31m\x90\x7f\x00\b\r\u202e\u2066\u200f\u2028"
