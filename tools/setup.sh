@@ -47,7 +47,8 @@ has_compiler() {
 
 # Programs that the tests and the network lab run, each with Debian's packages that have it.
 wanted="ip:iproute2 nft:nftables ping:iputils-ping tcpdump:tcpdump setpriv:util-linux
-    miniupnpd:miniupnpd,miniupnpd-nftables turnserver:coturn cc:gcc,libc6-dev"
+    miniupnpd:miniupnpd,miniupnpd-nftables turnserver:coturn nginx:nginx-light
+    cc:gcc,libc6-dev"
 
 apt_install() { apt-get install -y -qq --no-install-recommends "$@" </dev/null >/dev/null; }
 
@@ -55,7 +56,8 @@ install_packages() {
     say "installing system packages: $*"
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq </dev/null || say "apt-get update failed; trying with the lists at hand"
-    # Tests start their own daemons. Of the packages coturn would start one, now and at boot.
+    # Tests start their own daemons. Of the packages, coturn and nginx would start one each, now and
+    # at boot.
     policy=/usr/sbin/policy-rc.d
     if [ ! -e "$policy" ]; then
         trap 'rm -f "$policy"' EXIT
@@ -67,9 +69,12 @@ install_packages() {
     apt_install "$@" 2>/dev/null || for package; do
         apt_install "$package" || say "apt-get could not install $package"
     done
-    case " $* " in
-        *" coturn "*) ! has_tool systemctl || systemctl --quiet disable --now coturn 2>/dev/null || : ;;
-    esac
+    for package; do
+        case $package in
+            coturn | nginx-light)
+                ! has_tool systemctl || systemctl --quiet disable --now "${package%-light}" 2>/dev/null || : ;;
+        esac
+    done
 }
 
 pick_python
