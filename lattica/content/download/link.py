@@ -78,6 +78,19 @@ def refused(answer: Refused, peer: PeerId, cid: Cid) -> NoReturn:
     raise ContentError(f"peer {peer} cannot serve this: {detail}")
 
 
+async def send_requests(stream: Stream, requests: bytes, patience: float) -> None:
+    """Send requests to a provider, who reads them within `patience` seconds.
+
+    Raises :class:`StalledError` for one that does not, and what streams do.
+    """
+    with trio.move_on_after(patience) as scope:
+        await stream.send_all(requests)
+    if scope.cancelled_caught:
+        reason = f"peer {stream.peer_id} has not taken what it is asked for in {patience:.0f} s"
+        stream.leave_path(reason)
+        raise StalledError(reason)
+
+
 @dataclass(slots=True)
 class Kept:
     """What came of an answer before its stream broke: the next one brings only the rest.
@@ -177,7 +190,7 @@ class Link:
         """Fetch the bytes of the manifest and check their hash."""
         request = self._core.request_manifest(self._cid, self._kept.manifest)
         try:
-            await self._stream.send_all(request)
+            await send_requests(self._stream, request, self._options.stalled_after)
             while not (answers := (await self._receive())[1]):
                 pass
         except RETRIED:
@@ -222,7 +235,7 @@ class Link:
         while self.peer_id in schedule:
             requests = self._requests(schedule)
             if requests:
-                await self._stream.send_all(requests)
+                await send_requests(self._stream, requests, self._options.stalled_after)
             if not waiting:
                 if self._stream.is_superseded or schedule.is_finished:
                     return

@@ -11,7 +11,7 @@ from types import TracebackType
 import trio
 
 from lattica.content.download.contact import Contact, Retries
-from lattica.content.download.link import RETRIED, StalledError, refused
+from lattica.content.download.link import RETRIED, StalledError, refused, send_requests
 from lattica.content.download.options import FetchOptions
 from lattica.content.download.plan import Span
 from lattica.content.errors import ContentError, IntegrityError
@@ -152,7 +152,7 @@ class SpanReader:
                 under_way += span.size
                 requests += self._core.request_span(self._cid, span.first, span.count, span.size)
             if requests:
-                await stream.send_all(bytes(requests))
+                await send_requests(stream, bytes(requests), self._options.stalled_after)
             if self._arrived:
                 return self._arrived[0]
             with trio.move_on_after(self._options.stalled_after) as scope:

@@ -53,3 +53,26 @@ async def test_whoever_is_slower_than_the_least_rate_counts_as_lost(
             else:
                 assert await link.manifest() == BODY
                 assert trio.current_time() - began > OPTIONS.stalled_after
+
+
+async def test_whoever_does_not_read_what_it_is_asked_for_counts_as_lost(
+    autojump_clock: MockClock,
+) -> None:
+    """It was waited for without end."""
+
+    async def ignore(stream: Stream) -> None:
+        await trio.sleep_forever()
+
+    async with memory_net() as net:
+        provider, client = net.host(), net.host()
+        provider.handle(PROTOCOL, ignore, owner="test")
+        await client.connect(provider.peer_id)
+        async with await client.open_stream(provider.peer_id, PROTOCOL) as stream:
+            for size in (65536, 1024, 1):  # all that it may be sent
+                with trio.move_on_after(1.0):
+                    while True:
+                        await stream.send_all(bytes(size))
+            link = Link(stream, Cid.of(BODY), OPTIONS, Kept(), Pace())
+            with trio.fail_after(2 * OPTIONS.stalled_after):
+                with pytest.raises(StalledError, match="has not taken"):
+                    await link.manifest()
