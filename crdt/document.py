@@ -20,13 +20,12 @@ from lattica.crdt.access.revocation import Revocation
 from lattica.crdt.access.rights import Rights
 from lattica.crdt.canonical import Plain, encode
 from lattica.crdt.compaction.adoption import check_limits, replay
-from lattica.crdt.compaction.dead import dead_entries
+from lattica.crdt.compaction.history import History, Point
 from lattica.crdt.compaction.snapshot import (
     Snapshot,
     body_digest,
-    body_parts,
     first_part,
-    read_snapshot,
+    reading_snapshot,
 )
 from lattica.crdt.editing import ReplicatedList, Text
 from lattica.crdt.entries.chain import MAX_CHAIN, decode_chain, encode_chain
@@ -38,7 +37,6 @@ from lattica.crdt.keys.session import decode_certificate
 from lattica.crdt.log.clock import milliseconds_of
 from lattica.crdt.log.core import LogConfig, Outcome, Refusal
 from lattica.crdt.log.errors import StoreError
-from lattica.crdt.log.prefix import FeedPrefix
 from lattica.crdt.log.replica import Replica
 from lattica.crdt.proofs.proof import MAX_WITNESSES, Proof, Witness
 from lattica.crdt.proofs.query import Query, Scope
@@ -50,6 +48,7 @@ from lattica.crdt.proofs.statement import (
 )
 from lattica.crdt.sync.heads import ID_PREFIX, Head, HeadIndex
 from lattica.crdt.tree.search_tree import SearchTree
+from lattica.crdt.turns import Turns, finish
 from lattica.crdt.types.cell import Sibling
 from lattica.crdt.types.payloads import (
     KINDS,
@@ -157,6 +156,7 @@ class Document:
         self._wall = wall
         self._monotonic = monotonic
         self._resolved = State(genesis, lambda *written: self._replica.log.has_effect(*written))
+        self._history = History(genesis, self._replica)
         self._is_stale = True
         self._searchable: SearchTree | None = None
         self._head_index: HeadIndex | None = None
@@ -458,15 +458,38 @@ class Document:
 
     def statement(self, of: bytes = b"") -> SignedStatement:
         """What this store says that its state is, signed; see :func:`sign_statement`."""
-        heads = self.heads()
+        return self._say(self.heads(), self.root, of)
+
+    def _say(
+        self, heads: Mapping[bytes, tuple[int, bytes]], root: bytes, of: bytes
+    ) -> SignedStatement:
         statement = Statement(
             self.genesis.doc_id,
             heads_fingerprint((author, *head) for author, head in heads.items()),
-            self.root,
+            root,
             sum(length for length, _ in heads.values()),
             self._wall(),
         )
         return sign_statement(statement, *self._replica.signing_session(), of)
+
+    def stating(self, of: bytes = b"", point: Point | None = None) -> Turns[SignedStatement]:
+        """As :meth:`statement`, in turns; of what the document was at a point."""
+        if point is None:
+            point = yield from self._point()
+        if point.heads == self.heads() and point.cuts == self._history.cuts:
+            return self.statement(of)
+        return self._say(point.heads, point.tree.root, of)
+
+    def _point(self) -> Turns[Point]:
+        """What the document is now, in turns."""
+        if self._searchable is not None:
+            return Point(self.heads(), self._history.cuts, self._resolved, self._searchable)
+        point = yield from self._history.point()
+        if point.heads == self.heads() and point.cuts == self._history.cuts:
+            if self._is_stale:
+                self._resolved, self._is_stale = point.state, False
+            self._searchable = point.tree
+        return point
 
     # What of the history can go.
 
@@ -480,36 +503,34 @@ class Document:
                 entry.
             StoreFullError, StoreError: it cannot be written; nothing is dropped.
         """
-        database, log = self._replica.database, self._replica.log
-        if log.rights is not None:
+        return finish(self.pruning(grace))
+
+    def pruning(self, grace: float = 7 * 86_400) -> Turns[int]:
+        """As :meth:`prune`, in turns. If it ends early, what was dropped until then was all that
+        stays dropped; the state is the same at any time.
+        """
+        if self._replica.log.rights is not None:
             raise LocalProtocolError("a document with owners is not pruned")
-        newest = {author: len(feed.ids) for author, feed in log.feeds.items()}
         before = self._wall() - int(grace * 1000)
-        standing = self.state.standing()
-        dead = dead_entries(database.all_entries(), standing, log.knows, newest, before)
-        gone = {author: frozenset(seqs) for author, seqs in dead.items()}
-        replayed = State(self.genesis)
-        replayed.rebuild(
-            (
-                entry
-                for entry in database.all_entries()
-                if entry.header.seq not in gone.get(entry.header.author, ())
-            ),
-            database.withdrawn_entries(),
-        )
-        if SearchTree(dict(replayed.items())).root != self.root:
-            logger.error("nothing is pruned: the state would be another file=%s", database.path)
-            return 0
-        self._replica.prune(dead)
-        return sum(map(len, dead.values()))
+        return (yield from self._history.prune(lambda: self.state.standing(), before))
 
     def snapshot(self, others: Sequence[SignedStatement] = ()) -> tuple[bytes, ...]:
         """What another replica can begin with: parts of at most 1 MiB, signed by this store. With
         signatures of others who have the same: theirs, too; see :meth:`countersign`.
         """
-        body = list(body_parts(self._prefixes(), self._replica.database.withdrawn_entries()))
-        mine = self.statement(of=body_digest(body))
-        return first_part([mine, *others]), *body
+        body = finish(self._history.body(self.heads()))
+        return first_part([self.statement(body_digest(body)), *others]), *body
+
+    def making_snapshot(self, others: Sequence[SignedStatement] = ()) -> Turns[tuple[bytes, ...]]:
+        """As :meth:`snapshot`, in turns; of what the document is at the beginning."""
+        for _ in range(3):
+            cuts = self._history.cuts
+            point = yield from self._point()
+            body = yield from self._history.body(point.heads)
+            if self._history.cuts == cuts:
+                mine = yield from self.stating(body_digest(body), point)
+                return first_part([mine, *others]), *body
+        return self.snapshot(others)
 
     def countersign(self, parts: Sequence[bytes]) -> SignedStatement:
         """Sign somebody else's snapshot, if this store has come to the same.
@@ -517,7 +538,7 @@ class Document:
         Raises:
             LocalProtocolError: it has something else in it than this store.
         """
-        body = list(body_parts(self._prefixes(), self._replica.database.withdrawn_entries()))
+        body = finish(self._history.body(self.heads()))
         if list(parts[1:]) != body:
             raise LocalProtocolError("a snapshot of something else than what is here")
         return self.statement(of=body_digest(body))
@@ -533,33 +554,38 @@ class Document:
                 state that they say, breaks a limit of the document, or contradicts what is here.
             StoreFullError, StoreError: it cannot be kept; it is as if it had not come.
         """
+        finish(self.receiving_snapshot(parts, signers, needed))
+
+    def receiving_snapshot(
+        self, parts: Iterable[bytes], signers: Collection[bytes] = (), needed: int = 1
+    ) -> Turns[None]:
+        """As :meth:`receive_snapshot`, in turns."""
         signers = signers or self.genesis.owners
-        self.adopt(read_snapshot(parts, self.genesis.doc_id, signers, needed))
+        read = yield from reading_snapshot(parts, self.genesis.doc_id, signers, needed)
+        yield from self.adopting(read)
 
     def adopt(self, read: Snapshot) -> None:
         """Take a snapshot that is signed by enough. Raises what :meth:`receive_snapshot` does."""
-        log, now = self._replica.log, self._wall()
-        check_limits(read, self.genesis, log.config, log.feeds, now)
-        state = replay(read, self.genesis, log.config, now)
-        tree = SearchTree(dict(state.items()))
-        if tree.root != read.statement.root:
-            raise RemoteProtocolError("a snapshot that comes to another state than it says")
+        finish(self.adopting(read))
+
+    def adopting(self, read: Snapshot) -> Turns[None]:
+        """As :meth:`adopt`, in turns: it is taken in one of them, all of it or nothing."""
+        now, config = self._wall(), self._replica.log.config
+        check_limits(read, self.genesis, config, self._replica.log.feeds, now)
+        state, tree = yield from replay(read, self.genesis, config, now)
+        log = self._replica.log
+        check_limits(read, self.genesis, config, log.feeds, now)
         is_fresh = not log.feeds and log.rights is None
         self._replica.take_prefixes(list(read.feeds.values()), read.withdrawn, now)
+        self._history.cuts += 1
         self._head_index = None
         self._is_stale, self._searchable = True, None
         if is_fresh:
             self._resolved, self._searchable, self._is_stale = state, tree, False
-        self._on_snapshot()
-
-    def _prefixes(self) -> Iterator[FeedPrefix]:
-        database = self._replica.database
-        for author, feed in self._replica.log.feeds.items():
-            entries = list(database.entries(author, 0, len(feed.ids)))
-            remnants = database.remnants(author)
-            yield FeedPrefix(
-                author, feed.identity, feed.ids, feed.size, entries, remnants, feed.fork
-            )
+        try:
+            yield from self._point()
+        finally:
+            self._on_snapshot()
 
     def _winners(self, query: Query) -> Iterator[Sibling]:
         match query.kind:
@@ -591,11 +617,7 @@ class Document:
 
     def heads(self) -> dict[bytes, tuple[int, bytes]]:
         """How many entries of each author are here, and the ID of the newest."""
-        return {
-            author: (len(feed.ids), feed.ids[-1])
-            for author, feed in self._replica.log.feeds.items()
-            if feed.ids
-        }
+        return self._history.heads()
 
     def chains_since(self, heads: Mapping[bytes, tuple[int, bytes]]) -> Iterator[bytes]:
         """Chains of what is here beyond what another replica says is there, in pieces that it
@@ -713,6 +735,8 @@ class Document:
             self._note_head(proof.author)
         for author, _ in outcome.withdrawn:
             self._note_head(author)
+        if outcome.forks or outcome.withdrawn or outcome.tombstones or outcome.resigned:
+            self._history.cuts += 1
         if outcome.forks or outcome.withdrawn or self._say_rights(outcome):
             # Resolved anew when it is read: who makes many forks makes few of these.
             self._is_stale = True

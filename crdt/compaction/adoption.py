@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
+from lattica.crdt.compaction.history import collect
 from lattica.crdt.compaction.snapshot import Snapshot
 from lattica.crdt.entries.genesis import Genesis, Mode
 from lattica.crdt.log.clock import milliseconds_of
 from lattica.crdt.log.core import Log, LogConfig
 from lattica.crdt.log.prefix import whole_chains
+from lattica.crdt.tree.search_tree import SearchTree
+from lattica.crdt.turns import Turns
 from lattica.crdt.types.state import State
 from lattica.nat.base.errors import RemoteProtocolError
+
+_TURN: Final = 256
+"""Entries."""
 
 
 def check_limits(
@@ -37,22 +44,30 @@ def check_limits(
             raise RemoteProtocolError("a snapshot from the future")
 
 
-def replay(read: Snapshot, genesis: Genesis, config: LogConfig, now_ms: int) -> State:
-    """The state that the entries of a snapshot come to, of which those that no right covers take
-    no effect, as everywhere.
+def replay(
+    read: Snapshot, genesis: Genesis, config: LogConfig, now_ms: int
+) -> Turns[tuple[State, SearchTree]]:
+    """The state that the entries of a snapshot come to, and its tree. Those that no right covers
+    take no effect, as everywhere.
 
     Raises:
-        RemoteProtocolError: it has an entry that its own entries give nobody the right to write.
+        RemoteProtocolError: it has an entry that its own entries give nobody the right to write,
+            or comes to another state than it says.
     """
     is_open = genesis.mode is Mode.OPEN
     has_effect = None if is_open else _admitted(read, genesis, config, now_ms).has_effect
     entries = [entry for feed in read.feeds.values() for entry in feed.entries]
     entries.sort(key=lambda entry: (entry.header.hlc, entry.header.author))
     state = State(genesis, has_effect)
-    state.rebuild(entries, read.withdrawn)
-    while not state.is_settled:
-        state.rebuild(entries, read.withdrawn)
-    return state
+    is_settled = False
+    while not is_settled:
+        batches = (entries[start : start + _TURN] for start in range(0, len(entries), _TURN))
+        yield from state.rebuilding(batches, read.withdrawn)
+        is_settled = state.is_settled
+    tree = yield from SearchTree.making((yield from collect(state)))
+    if tree.root != read.statement.root:
+        raise RemoteProtocolError("a snapshot that comes to another state than it says")
+    return state, tree
 
 
 def _admitted(read: Snapshot, genesis: Genesis, config: LogConfig, now_ms: int) -> Log:

@@ -7,7 +7,7 @@ lists need all their edits, and each author's first and newest entry stay.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -37,12 +37,20 @@ class _Totals:
 
 
 @dataclass(slots=True)
-class _Sweep:
+class Sweep:
+    """Finds what can go among all entries that are admitted, which are taken by their times."""
+
     before_ms: int
+    """What is of this time or later stays."""
     standing: Collection[bytes]
+    """IDs of the writes that stand, of registers and sets."""
     knows: Callable[[bytes], bool]
+    """Whether an entry has come."""
     newest: Mapping[bytes, int]
-    dead: dict[bytes, list[int]] = field(default_factory=dict)
+    """How many entries each author has."""
+    dead: list[tuple[bytes, int]] = field(default_factory=list)
+    """Authors and sequence numbers of what can go, in the order in which it may: a write after
+    what it replaced."""
     retained: set[bytes] = field(default_factory=set)
     retained_at: set[tuple[bytes, bytes]] = field(default_factory=set)
     """Author and place of writes that are retained and do not stand."""
@@ -55,7 +63,7 @@ class _Sweep:
         return is_old and header.seq + 1 != self.newest[header.author]
 
     def drop(self, entry: Entry) -> None:
-        self.dead.setdefault(entry.header.author, []).append(entry.header.seq)
+        self.dead.append((entry.header.author, entry.header.seq))
 
     def write(self, entry: Entry, place: bytes, replaced: tuple[bytes, ...]) -> None:
         author = entry.header.author
@@ -96,41 +104,23 @@ class _Sweep:
             entries = []
         self.runs[key] = (now + write.term, [*entries, entry])
 
-
-def dead_entries(
-    entries: Iterable[Entry],
-    standing: Collection[bytes],
-    knows: Callable[[bytes], bool],
-    newest: Mapping[bytes, int],
-    before_ms: int,
-) -> dict[bytes, list[int]]:
-    """The sequence numbers, ascending, of what can go, by author.
-
-    Args:
-        entries: all that are admitted, by their times.
-        standing: IDs of the writes that stand, of registers and sets.
-        knows: whether an entry has come.
-        newest: how many entries each author has.
-        before_ms: what is of this time or later stays.
-    """
-    sweep = _Sweep(before_ms, standing, knows, newest)
-    for entry in entries:
+    def take(self, entry: Entry) -> None:
+        """Take the next entry."""
         if entry.header.kind not in _KINDS or entry.payload is None:
-            continue
+            return
         try:
             write = decode_write(entry.header.kind, entry.payload)
         except RemoteProtocolError:
-            if sweep.may_go(entry):
-                sweep.drop(entry)
-            continue
+            if self.may_go(entry):
+                self.drop(entry)
+            return
         match write:
             case RegisterWrite():
-                sweep.write(entry, b"r" + write.name.encode(), write.replaced)
+                self.write(entry, b"r" + write.name.encode(), write.replaced)
             case SetWrite():
                 place = b"s" + encode(write.name) + encode(write.element)
-                sweep.write(entry, place, write.replaced)
+                self.write(entry, place, write.replaced)
             case CounterWrite():
-                sweep.count(entry, write)
+                self.count(entry, write)
             case ClaimWrite():
-                sweep.claim(entry, write)
-    return {author: sorted(seqs) for author, seqs in sweep.dead.items()}
+                self.claim(entry, write)

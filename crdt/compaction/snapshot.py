@@ -39,6 +39,7 @@ from lattica.crdt.proofs.statement import (
     heads_fingerprint,
     read_statement,
 )
+from lattica.crdt.turns import Turns, finish
 from lattica.nat.base.errors import RemoteProtocolError
 
 MAX_PART: Final = 1024 * 1024
@@ -48,6 +49,7 @@ MAX_SNAPSHOT: Final = 2**31
 _MAX_STATEMENTS: Final = 64
 _ITEMS_A_PART: Final = 2048
 _REMNANTS_AN_ITEM: Final = 512
+_ITEMS_A_TURN: Final = 128
 _PART_BYTES: Final = 768 * 1024
 
 
@@ -129,10 +131,17 @@ def read_snapshot(
     Raises:
         RemoteProtocolError: it is none, or is not signed by so many of them.
     """
+    return finish(reading_snapshot(parts, doc_id, signers, needed))
+
+
+def reading_snapshot(
+    parts: Iterable[bytes], doc_id: bytes, signers: Collection[bytes], needed: int = 1
+) -> Turns[Snapshot]:
+    """As :func:`read_snapshot`, in turns."""
     reader = SnapshotReader(doc_id)
     for part in parts:
-        reader.take(part)
-    return reader.finish(signers, needed)
+        yield from reader.taking(part)
+    return (yield from reader.finishing(signers, needed))
 
 
 class SnapshotReader:
@@ -148,6 +157,10 @@ class SnapshotReader:
 
     def take(self, part: bytes) -> None:
         """Take the next part. Raises RemoteProtocolError if it is none, or one too many."""
+        finish(self.taking(part))
+
+    def taking(self, part: bytes) -> Turns[None]:
+        """As :meth:`take`, in turns."""
         self._total += len(part)
         if len(part) > MAX_PART or self._total > self._max_bytes:
             raise RemoteProtocolError("a snapshot that is too long")
@@ -155,7 +168,7 @@ class SnapshotReader:
             self._signed = _statements(part)
             return
         self._digest.update(len(part).to_bytes(4, "big") + part)
-        self._body.take(part)
+        yield from self._body.take(part)
 
     def finish(self, signers: Collection[bytes], needed: int = 1) -> Snapshot:
         """All parts are here.
@@ -163,6 +176,10 @@ class SnapshotReader:
         Raises:
             RemoteProtocolError: it is none, or is not signed by `needed` of `signers`.
         """
+        return finish(self.finishing(signers, needed))
+
+    def finishing(self, signers: Collection[bytes], needed: int = 1) -> Turns[Snapshot]:
+        """As :meth:`finish`, in turns."""
         digest = self._digest.digest()
         signed = [read_statement(each, self._doc_id, of=digest) for each in self._signed]
         names = frozenset(each.certificate.identity for each in signed)
@@ -175,7 +192,7 @@ class SnapshotReader:
         same = {(s.statement.heads, s.statement.root, s.statement.entries) for s in signed}
         if len(same) != 1:
             raise RemoteProtocolError("a snapshot whose signers say different things")
-        feeds = self._body.finish()
+        feeds = yield from self._body.finish()
         heads = [(feed.author, len(feed.ids), feed.ids[-1]) for feed in feeds.values() if feed.ids]
         if heads_fingerprint(heads) != statement.heads:
             raise RemoteProtocolError("a snapshot of other entries than its statement's")
@@ -200,10 +217,10 @@ class _Body:
         self._hlc = -1
         """Of the entry before, in the chain that is read."""
 
-    def take(self, part: bytes) -> None:
+    def take(self, part: bytes) -> Turns[None]:
         match decode(part, MAX_PART):
             case [1, bytes(author), int(seq), list(items)]:
-                self._items(author, seq, items)
+                yield from self._items(author, seq, items)
             case [3, bytes(proof)]:
                 fork = decode_fork(proof, self._doc_id)
                 self._feeds.setdefault(fork.author, FeedPrefix(fork.author)).fork = fork
@@ -213,14 +230,16 @@ class _Body:
             case _:
                 raise RemoteProtocolError("a part of a snapshot that is none")
 
-    def _items(self, author: bytes, seq: int, items: Sequence[Plain]) -> None:
+    def _items(self, author: bytes, seq: int, items: Sequence[Plain]) -> Turns[None]:
         last = next(reversed(self._feeds), b"")
         feed = self._feeds.setdefault(author, FeedPrefix(author))
         if type(seq) is not int or seq != len(feed.ids) or author < last:
             raise RemoteProtocolError("a part of a snapshot that is out of order")
         if not seq:
             self._hlc = -1
-        for item in items:
+        for place, item in enumerate(items):
+            if isinstance(item, bytes) or place % _ITEMS_A_TURN == 0:
+                yield
             if isinstance(item, bytes):
                 for remnant in split_remnants(item):
                     prev = feed.ids[-1] if feed.ids else self._doc_id
@@ -252,7 +271,7 @@ class _Body:
             raise RemoteProtocolError("a withdrawn entry of another document")
         return entry
 
-    def finish(self) -> dict[bytes, FeedPrefix]:
+    def finish(self) -> Turns[dict[bytes, FeedPrefix]]:
         for feed in self._feeds.values():
             if not feed.ids:
                 continue
@@ -265,4 +284,5 @@ class _Body:
                 raise RemoteProtocolError("a snapshot with an entry that nobody has signed")
             certificate = decode_certificate(first.payload or b"", self._doc_id, feed.author)
             feed.identity = certificate.identity
+            yield
         return self._feeds

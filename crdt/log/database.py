@@ -14,6 +14,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from heapq import heapify, heappop, heapreplace
 from pathlib import Path
 from typing import Final
 
@@ -48,6 +49,8 @@ CREATE TABLE pruned (
 """
 """In `pruned` are runs of entries that are gone: from a sequence number on their IDs, what is left
 of their headers, and their bytes."""
+_BATCH: Final = 128
+"""Entries that are read in a turn."""
 _BIN32: Final = b"\xc4\x20"
 """What canonical data have in front of 32 bytes."""
 _INSERT: Final = (
@@ -230,6 +233,41 @@ class DocumentDatabase:
     def all_entries(self) -> Iterator[Entry]:
         """All admitted entries, by their times. They are read as they are asked for."""
         yield from self._select("WHERE is_admitted ORDER BY hlc, author", ())
+
+    def batches_by_time(self, lengths: Mapping[bytes, int]) -> Iterator[list[Entry]]:
+        """Admitted entries of some authors up to a sequence number each, by their times, in
+        batches, some of which are empty. Others may write between any two of them.
+        """
+        heads: list[tuple[int, bytes, Entry, Iterator[Entry]]] = []
+        for number, (author, length) in enumerate(lengths.items()):
+            entries = self._paged(author, length)
+            for entry in entries:
+                heads.append((entry.header.hlc, author, entry, entries))
+                break
+            if number % _BATCH == 0:
+                yield []
+        heapify(heads)
+        batch: list[Entry] = []
+        while heads:
+            _, author, entry, entries = heads[0]
+            batch.append(entry)
+            following = next(entries, None)
+            if following is None:
+                heappop(heads)
+            else:
+                heapreplace(heads, (following.header.hlc, author, following, entries))
+            if len(batch) == _BATCH:
+                yield batch
+                batch = []
+        yield batch
+
+    def _paged(self, author: bytes, until: int) -> Iterator[Entry]:
+        """Admitted entries of an author, with no statement of SQL that stays open."""
+        number, since = self._numbers.get(author, -1), 0
+        where = "WHERE author = ? AND seq >= ? AND seq < ? AND is_admitted ORDER BY seq LIMIT ?"
+        while page := list(self._select(where, (number, since, until, _BATCH))):
+            yield from page
+            since = page[-1].header.seq + 1
 
     def withdrawn_entries(self) -> Iterator[Entry]:
         """What is behind forks. They are read as they are asked for."""

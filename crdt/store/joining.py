@@ -19,8 +19,10 @@ from lattica.crdt.compaction.snapshot import Snapshot, SnapshotReader
 from lattica.crdt.entries.genesis import Genesis, Mode
 from lattica.crdt.keys.identities import identity_key
 from lattica.crdt.proofs.statement import SignedStatement, Statement, read_statement
+from lattica.crdt.store.turns import in_turns
 from lattica.crdt.store.wire import receive, send_bytes
 from lattica.crdt.sync.messages import TURN, Part, StateMessage, Turn, encode_part, encode_state
+from lattica.crdt.turns import Turns
 from lattica.nat.base.errors import IncompleteReadError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.mux.stream import Stream
@@ -43,11 +45,15 @@ class SnapshotSource(Protocol):
         """What this store says that its state is."""
         ...
 
-    def snapshot(self) -> tuple[bytes, ...]:
+    def stating(self) -> Turns[SignedStatement]:
+        """As :meth:`statement`, in turns."""
+        ...
+
+    def making_snapshot(self) -> Turns[tuple[bytes, ...]]:
         """What another replica can begin with."""
         ...
 
-    def adopt(self, read: Snapshot) -> None:
+    def adopting(self, read: Snapshot) -> Turns[None]:
         """Take a snapshot that is signed by enough. Raises RemoteProtocolError and StoreError."""
         ...
 
@@ -82,7 +88,7 @@ class Joining:
         :func:`~lattica.crdt.store.wire.receive`.
         """
         try:
-            state = self._source.statement()
+            state = await in_turns(self._source.stating())
         except LocalProtocolError as error:  # texts, and nothing to merge them with
             stream.reset(f"{error}")
             return
@@ -93,7 +99,7 @@ class Joining:
             return  # that was all the peer wanted to know
         if not isinstance(asked, Turn):
             raise RemoteProtocolError("a message that asks for no snapshot")
-        for part in self._source.snapshot():
+        for part in await in_turns(self._source.making_snapshot()):
             await send_bytes(stream, encode_part(part))
         await send_bytes(stream, TURN)
 
@@ -118,7 +124,7 @@ class Joining:
     async def confirm(self, stream: Stream) -> None:
         """Compare with a peer what another one's snapshot has come to. Raises as :meth:`take`."""
         theirs = await self._state(stream)
-        ours = self._source.statement().statement
+        ours = (await in_turns(self._source.stating())).statement
         if theirs.heads != ours.heads:
             return  # something is under way; the next exchange asks again
         self._asked.add(stream.peer_id)
@@ -152,9 +158,10 @@ class Joining:
         while True:
             match await receive(stream):
                 case Part(part):
-                    reader.take(part)
+                    await in_turns(reader.taking(part))
                 case Turn():
                     break
                 case _:
                     raise RemoteProtocolError("a message that is no part of a snapshot")
-        self._source.adopt(reader.finish([identity_key(stream.peer_id)]))
+        read = await in_turns(reader.finishing([identity_key(stream.peer_id)]))
+        await in_turns(self._source.adopting(read))

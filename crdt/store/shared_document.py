@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 import trio
@@ -14,10 +14,12 @@ from lattica.crdt.config import StoreConfig
 from lattica.crdt.document import Document, Received, wall_clock_ms
 from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.log.core import LogConfig, Outcome
+from lattica.crdt.proofs.statement import SignedStatement
 from lattica.crdt.store.changes import ChangeStream
 from lattica.crdt.store.presence import Presence
 from lattica.crdt.store.replicator import Replicator
 from lattica.crdt.store.surroundings import Discovery, Topic
+from lattica.crdt.store.turns import in_turns
 from lattica.crdt.sync.session import SyncCounts
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.keys.identity import Identity, PeerId
@@ -125,6 +127,24 @@ class SharedDocument(Document):
             f"not in step with {peers} peers within {timeout:g} s; {len(self.peers)} connected "
             f"peers have {self.name!r} open"
         )
+
+    async def prune_in_turns(self, grace: float = 7 * 86_400) -> int:
+        """As :meth:`prune`, while the node and other tasks go on; whatever is written meanwhile,
+        and if it is cancelled, too, the state is the same.
+        """
+        return await in_turns(self.pruning(grace))
+
+    async def snapshot_in_turns(self, others: Sequence[SignedStatement] = ()) -> tuple[bytes, ...]:
+        """As :meth:`snapshot`, of what is here at the beginning, while others go on."""
+        return await in_turns(self.making_snapshot(others))
+
+    async def receive_snapshot_in_turns(
+        self, parts: Iterable[bytes], signers: Collection[bytes] = (), needed: int = 1
+    ) -> None:
+        """As :meth:`receive_snapshot`, while others go on. It is taken in one turn: if this is
+        cancelled, all or nothing of it is here.
+        """
+        await in_turns(self.receiving_snapshot(parts, signers, needed))
 
     def _check_open(self) -> None:
         if not self.is_open:

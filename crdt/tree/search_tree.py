@@ -15,12 +15,15 @@ import hashlib
 from collections.abc import Mapping
 from typing import Final, TypeAlias
 
+from lattica.crdt.turns import Turns, finish
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
 
 CONTEXT: Final = b"lattica/crdt/tree/v1\0"
 HASH_BYTES: Final = 32
 MAX_PROOF: Final = 4 * 1024 * 1024
 """Bytes of a proof that is read."""
+_TURN: Final = 1024
+"""Keys of a turn."""
 _MAX_DEPTH: Final = 129
 """A layer is from 0 to 128, and each is below its parent's."""
 
@@ -50,21 +53,53 @@ class SearchTree:
     Making it hashes every key and node: some 3 µs an item.
     """
 
-    def __init__(self, items: Mapping[bytes, bytes]) -> None:
+    def __init__(self, items: Mapping[bytes, bytes], *, is_later: bool = False) -> None:
         self._nodes: dict[bytes, bytes] = {}
-        keys = sorted(items)
         self._items = items
-        self._layers = [layer_of(key) for key in keys]
-        self._keys = keys
-        self.root: bytes = self._build(0, len(keys)) or self._add(None, [])
+        self._layers: list[int] = []
+        self._keys: list[bytes] = []
+        self.root = b""
         """The hash that names all items."""
+        if not is_later:
+            finish(self._make())
+
+    @classmethod
+    def making(cls, items: Mapping[bytes, bytes]) -> Turns[SearchTree]:
+        """The same in turns."""
+        tree = cls(items, is_later=True)
+        yield from tree._make()
+        return tree
+
+    def _make(self) -> Turns[None]:
+        keys = self._keys = sorted(self._items)
+        yield
+        for start in range(0, len(keys), _TURN):
+            self._layers += [layer_of(key) for key in keys[start : start + _TURN]]
+            yield
+        self.root = (yield from self._building(0, len(keys))) or self._add(None, [])
+
+    def _building(self, start: int, end: int) -> Turns[bytes | None]:
+        """The same as :meth:`_build`, with turns where a subtree is large."""
+        if end - start <= _TURN:
+            yield
+            return self._build(start, end)
+        places, ends = self._split(start, end)
+        entries: list[_Entry] = []
+        for place, stop in zip(places, ends, strict=True):
+            right = yield from self._building(place + 1, stop)
+            entries.append((self._keys[place], self._items[self._keys[place]], right))
+        return self._add((yield from self._building(start, places[0])), entries)
+
+    def _split(self, start: int, end: int) -> tuple[list[int], list[int]]:
+        """Where the keys of a node are, and where the subtrees after them end."""
+        top = max(self._layers[start:end])
+        places = [place for place in range(start, end) if self._layers[place] == top]
+        return places, [*places[1:], end]
 
     def _build(self, start: int, end: int) -> bytes | None:
         if start == end:
             return None
-        top = max(self._layers[start:end])
-        places = [place for place in range(start, end) if self._layers[place] == top]
-        ends = [*places[1:], end]
+        places, ends = self._split(start, end)
         entries = [
             (self._keys[place], self._items[self._keys[place]], self._build(place + 1, stop))
             for place, stop in zip(places, ends, strict=True)

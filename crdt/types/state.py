@@ -23,6 +23,7 @@ from lattica.crdt.tree.places import (
     sequence_key,
     set_key,
 )
+from lattica.crdt.turns import Turns, finish
 from lattica.crdt.types.cell import Cell, Sibling
 from lattica.crdt.types.payloads import (
     MAX_REPLACED,
@@ -151,11 +152,19 @@ class State:
         """Resolve anew, from all admitted entries and those that forks have withdrawn; of texts
         and lists in the order of their times. To be done again until it is settled.
         """
+        finish(self.rebuilding([entries], withdrawn))
+
+    def rebuilding(
+        self, batches: Iterable[Iterable[Entry]], withdrawn: Iterable[Entry]
+    ) -> Turns[None]:
+        """As :meth:`rebuild`, with a turn for each batch."""
         self._clear()
         for entry in withdrawn:
             self.withdraw(entry)
-        for entry in entries:
-            self.apply(entry)
+        for batch in batches:
+            for entry in batch:
+                self.apply(entry)
+            yield
 
     def _claim(self, entry: Entry, write: ClaimWrite) -> None:
         header = entry.header

@@ -194,7 +194,7 @@ class AsyncDocument:
 
     async def snapshot(self, others: Sequence[SignedStatement] = ()) -> tuple[bytes, ...]:
         """What another replica can begin with; see :meth:`Document.snapshot`."""
-        return await self._run(lambda: self._document.snapshot(others))
+        return await self._bridge.acall(self._document.snapshot_in_turns, others)
 
     async def countersign(self, parts: Sequence[bytes]) -> SignedStatement:
         """Sign somebody else's snapshot; see :meth:`Document.countersign`."""
@@ -204,11 +204,11 @@ class AsyncDocument:
         self, parts: Iterable[bytes], signers: Collection[bytes] = (), needed: int = 1
     ) -> None:
         """Take a snapshot that others have signed; see :meth:`Document.receive_snapshot`."""
-        await self._run(lambda: self._document.receive_snapshot(parts, signers, needed))
+        await self._bridge.acall(self._document.receive_snapshot_in_turns, parts, signers, needed)
 
     async def prune(self, grace: float = 7 * 86_400) -> int:
         """Drop entries that the state does not need; see :meth:`Document.prune`."""
-        return await self._run(lambda: self._document.prune(grace))
+        return await self._bridge.acall(self._document.prune_in_turns, grace)
 
     async def synced(self, *, timeout: float | None = None, peers: int = 1) -> tuple[PeerId, ...]:
         """Wait until all that `peers` peers have is here; see :meth:`SharedDocument.synced`."""

@@ -197,7 +197,7 @@ class BlockingDocument(Closable):
 
     def snapshot(self, others: Sequence[SignedStatement] = ()) -> tuple[bytes, ...]:
         """What another replica can begin with; see :meth:`Document.snapshot`."""
-        return self._run(lambda: self._document.snapshot(others))
+        return self._bridge.call(self._document.snapshot_in_turns, others)
 
     def countersign(self, parts: Sequence[bytes]) -> SignedStatement:
         """Sign somebody else's snapshot; see :meth:`Document.countersign`."""
@@ -207,11 +207,11 @@ class BlockingDocument(Closable):
         self, parts: Iterable[bytes], signers: Collection[bytes] = (), needed: int = 1
     ) -> None:
         """Take a snapshot that others have signed; see :meth:`Document.receive_snapshot`."""
-        self._run(lambda: self._document.receive_snapshot(parts, signers, needed))
+        self._bridge.call(self._document.receive_snapshot_in_turns, parts, signers, needed)
 
     def prune(self, grace: float = 7 * 86_400) -> int:
         """Drop entries that the state does not need; see :meth:`Document.prune`."""
-        return self._run(lambda: self._document.prune(grace))
+        return self._bridge.call(self._document.prune_in_turns, grace)
 
     def synced(self, *, timeout: float | None = None, peers: int = 1) -> tuple[PeerId, ...]:
         """Wait until all that `peers` peers have is here; see :meth:`SharedDocument.synced`."""

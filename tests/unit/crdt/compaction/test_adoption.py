@@ -15,6 +15,7 @@ from lattica.crdt.check import check_document
 from lattica.crdt.document import Document
 from lattica.crdt.entries.fork import find_fork
 from lattica.crdt.entries.genesis import Genesis, Mode
+from lattica.crdt.turns import Turns, finish
 from lattica.crdt.types.payloads import RegisterWrite
 from lattica.errors import AccessDeniedError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
@@ -143,16 +144,22 @@ def test_a_right_that_was_taken_back_on_one_side_alone_is_taken_back_on_both(mak
     same(bert, owner)
 
 
+def given(body: list[bytes]) -> Turns[list[bytes]]:
+    yield
+    return body
+
+
 def test_a_snapshot_with_what_nobody_had_the_right_to_write_is_refused(make, monkeypatch):
     owner, anna, fresh = (make(each, LISTED) for each in (OWNER, ANNA, CARL))
     owner.registers["a"] = 1
     with monkeypatch.context() as patch:
         patch.setattr(anna._replica.log, "rights", None)
         anna.registers["b"] = 1
-    prefixes = list(anna._prefixes())
+    heads = anna.heads()
+    body = finish(anna._history.body(heads))
     with monkeypatch.context() as patch:
-        patch.setattr(owner, "_prefixes", lambda: prefixes)
-        patch.setattr(owner, "heads", anna.heads)
+        patch.setattr(owner._history, "body", lambda heads: given(body))
+        patch.setattr(owner._history, "heads", lambda: heads)
         parts = owner.snapshot()
     with pytest.raises(RemoteProtocolError, match="right to write"):
         fresh.receive_snapshot(parts)

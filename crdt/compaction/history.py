@@ -1,0 +1,172 @@
+"""Pruning a document's history, and making snapshots of it, in turns.
+
+Others write between the turns. What is pruned and what is in a snapshot is of the entries that
+were there at the beginning; if what was there is withdrawn meanwhile, it begins anew.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from lattica.crdt.compaction.dead import Sweep
+from lattica.crdt.compaction.snapshot import body_parts
+from lattica.crdt.entries.genesis import Genesis
+from lattica.crdt.entries.header import Entry
+from lattica.crdt.log.prefix import FeedPrefix
+from lattica.crdt.log.replica import Replica
+from lattica.crdt.tree.search_tree import SearchTree
+from lattica.crdt.turns import Turns
+from lattica.crdt.types.state import State
+
+logger = logging.getLogger(__name__)
+
+_BATCH: Final = 128
+"""Entries that are pruned, or items of a state, in a turn."""
+_ATTEMPTS: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What a document was at some time."""
+
+    heads: Mapping[bytes, tuple[int, bytes]]
+    """How many entries of each author, and the ID of the newest."""
+    cuts: int
+    state: State
+    tree: SearchTree
+
+
+class History:
+    """What of one document's entries is kept."""
+
+    def __init__(self, genesis: Genesis, replica: Replica) -> None:
+        self._genesis = genesis
+        self._replica = replica
+        self.cuts = 0
+        """Counted up whenever entries are not there any more, or have no effect."""
+
+    def heads(self) -> dict[bytes, tuple[int, bytes]]:
+        """How many entries of each author are here, and the ID of the newest."""
+        return {
+            author: (len(feed.ids), feed.ids[-1])
+            for author, feed in self._replica.log.feeds.items()
+            if feed.ids
+        }
+
+    def prune(self, standing: Callable[[], set[bytes]], before_ms: int) -> Turns[int]:
+        """Drop what the state does not need and is older; how many entries that were.
+
+        `standing` gives the IDs of the writes that stand now, of registers and sets.
+        """
+        for _ in range(_ATTEMPTS):
+            cuts = self.cuts
+            dead = yield from self._dead(standing(), before_ms)
+            if self.cuts == cuts:
+                return (yield from self._drop(dead))
+        logger.warning(
+            "nothing is pruned: entries are withdrawn again and again file=%s",
+            self._replica.database.path,
+        )
+        return 0
+
+    def _drop(self, dead: Sequence[tuple[bytes, int]]) -> Turns[int]:
+        cuts = self.cuts
+        count = 0
+        # In this order a write that was replaced goes after what it replaced, so that between
+        # two turns, too, nothing comes back.
+        for start in range(0, len(dead), _BATCH):
+            if self.cuts != cuts:
+                break
+            batch: dict[bytes, list[int]] = {}
+            for author, seq in dead[start : start + _BATCH]:
+                batch.setdefault(author, []).append(seq)
+            self._replica.prune({author: sorted(seqs) for author, seqs in batch.items()})
+            self.cuts += 1
+            cuts = self.cuts
+            count += sum(map(len, batch.values()))
+            yield
+        return count
+
+    def _dead(self, standing: set[bytes], before_ms: int) -> Turns[list[tuple[bytes, int]]]:
+        """What can go, in the order in which it may."""
+        database, log = self._replica.database, self._replica.log
+        lengths = {author: length for author, (length, _) in self.heads().items()}
+        sweep = Sweep(before_ms, standing, log.knows, lengths)
+        for batch in database.batches_by_time(lengths):
+            for entry in batch:
+                sweep.take(entry)
+            yield
+        gone = frozenset(sweep.dead)
+        if not gone:
+            return []
+        whole = yield from self._replay(lengths, frozenset())
+        kept = yield from self._replay(lengths, gone)
+        if (yield from collect(whole)) != (yield from collect(kept)):
+            logger.error("nothing is pruned: the state would be another file=%s", database.path)
+            return []
+        return sweep.dead
+
+    def _replay(
+        self, lengths: Mapping[bytes, int], without: frozenset[tuple[bytes, int]]
+    ) -> Turns[State]:
+        """The state that entries come to, if some were not there."""
+        database = self._replica.database
+        state = State(self._genesis, lambda *written: self._replica.log.has_effect(*written))
+        is_settled = False
+        while not is_settled:
+            batches = database.batches_by_time(lengths)
+            yield from state.rebuilding(_without(batches, without), database.withdrawn_entries())
+            is_settled = state.is_settled
+        return state
+
+    def point(self) -> Turns[Point]:
+        """What the document is now."""
+        heads, cuts = self.heads(), self.cuts
+        state = yield from self._replay({author: each[0] for author, each in heads.items()}, _NONE)
+        tree = yield from SearchTree.making((yield from collect(state)))
+        return Point(heads, cuts, state, tree)
+
+    def body(self, heads: Mapping[bytes, tuple[int, bytes]]) -> Turns[list[bytes]]:
+        """The parts of a snapshot, but the first, of what these heads name."""
+        parts: list[bytes] = []
+        for author in sorted(self._replica.log.feeds):
+            prefix = yield from self.prefix(author, heads.get(author, (0, b""))[0])
+            for part in body_parts([prefix], ()):
+                parts.append(part)
+                yield
+        parts += body_parts((), self._replica.database.withdrawn_entries())
+        return parts
+
+    def prefix(self, author: bytes, length: int) -> Turns[FeedPrefix]:
+        """What a snapshot has of an author."""
+        database, feed = self._replica.database, self._replica.log.feeds[author]
+        entries: list[Entry] = []
+        for batch in database.batches_by_time({author: length}):
+            entries += batch
+            yield
+        remnants = database.remnants(author)
+        ids = feed.ids[:length]
+        return FeedPrefix(author, feed.identity, ids, feed.size, entries, remnants, feed.fork)
+
+
+_NONE: Final = frozenset[tuple[bytes, int]]()
+
+
+def _without(
+    batches: Iterator[list[Entry]], without: frozenset[tuple[bytes, int]]
+) -> Iterator[list[Entry]]:
+    for batch in batches:
+        yield [each for each in batch if (each.header.author, each.header.seq) not in without]
+
+
+def collect(state: State) -> Turns[dict[bytes, bytes]]:
+    """The items of a state that nobody changes meanwhile."""
+    items: dict[bytes, bytes] = {}
+    for key, value in state.items():
+        items[key] = value
+        if len(items) % _BATCH == 0:
+            yield
+    return items
