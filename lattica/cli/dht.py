@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lattica.cli.shared.common import EXIT_FAILURE, run, start
+from lattica.cli.shared.daemon import Stopped, beside_node, by_daemon, running_node
 from lattica.cli.shared.options import ConnectOption, EphemeralOption, ListenOption, RelayOption
 from lattica.cli.shared.terminal import say, say_json
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from lattica.config import NodeConfig
+    from lattica.daemon.api.client import NodeClient
     from lattica.dht.records.found import DhtValue, FoundPeer
     from lattica.node import Node
 
@@ -28,7 +30,7 @@ def register(app: typer.Typer) -> None:
     """Add this module's commands to `app`."""
     dht = typer.Typer(
         help="Values, providers and peers, found without a centre. Each command joins by "
-        "--connect, or the `bootstrap` of the configuration.",
+        "--connect, the `bootstrap` of the configuration, or the `lattica node` that runs here.",
         no_args_is_help=True,
     )
     dht.command("get")(get_command)
@@ -66,7 +68,7 @@ def get_command(
             say(json.dumps(_plain(found.value), ensure_ascii=False))
         return 0
 
-    sys.exit(run(_with_node, config, get))
+    sys.exit(run(_with_node, beside_node(ctx, config), get))
 
 
 def put_command(
@@ -93,12 +95,20 @@ def put_command(
     except ValueError:
         data = value
 
-    async def put(node: Node) -> int:
-        held = await node.dht.put(key, data, subkey=subkey, ttl=ttl)
+    def show(owner: str, held: int) -> None:
         if as_json:
-            say_json({"key": key, "owner": str(node.peer_id), "peers": held})
+            say_json({"key": key, "owner": owner, "peers": held})
         else:
-            say(f"held by {held} peers; owner {node.peer_id}")
+            say(f"held by {held} peers; owner {owner}")
+
+    daemon = running_node(ctx, config, ephemeral)
+    if daemon is not None:
+        with by_daemon(daemon, connect):
+            show(daemon.status().peer_id, daemon.dht_put(key, data, subkey=subkey, ttl=ttl))
+        return
+
+    async def put(node: Node) -> int:
+        show(str(node.peer_id), await node.dht.put(key, data, subkey=subkey, ttl=ttl))
         return 0
 
     sys.exit(run(_with_node, config, put))
@@ -117,17 +127,25 @@ def provide_command(
     overrides = {"listen": listen, "bootstrap": connect, "relays": relay}
     config = start(ctx, overrides, ephemeral=ephemeral, quiet=True)
 
+    def show(name: str, peer: str, held: int) -> None:
+        if as_json:
+            say_json({"name": name, "peer_id": peer, "peers": held})
+        else:
+            say(f"{name}: known to {held} peers")
+
+    daemon = running_node(ctx, config, ephemeral, listen, relay)
+    if daemon is not None:
+        with by_daemon(daemon, connect):
+            _provide_by(daemon, names, show)
+        return
+
     async def provide(node: Node) -> int:
         import trio
 
         await node.wait_announced()
         try:
             for name in names:
-                held = await node.dht.provide(name)
-                if as_json:
-                    say_json({"name": name, "peer_id": str(node.peer_id), "peers": held})
-                else:
-                    say(f"{name}: known to {held} peers")
+                show(name, str(node.peer_id), await node.dht.provide(name))
             await trio.sleep_forever()
         finally:
             with trio.move_on_after(5.0, shield=True):
@@ -135,6 +153,21 @@ def provide_command(
                     await node.dht.withdraw(name)
 
     sys.exit(run(_with_node, config, provide, False))
+
+
+def _provide_by(
+    client: NodeClient, names: list[str], show: Callable[[str, str, int], None]
+) -> None:
+    peer = client.status().peer_id
+    try:
+        with client.events() as events:
+            for name in names:
+                show(name, peer, client.dht_provide(name))
+            for _ in events:  # until a signal, or the end of the node
+                pass
+    except Stopped:
+        for name in names:
+            client.dht_withdraw(name, timeout=5.0)
 
 
 def find_command(
@@ -160,7 +193,7 @@ def find_command(
             say(f"lattica: nobody is known for {name}", err=True)
         return 0 if found else EXIT_FAILURE
 
-    sys.exit(run(_with_node, config, find))
+    sys.exit(run(_with_node, beside_node(ctx, config), find))
 
 
 async def _found(node: Node, name: str, count: int | None) -> AsyncIterator[FoundPeer]:
@@ -190,7 +223,7 @@ def peers_command(
             _show(peer, as_json)
         return 0
 
-    sys.exit(run(_with_node, config, peers))
+    sys.exit(run(_with_node, beside_node(ctx, config), peers))
 
 
 def _show(peer: FoundPeer, as_json: bool) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lattica.cli.shared.common import run, start
+from lattica.cli.shared.daemon import beside_node
 from lattica.cli.shared.event_json import EventOutput, event_output
 from lattica.cli.shared.options import ConnectOption, EphemeralOption, ListenOption, RelayOption
 from lattica.cli.shared.terminal import say, say_json
@@ -64,7 +65,7 @@ def pub_command(
     """
     overrides = {"listen": listen, "bootstrap": connect, "relays": relay}
     config = start(ctx, overrides, keep_identity=False, quiet=True, serves_dht=True)
-    run(_publish, config, name, messages or [], peers, wait, as_json)
+    run(_publish, beside_node(ctx, config), name, messages or [], peers, wait, as_json)
 
 
 def sub_command(
@@ -89,7 +90,7 @@ def sub_command(
     overrides = {"listen": listen, "bootstrap": connect, "relays": relay}
     config = start(ctx, overrides, ephemeral=ephemeral, quiet=True, serves_dht=True)
     with event_output(as_json) as output:
-        run(_subscribe, config, name, count, output)
+        run(_subscribe, beside_node(ctx, config), name, count, output)
 
 
 async def _publish(

@@ -67,6 +67,27 @@ def running_node(
         return None
 
 
+def beside_node(ctx: typer.Context, config: NodeConfig) -> NodeConfig:
+    """The configuration of a command that is a peer of its own, also beside the node that runs
+    here: that has the key and the ports, and is whom the command joins by where nobody is named.
+    """
+    from dataclasses import replace
+
+    from lattica.cli.shared.listening import beside_others
+
+    client = running_node(ctx, config)
+    if client is None:
+        return config
+    with reported_errors(), client:
+        addrs = client.status().addrs
+    return replace(
+        config,
+        identity_path=None,
+        bootstrap=config.bootstrap or tuple(addrs),
+        swarm=replace(config.swarm, listen=beside_others(config.swarm.listen)),
+    )
+
+
 @contextmanager
 def by_daemon(client: NodeClient, connect: Sequence[str] | None = None) -> Iterator[NodeClient]:
     """Have a node do something for a command, which SIGINT and SIGTERM end with 128 and the

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,6 +78,37 @@ def test_publish_and_fetch_by_the_nodes_that_run(tmp_path: Path) -> None:
     left = lattica(tmp_path / "a", "status")
     assert left.returncode == 1
     assert "no node listens" in left.stderr
+
+
+def test_dht_and_topics_beside_the_node_that_runs(tmp_path: Path) -> None:
+    with node(tmp_path / "a") as first, node(tmp_path / "b") as second:
+        here = tmp_path / "a"
+        stored = lattica(
+            here, "dht", "put", "models/latest", "[7]", "--json", "--connect", second["addrs"][0]
+        )
+        assert stored.returncode == 0, stored.stderr
+        assert json.loads(stored.stdout)["owner"] == first["peer_id"]
+        assert json.loads(lattica(here, "dht", "get", "models/latest").stdout) == [7]
+        with _serving(here, "dht", "provide", "gpu", "--json") as provided:
+            assert json.loads(provided)["peer_id"] == first["peer_id"]
+            found = lattica(here, "dht", "find", "gpu", "--json")
+            assert json.loads(found.stdout)["peer_id"] == first["peer_id"], found.stderr
+        assert lattica(here, "dht", "find", "gpu").returncode == 1
+        with _serving(here, "topic", "sub", "news", "--json"):
+            said = lattica(here, "topic", "pub", "news", "hello", "--json")
+            assert said.returncode == 0, said.stderr
+
+
+@contextmanager
+def _serving(data_dir: Path, *arguments: str) -> Iterator[str]:
+    """A command that runs until the end of the block, and its first line."""
+    with subprocess.Popen(
+        [*LATTICA, *arguments], stdout=subprocess.PIPE, text=True, env=environment(data_dir)
+    ) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
 
 
 def _check_status(data_dir: Path, source: dict[str, Any]) -> None:
