@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lattica.cli.shared.common import EXIT_FAILURE, run, start
-from lattica.cli.shared.daemon import Stopped, beside_node, by_daemon, running_node
+from lattica.cli.shared.daemon import (
+    Stopped,
+    beside_node,
+    by_daemon,
+    running_node,
+    until_stopped,
+)
 from lattica.cli.shared.options import ConnectOption, EphemeralOption, ListenOption, RelayOption
 from lattica.cli.shared.terminal import say, say_json
 
@@ -159,12 +165,16 @@ def _provide_by(
     client: NodeClient, names: list[str], show: Callable[[str, str, int], None]
 ) -> None:
     peer = client.status().peer_id
-    try:
+
+    def provide() -> None:
         with client.events() as events:
             for name in names:
                 show(name, peer, client.dht_provide(name))
-            for _ in events:  # until a signal, or the end of the node
+            for _ in events:  # until the end of the node
                 pass
+
+    try:
+        until_stopped(provide)
     except Stopped:
         for name in names:
             client.dht_withdraw(name, timeout=5.0)

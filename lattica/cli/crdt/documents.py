@@ -12,6 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lattica.cli.crdt.by_node import (
+    create_by,
+    get_by,
+    list_by,
+    node_for,
+    only_alone,
+    set_by,
+    watch_by,
+)
 from lattica.cli.crdt.place_kind import PlaceKind
 from lattica.cli.crdt.proofs import readable
 from lattica.cli.shared.common import run, start
@@ -90,6 +99,11 @@ def create_command(
     as_json: JsonOption = False,
 ) -> None:
     """Make a document that belongs to this peer, and print its ID. Others open it by that."""
+    config = _offline(ctx)
+    daemon = node_for(ctx, config)
+    if daemon is not None:
+        create_by(daemon, name, mode.value, as_json)
+        return
 
     async def work(config: NodeConfig) -> None:
         from lattica.crdt.entries.genesis import Mode
@@ -102,11 +116,16 @@ def create_command(
             else:
                 say(made.id)
 
-    run(work, _offline(ctx))
+    run(work, config)
 
 
 def list_command(ctx: typer.Context, as_json: JsonOption = False) -> None:
     """List the documents whose files are here."""
+    config = _offline(ctx)
+    daemon = node_for(ctx, config)
+    if daemon is not None:
+        list_by(daemon, as_json)
+        return
 
     async def work(config: NodeConfig) -> None:
         from lattica.node import Node
@@ -119,7 +138,7 @@ def list_command(ctx: typer.Context, as_json: JsonOption = False) -> None:
                 else:
                     say(f"{each.id} {mode} {each.name}")
 
-    run(work, _offline(ctx))
+    run(work, config)
 
 
 def open_command(
@@ -133,7 +152,7 @@ def open_command(
     as_json: EventsOption = False,
 ) -> None:
     """Keep a document, and replicate it with all peers that have it, until SIGINT or SIGTERM."""
-    config = _online(ctx, listen, connect, relay)
+    config = only_alone(ctx, _online(ctx, listen, connect, relay))
     _serve(config, document, capability, wait, None, as_json)
 
 
@@ -155,6 +174,10 @@ def watch_command(
     A place that changes several times before it can be printed is printed once, as it is then.
     """
     config = _online(ctx, listen, connect, relay)
+    daemon = node_for(ctx, config, capability, listen, connect, relay)
+    if daemon is not None:
+        watch_by(daemon, document, prefix, wait, as_json)
+        return
     _serve(config, document, capability, wait, prefix, as_json)
 
 
@@ -174,6 +197,11 @@ def get_command(
 
     Ends with 1 if a register has no value. Bytes are shown as {"hex": …}.
     """
+    config = _online(ctx, None, connect, relay)
+    daemon = node_for(ctx, config, connect, relay, kind is not PlaceKind.REGISTER)
+    if daemon is not None:
+        get_by(daemon, document, name, wait)
+        return
 
     async def work(config: NodeConfig) -> None:
         async def show(node: Node, opened: SharedDocument) -> None:
@@ -190,7 +218,7 @@ def get_command(
 
         await _with_document(config, document, None, wait, show, before=True)
 
-    run(work, _online(ctx, None, connect, relay))
+    run(work, config)
 
 
 def set_command(
@@ -213,16 +241,22 @@ def set_command(
     """
     if delete == (value is not None):
         raise typer.BadParameter("give either a VALUE or --delete")
+    written = None if value is None else _parsed(value)
+    config = _online(ctx, None, connect, relay)
+    daemon = node_for(ctx, config, connect, relay)
+    if daemon is not None:
+        set_by(daemon, document, name, written, wait, as_json)
+        return
 
     async def work(config: NodeConfig) -> None:
         async def write(node: Node, opened: SharedDocument) -> None:
-            opened.registers[name] = None if value is None else _parsed(value)
+            opened.registers[name] = written
 
         peers = await _with_document(config, document, None, wait, write, before=True, after=True)
         if as_json:
             say_json({"name": name, "peers": [str(peer) for peer in peers]})
 
-    run(work, _online(ctx, None, connect, relay))
+    run(work, config)
 
 
 def grant_command(
@@ -266,7 +300,7 @@ def grant_command(
 
         await _with_document(config, document, None, wait, grant, before=True, after=True)
 
-    run(work, _online(ctx, None, connect, relay))
+    run(work, only_alone(ctx, _online(ctx, None, connect, relay)))
 
 
 def revoke_command(
@@ -291,7 +325,7 @@ def revoke_command(
 
         await _with_document(config, document, None, wait, revoke, before=True, after=True)
 
-    run(work, _online(ctx, None, connect, relay))
+    run(work, only_alone(ctx, _online(ctx, None, connect, relay)))
 
 
 def rights_command(
@@ -319,7 +353,7 @@ def rights_command(
 
         await _with_document(config, document, None, 0.0, show)
 
-    run(work, _offline(ctx))
+    run(work, only_alone(ctx, _offline(ctx)))
 
 
 def log_command(
@@ -348,7 +382,7 @@ def log_command(
 
         await _with_document(config, document, None, 0.0, show)
 
-    run(work, _offline(ctx))
+    run(work, only_alone(ctx, _offline(ctx)))
 
 
 # Running.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from lattica.cli.shared.global_options import GlobalOptions
 from lattica.cli.shared.terminal import say
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import FrameType
 
     import typer
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from lattica.daemon.api.client import NodeClient
 
 _SIGNAL_EXIT = 128
+_LOOK = 0.2
+"""Seconds between looks for a signal."""
 
 
 class Stopped(BaseException):
@@ -110,3 +113,27 @@ def by_daemon(client: NodeClient, connect: Sequence[str] | None = None) -> Itera
     finally:
         for each, handler in former.items():
             signal.signal(each, handler)
+
+
+def until_stopped(work: Callable[[], None]) -> None:
+    """Do in a thread what waits for a node, within :func:`by_daemon`; this thread waits for it.
+
+    A signal that comes within gRPC's own code, as long waits are, can leave it where nothing ends
+    it any more.
+    """
+    errors: list[BaseException] = []
+    done = threading.Event()
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            done.set()
+
+    threading.Thread(target=run, name="lattica-until-stopped", daemon=True).start()
+    while not done.wait(_LOOK):  # one that comes just before it waits does not wake it
+        pass
+    for error in errors:
+        raise error

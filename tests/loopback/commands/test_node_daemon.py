@@ -99,6 +99,28 @@ def test_dht_and_topics_beside_the_node_that_runs(tmp_path: Path) -> None:
             assert said.returncode == 0, said.stderr
 
 
+def test_documents_of_the_node_that_runs(tmp_path: Path) -> None:
+    here = tmp_path / "a"
+    with node(here) as running:
+        made = json.loads(lattica(here, "crdt", "create", "models", "--json").stdout)
+        [listed] = lattica(here, "crdt", "list", "--json").stdout.splitlines()
+        assert json.loads(listed) == made
+        with _serving(here, "crdt", "watch", "models", "--json") as ready:
+            assert json.loads(ready)["peer_id"] == running["peer_id"]
+        written = lattica(here, "crdt", "set", "models", "latest", '{"step": 7}', "--json")
+        assert written.returncode == 0, written.stderr
+        assert json.loads(lattica(here, "crdt", "get", made["document"]).stdout) == {
+            "latest": {"step": 7}
+        }
+        assert lattica(here, "crdt", "get", "models", "nothing").returncode == 1
+        for refused in (("log", "models"), ("grant", "models", running["peer_id"])):
+            said = lattica(here, "crdt", *refused)
+            assert said.returncode == 1
+            assert "end it first" in said.stderr
+    kept = lattica(here, "crdt", "get", "models", "latest")  # by a node of the command's own
+    assert json.loads(kept.stdout) == {"step": 7}
+
+
 @contextmanager
 def _serving(data_dir: Path, *arguments: str) -> Iterator[str]:
     """A command that runs until the end of the block, and its first line."""
