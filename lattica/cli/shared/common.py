@@ -156,6 +156,15 @@ def take_any_text() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def _has_no_directory() -> bool:
+    """Whether relative paths mean nothing, as the current directory was deleted."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
+
+
 def _give_up_output() -> bool:
     """Whether nobody reads standard output or error any more; what is left is thrown away."""
     closed = False
@@ -179,9 +188,12 @@ def reported_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (KeyboardInterrupt, LatticaError, BrokenPipeError, BaseExceptionGroup) as error:
+    except (KeyboardInterrupt, LatticaError, OSError, BaseExceptionGroup) as error:
         found = leaves(error)
         if any(type(leaf) is BrokenPipeError for leaf in found) and _give_up_output():
+            raise SystemExit(EXIT_FAILURE) from None
+        if any(isinstance(leaf, FileNotFoundError) for leaf in found) and _has_no_directory():
+            fail("the current directory does not exist any more; change to one that does")
             raise SystemExit(EXIT_FAILURE) from None
         causes = [leaf for leaf in found if not isinstance(leaf, KeyboardInterrupt)]
         if not all(isinstance(cause, LatticaError) for cause in causes):

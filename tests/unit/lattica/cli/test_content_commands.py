@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -53,3 +54,17 @@ def test_a_path_that_diff_does_not_find_is_called_one(arguments: tuple[str, str]
     result = CliRunner().invoke(app, ["diff", *arguments])
     assert result.exit_code == 2
     assert "'nothing' is no file or directory here" in result.output
+
+
+@pytest.mark.parametrize(
+    "arguments", [("publish", "."), ("publish", "file"), ("store", "add", ".")]
+)
+def test_a_current_directory_that_was_deleted_is_an_error_of_one_line(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    result = CliRunner().invoke(app, [*arguments, "--data-dir", str(tmp_path)])
+    assert result.exit_code == 1
+    assert result.output.strip().endswith("change to one that does")
