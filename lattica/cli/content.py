@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lattica.cli.content_daemon import addrs_where_it_serves, fetch_by, publish_by
+from lattica.cli.content_daemon import addrs_where_it_serves, fetch_by, publish_by, say_name
 from lattica.cli.shared.common import run, start, wrong_arguments
 from lattica.cli.shared.daemon import running_node
 from lattica.cli.shared.options import (
@@ -395,7 +395,7 @@ def _show_ticket(
     for address in ticket.addrs:
         say(f"listening on {address}", err=True)
     if name is not None:
-        say(f"by its name: lattica fetch {ticket.peer_id}/{name} -o DIR", err=True)
+        say_name(str(ticket.peer_id), [str(address) for address in ticket.addrs], name)
     if repo is not None:
         say(f"as {repo}, for clients of a hub: lattica hf-door TICKET", err=True)
     say("ticket, for `lattica fetch TICKET -o DIR`:", err=True)

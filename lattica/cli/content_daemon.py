@@ -86,12 +86,15 @@ def publish_by(
                 "peer_id": status.peer_id,
                 "addrs": [*status.addrs],
                 "can_improve": [*made.can_improve],
+                "published_name": None if name is None else f"{status.peer_id}/{name}",
                 "daemon_pid": status.pid,
             }
             say_json(fields)
             return
         files = "1 file" if made.files == 1 else f"{made.files} files"
         say(f"publishing {made.name}: {files}, {format_bytes(made.bytes)}", err=True)
+        if name is not None:
+            say_name(status.peer_id, status.addrs, name)
         say("ticket, for `lattica fetch TICKET -o DIR`:", err=True)
         say(made.ticket)
         for reason in made.can_improve:
@@ -101,6 +104,15 @@ def publish_by(
             "`lattica unpublish TICKET`",
             err=True,
         )
+
+
+def say_name(peer: str, addrs: Sequence[str], name: str) -> None:
+    """Print how something is fetched by its name, for a shell, and from anywhere if there is an
+    address; it may end in `/p2p/ID`."""
+    from shlex import quote
+
+    owner = f"{addrs[0].removesuffix(f'/p2p/{peer}')}/p2p/{peer}" if addrs else peer
+    say(f"by its name: lattica fetch {quote(f'{owner}/{name}')} -o DIR", err=True)
 
 
 def addrs_where_it_serves(client: NodeClient, ref: Ticket | Cid | NameRef) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import cast
 
@@ -9,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lattica.cli import app
-from lattica.cli.content_daemon import addrs_where_it_serves
+from lattica.cli.content_daemon import addrs_where_it_serves, say_name
 from lattica.content import Cid, Ticket
 from lattica.content.names.record import NameRef
 from lattica.daemon.api.client import NodeClient
@@ -68,3 +69,11 @@ def test_a_current_directory_that_was_deleted_is_an_error_of_one_line(
     result = CliRunner().invoke(app, [*arguments, "--data-dir", str(tmp_path)])
     assert result.exit_code == 1
     assert result.output.strip().endswith("change to one that does")
+
+
+@pytest.mark.parametrize("addr", [ADDR, ADDR.partition("/p2p/")[0]])
+def test_how_to_fetch_by_name_can_be_pasted(addr: str, capsys: pytest.CaptureFixture[str]) -> None:
+    say_name(str(NODE), [addr], "my model")
+    words = shlex.split(capsys.readouterr().err.partition(": ")[2])
+    assert words == ["lattica", "fetch", f"{ADDR}/my model", "-o", "DIR"]
+    assert NameRef.parse(words[2]).name == "my model"
