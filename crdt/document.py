@@ -66,6 +66,8 @@ _PIECE: Final = 1024
 """Entries of a chain that is sent: whoever reads it does nothing else meanwhile."""
 logger = logging.getLogger(__name__)
 
+_READ_ANEW: Final = 4
+"""Times that a state is resolved in turns, if entries come meanwhile; then when it is read."""
 _ITEM_BYTES: Final = 128
 """Of an entry in a chain, beside its payload and dependencies."""
 
@@ -579,7 +581,10 @@ class Document:
         if is_fresh:
             self._resolved, self._searchable, self._is_stale = state, tree, False
         try:
-            yield from self._point()
+            for _ in range(_READ_ANEW):
+                yield from self._point()
+                if not self._is_stale:
+                    break  # nothing has come meanwhile
         finally:
             self._on_snapshot()
 
