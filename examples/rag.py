@@ -213,7 +213,7 @@ async def main(*, is_long: bool) -> None:
     print(f" reliability, {best:.0f}% in one clean index")
     assert scores[poisoned - 1] < 0.2 < 0.4 < scores[poisoned]
     assert naive < best - 10
-    assert weighed >= best - 3
+    assert weighed >= best - 5  # three of sixty questions
 
 
 if __name__ == "__main__":

@@ -104,6 +104,8 @@ class Exchange:
         """Those that wait for something to send, the longest idle one first."""
         self._waiting: dict[Cid, list[_Waiter]] = {}
         self._wake = trio.Event()
+        self.has_ended = False
+        """Streams may still be read that have come before; nothing is sent on others."""
 
     # --- getting ---
 
@@ -180,7 +182,7 @@ class Exchange:
         self._send(self._asking.lost(peer, trio.current_time()))
 
     def _send(self, sent: Iterable[Sent]) -> None:
-        for each in sent:
+        for each in () if self.has_ended else sent:
             self._outbox(each.peer).ask(each.message)
         self._wake.set()
 
@@ -279,6 +281,8 @@ class Exchange:
                 self.statistics.bytes_sent += sum(map(len, blocks))
                 for each in (blocks, haves, dont_haves):
                     each.clear()
+                if self.has_ended:
+                    raise trio.BrokenResourceError
                 await self._outbox(peer).answer(message)
 
         try:
@@ -334,4 +338,5 @@ async def open_exchange(
                 yield exchange
             finally:
                 host.unhandle(PROTOCOL, owner="Bitswap")
+                exchange.has_ended = True
                 nursery.cancel_scope.cancel()

@@ -112,6 +112,9 @@ class KeyLock:
         except BlockingIOError:
             holder = _holder(os.fstat(descriptor))
             os.close(descriptor)
+            if holder is None:  # on overlayfs and btrfs, locks are listed under another device
+                process, _ = _owner_of_name(self._identity) or (-1, -1)
+                holder = process if process > 0 else None
             raise KeyInUseError(_refusal(self._path, holder)) from None
         except OSError as error:
             os.close(descriptor)
