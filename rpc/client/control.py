@@ -185,7 +185,8 @@ class ControlLink:
             while True:
                 error: Exception | None = None
                 is_superseded = False
-                core, answers, start = self._core, self._core.answers, trio.current_time()
+                core, session = self._core, self._core.session
+                answers, start = core.answers, trio.current_time()
                 try:
                     stream = await self._open()
                 except (LatticaError, TimeoutError, trio.TooSlowError) as reason:
@@ -200,6 +201,8 @@ class ControlLink:
                 window = self._client.config.resume_window
                 if error is None and core.is_greeted:
                     give_up = math.inf
+                    if core.session != session:
+                        continue  # the server has just said that it knows only the next one
                     is_of_use = core.answers > answers or now - start >= window
                     if is_of_use or is_superseded:
                         failures = 0
@@ -248,6 +251,9 @@ class ControlLink:
                 del outcomes  # results need not stay until the next ones
                 if self._core.violation is not None:
                     self._give_up(stream, self._core.violation)
+                    return
+                if self._core.is_lost:
+                    self._core.renew(os.urandom(SESSION_BYTES))
                     return
                 self._write(frames)
         except LatticaError as error:

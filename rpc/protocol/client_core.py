@@ -4,7 +4,9 @@ A *session* outlives its stream. Calls have increasing numbers, and a stream is 
 the loss of a stream two numbers tell everything: the highest call that the server has got, and how
 many of its answers have arrived here. On a new stream calls above the first are sent again, which
 cannot have been read, and the server repeats what is above the second. A server that does not know
-the session any more may have run what was sent: those calls fail, and are not sent again.
+the session any more may have run what was sent: those calls fail, and are not sent again. The
+others go into a session of another name: were the lost one gone on with, the next stream could not
+tell what the server of before has got from what the present one has.
 """
 
 from __future__ import annotations
@@ -110,6 +112,8 @@ class ClientCore:
         self._highest_written = -1
         self.is_greeted = False
         """The server has answered the hello of this stream."""
+        self.is_lost = False
+        """The server does not know the session, and ends this stream: :meth:`renew` it."""
         self._streams = 0
         """On which the session has been."""
         self._answers = 0
@@ -216,7 +220,7 @@ class ClientCore:
         self._streams += 1
         frames = [encode_hello(self.session, self._answers, self._streams)]
         # Of a session that nobody can know there is nothing to be asked first.
-        self.is_live = self._highest_written == -1
+        self.is_live = self._streams == 1
         if self.is_live:
             frames += map(self._write, self.pending.values())
         return b"".join(frames)
@@ -225,6 +229,13 @@ class ClientCore:
         call.written = True
         self._highest_written = max(self._highest_written, call.id)
         return call.frame
+
+    def renew(self, session: bytes) -> None:
+        """Go on under another name, with the calls that the server cannot have got."""
+        self.session = session
+        self.is_lost = self.is_live = False
+        self._streams = self._answers = 0
+        self._highest_written = -1
 
     def lose(self) -> None:
         """The stream is lost. What is under way may be resumed on another one."""
@@ -288,17 +299,18 @@ class ClientCore:
             if highest not in (None, -1):
                 raise RemoteProtocolError("RPC: the server claims to know a new session")
             return
-        self.is_live = True
         if highest is None:
-            self._highest_written = -1
+            self.is_lost = True
             for call in [*self.pending.values()]:
                 if call.written:
                     reason = "the server has lost the session: the call may have run"
                     outcomes.append(self._fail(call, reason))
-        elif type(highest) is not int or not -1 <= highest <= self._highest_written:
+            return
+        if type(highest) is not int or not -1 <= highest <= self._highest_written:
             raise RemoteProtocolError("RPC: the server claims calls that were not sent")
+        self.is_live = True
         for call in self.pending.values():
-            if not call.written or (highest is not None and call.id > highest):
+            if not call.written or call.id > highest:
                 to_write.append(self._write(call))
 
 

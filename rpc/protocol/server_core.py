@@ -114,6 +114,15 @@ class Hello:
         return True
 
     @property
+    def lost(self) -> bytes | None:
+        """What to answer, before the stream's end, where the session is not known; or None: it is
+        the first stream of a new one. What was sent on others, the server of before may have got.
+        """
+        if self.session is None or self.stream == 1:
+            return None
+        return encode_welcome(self.session, self.answers, None)
+
+    @property
     def reader(self) -> LengthPrefixed:
         """What goes on with the stream."""
         return self._reader
@@ -128,8 +137,6 @@ class ServerCore:
         self.running: set[int] = set()
         """Calls that have arrived and have no answer."""
         self._decoder = decoder
-        self._is_known = False
-        """It has been on a stream before."""
         self._stream = 0
         self._highest = -1
         self._acked = 0
@@ -162,16 +169,12 @@ class ServerCore:
         if self.is_stale(hello):
             raise RemoteProtocolError("RPC: a hello that has been used")
         self._stream = hello.stream
-        highest = self._highest if self._is_known else None
-        if not self._is_known:
-            self._acked = hello.answers
-            self._is_known = True
         self._reader = hello.reader
         self._on_ack(hello.answers)
         self._unread.clear()
         self.bytes_unread = 0
         self.is_live = True
-        greeting = [encode_welcome(self.session, self._acked, highest), *self._answers]
+        greeting = [encode_welcome(self.session, self._acked, self._highest), *self._answers]
         if going_away:
             greeting.append(GOING_AWAY)
         self._queue(hello.rest)

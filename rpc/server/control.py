@@ -544,6 +544,9 @@ class ControlPlane:
         key = (stream.peer_id, hello.session)
         session = self.sessions.get(key)
         if session is None:
+            if (answer := hello.lost) is not None:
+                await stream.send_all(answer)
+                return
             if not self._make_room(stream.peer_id):
                 stream.reset("too many sessions", code=StatusCode.RESOURCE_EXHAUSTED)
                 return

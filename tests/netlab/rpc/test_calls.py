@@ -35,6 +35,7 @@ def test_calls_run_at_most_once_while_paths_change_and_programs_are_killed() -> 
     report = trio.run(
         run_scenario, chaos.scenario(1, CALLS, SECONDS, FAULTS), None, on_event, judge
     )
+    assert not report.complaints
     assert report.ok, report.as_json()
     counts = judge.tally
     assert counts is not None

@@ -8,8 +8,6 @@ own.
 
 from __future__ import annotations
 
-from typing import Any
-
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -35,13 +33,20 @@ class Link:
         self.is_cut = False
 
 
+class Session:
+    """What a server knows of one."""
+
+    def __init__(self, core: ServerCore) -> None:
+        self.core = core
+        self.link: Link | None = None
+
+
 class Process:
     """A server from start to end: its memory ends with it."""
 
     def __init__(self) -> None:
-        self.core: ServerCore | None = None
-        self.link: Link | None = None
-        self.waiting: list[int] = []
+        self.sessions: dict[bytes, Session] = {}
+        self.waiting: dict[int, Session] = {}
 
 
 class Machine(RuleBasedStateMachine):
@@ -51,6 +56,7 @@ class Machine(RuleBasedStateMachine):
         self.decoder = Decoder(TypeRegistry())
         self.client = ClientCore(SESSION, self.decoder, lambda: self.now)
         self.server = Process()
+        self.names = 0
         self.link: Link | None = None
         self.old: list[Link] = []
         """Streams that the client has left, and whose last bytes may still reach the server."""
@@ -124,6 +130,13 @@ class Machine(RuleBasedStateMachine):
         outcomes, frames = self.client.receive(piece)
         self.end(outcomes)
         self.write(frames)
+        if self.client.is_lost:
+            self.renew()
+
+    def renew(self) -> None:
+        self.names += 1
+        self.client.renew(self.names.to_bytes(16, "big"))
+        self.lose()
 
     def end(self, outcomes: list[Outcome]) -> None:
         for each in outcomes:
@@ -158,49 +171,55 @@ class Machine(RuleBasedStateMachine):
             if not link.hello.feed(piece, self.decoder):
                 return
             hello, link.hello = link.hello, None
-            if server.core is None:
-                server.core = ServerCore(SESSION, self.decoder)
-            if server.core.is_stale(hello):
+            assert hello.session is not None
+            if hello.session not in server.sessions:
+                if (answer := hello.lost) is not None:
+                    link.to_client += answer
+                    link.is_cut = True
+                    return
+                core = ServerCore(hello.session, self.decoder)
+                server.sessions[hello.session] = Session(core)
+            session = server.sessions[hello.session]
+            if session.core.is_stale(hello):
                 link.is_cut = True
                 return
-            if server.link is not None:
-                server.link.is_cut = True
-            server.link = link
-            events, greeting = server.core.attach(hello)
+            if session.link is not None:
+                session.link.is_cut = True
+            session.link = link
+            events, greeting = session.core.attach(hello)
             link.to_client += greeting
-        elif link is server.link and server.core is not None:
-            events = server.core.receive(piece)
         else:
-            return
+            of_link = [each for each in server.sessions.values() if each.link is link]
+            if not of_link:
+                return
+            session = of_link[0]
+            events = session.core.receive(piece)
         for event in events:
             if isinstance(event, Request):
                 assert event.id not in self.executed, "run twice"
                 self.executed.append(event.id)
-                server.waiting.append(event.id)
+                server.waiting[event.id] = session
             elif event.id in server.waiting:
-                server.waiting.remove(event.id)
                 self.answer(event.id, encode_error(event.id, 1, "cancelled", {}))
 
     @precondition(lambda self: self.server.waiting)
     @rule(data=st.data())
     def finish(self, data: st.DataObject) -> None:
-        call = data.draw(st.sampled_from(self.server.waiting))
-        self.server.waiting.remove(call)
+        call = data.draw(st.sampled_from(sorted(self.server.waiting)))
         self.answer(call, encode_result(call, pack_number(call)))
 
     def answer(self, call: int, frame: bytes) -> None:
-        assert self.server.core is not None
-        written = self.server.core.answer(call, frame)
-        if self.server.link is not None:
-            self.server.link.to_client += written
+        session = self.server.waiting.pop(call)
+        written = session.core.answer(call, frame)
+        if session.link is not None:
+            session.link.to_client += written
 
-    @precondition(lambda self: self.server.core is not None)
     @rule()
     def server_notices_the_loss(self) -> None:
-        assert self.server.core is not None
-        if self.server.link is not self.link:
-            self.server.link = None
-            self.server.core.detach()
+        for session in self.server.sessions.values():
+            if session.link is not self.link:
+                session.link = None
+                session.core.detach()
 
     @rule()
     def restart(self) -> None:
@@ -226,23 +245,43 @@ class Machine(RuleBasedStateMachine):
         """On a network that works, every call ends."""
         for _ in range(3):
             self.connect()
-            link: Any = self.link
-            while link.to_server or link.to_client or self.server.waiting:
+            while (link := self.link) is not None:
                 if link.to_server:
                     piece = bytes(link.to_server)
                     link.to_server.clear()
                     self.arrive(link, piece)
+                elif not link.to_client and not self.server.waiting:
+                    break
                 if link.to_client:
-                    piece = bytes(link.to_client)
-                    link.to_client.clear()
-                    outcomes, frames = self.client.receive(piece)
-                    self.end(outcomes)
-                    self.write(frames)
+                    self.deliver_to_client(1.0)
                 for call in [*self.server.waiting]:
-                    self.server.waiting.remove(call)
                     self.answer(call, encode_result(call, pack_number(call)))
         assert not self.client.pending
         self.every_call_is_somewhere()
+
+
+def test_the_answer_of_a_restarted_server_is_lost_too() -> None:
+    """The next stream then meets a server that has seen the session, and has not got the call."""
+    machine = Machine()
+    machine.connect_first()
+    machine.call(float("inf"))
+    link = machine.link
+    assert link is not None
+    machine.arrive(link, bytes(link.to_server))
+    assert machine.executed == [0]
+    machine.restart()
+    machine.connect()
+    link = machine.link
+    assert link is not None
+    machine.arrive(link, bytes(link.to_server))
+    machine.lose()
+    machine.call(float("inf"))
+    machine.teardown()
+    assert machine.executed == [0, 1]
+    lost, other = machine.outcomes[0].error, machine.outcomes[1]
+    assert isinstance(lost, UnavailableError)
+    assert lost.may_have_run
+    assert other.value == 1
 
 
 TestControlPlane = Machine.TestCase

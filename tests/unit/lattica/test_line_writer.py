@@ -90,17 +90,26 @@ def _write_end(writer: LineWriter, thread: threading.Thread) -> None:
 
 
 def test_news_after_what_was_dropped_follow_it() -> None:
+    count = 3 * QUEUE_SIZE
     with pipe() as (reading, writing):
         writer = LineWriter(writing, lost)
-        for number in range(3 * QUEUE_SIZE):
+        for number in range(count):
             writer.write(f"line {number}")
         data = b""
-        # The thread takes the queue and what is to be said of it at once, as soon as it is let.
-        while b"lost" not in data:
+        # Until then the queue may be full again, and the news would be among what is dropped.
+        while _accounted(data) < count:
             data += os.read(reading, _CAPACITY)
         writer.write("news")
         lines = (data + "\n".join(read_lines(reading, "news")).encode()).decode().split("\n")
     assert lines[-1] == "news"
+    assert _accounted(data) == count
+    assert b"lost" in data
+
+
+def _accounted(data: bytes) -> int:
+    """Of how many lines is known that they have come, or are lost."""
+    kinds = [line.split() for line in data.decode().split("\n")[:-1]]
+    return sum(int(said) if kind == "lost" else 1 for kind, said in kinds)
 
 
 def test_long_texts_do_not_wait_either_and_stay_in_order() -> None:
