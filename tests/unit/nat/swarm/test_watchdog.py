@@ -81,7 +81,8 @@ async def test_a_blocked_loop_is_told_of_with_the_place(caplog, monkeypatch):
         block(lambda: any("so far" in r.getMessage() for r in caplog.records))
         while not any("was kept" in r.getMessage() for r in caplog.records):
             await trio.sleep(0.01)
-    line = caplog.records[0].getMessage()
+    # A busy machine may keep the whole process from running as well, and that is told, too.
+    line = next(m for r in caplog.records if "so far" in (m := r.getMessage()))
     assert line.startswith("trio is kept from running for")
     assert "block (swarm/test_watchdog.py:" in line
 
