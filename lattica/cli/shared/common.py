@@ -48,7 +48,6 @@ def load_for(
     """Load the configuration for a command; see :func:`start`. Raises ConfigError."""
     from lattica.config import load_config
 
-    given = {k: v for k, v in (overrides or {}).items() if v is not None and v != [] and v != ()}
     # What the environment says comes last, after the arguments and the file.
     environment = {
         **({"LATTICA_LOG_LEVEL": "warning"} if quiet else {}),
@@ -56,7 +55,13 @@ def load_for(
         **({"LATTICA_DISCOVERY__POINT__SERVE": "true"} if serves_rendezvous else {}),
         **os.environ,
     }
-    return load_config(options.config_file, environment, {**options.overrides, **given})
+    overrides = {**options.overrides, **_given(overrides)}
+    return load_config(options.config_file, environment, overrides)
+
+
+def _given(overrides: Mapping[str, object] | None) -> dict[str, object]:
+    """Those that are not left out: None and empty lists are, while 0 and False were said."""
+    return {k: v for k, v in (overrides or {}).items() if v is not None and v != [] and v != ()}
 
 
 def start(
@@ -89,7 +94,7 @@ def start(
         load_for, quiet=quiet, serves_dht=serves_dht, serves_rendezvous=serves_rendezvous
     )
     config = load(GlobalOptions(options.config_file))
-    if any(overrides.values() if overrides else ()) or options.overrides:
+    if _given(overrides) or options.overrides:
         with wrong_arguments():  # as it would do without them
             config = load(options, overrides)
     setup_logging(config.log_level, as_json=options.log_json)

@@ -16,7 +16,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from lattica.cli import app
-from lattica.cli.shared.common import reported_errors
+from lattica.cli.shared.common import reported_errors, start
 from lattica.config import load_config
 from lattica.errors import ConfigError, DialError, LatticaError
 from lattica.nat.base.keys.peer_id import PeerId
@@ -113,6 +113,15 @@ def test_arguments_that_our_own_checks_refuse(arguments: list[str]) -> None:
     assert result.exit_code == 2
     assert result.stderr.startswith("lattica: error: ")
     assert result.stderr.count("\n") == 1
+
+
+def test_an_option_of_zero_is_given(capsys: pytest.CaptureFixture[str]) -> None:
+    """As `lattica expose 80 --idle 0` has it, with no other option."""
+    ctx: Any = typer.Context(typer.main.get_command(app))
+    with pytest.raises(SystemExit) as ended:
+        start(ctx, {"ports.idle_timeout": 0.0, "listen": None})
+    assert ended.value.code == 2
+    assert "ports.idle_timeout" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--config", "--data-dir", "--identity"])
