@@ -20,18 +20,14 @@ from lattica.cli import (
 )
 from lattica.cli import (
     content,
-    content_daemon,
-    content_diff,
     crdt,
     dht,
     doctor,
-    hf_door,
     key,
     node,
     ports,
     relay,
     status,
-    store,
     swarm_key,
     topic,
 )
@@ -167,10 +163,6 @@ relay.register(app)
 status.register(app)
 doctor.register(app)
 content.register(app)
-content_daemon.register(app)
-content_diff.register(app)
-hf_door.register(app)
-store.register(app)
 ports.register(app)
 topic.register(app)
 dht.register(app)

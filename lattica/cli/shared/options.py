@@ -15,6 +15,11 @@ def named_path(text: str) -> Path:
     return Path(text)
 
 
+def bytes_a_second(megabytes: float | None) -> float:
+    """What a :data:`MaxRateOption` says; infinite where it is not given."""
+    return float("inf") if megabytes is None else megabytes * 1e6
+
+
 ListenOption = Annotated[
     list[str] | None,
     typer.Option("--listen", metavar="ADDR", help="Multiaddr to listen on; may be repeated."),

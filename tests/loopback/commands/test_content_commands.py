@@ -272,7 +272,7 @@ def test_only_names_can_be_watched(tmp_path):
 def test_a_fetch_that_knows_nobody_to_ask_says_how_to_name_somebody(
     ref: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("lattica.cli.content._WAIT_FOR_PEERS", 0.0)
+    monkeypatch.setattr("lattica.cli.content.fetch._WAIT_FOR_PEERS", 0.0)
     monkeypatch.setenv("LATTICA_LISTEN", f'["{LISTEN}"]')
     result = CliRunner().invoke(app, ["fetch", ref, "--data-dir", str(tmp_path)])
     assert result.exit_code == 1

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lattica.cli import app
-from lattica.cli.content_daemon import addrs_where_it_serves, say_name
+from lattica.cli.content.by_node import addrs_where_it_serves, say_name
 from lattica.content import Cid, Ticket
 from lattica.content.names.record import NameRef
 from lattica.daemon.api.client import NodeClient

@@ -16,8 +16,9 @@ import pytest
 from typer.testing import CliRunner
 
 import lattica.cli
-from lattica.cli import app, content_progress, doctor
-from lattica.cli.content_progress import FetchDisplay, HashDisplay
+from lattica.cli import app, doctor
+from lattica.cli.content import progress
+from lattica.cli.content.progress import FetchDisplay, HashDisplay
 from lattica.cli.shared.common import reported_errors
 from lattica.cli.shared.event_json import event_object
 from lattica.cli.shared.path_watch import PathStep
@@ -119,7 +120,7 @@ def test_what_rich_shows_has_its_colours_and_nobody_elses(terminal: Terminal) ->
 
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_displays(terminal, monkeypatch, is_terminal):
-    monkeypatch.setattr(content_progress, "_LINE_INTERVAL", 0.0)
+    monkeypatch.setattr(progress, "_LINE_INTERVAL", 0.0)
     terminal.is_terminal = is_terminal
     with terminal.shown(), FetchDisplay() as display:
         display(FetchStarted(CID, HOSTILE, files=1, bytes_total=10))

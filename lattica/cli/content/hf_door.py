@@ -14,6 +14,7 @@ from lattica.cli.shared.options import (
     MaxRateOption,
     OwnKeyOption,
     RelayOption,
+    bytes_a_second,
     named_path,
 )
 from lattica.cli.shared.terminal import say, say_json
@@ -91,7 +92,7 @@ def hf_door_command(
         raise typer.BadParameter(f"{http!r} is not HOST:PORT", param_hint="--http")
     with wrong_arguments():
         members = [_parse_publisher(text) for text in publishers]
-        options = FetchOptions(rate=float("inf") if max_rate is None else max_rate * 1e6)
+        options = FetchOptions(rate=bytes_a_second(max_rate))
     directory = cache or config.data_dir / _DIRECTORY
     run(_serve, config, members, directory, (host.strip("[]"), int(port)), options, as_json)
 

@@ -119,7 +119,7 @@ async def _add(store: ContentStore, path: Path, name: str | None, copy: bool) ->
 
     import trio
 
-    from lattica.cli.content_progress import HashDisplay
+    from lattica.cli.content.progress import HashDisplay
     from lattica.content.publish.catalog import make_publication
 
     with HashDisplay() as display:

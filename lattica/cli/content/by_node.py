@@ -64,7 +64,7 @@ def publish_by(
     client: NodeClient, path: Path, name: str | None, connect: Sequence[str] | None, as_json: bool
 ) -> None:
     """Have the node publish it, and print the ticket."""
-    from lattica.cli.content_progress import HashDisplay
+    from lattica.cli.content.progress import HashDisplay
     from lattica.content.disk import format_bytes
     from lattica.content.events import HashProgress
 
@@ -139,7 +139,7 @@ def fetch_by(
     """Have the node fetch it."""
     import math
 
-    from lattica.cli.content_progress import FetchDisplay
+    from lattica.cli.content.progress import FetchDisplay
 
     with by_daemon(client, connect):
         try:
