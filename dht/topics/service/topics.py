@@ -75,8 +75,9 @@ _SEEK_FIRST, _SEEK_LIMIT = 2.0, 300.0
 """Seconds between two looks for peers of a topic that has too few."""
 _SEEK_TIMEOUT = 60.0
 _LAST_SECONDS = 1.0
-_STRICTEST = (Verdict.REJECT, Verdict.IGNORE)
 """What waits for peers has so long to be taken when the node ends."""
+_STRICTEST = (Verdict.REJECT, Verdict.IGNORE)
+"""Verdicts, of which the first that anybody gives counts."""
 
 
 class Topics:
