@@ -51,13 +51,10 @@ class ForkProof:
         `entry`, which has to stand at that place, follows on another one. Whichever entry is
         there, one of the two does not follow on it.
         """
-        prev_id = entry.header.prev_id
-        if len({each.header.prev_id for each in (*self.earliest, entry)}) == 1 or (
-            len({each.header.prev_id for each in self.earliest}) == 2
-        ):
+        before = {each.header.prev_id for each in self.earliest}
+        if len(before) == 2 or entry.header.prev_id in before:
             return None
-        other = next(each for each in self.earliest if each.header.prev_id != prev_id)
-        return find_fork(other, entry)
+        return find_fork(self.first, entry)
 
     def encode(self) -> bytes:
         """`[[header, signature], [header, signature]]`, canonical."""
