@@ -30,7 +30,7 @@ class Presence:
         interval: float,
         *,
         may_tell: Callable[[bytes], bool],
-        tell: Callable[[bytes, bytes, PeerId | None], None],
+        tell: Callable[[bytes, bytes], None],
         on_change: Callable[[PeerId], None],
     ) -> None:
         self._identity = identity
@@ -70,18 +70,18 @@ class Presence:
         statement = sign_presence(self._identity, self._doc_id, counter, holds, value)
         self._counter = counter
         self._table.put(statement, trio.current_time())
-        self._tell(statement.identity, statement.encoded, None)
+        self._tell(statement.identity, statement.encoded)
         self._on_change(self._identity.peer_id)
 
     # For the document.
 
-    def take(self, data: bytes, peer: PeerId) -> None:
+    def take(self, data: bytes) -> None:
         """A peer has sent a statement. Raises RemoteProtocolError."""
         before = {each.identity: each.value for each in self._table.here(trio.current_time())}
         statement = self._table.take(data, trio.current_time())
         if statement is None or statement.identity == self._identity.public_key.data:
             return
-        self._tell(statement.identity, statement.encoded, peer)
+        self._tell(statement.identity, statement.encoded)
         is_there = statement.holds > 0
         if is_there != (statement.identity in before) or (
             is_there and before[statement.identity] != statement.value

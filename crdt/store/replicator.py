@@ -90,7 +90,7 @@ class Replicator:
         host: the node.
         source: the document.
         doc_id: its ID.
-        on_presence: takes a statement of presence, and who sent it.
+        on_presence: takes a statement of presence.
         statements: those of presence that hold now.
         advance: admits what has become due.
         topic: along which news goes to those who have subscribed; others are told directly.
@@ -104,7 +104,7 @@ class Replicator:
         doc_id: bytes,
         config: StoreConfig,
         *,
-        on_presence: Callable[[bytes, PeerId], None],
+        on_presence: Callable[[bytes], None],
         statements: Callable[[], Sequence[Statement]],
         advance: Callable[[], Received],
         topic: Topic | None = None,
@@ -160,12 +160,11 @@ class Replicator:
             self._own.put(outcome.admitted, outcome.forks)
             self._own_news.set()
 
-    def tell_presence(self, key: bytes, statement: bytes, origin: PeerId | None) -> None:
+    def tell_presence(self, key: bytes, statement: bytes) -> None:
         """Spread a statement of presence, to others than who has sent it."""
         for member in self._told_directly():
-            if member.peer != origin:
-                member.outbox.put_presence(key, statement)
-                member.news.set()
+            member.outbox.put_presence(key, statement)
+            member.news.set()
         if self._topic is not None and not self._is_from_topic:
             self._own.put_presence(key, statement)
             self._own_news.set()
@@ -469,7 +468,7 @@ class Replicator:
                 case Fork(proof):
                     self._source.receive_fork(proof)
                 case PresenceMessage(statement):
-                    self._on_presence(statement, peer)
+                    self._on_presence(statement)
                 case _:
                     raise RemoteProtocolError("a message that is no news")
         finally:

@@ -56,7 +56,7 @@ class SharedDocument(Document):
             self,
             genesis.doc_id,
             config,
-            on_presence=lambda statement, peer: self.presence.take(statement, peer),
+            on_presence=lambda statement: self.presence.take(statement),
             statements=lambda: self.presence.statements(),
             advance=self.advance,
             topic=topic,
