@@ -6,7 +6,6 @@ does, and belong to one thread. What is written is on disk when the call returns
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -64,8 +63,6 @@ from lattica.nat.base.keys.identity import Identity, PeerId
 
 _PIECE: Final = 1024
 """Entries of a chain that is sent: whoever reads it does nothing else meanwhile."""
-logger = logging.getLogger(__name__)
-
 _READ_ANEW: Final = 4
 """Times that a state is resolved in turns, if entries come meanwhile; then when it is read."""
 _ITEM_BYTES: Final = 128
@@ -153,7 +150,7 @@ class Document:
         self._replica = Replica(path, genesis, identity, config)
         self._wall = wall
         self._monotonic = monotonic
-        self._resolved = State(genesis, lambda *written: self._replica.log.has_effect(*written))
+        self._resolved = State(genesis, self._replica.has_effect)
         self._history = History(genesis, self._replica)
         self._is_stale = True
         self._searchable: SearchTree | None = None
@@ -474,7 +471,7 @@ class Document:
         """As :meth:`statement`, in turns; of what the document was at a point."""
         if point is None:
             point = yield from self._point()
-        if point.heads == self.heads() and point.cuts == self._history.cuts:
+        if self._history.is_at(point):
             return self.statement(of)
         return self._say(point.heads, point.tree.root, of)
 
@@ -483,7 +480,7 @@ class Document:
         if self._searchable is not None:
             return Point(self.heads(), self._history.cuts, self._resolved, self._searchable)
         point = yield from self._history.point()
-        if point.heads == self.heads() and point.cuts == self._history.cuts:
+        if self._history.is_at(point):
             if self._is_stale:
                 self._resolved, self._is_stale = point.state, False
             self._searchable = point.tree

@@ -102,7 +102,7 @@ class History:
         gone = frozenset(sweep.dead)
         if not gone:
             return []
-        whole = yield from self._replay(lengths, frozenset())
+        whole = yield from self._replay(lengths)
         kept = yield from self._replay(lengths, gone)
         if (yield from collect(whole)) != (yield from collect(kept)):
             logger.error("nothing is pruned: the state would be another file=%s", database.path)
@@ -110,11 +110,11 @@ class History:
         return sweep.dead
 
     def _replay(
-        self, lengths: Mapping[bytes, int], without: frozenset[tuple[bytes, int]]
+        self, lengths: Mapping[bytes, int], without: frozenset[tuple[bytes, int]] = frozenset()
     ) -> Turns[State]:
         """The state that entries come to, if some were not there."""
         database = self._replica.database
-        state = State(self._genesis, lambda *written: self._replica.log.has_effect(*written))
+        state = State(self._genesis, self._replica.has_effect)
         is_settled = False
         while not is_settled:
             batches = database.batches_by_time(lengths)
@@ -125,9 +125,13 @@ class History:
     def point(self) -> Turns[Point]:
         """What the document is now."""
         heads, cuts = self.heads(), self.cuts
-        state = yield from self._replay({author: each[0] for author, each in heads.items()}, _NONE)
+        state = yield from self._replay({author: each[0] for author, each in heads.items()})
         tree = yield from SearchTree.making((yield from collect(state)))
         return Point(heads, cuts, state, tree)
+
+    def is_at(self, point: Point) -> bool:
+        """Whether the document is still what it was at a point."""
+        return point.cuts == self.cuts and point.heads == self.heads()
 
     def body(self, heads: Mapping[bytes, tuple[int, bytes]]) -> Turns[list[bytes]]:
         """The parts of a snapshot, but the first, of what these heads name."""
@@ -150,9 +154,6 @@ class History:
         remnants = database.remnants(author)
         ids = feed.ids[:length]
         return FeedPrefix(author, feed.identity, ids, feed.size, entries, remnants, feed.fork)
-
-
-_NONE: Final = frozenset[tuple[bytes, int]]()
 
 
 def _without(

@@ -72,6 +72,10 @@ class Replica:
         """The session key under which is written; empty before the first entry of a session."""
         return self._session.author if self._session else b""
 
+    def has_effect(self, entry: Entry, name: str) -> bool:
+        """As :meth:`Log.has_effect`, of the log as it is when it is asked for."""
+        return self.log.has_effect(entry, name)
+
     def present(self, capability: bytes, *, is_needed: bool) -> None:
         """Write by a capability; if it is needed, by a session that has it in its certificate."""
         if is_needed and capability != self.capability and self.log.length(self.author):
