@@ -73,7 +73,7 @@ def check_document(path: Path) -> CheckReport:
         log.restore(feeds, ())
         log.restore_rights(database.entries_about_rights())
         state = State(genesis, log.has_effect)
-        state.rebuild(database.all_entries(), database.withdrawn_entries())
+        state.rebuild(database.all_entries, database.withdrawn_entries)
         try:
             report.root = SearchTree(dict(state.items())).root
         except LocalProtocolError:

@@ -171,10 +171,10 @@ class Document:
     @property
     def state(self) -> State:
         """What all entries come to. To be read only."""
-        while self._is_stale:
+        if self._is_stale:
             database = self._replica.database
-            self._resolved.rebuild(database.all_entries(), database.withdrawn_entries())
-            self._is_stale = not self._resolved.is_settled
+            self._resolved.rebuild(database.all_entries, database.withdrawn_entries)
+            self._is_stale = False
         return self._resolved
 
     @property

@@ -59,11 +59,8 @@ def replay(
     entries = [entry for feed in read.feeds.values() for entry in feed.entries]
     entries.sort(key=lambda entry: (entry.header.hlc, entry.header.author))
     state = State(genesis, has_effect)
-    is_settled = False
-    while not is_settled:
-        batches = (entries[start : start + _TURN] for start in range(0, len(entries), _TURN))
-        yield from state.rebuilding(batches, read.withdrawn)
-        is_settled = state.is_settled
+    batches = [entries[start : start + _TURN] for start in range(0, len(entries), _TURN)]
+    yield from state.rebuilding(lambda: batches, lambda: read.withdrawn)
     tree = yield from SearchTree.making((yield from collect(state)))
     if tree.root != read.statement.root:
         raise RemoteProtocolError("a snapshot that comes to another state than it says")

@@ -115,11 +115,10 @@ class History:
         """The state that entries come to, if some were not there."""
         database = self._replica.database
         state = State(self._genesis, self._replica.has_effect)
-        is_settled = False
-        while not is_settled:
-            batches = database.batches_by_time(lengths)
-            yield from state.rebuilding(_without(batches, without), database.withdrawn_entries())
-            is_settled = state.is_settled
+        yield from state.rebuilding(
+            lambda: _without(database.batches_by_time(lengths), without),
+            database.withdrawn_entries,
+        )
         return state
 
     def point(self) -> Turns[Point]:

@@ -148,23 +148,32 @@ class State:
         """
         return self._sequences.is_settled
 
-    def rebuild(self, entries: Iterable[Entry], withdrawn: Iterable[Entry] = ()) -> None:
+    def rebuild(
+        self,
+        entries: Callable[[], Iterable[Entry]],
+        withdrawn: Callable[[], Iterable[Entry]] = tuple,
+    ) -> None:
         """Resolve anew, from all admitted entries and those that forks have withdrawn; of texts
-        and lists in the order of their times. To be done again until it is settled.
+        and lists in the order of their times. Both are read again until it is settled.
         """
-        finish(self.rebuilding([entries], withdrawn))
+        finish(self.rebuilding(lambda: [entries()], withdrawn))
 
     def rebuilding(
-        self, batches: Iterable[Iterable[Entry]], withdrawn: Iterable[Entry]
+        self,
+        batches: Callable[[], Iterable[Iterable[Entry]]],
+        withdrawn: Callable[[], Iterable[Entry]],
     ) -> Turns[None]:
         """As :meth:`rebuild`, with a turn for each batch."""
-        self._clear()
-        for entry in withdrawn:
-            self.withdraw(entry)
-        for batch in batches:
-            for entry in batch:
-                self.apply(entry)
-            yield
+        is_settled = False
+        while not is_settled:
+            self._clear()
+            for entry in withdrawn():
+                self.withdraw(entry)
+            for batch in batches():
+                for entry in batch:
+                    self.apply(entry)
+                yield
+            is_settled = self.is_settled
 
     def _claim(self, entry: Entry, write: ClaimWrite) -> None:
         header = entry.header

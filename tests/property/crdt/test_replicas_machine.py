@@ -215,7 +215,7 @@ class Replicas(RuleBasedStateMachine):
 
     def resolved(self, replica: Replica) -> list[object]:
         state = State(DOC)
-        state.rebuild(replica.database.all_entries())
+        state.rebuild(replica.database.all_entries)
         return [*state.registers(), *state.conflicts("key")]
 
     def synchronize(self, giver: Replica, receiver: int, taker: Replica) -> None:

@@ -126,7 +126,7 @@ def test_by_time_is_an_order_in_which_all_can_be_read_again(steps):
         key=lambda entry: (entry.header.hlc, entry.header.author),
     )
     again = State(DOC)
-    again.rebuild(entries)
+    again.rebuild(lambda: entries)
     state = State(DOC)
     for entry in in_causal_order([editor.chain for editor in editors], random.Random(1)):
         state.apply(entry)
