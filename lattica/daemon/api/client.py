@@ -131,6 +131,12 @@ class NodeClient:
     def _stream(self, name: str, request: Message, timeout: float | None = None) -> Any:
         return Responses(self._grpc, self._calls[name](request, timeout=timeout))
 
+    def _subscription(self, name: str, request: Message) -> Any:
+        """A stream of what happens from this call's return on."""
+        responses = self._stream(name, request)
+        next(responses)  # it listens
+        return responses
+
     # --- the node ---
 
     def status(self, *, timeout: float | None = None) -> pb.NodeStatus:
@@ -138,12 +144,12 @@ class NodeClient:
         return cast("pb.NodeStatus", self._call("status", pb.StatusRequest(), timeout))
 
     def events(self) -> Responses[pb.Event]:
-        """What happens in its swarm from now on."""
-        return cast("Responses[pb.Event]", self._stream("events", pb.EventsRequest()))
+        """What happens in its swarm, from this call's return on."""
+        return cast("Responses[pb.Event]", self._subscription("events", pb.EventsRequest()))
 
     def logs(self, last: int = 0) -> Responses[pb.LogLine]:
         """Its log: so many of the last lines, and then those that come."""
-        return cast("Responses[pb.LogLine]", self._stream("logs", pb.LogsRequest(last=last)))
+        return cast("Responses[pb.LogLine]", self._subscription("logs", pb.LogsRequest(last=last)))
 
     def connect(self, *targets: str, timeout: float | None = None) -> pb.ConnectReply:
         """Have it connected with a peer: its ID, or its addresses."""
@@ -294,12 +300,8 @@ class NodeClient:
 
     def topic_subscribe(self, topic: str) -> Responses[pb.TopicMessage]:
         """What is said in a topic, from this call's return on."""
-        responses = cast(
-            "Responses[pb.TopicMessage]",
-            self._stream("topic_subscribe", pb.TopicSubscribeRequest(topic=topic)),
-        )
-        next(responses)  # it listens
-        return responses
+        request = pb.TopicSubscribeRequest(topic=topic)
+        return cast("Responses[pb.TopicMessage]", self._subscription("topic_subscribe", request))
 
     # --- CRDT documents ---
 

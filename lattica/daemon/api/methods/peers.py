@@ -33,12 +33,14 @@ class PeerMethods(MemberMethods):
 
     async def events(self, request: pb.EventsRequest, emit: Emit[pb.Event]) -> None:
         with self.node.events() as events:
+            await emit.send(pb.Event())
             async for event in events:
                 await emit.send(event_message(event))
 
     async def logs(self, request: pb.LogsRequest, emit: Emit[pb.LogLine]) -> None:
         logs = self.member.logs
         position, lines = logs.position, logs.last(request.last)
+        await emit.send(pb.LogLine())
         while True:
             for line in lines:
                 await emit.send(log_message(line))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ import trio
 from lattica import Lattica, Node
 from lattica.config import NodeConfig, load_config
 from lattica.daemon.api.client import NodeClient
+from lattica.daemon.api.methods import Methods
 from lattica.daemon.api.values import unpack
 from lattica.daemon.node.member import Member
 from lattica.daemon.node.running import member_of
@@ -73,7 +75,7 @@ class Echo:
 async def test_peers_and_calls(tmp_path: Path) -> None:
     async with daemon(tmp_path) as (member, client), Node(config_of(tmp_path / "o")) as other:
         other.rpc.serve(Echo())
-        events = client.events()
+        events = await there(client.events)
         said = await there(lambda: client.connect(str(other.addrs[0])))
         assert said.peer_id == str(other.peer_id)
         assert said.path == "direct-tcp"
@@ -95,6 +97,33 @@ async def test_peers_and_calls(tmp_path: Path) -> None:
         assert status.dht.mode == "server"
         await there(lambda: client.disconnect(peer))
         assert not member.node.is_connected(peer)
+
+
+async def test_what_is_subscribed_to_misses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(method: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+        async def begin(*args: Any) -> None:
+            await trio.sleep(0.1)  # as on a busy machine
+            await method(*args)
+
+        return begin
+
+    for name in ("events", "logs", "topic_subscribe"):
+        monkeypatch.setattr(Methods, name, late(getattr(Methods, name)))
+    async with daemon(tmp_path) as (_, client), Node(config_of(tmp_path / "o")) as other:
+        events = await there(client.events)
+        await there(lambda: client.connect(str(other.addrs[0])))
+        lines = await there(client.logs)
+        logging.getLogger("elsewhere").warning("said after it was subscribed to")
+        messages = await there(lambda: client.topic_subscribe("news"))
+        with trio.fail_after(10):
+            await other.topic("news").wait_peers(1)
+            await other.topic("news").publish(b"hello")
+            assert (await there(lambda: next(events))).event == "peer_connected"
+            while (await there(lambda: next(lines))).logger != "elsewhere":
+                pass
+            assert (await there(lambda: next(messages))).data == b"hello"
 
 
 async def test_content_with_progress(tmp_path: Path) -> None:
@@ -205,7 +234,7 @@ async def test_what_the_configuration_names_is_served(tmp_path: Path) -> None:
         "nat.relay_server.enabled": True,
     }
     async with daemon(tmp_path, **served) as (member, client):
-        logs = client.logs(100)
+        logs = await there(lambda: client.logs(100))
         while "missing is not served" not in (await there(lambda: next(logs))).message:
             pass
         logs.close()
