@@ -66,6 +66,15 @@ _CONNECTED_ASKED = 8
 """Peers that are connected anyway, and are asked where no other provider is known."""
 
 
+@dataclass(frozen=True, slots=True)
+class FoundManifest:
+    """A manifest, its bytes, and whom to ask for the rest: who has sent it, before others."""
+
+    manifest: Manifest
+    encoded: bytes
+    contacts: tuple[Contact, ...]
+
+
 class _Fetch:
     """One call of :func:`fetch`."""
 
@@ -124,8 +133,8 @@ class _Fetch:
 
     async def run(self, tensors: str | None, ranges: Sequence[ByteRange]) -> FetchResult:
         began = trio.current_time()
-        first, encoded = await self.get_manifest()
-        manifest = await trio.to_thread.run_sync(decode_manifest, encoded)
+        found = await self.find_manifest()
+        manifest = found.manifest
         self._plan = await trio.to_thread.run_sync(Plan, self._cid, manifest, tensors, ranges)
         plan = self._plan
         may_go = None
@@ -146,7 +155,7 @@ class _Fetch:
         if not self._options.replace_tensors:
             await trio.to_thread.run_sync(check_tensors_stay, plan, self._out_dir)
         self._files = files = PartialFiles(plan, self._out_dir, may_go)
-        shared = SharedFetch(plan, files, encoded)
+        shared = SharedFetch(plan, files, found.encoded)
         with ExitStack() as stack:
             with files:
                 await self._take_stock(shared)
@@ -155,9 +164,7 @@ class _Fetch:
                 self._obtaining = obtaining = Obtaining(around, plan, self._ledger, files, shared)
                 self._meter = RateMeter(trio.current_time())
                 self._emit_progress(at_once=True)
-                others = [m for m in self._named if m.peer_id != first.peer_id]
-                contacts = [Contact(self._node, m.peer_id, m.addrs) for m in others]
-                await obtaining.run([first, *contacts])
+                await obtaining.run(found.contacts)
                 self._emit_progress(at_once=True)
                 await trio.to_thread.run_sync(files.remove)
             seconds = trio.current_time() - began
@@ -238,8 +245,19 @@ class _Fetch:
 
     # --- the manifest ---
 
-    async def get_manifest(self) -> tuple[Contact, bytes]:
-        """The manifest, and who has sent it: those that were named are asked before others."""
+    async def find_manifest(self) -> FoundManifest:
+        """Those that were named are asked before others."""
+        first, encoded = await self._get_manifest()
+        others = (
+            Contact(self._node, member.peer_id, member.addrs)
+            for member in self._named
+            if member.peer_id != first.peer_id
+        )
+        manifest = await trio.to_thread.run_sync(decode_manifest, encoded)
+        return FoundManifest(manifest, encoded, (first, *others))
+
+    async def _get_manifest(self) -> tuple[Contact, bytes]:
+        """The bytes of the manifest, and who has sent them."""
         failed: Exception | None = None
         for member in self._named:
             try:
@@ -338,15 +356,6 @@ class _Fetch:
         return copied
 
 
-@dataclass(frozen=True, slots=True)
-class FoundManifest:
-    """A manifest, its bytes, and whom to ask for the rest: who has sent it, before others."""
-
-    manifest: Manifest
-    encoded: bytes
-    contacts: tuple[Contact, ...]
-
-
 async def find_manifest(
     node: Host,
     cid: Cid,
@@ -360,14 +369,7 @@ async def find_manifest(
     Raises what :func:`fetch` does.
     """
     work = _Fetch(node, cid, named, Path(), None, options or FetchOptions(), finder)
-    first, encoded = await work.get_manifest()
-    others = (
-        Contact(node, member.peer_id, member.addrs)
-        for member in named
-        if member.peer_id != first.peer_id
-    )
-    manifest = await trio.to_thread.run_sync(decode_manifest, encoded)
-    return FoundManifest(manifest, encoded, (first, *others))
+    return await work.find_manifest()
 
 
 async def find_others(
@@ -395,9 +397,8 @@ async def fetch_manifest(
 
     Raises what :func:`fetch` does.
     """
-    work = _fetch(node, ref, Path(), None, options, finder)
-    _, encoded = await work.get_manifest()
-    return await trio.to_thread.run_sync(decode_manifest, encoded)
+    cid, named = named_by(ref)
+    return (await find_manifest(node, cid, named, options=options, finder=finder)).manifest
 
 
 async def fetch(
@@ -450,24 +451,22 @@ async def fetch(
         raise ContentError("name a directory to fetch into; '.' is this one")
     if tensors is not None and ranges:
         raise ContentError("select tensors or ranges of bytes, not both")
-    work = _fetch(node, ref, Path(out_dir), progress, options, finder)
+    cid, named = named_by(ref)
+    work = _Fetch(node, cid, named, Path(out_dir), progress, options or FetchOptions(), finder)
     return await work.run(tensors, tuple(ranges))
 
 
-def _fetch(
-    node: Host,
-    ref: Ticket | Cid | str,
-    out_dir: Path,
-    progress: FetchCallback | None,
-    options: FetchOptions | None,
-    finder: ProviderFinder | None,
-) -> _Fetch:
+def named_by(ref: Ticket | Cid | str) -> tuple[Cid, list[Member]]:
+    """What a ticket or content id, or its text, names, and who has it as far as it says.
+
+    Raises :class:`TicketError`: it is none.
+    """
     ref = parse_ref(ref) if isinstance(ref, str) else ref
     if not isinstance(ref, Ticket | Cid):
         raise TicketError(f"pass a Ticket or its text, not {ref!r:.100}")
-    cid = ref if isinstance(ref, Cid) else ref.cid
-    named = [] if isinstance(ref, Cid) else [Member(ref.peer_id, ref.addrs)]
-    return _Fetch(node, cid, named, out_dir, progress, options or FetchOptions(), finder)
+    if isinstance(ref, Cid):
+        return ref, []
+    return ref.cid, [Member(ref.peer_id, ref.addrs)]
 
 
 def parse_ref(text: str) -> Ticket | Cid:

@@ -12,13 +12,12 @@ from lattica.content.download.fetcher import (
     FoundManifest,
     find_manifest,
     find_others,
-    parse_ref,
+    named_by,
 )
 from lattica.content.download.options import FetchOptions
 from lattica.content.download.plan import Plan
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.safetensors_header import Tensor
-from lattica.content.swarm.messages import Member
 from lattica.content.swarm.providers import ProviderFinder
 from lattica.content.tensors.assembly import (
     Assembly,
@@ -92,9 +91,7 @@ async def open_tensors(
     finder: ProviderFinder | None = None,
 ) -> RemoteTensors:
     """Get the manifest of what a ticket, or a content id, names. Raises what `fetch` does."""
-    ref = parse_ref(ref) if isinstance(ref, str) else ref
-    cid = ref if isinstance(ref, Cid) else ref.cid
-    named = [] if isinstance(ref, Cid) else [Member(ref.peer_id, ref.addrs)]
+    cid, named = named_by(ref)
     options = options or FetchOptions()
     found = await find_manifest(node, cid, named, options=options, finder=finder)
 
