@@ -23,6 +23,7 @@ from lattica.content.errors import TicketError
 from lattica.content.manifest.cid import DIGEST_SIZE, Cid
 from lattica.content.manifest.manifest import MAX_FILE_BYTES, MAX_FILES
 from lattica.content.manifest.paths import check_paths
+from lattica.content.manifest.schema_reader import SchemaReader
 from lattica.nat.base.errors import RemoteProtocolError
 
 VERSION = 1
@@ -125,24 +126,14 @@ def decode_description(data: bytes) -> Description:
     """
     if len(data) > MAX_DESCRIPTION:
         raise RemoteProtocolError(f"a description of {len(data)} bytes")
-    # Along the schema: nothing is allocated for what an array promises before it is there.
-    reader = msgpack.Unpacker(
-        max_buffer_size=len(data) + 1, max_array_len=0, max_map_len=0, max_ext_len=0
-    )
-    reader.feed(data)
     try:
-        _read_array(reader, 3)
-        if reader.unpack() != VERSION:
+        reader = SchemaReader(data)
+        reader.array("description", 3, 3)
+        if reader.value(int, "version") != VERSION:
             raise ValueError("its version is not known to this program; update it")
-        cid = reader.unpack()
-        if not isinstance(cid, bytes):
-            raise ValueError("it names no content")
-        count = reader.read_array_header()
-        if count > MAX_FILES:
-            raise ValueError(f"{count} files")
-        description = Description(
-            Cid.from_bytes(cid), tuple(_read_file(reader) for _ in range(count))
-        )
+        cid = Cid.from_bytes(reader.value(bytes, "content id"))
+        count = reader.array("files", MAX_FILES)
+        description = Description(cid, tuple(_read_file(reader) for _ in range(count)))
         check_paths(file.path for file in description.files)
         if encode_description(description) != data:
             raise ValueError("it is not encoded canonically, or bytes follow it")
@@ -151,16 +142,11 @@ def decode_description(data: bytes) -> Description:
     return description
 
 
-def _read_array(reader: msgpack.Unpacker, length: int) -> None:
-    if reader.read_array_header() != length:
-        raise ValueError(f"an array that has not {length} elements")
-
-
-def _read_file(reader: msgpack.Unpacker) -> RepositoryFile:
-    _read_array(reader, 3)
-    match reader.unpack(), reader.unpack(), reader.unpack():
-        case str(path), int(size), bytes(sha256) if (
-            0 <= size <= MAX_FILE_BYTES and len(sha256) == DIGEST_SIZE
-        ):
-            return RepositoryFile(path, size, sha256)
-    raise ValueError("it has a file without path, size and hash")
+def _read_file(reader: SchemaReader) -> RepositoryFile:
+    reader.array("file", 3, 3)
+    path = reader.value(str, "path")
+    size = reader.number("size", MAX_FILE_BYTES)
+    sha256 = reader.value(bytes, "hash")
+    if len(sha256) != DIGEST_SIZE:
+        raise ValueError(f"a hash of {len(sha256)} bytes")
+    return RepositoryFile(path, size, sha256)

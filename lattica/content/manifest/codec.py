@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import sys
 from array import array
-from typing import TypeVar
 
 import msgpack
 
@@ -41,11 +40,10 @@ from lattica.content.manifest.safetensors_header import (
     TensorLayout,
     layout_from_shapes,
 )
+from lattica.content.manifest.schema_reader import SchemaReader
 from lattica.nat.base.errors import RemoteProtocolError
 
 VERSION = 1
-
-T = TypeVar("T")
 
 
 def _pack_layout(layout: TensorLayout | None) -> list[object]:
@@ -116,43 +114,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
     return data
 
 
-class _Reader:
-    """Reads msgpack along a schema. Every mismatch is a :class:`ValueError`."""
-
-    def __init__(self, data: bytes) -> None:
-        self._unpacker = msgpack.Unpacker(
-            # One byte more than fed: the buffer must not be exactly full.
-            max_buffer_size=len(data) + 1,
-            max_array_len=0,
-            max_map_len=0,
-            max_ext_len=0,
-            strict_map_key=True,
-        )
-        self._unpacker.feed(data)
-
-    def array(self, what: str, maximum: int, minimum: int = 0) -> int:
-        """Length of the array that comes next."""
-        length: int = self._unpacker.read_array_header()
-        if not minimum <= length <= maximum:
-            raise ValueError(f"{what}: {length} elements, where {minimum} to {maximum} belong")
-        return length
-
-    def value(self, kind: type[T], what: str) -> T:
-        """The scalar that comes next, of exactly this type."""
-        value = self._unpacker.unpack()
-        if type(value) is not kind:
-            raise ValueError(f"{what} is not of type {kind.__name__}")
-        return value
-
-    def number(self, what: str, maximum: int) -> int:
-        """The number from 0 to `maximum` that comes next."""
-        value = self.value(int, what)
-        if not 0 <= value <= maximum:
-            raise ValueError(f"{what} is not from 0 to {maximum}")
-        return value
-
-
-def _read_chunks(reader: _Reader) -> ChunkTable:
+def _read_chunks(reader: SchemaReader) -> ChunkTable:
     packed = reader.value(bytes, "lengths")
     digests = reader.value(bytes, "digests")
     if len(packed) % 4 or len(packed) // 4 * DIGEST_SIZE != len(digests):
@@ -165,7 +127,7 @@ def _read_chunks(reader: _Reader) -> ChunkTable:
     return ChunkTable.from_chunks(lengths, digests)
 
 
-def _read_layout(reader: _Reader, size: int, budget: int) -> TensorLayout | None:
+def _read_layout(reader: SchemaReader, size: int, budget: int) -> TensorLayout | None:
     if reader.array("layout", 3) == 0:
         return None
     data_start = reader.number("data_start", LENGTH_BYTES + MAX_HEADER_BYTES)
@@ -183,7 +145,7 @@ def _read_layout(reader: _Reader, size: int, budget: int) -> TensorLayout | None
     return layout_from_shapes(data_start, size, metadata, shapes)
 
 
-def _read_manifest(reader: _Reader) -> Manifest:
+def _read_manifest(reader: SchemaReader) -> Manifest:
     reader.array("manifest", 3, 3)
     if reader.value(int, "version") != VERSION:
         raise ValueError("its version is not known to this program; update it")
@@ -214,7 +176,7 @@ def decode_manifest(data: bytes) -> Manifest:
     if len(data) > MAX_MANIFEST_BYTES:
         raise RemoteProtocolError(f"a manifest of {len(data)} bytes")
     try:
-        manifest = _read_manifest(_Reader(data))
+        manifest = _read_manifest(SchemaReader(data))
         if _encode(manifest) != data:
             raise ValueError("it is not encoded canonically, or bytes follow it")
     except (ValueError, msgpack.UnpackException) as error:
