@@ -374,30 +374,36 @@ class ContentService:
         first perhaps, and then by whoever keeps what has come of it.
         """
         while (served := self._find(cid)) is not None:
-            holdings = served.holdings
-            position = 0 if holdings is None else holdings.position
-            bits = None if holdings is None else holdings.bits
-            await self._say(stream, Has(served.chunk_count, bits))
-            while self._find(cid) is served:
-                news = self._news
-                while True:
-                    told = False
-                    others, sending = members.untold(stream)
-                    if others:
-                        await self._say(stream, MembersMessage(others))
-                    if sending:
-                        await self._say(stream, Sending(sending))
+            await self._tell_of(stream, cid, served, members)
+
+    async def _tell_of(
+        self, stream: Stream, cid: Cid, served: Served, members: Members[Stream]
+    ) -> None:
+        """The same as long as it is served by `served`."""
+        holdings = served.holdings
+        position = 0 if holdings is None else holdings.position
+        bits = None if holdings is None else holdings.bits
+        await self._say(stream, Has(served.chunk_count, bits))
+        while self._find(cid) is served:
+            news = self._news
+            while True:
+                told = False
+                others, sending = members.untold(stream)
+                if others:
+                    await self._say(stream, MembersMessage(others))
+                if sending:
+                    await self._say(stream, Sending(sending))
+                    told = True
+                if holdings is not None:
+                    more = tuple(holdings.since(position, MAX_NUMBERS))
+                    if more:
+                        await self._say(stream, HasMore(more))
+                        position += len(more)
                         told = True
-                    if holdings is not None:
-                        more = tuple(holdings.since(position, MAX_NUMBERS))
-                        if more:
-                            await self._say(stream, HasMore(more))
-                            position += len(more)
-                            told = True
-                    if not told:
-                        break
-                await news.wait()
-                await trio.sleep(_NEWS_PAUSE)
+                if not told:
+                    break
+            await news.wait()
+            await trio.sleep(_NEWS_PAUSE)
 
     async def _say(self, stream: Stream, message: Message) -> None:
         with trio.move_on_after(self.limits.stalled_after) as scope:
