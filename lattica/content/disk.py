@@ -7,8 +7,8 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -179,6 +179,23 @@ def write_all(descriptor: int, data: memoryview, offset: int) -> None:
         count = os.pwrite(descriptor, data, offset)
         data = data[count:]
         offset += count
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """The name, which is free, of a file to be written in this block: then it takes the place of
+    `path`; if the block fails, it is removed. By one writer at a time. Raises :class:`OSError`.
+    """
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        with suppress(FileNotFoundError):
+            unfinished.unlink()  # of a run that was killed
+        yield unfinished
+        unfinished.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            unfinished.unlink()
+        raise
 
 
 @cache

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Hashable, Sequence
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from lattica.content.disk import storage_error
+from lattica.content.disk import replacing, storage_error
 from lattica.content.download.contact import Contact
 from lattica.content.download.fetcher import FoundManifest, find_manifest
 from lattica.content.download.local.files import LocalChunk
@@ -284,11 +283,10 @@ def _read_kept(path: Path) -> bytes | None:
 
 def _keep(path: Path, data: bytes) -> None:
     """Write a small file whole or not at all; blocking. Raises :class:`StorageError`."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_bytes(data)
-        unfinished.replace(path)
+        with replacing(path) as unfinished:
+            unfinished.write_bytes(data)
     except OSError as error:
         raise storage_error(error, path) from None
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import Iterable
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
-from lattica.content.disk import storage_error
+from lattica.content.disk import replacing, storage_error
 from lattica.content.download.options import FetchOptions
-from lattica.content.errors import ContentError, StorageError
+from lattica.content.errors import ContentError
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.manifest import Manifest
 from lattica.content.manifest.paths import check_component
@@ -86,13 +86,15 @@ def _write_checkpoint(directory: Path, name: str, state: StateDict, max_shard: i
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for file, shard in zip(names, shards, strict=True):
-            _write_shard(directory / file, shard, state)
+            with replacing(directory / file) as unfinished:
+                write_tensors(unfinished, shard, state, [("format", "pt")])
         index = directory / f"{name}.safetensors.index.json"
         if len(shards) > 1:
             weights = {t.name: f for f, shard in zip(names, shards, strict=True) for t in shard}
             total = sum(tensor.length for tensor in tensors)
             fields = {"metadata": {"total_size": total}, "weight_map": weights}
-            _replace(index, json.dumps(fields, indent=2).encode())
+            with replacing(index) as unfinished:
+                unfinished.write_bytes(json.dumps(fields, indent=2).encode())
         else:
             index.unlink(missing_ok=True)
         for path in directory.glob(f"{_escaped(name)}-?????-of-?????.safetensors"):
@@ -101,33 +103,11 @@ def _write_checkpoint(directory: Path, name: str, state: StateDict, max_shard: i
         if len(shards) > 1:
             (directory / f"{name}.safetensors").unlink(missing_ok=True)
     except OSError as error:
-        if isinstance(error, StorageError):
-            raise
         raise storage_error(error, directory) from None
 
 
 def _escaped(name: str) -> str:
     return "".join(f"[{character}]" if character in "*?[" else character for character in name)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_bytes(data)
-    unfinished.replace(path)
-
-
-def _write_shard(path: Path, tensors: Sequence[Tensor], state: StateDict) -> None:
-    """Write one file whole, or not at all."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        with suppress(FileNotFoundError):
-            unfinished.unlink()  # of a run that was killed
-        write_tensors(unfinished, tensors, state, [("format", "pt")])
-        unfinished.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            unfinished.unlink()
-        raise
 
 
 # --- loading ---
