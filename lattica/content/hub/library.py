@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections import defaultdict
@@ -15,13 +14,13 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from lattica.content.disk import replacing, storage_error
 from lattica.content.download.contact import Contact
 from lattica.content.download.fetcher import FoundManifest, find_manifest
 from lattica.content.download.local.files import LocalChunk
 from lattica.content.download.mirror import Mirror
 from lattica.content.download.options import FetchOptions
-from lattica.content.errors import ContentError, ContentNotFoundError, IntegrityError, TicketError
+from lattica.content.errors import ContentError, ContentNotFoundError, IntegrityError
+from lattica.content.hub.remembered import RememberedNames, keep_small, read_small
 from lattica.content.hub.repository import (
     MAX_DESCRIPTION,
     Description,
@@ -31,7 +30,7 @@ from lattica.content.hub.repository import (
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.codec import decode_manifest
 from lattica.content.manifest.manifest import Manifest
-from lattica.content.names.record import NameRecord, NameRef, NameTarget
+from lattica.content.names.record import NameRecord, NameRef
 from lattica.content.names.resolver import NameNotFoundError, NameResolver
 from lattica.content.swarm.dht_finder import dht_finder
 from lattica.content.swarm.messages import Member
@@ -96,8 +95,8 @@ class Library(InProcess):
         self._mirrors: dict[Cid, Mirror] = {}
         self._revisions: dict[RevisionRef, tuple[float, Revision]] = {}
         """With the time when the publisher was asked."""
-        self._commits: dict[str, Revision] = {}
-        self._remembered = _Remembered(directory / "names.json")
+        self._commits: dict[RevisionRef, Revision] = {}
+        self._remembered = RememberedNames(directory / "names.json")
         self._nursery: trio.Nursery
         self._exit = AsyncExitStack()
 
@@ -131,7 +130,7 @@ class Library(InProcess):
             ContentError: nobody can be asked.
         """
         async with self._locks[ref]:
-            known = self._commits.get(f"{ref.repository}@{ref.revision}")
+            known = self._commits.get(ref)
             if known is not None:
                 return known
             asked = self._revisions.get(ref)
@@ -140,7 +139,7 @@ class Library(InProcess):
             record = await self._resolve(ref)
             revision = Revision(record.owner, await self._describe(record))
             self._revisions[ref] = trio.current_time(), revision
-            self._commits[f"{ref.repository}@{revision.description.commit}"] = revision
+            self._commits[RevisionRef(ref.repository, revision.description.commit)] = revision
             if _COMMIT.fullmatch(ref.revision) and ref.revision != revision.description.commit:
                 raise IntegrityError(
                     f"peer {record.owner} says that the commit {ref.revision} of {ref.repository} "
@@ -238,7 +237,7 @@ class Library(InProcess):
     async def _manifest(self, cid: Cid, publisher: PeerId) -> FoundManifest:
         member = self._publishers[publisher]
         path = self._directory / "manifests" / str(cid)
-        encoded = await trio.to_thread.run_sync(_read_kept, path)
+        encoded = await trio.to_thread.run_sync(read_small, path)
         if encoded is not None and Cid.of(encoded) == cid:
             manifest = await trio.to_thread.run_sync(decode_manifest, encoded)
             contact = Contact(self._node, publisher, member.addrs)
@@ -246,7 +245,7 @@ class Library(InProcess):
         found = await find_manifest(
             self._node, cid, [member], options=self._options, finder=self._finder
         )
-        await trio.to_thread.run_sync(_keep, path, found.encoded)
+        await trio.to_thread.run_sync(keep_small, path, found.encoded)
         return found
 
 
@@ -272,65 +271,3 @@ def _find_kept(directory: Path, cid: Cid, manifest: Manifest) -> dict[bytes, Loc
                         local = LocalChunk(where, chunk.offset, chunk.length)
                         found.setdefault(chunk.digest, local)
     return found
-
-
-def _read_kept(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return None
-
-
-def _keep(path: Path, data: bytes) -> None:
-    """Write a small file whole or not at all; blocking. Raises :class:`StorageError`."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as unfinished:
-            unfinished.write_bytes(data)
-    except OSError as error:
-        raise storage_error(error, path) from None
-
-
-class _Remembered:
-    """The records that were believed last, in a file: for times when nobody can be asked."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._records: dict[str, NameRecord] = {}
-
-    def load(self) -> None:
-        """Blocking. A damaged file is as none."""
-        try:
-            fields = json.loads(self._path.read_bytes())
-            for text, (cid, description, sequence, expires) in fields.items():
-                ref = NameRef.parse(text)
-                target = NameTarget(Cid.parse(cid), Cid.parse(description) if description else None)
-                self._records[text] = NameRecord(
-                    ref.peer_id, ref.name, target, int(sequence), float(expires)
-                )
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError, TypeError, AttributeError, TicketError) as error:
-            logger.warning("%s is not understood, and left: %s", self._path, error)
-
-    def get(self, ref: NameRef) -> NameRecord | None:
-        """What a name led to."""
-        return self._records.get(str(ref))
-
-    def put(self, record: NameRecord) -> None:
-        """Blocking; raises :class:`StorageError`."""
-        key = str(NameRef(record.owner, record.name))
-        known = self._records.get(key)
-        if known is not None and known.sequence == record.sequence:
-            return
-        self._records[key] = record
-        fields = {
-            text: (
-                str(r.target.cid),
-                str(r.target.description) if r.target.description else None,
-                r.sequence,
-                r.expires,
-            )
-            for text, r in self._records.items()
-        }
-        _keep(self._path, json.dumps(fields, indent=1).encode())
