@@ -179,11 +179,12 @@ def _section(row: object, file_size: int) -> _Section:
     raise ValueError("a section is not within the file")
 
 
-def _frames(delta: memoryview) -> Iterator[tuple[_Section, memoryview]]:
-    """Sections and the contents of their frames; raises ValueError."""
+def _frames(
+    delta: memoryview, sections: list[_Section], position: int
+) -> Iterator[tuple[_Section, memoryview]]:
+    """Sections and the contents of their frames, from `position` on; raises ValueError."""
     import zstandard
 
-    _, sections, position = _sections(delta)
     decompress = zstandard.ZstdDecompressor().decompress
     for section in sections:
         frame = delta[position : position + section.squeezed]
@@ -214,9 +215,10 @@ def apply_delta(delta: bytes | memoryview, target: memoryview) -> None:
 
     view = memoryview(delta)
     try:
-        if _sections(view)[0] != len(target):
+        size, sections, position = _sections(view)
+        if size != len(target):
             raise ValueError("it is for a file of another size")
-        for section, plain in _frames(view):
+        for section, plain in _frames(view, sections, position):
             border = section.changed * _POSITION
             gaps = _from_planes(plain[:border], "<i4", _POSITION)
             if gaps[0] < 0 or (len(gaps) > 1 and gaps[1:].min() <= 0):
