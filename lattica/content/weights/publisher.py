@@ -25,7 +25,6 @@ from lattica.content.weights.exchange import answering
 from lattica.content.weights.options import PushedVersion, WeightOptions
 from lattica.content.weights.shelf import DELTA_NAME, PUBLICATION, Shelf, remove, weights_of
 from lattica.content.weights.state import element_bytes, layouts_equal, write_state
-from lattica.dht.topics.service.subscription import Subscription
 from lattica.dht.topics.service.topic import Topic
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.in_process import InProcess
@@ -84,8 +83,7 @@ class WeightPublisher(InProcess):
             nursery = await stack.enter_async_context(trio.open_nursery())
             stack.callback(nursery.cancel_scope.cancel)
             # Whoever follows the channel sees by it that the publisher is there, and asks.
-            messages = await stack.enter_async_context(self._topic.subscribe(only=lambda _: False))
-            nursery.start_soon(_drain, messages)
+            stack.enter_context(self._topic.subscribe(only=lambda _: False))
             nursery.start_soon(self._announce_again)
             self._shelf = shelf
             self._stack = stack.pop_all()
@@ -205,11 +203,6 @@ class WeightPublisher(InProcess):
                 # Addresses may have changed.
                 self._announcement = self._make_announcement(self._newest[1])
                 await self._topic.publish(self._announcement)
-
-
-async def _drain(messages: Subscription) -> None:
-    async for _ in messages:
-        pass
 
 
 def _clear(shelf: Shelf) -> None:
