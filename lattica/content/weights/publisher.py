@@ -52,8 +52,8 @@ class WeightPublisher(InProcess):
         self._shelf: Shelf | None = None
         self._service: ContentService
         self._topic: Topic
-        self._sequence = 0
         self._newest: tuple[int, Publication] | None = None
+        """By its sequence."""
         self._deltas: list[DeltaRef] = []
         self._announcement = b""
         self.version = 0
@@ -126,16 +126,16 @@ class WeightPublisher(InProcess):
                     f"version {number} is not newer than {self.version}, which was pushed last"
                 )
             # By the clock: it ascends also when the publisher is started anew.
-            sequence = max(self._sequence + 1, time.time_ns())
+            last = 0 if self._newest is None else self._newest[0]
+            sequence = max(last + 1, time.time_ns())
             publication = await self._write(shelf, sequence, state)
             delta = await self._make_delta(shelf, sequence, publication)
-            self._sequence, self.version = sequence, number
+            self.version = number
             shelf.add(sequence, publication)
             self._newest = (sequence, publication)
             gone = self._keep(shelf)
             self._service.tell()
-            self._announcement = self._make_announcement(publication)
-            await self._topic.publish(self._announcement)
+            await self._announce(sequence, publication)
             await trio.to_thread.run_sync(remove, gone)
         return PushedVersion(
             number,
@@ -187,12 +187,14 @@ class WeightPublisher(InProcess):
         self._deltas = [*self._deltas, delta][-self._options.deltas :]
         return delta
 
-    def _make_announcement(self, publication: Publication) -> bytes:
+    async def _announce(self, sequence: int, publication: Publication) -> None:
+        """Say that this is the newest version, to all and to who asks from now on."""
         node = self._node
         ticket = Ticket.make(publication.cid, node.peer_id, node.addrs)
         size, deltas = publication.manifest.size, tuple(self._deltas)
-        said = Announcement(self.channel, self._sequence, self.version, ticket, size, deltas)
-        return said.seal(node.identity)
+        said = Announcement(self.channel, sequence, self.version, ticket, size, deltas)
+        self._announcement = said.seal(node.identity)
+        await self._topic.publish(self._announcement)
 
     async def _announce_again(self) -> None:
         while True:
@@ -201,8 +203,7 @@ class WeightPublisher(InProcess):
                 gone = self._keep(self._shelf)
                 await trio.to_thread.run_sync(remove, gone)
                 # Addresses may have changed.
-                self._announcement = self._make_announcement(self._newest[1])
-                await self._topic.publish(self._announcement)
+                await self._announce(*self._newest)
 
 
 def _clear(shelf: Shelf) -> None:
