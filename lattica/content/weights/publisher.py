@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mmap
-import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -23,7 +22,14 @@ from lattica.content.weights.announcement import Announcement, Channel, DeltaRef
 from lattica.content.weights.delta import Region, can_delta, make_delta
 from lattica.content.weights.exchange import answering
 from lattica.content.weights.options import PushedVersion, WeightOptions
-from lattica.content.weights.shelf import DELTA_NAME, PUBLICATION, Shelf, remove, weights_of
+from lattica.content.weights.shelf import (
+    DELTA_NAME,
+    PUBLICATION,
+    Shelf,
+    open_shelf,
+    remove,
+    weights_of,
+)
 from lattica.content.weights.state import element_bytes, layouts_equal, write_state
 from lattica.dht.topics.service.topic import Topic
 from lattica.nat.base.errors import LocalProtocolError
@@ -70,12 +76,7 @@ class WeightPublisher(InProcess):
 
     async def __aenter__(self) -> WeightPublisher:
         async with AsyncExitStack() as stack:
-            top = self._options.directory
-            if top is None:
-                top = Path(
-                    stack.enter_context(tempfile.TemporaryDirectory(prefix="lattica-weights-"))
-                )
-            shelf = Shelf(top)
+            shelf = await stack.enter_async_context(open_shelf(self._options.directory))
             await trio.to_thread.run_sync(_clear, shelf)
             self._service = stack.enter_context(serving(self._node, shelf.catalog.get))
             stack.enter_context(answering(self._node, self.channel, lambda: self._announcement))
@@ -208,7 +209,6 @@ class WeightPublisher(InProcess):
 
 def _clear(shelf: Shelf) -> None:
     try:
-        shelf.top.mkdir(parents=True, exist_ok=True)
         remove(shelf.leftovers())
     except OSError as error:
         raise storage_error(error, shelf.top) from None

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+import trio
+
+from lattica.content.disk import make_directory, storage_error
 from lattica.content.errors import IntegrityError
 from lattica.content.manifest.chunking import CutFile, FileState
 from lattica.content.manifest.cid import Cid
@@ -91,7 +96,7 @@ class Shelf:
                 continue
             del self._versions[sequence]
             gone.append(self.directory(sequence))
-        for sequence in _oldest(self._deltas, deltas):
+        for sequence in sorted(self._deltas, reverse=True)[deltas:]:
             del self._deltas[sequence]
             gone.append(self.delta_directory(sequence))
         kept = {publication.cid for publication in self._versions.values()}
@@ -102,9 +107,27 @@ class Shelf:
         return gone
 
 
-def _oldest(table: Iterable[int], kept: int) -> list[int]:
-    """All but the newest so many."""
-    return sorted(table, reverse=True)[kept:]
+@asynccontextmanager
+async def open_shelf(directory: Path | None) -> AsyncIterator[Shelf]:
+    """An empty shelf in a directory, which is made if necessary; None: in one that goes with it.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    if directory is not None:
+        try:
+            await trio.to_thread.run_sync(make_directory, directory)
+        except OSError as error:
+            raise storage_error(error, directory) from None
+        yield Shelf(directory)
+        return
+    temporary = tempfile.TemporaryDirectory(prefix="lattica-weights-")
+    try:
+        yield Shelf(Path(temporary.name))
+    finally:
+        # It may be gigabytes, for which the node's thread has no time.
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(temporary.cleanup)
 
 
 def remove(paths: list[Path]) -> None:

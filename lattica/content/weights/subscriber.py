@@ -6,7 +6,6 @@ import inspect
 import logging
 import mmap
 import shutil
-import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -34,7 +33,14 @@ from lattica.content.weights.announcement import (
 from lattica.content.weights.delta import apply_delta, can_delta
 from lattica.content.weights.exchange import answering, ask_newest
 from lattica.content.weights.options import WeightOptions, WeightVersion
-from lattica.content.weights.shelf import DELTA_NAME, Shelf, publication_of, remove, weights_of
+from lattica.content.weights.shelf import (
+    DELTA_NAME,
+    Shelf,
+    open_shelf,
+    publication_of,
+    remove,
+    weights_of,
+)
 from lattica.content.weights.state import MappedState
 from lattica.dht.topics.core.actions import Subscribed
 from lattica.dht.topics.core.router import Verdict
@@ -163,13 +169,7 @@ class WeightSubscriber(InProcess):
 
     async def __aenter__(self) -> WeightSubscriber:
         async with AsyncExitStack() as stack:
-            top = self._options.directory
-            if top is None:
-                top = Path(
-                    stack.enter_context(tempfile.TemporaryDirectory(prefix="lattica-weights-"))
-                )
-            self._shelf = Shelf(top)
-            await trio.to_thread.run_sync(_begin, self._shelf)
+            self._shelf = await stack.enter_async_context(open_shelf(self._options.directory))
             self._service = stack.enter_context(serving(self._node, self._shelf.catalog.get))
             stack.enter_context(answering(self._node, self.channel, lambda: self._signed))
             self._topic = self._node.topic(self.channel.topic)
@@ -399,13 +399,6 @@ class WeightSubscriber(InProcess):
         except (LatticaError, TimeoutError) as error:
             logger.info("no delta to version %d of %s: %s", said.version, self.channel, error)
         return fetched
-
-
-def _begin(shelf: Shelf) -> None:
-    try:
-        shelf.top.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(error, shelf.top) from None
 
 
 def _apply(base: Path, deltas: Sequence[Path], made: Path) -> None:
