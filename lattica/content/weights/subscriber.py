@@ -213,25 +213,27 @@ class WeightSubscriber(InProcess):
 
     # --- what is announced ---
 
+    @property
+    def _sequence(self) -> int:
+        """Of the newest announcement; -1: there is none."""
+        return -1 if self._announced is None else self._announced.sequence
+
     def _judge(self, message: Message) -> Verdict:
         try:
             said = open_announcement(message.data, self.channel)
         except RemoteProtocolError as error:
             logger.debug("refused on %s: %s", self.channel, error)
             return Verdict.REJECT
-        newest = self._announced
         # An older one is out of date, and no lie.
-        late = newest is not None and said.sequence < newest.sequence
-        return Verdict.IGNORE if late else Verdict.ACCEPT
+        return Verdict.IGNORE if said.sequence < self._sequence else Verdict.ACCEPT
 
     def _hear(self, said: Announcement, signed: bytes) -> None:
-        newest = self._announced
-        if newest is not None and said.sequence < newest.sequence:
+        known = self._sequence
+        if said.sequence < known:
             return
-        if newest is None or said.sequence > newest.sequence:
-            self._heard_at = trio.current_time()
         self._announced, self._signed = said, signed
-        if newest is None or said.sequence > newest.sequence:
+        if said.sequence > known:
+            self._heard_at = trio.current_time()
             self._heard.set()
 
     async def _listen(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -321,31 +323,17 @@ class WeightSubscriber(InProcess):
         self._gained = event.bytes_done
 
     async def _obtain(self, said: Announcement) -> None:
-        shelf = self._shelf
-        held = shelf.held()
-        began = self._heard_at
-        fetched = 0
-        if said.ticket.cid in held:  # pushed again
-            publication = next(p for p in shelf.catalog if p.cid == said.ticket.cid)
-            path = publication.files[0].path
+        shelf, began = self._shelf, self._heard_at
+        held, fetched = shelf.catalog.get(said.ticket.cid), 0
+        if held is not None:  # pushed again
+            publication = held
         else:
-            way = said.way_from(held) if can_delta() else None
-            if way is not None:
-                fetched += await self._patch(said, held[way[0]], way[1])
-            bases = [shelf.weights(sequence) for sequence in held.values()]
-            here = shelf.directory(said.sequence)
-            bases += [
-                path
-                for path in await trio.to_thread.run_sync(shelf.leftovers)
-                if path != here and not path.suffix
-            ]
-            publication, size = await self._fetch(said.ticket, said.size, here, tuple(bases))
-            fetched += size
-            path = shelf.weights(said.sequence)
+            publication, fetched = await self._obtain_files(said)
         _, layout = weights_of(publication.manifest)
+        path = publication.files[0].path
         state = await trio.to_thread.run_sync(MappedState, path)
         seconds = trio.current_time() - began
-        if said.ticket.cid not in held:
+        if held is None:
             shelf.add(said.sequence, publication)
         self._newest = WeightVersion(
             said.version, publication.cid, path, said.size, fetched, seconds, layout, state
@@ -354,6 +342,21 @@ class WeightSubscriber(InProcess):
         self._tell()
         shelf.keep(self._options.keep, self._options.keep)
         await trio.to_thread.run_sync(lambda: remove(shelf.leftovers()))
+
+    async def _obtain_files(self, said: Announcement) -> tuple[Publication, int]:
+        """Get the file of a version by deltas, and what is missing then; how many bytes came."""
+        shelf, held = self._shelf, self._shelf.held()
+        way = said.way_from(held) if can_delta() else None
+        fetched = 0 if way is None else await self._patch(said, held[way[0]], way[1])
+        bases = [shelf.weights(sequence) for sequence in held.values()]
+        here = shelf.directory(said.sequence)
+        bases += [
+            path
+            for path in await trio.to_thread.run_sync(shelf.leftovers)
+            if path != here and not path.suffix
+        ]
+        publication, size = await self._fetch(said.ticket, said.size, here, tuple(bases))
+        return publication, fetched + size
 
     async def _fetch(
         self, ticket: Ticket, size: int, directory: Path, base: tuple[Path, ...] = ()
