@@ -10,7 +10,8 @@ from lattica.content.weights.publisher import WeightPublisher
 from lattica.content.weights.subscriber import WeightSubscriber
 from lattica.facades.bridge import Bridge
 from lattica.facades.iterators import AsyncIterator
-from lattica.facades.weights.core import Held, VersionsCore
+from lattica.facades.weights.core import CLOSED, Held, VersionsCore
+from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.in_process import InProcess
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ class AsyncWeightPublisher(InProcess):
         self, bridge: Bridge[Any], node: Node, name: str, options: WeightOptions | None
     ) -> None:
         self._bridge = bridge
-        self._make = lambda: Held(node, lambda: WeightPublisher(node, name, options))
+        self._node = node
+        self._make = lambda: WeightPublisher(node, name, options)
         self._held: Held[WeightPublisher]
         self.channel = f"{node.peer_id}/{name}"
         """As others follow it."""
@@ -42,13 +44,12 @@ class AsyncWeightPublisher(InProcess):
         return await self._bridge.acall(push, timeout=timeout)
 
     async def __aenter__(self) -> Self:
-        self._held = await self._bridge.acall_plain(self._make)
+        self._held = Held(self._node, self._make)
         await self._bridge.acall(self._held.open)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if not self._bridge.closing:
-            await self._bridge.acall(self._held.aclose)
+        await _close(self._bridge, self._held)
 
 
 class AsyncWeightSubscriber(AsyncIterator[WeightVersion]):
@@ -56,13 +57,14 @@ class AsyncWeightSubscriber(AsyncIterator[WeightVersion]):
     async for version in weights: …`; see :class:`lattica.content.WeightSubscriber`.
     """
 
-    over = "this channel of weights is closed"
+    over = CLOSED
 
     def __init__(
         self, bridge: Bridge[Any], node: Node, channel: str, options: WeightOptions | None
     ) -> None:
         super().__init__(bridge)
-        self._make = lambda: Held(node, lambda: WeightSubscriber(node, channel, options))
+        self._node = node
+        self._make = lambda: WeightSubscriber(node, channel, options)
         self._held: Held[WeightSubscriber]
         self._core: VersionsCore
 
@@ -75,16 +77,23 @@ class AsyncWeightSubscriber(AsyncIterator[WeightVersion]):
         return await self._bridge.acall(self._core.wait, after, timeout=timeout)
 
     async def __aenter__(self) -> Self:
-        self._held = await self._bridge.acall_plain(self._make)
+        self._held = Held(self._node, self._make)
         self._core = VersionsCore(self._held)
         await self._bridge.acall(self._held.open)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if not self._bridge.closing:
-            await self._bridge.acall(self._held.aclose)
+        await _close(self._bridge, self._held)
 
     async def _next(self, timeout: float | None) -> WeightVersion | None:
         return await self._bridge.acall(
             self._core.receive, timeout=timeout, give_back=self._core.put_back
         )
+
+
+async def _close(bridge: Bridge[Any], held: Held[Any]) -> None:
+    try:
+        await bridge.acall(held.aclose)
+    except LocalProtocolError:
+        if not bridge.closing:
+            raise

@@ -14,7 +14,7 @@ from lattica.content.weights.subscriber import WeightSubscriber
 from lattica.facades.bridge import Bridge
 from lattica.facades.closable import Closable
 from lattica.facades.iterators import BlockingIterator
-from lattica.facades.weights.core import Held, VersionsCore
+from lattica.facades.weights.core import CLOSED, Held, VersionsCore
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.in_process import InProcess
 
@@ -72,7 +72,7 @@ class BlockingWeightSubscriber(BlockingIterator[WeightVersion]):
     Iterating gives the newest version each time, and waits for one that is newer.
     """
 
-    over = "this channel of weights is closed"
+    over = CLOSED
 
     def __init__(
         self,

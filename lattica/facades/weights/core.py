@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from lattica.node import Node
 
 T = TypeVar("T")
+CLOSED = "this channel of weights is closed"
 
 
 class Held(Generic[T]):
-    """Holds an async context manager open; every method is run in the trio thread.
+    """Holds an async context manager open; made in any thread, and then used in trio's.
 
     `make` makes it. It is entered and left in one task, which ends with the node at the latest.
     """
@@ -69,7 +70,7 @@ class Held(Generic[T]):
         if self._error is not None:
             raise self._error
         if self._value is None:
-            raise LocalProtocolError("this channel of weights is closed")
+            raise LocalProtocolError(CLOSED)
         return self._value
 
     async def aclose(self) -> None:
