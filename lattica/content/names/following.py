@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,8 +25,6 @@ from lattica.nat.base.keys.identity import parse_peer_id
 
 if TYPE_CHECKING:
     from lattica.node import Node
-
-logger = logging.getLogger(__name__)
 
 _AGAIN = 10.0
 """Seconds after which a version that could not be fetched is tried again."""

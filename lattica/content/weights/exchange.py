@@ -7,7 +7,6 @@ announcement, or nothing. Whoever publishes or follows a channel answers for it.
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
@@ -26,8 +25,6 @@ from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.host import Host
-
-logger = logging.getLogger(__name__)
 
 Newest: TypeAlias = Callable[[], bytes]
 """The signed announcement of the newest version that is known; empty: none."""
