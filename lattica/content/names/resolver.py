@@ -18,6 +18,7 @@ from lattica.content.names.record import (
     open_name,
     read_target,
 )
+from lattica.content.swarm.dht_finder import dht_finder
 from lattica.dht.errors import DhtError
 from lattica.nat.base.errors import LatticaError, RemoteProtocolError
 from lattica.nat.base.exception_groups import single_error
@@ -119,7 +120,7 @@ class NameResolver:
 
     @property
     def _uses_dht(self) -> bool:
-        return self._node.config.dht.enabled or bool(self._node.config.bootstrap)
+        return dht_finder(self._node) is not None
 
     async def _ask(self, ref: NameRef, sequence: int = 0) -> NameRecord | None:
         """The owner's word; None: it has no such name. Waits until it is newer than `sequence`."""

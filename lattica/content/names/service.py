@@ -26,6 +26,7 @@ from lattica.content.names.record import (
     seal_name,
     target_data,
 )
+from lattica.content.swarm.dht_finder import dht_finder
 from lattica.dht.errors import DhtError
 from lattica.nat.base.errors import ConnectionClosedError, IncompleteReadError, StreamResetError
 from lattica.nat.base.keys.peer_id import PeerId
@@ -102,7 +103,7 @@ class Names:
         self._records[name] = record
         changed, self._changed = self._changed, trio.Event()
         changed.set()
-        if self._node.config.dht.enabled or self._node.config.bootstrap:
+        if dht_finder(self._node) is not None:
             self._nursery.start_soon(self._put, record)
         return record
 
