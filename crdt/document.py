@@ -559,12 +559,10 @@ class Document:
         read = yield from reading_snapshot(parts, self.genesis.doc_id, signers, needed)
         yield from self.adopting(read)
 
-    def adopt(self, read: Snapshot) -> None:
-        """Take a snapshot that is signed by enough. Raises what :meth:`receive_snapshot` does."""
-        finish(self.adopting(read))
-
     def adopting(self, read: Snapshot) -> Turns[None]:
-        """As :meth:`adopt`, in turns: it is taken in one of them, all of it or nothing."""
+        """Take a snapshot that is signed by enough, in turns: in one of them, all of it or
+        nothing. Raises what :meth:`receive_snapshot` does.
+        """
         now, config = self._wall(), self._replica.log.config
         check_limits(read, self.genesis, config, self._replica.log.feeds, now)
         state, tree = yield from replay(read, self.genesis, config, now)

@@ -155,12 +155,8 @@ class SnapshotReader:
         self._digest = hashlib.sha256()
         self._total = 0
 
-    def take(self, part: bytes) -> None:
-        """Take the next part. Raises RemoteProtocolError if it is none, or one too many."""
-        finish(self.taking(part))
-
     def taking(self, part: bytes) -> Turns[None]:
-        """As :meth:`take`, in turns."""
+        """Take the next part. Raises RemoteProtocolError if it is none, or one too many."""
         self._total += len(part)
         if len(part) > MAX_PART or self._total > self._max_bytes:
             raise RemoteProtocolError("a snapshot that is too long")
@@ -170,16 +166,12 @@ class SnapshotReader:
         self._digest.update(len(part).to_bytes(4, "big") + part)
         yield from self._body.take(part)
 
-    def finish(self, signers: Collection[bytes], needed: int = 1) -> Snapshot:
+    def finishing(self, signers: Collection[bytes], needed: int = 1) -> Turns[Snapshot]:
         """All parts are here.
 
         Raises:
             RemoteProtocolError: it is none, or is not signed by `needed` of `signers`.
         """
-        return finish(self.finishing(signers, needed))
-
-    def finishing(self, signers: Collection[bytes], needed: int = 1) -> Turns[Snapshot]:
-        """As :meth:`finish`, in turns."""
         digest = self._digest.digest()
         signed = [read_statement(each, self._doc_id, of=digest) for each in self._signed]
         names = frozenset(each.certificate.identity for each in signed)

@@ -9,7 +9,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
-from lattica.crdt.compaction.snapshot import read_snapshot
 from lattica.crdt.document import Document
 from lattica.crdt.entries.chain import encode_chain
 from lattica.crdt.entries.genesis import Genesis
@@ -103,7 +102,7 @@ def fresh_replica(keys: int) -> tuple[float, float, float]:
         parts, signer = source.snapshot(), Identity(bytes(32)).public_key.data
 
         def join() -> None:
-            by_snapshot.adopt(read_snapshot(parts, GENESIS.doc_id, [signer]))
+            by_snapshot.receive_snapshot(parts, [signer])
             assert by_snapshot.root == source.root
 
         joined, _ = timed(join)
