@@ -41,12 +41,8 @@ class SnapshotSource(Protocol):
         """How many entries of each author are here, and the ID of the newest."""
         ...
 
-    def statement(self, of: bytes = b"") -> SignedStatement:
-        """What this store says that its state is."""
-        ...
-
     def stating(self) -> Turns[SignedStatement]:
-        """As :meth:`statement`, in turns."""
+        """What this store says that its state is."""
         ...
 
     def making_snapshot(self) -> Turns[tuple[bytes, ...]]:
@@ -139,7 +135,7 @@ class Joining:
             stream.peer_id,
         )
         await self._receive(stream)
-        if self._source.statement().statement.root == theirs.root:
+        if (await in_turns(self._source.stating())).statement.root == theirs.root:
             self._given_by = None
 
     async def _state(self, stream: Stream) -> Statement:
