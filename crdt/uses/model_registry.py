@@ -120,7 +120,7 @@ class ModelRegistry:
 
     def _history(self, model: str) -> list[str]:
         value = self._document.registers.get(_current_place(model))
-        if not isinstance(value, list | tuple):
+        if not isinstance(value, list):
             return []
         return [each for each in value if isinstance(each, str)]
 

@@ -96,17 +96,15 @@ class WorkQueue:
     def result(self, task_id: str) -> list[Plain] | None:
         """A task's result, in a list; None if there is none yet."""
         value = self._document.registers.get(self._place("results", task_id))
-        return [*value] if isinstance(value, list | tuple) else None
+        return [*value] if isinstance(value, list) else None
 
     def results(self) -> dict[str, Plain]:
         """Of each task that is done, what came out."""
-        found = self._document.registers.below(self._prefix("results"))
-        return {name: value[0] for name, value in found if isinstance(value, list) and value}
+        return self._values("results")
 
     def tasks(self) -> dict[str, Plain]:
         """All tasks, done or not, and what is to be done."""
-        found = self._document.registers.below(self._prefix("tasks"))
-        return {name: value[0] for name, value in found if isinstance(value, list) and value}
+        return self._values("tasks")
 
     def waiting(self) -> list[str]:
         """Tasks that nobody holds and that have no result."""
@@ -115,28 +113,27 @@ class WorkQueue:
 
     def failed(self) -> list[str]:
         """Tasks that were taken as often as may be, and have no result."""
-        done = self.results().keys()
-        return [
-            each
-            for each in self.tasks()
-            if each not in done and self._attempts(each) >= self._max_attempts
-        ]
+        return [each for each, _ in self._undone() if self._is_given_up(each)]
 
     def _open_tasks(self) -> list[tuple[str, Plain]]:
         """In an order of this node's own, so that two that look at the same time seldom take the
         same one.
         """
-        done = self.results().keys()
         mine = self._document.author
-        found = [
-            (task_id, payload)
-            for task_id, payload in self.tasks().items()
-            if task_id not in done and self._attempts(task_id) < self._max_attempts
-        ]
+        found = [each for each in self._undone() if not self._is_given_up(each[0])]
         return sorted(found, key=lambda each: hashlib.sha256(mine + each[0].encode()).digest())
 
-    def _attempts(self, task_id: str) -> int:
-        return self._document.counter(self._place("attempts", task_id)).value
+    def _undone(self) -> list[tuple[str, Plain]]:
+        done = self.results()
+        return [each for each in self.tasks().items() if each[0] not in done]
+
+    def _is_given_up(self, task_id: str) -> bool:
+        attempts = self._document.counter(self._place("attempts", task_id)).value
+        return attempts >= self._max_attempts
+
+    def _values(self, what: str) -> dict[str, Plain]:
+        found = self._document.registers.below(self._prefix(what))
+        return {name: value[0] for name, value in found if isinstance(value, list) and value}
 
     def _prefix(self, what: str) -> str:
         return f"queues/{self._name}/{what}/"
