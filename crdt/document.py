@@ -413,7 +413,7 @@ class Document:
                 write = None
             known = header.kind in [*Kind]
             yield LogEntry(
-                header.hlc >> 16,
+                milliseconds_of(header.hlc),
                 peer_of(log.feeds[header.author].identity),
                 header.author,
                 header.seq,

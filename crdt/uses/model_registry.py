@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from lattica.crdt.canonical import Plain
+from lattica.crdt.log.clock import milliseconds_of
 from lattica.crdt.uses.shape import DocumentLike, checked_part
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.keys.identity import PeerId
@@ -132,7 +133,7 @@ class ModelRegistry:
         match newest.value:
             case {"content": str(content), "info": dict(info)}:
                 by = self._document.peer_of(newest.author)
-                return ModelVersion(model, version, content, info, by, newest.hlc >> 16)
+                return ModelVersion(model, version, content, info, by, milliseconds_of(newest.hlc))
         return None  # somebody wrote something else there
 
 
