@@ -9,9 +9,9 @@ from pathlib import Path
 from lattica.crdt.entries.header import Entry, Kind, check_entry
 from lattica.crdt.entries.remnant import header_of
 from lattica.crdt.keys.session import decode_certificate
-from lattica.crdt.log.core import Log
 from lattica.crdt.log.database import DocumentDatabase, read_genesis
 from lattica.crdt.log.feed import Feed
+from lattica.crdt.log.replica import load_log
 from lattica.crdt.tree.search_tree import SearchTree
 from lattica.crdt.types.state import State
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
@@ -63,15 +63,12 @@ def check_document(path: Path) -> CheckReport:
     database = DocumentDatabase(path, genesis)
     try:
         report = CheckReport(genesis.doc_id, genesis.name)
-        feeds, _ = database.load()
-        for feed in feeds:
+        log = load_log(genesis, database)
+        for feed in log.feeds.values():
             _check_feed(database, feed, report)
         for entry in database.withdrawn_entries():
             report.withdrawn += 1
             _check_own(entry, report)
-        log = Log(genesis, database.entry)
-        log.restore(feeds, ())
-        log.restore_rights(database.entries_about_rights())
         state = State(genesis, log.has_effect)
         state.rebuild(database.all_entries, database.withdrawn_entries)
         try:

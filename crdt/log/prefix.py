@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from lattica.crdt.entries.fork import ForkProof
@@ -27,8 +27,7 @@ class FeedPrefix:
     fork: ForkProof | None = None
 
 
-def whole_chains(prefixes: Iterable[FeedPrefix]) -> tuple[list[list[Entry]], list[ForkProof]]:
+def whole_chains(prefixes: Collection[FeedPrefix]) -> tuple[list[list[Entry]], list[ForkProof]]:
     """The chains of those of which nothing is gone, and the proofs of forks."""
-    kept = list(prefixes)
-    chains = [each.entries for each in kept if each.entries]
-    return chains, [each.fork for each in kept if each.fork is not None]
+    chains = [each.entries for each in prefixes if each.entries]
+    return chains, [each.fork for each in prefixes if each.fork is not None]

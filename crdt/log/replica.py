@@ -234,11 +234,7 @@ class Replica:
         return outcome
 
     def _load(self) -> Log:
-        log = Log(self.genesis, self._database.entry, self._config)
-        log.restore(*self._database.load())
-        if log.rights is not None:
-            log.restore_rights(self._database.entries_about_rights())
-        return log
+        return load_log(self.genesis, self._database, self._config)
 
     def _current_session(self) -> SessionKey:
         session = self._session
@@ -252,6 +248,15 @@ class Replica:
         self._database.begin_session(session)
         self._session = session
         return session
+
+
+def load_log(genesis: Genesis, database: DocumentDatabase, config: LogConfig | None = None) -> Log:
+    """The log of what is kept. Raises StoreError."""
+    log = Log(genesis, database.entry, config)
+    log.restore(*database.load())
+    if log.rights is not None:
+        log.restore_rights(database.entries_about_rights())
+    return log
 
 
 def _move_aside(path: Path) -> Path:
