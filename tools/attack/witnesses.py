@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import trio
@@ -63,6 +62,17 @@ async def client() -> AsyncIterator[Client]:
             with trio.move_on_after(2, shield=True):
                 await swarm.close()
             nursery.cancel_scope.cancel()
+
+
+async def enter_node(stack: AsyncExitStack, more: Mapping[str, object] | None = None) -> Node:
+    """Have a node with a folder of its own that listens nowhere, until `stack` is left."""
+    settings = {
+        "listen": [],
+        "data_dir": stack.enter_context(TemporaryDirectory()),
+        "nat.port_mapping.enabled": False,
+        **(more or {}),
+    }
+    return await stack.enter_async_context(Node(load_config(None, {}, settings)))
 
 
 class Witness(ABC):
@@ -186,36 +196,14 @@ class Calling(Witness):
     """Reaches a peer through the victim, which is a relay."""
 
     async def prepare(self, victim: Victim, stack: AsyncExitStack) -> None:
-        self._node = await stack.enter_async_context(await self._behind(victim, stack))
+        self._node = await enter_node(stack, {"relays": [victim.tcp]})
         await self._node.wait_reachable(10)
         self.target = str(self._node.peer_id)
 
-    async def _behind(self, victim: Victim, stack: AsyncExitStack) -> Node:
-        folder = stack.enter_context(TemporaryDirectory())
-        await trio.lowlevel.checkpoint()
-        settings = {
-            "listen": [],
-            "data_dir": str(Path(folder)),
-            "relays": [victim.tcp],
-            "nat.port_mapping.enabled": False,
-        }
-        return Node(load_config(None, {}, settings))
-
     async def act(self, victim: Victim) -> None:
         async with AsyncExitStack() as stack:
-            node = await stack.enter_async_context(await self._caller(victim, stack))
+            node = await enter_node(stack, {"nat.relay.reservations": 0})
             await node.connect(f"{victim.tcp}/p2p-circuit/p2p/{self.target}")
-
-    async def _caller(self, victim: Victim, stack: AsyncExitStack) -> Node:
-        folder = stack.enter_context(TemporaryDirectory())
-        await trio.lowlevel.checkpoint()
-        settings = {
-            "listen": [],
-            "data_dir": str(Path(folder)),
-            "nat.port_mapping.enabled": False,
-            "nat.relay.reservations": 0,
-        }
-        return Node(load_config(None, {}, settings))
 
 
 class Publishing(Witness):
@@ -224,13 +212,7 @@ class Publishing(Witness):
     async def prepare(self, victim: Victim, stack: AsyncExitStack) -> None:
         from tools.attack.victim import REPEATED, TOPIC
 
-        folder = stack.enter_context(TemporaryDirectory())
-        settings = {
-            "listen": [],
-            "data_dir": str(Path(folder)),
-            "nat.port_mapping.enabled": False,
-        }
-        node = await stack.enter_async_context(Node(load_config(None, {}, settings)))
+        node = await enter_node(stack)
         await node.connect(victim.tcp)
         self._topic = node.topic(TOPIC)
         self._heard = await stack.enter_async_context(node.topic(REPEATED).subscribe())
@@ -250,13 +232,7 @@ class CallingMethods(Witness):
     """Calls a method in the loop, one in a thread, takes some items of a stream, and borrows."""
 
     async def prepare(self, victim: Victim, stack: AsyncExitStack) -> None:
-        folder = stack.enter_context(TemporaryDirectory())
-        settings = {
-            "listen": [],
-            "data_dir": str(Path(folder)),
-            "nat.port_mapping.enabled": False,
-        }
-        node = await stack.enter_async_context(Node(load_config(None, {}, settings)))
+        node = await enter_node(stack)
         await node.connect(victim.tcp)
         self._stub = node.rpc.stub(victim.peer_id, "Served", timeout=PATIENCE)
         await self.act(victim)
@@ -282,13 +258,7 @@ class Storing(Witness):
     async def prepare(self, victim: Victim, stack: AsyncExitStack) -> None:
         from tools.attack.victim import DOCUMENT
 
-        folder = stack.enter_context(TemporaryDirectory())
-        settings = {
-            "listen": [],
-            "data_dir": str(Path(folder)),
-            "nat.port_mapping.enabled": False,
-        }
-        self._node = await stack.enter_async_context(Node(load_config(None, {}, settings)))
+        self._node = await enter_node(stack)
         await self._node.connect(victim.tcp)
         self._document = await self._node.store.open(DOCUMENT)
         self._number = 0
