@@ -14,7 +14,7 @@ import trio
 from lattica.compat.kad.records import OriginalRecords
 from lattica.dht.errors import DhtError
 from lattica.dht.records.keys import key_text
-from lattica.nat.base.errors import LatticaError, LocalProtocolError
+from lattica.nat.base.errors import LatticaError, LocalProtocolError, RemoteProtocolError
 
 if TYPE_CHECKING:
     from lattica.compat.kad.service import OriginalKad
@@ -108,7 +108,7 @@ class Records:
         with trio.move_on_after(_TIMEOUT):
             try:
                 await self._original.store(key, kept.value, kept.expires, subkey)
-            except (TypeError, LocalProtocolError) as error:
+            except (TypeError, LocalProtocolError, RemoteProtocolError) as error:
                 logger.debug("not for nodes of the original: %s", error)
 
     async def _put(self, place: tuple[str, str | None], kept: _Kept) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from lattica.compat.kad.service import OriginalKad
@@ -15,6 +16,7 @@ from lattica.compat.kad.values import (
     encode_index,
     encode_value,
     index_key,
+    merged,
     subkey_key,
 )
 from lattica.compat.pickles.reader import read_pickle
@@ -30,29 +32,27 @@ class OriginalRecords:
         self._clock = clock
 
     async def store(self, key: str, value: object, expires: float, subkey: str | None) -> None:
-        """Store a value; it is found here in any case. Raises TypeError: it is no plain data."""
+        """Store a value; it is found here in any case.
+
+        Raises:
+            TypeError: it is no plain data.
+            RemoteProtocolError: the original has no such subkey.
+        """
         record = encode_value(TimedValue(write_pickle(value), expires))
         if subkey is None:
             await self._kad.put(key.encode(), record, expires)
             return
         await self._kad.put(subkey_key(key, subkey), record, expires)
-        index = await self._index(key)
-        names = dict.fromkeys((*index.subkeys, subkey))
-        whole = SubkeyIndex(tuple(names), max(index.expires, expires))
+        whole = merged((await self._index(key), SubkeyIndex((subkey,), expires)))
         await self._kad.put(index_key(key), encode_index(whole), whole.expires)
 
     async def _index(self, key: str) -> SubkeyIndex:
         """What all nodes together know of a key's subkeys."""
-        names: dict[str, None] = {}
-        expires = 0.0
+        found: list[SubkeyIndex] = []
         for data in await self._kad.get(index_key(key)):
-            try:
-                index = decode_index(data)
-            except RemoteProtocolError:
-                continue
-            names.update(dict.fromkeys(index.subkeys))
-            expires = max(expires, index.expires)
-        return SubkeyIndex(tuple(names), expires)
+            with suppress(RemoteProtocolError):
+                found.append(decode_index(data))
+        return merged(found)
 
     async def get(self, key: str) -> dict[str | None, tuple[Any, float]]:
         """Values and their ends by subkey; None: the key's own."""

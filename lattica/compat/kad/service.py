@@ -126,6 +126,9 @@ class OriginalKad:
         """Give a record to the nearest nodes; returns how many have it besides this one.
 
         It is kept here, too, and given to nodes that come later by :meth:`hand_over`.
+
+        Raises:
+            RemoteProtocolError: it is no record of the original.
         """
         now = self._clock()
         self.store.put(key, value, self._host.peer_id, now)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from lattica.compat.kad.values import (
-    MAX_SUBKEYS,
-    SubkeyIndex,
     decode_index,
     decode_value,
     encode_index,
+    is_index_key,
+    merged,
 )
 from lattica.dht.kademlia.contact import Contact
 from lattica.nat.base.keys.peer_id import PeerId
@@ -24,7 +24,6 @@ MAX_SIZE: Final = 32 * 1024 * 1024
 PROVIDER_TTL: Final = 48 * 3600.0
 MAX_PROVIDERS: Final = 64
 """Of one key."""
-_INDEX: Final = b"#index"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +55,10 @@ class OriginalStore:
         if known is not None and known.expires <= now:
             self._forget(key)
             known = None
-        if key.endswith(_INDEX):
+        if is_index_key(key):
             index = decode_index(value)
             if known is not None:
-                index = _merged(decode_index(known.value), index)
+                index = merged((decode_index(known.value), index))
                 value = encode_index(index)
             expires = index.expires
         else:
@@ -70,10 +69,9 @@ class OriginalStore:
             return False
         if known is not None:
             self._forget(key)
-        elif len(self._records) >= MAX_RECORDS or self._of_peer[source] >= MAX_OF_PEER:
+        elif self._is_full(source):
             self._expire(now)
-        full = len(self._records) >= MAX_RECORDS or self._of_peer[source] >= MAX_OF_PEER
-        if full or self._size + len(value) > MAX_SIZE:
+        if self._is_full(source) or self._size + len(value) > MAX_SIZE:
             return False
         self._records[key] = _Kept(value, expires, source)
         self._of_peer[source] += 1
@@ -92,6 +90,9 @@ class OriginalStore:
             for key, kept in self._records.items()
             if kept.source == source and kept.expires > now
         ]
+
+    def _is_full(self, source: PeerId) -> bool:
+        return len(self._records) >= MAX_RECORDS or self._of_peer[source] >= MAX_OF_PEER
 
     def _expire(self, now: float) -> None:
         for key in [key for key, kept in self._records.items() if kept.expires <= now]:
@@ -145,8 +146,3 @@ class OriginalStore:
                 self.withdraw(key, peer)
             if not found:
                 self._providers.pop(key, None)
-
-
-def _merged(one: SubkeyIndex, other: SubkeyIndex) -> SubkeyIndex:
-    names = dict.fromkeys((*one.subkeys, *other.subkeys))
-    return SubkeyIndex((*names,)[-MAX_SUBKEYS:], max(one.expires, other.expires))

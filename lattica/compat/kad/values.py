@@ -7,6 +7,7 @@ among nodes of the original, whoever is of the network can write under every key
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,6 +19,7 @@ from lattica.nat.base.wire import encode_length_prefixed, encode_uvarint
 MAX_SUBKEYS: Final = 1024
 MAX_NAME: Final = 512
 """Bytes of a subkey."""
+_INDEX: Final = "#index"
 _MAX_TIME: Final = 1e11
 _TTL_TAG: Final = 777 << 3
 _PUBLISHER_TAG: Final = 666 << 3 | 2
@@ -41,9 +43,24 @@ class SubkeyIndex:
     expires: float
 
 
+def merged(indices: Iterable[SubkeyIndex]) -> SubkeyIndex:
+    """One index of all subkeys, in the order of the first that has each."""
+    names: dict[str, None] = {}
+    expires = 0.0
+    for index in indices:
+        names.update(dict.fromkeys(index.subkeys))
+        expires = max(expires, index.expires)
+    return SubkeyIndex(tuple(names), expires)
+
+
 def index_key(key: str) -> bytes:
     """Where the index of a key's subkeys is."""
-    return f"{key}#index".encode()
+    return f"{key}{_INDEX}".encode()
+
+
+def is_index_key(key: bytes) -> bool:
+    """Whether what is there is an index."""
+    return key.endswith(_INDEX.encode())
 
 
 def subkey_key(key: str, subkey: str) -> bytes:
@@ -64,8 +81,9 @@ def decode_value(data: bytes) -> TimedValue:
 
 
 def encode_index(index: SubkeyIndex) -> bytes:
-    """As a record has it."""
-    return uint(len(index.subkeys)) + b"".join(map(text, index.subkeys)) + double(index.expires)
+    """As a record has it, which has the last of the subkeys where there are too many."""
+    subkeys = index.subkeys[-MAX_SUBKEYS:]
+    return uint(len(subkeys)) + b"".join(map(text, subkeys)) + double(index.expires)
 
 
 def decode_index(data: bytes) -> SubkeyIndex:
