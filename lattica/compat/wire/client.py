@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final
 
 import trio
@@ -18,7 +18,6 @@ from lattica.compat.wire.messages import (
     Cancel,
     Close,
     Failure,
-    Frame,
     Part,
     Request,
     Response,
@@ -206,20 +205,19 @@ class ItemStream:
         self._scope.cancel()
 
 
-class _reasons:
+@contextmanager
+def _reasons() -> Iterator[None]:
     """What a call can end with, as errors that say so."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, trio.TooSlowError):
-            raise CompatError("the peer has not sent the rest of its answer") from error
+    try:
+        yield
+    except trio.TooSlowError as error:
+        raise CompatError("the peer has not sent the rest of its answer") from error
 
 
 async def _next_frame(stream: Stream, call: str, held: Held) -> Part | Close:
     """The next frame of the call that the stream is for; a failure is raised."""
     while True:
-        frame: Frame | None = await receive_frame(stream, held)
+        frame = await receive_frame(stream, held)
         if frame is None:
             raise CompatError("the peer has ended the call, which may have run")
         if frame.id != call:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
 import trio
 
@@ -37,7 +38,7 @@ from lattica.compat.wire.streams import (
     send_frame,
 )
 from lattica.nat.base.errors import LatticaError, RemoteProtocolError
-from lattica.nat.base.foreign_code import described
+from lattica.nat.base.foreign_code import described, settle
 from lattica.nat.base.tasks import Tasks
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.host import Host
@@ -49,6 +50,7 @@ from lattica.rpc.server.threads import in_thread
 logger = logging.getLogger(__name__)
 
 OWNER: Final = "RPC of the original"
+_Bytes = bytes | bytearray | memoryview
 _MAX_STREAMS: Final = 1024
 _MAX_CALLS: Final = 1024
 """Calls of one stream that are under way."""
@@ -96,22 +98,14 @@ class OriginalServer:
                     raise RemoteProtocolError(f"{OWNER}: a call is no {type(request).__name__}")
                 answer: Message
                 try:
-                    answer = Response(request.id, await self._result(request.method, request.data))
-                except Exception as error:
+                    handler, name = self._find(request.method)
+                    run = partial(_call, handler, name, request.data)
+                    answer = Response(request.id, await in_thread(run, self._limiter))
+                except BaseException as error:  # of the handler, whose own may be no Exception
                     answer = self._failure(request, error)
                 await stream.send_all(encode_message(answer))
         except (ResourceExhaustedError, trio.TooSlowError) as error:
             stream.reset(str(error))
-
-    async def _result(self, method: str, data: bytes | memoryview) -> bytes:
-        run = self._bound(method, _call, data)
-        return await in_thread(run, self._limiter)
-
-    def _bound(
-        self, method: str, function: Callable[..., Any], data: bytes | memoryview
-    ) -> Callable[[], Any]:
-        handler, name = self._find(method)
-        return lambda: function(handler, name, bytes(data))
 
     def _find(self, method: str) -> tuple[object, str]:
         """The handler of a method, and the method's name. Raises LatticaError."""
@@ -125,11 +119,20 @@ class OriginalServer:
             raise LatticaError(f"Method {name} not found in {service}")
         return handler, name
 
-    def _failure(self, request: Request, error: Exception) -> Failure:
-        if isinstance(error, LatticaError):
-            return Failure(request.id, str(error))
-        logger.warning("a handler failed method=%s", request.method, exc_info=error)
-        return Failure(request.id, f"{type(error).__name__}: {error}")
+    def _failure(self, request: Request, error: BaseException) -> Failure:
+        """What the caller is told. Raises what passes: a cancellation, or a Ctrl-C."""
+        failures: list[Failure] = []
+
+        def tell(own: BaseException) -> None:
+            if isinstance(own, LatticaError):
+                text = str(own)
+            else:
+                logger.warning("a handler failed method=%s", request.method, exc_info=own)
+                text = described(own)
+            failures.append(Failure(request.id, text))
+
+        settle(error, tell)
+        return failures[0]
 
     # --- streams ---
 
@@ -184,14 +187,16 @@ class OriginalServer:
             try:
                 handler, name = self._find(request.method)
                 if kinds_of(type(handler))[name] is CallKind.STREAM_ITER:
-                    await self._send_items(served, call)
+                    make = partial(_items, handler, name, call.body)
+                    await self._send_items(served, call, make)
                 else:
+                    run = partial(_call, handler, name, call.body)
                     result: bytes | None = None
                     with call.step():
-                        result = await self._result(request.method, bytes(call.body))
+                        result = await in_thread(run, self._limiter)
                     if result:
                         await served.send_body(request.id, result)
-            except Exception as error:
+            except BaseException as error:  # of the handler, whose own may be no Exception
                 await served.send(self._failure(request, error))
             await served.send(Close(request.id))
         except (LatticaError, trio.TooSlowError) as error:
@@ -200,8 +205,9 @@ class OriginalServer:
         finally:
             served.end(call)
 
-    async def _send_items(self, served: _Served, call: _Call) -> None:
-        make = self._bound(call.request.method, _items, bytes(call.body))
+    async def _send_items(
+        self, served: _Served, call: _Call, make: Callable[[], Iterator[bytes]]
+    ) -> None:
         items = ThreadedIterator(make, self._limiter, self._tasks)
         try:
             while True:
@@ -259,24 +265,18 @@ class _Served:
                 await send_body(self.stream, call, body)
 
     def end(self, call: _Call) -> None:
-        call.held.__exit__(None, None, None)
+        call.held.release()
         self.calls.pop(call.request.id, None)
         self.changed.set()
         self.changed = trio.Event()
 
 
-def _call(handler: object, name: str, data: bytes) -> bytes:
+def _call(handler: object, name: str, data: _Bytes) -> bytes:
     """In a thread: run a method, and return its result as it travels."""
     method = getattr(handler, name)
-    arguments = decode_arguments(method, data)
-    try:
-        return encode_value(invoke(method, arguments))
-    except Exception:
-        raise
-    except BaseException as error:  # a handler's sys.exit() must not end the node
-        raise RuntimeError(f"the handler raised {described(error)}") from error
+    return encode_value(invoke(method, decode_arguments(method, bytes(data))))
 
 
-def _items(handler: object, name: str, data: bytes) -> Iterator[bytes]:
+def _items(handler: object, name: str, data: _Bytes) -> Iterator[bytes]:
     method = getattr(handler, name)
-    return chunks(invoke(method, decode_arguments(method, data)))
+    return chunks(invoke(method, decode_arguments(method, bytes(data))))

@@ -35,6 +35,11 @@ class Held:
         self._budget.reserve(self._peer, size)
         self._size += size
 
+    def release(self) -> None:
+        """Hold nothing any more."""
+        self._budget.release(self._peer, self._size)
+        self._size = 0
+
     def __enter__(self) -> Self:
         return self
 
@@ -44,8 +49,7 @@ class Held:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._budget.release(self._peer, self._size)
-        self._size = 0
+        self.release()
 
 
 async def receive_to_end(stream: Stream, limit: int, held: Held) -> bytes:
