@@ -59,7 +59,7 @@ class _Networks:
 
 
 class Gater:
-    """Enforces one set of :class:`AccessRules`.
+    """Enforces :class:`AccessRules`. Who asks keeps the gater of the swarm, not the rules.
 
     Raises:
         ConfigError: when made, if a rule cannot be parsed; names the setting and the rule.
@@ -68,10 +68,20 @@ class Gater:
     __slots__ = ("_allow_networks", "_allow_peers", "_deny_networks", "_deny_peers")
 
     def __init__(self, rules: AccessRules) -> None:
-        self._allow_peers = _compile_peers("access.allow_peers", rules.allow_peers)
-        self._deny_peers = _compile_peers("access.deny_peers", rules.deny_peers)
-        self._allow_networks = _Networks("access.allow_networks", rules.allow_networks)
-        self._deny_networks = _Networks("access.deny_networks", rules.deny_networks)
+        self.change(rules)
+
+    def change(self, rules: AccessRules) -> None:
+        """Enforce these from now on. Raises ConfigError as when made; then nothing has changed."""
+        peers = (
+            _compile_peers("access.allow_peers", rules.allow_peers),
+            _compile_peers("access.deny_peers", rules.deny_peers),
+        )
+        networks = (
+            _Networks("access.allow_networks", rules.allow_networks),
+            _Networks("access.deny_networks", rules.deny_networks),
+        )
+        self._allow_peers, self._deny_peers = peers
+        self._allow_networks, self._deny_networks = networks
 
     def check_address(self, ip: str | IpAddress | Multiaddr) -> None:
         """Refuse an IP address, or a multiaddr by the IP address of its first hop.

@@ -697,14 +697,19 @@ class Swarm:
 
         self._require_nursery().start_soon(self.protocols.serve, stream, negotiated)
 
+    @property
+    def gater(self) -> Gater:
+        """Who may be connected, as it is at any time: :meth:`set_access` changes it."""
+        return self._connector.gater
+
     async def set_access(self, rules: AccessRules) -> None:
         """Who may be connected from now on; whoever may not is disconnected.
 
         Raises:
             ConfigError: a rule is none; then nothing has changed.
         """
-        gater = Gater(rules)
-        self._connector.gater = gater
+        gater = self.gater
+        gater.change(rules)
         for connection in tuple(self.registry):
             try:
                 gater.check_peer(connection.peer_id)

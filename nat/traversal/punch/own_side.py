@@ -10,7 +10,6 @@ from lattica.nat.base.net.addresses import Kind, interface_addresses, kind_of
 from lattica.nat.base.net.interfaces import local_addresses, local_interfaces
 from lattica.nat.base.net.ip import IpAddress
 from lattica.nat.base.net.multiaddr import Multiaddr
-from lattica.nat.secure.gater import Gater
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.punch.candidates import MAX_CLAIMED, public_ips, to_advertise, to_dial
 
@@ -20,7 +19,7 @@ class OwnSide:
 
     def __init__(self, swarm: Swarm, kinds: Collection[Kind], *, allow_loopback: bool) -> None:
         self._swarm = swarm
-        self._gater = Gater(swarm.config.access)
+        self._gater = swarm.gater
         self._kinds = frozenset(kinds)
         self._allow_loopback = allow_loopback
 

@@ -35,7 +35,6 @@ from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.peer_log import peer_log
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
-from lattica.nat.secure.gater import Gater
 from lattica.nat.swarm.serving.protocols import StreamHandler
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.transport.base import Listener
@@ -147,7 +146,7 @@ class CircuitTransport:
         """Relays at which this node has a reservation; kept by whoever makes them."""
         self._swarm = swarm
         self._config = config or RelayClientConfig()
-        self._gater = Gater(swarm.config.access)
+        self._gater = swarm.gater
         self._dials: dict[tuple[PeerId, Multiaddr], _PendingDial] = {}
         self._arriving: Counter[PeerId] = Counter()
         """Circuits by relay that are not authenticated yet."""

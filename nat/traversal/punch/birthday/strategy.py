@@ -30,7 +30,6 @@ from lattica.nat.base.net.interfaces import local_interfaces
 from lattica.nat.base.net.own_sockets import own
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
-from lattica.nat.secure.gater import Gater
 from lattica.nat.swarm.addresses.nat_report import NatReport
 from lattica.nat.swarm.serving.protocols import StreamHandler
 from lattica.nat.swarm.swarm import Swarm
@@ -103,7 +102,7 @@ class BirthdayStrategy:
         self._swarm = swarm
         self._config = config = config or BirthdayConfig()
         self._rng = random.SystemRandom()
-        self._gater = Gater(swarm.config.access)
+        self._gater = swarm.gater
         self._budget = budget or ProbeBudget(
             config.per_address, config.per_hour, clock=trio.current_time
         )

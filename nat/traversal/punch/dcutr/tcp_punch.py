@@ -30,7 +30,6 @@ from lattica.nat.base.net.addresses import to_endpoint
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.net.own_sockets import own
 from lattica.nat.mux.connection import Connection, Direction
-from lattica.nat.secure.gater import Gater
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.transport.tcp import TcpConn
 from lattica.nat.traversal.punch.config import PunchConfig
@@ -92,7 +91,7 @@ class _Punch:
         self._leads = leads
         self._patience = patience
         self._rng = rng
-        self._gater = Gater(swarm.config.access)
+        self._gater = swarm.gater
         self._tries_left = config.max_tries
         self._errors: dict[Multiaddr, str] = {}
         self._idle: dict[socket.socket, Multiaddr] = {}

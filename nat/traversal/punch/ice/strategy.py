@@ -29,7 +29,6 @@ from lattica.nat.base.net.addresses import Kind, kind_of, socket_multiaddr, to_e
 from lattica.nat.base.net.interfaces import local_interfaces
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
-from lattica.nat.secure.gater import Gater
 from lattica.nat.swarm.serving.protocols import StreamHandler
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.punch.exchange import does_not_speak
@@ -82,7 +81,7 @@ class IceStrategy:
     ) -> None:
         self._swarm = swarm
         self._config = config or IceConfig()
-        self._gater = Gater(swarm.config.access)
+        self._gater = swarm.gater
         self._budget = budget or ProbeBudget(clock=trio.current_time)
         self._sockets = IceSockets(swarm)
         self._limiter = RoundLimiter(

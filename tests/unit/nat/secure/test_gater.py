@@ -37,6 +37,20 @@ def test_allowed_peers() -> None:
         gater.check_peer(BOB)
 
 
+def test_rules_that_change() -> None:
+    gater = Gater(AccessRules(deny_peers=(str(ALICE),), deny_networks=("10.0.0.0/8",)))
+    with pytest.raises(ConfigError):
+        gater.change(AccessRules(deny_peers=(str(BOB),), deny_networks=("everywhere",)))
+    gater.check_peer(BOB)
+    with pytest.raises(AccessDeniedError):
+        gater.check_peer(ALICE)
+    gater.change(AccessRules(deny_peers=(str(BOB),)))
+    gater.check_peer(ALICE)
+    gater.check_address("10.0.0.1")
+    with pytest.raises(AccessDeniedError):
+        gater.check_peer(BOB)
+
+
 def test_a_denial_wins() -> None:
     gater = Gater(
         AccessRules(

@@ -197,6 +197,8 @@ async def test_no_way_dials_what_the_access_rules_forbid():
     async with running(access=rules) as a, running() as b:
         side = OwnSide(a, [Kind.TCP], allow_loopback=True)
         assert side.dialable([forbidden, allowed], b.identity.peer_id) == [allowed]
+        await a.set_access(AccessRules(deny_networks=("127.0.0.3/32",)))
+        assert side.dialable([forbidden, allowed], b.identity.peer_id) == [forbidden]
 
 
 async def test_no_addresses_at_all():

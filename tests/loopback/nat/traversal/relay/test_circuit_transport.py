@@ -487,6 +487,11 @@ async def test_offers_for_peers_that_may_not_connect():
         for peer in (SOMEBODY, bob.identity.peer_id, relay.identity.peer_id):
             answer = await offer(relay, bob, framed(StopConnect(peer)))
             assert answer.status is Status.PERMISSION_DENIED
+        await bob.set_access(AccessRules())
+        assert (await offer(relay, bob, framed(StopConnect(SOMEBODY)))).status is Status.OK
+        await bob.set_access(AccessRules(deny_peers=(str(SOMEBODY),)))
+        answer = await offer(relay, bob, framed(StopConnect(SOMEBODY)))
+        assert answer.status is Status.PERMISSION_DENIED
 
 
 async def test_too_many_circuits_that_are_not_authenticated():
