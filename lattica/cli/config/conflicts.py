@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 def conflicts(config: NodeConfig) -> Iterator[tuple[str, str]]:
     """What is wrong with any node: the names of settings, and why."""
-    from lattica.daemon.access.secrets import read_secret
+    from lattica.daemon.access.secrets import SECRET_TEXTS, read_secret
     from lattica.daemon.metrics.config import split_endpoint
     from lattica.nat.base.errors import ConfigError
     from lattica.nat.base.net.addresses import Kind, kind_of, parse_multiaddr, to_endpoint
@@ -36,12 +37,9 @@ def conflicts(config: NodeConfig) -> Iterator[tuple[str, str]]:
         port = split_endpoint(text)[1]
         if port and port in taken:
             yield "metrics.listen", f"port {port} is one of swarm.listen"
-    for name, secret in (
-        ("metrics.token", config.metrics.token),
-        ("relay.service.secret", config.relay.service.secret),
-    ):
+    for name in SECRET_TEXTS:
         try:
-            read_secret(name, secret)
+            read_secret(name, attrgetter(name)(config))
         except ConfigError as error:
             yield name, str(error).removeprefix(f"{name}: ")
 

@@ -15,8 +15,6 @@ from lattica.cli.shared.terminal import say, say_json
 if TYPE_CHECKING:
     from lattica.config import Setting
 
-_SECRETS = frozenset({"swarm.private_network_key"})
-
 
 def show_command(
     ctx: typer.Context,
@@ -43,7 +41,7 @@ def show_command(
         say_json(objects, indent=2)
         return
     for one in shown:
-        hidden = one.name in _SECRETS and one.value is not None
+        hidden = _is_hidden(one)
         text = f"# {one.name} is not shown" if hidden else f"{one.name} = {_toml(one.value)}"
         say(f"{text}  # {one.source}")
 
@@ -63,10 +61,20 @@ def _of_commands(settings: tuple[Setting, ...]) -> list[Setting]:
     ]
 
 
+def _is_hidden(setting: Setting) -> bool:
+    """Whether the value is a secret: a key, or a text that does not just say where one is."""
+    from lattica.daemon.access.secrets import SECRET_TEXTS, is_reference
+
+    value = setting.value
+    if setting.name in SECRET_TEXTS:
+        return bool(value) and not is_reference(str(value))
+    return isinstance(value, bytes)
+
+
 def _plain(setting: Setting) -> object:
     """As JSON has it."""
     value = setting.value
-    if setting.name in _SECRETS and value is not None:
+    if _is_hidden(setting):
         return "(not shown)"
     if value is None or isinstance(value, (bool, int, float)):
         return value

@@ -15,6 +15,13 @@ LIMIT = 4096
 """Bytes of a secret."""
 _COMMAND_TIMEOUT = 10.0
 """Seconds that a command may take to say it."""
+SECRET_TEXTS = ("metrics.token", "relay.service.secret")
+"""The settings that :func:`read_secret` is for, by dotted name."""
+
+
+def is_reference(text: str) -> bool:
+    """Whether it says where a secret is to be found, and is none itself."""
+    return text.startswith(("env:", "file:", "command:"))
 
 
 def read_secret(
@@ -28,9 +35,9 @@ def read_secret(
     Raises:
         ConfigError: there is none, or it cannot be read; the message does not quote it.
     """
-    kind, colon, rest = text.partition(":")
-    if not colon or kind not in ("env", "file", "command"):
+    if not is_reference(text):
         return text
+    kind, _, rest = text.partition(":")
     try:
         secret = {"env": _of_variable, "file": _of_file, "command": _of_command}[kind](
             rest, environment, folder or Path()

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from lattica import AsyncLattica, Lattica
 from lattica.cli import app
 from lattica.config import NodeConfig, explain_config, load_config
+from lattica.daemon.access.secrets import SECRET_TEXTS
 from lattica.errors import ConfigError
 from lattica.facades.facade import make_node
 from lattica.node import Node
@@ -108,3 +109,27 @@ def test_config_show_is_a_configuration(tmp_path):
     objects = json.loads(as_json.stdout)
     assert objects["swarm.limits.max_connections"] == {"value": 4096, "source": "default"}
     assert objects["swarm.private_network_key"]["source"] == f"{file}: private_network_key_file"
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_config_show_tells_no_secret(monkeypatch, more):
+    given = {
+        "LATTICA_SWARM__PRIVATE_NETWORK_KEY": "ab" * 32,
+        "LATTICA_NODE__PAGE_TOKEN": "ab" * 16,
+        "LATTICA_METRICS__TOKEN": "abab",
+        "LATTICA_RELAY__SERVICE__SECRET": "abab",
+    }
+    for variable, value in given.items():
+        monkeypatch.setenv(variable, value)
+    shown = CliRunner().invoke(app, ["config", "show", "--changed", *more]).stdout
+    assert "abab" not in shown
+    assert "xab" not in shown
+    assert shown.count("not shown") == len(given)
+    monkeypatch.setenv("LATTICA_METRICS__TOKEN", "file:/run/token")  # where it is, is none
+    assert "file:/run/token" in CliRunner().invoke(app, ["config", "show", *more]).stdout
+
+
+def test_every_setting_that_holds_a_secret_as_text_is_known():
+    names = {one.name for one in explain_config(environment={})}
+    assert names >= set(SECRET_TEXTS)
+    assert {name for name in names if name.endswith((".token", ".secret"))} == set(SECRET_TEXTS)
