@@ -92,8 +92,9 @@ app = typer.Typer(
     cls=_Commands,
     help="The network layer for distributed AI: reach peers by key, fetch content by hash.",
     epilog="Exit status: 0 done; 1 failed, for the reason on standard error; 2 wrong arguments; "
-    "3 `doctor` has found something bad; 130 Ctrl-C. What serves (`relay`, `node`, `expose`, "
-    "`forward`, `topic sub`, and `publish` once it serves) ends with 0 on Ctrl-C and SIGTERM; "
+    "3 `doctor` or `store verify` has found something bad; 130 Ctrl-C. What serves (`relay`, "
+    "`node`, `expose`, `forward`, `topic sub`, and `publish` once it serves) ends with 0 on Ctrl-C "
+    "and SIGTERM; "
     "`publish` before that, and `fetch`: 128 and the signal's number. Without a command: this "
     "help, and 2.",
     no_args_is_help=True,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lattica.cli.shared.common import run, start, wrong_arguments
+from lattica.cli.shared.common import EXIT_BAD, run, start, wrong_arguments
 from lattica.cli.shared.options import ConnectOption, EphemeralOption, ListenOption, named_path
 from lattica.cli.shared.terminal import say, say_json
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from lattica.content.store.store import ContentStore
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_EXIT_DAMAGED = 3
 
 DirectoryOption = Annotated[
     Path | None,
@@ -250,7 +249,7 @@ def verify_command(
             say(f"{cid}  cannot be served whole")
         say(f"{result.blocks} blocks, {len(result.damaged)} of them damaged", err=True)
     if result.damaged or result.publications:
-        raise typer.Exit(_EXIT_DAMAGED)
+        raise typer.Exit(EXIT_BAD)
 
 
 def serve_command(

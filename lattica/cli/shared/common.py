@@ -33,7 +33,7 @@ EXIT_FAILURE = 1
 EXIT_USAGE = 2
 """Of click's own checks, and of ours (:func:`wrong_arguments`)."""
 EXIT_BAD = 3
-"""`lattica doctor` has found something that is bad."""
+"""`lattica doctor` or `lattica store verify` has found something that is bad."""
 EXIT_INTERRUPTED = 130
 
 
