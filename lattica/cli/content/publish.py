@@ -145,23 +145,23 @@ async def _publish(
             ):
                 name = None
             revision = None if repo is None else await describe_revision(repo, publication)
+            cids = [publication.cid]
             if revision is not None:
                 shelf.enter_context(revision.published(node, names))
+                cids.append(revision.description.cid)
             ticket = publisher.ticket(publication.cid)
             _show_ticket(ticket, publication, as_json, name, repo)
             finder = dht_finder(node)
             # The node goes on while it says that it has it no more.
             with trio.CancelScope() as stop.scope:
                 if finder is not None:
-                    stop.nursery.start_soon(finder.provide, publication.cid)
-                    if revision is not None:
-                        stop.nursery.start_soon(finder.provide, revision.description.cid)
+                    for cid in cids:
+                        stop.nursery.start_soon(finder.provide, cid)
                 await _show_better(node, publisher, ticket)
                 await trio.sleep_forever()
             if finder is not None:
-                await finder.withdraw(publication.cid)
-                if revision is not None:
-                    await finder.withdraw(revision.description.cid)
+                for cid in cids:
+                    await finder.withdraw(cid)
 
 
 async def _show_better(node: Node, publisher: Publisher, ticket: Ticket) -> None:
