@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lattica.cli.shared.options import named_path
+from lattica.cli.shared.private_file import write_new
 from lattica.cli.shared.terminal import say
 
 
@@ -35,16 +36,7 @@ def swarm_key_command(
 
     go-libp2p, js-libp2p and IPFS read it, too.
     """
-    from lattica.nat.base.errors import IdentityError
-    from lattica.nat.base.keys.private_file import write_private_file
     from lattica.nat.base.keys.swarm_key import make_swarm_key
 
-    if not file.parent.is_dir():
-        raise IdentityError(f"cannot write {file}: {file.parent} is no directory; make it first")
-    try:
-        write_private_file(file, make_swarm_key())
-    except FileExistsError:
-        raise IdentityError(f"{file} exists already; it is not overwritten") from None
-    except OSError as error:
-        raise IdentityError(f"cannot write {file}: {error.strerror}") from None
+    write_new(file, make_swarm_key())
     say(f"made the key of a private network in {file}; copy it to each of its peers", err=True)

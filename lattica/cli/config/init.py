@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from lattica.cli.shared.options import named_path
+from lattica.cli.shared.private_file import write_new
 from lattica.cli.shared.terminal import say
-from lattica.nat.base.errors import ConfigError
 
 
 class Profile(StrEnum):
@@ -37,17 +37,8 @@ def init_command(
     ] = Profile.LAPTOP,
 ) -> None:
     """Write a configuration with comments, to be changed."""
-    import os
     from importlib.resources import files
 
-    text = files("lattica.cli.config.examples").joinpath(f"{profile.value}.toml").read_text()
-    try:
-        # What is filled in may be secret.
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "w") as stream:
-            stream.write(text)
-    except FileExistsError:
-        raise ConfigError(f"{file} is there already, and is not overwritten") from None
-    except OSError as error:
-        raise ConfigError(f"cannot write {file}: {error.strerror}") from None
+    text = files("lattica.cli.config.examples").joinpath(f"{profile.value}.toml").read_bytes()
+    write_new(file, text)  # what is filled in may be secret
     say(f"wrote {file}; see what it comes to with: lattica --config {file} config show --changed")
