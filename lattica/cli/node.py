@@ -8,7 +8,13 @@ import typer
 
 from lattica.cli.shared.common import run, start
 from lattica.cli.shared.event_json import EventOutput, event_output
-from lattica.cli.shared.options import ConnectOption, EphemeralOption, ListenOption, RelayOption
+from lattica.cli.shared.options import (
+    ConnectOption,
+    EphemeralOption,
+    EventsOption,
+    ListenOption,
+    RelayOption,
+)
 from lattica.cli.shared.terminal import say, say_json
 
 if TYPE_CHECKING:
@@ -57,9 +63,7 @@ def node_command(
             help="Show how it is on a web page; 127.0.0.1:0: any port.",
         ),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print events as JSON objects, one a line.")
-    ] = False,
+    as_json: EventsOption = False,
 ) -> None:
     """Run a peer until SIGINT or SIGTERM.
 

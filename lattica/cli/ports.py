@@ -9,7 +9,13 @@ import typer
 
 from lattica.cli.shared.common import run, start, wrong_arguments
 from lattica.cli.shared.event_json import EventOutput, event_output
-from lattica.cli.shared.options import ConnectOption, EphemeralOption, ListenOption, RelayOption
+from lattica.cli.shared.options import (
+    ConnectOption,
+    EphemeralOption,
+    EventsOption,
+    ListenOption,
+    RelayOption,
+)
 from lattica.cli.shared.terminal import say
 
 if TYPE_CHECKING:
@@ -22,9 +28,6 @@ if TYPE_CHECKING:
 _ANNOUNCE_TIMEOUT = 10.0
 """Seconds that a printed command waits for addresses at relays."""
 
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print events as JSON objects, one a line.")
-]
 IdleOption = Annotated[
     float | None,
     typer.Option(
@@ -71,7 +74,7 @@ def expose_command(
     bootstrap: ConnectOption = None,
     relay: RelayOption = None,
     ephemeral: EphemeralOption = False,
-    as_json: JsonOption = False,
+    as_json: EventsOption = False,
 ) -> None:
     """Let peers connect to TCP services of this machine, until SIGINT or SIGTERM.
 
@@ -142,7 +145,7 @@ def forward_command(
     bootstrap: ConnectOption = None,
     relay: RelayOption = None,
     ephemeral: EphemeralOption = False,
-    as_json: JsonOption = False,
+    as_json: EventsOption = False,
 ) -> None:
     """Connect clients of local ports with services that a peer exposes, until SIGINT or SIGTERM.
 

@@ -25,7 +25,13 @@ from lattica.cli.crdt.place_kind import PlaceKind
 from lattica.cli.crdt.proofs import readable
 from lattica.cli.shared.common import run, start
 from lattica.cli.shared.event_json import EventOutput, event_output
-from lattica.cli.shared.options import ConnectOption, ListenOption, RelayOption, named_path
+from lattica.cli.shared.options import (
+    ConnectOption,
+    EventsOption,
+    ListenOption,
+    RelayOption,
+    named_path,
+)
 from lattica.cli.shared.terminal import say, say_json
 
 if TYPE_CHECKING:
@@ -48,9 +54,6 @@ WaitOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-EventsOption = Annotated[
-    bool, typer.Option("--json", help="Print events as JSON objects, one a line.")
-]
 CapabilityOption = Annotated[
     Path | None,
     typer.Option(

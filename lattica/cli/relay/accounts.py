@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lattica.cli.relay.operator import bytes_text, opened, time_text
+from lattica.cli.relay.operator import EachJsonOption, bytes_text, opened, time_text
 from lattica.cli.shared.terminal import say, say_json
 
 
@@ -22,9 +22,7 @@ def accounts_command(
     count: Annotated[
         int, typer.Option("--limit", metavar="COUNT", min=1, help="So many, the busiest first.")
     ] = 50,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print a JSON object for each, one a line.")
-    ] = False,
+    as_json: EachJsonOption = False,
 ) -> None:
     """Show what peers have used, those with most bytes first.
 

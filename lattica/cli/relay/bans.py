@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lattica.cli.relay.operator import opened, parse_seconds, time_text
+from lattica.cli.relay.operator import EachJsonOption, opened, parse_seconds, time_text
 from lattica.cli.shared.common import wrong_arguments
 from lattica.cli.shared.terminal import say, say_json
 from lattica.nat.base.errors import LatticaError
@@ -61,9 +61,7 @@ def unban_command(ctx: typer.Context, what: WhatArgument) -> None:
 
 def bans_command(
     ctx: typer.Context,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print a JSON object for each, one a line.")
-    ] = False,
+    as_json: EachJsonOption = False,
 ) -> None:
     """List who is kept out."""
     with opened(ctx) as (_, database):

@@ -13,7 +13,7 @@ from lattica.cli.shared.common import load_for, run, start, wrong_arguments
 from lattica.cli.shared.event_json import EventOutput, event_output
 from lattica.cli.shared.global_options import GlobalOptions
 from lattica.cli.shared.listening import obstacle
-from lattica.cli.shared.options import ConnectOption, ListenOption
+from lattica.cli.shared.options import ConnectOption, EventsOption, ListenOption
 from lattica.cli.shared.terminal import say
 
 if TYPE_CHECKING:
@@ -70,9 +70,7 @@ def relay_command(
         typer.Option(metavar="PEER", help="ID of a peer not to relay for; may be repeated."),
     ] = None,
     bootstrap: ConnectOption = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print events as JSON objects, one a line.")
-    ] = False,
+    as_json: EventsOption = False,
 ) -> None:
     """Run a relay until SIGINT or SIGTERM.
 

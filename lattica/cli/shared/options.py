@@ -46,6 +46,9 @@ OwnKeyOption = Annotated[
         help="Use this peer's own key, as relays with an allow-list need; not while it runs.",
     ),
 ]
+EventsOption = Annotated[
+    bool, typer.Option("--json", help="Print events as JSON objects, one a line.")
+]
 ConnectOption = Annotated[
     list[str] | None,
     typer.Option(
