@@ -281,12 +281,12 @@ class RelayBooks:
         is_stranger = any(end.is_stranger for end in ends)
         limits = self.limits.for_strangers if is_stranger else self.limits.for_allowed
         network = _network_of(ip)
-        meters = self._meters((source, target), ends, network)
         busy = self._is_busy((source, target), ends, limits, network, is_stranger=is_stranger)
-        if busy is None:
-            busy = next((_month_over(meter) for meter in meters if meter.is_exhausted), None)
         if busy is not None:
             return busy
+        meters = self._meters((source, target), ends, network)
+        if (used_up := next((meter for meter in meters if meter.is_exhausted), None)) is not None:
+            return _month_over(used_up)
         shared = self._shared if is_stranger and self.limits.strangers_rate else None
         circuit = Circuit(source, target, limits, now, network, is_stranger, shared, meters)
         if is_stranger and (full := self._displace(circuit, now)) is not None:

@@ -72,9 +72,8 @@ class Meter:
 
     @property
     def limit_name(self) -> str:
-        return (
-            f"month_{self.whose.value if self.whose is Whose.TOTAL else 'per_' + self.whose.value}"
-        )
+        """Of its setting in :class:`Quotas`."""
+        return "month_total" if self.whose is Whose.TOTAL else f"month_per_{self.whose.value}"
 
     @property
     def is_exhausted(self) -> bool:
@@ -107,10 +106,15 @@ class Ledger:
         self.quotas = quotas
         self.total.set_limits(quotas.month_total, quotas.rate_total)
         for meter in self._meters.values():
-            if meter.whose is Whose.NETWORK:
-                meter.set_limits(quotas.month_per_network, quotas.rate_per_network)
-            else:
-                meter.set_limits(quotas.month_per_peer, quotas.rate_per_peer)
+            self._limit(meter)
+
+    def _limit(self, meter: Meter) -> None:
+        """Set the limits that each peer, or each network, has."""
+        quotas = self.quotas
+        if meter.whose is Whose.NETWORK:
+            meter.set_limits(quotas.month_per_network, quotas.rate_per_network)
+        else:
+            meter.set_limits(quotas.month_per_peer, quotas.rate_per_peer)
 
     def begin(self, period: str) -> bool:
         """A month has begun, and what was used before is of no concern; True unless it is the
@@ -147,10 +151,7 @@ class Ledger:
         if len(self._meters) >= MAX_METERS:
             self._make_room()
         made = self._meters[key] = Meter(whose, name)
-        if whose is Whose.NETWORK:
-            made.set_limits(self.quotas.month_per_network, self.quotas.rate_per_network)
-        else:
-            made.set_limits(self.quotas.month_per_peer, self.quotas.rate_per_peer)
+        self._limit(made)
         return made
 
     def _make_room(self) -> None:
