@@ -255,13 +255,16 @@ class RelayService:
         for peer_id, reason in denied:
             self._end_reservation(peer_id, reason)
         for circuit, reason in circuits:
-            if (live := self._live.get(circuit)) is not None:
-                live.abort(reason)
-                live.scope.cancel()
-        for live in tuple(self._live.values()):
+            self._cut_off(circuit, reason)
+        for circuit, live in tuple(self._live.items()):
             if live.is_dead():
-                live.abort("one end is gone")
-                live.scope.cancel()
+                self._cut_off(circuit, "one end is gone")
+
+    def _cut_off(self, circuit: Circuit, reason: str) -> None:
+        """End a circuit at once, unless it has ended."""
+        if (live := self._live.get(circuit)) is not None:
+            live.abort(reason)
+            live.scope.cancel()
 
     async def _on_disconnected(self, connection: Connection) -> None:
         peer_id = connection.peer_id
@@ -381,9 +384,7 @@ class RelayService:
         ip = ip_of(stream.connection.remote_addr)
         circuit = self._server.connect(stream.peer_id, target, ip, trio.current_time())
         for displaced in self._server.take_displaced():
-            if (other := self._live.get(displaced)) is not None:
-                other.abort("its place was needed by somebody who had none")
-                other.scope.cancel()
+            self._cut_off(displaced, "its place was needed by somebody who had none")
         if isinstance(circuit, Refusal):
             await self._refuse(stream, target, circuit)
             return
