@@ -137,7 +137,7 @@ class Keeper:
         self._version = await trio.to_thread.run_sync(lambda: database.version)
         self._tokens = await trio.to_thread.run_sync(database.tokens)
         self._bans = await trio.to_thread.run_sync(database.bans)
-        self.hand_over(self.access)
+        self.access.set_tokens(self._tokens)
         await self._follow_bans()
 
     def hand_over(self, access: RelayAccess) -> None:
@@ -180,12 +180,10 @@ class Keeper:
         """What has changed. Raises DatabaseError; then nothing is lost."""
         is_new = self._ledger.begin(month_of(self._clock()))
         changed = self._ledger.take_changed()
+        rows = self._accounts.take()
         if self._keep_accounts is None:
-            changed = [row for row in changed if row[0] is Whose.TOTAL]
+            changed, rows = [row for row in changed if row[0] is Whose.TOTAL], []
         traffic = [(whose.value, name, used) for whose, name, used in changed]
-        rows = self._accounts.take() if self._keep_accounts is not None else []
-        if self._keep_accounts is None:
-            self._accounts.take()
         try:
             if traffic or is_new:
                 write = partial(self._database.set_traffic, self._ledger.period, traffic)
