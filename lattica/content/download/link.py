@@ -78,16 +78,60 @@ def refused(answer: Refused, peer: PeerId, cid: Cid) -> NoReturn:
     raise ContentError(f"peer {peer} cannot serve this: {detail}")
 
 
-async def send_requests(stream: Stream, requests: bytes, patience: float) -> None:
-    """Send requests to a provider, who reads them within `patience` seconds.
+class ProviderStream:
+    """A stream to a provider, who has to take requests and to send, no slower than the options say.
 
-    Raises :class:`StalledError` for one that does not, and what streams do.
+    The methods raise :class:`StalledError` for one that does not, and what streams do.
     """
-    with trio.move_on_after(patience) as scope:
-        await stream.send_all(requests)
-    if scope.cancelled_caught:
-        reason = f"peer {stream.peer_id} has not taken what it is asked for in {patience:.0f} s"
-        stream.leave_path(reason)
+
+    def __init__(self, stream: Stream, options: FetchOptions, pace: Pace) -> None:
+        self.stream = stream
+        self.core = ContentClientCore()
+        self._options = options
+        self._pace = pace
+        self._came, self._waited = 0, 0.0
+        """Bytes that have come, and seconds that were waited for them."""
+
+    async def send(self, requests: bytes) -> None:
+        """Send requests."""
+        patience = self._options.stalled_after
+        with trio.move_on_after(patience) as scope:
+            await self.stream.send_all(requests)
+        if scope.cancelled_caught:
+            self._stall(f"has not taken what it is asked for in {patience:.0f} s")
+
+    async def receive(self) -> tuple[int, list[Answer]]:
+        """Wait for bytes; return how many came, and the answers that they complete."""
+        patience = self._options.stalled_after
+        began = trio.current_time()
+        with trio.move_on_after(patience) as scope:
+            count = await self.stream.receive_into(self.core.buffer())
+            if not count:
+                self.core.finish()
+                raise IncompleteReadError("the provider ended the stream")
+        if scope.cancelled_caught:
+            self._stall(f"has sent nothing for {patience:.0f} s")
+        now = trio.current_time()
+        self._check_rate(count, now - began)
+        answers = self.core.received(count)
+        delay = self._pace.delay(count, now)
+        if delay:
+            await trio.sleep(delay)
+        return count, answers
+
+    def _check_rate(self, count: int, waited: float) -> None:
+        """So many bytes have come after a wait; only waiting counts, and not what is done here."""
+        self._came += count
+        self._waited += waited
+        if self._waited < self._options.stalled_after:
+            return
+        if self._came < self._options.least_rate * self._waited:
+            self._stall(f"has sent no more than {self._came} bytes in {self._waited:.0f} s")
+        self._came, self._waited = 0, 0.0
+
+    def _stall(self, what: str) -> NoReturn:
+        reason = f"peer {self.stream.peer_id} {what}"
+        self.stream.leave_path(reason)
         raise StalledError(reason)
 
 
@@ -132,55 +176,14 @@ class Link:
     ) -> None:
         self.peer_id = stream.peer_id
         self._kept = kept
-        self._pace = pace
         self._continued: int | None = None
         """What another stream had begun to bring."""
         self._waiting: deque[int] = deque()
         self._stream = stream
         self._cid = cid
         self._options = options
-        self._came, self._waited = 0, 0.0
-        """Bytes that have come, and seconds that were waited for them."""
-        self._core = ContentClientCore()
-
-    async def _receive(self) -> tuple[int, list[Answer]]:
-        """Wait for bytes; return how many came, and the answers that they complete."""
-        began = trio.current_time()
-        with trio.move_on_after(self._options.stalled_after) as scope:
-            count = await self._stream.receive_into(self._core.buffer())
-            if not count:
-                self._core.finish()
-                raise IncompleteReadError("the provider ended the stream")
-        if scope.cancelled_caught:
-            reason = f"peer {self.peer_id} has sent nothing for {self._options.stalled_after:.0f} s"
-            self._stream.leave_path(reason)
-            raise StalledError(reason)
-        now = trio.current_time()
-        self._check_rate(count, now - began)
-        answers = self._core.received(count)
-        delay = self._pace.delay(count, now)
-        if delay:
-            await trio.sleep(delay)
-        return count, answers
-
-    def _check_rate(self, count: int, waited: float) -> None:
-        """So many bytes have come after a wait; only waiting counts, and not what is done here.
-
-        Raises :class:`StalledError` for a provider that trickles.
-        """
-        self._came += count
-        self._waited += waited
-        patience = self._options.stalled_after
-        if self._waited < patience:
-            return
-        if self._came < self._options.least_rate * self._waited:
-            reason = (
-                f"peer {self.peer_id} has sent no more than {self._came} bytes in "
-                f"{self._waited:.0f} s"
-            )
-            self._stream.leave_path(reason)
-            raise StalledError(reason)
-        self._came, self._waited = 0, 0.0
+        self._provider = ProviderStream(stream, options, pace)
+        self._core = self._provider.core
 
     def recycle(self, data: memoryview) -> None:
         """Take back the memory of an answer."""
@@ -190,8 +193,8 @@ class Link:
         """Fetch the bytes of the manifest and check their hash."""
         request = self._core.request_manifest(self._cid, self._kept.manifest)
         try:
-            await send_requests(self._stream, request, self._options.stalled_after)
-            while not (answers := (await self._receive())[1]):
+            await self._provider.send(request)
+            while not (answers := (await self._provider.receive())[1]):
                 pass
         except RETRIED:
             if self._kept.wrong_manifests < _JOINED_WRONG:
@@ -235,13 +238,13 @@ class Link:
         while self.peer_id in schedule:
             requests = self._requests(schedule)
             if requests:
-                await send_requests(self._stream, requests, self._options.stalled_after)
+                await self._provider.send(requests)
             if not waiting:
                 if self._stream.is_superseded or schedule.is_finished:
                     return
                 await changed()
                 continue
-            count, answers = await self._receive()
+            count, answers = await self._provider.receive()
             if self.peer_id not in schedule:
                 return
             schedule.came(self.peer_id, count, trio.current_time())

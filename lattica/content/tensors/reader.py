@@ -11,16 +11,15 @@ from types import TracebackType
 import trio
 
 from lattica.content.download.contact import Contact, Retries
-from lattica.content.download.link import RETRIED, StalledError, refused, send_requests
+from lattica.content.download.link import RETRIED, ProviderStream, refused
 from lattica.content.download.options import FetchOptions
 from lattica.content.download.plan import Span
 from lattica.content.errors import ContentError, IntegrityError
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.manifest import Manifest
 from lattica.content.pace import Pace
-from lattica.content.protocol import Body, ContentClientCore
-from lattica.nat.base.errors import IncompleteReadError, LatticaError, RemoteProtocolError
-from lattica.nat.mux.stream import Stream
+from lattica.content.protocol import Body
+from lattica.nat.base.errors import LatticaError, RemoteProtocolError
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +50,7 @@ class SpanReader:
         self._options = options
         self._retries = Retries(options)
         self._pace = Pace(options.rate)
-        self._stream: Stream | None = None
-        self._core = ContentClientCore()
+        self._provider: ProviderStream | None = None
         self._asked: deque[Span] = deque()
         self._arrived: deque[memoryview] = deque()
         self._ahead = deque(spans)
@@ -69,34 +67,31 @@ class SpanReader:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._stream is not None:
-            # There may be answers under way that nobody wants any more.
-            self._stream.reset("no more is wanted")
-            self._stream = None
+        self._end("no more is wanted")  # there may be answers under way that nobody wants
 
-    async def _open(self) -> Stream:
-        if self._stream is None:
-            self._core = ContentClientCore()
+    async def _open(self) -> ProviderStream:
+        if self._provider is None:
             # What was asked for on another stream is asked for anew.
             self._ahead.extendleft(reversed(self._asked))
             self._asked.clear()
             self._arrived.clear()
-            self._stream = await self._contacts[0].open()
-        return self._stream
+            stream = await self._contacts[0].open()
+            self._provider = ProviderStream(stream, self._options, self._pace)
+        return self._provider
 
-    def _lose(self, error: Exception) -> None:
-        if self._stream is not None:
-            self._stream.reset(str(error))
-            self._stream = None
+    def _end(self, reason: str) -> None:
+        if self._provider is not None:
+            self._provider.stream.reset(reason)
+            self._provider = None
 
     async def next(self) -> tuple[Span, memoryview] | None:
         """The next span and its verified bytes, good until the next call; None: that was the last.
 
         Raises what :func:`~lattica.content.fetch` does.
         """
-        if self._taken is not None:
-            self._core.recycle(self._taken)
-            self._taken = None
+        if self._provider is not None and self._taken is not None:
+            self._provider.core.recycle(self._taken)
+        self._taken = None
         while self._ahead or self._asked:
             contact = self._contacts[0]
             try:
@@ -104,7 +99,7 @@ class SpanReader:
                 span = self._asked[0]
                 await trio.to_thread.run_sync(self._verify, span, data, contact)
             except RETRIED as error:
-                self._lose(error)
+                self._end(str(error))
                 if contact.failures:
                     await self._seek()
                     self._contacts.rotate(-1)  # another one may be there
@@ -130,14 +125,14 @@ class SpanReader:
 
     async def _leave(self, contact: Contact, error: LatticaError) -> None:
         """Ask a provider for nothing more; raises the error where it was the last one."""
-        self._lose(error)
+        self._end(str(error))
         await self._seek()
         if len(self._contacts) == 1:
             raise error
         logger.warning("asking %s for nothing more: %s", contact.peer_id, error)
         self._contacts.popleft()
 
-    async def _receive(self, stream: Stream) -> memoryview:
+    async def _receive(self, provider: ProviderStream) -> memoryview:
         """The bytes of the first span that was asked for."""
         while True:
             requests = bytearray()
@@ -150,24 +145,12 @@ class SpanReader:
                 span = self._ahead.popleft()
                 self._asked.append(span)
                 under_way += span.size
-                requests += self._core.request_span(self._cid, span.first, span.count, span.size)
+                requests += provider.core.request_span(self._cid, span.first, span.count, span.size)
             if requests:
-                await send_requests(stream, bytes(requests), self._options.stalled_after)
+                await provider.send(bytes(requests))
             if self._arrived:
                 return self._arrived[0]
-            with trio.move_on_after(self._options.stalled_after) as scope:
-                count = await stream.receive_into(self._core.buffer())
-                if not count:
-                    self._core.finish()
-                    raise IncompleteReadError("the provider ended the stream")
-            if scope.cancelled_caught:
-                reason = f"peer {stream.peer_id} has sent nothing for too long"
-                stream.leave_path(reason)
-                raise StalledError(reason)
-            delay = self._pace.delay(count, trio.current_time())
-            if delay:
-                await trio.sleep(delay)
-            for answer in self._core.received(count):
+            for answer in (await provider.receive())[1]:
                 if not isinstance(answer, Body):
                     refused(answer, self._contacts[0].peer_id, self._cid)
                 self._arrived.append(answer.data)

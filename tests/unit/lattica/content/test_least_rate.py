@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import trio
 from trio.testing import MockClock
 
+from lattica.content.download.contact import Contact
 from lattica.content.download.link import Kept, Link, StalledError
 from lattica.content.download.options import FetchOptions
+from lattica.content.download.plan import Span
+from lattica.content.errors import ContentError
 from lattica.content.manifest.cid import Cid
+from lattica.content.manifest.manifest import ChunkTable, FileEntry, Manifest
 from lattica.content.pace import Pace
 from lattica.content.protocol import PROTOCOL, encode_body_header
+from lattica.content.tensors.reader import SpanReader
 from lattica.nat.mux.stream import Stream
 from tests.support.doubles.memory_host import memory_net
 
@@ -76,3 +83,33 @@ async def test_whoever_does_not_read_what_it_is_asked_for_counts_as_lost(
             with trio.fail_after(2 * OPTIONS.stalled_after):
                 with pytest.raises(StalledError, match="has not taken"):
                     await link.manifest()
+
+
+async def test_who_streams_tensors_does_not_wait_for_one_that_trickles(
+    autojump_clock: MockClock,
+) -> None:
+    async def drip(stream: Stream) -> None:
+        await stream.receive_some()
+        await stream.send_all(encode_body_header(len(BODY)))
+        while True:
+            await trio.sleep(1.0)
+            await stream.send_all(b"x")
+
+    async def find_more() -> list[Contact]:
+        return []
+
+    options = replace(OPTIONS, give_up_after=15.0)
+    manifest = Manifest(
+        "m", (FileEntry("f", False, ChunkTable.from_chunks([len(BODY)], bytes(32))),)
+    )
+    async with memory_net() as net:
+        provider, client = net.host(), net.host()
+        provider.handle(PROTOCOL, drip, owner="test")
+        contact = Contact(client, provider.peer_id, ())
+        spans = [Span(0, 1, len(BODY))]
+        async with SpanReader(
+            Cid.of(BODY), manifest, [contact], options, spans, find_more
+        ) as reader:
+            with trio.fail_after(10 * OPTIONS.stalled_after):
+                with pytest.raises(ContentError, match="has sent no more than"):
+                    await reader.next()

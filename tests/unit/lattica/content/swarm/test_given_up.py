@@ -65,7 +65,7 @@ async def test_while_what_it_has_sent_waits_for_room(monkeypatch):
         await trio.lowlevel.checkpoint()
         return 20, answers
 
-    monkeypatch.setattr(its, "_receive", receive)
+    monkeypatch.setattr(its._provider, "receive", receive)
     send, receive_end = trio.open_memory_channel[Arrived](0)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(its.transfer, made, send, changed)
