@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,33 +14,13 @@ from lattica.cli.shared.terminal import say, say_json
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lattica.content import FetchOptions
-    from lattica.content.download.options import FetchSource
+    from lattica.content import FetchOptions, FetchResult
     from lattica.content.events import FetchEvent
     from lattica.content.manifest.cid import Cid
     from lattica.content.names.record import NameRef
     from lattica.content.ticket import Ticket
     from lattica.daemon.api.client import NodeClient
     from lattica.daemon.api.pb import node_pb2 as pb
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """What there is to show of a fetch: of a :class:`lattica.content.FetchResult`, what a node says
-    that has done it."""
-
-    cid: Cid
-    name: str
-    paths: tuple[Path, ...]
-    bytes_total: int
-    bytes_fetched: int
-    seconds: float
-    sources: tuple[FetchSource, ...]
-    bytes_shared: int
-    other_files: tuple[Path, ...]
-    former_files: tuple[Path, ...]
-    removed_files: tuple[Path, ...]
-    directory_cut: bool
 
 
 def register(app: typer.Typer) -> None:
@@ -135,7 +114,7 @@ def fetch_by(
     tensors: str | None,
     options: FetchOptions,
     connect: Sequence[str] | None,
-) -> Fetched:
+) -> FetchResult:
     """Have the node fetch it."""
     import math
 
@@ -194,12 +173,12 @@ def _event(message: pb.FetchProgress) -> FetchEvent | None:
     return None
 
 
-def _result(done: pb.FetchDone) -> Fetched:
-    from lattica.content.download.options import FetchSource
+def _result(done: pb.FetchDone) -> FetchResult:
+    from lattica.content.download.options import FetchResult, FetchSource
     from lattica.content.manifest.cid import Cid
     from lattica.nat.base.keys.peer_id import parse_peer_id
 
-    return Fetched(
+    return FetchResult(
         cid=Cid.parse(done.cid),
         name=done.name,
         paths=tuple(map(Path, done.paths)),

@@ -24,7 +24,6 @@ from lattica.nat.base.errors import ConfigError, NotConnectedError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lattica.cli.content.by_node import Fetched
     from lattica.cli.shared.path_watch import PathStep
     from lattica.config import NodeConfig
     from lattica.content import ByteRange, Cid, FetchOptions, FetchResult, Ticket
@@ -306,7 +305,7 @@ async def _wait_for_peers(node: Node) -> None:
 
 
 def _show_result(
-    result: FetchResult | Fetched,
+    result: FetchResult,
     paths: Sequence[PathStep],
     out: Path,
     as_json: bool,
@@ -351,11 +350,11 @@ def _show_result(
     _show_others(result, out, delete)
 
 
-def _from_whom(result: FetchResult | Fetched) -> str:
+def _from_whom(result: FetchResult) -> str:
     return f", from {len(result.sources)} peers" if len(result.sources) > 1 else ""
 
 
-def _show_others(result: FetchResult | Fetched, out: Path, delete: bool) -> None:
+def _show_others(result: FetchResult, out: Path, delete: bool) -> None:
     if result.removed_files:
         say(f"deleted {_named(result.removed_files, out)}")
     if result.other_files:
