@@ -109,26 +109,22 @@ async def _gather(config: NodeConfig, wait: float, lifetime: bool) -> DoctorFact
 
 def _running(ctx: typer.Context, config: NodeConfig) -> tuple[Finding, ...]:
     """Findings about the node that runs here; none where there is none, or with `--no-daemon`."""
-    import os
-
     import lattica
+    from lattica.cli.shared.daemon import node_here
     from lattica.cli.shared.global_options import GlobalOptions
     from lattica.doctor.running_node import examine_running, unusable
     from lattica.errors import DaemonError
 
     options = ctx.find_object(GlobalOptions) or GlobalOptions()
-    path = config.node.socket_in(config.data_dir)
-    if options.no_daemon or not os.path.lexists(path):
+    if options.no_daemon:
         return ()
     try:
-        from lattica.daemon.api import socket_file
-
-        if not socket_file.is_there(path):
+        found = node_here(config)
+        if found is None:
             return ()
-        from lattica.daemon.api.client import NodeClient
         from lattica.daemon.api.status import plain
 
-        with NodeClient(path) as client:
+        with found as client:
             status = plain(client.status(timeout=_ANSWER))
     except (DaemonError, TimeoutError) as error:
         return (unusable(str(error)),)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lattica.cli.shared.common import start
-from lattica.cli.shared.daemon import by_daemon, running_node
+from lattica.cli.shared.daemon import by_daemon, required_node
 from lattica.cli.shared.terminal import console, say, say_json
 from lattica.nat.base.printable import printable
 
@@ -131,9 +131,7 @@ def top_command(
 
 
 def _client(ctx: typer.Context) -> NodeClient:
-    client = running_node(ctx, start(ctx, quiet=True), required=True)
-    assert client is not None
-    return client
+    return required_node(start(ctx, quiet=True))
 
 
 def _status(client: NodeClient) -> dict[str, Any]:

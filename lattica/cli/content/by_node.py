@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lattica.cli.shared.common import reported_errors, start
-from lattica.cli.shared.daemon import Stopped, by_daemon, running_node
+from lattica.cli.shared.daemon import Stopped, by_daemon, required_node
 from lattica.cli.shared.terminal import say, say_json
 
 if TYPE_CHECKING:
@@ -33,9 +33,7 @@ def unpublish_command(
     ref: Annotated[str, typer.Argument(metavar="REF", help="Ticket, or a content id.")],
 ) -> None:
     """Have the `lattica node` that runs here serve something no longer."""
-    client = running_node(ctx, start(ctx, quiet=True), required=True)
-    assert client is not None
-    with by_daemon(client):
+    with by_daemon(required_node(start(ctx, quiet=True))) as client:
         client.unpublish(ref)
 
 

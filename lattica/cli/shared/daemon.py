@@ -35,39 +35,47 @@ class Stopped(BaseException):
         self.number = number
 
 
-def running_node(
-    ctx: typer.Context, config: NodeConfig, *given: object, required: bool = False
-) -> NodeClient | None:
+def running_node(ctx: typer.Context, config: NodeConfig, *given: object) -> NodeClient | None:
     """The node that runs with this configuration, for the command to have it do the work.
 
-    None where there is none, where `--no-daemon` or `--identity` is given, and where one of the
-    options `given` is, which say what a node of the command's own is to be like. With `required`
-    there has to be one.
-
-    Raises:
-        DaemonError: it is required, and there is none that can be used.
+    None where there is none that can be used, where `--no-daemon` or `--identity` is given, and
+    where one of the options `given` is, which say what a node of the command's own is to be like.
     """
     from lattica.daemon.errors import DaemonError
 
     options = ctx.find_object(GlobalOptions) or GlobalOptions()
-    path = config.node.socket_in(config.data_dir)
-    if not required:
-        own = options.no_daemon or "identity_path" in options.overrides or any(given)
-        if own or not os.path.lexists(path):
-            return None
+    if options.no_daemon or "identity_path" in options.overrides or any(given):
+        return None
     try:
-        from lattica.daemon.api import socket_file
-
-        if not required and not socket_file.is_there(path):
-            return None
-        from lattica.daemon.api.client import NodeClient
-
-        return NodeClient(path)
+        return node_here(config)
     except DaemonError as error:
-        if required:
-            raise
         say(f"lattica: the node that runs here is not used: {error}", err=True)
         return None
+
+
+def node_here(config: NodeConfig) -> NodeClient | None:
+    """The node that runs with this configuration; None where there is none.
+
+    Raises:
+        DaemonError: there is something that cannot be used.
+    """
+    path = config.node.socket_in(config.data_dir)
+    if not os.path.lexists(path):
+        return None
+    from lattica.daemon.api import socket_file
+
+    return required_node(config) if socket_file.is_there(path) else None
+
+
+def required_node(config: NodeConfig) -> NodeClient:
+    """The node that runs with this configuration, for a command that nothing else can do.
+
+    Raises:
+        DaemonError: there is none that can be used.
+    """
+    from lattica.daemon.api.client import NodeClient
+
+    return NodeClient(config.node.socket_in(config.data_dir))
 
 
 def beside_node(ctx: typer.Context, config: NodeConfig) -> NodeConfig:
