@@ -15,8 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Generic, Self, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from google.protobuf.message import Message
 
@@ -27,6 +26,7 @@ from lattica.daemon.api.pb import node_pb2 as pb
 from lattica.daemon.api.service_table import MAX_MESSAGE, methods
 from lattica.daemon.api.values import pack, unpack
 from lattica.daemon.errors import DaemonError
+from lattica.facades.closable import Closable
 
 M = TypeVar("M", bound=Message)
 
@@ -39,7 +39,7 @@ def default_socket() -> Path:
     return config.node.socket_in(config.data_dir)
 
 
-class Responses(Generic[M]):
+class Responses(Closable, Generic[M]):
     """What comes of a call with many responses, as an iterator. Close it, or use `with`, if it is
     not read to its end: that cancels the call."""
 
@@ -60,14 +60,8 @@ class Responses(Generic[M]):
         """Cancel the call. Idempotent."""
         self._call.cancel()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-class NodeClient:
+class NodeClient(Closable):
     """The node that listens at a socket.
 
     Args:
@@ -110,17 +104,6 @@ class NodeClient:
     def close(self) -> None:
         """Cancel what is under way, and disconnect. Idempotent."""
         self._channel.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _call(self, name: str, request: Message, timeout: float | None) -> Any:
         try:
