@@ -28,6 +28,11 @@ CREATE TABLE IF NOT EXISTS pin (
     digest BLOB PRIMARY KEY, expires REAL) WITHOUT ROWID;
 PRAGMA user_version = 1;
 """
+_PUBLICATIONS = """
+SELECT p.digest, name, size, added, used, pin.digest IS NOT NULL, pin.expires,
+    EXISTS (SELECT 1 FROM reference r WHERE r.digest = p.digest)
+FROM publication p LEFT JOIN pin ON pin.digest = p.digest
+"""
 VERSION = 1
 _PATIENCE = 60.0
 """Seconds to wait for another process that writes."""
@@ -131,21 +136,13 @@ class Index:
 
     def publications(self, now: float) -> list[StoredPublication]:
         """All of them, those that were used last at the end."""
-        rows = self._db.execute(
-            "SELECT p.digest, name, size, added, used, pin.digest IS NOT NULL, pin.expires, "
-            "EXISTS (SELECT 1 FROM reference r WHERE r.digest = p.digest) "
-            "FROM publication p LEFT JOIN pin ON pin.digest = p.digest ORDER BY used, p.digest"
-        )
-        found = []
-        for digest, name, size, added, used, has_pin, expires, is_reference in rows:
-            pinned = bool(has_pin) and expires is None
-            until = expires if expires is not None and expires > now else None
-            found.append(
-                StoredPublication(
-                    Cid(digest), name, size, bool(is_reference), added, used, pinned, until
-                )
-            )
-        return found
+        rows = self._db.execute(f"{_PUBLICATIONS} ORDER BY used, p.digest")
+        return [_publication(now, *row) for row in rows]
+
+    def publication(self, cid: Cid, now: float) -> StoredPublication | None:
+        """That one, if it is here."""
+        row = self._db.execute(f"{_PUBLICATIONS} WHERE p.digest = ?", (cid.digest,)).fetchone()
+        return None if row is None else _publication(now, *row)
 
     def touch(self, cid: Cid, now: float) -> None:
         self._db.execute("UPDATE publication SET used = ? WHERE digest = ?", (now, cid.digest))
@@ -165,3 +162,22 @@ class Index:
             "SELECT digest FROM pin WHERE expires IS NULL OR expires > ?", (now,)
         )
         return {digest for (digest,) in rows}
+
+
+def _publication(
+    now: float,
+    digest: bytes,
+    name: str,
+    size: int,
+    added: float,
+    used: float,
+    has_pin: int,
+    expires: float | None,
+    is_reference: int,
+) -> StoredPublication:
+    """What a row of :data:`_PUBLICATIONS` says."""
+    pinned = bool(has_pin) and expires is None
+    until = expires if expires is not None and expires > now else None
+    return StoredPublication(
+        Cid(digest), name, size, bool(is_reference), added, used, pinned, until
+    )

@@ -219,10 +219,11 @@ class ContentStore:
             )
 
     def _find(self, cid: Cid) -> StoredPublication:
-        for found in self.publications():
-            if found.cid == cid:
-                return found
-        raise ContentNotFoundError(f"{cid} is not in the store; see `lattica store ls`")
+        with self._mutex, self._errors():
+            found = self._index.publication(cid, self._clock())
+        if found is None:
+            raise ContentNotFoundError(f"{cid} is not in the store; see `lattica store ls`")
+        return found
 
     def publications(self) -> list[StoredPublication]:
         """All of them, those that were used last at the end."""
@@ -249,13 +250,13 @@ class ContentStore:
             with self._errors():
                 # A collection that has it alone is over soon.
                 fcntl.flock(descriptor, fcntl.LOCK_SH)
-            stored = self._find(cid)
+            self._find(cid)
             encoded = self.get_block(cid)
             if encoded is None or len(encoded) > MAX_MANIFEST_BYTES:
                 raise ContentError(f"the manifest of {cid} is damaged; add it again")
             with self._mutex, self._errors():
                 self._index.touch(cid, self._clock())
-                paths = self._index.references(cid) if stored.by_reference else []
+                paths = self._index.references(cid)
             yield ServedFromStore(self, cid, decode_manifest(encoded), encoded, paths)
         finally:
             os.close(descriptor)
