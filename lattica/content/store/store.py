@@ -180,13 +180,14 @@ class ContentStore:
             StorageError: the quota is used up by what may not go.
         """
         manifest = publication.manifest
-        missing = {
-            chunk.digest: chunk.length
-            for file in (manifest.files if copy else ())
-            for chunk in file.chunks
-            if not self.has_block(Cid(chunk.digest))
-        }
-        self._make_room(sum(missing.values()) + len(publication.encoded))
+        if self._quota is not None:
+            missing = {
+                chunk.digest: chunk.length
+                for file in (manifest.files if copy else ())
+                for chunk in file.chunks
+                if not self.has_block(Cid(chunk.digest))
+            }
+            self._make_room(self._quota, sum(missing.values()) + len(publication.encoded))
         with self._locked(fcntl.LOCK_SH):
             now = self._clock()
             added: dict[bytes, int] = {}
@@ -206,15 +207,13 @@ class ContentStore:
                 )
         return self._find(publication.cid)
 
-    def _make_room(self, needed: int) -> None:
-        if self._quota is None:
-            return
-        if needed + self._index.block_bytes() > self._quota:
-            self.collect(self._quota - needed)
-        if needed + self._index.block_bytes() > self._quota:
+    def _make_room(self, quota: int, needed: int) -> None:
+        if needed + self.bytes_used() > quota:
+            self.collect(quota - needed)
+        if needed + self.bytes_used() > quota:
             raise StorageError(
                 f"{format_bytes(needed)} more do not fit the store's quota of "
-                f"{format_bytes(self._quota)} beside what is pinned or in use; unpin something, or "
+                f"{format_bytes(quota)} beside what is pinned or in use; unpin something, or "
                 "give more"
             )
 
