@@ -22,6 +22,7 @@ import sqlite3
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -296,13 +297,11 @@ class ContentStore:
             now = self._clock()
             kept = self._index.kept(now)
             blocks = {digest: size for digest, (size, _) in self._index.blocks().items()}
-            uses: dict[Cid, set[bytes]] = {}
-            counts: dict[bytes, int] = dict.fromkeys(kept, 1)
             stored = self._index.publications(now)
-            for publication in stored:
-                uses[publication.cid] = self._digests(publication)
-                for digest in uses[publication.cid]:
-                    counts[digest] = counts.get(digest, 0) + 1
+            uses = {publication.cid: self._digests(publication) for publication in stored}
+            counts = Counter(kept)
+            for digests in uses.values():
+                counts.update(digests)
             total = sum(size for digest, size in blocks.items() if digest in counts)
             gone: list[StoredPublication] = []
             in_use = 0
