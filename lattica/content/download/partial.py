@@ -48,11 +48,11 @@ from lattica.content.download.local.former import Chosen, OtherFile, is_director
 from lattica.content.download.local.obstacles import remove_obstacles
 from lattica.content.download.local.private_directory import PrivateDirectory
 from lattica.content.download.plan import Piece, Placement, Plan
-from lattica.content.errors import IntegrityError, StorageError
+from lattica.content.errors import StorageError
 from lattica.content.manifest.chunking import FileState
 from lattica.content.manifest.manifest import MAX_CHUNK_BYTES
 from lattica.content.manifest.paths import RESERVED_PREFIX
-from lattica.nat.base.errors import LocalProtocolError
+from lattica.content.manifest.verifying import verified_chunks
 
 logger = logging.getLogger(__name__)
 
@@ -260,26 +260,13 @@ class PartialFiles:
         Raises :class:`IntegrityError` that names `source` before anything of a wrong chunk
         is written, and :class:`StorageError`.
         """
-        view = memoryview(data)
-        start = 0
-        for number in range(first, first + count):
-            chunk = self._plan.manifest.chunk(number)
-            piece = view[start : start + chunk.length]
-            start += chunk.length
-            if hashlib.sha256(piece).digest() != chunk.digest:
-                path = self._plan.manifest.files[self._plan.manifest.locate(number)[0]].path
-                raise IntegrityError(
-                    f"{source} has sent wrong bytes for {path!r} (chunk {number}); they were "
-                    "discarded. Fetch from another provider, or have this one publish again"
-                )
+        for number, piece in verified_chunks(self._plan.manifest, first, count, data, source):
             for place in self._places(number):
                 part = piece[place.start : place.start + place.length]
-                if place.length != chunk.length:
+                if place.length != len(piece):
                     digest = hashlib.sha256(part).digest()
                     self._part_digests[place.output, place.offset] = digest
                 self._write_at(place, part)
-        if start != len(view):
-            raise LocalProtocolError(f"{len(view)} bytes for chunks of {start}")
         entries = b"".join(n.to_bytes(_ENTRY_BYTES, "big") for n in range(first, first + count))
         try:
             os.write(self._journal, entries)

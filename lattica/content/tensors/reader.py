@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -14,9 +13,10 @@ from lattica.content.download.contact import Contact, Retries
 from lattica.content.download.link import RETRIED, ProviderStream, refused
 from lattica.content.download.options import FetchOptions
 from lattica.content.download.plan import Span
-from lattica.content.errors import ContentError, IntegrityError
+from lattica.content.errors import ContentError
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.manifest import Manifest
+from lattica.content.manifest.verifying import verified_chunks
 from lattica.content.pace import Pace
 from lattica.content.protocol import Body
 from lattica.nat.base.errors import LatticaError, RemoteProtocolError
@@ -84,8 +84,9 @@ class SpanReader:
             self._provider.stream.reset(reason)
             self._provider = None
 
-    async def next(self) -> tuple[Span, memoryview] | None:
-        """The next span and its verified bytes, good until the next call; None: that was the last.
+    async def next(self) -> list[tuple[int, memoryview]] | None:
+        """Numbers and verified bytes of the next span's chunks, good until the next call; None:
+        that was the last.
 
         Raises what :func:`~lattica.content.fetch` does.
         """
@@ -96,8 +97,9 @@ class SpanReader:
             contact = self._contacts[0]
             try:
                 data = await self._receive(await self._open())
-                span = self._asked[0]
-                await trio.to_thread.run_sync(self._verify, span, data, contact)
+                chunks = await trio.to_thread.run_sync(
+                    self._verified, self._asked[0], data, contact
+                )
             except RETRIED as error:
                 self._end(str(error))
                 if contact.failures:
@@ -113,7 +115,7 @@ class SpanReader:
                 contact.failures = 0
                 self._asked.popleft()
                 self._taken = self._arrived.popleft()
-                return span, data
+                return chunks
         return None
 
     async def _seek(self) -> None:
@@ -155,15 +157,8 @@ class SpanReader:
                     refused(answer, self._contacts[0].peer_id, self._cid)
                 self._arrived.append(answer.data)
 
-    def _verify(self, span: Span, data: memoryview, contact: Contact) -> None:
-        start = 0
-        for number in range(span.first, span.first + span.count):
-            chunk = self._manifest.chunk(number)
-            piece = data[start : start + chunk.length]
-            start += chunk.length
-            if hashlib.sha256(piece).digest() != chunk.digest:
-                path = self._manifest.files[self._manifest.locate(number)[0]].path
-                raise IntegrityError(
-                    f"peer {contact.peer_id} has sent wrong bytes for {path!r} (chunk {number}); "
-                    "they were discarded"
-                )
+    def _verified(
+        self, span: Span, data: memoryview, contact: Contact
+    ) -> list[tuple[int, memoryview]]:
+        source = f"peer {contact.peer_id}"
+        return list(verified_chunks(self._manifest, span.first, span.count, data, source))

@@ -71,14 +71,10 @@ class RemoteTensors:
         ) as reader:
             for one in assembly.empty():
                 yield one
-            while (arrived := await reader.next()) is not None:
-                span, data = arrived
-                start = 0
-                for number in range(span.first, span.first + span.count):
-                    end = start + manifest.chunk(number).length
-                    for one in assembly.add(number, data[start:end]):
+            while (chunks := await reader.next()) is not None:
+                for number, data in chunks:
+                    for one in assembly.add(number, data):
                         yield one
-                    start = end
                     for one in assembly.empty():
                         yield one
 
