@@ -46,14 +46,11 @@ from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.codec import decode_manifest
 from lattica.content.manifest.manifest import Manifest
 from lattica.content.pace import Pace
-from lattica.content.publish.service import ContentService, serving
+from lattica.content.publish.service import ContentService
 from lattica.content.swarm.messages import Member
 from lattica.content.swarm.providers import ProviderFinder
 from lattica.content.ticket import Ticket
-from lattica.nat.base.errors import (
-    LatticaError,
-    LocalProtocolError,
-)
+from lattica.nat.base.errors import LatticaError
 from lattica.nat.swarm.host import Host
 
 logger = logging.getLogger(__name__)
@@ -159,7 +156,7 @@ class _Fetch:
         with ExitStack() as stack:
             with files:
                 await self._take_stock(shared)
-                service = self._serve(shared, stack)
+                service = shared.serve(self._node, stack) if self._options.share else None
                 around = self._surroundings(service)
                 self._obtaining = obtaining = Obtaining(around, plan, self._ledger, files, shared)
                 self._meter = RateMeter(trio.current_time())
@@ -203,16 +200,6 @@ class _Fetch:
         for number in plan.chunks:
             if number not in missing:
                 shared.add(number)
-
-    def _serve(self, shared: SharedFetch, stack: ExitStack) -> ContentService | None:
-        """Serve to others what is here, if that is wanted and possible."""
-        if not self._options.share:
-            return None
-        try:
-            return stack.enter_context(serving(self._node, {self._cid: shared}.get))
-        except LocalProtocolError as error:  # the application serves the protocol itself
-            logger.info("what is fetched is not shared: %s", error)
-            return None
 
     def _surroundings(self, service: ContentService | None) -> Surroundings:
         def on_chunks() -> None:

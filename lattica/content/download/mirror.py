@@ -32,9 +32,8 @@ from lattica.content.manifest.manifest import Manifest
 from lattica.content.pace import Pace
 from lattica.content.protocol import MAX_SPAN_BYTES
 from lattica.content.publish.served import NotHereError
-from lattica.content.publish.service import ContentService, serving
 from lattica.content.swarm.providers import ProviderFinder
-from lattica.nat.base.errors import LatticaError, LocalProtocolError
+from lattica.nat.base.errors import LatticaError
 from lattica.nat.swarm.host import Host
 
 logger = logging.getLogger(__name__)
@@ -78,7 +77,6 @@ class Mirror:
         self._elsewhere = dict(elsewhere or {})
         self._copying: set[int] = set()
         self._plan = Plan(cid, manifest)
-        self._encoded = encoded
         self._files = PartialFiles(self._plan, directory)
         self._shared = SharedFetch(self._plan, self._files, encoded)
         self._index = {file.path: index for index, file in enumerate(manifest.files)}
@@ -119,7 +117,7 @@ class Mirror:
         for number in plan.chunks:
             if not ledger.lacks(number):
                 shared.add(number)
-        service = self._serve(stack)
+        service = shared.serve(self._node, stack)
 
         def on_chunks() -> None:
             self._changes.tell()
@@ -143,13 +141,6 @@ class Mirror:
         self._obtaining = Obtaining(around, plan, ledger, self._files, shared, on_demand=True)
         self._changes.tell()
         await self._obtaining.run(self._contacts)
-
-    def _serve(self, stack: ExitStack) -> ContentService | None:
-        try:
-            return stack.enter_context(serving(self._node, {self._plan.cid: self._shared}.get))
-        except LocalProtocolError as error:  # the application serves the protocol itself
-            logger.info("what is mirrored is not shared: %s", error)
-            return None
 
     def _find_files(self) -> dict[int, FileState]:
         """Files that lie here and may be what they are called; blocking. Each chunk of them is

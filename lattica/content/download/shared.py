@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+from contextlib import ExitStack
+
 from lattica.content.download.partial import PartialFiles
 from lattica.content.download.plan import Plan
 from lattica.content.publish.catalog import check_span
 from lattica.content.publish.served import NotHereError
+from lattica.content.publish.service import ContentService, serving
 from lattica.content.swarm.holdings import Holdings
+from lattica.nat.base.errors import LocalProtocolError
+from lattica.nat.swarm.host import Host
+
+logger = logging.getLogger(__name__)
 
 
 class SharedFetch:
@@ -20,6 +28,14 @@ class SharedFetch:
         self._files = files
         self.encoded = encoded
         self.holdings = Holdings(plan.manifest.chunk_count)
+
+    def serve(self, node: Host, stack: ExitStack) -> ContentService | None:
+        """Serve this to others until `stack` ends; None where that cannot be."""
+        try:
+            return stack.enter_context(serving(node, {self._plan.cid: self}.get))
+        except LocalProtocolError as error:  # the application serves the protocol itself
+            logger.info("what is fetched is not shared: %s", error)
+            return None
 
     @property
     def name(self) -> str:
