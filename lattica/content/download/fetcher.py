@@ -21,6 +21,7 @@ from lattica.content.download.ledger import Ledger
 from lattica.content.download.link import RETRIED, Link
 from lattica.content.download.local.files import LocalChunk, find_elsewhere, find_local_files
 from lattica.content.download.local.former import check_deletion, chosen, tidy
+from lattica.content.download.local.journaled import count_journaled
 from lattica.content.download.local.names import check_names, check_tensors_stay
 from lattica.content.download.local.obstacles import check_obstacles
 from lattica.content.download.obtaining import Obtaining, Surroundings
@@ -57,8 +58,8 @@ logger = logging.getLogger(__name__)
 
 _CID_START = "bafkrei"
 """Of every content id as text."""
-_VERIFY_UNIT = 32
-"""Chunks hashed or copied in one visit to a thread, when a fetch is taken up again."""
+_COPY_UNIT = 32
+"""Chunks copied in one visit to a thread, when a fetch is taken up again."""
 _CONNECTED_ASKED = 8
 """Peers that are connected anyway, and are asked where no other provider is known."""
 
@@ -196,10 +197,7 @@ class _Fetch:
         for output in sorted(local.complete):
             self._emit_done(output, reused=True)
         await self._take_up_again(local.chunks)
-        missing = set(self._ledger.missing)
-        for number in plan.chunks:
-            if number not in missing:
-                shared.add(number)
+        shared.add_counted(self._ledger)
 
     def _surroundings(self, service: ContentService | None) -> Surroundings:
         def on_chunks() -> None:
@@ -299,17 +297,7 @@ class _Fetch:
     async def _take_up_again(self, local: dict[int, LocalChunk]) -> None:
         """Count what an earlier run has written, and copy what other files have."""
         files, ledger = self._files, self._ledger
-        named = await trio.to_thread.run_sync(files.journaled)
-        missing = set(ledger.missing)
-        named = [number for number in named if number in missing]
-        total = sum(self._plan.manifest.chunk(number).length for number in named)
-        done = 0
-        for start in range(0, len(named), _VERIFY_UNIT):
-            unit = named[start : start + _VERIFY_UNIT]
-            good = await trio.to_thread.run_sync(files.verify, unit)
-            ledger.add(good, fetched=False)
-            done += sum(self._plan.manifest.chunk(number).length for number in unit)
-            self._checked(done, total)
+        await count_journaled(self._plan, files, ledger, self._checked)
         await trio.to_thread.run_sync(files.check_space)
         wanted = [number for number in ledger.missing if number not in local]
         if wanted:
@@ -324,8 +312,8 @@ class _Fetch:
             )
             local = {**elsewhere, **local}
         copied = [number for number in ledger.missing if number in local]
-        for start in range(0, len(copied), _VERIFY_UNIT):
-            unit = copied[start : start + _VERIFY_UNIT]
+        for start in range(0, len(copied), _COPY_UNIT):
+            unit = copied[start : start + _COPY_UNIT]
             good = await trio.to_thread.run_sync(self._copy, unit, local)
             ledger.add(good, fetched=False)
             self._emit_progress()

@@ -20,6 +20,7 @@ import trio
 from lattica.content.download.contact import Contact, Retries
 from lattica.content.download.ledger import Ledger
 from lattica.content.download.local.files import LocalChunk
+from lattica.content.download.local.journaled import count_journaled
 from lattica.content.download.obtaining import Changes, Obtaining, Surroundings
 from lattica.content.download.options import FetchOptions
 from lattica.content.download.partial import PartialFiles
@@ -43,8 +44,6 @@ _READ_AHEAD = 64 * 1024 * 1024
 _ASKED_AT_ONCE = _READ_AHEAD // 4
 _HURRY_AFTER = 2.0
 """Seconds that a reader waits for a chunk before it is asked for ahead of others."""
-_VERIFY_UNIT = 32
-"""Chunks hashed in one visit to a thread."""
 
 
 class Mirror:
@@ -108,24 +107,20 @@ class Mirror:
     async def _run(self, stack: ExitStack) -> None:
         plan, shared = self._plan, self._shared
         self._files.verified = await trio.to_thread.run_sync(self._find_files)
-        ledger = Ledger(plan, frozenset(self._files.verified))
-        named = await trio.to_thread.run_sync(self._files.journaled)
-        named = [number for number in named if ledger.lacks(number)]
-        for start in range(0, len(named), _VERIFY_UNIT):
-            unit = named[start : start + _VERIFY_UNIT]
-            ledger.add(await trio.to_thread.run_sync(self._files.verify, unit), fetched=False)
-        for number in plan.chunks:
-            if not ledger.lacks(number):
-                shared.add(number)
+        complete = frozenset(self._files.verified)
+        ledger = await trio.to_thread.run_sync(Ledger, plan, complete)
+
+        def ignore(*_: object) -> None:
+            """Nobody is told."""
+
+        await count_journaled(plan, self._files, ledger, ignore)
+        shared.add_counted(ledger)
         service = shared.serve(self._node, stack)
 
         def on_chunks() -> None:
             self._changes.tell()
             if service is not None:
                 service.tell()
-
-        def ignore(*_: object) -> None:
-            """Nobody is told."""
 
         around = Surroundings(
             self._node,

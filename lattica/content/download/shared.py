@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import ExitStack
 
+from lattica.content.download.ledger import Ledger
 from lattica.content.download.partial import PartialFiles
 from lattica.content.download.plan import Plan
 from lattica.content.publish.catalog import check_span
@@ -51,6 +52,12 @@ class SharedFetch:
         """One of the plan's chunks is on disk, and with it all that are the same."""
         if self._plan.keeps_whole(number):
             self.holdings.add(self._plan.same_as(number))
+
+    def add_counted(self, ledger: Ledger) -> None:
+        """All of the plan's chunks that are on disk as the ledger says."""
+        for number in self._plan.chunks:
+            if not ledger.lacks(number):
+                self.add(number)
 
     def check_span(self, first: int, count: int, offset: int = 0) -> None:
         """Raise :class:`~lattica.errors.RemoteProtocolError` for a request that asks too much."""
