@@ -70,10 +70,18 @@ class Rpc:
         self._budget = budget
         self._traffic = Traffic()
         self._shared = SharedMemory(host, self._tasks, self.config)
-        heavy = HeavyWork()
-        parts = (host, self._tasks, self.config, self._types, budget, self._traffic, self._shared)
-        self._server = Server(*parts, heavy)
-        self._client = Client(*parts, heavy)
+        parts = (
+            host,
+            self._tasks,
+            self.config,
+            self._types,
+            budget,
+            self._traffic,
+            self._shared,
+            HeavyWork(),
+        )
+        self._server = Server(*parts)
+        self._client = Client(*parts)
         self._lending = Lending(
             host, self._tasks, self.config, self._types, self._server, self._client
         )

@@ -8,7 +8,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Coroutine, Hashable
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -29,7 +28,6 @@ from lattica.rpc.errors import (
     StatusCode,
     UnavailableError,
 )
-from lattica.rpc.heavy import is_heavy
 from lattica.rpc.protocol.frames import (
     GOING_AWAY,
     Kind,
@@ -342,11 +340,8 @@ class Session:
             result = await method.run(args, keywords)
             frame = self._small_result(call, result)
             if frame is None:
-                if is_heavy(result):
-                    encode = partial(self._encode_result, call, method, result)
-                    frame = await server.heavy.answer(self.network, encode)
-                else:
-                    frame = self._encode_result(call, method, result)
+                body = await server.encoded(result, method, self.network)
+                frame = self._result(call, method, body)
         except BaseException as error:  # of the handler, whose own may be no Exception
             failure = method.failure(error, self.peer, send_traceback=server.config.send_tracebacks)
             code = failure.code
@@ -362,12 +357,7 @@ class Session:
             return encode_result(call, small[1:])
         return None
 
-    def _encode_result(self, call: int, method: ServedMethod, result: Any) -> bytes:
-        name = f"{method.definition.full_name} returned a value"
-        try:
-            body = self.server.encoder.encode(result, name)
-        except (TypeError, ValueError) as error:
-            raise InternalError(str(error)) from None
+    def _result(self, call: int, method: ServedMethod, body: Encoded) -> bytes:
         if fits_control(body):
             return encode_result(call, body.skeleton)
         self._keep(call, body, method)

@@ -17,13 +17,11 @@ from lattica.rpc.data_stream import DataStream, Message
 from lattica.rpc.encoding.encoder import Encoded
 from lattica.rpc.errors import (
     DataLossError,
-    InternalError,
     RpcError,
     StatusCode,
     UnavailableError,
     error_of,
 )
-from lattica.rpc.heavy import is_heavy
 from lattica.rpc.protocol.messages import (
     CallHead,
     Kind,
@@ -225,6 +223,7 @@ class DataPlane:
         deadline: float,
     ) -> None:
         server, definition = self._server, method.definition
+        network = data.source.network
         args, keywords = method.arguments(head.args, head.keywords, message.refusal)
         context = self._context(data, head, method, deadline)
         if not message.is_admitted:
@@ -240,7 +239,7 @@ class DataPlane:
             result = await method.run(args, keywords)
             await data.send(
                 Kind.RESULT,
-                await self._encode(data, result, method),
+                await server.encoded(result, method, network),
                 is_last=requests is not None and not requests.ended,
             )
             return
@@ -254,24 +253,13 @@ class DataPlane:
             )
         try:
             async for item in iterator:
-                await data.send(Kind.ITEM, await self._encode(data, method.checked(item), method))
+                body = await server.encoded(method.checked(item), method, network)
+                await data.send(Kind.ITEM, body)
         finally:
             close = getattr(iterator, "aclose", None)
             if close is not None:
                 await close()
         await data.send(Kind.END, _NIL, is_last=requests is not None and not requests.ended)
-
-    async def _encode(self, data: DataStream, value: Any, method: ServedMethod) -> Encoded:
-        def encode() -> Encoded:
-            name = f"{method.definition.full_name} returned a value"
-            return self._server.encoder.encode(value, name)
-
-        try:
-            if is_heavy(value):
-                return await self._server.heavy.answer(data.source.network, encode)
-            return encode()
-        except (TypeError, ValueError) as error:
-            raise InternalError(str(error)) from None
 
     async def _fetch(self, data: DataStream, message: Message) -> bool:
         name, call = decode_fetch(message.value)

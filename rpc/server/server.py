@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -16,10 +17,15 @@ from lattica.nat.swarm.host import Host
 from lattica.rpc.budget import ReceiveBudget
 from lattica.rpc.config import RpcConfig
 from lattica.rpc.encoding.decoder import Decoder
-from lattica.rpc.encoding.encoder import Encoder
+from lattica.rpc.encoding.encoder import Encoded, Encoder
 from lattica.rpc.encoding.registry import TypeRegistry
-from lattica.rpc.errors import ResourceExhaustedError, RpcError, UnimplementedError
-from lattica.rpc.heavy import HeavyWork
+from lattica.rpc.errors import (
+    InternalError,
+    ResourceExhaustedError,
+    RpcError,
+    UnimplementedError,
+)
+from lattica.rpc.heavy import HeavyWork, is_heavy
 from lattica.rpc.protocol.frames import CONTROL
 from lattica.rpc.protocol.messages import DATA
 from lattica.rpc.server.control import ControlPlane
@@ -165,21 +171,25 @@ class Server:
 
     def no_room(self, of_peer: int, network: Hashable) -> RpcError | None:
         """Why no further call is taken of a peer that has so many under way."""
-        for count, limit, whose, name in (
-            (of_peer, self.config.max_calls_per_peer, "this peer", "max_calls_per_peer"),
-            (
-                self._network_calls[network],
-                self.config.max_calls_per_network,
-                "this network",
-                "max_calls_per_network",
-            ),
-        ):
-            if count >= limit:
-                return self.busy(f"busy: {limit} calls of {whose} are under way (rpc.{name})")
+        config = self.config
+        if of_peer >= config.max_calls_per_peer:
+            return self._busy("peer", config.max_calls_per_peer)
+        if self._network_calls[network] >= config.max_calls_per_network:
+            return self._busy("network", config.max_calls_per_network)
         return None
 
-    def busy(self, text: str) -> RpcError:
+    async def encoded(self, value: Any, method: ServedMethod, network: Hashable) -> Encoded:
+        """What a method has returned, for a caller in a network. Raises InternalError."""
+        name = f"{method.definition.full_name} returned a value"
+        encode = partial(self.encoder.encode, value, name)
+        try:
+            return await self.heavy.answer(network, encode) if is_heavy(value) else encode()
+        except (TypeError, ValueError) as error:
+            raise InternalError(str(error)) from None
+
+    def _busy(self, whose: str, limit: int) -> RpcError:
         """There is no room for another call; it says when there may be."""
+        text = f"busy: {limit} calls of this {whose} are under way (rpc.max_calls_per_{whose})"
         return ResourceExhaustedError(text, may_have_run=False, retry_after=0.1)
 
     def unknown(self, full_name: str) -> RpcError:
