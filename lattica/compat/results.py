@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from lattica.compat.errors import CompatError, OperationTimeout
 from lattica.facades.call import Call
-from lattica.facades.rpc_blocking import BlockingItems
+from lattica.facades.rpc.blocking import BlockingItems
 from lattica.nat.base.checks import check_timeout
 from lattica.nat.base.errors import LatticaError
 

@@ -12,8 +12,8 @@ import trio
 
 from lattica.compat.arguments import received
 from lattica.compat.results import RpcFuture, StreamIterator, translated
-from lattica.facades.rpc import Items
-from lattica.facades.rpc_blocking import BlockingItems
+from lattica.facades.rpc.blocking import BlockingItems
+from lattica.facades.rpc.core import Items
 from lattica.nat.base.errors import LatticaError
 from lattica.nat.base.keys.peer_id import PeerId
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from lattica.content.tensors.state_dict import Loaded
     from lattica.content.weights.options import WeightOptions
     from lattica.facades.dht import AsyncDht
-    from lattica.facades.rpc_aio import AsyncRpc
+    from lattica.facades.rpc.aio import AsyncRpc
     from lattica.facades.store.aio import AsyncStore
     from lattica.facades.topics.aio import AsyncTopic
     from lattica.facades.topics.discovery import AsyncDiscovery
@@ -131,7 +131,7 @@ class AsyncLattica(NodeFacade):
     @property
     def rpc(self) -> AsyncRpc:
         """Calls to other peers, and what this node serves to them (`docs/rpc.md`)."""
-        from lattica.facades.rpc_aio import AsyncRpc
+        from lattica.facades.rpc.aio import AsyncRpc
 
         return AsyncRpc(self._bridge, self._node)
 

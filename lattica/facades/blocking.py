@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from lattica.content.tensors.state_dict import Loaded
     from lattica.content.weights.options import WeightOptions, WeightVersion
     from lattica.facades.dht import BlockingDht
-    from lattica.facades.rpc_blocking import BlockingRpc
+    from lattica.facades.rpc.blocking import BlockingRpc
     from lattica.facades.store.blocking import BlockingStore
     from lattica.facades.topics.blocking import BlockingTopic
     from lattica.facades.topics.discovery import BlockingDiscovery
@@ -148,7 +148,7 @@ class Lattica(NodeFacade):
     @property
     def rpc(self) -> BlockingRpc:
         """Calls to other peers, and what this node serves to them (`docs/rpc.md`)."""
-        from lattica.facades.rpc_blocking import BlockingRpc
+        from lattica.facades.rpc.blocking import BlockingRpc
 
         return BlockingRpc(self._bridge, self._node)
 

@@ -13,7 +13,7 @@ import trio
 
 from lattica.facades.bridge import Bridge
 from lattica.facades.capture import captured
-from lattica.facades.rpc import END, End, FacadeStub, Items, StubMethods, ThreadItems
+from lattica.facades.rpc.core import END, End, FacadeStub, Items, StubMethods, ThreadItems
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.keys.identity import PeerId
 from lattica.rpc.encoding.registry import TypeRegistry

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 
 from lattica.facades.bridge import Bridge
-from lattica.facades.rpc import END, FacadeStub, Items, StubMethods, ThreadItems
+from lattica.facades.rpc.core import END, FacadeStub, Items, StubMethods, ThreadItems
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.keys.identity import PeerId
 from lattica.rpc.services.definition import as_class

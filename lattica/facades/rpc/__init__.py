@@ -1,0 +1,1 @@
+"""RPC for threads and for asyncio: `Lattica.rpc`, `AsyncLattica.rpc`."""
