@@ -60,7 +60,6 @@ DOCUMENT_ON_NEITHER = {
     "state": "large, and read in the trio thread; what is in it is at the types",
     "heads": EXCHANGE,
     "head_index": EXCHANGE,
-    "adopt": EXCHANGE,
     "adopting": EXCHANGE,
     "making_snapshot": EXCHANGE,
     "prune_in_turns": "the plain name does it in turns",
