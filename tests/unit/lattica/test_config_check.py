@@ -15,7 +15,7 @@ from lattica.cli import app
 from lattica.cli.config.conflicts import conflicts, relay_conflicts
 from lattica.cli.config.init import Profile
 from lattica.config import SettingError, config_problems, load_config
-from lattica.config_lines import line_of
+from lattica.config.lines import line_of
 from lattica.errors import ConfigError
 
 TEXT = '''# a comment

@@ -20,19 +20,18 @@ are spelled shorter: `listen` for `swarm.listen`, `relays` for `nat.relay.relays
 from __future__ import annotations
 
 import difflib
-import math
 import os
 import re
 import stat
 import tomllib
-import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, Union, get_args, get_origin, get_type_hints
+from typing import Any, Final, get_args, get_type_hints
 
-from lattica.config_lines import line_of
+from lattica.config.decoding import Source, decode_value
+from lattica.config.lines import line_of
 from lattica.crdt.config import StoreConfig
 from lattica.daemon.metrics.config import MetricsConfig
 from lattica.daemon.node.config import MemberConfig
@@ -136,23 +135,6 @@ def require_config(config: object) -> None:
 def key_file_in(data_dir: Path) -> Path:
     """Where the commands keep a peer's key unless `identity_path` is set."""
     return data_dir / "identity.key"
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """Where values come from, for decoding them and for naming them in errors."""
-
-    label: str
-    is_text: bool = False
-    """All values are strings of the environment."""
-    folder: Path | None = None
-    """What relative paths are relative to; None: the current directory."""
-
-    def path(self, text: str) -> Path:
-        path = Path(os.path.expanduser(text))
-        if path.parts and path.parts[0].startswith("~"):
-            raise ValueError("a path in the home directory of a user that exists")
-        return self.folder / path if self.folder is not None else path
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,7 +283,7 @@ def _given(
     given.update(_decode_source(_environment_settings(environment), problems))
     if file is not None:
         given.update(_decode_source(_file_settings(Path(file)), problems))
-    arguments = _Source("argument")
+    arguments = Source("argument")
     given.update(
         _decode_source(
             (
@@ -316,11 +298,11 @@ def _given(
 
 
 # Settings as they are found: dotted name, raw value, source, and where that is.
-_Raw = tuple[str, object, _Source, Place]
+_Raw = tuple[str, object, Source, Place]
 
 
 def _environment_settings(environment: Mapping[str, str]) -> Iterator[_Raw]:
-    source = _Source("environment variable", is_text=True)
+    source = Source("environment variable", is_text=True)
     for variable in sorted(environment):
         if variable.startswith(ENVIRONMENT_PREFIX) and not _FOREIGN_VARIABLES.fullmatch(variable):
             name = variable.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
@@ -338,7 +320,7 @@ def _file_settings(file: Path) -> Iterator[_Raw]:
         raise ConfigError(f"cannot read the configuration file {file}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not valid TOML: {error}") from None
-    source = _Source(f"{file}", folder=file.absolute().parent)
+    source = Source(f"{file}", folder=file.absolute().parent)
     for setting in _table_settings(document, "", source, text):
         # A pipe (`--config <(…)`) can only be read once, by us.
         name, value, _, where = setting
@@ -351,7 +333,7 @@ def _file_settings(file: Path) -> Iterator[_Raw]:
 
 
 def _table_settings(
-    table: Mapping[str, object], prefix: str, source: _Source, text: str
+    table: Mapping[str, object], prefix: str, source: Source, text: str
 ) -> Iterator[_Raw]:
     for key, value in table.items():
         name = f"{prefix}{key}"
@@ -382,7 +364,7 @@ def _decode_source(
     return decoded
 
 
-def _decode_setting(name: str, raw: object, source: _Source, where: Place) -> tuple[str, object]:
+def _decode_setting(name: str, raw: object, source: Source, where: Place) -> tuple[str, object]:
     """The field that a setting sets, and the value."""
     leaves, groups = _schema()
     if name in groups:
@@ -519,104 +501,10 @@ def _read_key_file(path: Path, where: Place) -> bytes:
         raise SettingError(where, f"{path} is not a private network key: {error}") from None
 
 
-# Decoding by type. A decoder returns the value, or raises ValueError saying what is expected.
-
-
-def _decode(kind: Any, raw: object, source: _Source, where: Place) -> object:
+def _decode(kind: Any, raw: object, source: Source, where: Place) -> object:
     try:
-        return _decode_value(kind, raw, source)
+        return decode_value(kind, raw, source)
     except ValueError as error:
         # Bytes are keys: a mistyped one is still a secret.
         shown = type(raw).__name__ if bytes in (kind, *get_args(kind)) else f"{raw!r:.100}"
         raise SettingError(where, f"expected {error}, not {shown}") from None
-
-
-def _decode_value(kind: Any, raw: object, source: _Source) -> object:
-    origin, parameters = get_origin(kind), get_args(kind)
-    if origin in (Union, types.UnionType):
-        if raw is None or raw == "":
-            return None
-        (kind,) = (parameter for parameter in parameters if parameter is not type(None))
-        return _decode_value(kind, raw, source)
-    if origin is tuple:
-        return _decode_tuple(parameters[0], raw, source)
-    if kind is bool:
-        return _decode_bool(raw, source)
-    if kind is int or kind is float:
-        return _decode_number(kind, raw, source)
-    if kind is bytes:
-        return _decode_bytes(raw)
-    if kind is Path:
-        if isinstance(raw, Path):
-            return raw
-        if isinstance(raw, str) and raw and "\0" not in raw:
-            return source.path(raw)
-        raise ValueError("a path")
-    if kind is str:
-        if isinstance(raw, str):
-            return raw
-        raise ValueError("a text")
-    raise TypeError(f"settings of type {kind} are not supported")
-
-
-def _decode_tuple(kind: Any, raw: object, source: _Source) -> tuple[object, ...]:
-    if source.is_text and isinstance(raw, str):
-        raw = _split_list(raw)
-    if not isinstance(raw, (list, tuple)):
-        raise ValueError("a list separated by commas" if source.is_text else "a list")
-    try:
-        return tuple(_decode_value(kind, item, source) for item in raw)
-    except ValueError as error:
-        raise ValueError(f"a list in which each item is {error}") from None
-
-
-def _split_list(text: str) -> object:
-    """Separated by commas, or in brackets as in the file and in JSON."""
-    if not text.lstrip().startswith("["):
-        return [part.strip() for part in text.split(",") if part.strip()]
-    try:
-        document = tomllib.loads(f"list = {text.strip()}")
-    except (tomllib.TOMLDecodeError, RecursionError):
-        document = {}
-    if document.keys() != {"list"}:
-        raise ValueError("a list separated by commas, or in brackets with quotes")
-    return document["list"]
-
-
-def _decode_bool(raw: object, source: _Source) -> bool:
-    if isinstance(raw, bool):
-        return raw
-    words = {"true": True, "yes": True, "on": True, "1": True}
-    words |= {"false": False, "no": False, "off": False, "0": False}
-    if source.is_text and isinstance(raw, str) and raw.strip().lower() in words:
-        return words[raw.strip().lower()]
-    raise ValueError("true or false")
-
-
-def _decode_number(kind: type[int] | type[float], raw: object, source: _Source) -> int | float:
-    expected = "a whole number" if kind is int else "a number"
-    try:
-        if source.is_text and isinstance(raw, str):
-            number: int | float = kind(raw)
-        elif isinstance(raw, int) and not isinstance(raw, bool):
-            number = kind(raw)
-        elif kind is float and isinstance(raw, float):
-            number = raw
-        else:
-            raise ValueError(expected)
-        if not math.isfinite(number):
-            raise ValueError(expected)
-    except (ValueError, OverflowError):
-        raise ValueError(expected) from None
-    return number
-
-
-def _decode_bytes(raw: object) -> bytes:
-    if isinstance(raw, bytes):
-        return raw
-    if isinstance(raw, str):
-        try:
-            return bytes.fromhex(raw)
-        except ValueError:
-            pass
-    raise ValueError("bytes in hexadecimal")
