@@ -162,13 +162,14 @@ class Place:
 
 
 class SettingError(ConfigError):
-    """A setting that is wrong: what is at :attr:`place`, and :attr:`problem`."""
+    """A setting that is wrong: what is at :attr:`place`, on :attr:`line` of a file, and
+    :attr:`problem`."""
 
     def __init__(self, place: Place, problem: str) -> None:
         self.place = place
         self.problem = problem
-        line = place.line
-        at = "" if line is None else f" (line {line})"
+        self.line = place.line
+        at = "" if self.line is None else f" (line {self.line})"
         super().__init__(f"{place}: {problem}{at}")
 
 

@@ -58,7 +58,7 @@ def check_command(
 def _in_order(problem: ConfigError) -> int:
     from lattica.config import SettingError
 
-    return (problem.place.line or 0) if isinstance(problem, SettingError) else 0
+    return (problem.line or 0) if isinstance(problem, SettingError) else 0
 
 
 def _parts(problem: ConfigError) -> dict[str, object]:
@@ -69,7 +69,7 @@ def _parts(problem: ConfigError) -> dict[str, object]:
     place = problem.place
     return {
         "source": place.source,
-        "line": place.line,
+        "line": problem.line,
         "setting": place.name,
         "problem": problem.problem,
     }
@@ -79,6 +79,6 @@ def _line(problem: ConfigError) -> str:
     """As compilers write it, so that editors find the place."""
     from lattica.config import SettingError
 
-    if not isinstance(problem, SettingError) or (line := problem.place.line) is None:
+    if not isinstance(problem, SettingError) or problem.line is None:
         return str(problem)
-    return f"{problem.place.source}:{line}: {problem.place.name}: {problem.problem}"
+    return f"{problem.place.source}:{problem.line}: {problem.place.name}: {problem.problem}"
