@@ -1,4 +1,4 @@
-"""How channels of weights behave, and what comes of them: plain data."""
+"""How channels of weights behave, and what comes of them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Any
 
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.safetensors_header import TensorLayout
-from lattica.content.tensors.elements import RawTensor, StateDict
+from lattica.content.tensors.elements import RawTensor, StateDict, form_of
+from lattica.content.tensors.mapped import MappedTensors
+from lattica.content.tensors.targets import load
 from lattica.content.weights.announcement import MAX_DELTAS
-from lattica.content.weights.state import MappedState
 from lattica.nat.base.checks import require, require_seconds, require_types
+from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.in_process import InProcess
 
 
@@ -79,7 +81,7 @@ class WeightVersion(InProcess):
     seconds: float
     """That it took to get it, from the announcement on."""
     layout: TensorLayout = field(repr=False)
-    _state: MappedState = field(repr=False)
+    _tensors: MappedTensors = field(repr=False)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -88,20 +90,36 @@ class WeightVersion(InProcess):
 
     def raw(self) -> dict[str, RawTensor]:
         """The tensors as bytes, by name."""
-        return self._state.raw()
+        found = {}
+        for name in self._tensors:
+            tensor, data = self._tensors.raw(name)
+            found[name] = RawTensor(tensor.dtype, tensor.shape, data)
+        return found
 
     def numpy(self) -> dict[str, Any]:
         """The tensors as read-only arrays of numpy, by name. bfloat16 needs ml_dtypes."""
-        return self._state.numpy()
+        return dict(self._tensors)
 
     def torch(self) -> dict[str, Any]:
         """The tensors as tensors of torch, by name, on the CPU; they must not be written to."""
-        return self._state.torch()
+        return {name: self._tensors.torch(name) for name in self._tensors}
 
     def load_into(self, state: StateDict) -> None:
         """Copy into arrays or tensors that exist already, with no second copy between. Blocking.
 
+        Names that `state` lacks are left out. Tensors on a GPU are copied to.
+
         Raises:
             LocalProtocolError: one of them is not in this version, or has another type or shape.
         """
-        self._state.load_into(state)
+        for name, target in state.items():
+            if name not in self._tensors:
+                raise LocalProtocolError(f"there is no tensor {name!r} in these weights")
+            tensor, data = self._tensors.raw(name)
+            form = form_of(name, target)
+            if form != (tensor.dtype, tensor.shape):
+                raise LocalProtocolError(
+                    f"the tensor {name!r} is {tensor.dtype} of shape {tensor.shape}, not "
+                    f"{form[0]} of {form[1]}"
+                )
+            load(target, tensor, data)

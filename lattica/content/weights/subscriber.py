@@ -23,6 +23,7 @@ from lattica.content.manifest.cid import Cid
 from lattica.content.publish.catalog import Publication
 from lattica.content.publish.service import ContentService, serving
 from lattica.content.swarm.messages import Member
+from lattica.content.tensors.mapped import MappedTensors
 from lattica.content.ticket import Ticket
 from lattica.content.weights.announcement import (
     Announcement,
@@ -41,7 +42,6 @@ from lattica.content.weights.shelf import (
     remove,
     weights_of,
 )
-from lattica.content.weights.state import MappedState
 from lattica.dht.topics.core.actions import Subscribed
 from lattica.dht.topics.core.router import Verdict
 from lattica.dht.topics.service.topic import Topic
@@ -331,12 +331,12 @@ class WeightSubscriber(InProcess):
             publication, fetched = await self._obtain_files(said)
         _, layout = weights_of(publication.manifest)
         path = publication.files[0].path
-        state = await trio.to_thread.run_sync(MappedState, path)
+        tensors = await trio.to_thread.run_sync(MappedTensors, path)
         seconds = trio.current_time() - began
         if held is None:
             shelf.add(said.sequence, publication)
         self._newest = WeightVersion(
-            said.version, publication.cid, path, said.size, fetched, seconds, layout, state
+            said.version, publication.cid, path, said.size, fetched, seconds, layout, tensors
         )
         self._service.tell()
         self._tell()

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from lattica.content import RawTensor
+from lattica.content import Cid, MappedTensors, RawTensor, WeightVersion
 from lattica.content.manifest.chunking import cut_file
-from lattica.content.weights.state import MappedState, element_bytes, write_state
+from lattica.content.weights.state import element_bytes, write_state
 from lattica.errors import LocalProtocolError
 
 STATE: dict[str, Any] = {
@@ -30,7 +30,8 @@ def written(tmp_path, state):
     write_state(path, state)
     layout = cut_file(path).layout
     assert layout is not None
-    return path, MappedState(path), layout
+    version = WeightVersion(1, Cid.of(b""), path, 0, 0, 0.0, layout, MappedTensors(path))
+    return path, version, layout
 
 
 def test_arrays_come_back_and_are_what_the_library_reads(tmp_path):
