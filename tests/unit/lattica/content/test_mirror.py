@@ -34,6 +34,15 @@ def make_tree(directory: Path, megabytes: int = 6) -> Path:
     return directory
 
 
+@asynccontextmanager
+async def served(tree: Path):
+    """A host that publishes it, one that may have it, and its content id."""
+    async with memory_net() as net:
+        server, client = net.host(), net.host()
+        async with Publisher(server) as publisher:
+            yield server, client, (await publisher.publish(tree)).cid
+
+
 async def open_mirror(host, cid, peers, directory, options=QUICK) -> Mirror:
     found = await find_manifest(host, cid, [Member(p, ()) for p in peers], options=options)
     return Mirror(
@@ -67,26 +76,23 @@ async def finished(path: Path) -> None:
 async def test_only_what_is_read_is_fetched(tmp_path):
     tree = make_tree(tmp_path / "tree")
     big = (tree / "big").read_bytes()
-    async with memory_net() as net:
-        server, client = net.host(), net.host()
-        async with Publisher(server) as publisher:
-            cid = (await publisher.publish(tree)).cid
-            mirror = await open_mirror(client, cid, [server.peer_id], tmp_path / "kept")
-            sent = service_of(server).bytes_sent
-            async with running(mirror):
-                assert (
-                    await read(mirror, "big", 2 * MIB - 3, 2 * MIB + 5)
-                    == (big[2 * MIB - 3 : 2 * MIB + 5])
-                )
-                assert sent[cid] == 2 * MIB
-                assert await read(mirror, "small") == b"hello"
-                assert await read(mirror, "empty") == b""
-                assert await read(mirror, "big", 5, 5) == b""
-                with pytest.raises(ContentNotFoundError):
-                    await read(mirror, "none")
-                assert await read(mirror, "big") == big
-                assert sent[cid] == len(big) + 5
-                await finished(tmp_path / "kept" / "big")
+    async with served(tree) as (server, client, cid):
+        mirror = await open_mirror(client, cid, [server.peer_id], tmp_path / "kept")
+        sent = service_of(server).bytes_sent
+        async with running(mirror):
+            assert (
+                await read(mirror, "big", 2 * MIB - 3, 2 * MIB + 5)
+                == (big[2 * MIB - 3 : 2 * MIB + 5])
+            )
+            assert sent[cid] == 2 * MIB
+            assert await read(mirror, "small") == b"hello"
+            assert await read(mirror, "empty") == b""
+            assert await read(mirror, "big", 5, 5) == b""
+            with pytest.raises(ContentNotFoundError):
+                await read(mirror, "none")
+            assert await read(mirror, "big") == big
+            assert sent[cid] == len(big) + 5
+            await finished(tmp_path / "kept" / "big")
     assert (tmp_path / "kept" / "big").read_bytes() == big
     assert not (tmp_path / "kept" / "other").exists()
 
@@ -97,7 +103,7 @@ async def test_what_was_read_is_there_the_next_time_without_anybody(tmp_path):
     async with memory_net() as net:
         server, client = net.host(), net.host()
         async with Publisher(server) as publisher:
-            [cid] = [(await publisher.publish(tree)).cid]
+            cid = (await publisher.publish(tree)).cid
             found = await find_manifest(client, cid, [Member(server.peer_id, ())])
             mirror = Mirror(client, cid, found.manifest, found.encoded, kept, found.contacts)
             async with running(mirror):
@@ -143,64 +149,55 @@ async def test_wrong_bytes_are_never_passed_on(tmp_path, monkeypatch):
         return data if first < 2 else bytes(len(data))
 
     monkeypatch.setattr(Publication, "read_span", lie)
-    async with memory_net() as net:
-        server, client = net.host(), net.host()
-        async with Publisher(server) as publisher:
-            cid = (await publisher.publish(tree)).cid
-            mirror = await open_mirror(client, cid, [server.peer_id], tmp_path / "kept")
-            async with running(mirror):
-                got = bytearray()
+    async with served(tree) as (server, client, cid):
+        mirror = await open_mirror(client, cid, [server.peer_id], tmp_path / "kept")
+        async with running(mirror):
+            got = bytearray()
 
-                async def take() -> None:
-                    async for part in mirror.read("big", 0, 1 << 40):
-                        got.extend(part)
+            async def take() -> None:
+                async for part in mirror.read("big", 0, 1 << 40):
+                    got.extend(part)
 
-                with pytest.raises(IntegrityError, match=str(server.peer_id)):
-                    await take()
+            with pytest.raises(IntegrityError, match=str(server.peer_id)):
+                await take()
     assert (tree / "big").read_bytes().startswith(got)
 
 
 async def test_a_kept_file_that_was_changed_is_not_passed_on(tmp_path):
     tree, kept = make_tree(tmp_path / "tree"), tmp_path / "kept"
-    async with memory_net() as net:
-        server, client = net.host(), net.host()
-        async with Publisher(server) as publisher:
-            cid = (await publisher.publish(tree)).cid
-            mirror = await open_mirror(client, cid, [server.peer_id], kept)
-            async with running(mirror):
+    async with served(tree) as (server, client, cid):
+        mirror = await open_mirror(client, cid, [server.peer_id], kept)
+        async with running(mirror):
+            await read(mirror, "big")
+            await finished(kept / "big")
+        with open(kept / "big", "r+b") as file:
+            file.seek(3 * MIB)
+            file.write(b"changed")
+        mirror = await open_mirror(client, cid, [server.peer_id], kept)
+        async with running(mirror):
+            assert len(await read(mirror, "big", 0, MIB)) == MIB
+            with pytest.raises(ContentError, match="not any more"):
                 await read(mirror, "big")
-                await finished(kept / "big")
-            with open(kept / "big", "r+b") as file:
-                file.seek(3 * MIB)
-                file.write(b"changed")
-            mirror = await open_mirror(client, cid, [server.peer_id], kept)
-            async with running(mirror):
-                assert len(await read(mirror, "big", 0, MIB)) == MIB
-                with pytest.raises(ContentError, match="not any more"):
-                    await read(mirror, "big")
-            # Whoever opens it next gets it whole.
-            mirror = await open_mirror(client, cid, [server.peer_id], kept)
-            async with running(mirror):
-                assert await read(mirror, "big") == (tree / "big").read_bytes()
+        # Whoever opens it next gets it whole.
+        mirror = await open_mirror(client, cid, [server.peer_id], kept)
+        async with running(mirror):
+            assert await read(mirror, "big") == (tree / "big").read_bytes()
 
 
 async def test_a_provider_that_does_not_answer_in_time_ends_a_mirror_and_nothing_else(
     tmp_path, monkeypatch
 ):
     tree = make_tree(tmp_path / "tree")
-    async with memory_net() as net:
-        server, client = net.host(), net.host()
-        async with Publisher(server) as publisher:
-            cid = (await publisher.publish(tree)).cid
-            mirror = await open_mirror(client, cid, [server.peer_id], tmp_path / "kept")
+    async with served(tree) as (server, client, cid):
+        mirror = await open_mirror(client, cid, [server.peer_id], tmp_path / "kept")
 
-            async def late(*_: object) -> None:
-                raise TimeoutError("no stream within 10 s")
+        async def late(*_: object) -> None:
+            raise TimeoutError("no stream within 10 s")
 
-            monkeypatch.setattr(Contact, "open", late)
-            async with running(mirror):
-                with pytest.raises(ContentError, match="no stream"):
-                    await read(mirror, "big")
+        monkeypatch.setattr(Contact, "open", late)
+        async with running(mirror):
+            with pytest.raises(ContentError, match="no stream"):
+                await read(mirror, "big")
 
 
 @pytest.mark.parametrize("spoilt", [False, True])
@@ -208,29 +205,26 @@ async def test_what_lies_elsewhere_is_copied(tmp_path, spoilt):
     """Unless it is not any more what it was."""
     tree = make_tree(tmp_path / "tree")
     data = (tree / "big").read_bytes()
-    async with memory_net() as net:
-        server, client = net.host(), net.host()
-        async with Publisher(server) as publisher:
-            cid = (await publisher.publish(tree)).cid
-            former = tmp_path / "former"
-            former.write_bytes(bytes(len(data)) if spoilt else data)
-            found = await find_manifest(client, cid, [Member(server.peer_id, ())])
-            [file] = [file for file in found.manifest.files if file.path == "big"]
-            elsewhere = {c.digest: LocalChunk(former, c.offset, c.length) for c in file.chunks}
-            mirror = Mirror(
-                client,
-                cid,
-                found.manifest,
-                found.encoded,
-                tmp_path / "kept",
-                found.contacts,
-                QUICK,
-                elsewhere=elsewhere,
-            )
-            async with running(mirror):
-                assert await read(mirror, "big") == data
-                await finished(tmp_path / "kept" / "big")
-                sent = service_of(server).bytes_sent[cid]
+    async with served(tree) as (server, client, cid):
+        former = tmp_path / "former"
+        former.write_bytes(bytes(len(data)) if spoilt else data)
+        found = await find_manifest(client, cid, [Member(server.peer_id, ())])
+        [file] = [file for file in found.manifest.files if file.path == "big"]
+        elsewhere = {c.digest: LocalChunk(former, c.offset, c.length) for c in file.chunks}
+        mirror = Mirror(
+            client,
+            cid,
+            found.manifest,
+            found.encoded,
+            tmp_path / "kept",
+            found.contacts,
+            QUICK,
+            elsewhere=elsewhere,
+        )
+        async with running(mirror):
+            assert await read(mirror, "big") == data
+            await finished(tmp_path / "kept" / "big")
+            sent = service_of(server).bytes_sent[cid]
     assert sent == (len(data) if spoilt else 0)
 
 
