@@ -375,7 +375,7 @@ class Document:
             identity = identity_key(peer)
         except LocalProtocolError:
             return False
-        return rights.may_read(identity, self._wall(), shown or None)
+        return rights.may_read(identity, self._wall(), shown)
 
     def _rights(self) -> Rights:
         rights = self._replica.log.rights

@@ -152,7 +152,7 @@ class Rights:
             for each in self._held_with(identity, shown)
         )
 
-    def _held_with(self, identity: bytes, shown: bytes | None) -> list[Capability]:
+    def _held_with(self, identity: bytes, shown: bytes) -> list[Capability]:
         """What an identity holds, and what it shows, where that counts."""
         held = [*self._held.get(identity, ())]
         if shown and self._genesis.mode is Mode.CAPABILITY:
@@ -172,10 +172,8 @@ class Rights:
             and not any(link.id in self._taken for link in capability.links)
         )
 
-    def may_read(self, identity: bytes | None, now_ms: int, shown: bytes | None = None) -> bool:
+    def may_read(self, identity: bytes, now_ms: int, shown: bytes = b"") -> bool:
         """Whether a peer is told of the document; `shown` is a capability that it presents."""
-        if identity is None:
-            return False
         if identity in self._owners:
             return True
         return any(

@@ -170,7 +170,7 @@ class SharedDocument(Document):
 
     def _may_be_here(self, identity: bytes) -> bool:
         rights = self._replica.log.rights
-        return rights is None or rights.may_read(identity, self.now_ms, None)
+        return rights is None or rights.may_read(identity, self.now_ms)
 
     def _tell_presence(self, peer: PeerId) -> None:
         for stream in self._streams:
