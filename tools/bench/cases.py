@@ -94,6 +94,10 @@ def _ports(name: str, unit: str, what: str) -> Workload:
     return Workload(f"ports-{name}", (case,), references=("tcp",))
 
 
+def _content(name: str, what: str) -> Workload:
+    return Workload(f"content-{name}", (Case("content", name, "MB/s", "higher", what),))
+
+
 def _quic(name: str, unit: str, what: str) -> Workload:
     return Workload(name, (Case("quic", name, unit, "higher", what),), transport="quic")
 
@@ -259,30 +263,8 @@ WORKLOADS: tuple[Workload, ...] = (
         "publish-1KiB",
         (Case("pubsub", "publish-1KiB", "1/s", "higher", "messages of a topic, signed"),),
     ),
-    Workload(
-        "content-file-1GiB",
-        (
-            Case(
-                "content",
-                "file-1GiB",
-                "MB/s",
-                "higher",
-                "a file from one provider, verified and synced to disk",
-            ),
-        ),
-    ),
-    Workload(
-        "content-publish-1GiB",
-        (
-            Case(
-                "content",
-                "publish-1GiB",
-                "MB/s",
-                "higher",
-                "a file in the page cache, hashed and ready to be served",
-            ),
-        ),
-    ),
+    _content("file-1GiB", "a file from one provider, verified and synced to disk"),
+    _content("publish-1GiB", "a file in the page cache, hashed and ready to be served"),
     _relay("stream-1MiB", "MB/s", "one stream over one circuit, writes of 1 MiB"),
     _relay("echo-128B-seq", "1/s", "128 B there and back on one stream over one circuit"),
     _relay(
