@@ -19,11 +19,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tools.bench.programs import asyncio_calls as calls
     from tools.bench.programs import bench_child as bc
+    from tools.bench.programs.work import asyncio_calls as calls
 else:
-    import asyncio_calls as calls
     import bench_child as bc
+    from work import asyncio_calls as calls
 
 grpc: Any = importlib.import_module("grpc")
 aio: Any = importlib.import_module("grpc.aio")

@@ -23,22 +23,16 @@ from lattica.rpc import RpcConfig
 
 if TYPE_CHECKING:
     from tools.bench.programs import bench_child as bc
-    from tools.bench.programs import impl_lattica_content as content
-    from tools.bench.programs import impl_lattica_ports as ports
-    from tools.bench.programs import impl_lattica_pubsub as pubsub
-    from tools.bench.programs import impl_lattica_relay as through_relay
-    from tools.bench.programs import impl_lattica_rpc as rpc
-    from tools.bench.programs import trio_workloads as work
-    from tools.bench.programs.lattica_stream import BenchStream
+    from tools.bench.programs.ours import content, ports, pubsub, rpc
+    from tools.bench.programs.ours import relay as through_relay
+    from tools.bench.programs.ours.stream import BenchStream
+    from tools.bench.programs.work import trio_workloads as work
 else:
     import bench_child as bc
-    import impl_lattica_content as content
-    import impl_lattica_ports as ports
-    import impl_lattica_pubsub as pubsub
-    import impl_lattica_relay as through_relay
-    import impl_lattica_rpc as rpc
-    import trio_workloads as work
-    from lattica_stream import BenchStream
+    from ours import content, ports, pubsub, rpc
+    from ours import relay as through_relay
+    from ours.stream import BenchStream
+    from work import trio_workloads as work
 
 
 QUIC = "quic-v1/noise"

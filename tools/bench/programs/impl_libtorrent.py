@@ -10,10 +10,10 @@ import libtorrent as lt  # type: ignore[import-not-found,unused-ignore]
 
 if TYPE_CHECKING:
     from tools.bench.programs import bench_child as bc
-    from tools.bench.programs import content_work as work
+    from tools.bench.programs.work import content as work
 else:
     import bench_child as bc
-    import content_work as work
+    from work import content as work
 
 TORRENT = Path("content.torrent")
 PIECE = 4 << 20

@@ -28,11 +28,11 @@ from multiaddr import Multiaddr
 if TYPE_CHECKING:
     from tools.bench.programs import bench_child as bc
     from tools.bench.programs import impl_py_libp2p_pubsub as pubsub
-    from tools.bench.programs import trio_workloads as work
+    from tools.bench.programs.work import trio_workloads as work
 else:
     import bench_child as bc
     import impl_py_libp2p_pubsub as pubsub
-    import trio_workloads as work
+    from work import trio_workloads as work
 
 
 QUIC = "quic-v1"

@@ -15,10 +15,10 @@ from libp2p.tools.anyio_service import background_trio_service
 
 if TYPE_CHECKING:
     from tools.bench.programs import bench_child as bc
-    from tools.bench.programs import pubsub_work as work
+    from tools.bench.programs.work import pubsub as work
 else:
     import bench_child as bc
-    import pubsub_work as work
+    from work import pubsub as work
 
 CASE = work.CASE
 

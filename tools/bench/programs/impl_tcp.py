@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tools.bench.programs import bench_child as bc
-    from tools.bench.programs import tcp_calls
+    from tools.bench.programs.work import tcp_calls
 else:
     import bench_child as bc
-    import tcp_calls
+    from work import tcp_calls
 
 PAYLOAD = os.urandom(bc.STREAM_WRITE)
 CHUNK = 1 << 20

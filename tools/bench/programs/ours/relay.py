@@ -35,14 +35,14 @@ from lattica.node import Node
 
 if TYPE_CHECKING:
     from tools.bench.programs import bench_child as bc
-    from tools.bench.programs import impl_lattica_rpc as rpc
-    from tools.bench.programs import trio_workloads as work
-    from tools.bench.programs.lattica_stream import BenchStream
+    from tools.bench.programs.ours import rpc
+    from tools.bench.programs.ours.stream import BenchStream
+    from tools.bench.programs.work import trio_workloads as work
 else:
     import bench_child as bc
-    import impl_lattica_rpc as rpc
-    import trio_workloads as work
-    from lattica_stream import BenchStream
+    from ours import rpc
+    from ours.stream import BenchStream
+    from work import trio_workloads as work
 
 NOTE = "lattica: TCP, Noise, yamux, and the same again through the relay"
 UNLIMITED = RelayLimits(

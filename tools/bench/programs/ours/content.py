@@ -11,10 +11,10 @@ from lattica.node import Node
 
 if TYPE_CHECKING:
     from tools.bench.programs import bench_child as bc
-    from tools.bench.programs import content_work as work
+    from tools.bench.programs.work import content as work
 else:
     import bench_child as bc
-    import content_work as work
+    from work import content as work
 
 CASES = work.CASES
 

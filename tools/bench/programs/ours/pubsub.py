@@ -10,10 +10,10 @@ from lattica.node import Node
 
 if TYPE_CHECKING:
     from tools.bench.programs import bench_child as bc
-    from tools.bench.programs import pubsub_work as work
+    from tools.bench.programs.work import pubsub as work
 else:
     import bench_child as bc
-    import pubsub_work as work
+    from work import pubsub as work
 
 CASE = work.CASE
 

@@ -23,7 +23,7 @@ else:
     import bench_child as bc
 
 NAME = "bench"
-SCRIPT = Path(__file__).with_name("impl_tcp.py")
+SCRIPT = Path(__file__).parents[1] / "impl_tcp.py"
 NOTE = "lattica: a TCP connection over the mesh, by TCP, Noise, yamux; four processes"
 
 

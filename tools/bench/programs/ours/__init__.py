@@ -1,0 +1,1 @@
+"""What `impl_lattica.py` does in each bench."""
