@@ -120,6 +120,23 @@ class NodeClient(Closable):
         next(responses)  # it listens
         return responses
 
+    def _outcome(
+        self,
+        name: str,
+        request: Message,
+        field: str,
+        progress: Callable[[Any], object] | None,
+        timeout: float | None,
+    ) -> Any:
+        """This field of the last response, which alone has it; those before it are progress."""
+        with self._stream(name, request, timeout) as responses:
+            for response in responses:
+                if response.HasField(field):
+                    return getattr(response, field)
+                if progress is not None:
+                    progress(response)
+        raise DaemonError("the daemon has not said what became of it")
+
     # --- the node ---
 
     def status(self, *, timeout: float | None = None) -> pb.NodeStatus:
@@ -175,13 +192,9 @@ class NodeClient(Closable):
         if path == "":
             raise ValueError("name a file or directory to publish; '.' is this one")
         request = pb.PublishRequest(path=os.path.abspath(path), name=name or "")
-        with self._stream("publish", request, timeout) as responses:
-            for response in responses:
-                if response.HasField("publication"):
-                    return cast("pb.Publication", response.publication)
-                if progress is not None:
-                    progress(response)
-        raise DaemonError("the daemon has not said what became of it")
+        return cast(
+            "pb.Publication", self._outcome("publish", request, "publication", progress, timeout)
+        )
 
     def unpublish(self, ref: str, *, timeout: float | None = None) -> None:
         """Have it serve no longer what a ticket or content ID names."""
@@ -221,13 +234,7 @@ class NodeClient(Closable):
             share_seconds=share_for,
             bytes_per_second=rate,
         )
-        with self._stream("fetch", request, timeout) as responses:
-            for response in responses:
-                if response.HasField("done"):
-                    return cast("pb.FetchDone", response.done)
-                if progress is not None:
-                    progress(response)
-        raise DaemonError("the daemon has not said what became of it")
+        return cast("pb.FetchDone", self._outcome("fetch", request, "done", progress, timeout))
 
     # --- DHT ---
 
