@@ -91,7 +91,7 @@ class _Calls:
             scope.cancel()
 
     def _handler(self, spec: MethodSpec) -> Any:
-        method = self._methods.named(spec.attribute)
+        method = getattr(self._methods, spec.attribute)
         kind = "unary_stream" if spec.streams else "unary_unary"
         run = self._stream if spec.streams else self._unary
         make = getattr(self._grpc, f"{kind}_rpc_method_handler")

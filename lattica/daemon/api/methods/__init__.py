@@ -7,25 +7,12 @@ gone. Their names are those of `node.proto`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from lattica.daemon.api.methods.content import ContentMethods
 from lattica.daemon.api.methods.crdt import CrdtMethods
 from lattica.daemon.api.methods.dht import DhtMethods
 from lattica.daemon.api.methods.peers import PeerMethods
 from lattica.daemon.api.methods.topics import TopicMethods
 
-if TYPE_CHECKING:
-    from lattica.daemon.node.member import Member
-
 
 class Methods(PeerMethods, ContentMethods, DhtMethods, TopicMethods, CrdtMethods):
     """All of them, for one node."""
-
-    def __init__(self, member: Member) -> None:
-        self.member = member
-        self.node = member.node
-
-    def named(self, attribute: str) -> Any:
-        """The one of that name."""
-        return getattr(self, attribute)

@@ -9,7 +9,6 @@ import trio
 
 if TYPE_CHECKING:
     from lattica.daemon.node.member import Member
-    from lattica.node import Node
 
 M = TypeVar("M")
 
@@ -20,8 +19,9 @@ QUEUE = 64
 class MemberMethods:
     """A part of the service."""
 
-    member: Member
-    node: Node
+    def __init__(self, member: Member) -> None:
+        self.member = member
+        self.node = member.node
 
 
 class Emit(Generic[M]):

@@ -15,7 +15,6 @@ from lattica.content.events import (
     Retrying,
     Sharing,
 )
-from lattica.content.ticket import Ticket
 from lattica.daemon.api.methods.base import Emit, MemberMethods
 from lattica.daemon.api.pb import node_pb2 as pb
 from lattica.daemon.api.status import publications
@@ -40,8 +39,7 @@ class ContentMethods(MemberMethods):
         )
 
     async def unpublish(self, request: pb.UnpublishRequest) -> pb.UnpublishReply:
-        ref = parse_ref(request.ref)
-        self.member.content.unpublish(ref.cid if isinstance(ref, Ticket) else ref)
+        self.member.content.unpublish(parse_ref(request.ref))
         return pb.UnpublishReply()
 
     async def fetch(self, request: pb.FetchRequest, emit: Emit[pb.FetchProgress]) -> None:
