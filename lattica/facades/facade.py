@@ -117,13 +117,11 @@ class Content:
     ) -> Loaded:
         """See :func:`lattica.content.load_state_dict`; a text may be PEER/NAME, too."""
         from lattica.content import load_state_dict
-        from lattica.content.names.following import parse_any_ref, resolve_ref
         from lattica.content.swarm.dht_finder import dht_finder
 
-        parsed = parse_any_ref(ref) if isinstance(ref, str) else ref
         return await load_state_dict(
             self._node,
-            await resolve_ref(self._node, parsed),
+            await self._resolved(ref),
             state,
             strict=strict,
             options=options,
@@ -154,13 +152,11 @@ class Content:
     ) -> FetchResult:
         """See :func:`lattica.content.fetch`; a text may be PEER/NAME, too."""
         from lattica.content import fetch
-        from lattica.content.names.following import parse_any_ref, resolve_ref
         from lattica.content.swarm.dht_finder import dht_finder
 
-        ref = parse_any_ref(ticket) if isinstance(ticket, str) else ticket
         return await fetch(
             self._node,
-            await resolve_ref(self._node, ref),
+            await self._resolved(ticket),
             out_dir,
             progress=progress,
             tensors=tensors,
@@ -168,6 +164,11 @@ class Content:
             options=options,
             finder=dht_finder(self._node),
         )
+
+    async def _resolved(self, ref: Ticket | Cid | str) -> Ticket | Cid:
+        from lattica.content.names.following import parse_any_ref, resolve_ref
+
+        return await resolve_ref(self._node, parse_any_ref(ref) if isinstance(ref, str) else ref)
 
 
 class NodeFacade(NodeInProcess):
