@@ -162,14 +162,11 @@ def status_lines(status: dict[str, Any]) -> list[str]:
     lines += [f"exposes   {each['name']} ({each['target']})" for each in status["ports"]]
     lines += [f"transfer  {transfer_line(each)}" for each in status["transfers"]]
     lines += [
-        f"document  {each['name']}: {each['peers']} peers, {each['id']}"
+        f"document  {document_line(each)}, {each['id']}"
         for each in status["documents"]
         if each["open"]
     ]
-    lines += [
-        f"topic     {each['name']}: {each['peers']} peers, {each['subscriptions']} subscriptions"
-        for each in status["topics"]
-    ]
+    lines += [f"topic     {topic_line(each)}" for each in status["topics"]]
     if status["dht"] is not None:
         lines.append(f"DHT       {dht_line(status['dht'])}")
     if status["relay"] is not None:
@@ -239,15 +236,8 @@ def top_page(status: dict[str, Any]) -> Group:
             )
         parts += [transfers, Text("")]
     parts.append(peer_table(status["peers"], short=True))
-    rest = [
-        f"topic {each['name']}: {each['peers']} peers, {each['subscriptions']} subscriptions"
-        for each in status["topics"]
-    ]
-    rest += [
-        f"document {each['name']}: {each['peers']} peers"
-        for each in status["documents"]
-        if each["open"]
-    ]
+    rest = [f"topic {topic_line(each)}" for each in status["topics"]]
+    rest += [f"document {document_line(each)}" for each in status["documents"] if each["open"]]
     if status["dht"] is not None:
         rest.append(f"DHT {dht_line(status['dht'])}")
     if status["relay"] is not None:
@@ -262,6 +252,16 @@ def transfer_line(transfer: dict[str, Any]) -> str:
         f"{transfer['kind']} {transfer['name'][:60]}: {transfer['phase']} {percent(transfer)} of "
         f"{size(transfer['bytes_total'])}{speed}"
     )
+
+
+def document_line(document: dict[str, Any]) -> str:
+    """One document that is open, for a person."""
+    return f"{document['name']}: {document['peers']} peers"
+
+
+def topic_line(topic: dict[str, Any]) -> str:
+    """One topic, for a person."""
+    return f"{topic['name']}: {topic['peers']} peers, {topic['subscriptions']} subscriptions"
 
 
 def dht_line(dht: dict[str, Any]) -> str:
