@@ -79,6 +79,10 @@ class LogLines(logging.Handler):
         """How many lines there have been."""
         return self._count
 
+    def since(self, position: int) -> tuple[int, list[LogEntry]]:
+        """The lines after a position that there are, and the position then."""
+        return self._count, self.last(self._count - position)
+
     async def after(self, position: int) -> tuple[int, list[LogEntry]]:
         """Wait for lines after a position; those there are of them, and the position then.
 
@@ -86,4 +90,4 @@ class LogLines(logging.Handler):
         """
         while self._count <= position:
             await self._news.wait()
-        return self._count, self.last(self._count - position)
+        return self.since(position)

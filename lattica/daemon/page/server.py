@@ -155,8 +155,7 @@ class _Page:
             if scope.cancelled_caught:
                 return
             await trio.sleep(_LOOK)
-            lines = logs.last(logs.position - position)
-            position = logs.position
+            position, lines = logs.since(position)
 
 
 def _event(name: str, value: object) -> bytes:
