@@ -182,14 +182,18 @@ class Exchange:
         self._send(self._asking.lost(peer, trio.current_time()))
 
     def _send(self, sent: Iterable[Sent]) -> None:
-        for each in () if self.has_ended else sent:
+        for each in sent:
             self._outbox(each.peer).ask(each.message)
         self._wake.set()
 
     def _outbox(self, peer: PeerId) -> Outbox:
         outbox = self._outboxes.get(peer)
         if outbox is None:
-            outbox = self._outboxes[peer] = Outbox()
+            outbox = Outbox()
+            if self.has_ended:
+                outbox.close()
+                return outbox
+            self._outboxes[peer] = outbox
             self._nursery.start_soon(self._write, peer, outbox)
         return outbox
 
@@ -281,8 +285,6 @@ class Exchange:
                 self.statistics.bytes_sent += sum(map(len, blocks))
                 for each in (blocks, haves, dont_haves):
                     each.clear()
-                if self.has_ended:
-                    raise trio.BrokenResourceError
                 await self._outbox(peer).answer(message)
 
         try:

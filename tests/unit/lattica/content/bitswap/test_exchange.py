@@ -54,6 +54,19 @@ async def test_what_comes_as_the_time_of_an_idle_stream_is_up_is_sent(monkeypatc
             assert ended
 
 
+async def test_what_is_read_after_the_end_is_not_answered():
+    """Handlers of streams outlive an exchange: what they began failed in its closed nursery."""
+    block = os.urandom(1000)
+    async with memory_net() as net:
+        host, peer = net.host(), net.host()
+        await host.connect(peer.peer_id)
+        async with open_exchange(host, Blocks(block)) as served:
+            pass
+        await served._serve(peer.peer_id, [Want(bytes(Cid.of(block)))])
+        served._send(served._asking.begin(Cid.of(b"x"), [peer.peer_id], trio.current_time()))
+        assert not served._outboxes
+
+
 def _end_as_it_asks(monkeypatch, asks: Exchange) -> list[None]:
     """End the wait of each idle outbox just before something is put into it."""
     ended: list[None] = []
