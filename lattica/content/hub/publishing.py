@@ -21,7 +21,7 @@ from lattica.content.hub.repository import (
     commit_of,
     encode_description,
 )
-from lattica.content.manifest.chunking import CutFile, FileState
+from lattica.content.manifest.chunking import HASH_THREADS, CutFile, FileState
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.codec import encode_manifest
 from lattica.content.manifest.manifest import (
@@ -90,45 +90,46 @@ class Revision:
 
 
 async def describe_revision(ref: RevisionRef, publication: Publication) -> Revision:
-    """Hash the files of a publication whole, on all cores, and describe them.
+    """Hash the files of a publication whole, several at once, and describe them.
 
     Raises:
         ContentError: a file has changed meanwhile, or cannot be read, or the index of a sharded
             checkpoint names a file or tensor that is not there.
     """
-    files: list[RepositoryFile | None] = [None] * len(publication.files)
     await trio.to_thread.run_sync(check_shards, publication)
-    limiter = trio.CapacityLimiter(os.cpu_count() or 1)
+    entries = publication.manifest.files
+    digests = [b""] * len(entries)
+    left = iter(enumerate(zip(entries, publication.files, strict=True)))
+    limiter = trio.CapacityLimiter(HASH_THREADS)
 
-    async def hash_one(index: int) -> None:
-        entry = publication.manifest.files[index]
-        if len(entry.chunks) == 1:
-            digest = entry.chunks.digest(0)
-        else:
-            digest = await trio.to_thread.run_sync(_hash, publication.files[index], limiter=limiter)
-        files[index] = RepositoryFile(entry.path, entry.size, digest)
+    async def work() -> None:
+        for index, (entry, file) in left:
+            if len(entry.chunks) == 1:
+                digests[index] = entry.chunks.digest(0)
+            else:
+                digests[index] = await trio.to_thread.run_sync(_hash, file, limiter=limiter)
 
     with single_error():
         async with trio.open_nursery() as nursery:
-            for index in range(len(files)):
-                nursery.start_soon(hash_one, index)
-    described = Description(publication.cid, tuple(file for file in files if file is not None))
-    return Revision(ref, publication, InMemory("description", encode_description(described)))
+            for _ in range(HASH_THREADS):
+                nursery.start_soon(work)
+    files = (
+        RepositoryFile(entry.path, entry.size, digest)
+        for entry, digest in zip(entries, digests, strict=True)
+    )
+    description = encode_description(Description(publication.cid, tuple(files)))
+    return Revision(ref, publication, InMemory("description", description))
 
 
 def _hash(file: CutFile) -> bytes:
-    changed = ContentChangedError(f"{file.path} was changed while it was published; try again")
     try:
-        descriptor = open_regular(file.path)
+        with os.fdopen(open_regular(file.path), "rb", buffering=0) as opened:
+            digest = hashlib.file_digest(opened, "sha256").digest()
+            state = FileState.of(os.fstat(opened.fileno()))
     except OSError as error:
         raise ContentError(f"cannot read {file.path}: {error.strerror}") from None
-    with os.fdopen(descriptor, "rb", buffering=0) as opened:
-        try:
-            digest = hashlib.file_digest(opened, "sha256").digest()
-        except OSError as error:
-            raise ContentError(f"cannot read {file.path}: {error.strerror}") from None
-        if FileState.of(os.fstat(descriptor)) != file.state:
-            raise changed
+    if state != file.state:
+        raise ContentChangedError(f"{file.path} was changed while it was published; try again")
     return digest
 
 
