@@ -24,6 +24,7 @@ from lattica.content.hub.remembered import RememberedNames, keep_small, read_sma
 from lattica.content.hub.repository import (
     MAX_DESCRIPTION,
     Description,
+    RepositoryFile,
     RevisionRef,
     decode_description,
 )
@@ -195,17 +196,17 @@ class Library(InProcess):
     # --- bytes ---
 
     async def read(
-        self, revision: Revision, path: str, start: int, end: int
+        self, revision: Revision, file: RepositoryFile, start: int, end: int
     ) -> AsyncGenerator[memoryview, None]:
         """Bytes of a file of a revision; see :meth:`Mirror.read`."""
         mirror = await self._open(revision.description.cid, revision.publisher)
-        expected = next(f.size for f in revision.description.files if f.path == path)
-        if mirror.size(path) != expected:
+        size = mirror.size(file.path)
+        if size != file.size:
             raise IntegrityError(
-                f"peer {revision.publisher} has described {path!r} as {expected} bytes long, and "
-                f"it has {mirror.size(path)}"
+                f"peer {revision.publisher} has described {file.path!r} as {file.size} bytes "
+                f"long, and it has {size}"
             )
-        async with aclosing(mirror.read(path, start, end)) as parts:
+        async with aclosing(mirror.read(file.path, start, end)) as parts:
             async for part in parts:
                 yield part
 

@@ -49,11 +49,13 @@ Headers = list[tuple[str, str]]
 class _Refused(Exception):
     """A request that is answered with an error; `code` is the hub's word for it."""
 
-    def __init__(self, status: HTTPStatus, message: str, code: str = "") -> None:
+    def __init__(
+        self, status: HTTPStatus, message: str, code: str = "", headers: Headers | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
-        self.headers: Headers = []
+        self.headers = headers or []
 
 
 class HubServer:
@@ -123,8 +125,7 @@ class HubServer:
         self, route: FileRoute, revision: Revision, asked: dict[str, str], reply: _Connection
     ) -> None:
         commit = ("X-Repo-Commit", revision.description.commit)
-        files = (file for file in revision.description.files if file.path == route.path)
-        file = next(files, None)
+        file = next((f for f in revision.description.files if f.path == route.path), None)
         if file is None:
             raise _no_entry(route.path, commit)
         etag = f'"{etag_of(file)}"'
@@ -144,22 +145,21 @@ class HubServer:
             try:
                 found = find_range(header, file.size)
             except RangeNotSatisfiableError as error:
-                refused = _Refused(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, str(error))
-                refused.headers = [commit, ("Content-Range", f"bytes */{file.size}")]
-                raise refused from None
+                status = HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
+                more = [commit, ("Content-Range", f"bytes */{file.size}")]
+                raise _Refused(status, str(error), headers=more) from None
             if found is not None:
                 start, end = found
                 status = HTTPStatus.PARTIAL_CONTENT
                 headers.append(("Content-Range", f"bytes {start}-{end - 1}/{file.size}"))
         headers.append(("Content-Length", str(end - start)))
-        parts = self._library.read(revision, route.path, start, end)
+        parts = self._library.read(revision, file, start, end)
         await reply.send_parts(status, headers, parts)
 
 
 def _no_entry(path: str, commit: tuple[str, str]) -> _Refused:
-    refused = _Refused(HTTPStatus.NOT_FOUND, f"there is no {path!r:.200}", "EntryNotFound")
-    refused.headers = [commit]
-    return refused
+    message = f"there is no {path!r:.200}"
+    return _Refused(HTTPStatus.NOT_FOUND, message, "EntryNotFound", [commit])
 
 
 def _names_this_machine(host: str) -> bool:
