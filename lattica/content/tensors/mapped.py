@@ -33,19 +33,17 @@ class MappedTensors(Mapping[str, "numpy.ndarray[Any, Any]"]):
     def __init__(self, path: Path | str) -> None:
         try:
             descriptor = open_regular(path)
-        except OSError as error:
-            raise ContentError(f"cannot read {path}: {error.strerror}") from None
-        try:
-            size = os.fstat(descriptor).st_size
-            length = header_length(os.pread(descriptor, LENGTH_BYTES, 0), size)
-            layout = parse_header(os.pread(descriptor, length, LENGTH_BYTES), size)
-            self._memory = memoryview(mmap.mmap(descriptor, size, access=mmap.ACCESS_READ))
+            try:
+                size = os.fstat(descriptor).st_size
+                length = header_length(os.pread(descriptor, LENGTH_BYTES, 0), size)
+                layout = parse_header(os.pread(descriptor, length, LENGTH_BYTES), size)
+                self._memory = memoryview(mmap.mmap(descriptor, size, access=mmap.ACCESS_READ))
+            finally:
+                os.close(descriptor)
         except ValueError as error:
             raise ContentError(f"{path} is no safetensors file: {error}") from None
         except OSError as error:
             raise ContentError(f"cannot read {path}: {error.strerror}") from None
-        finally:
-            os.close(descriptor)
         self._tensors = {tensor.name: tensor for tensor in layout.tensors}
         self.metadata = dict(layout.metadata)
         """`__metadata__` of the file."""
