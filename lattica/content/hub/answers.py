@@ -53,16 +53,15 @@ def tree_answer(
 ) -> list[dict[str, object]] | None:
     """`/api/models/REPO/tree/REV/PATH`; None: there is no such directory."""
     prefix = f"{path}/" if path else ""
+    depth = prefix.count("/")
     directories: dict[str, dict[str, object]] = {}
     files: list[dict[str, object]] = []
     for file in description.files:
         if not file.path.startswith(prefix):
             continue
         above = file.path.split("/")[:-1]
-        depth = path.count("/") + 1 if path else 0
-        for length in range(depth + 1, len(above) + 1):
-            if length > depth + 1 and not recursive:
-                break
+        deepest = len(above) if recursive else min(len(above), depth + 1)
+        for length in range(depth + 1, deepest + 1):
             name = "/".join(above[:length])
             if name not in directories:
                 entry = {"type": "directory", "oid": "0" * 40, "size": 0, "path": name}
