@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,7 +47,7 @@ async def serve_door(
         raise ListenError(f"cannot listen on {host}:{port} ({reason}); choose another") from None
     names = [listener.socket.getsockname() for listener in listeners]
     is_local = all(ipaddress.ip_address(name[0].partition("%")[0]).is_loopback for name in names)
-    shown = f"[{host}]" if listeners[0].socket.family == socket.AF_INET6 and ":" in host else host
+    shown = f"[{host}]" if ":" in host else host
     async with Library(node, publishers, directory, options) as library:
         server = HubServer(library, is_local=is_local)
         task_status.started(f"http://{shown}:{names[0][1]}")
