@@ -51,6 +51,12 @@ Value: TypeAlias = "RawTensor | Any"
 StateDict: TypeAlias = Mapping[str, Value]
 
 
+def is_torch(value: Value) -> bool:
+    """Whether it is a tensor of torch, which has been imported then."""
+    torch = loaded("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
 def form_of(name: str, value: Value) -> tuple[str, tuple[int, ...]]:
     """Element type, as safetensors calls it, and shape of a value.
 
@@ -82,11 +88,10 @@ def bytes_of(name: str, value: Value) -> memoryview:
     Raises LocalProtocolError as :func:`form_of` does, and for tensors that are not dense.
     """
     form_of(name, value)
-    torch = loaded("torch")
     try:
         if isinstance(value, RawTensor):
             return value.data.cast("B")
-        if torch is not None and isinstance(value, torch.Tensor):
+        if is_torch(value):
             return tensor_parts(value)[2]
         import numpy
 

@@ -6,17 +6,16 @@ from typing import Any
 
 from lattica.content.manifest.safetensors_header import Tensor
 from lattica.content.tensors.assembly import fresh_memory
-from lattica.content.tensors.elements import RawTensor, Value, as_numpy, as_torch
+from lattica.content.tensors.elements import RawTensor, Value, as_numpy, as_torch, is_torch
 from lattica.nat.base.errors import LocalProtocolError
-from lattica.rpc.encoding.arrays import loaded, memory_of
+from lattica.rpc.encoding.arrays import memory_of
 
 
 def _is_direct(target: Any) -> bool:
     """Whether the elements lie in memory as they come."""
     if isinstance(target, RawTensor):
         return not target.data.readonly and target.data.c_contiguous
-    torch = loaded("torch")
-    if torch is not None and isinstance(target, torch.Tensor):
+    if is_torch(target):
         return bool(
             target.device.type == "cpu"
             and target.is_contiguous()
@@ -35,8 +34,7 @@ def memory_for(target: Value, tensor: Tensor) -> memoryview:
         return fresh_memory(tensor)
     if isinstance(target, RawTensor):
         return target.data.cast("B")
-    torch = loaded("torch")
-    if torch is not None and isinstance(target, torch.Tensor):
+    if is_torch(target):
         target = target.detach()
     return memory_of(target).cast("B")
 
@@ -49,11 +47,12 @@ def settle(target: Value, tensor: Tensor, data: memoryview) -> None:
     """
     if not tensor.length or _is_direct(target):
         return
-    torch = loaded("torch")
     try:
         if isinstance(target, RawTensor):
             raise ValueError("its memory is read only, or in several pieces")
-        if torch is not None and isinstance(target, torch.Tensor):
+        if is_torch(target):
+            import torch  # type: ignore[import-not-found,unused-ignore]
+
             with torch.no_grad():
                 target.copy_(as_torch(tensor, data))
         else:
