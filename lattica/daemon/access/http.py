@@ -12,7 +12,6 @@ import http.client
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 
 import trio
 
@@ -116,17 +115,12 @@ def read_answer(data: bytes, lifetime: float) -> Answer:
     stranger = found.get("stranger", False)
     if not isinstance(stranger, bool):
         raise NoAnswerError('the operator\'s service answers with a "stranger" that is no flag')
-    number = _number_in(found)
-    return Answer(Standing(stranger, number("rate"), number("month"), number("circuits")), lasts)
+    rate, month, circuits = (_number(found, name) for name in ("rate", "month", "circuits"))
+    return Answer(Standing(stranger, rate, month, circuits), lasts)
 
 
-def _number_in(found: dict[str, object]) -> Callable[[str], int]:
-    def number(name: str) -> int:
-        value = found.get(name, 0)
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _LARGEST:
-            raise NoAnswerError(
-                f'the operator\'s service answers with a "{name}" that is no number'
-            )
-        return value
-
-    return number
+def _number(found: dict[str, object], name: str) -> int:
+    value = found.get(name, 0)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _LARGEST:
+        raise NoAnswerError(f'the operator\'s service answers with a "{name}" that is no number')
+    return value
