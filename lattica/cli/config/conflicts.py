@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -50,8 +49,7 @@ def relay_conflicts(config: NodeConfig) -> Iterator[tuple[str, str]]:
     from lattica.nat.base.errors import ConfigError
 
     yield from conflicts(config)
-    server = replace(config.nat.relay_server, enabled=True)
     try:
-        require_relay(replace(config, nat=replace(config.nat, relay_server=server)))
+        require_relay(config)
     except ConfigError as error:
         yield "nat.relay_server.access", str(error).removeprefix("nat.relay_server.access ")
