@@ -34,9 +34,8 @@ def opened(ctx: typer.Context) -> Iterator[tuple[NodeConfig, Database]]:
     """
     config = start(ctx, quiet=True)
     from lattica.daemon.access.database import Database
-    from lattica.daemon.relay.server import database_path
 
-    database = Database(database_path(config))
+    database = Database(config.relay.database_in(config.data_dir))
     try:
         yield config, database
     finally:

@@ -53,6 +53,10 @@ class RelayConfig:
         require(0 <= self.drain <= 86_400, "drain", "0 to 86400 seconds", self.drain)
         require(self.keep_accounts > 0, "keep_accounts", "a number of days", self.keep_accounts)
 
+    def database_in(self, data_dir: Path) -> Path:
+        """The file of a relay with this data directory."""
+        return self.database or data_dir / "relay.sqlite"
+
 
 def _is_url(text: str) -> bool:
     try:

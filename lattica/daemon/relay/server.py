@@ -10,7 +10,6 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from pathlib import Path
 
 import trio
 
@@ -42,11 +41,6 @@ _CHANGEABLE = (
 )
 """Settings, and groups of them, that SIGHUP changes; others need a new start."""
 _OF_SECRET = "relay.service.secret"
-
-
-def database_path(config: NodeConfig) -> Path:
-    """The file of a relay with this configuration."""
-    return config.relay.database or config.data_dir / "relay.sqlite"
 
 
 def require_relay(config: NodeConfig) -> None:
@@ -112,7 +106,8 @@ class RelayServer:
         Raises:
             DatabaseError: the file cannot be opened.
         """
-        database = await trio.to_thread.run_sync(Database, database_path(self.config))
+        path = self.config.relay.database_in(self.config.data_dir)
+        database = await trio.to_thread.run_sync(Database, path)
         try:
             async with trio.open_nursery() as nursery:
                 await self._keep(database, nursery, task_status)
