@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -26,23 +26,12 @@ from lattica.crdt.keys.identities import identity_key, peer_of
 from lattica.crdt.types.payloads import RegisterWrite
 from lattica.errors import AccessDeniedError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
-from tests.support.crdt.chains import START
+from tests.support.crdt.documents import Clock, Make, making
 from tests.support.crdt.sync import exchange
 
 OWNER, ANNA, BERT, CARL = (Identity(bytes([number]) * 32) for number in range(1, 5))
 LISTED = Genesis("list", (OWNER.public_key.data,), Mode.ALLOW_LIST)
 CAPABLE = Genesis("capabilities", (OWNER.public_key.data,), Mode.CAPABILITY)
-
-
-class Clock:
-    ms = START + 1_000_000
-
-    def __call__(self) -> int:
-        self.ms += 1
-        return self.ms
-
-
-Make = Callable[..., Document]
 
 
 @pytest.fixture
@@ -52,19 +41,8 @@ def clock() -> Clock:
 
 @pytest.fixture
 def make(tmp_path: Path, clock: Clock) -> Iterator[Make]:
-    made: list[Document] = []
-    numbers = itertools.count()
-
-    def document(
-        identity: Identity, genesis: Genesis = LISTED, path: Path | None = None
-    ) -> Document:
-        path = path or tmp_path / f"{next(numbers)}.sqlite3"
-        made.append(Document(path, genesis, identity, wall=clock))
-        return made[-1]
-
-    yield document
-    for each in made:
-        each.close()
+    with making(tmp_path, clock, LISTED) as make:
+        yield make
 
 
 def sync(*documents: Document) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from lattica.crdt.turns import Turns, finish
 from lattica.crdt.types.payloads import RegisterWrite
 from lattica.errors import AccessDeniedError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
-from tests.support.crdt.chains import START
+from tests.support.crdt.documents import Clock, Make, making
 from tests.support.crdt.sync import exchange
 
 OWNER, SECOND, ANNA, BERT, CARL = (Identity(bytes([number]) * 32) for number in range(1, 6))
@@ -29,17 +29,6 @@ CAPABLE = Genesis("capabilities", OWNERS, Mode.CAPABILITY)
 MODES = pytest.mark.parametrize("genesis", [LISTED, CAPABLE])
 
 
-class Clock:
-    ms = START + 1_000_000
-
-    def __call__(self) -> int:
-        self.ms += 1
-        return self.ms
-
-
-Make = Callable[..., Document]
-
-
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -47,17 +36,8 @@ def clock() -> Clock:
 
 @pytest.fixture
 def make(tmp_path: Path, clock: Clock) -> Iterator[Make]:
-    made: list[Document] = []
-    numbers = itertools.count()
-
-    def document(identity: Identity, genesis: Genesis, path: Path | None = None) -> Document:
-        path = path or tmp_path / f"{next(numbers)}.sqlite3"
-        made.append(Document(path, genesis, identity, wall=clock))
-        return made[-1]
-
-    yield document
-    for each in made:
-        each.close()
+    with making(tmp_path, clock) as make:
+        yield make
 
 
 def sync(*documents: Document) -> None:

@@ -16,19 +16,11 @@ from lattica.crdt.entries.header import Entry
 from lattica.crdt.log.errors import StoreFullError
 from lattica.errors import LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
-from tests.support.crdt.chains import DOC, START, Writer
+from tests.support.crdt.chains import DOC, Writer
+from tests.support.crdt.documents import Clock, replicas
 
 OWNERS = [Identity(bytes([number + 1]) * 32) for number in range(5)]
 NAMES = [each.public_key.data for each in OWNERS]
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.ms = START + 1_000_000
-
-    def __call__(self) -> int:
-        self.ms += 1
-        return self.ms
 
 
 @pytest.fixture
@@ -38,13 +30,8 @@ def clock() -> Clock:
 
 @pytest.fixture
 def documents(tmp_path: Path, clock: Clock) -> Iterator[list[Document]]:
-    opened = [
-        Document(tmp_path / f"{number}", DOC, owner, wall=clock)
-        for number, owner in enumerate(OWNERS)
-    ]
-    yield opened
-    for document in opened:
-        document.close()
+    with replicas(tmp_path, OWNERS, clock) as opened:
+        yield opened
 
 
 def sync(*documents: Document) -> None:

@@ -19,31 +19,18 @@ from lattica.crdt.store.turns import in_turns
 from lattica.crdt.turns import Turns
 from lattica.crdt.types.payloads import RegisterWrite
 from lattica.nat.base.keys.identity import Identity
-from tests.support.crdt.chains import DOC, START, Writer
+from tests.support.crdt.chains import DOC, Writer
+from tests.support.crdt.documents import Clock, replicas
 
 T = TypeVar("T")
 PEOPLE = [Identity(bytes([number + 1]) * 32) for number in range(4)]
 NAMES = [each.public_key.data for each in PEOPLE]
 
 
-class Clock:
-    ms = START + 1_000_000
-
-    def __call__(self) -> int:
-        self.ms += 1
-        return self.ms
-
-
 @pytest.fixture
 def documents(tmp_path: Path) -> Iterator[list[Document]]:
-    clock = Clock()
-    opened = [
-        Document(tmp_path / f"{number}", DOC, each, wall=clock)
-        for number, each in enumerate(PEOPLE)
-    ]
-    yield opened
-    for document in opened:
-        document.close()
+    with replicas(tmp_path, PEOPLE, Clock()) as opened:
+        yield opened
 
 
 def write_much(document: Document, count: int = 400) -> None:

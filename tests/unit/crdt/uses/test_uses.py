@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,18 +14,11 @@ from lattica.crdt.uses.model_registry import ModelRegistry
 from lattica.crdt.uses.work_queue import WorkQueue
 from lattica.errors import LocalProtocolError
 from lattica.nat.base.keys.identity import Identity, PeerId
-from tests.support.crdt.chains import DOC, START
+from tests.support.crdt.chains import START
+from tests.support.crdt.documents import Clock, replicas
 from tests.support.crdt.sync import exchange
 
 IDENTITIES = [Identity(bytes([number]) * 32) for number in range(1, 4)]
-
-
-class Clock:
-    ms = START + 1_000_000
-
-    def __call__(self) -> int:
-        self.ms += 1
-        return self.ms
 
 
 class Presence:
@@ -52,16 +45,12 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def documents(tmp_path: Path, clock: Callable[[], int]) -> Iterator[list[Document]]:
+def documents(tmp_path: Path, clock: Clock) -> Iterator[list[Document]]:
     said: dict[PeerId, object] = {}
-    made = []
-    for number, identity in enumerate(IDENTITIES):
-        document = Document(tmp_path / f"{number}.sqlite3", DOC, identity, wall=clock)
-        document.presence = Presence(said, identity.peer_id)  # type: ignore[attr-defined]
-        made.append(document)
-    yield made
-    for document in made:
-        document.close()
+    with replicas(tmp_path, IDENTITIES, clock) as made:
+        for document, identity in zip(made, IDENTITIES, strict=True):
+            document.presence = Presence(said, identity.peer_id)  # type: ignore[attr-defined]
+        yield made
 
 
 def sync(documents: list[Document]) -> None:
