@@ -59,41 +59,34 @@ class NameResolver:
         Raises:
             NameNotFoundError: the owner has no such name, or neither knows it.
         """
-        found: list[NameRecord] = []
-        reasons: list[str] = []
-        denied = False
+        found: NameRecord | None = None
+        answered = False
+        reason = f"nobody has answered within {timeout:g} s"
         with trio.move_on_after(timeout), single_error():
             async with trio.open_nursery() as nursery:
 
                 async def ask_owner() -> None:
-                    nonlocal denied
+                    nonlocal found, answered, reason
                     try:
-                        record = await self._ask(ref)
+                        found = await self._ask(ref)
                     except (LatticaError, TimeoutError) as error:
-                        reasons.append(f"its owner could not be asked: {error}")
+                        reason = f"its owner could not be asked: {error}"
                         return
-                    if record is None:
-                        denied = True
-                        found.clear()
-                        reasons.append("its owner does not have it")
-                    else:
-                        found[:] = [record]
+                    answered = True
                     nursery.cancel_scope.cancel()
 
                 nursery.start_soon(ask_owner)
                 if self._uses_dht:
                     record = await self._look_up(ref)
-                    if record is not None and not found:
-                        found.append(record)
+                    if record is not None and not answered:
+                        found = record
                         # Its own word may be newer, but may not be waited for long.
                         nursery.cancel_scope.deadline = trio.current_time() + _OWN_WORD
-        if not found:
-            raise NameNotFoundError(
-                f"the name {ref} leads nowhere: "
-                f"{'; '.join(reasons) or f'nobody has answered within {timeout:g} s'}",
-                is_denied=denied,
-            )
-        return found[0]
+        if found is None:
+            if answered:
+                reason = "its owner does not have it"
+            raise NameNotFoundError(f"the name {ref} leads nowhere: {reason}", is_denied=answered)
+        return found
 
     async def wait_newer(self, ref: NameRef, sequence: int) -> NameRecord:
         """Wait for a record of a name with a higher sequence, however long it takes.

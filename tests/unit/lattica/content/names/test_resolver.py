@@ -1,0 +1,52 @@
+"""Whose word counts when a name is asked for."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from lattica.content.manifest.cid import Cid
+from lattica.content.names.record import NameRecord, NameRef, NameTarget
+from lattica.content.names.resolver import NameNotFoundError, NameResolver
+from lattica.nat.base.keys.identity import Identity
+
+PEER = Identity.generate().peer_id
+REF = NameRef(PEER, "model")
+OLD, NEW = (NameRecord(PEER, "model", NameTarget(Cid.of(b"x")), n, 2e9) for n in (1, 2))
+
+
+async def set_when_all_wait(moment: trio.Event) -> None:
+    await trio.testing.wait_all_tasks_blocked()
+    moment.set()
+
+
+@pytest.mark.parametrize("word", [None, NEW])
+async def test_the_owners_word_counts_where_the_dht_answers_in_the_same_moment(word):
+    """In whichever order their tasks run. That the owner has no such name was forgotten in one."""
+    config = SimpleNamespace(dht=SimpleNamespace(enabled=True), bootstrap=())
+    node: Any = SimpleNamespace(config=config)
+    for _ in range(20):
+        resolver: Any = NameResolver(node)
+        moment = trio.Event()
+
+        async def ask(_: NameRef, moment: trio.Event = moment) -> NameRecord | None:
+            await moment.wait()
+            return word
+
+        async def look_up(_: NameRef, moment: trio.Event = moment) -> NameRecord:
+            await moment.wait()
+            return OLD
+
+        resolver._ask, resolver._look_up = ask, look_up
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(set_when_all_wait, moment)
+            if word is None:
+                with pytest.raises(NameNotFoundError, match="does not have it") as caught:
+                    await resolver.resolve(REF)
+                assert caught.value.is_denied
+            else:
+                assert await resolver.resolve(REF) == word
