@@ -78,12 +78,8 @@ class Index:
     def transaction(self) -> Iterator[None]:
         """All of it, or nothing."""
         self._db.execute("BEGIN IMMEDIATE")
-        try:
+        with self._db:
             yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
 
     # --- blocks ---
 
