@@ -28,7 +28,7 @@ PROCESSES, EACH, FROZEN = 5, 4, 4
 PEERS, SAMPLE, STEPS, NEIGHBOURS = PROCESSES * EACH, 4, 40, 2
 PATIENCE = 0.5
 """Seconds in which a peer answers a ping, or is passed over."""
-STALLED = 10.0
+STALLED = 6.0
 """Seconds without a round after which another peer leads it."""
 
 
@@ -68,6 +68,26 @@ class Desk:
             self.came = trio.Event()
 
 
+async def answering(node: Node, entries: list[Entry]) -> list[Entry]:
+    """Those that answer a ping, in their order; the node itself needs none."""
+    there = {str(node.peer_id)}
+
+    async def ping(entry: Entry) -> None:
+        try:
+            if not node.is_connected(entry.peer):
+                await node.connect(entry.address, timeout=PATIENCE)
+            await node.rpc.stub(entry.peer, Peer, timeout=PATIENCE).ping()
+            there.add(entry.peer)
+        except (LatticaError, TimeoutError):
+            return
+
+    async with trio.open_nursery() as nursery:
+        for entry in entries:
+            if entry.peer not in there:
+                nursery.start_soon(ping, entry)
+    return [entry for entry in entries if entry.peer in there]
+
+
 class Peer:
     """What a peer serves."""
 
@@ -79,6 +99,7 @@ class Peer:
         self._node, self._desk, self._rounds = node, desk, rounds
         self._rng = np.random.default_rng()
         self._silent: set[str] = set()
+        self._led = -1
         self._tasks: trio.Nursery | None = None
 
     async def run(self) -> None:
@@ -92,17 +113,24 @@ class Peer:
         rate = 0.3 if round < 0.7 * self._rounds else 0.1
         return digits.train(model, self._images, self._labels, STEPS, self._rng, rate=rate)
 
-    async def lead(self, round: int, model: Arrays) -> None:
-        """Average what the sample of a round learns, and hand it on. Returns at once."""
+    async def lead(self, round: int, model: Arrays, silent: list[str]) -> None:
+        """Average what the sample of a round learns, and hand it on. Returns at once.
+
+        A second time it does nothing: of two leaders, when one was taken for frozen and was not,
+        one ends here. `silent` are those who did not answer the leaders before this one.
+        """
         assert self._tasks is not None
-        self._tasks.start_soon(self._lead, round, model)
+        if round > self._led:
+            self._led = round
+            self._silent.update(silent)
+            self._tasks.start_soon(self._lead, round, model)
 
     async def _lead(self, round: int, model: Arrays) -> None:
         learned: list[Arrays] = []
 
         async def train(entry: Entry) -> None:
             try:
-                learned.append(await self._stub(entry, 10 * PATIENCE).train(round, model))
+                learned.append(await self._stub(entry, 4 * PATIENCE).train(round, model))
             except (LatticaError, TimeoutError):
                 return  # the others are enough
 
@@ -115,7 +143,8 @@ class Peer:
         while round + 1 < self._rounds:
             for entry in await self._sample(round + 1, 1):
                 try:
-                    await self._stub(entry, 4 * PATIENCE).lead(round + 1, model)
+                    stub = self._stub(entry, 4 * PATIENCE)
+                    await stub.lead(round + 1, model, sorted(self._silent))
                     return
                 except (LatticaError, TimeoutError):
                     continue
@@ -130,28 +159,18 @@ class Peer:
                 hashlib.sha256(f"{round}|{each.peer}".encode()).digest(),
             ),
         )
-        answers: dict[str, bool] = {}
-
-        async def ping(entry: Entry) -> None:
-            try:
-                if not self._node.is_connected(entry.peer):
-                    await self._node.connect(entry.address, timeout=PATIENCE)
-                await self._stub(entry, PATIENCE).ping()
-                answers[entry.peer] = True
-            except (LatticaError, TimeoutError):
-                answers[entry.peer] = False
-                self._silent.add(entry.peer)  # and asked after the others from now on
-
-        # As many at a time as are still wanted: nobody else is troubled.
+        # As many at a time when one is wanted, too: of those next in order all may be frozen.
         while ordered and len(found) < count:
-            batch = [ordered.pop(0) for _ in range(min(len(ordered), count))]
-            async with trio.open_nursery() as nursery:
-                for entry in batch:
-                    nursery.start_soon(ping, entry)
-            found += [entry for entry in batch if answers[entry.peer]]
+            batch, ordered = ordered[:SAMPLE], ordered[SAMPLE:]
+            there = await answering(self._node, batch)
+            found += there
+            # These are asked after the others from now on.
+            self._silent.update(entry.peer for entry in batch if entry not in there)
         return found[:count]
 
     def _stub(self, entry: Entry, timeout: float) -> Peer:
+        if entry.peer == str(self._node.peer_id):
+            return self
         return self._node.rpc.stub(entry.peer, Peer, timeout=timeout)
 
 
@@ -179,11 +198,11 @@ async def one_round(node: Node, desk: Desk) -> None:
         await desk.came.wait()
         return
     desk.is_begun = True
-    for entry in random.sample(desk.entries, PEERS):
+    there = await answering(node, desk.entries)
+    for entry in random.sample(there, len(there)):
         try:
-            await node.connect(entry.address, timeout=PATIENCE)
             peer = node.rpc.stub(entry.peer, Peer, timeout=2 * PATIENCE)
-            await peer.lead(desk.round, desk.model)
+            await peer.lead(desk.round, desk.model, [])
             return
         except (LatticaError, TimeoutError):
             continue
