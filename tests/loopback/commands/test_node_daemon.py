@@ -1,4 +1,8 @@
-"""Commands beside a `lattica node` that runs: it does their work."""
+"""Commands beside a `lattica node` that runs: it does their work.
+
+It is a process of its own, and so are commands that run until they are ended; the others run in
+this process.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,13 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
+from typer.testing import CliRunner, Result
+
+from lattica.cli import app
 from tests.loopback.commands.commands import LATTICA, LISTEN, environment
 
 
@@ -38,15 +45,9 @@ def node(data_dir: Path) -> Iterator[dict[str, Any]]:
         process.wait()
 
 
-def lattica(data_dir: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*LATTICA, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=environment(data_dir),
-        cwd=data_dir.parent,
-    )
+def lattica(data_dir: Path, *arguments: str) -> Result:
+    with chdir(data_dir.parent):
+        return CliRunner().invoke(app, arguments, env=environment(data_dir))
 
 
 def test_publish_and_fetch_by_the_nodes_that_run(tmp_path: Path) -> None:
@@ -54,29 +55,29 @@ def test_publish_and_fetch_by_the_nodes_that_run(tmp_path: Path) -> None:
     with node(tmp_path / "a") as source, node(tmp_path / "b"):
         assert source["socket"] == str(tmp_path / "a/node.sock")
         published = lattica(tmp_path / "a", "publish", "model.bin", "--json")
-        assert published.returncode == 0, published.stderr
+        assert published.exit_code == 0, published.stderr
         ticket = json.loads(published.stdout)
         assert ticket["peer_id"] == source["peer_id"]
         fetched = lattica(tmp_path / "b", "fetch", ticket["ticket"], "-o", "out", "--json")
-        assert fetched.returncode == 0, fetched.stderr
+        assert fetched.exit_code == 0, fetched.stderr
         result = json.loads(fetched.stdout)
         assert result["bytes_fetched"] == 1_000_000
         assert result["path"] == str(tmp_path / "out/model.bin")
         assert (tmp_path / "out/model.bin").read_bytes() == (tmp_path / "model.bin").read_bytes()
         alone = lattica(tmp_path / "b", "fetch", ticket["ticket"], "-o", "two", "--no-daemon")
-        assert alone.returncode == 0, alone.stderr
+        assert alone.exit_code == 0, alone.stderr
         own = lattica(tmp_path / "a", "fetch", ticket["ticket"], "-o", "three", "--json")
-        assert own.returncode == 0, own.stderr
+        assert own.exit_code == 0, own.stderr
         assert json.loads(own.stdout)["bytes_fetched"] == 1_000_000
         _check_status(tmp_path / "a", source)
         ended = lattica(tmp_path / "a", "unpublish", ticket["ticket"])
-        assert ended.returncode == 0, ended.stderr
+        assert ended.exit_code == 0, ended.stderr
         gone = lattica(tmp_path / "a", "publish", "missing")
-        assert gone.returncode == 1
+        assert gone.exit_code == 1
         assert gone.stderr.count("lattica: error: ") == 1
         assert "missing does not exist" in gone.stderr
     left = lattica(tmp_path / "a", "status")
-    assert left.returncode == 1
+    assert left.exit_code == 1
     assert "no node listens" in left.stderr
 
 
@@ -86,17 +87,17 @@ def test_dht_and_topics_beside_the_node_that_runs(tmp_path: Path) -> None:
         stored = lattica(
             here, "dht", "put", "models/latest", "[7]", "--json", "--connect", second["addrs"][0]
         )
-        assert stored.returncode == 0, stored.stderr
+        assert stored.exit_code == 0, stored.stderr
         assert json.loads(stored.stdout)["owner"] == first["peer_id"]
         assert json.loads(lattica(here, "dht", "get", "models/latest").stdout) == [7]
         with _serving(here, "dht", "provide", "gpu", "--json") as provided:
             assert json.loads(provided)["peer_id"] == first["peer_id"]
             found = lattica(here, "dht", "find", "gpu", "--json")
             assert json.loads(found.stdout)["peer_id"] == first["peer_id"], found.stderr
-        assert lattica(here, "dht", "find", "gpu").returncode == 1
+        assert lattica(here, "dht", "find", "gpu").exit_code == 1
         with _serving(here, "topic", "sub", "news", "--json"):
             said = lattica(here, "topic", "pub", "news", "hello", "--json")
-            assert said.returncode == 0, said.stderr
+            assert said.exit_code == 0, said.stderr
 
 
 def test_documents_of_the_node_that_runs(tmp_path: Path) -> None:
@@ -108,14 +109,14 @@ def test_documents_of_the_node_that_runs(tmp_path: Path) -> None:
         with _serving(here, "crdt", "watch", "models", "--json") as ready:
             assert json.loads(ready)["peer_id"] == running["peer_id"]
         written = lattica(here, "crdt", "set", "models", "latest", '{"step": 7}', "--json")
-        assert written.returncode == 0, written.stderr
+        assert written.exit_code == 0, written.stderr
         assert json.loads(lattica(here, "crdt", "get", made["document"]).stdout) == {
             "latest": {"step": 7}
         }
-        assert lattica(here, "crdt", "get", "models", "nothing").returncode == 1
+        assert lattica(here, "crdt", "get", "models", "nothing").exit_code == 1
         for refused in (("log", "models"), ("grant", "models", running["peer_id"])):
             said = lattica(here, "crdt", *refused)
-            assert said.returncode == 1
+            assert said.exit_code == 1
             assert "end it first" in said.stderr
     kept = lattica(here, "crdt", "get", "models", "latest")  # by a node of the command's own
     assert json.loads(kept.stdout) == {"step": 7}
@@ -144,7 +145,7 @@ def _check_status(data_dir: Path, source: dict[str, Any]) -> None:
     assert shown == {**status["peers"][0], **_moving(shown)}
     paths = lattica(data_dir, "paths", shown["peer_id"][-10:], "--json")
     assert json.loads(paths.stdout)["path"] == "direct-tcp"
-    assert lattica(data_dir, "paths", "nobody").returncode == 1
+    assert lattica(data_dir, "paths", "nobody").exit_code == 1
     looks = lattica(data_dir, "top", "--json", "--count", "2", "--interval", "0.1")
     assert [json.loads(line)["peer_id"] for line in looks.stdout.splitlines()] == [
         source["peer_id"]
