@@ -5,6 +5,8 @@ from __future__ import annotations
 import filecmp
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,7 +20,8 @@ import numpy as np
 
 LATTICA = (sys.executable, "-c", "from lattica.cli import main; main()")
 LISTEN = "/ip4/127.0.0.1/tcp/0"
-_START_TIMEOUT = 60
+TIMEOUT = 60
+"""Seconds that a command may take."""
 _STOP_TIMEOUT = 20
 
 
@@ -47,7 +50,68 @@ def memory(pid: int, field: str) -> int:
 
 def environment(data_dir: Path) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith("LATTICA_")}
-    return {**kept, "LATTICA_DATA_DIR": str(data_dir)}
+    return {
+        **kept,
+        "LATTICA_DATA_DIR": str(data_dir),
+        "LATTICA_NAT__PORT_MAPPING__ENABLED": "false",
+    }
+
+
+def free_port() -> int:
+    """A TCP port of loopback that nobody has now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Running:
+    """A command with `--json`."""
+
+    def __init__(self, data_dir: Path, *argv: str) -> None:
+        self.process = subprocess.Popen(
+            [*LATTICA, *argv, "--json"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(data_dir),
+        )
+
+    def next_event(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, f"it ended: {self.process.stderr and self.process.stderr.read()}"
+        return json.loads(line)
+
+    def said(self, name: str) -> dict[str, Any]:
+        """The next event of that name."""
+        while (event := self.next_event())["event"] != name:
+            pass
+        return event
+
+    def stop(self, number: int = signal.SIGINT) -> int:
+        self.process.send_signal(number)
+        self.process.communicate(timeout=TIMEOUT)
+        return self.process.returncode
+
+
+@contextmanager
+def running(data_dir: Path, *argv: str) -> Iterator[Running]:
+    command = Running(data_dir, *argv)
+    try:
+        yield command
+    finally:
+        command.process.kill()
+        command.process.communicate()
+
+
+@contextmanager
+def serving(data_dir: Path, *argv: str, stop_by: int = signal.SIGINT) -> Iterator[dict[str, Any]]:
+    """A command that runs until a signal ends it, well, at the end of the block; its first
+    event.
+    """
+    with running(data_dir, *argv) as command:
+        yield command.next_event()
+        assert command.stop(stop_by) == 0
 
 
 @contextmanager
@@ -64,7 +128,7 @@ def published(
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert line, f"publish ended with {process.wait(_START_TIMEOUT)}"
+        assert line, f"publish ended with {process.wait(TIMEOUT)}"
         yield Published(process, json.loads(line))
     finally:
         process.terminate()

@@ -7,8 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from tests.loopback.commands.commands import LATTICA, LISTEN, environment
-from tests.loopback.commands.test_port_commands import TIMEOUT, running
+from tests.loopback.commands.commands import LATTICA, LISTEN, TIMEOUT, environment, running
 
 
 def crdt(data_dir: Path, *argv: str, code: int = 0) -> Any:
@@ -16,7 +15,7 @@ def crdt(data_dir: Path, *argv: str, code: int = 0) -> Any:
     done = subprocess.run(
         [*LATTICA, "crdt", *argv],
         capture_output=True,
-        env=environment(data_dir) | {"LATTICA_NAT__PORT_MAPPING__ENABLED": "false"},
+        env=environment(data_dir),
         timeout=TIMEOUT,
         check=False,
     )

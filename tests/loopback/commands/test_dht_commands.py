@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.loopback.commands.commands import LATTICA, LISTEN, environment
-
-_TIMEOUT = 60
+from tests.loopback.commands.commands import LATTICA, LISTEN, TIMEOUT, environment, serving
 
 
 def dht(data_dir: Path, *arguments: str) -> tuple[int, list[dict[str, Any]], str]:
@@ -20,30 +15,15 @@ def dht(data_dir: Path, *arguments: str) -> tuple[int, list[dict[str, Any]], str
         [*LATTICA, "dht", *arguments, "--json"],
         capture_output=True,
         text=True,
-        env=environment(data_dir) | {"LATTICA_NAT__PORT_MAPPING__ENABLED": "false"},
-        timeout=_TIMEOUT,
+        env=environment(data_dir),
+        timeout=TIMEOUT,
         check=False,
     )
     return done.returncode, list(map(json.loads, done.stdout.splitlines())), done.stderr
 
 
-@contextmanager
-def serving(data_dir: Path, *arguments: str) -> Iterator[dict[str, Any]]:
-    """A command that runs until the end of the block, and its first line."""
-    with subprocess.Popen(
-        [*LATTICA, *arguments, "--listen", LISTEN, "--json"],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment(data_dir) | {"LATTICA_NAT__PORT_MAPPING__ENABLED": "false"},
-    ) as process:
-        assert process.stdout is not None
-        yield json.loads(process.stdout.readline())
-        process.send_signal(signal.SIGINT)
-        assert process.wait(_TIMEOUT) == 0
-
-
 def test_what_one_command_stores_others_find(tmp_path: Path) -> None:
-    with serving(tmp_path / "node", "node") as ready:
+    with serving(tmp_path / "node", "node", "--listen", LISTEN) as ready:
         at = ("--connect", ready["addrs"][0])
         code, [put], _ = dht(tmp_path / "a", "put", "key", '{"step": 12}', *at)
         assert (code, put["peers"]) == (0, 1)
@@ -52,7 +32,7 @@ def test_what_one_command_stores_others_find(tmp_path: Path) -> None:
         code, nothing, told = dht(tmp_path / "b", "get", "other", *at)
         assert (code, nothing) == (1, [])
         assert "other" in told
-        with serving(tmp_path / "c", "dht", "provide", "gpu", *at) as provided:
+        with serving(tmp_path / "c", "dht", "provide", "gpu", "--listen", LISTEN, *at) as provided:
             code, [found], _ = dht(tmp_path / "b", "find", "gpu", *at)
             assert (code, found["peer_id"]) == (0, provided["peer_id"])
         assert dht(tmp_path / "b", "find", "gpu", *at)[:2] == (1, [])

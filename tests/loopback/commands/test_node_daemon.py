@@ -9,40 +9,19 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-from collections.abc import Iterator
-from contextlib import chdir, contextmanager
+from contextlib import AbstractContextManager, chdir
 from pathlib import Path
 from typing import Any
 
 from typer.testing import CliRunner, Result
 
 from lattica.cli import app
-from tests.loopback.commands.commands import LATTICA, LISTEN, environment
+from tests.loopback.commands.commands import LISTEN, environment, serving
 
 
-@contextmanager
-def node(data_dir: Path) -> Iterator[dict[str, Any]]:
+def node(data_dir: Path) -> AbstractContextManager[dict[str, Any]]:
     """Run `lattica node --json` until the end of the block; give its first event."""
-    process = subprocess.Popen(
-        [*LATTICA, "node", "--json", "--listen", LISTEN],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment(data_dir),
-    )
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            event = json.loads(line)
-            if event["event"] == "ready":
-                yield event
-                break
-        process.terminate()
-        process.communicate(timeout=20)
-        assert process.returncode == 0
-    finally:
-        process.kill()
-        process.wait()
+    return serving(data_dir, "node", "--listen", LISTEN, stop_by=signal.SIGTERM)
 
 
 def lattica(data_dir: Path, *arguments: str) -> Result:
@@ -90,12 +69,12 @@ def test_dht_and_topics_beside_the_node_that_runs(tmp_path: Path) -> None:
         assert stored.exit_code == 0, stored.stderr
         assert json.loads(stored.stdout)["owner"] == first["peer_id"]
         assert json.loads(lattica(here, "dht", "get", "models/latest").stdout) == [7]
-        with _serving(here, "dht", "provide", "gpu", "--json") as provided:
-            assert json.loads(provided)["peer_id"] == first["peer_id"]
+        with serving(here, "dht", "provide", "gpu") as provided:
+            assert provided["peer_id"] == first["peer_id"]
             found = lattica(here, "dht", "find", "gpu", "--json")
             assert json.loads(found.stdout)["peer_id"] == first["peer_id"], found.stderr
         assert lattica(here, "dht", "find", "gpu").exit_code == 1
-        with _serving(here, "topic", "sub", "news", "--json"):
+        with serving(here, "topic", "sub", "news"):
             said = lattica(here, "topic", "pub", "news", "hello", "--json")
             assert said.exit_code == 0, said.stderr
 
@@ -106,8 +85,8 @@ def test_documents_of_the_node_that_runs(tmp_path: Path) -> None:
         made = json.loads(lattica(here, "crdt", "create", "models", "--json").stdout)
         [listed] = lattica(here, "crdt", "list", "--json").stdout.splitlines()
         assert json.loads(listed) == made
-        with _serving(here, "crdt", "watch", "models", "--json") as ready:
-            assert json.loads(ready)["peer_id"] == running["peer_id"]
+        with serving(here, "crdt", "watch", "models") as ready:
+            assert ready["peer_id"] == running["peer_id"]
         written = lattica(here, "crdt", "set", "models", "latest", '{"step": 7}', "--json")
         assert written.exit_code == 0, written.stderr
         assert json.loads(lattica(here, "crdt", "get", made["document"]).stdout) == {
@@ -120,18 +99,6 @@ def test_documents_of_the_node_that_runs(tmp_path: Path) -> None:
             assert "end it first" in said.stderr
     kept = lattica(here, "crdt", "get", "models", "latest")  # by a node of the command's own
     assert json.loads(kept.stdout) == {"step": 7}
-
-
-@contextmanager
-def _serving(data_dir: Path, *arguments: str) -> Iterator[str]:
-    """A command that runs until the end of the block, and its first line."""
-    with subprocess.Popen(
-        [*LATTICA, *arguments], stdout=subprocess.PIPE, text=True, env=environment(data_dir)
-    ) as process:
-        assert process.stdout is not None
-        yield process.stdout.readline()
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
 
 
 def _check_status(data_dir: Path, source: dict[str, Any]) -> None:

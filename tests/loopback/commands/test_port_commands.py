@@ -2,60 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import signal
 import socket
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lattica.nat.base.keys.identity import Identity
-from tests.loopback.commands.commands import LATTICA, LISTEN, environment
-
-TIMEOUT = 60
-
-
-class Running:
-    """A command with `--json`."""
-
-    def __init__(self, data_dir: Path, *argv: str) -> None:
-        self.process = subprocess.Popen(
-            [*LATTICA, *argv, "--json"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment(data_dir) | {"LATTICA_NAT__PORT_MAPPING__ENABLED": "false"},
-        )
-
-    def said(self, name: str) -> dict[str, Any]:
-        """The next event of that name."""
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            event = json.loads(line)
-            if event["event"] == name:
-                return event
-        raise AssertionError(f"it ended: {self.process.stderr and self.process.stderr.read()}")
-
-    def stop(self, number: int = signal.SIGINT) -> int:
-        self.process.send_signal(number)
-        self.process.communicate(timeout=TIMEOUT)
-        return self.process.returncode
-
-
-@contextmanager
-def running(data_dir: Path, *argv: str) -> Iterator[Running]:
-    command = Running(data_dir, *argv)
-    try:
-        yield command
-    finally:
-        command.process.kill()
-        command.process.communicate()
+from tests.loopback.commands.commands import (
+    LATTICA,
+    LISTEN,
+    TIMEOUT,
+    environment,
+    free_port,
+    running,
+)
 
 
 def all_of(client: socket.socket) -> bytes:
@@ -90,12 +56,6 @@ def ask(port: int, text: bytes) -> bytes:
         client.sendall(text)
         client.shutdown(socket.SHUT_WR)
         return all_of(client)
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def port_of(local: str) -> int:
@@ -185,7 +145,7 @@ def test_wrong_arguments(tmp_path: Path, argv: list[str], error: str) -> None:
         capture_output=True,
         text=True,
         timeout=TIMEOUT,
-        env=environment(tmp_path) | {"LATTICA_NAT__PORT_MAPPING__ENABLED": "false"},
+        env=environment(tmp_path),
     )
     assert result.returncode in (1, 2)
     assert error in " ".join(result.stderr.replace("│", " ").split())

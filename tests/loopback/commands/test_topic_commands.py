@@ -6,8 +6,7 @@ import json
 import subprocess
 from pathlib import Path
 
-from tests.loopback.commands.commands import LATTICA, LISTEN, environment
-from tests.loopback.commands.test_port_commands import TIMEOUT, running
+from tests.loopback.commands.commands import LATTICA, LISTEN, TIMEOUT, environment, running
 
 ARGS = ("--listen", LISTEN)
 
@@ -17,7 +16,7 @@ def publish(data_dir: Path, *argv: str, said: bytes = b"") -> subprocess.Complet
         [*LATTICA, "topic", "pub", *argv],
         input=said,
         capture_output=True,
-        env=environment(data_dir) | {"LATTICA_NAT__PORT_MAPPING__ENABLED": "false"},
+        env=environment(data_dir),
         timeout=TIMEOUT,
         check=False,
     )

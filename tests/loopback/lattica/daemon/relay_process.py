@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,15 +12,9 @@ from pathlib import Path
 
 import trio
 
-LATTICA = [sys.executable, "-c", "from lattica.cli import main; main()"]
-
-
-def free_port() -> int:
-    """A TCP port of loopback that nobody has now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+from lattica import Node
+from lattica.config import NodeConfig, load_config
+from tests.loopback.commands.commands import LATTICA
 
 
 @dataclass
@@ -68,6 +60,24 @@ async def relay_process(
             yield RelayProcess(process, data_dir, addr)
         finally:
             process.kill()
+
+
+def client(*relays: str, token: str = "") -> NodeConfig:
+    """For a node that is reached through one of these relays only."""
+    settings: dict[str, object] = {
+        "listen": [],
+        "nat.relay.relays": list(relays),
+        "nat.relay.reservations": 1,
+        "nat.relay.tokens": [token] if token else [],
+        "nat.relay.retry_limit": 0.5,
+    }
+    return load_config(None, {"LATTICA_NAT__PORT_MAPPING__ENABLED": "false"}, settings)
+
+
+def is_at(node: Node, relay: str) -> bool:
+    """Whether the node says that it is reached through a relay."""
+    peer = relay.rpartition("/")[2]
+    return any(f"/p2p/{peer}/p2p-circuit" in str(addr) for addr in node.addrs)
 
 
 async def _drain(process: trio.Process) -> None:

@@ -6,8 +6,7 @@ from __future__ import annotations
 import trio
 
 from lattica import Node
-from tests.loopback.lattica.daemon.relay_process import relay_process
-from tests.loopback.lattica.daemon.test_relay_process import _is_at, client
+from tests.loopback.lattica.daemon.relay_process import client, is_at, relay_process
 
 SERVED = {
     "/libp2p/circuit/relay/0.2.0/hop",
@@ -25,12 +24,12 @@ async def test_clients_of_a_killed_relay_go_to_another_one(tmp_path):
         Node(client(first.addr, second.addr)) as node,
     ):
         await node.wait_reachable(20)
-        used, spare = (first, second) if _is_at(node, first.addr) else (second, first)
+        used, spare = (first, second) if is_at(node, first.addr) else (second, first)
         used.process.kill()
         with trio.fail_after(20):
-            while not _is_at(node, spare.addr):
+            while not is_at(node, spare.addr):
                 await trio.sleep(0.02)
-        assert not _is_at(node, used.addr)
+        assert not is_at(node, used.addr)
         async with Node(client(spare.addr)) as caller:
             await caller.connect(f"{spare.addr}/p2p-circuit/p2p/{node.peer_id}", timeout=20)
 
@@ -49,9 +48,9 @@ async def test_clients_come_back_to_a_relay_that_was_killed_and_runs_again(tmp_p
             relay.process.kill()
             await relay.process.wait()
             with trio.fail_after(20):
-                while _is_at(node, address):
+                while is_at(node, address):
                     await trio.sleep(0.02)
             async with relay_process(tmp_path, "--open", listen=listen) as again:
                 assert again.addr == address
                 await node.wait_reachable(20)
-                assert _is_at(node, address)
+                assert is_at(node, address)

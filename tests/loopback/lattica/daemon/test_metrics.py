@@ -16,8 +16,8 @@ from lattica import Node
 from lattica.daemon.metrics import http
 from lattica.daemon.metrics.http import Page, Route, WatchServer
 from lattica.errors import ListenError
-from tests.loopback.lattica.daemon.relay_process import free_port, relay_process
-from tests.loopback.lattica.daemon.test_relay_process import client
+from tests.loopback.commands.commands import free_port
+from tests.loopback.lattica.daemon.relay_process import client, relay_process
 
 ROUTES = {
     "/open": Route(lambda: Page(b"hello")),

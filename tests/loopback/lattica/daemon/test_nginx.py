@@ -10,8 +10,8 @@ import pytest
 import trio
 
 from lattica import Node
-from tests.loopback.lattica.daemon.relay_process import free_port, relay_process
-from tests.loopback.lattica.daemon.test_relay_process import client
+from tests.loopback.commands.commands import free_port
+from tests.loopback.lattica.daemon.relay_process import client, relay_process
 from tests.support.certificates import certified
 
 EXAMPLE = Path(__file__).parents[4] / "tools/deploy/nginx.conf"

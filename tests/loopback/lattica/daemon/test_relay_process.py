@@ -8,23 +8,11 @@ import pytest
 import trio
 
 from lattica import Node
-from lattica.config import NodeConfig, load_config
 from lattica.errors import DialError
 from lattica.nat.base.keys.identity import Identity
-from tests.loopback.lattica.daemon.relay_process import relay_process
+from tests.loopback.lattica.daemon.relay_process import client, is_at, relay_process
 
 ECHO = "/test/echo/1.0.0"
-
-
-def client(*relays: str, token: str = "", reservations: int = 1) -> NodeConfig:
-    settings: dict[str, object] = {
-        "listen": [],
-        "nat.relay.relays": list(relays),
-        "nat.relay.reservations": reservations,
-        "nat.relay.tokens": [token] if token else [],
-        "nat.relay.retry_limit": 0.5,
-    }
-    return load_config(None, {"LATTICA_NAT__PORT_MAPPING__ENABLED": "false"}, settings)
 
 
 async def test_a_token_lets_its_peer_in_until_it_is_revoked(tmp_path):
@@ -78,7 +66,7 @@ async def test_clients_of_a_relay_that_stops_move_and_nothing_is_dropped(tmp_pat
     ):
         server.handle(ECHO, _echo)
         await server.wait_reachable(20)
-        used, spare = (first, second) if _is_at(server, first.addr) else (second, first)
+        used, spare = (first, second) if is_at(server, first.addr) else (second, first)
         async with Node(client(used.addr)) as caller:
             await caller.connect(f"{used.addr}/p2p-circuit/p2p/{server.peer_id}", timeout=20)
             async with await caller.open_stream(server.peer_id, ECHO) as stream:
@@ -86,7 +74,7 @@ async def test_clients_of_a_relay_that_stops_move_and_nothing_is_dropped(tmp_pat
                 assert await stream.receive_message(100) == b"before"
                 used.signal(signal.SIGTERM)
                 with trio.fail_after(20):
-                    while not _is_at(server, spare.addr) or _is_at(server, used.addr):
+                    while not is_at(server, spare.addr) or is_at(server, used.addr):
                         await trio.sleep(0.05)
                 await stream.send_message(b"after")
                 assert await stream.receive_message(100) == b"after"
@@ -112,12 +100,6 @@ async def test_sighup_reads_the_file_again_and_keeps_all_where_it_is_wrong(tmp_p
         file.write_text('[nat.relay_server]\naccess = "everyone"\n')
         relay.signal(signal.SIGHUP)
         await node.wait_reachable(20)
-
-
-def _is_at(node: Node, relay: str) -> bool:
-    """Whether the node says that it is reached through a relay."""
-    peer = relay.rpartition("/")[2]
-    return any(f"/p2p/{peer}/p2p-circuit" in str(addr) for addr in node.addrs)
 
 
 async def _echo(stream) -> None:
