@@ -18,12 +18,12 @@ from collections import Counter
 
 import numpy as np
 import trio
+from support.desk import Desk
 from support.processes import config, processes, run
 
 from lattica import AccessDeniedError, Node, PeerId
 from lattica.crdt.access.capability import Level
 from lattica.crdt.store.shared_document import SharedDocument
-from lattica.rpc import CallContext
 
 MODULES = """
     argparse ast collections contextlib csv datetime email.message functools heapq http.client
@@ -84,30 +84,17 @@ class Source:
         return [self._passages[at] for at in np.argsort(-scores)[:BEST]]
 
 
-class Desk:
-    """Where sources say that they are there, and get the ID of the counters' document."""
-
-    def __init__(self, expected: int) -> None:
-        self.sources: dict[PeerId, str] = {}
-        self.is_full = trio.Event()
-        self.document = ""
-        self._expected = expected
-
-    async def join(self, address: str, context: CallContext) -> str:
-        self.sources[context.peer] = address
-        if len(self.sources) == self._expected:
-            self.is_full.set()
-        return self.document
-
-
-async def worker(address: str, number: int, sources: int, *, is_poisoned: bool) -> None:
+async def worker(
+    address: str, document_id: str, number: int, sources: int, *, is_poisoned: bool
+) -> None:
     names = [*corpus().items()]
     mine = [each for at, each in enumerate(names) if (at - number) % (sources // 2) == 0]
     source = Source(dict(mine), is_poisoned=is_poisoned)
     async with Node(config()) as node:
         node.rpc.serve(source)
         desk = await node.connect(address, timeout=30)
-        document = await node.store.open(await node.rpc.stub(desk, Desk).join(str(node.addrs[0])))
+        document = await node.store.open(document_id)
+        await node.rpc.stub(desk, Desk).join(str(node.addrs[0]))
         if is_poisoned:
             # It would praise itself; but it has no right to write there.
             try:
@@ -180,31 +167,31 @@ async def main(*, is_long: bool) -> None:
     async with Node(config()) as node, Node(config()) as other, processes() as crew:
         document = await node.store.create("reliability")
         document.grant(other.peer_id, Level.WRITE)
-        desk.document = document.id
         node.rpc.serve(desk)
         for number in range(sources):
             await crew.start(
                 address=str(node.addrs[0]),
+                document_id=document.id,
                 number=number,
                 sources=sources,
                 is_poisoned=number < poisoned,
             )
         with trio.fail_after(120):
             await desk.is_full.wait()
-        for address in desk.sources.values():
+        for address in desk.addresses.values():
             await node.connect(address)
             await other.connect(address)
         await other.connect(node.addrs[0])
-        first = Asker(node, document, [*desk.sources])
+        first = Asker(node, document, [*desk.addresses])
         naive = await recall(first, questions, weigh=False)
         for name, (summary, _) in known.items():
             first.count(await first.ask(summary), name)
         # Another one, who has asked nobody yet, has the use of what the first one has counted.
         opened = await other.store.open(document.id)
         await opened.synced(timeout=20)
-        second = Asker(other, opened, [*desk.sources])
+        second = Asker(other, opened, [*desk.addresses])
         weighed = await recall(second, questions, weigh=True)
-        scores = sorted(second.reliability(source) for source in desk.sources)
+        scores = sorted(second.reliability(source) for source in desk.addresses)
     print(f"{sources} sources, {poisoned} of them poisoned; {len(questions)} questions")
     print(f"their reliability: {', '.join(f'{each:.2f}' for each in scores)}")
     print(

@@ -15,10 +15,10 @@ from functools import partial
 import numpy as np
 import trio
 from support import digits
+from support.desk import Desk
 from support.processes import config, processes, run
 
-from lattica import Node, PeerId
-from lattica.rpc import CallContext
+from lattica import Node
 
 SEEN, KNOWN = 40, 100
 """Digits that a peer has learned from; and those by which it earns its reputation."""
@@ -46,20 +46,6 @@ class Model:
         return likely[at, one] >= likely[at, two]
 
 
-class Desk:
-    """Where peers say that they are there."""
-
-    def __init__(self, expected: int) -> None:
-        self.peers: list[PeerId] = []
-        self.is_full = trio.Event()
-        self._expected = expected
-
-    async def join(self, context: CallContext) -> None:
-        self.peers.append(context.peer)
-        if len(self.peers) == self._expected:
-            self.is_full.set()
-
-
 def trained(seed: int) -> digits.Arrays:
     images, labels, *_ = digits.load()
     rng = np.random.default_rng(100 + seed)
@@ -72,7 +58,7 @@ async def worker(address: str, seed: int, conspiracy: int | None) -> None:
     async with Node(config()) as node:
         node.rpc.serve(model)
         desk = await node.connect(address, timeout=30)
-        await node.rpc.stub(desk, Desk).join()
+        await node.rpc.stub(desk, Desk).join(str(node.addrs[0]))
         await trio.sleep_forever()
 
 
@@ -148,7 +134,7 @@ async def main(*, is_long: bool) -> None:
             )
         with trio.fail_after(120):
             await desk.is_full.wait()
-        models = [node.rpc.stub(peer, Model) for peer in desk.peers]
+        models = [node.rpc.stub(peer, Model) for peer in desk.addresses]
         answers = await ask_all(models, "answer", images[asked])
         reputation = await reputations(models, images[known], labels[known])
         swarm = await consensus(models, images[asked], reputation)
