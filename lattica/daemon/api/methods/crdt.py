@@ -39,18 +39,15 @@ class CrdtMethods(MemberMethods):
         return pb.CrdtListReply(documents=documents(self.member))
 
     async def crdt_get(self, request: pb.CrdtGetRequest) -> pb.CrdtGetReply:
-        registers = (await self._opened(request.document)).registers
+        document = await self.member.open_document(request.document)
+        registers = document.registers
         names = [request.name] if request.name else [*registers]
         return pb.CrdtGetReply(
-            registers=[
-                pb.CrdtRegister(name=name, value=pack(registers[name]))
-                for name in names
-                if name in registers
-            ]
+            registers=[_register(document, name) for name in names if name in registers]
         )
 
     async def crdt_set(self, request: pb.CrdtSetRequest) -> pb.CrdtSetReply:
-        document = await self._opened(request.document)
+        document = await self.member.open_document(request.document)
         if request.value:
             document.registers[request.name] = unpack(request.value)
         elif request.name in document.registers:
@@ -58,7 +55,7 @@ class CrdtMethods(MemberMethods):
         return pb.CrdtSetReply()
 
     async def crdt_watch(self, request: pb.CrdtWatchRequest, emit: Emit[pb.CrdtRegister]) -> None:
-        document = await self._opened(request.document)
+        document = await self.member.open_document(request.document)
         with document.changes() as changes:
             await _tell_all(document, request.prefix, emit)
             async for change in changes:
@@ -70,12 +67,6 @@ class CrdtMethods(MemberMethods):
                     and change.name.startswith(request.prefix)
                 ):
                     await emit.send(_register(document, change.name))
-
-    async def _opened(self, document: str) -> SharedDocument:
-        for opened in self.member.documents.values():
-            if document == opened.id:
-                return opened
-        return await self.member.open_document(document)
 
 
 async def _tell_all(document: SharedDocument, prefix: str, emit: Emit[pb.CrdtRegister]) -> None:
