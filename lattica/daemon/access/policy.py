@@ -120,7 +120,7 @@ class RelayAccess:
         if peer in self._banned:
             return Denial("the peer is banned", "ban")
         listed = self._lists.standing(peer)
-        if listed is ALLOWED or (isinstance(listed, Denial) and self._lists.denies(peer)):
+        if listed is ALLOWED or self._lists.denies(peer):
             return listed
         if self.takes_tokens and (token := self._token_of(peer)) is not None:
             return Standing(False, token.rate, token.month, token.circuits)
@@ -134,11 +134,15 @@ class RelayAccess:
         return listed
 
     def _token_of(self, peer: PeerId) -> Token | None:
-        """One that holds; of several the one that was given last."""
+        """One that holds: what it has shown, or of several the one given last."""
         now = self._clock()
-        tokens = [*self._given.get(peer, ()), *filter(None, [self._shown.get(peer)])]
-        holding = [token for token in tokens if self._holds(token, now)]
-        return holding[-1] if holding else None
+        shown = self._shown.get(peer)
+        if shown is not None and self._holds(shown, now):
+            return shown
+        for token in reversed(self._given.get(peer, ())):
+            if self._holds(token, now):
+                return token
+        return None
 
     def _holds(self, token: Token, now: float) -> bool:
         return token.id not in self._revoked and (not token.not_after or now < token.not_after)
