@@ -62,14 +62,14 @@ async def serving_page(
         ListenError: the port cannot be had.
     """
     try:
-        [listener, *_] = await trio.open_tcp_listeners(port, host=host)
+        listeners = await trio.open_tcp_listeners(port, host=host)
     except OSError as error:
         raise ListenError(f"no page at {host}:{port}: {error.strerror or error}") from None
-    bound = listener.socket.getsockname()[1]
+    bound = listeners[0].socket.getsockname()[1]
     server = _Page(member, Access(bound, None if token is None else token.hex()))
     shown = f"[{host}]" if ":" in host else host
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(trio.serve_listeners, server.serve, [listener])
+        nursery.start_soon(trio.serve_listeners, server.serve, listeners)
         yield f"http://{shown}:{bound}/"
         nursery.cancel_scope.cancel()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from lattica.daemon.node.running import member_of
 HOSTILE = "<script>alert(1)</script>"
 
 
-async def get(port: int, target: str, *lines: str) -> tuple[str, bytes]:
-    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+async def get(port: int, target: str, *lines: str, at: str = "127.0.0.1") -> tuple[str, bytes]:
+    async with await trio.open_tcp_stream(at, port) as stream:
         head = "\r\n".join((f"GET {target} HTTP/1.1", *lines, "", ""))
         await stream.send_all(head.encode())
         data = b""
@@ -85,3 +86,38 @@ async def test_elsewhere_it_asks_for_the_token(tmp_path: Path) -> None:
         assert "HttpOnly; SameSite=Strict" in head
         cookie = f"Cookie: lattica-page={token.hex()}"
         assert (await get(port, "/", "Host: x", cookie))[0].startswith("HTTP/1.1 200")
+
+
+class TwoAddresses(trio.abc.HostnameResolver):
+    """As where `localhost` is 127.0.0.1 and ::1."""
+
+    addresses = ("127.0.0.1", "127.0.0.2")
+
+    async def getaddrinfo(self, host: Any, port: Any, *_: Any, **__: Any) -> Any:
+        inet = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
+        return [(*inet, (address, port)) for address in self.addresses]
+
+    async def getnameinfo(self, *_: Any) -> Any:
+        raise NotImplementedError
+
+
+async def test_every_address_of_its_host_is_answered_at(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    overrides: dict[str, Any] = {
+        "listen": (),
+        "nat.port_mapping.enabled": False,
+        "data_dir": tmp_path,
+        "node.page": f"localhost:{port}",
+        "node.api": False,
+    }
+    config = load_config(environment={}, overrides=overrides)
+    async with Node(config) as node:
+        trio.socket.set_custom_hostname_resolver(TwoAddresses())
+        async with member_of(node):
+            trio.socket.set_custom_hostname_resolver(None)
+            for address in TwoAddresses.addresses:
+                with trio.fail_after(10):
+                    head, _ = await get(port, "/", f"Host: localhost:{port}", at=address)
+                assert head.startswith("HTTP/1.1 200")
