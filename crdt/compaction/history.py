@@ -136,14 +136,14 @@ class History:
         """The parts of a snapshot, but the first, of what these heads name."""
         parts: list[bytes] = []
         for author in sorted(self._replica.log.feeds):
-            prefix = yield from self.prefix(author, heads.get(author, (0, b""))[0])
+            prefix = yield from self._prefix(author, heads.get(author, (0, b""))[0])
             for part in body_parts([prefix], ()):
                 parts.append(part)
                 yield
         parts += body_parts((), self._replica.database.withdrawn_entries())
         return parts
 
-    def prefix(self, author: bytes, length: int) -> Turns[FeedPrefix]:
+    def _prefix(self, author: bytes, length: int) -> Turns[FeedPrefix]:
         """What a snapshot has of an author."""
         database, feed = self._replica.database, self._replica.log.feeds[author]
         entries: list[Entry] = []
@@ -151,8 +151,9 @@ class History:
             entries += batch
             yield
         remnants = database.remnants(author)
-        ids = feed.ids[:length]
-        return FeedPrefix(author, feed.identity, ids, feed.size, entries, remnants, feed.fork)
+        return FeedPrefix(
+            author, ids=feed.ids[:length], entries=entries, remnants=remnants, fork=feed.fork
+        )
 
 
 def _without(

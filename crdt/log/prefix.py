@@ -15,11 +15,11 @@ class FeedPrefix:
 
     author: bytes
     identity: bytes = b""
-    """Who vouches for the session key."""
+    """Who vouches for the session key, as the first entry says; known where it was read."""
     ids: list[bytes] = field(default_factory=list)
     """Of all entries, by sequence number."""
     size: int = 0
-    """Bytes that they count for the author's quota."""
+    """Bytes that they count for the author's quota; known where they were read."""
     entries: list[Entry] = field(default_factory=list)
     """Those that matter, in order; the first and, without a fork, the newest are among them."""
     remnants: dict[int, bytes] = field(default_factory=dict)
