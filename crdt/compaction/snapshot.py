@@ -250,7 +250,7 @@ class _Body:
             raise RemoteProtocolError("a chain of a snapshot in which time does not go on")
         self._hlc = header.hlc
         feed.ids.append(header.id)
-        feed.size += len(header.encoded) + header.payload_size
+        feed.size += header.size
 
     def _loose(self, item: Plain) -> Entry:
         match item:

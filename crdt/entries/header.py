@@ -94,6 +94,11 @@ class Header:
         """What the signature is of."""
         return SIGNATURE_CONTEXT + self.encoded
 
+    @property
+    def size(self) -> int:
+        """Bytes that the entry counts for, whether its payload is there or not."""
+        return len(self.encoded) + self.payload_size
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -110,8 +115,8 @@ class Entry:
 
     @property
     def size(self) -> int:
-        """Bytes that it counts for, whether its payload is there or not."""
-        return len(self.header.encoded) + self.header.payload_size
+        """The header's."""
+        return self.header.size
 
     def is_signed(self) -> bool:
         """Whether the signature is the author's."""

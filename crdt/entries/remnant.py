@@ -61,5 +61,4 @@ def header_of(remnant: bytes, doc_id: bytes, author: bytes, seq: int, prev_id: b
 
 def size_of(remnant: bytes, seq: int) -> int:
     """Bytes that the entry counts for, at this place of any chain."""
-    header = header_of(remnant, _NOWHERE, _NOWHERE, seq, _NOWHERE)
-    return len(header.encoded) + header.payload_size
+    return header_of(remnant, _NOWHERE, _NOWHERE, seq, _NOWHERE).size
