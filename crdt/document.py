@@ -18,7 +18,7 @@ from lattica.crdt.access.capability import Level, issue
 from lattica.crdt.access.revocation import Revocation
 from lattica.crdt.access.rights import Rights
 from lattica.crdt.canonical import encode
-from lattica.crdt.compaction.adoption import check_limits, replay
+from lattica.crdt.compaction.adoption import check_authors, check_limits, replay
 from lattica.crdt.compaction.history import History, Point
 from lattica.crdt.compaction.snapshot import (
     Snapshot,
@@ -564,10 +564,11 @@ class Document:
         nothing. Raises what :meth:`receive_snapshot` does.
         """
         now, config = self._wall(), self._replica.log.config
-        check_limits(read, self.genesis, config, self._replica.log.feeds, now)
+        check_authors(read, config, self._replica.log.feeds)
+        check_limits(read, self.genesis, config, now)
         state, tree = yield from replay(read, self.genesis, config, now)
         log = self._replica.log
-        check_limits(read, self.genesis, config, log.feeds, now)
+        check_authors(read, config, log.feeds)  # others may have come meanwhile
         is_fresh = not log.feeds and log.rights is None
         self._replica.take_prefixes(list(read.feeds.values()), read.withdrawn, now)
         self._history.cuts += 1

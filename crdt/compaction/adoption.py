@@ -20,16 +20,15 @@ _TURN: Final = 256
 """Entries."""
 
 
-def check_limits(
-    read: Snapshot, genesis: Genesis, config: LogConfig, known: Mapping[bytes, object], now_ms: int
-) -> None:
-    """Raises RemoteProtocolError for what no replica can have admitted, or not yet.
-
-    `known` has the authors who are here.
-    """
-    limits = genesis.limits
+def check_authors(read: Snapshot, config: LogConfig, known: Mapping[bytes, object]) -> None:
+    """Raises RemoteProtocolError for more authors than are taken here; `known` are here."""
     if len(known.keys() | read.feeds.keys()) > config.max_authors:
         raise RemoteProtocolError("a snapshot with more authors than are taken here")
+
+
+def check_limits(read: Snapshot, genesis: Genesis, config: LogConfig, now_ms: int) -> None:
+    """Raises RemoteProtocolError for what no replica can have admitted, or not yet."""
+    limits = genesis.limits
     future = now_ms + config.max_future * 1000
     for feed in read.feeds.values():
         if genesis.mode is not Mode.OPEN and feed.remnants:
