@@ -196,8 +196,8 @@ class Mirror:
 
     def _ask(self, first: int, last: int) -> None:
         if self._obtaining is not None:
-            wanted = (self._known(n) for n in range(first, last) if not self._is_here(n))
-            self._obtaining.ask(number for number in wanted if number not in self._copying)
+            wanted = {self._known(n) for n in range(first, last) if not self._is_elsewhere(n)}
+            self._obtaining.ask(wanted - self._copying)
 
     def _known(self, number: int) -> int:
         """The first chunk with the same bytes, which is the one to obtain."""
@@ -205,7 +205,7 @@ class Mirror:
         assert known is not None, "a plan of everything has every chunk"
         return known
 
-    def _is_here(self, number: int) -> bool:
+    def _is_elsewhere(self, number: int) -> bool:
         """Whether a chunk lies elsewhere on this disk, as far as is known."""
         return self._plan.manifest.chunk(number).digest in self._elsewhere
 
@@ -232,7 +232,7 @@ class Mirror:
             if self.failure is not None:
                 raise self.failure
             if self._obtaining is not None:
-                if self._is_here(number):
+                if self._is_elsewhere(number):
                     await self._copy(number, self._obtaining)
                     continue
                 self._ask(number, number + 1)

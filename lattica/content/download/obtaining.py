@@ -189,7 +189,7 @@ class Obtaining:
         """Have these chunks of the plan obtained too. Those that are here cost nothing."""
         if self._asked is None:
             return
-        new = [n for n in numbers if self._ledger.lacks(n) and n not in self._asked]
+        new = {n for n in numbers if self._ledger.lacks(n)} - self._asked
         if not new:
             return
         if self._schedule.is_finished:

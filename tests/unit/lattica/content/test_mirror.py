@@ -14,9 +14,11 @@ from lattica.content.download.contact import Contact
 from lattica.content.download.fetcher import find_manifest
 from lattica.content.download.local.files import LocalChunk
 from lattica.content.download.mirror import Mirror
+from lattica.content.download.plan import Span
 from lattica.content.publish.catalog import Publication
 from lattica.content.publish.service import service_of
 from lattica.content.swarm.messages import Member
+from lattica.content.swarm.schedule import Schedule
 from lattica.errors import ContentError, ContentNotFoundError, IntegrityError
 from tests.support.doubles.memory_host import memory_net
 
@@ -71,6 +73,26 @@ async def finished(path: Path) -> None:
     """Wait until a file has its name."""
     while not path.exists():
         await trio.sleep(0.01)
+
+
+async def test_chunks_with_the_same_bytes_are_asked_for_once(tmp_path, monkeypatch):
+    tree = make_tree(tmp_path / "tree", megabytes=1)
+    (tree / "zeros").write_bytes(bytes(6 * MIB))
+    wanted: list[Span] = []
+    want = Schedule.want
+
+    def note(self, spans):
+        spans = list(spans)
+        wanted.extend(spans)
+        want(self, spans)
+
+    monkeypatch.setattr(Schedule, "want", note)
+    async with served(tree) as (server, client, cid):
+        mirror = await open_mirror(client, cid, [server.peer_id], tmp_path / "kept")
+        async with running(mirror):
+            assert await read(mirror, "small") == b"hello"
+            assert await read(mirror, "zeros") == bytes(6 * MIB)
+            assert [span.size for span in wanted] == [5, MIB]
 
 
 async def test_only_what_is_read_is_fetched(tmp_path):
