@@ -9,6 +9,7 @@ long as the mirror runs, and is there the next time.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import stat
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -171,6 +172,7 @@ class Mirror:
         end = min(end, self.size(path))
         if start >= end:
             return
+        obtaining = await self._begun()
         table = manifest.files[self._index[path]].chunks
         base = manifest.first_chunk(self._index[path])
         index, stop = table.index_at(start), table.index_at(end - 1) + 1
@@ -179,9 +181,9 @@ class Mirror:
             offset = table[index].offset
             if asked < stop and table[asked].offset < offset + _READ_AHEAD - _ASKED_AT_ONCE:
                 until = min(stop, table.index_at(offset + _READ_AHEAD))
-                self._ask(base + asked, base + until)
+                self._ask(obtaining, base + asked, base + until)
                 asked = until
-            await self._wait(base + index)
+            await self._wait(obtaining, base + index)
             count, size = 1, table[index].length
             while (
                 index + count < stop
@@ -194,10 +196,17 @@ class Mirror:
             yield data[max(0, start - offset) : end - offset]
             index += count
 
-    def _ask(self, first: int, last: int) -> None:
-        if self._obtaining is not None:
-            wanted = {self._known(n) for n in range(first, last) if not self._is_elsewhere(n)}
-            self._obtaining.ask(wanted - self._copying)
+    async def _begun(self) -> Obtaining:
+        """Wait until it is known what is here."""
+        while self._obtaining is None:
+            if self.failure is not None:
+                raise self.failure
+            await self._changes.wait(math.inf)
+        return self._obtaining
+
+    def _ask(self, obtaining: Obtaining, first: int, last: int) -> None:
+        wanted = {self._known(n) for n in range(first, last) if not self._is_elsewhere(n)}
+        obtaining.ask(wanted - self._copying)
 
     def _known(self, number: int) -> int:
         """The first chunk with the same bytes, which is the one to obtain."""
@@ -224,21 +233,20 @@ class Mirror:
             self._copying.discard(known)
             self._changes.tell()
 
-    async def _wait(self, number: int) -> None:
+    async def _wait(self, obtaining: Obtaining, number: int) -> None:
         """Until a chunk is here."""
         hurried = False
         began = trio.current_time()
         while number not in self._shared.holdings:
             if self.failure is not None:
                 raise self.failure
-            if self._obtaining is not None:
-                if self._is_elsewhere(number):
-                    await self._copy(number, self._obtaining)
-                    continue
-                self._ask(number, number + 1)
-                if not hurried and trio.current_time() - began > _HURRY_AFTER:
-                    self._obtaining.hurry(self._known(number))
-                    hurried = True
+            if self._is_elsewhere(number):
+                await self._copy(number, obtaining)
+                continue
+            self._ask(obtaining, number, number + 1)
+            if not hurried and trio.current_time() - began > _HURRY_AFTER:
+                obtaining.hurry(self._known(number))
+                hurried = True
             await self._changes.wait(_HURRY_AFTER)
 
     async def _read_span(self, first: int, count: int) -> bytes:

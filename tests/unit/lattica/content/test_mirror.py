@@ -14,7 +14,6 @@ from lattica.content.download.contact import Contact
 from lattica.content.download.fetcher import find_manifest
 from lattica.content.download.local.files import LocalChunk
 from lattica.content.download.mirror import Mirror
-from lattica.content.download.plan import Span
 from lattica.content.publish.catalog import Publication
 from lattica.content.publish.service import service_of
 from lattica.content.swarm.messages import Member
@@ -75,24 +74,40 @@ async def finished(path: Path) -> None:
         await trio.sleep(0.01)
 
 
-async def test_chunks_with_the_same_bytes_are_asked_for_once(tmp_path, monkeypatch):
-    tree = make_tree(tmp_path / "tree", megabytes=1)
-    (tree / "zeros").write_bytes(bytes(6 * MIB))
-    wanted: list[Span] = []
+@pytest.fixture
+def wanted(monkeypatch) -> list[list[int]]:
+    """The sizes of the pieces that were asked for at once, each time."""
+    found: list[list[int]] = []
     want = Schedule.want
 
     def note(self, spans):
         spans = list(spans)
-        wanted.extend(spans)
+        found.append([span.size for span in spans])
         want(self, spans)
 
     monkeypatch.setattr(Schedule, "want", note)
+    return found
+
+
+async def test_who_reads_at_once_has_more_fetched_ahead(tmp_path, wanted):
+    """Before it was known what is here nothing was, and the first 64 MiB came one by one."""
+    tree = make_tree(tmp_path / "tree")
+    async with served(tree) as (server, client, cid):
+        mirror = await open_mirror(client, cid, [server.peer_id], tmp_path / "kept")
+        async with running(mirror):
+            assert await read(mirror, "big") == (tree / "big").read_bytes()
+    assert wanted == [[], [MIB] * 6 + [17]]
+
+
+async def test_chunks_with_the_same_bytes_are_asked_for_once(tmp_path, wanted):
+    tree = make_tree(tmp_path / "tree", megabytes=1)
+    (tree / "zeros").write_bytes(bytes(6 * MIB))
     async with served(tree) as (server, client, cid):
         mirror = await open_mirror(client, cid, [server.peer_id], tmp_path / "kept")
         async with running(mirror):
             assert await read(mirror, "small") == b"hello"
             assert await read(mirror, "zeros") == bytes(6 * MIB)
-            assert [span.size for span in wanted] == [5, MIB]
+    assert wanted == [[], [5], [MIB]]
 
 
 async def test_only_what_is_read_is_fetched(tmp_path):
