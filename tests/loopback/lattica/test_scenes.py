@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-EXAMPLES = Path(__file__).parents[3] / "examples"
+from tests.support.examples import EXAMPLES, run_example
+
 SCENES = [
     "work_queue",
     "agents",
@@ -23,16 +21,7 @@ SCENES = [
 
 @pytest.mark.parametrize("scene", SCENES)
 def test_scene(scene: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLES / f"{scene}.py")],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        env={**os.environ, "XDG_DATA_HOME": str(tmp_path)},
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.strip()
+    run_example(scene, tmp_path, timeout=200)
 
 
 def test_every_scene_is_tried_and_has_its_picture() -> None:

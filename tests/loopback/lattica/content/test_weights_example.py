@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-EXAMPLE = Path(__file__).parents[4] / "examples" / "weights_rl.py"
+from tests.support.examples import run_example
 
 
 @pytest.mark.slow
-def test_rollouts_act_by_the_weights_of_the_trainer() -> None:
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLE)], capture_output=True, text=True, timeout=100, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "version 61" in done.stdout
+def test_rollouts_act_by_the_weights_of_the_trainer(tmp_path: Path) -> None:
+    assert "version 61" in run_example("weights_rl", tmp_path)
