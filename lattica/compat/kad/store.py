@@ -108,18 +108,18 @@ class OriginalStore:
     def provide(self, key: bytes, provider: Contact, now: float) -> None:
         """A peer says that it provides a key; what is too much is left out."""
         peer = provider.peer_id
-        found = self._providers.setdefault(key, {})
-        if peer not in found:
-            if self._provided[peer] >= MAX_OF_PEER or len(self._providers) > MAX_RECORDS:
+        if peer not in self._providers.get(key, ()):
+            if not self._may_provide(key, peer):
                 self._expire_providers(now)
-            found = self._providers.setdefault(key, {})
-            full = len(found) >= MAX_PROVIDERS or len(self._providers) > MAX_RECORDS
-            if full or self._provided[peer] >= MAX_OF_PEER:
-                if not found:
-                    del self._providers[key]
+            if not self._may_provide(key, peer):
                 return
             self._provided[peer] += 1
-        found[peer] = provider, now + PROVIDER_TTL
+        self._providers.setdefault(key, {})[peer] = provider, now + PROVIDER_TTL
+
+    def _may_provide(self, key: bytes, peer: PeerId) -> bool:
+        found = self._providers.get(key, {})
+        has_room = len(found) < MAX_PROVIDERS if found else len(self._providers) < MAX_RECORDS
+        return has_room and self._provided[peer] < MAX_OF_PEER
 
     def withdraw(self, key: bytes, peer: PeerId) -> None:
         """It provides the key no more."""
@@ -141,8 +141,6 @@ class OriginalStore:
         return [key for key, found in self._providers.items() if peer in found]
 
     def _expire_providers(self, now: float) -> None:
-        for key, found in [*self._providers.items()]:
+        for key, found in tuple(self._providers.items()):
             for peer in [peer for peer, (_, until) in found.items() if until <= now]:
                 self.withdraw(key, peer)
-            if not found:
-                self._providers.pop(key, None)

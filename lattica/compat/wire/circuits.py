@@ -15,7 +15,7 @@ from lattica.compat.wire.bincode import Reader
 from lattica.compat.wire.bincode import text as encode_text
 from lattica.dht.topics.signing import Message
 from lattica.nat.base.errors import LatticaError
-from lattica.nat.base.net.addresses import parse_multiaddr, split_peer
+from lattica.nat.base.net.addresses import parse_multiaddr, relay_of, split_peer
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.services.identify.service import ADDRESS_TTL
 from lattica.node import Node
@@ -23,7 +23,6 @@ from lattica.node import Node
 logger = logging.getLogger(__name__)
 
 TOPIC: Final = "p2p-circuit-broadcast"
-_CIRCUIT: Final = "/p2p-circuit"
 _MAX_ADDRESS: Final = 512
 _WAITING: Final = 256
 
@@ -70,7 +69,7 @@ class Circuits:
             if self._again.is_set():
                 self._again = trio.Event()
                 told.clear()
-            own = {text for addr in self._node.addrs if _CIRCUIT in (text := str(addr))}
+            own = {str(addr) for addr in self._node.addrs if relay_of(addr) is not None}
             for text in sorted(own - told):
                 if await self._topic.publish(encode_circuit(text, self._network)):
                     told.add(text)
@@ -88,5 +87,5 @@ class Circuits:
             return
         if network != self._network:
             return
-        if named in (None, message.source) and _CIRCUIT in str(addr):
+        if named in (None, message.source) and relay_of(addr) is not None:
             self._node.swarm.address_book.add(message.source, [addr], ADDRESS_TTL)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from lattica.compat.kad.store import MAX_OF_PEER, PROVIDER_TTL, OriginalStore
+from lattica.compat.kad.store import MAX_OF_PEER, MAX_PROVIDERS, PROVIDER_TTL, OriginalStore
 from lattica.compat.kad.values import (
     SubkeyIndex,
     TimedValue,
@@ -72,6 +72,16 @@ def test_providers() -> None:
     assert [each.peer_id for each in store.providers(b"0", NOW)] == [OTHER]
     assert store.providers(b"0", NOW + PROVIDER_TTL) == ()
     assert store.provided_by(OTHER) == [b"0"]
+
+
+def test_who_has_provided_for_too_long_makes_room() -> None:
+    store = OriginalStore()
+    for _ in range(MAX_PROVIDERS):
+        store.provide(b"k", Contact.of(Identity.generate().peer_id), NOW)
+    store.provide(b"k", Contact.of(ONE), NOW)
+    assert store.provided_by(ONE) == []
+    store.provide(b"k", Contact.of(ONE), NOW + PROVIDER_TTL)
+    assert [each.peer_id for each in store.providers(b"k", NOW + PROVIDER_TTL)] == [ONE]
 
 
 @pytest.mark.parametrize("end", [math.nan, math.inf, -1.0, 1e12])
