@@ -98,16 +98,18 @@ def _download_wheel(requirement: str, folder: Path) -> zipfile.ZipFile:
 
 
 def _install_original(folder: Path) -> None:
-    # An environment of its own: its package is called `lattica`, as ours is.
-    run([sys.executable, "-m", "venv", str(folder / "venv")])
-    run([str(folder / "venv/bin/python"), "-m", "pip", "install", "-q", ORIGINAL])
-    run([str(folder / "venv/bin/python"), "-c", "import lattica_python_core"])
+    # In an environment of its own: its package is called `lattica`, as ours is.
+    _install_environment(folder, ORIGINAL, "lattica_python_core")
 
 
 def _install_hugging_face(folder: Path) -> None:
+    _install_environment(folder, HUGGING_FACE, "huggingface_hub")
+
+
+def _install_environment(folder: Path, requirement: str, module: str) -> None:
     run([sys.executable, "-m", "venv", str(folder / "venv")])
-    run([str(folder / "venv/bin/python"), "-m", "pip", "install", "-q", HUGGING_FACE])
-    run([str(folder / "venv/bin/python"), "-c", "import huggingface_hub"])
+    run([str(folder / "venv/bin/python"), "-m", "pip", "install", "-q", requirement])
+    run([str(folder / "venv/bin/python"), "-c", f"import {module}"])
 
 
 def _install_go(folder: Path) -> None:
