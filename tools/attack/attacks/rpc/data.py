@@ -12,12 +12,11 @@ import zstandard
 
 from lattica.nat.base.wire import encode_uvarint
 from lattica.nat.config import KIB, MIB
-from lattica.nat.mux.connection import Connection
 from lattica.nat.mux.stream import Stream
 from lattica.rpc.encoding.encoder import Encoded
 from lattica.rpc.protocol.messages import DATA, Kind, encode_call, encode_message, encode_prefix
 from tools.attack.attack import Attack, Victim
-from tools.attack.attacks.rpc.caller import as_many, send
+from tools.attack.attacks.rpc.caller import on_streams, send
 
 STREAMS = 64
 """Streams of each enemy at a time."""
@@ -38,18 +37,8 @@ def _streams(
 ) -> Attack:
     """Do something on many streams at a time, again and again."""
 
-    async def again_and_again(connection: Connection) -> None:
-        while True:
-            async with await connection.open(DATA) as stream:
-                await act(stream)
-
-    async def one(connection: Connection) -> None:
-        async with trio.open_nursery() as nursery:
-            for _ in range(STREAMS):
-                nursery.start_soon(again_and_again, connection)
-
     async def run(victim: Victim) -> None:
-        await as_many(victim, one)
+        await on_streams(victim, DATA, act, STREAMS)
 
     return Attack(name, summary, run, seconds=seconds, calls=True, witness="calling-methods")
 

@@ -53,9 +53,8 @@ async def _beats(victim: Victim) -> None:
     await as_many(victim, one)
 
 
-def _reference(number: int) -> bytes:
+def _reference() -> bytes:
     """A reference to a buffer of somebody who is not there, as an argument."""
-    del number
     owner = "12D3KooWGC6TvWhfapngX6wvJHMYvKpDMXPb3ZnCZ6dMoaMtimQ5"
     fields = {
         "owner": owner,
@@ -72,7 +71,7 @@ def _reference(number: int) -> bytes:
 async def _references(victim: Victim) -> None:
     async def one(connection: Connection) -> None:
         stream = await session(connection)
-        await make_calls(stream, (request(n, "echo", _reference(n)) for n in count()))
+        await make_calls(stream, (request(n, "echo", _reference()) for n in count()))
 
     await as_many(victim, one)
 
