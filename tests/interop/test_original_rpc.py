@@ -17,7 +17,7 @@ from lattica.compat.client import CompatLattica
 from lattica.compat.errors import CompatError
 from tests.interop.foreign import ScriptPeer, original_peer
 from tests.interop.ours import eventually, partner_connected
-from tests.interop.test_relay_server import our_relay
+from tests.interop.traversal.test_relay_server import our_relay
 
 pytestmark = [pytest.mark.foreign, pytest.mark.timeout(600)]
 

@@ -42,7 +42,7 @@ from tests.interop.ours import (
     partner_connected,
     ping,
 )
-from tests.interop.relays import js_relay_peer
+from tests.interop.traversal.relays import js_relay_peer
 from tests.support.nets.nets import echo
 
 pytestmark = [pytest.mark.foreign, pytest.mark.timeout(600)]

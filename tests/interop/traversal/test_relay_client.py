@@ -31,7 +31,7 @@ from tests.interop.ours import (
     our_node,
     partner_connected,
 )
-from tests.interop.relays import go_relay, js_relay_peer, relayed_node
+from tests.interop.traversal.relays import go_relay, js_relay_peer, relayed_node
 
 pytestmark = [pytest.mark.foreign, pytest.mark.timeout(600)]
 
