@@ -1,0 +1,1 @@
+"""Targets of the DHT, of topics and of discovery."""
