@@ -1,6 +1,6 @@
 """What every multiplexed connection has: streams, their windows, budgets and whose turn it is.
 
-A pure state machine without a wire format: :class:`lattica.nat.mux.yamux.Session` and
+A pure state machine without a wire format: :class:`lattica.nat.mux.yamux.session.Session` and
 :class:`lattica.nat.quic.session.session.QuicSession` add theirs. What is policy is here:
 
 - **Scheduling.** Data leaves only when the connection can take it, so what is urgent

@@ -18,8 +18,8 @@ from lattica.nat.mux.connection import CLOSE_GRACE, Connection, Direction
 from lattica.nat.mux.delivery import Delivery
 from lattica.nat.mux.stream import Stream, Waiter
 from lattica.nat.mux.turns import SLOW_TURN, TURN, Turnstile
-from lattica.nat.mux.yamux import Session
-from lattica.nat.mux.yamux_frames import HEADER_SIZE, GoAwayCode
+from lattica.nat.mux.yamux.frames import HEADER_SIZE, GoAwayCode
+from lattica.nat.mux.yamux.session import Session
 from lattica.nat.secure.noise import MAX_PLAINTEXT, TAG_SIZE, TransportWriter
 from lattica.nat.secure.upgrade import Upgraded
 from lattica.nat.transport.base import RawConn

@@ -12,7 +12,7 @@ import trio
 
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.net.multiaddr import Multiaddr
-from lattica.nat.mux.yamux_frames import HEADER_SIZE, Flag, FrameType, pack_header, unpack_header
+from lattica.nat.mux.yamux.frames import HEADER_SIZE, Flag, FrameType, pack_header, unpack_header
 from lattica.nat.secure.upgrade import Upgrade, Upgraded
 from lattica.nat.transport.tcp import TcpConn, TcpTransport
 

@@ -14,7 +14,7 @@ from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
 from lattica.nat.mux.turns import NetworkNuisance, Nuisance, Turnstile
-from lattica.nat.mux.yamux import Session
+from lattica.nat.mux.yamux.session import Session
 from lattica.nat.secure.ciphers import offered
 from lattica.nat.secure.gater import Gater
 from lattica.nat.secure.noise_identity import new_instance

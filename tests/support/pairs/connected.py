@@ -18,7 +18,7 @@ from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
 from lattica.nat.mux.turns import Turnstile
-from lattica.nat.mux.yamux import Session
+from lattica.nat.mux.yamux.session import Session
 from lattica.nat.secure.upgrade import Upgrade, Upgraded
 from lattica.nat.swarm.serving.protocols import ProtocolTable
 from lattica.nat.swarm.yamux_connection import YamuxConnection

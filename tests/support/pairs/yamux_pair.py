@@ -7,8 +7,8 @@ from typing import Any
 
 from lattica.nat.mux.events import Event, EventKind
 from lattica.nat.mux.stream_state import MuxStream
-from lattica.nat.mux.yamux import Session
-from lattica.nat.mux.yamux_frames import HEADER_SIZE, Flag, FrameType, pack_header, unpack_header
+from lattica.nat.mux.yamux.frames import HEADER_SIZE, Flag, FrameType, pack_header, unpack_header
+from lattica.nat.mux.yamux.session import Session
 from tests.support.clock import Clock
 
 MESSAGE = 65519

@@ -12,7 +12,7 @@ from lattica.nat.base.keys.peer_record import seal_record
 from lattica.nat.base.net.addresses import parse_multiaddr, split_peer
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.wire import encode_length_prefixed
-from lattica.nat.mux.yamux_frames import Flag
+from lattica.nat.mux.yamux.frames import Flag
 from lattica.nat.services.identify.messages import IDENTIFY_PUSH, MAX_ADDRS, Identify, encode
 from tools.attack.attack import ENEMY_HOST, Attack, Victim
 from tools.attack.stranger import Attacker, attacking, data, propose, throw_away

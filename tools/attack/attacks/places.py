@@ -6,7 +6,7 @@ import trio
 
 from lattica.nat.base.net.addresses import parse_multiaddr, split_peer, to_endpoint
 from lattica.nat.config import KIB, MIB
-from lattica.nat.mux.yamux_frames import Flag
+from lattica.nat.mux.yamux.frames import Flag
 from tools.attack.attack import ENEMY_HOST, Attack, Victim
 from tools.attack.stranger import answer_pings, attacking, data, propose
 from tools.attack.victim import SLOW

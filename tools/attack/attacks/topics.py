@@ -21,7 +21,7 @@ from lattica.dht.topics.messages import (
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.net.addresses import parse_multiaddr, split_peer
 from lattica.nat.base.wire import encode_length_prefixed
-from lattica.nat.mux.yamux_frames import Flag
+from lattica.nat.mux.yamux.frames import Flag
 from tools.attack.attack import ENEMY_HOST, Attack, Victim
 from tools.attack.stranger import attacking, data, propose, throw_away
 from tools.attack.victim import TOPIC

@@ -9,7 +9,7 @@ from itertools import count, repeat
 import trio
 
 from lattica.nat.base.net.addresses import parse_multiaddr, split_peer
-from lattica.nat.mux.yamux_frames import Flag, FrameType
+from lattica.nat.mux.yamux.frames import Flag, FrameType
 from tools.attack.attack import ENEMY_HOST, Attack, Victim
 from tools.attack.stranger import attacking, batches, data, frame, syn, throw_away
 

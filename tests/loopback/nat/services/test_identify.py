@@ -20,7 +20,7 @@ from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.wire import decode_uvarint, encode_length_prefixed
 from lattica.nat.config import Limits
 from lattica.nat.mux.stream import Stream
-from lattica.nat.mux.yamux_frames import Flag
+from lattica.nat.mux.yamux.frames import Flag
 from lattica.nat.pb import identify_pb2 as pb
 from lattica.nat.services.identify.messages import (
     IDENTIFY,

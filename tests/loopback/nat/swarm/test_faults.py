@@ -28,7 +28,7 @@ from lattica.nat.base.peer_log import BURST
 from lattica.nat.config import Timeouts
 from lattica.nat.mux.session import INITIAL_WINDOW
 from lattica.nat.mux.stream import Stream
-from lattica.nat.mux.yamux_frames import Flag, FrameType, pack_header
+from lattica.nat.mux.yamux.frames import Flag, FrameType, pack_header
 from lattica.nat.secure.noise import frame as noise_frame
 from lattica.nat.services.identify.messages import IDENTIFY, IDENTIFY_PUSH
 from lattica.node import Node

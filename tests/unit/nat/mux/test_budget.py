@@ -5,7 +5,7 @@ from __future__ import annotations
 from lattica.nat.base.limits.places import Source
 from lattica.nat.config import KIB, MIB
 from lattica.nat.mux.budget import MemoryBudget
-from lattica.nat.mux.yamux import Session
+from lattica.nat.mux.yamux.session import Session
 from tests.support.attacker import data
 from tests.support.clock import Clock
 

@@ -9,7 +9,7 @@ import pytest
 from lattica.nat.mux.priority import Priority
 from lattica.nat.mux.senders import SHARE, Senders
 from lattica.nat.mux.stream_state import MuxStream
-from lattica.nat.mux.yamux import Session
+from lattica.nat.mux.yamux.session import Session
 from tests.support.clock import Clock
 
 FRAME = 64 * 1024

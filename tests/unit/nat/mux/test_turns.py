@@ -10,7 +10,7 @@ from lattica.nat.base.limits.token_bucket import TokenBucket
 from lattica.nat.config import Limits, Timeouts
 from lattica.nat.mux.events import EventKind
 from lattica.nat.mux.turns import OPENING, TURN, NetworkNuisance, Nuisance, Turnstile
-from lattica.nat.mux.yamux import Session
+from lattica.nat.mux.yamux.session import Session
 from tests.support.attacker import data, frame
 from tests.support.clock import Clock
 from tests.support.pairs.connected import against_manual_peer

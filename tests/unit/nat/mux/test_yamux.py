@@ -15,7 +15,7 @@ from lattica.nat.mux.events import Event, EventKind
 from lattica.nat.mux.senders import SPARSE_BYTES, SPARSE_INTERVAL
 from lattica.nat.mux.session import INITIAL_WINDOW, RESOURCE_LIMIT
 from lattica.nat.mux.stream_state import MuxStream
-from lattica.nat.mux.yamux_frames import HEADER_SIZE, GoAwayCode
+from lattica.nat.mux.yamux.frames import HEADER_SIZE, GoAwayCode
 from tests.support.clock import Clock
 from tests.support.pairs.mux_streams import take_all, write
 from tests.support.pairs.yamux_pair import (

@@ -13,8 +13,8 @@ from lattica.nat.config import Limits
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.events import Event
 from lattica.nat.mux.stream_state import MuxStream
-from lattica.nat.mux.yamux import Session
-from lattica.nat.mux.yamux_frames import HEADER_SIZE, pack_header, unpack_header
+from lattica.nat.mux.yamux.frames import HEADER_SIZE, pack_header, unpack_header
+from lattica.nat.mux.yamux.session import Session
 from lattica.nat.secure.multistream import (
     MAX_MESSAGE,
     PROTOCOL_ID,

@@ -20,7 +20,7 @@ from lattica.nat.mux.events import Event, EventKind
 from lattica.nat.mux.session import RESOURCE_LIMIT, MuxSession
 from lattica.nat.mux.stream_state import MuxStream
 from lattica.nat.mux.turns import OPENING, SMALL_CREDIT, Nuisance
-from lattica.nat.mux.yamux_frames import (
+from lattica.nat.mux.yamux.frames import (
     HEADER_SIZE,
     PROTOCOL_VERSION,
     Flag,

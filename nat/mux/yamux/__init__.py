@@ -1,0 +1,1 @@
+"""yamux: its frames, and a session of them. Pure."""
