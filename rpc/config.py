@@ -42,7 +42,8 @@ class RpcConfig:
     max_data_streams: int = 128
     """Streams of the data plane to one peer at a time; further calls wait for one."""
     max_threads: int = 2048
-    """Threads that handlers which are not async may run in. Only those that work exist."""
+    """Threads that handlers which are not async may run in; one network gets seven eighths of them
+    at most. Only those that work exist."""
     receive_memory: int = field(default_factory=_half_of_memory)
     """Bytes that the large bodies which are being received and worked on may take, over all
     peers. By default half of the machine's memory."""

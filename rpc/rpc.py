@@ -238,7 +238,7 @@ class Rpc:
             receive_memory=self._budget.used,
             data_sent=self._traffic.sent,
             data_received=self._traffic.received,
-            threads=self._server.limiter.borrowed_tokens,
+            threads=self._server.threads.in_use,
             retries=self._client.retries,
             shared_memory=self._shared.statistics(),
             leases=self._lending.statistics(),

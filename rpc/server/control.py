@@ -337,7 +337,7 @@ class Session:
                 method.check_access(context)
                 if method.definition.context_parameter is not None:
                     keywords[method.definition.context_parameter] = context
-            result = await method.run(args, keywords)
+            result = await method.run(args, keywords, self.network)
             frame = self._small_result(call, result)
             if frame is None:
                 body = await server.encoded(result, method, self.network)

@@ -236,7 +236,7 @@ class DataPlane:
                 BlockingRequests(requests) if of_thread else requests
             )
         if not definition.kind.streams_response:
-            result = await method.run(args, keywords)
+            result = await method.run(args, keywords, network)
             await data.send(
                 Kind.RESULT,
                 await server.encoded(result, method, network),
@@ -249,7 +249,9 @@ class DataPlane:
             iterator = aiter(await made if hasattr(made, "__await__") else made)
         else:
             iterator = ThreadedIterator(
-                lambda: method.function(*args, **keywords), method.limiter, server.tasks
+                lambda: method.function(*args, **keywords),
+                method.threads.of(network),
+                server.tasks,
             )
         try:
             async for item in iterator:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import inspect
 import logging
 import traceback
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
-
-import trio
 
 from lattica.nat.base.exception_groups import unwrapped
 from lattica.nat.base.foreign_code import described, parted
@@ -23,7 +21,7 @@ from lattica.rpc.errors import (
     RpcError,
     StatusCode,
 )
-from lattica.rpc.server.threads import in_thread
+from lattica.rpc.server.threads import HandlerThreads, in_thread
 from lattica.rpc.services.context import CallContext
 from lattica.rpc.services.definition import Method
 from lattica.rpc.statistics import MethodCounters
@@ -58,8 +56,8 @@ class ServedMethod:
     definition: Method
     function: Callable[..., Any]
     counters: MethodCounters
-    limiter: trio.CapacityLimiter
-    """For the threads of handlers that are not async."""
+    threads: HandlerThreads
+    """For handlers that are not async."""
     allow: Collection[PeerId] | None
     authorize: Authorize | None
 
@@ -108,15 +106,15 @@ class ServedMethod:
         if verdict is False:
             raise PermissionDeniedError(f"{context.method} is refused", may_have_run=False)
 
-    async def run(self, args: list[Any], keywords: dict[str, Any]) -> Any:
-        """Run a handler whose result is one value, and check that."""
+    async def run(self, args: list[Any], keywords: dict[str, Any], network: Hashable) -> Any:
+        """Run a handler whose result is one value, for a caller in a network, and check that."""
         definition = self.definition
         if definition.is_async:
             result = await self.function(*args, **keywords)
         elif definition.inline:
             result = self.function(*args, **keywords)
         else:
-            result = await in_thread(lambda: self.function(*args, **keywords), self.limiter)
+            result = await in_thread(lambda: self.function(*args, **keywords), self.threads.of(network))
         return self.checked(result)
 
     def checked(self, result: Any) -> Any:

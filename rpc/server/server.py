@@ -31,6 +31,7 @@ from lattica.rpc.protocol.messages import DATA
 from lattica.rpc.server.control import ControlPlane
 from lattica.rpc.server.data import DataPlane
 from lattica.rpc.server.methods import Authorize, ServedMethod
+from lattica.rpc.server.threads import HandlerThreads
 from lattica.rpc.services.context import CallContext, Lend
 from lattica.rpc.services.definition import Service, define, define_method
 from lattica.rpc.shared.sharing import SharedMemory
@@ -74,7 +75,7 @@ class Server:
         """Calls under way by network, over both planes."""
         self.going_away = False
         self._progress = trio.Event()
-        self.limiter = trio.CapacityLimiter(config.max_threads)
+        self.threads = HandlerThreads(config.max_threads)
         self.lend: Lend | None = None
         """Lends buffers to callers."""
         self.tracing: Tracing | None = None
@@ -122,7 +123,7 @@ class Server:
                 method,
                 function,
                 MethodCounters(),
-                self.limiter,
+                self.threads,
                 None if allow is None else frozenset(allow),
                 authorize,
             )

@@ -15,7 +15,7 @@ from lattica.rpc.encoding.annotations import Checker
 from lattica.rpc.encoding.arrays import RefusedValueError
 from lattica.rpc.errors import InvalidArgumentError
 from lattica.rpc.protocol.messages import Kind
-from lattica.rpc.server.threads import in_thread
+from lattica.rpc.server.threads import NetworkThreads, in_thread
 
 
 class RequestStream:
@@ -85,13 +85,13 @@ class ThreadedIterator:
     def __init__(
         self,
         make: Callable[[], Iterator[Any]],
-        limiter: trio.CapacityLimiter,
+        threads: NetworkThreads,
         tasks: Tasks,
     ) -> None:
         self._tasks = tasks
         self._make = make
         self._iterator: Iterator[Any] | None = None
-        self._limiter = limiter
+        self._threads = threads
         self._lock = threading.Lock()
         self._given_up = False
 
@@ -99,7 +99,7 @@ class ThreadedIterator:
         return self
 
     async def __anext__(self) -> Any:
-        found, item = await in_thread(self._step, self._limiter)
+        found, item = await in_thread(self._step, self._threads)
         if not found:
             raise StopAsyncIteration
         return item
@@ -132,4 +132,4 @@ class ThreadedIterator:
         await trio.lowlevel.checkpoint()
 
     async def _close_in_thread(self) -> None:
-        await in_thread(self._close, self._limiter)
+        await in_thread(self._close, self._threads)
