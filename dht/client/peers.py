@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from heapq import nsmallest
 
 import trio
 
 from lattica.dht.client.questions import Questions
 from lattica.dht.client.told import host_of, judged
-from lattica.dht.config import DhtConfig
+from lattica.dht.config import PROTOCOL, DhtConfig
 from lattica.dht.kademlia.contact import Contact, network_group
 from lattica.dht.kademlia.lookup import Lookup
-from lattica.dht.kademlia.messages import MAX_SENT_ADDRS, Request, Response
+from lattica.dht.kademlia.messages import MAX_SENT_ADDRS, MessageType, Request, Response
 from lattica.dht.kademlia.routing_table import RoutingTable
 from lattica.dht.ties import Ties
 from lattica.nat.base.errors import (
+    IncompleteReadError,
     LatticaError,
     RemoteProtocolError,
+    StreamResetError,
     UnsupportedProtocolError,
 )
 from lattica.nat.base.keys.peer_id import PeerId
@@ -30,6 +33,11 @@ logger = logging.getLogger(__name__)
 
 _MOST_AT_ONCE = 128
 """Questions of all lookups that wait for an answer at a time."""
+_REMEMBERED = 1024
+"""Peers of which is remembered which messages they know."""
+_NOT_KNOWN = (RemoteProtocolError, StreamResetError, IncompleteReadError)
+"""How peers answer a message that they do not know: go and rust end the stream, js answers the next
+message only."""
 
 OnAnswer = Callable[[Contact, Response], None]
 
@@ -45,6 +53,7 @@ class Peers:
         self.questions = Questions(ties, config.protocol)
         self.ties = ties
         self._limit = trio.CapacityLimiter(_MOST_AT_ONCE)
+        self._knows_ours: OrderedDict[PeerId, bool] = OrderedDict()
         self.junk = Counter[PeerId]()
         """Answers and entries that no honest peer sends, by who sent them; of the last 1,024."""
 
@@ -64,10 +73,38 @@ class Peers:
             logger.debug("dht: no answer: %s peer=%s", error, contact.peer_id)
             if isinstance(error, RemoteProtocolError):
                 self.blame(contact.peer_id, 1)
-            self.table.failed(contact.key)
+            # Whoever refuses a record (go ends the stream of one that it does not know) is there.
+            writes = any(request.type is MessageType.PUT_VALUE for request in requests)
+            if not (writes and isinstance(error, StreamResetError)):
+                self.table.failed(contact.key)
             return None
         self._heard(contact)
         return [None if answer is None else self._judged(contact, answer) for answer in answers]
+
+    async def knows_ours(self, contact: Contact) -> bool:
+        """Whether a peer knows the messages that we have beyond libp2p's: in our own network all
+        do; in another each is asked once.
+        """
+        if self.config.protocol == PROTOCOL:
+            return True
+        known = self._knows_ours.get(contact.peer_id)
+        if known is not None:
+            return known
+        nothing = Request(MessageType.REMOVE_PROVIDERS, keys=(self.own.peer_id.to_bytes(),))
+        requests = (nothing, Request(MessageType.PING))
+        try:
+            async with self._limit:
+                await self.questions.ask(contact, requests, self.config.lookup.timeout)
+        except _NOT_KNOWN:
+            known = False
+        except (LatticaError, OSError, TimeoutError):
+            return False  # it may be asked again
+        else:
+            known = True
+        self._knows_ours[contact.peer_id] = known
+        while len(self._knows_ours) > _REMEMBERED:
+            self._knows_ours.popitem(last=False)
+        return known
 
     def _judged(self, teller: Contact, answer: Response) -> Response:
         if answer.junk:
@@ -139,6 +176,8 @@ class Peers:
         """
         table, config = self.table, self.config.lookup
         known = [*seeds, *table.closest(target, config.count)]
+        if not known:  # all have failed once, as when this machine was cut off: they may be there
+            known = nsmallest(config.count, table, key=lambda contact: contact.key ^ target)
         lookup = Lookup(target, known, config, own=self.own.key)
         wake = trio.Event()
 

@@ -15,6 +15,7 @@ from lattica.dht.kademlia.messages import (
     MessageType,
     Record,
     Request,
+    Response,
 )
 from lattica.dht.records.signed_value import (
     SignedValue,
@@ -23,6 +24,9 @@ from lattica.dht.records.signed_value import (
     take_fitting,
 )
 from lattica.nat.base.errors import RemoteProtocolError
+
+_AT_ONCE = 64
+"""Keys of provider records that a peer is told before its answers are read."""
 
 
 class Writer:
@@ -81,28 +85,44 @@ class Writer:
         """Have peers say that this node provides a key: those that do now."""
 
         async def store(contact: Contact) -> bool:
-            answers = await self._peers.ask(
-                contact,
-                Request(MessageType.ADD_PROVIDER, key, None, (own,)),
-                Request(MessageType.GET_PROVIDERS, key),
-            )
-            got = None if answers is None else answers[1]
-            if got is None:
-                return False
-            # Of many, some are told. And rust-libp2p tells nobody of itself.
-            is_told = any(p.peer_id == own.peer_id for p in got.providers)
-            return is_told or len(got.providers) >= MAX_PROVIDERS or not self._is_ours
+            answers = await self._peers.ask(contact, *_provider_requests(key, own))
+            return answers is not None and self._is_held(answers[1], own)
 
         return await _that_hold(contacts, store)
+
+    def _is_held(self, got: Response | None, own: Contact) -> bool:
+        """Whether it is said who provides a key: this node, or so many that not all are told. And
+        rust-libp2p tells nobody of itself.
+        """
+        if got is None:
+            return False
+        is_told = any(p.peer_id == own.peer_id for p in got.providers)
+        return is_told or len(got.providers) >= MAX_PROVIDERS or not self._is_ours
 
     async def providers(self, contact: Contact, keys: Sequence[bytes], own: Contact) -> set[bytes]:
         """The same for many keys at one peer: those of which it says now that this node provides
         them.
         """
-        return await self._batch(contact, keys, MessageType.ADD_PROVIDERS, (own,))
+        if await self._peers.knows_ours(contact):
+            return await self._batch(contact, keys, MessageType.ADD_PROVIDERS, (own,))
+        done: set[bytes] = set()
+        for start in range(0, len(keys), _AT_ONCE):
+            some = keys[start : start + _AT_ONCE]
+            requests = [r for key in some for r in _provider_requests(key, own)]
+            answers = await self._peers.ask(contact, *requests)
+            if answers is None:
+                break
+            done.update(
+                key for n, key in enumerate(some) if self._is_held(answers[2 * n + 1], own)
+            )
+        return done
 
     async def withdraw(self, contact: Contact, keys: Sequence[bytes]) -> set[bytes]:
-        """Have one peer forget that this node provides keys: those that it knew."""
+        """Have one peer forget that this node provides keys: those that it knew. libp2p has no
+        message for that.
+        """
+        if not await self._peers.knows_ours(contact):
+            return set()
         return await self._batch(contact, keys, MessageType.REMOVE_PROVIDERS, ())
 
     async def _batch(
@@ -121,6 +141,14 @@ class Writer:
                 break
             done.update(key for n, key in enumerate(some) if answer.is_done(n))
         return done
+
+
+def _provider_requests(key: bytes, own: Contact) -> tuple[Request, Request]:
+    """Announce a key, and read it back."""
+    return (
+        Request(MessageType.ADD_PROVIDER, key, None, (own,)),
+        Request(MessageType.GET_PROVIDERS, key),
+    )
 
 
 async def _that_hold(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable
 
 import trio
@@ -13,6 +14,7 @@ from lattica.dht.client.writing import Writer
 from lattica.dht.records.keys import peer_key
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.keys.peer_record import seal_record
+from lattica.nat.base.limits.backoff import pause_after
 from lattica.nat.base.net.addresses import split_peer
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.swarm.events import AddressesChanged, EventsLost
@@ -22,7 +24,7 @@ logger = logging.getLogger(__name__)
 _DELAY = 1.0
 """Seconds in which changes are gathered."""
 _AGAIN = 30.0
-"""Seconds until it is tried again when nobody has taken it."""
+"""Seconds until it is tried again when nobody has taken it; more and more."""
 _MAX_ADDRS = 32
 
 
@@ -50,6 +52,7 @@ class Announcer:
         self._identity = identity
         self._every = every
         self._clock = clock
+        self._rng = random.Random()
         self._changed = trio.Event()
         self._sequence = 0
         self.announced: tuple[Multiaddr, ...] = ()
@@ -61,10 +64,15 @@ class Announcer:
         """Until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._follow)
+            failures = 0
             while True:
                 await trio.sleep(_DELAY)
                 self._changed = trio.Event()
-                pause = self._every if await self._announce() else _AGAIN
+                failures = 0 if await self._announce() else failures + 1
+                # In a network of other implementations nobody ever takes it.
+                pause = self._every
+                if failures:
+                    pause = min(pause, pause_after(failures, _AGAIN, self._every, self._rng))
                 with trio.move_on_after(pause):
                     await self._changed.wait()
 

@@ -45,6 +45,12 @@ def js_pubsub_installed() -> Path:
     return partners.require("js-pubsub")
 
 
+@pytest.fixture(scope="session")
+def js_kad_installed() -> Path:
+    """Folder of js-libp2p with its DHT."""
+    return partners.require("js-kad")
+
+
 @pytest.fixture(params=["go", "js", "py-libp2p"])
 def start_partner(request: pytest.FixtureRequest, tmp_path: Path) -> Start:
     """Starts a partner on TCP; one test for each implementation that serves echo."""

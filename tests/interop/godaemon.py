@@ -33,9 +33,13 @@ from tests.interop.foreign import (
     process,
 )
 
-IDENTIFY_REQUEST, CONNECT, STREAM_OPEN, STREAM_HANDLER, LIST_PEERS, PUBSUB = 0, 1, 2, 3, 5, 8
+IDENTIFY_REQUEST, CONNECT, STREAM_OPEN, STREAM_HANDLER, DHT, LIST_PEERS = range(6)
+PUBSUB = 8
 TOPIC_PEERS, PUBLISH, SUBSCRIBE = 1, 2, 3
 """Of its pubsub (`-pubsub`)."""
+FIND_PEER, FIND_PROVIDERS, PROVIDE = 0, 2, 8
+"""Of its DHT (`-dhtServer`, `-dhtClient`)."""
+DHT_END = 2
 CHUNK = 65536
 
 UNIX, P2P = b"\x90\x03", b"\xa5\x03"
@@ -254,6 +258,33 @@ class GoDaemon(ForeignPeer):
             await control.receive_message()
             while data := await control.receive():
                 await control.send(data)
+
+    # --- the DHT, with `-dhtServer` or `-dhtClient` ---
+
+    async def provide(self, cid: bytes) -> None:
+        """Say that it has what a binary CID names."""
+        await self._ask(DHT, (5, encode((1, PROVIDE), (3, cid))))
+
+    async def find_providers(self, cid: bytes, count: int) -> dict[str, tuple[str, ...]]:
+        """At most `count` peers that have it, and where each is."""
+        found: dict[str, tuple[str, ...]] = {}
+        with trio.fail_after(REQUEST_TIMEOUT):
+            async with self._control() as control:
+                await control.request(DHT, (5, encode((1, FIND_PROVIDERS), (3, cid), (6, count))))
+                while True:
+                    message = await control.receive_message()
+                    if (1, DHT_END) in decode(message):
+                        return found
+                    for peer in only_bytes(message, 2):
+                        addrs = tuple(str(Multiaddr(addr)) for addr in only_bytes(peer, 2))
+                        found[_peer_text(only_bytes(peer, 1)[0])] = addrs
+
+    async def find_peer(self, peer: str) -> tuple[str, ...]:
+        """Where a peer is, as its DHT says."""
+        response = await self._ask(DHT, (5, encode((1, FIND_PEER), (2, _peer_bytes(peer)))))
+        (answer,) = only_bytes(response, 5)
+        (found,) = only_bytes(answer, 2)
+        return tuple(str(Multiaddr(addr)) for addr in only_bytes(found, 2))
 
     # --- topics, with `-pubsub` ---
 

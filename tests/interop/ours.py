@@ -13,6 +13,7 @@ import trio
 from libp2p.host.ping import PingService
 
 from lattica.config import NodeConfig
+from lattica.dht.config import PROTOCOL, DhtConfig
 from lattica.nat.base.keys.identity import PeerId, parse_peer_id
 from lattica.nat.config import IdentifyInfo, SwarmConfig
 from lattica.nat.libp2p.border import libp2p_id
@@ -34,12 +35,14 @@ async def our_node(
     *,
     psk: bytes | None = None,
     protocol_version: str | None = None,
+    dht_protocol: str = PROTOCOL,
 ) -> AsyncIterator[Node]:
     """A node that serves the echo protocol, and offers its partners all that it can."""
     swarm = SwarmConfig(listen=tuple(listen), private_network_key=psk, cipher="aes-256-gcm")
     if protocol_version is not None:
         swarm = replace(swarm, identify=IdentifyInfo(protocol_version=protocol_version))
-    async with Node(NodeConfig(swarm=swarm)) as node:
+    dht = DhtConfig(protocol=dht_protocol)
+    async with Node(NodeConfig(swarm=swarm, dht=dht)) as node:
         node.handle(ECHO, echo)
         yield node
 

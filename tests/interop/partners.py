@@ -51,6 +51,7 @@ JS_PACKAGES = {
 }
 
 JS_PUBSUB_PACKAGES = {"@libp2p/gossipsub": "17.1.1"}
+JS_KAD_PACKAGES = {"@libp2p/kad-dht": "16.4.5", "multiformats": "14.0.0"}
 
 
 class Unavailable(Exception):
@@ -131,10 +132,14 @@ def _install_js(folder: Path) -> None:
     _install_packages(folder, JS_PACKAGES)
 
 
-def _install_js_pubsub(folder: Path) -> None:
-    # Beside the others, which do not need it; with their node.
-    (folder / "node").symlink_to(ensure(RECIPES["js"]) / "node")
-    _install_packages(folder, JS_PACKAGES | JS_PUBSUB_PACKAGES)
+def _js_with(more: dict[str, str]) -> Callable[[Path], None]:
+    """Beside the others, which do not need it; with their node."""
+
+    def install(folder: Path) -> None:
+        (folder / "node").symlink_to(ensure(RECIPES["js"]) / "node")
+        _install_packages(folder, JS_PACKAGES | more)
+
+    return install
 
 
 def _install_packages(folder: Path, packages: dict[str, str]) -> None:
@@ -161,7 +166,12 @@ RECIPES = {
     "js-pubsub": Recipe(
         "js-pubsub",
         f"{NODE_WHEEL} {sorted((JS_PACKAGES | JS_PUBSUB_PACKAGES).items())}",
-        _install_js_pubsub,
+        _js_with(JS_PUBSUB_PACKAGES),
+    ),
+    "js-kad": Recipe(
+        "js-kad",
+        f"{NODE_WHEEL} {sorted((JS_PACKAGES | JS_KAD_PACKAGES).items())}",
+        _js_with(JS_KAD_PACKAGES),
     ),
 }
 

@@ -62,6 +62,8 @@ class MemoryHost:
         self.identity = identity
         self.protocols = ProtocolTable(negotiate_timeout=10.0)
         self.connections: dict[PeerId, Connection] = {}
+        self.addr = Multiaddr("/ip4/192.0.2.1/tcp/4001")
+        """Where it says that it is."""
         self.is_reachable = True
         """Whether others can connect to it."""
         self._events = EventBus()
@@ -72,7 +74,7 @@ class MemoryHost:
 
     @property
     def addrs(self) -> tuple[Multiaddr, ...]:
-        return (with_peer(Multiaddr("/ip4/192.0.2.1/tcp/4001"), self.peer_id),)
+        return (with_peer(self.addr, self.peer_id),)
 
     @property
     def announcing(self) -> tuple[str, ...]:
