@@ -17,6 +17,7 @@ from lattica.content.errors import StorageError
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _OLD_NS = 3_000_000_000
 """Nanoseconds after which a file system's clock has surely ticked."""
+_BEHIND = (1 << 63) - 1
 ATTEMPTS = 10
 """At what another program may undo at the same moment."""
 _ADVICE = {
@@ -172,6 +173,24 @@ def read_exactly(descriptor: int, buffer: memoryview, offset: int) -> bool:
         buffer = buffer[count:]
         offset += count
     return True
+
+
+def next_data(descriptor: int, offset: int) -> int:
+    """Where the next bytes are, from `offset` on, that are not part of a hole.
+
+    `offset` itself where the file system does not know of holes; a number behind any file, where
+    only a hole follows. Raises :class:`OSError`.
+    """
+    try:
+        return os.lseek(descriptor, offset, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return _BEHIND if os.fstat(descriptor).st_size > offset else offset
+        if error.errno == errno.EINVAL:
+            return offset
+        raise
+    except AttributeError:  # not known to this system
+        return offset
 
 
 def write_all(descriptor: int, data: memoryview, offset: int) -> None:

@@ -8,6 +8,7 @@ their length as a varint; the bytes themselves follow a message raw::
              [1, cid, first, count, offset]
                                        chunks first … first + count - 1 of this manifest, from
                                        byte `offset` of them together on
+             [2, cid, number]          a list of chunks of this manifest
     answer   [0, length]               then `length` raw bytes
              [1, code, message]        refused; the stream goes on
 
@@ -101,7 +102,15 @@ class Refused:
     message: str
 
 
-Request: TypeAlias = ManifestRequest | SpanRequest
+@dataclass(frozen=True, slots=True)
+class ListRequest:
+    """Ask for a list of a manifest's chunks (:mod:`~lattica.content.manifest.lists`)."""
+
+    cid: Cid
+    number: int
+
+
+Request: TypeAlias = ManifestRequest | SpanRequest | ListRequest
 Answer: TypeAlias = Body | Refused
 
 
@@ -121,6 +130,8 @@ def encode_request(request: Request) -> bytes:
     fields: list[object]
     if isinstance(request, ManifestRequest):
         fields = [0, bytes(request.cid), request.offset]
+    elif isinstance(request, ListRequest):
+        fields = [2, bytes(request.cid), request.number]
     else:
         fields = [1, bytes(request.cid), request.first, request.count, request.offset]
     return encode_length_prefixed(msgpack.packb(fields))
@@ -175,6 +186,8 @@ class ContentServerCore:
                 and 0 <= offset < MAX_SPAN_BYTES
             ):
                 return SpanRequest(Cid.from_bytes(cid), first, count, offset)
+            case [2, bytes(cid), number] if isinstance(number, int) and 0 <= number <= _MAX_NUMBER:
+                return ListRequest(Cid.from_bytes(cid), number)
         raise RemoteProtocolError("not a content request")
 
 
@@ -238,6 +251,11 @@ class ContentClientCore:
         if size != len(begun.body):
             raise LocalProtocolError(f"{len(begun.body)} bytes of a span of {size}")
         return encode_request(SpanRequest(cid, first, count, self._expect_rest(begun)))
+
+    def request_list(self, cid: Cid, number: int, size: int) -> bytes:
+        """The bytes to send to ask for a list of chunks, which has `size` bytes."""
+        self._expected.append(_Expected(size, size))
+        return encode_request(ListRequest(cid, number))
 
     def _expect_rest(self, begun: Begun) -> int:
         """Expect what is missing of an answer; return how much there is of it."""

@@ -9,16 +9,18 @@ others have removed or changed on disk meanwhile is fetched again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import trio
 
 from lattica.content.download.contact import Contact, Retries
 from lattica.content.download.ledger import Ledger
 from lattica.content.download.link import RETRIED, Link
+from lattica.content.download.lists import ListSource
 from lattica.content.download.local.files import LocalChunk, find_elsewhere, find_local_files
 from lattica.content.download.local.former import check_deletion, chosen, tidy
 from lattica.content.download.local.journaled import count_journaled
@@ -45,6 +47,7 @@ from lattica.content.events import (
 )
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.codec import decode_manifest
+from lattica.content.manifest.lists import lists_in
 from lattica.content.manifest.manifest import Manifest
 from lattica.content.pace import Pace
 from lattica.content.publish.service import ContentService
@@ -56,6 +59,8 @@ from lattica.nat.swarm.host import Host
 
 logger = logging.getLogger(__name__)
 
+SelectLists: TypeAlias = Callable[[Manifest], set[int]]
+"""Which lists of chunks of a manifest are needed, by their numbers."""
 _CID_START = "bafkrei"
 """Of every content id as text."""
 _COPY_UNIT = 32
@@ -66,7 +71,8 @@ _CONNECTED_ASKED = 8
 
 @dataclass(frozen=True, slots=True)
 class FoundManifest:
-    """A manifest, its bytes, and whom to ask for the rest: who has sent it, before others."""
+    """A manifest with the lists of chunks that were wanted, the bytes of its first level, and whom
+    to ask for the rest: who has sent it, before others."""
 
     manifest: Manifest
     encoded: bytes
@@ -131,7 +137,9 @@ class _Fetch:
 
     async def run(self, tensors: str | None, ranges: Sequence[ByteRange]) -> FetchResult:
         began = trio.current_time()
-        found = await self.find_manifest()
+        found = await self.find_manifest(
+            lambda manifest: Plan(self._cid, manifest, tensors, ranges).lists()
+        )
         manifest = found.manifest
         self._plan = await trio.to_thread.run_sync(Plan, self._cid, manifest, tensors, ranges)
         plan = self._plan
@@ -230,16 +238,22 @@ class _Fetch:
 
     # --- the manifest ---
 
-    async def find_manifest(self) -> FoundManifest:
-        """Those that were named are asked before others."""
+    async def find_manifest(self, select: SelectLists) -> FoundManifest:
+        """Those that were named are asked before others. Lists of chunks are loaded as selected."""
         first, encoded = await self._get_manifest()
         others = (
             Contact(self._node, member.peer_id, member.addrs)
             for member in self._named
             if member.peer_id != first.peer_id
         )
+        contacts = (first, *others)
         manifest = await trio.to_thread.run_sync(decode_manifest, encoded)
-        return FoundManifest(manifest, encoded, (first, *others))
+        numbers = await trio.to_thread.run_sync(select, manifest)
+        if numbers:
+            retries = self._retries
+            source = ListSource(self._cid, self._options, self._pace, retries, self._emit_retry)
+            manifest = await source.load(manifest, numbers, contacts)
+        return FoundManifest(manifest, encoded, contacts)
 
     async def _get_manifest(self) -> tuple[Contact, bytes]:
         """The bytes of the manifest, and who has sent them."""
@@ -331,6 +345,10 @@ class _Fetch:
         return copied
 
 
+def _all_lists(manifest: Manifest) -> set[int]:
+    return {one.number for one in lists_in(manifest)}
+
+
 async def find_manifest(
     node: Host,
     cid: Cid,
@@ -338,13 +356,16 @@ async def find_manifest(
     *,
     options: FetchOptions | None = None,
     finder: ProviderFinder | None = None,
+    select: SelectLists = _all_lists,
 ) -> FoundManifest:
     """Get a manifest from one of those that are named, or from others who have it.
+
+    `select` says which lists of chunks are loaded with it, by their numbers; by default all are.
 
     Raises what :func:`fetch` does.
     """
     work = _Fetch(node, cid, named, Path(), None, options or FetchOptions(), finder)
-    return await work.find_manifest()
+    return await work.find_manifest(select)
 
 
 async def find_others(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NoReturn
 
 import trio
@@ -13,6 +15,7 @@ from lattica.content.download.options import FetchOptions
 from lattica.content.download.plan import Span
 from lattica.content.errors import ContentError, ContentNotFoundError, IntegrityError
 from lattica.content.manifest.cid import Cid
+from lattica.content.manifest.lists import NumberedList
 from lattica.content.pace import Pace
 from lattica.content.protocol import Answer, Begun, Body, ContentClientCore, Refusal, Refused
 from lattica.content.swarm.schedule import Schedule
@@ -29,6 +32,8 @@ from lattica.nat.mux.stream import Stream
 
 _JOINED_WRONG = 2
 """Times that parts of two streams may be wrong together; then all is to come on one stream."""
+_LISTS_AHEAD = 32
+"""Lists of chunks that are asked for at a time, of at most 144 KiB each."""
 _RELAYED_WINDOW = 4 * 1024 * 1024
 """Bytes under way at most through a relay: there may be a better path soon."""
 
@@ -215,6 +220,34 @@ class Link:
             )
         self._kept.wrong_manifests = 0
         return data
+
+    async def lists(self, wanted: Iterable[NumberedList], got: dict[int, bytes]) -> None:
+        """Fetch lists of the manifest's chunks, and check their hashes; what comes is in `got`."""
+        waiting: deque[NumberedList] = deque()
+        left = iter(wanted)
+        while True:
+            asked = list(islice(left, _LISTS_AHEAD - len(waiting)))
+            waiting += asked
+            if not waiting:
+                return
+            if asked:
+                requests = (
+                    self._core.request_list(self._cid, one.number, one.encoded_size)
+                    for one in asked
+                )
+                await self._provider.send(b"".join(requests))
+            for answer in (await self._provider.receive())[1]:
+                one = waiting.popleft()
+                if not isinstance(answer, Body):
+                    refused(answer, self.peer_id, self._cid)
+                data = bytes(answer.data)
+                self.recycle(answer.data)
+                if hashlib.sha256(data).digest() != one.ref.digest:
+                    raise IntegrityError(
+                        f"peer {self.peer_id} has sent a list of chunks that is not the one of "
+                        "the manifest; do not trust this provider"
+                    )
+                got[one.number] = data
 
     async def transfer(
         self,

@@ -18,6 +18,7 @@ from functools import cached_property
 from lattica.content.download.ranges import ByteRange, ranges_by_file
 from lattica.content.errors import ContentError
 from lattica.content.manifest.cid import Cid
+from lattica.content.manifest.lists import lists_for, loaded_runs
 from lattica.content.manifest.manifest import FileEntry, Manifest
 from lattica.content.manifest.paths import check_path
 from lattica.content.manifest.safetensors_header import build_header
@@ -186,6 +187,14 @@ class Plan:
         """Everything is to be had, and not a selection."""
         return self.tensors is None and not self._ranges
 
+    def lists(self) -> set[int]:
+        """The lists of chunks that have to be loaded, by their numbers, before all that follows."""
+        wanted = {
+            self._file_of[number]: [(s.source, s.source + s.length) for s in output.segments]
+            for number, output in enumerate(self.outputs)
+        }
+        return lists_for(self.manifest, wanted)
+
     def published(self, output: int) -> FileEntry:
         """The file that an output, or a part of it, is of."""
         return self.manifest.files[self._file_of[output]]
@@ -344,14 +353,15 @@ class Plan:
         """Where requests for all chunks of the manifest begin."""
         borders = []
         count = size = 0
-        for number, length in enumerate(
-            chunk.length for file in self.manifest.files for chunk in file.chunks
-        ):
-            if not count or size + length > MAX_SPAN_BYTES or count == MAX_SPAN_CHUNKS:
-                borders.append(number)
+        for first, lengths, begins in loaded_runs(self.manifest):
+            if begins:
                 count = size = 0
-            count += 1
-            size += length
+            for number, length in enumerate(lengths, first):
+                if not count or size + length > MAX_SPAN_BYTES or count == MAX_SPAN_CHUNKS:
+                    borders.append(number)
+                    count = size = 0
+                count += 1
+                size += length
         return frozenset(borders)
 
 

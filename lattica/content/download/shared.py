@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from lattica.content.download.ledger import Ledger
 from lattica.content.download.partial import PartialFiles
 from lattica.content.download.plan import Plan
+from lattica.content.manifest.lists import encode_list
+from lattica.content.manifest.manifest import ListNotLoadedError
 from lattica.content.publish.catalog import check_span
 from lattica.content.publish.served import NotHereError
 from lattica.content.publish.service import ContentService, serving
@@ -59,9 +61,19 @@ class SharedFetch:
             if not ledger.lacks(number):
                 self.add(number)
 
+    def chunk_list(self, number: int) -> bytes:
+        """A list of chunks, where it was loaded. Raises as `Served` says."""
+        try:
+            return encode_list(self._plan.manifest, number)
+        except ListNotLoadedError:
+            raise NotHereError("this list of chunks is not here") from None
+
     def check_span(self, first: int, count: int, offset: int = 0) -> None:
-        """Raise :class:`~lattica.errors.RemoteProtocolError` for a request that asks too much."""
-        check_span(self._plan.manifest, first, count, offset)
+        """Check a request; raises as :class:`~lattica.content.publish.served.Served` says."""
+        try:
+            check_span(self._plan.manifest, first, count, offset)
+        except ListNotLoadedError:
+            raise NotHereError("these chunks are not here") from None
 
     def read_span(self, first: int, count: int) -> bytes:
         """Read chunks; blocking. Raises :class:`NotHereError`, and :class:`OSError`."""

@@ -30,6 +30,7 @@ from lattica.content.hub.repository import (
 )
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.codec import decode_manifest
+from lattica.content.manifest.lists import encode_lists, lists_in, split_lists, with_lists
 from lattica.content.manifest.manifest import Manifest
 from lattica.content.names.record import NameRecord, NameRef
 from lattica.content.names.resolver import NameNotFoundError, NameResolver
@@ -237,17 +238,40 @@ class Library(InProcess):
 
     async def _manifest(self, cid: Cid, publisher: PeerId) -> FoundManifest:
         member = self._publishers[publisher]
-        path = self._directory / "manifests" / str(cid)
-        encoded = await trio.to_thread.run_sync(read_small, path)
-        if encoded is not None and Cid.of(encoded) == cid:
-            manifest = await trio.to_thread.run_sync(decode_manifest, encoded)
+        kept = await trio.to_thread.run_sync(_kept_manifest, self._directory, str(cid))
+        if kept is not None:
             contact = Contact(self._node, publisher, member.addrs)
-            return FoundManifest(manifest, encoded, (contact,))
+            return FoundManifest(*kept, (contact,))
         found = await find_manifest(
             self._node, cid, [member], options=self._options, finder=self._finder
         )
-        await trio.to_thread.run_sync(keep_small, path, found.encoded)
+        await trio.to_thread.run_sync(_keep_manifest, self._directory, cid, found)
         return found
+
+
+def _keep_manifest(directory: Path, cid: Cid, found: FoundManifest) -> None:
+    lists = encode_lists(found.manifest)
+    if lists:
+        keep_small(directory / "lists" / str(cid), lists)
+    keep_small(directory / "manifests" / str(cid), found.encoded)
+
+
+def _kept_manifest(directory: Path, name: str) -> tuple[Manifest, bytes] | None:
+    """A manifest with all its lists of chunks, and its bytes; None where that is not here."""
+    encoded = read_small(directory / "manifests" / name)
+    if encoded is None or str(Cid.of(encoded)) != name:
+        return None
+    try:
+        manifest = decode_manifest(encoded)
+        wanted = sum(1 for _ in lists_in(manifest))
+        if wanted:
+            lists = split_lists(manifest, read_small(directory / "lists" / name) or b"")
+            if len(lists) != wanted:
+                return None
+            manifest = with_lists(manifest, lists)
+    except LatticaError:
+        return None  # of an earlier version of this program, for one
+    return manifest, encoded
 
 
 def _find_kept(directory: Path, cid: Cid, manifest: Manifest) -> dict[bytes, LocalChunk]:
@@ -260,11 +284,10 @@ def _find_kept(directory: Path, cid: Cid, manifest: Manifest) -> dict[bytes, Loc
     except OSError:
         return found
     for path in [path for path in kept if path.name != str(cid)][:_LOOKED_AT]:
-        try:
-            other = decode_manifest(path.read_bytes())
-        except (OSError, LatticaError):
+        other = _kept_manifest(directory, path.name)
+        if other is None:
             continue  # not of ours, or removed meanwhile
-        for file in other.files:
+        for file in other[0].files:
             where = directory / "content" / path.name / file.path
             if where.is_file():
                 for chunk in file.chunks:

@@ -24,6 +24,7 @@ from lattica.content.hub.repository import (
 from lattica.content.manifest.chunking import HASH_THREADS, CutFile, FileState
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.codec import encode_manifest
+from lattica.content.manifest.lists import encode_list
 from lattica.content.manifest.manifest import (
     MAX_CHUNK_BYTES,
     ChunkTable,
@@ -57,6 +58,10 @@ class InMemory:
         self.encoded = encode_manifest(self._manifest)
         self.cid = Cid.of(self.encoded)
         self.chunk_count = len(self._parts)
+
+    def chunk_list(self, number: int) -> bytes:
+        """As for :class:`~lattica.content.publish.served.Served`."""
+        return encode_list(self._manifest, number)
 
     def check_span(self, first: int, count: int, offset: int = 0) -> None:
         """Raise :class:`~lattica.errors.RemoteProtocolError` for a request that asks too much."""

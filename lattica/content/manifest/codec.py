@@ -2,11 +2,14 @@
 
 Form (arrays only, so that there is one encoding)::
 
-    [1, name, [file, …]]
-    file   = [path, executable, lengths, digests, layout]
+    [2, name, [file, …]]
+    file   = [path, executable, chunks, layout]
+    chunks = [0, lengths, digests], or [count, sizes, digests]
     layout = [data_start, [[key, value], …], [[name, dtype, [dimension, …]], …]], or []
 
-`lengths` holds 4 bytes (big endian) a chunk, `digests` 32 bytes a chunk. A file's size and a
+`lengths` holds 4 bytes (big endian) a chunk, `digests` 32 bytes a chunk. With a `count` of chunks
+these are in lists (:mod:`~lattica.content.manifest.lists`, which says when): `sizes` are 8 bytes
+(big endian) a list, of the chunks in it, and `digests` 32 bytes a list. A file's size and a
 tensor's offset follow from these. The parser reads along the schema: what an array header
 promises is checked against a limit, and nothing is allocated for it before its elements are
 there; what it accepts encodes to the very same bytes again.
@@ -16,19 +19,26 @@ from __future__ import annotations
 
 import sys
 from array import array
+from collections.abc import Sequence
 
 import msgpack
 
 from lattica.content.errors import ContentError
 from lattica.content.manifest.cid import DIGEST_SIZE
+from lattica.content.manifest.lists import is_listed, pack_lengths, refs_of, table_of
 from lattica.content.manifest.manifest import (
+    LIST_CHUNKS,
     MAX_CHUNK_BYTES,
+    MAX_CHUNKS,
     MAX_FILE_BYTES,
     MAX_FILES,
     MAX_MANIFEST_BYTES,
     MAX_TENSORS,
+    Chunks,
     ChunkTable,
     FileEntry,
+    ListedChunks,
+    ListRef,
     Manifest,
 )
 from lattica.content.manifest.paths import check_component, check_paths
@@ -43,7 +53,7 @@ from lattica.content.manifest.safetensors_header import (
 from lattica.content.manifest.schema_reader import SchemaReader
 from lattica.nat.base.errors import RemoteProtocolError
 
-VERSION = 1
+VERSION = 2
 
 
 def _pack_layout(layout: TensorLayout | None) -> list[object]:
@@ -56,12 +66,24 @@ def _pack_layout(layout: TensorLayout | None) -> list[object]:
     ]
 
 
-def _pack_file(file: FileEntry) -> list[object]:
-    lengths = array("I", (chunk.length for chunk in file.chunks))
+def _pack_sizes(sizes: Sequence[int]) -> bytes:
+    packed = array("Q", sizes)
     if sys.byteorder == "little":
-        lengths.byteswap()
-    digests = file.chunks.digests
-    return [file.path, file.executable, lengths.tobytes(), digests, _pack_layout(file.layout)]
+        packed.byteswap()
+    return packed.tobytes()
+
+
+def _pack_chunks(chunks: Chunks, total: int) -> list[object]:
+    if isinstance(chunks, ChunkTable) and not is_listed(chunks, total):
+        return [0, pack_lengths(chunk.length for chunk in chunks), chunks.digests]
+    refs = refs_of(chunks)
+    sizes = _pack_sizes([ref.size for ref in refs])
+    return [len(chunks), sizes, b"".join(ref.digest for ref in refs)]
+
+
+def _pack_file(file: FileEntry, total: int) -> list[object]:
+    chunks = _pack_chunks(file.chunks, total)
+    return [file.path, file.executable, chunks, _pack_layout(file.layout)]
 
 
 def _encode(manifest: Manifest) -> bytes:
@@ -71,7 +93,7 @@ def _encode(manifest: Manifest) -> bytes:
     packer.pack(manifest.name)
     packer.pack_array_header(len(manifest.files))
     for file in manifest.files:
-        packer.pack(_pack_file(file))
+        packer.pack(_pack_file(file, manifest.chunk_count))
     data: bytes = packer.bytes()
     return data
 
@@ -93,6 +115,12 @@ def _check(manifest: Manifest) -> None:
     for file in manifest.files:
         if file.size > MAX_FILE_BYTES:
             raise ValueError(f"the file {file.path!r} is larger than {MAX_FILE_BYTES} bytes")
+    total = manifest.chunk_count
+    if total > MAX_CHUNKS:
+        raise ValueError(f"{total} chunks, where {MAX_CHUNKS} are allowed")
+    for file in manifest.files:
+        if isinstance(file.chunks, ListedChunks) and not is_listed(file.chunks, total):
+            raise ValueError(f"the chunks of {file.path!r} are in lists, where they need not be")
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -114,17 +142,29 @@ def encode_manifest(manifest: Manifest) -> bytes:
     return data
 
 
-def _read_chunks(reader: SchemaReader) -> ChunkTable:
-    packed = reader.value(bytes, "lengths")
-    digests = reader.value(bytes, "digests")
-    if len(packed) % 4 or len(packed) // 4 * DIGEST_SIZE != len(digests):
-        raise ValueError("lengths and digests do not belong together")
-    lengths = array("I", packed)
+def _read_chunks(reader: SchemaReader) -> Chunks:
+    reader.array("chunks", 3, 3)
+    count = reader.number("count", MAX_CHUNKS)
+    lengths, digests = reader.value(bytes, "lengths"), reader.value(bytes, "digests")
+    return _refs(count, lengths, digests) if count else table_of(lengths, digests)
+
+
+def _refs(count: int, sizes: bytes, digests: bytes) -> ListedChunks:
+    """What is said of `count` chunks in lists. Nothing is taken for them before it is compared."""
+    lists = -(-count // LIST_CHUNKS)
+    if len(sizes) != lists * 8 or len(digests) != lists * DIGEST_SIZE:
+        raise ValueError(f"{count} chunks are in {lists} lists, and not in those that there are")
+    unpacked = array("Q", sizes)
     if sys.byteorder == "little":
-        lengths.byteswap()
-    if lengths and (min(lengths) == 0 or max(lengths) > MAX_CHUNK_BYTES):
-        raise ValueError(f"a chunk is empty or longer than {MAX_CHUNK_BYTES} bytes")
-    return ChunkTable.from_chunks(lengths, digests)
+        unpacked.byteswap()
+    refs = []
+    for index, size in enumerate(unpacked):
+        chunks = min(LIST_CHUNKS, count - index * LIST_CHUNKS)
+        if not chunks <= size <= chunks * MAX_CHUNK_BYTES:
+            raise ValueError(f"a list of {chunks} chunks cannot have {size} bytes")
+        digest = digests[index * DIGEST_SIZE : (index + 1) * DIGEST_SIZE]
+        refs.append(ListRef(chunks, size, digest))
+    return ListedChunks(tuple(refs), {})
 
 
 def _read_layout(reader: SchemaReader, size: int, budget: int) -> TensorLayout | None:
@@ -147,13 +187,16 @@ def _read_layout(reader: SchemaReader, size: int, budget: int) -> TensorLayout |
 
 def _read_manifest(reader: SchemaReader) -> Manifest:
     reader.array("manifest", 3, 3)
-    if reader.value(int, "version") != VERSION:
+    version = reader.value(int, "version")
+    if version < VERSION:
+        raise ValueError("it was made by an earlier version of Lattica; publish it again")
+    if version > VERSION:
         raise ValueError("its version is not known to this program; update it")
     name = reader.value(str, "name")
     files = []
     budget = MAX_TENSORS
     for _ in range(reader.array("files", MAX_FILES)):
-        reader.array("file", 5, 5)
+        reader.array("file", 4, 4)
         path = reader.value(str, "path")
         executable = reader.value(bool, "executable")
         chunks = _read_chunks(reader)
@@ -167,7 +210,7 @@ def _read_manifest(reader: SchemaReader) -> Manifest:
 
 
 def decode_manifest(data: bytes) -> Manifest:
-    """Parse the bytes of a manifest that a peer sent.
+    """Parse the bytes of a manifest that a peer sent; lists of chunks are not loaded.
 
     Raises:
         RemoteProtocolError: and nothing else: they are not exactly the canonical encoding of a

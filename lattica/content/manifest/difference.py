@@ -64,7 +64,7 @@ def _digests(file: FileEntry) -> Iterator[bytes]:
 
 def _files(manifest: Manifest) -> Iterator[tuple[str, object]]:
     for file in manifest.files:
-        yield file.path, (file.executable, file.chunks.ends, file.chunks.digests)
+        yield file.path, (file.executable, file.table.ends, file.table.digests)
 
 
 def _tensors(manifest: Manifest) -> Iterator[tuple[str, object]]:

@@ -1,8 +1,10 @@
 """What a publication consists of: files, the chunks they are cut into, and their tensors.
 
-Tables of chunks are kept packed (40 bytes a chunk), so that a checkpoint of a terabyte, with a
-million chunks, is described in 40 MB. Construction does not validate; bytes from a peer pass
-through :func:`lattica.content.manifest.codec.decode_manifest`, which does.
+Tables of chunks are kept packed (40 bytes a chunk). Of a large publication they are not in the
+manifest itself, but in lists of their own, of which only those are loaded that somebody needs
+(:mod:`~lattica.content.manifest.lists`): a checkpoint of a terabyte is described in a few KiB.
+Construction does not validate; bytes from a peer pass through
+:func:`lattica.content.manifest.codec.decode_manifest`, which does.
 """
 
 from __future__ import annotations
@@ -12,9 +14,11 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 from lattica.content.manifest.cid import DIGEST_SIZE
 from lattica.content.manifest.safetensors_header import TensorLayout
+from lattica.nat.base.errors import LocalProtocolError
 
 MAX_CHUNK_BYTES = 1024 * 1024
 """The longest a chunk may be, and the usual length."""
@@ -23,6 +27,10 @@ MAX_FILES = 100_000
 MAX_TENSORS = 262_144
 """Tensors and metadata entries over all files of one manifest."""
 MAX_FILE_BYTES = 1 << 50
+MAX_CHUNKS = 1 << 22
+"""Of all files of one manifest: 4 TiB of tensors."""
+LIST_CHUNKS = 4096
+"""Chunks of a list: as many as that, but for the last one of a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +88,95 @@ class ChunkTable:
         return bisect_right(self.ends, offset)
 
 
+class ListNotLoadedError(LocalProtocolError):
+    """A chunk is in a list that was not loaded, since nobody said that it would be needed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListRef:
+    """A list of chunks that lies in a block of its own: what the manifest says of it."""
+
+    count: int
+    """Chunks."""
+    size: int
+    """Bytes of these chunks."""
+    digest: bytes
+    """SHA-256 of the list."""
+
+
+class ListedChunks:
+    """The chunks of one file, in lists of which only some are loaded; else as a `ChunkTable`."""
+
+    __slots__ = ("_loaded", "_starts", "refs")
+
+    def __init__(self, refs: tuple[ListRef, ...], loaded: dict[int, ChunkTable]) -> None:
+        self.refs = refs
+        self._loaded = loaded
+        self._starts = array("Q", [0])
+        for ref in refs:
+            self._starts.append(self._starts[-1] + ref.size)
+
+    def __repr__(self) -> str:
+        return f"<ListedChunks of {len(self)} chunks, {self.size} bytes>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ListedChunks) and self.refs == other.refs
+
+    def __hash__(self) -> int:
+        return hash(self.refs)
+
+    def __len__(self) -> int:
+        return (len(self.refs) - 1) * LIST_CHUNKS + self.refs[-1].count
+
+    def __getitem__(self, index: int) -> Chunk:
+        number, within = divmod(index, LIST_CHUNKS)
+        chunk = self._list(number)[within]
+        return Chunk(self._starts[number] + chunk.offset, chunk.length, chunk.digest)
+
+    def __iter__(self) -> Iterator[Chunk]:
+        return (self[index] for index in range(len(self)))
+
+    @property
+    def size(self) -> int:
+        """Bytes of all chunks together."""
+        return self._starts[-1]
+
+    @property
+    def loaded(self) -> dict[int, ChunkTable]:
+        """The lists that are here, by index; offsets in them are from where a list begins."""
+        return self._loaded
+
+    def _list(self, number: int) -> ChunkTable:
+        try:
+            return self._loaded[number]
+        except KeyError:
+            raise ListNotLoadedError(f"list {number} of a file's chunks is not here") from None
+
+    def digest(self, index: int) -> bytes:
+        """SHA-256 of one chunk."""
+        number, within = divmod(index, LIST_CHUNKS)
+        return self._list(number).digest(within)
+
+    def list_at(self, offset: int) -> int:
+        """Index of the list that has the byte at `offset`."""
+        return bisect_right(self._starts, offset) - 1
+
+    def index_at(self, offset: int) -> int:
+        """Index of the chunk that contains the byte at `offset`."""
+        number = self.list_at(offset)
+        return number * LIST_CHUNKS + self._list(number).index_at(offset - self._starts[number])
+
+
+Chunks: TypeAlias = ChunkTable | ListedChunks
+
+
 @dataclass(frozen=True, slots=True)
 class FileEntry:
     """One file. `path` is relative, with `/` between its parts."""
 
     path: str
     executable: bool
-    chunks: ChunkTable
+    chunks: Chunks
     layout: TensorLayout | None = None
     """For a safetensors file: its tensors."""
 
@@ -94,6 +184,13 @@ class FileEntry:
     def size(self) -> int:
         """Bytes."""
         return self.chunks.size
+
+    @property
+    def table(self) -> ChunkTable:
+        """All chunks; raises :class:`ListNotLoadedError` where they are not here."""
+        if isinstance(self.chunks, ListedChunks):
+            raise ListNotLoadedError(f"not all chunks of {self.path!r} are here")
+        return self.chunks
 
 
 @dataclass(frozen=True)

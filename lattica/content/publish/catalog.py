@@ -26,6 +26,7 @@ from lattica.content.events import HashCallback, HashProgress, Throttle
 from lattica.content.manifest.chunking import CutFile, FileState, cut_file, hash_files
 from lattica.content.manifest.cid import DIGEST_SIZE, Cid
 from lattica.content.manifest.codec import encode_manifest
+from lattica.content.manifest.lists import encode_list
 from lattica.content.manifest.manifest import MAX_FILES, ChunkTable, FileEntry, Manifest
 from lattica.content.manifest.paths import RESERVED_PREFIX, check_component, check_paths
 from lattica.content.protocol import MAX_SPAN_BYTES
@@ -62,6 +63,10 @@ class Publication:
     def holdings(self) -> None:
         """All chunks are here."""
 
+    def chunk_list(self, number: int) -> bytes:
+        """A list of its chunks; raises :class:`RemoteProtocolError` for one that there is not."""
+        return encode_list(self.manifest, number)
+
     def check_span(self, first: int, count: int, offset: int = 0) -> None:
         """Check a request.
 
@@ -80,7 +85,7 @@ class Publication:
         parts = []
         while count:
             file_index, index = self.manifest.locate(first)
-            table = self.manifest.files[file_index].chunks
+            table = self.manifest.files[file_index].table
             taken = min(count, len(table) - index)
             start = table.ends[index - 1] if index else 0
             end = table.ends[index + taken - 1]

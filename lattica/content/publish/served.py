@@ -35,8 +35,18 @@ class Served(Protocol):
         """The chunks that are here; None: all of them."""
         ...
 
+    def chunk_list(self, number: int) -> bytes:
+        """A list of the manifest's chunks (:mod:`~lattica.content.manifest.lists`).
+
+        Raises:
+            RemoteProtocolError: there is none of that number.
+            NotHereError: it is not here.
+        """
+        ...
+
     def check_span(self, first: int, count: int, offset: int = 0) -> None:
-        """Raise :class:`~lattica.errors.RemoteProtocolError` for a request that asks too much."""
+        """Raise :class:`~lattica.errors.RemoteProtocolError` for a request that asks too much, and
+        :class:`NotHereError` where that cannot be told."""
         ...
 
     def read_span(self, first: int, count: int) -> bytes:

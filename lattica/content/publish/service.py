@@ -24,6 +24,7 @@ from lattica.content.pace import PACED_PIECE, Pace
 from lattica.content.protocol import (
     PROTOCOL,
     ContentServerCore,
+    ListRequest,
     ManifestRequest,
     Refusal,
     Request,
@@ -287,9 +288,12 @@ class ContentService:
                 encode_body_header(len(encoded)),
                 *(encoded[start : start + MAX_CHUNK_BYTES] for start in pieces),
             )
-        served.check_span(request.first, request.count, request.offset)
-        read = partial(served.read_span, request.first, request.count)
         try:
+            if isinstance(request, ListRequest):
+                chunks = await trio.to_thread.run_sync(served.chunk_list, request.number)
+                return encode_body_header(len(chunks)), chunks
+            served.check_span(request.first, request.count, request.offset)
+            read = partial(served.read_span, request.first, request.count)
             body = await trio.to_thread.run_sync(read)
         except ContentChangedError as error:
             self._log_failure(peer, served, error)

@@ -33,6 +33,7 @@ from lattica.content.disk import format_bytes, open_regular, read_exactly, stora
 from lattica.content.errors import ContentError, ContentNotFoundError, StorageError
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.codec import decode_manifest
+from lattica.content.manifest.lists import encode_list, list_count, lists_in, with_lists
 from lattica.content.manifest.manifest import MAX_MANIFEST_BYTES, Manifest
 from lattica.content.publish.catalog import Publication, check_span
 from lattica.content.publish.served import NotHereError
@@ -197,8 +198,11 @@ class ContentStore:
                 if chunk.digest not in added:
                     self._write(chunk.digest, publication.read_span(number, 1))
                     added[chunk.digest] = chunk.length
-            self._write(publication.cid.digest, publication.encoded)
-            added[publication.cid.digest] = len(publication.encoded)
+            described = [encode_list(manifest, n) for n in range(list_count(manifest))]
+            for block in (*described, publication.encoded):
+                digest = hashlib.sha256(block).digest()
+                self._write(digest, block)
+                added[digest] = len(block)
             references = [] if copy else [file.path for file in publication.files]
             with self._index.transaction():
                 for digest, size in added.items():
@@ -257,9 +261,20 @@ class ContentStore:
             with self._mutex, self._errors():
                 self._index.touch(cid, self._clock())
                 paths = self._index.references(cid)
-            yield ServedFromStore(self, cid, decode_manifest(encoded), encoded, paths)
+            yield ServedFromStore(self, cid, self._manifest(cid, encoded), encoded, paths)
         finally:
             os.close(descriptor)
+
+    def _manifest(self, cid: Cid, encoded: bytes) -> Manifest:
+        """A manifest with its lists of chunks. Raises :class:`ContentError`: one is damaged."""
+        manifest = decode_manifest(encoded)
+        lists = {}
+        for one in lists_in(manifest):
+            data = self._read(one.ref.digest)
+            if data is None:
+                raise ContentError(f"the manifest of {cid} is damaged; add it again")
+            lists[one.number] = data
+        return with_lists(manifest, lists)
 
     def _open_reader(self, cid: Cid) -> int:
         with self._errors():
@@ -332,10 +347,13 @@ class ContentStore:
     def _digests(self, publication: StoredPublication) -> set[bytes]:
         """The blocks that a publication is made of."""
         found = {publication.cid.digest}
+        encoded = self._read(publication.cid.digest)
+        if encoded is None:
+            return found
+        found.update(one.ref.digest for one in lists_in(decode_manifest(encoded)))
         if not publication.by_reference:
-            encoded = self._read(publication.cid.digest)
-            if encoded is not None:
-                for file in decode_manifest(encoded).files:
+            with suppress(ContentError):  # what is damaged keeps what it is known to have
+                for file in self._manifest(publication.cid, encoded).files:
                     found.update(chunk.digest for chunk in file.chunks)
         return found
 
@@ -396,10 +414,12 @@ class ContentStore:
         encoded = self._read(stored.cid.digest)
         if encoded is None:
             return False
-        if not stored.by_reference:
-            return self._digests(stored) <= right
+        digests = self._digests(stored)
+        if not stored.by_reference or not digests <= right:
+            return digests <= right
         paths = self._index.references(stored.cid)
-        served = ServedFromStore(self, stored.cid, decode_manifest(encoded), encoded, paths)
+        manifest = self._manifest(stored.cid, encoded)
+        served = ServedFromStore(self, stored.cid, manifest, encoded, paths)
         try:
             for number in range(served.chunk_count):
                 served.read_span(number, 1)
@@ -437,6 +457,10 @@ class ServedFromStore:
     def chunk_count(self) -> int:
         """How many chunks it has."""
         return self.manifest.chunk_count
+
+    def chunk_list(self, number: int) -> bytes:
+        """A list of its chunks; raises :class:`RemoteProtocolError` for one that there is not."""
+        return encode_list(self.manifest, number)
 
     def check_span(self, first: int, count: int, offset: int = 0) -> None:
         """Raise :class:`~lattica.errors.RemoteProtocolError` for a request that asks too much."""

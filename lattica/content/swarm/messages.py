@@ -28,7 +28,7 @@ from typing import TypeAlias
 import msgpack
 
 from lattica.content.manifest.cid import Cid
-from lattica.content.manifest.manifest import MAX_MANIFEST_BYTES
+from lattica.content.manifest.manifest import MAX_CHUNKS
 from lattica.nat.base.errors import LatticaError, RemoteProtocolError
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.net.addresses import decode_multiaddr
@@ -37,8 +37,6 @@ from lattica.nat.base.net.ranking import fitting
 
 HOLDINGS = "/lattica/holdings/1.0.0"
 
-MAX_CHUNKS = MAX_MANIFEST_BYTES // 36
-"""A manifest has 36 bytes a chunk."""
 MAX_MEMBERS = 32
 """Peers in one message."""
 MAX_ADDRESSES = 8

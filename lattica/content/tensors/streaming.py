@@ -82,14 +82,23 @@ class RemoteTensors:
 async def open_tensors(
     node: Host,
     ref: Ticket | Cid | str,
+    pattern: str = "*",
     *,
     options: FetchOptions | None = None,
     finder: ProviderFinder | None = None,
 ) -> RemoteTensors:
-    """Get the manifest of what a ticket, or a content id, names. Raises what `fetch` does."""
+    """Get the manifest of what a ticket, or a content id, names, and as much of its lists of chunks
+    as the tensors need whose names match. Raises what `fetch` does."""
     cid, named = named_by(ref)
     options = options or FetchOptions()
-    found = await find_manifest(node, cid, named, options=options, finder=finder)
+    found = await find_manifest(
+        node,
+        cid,
+        named,
+        options=options,
+        finder=finder,
+        select=lambda manifest: Plan(cid, manifest, pattern).lists(),
+    )
 
     async def find_more() -> Sequence[Contact]:
         members = await find_others(node, cid, named, options=options, finder=finder)
@@ -120,6 +129,6 @@ async def stream_tensors(
     Close it (`contextlib.aclosing`) to stop before the end. Raises what `fetch` does, and
     :class:`~lattica.errors.ContentError` if no tensor matches.
     """
-    opened = await open_tensors(node, ref, options=options, finder=finder)
+    opened = await open_tensors(node, ref, tensors, options=options, finder=finder)
     async for one in opened.stream(opened.placed(tensors)):
         yield one

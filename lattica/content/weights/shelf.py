@@ -156,5 +156,5 @@ def publication_of(manifest: Manifest, directory: Path) -> Publication:
     files = []
     for entry in manifest.files:
         path = directory / entry.path
-        files.append(CutFile(path, FileState.of(os.stat(path)), entry.chunks.ends, entry.layout))
+        files.append(CutFile(path, FileState.of(os.stat(path)), entry.table.ends, entry.layout))
     return Publication(Cid.of(encoded), manifest, encoded, tuple(files))

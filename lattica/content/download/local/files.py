@@ -89,8 +89,8 @@ def _candidates(plan: Plan, out_dir: Path) -> list[_Candidate]:
         if not stat.S_ISREG(status.st_mode):
             continue  # renaming the finished file will say what is in its way
         file = cut_file(path, warn=False)
-        table = plan.published(index).chunks
         if output.whole and file.state.size == output.size:
+            table = plan.published(index).table
             # Cut as the publisher cut it, even if our own rules should differ.
             file = CutFile(path, file.state, table.ends, None)
             found.append(_Candidate(index, file, table))

@@ -11,7 +11,13 @@ import msgpack
 from lattica.content.download.plan import Plan
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.codec import decode_manifest, encode_manifest
-from lattica.content.manifest.manifest import MAX_MANIFEST_BYTES, ChunkTable, FileEntry, Manifest
+from lattica.content.manifest.manifest import (
+    MAX_MANIFEST_BYTES,
+    ChunkTable,
+    FileEntry,
+    ListedChunks,
+    Manifest,
+)
 from lattica.content.manifest.safetensors_header import (
     LENGTH_BYTES,
     Tensor,
@@ -70,6 +76,12 @@ def _manifest_example() -> Manifest:
     )
 
 
+def _listed_example() -> Manifest:
+    """One in two levels."""
+    chunks = ChunkTable.from_chunks([1 << 20] * 5000, bytes(32 * 5000))
+    return Manifest("name", (FileEntry("large", False, chunks),))
+
+
 def _manifest(data: bytes) -> None:
     manifest = decode_manifest(data)
     if encode_manifest(manifest) != data:
@@ -78,7 +90,10 @@ def _manifest(data: bytes) -> None:
         parts = file.path.split("/")
         if not file.path or file.path.startswith("/") or {"", ".", ".."} & set(parts):
             raise Violation(f"the path {file.path!r} is accepted")
-        if file.size != sum(chunk.length for chunk in file.chunks):
+        if isinstance(file.chunks, ListedChunks):
+            if file.size != sum(ref.size for ref in file.chunks.refs):
+                raise Violation("the size of a file is not that of its lists")
+        elif file.size != sum(chunk.length for chunk in file.chunks):
             raise Violation("the size of a file is not that of its chunks")
         if file.layout is not None:
             end = file.layout.data_start + sum(t.length for t in file.layout.tensors)
@@ -87,6 +102,8 @@ def _manifest(data: bytes) -> None:
     for pattern in (None, "*"):
         with contextlib.suppress(ContentError):  # no tensor matches
             plan = Plan(CID, manifest, pattern)
+            if plan.lists():
+                continue
             for number in plan.chunks:
                 for place in plan.placements(number):
                     if place.offset + place.length > plan.outputs[place.output].size:
@@ -189,7 +206,11 @@ MANIFEST = Target(
     "manifest",
     _manifest,
     (RemoteProtocolError,),
-    seeds=[encode_manifest(_manifest_example()), encode_manifest(Manifest("n", ()))],
+    seeds=[
+        encode_manifest(_manifest_example()),
+        encode_manifest(_listed_example()),
+        encode_manifest(Manifest("n", ())),
+    ],
     tokens=[*_MSGPACK, b"\xa3F32", b"\xc4\x04\x00\x10\x00\x00"],
 )
 SAFETENSORS_HEADER = Target(
