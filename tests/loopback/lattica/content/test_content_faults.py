@@ -13,7 +13,13 @@ import trio
 from lattica.config import NodeConfig
 from lattica.content import FetchOptions, Publisher, Ticket, fetch
 from lattica.content.events import FetchEvent, FetchProgress, Retrying
-from lattica.content.protocol import PROTOCOL, ContentServerCore, SpanRequest, encode_body_header
+from lattica.content.protocol import (
+    PROTOCOL,
+    ContentServerCore,
+    ListRequest,
+    SpanRequest,
+    encode_body_header,
+)
 from lattica.content.publish.catalog import make_publication
 from lattica.errors import (
     IntegrityError,
@@ -51,6 +57,7 @@ def serve(node: Node, publication, spoil) -> Ticket:
         core = ContentServerCore()
         while data := await stream.receive_some():
             for request in core.feed(data):
+                assert not isinstance(request, ListRequest)
                 body = publication.encoded
                 if isinstance(request, SpanRequest):
                     body = publication.read_span(request.first, request.count)

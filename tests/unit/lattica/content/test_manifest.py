@@ -266,9 +266,9 @@ def test_what_cannot_be_published_says_why(manifest, says):
         encode_manifest(manifest)
 
 
-GOOD_FILE = ["a", False, (5).to_bytes(4, "big"), DIGEST, []]
+GOOD_FILE = ["a", False, [0, (5).to_bytes(4, "big"), DIGEST], []]
 LAYOUT = [8, [["k", "v"]], [["t", "F32", [2]]]]
-TENSOR_FILE = ["a", False, (16).to_bytes(4, "big"), DIGEST, LAYOUT]
+TENSOR_FILE = ["a", False, [0, (16).to_bytes(4, "big"), DIGEST], LAYOUT]
 
 
 def changed(base, index, value):
@@ -276,12 +276,16 @@ def changed(base, index, value):
 
 
 def in_layout(index, value):
-    return changed(TENSOR_FILE, 4, changed(LAYOUT, index, value))
+    return changed(TENSOR_FILE, 3, changed(LAYOUT, index, value))
+
+
+def in_chunks(index, value):
+    return changed(GOOD_FILE, 2, changed(GOOD_FILE[2], index, value))
 
 
 def test_hand_made_manifests_are_good():
     for file in (GOOD_FILE, TENSOR_FILE):
-        decode_manifest(msgpack.packb([1, "m", [file]]))
+        decode_manifest(msgpack.packb([2, "m", [file]]))
 
 
 @pytest.mark.parametrize(
@@ -289,31 +293,32 @@ def test_hand_made_manifests_are_good():
     [
         None,
         [],
-        [2, "m", []],
+        [1, "m", []],
+        [3, "m", []],
         [True, "m", []],
-        [1, "m", [], 0],
-        [1, b"m", []],
-        [1, "", []],
-        [1, "a/b", []],
-        [1, "m", {}],
-        [1, "m", [GOOD_FILE, GOOD_FILE]],
+        [2, "m", [], 0],
+        [2, b"m", []],
+        [2, "", []],
+        [2, "a/b", []],
+        [2, "m", {}],
+        [2, "m", [GOOD_FILE, GOOD_FILE]],
         *(
-            [1, "m", [file]]
+            [2, "m", [file]]
             for file in (
                 [],
-                GOOD_FILE[:4],
+                GOOD_FILE[:3],
                 changed(GOOD_FILE, 0, "../a"),
                 changed(GOOD_FILE, 0, "/a"),
                 changed(GOOD_FILE, 0, b"a"),
                 changed(GOOD_FILE, 1, 0),
-                changed(GOOD_FILE, 2, b"\0\0\0"),
-                changed(GOOD_FILE, 2, bytes(4)),
-                changed(GOOD_FILE, 2, bytes(8)),
-                changed(GOOD_FILE, 2, (MIB + 1).to_bytes(4, "big")),
-                changed(GOOD_FILE, 3, DIGEST + b"\0"),
-                changed(GOOD_FILE, 3, b""),
-                changed(GOOD_FILE, 4, None),
-                changed(GOOD_FILE, 4, [1]),
+                in_chunks(1, b"\0\0\0"),
+                in_chunks(1, bytes(4)),
+                in_chunks(1, bytes(8)),
+                in_chunks(1, (MIB + 1).to_bytes(4, "big")),
+                in_chunks(2, DIGEST + b"\0"),
+                in_chunks(2, b""),
+                changed(GOOD_FILE, 3, None),
+                changed(GOOD_FILE, 3, [1]),
                 in_layout(0, 9),
                 in_layout(0, -1),
                 in_layout(0, 1 << 63),
@@ -343,12 +348,12 @@ def test_bad_manifests_are_remote_protocol_errors(value):
         b"\xc1",
         b"\x93",
         b"\xdd\xff\xff\xff\xff",
-        b"\x93\x01\xa1m\xdd\xff\xff\xff\xff",
-        b"\x93\x01\xdb\xff\xff\xff\xff",
-        b"\x93\x01\xa2\xff\xff\x90",  # not UTF-8
-        b"\x93\xcc\x01\xa1m\x90",  # 1 in two bytes
-        b"\xdc\x00\x03\x01\xa1m\x90",  # array header longer than necessary
-        msgpack.packb([1, "m", []]) + b"\0",
+        b"\x93\x02\xa1m\xdd\xff\xff\xff\xff",
+        b"\x93\x02\xdb\xff\xff\xff\xff",
+        b"\x93\x02\xa2\xff\xff\x90",  # not UTF-8
+        b"\x93\xcc\x02\xa1m\x90",  # 2 in two bytes
+        b"\xdc\x00\x03\x02\xa1m\x90",  # array header longer than necessary
+        msgpack.packb([2, "m", []]) + b"\0",
         b"\x91" * 5000,
     ],
 )
@@ -365,7 +370,7 @@ def test_too_many_entries_are_refused_before_they_are_read(monkeypatch):
     three = [["a", "F32", [0]], ["b", "F32", [0]], ["c", "F32", [2]]]
     for files in ([GOOD_FILE, changed(GOOD_FILE, 0, "b")], [in_layout(2, three)]):
         with pytest.raises(RemoteProtocolError, match="elements"):
-            decode_manifest(msgpack.packb([1, "m", files]))
+            decode_manifest(msgpack.packb([2, "m", files]))
 
 
 def test_threads_exist_even_on_one_core():

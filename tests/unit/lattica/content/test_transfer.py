@@ -18,6 +18,7 @@ from lattica.content.protocol import (
     PROTOCOL,
     ContentClientCore,
     ContentServerCore,
+    ListRequest,
     Refused,
     SpanRequest,
     encode_body_header,
@@ -302,6 +303,7 @@ def serve_badly(node, publication, spoil):
         core = ContentServerCore()
         while data := await stream.receive_some():
             for request in core.feed(data):
+                assert not isinstance(request, ListRequest)
                 if isinstance(request, SpanRequest):
                     body = publication.read_span(request.first, request.count)
                 else:
@@ -353,6 +355,7 @@ def serve_in_parts(node, publication, *, of_manifest, always_breaks, right_rest=
         core = ContentServerCore()
         while data := await stream.receive_some():
             for request in core.feed(data):
+                assert not isinstance(request, ListRequest)
                 if isinstance(request, SpanRequest):
                     body = publication.read_span(request.first, request.count)
                 else:

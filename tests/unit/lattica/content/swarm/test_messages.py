@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattica.content.manifest.cid import Cid
+from lattica.content.manifest.manifest import MAX_CHUNKS
 from lattica.content.swarm.messages import (
     MAX_ADDRESSES,
-    MAX_CHUNKS,
     MAX_HELLO,
     MAX_MEMBERS,
     MAX_MESSAGE,

@@ -18,6 +18,7 @@ from lattica.content.manifest.cid import Cid
 from lattica.content.protocol import (
     PROTOCOL,
     ContentServerCore,
+    ListRequest,
     ManifestRequest,
     encode_body_header,
 )
@@ -67,6 +68,7 @@ async def serving(host: MemoryHost, publication: Publication, spoil=None, bits: 
         core = ContentServerCore()
         while data := await stream.receive_some():
             for request in core.feed(data):
+                assert not isinstance(request, ListRequest)
                 if isinstance(request, ManifestRequest):
                     body = publication.encoded
                 else:
