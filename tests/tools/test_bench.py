@@ -49,6 +49,9 @@ def test_the_names_that_others_read_are_there():
         ("quic", "stream-lossy-1pct-50ms-tcp"): "MB/s",
         ("relay", "stream-1MiB"): "MB/s",
         ("relay", "circuit-memory"): "KiB",
+        ("relay", "circuits-20"): "MB/s",
+        ("relay", "reserve-to-byte-p50"): "ms",
+        ("relay", "circuits-500-added-p99"): "ms",
         **{
             ("rpc", f"{name}{suffix}"): unit
             for name, unit in (
@@ -132,6 +135,23 @@ def test_a_child_is_told_transport_and_host():
         "--host=11.0.0.2",
         "--variant=v",
     ]
+
+
+def test_a_peers_relay_is_between_peers_of_ours_and_nothing_else_of_it_is_relayed(tmp_path):
+    ours = runner.Program("lattica", Path("ours"), Path("ours.py"))
+    peer = runner.Program("peer", Path("theirs"), Path("theirs.py"), between=ours)
+    (relayed,) = cases.select("relay", ("circuits-20",))
+    command = runner.child_command(peer, relayed, lossy_link.Site())
+    assert command("relay")[:3] == ["theirs", "theirs.py", "relay"]
+    assert command("server")[:3] == ["ours", "ours.py", "server"]
+    assert command("client")[:3] == ["ours", "ours.py", "client"]
+    (direct,) = cases.select("bulk", ("stream-1MiB",))
+    assert runner.child_command(peer, direct, lossy_link.Site())("client")[0] == "theirs"
+    (calls,) = cases.select("rpc", ("unary-128B-seq-relay",))
+    without = runner.Program("peer", Path("theirs"), Path("theirs.py"))
+    for program, workload in ((peer, calls), (without, relayed)):
+        with pytest.raises(UnsupportedError, match="relay"):
+            trio.run(runner.run_once, program, workload, runner.Settings(), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,8 @@ def programs(peers: list[str], ours: bool) -> tuple[list[Program], list[str]]:
 
 
 def _program(peer: venvs.Peer, python: Path) -> Program:
-    return Program(peer.name, python, PROGRAMS / peer.script, peer.variant, peer.sender)
+    between = _program(venvs.OURS, Path(sys.executable)) if peer.relays else None
+    return Program(peer.name, python, PROGRAMS / peer.script, peer.variant, peer.sender, between)
 
 
 def with_references(workload: Workload, chosen: list[Program]) -> list[Program]:

@@ -267,6 +267,42 @@ WORKLOADS: tuple[Workload, ...] = (
     _content("publish-1GiB", "a file in the page cache, hashed and ready to be served"),
     _relay("stream-1MiB", "MB/s", "one stream over one circuit, writes of 1 MiB"),
     _relay("echo-128B-seq", "1/s", "128 B there and back on one stream over one circuit"),
+    _relay("circuits-20", "MB/s", "20 circuits at once, each of a peer of its own, in total"),
+    Workload(
+        "reserve-to-byte-p50",
+        (
+            Case(
+                "relay",
+                "reserve-to-byte-p50",
+                "ms",
+                "lower",
+                "from asking for a reservation to the first byte that came back over a circuit",
+            ),
+            Case("relay", "reserve-to-byte-p99", "ms", "lower", "the same, 99th percentile"),
+        ),
+        transport="relay",
+    ),
+    Workload(
+        "circuits-500-p99",
+        (
+            Case(
+                "relay",
+                "circuits-500-p99",
+                "ms",
+                "lower",
+                "128 B there and back on 500 open circuits, twice a second on each",
+            ),
+            Case(
+                "relay",
+                "circuits-500-added-p99",
+                "ms",
+                "lower",
+                "of that, what 500 direct connections do not take",
+            ),
+        ),
+        transport="relay",
+        stretch=2.0,
+    ),
     _relay(
         "circuit-memory",
         "KiB",

@@ -53,6 +53,8 @@ class Program:
     script: Path
     variant: str = ""
     sender: Literal["server", "client"] = "client"
+    between: Program | None = None
+    """Where only its relay is measured: whose peers are on both sides of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +161,9 @@ async def run_once(
     Raises :class:`BenchError` or :class:`UnsupportedError`.
     """
     name = f"{program.impl} {workload.label}"
-    if workload.transport == "relay" and program.impl != OURS:
-        raise UnsupportedError("only our own relay is measured")
+    is_measured = workload.bench == "relay" and program.between is not None
+    if workload.transport == "relay" and program.impl != OURS and not is_measured:
+        raise UnsupportedError("it is not measured through a relay")
     async with AsyncExitStack() as stack:
         temporary = tempfile.TemporaryDirectory(prefix="lattica-bench-")
         folder = Path(stack.enter_context(temporary))
@@ -203,14 +206,17 @@ def child_command(
     """What starts a child in a role."""
 
     def command(role: Literal["server", "client", "relay"]) -> list[str]:
+        played = program
+        if workload.transport == "relay" and role != "relay" and program.between is not None:
+            played = program.between
         return [
-            str(program.python),
-            str(program.script),
+            str(played.python),
+            str(played.script),
             role,
             f"--case={workload.name}",
             f"--transport={workload.transport}",
             f"--host={site.host}",
-            f"--variant={program.variant}",
+            f"--variant={played.variant}",
         ]
 
     return command

@@ -29,7 +29,8 @@ class Peer:
 
     `script` is its child script in this folder, `variant` what it is told to be. `requirements`
     is what pip installs; empty for what runs in the environment of the benchmark itself. `sender`
-    is the side from which a stream's data comes.
+    is the side from which a stream's data comes. `relays`: it has a relay, which is measured
+    between peers of ours.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Peer:
     requirements: tuple[str, ...]
     variant: str = ""
     sender: Literal["server", "client"] = "client"
+    relays: bool = False
 
 
 OURS = Peer("lattica", "impl_lattica.py", ())
@@ -44,7 +46,7 @@ PEERS: dict[str, Peer] = {
     peer.name: peer
     for peer in (
         Peer("grpcio", "impl_grpcio.py", ("grpcio>=1.66",)),
-        Peer("py-libp2p", "impl_py_libp2p.py", ("libp2p==0.8.1",)),
+        Peer("py-libp2p", "impl_py_libp2p.py", ("libp2p==0.8.1",), relays=True),
         # Of torch any version will do. It is large: of the last ones here, those for CPUs alone are
         # preferred where the package index has them.
         Peer("hivemind", "impl_hivemind.py", ("hivemind==1.1.12", "torch<2.14", "setuptools<80")),

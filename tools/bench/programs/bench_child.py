@@ -54,6 +54,11 @@ ARRAY = 1024 * MIB
 CIRCUIT_WARM = 5
 """Circuits made before memory is first measured."""
 CIRCUITS = 60
+BUSY_CIRCUITS = 20
+"""Those that move all they can together."""
+OPEN_CIRCUITS = 500
+RESERVATIONS = 100
+"""Times that a peer reserves and is called."""
 RSS_CASE = "streams-10000-rss"
 ECHO_SEQ = ("stream-echo-128B-seq", "echo-128B-seq")
 ECHO_C64 = ("stream-echo-128B-c64", "echo-128B-c64")

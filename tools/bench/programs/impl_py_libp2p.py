@@ -21,8 +21,11 @@ from libp2p.network.config import ConnectionConfig
 from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.network.stream.net_stream import NetStream
 from libp2p.peer.peerinfo import PeerInfo, info_from_p2p_addr
+from libp2p.relay.circuit_v2.protocol import CircuitV2Protocol
+from libp2p.relay.circuit_v2.resources import RelayLimits
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.tools.anyio_service import background_trio_service
 from multiaddr import Multiaddr
 
 if TYPE_CHECKING:
@@ -154,6 +157,20 @@ async def serve(child: bc.Child, job: bc.Job) -> None:
         await trio.sleep_forever()
 
 
+async def relay(child: bc.Child, job: bc.Job) -> None:
+    """Its relay, between peers of ours, with no limit that this work could hit."""
+    if job.case == "circuits-500-p99":
+        raise bc.Unsupported("its listener takes 250 connections in the life of a host")
+    limits = RelayLimits(duration=10**6, data=2**60, max_circuit_conns=4096, max_reservations=4096)
+    host = make_host(job)
+    async with host.run(listen_addrs=[Multiaddr(bc.multiaddr(job, QUIC))]):
+        protocol = CircuitV2Protocol(host, limits, allow_hop=True)
+        async with background_trio_service(protocol):
+            port = int(str(host.get_transport_addrs()[0]).split("/")[4])
+            child.ready(f"/ip4/{job.host}/tcp/{{port}}/p2p/{host.get_id()}", port)
+            await trio.sleep_forever()
+
+
 async def publish(child: bc.Child, job: bc.Job) -> None:
     host = make_host(job)
     async with host.run(listen_addrs=[]):
@@ -168,7 +185,9 @@ def main(child: bc.Child, job: bc.Job) -> None:
     logging.disable(logging.CRITICAL)
     if job.transport == "quic" and job.case not in QUIC_CASES:
         raise bc.Unsupported("its QUIC loses bytes of long streams, and many streams stall")
-    if job.role == "server":
+    if job.role == "relay":
+        trio.run(relay, child, job)
+    elif job.role == "server":
         trio.run(serve, child, job)
     elif job.case == pubsub.CASE:
         trio.run(publish, child, job)

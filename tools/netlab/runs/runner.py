@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -78,12 +78,17 @@ class Run:
 
     # --- running ---
 
-    async def perform(self) -> list[tuple[float, str]]:
-        """Run programs and faults to the end of the scenario; the faults that were done."""
+    async def perform(
+        self, watch: Callable[[Run], Awaitable[None]] | None = None
+    ) -> list[tuple[float, str]]:
+        """Run programs and faults to the end of the scenario, and `watch` beside them; the faults
+        that were done."""
         scenario = self.lab.scenario
         done: list[tuple[float, str]] = []
         async with trio.open_nursery() as all_of_it:
             all_of_it.start_soon(self._cut_short, all_of_it.cancel_scope)
+            if watch is not None:
+                all_of_it.start_soon(watch, self)
             async with trio.open_nursery() as nursery:
                 for job in self.jobs.values():
                     nursery.start_soon(job.run, self.jobs, self._timeline)
@@ -130,12 +135,14 @@ async def run_scenario(
     options: Options | None = None,
     on_event: Callable[[str, Event], None] = lambda program, event: None,
     judge: Callable[[Run], Sequence[str]] = lambda run: (),
+    watch: Callable[[Run], Awaitable[None]] | None = None,
 ) -> Report:
     """Build the scenario's network, run it, and take everything down.
 
     `on_event` is called with each event and the program it is from ("" for faults). `judge` sees
     the run at its end, while all still runs, and says what is wrong with it; it is asked again
-    until nothing is, for :data:`PATIENCE`. Raises :class:`tools.netlab.errors.LabError` and
+    until nothing is, for :data:`PATIENCE`. `watch` runs beside the programs, and is cancelled with
+    the last fault. Raises :class:`tools.netlab.errors.LabError` and
     :class:`tools.netlab.spec.strict.SpecError` for what keeps it from running at all; what goes
     wrong inside is in the report.
     """
@@ -148,7 +155,7 @@ async def run_scenario(
             assert options.out is not None
             captures.append(await lab.capture(node, options.out.resolve() / f"{node}.pcap"))
         run = Run(lab, on_event)
-        done = await run.perform()
+        done = await run.perform(watch)
         with trio.move_on_after(PATIENCE):
             while judge(run):  # noqa: ASYNC110 (memory and files tell nobody)
                 await trio.sleep(0.2)
