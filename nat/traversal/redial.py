@@ -6,7 +6,8 @@ the next attempt is due:
 * A connection that is lost is replaced at once.
 * Attempts that fail are repeated after a delay that doubles from 1 s to 60 s; of each delay the
   second half is random, so that the peers of a hub that comes back do not all dial it at once.
-  A connection starts this anew.
+  A connection starts this anew. In the first two minutes after a good connection was lost, no
+  delay is longer than 8 s: a hub that is started again has its peers back soon.
 * A peer that takes connections and drops them again (it is overloaded, or does not let us in) is
   dialed no more often than one that does not answer: connections that last less than a minute
   count like attempts that failed, from when they were made.
@@ -35,6 +36,9 @@ class RedialPolicy:
     """A connection of this age counts as a good one when it is lost."""
     settled: float = 2.0
     """A peer that was unreachable is back when a connection to it is this old."""
+    soon: float = 8.0
+    """No delay is longer within `soon_for` of the loss of a good connection."""
+    soon_for: float = 120.0
 
 
 class Phase(Enum):
@@ -63,6 +67,8 @@ class Redial:
         self._due = now
         self._since = now
         """When the connection was made."""
+        self._lost_at = -math.inf
+        """When the last good connection was lost."""
         self._failures = 0
         """Attempts that failed since the last connection."""
         self._short = 0
@@ -96,7 +102,9 @@ class Redial:
         if self.phase is not Phase.DIALING:
             return None
         self._failures += 1
-        self._wait(now + self._delay(self._failures + self._short))
+        is_soon = now - self._lost_at < self.policy.soon_for
+        at_most = self.policy.soon if is_soon else math.inf
+        self._wait(now + self._delay(self._failures + self._short, at_most))
         return self._note_unreachable()
 
     def connected(self, now: float) -> None:
@@ -131,6 +139,7 @@ class Redial:
     def _lost(self, now: float) -> Change | None:
         if now - self._since >= self.policy.lasting:
             self._short = 0
+            self._lost_at = now
             self._wait(now)
             return None
         self._short += 1
@@ -142,8 +151,9 @@ class Redial:
         self.phase = Phase.WAITING
         self._due = due
 
-    def _delay(self, failures: int) -> float:
-        return pause_after(failures, self.policy.first, self.policy.limit, self._rng)
+    def _delay(self, failures: int, at_most: float = math.inf) -> float:
+        limit = min(self.policy.limit, at_most)
+        return pause_after(failures, self.policy.first, limit, self._rng)
 
     def _note_unreachable(self) -> Change | None:
         if self._unreachable:

@@ -60,6 +60,9 @@ _TCP_HEAD_START = 1.5
 """Seconds that TCP gets before a relay's other addresses are tried too."""
 _LASTING = 30.0
 """Seconds after which a connection that is lost counts as one that worked."""
+_SOON, _SOON_FOR = 8.0, 120.0
+"""Longest pause between two attempts to reach a relay in the time after a place there was lost: one
+that is started again has its clients back soon."""
 _TCP_FIRST, _TCP_LIMIT = 8.0, 600.0
 """Pauses between attempts to have TCP besides QUIC. The first exceeds the time in which two
 connections count as made at once, after which the newer one is preferred."""
@@ -343,6 +346,7 @@ class RelayClient:
             else:
                 r.dialing.failed(now)
             if r.reserving.lost(now, reason):
+                r.dialing.hurry(now + _SOON_FOR, _SOON)
                 logger.info("relay lost: %s relay=%s", reason, r.relay)
         elif old is not None and old.closed_reason is not None:
             # The relay may have forgotten us between the two.

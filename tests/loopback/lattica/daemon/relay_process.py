@@ -23,7 +23,12 @@ class RelayProcess:
 
     process: trio.Process
     data_dir: Path
-    addr: str
+    addrs: list[str]
+
+    @property
+    def addr(self) -> str:
+        """The first, where it has no other."""
+        return self.addrs[0]
 
     async def command(self, *arguments: str) -> str:
         """What a command of the operator's prints."""
@@ -56,20 +61,20 @@ async def relay_process(
                     assert part, "the relay has ended"
                     text += part
             nursery.start_soon(_drain, process)
-            addr = json.loads(text.splitlines()[0])["addrs"][0]
-            yield RelayProcess(process, data_dir, addr)
+            yield RelayProcess(process, data_dir, json.loads(text.splitlines()[0])["addrs"])
         finally:
             process.kill()
 
 
-def client(*relays: str, token: str = "") -> NodeConfig:
-    """For a node that is reached through one of these relays only."""
+def client(*relays: str, token: str = "", patient: bool = False) -> NodeConfig:
+    """For a node that is reached through one of these relays only. `patient`: it tries again as
+    seldom as nodes do by default."""
     settings: dict[str, object] = {
         "listen": [],
         "nat.relay.relays": list(relays),
         "nat.relay.reservations": 1,
         "nat.relay.tokens": [token] if token else [],
-        "nat.relay.retry_limit": 0.5,
+        **({} if patient else {"nat.relay.retry_limit": 0.5}),
     }
     return load_config(None, {"LATTICA_NAT__PORT_MAPPING__ENABLED": "false"}, settings)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 
 import pytest
@@ -55,6 +56,28 @@ async def test_a_ban_disconnects_at_once_and_outlives_a_kill(tmp_path):
             with pytest.raises(TimeoutError):
                 await node.wait_reachable(2)
             await relay.command("unban", str(node.peer_id))
+            await node.wait_reachable(20)
+
+
+async def test_tokens_and_accounts_outlive_a_kill(tmp_path):
+    identity = Identity.generate()
+    async with relay_process(tmp_path, "--access", "token") as relay:
+        address, listen = relay.addr, relay.addr.partition("/p2p/")[0]
+        given = await relay.command("token", "new", str(identity.peer_id), "--note", "alice")
+        async with Node(client(address, token=given.strip()), identity=identity) as node:
+            await node.wait_reachable(20)
+            with trio.fail_after(20):  # accounts are written every few seconds
+                while not await relay.command("accounts", "--json"):
+                    await trio.sleep(0.3)
+        relay.process.kill()
+        await relay.process.wait()
+    async with relay_process(tmp_path, "--access", "token", listen=listen) as relay:
+        assert relay.addr == address
+        assert "holds" in await relay.command("token", "list", "--note", "alice")
+        account = json.loads(await relay.command("accounts", "--json"))
+        assert account["peer"] == str(identity.peer_id)
+        assert account["reservations"] == 1
+        async with Node(client(address, token=given.strip()), identity=identity) as node:
             await node.wait_reachable(20)
 
 

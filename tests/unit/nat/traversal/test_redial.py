@@ -64,6 +64,18 @@ def test_delays_double_up_to_the_limit_and_differ():
     assert 30 <= redial.next_wake - last <= 60
 
 
+def test_a_good_one_that_is_lost_is_dialed_often_for_two_minutes():
+    redial = new_redial()
+    connect(redial, redial.next_wake)
+    lost = 100.0 + POLICY.lasting
+    assert redial.observe(lost, False) is None
+    due = [fail(redial) for _ in range(40)]
+    delays = [(before - lost, after - before) for before, after in pairwise(due)]
+    assert max(delay for t, delay in delays if t < POLICY.soon_for) <= 8
+    assert delays[-1][0] > POLICY.soon_for
+    assert all(delay >= 30 for t, delay in delays if t >= POLICY.soon_for)
+
+
 def test_the_same_seed_gives_the_same_delays():
     one, same, other = new_redial(seed=3), new_redial(seed=3), new_redial(seed=4)
     due = [fail(one) for _ in range(5)]

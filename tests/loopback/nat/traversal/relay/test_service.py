@@ -189,6 +189,17 @@ async def fails(stream: Stream) -> LatticaError:
 # --- reservations ---
 
 
+async def test_a_client_that_comes_again_and_again_has_one_reservation():
+    identity = Identity.generate()
+    async with relaying(reservations_per_ip=1, max_reservations=1) as relay:
+        for _ in range(60):
+            async with client_of(relay, identity) as client:
+                assert await client.status(Reserve()) is Status.OK
+                assert relay.service.stats.reservations == 1
+        await settled(lambda: relay.service.stats.reservations == 0)
+        assert all(usage.used == 0 for usage in relay.service.usage())
+
+
 async def test_reservation_says_where_until_when_and_has_a_voucher():
     lifetime: Any = pytest.approx(600)  # what a clock that began anywhere makes of it
     async with relaying(reservation_lifetime=600.0) as relay, client_of(relay) as client:

@@ -287,6 +287,38 @@ def test_strangers_share_one_rate():
     assert other.account(1, 1000, 0.0) == pytest.approx(2.0)
 
 
+def test_ten_thousand_reconnections_of_one_client_are_one_reservation():
+    server = open_books(CAROL, max_reservations=2, reservations_per_ip=1)
+    places = [ipaddress.ip_address(f"198.51.{n}.1") for n in range(5)]
+    for number in range(10_000):
+        # It roams, and its former connection is missed before, after, or not at all.
+        now = float(number)
+        if number % 3 == 0:
+            server.peer_gone(ALICE)
+        assert status(server.reserve(ALICE, places[number % 5], now)) is Status.OK
+        assert status(server.reserve(CAROL, HERE, now)) is Status.OK  # an allowed one does, too
+        assert server.reservation_count == 2
+    used = {usage.name: usage.used for usage in server.usage()}
+    assert used["max_reservations"] == 1
+    assert used["reservations_per_ip"] == used["reservations_per_network"] == 1
+    assert status(server.reserve(BOB, HERE, 10_000.0)) is Status.OK
+    for who in (ALICE, BOB, CAROL):
+        assert server.peer_gone(who)
+    assert server.reservation_count == 0
+    assert all(usage.used == 0 for usage in server.usage())
+
+
+def test_ten_thousand_peers_of_one_network_leave_room_for_others():
+    server = open_books()
+    crowd = [ipaddress.ip_address(f"192.0.2.{n}") for n in range(256)]
+    for number in range(10_000):
+        server.reserve(peer(1000 + number), crowd[number % 256], 0.0)
+    assert server.reservation_count == server.limits.reservations_per_network
+    for number in range(100):
+        ip = ipaddress.ip_address(f"198.51.{number}.1")
+        assert status(server.reserve(peer(100_000 + number), ip, 0.0)) is Status.OK
+
+
 # --- pacing ---
 
 
