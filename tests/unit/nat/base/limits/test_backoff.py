@@ -25,7 +25,9 @@ def test_pauses_double_to_the_limit():
 def test_who_hurries_makes_no_long_pause_before_a_time_and_goes_on_as_always_then():
     backoff = Backoff(1.0, 300.0, random.Random(1), 0.0)
     backoff.hurry(120.0, 8.0)
-    now, within, after = 0.0, [], []
+    now = 0.0
+    within: list[float] = []
+    after: list[float] = []
     while len(after) < 3:
         backoff.failed(now)
         (within if now < 120 else after).append(backoff.due - now)
