@@ -49,21 +49,26 @@ def make_discovery(node: Node, nursery: trio.Nursery, own_record: Callable[[], b
                 node.peer_id,
                 nursery,
                 lambda: node.addrs,
-                _interfaces,
+                lambda: _interfaces(config.mdns_interfaces),
                 port=config.mdns_port,
             )
         )
     return Discovery(node.peer_id, nursery, sources)
 
 
-def _interfaces() -> list[str]:
-    return [str(each.ip) for each in local_addresses() if each.ip.version == 4]
+def _interfaces(wanted: Collection[str]) -> list[str]:
+    """Addresses of the interfaces that are named, or have an address that is; none: of all."""
+    return [
+        str(each.ip) if each.ip.version == 4 else f"{each.ip}%{each.name}"
+        for each in local_addresses()
+        if not wanted or each.name in wanted or str(each.ip) in wanted
+    ]
 
 
 def finds_strangers(node: Node) -> bool:
     """Whether there is anybody to ask for peers that nobody has named."""
     config = node.config.discovery
-    return bool(config.rendezvous) or config.mdns or node.config.dht.enabled
+    return bool(config.rendezvous or config.mdns or node.config.dht.enabled)
 
 
 class DocumentDiscovery:

@@ -47,6 +47,8 @@ from tests.support.nets import nets
 
 # No command that a test starts may ask the real network's router to open ports.
 os.environ["LATTICA_NAT__PORT_MAPPING__ENABLED"] = "false"
+# Nor tell it of a node, and meet there what other tests do at the same time.
+os.environ["LATTICA_DISCOVERY__MDNS"] = "false"
 
 
 @pytest.fixture(autouse=True)

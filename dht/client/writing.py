@@ -112,9 +112,7 @@ class Writer:
             answers = await self._peers.ask(contact, *requests)
             if answers is None:
                 break
-            done.update(
-                key for n, key in enumerate(some) if self._is_held(answers[2 * n + 1], own)
-            )
+            done.update(key for n, key in enumerate(some) if self._is_held(answers[2 * n + 1], own))
         return done
 
     async def withdraw(self, contact: Contact, keys: Sequence[bytes]) -> set[bytes]:

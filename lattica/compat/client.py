@@ -105,8 +105,9 @@ class CompatLattica:
         return self._with()
 
     def with_mdns(self, enabled: bool) -> Self:
-        """Nothing: peers of the local network are not looked for."""
-        return self._with()
+        """Whether to connect to peers of this network that are on the local net, which is told of
+        this node; it is, unless it is said otherwise here or by `discovery.mdns`."""
+        return self._with(mdns=bool(enabled))
 
     def with_upnp(self, enabled: bool) -> Self:
         """Whether the router is asked to open ports."""

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import trio
 
 from lattica.compat.blocks import BlockDirectory
+from lattica.compat.local_peers import LocalPeers
 from lattica.compat.records import Records
 from lattica.compat.settings import Settings, usable
 from lattica.compat.wire.original import open_original
@@ -49,6 +50,8 @@ class Running:
         dht = self.bridge.call_plain(lambda: self.node.dht)
         self.records = Records(dht, self.node.peer_id, self.original.kad)
         self.bridge.submit(self.records.run)
+        if config.discovery.mdns:
+            self.bridge.submit(LocalPeers(self.node).run)
         self._pending: set[Call[Any]] = set()
         self._lock = threading.Lock()
         external = usable(settings.external_addrs, "announce")

@@ -42,6 +42,7 @@ class Settings:
     protocol: str = "/lattica/1.0.0"
     upnp: bool | None = None
     dcutr: bool = True
+    mdns: bool = True
 
     def protocol_of(self, own: PeerId) -> str:
         """The network: an empty name is that of this node itself."""
@@ -78,8 +79,12 @@ class Settings:
         mapping = nat.port_mapping
         if self.upnp is not None:
             mapping = replace(mapping, enabled=self.upnp and mapping.enabled)
+        discovery = base.discovery
+        if discovery.mdns is None or not self.mdns:
+            discovery = replace(discovery, mdns=self.mdns)
         return replace(
             base,
+            discovery=discovery,
             identity_path=None if self.key_path is None else self.key_path / KEY_FILE,
             bootstrap=tuple(dict.fromkeys((*bootstraps, *base.bootstrap))),
             swarm=replace(swarm, listen=listen, identify=identify),

@@ -8,11 +8,9 @@ from __future__ import annotations
 import logging
 import random
 import secrets
-import socket
 import string
-import struct
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import suppress
+from functools import partial
 
 import trio
 
@@ -25,19 +23,19 @@ from lattica.dht.discovery.mdns.messages import (
     encode_answer,
     encode_question,
 )
+from lattica.dht.discovery.mdns.sockets import GROUPS, MulticastSocket, is_on_link
 from lattica.dht.discovery.source import FoundPeer, Source
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.base.limits.token_bucket import TokenBucket, take
 from lattica.nat.base.net.addresses import split_peer
-from lattica.nat.base.net.ip import parse_ip
+from lattica.nat.base.net.ip import IpAddress
 from lattica.nat.base.net.multiaddr import Multiaddr
-from lattica.nat.base.tasks import Tasks
+from lattica.nat.base.tasks import Tasks, keep
 from lattica.nat.swarm.addresses.believed import judged
 
 logger = logging.getLogger(__name__)
 
-GROUP = "224.0.0.251"
 _ASK_EVERY = 120.0
 _RETRY = 60.0
 """Seconds until a socket that failed is opened again."""
@@ -57,7 +55,8 @@ class MdnsSource(Source):
 
     Args:
         addrs: this node's addresses as they are now, each with its ID.
-        interfaces: IPv4 addresses of the interfaces to use, as they are now.
+        interfaces: addresses of the interfaces to use, as they are now; those of IPv6 have the
+            interface's name behind a `%`.
     """
 
     name = "mdns"
@@ -81,12 +80,16 @@ class MdnsSource(Source):
         self._peers: dict[PeerId, tuple[float, tuple[Multiaddr, ...]]] = {}
         """Until when an answer holds, and the addresses; the latest at the end."""
         self._changed = trio.Event()
-        self._sock: trio.socket.SocketType | None = None
+        self._sockets: dict[int, MulticastSocket] = {}
+        """By version of IP."""
+        self._failed: dict[int, OSError] = {}
         self._told = False
+        self._rng = random.Random()
         self._received = TokenBucket(_RECEIVED_AT_ONCE, _RECEIVED_PER_SECOND)
         self._answers = TokenBucket(_ANSWERS_AT_ONCE, _ANSWERS_PER_SECOND)
         self._tasks = Tasks(nursery)
-        self._tasks.start_soon(self._run)
+        for version in GROUPS:
+            self._tasks.start_soon(keep, partial(self._run, version), self._rng)
 
     async def aclose(self) -> None:
         """Stop."""
@@ -98,7 +101,8 @@ class MdnsSource(Source):
     async def find(self, topic: str) -> AsyncIterator[FoundPeer]:
         """Those that have answered lately, and those that answer now, within two seconds."""
         told: set[PeerId] = set()
-        await self._send(encode_question())
+        for sock in tuple(self._sockets.values()):
+            await sock.send(encode_question())
         deadline = trio.current_time() + _WAIT
         while True:
             now = trio.current_time()
@@ -112,50 +116,39 @@ class MdnsSource(Source):
             if scope.cancelled_caught:
                 return
 
-    # --- the socket ---
+    # --- the sockets ---
 
-    async def _run(self) -> None:
+    async def _run(self, version: int) -> None:
+        """Over one version of IP, until cancelled."""
         while True:
             try:
-                with await self._open() as self._sock:
+                with MulticastSocket(version, self._port, self._interfaces) as sock:
+                    self._sockets[version] = sock
+                    self._failed.pop(version, None)
                     async with trio.open_nursery() as nursery:
-                        nursery.start_soon(self._ask)
-                        await self._listen(self._sock)
+                        nursery.start_soon(self._ask, sock)
+                        await self._listen(sock)
             except* OSError as group:
-                level = logging.DEBUG if self._told else logging.WARNING
-                self._told = True
-                logger.log(level, "no multicast DNS here: %s", group.exceptions[0])
+                error = group.exceptions[0]
+                assert isinstance(error, OSError)
+                self._note_failed(version, error)
             finally:
-                self._sock = None
+                self._sockets.pop(version, None)
             await trio.sleep(_RETRY)
 
-    async def _open(self) -> trio.socket.SocketType:
-        sock = trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if hasattr(socket, "SO_REUSEPORT"):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 255)
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 1)
-            await sock.bind(("", self._port))
-            joined = 0
-            for interface in self._interfaces():
-                member = struct.pack("=4s4s", socket.inet_aton(GROUP), socket.inet_aton(interface))
-                with suppress(OSError):
-                    sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
-                    joined += 1
-            if not joined:
-                raise OSError("no interface takes part in multicast")
-        except BaseException:
-            sock.close()
-            raise
-        return sock
+    def _note_failed(self, version: int, error: OSError) -> None:
+        self._failed[version] = error
+        # Many networks have only one of the two.
+        is_news = len(self._failed) == len(GROUPS) and not self._told
+        self._told |= is_news
+        level = logging.WARNING if is_news else logging.DEBUG
+        logger.log(level, "no multicast DNS here: %s", "; ".join(map(str, self._failed.values())))
 
-    async def _listen(self, sock: trio.socket.SocketType) -> None:
+    async def _listen(self, sock: MulticastSocket) -> None:
         while True:
-            data, sender = await sock.recvfrom(MAX_PACKET)
+            data, sender = await sock.receive(MAX_PACKET)
             now = trio.current_time()
-            if not take((self._received,), 1.0, now):
+            if not take((self._received,), 1.0, now) or not is_on_link(sender):
                 continue
             try:
                 message = decode(data)
@@ -165,15 +158,15 @@ class MdnsSource(Source):
             if isinstance(message, Question):
                 if take((self._answers,), 1.0, now):
                     # Those who are asked at the same time do not answer at the same time.
-                    await trio.sleep(random.uniform(0.0, 0.1))
-                    await self._send(encode_answer(self._name, self._addrs()))
+                    await trio.sleep(self._rng.uniform(0.0, 0.1))
+                    await sock.send(encode_answer(self._name, self._addrs()))
             elif isinstance(message, Answer):
-                self._take(message, sender[0], now)
+                self._take(message, sender, now)
 
-    def _take(self, answer: Answer, sender: str, now: float) -> None:
+    def _take(self, answer: Answer, sender: IpAddress, now: float) -> None:
         for peer_id, told in answer.peers.items():
             plain = (split_peer(addr)[0] for addr in told)
-            addrs = judged(parse_ip(sender), peer_id, plain)
+            addrs = judged(sender, peer_id, plain)
             if peer_id != self._own_id and addrs:
                 self._peers.pop(peer_id, None)
                 self._peers[peer_id] = (now + TTL, addrs)
@@ -181,19 +174,8 @@ class MdnsSource(Source):
                     del self._peers[next(iter(self._peers))]
                 self._changed.set()
 
-    async def _ask(self) -> None:
+    async def _ask(self, sock: MulticastSocket) -> None:
         while True:
-            await self._send(encode_question())
-            await trio.sleep(_ASK_EVERY * random.uniform(0.8, 1.2))
-
-    async def _send(self, packet: bytes) -> None:
-        sock = self._sock
-        if sock is None:
-            return
-        for interface in self._interfaces():
-            # An interface may be down, and a firewall may forbid it.
-            with suppress(OSError):
-                sock.setsockopt(
-                    socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(interface)
-                )
-                await sock.sendto(packet, (GROUP, self._port))
+            sock.join()  # there may be others than at first
+            await sock.send(encode_question())
+            await trio.sleep(_ASK_EVERY * self._rng.uniform(0.8, 1.2))

@@ -21,6 +21,7 @@ from lattica import ConnectionHandler, Lattica, rpc_method, rpc_stream, rpc_stre
 from lattica.compat.client import CompatLattica
 from lattica.compat.errors import CompatError
 from lattica.errors import ConfigError
+from tests.support.nets.nets import unused_port
 
 LISTEN = ["/ip4/127.0.0.1/tcp/0"]
 STRANGER = "12D3KooWDaqDAsFupYvffBDxjHHuWmEAJE4sMDCXiuZiB8aG8rjf"
@@ -122,6 +123,34 @@ def test_builder_and_node_are_one_object() -> None:
     builder.close()
     with pytest.raises(CompatError, match="not built"):
         Lattica.builder().peer_id()
+
+
+def test_nodes_of_one_network_meet_on_the_local_net(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LATTICA_DISCOVERY__MDNS")
+    monkeypatch.setenv("LATTICA_DISCOVERY__MDNS_INTERFACES", "127.0.0.1")
+    monkeypatch.setenv("LATTICA_DISCOVERY__MDNS_PORT", str(unused_port()))
+
+    def node(protocol: str = "/lattica/1.0.0") -> CompatLattica:
+        return Lattica.builder().with_listen_addrs(LISTEN).with_protocol(protocol)
+
+    silent = node().with_mdns(False).build()
+    stranger = node("/other/1.0.0").build()
+    nodes = [node().build(), node().build()]
+    try:
+        eventually(lambda: all(node.get_all_peers() for node in nodes))
+        eventually(lambda: not stranger.lattica.peers())
+        assert not silent.get_all_peers()
+        assert nodes[0].get_all_peers() == [nodes[1].peer_id()]
+    finally:
+        for each in (silent, stranger, *nodes):
+            each.close()
+
+
+def test_the_configuration_forbids_the_local_net() -> None:
+    """As it does in these tests."""
+    node = Lattica.builder().with_listen_addrs(LISTEN).with_mdns(True).build()
+    assert node._running.node.config.discovery.mdns is False
+    node.close()
 
 
 def test_ports_are_free_when_close_returns() -> None:
