@@ -11,10 +11,11 @@ from lattica.crdt.entries.remnant import header_of
 from lattica.crdt.keys.session import decode_certificate
 from lattica.crdt.log.database import DocumentDatabase, read_genesis
 from lattica.crdt.log.feed import Feed
-from lattica.crdt.log.replica import load_log
+from lattica.crdt.log.replica import load_keyring, load_log
 from lattica.crdt.tree.search_tree import SearchTree
 from lattica.crdt.types.state import State
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
+from lattica.nat.base.keys.identity import Identity
 
 MAX_PROBLEMS = 100
 """That are named; more are counted."""
@@ -38,6 +39,8 @@ class CheckReport:
     """Vouched for by a later entry of their chain, without a signature of their own."""
     root: bytes | None = None
     """Of the state; None if it cannot be computed here."""
+    unread: int = 0
+    """Entries of a sealed document that the identity has no read key for."""
     problem_count: int = 0
     problems: list[str] = field(default_factory=list)
     """The first `MAX_PROBLEMS`."""
@@ -49,8 +52,9 @@ class CheckReport:
             self.problems.append(f"entry {seq} of {author.hex()}: {what}")
 
 
-def check_document(path: Path) -> CheckReport:
-    """Verify a document's file, which nobody may have open; nothing in it is changed.
+def check_document(path: Path, identity: Identity | None = None) -> CheckReport:
+    """Verify a document's file, which nobody may have open; nothing in it is changed. Of a sealed
+    document the state is computed if `identity` can read it.
 
     Every signature is verified, which takes some 0.2 ms an entry.
 
@@ -69,10 +73,15 @@ def check_document(path: Path) -> CheckReport:
         for entry in database.withdrawn_entries():
             report.withdrawn += 1
             _check_own(entry, report)
-        state = State(genesis, log.has_effect)
+        open_payload = None
+        if genesis.is_sealed:
+            keyring = load_keyring(log, database, identity or Identity.generate())
+            open_payload = keyring.open
+        state = State(genesis, log.has_effect, open_payload)
         state.rebuild(database.all_entries, database.withdrawn_entries)
+        report.unread = state.unread
         try:
-            report.root = SearchTree(dict(state.items())).root
+            report.root = None if state.unread else SearchTree(dict(state.items())).root
         except LocalProtocolError:
             report.root = None  # there are texts, and nothing to merge them with
         return report

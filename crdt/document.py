@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from lattica.crdt.access.capability import Level, issue
+from lattica.crdt.access.key_entry import KeyEntry, decode_key_entry
+from lattica.crdt.access.keyring import Keyring, NoReadKeyError
 from lattica.crdt.access.revocation import Revocation
 from lattica.crdt.access.rights import Rights
 from lattica.crdt.canonical import encode
@@ -33,11 +35,13 @@ from lattica.crdt.entries.genesis import Genesis, Mode
 from lattica.crdt.entries.header import Entry, Kind
 from lattica.crdt.fields import Claims, Counter, Registers, ReplicatedSet
 from lattica.crdt.keys.identities import identity_key, peer_of
+from lattica.crdt.keys.sealing import SEALED_BYTES
 from lattica.crdt.keys.session import decode_certificate
 from lattica.crdt.log.clock import milliseconds_of
 from lattica.crdt.log.core import LogConfig, Outcome, Refusal
 from lattica.crdt.log.errors import StoreError
 from lattica.crdt.log.replica import Replica
+from lattica.crdt.log.withdrawn import withdrawn_chains
 from lattica.crdt.proofs.proof import MAX_WITNESSES, Proof, Witness
 from lattica.crdt.proofs.query import Query, Scope
 from lattica.crdt.proofs.statement import (
@@ -65,6 +69,8 @@ _PIECE: Final = 1024
 """Entries of a chain that is sent: whoever reads it does nothing else meanwhile."""
 _READ_ANEW: Final = 4
 """Times that a state is resolved in turns, if entries come meanwhile; then when it is read."""
+_CLOCKS_DIFFER: Final = 120_000
+"""Milliseconds between two owners' clocks, at most."""
 _ITEM_BYTES: Final = 128
 """Of an entry in a chain, beside its payload and dependencies."""
 
@@ -104,6 +110,21 @@ class Right:
 
 
 @dataclass(frozen=True, slots=True)
+class SealedKey:
+    """A read key of a sealed document."""
+
+    id: bytes
+    milliseconds: int
+    """Since 1970, at which an owner named it, as he says."""
+    is_here: bool
+    """Whether this peer has it."""
+    is_current: bool
+    """Whether it is written with: no later one takes its place."""
+    problem: str
+    """Why it is not here, if somebody has sealed it wrongly; else empty."""
+
+
+@dataclass(frozen=True, slots=True)
 class LogEntry:
     """An entry, as a person wants to see it."""
 
@@ -116,7 +137,7 @@ class LogEntry:
     id: bytes
     kind: str
     name: str | None
-    """Where it writes at, if it does and that can be read."""
+    """Where it writes at, if it does and that can be read here."""
     size: int
     """Bytes."""
 
@@ -150,9 +171,10 @@ class Document:
         self._replica = Replica(path, genesis, identity, config)
         self._wall = wall
         self._monotonic = monotonic
-        self._resolved = State(genesis, self._replica.has_effect)
+        self._resolved = State(genesis, self._replica.has_effect, self._replica.open_payload)
         self._history = History(genesis, self._replica)
         self._is_stale = True
+        self._read_with: tuple[Keyring, tuple[int, int]] | None = None
         self._searchable: SearchTree | None = None
         self._head_index: HeadIndex | None = None
         self.registers = Registers(self)
@@ -170,7 +192,20 @@ class Document:
 
     @property
     def state(self) -> State:
-        """What all entries come to. To be read only."""
+        """What all entries come to. To be read only.
+
+        Raises:
+            AccessDeniedError: the document is sealed, and this peer can read nothing of it.
+        """
+        keyring = self._replica.keyring
+        if keyring is not None and keyring.is_empty:
+            raise AccessDeniedError(
+                "this peer has the document, and no right to read it, or nobody has sealed a read "
+                "key to it yet"
+            )
+        return self._resolve_anew()
+
+    def _resolve_anew(self) -> State:
         if self._is_stale:
             database = self._replica.database
             self._resolved.rebuild(database.all_entries, database.withdrawn_entries)
@@ -211,7 +246,10 @@ class Document:
 
     @property
     def next_seq(self) -> int:
-        """The number of the entry that is written next under :attr:`author`."""
+        """The number of the entry that is written next under :attr:`author`, of a sealed document
+        after what it needs to be sealed. Raises what :meth:`write` does.
+        """
+        self._prepare_sealing()
         return self._replica.next_seq
 
     @contextmanager
@@ -237,12 +275,108 @@ class Document:
         for each in writes:
             if not self.genesis.allows(KINDS[type(each)]):
                 raise LocalProtocolError(f"this document has no {KINDS[type(each)].name.lower()}s")
+        room = self._prepare_sealing()
         items = [(KINDS[type(each)], each.encode()) for each in writes]
         for kind, payload in items:
-            if len(payload) <= self.genesis.limits.entry_bytes:
+            if len(payload) <= room:
                 _check_payload(kind, payload)
         deps = [each.deps if isinstance(each, TextWrite | ListWrite) else () for each in writes]
-        return self._resolve(self._replica.write(items, self._wall(), deps)).changes
+        return self._resolve(self._replica.write(self._sealed(items), self._wall(), deps)).changes
+
+    def _prepare_sealing(self) -> int:
+        """How many bytes a payload can have. In a sealed document what is needed to seal it is
+        there afterwards. Raises what :meth:`write` does.
+        """
+        limit = self.genesis.limits.entry_bytes
+        keyring = self._replica.keyring
+        if keyring is None:
+            return limit
+        if keyring.current is None and not keyring.heads and self._is_owner:
+            self.rotate_key()
+        key = keyring.current
+        if key is None:
+            raise AccessDeniedError("no read key of this document is sealed to this peer")
+        introduction = keyring.introduction(key.id, self.author)
+        if introduction is not None:
+            payload = KeyEntry(key.id).encode()
+            deps = [(introduction,)]
+            self._resolve(self._replica.write([(Kind.KEY, payload)], self._wall(), deps))
+        return limit - SEALED_BYTES
+
+    def _sealed(self, items: Sequence[tuple[Kind, bytes]]) -> Sequence[tuple[Kind, bytes]]:
+        """Kinds and payloads as they stand in entries."""
+        key = self._replica.keyring.current if self._replica.keyring else None
+        if key is None:
+            return items
+        author = self.author
+        return [(kind, key.seal(author, kind, payload)) for kind, payload in items]
+
+    # Read keys.
+
+    @property
+    def can_read(self) -> bool:
+        """Whether all that is here can be read, with the read keys that are here."""
+        keyring = self._replica.keyring
+        return keyring is None or (not keyring.is_empty and not self._resolve_anew().unread)
+
+    def read_keys(self) -> Sequence[SealedKey]:
+        """The read keys, by time. Raises LocalProtocolError if the document is not sealed."""
+        found = [
+            SealedKey(key_id, milliseconds_of(hlc), is_here, is_current, problem)
+            for key_id, hlc, is_here, is_current, problem in self._keys().known()
+        ]
+        return sorted(found, key=lambda each: (each.milliseconds, each.id))
+
+    def rotate_key(self, *, history: bool = True) -> bytes:
+        """Have what is written from now on be sealed with a new key, for those who may read now;
+        the ID of the key. :meth:`revoke` does so by itself.
+
+        Args:
+            history: whether it leads to the keys before it, so that who gets a right to read later
+                can read what was written until now.
+
+        Raises:
+            AccessDeniedError: this peer is no owner.
+            LocalProtocolError: the document is not sealed.
+        """
+        keyring = self._keys()
+        if not self._is_owner:
+            raise AccessDeniedError("only owners put another read key in place")
+        readers = self._rights().readers(self._wall())
+        payloads = keyring.rotation(readers, history=history)
+        self._write_keys(payloads)
+        return decode_key_entry(payloads[0]).key_id
+
+    def tend_keys(self) -> None:
+        """As an owner of a sealed document: give the read key to those who got a right to read and
+        lack it, and put another one in place if somebody's right to read has ended.
+        """
+        keyring = self._replica.keyring
+        if keyring is None or not self._is_owner or not keyring.heads:
+            return
+        now = self._wall()
+        readers = self._rights().readers(now)
+        if keyring.is_outdated(readers):
+            self._write_keys(keyring.rotation(readers, history=True))
+            return
+        # Owners whose clocks differ do not undo what the other one does.
+        lasting = readers & self._rights().readers(now + _CLOCKS_DIFFER)
+        for key_id, missing in keyring.lacking(lasting).items():
+            self._write_keys(keyring.sealing(key_id, missing))
+
+    def _keys(self) -> Keyring:
+        keyring = self._replica.keyring
+        if keyring is None:
+            raise LocalProtocolError("this document is not sealed: it has no read keys")
+        return keyring
+
+    def _write_keys(self, payloads: Sequence[bytes]) -> None:
+        items = [(Kind.KEY, payload) for payload in payloads]
+        self._resolve(self._replica.write(items, self._wall()))
+
+    @property
+    def _is_owner(self) -> bool:
+        return self._rights().is_owner(self._replica.identity.public_key.data)
 
     # Rights.
 
@@ -259,7 +393,9 @@ class Document:
 
         Args:
             peer: who gets it: a peer ID, or an identity's key.
-            level: to read, write or manage; each has those before in it.
+            level: to read, write or manage; each has those before in it. In a sealed document also
+                to pull: to have it and pass it on, and read nothing of it. Who may read one is
+                given its read key.
             prefix: what names have to begin with that it writes at.
             lasts: seconds until it ends, by the times of what is written; None: it does not.
             depth: how many times it may be passed on, by those who may manage.
@@ -272,6 +408,8 @@ class Document:
             LocalProtocolError: the document is open to everybody, or it cannot be given.
         """
         rights = self._rights()
+        if level == Level.PULL and not self.genesis.is_sealed:
+            raise LocalProtocolError("who has a document that is not sealed reads it")
         identity = self._replica.identity
         own = identity.public_key.data
         parent = None
@@ -292,12 +430,29 @@ class Document:
             depth=depth,
             issued=self._wall(),
         ).encode()
-        self._resolve(self._replica.write([(Kind.GRANT, capability)], self._wall()))
+        items = [(Kind.GRANT, capability)]
+        if level >= Level.READ:
+            items += self._keys_for(identity_key(peer))
+        self._resolve(self._replica.write(items, self._wall()))
         return capability
+
+    def _keys_for(self, reader: bytes) -> Sequence[tuple[Kind, bytes]]:
+        """Entries that give a reader the read keys that are here."""
+        keyring = self._replica.keyring
+        if keyring is None:
+            return []
+        if self._is_owner and not keyring.heads:
+            self.rotate_key()
+        return [
+            (Kind.KEY, payload)
+            for key_id in keyring.lacking([reader])
+            for payload in keyring.sealing(key_id, [reader])
+        ]
 
     def revoke(self, peer: PeerId | str | bytes) -> int:
         """Take back all rights of a peer, and those that it has passed on. What it wrote and is
-        here still counts, and nothing else, whatever time that claims. How many rights it were.
+        here still counts, and nothing else, whatever time that claims. How many rights it were. A
+        sealed document gets another read key, so that it reads nothing that comes later.
 
         Raises:
             AccessDeniedError: this peer is no owner.
@@ -323,6 +478,12 @@ class Document:
                 if feed.ids and feed.identity in by
             ]
             items.append((Kind.REVOKE, Revocation(link, tuple(last)).encode()))
+        keyring = self._replica.keyring
+        if keyring is not None:
+            readers = rights.readers(self._wall(), without=links)
+            if keyring.is_outdated(readers):
+                payloads = keyring.rotation(readers, history=True)
+                items += [(Kind.KEY, payload) for payload in payloads]
         self._resolve(self._replica.write(items, self._wall()))
         return len(links)
 
@@ -367,7 +528,16 @@ class Document:
         return self._replica.capability
 
     def may_read(self, peer: PeerId, shown: bytes = b"") -> bool:
+        """Whether a peer, which shows a capability, may read this document."""
+        return self._may(Rights.may_read, peer, shown)
+
+    def may_pull(self, peer: PeerId, shown: bytes = b"") -> bool:
         """Whether a peer, which shows a capability, is told of this document."""
+        return self._may(Rights.may_pull, peer, shown)
+
+    def _may(
+        self, what: Callable[[Rights, bytes, int, bytes], bool], peer: PeerId, shown: bytes
+    ) -> bool:
         rights = self._replica.log.rights
         if rights is None or not self._replica.log.feeds:
             return True  # where nothing is, nothing is given away
@@ -375,7 +545,7 @@ class Document:
             identity = identity_key(peer)
         except LocalProtocolError:
             return False
-        return rights.may_read(identity, self._wall(), shown)
+        return what(rights, identity, self._wall(), shown)
 
     def _rights(self) -> Rights:
         rights = self._replica.log.rights
@@ -408,8 +578,8 @@ class Document:
         for entry in self._replica.database.all_entries():
             header = entry.header
             try:
-                write = decode_write(header.kind, entry.payload or b"")
-            except RemoteProtocolError:
+                write = decode_write(header.kind, self._replica.open_payload(entry) or b"")
+            except (RemoteProtocolError, NoReadKeyError):
                 write = None
             known = header.kind in [*Kind]
             yield LogEntry(
@@ -452,8 +622,19 @@ class Document:
         return Proof(asked, tree.root, tree.prove(*asked.key_range), witnesses, signed).encode()
 
     def statement(self, of: bytes = b"") -> SignedStatement:
-        """What this store says that its state is, signed; see :func:`sign_statement`."""
+        """What this store says that its state is, signed; see :func:`sign_statement`.
+
+        Raises:
+            AccessDeniedError: the document is sealed, and this peer cannot read all of it.
+        """
+        self._check_reads_all()
         return self._say(self.heads(), self.root, of)
+
+    def _check_reads_all(self) -> None:
+        if not self.can_read:
+            raise AccessDeniedError(
+                "what this peer reads of the document is not all of its state: it lacks read keys"
+            )
 
     def _say(
         self, heads: Mapping[bytes, tuple[int, bytes]], root: bytes, of: bytes
@@ -469,6 +650,7 @@ class Document:
 
     def stating(self, of: bytes = b"", point: Point | None = None) -> Turns[SignedStatement]:
         """As :meth:`statement`, in turns; of what the document was at a point."""
+        self._check_reads_all()
         if point is None:
             point = yield from self._point()
         if self._history.is_at(point):
@@ -566,7 +748,8 @@ class Document:
         now, config = self._wall(), self._replica.log.config
         check_authors(read, config, self._replica.log.feeds)
         check_limits(read, self.genesis, config, now)
-        state, tree = yield from replay(read, self.genesis, config, now)
+        identity = self._replica.identity
+        state, tree = yield from replay(read, self.genesis, identity, config, now)
         log = self._replica.log
         check_authors(read, config, log.feeds)  # others may have come meanwhile
         is_fresh = not log.feeds and log.rights is None
@@ -601,8 +784,9 @@ class Document:
         entry, first = database.entry(sibling.author, seq), database.entry(sibling.author, 0)
         if entry.payload is None or first.payload is None or not entry.is_signed():
             return None
-        doc_id = self.genesis.doc_id
-        return Witness(entry, decode_certificate(first.payload, doc_id, sibling.author))
+        doc_id, keyring = self.genesis.doc_id, self._replica.keyring
+        certificate = decode_certificate(first.payload, doc_id, sibling.author)
+        return Witness(entry, certificate, b"" if keyring is None else keyring.entry_key(entry))
 
     def _tree(self) -> SearchTree:
         state = self.state
@@ -649,6 +833,16 @@ class Document:
                 return
             yield encode_chain(entries, with_prev=True)
             since += len(entries)
+
+    def withdrawn_for(self, author: bytes, since: int) -> Iterator[bytes]:
+        """Chains of what forks have withdrawn and an author's entries from a sequence number on
+        depend on, for replicas that were not there before the fork was proved.
+        """
+        log, database = self._replica.log, self._replica.database
+        if not any(feed.fork is not None for feed in log.feeds.values()):
+            return
+        entries = database.entries(author, since, log.length(author))
+        yield from withdrawn_chains(entries, database.withdrawn_entries, log.feeds)
 
     def has_gap(self, author: bytes, since: int) -> bool:
         """Whether an author's entries from a sequence number on cannot all be had as chains."""
@@ -734,7 +928,7 @@ class Document:
             self._note_head(author)
         if outcome.forks or outcome.withdrawn or outcome.tombstones or outcome.resigned:
             self._history.cuts += 1
-        if outcome.forks or outcome.withdrawn or self._say_rights(outcome):
+        if self._reads_more() or outcome.forks or outcome.withdrawn or self._say_rights(outcome):
             # Resolved anew when it is read: who makes many forks makes few of these.
             self._is_stale = True
         if outcome.forks or outcome.admitted or outcome.withdrawn:
@@ -755,6 +949,13 @@ class Document:
         )
         self._on_outcome(outcome, received)
         return received
+
+    def _reads_more(self) -> bool:
+        """Whether there are other read keys than when this was asked last."""
+        keyring = self._replica.keyring
+        before = self._read_with
+        self._read_with = None if keyring is None else (keyring, keyring.extent)
+        return before != self._read_with
 
     @staticmethod
     def _say_rights(outcome: Outcome) -> bool:

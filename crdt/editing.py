@@ -10,6 +10,7 @@ from typing import Final, Protocol, overload
 from lattica.crdt.canonical import Plain, encode
 from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.entries.header import Kind
+from lattica.crdt.keys.sealing import SEALED_BYTES
 from lattica.crdt.text.drafts import Drafts
 from lattica.crdt.text.engine import Engine
 from lattica.crdt.text.sequence import TextSequence
@@ -159,7 +160,9 @@ def _check_range(start: int, stop: int, length: int) -> None:
 
 
 def _limit(document: Editable, name: str) -> int:
-    return document.genesis.limits.entry_bytes - len(encode(name)) - _FRAME_BYTES
+    genesis = document.genesis
+    sealed = SEALED_BYTES if genesis.is_sealed else 0
+    return genesis.limits.entry_bytes - sealed - len(encode(name)) - _FRAME_BYTES
 
 
 def _edit(
@@ -170,9 +173,9 @@ def _edit(
         raise LocalProtocolError("the document's entries have no room for a text or list")
     if not document.genesis.allows(kind):
         raise LocalProtocolError(f"this document has no {kind.name.lower()}s")
-    author = document.author
+    author, next_seq = document.author, document.next_seq
     sequence: TextSequence = document.state.sequence(kind, name)
-    drafts = Drafts(sequence.pieces, author, document.next_seq, limit)
+    drafts = Drafts(sequence.pieces, author, next_seq, limit)
     with document.editing():
         for update in edit(sequence.engine(sequence.clients.number(author))):
             drafts.add(update)

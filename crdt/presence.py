@@ -21,6 +21,8 @@ CONTEXT: Final = b"lattica/crdt/presence/v1\0"
 VERSION: Final = 1
 MAX_VALUE: Final = 1024
 """Bytes of a value, encoded."""
+PRESENCE_KIND: Final = 255
+"""As what a value is sealed, by the identity as its author, in a sealed document."""
 MAX_STATEMENT: Final = 2048
 MAX_HOLDS: Final = 600_000
 """Milliseconds that a statement holds at most."""

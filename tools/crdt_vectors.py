@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lattica.crdt.access.capability import Level, issue
+from lattica.crdt.access.key_entry import KeyEntry
 from lattica.crdt.access.revocation import Revocation
 from lattica.crdt.canonical import Plain, encode
 from lattica.crdt.compaction.snapshot import body_digest, body_parts, first_part
@@ -20,6 +21,7 @@ from lattica.crdt.entries.genesis import Genesis, Limits, Mode, Recovery
 from lattica.crdt.entries.header import Entry, Kind
 from lattica.crdt.entries.remnant import remnant_of
 from lattica.crdt.entries.writing import sign_entry
+from lattica.crdt.keys.sealing import ReadKey, montgomery_point, seal_key
 from lattica.crdt.keys.session import SessionKey
 from lattica.crdt.log.prefix import FeedPrefix
 from lattica.crdt.presence import sign_presence
@@ -243,6 +245,34 @@ def _rights(doc_id: bytes) -> dict[str, Any]:
     }
 
 
+def _sealed() -> dict[str, Any]:
+    """Of a sealed document of the identity: a read key that is sealed to him and to the writer, a
+    later one that leads to it, and a register that is sealed with that.
+    """
+    genesis = Genesis("private", (IDENTITY.public_key.data,), Mode.CAPABILITY, is_sealed=True)
+    doc_id = genesis.doc_id
+    earlier, key = (ReadKey(doc_id, bytes(range(start, start + 32))) for start in (160, 192))
+    readers = [IDENTITY.public_key.data, WRITER.public_key.data]
+    first = seal_key(earlier, readers, bytes(range(1, 33)))
+    second = seal_key(key, readers[:1], bytes(range(2, 34)))
+    links = ((earlier.id, key.box(earlier)),)
+    payload = RegisterWrite("model/latest", "v1").encode()
+    sealed = key.seal(SESSION.author, Kind.REGISTER, payload, bytes(range(16)))
+    return {
+        "genesis": {"encoded": genesis.encode().hex(), "doc_id": doc_id.hex()},
+        "read keys": [{"id": each.id.hex(), "key": each.data.hex()} for each in (earlier, key)],
+        "points": {each.hex(): montgomery_point(each).hex() for each in readers},
+        "key entries": [
+            KeyEntry(earlier.id, (), first.ephemeral, first.boxes).encode().hex(),
+            KeyEntry(key.id, links, second.ephemeral, second.boxes).encode().hex(),
+            KeyEntry(key.id).encode().hex(),
+        ],
+        "entry key": key.entry_key(SESSION.author, Kind.REGISTER, sealed).hex(),
+        "sealed": sealed.hex(),
+        "payload": payload.hex(),
+    }
+
+
 def _sync(doc_id: bytes, heads: list[Head]) -> dict[str, Any]:
     """Messages of a stream between the identity's node, which opens it, and the manager's."""
     opener, other = (each.peer_id.to_bytes() for each in (IDENTITY, MANAGER))
@@ -347,6 +377,7 @@ def vectors() -> dict[str, Any]:
         "texts": _texts(),
         **_proofs(),
         "rights": _rights(owned.doc_id),
+        "sealed": _sealed(),
         "sync": _sync(
             doc_id,
             [

@@ -36,10 +36,10 @@ _MAX_TIME: Final = 2**48
 
 
 class Level(IntEnum):
-    """What a right is for; each has those before in it. 1 is left free: to pass on what one cannot
-    read.
-    """
+    """What a right is for; each has those before in it."""
 
+    PULL = 1
+    """To have a sealed document and pass it on, and read nothing of it. Gives nothing in others."""
     READ = 2
     WRITE = 3
     MANAGE = 4

@@ -8,7 +8,7 @@ revocation of one of its links, up to the last entry that this names.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -173,12 +173,30 @@ class Rights:
         )
 
     def may_read(self, identity: bytes, now_ms: int, shown: bytes = b"") -> bool:
-        """Whether a peer is told of the document; `shown` is a capability that it presents."""
+        """Whether a peer may read the document; `shown` is a capability that it presents."""
+        return self._may(Level.READ, identity, now_ms, shown)
+
+    def may_pull(self, identity: bytes, now_ms: int, shown: bytes = b"") -> bool:
+        """Whether a peer is told of the document; see :meth:`may_read`."""
+        level = Level.PULL if self._genesis.is_sealed else Level.READ
+        return self._may(level, identity, now_ms, shown)
+
+    def _may(self, level: Level, identity: bytes, now_ms: int, shown: bytes) -> bool:
         if identity in self._owners:
             return True
-        return any(
-            self._stands(each, Level.READ, now_ms) for each in self._held_with(identity, shown)
-        )
+        return any(self._stands(each, level, now_ms) for each in self._held_with(identity, shown))
+
+    def readers(self, now_ms: int, without: Collection[bytes] = ()) -> set[bytes]:
+        """The identities that may read, as far as it is known; `without` has IDs of links that are
+        about to be taken back.
+        """
+        return set(self._owners) | {
+            identity
+            for identity, held in self._held.items()
+            for each in held
+            if self._stands(each, Level.READ, now_ms)
+            and not any(link.id in without for link in each.links)
+        }
 
     def _covers(self, capability: Capability, place: _Place, level: Level) -> bool:
         right = capability.right

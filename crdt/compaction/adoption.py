@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from lattica.crdt.access.keyring import Keyring
 from lattica.crdt.compaction.history import collect
 from lattica.crdt.compaction.snapshot import Snapshot
 from lattica.crdt.entries.genesis import Genesis, Mode
@@ -15,6 +16,7 @@ from lattica.crdt.tree.search_tree import SearchTree
 from lattica.crdt.turns import Turns
 from lattica.crdt.types.state import State
 from lattica.nat.base.errors import RemoteProtocolError
+from lattica.nat.base.keys.identity import Identity
 
 _TURN: Final = 256
 """Entries."""
@@ -44,26 +46,41 @@ def check_limits(read: Snapshot, genesis: Genesis, config: LogConfig, now_ms: in
 
 
 def replay(
-    read: Snapshot, genesis: Genesis, config: LogConfig, now_ms: int
+    read: Snapshot, genesis: Genesis, identity: Identity, config: LogConfig, now_ms: int
 ) -> Turns[tuple[State, SearchTree]]:
-    """The state that the entries of a snapshot come to, and its tree. Those that no right covers
-    take no effect, as everywhere.
+    """The state that the entries of a snapshot come to, and its tree, as far as `identity` can read
+    it. Those that no right covers take no effect, as everywhere.
 
     Raises:
         RemoteProtocolError: it has an entry that its own entries give nobody the right to write,
-            or comes to another state than it says.
+            or comes to another state than it says; who cannot read all of it does not see that.
     """
-    is_open = genesis.mode is Mode.OPEN
-    has_effect = None if is_open else _admitted(read, genesis, config, now_ms).has_effect
+    has_effect = open_payload = None
+    if genesis.mode is not Mode.OPEN:
+        log = _admitted(read, genesis, config, now_ms)
+        has_effect = log.has_effect
+        open_payload = _keyring(read, genesis, identity).open if genesis.is_sealed else None
     entries = [entry for feed in read.feeds.values() for entry in feed.entries]
     entries.sort(key=lambda entry: (entry.header.hlc, entry.header.author))
-    state = State(genesis, has_effect)
+    state = State(genesis, has_effect, open_payload)
     batches = [entries[start : start + _TURN] for start in range(0, len(entries), _TURN)]
     yield from state.rebuilding(lambda: batches, lambda: read.withdrawn)
     tree = yield from SearchTree.making((yield from collect(state)))
-    if tree.root != read.statement.root:
+    if tree.root != read.statement.root and not state.unread:
         raise RemoteProtocolError("a snapshot that comes to another state than it says")
     return state, tree
+
+
+def _keyring(read: Snapshot, genesis: Genesis, identity: Identity) -> Keyring:
+    """The read keys that a snapshot's entries give."""
+    keyring = Keyring(genesis, identity)
+    for feed in read.feeds.values():
+        for entry in feed.entries:
+            keyring.learn(entry, feed.identity)
+    for entry in read.withdrawn:
+        of = read.feeds.get(entry.header.author)
+        keyring.learn(entry, of.identity if of is not None else b"", is_admitted=False)
+    return keyring
 
 
 def _admitted(read: Snapshot, genesis: Genesis, config: LogConfig, now_ms: int) -> Log:

@@ -114,7 +114,7 @@ class History:
     ) -> Turns[State]:
         """The state that entries come to, if some were not there."""
         database = self._replica.database
-        state = State(self._genesis, self._replica.has_effect)
+        state = State(self._genesis, self._replica.has_effect, self._replica.open_payload)
         yield from state.rebuilding(
             lambda: _without(database.batches_by_time(lengths), without),
             database.withdrawn_entries,

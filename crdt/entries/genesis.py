@@ -1,7 +1,8 @@
 """The genesis: what a document is, from its first moment on. Its hash is the document's ID.
 
 `[1, name, owners, mode, kinds, limits, recovery, salt]`, canonical; `limits` is `[bytes of an
-entry, bytes of an author]`, `recovery` is `[k, [key, …]]` or nil. Whoever knows the ID can check a
+entry, bytes of an author]`, `recovery` is `[k, [key, …]]` or nil. That of a sealed document has
+`true` behind them. Whoever knows the ID can check a
 genesis that anybody hands over, and nothing of it can change.
 """
 
@@ -30,6 +31,8 @@ MAX_SALT: Final = 32
 MAX_ENTRY_BYTES: Final = 64 * 1024
 """Bytes of a payload that any document can allow."""
 MAX_AUTHOR_BYTES: Final = 2**40
+MIN_SEALED_ENTRY_BYTES: Final = 2048
+"""Bytes of a payload that a sealed document has to allow: read keys need some room."""
 
 
 class Mode(IntEnum):
@@ -82,6 +85,8 @@ class Genesis:
     recovery: Recovery | None = None
     salt: bytes = b""
     """Up to 32 bytes, so that two documents with one name can be two."""
+    is_sealed: bool = False
+    """Whether only readers can read payloads, and others may pass them on. Not of an open one."""
     doc_id: bytes = field(init=False, compare=False)
     """SHA-256 of `CONTEXT` and the encoding."""
 
@@ -97,18 +102,17 @@ class Genesis:
         """The canonical bytes."""
         recovery: Plain = [self.recovery.needed, self.recovery.keys] if self.recovery else None
         limits = (self.limits.entry_bytes, self.limits.author_bytes)
-        return encode(
-            [
-                VERSION,
-                self.name,
-                self.owners,
-                int(self.mode),
-                [int(kind) for kind in self.kinds],
-                limits,
-                recovery,
-                self.salt,
-            ]
-        )
+        fields: list[Plain] = [
+            VERSION,
+            self.name,
+            self.owners,
+            int(self.mode),
+            [int(kind) for kind in self.kinds],
+            limits,
+            recovery,
+            self.salt,
+        ]
+        return encode([*fields, True] if self.is_sealed else fields)
 
     def allows(self, kind: int) -> bool:
         """Whether entries of a kind take effect here."""
@@ -133,7 +137,8 @@ def decode_genesis(data: bytes, doc_id: bytes) -> Genesis:
             [int(entry_bytes), int(author_bytes)],
             recovery,
             bytes(salt),
-        ]:
+            *sealed,
+        ] if sealed in ([], [True]):
             pass
         case _:
             raise RemoteProtocolError("not a genesis of version 1")
@@ -153,6 +158,7 @@ def decode_genesis(data: bytes, doc_id: bytes) -> Genesis:
             Limits(int(entry_bytes), int(author_bytes)),
             keys,
             salt,
+            bool(sealed),
         )
     except (ValueError, TypeError, LocalProtocolError) as error:
         raise RemoteProtocolError(f"{error}") from None
@@ -189,6 +195,10 @@ def _check(genesis: Genesis) -> None:
         _check_keys(recovery.keys, "keys of the recovery")
         if not 1 <= recovery.needed <= len(recovery.keys):
             raise RemoteProtocolError(f"{recovery.needed} of {len(recovery.keys)} signatures")
+    if genesis.is_sealed and genesis.mode is Mode.OPEN:
+        raise RemoteProtocolError("everybody may write to it, so nothing of it is sealed")
+    if genesis.is_sealed and genesis.limits.entry_bytes < MIN_SEALED_ENTRY_BYTES:
+        raise RemoteProtocolError(f"entries of {genesis.limits.entry_bytes} bytes, and sealed")
     if len(genesis.salt) > MAX_SALT:
         raise RemoteProtocolError(f"{len(genesis.salt)} bytes of salt, at most {MAX_SALT}")
 

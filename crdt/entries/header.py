@@ -43,6 +43,8 @@ class Kind(IntEnum):
     GRANT = 8
     """A capability; see :mod:`lattica.crdt.access`."""
     REVOKE = 9
+    KEY = 10
+    """Of a sealed document, about a read key."""
 
 
 @dataclass(frozen=True, slots=True)

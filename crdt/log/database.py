@@ -64,6 +64,9 @@ _RIGHTS: Final = " OR ".join(
     for size in (1, 2, 3, 5)
 )
 """Entries that may be of these kinds: their payloads say what they are."""
+_KEYS: Final = " OR ".join(
+    f"substr(header, -{35 + size}, 1) = x'{Kind.KEY:02x}'" for size in (1, 2, 3, 5)
+)
 
 
 def read_genesis(path: Path) -> Genesis:
@@ -316,6 +319,13 @@ class DocumentDatabase:
         for entry in self._select(f"WHERE is_admitted AND (seq = 0 OR {_RIGHTS})", ()):
             if entry.header.kind in (Kind.SESSION, Kind.GRANT, Kind.REVOKE):
                 yield entry
+
+    def entries_about_keys(self) -> Iterator[tuple[Entry, bool]]:
+        """Entries about read keys, and whether they are admitted; others may be withdrawn."""
+        for where, is_admitted in (("is_admitted", True), ("NOT is_admitted", False)):
+            for entry in self._select(f"WHERE {where} AND ({_KEYS})", ()):
+                if entry.header.kind == Kind.KEY:
+                    yield entry, is_admitted
 
     # Writing.
 

@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lattica.crdt.access.keyring import Keyring
 from lattica.crdt.entries.fork import ForkProof
 from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.entries.header import Entry, Kind
@@ -45,6 +46,8 @@ class Replica:
         self.genesis = genesis
         self._identity = identity
         self._config = config
+        self.keyring: Keyring | None = None
+        """Of a sealed document: what can be read here."""
         self.capability = b""
         """By which sessions that begin here write, where a document asks for one."""
         try:
@@ -75,6 +78,10 @@ class Replica:
     def has_effect(self, entry: Entry, name: str) -> bool:
         """As :meth:`Log.has_effect`, of the log as it is when it is asked for."""
         return self.log.has_effect(entry, name)
+
+    def open_payload(self, entry: Entry) -> bytes | None:
+        """What an entry says, of a sealed document too; see :meth:`Keyring.open`."""
+        return entry.payload if self.keyring is None else self.keyring.open(entry)
 
     def present(self, capability: bytes, *, is_needed: bool) -> None:
         """Write by a capability; if it is needed, by a session that has it in its certificate."""
@@ -147,7 +154,8 @@ class Replica:
         self._database.keep_own(entries, identity)
         outcome = self.log.commit(entries, identity, now_ms)
         if len(outcome.admitted) > len(entries) or outcome.withdrawn:
-            self._kept(outcome)
+            return self._kept(outcome)
+        self._learn_keys(outcome)
         return outcome
 
     def receive(self, entries: Sequence[Entry], peer: object, now_ms: int, now: float) -> Outcome:
@@ -231,10 +239,23 @@ class Replica:
             # What is in memory only must not be built upon.
             self.log = self._load()
             raise
+        self._learn_keys(outcome)
         return outcome
 
+    def _learn_keys(self, outcome: Outcome) -> None:
+        if self.keyring is None:
+            return
+        if outcome.withdrawn or outcome.forks or outcome.tombstones:
+            self.keyring = load_keyring(self.log, self._database, self._identity)
+            return
+        for entry in outcome.admitted:
+            self.keyring.learn(entry, self.log.feeds[entry.header.author].identity)
+
     def _load(self) -> Log:
-        return load_log(self.genesis, self._database, self._config)
+        log = load_log(self.genesis, self._database, self._config)
+        if self.genesis.is_sealed:
+            self.keyring = load_keyring(log, self._database, self._identity)
+        return log
 
     def _current_session(self) -> SessionKey:
         session = self._session
@@ -257,6 +278,15 @@ def load_log(genesis: Genesis, database: DocumentDatabase, config: LogConfig | N
     if log.rights is not None:
         log.restore_rights(database.entries_about_rights())
     return log
+
+
+def load_keyring(log: Log, database: DocumentDatabase, identity: Identity) -> Keyring:
+    """The read keys that an identity has by what is kept. Raises StoreError."""
+    keyring = Keyring(log.genesis, identity)
+    for entry, is_admitted in database.entries_about_keys():
+        by = log.feeds[entry.header.author].identity
+        keyring.learn(entry, by, is_admitted=is_admitted)
+    return keyring
 
 
 def _move_aside(path: Path) -> Path:

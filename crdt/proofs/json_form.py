@@ -14,6 +14,8 @@ from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
 _FORMAT: Final = "lattica-crdt-proof/1"
 _KINDS: Final = {kind.name.lower(): kind for kind in Kind}
 _SCOPES: Final = {scope.name.lower(): scope for scope in Scope}
+_PARTS: Final = ("header", "signature", "payload", "certificate", "key")
+"""Of an entry, as :attr:`Witness.parts` has them."""
 
 
 def proof_to_json(proof: bytes, doc_id: bytes) -> str:
@@ -40,12 +42,7 @@ def _fields(proof: Proof, doc_id: bytes) -> dict[str, Any]:
         "root": proof.root.hex(),
         "tree": proof.tree.hex(),
         "entries": [
-            {
-                "header": each.entry.header.encoded.hex(),
-                "signature": each.entry.signature.hex(),
-                "payload": (each.entry.payload or b"").hex(),
-                "certificate": each.certificate.encode().hex(),
-            }
+            {name: part.hex() for name, part in zip(_PARTS, each.parts, strict=False)}
             for each in proof.witnesses
         ],
         "statement": None,
@@ -88,7 +85,8 @@ def proof_from_json(text: str) -> tuple[bytes, bytes]:
             _bytes(fields["root"]),
             _bytes(fields["tree"]),
             [
-                [_bytes(e[name]) for name in ("header", "signature", "payload", "certificate")]
+                # The last of them is there for entries of sealed documents.
+                [_bytes(e[name]) for name in _PARTS if name in e or name != _PARTS[-1]]
                 for e in fields["entries"]
             ],
             statement,

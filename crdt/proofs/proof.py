@@ -13,6 +13,7 @@ from typing import Final
 from lattica.crdt.canonical import Plain, decode, encode
 from lattica.crdt.entries.genesis import MAX_ENTRY_BYTES
 from lattica.crdt.entries.header import Entry, Kind, check_entry, decode_header
+from lattica.crdt.keys.sealing import READ_KEY_BYTES, open_payload
 from lattica.crdt.keys.session import SessionCertificate, decode_certificate
 from lattica.crdt.keys.strict_ed25519 import KEY_BYTES
 from lattica.crdt.proofs.query import Query, Scope, read_query
@@ -37,6 +38,21 @@ class Witness:
     entry: Entry
     certificate: SessionCertificate
     """By which the identity vouches for the entry's author."""
+    key: bytes = b""
+    """Of an entry of a sealed document, by which it and no other is read."""
+
+    @property
+    def parts(self) -> list[bytes]:
+        """Header, signature, payload, certificate, and the key if there is one."""
+        entry = self.entry
+        parts = [entry.header.encoded, entry.signature, entry.payload or b""]
+        return [*parts, self.certificate.encode(), *([self.key] if self.key else [])]
+
+    @property
+    def payload(self) -> bytes:
+        """What the entry says. Raises RemoteProtocolError: the key is that of another one."""
+        payload = self.entry.payload or b""
+        return open_payload(self.key, payload) if self.key else payload
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +67,12 @@ class Proof:
     statement: SignedStatement | None = None
 
     def encode(self) -> bytes:
-        """`[1, query, root, tree, [[header, signature, payload, certificate], …], statement]`.
+        """`[1, query, root, tree, [[header, signature, payload, certificate], …], statement]`; of a
+        sealed document there is the entry's key behind each certificate.
 
         Raises LocalProtocolError for more than `MAX_PROOF` bytes: ask for less at once.
         """
-        witnesses: list[Plain] = [
-            [
-                each.entry.header.encoded,
-                each.entry.signature,
-                each.entry.payload,
-                each.certificate.encode(),
-            ]
-            for each in self.witnesses
-        ]
+        witnesses: list[Plain] = [list[Plain](each.parts) for each in self.witnesses]
         statement = self.statement.plain if self.statement else None
         encoded = encode([1, self.query.plain, self.root, self.tree, witnesses, statement])
         if len(encoded) > MAX_PROOF:
@@ -180,13 +189,18 @@ def read_proof(data: bytes, doc_id: bytes) -> Proof:
 def _witness(item: Plain, doc_id: bytes) -> Witness:
     match item:
         case [bytes(header), bytes(signature), bytes(payload), bytes(certificate)]:
-            entry = Entry(decode_header(header), signature, payload)
+            key = b""
+        case [bytes(header), bytes(signature), bytes(payload), bytes(certificate), bytes(key)] if (
+            len(key) == READ_KEY_BYTES
+        ):
+            pass
         case _:
             raise RemoteProtocolError("an entry of a proof that is none")
+    entry = Entry(decode_header(header), signature, payload)
     check_entry(entry)
     if entry.header.doc_id != doc_id or not entry.is_signed():
         raise RemoteProtocolError("an entry of a proof that its author has not signed")
-    return Witness(entry, decode_certificate(certificate, doc_id, entry.header.author))
+    return Witness(entry, decode_certificate(certificate, doc_id, entry.header.author), key)
 
 
 def _author(witness: Witness) -> Author:
@@ -203,7 +217,7 @@ def _check_witnesses(proof: Proof, standing: Mapping[bytes, Standing]) -> None:
     }
     for witness in proof.witnesses:
         header = witness.entry.header
-        write = decode_write(header.kind, witness.entry.payload or b"")
+        write = decode_write(header.kind, witness.payload)
         match write:
             case RegisterWrite():
                 key, value = Query(Kind.REGISTER, write.name).prefix, write.value

@@ -32,6 +32,8 @@ class Presence:
         may_tell: Callable[[bytes], bool],
         tell: Callable[[bytes, bytes], None],
         on_change: Callable[[PeerId], None],
+        seal: Callable[[Plain], Plain],
+        unseal: Callable[[bytes, Plain], Plain],
     ) -> None:
         self._identity = identity
         self._doc_id = doc_id
@@ -39,6 +41,8 @@ class Presence:
         self._table = PresenceTable(doc_id, may_tell)
         self._tell = tell
         self._on_change = on_change
+        self._seal = seal
+        self._unseal = unseal
         self._counter = 0
         self._value: Plain = None
         self._is_set = False
@@ -47,7 +51,9 @@ class Presence:
         """Be there, and say something of oneself, until :meth:`clear` or the end of the document.
 
         Raises:
-            LocalProtocolError: the value is no plain data, or of more than 1,024 bytes.
+            LocalProtocolError: the value is no plain data, or of more than 1,024 bytes (in a sealed
+                document, where readers alone read it, 950).
+            AccessDeniedError: the document is sealed, and this peer has no read key.
         """
         self._say(value, int(self._interval * INTERVALS * 1000))
         self._value, self._is_set = value, True
@@ -60,14 +66,20 @@ class Presence:
 
     def peers(self) -> dict[PeerId, Plain]:
         """Who is there, and what each has said last, this node too."""
+        return {peer_of(identity): value for identity, value in self._here().items()}
+
+    def _here(self) -> dict[bytes, Plain]:
+        """What those say who are there, by identity, as far as it can be read."""
         return {
-            peer_of(each.identity): each.value for each in self._table.here(trio.current_time())
+            each.identity: self._unseal(each.identity, each.value)
+            for each in self._table.here(trio.current_time())
         }
 
     def _say(self, value: Plain, holds: int) -> None:
         # Above what an earlier life of this node has said.
         counter = max(self._counter + 1, time.time_ns() // 1_000_000)
-        statement = sign_presence(self._identity, self._doc_id, counter, holds, value)
+        said = self._seal(value)
+        statement = sign_presence(self._identity, self._doc_id, counter, holds, said)
         self._counter = counter
         self._table.put(statement, trio.current_time())
         self._tell(statement.identity, statement.encoded)
@@ -77,14 +89,15 @@ class Presence:
 
     def take(self, data: bytes) -> None:
         """A peer has sent a statement. Raises RemoteProtocolError."""
-        before = {each.identity: each.value for each in self._table.here(trio.current_time())}
+        before = self._here()
         statement = self._table.take(data, trio.current_time())
         if statement is None or statement.identity == self._identity.public_key.data:
             return
         self._tell(statement.identity, statement.encoded)
         is_there = statement.holds > 0
         if is_there != (statement.identity in before) or (
-            is_there and before[statement.identity] != statement.value
+            is_there
+            and before[statement.identity] != self._unseal(statement.identity, statement.value)
         ):
             self._on_change(peer_of(statement.identity))
 

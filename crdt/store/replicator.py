@@ -330,7 +330,7 @@ class Replicator:
         if opened is None:
             return None
         stream, hello = opened
-        if not source.may_read(peer, hello.capability):
+        if not source.may_pull(peer, hello.capability):
             stream.reset()
             return None
         return stream, hello.nonce
@@ -514,7 +514,7 @@ class Replicator:
         if self._nursery is None:
             return
         for member in [*self._members.values()]:
-            if member.has_it and not self._source.may_read(member.peer):
+            if member.has_it and not self._source.may_pull(member.peer):
                 self._dismiss(member.peer)
         self.stop()  # they begin anew where they may
         self._patience.begin_anew()

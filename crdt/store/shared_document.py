@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 import weakref
@@ -10,10 +11,13 @@ from pathlib import Path
 
 import trio
 
+from lattica.crdt.access.keyring import NoReadKeyError
+from lattica.crdt.canonical import Plain, decode, encode
 from lattica.crdt.config import StoreConfig
 from lattica.crdt.document import Document, Received, wall_clock_ms
 from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.log.core import LogConfig, Outcome
+from lattica.crdt.presence import MAX_VALUE, PRESENCE_KIND
 from lattica.crdt.proofs.statement import SignedStatement
 from lattica.crdt.store.changes import ChangeStream
 from lattica.crdt.store.presence import Presence
@@ -21,9 +25,16 @@ from lattica.crdt.store.replicator import Replicator
 from lattica.crdt.store.surroundings import Discovery, Topic
 from lattica.crdt.store.turns import in_turns
 from lattica.crdt.sync.session import SyncCounts
-from lattica.nat.base.errors import LocalProtocolError
+from lattica.nat.base.errors import (
+    AccessDeniedError,
+    LatticaError,
+    LocalProtocolError,
+    RemoteProtocolError,
+)
 from lattica.nat.base.keys.identity import Identity, PeerId
 from lattica.nat.swarm.host import Host
+
+logger = logging.getLogger(__name__)
 
 
 class SharedDocument(Document):
@@ -49,6 +60,7 @@ class SharedDocument(Document):
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(path, genesis, identity, log_config, wall=wall, monotonic=monotonic)
+        self._tending_interval = config.sync_interval
         self._streams: weakref.WeakSet[ChangeStream] = weakref.WeakSet()
         self.is_open = True
         self._replicator = Replicator(
@@ -68,10 +80,13 @@ class SharedDocument(Document):
             config.presence_interval,
             may_tell=self._may_be_here,
             tell=self._replicator.tell_presence,
+            seal=self._sealed_presence,
+            unseal=self._opened_presence,
             on_change=self._tell_presence,
         )
         """Who is there now, and what each says of itself."""
         self._scope = trio.CancelScope()
+        self._are_rights_new = trio.Event()
 
     def __repr__(self) -> str:
         state = f"{len(self.peers)} peers" if self.is_open else "closed"
@@ -104,7 +119,7 @@ class SharedDocument(Document):
         state is never missed and a slow listener costs nobody anything. Ends with the document.
         """
         self._check_open()
-        _ = self.state  # changes are told of what has been resolved
+        self._resolve_anew()  # changes are told of what has been resolved
         stream = ChangeStream()
         self._streams.add(stream)
         return stream
@@ -155,10 +170,11 @@ class SharedDocument(Document):
             for stream in self._streams:
                 stream.tell(received.changes, is_rebuilt=received.is_rebuilt)
             if self._streams and received.is_rebuilt:
-                _ = self.state
+                self._resolve_anew()
         self._replicator.tell(outcome)
         if self._say_rights(outcome):
             self._replicator.recheck()
+            self._are_rights_new.set()
 
     def _on_snapshot(self) -> None:
         for stream in self._streams:
@@ -168,9 +184,31 @@ class SharedDocument(Document):
         else:
             self._replicator.recheck()
 
+    def _sealed_presence(self, value: Plain) -> Plain:
+        """What this node says of itself, for readers only if the document is sealed."""
+        keyring = self._replica.keyring
+        if keyring is None or value is None:
+            return value
+        if keyring.current is None:
+            raise AccessDeniedError("what a peer says of itself is for readers, and it is none")
+        own = self._replica.identity.public_key.data
+        return keyring.current.seal(own, PRESENCE_KIND, encode(value))
+
+    def _opened_presence(self, identity: bytes, value: Plain) -> Plain:
+        """What somebody says of himself; None if it cannot be read here."""
+        keyring = self._replica.keyring
+        if keyring is None:
+            return value
+        try:
+            sealed = value if isinstance(value, bytes) else b""
+            said = keyring.open_sealed(identity, PRESENCE_KIND, sealed)
+            return None if said is None else decode(said, MAX_VALUE)
+        except (RemoteProtocolError, NoReadKeyError):
+            return None
+
     def _may_be_here(self, identity: bytes) -> bool:
         rights = self._replica.log.rights
-        return rights is None or rights.may_read(identity, self.now_ms)
+        return rights is None or rights.may_pull(identity, self.now_ms)
 
     def _tell_presence(self, peer: PeerId) -> None:
         for stream in self._streams:
@@ -188,7 +226,21 @@ class SharedDocument(Document):
         with self._scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.presence.run)
+                if self.genesis.is_sealed:
+                    nursery.start_soon(self._tend_keys_now_and_then)
                 await self._replicator.run()
+
+    async def _tend_keys_now_and_then(self) -> None:
+        """As an owner: what others have given, and what has ended, has the read key follow."""
+        while True:
+            # Not within what brought the rights, which is not told to all yet.
+            with trio.move_on_after(self._tending_interval):
+                await self._are_rights_new.wait()
+            self._are_rights_new = trio.Event()
+            try:
+                self.tend_keys()
+            except LatticaError as error:
+                logger.error("a read key cannot be written document=%s: %s", self.id, error)
 
     def close(self) -> None:
         """Replicate no more, and close the file; any number of times. What listens ends."""

@@ -155,6 +155,7 @@ class Store:
         kinds: Sequence[Kind] = (),
         limits: Limits | None = None,
         recovery: Recovery | None = None,
+        is_sealed: bool = False,
     ) -> SharedDocument:
         """Make a document that is none of those there are, and open it.
 
@@ -165,6 +166,8 @@ class Store:
             kinds: the kinds of entries that take effect; none given: all.
             limits: what one entry and one author may have.
             recovery: who may appoint another owner after an owner's fork.
+            is_sealed: whether payloads are encrypted for those who may read, so that peers with the
+                level `PULL` can have the document and pass it on. Not of an open one.
 
         Raises:
             LocalProtocolError: something of it is outside what the format allows.
@@ -181,6 +184,7 @@ class Store:
             limits or Limits(),
             recovery,
             os.urandom(_SALT_BYTES),
+            is_sealed,
         )
         await trio.lowlevel.checkpoint()
         return self._opened(genesis)
@@ -329,7 +333,7 @@ class Store:
         document = self._open.get(doc_id)
         if document is None:
             return
-        if hello.purpose is not Purpose.GENESIS and not document.may_read(
+        if hello.purpose is not Purpose.GENESIS and not document.may_pull(
             stream.peer_id, hello.capability
         ):
             await stream.send_message(ABSENT)

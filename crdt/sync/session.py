@@ -80,7 +80,7 @@ class SyncSource(Protocol):
         """By which this replica reads; empty if it shows none."""
         ...
 
-    def may_read(self, peer: PeerId, shown: bytes = b"") -> bool:
+    def may_pull(self, peer: PeerId, shown: bytes = b"") -> bool:
         """Whether a peer, which shows a capability, is told of the document."""
         ...
 
@@ -90,6 +90,10 @@ class SyncSource(Protocol):
 
     def chains_of(self, author: bytes, since: int) -> Iterator[bytes]:
         """Chains of an author's entries from a sequence number on."""
+        ...
+
+    def withdrawn_for(self, author: bytes, since: int) -> Iterator[bytes]:
+        """Chains of what forks have withdrawn and these entries depend on."""
         ...
 
     def has_gap(self, author: bytes, since: int) -> bool:
@@ -300,6 +304,9 @@ class SyncSession:
 
     def _chains_of(self, author: bytes, since: int) -> Iterator[bytes]:
         for chain in self._source.chains_of(author, since):
+            yield encode_entries(chain)
+        # Behind what depends on it: it is taken where something waits for it.
+        for chain in self._source.withdrawn_for(author, since):
             yield encode_entries(chain)
         if not self._source.has_gap(author, since):
             return

@@ -7,9 +7,10 @@ same for all of them. What a fork withdraws is taken out by resolving the rest a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
+from lattica.crdt.access.keyring import NoReadKeyError
 from lattica.crdt.canonical import Plain, decode, encode
 from lattica.crdt.entries.genesis import MAX_ENTRY_BYTES, Genesis
 from lattica.crdt.entries.header import Entry, Kind
@@ -78,11 +79,16 @@ class State:
     """Registers, counters, sets, claims, texts and lists of one document."""
 
     def __init__(
-        self, genesis: Genesis, has_effect: Callable[[Entry, str], bool] | None = None
+        self,
+        genesis: Genesis,
+        has_effect: Callable[[Entry, str], bool] | None = None,
+        open_payload: Callable[[Entry], bytes | None] | None = None,
     ) -> None:
         self._genesis = genesis
         self._has_effect = has_effect
         """Whether an entry may write at a name; None: all may."""
+        self._open_payload = open_payload if genesis.is_sealed else None
+        """What an entry of a sealed document says; see :meth:`Keyring.open`."""
         self._sequences = Sequences(genesis.doc_id)
         self._clear()
 
@@ -92,6 +98,8 @@ class State:
         self._sets: dict[str, dict[bytes, Cell]] = {}
         self._claims: dict[str, dict[bytes, dict[bytes, _Run]]] = {}
         self._sequences.clear()
+        self.unread = 0
+        """Entries that may say something, and are sealed with a key that is not here."""
 
     # What comes in.
 
@@ -102,6 +110,11 @@ class State:
         breaks the format takes no effect.
         """
         header = entry.header
+        try:
+            entry = self._opened(entry)
+        except NoReadKeyError:
+            self.unread += 1
+            return None
         if entry.payload is None or not self._genesis.allows(header.kind):
             return None
         try:
@@ -137,8 +150,19 @@ class State:
                     return Change(Kind(header.kind), write.name)
         return None
 
+    def _opened(self, entry: Entry) -> Entry:
+        """The entry with what its payload says, if anything. Raises NoReadKeyError."""
+        if self._open_payload is None or entry.payload is None:
+            return entry
+        payload = self._open_payload(entry)
+        return entry if payload is entry.payload else replace(entry, payload=payload)
+
     def withdraw(self, entry: Entry) -> None:
         """Take an entry that a fork withdraws, before those that depend on it."""
+        try:
+            entry = self._opened(entry)
+        except NoReadKeyError:
+            entry = replace(entry, payload=None)
         self._sequences.withdraw(entry)
 
     @property

@@ -29,13 +29,16 @@ def check_command(
 ) -> None:
     """Verify every entry, signature and link in a document's file, and compute its state's root.
 
-    Nothing is changed. It ends with 1 if something is wrong. A node moves a file that is damaged
-    aside, and has what peers have again from them.
+    Nothing is changed. Of a sealed document the state is computed if this peer can read it. It ends
+    with 1 if something is wrong. A node moves a file that is damaged aside, and has what peers have
+    again from them.
     """
     from lattica.crdt.check import check_document, problems_of
+    from lattica.nat.base.keys.identity import Identity
 
-    start(ctx, quiet=True)
-    report = check_document(document)
+    path = start(ctx, quiet=True).identity_path
+    identity = Identity.load(path) if path is not None and path.exists() else None
+    report = check_document(document, identity)
     root = report.root.hex() if report.root is not None else None
     if as_json:
         say_json(
@@ -48,6 +51,7 @@ def check_command(
                 "withdrawn": report.withdrawn,
                 "forks": report.forks,
                 "unsigned": report.unsigned,
+                "unread": report.unread,
                 "root": root,
                 "problems": list(problems_of(report)),
             }
@@ -58,7 +62,12 @@ def check_command(
             f"{report.entries} entries of {report.authors} authors verified, "
             f"{report.pruned} pruned, {report.withdrawn} withdrawn by {report.forks} forks"
         )
-        say(f"state {root}" if root else "the state needs pycrdt, which is not installed")
+        if report.unread:
+            say(f"{report.unread} entries are sealed with a read key that this peer does not have")
+        elif root is None:
+            say("the state needs pycrdt, which is not installed")
+        else:
+            say(f"state {root}")
         for problem in problems_of(report):
             say(problem, err=True)
     if report.problem_count:

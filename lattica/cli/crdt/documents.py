@@ -1,5 +1,5 @@
 """`lattica crdt` and `create`, `list`, `open`, `get`, `set`, `watch`, `grant`, `revoke`, `rights`,
-`log`.
+`keys`, `rotate-key`, `log`.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ class ModeName(StrEnum):
 class LevelName(StrEnum):
     """What a right is for, as options name it."""
 
+    PULL = "pull"
     READ = "read"
     WRITE = "write"
     MANAGE = "manage"
@@ -90,6 +91,8 @@ def register(group: typer.Typer) -> None:
     group.command("grant")(grant_command)
     group.command("revoke")(revoke_command)
     group.command("rights")(rights_command)
+    group.command("keys")(keys_command)
+    group.command("rotate-key")(rotate_key_command)
     group.command("log")(log_command)
 
 
@@ -99,11 +102,18 @@ def create_command(
     mode: Annotated[
         ModeName, typer.Option("--mode", help="Who may write; who may write also reads.")
     ] = ModeName.CAPABILITY,
+    sealed: Annotated[
+        bool,
+        typer.Option(
+            "--sealed",
+            help="Only readers can read what is in it; others can be let keep it and pass it on.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make a document that belongs to this peer, and print its ID. Others open it by that."""
     config = _offline(ctx)
-    daemon = node_for(ctx, config)
+    daemon = node_for(ctx, config, sealed)
     if daemon is not None:
         create_by(daemon, name, mode.value, as_json)
         return
@@ -113,9 +123,10 @@ def create_command(
         from lattica.node import Node
 
         async with Node(config) as node:
-            made = await node.store.create(name, mode=Mode[mode.name])
+            made = await node.store.create(name, mode=Mode[mode.name], is_sealed=sealed)
             if as_json:
-                say_json({"document": made.id, "name": made.name, "mode": mode.value})
+                made_as = {"document": made.id, "name": made.name, "mode": mode.value}
+                say_json({**made_as, "sealed": sealed})
             else:
                 say(made.id)
 
@@ -266,7 +277,12 @@ def grant_command(
     ctx: typer.Context,
     document: DocumentArgument,
     peer: Annotated[str, typer.Argument(metavar="PEER", help="Who gets the right: its ID.")],
-    level: Annotated[LevelName, typer.Option("--level", help="To do what.")] = LevelName.WRITE,
+    level: Annotated[
+        LevelName,
+        typer.Option(
+            "--level", help="To do what; to pull is to keep a sealed document, and not to read it."
+        ),
+    ] = LevelName.WRITE,
     prefix: Annotated[
         str, typer.Option("--prefix", help="What names have to begin with that it writes at.")
     ] = "",
@@ -317,7 +333,8 @@ def revoke_command(
 ) -> None:
     """Take back all rights of a peer, and those that it has passed on.
 
-    What it wrote and is here, or at peers that are named, still counts.
+    What it wrote and is here, or at peers that are named, still counts. A sealed document gets
+    another read key, so that it reads nothing that comes later.
     """
 
     async def work(config: NodeConfig) -> None:
@@ -357,6 +374,67 @@ def rights_command(
         await _with_document(config, document, None, 0.0, show)
 
     run(work, only_alone(ctx, _offline(ctx)))
+
+
+def keys_command(
+    ctx: typer.Context, document: DocumentArgument, as_json: JsonOption = False
+) -> None:
+    """List the read keys of a sealed document: since when, and whether they are here."""
+
+    async def work(config: NodeConfig) -> None:
+        async def show(node: Node, opened: SharedDocument) -> None:
+            for each in opened.read_keys():
+                key: dict[str, object] = {
+                    "key": each.id.hex(),
+                    "milliseconds": each.milliseconds,
+                    "here": each.is_here,
+                    "current": each.is_current,
+                    "problem": each.problem or None,
+                }
+                if as_json:
+                    say_json(key)
+                else:
+                    said = f"{key['key']} since {each.milliseconds}"
+                    said += ", written with" if each.is_current else ""
+                    said += "" if each.is_here else f", not here {each.problem}".rstrip()
+                    say(said)
+
+        await _with_document(config, document, None, 0.0, show)
+
+    run(work, only_alone(ctx, _offline(ctx)))
+
+
+def rotate_key_command(
+    ctx: typer.Context,
+    document: DocumentArgument,
+    no_history: Annotated[
+        bool,
+        typer.Option(
+            "--no-history",
+            help="Who gets a right to read later does not read what was written until now.",
+        ),
+    ] = False,
+    wait: WaitOption = _WAIT,
+    connect: ConnectOption = None,
+    relay: RelayOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put another read key in place in a sealed document of this peer.
+
+    It is for those who may read now; `revoke` does so by itself.
+    """
+
+    async def work(config: NodeConfig) -> None:
+        async def rotate(node: Node, opened: SharedDocument) -> None:
+            key = opened.rotate_key(history=not no_history)
+            if as_json:
+                say_json({"key": key.hex()})
+            else:
+                say(key.hex())
+
+        await _with_document(config, document, None, wait, rotate, before=True, after=True)
+
+    run(work, only_alone(ctx, _online(ctx, None, connect, relay)))
 
 
 def log_command(

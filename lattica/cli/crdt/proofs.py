@@ -73,7 +73,8 @@ def prove_command(
     config = start(ctx, quiet=True)
     genesis = read_genesis(document)
     assert config.identity_path is not None  # `start` fills it in
-    identity = Identity.generate() if unsigned else Identity.load_or_create(config.identity_path)
+    is_anybody = unsigned and not genesis.is_sealed
+    identity = Identity.generate() if is_anybody else Identity.load_or_create(config.identity_path)
     with Document(document, genesis, identity) as opened:
         proof = opened.proof(query, is_signed=not unsigned)
         root = opened.root

@@ -18,7 +18,7 @@ from lattica.facades.iterators import AsyncSubscription, EventsCore
 if TYPE_CHECKING:
     from lattica.crdt.access.capability import Level
     from lattica.crdt.canonical import Plain
-    from lattica.crdt.document import Right
+    from lattica.crdt.document import Right, SealedKey
     from lattica.crdt.entries.genesis import Genesis, Limits, Mode, Recovery
     from lattica.crdt.entries.header import Kind
     from lattica.crdt.proofs.query import Query
@@ -61,13 +61,20 @@ class AsyncStore:
         kinds: Sequence[Kind] = (),
         limits: Limits | None = None,
         recovery: Recovery | None = None,
+        is_sealed: bool = False,
     ) -> AsyncDocument:
         """Make a document, and open it; see :meth:`Store.create`."""
 
         async def call() -> SharedDocument:
             given = {} if mode is None else {"mode": mode}
             return await self._node.store.create(
-                name, owners=owners, kinds=kinds, limits=limits, recovery=recovery, **given
+                name,
+                owners=owners,
+                kinds=kinds,
+                limits=limits,
+                recovery=recovery,
+                is_sealed=is_sealed,
+                **given,
             )
 
         return AsyncDocument(self._bridge, await self._bridge.acall(call))
@@ -175,6 +182,18 @@ class AsyncDocument:
     async def rights(self) -> Sequence[Right]:
         """The rights that were given, by peer."""
         return await self._run(self._document.rights)
+
+    async def can_read(self) -> bool:
+        """Whether all that is here can be read; see :attr:`Document.can_read`."""
+        return await self._run(lambda: self._document.can_read)
+
+    async def read_keys(self) -> Sequence[SealedKey]:
+        """The read keys of a sealed document, by time."""
+        return await self._run(self._document.read_keys)
+
+    async def rotate_key(self, *, history: bool = True) -> bytes:
+        """Put another read key in place; see :meth:`Document.rotate_key`."""
+        return await self._run(lambda: self._document.rotate_key(history=history))
 
     async def present(self, capability: bytes) -> None:
         """Use a capability that was handed over; see :meth:`Document.present`."""

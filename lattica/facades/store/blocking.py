@@ -17,7 +17,7 @@ from lattica.facades.iterators import BlockingSubscription, EventsCore
 if TYPE_CHECKING:
     from lattica.crdt.access.capability import Level
     from lattica.crdt.canonical import Plain
-    from lattica.crdt.document import Right
+    from lattica.crdt.document import Right, SealedKey
     from lattica.crdt.entries.genesis import Genesis, Limits, Mode, Recovery
     from lattica.crdt.entries.header import Kind
     from lattica.crdt.proofs.query import Query
@@ -60,13 +60,20 @@ class BlockingStore:
         kinds: Sequence[Kind] = (),
         limits: Limits | None = None,
         recovery: Recovery | None = None,
+        is_sealed: bool = False,
     ) -> BlockingDocument:
         """Make a document, and open it; see :meth:`Store.create`."""
 
         async def call() -> SharedDocument:
             given = {} if mode is None else {"mode": mode}
             return await self._node.store.create(
-                name, owners=owners, kinds=kinds, limits=limits, recovery=recovery, **given
+                name,
+                owners=owners,
+                kinds=kinds,
+                limits=limits,
+                recovery=recovery,
+                is_sealed=is_sealed,
+                **given,
             )
 
         return BlockingDocument(self._bridge, self._bridge.call(call))
@@ -178,6 +185,19 @@ class BlockingDocument(Closable):
     def rights(self) -> Sequence[Right]:
         """The rights that were given, by peer."""
         return self._run(self._document.rights)
+
+    @property
+    def can_read(self) -> bool:
+        """Whether all that is here can be read; see :attr:`Document.can_read`."""
+        return self._run(lambda: self._document.can_read)
+
+    def read_keys(self) -> Sequence[SealedKey]:
+        """The read keys of a sealed document, by time."""
+        return self._run(self._document.read_keys)
+
+    def rotate_key(self, *, history: bool = True) -> bytes:
+        """Put another read key in place; see :meth:`Document.rotate_key`."""
+        return self._run(lambda: self._document.rotate_key(history=history))
 
     def present(self, capability: bytes) -> None:
         """Use a capability that was handed over; see :meth:`Document.present`."""

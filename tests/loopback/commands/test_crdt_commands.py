@@ -55,3 +55,25 @@ def test_a_document_is_shared_watched_and_taken_back(tmp_path: Path) -> None:
     revoked = crdt(owner, "revoke", "models", peer, "--json")
     assert revoked == {"peer": peer, "revoked": 1}
     assert crdt(owner, "get", "models", "model/latest") == 7
+
+
+def test_a_sealed_document_is_kept_by_one_who_cannot_read_it(tmp_path: Path) -> None:
+    owner, keeper = tmp_path / "owner", tmp_path / "keeper"
+    made = crdt(owner, "create", "private", "--sealed", "--json")
+    assert made["sealed"] is True
+    document = made["document"]
+    with running(keeper, "crdt", "watch", "scratch", "--listen", LISTEN) as first:
+        peer = first.said("ready")["peer_id"]
+    assert crdt(owner, "grant", "private", peer, "--level", "pull", "--json")["level"] == "pull"
+    crdt(owner, "set", "private", "note", "nobody else", "--json")
+    with running(owner, "crdt", "open", "private", "--listen", LISTEN) as serving:
+        at = ("--connect", serving.said("ready")["addrs"][0], "--wait", "30")
+        assert "no right to read" in crdt(keeper, "get", document, "note", *at, code=1)
+    old = crdt(owner, "keys", "private", "--json")
+    assert (old["here"], old["current"], old["problem"]) == (True, True, None)
+    new = crdt(owner, "rotate-key", "private", "--no-history", "--json")["key"]
+    assert crdt(owner, "keys", "private", "--json")["key"] == new != old["key"]
+    (file,) = keeper.rglob(f"{document}.sqlite3")
+    checked = crdt(keeper, "check", str(file), "--json")
+    assert (checked["problems"], checked["unread"], checked["root"]) == ([], 1, None)
+    assert b"nobody else" not in file.read_bytes()

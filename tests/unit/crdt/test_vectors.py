@@ -8,6 +8,7 @@ import json
 import msgpack
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from lattica.crdt.access.capability import decode_capability
@@ -299,3 +300,47 @@ def test_news_is_sealed_for_those_who_know_the_document():
     opened = ChaCha20Poly1305(key).decrypt(sealed[:12], sealed[12:], None)
     assert opened.hex() == news["message"]
     assert Seal(DOC_ID).open(sealed) == opened
+
+
+def _opened(key: bytes, sealed: str | bytes) -> bytes:
+    data = bytes.fromhex(sealed) if isinstance(sealed, str) else sealed
+    return ChaCha20Poly1305(key).decrypt(bytes(12), data, None)
+
+
+def test_what_is_sealed_is_opened_by_hand():
+    sealed = VECTORS["sealed"]
+    doc_id = bytes.fromhex(sealed["genesis"]["doc_id"])
+    assert decode_genesis(bytes.fromhex(sealed["genesis"]["encoded"]), doc_id).is_sealed
+    earlier, key = (bytes.fromhex(each["key"]) for each in sealed["read keys"])
+    ids = [bytes.fromhex(each["id"]) for each in sealed["read keys"]]
+    hashed = hashlib.sha256(b"lattica/crdt/read-key/v1\0" + doc_id + key).digest()
+    assert hashed[:16] == ids[1]
+    named, boxes = [], []
+    for text in sealed["key entries"]:
+        key_id, links, ephemeral, sealed_to = msgpack.unpackb(bytes.fromhex(text))
+        named.append(key_id)
+        boxes.append((links, ephemeral, sealed_to))
+    assert named == [ids[0], ids[1], ids[1]]
+    # By the identity's key, with X25519.
+    seed = bytes.fromhex(VECTORS["identity"]["seed"])
+    private = X25519PrivateKey.from_private_bytes(hashlib.sha512(seed).digest()[:32])
+    own = bytes.fromhex(VECTORS["identity"]["public"])
+    point = private.public_key().public_bytes_raw()
+    assert sealed["points"][own.hex()] == point.hex()
+    for (_, ephemeral, sealed_to), key_id, expected in zip(
+        boxes, ids, (earlier, key), strict=False
+    ):
+        shared = private.exchange(X25519PublicKey.from_public_bytes(ephemeral))
+        parts = doc_id + key_id + ephemeral + point + shared
+        wrap = hashlib.sha256(b"lattica/crdt/seal/v1\0" + parts).digest()
+        assert _opened(wrap, dict(sealed_to)[own]) == expected
+    ((_, box),) = boxes[1][0]
+    link = hashlib.sha256(b"lattica/crdt/earlier-key/v1\0" + doc_id + key + ids[0]).digest()
+    assert _opened(link, box) == earlier
+    payload = bytes.fromhex(sealed["sealed"])
+    parts = doc_id + key + AUTHOR + b"\1" + payload[16:32]
+    entry_key = hashlib.sha256(b"lattica/crdt/entry-key/v1\0" + parts).digest()
+    assert entry_key.hex() == sealed["entry key"]
+    commitment = hashlib.sha256(b"lattica/crdt/entry-key-id/v1\0" + entry_key).digest()
+    assert (payload[:16], payload[32:48]) == (ids[1], commitment[:16])
+    assert _opened(entry_key, payload[48:]).hex() == sealed["payload"]

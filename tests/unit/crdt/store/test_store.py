@@ -355,3 +355,60 @@ def test_statements_of_presence_come_once_and_from_those_who_sign_them():
     assert PresenceTable(doc_id, lambda key: False).take(second.encoded, 0.0) is None
     with pytest.raises(LocalProtocolError):
         sign_presence(identity, doc_id, 1, 1000, "x" * 2000)
+
+
+async def test_a_sealed_document_goes_by_way_of_one_who_cannot_read_it(tmp_path, autojump_clock):
+    async with stores(tmp_path) as net:
+        owner, relay, reader = (net.store() for _ in range(3))
+        keys = [host_of(each).identity.public_key.data for each in (relay, reader)]
+        first = await owner.create("private", is_sealed=True)
+        first.grant(keys[0], Level.PULL)
+        first.grant(keys[1], Level.WRITE)
+        await host_of(owner).connect(host_of(relay).peer_id)
+        await host_of(relay).connect(host_of(reader).peer_id)
+        second = await relay.open(first.id)
+        await second.synced()
+        third = await reader.open(first.id)
+        await third.synced()
+        with first.changes() as changes, second.changes():
+            third.registers["a"] = "by a reader"
+            assert await anext(changes) == Change(Kind.REGISTER, "a")
+        assert first.registers["a"] == "by a reader"
+        with pytest.raises(AccessDeniedError):
+            second.registers.get("a")
+        # What peers say of themselves is for readers, too.
+        first.presence.set({"load": 0.5})
+        with pytest.raises(AccessDeniedError):
+            second.presence.set({"load": 1})
+        second.presence.set()
+        await trio.sleep(1)
+        here = host_of(owner).peer_id
+        assert third.presence.peers()[here] == {"load": 0.5}
+        assert second.presence.peers()[here] is None
+        assert host_of(relay).peer_id in first.presence.peers()
+
+
+async def test_an_owners_node_gives_the_read_key_to_whom_others_have_let_in(
+    tmp_path, autojump_clock
+):
+    async with stores(tmp_path) as net:
+        one, two, reader = (net.store() for _ in range(3))
+        owners = [host_of(each).peer_id for each in (one, two)]
+        first = await one.create("private", owners=owners, is_sealed=True)
+        first.registers["a"] = 1
+        await host_of(one).connect(host_of(two).peer_id)
+        second = await two.open(first.id)
+        await second.synced()
+        host_of(one).drop(host_of(two).peer_id)
+        first.rotate_key()
+        first.registers["b"] = 2
+        second.grant(host_of(reader).peer_id, Level.READ)
+        await host_of(reader).connect(host_of(two).peer_id)
+        third = await reader.open(first.id)
+        await third.synced()
+        assert dict(third.registers.items()) == {"a": 1}
+        await host_of(one).connect(host_of(two).peer_id)
+        with third.changes() as changes:
+            while "b" not in third.registers:
+                await anext(changes)
+        assert third.can_read

@@ -1,0 +1,68 @@
+"""What forks have withdrawn, for those who lack what they have admitted depends on: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final
+
+from lattica.crdt.entries.chain import MAX_CHAIN, MAX_ENTRIES, encode_chain
+from lattica.crdt.entries.header import Entry
+from lattica.crdt.log.feed import Feed
+
+_ITEM_BYTES: Final = 700
+"""Of an entry in a chain beside its payload, at most."""
+
+
+def withdrawn_chains(
+    entries: Iterable[Entry],
+    withdrawn: Callable[[], Iterable[Entry]],
+    feeds: Mapping[bytes, Feed],
+) -> Iterator[bytes]:
+    """Chains of the withdrawn entries that some depend on, be it by way of others: each from the
+    place of its author's fork on. First those that are depended on, so that what they need is known
+    to be wanted, then all in the order in which they can be taken.
+    """
+    wanted = [dep for entry in entries for dep in entry.header.deps]
+    if not wanted:
+        return
+    known = {entry.id: entry for entry in withdrawn()}
+    seen: set[bytes] = set()
+    branches: list[list[Entry]] = []
+    while wanted:
+        entry = known.get(wanted.pop())
+        if entry is None or entry.id in seen:
+            continue
+        branch = _branch(entry, known, feeds)
+        new = [each for each in branch if each.id not in seen]
+        seen.update(each.id for each in new)
+        wanted += [dep for each in new for dep in each.header.deps]
+        branches.append(branch)
+    chains = [list(_encoded(branch)) for branch in branches]
+    for each in chains + chains[::-1] if len(chains) > 1 else chains:
+        yield from each
+
+
+def _branch(entry: Entry, known: Mapping[bytes, Entry], feeds: Mapping[bytes, Feed]) -> list[Entry]:
+    """An entry and those before it, as far back as its author's fork."""
+    feed = feeds.get(entry.header.author)
+    start = feed.fork.seq if feed is not None and feed.fork is not None else entry.header.seq
+    branch = [entry]
+    while branch[-1].header.seq > start:
+        before = known.get(branch[-1].header.prev_id)
+        if before is None:
+            break
+        branch.append(before)
+    return branch[::-1]
+
+
+def _encoded(branch: list[Entry]) -> Iterator[bytes]:
+    """A branch in pieces that replicas take, each of which ends with a signature of its own."""
+    start = size = 0
+    for place, entry in enumerate(branch):
+        more = len(entry.payload or b"") + _ITEM_BYTES
+        if place > start and (size + more > MAX_CHAIN or place - start == MAX_ENTRIES):
+            yield encode_chain(branch[start:place], with_prev=True)
+            start, size = place, 0
+        size += more
+    if branch[-1].is_signed():
+        yield encode_chain(branch[start:], with_prev=True)
