@@ -114,7 +114,9 @@ class ServedMethod:
         elif definition.inline:
             result = self.function(*args, **keywords)
         else:
-            result = await in_thread(lambda: self.function(*args, **keywords), self.threads.of(network))
+            result = await in_thread(
+                lambda: self.function(*args, **keywords), self.threads.of(network)
+            )
         return self.checked(result)
 
     def checked(self, result: Any) -> Any:
