@@ -20,9 +20,7 @@ import trio
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support.processes import config
-
-from lattica import LatticaError, Node
+from lattica import LatticaError, Node, load_config
 from lattica.crdt.store.shared_document import SharedDocument
 from lattica.crdt.uses.model_registry import ModelRegistry
 from tools.netlab.lab.lab import Lab, open_lab
@@ -35,6 +33,11 @@ SERVED = {"amsterdam": 3, "brussels": 5, "oslo": 7, "paris": 11, "rome": 13}
 """Requests that each serves in each step."""
 APART = 45.0
 """Seconds; a connection over which nothing comes is given up after 15."""
+SETTINGS = {
+    "listen": ["/ip4/0.0.0.0/tcp/4001"],
+    "nat.port_mapping.enabled": False,
+    "log_level": "error",
+}
 SOCKET = "peer.sock"
 PROGRAM = str(Path(__file__).resolve())
 
@@ -44,8 +47,10 @@ PROGRAM = str(Path(__file__).resolve())
 
 async def peer(name: str) -> None:
     """Keep the document, stay connected, and do what is asked for on a socket in this folder."""
-    settings = config(listen=["/ip4/0.0.0.0/tcp/4001"])
-    async with Node(settings) as node, trio.open_nursery() as nursery:
+    async with (
+        Node(load_config(environment={}, overrides=SETTINGS)) as node,
+        trio.open_nursery() as nursery,
+    ):
         document = await node.store.open("cluster")
         listener = trio.socket.socket(trio.socket.AF_UNIX)
         await listener.bind(SOCKET)
