@@ -45,7 +45,7 @@ from lattica.nat.swarm.host import Host
 from lattica.rpc.budget import ReceiveBudget
 from lattica.rpc.errors import ResourceExhaustedError
 from lattica.rpc.server.streams import ThreadedIterator
-from lattica.rpc.server.threads import in_thread
+from lattica.rpc.server.threads import HandlerThreads, NetworkThreads, in_thread
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class OriginalServer:
         self._host = host
         self._tasks = tasks
         self._budget = budget
-        self._limiter = trio.CapacityLimiter(threads)
+        self._threads = HandlerThreads(threads)
         self._handlers: dict[str, object] = {}
         self._open: set[Stream] = set()
         host.handle(
@@ -88,6 +88,9 @@ class OriginalServer:
         for stream in self._open:
             stream.reset("the node stops")
 
+    def _threads_for(self, stream: Stream) -> NetworkThreads:
+        return self._threads.of(stream.connection.source.network)
+
     # --- unary calls ---
 
     async def _serve_unary(self, stream: Stream) -> None:
@@ -100,7 +103,7 @@ class OriginalServer:
                 try:
                     handler, name = self._find(request.method)
                     run = partial(_call, handler, name, request.data)
-                    answer = Response(request.id, await in_thread(run, self._limiter))
+                    answer = Response(request.id, await in_thread(run, self._threads_for(stream)))
                 except BaseException as error:  # of the handler, whose own may be no Exception
                     answer = self._failure(request, error)
                 await stream.send_all(encode_message(answer))
@@ -193,7 +196,7 @@ class OriginalServer:
                     run = partial(_call, handler, name, call.body)
                     result: bytes | None = None
                     with call.step():
-                        result = await in_thread(run, self._limiter)
+                        result = await in_thread(run, self._threads_for(served.stream))
                     if result:
                         await served.send_body(request.id, result)
             except BaseException as error:  # of the handler, whose own may be no Exception
@@ -208,7 +211,7 @@ class OriginalServer:
     async def _send_items(
         self, served: _Served, call: _Call, make: Callable[[], Iterator[bytes]]
     ) -> None:
-        items = ThreadedIterator(make, self._limiter, self._tasks)
+        items = ThreadedIterator(make, self._threads_for(served.stream), self._tasks)
         try:
             while True:
                 item: bytes | None = None
