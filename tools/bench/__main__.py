@@ -56,24 +56,26 @@ def with_references(workload: Workload, chosen: list[Program]) -> list[Program]:
     return [*chosen, *(_program(peer, Path(sys.executable)) for peer in references)]
 
 
-def table(measurements: list[Measurement]) -> Table:
-    """Cases down, implementations across, and the ratio of ours to each peer."""
-    rows = by_case(measurements)
+def tables(measurements: list[Measurement]) -> list[Table]:
+    """One for each bench: cases down, implementations across, and the ratio of ours to each."""
+    benches = dict.fromkeys(m.case.bench for m in measurements)
+    return [_table(bench, [m for m in measurements if m.case.bench == bench]) for bench in benches]
+
+
+def _table(bench: str, measurements: list[Measurement]) -> Table:
     impls = list(dict.fromkeys(m.impl for m in measurements))
     peers = [impl for impl in impls if impl != OURS]
-    shown = Table(title="median of the rounds; green: ours is the better one")
-    for column in ("bench", "case", "unit"):
-        shown.add_column(column, no_wrap=True)
-    for impl in impls:
-        shown.add_column(impl, justify="right")
+    shown = Table(title=f"{bench}: median of the rounds; green: ours is the better one")
+    for column in ("case", "unit", *impls):
+        shown.add_column(column, no_wrap=True, justify="right" if column in impls else "left")
     if OURS in impls:
         for peer in peers:
             shown.add_column(f"ours / {peer}", justify="right")
-    for case, row in rows.items():
+    for case, row in by_case(measurements).items():
         cells = [f"{rounded(row[impl].value):g}" if impl in row else "-" for impl in impls]
         if OURS in impls:
             cells += [_ratio_cell(row.get(OURS), row.get(peer)) for peer in peers]
-        shown.add_row(case.bench, case.name, case.unit, *cells)
+        shown.add_row(case.name, case.unit, *cells)
     return shown
 
 
@@ -208,7 +210,8 @@ def main(
         console = Console()
         if not console.is_terminal:
             console.width = 160
-        console.print(table(measurements))
+        for shown in tables(measurements):
+            console.print(shown)
     if plot_to is not None and measurements:
         try:
             plot([json_line(m) for m in measurements], plot_to)
