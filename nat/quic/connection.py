@@ -14,7 +14,7 @@ from lattica.nat.mux.delivery import Delivery
 from lattica.nat.mux.events import Event
 from lattica.nat.mux.stream import Stream, Waiter
 from lattica.nat.quic.link import NO_ERROR, QuicLink
-from lattica.nat.quic.session.session import QuicSession
+from lattica.nat.quic.session.session import PATH_DEAD, QuicSession
 from lattica.nat.secure.noise_identity import RemoteIdentity
 
 logger = logging.getLogger(__name__)
@@ -133,5 +133,9 @@ class QuicConnection(Connection):
             self._arrival.wake()
 
     def _let_go(self) -> None:
-        self._link.abort()
+        if self.stalled:
+            # No good-bye: a peer that is there after all has lost what was under way.
+            self._link.abort(PATH_DEAD, "the path was taken for dead by the peer")
+        else:
+            self._link.abort()
         self._arrival.wake()

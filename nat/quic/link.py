@@ -370,13 +370,13 @@ class QuicLink:
         early, self._early = self._early, []
         on_events(early)
 
-    def abort(self) -> None:
+    def abort(self, code: int = NO_ERROR, reason: str = "") -> None:
         """Close at once: tell the peer, and let go of the socket. Idempotent."""
         if self._ended:
             return
         self._ended = True
         farewell = None
-        self.session.shut(NO_ERROR, "")
+        self.session.shut(code, reason)
         for datagrams, _ in self.session.transmit():
             self._carrier.send(datagrams, self.destination)
             farewell = datagrams[-1]

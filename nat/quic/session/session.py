@@ -52,6 +52,8 @@ from lattica.nat.secure.noise_identity import RemoteIdentity
 
 _LAST_STREAM_ID = 2**62 - 1
 _MAX_CREDIT = 2**62
+PATH_DEAD = 0x2001
+"""Code of CONNECTION_CLOSE, above those of libp2p: no good-bye, the peer was not heard for long."""
 _MAX_REASON = 99
 _SHORTEST_PING_WAIT = 1.0
 _PACING_INTERVAL = 0.001
@@ -256,7 +258,7 @@ class QuicSession(MuxSession):
         self._handle(self._drive.take_events(), events)
         if core.end is not None and self.closed is None:
             self.closed = (core.end.error_code, core.end.reason_phrase)
-            self.went_away = True
+            self.went_away = core.end.error_code != PATH_DEAD
             if self._drive.faulty:
                 # To a client whose first packet is lost, and whose second is not, the answer
                 # is silence: it will send both again.

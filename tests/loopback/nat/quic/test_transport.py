@@ -23,6 +23,7 @@ from lattica.nat.base.keys.identity import Identity, PeerId
 from lattica.nat.base.net.addresses import parse_multiaddr, to_endpoint, with_peer
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.config import Limits, QuicConfig, Timeouts
+from lattica.nat.mux import connection as mux_connection
 from lattica.nat.mux.session import INITIAL_WINDOW
 from lattica.nat.mux.stream import Stream
 from lattica.nat.quic.admission import AdmissionControl, AdmissionLimits
@@ -182,6 +183,24 @@ async def test_private_networks_do_not_mix(key):
         await friend.dial(server.identity.peer_id, server.addrs)
         assert await ask_echo(friend, server.identity.peer_id) == b"hello"
         assert server.registry.total == 1
+
+
+async def test_a_connection_taken_for_dead_says_no_goodbye(monkeypatch):
+    """Its other end has lost what was under way, and may dial again at once."""
+    monkeypatch.setattr(mux_connection, "_LASTING", 0.0)
+    async with running(listen=QUIC) as server, running(listen=()) as client:
+        await client.dial(server.identity.peer_id, server.addrs)
+        stream = await client.open_stream(server.identity.peer_id, [ECHO])
+        await stream.send_all(b"hello")
+        await stream.receive_exactly(5)
+        there = connection_of(server, client)
+        there.stalled = True
+        there.abort("the peer has not answered for 13 s")
+        here = stream.connection
+        with trio.fail_after(30):
+            await here.closed.wait()
+        assert here.closed_reason == "the path was taken for dead by the peer"
+        assert here.interrupted
 
 
 async def test_an_occupied_port_is_explained():
