@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         StorageError,
         TicketError,
     )
-    from lattica.daemon.errors import DaemonError
+    from lattica.daemon.errors import CannotCrossError, DaemonError, ProcessEndedError
     from lattica.dht.errors import DhtError, NoDhtPeersError, NotStoredError
     from lattica.facades.aio import AsyncLattica
     from lattica.facades.blocking import Lattica
@@ -59,6 +59,7 @@ __all__ = [
     "AccessDeniedError",
     "AddressError",
     "AsyncLattica",
+    "CannotCrossError",
     "ConfigError",
     "ConnectionClosedError",
     "ConnectionHandler",
@@ -85,6 +86,7 @@ __all__ = [
     "PeerLimitError",
     "PeerMismatchError",
     "Priority",
+    "ProcessEndedError",
     "RemoteProtocolError",
     "ResourceLimitError",
     "StorageError",

@@ -11,7 +11,7 @@ from lattica.content.errors import (
     StorageError,
     TicketError,
 )
-from lattica.daemon.errors import DaemonError
+from lattica.daemon.errors import CannotCrossError, DaemonError, ProcessEndedError
 from lattica.dht.errors import DhtError, NoDhtPeersError, NotStoredError
 from lattica.nat.base.errors import (
     AccessDeniedError,
@@ -39,6 +39,7 @@ from lattica.nat.base.errors import (
 __all__ = [
     "AccessDeniedError",
     "AddressError",
+    "CannotCrossError",
     "ConfigError",
     "ConnectionClosedError",
     "ContentError",
@@ -59,6 +60,7 @@ __all__ = [
     "NotStoredError",
     "PeerLimitError",
     "PeerMismatchError",
+    "ProcessEndedError",
     "RemoteProtocolError",
     "ResourceLimitError",
     "StorageError",

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from lattica.nat.base.errors import LatticaError
+from lattica.nat.base.errors import LatticaError, LocalProtocolError
+
+
+class ProcessEndedError(LatticaError):
+    """The process of a `Lattica(process=True)` has ended before it was closed, or could not be
+    started; the message says how."""
+
+
+class CannotCrossError(LocalProtocolError):
+    """A `Lattica(process=True)` was given what only a node in the same process could use: a
+    function whose result the node waits for, or an object that is no data."""
 
 
 class DaemonError(LatticaError):

@@ -12,11 +12,15 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
 
 from lattica.facades.bridge import Bridge
 from lattica.facades.facade import NodeFacade
-from lattica.facades.handler_threads import MAX_HANDLER_THREADS, HandlerThreads
+from lattica.facades.handler_threads import (
+    MAX_HANDLER_THREADS,
+    HandlerThreads,
+    handler_named,
+)
 from lattica.facades.handoff import StreamCore, StreamHandle
 from lattica.facades.iterators import BlockingSubscription, EventsCore
 from lattica.facades.ports import ExposedPort, ForwardedPort
@@ -69,7 +73,9 @@ class Lattica(NodeFacade):
     get `LocalProtocolError`, so that they do not keep the interpreter.
 
     `config` and `identity` are those of :class:`~lattica.node.Node`. `max_handler_threads`
-    bounds how many stream handlers run at once (see `handle`).
+    bounds how many stream handlers run at once (see `handle`). With `process` the node has a
+    process of its own, which ends with this one: for programs that keep their interpreter busy
+    (`docs/trainer.md`).
 
     Every call takes a `timeout` in seconds (None: what the configuration says, or without
     limit; 0: fail if it would have to wait), and raises `TimeoutError` when it has passed. All
@@ -78,12 +84,22 @@ class Lattica(NodeFacade):
     `KeyboardInterrupt` in a call cancels it before it is raised.
     """
 
+    def __new__(cls, *_: object, process: bool = False, **__: object) -> Self:
+        if not process:
+            return super().__new__(cls)
+        from lattica.daemon.process.blocking import ProcessLattica
+
+        if not issubclass(ProcessLattica, cls):
+            raise LocalProtocolError(f"process=True is for Lattica itself, not {cls.__name__}")
+        return cast("Self", super().__new__(ProcessLattica))
+
     def __init__(
         self,
         config: NodeConfig | None = None,
         *,
         identity: Identity | None = None,
         max_handler_threads: int = MAX_HANDLER_THREADS,
+        process: bool = False,
     ) -> None:
         super().__init__(config, identity=identity)
         self._handlers = HandlerThreads(self._bridge, max_handler_threads, BlockingStream)
@@ -142,6 +158,11 @@ class Lattica(NodeFacade):
 
     def __aexit__(self, *_: object) -> NoReturn:
         raise TypeError("a Lattica is used with `with`")
+
+    @property
+    def process_id(self) -> int | None:
+        """Of the process that `process=True` has started for the node; None: it is in this one."""
+        return None
 
     # Calls
 
@@ -296,12 +317,15 @@ class Lattica(NodeFacade):
     def handle(
         self,
         protocol: str,
-        handler: Callable[[BlockingStream], object],
+        handler: Callable[[BlockingStream], object] | str,
         *,
         replace: bool = False,
         limit: int | None = None,
     ) -> None:
         """Have `handler(stream)` called, in a thread, for every stream of `protocol`.
+
+        A text, "package.module:function", is imported where the node is: with `process=True` in the
+        node's process, so that it answers while this one is busy.
 
         When it returns the stream is closed, when it raises the stream is reset and the error
         logged. An async function, of which nothing would run, is refused with LocalProtocolError,
@@ -312,11 +336,12 @@ class Lattica(NodeFacade):
         `Node.handle`.
         """
         handle = partial(self._node.handle, replace=replace, limit=limit)
-        check_plain_handler(handler)  # before it is wrapped
+        function = handler_named(handler) if isinstance(handler, str) else handler
+        check_plain_handler(function)  # before it is wrapped
         self._bridge.call_plain(
             handle,
             protocol,
-            lambda stream: self._handlers.serve(handler, stream),
+            lambda stream: self._handlers.serve(function, stream),
         )
 
     def unhandle(self, protocol: str) -> None:

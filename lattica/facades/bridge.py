@@ -403,7 +403,7 @@ class Bridge(Generic[R]):
         except BaseException as exc:
             self._failure = exc
             if self._ready.done() and not self._stop_requested:
-                logger.error("%s has stopped because of an error", self.name, exc_info=exc)
+                self._log_failure(exc)
         finally:
             if not self._ready.done():
                 self._stop_requested = True  # it never ran, and cannot be started again
@@ -412,6 +412,9 @@ class Bridge(Generic[R]):
             # Only a crash of trio itself leaves any; their callers must not wait for ever.
             for call in list(self._live):
                 call.fail(self.closed_error())
+
+    def _log_failure(self, exc: BaseException) -> None:
+        logger.error("%s has stopped because of an error", self.name, exc_info=exc)
 
     async def _main(self) -> None:
         self._stop = trio.Event()

@@ -182,13 +182,16 @@ class NodeFacade(NodeInProcess):
         require_config(config)
         self._config = config
         self._identity = identity
-        self._bridge: Bridge[tuple[Node, Content]] = Bridge(self._open, name=type(self).__name__)
+        self._bridge = self._make_bridge()
         self._opened: tuple[Node, Content] | None = None
 
     def __repr__(self) -> str:
         if not self._bridge.is_open or self._opened is None:
             return f"<{type(self).__name__}, {'closed' if self._bridge.closing else 'not started'}>"
         return f"<{type(self).__name__} {self.peer_id}>"
+
+    def _make_bridge(self) -> Bridge[tuple[Node, Content]]:
+        return Bridge(self._open, name=type(self).__name__)
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[tuple[Node, Content]]:

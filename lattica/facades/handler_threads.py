@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import logging
 import threading
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
 from lattica.facades.bridge import Bridge
 from lattica.facades.handoff import StreamCore
+from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.foreign_code import described
 from lattica.nat.swarm.serving.handler_kind import require_finished
 from lattica.nat.swarm.serving.handler_places import HandlerPlaces
@@ -31,6 +34,22 @@ _REST = 60.0
 """Seconds between two lines about the same."""
 _SHOWN = 5
 """Protocols that a line names."""
+
+
+def handler_named(name: str) -> Callable[[BlockingStream], object]:
+    """The function that "package.module:function" names.
+
+    Raises:
+        LocalProtocolError: there is none, or its module cannot be imported; the message says why.
+    """
+    module, _, path = name.partition(":")
+    try:
+        if module == "__main__" or not path:
+            raise ImportError("a handler is a function, or package.module:function")
+        found = functools.reduce(getattr, path.split("."), importlib.import_module(module))
+    except (ImportError, AttributeError) as error:
+        raise LocalProtocolError(f"there is no handler {name!r}: {error}") from error
+    return cast("Callable[[BlockingStream], object]", found)
 
 
 class HandlerThreads:

@@ -181,6 +181,11 @@ class Connection(InProcess, ABC):
         """What encrypts it: "chacha20-poly1305", "aes-256-gcm", or "tls-1.3" of QUIC's choice."""
 
     @property
+    def rtt(self) -> float | None:
+        """Shortest round-trip time so far, seconds; None: not yet known."""
+        return self.session.rtt
+
+    @property
     def stream_count(self) -> int:
         return len(self.session.streams)
 

@@ -167,7 +167,7 @@ class Stream(InProcess):
     @property
     def rtt(self) -> float | None:
         """Shortest round-trip time of the connection so far, seconds; None: not yet known."""
-        return self.connection.session.rtt
+        return self.connection.rtt
 
     @property
     def priority(self) -> Priority:

@@ -1,13 +1,16 @@
 """`python -m tools.bench.busy`: what a busy process costs its connections and its throughput.
 
 The table of docs/trainer.md. A trainer, a node in a process of its own, does what training does to
-Python's interpreter lock; this process is its peer. Two questions:
+Python's interpreter lock; this process is its peer. Three questions:
 
 - `kept`: the trainer holds the lock for so many seconds. Are the connection and the stream that
   were there before still there, over TCP, QUIC and a relay? One JSON object a line, with what the
   trainer logged.
 - `bulk`: a thread of the trainer loops in Python while it receives a stream, with switch intervals
   of 5 ms (the default) and 0.5 ms, and without that thread. MB/s.
+- `echo`: a thread of the trainer loops in Python, and 32 bytes go to it and come back, a hundred
+  times a second: to its node (libp2p's ping), to a handler that is given by name, or to one that
+  is given. With `Lattica()`, and with `Lattica(process=True)`. Milliseconds.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import ctypes
 import json
 import logging
+import os
 import sys
 import tempfile
 import threading
@@ -27,17 +31,21 @@ from typing import Annotated, Any
 import trio
 import typer
 
-from lattica import Node
+from lattica import Lattica, Node
 from lattica.config import NodeConfig, load_config
+from lattica.facades.blocking import BlockingStream
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.mux.stream import Stream
+from lattica.nat.services.ping import PING
 from tools.bench.children import Child, start
 
-ECHO, SINK = "/bench/echo/1", "/bench/sink/1"
+ECHO, NAMED, SINK = "/bench/echo/1", "/bench/named-echo/1", "/bench/sink/1"
 LISTEN = ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1/noise"]
 MARKS = {"tcp": "/tcp/", "quic": "/quic-v1/", "relay": "/p2p-circuit"}
 """What tells an address of each path."""
 CHUNK = bytes(1 << 20)
+PAUSE = 0.01
+"""Seconds between two echoes."""
 _QUIET = {"nat.port_mapping.enabled": False}
 
 
@@ -113,6 +121,27 @@ async def trainer(settings: dict[str, object]) -> None:
                 emit("stopped")
 
 
+def program(order: dict[str, Any]) -> None:
+    """The child of `echo`: a program with threads, one of which loops in Python."""
+    overrides = _QUIET | {"listen": LISTEN[:1]}
+    config = load_config(environment={}, overrides=overrides)
+    with Lattica(config, process=order["process"]) as lattica:
+        lattica.handle(ECHO, echo_in_thread)
+        lattica.handle(NAMED, "tools.bench.busy:echo_in_thread")
+        if order["switch"] is not None:
+            sys.setswitchinterval(order["switch"])
+            loop = threading.Thread(target=loop_in_python, args=[threading.Event()], daemon=True)
+            loop.start()
+        emit("ready", addrs=[str(addr) for addr in lattica.addrs])
+        sys.stdin.read()
+        os._exit(0)  # the loop goes on
+
+
+def echo_in_thread(stream: BlockingStream) -> None:
+    for data in stream:
+        stream.send_all(data)
+
+
 @asynccontextmanager
 async def a_trainer(path: str, settings: dict[str, object]) -> AsyncIterator[tuple[Child, str]]:
     """A trainer, and its address for one path."""
@@ -132,7 +161,11 @@ _CHILD = "import sys; sys.path.insert(0, {root!r}); from tools.bench import busy
 
 def child() -> None:
     """The trainer's entry."""
-    trio.run(trainer, json.loads(sys.argv[1]))
+    settings = json.loads(sys.argv[1])
+    if "process" in settings:
+        program(settings)
+    else:
+        trio.run(trainer, settings)
 
 
 @asynccontextmanager
@@ -221,6 +254,44 @@ async def bulk(seconds: float) -> AsyncIterator[dict[str, object]]:
             await child.event("stopped")
 
 
+async def echoes(seconds: float) -> AsyncIterator[dict[str, object]]:
+    for process in (False, True):
+        for switch in (None, 0.005, 0.0005):
+            settings: dict[str, object] = {"process": process, "switch": switch}
+            async with a_trainer("tcp", settings) as (_, addr), Node(peer_config()) as node:
+                peer = await node.connect(addr)
+                await trio.sleep(1)
+                for protocol, by in (
+                    (PING, "the node"),
+                    (NAMED, "a handler that is named"),
+                    (ECHO, "a handler"),
+                ):
+                    times = sorted(await echo_times(node, peer, protocol, seconds))
+                    yield {
+                        "case": "echo",
+                        "process": process,
+                        "python_loop": "none" if switch is None else f"{switch * 1e3:g} ms",
+                        "answered_by": by,
+                        "echoes": len(times),
+                        "p50": round(times[len(times) // 2] * 1e3, 2),
+                        "p99": round(times[len(times) * 99 // 100] * 1e3, 2),
+                        "unit": "ms",
+                    }
+
+
+async def echo_times(node: Node, peer: PeerId, protocol: str, seconds: float) -> list[float]:
+    """Seconds of each of many echoes."""
+    times: list[float] = []
+    until = trio.current_time() + seconds
+    async with await node.open_stream(peer, protocol) as stream:
+        while trio.current_time() < until:
+            began = time.perf_counter()
+            assert await echoed(stream, bytes(32))
+            times.append(time.perf_counter() - began)
+            await trio.sleep(PAUSE)
+    return times
+
+
 async def poured(node: Node, peer: PeerId, seconds: float) -> float:
     async with await node.open_stream(peer, SINK) as stream:
         began = trio.current_time()
@@ -231,12 +302,17 @@ async def poured(node: Node, peer: PeerId, seconds: float) -> float:
         return size / (trio.current_time() - began) / 1e6
 
 
-async def measure(holds: list[float], paths: list[str], seconds: float) -> None:
+async def measure(
+    holds: list[float], paths: list[str], seconds: float, echo_seconds: float
+) -> None:
     for path in paths:
         for hold in holds:
             print(json.dumps(await kept(path, hold)), flush=True)
     if seconds:
         async for line in bulk(seconds):
+            print(json.dumps(line), flush=True)
+    if echo_seconds:
+        async for line in echoes(echo_seconds):
             print(json.dumps(line), flush=True)
 
 
@@ -244,9 +320,11 @@ def main(
     hold: Annotated[list[float] | None, typer.Option(help="Seconds (repeatable).")] = None,
     path: Annotated[list[str] | None, typer.Option(help="tcp, quic, relay (repeatable).")] = None,
     seconds: Annotated[float, typer.Option(help="Of each bulk case; 0: none.")] = 3.0,
+    echo: Annotated[float, typer.Option(help="Seconds of each echo case; 0: none.")] = 5.0,
 ) -> None:
-    """Hold the interpreter lock in a process, and see what its peers lose."""
-    trio.run(measure, hold or [6.0, 25.0], path or ["tcp", "quic", "relay"], seconds)
+    """Hold the interpreter lock in a process, and see what its peers lose. `--hold 0`: not."""
+    holds = [6.0, 25.0] if hold is None else [each for each in hold if each > 0]
+    trio.run(measure, holds, path or ["tcp", "quic", "relay"], seconds, echo)
 
 
 if __name__ == "__main__":

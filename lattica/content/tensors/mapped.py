@@ -30,14 +30,16 @@ class MappedTensors(Mapping[str, "numpy.ndarray[Any, Any]"]):
     :class:`~lattica.errors.ContentError`: it is no such file, or cannot be read.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str | int) -> None:
+        """`path` may be a descriptor of the file, which stays open."""
         try:
-            descriptor = open_regular(path)
+            descriptor = os.dup(path) if isinstance(path, int) else open_regular(path)
             try:
                 size = os.fstat(descriptor).st_size
                 length = header_length(os.pread(descriptor, LENGTH_BYTES, 0), size)
                 layout = parse_header(os.pread(descriptor, length, LENGTH_BYTES), size)
-                self._memory = memoryview(mmap.mmap(descriptor, size, access=mmap.ACCESS_READ))
+                self.memory = memoryview(mmap.mmap(descriptor, size, access=mmap.ACCESS_READ))
+                """The whole file."""
             finally:
                 os.close(descriptor)
         except ValueError as error:
@@ -64,7 +66,7 @@ class MappedTensors(Mapping[str, "numpy.ndarray[Any, Any]"]):
     def raw(self, name: str) -> tuple[Tensor, memoryview]:
         """Type and shape of a tensor, and its bytes. Raises KeyError."""
         tensor = self._tensors[name]
-        return tensor, self._memory[tensor.offset : tensor.offset + tensor.length]
+        return tensor, self.memory[tensor.offset : tensor.offset + tensor.length]
 
     def torch(self, name: str) -> Any:
         """A tensor of torch on the file's pages; it must not be written to. Raises KeyError, and

@@ -1,0 +1,263 @@
+"""Objects of the facades that are in the node's process, as the program has them.
+
+For each class of the facades there is one here that looks the same, and whose public methods and
+properties are called there: :func:`remote_class` makes it by looking at the class, so nothing that
+is added to one is missing at the other.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from lattica.daemon.errors import CannotCrossError
+from lattica.daemon.process.values import Callback, SharedState
+from lattica.facades.bridge import Bridge
+from lattica.nat.base.errors import LocalProtocolError
+
+if TYPE_CHECKING:
+    from lattica.daemon.process.program import ProcessNode
+
+_FACADES: Final = "lattica.facades."
+_HERE: Final = frozenset(
+    {"__init__", "__repr__", "__enter__", "__exit__", "__next__", "receive", "__init_subclass__"}
+)
+"""What is done here, by calling other things there."""
+_ENDINGS: Final = frozenset({"close", "leave"})
+"""They do nothing once the node has been closed."""
+_STATES: Final = {"push": True, "publish_state_dict": True, "load_state_dict": False}
+"""Methods with a state dict; those with True read it, the others fill it."""
+_TOLD: Final = frozenset({"progress", "on_event"})
+"""Functions that are told something."""
+_WAITED_FOR: Final = frozenset({"on_version"})
+"""Functions that a thread of the node's process waits for."""
+_IMPOSSIBLE: Final = frozenset({"source", "validator", "authorize"})
+"""Functions that the node's own thread would have to wait for."""
+
+
+class Remote:
+    """Base of these classes. For any number of threads, as the objects themselves."""
+
+    _bridge: Bridge[Any]
+    _program: ProcessNode
+    _number: int
+    _returned: deque[Any]
+
+    def __getattr__(self, name: str) -> Any:
+        # What the object was given when it was made, and keeps.
+        if name.startswith("_"):
+            raise AttributeError(name)
+        value = self._call(".get", (name,), {})
+        self.__dict__[name] = value
+        return value
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._number} in the process of {self._bridge.name}>"
+
+    def _next(self, timeout: float | None) -> Any:
+        try:
+            return self._returned.popleft()
+        except IndexError:
+            return self._call("_next", (timeout,), {}, give_back=self._returned.append)
+
+    def _call(
+        self,
+        name: str,
+        args: tuple[Any, ...],
+        keywords: dict[str, Any],
+        give_back: Callable[[Any], object] | None = None,
+    ) -> Any:
+        return call(self._bridge, self._program, self._number, name, args, keywords, give_back)
+
+
+def call(
+    bridge: Bridge[Any],
+    program: ProcessNode,
+    number: int,
+    name: str,
+    args: tuple[Any, ...],
+    keywords: dict[str, Any],
+    give_back: Callable[[Any], object] | None = None,
+) -> Any:
+    """Call a method of the object of that number, in the node's process; block until it is done.
+
+    Raises what that raises, and CannotCrossError for arguments that are no data.
+    """
+
+    async def request() -> tuple[bool, Any]:
+        return await program.request("call", number, name, args, keywords)
+
+    give = None
+    if give_back is not None:
+
+        def give(result: tuple[bool, Any]) -> None:
+            if result[0]:
+                give_back(result[1])
+
+    is_done, value = bridge.call(request, give_back=give)
+    if not is_done:
+        raise value
+    return value
+
+
+def call_method(
+    bridge: Bridge[Any],
+    program: ProcessNode,
+    number: int,
+    method: Callable[..., Any],
+    args: tuple[Any, ...],
+    keywords: dict[str, Any],
+) -> Any:
+    """:func:`call`, where arguments may be functions or state dicts."""
+    bound = _signature(method).bind(None, *args, **keywords)
+    given = bound.arguments
+    name = method.__name__
+    reads = _STATES.get(name)
+    state: SharedState | None = None
+    callbacks: list[int] = []
+    report: str | None = None
+    for parameter, value in given.items():
+        if reads is not None and parameter == "state":
+            if not isinstance(value, Mapping):
+                raise LocalProtocolError(f"a state dict is a mapping, not {type(value).__name__}")
+            state = SharedState(value, copies=reads)
+            given[parameter] = state
+        elif not callable(value) or isinstance(value, type):
+            continue
+        elif parameter in _IMPOSSIBLE:
+            raise CannotCrossError(
+                f"{name}({parameter}=…) is a function whose answer the node waits for, and with "
+                "process=True the node is in another process; use a Lattica() without it"
+            )
+        elif parameter in _TOLD | _WAITED_FOR:
+            callback = Callback(program.new_number(), parameter in _WAITED_FOR)
+            callbacks.append(callback.number)
+            program.callbacks[callback.number] = value
+            given[parameter] = callback
+            report = parameter if parameter == "progress" else report
+    try:
+        values = bound.args[1:], bound.kwargs
+        if report is None:
+            result = call(bridge, program, number, name, *values)
+        else:
+            result = _call_reporting(bridge, program, number, name, *values, callbacks[0])
+        if state is not None and not reads:
+            state.load(getattr(result, "missing", ()))
+        if isinstance(result, Remote) and callbacks:
+            weakref.finalize(result, _forget, program, tuple(callbacks)).atexit = False
+        else:
+            _forget(program, tuple(callbacks))
+        return result
+    except BaseException:
+        _forget(program, tuple(callbacks))
+        raise
+    finally:
+        if state is not None:
+            state.close()
+
+
+@functools.cache
+def _signature(method: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(method)
+
+
+def _call_reporting(
+    bridge: Bridge[Any],
+    program: ProcessNode,
+    number: int,
+    name: str,
+    args: tuple[Any, ...],
+    keywords: dict[str, Any],
+    callback: int,
+) -> Any:
+    """The function of that number is called in the calling thread, as the facades have it."""
+    on_event = program.callbacks[callback]
+
+    async def request(report: Callable[[Any], None]) -> tuple[bool, Any]:
+        program.callbacks[callback] = report
+        return await program.request("call", number, name, args, keywords)
+
+    is_done, value = bridge.call_reporting(request, on_event)
+    if not is_done:
+        raise value
+    return value
+
+
+def _forget(program: ProcessNode, callbacks: tuple[int, ...]) -> None:
+    for number in callbacks:
+        program.callbacks.pop(number, None)
+
+
+def is_remote(kind: type) -> bool:
+    """Whether objects of this class stay where they are, and are called from afar."""
+    return kind.__module__.startswith(_FACADES)
+
+
+def made(bridge: Bridge[Any], program: ProcessNode, number: int, kind: type) -> object:
+    """What stands in for an object of the facades, by its number there and its class."""
+    found: Any = object.__new__(remote_class(kind))
+    found._bridge, found._program, found._number = bridge, program, number
+    found._returned = deque()
+    weakref.finalize(found, bridge.soon, program.post, "drop", number).atexit = False
+    return found
+
+
+@functools.cache
+def remote_class(kind: type) -> type:
+    """A subclass of `kind` whose public methods and properties are those of the other process."""
+    names = {
+        name: member
+        for each in reversed(kind.__mro__)
+        if each.__module__.startswith(_FACADES)
+        for name, member in vars(each).items()
+    }
+    iterates = hasattr(kind, "__next__")
+    members: dict[str, Any] = {}
+    for name, member in names.items():
+        is_special = name.startswith("__") and name.endswith("__")
+        if name in _HERE or (name.startswith("_") and not is_special):
+            continue
+        if isinstance(member, property):
+            members[name] = remote_property(name, member)
+        elif inspect.isfunction(member) and not (name == "__iter__" and iterates):
+            members[name] = _iterated if name == "__iter__" else remote_method(member)
+    made: type = type(kind.__name__, (Remote, kind), members)
+    made.__module__ = kind.__module__
+    made.__doc__ = kind.__doc__
+    return made
+
+
+def remote_method(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that is called in the other process."""
+    name = method.__name__
+
+    @functools.wraps(method)
+    def called(self: Any, *args: Any, **keywords: Any) -> Any:
+        try:
+            return call_method(self._bridge, self._program, self._number, method, args, keywords)
+        except LocalProtocolError:
+            if name in _ENDINGS and self._bridge.closing:
+                return None
+            raise
+
+    return called
+
+
+def remote_property(name: str, of: property) -> property:
+    """A property that is asked of the other process."""
+
+    def get(self: Any) -> Any:
+        return call(self._bridge, self._program, self._number, ".get", (name,), {})
+
+    def set_(self: Any, value: Any) -> None:
+        call(self._bridge, self._program, self._number, ".set", (name, value), {})
+
+    return property(get, set_ if of.fset is not None else None, doc=of.__doc__)
+
+
+def _iterated(self: Any) -> Any:
+    return iter(self._call("__iter__", (), {}))
