@@ -16,7 +16,7 @@ from lattica.dht.client.peers import Peers
 from lattica.dht.client.provider_stream import ProviderStream
 from lattica.dht.client.providing import Provided, Providing
 from lattica.dht.client.reading import Reader
-from lattica.dht.client.told import judged
+from lattica.dht.client.told import host_of, judged
 from lattica.dht.client.writing import Writer
 from lattica.dht.config import DhtConfig
 from lattica.dht.errors import NoDhtPeersError, NotStoredError
@@ -46,6 +46,7 @@ from lattica.dht.upkeep.membership import Membership
 from lattica.dht.upkeep.mode import is_on_internet, serves
 from lattica.dht.upkeep.republish import Republisher
 from lattica.nat.base.errors import LatticaError, LocalProtocolError
+from lattica.nat.base.exception_groups import single_error
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.keys.peer_id import PeerId, parse_peer_id
 from lattica.nat.base.net.addresses import order_addresses, split_peer
@@ -379,24 +380,36 @@ class Dht:
         return stream
 
     async def _find_providers(self, wire: bytes, stream: ProviderStream) -> None:
+        async def locate(contact: Contact) -> None:
+            stream.put(self._finder.remember(await self._peers.located(contact)))
+
         def found(contact: Contact) -> bool:
             if contact.peer_id == self._host.peer_id:
                 return False
-            return stream.put(self._finder.remember(contact))
+            if any(host_of(addr) is not None for addr in contact.addrs) or not contact.addrs:
+                return stream.put(self._finder.remember(contact))
+            nursery.start_soon(locate, contact)  # there are names only
+            return False
 
         try:
-            for contact in self._store.providers.get(wire, self._clock(), _KEPT, self._rng):
-                if found(judged(contact, self._peers.ties.met_at(contact.peer_id))):
-                    break
-            else:
-                await self._ready()
-                lookup = await self._reader.providers(wire, found)
-                if not stream.found:
-                    self._require_answers(lookup)
+            with single_error():
+                async with trio.open_nursery() as nursery:
+                    await self._ask_providers(wire, stream, found)
         except LatticaError as error:
             stream.end(error)
         finally:
             stream.end()
+
+    async def _ask_providers(
+        self, wire: bytes, stream: ProviderStream, found: Callable[[Contact], bool]
+    ) -> None:
+        for contact in self._store.providers.get(wire, self._clock(), _KEPT, self._rng):
+            if found(judged(contact, self._peers.ties.met_at(contact.peer_id))):
+                return
+        await self._ready()
+        lookup = await self._reader.providers(wire, found)
+        if not stream.found:
+            self._require_answers(lookup)
 
     # --- peers ---
 

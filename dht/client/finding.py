@@ -9,7 +9,7 @@ import trio
 
 from lattica.dht.client.peers import Peers
 from lattica.dht.client.reading import Reader
-from lattica.dht.client.told import judged
+from lattica.dht.client.told import host_of, judged
 from lattica.dht.kademlia.contact import Contact, key_of
 from lattica.dht.kademlia.lookup import Lookup
 from lattica.dht.kademlia.messages import MessageType, Request, Response
@@ -32,8 +32,9 @@ class PeerFinder:
         self._remembered: OrderedDict[PeerId, FoundPeer] = OrderedDict()
 
     def remember(self, contact: Contact) -> FoundPeer:
-        """Note where a peer is said to be."""
-        found = FoundPeer.of(contact)
+        """Note at which IP addresses a peer is said to be."""
+        plain = (addr for addr in contact.addrs if host_of(addr) is not None)
+        found = FoundPeer.of(Contact(contact.key, contact.peer_id, tuple(plain)))
         if found.addrs:
             self._remembered[found.peer_id] = found
             self._remembered.move_to_end(found.peer_id)
@@ -82,7 +83,8 @@ class PeerFinder:
             return None, lookup
         said = open_record(record.value)
         contact = Contact.of(peer_id, (split_peer(addr)[0] for addr in said.addrs))
-        return judged(contact, self._peers.ties.met_at(teller.peer_id)), lookup
+        contact = judged(contact, self._peers.ties.met_at(teller.peer_id))
+        return await self._peers.located(contact), lookup
 
     async def _by_peers(self, peer_id: PeerId) -> tuple[Contact | None, Lookup]:
         """In the words of who has it in the table, or is connected to it."""
@@ -97,4 +99,4 @@ class PeerFinder:
         raw = peer_id.to_bytes()
         request = Request(MessageType.FIND_NODE, raw)
         lookup = await self._peers.look_up(key_of(raw), request, on_answer)
-        return (found[0] if found else None), lookup
+        return (await self._peers.located(found[0]) if found else None), lookup

@@ -27,6 +27,7 @@ from lattica.nat.base.errors import (
 from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.base.net.addresses import order_addresses
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.swarm.addresses.told_names import ToldNames
 from lattica.nat.swarm.host import Host
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,8 @@ class Peers:
         self.own = Contact.of(host.peer_id)
         self.config = config
         self.table = RoutingTable(self.own.key, config.table, trio.current_time())
-        self.questions = Questions(ties, config.protocol)
+        self._names = ToldNames(trio.current_time)
+        self.questions = Questions(ties, config.protocol, self._names)
         self.ties = ties
         self._limit = trio.CapacityLimiter(_MOST_AT_ONCE)
         self._knows_ours: OrderedDict[PeerId, bool] = OrderedDict()
@@ -80,6 +82,15 @@ class Peers:
             return None
         self._heard(contact)
         return [None if answer is None else self._judged(contact, answer) for answer in answers]
+
+    async def located(self, contact: Contact) -> Contact:
+        """A contact that was told of, at IP addresses that may be dialed: where there are names
+        only, those that they lead to.
+        """
+        plain = tuple(addr for addr in contact.addrs if host_of(addr) is not None)
+        if not plain and contact.addrs:
+            plain = await self._names.resolved(contact.addrs)
+        return Contact(contact.key, contact.peer_id, plain)
 
     async def knows_ours(self, contact: Contact) -> bool:
         """Whether a peer knows the messages that we have beyond libp2p's: in our own network all

@@ -29,6 +29,7 @@ from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.wire import encode_length_prefixed
 from lattica.nat.mux.stream import Stream
+from lattica.nat.swarm.addresses.told_names import ToldNames
 
 IDLE = 20.0
 """Seconds that a stream is kept for the next question; servers wait for longer."""
@@ -41,8 +42,9 @@ _STALE = (StreamResetError, StreamClosedError, ConnectionClosedError, Incomplete
 class Questions:
     """Asks one question of a peer, or several in a row on one stream."""
 
-    def __init__(self, ties: Ties, protocol: str) -> None:
+    def __init__(self, ties: Ties, protocol: str, names: ToldNames) -> None:
         self._ties = ties
+        self._names = names
         self._protocol = protocol
         self._budget = DialBudget(trio.current_time)
         self._idle: OrderedDict[PeerId, list[tuple[Stream, float]]] = OrderedDict()
@@ -75,6 +77,7 @@ class Questions:
         addrs: Sequence[Multiaddr] = ()
         if contact.addrs and not self._ties.is_connected(peer_id):
             addrs = self._budget.allowed(contact.addrs)
+            addrs = addrs or self._budget.allowed(await self._names.resolved(contact.addrs))
             if not addrs:
                 raise NotConnectedError(f"{peer_id} is not dialed now: its host has been too often")
         return await self._ties.open_stream(peer_id, addrs, self._protocol)

@@ -2,7 +2,8 @@
 
 Source of the rules: :mod:`lattica.nat.base.net.targets`. What a peer on the internet says leads to
 the internet only; one that is met in a local network may tell of others in the networks of this
-machine, and one on this machine of others there.
+machine, and one on this machine of others there. Names are kept as they are, to be looked up before
+they are dialed (:mod:`lattica.nat.swarm.addresses.told_names`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from lattica.nat.base.net.addresses import direct_ip, ip_of, relay_of
 from lattica.nat.base.net.interfaces import local_interfaces
 from lattica.nat.base.net.ip import IpAddress, is_private_host, is_public_host
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.base.net.names import needs_resolving
 from lattica.nat.base.net.targets import Claim, TargetBudget, Vantage, may_reach
 
 
@@ -43,7 +45,7 @@ class DialBudget(TargetBudget):
 
 def judged(contact: Contact, teller: Multiaddr | None) -> Contact:
     """The contact with those of its addresses that may be dialed because somebody says so who is
-    connected at `teller` (None: over a relay).
+    connected at `teller` (None: over a relay), and those that have names.
     """
     met = None if teller is None else host_of(teller)
     is_local = met is not None and is_private_host(met)
@@ -53,6 +55,8 @@ def judged(contact: Contact, teller: Multiaddr | None) -> Contact:
     for addr in contact.addrs:
         host = host_of(addr)
         if host is None:
+            if needs_resolving(addr):
+                allowed.append(addr)
             continue
         # Which networks there are here matters for private hosts alone, and takes longest.
         interfaces = local_interfaces() if is_private_host(host) else ()

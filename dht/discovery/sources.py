@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Protocol
 
+import trio
+
 from lattica.dht.discovery.source import FoundPeer, Source
 from lattica.dht.rendezvous.client import discover, register, unregister
 from lattica.nat.base.errors import LatticaError
@@ -12,6 +14,7 @@ from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.base.net.addresses import parse_multiaddr, split_peer, with_peer
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.swarm.addresses.believed import believed
+from lattica.nat.swarm.addresses.told_names import ToldNames
 from lattica.nat.swarm.host import Host
 
 REPROVIDE = 22 * 3600.0
@@ -62,6 +65,7 @@ class RendezvousSource(Source):
         self._host = host
         self._addr = parse_multiaddr(addr)
         self._own_record = own_record
+        self._names = ToldNames(trio.current_time)
 
     async def _point(self) -> PeerId:
         return await self._host.connect([self._addr])
@@ -77,7 +81,11 @@ class RendezvousSource(Source):
         point = await self._point()
         async for meeting in discover(self._host, point, topic):
             peer_id = meeting.record.peer_id
-            addrs = believed(self._host, point, peer_id, meeting.record.addrs)
+            told = meeting.record.addrs
+            addrs = believed(self._host, point, peer_id, told)
+            if not addrs:
+                found = await self._names.resolved(told)
+                addrs = tuple(with_peer(addr, peer_id) for addr in found)
             yield FoundPeer(peer_id, addrs, self.name)
 
 

@@ -81,6 +81,8 @@ class TopicState:
     subscribed: bool = False
     validating: bool = False
     """Its messages go through a validator."""
+    fleeting: bool = False
+    """Its messages are true for a moment only: who was away is not told of those of others."""
     peers: dict[PeerId, PeerState] = field(default_factory=dict)
     """Connected peers that have subscribed."""
     mesh: dict[PeerId, PeerState] = field(default_factory=dict)

@@ -69,6 +69,8 @@ _LOST = 1024
 """Peers whose connection was lost, of which it is remembered when."""
 _FLOOD = 10
 """So many times the IHAVEs that are read in a heartbeat are a flood."""
+_FLEETING = 1.5
+"""Seconds for which messages of a fleeting topic are told of: a heartbeat, and a little more."""
 _REFUSED = 8.0
 """What a message that is refused has cost, in frames that carry nothing."""
 _MALFORMED = 5.0
@@ -303,7 +305,8 @@ class Router:
         ids = []
         for entry in self._history.latest(topic.name, 0.0):
             mine = entry.own and not entry.taken
-            if (entry.at >= since or mine) and entry.source != peer.key and self._vouch(entry):
+            missed = entry.at >= since and not topic.fleeting
+            if (missed or mine) and entry.source != peer.key and self._vouch(entry):
                 entry.taken += mine
                 ids.append(entry.id)
                 if len(ids) >= self.config.gossip.ids:
@@ -594,7 +597,8 @@ class Router:
         ]
         if not others:
             return
-        recent = self._history.latest(topic.name, now - gossip.window)
+        window = min(gossip.window, _FLEETING) if topic.fleeting else gossip.window
+        recent = self._history.latest(topic.name, now - window)
         ids = [entry.id for entry in islice(recent, 4 * gossip.ids) if self._vouch(entry)]
         if not ids:
             return

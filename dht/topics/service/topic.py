@@ -116,7 +116,9 @@ class Topic(InProcess):
         """
         from lattica.dht.topics.membership.service import PREFIX, member_of
 
-        return member_of(Topic(self._topics, PREFIX + self.name), data)
+        presence = Topic(self._topics, PREFIX + self.name)
+        self._topics.make_fleeting(presence.name)
+        return member_of(presence, data)
 
     def start_soon(self, function: Callable[..., Awaitable[object]], *args: object) -> None:
         """For the facades: run a task that ends with the topics of the node."""

@@ -178,6 +178,11 @@ class Topics:
             self._tasks.start_soon(self._keep_seeking, name)
         return Topic(self, name)
 
+    def make_fleeting(self, name: str) -> None:
+        """What is said in a topic is true for a moment only: whoever was away is not told of what
+        others have said meanwhile."""
+        self._router.topic(name).fleeting = True
+
     def start_soon(self, function: Callable[..., Awaitable[object]], *args: object) -> None:
         """Run a task that ends with the topics; its errors are logged."""
         self._tasks.start_soon(function, *args)

@@ -126,6 +126,38 @@ async def test_members_that_are_not_connected_know_of_each_other(autojump_clock)
                 pass
 
 
+async def test_who_was_killed_is_no_member_to_those_who_come_back(autojump_clock):
+    async with peers(3) as (net, (one, killed, back)):
+        net.link(one.host, killed.host)
+        link = net.link(back.host, one.host)
+        async with one.topics.topic(TOPIC).membership(), trio.open_nursery() as nursery:
+            scope = trio.CancelScope()
+
+            async def live() -> None:
+                with scope:
+                    async with killed.topics.topic(TOPIC).membership(b"killed"):
+                        await trio.sleep_forever()
+
+            nursery.start_soon(live)
+            async with back.topics.topic(TOPIC).membership() as members:
+                with trio.fail_after(60):
+                    while len(members.members) < 2:
+                        await anext(members)
+            link.abort("away")
+            await trio.sleep(30.0)
+            one.host.drop(killed.host.peer_id)
+            net.hosts.pop(killed.host.peer_id)
+            scope.cancel()
+            await trio.sleep(35.0)
+            net.link(back.host, one.host)
+            async with back.topics.topic(TOPIC).membership() as members:
+                with trio.move_on_after(20.0):
+                    while True:
+                        event = await anext(members)
+                        assert event.peer_id == one.host.peer_id
+                assert set(members.members) == {one.host.peer_id}
+
+
 async def test_what_is_raised_among_members_comes_out_as_it_is(autojump_clock):
     async with peers(1) as (_, (one,)):
         with pytest.raises(KeyError):

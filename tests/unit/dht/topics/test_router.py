@@ -114,6 +114,27 @@ def test_a_newcomer_is_not_told_of_the_past():
     assert newcomer.delivered == []
 
 
+def test_what_others_said_in_a_fleeting_topic_is_not_told_to_who_was_away():
+    net = RouterNet()
+    one, other, third = line(net, 3)
+    for member in (one, other, third):
+        member.router.topic(TOPIC).fleeting = True
+    net.unlink(other, third)
+    net.publish(one, b"of one")
+    net.publish(other, b"of other")
+    net.now += 10
+    net.link(third, other)
+    assert third.delivered == []
+    net.publish(one, b"now")
+    assert third.delivered == [b"now"]
+    # What nobody has heard is told of: its author is there.
+    net.unlink(one, other)
+    net.publish(one, b"alone")
+    net.now += 10
+    net.link(one, other)
+    assert other.delivered[-1] == b"alone"
+
+
 def test_gossip_reaches_those_outside_the_mesh():
     config = TopicsConfig(mesh=MeshConfig(1, 1, 1, 1, 0, flood_publish=False))
     net = RouterNet(config)
