@@ -414,7 +414,7 @@ class Node(NodeInProcess):
             target: a multiaddr (with `/p2p/ID` the peer must be that one; without,
                 whoever answers is accepted), several of one peer, or the ID of a peer whose
                 addresses are known. Where they are not, or nobody answers there, the DHT is asked
-                (:attr:`dht`), if it has begun or there are bootstrap peers.
+                (:attr:`dht`), if it has begun or there are bootstrap peers or relays.
             timeout: seconds; `Timeouts.connect` applies in any case.
 
         Raises:
@@ -458,7 +458,8 @@ class Node(NodeInProcess):
     async def _find(self, peer_id: PeerId, error: LatticaError) -> list[Multiaddr]:
         """Where the DHT says that a peer is. Raises `error` where it does not know."""
         # Where an address is known, and dead, nothing is begun for a second opinion.
-        may_begin = self.config.bootstrap and isinstance(error, NotConnectedError)
+        others = self.config.bootstrap or self.config.nat.relay.relays
+        may_begin = others and isinstance(error, NotConnectedError)
         is_wanted = self._dht is not None or may_begin
         if not is_wanted or self._closing or peer_id == self.peer_id:
             raise error

@@ -42,9 +42,9 @@ _STALE = (StreamResetError, StreamClosedError, ConnectionClosedError, Incomplete
 class Questions:
     """Asks one question of a peer, or several in a row on one stream."""
 
-    def __init__(self, ties: Ties, protocol: str, names: ToldNames) -> None:
+    def __init__(self, ties: Ties, protocol: str, names: ToldNames | None = None) -> None:
         self._ties = ties
-        self._names = names
+        self._names = names or ToldNames(trio.current_time)
         self._protocol = protocol
         self._budget = DialBudget(trio.current_time)
         self._idle: OrderedDict[PeerId, list[tuple[Stream, float]]] = OrderedDict()

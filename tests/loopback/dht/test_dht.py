@@ -109,6 +109,22 @@ async def test_a_peer_is_reached_by_its_id_alone():
         assert await outsider.dht.find_peer(stranger) is None
 
 
+async def test_who_has_but_a_relay_in_common_is_reached_by_its_id_alone():
+    """Nobody but the relay has been told to take part in the DHT."""
+    identities = [Identity.generate() for _ in range(2)]
+    allowed = [str(identity.peer_id) for identity in identities]
+    serves = {"nat.relay_server.enabled": True, "nat.relay_server.allow_peers": allowed}
+    async with Node(config(**serves)) as relay:
+        settings = config(**{"listen": [], "dht.enabled": False, "relays": [str(relay.addrs[0])]})
+        one, other = (Node(settings, identity=identity) for identity in identities)
+        async with one, other:
+            with trio.fail_after(30):
+                await other.wait_reachable()
+                while not relay.swarm.address_book.addrs(other.peer_id):
+                    await trio.sleep(0.05)
+                assert await one.connect(other.peer_id) == other.peer_id
+
+
 async def test_without_peers_calls_say_what_is_missing_and_wait_for_nobody(monkeypatch):
     monkeypatch.setattr("lattica.dht.upkeep.membership._PATIENCE", math.inf)
     async with Node(config()) as node:
