@@ -13,7 +13,7 @@ their length as a varint; the bytes themselves follow a message raw::
              [1, code, message]        refused; the stream goes on
 
 Chunks are numbered as in :class:`~lattica.content.manifest.manifest.Manifest`, and those of one
-request may have 1 MiB together. A client half-closes when it wants no more.
+request may have 1 MiB together, or it is for one. A client half-closes when it wants no more.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from lattica.nat.base.wire import (
 
 PROTOCOL = "/lattica/content/1.0.0"
 
-MAX_SPAN_BYTES = MAX_CHUNK_BYTES
-"""Chunks of one request have at most this size together (a single chunk always fits)."""
+MAX_SPAN_BYTES = 1024 * 1024
+"""Chunks of one request have at most this size together; a single chunk may be longer."""
 MAX_SPAN_CHUNKS = 4096
 MAX_REFUSAL_BYTES = 512
 """UTF-8 bytes of a refusal's message."""
@@ -183,7 +183,7 @@ class ContentServerCore:
                 and isinstance(offset, int)
                 and 0 <= first <= _MAX_NUMBER
                 and 0 < count <= MAX_SPAN_CHUNKS
-                and 0 <= offset < MAX_SPAN_BYTES
+                and 0 <= offset < MAX_CHUNK_BYTES
             ):
                 return SpanRequest(Cid.from_bytes(cid), first, count, offset)
             case [2, bytes(cid), number] if isinstance(number, int) and 0 <= number <= _MAX_NUMBER:
@@ -224,7 +224,8 @@ class ContentClientCore:
         self._header = bytearray()
         self._body: memoryview | None = None
         self._filled = 0
-        self._spare: list[bytearray] = []
+        self._spare: dict[int, list[bytearray]] = {MAX_SPAN_BYTES: [], MAX_CHUNK_BYTES: []}
+        """Memory that nobody uses, by its size."""
 
     def request_manifest(self, cid: Cid, begun: Begun | None = None) -> bytes:
         """The bytes to send to ask for a manifest, or for what is missing of it."""
@@ -243,7 +244,8 @@ class ContentClientCore:
         Raises:
             LocalProtocolError: that is more than one request may ask for.
         """
-        if not (0 < count <= MAX_SPAN_CHUNKS and 0 < size <= MAX_SPAN_BYTES):
+        most = MAX_CHUNK_BYTES if count == 1 else MAX_SPAN_BYTES
+        if not (0 < count <= MAX_SPAN_CHUNKS and 0 < size <= most):
             raise LocalProtocolError(f"a span of {count} chunks and {size} bytes")
         if begun is None:
             self._expected.append(_Expected(size, size))
@@ -296,17 +298,17 @@ class ContentClientCore:
     def recycle(self, data: memoryview) -> None:
         """Take back the memory of a body that nobody uses any more."""
         memory = data.obj
-        if (
-            isinstance(memory, bytearray)
-            and len(memory) == MAX_SPAN_BYTES
-            and len(self._spare) < _MAX_SPARE
-        ):
-            self._spare.append(memory)
+        if isinstance(memory, bytearray):
+            spare = self._spare.get(len(memory))
+            if spare is not None and len(spare) < _MAX_SPARE:
+                spare.append(memory)
 
     def _allocate(self, size: int) -> memoryview:
-        if size > MAX_SPAN_BYTES:
+        if size > MAX_CHUNK_BYTES:
             return memoryview(bytearray(size))
-        memory = self._spare.pop() if self._spare else bytearray(MAX_SPAN_BYTES)
+        taken = MAX_SPAN_BYTES if size <= MAX_SPAN_BYTES else MAX_CHUNK_BYTES
+        spare = self._spare[taken]
+        memory = spare.pop() if spare else bytearray(taken)
         return memoryview(memory)[:size]
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Answer]:

@@ -25,14 +25,10 @@ from lattica.content.manifest.chunking import HASH_THREADS, CutFile, FileState
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.codec import encode_manifest
 from lattica.content.manifest.lists import encode_list
-from lattica.content.manifest.manifest import (
-    MAX_CHUNK_BYTES,
-    ChunkTable,
-    FileEntry,
-    Manifest,
-)
+from lattica.content.manifest.manifest import ChunkTable, FileEntry, Manifest
 from lattica.content.names.record import NameTarget
 from lattica.content.names.service import Names
+from lattica.content.protocol import MAX_SPAN_BYTES
 from lattica.content.publish.catalog import ContentChangedError, Publication, check_span
 from lattica.content.publish.service import serving
 from lattica.nat.base.exception_groups import single_error
@@ -49,8 +45,8 @@ class InMemory:
     holdings = None
 
     def __init__(self, name: str, data: bytes) -> None:
-        starts = range(0, len(data), MAX_CHUNK_BYTES)
-        self._parts = [data[start : start + MAX_CHUNK_BYTES] for start in starts]
+        starts = range(0, len(data), MAX_SPAN_BYTES)
+        self._parts = [data[start : start + MAX_SPAN_BYTES] for start in starts]
         digests = b"".join(hashlib.sha256(part).digest() for part in self._parts)
         table = ChunkTable.from_chunks(map(len, self._parts), digests)
         self._manifest = Manifest(name, (FileEntry(name, False, table),))

@@ -1,11 +1,12 @@
 """Cutting files into chunks, and hashing them in threads.
 
-A plain file is cut every 1 MiB. A safetensors file is cut at the end of its header and at
-tensors first: a tensor of at least 64 KiB begins a chunk of its own and is cut every 1 MiB from
-there; runs of smaller neighbours share chunks of up to 256 KiB. So a tensor that did not change
-keeps its chunks wherever it moves in the file, and one tensor can be fetched alone.
+A plain file is cut where its content says so (:mod:`~.content_defined`). A safetensors file is cut
+at the end of its header, which is cut every 1 MiB, and at tensors first: a tensor of at least
+64 KiB begins a chunk of its own and is cut every 1 MiB from there; runs of smaller neighbours share
+chunks of up to 256 KiB. So a tensor that did not change keeps its chunks wherever it moves in the
+file, and one tensor can be fetched alone.
 
-Files are read in pieces by worker threads: memory is 1 MiB a thread, whatever their size.
+Files are read in pieces by worker threads: memory is 8 MiB a thread, whatever their size.
 """
 
 from __future__ import annotations
@@ -14,16 +15,24 @@ import hashlib
 import logging
 import os
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import trio
 
 from lattica.content.disk import next_data, open_regular, read_exactly
 from lattica.content.errors import ContentError
 from lattica.content.manifest.cid import DIGEST_SIZE
+from lattica.content.manifest.content_defined import (
+    SEGMENT_BYTES,
+    Cut,
+    Stitching,
+    cut_segment,
+    digest_of_zeros,
+)
 from lattica.content.manifest.manifest import MAX_CHUNK_BYTES, MAX_TENSORS, ChunkTable
 from lattica.content.manifest.safetensors_header import (
     LENGTH_BYTES,
@@ -36,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 SMALL_TENSOR_BYTES = 64 * 1024
 SHARED_CHUNK_BYTES = 256 * 1024
+TENSOR_CHUNK_BYTES = 1024 * 1024
+"""Of a tensor's chunks, but for the last one."""
 HASH_THREADS = max(2, min(8, os.cpu_count() or 2))
 
 _MAX_METADATA_BYTES = 16 * 1024 * 1024
@@ -59,25 +70,26 @@ class FileState:
 
 @dataclass(frozen=True, slots=True)
 class CutFile:
-    """A file whose chunks are known and not yet hashed."""
+    """A file that is not yet hashed."""
 
     path: Path
     state: FileState
-    ends: array[int]
-    """As in :class:`~lattica.content.manifest.manifest.ChunkTable`."""
+    ends: array[int] | None
+    """As in :class:`~lattica.content.manifest.manifest.ChunkTable`; None: it is cut by its content,
+    when it is hashed."""
     layout: TensorLayout | None
 
 
 def _split(lengths: list[int], size: int) -> None:
     """Append `size` bytes as chunks of the usual length and a rest."""
-    whole, rest = divmod(size, MAX_CHUNK_BYTES)
-    lengths += [MAX_CHUNK_BYTES] * whole
+    whole, rest = divmod(size, TENSOR_CHUNK_BYTES)
+    lengths += [TENSOR_CHUNK_BYTES] * whole
     if rest:
         lengths.append(rest)
 
 
 def cut_plain(size: int) -> list[int]:
-    """Lengths of the chunks of a plain file."""
+    """Lengths of chunks of 1 MiB, and a rest."""
     lengths: list[int] = []
     _split(lengths, size)
     return lengths
@@ -137,18 +149,21 @@ def cut_file(path: Path, *, flags: int = os.O_RDONLY, warn: bool = True) -> CutF
             layout = _read_layout(descriptor, path, state.size, warn)
     finally:
         os.close(descriptor)
-    lengths = cut_plain(state.size) if layout is None else cut_tensors(layout)
-    return CutFile(path, state, ChunkTable.from_chunks(lengths, b"").ends, layout)
+    if layout is None:
+        return CutFile(path, state, None, None)
+    return CutFile(path, state, ChunkTable.from_chunks(cut_tensors(layout), b"").ends, layout)
 
 
-@lru_cache(maxsize=64)
-def _digest_of_zeros(length: int) -> bytes:
-    return hashlib.sha256(bytes(length)).digest()
+def _check_unchanged(descriptor: int, file: CutFile) -> None:
+    if FileState.of(os.fstat(descriptor)) != file.state:
+        raise ContentError(
+            f"{file.path} is being written to while it is hashed; "
+            "wait until it is complete, and try again"
+        )
 
 
-def _hash_unit(file: CutFile, first: int, last: int) -> bytes:
+def _hash_unit(file: CutFile, ends: array[int], first: int, last: int) -> bytes:
     """Digests of chunks `first` to `last` - 1; blocking."""
-    ends = file.ends
     digests = bytearray()
     buffer = memoryview(b"")
     descriptor = open_regular(file.path)
@@ -157,7 +172,7 @@ def _hash_unit(file: CutFile, first: int, last: int) -> bytes:
         data = next_data(descriptor, start)
         for end in ends[first:last]:
             if data >= end:  # a sparse file may be a thousand times what is on disk
-                digests += _digest_of_zeros(end - start)
+                digests += digest_of_zeros(end - start)
             else:
                 buffer = buffer or memoryview(bytearray(MAX_CHUNK_BYTES))
                 piece = buffer[: end - start]
@@ -166,45 +181,107 @@ def _hash_unit(file: CutFile, first: int, last: int) -> bytes:
                 digests += hashlib.sha256(piece).digest()
                 data = next_data(descriptor, end)
             start = end
-        if FileState.of(os.fstat(descriptor)) != file.state:
-            raise ContentError(
-                f"{file.path} is being written to while it is hashed; "
-                "wait until it is complete, and try again"
-            )
+        _check_unchanged(descriptor, file)
     finally:
         os.close(descriptor)
     return bytes(digests)
 
 
-def _units(files: Iterable[tuple[int, CutFile]]) -> Iterator[tuple[int, CutFile, int, int]]:
-    for index, file in files:
-        for first in range(0, len(file.ends), _UNIT_CHUNKS):
-            yield index, file, first, min(first + _UNIT_CHUNKS, len(file.ends))
+def _cut_unit(file: CutFile, start: int) -> list[Cut]:
+    """The chunks of a segment of a file that is cut by its content; blocking."""
+    descriptor = open_regular(file.path)
+    try:
+        cuts = cut_segment(descriptor, start, file.state.size)
+        _check_unchanged(descriptor, file)
+    finally:
+        os.close(descriptor)
+    return cuts
+
+
+def _join_unit(file: CutFile, stitching: Stitching, cuts: list[Cut]) -> None:
+    descriptor = open_regular(file.path)
+    try:
+        stitching.join(cuts, descriptor)
+        _check_unchanged(descriptor, file)
+    finally:
+        os.close(descriptor)
+
+
+_OnBytes: TypeAlias = Callable[[int], None]
+_Work: TypeAlias = Callable[[trio.CapacityLimiter], Awaitable[int]]
+"""A piece of work, of which some is done in a thread; returns how many bytes it was."""
+
+
+class _Known:
+    """Hashes a file whose chunks are known."""
+
+    def __init__(self, file: CutFile, ends: array[int]) -> None:
+        self._file = file
+        self._ends = ends
+        self._digests = bytearray(len(ends) * DIGEST_SIZE)
+
+    @property
+    def table(self) -> ChunkTable:
+        return ChunkTable(self._ends, bytes(self._digests))
+
+    def units(self) -> Iterator[_Work]:
+        for first in range(0, len(self._ends), _UNIT_CHUNKS):
+            yield partial(self._hash, first, min(first + _UNIT_CHUNKS, len(self._ends)))
+
+    async def _hash(self, first: int, last: int, limiter: trio.CapacityLimiter) -> int:
+        ends = self._ends
+        result = await trio.to_thread.run_sync(
+            _hash_unit, self._file, ends, first, last, limiter=limiter
+        )
+        self._digests[first * DIGEST_SIZE : last * DIGEST_SIZE] = result
+        return ends[last - 1] - (ends[first - 1] if first else 0)
+
+
+class _ByContent:
+    """Cuts and hashes a file by its content."""
+
+    def __init__(self, file: CutFile) -> None:
+        self._file = file
+        self._stitching = Stitching(file.state.size)
+
+    @property
+    def table(self) -> ChunkTable:
+        return self._stitching.table
+
+    def units(self) -> Iterator[_Work]:
+        for start in range(0, self._file.state.size, SEGMENT_BYTES):
+            yield partial(self._cut, start)
+
+    async def _cut(self, start: int, limiter: trio.CapacityLimiter) -> int:
+        file, stitching = self._file, self._stitching
+        cuts = await trio.to_thread.run_sync(_cut_unit, file, start, limiter=limiter)
+        stitching.add(start, cuts)
+        while (following := stitching.take()) is not None:
+            await trio.to_thread.run_sync(_join_unit, file, stitching, following, limiter=limiter)
+        return min(SEGMENT_BYTES, file.state.size - start)
 
 
 async def hash_files(
-    files: Sequence[CutFile], on_bytes: Callable[[int], None] | None = None
-) -> list[bytes]:
-    """Hash all chunks of `files`; returns 32 bytes a chunk for each file.
+    files: Sequence[CutFile], on_bytes: _OnBytes | None = None
+) -> list[ChunkTable]:
+    """Hash all chunks of `files`, and cut those that are cut by their content.
 
     `on_bytes` is called with the size of every finished piece, in the trio thread. Raises
     :class:`ContentError` when a file is written to meanwhile, and :class:`OSError`; inside an
     exception group, as it comes from a nursery. When cancelled, returns after the pieces being
-    hashed (16 MiB each) are done.
+    hashed (32 MiB each) are done.
     """
-    digests = [bytearray(len(file.ends) * DIGEST_SIZE) for file in files]
-    units = _units(enumerate(files))
+    hashed = [_ByContent(file) if file.ends is None else _Known(file, file.ends) for file in files]
+    units = (unit for one in hashed for unit in one.units())
 
     async def work() -> None:
-        for index, file, first, last in units:
-            result = await trio.to_thread.run_sync(_hash_unit, file, first, last, limiter=limiter)
-            digests[index][first * DIGEST_SIZE : last * DIGEST_SIZE] = result
+        for unit in units:
+            count = await unit(limiter)
             if on_bytes is not None:
-                start = file.ends[first - 1] if first else 0
-                on_bytes(file.ends[last - 1] - start)
+                on_bytes(count)
 
     limiter = trio.CapacityLimiter(HASH_THREADS)
     async with trio.open_nursery() as nursery:
         for _ in range(HASH_THREADS):
             nursery.start_soon(work)
-    return [bytes(d) for d in digests]
+    return [one.table for one in hashed]

@@ -20,15 +20,15 @@ from lattica.content.manifest.cid import DIGEST_SIZE
 from lattica.content.manifest.safetensors_header import TensorLayout
 from lattica.nat.base.errors import LocalProtocolError
 
-MAX_CHUNK_BYTES = 1024 * 1024
-"""The longest a chunk may be, and the usual length."""
+MAX_CHUNK_BYTES = 2 * 1024 * 1024
+"""The longest a chunk may be; 1 MiB is usual."""
 MAX_MANIFEST_BYTES = 64 * 1024 * 1024
 MAX_FILES = 100_000
 MAX_TENSORS = 262_144
 """Tensors and metadata entries over all files of one manifest."""
 MAX_FILE_BYTES = 1 << 50
 MAX_CHUNKS = 1 << 22
-"""Of all files of one manifest: 4 TiB of tensors."""
+"""Of all files of one manifest: of about 4 TiB."""
 LIST_CHUNKS = 4096
 """Chunks of a list: as many as that, but for the last one of a file."""
 

@@ -23,7 +23,13 @@ import trio
 from lattica.content.disk import NotRegularError, open_regular, read_exactly
 from lattica.content.errors import ContentError
 from lattica.content.events import HashCallback, HashProgress, Throttle
-from lattica.content.manifest.chunking import CutFile, FileState, cut_file, hash_files
+from lattica.content.manifest.chunking import (
+    CutFile,
+    FileState,
+    cut_file,
+    cut_plain,
+    hash_files,
+)
 from lattica.content.manifest.cid import DIGEST_SIZE, Cid
 from lattica.content.manifest.codec import encode_manifest
 from lattica.content.manifest.lists import encode_list
@@ -107,7 +113,7 @@ def check_span(manifest: Manifest, first: int, count: int, offset: int) -> None:
             f"of {manifest.chunk_count} that there are"
         )
     size = sum(manifest.chunk(number).length for number in range(first, first + count))
-    if size > MAX_SPAN_BYTES:
+    if count > 1 and size > MAX_SPAN_BYTES:
         raise RemoteProtocolError(f"{size} bytes were asked for at once")
     if offset and offset >= size:
         raise RemoteProtocolError(f"byte {offset} of {size} was asked for")
@@ -220,15 +226,25 @@ def _cut_tree(path: Path, name: str) -> list[tuple[str, bool, CutFile]]:
     """(relative path, executable, file) of everything to publish; blocking."""
     found = _find_tree(path, name)
     tree = [(relative, os.access(file, os.X_OK), cut_file(file)) for relative, file in found]
-    # Limits of the manifest: its digests are not known yet, but how many there are.
-    encode_manifest(_manifest(name, tree, [bytes(len(f.ends) * DIGEST_SIZE) for *_, f in tree]))
+    # Limits of the manifest, as far as they are known before the files are read.
+    encode_manifest(_manifest(name, tree, [_unhashed(file) for *_, file in tree]))
     return tree
 
 
-def _manifest(name: str, tree: list[tuple[str, bool, CutFile]], digests: list[bytes]) -> Manifest:
+def _unhashed(file: CutFile) -> ChunkTable:
+    """A table that is as long as it will be, about."""
+    if file.ends is not None:
+        return ChunkTable(file.ends, bytes(len(file.ends) * DIGEST_SIZE))
+    lengths = cut_plain(file.state.size)
+    return ChunkTable.from_chunks(lengths, bytes(len(lengths) * DIGEST_SIZE))
+
+
+def _manifest(
+    name: str, tree: list[tuple[str, bool, CutFile]], tables: list[ChunkTable]
+) -> Manifest:
     entries = tuple(
-        FileEntry(relative, executable, ChunkTable(file.ends, table), file.layout)
-        for (relative, executable, file), table in zip(tree, digests, strict=True)
+        FileEntry(relative, executable, table, file.layout)
+        for (relative, executable, file), table in zip(tree, tables, strict=True)
     )
     return Manifest(name, entries)
 
@@ -249,17 +265,17 @@ async def make_publication(
     try:
         tree = await trio.to_thread.run_sync(_cut_tree, path, name)
         files = [file for _, _, file in tree]
-        digests = await _hash(files, progress)
+        tables = await _hash(files, progress)
     except OSError as error:
         if isinstance(error, LatticaError):
             raise
         raise ContentError(_explain(error, path)) from None
-    manifest = _manifest(name, tree, digests)
+    manifest = _manifest(name, tree, tables)
     encoded = await trio.to_thread.run_sync(encode_manifest, manifest)
     return Publication(Cid.of(encoded), manifest, encoded, tuple(files))
 
 
-async def _hash(files: list[CutFile], progress: HashCallback | None) -> list[bytes]:
+async def _hash(files: list[CutFile], progress: HashCallback | None) -> list[ChunkTable]:
     total = sum(file.state.size for file in files)
     done = 0
     throttle = Throttle()

@@ -77,7 +77,7 @@ _NEWS_PAUSE = 0.05
 
 @dataclass(frozen=True, slots=True)
 class PublisherLimits:
-    """What clients may cost. A stream costs at most 2 MiB of memory and two visits to disk."""
+    """What clients may cost. A stream costs at most 4 MiB of memory and two visits to disk."""
 
     max_streams: int = 128
     """Served at a time. Beyond that one yields, of the network and the peer that have most, or one

@@ -26,6 +26,7 @@ from lattica.content.download.local.former import MAX_ENTRIES, other_files
 from lattica.content.download.plan import Plan
 from lattica.content.errors import ContentError, StorageError
 from lattica.content.manifest.chunking import CutFile, FileState, cut_file, hash_files
+from lattica.content.manifest.content_defined import AVERAGE_BYTES, cut_content
 from lattica.content.manifest.manifest import MAX_CHUNK_BYTES, Chunk, ChunkTable
 from lattica.nat.base.errors import LatticaError
 from lattica.nat.base.exception_groups import single_error
@@ -135,8 +136,8 @@ async def _look(plan: Plan, out_dir: Path, on_bytes: Callable[[int, int], None])
             on_bytes(done, total)
 
         with single_error():
-            digests = await hash_files(files, hashed)
-        return await trio.to_thread.run_sync(_compare, plan, candidates, digests)
+            tables = await hash_files(files, hashed)
+        return await trio.to_thread.run_sync(_compare, plan, candidates, tables)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -145,15 +146,15 @@ async def _look(plan: Plan, out_dir: Path, on_bytes: Callable[[int, int], None])
         raise storage_error(error, out_dir) from None
 
 
-def _compare(plan: Plan, candidates: list[_Candidate], digests: list[bytes]) -> LocalFiles:
+def _compare(plan: Plan, candidates: list[_Candidate], tables: list[ChunkTable]) -> LocalFiles:
     complete = {}
     chunks: dict[int, LocalChunk] = {}
-    for candidate, table in zip(candidates, digests, strict=True):
-        if candidate.published is not None and candidate.published.digests == table:
+    for candidate, table in zip(candidates, tables, strict=True):
+        if candidate.published is not None and candidate.published.digests == table.digests:
             complete[candidate.output] = candidate.file.state
             set_executable(candidate.file.path, plan.outputs[candidate.output].executable)
         chunk: Chunk
-        for chunk in ChunkTable(candidate.file.ends, table):
+        for chunk in table:
             number = plan.number_of(chunk.digest)
             if number is not None:
                 chunks[number] = LocalChunk(candidate.file.path, chunk.offset, chunk.length)
@@ -167,6 +168,8 @@ _SAMPLES = 4
 """Chunks of a file of which nothing is known that are hashed to see whether it is of use."""
 _MAX_SAMPLED = 256
 """Files of which nothing is known; those with endings of the publication first, then large ones."""
+_SAMPLED_BYTES = 4 * 1024 * 1024
+"""The same of one that is cut by its content, in two places."""
 _UNIT = 16
 """Chunks hashed in one visit to a thread."""
 
@@ -225,6 +228,7 @@ def _elsewhere(
 
 def _hash_some(file: CutFile, indices: Iterable[int], flags: int) -> list[tuple[bytes, Chunk]]:
     """Hash these chunks of a file; those that can be read."""
+    assert file.ends is not None
     table = ChunkTable(file.ends, b"")
     found = []
     buffer = memoryview(bytearray(MAX_CHUNK_BYTES))
@@ -238,6 +242,74 @@ def _hash_some(file: CutFile, indices: Iterable[int], flags: int) -> list[tuple[
     finally:
         os.close(descriptor)
     return found
+
+
+def _cut_some(file: CutFile, start: int, stop: int, flags: int) -> list[tuple[bytes, Chunk]]:
+    """Cut a file by its content from `start` on, until behind `stop`, and hash the chunks."""
+    found = []
+    descriptor = open_regular(file.path, flags)
+    try:
+        for cut in cut_content(descriptor, start, file.state.size):
+            found.append((cut.digest, Chunk(start, cut.end - start, cut.digest)))
+            start = cut.end
+            if start >= stop:
+                break
+    finally:
+        os.close(descriptor)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Hashed:
+    """Some chunks of a file, and how much of it has been looked at."""
+
+    chunks: list[tuple[bytes, Chunk]]
+    position: int
+
+
+def _likely(file: CutFile, lengths: set[int], flags: int) -> Iterator[Callable[[], _Hashed]]:
+    """What is to be done to see the chunks of a file that may be wanted, a little at a time."""
+    if file.ends is None:
+        yield from _by_content(file, flags)
+        return
+    table = ChunkTable(file.ends, b"")
+    likely = [index for index in range(len(table)) if table[index].length in lengths]
+    for start in range(0, len(likely), _UNIT):
+        yield partial(_hash_known, file, likely[start : start + _UNIT], flags)
+
+
+def _hash_known(file: CutFile, indices: Sequence[int], flags: int) -> _Hashed:
+    assert file.ends is not None
+    return _Hashed(_hash_some(file, indices, flags), file.ends[indices[-1]])
+
+
+def _by_content(file: CutFile, flags: int) -> Iterator[Callable[[], _Hashed]]:
+    position = 0
+
+    def following() -> _Hashed:
+        nonlocal position
+        chunks = _cut_some(file, position, position + _UNIT * AVERAGE_BYTES, flags)
+        position = chunks[-1][1].offset + chunks[-1][1].length if chunks else file.state.size
+        return _Hashed(chunks, position)
+
+    while position < file.state.size:
+        yield following
+
+
+def _samples(file: CutFile, lengths: set[int], flags: int) -> list[tuple[bytes, Chunk]]:
+    """A few chunks of a file of which nothing is known; of one cut by content, at its beginning and
+    in its middle, where what comes first shows where chunks begin."""
+    if file.ends is None:
+        half = file.state.size // 2
+        return [
+            found
+            for start in ([0, half] if half > _SAMPLED_BYTES else [0])
+            for found in _cut_some(file, start, start + _SAMPLED_BYTES, flags)
+        ]
+    table = ChunkTable(file.ends, b"")
+    likely = [index for index in range(len(table)) if table[index].length in lengths]
+    step = max(1, len(likely) // _SAMPLES)
+    return _hash_some(file, likely[::step][:_SAMPLES], flags)
 
 
 async def find_elsewhere(
@@ -261,9 +333,9 @@ async def find_elsewhere(
     candidates = await trio.to_thread.run_sync(_elsewhere, plan, out_dir, complete, bases)
     total, done = sum(candidate.size for candidate in candidates), 0
 
-    async def look(file: CutFile, indices: Sequence[int], flags: int) -> bool:
+    def note(file: CutFile, chunks: Iterable[tuple[bytes, Chunk]], flags: int) -> bool:
         of_use = False
-        for digest, chunk in await trio.to_thread.run_sync(_hash_some, file, indices, flags):
+        for digest, chunk in chunks:
             number = plan.number_of(digest)
             if number is not None:
                 of_use = True
@@ -275,22 +347,24 @@ async def find_elsewhere(
     for candidate in candidates:
         if not missing:
             break
+        flags = candidate.flags
         try:
             file = await trio.to_thread.run_sync(
-                partial(cut_file, candidate.path, flags=candidate.flags, warn=False)
+                partial(cut_file, candidate.path, flags=flags, warn=False)
             )
-            table = ChunkTable(file.ends, b"")
-            likely = [index for index in range(len(table)) if table[index].length in lengths]
-            step = max(1, len(likely) // _SAMPLES)
-            flags = candidate.flags
-            if not candidate.sampled or await look(file, likely[::step][:_SAMPLES], flags):
-                for start in range(0, len(likely), _UNIT):
-                    if not missing:
-                        break
-                    await look(file, likely[start : start + _UNIT], flags)
-                    on_bytes(done + candidate.size * start // len(likely), total)
+            if candidate.sampled:
+                chunks = await trio.to_thread.run_sync(_samples, file, lengths, flags)
+                if not note(file, chunks, flags):
+                    continue
+            for unit in _likely(file, lengths, flags):
+                if not missing:
+                    break
+                hashed = await trio.to_thread.run_sync(unit)
+                note(file, hashed.chunks, flags)
+                on_bytes(done + min(hashed.position, candidate.size), total)
         except OSError as error:
             logger.debug("not looked at: %s file=%s", error, candidate.path)
-        done += candidate.size
-        on_bytes(done, total)
+        finally:
+            done += candidate.size
+            on_bytes(done, total)
     return found

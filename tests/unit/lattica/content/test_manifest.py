@@ -180,7 +180,7 @@ async def test_unchanged_tensor_keeps_its_chunks(tmp_path):
     save_file({"a": other[:100_001], "b": other, "kept": kept}, tmp_path / "2.safetensors")
     files = [cut_file(tmp_path / name) for name in ("1.safetensors", "2.safetensors")]
     tables = await hash_files(files)
-    digests = [{d[i : i + 32] for i in range(0, len(d), 32)} for d in tables]
+    digests = [{chunk.digest for chunk in table} for table in tables]
     assert len(digests[0] & digests[1]) == 4  # three of `kept`, one of `other`
 
 
@@ -189,7 +189,7 @@ def test_damaged_safetensors_file_is_cut_as_a_plain_one(tmp_path, caplog):
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n" * 40_000)
     cut = cut_file(path)
     assert cut.layout is None
-    assert cut.ends[0] == MIB
+    assert cut.ends is None
     assert "not a valid safetensors file" in caplog.text
 
 
@@ -198,9 +198,10 @@ async def test_hashes_are_those_of_the_chunks(tmp_path):
     (tmp_path / "big").write_bytes(data)
     (tmp_path / "none").write_bytes(b"")
     seen: list[int] = []
-    tables = await hash_files([cut_file(tmp_path / n) for n in ("big", "none")], seen.append)
-    expected = b"".join(Cid.of(data[i : i + MIB]).digest for i in range(0, len(data), MIB))
-    assert tables == [expected, b""]
+    big, none = await hash_files([cut_file(tmp_path / n) for n in ("big", "none")], seen.append)
+    for chunk in big:
+        assert chunk.digest == Cid.of(data[chunk.offset : chunk.offset + chunk.length]).digest
+    assert (big.size, len(none)) == (len(data), 0)
     assert sum(seen) == len(data)
 
 
@@ -314,7 +315,7 @@ def test_hand_made_manifests_are_good():
                 in_chunks(1, b"\0\0\0"),
                 in_chunks(1, bytes(4)),
                 in_chunks(1, bytes(8)),
-                in_chunks(1, (MIB + 1).to_bytes(4, "big")),
+                in_chunks(1, (2 * MIB + 1).to_bytes(4, "big")),
                 in_chunks(2, DIGEST + b"\0"),
                 in_chunks(2, b""),
                 changed(GOOD_FILE, 3, None),

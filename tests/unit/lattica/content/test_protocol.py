@@ -6,6 +6,7 @@ import msgpack
 import pytest
 
 from lattica.content.manifest.cid import Cid
+from lattica.content.manifest.manifest import MAX_CHUNK_BYTES
 from lattica.content.protocol import (
     MAX_SPAN_BYTES,
     Begun,
@@ -152,7 +153,10 @@ def test_request_cut_short():
         server.finish()
 
 
-@pytest.mark.parametrize(("count", "size"), [(0, 1), (1, 0), (5000, 5000), (1, MAX_SPAN_BYTES + 1)])
+@pytest.mark.parametrize(
+    ("count", "size"),
+    [(0, 1), (1, 0), (5000, 5000), (2, MAX_SPAN_BYTES + 1), (1, MAX_CHUNK_BYTES + 1)],
+)
 def test_span_that_is_too_much_is_the_callers_fault(count, size):
     with pytest.raises(LocalProtocolError):
         ContentClientCore().request_span(CID, 0, count, size)
