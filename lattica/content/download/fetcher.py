@@ -65,6 +65,9 @@ _CID_START = "bafkrei"
 """Of every content id as text."""
 _COPY_UNIT = 32
 """Chunks copied in one visit to a thread, when a fetch is taken up again."""
+_LINGERING = 0.5
+"""As a share of the time that a fetch took, how long others are served on."""
+_MOST_LINGERING = 10.0
 _CONNECTED_ASKED = 8
 """Peers that are connected anyway, and are asked where no other provider is known."""
 
@@ -175,9 +178,8 @@ class _Fetch:
                 await trio.to_thread.run_sync(files.remove)
             seconds = trio.current_time() - began
             beside = await trio.to_thread.run_sync(tidy, plan, self._out_dir, may_go, files.removed)
-            if service is not None and self._options.share_for > 0:
-                self._emit(Sharing(plan.size, plan.size, self._options.share_for))
-                await trio.sleep(self._options.share_for)
+            if service is not None:
+                await self._serve_on(service, min(_LINGERING * seconds, _MOST_LINGERING))
         return FetchResult(
             plan.cid,
             manifest.name,
@@ -193,6 +195,16 @@ class _Fetch:
             beside.cut,
             manifest,
         )
+
+    async def _serve_on(self, service: ContentService, lingering: float) -> None:
+        """Serve others when all is there."""
+        plan, options = self._plan, self._options
+        if options.share_for > 0:
+            self._emit(Sharing(plan.size, plan.size, options.share_for))
+            await trio.sleep(options.share_for)
+        elif options.lingers and service.is_watched(plan.cid):
+            self._emit(Sharing(plan.size, plan.size, lingering))
+            await service.linger(plan.cid, lingering)
 
     async def _take_stock(self, shared: SharedFetch) -> None:
         """See what is here already; make the ledger."""

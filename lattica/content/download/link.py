@@ -289,7 +289,7 @@ class Link:
                     if answer.code is Refusal.LATER:
                         schedule.deferred(self.peer_id, piece, trio.current_time())
                     elif answer.code is Refusal.MISSING:
-                        schedule.refused(self.peer_id, piece)
+                        schedule.refused(self.peer_id, piece, trio.current_time())
                     else:
                         refused(answer, self.peer_id, self._cid)
                 elif schedule.arrived(self.peer_id, piece, trio.current_time()):

@@ -422,7 +422,7 @@ class Obtaining:
                 lost = error
             introduced.set()  # it says nothing
             if heard:
-                self._schedule.release_held()
+                self._schedule.left(peer)
                 self._changes.tell()
             failures = 1 if heard else failures + 1
             if failures >= _MAX_FAILURES and not contact.is_first:
@@ -446,10 +446,10 @@ class Obtaining:
             case HasMore():
                 if max(message.numbers) >= chunks:
                     raise RemoteProtocolError("holdings of chunks that there are not")
-                schedule.add_holdings(peer, message.numbers)
+                schedule.add_holdings(peer, message.numbers, now)
             case Sending():
                 schedule.scatter()
-                schedule.hold_back(peer, message.numbers, now)
+                schedule.hold_back(peer, message.numbers, now, message.peer_id)
             case Members():
                 schedule.scatter()
                 for member in message.members:

@@ -31,6 +31,10 @@ class FetchOptions:
     """Serve to others, while it is fetched, what has come of it, and be told of others who do."""
     share_for: float = 0.0
     """Seconds for which it is served on when all is there, before the call returns."""
+    lingers: bool = True
+    """Serve on in any case as long as others who fetch the same ask for it, or they would have to
+    get from the source again what only this peer had of it: at most half as long as it took, and
+    no longer than 10 s. Nobody fetches the same: not at all."""
     rate: float = math.inf
     """Bytes a second that are received at most."""
     stalled_after: float = 60.0

@@ -43,7 +43,6 @@ from lattica.content.swarm.messages import (
     HasMore,
     Hello,
     Message,
-    Sending,
     decode_hello,
     encode_message,
 )
@@ -71,6 +70,8 @@ Shelf: TypeAlias = Callable[[Cid], Served | None]
 """What one publisher or fetch serves, by content id."""
 
 _LATER: Parts = (encode_refusal(Refusal.LATER, "others who share have asked for it"),)
+_UNASKED = 2.0
+"""Seconds without a request after which those who fetch the same are not waited for."""
 _NEWS_PAUSE = 0.05
 """Seconds in which what is new is gathered before a watcher is told."""
 
@@ -140,6 +141,24 @@ class ContentService:
         """Something is here that was not: watchers hear of it soon."""
         news, self._news = self._news, trio.Event()
         news.set()
+
+    def is_watched(self, cid: Cid) -> bool:
+        """Somebody fetches it, and hears of what is here."""
+        return cid in self._members
+
+    async def linger(self, cid: Cid, most: float) -> None:
+        """Wait until all who fetch it have it, or have asked for nothing for 2 s; at most `most`
+        seconds.
+        """
+        began = trio.current_time()
+        while (members := self._members.get(cid)) is not None:
+            now = trio.current_time()
+            until = min(began + most, max(began, members.asked_at) + _UNASKED)
+            if now >= until:
+                return
+            news = self._news
+            with trio.move_on_at(until):
+                await news.wait()
 
     def _find(self, cid: Cid) -> Served | None:
         for shelf in self._shelves:
@@ -321,6 +340,10 @@ class ContentService:
         members = self._members.get(request.cid)
         if members is None or not isinstance(request, SpanRequest):
             return True
+        members.asked_at = trio.current_time()
+        served = self._find(request.cid)
+        if served is None or served.holdings is not None:
+            return True  # who fetches it, too, hands on what there is
         numbers = range(request.first, request.first + request.count)
         due = members.asks(peer, numbers, trio.current_time())
         self.tell()
@@ -361,6 +384,7 @@ class ContentService:
             members.leave(stream)
             if not members and self._members.get(hello.cid) is members:
                 del self._members[hello.cid]
+            self.tell()
 
     @staticmethod
     async def _until_end(stream: Stream, scope: trio.CancelScope) -> None:
@@ -395,8 +419,8 @@ class ContentService:
                 others, sending = members.untold(stream)
                 if others:
                     await self._say(stream, MembersMessage(others))
-                if sending:
-                    await self._say(stream, Sending(sending))
+                for message in sending:
+                    await self._say(stream, message)
                     told = True
                 if holdings is not None:
                     more = tuple(holdings.since(position, MAX_NUMBERS))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import OrderedDict, deque
 from collections.abc import Hashable, Sequence
 from typing import Generic, TypeVar
 
-from lattica.content.swarm.messages import MAX_MEMBERS, MAX_NUMBERS, Hello, Member
+from lattica.content.swarm.messages import MAX_MEMBERS, MAX_NUMBERS, Hello, Member, Sending
 from lattica.nat.base.keys.identity import PeerId
 
 W = TypeVar("W", bound=Hashable)
@@ -19,6 +20,8 @@ left out."""
 
 MAX_CLAIMS = 16_384
 """Chunks of which it is known who asked for them last."""
+MAX_DEFERRALS = 3
+"""Times that a watcher is told to have a chunk of another, each time of somebody else."""
 CLAIM_LIFE = 60.0
 """Seconds for which others are asked to wait for what one has asked for."""
 
@@ -27,10 +30,10 @@ class _Watcher:
     def __init__(self, peer: PeerId, hello: Hello) -> None:
         self.peer = peer
         self.hello = hello
-        self.deferred: OrderedDict[int, None] = OrderedDict()
-        """What it was once told to have of others."""
+        self.deferred: OrderedDict[int, tuple[PeerId, int]] = OrderedDict()
+        """What it was told to have of another: of whom last, and the how manieth time that was."""
         self.members: deque[Member] = deque(maxlen=MAX_MEMBERS)
-        self.sending: deque[int] = deque(maxlen=MAX_UNTOLD)
+        self.sending: deque[tuple[int, PeerId]] = deque(maxlen=MAX_UNTOLD)
 
 
 class Members(Generic[W]):
@@ -41,6 +44,8 @@ class Members(Generic[W]):
         self._watchers: dict[W, _Watcher] = {}
         self._claims: OrderedDict[int, tuple[PeerId, float]] = OrderedDict()
         """Who has asked for a chunk, and when."""
+        self.asked_at = -math.inf
+        """When a watcher has asked for something last."""
 
     def __len__(self) -> int:
         return len(self._watchers)
@@ -79,8 +84,9 @@ class Members(Generic[W]):
         if claimed is not None and claimed[0] != peer and now - claimed[1] < CLAIM_LIFE:
             holder = claimed[0]
             is_here = any(w.peer == holder and w.hello.shares for w in self._watchers.values())
-            if is_here and not any(first in watcher.deferred for watcher in own):
-                own[0].deferred[first] = None
+            last, times = own[0].deferred.get(first, (None, 0))
+            if is_here and last != holder and times < MAX_DEFERRALS:
+                own[0].deferred[first] = holder, times + 1
                 if len(own[0].deferred) > MAX_CLAIMS:
                     own[0].deferred.popitem(last=False)
                 return False
@@ -91,15 +97,16 @@ class Members(Generic[W]):
                 self._claims.popitem(last=False)
             for other in self._watchers.values():
                 if other.peer != peer:
-                    other.sending.extend(numbers)
+                    other.sending.extend((number, peer) for number in numbers)
         return True
 
-    def untold(self, watcher: W) -> tuple[tuple[Member, ...], tuple[int, ...]]:
+    def untold(self, watcher: W) -> tuple[tuple[Member, ...], tuple[Sending, ...]]:
         """What a watcher is to be told: members, and chunks that are being sent to others."""
         state = self._watchers[watcher]
         members = tuple(state.members)
         state.members.clear()
-        numbers = tuple(
-            state.sending.popleft() for _ in range(min(MAX_NUMBERS, len(state.sending)))
-        )
-        return members, numbers
+        numbers: dict[PeerId, list[int]] = {}
+        for _ in range(min(MAX_NUMBERS, len(state.sending))):
+            number, peer = state.sending.popleft()
+            numbers.setdefault(peer, []).append(number)
+        return members, tuple(Sending(tuple(some), peer) for peer, some in numbers.items())

@@ -7,7 +7,7 @@ varint (`Stream.send_message`)::
     hello      [cid, shares, [multiaddr, …]]   the fetcher serves what it gets, at these addresses
     holdings   [0, chunks, bits]               of so many chunks; empty bits mean all of them
                [1, numbers]                    these chunks, too
-               [2, numbers]                    others who share have asked for these
+               [2, numbers, peer]              this one, who shares, has asked for these
                [3, [[peer, [multiaddr, …]], …]]
                                                others who share
 
@@ -86,9 +86,10 @@ class HasMore:
 
 @dataclass(frozen=True, slots=True)
 class Sending:
-    """Chunks that it is sending to others."""
+    """Chunks that it is sending to somebody else."""
 
     numbers: tuple[int, ...]
+    peer_id: PeerId
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,16 +169,19 @@ def _numbers(data: bytes) -> tuple[int, ...]:
     return tuple(packed)
 
 
+def _peer_id(data: bytes) -> PeerId:
+    try:
+        return PeerId(data)
+    except (ValueError, LatticaError):
+        raise RemoteProtocolError("a member's peer ID is none") from None
+
+
 def _members(fields: list[object]) -> tuple[Member, ...]:
     members = []
     for field in fields:
         match field:
             case [bytes(peer), list(addrs)]:
-                try:
-                    peer_id = PeerId(peer)
-                except (ValueError, LatticaError):
-                    raise RemoteProtocolError("a member's peer ID is none") from None
-                members.append(Member(peer_id, _addresses(addrs)))
+                members.append(Member(_peer_id(peer), _addresses(addrs)))
             case _:
                 raise RemoteProtocolError("not a member of a swarm")
     return tuple(members)
@@ -194,7 +198,7 @@ def encode_message(message: Message) -> bytes:
         case HasMore():
             fields = [1, _pack_numbers(message.numbers)]
         case Sending():
-            fields = [2, _pack_numbers(message.numbers)]
+            fields = [2, _pack_numbers(message.numbers), message.peer_id.to_bytes()]
         case Members():
             fields = [
                 3,
@@ -223,8 +227,8 @@ def decode_message(data: bytes) -> Message:
                     return Has(chunks, value)
         case [1, bytes(numbers)]:
             return HasMore(_numbers(numbers))
-        case [2, bytes(numbers)]:
-            return Sending(_numbers(numbers))
+        case [2, bytes(numbers), bytes(peer)]:
+            return Sending(_numbers(numbers), _peer_id(peer))
         case [3, list(members)]:
             return Members(_members(members))
     raise RemoteProtocolError("not a message about holdings")

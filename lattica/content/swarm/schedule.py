@@ -9,8 +9,10 @@ numbers, bit n for piece n, so that a million pieces cost a few operations on 12
   round trips where these are longer. It begins with one piece and doubles.
 * **The fast first**: a piece is not asked of a source while another one has it that would have
   delivered it in less than half the time.
-* **Held back**: what others have asked a source for (:class:`~.messages.Sending`), or it defers, is
-  soon to be had of these, and not asked of it for some seconds.
+* **Held back**: what another has asked a source for (:class:`~.messages.Sending`), or it defers, is
+  soon to be had of that one, and not asked of it as long as that one gets on.
+* **Of those who share first**: what they have is not asked of who has everything, unless that one
+  would have delivered it in less than half the time.
 * **In a hurry**: what somebody waits for comes first, of all that a source may be asked for.
 * **Work stealing and endgame**: a source with nothing else to do is asked for what another is much
   slower to bring. A source that sends nothing for 5 s loses all that was asked of it to others.
@@ -33,7 +35,7 @@ S = TypeVar("S", bound=Hashable)
 
 SILENT_AFTER = 5.0
 """Seconds without a byte after which a source loses what it was asked for, and the least time for
-which a piece is held back."""
+which a piece is held back for somebody of whom nothing is heard."""
 STEAL_PAUSE = 0.25
 """Seconds between two looks for something to steal."""
 
@@ -43,6 +45,8 @@ _LEAST_WINDOW = 2 * MAX_SPAN_BYTES
 _RATE_MEMORY = 1.5
 """Seconds over which a source's rate is averaged."""
 _RATE_SAMPLE = 0.1
+_LEAST_SAMPLE = 16 * 1024
+"""Bytes from which on a rate is measured soon: a refusal has a few, and says nothing about it."""
 _PLANES = 4
 """Up to so many holders are told apart."""
 _MAX_ASKED = 1024
@@ -50,6 +54,17 @@ _MAX_ASKED = 1024
 wait to send."""
 _MAX_COPIES = 2
 _LONGEST_HELD = 60.0
+"""Seconds for which a piece is held back in all, however many are said to have asked for it."""
+_MOST_HOLDS = 8
+"""Times that a piece is held back."""
+_LENIENCE = 0.5
+"""How much longer, as a share of the time that it has gone on, who shares may keep others waiting:
+what that costs is little beside the rest, and what it spares may be somebody's thin uplink."""
+_MOST_LENIENCE = 10.0
+_UNMEASURED = 0.25
+"""Seconds more for one of which nothing has come yet."""
+_SOON = 0.1
+"""Seconds within which it does not matter who is faster."""
 _QUIET = 2.0
 """Seconds without a byte after which nobody relies on a source any more."""
 
@@ -58,7 +73,6 @@ _QUIET = 2.0
 class _Source:
     """What is known of one source."""
 
-    began: float
     chunks: int | None
     """Bits of the chunks that it has; None: all."""
     has: int
@@ -71,6 +85,8 @@ class _Source:
     """Bytes a second while something was asked for."""
     fastest: float = math.inf
     """Seconds from asking to having."""
+    latest: float = 0.0
+    """The same of the last piece."""
     heard_at: float = 0.0
     sampled_at: float = 0.0
     sample: int = 0
@@ -82,8 +98,8 @@ class _Source:
     """Bytes that it may be asked for ahead."""
     completed: int = 0
     """Of how many holds it was before when it was said to have everything."""
-    honoured: int = 0
-    """Pieces that were held back for its sake once."""
+    told_at: float = -math.inf
+    """When it said last that it has got something."""
 
     def eta(self, size: int) -> float:
         """Seconds until it has brought `size` bytes more than are asked for."""
@@ -94,6 +110,29 @@ class _Source:
         return not (self.is_silent or self.is_away) and (
             not self.in_flight or now - self.heard_at < _QUIET
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Hold(Generic[S]):
+    """A piece that is not asked of who has everything."""
+
+    since: float
+    source: S
+    """Who sends it to another, and said so."""
+    claimant: S | None
+    """To whom; None: it is not known."""
+    number: int
+    """The how manieth hold it is."""
+
+
+@dataclass(slots=True)
+class _PastHolds(Generic[S]):
+    """For whom a piece was held back, which a source could name anybody for."""
+
+    first: float
+    """When it was first."""
+    count: int
+    latest: S | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +161,8 @@ class Schedule(Generic[S]):
         self._piece_of: dict[int, int] = {}
         """Piece by chunk."""
         self._sources: dict[S, _Source] = {}
+        self._began = math.inf
+        """When the first source came."""
         self._waiting = 0
         self._unverified = 0
         self._copies: dict[int, int] = {}
@@ -130,9 +171,12 @@ class Schedule(Generic[S]):
         """Pieces that somebody waits for."""
         self._planes = [0] * _PLANES
         """Pieces that at least 1, 2, … sources with parts have."""
-        self._held: dict[int, tuple[float, S, int]] = {}
-        """Pieces held back: since when, for whose sake, and the how manieth hold it is."""
+        self._held: dict[int, _Hold[S]] = {}
+        """Pieces held back."""
         self._holds = 0
+        self._claimants: dict[int, S] = {}
+        """Who has asked a source for a piece, as was heard last."""
+        self._past_holds: dict[int, _PastHolds[S]] = {}
 
     def scatter(self) -> None:
         """Others fetch the same: ask in a random order, so that each has something else soon."""
@@ -209,7 +253,8 @@ class Schedule(Generic[S]):
 
     def add(self, source: S, now: float, *, complete: bool = False) -> None:
         """A source has come, of which nothing is known yet, or that it has everything."""
-        state = _Source(now, None if complete else 0, -1 if complete else 0)
+        state = _Source(None if complete else 0, -1 if complete else 0)
+        self._began = min(self._began, now)
         state.heard_at = state.sampled_at = now
         state.most = self._most_ahead
         self._sources[source] = state
@@ -275,18 +320,23 @@ class Schedule(Generic[S]):
         state.completed = self._holds
         self._count_holders()
 
-    def add_holdings(self, source: S, numbers: Iterable[int]) -> None:
+    def add_holdings(self, source: S, numbers: Iterable[int], now: float) -> None:
         """A source has these chunks, too."""
         state = self._sources[source]
         if state.chunks is None:
             return
         gained = set()
         for number in numbers:
+            if not state.chunks >> number & 1:
+                state.told_at = now
             state.chunks |= 1 << number
             piece = self._piece_of.get(number)
             if piece is not None:
                 gained.add(piece)
         for piece in gained:
+            hold = self._held.get(piece)
+            if hold is not None and hold.claimant == source:
+                del self._held[piece]
             span = self._spans[piece]
             mask = (1 << span.count) - 1
             if state.chunks >> span.first & mask == mask and not state.has >> piece & 1:
@@ -324,48 +374,70 @@ class Schedule(Generic[S]):
 
     # --- holding back ---
 
-    def hold_back(self, source: S, numbers: Iterable[int], now: float) -> None:
-        """A source is sending these chunks to others."""
-        state = self._sources[source]
+    def hold_back(
+        self, source: S, numbers: Iterable[int], now: float, claimant: S | None = None
+    ) -> None:
+        """A source is sending these chunks to another, the claimant."""
         for number in numbers:
             piece = self._piece_of.get(number)
-            if piece is None or not self._waiting >> piece & 1 or state.honoured >> piece & 1:
+            if piece is None:
                 continue
-            state.honoured |= 1 << piece
-            if piece not in self._held:
-                self._hold(piece, source, now)
+            if claimant is not None:
+                self._claimants[piece] = claimant
+            past = self._past_holds.get(piece)
+            if self._waiting >> piece & 1 and (past is None or past.latest != claimant):
+                self._hold(piece, source, claimant, now)
 
     def deferred(self, source: S, piece: int, now: float) -> None:
-        """A source says that others have asked for a piece, and will have it soon."""
+        """A source says that another has asked for a piece, and will have it soon."""
         state = self._sources[source]
-        self._forget(state, piece)
+        self._forget_unsent(state, piece, now)
         self._wait_again(piece)
-        state.honoured |= 1 << piece
         if self._waiting >> piece & 1:
-            self._hold(piece, source, now)
+            claimant = self._claimants.get(piece)
+            self._hold(piece, source, claimant if claimant in self._sources else None, now)
 
-    def _hold(self, piece: int, source: S, now: float) -> None:
+    def _hold(self, piece: int, source: S, claimant: S | None, now: float) -> None:
+        other = None if claimant is None else self._sources.get(claimant)
+        if other is not None and other.has >> piece & 1:
+            return  # there it is to be had already, and takes too long
+        past = self._past_holds.setdefault(piece, _PastHolds(now, 0, None))
+        if past.count >= _MOST_HOLDS or now - past.first > _LONGEST_HELD:
+            return
+        past.count += 1
+        past.latest = claimant
         self._holds += 1
-        self._held[piece] = now, source, self._holds
+        self._held[piece] = _Hold(now, source, claimant, self._holds)
 
-    def release_held(self) -> None:
-        """Somebody who may have been waited for is gone: wait for nobody."""
-        self._held.clear()
+    def left(self, source: S) -> None:
+        """Somebody is gone, or does not say any more what there is: what was held back for one who
+        had asked for it, or because it said so, is held back no more."""
+        for piece, hold in list(self._held.items()):
+            if source in (hold.claimant, hold.source):
+                del self._held[piece]
+
+    def _patience(self, piece: int, hold: _Hold[S]) -> float:
+        """Until when a piece is held back."""
+        source = self._sources.get(hold.source)
+        if source is None:
+            return -math.inf
+        slow = max(4 * source.fastest if source.fastest < math.inf else 0.0, 2 * source.latest)
+        since = hold.since
+        claimant = None if hold.claimant is None else self._sources.get(hold.claimant)
+        if claimant is not None and not claimant.is_silent:
+            since = max(since, claimant.told_at)
+        until = since + max(SILENT_AFTER, slow)
+        return min(until, self._past_holds[piece].first + _LONGEST_HELD)
 
     def _held_back(self, now: float, completed: int) -> int:
         """What is not to be asked of a source that had everything before the holds from
         `completed` on: who has got it since is whom they were for.
         """
         held = 0
-        for piece, (since, source, count) in list(self._held.items()):
-            state = self._sources.get(source)
-            patience = 0.0
-            if state is not None:
-                slow = 4 * state.fastest if state.fastest < math.inf else 0.0
-                patience = min(_LONGEST_HELD, max(SILENT_AFTER, slow))
-            if now - since > patience or not self._waiting >> piece & 1:
+        for piece, hold in list(self._held.items()):
+            if now > self._patience(piece, hold) or not self._waiting >> piece & 1:
                 del self._held[piece]
-            elif count > completed:
+            elif hold.number > completed:
                 held |= 1 << piece
         return held
 
@@ -384,6 +456,8 @@ class Schedule(Generic[S]):
                 held = self._held_back(now, state.completed)
                 if state.chunks is None:
                     wanted &= ~held
+            if state.chunks is None and self._scattered:
+                wanted &= ~self._shared(state, now)
             if len(self._sources) > 1:
                 wanted &= ~self._faster(state, now)
         wanted = wanted & self._urgent or wanted
@@ -416,14 +490,38 @@ class Schedule(Generic[S]):
             return 0  # it has to be measured
         found = 0
         for other in self._sources.values():
-            if (
-                other is not state
-                and other.rate
-                and other.is_reliable(now)
-                and 2 * other.eta(MAX_SPAN_BYTES) + 0.1 < own
-            ):
+            if other is not state and other.rate and other.is_reliable(now):
+                least = 2 * other.eta(MAX_SPAN_BYTES) + _SOON
+                if state.chunks is not None and other.chunks is None:
+                    least += self._lenience(now)
+                if least < own:
+                    found |= other.has
+        return found
+
+    def _shared(self, state: _Source, now: float) -> int:
+        """Pieces that one of those who fetch the same has, and brings not much later than this
+        source, which has everything: the other way round than in :meth:`_faster`.
+        """
+        most = _SOON + self._lenience(now)
+        if state.rate:
+            most += 2 * state.eta(MAX_SPAN_BYTES)
+        found = 0
+        for other in self._sources.values():
+            if other.chunks is None or not other.is_reliable(now):
+                continue
+            if other.rate is None:
+                is_soon = now - other.heard_at < min(_QUIET, most + _UNMEASURED)
+            else:
+                is_soon = other.eta(MAX_SPAN_BYTES) <= most
+            if is_soon:
                 found |= other.has
         return found
+
+    def _lenience(self, now: float) -> float:
+        """Seconds that who shares may take longer than who has everything."""
+        if not self._scattered:
+            return 0.0
+        return min(_MOST_LENIENCE, _LENIENCE * (now - self._began))
 
     def _rarest(self, wanted: int, state: _Source) -> int:
         own = 0 if state.chunks is None else 1
@@ -451,6 +549,7 @@ class Schedule(Generic[S]):
         state.next_steal = now + STEAL_PAUSE
         best: int | None = None
         longest = 0.0
+        lenience = self._lenience(now) if state.chunks is None else 0.0
         for other in self._sources.values():
             if other is state:
                 continue
@@ -466,6 +565,8 @@ class Schedule(Generic[S]):
                 ):
                     continue
                 expected = ahead / other.rate + quiet if other.rate else quiet * 4
+                if other.chunks is not None:
+                    expected -= lenience
                 if expected > longest:
                     best, longest = piece, expected
         if best is None:
@@ -481,9 +582,14 @@ class Schedule(Generic[S]):
         """Bytes have come from a source."""
         state = self._sources[source]
         state.heard_at = now
-        state.is_silent = False
+        if state.is_silent:
+            state.is_silent = False
+            # What nobody else was asked for meanwhile comes of it after all.
+            for piece in state.asked:
+                self._waiting &= ~(1 << piece)
         state.sample += count
-        self._measure(state, now, _RATE_SAMPLE)
+        if state.sample >= _LEAST_SAMPLE or now - state.sampled_at > _QUIET:
+            self._measure(state, now, _RATE_SAMPLE)
 
     @staticmethod
     def _measure(state: _Source, now: float, least: float) -> None:
@@ -502,7 +608,8 @@ class Schedule(Generic[S]):
             self._measure(state, now, 0.0)
         asked = state.asked.get(piece)
         if asked is not None:
-            state.fastest = min(state.fastest, now - asked)
+            state.latest = now - asked
+            state.fastest = min(state.fastest, state.latest)
             self._forget(state, piece)
             horizon = max(_HORIZON, 2 * state.fastest)
             most = min(state.most, max(_LEAST_WINDOW, int(horizon * (state.rate or 0))))
@@ -513,12 +620,18 @@ class Schedule(Generic[S]):
         self._unverified |= 1 << piece
         return True
 
-    def refused(self, source: S, piece: int) -> None:
+    def refused(self, source: S, piece: int, now: float) -> None:
         """A source does not send a piece; it waits again."""
         state = self._sources[source]
-        self._forget(state, piece)
+        self._forget_unsent(state, piece, now)
         self._wait_again(piece)
         self.lacks(source, piece)
+
+    def _forget_unsent(self, state: _Source, piece: int, now: float) -> None:
+        """What was asked for is not sent: until now it was not the source that was slow."""
+        self._forget(state, piece)
+        if state.sample < _LEAST_SAMPLE:
+            state.sampled_at, state.sample = now, 0
 
     def _forget(self, state: _Source, piece: int) -> None:
         if state.asked.pop(piece, None) is None:

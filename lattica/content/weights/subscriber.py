@@ -363,7 +363,10 @@ class WeightSubscriber(InProcess):
     ) -> tuple[Publication, int]:
         """Get a version or a delta of so many bytes; how many came for it."""
         options = FetchOptions(
-            base=base, give_up_after=self._options.give_up_after, share=size >= _SHARED_BYTES
+            base=base,
+            give_up_after=self._options.give_up_after,
+            share=size >= _SHARED_BYTES,
+            lingers=False,  # the catalog serves it on
         )
         result = await fetch(
             self._node,

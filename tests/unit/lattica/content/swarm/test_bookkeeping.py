@@ -10,8 +10,8 @@ from lattica.content.manifest.cid import Cid
 from lattica.content.pace import Pace
 from lattica.content.swarm.candidates import FAILED_PAUSE, MAX_CANDIDATES, Candidates
 from lattica.content.swarm.holdings import Holdings
-from lattica.content.swarm.members import CLAIM_LIFE, MAX_UNTOLD, Members
-from lattica.content.swarm.messages import MAX_MEMBERS, MAX_NUMBERS, Hello, Member
+from lattica.content.swarm.members import CLAIM_LIFE, MAX_DEFERRALS, MAX_UNTOLD, Members
+from lattica.content.swarm.messages import MAX_MEMBERS, MAX_NUMBERS, Hello, Member, Sending
 from lattica.nat.base.keys.identity import Identity, PeerId
 from lattica.nat.base.net.multiaddr import Multiaddr
 
@@ -65,7 +65,7 @@ def test_what_one_who_shares_has_asked_for_is_told_to_the_others():
     assert made.asks(PEERS[2], [7], 0.0)  # nobody gets it from there
     assert made.asks(PEERS[3], [8], 0.0)
     assert made.untold(1)[1] == ()
-    assert made.untold(2)[1] == (5, 6)
+    assert made.untold(2)[1] == (Sending((5, 6), PEERS[1]),)
 
 
 def test_who_asks_for_what_another_will_share_is_put_off_once():
@@ -77,6 +77,7 @@ def test_who_asks_for_what_another_will_share_is_put_off_once():
     assert not made.asks(PEERS[2], [5], 1.0)
     assert made.asks(PEERS[2], [5], 2.0)
     assert not made.asks(PEERS[3], [5], 3.0)
+    assert made.untold(3)[1] == (Sending((5, 5), PEERS[1]), Sending((5,), PEERS[2]))
     assert made.asks(PEERS[4], [5], 3.0)  # who does not watch knows nobody else
     assert made.asks(PEERS[1], [6], 3.0)
     made.leave(1)
@@ -84,14 +85,29 @@ def test_who_asks_for_what_another_will_share_is_put_off_once():
     assert made.asks(PEERS[3], [6], 4.0 + CLAIM_LIFE)
 
 
+def test_who_is_gone_is_waited_for_no_more_and_whoever_asks_next_is():
+    """All of those who waited for one that has left do not ask the source at once."""
+    made = book()
+    for number in range(6):
+        made.enter(number, PEERS[number], SHARES)
+    for number in range(6):
+        assert made.asks(PEERS[number], [5], 0.1) == (number == 0)
+    for gone in range(5):
+        made.leave(gone)
+        answers = [made.asks(PEERS[number], [5], 1.0 + gone) for number in range(gone + 1, 6)]
+        waited = MAX_DEFERRALS - 1 - gone
+        assert answers[0]
+        assert answers[1:] == [waited <= 0] * len(answers[1:])
+
+
 def test_who_listens_slowly_misses_the_oldest():
     made = book()
     made.enter(1, PEERS[1], SHARES)
     made.enter(2, PEERS[2], TAKES)
     made.asks(PEERS[1], range(MAX_UNTOLD + 10), 0.0)
-    first = made.untold(2)[1]
-    assert len(first) == MAX_NUMBERS
-    assert first[0] == 10
+    (first,) = made.untold(2)[1]
+    assert len(first.numbers) == MAX_NUMBERS
+    assert first.numbers[0] == 10
 
 
 def test_candidates_fastest_then_unknown_then_failed():

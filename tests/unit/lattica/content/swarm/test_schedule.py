@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 import random
 from collections import Counter, defaultdict
-from itertools import count
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 
 from lattica.content.download.plan import Span
 from lattica.content.swarm.schedule import SILENT_AFTER, Schedule
+from tests.support.doubles.swarm_network import SOURCE, SwarmNetwork, Turns
 
 MIB = 1 << 20
 
@@ -87,9 +87,9 @@ def test_holdings_that_grow_and_that_were_not_true():
     made.add("a", 0.0)
     assert made.next("a", 0.0) is None
     assert made.is_stuck
-    made.add_holdings("a", [1])
+    made.add_holdings("a", [1], 0.0)
     assert made.next("a", 0.0) == 1
-    made.refused("a", 1)
+    made.refused("a", 1, 0.0)
     assert made.next("a", 0.0) is None
     assert made.is_stuck
     made.set_holdings("a", None)
@@ -102,7 +102,7 @@ def test_a_piece_of_several_chunks_is_had_of_who_has_them_all():
     made.add("a", 0.0)
     made.set_holdings("a", bits(0, 2, 3, 4))
     assert ask(made, "a", 0.0) == [1]
-    made.add_holdings("a", [1])
+    made.add_holdings("a", [1], 0.0)
     assert ask(made, "a", 0.0) == [0]
 
 
@@ -242,7 +242,7 @@ def test_whatever_happens_every_piece_is_done_once_and_nothing_is_forgotten(data
             made.remove(name)
             asked[name].clear()
         elif step == "has":
-            made.add_holdings(name, data.draw(st.lists(st.integers(0, pieces - 1))))
+            made.add_holdings(name, data.draw(st.lists(st.integers(0, pieces - 1))), now)
         elif step == "silence":
             made.silence(now)
     # Whatever was going on, a source that has all brings the rest.
@@ -260,125 +260,44 @@ def test_whatever_happens_every_piece_is_done_once_and_nothing_is_forgotten(data
     assert done == Counter(range(pieces))
 
 
-# --- many at once ---
-
-
-class Network:
-    """Downloaders with a schedule each, and a source: uplinks in line, messages with a delay."""
-
-    def __init__(
-        self, peers: int, pieces: int, uplinks: dict[str, float], seed: int, lag: float = 0.0
-    ) -> None:
-        self.rng = random.Random(seed)
-        self.pieces = pieces
-        self.uplinks = uplinks
-        self.names = [f"p{number}" for number in range(peers)]
-        self.schedules = {name: schedule(pieces, seed + n) for n, name in enumerate(self.names)}
-        self.has: dict[str, set[int]] = {name: set() for name in self.names}
-        self.free_at: dict[str, float] = defaultdict(float)
-        self.sent: Counter[str] = Counter()
-        self.events: list[tuple[float, int, tuple[object, ...]]] = []
-        self.order = count()
-        self.finished: dict[str, float] = {}
-        self.lag = lag
-        self.claims: dict[int, str] = {}
-        self.deferred: set[tuple[str, int]] = set()
-
-    def at(self, when: float, *event: object) -> None:
-        heapq.heappush(self.events, (when, next(self.order), event))
-
-    def ask(self, name: str, now: float) -> None:
-        made = self.schedules[name]
-        for source in made.sources():
-            while made.has_room(source) and (piece := made.next(source, now)) is not None:
-                if source == "source":
-                    owner = self.claims.setdefault(piece, name)
-                    if owner != name and (name, piece) not in self.deferred:
-                        self.deferred.add((name, piece))
-                        self.at(now + 0.04, "later", name, piece)
-                        continue
-                rate = self.uplinks.get(source, 60 * MIB)
-                begin = max(self.free_at[source], now + 0.02)
-                self.free_at[source] = end = begin + MIB / rate
-                self.sent[source] += 1
-                self.at(end + 0.02, "piece", name, source, piece)
-                if source == "source":
-                    for other in self.names:
-                        if other != name:
-                            self.at(now + 0.05 + self.lag, "sending", other, piece)
-
-    def run(self, starts: list[float]) -> float:
-        for name, start in zip(self.names, starts, strict=True):
-            self.at(start, "start", name)
-        now = 0.0
-        while self.events and len(self.finished) < len(self.names):
-            now, _, (kind, *arguments) = heapq.heappop(self.events)
-            assert now < 3600
-            getattr(self, f"on_{kind}")(now, *arguments)
-        assert len(self.finished) == len(self.names)
-        return now
-
-    def on_start(self, now: float, name: str) -> None:
-        made = self.schedules[name]
-        made.scatter()
-        made.add("source", now, complete=True)
-        for other in self.names:
-            if other != name and "source" in self.schedules[other]:
-                self.at(now + 0.06, "meet", name, other)
-                self.at(now + 0.06, "meet", other, name)
-        self.at(now, "tick", name)
-
-    def on_meet(self, now: float, name: str, other: str) -> None:
-        self.schedules[name].add(other, now)
-        self.schedules[name].set_holdings(other, bits(*self.has[other]))
-        self.ask(name, now)
-
-    def on_tick(self, now: float, name: str) -> None:
-        self.ask(name, now)
-        if name not in self.finished:
-            self.at(now + 0.25, "tick", name)
-
-    def on_sending(self, now: float, name: str, piece: int) -> None:
-        if "source" in self.schedules[name]:
-            self.schedules[name].hold_back("source", [piece], now)
-
-    def on_later(self, now: float, name: str, piece: int) -> None:
-        self.schedules[name].deferred("source", piece, now)
-        self.ask(name, now)
-
-    def on_has(self, now: float, name: str, other: str, piece: int) -> None:
-        if other in self.schedules[name]:
-            self.schedules[name].add_holdings(other, [piece])
-            self.ask(name, now)
-
-    def on_piece(self, now: float, name: str, source: str, piece: int) -> None:
-        made = self.schedules[name]
-        deliver(made, source, piece, now)
-        self.has[name].add(piece)
-        for other in self.names:
-            if other != name:
-                self.at(now + 0.07 + self.lag, "has", other, name, piece)
-        if len(self.has[name]) == self.pieces:
-            self.finished.setdefault(name, now)
-        self.ask(name, now)
-
-
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("spread", "lag"), [(0.0, 0.0), (0.5, 0.5), (5.0, 0.0)])
 def test_eight_at_once_cost_a_slow_source_little_more_than_one(spread, lag, seed):
     """Also where news comes late."""
     pieces, uplink = 48, 4 * MIB
-    net = Network(8, pieces, {"source": uplink}, seed, lag)
-    began = [spread * net.rng.random() for _ in range(8)]
-    took = net.run(began)
-    assert net.sent["source"] <= 1.3 * pieces
+    net = SwarmNetwork(8, pieces, {SOURCE: uplink}, seed, lag=lag)
+    took = net.run([spread * net.rng.random() for _ in range(8)])
+    assert net.sent[SOURCE] <= 1.1 * pieces * MIB
     assert took <= 2 * pieces * MIB / uplink
+
+
+BUSY = [
+    Turns(work=0.01),
+    Turns(work=0.005, cores=2),
+    Turns(work=0.003, often=0.01, longest=2.0),
+]
+
+
+@pytest.mark.parametrize("turns", BUSY, ids=["slow", "two-cores", "stalls"])
+def test_eight_at_once_on_a_busy_machine_cost_a_slow_source_little_more_than_one(turns):
+    """Everything takes its time, or some take very long: 1.5 to 2.0 times before this was mended.
+
+    All asked the source at once for what was held back for one that had left; a refusal of 20 bytes
+    counted as what a peer sends in a tenth of a second; who had the last copy left with it.
+    """
+    pieces = 40
+    shares = []
+    for seed in range(3):
+        net = SwarmNetwork(8, pieces, {SOURCE: 4 * MIB}, seed, turns=turns)
+        net.run([5.0 * net.rng.random() for _ in range(8)])
+        shares.append(net.sent[SOURCE] / (pieces * MIB))
+    assert sorted(shares)[1] <= 1.3
 
 
 def test_a_fast_source_is_not_held_up_by_slow_peers():
     pieces = 64
     slow = {f"p{number}": 0.5 * MIB for number in range(3)}
-    net = Network(3, pieces, {"source": 200 * MIB, **slow}, 1)
+    net = SwarmNetwork(3, pieces, {SOURCE: 200 * MIB, **slow}, 1)
     assert net.run([0.0, 0.0, 0.0]) <= 15.0
 
 
@@ -420,7 +339,70 @@ def test_what_was_held_back_is_asked_of_who_has_everything_since():
 def test_nobody_is_waited_for_who_is_gone():
     made = schedule(2)
     made.add("a", 0.0, complete=True)
-    made.hold_back("a", [0, 1], 0.0)
+    made.hold_back("a", [0], 0.0, "b")
+    made.hold_back("a", [1], 0.0, "c")
     assert made.next("a", 0.0) is None
-    made.release_held()
-    assert made.next("a", 0.1) is not None
+    made.left("d")
+    assert made.next("a", 0.1) is None
+    made.left("c")
+    assert made.next("a", 0.1) == 1
+    made.left("a")
+    deliver(made, "a", 1, 0.1)
+    assert made.next("a", 0.1) == 0
+
+
+def test_who_gets_on_is_waited_for_and_who_does_not_is_not():
+    made = schedule(3)
+    made.add("a", 0.0, complete=True)
+    for name in "bc":
+        made.add(name, 0.0)
+    made.hold_back("a", [0], 0.0, "b")
+    made.hold_back("a", [1, 2], 0.0, "c")
+    made.scatter()
+    now = 0.0
+    for _ in range(3):  # of both nothing new, of b something new
+        now += SILENT_AFTER - 1.0
+        made.add_holdings("c", [2], 1.0)
+        made.add_holdings("b", [1 + int(now > 5.0)], now)
+    assert ask(made, "a", SILENT_AFTER + 2.0) == []  # c was heard of after a second
+    made.remove("b")
+    made.remove("c")
+
+
+def test_nobody_is_waited_for_without_end():
+    """A source may name whom it likes, and others may say that they get on."""
+    made = schedule(2)
+    made.add("a", 0.0, complete=True)
+    made.add("b", 0.0)
+    for second in range(70):
+        made.hold_back("a", [0, 1], float(second), f"stranger {second}")
+        made.set_holdings("b", 0)
+        made.add_holdings("b", [1], float(second))
+    assert made.next("a", 70.0) == 0
+
+
+def test_a_refusal_says_nothing_about_how_fast_a_peer_is():
+    """It is 20 bytes, which took 0.2 s: its rate was 100 bytes a second for a long time."""
+    made = schedule(9)
+    for name in "ab":
+        made.add(name, 0.0, complete=True)
+    for refusal in (made.deferred, made.refused):
+        piece = made.next("b", 0.0)
+        assert piece is not None
+        made.came("b", 20, 0.2)
+        refusal("b", piece, 0.2)
+        assert made.sources()["b"].rate is None
+
+
+def test_who_comes_back_is_not_asked_again_for_what_it_is_to_bring():
+    """Its answer counted for one of both, and the other half of its window was lost for ever."""
+    made = schedule(1)
+    for name in "ab":
+        made.add(name, 0.0, complete=True)
+    assert made.next("a", 0.0) == 0
+    assert made.silence(SILENT_AFTER) == ["a"]
+    made.came("a", 1000, 6.0)
+    assert made.next("a", 6.0) is None
+    deliver(made, "a", 0, 6.1)
+    assert made.sources()["a"].in_flight == 0
+    assert made.is_finished
