@@ -30,6 +30,7 @@ from typing import Generic, TypeVar
 
 from lattica.content.download.plan import Span
 from lattica.content.protocol import MAX_SPAN_BYTES
+from lattica.content.swarm.holds import Hold, Holds
 
 S = TypeVar("S", bound=Hashable)
 
@@ -53,11 +54,7 @@ _MAX_ASKED = 1024
 """Requests under way to one source. Their bytes must fit the stream's buffers, or both sides could
 wait to send."""
 _MAX_COPIES = 2
-_LONGEST_HELD = 60.0
-"""Seconds for which a piece is held back in all, however many are said to have asked for it."""
-_MOST_HOLDS = 8
-"""Times that a piece is held back."""
-_LENIENCE = 0.5
+_LENIENCE = 1.0
 """How much longer, as a share of the time that it has gone on, who shares may keep others waiting:
 what that costs is little beside the rest, and what it spares may be somebody's thin uplink."""
 _MOST_LENIENCE = 10.0
@@ -113,29 +110,6 @@ class _Source:
 
 
 @dataclass(frozen=True, slots=True)
-class _Hold(Generic[S]):
-    """A piece that is not asked of who has everything."""
-
-    since: float
-    source: S
-    """Who sends it to another, and said so."""
-    claimant: S | None
-    """To whom; None: it is not known."""
-    number: int
-    """The how manieth hold it is."""
-
-
-@dataclass(slots=True)
-class _PastHolds(Generic[S]):
-    """For whom a piece was held back, which a source could name anybody for."""
-
-    first: float
-    """When it was first."""
-    count: int
-    latest: S | None
-
-
-@dataclass(frozen=True, slots=True)
 class SourceState:
     """How a source does."""
 
@@ -171,12 +145,7 @@ class Schedule(Generic[S]):
         """Pieces that somebody waits for."""
         self._planes = [0] * _PLANES
         """Pieces that at least 1, 2, … sources with parts have."""
-        self._held: dict[int, _Hold[S]] = {}
-        """Pieces held back."""
-        self._holds = 0
-        self._claimants: dict[int, S] = {}
-        """Who has asked a source for a piece, as was heard last."""
-        self._past_holds: dict[int, _PastHolds[S]] = {}
+        self._holds = Holds[S]()
 
     def scatter(self) -> None:
         """Others fetch the same: ask in a random order, so that each has something else soon."""
@@ -317,7 +286,7 @@ class Schedule(Generic[S]):
         state = self._sources[source]
         state.chunks = chunks
         state.has = -1 if chunks is None else self._pieces_in(chunks)
-        state.completed = self._holds
+        state.completed = self._holds.count
         self._count_holders()
 
     def add_holdings(self, source: S, numbers: Iterable[int], now: float) -> None:
@@ -334,9 +303,7 @@ class Schedule(Generic[S]):
             if piece is not None:
                 gained.add(piece)
         for piece in gained:
-            hold = self._held.get(piece)
-            if hold is not None and hold.claimant == source:
-                del self._held[piece]
+            self._holds.got(piece, source)
             span = self._spans[piece]
             mask = (1 << span.count) - 1
             if state.chunks >> span.first & mask == mask and not state.has >> piece & 1:
@@ -382,10 +349,8 @@ class Schedule(Generic[S]):
             piece = self._piece_of.get(number)
             if piece is None:
                 continue
-            if claimant is not None:
-                self._claimants[piece] = claimant
-            past = self._past_holds.get(piece)
-            if self._waiting >> piece & 1 and (past is None or past.latest != claimant):
+            is_new = self._holds.claim(piece, claimant)
+            if is_new and self._waiting >> piece & 1:
                 self._hold(piece, source, claimant, now)
 
     def deferred(self, source: S, piece: int, now: float) -> None:
@@ -394,30 +359,22 @@ class Schedule(Generic[S]):
         self._forget_unsent(state, piece, now)
         self._wait_again(piece)
         if self._waiting >> piece & 1:
-            claimant = self._claimants.get(piece)
+            claimant = self._holds.claimant(piece)
             self._hold(piece, source, claimant if claimant in self._sources else None, now)
 
     def _hold(self, piece: int, source: S, claimant: S | None, now: float) -> None:
         other = None if claimant is None else self._sources.get(claimant)
         if other is not None and other.has >> piece & 1:
             return  # there it is to be had already, and takes too long
-        past = self._past_holds.setdefault(piece, _PastHolds(now, 0, None))
-        if past.count >= _MOST_HOLDS or now - past.first > _LONGEST_HELD:
-            return
-        past.count += 1
-        past.latest = claimant
-        self._holds += 1
-        self._held[piece] = _Hold(now, source, claimant, self._holds)
+        self._holds.hold(piece, source, claimant, now)
 
     def left(self, source: S) -> None:
         """Somebody is gone, or does not say any more what there is: what was held back for one who
         had asked for it, or because it said so, is held back no more."""
-        for piece, hold in list(self._held.items()):
-            if source in (hold.claimant, hold.source):
-                del self._held[piece]
+        self._holds.left(source)
 
-    def _patience(self, piece: int, hold: _Hold[S]) -> float:
-        """Until when a piece is held back."""
+    def _held_until(self, hold: Hold[S]) -> float:
+        """How long it is waited for somebody to get a piece, and to say so."""
         source = self._sources.get(hold.source)
         if source is None:
             return -math.inf
@@ -426,20 +383,7 @@ class Schedule(Generic[S]):
         claimant = None if hold.claimant is None else self._sources.get(hold.claimant)
         if claimant is not None and not claimant.is_silent:
             since = max(since, claimant.told_at)
-        until = since + max(SILENT_AFTER, slow)
-        return min(until, self._past_holds[piece].first + _LONGEST_HELD)
-
-    def _held_back(self, now: float, completed: int) -> int:
-        """What is not to be asked of a source that had everything before the holds from
-        `completed` on: who has got it since is whom they were for.
-        """
-        held = 0
-        for piece, hold in list(self._held.items()):
-            if now > self._patience(piece, hold) or not self._waiting >> piece & 1:
-                del self._held[piece]
-            elif hold.number > completed:
-                held |= 1 << piece
-        return held
+        return since + max(SILENT_AFTER, slow)
 
     # --- asking ---
 
@@ -451,9 +395,9 @@ class Schedule(Generic[S]):
             return None
         wanted = state.has & self._waiting
         if wanted:
-            if self._held:
-                # Those who have it already are asked; only more of them are not waited for.
-                held = self._held_back(now, state.completed)
+            if self._holds:
+                # Who has got everything since has it for those who were waited for.
+                held = self._holds.since(state.completed, self._waiting, now, self._held_until)
                 if state.chunks is None:
                     wanted &= ~held
             if state.chunks is None and self._scattered:

@@ -72,7 +72,7 @@ class _Node:
 
 
 class SwarmNetwork:
-    """`pieces` of 1 MiB, `peers` that fetch them, uplinks in bytes a second (60 MiB if not said)."""
+    """`pieces` of 1 MiB, `peers` that fetch them, uplinks in bytes a second (else 60 MiB)."""
 
     def __init__(
         self,
@@ -236,7 +236,7 @@ class SwarmNetwork:
             else:
                 queue.popleft()
             self._at(end + _DELAY, client, self._came, client, server, None if left else piece)
-            # The network card does this, whatever the node does.
+            # A little before, so that a free node keeps its line busy.
             self._at(max(now, end - UNIT / 4 / MIB), server, self._sent, server)
             return
 
@@ -266,7 +266,12 @@ class SwarmNetwork:
     # --- fetching ---
 
     def _heard(
-        self, now: float, name: str, server: str, sending: tuple[Sending, ...], more: tuple[int, ...]
+        self,
+        now: float,
+        name: str,
+        server: str,
+        sending: tuple[Sending, ...],
+        more: tuple[int, ...],
     ) -> None:
         made = self.schedules[name]
         if server not in made:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -88,31 +89,35 @@ async def serving(host: MemoryHost, publication: Publication, spoil=None, bits: 
 
 
 @pytest.mark.parametrize("limits", [PublisherLimits(), PublisherLimits(rate=8 * MIB)])
-async def test_several_at_once_help_each_other(tmp_path, limits):
+async def test_several_at_once_help_each_other(tmp_path, limits, monkeypatch):
+    """Nobody gets anything before all are there: who comes late to a fast source helps nobody."""
+    all_there = threading.Event()
+    read_span = Publication.read_span
+
+    def read(publication, first, count):
+        assert all_there.wait(30.0)
+        return read_span(publication, first, count)
+
+    monkeypatch.setattr(Publication, "read_span", read)
     source = make_file(tmp_path / "file", 24)
     results: list[FetchResult] = []
-    seen: list[FetchProgress] = []
     async with memory_net() as net:
         origin = net.host()
         async with Publisher(origin, limits) as publisher:
             ticket = await publisher.publish(source)
 
             async def get(number: int) -> None:
-                def watch(event) -> None:
-                    if isinstance(event, FetchProgress):
-                        seen.append(event)
-
-                options = replace(QUICK, share_for=0.5)
                 out = tmp_path / f"out{number}"
-                results.append(
-                    await fetch(net.host(), ticket, out, progress=watch, options=options)
-                )
+                results.append(await fetch(net.host(), ticket, out, options=QUICK))
 
+            service = publisher._service
+            assert service is not None
             async with trio.open_nursery() as nursery:
                 for number in range(4):
                     nursery.start_soon(get, number)
-            service = publisher._service
-            assert service is not None
+                while len(service._members.get(ticket.cid, ())) < 4:
+                    await trio.sleep(0.01)
+                all_there.set()
             sent = service.bytes_sent[ticket.cid]
     for number in range(4):
         assert (tmp_path / f"out{number}" / "file").read_bytes() == source.read_bytes()
@@ -121,7 +126,7 @@ async def test_several_at_once_help_each_other(tmp_path, limits):
     assert shared > source.stat().st_size  # in the worst case, with a fast source
     if limits.rate < 1e9:
         assert sent <= 1.5 * source.stat().st_size
-        assert max(event.sources for event in seen) > 1
+        assert all(len(result.sources) > 1 for result in results)
     for result in results:
         counts = [one.bytes_fetched for one in result.sources]
         assert sum(counts) == result.bytes_fetched == source.stat().st_size
@@ -409,3 +414,36 @@ async def test_one_node_has_one_publisher_and_any_number_of_fetches(tmp_path):
         with pytest.raises(LatticaError, match="the application"):
             async with Publisher(other):
                 pass
+
+
+async def test_who_has_everything_stays_while_others_need_it_and_not_where_nobody_does(tmp_path):
+    """What only it had would have to come from the source again."""
+    source = make_file(tmp_path / "file", 4)
+    async with memory_net() as net:
+        origin, first, second = net.host(), net.host(), net.host()
+        async with Publisher(origin, PublisherLimits(rate=8 * MIB)) as publisher:
+            ticket = await publisher.publish(source)
+            stayed: list[Sharing] = []
+
+            def watch(event) -> None:
+                if isinstance(event, Sharing):
+                    stayed.append(event)
+
+            await fetch(first, ticket, tmp_path / "alone", progress=watch, options=QUICK)
+            assert stayed == []
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(
+                    lambda: fetch(second, ticket, tmp_path / "2", options=replace(QUICK, rate=MIB))
+                )
+                result = await fetch(first, ticket, tmp_path / "1", progress=watch, options=QUICK)
+            assert len(stayed) == 1
+            assert 0 < stayed[0].seconds <= 0.5 * result.seconds + 0.1
+            stayed.clear()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(
+                    lambda: fetch(second, ticket, tmp_path / "4", options=replace(QUICK, rate=MIB))
+                )
+                options = replace(QUICK, lingers=False)
+                await fetch(first, ticket, tmp_path / "3", progress=watch, options=options)
+                nursery.cancel_scope.cancel()
+            assert stayed == []
