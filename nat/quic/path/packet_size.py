@@ -24,6 +24,7 @@ import hmac
 import math
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from lattica.nat.quic.qh3.core import CONNECTION_ID_SIZE, MIN_DATAGRAM
 
@@ -37,12 +38,23 @@ _STEPS = (MIN_DATAGRAM, SMALLEST)
 _ROUNDS = 3
 _ROUND = 0.25
 """Seconds between two rounds of one test, or two round trips where that is longer."""
+_LONGEST_ROUND = 4.0
+_MEMORY = 10.0
+"""Seconds that a probe is remembered: an answer that is late says that the path is slow, or one of
+its ends busy, and not dead."""
 _FIRST_RAISE = 10.0
 """Seconds after which larger sizes are tried again; doubles up to `_LAST_RAISE`."""
 _LAST_RAISE = 600.0
 """RFC 8899's PMTU_RAISE_TIMER."""
 _LONGEST_REST = 60.0
 """Seconds between two tests at most, on a path that loses packets of all sizes alike."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Probe:
+    size: int
+    test: int
+    sent_at: float
 
 
 class PacketSize:
@@ -67,8 +79,12 @@ class PacketSize:
         self._clock = clock
         self._full = 0
         """Bytes of the largest datagrams that are sent whole."""
-        self._nonces: dict[bytes, int] = {}
-        """By nonce, the size of each probe of the test under way."""
+        self._probes: dict[bytes, _Probe] = {}
+        """By nonce, those that are not answered, the latest last."""
+        self._test = 0
+        """The number of the latest test."""
+        self._round = _ROUND
+        """What a round takes at least: twice as long as answers have been under way."""
         self._answered: set[int] = set()
         self._rounds = 0
         """Of the test under way."""
@@ -89,7 +105,8 @@ class PacketSize:
         """The peer is at another address: this is another path."""
         self.limit = None
         self.dead = False
-        self._nonces.clear()
+        self._probes.clear()
+        self._round = _ROUND
         self._due = self._raise_at = math.inf
         self._rest, self._rest_until = _ROUND, -math.inf
         self._raise_after = _FIRST_RAISE
@@ -110,8 +127,8 @@ class PacketSize:
             self._finish(now)
             return []
         self._rounds += 1
-        self._due = now + max(_ROUND, 2 * (rtt or 0.0))
-        return [self._probe(peer_connection_id, size) for size in self._sizes()]
+        self._due = now + max(self._round, 2 * (rtt or 0.0))
+        return [self._probe(peer_connection_id, size, now) for size in self._sizes()]
 
     def answer(self, probe: bytes, peer_connection_id: bytes) -> bytes:
         """The answer to a probe of the peer's, which goes back to where that came from."""
@@ -119,21 +136,30 @@ class PacketSize:
         return bytes((ANSWER,)) + peer_connection_id + proof
 
     def receive_answer(self, answer: bytes) -> None:
-        """Take an answer. Anything but one to a probe of the test under way changes nothing."""
+        """Take an answer. Anything but one to a probe of the last seconds changes nothing."""
         proof = answer[1 + CONNECTION_ID_SIZE :]
-        for nonce, size in self._nonces.items():
+        for nonce, probe in self._probes.items():
             if hmac.compare_digest(proof, _proof(self._receiving_key, nonce)):
-                del self._nonces[nonce]
-                self.answers += 1
-                self._answered.add(size)
-                if size == self._full:
-                    self._finish(self._clock())
+                del self._probes[nonce]
+                self._take(probe, self._clock())
                 return
+
+    def _take(self, probe: _Probe, now: float) -> None:
+        """A probe was answered."""
+        self.answers += 1
+        self.dead = False
+        self._round = max(self._round, min(2 * (now - probe.sent_at), _LONGEST_ROUND))
+        if probe.test == self._test and self._due < math.inf:
+            self._answered.add(probe.size)
+            if probe.size == self._full:
+                self._finish(now)
 
     def _begin(self, full: int, now: float) -> None:
         self._full = full
         self._answered.clear()
-        self._nonces.clear()
+        self._test += 1
+        while self._probes and now - next(iter(self._probes.values())).sent_at > _MEMORY:
+            del self._probes[next(iter(self._probes))]
         self._rounds = 0
         self._due = now
         self._raise_at = math.inf
@@ -141,15 +167,14 @@ class PacketSize:
     def _sizes(self) -> Iterable[int]:
         return (self._full, *(size for size in _STEPS if size < self._full))
 
-    def _probe(self, peer_connection_id: bytes, size: int) -> bytes:
+    def _probe(self, peer_connection_id: bytes, size: int, now: float) -> bytes:
         nonce = os.urandom(16)
-        self._nonces[nonce] = size
+        self._probes[nonce] = _Probe(size, self._test, now)
         return (bytes((PROBE,)) + peer_connection_id + nonce).ljust(size, b"\0")
 
     def _finish(self, now: float) -> None:
         """Judge the path by what was answered."""
         best = max(self._answered, default=0)
-        self._nonces.clear()
         self._due = math.inf
         self.dead = not best
         before = self.limit

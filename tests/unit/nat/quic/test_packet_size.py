@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 
 import pytest
 from hypothesis import given
@@ -28,10 +29,12 @@ A, B = b"a" * 32, b"b" * 32
 class PathBetween:
     """Two ends, and a path that loses what is larger than `largest`, and some of the rest."""
 
-    def __init__(self, largest: int, loss: float = 0.0, seed: int = 1) -> None:
+    def __init__(self, largest: int, loss: float = 0.0, seed: int = 1, delay: float = 0.0) -> None:
         self.clock = Clock(100.0)
         self.largest = largest
         self.loss = loss
+        self.delay = delay
+        self.under_way: deque[tuple[float, bytes]] = deque()
         self.random = random.Random(seed)
         self.sent: list[bytes] = []
         self.ours = PacketSize(sending_key=A, receiving_key=B, clock=self.clock)
@@ -60,7 +63,9 @@ class PathBetween:
                     assert is_size_message(answer)
                     assert connection_id(answer) == CID
                     if self._passes(answer):
-                        self.ours.receive_answer(answer)
+                        self.under_way.append((self.clock.now + self.delay, answer))
+            while self.under_way and self.under_way[0][0] <= self.clock.now:
+                self.ours.receive_answer(self.under_way.popleft()[1])
             self.clock.now += 0.05
 
 
@@ -97,6 +102,19 @@ def test_it_shrinks_further_and_heals():
     before = len(path.sent)
     path.run(3600)
     assert len(path.sent) == before
+
+
+@pytest.mark.parametrize("delay", [0.5, 1.5, 3.0])
+@pytest.mark.parametrize(("largest", "limit"), [(1500, None), (1300, 1200)])
+def test_a_slow_path_is_not_dead(delay, largest, limit):
+    """Answers that are later than a test, from a busy peer or through full queues, count."""
+    path = PathBetween(largest, delay=delay)
+    path.run(delay + 1, losing=True)
+    for _ in range(60):
+        path.run(0.5, losing=True)
+        assert not path.dead()
+        assert path.ours.answers
+    assert path.limit() == limit
 
 
 def test_a_path_that_has_just_shrunk_is_tried_again_soon():
