@@ -6,6 +6,7 @@ import math
 import tempfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -96,7 +97,10 @@ class Node(NodeInProcess):
             identity = Identity.generate() if path is None else Identity.load_or_create(path)
         self.identity = identity
         self._key_file = path
-        self.swarm = Swarm(identity, self.config.swarm)
+        swarm_config = self.config.swarm
+        if self.config.nat.relay_only:
+            swarm_config = replace(swarm_config, listen=())
+        self.swarm = Swarm(identity, swarm_config)
         self._identify = serve_standard(self.swarm)
         self._host: Host | None = None
         self._rpc: Rpc | None = None

@@ -121,6 +121,9 @@ class NodeConfig:
         require_texts("bootstrap", self.bootstrap)
         if self.log_level.lower() not in LEVELS:
             raise FieldError("log_level", f"one of {', '.join(LEVELS)}", self.log_level)
+        if self.nat.relay_only and self.discovery.mdns:
+            expected = "off with nat.relay_only: it shows this node's address to the network"
+            raise FieldError("discovery.mdns", expected, self.discovery.mdns)
 
 
 def require_config(config: object) -> None:

@@ -8,11 +8,11 @@ separately: a connection needs both to be allowed. Pure: no I/O, no clock.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from lattica.nat.base.errors import AccessDeniedError, AddressError, ConfigError
 from lattica.nat.base.keys.identity import PeerId, parse_peer_id
-from lattica.nat.base.net.addresses import ip_of
+from lattica.nat.base.net.addresses import Kind, ip_of, kind_of, relay_of, split_peer
 from lattica.nat.base.net.ip import IpAddress, IpNetwork, parse_ip
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.config import AccessRules
@@ -65,10 +65,33 @@ class Gater:
         ConfigError: when made, if a rule cannot be parsed; names the setting and the rule.
     """
 
-    __slots__ = ("_allow_networks", "_allow_peers", "_deny_networks", "_deny_peers")
+    __slots__ = ("_allow_networks", "_allow_peers", "_deny_networks", "_deny_peers", "_relays")
 
     def __init__(self, rules: AccessRules) -> None:
+        self._relays: Mapping[PeerId, frozenset[Multiaddr]] | None = None
         self.change(rules)
+
+    def only_dial(self, relays: Mapping[PeerId, frozenset[Multiaddr]]) -> None:
+        """From now on dial nobody but these relays, at these addresses, and others through them."""
+        self._relays = relays
+
+    def check_dial(self, peer_id: PeerId | None, addr: Multiaddr) -> None:
+        """Refuse to show this node's address to who is no relay, where :meth:`only_dial` says so.
+
+        Before a name is looked up, too. Where somebody else says that a relay is, it is not: there
+        this node's address would be seen before it turns out who answers.
+
+        Raises:
+            AccessDeniedError: with the setting that forbids it.
+        """
+        if self._relays is None:
+            return
+        base, named = split_peer(addr)
+        if kind_of(base) is Kind.CIRCUIT:
+            if relay_of(addr) not in self._relays:
+                raise AccessDeniedError("nat.relay_only: its relay is not in nat.relay.relays")
+        elif base not in self._relays.get(peer_id or named, ()):  # type: ignore[arg-type]
+            raise AccessDeniedError("nat.relay_only: it is no address of nat.relay.relays")
 
     def change(self, rules: AccessRules) -> None:
         """Enforce these from now on. Raises ConfigError as when made; then nothing has changed."""

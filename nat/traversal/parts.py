@@ -43,6 +43,7 @@ from lattica.nat.traversal.punch.probe_budget import ProbeBudget
 from lattica.nat.traversal.relay.circuit_transport import CircuitTransport
 from lattica.nat.traversal.relay.client.client import RelayClient
 from lattica.nat.traversal.relay.messages import HOP
+from lattica.nat.traversal.relay.only import only_relays
 from lattica.nat.traversal.relay.server.access import lists_of
 from lattica.nat.traversal.relay.server.service import RelayService
 from lattica.nat.traversal.stun.behaviour import Responder
@@ -93,6 +94,8 @@ class Traversal:
             # Whoever is a relay can be reached: two with one bootstrap list need not each other.
             config = replace(config, relay=replace(config.relay, reservations=0))
             self._config = config
+        if config.relay_only:
+            config = self._config = only_relays(swarm, config)
         circuits = CircuitTransport(swarm, config.relay)
         swarm.add_transport(circuits)
         protocols = swarm.protocols
@@ -108,16 +111,19 @@ class Traversal:
             config.autonat.client,
             on_change=self._on_reachability,
         )
-        protocols.handle_all(self.autonat.handlers, owner="the AutoNAT client")
+        if not config.relay_only:
+            protocols.handle_all(self.autonat.handlers, owner="the AutoNAT client")
         budget = ProbeBudget(
             config.birthday.per_address, config.birthday.per_hour, clock=trio.current_time
         )
-        strategies: list[Strategy] = [
-            DirectStrategy(swarm, config.punch),
-            DcutrStrategy(swarm, config.punch),
-            IceStrategy(swarm, config.ice, budget=budget),
-            BirthdayStrategy(swarm, config.birthday, budget=budget),
-        ]
+        strategies: list[Strategy] = []
+        if not config.relay_only:
+            strategies += [
+                DirectStrategy(swarm, config.punch),
+                DcutrStrategy(swarm, config.punch),
+                IceStrategy(swarm, config.ice, budget=budget),
+                BirthdayStrategy(swarm, config.birthday, budget=budget),
+            ]
         self.paths = PathManager(swarm, strategies, config.paths)
         self.relay_service: RelayService | None = None
         serves_autonat = config.autonat.server.enabled
@@ -140,13 +146,14 @@ class Traversal:
             self._follow_network,
             self.paths.run,
             self.relays.run,
-            self.prober.run,
             self.port_mapping.run,
             NetworkMonitor(self._swarm.events).run,
         ]
+        if not self._config.relay_only:
+            parts.append(self.prober.run)
         if self.relay_service is not None:
             parts += [self.relay_service.run, StunResponder(self._swarm).run]
-        if self._config.autonat.client.enabled:
+        if self._config.autonat.client.enabled and not self._config.relay_only:
             parts.append(self.autonat.run)
         self._ended = trio.Event()
         try:

@@ -19,6 +19,8 @@ class OwnAddresses:
 
     def __init__(self, changed: Callable[[], None]) -> None:
         self._changed = changed
+        self.only_relayed = False
+        """Others are told no other addresses than those at relays."""
         self._by_source: dict[str, tuple[Multiaddr, ...]] = dict.fromkeys(_ORDER, ())
         self.reachable: frozenset[Multiaddr] = frozenset()
         """Addresses, of the interfaces too, that strangers were seen to connect to."""
@@ -50,5 +52,6 @@ class OwnAddresses:
     @property
     def all(self) -> tuple[Multiaddr, ...]:
         """What others are told: all that may be reachable, without duplicates."""
-        found = dict.fromkeys(addr for addrs in self._by_source.values() for addr in addrs)
+        sources = ("relayed",) if self.only_relayed else _ORDER
+        found = dict.fromkeys(addr for name in sources for addr in self._by_source[name])
         return tuple(addr for addr in found if addr not in self.unreachable)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from lattica.nat.base.errors import (
+    AccessDeniedError,
     AddressError,
     ConnectionClosedError,
     DialAttempt,
@@ -134,7 +135,7 @@ class Dialer:
         :meth:`dial` raises.
         """
         timeouts = self._config.timeouts
-        origins = await resolve_origins(addrs, peer_id=peer_id)
+        origins = await resolve_origins(self._may_dial(peer_id, addrs), peer_id=peer_id)
         candidates, doubted = self._doubted_last(
             peer_id, self._one_a_relay(order_addresses(origins))
         )
@@ -221,6 +222,20 @@ class Dialer:
             del failure  # which leads back here
         return made
 
+    def _may_dial(self, peer_id: PeerId | None, addrs: Iterable[Multiaddr]) -> list[Multiaddr]:
+        """The addresses that may be dialed. Raises DialError if none of several may."""
+        allowed: list[Multiaddr] = []
+        refused: list[DialAttempt] = []
+        for addr in addrs:
+            try:
+                self._connector.gater.check_dial(peer_id, addr)
+                allowed.append(addr)
+            except AccessDeniedError as error:
+                refused.append(DialAttempt(str(addr), str(error)))
+        if refused and not allowed:
+            raise DialError(peer_id or refused[0].address, refused)
+        return allowed
+
     def _doubted_last(
         self, peer_id: PeerId | None, candidates: Sequence[Multiaddr]
     ) -> tuple[list[Multiaddr], frozenset[Multiaddr]]:
@@ -252,6 +267,7 @@ class Dialer:
         unless_doubtful: bool = False,
     ) -> Connection:
         """See :meth:`lattica.nat.swarm.swarm.Swarm.dial_fresh`."""
+        self._connector.gater.check_dial(peer_id, addr)
         doubt = self._doubtful.get(peer_id, addr)
         if unless_doubtful and doubt is not None:
             await trio.lowlevel.checkpoint()
@@ -268,6 +284,7 @@ class Dialer:
         """Make a connection over a link of the caller's."""
 
         def checked() -> SecureLink:
+            self._connector.gater.check_dial(peer_id, addr)
             self._connector.gater.check_address(addr)
             return begin()
 
@@ -280,6 +297,7 @@ class Dialer:
         """Dial from a port of its own, and do not register what comes of it."""
 
         async def dial() -> Connection:
+            self._connector.gater.check_dial(peer_id, addr)
             self._connector.gater.check_address(addr)
             if quic.can_dial(addr):
                 family = to_endpoint(addr).family

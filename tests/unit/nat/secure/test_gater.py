@@ -7,7 +7,7 @@ import ipaddress
 import pytest
 
 from lattica.errors import AccessDeniedError, AddressError, ConfigError
-from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.keys.identity import Identity, PeerId
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.config import AccessRules
 from lattica.nat.secure.gater import Gater
@@ -131,3 +131,48 @@ def test_multiaddrs_are_judged_by_their_first_hop() -> None:
     gater.check_address(Multiaddr("/ip4/10.0.0.1/tcp/1"))
     with pytest.raises(AccessDeniedError, match="no IP address"):
         gater.check_address(Multiaddr("/dns4/example.org/tcp/1"))
+
+
+RELAY_ADDR = "/ip4/192.0.2.1/tcp/4001"
+RELAY_NAME = "/dns4/relay.example/udp/4001/quic-v1/noise"
+
+
+def relay_only() -> Gater:
+    gater = Gater(AccessRules())
+    gater.only_dial({ALICE: frozenset({Multiaddr(RELAY_ADDR), Multiaddr(RELAY_NAME)})})
+    return gater
+
+
+@pytest.mark.parametrize(
+    "addr",
+    [
+        RELAY_ADDR,
+        RELAY_NAME,
+        f"{RELAY_ADDR}/p2p/{ALICE}",
+        f"/p2p/{ALICE}/p2p-circuit",
+        f"/ip4/203.0.113.9/tcp/1/p2p/{ALICE}/p2p-circuit/p2p/{BOB}",  # once Alice is connected
+    ],
+)
+def test_where_only_relays_are_dialed_they_are_and_others_through_them(addr: str) -> None:
+    relay_only().check_dial(BOB if "circuit" in addr else ALICE, Multiaddr(addr))
+
+
+@pytest.mark.parametrize(
+    ("peer", "addr"),
+    [
+        (BOB, RELAY_ADDR),
+        (None, RELAY_ADDR),
+        (BOB, f"{RELAY_ADDR}/p2p/{ALICE}"),
+        (ALICE, "/ip4/203.0.113.9/tcp/1"),
+        (None, f"/ip4/203.0.113.9/tcp/1/p2p/{ALICE}"),
+        (ALICE, "/ip4/192.0.2.1/tcp/4002"),
+        (ALICE, "/dns4/other.example/udp/4001/quic-v1/noise"),
+        (ALICE, f"{RELAY_ADDR}/p2p/{BOB}/p2p-circuit"),
+        (ALICE, f"/p2p/{BOB}/p2p-circuit/p2p/{ALICE}"),
+        (BOB, "/p2p-circuit"),
+    ],
+)
+def test_where_only_relays_are_dialed_nobody_else_is(peer: PeerId | None, addr: str) -> None:
+    with pytest.raises(AccessDeniedError, match=r"nat\.relay_only"):
+        relay_only().check_dial(peer, Multiaddr(addr))
+    Gater(AccessRules()).check_dial(peer, Multiaddr(addr))
