@@ -70,6 +70,7 @@ TARGETS: dict[str, str] = {
     "punch-candidates": "traversal.dcutr:PUNCH_CANDIDATES",
     "manifest": "content.transfers:MANIFEST",
     "safetensors-header": "content.transfers:SAFETENSORS_HEADER",
+    "gguf-header": "content.transfers:GGUF_HEADER",
     "ticket": "content.transfers:TICKET",
     "ticket-body": "content.transfers:TICKET_BODY",
     "cid": "content.transfers:CID_FORMS",

@@ -64,7 +64,8 @@ def fetch_command(
     tensors: Annotated[
         str | None,
         typer.Option(
-            metavar="GLOB", help="Only tensors with such names, as smaller safetensors files."
+            metavar="GLOB",
+            help="Only tensors with such names, as smaller safetensors or GGUF files.",
         ),
     ] = None,
     ranges: Annotated[

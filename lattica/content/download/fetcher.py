@@ -435,9 +435,9 @@ async def fetch(
     `progress` is called with :class:`~lattica.content.Progress`, and with nothing else.
 
     `tensors` is a glob (as in `fnmatch`, with case; a backslash before `*`, `?`, a bracket or a
-    backslash means that character): only safetensors files that have matching tensors are
-    written, and only with these. One that lies there with other tensors is not replaced, unless the
-    options say so (`replace_tensors`).
+    backslash means that character): only safetensors and GGUF files that have matching tensors
+    are written, and only with these. One that lies there with other tensors is not replaced, unless
+    the options say so (`replace_tensors`).
 
     With `ranges` only these bytes are written, of each file one after the other, to a file that is
     named after them: `model.bin.0-1023,4096-8191`. Only chunks that have some of them are fetched.

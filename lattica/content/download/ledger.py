@@ -73,7 +73,7 @@ class Ledger:
         It is given out once more when they are there; at once, if there are none.
         """
         self._complete.discard(output)
-        self.bytes_done -= len(self._plan.outputs[output].prefix)
+        self.bytes_done -= self._plan.outputs[output].made_bytes
         for number in set(numbers):
             if number not in self._missing:
                 self._again[number] = set()
@@ -93,5 +93,5 @@ class Ledger:
         return ready
 
     def _is_ready(self, output: int) -> None:
-        self.bytes_done += len(self._plan.outputs[output].prefix)
+        self.bytes_done += self._plan.outputs[output].made_bytes
         self._ready.append(output)

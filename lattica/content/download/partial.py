@@ -74,9 +74,9 @@ def _go_on() -> None:
     """The checkpoint of who cannot be cancelled."""
 
 
-def _begins_with(descriptor: int, prefix: bytes) -> bool:
-    found = memoryview(bytearray(len(prefix)))
-    return read_exactly(descriptor, found, 0) and found == prefix
+def _has(descriptor: int, at: int, data: bytes) -> bool:
+    found = memoryview(bytearray(len(data)))
+    return read_exactly(descriptor, found, at) and found == data
 
 
 class PartialFiles:
@@ -376,8 +376,9 @@ class PartialFiles:
             if not has_name:
                 if os.fstat(descriptor).st_size != item.size:
                     os.ftruncate(descriptor, item.size)
-                if not _begins_with(descriptor, item.prefix):
-                    write_all(descriptor, memoryview(item.prefix), 0)
+                for at, data in item.made:
+                    if not _has(descriptor, at, data):
+                        write_all(descriptor, memoryview(data), at)
             set_executable(descriptor, item.executable)
             status = mark_unmodified(descriptor)
             if status.st_size != item.size:
@@ -403,7 +404,7 @@ class PartialFiles:
     ) -> list[int]:
         """Sync a file; meanwhile hash it, and return the chunks that are not right in it."""
         item = self._plan.outputs[output]
-        if not _begins_with(descriptor, item.prefix):
+        if not all(_has(descriptor, at, data) for at, data in item.made):
             return self._numbers(output)
         pieces = self._plan.pieces(output)
         if item.size < _THREADS_FROM:

@@ -1,7 +1,7 @@
 """What a fetch has to write: the files on disk, and where each chunk's bytes go. Pure.
 
-A whole publication is written as it is. With a selection of tensors, every safetensors file
-that has some becomes a smaller valid safetensors file with only those; other files are left out.
+A whole publication is written as it is. With a selection of tensors, every safetensors or
+GGUF file that has some becomes a smaller valid one with only those; other files are left out.
 With ranges of bytes, these become a file each file they are of, which is named after them.
 """
 
@@ -17,11 +17,18 @@ from functools import cached_property
 
 from lattica.content.download.ranges import ByteRange, ranges_by_file
 from lattica.content.errors import ContentError
+from lattica.content.manifest.chunking import has_tensors
 from lattica.content.manifest.cid import Cid
+from lattica.content.manifest.gguf_header import (
+    PREFIX_BYTES,
+    GgufLayout,
+    build_gguf_header,
+    extents,
+)
 from lattica.content.manifest.lists import lists_for, loaded_runs
 from lattica.content.manifest.manifest import FileEntry, Manifest
 from lattica.content.manifest.paths import check_path
-from lattica.content.manifest.safetensors_header import build_header
+from lattica.content.manifest.safetensors_header import Tensor, build_header
 from lattica.content.protocol import MAX_SPAN_BYTES, MAX_SPAN_CHUNKS
 
 _SHOWN_NAMES = 5
@@ -38,7 +45,10 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One file to write: `prefix`, then what the segments (by ascending source) bring."""
+    """One file to write: `prefix`, then what the segments (by ascending source) bring.
+
+    A second text may lie between the segments: `infix`, at `infix_at`.
+    """
 
     path: str
     executable: bool
@@ -47,6 +57,18 @@ class Output:
     segments: tuple[Segment, ...]
     whole: bool
     """It is the published file unchanged, so that chunk hashes verify it."""
+    infix: bytes = b""
+    infix_at: int = 0
+
+    @property
+    def made(self) -> tuple[tuple[int, bytes], ...]:
+        """What is made here and not fetched: where it belongs, and its bytes."""
+        return (0, self.prefix), (self.infix_at, self.infix)
+
+    @property
+    def made_bytes(self) -> int:
+        """Bytes of that."""
+        return len(self.prefix) + len(self.infix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +116,7 @@ def _matcher(pattern: str) -> Callable[[str], object]:
 
 def _check_known(manifest: Manifest) -> None:
     for file in manifest.files:
-        if file.layout is None and file.path.lower().endswith(".safetensors"):
+        if file.layout is None and has_tensors(file.path):
             raise ContentError(
                 f"the tensors of {file.path!r} are not known: its publisher could not read its "
                 "header, and says why; fetch it without a selection"
@@ -109,6 +131,8 @@ def _tensor_output(file: FileEntry, pattern: str) -> Output | None:
     tensors = [t for t in file.layout.tensors if matches(t.name)]
     if not tensors:
         return None
+    if isinstance(file.layout, GgufLayout):
+        return _gguf_output(file, file.layout, tensors)
     prefix = build_header(file.layout.metadata, tensors)
     segments: list[Segment] = []
     target = len(prefix)
@@ -120,6 +144,29 @@ def _tensor_output(file: FileEntry, pattern: str) -> Output | None:
             segments.append(Segment(tensor.offset, target, tensor.length))
         target += tensor.length
     return Output(file.path, file.executable, target, prefix, tuple(segments), whole=False)
+
+
+def _gguf_output(file: FileEntry, layout: GgufLayout, tensors: Sequence[Tensor]) -> Output:
+    """The file with all its pairs, and these tensors with what fills them up."""
+    prefix, infix = build_gguf_header(layout, tensors)
+    pairs = layout.pairs_end - PREFIX_BYTES
+    segments = [Segment(PREFIX_BYTES, PREFIX_BYTES, pairs)] if pairs else []
+    target = layout.pairs_end + len(infix)
+    extent_of = dict(zip(layout.tensors, extents(layout), strict=True))
+    for tensor in tensors:
+        if extent_of[tensor]:
+            segments.append(Segment(tensor.offset, target, extent_of[tensor]))
+        target += extent_of[tensor]
+    return Output(
+        file.path,
+        file.executable,
+        target,
+        prefix,
+        tuple(segments),
+        whole=False,
+        infix=infix,
+        infix_at=layout.pairs_end,
+    )
 
 
 def _range_output(file: FileEntry, parts: Sequence[tuple[int, int]]) -> Output:

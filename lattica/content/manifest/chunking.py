@@ -4,7 +4,8 @@ A plain file is cut where its content says so (:mod:`~.content_defined`). A safe
 at the end of its header, which is cut every 1 MiB, and at tensors first: a tensor of at least
 64 KiB begins a chunk of its own and is cut every 1 MiB from there; runs of smaller neighbours share
 chunks of up to 256 KiB. So a tensor that did not change keeps its chunks wherever it moves in the
-file, and one tensor can be fetched alone.
+file, and one tensor can be fetched alone. A GGUF file is cut likewise; what fills a tensor up to
+the alignment is part of its last chunk.
 
 Files are read in pieces by worker threads: memory is 8 MiB a thread, whatever their size.
 """
@@ -18,7 +19,7 @@ from array import array
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
 import trio
@@ -33,7 +34,8 @@ from lattica.content.manifest.content_defined import (
     cut_segment,
     digest_of_zeros,
 )
-from lattica.content.manifest.manifest import MAX_CHUNK_BYTES, MAX_TENSORS, ChunkTable
+from lattica.content.manifest.gguf_header import GgufLayout, extents, parse_gguf
+from lattica.content.manifest.manifest import MAX_CHUNK_BYTES, MAX_TENSORS, ChunkTable, Layout
 from lattica.content.manifest.safetensors_header import (
     LENGTH_BYTES,
     TensorLayout,
@@ -77,7 +79,7 @@ class CutFile:
     ends: array[int] | None
     """As in :class:`~lattica.content.manifest.manifest.ChunkTable`; None: it is cut by its content,
     when it is hashed."""
-    layout: TensorLayout | None
+    layout: Layout | None
 
 
 def _split(lengths: list[int], size: int) -> None:
@@ -95,12 +97,17 @@ def cut_plain(size: int) -> list[int]:
     return lengths
 
 
-def cut_tensors(layout: TensorLayout) -> list[int]:
-    """Lengths of the chunks of a safetensors file."""
+def cut_tensors(layout: Layout) -> list[int]:
+    """Lengths of the chunks of a safetensors or GGUF file."""
     lengths = cut_plain(layout.data_start)
+    if isinstance(layout, GgufLayout):
+        tensors = extents(layout)
+        if not tensors:
+            _split(lengths, layout.size - layout.data_start)
+    else:
+        tensors = [tensor.length for tensor in layout.tensors]
     shared = 0
-    for tensor in layout.tensors:
-        length = tensor.length
+    for length in tensors:
         small = length < SMALL_TENSOR_BYTES
         if shared and not (small and shared + length <= SHARED_CHUNK_BYTES):
             lengths.append(shared)
@@ -114,22 +121,40 @@ def cut_tensors(layout: TensorLayout) -> list[int]:
     return lengths
 
 
-def _read_layout(descriptor: int, path: Path, size: int, warn: bool) -> TensorLayout | None:
+def _safetensors(descriptor: int, size: int) -> TensorLayout:
+    length = header_length(os.pread(descriptor, LENGTH_BYTES, 0), size)
+    layout = parse_header(os.pread(descriptor, length, LENGTH_BYTES), size)
+    if len(layout.tensors) + len(layout.metadata) > MAX_TENSORS:
+        raise ValueError(f"more than {MAX_TENSORS:,} tensors and metadata entries")
+    text = sum(len(key) + len(value) for key, value in layout.metadata)
+    if text > _MAX_METADATA_BYTES:
+        raise ValueError(f"more than {_MAX_METADATA_BYTES:,} characters of metadata")
+    return layout
+
+
+def _gguf(descriptor: int, size: int) -> GgufLayout:
+    return parse_gguf(lambda at, count: os.pread(descriptor, count, at), size, MAX_TENSORS)
+
+
+_FORMATS: dict[str, Callable[[int, int], Layout]] = {".safetensors": _safetensors, ".gguf": _gguf}
+"""By the end of a file's name, what reads its header."""
+
+
+def has_tensors(path: str) -> bool:
+    """Whether a file is one of those whose tensors can be told, by its name."""
+    return PurePosixPath(path).suffix.lower() in _FORMATS
+
+
+def _read_layout(descriptor: int, path: Path, size: int, warn: bool) -> Layout | None:
     try:
-        length = header_length(os.pread(descriptor, LENGTH_BYTES, 0), size)
-        layout = parse_header(os.pread(descriptor, length, LENGTH_BYTES), size)
-        if len(layout.tensors) + len(layout.metadata) > MAX_TENSORS:
-            raise ValueError(f"more than {MAX_TENSORS:,} tensors and metadata entries")
-        text = sum(len(key) + len(value) for key, value in layout.metadata)
-        if text > _MAX_METADATA_BYTES:
-            raise ValueError(f"more than {_MAX_METADATA_BYTES:,} characters of metadata")
-        return layout
+        return _FORMATS[path.suffix.lower()](descriptor, size)
     except ValueError as error:
         logger.log(
             logging.WARNING if warn else logging.DEBUG,
-            "%s is not a valid safetensors file (%s); sent as a plain file, of which no tensors "
+            "%s is not a valid %s file (%s); sent as a plain file, of which no tensors "
             "can be selected",
             path,
+            path.suffix.lower()[1:],
             error,
         )
         return None
@@ -138,20 +163,21 @@ def _read_layout(descriptor: int, path: Path, size: int, warn: bool) -> TensorLa
 def cut_file(path: Path, *, flags: int = os.O_RDONLY, warn: bool = True) -> CutFile:
     """Look at a file and decide where to cut it; blocking, reads at most its header.
 
-    A damaged safetensors file is cut as a plain one, unless told otherwise with a warning. Raises
-    :class:`OSError`.
+    A damaged safetensors or GGUF file is cut as a plain one, unless told otherwise with a warning.
+    Raises :class:`OSError`.
     """
     descriptor = open_regular(path, flags)
     try:
         state = FileState.of(os.fstat(descriptor))
         layout = None
-        if path.suffix.lower() == ".safetensors":
+        if has_tensors(path.name):
             layout = _read_layout(descriptor, path, state.size, warn)
     finally:
         os.close(descriptor)
     if layout is None:
         return CutFile(path, state, None, None)
-    return CutFile(path, state, ChunkTable.from_chunks(cut_tensors(layout), b"").ends, layout)
+    lengths = cut_tensors(layout)
+    return CutFile(path, state, ChunkTable.from_chunks(lengths, b"").ends, layout)
 
 
 def _check_unchanged(descriptor: int, file: CutFile) -> None:

@@ -5,7 +5,10 @@ Form (arrays only, so that there is one encoding)::
     [2, name, [file, …]]
     file   = [path, executable, chunks, layout]
     chunks = [0, lengths, digests], or [count, sizes, digests]
-    layout = [data_start, [[key, value], …], [[name, dtype, [dimension, …]], …]], or []
+    layout = [data_start, [[key, value], …], tensors]           of safetensors
+           | [version, pairs, pairs_end, alignment, tensors]    of GGUF
+           | []                                                 of other files
+    tensors = [[name, dtype, [dimension, …]], …]
 
 `lengths` holds 4 bytes (big endian) a chunk, `digests` 32 bytes a chunk. With a `count` of chunks
 these are in lists (:mod:`~lattica.content.manifest.lists`, which says when): `sizes` are 8 bytes
@@ -25,6 +28,15 @@ import msgpack
 
 from lattica.content.errors import ContentError
 from lattica.content.manifest.cid import DIGEST_SIZE
+from lattica.content.manifest.gguf_header import (
+    MAX_ALIGNMENT,
+    MAX_PAIR_BYTES,
+    MAX_PAIRS,
+    PREFIX_BYTES,
+    VERSIONS,
+    GgufLayout,
+    gguf_layout,
+)
 from lattica.content.manifest.lists import is_listed, pack_lengths, refs_of, table_of
 from lattica.content.manifest.manifest import (
     LIST_CHUNKS,
@@ -37,6 +49,7 @@ from lattica.content.manifest.manifest import (
     Chunks,
     ChunkTable,
     FileEntry,
+    Layout,
     ListedChunks,
     ListRef,
     Manifest,
@@ -47,7 +60,6 @@ from lattica.content.manifest.safetensors_header import (
     MAX_DIMENSION,
     MAX_DIMENSIONS,
     MAX_HEADER_BYTES,
-    TensorLayout,
     layout_from_shapes,
 )
 from lattica.content.manifest.schema_reader import SchemaReader
@@ -56,14 +68,13 @@ from lattica.nat.base.errors import RemoteProtocolError
 VERSION = 2
 
 
-def _pack_layout(layout: TensorLayout | None) -> list[object]:
+def _pack_layout(layout: Layout | None) -> list[object]:
     if layout is None:
         return []
-    return [
-        layout.data_start,
-        [[key, value] for key, value in layout.metadata],
-        [[tensor.name, tensor.dtype, list(tensor.shape)] for tensor in layout.tensors],
-    ]
+    tensors = [[tensor.name, tensor.dtype, list(tensor.shape)] for tensor in layout.tensors]
+    if isinstance(layout, GgufLayout):
+        return [layout.version, layout.pairs, layout.pairs_end, layout.alignment, tensors]
+    return [layout.data_start, [[key, value] for key, value in layout.metadata], tensors]
 
 
 def _pack_sizes(sizes: Sequence[int]) -> bytes:
@@ -98,7 +109,7 @@ def _encode(manifest: Manifest) -> bytes:
     return data
 
 
-def _entries(layout: TensorLayout) -> int:
+def _entries(layout: Layout) -> int:
     """What a layout takes of the budget of `MAX_TENSORS`."""
     return len(layout.tensors) + len(layout.metadata)
 
@@ -167,14 +178,27 @@ def _refs(count: int, sizes: bytes, digests: bytes) -> ListedChunks:
     return ListedChunks(tuple(refs), {})
 
 
-def _read_layout(reader: SchemaReader, size: int, budget: int) -> TensorLayout | None:
-    if reader.array("layout", 3) == 0:
+def _read_layout(reader: SchemaReader, size: int, budget: int) -> Layout | None:
+    fields = reader.array("layout", 5)
+    if fields == 0:
         return None
+    if fields == 5:
+        version = reader.number("version", max(VERSIONS))
+        pairs = reader.number("pairs", MAX_PAIRS)
+        end = reader.number("pairs_end", PREFIX_BYTES + MAX_PAIR_BYTES)
+        alignment = reader.number("alignment", MAX_ALIGNMENT)
+        return gguf_layout(version, pairs, end, alignment, size, _read_tensors(reader, budget))
+    if fields != 3:
+        raise ValueError(f"a layout of {fields} elements")
     data_start = reader.number("data_start", LENGTH_BYTES + MAX_HEADER_BYTES)
     metadata = []
     for _ in range(reader.array("metadata", budget)):
         reader.array("metadata pair", 2, 2)
         metadata.append((reader.value(str, "metadata key"), reader.value(str, "metadata")))
+    return layout_from_shapes(data_start, size, metadata, _read_tensors(reader, budget))
+
+
+def _read_tensors(reader: SchemaReader, budget: int) -> list[tuple[str, str, tuple[int, ...]]]:
     shapes = []
     for _ in range(reader.array("tensors", budget)):
         reader.array("tensor", 3, 3)
@@ -182,7 +206,7 @@ def _read_layout(reader: SchemaReader, size: int, budget: int) -> TensorLayout |
         dimensions = reader.array("shape", MAX_DIMENSIONS)
         shape = tuple(reader.number("dimension", MAX_DIMENSION) for _ in range(dimensions))
         shapes.append((name, dtype, shape))
-    return layout_from_shapes(data_start, size, metadata, shapes)
+    return shapes
 
 
 def _read_manifest(reader: SchemaReader) -> Manifest:

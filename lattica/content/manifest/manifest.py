@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import TypeAlias
 
 from lattica.content.manifest.cid import DIGEST_SIZE
+from lattica.content.manifest.gguf_header import GgufLayout
 from lattica.content.manifest.safetensors_header import TensorLayout
 from lattica.nat.base.errors import LocalProtocolError
 
@@ -168,6 +169,7 @@ class ListedChunks:
 
 
 Chunks: TypeAlias = ChunkTable | ListedChunks
+Layout: TypeAlias = TensorLayout | GgufLayout
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +179,8 @@ class FileEntry:
     path: str
     executable: bool
     chunks: Chunks
-    layout: TensorLayout | None = None
-    """For a safetensors file: its tensors."""
+    layout: Layout | None = None
+    """For a safetensors or GGUF file: its tensors."""
 
     @property
     def size(self) -> int:

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
+from lattica.content.manifest.ggml_types import block_bytes
+
 MAX_HEADER_BYTES = 100_000_000
 """Longest header, by the format."""
 MAX_DIMENSIONS = 64
@@ -75,7 +77,9 @@ class Tensor:
     @property
     def length(self) -> int:
         """Size in bytes."""
-        return tensor_bytes(self.dtype, self.shape)
+        if self.dtype in DTYPE_BITS:
+            return tensor_bytes(self.dtype, self.shape)
+        return block_bytes(self.dtype, self.shape)
 
 
 @dataclass(frozen=True, slots=True)

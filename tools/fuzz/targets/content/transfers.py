@@ -11,6 +11,7 @@ import msgpack
 from lattica.content.download.plan import Plan
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.codec import decode_manifest, encode_manifest
+from lattica.content.manifest.gguf_header import build_gguf_header, parse_gguf
 from lattica.content.manifest.manifest import (
     MAX_MANIFEST_BYTES,
     ChunkTable,
@@ -108,6 +109,18 @@ def _manifest(data: bytes) -> None:
                 for place in plan.placements(number):
                     if place.offset + place.length > plan.outputs[place.output].size:
                         raise Violation(f"chunk {number} is placed outside of its file")
+
+
+def _gguf_header(data: bytes) -> None:
+    size, rest = option(data)
+    file_size = len(rest) + size - 128
+    layout = parse_gguf(lambda at, count: rest[at : at + count], file_size)
+    for tensor in layout.tensors:
+        if not layout.data_start <= tensor.offset <= tensor.offset + tensor.length <= file_size:
+            raise Violation(f"{tensor.name!r} lies outside of its file")
+    prefix, infix = build_gguf_header(layout, layout.tensors)
+    if prefix != rest[: len(prefix)] or len(infix) != layout.data_start - layout.pairs_end:
+        raise Violation("the header of all tensors is not the file's")
 
 
 def _safetensors_header(data: bytes) -> None:
@@ -221,6 +234,21 @@ SAFETENSORS_HEADER = Target(
     tokens=[
         b'"dtype":', b'"shape":[', b'"data_offsets":[', b'"__metadata__":{', b"{", b"}", b"[" * 50,
         b"9" * 5000, b"1e999", b"NaN", b"-0", b'"\\ud800"', b'"F4"', b"9223372036854775807",
+    ],
+)  # fmt: skip
+GGUF_HEADER = Target(
+    "gguf-header",
+    _gguf_header,
+    (ValueError,),
+    seeds=[
+        b"\x80GGUF\x03\0\0\0" + bytes(16),
+        b"\xa0GGUF\x03\0\0\0\x01" + bytes(7) + b"\x01" + bytes(7)
+        + b"\x01" + bytes(7) + b"k\x09\0\0\0\x08\0\0\0\x01" + bytes(7) + b"\x01" + bytes(7) + b"t"
+        + b"\x01" + bytes(7) + b"w\x01\0\0\0\x04" + bytes(7) + bytes(4) + bytes(8),
+    ],
+    tokens=[
+        b"\x11" + bytes(7) + b"general.alignment\x04\0\0\0", b"\x09\0\0\0", b"\x08\0\0\0",
+        b"\xff" * 8, bytes(7) + b"\x80", b"\x0c\0\0\0",
     ],
 )  # fmt: skip
 TICKET = Target(

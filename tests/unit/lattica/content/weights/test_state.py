@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 
 from lattica.content import Cid, MappedTensors, RawTensor, WeightVersion
 from lattica.content.manifest.chunking import cut_file
+from lattica.content.manifest.safetensors_header import TensorLayout
 from lattica.content.weights.state import element_bytes, write_state
 from lattica.errors import LocalProtocolError
 
@@ -29,7 +30,7 @@ def written(tmp_path, state):
     path = tmp_path / "weights.safetensors"
     write_state(path, state)
     layout = cut_file(path).layout
-    assert layout is not None
+    assert isinstance(layout, TensorLayout)
     version = WeightVersion(1, Cid.of(b""), path, 0, 0, 0.0, layout, MappedTensors(path))
     return path, version, layout
 
