@@ -30,7 +30,7 @@ _ENOUGH = 6
 """Peers of a bucket with which lookups find their way."""
 _IDENTIFIED = 5.0
 """Seconds that a peer has to say where it is."""
-_FIRST_JOINS = (2.0, 15.0, 60.0)
+_FIRST_JOINS = (0.5, 2.0, 15.0, 60.0)
 """Seconds until a node looks for itself again after it has come. Those who come at the same time
 know little at first; and two networks that know nothing of each other meet where they have a
 bootstrap peer in common."""

@@ -71,11 +71,11 @@ def invoke(method: Callable[..., Any], payload: Any) -> Any:
 def received(value: Any, message_class: type | None) -> Any:
     """A value as its annotation has it: a message from its bytes, or from a dict of its fields."""
     if message_class is None:
-        return value
+        return bytes(value) if isinstance(value, memoryview) else value
     if value is None or isinstance(value, (bytes, bytearray, memoryview)):
         # An empty message is none on the wire of the original.
         message = message_class()
-        message.ParseFromString(bytes(value or b""))
+        message.ParseFromString(b"" if value is None else value)
         return message
     if isinstance(value, Mapping):
         message = message_class()
@@ -102,7 +102,10 @@ def sent_result(value: Any) -> Any:
 
 
 def _sent(value: Any) -> Any:
-    return value.SerializeToString() if hasattr(value, "SerializeToString") else value
+    """Messages as memoryviews: these are read where they have arrived, while bytes are copied."""
+    if hasattr(value, "SerializeToString"):
+        return memoryview(value.SerializeToString())
+    return value
 
 
 def _set_field(message: Any, name: str, value: Any) -> None:

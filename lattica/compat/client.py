@@ -289,7 +289,11 @@ class CompatLattica:
         return [str(addr) for addr in self.lattica.addrs]
 
     def get_all_peers(self) -> list[str]:
-        """The connected peers of this network, those that a relay connects included."""
+        """The connected peers of this network, those that a relay connects included.
+
+        A node with bootstrap peers is given a second from its start to find whom they know.
+        """
+        self._running.look_round()
         return [str(status.peer_id) for status in self._peers()]
 
     def _peers(self) -> list[PeerStatus]:
@@ -319,7 +323,8 @@ class CompatLattica:
         return [str(with_peer(addr, peer)) for addr in found]
 
     def get_peer_rtt(self, peer_id: str) -> float | None:
-        """Seconds to a connected peer and back; None while that is not known.
+        """Seconds to a connected peer and back; None of others. The first measurement of a
+        connection is waited for, a second at most.
 
         Raises:
             RuntimeError: it is no peer ID.
@@ -328,8 +333,7 @@ class CompatLattica:
             peer = parse_peer_id(peer_id)
         except LatticaError as error:
             raise CompatError(f"Failed to get peer RTT: {error}") from None
-        path = self.lattica.path(peer)
-        return None if path is None else path.rtt
+        return self._bridge.call(self._running.rtt, peer)
 
     def is_symmetric_nat(self) -> bool | None:
         """False once the NAT is known, None before.

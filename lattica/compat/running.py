@@ -6,6 +6,7 @@ import concurrent.futures
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -27,6 +28,16 @@ from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.keys.peer_id import PeerId
 
 T = TypeVar("T")
+
+SOON = 1.0
+"""Seconds after the start for which `get_all_peers` waits, and those for which `get_peer_rtt` waits
+for a first measurement.
+
+The original's users look at both at once, and wait for whole seconds when they find nothing. What
+they find then they keep: a scheduler of Parallax never routes by peers that had no round trip.
+"""
+
+_RTT_POLL = 0.005
 
 DRAIN = 5.0
 """Seconds that calls which nobody waits for have to finish when the node is closed."""
@@ -57,6 +68,7 @@ class Running:
         external = usable(settings.external_addrs, "announce")
         if external:
             self.bridge.call_plain(self.node.swarm.own_addresses.set, "configured", external)
+        self._looked_round = time.monotonic() + (SOON if config.bootstrap else 0.0)
 
     def _block_folder(self, settings: Settings, own: PeerId) -> Path:
         """Of a node whose key stays, in the user's state folder; else for as long as it lives."""
@@ -78,6 +90,19 @@ class Running:
 
         self.bridge.submit(serve)
         return ready.result()
+
+    def look_round(self) -> None:
+        """Wait until a node that was told of peers has had a second to find those they know."""
+        time.sleep(max(0.0, self._looked_round - time.monotonic()))
+
+    async def rtt(self, peer: PeerId) -> float | None:
+        """Seconds to a connected peer and back, the first of which is waited for; else None."""
+        with trio.move_on_after(SOON):
+            while (path := self.node.path(peer)) is not None:
+                if path.rtt is not None:
+                    return path.rtt
+                await trio.sleep(_RTT_POLL)
+        return None
 
     def send(self, function: Callable[[], Awaitable[T]]) -> Call[T]:
         """Begin a call, which has its time to finish when the node is closed."""

@@ -18,6 +18,7 @@ import pytest
 from google.protobuf.struct_pb2 import Value
 
 from lattica import ConnectionHandler, Lattica, rpc_method, rpc_stream, rpc_stream_iter
+from lattica.compat import running
 from lattica.compat.client import CompatLattica
 from lattica.compat.errors import CompatError
 from lattica.errors import ConfigError
@@ -207,6 +208,20 @@ def test_peers(pair: Pair) -> None:
     assert "/ipfs/id/1.0.0" in info.protocols
     assert b.get_peer_info(STRANGER) is None
     assert b.is_symmetric_nat() is None
+
+
+def test_what_users_look_at_once_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parallax takes a peer that has no round trip at its first look for one without a path."""
+    a = Lattica.builder().with_listen_addrs(LISTEN).build()
+    monkeypatch.setattr(running, "SOON", 30.0)
+    b = Lattica.builder().with_listen_addrs(LISTEN).with_bootstraps(a.get_visible_maddrs()).build()
+    end = b._running._looked_round = time.monotonic() + 0.3
+    b.get_all_peers()
+    assert time.monotonic() >= end
+    b.lattica.wait_connected(a.peer_id(), timeout=30)
+    assert b.get_peer_rtt(a.peer_id()) is not None
+    b.close()
+    a.close()
 
 
 def test_calls(pair: Pair) -> None:
