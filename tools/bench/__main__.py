@@ -37,7 +37,9 @@ def programs(peers: list[str], ours: bool) -> tuple[list[Program], list[str]]:
     for name in dict.fromkeys(peers):
         peer = venvs.PEERS[name]
         try:
-            python = venvs.ensure(name, peer.requirements, say)
+            python = Path(sys.executable)
+            if peer.requirements:
+                python = venvs.ensure(name, peer.requirements, say)
         except venvs.SetupError as error:
             complaints.append(str(error))
         else:

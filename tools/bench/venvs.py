@@ -52,6 +52,7 @@ PEERS: dict[str, Peer] = {
         Peer("hivemind", "impl_hivemind.py", ("hivemind==1.1.12", "torch<2.14", "setuptools<80")),
         Peer("libtorrent", "impl_libtorrent.py", ("libtorrent==2.1.1",), sender="server"),
         Peer("lattica-rs", "impl_lattica_rs.py", ("lattica==1.0.21",), sender="server"),
+        Peer("lattica-compat", "impl_lattica_rs.py", (), "compat", sender="server"),
     )
 }
 REFERENCES: dict[str, Peer] = {

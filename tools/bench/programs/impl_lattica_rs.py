@@ -1,7 +1,7 @@
-"""The original Lattica (PyPI `lattica`, Rust core): the same work in its terms.
+"""The original Lattica (PyPI `lattica`, Rust core), or our drop-in: the same work in its terms.
 
-Run as a script in its own virtual environment: `python impl_lattica_rs.py server|client …`. Its
-package has our name, so this file must never run where ours is importable.
+Run as a script: `python impl_lattica_rs.py server|client …`, in the original's own virtual
+environment, or (variant `compat`) where ours is installed, whose package has the same name.
 
 What it cannot do, and what is measured instead, is in `NOTES`. It pickles what it sends; both ends
 are our own children on loopback here. The work directory is the runner's temporary one.
@@ -290,7 +290,8 @@ def idle(child: bc.Child, job: bc.Job) -> None:
 
 
 def name_of(job: bc.Job) -> str:
-    return f"lattica 1.0.21 (Rust): {TRANSPORTS[job.transport]}"
+    who = "drop-in for lattica" if job.variant == "compat" else "lattica 1.0.21 (Rust)"
+    return f"{who}: {TRANSPORTS[job.transport]}"
 
 
 def run_client(child: bc.Child, job: bc.Job) -> None:
