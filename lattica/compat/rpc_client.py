@@ -19,6 +19,7 @@ from lattica.nat.base.keys.peer_id import PeerId
 
 if TYPE_CHECKING:
     from lattica.compat.running import Running
+    from lattica.rpc.client.stubs import NamedStub
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,8 @@ class RpcClient:
     def __init__(self, running: Running, peer_id: PeerId) -> None:
         self._running = running
         self.peer_id = peer_id
+        self._stubs: dict[str, NamedStub] = {}
+        """By service; in the trio thread only."""
 
     def submit(self, method: str, sent: Sent) -> RpcFuture:
         """Send a call, and return its future.
@@ -60,7 +63,10 @@ class RpcClient:
                 call = original.client.streamed if sent.is_streamed else original.client.unary
                 answer = await call(self.peer_id, method, data)
                 return await trio.to_thread.run_sync(sent.decode, answer)
-            stub = self._running.node.rpc.stub(self.peer_id, service, timeout=math.inf)
+            stub = self._stubs.get(service)
+            if stub is None:
+                rpc = self._running.node.rpc
+                stub = self._stubs[service] = rpc.stub(self.peer_id, service, timeout=math.inf)
             return received(await stub.call_method(name, _arguments(sent.payload), {}), sent.result)
 
         try:

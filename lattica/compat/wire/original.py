@@ -79,6 +79,8 @@ class Original:
         """
         registry = self._node.swarm.registry
         connection = registry.best(peer)
+        if connection is not None and connection.agent:
+            return peer in self.peers
         if connection is None:
             try:
                 await self._node.connect(peer)
