@@ -10,61 +10,21 @@ which only they may write, and which one that has just come has the use of at on
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import inspect
-import re
-from collections import Counter
-
 import numpy as np
 import trio
 from support.desk import Desk
 from support.processes import config, processes, run
+from support.texts import Embedding, corpus
 
 from lattica import AccessDeniedError, Node, PeerId
 from lattica.crdt.access.capability import Level
 from lattica.crdt.store.shared_document import SharedDocument
 
-MODULES = """
-    argparse ast collections contextlib csv datetime email.message functools heapq http.client
-    inspect itertools json logging os pathlib random re shutil socket statistics string
-    subprocess tarfile tempfile textwrap threading types urllib.parse zipfile
-"""
-WIDTH, BEST, KNOWN = 4096, 3, 40
+BEST, KNOWN = 3, 40
+TRUSTED = 0.4
+"""A source whose reliability is less is heard after all others."""
 Passage = tuple[str, str]
 """Of what it is, and what it says of that."""
-
-
-def corpus() -> dict[str, tuple[str, str]]:
-    """Of each name, its summary and the rest of its documentation."""
-    found = {}
-    for module in MODULES.split():
-        for name, value in vars(importlib.import_module(module)).items():
-            text = inspect.getdoc(value) if callable(value) and name[0] != "_" else None
-            summary, _, rest = (text or "").partition("\n\n")
-            if len(summary) > 20 and len(rest) > 80 and rest not in [r for _, r in found.values()]:
-                found[f"{module}.{name}"] = summary, rest
-    return dict(sorted(found.items(), key=lambda each: hashlib.sha256(each[0].encode()).digest()))
-
-
-class Embedding:
-    """Texts as unit vectors (4096,): words by their hash, the rare ones more."""
-
-    def __init__(self, texts: list[str]) -> None:
-        seen = Counter(word for text in texts for word in set(self._words(text)))
-        self._weights = {word: np.log(len(texts) / count) for word, count in seen.items()}
-
-    @staticmethod
-    def _words(text: str) -> list[str]:
-        return [word[:6] for word in re.findall(r"[a-z]{2,}", text.lower())]
-
-    def __call__(self, text: str) -> np.ndarray:
-        found = np.zeros(WIDTH, np.float32)
-        for word, count in Counter(self._words(text)).items():
-            digest = hashlib.blake2b(word.encode(), digest_size=4).digest()
-            weight = self._weights.get(word, 5.0) * (1 + np.log(count))
-            found[int.from_bytes(digest) % WIDTH] += weight
-        return found / max(1e-6, float(np.linalg.norm(found)))
 
 
 class Source:
@@ -131,9 +91,9 @@ class Asker:
                 nursery.start_soon(search, source)
         wanted = self._embed(question)
 
-        def score(each: tuple[PeerId, Passage]) -> float:
-            likeness = float(self._embed(each[1][1]) @ wanted)
-            return likeness * (min(1, 2 * self.reliability(each[0])) if weigh else 1)
+        def score(each: tuple[PeerId, Passage]) -> tuple[bool, float]:
+            is_trusted = not weigh or self.reliability(each[0]) >= TRUSTED
+            return is_trusted, float(self._embed(each[1][1]) @ wanted)
 
         return sorted(((s, p) for p, s in found.items()), key=score, reverse=True)[:BEST]
 
@@ -198,9 +158,9 @@ async def main(*, is_long: bool) -> None:
         f"found among the best {BEST}: {naive:.0f}% by likeness alone, {weighed:.0f}% with", end=""
     )
     print(f" reliability, {best:.0f}% in one clean index")
-    assert scores[poisoned - 1] < 0.2 < 0.4 < scores[poisoned]
+    assert scores[poisoned - 1] < TRUSTED < scores[poisoned]
     assert naive < best - 10
-    assert weighed >= best - 5  # three of sixty questions
+    assert weighed >= best - 100 / len(questions)  # one may be a tie
 
 
 if __name__ == "__main__":
