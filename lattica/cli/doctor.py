@@ -69,9 +69,9 @@ def doctor_command(
     listen = beside_others(config.swarm.listen)
     config = replace(config, swarm=replace(config.swarm, listen=listen))
     _print_progress(_whom(config, wait))
-    running = _running(ctx, config)
+    beside = (*_machine(config), *_running(ctx, config))
     facts = run(_gather, config, wait, lifetime)
-    if not _show(facts, running, as_json):
+    if not _show(facts, beside, as_json):
         raise typer.Exit(EXIT_BAD)
 
 
@@ -107,6 +107,12 @@ async def _gather(config: NodeConfig, wait: float, lifetime: bool) -> DoctorFact
         return facts
 
 
+def _machine(config: NodeConfig) -> tuple[Finding, ...]:
+    from lattica.doctor.machine import examine_machine, machine_facts
+
+    return examine_machine(machine_facts(config.swarm.limits))
+
+
 def _running(ctx: typer.Context, config: NodeConfig) -> tuple[Finding, ...]:
     """Findings about the node that runs here; none where there is none, or with `--no-daemon`."""
     import lattica
@@ -131,12 +137,12 @@ def _running(ctx: typer.Context, config: NodeConfig) -> tuple[Finding, ...]:
     return examine_running(status, lattica.__version__)
 
 
-def _show(facts: DoctorFacts, running: Sequence[Finding], as_json: bool) -> bool:
+def _show(facts: DoctorFacts, beside: Sequence[Finding], as_json: bool) -> bool:
     """Print it; whether nothing is bad."""
     from lattica.doctor.findings import State, examine
     from lattica.doctor.reach import reach_table
 
-    findings, rows = (*examine(facts), *running), reach_table(facts)
+    findings, rows = (*examine(facts), *beside), reach_table(facts)
     if as_json:
         say_json(_json(facts, findings, rows), indent=2)
     else:

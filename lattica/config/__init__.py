@@ -115,6 +115,8 @@ class NodeConfig:
     `$XDG_DATA_HOME/lattica`, else `~/.local/share/lattica`."""
     log_level: str = "info"
     """One of debug, info, warning, error. Used by programs; the library sets up no logging."""
+    log_json: bool = False
+    """Log one JSON object a line rather than text, as `--log-json` does."""
 
     def __post_init__(self) -> None:
         require_types(self)

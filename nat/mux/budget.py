@@ -22,11 +22,13 @@ _ONE_STREAM = 256 * KIB
 class MemoryBudget:
     """Bytes received and not yet read, over all connections of a swarm."""
 
-    __slots__ = ("limit", "orphans", "sessions", "used")
+    __slots__ = ("hits", "limit", "orphans", "sessions", "used")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
+        self.hits = 0
+        """How often it did not suffice."""
         self.sessions: set[MuxSession] = set()
         self.orphans: WeakSet[MuxStream] = WeakSet()
         """Streams that their session has done with, and whose readers have not."""
@@ -39,6 +41,7 @@ class MemoryBudget:
         that happen to receive next: whoever reads must not suffer from those who do not. An eighth
         is freed beyond that, as the search is work.
         """
+        self.hits += 1
         live = (stream for session in self.sessions for stream in session.streams.values())
         return _abort(
             (*live, *self.orphans),

@@ -63,6 +63,8 @@ class Listeners:
         self._closing = False
         self.nursery: trio.Nursery | None = None
         """Of the swarm, which owns every task."""
+        self.turned_away = 0
+        """Handshakes that had no place, or lost it to another."""
         self.pending = Places[trio.CancelScope](
             config.limits.max_pending_inbound, unproven_after=unproven_after, newest_first=True
         )
@@ -156,9 +158,11 @@ class Listeners:
         scope = trio.CancelScope(deadline=now + self._config.timeouts.handshake)
         dropped = self.pending.enter(scope, source_of(raw.remote_addr), now)
         if dropped is None:
+            self.turned_away += 1
             raw.abort()
             return
         for other in dropped:
+            self.turned_away += 1
             other.cancel()
         reason: object = None
         connection = None

@@ -35,6 +35,8 @@ class Registry:
         self._machines: dict[int, Source] = {}
         """Where each is from, by its `id`; whoever it is."""
         self.total = 0
+        self.limits_hit: Counter[str] = Counter()
+        """How often a limit cost a connection, by the name of its setting."""
         self.tags = PeerTags()
         """What peers are worth, and which are protected from trimming."""
 

@@ -407,6 +407,7 @@ class Swarm:
         registry, limits = self.registry, self.registry.limits
         same_peer = registry.by_peer.get(connection.peer_id, ())
         if len(same_peer) >= limits.max_connections_per_peer:
+            registry.limits_hit["max_connections_per_peer"] += 1
             self._refuse(connection, "too many connections to this peer")
             peer_log.log(
                 logger,
@@ -417,6 +418,7 @@ class Swarm:
             )
             return
         if registry.total >= limits.max_connections and connection.direction is Direction.INBOUND:
+            registry.limits_hit["max_connections"] += 1
             for old in registry.to_trim(trio.current_time(), adding=1)[:_AT_ONCE]:
                 old.abort("trimmed: this node has too many connections")
                 self._forget(old)  # its place is needed now

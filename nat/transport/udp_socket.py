@@ -53,7 +53,7 @@ _ERRORS_AT_ONCE = 64
 _UNREACHABLE_KEPT = 256
 # At 1 GB/s a receiver that is away for 5 ms finds its datagrams still there. What is sent is
 # paced by QUIC and needs less.
-_RECEIVE_BUFFER = 8 << 20
+WANTED_RECEIVE_BUFFER = 8 << 20
 _SEND_BUFFER = 4 << 20
 
 _FULL = {errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS, errno.ENOMEM}
@@ -119,7 +119,7 @@ class UdpSocket:
         """Datagrams that the kernel refused to send, for whatever reason but their size."""
         self.oversized = 0
         """Datagrams that were dropped for being larger than the path or the protocol allows."""
-        self.receive_buffer = _enlarge(sock, socket.SO_RCVBUF, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
+        self.receive_buffer = _enlarge_receiving(sock)
         """What the kernel granted, in bytes of its own memory: a datagram counts for more."""
         self.send_buffer = _enlarge(sock, socket.SO_SNDBUF, _SO_SNDBUFFORCE, _SEND_BUFFER)
         self._unreachable: dict[Address, int] = {}
@@ -395,6 +395,20 @@ def _set(sock: socket.socket, level: int, option: int, value: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def granted_receive_buffer() -> int:
+    """What the kernel grants a socket of this process's that asks for `WANTED_RECEIVE_BUFFER`; 0:
+    there is none to ask with."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            return _enlarge_receiving(sock)
+    except OSError:
+        return 0
+
+
+def _enlarge_receiving(sock: socket.socket) -> int:
+    return _enlarge(sock, socket.SO_RCVBUF, _SO_RCVBUFFORCE, WANTED_RECEIVE_BUFFER)
 
 
 def _enlarge(sock: socket.socket, option: int, forced: int, size: int) -> int:

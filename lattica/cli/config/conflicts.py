@@ -32,10 +32,16 @@ def conflicts(config: NodeConfig) -> Iterator[tuple[str, str]]:
         addr = parse_multiaddr(text)
         if kind_of(addr) in (Kind.TCP, Kind.WEBSOCKET):
             taken.add(to_endpoint(addr).port)
+    shown = set()
     for text in config.metrics.listen:
         port = split_endpoint(text)[1]
         if port and port in taken:
             yield "metrics.listen", f"port {port} is one of swarm.listen"
+        shown.add(port)
+    port = config.node.page_at[1] if config.node.page else 0
+    for setting, ports in (("swarm.listen", taken), ("metrics.listen", shown)):
+        if port and port in ports:
+            yield "node.page", f"port {port} is one of {setting}"
     for name in SECRET_TEXTS:
         try:
             read_secret(name, attrgetter(name)(config))

@@ -97,7 +97,7 @@ def start(
     if _given(overrides) or options.overrides:
         with wrong_arguments():  # as it would do without them
             config = load(options, overrides)
-    setup_logging(config.log_level, as_json=options.log_json)
+    setup_logging(config.log_level, as_json=options.log_json or config.log_json)
     named = "identity_path" in options.overrides
     if ephemeral:
         if named:

@@ -9,7 +9,7 @@ from lattica.nat.base.checks import FieldError, require_texts, require_types
 
 @dataclass(frozen=True, slots=True)
 class MetricsConfig:
-    """Where `/metrics`, `/healthz` and `/readyz` are served, over plain HTTP."""
+    """Where a relay and a node serve `/metrics`, `/healthz` and `/readyz`, over plain HTTP."""
 
     listen: tuple[str, ...] = ()
     """`HOST:PORT`, such as `127.0.0.1:9464` or `[::1]:9464`; the host is an IP address. Empty:

@@ -33,9 +33,9 @@ class RelayCollector(Collector):
         self,
         service: RelayService,
         *,
-        bans: Callable[[], int],
-        trouble: Callable[[], str],
-        draining: Callable[[], bool],
+        bans: Callable[[], int] = lambda: 0,
+        trouble: Callable[[], str] = lambda: "",
+        draining: Callable[[], bool] = lambda: False,
     ) -> None:
         self._service = service
         self._bans = bans

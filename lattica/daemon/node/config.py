@@ -14,6 +14,7 @@ SOCKET = "node.sock"
 MAX_SOCKET_PATH = 107
 """Bytes of the path of a unix socket, by unix(7)."""
 
+MAX_PORT = 65_535
 MIN_TOKEN = 16
 """Bytes of the page's token."""
 _ENDPOINT = re.compile(r"([^\[\]:\s]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5}")
@@ -56,7 +57,8 @@ class MemberConfig:
     def __post_init__(self) -> None:
         require_types(self)
         if self.page:
-            require(_ENDPOINT.fullmatch(self.page) is not None, "page", "HOST:PORT", self.page)
+            fits = _ENDPOINT.fullmatch(self.page) is not None and self.page_at[1] <= MAX_PORT
+            require(fits, "page", "HOST:PORT, such as 127.0.0.1:4080", self.page)
             needs = not is_loopback(self.page_at[0])
             ok = not needs or self.page_token is not None
             require(ok, "page_token", "set, for the page is not on loopback", None)

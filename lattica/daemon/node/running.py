@@ -16,6 +16,8 @@ from lattica.nat.base.errors import ConfigError
 from lattica.nat.base.exception_groups import unwrapped
 
 if TYPE_CHECKING:
+    from prometheus_client.registry import Collector
+
     from lattica.config import NodeConfig
     from lattica.node import Node
 
@@ -53,6 +55,7 @@ async def _member_of(node: Node, has_key: bool) -> AsyncIterator[Member]:
         stack.callback(nursery.cancel_scope.cancel)
         member = Member(node, nursery, content, logs)
         member.serve(node.config.node)
+        await _serve_metrics(member, nursery)
         await _serve_api(stack, member, node.config, has_key)
         if node.config.node.page:
             from lattica.daemon.page.server import serving_page
@@ -62,6 +65,30 @@ async def _member_of(node: Node, has_key: bool) -> AsyncIterator[Member]:
             member.page = await stack.enter_async_context(serving_page(member, host, port, token))
             logger.info("the page is at %s", member.page)
         yield member
+
+
+async def _serve_metrics(member: Member, nursery: trio.Nursery) -> None:
+    node = member.node
+    if not node.config.metrics.listen:
+        return
+    from lattica.daemon.metrics.serving import serve_metrics
+
+    def collectors() -> list[Collector]:
+        from lattica.daemon.metrics.member import MemberCollector
+        from lattica.daemon.metrics.node import SwarmCollector
+        from lattica.daemon.metrics.relay import RelayCollector
+
+        found: list[Collector] = [SwarmCollector(node.swarm), MemberCollector(member)]
+        if node.traversal.relay_service is not None:
+            found.append(RelayCollector(node.traversal.relay_service))
+        return found
+
+    def troubles() -> list[str]:
+        from lattica.daemon.metrics.member import troubles
+
+        return troubles(member)
+
+    await serve_metrics(node.config.metrics, nursery, collectors, troubles)
 
 
 async def _serve_api(

@@ -10,6 +10,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -18,6 +19,7 @@ from lattica.daemon.access.database import Database
 from lattica.daemon.access.http import OperatorService
 from lattica.daemon.access.policy import RelayAccess
 from lattica.daemon.access.secrets import read_secret
+from lattica.daemon.metrics.serving import serve_metrics
 from lattica.daemon.relay.accounts import Accounts
 from lattica.daemon.relay.keeper import Keeper
 from lattica.logs import set_level
@@ -25,6 +27,9 @@ from lattica.nat.base.errors import ConfigError
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.traversal.relay.server.access import lists_of
 from lattica.node import Node
+
+if TYPE_CHECKING:
+    from prometheus_client.registry import Collector
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +136,7 @@ class RelayServer:
             keep_accounts=relay.keep_accounts if relay.accounts else None,
         )
         await keeper.start()
-        await self._watch(nursery)
+        await serve_metrics(self.config.metrics, nursery, self._collectors, self.troubles)
         # What members of topics find here: a router that passes on what it hears.
         _ = self.node.topics
         task_status.started(keeper)
@@ -140,31 +145,17 @@ class RelayServer:
         finally:
             await keeper.finish()
 
-    async def _watch(self, nursery: trio.Nursery) -> None:
-        """Serve metrics and health, where that is asked for."""
-        metrics = self.config.metrics
-        if not metrics.listen:
-            return
-        try:
-            from lattica.daemon.metrics.endpoint import routes
-            from lattica.daemon.metrics.http import WatchServer
-            from lattica.daemon.metrics.node import SwarmCollector
-            from lattica.daemon.metrics.relay import RelayCollector
-        except ModuleNotFoundError as error:
-            raise ConfigError(
-                f"metrics.listen needs {error.name}: pip install 'lattica-stack[metrics]'"
-            ) from None
-        token = await trio.to_thread.run_sync(read_secret, "metrics.token", metrics.token)
+    def _collectors(self) -> list[Collector]:
+        from lattica.daemon.metrics.node import SwarmCollector
+        from lattica.daemon.metrics.relay import RelayCollector
+
         relay = RelayCollector(
             self.service,
             bans=lambda: self.keeper.bans if self.keeper is not None else 0,
             trouble=lambda: self.keeper.last_error if self.keeper is not None else "",
             draining=lambda: self.draining,
         )
-        collectors = (relay, SwarmCollector(self.node.swarm))
-        server = WatchServer(routes(collectors, self.troubles, token))
-        for endpoint in metrics.listen:
-            await nursery.start(server.serve, endpoint)
+        return [relay, SwarmCollector(self.node.swarm)]
 
     def troubles(self) -> list[str]:
         """Why the relay should not be sent more peers; empty if it should."""

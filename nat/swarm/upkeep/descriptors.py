@@ -40,18 +40,23 @@ def in_use() -> int:
         return 0
 
 
-def fitting(limits: Limits, descriptors: int, used: int) -> Limits:
+def fitted_limits(limits: Limits, descriptors: int, used: int) -> Limits:
     """The limits, lowered to what a process with so many descriptors can keep.
 
     A reserve for files and dials is left, and what is `used` already is not counted upon.
     """
     free = descriptors - used - max(_RESERVE, descriptors // _RESERVED_SHARE)
     pending = max(1, free // _PENDING_SHARE)
-    fitted = replace(
+    return replace(
         limits,
         max_connections=min(limits.max_connections, max(1, free - pending)),
         max_pending_inbound=min(limits.max_pending_inbound, pending),
     )
+
+
+def fitting(limits: Limits, descriptors: int, used: int) -> Limits:
+    """As :func:`fitted_limits`; the log says so if they were lowered."""
+    fitted = fitted_limits(limits, descriptors, used)
     if fitted != limits:
         logger.info(
             "connections are limited to %d, and handshakes to %d: this process may have %d files "

@@ -6,6 +6,7 @@ import errno
 import ipaddress
 import json
 import logging
+import resource
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -30,9 +31,11 @@ from lattica.doctor.facts import (
     waiting_for,
 )
 from lattica.doctor.findings import Finding, State, examine
+from lattica.doctor.machine import machine_facts
 from lattica.doctor.reach import How, Peer, how_reached, reach_table
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.config import Limits
 from lattica.nat.swarm.addresses.nat_report import Behaviour, NatReport
 from lattica.nat.traversal.autonat.client_core import Reachability
 from lattica.nat.traversal.autonat.config import AutonatClientConfig, AutonatConfig
@@ -530,3 +533,11 @@ def test_what_is_shown(as_json):
         assert {row["how"] for row in shown["peers"]} <= {how.name.lower() for how in How}
     else:
         assert "port mapping" in result.stdout
+
+
+def test_the_facts_are_of_this_process() -> None:
+    facts = machine_facts(Limits(max_connections=10**9))
+    assert facts.descriptors == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    assert 0 < facts.connections < facts.descriptors
+    assert facts.wanted_connections == 10**9
+    assert facts.receive_buffer > 0

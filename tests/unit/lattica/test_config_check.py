@@ -116,6 +116,13 @@ open_to_strangers = true"""
 ONE_PORT = """listen = ["/ip4/0.0.0.0/tcp/9464"]
 [metrics]
 listen = ["127.0.0.1:9464"]"""
+PAGE_TOO = """listen = ["/ip4/0.0.0.0/tcp/4080"]
+[node]
+page = "127.0.0.1:4080\""""
+PAGE_AND_METRICS = """[metrics]
+listen = ["127.0.0.1:4080"]
+[node]
+page = "127.0.0.1:4080\""""
 NO_VARIABLE = '[metrics]\ntoken = "env:NO_SUCH"'
 
 
@@ -130,6 +137,10 @@ NO_VARIABLE = '[metrics]\ntoken = "env:NO_SUCH"'
         ("listen = []\n[swarm]\nlisten = []", "sets the same as", 3),
         (OPEN_AND_ALLOW, "nat.relay_server.access: expected everyone", 2),
         (ONE_PORT, "metrics.listen: port 9464 is one of swarm.listen", 3),
+        (PAGE_TOO, "node.page: port 4080 is one of swarm.listen", 3),
+        (PAGE_AND_METRICS, "node.page: port 4080 is one of metrics.listen", 4),
+        ('node.page = "127.0.0.1:99999"', "node.page: expected HOST:PORT", 1),
+        ('node.page = "127.0.0.1"', "node.page: expected HOST:PORT", 1),
         (NO_VARIABLE, "metrics.token: cannot read env:NO_SUCH", 2),
         ('[nat.relay]\ntokens = ["lrt1-x"]', "nat.relay.tokens: the token of a relay", 2),
         ('[relay.service]\nurl = "ftp://x"', "relay.service.url: expected a URL", 2),

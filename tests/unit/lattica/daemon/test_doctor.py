@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from lattica.daemon.api.pb import node_pb2 as pb
 from lattica.daemon.api.status import plain
 from lattica.doctor.findings import State
+from lattica.doctor.machine import MachineFacts, examine_machine
 from lattica.doctor.running_node import examine_running, unusable
 
 VERSION = "1.0"
@@ -46,3 +48,20 @@ def test_a_relay_near_its_limits() -> None:
     assert states(relay=relay(90, 8)) == [State.OK, State.WARN]
     assert states(relay=relay(100, 10)) == [State.OK, State.WARN, State.WARN]
     assert states(relay=pb.Relay()) == [State.OK]
+
+
+MANY = MachineFacts(65_536, 4096, 4096, 16 << 20)
+
+
+def test_what_the_machine_allows() -> None:
+    files, buffers = examine_machine(MANY)
+    assert (files.state, buffers.state) == (State.OK, State.OK)
+    files, buffers = examine_machine(MachineFacts(1024, 672, 4096, 425_984))
+    assert files.state is State.WARN
+    assert "1024 files" in files.text
+    assert "672 connections" in files.text
+    assert "LimitNOFILE" in files.advice
+    assert buffers.state is State.WARN
+    assert "0.4 MiB" in buffers.text
+    assert "net.core.rmem_max=8388608" in buffers.advice
+    (files,) = examine_machine(replace(MANY, receive_buffer=0))  # not known: nothing is said
