@@ -36,6 +36,7 @@ from lattica.cli.shared.common import (
     EXIT_INTERRUPTED,
     fail,
     reported_errors,
+    shortage_in,
     take_any_text,
 )
 from lattica.cli.shared.global_options import GlobalOptions, allow_after, without_types_of_flags
@@ -186,5 +187,8 @@ def main() -> None:
         fail(str(error))
         sys.exit(EXIT_FAILURE)
     except (Exception, BaseExceptionGroup) as bug:
-        say_traceback(bug)
+        if (shortage := shortage_in(bug)) is not None:
+            fail(shortage)
+        else:
+            say_traceback(bug)
         sys.exit(EXIT_FAILURE)

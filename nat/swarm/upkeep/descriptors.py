@@ -17,6 +17,8 @@ _MOST = 1 << 20
 _RESERVE = 64
 _RESERVED_SHARE = 8
 """One in so many, and :data:`_RESERVE` at least, stays free for files and for dials."""
+_FEW = 64
+"""With fewer connections a node or relay is of little use, and its log warns."""
 _PENDING_SHARE = 4
 """One in so many of the others may be a connection whose handshake is under way."""
 
@@ -58,7 +60,9 @@ def fitting(limits: Limits, descriptors: int, used: int) -> Limits:
     """As :func:`fitted_limits`; the log says so if they were lowered."""
     fitted = fitted_limits(limits, descriptors, used)
     if fitted != limits:
-        logger.info(
+        few = fitted.max_connections < _FEW
+        logger.log(
+            logging.WARNING if few else logging.INFO,
             "connections are limited to %d, and handshakes to %d: this process may have %d files "
             "open; raise that (ulimit -n, LimitNOFILE=) for more",
             fitted.max_connections,

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,9 +67,12 @@ def free_port() -> int:
 class Running:
     """A command with `--json`."""
 
-    def __init__(self, data_dir: Path, *argv: str) -> None:
+    log = ""
+    """What it has logged, after :meth:`stop`."""
+
+    def __init__(self, data_dir: Path, *argv: str, by: Sequence[str] = LATTICA) -> None:
         self.process = subprocess.Popen(
-            [*LATTICA, *argv, "--json"],
+            [*by, *argv, "--json"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -90,13 +93,14 @@ class Running:
 
     def stop(self, number: int = signal.SIGINT) -> int:
         self.process.send_signal(number)
-        self.process.communicate(timeout=TIMEOUT)
+        _, self.log = self.process.communicate(timeout=TIMEOUT)
         return self.process.returncode
 
 
 @contextmanager
-def running(data_dir: Path, *argv: str) -> Iterator[Running]:
-    command = Running(data_dir, *argv)
+def running(data_dir: Path, *argv: str, by: Sequence[str] = LATTICA) -> Iterator[Running]:
+    """`by`: what runs it."""
+    command = Running(data_dir, *argv, by=by)
     try:
         yield command
     finally:

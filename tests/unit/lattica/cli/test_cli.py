@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -15,8 +16,9 @@ import trio
 import typer.main
 from typer.testing import CliRunner
 
+from lattica import cli
 from lattica.cli import app
-from lattica.cli.shared.common import reported_errors, start
+from lattica.cli.shared.common import reported_errors, shortage_in, start
 from lattica.config import load_config
 from lattica.errors import ConfigError, DialError, LatticaError
 from lattica.nat.base.keys.peer_id import PeerId
@@ -250,3 +252,34 @@ def test_bugs_keep_their_traceback() -> None:
     assert caught.value is bug
     with pytest.raises(trio.BrokenResourceError), reported_errors():
         raise trio.BrokenResourceError
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "there is no memory left"),
+        (RuntimeError("can't start new thread"), "there is no memory left"),
+        (ExceptionGroup("", [ValueError(), MemoryError()]), "there is no memory left"),
+        (OSError(errno.ENFILE, "Too many open files in system"), "Too many open files in system"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "Cannot allocate memory"),
+        (RuntimeError("something else"), None),
+        (OSError(errno.EIO, "Input/output error"), None),
+    ],
+)
+def test_what_the_system_has_no_more_of_is_no_bug(error, said):
+    found = shortage_in(error)
+    assert (found is None) if said is None else (found is not None and said in found)
+
+
+def test_a_program_without_memory_ends_with_a_line(monkeypatch, capfd):
+    def app(**_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(cli, "app", app)
+    monkeypatch.setattr(cli, "guard_output", lambda: None)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    said = capfd.readouterr().err
+    assert "no memory left" in said
+    assert "Traceback" not in said
