@@ -45,7 +45,7 @@ NAMES = 16
 """Registers and keys in turn: what a member writes is always the same few."""
 TIMEOUT = 15.0
 """Seconds that a piece of work has."""
-PAUSES = {"call": 0.5, "fetch": 3.0, "publish": 3.0, "speak": 0.5, "write": 1.0, "provide": 4.0}
+PAUSES = {"call": 0.5, "fetch": 3.0, "publish": 3.0, "speak": 0.5, "write": 8.0, "provide": 4.0}
 """Seconds between two of a kind, more or less."""
 SAY_EVERY = 1.0
 
