@@ -119,6 +119,7 @@ class Node(NodeInProcess):
             self._identify,
             bootstrap=lambda: self._bootstrap.peer_ids,
         )
+        self._relay_for_members()
         self._identify.on_push.append(self.traversal.paths.peer_changed)
         self._records = PeerRecords()
         self._identify.on_identified.append(
@@ -377,6 +378,20 @@ class Node(NodeInProcess):
             "dht": self._dht,
         }
         return frozenset(name for name, service in made.items() if service is not None)
+
+    def _relay_for_members(self) -> None:
+        """Have a node that relays serve the members of documents that it says."""
+        service, config = self.traversal.relay_service, self.config.nat.relay_server
+        if service is None or not config.allow_documents:
+            return
+        from lattica.daemon.access.members import MembersAccess
+        from lattica.nat.traversal.relay.server.access import lists_of
+
+        service.access = MembersAccess(
+            lists_of(config),
+            config.allow_documents,
+            lambda: () if self._store is None else self._store.opened(),
+        )
 
     def _running(self, name: str) -> trio.Nursery:
         if self._nursery is None or self._closing:

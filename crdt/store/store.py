@@ -197,6 +197,10 @@ class Store:
         ]
         return sorted(found, key=lambda each: (each.name, each.id))
 
+    def opened(self) -> list[SharedDocument]:
+        """The documents that are open."""
+        return [each for each in self._open.values() if each.is_open]
+
     async def aclose(self) -> None:
         """Close all documents; nothing can be opened afterwards."""
         if not self._is_closed:

@@ -1,1 +1,1 @@
-"""Whom a relay of an operator's serves: tokens, bans, questions to the operator's own service."""
+"""Whom a relay serves: tokens, bans, the operator's own service, members of documents."""

@@ -51,6 +51,10 @@ _OF_SECRET = "relay.service.secret"
 def require_relay(config: NodeConfig) -> None:
     """Raise ConfigError unless a relay can run with this configuration."""
     server = config.nat.relay_server
+    if server.allow_documents:
+        raise ConfigError(
+            "nat.relay_server.allow_documents is for a `lattica node`, which has documents open"
+        )
     if server.serves_nobody:
         raise ConfigError(
             "this relay would serve nobody: say whom with --allow PEER, or everybody with --open"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 
 from lattica.nat.base.checks import require, require_seconds, require_types
@@ -138,6 +139,9 @@ def _is_peer_id(text: str) -> bool:
     return True
 
 
+_DOCUMENT = re.compile("[0-9a-f]{64}")
+
+
 @dataclass(frozen=True, slots=True)
 class RelayServerConfig:
     """Whether and for whom a node is a relay."""
@@ -152,6 +156,10 @@ class RelayServerConfig:
     allow_peers: tuple[str, ...] = ()
     """Peer IDs, which are served whatever the mode. Circuits between two of them have the limits of
     `limits.for_allowed`."""
+    allow_documents: tuple[str, ...] = ()
+    """IDs of documents, 64 hexadecimal digits: as long as this node has one open, its owners and
+    whoever has a right in it are served as if they were in `allow_peers`. Not for `lattica relay`,
+    which opens none."""
     deny_peers: tuple[str, ...] = ()
     """Peer IDs that are not served, whatever the mode."""
     limits: RelayLimits = field(default_factory=RelayLimits)
@@ -162,6 +170,9 @@ class RelayServerConfig:
         for name in ("allow_peers", "deny_peers"):
             for text in getattr(self, name):
                 require(_is_peer_id(text), name, "peer IDs like 12D3KooW…", text)
+        for text in self.allow_documents:
+            is_id = _DOCUMENT.fullmatch(text) is not None
+            require(is_id, "allow_documents", "IDs of 64 hexadecimal digits", text)
         both = {*self.allow_peers} & {*self.deny_peers}
         require(not both, "deny_peers", "none of allow_peers", ", ".join(sorted(both)))
         require(
@@ -181,7 +192,7 @@ class RelayServerConfig:
     @property
     def serves_nobody(self) -> bool:
         """There is an allow-list, with nobody on it."""
-        return self.mode == "allow" and not self.allow_peers
+        return self.mode == "allow" and not (self.allow_peers or self.allow_documents)
 
     @property
     def mode(self) -> str:

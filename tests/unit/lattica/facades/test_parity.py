@@ -129,7 +129,7 @@ def test_the_facades_have_what_a_node_has(facade: type) -> None:
 
 @pytest.mark.parametrize("facade", [BlockingStore, AsyncStore])
 def test_the_stores_of_the_facades_have_what_a_store_has(facade: type) -> None:
-    own = {"aclose": "it ends with the node"}
+    own = {"aclose": "it ends with the node", "opened": "for the node, in the trio thread"}
     assert public(Store) - public(facade) == own.keys()
     for name in public(Store) & public(facade):
         assert parameters(Store, name) == parameters(facade, name), name
