@@ -12,7 +12,7 @@ JOBS ?= 3
 .PHONY: help demo test lint bench clean
 
 help:
-	@echo "make demo    set up, then publish a checkpoint on one node and fetch it from another"
+	@echo "make demo    set up, then fetch a checkpoint from another node, and a file with eight at once"
 	@echo "make test    set up, then run all tests (ARGS=... goes to pytest)"
 	@echo "make lint    ruff, mypy --strict and import-linter on the built wheel"
 	@echo "make bench   all benches, with peers (ARGS=... goes to tools.bench)"

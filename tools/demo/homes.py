@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -59,6 +60,9 @@ class _LabCommand:
             raise DemoError(str(error)) from None
         return event
 
+    def kill(self) -> None:
+        self.running.process.send_signal(signal.SIGKILL)
+
     async def wait(self) -> int:
         status = await self.running.process.wait()
         await self.running.closed.wait()
@@ -76,9 +80,16 @@ class Homes:
     def is_reachable(self, addr: str) -> bool:
         return addr.startswith(f"/ip4/{self.lab.public_ip('relay')}/")
 
-    async def start(self, host: Host, arguments: Sequence[str], env: Mapping[str, str]) -> Command:
+    async def start(
+        self,
+        host: Host,
+        arguments: Sequence[str],
+        env: Mapping[str, str],
+        program: Sequence[str] = (),
+    ) -> Command:
+        argv = [*(program or (lattica(),)), *arguments]
         try:
-            running = await self.lab.start(host, [lattica(), *arguments], name=host, env=env)
+            running = await self.lab.start(host, argv, name=host, env=env)
         except LabError as error:
             raise DemoError(str(error)) from None
         return _LabCommand(running)
@@ -104,11 +115,21 @@ def scenario_for(nats: tuple[str, str]) -> Scenario:
 @asynccontextmanager
 async def open_homes(nats: tuple[str, str]) -> AsyncIterator[Homes]:
     """The stage with NATs. NoLabError if it cannot be had; DemoError if it breaks later."""
+    theory = expected(*(NAMES[nat] for nat in nats))
+    async with open_stage(scenario_for(nats), theory) as homes:
+        yield homes
+
+
+@asynccontextmanager
+async def open_stage(
+    scenario: Scenario, theory: Expected, listen: Mapping[Host, Sequence[str]] | None = None
+) -> AsyncIterator[Homes]:
+    """A stage in a lab. Raises what :func:`open_homes` does."""
     is_built = False
     try:
-        async with open_lab(scenario_for(nats)) as lab:
+        async with open_lab(scenario) as lab:
             is_built = True
-            yield Homes(lab, expected(*(NAMES[nat] for nat in nats)))
+            yield Homes(lab, theory, listen or {})
     except (LabError, SpecError, ForwarderError, OSError) as error:
         if not is_built:
             raise NoLabError(str(error).partition("\n")[0]) from None

@@ -17,6 +17,7 @@ import trio
 import tools.demo
 from lattica.nat.base.exception_groups import leaves
 from tools.demo import checkpoint
+from tools.demo.crowd import play_crowd
 from tools.demo.homes import (
     LINE_DELAY,
     LINE_RATE,
@@ -60,6 +61,13 @@ def parse_options() -> argparse.Namespace:
         metavar="TYPE[,TYPE]",
         help="the publisher's and the fetcher's NAT (default: port-restricted, as most homes "
         f"have); of {', '.join(NAMES)}",
+    )
+    parser.add_argument(
+        "--crowd",
+        type=int,
+        default=8,
+        metavar="N",
+        help="how many fetch the same in the second scene (default: 8); 0: without it",
     )
     parser.add_argument("--loopback", action="store_true", help="all on loopback, without NATs")
     return parser.parse_args()
@@ -135,6 +143,8 @@ async def play(options: argparse.Namespace, obstacle: str | None, stop: Stop) ->
                         say(line)
                     with stop.heeded():
                         await Story(homes, directory).tell(source, size)
+                with stop.heeded():
+                    await play_crowd(options.crowd, directory, in_lab=True)
                 return
             except NoLabError as error:
                 obstacle = str(error)
@@ -144,6 +154,8 @@ async def play(options: argparse.Namespace, obstacle: str | None, stop: Stop) ->
         async with open_loopback(directory) as loopback:
             with stop.heeded():
                 await Story(loopback, directory).tell(source, size)
+        with stop.heeded():
+            await play_crowd(options.crowd, directory, in_lab=False)
 
 
 async def run(options: argparse.Namespace, obstacle: str | None) -> int:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import trio
 
@@ -20,7 +20,8 @@ STOP_TIMEOUT = 10.0
 """Seconds that a command which is told to stop has for it."""
 LAST_LINES = 12
 
-Host: TypeAlias = Literal["relay", "publisher", "fetcher"]
+Host: TypeAlias = str
+"""`relay`, `publisher` or `fetcher`, or one of a crowd."""
 
 
 class DemoError(Exception):
@@ -44,6 +45,9 @@ class Command(Protocol):
     async def wait(self) -> int:
         """Its exit status, when it has ended and all it wrote was read."""
 
+    def kill(self) -> None:
+        """End it at once."""
+
 
 class Stage(Protocol):
     """Hosts on which `lattica` can be run. What was started ends with the stage."""
@@ -59,8 +63,15 @@ class Stage(Protocol):
     def is_reachable(self, addr: str) -> bool:
         """Whether others reach the relay by this address of its."""
 
-    async def start(self, host: Host, arguments: Sequence[str], env: Mapping[str, str]) -> Command:
-        """Run `lattica ARGUMENTS` on a host, `env` added to its environment."""
+    async def start(
+        self,
+        host: Host,
+        arguments: Sequence[str],
+        env: Mapping[str, str],
+        program: Sequence[str] = (),
+    ) -> Command:
+        """Run `lattica ARGUMENTS`, or another program, on a host, `env` added to its
+        environment."""
 
 
 def lattica() -> str:
@@ -105,6 +116,9 @@ class _LocalCommand:
             await self._changed.park()
         return await self._process.wait()
 
+    def kill(self) -> None:
+        self._process.kill()
+
     async def read(self) -> None:
         """Until it closes its standard output."""
         assert self._process.stdout is not None
@@ -144,17 +158,23 @@ class Loopback:
     def is_reachable(self, addr: str) -> bool:
         return True
 
-    async def start(self, host: Host, arguments: Sequence[str], env: Mapping[str, str]) -> Command:
+    async def start(
+        self,
+        host: Host,
+        arguments: Sequence[str],
+        env: Mapping[str, str],
+        program: Sequence[str] = (),
+    ) -> Command:
         kept = {k: v for k, v in os.environ.items() if not k.startswith("LATTICA_")}
         # No command may ask the real network's router to open ports.
         env = {**kept, **env, "LATTICA_NAT__PORT_MAPPING__ENABLED": "false"}
         errors = self._folder / f"{host}.log"
         with errors.open("ab") as log, trio.CancelScope(shield=True):
             # In a session of its own: Ctrl-C is for the demo, which then ends it.
-            script = lattica()
+            script, *first = program or (lattica(),)
             try:
                 process = await trio.lowlevel.open_process(
-                    [script, *arguments],
+                    [script, *first, *arguments],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=log,

@@ -90,7 +90,7 @@ class Story:
     async def _key(self, host: Host) -> tuple[str, str]:
         """A peer's ID, which the relay has to know, and the file with its key."""
         command = await self._start(host, "id", "--json")
-        made = await _said(command, "peer_id", "lattica id")
+        made = await said(command, "peer_id", "lattica id")
         await command.wait()
         say(f"{host + ':':10} lattica id  ({made['peer_id']})")
         return str(made["peer_id"]), str(made["key_file"])
@@ -101,7 +101,7 @@ class Story:
         say(f"relay:     lattica relay {' '.join(map(shortened, allow))}")
         arguments = ["relay", *allow, "--json", *self._listen("relay")]
         command = await self._start("relay", *arguments)
-        ready = await _said(command, "peer_id", "lattica relay")
+        ready = await said(command, "peer_id", "lattica relay")
         addrs = [addr for addr in ready["addrs"] if self._stage.is_reachable(addr)]
         if not addrs:
             raise DemoError(f"the relay has no address: {ready['addrs']}")
@@ -113,7 +113,7 @@ class Story:
         relays = _options("--relay", relay_addrs)
         arguments = ["publish", str(source), "--json", *relays, *self._listen("publisher")]
         command = await self._start("publisher", *arguments)
-        published = await _said(command, "ticket", "lattica publish")
+        published = await said(command, "ticket", "lattica publish")
         return str(published["ticket"])
 
     async def _fetch(self, key_file: str, ticket: str, copy: Path) -> Event:
@@ -184,7 +184,8 @@ def _judge(source: Path, copy: Path) -> tuple[int, int]:
     return files, checkpoint.count_tensors(copy)
 
 
-async def _said(command: Command, key: str, name: str) -> Event:
+async def said(command: Command, key: str, name: str) -> Event:
+    """What a command says when it is ready; DemoError if that takes too long."""
     with trio.move_on_after(START_TIMEOUT):
         return await command.said(key)
     raise DemoError(f"{name} was not ready after {START_TIMEOUT:g} s{last_words(command.errors)}")

@@ -26,8 +26,8 @@ from tools.demo.run import nat_types
 from tools.demo.stage import DemoError, open_loopback
 from tools.demo.story import Story, Tail, path_summary
 
-SMALL = ("--megabytes", "1")
-"""The smallest checkpoint there is."""
+SMALL = ("--megabytes", "1", "--crowd", "0")
+"""The smallest checkpoint there is, and the first scene only."""
 GONE_S = 30
 ENDED_S = 120
 NOBODY = 65534
@@ -157,6 +157,29 @@ def test_as_a_user_who_is_not_root(folder, monkeypatch, tmp_path):
     monkeypatch.setenv("TMPDIR", str(folder))
     said = run_demo("--dir", str(folder), around=lesser)
     assert "in network namespaces" in said or "on loopback, without NATs: " in said
+
+
+# --- the crowd ---
+
+
+def assert_crowd(said: str, count: int) -> None:
+    assert f"identical: {count} copies of 16 MB" in said
+    assert re.search(rf"c{count}: +killed at \d+%, and started again", said), said
+    assert re.search(rf"caught by [1-9] of {count}, nothing of it was used", said), said
+    assert re.search(r" c1 +\d+%  c2 +\d+%", said), said
+    assert re.search(r"[\d.]+ times the file came from the publisher", said), said
+
+
+@pytest.mark.slow
+def test_a_crowd_with_one_that_is_killed_and_one_that_lies(folder):
+    require_root()
+    said = run_demo("--dir", str(folder), "--crowd", "3")
+    assert "in network namespaces" in said
+    assert_crowd(said, 3)
+
+
+def test_a_crowd_on_loopback(folder):
+    assert_crowd(run_demo("--dir", str(folder), "--loopback", "--crowd", "2"), 2)
 
 
 # --- before the end ---
