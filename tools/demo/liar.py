@@ -8,38 +8,39 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
 from lattica import Node, load_config
+from lattica.content.manifest.cid import Cid
 from lattica.content.publish.catalog import Publication, make_publication
+from lattica.content.publish.served import Served
 from lattica.content.publish.service import serving
 from lattica.content.swarm.messages import HOLDINGS, Hello, encode_hello
 from lattica.content.ticket import Ticket
 from lattica.nat.base.net.addresses import with_peer
 
 
-@dataclass(frozen=True)
-class Lie:
+class Lie(Publication):
     """A publication with zeros for bytes."""
 
-    truth: Publication
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.truth, name)
-
     def read_span(self, first: int, count: int) -> bytes:
-        return bytes(len(self.truth.read_span(first, count)))
+        """As many as were to be sent."""
+        return bytes(len(super().read_span(first, count)))
 
 
 async def main(path: str, text: str, address: str) -> None:
     """Until it is killed."""
     ticket = Ticket.parse(text)
     truth = await make_publication(Path(path))
+    lie = Lie(truth.cid, truth.manifest, truth.encoded, truth.files)
+
+    def shelf(cid: Cid) -> Served | None:
+        return lie if cid == lie.cid else None
+
     async with Node(load_config(overrides={"listen": [address]})) as node:
-        with serving(node, {truth.cid: Lie(truth)}.get):
+        with serving(node, shelf):
             peer = await node.connect([with_peer(a, ticket.peer_id) for a in ticket.addrs])
             async with await node.open_stream(peer, HOLDINGS) as stream:
                 addrs = Ticket.make(truth.cid, node.peer_id, node.addrs).addrs
@@ -51,4 +52,5 @@ async def main(path: str, text: str, address: str) -> None:
 
 
 if __name__ == "__main__":
-    trio.run(main, *sys.argv[1:])
+    source, ticket, address = sys.argv[1:]
+    trio.run(main, source, ticket, address)

@@ -79,17 +79,26 @@ def _has(file: Path, folder: Path) -> bool:
         return False
 
 
+def assert_crowd(said: str, count: int) -> None:
+    assert f"identical: {count} copies of 16 MB" in said
+    assert re.search(rf"c{count}: +killed at \d+%, and started again", said), said
+    assert re.search(rf"caught by [1-9] of {count}, nothing of it was used", said), said
+    assert re.search(r" c1 +\d+%  c2 +\d+%", said), said
+    assert re.search(r"[\d.]+ times the file came from the publisher", said), said
+
+
 # --- to the end ---
 
 
 @pytest.mark.slow
 def test_across_two_nats_relayed_first_and_then_direct(folder):
     require_root()
-    said = run_demo("--dir", str(folder))
+    said = run_demo("--dir", str(folder), "--crowd", "3")
     assert "in network namespaces" in said
     assert re.search(r"path: relayed after [\d.]+ s, then direct-\w+ after [\d.]+ s: ", said), said
     assert re.search(r"^ +path: direct-\w+, after", said, re.MULTILINE), said
     assert "the relay carried" in said
+    assert_crowd(said, 3)
 
 
 @pytest.mark.slow
@@ -103,9 +112,10 @@ def test_between_symmetric_nats_it_stays_relayed_and_says_so(folder):
 
 
 def test_on_loopback_when_asked_to(folder):
-    said = run_demo("--dir", str(folder), "--loopback")
+    said = run_demo("--dir", str(folder), "--loopback", "--crowd", "2")
     assert "on loopback, without NATs: as asked for" in said
     assert re.search(r"path: direct-\w+ after [\d.]+ s: direct from the start", said), said
+    assert_crowd(said, 2)
 
 
 def test_on_loopback_where_namespaces_cannot_be_had(folder):
@@ -157,29 +167,6 @@ def test_as_a_user_who_is_not_root(folder, monkeypatch, tmp_path):
     monkeypatch.setenv("TMPDIR", str(folder))
     said = run_demo("--dir", str(folder), around=lesser)
     assert "in network namespaces" in said or "on loopback, without NATs: " in said
-
-
-# --- the crowd ---
-
-
-def assert_crowd(said: str, count: int) -> None:
-    assert f"identical: {count} copies of 16 MB" in said
-    assert re.search(rf"c{count}: +killed at \d+%, and started again", said), said
-    assert re.search(rf"caught by [1-9] of {count}, nothing of it was used", said), said
-    assert re.search(r" c1 +\d+%  c2 +\d+%", said), said
-    assert re.search(r"[\d.]+ times the file came from the publisher", said), said
-
-
-@pytest.mark.slow
-def test_a_crowd_with_one_that_is_killed_and_one_that_lies(folder):
-    require_root()
-    said = run_demo("--dir", str(folder), "--crowd", "3")
-    assert "in network namespaces" in said
-    assert_crowd(said, 3)
-
-
-def test_a_crowd_on_loopback(folder):
-    assert_crowd(run_demo("--dir", str(folder), "--loopback", "--crowd", "2"), 2)
 
 
 # --- before the end ---
