@@ -16,7 +16,7 @@ from lattica.crdt.access.revocation import Revocation
 from lattica.crdt.canonical import Plain, encode
 from lattica.crdt.compaction.snapshot import body_digest, body_parts, first_part
 from lattica.crdt.entries.chain import encode_chain
-from lattica.crdt.entries.fork import find_fork
+from lattica.crdt.entries.fork import Side, find_fork, find_fork_between
 from lattica.crdt.entries.genesis import Genesis, Limits, Mode, Recovery
 from lattica.crdt.entries.header import Entry, Kind
 from lattica.crdt.entries.remnant import remnant_of
@@ -332,6 +332,10 @@ def vectors() -> dict[str, Any]:
     same_seq, wrong_link = find_fork(second, other), find_fork(second, liar)
     assert same_seq is not None
     assert wrong_link is not None
+    # The second entry as its author sends it who does not sign it.
+    unsigned = Entry(second.header, bytes(64), second.payload)
+    followed = find_fork_between(Side(unsigned, (third,)), Side(other))
+    assert followed is not None
     keys = [register_key(f"model/{number}") for number in range(12)]
     items = {key: encode_standing([(number, first.id)]) for number, key in enumerate(keys)}
     tree = SearchTree(items)
@@ -388,6 +392,7 @@ def vectors() -> dict[str, Any]:
         "forks": {
             "same sequence number": same_seq.encode().hex(),
             "wrong link": wrong_link.encode().hex(),
+            "by what follows": followed.encode().hex(),
         },
     }
 

@@ -1,8 +1,9 @@
 """Chains: contiguous entries of one author, verified by their links and the newest signature alone.
 
 Each entry's hash goes over the ID of the one before, so a signature of the newest vouches for all
-of them; hashing costs a hundredth of verifying. The signatures inside are passed on unverified, and
-verified when an entry has to stand for itself.
+of them; hashing costs a hundredth of verifying. Of the signatures inside that of each 256th entry
+is verified; the others are passed on as they are, and verified when an entry has to stand for
+itself.
 
 On the wire a chain is `[author, seq, prev_id, [item, …]]`: the sequence number of its first entry,
 and the ID of the one before, or nil if the receiver is known to have that. An item is `[hlc, kind,
@@ -22,6 +23,10 @@ from lattica.nat.base.errors import RemoteProtocolError
 
 MAX_CHAIN: Final = 1024 * 1024
 """Bytes of a chain on the wire."""
+SIGNED_EVERY: Final = 256
+"""Entries of an author of which one has its own signature verified in any chain: so what proves
+that he contradicts himself is not long.
+"""
 MAX_ENTRIES: Final = 4096
 """Entries of a chain on the wire."""
 
@@ -137,3 +142,8 @@ def verify_chain(entries: Sequence[Entry]) -> None:
         before = header
     if not entries or not entries[-1].is_signed():
         raise RemoteProtocolError("a chain that its author has not signed")
+    for entry in entries[:-1]:
+        if entry.header.seq % SIGNED_EVERY == SIGNED_EVERY - 1 and not entry.is_signed():
+            raise RemoteProtocolError(
+                f"a chain with {SIGNED_EVERY} entries of which none is signed"
+            )

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from lattica.crdt.access.rights import Rights, Verdict
-from lattica.crdt.entries.fork import ForkProof, find_fork
+from lattica.crdt.entries.fork import MAX_PATH, ForkProof, Side, find_fork_between
 from lattica.crdt.entries.genesis import Genesis, Mode
-from lattica.crdt.entries.header import Entry, Kind
+from lattica.crdt.entries.header import Entry, Header, Kind
 from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.keys.session import SessionKey, decode_certificate
 from lattica.crdt.log.clock import HybridClock, milliseconds_of
@@ -104,6 +104,7 @@ class Log:
     Args:
         genesis: the document.
         entry_at: the admitted entry of an author and sequence number, from where they are kept.
+        withdrawn_at: those of them that are kept, and were withdrawn.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class Log:
         genesis: Genesis,
         entry_at: Callable[[bytes, int], Entry],
         config: LogConfig | None = None,
+        withdrawn_at: Callable[[bytes, int], Iterable[Entry]] = lambda author, seq: (),
     ) -> None:
         self.genesis = genesis
         self.feeds: dict[bytes, Feed] = {}
@@ -118,6 +120,7 @@ class Log:
         self.clock = HybridClock()
         self.config = config or LogConfig()
         self._entry_at = entry_at
+        self._withdrawn_at = withdrawn_at
         self._known: set[bytes] = set()
         self._waiting = WaitingEntries()
         self._blocked: dict[bytes, set[bytes]] = {}
@@ -131,6 +134,8 @@ class Log:
         self._are_rights_new = False
         self._unproved: dict[bytes, int] = {}
         """By author, where his entry here contradicts another, and is not signed by itself."""
+        self._contradicted: set[bytes] = set()
+        """Authors of whom a chain contradicted what is here, and something was not signed."""
 
     # What is here.
 
@@ -411,6 +416,32 @@ class Log:
                 self._withdraw(feed, admitted, outcome)
             if not self._are_rights_new:
                 self._drain(self._waiting.authors(), now_ms, outcome)
+            for feed in [*self.feeds.values()]:
+                if feed.is_cut and not self._are_rights_new:
+                    self._admit_again(feed, now_ms, outcome)
+
+    def _admit_again(self, feed: Feed, now_ms: int, outcome: Outcome) -> None:
+        """Admit what was withdrawn of an author, as far as a right covers it now: nobody else may
+        have it any more as something that it sends.
+        """
+        rights = self.rights
+        fresh: list[Entry] = []
+        while rights is not None and feed.may_grow:
+            before = feed.ids[-1] if feed.ids else self.genesis.doc_id
+            found = self._withdrawn_at(feed.author, len(feed.ids))
+            entry = next((each for each in found if each.header.prev_id == before), None)
+            if entry is None:
+                feed.is_cut = any(author == feed.author for author, _ in outcome.withdrawn)
+                break
+            if rights.verdict(entry.header, feed.identity) is not Verdict.ALLOWED:
+                break
+            if not self._judge(feed, entry, now_ms, outcome):
+                break
+            self._admit(feed, entry)
+            fresh.append(entry)
+        outcome.admitted += fresh
+        if fresh:
+            self._drain([feed.author, *self._unblocked(fresh)], now_ms, outcome)
 
     def _withdraw(
         self, feed: Feed, admitted: dict[tuple[bytes, int], Entry], outcome: Outcome
@@ -447,9 +478,10 @@ class Log:
         feed = self.feeds.get(author)
         if feed is None or (feed.fork is not None and entries[0].header.seq > feed.fork.seq):
             return self._against_waiting(entries)
-        for entry in entries:
+        for place, entry in enumerate(entries):
+            side = Side(entry, tuple(entries[place + 1 :]))
             if feed.fork is not None and entry.header.seq == feed.fork.seq:
-                parted = feed.fork.parted_by(entry)
+                parted = feed.fork.parted_by(side)
                 return [parted] if parted is not None else []
             seq = entry.header.seq
             if seq < len(feed.ids) and feed.ids[seq] == entry.id:
@@ -460,26 +492,63 @@ class Log:
                 and seq
                 and entry.header.prev_id != feed.ids[-1]
             ):
-                return [self._prove(author, min(seq, len(feed.ids) - 1), entry)]
+                return [self._prove(feed, min(seq, len(feed.ids) - 1), side)]
         return self._against_waiting(entries)
 
-    def _prove(self, author: bytes, seq: int, entry: Entry) -> ForkProof:
+    def _prove(self, feed: Feed, seq: int, side: Side) -> ForkProof:
+        """The proof by an entry that is admitted, and another one.
+
+        Where one of them is not signed by itself, it is by those that follow on it: a longer proof,
+        for which there is time until it is known that nobody has one with the signatures.
+        """
+        author = feed.author
         try:
             ours = self._entry_at(author, seq)
         except LocalProtocolError:
             raise ContradictionError("a chain that is not the one of which IDs are here") from None
-        proof = find_fork(ours, entry)
+        proof = find_fork_between(Side(ours), Side(side.entry))
+        if proof is None and author in self._contradicted:
+            proof = find_fork_between(Side(ours, self._path(feed, ours, Outcome())), side)
         if proof is not None:
+            self._contradicted.discard(author)
             return proof
-        if entry.is_signed():
+        self._contradicted.add(author)
+        if side.entry.is_signed():
             self._unproved[author] = seq
         raise ContradictionError("a chain that is not the one here, and proves no fork")
 
+    def _path(self, feed: Feed, entry: Entry, outcome: Outcome) -> tuple[Entry, ...]:
+        """What follows on an entry here, up to one that is signed by itself."""
+        path = [entry]
+        while not path[-1].is_signed() and len(path) <= MAX_PATH:
+            following = self._following(feed, path[-1].header, outcome)
+            if not following:
+                break
+            path += following
+        return tuple(path[1:])
+
+    def _following(self, feed: Feed, header: Header, outcome: Outcome) -> tuple[Entry, ...]:
+        """What is here of that which follows on an entry, be it in the proof of a fork."""
+        place = header.seq + 1
+        for entry in (
+            self._admitted(feed, place, outcome),
+            self._waiting.get(feed.author, place),
+        ):
+            if entry is not None and entry.header.prev_id == header.id:
+                return (entry,)
+        for side in feed.fork.earliest if feed.fork is not None else ():
+            if side.entry.header.seq == place and side.entry.header.prev_id == header.id:
+                return (side.entry, *side.path)
+        return ()
+
     def _against_waiting(self, entries: Sequence[Entry]) -> list[ForkProof]:
-        for entry in entries:
-            other = self._waiting.get(entry.header.author, entry.header.seq)
+        for place, entry in enumerate(entries):
+            author, seq = entry.header.author, entry.header.seq
+            other = self._waiting.get(author, seq)
             if other is not None and other.id != entry.id:
-                proof = find_fork(other, entry)
+                feed = self.feeds.get(author) or Feed(author)
+                ours = Side(other, self._path(feed, other, Outcome()))
+                proof = find_fork_between(ours, Side(entry, tuple(entries[place + 1 :])))
                 if proof is not None:
                     return [proof]
                 # One of them lacks its own signature. What is here gives way, and comes again.
@@ -509,21 +578,24 @@ class Log:
             return
         seq = proof.seq
         known = feed.fork.earliest if feed.fork is not None else ()
-        here = (self._admitted(feed, seq, outcome), self._waiting.get(feed.author, seq), *known)
+        found = (self._admitted(feed, seq, outcome), self._waiting.get(feed.author, seq))
+        here = [Side(each, self._path(feed, each, outcome)) for each in found if each is not None]
+        here += known
         if self.rights is not None:
             for entry_id in feed.ids[seq:]:
                 self._are_rights_new |= self.rights.forget(entry_id)
         feed.cut(proof)
         self._waiting.drop(proof.author, seq)
         self._unproved.pop(proof.author, None)
+        self._contradicted.discard(proof.author)
         outcome.forks.append(proof)
-        self._part(feed, [each for each in here if each and each.header.seq == seq], outcome)
+        self._part(feed, [each for each in here if each.entry.header.seq == seq], outcome)
         self._check_last(feed, outcome)
 
-    def _part(self, feed: Feed, entries: Iterable[Entry], outcome: Outcome) -> None:
+    def _part(self, feed: Feed, sides: Iterable[Side], outcome: Outcome) -> None:
         """Note on what entries at the place of a fork follow."""
-        for entry in entries:
-            parted = feed.fork.parted_by(entry) if feed.fork is not None else None
+        for side in sides:
+            parted = feed.fork.parted_by(side) if feed.fork is not None else None
             if parted is not None:
                 feed.fork = parted
                 outcome.forks.append(parted)
@@ -535,10 +607,13 @@ class Log:
         """
         if feed.fork is None or not feed.ids or len(feed.ids) != feed.fork.seq:
             return
-        for entry in feed.fork.earliest:
-            if entry.header.prev_id != feed.ids[-1]:
+        for side in feed.fork.earliest:
+            if side.entry.header.prev_id != feed.ids[-1]:
                 last = self._admitted(feed, len(feed.ids) - 1, outcome)
-                proof = find_fork(last, entry) if last is not None else None
+                if last is None:
+                    return
+                ours = Side(last, self._path(feed, last, outcome))
+                proof = find_fork_between(ours, side)
                 if proof is not None:
                     self._contain(proof, outcome)
                     return
@@ -663,9 +738,10 @@ class Log:
 
     def _break(self, feed: Feed, entry: Entry, outcome: Outcome) -> None:
         """What waited does not follow on what has come."""
+        side = Side(entry, self._path(feed, entry, outcome))
         self._waiting.drop(feed.author)
         before = self._admitted(feed, len(feed.ids) - 1, outcome) if feed.ids else None
-        proof = find_fork(before, entry) if before is not None else None
+        proof = find_fork_between(Side(before), side) if before is not None else None
         if proof is not None:
             self._contain(proof, outcome)
 

@@ -199,7 +199,8 @@ class DocumentDatabase:
                     raise StoreCorruptError(self._corrupt("an entry is not what its ID says"))
                 if not is_admitted:
                     others.append(entry_id)
-                    feeds[number].is_cut |= feeds[number].fork is None
+                    fork = feeds[number].fork
+                    feeds[number].is_cut |= fork is None or seq < fork.seq
                     continue
                 feed = feeds[number]
                 _add_pruned(feed, gone.get(number, {}))
@@ -271,6 +272,11 @@ class DocumentDatabase:
         while page := list(self._select(where, (number, since, until, _BATCH))):
             yield from page
             since = page[-1].header.seq + 1
+
+    def withdrawn_at(self, author: bytes, seq: int) -> Iterator[Entry]:
+        """What was withdrawn of an author at a sequence number."""
+        number = self._numbers.get(author, -1)
+        yield from self._select("WHERE author = ? AND seq = ? AND NOT is_admitted", (number, seq))
 
     def withdrawn_entries(self) -> Iterator[Entry]:
         """What is behind forks. They are read as they are asked for."""

@@ -273,7 +273,7 @@ class Replica:
 
 def load_log(genesis: Genesis, database: DocumentDatabase, config: LogConfig | None = None) -> Log:
     """The log of what is kept. Raises StoreError."""
-    log = Log(genesis, database.entry, config)
+    log = Log(genesis, database.entry, config, database.withdrawn_at)
     log.restore(*database.load())
     if log.rights is not None:
         log.restore_rights(database.entries_about_rights())

@@ -172,7 +172,8 @@ class SharedDocument(Document):
             if self._streams and received.is_rebuilt:
                 self._resolve_anew()
         self._replicator.tell(outcome)
-        if self._say_rights(outcome):
+        has_rights = self._replica.log.rights is not None
+        if self._say_rights(outcome) or (has_rights and (outcome.withdrawn or outcome.forks)):
             self._replicator.recheck()
             self._are_rights_new.set()
 

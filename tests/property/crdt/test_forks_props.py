@@ -94,3 +94,91 @@ def test_an_entry_that_comes_with_its_own_signature_and_a_fork_behind_it():
     outcome = replica.receive([*chain[:3], third])
     assert (outcome.resigned, [proof.seq for proof in outcome.forks]) == ([chain[1]], [3])
     assert not replica.log.unproved
+
+
+def delivered(chains: list[list[Entry]], orders: list[list[int]]) -> MemoryLog:
+    """A replica to which these chains come in some orders, one after another, as in exchanges that
+    are repeated.
+    """
+    log = MemoryLog()
+    for order in orders:
+        for number in order:
+            with contextlib.suppress(RemoteProtocolError):
+                encoded = encode_chain(chains[number], with_prev=True)
+                log.receive(decode_chain(encoded, DOC.doc_id, log.log.id_at))
+    return log
+
+
+@settings(max_examples=25, deadline=None)
+@given(histories(), st.data())
+def test_who_signs_only_the_last_of_what_he_sends_is_proved_to_contradict_himself(branches, data):
+    """In whatever order it comes: nobody ever has a signature of what he has not signed."""
+    entries = list({entry.id: entry for branch in branches for entry in branch}.values())
+    tips = {branch[-1].id for branch in branches}
+    signed = tips | set(data.draw(st.lists(st.sampled_from([e.id for e in entries]))))
+    chains = [
+        [
+            each if each.id in signed else Entry(each.header, bytes(64), each.payload)
+            for each in branch
+        ]
+        for branch in branches
+    ]
+    # Pieces of them, too, as others pass them on.
+    pieces = list(chains)
+    for chain in chains:
+        start = data.draw(st.integers(0, len(chain) - 1))
+        pieces.append(chain[start:])
+        if chain[start].id in signed:
+            pieces.append(chain[: start + 1])
+    numbers = list(range(len(pieces)))
+    one, other = (
+        delivered(pieces, [data.draw(st.permutations(numbers)) for _ in range(3)] + [numbers] * 4)
+        for _ in range(2)
+    )
+    assert one.state == other.state
+    # What one of them has proved, anybody can check, and it changes nothing at the other one.
+    for log, another in ((one, other), (other, one)):
+        for feed in log.log.feeds.values():
+            if feed.fork is not None:
+                proof = decode_fork(feed.fork.encode(), DOC.doc_id)
+                assert proof == feed.fork
+                another.receive_fork(proof)
+    assert one.state == other.state
+    is_forked = any(a[: len(b)] != b and b[: len(a)] != a for a in branches for b in branches)
+    assert bool(one.log.feeds[LIAR.author].fork) is is_forked
+
+
+def test_two_chains_of_which_only_the_last_is_signed_prove_a_fork_and_so_does_each_bit_of_it():
+    chain, other = LIAR.chain(6), LIAR.chain(5, "other")
+    spoiled = [
+        [*(Entry(each.header, bytes(64), each.payload) for each in branch[:-1]), branch[-1]]
+        for branch in (chain, other)
+    ]
+    log = delivered(spoiled, [[0, 1], [0, 1]])
+    ((ids, fork),) = log.state.values()
+    assert (ids, fork) == ([chain[0].id], 1)
+    proof = log.log.feeds[LIAR.author].fork
+    assert proof is not None
+    assert sorted([len(proof.one.path), len(proof.other.path)]) == [3, 4]
+    encoded = proof.encode()
+    fresh = MemoryLog()
+    fresh.receive_fork(decode_fork(encoded, DOC.doc_id))
+    fresh.receive(spoiled[0])
+    assert fresh.state == log.state
+    for place in range(0, len(encoded), 11):
+        broken = bytearray(encoded)
+        broken[place] ^= 1
+        with contextlib.suppress(RemoteProtocolError):
+            assert decode_fork(bytes(broken), DOC.doc_id) != proof
+
+
+def test_a_chain_without_a_signature_for_long_is_refused():
+    chain = LIAR.chain(300)
+    spoiled = [Entry(each.header, bytes(64), each.payload) for each in chain[:-1]]
+    encoded = encode_chain([*spoiled, chain[-1]], with_prev=True)
+    with contextlib.suppress(RemoteProtocolError):
+        decode_chain(encoded, DOC.doc_id, lambda author, seq: None)
+        raise AssertionError
+    spoiled[255] = chain[255]
+    encoded = encode_chain([*spoiled, chain[-1]], with_prev=True)
+    assert len(decode_chain(encoded, DOC.doc_id, lambda author, seq: None)) == 300

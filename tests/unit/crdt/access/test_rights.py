@@ -396,3 +396,51 @@ def test_a_right_that_ends_before_the_time_of_what_is_written_is_refused(make, c
     clock.ms -= 50_000
     with pytest.raises(AccessDeniedError):
         anna.registers["b"] = 1
+
+
+def test_what_was_withdrawn_counts_again_by_another_right_wherever_it_is_kept(make, tmp_path):
+    """Nobody has it as something that it sends: it is read from where it is kept."""
+    owner, anna, bert = make(OWNER), make(ANNA), make(BERT, path=tmp_path / "bert.sqlite3")
+    owner.grant(ANNA.peer_id)
+    sync(owner, anna, bert)
+    anna.registers["before"] = 1
+    sync(owner, anna, bert)
+    anna.registers["after"] = 2
+    anna.counter("steps").add(3)
+    exchange(anna, bert)
+    owner.revoke(ANNA.peer_id)
+    sync(owner, bert, anna)
+    assert dict(bert.registers.items()) == {"before": 1}
+    bert.close()
+    bert = make(BERT, path=tmp_path / "bert.sqlite3")
+    owner.grant(ANNA.peer_id)
+    exchange(owner, bert)
+    assert dict(bert.registers.items()) == {"after": 2, "before": 1}
+    # She has not heard of it, nor has the owner what she wrote: they have it from here.
+    exchange(bert, owner)
+    assert owner.counter("steps").value == 3
+    sync(owner, anna, bert)
+    bert.close()
+    again = make(BERT, path=tmp_path / "bert.sqlite3")
+    assert again.root == owner.root
+
+
+def test_a_right_that_covers_a_part_of_what_was_withdrawn(make, clock):
+    owner, anna, bert = make(OWNER), make(ANNA), make(BERT)
+    owner.grant(ANNA.peer_id)
+    sync(owner, anna, bert)
+    owner.revoke(ANNA.peer_id)
+    anna.registers["a"] = 1
+    clock.ms += 100_000
+    anna.registers["b"] = 2
+    exchange(anna, bert)
+    exchange(owner, bert)
+    assert not list(bert.registers)
+    clock.ms -= 99_000
+    owner.grant(ANNA.peer_id, lasts=60)
+    clock.ms += 99_000
+    sync(owner, anna, bert)
+    assert dict(bert.registers.items()) == {"a": 1}
+    owner.grant(ANNA.peer_id)
+    sync(owner, anna, bert)
+    assert dict(bert.registers.items()) == {"a": 1, "b": 2}

@@ -11,11 +11,14 @@ import trio
 
 from lattica.crdt.access.capability import Level
 from lattica.crdt.config import StoreConfig
+from lattica.crdt.entries.chain import encode_chain
 from lattica.crdt.entries.genesis import Mode
 from lattica.crdt.entries.header import Kind
+from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.presence import PresenceTable, sign_presence
 from lattica.crdt.store.changes import MAX_PLACES, ChangeStream, PresenceChange, Rebuilt
 from lattica.crdt.store.store import Store
+from lattica.crdt.types.payloads import RegisterWrite
 from lattica.crdt.types.state import Change
 from lattica.errors import (
     AccessDeniedError,
@@ -412,3 +415,33 @@ async def test_an_owners_node_gives_the_read_key_to_whom_others_have_let_in(
             while "b" not in third.registers:
                 await anext(changes)
         assert third.can_read
+
+
+async def test_who_has_a_right_that_its_givers_fork_takes_away_is_told_nothing_more(
+    tmp_path, autojump_clock
+):
+    async with stores(tmp_path) as net:
+        owner, one, two = (net.store() for _ in range(3))
+        first = await owner.create("models")
+        first.grant(host_of(one).peer_id)
+        seq = first.next_seq
+        first.grant(host_of(two).peer_id)
+        await host_of(owner).connect(host_of(one).peer_id)
+        second = await one.open(first.id)
+        await second.synced()
+        await host_of(two).connect(host_of(one).peer_id)
+        third = await two.open(first.id)
+        await third.synced()
+        assert host_of(two).peer_id in second.peers
+        # The owner's other entry at the place of the right.
+        session = first._replica._session
+        assert session is not None
+        before = first._replica.database.entry(session.author, seq - 1)
+        payload = RegisterWrite("a", 1).encode()
+        hlc = before.header.hlc + 1
+        doc_id = first.genesis.doc_id
+        other = sign_entry(session, doc_id, seq, before.id, hlc, Kind.REGISTER, payload)
+        second.receive(encode_chain([other], with_prev=True), "owner")
+        assert list(second.forks())
+        # At once, and not with the next exchange.
+        assert host_of(two).peer_id not in second.peers

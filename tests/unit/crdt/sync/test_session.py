@@ -9,7 +9,7 @@ import pytest
 
 from lattica.crdt.document import Document
 from lattica.crdt.entries.chain import encode_chain
-from lattica.crdt.entries.header import Kind
+from lattica.crdt.entries.header import Entry, Kind
 from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.sync.heads import Head, HeadIndex
 from lattica.crdt.sync.messages import TURN, encode_entries, encode_ranges
@@ -207,3 +207,21 @@ def test_an_author_without_anything_is_not_in_the_index():
     again = HeadIndex()
     again.set(one.heads(b"", None)[0])
     assert again.fingerprint(NONCE, b"", None) == one.fingerprint(NONCE, b"", None)
+
+
+def test_who_signs_only_the_last_of_two_chains_is_found_out_by_exchanges(make):
+    """The first one asks for signatures, which nobody has; the second one proves it without."""
+    one, two = make(1), make(2)
+    liar = Writer(b"liar")
+    for document, value, count in ((one, "this", 5), (two, "that", 6)):
+        chain = liar.chain(count, value)
+        spoiled = [Entry(each.header, bytes(64), each.payload) for each in chain[:-1]]
+        document.receive(encode_chain([*spoiled, chain[-1]], with_prev=True), "liar")
+    one.registers["mine"] = 1
+    for _ in range(3):
+        exchange(one, two)
+        exchange(two, one)
+    assert list(one.forks()) == list(two.forks())
+    assert len(list(one.forks())) == 1
+    assert one.root == two.root
+    assert dict(two.registers.items()) == {"mine": 1}
