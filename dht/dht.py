@@ -334,6 +334,7 @@ class Dht:
             raise NotStoredError(
                 f"no peer near to {key_text(key)} has kept that this node provides it"
             )
+        await self._keeper.wait_written()
         return held
 
     async def provide_many(self, keys: Iterable[KeyLike]) -> dict[KeyLike, int]:
@@ -352,6 +353,7 @@ class Dht:
             raise NotStoredError(f"no peer has kept any of {len(provided.holders)} keys")
         missed = [wire for wire, held in provided.holders.items() if not held]
         self._own.provides(missed, self._clock() - self.config.reprovide_after)
+        await self._keeper.wait_written()
         return {key: provided.holders[wire] for key, wire in wires.items()}
 
     async def withdraw(self, key: KeyLike) -> int:
@@ -360,6 +362,7 @@ class Dht:
         """
         wire = provider_key(key)
         self._own.withdraw(wire)
+        await self._keeper.wait_written()
         await self._ready()
         return await self._providing.withdraw(wire)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from lattica.dht.client.peers import Peers
@@ -72,7 +72,8 @@ class Reader:
             found: list[SignedValue] = []
             for answer in answers:
                 if answer.record is not None:
-                    found += self._checked(contact, key, answer.record.value, owner)
+                    known = collected.values.values()
+                    found += self._checked(contact, key, answer.record.value, owner, known)
             if found:
                 collected.holders[contact] = frozenset(value.envelope for value in found)
                 collected.take(found)
@@ -90,10 +91,15 @@ class Reader:
         return collected
 
     def _checked(
-        self, contact: Contact, key: bytes, record: bytes, owner: PeerId | None
+        self,
+        contact: Contact,
+        key: bytes,
+        record: bytes,
+        owner: PeerId | None,
+        known: Iterable[SignedValue],
     ) -> list[SignedValue]:
         try:
-            values, junk = decode_values(record, key)
+            values, junk = decode_values(record, key, known)
         except RemoteProtocolError:
             self._peers.blame(contact.peer_id)
             return []

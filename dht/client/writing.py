@@ -53,7 +53,7 @@ class Writer:
             if answers is None or (got := answers[1]) is None or got.record is None:
                 return False
             try:
-                held, _ = decode_values(got.record.value, key)
+                held, _ = decode_values(got.record.value, key, values)
             except RemoteProtocolError:
                 self._peers.blame(contact.peer_id)
                 return False

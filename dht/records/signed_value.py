@@ -106,8 +106,14 @@ def encode_values(values: Iterable[SignedValue]) -> bytes:
     return pb.Values(envelopes=[value.envelope for value in values]).SerializeToString()
 
 
-def decode_values(record: bytes, key: bytes) -> tuple[tuple[SignedValue, ...], int]:
+def decode_values(
+    record: bytes, key: bytes, known: Iterable[SignedValue] = ()
+) -> tuple[tuple[SignedValue, ...], int]:
     """The values of a record that are right, at most one for a place, and how many were not.
+
+    Args:
+        known: values of that key that were checked before, and are not again: what many peers
+            answer is the same.
 
     Raises:
         RemoteProtocolError: it is none, or over the limits.
@@ -115,11 +121,12 @@ def decode_values(record: bytes, key: bytes) -> tuple[tuple[SignedValue, ...], i
     message = parse_message(pb.Values(), record, "a record of values", limit=MAX_VALUE)
     if len(message.envelopes) > MAX_VALUES:
         raise RemoteProtocolError(f"{len(message.envelopes)} values in one record")
+    checked = {value.envelope: value for value in known}
     found: dict[bytes, SignedValue] = {}
     junk = 0
     for envelope in message.envelopes:
         try:
-            value = open_value(envelope, key)
+            value = checked.get(envelope) or open_value(envelope, key)
         except RemoteProtocolError:
             junk += 1
             continue

@@ -87,8 +87,10 @@ class Announcer:
         if not addrs:
             return True
         key = peer_key(self._identity.peer_id)
-        lookup = await self._reader.nearest(key)
-        self._sequence = max(int(self._clock() * 1000), self._sequence + 1)
+        # Higher than what is there, also where that was said by a clock that was ahead.
+        known, _, lookup = await self._reader.plain(key, quorum=None)
+        before = max(self._sequence, 0 if known is None else known.sequence)
+        self._sequence = max(int(self._clock() * 1000), before + 1)
         record = seal_record(self._identity, self._sequence, addrs)
         self.holders = len(await self._writer.plain(lookup.closest(), key, record))
         self.announced = addrs

@@ -13,6 +13,8 @@ from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.keys.peer_id import PeerId
 
 KINDS = (Kind.OWN_VALUE, Kind.OWN_PROVIDED)
+_LEAST = 60.0
+"""Seconds for which a value is not stored anew, however soon it expires."""
 
 
 class OwnRecords:
@@ -38,12 +40,16 @@ class OwnRecords:
         return None if known is None else known[0]
 
     def values_due(self, before: float, now: float) -> Iterator[SignedValue]:
-        """Values that were stored last before `before`; those that have expired are forgotten."""
+        """Values that were stored last before `before`, or half of the time ago that they had left
+        then; those that have expired are forgotten.
+        """
         for place, (value, stored_at) in tuple(self._values.items()):
-            if value.expires / 1000 <= now:
+            expires = value.expires / 1000
+            half = max((expires - stored_at) / 2, _LEAST)
+            if expires <= now:
                 del self._values[place]
                 self._journal.changed(_value_row(*place))
-            elif stored_at <= before:
+            elif _is_due(stored_at, max(before, now - half), now):
                 yield value
 
     # --- provided keys ---
@@ -64,9 +70,9 @@ class OwnRecords:
         self._journal.changed(RowId(Kind.OWN_PROVIDED, key))
         return self._provided.pop(key, None) is not None
 
-    def provided_due(self, before: float) -> list[bytes]:
+    def provided_due(self, before: float, now: float) -> list[bytes]:
         """Keys that were announced last before `before`, those that wait longest first."""
-        due = [(at, key) for key, at in self._provided.items() if at <= before]
+        due = [(at, key) for key, at in self._provided.items() if _is_due(at, before, now)]
         return [key for _, key in sorted(due)]
 
     def oldest_provided(self) -> float | None:
@@ -105,6 +111,12 @@ class OwnRecords:
             return
         if value.owner == self._own and isinstance(at, int | float):
             self._values[value.key, value.subkey] = value, min(float(at), now)
+
+
+def _is_due(at: float, before: float, now: float) -> bool:
+    """Whether something was done last before `before`, or at a time that has not come yet: then the
+    clock was wrong, and it is not known when."""
+    return at <= before or at > now
 
 
 def _value_row(key: bytes, subkey: bytes) -> RowId:

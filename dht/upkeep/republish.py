@@ -84,7 +84,7 @@ class Republisher:
         await self._writer.values(lookup.closest(), values)
 
     async def _provide_again(self, now: float) -> None:
-        due = self._own.provided_due(now - self._config.reprovide_after)
+        due = self._own.provided_due(now - self._config.reprovide_after, now)
         if not due:
             return
         oldest = self._own.oldest_provided() or now

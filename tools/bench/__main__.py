@@ -190,14 +190,21 @@ def main(
         raise typer.BadParameter(f"unknown peer {unknown[0]!r}; known: {', '.join(venvs.PEERS)}")
     complaints: list[str] = []
     if name == "dht" and real:
-        measurements, well = simulate(run_real(nodes or 50, 100, 10_000, seed), json), True
+        if wrong := [p for p in peers if p != "hivemind"]:
+            raise typer.BadParameter(f"the DHT of {wrong[0]!r} is not measured; hivemind's is")
+        python = None
+        if peers:
+            hivemind = venvs.PEERS["hivemind"]
+            python = venvs.ensure(hivemind.name, hivemind.requirements, say)
+        found = run_real(nodes or 50, 100, 10_000, seed, python)
+        measurements, well = simulate(found, json), True
     elif name == "dht":
         measurements, well = simulate(dht.run_all(nodes or 10_000, lookups, seed), json), True
     elif name == "crdt":
         from tools.bench.crdt.scenarios import run_all as run_crdt  # needs the extra `text`
 
-        found = run_crdt(keys, max(20, keys // 10), repeats, say)
-        measurements, well = simulate(found, json), True
+        documents = run_crdt(keys, max(20, keys // 10), repeats, say)
+        measurements, well = simulate(documents, json), True
     elif name == "topics":
         measurements, well = simulate(topics.run_all(nodes or 1000, messages, seed), json), True
     else:

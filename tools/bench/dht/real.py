@@ -4,12 +4,15 @@ how long it takes.
 
 from __future__ import annotations
 
+import json
 import random
 import statistics
+import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import trio
 
@@ -18,6 +21,8 @@ from lattica.dht.errors import DhtError
 from tools.bench.cases import OURS, Case
 from tools.bench.stats import Measurement
 
+_ROUNDS = 3
+_HIVEMIND = Path(__file__).resolve().parents[1] / "programs" / "impl_hivemind_dht.py"
 _SETTINGS = {
     "listen": ["/ip4/127.0.0.1/tcp/0"],
     "nat.port_mapping.enabled": False,
@@ -177,49 +182,80 @@ async def survey(network: RealNetwork, each: int, rng: random.Random) -> AsyncIt
     yield await try_all("provide-killed", list(map(provide, numbers)))
 
 
-def run_real(nodes: int, each: int, provides: int, seed: int) -> Iterator[Measurement]:
-    """Every figure of real nodes."""
-    yield from trio.run(_measure, nodes, each, provides, seed)
+def run_real(
+    nodes: int, each: int, provides: int, seed: int, hivemind: Path | None = None
+) -> Iterator[Measurement]:
+    """Every figure of real nodes, as they are measured.
+
+    Args:
+        hivemind: the Python of an environment that has it, whose DHT does what two nodes do, in
+            turns with ours.
+    """
+    yield from _pair(max(2 * each, 100), hivemind)
+    yield from trio.run(_crowd, nodes, each, random.Random(seed))
+    yield from trio.run(_many, nodes, provides, random.Random(seed))
 
 
-async def _measure(nodes: int, each: int, provides: int, seed: int) -> list[Measurement]:
+def _measured(
+    name: str, unit: str, better: str, values: Sequence[float], what: str, impl: str = OURS
+) -> Measurement:
+    case = Case("dht", f"real-{name}", unit, better, what)  # type: ignore[arg-type]
+    return Measurement(case, impl, statistics.median(values), tuple(values), what)
+
+
+def _pair(operations: int, hivemind: Path | None) -> Iterator[Measurement]:
+    found: dict[tuple[str, str], list[float]] = {}
+    for _ in range(_ROUNDS):
+        rounds = {OURS: trio.run(_two_nodes, operations)}
+        if hivemind is not None:
+            command = [str(hivemind), str(_HIVEMIND), str(operations)]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            rounds["hivemind"] = json.loads(done.stdout.splitlines()[-1])
+        for impl, seconds in rounds.items():
+            for kind in ("put", "get"):
+                found.setdefault((impl, kind), []).append(1000 * statistics.median(seconds[kind]))
+    what = f"two nodes in one process, {_ROUNDS} rounds of {operations} operations"
+    for (impl, kind), medians in found.items():
+        yield _measured(f"two-{kind}-p50", "ms", "lower", medians, what, impl)
+
+
+async def _two_nodes(operations: int) -> dict[str, list[float]]:
+    seconds: dict[str, list[float]] = {"put": [], "get": []}
+    async with real_network(2) as network:
+        one, other = network.nodes
+        for number in range(operations):
+            began = time.perf_counter()
+            await one.dht.put(f"k{number}", number)
+            seconds["put"].append(time.perf_counter() - began)
+        for number in range(operations):
+            began = time.perf_counter()
+            found = await other.dht.get(f"k{number}")
+            seconds["get"].append(time.perf_counter() - began)
+            assert found is not None
+            assert found.value == number
+    return seconds
+
+
+async def _crowd(nodes: int, each: int, rng: random.Random) -> list[Measurement]:
     found = []
-
-    def take(name: str, unit: str, better: str, value: float, what: str) -> None:
-        case = Case("dht", f"real-{name}", unit, better, what)  # type: ignore[arg-type]
-        found.append(Measurement(case, OURS, value, (value,), what))
-
-    rng = random.Random(seed)
+    what = f"{nodes} nodes in one process on loopback, {each} operations one after another"
     async with real_network(nodes) as network:
         async for trial in survey(network, each, rng):
-            what = f"{nodes} nodes in one process on loopback, {each} operations one after another"
-            take(f"{trial.name}-right", "%", "higher", trial.share, what)
             p50 = 1000 * statistics.median(trial.seconds)
-            take(f"{trial.name}-p50", "ms", "lower", p50, what)
+            found.append(_measured(f"{trial.name}-right", "%", "higher", [trial.share], what))
+            found.append(_measured(f"{trial.name}-p50", "ms", "lower", [p50], what))
+    return found
+
+
+async def _many(nodes: int, provides: int, rng: random.Random) -> list[Measurement]:
+    what = f"{provides} keys, {nodes} nodes, read back"
     async with real_network(nodes) as network:
         node = rng.choice(network.nodes)
         began = time.perf_counter()
         held = await node.dht.provide_many(f"root {n}" for n in range(provides))
         seconds = time.perf_counter() - began
-        what = f"{provides} keys, {nodes} nodes, read back"
-        take("provide-many", "s", "lower", seconds, what)
-        take("provide-many-held", "peers", "higher", statistics.mean(held.values()), what)
-    async with real_network(2) as network:
-        one, other = network.nodes
-        for name, operation in (
-            ("two-put-p50", lambda n: one.dht.put(f"k{n}", n)),
-            ("two-get-p50", lambda n: other.dht.get(f"k{n}")),
-        ):
-            seconds_each = []
-            for number in range(max(each, 200)):
-                began = time.perf_counter()
-                await operation(number)
-                seconds_each.append(time.perf_counter() - began)
-            take(
-                name,
-                "ms",
-                "lower",
-                1000 * statistics.median(seconds_each),
-                "two nodes, one process",
-            )
-    return found
+    peers = statistics.mean(held.values())
+    return [
+        _measured("provide-many", "s", "lower", [seconds], what),
+        _measured("provide-many-held", "peers", "higher", [peers], what),
+    ]

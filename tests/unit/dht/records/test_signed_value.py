@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lattica.dht.pb import records_pb2 as pb
+from lattica.dht.records import signed_value
 from lattica.dht.records.data import MAX_DATA, decode_data, encode_data
 from lattica.dht.records.keys import (
     content_key,
@@ -19,6 +20,7 @@ from lattica.dht.records.keys import (
 )
 from lattica.dht.records.plain import STANDARD, check_plain
 from lattica.dht.records.signed_value import (
+    SignedValue,
     decode_values,
     encode_values,
     open_value,
@@ -105,6 +107,21 @@ def test_a_record_has_one_value_for_a_place_the_newest_and_counts_junk():
     assert junk == 1
     message = pb.Values(envelopes=[b"junk", new.envelope])
     assert decode_values(message.SerializeToString(), KEY) == ((new,), 1)
+
+
+def test_what_was_checked_is_not_checked_again_and_all_else_is(monkeypatch):
+    known, other = sealed(), sealed(OTHER)
+    opened = []
+
+    def open_it(envelope: bytes, key: bytes) -> SignedValue:
+        opened.append(envelope)
+        return open_value(envelope, key)
+
+    monkeypatch.setattr(signed_value, "open_value", open_it)
+    forged = known.envelope[:-1] + bytes([known.envelope[-1] ^ 1])
+    record = pb.Values(envelopes=[known.envelope, other.envelope, forged]).SerializeToString()
+    assert decode_values(record, KEY, [known]) == ((known, other), 1)
+    assert opened == [other.envelope, forged]
 
 
 def test_of_two_values_with_one_sequence_all_take_the_same():
