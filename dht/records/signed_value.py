@@ -130,10 +130,10 @@ def decode_values(
         except RemoteProtocolError:
             junk += 1
             continue
-        known = found.get(value.place)
-        if known is not None:
+        before = found.get(value.place)
+        if before is not None:
             junk += 1
-        if known is None or value.supersedes(known):
+        if before is None or value.supersedes(before):
             found[value.place] = value
     return tuple(found.values()), junk
 

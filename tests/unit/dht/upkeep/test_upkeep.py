@@ -33,8 +33,7 @@ async def joined(*nodes: Dht) -> None:
 
 async def kill(net: MemoryDhtNet, dht: Dht) -> None:
     """It says nothing any more, and nobody gets there."""
-    host = dht._host
-    net.net.hosts.pop(host.peer_id)
+    host = net.net.hosts.pop(dht._host.peer_id)
     await dht.aclose()
     for peer in tuple(host.connections):
         host.drop(peer)
