@@ -51,12 +51,15 @@ class Original:
         self._tasks.start_soon(self._circuits.run)
         self.peers: set[PeerId] = set()
         """Connected nodes of the original; may be looked at in any thread."""
+        self._silent: set[PeerId] = set()
+        """Connected peers that have not said who they are when they were waited for."""
         node._identify.on_identified.append(lambda connection, _: self._identified(connection))
         for connection in node.swarm.registry:
             self._identified(connection)
         self._tasks.start_soon(self._follow)
 
     def _identified(self, connection: Connection) -> None:
+        self._silent.discard(connection.peer_id)
         if connection.agent.startswith(_AGENT) and UNARY in connection.known_protocols:
             if connection.peer_id not in self.peers:
                 self.peers.add(connection.peer_id)
@@ -70,6 +73,7 @@ class Original:
             async for event in events:
                 if isinstance(event, PeerDisconnected):
                     self.peers.discard(event.peer_id)
+                    self._silent.discard(event.peer_id)
                     self.client.forget(event.peer_id)
 
     async def is_spoken_by(self, peer: PeerId) -> bool:
@@ -79,7 +83,7 @@ class Original:
         """
         registry = self._node.swarm.registry
         connection = registry.best(peer)
-        if connection is not None and connection.agent:
+        if connection is not None and (connection.agent or peer in self._silent):
             return peer in self.peers
         if connection is None:
             try:
@@ -89,7 +93,9 @@ class Original:
         with trio.move_on_after(_IDENTIFIED):
             while (connection := registry.best(peer)) is not None and not connection.agent:
                 await self._node.swarm.wait_changed()
-        return peer in self.peers
+            return peer in self.peers
+        self._silent.add(peer)  # or each call would wait
+        return False
 
     async def aclose(self) -> None:
         """End what is under way."""

@@ -174,6 +174,8 @@ class IdentifyService:
             for other in self._swarm.registry.by_peer.get(peer_id, ()):
                 if other.patience != NO_PATIENCE:
                     connection.patience = other.patience
+                if other.agent and other.instance == connection.instance:
+                    _same_peer(other, connection)
             return
         self._asked.add(peer_id)
         best = self._swarm.registry.best(peer_id)
@@ -231,6 +233,9 @@ class IdentifyService:
             for each in self._swarm.registry.by_peer.get(peer_id, ()):
                 each.known_protocols.intersection_update(message.protocols)
             connection.known_protocols.update(message.protocols)
+        for each in self._swarm.registry.by_peer.get(peer_id, ()):
+            if each.instance == connection.instance:
+                _same_peer(connection, each)
         for hook in self.on_identified:
             hook(connection, message)
         self._swarm.note_identified(connection)
@@ -245,6 +250,12 @@ async def _receive(stream: Stream) -> Identify:
         for _ in range(MAX_MESSAGES - 1):
             data += await stream.receive_message(MAX_MESSAGE - len(data))
     return decode(data)
+
+
+def _same_peer(known: Connection, other: Connection) -> None:
+    """A peer says once who it is, on whatever connection of its."""
+    other.agent, other.protocol_version = known.agent, known.protocol_version
+    other.known_protocols.update(known.known_protocols)
 
 
 def _own_agent() -> str:

@@ -59,6 +59,27 @@ async def identified(node: Node) -> None:
     await settled(lambda: node.peers() and node.peers()[0].agent)
 
 
+async def test_who_a_peer_is_is_known_of_each_of_its_connections():
+    async with node_with_echo() as a, node_with_echo() as b:
+        await a.connect(b.addrs[0])
+        await identified(a)
+        first = a.swarm.registry.best(b.peer_id)
+        assert first is not None
+        again = await a.swarm.dial_fresh(b.peer_id, b.swarm.addrs[0])
+        await settled(lambda: again.agent)
+        assert again.agent == first.agent
+        assert again.protocol_version == first.protocol_version
+        assert ECHO in again.known_protocols
+
+
+async def test_it_is_also_known_of_those_that_came_before_it_had_said_it():
+    async with node_with_echo() as a, node_with_echo() as b:
+        first = await a.swarm.dial_fresh(b.peer_id, b.swarm.addrs[0])
+        second = await a.swarm.dial_fresh(b.peer_id, b.swarm.addrs[0])
+        await settled(lambda: first.agent and second.agent)
+        await settled(lambda: all(each.agent for each in b.swarm.registry))
+
+
 async def test_a_new_listen_address_is_pushed_to_the_peers():
     async with node_with_echo() as a, node_with_echo() as b:
         await a.connect(b.addrs[0])
