@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,8 @@ KEY_FILE: Final = "p2p.key"
 
 LISTEN: Final = ("/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1", "/ip4/0.0.0.0/tcp/0/ws")
 """Of a node that was told nothing else."""
+
+_QUIC: Final = re.compile("/quic-v1(?=/p2p/|/?$)")
 
 _MAX_SKELETON = 256 * 1024 * 1024
 """Callers of the original put whole documents into one argument."""
@@ -68,7 +71,7 @@ class Settings:
 
     def config(self, own: PeerId) -> NodeConfig:
         """Raises ConfigError when nothing is left to listen on."""
-        listen = tuple(map(_own_form, usable(self.listen, "listen on")))
+        listen = tuple(map(str, usable(self.listen, "listen on")))
         if self.listen and not listen:
             raise ConfigError(f"none of these can be listened on: {', '.join(self.listen)}")
         relays = tuple(map(str, usable(self.relays, "use as a relay", needs_peer=True)))
@@ -114,11 +117,11 @@ def texts(given: object) -> tuple[str, ...]:
 
 
 def usable(addrs: Iterable[str], what_for: str, *, needs_peer: bool = False) -> list[Multiaddr]:
-    """Those that are addresses; the others are named in the log."""
+    """Those that are addresses, in our form; the others are named in the log."""
     found = []
     for text in addrs:
         try:
-            addr = parse_multiaddr(text)
+            addr = parse_multiaddr(_own_form(text))
             if needs_peer and split_peer(addr)[1] is None:
                 raise AddressError("it does not end in /p2p/ID")
         except AddressError as error:
@@ -128,7 +131,6 @@ def usable(addrs: Iterable[str], what_for: str, *, needs_peer: bool = False) -> 
     return found
 
 
-def _own_form(addr: Multiaddr) -> str:
+def _own_form(text: str) -> str:
     """QUIC of ours is secured by Noise, and says so in the address."""
-    text = str(addr)
-    return f"{text}/noise" if text.endswith("/quic-v1") else text
+    return _QUIC.sub("/quic-v1/noise", text)

@@ -174,6 +174,16 @@ def test_addresses_in_all_forms(caplog: pytest.LogCaptureFixture) -> None:
         Lattica.builder().with_listen_addrs(["rubbish"]).build()
 
 
+def test_peers_are_reached_by_quic_as_the_original_writes_it() -> None:
+    quic = ["/ip4/127.0.0.1/udp/0/quic-v1"]
+    a = Lattica.builder().with_listen_addrs(quic).build()
+    addresses = [each.replace("/quic-v1/noise", "/quic-v1") for each in a.get_visible_maddrs()]
+    b = Lattica.builder().with_listen_addrs(quic).with_bootstraps(addresses).build()
+    b.lattica.wait_connected(a.peer_id(), timeout=30)
+    b.close()
+    a.close()
+
+
 def test_key_of_the_original_is_taken_and_protected(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
