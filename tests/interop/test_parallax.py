@@ -1,4 +1,4 @@
-"""Parallax unmodified on our drop-in, where somebody has put its sources: no registry has them."""
+"""Parallax unmodified on our drop-in, where somebody has put its sources: none are downloaded."""
 
 from __future__ import annotations
 
