@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lattica.cli.shared.common import run, start, wrong_arguments
+from lattica.cli.shared.daemon import Stopped, by_daemon, running_node, until_stopped
 from lattica.cli.shared.event_json import EventOutput, event_output
 from lattica.cli.shared.options import (
     ConnectOption,
@@ -20,6 +22,10 @@ from lattica.cli.shared.terminal import say
 
 if TYPE_CHECKING:
     from lattica.config import NodeConfig
+    from lattica.daemon.api.client import NodeClient, Responses
+    from lattica.daemon.api.pb import node_pb2 as pb
+    from lattica.nat.base.keys.identity import PeerId
+    from lattica.nat.base.net.multiaddr import Multiaddr
     from lattica.node import Node
     from lattica.rpc.ports.events import PortEvent
     from lattica.rpc.ports.exposer import Exposure
@@ -109,7 +115,16 @@ def expose_command(
         raise typer.BadParameter("--to is peers or `anyone`")
     config = start(ctx, overrides, ephemeral=ephemeral, quiet=True)
     _check_exposed(named, [] if anyone else to or [])
+    daemon = running_node(ctx, config, listen, relay, ephemeral, per_peer)
     with event_output(as_json) as output:
+        if daemon is not None:
+            targets = [target if n is None else f"{n}={target}" for n, target in named]
+            with by_daemon(daemon, bootstrap) as client, suppress(Stopped):
+                responses = client.expose(
+                    *targets, to="anyone" if anyone else to or (), idle_timeout=idle
+                )
+                until_stopped(lambda: _exposed_by(client, responses, output))
+            return
         run(_expose, config, named, None if anyone else to or [], output)
 
 
@@ -175,7 +190,14 @@ def forward_command(
     }
     config = start(ctx, overrides, ephemeral=ephemeral, quiet=True)
     _check_forwarded(peer, named)
+    daemon = running_node(ctx, config, listen, relay, ephemeral)
     with event_output(as_json) as output:
+        if daemon is not None:
+            pairs = [(port, at or "") for at, port in named]
+            with by_daemon(daemon, bootstrap) as client, suppress(Stopped):
+                responses = client.forward(peer, *pairs, key=key, idle_timeout=idle)
+                until_stopped(lambda: _forwarded_by(client, responses, output))
+            return
         run(_forward, config, peer, named, key, output)
 
 
@@ -262,15 +284,96 @@ def _to_whom(exposure: Exposure) -> str:
     return f"to {', '.join(sorted(map(str, exposure.allowed)))}"
 
 
+def _exposed_by(
+    client: NodeClient, responses: Responses[pb.PortMessage], output: EventOutput | None
+) -> None:
+    """Tell what a node that runs exposes, and what happens to connections."""
+    from lattica.nat.base.keys.peer_id import parse_peer_id
+    from lattica.nat.base.net.addresses import parse_multiaddr
+
+    ready = next(responses)
+    status = client.status()
+    addrs = [parse_multiaddr(addr) for addr in status.addrs]
+    names = " ".join(port.name for port in ready.ports)
+    command = f"lattica forward {_told(parse_peer_id(status.peer_id), addrs)} {names}"
+    command += f" --key {ready.key}" if ready.key else ""
+    if output is not None:
+        exposed = [{"port": port.name, "target": port.place} for port in ready.ports]
+        told: dict[str, object] = {"exposed": exposed, "key": ready.key or None}
+        told["command"] = command
+        _write_ready(output, status.peer_id, status.addrs, told)
+    else:
+        for port in ready.ports:
+            say(f"exposing {port.name}: {port.place}, by the node that runs here", err=True)
+        say("for the other side:", err=True)
+        say(command)
+        say("exposed until Ctrl-C", err=True)
+    _tell_all(responses, output)
+
+
+def _forwarded_by(
+    client: NodeClient, responses: Responses[pb.PortMessage], output: EventOutput | None
+) -> None:
+    """Tell where a node that runs listens, and what happens to connections."""
+    ready = next(responses)
+    if output is not None:
+        status = client.status()
+        forwards = [{"port": port.name, "local": port.place} for port in ready.ports]
+        _write_ready(output, status.peer_id, status.addrs, {"forwards": forwards})
+    else:
+        for port in ready.ports:
+            say(f"{port.place} is port {port.name} of {ready.peer_id}, by the node that runs here")
+    _tell_all(responses, output)
+
+
+def _write_ready(
+    output: EventOutput, peer_id: str, addrs: Iterable[str], more: dict[str, object]
+) -> None:
+    output.write_object({"event": "ready", "peer_id": peer_id, "addrs": [*addrs], **more})
+
+
+def _tell_all(responses: Responses[pb.PortMessage], output: EventOutput | None) -> None:
+    for message in responses:
+        event = _event_of(message)
+        if output is not None:
+            output.write(event)
+        else:
+            say(_line(event), err=True)
+
+
+def _event_of(message: pb.PortMessage) -> PortEvent:
+    """What happened to a connection of a node that runs."""
+    from lattica.nat.base.keys.peer_id import parse_peer_id
+    from lattica.rpc.ports.events import (
+        ConnectionClosed,
+        ConnectionOpened,
+        ConnectionRefused,
+        Side,
+    )
+
+    side, peer = Side(message.side), parse_peer_id(message.peer_id)
+    if message.event == "connection_refused":
+        return ConnectionRefused(side, message.port, peer, message.reason)
+    opened = (side, message.id, message.port, peer, message.local, message.path)
+    if message.event == "connection_opened":
+        return ConnectionOpened(*opened)
+    counts = (message.bytes_to_peer, message.bytes_from_peer, message.seconds, message.reason)
+    return ConnectionClosed(*opened, *counts)
+
+
 def _addresses(node: Node) -> str:
     """The addresses to tell another machine, or where there are none, the ID."""
+    return _told(node.peer_id, node.addrs)
+
+
+def _told(peer_id: PeerId, addrs: Iterable[Multiaddr]) -> str:
     from lattica.nat.base.net.addresses import ip_of, split_peer, with_peer
     from lattica.nat.base.net.ranking import fitting, ranked
 
-    plain = ranked(split_peer(addr)[0] for addr in node.addrs)
+    plain = ranked(split_peer(addr)[0] for addr in addrs)
     remote = [addr for addr in plain if (ip := ip_of(addr)) is None or not ip.is_loopback]
     told = fitting(remote or plain, 8, 2048)
-    return ",".join(str(with_peer(addr, node.peer_id)) for addr in told) or str(node.peer_id)
+    return ",".join(str(with_peer(addr, peer_id)) for addr in told) or str(peer_id)
 
 
 async def _forward(

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Literal, TypeVar, cast
 
 from google.protobuf.message import Message
 
@@ -292,6 +292,53 @@ class NodeClient(Closable):
         """What is said in a topic, from this call's return on."""
         request = pb.TopicSubscribeRequest(topic=topic)
         return cast("Responses[pb.TopicMessage]", self._subscription("topic_subscribe", request))
+
+    # --- ports ---
+
+    def expose(
+        self,
+        *targets: str,
+        to: Sequence[str] | Literal["anyone"] = (),
+        idle_timeout: float | None = None,
+    ) -> Responses[pb.PortMessage]:
+        """Let peers connect to TCP services of the node's machine until this is closed.
+
+        `targets` are `[NAME=]PORT`, `HOST:PORT` or `unix:/PATH`; `to` the peers that may connect,
+        by default whoever has the key. The first response says under which names, and the key;
+        then comes what happens to connections.
+        """
+        ports = []
+        for each in targets:
+            name, equals, target = each.rpartition("=")
+            ports.append(pb.ExposePort(name=name if equals else "", target=target))
+        request = pb.ExposeRequest(
+            ports=ports,
+            to=() if to == "anyone" else to,
+            anyone=to == "anyone",
+            idle_timeout_seconds=idle_timeout or 0.0,
+        )
+        return cast("Responses[pb.PortMessage]", self._stream("expose", request))
+
+    def forward(
+        self,
+        peer: str,
+        *ports: str | tuple[str, str],
+        key: str = "",
+        idle_timeout: float | None = None,
+    ) -> Responses[pb.PortMessage]:
+        """Connect clients of local ports with services of a peer until this is closed.
+
+        `ports` are numbers or names there, or such a one and where to listen. The first response
+        says where it listens; then comes what happens to connections.
+        """
+        pairs = [(each, "") if isinstance(each, str) else each for each in ports]
+        request = pb.ForwardRequest(
+            peer=peer,
+            ports=[pb.ForwardPort(port=port, local=local) for port, local in pairs],
+            key=key,
+            idle_timeout_seconds=idle_timeout or 0.0,
+        )
+        return cast("Responses[pb.PortMessage]", self._stream("forward", request))
 
     # --- CRDT documents ---
 

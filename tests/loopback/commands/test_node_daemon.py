@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 from contextlib import AbstractContextManager, chdir
 from pathlib import Path
@@ -17,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from lattica.cli import app
 from tests.loopback.commands.commands import LISTEN, environment, serving
+from tests.loopback.commands.test_port_commands import ask, port_of, shouting
 
 
 def node(data_dir: Path) -> AbstractContextManager[dict[str, Any]]:
@@ -126,3 +128,17 @@ def _check_status(data_dir: Path, source: dict[str, Any]) -> None:
 def _moving(peer: dict[str, Any]) -> dict[str, Any]:
     """What may be another one a moment later."""
     return {key: peer[key] for key in ("rtt_seconds", "age_seconds", "connections")}
+
+
+def test_ports_of_the_node_that_runs(tmp_path: Path) -> None:
+    with node(tmp_path / "a") as first, node(tmp_path / "b") as second, shouting() as port:
+        exposing = ("expose", f"web={port}", "--to", second["peer_id"])
+        with serving(tmp_path / "a", *exposing) as exposed:
+            assert exposed["peer_id"] == first["peer_id"]
+            assert exposed["exposed"] == [{"port": "web", "target": f"127.0.0.1:{port}"}]
+            assert exposed["key"] is None
+            command = shlex.split(exposed["command"])
+            with serving(tmp_path / "b", *command[1:]) as forwarded:
+                assert forwarded["peer_id"] == second["peer_id"]
+                [each] = forwarded["forwards"]
+                assert ask(port_of(each["local"]), b"hello") == b"HELLO"

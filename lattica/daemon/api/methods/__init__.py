@@ -11,8 +11,9 @@ from lattica.daemon.api.methods.content import ContentMethods
 from lattica.daemon.api.methods.crdt import CrdtMethods
 from lattica.daemon.api.methods.dht import DhtMethods
 from lattica.daemon.api.methods.peers import PeerMethods
+from lattica.daemon.api.methods.ports import PortMethods
 from lattica.daemon.api.methods.topics import TopicMethods
 
 
-class Methods(PeerMethods, ContentMethods, DhtMethods, TopicMethods, CrdtMethods):
+class Methods(PeerMethods, ContentMethods, DhtMethods, TopicMethods, PortMethods, CrdtMethods):
     """All of them, for one node."""

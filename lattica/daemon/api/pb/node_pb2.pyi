@@ -611,3 +611,83 @@ class CrdtWatchRequest(_message.Message):
     document: str
     prefix: str
     def __init__(self, document: _Optional[str] = ..., prefix: _Optional[str] = ...) -> None: ...
+
+class ExposeRequest(_message.Message):
+    __slots__ = ("ports", "to", "anyone", "idle_timeout_seconds")
+    PORTS_FIELD_NUMBER: _ClassVar[int]
+    TO_FIELD_NUMBER: _ClassVar[int]
+    ANYONE_FIELD_NUMBER: _ClassVar[int]
+    IDLE_TIMEOUT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    ports: _containers.RepeatedCompositeFieldContainer[ExposePort]
+    to: _containers.RepeatedScalarFieldContainer[str]
+    anyone: bool
+    idle_timeout_seconds: float
+    def __init__(self, ports: _Optional[_Iterable[_Union[ExposePort, _Mapping]]] = ..., to: _Optional[_Iterable[str]] = ..., anyone: bool = ..., idle_timeout_seconds: _Optional[float] = ...) -> None: ...
+
+class ExposePort(_message.Message):
+    __slots__ = ("target", "name")
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    target: str
+    name: str
+    def __init__(self, target: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
+
+class ForwardRequest(_message.Message):
+    __slots__ = ("peer", "ports", "key", "idle_timeout_seconds")
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    PORTS_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    IDLE_TIMEOUT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    peer: str
+    ports: _containers.RepeatedCompositeFieldContainer[ForwardPort]
+    key: str
+    idle_timeout_seconds: float
+    def __init__(self, peer: _Optional[str] = ..., ports: _Optional[_Iterable[_Union[ForwardPort, _Mapping]]] = ..., key: _Optional[str] = ..., idle_timeout_seconds: _Optional[float] = ...) -> None: ...
+
+class ForwardPort(_message.Message):
+    __slots__ = ("port", "local")
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_FIELD_NUMBER: _ClassVar[int]
+    port: str
+    local: str
+    def __init__(self, port: _Optional[str] = ..., local: _Optional[str] = ...) -> None: ...
+
+class PortMessage(_message.Message):
+    __slots__ = ("time", "event", "ports", "key", "id", "port", "peer_id", "local", "path", "reason", "bytes_to_peer", "bytes_from_peer", "seconds", "side")
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    EVENT_FIELD_NUMBER: _ClassVar[int]
+    PORTS_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    PEER_ID_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    BYTES_TO_PEER_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FROM_PEER_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    SIDE_FIELD_NUMBER: _ClassVar[int]
+    time: float
+    event: str
+    ports: _containers.RepeatedCompositeFieldContainer[ReadyPort]
+    key: str
+    id: int
+    port: str
+    peer_id: str
+    local: str
+    path: str
+    reason: str
+    bytes_to_peer: int
+    bytes_from_peer: int
+    seconds: float
+    side: str
+    def __init__(self, time: _Optional[float] = ..., event: _Optional[str] = ..., ports: _Optional[_Iterable[_Union[ReadyPort, _Mapping]]] = ..., key: _Optional[str] = ..., id: _Optional[int] = ..., port: _Optional[str] = ..., peer_id: _Optional[str] = ..., local: _Optional[str] = ..., path: _Optional[str] = ..., reason: _Optional[str] = ..., bytes_to_peer: _Optional[int] = ..., bytes_from_peer: _Optional[int] = ..., seconds: _Optional[float] = ..., side: _Optional[str] = ...) -> None: ...
+
+class ReadyPort(_message.Message):
+    __slots__ = ("name", "place")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PLACE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    place: str
+    def __init__(self, name: _Optional[str] = ..., place: _Optional[str] = ...) -> None: ...

@@ -126,6 +126,54 @@ async def test_what_is_subscribed_to_misses_nothing(
             assert (await there(lambda: next(messages))).data == b"hello"
 
 
+async def test_ports_last_as_long_as_their_calls(tmp_path: Path) -> None:
+    async def answer(stream: trio.SocketStream) -> None:
+        async for data in stream:
+            await stream.send_all(data.upper())
+
+    async with (
+        daemon(tmp_path / "a") as (exposing, here),
+        daemon(tmp_path / "b") as (_, there_),
+        trio.open_nursery() as nursery,
+    ):
+        listeners = await nursery.start(trio.serve_tcp, answer, 0)
+        port = listeners[0].socket.getsockname()[1]
+        exposed = here.expose(f"web={port}", f"db=127.0.0.1:{port}")
+        ready = await there(lambda: next(exposed))
+        assert ready.event == "ready"
+        assert [(each.name, each.place) for each in ready.ports] == [
+            ("web", f"127.0.0.1:{port}"),
+            ("db", f"127.0.0.1:{port}"),
+        ]
+        assert ready.key
+        addrs = ",".join(map(str, exposing.node.addrs))
+        forwarded = there_.forward(addrs, "web", ("db", "0"), key=ready.key)
+        listening = await there(lambda: next(forwarded))
+        assert listening.peer_id == str(exposing.node.peer_id)
+        for each in listening.ports:
+            local = int(each.place.rpartition(":")[2])
+            async with await trio.open_tcp_stream("127.0.0.1", local) as client:
+                await client.send_all(b"hello")
+                assert await client.receive_some() == b"HELLO"
+        opened = await there(lambda: next(exposed))
+        assert (opened.event, opened.port, opened.side) == ("connection_opened", "web", "expose")
+        assert [each.name for each in exposing.node.ports.exposed] == ["web", "db"]
+        exposed.close()
+        forwarded.close()
+        with trio.fail_after(10):
+            while exposing.node.ports.exposed:
+                await trio.sleep(0.01)
+        for wrong in (
+            lambda: next(here.expose()),
+            lambda: next(here.expose("no port")),
+            lambda: next(there_.forward("nobody", "web")),
+            lambda: next(there_.forward(addrs)),
+        ):
+            with pytest.raises((AddressError, LocalProtocolError)):
+                await there(wrong)
+        nursery.cancel_scope.cancel()
+
+
 async def test_content_with_progress(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(os.urandom(5_000_000))
     async with daemon(tmp_path / "a") as (_, source), daemon(tmp_path / "b") as (member, sink):
