@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 _FRAME_BYTES = 256
 """Of an entry about a key, beside earlier keys and boxes."""
 _EARLIER_BYTES = 72
+_MAX_PROBLEMS = 1024
+"""Of keys that no owner names."""
 PLAIN_KINDS = frozenset({Kind.SESSION, Kind.GRANT, Kind.REVOKE, Kind.KEY})
 """Whose payloads are read by all who pass them on."""
 
@@ -125,7 +127,12 @@ class Keyring:
             )
         except RemoteProtocolError as error:
             said = f"{peer_of(by) if by else 'somebody'} has sealed it wrongly: {error}"
-            if self.problems.get(read.key_id) != said:
+            # Of keys that no owner names anybody may say anything, as often as he likes.
+            named = self._named.get(read.key_id)
+            counts = named is not None and bool(named.introduced)
+            if not counts and len(self.problems) >= _MAX_PROBLEMS:
+                return
+            if counts and self.problems.get(read.key_id) != said:
                 logger.warning(
                     "a read key cannot be used document=%s key=%s: %s",
                     self._doc_id.hex(),

@@ -114,6 +114,7 @@ TARGETS: dict[str, str] = {
     "crdt-text-edits": "crdt:EDITS",
     "crdt-sync": "crdt:SYNC",
     "crdt-rights": "crdt:RIGHTS",
+    "crdt-sealed": "crdt:SEALING",
     "original-pickle": "original:PICKLE",
     "original-records": "original:RECORDS",
     "original-rpc": "original:RPC",

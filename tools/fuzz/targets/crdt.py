@@ -6,6 +6,8 @@ import contextlib
 import json
 
 from lattica.crdt.access.capability import Level, decode_capability, issue
+from lattica.crdt.access.key_entry import decode_key_entry
+from lattica.crdt.access.keyring import Keyring
 from lattica.crdt.access.revocation import Revocation, decode_revocation
 from lattica.crdt.canonical import decode, encode
 from lattica.crdt.compaction.snapshot import body_digest, first_part, read_snapshot
@@ -14,6 +16,7 @@ from lattica.crdt.entries.fork import decode_fork
 from lattica.crdt.entries.genesis import Genesis, decode_genesis
 from lattica.crdt.entries.header import Entry, Kind, decode_header
 from lattica.crdt.entries.writing import sign_entry
+from lattica.crdt.keys.sealing import open_payload
 from lattica.crdt.keys.session import decode_certificate
 from lattica.crdt.proofs.json_form import proof_from_json, proof_to_json
 from lattica.crdt.proofs.proof import verify_proof
@@ -36,7 +39,7 @@ from lattica.crdt.types.payloads import decode_write
 from lattica.crdt.types.state import State
 from lattica.errors import RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
-from tools.crdt_vectors import SESSION, text, text_entries
+from tools.crdt_vectors import IDENTITY, SESSION, WRITER, text, text_entries
 from tools.fuzz.target import KIB, MIB, Target, Violation
 from tools.fuzz.targets.pieces import option
 
@@ -179,6 +182,30 @@ def _rights(data: bytes) -> None:
                 raise Violation("it is read and written otherwise")
 
 
+SEALED = VECTORS["sealed"]
+PRIVATE = decode_genesis(
+    bytes.fromhex(SEALED["genesis"]["encoded"]), bytes.fromhex(SEALED["genesis"]["doc_id"])
+)
+ENTRY_KEY = bytes.fromhex(SEALED["entry key"])
+
+
+def _sealed(data: bytes) -> None:
+    """What is said of read keys to an owner, and a payload that is read with what he has."""
+    with contextlib.suppress(RemoteProtocolError):
+        open_payload(ENTRY_KEY, data)
+    keyring = Keyring(PRIVATE, IDENTITY)
+    for number, each in enumerate(SEALED["key entries"][:2], 1):
+        named = bytes.fromhex(each)
+        entry = sign_entry(SESSION, PRIVATE.doc_id, number, bytes(32), number, Kind.KEY, named)
+        keyring.learn(entry, PRIVATE.owners[0])
+    for kind in (Kind.KEY, Kind.REGISTER):
+        entry = sign_entry(SESSION, PRIVATE.doc_id, 1, bytes(32), 1, kind, data)
+        keyring.learn(entry, WRITER.public_key.data)
+        keyring.open(entry)
+    if decode_key_entry(data).encode() != data:
+        raise Violation("it is read and written otherwise")
+
+
 _ALLOWED = (RemoteProtocolError,)
 CANONICAL = Target(
     "crdt-canonical",
@@ -191,7 +218,14 @@ CANONICAL = Target(
 )
 HEADER = Target("crdt-header", _header, _ALLOWED, seeds=ENTRIES)
 CHAIN = Target("crdt-chain", _chain, _ALLOWED, seeds=CHAINS, max_memory=64 * MIB)
-FORK = Target("crdt-fork", _fork, _ALLOWED, seeds=FORKS)
+FORK = Target("crdt-fork", _fork, _ALLOWED, seeds=FORKS, max_memory=64 * MIB)
+SEALING = Target(
+    "crdt-sealed",
+    _sealed,
+    _ALLOWED,
+    seeds=[bytes.fromhex(each) for each in (*SEALED["key entries"], SEALED["sealed"])],
+    max_memory=64 * MIB,
+)
 SMALL = Target(
     "crdt-genesis",
     _small,

@@ -566,3 +566,18 @@ def test_keys_are_not_shown_and_a_ring_of_nothing_is_empty():
     ring = Keyring(SEALED, ANNA)
     assert ring.current is None
     assert not ring.is_empty
+
+
+def test_what_a_writer_says_of_keys_that_no_owner_names_is_not_logged_and_bounded(make, caplog):
+    owner, anna = make(OWNER), make(ANNA)
+    owner.grant(ANNA.peer_id)
+    sync(owner, anna)
+    box = ((OWNER.public_key.data, bytes(48)),)
+    keys = [number.to_bytes(16, "big") for number in range(1, 1200)]
+    wrong = [(Kind.KEY, KeyEntry(key, (), b"e" * 32, box).encode()) for key in keys]
+    owner.receive(forged(anna, ANNA, wrong), "anna")
+    ring = owner._replica.keyring
+    assert len(ring.problems) == 1024
+    assert "cannot be used" not in caplog.text
+    assert owner.can_read
+    assert len(owner.read_keys()) == 1
