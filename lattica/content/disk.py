@@ -255,6 +255,22 @@ def set_executable(target: int | Path, executable: bool) -> None:
         os.chmod(target, wanted)
 
 
+def _umask() -> int:
+    """What the user wants no file of his to allow."""
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def set_mode(target: int | Path, mode: int) -> None:
+    """Give a file or directory (descriptor or path) permissions, but for what the umask denies."""
+    os.chmod(target, mode & ~_umask())
+
+
 def mark_unmodified(descriptor: int) -> os.stat_result:
     """See to it that from now on every write changes a file's time of modification.
 

@@ -57,6 +57,14 @@ def publish_command(
             "`lattica hf-door`.",
         ),
     ] = None,
+    follow_links: Annotated[
+        bool,
+        typer.Option(
+            "--follow-links",
+            help="Publish what symbolic links lead to in their place. Otherwise they are kept, "
+            "and have to stay inside PATH.",
+        ),
+    ] = False,
     listen: ListenOption = None,
     bootstrap: ConnectOption = None,
     relay: RelayOption = None,
@@ -88,7 +96,8 @@ def publish_command(
     addresses, for instance with --listen /ip4/0.0.0.0/tcp/4001.
 
     Where a `lattica node` runs here, that serves it, and the command ends when the ticket is there;
-    with --listen, --relay, --repo, --max-rate, --ephemeral or --no-daemon it serves by itself.
+    with --listen, --relay, --repo, --follow-links, --max-rate, --ephemeral or --no-daemon it serves
+    by itself.
     """
     overrides = {"listen": listen, "bootstrap": bootstrap, "relays": relay}
     config = start(ctx, overrides, ephemeral=ephemeral)
@@ -96,11 +105,12 @@ def publish_command(
 
     with wrong_arguments():
         ref = None if repo is None else RevisionRef.parse(repo)
-    daemon = running_node(ctx, config, listen, relay, max_rate, ephemeral, repo)
+    follow_links = follow_links or ref is not None  # a hub's clients know of no links
+    daemon = running_node(ctx, config, listen, relay, max_rate, ephemeral, repo, follow_links)
     if daemon is not None:
         publish_by(daemon, path, name, bootstrap, as_json)
         return
-    run(_publish, config, path, name, ref, bytes_a_second(max_rate), as_json)
+    run(_publish, config, path, name, ref, follow_links, bytes_a_second(max_rate), as_json)
 
 
 async def _publish(
@@ -108,6 +118,7 @@ async def _publish(
     path: Path,
     name: str | None,
     repo: RevisionRef | None,
+    follow_links: bool,
     rate: float,
     as_json: bool,
 ) -> None:
@@ -129,7 +140,8 @@ async def _publish(
     if name is None and repo is not None:
         shown = repo.repository.rpartition("/")[2]
     async with stopped_by_signals() as stop:
-        await check_publishable(path, shown)  # before anybody is told that there is a peer
+        # Before anybody is told that there is a peer.
+        await check_publishable(path, shown, follow_links=follow_links)
         limits = PublisherLimits(rate=rate)
         async with (
             Node(config) as node,
@@ -138,7 +150,7 @@ async def _publish(
             AsyncExitStack() as shelf,
         ):
             with HashDisplay() as display:
-                await publisher.publish(path, shown, progress=display)
+                await publisher.publish(path, shown, progress=display, follow_links=follow_links)
             [publication] = publisher.catalog
             if name is not None and not names.publish_if_possible(
                 name, NameTarget(publication.cid)

@@ -21,6 +21,7 @@ from lattica.content.download.contact import Contact, Retries
 from lattica.content.download.ledger import Ledger
 from lattica.content.download.link import RETRIED, Link
 from lattica.content.download.lists import ListSource
+from lattica.content.download.local.entries import make_entries
 from lattica.content.download.local.files import LocalChunk, find_elsewhere, find_local_files
 from lattica.content.download.local.former import check_deletion, chosen, tidy
 from lattica.content.download.local.journaled import count_journaled
@@ -175,6 +176,7 @@ class _Fetch:
                 self._emit_progress(at_once=True)
                 await obtaining.run(found.contacts)
                 self._emit_progress(at_once=True)
+                await trio.to_thread.run_sync(make_entries, plan, self._out_dir)
                 await trio.to_thread.run_sync(files.remove)
             seconds = trio.current_time() - began
             beside = await trio.to_thread.run_sync(tidy, plan, self._out_dir, may_go, files.removed)

@@ -41,6 +41,7 @@ from lattica.content.disk import (
     open_regular,
     read_exactly,
     set_executable,
+    set_mode,
     storage_error,
     write_all,
 )
@@ -392,6 +393,8 @@ class PartialFiles:
                 return lost
             if not has_name and not self._give_name(output, descriptor):
                 return self._numbers(output)
+            if item.mode is not None:
+                set_mode(descriptor, item.mode)
             return self._look_at_name(output, status)
         finally:
             os.close(descriptor)

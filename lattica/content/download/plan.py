@@ -26,7 +26,7 @@ from lattica.content.manifest.gguf_header import (
     extents,
 )
 from lattica.content.manifest.lists import lists_for, loaded_runs
-from lattica.content.manifest.manifest import FileEntry, Manifest
+from lattica.content.manifest.manifest import DirectoryEntry, FileEntry, LinkEntry, Manifest
 from lattica.content.manifest.paths import check_path
 from lattica.content.manifest.safetensors_header import Tensor, build_header
 from lattica.content.protocol import MAX_SPAN_BYTES, MAX_SPAN_CHUNKS
@@ -59,6 +59,8 @@ class Output:
     """It is the published file unchanged, so that chunk hashes verify it."""
     infix: bytes = b""
     infix_at: int = 0
+    mode: int | None = None
+    """As in :class:`~lattica.content.manifest.manifest.FileEntry`."""
 
     @property
     def made(self) -> tuple[tuple[int, bytes], ...]:
@@ -104,7 +106,7 @@ class Span:
 
 def _whole_output(file: FileEntry) -> Output:
     segments = (Segment(0, 0, file.size),) if file.size else ()
-    return Output(file.path, file.executable, file.size, b"", segments, whole=True)
+    return Output(file.path, file.executable, file.size, b"", segments, whole=True, mode=file.mode)
 
 
 def _matcher(pattern: str) -> Callable[[str], object]:
@@ -143,7 +145,9 @@ def _tensor_output(file: FileEntry, pattern: str) -> Output | None:
         elif tensor.length:
             segments.append(Segment(tensor.offset, target, tensor.length))
         target += tensor.length
-    return Output(file.path, file.executable, target, prefix, tuple(segments), whole=False)
+    return Output(
+        file.path, file.executable, target, prefix, tuple(segments), whole=False, mode=file.mode
+    )
 
 
 def _gguf_output(file: FileEntry, layout: GgufLayout, tensors: Sequence[Tensor]) -> Output:
@@ -166,6 +170,7 @@ def _gguf_output(file: FileEntry, layout: GgufLayout, tensors: Sequence[Tensor])
         whole=False,
         infix=infix,
         infix_at=layout.pairs_end,
+        mode=file.mode,
     )
 
 
@@ -233,6 +238,16 @@ class Plan:
     def is_whole(self) -> bool:
         """Everything is to be had, and not a selection."""
         return self.tensors is None and not self._ranges
+
+    @property
+    def links(self) -> tuple[LinkEntry, ...]:
+        """The symbolic links to make: of what is fetched whole."""
+        return self.manifest.links if self.is_whole else ()
+
+    @property
+    def named_directories(self) -> tuple[DirectoryEntry, ...]:
+        """The directories to make, or to give permissions, at the end."""
+        return self.manifest.directories if self.is_whole else ()
 
     def lists(self) -> set[int]:
         """The lists of chunks that have to be loaded, by their numbers, before all that follows."""

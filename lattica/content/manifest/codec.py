@@ -2,8 +2,10 @@
 
 Form (arrays only, so that there is one encoding)::
 
-    [2, name, [file, …]]
-    file   = [path, executable, chunks, layout]
+    [2, name, [file, …]], or [2, name, [file, …], [link, …], [directory, …]]
+    file   = [path, mode, chunks, layout]
+    link   = [path, target]
+    directory = [path, mode]
     chunks = [0, lengths, digests], or [count, sizes, digests]
     layout = [data_start, [[key, value], …], tensors]           of safetensors
            | [version, pairs, pairs_end, alignment, tensors]    of GGUF
@@ -37,6 +39,7 @@ from lattica.content.manifest.gguf_header import (
     GgufLayout,
     gguf_layout,
 )
+from lattica.content.manifest.links import check_links
 from lattica.content.manifest.lists import is_listed, pack_lengths, refs_of, table_of
 from lattica.content.manifest.manifest import (
     LIST_CHUNKS,
@@ -45,11 +48,14 @@ from lattica.content.manifest.manifest import (
     MAX_FILE_BYTES,
     MAX_FILES,
     MAX_MANIFEST_BYTES,
+    MAX_MODE,
     MAX_TENSORS,
     Chunks,
     ChunkTable,
+    DirectoryEntry,
     FileEntry,
     Layout,
+    LinkEntry,
     ListedChunks,
     ListRef,
     Manifest,
@@ -66,6 +72,9 @@ from lattica.content.manifest.schema_reader import SchemaReader
 from lattica.nat.base.errors import RemoteProtocolError
 
 VERSION = 2
+
+_USUAL = {False: 0o644, True: 0o755}
+"""What a file's mode is written as, where it has a usual one: if it is executable or not."""
 
 
 def _pack_layout(layout: Layout | None) -> list[object]:
@@ -94,17 +103,22 @@ def _pack_chunks(chunks: Chunks, total: int) -> list[object]:
 
 def _pack_file(file: FileEntry, total: int) -> list[object]:
     chunks = _pack_chunks(file.chunks, total)
-    return [file.path, file.executable, chunks, _pack_layout(file.layout)]
+    mode = file.mode if file.mode is not None else _USUAL[file.executable]
+    return [file.path, mode, chunks, _pack_layout(file.layout)]
 
 
 def _encode(manifest: Manifest) -> bytes:
     packer = msgpack.Packer(autoreset=False)
-    packer.pack_array_header(3)
+    has_more = bool(manifest.links or manifest.directories)
+    packer.pack_array_header(5 if has_more else 3)
     packer.pack(VERSION)
     packer.pack(manifest.name)
     packer.pack_array_header(len(manifest.files))
     for file in manifest.files:
         packer.pack(_pack_file(file, manifest.chunk_count))
+    if has_more:
+        packer.pack([[link.path, link.target] for link in manifest.links])
+        packer.pack([[directory.path, directory.mode] for directory in manifest.directories])
     data: bytes = packer.bytes()
     return data
 
@@ -117,9 +131,15 @@ def _entries(layout: Layout) -> int:
 def _check(manifest: Manifest) -> None:
     """Check what both sides require; raises :class:`ValueError`."""
     check_component(manifest.name)
-    if len(manifest.files) > MAX_FILES:
-        raise ValueError(f"{len(manifest.files)} files, where {MAX_FILES} are allowed")
-    check_paths(file.path for file in manifest.files)
+    count = len(manifest.files) + len(manifest.links) + len(manifest.directories)
+    if count > MAX_FILES:
+        raise ValueError(f"{count} files, where {MAX_FILES} are allowed")
+    named = [directory.path for directory in manifest.directories]
+    files = [file.path for file in manifest.files]
+    check_paths([*files, *(link.path for link in manifest.links)], named)
+    if len(set(named)) != len(named):
+        raise ValueError("a directory is named twice")
+    check_links({link.path: link.target for link in manifest.links}, files, named)
     entries = sum(_entries(file.layout) for file in manifest.files if file.layout)
     if entries > MAX_TENSORS:
         raise ValueError(f"{entries} tensors and metadata entries; {MAX_TENSORS} are allowed")
@@ -210,7 +230,7 @@ def _read_tensors(reader: SchemaReader, budget: int) -> list[tuple[str, str, tup
 
 
 def _read_manifest(reader: SchemaReader) -> Manifest:
-    reader.array("manifest", 3, 3)
+    fields = reader.array("manifest", 5, 3)
     version = reader.value(int, "version")
     if version < VERSION:
         raise ValueError("it was made by an earlier version of Lattica; publish it again")
@@ -222,13 +242,23 @@ def _read_manifest(reader: SchemaReader) -> Manifest:
     for _ in range(reader.array("files", MAX_FILES)):
         reader.array("file", 4, 4)
         path = reader.value(str, "path")
-        executable = reader.value(bool, "executable")
+        mode = reader.number("mode", MAX_MODE)
         chunks = _read_chunks(reader)
         layout = _read_layout(reader, chunks.size, budget)
         if layout is not None:
             budget = max(0, budget - _entries(layout))
-        files.append(FileEntry(path, executable, chunks, layout))
-    manifest = Manifest(name, tuple(files))
+        unusual = None if mode in _USUAL.values() else mode
+        files.append(FileEntry(path, bool(mode & 0o111), chunks, layout, unusual))
+    links, directories = [], []
+    if fields > 3:
+        for _ in range(reader.array("links", MAX_FILES)):
+            reader.array("link", 2, 2)
+            links.append(LinkEntry(reader.value(str, "path"), reader.value(str, "target")))
+        for _ in range(reader.array("directories", MAX_FILES)):
+            reader.array("directory", 2, 2)
+            path = reader.value(str, "path")
+            directories.append(DirectoryEntry(path, reader.number("mode", MAX_MODE)))
+    manifest = Manifest(name, tuple(files), tuple(links), tuple(directories))
     _check(manifest)
     return manifest
 

@@ -64,7 +64,9 @@ def _digests(file: FileEntry) -> Iterator[bytes]:
 
 def _files(manifest: Manifest) -> Iterator[tuple[str, object]]:
     for file in manifest.files:
-        yield file.path, (file.executable, file.table.ends, file.table.digests)
+        yield file.path, (file.executable, file.mode, file.table.ends, file.table.digests)
+    for link in manifest.links:
+        yield link.path, link.target
 
 
 def _tensors(manifest: Manifest) -> Iterator[tuple[str, object]]:

@@ -25,9 +25,12 @@ MAX_CHUNK_BYTES = 2 * 1024 * 1024
 """The longest a chunk may be; 1 MiB is usual."""
 MAX_MANIFEST_BYTES = 64 * 1024 * 1024
 MAX_FILES = 100_000
+"""With links, and with directories that are named."""
 MAX_TENSORS = 262_144
 """Tensors and metadata entries over all files of one manifest."""
 MAX_FILE_BYTES = 1 << 50
+MAX_MODE = 0o777
+"""Permissions only: nothing runs with somebody else's rights by what a stranger says."""
 MAX_CHUNKS = 1 << 22
 """Of all files of one manifest: of about 4 TiB."""
 LIST_CHUNKS = 4096
@@ -181,6 +184,9 @@ class FileEntry:
     chunks: Chunks
     layout: Layout | None = None
     """For a safetensors or GGUF file: its tensors."""
+    mode: int | None = None
+    """Its permissions, as of `chmod`, where they are not the usual ones of such a file: 0644, or
+    0755 if it is executable, or these with more for the group and others to write."""
 
     @property
     def size(self) -> int:
@@ -195,6 +201,23 @@ class FileEntry:
         return self.chunks
 
 
+@dataclass(frozen=True, slots=True)
+class LinkEntry:
+    """A symbolic link to a file or directory of the same publication."""
+
+    path: str
+    target: str
+    """Relative to the directory that the link is in."""
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryEntry:
+    """A directory that is empty, or whose permissions are not 0755 (or 0775, 0777)."""
+
+    path: str
+    mode: int
+
+
 @dataclass(frozen=True)
 class Manifest:
     """A publication. Chunks are numbered through, in the order of the files.
@@ -205,6 +228,8 @@ class Manifest:
 
     name: str
     files: tuple[FileEntry, ...]
+    links: tuple[LinkEntry, ...] = ()
+    directories: tuple[DirectoryEntry, ...] = ()
 
     @cached_property
     def _first_chunks(self) -> list[int]:

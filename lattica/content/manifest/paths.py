@@ -146,8 +146,9 @@ class _Directories:
         return names[::-1]
 
 
-def check_paths(paths: Iterable[str]) -> int:
-    """Check a whole set of files; return how many directories they are in.
+def check_paths(paths: Iterable[str], named: Iterable[str] = ()) -> int:
+    """Check a whole set of files, and directories that are `named` beside them; return how many
+    directories there are.
 
     That is: every path; that none collides with another; and that there are not many more
     directories than files, since each of them costs who fetches an entry on disk, and who describes
@@ -155,8 +156,9 @@ def check_paths(paths: Iterable[str]) -> int:
     a path that is also a directory of another. Time and memory are bounded by the paths' length.
     Raises :class:`ValueError`.
     """
-    paths = list(paths)
-    directories = _Directories(_SPARE_DIRECTORIES + _DIRECTORIES_PER_FILE * len(paths))
+    paths, named = list(paths), list(named)
+    most = _SPARE_DIRECTORIES + _DIRECTORIES_PER_FILE * (len(paths) + len(named))
+    directories = _Directories(most)
     files: dict[tuple[int, str], str] = {}
     for path in paths:
         *above, name = _parts(path)
@@ -173,4 +175,11 @@ def check_paths(paths: Iterable[str]) -> int:
         if key in directories:
             raise ValueError(f"the path {path!r} is both a file and a directory")
         files[key] = path
+    for path in named:
+        at = 0
+        for part in _parts(path):
+            key = at, _folded(part)
+            if key in files:
+                raise ValueError(f"the path {files[key]!r} is both a file and a directory")
+            at = directories.enter(key, part, path)
     return len(directories)

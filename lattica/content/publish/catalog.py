@@ -15,7 +15,6 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 import trio
@@ -32,8 +31,17 @@ from lattica.content.manifest.chunking import (
 )
 from lattica.content.manifest.cid import DIGEST_SIZE, Cid
 from lattica.content.manifest.codec import encode_manifest
+from lattica.content.manifest.links import check_links
 from lattica.content.manifest.lists import encode_list
-from lattica.content.manifest.manifest import MAX_FILES, ChunkTable, FileEntry, Manifest
+from lattica.content.manifest.manifest import (
+    MAX_FILES,
+    MAX_MODE,
+    ChunkTable,
+    DirectoryEntry,
+    FileEntry,
+    LinkEntry,
+    Manifest,
+)
 from lattica.content.manifest.paths import RESERVED_PREFIX, check_component, check_paths
 from lattica.content.protocol import MAX_SPAN_BYTES
 from lattica.nat.base.errors import LatticaError, RemoteProtocolError
@@ -158,44 +166,112 @@ def _read(file: CutFile, offset: int, size: int) -> tuple[bytes, bool]:
     return data, state == file.state
 
 
-def _walk(
-    directory: Path, prefix: str, above: frozenset[tuple[int, int]]
-) -> Iterator[tuple[str, Path]]:
-    """(relative path, path) of the files under a directory, sorted; follows symbolic links."""
-    status = directory.stat()
-    key = (status.st_dev, status.st_ino)
-    if key in above:
-        raise ContentError(f"{directory} is a symbolic link to a directory that contains it")
-    for path in sorted(directory.iterdir()):
-        if not prefix and path.name.startswith(RESERVED_PREFIX):
-            continue  # the journal of a download that goes on or was broken off
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            yield from _walk(path, f"{prefix}{path.name}/", above | {key})
-        elif stat.S_ISREG(mode):
-            yield f"{prefix}{path.name}", path
-        else:
-            logger.warning("%s is neither a file nor a directory; left out", path)
+_USUAL_FILES = {0o644, 0o664, 0o666, 0o755, 0o775, 0o777}
+_USUAL_DIRECTORIES = {0o755, 0o775, 0o777}
+"""Permissions that say nothing but what somebody's umask is: not part of a publication."""
 
 
-def _find_tree(path: Path, name: str) -> list[tuple[str, Path]]:
-    """(relative path, path) of everything to publish, once names and numbers are allowed."""
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What is to be published: relative paths, and where it is."""
+
+    files: list[tuple[str, Path]] = field(default_factory=list)
+    links: list[LinkEntry] = field(default_factory=list)
+    directories: list[DirectoryEntry] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.files) + len(self.links) + len(self.directories)
+
+
+class _Walk:
+    """Looks at a directory with all below it, in order. Links that stay inside are kept.
+
+    With `follow_links` there are none: what they lead to is in their place.
+    """
+
+    def __init__(self, top: Path, follow_links: bool) -> None:
+        self._top = top
+        self._real_top = top.resolve()
+        self._follow_links = follow_links
+        self.found = _Found()
+
+    def look(self, directory: Path, prefix: str, above: frozenset[tuple[int, int]]) -> None:
+        """Find what is in a directory; stops when it is too much."""
+        status = directory.stat()
+        key = (status.st_dev, status.st_ino)
+        if key in above:
+            raise ContentError(f"{directory} is a symbolic link to a directory that contains it")
+        before = len(self.found)
+        for path in sorted(directory.iterdir()):
+            if len(self.found) > MAX_FILES:
+                return
+            if not prefix and path.name.startswith(RESERVED_PREFIX):
+                continue  # the journal of a download that goes on or was broken off
+            relative = f"{prefix}{path.name}"
+            mode = path.stat().st_mode
+            if path.is_symlink() and (target := self._kept_link(path)) is not None:
+                self.found.links.append(LinkEntry(relative, target))
+            elif stat.S_ISDIR(mode):
+                self.look(path, f"{relative}/", above | {key})
+            elif stat.S_ISREG(mode):
+                self.found.files.append((relative, path))
+            else:
+                logger.warning("%s is neither a file nor a directory; left out", path)
+        mode = stat.S_IMODE(status.st_mode) & MAX_MODE
+        if prefix and (len(self.found) == before or mode not in _USUAL_DIRECTORIES):
+            self.found.directories.append(DirectoryEntry(prefix[:-1], mode))
+
+    def _kept_link(self, path: Path) -> str | None:
+        """What a link is to lead to where this is fetched; None: it is followed.
+
+        Raises :class:`ContentError`: it leads out of the directory.
+        """
+        if self._follow_links:
+            return None
+        target = os.readlink(path)
+        leads_to = path.resolve()
+        if leads_to.is_relative_to(self._real_top):
+            if os.path.isabs(target):
+                return os.path.relpath(leads_to, path.parent.resolve())
+            return target
+        if _is_in_hub_cache(self._real_top, leads_to):
+            return None
+        raise ContentError(
+            f"{path} is a symbolic link that leads out of {self._top}, to {target}; put what it "
+            "leads to in its place, or have links followed (--follow-links)"
+        )
+
+
+def _is_in_hub_cache(top: Path, path: Path) -> bool:
+    """Whether `top` is a snapshot in the cache of huggingface_hub, and `path` a file of it."""
+    model = top.parent.parent
+    return top.parent.name == "snapshots" and path.parent == model / "blobs"
+
+
+def _find_tree(path: Path, name: str, follow_links: bool) -> _Found:
+    """Everything to publish, once names and numbers are allowed."""
     try:
         check_component(name)
         if path.is_dir():
-            found = list(islice(_walk(path, "", frozenset()), MAX_FILES + 1))
+            walk = _Walk(path, follow_links)
+            walk.look(path, "", frozenset())
+            found = walk.found
         else:
             if path.exists() and not path.is_file():
                 raise ContentError(f"{path} is neither a file nor a directory")
             path.stat()
-            found = [(path.name, path)]
-        if not found:
-            raise ContentError(f"{path} contains no files to publish")
+            found = _Found([(path.name, path)])
         if len(found) > MAX_FILES:
             raise ValueError(
                 f"it has more than {MAX_FILES:,} files; pack them, or publish its parts one by one"
             )
-        check_paths(relative for relative, _ in found)
+        files = [relative for relative, _ in found.files]
+        named = [directory.path for directory in found.directories]
+        links = {link.path: link.target for link in found.links}
+        check_paths([*files, *links], named)
+        check_links(links, files, named)
+        if not found.files:
+            raise ContentError(f"{path} contains no files to publish")
     except ValueError as error:
         if isinstance(error, LatticaError):
             raise
@@ -207,7 +283,9 @@ def _name_of(path: Path, name: str | None) -> str:
     return name if name is not None else path.name or "root"
 
 
-async def check_publishable(path: Path, name: str | None = None) -> None:
+async def check_publishable(
+    path: Path, name: str | None = None, *, follow_links: bool = False
+) -> None:
     """Check what can be checked without reading the files: names, numbers, what is missing.
 
     Raises:
@@ -215,19 +293,46 @@ async def check_publishable(path: Path, name: str | None = None) -> None:
     """
     path = Path(os.path.abspath(path))  # noqa: ASYNC240 - touches no disk
     try:
-        await trio.to_thread.run_sync(_find_tree, path, _name_of(path, name))
+        await trio.to_thread.run_sync(_find_tree, path, _name_of(path, name), follow_links)
     except OSError as error:
         if isinstance(error, LatticaError):
             raise
         raise ContentError(_explain(error, path)) from None
 
 
-def _cut_tree(path: Path, name: str) -> list[tuple[str, bool, CutFile]]:
-    """(relative path, executable, file) of everything to publish; blocking."""
-    found = _find_tree(path, name)
-    tree = [(relative, os.access(file, os.X_OK), cut_file(file)) for relative, file in found]
+@dataclass(frozen=True, slots=True)
+class _Tree:
+    """Everything to publish, not yet hashed."""
+
+    name: str
+    found: _Found
+    files: list[CutFile]
+    modes: list[int]
+
+    def manifest(self, tables: list[ChunkTable]) -> Manifest:
+        """Its manifest, once it is."""
+        entries = tuple(
+            FileEntry(
+                relative,
+                bool(mode & 0o111),
+                table,
+                file.layout,
+                None if mode in _USUAL_FILES else mode,
+            )
+            for (relative, _), mode, file, table in zip(
+                self.found.files, self.modes, self.files, tables, strict=True
+            )
+        )
+        return Manifest(self.name, entries, tuple(self.found.links), tuple(self.found.directories))
+
+
+def _cut_tree(path: Path, name: str, follow_links: bool) -> _Tree:
+    """Everything to publish; blocking."""
+    found = _find_tree(path, name, follow_links)
+    modes = [stat.S_IMODE(file.stat().st_mode) & MAX_MODE for _, file in found.files]
+    tree = _Tree(name, found, [cut_file(file) for _, file in found.files], modes)
     # Limits of the manifest, as far as they are known before the files are read.
-    encode_manifest(_manifest(name, tree, [_unhashed(file) for *_, file in tree]))
+    encode_manifest(tree.manifest([_unhashed(file) for file in tree.files]))
     return tree
 
 
@@ -239,22 +344,18 @@ def _unhashed(file: CutFile) -> ChunkTable:
     return ChunkTable.from_chunks(lengths, bytes(len(lengths) * DIGEST_SIZE))
 
 
-def _manifest(
-    name: str, tree: list[tuple[str, bool, CutFile]], tables: list[ChunkTable]
-) -> Manifest:
-    entries = tuple(
-        FileEntry(relative, executable, table, file.layout)
-        for (relative, executable, file), table in zip(tree, tables, strict=True)
-    )
-    return Manifest(name, entries)
-
-
 async def make_publication(
-    path: Path, name: str | None = None, progress: HashCallback | None = None
+    path: Path,
+    name: str | None = None,
+    progress: HashCallback | None = None,
+    *,
+    follow_links: bool = False,
 ) -> Publication:
     """Hash a file, or a directory with all that is below it, and make its manifest.
 
-    Symbolic links are followed; empty directories are left out. `name` defaults to that of `path`.
+    Symbolic links within a directory are kept if they stay in it, and otherwise an error; with
+    `follow_links` what they lead to is published in their place. Snapshots in the cache of
+    huggingface_hub are followed in any case. `name` defaults to that of `path`.
     Cancellation: see :func:`~lattica.content.manifest.chunking.hash_files`.
 
     Raises:
@@ -263,16 +364,15 @@ async def make_publication(
     path = Path(os.path.abspath(path))  # noqa: ASYNC240 - touches no disk
     name = _name_of(path, name)
     try:
-        tree = await trio.to_thread.run_sync(_cut_tree, path, name)
-        files = [file for _, _, file in tree]
-        tables = await _hash(files, progress)
+        tree = await trio.to_thread.run_sync(_cut_tree, path, name, follow_links)
+        tables = await _hash(tree.files, progress)
     except OSError as error:
         if isinstance(error, LatticaError):
             raise
         raise ContentError(_explain(error, path)) from None
-    manifest = _manifest(name, tree, tables)
+    manifest = tree.manifest(tables)
     encoded = await trio.to_thread.run_sync(encode_manifest, manifest)
-    return Publication(Cid.of(encoded), manifest, encoded, tuple(files))
+    return Publication(Cid.of(encoded), manifest, encoded, tuple(tree.files))
 
 
 async def _hash(files: list[CutFile], progress: HashCallback | None) -> list[ChunkTable]:

@@ -66,9 +66,12 @@ class Publisher(InProcess):
         *,
         progress: HashCallback | None = None,
         announce_timeout: float = ANNOUNCE_TIMEOUT,
+        follow_links: bool = False,
     ) -> Ticket:
         """Hash a file or directory, serve it, and return a ticket for it.
 
+        Symbolic links in a directory are kept if they stay in it, and otherwise an error; with
+        `follow_links` what they lead to is published in their place.
         `progress` is called with :class:`~lattica.content.Progress`, and with nothing else.
         Relays that were configured, and the router, may have been asked only just now: for what
         they add to this node's addresses it waits, but no longer than `announce_timeout` seconds.
@@ -82,7 +85,7 @@ class Publisher(InProcess):
             raise LocalProtocolError("a Publisher is used with `async with`")
         if path == "":  # which Path takes as the current directory
             raise ContentError("name a file or directory to publish; '.' is this one")
-        publication = await make_publication(Path(path), name, progress)
+        publication = await make_publication(Path(path), name, progress, follow_links=follow_links)
         await self._node.wait_announced(announce_timeout)
         self.catalog.add(publication)
         return self.ticket(publication.cid)

@@ -21,7 +21,13 @@ from pathlib import Path, PurePosixPath
 
 import trio
 
-from lattica.content.disk import open_regular, read_exactly, set_executable, storage_error
+from lattica.content.disk import (
+    open_regular,
+    read_exactly,
+    set_executable,
+    set_mode,
+    storage_error,
+)
 from lattica.content.download.local.former import MAX_ENTRIES, other_files
 from lattica.content.download.plan import Plan
 from lattica.content.errors import ContentError, StorageError
@@ -152,7 +158,11 @@ def _compare(plan: Plan, candidates: list[_Candidate], tables: list[ChunkTable])
     for candidate, table in zip(candidates, tables, strict=True):
         if candidate.published is not None and candidate.published.digests == table.digests:
             complete[candidate.output] = candidate.file.state
-            set_executable(candidate.file.path, plan.outputs[candidate.output].executable)
+            output = plan.outputs[candidate.output]
+            if output.mode is None:
+                set_executable(candidate.file.path, output.executable)
+            else:
+                set_mode(candidate.file.path, output.mode)
         chunk: Chunk
         for chunk in table:
             number = plan.number_of(chunk.digest)

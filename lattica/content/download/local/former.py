@@ -103,6 +103,7 @@ def is_directory(plan: Plan) -> bool:
     """
     manifest = plan.manifest
     single = len(manifest.files) == 1 and manifest.files[0].path == manifest.name
+    single = single and not manifest.links and not manifest.directories
     return plan.is_whole and not single
 
 

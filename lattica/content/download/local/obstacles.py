@@ -58,8 +58,8 @@ def _obstacles(plan: Plan, out_dir: Path) -> Iterator[str]:
     """Paths within the directory at which something is in the way; each once."""
     ways: dict[str, bool] = {"": os.path.isdir(out_dir)}
     """The directories above outputs: whether there is one."""
-    for output in plan.outputs:
-        *above, _ = output.path.split("/")
+    for wanted in (*(o.path for o in plan.outputs), *(link.path for link in plan.links)):
+        *above, _ = wanted.split("/")
         path, is_there = "", ways[""]
         for number, part in enumerate(above):
             path = f"{path}/{part}" if path else part
@@ -70,8 +70,8 @@ def _obstacles(plan: Plan, out_dir: Path) -> Iterator[str]:
                 if not ways[path] and os.path.lexists(out_dir / path):
                     yield path
             is_there = ways[path]
-        if is_there and _mode(out_dir / output.path, stat.S_ISDIR):
-            yield output.path
+        if is_there and _mode(out_dir / wanted, stat.S_ISDIR):
+            yield wanted
 
 
 def _mode(path: Path, is_kind: Callable[[int], bool]) -> bool:

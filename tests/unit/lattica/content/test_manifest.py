@@ -267,9 +267,9 @@ def test_what_cannot_be_published_says_why(manifest, says):
         encode_manifest(manifest)
 
 
-GOOD_FILE = ["a", False, [0, (5).to_bytes(4, "big"), DIGEST], []]
+GOOD_FILE = ["a", 0o644, [0, (5).to_bytes(4, "big"), DIGEST], []]
 LAYOUT = [8, [["k", "v"]], [["t", "F32", [2]]]]
-TENSOR_FILE = ["a", False, [0, (16).to_bytes(4, "big"), DIGEST], LAYOUT]
+TENSOR_FILE = ["a", 0o755, [0, (16).to_bytes(4, "big"), DIGEST], LAYOUT]
 
 
 def changed(base, index, value):
@@ -311,7 +311,9 @@ def test_hand_made_manifests_are_good():
                 changed(GOOD_FILE, 0, "../a"),
                 changed(GOOD_FILE, 0, "/a"),
                 changed(GOOD_FILE, 0, b"a"),
-                changed(GOOD_FILE, 1, 0),
+                changed(GOOD_FILE, 1, False),
+                changed(GOOD_FILE, 1, 0o1644),
+                changed(GOOD_FILE, 1, -1),
                 in_chunks(1, b"\0\0\0"),
                 in_chunks(1, bytes(4)),
                 in_chunks(1, bytes(8)),

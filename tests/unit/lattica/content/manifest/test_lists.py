@@ -148,7 +148,7 @@ def sizes(values: list[int]) -> bytes:
 )
 def test_first_levels_that_lie(chunks):
     fields = fields_of(large())
-    fields[2] = [["b", False, chunks, []]]
+    fields[2] = [["b", 0o644, chunks, []]]
     with pytest.raises(RemoteProtocolError, match="damaged manifest"):
         decode_manifest(msgpack.packb(fields))
 
@@ -157,7 +157,7 @@ def test_no_more_chunks_than_are_allowed():
     half = [MAX_CHUNKS // 2 + 1, sizes([4096] * 513)[: 8 * 513], bytes(32) * 513]
     half[1] = sizes([4096] * 512 + [1])
     fields = fields_of(large())
-    fields[2] = [["a", False, half, []], ["b", False, half, []]]
+    fields[2] = [["a", 0o644, half, []], ["b", 0o644, half, []]]
     with pytest.raises(RemoteProtocolError, match="chunks, where"):
         decode_manifest(msgpack.packb(fields))
 

@@ -1,0 +1,61 @@
+"""What a publication has beside files: directories with permissions, and symbolic links. Blocking.
+
+They are made when all files have their names. The manifest was checked: links stay inside, and no
+file lies behind one. Nothing is written through a link that is made here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from lattica.content.disk import open_below, set_mode, storage_error
+from lattica.content.download.plan import Plan
+
+_OWNER = 0o700
+"""What the owner of a directory can do in any case, or the next version could not be fetched."""
+
+
+def make_entries(plan: Plan, out_dir: Path) -> None:
+    """Make them. Raises :class:`~lattica.errors.StorageError`."""
+    for link in plan.links:
+        try:
+            _make_link(out_dir, link.path.split("/"), link.target)
+        except OSError as error:
+            raise storage_error(error, out_dir / link.path) from None
+    for directory in sorted(plan.named_directories, key=lambda d: d.path, reverse=True):
+        try:
+            descriptor = open_below(out_dir, directory.path.split("/"), make=True)
+            try:
+                set_mode(descriptor, directory.mode | _OWNER)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise storage_error(error, out_dir / directory.path) from None
+
+
+def _make_link(out_dir: Path, parts: list[str], target: str) -> None:
+    *above, name = parts
+    place = open_below(out_dir, above, make=True)
+    try:
+        with suppress(OSError):
+            if os.readlink(name, dir_fd=place) == target:
+                return
+        with suppress(FileNotFoundError):
+            if stat.S_ISDIR(os.stat(name, dir_fd=place, follow_symlinks=False).st_mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
+        unfinished = f".lattica-link-{os.getpid()}"
+        with suppress(FileNotFoundError):
+            os.unlink(unfinished, dir_fd=place)
+        os.symlink(target, unfinished, dir_fd=place)
+        try:
+            os.replace(unfinished, name, src_dir_fd=place, dst_dir_fd=place)
+        except OSError:
+            os.unlink(unfinished, dir_fd=place)
+            raise
+        os.fsync(place)
+    finally:
+        os.close(place)
