@@ -21,6 +21,8 @@ function drawn(tag, attributes, ...children) {
 }
 
 const short = (id) => "…" + id.slice(-8);
+const count = (number, what) => `${number} ${what}${number === 1 ? "" : "s"}`;
+const name = (text) => text.length > 40 ? text.slice(0, 20) + short(text) : text;
 
 function size(bytes) {
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];
@@ -88,14 +90,14 @@ function showPeers(peers) {
 function showHealth(status) {
   const rows = [["Addresses", status.addrs.join(" ") || "none"]];
   for (const reason of status.announcing) rows.push(["Waiting for", reason]);
-  if (status.dht) rows.push(["DHT", `${status.dht.mode}, ${status.dht.peers} peers, ${status.dht.values} values kept (${status.dht.storage})`]);
+  if (status.dht) rows.push(["DHT", `${status.dht.mode}, ${count(status.dht.peers, "peer")}, ${count(status.dht.values, "value")} kept (${status.dht.storage})`]);
   if (status.relay) {
     rows.push(["Relay", `${status.relay.reservations} of ${status.relay.max_reservations} reservations`]);
     rows.push(["", `${status.relay.circuits} of ${status.relay.max_circuits} circuits`]);
   }
-  for (const topic of status.topics) rows.push(["Topic", `${topic.name}: ${topic.peers} peers`]);
-  for (const each of status.documents) rows.push(["Document", `${each.name}: ${each.open ? each.peers + " peers" : "closed"}`]);
-  byId("health").replaceChildren(...rows.flatMap(([name, value]) => [made("dt", name), made("dd", value)]));
+  for (const topic of status.topics) rows.push(["Topic", `${name(topic.name)}: ${count(topic.peers, "peer")}`]);
+  for (const each of status.documents) rows.push(["Document", `${each.name}: ${each.open ? count(each.peers, "peer") : "closed"}`]);
+  byId("health").replaceChildren(...rows.flatMap(([term, value]) => [made("dt", term), made("dd", value)]));
 }
 
 function showTransfers(transfers) {
@@ -116,13 +118,13 @@ function show(status) {
   byId("peer-id").textContent = status.peer_id;
   byId("state").textContent = "live";
   byId("state").className = "";
-  byId("uptime").textContent = `version ${status.version}, up ${duration(status.uptime_seconds)}, ${status.peers.length} peers`;
+  byId("uptime").textContent = `version ${status.version}, up ${duration(status.uptime_seconds)}, ${count(status.peers.length, "peer")}`;
   drawGraph(status);
   showPeers(status.peers);
   showHealth(status);
   showTransfers(status.transfers);
-  const served = status.publications.map((each) => made("li", `${each.name}: ${each.files === 1 ? "1 file" : each.files + " files"}, ${size(each.bytes)}`));
-  served.push(...status.ports.map((each) => made("li", `port ${each.name}: ${each.connections} connections`)));
+  const served = status.publications.map((each) => made("li", `${each.name}: ${count(each.files, "file")}, ${size(each.bytes)}`));
+  served.push(...status.ports.map((each) => made("li", `port ${each.name}: ${count(each.connections, "connection")}`)));
   byId("serves").replaceChildren(...(served.length ? served : [made("li", "nothing")]));
 }
 
