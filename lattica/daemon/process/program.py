@@ -74,6 +74,8 @@ class ProcessNode:
         """Functions that the node calls, by number."""
         self.process_id = 0
         self.is_stopping = False
+        self._folder = os.getcwd()
+        """That of the other process, which stays there."""
         self._nursery = nursery
         self._channel = channel
         self._numbers = itertools.count(1)
@@ -87,6 +89,10 @@ class ProcessNode:
         self._rpc: Rpc | None = None
 
     # --- calls ---
+
+    def has_moved(self) -> bool:
+        """The program has another working directory than the other process. In any thread."""
+        return os.getcwd() != self._folder
 
     def new_number(self) -> int:
         """Of a callback. In any thread."""

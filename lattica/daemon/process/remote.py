@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -35,6 +36,7 @@ _TOLD: Final = frozenset({"progress", "on_event"})
 """Functions that are told something."""
 _WAITED_FOR: Final = frozenset({"on_version"})
 """Functions that a thread of the node's process waits for."""
+_PATHS: Final = frozenset({"path", "out_dir", "directory"})
 _IMPOSSIBLE: Final = frozenset({"source", "validator", "authorize"})
 """Functions that the node's own thread would have to wait for."""
 
@@ -126,6 +128,8 @@ def call_method(
                 raise LocalProtocolError(f"a state dict is a mapping, not {type(value).__name__}")
             state = SharedState(value, copies=reads)
             given[parameter] = state
+        elif parameter in _PATHS and program.has_moved():
+            given[parameter] = os.path.abspath(value)
         elif not callable(value) or isinstance(value, type):
             continue
         elif parameter in _IMPOSSIBLE:

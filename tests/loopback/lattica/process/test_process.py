@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,8 @@ def test_content_goes_with_its_progress(
 
     ticket = ours.publish(tmp_path / "f", "f", progress=progress)
     assert other.fetch(ticket, tmp_path / "there").bytes_fetched == 2_000_000
+    with chdir(tmp_path):  # the other process stays where it is
+        assert ours.publish("f").cid == ticket.cid
     back = other.publish(tmp_path / "there" / "f", "back")
     got = ours.fetch(back, tmp_path / "back", progress=progress)
     assert got.paths[0].read_bytes() == (tmp_path / "f").read_bytes()
