@@ -168,6 +168,8 @@ class CompatLattica:
     def _running(self) -> Running:
         if self._built is None:
             raise CompatError("the node is not built: call build() first")
+        if self._built.is_closed:
+            raise CompatError("the node is closed")
         return self._built
 
     @property
@@ -281,8 +283,8 @@ class CompatLattica:
     # --- peers ---
 
     def peer_id(self) -> str:
-        """This node's ID."""
-        return str(self.lattica.peer_id)
+        """This node's ID, also when it is closed."""
+        return str((self._built or self._running).peer_id)
 
     def get_visible_maddrs(self) -> list[str]:
         """Where others reach this node."""

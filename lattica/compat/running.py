@@ -55,6 +55,8 @@ class Running:
         known = identity if config.identity_path is None else None
         self.lattica = Lattica(config, identity=known).start()
         self.node = self.lattica._node
+        self.peer_id = self.node.peer_id
+        self.is_closed = False
         self.bridge: Bridge[Any] = self.lattica._bridge
         self.original = self._keep_open(lambda: open_original(self.node))
         self.exchange = self._keep_open(lambda: open_exchange(self.node, self.blocks))
@@ -121,6 +123,7 @@ class Running:
         with self._lock:
             pending = [call.future for call in self._pending]
         concurrent.futures.wait(pending, timeout=DRAIN)
+        self.is_closed = True
         self.lattica.close()
         if self._temporary is not None:
             self._temporary.cleanup()

@@ -10,6 +10,8 @@ import pytest
 
 from tests.interop.partners import CACHE
 
+pytestmark = [pytest.mark.root, pytest.mark.timeout(700)]
+
 CHECKOUT = CACHE / "parallax"
 STEPS = [
     *("scheduler", "both-joined", "layers", "chat", "stream", "cancel", "abort"),

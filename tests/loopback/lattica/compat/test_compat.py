@@ -394,6 +394,27 @@ def test_the_last_service_of_a_name_counts() -> None:
     node.close()
 
 
+def test_peers_that_close_are_none_and_are_called_in_vain() -> None:
+    a = Lattica.builder().with_listen_addrs(LISTEN).build()
+    addresses = a.get_visible_maddrs()
+    with Lattica.builder().with_listen_addrs(LISTEN).with_bootstraps(addresses) as b:
+        Service(a)
+        stub: Any = Service(b).get_stub(a.peer_id())
+        assert stub.add(1, 2).result() == 3
+        a.close()
+        with pytest.raises(RuntimeError, match="is closed"):
+            a.get_all_peers()
+        eventually(lambda: b.get_all_peers() == [])
+        assert b.get_peer_rtt(a.peer_id()) is None
+        assert b.get_peer_info(a.peer_id()) is None
+        with pytest.raises(RuntimeError):
+            stub.add(1, 2).result(timeout=60)
+        with pytest.raises(RuntimeError):
+            list(stub.letters(1))
+    assert b.get_all_peers() == []  # leaving the block closes nothing
+    b.close()
+
+
 def test_blocks(pair: Pair) -> None:
     a, b = pair.a, pair.b
     cid = a.put_block(b"hello")
