@@ -136,7 +136,8 @@ def _js_with(more: dict[str, str]) -> Callable[[Path], None]:
     """Beside the others, which do not need it; with their node."""
 
     def install(folder: Path) -> None:
-        (folder / "node").symlink_to(ensure(RECIPES["js"]) / "node")
+        # Relative: the cache may be seen by several paths, of which some go.
+        (folder / "node").symlink_to(Path("..") / ensure(RECIPES["js"]).name / "node")
         _install_packages(folder, JS_PACKAGES | more)
 
     return install
