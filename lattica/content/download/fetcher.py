@@ -50,6 +50,7 @@ from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.codec import decode_manifest
 from lattica.content.manifest.lists import lists_in
 from lattica.content.manifest.manifest import Manifest
+from lattica.content.manifest.shards import check_index, is_index
 from lattica.content.pace import Pace
 from lattica.content.publish.service import ContentService
 from lattica.content.swarm.messages import Member
@@ -177,6 +178,8 @@ class _Fetch:
                 await obtaining.run(found.contacts)
                 self._emit_progress(at_once=True)
                 await trio.to_thread.run_sync(make_entries, plan, self._out_dir)
+                if plan.tensors is not None:
+                    await trio.to_thread.run_sync(self._check_indexes)
                 await trio.to_thread.run_sync(files.remove)
             seconds = trio.current_time() - began
             beside = await trio.to_thread.run_sync(tidy, plan, self._out_dir, may_go, files.removed)
@@ -207,6 +210,11 @@ class _Fetch:
         elif options.lingers and service.is_watched(plan.cid):
             self._emit(Sharing(plan.size, plan.size, lingering))
             await service.linger(plan.cid, lingering)
+
+    def _check_indexes(self) -> None:
+        for number, output in enumerate(self._plan.outputs):
+            if is_index(output.path):
+                check_index(self._plan.manifest, output.path, self._files.target(number))
 
     async def _take_stock(self, shared: SharedFetch) -> None:
         """See what is here already; make the ledger."""
@@ -438,8 +446,9 @@ async def fetch(
 
     `tensors` is a glob (as in `fnmatch`, with case; a backslash before `*`, `?`, a bracket or a
     backslash means that character): only safetensors and GGUF files that have matching tensors
-    are written, and only with these. One that lies there with other tensors is not replaced, unless
-    the options say so (`replace_tensors`).
+    are written, and only with these, and the index of a sharded checkpoint as it was published,
+    which has to agree with the shards. One that lies there with other tensors is not replaced,
+    unless the options say so (`replace_tensors`).
 
     With `ranges` only these bytes are written, of each file one after the other, to a file that is
     named after them: `model.bin.0-1023,4096-8191`. Only chunks that have some of them are fetched.

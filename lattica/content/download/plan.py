@@ -1,7 +1,8 @@
 """What a fetch has to write: the files on disk, and where each chunk's bytes go. Pure.
 
 A whole publication is written as it is. With a selection of tensors, every safetensors or
-GGUF file that has some becomes a smaller valid one with only those; other files are left out.
+GGUF file that has some becomes a smaller valid one with only those; other files are left out, but
+for the index of a sharded checkpoint of which some is selected.
 With ranges of bytes, these become a file each file they are of, which is named after them.
 """
 
@@ -28,7 +29,8 @@ from lattica.content.manifest.gguf_header import (
 from lattica.content.manifest.lists import lists_for, loaded_runs
 from lattica.content.manifest.manifest import DirectoryEntry, FileEntry, LinkEntry, Manifest
 from lattica.content.manifest.paths import check_path
-from lattica.content.manifest.safetensors_header import Tensor, build_header
+from lattica.content.manifest.safetensors_header import Tensor, TensorLayout, build_header
+from lattica.content.manifest.shards import is_index
 from lattica.content.protocol import MAX_SPAN_BYTES, MAX_SPAN_CHUNKS
 
 _SHOWN_NAMES = 5
@@ -150,6 +152,17 @@ def _tensor_output(file: FileEntry, pattern: str) -> Output | None:
     )
 
 
+def _sharded(manifest: Manifest, pattern: str) -> set[str]:
+    """The directories with safetensors files that have some of the tensors."""
+    matches = _matcher(pattern)
+    found = set()
+    for file in manifest.files:
+        layout, above = file.layout, file.path.rpartition("/")[0]
+        if isinstance(layout, TensorLayout) and any(matches(t.name) for t in layout.tensors):
+            found.add(above)
+    return found
+
+
 def _gguf_output(file: FileEntry, layout: GgufLayout, tensors: Sequence[Tensor]) -> Output:
     """The file with all its pairs, and these tensors with what fills them up."""
     prefix, infix = build_gguf_header(layout, tensors)
@@ -218,12 +231,14 @@ class Plan:
         """Output by index of the manifest's file."""
         self._file_of: list[int] = []
         """Index of the manifest's file by output."""
+        sharded = set() if tensors is None else _sharded(manifest, tensors)
         for index, file in enumerate(manifest.files):
             output: Output | None
             if parts:
                 output = _range_output(file, parts[index]) if index in parts else None
             elif tensors is not None:
-                output = _tensor_output(file, tensors)
+                is_wanted = is_index(file.path) and file.path.rpartition("/")[0] in sharded
+                output = _whole_output(file) if is_wanted else _tensor_output(file, tensors)
             else:
                 output = _whole_output(file)
             self._output_of.append(None if output is None else len(outputs))

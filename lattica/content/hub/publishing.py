@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import trio
 
@@ -29,13 +27,15 @@ from lattica.content.manifest.manifest import ChunkTable, FileEntry, Manifest
 from lattica.content.names.record import NameTarget
 from lattica.content.names.service import Names
 from lattica.content.protocol import MAX_SPAN_BYTES
-from lattica.content.publish.catalog import ContentChangedError, Publication, check_span
+from lattica.content.publish.catalog import (
+    ContentChangedError,
+    Publication,
+    check_shards,
+    check_span,
+)
 from lattica.content.publish.service import serving
 from lattica.nat.base.exception_groups import single_error
 from lattica.nat.swarm.host import Host
-
-_INDEX = ".safetensors.index.json"
-_MAX_INDEX = 64 * 1024 * 1024
 
 
 class InMemory:
@@ -132,47 +132,3 @@ def _hash(file: CutFile) -> bytes:
     if state != file.state:
         raise ContentChangedError(f"{file.path} was changed while it was published; try again")
     return digest
-
-
-def check_shards(publication: Publication) -> None:
-    """See whether the shards of a checkpoint are what its index says; blocking.
-
-    Raises:
-        ContentError: an index (`*.safetensors.index.json`) names a file that is not published, or
-            a tensor that is not in its file, or is no such index.
-    """
-    tensors = {
-        file.path: None if file.layout is None else {t.name for t in file.layout.tensors}
-        for file in publication.manifest.files
-    }
-    for entry, file in zip(publication.manifest.files, publication.files, strict=True):
-        if not entry.path.endswith(_INDEX):
-            continue
-        above = entry.path.rpartition("/")[0]
-        for tensor, shard in _read_index(file.path, entry.path).items():
-            path = f"{above}/{shard}" if above else shard
-            if path not in tensors:
-                raise ContentError(
-                    f"{entry.path} names the shard {shard!r}, which is not there; finish the "
-                    "download, or remove the index"
-                )
-            known = tensors[path]
-            if known is not None and tensor not in known:
-                raise ContentError(
-                    f"{entry.path} says that {tensor!r} is in {shard!r}, which does not have it"
-                )
-
-
-def _read_index(path: Path, shown: str) -> dict[str, str]:
-    """Shards by tensor."""
-    try:
-        if path.stat().st_size > _MAX_INDEX:
-            raise ContentError(f"{shown} has more than {_MAX_INDEX} bytes")
-        weights = json.loads(path.read_bytes())["weight_map"]
-        if isinstance(weights, dict) and all(isinstance(shard, str) for shard in weights.values()):
-            return weights
-    except OSError as error:
-        raise ContentError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, RecursionError):
-        pass
-    raise ContentError(f"{shown} is no index of a sharded checkpoint: it has no weight_map")

@@ -43,6 +43,7 @@ from lattica.content.manifest.manifest import (
     Manifest,
 )
 from lattica.content.manifest.paths import RESERVED_PREFIX, check_component, check_paths
+from lattica.content.manifest.shards import check_index, is_index
 from lattica.content.protocol import MAX_SPAN_BYTES
 from lattica.nat.base.errors import LatticaError, RemoteProtocolError
 from lattica.nat.base.exception_groups import single_error
@@ -373,6 +374,17 @@ async def make_publication(
     manifest = tree.manifest(tables)
     encoded = await trio.to_thread.run_sync(encode_manifest, manifest)
     return Publication(Cid.of(encoded), manifest, encoded, tuple(tree.files))
+
+
+def check_shards(publication: Publication) -> None:
+    """See whether the shards of a checkpoint in a directory are what its index says; blocking.
+
+    Raises :class:`ContentError` as :func:`~lattica.content.manifest.shards.check_index` does.
+    """
+    manifest = publication.manifest
+    for entry, file in zip(manifest.files, publication.files, strict=True):
+        if is_index(entry.path) and entry.path != manifest.name:
+            check_index(manifest, entry.path, file.path)
 
 
 async def _hash(files: list[CutFile], progress: HashCallback | None) -> list[ChunkTable]:

@@ -10,7 +10,7 @@ import trio
 from lattica.content.errors import ContentError, ContentNotFoundError
 from lattica.content.events import HashCallback
 from lattica.content.manifest.cid import Cid
-from lattica.content.publish.catalog import Catalog, make_publication
+from lattica.content.publish.catalog import Catalog, check_shards, make_publication
 from lattica.content.publish.service import ContentService, PublisherLimits, service_of
 from lattica.content.ticket import Ticket
 from lattica.nat.base.errors import LocalProtocolError
@@ -79,13 +79,15 @@ class Publisher(InProcess):
         another one.
 
         Raises:
-            ContentError: for what cannot be read or published.
+            ContentError: for what cannot be read or published, and for an index of a sharded
+                checkpoint that does not agree with the shards.
         """
         if self._service is None:
             raise LocalProtocolError("a Publisher is used with `async with`")
         if path == "":  # which Path takes as the current directory
             raise ContentError("name a file or directory to publish; '.' is this one")
         publication = await make_publication(Path(path), name, progress, follow_links=follow_links)
+        await trio.to_thread.run_sync(check_shards, publication)
         await self._node.wait_announced(announce_timeout)
         self.catalog.add(publication)
         return self.ticket(publication.cid)
