@@ -370,6 +370,7 @@ class AsyncLattica(NodeFacade):
         *,
         progress: HashCallback | None = None,
         announce_timeout: float = 10.0,
+        follow_links: bool = False,
         timeout: float | None = None,
     ) -> Ticket:
         """Hash a file or directory and serve it until the node stops; return a ticket for it.
@@ -378,7 +379,13 @@ class AsyncLattica(NodeFacade):
         if it raises, so does this.
         """
         content = self._content
-        publish = partial(content.publish, path, name, announce_timeout=announce_timeout)
+        publish = partial(
+            content.publish,
+            path,
+            name,
+            announce_timeout=announce_timeout,
+            follow_links=follow_links,
+        )
         if progress is None:
             return await self._bridge.acall(publish, timeout=timeout)
         return await self._bridge.acall_reporting(publish, progress, timeout=timeout)

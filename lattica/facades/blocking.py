@@ -417,6 +417,7 @@ class Lattica(NodeFacade):
         *,
         progress: HashCallback | None = None,
         announce_timeout: float = 10.0,
+        follow_links: bool = False,
         timeout: float | None = None,
     ) -> Ticket:
         """Hash a file or directory and serve it until the node stops; return a ticket for it.
@@ -425,7 +426,13 @@ class Lattica(NodeFacade):
         if it raises, so does this.
         """
         content = self._content
-        publish = partial(content.publish, path, name, announce_timeout=announce_timeout)
+        publish = partial(
+            content.publish,
+            path,
+            name,
+            announce_timeout=announce_timeout,
+            follow_links=follow_links,
+        )
         if progress is None:
             return self._bridge.call(publish, timeout=timeout)
         return self._bridge.call_reporting(publish, progress, timeout=timeout)

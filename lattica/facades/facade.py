@@ -64,12 +64,17 @@ class Content:
         progress: HashCallback | None = None,
         *,
         announce_timeout: float,
+        follow_links: bool = False,
     ) -> Ticket:
         """See :meth:`lattica.content.Publisher.publish`. Serves until the node stops; with a name,
         it can be fetched as PEER/NAME, too."""
         publisher = await self._open_publisher()
         ticket = await publisher.publish(
-            path, name, progress=progress, announce_timeout=announce_timeout
+            path,
+            name,
+            progress=progress,
+            announce_timeout=announce_timeout,
+            follow_links=follow_links,
         )
         self._announce(ticket, name)
         return ticket
