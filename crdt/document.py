@@ -205,6 +205,18 @@ class Document:
             )
         return self._resolve_anew()
 
+    def resolving(self) -> Turns[None]:
+        """Resolve the state in turns, where that is due, so that it is not when it is read. If
+        entries come meanwhile, again, a few times.
+        """
+        for _ in range(_READ_ANEW):
+            if not self._is_stale:
+                return
+            heads, cuts = self.heads(), self._history.cuts
+            state = yield from self._history.state(heads)
+            if self._history.cuts == cuts and self.heads() == heads:
+                self._resolved, self._is_stale = state, False
+
     def _resolve_anew(self) -> State:
         if self._is_stale:
             database = self._replica.database

@@ -121,10 +121,14 @@ class History:
         )
         return state
 
+    def state(self, heads: Mapping[bytes, tuple[int, bytes]]) -> Turns[State]:
+        """What the entries that these heads name come to."""
+        return self._replay({author: length for author, (length, _) in heads.items()})
+
     def point(self) -> Turns[Point]:
         """What the document is now."""
         heads, cuts = self.heads(), self.cuts
-        state = yield from self._replay({author: each[0] for author, each in heads.items()})
+        state = yield from self.state(heads)
         tree = yield from SearchTree.making((yield from collect(state)))
         return Point(heads, cuts, state, tree)
 

@@ -128,6 +128,8 @@ class SharedDocument(Document):
         """Wait until all that `peers` peers had at the time of the call is here, and all that was
         here is there; whoever else is connected and has the document is waited for, too.
 
+        What has come is resolved in turns until then, so that reading it does not take long.
+
         Returns these peers. What a replica does not take from another one (because it is from the
         future, or beyond a budget) does not count.
 
@@ -137,7 +139,9 @@ class SharedDocument(Document):
         """
         self._check_open()
         with trio.move_on_after(timeout):
-            return await self._replicator.synced(peers)
+            found = await self._replicator.synced(peers)
+            await in_turns(self.resolving())
+            return found
         raise TimeoutError(
             f"not in step with {peers} peers within {timeout:g} s; {len(self.peers)} connected "
             f"peers have {self.name!r} open"

@@ -82,6 +82,7 @@ DOCUMENT_ON_NEITHER = {
     "comes_first": EXCHANGE,
     "may_read": EXCHANGE,
     "may_pull": EXCHANGE,
+    "resolving": EXCHANGE,
     "tend_keys": "a document of a node does it by itself",
     "withdrawn_for": EXCHANGE,
     "capability": EXCHANGE,
