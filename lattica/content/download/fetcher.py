@@ -33,7 +33,13 @@ from lattica.content.download.partial import PartialFiles
 from lattica.content.download.plan import Plan
 from lattica.content.download.ranges import ByteRange
 from lattica.content.download.shared import SharedFetch
-from lattica.content.errors import ContentError, ContentNotFoundError, IntegrityError, TicketError
+from lattica.content.errors import (
+    ContentError,
+    ContentNotFoundError,
+    IntegrityError,
+    StorageError,
+    TicketError,
+)
 from lattica.content.events import (
     Checking,
     FetchCallback,
@@ -48,11 +54,12 @@ from lattica.content.events import (
 )
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.codec import decode_manifest
-from lattica.content.manifest.lists import lists_in
+from lattica.content.manifest.lists import lists_in, with_lists
 from lattica.content.manifest.manifest import Manifest
 from lattica.content.manifest.shards import check_index, is_index
 from lattica.content.pace import Pace
-from lattica.content.publish.service import ContentService
+from lattica.content.publish.served import Served
+from lattica.content.publish.service import ContentService, served_here
 from lattica.content.swarm.messages import Member
 from lattica.content.swarm.providers import ProviderFinder
 from lattica.content.ticket import Ticket
@@ -82,6 +89,8 @@ class FoundManifest:
     manifest: Manifest
     encoded: bytes
     contacts: tuple[Contact, ...]
+    here: Served | None = None
+    """This node serves it itself."""
 
 
 class _Fetch:
@@ -96,10 +105,18 @@ class _Fetch:
         progress: FetchCallback | None,
         options: FetchOptions,
         finder: ProviderFinder | None,
+        *,
+        reads_here: bool = True,
     ) -> None:
         self._node = node
         self._cid = cid
+        self._here = served_here(node, cid) if reads_here else None
+        """What this node serves itself: it is read, and nobody is asked for it."""
         self._named = named
+        if self._here is not None:
+            self._named = [member for member in named if member.peer_id != node.peer_id]
+        self._not_here: Exception | None = None
+        """Why some of it could not be read."""
         self._out_dir = out_dir
         self._callback = progress
         self._options = options
@@ -175,6 +192,8 @@ class _Fetch:
                 self._obtaining = obtaining = Obtaining(around, plan, self._ledger, files, shared)
                 self._meter = RateMeter(trio.current_time())
                 self._emit_progress(at_once=True)
+                if self._not_here is not None and not found.contacts:
+                    raise self._not_here
                 await obtaining.run(found.contacts)
                 self._emit_progress(at_once=True)
                 await trio.to_thread.run_sync(make_entries, plan, self._out_dir)
@@ -262,6 +281,10 @@ class _Fetch:
 
     async def find_manifest(self, select: SelectLists) -> FoundManifest:
         """Those that were named are asked before others. Lists of chunks are loaded as selected."""
+        if self._here is not None:
+            manifest = await trio.to_thread.run_sync(self._read_manifest, self._here, select)
+            others = (Contact(self._node, one.peer_id, one.addrs) for one in self._named)
+            return FoundManifest(manifest, self._here.encoded, tuple(others), self._here)
         first, encoded = await self._get_manifest()
         others = (
             Contact(self._node, member.peer_id, member.addrs)
@@ -276,6 +299,12 @@ class _Fetch:
             source = ListSource(self._cid, self._options, self._pace, retries, self._emit_retry)
             manifest = await source.load(manifest, numbers, contacts)
         return FoundManifest(manifest, encoded, contacts)
+
+    @staticmethod
+    def _read_manifest(here: Served, select: SelectLists) -> Manifest:
+        manifest = decode_manifest(here.encoded)
+        numbers = select(manifest)
+        return with_lists(manifest, {n: here.chunk_list(n) for n in numbers})
 
     async def _get_manifest(self) -> tuple[Contact, bytes]:
         """The bytes of the manifest, and who has sent them."""
@@ -354,6 +383,33 @@ class _Fetch:
             ledger.add(good, fetched=False)
             self._emit_progress()
 
+        if self._here is not None:
+            await self._copy_from(self._here)
+
+    async def _copy_from(self, here: Served) -> None:
+        """Copy what this node serves itself; each chunk is compared with its hash once more."""
+        missing = self._ledger.missing
+        for start in range(0, len(missing), _COPY_UNIT):
+            unit = missing[start : start + _COPY_UNIT]
+            good = await trio.to_thread.run_sync(self._read, here, unit)
+            self._ledger.add(good, fetched=False)
+            self._emit_progress()
+
+    def _read(self, here: Served, numbers: list[int]) -> list[int]:
+        copied = []
+        for number in numbers:
+            try:
+                self._files.write(number, 1, here.read_span(number, 1), "this node")
+            except OSError as error:
+                self._not_here = ContentError(f"what is published here cannot be read: {error}")
+            except StorageError:
+                raise
+            except ContentError as error:
+                self._not_here = error
+            else:
+                copied.append(number)
+        return copied
+
     def _copy(self, numbers: list[int], local: dict[int, LocalChunk]) -> list[int]:
         """Copy chunks out of existing files; blocking. Returns those that could be had."""
         copied = []
@@ -379,14 +435,18 @@ async def find_manifest(
     options: FetchOptions | None = None,
     finder: ProviderFinder | None = None,
     select: SelectLists = _all_lists,
+    reads_here: bool = False,
 ) -> FoundManifest:
     """Get a manifest from one of those that are named, or from others who have it.
+
+    `reads_here`: where this node serves it itself, it comes from there (`FoundManifest.here`).
 
     `select` says which lists of chunks are loaded with it, by their numbers; by default all are.
 
     Raises what :func:`fetch` does.
     """
-    work = _Fetch(node, cid, named, Path(), None, options or FetchOptions(), finder)
+    options = options or FetchOptions()
+    work = _Fetch(node, cid, named, Path(), None, options, finder, reads_here=reads_here)
     return await work.find_manifest(select)
 
 
@@ -416,7 +476,8 @@ async def fetch_manifest(
     Raises what :func:`fetch` does.
     """
     cid, named = named_by(ref)
-    return (await find_manifest(node, cid, named, options=options, finder=finder)).manifest
+    found = await find_manifest(node, cid, named, options=options, finder=finder, reads_here=True)
+    return found.manifest
 
 
 async def fetch(
@@ -434,7 +495,8 @@ async def fetch(
 
     It is drawn from all who have some of it: the peer of the ticket, peers that it names because
     they fetch the same, those that are connected, and those that `finder` knows. Rare pieces come
-    first; a peer that is slow, silent or false loses its work to others. What has come is served to
+    first; a peer that is slow, silent or false loses its work to others. What this node publishes
+    itself is read from there. What has come is served to
     others meanwhile, unless the options say otherwise.
 
     Every chunk is verified before it is written, every file appears under its name only when

@@ -160,7 +160,8 @@ class ContentService:
             with trio.move_on_at(until):
                 await news.wait()
 
-    def _find(self, cid: Cid) -> Served | None:
+    def find(self, cid: Cid) -> Served | None:
+        """What is on the shelves of a content id."""
         for shelf in self._shelves:
             served = shelf(cid)
             if served is not None:
@@ -293,7 +294,7 @@ class ContentService:
 
     async def _answer(self, peer: PeerId, request: Request) -> Parts:
         """The parts of the answer to one request."""
-        served = self._find(request.cid)
+        served = self.find(request.cid)
         if served is None:
             return (encode_refusal(Refusal.NOT_FOUND, "not published here"),)
         if isinstance(request, ManifestRequest):
@@ -341,7 +342,7 @@ class ContentService:
         if members is None or not isinstance(request, SpanRequest):
             return True
         members.asked_at = trio.current_time()
-        served = self._find(request.cid)
+        served = self.find(request.cid)
         if served is None or served.holdings is not None:
             return True  # who fetches it, too, hands on what there is
         numbers = range(request.first, request.first + request.count)
@@ -370,7 +371,7 @@ class ContentService:
             _less(self._watched, peer)
 
     async def _tell_all(self, stream: Stream, hello: Hello) -> None:
-        if self._find(hello.cid) is None:
+        if self.find(hello.cid) is None:
             return
         members = self._members.setdefault(hello.cid, Members(random.Random()))
         members.enter(stream, stream.peer_id, hello)
@@ -401,7 +402,7 @@ class ContentService:
         """Say what is here of a content id, and what is new, as long as it is served: by a fetch
         first perhaps, and then by whoever keeps what has come of it.
         """
-        while (served := self._find(cid)) is not None:
+        while (served := self.find(cid)) is not None:
             await self._tell_of(stream, cid, served, members)
 
     async def _tell_of(
@@ -412,7 +413,7 @@ class ContentService:
         position = 0 if holdings is None else holdings.position
         bits = None if holdings is None else holdings.bits
         await self._say(stream, Has(served.chunk_count, bits))
-        while self._find(cid) is served:
+        while self.find(cid) is served:
             news = self._news
             while True:
                 told = False
@@ -450,6 +451,13 @@ def _less(counter: Counter[PeerId], peer: PeerId) -> None:
 def service_of(node: Host) -> ContentService:
     """The service of a node; a new one when nothing is served."""
     return _SERVICES.get(node) or ContentService(node)
+
+
+def served_here(node: Host, cid: Cid) -> Served | None:
+    """What the node itself serves of a content id, if it has all of it."""
+    service = _SERVICES.get(node)
+    served = None if service is None else service.find(cid)
+    return served if served is not None and served.holdings is None else None
 
 
 @contextmanager

@@ -213,7 +213,16 @@ class ContentStore:
         return self._find(publication.cid)
 
     def _make_room(self, quota: int, needed: int) -> None:
-        if needed + self.bytes_used() > quota:
+        if needed > quota:
+            raise StorageError(
+                f"{format_bytes(needed)} are more than the store's quota of {format_bytes(quota)}; "
+                "give more, or keep only where the files are (`copy=False`)"
+            )
+        if needed + self.bytes_used() <= quota:
+            return
+        # Nothing goes for what would not fit even then.
+        can_go = self.collect(quota - needed, dry_run=True).bytes_freed
+        if needed + self.bytes_used() - can_go <= quota:
             self.collect(quota - needed)
         if needed + self.bytes_used() > quota:
             raise StorageError(

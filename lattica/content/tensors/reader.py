@@ -10,15 +10,16 @@ from types import TracebackType
 import trio
 
 from lattica.content.download.contact import Contact, Retries
+from lattica.content.download.fetcher import FoundManifest
 from lattica.content.download.link import RETRIED, ProviderStream, refused
 from lattica.content.download.options import FetchOptions
 from lattica.content.download.plan import Span
 from lattica.content.errors import ContentError
 from lattica.content.manifest.cid import Cid
-from lattica.content.manifest.manifest import Manifest
 from lattica.content.manifest.verifying import verified_chunks
 from lattica.content.pace import Pace
 from lattica.content.protocol import Body
+from lattica.content.publish.served import Served
 from lattica.nat.base.errors import LatticaError, RemoteProtocolError
 
 logger = logging.getLogger(__name__)
@@ -38,15 +39,15 @@ class SpanReader:
     def __init__(
         self,
         cid: Cid,
-        manifest: Manifest,
-        contacts: Sequence[Contact],
+        found: FoundManifest,
         options: FetchOptions,
         spans: Iterable[Span],
         find_more: Callable[[], Awaitable[Sequence[Contact]]],
     ) -> None:
         self._cid = cid
-        self._manifest = manifest
-        self._contacts = deque(contacts)
+        self._manifest = found.manifest
+        self._contacts = deque(found.contacts)
+        self._here = found.here
         self._options = options
         self._retries = Retries(options)
         self._pace = Pace(options.rate)
@@ -94,6 +95,10 @@ class SpanReader:
             self._provider.core.recycle(self._taken)
         self._taken = None
         while self._ahead or self._asked:
+            if self._here is not None:
+                chunks = await self._read(self._here)
+                if chunks is not None:
+                    return chunks
             contact = self._contacts[0]
             try:
                 data = await self._receive(await self._open())
@@ -117,6 +122,26 @@ class SpanReader:
                 self._taken = self._arrived.popleft()
                 return chunks
         return None
+
+    async def _read(self, here: Served) -> list[tuple[int, memoryview]] | None:
+        """The next span of what this node serves itself; None: it cannot be had there."""
+        span = self._ahead[0]
+
+        def read() -> list[tuple[int, memoryview]]:
+            data = here.read_span(span.first, span.count)
+            return list(verified_chunks(self._manifest, span.first, span.count, data, "this node"))
+
+        try:
+            chunks = await trio.to_thread.run_sync(read)
+        except (ContentError, OSError) as error:
+            self._here = None
+            await self._seek()
+            if not self._contacts:
+                raise ContentError(f"what is published here cannot be read: {error}") from error
+            logger.warning("what is published here cannot be read: %s", error)
+            return None
+        self._ahead.popleft()
+        return chunks
 
     async def _seek(self) -> None:
         """Look for more providers, once."""

@@ -66,9 +66,7 @@ class RemoteTensors:
         spans = await trio.to_thread.run_sync(
             lambda: list(Plan(self.cid, manifest).spans(chunks_of(manifest, tensors)))
         )
-        async with SpanReader(
-            self.cid, manifest, self.found.contacts, self.options, spans, self.find_more
-        ) as reader:
+        async with SpanReader(self.cid, self.found, self.options, spans, self.find_more) as reader:
             for one in assembly.empty():
                 yield one
             while (chunks := await reader.next()) is not None:
@@ -97,6 +95,7 @@ async def open_tensors(
         named,
         options=options,
         finder=finder,
+        reads_here=True,
         select=lambda manifest: Plan(cid, manifest, pattern).lists(),
     )
 

@@ -9,6 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from lattica.content.download.contact import Contact
+from lattica.content.download.fetcher import FoundManifest
 from lattica.content.download.link import Kept, Link, StalledError
 from lattica.content.download.options import FetchOptions
 from lattica.content.download.plan import Span
@@ -108,7 +109,7 @@ async def test_who_streams_tensors_does_not_wait_for_one_that_trickles(
         contact = Contact(client, provider.peer_id, ())
         spans = [Span(0, 1, len(BODY))]
         async with SpanReader(
-            Cid.of(BODY), manifest, [contact], options, spans, find_more
+            Cid.of(BODY), FoundManifest(manifest, b"", (contact,)), options, spans, find_more
         ) as reader:
             with trio.fail_after(10 * OPTIONS.stalled_after):
                 with pytest.raises(ContentError, match="has sent no more than"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -155,6 +156,24 @@ async def test_the_quota_lets_go_what_was_used_longest_ago(tmp_path):
         assert remaining(store) == {first.cid, third.cid}
         store.add(second, copy=False)
         assert second.cid in remaining(store)
+
+
+async def test_nothing_goes_for_what_does_not_fit(tmp_path):
+    """Everything was removed first, and then it was refused."""
+    with ContentStore(tmp_path / "store", quota=5 * MIB, clock=Clock()) as store:
+        kept, pinned = [await published(tmp_path / str(n), n) for n in range(2)]
+        store.add(kept)
+        large = tmp_path / "large"
+        large.write_bytes(random.Random(5).randbytes(6 * MIB))
+        with pytest.raises(StorageError, match=r"more than the store's quota of 5\.0 MiB"):
+            store.add(await make_publication(large))
+        assert remaining(store) == {kept.cid}
+        store.add(pinned)
+        store.pin(pinned.cid)
+        large.write_bytes(random.Random(6).randbytes(4 * MIB))
+        with pytest.raises(StorageError, match="do not fit the store's quota"):
+            store.add(await make_publication(large))
+        assert remaining(store) == {kept.cid, pinned.cid}
 
 
 async def test_damage_is_found_and_never_served(tmp_path, store):
