@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
+from unittest.mock import patch
 
 import trio
 
+from lattica.content.download import fetcher
 from lattica.content.swarm.messages import HOLDINGS
 from lattica.errors import (
     ConnectionClosedError,
@@ -178,6 +180,8 @@ class MemoryNode:
 
 @asynccontextmanager
 async def memory_node(limit: int = 256 * 1024):
-    async with trio.open_nursery() as nursery:
-        yield MemoryNode(nursery, limit)
-        nursery.cancel_scope.cancel()
+    # As a client it does not know what it serves: that comes over its streams.
+    with patch.object(fetcher, "served_here", lambda node, cid: None):
+        async with trio.open_nursery() as nursery:
+            yield MemoryNode(nursery, limit)
+            nursery.cancel_scope.cancel()

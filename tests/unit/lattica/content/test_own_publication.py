@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import trio
 from safetensors.numpy import save_file
 
 from lattica.content import FetchOptions, Publisher, fetch, fetch_manifest
+from lattica.content.manifest.cid import Cid
 from lattica.content.tensors.streaming import stream_tensors
+from lattica.content.ticket import Ticket
 from lattica.errors import ContentError
 from tests.support.doubles.memory_host import memory_net
 
@@ -28,7 +32,8 @@ async def test_it_is_fetched_listed_and_streamed(tmp_path, source):
         host = net.host()
         async with Publisher(host) as publisher:
             ticket = await publisher.publish(source)
-            for number, ref in enumerate((ticket, str(ticket), ticket.cid)):
+            refs: list[Ticket | Cid | str] = [ticket, str(ticket), ticket.cid]
+            for number, ref in enumerate(refs):
                 out = tmp_path / str(number)
                 result = await fetch(host, ref, out, options=QUICK)
                 assert (out / source.name).read_bytes() == source.read_bytes()
@@ -74,7 +79,7 @@ async def test_two_fetches_of_one_thing_at_once_in_one_node(tmp_path, source):
             ticket = await publisher.publish(source)
             async with trio.open_nursery() as nursery:
                 for name in ("a", "b"):
-                    out = tmp_path / name
-                    nursery.start_soon(lambda out=out: fetch(client, ticket, out, options=QUICK))
+                    get = partial(fetch, options=QUICK)
+                    nursery.start_soon(get, client, ticket, tmp_path / name)
     for name in ("a", "b"):
         assert (tmp_path / name / source.name).read_bytes() == source.read_bytes()
