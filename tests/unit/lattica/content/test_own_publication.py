@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 
 import numpy as np
@@ -51,7 +52,7 @@ async def test_what_has_changed_since_comes_from_another_or_is_an_error(
         host, mirror = net.host(), net.host()
         copy = tmp_path / "copy" / source.name
         copy.parent.mkdir()
-        copy.write_bytes(source.read_bytes())
+        shutil.copy(source, copy)
         async with Publisher(host) as publisher, Publisher(mirror) as other:
             ticket = await publisher.publish(source)
             theirs = await other.publish(copy)
