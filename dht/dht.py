@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 import trio
@@ -14,9 +13,11 @@ import trio
 from lattica.dht.client.finding import PeerFinder
 from lattica.dht.client.peers import Peers
 from lattica.dht.client.provider_stream import ProviderStream
+from lattica.dht.client.provides import Provides
 from lattica.dht.client.providing import Provided, Providing
 from lattica.dht.client.reading import Reader
 from lattica.dht.client.told import host_of, judged
+from lattica.dht.client.values import Values
 from lattica.dht.client.writing import Writer
 from lattica.dht.config import DhtConfig
 from lattica.dht.errors import NoDhtPeersError, NotStoredError
@@ -32,9 +33,10 @@ from lattica.dht.records.keys import (
     value_key,
 )
 from lattica.dht.records.plain import STANDARD
-from lattica.dht.records.signed_value import MAX_SUBKEY, SignedValue, seal_value
+from lattica.dht.records.signed_value import MAX_SUBKEY
 from lattica.dht.server.core import ServerCore
 from lattica.dht.server.service import Service
+from lattica.dht.status import DhtStatus
 from lattica.dht.store.keeper import Keeper
 from lattica.dht.store.records import KINDS, RecordStore
 from lattica.dht.store.rows import Kind
@@ -43,20 +45,14 @@ from lattica.dht.upkeep import own as own_records
 from lattica.dht.upkeep.announce import Announcer
 from lattica.dht.upkeep.contacts import SavedContacts
 from lattica.dht.upkeep.membership import Membership
-from lattica.dht.upkeep.mode import is_on_internet, serves
 from lattica.dht.upkeep.republish import Republisher
+from lattica.dht.upkeep.serving import ModeFollower
 from lattica.nat.base.errors import LatticaError, LocalProtocolError
 from lattica.nat.base.exception_groups import single_error
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.keys.peer_id import PeerId, parse_peer_id
 from lattica.nat.base.net.addresses import order_addresses, split_peer
 from lattica.nat.base.tasks import keep
-from lattica.nat.swarm.events import (
-    AddressesChanged,
-    EventsLost,
-    NetworkChanged,
-    PeerConnected,
-)
 from lattica.nat.swarm.host import Host
 
 logger = logging.getLogger(__name__)
@@ -68,26 +64,6 @@ _KEPT = 1024
 _LOADED_AT_ONCE = 64
 _CONTACTS = 200
 """Peers of the table that are kept over a restart."""
-
-
-@dataclass(frozen=True, slots=True)
-class DhtStatus:
-    """How the DHT of a node is."""
-
-    mode: str
-    """"server" or "client"."""
-    peers: int
-    """In the table."""
-    values: int
-    """That are kept for others, and their own."""
-    providers: int
-    """Provider records that are kept."""
-    provided: int
-    """Keys that this node provides."""
-    announced_to: int
-    """Peers that know this node's addresses."""
-    storage: str
-    """"disk", "memory", or why the file cannot be written."""
 
 
 class Dht:
@@ -144,11 +120,23 @@ class Dht:
             own=self._own_contact,
             on_provided=lambda keys: self._own.provides(keys, clock()),
         )
+        self._provides = Provides(self._providing, self._start)
+        self._values = Values(
+            self._peers,
+            self._reader,
+            self._writer,
+            identity=identity,
+            own=self._own,
+            kept=self._store.values,
+            start=lambda task: self._start(trio.CancelScope(), task),
+            clock=clock,
+        )
         self._membership = Membership(self._peers, ties.bootstrap_peers)
         core = ServerCore(self._peers.table, self._store, find_peer=self._connected)
         self._service = Service(
             self._peers, core, self._keeper, on_asker=self._membership.met, clock=clock
         )
+        self._mode = ModeFollower(host, ties, self.config.mode, serve=self._service.switch)
         self._announcer = Announcer(
             self._peers,
             self._reader,
@@ -174,7 +162,6 @@ class Dht:
         self._keeper.serve((Kind.CONTACT,), self._contacts.row)
         self._finder = PeerFinder(self._peers, self._reader)
         self._scopes: set[trio.CancelScope] = set()
-        self._met_internet = False
         self._loaded = trio.Event()
         self._ended = trio.Event()
         self._scope = trio.CancelScope()
@@ -216,32 +203,15 @@ class Dht:
         if not 0 < ttl < 1e10:
             raise LocalProtocolError(f"ttl: a positive number of seconds, not {ttl!r}")
         await self._ready()
-        now = self._clock()
-        known = await self._reader.values(wire, owner=self._host.peer_id)
-        lookup = _of(known.lookup)
-        self._require_answers(lookup)
-        before = [v.sequence for v in known.values.values() if v.subkey == place]
-        mine = self._own.value(wire, place)
-        if mine is not None:
-            before.append(mine.sequence)
-        signed = seal_value(
-            self._identity,
-            wire,
-            place,
-            data,
-            sequence=max([int(now * 1000), *(s + 1 for s in before)]),
-            expires=int((now + ttl) * 1000),
-        )
-        # Kept before it is sent: it is this node's word from then on.
-        self._own.put(signed, now)
-        self._store.values.put(signed, None, now)
-        held = await self._writer.values(lookup.closest(), [signed])
-        if not held:
+        stored = await self._values.put(wire, place, data, ttl)
+        self._require_answers(stored.lookup)
+        if not stored.held:
             raise NotStoredError(
-                f"none of the {len(lookup.closest())} peers nearest to {key_text(key)} has kept it"
+                f"none of the {len(stored.lookup.closest())} peers nearest to {key_text(key)} has "
+                "kept it"
             )
         await self._keeper.wait_written()
-        return len(held)
+        return stored.held
 
     async def get(
         self, key: KeyLike, *, owner: PeerId | str | None = None, quorum: int | None = None
@@ -260,19 +230,10 @@ class Dht:
         if quorum < 1:
             raise LocalProtocolError(f"quorum: at least 1, not {quorum}")
         await self._ready()
-        collected = await self._reader.values(wire, owner=whose, quorum=quorum)
-        now = self._clock()
-        own, after = self._store.values.get(wire, now, owner=whose)
-        while after:
-            more, after = self._store.values.get(wire, now, owner=whose, after=after)
-            own += more
-        collected.take(own)
-        lookup = _of(collected.lookup)
-        if not collected.values:
+        found, lookup = await self._values.get(wire, owner=whose, quorum=quorum)
+        if found is None:
             self._require_answers(lookup)
-            return None
-        self._mend(lookup, list(collected.values.values()), collected.holders)
-        return Found.of(collected.values.values(), len(collected.holders))
+        return found
 
     async def get_many(
         self, keys: Iterable[KeyLike], *, owner: PeerId | str | None = None
@@ -290,46 +251,24 @@ class Dht:
                 nursery.start_soon(one, key)
         return found
 
-    def _mend(
-        self,
-        lookup: Lookup,
-        values: Sequence[SignedValue],
-        holders: dict[Contact, frozenset[bytes]],
-    ) -> None:
-        """Give what was found to the nearest peer that has it not, or not all, in the background:
-        who looks for it the same way finds it sooner, and what is old dies out.
-        """
-        current = {value.envelope for value in values}
-        lacking = (
-            contact
-            for contact in lookup.closest()
-            if not current <= holders.get(contact, frozenset())
-        )
-        nearest = next(lacking, None)
-        if nearest is not None:
-            self._start(trio.CancelScope(), lambda: self._give(nearest, values))
-
-    async def _give(self, contact: Contact, values: Sequence[SignedValue]) -> None:
-        by_owner: dict[PeerId, list[SignedValue]] = {}
-        for value in values:
-            by_owner.setdefault(value.owner, []).append(value)
-        for some in by_owner.values():
-            await self._writer.values([contact], some)
-
     # --- providers ---
 
     async def provide(self, key: KeyLike) -> int:
         """Say that this node has something: content, by its CID, or a service, by any name.
 
-        The node says so again every 22 hours until :meth:`withdraw`, after a restart, too, if it
-        keeps its key. Returns how many other peers know it, read back from each.
+        Returns when it is where it will be found, and how many other peers know it by then, read
+        back from each; in a large network others follow in the background
+        (:attr:`DhtStatus.providing`). The node says so again every 22 hours until :meth:`withdraw`,
+        after a restart, too, if it keeps its key.
+
+        Backpressure: waits while 64 are on their way.
 
         Raises:
             NotStoredError: none does.
         """
         wire = provider_key(key)
         await self._ready()
-        held = await self._providing.provide(wire)
+        held = await self._provides.provide(wire)
         if not held:
             raise NotStoredError(
                 f"no peer near to {key_text(key)} has kept that this node provides it"
@@ -361,6 +300,7 @@ class Dht:
         the record expires.
         """
         wire = provider_key(key)
+        await self._provides.give_up(wire)
         self._own.withdraw(wire)
         await self._keeper.wait_written()
         await self._ready()
@@ -438,15 +378,20 @@ class Dht:
     def status(self) -> DhtStatus:
         """How it is."""
         keeper = self._keeper
-        storage = keeper.problem or ("disk" if keeper.is_on_disk else "memory")
+        size = self._peers.sizes.size
         return DhtStatus(
-            "server" if self._service.is_on else "client",
-            len(self._peers.table),
-            len(self._store.values),
-            len(self._store.providers),
-            self._own.provided,
-            self._announcer.holders,
-            storage,
+            mode="server" if self._service.is_on else "client",
+            peers=len(self._peers.table),
+            values=len(self._store.values),
+            providers=len(self._store.providers),
+            provided=self._own.provided,
+            announced_to=self._announcer.holders,
+            storage=keeper.problem or ("disk" if keeper.is_on_disk else "memory"),
+            network_size=None if size is None else size.peers,
+            network_size_error=None if size is None else size.error,
+            providing=len(self._provides),
+            reprovide_due=self._republisher.provides_due,
+            crowded=self._peers.crowded,
         )
 
     async def wait_ready(self) -> None:
@@ -487,8 +432,9 @@ class Dht:
             with scope:
                 self._scopes.add(scope)
                 try:
-                    if not self._scope.cancel_called:
-                        await task()
+                    if self._scope.cancel_called:
+                        scope.cancel()
+                    await task()
                 finally:
                     self._scopes.discard(scope)
 
@@ -507,14 +453,14 @@ class Dht:
         try:
             with self._scope:
                 await self._load()
-                self._switch()
+                self._mode.switch()
                 async with trio.open_nursery() as nursery:
                     for part in (
                         self._keeper.run,
                         self._membership.run,
                         self._announce,
                         self._republisher.run,
-                        self._follow_mode,
+                        self._mode.run,
                         self._contacts.run,
                     ):
                         nursery.start_soon(keep, part, self._rng)
@@ -530,35 +476,6 @@ class Dht:
     async def _announce(self) -> None:
         await self._membership.joined.wait()
         await self._announcer.run()
-
-    # --- mode ---
-
-    def _switch(self) -> None:
-        on = serves(
-            self.config.mode,
-            reachable=self._ties.is_reachable(),
-            own=self._host.addrs,
-            met_internet=self._met_internet,
-        )
-        self._service.switch(on)
-
-    async def _follow_mode(self) -> None:
-        if self.config.mode != "auto":
-            return
-        with self._host.events() as events:
-            for status in self._host.peers():
-                self._met_internet |= is_on_internet(status.connections[0].addr)
-            self._switch()
-            async for event in events:
-                if isinstance(event, PeerConnected):
-                    if self._met_internet or not is_on_internet(event.addr):
-                        continue
-                    self._met_internet = True
-                elif isinstance(event, NetworkChanged):
-                    self._met_internet = False
-                elif not isinstance(event, AddressesChanged | EventsLost):
-                    continue
-                self._switch()
 
     # --- restarts ---
 
@@ -578,11 +495,6 @@ class Dht:
             await trio.lowlevel.checkpoint()
         self._store.load([row for row in rows if row.row_id.kind in last], now)
         self._membership.restore(self._contacts.contacts)
-
-
-def _of(lookup: Lookup | None) -> Lookup:
-    assert lookup is not None
-    return lookup
 
 
 def _peer(peer: PeerId | str) -> PeerId:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from heapq import nsmallest
 
 import trio
 
 from lattica.dht.client.questions import Questions
+from lattica.dht.client.region import widen
 from lattica.dht.client.told import host_of, judged
 from lattica.dht.config import PROTOCOL, DhtConfig
 from lattica.dht.kademlia.contact import Contact, network_group
 from lattica.dht.kademlia.lookup import Lookup
 from lattica.dht.kademlia.messages import MAX_SENT_ADDRS, MessageType, Request, Response
+from lattica.dht.kademlia.network_size import SizeEstimator
 from lattica.dht.kademlia.routing_table import RoutingTable
 from lattica.dht.ties import Ties
 from lattica.nat.base.errors import (
@@ -40,7 +43,11 @@ _NOT_KNOWN = (RemoteProtocolError, StreamResetError, IncompleteReadError)
 """How peers answer a message that they do not know: go and rust end the stream, js answers the next
 message only."""
 
-OnAnswer = Callable[[Contact, Response], None]
+OnAnswer = Callable[[Lookup, Contact, Sequence[Response]], object]
+Talk = Callable[[Contact], Awaitable[Sequence[Response] | None]]
+"""Asks a peer something: what it answers, at least once; None: it has not answered."""
+Question = Callable[[Contact], Awaitable[Sequence[Contact] | None]]
+"""Asks a peer for those that are nearer; None: it has not answered."""
 
 
 class Peers:
@@ -56,6 +63,9 @@ class Peers:
         self.ties = ties
         self._limit = trio.CapacityLimiter(_MOST_AT_ONCE)
         self._knows_ours: OrderedDict[PeerId, bool] = OrderedDict()
+        self.sizes = SizeEstimator(config.lookup.count)
+        self.crowded = 0
+        """Lookups next to whose keys peers were nearer than chance has it."""
         self.junk = Counter[PeerId]()
         """Answers and entries that no honest peer sends, by who sent them; of the last 1,024."""
 
@@ -171,42 +181,107 @@ class Peers:
         self,
         target: int,
         request: Request,
-        on_answer: Callable[[Lookup, Contact, Sequence[Response]], object] | None = None,
+        on_answer: OnAnswer | None = None,
         *,
         seeds: Iterable[Contact] = (),
         more: Callable[[Sequence[Response]], Request | None] | None = None,
+        talk: Talk | None = None,
+        is_drawn: bool = False,
+        is_patient: bool = False,
     ) -> Lookup:
-        """Ask ever nearer peers for `request` until the nearest have answered.
+        """Ask ever nearer peers for `request` until the nearest have answered; and where these are
+        nearer than chance has it, those of the region around the target, too.
 
         Args:
             on_answer: called with each answer; may stop the lookup.
             seeds: whom to ask besides those of the table.
             more: what to ask the same peer after its answers so far, if anything.
+            talk: asks one peer, instead of `request`; its first answer has those nearer.
+            is_drawn: this node has drawn the target at random, and nobody waits for it.
+            is_patient: nobody waits for it (:meth:`LookupConfig.patient`).
 
         Cancellation: at any time; questions under way are given up.
         """
-        table, config = self.table, self.config.lookup
-        known = [*seeds, *table.closest(target, config.count)]
+        ask = talk or partial(self._ask_on, request=request, more=more)
+
+        def heard(lookup: Lookup, contact: Contact, answers: Sequence[Response]) -> None:
+            if on_answer is not None and not lookup.is_stopped:
+                on_answer(lookup, contact, answers)
+
+        async def question(contact: Contact) -> Sequence[Contact] | None:
+            answers = await ask(contact)
+            if answers is None:
+                return None
+            heard(lookup, contact, answers)
+            return answers[0].closer
+
+        lookup = self._new_lookup(target, seeds, is_patient=is_drawn or is_patient)
+        await self._run(lookup, question)
+        if lookup.is_stopped:
+            return lookup
+        nearest = [contact.key for contact in lookup.nearest()]
+        is_full = len(nearest) == self.config.lookup.count
+        is_crowded = is_full and self.sizes.is_crowded(target, nearest)
+        self.sizes.learned(target, nearest, is_drawn=is_drawn)
+        if is_crowded:
+            self.crowded += 1
+            logger.debug("dht: peers are nearer to %x than chance has it", target >> 192)
+            is_only_near = request.type is MessageType.FIND_NODE and talk is None
+            await widen(self, lookup, ask, None if is_only_near else heard)
+        return lookup
+
+    async def walk(
+        self,
+        target: int,
+        question: Question,
+        *,
+        seeds: Iterable[Contact] = (),
+        group_limit: int | None = None,
+    ) -> Lookup:
+        """A lookup that asks each peer by `question`, and of one network no more peers than
+        `group_limit` while there are others.
+        """
+        lookup = self._new_lookup(target, seeds, group_limit=group_limit)
+        await self._run(lookup, question)
+        return lookup
+
+    def _new_lookup(
+        self,
+        target: int,
+        seeds: Iterable[Contact],
+        *,
+        is_patient: bool = False,
+        group_limit: int | None = None,
+    ) -> Lookup:
+        config = self.config.lookup.patient() if is_patient else self.config.lookup
+        known = {c.key: c for c in (*seeds, *self.table.closest(target, config.count))}
         if not known:  # all have failed once, as when this machine was cut off: they may be there
-            known = nsmallest(config.count, table, key=lambda contact: contact.key ^ target)
-        lookup = Lookup(target, known, config, own=self.own.key)
+            near = nsmallest(config.count, self.table, key=lambda contact: contact.key ^ target)
+            known = {contact.key: contact for contact in near}
+        return Lookup(
+            target,
+            known.values(),
+            config,
+            own=self.own.key,
+            reach=self.sizes.reach,
+            group_limit=group_limit,
+        )
+
+    async def _run(self, lookup: Lookup, question: Question) -> None:
         wake = trio.Event()
 
-        async def question(contact: Contact) -> None:
-            nonlocal wake
-            answers = await self._ask_on(contact, request, more)
-            if answers is None:
+        async def one(contact: Contact) -> None:
+            closer = await question(contact)
+            if closer is None:
                 lookup.failed(contact.key)
             else:
-                if on_answer is not None:
-                    on_answer(lookup, contact, answers)
-                lookup.answered(contact.key, answers[0].closer, trio.current_time())
+                lookup.answered(contact.key, closer, trio.current_time())
             wake.set()
 
         async with trio.open_nursery() as nursery:
             while True:
                 for contact in lookup.next_queries(trio.current_time()):
-                    nursery.start_soon(question, contact)
+                    nursery.start_soon(one, contact)
                 if lookup.is_done:
                     break
                 with trio.move_on_at(lookup.deadline):
@@ -215,8 +290,7 @@ class Peers:
             nursery.cancel_scope.cancel()
         for key, times in lookup.junk.items():
             self._blame_key(lookup, key, times)
-        table.looked_up(target, trio.current_time())
-        return lookup
+        self.table.looked_up(lookup.target, trio.current_time())
 
     def _blame_key(self, lookup: Lookup, key: int, times: int) -> None:
         contact = lookup.contact(key)
@@ -227,7 +301,7 @@ class Peers:
         self,
         contact: Contact,
         request: Request,
-        more: Callable[[Sequence[Response]], Request | None] | None,
+        more: Callable[[Sequence[Response]], Request | None] | None = None,
     ) -> list[Response] | None:
         """The answer to a question, and to those that it leads to."""
         found: list[Response] = []

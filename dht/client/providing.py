@@ -11,7 +11,9 @@ import trio
 from lattica.dht.client.peers import Peers
 from lattica.dht.client.reading import Reader
 from lattica.dht.client.writing import Writer
-from lattica.dht.kademlia.contact import Contact
+from lattica.dht.kademlia.contact import Contact, key_of
+from lattica.dht.kademlia.messages import MessageType, Request, Response
+from lattica.dht.provide.early import EarlyProvide
 from lattica.dht.provide.sweep import Sweep
 
 _BATCH = 512
@@ -52,19 +54,57 @@ class Providing:
         self._own = own
         self._on_provided = on_provided
 
-    async def provide(self, key: bytes) -> int:
-        """Announce one key: how many peers have it, read back."""
-        lookup = await self._reader.nearest(key)
-        held = await self._writer.provider(lookup.closest(), key, self._own())
-        if held:
-            self._on_provided([key])
+    async def provide(
+        self, key: bytes, on_held: Callable[[int, bool], object] = lambda _, __: None
+    ) -> int:
+        """Announce one key: how many peers have it, read back.
+
+        Args:
+            on_held: is told, with each peer that has it, how many they are, and whether it will be
+                found by now.
+        """
+        target, own = key_of(key), self._own()
+        early = EarlyProvide(target, self._peers.sizes)
+        tried: set[int] = set()
+        held: set[int] = set()
+
+        def take(contact: Contact) -> None:
+            if not held:
+                self._on_provided([key])
+            held.add(contact.key)
+            early.has_it(contact.key)
+            on_held(len(held), early.is_enough)
+
+        async def talk(contact: Contact) -> list[Response] | None:
+            if not early.is_place(contact.key):
+                answers = await self._peers.ask(contact, nearest)
+                return [a for a in answers if a is not None] if answers else None
+            tried.add(contact.key)
+            answer = await self._writer.provider_at(contact, key, own)
+            if answer is None:
+                return None
+            if self._writer.is_held(answer, own):
+                take(contact)
+            return [answer]
+
+        nearest = Request(MessageType.FIND_NODE, key)
+        lookup = await self._peers.look_up(target, nearest, talk=talk)
+        rest = [contact for contact in lookup.closest() if contact.key not in tried]
+
+        async def give(contact: Contact) -> None:
+            if await self._writer.provider([contact], key, own):
+                take(contact)
+
+        async with trio.open_nursery() as nursery:
+            for contact in rest:
+                nursery.start_soon(give, contact)
         return len(held)
 
     async def provide_many(self, keys: Iterable[bytes]) -> Provided:
         """Announce many keys: of each, how many peers have it."""
         wanted = list(dict.fromkeys(keys))
         holders: Counter[bytes] = Counter(dict.fromkeys(wanted, 0))
-        sweep = Sweep(wanted, self._peers.config.lookup.count)
+        sweep = Sweep(wanted, self._peers.config.lookup.count, self._peers.sizes.is_crowded)
         queues: dict[int, tuple[Contact, list[bytes]]] = {}
         limit = trio.CapacityLimiter(_SENDERS)
 
@@ -84,7 +124,9 @@ class Providing:
 
             while (key := sweep.next_key()) is not None:
                 lookup = await self._reader.nearest(key)
-                for other, nearest in sweep.learned(key, lookup.closest()).items():
+                found = lookup.closest()
+                ready = sweep.learned(key, found, are_all=lookup.has_heard_all)
+                for other, nearest in ready.items():
                     for contact in nearest:
                         queues.setdefault(contact.key, (contact, []))[1].append(other)
                 flush(_BATCH)

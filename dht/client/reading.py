@@ -139,8 +139,9 @@ class Reader:
         return best, teller, lookup
 
     async def nearest(self, key: bytes) -> Lookup:
-        """The peers nearest to a key of the wire."""
-        return await self._peers.look_up(key_of(key), Request(MessageType.FIND_NODE, key))
+        """The peers nearest to a key of the wire, for what nobody waits for."""
+        request = Request(MessageType.FIND_NODE, key)
+        return await self._peers.look_up(key_of(key), request, is_patient=True)
 
     async def providers(self, key: bytes, on_provider: Callable[[Contact], bool]) -> Lookup:
         """Call `on_provider` with providers as they are found, until it says True."""

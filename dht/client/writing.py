@@ -85,12 +85,19 @@ class Writer:
         """Have peers say that this node provides a key: those that do now."""
 
         async def store(contact: Contact) -> bool:
-            answers = await self._peers.ask(contact, *_provider_requests(key, own))
-            return answers is not None and self._is_held(answers[1], own)
+            answer = await self.provider_at(contact, key, own)
+            return self.is_held(answer, own)
 
         return await _that_hold(contacts, store)
 
-    def _is_held(self, got: Response | None, own: Contact) -> bool:
+    async def provider_at(self, contact: Contact, key: bytes, own: Contact) -> Response | None:
+        """Have one peer say that this node provides a key: whom it tells of then, and who is
+        nearer; None: it has not answered.
+        """
+        answers = await self._peers.ask(contact, *_provider_requests(key, own))
+        return None if answers is None else answers[1]
+
+    def is_held(self, got: Response | None, own: Contact) -> bool:
         """Whether it is said who provides a key: this node, or so many that not all are told. And
         rust-libp2p tells nobody of itself.
         """
@@ -112,7 +119,7 @@ class Writer:
             answers = await self._peers.ask(contact, *requests)
             if answers is None:
                 break
-            done.update(key for n, key in enumerate(some) if self._is_held(answers[2 * n + 1], own))
+            done.update(key for n, key in enumerate(some) if self.is_held(answers[2 * n + 1], own))
         return done
 
     async def withdraw(self, contact: Contact, keys: Sequence[bytes]) -> set[bytes]:

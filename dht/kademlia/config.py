@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lattica.nat.base.checks import require, require_seconds, require_types
 
@@ -50,10 +50,21 @@ class LookupConfig:
     (β of libp2p's resiliency parameter)."""
     spare: int = 5
     """So many more than are looked for are asked then, in place of those that are gone."""
+    eager: int = 5
+    """Peers that are likely among the nearest, by the size of the network, are asked at once, too;
+    of whom one peer alone has told, only so many until some of them answer."""
     patience: float = 0.5
     """A path goes on when an answer has not come in so long; it is used when it does come."""
     last_patience: float = 1.0
     """The same for those that are asked at once: whoever is waited for no longer is not found."""
+    few: int = 4
+    """When no more of the nearest than these are waited for, they have less time."""
+    few_patience: float = 0.6
+    """Seconds for these."""
+    nearest: int = 3
+    """Of the nearest, so many are waited for longer, if more than one peer has told of them."""
+    nearest_patience: float = 2.0
+    """Seconds for these."""
     timeout: float = 10.0
     """A question that is not answered in this time has failed: several round trips over a bad link,
     and the connection, too."""
@@ -71,12 +82,20 @@ class LookupConfig:
             "count",
             "paths",
             "near",
+            "eager",
+            "nearest",
             "distrust_after",
             "group_in_answer",
             "max_queries",
         ):
             require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         require(self.near <= self.count, "near", "at most `count`", self.near)
-        require(self.spare >= 0, "spare", "at least 0", self.spare)
-        for name in ("patience", "last_patience", "timeout"):
+        for name in ("spare", "few"):
+            require(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
+        for name in ("patience", "last_patience", "few_patience", "nearest_patience", "timeout"):
             require_seconds(name, getattr(self, name))
+
+    def patient(self) -> LookupConfig:
+        """For lookups that nobody waits for: fewer of the nearest are missed."""
+        longest = max(self.last_patience, self.nearest_patience)
+        return replace(self, few=0, last_patience=longest)

@@ -5,9 +5,10 @@ astray the one path that it is asked on, and no other.
 
 What it does beyond them. A path whose question waits goes on after `patience`, so that one peer
 that is gone costs half a second and not a timeout. The last peers are asked at once, and a few more
-than are looked for. A peer whose
-contacts do not answer is not believed: the rest of what it alone told of is not asked while there
-are enough others, so that invented peers next to the key cost one question or two and not twenty.
+than are looked for. Whoever is so near that it is likely one of the nearest, by the size of the
+network, is asked as soon as it is heard of: it would be asked in any case. A peer whose contacts do
+not answer is not believed: the rest of what it alone told of is not asked while there are enough
+others, so that invented peers next to the key cost a few questions and not twenty.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class _Candidate:
     """Questions that led to it."""
     state: _State = _State.WAITING
     path: int = 0
+    is_on_path: bool = False
+    """Its path waits for it."""
     asked_at: float = 0.0
     patience: float = 0.0
     """Seconds for which it holds up what comes after it."""
@@ -51,6 +54,12 @@ class _Candidate:
     """What it told of."""
     bad: int = 0
     """How many more of them failed, or make us wait, than answered."""
+    likely: int = 0
+    """How many of those of whom it alone told were asked as likely ones, and have not answered."""
+    vouched_by: _Candidate | None = None
+    """Who alone told of it when it was asked as a likely one."""
+    is_surplus: bool = False
+    """There are enough of its network."""
 
 
 class Lookup:
@@ -67,14 +76,29 @@ class Lookup:
         target: the key.
         seeds: peers that this node knows, near to the key if it can be.
         own: this node's key, which is not asked.
+        reach: who is nearer to the key than this is likely one of its nearest peers
+            (:attr:`~lattica.dht.kademlia.network_size.SizeEstimator.reach`); 0: nobody knows.
+        group_limit: so many peers of one network are asked while `count` answer without the rest;
+            None: all.
     """
 
     def __init__(
-        self, target: int, seeds: Iterable[Contact], config: LookupConfig, *, own: int
+        self,
+        target: int,
+        seeds: Iterable[Contact],
+        config: LookupConfig,
+        *,
+        own: int,
+        reach: int = 0,
+        group_limit: int | None = None,
     ) -> None:
         self.target = target
         self._config = config
         self._own = own
+        self._reach = reach
+        self._group_limit = group_limit
+        self._groups: Counter[str] = Counter()
+        self._wide: dict[int, Contact] = {}
         self._candidates: dict[int, _Candidate] = {}
         self._near: list[tuple[int, int]] = []
         """(distance, key) of all that may still be found, sorted."""
@@ -99,18 +123,21 @@ class Lookup:
         self._wait_no_longer(now)
         if self._is_settled() and self._is_short():
             self._believe_all()
-        chosen = []
+        chosen: list[_Candidate] = []
         if not self._is_stopped:
-            is_near = self._is_near()
-            if is_near:
+            if self._is_near():
                 spare = self._config.spare
                 wide = self._window(self._config.count + spare, spare)
                 chosen = [c for c in wide if c.state is _State.WAITING]
             else:
-                chosen = self._next_of_paths()
-            patience = self._config.last_patience if is_near else self._config.patience
+                chosen = self._likely()
             for candidate in chosen:
-                candidate.patience = patience
+                candidate.patience = self._config.last_patience
+            if not self._is_near():
+                for candidate in self._next_of_paths(chosen):
+                    candidate.patience = self._config.patience
+                    candidate.is_on_path = True
+                    chosen.append(candidate)
         chosen = chosen[: max(self._config.max_queries - self.queries, 0)]
         for candidate in chosen:
             candidate.state = _State.ASKED
@@ -164,6 +191,8 @@ class Lookup:
             insort(self._near, (candidate.distance, key))
         candidate.state = _State.ANSWERED
         self._blame(candidate, -1)
+        if candidate.vouched_by is not None:
+            candidate.vouched_by.likely -= 1
         self._learn(candidate, closer)
 
     def failed(self, key: int) -> None:
@@ -179,13 +208,45 @@ class Lookup:
     # --- what was found ---
 
     def closest(self) -> list[Contact]:
-        """The nearest peers that have answered, at most `count`, the nearest first."""
+        """The nearest peers that have answered, at most `count`, the nearest first; and those of
+        :meth:`widen`.
+        """
+        nearest = [c.contact for c in self._closest()]
+        if not self._wide:
+            return nearest
+        found = {contact.key: contact for contact in nearest} | self._wide
+        return sorted(found.values(), key=lambda contact: contact.key ^ self.target)
+
+    def nearest(self) -> list[Contact]:
+        """:meth:`closest` without those of :meth:`widen`."""
         return [c.contact for c in self._closest()]
+
+    def widen(self, contacts: Iterable[Contact]) -> None:
+        """Peers of the region around the target that have answered, found by other lookups because
+        it is crowded next to it: they count as its nearest, too.
+        """
+        self._wide.update((contact.key, contact) for contact in contacts)
+
+    def heard(self) -> list[Contact]:
+        """All that have answered, the nearest first."""
+        answered = [c for c in self._candidates.values() if c.state is _State.ANSWERED]
+        return [c.contact for c in sorted(answered, key=lambda c: c.distance)]
 
     def contact(self, key: int) -> Contact | None:
         """A peer that was heard of, by its key."""
         candidate = self._candidates.get(key)
         return None if candidate is None else candidate.contact
+
+    @property
+    def has_heard_all(self) -> bool:
+        """Whether all that were heard of have answered or failed: there is nobody else."""
+        over = (_State.ANSWERED, _State.FAILED)
+        return all(c.state in over for c in self._candidates.values())
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether :meth:`stop` was called."""
+        return self._is_stopped
 
     @property
     def hops(self) -> int:
@@ -257,13 +318,34 @@ class Lookup:
     def _is_near(self) -> bool:
         return all(c.state is _State.ANSWERED for c in self._window(self._config.near))
 
-    def _next_of_paths(self) -> list[_Candidate]:
-        """One of each path that has no question open, or only slow ones."""
-        busy = {c.path for c in self._open.values() if c.state is _State.ASKED}
+    def _likely(self) -> list[_Candidate]:
+        """Those not asked yet that are likely among the nearest. Of whom one peer alone has told,
+        only some until they answer.
+        """
+        chosen: list[_Candidate] = []
+        count, spare = self._config.count, self._config.spare
+        within = self._reach * (count + spare) // count
+        for candidate in self._window(count + spare, spare) if within else ():
+            if candidate.distance > within:
+                break
+            if candidate.state is not _State.WAITING:
+                continue
+            if len(candidate.sources) == 1:
+                source = self._candidates[candidate.sources[0]]
+                if source.likely >= self._config.eager:
+                    continue
+                source.likely += 1
+                candidate.vouched_by = source
+            chosen.append(candidate)
+        return chosen
+
+    def _next_of_paths(self, likely: list[_Candidate]) -> list[_Candidate]:
+        """One of each path that has no question open, or only slow ones; none of `likely`."""
+        busy = {c.path for c in self._open.values() if c.state is _State.ASKED and c.is_on_path}
         # Who is farther than all that are looked for and have answered is of no use.
         answered = self._closest()
         bound = answered[-1].distance if len(answered) == self._config.count else None
-        chosen = []
+        chosen: list[_Candidate] = []
         for number, heap in enumerate(self._paths):
             if number in busy:
                 continue
@@ -272,24 +354,51 @@ class Lookup:
                 candidate = self._candidates[key]
                 if bound is not None and distance > bound:
                     break
-                if candidate.state is _State.WAITING and candidate not in chosen:
+                if candidate.state is _State.WAITING and candidate not in (*chosen, *likely):
                     candidate.path = number
                     chosen.append(candidate)
                     break
-        if not chosen and not busy:  # paths can end before the nearest are found
+        if not chosen and not busy and not likely:  # paths can end before the nearest are found
             window = self._window(self._config.count)
             chosen = [c for c in window if c.state is _State.WAITING][: self._config.paths]
         return chosen
 
+    def _hurry_last(self) -> None:
+        """When only a few of the nearest are waited for, they have less time: most have answered
+        long ago, or never will. The very nearest have their time all the same.
+        """
+        config = self._config
+        window = self._window(config.count, config.spare)
+        last = [c for c in window if c.state is _State.ASKED]
+        answered = sum(c.state is _State.ANSWERED for c in window)
+        if len(last) > config.few or answered < config.count - config.spare - config.few:
+            return
+        for candidate in last:
+            if candidate not in window[: config.nearest]:
+                candidate.patience = min(candidate.patience, config.few_patience)
+
     def _wait_no_longer(self, now: float) -> None:
+        self._hurry_last()
         for key, candidate in tuple(self._open.items()):
             # As `deadline` adds them: a difference may be rounded to less than what was waited for.
             asked_at = candidate.asked_at
             if candidate.state is _State.ASKED and now >= asked_at + candidate.patience:
+                if self._is_worth_more(candidate):
+                    candidate.patience = self._config.nearest_patience
+                    continue
                 candidate.state = _State.SLOW
                 self._blame(candidate, 1)
             if now >= asked_at + self._config.timeout:
                 self.failed(key)
+
+    def _is_worth_more(self, candidate: _Candidate) -> bool:
+        """Whether it is one of the very nearest, of which more than one peer has told."""
+        return (
+            candidate.patience < self._config.nearest_patience
+            and candidate.patience >= self._config.last_patience
+            and len(candidate.sources) > 1
+            and candidate.distance <= self._near[: self._config.nearest][-1][0]
+        )
 
     def _learn(self, source: _Candidate, closer: Iterable[Contact]) -> None:
         contacts = [c for c in closer if c.key != self._own]
@@ -325,12 +434,19 @@ class Lookup:
         if candidate is None:
             distance = contact.key ^ self.target
             hops = 1 if source is None else source.hops + 1
-            candidate = _Candidate(contact, distance, hops)
+            candidate = _Candidate(contact, distance, hops, path=path)
             self._candidates[contact.key] = candidate
-            insort(self._near, (distance, contact.key))
+            if self._is_surplus(contact):
+                candidate.state, candidate.is_surplus = _State.DISTRUSTED, True
+            else:
+                insort(self._near, (distance, contact.key))
         elif source is None or (not candidate.sources and candidate.state is _State.WAITING):
             return  # this node's own word is worth more
-        elif candidate.state is _State.DISTRUSTED and source.bad < self._config.distrust_after:
+        elif (
+            candidate.state is _State.DISTRUSTED
+            and not candidate.is_surplus
+            and source.bad < self._config.distrust_after
+        ):
             candidate.state = _State.WAITING
             insort(self._near, (candidate.distance, contact.key))
         if source is not None:
@@ -338,6 +454,16 @@ class Lookup:
             source.told.append(candidate)
         if candidate.state is _State.WAITING:
             heappush(self._paths[path], (candidate.distance, contact.key))
+
+    def _is_surplus(self, contact: Contact) -> bool:
+        """Whether there are enough peers of its network; it is counted."""
+        if self._group_limit is None:
+            return False
+        group = next((g for addr in contact.addrs if (g := network_group(addr))), None)
+        if group is None:
+            return False
+        self._groups[group] += 1
+        return self._groups[group] > self._group_limit
 
     def _blame(self, candidate: _Candidate, change: int) -> None:
         """Those who told of a peer are to blame for it, or to be praised."""

@@ -12,7 +12,7 @@ targets are the keys themselves, and what a lookup tells is taken for what it is
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from heapq import nsmallest
 
 from lattica.dht.kademlia.contact import KEY_BITS, Contact, common_prefix, key_of
@@ -77,9 +77,17 @@ class Sweep:
     Args:
         keys: of the wire.
         count: nearest peers that are looked for.
+        is_crowded: whether peers, the nearest first, are nearer to a key than chance has it. Such
+            a key is looked up for itself, and has all that the lookup finds.
     """
 
-    def __init__(self, keys: Iterable[bytes], count: int) -> None:
+    def __init__(
+        self,
+        keys: Iterable[bytes],
+        count: int,
+        is_crowded: Callable[[int, Sequence[int]], bool] = lambda _, __: False,
+    ) -> None:
+        self._is_crowded = is_crowded
         pairs = sorted((key_of(key), key) for key in set(keys))
         self._targets = [target for target, _ in pairs]
         self._keys = [key for _, key in pairs]
@@ -106,39 +114,49 @@ class Sweep:
         nearest = self._nearest(target)
         if len(nearest) == self._count:
             # What is missing of the region around it, if one of the keys is there.
-            part, bits = self._covered.missing(target, common_prefix(target, nearest[-1]))
+            bits = common_prefix(target, nearest[-1])
+            if self._covered.has(target, bits):
+                return key  # it is crowded next to it
+            part, bits = self._covered.missing(target, bits)
             other = self._key_in(part, bits)
             if other is not None and other not in self._asked:
                 return other
         return key
 
-    def learned(self, key: bytes, closest: list[Contact]) -> dict[bytes, list[Contact]]:
-        """A lookup of `key` has found these peers, the nearest first: the keys whose nearest peers
-        are known by that, with them.
+    def learned(
+        self, key: bytes, closest: list[Contact], *, are_all: bool = False
+    ) -> dict[bytes, list[Contact]]:
+        """A lookup of `key` has found these peers, the nearest first, and perhaps some more of the
+        region around it: the keys whose nearest peers are known by that, with them. `are_all` says
+        that nobody else was heard of.
         """
         self.lookups += 1
         self._asked.add(key)
         target = key_of(key)
-        for contact in closest:
-            if contact.key not in self._known:
-                insort(self._sorted, contact.key)
-            self._known[contact.key] = contact
-        if len(closest) < self._count:
-            self._covered.add(0, 0)  # there are no more
-        else:
-            self._covered.add(target, common_prefix(target, closest[-1].key) + 1)
         ready: dict[bytes, list[Contact]] = {}
         if key in self._pending:
             del self._pending[key]
             ready[key] = closest
-        for other in tuple(self._pending):
+        closest = closest[: self._count]
+        for contact in closest:
+            if contact.key not in self._known:
+                insort(self._sorted, contact.key)
+            self._known[contact.key] = contact
+        if not closest or (are_all and len(closest) < self._count):
+            self._covered.add(0, 0)  # there are no more
+        else:
+            self._covered.add(target, common_prefix(target, closest[-1].key) + 1)
+        for other in self._pending:
             where = key_of(other)
             nearest = self._nearest(where)
             bits = common_prefix(where, nearest[-1]) if len(nearest) == self._count else 0
             if not self._covered.has(where, bits):
                 break  # they are in order, and so are the regions
-            del self._pending[other]
+            if bits and self._is_crowded(where, nearest):
+                continue
             ready[other] = [self._known[one] for one in nearest]
+        for other in ready:
+            self._pending.pop(other, None)
         return ready
 
     def _nearest(self, target: int) -> list[int]:

@@ -35,6 +35,8 @@ _FIRST_JOINS = (0.5, 2.0, 15.0, 60.0)
 know little at first; and two networks that know nothing of each other meet where they have a
 bootstrap peer in common."""
 _JOIN_AGAIN = 300.0
+_SAMPLES = 12
+"""Keys that are drawn and looked up, one in each turn, to know the size of the network."""
 _PATIENCE = 10.0
 """Seconds in which somebody who can be asked answers, if ever."""
 
@@ -184,7 +186,11 @@ class Membership:
 
     async def _refresh(self, prefix: int) -> None:
         key = find_preimage(self._peers.own.key, prefix, self._rng)
-        await self._peers.look_up(key_of(key), Request(MessageType.FIND_NODE, key))
+        await self._look_up_drawn(key)
+
+    async def _look_up_drawn(self, key: bytes) -> None:
+        request = Request(MessageType.FIND_NODE, key)
+        await self._peers.look_up(key_of(key), request, is_drawn=True)
 
     # --- staying ---
 
@@ -199,3 +205,6 @@ class Membership:
                     nursery.start_soon(self._peers.ask, contact, _PING)
             for prefix in table.to_refresh(trio.current_time())[:2]:
                 await self._refresh(prefix)
+            # Of a small network it is known after looking for this node itself.
+            if self._peers.sizes.drawn < _SAMPLES and self._peers.sizes.reach:
+                await self._look_up_drawn(self._rng.randbytes(32))

@@ -75,6 +75,10 @@ class OwnRecords:
         due = [(at, key) for key, at in self._provided.items() if _is_due(at, before, now)]
         return [key for _, key in sorted(due)]
 
+    def count_due(self, before: float, now: float) -> int:
+        """How many :meth:`provided_due` has."""
+        return sum(_is_due(at, before, now) for at in self._provided.values())
+
     def oldest_provided(self) -> float | None:
         """When the key that waits longest was announced."""
         return min(self._provided.values(), default=None)

@@ -55,6 +55,12 @@ class Republisher:
         self._rng = rng or random.Random()
         self._warned = False
 
+    @property
+    def provides_due(self) -> int:
+        """Keys that are to be announced again now."""
+        now = self._clock()
+        return self._own.count_due(now - self._config.reprovide_after, now)
+
     async def run(self) -> None:
         """Until cancelled."""
         while True:

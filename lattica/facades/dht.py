@@ -11,9 +11,9 @@ from lattica.facades.iterators import AsyncIterator, BlockingIterator
 
 if TYPE_CHECKING:
     from lattica.dht.client.provider_stream import ProviderStream
-    from lattica.dht.dht import DhtStatus
     from lattica.dht.records.found import Found, FoundPeer
     from lattica.dht.records.keys import KeyLike
+    from lattica.dht.status import DhtStatus
     from lattica.nat.base.keys.identity import PeerId
     from lattica.node import Node
 

@@ -152,7 +152,10 @@ def main(
     ] = False,
     no_ours: Annotated[bool, typer.Option("--no-ours", help="Peers alone.")] = False,
     case: Annotated[
-        list[str] | None, typer.Option(help="Only what yields this case (repeatable).")
+        list[str] | None,
+        typer.Option(
+            help="Only what yields this case (repeatable). dht: " + ", ".join(dht.NAMES) + "."
+        ),
     ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Rounds; the median counts.")] = 3,
     seconds: Annotated[float, typer.Option(min=0.1, help="Measured time of one run.")] = 2.0,
@@ -199,7 +202,11 @@ def main(
         found = run_real(nodes or 50, 100, 10_000, seed, python)
         measurements, well = simulate(found, json), True
     elif name == "dht":
-        measurements, well = simulate(dht.run_all(nodes or 10_000, lookups, seed), json), True
+        try:
+            found = dht.run_all(nodes or 10_000, lookups, seed, cases=tuple(case or ()), say=say)
+            measurements, well = simulate(found, json), True
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
     elif name == "crdt":
         from tools.bench.crdt.scenarios import run_all as run_crdt  # needs the extra `text`
 

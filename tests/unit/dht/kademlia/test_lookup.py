@@ -239,3 +239,101 @@ def test_a_node_that_is_told_of_itself_does_not_ask_itself():
     lookup = Lookup(0, [peer, contact(own)], CONFIG, own=own)
     run_lookup(lookup, lambda _: [contact(own)])
     assert lookup.closest() == [peer]
+
+
+def test_likely_nearest_are_asked_as_soon_as_they_are_heard_of():
+    config = LookupConfig(paths=1, eager=2)
+    one, other = contact(at("1")), contact(at("1") + 1)
+    likely = [contact(at("0001") + n) for n in range(6)]
+    lookup = Lookup(0, [one, other], config, own=1, reach=at("001"))
+    assert lookup.next_queries(0.0) == [one]
+    lookup.answered(one.key, likely, 0.0)
+    # Two of whom it alone has told, and the next of the path.
+    assert lookup.next_queries(0.0) == likely[:3]
+    assert lookup.deadline == config.patience
+    lookup.answered(likely[1].key, [], 0.1)
+    assert likely[3] in lookup.next_queries(0.1)
+
+
+def test_likely_nearest_of_whom_several_have_told_are_all_asked():
+    config = LookupConfig(paths=2, eager=1)
+    tellers = [contact(at("1")), contact(at("1") + 1)]
+    likely = [contact(at("0001") + n) for n in range(6)]
+    lookup = Lookup(0, tellers, config, own=1, reach=at("001"))
+    assert lookup.next_queries(0.0) == tellers
+    for teller in tellers:
+        lookup.answered(teller.key, likely, 0.0)
+    assert lookup.next_queries(0.0) == likely
+
+
+def test_invented_peers_within_reach_cost_no_more_than_is_asked_at_once(net):
+    rng = random.Random(5)
+    own, target = net.contacts[0], rng.getrandbits(256)
+    invented = {target ^ n for n in range(1, 21)}
+    liar = seeds(net, own, target)[0]
+    tell = net.honest(target)
+    asked: list[int] = []
+
+    def answer(one: Contact) -> list[Contact] | None:
+        asked.append(one.key)
+        if one.key in invented:
+            return None
+        return [contact(key) for key in invented] if one == liar else tell(one)
+
+    reach = 20 * 2**256 // 400
+    lookup = Lookup(target, seeds(net, own, target), CONFIG, own=own.key, reach=reach)
+    run_lookup(lookup, answer)
+    assert len(invented.intersection(asked)) <= CONFIG.eager + 1
+    expected = [key for key in net.nearest(target, 21) if key != own.key][:20]
+    assert [c.key for c in lookup.closest()] == expected
+
+
+def test_the_last_few_have_less_time_and_the_very_nearest_more():
+    config = LookupConfig(paths=3, count=6, near=1, spare=0, few=2, nearest=1)
+    tellers = [contact(at("1") + n) for n in range(3)]
+    peers = [contact(at("01") + n) for n in range(6)]
+    lookup = Lookup(0, tellers, config, own=1, reach=at("1"))
+    lookup.next_queries(0.0)
+    for teller in tellers:
+        lookup.answered(teller.key, peers, 0.0)
+    assert lookup.next_queries(0.0) == peers
+    assert lookup.deadline == config.last_patience
+    for one in peers[1:5]:
+        lookup.answered(one.key, [], 0.2)
+    lookup.next_queries(0.2)
+    assert lookup.deadline == config.few_patience
+    done = []
+    for now in (config.few_patience, config.last_patience, config.nearest_patience):
+        lookup.next_queries(now)
+        done.append((lookup.is_done, lookup.deadline))
+    assert done == [
+        (False, config.last_patience),  # peers[5] is waited for no longer
+        (False, config.nearest_patience),
+        (True, config.timeout),
+    ]
+    assert peers[0] not in lookup.closest()
+
+
+def test_of_one_network_only_some_are_asked_while_there_are_others():
+    many = [contact(at("001") + n, f"/ip4/1.2.3.{n}/tcp/1") for n in range(9)]
+    others = [contact(at("01") + n, f"/ip4/1.2.{n + 10}.1/tcp/1") for n in range(9)]
+
+    def run(count: int) -> list[Contact]:
+        config = LookupConfig(count=count, group_in_answer=9)
+        lookup = Lookup(0, [*many, *others], config, own=1, group_limit=2)
+        run_lookup(lookup, lambda _: [*many, *others])
+        return lookup.closest()
+
+    assert run(8) == [*many[:2], *others[:6]]
+    assert run(18) == [*many, *others]  # there are not enough without them
+
+
+def test_those_of_a_wider_search_count_as_nearest_too():
+    peers = [contact(at("1") + n) for n in range(3)]
+    lookup = Lookup(0, peers, CONFIG, own=1)
+    run_lookup(lookup, lambda _: [])
+    wide = [contact(at("01")), peers[1], contact(at("11"))]
+    lookup.widen(wide)
+    assert lookup.nearest() == peers
+    assert lookup.closest() == [wide[0], *peers, wide[2]]
+    assert lookup.heard() == peers

@@ -24,7 +24,7 @@ def run(peers: int, keys: int, count: int = 20, seed: int = 1):
         return sorted(contacts, key=lambda c: c.key ^ target)[:count]
 
     while (key := sweep.next_key()) is not None:
-        found.update(sweep.learned(key, nearest(key_of(key))))
+        found.update(sweep.learned(key, nearest(key_of(key)), are_all=peers < count))
     assert sweep.pending == 0
     assert found == {key: nearest(key_of(key)) for key in wire}
     return sweep.lookups
@@ -60,3 +60,45 @@ def test_regions_grow_together(added, start):
             part, depth = covered.missing(start << 252, bits)
             assert (part >> 252) in region - truth
             assert depth >= bits
+
+
+def test_a_key_next_to_which_it_is_crowded_is_looked_up_for_itself():
+    rng = random.Random(4)
+    contacts = [contact(rng.getrandbits(KEY_BITS)) for _ in range(300)]
+    wire = [rng.randbytes(34) for _ in range(400)]
+    attacked = key_of(wire[7])
+    sybils = [contact(attacked ^ n) for n in range(1, 21)]
+    everybody = contacts + sybils
+
+    def is_crowded(target, nearest):
+        return nearest[-1] ^ target < 1000
+
+    sweep = Sweep(wire, 20, is_crowded)
+    looked_up, found = [], {}
+    while (key := sweep.next_key()) is not None:
+        looked_up.append(key)
+        near = sorted(everybody, key=lambda c: c.key ^ key_of(key))
+        # The lookup finds the region around it, too.
+        found.update(sweep.learned(key, near[:60] if key == wire[7] else near[:20]))
+    assert wire[7] in looked_up
+    assert len(looked_up) == len(set(looked_up)) == sweep.lookups <= 80
+    assert found.keys() == set(wire)
+    assert set(found[wire[7]]) > set(sybils)
+    assert len(found[wire[7]]) == 60
+
+
+def test_a_lookup_that_finds_few_does_not_say_that_there_are_no_more():
+    rng = random.Random(5)
+    contacts = [contact(rng.getrandbits(KEY_BITS)) for _ in range(1000)]
+    wire = [rng.randbytes(34) for _ in range(500)]
+    sweep = Sweep(wire, 20)
+    right = 0
+    while (key := sweep.next_key()) is not None:
+        near = sorted(contacts, key=lambda c: c.key ^ key_of(key))[:20]
+        # Some have not answered.
+        found = near if sweep.lookups % 4 else near[:13]
+        for other, holders in sweep.learned(key, found).items():
+            truth = sorted(contacts, key=lambda c: c.key ^ key_of(other))[:20]
+            right += len(set(holders) & set(truth)) >= 12
+    assert right >= 450
+    assert sweep.lookups <= 200
