@@ -8,6 +8,7 @@ from lattica.content.errors import (
     ContentError,
     ContentNotFoundError,
     IntegrityError,
+    SignatureError,
     StorageError,
     TicketError,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "ProcessEndedError",
     "RemoteProtocolError",
     "ResourceLimitError",
+    "SignatureError",
     "StorageError",
     "StreamClosedError",
     "StreamResetError",

@@ -21,5 +21,9 @@ class IntegrityError(ContentError, RemoteProtocolError):
     """Bytes from a provider do not have the hash they were asked for by."""
 
 
+class SignatureError(ContentError):
+    """What a reference leads to is not signed by the peer who has to have signed it."""
+
+
 class StorageError(ContentError, OSError):
     """The local disk is full, read-only or otherwise refuses; names the path."""

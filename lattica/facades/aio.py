@@ -371,6 +371,7 @@ class AsyncLattica(NodeFacade):
         progress: HashCallback | None = None,
         announce_timeout: float = 10.0,
         follow_links: bool = False,
+        sign: bool = False,
         timeout: float | None = None,
     ) -> Ticket:
         """Hash a file or directory and serve it until the node stops; return a ticket for it.
@@ -385,6 +386,7 @@ class AsyncLattica(NodeFacade):
             name,
             announce_timeout=announce_timeout,
             follow_links=follow_links,
+            sign=sign,
         )
         if progress is None:
             return await self._bridge.acall(publish, timeout=timeout)

@@ -418,6 +418,7 @@ class Lattica(NodeFacade):
         progress: HashCallback | None = None,
         announce_timeout: float = 10.0,
         follow_links: bool = False,
+        sign: bool = False,
         timeout: float | None = None,
     ) -> Ticket:
         """Hash a file or directory and serve it until the node stops; return a ticket for it.
@@ -432,6 +433,7 @@ class Lattica(NodeFacade):
             name,
             announce_timeout=announce_timeout,
             follow_links=follow_links,
+            sign=sign,
         )
         if progress is None:
             return self._bridge.call(publish, timeout=timeout)

@@ -65,6 +65,7 @@ class Content:
         *,
         announce_timeout: float,
         follow_links: bool = False,
+        sign: bool = False,
     ) -> Ticket:
         """See :meth:`lattica.content.Publisher.publish`. Serves until the node stops; with a name,
         it can be fetched as PEER/NAME, too."""
@@ -75,6 +76,7 @@ class Content:
             progress=progress,
             announce_timeout=announce_timeout,
             follow_links=follow_links,
+            sign=sign,
         )
         self._announce(ticket, name)
         return ticket

@@ -61,6 +61,14 @@ def fetch_command(
             help="Directory to fetch into; made if necessary.",
         ),
     ] = Path(),
+    signed_by: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="PEER",
+            help="Only what this peer has signed (`lattica publish --sign`), whoever sends it.",
+        ),
+    ] = None,
     tensors: Annotated[
         str | None,
         typer.Option(
@@ -182,6 +190,7 @@ def fetch_command(
     from lattica.content import ByteRange, FetchOptions
     from lattica.content.names.following import parse_any_ref
     from lattica.content.names.record import NameRef
+    from lattica.nat.base.keys.peer_id import parse_peer_id
 
     with wrong_arguments():
         parsed = parse_any_ref(ref)
@@ -194,12 +203,13 @@ def fetch_command(
             delete_former=delete,
             delete_matching=tuple(delete_matching or ()),
             replace_tensors=replace,
+            signed_by=None if signed_by is None else parse_peer_id(signed_by),
             base=tuple(base or ()),
             share=share,
             share_for=share_for,
             rate=bytes_a_second(max_rate),
         )
-    daemon = None if watch or parts else running_node(ctx, config, listen)
+    daemon = None if watch or parts or signed_by else running_node(ctx, config, listen)
     own = () if daemon is None else addrs_where_it_serves(daemon, parsed)
     if daemon is not None and own:  # it has nothing to fetch; a node of the command's own does
         daemon.close()

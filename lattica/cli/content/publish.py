@@ -65,6 +65,10 @@ def publish_command(
             "and have to stay inside PATH.",
         ),
     ] = False,
+    sign: Annotated[
+        bool,
+        typer.Option("--sign", help="Sign it with this peer's key, for `lattica fetch --from`."),
+    ] = False,
     listen: ListenOption = None,
     bootstrap: ConnectOption = None,
     relay: RelayOption = None,
@@ -96,8 +100,8 @@ def publish_command(
     addresses, for instance with --listen /ip4/0.0.0.0/tcp/4001.
 
     Where a `lattica node` runs here, that serves it, and the command ends when the ticket is there;
-    with --listen, --relay, --repo, --follow-links, --max-rate, --ephemeral or --no-daemon it serves
-    by itself.
+    with --listen, --relay, --repo, --follow-links, --sign, --max-rate, --ephemeral or --no-daemon
+    it serves by itself.
     """
     overrides = {"listen": listen, "bootstrap": bootstrap, "relays": relay}
     config = start(ctx, overrides, ephemeral=ephemeral)
@@ -106,11 +110,11 @@ def publish_command(
     with wrong_arguments():
         ref = None if repo is None else RevisionRef.parse(repo)
     follow_links = follow_links or ref is not None  # a hub's clients know of no links
-    daemon = running_node(ctx, config, listen, relay, max_rate, ephemeral, repo, follow_links)
+    daemon = running_node(ctx, config, listen, relay, max_rate, ephemeral, repo, follow_links, sign)
     if daemon is not None:
         publish_by(daemon, path, name, bootstrap, as_json)
         return
-    run(_publish, config, path, name, ref, follow_links, bytes_a_second(max_rate), as_json)
+    run(_publish, config, path, name, ref, follow_links, sign, bytes_a_second(max_rate), as_json)
 
 
 async def _publish(
@@ -119,6 +123,7 @@ async def _publish(
     name: str | None,
     repo: RevisionRef | None,
     follow_links: bool,
+    sign: bool,
     rate: float,
     as_json: bool,
 ) -> None:
@@ -150,7 +155,9 @@ async def _publish(
             AsyncExitStack() as shelf,
         ):
             with HashDisplay() as display:
-                await publisher.publish(path, shown, progress=display, follow_links=follow_links)
+                await publisher.publish(
+                    path, shown, progress=display, follow_links=follow_links, sign=sign
+                )
             [publication] = publisher.catalog
             if name is not None and not names.publish_if_possible(
                 name, NameTarget(publication.cid)

@@ -57,6 +57,7 @@ from lattica.content.manifest.codec import decode_manifest
 from lattica.content.manifest.lists import lists_in, with_lists
 from lattica.content.manifest.manifest import Manifest
 from lattica.content.manifest.shards import check_index, is_index
+from lattica.content.manifest.signing import check_signer
 from lattica.content.pace import Pace
 from lattica.content.publish.served import Served
 from lattica.content.publish.service import ContentService, served_here
@@ -293,6 +294,8 @@ class _Fetch:
         )
         contacts = (first, *others)
         manifest = await trio.to_thread.run_sync(decode_manifest, encoded)
+        if self._options.signed_by is not None:
+            check_signer(manifest, self._cid, self._options.signed_by)
         numbers = await trio.to_thread.run_sync(select, manifest)
         if numbers:
             retries = self._retries
@@ -523,6 +526,7 @@ async def fetch(
         TicketError: it is no ticket.
         DialError: the provider cannot be reached at first.
         ContentNotFoundError: the provider does not have it.
+        SignatureError: it is not signed by whom the options name (`signed_by`).
         IntegrityError: bytes are wrong; names the peer that sent them.
         RemoteProtocolError: the provider breaks the protocol.
         StorageError: the disk is full and the like; with advice.

@@ -54,6 +54,8 @@ class FetchOptions:
     """Remove others that are not part of this too: those whose name, or path within the directory,
     matches one of these globs (as in `fnmatch`, with case). Not in directories below that other
     fetches were into."""
+    signed_by: PeerId | None = None
+    """Who has to have signed the manifest; nothing is fetched of another one."""
     replace_tensors: bool = False
     """A file of a selection may replace one that has tensors which are not selected, for instance
     the whole file or another selection of it. Without it that is an error before anything is
@@ -69,6 +71,9 @@ class FetchOptions:
         base: object = self.base
         is_paths = isinstance(base, tuple) and all(isinstance(path, Path) for path in base)
         require(is_paths, "base", "a tuple of paths", base)
+        signer: object = self.signed_by
+        ok = signer is None or isinstance(signer, PeerId)
+        require(ok, "signed_by", "a PeerId, or None", signer)
         require(self.share_for >= 0, "share_for", "seconds, or 0", self.share_for)
         require(self.rate > 0, "rate", "a positive number of bytes a second", self.rate)
         require_texts("delete_matching", self.delete_matching)

@@ -2,7 +2,9 @@
 
 Form (arrays only, so that there is one encoding)::
 
-    [2, name, [file, …]], or [2, name, [file, …], [link, …], [directory, …]]
+    [2, name, [file, …]]
+    [2, name, [file, …], [link, …], [directory, …]]               if there are some
+    [2, name, [file, …], [link, …], [directory, …], signature]    if it is signed
     file   = [path, mode, chunks, layout]
     link   = [path, target]
     directory = [path, mode]
@@ -25,11 +27,12 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Sequence
+from dataclasses import replace
 
 import msgpack
 
 from lattica.content.errors import ContentError
-from lattica.content.manifest.cid import DIGEST_SIZE
+from lattica.content.manifest.cid import DIGEST_SIZE, Cid
 from lattica.content.manifest.gguf_header import (
     MAX_ALIGNMENT,
     MAX_PAIR_BYTES,
@@ -70,9 +73,15 @@ from lattica.content.manifest.safetensors_header import (
 )
 from lattica.content.manifest.schema_reader import SchemaReader
 from lattica.nat.base.errors import RemoteProtocolError
+from lattica.nat.base.keys.envelope import open_envelope
+from lattica.nat.base.keys.peer_id import PeerId
 
 VERSION = 2
+SIGNATURE_DOMAIN = "lattica-manifest"
+SIGNATURE_TYPE = b"/lattica/manifest"
 
+_MAX_SIGNATURE = 4096
+"""Bytes: of RSA keys, too."""
 _USUAL = {False: 0o644, True: 0o755}
 """What a file's mode is written as, where it has a usual one: if it is executable or not."""
 
@@ -109,8 +118,8 @@ def _pack_file(file: FileEntry, total: int) -> list[object]:
 
 def _encode(manifest: Manifest) -> bytes:
     packer = msgpack.Packer(autoreset=False)
-    has_more = bool(manifest.links or manifest.directories)
-    packer.pack_array_header(5 if has_more else 3)
+    has_more = bool(manifest.links or manifest.directories or manifest.signature)
+    packer.pack_array_header(6 if manifest.signature else 5 if has_more else 3)
     packer.pack(VERSION)
     packer.pack(manifest.name)
     packer.pack_array_header(len(manifest.files))
@@ -119,6 +128,8 @@ def _encode(manifest: Manifest) -> bytes:
     if has_more:
         packer.pack([[link.path, link.target] for link in manifest.links])
         packer.pack([[directory.path, directory.mode] for directory in manifest.directories])
+    if manifest.signature:
+        packer.pack(manifest.signature)
     data: bytes = packer.bytes()
     return data
 
@@ -230,7 +241,7 @@ def _read_tensors(reader: SchemaReader, budget: int) -> list[tuple[str, str, tup
 
 
 def _read_manifest(reader: SchemaReader) -> Manifest:
-    fields = reader.array("manifest", 5, 3)
+    fields = reader.array("manifest", 6, 3)
     version = reader.value(int, "version")
     if version < VERSION:
         raise ValueError("it was made by an earlier version of Lattica; publish it again")
@@ -258,9 +269,24 @@ def _read_manifest(reader: SchemaReader) -> Manifest:
             reader.array("directory", 2, 2)
             path = reader.value(str, "path")
             directories.append(DirectoryEntry(path, reader.number("mode", MAX_MODE)))
+    signature = reader.value(bytes, "signature") if fields > 5 else b""
+    if fields == 4 or (fields == 6 and not signature):
+        raise ValueError(f"{fields} elements that do not belong together")
     manifest = Manifest(name, tuple(files), tuple(links), tuple(directories))
     _check(manifest)
+    if signature:
+        manifest = replace(manifest, signature=signature, signer=_signer(manifest, signature))
     return manifest
+
+
+def _signer(plain: Manifest, signature: bytes) -> PeerId:
+    """Who has signed a manifest; raises :class:`RemoteProtocolError` if nobody has."""
+    opened = open_envelope(
+        signature, SIGNATURE_DOMAIN, SIGNATURE_TYPE, "a manifest", limit=_MAX_SIGNATURE
+    )
+    if opened.payload != bytes(Cid.of(_encode(plain))):
+        raise RemoteProtocolError("the signature of a manifest is of another one")
+    return PeerId.from_public_key(opened.signer)
 
 
 def decode_manifest(data: bytes) -> Manifest:
@@ -276,6 +302,6 @@ def decode_manifest(data: bytes) -> Manifest:
         manifest = _read_manifest(SchemaReader(data))
         if _encode(manifest) != data:
             raise ValueError("it is not encoded canonically, or bytes follow it")
-    except (ValueError, msgpack.UnpackException) as error:
+    except (ValueError, msgpack.UnpackException, RemoteProtocolError) as error:
         raise RemoteProtocolError(f"damaged manifest: {error or type(error).__name__}") from None
     return manifest

@@ -20,6 +20,7 @@ from lattica.content.manifest.cid import DIGEST_SIZE
 from lattica.content.manifest.gguf_header import GgufLayout
 from lattica.content.manifest.safetensors_header import TensorLayout
 from lattica.nat.base.errors import LocalProtocolError
+from lattica.nat.base.keys.peer_id import PeerId
 
 MAX_CHUNK_BYTES = 2 * 1024 * 1024
 """The longest a chunk may be; 1 MiB is usual."""
@@ -230,6 +231,11 @@ class Manifest:
     files: tuple[FileEntry, ...]
     links: tuple[LinkEntry, ...] = ()
     directories: tuple[DirectoryEntry, ...] = ()
+    signature: bytes = b""
+    """An envelope of the signer's; empty where nobody has signed
+    (:mod:`~lattica.content.manifest.signing`)."""
+    signer: PeerId | None = None
+    """Who has signed it. Of a manifest from a peer this has been verified."""
 
     @cached_property
     def _first_chunks(self) -> list[int]:

@@ -44,9 +44,11 @@ from lattica.content.manifest.manifest import (
 )
 from lattica.content.manifest.paths import RESERVED_PREFIX, check_component, check_paths
 from lattica.content.manifest.shards import check_index, is_index
+from lattica.content.manifest.signing import sign_manifest
 from lattica.content.protocol import MAX_SPAN_BYTES
 from lattica.nat.base.errors import LatticaError, RemoteProtocolError
 from lattica.nat.base.exception_groups import single_error
+from lattica.nat.base.keys.identity import Identity
 
 logger = logging.getLogger(__name__)
 
@@ -351,12 +353,14 @@ async def make_publication(
     progress: HashCallback | None = None,
     *,
     follow_links: bool = False,
+    sign: Identity | None = None,
 ) -> Publication:
     """Hash a file, or a directory with all that is below it, and make its manifest.
 
     Symbolic links within a directory are kept if they stay in it, and otherwise an error; with
     `follow_links` what they lead to is published in their place. Snapshots in the cache of
-    huggingface_hub are followed in any case. `name` defaults to that of `path`.
+    huggingface_hub are followed in any case. `name` defaults to that of `path`. `sign` is who
+    signs the manifest.
     Cancellation: see :func:`~lattica.content.manifest.chunking.hash_files`.
 
     Raises:
@@ -372,6 +376,8 @@ async def make_publication(
             raise
         raise ContentError(_explain(error, path)) from None
     manifest = tree.manifest(tables)
+    if sign is not None:
+        manifest = await trio.to_thread.run_sync(sign_manifest, manifest, sign)
     encoded = await trio.to_thread.run_sync(encode_manifest, manifest)
     return Publication(Cid.of(encoded), manifest, encoded, tuple(tree.files))
 

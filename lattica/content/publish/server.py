@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol, runtime_checkable
 
 import trio
 
@@ -15,12 +16,26 @@ from lattica.content.publish.service import ContentService, PublisherLimits, ser
 from lattica.content.ticket import Ticket
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.in_process import InProcess
+from lattica.nat.base.keys.identity import Identity
 from lattica.nat.swarm.host import Host
 
 __all__ = ["ANNOUNCE_TIMEOUT", "Publisher", "PublisherLimits"]
 
 ANNOUNCE_TIMEOUT = 10.0
 """Seconds to wait for a relay before a ticket is made without it."""
+
+
+@runtime_checkable
+class _HasIdentity(Protocol):
+    """A host that has its key at hand, as nodes have."""
+
+    identity: Identity
+
+
+def _identity_of(node: Host) -> Identity:
+    if isinstance(node, _HasIdentity):
+        return node.identity
+    raise LocalProtocolError("this host does not have its key at hand, to sign with it")
 
 
 class Publisher(InProcess):
@@ -67,11 +82,13 @@ class Publisher(InProcess):
         progress: HashCallback | None = None,
         announce_timeout: float = ANNOUNCE_TIMEOUT,
         follow_links: bool = False,
+        sign: bool = False,
     ) -> Ticket:
         """Hash a file or directory, serve it, and return a ticket for it.
 
         Symbolic links in a directory are kept if they stay in it, and otherwise an error; with
-        `follow_links` what they lead to is published in their place.
+        `follow_links` what they lead to is published in their place. With `sign` the
+        manifest is signed with the node's key, and has another content id by that.
         `progress` is called with :class:`~lattica.content.Progress`, and with nothing else.
         Relays that were configured, and the router, may have been asked only just now: for what
         they add to this node's addresses it waits, but no longer than `announce_timeout` seconds.
@@ -86,7 +103,10 @@ class Publisher(InProcess):
             raise LocalProtocolError("a Publisher is used with `async with`")
         if path == "":  # which Path takes as the current directory
             raise ContentError("name a file or directory to publish; '.' is this one")
-        publication = await make_publication(Path(path), name, progress, follow_links=follow_links)
+        identity = _identity_of(self._node) if sign else None
+        publication = await make_publication(
+            Path(path), name, progress, follow_links=follow_links, sign=identity
+        )
         await trio.to_thread.run_sync(check_shards, publication)
         await self._node.wait_announced(announce_timeout)
         self.catalog.add(publication)
