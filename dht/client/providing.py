@@ -143,6 +143,7 @@ class Providing:
                 forgot.append(contact)
 
         async with trio.open_nursery() as nursery:
-            for contact in lookup.closest():
+            # Who was given it early need not be among the nearest.
+            for contact in {c.key: c for c in (*lookup.heard(), *lookup.closest())}.values():
                 nursery.start_soon(one, contact)
         return len(forgot)

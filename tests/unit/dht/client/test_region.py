@@ -58,6 +58,9 @@ class AttackedNet:
         if request.type is MessageType.ADD_PROVIDER:
             kept.add(request.key)
             return None
+        if request.type is MessageType.REMOVE_PROVIDERS:
+            kept.difference_update(request.keys)
+            return Response(request.type, done=b"\1")
         says_so = request.type is MessageType.GET_PROVIDERS and request.key in kept
         providers = mine if says_so else ()
         if table is None:
@@ -101,6 +104,9 @@ async def test_a_record_is_stored_and_found_behind_the_sybils(autojump_clock, sy
     assert len(set(net.net.nearest(TARGET, 20)) & net.honest_holders) >= 15
     if not sybils:
         assert held >= 20
+        # Who was given it early forgets it, too.
+        await providing.withdraw(KEY)
+        assert net.honest_holders == set()
         return
     # The Sybils forget it.
     for sybil in net.sybils:
