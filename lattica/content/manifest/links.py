@@ -3,16 +3,33 @@
 Links come from a stranger and are made on our disk, so each has to lead to a file or directory of
 the same publication, whatever other links it goes through: to nothing outside, to nothing that is
 not there, to no directory that contains it, and in no circle.
+
+A target goes up first and then down, and never up again. `a/../b` leads inside only as long as `a`
+is what it is here: another publication that is fetched to the same place may put a link there, by
+which it would lead out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import dropwhile
 
 from lattica.content.manifest.paths import MAX_PATH_BYTES
 
 _MAX_FOLLOWED = 40
 """Links in a row, as in Linux."""
+_MAX_STEPS = 1_000_000
+"""Parts of all targets together: each costs a look, and a byte or two of a manifest."""
+
+
+def goes_down_last(target: str) -> bool:
+    """Whether there is no `..` behind a name in what a link leads to."""
+    return ".." not in dropwhile(lambda part: part in ("", ".", ".."), target.split("/"))
+
+
+def ups_of(target: str) -> int:
+    """How many directories up a target leads; of one that :func:`goes_down_last`."""
+    return target.split("/").count("..")
 
 
 def parents_of(paths: Iterable[str]) -> set[str]:
@@ -33,6 +50,7 @@ class _Resolver:
         self._directories = directories
         self._resolved: dict[str, str] = {}
         self._open: set[str] = set()
+        self._left = _MAX_STEPS
 
     def resolve(self, path: str) -> str:
         """Where a link leads; raises :class:`ValueError`."""
@@ -49,6 +67,11 @@ class _Resolver:
         parts = path.split("/")[:-1]
         if target.startswith("/"):
             raise ValueError(f"{shown} leads out of the publication, to {target!r}")
+        if not goes_down_last(target):
+            raise ValueError(f"{shown} leads to {target!r}, which goes down and up again")
+        self._left -= target.count("/") + 1
+        if self._left < 0:
+            raise ValueError(f"symbolic links lead through more than {_MAX_STEPS} directories")
         for part in target.split("/"):
             here = "/".join(parts)
             if here not in self._directories:

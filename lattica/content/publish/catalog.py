@@ -31,7 +31,7 @@ from lattica.content.manifest.chunking import (
 )
 from lattica.content.manifest.cid import DIGEST_SIZE, Cid
 from lattica.content.manifest.codec import encode_manifest
-from lattica.content.manifest.links import check_links
+from lattica.content.manifest.links import check_links, goes_down_last
 from lattica.content.manifest.lists import encode_list
 from lattica.content.manifest.manifest import (
     MAX_FILES,
@@ -234,7 +234,7 @@ class _Walk:
         target = os.readlink(path)
         leads_to = path.resolve()
         if leads_to.is_relative_to(self._real_top):
-            if os.path.isabs(target):
+            if os.path.isabs(target) or not goes_down_last(target):
                 return os.path.relpath(leads_to, path.parent.resolve())
             return target
         if _is_in_hub_cache(self._real_top, leads_to):

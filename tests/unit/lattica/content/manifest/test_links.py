@@ -154,6 +154,9 @@ async def fields(tmp_path: Path) -> list:
         [["l", "d"], ["x", "l/../../a"]],
         [[f"l{n}", f"l{n + 1}"] for n in range(60)] + [["l60", "a"]],
         [["l", "\ud800"]],
+        [["l", "d/../a"]],
+        [["l", "./d/./../a"]],
+        [["m", "d"], ["l", "m/../a"]],
     ],
 )
 async def test_manifests_whose_links_lead_astray(tmp_path, links):
@@ -186,3 +189,92 @@ async def test_no_more_entries_than_are_needed(tmp_path):
     for count in (1, 2):
         with pytest.raises(RemoteProtocolError, match="damaged manifest"):
             decode_manifest(msgpack.packb([*made, *([[]] * count)]))
+
+
+async def test_a_link_that_goes_down_and_up_is_published_as_the_shortest_one(tmp_path):
+    (tmp_path / "in" / "d").mkdir(parents=True)
+    (tmp_path / "in" / "d" / "b").write_bytes(b"b")
+    (tmp_path / "in" / "l").symlink_to("d/../d/b")
+    publication = await make_publication(tmp_path / "in")
+    assert [link.target for link in publication.manifest.links] == ["d/b"]
+
+
+async def test_links_of_which_each_part_costs_a_look(tmp_path):
+    made = await fields(tmp_path)
+    links = [[f"l{n}", "/".join([".", *["."] * 500, "a"])] for n in range(2100)]
+    with pytest.raises(RemoteProtocolError, match="lead through more than"):
+        decode_manifest(msgpack.packb([*made, links, []]))
+
+
+def publish_as(top: Path, files: dict[str, str], links: dict[str, str]) -> Path:
+    for name, content in files.items():
+        (top / name).parent.mkdir(parents=True, exist_ok=True)
+        (top / name).write_text(content)
+    for name, target in links.items():
+        (top / name).parent.mkdir(parents=True, exist_ok=True)
+        (top / name).symlink_to(target)
+    return top
+
+
+async def test_several_publications_in_one_directory_lead_out_no_more_than_one(tmp_path):
+    """The first turns a directory of the second into one that is less deep, so that what the second
+    has two directories further up would be outside; the third has a file there."""
+    out = tmp_path / "home" / "out"
+    first = publish_as(tmp_path / "1", {"r/x": "x"}, {"p/q": "../r"})
+    second = publish_as(
+        tmp_path / "2", {"p/q/z": "z", "s/x": "x"}, {"l": "p/q/../../s", "p/q/m": "../../s"}
+    )
+    third = publish_as(tmp_path / "3", {"l/key": "mine", "r/m/key": "mine"}, {})
+    (tmp_path / "home" / "s").mkdir(parents=True)
+    (tmp_path / "s").mkdir()
+    async with memory_net() as net, Publisher(net.host()) as publisher:
+        await fetch(net.host(), await publisher.publish(first), out, options=QUICK)
+        with pytest.raises(StorageError, match="symbolic link"):
+            await fetch(net.host(), await publisher.publish(second), out, options=QUICK)
+        await fetch(net.host(), await publisher.publish(third), out, options=QUICK)
+    assert not list((tmp_path / "home" / "s").iterdir())
+    assert not list((tmp_path / "s").iterdir())
+
+
+async def test_a_link_that_another_version_leads_elsewhere(tmp_path):
+    out = tmp_path / "home" / "out"
+    (tmp_path / "home" / "s").mkdir(parents=True)
+    first = publish_as(tmp_path / "1", {"p/q/z": "", "s/x": ""}, {"m": "p/q", "l": "m/../../s"})
+    second = publish_as(tmp_path / "2", {"r/x": ""}, {"m": "r"})
+    third = publish_as(tmp_path / "3", {"l/key": "mine"}, {})
+    async with memory_net() as net, Publisher(net.host()) as publisher:
+        for source in (first, second, third):
+            ticket = await publisher.publish(source, "x")
+            await fetch(net.host(), ticket, out, options=QUICK)
+    assert (out / "s" / "key").read_text() == "mine"
+    assert not list((tmp_path / "home" / "s").iterdir())
+
+
+async def test_a_link_below_one_of_the_users(tmp_path):
+    source = publish_as(tmp_path / "in", {"d/a": "a", "b": "b"}, {"d/up": "../b", "d/here": "a"})
+    out, disk = tmp_path / "out", tmp_path / "elsewhere" / "disk"
+    for folder in (out, disk):
+        folder.mkdir(parents=True)
+    (out / "d").symlink_to(disk)
+    async with memory_net() as net, Publisher(net.host()) as publisher:
+        ticket = await publisher.publish(source)
+        with pytest.raises(StorageError, match=r"'d' in .* is a symbolic link"):
+            await fetch(net.host(), ticket, out, options=QUICK)
+        assert (disk / "a").read_text() == "a"
+        (source / "d" / "up").unlink()
+        ticket = await publisher.publish(source)
+        await fetch(net.host(), ticket, out, options=QUICK)
+        assert (disk / "here").read_text() == "a"
+
+
+async def test_permissions_of_a_directory_that_the_user_has_linked_stay(tmp_path):
+    source = publish_as(tmp_path / "in", {"d/a": "a"}, {})
+    (source / "d").chmod(0o757)
+    out, private = tmp_path / "out", tmp_path / "private"
+    out.mkdir()
+    private.mkdir(mode=0o700)
+    (out / "d").symlink_to(private)
+    async with memory_net() as net, Publisher(net.host()) as publisher:
+        await fetch(net.host(), await publisher.publish(source), out, options=QUICK)
+    assert stat.S_IMODE(private.stat().st_mode) == 0o700
+    assert (private / "a").read_text() == "a"
