@@ -53,6 +53,7 @@ from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.keys.peer_id import PeerId, parse_peer_id
 from lattica.nat.base.net.addresses import order_addresses, split_peer
 from lattica.nat.base.tasks import keep
+from lattica.nat.swarm.addresses.told_names import ToldNames
 from lattica.nat.swarm.host import Host
 
 logger = logging.getLogger(__name__)
@@ -86,6 +87,7 @@ class Dht:
     at any time; what was stored by then stays stored.
 
     Args:
+        names: looks up the names among addresses that peers tell of.
         path: the file of records; None: memory.
         clock: seconds since 1970.
     """
@@ -98,6 +100,7 @@ class Dht:
         *,
         identity: Identity,
         ties: Ties,
+        names: ToldNames | None = None,
         path: Path | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -110,7 +113,7 @@ class Dht:
         self._keeper = Keeper(path)
         self._store = RecordStore(self.config.store, kinds=STANDARD, journal=self._keeper)
         self._own = own_records.OwnRecords(host.peer_id, self._keeper)
-        self._peers = Peers(host, ties, self.config)
+        self._peers = Peers(host, ties, self.config, names)
         self._reader = Reader(self._peers, STANDARD, clock)
         self._writer = Writer(self._peers)
         self._providing = Providing(

@@ -37,7 +37,10 @@ def make_discovery(node: Node, nursery: trio.Nursery, own_record: Callable[[], b
     sources: list[Source] = [
         TopicSource(lambda topic: node.topics.peers(topic)),
         StaticSource(node.config.bootstrap),
-        *(RendezvousSource(node, addr, own_record) for addr in config.rendezvous),
+        *(
+            RendezvousSource(node, addr, own_record, node.swarm.told_names)
+            for addr in config.rendezvous
+        ),
     ]
     if node.config.dht.enabled:
         sources.append(DhtSource(node.dht))

@@ -362,7 +362,15 @@ class Node(NodeInProcess):
             if path is None and self._key_file is not None:
                 path = self.config.data_dir / "dht" / f"{self.peer_id}.sqlite"
             ties = SwarmTies(self.swarm, lambda: self._bootstrap.peer_ids)
-            self._dht = Dht(self, nursery, config, identity=self.identity, ties=ties, path=path)
+            self._dht = Dht(
+                self,
+                nursery,
+                config,
+                identity=self.identity,
+                ties=ties,
+                names=self.swarm.told_names,
+                path=path,
+            )
         return self._dht
 
     @property

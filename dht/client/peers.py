@@ -53,12 +53,14 @@ Question = Callable[[Contact], Awaitable[Sequence[Contact] | None]]
 class Peers:
     """Asks peers, and keeps the table by what they answer."""
 
-    def __init__(self, host: Host, ties: Ties, config: DhtConfig) -> None:
+    def __init__(
+        self, host: Host, ties: Ties, config: DhtConfig, names: ToldNames | None = None
+    ) -> None:
         self.host = host
         self.own = Contact.of(host.peer_id)
         self.config = config
         self.table = RoutingTable(self.own.key, config.table, trio.current_time())
-        self._names = ToldNames(trio.current_time)
+        self._names = names or ToldNames(trio.current_time)
         self.questions = Questions(ties, config.protocol, self._names)
         self.ties = ties
         self._limit = trio.CapacityLimiter(_MOST_AT_ONCE)

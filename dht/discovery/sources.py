@@ -57,15 +57,22 @@ class RendezvousSource(Source):
     Args:
         addr: where it is, with `/p2p/ID`.
         own_record: this node's signed peer record.
+        names: looks up the names among addresses.
     """
 
     name = "rendezvous"
 
-    def __init__(self, host: Host, addr: str, own_record: Callable[[], bytes]) -> None:
+    def __init__(
+        self,
+        host: Host,
+        addr: str,
+        own_record: Callable[[], bytes],
+        names: ToldNames | None = None,
+    ) -> None:
         self._host = host
         self._addr = parse_multiaddr(addr)
         self._own_record = own_record
-        self._names = ToldNames(trio.current_time)
+        self._names = names or ToldNames(trio.current_time)
 
     async def _point(self) -> PeerId:
         return await self._host.connect([self._addr])

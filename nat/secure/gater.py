@@ -93,6 +93,17 @@ class Gater:
         elif base not in self._relays.get(peer_id or named, ()):  # type: ignore[arg-type]
             raise AccessDeniedError("nat.relay_only: it is no address of nat.relay.relays")
 
+    def may_look_up(self, addr: Multiaddr) -> bool:
+        """Whether the name in an address may be looked up: whoever answers for it, sees by whom.
+
+        Where :meth:`only_dial` says who is dialed, only as it is in the configuration: there a
+        relayed address is asked for at a relay that is connected, wherever the address says it is.
+        """
+        if self._relays is None:
+            return True
+        base, _ = split_peer(addr)
+        return any(base in addrs for addrs in self._relays.values())
+
     def change(self, rules: AccessRules) -> None:
         """Enforce these from now on. Raises ConfigError as when made; then nothing has changed."""
         peers = (

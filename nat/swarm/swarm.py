@@ -44,6 +44,7 @@ from lattica.nat.swarm.addresses.doubtful import DoubtfulAddresses
 from lattica.nat.swarm.addresses.nat_report import NatReport
 from lattica.nat.swarm.addresses.observed import ObservedAddresses
 from lattica.nat.swarm.addresses.own_addresses import OwnAddresses
+from lattica.nat.swarm.addresses.told_names import ToldNames
 from lattica.nat.swarm.dialing.connector import Connector
 from lattica.nat.swarm.dialing.dialer import Dialer
 from lattica.nat.swarm.dialing.known import KnownAddresses
@@ -128,8 +129,11 @@ class Swarm:
             self._seen_addrs,
             trio.current_time,
             is_connected=lambda peer_id: self.registry.best(peer_id) is not None,
+            may_look_up=self.gater.may_look_up,
         )
         """Which of the addresses in :attr:`address_book` may be dialed."""
+        self.told_names = ToldNames(trio.current_time, self.gater.may_look_up)
+        """Looks up names that somebody has told of about somebody else."""
         self.nat = Watched(NatReport())
         """What is known of the NAT for IPv4; whoever measures it sets it."""
         from lattica.nat.quic.transport import QuicTransport  # half of what importing us would take

@@ -28,6 +28,7 @@ from lattica.nat.base.errors import IncompleteReadError, LatticaError
 from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.base.net.addresses import split_peer
 from lattica.nat.mux.stream import Stream
+from lattica.nat.swarm.addresses.told_names import ToldNames
 from lattica.nat.swarm.host import Host
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class OriginalKad:
         protocol: str,
         peers: Callable[[], Collection[PeerId]],
         clock: Callable[[], float] = time.time,
+        names: ToldNames | None = None,
     ) -> None:
         self.store = OriginalStore()
         self._host = host
@@ -64,7 +66,7 @@ class OriginalKad:
         self._protocol = protocol
         self._peers = peers
         self._clock = clock
-        self._questions = Questions(ties, protocol)
+        self._questions = Questions(ties, protocol, names)
         host.handle(protocol, self._serve, owner=self, limit=_MAX_STREAMS)
 
     def __str__(self) -> str:

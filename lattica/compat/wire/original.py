@@ -45,6 +45,7 @@ class Original:
             SwarmTies(node.swarm, lambda: ()),
             node.config.swarm.identify.protocol_version,
             lambda: self.peers,
+            names=node.swarm.told_names,
         )
         # Before anybody connects: rust-libp2p asks a peer for topics once for each connection.
         self._circuits = Circuits(node)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import islice
 
 from lattica.nat.base.limits.token_bucket import TokenBucket, take
 from lattica.nat.base.net.addresses import ip_of
@@ -24,10 +25,16 @@ class ToldNames:
 
     Args:
         clock: seconds, never decreasing.
+        may_look_up: whether the name in an address may be looked up.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        may_look_up: Callable[[Multiaddr], bool] = lambda _: True,
+    ) -> None:
         self._clock = clock
+        self._may_look_up = may_look_up
         self._budget = TokenBucket(_AT_ONCE, _PER_SECOND)
 
     async def resolved(self, addrs: Iterable[Multiaddr]) -> tuple[Multiaddr, ...]:
@@ -35,7 +42,8 @@ class ToldNames:
 
         Takes five seconds at most; nothing is looked up where too much was lately.
         """
-        names = [addr for addr in addrs if needs_resolving(addr)][:MAX_NAMES]
+        told = (addr for addr in addrs if needs_resolving(addr) and self._may_look_up(addr))
+        names = list(islice(told, MAX_NAMES))
         if not names or not take((self._budget,), 1.0, self._clock()):
             return ()
         found = await resolve(names, timeout=_TIMEOUT)

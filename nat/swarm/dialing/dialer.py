@@ -135,7 +135,10 @@ class Dialer:
         :meth:`dial` raises.
         """
         timeouts = self._config.timeouts
-        origins = await resolve_origins(self._may_dial(peer_id, addrs), peer_id=peer_id)
+        allowed = self._may_dial(peer_id, addrs)
+        may_look_up = self._connector.gater.may_look_up
+        origins = {addr: addr for addr in allowed if not may_look_up(addr)}
+        origins |= await resolve_origins(filter(may_look_up, allowed), peer_id=peer_id)
         candidates, doubted = self._doubted_last(
             peer_id, self._one_a_relay(order_addresses(origins))
         )

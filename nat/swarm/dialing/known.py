@@ -35,6 +35,7 @@ class KnownAddresses:
         own_addrs: where this node is seen from outside.
         clock: seconds.
         is_connected: whether a peer is.
+        may_look_up: whether the name in an address may be looked up.
     """
 
     def __init__(
@@ -44,10 +45,12 @@ class KnownAddresses:
         clock: Callable[[], float],
         *,
         is_connected: Callable[[PeerId], bool] = lambda _: False,
+        may_look_up: Callable[[Multiaddr], bool] = lambda _: True,
     ) -> None:
         self._book = book
         self._own_addrs = own_addrs
         self._is_connected = is_connected
+        self._may_look_up = may_look_up
         self._budget = TargetBudget(clock)
         self._met: OrderedDict[PeerId, OrderedDict[Multiaddr, bool]] = OrderedDict()
         """Where peers were connected, and whether this node had dialed them there."""
@@ -80,9 +83,14 @@ class KnownAddresses:
     async def _judged(
         self, told: Iterable[Multiaddr], met_at: frozenset[IpAddress]
     ) -> list[Multiaddr]:
-        names = [addr for addr in told if needs_resolving(addr)][:MAX_TOLD_NAMES]
-        numeric = [addr for addr in told if ip_of(addr) is not None]
-        found = [*numeric, *(await resolve(names) if names else ())]
+        numeric, named, names = list[Multiaddr](), list[Multiaddr](), list[Multiaddr]()
+        for addr in told:
+            if needs_resolving(addr):
+                (names if self._may_look_up(addr) else named).append(addr)
+            elif ip_of(addr) is not None:
+                numeric.append(addr)
+        names = names[:MAX_TOLD_NAMES]
+        found = [*numeric, *named, *(await resolve(names) if names else ())]
         ours = {ip for ip in _ips(self._own_addrs()) if is_public_host(ip)}
         vantage = Vantage(local_interfaces(), met_at, bool(ours.intersection(_ips(found))))
         allowed = [addr for addr in found if self._may_reach(addr, vantage)]
@@ -91,14 +99,14 @@ class KnownAddresses:
 
     def _may_reach(self, addr: Multiaddr, vantage: Vantage) -> bool:
         """Whether the claim may reach the address."""
-        ip = ip_of(addr)
+        relay, ip = relay_of(addr), ip_of(addr)
+        # The peer says where somebody else is: whom we may know better.
+        if relay is not None and self._is_connected(relay):
+            return True
         if ip is None:
             return False
-        if (relay := relay_of(addr)) is None:
+        if relay is None:
             return may_reach(Claim.PEER, ip, vantage)
-        # The peer says where somebody else is: whom we may know better.
-        if self._is_connected(relay):
-            return True
         return may_reach(Claim.OTHERS, ip, Vantage(met_at=_ips(self._met.get(relay, ()))))
 
     def _take(self, addr: Multiaddr) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -15,7 +16,8 @@ from lattica.config import load_config
 from lattica.content import Publisher
 from lattica.errors import ConfigError, DialError
 from lattica.nat.base.keys.peer_record import open_record
-from lattica.nat.base.net.addresses import Kind, kind_of
+from lattica.nat.base.net import dnsaddr
+from lattica.nat.base.net.addresses import Kind, kind_of, parse_multiaddr
 from lattica.nat.mux.stream import Stream
 from lattica.node import Node
 
@@ -129,6 +131,59 @@ async def test_it_dials_nobody_else_and_no_relay_at_an_address_that_others_say()
                     await hidden.connect(addr)
             with pytest.raises(BlockingIOError):
                 trap.accept()
+
+
+class Asked(trio.abc.HostnameResolver):
+    """Answers nothing, and remembers for which names it was asked."""
+
+    def __init__(self) -> None:
+        self.names: list[object] = []
+
+    async def getaddrinfo(self, host: object, *_: object, **__: object) -> list[Any]:
+        await trio.lowlevel.checkpoint()
+        self.names.append(host)
+        return []
+
+    async def getnameinfo(self, *_: object) -> Any:
+        raise AssertionError
+
+
+async def test_it_looks_up_no_name_that_others_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Asked()
+
+    def no_text_records() -> Any:
+        asked.names.append("dnsaddr")
+        raise OSError
+
+    monkeypatch.setattr(dnsaddr, "_resolver", no_text_records)
+    async with three() as nodes:
+        hidden, other, relay = nodes.hidden, nodes.other, nodes.relay
+        other.handle("/echo/1", echo)
+        trio.socket.set_custom_hostname_resolver(asked)
+        try:
+            port = "tcp/1"
+            named = [
+                parse_multiaddr(f"/dns4/who.asks.example/{port}"),
+                parse_multiaddr("/dnsaddr/who.asks.example"),
+                parse_multiaddr(f"/dns6/asks.example/{port}/p2p/{relay.peer_id}/p2p-circuit"),
+            ]
+            # What a peer has said of itself is dialed when it is gone.
+            book = hidden.swarm.address_book
+            await hidden.connect(next(addr for addr in other.addrs if is_relayed(addr)))
+            await hidden.disconnect(other.peer_id)
+            book.add(other.peer_id, named, 60.0)
+            known = await hidden.swarm.known.of(other.peer_id)
+            # The relay is connected: where a name says that it is does not matter.
+            assert named[2] in known
+            assert not {*named[:2]}.intersection(known)
+            await hidden.connect(f"{named[2]}/p2p/{other.peer_id}")
+            assert await hidden.swarm.told_names.resolved(named) == ()
+            assert hidden.dht._peers._names is hidden.swarm.told_names
+            with pytest.raises(DialError):
+                await hidden.connect(f"{named[0]}/p2p/{other.identity.generate().peer_id}")
+            assert asked.names == []
+        finally:
+            trio.socket.set_custom_hostname_resolver(None)
 
 
 @pytest.mark.parametrize(
