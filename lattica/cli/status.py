@@ -115,10 +115,18 @@ def top_command(
                         time.sleep(interval)
                     say_json(_status(client))
                 return
+            out = console()
+            if not out.is_terminal:  # where rich shows the last look only, at the end
+                for number in looks:
+                    if number:
+                        time.sleep(interval)
+                    out.print(top_page(_status(client)))
+                    out.file.flush()
+                return
             from rich.live import Live
 
             with Live(
-                console=console(), auto_refresh=False, redirect_stdout=False, redirect_stderr=False
+                console=out, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
             ) as live:
                 for number in looks:
                     if number:

@@ -11,7 +11,7 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
@@ -198,6 +198,19 @@ def shortage_in(error: BaseException) -> str | None:
     return None
 
 
+def _explain_used_key(causes: Iterable[BaseException]) -> None:
+    """Where it may be the node that runs here that has the key, and grpcio is what is missing."""
+    from lattica.daemon.api.grpc_needed import INSTALL, has_grpc
+    from lattica.errors import KeyInUseError
+
+    if any(isinstance(cause, KeyInUseError) for cause in causes) and not has_grpc():
+        say(
+            "lattica: if a `lattica node` has it, commands use that node where grpcio is "
+            f"installed: {INSTALL}, and restart the node",
+            err=True,
+        )
+
+
 @contextmanager
 def reported_errors() -> Iterator[None]:
     """Turn what a command raises into an exit code and at most one line a cause.
@@ -223,4 +236,5 @@ def reported_errors() -> Iterator[None]:
             raise SystemExit(EXIT_INTERRUPTED) from None
         for message in dict.fromkeys(map(str, causes)):
             fail(message)
+        _explain_used_key(causes)
         raise SystemExit(EXIT_FAILURE) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,17 @@ def named_path(text: str) -> Path:
     if not text:
         raise typer.BadParameter("it is empty; name a file or directory; '.' is this one")
     return Path(text)
+
+
+_IN_MEGABYTES = {"k": 1e-3, "": 1.0, "M": 1.0, "G": 1e3}
+
+
+def parse_megabytes(text: str) -> float:
+    """Megabytes, from text like 20, 1.5, 500k, 20M or 1G."""
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)(?:([kMG])B?)?", text.strip())
+    if match is None or not float(match[1]):
+        raise typer.BadParameter("a number of megabytes like 20 or 1.5, or 500k, 20M, 1.5G")
+    return float(match[1]) * _IN_MEGABYTES[match[2] or ""]
 
 
 def bytes_a_second(megabytes: float | None) -> float:
@@ -37,7 +49,12 @@ RelayOption = Annotated[
 ]
 MaxRateOption = Annotated[
     float | None,
-    typer.Option("--max-rate", metavar="MB", min=0.001, help="At most so many megabytes a second."),
+    typer.Option(
+        "--max-rate",
+        metavar="MB",
+        parser=parse_megabytes,
+        help="At most so many megabytes a second; as 20, 500k or 1.5G.",
+    ),
 ]
 OwnKeyOption = Annotated[
     bool,

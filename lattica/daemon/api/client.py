@@ -21,7 +21,7 @@ from google.protobuf.message import Message
 
 from lattica.daemon.api import socket_file
 from lattica.daemon.api.failures import CLASS_KEY, error_of
-from lattica.daemon.api.grpc_needed import import_grpc
+from lattica.daemon.api.grpc_needed import INSTALL, has_grpc, import_grpc
 from lattica.daemon.api.pb import node_pb2 as pb
 from lattica.daemon.api.service_table import MAX_MESSAGE, methods
 from lattica.daemon.api.values import pack, unpack
@@ -78,7 +78,10 @@ class NodeClient(Closable):
     def __init__(self, socket: Path | str | None = None) -> None:
         self.socket = default_socket() if socket is None else Path(socket).absolute()
         if not socket_file.is_there(self.socket):
-            raise DaemonError(f"no node listens at {self.socket}: start one by `lattica node`")
+            start = "start one by `lattica node`"
+            if not has_grpc():
+                start += f", which listens there only with grpcio: {INSTALL}"
+            raise DaemonError(f"no node listens at {self.socket}: {start}")
         self._grpc = import_grpc()
         self._channel = self._grpc.insecure_channel(
             f"unix:{self.socket}",

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 from lattica.daemon.errors import DaemonError
+
+INSTALL = "pip install 'lattica-stack[grpc]'"
+
+
+def has_grpc() -> bool:
+    """Whether grpcio is installed. Does not import it."""
+    return find_spec("grpc") is not None
 
 
 def import_grpc() -> Any:
@@ -18,7 +26,5 @@ def import_grpc() -> Any:
     except ModuleNotFoundError as error:
         if error.name != "grpc":
             raise
-        raise DaemonError(
-            "the local API of a node needs grpcio: pip install 'lattica-stack[grpc]'"
-        ) from None
+        raise DaemonError(f"the local API of a node needs grpcio: {INSTALL}") from None
     return grpc

@@ -106,7 +106,7 @@ async def _serve_api(
     except (DaemonError, ConfigError) as error:
         if wanted.socket is not None:
             raise
-        logger.warning("without the local API: %s", error)
+        logger.warning("without the local API, by which commands use this node: %s", error)
         return
     member.socket = path
     logger.info("the local API listens at %s", path)

@@ -20,7 +20,7 @@ from lattica import cli
 from lattica.cli import app
 from lattica.cli.shared.common import reported_errors, shortage_in, start
 from lattica.config import load_config
-from lattica.errors import ConfigError, DialError, LatticaError
+from lattica.errors import ConfigError, DialError, KeyInUseError, LatticaError
 from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.base.keys.swarm_key import parse_swarm_key
 
@@ -283,3 +283,15 @@ def test_a_program_without_memory_ends_with_a_line(monkeypatch, capfd):
     said = capfd.readouterr().err
     assert "no memory left" in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_key_that_a_node_without_grpcio_has_is_explained(
+    is_there: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("lattica.daemon.api.grpc_needed.has_grpc", lambda: is_there)
+    with pytest.raises(SystemExit), reported_errors():
+        raise KeyInUseError("the key is in use")
+    said = capsys.readouterr().err
+    assert said.startswith("lattica: error: the key is in use\n")
+    assert ("pip install 'lattica-stack[grpc]'" in said) is not is_there

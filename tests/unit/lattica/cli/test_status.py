@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from lattica.cli import status as commands
 from lattica.cli.status import duration, path_lines, peer_table, status_lines, top_page
 from lattica.daemon.api.pb import node_pb2 as pb
 from lattica.daemon.api.status import plain
@@ -109,3 +111,20 @@ def test_an_id_can_be_copied_from_a_narrow_terminal() -> None:
 )
 def test_times(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_top_shows_each_look_where_there_is_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown: list[str] = []
+
+    def look(_: object) -> dict[str, Any]:
+        shown.append(capsys.readouterr().out)
+        return plain(STATUS)
+
+    monkeypatch.setattr(commands, "_client", lambda _: nullcontext())
+    monkeypatch.setattr(commands, "_status", look)
+    ctx: Any = None
+    commands.top_command(ctx, interval=0.0, count=3)
+    shown.append(capsys.readouterr().out)
+    assert [text.count("12D3KooWN7H3") for text in shown] == [0, 1, 1, 1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import inspect
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -124,3 +125,13 @@ def test_without_grpcio_an_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(DaemonError, match=r"pip install 'lattica-stack\[grpc\]'"):
         import_grpc()
+
+
+def test_without_grpcio_a_client_that_finds_no_node_says_what_may_be_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(DaemonError, match="by `lattica node`$"):
+        NodeClient(tmp_path / "node.sock")
+    monkeypatch.setattr("lattica.daemon.api.client.has_grpc", lambda: False)
+    with pytest.raises(DaemonError, match=r"only with grpcio: pip install 'lattica-stack\[grpc\]'"):
+        NodeClient(tmp_path / "node.sock")
