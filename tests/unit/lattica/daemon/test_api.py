@@ -130,7 +130,7 @@ def test_without_grpcio_an_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPa
 def test_without_grpcio_a_client_that_finds_no_node_says_what_may_be_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(DaemonError, match="by `lattica node`$"):
+    with pytest.raises(DaemonError, match=r"by `lattica node`$"):
         NodeClient(tmp_path / "node.sock")
     monkeypatch.setattr("lattica.daemon.api.client.has_grpc", lambda: False)
     with pytest.raises(DaemonError, match=r"only with grpcio: pip install 'lattica-stack\[grpc\]'"):
