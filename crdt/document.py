@@ -38,8 +38,9 @@ from lattica.crdt.keys.identities import identity_key, peer_of
 from lattica.crdt.keys.sealing import SEALED_BYTES
 from lattica.crdt.keys.session import decode_certificate
 from lattica.crdt.log.clock import milliseconds_of
-from lattica.crdt.log.core import LogConfig, Outcome, Refusal
+from lattica.crdt.log.config import LogConfig
 from lattica.crdt.log.errors import StoreError
+from lattica.crdt.log.outcome import Outcome, Refusal
 from lattica.crdt.log.replica import Replica
 from lattica.crdt.log.withdrawn import withdrawn_chains
 from lattica.crdt.proofs.proof import MAX_WITNESSES, Proof, Witness

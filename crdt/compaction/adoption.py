@@ -10,7 +10,8 @@ from lattica.crdt.compaction.history import collect
 from lattica.crdt.compaction.snapshot import Snapshot
 from lattica.crdt.entries.genesis import Genesis, Mode
 from lattica.crdt.log.clock import milliseconds_of
-from lattica.crdt.log.core import Log, LogConfig
+from lattica.crdt.log.config import LogConfig
+from lattica.crdt.log.core import Log
 from lattica.crdt.log.prefix import whole_chains
 from lattica.crdt.tree.search_tree import SearchTree
 from lattica.crdt.turns import Turns

@@ -15,10 +15,12 @@ from lattica.crdt.entries.fork import ForkProof
 from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.entries.header import Entry, Kind
 from lattica.crdt.keys.session import SessionCertificate, SessionKey
-from lattica.crdt.log.core import Log, LogConfig, Outcome
+from lattica.crdt.log.config import LogConfig
+from lattica.crdt.log.core import Log
 from lattica.crdt.log.database import DocumentDatabase
 from lattica.crdt.log.errors import ContradictionError, StoreCorruptError
 from lattica.crdt.log.feed import Feed
+from lattica.crdt.log.outcome import Outcome
 from lattica.crdt.log.prefix import FeedPrefix, whole_chains
 from lattica.nat.base.keys.identity import Identity
 

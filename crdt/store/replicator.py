@@ -19,8 +19,8 @@ import trio
 
 from lattica.crdt.config import StoreConfig
 from lattica.crdt.document import Received
-from lattica.crdt.log.core import Outcome
 from lattica.crdt.log.errors import ContradictionError, StoreError
+from lattica.crdt.log.outcome import Outcome
 from lattica.crdt.presence import Statement
 from lattica.crdt.store.joining import Joining, SnapshotSource
 from lattica.crdt.store.news import MAX_NEWS, Seal

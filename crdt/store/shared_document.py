@@ -16,7 +16,8 @@ from lattica.crdt.canonical import Plain, decode, encode
 from lattica.crdt.config import StoreConfig
 from lattica.crdt.document import Document, Received, wall_clock_ms
 from lattica.crdt.entries.genesis import Genesis
-from lattica.crdt.log.core import LogConfig, Outcome
+from lattica.crdt.log.config import LogConfig
+from lattica.crdt.log.outcome import Outcome
 from lattica.crdt.presence import MAX_VALUE, PRESENCE_KIND
 from lattica.crdt.proofs.statement import SignedStatement
 from lattica.crdt.store.changes import ChangeStream

@@ -16,7 +16,7 @@ from lattica.crdt.config import StoreConfig
 from lattica.crdt.entries.genesis import Genesis, Limits, Mode, Recovery, decode_genesis
 from lattica.crdt.entries.header import Kind
 from lattica.crdt.keys.identities import identity_key
-from lattica.crdt.log.core import LogConfig
+from lattica.crdt.log.config import LogConfig
 from lattica.crdt.log.errors import StoreError
 from lattica.crdt.store.shared_document import SharedDocument
 from lattica.crdt.store.surroundings import Discovery, Topic, Topics

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from lattica.crdt.log.core import Refusal
 from lattica.crdt.log.errors import ContradictionError
+from lattica.crdt.log.outcome import Refusal
 from lattica.crdt.sync.heads import ID_PREFIX, Head, HeadIndex
 from lattica.crdt.sync.messages import (
     PRUNED,

@@ -89,11 +89,10 @@ def test_an_entry_that_comes_with_its_own_signature_and_a_fork_behind_it():
     replica.receive([*spoiled, chain[-1]])
     with contextlib.suppress(RemoteProtocolError):
         replica.receive(other)
-    assert list(replica.log.unproved) == [(LIAR.author, 1)]
     third = LIAR.next(chain[2], chain[3].header.hlc + 1, "third")
     outcome = replica.receive([*chain[:3], third])
     assert (outcome.resigned, [proof.seq for proof in outcome.forks]) == ([chain[1]], [3])
-    assert not replica.log.unproved
+    assert not replica.receive(chain[:3]).resigned
 
 
 def delivered(chains: list[list[Entry]], orders: list[list[int]]) -> MemoryLog:

@@ -22,7 +22,7 @@ from lattica.crdt.document import Document
 from lattica.crdt.entries.chain import encode_chain
 from lattica.crdt.entries.header import Entry, Kind
 from lattica.crdt.entries.writing import sign_entry
-from lattica.crdt.log.core import LogConfig
+from lattica.crdt.log.config import LogConfig
 from lattica.crdt.types.payloads import RegisterWrite
 from lattica.errors import RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from lattica.crdt.entries.fork import ForkProof
 from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.entries.header import Entry
-from lattica.crdt.log.core import Log, LogConfig, Outcome
+from lattica.crdt.log.config import LogConfig
+from lattica.crdt.log.core import Log
+from lattica.crdt.log.outcome import Outcome
 from tests.support.crdt.chains import DOC, START
 
 NOW = START + 1_000_000

@@ -179,10 +179,8 @@ def test_what_was_built_on_the_losing_side_of_a_fork_is_not_lost(pair):
     sync(one, two)
     for _ in range(3):
         for document, branch in ((one, branches[1]), (two, branches[0])):
-            if document._replica.log.missing:
-                document.receive(encode_chain(branch[1:], with_prev=True), "peer")
+            document.receive(encode_chain(branch[1:], with_prev=True), "peer")
         sync(one, two)
-    assert not one._replica.log.missing
     assert str(one.text("t")) == str(two.text("t"))
     assert sorted(str(one.text("t"))) == sorted("<one>*<two>*")
     assert one.root == two.root
@@ -203,14 +201,12 @@ def test_a_tombstone_comes_after_what_it_depends_on_itself():
     log.receive([start, other])
     log.receive([one])
     log.receive([mine, built])
-    assert list(log.log.missing) == [two.id]
     outcome = log.receive([two])
     assert not outcome.admitted
-    assert set(log.log.missing) == {one.id, two.id}
+    assert not outcome.tombstones
     outcome = log.receive([one, two])
     assert [entry.id for entry in outcome.tombstones] == [one.id, two.id]
     assert [entry.id for entry in outcome.admitted] == [built.id]
-    assert not log.log.missing
 
 
 def test_clients_whose_numbers_clash_are_told_apart_alike_everywhere(monkeypatch):

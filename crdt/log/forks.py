@@ -1,0 +1,220 @@
+"""Authors who contradict themselves. It is proved by what comes and what is here, and contained: an
+author counts up to where he contradicts himself first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from lattica.crdt.entries.fork import MAX_PATH, ForkProof, Side, find_fork_between
+from lattica.crdt.entries.header import Entry, Header
+from lattica.crdt.log.authority import Authority
+from lattica.crdt.log.errors import ContradictionError
+from lattica.crdt.log.feed import Feed
+from lattica.crdt.log.outcome import Outcome
+from lattica.crdt.log.waiting import WaitingEntries
+from lattica.nat.base.errors import LocalProtocolError
+
+
+class Forks:
+    """The forks of a log.
+
+    Args:
+        feeds: what is admitted, by author; it is cut here.
+        waiting: what is not yet, and is dropped where it contradicts.
+        authority: learns of what does not count any more.
+        entry_at: the admitted entry of an author and sequence number, from where they are kept.
+    """
+
+    def __init__(
+        self,
+        feeds: dict[bytes, Feed],
+        waiting: WaitingEntries,
+        authority: Authority,
+        entry_at: Callable[[bytes, int], Entry],
+    ) -> None:
+        self._feeds = feeds
+        self._waiting = waiting
+        self._authority = authority
+        self._entry_at = entry_at
+        self._unproved: dict[bytes, int] = {}
+        """By author, where his entry here contradicts another, and is not signed by itself."""
+        self._contradicted: set[bytes] = set()
+        """Authors of whom a chain contradicted what is here, and something was not signed."""
+
+    def take(self, entries: Sequence[Entry], outcome: Outcome) -> None:
+        """Contain the forks that a chain proves, together with what is here.
+
+        Raises:
+            ContradictionError: the chain is not that of the author here, and does not prove
+                that either is his.
+        """
+        for proof in self._contradictions(entries, outcome):
+            self.contain(proof, outcome)
+        for entry in outcome.resigned:
+            self._unproved.pop(entry.header.author, None)
+
+    def _contradictions(self, entries: Sequence[Entry], outcome: Outcome) -> list[ForkProof]:
+        """Proofs that the chain and what is here are not of one honest author."""
+        author = entries[0].header.author
+        feed = self._feeds.get(author)
+        if feed is None or (feed.fork is not None and entries[0].header.seq > feed.fork.seq):
+            return self._against_waiting(entries)
+        for place, entry in enumerate(entries):
+            side = Side(entry, tuple(entries[place + 1 :]))
+            if feed.fork is not None and entry.header.seq == feed.fork.seq:
+                parted = feed.fork.parted_by(side)
+                return [parted] if parted is not None else []
+            seq = entry.header.seq
+            if seq < len(feed.ids) and feed.ids[seq] == entry.id:
+                self._resign(entry, outcome)
+            elif seq < len(feed.ids) or (
+                seq == len(feed.ids)
+                and feed.may_grow
+                and seq
+                and entry.header.prev_id != feed.ids[-1]
+            ):
+                return [self._prove(feed, min(seq, len(feed.ids) - 1), side)]
+        return self._against_waiting(entries)
+
+    def _prove(self, feed: Feed, seq: int, side: Side) -> ForkProof:
+        """The proof by an entry that is admitted, and another one.
+
+        Where one of them is not signed by itself, it is by those that follow on it: a longer proof,
+        for which there is time until it is known that nobody has one with the signatures.
+        """
+        author = feed.author
+        try:
+            ours = self._entry_at(author, seq)
+        except LocalProtocolError:
+            raise ContradictionError("a chain that is not the one of which IDs are here") from None
+        proof = find_fork_between(Side(ours), Side(side.entry))
+        if proof is None and author in self._contradicted:
+            proof = find_fork_between(Side(ours, self._path(feed, ours, Outcome())), side)
+        if proof is not None:
+            self._contradicted.discard(author)
+            return proof
+        self._contradicted.add(author)
+        if side.entry.is_signed():
+            self._unproved[author] = seq
+        raise ContradictionError("a chain that is not the one here, and proves no fork")
+
+    def _path(self, feed: Feed, entry: Entry, outcome: Outcome) -> tuple[Entry, ...]:
+        """What follows on an entry here, up to one that is signed by itself."""
+        path = [entry]
+        while not path[-1].is_signed() and len(path) <= MAX_PATH:
+            following = self._following(feed, path[-1].header, outcome)
+            if not following:
+                break
+            path += following
+        return tuple(path[1:])
+
+    def _following(self, feed: Feed, header: Header, outcome: Outcome) -> tuple[Entry, ...]:
+        """What is here of that which follows on an entry, be it in the proof of a fork."""
+        place = header.seq + 1
+        for entry in (
+            self._admitted(feed, place, outcome),
+            self._waiting.get(feed.author, place),
+        ):
+            if entry is not None and entry.header.prev_id == header.id:
+                return (entry,)
+        for side in feed.fork.earliest if feed.fork is not None else ():
+            if side.entry.header.seq == place and side.entry.header.prev_id == header.id:
+                return (side.entry, *side.path)
+        return ()
+
+    def _against_waiting(self, entries: Sequence[Entry]) -> list[ForkProof]:
+        for place, entry in enumerate(entries):
+            author, seq = entry.header.author, entry.header.seq
+            other = self._waiting.get(author, seq)
+            if other is not None and other.id != entry.id:
+                feed = self._feeds.get(author) or Feed(author)
+                ours = Side(other, self._path(feed, other, Outcome()))
+                proof = find_fork_between(ours, Side(entry, tuple(entries[place + 1 :])))
+                if proof is not None:
+                    return [proof]
+                # One of them lacks its own signature. What is here gives way, and comes again.
+                self._waiting.drop(entry.header.author, entry.header.seq)
+        return []
+
+    def _resign(self, entry: Entry, outcome: Outcome) -> None:
+        author, seq = entry.header.author, entry.header.seq
+        if self._unproved.get(author) == seq and entry.is_signed():
+            outcome.resigned.append(entry)
+
+    def contain(self, proof: ForkProof, outcome: Outcome) -> None:
+        """Keep only what is before a fork.
+
+        Where that is follows from all entries that have come, in whatever order they did: of those
+        that stand at its place it is remembered whether they follow on two different ones, and
+        then what is before them is not to be trusted either.
+        """
+        feed = self._feeds.setdefault(proof.author, Feed(proof.author))
+        if feed.fork is not None and feed.fork.seq <= proof.seq:
+            if feed.fork.seq == proof.seq and feed.fork.is_within(proof):
+                feed.fork = proof
+                outcome.forks.append(proof)
+                self.check_last(feed, outcome)
+            elif feed.fork.seq == proof.seq:
+                self._part(feed, proof.earliest, outcome)
+            return
+        seq = proof.seq
+        known = feed.fork.earliest if feed.fork is not None else ()
+        found = (self._admitted(feed, seq, outcome), self._waiting.get(feed.author, seq))
+        here = [Side(each, self._path(feed, each, outcome)) for each in found if each is not None]
+        here += known
+        self._authority.forget(feed.ids[seq:])
+        feed.cut(proof)
+        self._waiting.drop(proof.author, seq)
+        self._unproved.pop(proof.author, None)
+        self._contradicted.discard(proof.author)
+        outcome.forks.append(proof)
+        self._part(feed, [each for each in here if each.entry.header.seq == seq], outcome)
+        self.check_last(feed, outcome)
+
+    def _part(self, feed: Feed, sides: Iterable[Side], outcome: Outcome) -> None:
+        """Note on what entries at the place of a fork follow."""
+        for side in sides:
+            parted = feed.fork.parted_by(side) if feed.fork is not None else None
+            if parted is not None:
+                feed.fork = parted
+                outcome.forks.append(parted)
+                self.check_last(feed, outcome)
+
+    def check_last(self, feed: Feed, outcome: Outcome) -> None:
+        """Whether what stands at a fork follows on the last entry before it; if not, that is where
+        the author begins to contradict himself.
+        """
+        if feed.fork is None or not feed.ids or len(feed.ids) != feed.fork.seq:
+            return
+        for side in feed.fork.earliest:
+            if side.entry.header.prev_id != feed.ids[-1]:
+                last = self._admitted(feed, len(feed.ids) - 1, outcome)
+                if last is None:
+                    return
+                ours = Side(last, self._path(feed, last, outcome))
+                proof = find_fork_between(ours, side)
+                if proof is not None:
+                    self.contain(proof, outcome)
+                    return
+
+    def _admitted(self, feed: Feed, seq: int, outcome: Outcome) -> Entry | None:
+        """An entry that is admitted, be it just now; None if there is none, or only its ID."""
+        if seq >= len(feed.ids):
+            return None
+        for entry in reversed(outcome.admitted):  # not kept yet
+            if entry.id == feed.ids[seq]:
+                return entry
+        try:
+            return self._entry_at(feed.author, seq)
+        except LocalProtocolError:
+            return None
+
+    def break_off(self, feed: Feed, entry: Entry, outcome: Outcome) -> None:
+        """What waited does not follow on what has come."""
+        side = Side(entry, self._path(feed, entry, outcome))
+        self._waiting.drop(feed.author)
+        before = self._admitted(feed, len(feed.ids) - 1, outcome) if feed.ids else None
+        proof = find_fork_between(Side(before), side) if before is not None else None
+        if proof is not None:
+            self.contain(proof, outcome)

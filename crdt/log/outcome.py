@@ -1,0 +1,51 @@
+"""What a log says of a call that changed it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from lattica.crdt.entries.fork import ForkProof
+from lattica.crdt.entries.header import Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Entries that no replica admits, or not now."""
+
+    author: bytes
+    seq: int
+    """The first of them."""
+    reason: str
+    is_final: bool
+    """Whether the author broke a rule; otherwise it may be sent again later."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What has changed in a log by one call."""
+
+    admitted: list[Entry] = field(default_factory=list)
+    """In an order in which each comes after what it depends on."""
+    forks: list[ForkProof] = field(default_factory=list)
+    """Proofs that are new; everything of `proof.author` from `proof.seq` on is withdrawn."""
+    tombstones: list[Entry] = field(default_factory=list)
+    """Entries behind a fork that others depend on: kept, without effect."""
+    resigned: list[Entry] = field(default_factory=list)
+    """Entries that were here with a signature that is not their own; these have it."""
+    withdrawn: list[tuple[bytes, int]] = field(default_factory=list)
+    """Authors, and from which number on their entries do not count any more, because a right was
+    taken back."""
+    refusals: list[Refusal] = field(default_factory=list)
+    waiting: int = 0
+    """Entries that were taken and wait, because something is missing or they are early."""
+
+    @property
+    def is_news(self) -> bool:
+        """Whether anything has changed but what waits."""
+        return bool(
+            self.admitted or self.forks or self.tombstones or self.resigned or self.withdrawn
+        )
+
+    def refuse(self, author: bytes, seq: int, reason: str, *, is_final: bool) -> None:
+        """Say that an author's entries from a sequence number on are not admitted."""
+        self.refusals.append(Refusal(author, seq, reason, is_final))
