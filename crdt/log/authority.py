@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-from lattica.crdt.access.rights import Rights, Verdict
+from lattica.crdt.access.rights import Rights
 from lattica.crdt.entries.genesis import Genesis, Mode
 from lattica.crdt.entries.header import Entry
 from lattica.crdt.keys.session import decode_certificate
 from lattica.crdt.log.feed import Feed
-from lattica.nat.base.errors import AccessDeniedError
 
 
 class Authority:
@@ -47,21 +46,3 @@ class Authority:
         if self.rights is not None:
             for entry_id in entry_ids:
                 self.is_changed |= self.rights.forget(entry_id)
-
-    def check_own(self, entries: Sequence[Entry], identity: bytes) -> None:
-        """Raises AccessDeniedError if not all entries that are written here may be."""
-        rights = self.rights
-        if rights is None:
-            return
-        first = entries[0]
-        if first.header.seq == 0:
-            self.learn_certificate(first)
-        try:
-            if any(rights.verdict(e.header, identity) is not Verdict.ALLOWED for e in entries):
-                raise AccessDeniedError(
-                    "this peer has no right to write to the document, or no more; an owner can "
-                    "give it one"
-                )
-        finally:
-            if first.header.seq == 0:
-                rights.forget(first.id)

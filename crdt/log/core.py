@@ -27,6 +27,7 @@ from lattica.crdt.log.forks import Forks
 from lattica.crdt.log.outcome import Outcome
 from lattica.crdt.log.waiting import WaitingEntries
 from lattica.nat.base.errors import (
+    AccessDeniedError,
     LocalProtocolError,
     RemoteProtocolError,
     ResourceLimitError,
@@ -229,12 +230,30 @@ class Log:
             entry = sign_entry(session, doc_id, seq, prev, hlc, kind, payload, deps)
             entries.append(entry)
             seq, prev, size = seq + 1, entry.id, size + entry.size
-        self._authority.check_own(entries, identity.public_key.data)
+        self._check_own(entries, identity.public_key.data)
         if size > self.genesis.limits.author_bytes:
             raise ResourceLimitError(
                 f"a session may write {self.genesis.limits.author_bytes} bytes to this document"
             )
         return entries
+
+    def _check_own(self, entries: Sequence[Entry], identity: bytes) -> None:
+        """Raises AccessDeniedError if not all entries that are written here may be."""
+        rights = self.rights
+        if rights is None:
+            return
+        first = entries[0]
+        if first.header.seq == 0:
+            self._authority.learn_certificate(first)
+        try:
+            if any(rights.verdict(e.header, identity) is not Verdict.ALLOWED for e in entries):
+                raise AccessDeniedError(
+                    "this peer has no right to write to the document, or no more; an owner can "
+                    "give it one"
+                )
+        finally:
+            if first.header.seq == 0:
+                rights.forget(first.id)
 
     def commit(self, entries: Sequence[Entry], identity: bytes, now_ms: int) -> Outcome:
         """Admit entries of :meth:`prepare`, the last that was prepared for their session.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from lattica.crdt.entries.fork import ForkProof
-from lattica.crdt.entries.header import Entry
+from lattica.crdt.entries.header import Entry, Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,11 @@ class Outcome:
         return bool(
             self.admitted or self.forks or self.tombstones or self.resigned or self.withdrawn
         )
+
+    @property
+    def says_rights(self) -> bool:
+        """Whether what was admitted says who may write where."""
+        return any(each.header.kind in (Kind.GRANT, Kind.REVOKE) for each in self.admitted)
 
     def refuse(self, author: bytes, seq: int, reason: str, *, is_final: bool) -> None:
         """Say that an author's entries from a sequence number on are not admitted."""

@@ -120,7 +120,7 @@ class SharedDocument(Document):
         state is never missed and a slow listener costs nobody anything. Ends with the document.
         """
         self._check_open()
-        self._resolve_anew()  # changes are told of what has been resolved
+        self._resolved.anew()  # changes are told of what has been resolved
         stream = ChangeStream()
         self._streams.add(stream)
         return stream
@@ -175,10 +175,10 @@ class SharedDocument(Document):
             for stream in self._streams:
                 stream.tell(received.changes, is_rebuilt=received.is_rebuilt)
             if self._streams and received.is_rebuilt:
-                self._resolve_anew()
+                self._resolved.anew()
         self._replicator.tell(outcome)
         has_rights = self._replica.log.rights is not None
-        if self._say_rights(outcome) or (has_rights and (outcome.withdrawn or outcome.forks)):
+        if outcome.says_rights or (has_rights and (outcome.withdrawn or outcome.forks)):
             self._replicator.recheck()
             self._are_rights_new.set()
 

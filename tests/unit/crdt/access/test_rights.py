@@ -21,6 +21,7 @@ from lattica.crdt.access.capability import (
 from lattica.crdt.access.revocation import Revocation, decode_revocation
 from lattica.crdt.canonical import Plain, encode
 from lattica.crdt.document import Document
+from lattica.crdt.document.rights import DocumentRights
 from lattica.crdt.entries.genesis import Genesis, Mode
 from lattica.crdt.keys.identities import identity_key, peer_of
 from lattica.crdt.types.payloads import RegisterWrite
@@ -144,7 +145,7 @@ def test_a_write_beyond_its_prefix_has_no_effect_anywhere(make, monkeypatch):
     owner, anna = make(OWNER), make(ANNA)
     owner.grant(ANNA.peer_id, prefix="anna/")
     sync(owner, anna)
-    monkeypatch.setattr(Document, "_check_names", lambda self, writes: None)
+    monkeypatch.setattr(DocumentRights, "check_names", lambda self, writes: None)
     anna.registers["other"] = 1
     anna.registers["anna/a"] = 1
     sync(owner, anna)

@@ -55,7 +55,7 @@ def same(one: Document, other: Document) -> None:
 def write_anywhere(document: Document, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """As a program does that does not look at its rights first."""
     with monkeypatch.context() as patch:
-        patch.setattr(document, "_check_names", lambda writes: None)
+        patch.setattr(document._rights, "check_names", lambda writes: None)
         document.write(RegisterWrite(name, "x", ()))
 
 

@@ -90,7 +90,7 @@ def test_what_is_written_while_it_is_pruned_stays_and_what_it_replaces_may(docum
     assert through(one.pruning(0.0), between) == 800
     copy(one, whole)
     assert one.root == whole.root
-    one._is_stale, one._searchable = True, None
+    one._resolved.forget()
     assert one.root == whole.root
 
 
@@ -149,7 +149,7 @@ def test_a_fork_that_is_proved_while_it_is_pruned_brings_back_what_it_had_replac
     whole.receive(encode_chain(other, with_prev=True), "peer")
     assert whole.registers["7"] == 2
     assert one.root == whole.root
-    one._is_stale, one._searchable = True, None
+    one._resolved.forget()
     assert one.registers["7"] == 2
 
 
@@ -160,7 +160,7 @@ def test_a_snapshot_that_is_made_while_others_write_is_of_its_beginning(document
     if is_pruned:
         one.prune(0.0)
     heads, root = one.heads(), one.root
-    one._searchable = None
+    one._resolved._tree = None
     rng = random.Random(2)
     parts = through(one.making_snapshot(), lambda number: write_some(one, rng))
     assert one.heads() != heads
@@ -219,7 +219,7 @@ def test_a_snapshot_is_taken_beside_what_is_written_meanwhile_and_not_at_all_if_
     assert one.root == two.root
     through(three.receiving_snapshot(two.snapshot(), [NAMES[1]]), lambda number: None)
     assert three.root == one.root
-    three._is_stale, three._searchable = True, None
+    three._resolved.forget()
     assert three.root == one.root
 
 
@@ -227,7 +227,7 @@ async def test_others_have_the_thread_between_turns_and_a_cancelled_one_does_no_
     one = documents[0]
     write_much(one)
     root, turns = one.root, 0
-    one._searchable = None
+    one._resolved._tree = None
 
     async def count() -> None:
         nonlocal turns

@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from lattica.crdt.config import StoreConfig
+from lattica.crdt.document.statements import Statements
 from lattica.crdt.proofs.statement import Statement, sign_statement
 from lattica.crdt.store.changes import Rebuilt
 from lattica.crdt.store.shared_document import SharedDocument
@@ -37,7 +38,7 @@ def drop(document: SharedDocument, write: Sibling) -> None:
     log = document._replica.log
     seq = log.feeds[write.author].ids.index(write.entry_id)
     document._replica.prune({write.author: [seq]})
-    document._is_stale, document._searchable = True, None
+    document._resolved.forget()
 
 
 async def test_a_fresh_replica_gets_all_of_authors_whose_first_entries_are_gone(
@@ -134,7 +135,7 @@ async def test_a_bad_snapshot_is_refused_and_its_sender_not_asked_at_once_again(
         def statement(of: bytes = b""):
             nonlocal asked
             asked += bool(of)
-            true = SharedDocument.statement(liar, of)
+            true = Statements.statement(liar._statements, of)
             said = Statement(
                 liar.genesis.doc_id, true.statement.heads, bytes(32), true.statement.entries, 1
             )
@@ -142,7 +143,7 @@ async def test_a_bad_snapshot_is_refused_and_its_sender_not_asked_at_once_again(
             signed_of = of if is_signed or not of else bytes(32)
             return sign_statement(said, session, certificate, signed_of)
 
-        liar.statement = statement  # type: ignore[method-assign]
+        liar._statements.statement = statement  # type: ignore[method-assign]
         second = await two.open("cluster")
         await host_of(two).connect(host_of(one).peer_id)
         with pytest.raises(TimeoutError), caplog.at_level(logging.WARNING):

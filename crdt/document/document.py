@@ -1,0 +1,513 @@
+"""A document at one store: what users read and write of it, over its log and its file.
+
+There is no network here: chains come in and go out as bytes. Calls block for as long as the disk
+does, and belong to one thread. What is written is on disk when the call returns.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from lattica.crdt.access.capability import Level
+from lattica.crdt.compaction.history import History, Point
+from lattica.crdt.compaction.snapshot import Snapshot
+from lattica.crdt.document.feeds import Feeds
+from lattica.crdt.document.listing import LogEntry, listed
+from lattica.crdt.document.read_keys import ReadKeys, SealedKey
+from lattica.crdt.document.received import Received
+from lattica.crdt.document.resolved import Resolved
+from lattica.crdt.document.rights import DocumentRights, Right
+from lattica.crdt.document.snapshots import Snapshots
+from lattica.crdt.document.statements import Statements
+from lattica.crdt.document.writer import Writer
+from lattica.crdt.editing import ReplicatedList, Text
+from lattica.crdt.entries.chain import decode_chain
+from lattica.crdt.entries.fork import decode_fork
+from lattica.crdt.entries.genesis import Genesis
+from lattica.crdt.entries.header import Kind
+from lattica.crdt.fields import Claims, Counter, Registers, ReplicatedSet
+from lattica.crdt.keys.identities import peer_of
+from lattica.crdt.log.config import LogConfig
+from lattica.crdt.log.errors import StoreError
+from lattica.crdt.log.outcome import Outcome
+from lattica.crdt.log.replica import Replica
+from lattica.crdt.proofs.query import Query
+from lattica.crdt.proofs.statement import SignedStatement
+from lattica.crdt.sync.heads import HeadIndex
+from lattica.crdt.turns import Turns, finish
+from lattica.crdt.types.payloads import KINDS, ListWrite, TextWrite, Write, decode_write
+from lattica.crdt.types.state import Change, State
+from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
+from lattica.nat.base.keys.identity import Identity, PeerId
+
+
+def wall_clock_ms() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+class Document:
+    """A document in a file.
+
+    Args:
+        path: the file; it is made if it is not there.
+        genesis: what the document is.
+        identity: who writes here.
+        config: what this replica stands.
+        wall: milliseconds since 1970.
+        monotonic: seconds that never decrease.
+
+    Raises:
+        StoreInUseError, StoreError: the file cannot be used. One that is damaged is moved aside.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        genesis: Genesis,
+        identity: Identity,
+        config: LogConfig | None = None,
+        *,
+        wall: Callable[[], int] = wall_clock_ms,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.genesis = genesis
+        self._replica = Replica(path, genesis, identity, config)
+        self._wall = wall
+        self._monotonic = monotonic
+        self._history = History(genesis, self._replica)
+        self._resolved = Resolved(genesis, self._replica, self._history)
+        self._feeds = Feeds(self._replica, self._history)
+        self._statements = Statements(genesis, self._replica, self._history, self._resolved, wall)
+        self._snapshots = Snapshots(
+            genesis,
+            self._replica,
+            self._history,
+            self._resolved,
+            self._feeds,
+            self._statements,
+            wall=wall,
+            on_taken=lambda: self._on_snapshot(),
+        )
+        self._writer = Writer(self._replica, wall, self._resolve)
+        self._read_keys = ReadKeys(genesis, self._writer)
+        self._rights = DocumentRights(genesis, self._writer, self._read_keys)
+        self.registers = Registers(self)
+        """Names and their values, like a dictionary."""
+
+    def close(self) -> None:
+        """Close the file."""
+        self._replica.close()
+
+    def __enter__(self) -> Document:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    @property
+    def state(self) -> State:
+        """What all entries come to. To be read only.
+
+        Raises:
+            AccessDeniedError: the document is sealed, and this peer can read nothing of it.
+        """
+        return self._resolved.state
+
+    def resolving(self) -> Turns[None]:
+        """Resolve the state in turns, where that is due, so that it is not when it is read. If
+        entries come meanwhile, again, a few times.
+        """
+        return self._resolved.resolving()
+
+    @property
+    def now_ms(self) -> int:
+        """Milliseconds since 1970, by this document's clock."""
+        return self._wall()
+
+    @property
+    def author(self) -> bytes:
+        """The session key that writes here."""
+        return self._replica.writing_author()
+
+    # The types.
+
+    def counter(self, name: str) -> Counter:
+        """A number that all add to."""
+        return Counter(self, name)
+
+    def set(self, name: str) -> ReplicatedSet:
+        """Elements that are put in and taken out; who puts in wins."""
+        return ReplicatedSet(self, name)
+
+    def claims(self, name: str) -> Claims:
+        """Items that one at a time holds."""
+        return Claims(self, name)
+
+    def text(self, name: str) -> Text:
+        """A text that all edit. Using it raises LocalProtocolError where pycrdt is missing."""
+        return Text(self, name)
+
+    def list(self, name: str) -> ReplicatedList:
+        """A list that all edit. Using it raises LocalProtocolError where pycrdt is missing."""
+        return ReplicatedList(self, name)
+
+    @property
+    def next_seq(self) -> int:
+        """The number of the entry that is written next under :attr:`author`, of a sealed document
+        after what it needs to be sealed. Raises what :meth:`write` does.
+        """
+        self._read_keys.prepare()
+        return self._replica.next_seq
+
+    @contextmanager
+    def editing(self) -> Iterator[None]:
+        """What is done to the state in it is undone if it raises."""
+        try:
+            yield
+        except BaseException:
+            self._resolved.forget()
+            raise
+
+    def write(self, *writes: Write) -> tuple[Change, ...]:
+        """Write all of these, or none. They are on disk when it returns.
+
+        Raises:
+            LocalProtocolError: a value is no plain data or too large, a name has more than 1,024
+                bytes, or the document does not have the type.
+            AccessDeniedError: this peer has no right to write, or not at that name.
+            ResourceLimitError: the quota of this store's session is used up.
+            StoreFullError, StoreError: the disk is full or fails; nothing is written.
+        """
+        self._rights.check_names(writes)
+        for each in writes:
+            if not self.genesis.allows(KINDS[type(each)]):
+                raise LocalProtocolError(f"this document has no {KINDS[type(each)].name.lower()}s")
+        room = self._read_keys.prepare()
+        items = [(KINDS[type(each)], each.encode()) for each in writes]
+        for kind, payload in items:
+            if len(payload) <= room:
+                _check_payload(kind, payload)
+        deps = [each.deps if isinstance(each, TextWrite | ListWrite) else () for each in writes]
+        sealed = self._read_keys.sealed(items)
+        return self._resolve(self._replica.write(sealed, self._wall(), deps)).changes
+
+    # Read keys.
+
+    @property
+    def can_read(self) -> bool:
+        """Whether all that is here can be read, with the read keys that are here."""
+        return self._resolved.reads_all
+
+    def read_keys(self) -> Sequence[SealedKey]:
+        """The read keys, by time. Raises LocalProtocolError if the document is not sealed."""
+        return self._read_keys.known()
+
+    def rotate_key(self, *, history: bool = True) -> bytes:
+        """Have what is written from now on be sealed with a new key, for those who may read now;
+        the ID of the key. :meth:`revoke` does so by itself.
+
+        Args:
+            history: whether it leads to the keys before it, so that who gets a right to read later
+                can read what was written until now.
+
+        Raises:
+            AccessDeniedError: this peer is no owner.
+            LocalProtocolError: the document is not sealed.
+        """
+        return self._read_keys.rotate(history=history)
+
+    def tend_keys(self) -> None:
+        """As an owner of a sealed document: give the read key to those who got a right to read and
+        lack it, and put another one in place if somebody's right to read has ended.
+        """
+        self._read_keys.tend()
+
+    # Rights.
+
+    def grant(
+        self,
+        peer: PeerId | str | bytes,
+        level: Level = Level.WRITE,
+        *,
+        prefix: str = "",
+        lasts: float | None = None,
+        depth: int = 0,
+    ) -> bytes:
+        """Give a peer a right, and write that down here; as an owner, or by a right to manage.
+
+        Args:
+            peer: who gets it: a peer ID, or an identity's key.
+            level: to read, write or manage; each has those before in it. In a sealed document also
+                to pull: to have it and pass it on, and read nothing of it. Who may read one is
+                given its read key.
+            prefix: what names have to begin with that it writes at.
+            lasts: seconds until it ends, by the times of what is written; None: it does not.
+            depth: how many times it may be passed on, by those who may manage.
+
+        Returns the capability: in a document of :attr:`Mode.CAPABILITY` it can be handed over and
+        used without that this replica is heard of first (:meth:`present`).
+
+        Raises:
+            AccessDeniedError: this peer may not give it.
+            LocalProtocolError: the document is open to everybody, or it cannot be given.
+        """
+        return self._rights.grant(peer, level, prefix=prefix, lasts=lasts, depth=depth)
+
+    def revoke(self, peer: PeerId | str | bytes) -> int:
+        """Take back all rights of a peer, and those that it has passed on. What it wrote and is
+        here still counts, and nothing else, whatever time that claims. How many rights it were. A
+        sealed document gets another read key, so that it reads nothing that comes later.
+
+        Raises:
+            AccessDeniedError: this peer is no owner.
+            LocalProtocolError: the document is open to everybody, or the peer has no right.
+        """
+        return self._rights.revoke(peer)
+
+    def rights(self) -> Sequence[Right]:
+        """The rights that were given, by peer; those of owners go without saying."""
+        return self._rights.given()
+
+    def present(self, capability: bytes) -> None:
+        """Use a capability that was handed over: it is shown to peers, and what is written here
+        from now on, by a session that begins, says that it is by this, unless the document has an
+        allow-list.
+
+        Raises:
+            LocalProtocolError: it is none for this document and peer.
+        """
+        self._rights.present(capability)
+
+    @property
+    def capability(self) -> bytes:
+        """What was presented; empty if nothing was."""
+        return self._replica.capability
+
+    def may_read(self, peer: PeerId, shown: bytes = b"") -> bool:
+        """Whether a peer, which shows a capability, may read this document."""
+        return self._rights.may_read(peer, shown)
+
+    def may_pull(self, peer: PeerId, shown: bytes = b"") -> bool:
+        """Whether a peer, which shows a capability, is told of this document."""
+        return self._rights.may_pull(peer, shown)
+
+    def peer_of(self, author: bytes) -> PeerId | None:
+        """Whose session key this is; None if nothing by it is here."""
+        feed = self._replica.log.feeds.get(author)
+        return peer_of(feed.identity) if feed is not None and feed.identity else None
+
+    def entries(self) -> Iterator[LogEntry]:
+        """What was written, as far as it is admitted here, by time."""
+        return listed(self._replica)
+
+    # What can be verified.
+
+    @property
+    def root(self) -> bytes:
+        """The hash that names the whole state: replicas with the same entries have the same.
+
+        Making it takes some 5 µs for each place that was written at.
+        """
+        return self._resolved.tree().root
+
+    def proof(self, query: Query | str, *, is_signed: bool = True) -> bytes:
+        """The proof of what the state says at a place, or of that there is nothing; a text is the
+        name of a register. :func:`~lattica.crdt.proofs.proof.verify_proof` reads it, without a
+        node.
+
+        It has the signed entries of up to 64 writes that won there, of registers and sets,
+        and, unless `is_signed` is false, this store's signature of the state's root.
+
+        Raises:
+            LocalProtocolError: it would have more than 4 MiB; ask for less at once.
+        """
+        return self._statements.proof(query, is_signed=is_signed)
+
+    def statement(self, of: bytes = b"") -> SignedStatement:
+        """What this store says that its state is, signed; see :func:`sign_statement`.
+
+        Raises:
+            AccessDeniedError: the document is sealed, and this peer cannot read all of it.
+        """
+        return self._statements.statement(of)
+
+    def stating(self, of: bytes = b"", point: Point | None = None) -> Turns[SignedStatement]:
+        """As :meth:`statement`, in turns; of what the document was at a point."""
+        return self._statements.stating(of, point)
+
+    # What of the history can go.
+
+    def prune(self, grace: float = 7 * 86_400) -> int:
+        """Drop the entries that the state does not need and that are older than `grace` seconds;
+        how many they were. What their headers say stays. Who lacks them is given a
+        :meth:`snapshot`.
+
+        Raises:
+            LocalProtocolError: the document has owners: what they say of rights may be about any
+                entry.
+            StoreFullError, StoreError: it cannot be written; nothing is dropped.
+        """
+        return finish(self.pruning(grace))
+
+    def pruning(self, grace: float = 7 * 86_400) -> Turns[int]:
+        """As :meth:`prune`, in turns. If it ends early, what was dropped until then was all that
+        stays dropped; the state is the same at any time.
+        """
+        return self._snapshots.pruning(grace)
+
+    def snapshot(self, others: Sequence[SignedStatement] = ()) -> tuple[bytes, ...]:
+        """What another replica can begin with: parts of at most 1 MiB, signed by this store. With
+        signatures of others who have the same: theirs, too; see :meth:`countersign`.
+        """
+        return self._snapshots.snapshot(others)
+
+    def making_snapshot(self, others: Sequence[SignedStatement] = ()) -> Turns[tuple[bytes, ...]]:
+        """As :meth:`snapshot`, in turns; of what the document is at the beginning."""
+        return self._snapshots.making_snapshot(others)
+
+    def countersign(self, parts: Sequence[bytes]) -> SignedStatement:
+        """Sign somebody else's snapshot, if this store has come to the same.
+
+        Raises:
+            LocalProtocolError: it has something else in it than this store.
+        """
+        return self._snapshots.countersign(parts)
+
+    def receive_snapshot(
+        self, parts: Iterable[bytes], signers: Collection[bytes] = (), needed: int = 1
+    ) -> None:
+        """Take a snapshot that `needed` of the identities in `signers` have signed; none given:
+        of the owners. All that is here stays.
+
+        Raises:
+            RemoteProtocolError: it is none, is not signed by so many of them, does not come to the
+                state that they say, breaks a limit of the document, or contradicts what is here.
+            StoreFullError, StoreError: it cannot be kept; it is as if it had not come.
+        """
+        finish(self.receiving_snapshot(parts, signers, needed))
+
+    def receiving_snapshot(
+        self, parts: Iterable[bytes], signers: Collection[bytes] = (), needed: int = 1
+    ) -> Turns[None]:
+        """As :meth:`receive_snapshot`, in turns."""
+        return self._snapshots.receiving_snapshot(parts, signers, needed)
+
+    def adopting(self, read: Snapshot) -> Turns[None]:
+        """Take a snapshot that is signed by enough, in turns: in one of them, all of it or
+        nothing. Raises what :meth:`receive_snapshot` does.
+        """
+        return self._snapshots.adopting(read)
+
+    # What peers have.
+
+    def heads(self) -> dict[bytes, tuple[int, bytes]]:
+        """How many entries of each author are here, and the ID of the newest."""
+        return self._history.heads()
+
+    def chains_since(self, heads: Mapping[bytes, tuple[int, bytes]]) -> Iterator[bytes]:
+        """Chains of what is here beyond what another replica says is there, in pieces that it
+        takes. Of an author who has written something else there, all of it: that proves the fork.
+        """
+        return self._feeds.chains_since(heads)
+
+    def chains_of(self, author: bytes, since: int) -> Iterator[bytes]:
+        """Chains of an author's entries from a sequence number on, in pieces that replicas take.
+
+        Each ends with an entry that is signed by itself; what has no such entry behind it stays.
+        """
+        return self._feeds.chains_of(author, since)
+
+    def withdrawn_for(self, author: bytes, since: int) -> Iterator[bytes]:
+        """Chains of what forks have withdrawn and an author's entries from a sequence number on
+        depend on, for replicas that were not there before the fork was proved.
+        """
+        return self._feeds.withdrawn_for(author, since)
+
+    def has_gap(self, author: bytes, since: int) -> bool:
+        """Whether an author's entries from a sequence number on cannot all be had as chains."""
+        return self._feeds.has_gap(author, since)
+
+    @property
+    def head_index(self) -> HeadIndex:
+        """How far each author is here, for exchanges with others. To be read only."""
+        return self._feeds.head_index
+
+    def id_at(self, author: bytes, seq: int) -> bytes | None:
+        """The ID of an admitted entry."""
+        return self._replica.log.id_at(author, seq)
+
+    def comes_first(self, author: bytes) -> bool:
+        """Whether others need an author's entries to take those of the rest: an owner's."""
+        return self._feeds.comes_first(author)
+
+    def fork_of(self, author: bytes) -> bytes | None:
+        """The proof that an author contradicts himself, if there is one."""
+        return self._feeds.fork_of(author)
+
+    def forks(self) -> Iterator[bytes]:
+        """Proofs of all forks that are known here."""
+        return self._feeds.forks()
+
+    def receive(self, chain: bytes, peer: object) -> Received:
+        """Take a chain that a peer has sent.
+
+        Raises:
+            RemoteProtocolError: it is none, or not signed.
+            StoreFullError, StoreError: it cannot be kept; it is as if it had not come.
+        """
+        entries = decode_chain(chain, self.genesis.doc_id, self._replica.log.id_at)
+        with self._kept_or_forgotten():
+            outcome = self._replica.receive(entries, peer, self._wall(), self._monotonic())
+        return self._resolve(outcome)
+
+    def receive_fork(self, proof: bytes) -> Received:
+        """Take the proof of a fork. Raises what :meth:`receive` does."""
+        decoded = decode_fork(proof, self.genesis.doc_id)
+        with self._kept_or_forgotten():
+            outcome = self._replica.receive_fork(decoded, self._wall())
+        return self._resolve(outcome)
+
+    def advance(self) -> Received:
+        """Admit what was from the future and is not any more."""
+        with self._kept_or_forgotten():
+            outcome = self._replica.advance(self._wall())
+        return self._resolve(outcome)
+
+    @contextmanager
+    def _kept_or_forgotten(self) -> Iterator[None]:
+        try:
+            yield
+        except StoreError:
+            self._feeds.forget()  # the log has been read anew
+            raise
+
+    def _resolve(self, outcome: Outcome) -> Received:
+        self._feeds.take(outcome)
+        changes = self._resolved.take(outcome)
+        received = Received(
+            changes,
+            self._resolved.is_stale,
+            tuple(outcome.refusals),
+            outcome.waiting,
+            outcome.is_news,
+        )
+        self._on_outcome(outcome, received)
+        return received
+
+    def _on_outcome(self, outcome: Outcome, received: Received) -> None:
+        """For those that build upon this: what has just been admitted, and is kept."""
+
+    def _on_snapshot(self) -> None:
+        """For those that build upon this: a snapshot was taken."""
+
+
+def _check_payload(kind: Kind, payload: bytes) -> None:
+    """Raises LocalProtocolError for what no replica would read."""
+    try:
+        decode_write(kind, payload)
+    except RemoteProtocolError as error:
+        raise LocalProtocolError(f"it cannot be written: {error}") from None

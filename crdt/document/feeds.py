@@ -1,0 +1,116 @@
+"""What a document gives to replicas that lack it: heads, chains and proofs of forks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from lattica.crdt.compaction.history import History
+from lattica.crdt.entries.chain import MAX_CHAIN, encode_chain
+from lattica.crdt.entries.header import Entry
+from lattica.crdt.log.outcome import Outcome
+from lattica.crdt.log.replica import Replica
+from lattica.crdt.log.withdrawn import withdrawn_chains
+from lattica.crdt.sync.heads import ID_PREFIX, Head, HeadIndex
+
+_PIECE: Final = 1024
+"""Entries of a chain that is sent: whoever reads it does nothing else meanwhile."""
+_ITEM_BYTES: Final = 128
+"""Of an entry in a chain, beside its payload and dependencies."""
+
+
+class Feeds:
+    """The chains of a document's authors, as others are told of them and given them."""
+
+    def __init__(self, replica: Replica, history: History) -> None:
+        self._replica = replica
+        self._history = history
+        self._head_index: HeadIndex | None = None
+
+    def chains_since(self, heads: Mapping[bytes, tuple[int, bytes]]) -> Iterator[bytes]:
+        """As :meth:`Document.chains_since`."""
+        for author, (length, _) in self._history.heads().items():
+            since, newest = heads.get(author, (0, b""))
+            if 0 < since <= length and self._replica.log.id_at(author, since - 1) != newest:
+                since = 0
+            yield from self.chains_of(author, since)
+
+    def chains_of(self, author: bytes, since: int) -> Iterator[bytes]:
+        """As :meth:`Document.chains_of`."""
+        length = self._replica.log.length(author)
+        while since < length:
+            entries: list[Entry] = []
+            size = 0
+            for entry in self._replica.database.entries(author, since, length):
+                if entry.header.seq != since + len(entries):
+                    break  # only the ID of the one before is here
+                more = len(entry.payload or b"") + 40 * len(entry.header.deps) + _ITEM_BYTES
+                if entries and (size + more > MAX_CHAIN - 256 or len(entries) == _PIECE):
+                    break
+                entries.append(entry)
+                size += more
+            while entries and not entries[-1].is_signed():
+                entries.pop()
+            if not entries:
+                return
+            yield encode_chain(entries, with_prev=True)
+            since += len(entries)
+
+    def withdrawn_for(self, author: bytes, since: int) -> Iterator[bytes]:
+        """As :meth:`Document.withdrawn_for`."""
+        log, database = self._replica.log, self._replica.database
+        if not any(feed.fork is not None for feed in log.feeds.values()):
+            return
+        entries = database.entries(author, since, log.length(author))
+        yield from withdrawn_chains(entries, database.withdrawn_entries, log.feeds)
+
+    def has_gap(self, author: bytes, since: int) -> bool:
+        """As :meth:`Document.has_gap`."""
+        return since < self._replica.database.pruned_end(author)
+
+    @property
+    def head_index(self) -> HeadIndex:
+        """As :meth:`Document.head_index`."""
+        if self._head_index is None:
+            self._head_index = HeadIndex()
+            for author in self._replica.log.feeds:
+                self._note(author)
+        return self._head_index
+
+    def comes_first(self, author: bytes) -> bool:
+        """As :meth:`Document.comes_first`."""
+        log = self._replica.log
+        feed = log.feeds.get(author)
+        return log.rights is not None and feed is not None and log.rights.is_owner(feed.identity)
+
+    def fork_of(self, author: bytes) -> bytes | None:
+        """As :meth:`Document.fork_of`."""
+        feed = self._replica.log.feeds.get(author)
+        return feed.fork.encode() if feed is not None and feed.fork is not None else None
+
+    def forks(self) -> Iterator[bytes]:
+        """As :meth:`Document.forks`."""
+        for feed in self._replica.log.feeds.values():
+            if feed.fork is not None:
+                yield feed.fork.encode()
+
+    def take(self, outcome: Outcome) -> None:
+        """Note whose heads are others by what a log has admitted and withdrawn."""
+        for author in {entry.header.author for entry in outcome.admitted}:
+            self._note(author)
+        for proof in outcome.forks:
+            self._note(proof.author)
+        for author, _ in outcome.withdrawn:
+            self._note(author)
+
+    def forget(self) -> None:
+        """Have the heads be read anew: the log is another one."""
+        self._head_index = None
+
+    def _note(self, author: bytes) -> None:
+        if self._head_index is None:
+            return
+        feed = self._replica.log.feeds[author]
+        newest = feed.ids[-1][:ID_PREFIX] if feed.ids else b""
+        fork = feed.fork.seq if feed.fork else None
+        self._head_index.set(Head(author, len(feed.ids), newest, fork))

@@ -1,0 +1,175 @@
+"""Who may do what in a document: rights given, taken back, shown and asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from lattica.crdt.access.capability import Level, issue
+from lattica.crdt.access.revocation import Revocation
+from lattica.crdt.access.rights import Rights
+from lattica.crdt.document.read_keys import ReadKeys
+from lattica.crdt.document.writer import Writer
+from lattica.crdt.entries.genesis import Genesis, Mode
+from lattica.crdt.entries.header import Kind
+from lattica.crdt.keys.identities import identity_key, peer_of
+from lattica.crdt.log.clock import milliseconds_of
+from lattica.crdt.types.payloads import Write
+from lattica.nat.base.errors import AccessDeniedError, LocalProtocolError, RemoteProtocolError
+from lattica.nat.base.keys.identity import PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class Right:
+    """What somebody may do in a document."""
+
+    peer: PeerId
+    level: Level
+    prefix: str
+    """What names have to begin with that it writes at."""
+    expires: int | None
+    """Milliseconds since 1970; None: it does not end."""
+    given_by: PeerId
+    is_revoked: bool
+
+
+class DocumentRights:
+    """The rights of a document, used by who writes here."""
+
+    def __init__(self, genesis: Genesis, writer: Writer, keys: ReadKeys) -> None:
+        self._genesis = genesis
+        self._writer = writer
+        self._keys = keys
+
+    def grant(
+        self,
+        peer: PeerId | str | bytes,
+        level: Level = Level.WRITE,
+        *,
+        prefix: str = "",
+        lasts: float | None = None,
+        depth: int = 0,
+    ) -> bytes:
+        """As :meth:`Document.grant`."""
+        rights = self._writer.rights
+        if level == Level.PULL and not self._genesis.is_sealed:
+            raise LocalProtocolError("who has a document that is not sealed reads it")
+        identity = self._writer.replica.identity
+        own = identity.public_key.data
+        parent = None
+        if not rights.is_owner(own):
+            parent = rights.best_of(own, Level.MANAGE, self._writer.now_ms)
+            if parent is None:
+                raise AccessDeniedError("only owners and who may manage give rights")
+        expires = None if lasts is None else self._writer.now_ms + int(lasts * 1000)
+        doc_id = self._genesis.doc_id
+        capability = issue(
+            identity,
+            doc_id,
+            peer,
+            Level(level),
+            parent=parent,
+            prefix=prefix,
+            expires=expires,
+            depth=depth,
+            issued=self._writer.now_ms,
+        ).encode()
+        items = [(Kind.GRANT, capability)]
+        if level >= Level.READ:
+            items += self._keys.entries_for(identity_key(peer))
+        self._writer.write(items)
+        return capability
+
+    def revoke(self, peer: PeerId | str | bytes) -> int:
+        """As :meth:`Document.revoke`."""
+        rights = self._writer.rights
+        if not rights.is_owner(self._writer.identity):
+            raise AccessDeniedError("only owners take rights back")
+        subject = identity_key(peer)
+        links = [
+            capability.right.id
+            for capability, stands in rights.held()
+            if stands and capability.right.subject == subject
+        ]
+        if not links:
+            raise LocalProtocolError(f"{peer!s} has no right here")
+        items = []
+        for link in links:
+            by = rights.descendants(link)
+            last = [
+                (author, len(feed.ids) - 1, feed.ids[-1])
+                for author, feed in sorted(self._writer.replica.log.feeds.items())
+                if feed.ids and feed.identity in by
+            ]
+            items.append((Kind.REVOKE, Revocation(link, tuple(last)).encode()))
+        keyring = self._writer.replica.keyring
+        if keyring is not None:
+            readers = rights.readers(self._writer.now_ms, without=links)
+            if keyring.is_outdated(readers):
+                payloads = keyring.rotation(readers, history=True)
+                items += [(Kind.KEY, payload) for payload in payloads]
+        self._writer.write(items)
+        return len(links)
+
+    def given(self) -> Sequence[Right]:
+        """As :meth:`Document.rights`."""
+        found = [
+            Right(
+                peer_of(capability.right.subject),
+                capability.right.level,
+                capability.right.prefix,
+                capability.right.expires,
+                peer_of(capability.right.issuer),
+                not stands,
+            )
+            for capability, stands in self._writer.rights.held()
+        ]
+        return sorted(found, key=lambda each: (str(each.peer), -each.level, each.prefix))
+
+    def present(self, capability: bytes) -> None:
+        """As :meth:`Document.present`."""
+        own = self._writer.identity
+        try:
+            found = self._writer.rights.read(capability)
+        except RemoteProtocolError as error:
+            raise LocalProtocolError(f"no capability for this document: {error}") from None
+        if found.right.subject != own:
+            raise LocalProtocolError("a capability of another peer")
+        is_needed = self._genesis.mode is Mode.CAPABILITY and not self._writer.rights.knows(
+            found.right.id
+        )
+        self._writer.replica.present(capability, is_needed=is_needed)
+
+    def may_read(self, peer: PeerId, shown: bytes = b"") -> bool:
+        """As :meth:`Document.may_read`."""
+        return self._may(Rights.may_read, peer, shown)
+
+    def may_pull(self, peer: PeerId, shown: bytes = b"") -> bool:
+        """As :meth:`Document.may_pull`."""
+        return self._may(Rights.may_pull, peer, shown)
+
+    def _may(
+        self, what: Callable[[Rights, bytes, int, bytes], bool], peer: PeerId, shown: bytes
+    ) -> bool:
+        rights = self._writer.replica.log.rights
+        if rights is None or not self._writer.replica.log.feeds:
+            return True  # where nothing is, nothing is given away
+        try:
+            identity = identity_key(peer)
+        except LocalProtocolError:
+            return False
+        return what(rights, identity, self._writer.now_ms, shown)
+
+    def check_names(self, writes: Sequence[Write]) -> None:
+        """Raises AccessDeniedError for a write that would take no effect."""
+        rights = self._writer.replica.log.rights
+        own = self._writer.identity
+        if rights is None or rights.is_owner(own):
+            return
+        now = milliseconds_of(self._writer.replica.log.clock.next(self._writer.now_ms))
+        shown = self._writer.replica.capability_to_come
+        if not shown and rights.best_of(own, Level.WRITE, now) is None:
+            return  # there is no right at all, which is said with the reason
+        for each in writes:
+            if not rights.may_write_at(own, each.name, now, shown):
+                raise AccessDeniedError(f"this peer has no right to write at {each.name!r}")

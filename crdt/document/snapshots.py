@@ -1,0 +1,117 @@
+"""What of a document's history can go, and what stands in for it: snapshots, made and taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+from lattica.crdt.compaction.adoption import check_authors, check_limits, replay
+from lattica.crdt.compaction.history import History
+from lattica.crdt.compaction.snapshot import (
+    Snapshot,
+    body_digest,
+    first_part,
+    reading_snapshot,
+)
+from lattica.crdt.document.feeds import Feeds
+from lattica.crdt.document.resolved import Resolved
+from lattica.crdt.document.statements import Statements
+from lattica.crdt.entries.genesis import Genesis
+from lattica.crdt.log.replica import Replica
+from lattica.crdt.proofs.statement import SignedStatement
+from lattica.crdt.turns import Turns, finish
+from lattica.nat.base.errors import LocalProtocolError
+
+
+class Snapshots:
+    """The snapshots of a document, and its pruning.
+
+    Args:
+        genesis: what the document is.
+        replica: its entries.
+        history: what of them is kept.
+        resolved: what they come to.
+        feeds: what others are told of them.
+        statements: signs for what is made.
+        wall: milliseconds since 1970.
+        on_taken: is called when a snapshot was taken.
+    """
+
+    def __init__(
+        self,
+        genesis: Genesis,
+        replica: Replica,
+        history: History,
+        resolved: Resolved,
+        feeds: Feeds,
+        statements: Statements,
+        *,
+        wall: Callable[[], int],
+        on_taken: Callable[[], None],
+    ) -> None:
+        self._genesis = genesis
+        self._replica = replica
+        self._history = history
+        self._resolved = resolved
+        self._feeds = feeds
+        self._statements = statements
+        self._wall = wall
+        self._on_taken = on_taken
+
+    def pruning(self, grace: float = 7 * 86_400) -> Turns[int]:
+        """As :meth:`Document.pruning`."""
+        if self._replica.log.rights is not None:
+            raise LocalProtocolError("a document with owners is not pruned")
+        before = self._wall() - int(grace * 1000)
+        return (yield from self._history.prune(lambda: self._resolved.state.standing(), before))
+
+    def snapshot(self, others: Sequence[SignedStatement] = ()) -> tuple[bytes, ...]:
+        """As :meth:`Document.snapshot`."""
+        body = finish(self._history.body(self._history.heads()))
+        return first_part([self._statements.statement(body_digest(body)), *others]), *body
+
+    def making_snapshot(self, others: Sequence[SignedStatement] = ()) -> Turns[tuple[bytes, ...]]:
+        """As :meth:`Document.making_snapshot`."""
+        for _ in range(3):
+            cuts = self._history.cuts
+            point = yield from self._resolved.point()
+            body = yield from self._history.body(point.heads)
+            if self._history.cuts == cuts:
+                mine = yield from self._statements.stating(body_digest(body), point)
+                return first_part([mine, *others]), *body
+        return self.snapshot(others)
+
+    def countersign(self, parts: Sequence[bytes]) -> SignedStatement:
+        """As :meth:`Document.countersign`."""
+        body = finish(self._history.body(self._history.heads()))
+        if list(parts[1:]) != body:
+            raise LocalProtocolError("a snapshot of something else than what is here")
+        return self._statements.statement(of=body_digest(body))
+
+    def receiving_snapshot(
+        self, parts: Iterable[bytes], signers: Collection[bytes] = (), needed: int = 1
+    ) -> Turns[None]:
+        """As :meth:`Document.receiving_snapshot`."""
+        signers = signers or self._genesis.owners
+        read = yield from reading_snapshot(parts, self._genesis.doc_id, signers, needed)
+        yield from self.adopting(read)
+
+    def adopting(self, read: Snapshot) -> Turns[None]:
+        """As :meth:`Document.adopting`."""
+        now, config = self._wall(), self._replica.log.config
+        check_authors(read, config, self._replica.log.feeds)
+        check_limits(read, self._genesis, config, now)
+        identity = self._replica.identity
+        state, tree = yield from replay(read, self._genesis, identity, config, now)
+        log = self._replica.log
+        check_authors(read, config, log.feeds)  # others may have come meanwhile
+        is_fresh = not log.feeds and log.rights is None
+        self._replica.take_prefixes(list(read.feeds.values()), read.withdrawn, now)
+        self._history.cuts += 1
+        self._feeds.forget()
+        self._resolved.forget()
+        if is_fresh:
+            self._resolved.begin_with(state, tree)
+        try:
+            yield from self._resolved.settle()
+        finally:
+            self._on_taken()

@@ -1,0 +1,105 @@
+"""What can be verified of a document without having it: proofs, and signed statements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+
+from lattica.crdt.canonical import encode
+from lattica.crdt.compaction.history import History, Point
+from lattica.crdt.document.resolved import Resolved
+from lattica.crdt.entries.genesis import Genesis
+from lattica.crdt.entries.header import Kind
+from lattica.crdt.keys.session import decode_certificate
+from lattica.crdt.log.replica import Replica
+from lattica.crdt.proofs.proof import MAX_WITNESSES, Proof, Witness
+from lattica.crdt.proofs.query import Query, Scope
+from lattica.crdt.proofs.statement import (
+    SignedStatement,
+    Statement,
+    heads_fingerprint,
+    sign_statement,
+)
+from lattica.crdt.turns import Turns
+from lattica.crdt.types.cell import Sibling
+from lattica.nat.base.errors import AccessDeniedError
+
+
+class Statements:
+    """What a store says of the state of its document, and shows of it."""
+
+    def __init__(
+        self,
+        genesis: Genesis,
+        replica: Replica,
+        history: History,
+        resolved: Resolved,
+        wall: Callable[[], int],
+    ) -> None:
+        self._genesis = genesis
+        self._replica = replica
+        self._history = history
+        self._resolved = resolved
+        self._wall = wall
+
+    def proof(self, query: Query | str, *, is_signed: bool = True) -> bytes:
+        """As :meth:`Document.proof`."""
+        asked = Query(Kind.REGISTER, query) if isinstance(query, str) else query
+        tree = self._resolved.tree()
+        found = (self._witness(each) for each in islice(self._winners(asked), MAX_WITNESSES))
+        witnesses = tuple(each for each in found if each is not None)
+        signed = self.statement() if is_signed else None
+        return Proof(asked, tree.root, tree.prove(*asked.key_range), witnesses, signed).encode()
+
+    def statement(self, of: bytes = b"") -> SignedStatement:
+        """As :meth:`Document.statement`."""
+        self._check_reads_all()
+        return self._say(self._history.heads(), self._resolved.tree().root, of)
+
+    def stating(self, of: bytes = b"", point: Point | None = None) -> Turns[SignedStatement]:
+        """As :meth:`Document.stating`."""
+        self._check_reads_all()
+        if point is None:
+            point = yield from self._resolved.point()
+        if self._history.is_at(point):
+            return self.statement(of)
+        return self._say(point.heads, point.tree.root, of)
+
+    def _check_reads_all(self) -> None:
+        if not self._resolved.reads_all:
+            raise AccessDeniedError(
+                "what this peer reads of the document is not all of its state: it lacks read keys"
+            )
+
+    def _say(
+        self, heads: Mapping[bytes, tuple[int, bytes]], root: bytes, of: bytes
+    ) -> SignedStatement:
+        statement = Statement(
+            self._genesis.doc_id,
+            heads_fingerprint((author, *head) for author, head in heads.items()),
+            root,
+            sum(length for length, _ in heads.values()),
+            self._wall(),
+        )
+        return sign_statement(statement, *self._replica.signing_session(), of)
+
+    def _winners(self, query: Query) -> Iterator[Sibling]:
+        match query.kind:
+            case Kind.REGISTER if query.scope == Scope.PREFIX:
+                yield from self._resolved.state.winners(query.name)
+            case Kind.REGISTER:
+                yield from self._resolved.state.conflicts(query.name)[:1]
+            case Kind.SET:
+                element = encode(query.item) if query.scope == Scope.ITEM else None
+                yield from self._resolved.state.winners_in(query.name, element)
+
+    def _witness(self, sibling: Sibling) -> Witness | None:
+        """The entry of a write; None if nobody can be shown it, as it lacks its own signature."""
+        log, database = self._replica.log, self._replica.database
+        seq = log.feeds[sibling.author].ids.index(sibling.entry_id)
+        entry, first = database.entry(sibling.author, seq), database.entry(sibling.author, 0)
+        if entry.payload is None or first.payload is None or not entry.is_signed():
+            return None
+        doc_id, keyring = self._genesis.doc_id, self._replica.keyring
+        certificate = decode_certificate(first.payload, doc_id, sibling.author)
+        return Witness(entry, certificate, b"" if keyring is None else keyring.entry_key(entry))
