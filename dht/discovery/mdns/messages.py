@@ -7,6 +7,7 @@ it texts `dnsaddr=MULTIADDR/p2p/ID`.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,14 @@ MAX_ANSWER = 1200
 """Bytes of addresses in an answer of ours: it is not to be fragmented."""
 MAX_PEERS = 32
 """Peers that are taken from a packet, and addresses of one."""
+MAX_RECORDS = 64
+"""Questions and records of a packet that is read."""
+MAX_TEXTS = 256
+"""Texts in all its records."""
+_LABEL = b"\4_p2p"
+"""How the service's name begins, which is somewhere in every packet about it."""
+_HEADER = struct.Struct(">6H")
+_TXT = 16
 _PREFIX = "dnsaddr="
 _MAX_TEXT = 255
 
@@ -82,6 +91,47 @@ def encode_answer(name: str, addrs: Iterable[Multiaddr]) -> bytes:
     return message.to_wire()
 
 
+def is_of_service(data: bytes) -> bool:
+    """Whether a packet may be about the service; cheap."""
+    return _LABEL in data.lower()
+
+
+def _check_size(data: bytes) -> None:
+    """Refuse what has more in it than an honest packet: each part costs the library some time.
+
+    Raises:
+        RemoteProtocolError: there is too much, or it ends too early.
+    """
+    try:
+        _, _, questions, *records = _HEADER.unpack_from(data)
+        if questions + sum(records) > MAX_RECORDS:
+            raise RemoteProtocolError("a packet of mDNS with too many records")
+        position, texts = _HEADER.size, 0
+        for _ in range(questions):
+            position = _behind_name(data, position) + 4
+        for _ in range(sum(records)):
+            position = _behind_name(data, position)
+            kind, _, _, length = struct.unpack_from(">HHIH", data, position)
+            position += 10
+            end = position + length
+            while kind == _TXT and position < end:
+                position += 1 + data[position]
+                texts += 1
+                if texts > MAX_TEXTS:
+                    raise RemoteProtocolError("a packet of mDNS with too many texts")
+            position = end
+    except (struct.error, IndexError):
+        raise RemoteProtocolError("a packet of mDNS that ends too early") from None
+
+
+def _behind_name(data: bytes, position: int) -> int:
+    while length := data[position]:
+        if length >= 0xC0:  # the rest is elsewhere
+            return position + 2
+        position += 1 + length
+    return position + 1
+
+
 def decode(data: bytes) -> Question | Answer | None:
     """Read a packet; None: it is of something else, of which there is much.
 
@@ -90,6 +140,7 @@ def decode(data: bytes) -> Question | Answer | None:
     """
     if len(data) > MAX_PACKET:
         raise RemoteProtocolError(f"a packet of mDNS of {len(data)} bytes")
+    _check_size(data)
     try:
         message = dns.message.from_wire(data, ignore_trailing=True)
     except Exception as error:  # of a library of somebody else's

@@ -9,6 +9,7 @@ import logging
 import random
 import secrets
 import string
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable
 from functools import partial
 
@@ -22,6 +23,7 @@ from lattica.dht.discovery.mdns.messages import (
     decode,
     encode_answer,
     encode_question,
+    is_of_service,
 )
 from lattica.dht.discovery.mdns.sockets import GROUPS, MulticastSocket, is_on_link
 from lattica.dht.discovery.source import FoundPeer, Source
@@ -43,8 +45,12 @@ _WAIT = 2.0
 """Seconds that answers to a question are waited for."""
 _MAX_PEERS = 1024
 """Of more, whoever has been silent longest is forgotten."""
-_RECEIVED_PER_SECOND, _RECEIVED_AT_ONCE = 200.0, 400.0
-"""Packets that are read; the rest of a flood is thrown away."""
+_READ_PER_SECOND, _READ_AT_ONCE = 32 * 1024.0, 256 * 1024.0
+"""Bytes that are read of packets about the service, which takes a millisecond for each KiB or two;
+the rest of a flood is thrown away."""
+_SHARE = 0.25
+"""Of these, for one sender."""
+_MAX_SENDERS = 256
 _ANSWERS_PER_SECOND, _ANSWERS_AT_ONCE = 1.0, 3.0
 
 
@@ -85,7 +91,9 @@ class MdnsSource(Source):
         self._failed: dict[int, OSError] = {}
         self._told = False
         self._rng = random.Random()
-        self._received = TokenBucket(_RECEIVED_AT_ONCE, _RECEIVED_PER_SECOND)
+        self._read = TokenBucket(_READ_AT_ONCE, _READ_PER_SECOND)
+        self._read_of: OrderedDict[IpAddress, TokenBucket] = OrderedDict()
+        """By sender; the latest at the end."""
         self._answers = TokenBucket(_ANSWERS_AT_ONCE, _ANSWERS_PER_SECOND)
         self._tasks = Tasks(nursery)
         for version in GROUPS:
@@ -148,7 +156,9 @@ class MdnsSource(Source):
         while True:
             data, sender = await sock.receive(MAX_PACKET)
             now = trio.current_time()
-            if not take((self._received,), 1.0, now) or not is_on_link(sender):
+            if not is_of_service(data) or not is_on_link(sender):
+                continue
+            if not self._may_read(sender, len(data), now):
                 continue
             try:
                 message = decode(data)
@@ -162,6 +172,15 @@ class MdnsSource(Source):
                     await sock.send(encode_answer(self._name, self._addrs()))
             elif isinstance(message, Answer):
                 self._take(message, sender, now)
+
+    def _may_read(self, sender: IpAddress, size: int, now: float) -> bool:
+        """Whether there is time for so many bytes of a sender's; if so, they are counted."""
+        share = self._read_of.pop(sender, None)
+        share = share or TokenBucket(_SHARE * _READ_AT_ONCE, _SHARE * _READ_PER_SECOND)
+        self._read_of[sender] = share
+        if len(self._read_of) > _MAX_SENDERS:
+            self._read_of.popitem(last=False)
+        return take((share, self._read), size, now)
 
     def _take(self, answer: Answer, sender: IpAddress, now: float) -> None:
         for peer_id, told in answer.peers.items():

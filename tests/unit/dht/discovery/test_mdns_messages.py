@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import dns.message
 import dns.rdatatype
 import pytest
@@ -15,6 +17,7 @@ from lattica.dht.discovery.mdns.messages import (
     decode,
     encode_answer,
     encode_question,
+    is_of_service,
 )
 from lattica.errors import RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
@@ -75,3 +78,43 @@ def test_only_so_much_is_taken_of_a_packet():
     answer = decode(message.to_wire())
     assert isinstance(answer, Answer)
     assert len(answer.peers) == MAX_PEERS
+
+
+def name(text: str) -> bytes:
+    return b"".join(bytes([len(label)]) + label for label in text.encode().split(b".")) + b"\0"
+
+
+def hostile(kind: str) -> bytes:
+    """A packet of the size that is allowed, with as much in it as fits."""
+    body = name("_p2p._udp.local")
+    record, count, questions = struct.pack(">HHI", 16, 1, 120), 1, 0
+    match kind:
+        case "records":
+            body += record + struct.pack(">H", 1) + b"\0"
+            while len(body) < 8900:
+                body, count = body + b"\xc0\x0c" + record + struct.pack(">H", 1) + b"\0", count + 1
+        case "texts":
+            body += record + struct.pack(">H", 8800) + bytes(8800)
+        case "questions":
+            count, questions, body = 0, 1, body + struct.pack(">HH", 12, 1)
+            while len(body) < 8900:
+                body, questions = body + b"\xc0\x0c" + struct.pack(">HH", 12, 1), questions + 1
+        case "short":
+            body += record + struct.pack(">H", 8800)
+        case "name":
+            body = body[:-1]
+    flags = 0 if questions else 0x8400
+    return struct.pack(">6H", 0, flags, questions, count, 0, 0) + body
+
+
+@pytest.mark.parametrize("kind", ["records", "texts", "questions", "short", "name"])
+def test_what_has_more_in_it_than_is_honest_is_not_read(monkeypatch, kind):
+    monkeypatch.setattr("dns.message.from_wire", lambda *_, **__: pytest.fail("it was read"))
+    with pytest.raises(RemoteProtocolError):
+        decode(hostile(kind))
+
+
+def test_packets_of_other_services_are_told_from_ours():
+    for packet in (encode_question(), encode_answer(NAME, []), hostile("texts").upper()):
+        assert is_of_service(packet)
+        assert not is_of_service(packet.lower().replace(b"_p2p", b"_ipp"))

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from lattica.dht.discovery.mdns import service
-from lattica.dht.discovery.mdns.messages import encode_answer
+from lattica.dht.discovery.mdns.messages import decode, encode_answer
 from lattica.dht.discovery.mdns.service import MdnsSource
 from lattica.dht.discovery.mdns.sockets import is_on_link
 from lattica.nat.base.keys.identity import Identity
@@ -19,6 +19,7 @@ from lattica.nat.base.net.multiaddr import Multiaddr
 
 PEER = Identity.generate().peer_id
 OWN = Identity.generate().peer_id
+OTHER = Identity.generate().peer_id
 ADDR = Multiaddr(f"/ip4/127.0.0.1/tcp/4001/p2p/{PEER}")
 
 
@@ -94,3 +95,31 @@ async def test_a_socket_that_breaks_is_opened_again_and_that_is_said_once(
 def test_a_sender_is_on_the_link_if_one_of_our_networks_has_it(ip, expected):
     own = [ip_interface("192.168.1.5/24"), ip_interface("fd00:1::1/64")]
     assert is_on_link(ip_address(ip), own) is expected
+
+
+async def test_who_floods_takes_nobody_elses_turn(autojump_clock, monkeypatch):
+    flood = encode_answer("a" * 40, [ADDR] * 8)
+    read: list[bytes] = []
+
+    class Flooded(FakeSocket):
+        def __init__(self, *_):
+            answer = encode_answer("b" * 40, [Multiaddr(f"/ip4/127.0.0.1/tcp/1/p2p/{OTHER}")])
+            self.left = [(answer, ip_address("127.0.0.1"))]
+            self.left += [(flood, ip_address("127.0.0.2"))] * 5000
+
+        async def receive(self, most):
+            await trio.lowlevel.checkpoint()
+            return self.left.pop() if self.left else await trio.Event().wait()
+
+    def reading(data: bytes):
+        read.append(data)
+        return decode(data)
+
+    monkeypatch.setattr(service, "decode", reading)
+    monkeypatch.setattr(service, "MulticastSocket", Flooded)
+    async with trio.open_nursery() as nursery:
+        source = MdnsSource(OWN, nursery, lambda: [], lambda: [])
+        await trio.sleep(100.0)
+        assert OTHER in [peer.peer_id async for peer in source.find("t")]
+        await source.aclose()
+    assert sum(map(len, read)) < 256 * 1024
