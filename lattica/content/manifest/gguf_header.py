@@ -26,8 +26,9 @@ VERSIONS = (2, 3)
 MAX_PAIRS = 65_536
 MAX_PAIR_BYTES = 256 * 1024 * 1024
 """Of all pairs: tokens of a vocabulary are among them."""
-MAX_ARRAY_ELEMENTS = 16_777_216
-"""Texts and arrays in all arrays of a header, which have to be looked at one by one."""
+MAX_ARRAY_ELEMENTS = 2_097_152
+"""Texts and arrays in all arrays of a header, which have to be looked at one by one: several times
+what the largest vocabularies have, and a second of a core."""
 MAX_DIMENSIONS = 4
 MAX_ALIGNMENT = 1 << 20
 _MAX_NESTING = 4

@@ -157,6 +157,16 @@ def test_headers_that_are_refused(data):
         parse(data)
 
 
+def test_arrays_with_more_texts_than_any_vocabulary_are_not_looked_at():
+    most = 1 << 21
+    one, many = pair(b"a", 9, words(b"")), pair(b"b", 9, struct.pack("<IQ", 8, most))
+    with pytest.raises(ValueError, match="too many elements"):
+        parse(make(pairs=[one, many]))
+    some = 400_000
+    tokens = pair(b"a", 9, struct.pack("<IQ", 8, some) + bytes(8 * some))
+    assert parse(make(pairs=[tokens, one])).pairs == 2
+
+
 @settings(max_examples=150)
 @given(data=st.data())
 def test_damaged_headers_are_value_errors(data):
