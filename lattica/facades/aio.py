@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import trio
 
+from lattica.facades import facade
 from lattica.facades.bridge import Bridge
 from lattica.facades.capture import captured
 from lattica.facades.closable import Closable
-from lattica.facades.facade import NodeFacade
+from lattica.facades.facade import NodeFacade, import_here
 from lattica.facades.handoff import StreamCore, StreamHandle
 from lattica.facades.iterators import AsyncSubscription, EventsCore
 from lattica.facades.ports import ExposedPort, ForwardedPort
@@ -133,6 +134,7 @@ class AsyncLattica(NodeFacade):
         """Calls to other peers, and what this node serves to them (`docs/rpc.md`)."""
         from lattica.facades.rpc.aio import AsyncRpc
 
+        import_here(*facade.RPC)
         return AsyncRpc(self._bridge, self._node)
 
     # Topics
@@ -141,6 +143,7 @@ class AsyncLattica(NodeFacade):
         """A topic, to publish and to subscribe to; see `Node.topic`."""
         from lattica.facades.topics.aio import AsyncTopic
 
+        import_here(*facade.TOPICS)
         topic = await self._bridge.acall_plain(self._node.topic, name)
         return AsyncTopic(self._bridge, topic)
 
@@ -174,6 +177,7 @@ class AsyncLattica(NodeFacade):
         """
         from lattica.facades.store.aio import AsyncStore
 
+        import_here(*facade.DOCUMENTS)
         return AsyncStore(self._bridge, self._node)
 
     @property
@@ -181,6 +185,7 @@ class AsyncLattica(NodeFacade):
         """Peers by topic, from all there is to ask (`docs/discovery.md`)."""
         from lattica.facades.topics.discovery import AsyncDiscovery
 
+        import_here(*facade.DISCOVERY)
         return AsyncDiscovery(self._bridge, self._node)
 
     @property
@@ -188,6 +193,7 @@ class AsyncLattica(NodeFacade):
         """Values, providers and peers, found without a centre (`docs/discovery.md`)."""
         from lattica.facades.dht import AsyncDht
 
+        import_here(*facade.DHT)
         return AsyncDht(self._bridge, self._node)
 
     # Peers

@@ -14,8 +14,9 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
 
+from lattica.facades import facade
 from lattica.facades.bridge import Bridge
-from lattica.facades.facade import NodeFacade
+from lattica.facades.facade import NodeFacade, import_here
 from lattica.facades.handler_threads import (
     MAX_HANDLER_THREADS,
     HandlerThreads,
@@ -171,6 +172,7 @@ class Lattica(NodeFacade):
         """Calls to other peers, and what this node serves to them (`docs/rpc.md`)."""
         from lattica.facades.rpc.blocking import BlockingRpc
 
+        import_here(*facade.RPC)
         return BlockingRpc(self._bridge, self._node)
 
     # Topics
@@ -179,6 +181,7 @@ class Lattica(NodeFacade):
         """A topic, to publish and to subscribe to; see `Node.topic`."""
         from lattica.facades.topics.blocking import BlockingTopic
 
+        import_here(*facade.TOPICS)
         return BlockingTopic(self._bridge, self._bridge.call_plain(self._node.topic, name))
 
     # Weights
@@ -217,6 +220,7 @@ class Lattica(NodeFacade):
         """
         from lattica.facades.store.blocking import BlockingStore
 
+        import_here(*facade.DOCUMENTS)
         return BlockingStore(self._bridge, self._node)
 
     @property
@@ -224,6 +228,7 @@ class Lattica(NodeFacade):
         """Peers by topic, from all there is to ask (`docs/discovery.md`)."""
         from lattica.facades.topics.discovery import BlockingDiscovery
 
+        import_here(*facade.DISCOVERY)
         return BlockingDiscovery(self._bridge, self._node)
 
     @property
@@ -231,6 +236,7 @@ class Lattica(NodeFacade):
         """Values, providers and peers, found without a centre (`docs/discovery.md`)."""
         from lattica.facades.dht import BlockingDht
 
+        import_here(*facade.DHT)
         return BlockingDht(self._bridge, self._node)
 
     # Peers

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,6 +29,26 @@ if TYPE_CHECKING:
 
 E = TypeVar("E")
 
+RPC = ("lattica.rpc.rpc",)
+DHT = ("lattica.dht.dht", "lattica.dht_ties")
+TOPICS = (
+    "lattica.dht.topics.service.topics",
+    "lattica.discovery",
+    "lattica.nat.quic.qh3.signatures",
+)
+DISCOVERY = (*DHT, "lattica.dht.rendezvous.service", "lattica.discovery")
+DOCUMENTS = (*TOPICS, "lattica.crdt.store.store")
+"""What the parts of a node import when they are first asked for; for :func:`import_here`."""
+_CONTENT = (
+    "lattica.content.download.fetcher",
+    "lattica.content.names.following",
+    "lattica.content.names.record",
+    "lattica.content.names.service",
+    "lattica.content.publish.server",
+    "lattica.content.swarm.dht_finder",
+    "lattica.content.tensors.state_dict",
+)
+
 
 def make_node(config: NodeConfig | None, identity: Identity | None) -> Node:
     """Make the node, in its thread: the caller does not pay for the import before `start`.
@@ -36,6 +58,23 @@ def make_node(config: NodeConfig | None, identity: Identity | None) -> Node:
     from lattica.node import Node
 
     return Node(config, identity=identity)
+
+
+def import_here(*modules: str) -> None:
+    """Have these modules imported by this thread, which is not trio's.
+
+    In a process whose threads are busy in Python an import takes seconds, in which trio's thread
+    would give no peer an answer.
+    """
+    for module in modules:
+        if module not in sys.modules:
+            import_module(module)
+
+
+async def _load_content() -> None:
+    """:func:`import_here` of what publishes and fetches, in a thread."""
+    if not all(module in sys.modules for module in _CONTENT):
+        await trio.to_thread.run_sync(import_here, *_CONTENT)
 
 
 class Content:
@@ -82,6 +121,7 @@ class Content:
         return ticket
 
     async def _open_publisher(self) -> Publisher:
+        await _load_content()
         from lattica.content import Publisher
 
         if self._publisher is None:
@@ -108,6 +148,7 @@ class Content:
         self, state: Mapping[str, Any], directory: Path | str, name: str, max_shard: int
     ) -> Ticket:
         """See :func:`lattica.content.publish_state_dict`. Serves until the node stops."""
+        await _load_content()
         from lattica.content import publish_state_dict
 
         publisher = await self._open_publisher()
@@ -123,6 +164,7 @@ class Content:
         options: FetchOptions | None,
     ) -> Loaded:
         """See :func:`lattica.content.load_state_dict`; a text may be PEER/NAME, too."""
+        await _load_content()
         from lattica.content import load_state_dict
         from lattica.content.swarm.dht_finder import dht_finder
 
@@ -158,6 +200,7 @@ class Content:
         ranges: Sequence[ByteRange] = (),
     ) -> FetchResult:
         """See :func:`lattica.content.fetch`; a text may be PEER/NAME, too."""
+        await _load_content()
         from lattica.content import fetch
         from lattica.content.swarm.dht_finder import dht_finder
 
