@@ -22,7 +22,7 @@ from lattica.cli.crdt.by_node import (
     watch_by,
 )
 from lattica.cli.crdt.place_kind import PlaceKind
-from lattica.cli.crdt.proofs import readable
+from lattica.cli.crdt.proofs import clock_time, readable
 from lattica.cli.shared.common import run, start
 from lattica.cli.shared.event_json import EventOutput, event_output
 from lattica.cli.shared.options import (
@@ -394,7 +394,7 @@ def keys_command(
                 if as_json:
                     say_json(key)
                 else:
-                    said = f"{key['key']} since {each.milliseconds}"
+                    said = f"{key['key']} since {clock_time(each.milliseconds)}"
                     said += ", written with" if each.is_current else ""
                     said += "" if each.is_here else f", not here {each.problem}".rstrip()
                     say(said)

@@ -234,12 +234,13 @@ def _say(proved: Proved) -> None:
         say(f"written by {_peer(author.identity)}, entry {author.entry_id.hex()}")
     if statement is not None:
         say(f"state {proved.root.hex()} of {statement.entries} entries")
-        say(f"signed by {_peer(proved.signer)} at {_time(statement.time)} by its clock")
+        say(f"signed by {_peer(proved.signer)} at {clock_time(statement.time)} by its clock")
     else:
         say(f"state {proved.root.hex()}, which nobody has signed")
 
 
-def _time(milliseconds: int) -> str:
+def clock_time(milliseconds: int) -> str:
+    """A time of somebody's clock, in UTC; as a number where there is no such date."""
     from datetime import UTC, datetime
 
     try:
