@@ -7,16 +7,20 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from lattica.content.manifest.content_defined import cut_content
 
 LATTICA = (sys.executable, "-c", "from lattica.cli import main; main()")
 LISTEN = "/ip4/127.0.0.1/tcp/0"
@@ -191,6 +195,16 @@ def same(first: Path, second: Path) -> bool:
 def journaled(out: Path) -> int:
     """Chunks that an unfinished fetch has noted as written."""
     return sum(p.stat().st_size // 4 for p in out.glob(".lattica-*/journal"))
+
+
+def journaled_bytes(out: Path, source: Path) -> int:
+    """Bytes of these chunks of a single file that is cut by its content."""
+    with source.open("rb") as file:
+        ends = [cut.end for cut in cut_content(file.fileno(), 0, source.stat().st_size)]
+    sizes = [end - start for start, end in pairwise([0, *ends])]
+    (journal,) = out.glob(".lattica-*/journal")
+    data = journal.read_bytes()
+    return sum(sizes[number] for number in {*struct.unpack(f">{len(data) // 4}I", data)})
 
 
 def wait_for_chunks(out: Path, count: int, process: subprocess.Popen[str]) -> None:
