@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 from typing import TYPE_CHECKING, Final
 
@@ -20,9 +21,11 @@ logger = logging.getLogger(__name__)
 _TURN: Final = 15.0
 """Seconds between two looks: whoever comes meanwhile looks at once."""
 _AGAIN: Final = 300.0
-"""Seconds for which a peer is left alone that did not answer, or is of another network."""
+"""Seconds for which a peer is left alone that is of another network."""
+_SOON: Final = 30.0
+"""The same for one that did not answer: it, or this machine, may be busy."""
 _CONNECT_TIMEOUT: Final = 10.0
-_IDENTIFY_TIMEOUT: Final = 5.0
+_IDENTIFY_TIMEOUT: Final = 15.0
 _AT_ONCE: Final = 8
 _MOST: Final = 64
 """Peers that are connected at most because they are near, and those that are left alone."""
@@ -46,7 +49,7 @@ class LocalPeers:
                 for source in sources:
                     async for peer in source.find(""):
                         if self._is_wanted(peer.peer_id):
-                            self._left[peer.peer_id] = trio.current_time() + _AGAIN
+                            self._left[peer.peer_id] = math.inf
                             nursery.start_soon(self._meet, peer)
             await trio.sleep(_TURN * random.uniform(0.8, 1.2))
 
@@ -64,15 +67,20 @@ class LocalPeers:
                 await node.connect(peer.addrs, timeout=_CONNECT_TIMEOUT)
             except (LatticaError, OSError) as error:  # TimeoutError is one
                 logger.debug("a peer of the local network is not reached: %s", error)
+                self._leave_alone(peer.peer_id, _SOON)
                 return
             with trio.move_on_after(_IDENTIFY_TIMEOUT):
                 while (network := self._network_of(peer.peer_id)) == "":
                     await node.swarm.wait_changed()
             if network not in (None, self._network):
                 await node.disconnect(peer.peer_id)
+                self._leave_alone(peer.peer_id, _AGAIN if network else _SOON)
                 return
         # If it is lost, it is met again.
         self._left.pop(peer.peer_id, None)
+
+    def _leave_alone(self, peer_id: PeerId, seconds: float) -> None:
+        self._left[peer_id] = trio.current_time() + seconds
 
     def _network_of(self, peer_id: PeerId) -> str | None:
         """As the peer says; empty: it has not yet; None: it is not connected."""
