@@ -171,7 +171,7 @@ class Swarm:
             self.doubtful,
             self.wait_connected,
         )
-        self._same_key = SameKey(self.registry, self._dialer.probe)
+        self._same_key = SameKey(self.registry, self._dialer.probe, self._register)
         self._silent_peers = SilentPeers(self._dialer, self.address_book)
         self._negotiating: dict[int, int] = {}
         self._paths: dict[PeerId, Connection] = {}

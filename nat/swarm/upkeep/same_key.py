@@ -45,11 +45,15 @@ class SameKey:
 
     Args:
         probe: dials addresses though the peer is connected; the connection is not registered.
+        register: puts such a connection into use.
     """
 
-    def __init__(self, registry: Registry, probe: Probe) -> None:
+    def __init__(
+        self, registry: Registry, probe: Probe, register: Callable[[Connection], None]
+    ) -> None:
         self._registry = registry
         self._probe = probe
+        self._register = register
         self._told: OrderedDict[PeerId, None] = OrderedDict()
         self._tried: WeakKeyDictionary[Connection, set[Multiaddr]] = WeakKeyDictionary()
         """Where nobody has answered who could be compared: not asked for again."""
@@ -130,10 +134,12 @@ class SameKey:
             if len(tried) < _MAX_TRIED:
                 tried.update(addrs)
             return
-        found.abort("it was made to see who is there")
         if not _differ(found, connection):
-            connection.dialed |= found.dialed
+            # The peer has it already, and may have opened streams on it as it is the newer one.
+            found.dialed = connection.dialed = connection.dialed | found.dialed
+            self._register(found)
             return
+        found.abort("it was made to see who is there")
         await self._refuse(found, connection)
 
     async def _refuse(self, found: Connection, connected: Connection) -> None:
