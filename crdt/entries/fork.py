@@ -93,6 +93,13 @@ class ForkProof:
             return None
         return find_fork_between(self.one, side)
 
+    def earlier_by(self, side: Side) -> ForkProof | None:
+        """A proof for the place before, if one of those that stand at :attr:`seq` does not follow
+        on what stands before it in `side`.
+        """
+        found = (find_fork_between(side, each) for each in self.earliest)
+        return next((proof for proof in found if proof is not None), None)
+
     def encode(self) -> bytes:
         """`[[header, …, signature], [header, …, signature]]`, canonical."""
         return encode([self.one.plain, self.other.plain])

@@ -62,10 +62,19 @@ class Forks:
             return self._against_waiting(entries)
         for place, entry in enumerate(entries):
             side = Side(entry, tuple(entries[place + 1 :]))
-            if feed.fork is not None and entry.header.seq == feed.fork.seq:
+            seq = entry.header.seq
+            if feed.fork is not None and seq == feed.fork.seq:
                 parted = feed.fork.parted_by(side)
                 return [parted] if parted is not None else []
-            seq = entry.header.seq
+            if (
+                feed.fork is not None
+                and seq + 1 == feed.fork.seq
+                and (seq < len(feed.ids) or not entry.is_signed())
+            ):
+                # What vouches for it is at the fork, or behind it, and is not kept.
+                earlier = feed.fork.earlier_by(side)
+                if earlier is not None:
+                    return [earlier]
             if seq < len(feed.ids) and feed.ids[seq] == entry.id:
                 self._resign(entry, outcome)
             elif seq < len(feed.ids) or (
@@ -163,6 +172,7 @@ class Forks:
         found = (self._admitted(feed, seq, outcome), self._waiting.get(feed.author, seq))
         here = [Side(each, self._path(feed, each, outcome)) for each in found if each is not None]
         here += known
+        before = self._unsigned_at(feed, seq - 1, outcome)
         self._authority.forget(feed.ids[seq:])
         feed.cut(proof)
         self._waiting.drop(proof.author, seq)
@@ -170,7 +180,20 @@ class Forks:
         self._contradicted.discard(proof.author)
         outcome.forks.append(proof)
         self._part(feed, [each for each in here if each.entry.header.seq == seq], outcome)
+        for side in before:
+            earlier = feed.fork.earlier_by(side) if feed.fork is not None else None
+            if earlier is not None:
+                self.contain(earlier, outcome)
         self.check_last(feed, outcome)
+
+    def _unsigned_at(self, feed: Feed, seq: int, outcome: Outcome) -> list[Side]:
+        """What is here at a place that is not signed by itself, with what vouches for it."""
+        found = (self._admitted(feed, seq, outcome), self._waiting.get(feed.author, seq))
+        return [
+            Side(each, self._path(feed, each, outcome))
+            for each in found
+            if each is not None and not each.is_signed()
+        ]
 
     def _part(self, feed: Feed, sides: Iterable[Side], outcome: Outcome) -> None:
         """Note on what entries at the place of a fork follow."""
@@ -200,7 +223,7 @@ class Forks:
 
     def _admitted(self, feed: Feed, seq: int, outcome: Outcome) -> Entry | None:
         """An entry that is admitted, be it just now; None if there is none, or only its ID."""
-        if seq >= len(feed.ids):
+        if not 0 <= seq < len(feed.ids):
             return None
         for entry in reversed(outcome.admitted):  # not kept yet
             if entry.id == feed.ids[seq]:

@@ -108,6 +108,25 @@ def delivered(chains: list[list[Entry]], orders: list[list[int]]) -> MemoryLog:
     return log
 
 
+def counted(entries: list[Entry]) -> dict[bytes, tuple[list[bytes], int | None]]:
+    """What these leave of an author, whose chains are whole: what stands before each contradiction.
+
+    A model for :attr:`MemoryLog.state`.
+    """
+    fork = min(
+        (
+            one.header.seq
+            for one in entries
+            for other in entries
+            if (one.header.seq == other.header.seq and one.id != other.id)
+            or (one.header.seq + 1 == other.header.seq and one.id != other.header.prev_id)
+        ),
+        default=None,
+    )
+    ids = {each.header.seq: each.id for each in entries if fork is None or each.header.seq < fork}
+    return {LIAR.author: ([ids[seq] for seq in sorted(ids)], fork)}
+
+
 @settings(max_examples=25, deadline=None)
 @given(histories(), st.data())
 def test_who_signs_only_the_last_of_what_he_sends_is_proved_to_contradict_himself(branches, data):
@@ -134,7 +153,7 @@ def test_who_signs_only_the_last_of_what_he_sends_is_proved_to_contradict_himsel
         delivered(pieces, [data.draw(st.permutations(numbers)) for _ in range(3)] + [numbers] * 4)
         for _ in range(2)
     )
-    assert one.state == other.state
+    assert one.state == other.state == counted(entries)
     # What one of them has proved, anybody can check, and it changes nothing at the other one.
     for log, another in ((one, other), (other, one)):
         for feed in log.log.feeds.values():
@@ -145,6 +164,29 @@ def test_who_signs_only_the_last_of_what_he_sends_is_proved_to_contradict_himsel
     assert one.state == other.state
     is_forked = any(a[: len(b)] != b and b[: len(a)] != a for a in branches for b in branches)
     assert bool(one.log.feeds[LIAR.author].fork) is is_forked
+
+
+def test_what_vouches_for_the_last_entry_before_a_fork_proves_an_earlier_one():
+    """Two follow on entries that are not here, and what is here is signed only by what follows."""
+    first = [*LIAR.chain(1)]
+    a, b, c = (first[:], first[:], first[:])
+    for number, branch in enumerate((a, b, c)):
+        for _ in range(2):
+            branch.append(LIAR.next(branch[-1], branch[-1].header.hlc + 1 + number, number))
+    a, b, c = ([first[0], Entry(x.header, bytes(64), x.payload), y] for _, x, y in (a, b, c))
+    proof = find_fork(a[2], c[2])
+    assert proof is not None
+    orders: list[list[list[Entry] | ForkProof]] = [
+        [c[1:], a[2:], b, b],
+        [c[1:], a[2:], b, c],
+        [c[1:], a[2:], b[1:], first],
+        [b, proof],
+        [b[1:], proof, first],
+        [proof, b, b],
+        [a, b, c, a, b, c],
+    ]
+    expected = {LIAR.author: ([first[0].id], 1)}
+    assert [received(order).state for order in orders] == [expected] * len(orders)
 
 
 def test_two_chains_of_which_only_the_last_is_signed_prove_a_fork_and_so_does_each_bit_of_it():
