@@ -17,6 +17,8 @@ _PIECE: Final = 1024
 """Entries of a chain that is sent: whoever reads it does nothing else meanwhile."""
 _ITEM_BYTES: Final = 128
 """Of an entry in a chain, beside its payload and dependencies."""
+_VOUCHING_BYTES: Final = 1024
+"""Of an entry without its payload, at most."""
 
 
 class Feeds:
@@ -49,12 +51,30 @@ class Feeds:
                     break
                 entries.append(entry)
                 size += more
+            count = len(entries)
+            vouching = self._cut_off(author, entries)
+            if vouching and size + len(vouching) * _VOUCHING_BYTES <= MAX_CHAIN - 256:
+                entries += vouching
             while entries and not entries[-1].is_signed():
                 entries.pop()
             if not entries:
                 return
             yield encode_chain(entries, with_prev=True)
-            since += len(entries)
+            since += min(count, len(entries))
+
+    def _cut_off(self, author: bytes, entries: list[Entry]) -> tuple[Entry, ...]:
+        """What vouches for the last entry before a fork, if that is the last of `entries` and not
+        signed by itself: of the fork's proof, so without payloads. Whoever knows the fork, which
+        is told first, takes nothing of it.
+        """
+        fork = self._replica.log.feeds[author].fork
+        if fork is None or not entries or entries[-1].header.seq + 1 != fork.seq:
+            return ()
+        last = entries[-1]
+        sides = [each for each in fork.earliest if each.entry.header.prev_id == last.id]
+        if not sides or last.is_signed():
+            return ()
+        return (sides[0].entry, *sides[0].path)
 
     def withdrawn_for(self, author: bytes, since: int) -> Iterator[bytes]:
         """As :meth:`Document.withdrawn_for`."""

@@ -48,7 +48,9 @@ class Dependencies:
         behind = [
             entry
             for entry in entries
-            if entry.header.seq >= feed.fork.seq and entry.id not in self.known
+            if entry.header.seq >= feed.fork.seq
+            and entry.id not in self.known
+            and entry.payload is not None
         ]
         for entry in reversed(behind):
             if self._is_wanted(entry) and len(self._wanted) < _MAX_WANTED:

@@ -225,3 +225,18 @@ def test_who_signs_only_the_last_of_two_chains_is_found_out_by_exchanges(make):
     assert len(list(one.forks())) == 1
     assert one.root == two.root
     assert dict(two.registers.items()) == {"mine": 1}
+
+
+def test_what_is_signed_only_by_what_a_fork_cuts_off_comes_to_those_who_join_later(make):
+    """The proof of the fork vouches for the last entry before it."""
+    one, two, three = make(1), make(2), make(3)
+    chain = Writer(b"liar").chain(4)
+    other = Writer(b"liar").next(chain[2], chain[3].header.hlc + 1, "other")
+    spoiled = [chain[0], *(Entry(each.header, bytes(64), each.payload) for each in chain[1:3])]
+    for document, last in ((one, chain[3]), (two, other)):
+        document.receive(encode_chain([*spoiled, last], with_prev=True), "liar")
+    exchange(one, two)
+    exchange(one, three)
+    assert three.id_at(chain[0].header.author, 2) == chain[2].id
+    assert list(one.forks()) == list(two.forks()) == list(three.forks())
+    assert one.root == two.root == three.root
