@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from lattica.daemon.errors import CannotCrossError
+from lattica.daemon.errors import CannotCrossError, ProcessEndedError
 from lattica.daemon.process.values import Callback, SharedState
 from lattica.facades.bridge import Bridge
 from lattica.nat.base.errors import LocalProtocolError
@@ -29,7 +29,7 @@ _HERE: Final = frozenset(
 )
 """What is done here, by calling other things there."""
 _ENDINGS: Final = frozenset({"close", "leave"})
-"""They do nothing once the node has been closed."""
+"""They do nothing once the node has been closed or its process has ended: so has what they end."""
 _STATES: Final = {"push": True, "publish_state_dict": True, "load_state_dict": False}
 """Methods with a state dict; those with True read it, the others fill it."""
 _TOLD: Final = frozenset({"progress", "on_event"})
@@ -243,6 +243,10 @@ def remote_method(method: Callable[..., Any]) -> Callable[..., Any]:
     def called(self: Any, *args: Any, **keywords: Any) -> Any:
         try:
             return call_method(self._bridge, self._program, self._number, method, args, keywords)
+        except ProcessEndedError:
+            if name in _ENDINGS:
+                return None
+            raise
         except LocalProtocolError:
             if name in _ENDINGS and self._bridge.closing:
                 return None

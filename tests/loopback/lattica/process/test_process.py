@@ -327,6 +327,7 @@ def test_each_call_that_waits_is_told_once_that_the_process_has_died(
         assert "it was ended by SIGKILL" in str(errors[0])
         with pytest.raises(ProcessEndedError):
             ours.peers()
+        messages.close()  # as the end of a `with` does, which has an error of its own to tell
         Hang.over.set()
     lines = [line for line in caplog.messages if "is gone" in line]
     assert len(lines) == 1
