@@ -341,7 +341,8 @@ class Hang:
 
 
 PROGRAM = """
-import time
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may ignore it
 from lattica import Lattica, load_config
 quiet = {"nat.port_mapping.enabled": False, "listen": ["/ip4/127.0.0.1/tcp/0"]}
 ours = Lattica(load_config(environment={}, overrides=quiet), process=True).start()
