@@ -89,6 +89,7 @@ __all__ = [
     "ProcessEndedError",
     "RemoteProtocolError",
     "ResourceLimitError",
+    "SignatureError",
     "StorageError",
     "StreamClosedError",
     "StreamResetError",

@@ -45,7 +45,7 @@ async def test_a_node_says_how_it_is_and_how_near_its_limits(tmp_path: Path) -> 
         ]
         assert (await get(port, "/metrics"))[0] == 401
         async with Node(dialer) as other:
-            await other.connect(f"{node.addrs[0]}/p2p/{node.peer_id}")
+            await other.connect(node.addrs[0])
             await node.wait_connected(other.peer_id, 20)
             with trio.fail_after(20):
                 while not [*member.content.publications()]:
