@@ -23,6 +23,8 @@ from hypothesis.stateful import (
     rule,
 )
 
+from lattica.crdt.compaction.history import History
+from lattica.crdt.document.feeds import Feeds
 from lattica.crdt.entries.chain import decode_chain, encode_chain
 from lattica.crdt.entries.fork import decode_fork
 from lattica.crdt.entries.header import Entry, Kind
@@ -224,9 +226,8 @@ class Replicas(RuleBasedStateMachine):
             if feed.fork is not None:
                 proof = decode_fork(feed.fork.encode(), DOC.doc_id)
                 taker.receive_fork(proof, self.now)
-            entries = list(giver.database.entries(author, 0, len(feed.ids)))
-            if entries:
-                self.deliver(receiver, encode_chain(entries, with_prev=True))
+            for chain in Feeds(giver, History(DOC, giver)).chains_of(author, 0):
+                self.deliver(receiver, chain)
 
 
 def _memory() -> str | None:
