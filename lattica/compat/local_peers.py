@@ -45,6 +45,10 @@ class LocalPeers:
         """Until cancelled."""
         sources = [source for source in self._node.discovery.sources if source.name == "mdns"]
         while True:
+            # Who was left may have connected meanwhile, or what was closed was dialed again.
+            for peer_id in list(self._left):
+                if self._network_of(peer_id) not in (None, "", self._network):
+                    await self._node.disconnect(peer_id)
             async with trio.open_nursery() as nursery:
                 for source in sources:
                     async for peer in source.find(""):
