@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -50,6 +51,9 @@ async def bench(
 ) -> AsyncIterator[Bench]:
     require_root()
     with namespaces(2) as (host, server):
+        for end in host, server:
+            with inside_netns(end.path):  # so that nobody sends but the test
+                Path("/proc/sys/net/ipv6/conf/default/accept_ra").write_text("0")
         async with open_forwarder(on_lost) as forwarder:
             external = (NAT,) if nat is not None and nat.translate != "none" else ()
             ends = EndSpec("host0", host.path), EndSpec("server0", server.path)
