@@ -8,7 +8,7 @@ revocation of one of its links, up to the last entry that this names.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 
@@ -52,6 +52,8 @@ class Rights:
         self._held: dict[bytes, list[Capability]] = {}
         self._taken: dict[bytes, list[Revocation]] = {}
         """By link."""
+        self._listed: tuple[tuple[Capability, bool], ...] | None = None
+        """What :meth:`held` has said, until it changes."""
 
     def is_owner(self, identity: bytes) -> bool:
         """Whether an identity owns the document."""
@@ -101,7 +103,7 @@ class Rights:
         return is_known
 
     def _index(self) -> None:
-        self._held, self._taken = {}, {}
+        self._held, self._taken, self._listed = {}, {}, None
         for capability in self._granted.values():
             self._held.setdefault(capability.right.subject, []).append(capability)
         for revocation in self._revoked.values():
@@ -216,13 +218,19 @@ class Rights:
         """Read a capability for this document. Raises RemoteProtocolError."""
         return self._read(data)
 
-    def held(self) -> Iterator[tuple[Capability, bool]]:
-        """The rights that were given, and whether each still stands."""
-        seen: set[bytes] = set()
-        for capability in self._granted.values():
-            if capability.right.id not in seen:
-                seen.add(capability.right.id)
-                yield capability, not any(link.id in self._taken for link in capability.links)
+    def held(self) -> tuple[tuple[Capability, bool], ...]:
+        """The rights that were given, and whether each still stands; the same object until that
+        changes.
+        """
+        if self._listed is None:
+            found: dict[bytes, Capability] = {}
+            for capability in self._granted.values():
+                found.setdefault(capability.right.id, capability)
+            self._listed = tuple(
+                (each, not any(link.id in self._taken for link in each.links))
+                for each in found.values()
+            )
+        return self._listed
 
     def knows(self, link_id: bytes) -> bool:
         """Whether a right is in what was admitted."""

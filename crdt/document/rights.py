@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from lattica.crdt.access.capability import Level, issue
+from lattica.crdt.access.capability import Capability, Level, issue
 from lattica.crdt.access.revocation import Revocation
 from lattica.crdt.access.rights import Rights
 from lattica.crdt.document.read_keys import ReadKeys
@@ -40,6 +40,10 @@ class DocumentRights:
         self._genesis = genesis
         self._writer = writer
         self._keys = keys
+        self._held: tuple[tuple[Capability, bool], ...] = ()
+        self._given: tuple[Right, ...] = ()
+        """What :meth:`given` says of these: peers are slow to name, and are asked for every second
+        by a node that relays for members."""
 
     def grant(
         self,
@@ -113,18 +117,22 @@ class DocumentRights:
 
     def given(self) -> Sequence[Right]:
         """As :meth:`Document.rights`."""
-        found = [
-            Right(
-                peer_of(capability.right.subject),
-                capability.right.level,
-                capability.right.prefix,
-                capability.right.expires,
-                peer_of(capability.right.issuer),
-                not stands,
-            )
-            for capability, stands in self._writer.rights.held()
-        ]
-        return sorted(found, key=lambda each: (str(each.peer), -each.level, each.prefix))
+        held = self._writer.rights.held()
+        if held is not self._held:
+            found = [
+                Right(
+                    peer_of(capability.right.subject),
+                    capability.right.level,
+                    capability.right.prefix,
+                    capability.right.expires,
+                    peer_of(capability.right.issuer),
+                    not stands,
+                )
+                for capability, stands in held
+            ]
+            found.sort(key=lambda each: (str(each.peer), -each.level, each.prefix))
+            self._held, self._given = held, tuple(found)
+        return self._given
 
     def present(self, capability: bytes) -> None:
         """As :meth:`Document.present`."""

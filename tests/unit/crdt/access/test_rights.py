@@ -69,6 +69,32 @@ def test_who_has_no_right_writes_nothing_and_who_gets_one_does(make):
     assert [(each.peer, each.level) for each in owner.rights()] == [(ANNA.peer_id, Level.WRITE)]
 
 
+def test_rights_are_listed_anew_when_they_change_and_not_before(make):
+    owner, anna = make(OWNER), make(ANNA)
+    assert owner.rights() == ()
+    owner.grant(ANNA.peer_id)
+    sync(owner, anna)
+    (right,) = listed = anna.rights()
+    assert right.peer == ANNA.peer_id
+    owner.registers["a"] = anna.registers["b"] = 1
+    sync(owner, anna)
+    assert anna.rights() is listed
+    # By an entry, by one that takes a right back, and by a snapshot, with which a log begins anew.
+    owner.grant(BERT.peer_id)
+    sync(owner, anna)
+    assert {each.peer for each in anna.rights()} == {ANNA.peer_id, BERT.peer_id}
+    owner.revoke(ANNA.peer_id)
+    sync(owner, anna)
+    assert {each.peer: each.is_revoked for each in anna.rights()} == {
+        ANNA.peer_id: True,
+        BERT.peer_id: False,
+    }
+    owner.grant(CARL.peer_id)
+    anna.receive_snapshot(owner.snapshot())
+    assert {each.peer for each in anna.rights()} == {ANNA.peer_id, BERT.peer_id, CARL.peer_id}
+    assert anna.rights() == owner.rights()
+
+
 def test_an_entry_waits_for_the_right_that_it_is_written_by(make):
     owner, anna, bert = make(OWNER), make(ANNA), make(BERT)
     owner.grant(ANNA.peer_id)
