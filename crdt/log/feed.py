@@ -35,10 +35,7 @@ class Feed:
         """Whether more of it is worth asking for."""
         return self.fork is None or len(self.ids) < self.fork.seq
 
-    def cut(self, proof: ForkProof) -> bool:
-        """Keep only what is before a fork; False if nothing changes by it."""
-        if self.fork is not None and self.fork.seq <= proof.seq:
-            return False
+    def cut(self, proof: ForkProof) -> None:
+        """Keep only what is before a fork, which is earlier than the one that is known."""
         self.fork = proof
         del self.ids[proof.seq :]
-        return True

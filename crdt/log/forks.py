@@ -99,7 +99,7 @@ class Forks:
             raise ContradictionError("a chain that is not the one of which IDs are here") from None
         proof = find_fork_between(Side(ours), Side(side.entry))
         if proof is None and author in self._contradicted:
-            proof = find_fork_between(Side(ours, self._path(feed, ours, Outcome())), side)
+            proof = find_fork_between(self._side(feed, ours, Outcome()), side)
         if proof is not None:
             self._contradicted.discard(author)
             return proof
@@ -108,24 +108,21 @@ class Forks:
             self._unproved[author] = seq
         raise ContradictionError("a chain that is not the one here, and proves no fork")
 
-    def _path(self, feed: Feed, entry: Entry, outcome: Outcome) -> tuple[Entry, ...]:
-        """What follows on an entry here, up to one that is signed by itself."""
+    def _side(self, feed: Feed, entry: Entry, outcome: Outcome) -> Side:
+        """An entry, and what follows on it here, up to one that is signed by itself."""
         path = [entry]
         while not path[-1].is_signed() and len(path) <= MAX_PATH:
             following = self._following(feed, path[-1].header, outcome)
             if not following:
                 break
             path += following
-        return tuple(path[1:])
+        return Side(entry, tuple(path[1:]))
 
     def _following(self, feed: Feed, header: Header, outcome: Outcome) -> tuple[Entry, ...]:
         """What is here of that which follows on an entry, be it in the proof of a fork."""
         place = header.seq + 1
-        for entry in (
-            self._admitted(feed, place, outcome),
-            self._waiting.get(feed.author, place),
-        ):
-            if entry is not None and entry.header.prev_id == header.id:
+        for entry in self._here(feed, place, outcome):
+            if entry.header.prev_id == header.id:
                 return (entry,)
         for side in feed.fork.earliest if feed.fork is not None else ():
             if side.entry.header.seq == place and side.entry.header.prev_id == header.id:
@@ -138,7 +135,7 @@ class Forks:
             other = self._waiting.get(author, seq)
             if other is not None and other.id != entry.id:
                 feed = self._feeds.get(author) or Feed(author)
-                ours = Side(other, self._path(feed, other, Outcome()))
+                ours = self._side(feed, other, Outcome())
                 proof = find_fork_between(ours, Side(entry, tuple(entries[place + 1 :])))
                 if proof is not None:
                     return [proof]
@@ -168,32 +165,24 @@ class Forks:
                 self._part(feed, proof.earliest, outcome)
             return
         seq = proof.seq
-        known = feed.fork.earliest if feed.fork is not None else ()
-        found = (self._admitted(feed, seq, outcome), self._waiting.get(feed.author, seq))
-        here = [Side(each, self._path(feed, each, outcome)) for each in found if each is not None]
-        here += known
-        before = self._unsigned_at(feed, seq - 1, outcome)
+        here = [self._side(feed, each, outcome) for each in self._here(feed, seq, outcome)]
+        before = [
+            self._side(feed, each, outcome)
+            for each in self._here(feed, seq - 1, outcome)
+            if not each.is_signed()
+        ]
         self._authority.forget(feed.ids[seq:])
         feed.cut(proof)
         self._waiting.drop(proof.author, seq)
         self._unproved.pop(proof.author, None)
         self._contradicted.discard(proof.author)
         outcome.forks.append(proof)
-        self._part(feed, [each for each in here if each.entry.header.seq == seq], outcome)
+        self._part(feed, here, outcome)
         for side in before:
             earlier = feed.fork.earlier_by(side) if feed.fork is not None else None
             if earlier is not None:
                 self.contain(earlier, outcome)
         self.check_last(feed, outcome)
-
-    def _unsigned_at(self, feed: Feed, seq: int, outcome: Outcome) -> list[Side]:
-        """What is here at a place that is not signed by itself, with what vouches for it."""
-        found = (self._admitted(feed, seq, outcome), self._waiting.get(feed.author, seq))
-        return [
-            Side(each, self._path(feed, each, outcome))
-            for each in found
-            if each is not None and not each.is_signed()
-        ]
 
     def _part(self, feed: Feed, sides: Iterable[Side], outcome: Outcome) -> None:
         """Note on what entries at the place of a fork follow."""
@@ -215,11 +204,15 @@ class Forks:
                 last = self._admitted(feed, len(feed.ids) - 1, outcome)
                 if last is None:
                     return
-                ours = Side(last, self._path(feed, last, outcome))
-                proof = find_fork_between(ours, side)
+                proof = find_fork_between(self._side(feed, last, outcome), side)
                 if proof is not None:
                     self.contain(proof, outcome)
                     return
+
+    def _here(self, feed: Feed, seq: int, outcome: Outcome) -> list[Entry]:
+        """What is here of an author at a sequence number: admitted, and waiting."""
+        found = (self._admitted(feed, seq, outcome), self._waiting.get(feed.author, seq))
+        return [entry for entry in found if entry is not None]
 
     def _admitted(self, feed: Feed, seq: int, outcome: Outcome) -> Entry | None:
         """An entry that is admitted, be it just now; None if there is none, or only its ID."""
@@ -235,9 +228,9 @@ class Forks:
 
     def break_off(self, feed: Feed, entry: Entry, outcome: Outcome) -> None:
         """What waited does not follow on what has come."""
-        side = Side(entry, self._path(feed, entry, outcome))
+        side = self._side(feed, entry, outcome)
         self._waiting.drop(feed.author)
-        before = self._admitted(feed, len(feed.ids) - 1, outcome) if feed.ids else None
+        before = self._admitted(feed, len(feed.ids) - 1, outcome)
         proof = find_fork_between(Side(before), side) if before is not None else None
         if proof is not None:
             self.contain(proof, outcome)
