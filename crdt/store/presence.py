@@ -66,12 +66,8 @@ class Presence:
 
     def peers(self) -> dict[PeerId, Plain]:
         """Who is there, and what each has said last, this node too."""
-        return {peer_of(identity): value for identity, value in self._here().items()}
-
-    def _here(self) -> dict[bytes, Plain]:
-        """What those say who are there, by identity, as far as it can be read."""
         return {
-            each.identity: self._unseal(each.identity, each.value)
+            peer_of(each.identity): self._unseal(each.identity, each.value)
             for each in self._table.here(trio.current_time())
         }
 
@@ -89,17 +85,19 @@ class Presence:
 
     def take(self, data: bytes) -> None:
         """A peer has sent a statement. Raises RemoteProtocolError."""
-        before = self._here()
+        before = {each.identity: each.value for each in self._table.here(trio.current_time())}
         statement = self._table.take(data, trio.current_time())
         if statement is None or statement.identity == self._identity.public_key.data:
             return
-        self._tell(statement.identity, statement.encoded)
+        identity = statement.identity
+        self._tell(identity, statement.encoded)
         is_there = statement.holds > 0
-        if is_there != (statement.identity in before) or (
+        if is_there != (identity in before) or (
+            # What is sealed is another value each time. To open what all say costs too much here.
             is_there
-            and before[statement.identity] != self._unseal(statement.identity, statement.value)
+            and self._unseal(identity, before[identity]) != self._unseal(identity, statement.value)
         ):
-            self._on_change(peer_of(statement.identity))
+            self._on_change(peer_of(identity))
 
     def statements(self) -> list[Statement]:
         """What a peer that comes is to be told."""
