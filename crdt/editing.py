@@ -10,7 +10,6 @@ from typing import Final, Protocol, overload
 from lattica.crdt.canonical import Plain, encode
 from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.entries.header import Kind
-from lattica.crdt.keys.sealing import SEALED_BYTES
 from lattica.crdt.text.drafts import Drafts
 from lattica.crdt.text.engine import Engine
 from lattica.crdt.text.sequence import TextSequence
@@ -160,9 +159,7 @@ def _check_range(start: int, stop: int, length: int) -> None:
 
 
 def _limit(document: Editable, name: str) -> int:
-    genesis = document.genesis
-    sealed = SEALED_BYTES if genesis.is_sealed else 0
-    return genesis.limits.entry_bytes - sealed - len(encode(name)) - _FRAME_BYTES
+    return document.genesis.payload_room - len(encode(name)) - _FRAME_BYTES
 
 
 def _edit(

@@ -255,16 +255,16 @@ class Keyring:
         """Payloads that give a key which is here to readers."""
         return self._payloads(self._keys[key_id], readers, ())
 
-    def rotation(self, readers: Collection[bytes], *, history: bool) -> list[bytes]:
-        """Payloads that put a new key in place of all others; with `history` it leads to those
-        before it.
+    def rotation(self, readers: Collection[bytes], *, history: bool) -> tuple[bytes, list[bytes]]:
+        """The ID of a new key, and payloads that put it in place of all others; with `history` it
+        leads to those before it.
         """
         key = ReadKey.generate(self._doc_id)
         earlier: list[tuple[bytes, bytes | None]] = []
         for key_id in sorted(self.heads)[:MAX_EARLIER]:
             known = self._keys.get(key_id) if history else None
             earlier.append((key_id, None if known is None else key.box(known)))
-        return self._payloads(key, readers, tuple(earlier))
+        return key.id, self._payloads(key, readers, tuple(earlier))
 
     def _payloads(
         self,

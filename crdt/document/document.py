@@ -93,7 +93,7 @@ class Document:
             on_taken=lambda: self._on_snapshot(),
         )
         self._writer = Writer(self._replica, wall, self._resolve)
-        self._read_keys = ReadKeys(genesis, self._writer)
+        self._read_keys = ReadKeys(self._writer)
         self._rights = DocumentRights(genesis, self._writer, self._read_keys)
         self.registers = Registers(self)
         """Names and their values, like a dictionary."""
@@ -186,14 +186,15 @@ class Document:
         for each in writes:
             if not self.genesis.allows(KINDS[type(each)]):
                 raise LocalProtocolError(f"this document has no {KINDS[type(each)].name.lower()}s")
-        room = self._read_keys.prepare()
+        key = self._read_keys.prepare()
         items = [(KINDS[type(each)], each.encode()) for each in writes]
         for kind, payload in items:
-            if len(payload) <= room:
+            if len(payload) <= self.genesis.payload_room:
                 _check_payload(kind, payload)
+        if key is not None:
+            items = [(kind, key.seal(self.author, kind, payload)) for kind, payload in items]
         deps = [each.deps if isinstance(each, TextWrite | ListWrite) else () for each in writes]
-        sealed = self._read_keys.sealed(items)
-        return self._resolve(self._replica.write(sealed, self._wall(), deps)).changes
+        return self._resolve(self._replica.write(items, self._wall(), deps)).changes
 
     # Read keys.
 

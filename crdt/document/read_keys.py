@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from lattica.crdt.access.key_entry import KeyEntry, decode_key_entry
+from lattica.crdt.access.key_entry import KeyEntry
 from lattica.crdt.access.keyring import Keyring
 from lattica.crdt.document.writer import Writer
-from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.entries.header import Kind
-from lattica.crdt.keys.sealing import SEALED_BYTES
+from lattica.crdt.keys.sealing import ReadKey
 from lattica.crdt.log.clock import milliseconds_of
 from lattica.nat.base.errors import AccessDeniedError, LocalProtocolError
 
@@ -37,8 +36,7 @@ class SealedKey:
 class ReadKeys:
     """What is done with the read keys of a document, if it is sealed."""
 
-    def __init__(self, genesis: Genesis, writer: Writer) -> None:
-        self._genesis = genesis
+    def __init__(self, writer: Writer) -> None:
         self._writer = writer
 
     def known(self) -> Sequence[SealedKey]:
@@ -55,65 +53,69 @@ class ReadKeys:
         if not self._writer.is_owner:
             raise AccessDeniedError("only owners put another read key in place")
         readers = self._writer.rights.readers(self._writer.now_ms)
-        payloads = keyring.rotation(readers, history=history)
-        self._write(payloads)
-        return decode_key_entry(payloads[0]).key_id
+        key_id, payloads = keyring.rotation(readers, history=history)
+        self._writer.write(_items(payloads))
+        return key_id
 
     def tend(self) -> None:
         """As :meth:`Document.tend_keys`."""
         keyring = self._writer.replica.keyring
         if keyring is None or not self._writer.is_owner or not keyring.heads:
             return
-        now = self._writer.now_ms
-        readers = self._writer.rights.readers(now)
-        if keyring.is_outdated(readers):
-            self._write(keyring.rotation(readers, history=True))
+        items = self.entries_without(())
+        if items:
+            self._writer.write(items)
             return
         # Owners whose clocks differ do not undo what the other one does.
-        lasting = readers & self._writer.rights.readers(now + _CLOCKS_DIFFER)
+        now, rights = self._writer.now_ms, self._writer.rights
+        lasting = rights.readers(now) & rights.readers(now + _CLOCKS_DIFFER)
         for key_id, missing in keyring.lacking(lasting).items():
-            self._write(keyring.sealing(key_id, missing))
+            self._writer.write(_items(keyring.sealing(key_id, missing)))
 
     def entries_for(self, reader: bytes) -> Sequence[tuple[Kind, bytes]]:
         """Entries that give a reader the read keys that are here."""
+        keyring = self._begun()
+        if keyring is None:
+            return []
+        return [
+            item
+            for key_id in keyring.lacking([reader])
+            for item in _items(keyring.sealing(key_id, [reader]))
+        ]
+
+    def entries_without(self, links: Collection[bytes]) -> Sequence[tuple[Kind, bytes]]:
+        """Entries that put another read key in place, if somebody has the one that is written with
+        and reads no more once these links of rights are taken back.
+        """
         keyring = self._writer.replica.keyring
         if keyring is None:
             return []
-        if self._writer.is_owner and not keyring.heads:
-            self.rotate()
-        return [
-            (Kind.KEY, payload)
-            for key_id in keyring.lacking([reader])
-            for payload in keyring.sealing(key_id, [reader])
-        ]
+        readers = self._writer.rights.readers(self._writer.now_ms, without=links)
+        if not keyring.is_outdated(readers):
+            return []
+        return _items(keyring.rotation(readers, history=True)[1])
 
-    def prepare(self) -> int:
-        """How many bytes a payload can have. In a sealed document what is needed to seal it is
-        there afterwards. Raises what :meth:`Document.write` does.
+    def prepare(self) -> ReadKey | None:
+        """The key to seal with, if the document is sealed. What that needs is there afterwards.
+        Raises what :meth:`Document.write` does.
         """
-        limit = self._genesis.limits.entry_bytes
-        keyring = self._writer.replica.keyring
+        keyring = self._begun()
         if keyring is None:
-            return limit
-        if keyring.current is None and not keyring.heads and self._writer.is_owner:
-            self.rotate()
+            return None
         key = keyring.current
         if key is None:
             raise AccessDeniedError("no read key of this document is sealed to this peer")
         introduction = keyring.introduction(key.id, self._writer.replica.writing_author())
         if introduction is not None:
-            payload = KeyEntry(key.id).encode()
-            deps = [(introduction,)]
-            self._writer.write([(Kind.KEY, payload)], deps)
-        return limit - SEALED_BYTES
+            self._writer.write(_items([KeyEntry(key.id).encode()]), [(introduction,)])
+        return key
 
-    def sealed(self, items: Sequence[tuple[Kind, bytes]]) -> Sequence[tuple[Kind, bytes]]:
-        """Kinds and payloads as they stand in entries."""
-        key = self._writer.replica.keyring.current if self._writer.replica.keyring else None
-        if key is None:
-            return items
-        author = self._writer.replica.writing_author()
-        return [(kind, key.seal(author, kind, payload)) for kind, payload in items]
+    def _begun(self) -> Keyring | None:
+        """What there is of read keys, if it is sealed; an owner puts the first in place."""
+        keyring = self._writer.replica.keyring
+        if keyring is not None and not keyring.heads and self._writer.is_owner:
+            self.rotate()
+        return self._writer.replica.keyring
 
     def _keyring(self) -> Keyring:
         keyring = self._writer.replica.keyring
@@ -121,6 +123,6 @@ class ReadKeys:
             raise LocalProtocolError("this document is not sealed: it has no read keys")
         return keyring
 
-    def _write(self, payloads: Sequence[bytes]) -> None:
-        items = [(Kind.KEY, payload) for payload in payloads]
-        self._writer.write(items)
+
+def _items(payloads: Iterable[bytes]) -> list[tuple[Kind, bytes]]:
+    return [(Kind.KEY, payload) for payload in payloads]

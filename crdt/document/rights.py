@@ -106,13 +106,7 @@ class DocumentRights:
                 if feed.ids and feed.identity in by
             ]
             items.append((Kind.REVOKE, Revocation(link, tuple(last)).encode()))
-        keyring = self._writer.replica.keyring
-        if keyring is not None:
-            readers = rights.readers(self._writer.now_ms, without=links)
-            if keyring.is_outdated(readers):
-                payloads = keyring.rotation(readers, history=True)
-                items += [(Kind.KEY, payload) for payload in payloads]
-        self._writer.write(items)
+        self._writer.write([*items, *self._keys.entries_without(links)])
         return len(links)
 
     def given(self) -> Sequence[Right]:

@@ -2,8 +2,8 @@
 
 `[1, name, owners, mode, kinds, limits, recovery, salt]`, canonical; `limits` is `[bytes of an
 entry, bytes of an author]`, `recovery` is `[k, [key, …]]` or nil. That of a sealed document has
-`true` behind them. Whoever knows the ID can check a
-genesis that anybody hands over, and nothing of it can change.
+`true` behind them. Whoever knows the ID can check a genesis that anybody hands over, and nothing
+of it can change.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Final
 
 from lattica.crdt.canonical import Plain, decode, encode
 from lattica.crdt.entries.header import Kind
+from lattica.crdt.keys.sealing import SEALED_BYTES
 from lattica.crdt.keys.strict_ed25519 import load_key
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
 
@@ -113,6 +114,11 @@ class Genesis:
             self.salt,
         ]
         return encode([*fields, True] if self.is_sealed else fields)
+
+    @property
+    def payload_room(self) -> int:
+        """Bytes that what an entry says can have: where it is sealed, it is longer by that."""
+        return self.limits.entry_bytes - (SEALED_BYTES if self.is_sealed else 0)
 
     def allows(self, kind: int) -> bool:
         """Whether entries of a kind take effect here."""
