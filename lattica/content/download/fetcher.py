@@ -282,32 +282,33 @@ class _Fetch:
 
     async def find_manifest(self, select: SelectLists) -> FoundManifest:
         """Those that were named are asked before others. Lists of chunks are loaded as selected."""
-        if self._here is not None:
-            manifest = await trio.to_thread.run_sync(self._read_manifest, self._here, select)
-            others = (Contact(self._node, one.peer_id, one.addrs) for one in self._named)
-            return FoundManifest(manifest, self._here.encoded, tuple(others), self._here)
-        first, encoded = await self._get_manifest()
-        others = (
+        here = self._here
+        contacts: tuple[Contact, ...] = ()
+        if here is not None:
+            encoded = here.encoded
+        else:
+            first, encoded = await self._get_manifest()
+            contacts = (first,)
+        known = {contact.peer_id for contact in contacts}
+        contacts += tuple(
             Contact(self._node, member.peer_id, member.addrs)
             for member in self._named
-            if member.peer_id != first.peer_id
+            if member.peer_id not in known
         )
-        contacts = (first, *others)
         manifest = await trio.to_thread.run_sync(decode_manifest, encoded)
         if self._options.signed_by is not None:
             check_signer(manifest, self._cid, self._options.signed_by)
         numbers = await trio.to_thread.run_sync(select, manifest)
-        if numbers:
+        if numbers and here is not None:
+            read = here.chunk_list
+            manifest = await trio.to_thread.run_sync(
+                lambda: with_lists(manifest, {number: read(number) for number in numbers})
+            )
+        elif numbers:
             retries = self._retries
             source = ListSource(self._cid, self._options, self._pace, retries, self._emit_retry)
             manifest = await source.load(manifest, numbers, contacts)
-        return FoundManifest(manifest, encoded, contacts)
-
-    @staticmethod
-    def _read_manifest(here: Served, select: SelectLists) -> Manifest:
-        manifest = decode_manifest(here.encoded)
-        numbers = select(manifest)
-        return with_lists(manifest, {n: here.chunk_list(n) for n in numbers})
+        return FoundManifest(manifest, encoded, contacts, here)
 
     async def _get_manifest(self) -> tuple[Contact, bytes]:
         """The bytes of the manifest, and who has sent them."""
