@@ -37,7 +37,6 @@ from lattica.content.errors import (
     ContentError,
     ContentNotFoundError,
     IntegrityError,
-    StorageError,
     TicketError,
 )
 from lattica.content.events import (
@@ -71,6 +70,7 @@ logger = logging.getLogger(__name__)
 
 SelectLists: TypeAlias = Callable[[Manifest], set[int]]
 """Which lists of chunks of a manifest are needed, by their numbers."""
+_ReadChunk: TypeAlias = Callable[[int], bytes]
 _CID_START = "bafkrei"
 """Of every content id as text."""
 _COPY_UNIT = 32
@@ -116,7 +116,7 @@ class _Fetch:
         self._named = named
         if self._here is not None:
             self._named = [member for member in named if member.peer_id != node.peer_id]
-        self._not_here: Exception | None = None
+        self._not_here: ContentError | None = None
         """Why some of it could not be read."""
         self._out_dir = out_dir
         self._callback = progress
@@ -381,50 +381,49 @@ class _Fetch:
             )
             local = {**elsewhere, **local}
         copied = [number for number in ledger.missing if number in local]
-        for start in range(0, len(copied), _COPY_UNIT):
-            unit = copied[start : start + _COPY_UNIT]
-            good = await trio.to_thread.run_sync(self._copy, unit, local)
-            ledger.add(good, fetched=False)
+        await self._copy_all(copied, lambda number: local[number].read(), "this disk")
+        here = self._here
+        if here is not None:
+            self._not_here = await self._copy_all(
+                ledger.missing, lambda number: here.read_span(number, 1), "this node"
+            )
+
+    async def _copy_all(
+        self, numbers: list[int], read: _ReadChunk, source: str
+    ) -> ContentError | None:
+        """Copy chunks that lie on this machine; returns why one could not be had."""
+        failed: ContentError | None = None
+        for start in range(0, len(numbers), _COPY_UNIT):
+            unit = numbers[start : start + _COPY_UNIT]
+            copied, error = await trio.to_thread.run_sync(self._copy, unit, read, source)
+            self._ledger.add(copied, fetched=False)
             self._emit_progress()
+            failed = error or failed
+        return failed
 
-        if self._here is not None:
-            await self._copy_from(self._here)
-
-    async def _copy_from(self, here: Served) -> None:
-        """Copy what this node serves itself; each chunk is compared with its hash once more."""
-        missing = self._ledger.missing
-        for start in range(0, len(missing), _COPY_UNIT):
-            unit = missing[start : start + _COPY_UNIT]
-            good = await trio.to_thread.run_sync(self._read, here, unit)
-            self._ledger.add(good, fetched=False)
-            self._emit_progress()
-
-    def _read(self, here: Served, numbers: list[int]) -> list[int]:
+    def _copy(
+        self, numbers: list[int], read: _ReadChunk, source: str
+    ) -> tuple[list[int], ContentError | None]:
+        """Copy chunks, each of which is compared with its hash; blocking. Returns those that could
+        be had, and why another could not."""
         copied = []
+        failed: ContentError | None = None
         for number in numbers:
             try:
-                self._files.write(number, 1, here.read_span(number, 1), "this node")
-            except OSError as error:
-                self._not_here = ContentError(f"what is published here cannot be read: {error}")
-            except StorageError:
-                raise
+                data = read(number)
             except ContentError as error:
-                self._not_here = error
+                failed = error
+                continue
+            except OSError as error:
+                failed = ContentError(f"what is published here cannot be read: {error}")
+                continue
+            try:
+                self._files.write(number, 1, data, source)
+            except IntegrityError as error:
+                failed = error  # it was written to since it was hashed
             else:
                 copied.append(number)
-        return copied
-
-    def _copy(self, numbers: list[int], local: dict[int, LocalChunk]) -> list[int]:
-        """Copy chunks out of existing files; blocking. Returns those that could be had."""
-        copied = []
-        for number in numbers:
-            data = local[number].read()
-            try:
-                self._files.write(number, 1, data, "this disk")
-            except IntegrityError:
-                continue  # it was written to since it was hashed
-            copied.append(number)
-        return copied
+        return copied, failed
 
 
 def _all_lists(manifest: Manifest) -> set[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from functools import partial
 
@@ -14,7 +15,7 @@ from lattica.content import FetchOptions, Publisher, fetch, fetch_manifest
 from lattica.content.manifest.cid import Cid
 from lattica.content.tensors.streaming import stream_tensors
 from lattica.content.ticket import Ticket
-from lattica.errors import ContentError
+from lattica.errors import ContentError, StorageError
 from tests.support.doubles.memory_host import memory_net
 
 QUICK = FetchOptions(first_delay=0.01, give_up_after=5.0)
@@ -70,6 +71,19 @@ async def test_what_has_changed_since_comes_from_another_or_is_an_error(
             assert (tmp_path / "out" / source.name).read_bytes() == copy.read_bytes()
             tensors = [tensor.name async for tensor, _ in stream_tensors(host, theirs)]
             assert len(tensors) == 5
+
+
+async def test_a_full_disk_is_no_fault_of_what_is_read(tmp_path, source, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    async with memory_net() as net:
+        host = net.host()
+        async with Publisher(host) as publisher:
+            ticket = await publisher.publish(source)
+            monkeypatch.setattr("lattica.content.download.partial.write_all", refuse)
+            with pytest.raises(StorageError, match="the disk is full"):
+                await fetch(host, ticket, tmp_path / "out", options=QUICK)
 
 
 async def test_two_fetches_of_one_thing_at_once_in_one_node(tmp_path, source):
