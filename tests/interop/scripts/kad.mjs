@@ -3,16 +3,15 @@
 // node kad.mjs
 // Copied beside its node_modules before it runs, because that is where node looks for them.
 
-import { createInterface } from 'node:readline'
 import { noise } from '@chainsafe/libp2p-noise'
 import { yamux } from '@chainsafe/libp2p-yamux'
 import { identify, identifyPush } from '@libp2p/identify'
 import { kadDHT, passthroughMapper } from '@libp2p/kad-dht'
 import { ping } from '@libp2p/ping'
 import { tcp } from '@libp2p/tcp'
-import { multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
 import { CID } from 'multiformats/cid'
+import { answerRequests } from './serving.mjs'
 
 const node = await createLibp2p({
   addresses: { listen: ['/ip4/127.0.0.1/tcp/0'] },
@@ -29,12 +28,7 @@ const node = await createLibp2p({
   }
 })
 
-const requests = {
-  async connect ({ addr, timeout }) {
-    await node.dial(multiaddr(addr), { signal: AbortSignal.timeout(timeout * 1000) })
-    return null
-  },
-  peers: async () => node.getPeers().map((peer) => peer.toString()),
+await answerRequests(node, {
   known: async () => node.services.dht.routingTable.size,
   async provide ({ cid, timeout }) {
     await node.contentRouting.provide(CID.parse(cid), { signal: AbortSignal.timeout(timeout * 1000) })
@@ -48,21 +42,4 @@ const requests = {
     }
     return found
   }
-}
-
-const reply = (message) => process.stdout.write(JSON.stringify(message) + '\n')
-
-reply({
-  ready: true,
-  peer_id: node.peerId.toString(),
-  addrs: node.getMultiaddrs().map((addr) => addr.toString())
 })
-for await (const line of createInterface({ input: process.stdin })) {
-  const request = JSON.parse(line)
-  try {
-    reply({ id: request.id, result: await requests[request.do](request) })
-  } catch (error) {
-    reply({ id: request.id, error: `${error.name}: ${error.message}` })
-  }
-}
-process.exit(0)

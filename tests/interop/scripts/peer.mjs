@@ -4,7 +4,6 @@
 // Copied beside its node_modules before it runs, because that is where node looks for them.
 
 import { createHash, randomBytes } from 'node:crypto'
-import { createInterface } from 'node:readline'
 import { parseArgs } from 'node:util'
 import { noise } from '@chainsafe/libp2p-noise'
 import { yamux } from '@chainsafe/libp2p-yamux'
@@ -13,10 +12,9 @@ import { ping } from '@libp2p/ping'
 import { preSharedKey } from '@libp2p/pnet'
 import { tcp } from '@libp2p/tcp'
 import { webSockets } from '@libp2p/websockets'
-import { multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
+import { ECHO, answerRequests, readToEnd, serveEcho } from './serving.mjs'
 
-const ECHO = '/lattica-test/echo/1.0.0'
 const CHUNK = 65536
 
 const { values: options } = parseArgs({
@@ -44,27 +42,7 @@ async function send (stream, data) {
   }
 }
 
-// Calls onData with everything until the remote closes its side. Not `for await`: in
-// @libp2p/utils 7 that never ends when the remote closed before the iteration began.
-function readToEnd (stream, onData) {
-  return new Promise((resolve, reject) => {
-    stream.addEventListener('close', ({ error }) => error === undefined ? resolve() : reject(error))
-    stream.addEventListener('end', resolve)
-    stream.addEventListener('message', ({ data }) => onData(data))
-    if (stream.readableEnded) {
-      resolve()
-    }
-  })
-}
-
-await node.handle(ECHO, async (stream) => {
-  try {
-    await readToEnd(stream, (data) => stream.send(data))
-    await stream.close()
-  } catch (error) {
-    stream.abort(error)
-  }
-})
+await serveEcho(node)
 
 function connectionTo (peer) {
   const found = node.getConnections().find((connection) => connection.remotePeer.toString() === peer)
@@ -74,12 +52,7 @@ function connectionTo (peer) {
   return found
 }
 
-const requests = {
-  async connect ({ addr, timeout }) {
-    await node.dial(multiaddr(addr), { signal: AbortSignal.timeout(timeout * 1000) })
-    return null
-  },
-  peers: async () => node.getPeers().map((peer) => peer.toString()),
+await answerRequests(node, {
   ping: async ({ peer }) => await node.services.ping.ping(connectionTo(peer).remotePeer) / 1000,
   async identified ({ peer }) {
     const known = await node.peerStore.get(connectionTo(peer).remotePeer)
@@ -111,21 +84,4 @@ const requests = {
     const same = hash.digest('hex') === createHash('sha256').update(payload).digest('hex')
     return { sent: size, received, same }
   }
-}
-
-const reply = (message) => process.stdout.write(JSON.stringify(message) + '\n')
-
-reply({
-  ready: true,
-  peer_id: node.peerId.toString(),
-  addrs: node.getMultiaddrs().map((addr) => addr.toString())
 })
-for await (const line of createInterface({ input: process.stdin })) {
-  const request = JSON.parse(line)
-  try {
-    reply({ id: request.id, result: await requests[request.do](request) })
-  } catch (error) {
-    reply({ id: request.id, error: `${error.name}: ${error.message}` })
-  }
-}
-process.exit(0)
