@@ -37,7 +37,7 @@ IDENTIFY_REQUEST, CONNECT, STREAM_OPEN, STREAM_HANDLER, DHT, LIST_PEERS = range(
 PUBSUB = 8
 TOPIC_PEERS, PUBLISH, SUBSCRIBE = 1, 2, 3
 """Of its pubsub (`-pubsub`)."""
-FIND_PEER, FIND_PROVIDERS, PROVIDE = 0, 2, 8
+FIND_PROVIDERS, PROVIDE = 2, 8
 """Of its DHT (`-dhtServer`, `-dhtClient`)."""
 DHT_END = 2
 CHUNK = 65536
@@ -278,13 +278,6 @@ class GoDaemon(ForeignPeer):
                     for peer in only_bytes(message, 2):
                         addrs = tuple(str(Multiaddr(addr)) for addr in only_bytes(peer, 2))
                         found[_peer_text(only_bytes(peer, 1)[0])] = addrs
-
-    async def find_peer(self, peer: str) -> tuple[str, ...]:
-        """Where a peer is, as its DHT says."""
-        response = await self._ask(DHT, (5, encode((1, FIND_PEER), (2, _peer_bytes(peer)))))
-        (answer,) = only_bytes(response, 5)
-        (found,) = only_bytes(answer, 2)
-        return tuple(str(Multiaddr(addr)) for addr in only_bytes(found, 2))
 
     # --- topics, with `-pubsub` ---
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
-import trio
 
 from lattica.config import NodeConfig
 from lattica.nat.base.keys.identity import parse_peer_id
@@ -30,7 +28,6 @@ from tests.interop.foreign import (
     ForeignError,
     ForeignPeer,
     original_peer,
-    process,
 )
 from tests.interop.godaemon import GoDaemon, go_daemon
 from tests.interop.ours import (
@@ -104,21 +101,10 @@ def path_to(node: Node, peer: str) -> str:
     return "" if connection is None else connection.path
 
 
-@asynccontextmanager
-async def go_behind(installed: Path, folder: Path, relay: str) -> AsyncIterator[GoDaemon]:
+def go_behind(installed: Path, folder: Path, relay: str) -> AbstractAsyncContextManager[GoDaemon]:
     """A p2pd that believes to be unreachable, and reserves at `relay`."""
-    with tempfile.TemporaryDirectory(prefix="p2pd-") as sockets:
-        control = Path(sockets) / "control.sock"
-        command = [str(installed / "p2pd"), "-listen", f"/unix{control}"]
-        command += ["-hostAddrs", "/ip4/127.0.0.1/tcp/0", "-bootstrapPeers", "", "-tls=false"]
-        command += ["-relayService=false", "-forceReachabilityPrivate", "-relayDiscovery=false"]
-        command += ["-autoRelay", "-dhtClient", "-trustedRelays", relay]
-        async with process(command, folder / "go.log"), trio.open_nursery() as nursery:
-            daemon = GoDaemon(control)
-            await daemon.wait_ready()
-            await nursery.start(daemon.serve_echo, Path(sockets))
-            yield daemon
-            nursery.cancel_scope.cancel()
+    options = ("-forceReachabilityPrivate", "-relayDiscovery=false", "-autoRelay", "-dhtClient")
+    return go_daemon(installed, folder, *options, "-trustedRelays", relay)
 
 
 Behind = Callable[[str], AbstractAsyncContextManager[ForeignPeer]]
