@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import trio
+
 from tools.netlab.lab.lab import Lab
-from tools.netlab.lab.programs import Running
+from tools.netlab.lab.programs import LATTICA, Event, Running
 from tools.netlab.wire.tun import inside_netns
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -48,11 +50,30 @@ TRIES = 80
 """For what must get through: 20 seconds, on a machine that has much else to do."""
 FEW = 2
 """For what must not get through."""
+ENOUGH_S = 120
+"""For whatever is waited for, on a machine that has much else to do."""
 SO_NETNS_COOKIE = 71
 
 
 def python(script: str, *arguments: object) -> list[str]:
     return [sys.executable, "-c", script, *map(str, arguments)]
+
+
+async def said(running: Running, name: str, start: int = 0) -> Event:
+    """The first event of that name, from number `start` on; fails when there is none in time."""
+    with trio.move_on_after(ENOUGH_S):
+        _, event = await running.wait_event(lambda event: event.get("event") == name, start)
+        return event
+    raise AssertionError(f"{running.name} never said {name}: {running.last_words()}")
+
+
+async def start_relay(lab: Lab) -> str:
+    """Start a relay for everybody on the host "relay"; where it is reached by TCP."""
+    argv = [*LATTICA, "relay", "--open", "--json", "--listen", "/ip4/0.0.0.0/tcp/4001"]
+    relay = await lab.start("relay", argv, name="relay")
+    addrs = (await said(relay, "ready"))["addrs"]
+    [at] = [addr for addr in addrs if lab.public_ip("relay") in addr and "/tcp" in addr]
+    return str(at)
 
 
 async def start_echo(lab: Lab, node: str, address: str, port: int = 7) -> Running:

@@ -9,8 +9,8 @@ import pytest
 import trio
 
 from tests.netlab.holders import require_root
+from tests.netlab.labs import said, start_relay
 from tools.netlab.lab.lab import open_lab
-from tools.netlab.lab.programs import LATTICA, Event, Running
 from tools.netlab.spec.model import Scenario
 from tools.netlab.spec.nat import NAMES
 from tools.netlab.spec.topology import Host, Router
@@ -26,19 +26,9 @@ PLAN = Scenario(
 )
 
 
-async def said(running: Running, name: str) -> Event:
-    with trio.move_on_after(120):
-        _, event = await running.wait_event(lambda event: event.get("event") == name)
-        return event
-    raise AssertionError(f"{running.name} never said {name}: {running.last_words()}")
-
-
 async def found_over_the_relay() -> None:
     async with open_lab(PLAN) as lab:
-        argv = [*LATTICA, "relay", "--open", "--json", "--listen", "/ip4/0.0.0.0/tcp/4001"]
-        relay = await lab.start("relay", argv, name="relay")
-        addrs = (await said(relay, "ready"))["addrs"]
-        [at] = [addr for addr in addrs if lab.public_ip("relay") in addr and "/tcp" in addr]
+        at = await start_relay(lab)
         program = [sys.executable, str(PROGRAM)]
         alice = await lab.start("alice", [*program, "serve", at], name="alice")
         peer = (await said(alice, "ready"))["peer"]

@@ -9,16 +9,15 @@ import pytest
 import trio
 
 from tests.netlab.holders import require_root
+from tests.netlab.labs import ENOUGH_S, said, start_relay
 from tools.netlab.lab.lab import Lab, open_lab
-from tools.netlab.lab.programs import LATTICA, Event, Running
+from tools.netlab.lab.programs import LATTICA
 from tools.netlab.spec.model import Scenario
 from tools.netlab.spec.nat import NAMES
 from tools.netlab.spec.topology import Host, Router
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
-ENOUGH_S = 120
-"""For whatever is waited for, on a machine that has much else to do."""
 LISTEN = ("--listen", "/ip4/0.0.0.0/tcp/4002", "--listen", "/ip4/0.0.0.0/udp/4002/quic-v1/noise")
 GET = """
 import sys, urllib.request
@@ -34,13 +33,6 @@ def homes(nat: str) -> Scenario:
     )
 
 
-async def said(running: Running, name: str, start: int = 0) -> Event:
-    with trio.move_on_after(ENOUGH_S):
-        _, event = await running.wait_event(lambda event: event.get("event") == name, start)
-        return event
-    raise AssertionError(f"{running.name} never said {name}: {running.last_words()}")
-
-
 async def get(lab: Lab, url: str) -> str:
     code, out, err = await lab.run("bob", [sys.executable, "-c", GET, url])
     assert code == 0, err
@@ -49,10 +41,7 @@ async def get(lab: Lab, url: str) -> str:
 
 async def used_across_nats(nat: str, direct: bool) -> None:
     async with open_lab(homes(nat)) as lab:
-        argv = [*LATTICA, "relay", "--open", "--json", "--listen", "/ip4/0.0.0.0/tcp/4001"]
-        relay = await lab.start("relay", argv, name="relay")
-        addrs = (await said(relay, "ready"))["addrs"]
-        [relay_addr] = [addr for addr in addrs if lab.public_ip("relay") in addr and "/tcp" in addr]
+        relay_addr = await start_relay(lab)
 
         site = lab.folder / "site"
         site.mkdir()
