@@ -131,3 +131,14 @@ def namespaces(count: int) -> Iterator[list[Holder]]:
             process.stdin.close()
             process.kill()
             process.wait()
+
+
+def run_in_namespace(setup: str, program: str) -> subprocess.CompletedProcess[str]:
+    """Run Python's `program` in a fresh namespace, by a shell script whose `$0 -c "$1"` it is."""
+    require_root()
+    return subprocess.run(
+        ["unshare", "-n", "sh", "-euc", setup, sys.executable, program],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )

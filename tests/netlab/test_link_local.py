@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
-from tests.netlab.holders import require_root
+from tests.netlab.holders import run_in_namespace
 
 SETUP = """
 ip link set lo up
@@ -61,11 +58,5 @@ trio.run(main)
 
 
 def test_listening_and_dialing_with_a_zone():
-    require_root()
-    result = subprocess.run(
-        ["unshare", "-n", "sh", "-euc", SETUP, sys.executable, PROGRAM],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    result = run_in_namespace(SETUP, PROGRAM)
     assert (result.returncode, result.stdout) == (0, "ok\n"), result.stderr

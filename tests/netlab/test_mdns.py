@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
-from tests.netlab.holders import require_root
+from tests.netlab.holders import run_in_namespace
 
 SETUP = """
 ip link set lo up
@@ -55,16 +52,6 @@ async def main():
 
 trio.run(main)
 """
-
-
-def run_in_namespace(setup: str, program: str) -> subprocess.CompletedProcess[str]:
-    require_root()
-    return subprocess.run(
-        ["unshare", "-n", "sh", "-euc", setup, sys.executable, program],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
 
 
 def test_peers_find_each_other_over_ipv6_alone():
