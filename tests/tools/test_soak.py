@@ -9,7 +9,7 @@ import pytest
 
 from tools.netlab.spec.fault import Kill, lasts
 from tools.soak.scenario import members, scenario, watched
-from tools.soak.trend import Bound, floor_of, line, trend
+from tools.soak.trend import Bound, floor_of, trend
 from tools.soak.watch import WORK, Watcher
 
 BOUND = Bound(8.0, 0.05)
@@ -53,8 +53,9 @@ def test_what_shrinks_is_flat_and_few_samples_are_not_judged():
 
 def test_the_floor_and_the_line():
     assert floor_of([(0.0, 5.0), (1.0, 3.0), (2.0, 9.0)], parts=2) == [(0.5, 5.0), (1.5, 3.0)]
-    assert line([(0.0, 1.0), (1.0, 3.0), (2.0, 5.0)]) == pytest.approx((2.0, 1.0))
-    assert line([(4.0, 7.0)]) == (0.0, 7.0)
+    judged = trend([(float(t), 1.0 + 2.0 * t) for t in range(401)], BOUND, warmup=0.0)
+    assert judged is not None
+    assert (judged.growth, judged.per_hour) == pytest.approx((800.0, 7200.0))
 
 
 def test_the_watcher_tells_what_grew_and_what_was_not_done():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import linear_regression
 
 PARTS = 20
 WARMUP = 1 / 3
@@ -64,18 +65,6 @@ def floor_of(
     return [(begin + (part + 0.5) * width, value) for part, value in sorted(least.items())]
 
 
-def line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Slope, and value at 0, of the line with the least squares; of one point it is level."""
-    count = len(points)
-    mean_t = sum(t for t, _ in points) / count
-    mean = sum(value for _, value in points) / count
-    spread = sum((t - mean_t) ** 2 for t, _ in points)
-    if not spread:
-        return 0.0, mean
-    slope = sum((t - mean_t) * (value - mean) for t, value in points) / spread
-    return slope, mean - slope * mean_t
-
-
 def trend(
     samples: Sequence[tuple[float, float]], bound: Bound, warmup: float = WARMUP
 ) -> Trend | None:
@@ -90,7 +79,7 @@ def trend(
     points = floor_of(judged)
     if len(points) < 3:
         return None
-    slope, at_zero = line(points)
+    slope, at_zero = linear_regression(*zip(*points, strict=True))
     first, last = judged[0][0], judged[-1][0]
     start = at_zero + slope * first
     allowed = max(bound.at_least, bound.share * start)
