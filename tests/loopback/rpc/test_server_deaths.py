@@ -49,16 +49,14 @@ async def serve(listen: list[str], relays: list[str]) -> None:
 @asynccontextmanager
 async def server(listen: list[str], relays: list[str]) -> AsyncIterator[tuple[Any, list[str]]]:
     code = f"import trio; from {__name__} import serve; trio.run(serve, {listen!r}, {relays!r})"
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        line = await trio.to_thread.run_sync(process.stdout.readline)
-        yield process, line.split()
-    finally:
-        process.kill()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            line = await trio.to_thread.run_sync(process.stdout.readline)
+            yield process, line.split()
+        finally:
+            process.kill()
 
 
 Call = Callable[[Any, Callable[[], None]], Awaitable[object]]
