@@ -72,6 +72,7 @@ class Snapshots:
     def making_snapshot(self, others: Sequence[SignedStatement] = ()) -> Turns[tuple[bytes, ...]]:
         """As :meth:`Document.making_snapshot`."""
         for _ in range(3):
+            self._statements.check_reads_all()
             cuts = self._history.cuts
             point = yield from self._resolved.point()
             body = yield from self._history.body(point.heads)

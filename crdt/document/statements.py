@@ -53,19 +53,20 @@ class Statements:
 
     def statement(self, of: bytes = b"") -> SignedStatement:
         """As :meth:`Document.statement`."""
-        self._check_reads_all()
+        self.check_reads_all()
         return self._say(self._history.heads(), self._resolved.tree().root, of)
 
     def stating(self, of: bytes = b"", point: Point | None = None) -> Turns[SignedStatement]:
         """As :meth:`Document.stating`."""
-        self._check_reads_all()
         if point is None:
+            self.check_reads_all()
             point = yield from self._resolved.point()
         if self._history.is_at(point):
             return self.statement(of)
         return self._say(point.heads, point.tree.root, of)
 
-    def _check_reads_all(self) -> None:
+    def check_reads_all(self) -> None:
+        """Raises AccessDeniedError if what is read here is not all: of that nothing is said."""
         if not self._resolved.reads_all:
             raise AccessDeniedError(
                 "what this peer reads of the document is not all of its state: it lacks read keys"

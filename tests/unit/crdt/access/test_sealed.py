@@ -449,6 +449,25 @@ def test_a_snapshot_is_taken_by_readers_and_by_those_who_pull(make):
     sync(owner, anna, relay)
 
 
+def test_who_begins_a_snapshot_before_it_reads_all_signs_nothing(make):
+    owner, anna = make(OWNER), make(ANNA)
+    owner.registers["a"] = 1
+    owner.grant(ANNA.peer_id, Level.READ)
+    owner.revoke(ANNA.peer_id)
+    owner.registers["b"] = 2
+    sync(owner, anna)
+    owner.grant(ANNA.peer_id, Level.READ)
+
+    def made_meanwhile() -> None:
+        for _ in anna.making_snapshot():
+            sync(owner, anna)  # the key comes, after what it opens was passed by
+
+    with pytest.raises(AccessDeniedError):
+        made_meanwhile()
+    sync(owner, anna)
+    assert anna.can_read
+
+
 # Keys and formats.
 
 
