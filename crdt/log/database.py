@@ -58,15 +58,18 @@ _INSERT: Final = (
     # Withdrawn once, and admitted again.
     "ON CONFLICT DO UPDATE SET is_admitted = max(is_admitted, excluded.is_admitted)"
 )
-_RIGHTS: Final = " OR ".join(
+
+
+def _of_kinds(*kinds: Kind) -> str:
+    """Finds entries that may be of these kinds: their headers say what they are."""
+    wanted = ", ".join(f"x'{kind:02x}'" for kind in kinds)
     # The kind stands before the hash and the size of the payload, of which the length differs.
-    f"substr(header, -{35 + size}, 1) IN (x'{Kind.GRANT:02x}', x'{Kind.REVOKE:02x}')"
-    for size in (1, 2, 3, 5)
-)
-"""Entries that may be of these kinds: their payloads say what they are."""
-_KEYS: Final = " OR ".join(
-    f"substr(header, -{35 + size}, 1) = x'{Kind.KEY:02x}'" for size in (1, 2, 3, 5)
-)
+    places = [f"substr(header, -{35 + size}, 1) IN ({wanted})" for size in (1, 2, 3, 5)]
+    return f"({' OR '.join(places)})"
+
+
+_RIGHTS: Final = _of_kinds(Kind.GRANT, Kind.REVOKE)
+_KEYS: Final = _of_kinds(Kind.KEY)
 
 
 def read_genesis(path: Path) -> Genesis:
@@ -329,7 +332,7 @@ class DocumentDatabase:
     def entries_about_keys(self) -> Iterator[tuple[Entry, bool]]:
         """Entries about read keys, and whether they are admitted; others may be withdrawn."""
         for where, is_admitted in (("is_admitted", True), ("NOT is_admitted", False)):
-            for entry in self._select(f"WHERE {where} AND ({_KEYS})", ()):
+            for entry in self._select(f"WHERE {where} AND {_KEYS}", ()):
                 if entry.header.kind == Kind.KEY:
                     yield entry, is_admitted
 
