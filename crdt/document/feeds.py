@@ -6,7 +6,13 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from lattica.crdt.compaction.history import History
-from lattica.crdt.entries.chain import MAX_CHAIN, encode_chain
+from lattica.crdt.entries.chain import (
+    FRAME_BYTES,
+    MAX_CHAIN,
+    encode_chain,
+    fitting,
+    signed_part,
+)
 from lattica.crdt.entries.header import Entry
 from lattica.crdt.log.outcome import Outcome
 from lattica.crdt.log.replica import Replica
@@ -15,8 +21,6 @@ from lattica.crdt.sync.heads import ID_PREFIX, Head, HeadIndex
 
 _PIECE: Final = 1024
 """Entries of a chain that is sent: whoever reads it does nothing else meanwhile."""
-_ITEM_BYTES: Final = 128
-"""Of an entry in a chain, beside its payload and dependencies."""
 _VOUCHING_BYTES: Final = 1024
 """Of an entry without its payload, at most."""
 
@@ -41,26 +45,18 @@ class Feeds:
         """As :meth:`Document.chains_of`."""
         length = self._replica.log.length(author)
         while since < length:
-            entries: list[Entry] = []
-            size = 0
-            for entry in self._replica.database.entries(author, since, length):
-                if entry.header.seq != since + len(entries):
-                    break  # only the ID of the one before is here
-                more = len(entry.payload or b"") + 40 * len(entry.header.deps) + _ITEM_BYTES
-                if entries and (size + more > MAX_CHAIN - 256 or len(entries) == _PIECE):
-                    break
-                entries.append(entry)
-                size += more
+            entries, size = fitting(self._replica.database.entries(author, since, length), _PIECE)
+            if not entries or entries[0].header.seq != since:
+                return  # only the ID of the one before is here
             count = len(entries)
             vouching = self._cut_off(author, entries)
-            if vouching and size + len(vouching) * _VOUCHING_BYTES <= MAX_CHAIN - 256:
+            if vouching and size + len(vouching) * _VOUCHING_BYTES <= MAX_CHAIN - FRAME_BYTES:
                 entries += vouching
-            while entries and not entries[-1].is_signed():
-                entries.pop()
-            if not entries:
+            chain = signed_part(entries)
+            if not chain:
                 return
-            yield encode_chain(entries, with_prev=True)
-            since += min(count, len(entries))
+            yield encode_chain(chain, with_prev=True)
+            since += min(count, len(chain))
 
     def _cut_off(self, author: bytes, entries: list[Entry]) -> tuple[Entry, ...]:
         """What vouches for the last entry before a fork, if that is the last of `entries` and not

@@ -14,7 +14,7 @@ there is `[payload_hash, payload_size]` in its place. The rest of each header fo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from lattica.crdt.canonical import Plain, decode, encode
@@ -29,6 +29,11 @@ that he contradicts himself is not long.
 """
 MAX_ENTRIES: Final = 4096
 """Entries of a chain on the wire."""
+FRAME_BYTES: Final = 256
+"""Of a chain beside its items, and of the message that it goes in, at most."""
+_ITEM_BYTES: Final = 128
+"""Of an item beside payload and dependencies, at most."""
+_DEP_BYTES: Final = 40
 
 
 def encode_chain(entries: Sequence[Entry], *, with_prev: bool) -> bytes:
@@ -40,6 +45,34 @@ def encode_chain(entries: Sequence[Entry], *, with_prev: bool) -> bytes:
     first = entries[0].header
     prev = first.prev_id if with_prev else None
     return encode([first.author, first.seq, prev, [pack_item(entry) for entry in entries]])
+
+
+def fitting(entries: Iterable[Entry], most: int = MAX_ENTRIES) -> tuple[list[Entry], int]:
+    """The first of an author's entries, contiguous ones, that a chain has room for, but no more
+    than `most`; and their bytes there, at most.
+    """
+    found: list[Entry] = []
+    size = 0
+    for entry in entries:
+        header = entry.header
+        more = len(entry.payload or b"") + _DEP_BYTES * len(header.deps) + _ITEM_BYTES
+        if found and (
+            header.seq != found[-1].header.seq + 1
+            or size + more > MAX_CHAIN - FRAME_BYTES
+            or len(found) == most
+        ):
+            break
+        found.append(entry)
+        size += more
+    return found, size
+
+
+def signed_part(entries: Sequence[Entry]) -> Sequence[Entry]:
+    """Entries up to the last that is signed by itself: of them a chain can be made."""
+    end = len(entries)
+    while end and not entries[end - 1].is_signed():
+        end -= 1
+    return entries[:end]
 
 
 def pack_item(entry: Entry) -> list[Plain]:

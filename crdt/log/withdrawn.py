@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from lattica.crdt.entries.chain import MAX_CHAIN, MAX_ENTRIES, encode_chain
+from lattica.crdt.entries.chain import encode_chain, fitting, signed_part
 from lattica.crdt.entries.header import Entry
 from lattica.crdt.log.feed import Feed
-
-_ITEM_BYTES: Final = 700
-"""Of an entry in a chain beside its payload, at most."""
 
 
 def withdrawn_chains(
@@ -55,14 +51,8 @@ def _branch(entry: Entry, known: Mapping[bytes, Entry], feeds: Mapping[bytes, Fe
     return branch[::-1]
 
 
-def _encoded(branch: list[Entry]) -> Iterator[bytes]:
+def _encoded(branch: Sequence[Entry]) -> Iterator[bytes]:
     """A branch in pieces that replicas take, each of which ends with a signature of its own."""
-    start = size = 0
-    for place, entry in enumerate(branch):
-        more = len(entry.payload or b"") + _ITEM_BYTES
-        if place > start and (size + more > MAX_CHAIN or place - start == MAX_ENTRIES):
-            yield encode_chain(branch[start:place], with_prev=True)
-            start, size = place, 0
-        size += more
-    if branch[-1].is_signed():
-        yield encode_chain(branch[start:], with_prev=True)
+    while piece := signed_part(fitting(branch)[0]):
+        yield encode_chain(piece, with_prev=True)
+        branch = branch[len(piece) :]
