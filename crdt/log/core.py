@@ -263,9 +263,7 @@ class Log:
         outcome = Outcome()
         for entry in entries:
             author = entry.header.author
-            feed = self.feeds.setdefault(author, Feed(author, identity))
-            self._admit(feed, entry)
-            outcome.admitted.append(entry)
+            self._admit(self.feeds.get(author) or Feed(author, identity), entry, outcome)
         self._drain(self._dependencies.unblocked(entries), now_ms, outcome)
         self._reconsider(now_ms, outcome)
         return outcome
@@ -324,9 +322,8 @@ class Log:
                 break
             if not self._judge(feed, entry, now_ms, outcome):
                 break
-            self._admit(feed, entry)
+            self._admit(feed, entry, outcome)
             fresh.append(entry)
-        outcome.admitted += fresh
         if fresh:
             self._drain([feed.author, *self._dependencies.unblocked(fresh)], now_ms, outcome)
 
@@ -401,10 +398,7 @@ class Log:
     def _follow(self, feed: Feed, left: deque[Entry], now_ms: int, outcome: Outcome) -> None:
         """Admit the entries of `left` that can be, in order; empty it if one never can."""
         while left and self._judge(feed, left[0], now_ms, outcome):
-            entry = left.popleft()
-            self.feeds.setdefault(feed.author, feed)
-            self._admit(feed, entry)
-            outcome.admitted.append(entry)
+            self._admit(feed, left.popleft(), outcome)
         self._forks.check_last(feed, outcome)
         if outcome.refusals and outcome.refusals[-1].is_final:
             left.clear()
@@ -423,9 +417,7 @@ class Log:
                 if not self._judge(feed, entry, now_ms, outcome):
                     break
                 self._waiting.drop(author, 0, entry.header.seq + 1)
-                self.feeds.setdefault(author, feed)
-                self._admit(feed, entry)
-                outcome.admitted.append(entry)
+                self._admit(feed, entry, outcome)
                 queue.extend(self._dependencies.unblocked([entry]))
             self._forks.check_last(feed, outcome)
 
@@ -467,8 +459,10 @@ class Log:
                 return f"{error}"
         return ""
 
-    def _admit(self, feed: Feed, entry: Entry) -> None:
+    def _admit(self, feed: Feed, entry: Entry, outcome: Outcome) -> None:
         header = entry.header
+        self.feeds.setdefault(feed.author, feed)
+        outcome.admitted.append(entry)
         feed.ids.append(entry.id)
         feed.hlc = header.hlc
         feed.size += entry.size
