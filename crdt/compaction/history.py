@@ -13,7 +13,6 @@ from typing import Final
 
 from lattica.crdt.compaction.dead import Sweep
 from lattica.crdt.compaction.snapshot import body_parts
-from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.entries.header import Entry
 from lattica.crdt.log.prefix import FeedPrefix
 from lattica.crdt.log.replica import Replica
@@ -42,8 +41,7 @@ class Point:
 class History:
     """What of one document's entries is kept."""
 
-    def __init__(self, genesis: Genesis, replica: Replica) -> None:
-        self._genesis = genesis
+    def __init__(self, replica: Replica) -> None:
         self._replica = replica
         self.cuts = 0
         """Counted up whenever entries are not there any more, or have no effect."""
@@ -113,8 +111,8 @@ class History:
         self, lengths: Mapping[bytes, int], without: frozenset[tuple[bytes, int]] = frozenset()
     ) -> Turns[State]:
         """The state that entries come to, if some were not there."""
-        database = self._replica.database
-        state = State(self._genesis, self._replica.has_effect, self._replica.open_payload)
+        replica, database = self._replica, self._replica.database
+        state = State(replica.genesis, replica.has_effect, replica.open_payload)
         yield from state.rebuilding(
             lambda: _without(database.batches_by_time(lengths), without),
             database.withdrawn_entries,

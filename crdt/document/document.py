@@ -78,23 +78,22 @@ class Document:
         self._replica = Replica(path, genesis, identity, config)
         self._wall = wall
         self._monotonic = monotonic
-        self._history = History(genesis, self._replica)
-        self._resolved = Resolved(genesis, self._replica, self._history)
+        self._history = History(self._replica)
+        self._resolved = Resolved(self._replica, self._history)
         self._feeds = Feeds(self._replica, self._history)
-        self._statements = Statements(genesis, self._replica, self._history, self._resolved, wall)
+        self._statements = Statements(self._replica, self._history, self._resolved, wall)
         self._snapshots = Snapshots(
-            genesis,
             self._replica,
             self._history,
             self._resolved,
             self._feeds,
             self._statements,
             wall=wall,
-            on_taken=lambda: self._on_snapshot(),
+            on_taken=self._on_snapshot,
         )
         self._writer = Writer(self._replica, wall, self._resolve)
         self._read_keys = ReadKeys(self._writer)
-        self._rights = DocumentRights(genesis, self._writer, self._read_keys)
+        self._rights = DocumentRights(self._writer, self._read_keys)
         self.registers = Registers(self)
         """Names and their values, like a dictionary."""
 

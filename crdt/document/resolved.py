@@ -6,7 +6,6 @@ from typing import Final
 
 from lattica.crdt.access.keyring import Keyring
 from lattica.crdt.compaction.history import History, Point
-from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.log.outcome import Outcome
 from lattica.crdt.log.replica import Replica
 from lattica.crdt.tree.search_tree import SearchTree
@@ -21,10 +20,10 @@ _READ_ANEW: Final = 4
 class Resolved:
     """The state of a document, resolved when it is read, or in turns before."""
 
-    def __init__(self, genesis: Genesis, replica: Replica, history: History) -> None:
+    def __init__(self, replica: Replica, history: History) -> None:
         self._replica = replica
         self._history = history
-        self._state = State(genesis, replica.has_effect, replica.open_payload)
+        self._state = State(replica.genesis, replica.has_effect, replica.open_payload)
         self._tree: SearchTree | None = None
         self._read_with: tuple[Keyring, tuple[int, int]] | None = None
         self.is_stale = True

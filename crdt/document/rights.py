@@ -10,7 +10,7 @@ from lattica.crdt.access.revocation import Revocation
 from lattica.crdt.access.rights import Rights
 from lattica.crdt.document.read_keys import ReadKeys
 from lattica.crdt.document.writer import Writer
-from lattica.crdt.entries.genesis import Genesis, Mode
+from lattica.crdt.entries.genesis import Mode
 from lattica.crdt.entries.header import Kind
 from lattica.crdt.keys.identities import identity_key, peer_of
 from lattica.crdt.log.clock import milliseconds_of
@@ -36,8 +36,7 @@ class Right:
 class DocumentRights:
     """The rights of a document, used by who writes here."""
 
-    def __init__(self, genesis: Genesis, writer: Writer, keys: ReadKeys) -> None:
-        self._genesis = genesis
+    def __init__(self, writer: Writer, keys: ReadKeys) -> None:
         self._writer = writer
         self._keys = keys
         self._held: tuple[tuple[Capability, bool], ...] = ()
@@ -56,7 +55,8 @@ class DocumentRights:
     ) -> bytes:
         """As :meth:`Document.grant`."""
         rights = self._writer.rights
-        if level == Level.PULL and not self._genesis.is_sealed:
+        genesis = self._writer.replica.genesis
+        if level == Level.PULL and not genesis.is_sealed:
             raise LocalProtocolError("who has a document that is not sealed reads it")
         identity = self._writer.replica.identity
         own = identity.public_key.data
@@ -66,10 +66,9 @@ class DocumentRights:
             if parent is None:
                 raise AccessDeniedError("only owners and who may manage give rights")
         expires = None if lasts is None else self._writer.now_ms + int(lasts * 1000)
-        doc_id = self._genesis.doc_id
         capability = issue(
             identity,
-            doc_id,
+            genesis.doc_id,
             peer,
             Level(level),
             parent=parent,
@@ -137,10 +136,11 @@ class DocumentRights:
             raise LocalProtocolError(f"no capability for this document: {error}") from None
         if found.right.subject != own:
             raise LocalProtocolError("a capability of another peer")
-        is_needed = self._genesis.mode is Mode.CAPABILITY and not self._writer.rights.knows(
+        replica = self._writer.replica
+        is_needed = replica.genesis.mode is Mode.CAPABILITY and not self._writer.rights.knows(
             found.right.id
         )
-        self._writer.replica.present(capability, is_needed=is_needed)
+        replica.present(capability, is_needed=is_needed)
 
     def may_read(self, peer: PeerId, shown: bytes = b"") -> bool:
         """As :meth:`Document.may_read`."""

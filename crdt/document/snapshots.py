@@ -15,7 +15,6 @@ from lattica.crdt.compaction.snapshot import (
 from lattica.crdt.document.feeds import Feeds
 from lattica.crdt.document.resolved import Resolved
 from lattica.crdt.document.statements import Statements
-from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.log.replica import Replica
 from lattica.crdt.proofs.statement import SignedStatement
 from lattica.crdt.turns import Turns, finish
@@ -26,7 +25,6 @@ class Snapshots:
     """The snapshots of a document, and its pruning.
 
     Args:
-        genesis: what the document is.
         replica: its entries.
         history: what of them is kept.
         resolved: what they come to.
@@ -38,7 +36,6 @@ class Snapshots:
 
     def __init__(
         self,
-        genesis: Genesis,
         replica: Replica,
         history: History,
         resolved: Resolved,
@@ -48,7 +45,6 @@ class Snapshots:
         wall: Callable[[], int],
         on_taken: Callable[[], None],
     ) -> None:
-        self._genesis = genesis
         self._replica = replica
         self._history = history
         self._resolved = resolved
@@ -92,17 +88,18 @@ class Snapshots:
         self, parts: Iterable[bytes], signers: Collection[bytes] = (), needed: int = 1
     ) -> Turns[None]:
         """As :meth:`Document.receiving_snapshot`."""
-        signers = signers or self._genesis.owners
-        read = yield from reading_snapshot(parts, self._genesis.doc_id, signers, needed)
+        genesis = self._replica.genesis
+        signers = signers or genesis.owners
+        read = yield from reading_snapshot(parts, genesis.doc_id, signers, needed)
         yield from self.adopting(read)
 
     def adopting(self, read: Snapshot) -> Turns[None]:
         """As :meth:`Document.adopting`."""
+        genesis, identity = self._replica.genesis, self._replica.identity
         now, config = self._wall(), self._replica.log.config
         check_authors(read, config, self._replica.log.feeds)
-        check_limits(read, self._genesis, config, now)
-        identity = self._replica.identity
-        state, tree = yield from replay(read, self._genesis, identity, config, now)
+        check_limits(read, genesis, config, now)
+        state, tree = yield from replay(read, genesis, identity, config, now)
         log = self._replica.log
         check_authors(read, config, log.feeds)  # others may have come meanwhile
         is_fresh = not log.feeds and log.rights is None

@@ -8,7 +8,6 @@ from itertools import islice
 from lattica.crdt.canonical import encode
 from lattica.crdt.compaction.history import History, Point
 from lattica.crdt.document.resolved import Resolved
-from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.entries.header import Kind
 from lattica.crdt.keys.session import decode_certificate
 from lattica.crdt.log.replica import Replica
@@ -30,13 +29,11 @@ class Statements:
 
     def __init__(
         self,
-        genesis: Genesis,
         replica: Replica,
         history: History,
         resolved: Resolved,
         wall: Callable[[], int],
     ) -> None:
-        self._genesis = genesis
         self._replica = replica
         self._history = history
         self._resolved = resolved
@@ -76,7 +73,7 @@ class Statements:
         self, heads: Mapping[bytes, tuple[int, bytes]], root: bytes, of: bytes
     ) -> SignedStatement:
         statement = Statement(
-            self._genesis.doc_id,
+            self._replica.genesis.doc_id,
             heads_fingerprint((author, *head) for author, head in heads.items()),
             root,
             sum(length for length, _ in heads.values()),
@@ -101,6 +98,6 @@ class Statements:
         entry, first = database.entry(sibling.author, seq), database.entry(sibling.author, 0)
         if entry.payload is None or first.payload is None or not entry.is_signed():
             return None
-        doc_id, keyring = self._genesis.doc_id, self._replica.keyring
+        doc_id, keyring = self._replica.genesis.doc_id, self._replica.keyring
         certificate = decode_certificate(first.payload, doc_id, sibling.author)
         return Witness(entry, certificate, b"" if keyring is None else keyring.entry_key(entry))

@@ -226,7 +226,7 @@ class Replicas(RuleBasedStateMachine):
             if feed.fork is not None:
                 proof = decode_fork(feed.fork.encode(), DOC.doc_id)
                 taker.receive_fork(proof, self.now)
-            for chain in Feeds(giver, History(DOC, giver)).chains_of(author, 0):
+            for chain in Feeds(giver, History(giver)).chains_of(author, 0):
                 self.deliver(receiver, chain)
 
 
