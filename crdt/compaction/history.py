@@ -14,8 +14,8 @@ from typing import Final
 from lattica.crdt.compaction.dead import Sweep
 from lattica.crdt.compaction.snapshot import body_parts
 from lattica.crdt.entries.header import Entry
+from lattica.crdt.log.disk.replica import Replica
 from lattica.crdt.log.prefix import FeedPrefix
-from lattica.crdt.log.replica import Replica
 from lattica.crdt.tree.search_tree import SearchTree
 from lattica.crdt.turns import Turns
 from lattica.crdt.types.state import State

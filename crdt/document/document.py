@@ -31,9 +31,9 @@ from lattica.crdt.entries.header import Kind
 from lattica.crdt.fields import Claims, Counter, Registers, ReplicatedSet
 from lattica.crdt.keys.identities import peer_of
 from lattica.crdt.log.config import LogConfig
+from lattica.crdt.log.disk.replica import Replica
 from lattica.crdt.log.errors import StoreError
 from lattica.crdt.log.outcome import Outcome
-from lattica.crdt.log.replica import Replica
 from lattica.crdt.proofs.query import Query
 from lattica.crdt.proofs.statement import SignedStatement
 from lattica.crdt.sync.heads import HeadIndex

@@ -14,8 +14,8 @@ from lattica.crdt.entries.chain import (
     signed_part,
 )
 from lattica.crdt.entries.header import Entry
+from lattica.crdt.log.disk.replica import Replica
 from lattica.crdt.log.outcome import Outcome
-from lattica.crdt.log.replica import Replica
 from lattica.crdt.log.withdrawn import withdrawn_chains
 from lattica.crdt.sync.heads import ID_PREFIX, Head, HeadIndex
 

@@ -9,7 +9,7 @@ from lattica.crdt.access.keyring import NoReadKeyError
 from lattica.crdt.entries.header import Kind
 from lattica.crdt.keys.identities import peer_of
 from lattica.crdt.log.clock import milliseconds_of
-from lattica.crdt.log.replica import Replica
+from lattica.crdt.log.disk.replica import Replica
 from lattica.crdt.types.payloads import decode_write
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.keys.identity import PeerId

@@ -6,8 +6,8 @@ from typing import Final
 
 from lattica.crdt.access.keyring import Keyring
 from lattica.crdt.compaction.history import History, Point
+from lattica.crdt.log.disk.replica import Replica
 from lattica.crdt.log.outcome import Outcome
-from lattica.crdt.log.replica import Replica
 from lattica.crdt.tree.search_tree import SearchTree
 from lattica.crdt.turns import Turns
 from lattica.crdt.types.state import Change, State

@@ -15,7 +15,7 @@ from lattica.crdt.compaction.snapshot import (
 from lattica.crdt.document.feeds import Feeds
 from lattica.crdt.document.resolved import Resolved
 from lattica.crdt.document.statements import Statements
-from lattica.crdt.log.replica import Replica
+from lattica.crdt.log.disk.replica import Replica
 from lattica.crdt.proofs.statement import SignedStatement
 from lattica.crdt.turns import Turns, finish
 from lattica.nat.base.errors import LocalProtocolError

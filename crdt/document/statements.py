@@ -10,7 +10,7 @@ from lattica.crdt.compaction.history import History, Point
 from lattica.crdt.document.resolved import Resolved
 from lattica.crdt.entries.header import Kind
 from lattica.crdt.keys.session import decode_certificate
-from lattica.crdt.log.replica import Replica
+from lattica.crdt.log.disk.replica import Replica
 from lattica.crdt.proofs.proof import MAX_WITNESSES, Proof, Witness
 from lattica.crdt.proofs.query import Query, Scope
 from lattica.crdt.proofs.statement import (

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 from lattica.crdt.access.rights import Rights
 from lattica.crdt.entries.header import Kind
+from lattica.crdt.log.disk.replica import Replica
 from lattica.crdt.log.outcome import Outcome
-from lattica.crdt.log.replica import Replica
 from lattica.nat.base.errors import LocalProtocolError
 
 

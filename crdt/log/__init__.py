@@ -1,1 +1,1 @@
-"""The log of a document: what is admitted, in which order, and what is kept on disk."""
+"""The log of a document: what is admitted, and in which order. Pure, but for what is in `disk`."""

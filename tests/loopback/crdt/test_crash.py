@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lattica.crdt.entries.chain import verify_chain
-from lattica.crdt.log.replica import Replica
+from lattica.crdt.log.disk.replica import Replica
 from lattica.nat.base.keys.identity import Identity
 from tests.support.crdt.chains import DOC, Writer
 
@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from lattica.crdt.canonical import encode
 from lattica.crdt.entries.header import Kind
-from lattica.crdt.log.replica import Replica
+from lattica.crdt.log.disk.replica import Replica
 from lattica.nat.base.keys.identity import Identity
 from tests.support.crdt.chains import DOC, START, Writer
 

@@ -30,7 +30,7 @@ from lattica.crdt.entries.fork import decode_fork
 from lattica.crdt.entries.header import Entry, Kind
 from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.log.config import LogConfig
-from lattica.crdt.log.replica import Replica
+from lattica.crdt.log.disk.replica import Replica
 from lattica.crdt.types.payloads import RegisterWrite
 from lattica.crdt.types.state import State
 from lattica.errors import RemoteProtocolError

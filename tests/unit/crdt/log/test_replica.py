@@ -12,9 +12,9 @@ import pytest
 from lattica.crdt.canonical import encode
 from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.entries.header import Kind
-from lattica.crdt.log.database import DocumentDatabase
+from lattica.crdt.log.disk.database import DocumentDatabase
+from lattica.crdt.log.disk.replica import Replica
 from lattica.crdt.log.errors import StoreCorruptError, StoreError, StoreFullError, StoreInUseError
-from lattica.crdt.log.replica import Replica
 from lattica.nat.base.keys.identity import Identity
 from tests.support.crdt.chains import DOC, START, Writer
 from tests.support.crdt.logs import NOW

@@ -17,7 +17,7 @@ from lattica.crdt.entries.header import Entry, Kind
 from lattica.crdt.keys.session import SessionCertificate, SessionKey
 from lattica.crdt.log.config import LogConfig
 from lattica.crdt.log.core import Log
-from lattica.crdt.log.database import DocumentDatabase
+from lattica.crdt.log.disk.database import DocumentDatabase
 from lattica.crdt.log.errors import ContradictionError, StoreCorruptError
 from lattica.crdt.log.feed import Feed
 from lattica.crdt.log.outcome import Outcome
