@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -102,25 +103,18 @@ def top_command(
     ] = False,
 ) -> None:
     """Show peers, transfers, DHT, topics and documents of the node, live, until Ctrl-C."""
-    import itertools
-    import time
-
     client = _client(ctx)
-    looks = itertools.count() if count is None else range(count)
     try:
         with by_daemon(client):
+            looks = _looks(client, interval, count)
             if as_json:
-                for number in looks:
-                    if number:
-                        time.sleep(interval)
-                    say_json(_status(client))
+                for status in looks:
+                    say_json(status)
                 return
             out = console()
             if not out.is_terminal:  # where rich shows the last look only, at the end
-                for number in looks:
-                    if number:
-                        time.sleep(interval)
-                    out.print(top_page(_status(client)))
+                for status in looks:
+                    out.print(top_page(status))
                     out.file.flush()
                 return
             from rich.live import Live
@@ -128,14 +122,23 @@ def top_command(
             with Live(
                 console=out, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
             ) as live:
-                for number in looks:
-                    if number:
-                        time.sleep(interval)
-                    live.update(top_page(_status(client)), refresh=True)
+                for status in looks:
+                    live.update(top_page(status), refresh=True)
     except SystemExit as ended:
         # A signal is how it ends; an error is one.
         if not isinstance(ended.code, int) or ended.code < 128:
             raise
+
+
+def _looks(client: NodeClient, interval: float, count: int | None) -> Iterator[dict[str, Any]]:
+    """How the node is, every so many seconds; so many times, or without end."""
+    import itertools
+    import time
+
+    for number in itertools.count() if count is None else range(count):
+        if number:
+            time.sleep(interval)
+        yield _status(client)
 
 
 def _client(ctx: typer.Context) -> NodeClient:
