@@ -258,9 +258,7 @@ async def _expose(
             if output is None:
                 say(f"exposing {exposure.name}: {exposure.target}, {_to_whom(exposure)}", err=True)
         await node.wait_announced(_ANNOUNCE_TIMEOUT)
-        command = f"lattica forward {_addresses(node)} {' '.join(names)}"
-        if key is not None:
-            command += f" --key {key}"
+        command = _forward_command(node.peer_id, node.addrs, names, key)
         if output is not None:
             exposed = [{"port": e.name, "target": str(e.target)} for e in ports.exposed]
             output.write_ready(node, exposed=exposed, key=key, command=command)
@@ -294,14 +292,11 @@ def _exposed_by(
     ready = next(responses)
     status = client.status()
     addrs = [parse_multiaddr(addr) for addr in status.addrs]
-    names = " ".join(port.name for port in ready.ports)
-    command = f"lattica forward {_told(parse_peer_id(status.peer_id), addrs)} {names}"
-    command += f" --key {ready.key}" if ready.key else ""
+    names, key = [port.name for port in ready.ports], ready.key or None
+    command = _forward_command(parse_peer_id(status.peer_id), addrs, names, key)
     if output is not None:
         exposed = [{"port": port.name, "target": port.place} for port in ready.ports]
-        told: dict[str, object] = {"exposed": exposed, "key": ready.key or None}
-        told["command"] = command
-        _write_ready(output, status.peer_id, status.addrs, told)
+        output.write_ready(status, exposed=exposed, key=key, command=command)
     else:
         for port in ready.ports:
             say(f"exposing {port.name}: {port.place}, by the node that runs here", err=True)
@@ -317,28 +312,17 @@ def _forwarded_by(
     """Tell where a node that runs listens, and what happens to connections."""
     ready = next(responses)
     if output is not None:
-        status = client.status()
         forwards = [{"port": port.name, "local": port.place} for port in ready.ports]
-        _write_ready(output, status.peer_id, status.addrs, {"forwards": forwards})
+        output.write_ready(client.status(), forwards=forwards)
     else:
         for port in ready.ports:
             say(f"{port.place} is port {port.name} of {ready.peer_id}, by the node that runs here")
     _tell_all(responses, output)
 
 
-def _write_ready(
-    output: EventOutput, peer_id: str, addrs: Iterable[str], more: dict[str, object]
-) -> None:
-    output.write_object({"event": "ready", "peer_id": peer_id, "addrs": [*addrs], **more})
-
-
 def _tell_all(responses: Responses[pb.PortMessage], output: EventOutput | None) -> None:
     for message in responses:
-        event = _event_of(message)
-        if output is not None:
-            output.write(event)
-        else:
-            say(_line(event), err=True)
+        _tell(_event_of(message), output)
 
 
 def _event_of(message: pb.PortMessage) -> PortEvent:
@@ -361,12 +345,16 @@ def _event_of(message: pb.PortMessage) -> PortEvent:
     return ConnectionClosed(*opened, *counts)
 
 
-def _addresses(node: Node) -> str:
+def _forward_command(
+    peer_id: PeerId, addrs: Iterable[Multiaddr], names: Iterable[str], key: str | None
+) -> str:
+    """What to run on another machine."""
+    command = f"lattica forward {_addresses(peer_id, addrs)} {' '.join(names)}"
+    return command if key is None else f"{command} --key {key}"
+
+
+def _addresses(peer_id: PeerId, addrs: Iterable[Multiaddr]) -> str:
     """The addresses to tell another machine, or where there are none, the ID."""
-    return _told(node.peer_id, node.addrs)
-
-
-def _told(peer_id: PeerId, addrs: Iterable[Multiaddr]) -> str:
     from lattica.nat.base.net.addresses import ip_of, split_peer, with_peer
     from lattica.nat.base.net.ranking import fitting, ranked
 
@@ -439,10 +427,7 @@ async def _run_ports(
 
         def tell(event: PortEvent) -> None:
             try:
-                if output is not None:
-                    output.write(event)
-                else:
-                    say(_line(event), err=True)
+                _tell(event, output)
             except OSError as error:  # nobody reads it any more
                 broken.append(error)
                 stop.nursery.cancel_scope.cancel()
@@ -452,6 +437,14 @@ async def _run_ports(
             await trio.sleep(math.inf)
     if broken:
         raise broken[0]
+
+
+def _tell(event: PortEvent, output: EventOutput | None) -> None:
+    """Print what happened to a connection. Raises OSError when nobody can read it any more."""
+    if output is not None:
+        output.write(event)
+    else:
+        say(_line(event), err=True)
 
 
 def _line(event: PortEvent) -> str:

@@ -19,6 +19,7 @@ from lattica.nat.base.printable import json_text
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+    from lattica.daemon.api.pb import node_pb2 as pb
     from lattica.nat.swarm.events import EventStream
     from lattica.node import Node
 
@@ -48,7 +49,7 @@ class EventOutput:
         """Write one event."""
         self.write_object(event_object(event))
 
-    def write_ready(self, node: Node, **more: object) -> None:
+    def write_ready(self, node: Node | pb.NodeStatus, **more: object) -> None:
         """Say, as the first event, who the node is and where it can be reached, and what else
         there is to say."""
         addrs = [str(addr) for addr in node.addrs]
