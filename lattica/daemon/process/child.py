@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, suppress
+from functools import partial
 from typing import Any, Final, cast
 
 import trio
@@ -104,12 +105,12 @@ class Desk:
 
     def soon(self, *message: object, may_lose: bool = False) -> None:
         """:meth:`post`, from any thread."""
-        if self._token is not None:
-            data, descriptors = self.values.encode(message)
-            with suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(
-                    lambda: self._channel.post(data, descriptors, may_lose=may_lose)
-                )
+        self._post_soon(self.values.encode(message), may_lose)
+
+    def _post_soon(self, message: tuple[bytes, list[int]], may_lose: bool = False) -> None:
+        assert self._token is not None
+        with suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(partial(self._channel.post, *message, may_lose=may_lose))
 
     async def run(self, lattica: _ChildLattica, node: Node, number: int, log: _Forward) -> None:
         """Serve the program, until it is gone or wants no more."""
@@ -195,21 +196,14 @@ class Desk:
         try:
             if number in self._given_up:
                 raise LocalProtocolError("the caller abandoned the call")
-            target = self._objects[on]
-            value = _done(target, name, args, keywords)
-            message = self._encoded("done", number, True, value)
+            value = _done(self._objects[on], name, args, keywords)
+            message = self.values.encode(("done", number, True, value))
         except BaseException as error:
-            message = self._encoded("done", number, False, error)
+            message = self.values.encode(("done", number, False, error))
         finally:
             del self._threads[number]
             self._given_up.discard(number)
-        data, descriptors = message
-        assert self._token is not None
-        with suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(self._channel.post, data, descriptors)
-
-    def _encoded(self, *message: object) -> tuple[bytes, list[int]]:
-        return self.values.encode(message)
+        self._post_soon(message)
 
     def _cancel(self, bridge: _Calls, number: int) -> None:
         thread = self._threads.get(number)
