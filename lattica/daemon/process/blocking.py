@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from lattica.config import NodeConfig, load_config
 from lattica.daemon.errors import ProcessEndedError
@@ -82,6 +82,8 @@ class ProcessLattica(Lattica):
     """
 
     _bridge: _ProcessBridge
+    _number = 0
+    """Of the object in the other process that this one stands for."""
 
     def __init__(
         self,
@@ -92,7 +94,6 @@ class ProcessLattica(Lattica):
         process: bool = True,
     ) -> None:
         super().__init__(config, identity=identity, max_handler_threads=max_handler_threads)
-        self._program: Any = None
         self._there: set[str] = set()
         """Protocols whose handlers run in the other process."""
 
@@ -102,23 +103,20 @@ class ProcessLattica(Lattica):
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[tuple[Any, Any]]:
         config = load_config() if self._config is None else self._config
-        values = Values(held=lambda number, kind: made(self._bridge, self._program, number, kind))
+        values = Values(held=lambda number, kind: made(self._bridge, program, number, kind))
         process = opened(config, self._identity, values, self._bridge.has_ended)
         self._bridge.linger = config.swarm.timeouts.shutdown
-        async with process as self._program:
-            yield self._program, None
+        async with process as program:
+            yield program, None
 
     @property
-    def _number(self) -> int:
-        """Of the object in the other process that this one stands for."""
-        _ = self._node  # raises unless it runs
-        return 0
+    def _program(self) -> ProcessNode:
+        """What is here for the node; raises unless it runs."""
+        return cast("ProcessNode", self._node)
 
     @property
     def process_id(self) -> int | None:
-        _ = self._node
-        pid: int = self._program.process_id
-        return pid
+        return self._program.process_id
 
     @property
     def rpc(self) -> BlockingRpc:
@@ -133,12 +131,12 @@ class ProcessLattica(Lattica):
         replace: bool = False,
         limit: int | None = None,
     ) -> None:
-        program: ProcessNode = self._node  # type: ignore[assignment] # what serves for one here
+        program = self._program
         if isinstance(handler, str):
             if protocol in program.protocols:
                 self._bridge.call_plain(program.unhandle, protocol)
             options = {"replace": replace, "limit": limit}
-            call(self._bridge, program, 0, "handle", (protocol, handler), options)
+            call(self, "handle", (protocol, handler), options)
             self._there.add(protocol)
             return
         function = handler
@@ -161,7 +159,7 @@ class ProcessLattica(Lattica):
             super().unhandle(protocol)
         else:
             self._there.discard(protocol)
-            call(self._bridge, self._program, 0, "unhandle", (protocol,), {})
+            call(self, "unhandle", (protocol,), {})
 
     unhandle.__doc__ = Lattica.unhandle.__doc__
     handle.__doc__ = Lattica.handle.__doc__

@@ -13,7 +13,7 @@ import os
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from lattica.daemon.errors import CannotCrossError, ProcessEndedError
 from lattica.daemon.process.values import Callback, SharedState
@@ -41,6 +41,19 @@ _IMPOSSIBLE: Final = frozenset({"source", "validator", "authorize"})
 """Functions that the node's own thread would have to wait for."""
 
 
+class Caller(Protocol):
+    """What stands for an object in the node's process, by its number there."""
+
+    @property
+    def _bridge(self) -> Bridge[Any]: ...
+
+    @property
+    def _program(self) -> ProcessNode: ...
+
+    @property
+    def _number(self) -> int: ...
+
+
 class Remote:
     """Base of these classes. For any number of threads, as the objects themselves."""
 
@@ -53,7 +66,7 @@ class Remote:
         # What the object was given when it was made, and keeps.
         if name.startswith("_"):
             raise AttributeError(name)
-        value = self._call(".get", (name,), {})
+        value = call(self, ".get", (name,), {})
         self.__dict__[name] = value
         return value
 
@@ -64,31 +77,21 @@ class Remote:
         try:
             return self._returned.popleft()
         except IndexError:
-            return self._call("_next", (timeout,), {}, give_back=self._returned.append)
-
-    def _call(
-        self,
-        name: str,
-        args: tuple[Any, ...],
-        keywords: dict[str, Any],
-        give_back: Callable[[Any], object] | None = None,
-    ) -> Any:
-        return call(self._bridge, self._program, self._number, name, args, keywords, give_back)
+            return call(self, "_next", (timeout,), {}, give_back=self._returned.append)
 
 
 def call(
-    bridge: Bridge[Any],
-    program: ProcessNode,
-    number: int,
+    caller: Caller,
     name: str,
     args: tuple[Any, ...],
     keywords: dict[str, Any],
     give_back: Callable[[Any], object] | None = None,
 ) -> Any:
-    """Call a method of the object of that number, in the node's process; block until it is done.
+    """Call a method of the object that `caller` stands for; block until it is done.
 
     Raises what that raises, and CannotCrossError for arguments that are no data.
     """
+    program, number = caller._program, caller._number
 
     async def request() -> tuple[bool, Any]:
         return await program.request("call", number, name, args, keywords)
@@ -100,24 +103,24 @@ def call(
             if result[0]:
                 give_back(result[1])
 
-    is_done, value = bridge.call(request, give_back=give)
+    return _value(caller._bridge.call(request, give_back=give))
+
+
+def _value(result: tuple[bool, Any]) -> Any:
+    """What came of a request. Raises the error, if it was not done."""
+    is_done, value = result
     if not is_done:
         raise value
     return value
 
 
 def call_method(
-    bridge: Bridge[Any],
-    program: ProcessNode,
-    number: int,
-    method: Callable[..., Any],
-    args: tuple[Any, ...],
-    keywords: dict[str, Any],
+    caller: Caller, method: Callable[..., Any], args: tuple[Any, ...], keywords: dict[str, Any]
 ) -> Any:
     """:func:`call`, where arguments may be functions or state dicts."""
     bound = _signature(method).bind(None, *args, **keywords)
     given = bound.arguments
-    name = method.__name__
+    name, program = method.__name__, caller._program
     reads = _STATES.get(name)
     state: SharedState | None = None
     callbacks: list[int] = []
@@ -146,9 +149,9 @@ def call_method(
     try:
         values = bound.args[1:], bound.kwargs
         if report is None:
-            result = call(bridge, program, number, name, *values)
+            result = call(caller, name, *values)
         else:
-            result = _call_reporting(bridge, program, number, name, *values, callbacks[0])
+            result = _call_reporting(caller, name, *values, callbacks[0])
         if state is not None and not reads:
             state.load(getattr(result, "missing", ()))
         if isinstance(result, Remote) and callbacks:
@@ -170,25 +173,17 @@ def _signature(method: Callable[..., Any]) -> inspect.Signature:
 
 
 def _call_reporting(
-    bridge: Bridge[Any],
-    program: ProcessNode,
-    number: int,
-    name: str,
-    args: tuple[Any, ...],
-    keywords: dict[str, Any],
-    callback: int,
+    caller: Caller, name: str, args: tuple[Any, ...], keywords: dict[str, Any], callback: int
 ) -> Any:
     """The function of that number is called in the calling thread, as the facades have it."""
+    program, number = caller._program, caller._number
     on_event = program.callbacks[callback]
 
     async def request(report: Callable[[Any], None]) -> tuple[bool, Any]:
         program.callbacks[callback] = report
         return await program.request("call", number, name, args, keywords)
 
-    is_done, value = bridge.call_reporting(request, on_event)
-    if not is_done:
-        raise value
-    return value
+    return _value(caller._bridge.call_reporting(request, on_event))
 
 
 def _forget(program: ProcessNode, callbacks: tuple[int, ...]) -> None:
@@ -242,7 +237,7 @@ def remote_method(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def called(self: Any, *args: Any, **keywords: Any) -> Any:
         try:
-            return call_method(self._bridge, self._program, self._number, method, args, keywords)
+            return call_method(self, method, args, keywords)
         except ProcessEndedError:
             if name in _ENDINGS:
                 return None
@@ -259,13 +254,13 @@ def remote_property(name: str, of: property) -> property:
     """A property that is asked of the other process."""
 
     def get(self: Any) -> Any:
-        return call(self._bridge, self._program, self._number, ".get", (name,), {})
+        return call(self, ".get", (name,), {})
 
     def set_(self: Any, value: Any) -> None:
-        call(self._bridge, self._program, self._number, ".set", (name, value), {})
+        call(self, ".set", (name, value), {})
 
     return property(get, set_ if of.fset is not None else None, doc=of.__doc__)
 
 
 def _iterated(self: Any) -> Any:
-    return iter(self._call("__iter__", (), {}))
+    return iter(call(self, "__iter__", (), {}))
