@@ -268,31 +268,6 @@ class ProcessNode:
     ) -> None:
         """As :meth:`lattica.node.Node.handle`; that something else in the node's process serves it
         is only logged. See :meth:`serve`."""
-        self._handle(protocol, handler, owner, replace, cancel_when_gone, limit)
-        number = next(self._numbers)
-        self._serving[number] = protocol
-        self.post("serve", number, protocol, str(owner), replace)
-
-    async def serve(
-        self, protocol: str, handler: StreamHandler, *, replace: bool, limit: int | None
-    ) -> None:
-        """:meth:`handle`, for the application. Returns when the node serves it."""
-        self._handle(protocol, handler, APPLICATION, replace, False, limit)
-        try:
-            await self.ask("serve", protocol, str(APPLICATION), replace)
-        except LatticaError:
-            self.protocols.unhandle(protocol)
-            raise
-
-    def _handle(
-        self,
-        protocol: str,
-        handler: StreamHandler,
-        owner: object,
-        replace: bool,
-        cancel_when_gone: bool,
-        limit: int | None,
-    ) -> None:
         self.protocols.handle(
             protocol,
             handler,
@@ -301,6 +276,20 @@ class ProcessNode:
             cancel_when_gone=cancel_when_gone,
             limit=limit,
         )
+        number = next(self._numbers)
+        self._serving[number] = protocol
+        self.post("serve", number, protocol, str(owner), replace)
+
+    async def serve(
+        self, protocol: str, handler: StreamHandler, *, replace: bool, limit: int | None
+    ) -> None:
+        """:meth:`handle`, for the application. Returns when the node serves it."""
+        self.protocols.handle(protocol, handler, replace=replace, limit=limit)
+        try:
+            await self.ask("serve", protocol, str(APPLICATION), replace)
+        except LatticaError:
+            self.protocols.unhandle(protocol)
+            raise
 
     def unhandle(self, protocol: str, *, owner: object = APPLICATION) -> None:
         """As :meth:`lattica.node.Node.unhandle`."""
