@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import socket
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +11,7 @@ from typing import Final
 import trio
 
 from lattica.daemon.process.mirror import Mirror, Shown, pass_on
-from lattica.daemon.process.values import Values
+from lattica.daemon.process.values import HandedSocket, Values
 from lattica.nat.base.errors import LatticaError, ResourceLimitError
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.connection import Connection
@@ -64,8 +63,7 @@ class Mirrors:
             on_stream=partial(self._accepted, connection),
         )
         self._of[connection] = mirror
-        data, _ = self._values.encode(("mirror", mirror.number, shown))
-        self._post(data, [os.dup(theirs.fileno())])
+        self._say("mirror", mirror.number, shown, HandedSocket(theirs))
         theirs.close()
         self._nursery.start_soon(self._run, connection, mirror)
         return mirror

@@ -138,7 +138,7 @@ class ProcessNode:
     async def read(self) -> None:
         """Take what the other process says, until it ends."""
         async for data, descriptors in self._channel.messages():
-            kind, *content = data_of(self.values, data, descriptors, self._take_mirror)
+            kind, *content = self.values.decode(data, descriptors)
             if kind == "done":
                 number, is_done, value = content
                 protocol = self._serving.pop(number, None)
@@ -151,6 +151,8 @@ class ProcessNode:
                 self._report(*content)
             elif kind == "ask":
                 self._nursery.start_soon(self._answer, *content)
+            elif kind == "mirror":
+                self._take_mirror(*content)
             elif kind == "gone":
                 self._gone(*content)
             elif kind == "connection":
@@ -180,9 +182,9 @@ class ProcessNode:
 
     # --- streams ---
 
-    def _take_mirror(self, number: int, shown: Shown, descriptor: int) -> None:
+    def _take_mirror(self, number: int, shown: Shown, sock: socket.socket) -> None:
         mirror = Mirror(
-            socket.socket(fileno=os.dup(descriptor)),
+            sock,
             number,
             shown,
             self.config.swarm,
@@ -370,25 +372,6 @@ class ProcessNode:
         if self._rpc is not None:
             await self._rpc.aclose()
         self._events.close()
-
-
-def data_of(
-    values: Values,
-    data: bytes,
-    descriptors: list[int],
-    take: Callable[[int, Shown, int], None],
-) -> list[Any]:
-    """A message; one that hands over a connection is given to `take`."""
-    if len(descriptors) == 1:
-        kept = os.dup(descriptors[0])
-        try:
-            message: list[Any] = list(values.decode(data, descriptors))
-            if message[0] == "mirror":
-                take(message[1], message[2], kept)
-        finally:
-            os.close(kept)
-        return message
-    return list(values.decode(data, descriptors))
 
 
 @asynccontextmanager

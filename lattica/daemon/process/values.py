@@ -2,9 +2,9 @@
 
 msgpack, with extensions for what it does not have. Data are plain values, enums, paths, exceptions,
 and objects of Lattica's own classes that hold nothing but data, which are written field by field.
-Tensors lie in shared memory (:class:`SharedState`), and files are handed over as descriptors. What
-is not data raises :class:`CannotCrossError`, and no code ever comes of what is read: a class is
-looked up among Lattica's, and its instance is filled without being called.
+Tensors lie in shared memory (:class:`SharedState`), and files and sockets are handed over as
+descriptors. What is not data raises :class:`CannotCrossError`, and no code ever comes of what is
+read: a class is looked up among Lattica's, and its instance is filled without being called.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import enum
 import importlib
 import mmap
 import os
+import socket
 import tempfile
 from array import array
 from collections.abc import Callable, Sequence
@@ -61,6 +62,8 @@ class _Code(enum.IntEnum):
     """Of the standard library: [type code, bytes]"""
     CALLBACK = 12
     """[number, whether an answer is waited for]"""
+    SOCKET = 14
+    """Number of the descriptor."""
 
 
 class Callback:
@@ -71,6 +74,15 @@ class Callback:
     def __init__(self, number: int, waits: bool) -> None:
         self.number = number
         self.waits = waits
+
+
+class HandedSocket:
+    """A socket that the other process is to have: there it arrives as one."""
+
+    __slots__ = ("sock",)
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
 
 
 class SharedState:
@@ -203,6 +215,9 @@ class Values:
             descriptors.append(_file_of(item))
             fields = {**vars(item), "_tensors": None}
             return _Code.WEIGHTS, [len(descriptors) - 1, fields]
+        if isinstance(item, HandedSocket):
+            descriptors.append(os.dup(item.sock.fileno()))
+            return _Code.SOCKET, len(descriptors) - 1
         if isinstance(item, Callback):
             return _Code.CALLBACK, [item.number, item.waits]
         number = self._hold(item)
@@ -295,6 +310,8 @@ class Values:
                 for name, value in fields.items():
                     object.__setattr__(version, name, value)
                 return version
+            case _Code.SOCKET:
+                return socket.socket(fileno=os.dup(descriptors[content]))
             case _Code.CALLBACK if self._callback is not None:
                 return self._callback(*content)
             case _Code.HELD if self._held is not None:

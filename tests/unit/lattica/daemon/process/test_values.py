@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from array import array
 from dataclasses import fields
@@ -18,7 +19,7 @@ from lattica import load_config
 from lattica.content import FetchOptions
 from lattica.content.tensors.elements import RawTensor
 from lattica.daemon.errors import CannotCrossError
-from lattica.daemon.process.values import Callback, SharedState, Values
+from lattica.daemon.process.values import Callback, HandedSocket, SharedState, Values
 from lattica.errors import (
     DialAttempt,
     DialError,
@@ -142,6 +143,17 @@ def test_only_classes_of_ours_are_looked_up() -> None:
 
 def test_a_callback_is_what_the_reader_makes_of_its_number() -> None:
     assert sent(Callback(4, True), callback=lambda number, waits: (number, waits)) == (4, True)
+
+
+def test_a_socket_that_is_handed_over_arrives_as_one() -> None:
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            arrived = sent(("mirror", HandedSocket(theirs)))[1]
+        with arrived:
+            ours.sendall(b"abc")
+            assert arrived.recv(3) == b"abc"
+        assert ours.recv(1) == b""  # no other descriptor of it is left
 
 
 def test_a_state_dict_is_read_where_it_lies() -> None:
