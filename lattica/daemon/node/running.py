@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from lattica.daemon.errors import DaemonError
+from lattica.daemon.metrics.serving import serve_metrics
 from lattica.daemon.node.log_lines import LogLines
 from lattica.daemon.node.member import Member
 from lattica.nat.base.errors import ConfigError
@@ -69,9 +70,6 @@ async def _member_of(node: Node, has_key: bool) -> AsyncIterator[Member]:
 
 async def _serve_metrics(member: Member, nursery: trio.Nursery) -> None:
     node = member.node
-    if not node.config.metrics.listen:
-        return
-    from lattica.daemon.metrics.serving import serve_metrics
 
     def collectors() -> list[Collector]:
         from lattica.daemon.metrics.member import MemberCollector
