@@ -30,7 +30,7 @@ from lattica.content.hub.repository import (
 )
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.codec import decode_manifest
-from lattica.content.manifest.lists import encode_lists, lists_in, split_lists, with_lists
+from lattica.content.manifest.lists import all_lists, lists_in, split_lists, with_lists
 from lattica.content.manifest.manifest import Manifest
 from lattica.content.names.record import NameRecord, NameRef
 from lattica.content.names.resolver import NameNotFoundError, NameResolver
@@ -250,7 +250,7 @@ class Library(InProcess):
 
 
 def _keep_manifest(directory: Path, cid: Cid, found: FoundManifest) -> None:
-    lists = encode_lists(found.manifest)
+    lists = b"".join(all_lists(found.manifest))
     if lists:
         keep_small(directory / "lists" / str(cid), lists)
     keep_small(directory / "manifests" / str(cid), found.encoded)

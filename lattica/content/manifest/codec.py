@@ -43,7 +43,7 @@ from lattica.content.manifest.gguf_header import (
     gguf_layout,
 )
 from lattica.content.manifest.links import check_links
-from lattica.content.manifest.lists import is_listed, pack_lengths, refs_of, table_of
+from lattica.content.manifest.lists import pack_lengths, refs_of, table_of
 from lattica.content.manifest.manifest import (
     LIST_CHUNKS,
     MAX_CHUNK_BYTES,
@@ -62,6 +62,7 @@ from lattica.content.manifest.manifest import (
     ListedChunks,
     ListRef,
     Manifest,
+    is_listed,
 )
 from lattica.content.manifest.paths import check_component, check_paths
 from lattica.content.manifest.safetensors_header import (

@@ -1,11 +1,12 @@
 """Lists of chunks: what a manifest of a large publication refers to instead of containing it. Pure.
 
-A publication of more than :data:`INLINE_CHUNKS` chunks is described in two levels. In its manifest
-a file of more than :data:`SHORT_CHUNKS` chunks has for each of its lists only the bytes of its
-chunks, together, and the list's SHA-256. A list is `lengths`, 4 bytes (big endian) a chunk, and
-then `digests`, 32 bytes a chunk, of :data:`~.manifest.LIST_CHUNKS` chunks; the last one of a file
-has the rest. Lists refer to nothing, so that there is no third level, and no loop. They are
-numbered through, in the order of the files. The division depends on nothing but the content.
+A publication of more than :data:`~.manifest.INLINE_CHUNKS` chunks is described in two levels. In
+its manifest a file of more than :data:`~.manifest.SHORT_CHUNKS` chunks has for each of its lists
+only the bytes of its chunks, together, and the list's SHA-256. A list is `lengths`, 4 bytes (big
+endian) a chunk, and then `digests`, 32 bytes a chunk, of :data:`~.manifest.LIST_CHUNKS` chunks; the
+last one of a file has the rest. Lists refer to nothing, so that there is no third level, and no
+loop. They are numbered through, in the order of the files. The division depends on nothing but the
+content.
 """
 
 from __future__ import annotations
@@ -27,13 +28,10 @@ from lattica.content.manifest.manifest import (
     ListNotLoadedError,
     ListRef,
     Manifest,
+    is_listed,
 )
 from lattica.nat.base.errors import RemoteProtocolError
 
-INLINE_CHUNKS = 1024
-"""Chunks of a publication whose manifest has all of them: about 1 GiB in 36 KiB."""
-SHORT_CHUNKS = 8
-"""Chunks of a file that are in the manifest in any case: a list would hardly be shorter."""
 CHUNK_BYTES = 4 + DIGEST_SIZE
 """Bytes of a list for each of its chunks."""
 
@@ -52,11 +50,6 @@ class NumberedList:
     def encoded_size(self) -> int:
         """Bytes of the list itself."""
         return self.ref.count * CHUNK_BYTES
-
-
-def is_listed(chunks: Chunks, total: int) -> bool:
-    """Whether a file's chunks are in lists, in a publication of `total` chunks."""
-    return total > INLINE_CHUNKS and len(chunks) > SHORT_CHUNKS
 
 
 def pack_lengths(lengths: Iterable[int]) -> bytes:
@@ -111,15 +104,6 @@ def lists_in(manifest: Manifest) -> Iterator[NumberedList]:
                 number += 1
 
 
-def list_count(manifest: Manifest) -> int:
-    """How many lists a manifest has, loaded or not."""
-    return sum(
-        -(-len(file.chunks) // LIST_CHUNKS)
-        for file in manifest.files
-        if is_listed(file.chunks, manifest.chunk_count)
-    )
-
-
 def encode_list(manifest: Manifest, number: int) -> bytes:
     """The bytes of one list.
 
@@ -127,31 +111,27 @@ def encode_list(manifest: Manifest, number: int) -> bytes:
         RemoteProtocolError: there is none of that number.
         ListNotLoadedError: it is not here.
     """
-    left = number
-    for file in manifest.files:
-        if not is_listed(file.chunks, manifest.chunk_count):
-            continue
-        lists = -(-len(file.chunks) // LIST_CHUNKS)
-        if left >= lists:
-            left -= lists
-            continue
-        if isinstance(file.chunks, ListedChunks):
-            table = file.chunks.loaded.get(left)
-            if table is None:
-                raise ListNotLoadedError(f"list {number} is not here")
-            return _bytes_of(table, 0, len(table))
-        first = left * LIST_CHUNKS
-        return _bytes_of(file.chunks, first, min(first + LIST_CHUNKS, len(file.chunks)))
-    raise RemoteProtocolError(f"list {number} was asked for, which there is not")
+    if number >= manifest.list_count:
+        raise RemoteProtocolError(f"list {number} was asked for, which there is not")
+    file, index = manifest.locate_list(number)
+    chunks = manifest.files[file].chunks
+    if isinstance(chunks, ListedChunks):
+        table = chunks.loaded.get(index)
+        if table is None:
+            raise ListNotLoadedError(f"list {number} is not here")
+        return _bytes_of(table, 0, len(table))
+    first = index * LIST_CHUNKS
+    return _bytes_of(chunks, first, min(first + LIST_CHUNKS, len(chunks)))
 
 
-def encode_lists(manifest: Manifest) -> bytes:
-    """All lists, one after the other; empty where the manifest has everything."""
-    return b"".join(encode_list(manifest, number) for number in range(list_count(manifest)))
+def all_lists(manifest: Manifest) -> Iterator[bytes]:
+    """The bytes of each list; none where the manifest has everything. Raises as
+    :func:`encode_list`."""
+    return (encode_list(manifest, number) for number in range(manifest.list_count))
 
 
 def split_lists(manifest: Manifest, data: bytes) -> dict[int, bytes]:
-    """What :func:`encode_lists` has put together; lists whose hash is wrong are left out."""
+    """Lists, by number, that lie one after the other; those whose hash is wrong are left out."""
     found = {}
     start = 0
     for one in lists_in(manifest):

@@ -36,6 +36,10 @@ MAX_CHUNKS = 1 << 22
 """Of all files of one manifest: of about 4 TiB."""
 LIST_CHUNKS = 4096
 """Chunks of a list: as many as that, but for the last one of a file."""
+INLINE_CHUNKS = 1024
+"""Chunks of a publication whose manifest has all of them: about 1 GiB in 36 KiB."""
+SHORT_CHUNKS = 8
+"""Chunks of a file that are in the manifest in any case: a list would hardly be shorter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +180,11 @@ Chunks: TypeAlias = ChunkTable | ListedChunks
 Layout: TypeAlias = TensorLayout | GgufLayout
 
 
+def is_listed(chunks: Chunks, total: int) -> bool:
+    """Whether a file's chunks are in lists, in a publication of `total` chunks."""
+    return total > INLINE_CHUNKS and len(chunks) > SHORT_CHUNKS
+
+
 @dataclass(frozen=True, slots=True)
 class FileEntry:
     """One file. `path` is relative, with `/` between its parts."""
@@ -244,6 +253,19 @@ class Manifest:
             firsts.append(firsts[-1] + len(file.chunks))
         return firsts
 
+    @cached_property
+    def _first_lists(self) -> list[int]:
+        firsts = [0]
+        for file in self.files:
+            listed = len(file.chunks) if is_listed(file.chunks, self.chunk_count) else 0
+            firsts.append(firsts[-1] + -(-listed // LIST_CHUNKS))
+        return firsts
+
+    @property
+    def list_count(self) -> int:
+        """Lists of chunks of all files, loaded or not."""
+        return self._first_lists[-1]
+
     @property
     def chunk_count(self) -> int:
         """Chunks of all files."""
@@ -262,6 +284,11 @@ class Manifest:
         """(index of the file, index in its table) of the chunk with this number."""
         file_index = bisect_right(self._first_chunks, number) - 1
         return file_index, number - self._first_chunks[file_index]
+
+    def locate_list(self, number: int) -> tuple[int, int]:
+        """(index of the file, index among its lists) of the list with this number."""
+        file_index = bisect_right(self._first_lists, number) - 1
+        return file_index, number - self._first_lists[file_index]
 
     def chunk(self, number: int) -> Chunk:
         """The chunk with this number; its offset is within its file."""

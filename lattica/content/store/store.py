@@ -26,6 +26,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Self
 
@@ -33,7 +34,7 @@ from lattica.content.disk import format_bytes, open_regular, read_exactly, stora
 from lattica.content.errors import ContentError, ContentNotFoundError, StorageError
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.codec import decode_manifest
-from lattica.content.manifest.lists import encode_list, list_count, lists_in, with_lists
+from lattica.content.manifest.lists import all_lists, encode_list, lists_in, with_lists
 from lattica.content.manifest.manifest import MAX_MANIFEST_BYTES, Manifest
 from lattica.content.publish.catalog import Publication, check_span
 from lattica.content.publish.served import NotHereError
@@ -198,8 +199,7 @@ class ContentStore:
                 if chunk.digest not in added:
                     self._write(chunk.digest, publication.read_span(number, 1))
                     added[chunk.digest] = chunk.length
-            described = [encode_list(manifest, n) for n in range(list_count(manifest))]
-            for block in (*described, publication.encoded):
+            for block in chain(all_lists(manifest), [publication.encoded]):
                 digest = hashlib.sha256(block).digest()
                 self._write(digest, block)
                 added[digest] = len(block)

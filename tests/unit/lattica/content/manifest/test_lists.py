@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import msgpack
 import pytest
@@ -12,15 +13,14 @@ from lattica.content.download.plan import Plan
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.codec import decode_manifest, encode_manifest
 from lattica.content.manifest.lists import (
-    INLINE_CHUNKS,
+    all_lists,
     encode_list,
-    encode_lists,
-    list_count,
     lists_in,
     split_lists,
     with_lists,
 )
 from lattica.content.manifest.manifest import (
+    INLINE_CHUNKS,
     LIST_CHUNKS,
     MAX_CHUNKS,
     ChunkTable,
@@ -52,8 +52,10 @@ def large() -> Manifest:
     return Manifest("large", files)
 
 
-def all_lists(manifest: Manifest) -> dict[int, bytes]:
-    return {number: encode_list(manifest, number) for number in range(list_count(manifest))}
+def by_number(manifest: Manifest) -> dict[int, bytes]:
+    found = dict(enumerate(all_lists(manifest)))
+    assert found == {number: encode_list(manifest, number) for number in found}
+    return found
 
 
 def test_first_level_is_small_and_the_lists_make_it_whole():
@@ -69,11 +71,26 @@ def test_first_level_is_small_and_the_lists_make_it_whole():
         (1, 1, LIST_CHUNKS),
         (1, 2, 5),
     ]
-    whole = with_lists(first, all_lists(manifest))
+    whole = with_lists(first, by_number(manifest))
     assert whole == manifest
     assert encode_manifest(whole) == encoded
-    assert split_lists(first, encode_lists(manifest)) == all_lists(manifest)
-    assert split_lists(first, b"x" + encode_lists(manifest)) == {}
+    together = b"".join(all_lists(manifest))
+    assert split_lists(first, together) == by_number(manifest)
+    assert split_lists(first, b"x" + together) == {}
+
+
+def test_lists_are_numbered_through_the_files_that_have_some():
+    file = large().files[1]
+    files = [replace(file, path=path) for path in "bde"]
+    short = [replace(large().files[0], path=path) for path in "acf"]
+    manifest = Manifest("m", tuple(sorted([*files, *short], key=lambda entry: entry.path)))
+    first = decode_manifest(encode_manifest(manifest))
+    found = [(one.file, one.index) for one in lists_in(first)]
+    assert found == [(index, within) for index in (1, 3, 4) for within in range(3)]
+    assert [manifest.locate_list(number) for number in range(manifest.list_count)] == found
+    assert with_lists(first, by_number(manifest)) == manifest
+    with pytest.raises(RemoteProtocolError, match="list 9"):
+        encode_list(manifest, 9)
 
 
 def test_what_is_not_loaded_is_an_error_by_name():
@@ -99,7 +116,7 @@ def test_requests_are_cut_alike_whatever_is_loaded(number):
     manifest = large()
     whole = Plan(Cid(bytes(32)), manifest)
     part = with_lists(
-        decode_manifest(encode_manifest(manifest)), {number: all_lists(manifest)[number]}
+        decode_manifest(encode_manifest(manifest)), {number: by_number(manifest)[number]}
     )
     first = 1 + number * LIST_CHUNKS
     numbers = list(range(first, min(first + LIST_CHUNKS, 1 + COUNT)))
