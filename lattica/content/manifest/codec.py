@@ -24,14 +24,12 @@ there; what it accepts encodes to the very same bytes again.
 
 from __future__ import annotations
 
-import sys
-from array import array
-from collections.abc import Sequence
 from dataclasses import replace
 
 import msgpack
 
 from lattica.content.errors import ContentError
+from lattica.content.manifest.big_endian import pack_numbers, unpack_numbers
 from lattica.content.manifest.cid import DIGEST_SIZE, Cid
 from lattica.content.manifest.gguf_header import (
     MAX_ALIGNMENT,
@@ -43,7 +41,7 @@ from lattica.content.manifest.gguf_header import (
     gguf_layout,
 )
 from lattica.content.manifest.links import check_links
-from lattica.content.manifest.lists import pack_lengths, refs_of, table_of
+from lattica.content.manifest.lists import refs_of, table_of
 from lattica.content.manifest.manifest import (
     LIST_CHUNKS,
     MAX_CHUNK_BYTES,
@@ -96,18 +94,11 @@ def _pack_layout(layout: Layout | None) -> list[object]:
     return [layout.data_start, [[key, value] for key, value in layout.metadata], tensors]
 
 
-def _pack_sizes(sizes: Sequence[int]) -> bytes:
-    packed = array("Q", sizes)
-    if sys.byteorder == "little":
-        packed.byteswap()
-    return packed.tobytes()
-
-
 def _pack_chunks(chunks: Chunks, total: int) -> list[object]:
     if isinstance(chunks, ChunkTable) and not is_listed(chunks, total):
-        return [0, pack_lengths(chunk.length for chunk in chunks), chunks.digests]
+        return [0, pack_numbers("I", (chunk.length for chunk in chunks)), chunks.digests]
     refs = refs_of(chunks)
-    sizes = _pack_sizes([ref.size for ref in refs])
+    sizes = pack_numbers("Q", (ref.size for ref in refs))
     return [len(chunks), sizes, b"".join(ref.digest for ref in refs)]
 
 
@@ -197,11 +188,8 @@ def _refs(count: int, sizes: bytes, digests: bytes) -> ListedChunks:
     lists = -(-count // LIST_CHUNKS)
     if len(sizes) != lists * 8 or len(digests) != lists * DIGEST_SIZE:
         raise ValueError(f"{count} chunks are in {lists} lists, and not in those that there are")
-    unpacked = array("Q", sizes)
-    if sys.byteorder == "little":
-        unpacked.byteswap()
     refs = []
-    for index, size in enumerate(unpacked):
+    for index, size in enumerate(unpack_numbers("Q", sizes)):
         chunks = min(LIST_CHUNKS, count - index * LIST_CHUNKS)
         if not chunks <= size <= chunks * MAX_CHUNK_BYTES:
             raise ValueError(f"a list of {chunks} chunks cannot have {size} bytes")

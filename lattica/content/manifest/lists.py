@@ -12,11 +12,11 @@ content.
 from __future__ import annotations
 
 import hashlib
-import sys
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from lattica.content.manifest.big_endian import pack_numbers, unpack_numbers
 from lattica.content.manifest.cid import DIGEST_SIZE
 from lattica.content.manifest.manifest import (
     LIST_CHUNKS,
@@ -52,21 +52,11 @@ class NumberedList:
         return self.ref.count * CHUNK_BYTES
 
 
-def pack_lengths(lengths: Iterable[int]) -> bytes:
-    """4 bytes, big endian, a chunk."""
-    packed = array("I", lengths)
-    if sys.byteorder == "little":
-        packed.byteswap()
-    return packed.tobytes()
-
-
 def table_of(lengths: bytes, digests: bytes) -> ChunkTable:
     """A table as it is written down; raises :class:`ValueError`."""
     if len(lengths) % 4 or len(lengths) // 4 * DIGEST_SIZE != len(digests):
         raise ValueError("lengths and digests do not belong together")
-    unpacked = array("I", lengths)
-    if sys.byteorder == "little":
-        unpacked.byteswap()
+    unpacked = unpack_numbers("I", lengths)
     if unpacked and (min(unpacked) == 0 or max(unpacked) > MAX_CHUNK_BYTES):
         raise ValueError(f"a chunk is empty or longer than {MAX_CHUNK_BYTES} bytes")
     return ChunkTable.from_chunks(unpacked, digests)
@@ -77,7 +67,7 @@ def _bytes_of(table: ChunkTable, first: int, last: int) -> bytes:
     ends = table.ends
     starts = [ends[first - 1] if first else 0, *ends[first : last - 1]]
     lengths = (end - start for start, end in zip(starts, ends[first:last], strict=True))
-    return pack_lengths(lengths) + table.digests[first * DIGEST_SIZE : last * DIGEST_SIZE]
+    return pack_numbers("I", lengths) + table.digests[first * DIGEST_SIZE : last * DIGEST_SIZE]
 
 
 def refs_of(chunks: Chunks) -> tuple[ListRef, ...]:

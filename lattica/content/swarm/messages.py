@@ -19,14 +19,13 @@ one source for different chunks, and each other for the rest.
 
 from __future__ import annotations
 
-import sys
-from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import msgpack
 
+from lattica.content.manifest.big_endian import pack_numbers, unpack_numbers
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.manifest import MAX_CHUNKS
 from lattica.nat.base.errors import LatticaError, RemoteProtocolError
@@ -151,22 +150,13 @@ def decode_hello(data: bytes) -> Hello:
     raise RemoteProtocolError("not a greeting about holdings")
 
 
-def _pack_numbers(numbers: Sequence[int]) -> bytes:
-    packed = array("I", numbers)
-    if sys.byteorder == "little":
-        packed.byteswap()
-    return packed.tobytes()
-
-
 def _numbers(data: bytes) -> tuple[int, ...]:
     if not data or len(data) % 4 or len(data) > 4 * MAX_NUMBERS:
         raise RemoteProtocolError(f"{len(data)} bytes of chunk numbers")
-    packed = array("I", data)
-    if sys.byteorder == "little":
-        packed.byteswap()
-    if max(packed) >= MAX_CHUNKS:
+    numbers = unpack_numbers("I", data)
+    if max(numbers) >= MAX_CHUNKS:
         raise RemoteProtocolError("a chunk number that no manifest has")
-    return tuple(packed)
+    return tuple(numbers)
 
 
 def _peer_id(data: bytes) -> PeerId:
@@ -196,9 +186,9 @@ def encode_message(message: Message) -> bytes:
             bits = b"" if message.bits is None else message.bits.to_bytes(size, "little")
             fields = [0, message.chunks, bits]
         case HasMore():
-            fields = [1, _pack_numbers(message.numbers)]
+            fields = [1, pack_numbers("I", message.numbers)]
         case Sending():
-            fields = [2, _pack_numbers(message.numbers), message.peer_id.to_bytes()]
+            fields = [2, pack_numbers("I", message.numbers), message.peer_id.to_bytes()]
         case Members():
             fields = [
                 3,
