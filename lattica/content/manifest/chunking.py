@@ -17,6 +17,7 @@ import logging
 import os
 from array import array
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -82,18 +83,12 @@ class CutFile:
     layout: Layout | None
 
 
-def _split(lengths: list[int], size: int) -> None:
-    """Append `size` bytes as chunks of the usual length and a rest."""
-    whole, rest = divmod(size, TENSOR_CHUNK_BYTES)
-    lengths += [TENSOR_CHUNK_BYTES] * whole
-    if rest:
-        lengths.append(rest)
-
-
 def cut_plain(size: int) -> list[int]:
     """Lengths of chunks of 1 MiB, and a rest."""
-    lengths: list[int] = []
-    _split(lengths, size)
+    whole, rest = divmod(size, TENSOR_CHUNK_BYTES)
+    lengths = [TENSOR_CHUNK_BYTES] * whole
+    if rest:
+        lengths.append(rest)
     return lengths
 
 
@@ -103,7 +98,7 @@ def cut_tensors(layout: Layout) -> list[int]:
     if isinstance(layout, GgufLayout):
         tensors = extents(layout)
         if not tensors:
-            _split(lengths, layout.size - layout.data_start)
+            lengths += cut_plain(layout.size - layout.data_start)
     else:
         tensors = [tensor.length for tensor in layout.tensors]
     shared = 0
@@ -115,7 +110,7 @@ def cut_tensors(layout: Layout) -> list[int]:
         if small:
             shared += length
         else:
-            _split(lengths, length)
+            lengths += cut_plain(length)
     if shared:
         lengths.append(shared)
     return lengths
@@ -180,20 +175,29 @@ def cut_file(path: Path, *, flags: int = os.O_RDONLY, warn: bool = True) -> CutF
     return CutFile(path, state, ChunkTable.from_chunks(lengths, b"").ends, layout)
 
 
-def _check_unchanged(descriptor: int, file: CutFile) -> None:
-    if FileState.of(os.fstat(descriptor)) != file.state:
-        raise ContentError(
-            f"{file.path} is being written to while it is hashed; "
-            "wait until it is complete, and try again"
-        )
+@contextmanager
+def _opened(file: CutFile) -> Iterator[int]:
+    """A descriptor, for reading what is as it was when it was cut.
+
+    Raises :class:`ContentError` at the end for a file that is not, and :class:`OSError`.
+    """
+    descriptor = open_regular(file.path)
+    try:
+        yield descriptor
+        if FileState.of(os.fstat(descriptor)) != file.state:
+            raise ContentError(
+                f"{file.path} is being written to while it is hashed; "
+                "wait until it is complete, and try again"
+            )
+    finally:
+        os.close(descriptor)
 
 
 def _hash_unit(file: CutFile, ends: array[int], first: int, last: int) -> bytes:
     """Digests of chunks `first` to `last` - 1; blocking."""
     digests = bytearray()
     buffer = memoryview(b"")
-    descriptor = open_regular(file.path)
-    try:
+    with _opened(file) as descriptor:
         start = ends[first - 1] if first else 0
         data = next_data(descriptor, start)
         for end in ends[first:last]:
@@ -207,30 +211,18 @@ def _hash_unit(file: CutFile, ends: array[int], first: int, last: int) -> bytes:
                 digests += hashlib.sha256(piece).digest()
                 data = next_data(descriptor, end)
             start = end
-        _check_unchanged(descriptor, file)
-    finally:
-        os.close(descriptor)
     return bytes(digests)
 
 
 def _cut_unit(file: CutFile, start: int) -> list[Cut]:
     """The chunks of a segment of a file that is cut by its content; blocking."""
-    descriptor = open_regular(file.path)
-    try:
-        cuts = cut_segment(descriptor, start, file.state.size)
-        _check_unchanged(descriptor, file)
-    finally:
-        os.close(descriptor)
-    return cuts
+    with _opened(file) as descriptor:
+        return cut_segment(descriptor, start, file.state.size)
 
 
 def _join_unit(file: CutFile, stitching: Stitching, cuts: list[Cut]) -> None:
-    descriptor = open_regular(file.path)
-    try:
+    with _opened(file) as descriptor:
         stitching.join(cuts, descriptor)
-        _check_unchanged(descriptor, file)
-    finally:
-        os.close(descriptor)
 
 
 _OnBytes: TypeAlias = Callable[[int], None]
