@@ -204,7 +204,7 @@ def _hash_unit(file: CutFile, ends: array[int], first: int, last: int) -> bytes:
             if data >= end:  # a sparse file may be a thousand times what is on disk
                 digests += digest_of_zeros(end - start)
             else:
-                buffer = buffer or memoryview(bytearray(MAX_CHUNK_BYTES))
+                buffer = buffer or memoryview(bytearray(min(MAX_CHUNK_BYTES, file.state.size)))
                 piece = buffer[: end - start]
                 if not read_exactly(descriptor, piece, start):
                     break

@@ -67,7 +67,7 @@ def cut_content(descriptor: int, start: int, size: int) -> Iterator[Cut]:
             first = min(filled, first + length)
             continue
         if filled - first < min(MAX_CHUNK_BYTES, size - position):
-            buffer = buffer or memoryview(bytearray(_BUFFER_BYTES))
+            buffer = buffer or memoryview(bytearray(min(_BUFFER_BYTES, size - position)))
             held = filled - first
             buffer[:held] = buffer[first:filled]
             first, filled = 0, min(len(buffer), size - position)
@@ -103,8 +103,13 @@ class Stitching:
         return ChunkTable(self._ends, bytes(self._digests))
 
     def add(self, start: int, cuts: list[Cut]) -> None:
-        """Take the chunks of the segment at `start`."""
-        self._waiting[start] = cuts
+        """Take the chunks of the segment at `start`; the first one's are chunks of the file."""
+        if start:
+            self._waiting[start] = cuts
+            return
+        for cut in cuts:
+            self._append(cut)
+        self._next = SEGMENT_BYTES
 
     def take(self) -> list[Cut] | None:
         """The segment that is next, to be joined; None where it is not here, or one is joined."""

@@ -241,7 +241,7 @@ def _hash_some(file: CutFile, indices: Iterable[int], flags: int) -> list[tuple[
     assert file.ends is not None
     table = ChunkTable(file.ends, b"")
     found = []
-    buffer = memoryview(bytearray(MAX_CHUNK_BYTES))
+    buffer = memoryview(bytearray(min(MAX_CHUNK_BYTES, file.state.size)))
     descriptor = open_regular(file.path, flags)
     try:
         for index in indices:

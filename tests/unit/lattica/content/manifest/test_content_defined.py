@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from lattica.content.manifest.chunking import cut_file, hash_files
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.content_defined import MIN_BYTES, cut_content
 from lattica.content.manifest.manifest import MAX_CHUNK_BYTES
+from lattica.content.manifest.safetensors_header import build_header
 from tests.support.doubles.memory_host import memory_net
 
 KIB = 1024
@@ -75,6 +77,21 @@ async def test_many_threads_cut_as_one(tmp_path, monkeypatch, segment, data):
     [table] = await hash_files([cut_file(tmp_path / "f")])
     assert [chunk.length for chunk in table] == [len(chunk) for chunk in expected]
     assert [chunk.digest for chunk in table] == [Cid.of(chunk).digest for chunk in expected]
+
+
+async def test_small_files_take_little_memory(tmp_path):
+    """A buffer for the longest chunk takes longer to make than such a file to hash."""
+    (tmp_path / "f").write_bytes(b"small")
+    (tmp_path / "f.safetensors").write_bytes(build_header([], []))
+    files = [cut_file(tmp_path / name) for name in ("f", "f.safetensors")]
+    tracemalloc.start()
+    try:
+        tables = await hash_files(files)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert [len(table) for table in tables] == [1, 1]
+    assert most < MIB
 
 
 @pytest.mark.parametrize("segment", [MIB, 32 * MIB])
