@@ -26,6 +26,7 @@ from lattica.content.manifest.gguf_header import (
     build_gguf_header,
     extents,
 )
+from lattica.content.manifest.links import parents_of
 from lattica.content.manifest.lists import lists_for, loaded_runs
 from lattica.content.manifest.manifest import DirectoryEntry, FileEntry, LinkEntry, Manifest
 from lattica.content.manifest.paths import check_path
@@ -278,7 +279,7 @@ class Plan:
 
     def tensor_names(self, output: int) -> frozenset[str]:
         """The tensors that an output of a selection has."""
-        layout = self.manifest.files[self._file_of[output]].layout
+        layout = self.published(output).layout
         if layout is None or self.tensors is None:
             return frozenset()
         matches = _matcher(self.tensors)
@@ -292,13 +293,7 @@ class Plan:
     @cached_property
     def directories(self) -> int:
         """How many directories the outputs are in, below the one that is fetched to."""
-        found: set[str] = set()
-        for output in self.outputs:
-            above = output.path.rpartition("/")[0]
-            while above and above not in found:
-                found.add(above)
-                above = above.rpartition("/")[0]
-        return len(found)
+        return len(parents_of(output.path for output in self.outputs)) - 1
 
     @property
     def key(self) -> str:

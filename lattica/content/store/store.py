@@ -270,13 +270,13 @@ class ContentStore:
             with self._mutex, self._errors():
                 self._index.touch(cid, self._clock())
                 paths = self._index.references(cid)
-            yield ServedFromStore(self, cid, self._manifest(cid, encoded), encoded, paths)
+            manifest = self._load_lists(cid, decode_manifest(encoded))
+            yield ServedFromStore(self, cid, manifest, encoded, paths)
         finally:
             os.close(descriptor)
 
-    def _manifest(self, cid: Cid, encoded: bytes) -> Manifest:
+    def _load_lists(self, cid: Cid, manifest: Manifest) -> Manifest:
         """A manifest with its lists of chunks. Raises :class:`ContentError`: one is damaged."""
-        manifest = decode_manifest(encoded)
         lists = {}
         for one in lists_in(manifest):
             data = self._read(one.ref.digest)
@@ -355,14 +355,17 @@ class ContentStore:
 
     def _digests(self, publication: StoredPublication) -> set[bytes]:
         """The blocks that a publication is made of."""
-        found = {publication.cid.digest}
         encoded = self._read(publication.cid.digest)
         if encoded is None:
-            return found
-        found.update(one.ref.digest for one in lists_in(decode_manifest(encoded)))
+            return {publication.cid.digest}
+        return self._digests_of(publication, decode_manifest(encoded))
+
+    def _digests_of(self, publication: StoredPublication, manifest: Manifest) -> set[bytes]:
+        """The same, of one whose manifest is here, without its lists."""
+        found = {publication.cid.digest, *(one.ref.digest for one in lists_in(manifest))}
         if not publication.by_reference:
             with suppress(ContentError):  # what is damaged keeps what it is known to have
-                for file in self._manifest(publication.cid, encoded).files:
+                for file in self._load_lists(publication.cid, manifest).files:
                     found.update(chunk.digest for chunk in file.chunks)
         return found
 
@@ -423,11 +426,12 @@ class ContentStore:
         encoded = self._read(stored.cid.digest)
         if encoded is None:
             return False
-        digests = self._digests(stored)
+        manifest = decode_manifest(encoded)
+        digests = self._digests_of(stored, manifest)
         if not stored.by_reference or not digests <= right:
             return digests <= right
         paths = self._index.references(stored.cid)
-        manifest = self._manifest(stored.cid, encoded)
+        manifest = self._load_lists(stored.cid, manifest)
         served = ServedFromStore(self, stored.cid, manifest, encoded, paths)
         try:
             for number in range(served.chunk_count):
