@@ -175,6 +175,11 @@ def read_exactly(descriptor: int, buffer: memoryview, offset: int) -> bool:
     return True
 
 
+def reader_of(descriptor: int) -> Callable[[int, int], bytes]:
+    """A function that reads so many bytes at an offset, or fewer where the file ends."""
+    return lambda offset, count: os.pread(descriptor, count, offset)
+
+
 def next_data(descriptor: int, offset: int) -> int:
     """Where the next bytes are, from `offset` on, that are not part of a hole.
 

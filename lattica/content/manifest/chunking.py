@@ -25,7 +25,7 @@ from typing import TypeAlias
 
 import trio
 
-from lattica.content.disk import next_data, open_regular, read_exactly
+from lattica.content.disk import next_data, open_regular, read_exactly, reader_of
 from lattica.content.errors import ContentError
 from lattica.content.manifest.cid import DIGEST_SIZE
 from lattica.content.manifest.content_defined import (
@@ -38,10 +38,9 @@ from lattica.content.manifest.content_defined import (
 from lattica.content.manifest.gguf_header import GgufLayout, extents, parse_gguf
 from lattica.content.manifest.manifest import MAX_CHUNK_BYTES, MAX_TENSORS, ChunkTable, Layout
 from lattica.content.manifest.safetensors_header import (
-    LENGTH_BYTES,
+    Read,
     TensorLayout,
-    header_length,
-    parse_header,
+    parse_safetensors,
 )
 
 logger = logging.getLogger(__name__)
@@ -116,9 +115,8 @@ def cut_tensors(layout: Layout) -> list[int]:
     return lengths
 
 
-def _safetensors(descriptor: int, size: int) -> TensorLayout:
-    length = header_length(os.pread(descriptor, LENGTH_BYTES, 0), size)
-    layout = parse_header(os.pread(descriptor, length, LENGTH_BYTES), size)
+def _safetensors(read: Read, size: int) -> TensorLayout:
+    layout = parse_safetensors(read, size)
     if len(layout.tensors) + len(layout.metadata) > MAX_TENSORS:
         raise ValueError(f"more than {MAX_TENSORS:,} tensors and metadata entries")
     text = sum(len(key) + len(value) for key, value in layout.metadata)
@@ -127,11 +125,11 @@ def _safetensors(descriptor: int, size: int) -> TensorLayout:
     return layout
 
 
-def _gguf(descriptor: int, size: int) -> GgufLayout:
-    return parse_gguf(lambda at, count: os.pread(descriptor, count, at), size, MAX_TENSORS)
+def _gguf(read: Read, size: int) -> GgufLayout:
+    return parse_gguf(read, size, MAX_TENSORS)
 
 
-_FORMATS: dict[str, Callable[[int, int], Layout]] = {".safetensors": _safetensors, ".gguf": _gguf}
+_FORMATS: dict[str, Callable[[Read, int], Layout]] = {".safetensors": _safetensors, ".gguf": _gguf}
 """By the end of a file's name, what reads its header."""
 
 
@@ -142,7 +140,7 @@ def has_tensors(path: str) -> bool:
 
 def _read_layout(descriptor: int, path: Path, size: int, warn: bool) -> Layout | None:
     try:
-        return _FORMATS[path.suffix.lower()](descriptor, size)
+        return _FORMATS[path.suffix.lower()](reader_of(descriptor), size)
     except ValueError as error:
         logger.log(
             logging.WARNING if warn else logging.DEBUG,

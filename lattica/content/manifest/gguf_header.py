@@ -12,12 +12,11 @@ function that reads.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from lattica.content.manifest.ggml_types import GGML_TYPES, NAME_OF, block_bytes
-from lattica.content.manifest.safetensors_header import MAX_NAME_BYTES, Tensor
+from lattica.content.manifest.safetensors_header import MAX_NAME_BYTES, Read, Tensor
 
 MAGIC = b"GGUF"
 PREFIX_BYTES = 24
@@ -38,9 +37,6 @@ _ALIGNMENT = b"general.alignment"
 _UINT32, _STRING, _ARRAY = 4, 8, 9
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Bytes of a value, by its type's number."""
-
-Read: TypeAlias = Callable[[int, int], bytes]
-"""So many bytes at an offset; fewer where the file ends."""
 
 
 @dataclass(frozen=True, slots=True)

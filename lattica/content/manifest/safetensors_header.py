@@ -2,7 +2,7 @@
 
 A file is 8 bytes of header length (little endian), the header (JSON: tensor name to `dtype`,
 `shape`, `data_offsets`, and optionally `__metadata__`), and the tensors' bytes without gaps.
-Source: https://github.com/huggingface/safetensors#format. Pure functions on bytes.
+Source: https://github.com/huggingface/safetensors#format. Pure, but for the function that reads.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, TypeAlias
 
 from lattica.content.manifest.ggml_types import block_bytes
 
@@ -24,6 +24,9 @@ MAX_DIMENSION = (1 << 64) - 1
 """The library's numbers have 64 bits; beside a zero even such a dimension takes no bytes."""
 MAX_NAME_BYTES = 64 * 1024
 LENGTH_BYTES = 8
+
+Read: TypeAlias = Callable[[int, int], bytes]
+"""So many bytes at an offset of a file; fewer where it ends."""
 
 _BLANKS = b" \t\r\n"
 _METADATA = "__metadata__"
@@ -287,6 +290,16 @@ def parse_header(header: bytes, file_size: int) -> TensorLayout:
         metadata.items(),
         ((name, dtype, shape) for _, _, name, dtype, shape in entries),
     )
+
+
+def parse_safetensors(read: Read, size: int) -> TensorLayout:
+    """Read the header of a file of `size` bytes.
+
+    Raises:
+        ValueError: and nothing else, but for what `read` raises: it is not well-formed.
+    """
+    length = header_length(read(0, LENGTH_BYTES), size)
+    return parse_header(read(LENGTH_BYTES, length), size)
 
 
 def build_header(metadata: Iterable[tuple[str, str]], tensors: Iterable[Tensor]) -> bytes:

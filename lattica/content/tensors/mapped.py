@@ -8,14 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lattica.content.disk import open_regular
+from lattica.content.disk import open_regular, reader_of
 from lattica.content.errors import ContentError
-from lattica.content.manifest.safetensors_header import (
-    LENGTH_BYTES,
-    Tensor,
-    header_length,
-    parse_header,
-)
+from lattica.content.manifest.safetensors_header import Tensor, parse_safetensors
 from lattica.content.tensors.elements import as_numpy, as_torch
 
 if TYPE_CHECKING:
@@ -36,8 +31,7 @@ class MappedTensors(Mapping[str, "numpy.ndarray[Any, Any]"]):
             descriptor = os.dup(path) if isinstance(path, int) else open_regular(path)
             try:
                 size = os.fstat(descriptor).st_size
-                length = header_length(os.pread(descriptor, LENGTH_BYTES, 0), size)
-                layout = parse_header(os.pread(descriptor, length, LENGTH_BYTES), size)
+                layout = parse_safetensors(reader_of(descriptor), size)
                 self.memory = memoryview(mmap.mmap(descriptor, size, access=mmap.ACCESS_READ))
                 """The whole file."""
             finally:

@@ -23,8 +23,8 @@ from lattica.content.manifest.safetensors_header import (
     LENGTH_BYTES,
     Tensor,
     build_header,
-    header_length,
     parse_header,
+    parse_safetensors,
     tensor_bytes,
 )
 from lattica.content.protocol import (
@@ -126,8 +126,7 @@ def _gguf_header(data: bytes) -> None:
 def _safetensors_header(data: bytes) -> None:
     size, rest = option(data)
     file_size = FILE_SIZE + size - 128
-    length = header_length(rest[:LENGTH_BYTES], file_size)
-    layout = parse_header(rest[LENGTH_BYTES : LENGTH_BYTES + length], file_size)
+    layout = parse_safetensors(lambda at, count: rest[at : at + count], file_size)
     for tensor in layout.tensors:
         if not layout.data_start <= tensor.offset <= tensor.offset + tensor.length <= file_size:
             raise Violation(f"{tensor.name!r} lies outside of its file")
