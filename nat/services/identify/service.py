@@ -221,19 +221,17 @@ class IdentifyService:
         if connection.direction is Direction.OUTBOUND:
             # It works, whatever the peer believes its addresses to be.
             book.add(peer_id, [connection.remote_addr], ADDRESS_TTL)
-        for each in self._swarm.registry.by_peer.get(peer_id, ()):
-            if each.instance == connection.instance:
-                each.told_addrs = frozenset(addrs)
+        connection.told_addrs = frozenset(addrs)
         connection.agent = message.agent_version
         connection.protocol_version = message.protocol_version
-        if message.patience != NO_PATIENCE:
-            for each in self._swarm.registry.by_peer.get(peer_id, ()):
+        connections = self._swarm.registry.by_peer.get(peer_id, ())
+        for each in connections:
+            if message.patience != NO_PATIENCE:
                 each.patience = message.patience
-        if message.protocols:  # a push may leave out what has not changed
-            for each in self._swarm.registry.by_peer.get(peer_id, ()):
+            if message.protocols:  # a push may leave out what has not changed
                 each.known_protocols.intersection_update(message.protocols)
-            connection.known_protocols.update(message.protocols)
-        for each in self._swarm.registry.by_peer.get(peer_id, ()):
+        connection.known_protocols.update(message.protocols)
+        for each in connections:
             if each.instance == connection.instance:
                 _same_peer(connection, each)
         for hook in self.on_identified:
@@ -255,6 +253,7 @@ async def _receive(stream: Stream) -> Identify:
 def _same_peer(known: Connection, other: Connection) -> None:
     """A peer says once who it is, on whatever connection of its."""
     other.agent, other.protocol_version = known.agent, known.protocol_version
+    other.told_addrs = known.told_addrs
     other.known_protocols.update(known.known_protocols)
 
 

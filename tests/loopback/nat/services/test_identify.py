@@ -69,6 +69,7 @@ async def test_who_a_peer_is_is_known_of_each_of_its_connections():
         await settled(lambda: again.agent)
         assert again.agent == first.agent
         assert again.protocol_version == first.protocol_version
+        assert again.told_addrs == first.told_addrs != frozenset()
         assert ECHO in again.known_protocols
 
 
