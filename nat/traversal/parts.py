@@ -153,7 +153,7 @@ class Traversal:
             parts.append(self.prober.run)
         if self.relay_service is not None:
             parts += [self.relay_service.run, StunResponder(self._swarm).run]
-        if self._config.autonat.client.enabled and not self._config.relay_only:
+        if self._config.autonat.client.enabled:
             parts.append(self.autonat.run)
         self._ended = trio.Event()
         try:

@@ -32,5 +32,6 @@ def only_relays(swarm: Swarm, config: TraversalConfig) -> TraversalConfig:
     return replace(
         config,
         relay=replace(config.relay, use_bootstrap=False),
+        autonat=replace(config.autonat, client=replace(config.autonat.client, enabled=False)),
         port_mapping=replace(config.port_mapping, enabled=False),
     )
