@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from lattica.dht.discovery.discovery import Discovery
-from lattica.dht.discovery.source import Source
+from lattica.dht.discovery.source import FoundPeer, Source
 from lattica.dht.discovery.sources import (
     DhtSource,
     RendezvousSource,
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from lattica.node import Node
 
 _CONNECT_TIMEOUT = 20.0
-_NAMED = ("topic", "static")
-"""Sources of peers that are connected already, or will be anyway."""
 
 
 def make_discovery(node: Node, nursery: trio.Nursery, own_record: Callable[[], bytes]) -> Discovery:
@@ -93,7 +91,7 @@ class DocumentDiscovery:
     async def find(self, key: bytes, /) -> AsyncIterator[PeerId]:
         """Who has it."""
         async for peer in self._node.discovery.find_peers(_document(key)):
-            if peer.source in _NAMED:
+            if _is_met(self._node.discovery, peer):
                 continue
             for addr in peer.addrs:
                 self._node.add_address(peer.peer_id, split_peer(addr)[0])
@@ -126,6 +124,10 @@ class DocumentTopic:
         return self._topic.peers()
 
 
+def _is_met(discovery: Discovery, peer: FoundPeer) -> bool:
+    return any(source.is_met for source in discovery.sources if source.name == peer.source)
+
+
 def _document(key: bytes) -> str:
     return f"lattica/crdt/{key.hex()}"
 
@@ -142,6 +144,6 @@ async def seek_members(node: Node, topic: str) -> None:
     async for peer in discovery.find_peers(topic):
         if len(node.topics.peers(topic)) >= wanted:
             return
-        if not node.is_connected(peer.peer_id) and peer.source not in _NAMED:
+        if not node.is_connected(peer.peer_id) and not _is_met(discovery, peer):
             with trio.move_on_after(_CONNECT_TIMEOUT), suppress(LatticaError, OSError):
                 await node.connect(peer.addrs or peer.peer_id)

@@ -29,6 +29,8 @@ class Source(ABC):
 
     name: str
     """As :attr:`FoundPeer.source`."""
+    is_met: bool = False
+    """Those that it finds are connected already, or will be anyway."""
 
     async def advertise(self, topic: str) -> float | None:
         """Be found under a topic; seconds after which to say so again, or None: nobody has to say

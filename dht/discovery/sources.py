@@ -25,6 +25,7 @@ class StaticSource(Source):
     """Peers that the configuration names; they are told for every topic."""
 
     name = "static"
+    is_met = True
 
     def __init__(self, addrs: Iterable[str]) -> None:
         self._peers: dict[PeerId, list[Multiaddr]] = {}
@@ -42,6 +43,7 @@ class TopicSource(Source):
     """Connected peers that have subscribed to the topic: subscribing is what advertises it."""
 
     name = "topic"
+    is_met = True
 
     def __init__(self, peers: Callable[[str], Iterable[PeerId]]) -> None:
         self._peers = peers

@@ -40,17 +40,16 @@ class LocalPeers:
         self._left: dict[PeerId, float] = {}
         """Until when each is left alone."""
         self._limit = trio.CapacityLimiter(_AT_ONCE)
+        self._sources = [source for source in node.discovery.sources if source.name == "mdns"]
+        for source in self._sources:
+            # Or whoever looks for members of a topic dials strangers again and again.
+            source.is_met = True
 
     async def run(self) -> None:
         """Until cancelled."""
-        sources = [source for source in self._node.discovery.sources if source.name == "mdns"]
         while True:
-            # Who was left may have connected meanwhile, or what was closed was dialed again.
-            for peer_id in list(self._left):
-                if self._network_of(peer_id) not in (None, "", self._network):
-                    await self._node.disconnect(peer_id)
             async with trio.open_nursery() as nursery:
-                for source in sources:
+                for source in self._sources:
                     async for peer in source.find(""):
                         if self._is_wanted(peer.peer_id):
                             self._left[peer.peer_id] = math.inf

@@ -58,13 +58,15 @@ class Running:
         self.peer_id = self.node.peer_id
         self.is_closed = False
         self.bridge: Bridge[Any] = self.lattica._bridge
+        # Before the topic of circuits, whose members would else be looked for there, too.
+        near = self.bridge.call_plain(LocalPeers, self.node) if config.discovery.mdns else None
         self.original = self._keep_open(lambda: open_original(self.node))
         self.exchange = self._keep_open(lambda: open_exchange(self.node, self.blocks))
         dht = self.bridge.call_plain(lambda: self.node.dht)
         self.records = Records(dht, self.node.peer_id, self.original.kad)
         self.bridge.submit(self.records.run)
-        if config.discovery.mdns:
-            self.bridge.submit(LocalPeers(self.node).run)
+        if near is not None:
+            self.bridge.submit(near.run)
         self._pending: set[Call[Any]] = set()
         self._lock = threading.Lock()
         external = usable(settings.external_addrs, "announce")

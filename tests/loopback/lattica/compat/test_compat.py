@@ -106,7 +106,7 @@ def pair() -> Iterator[Pair]:
 
 
 def eventually(condition: Any) -> None:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
