@@ -30,11 +30,12 @@ class Ties(Protocol):
         ...
 
     async def open_stream(
-        self, peer_id: PeerId, addrs: Sequence[Multiaddr], protocol: str, /
+        self, peer_id: PeerId, addrs: Sequence[Multiaddr] | None, protocol: str, /
     ) -> Stream:
         """As :meth:`Host.open_stream`, but where the peer is not connected by dialing it at `addrs`
         and where it has said itself that it is. They are not remembered: the peer says which of
-        them are its own. Nobody is asked where the peer is.
+        them are its own. Nobody is asked where the peer is. Without `addrs` (None) it is not
+        dialed: raises `NotConnectedError`.
         """
         ...
 

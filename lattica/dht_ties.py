@@ -38,11 +38,11 @@ class SwarmTies:
             await swarm.wait_changed()
 
     async def open_stream(
-        self, peer_id: PeerId, addrs: Sequence[Multiaddr], protocol: str
+        self, peer_id: PeerId, addrs: Sequence[Multiaddr] | None, protocol: str
     ) -> Stream:
         swarm = self._swarm
         for last in (False, True):
-            if swarm.registry.best(peer_id) is None:
+            if addrs is not None and swarm.registry.best(peer_id) is None:
                 known = [*addrs, *await swarm.known.of(peer_id)] if addrs else []
                 await (swarm.dial(peer_id, known) if addrs else swarm.connect(peer_id))
             try:

@@ -73,13 +73,16 @@ class Peers:
 
     # --- one question ---
 
-    async def ask(self, contact: Contact, *requests: Request) -> list[Response | None] | None:
+    async def ask(
+        self, contact: Contact, *requests: Request, dial: bool = True
+    ) -> list[Response | None] | None:
         """Answers in the order of the questions, with the addresses in them judged; None: the
-        peer has not answered, or not as the protocol says.
+        peer has not answered, or not as the protocol says; or it is not connected, without `dial`.
         """
+        timeout = self.config.lookup.timeout
         try:
             async with self._limit:
-                answers = await self.questions.ask(contact, requests, self.config.lookup.timeout)
+                answers = await self.questions.ask(contact, requests, timeout, dial=dial)
         except UnsupportedProtocolError:
             self.table.remove(contact.key)
             return None

@@ -51,9 +51,15 @@ class Questions:
         self._count = 0
 
     async def ask(
-        self, contact: Contact, requests: Sequence[Request], timeout: float
+        self,
+        contact: Contact,
+        requests: Sequence[Request],
+        timeout: float,
+        *,
+        dial: bool = True,
     ) -> list[Response | None]:
-        """The answers; None for requests that have none.
+        """The answers; None for requests that have none. Without `dial` only a peer is asked that
+        is connected.
 
         Raises:
             RemoteProtocolError: an answer is none.
@@ -69,13 +75,13 @@ class Questions:
                     return await self._converse(kept, requests)
                 except _STALE:
                     pass  # the peer has closed it meanwhile
-            return await self._converse(await self._open(contact), requests)
+            return await self._converse(await self._open(contact, dial), requests)
         raise TimeoutError(f"no answer from {contact.peer_id} within {timeout:g} s")
 
-    async def _open(self, contact: Contact) -> Stream:
+    async def _open(self, contact: Contact, dial: bool) -> Stream:
         peer_id = contact.peer_id
-        addrs: Sequence[Multiaddr] = ()
-        if contact.addrs and not self._ties.is_connected(peer_id):
+        addrs: Sequence[Multiaddr] | None = () if dial else None
+        if dial and contact.addrs and not self._ties.is_connected(peer_id):
             addrs = self._budget.allowed(contact.addrs)
             addrs = addrs or self._budget.allowed(await self._names.resolved(contact.addrs))
             if not addrs:

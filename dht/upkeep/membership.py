@@ -138,7 +138,8 @@ class Membership:
                     await self._peers.ties.wait_addresses(peer_id)
                 if self._peers.is_wanted(peer_id):
                     before = len(self._peers.table)
-                    await self._peers.ask(Contact.of(peer_id), _PING)
+                    # Who is gone meanwhile was left, or has left.
+                    await self._peers.ask(Contact.of(peer_id), _PING, dial=False)
                     if not before and len(self._peers.table):
                         self._nudge.set()
             finally:

@@ -8,12 +8,14 @@ import time
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from lattica import Identity, Node, load_config
 from lattica.config import NodeConfig
 from lattica.dht.kademlia.contact import Contact
 from lattica.dht.kademlia.messages import MessageType, Request
 from lattica.errors import (
+    ConnectionClosedError,
     LocalProtocolError,
     NoDhtPeersError,
     NotConnectedError,
@@ -206,3 +208,26 @@ async def test_everything_is_right_when_a_third_is_killed():
         shares = {t.name: t.share async for t in survey(network, 5, random.Random(1))}
     assert len(shares) == 9
     assert set(shares.values()) == {100.0}, shares
+
+
+async def test_who_is_left_before_it_is_asked_is_not_dialed_for_that(monkeypatch):
+    """A peer is looked at when it comes: that is no reason to have it come again."""
+    settings = config(**{"dht.protocol": "/one/kad/1.0.0"})
+    async with Node(settings) as one, Node(config()) as two:
+        opening = one.swarm.open_stream
+        asked = trio.Event()
+
+        async def open_stream(peer, protocol, **more):
+            if protocol == "/one/kad/1.0.0" and not asked.is_set():
+                asked.set()
+                await one.disconnect(peer)
+                raise ConnectionClosedError("closed by this side")
+            return await opening(peer, protocol, **more)
+
+        monkeypatch.setattr(one.swarm, "open_stream", open_stream)
+        with trio.fail_after(30):
+            await one.connect(two.addrs)
+            await asked.wait()
+            while one.dht._membership._checking:
+                await wait_all_tasks_blocked(0.01)
+        assert not one.peers()

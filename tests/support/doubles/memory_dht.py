@@ -11,6 +11,7 @@ import trio
 
 from lattica.dht.config import DhtConfig
 from lattica.dht.dht import Dht
+from lattica.nat.base.errors import NotConnectedError
 from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.mux.stream import Stream
@@ -38,8 +39,10 @@ class MemoryTies:
         await trio.lowlevel.checkpoint()
 
     async def open_stream(
-        self, peer_id: PeerId, addrs: Sequence[Multiaddr], protocol: str
+        self, peer_id: PeerId, addrs: Sequence[Multiaddr] | None, protocol: str
     ) -> Stream:
+        if addrs is None and not self.is_connected(peer_id):
+            raise NotConnectedError(f"{peer_id} is not connected")
         return await self._host.open_stream(peer_id, protocol)
 
     def bootstrap_peers(self) -> Sequence[PeerId]:
