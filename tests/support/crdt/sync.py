@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from lattica.crdt.document import Document
 from lattica.crdt.sync.session import SyncCounts, SyncSession
 
@@ -44,3 +46,12 @@ class Exchange:
 def exchange(opener: Document, other: Document) -> tuple[SyncCounts, SyncCounts]:
     """A whole exchange; what it has cost both sides."""
     return Exchange(opener, other).run()
+
+
+def exchange_all(*documents: Document) -> None:
+    """Exchanges between each two of them, either of which opens one, and once more for what comes
+    by way of others.
+    """
+    for _ in range(2):
+        for one, other in itertools.permutations(documents, 2):
+            exchange(one, other)

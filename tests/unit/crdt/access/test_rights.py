@@ -28,7 +28,7 @@ from lattica.crdt.types.payloads import RegisterWrite
 from lattica.errors import AccessDeniedError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
 from tests.support.crdt.documents import Clock, Make, making
-from tests.support.crdt.sync import exchange
+from tests.support.crdt.sync import exchange, exchange_all
 
 OWNER, ANNA, BERT, CARL = (Identity(bytes([number]) * 32) for number in range(1, 5))
 LISTED = Genesis("list", (OWNER.public_key.data,), Mode.ALLOW_LIST)
@@ -47,9 +47,7 @@ def make(tmp_path: Path, clock: Clock) -> Iterator[Make]:
 
 
 def sync(*documents: Document) -> None:
-    for _ in range(2):
-        for one, other in itertools.permutations(documents, 2):
-            exchange(one, other)
+    exchange_all(*documents)
     for document in documents[1:]:
         assert document.root == documents[0].root
         assert document.head_index.heads(b"", None) == documents[0].head_index.heads(b"", None)

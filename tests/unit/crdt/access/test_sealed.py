@@ -5,7 +5,6 @@ until when.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -32,7 +31,7 @@ from lattica.crdt.types.payloads import RegisterWrite
 from lattica.errors import AccessDeniedError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
 from tests.support.crdt.documents import Clock, Make, making
-from tests.support.crdt.sync import exchange
+from tests.support.crdt.sync import exchange_all
 
 OWNER, ANNA, BERT, CARL, DORA = (Identity(bytes([number]) * 32) for number in range(1, 6))
 SEALED = Genesis("sealed", (OWNER.public_key.data,), Mode.CAPABILITY, is_sealed=True)
@@ -50,9 +49,7 @@ def make(tmp_path: Path, clock: Clock) -> Iterator[Make]:
 
 
 def sync(*documents: Document) -> None:
-    for _ in range(2):
-        for one, other in itertools.permutations(documents, 2):
-            exchange(one, other)
+    exchange_all(*documents)
     heads = [document.head_index.heads(b"", None) for document in documents]
     assert heads == [heads[0]] * len(heads)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ from lattica.crdt.types.payloads import RegisterWrite
 from lattica.errors import AccessDeniedError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
 from tests.support.crdt.documents import Clock, Make, making
-from tests.support.crdt.sync import exchange
+from tests.support.crdt.sync import exchange, exchange_all
 
 OWNER, SECOND, ANNA, BERT, CARL = (Identity(bytes([number]) * 32) for number in range(1, 6))
 OWNERS = tuple(sorted((OWNER.public_key.data, SECOND.public_key.data)))
@@ -38,12 +37,6 @@ def clock() -> Clock:
 def make(tmp_path: Path, clock: Clock) -> Iterator[Make]:
     with making(tmp_path, clock) as make:
         yield make
-
-
-def sync(*documents: Document) -> None:
-    for _ in range(2):
-        for one, other in itertools.permutations(documents, 2):
-            exchange(one, other)
 
 
 def same(one: Document, other: Document) -> None:
@@ -65,10 +58,10 @@ def test_what_was_written_outside_a_prefix_has_no_effect_in_a_snapshot_either(
 ):
     owner, anna, fresh = (make(each, genesis) for each in (OWNER, ANNA, CARL))
     owner.grant(ANNA.peer_id, prefix="a/")
-    sync(owner, anna)
+    exchange_all(owner, anna)
     anna.registers["a/in"] = 1
     write_anywhere(anna, monkeypatch, "b/out")
-    sync(owner, anna)
+    exchange_all(owner, anna)
     assert dict(owner.registers.items()) == {"a/in": 1}
     # And so says the check of a file.
     path, root = owner._replica.database.path, owner.root
@@ -90,13 +83,13 @@ def test_what_was_written_before_a_right_was_lost_is_in_it_and_what_came_after_i
         make(each, genesis, path if each is CARL else None) for each in (OWNER, ANNA, BERT, CARL)
     )
     owner.grant(ANNA.peer_id)
-    sync(owner, anna, bert)
+    exchange_all(owner, anna, bert)
     anna.registers["before"] = 1
-    sync(owner, anna)
+    exchange_all(owner, anna)
     anna.registers["after"] = 2
     exchange(anna, bert)
     owner.revoke(ANNA.peer_id)
-    sync(owner, bert)
+    exchange_all(owner, bert)
     for giver in (owner, bert):
         fresh.receive_snapshot(giver.snapshot(), [giver._replica.identity.public_key.data])
         same(fresh, owner)
@@ -110,7 +103,7 @@ def test_a_right_that_was_taken_back_on_one_side_alone_is_taken_back_on_both(mak
     """Whether the revocation is in the snapshot or here; and what it takes away stays away."""
     owner, anna, bert, carl = (make(each, genesis) for each in (OWNER, ANNA, BERT, CARL))
     owner.grant(ANNA.peer_id)
-    sync(owner, anna, bert, carl)
+    exchange_all(owner, anna, bert, carl)
     anna.registers["a"] = 1
     exchange(anna, bert)
     exchange(anna, carl)
@@ -159,9 +152,9 @@ def test_what_an_owner_gave_behind_his_fork_is_given_no_more(make, genesis, tmp_
     session = twins[0]._replica._session
     twins[1]._replica._session = session
     twins[0].grant(ANNA.peer_id)
-    sync(twins[0], anna)
+    exchange_all(twins[0], anna)
     anna.registers["a"] = 1
-    sync(anna, owner)
+    exchange_all(anna, owner)
     assert owner.registers["a"] == 1
     twins[1].registers["other"] = 1
     one, other = (each._replica.database.entry(session.author, 2) for each in twins)
@@ -219,5 +212,5 @@ def test_after_any_history_of_rights_a_snapshot_comes_to_what_the_log_does(
         exchange(each, expected)
     other.receive_snapshot(giver.snapshot(), signer)
     assert dict(other.registers.items()) == dict(expected.registers.items())
-    sync(giver, other, expected)
+    exchange_all(giver, other, expected)
     same(other, expected)
