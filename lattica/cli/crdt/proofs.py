@@ -196,6 +196,8 @@ def _peer(identity: bytes | None) -> str | None:
 
 
 def _object(proved: Proved) -> dict[str, Any]:
+    from lattica.crdt.log.clock import milliseconds_of
+
     query, statement = proved.query, proved.statement
     return {
         "document": proved.doc_id.hex(),
@@ -211,7 +213,7 @@ def _object(proved: Proved) -> dict[str, Any]:
                 "peer": _peer(each.identity),
                 "session": each.session.hex(),
                 "entry": each.entry_id.hex(),
-                "milliseconds": each.hlc >> 16,
+                "milliseconds": milliseconds_of(each.hlc),
             }
             for each in proved.authors.values()
         ],
