@@ -8,7 +8,7 @@ revocation of one of its links, up to the last entry that this names.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Container
 from dataclasses import dataclass
 from enum import Enum
 
@@ -120,7 +120,7 @@ class Rights:
         return any(
             each.right.level >= Level.WRITE
             and each.right.expires is None
-            and not any(link.id in self._taken for link in each.links)
+            and not _goes_by(each, self._taken)
             for each in self._held.get(identity, ())
         )
 
@@ -171,7 +171,7 @@ class Rights:
         return (
             right.level >= level
             and (right.expires is None or now_ms <= right.expires)
-            and not any(link.id in self._taken for link in capability.links)
+            and not _goes_by(capability, self._taken)
         )
 
     def may_read(self, identity: bytes, now_ms: int, shown: bytes = b"") -> bool:
@@ -188,7 +188,7 @@ class Rights:
             return True
         return any(self._stands(each, level, now_ms) for each in self._held_with(identity, shown))
 
-    def readers(self, now_ms: int, without: Collection[bytes] = ()) -> set[bytes]:
+    def readers(self, now_ms: int, without: Container[bytes] = ()) -> set[bytes]:
         """The identities that may read, as far as it is known; `without` has IDs of links that are
         about to be taken back.
         """
@@ -196,8 +196,7 @@ class Rights:
             identity
             for identity, held in self._held.items()
             for each in held
-            if self._stands(each, Level.READ, now_ms)
-            and not any(link.id in without for link in each.links)
+            if self._stands(each, Level.READ, now_ms) and not _goes_by(each, without)
         }
 
     def _covers(self, capability: Capability, place: _Place, level: Level) -> bool:
@@ -226,10 +225,7 @@ class Rights:
             found: dict[bytes, Capability] = {}
             for capability in self._granted.values():
                 found.setdefault(capability.right.id, capability)
-            self._listed = tuple(
-                (each, not any(link.id in self._taken for link in each.links))
-                for each in found.values()
-            )
+            self._listed = tuple((each, not _goes_by(each, self._taken)) for each in found.values())
         return self._listed
 
     def knows(self, link_id: bytes) -> bool:
@@ -248,8 +244,13 @@ class Rights:
         return {
             capability.right.subject
             for capability in self._granted.values()
-            if any(link.id == link_id for link in capability.links)
+            if _goes_by(capability, (link_id,))
         }
+
+
+def _goes_by(capability: Capability, links: Container[bytes]) -> bool:
+    """Whether a right was given by one of these, or by what was passed on from one."""
+    return any(link.id in links for link in capability.links)
 
 
 def _place(header: Header) -> _Place:
