@@ -10,8 +10,7 @@ from lattica.content.download.partial import PartialFiles
 from lattica.content.download.plan import Plan
 from lattica.content.manifest.lists import encode_list
 from lattica.content.manifest.manifest import ListNotLoadedError
-from lattica.content.publish.catalog import check_span
-from lattica.content.publish.served import NotHereError
+from lattica.content.publish.served import NotHereError, check_span
 from lattica.content.publish.service import ContentService, serving
 from lattica.content.swarm.holdings import Holdings
 from lattica.nat.base.errors import LocalProtocolError

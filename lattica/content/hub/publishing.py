@@ -22,7 +22,6 @@ from lattica.content.hub.repository import (
 from lattica.content.manifest.chunking import HASH_THREADS, CutFile, FileState
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.codec import encode_manifest
-from lattica.content.manifest.lists import encode_list
 from lattica.content.manifest.manifest import ChunkTable, FileEntry, Manifest
 from lattica.content.names.record import NameTarget
 from lattica.content.names.service import Names
@@ -31,37 +30,25 @@ from lattica.content.publish.catalog import (
     ContentChangedError,
     Publication,
     check_shards,
-    check_span,
 )
+from lattica.content.publish.served import ServedWhole
 from lattica.content.publish.service import serving
 from lattica.nat.base.exception_groups import single_error
 from lattica.nat.swarm.host import Host
 
 
-class InMemory:
+class InMemory(ServedWhole):
     """One small file that is served from memory; see
     :class:`~lattica.content.publish.served.Served`."""
-
-    holdings = None
 
     def __init__(self, name: str, data: bytes) -> None:
         starts = range(0, len(data), MAX_SPAN_BYTES)
         self._parts = [data[start : start + MAX_SPAN_BYTES] for start in starts]
         digests = b"".join(hashlib.sha256(part).digest() for part in self._parts)
         table = ChunkTable.from_chunks(map(len, self._parts), digests)
-        self._manifest = Manifest(name, (FileEntry(name, False, table),))
-        self.name = name
-        self.encoded = encode_manifest(self._manifest)
+        self.manifest = Manifest(name, (FileEntry(name, False, table),))
+        self.encoded = encode_manifest(self.manifest)
         self.cid = Cid.of(self.encoded)
-        self.chunk_count = len(self._parts)
-
-    def chunk_list(self, number: int) -> bytes:
-        """As for :class:`~lattica.content.publish.served.Served`."""
-        return encode_list(self._manifest, number)
-
-    def check_span(self, first: int, count: int, offset: int = 0) -> None:
-        """Raise :class:`~lattica.errors.RemoteProtocolError` for a request that asks too much."""
-        check_span(self._manifest, first, count, offset)
 
     def read_span(self, first: int, count: int) -> bytes:
         """The chunks."""

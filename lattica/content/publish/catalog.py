@@ -32,7 +32,6 @@ from lattica.content.manifest.chunking import (
 from lattica.content.manifest.cid import DIGEST_SIZE, Cid
 from lattica.content.manifest.codec import encode_manifest
 from lattica.content.manifest.links import check_links, goes_down_last
-from lattica.content.manifest.lists import encode_list
 from lattica.content.manifest.manifest import (
     MAX_FILES,
     MAX_MODE,
@@ -45,8 +44,8 @@ from lattica.content.manifest.manifest import (
 from lattica.content.manifest.paths import RESERVED_PREFIX, check_component, check_paths
 from lattica.content.manifest.shards import check_index, is_index
 from lattica.content.manifest.signing import sign_manifest
-from lattica.content.protocol import MAX_SPAN_BYTES
-from lattica.nat.base.errors import LatticaError, RemoteProtocolError
+from lattica.content.publish.served import ServedWhole
+from lattica.nat.base.errors import LatticaError
 from lattica.nat.base.exception_groups import single_error
 from lattica.nat.base.keys.identity import Identity
 
@@ -58,39 +57,13 @@ class ContentChangedError(ContentError):
 
 
 @dataclass(frozen=True, slots=True)
-class Publication:
+class Publication(ServedWhole):
     """A manifest, its encoded bytes, and the files on disk in the manifest's order."""
 
     cid: Cid
     manifest: Manifest
     encoded: bytes = field(repr=False)
     files: tuple[CutFile, ...] = field(repr=False)
-
-    @property
-    def name(self) -> str:
-        """As in the manifest."""
-        return self.manifest.name
-
-    @property
-    def chunk_count(self) -> int:
-        """How many chunks it has."""
-        return self.manifest.chunk_count
-
-    @property
-    def holdings(self) -> None:
-        """All chunks are here."""
-
-    def chunk_list(self, number: int) -> bytes:
-        """A list of its chunks; raises :class:`RemoteProtocolError` for one that there is not."""
-        return encode_list(self.manifest, number)
-
-    def check_span(self, first: int, count: int, offset: int = 0) -> None:
-        """Check a request.
-
-        Raises:
-            RemoteProtocolError: it asks for too much.
-        """
-        check_span(self.manifest, first, count, offset)
 
     def read_span(self, first: int, count: int) -> bytes:
         """Read chunks from disk; blocking. Arguments as checked by :meth:`check_span`.
@@ -114,20 +87,6 @@ class Publication:
             first += taken
             count -= taken
         return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def check_span(manifest: Manifest, first: int, count: int, offset: int) -> None:
-    """Check a request for chunks of a manifest; raises :class:`RemoteProtocolError`."""
-    if first + count > manifest.chunk_count:
-        raise RemoteProtocolError(
-            f"chunks {first} to {first + count - 1} were asked for, "
-            f"of {manifest.chunk_count} that there are"
-        )
-    size = sum(manifest.chunk(number).length for number in range(first, first + count))
-    if count > 1 and size > MAX_SPAN_BYTES:
-        raise RemoteProtocolError(f"{size} bytes were asked for at once")
-    if offset and offset >= size:
-        raise RemoteProtocolError(f"byte {offset} of {size} was asked for")
 
 
 def _changed(file: CutFile) -> ContentChangedError:

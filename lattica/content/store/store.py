@@ -34,10 +34,10 @@ from lattica.content.disk import format_bytes, open_regular, read_exactly, stora
 from lattica.content.errors import ContentError, ContentNotFoundError, StorageError
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.codec import decode_manifest
-from lattica.content.manifest.lists import all_lists, encode_list, lists_in, with_lists
+from lattica.content.manifest.lists import all_lists, lists_in, with_lists
 from lattica.content.manifest.manifest import MAX_MANIFEST_BYTES, Manifest
-from lattica.content.publish.catalog import Publication, check_span
-from lattica.content.publish.served import NotHereError
+from lattica.content.publish.catalog import Publication
+from lattica.content.publish.served import NotHereError, ServedWhole
 from lattica.content.store.index import Index, StoredPublication
 
 _UNFINISHED = ".new-"
@@ -441,10 +441,8 @@ class ContentStore:
         return True
 
 
-class ServedFromStore:
+class ServedFromStore(ServedWhole):
     """A publication out of a store; see :class:`~lattica.content.publish.served.Served`."""
-
-    holdings = None
 
     def __init__(
         self,
@@ -460,24 +458,6 @@ class ServedFromStore:
         self.encoded = encoded
         self._paths = paths
         """Of its files, where it is kept by reference."""
-
-    @property
-    def name(self) -> str:
-        """As in the manifest."""
-        return self.manifest.name
-
-    @property
-    def chunk_count(self) -> int:
-        """How many chunks it has."""
-        return self.manifest.chunk_count
-
-    def chunk_list(self, number: int) -> bytes:
-        """A list of its chunks; raises :class:`RemoteProtocolError` for one that there is not."""
-        return encode_list(self.manifest, number)
-
-    def check_span(self, first: int, count: int, offset: int = 0) -> None:
-        """Raise :class:`~lattica.errors.RemoteProtocolError` for a request that asks too much."""
-        check_span(self.manifest, first, count, offset)
 
     def read_span(self, first: int, count: int) -> bytes:
         """Read chunks; each has the right hash. Raises :class:`NotHereError`, and OSError."""
