@@ -21,7 +21,7 @@ from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.codec import decode_manifest, encode_manifest
 from lattica.content.manifest.manifest import MAX_CHUNK_BYTES, ChunkTable, FileEntry, Manifest
 from lattica.content.manifest.paths import check_path
-from lattica.content.manifest.safetensors_header import (
+from lattica.content.manifest.tensor_files.safetensors_header import (
     DTYPE_BITS,
     build_header,
     layout_from_shapes,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import SafetensorError, deserialize
 
-from lattica.content.manifest.safetensors_header import (
+from lattica.content.manifest.tensor_files.safetensors_header import (
     DTYPE_BITS,
     MAX_DIMENSIONS,
     MAX_NAME_BYTES,

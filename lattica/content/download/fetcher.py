@@ -55,8 +55,8 @@ from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.codec import decode_manifest
 from lattica.content.manifest.lists import lists_in, with_lists
 from lattica.content.manifest.manifest import Manifest
-from lattica.content.manifest.shards import check_index, is_index
 from lattica.content.manifest.signing import check_signer
+from lattica.content.manifest.tensor_files.shards import check_index, is_index
 from lattica.content.pace import Pace
 from lattica.content.publish.served import Served
 from lattica.content.publish.service import ContentService, served_here

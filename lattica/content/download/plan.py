@@ -20,18 +20,22 @@ from lattica.content.download.ranges import ByteRange, ranges_by_file
 from lattica.content.errors import ContentError
 from lattica.content.manifest.chunking import has_tensors
 from lattica.content.manifest.cid import Cid
-from lattica.content.manifest.gguf_header import (
+from lattica.content.manifest.links import parents_of
+from lattica.content.manifest.lists import lists_for, loaded_runs
+from lattica.content.manifest.manifest import DirectoryEntry, FileEntry, LinkEntry, Manifest
+from lattica.content.manifest.paths import check_path
+from lattica.content.manifest.tensor_files.gguf_header import (
     PREFIX_BYTES,
     GgufLayout,
     build_gguf_header,
     extents,
 )
-from lattica.content.manifest.links import parents_of
-from lattica.content.manifest.lists import lists_for, loaded_runs
-from lattica.content.manifest.manifest import DirectoryEntry, FileEntry, LinkEntry, Manifest
-from lattica.content.manifest.paths import check_path
-from lattica.content.manifest.safetensors_header import Tensor, TensorLayout, build_header
-from lattica.content.manifest.shards import is_index
+from lattica.content.manifest.tensor_files.safetensors_header import (
+    Tensor,
+    TensorLayout,
+    build_header,
+)
+from lattica.content.manifest.tensor_files.shards import is_index
 from lattica.content.protocol import MAX_SPAN_BYTES, MAX_SPAN_CHUNKS
 
 _SHOWN_NAMES = 5

@@ -35,9 +35,9 @@ from lattica.content.manifest.content_defined import (
     cut_segment,
     digest_of_zeros,
 )
-from lattica.content.manifest.gguf_header import GgufLayout, extents, parse_gguf
 from lattica.content.manifest.manifest import MAX_CHUNK_BYTES, MAX_TENSORS, ChunkTable, Layout
-from lattica.content.manifest.safetensors_header import (
+from lattica.content.manifest.tensor_files.gguf_header import GgufLayout, extents, parse_gguf
+from lattica.content.manifest.tensor_files.safetensors_header import (
     Read,
     TensorLayout,
     parse_safetensors,

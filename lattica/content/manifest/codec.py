@@ -31,15 +31,6 @@ import msgpack
 from lattica.content.errors import ContentError
 from lattica.content.manifest.big_endian import pack_numbers, unpack_numbers
 from lattica.content.manifest.cid import DIGEST_SIZE, Cid
-from lattica.content.manifest.gguf_header import (
-    MAX_ALIGNMENT,
-    MAX_PAIR_BYTES,
-    MAX_PAIRS,
-    PREFIX_BYTES,
-    VERSIONS,
-    GgufLayout,
-    gguf_layout,
-)
 from lattica.content.manifest.links import check_links
 from lattica.content.manifest.lists import refs_of, table_of
 from lattica.content.manifest.manifest import (
@@ -63,14 +54,23 @@ from lattica.content.manifest.manifest import (
     is_listed,
 )
 from lattica.content.manifest.paths import check_component, check_paths
-from lattica.content.manifest.safetensors_header import (
+from lattica.content.manifest.schema_reader import SchemaReader
+from lattica.content.manifest.tensor_files.gguf_header import (
+    MAX_ALIGNMENT,
+    MAX_PAIR_BYTES,
+    MAX_PAIRS,
+    PREFIX_BYTES,
+    VERSIONS,
+    GgufLayout,
+    gguf_layout,
+)
+from lattica.content.manifest.tensor_files.safetensors_header import (
     LENGTH_BYTES,
     MAX_DIMENSION,
     MAX_DIMENSIONS,
     MAX_HEADER_BYTES,
     layout_from_shapes,
 )
-from lattica.content.manifest.schema_reader import SchemaReader
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.keys.envelope import open_envelope
 from lattica.nat.base.keys.peer_id import PeerId

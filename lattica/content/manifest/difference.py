@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lattica.content.manifest.manifest import FileEntry, Manifest
-from lattica.content.manifest.safetensors_header import Tensor
+from lattica.content.manifest.tensor_files.safetensors_header import Tensor
 
 
 @dataclass(frozen=True, slots=True)

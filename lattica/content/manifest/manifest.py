@@ -17,8 +17,8 @@ from functools import cached_property
 from typing import TypeAlias
 
 from lattica.content.manifest.cid import DIGEST_SIZE
-from lattica.content.manifest.gguf_header import GgufLayout
-from lattica.content.manifest.safetensors_header import TensorLayout
+from lattica.content.manifest.tensor_files.gguf_header import GgufLayout
+from lattica.content.manifest.tensor_files.safetensors_header import TensorLayout
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.keys.peer_id import PeerId
 

@@ -42,8 +42,8 @@ from lattica.content.manifest.manifest import (
     Manifest,
 )
 from lattica.content.manifest.paths import RESERVED_PREFIX, check_component, check_paths
-from lattica.content.manifest.shards import check_index, is_index
 from lattica.content.manifest.signing import sign_manifest
+from lattica.content.manifest.tensor_files.shards import check_index, is_index
 from lattica.content.publish.served import ServedWhole
 from lattica.nat.base.errors import LatticaError
 from lattica.nat.base.exception_groups import single_error
@@ -344,7 +344,8 @@ async def make_publication(
 def check_shards(publication: Publication) -> None:
     """See whether the shards of a checkpoint in a directory are what its index says; blocking.
 
-    Raises :class:`ContentError` as :func:`~lattica.content.manifest.shards.check_index` does.
+    Raises :class:`ContentError` as
+    :func:`~lattica.content.manifest.tensor_files.shards.check_index` does.
     """
     manifest = publication.manifest
     for entry, file in zip(manifest.files, publication.files, strict=True):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from lattica.content.manifest.manifest import Manifest
-from lattica.content.manifest.safetensors_header import Tensor
+from lattica.content.manifest.tensor_files.safetensors_header import Tensor
 
 Destination: TypeAlias = Callable[[Tensor], memoryview]
 """Where the bytes of a tensor go: writable memory of exactly its length."""

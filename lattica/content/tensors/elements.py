@@ -10,7 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from lattica.content.manifest.safetensors_header import DTYPE_BITS, Tensor, tensor_bytes
+from lattica.content.manifest.tensor_files.safetensors_header import (
+    DTYPE_BITS,
+    Tensor,
+    tensor_bytes,
+)
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.rpc.encoding.arrays import array_parts, loaded, tensor_parts
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lattica.content.disk import open_regular, reader_of
 from lattica.content.errors import ContentError
-from lattica.content.manifest.safetensors_header import Tensor, parse_safetensors
+from lattica.content.manifest.tensor_files.safetensors_header import Tensor, parse_safetensors
 from lattica.content.tensors.elements import as_numpy, as_torch
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from lattica.content.errors import ContentError
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.manifest import Manifest
 from lattica.content.manifest.paths import check_component
-from lattica.content.manifest.safetensors_header import Tensor
+from lattica.content.manifest.tensor_files.safetensors_header import Tensor
 from lattica.content.publish.server import Publisher
 from lattica.content.swarm.providers import ProviderFinder
 from lattica.content.tensors.elements import StateDict, form_of

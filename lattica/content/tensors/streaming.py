@@ -17,7 +17,7 @@ from lattica.content.download.fetcher import (
 from lattica.content.download.options import FetchOptions
 from lattica.content.download.plan import Plan
 from lattica.content.manifest.cid import Cid
-from lattica.content.manifest.safetensors_header import Tensor
+from lattica.content.manifest.tensor_files.safetensors_header import Tensor
 from lattica.content.swarm.providers import ProviderFinder
 from lattica.content.tensors.assembly import (
     Assembly,

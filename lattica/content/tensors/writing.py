@@ -9,7 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lattica.content.disk import allocate, write_all
-from lattica.content.manifest.safetensors_header import DTYPE_BITS, Tensor, build_header
+from lattica.content.manifest.tensor_files.safetensors_header import (
+    DTYPE_BITS,
+    Tensor,
+    build_header,
+)
 from lattica.content.tensors.elements import StateDict, bytes_of, form_of
 from lattica.nat.base.errors import LocalProtocolError
 

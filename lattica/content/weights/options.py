@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lattica.content.manifest.cid import Cid
-from lattica.content.manifest.safetensors_header import TensorLayout
+from lattica.content.manifest.tensor_files.safetensors_header import TensorLayout
 from lattica.content.tensors.elements import RawTensor, StateDict, form_of
 from lattica.content.tensors.mapped import MappedTensors
 from lattica.content.tensors.targets import load

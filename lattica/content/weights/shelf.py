@@ -21,7 +21,7 @@ from lattica.content.manifest.chunking import CutFile, FileState
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.codec import encode_manifest
 from lattica.content.manifest.manifest import FileEntry, Manifest
-from lattica.content.manifest.safetensors_header import TensorLayout
+from lattica.content.manifest.tensor_files.safetensors_header import TensorLayout
 from lattica.content.publish.catalog import Catalog, Publication
 
 WEIGHTS_NAME = "weights.safetensors"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from lattica.content.manifest.safetensors_header import DTYPE_BITS, TensorLayout
+from lattica.content.manifest.tensor_files.safetensors_header import DTYPE_BITS, TensorLayout
 from lattica.content.tensors.elements import StateDict
 from lattica.content.tensors.writing import in_file_order, write_tensors
 

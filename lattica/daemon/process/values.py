@@ -24,7 +24,7 @@ from typing import Any, Final
 import msgpack
 
 from lattica.content.disk import open_regular
-from lattica.content.manifest.safetensors_header import Tensor
+from lattica.content.manifest.tensor_files.safetensors_header import Tensor
 from lattica.content.tensors.elements import RawTensor, StateDict, bytes_of, form_of
 from lattica.content.tensors.mapped import MappedTensors
 from lattica.content.tensors.targets import load

@@ -15,7 +15,11 @@ from lattica.content.manifest.chunking import cut_file, cut_plain, cut_tensors, 
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.codec import decode_manifest, encode_manifest
 from lattica.content.manifest.manifest import ChunkTable, FileEntry, Manifest
-from lattica.content.manifest.safetensors_header import build_header, header_length, parse_header
+from lattica.content.manifest.tensor_files.safetensors_header import (
+    build_header,
+    header_length,
+    parse_header,
+)
 from lattica.errors import ContentError, RemoteProtocolError
 from tests.support.leaves import raises_leaf
 

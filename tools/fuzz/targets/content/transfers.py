@@ -11,7 +11,6 @@ import msgpack
 from lattica.content.download.plan import Plan
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.codec import decode_manifest, encode_manifest
-from lattica.content.manifest.gguf_header import build_gguf_header, parse_gguf
 from lattica.content.manifest.manifest import (
     MAX_MANIFEST_BYTES,
     ChunkTable,
@@ -19,7 +18,8 @@ from lattica.content.manifest.manifest import (
     ListedChunks,
     Manifest,
 )
-from lattica.content.manifest.safetensors_header import (
+from lattica.content.manifest.tensor_files.gguf_header import build_gguf_header, parse_gguf
+from lattica.content.manifest.tensor_files.safetensors_header import (
     LENGTH_BYTES,
     Tensor,
     build_header,

@@ -15,7 +15,7 @@ from lattica.content.manifest.chunking import cut_file, hash_files
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.content_defined import MIN_BYTES, cut_content
 from lattica.content.manifest.manifest import MAX_CHUNK_BYTES
-from lattica.content.manifest.safetensors_header import build_header
+from lattica.content.manifest.tensor_files.safetensors_header import build_header
 from tests.support.doubles.memory_host import memory_net
 
 KIB = 1024

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from lattica.content import FetchOptions, Publisher
 from lattica.content.manifest.chunking import cut_tensors
 from lattica.content.manifest.manifest import ChunkTable, FileEntry, Manifest
-from lattica.content.manifest.safetensors_header import layout_from_shapes
+from lattica.content.manifest.tensor_files.safetensors_header import layout_from_shapes
 from lattica.content.publish.catalog import Publication
 from lattica.content.publish.service import service_of
 from lattica.content.tensors.assembly import Assembly, Placed, chunks_of, fresh_memory

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 from lattica.content import Cid, MappedTensors, RawTensor, WeightVersion
 from lattica.content.manifest.chunking import cut_file
-from lattica.content.manifest.safetensors_header import TensorLayout
+from lattica.content.manifest.tensor_files.safetensors_header import TensorLayout
 from lattica.content.weights.state import element_bytes, write_state
 from lattica.errors import LocalProtocolError
 

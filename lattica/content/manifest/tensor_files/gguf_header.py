@@ -15,8 +15,8 @@ import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lattica.content.manifest.ggml_types import GGML_TYPES, NAME_OF, block_bytes
-from lattica.content.manifest.safetensors_header import MAX_NAME_BYTES, Read, Tensor
+from lattica.content.manifest.tensor_files.ggml_types import GGML_TYPES, NAME_OF, block_bytes
+from lattica.content.manifest.tensor_files.safetensors_header import MAX_NAME_BYTES, Read, Tensor
 
 MAGIC = b"GGUF"
 PREFIX_BYTES = 24

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, TypeAlias
 
-from lattica.content.manifest.ggml_types import block_bytes
+from lattica.content.manifest.tensor_files.ggml_types import block_bytes
 
 MAX_HEADER_BYTES = 100_000_000
 """Longest header, by the format."""

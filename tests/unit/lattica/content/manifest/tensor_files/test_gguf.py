@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from lattica.content import FetchOptions, Publisher, fetch, stream_tensors
 from lattica.content.manifest.chunking import cut_file
 from lattica.content.manifest.codec import decode_manifest, encode_manifest
-from lattica.content.manifest.gguf_header import (
+from lattica.content.manifest.manifest import ChunkTable, FileEntry, Manifest
+from lattica.content.manifest.tensor_files.gguf_header import (
     MAX_PAIRS,
     GgufLayout,
     build_gguf_header,
     parse_gguf,
 )
-from lattica.content.manifest.manifest import ChunkTable, FileEntry, Manifest
 from lattica.content.publish.catalog import make_publication
 from lattica.errors import ContentError, RemoteProtocolError
 from tests.support.doubles.memory_host import memory_net
