@@ -29,8 +29,9 @@ from lattica.nat.base.errors import (
 )
 from lattica.nat.base.exception_groups import leaves, unwrapped
 from lattica.nat.base.in_process import NodeInProcess
-from lattica.nat.base.keys.identity import Identity, PeerId, parse_peer_id
+from lattica.nat.base.keys.identity import Identity, PeerId
 from lattica.nat.base.keys.key_lock import KeyLock
+from lattica.nat.base.keys.peer_id import as_peer_id, parse_peer_id
 from lattica.nat.base.net.addresses import parse_multiaddr, split_peer, with_peer
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Connection
@@ -427,7 +428,7 @@ class Node(NodeInProcess):
 
     def add_address(self, peer: PeerLike, addr: AddrLike) -> None:
         """Remember an address of a peer, for :meth:`connect` by peer ID."""
-        self.swarm.address_book.add(_peer(peer), [_addr(addr)], GIVEN_TTL)
+        self.swarm.address_book.add(as_peer_id(peer), [_addr(addr)], GIVEN_TTL)
 
     async def connect(
         self,
@@ -508,7 +509,7 @@ class Node(NodeInProcess):
         Raises:
             TimeoutError: after `timeout` seconds.
         """
-        peer_id = _peer(peer)
+        peer_id = as_peer_id(peer)
         with trio.move_on_after(check_timeout(timeout)) as scope:
             await self.swarm.wait_connected(peer_id)
         if scope.cancelled_caught:
@@ -519,7 +520,7 @@ class Node(NodeInProcess):
 
         Changes are told by :class:`~lattica.nat.swarm.events.PathChanged`.
         """
-        return self.traversal.paths.status(_peer(peer))
+        return self.traversal.paths.status(as_peer_id(peer))
 
     async def wait_announced(self, timeout: float = 10.0) -> None:
         """Wait until :attr:`addrs` has what there is to be found out soon.
@@ -552,7 +553,7 @@ class Node(NodeInProcess):
         await self.traversal.relays.wait_ready(check_timeout(timeout))
 
     def is_connected(self, peer: PeerLike) -> bool:
-        return self.swarm.registry.best(_peer(peer)) is not None
+        return self.swarm.registry.best(as_peer_id(peer)) is not None
 
     def peers(self) -> tuple[PeerStatus, ...]:
         """The connected peers."""
@@ -583,7 +584,7 @@ class Node(NodeInProcess):
 
         A bootstrap peer is then left alone until this node connects or opens a stream to it.
         """
-        peer_id = _peer(peer)
+        peer_id = as_peer_id(peer)
         self._bootstrap.release(peer_id)
         await self.swarm.disconnect(peer_id)
 
@@ -614,7 +615,7 @@ class Node(NodeInProcess):
                 which, and whose it is.
             TimeoutError: after `timeout` seconds.
         """
-        peer_id = _peer(peer)
+        peer_id = as_peer_id(peer)
         timeout = check_timeout(timeout)
         wait = None if timeout == math.inf else timeout
         with trio.move_on_after(timeout):
@@ -689,14 +690,6 @@ def _check_trio() -> None:
             "Node runs under trio: use lattica.AsyncLattica with asyncio, and lattica.Lattica in "
             "programs without a loop"
         ) from None
-
-
-def _peer(peer: PeerLike) -> PeerId:
-    if isinstance(peer, PeerId):
-        return peer
-    if isinstance(peer, str):
-        return parse_peer_id(peer)
-    raise AddressError(f"not a peer ID: {_named(peer)}; pass a PeerId or its text, as by str(peer)")
 
 
 def _addr(addr: AddrLike) -> Multiaddr:

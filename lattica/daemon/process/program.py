@@ -23,9 +23,10 @@ from lattica.daemon.process.channel import Channel
 from lattica.daemon.process.mirror import Mirror, Shown
 from lattica.daemon.process.values import Values
 from lattica.nat.base.checks import check_timeout
-from lattica.nat.base.errors import AddressError, ConnectionClosedError, LatticaError
+from lattica.nat.base.errors import ConnectionClosedError, LatticaError
 from lattica.nat.base.exception_groups import single_error
-from lattica.nat.base.keys.identity import Identity, PeerId, parse_peer_id
+from lattica.nat.base.keys.identity import Identity, PeerId
+from lattica.nat.base.keys.peer_id import as_peer_id
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.stream import Stream
 from lattica.nat.mux.turns import Turnstile
@@ -244,7 +245,7 @@ class ProcessNode:
         timeout: float = math.inf,
     ) -> Stream:
         """As :meth:`lattica.node.Node.open_stream`."""
-        peer_id = _peer(peer)
+        peer_id = as_peer_id(peer)
         timeout = check_timeout(timeout)
         wait = None if timeout == math.inf else timeout
         with trio.move_on_after(timeout):
@@ -464,14 +465,6 @@ async def _status(process: subprocess.Popen[bytes]) -> str:
     if code < 0:
         return f"it was ended by {signal.Signals(-code).name}"
     return f"it has ended with status {code}"
-
-
-def _peer(peer: PeerId | str) -> PeerId:
-    if isinstance(peer, PeerId):
-        return peer
-    if isinstance(peer, str):
-        return parse_peer_id(peer)
-    raise AddressError(f"not a peer ID: {peer!r:.100}; pass a PeerId or its text, as by str(peer)")
 
 
 def _log(name: str, level: int, text: str) -> None:

@@ -106,6 +106,22 @@ def parse_peer_id(text: str) -> PeerId:
     return PeerId.from_base58(text) if raw is None else PeerId(raw)
 
 
+def as_peer_id(peer: PeerId | str) -> PeerId:
+    """A peer ID, or the one that its text says.
+
+    Raises:
+        AddressError: it is none, nor a text of one.
+    """
+    if isinstance(peer, PeerId):
+        return peer
+    if isinstance(peer, str):
+        return parse_peer_id(peer)
+    raise AddressError(
+        f"not a peer ID: {peer!r:.100} of type {type(peer).__module__}.{type(peer).__qualname__}; "
+        "pass a PeerId or its text, as by str(peer)"
+    )
+
+
 def decode_peer_id(data: bytes) -> PeerId:
     """Check a binary peer ID from a peer.
 
