@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, suppress
 from dataclasses import replace
 from functools import partial
+from itertools import starmap
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, cast
@@ -557,27 +558,7 @@ class Node(NodeInProcess):
 
     def peers(self) -> tuple[PeerStatus, ...]:
         """The connected peers."""
-        now = trio.current_time()
-        return tuple(
-            PeerStatus(
-                peer_id,
-                next((c.agent for c in connections if c.agent), ""),
-                tuple(
-                    ConnectionStatus(
-                        connection.path,
-                        connection.remote_addr,
-                        connection.direction,
-                        now - connection.established_at,
-                        connection.session.rtt,
-                        connection.stream_count,
-                        connection.cipher,
-                    )
-                    for connection in connections
-                ),
-                next((c.protocol_version for c in connections if c.protocol_version), ""),
-            )
-            for peer_id, connections in self.swarm.registry.by_peer.items()
-        )
+        return tuple(starmap(PeerStatus.of, self.swarm.registry.by_peer.items()))
 
     async def disconnect(self, peer: PeerLike) -> None:
         """Close all connections to a peer in good order; no error when there is none.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import trio
 
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.net.multiaddr import Multiaddr
-from lattica.nat.mux.connection import Direction
+from lattica.nat.mux.connection import Connection, Direction
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,19 @@ class ConnectionStatus:
     cipher: str
     """What encrypts it: "chacha20-poly1305", "aes-256-gcm", or "tls-1.3" of QUIC's choice."""
 
+    @classmethod
+    def of(cls, connection: Connection) -> ConnectionStatus:
+        """A connection as it is now."""
+        return cls(
+            connection.path,
+            connection.remote_addr,
+            connection.direction,
+            trio.current_time() - connection.established_at,
+            connection.rtt,
+            connection.stream_count,
+            connection.cipher,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class PeerStatus:
@@ -36,6 +52,16 @@ class PeerStatus:
     connections: tuple[ConnectionStatus, ...]
     protocol_version: str = ""
     """The family of networks that it says it belongs to; empty until it has been identified."""
+
+    @classmethod
+    def of(cls, peer_id: PeerId, connections: Sequence[Connection]) -> PeerStatus:
+        """A peer with these connections, as they are now."""
+        return cls(
+            peer_id,
+            next((each.agent for each in connections if each.agent), ""),
+            tuple(map(ConnectionStatus.of, connections)),
+            next((each.protocol_version for each in connections if each.protocol_version), ""),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
+from itertools import starmap
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -32,7 +33,7 @@ from lattica.nat.mux.stream import Stream
 from lattica.nat.mux.turns import Turnstile
 from lattica.nat.swarm.events import EventBus, EventStream
 from lattica.nat.swarm.serving.protocols import APPLICATION, ProtocolTable, StreamHandler
-from lattica.nat.swarm.status import ConnectionStatus, PathStatus, PeerStatus
+from lattica.nat.swarm.status import PathStatus, PeerStatus
 
 if TYPE_CHECKING:
     from lattica.nat.base.net.multiaddr import Multiaddr
@@ -323,29 +324,10 @@ class ProcessNode:
 
     def peers(self) -> tuple[PeerStatus, ...]:
         """The peers with which this process has to do."""
-        now = trio.current_time()
         by_peer: dict[PeerId, list[Mirror]] = {}
         for mirror in self._mirrors.values():
             by_peer.setdefault(mirror.peer_id, []).append(mirror)
-        return tuple(
-            PeerStatus(
-                peer,
-                mirrors[0].agent,
-                tuple(
-                    ConnectionStatus(
-                        mirror.path,
-                        mirror.remote_addr,
-                        mirror.direction,
-                        now - mirror.established_at,
-                        mirror.rtt,
-                        mirror.stream_count,
-                        mirror.cipher,
-                    )
-                    for mirror in mirrors
-                ),
-            )
-            for peer, mirrors in by_peer.items()
-        )
+        return tuple(starmap(PeerStatus.of, by_peer.items()))
 
     def path(self, peer: PeerId, /) -> PathStatus | None:
         mirror = self._best(peer)

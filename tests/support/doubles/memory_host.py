@@ -24,7 +24,7 @@ from lattica.nat.mux.connection import Connection
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.events import EventBus, EventStream, PeerConnected, PeerDisconnected
 from lattica.nat.swarm.serving.protocols import ProtocolTable, StreamHandler
-from lattica.nat.swarm.status import ConnectionStatus, PathStatus, PeerStatus
+from lattica.nat.swarm.status import PathStatus, PeerStatus
 from tests.support.pairs.connected import make_end, pipe_pair, upgraded_pair
 
 
@@ -123,25 +123,7 @@ class MemoryHost:
         return await self.connections[peer].open(protocol)
 
     def peers(self) -> tuple[PeerStatus, ...]:
-        now = trio.current_time()
-        return tuple(
-            PeerStatus(
-                peer_id,
-                connection.agent,
-                (
-                    ConnectionStatus(
-                        connection.path,
-                        connection.remote_addr,
-                        connection.direction,
-                        now - connection.established_at,
-                        connection.session.rtt,
-                        connection.stream_count,
-                        connection.cipher,
-                    ),
-                ),
-            )
-            for peer_id, connection in self.connections.items()
-        )
+        return tuple(PeerStatus.of(peer, [each]) for peer, each in self.connections.items())
 
     def path(self, peer: PeerId, /) -> PathStatus | None:
         connection = self.connections.get(peer)
