@@ -5,7 +5,6 @@ Each call has one outcome, a typed error, in bounded time, and leaves nothing at
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -19,6 +18,7 @@ import trio
 from lattica import Node
 from lattica.config import load_config
 from lattica.rpc import BufferRef, CallContext, RpcError, with_options
+from tests.support.nets.nets import open_files, settled
 from tests.support.rpc_services import Workshop
 
 QUIET = {"nat.port_mapping.enabled": False, "rpc.shared_memory": 0}
@@ -173,7 +173,7 @@ async def test_every_call_has_one_error_and_leaves_nothing(path: str) -> None:
                 {"tcp": "direct-tcp", "quic": "direct-quic", "relayed": "relayed"}[path]
             )
 
-            descriptors = len(os.listdir("/proc/self/fd"))
+            descriptors = open_files()
 
             async def make(call: Call, ready: trio.Event) -> None:
                 try:
@@ -197,9 +197,6 @@ async def test_every_call_has_one_error_and_leaves_nothing(path: str) -> None:
             )
             for name, (error,) in outcomes.items():
                 assert isinstance(error, RpcError), name
-        with trio.fail_after(PATIENCE):
-            while (
-                len(os.listdir("/proc/self/fd")) > descriptors
-                or client.rpc.statistics().receive_memory
-            ):
-                await trio.sleep(0.05)
+        await settled(
+            lambda: open_files() <= descriptors and not client.rpc.statistics().receive_memory
+        )

@@ -18,8 +18,8 @@ from lattica.errors import ConfigError, DialError
 from lattica.nat.base.keys.peer_record import open_record
 from lattica.nat.base.net import dnsaddr
 from lattica.nat.base.net.addresses import Kind, kind_of, parse_multiaddr
-from lattica.nat.mux.stream import Stream
 from lattica.node import Node
+from tests.support.nets.nets import echo
 
 QUIET = {"nat.port_mapping.enabled": False, "nat.punch.allow_loopback": True}
 TCP, QUIC = "/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1/noise"
@@ -58,10 +58,6 @@ async def three() -> AsyncIterator[Three]:
 
 def is_relayed(addr: object) -> bool:
     return "/p2p-circuit" in str(addr)
-
-
-async def echo(stream: Stream) -> None:
-    await stream.send_all(await stream.receive_some())
 
 
 async def test_nobody_but_the_relay_is_told_or_met_at_an_address_of_it(tmp_path: Path) -> None:
