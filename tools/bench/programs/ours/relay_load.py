@@ -53,21 +53,14 @@ async def together(child: bc.Child, job: bc.Job) -> None:
             await dialer.connect_relay(job.addr)
             await dialer.connect(job.addr)
             dialers.append(dialer)
-        sent, elapsed = 0, 1.0
-        for seconds in (job.warmup, job.seconds):
+
+        async def move(seconds: float) -> tuple[int, float]:
             streams = [await work.open_sink(dialer) for dialer in dialers]
-            counts: list[int] = []
+            counts, elapsed = await work.uploads(streams, 256 * bc.KIB, seconds)
+            return sum(counts), elapsed
 
-            async def send(
-                stream: work.BenchStream, seconds: float = seconds, counts: list[int] = counts
-            ) -> None:
-                counts.append((await work.upload(stream, 256 * bc.KIB, seconds))[0])
-
-            start = time.perf_counter()
-            async with trio.open_nursery() as nursery:
-                for stream in streams:
-                    nursery.start_soon(send, stream)
-            sent, elapsed = sum(counts), time.perf_counter() - start
+        await move(job.warmup)
+        sent, elapsed = await move(job.seconds)
         child.result({job.case: sent / elapsed / 1e6}, NOTE, sent)
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
 from functools import partial
@@ -131,14 +131,14 @@ async def one_stream(dialer: Dialer, job: bc.Job, write: int) -> tuple[int, floa
     return await upload(await open_sink(dialer), write, job.seconds)
 
 
-async def many_streams(dialer: Dialer, job: bc.Job) -> tuple[list[int], float]:
+async def uploads(
+    streams: Sequence[BenchStream], write: int, seconds: float
+) -> tuple[list[int], float]:
     """The bytes each stream moved, and the time until the last was acknowledged."""
-    await one_stream(dialer, replace(job, seconds=0.05), bc.STREAM_WRITE)
-    streams = [await open_sink(dialer) for _ in range(bc.STREAMS)]
     counts: list[int] = []
 
     async def send(stream: BenchStream) -> None:
-        sent, _ = await upload(stream, bc.STREAM_WRITE, job.seconds)
+        sent, _ = await upload(stream, write, seconds)
         counts.append(sent)
 
     start = time.perf_counter()
@@ -146,6 +146,13 @@ async def many_streams(dialer: Dialer, job: bc.Job) -> tuple[list[int], float]:
         for stream in streams:
             nursery.start_soon(send, stream)
     return counts, time.perf_counter() - start
+
+
+async def many_streams(dialer: Dialer, job: bc.Job) -> tuple[list[int], float]:
+    """See :func:`uploads`."""
+    await one_stream(dialer, replace(job, seconds=0.05), bc.STREAM_WRITE)
+    streams = [await open_sink(dialer) for _ in range(bc.STREAMS)]
+    return await uploads(streams, bc.STREAM_WRITE, job.seconds)
 
 
 async def acked_messages(dialer: Dialer, job: bc.Job) -> tuple[int, float]:
