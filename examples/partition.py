@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -214,8 +215,4 @@ if __name__ == "__main__":
     if given.peer is not None:
         trio.run(peer, given.peer)
     else:
-
-        async def run() -> None:
-            await main(is_long=given.long)
-
-        trio.run(run)
+        trio.run(partial(main, is_long=given.long))
