@@ -271,6 +271,7 @@ class Node(NodeInProcess):
                 sign=ed25519_signer(self.identity.seed),
                 record_of=self._records.get,
                 seek=partial(seek_members, self),
+                open_stream=self.swarm.open_stream,
             )
         return self._topics
 

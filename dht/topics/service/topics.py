@@ -89,6 +89,8 @@ class Topics:
             there is none.
         seek: looks for peers of a topic that has too few, and connects to them; called again and
             again, and cancelled when it takes longer than a minute.
+        open_stream: opens a stream to a peer that is connected, and dials none that has gone
+            meanwhile. The default: as the host does.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class Topics:
         sign: Callable[[bytes], bytes],
         record_of: Callable[[PeerId], bytes] = lambda peer_id: b"",
         seek: Callable[[str], Awaitable[None]] | None = None,
+        open_stream: Callable[[PeerId, Sequence[str]], Awaitable[Stream]] | None = None,
     ) -> None:
         self.config = config or TopicsConfig()
         self._host = host
@@ -114,6 +117,7 @@ class Topics:
             record_of=record_of,
         )
         self._seek = seek
+        self._open_stream = open_stream
         self._sought: set[str] = set()
         self._links: dict[PeerId, Link] = {}
         self._full: set[Link] = set()
@@ -512,12 +516,13 @@ class Topics:
 
     async def _run_link(self, link: Link) -> None:
         failures = 0
+        open_stream = self._open_stream or self._host.open_stream
         with link.scope:
             while not self._closed:
                 began = trio.current_time()
                 link.is_opening = True
                 try:
-                    async with await self._host.open_stream(link.peer_id, PROTOCOLS) as stream:
+                    async with await open_stream(link.peer_id, PROTOCOLS) as stream:
                         await self._drive(link, stream)
                     if link.reopen:
                         failures = 0

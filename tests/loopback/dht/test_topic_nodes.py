@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from lattica.config import load_config
 from lattica.dht.topics.service.topics import Topics
+from lattica.errors import ConnectionClosedError
+from lattica.nat.swarm.events import PeerDisconnected
 from lattica.node import Node
 from tests.support.doubles.swarm_host import SwarmHost
 from tests.support.nets.relayed import relayed_pair
@@ -106,3 +109,34 @@ async def test_peers_are_exchanged_with_their_records():
                 # The centre leaves, and names those who stay to each other.
                 messages.__exit__()
                 await one.wait_connected(two.peer_id)
+
+
+async def test_a_peer_that_goes_as_a_stream_to_it_is_opened_is_not_dialed_for_that(monkeypatch):
+    async with Node(config()) as one, Node(config()) as two:
+        opening, connecting = one.swarm.open_stream, one.swarm.connect
+        dialed = []
+        gone = trio.Event()
+
+        async def open_stream(peer, protocols, **more):
+            if not gone.is_set():
+                gone.set()
+                connection = one.swarm.registry.best(peer)
+                assert connection is not None
+                connection.abort("closed by this side")
+                raise ConnectionClosedError("closed by this side")
+            return await opening(peer, protocols, **more)
+
+        async def connect(peer, addrs=()):
+            dialed.append(gone.is_set())
+            return await connecting(peer, addrs)
+
+        monkeypatch.setattr(one.swarm, "open_stream", open_stream)
+        monkeypatch.setattr(one.swarm, "connect", connect)
+        assert not one.topics.peers("news")
+        with trio.fail_after(30), one.events() as events:
+            await one.connect(two.addrs)
+            while not isinstance(await anext(events), PeerDisconnected):
+                pass
+            await wait_all_tasks_blocked(0.01)
+        assert True not in dialed
+        assert not one.peers()
