@@ -14,8 +14,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lattica.compat.decorators import rpc_method, rpc_stream, rpc_stream_iter
-    from lattica.compat.handler import ConnectionHandler
+    from lattica.compat.calls.decorators import rpc_method, rpc_stream, rpc_stream_iter
+    from lattica.compat.calls.handler import ConnectionHandler
     from lattica.config import NodeConfig, load_config
     from lattica.content.errors import (
         ContentError,
@@ -107,10 +107,10 @@ _DISTRIBUTION = "lattica-stack"
 
 # Where the names above live, apart from the errors.
 _HOME = {
-    "ConnectionHandler": "lattica.compat.handler",
-    "rpc_method": "lattica.compat.decorators",
-    "rpc_stream": "lattica.compat.decorators",
-    "rpc_stream_iter": "lattica.compat.decorators",
+    "ConnectionHandler": "lattica.compat.calls.handler",
+    "rpc_method": "lattica.compat.calls.decorators",
+    "rpc_stream": "lattica.compat.calls.decorators",
+    "rpc_stream_iter": "lattica.compat.calls.decorators",
     "AsyncLattica": "lattica.facades.aio",
     "Identity": "lattica.nat.base.keys.identity",
     "Lattica": "lattica.facades.blocking",

@@ -12,12 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from lattica.compat.calls.rpc_client import RpcClient
+from lattica.compat.calls.service import service_of
 from lattica.compat.errors import CompatError
 from lattica.compat.peer_info import PeerInfo
 from lattica.compat.records import ValueWithExpiration
-from lattica.compat.rpc_client import RpcClient
 from lattica.compat.running import Running
-from lattica.compat.service import service_of
 from lattica.compat.settings import Settings, texts
 from lattica.content.manifest.cid import Cid
 from lattica.doctor.distributions import ADVICE, has_original

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lattica.compat.arguments import gather, received, single_message
+from lattica.compat.calls.arguments import gather, received, single_message
 from lattica.compat.pickles.reader import read_pickle
 from lattica.compat.pickles.writer import write_pickle
 
@@ -28,7 +28,7 @@ def encode_value(value: Any) -> bytes:
 def encode_arguments(
     function: Callable[..., Any] | None, args: tuple[Any, ...], named: dict[str, Any]
 ) -> bytes:
-    """The arguments of a call, packed as :func:`lattica.compat.arguments.pack` does.
+    """The arguments of a call, packed as :func:`lattica.compat.calls.arguments.pack` does.
 
     Raises:
         TypeError: they cannot be sent.
@@ -53,7 +53,7 @@ def decode_result(data: bytes, message_class: type | None) -> Any:
 
 
 def decode_arguments(method: Callable[..., Any], data: bytes) -> Any:
-    """What :func:`lattica.compat.arguments.invoke` takes.
+    """What :func:`lattica.compat.calls.arguments.invoke` takes.
 
     Raises:
         RemoteProtocolError: it is neither plain data nor the message that the method takes.

@@ -9,9 +9,9 @@ from typing import Final
 
 import trio
 
-from lattica.compat.arguments import invoke
-from lattica.compat.decorators import CallKind, kinds_of
-from lattica.compat.service import chunks
+from lattica.compat.calls.arguments import invoke
+from lattica.compat.calls.decorators import CallKind, kinds_of
+from lattica.compat.calls.service import chunks
 from lattica.compat.wire.messages import (
     MAX_BODY,
     MAX_UNARY,

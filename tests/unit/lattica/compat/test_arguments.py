@@ -9,9 +9,15 @@ from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lattica.compat.arguments import invoke, pack, received, result_class
-from lattica.compat.decorators import CallKind, kinds_of, rpc_method, rpc_stream, rpc_stream_iter
-from lattica.compat.service import chunk
+from lattica.compat.calls.arguments import invoke, pack, received, result_class
+from lattica.compat.calls.decorators import (
+    CallKind,
+    kinds_of,
+    rpc_method,
+    rpc_stream,
+    rpc_stream_iter,
+)
+from lattica.compat.calls.service import chunk
 
 
 class Handler:

@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from lattica.compat.decorators import rpc_method, rpc_stream, rpc_stream_iter
+from lattica.compat.calls.decorators import rpc_method, rpc_stream, rpc_stream_iter
 from lattica.compat.errors import CompatError
 from lattica.compat.pickles.reader import read_pickle
 from lattica.compat.pickles.writer import write_pickle

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lattica.compat.arguments import pack, result_class
-from lattica.compat.decorators import CallKind, kinds_of
-from lattica.compat.rpc_client import Sent
+from lattica.compat.calls.arguments import pack, result_class
+from lattica.compat.calls.decorators import CallKind, kinds_of
+from lattica.compat.calls.rpc_client import Sent
 from lattica.compat.wire.payloads import decode_result, encode_arguments
 
 if TYPE_CHECKING:
+    from lattica.compat.calls.results import RpcFuture, StreamIterator
     from lattica.compat.client import CompatLattica
-    from lattica.compat.results import RpcFuture, StreamIterator
 
 
 class ConnectionHandler:

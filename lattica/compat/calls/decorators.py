@@ -1,4 +1,4 @@
-"""Marks for the methods of a :class:`~lattica.compat.handler.ConnectionHandler`."""
+"""Marks for the methods of a :class:`~lattica.compat.calls.handler.ConnectionHandler`."""
 
 from __future__ import annotations
 

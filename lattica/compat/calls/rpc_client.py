@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from lattica.compat.arguments import received
-from lattica.compat.results import RpcFuture, StreamIterator, translated
+from lattica.compat.calls.arguments import received
+from lattica.compat.calls.results import RpcFuture, StreamIterator, translated
 from lattica.facades.rpc.blocking import BlockingItems
 from lattica.facades.rpc.core import Items
 from lattica.nat.base.errors import LatticaError

@@ -6,8 +6,8 @@ import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from lattica.compat.arguments import invoke, sent_result
-from lattica.compat.decorators import CallKind, kinds_of
+from lattica.compat.calls.arguments import invoke, sent_result
+from lattica.compat.calls.decorators import CallKind, kinds_of
 
 
 def service_of(handler: object) -> object:

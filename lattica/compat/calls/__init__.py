@@ -1,0 +1,1 @@
+"""Services of the original and calls of them: methods that are marked, arguments, and results."""
