@@ -21,7 +21,7 @@ import trio
 from tools.demo import liar
 from tools.demo.homes import NoLabError, open_stage
 from tools.demo.stage import Command, DemoError, Loopback, Stage, last_words, open_loopback
-from tools.demo.story import MB, said, say
+from tools.demo.story import MB, environment, options, said, say, shortened
 from tools.netlab.lab.programs import Event
 from tools.netlab.spec.link import LinkSpec
 from tools.netlab.spec.model import Scenario
@@ -101,7 +101,7 @@ class Crowd:
         lying = (await said(villain, "peer_id", "the liar"))["peer_id"]
         say(f"liar:      says that it has everything  ({lying})")
         count = len(self._names)
-        say(f"consumers: {count} times lattica fetch {published['ticket'][:24]}…")
+        say(f"consumers: {count} times lattica fetch {shortened(published['ticket'])}")
         began = time.monotonic()
         with trio.move_on_after(TIMEOUT) as scope:
             async with trio.open_nursery() as nursery:
@@ -150,12 +150,12 @@ class Crowd:
     async def _start(
         self, name: str, arguments: Sequence[str], program: Sequence[str] = ()
     ) -> Command:
-        env = {"LATTICA_DATA_DIR": str(self._directory / name), "LATTICA_LOG_LEVEL": "warning"}
+        env = environment(self._directory / name)
         listen = self._stage.listen.get(name, ("/ip4/127.0.0.1/tcp/0",))
         if program:
             return await self._stage.start(name, [*arguments, *listen], env, program)
-        options = [part for addr in listen for part in ("--listen", addr)]
-        return await self._stage.start(name, [*arguments, *options], env)
+        arguments = [*arguments, *options("--listen", listen)]
+        return await self._stage.start(name, arguments, env)
 
     async def _fetch(self, name: str, ticket: str) -> None:
         arguments = ["fetch", ticket, "-o", str(self._directory / name / "out"), "--json"]

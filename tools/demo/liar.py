@@ -13,9 +13,7 @@ from pathlib import Path
 import trio
 
 from lattica import Node, load_config
-from lattica.content.manifest.cid import Cid
 from lattica.content.publish.catalog import Publication, make_publication
-from lattica.content.publish.served import Served
 from lattica.content.publish.service import serving
 from lattica.content.swarm.messages import HOLDINGS, Hello, encode_hello
 from lattica.content.ticket import Ticket
@@ -36,11 +34,8 @@ async def main(path: str, text: str, address: str) -> None:
     truth = await make_publication(Path(path))
     lie = Lie(truth.cid, truth.manifest, truth.encoded, truth.files)
 
-    def shelf(cid: Cid) -> Served | None:
-        return lie if cid == lie.cid else None
-
     async with Node(load_config(overrides={"listen": [address]})) as node:
-        with serving(node, shelf):
+        with serving(node, {lie.cid: lie}.get):
             peer = await node.connect([with_peer(a, ticket.peer_id) for a in ticket.addrs])
             async with await node.open_stream(peer, HOLDINGS) as stream:
                 addrs = Ticket.make(truth.cid, node.peer_id, node.addrs).addrs

@@ -36,6 +36,11 @@ def say(text: str) -> None:
     print(f"demo: {text}", flush=True)
 
 
+def environment(data: Path) -> dict[str, str]:
+    """Of a command that keeps its data there."""
+    return {"LATTICA_DATA_DIR": str(data), "LATTICA_LOG_LEVEL": "warning"}
+
+
 def shortened(text: str) -> str:
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
@@ -81,11 +86,10 @@ class Story:
     # --- the commands ---
 
     async def _start(self, host: Host, *arguments: str) -> Command:
-        env = {"LATTICA_DATA_DIR": str(self._directory / host), "LATTICA_LOG_LEVEL": "warning"}
-        return await self._stage.start(host, arguments, env)
+        return await self._stage.start(host, arguments, environment(self._directory / host))
 
     def _listen(self, host: Host) -> list[str]:
-        return _options("--listen", self._stage.listen.get(host, ()))
+        return options("--listen", self._stage.listen.get(host, ()))
 
     async def _key(self, host: Host) -> tuple[str, str]:
         """A peer's ID, which the relay has to know, and the file with its key."""
@@ -97,7 +101,7 @@ class Story:
 
     async def _relay(self, allowed: list[str]) -> tuple[Command, list[str]]:
         """The relay, and its addresses."""
-        allow = _options("--allow", allowed)
+        allow = options("--allow", allowed)
         say(f"relay:     lattica relay {' '.join(map(shortened, allow))}")
         arguments = ["relay", *allow, "--json", *self._listen("relay")]
         command = await self._start("relay", *arguments)
@@ -110,7 +114,7 @@ class Story:
     async def _publish(self, source: Path, relay_addrs: list[str]) -> str:
         shown = shortened(relay_addrs[0])
         say(f"publisher: lattica publish {source.name} --relay {shown}")
-        relays = _options("--relay", relay_addrs)
+        relays = options("--relay", relay_addrs)
         arguments = ["publish", str(source), "--json", *relays, *self._listen("publisher")]
         command = await self._start("publisher", *arguments)
         published = await said(command, "ticket", "lattica publish")
@@ -174,7 +178,8 @@ def path_summary(steps: list[dict[str, Any]], expected: Expected) -> str:
     return f"{used}: {direct['after_s'] - steps[0]['after_s']:.2f} s from relayed to direct"
 
 
-def _options(name: str, values: Iterable[str]) -> list[str]:
+def options(name: str, values: Iterable[str]) -> list[str]:
+    """An option that is given once for each value."""
     return [part for value in values for part in (name, value)]
 
 
