@@ -96,7 +96,7 @@ def _pack_layout(layout: Layout | None) -> list[object]:
 
 def _pack_chunks(chunks: Chunks, total: int) -> list[object]:
     if isinstance(chunks, ChunkTable) and not is_listed(chunks, total):
-        return [0, pack_numbers("I", (chunk.length for chunk in chunks)), chunks.digests]
+        return [0, pack_numbers("I", chunks.lengths()), chunks.digests]
     refs = refs_of(chunks)
     sizes = pack_numbers("Q", (ref.size for ref in refs))
     return [len(chunks), sizes, b"".join(ref.digest for ref in refs)]

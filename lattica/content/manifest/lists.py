@@ -64,10 +64,8 @@ def table_of(lengths: bytes, digests: bytes) -> ChunkTable:
 
 def _bytes_of(table: ChunkTable, first: int, last: int) -> bytes:
     """The list of chunks `first` to `last` - 1."""
-    ends = table.ends
-    starts = [ends[first - 1] if first else 0, *ends[first : last - 1]]
-    lengths = (end - start for start, end in zip(starts, ends[first:last], strict=True))
-    return pack_numbers("I", lengths) + table.digests[first * DIGEST_SIZE : last * DIGEST_SIZE]
+    lengths = pack_numbers("I", table.lengths(first, last))
+    return lengths + table.digests[first * DIGEST_SIZE : last * DIGEST_SIZE]
 
 
 def refs_of(chunks: Chunks) -> tuple[ListRef, ...]:
@@ -210,9 +208,9 @@ def loaded_runs(manifest: Manifest) -> Iterator[tuple[int, list[int], bool]]:
         listed = is_listed(file.chunks, manifest.chunk_count)
         if isinstance(file.chunks, ListedChunks):
             for within, table in sorted(file.chunks.loaded.items()):
-                yield base + within * LIST_CHUNKS, [chunk.length for chunk in table], True
+                yield base + within * LIST_CHUNKS, table.lengths(), True
         else:
-            lengths = [chunk.length for chunk in file.chunks]
+            lengths = file.chunks.lengths()
             step = LIST_CHUNKS if listed else max(1, len(lengths))
             for first in range(0, len(lengths), step):
                 yield base + first, lengths[first : first + step], listed or after_list

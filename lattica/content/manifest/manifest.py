@@ -14,6 +14,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import TypeAlias
 
 from lattica.content.manifest.cid import DIGEST_SIZE
@@ -87,6 +88,12 @@ class ChunkTable:
     def size(self) -> int:
         """Bytes of all chunks together."""
         return self.ends[-1] if self.ends else 0
+
+    def lengths(self, first: int = 0, last: int | None = None) -> list[int]:
+        """Bytes of each chunk from `first` to `last` - 1, by default of all."""
+        ends = self.ends[first:last]
+        starts = chain([self.ends[first - 1] if first else 0], ends)
+        return [end - start for start, end in zip(starts, ends, strict=False)]
 
     def digest(self, index: int) -> bytes:
         """SHA-256 of one chunk."""

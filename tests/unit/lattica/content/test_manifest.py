@@ -382,3 +382,10 @@ def test_too_many_entries_are_refused_before_they_are_read(monkeypatch):
 
 def test_threads_exist_even_on_one_core():
     assert chunking.HASH_THREADS >= 2
+
+
+def test_lengths_of_a_table():
+    table = ChunkTable.from_chunks([3, 1, 2], bytes(96))
+    assert table.lengths() == [chunk.length for chunk in table] == [3, 1, 2]
+    assert (table.lengths(1), table.lengths(1, 2), table.lengths(3)) == ([1, 2], [1], [])
+    assert ChunkTable.from_chunks([], b"").lengths() == []
