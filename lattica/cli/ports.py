@@ -118,10 +118,10 @@ def expose_command(
     daemon = running_node(ctx, config, listen, relay, ephemeral, per_peer)
     with event_output(as_json) as output:
         if daemon is not None:
-            targets = [target if n is None else f"{n}={target}" for n, target in named]
+            pairs = [(n or "", target) for n, target in named]
             with by_daemon(daemon, bootstrap) as client, suppress(Stopped):
                 responses = client.expose(
-                    *targets, to="anyone" if anyone else to or (), idle_timeout=idle
+                    *pairs, to="anyone" if anyone else to or (), idle_timeout=idle
                 )
                 until_stopped(lambda: _exposed_by(client, responses, output))
             return
@@ -203,13 +203,13 @@ def forward_command(
 
 def _split_exposed(spec: str) -> tuple[str | None, str]:
     """The name of a port, if it is given one, and where the service is."""
-    name, equals, target = spec.partition("=")
-    if equals:
-        return name, target
+    from lattica.rpc.ports.endpoints import split_named
+
+    name, target = split_named(spec)
     public, colon, port = spec.partition(":")
-    if colon and public.isdecimal() and port.isdecimal():
+    if name is None and colon and public.isdecimal() and port.isdecimal():
         return public, port
-    return None, spec
+    return name, target
 
 
 def _check_exposed(named: list[tuple[str | None, str]], to: list[str]) -> None:

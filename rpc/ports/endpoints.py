@@ -65,6 +65,12 @@ def parse_endpoint(given: int | str, *, least: int = 1) -> Endpoint:
     return Endpoint(match["ip6"] or match["host"], port)
 
 
+def split_named(spec: str) -> tuple[str | None, str]:
+    """The name, and what a person wrote for :func:`parse_endpoint`, of `[NAME=]TARGET`."""
+    name, equals, target = spec.partition("=")
+    return (name, target) if equals else (None, spec)
+
+
 def parse_local(given: int | str) -> Endpoint:
     """:func:`parse_endpoint` for listening, where 0 is any free port."""
     return parse_endpoint(given, least=0)

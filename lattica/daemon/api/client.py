@@ -300,22 +300,22 @@ class NodeClient(Closable):
 
     def expose(
         self,
-        *targets: str,
+        *targets: str | tuple[str, str],
         to: Sequence[str] | Literal["anyone"] = (),
         idle_timeout: float | None = None,
     ) -> Responses[pb.PortMessage]:
         """Let peers connect to TCP services of the node's machine until this is closed.
 
-        `targets` are `[NAME=]PORT`, `HOST:PORT` or `unix:/PATH`; `to` the peers that may connect,
-        by default whoever has the key. The first response says under which names, and the key;
-        then comes what happens to connections.
+        `targets` are `[NAME=]PORT`, `HOST:PORT` or `unix:/PATH`, or a name (empty: the port's
+        number) and such a one; `to` the peers that may connect, by default whoever has the key.
+        The first response says under which names, and the key; then comes what happens to
+        connections.
         """
-        ports = []
-        for each in targets:
-            name, equals, target = each.rpartition("=")
-            ports.append(pb.ExposePort(name=name if equals else "", target=target))
+        from lattica.rpc.ports.endpoints import split_named
+
+        pairs = [split_named(each) if isinstance(each, str) else each for each in targets]
         request = pb.ExposeRequest(
-            ports=ports,
+            ports=[pb.ExposePort(name=name or "", target=target) for name, target in pairs],
             to=() if to == "anyone" else to,
             anyone=to == "anyone",
             idle_timeout_seconds=idle_timeout or 0.0,

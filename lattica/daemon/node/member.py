@@ -69,14 +69,12 @@ class Member:
             self._nursery.start_soon(self._keep_open, document)
 
     def _expose(self, config: MemberConfig) -> None:
+        from lattica.rpc.ports.endpoints import split_named
+
         for spec in config.expose:
-            name, equals, target = spec.partition("=")
+            name, target = split_named(spec)
             try:
-                exposure = self.node.ports.expose(
-                    target if equals else spec,
-                    name=name if equals else None,
-                    to=config.expose_to or None,
-                )
+                exposure = self.node.ports.expose(target, name=name, to=config.expose_to or None)
             except LatticaError as error:
                 raise ConfigError(f"node.expose: {spec!r}: {error}") from None
             self.exposures.append(exposure)

@@ -7,7 +7,7 @@ import pytest
 from lattica.errors import AddressError
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.net.multiaddr import Multiaddr
-from lattica.rpc.ports.endpoints import Endpoint, parse_endpoint, parse_local
+from lattica.rpc.ports.endpoints import Endpoint, parse_endpoint, parse_local, split_named
 from lattica.rpc.ports.ports import parse_remote
 
 
@@ -38,6 +38,12 @@ def test_endpoints(given: int | str, expected: Endpoint, shown: str) -> None:
 def test_what_is_none(wrong: int | str) -> None:
     with pytest.raises(AddressError):
         parse_endpoint(wrong)
+
+
+def test_a_name_ends_at_the_first_sign() -> None:
+    assert split_named("8000") == (None, "8000")
+    assert split_named("web=8000") == ("web", "8000")
+    assert split_named("db=unix:/a=b") == ("db", "unix:/a=b")
 
 
 def test_any_free_port_only_for_listening() -> None:

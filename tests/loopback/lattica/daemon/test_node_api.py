@@ -163,6 +163,13 @@ async def test_ports_last_as_long_as_their_calls(tmp_path: Path) -> None:
         with trio.fail_after(10):
             while exposing.node.ports.exposed:
                 await trio.sleep(0.01)
+        for target in ("sock=unix:/a=b", ("sock", "unix:/a=b")):
+            with here.expose(target) as named:
+                ready = await there(named.__next__)
+                assert [(port.name, port.place) for port in ready.ports] == [("sock", "unix:/a=b")]
+            with trio.fail_after(10):
+                while exposing.node.ports.exposed:
+                    await trio.sleep(0.01)
         for wrong in (
             lambda: next(here.expose()),
             lambda: next(here.expose("no port")),
