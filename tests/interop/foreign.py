@@ -7,7 +7,7 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -249,15 +249,19 @@ async def original_peer(
         yield peer
 
 
-@asynccontextmanager
-async def js_peer(
+def js_script(
+    installed: Path, folder: Path, name: str, script: str, *arguments: str
+) -> AbstractAsyncContextManager[ScriptPeer]:
+    """js-libp2p, run by one of our scripts."""
+    command = [*partners.js_command(installed, script), *arguments]
+    return script_peer(name, command, folder, cwd=installed)
+
+
+def js_peer(
     installed: Path, folder: Path, listen: Sequence[str] = (), psk: bytes | None = None
-) -> AsyncIterator[ScriptPeer]:
+) -> AbstractAsyncContextManager[ScriptPeer]:
     """js-libp2p. `psk` are the 32 bytes of a private network's key."""
-    command = partners.js_command(installed, "peer.mjs")
-    for addr in listen:
-        command += ["--listen", addr]
+    arguments = [each for addr in listen for each in ("--listen", addr)]
     if psk is not None:
-        command += ["--psk", psk.hex()]
-    async with script_peer("js", command, folder, cwd=installed) as peer:
-        yield peer
+        arguments += ["--psk", psk.hex()]
+    return js_script(installed, folder, "js", "peer.mjs", *arguments)

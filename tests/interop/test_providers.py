@@ -5,8 +5,7 @@ provides is found by the other, through a third that keeps the record.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
@@ -16,8 +15,7 @@ from lattica.content.manifest.cid import Cid
 from lattica.nat.base.net.addresses import split_peer
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.node import Node
-from tests.interop import partners
-from tests.interop.foreign import ScriptPeer, script_peer
+from tests.interop.foreign import ScriptPeer, js_script
 from tests.interop.godaemon import GoDaemon, go_daemon
 from tests.interop.ours import PATIENCE, address, our_node
 
@@ -37,18 +35,13 @@ def text_of(name: str) -> str:
     return str(Cid.from_bytes(cid_of(name)))
 
 
-@asynccontextmanager
-async def js_kad(installed: Path, folder: Path) -> AsyncIterator[ScriptPeer]:
-    command = partners.js_command(installed, "kad.mjs")
-    async with script_peer("js-kad", command, folder, cwd=installed) as peer:
-        yield peer
+def js_kad(installed: Path, folder: Path) -> AbstractAsyncContextManager[ScriptPeer]:
+    return js_script(installed, folder, "js-kad", "kad.mjs")
 
 
-@asynccontextmanager
-async def go_kad(installed: Path, folder: Path) -> AsyncIterator[GoDaemon]:
+def go_kad(installed: Path, folder: Path) -> AbstractAsyncContextManager[GoDaemon]:
     folder.mkdir(exist_ok=True)
-    async with go_daemon(installed, folder, "-dhtServer") as peer:
-        yield peer
+    return go_daemon(installed, folder, "-dhtServer")
 
 
 async def found_by(node: Node, name: str) -> dict[str, set[str]]:

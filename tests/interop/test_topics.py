@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
@@ -14,8 +13,7 @@ from libp2p.pubsub.pubsub import Pubsub
 from libp2p.tools.anyio_service import background_trio_service
 
 from lattica.nat.base.keys.identity import parse_peer_id
-from tests.interop import partners
-from tests.interop.foreign import ScriptPeer, script_peer
+from tests.interop.foreign import ScriptPeer, js_script
 from tests.interop.godaemon import go_daemon
 from tests.interop.ours import PATIENCE, address, our_node
 
@@ -24,11 +22,8 @@ pytestmark = [pytest.mark.foreign, pytest.mark.timeout(600)]
 TOPIC = "lattica-test/news"
 
 
-@asynccontextmanager
-async def js_pubsub(installed: Path, folder: Path) -> AsyncIterator[ScriptPeer]:
-    command = partners.js_command(installed, "pubsub.mjs")
-    async with script_peer("js-pubsub", command, folder, cwd=installed) as peer:
-        yield peer
+def js_pubsub(installed: Path, folder: Path) -> AbstractAsyncContextManager[ScriptPeer]:
+    return js_script(installed, folder, "js-pubsub", "pubsub.mjs")
 
 
 @pytest.mark.parametrize("we_dial", [True, False], ids=["we-dial", "go-dials"])

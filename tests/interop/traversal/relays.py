@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 from lattica.config import NodeConfig
@@ -14,8 +14,7 @@ from lattica.nat.traversal.path_plan import PathConfig
 from lattica.nat.traversal.portmap.config import PortMappingConfig
 from lattica.nat.traversal.relay.client.config import RelayClientConfig
 from lattica.node import Node
-from tests.interop import partners
-from tests.interop.foreign import ECHO, ScriptPeer, process, script_peer
+from tests.interop.foreign import ECHO, ScriptPeer, js_script, process
 from tests.interop.godaemon import GoDaemon
 from tests.interop.ours import LOOPBACK
 from tests.support.nets.nets import echo
@@ -39,14 +38,11 @@ async def go_relay(installed: Path, folder: Path) -> AsyncIterator[GoDaemon]:
             yield daemon
 
 
-@asynccontextmanager
-async def js_relay_peer(
+def js_relay_peer(
     installed: Path, folder: Path, name: str, *arguments: str
-) -> AsyncIterator[ScriptPeer]:
+) -> AbstractAsyncContextManager[ScriptPeer]:
     """js-libp2p that relays (`--serve`), reserves (`--reserve ADDR`), or just dials."""
-    command = [*partners.js_command(installed, "relay.mjs"), *arguments]
-    async with script_peer(name, command, folder, cwd=installed) as peer:
-        yield peer
+    return js_script(installed, folder, name, "relay.mjs", *arguments)
 
 
 @asynccontextmanager
