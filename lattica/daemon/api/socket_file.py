@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import socket
 import stat
@@ -18,6 +19,8 @@ from lattica.nat.base.errors import ConfigError
 
 _TEMPORARY = ".s"
 """What begins the name of the folder in which a socket is made; short, as paths of sockets are."""
+_FOLDER = re.compile(re.escape(_TEMPORARY) + "[a-z0-9_]{8}")
+"""What :func:`tempfile.mkdtemp` makes of it."""
 
 
 @contextmanager
@@ -26,11 +29,13 @@ def held(path: Path) -> Iterator[Path]:
     its name. When the block ends, the socket is gone.
 
     It is bound in a folder that nobody else can enter, so that it never has another mode than 0600
-    under a name that others can reach.
+    under a name that others can reach. The lock's file names that folder: what a killed daemon has
+    left is found by it, and nothing else beside the socket is touched.
 
     Raises:
         DaemonError: another program listens there.
-        ConfigError: the path is too long, or nothing can be made there.
+        ConfigError: the path is too long, or nothing can be made there, or the file of the lock is
+            another user's.
     """
     # The name for binding is longer.
     longest = len(os.fsencode(path.parent)) + len("/") + len(_TEMPORARY) + 8 + len("/s")
@@ -41,27 +46,41 @@ def held(path: Path) -> Iterator[Path]:
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = os.open(
-            path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-        )
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        lock = os.open(path.with_name(path.name + ".lock"), flags, 0o600)
     except OSError as error:
         raise ConfigError(f"no socket can be made at {path}: {error.strerror}") from None
     try:
+        status = os.fstat(lock)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.getuid():
+            raise ConfigError(f"{path}.lock is no file of this user's, so that {path} is not used")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DaemonError(f"another daemon listens at {path}") from None
-        for left in path.parent.glob(f"{_TEMPORARY}*"):
-            shutil.rmtree(left, ignore_errors=True)
+        _remove_left(lock, path.parent)
         folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=path.parent))
         try:
+            os.pwrite(lock, folder.name.encode(), 0)
             yield folder / "s"
         finally:
             with suppress(OSError):
                 path.unlink()
             shutil.rmtree(folder, ignore_errors=True)
+            os.ftruncate(lock, 0)
     finally:
         os.close(lock)
+
+
+def _remove_left(lock: int, parent: Path) -> None:
+    """Remove the folder that is named in the lock's file."""
+    name = os.pread(lock, 64, 0).decode("ascii", "replace")
+    if _FOLDER.fullmatch(name):
+        folder = parent / name
+        with suppress(OSError):
+            status = folder.lstat()
+            if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid():
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def publish(bound: Path, path: Path) -> None:

@@ -47,6 +47,7 @@ def test_two_daemons_do_not_share_one(listening: Path) -> None:
 def test_what_a_killed_daemon_has_left_is_no_daemon_and_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "node.sock"
     (tmp_path / ".sabcdefgh").mkdir()
+    (tmp_path / "node.sock.lock").write_text(".sabcdefgh")
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
     path.chmod(0o600)
@@ -57,6 +58,40 @@ def test_what_a_killed_daemon_has_left_is_no_daemon_and_is_replaced(tmp_path: Pa
         socket_file.publish(bound, path)
         assert socket_file.is_there(path)
     assert not (tmp_path / ".sabcdefgh").exists()
+
+
+@pytest.mark.parametrize("written", ["", ".ssh", "../.ssh", ".s" + "x" * 62, "\xff"])
+def test_what_lies_beside_a_socket_is_left_alone(tmp_path: Path, written: str) -> None:
+    for name in (".ssh", ".steamapps", ".s2345678"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "id_ed25519").write_text("key")
+    (tmp_path / "node.sock.lock").write_text(written)
+    other = socket_file.held(tmp_path / "other.sock")
+    with other as bound, socket_file.held(tmp_path / "node.sock"):
+        assert bound.parent.is_dir()
+    for name in (".ssh", ".steamapps", ".s2345678"):
+        assert (tmp_path / name / "id_ed25519").exists()
+
+
+def test_a_lock_that_another_has_put_there_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "node.sock"
+    lock = tmp_path / "node.sock.lock"
+    lock.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="no socket can be made"), socket_file.held(path):
+        pass
+    assert not (tmp_path / "elsewhere").exists()
+    lock.unlink()
+    os.mkfifo(lock)
+    with pytest.raises(ConfigError, match="no file of this user's"), socket_file.held(path):
+        pass
+    lock.unlink()
+    lock.write_text("")
+    own = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: own + 1)
+    with pytest.raises(ConfigError, match="no file of this user's"), socket_file.held(path):
+        pass
 
 
 def test_a_socket_of_somebody_else_is_not_used(
