@@ -34,7 +34,10 @@ class Member:
             StrictSigning(self.identity.peer_id, self.identity.sign),
             random.Random(seed),
             first_seqno=seed << 32,
+            record_of=lambda peer_id: self.records.get(peer_id, b""),
         )
+        self.records: dict[PeerId, bytes] = {}
+        """What peers have said of themselves."""
         self.delivered: list[bytes] = []
         self.validating: list[Validate] = []
         self.connects: list[Connect] = []

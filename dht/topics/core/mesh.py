@@ -249,13 +249,20 @@ class Mesh:
             others = [
                 other for other in topic.peers.values() if other is not peer and other.score >= 0
             ]
-            count = min(self._config.exchanged_peers, len(others))
-            named = tuple(
-                Exchanged(other.key, self._record_of(other.peer_id))
-                for other in self._rng.sample(others, count)
-            )
+            # Those who have not said yet where they are can hardly be reached: they come last.
+            known = [other for other in others if self._record_of(other.peer_id)]
+            named = self._named(known, self._config.exchanged_peers)
+            if len(known) < self._config.exchanged_peers:
+                unknown = [other for other in others if other not in known]
+                named += self._named(unknown, self._config.exchanged_peers - len(known))
         seconds = self._config.backoff if backoff is None else backoff
         return Prune(topic.name, named, max(1, round(seconds)))
+
+    def _named(self, peers: list[PeerState], count: int) -> tuple[Exchanged, ...]:
+        return tuple(
+            Exchanged(peer.key, self._record_of(peer.peer_id))
+            for peer in self._rng.sample(peers, min(count, len(peers)))
+        )
 
 
 def _checked(exchanged: Exchanged) -> PeerId | None:

@@ -11,6 +11,7 @@ from lattica.errors import ConnectionClosedError
 from lattica.nat.swarm.events import PeerDisconnected
 from lattica.node import Node
 from tests.support.doubles.swarm_host import SwarmHost
+from tests.support.nets.nets import settled
 from tests.support.nets.relayed import relayed_pair
 
 LOOPBACK = {"listen": ["/ip4/127.0.0.1/tcp/0"], "nat.port_mapping.enabled": False}
@@ -105,6 +106,8 @@ async def test_peers_are_exchanged_with_their_records():
                 centre.topic("news").subscribe() as messages,
             ):
                 await centre.topic("news").wait_peers(2)
+                # What the centre can say of them it has from identify, which may be later.
+                await settled(lambda: all(peer.agent for peer in centre.peers()))
                 one.topics.set_score(centre.peer_id, 100.0)
                 # The centre leaves, and names those who stay to each other.
                 messages.__exit__()

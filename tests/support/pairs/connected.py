@@ -50,6 +50,8 @@ class Pipe(PipeEnd):
     """A pipe that may hand out pieces of random sizes, and knows whether it is misused."""
 
     rng: random.Random | None = None
+    rate: float | None = None
+    """Bytes a second that arrive at this end; None: at once."""
     cut = False
     """Nothing that is sent arrives any more, and the sender cannot know."""
     sending = False
@@ -61,7 +63,10 @@ class Pipe(PipeEnd):
     async def receive(self) -> memoryview:
         if self.rng is not None:
             self.chunk = self.rng.choice([1, 2, 10, 100, 3000])
-        return await super().receive()
+        piece = await super().receive()
+        if self.rate is not None:
+            await trio.sleep(len(piece) / self.rate)
+        return piece
 
     async def send(self, data: bytes | bytearray | memoryview) -> None:
         assert not self.sending, "two tasks send on one socket"

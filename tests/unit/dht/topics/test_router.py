@@ -253,6 +253,26 @@ def test_the_surplus_is_pruned_with_others_to_connect_to():
     assert all(prune.peers and prune.backoff == 60 for prune in pruned)
 
 
+def test_those_whose_addresses_are_known_are_named_before_others():
+    net = RouterNet(TopicsConfig(mesh=MeshConfig(exchanged_peers=3)))
+    centre = net.member()
+    members = [net.member() for _ in range(12)]
+    net.subscribe(centre, *members)
+    for member in members:
+        net.link(centre, member)
+    known = members[2], members[9]
+    for member in known:
+        centre.records[member.peer_id] = b"where it is"
+    net.do(centre, centre.router.unsubscribe(TOPIC, net.now))
+    for member in members:
+        said = [prune for c in controls(centre, member) for prune in c.prune]
+        for prune in said:
+            records = [one.record for one in prune.peers]
+            count = len(known) - (member in known)
+            assert records == [b"where it is"] * count + [b""] * (3 - count)
+    assert any(controls(centre, member)[-1].prune for member in members)
+
+
 # --- signatures ---
 
 
