@@ -16,12 +16,10 @@ from dataclasses import dataclass
 import trio
 
 from lattica.content.download.contact import Contact, Retries
-from lattica.content.download.ledger import Ledger
 from lattica.content.download.link import RETRIED, Arrived, Link
+from lattica.content.download.obtained import Progress, Shown, Target
 from lattica.content.download.options import FetchOptions, FetchSource
-from lattica.content.download.partial import PartialFiles
 from lattica.content.download.plan import Plan
-from lattica.content.download.shared import SharedFetch
 from lattica.content.errors import ContentError, ContentNotFoundError, IntegrityError
 from lattica.content.pace import Pace
 from lattica.content.swarm.candidates import Candidates
@@ -117,9 +115,9 @@ class Obtaining:
         self,
         surroundings: Surroundings,
         plan: Plan,
-        ledger: Ledger,
-        files: PartialFiles,
-        shared: SharedFetch,
+        ledger: Progress,
+        files: Target,
+        shared: Shown,
         *,
         on_demand: bool = False,
     ) -> None:
@@ -473,10 +471,9 @@ class Obtaining:
 
     async def _discover(self) -> None:
         """Look for providers among those that are connected, and where it is known who has it."""
-        if not self._around.shares and self._around.finder is None:
-            return
-        for status in self._around.node.peers()[:_CONNECTED_ASKED]:
-            self._hear_of(Member(status.peer_id, ()))
+        if self._options.share:
+            for status in self._around.node.peers()[:_CONNECTED_ASKED]:
+                self._hear_of(Member(status.peer_id, ()))
         finder = self._around.finder
         while finder is not None:
             try:

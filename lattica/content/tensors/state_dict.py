@@ -138,8 +138,8 @@ async def load_state_dict(
 
     Each chunk is verified, and then written to where it belongs: there is no second copy of a
     tensor in memory, and none on disk. Only those on a GPU, or not contiguous, come by memory of
-    their own, one at a time. If it fails or is cancelled, the state has the tensors that had come,
-    and the others as they were; one may be partly new.
+    their own, as much at a time as is under way. If it fails or is cancelled, the state has the
+    tensors that had come, and the others as they were; those under way may be partly new.
 
     Names, types and shapes are compared before anything is fetched. With `strict`, as in torch,
     both sides have to have the same names; without it, what both have is loaded. Memory and what

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
 import trio
@@ -19,14 +20,8 @@ from lattica.content.download.plan import Plan
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.tensor_files.safetensors_header import Tensor
 from lattica.content.swarm.providers import ProviderFinder
-from lattica.content.tensors.assembly import (
-    Assembly,
-    Destination,
-    Placed,
-    chunks_of,
-    fresh_memory,
-)
-from lattica.content.tensors.reader import SpanReader
+from lattica.content.tensors.drawing import TensorDraw, drawn
+from lattica.content.tensors.placing import Destination, Placed, Placing, fresh_memory
 from lattica.content.ticket import Ticket
 from lattica.nat.swarm.host import Host
 
@@ -38,6 +33,8 @@ class RemoteTensors:
     cid: Cid
     found: FoundManifest
     options: FetchOptions
+    node: Host
+    finder: ProviderFinder | None
     find_more: Callable[[], Awaitable[Sequence[Contact]]]
     """Others who may have it."""
 
@@ -61,20 +58,14 @@ class RemoteTensors:
         self, tensors: Sequence[Placed], destination: Destination = fresh_memory
     ) -> AsyncGenerator[tuple[Tensor, memoryview], None]:
         """These tensors, with their bytes in the memory that `destination` gives for each."""
-        manifest = self.found.manifest
-        assembly = Assembly(manifest, tensors, destination)
-        spans = await trio.to_thread.run_sync(
-            lambda: list(Plan(self.cid, manifest).spans(chunks_of(manifest, tensors)))
+        manifest, window = self.found.manifest, self.options.window
+        placing = await trio.to_thread.run_sync(Placing, manifest, tensors, destination, window)
+        draw = TensorDraw(
+            self.node, self.cid, self.found, self.options, self.finder, self.find_more, placing
         )
-        async with SpanReader(self.cid, self.found, self.options, spans, self.find_more) as reader:
-            for one in assembly.empty():
+        async with aclosing(drawn(draw)) as found:
+            async for one in found:
                 yield one
-            while (chunks := await reader.next()) is not None:
-                for number, data in chunks:
-                    for one in assembly.add(number, data):
-                        yield one
-                    for one in assembly.empty():
-                        yield one
 
 
 async def open_tensors(
@@ -103,7 +94,7 @@ async def open_tensors(
         members = await find_others(node, cid, named, options=options, finder=finder)
         return [Contact(node, member.peer_id, member.addrs) for member in members]
 
-    return RemoteTensors(cid, found, options, find_more)
+    return RemoteTensors(cid, found, options, node, finder, find_more)
 
 
 async def stream_tensors(
@@ -121,13 +112,14 @@ async def stream_tensors(
     under way. `tensors` is a glob as in :func:`~lattica.content.fetch`; only chunks that have some
     of a selected tensor are fetched. Nothing is written to disk.
 
-    Memory: what is under way, at most `FetchOptions.window`, the one tensor that is being put
-    together, and what the caller keeps; a caller that takes its time slows the provider down. It
-    is had from one provider at a time, and from the next one where that fails.
+    Memory: what was asked for, at most `FetchOptions.window` beyond the tensor whose turn it is,
+    that tensor, and what the caller keeps; a caller that takes its time slows the providers down.
+    It is drawn from all who have some of it, as by a fetch, and not served to others.
 
     Close it (`contextlib.aclosing`) to stop before the end. Raises what `fetch` does, and
     :class:`~lattica.errors.ContentError` if no tensor matches.
     """
     opened = await open_tensors(node, ref, tensors, options=options, finder=finder)
-    async for one in opened.stream(opened.placed(tensors)):
-        yield one
+    async with aclosing(opened.stream(opened.placed(tensors))) as found:
+        async for one in found:
+            yield one

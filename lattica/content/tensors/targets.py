@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from lattica.content.manifest.tensor_files.safetensors_header import Tensor
-from lattica.content.tensors.assembly import fresh_memory
 from lattica.content.tensors.elements import RawTensor, Value, as_numpy, as_torch, is_torch
+from lattica.content.tensors.placing import fresh_memory
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.rpc.encoding.arrays import memory_of
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from dataclasses import replace
 
 import pytest
@@ -12,13 +13,19 @@ from lattica.content.download.contact import Contact
 from lattica.content.download.fetcher import FoundManifest
 from lattica.content.download.link import Kept, Link, StalledError
 from lattica.content.download.options import FetchOptions
-from lattica.content.download.plan import Span
 from lattica.content.errors import ContentError
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.manifest import ChunkTable, FileEntry, Manifest
+from lattica.content.manifest.tensor_files.safetensors_header import Tensor
 from lattica.content.pace import Pace
-from lattica.content.protocol import PROTOCOL, encode_body_header
-from lattica.content.tensors.reader import SpanReader
+from lattica.content.protocol import (
+    PROTOCOL,
+    ContentServerCore,
+    SpanRequest,
+    encode_body_header,
+)
+from lattica.content.tensors.drawing import TensorDraw, drawn
+from lattica.content.tensors.placing import Placed, Placing, fresh_memory
 from lattica.nat.mux.stream import Stream
 from tests.support.doubles.memory_host import memory_net
 
@@ -90,8 +97,9 @@ async def test_who_streams_tensors_does_not_wait_for_one_that_trickles(
     autojump_clock: MockClock,
 ) -> None:
     async def drip(stream: Stream) -> None:
-        await stream.receive_some()
-        await stream.send_all(encode_body_header(len(BODY)))
+        [request] = ContentServerCore().feed(await stream.receive_some())
+        assert isinstance(request, SpanRequest)
+        await stream.send_all(encode_body_header(len(BODY) - request.offset))
         while True:
             await trio.sleep(1.0)
             await stream.send_all(b"x")
@@ -100,17 +108,17 @@ async def test_who_streams_tensors_does_not_wait_for_one_that_trickles(
         return []
 
     options = replace(OPTIONS, give_up_after=15.0)
-    manifest = Manifest(
-        "m", (FileEntry("f", False, ChunkTable.from_chunks([len(BODY)], bytes(32))),)
-    )
+    tensor = Tensor("w", "U8", (len(BODY),), 0)
+    table = ChunkTable.from_chunks([len(BODY)], bytes(32))
+    manifest = Manifest("m", (FileEntry("f", False, table),))
+    placing = Placing(manifest, [Placed(0, tensor)], fresh_memory, options.window)
     async with memory_net() as net:
         provider, client = net.host(), net.host()
         provider.handle(PROTOCOL, drip, owner="test")
-        contact = Contact(client, provider.peer_id, ())
-        spans = [Span(0, 1, len(BODY))]
-        async with SpanReader(
-            Cid.of(BODY), FoundManifest(manifest, b"", (contact,)), options, spans, find_more
-        ) as reader:
+        contact = Contact(client, provider.peer_id, (), is_first=True)
+        found = FoundManifest(manifest, b"", (contact,))
+        draw = TensorDraw(client, Cid.of(BODY), found, options, None, find_more, placing)
+        async with aclosing(drawn(draw)) as tensors:
             with trio.fail_after(10 * OPTIONS.stalled_after):
                 with pytest.raises(ContentError, match="has sent no more than"):
-                    await reader.next()
+                    await anext(tensors)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
 from fnmatch import fnmatchcase
+from hashlib import sha256
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 import pytest
+import trio
+import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
@@ -17,8 +22,8 @@ from lattica.content.manifest.chunking import cut_tensors
 from lattica.content.manifest.manifest import ChunkTable, FileEntry, Manifest
 from lattica.content.manifest.tensor_files.safetensors_header import layout_from_shapes
 from lattica.content.publish.catalog import Publication
-from lattica.content.publish.service import service_of
-from lattica.content.tensors.assembly import Assembly, Placed, chunks_of, fresh_memory
+from lattica.content.publish.service import PublisherLimits, service_of
+from lattica.content.tensors.placing import Placed, Placing, fresh_memory
 from lattica.content.tensors.streaming import stream_tensors
 from lattica.errors import ContentError, IntegrityError
 from tests.support.doubles.memory_host import memory_net
@@ -124,6 +129,44 @@ async def test_wrong_bytes_are_of_no_use(tmp_path, monkeypatch, others):
                     await take(client, ticket)
 
 
+async def test_tensors_are_drawn_from_all_who_have_them(tmp_path):
+    """Each sends a part of it, one that nobody named among them; and the order stays."""
+    everything = checkpoint(tmp_path / "model")
+    slow = PublisherLimits(rate=4e6)
+    async with memory_net() as net, AsyncExitStack() as stack:
+        client, servers = net.host(), [net.host() for _ in range(3)]
+        for server in servers:
+            publisher = await stack.enter_async_context(Publisher(server, limits=slow))
+            ticket = await publisher.publish(tmp_path / "model")
+            net.link(client, server)
+        found = await take(client, ticket)
+        sent = [service_of(server).bytes_sent[ticket.cid] for server in servers]
+    assert [*found] == [name for name in found if name in everything]
+    for name, array in everything.items():
+        np.testing.assert_array_equal(found[name], array)
+    assert all(sent), sent
+
+
+async def test_a_reader_that_takes_its_time_has_no_more_than_the_window_under_way(tmp_path):
+    rng = np.random.default_rng(5)
+    one = 256 * 1024
+    save_file(
+        {f"{n:02}": rng.standard_normal(one // 4, np.float32) for n in range(40)},
+        tmp_path / "model.safetensors",
+    )
+    options = replace(QUICK, window=4 * one)
+    async with memory_net() as net:
+        server, client = net.host(), net.host()
+        async with Publisher(server) as publisher:
+            ticket = await publisher.publish(tmp_path)
+            async with aclosing(stream_tensors(client, ticket, options=options)) as tensors:
+                taken = 0
+                async for _ in tensors:
+                    taken += one
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+                    assert service_of(server).bytes_sent[ticket.cid] <= taken + 5 * one
+
+
 # --- putting tensors together, pure ---
 
 
@@ -138,9 +181,12 @@ def test_whatever_the_sizes_tensors_are_put_together(files, data):
         shapes = [(f"{index}.{n}", "U8", (size,)) for n, size in enumerate(sizes)]
         layout = layout_from_shapes(10, 10 + sum(sizes), (), shapes)
         lengths = cut_tensors(layout)
-        table = ChunkTable.from_chunks(lengths, bytes(32 * len(lengths)))
+        content = np.random.default_rng(index).bytes(10 + sum(sizes))
+        ends = [*accumulate(lengths)]
+        digests = (sha256(content[e - n : e]).digest() for n, e in zip(lengths, ends, strict=True))
+        table = ChunkTable.from_chunks(lengths, b"".join(digests))
         entries.append(FileEntry(f"{index}.safetensors", False, table, layout))
-        contents.append(np.random.default_rng(index).bytes(10 + sum(sizes)))
+        contents.append(content)
     manifest = Manifest("m", tuple(entries))
     placed = [
         Placed(index, tensor)
@@ -148,15 +194,27 @@ def test_whatever_the_sizes_tensors_are_put_together(files, data):
         for tensor in (entry.layout.tensors if entry.layout else ())
         if data.draw(st.booleans())
     ]
-    assembly = Assembly(manifest, placed, fresh_memory)
-    found = [*assembly.empty()]
-    for number in chunks_of(manifest, placed):
-        file, index = manifest.locate(number)
-        chunk = entries[file].chunks[index]
-        piece = contents[file][chunk.offset : chunk.offset + chunk.length]
-        found += assembly.add(number, memoryview(piece))
-        found += assembly.empty()
-    assert assembly.is_finished
+    window = data.draw(st.sampled_from([1, 300_000, 1 << 30]))
+    placing = Placing(manifest, placed, fresh_memory, window)
+    found, asked, came = [], [], []
+    while True:
+        asked += placing.ask()
+        if (one := placing.take()) is not None:
+            found.append(one)
+        elif placing.is_finished:
+            break
+        else:
+            assert placing.awaited in asked
+            assert placing.missing == sorted(asked)
+            number = asked.pop(data.draw(st.integers(0, len(asked) - 1)))
+            file, index = manifest.locate(number)
+            chunk = entries[file].chunks[index]
+            piece = contents[file][chunk.offset : chunk.offset + chunk.length]
+            placing.write(number, 1, piece, "test")
+            placing.arrived([number])
+            came.append(number)
+    assert not asked
+    assert len(came) == len(set(came))
     assert [tensor for tensor, _ in found] == [one.tensor for one in placed]
     for one, (tensor, memory) in zip(placed, found, strict=True):
         assert memory == contents[one.file][tensor.offset : tensor.offset + tensor.length]
