@@ -135,12 +135,13 @@ async def test_tensors_are_drawn_from_all_who_have_them(tmp_path):
     slow = PublisherLimits(rate=4e6)
     async with memory_net() as net, AsyncExitStack() as stack:
         client, servers = net.host(), [net.host() for _ in range(3)]
+        tickets = []
         for server in servers:
             publisher = await stack.enter_async_context(Publisher(server, limits=slow))
-            ticket = await publisher.publish(tmp_path / "model")
+            tickets.append(await publisher.publish(tmp_path / "model"))
             net.link(client, server)
-        found = await take(client, ticket)
-        sent = [service_of(server).bytes_sent[ticket.cid] for server in servers]
+        found = await take(client, tickets[0])
+        sent = [service_of(server).bytes_sent[tickets[0].cid] for server in servers]
     assert [*found] == [name for name in found if name in everything]
     for name, array in everything.items():
         np.testing.assert_array_equal(found[name], array)
@@ -216,5 +217,5 @@ def test_whatever_the_sizes_tensors_are_put_together(files, data):
     assert not asked
     assert len(came) == len(set(came))
     assert [tensor for tensor, _ in found] == [one.tensor for one in placed]
-    for one, (tensor, memory) in zip(placed, found, strict=True):
-        assert memory == contents[one.file][tensor.offset : tensor.offset + tensor.length]
+    for where, (tensor, memory) in zip(placed, found, strict=True):
+        assert memory == contents[where.file][tensor.offset : tensor.offset + tensor.length]
