@@ -42,8 +42,8 @@ from lattica.dht.store.records import KINDS, RecordStore
 from lattica.dht.store.rows import Kind
 from lattica.dht.ties import Ties
 from lattica.dht.upkeep import own as own_records
+from lattica.dht.upkeep import remembered
 from lattica.dht.upkeep.announce import Announcer
-from lattica.dht.upkeep.contacts import SavedContacts
 from lattica.dht.upkeep.membership import Membership
 from lattica.dht.upkeep.republish import Republisher
 from lattica.dht.upkeep.serving import ModeFollower
@@ -159,10 +159,12 @@ class Dht:
         )
         self._keeper.serve(KINDS, self._store.row)
         self._keeper.serve(own_records.KINDS, self._own.row)
-        self._contacts = SavedContacts(
-            lambda: self._peers.table.closest(self._peers.own.key, _CONTACTS), self._keeper
+        self._network = remembered.Remembered(
+            lambda: self._peers.table.closest(self._peers.own.key, _CONTACTS),
+            self._peers.sizes,
+            self._keeper,
         )
-        self._keeper.serve((Kind.CONTACT,), self._contacts.row)
+        self._keeper.serve(remembered.KINDS, self._network.row)
         self._finder = PeerFinder(self._peers, self._reader)
         self._scopes: set[trio.CancelScope] = set()
         self._loaded = trio.Event()
@@ -304,6 +306,7 @@ class Dht:
         """
         wire = provider_key(key)
         await self._provides.give_up(wire)
+        self._providing.give_up(wire)
         self._own.withdraw(wire)
         await self._keeper.wait_written()
         await self._ready()
@@ -394,6 +397,7 @@ class Dht:
             network_size_error=None if size is None else size.error,
             providing=len(self._provides),
             reprovide_due=self._republisher.provides_due,
+            reprovide_lag=self._republisher.lag,
             crowded=self._peers.crowded,
         )
 
@@ -464,7 +468,7 @@ class Dht:
                         self._announce,
                         self._republisher.run,
                         self._mode.run,
-                        self._contacts.run,
+                        self._network.run,
                     ):
                         nursery.start_soon(keep, part, self._rng)
                     self._loaded.set()
@@ -493,11 +497,11 @@ class Dht:
             for row in some:
                 if row.row_id.kind in own_records.KINDS:
                     self._own.load(row, now)
-                elif row.row_id.kind is Kind.CONTACT:
-                    self._contacts.load(row)
+                elif row.row_id.kind in remembered.KINDS:
+                    self._network.load(row)
             await trio.lowlevel.checkpoint()
         self._store.load([row for row in rows if row.row_id.kind in last], now)
-        self._membership.restore(self._contacts.contacts)
+        self._membership.restore(self._network.contacts)
 
 
 def _peer(peer: PeerId | str) -> PeerId:

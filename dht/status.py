@@ -31,7 +31,9 @@ class DhtStatus:
     providing: int = 0
     """Provides that are on their way, those that have returned among them."""
     reprovide_due: int = 0
-    """Keys that are to be announced again now."""
+    """Keys that are to be announced again now: the queue of the sweep."""
+    reprovide_lag: float = 0.0
+    """Seconds for which the first of them has waited. Peers forget what is more than a day late."""
     crowded: int = 0
     """Lookups next to whose keys peers were nearer than chance has it, so that the region around
     was looked up, too: somebody attacks a key."""

@@ -53,6 +53,8 @@ class Providing:
         self._writer = writer
         self._own = own
         self._on_provided = on_provided
+        self._sweeps: list[set[bytes]] = []
+        """What each :meth:`provide_many` that is under way still has to announce."""
 
     async def provide(
         self, key: bytes, on_held: Callable[[int, bool], object] = lambda _, __: None
@@ -104,18 +106,19 @@ class Providing:
         """Announce many keys: of each, how many peers have it."""
         wanted = list(dict.fromkeys(keys))
         holders: Counter[bytes] = Counter(dict.fromkeys(wanted, 0))
+        left = set(wanted)
         sweep = Sweep(wanted, self._peers.config.lookup.count, self._peers.sizes.is_crowded)
         queues: dict[int, tuple[Contact, list[bytes]]] = {}
         limit = trio.CapacityLimiter(_SENDERS)
 
         async def send(contact: Contact, some: list[bytes]) -> None:
             async with limit:
-                done = await self._writer.providers(contact, some, self._own())
+                some = [key for key in some if key in left]
+                done = await self._writer.providers(contact, some, self._own()) if some else set()
             holders.update(done)
-            self._on_provided(done)
+            self._on_provided(key for key in done if key in left)
 
-        async with trio.open_nursery() as nursery:
-
+        async def announce(nursery: trio.Nursery) -> None:
             def flush(least: int) -> None:
                 for contact, queue in queues.values():
                     if len(queue) >= least:
@@ -131,7 +134,19 @@ class Providing:
                         queues.setdefault(contact.key, (contact, []))[1].append(other)
                 flush(_BATCH)
             flush(1)
+
+        self._sweeps.append(left)
+        try:
+            async with trio.open_nursery() as nursery:
+                await announce(nursery)
+        finally:
+            self._sweeps.remove(left)
         return Provided(holders, sweep.lookups)
+
+    def give_up(self, key: bytes) -> None:
+        """Announce a key no more, where that is under way by :meth:`provide_many`."""
+        for left in self._sweeps:
+            left.discard(key)
 
     async def withdraw(self, key: bytes) -> int:
         """Take an announcement back: how many peers have forgotten it."""

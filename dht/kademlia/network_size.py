@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lattica.dht.kademlia.contact import KEY_BITS
@@ -27,6 +27,8 @@ _KEPT = 48
 _DRAWN_ENOUGH = 4
 """Lookups of keys that this node has drawn with which those of other keys count no more: others
 may have chosen these."""
+DRAWN = 12
+"""Keys that a node draws and looks up, one after the other, to know the size of its network."""
 _MISSED = 0.05
 """Share of the nearest peers that lookups may miss everywhere, so that it is in no difference."""
 _ODD = 3.09
@@ -61,7 +63,7 @@ class NetworkSize:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sample:
+class Sample:
     """What one lookup says."""
 
     target: int
@@ -69,7 +71,7 @@ class _Sample:
     """The distance up to which it is complete."""
     peers: float
 
-    def overlaps(self, other: _Sample) -> bool:
+    def overlaps(self, other: Sample) -> bool:
         """Whether they have seen the same peers, and count as one."""
         return self.target ^ other.target < max(self.span, other.span)
 
@@ -83,9 +85,13 @@ class SizeEstimator:
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._drawn: deque[_Sample] = deque(maxlen=_KEPT)
+        self._drawn: deque[Sample] = deque(maxlen=_KEPT)
         """Of keys that this node has drawn, the last one last; they do not overlap."""
-        self._others: deque[_Sample] = deque(maxlen=_KEPT)
+        self._others: deque[Sample] = deque(maxlen=_KEPT)
+        self._restored: deque[Sample] = deque()
+        """From before a restart, those that go first at first."""
+        self._replaced = 0
+        """How many of these one lookup of a drawn key takes the place of."""
         self._size: NetworkSize | None = None
 
     def learned(self, target: int, nearest: Sequence[int], *, is_drawn: bool = False) -> None:
@@ -100,7 +106,7 @@ class SizeEstimator:
         count = self._count
         if len(nearest) < count:
             # There are no more.
-            sample = _Sample(target, nearest[-1] ^ target, float(len(nearest)))
+            sample = Sample(target, nearest[-1] ^ target, float(len(nearest)))
         else:
             skipped = count // 4
             span = nearest[count - 1] ^ target
@@ -108,16 +114,37 @@ class SizeEstimator:
             # A third less than the peers in between: as often too small as too large (the median
             # of a gamma distribution).
             peers = (count - skipped - 1 / 3) * _SPACE / max(between, 1)
-            sample = _Sample(target, span, peers)
+            sample = Sample(target, span, peers)
         samples = self._drawn if is_drawn else self._others
-        for old in [old for old in samples if old.overlaps(sample)]:
-            samples.remove(old)
+        for past in (samples, self._restored):
+            for old in [old for old in past if old.overlaps(sample)]:
+                past.remove(old)
         samples.append(sample)
+        if is_drawn:
+            for _ in range(min(self._replaced, len(self._restored))):
+                self._restored.popleft()
+        self._size = None
+
+    def restore(self, samples: Iterable[Sample]) -> None:
+        """Begin with what was known before a restart (:attr:`samples`), the newest last. It counts
+        until :data:`DRAWN` keys were looked up anew, less with each of them.
+        """
+        self._restored = deque(samples, maxlen=_KEPT)
+        self._replaced = -(-len(self._restored) // DRAWN)
         self._size = None
 
     @property
+    def samples(self) -> tuple[Sample, ...]:
+        """What :attr:`size` is made of, the newest last."""
+        drawn = [*self._restored, *self._drawn]
+        if len(drawn) >= _DRAWN_ENOUGH:
+            return tuple(drawn)
+        others = (other for other in self._others if not any(map(other.overlaps, drawn)))
+        return (*others, *drawn)
+
+    @property
     def drawn(self) -> int:
-        """Lookups of keys that this node has drawn, as far as they are remembered."""
+        """Lookups of keys that this node has drawn since it runs, as far as they are remembered."""
         return len(self._drawn)
 
     @property
@@ -128,10 +155,7 @@ class SizeEstimator:
         return self._size
 
     def _estimate(self) -> NetworkSize | None:
-        drawn = list(self._drawn)
-        if len(drawn) < _DRAWN_ENOUGH:
-            drawn += [other for other in self._others if not any(map(other.overlaps, drawn))]
-        samples = [sample.peers for sample in drawn]
+        samples = [sample.peers for sample in self.samples]
         if not samples:
             return None
         middle = statistics.median(samples)

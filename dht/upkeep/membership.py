@@ -12,6 +12,7 @@ import trio
 from lattica.dht.client.peers import Peers
 from lattica.dht.kademlia.contact import Contact, key_of
 from lattica.dht.kademlia.messages import MessageType, Request
+from lattica.dht.kademlia.network_size import DRAWN
 from lattica.dht.kademlia.routing_table import find_preimage
 from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.base.limits.backoff import pause_after
@@ -35,8 +36,6 @@ _FIRST_JOINS = (0.5, 2.0, 15.0, 60.0)
 know little at first; and two networks that know nothing of each other meet where they have a
 bootstrap peer in common."""
 _JOIN_AGAIN = 300.0
-_SAMPLES = 12
-"""Keys that are drawn and looked up, one in each turn, to know the size of the network."""
 _PATIENCE = 10.0
 """Seconds in which somebody who can be asked answers, if ever."""
 
@@ -207,5 +206,5 @@ class Membership:
             for prefix in table.to_refresh(trio.current_time())[:2]:
                 await self._refresh(prefix)
             # Of a small network it is known after looking for this node itself.
-            if self._peers.sizes.drawn < _SAMPLES and self._peers.sizes.reach:
+            if self._peers.sizes.drawn < DRAWN and self._peers.sizes.reach:
                 await self._look_up_drawn(self._rng.randbytes(32))

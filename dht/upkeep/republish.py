@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -61,14 +61,27 @@ class Republisher:
         now = self._clock()
         return self._own.count_due(now - self._config.reprovide_after, now)
 
+    @property
+    def lag(self) -> float:
+        """Seconds for which the first of these has waited."""
+        now = self._clock()
+        oldest = self._own.oldest_provided()
+        return max(0.0, now - self._config.reprovide_after - (now if oldest is None else oldest))
+
     async def run(self) -> None:
         """Until cancelled."""
+        async with trio.open_nursery() as nursery:
+            # Many keys take minutes, in which values would expire.
+            nursery.start_soon(self._in_turns, self.store_again)
+            nursery.start_soon(self._in_turns, self.provide_again)
+
+    async def _in_turns(self, turn: Callable[[], Awaitable[object]]) -> None:
         while True:
             await trio.sleep(_TURN * self._rng.uniform(0.8, 1.2))
-            await self.turn()
+            await turn()
 
-    async def turn(self) -> None:
-        """Do what is due now."""
+    async def store_again(self) -> None:
+        """Store the values that are due now."""
         now = self._clock()
         every = self._config.republish_after
         for value in list(self._own.values_due(now - every, now)):
@@ -83,18 +96,18 @@ class Republisher:
                 await self._store(values)
                 for value in values:
                     self._kept.republished(value, self._clock())
-        await self._provide_again(now)
 
     async def _store(self, values: list[SignedValue]) -> None:
         lookup = await self._reader.nearest(values[0].key)
         await self._writer.values(lookup.closest(), values)
 
-    async def _provide_again(self, now: float) -> None:
+    async def provide_again(self) -> None:
+        """Announce the keys that are due now."""
+        now = self._clock()
         due = self._own.provided_due(now - self._config.reprovide_after, now)
         if not due:
             return
-        oldest = self._own.oldest_provided() or now
-        behind = now - oldest - self._config.reprovide_after
+        behind = self.lag
         if behind > _LATE and not self._warned:
             logger.warning(
                 "provider records are announced %.1f h late, and may be forgotten: this node "

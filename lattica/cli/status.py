@@ -277,9 +277,17 @@ def topic_line(topic: dict[str, Any]) -> str:
 
 def dht_line(dht: dict[str, Any]) -> str:
     """The DHT, for a person."""
+    of = ""
+    if dht["network_size"] is not None:
+        error = dht["network_size_error"]
+        of = f" of about {dht['network_size']:.0f}"
+        of += f" (± {100 * error:.0f}%)" if error else ""
+    due = ""
+    if dht["reprovide_due"]:
+        due = f", {dht['reprovide_due']} due for {duration(dht['reprovide_lag_seconds'])}"
     return (
-        f"{dht['mode']}, {dht['peers']} peers, {dht['values']} values and {dht['providers']} "
-        f"providers kept ({dht['storage']}), {dht['provided']} provided"
+        f"{dht['mode']}, {dht['peers']} peers{of}, {dht['values']} values and {dht['providers']} "
+        f"providers kept ({dht['storage']}), {dht['provided']} provided{due}"
     )
 
 

@@ -67,6 +67,12 @@ def node_status(member: Member) -> pb.NodeStatus:
                 provided=dht.provided,
                 announced_to=dht.announced_to,
                 storage=dht.storage,
+                network_size=dht.network_size,
+                network_size_error=dht.network_size_error,
+                providing=dht.providing,
+                reprovide_due=dht.reprovide_due,
+                reprovide_lag_seconds=dht.reprovide_lag,
+                crowded=dht.crowded,
             )
         )
     relay = node.traversal.relay_service

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from lattica.rpc.prometheus import RpcCollector
@@ -72,11 +72,27 @@ def _dht(member: Member) -> Iterator[Metric]:
         ("values", "Values that are kept for others.", status.values),
         ("providers", "Providers that are kept for others.", status.providers),
         ("provided", "Keys that this node provides.", status.provided),
+        ("providing", "Announcements of keys that are on their way.", status.providing),
+        ("reprovide_due", "Keys that are to be announced again now.", status.reprovide_due),
+        ("reprovide_lag_seconds", "For how long the first of them has waited.",
+         status.reprovide_lag),
         ("server", "1 while others may ask this node.", status.mode == "server"),
         ("storage_usable", "1 while its records are kept as is wanted.",
          status.storage in STORED),
     ):  # fmt: skip
         yield GaugeMetricFamily(f"lattica_dht_{name}", text, value=float(value))
+    if status.network_size is not None and status.network_size_error is not None:
+        for name, text, estimate in (
+            ("network_size", "Peers that serve the network, estimated.", status.network_size),
+            ("network_size_error", "Of that, relative, one standard deviation.",
+             status.network_size_error),
+        ):  # fmt: skip
+            yield GaugeMetricFamily(f"lattica_dht_{name}", text, value=estimate)
+    yield CounterMetricFamily(
+        "lattica_dht_crowded_lookups",
+        "Lookups next to whose keys peers were nearer than chance has it.",
+        value=status.crowded,
+    )
 
 
 STORED = ("disk", "memory")

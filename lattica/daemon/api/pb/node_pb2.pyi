@@ -173,7 +173,7 @@ class Topic(_message.Message):
     def __init__(self, name: _Optional[str] = ..., subscriptions: _Optional[int] = ..., peers: _Optional[int] = ...) -> None: ...
 
 class Dht(_message.Message):
-    __slots__ = ("mode", "peers", "values", "providers", "provided", "announced_to", "storage")
+    __slots__ = ("mode", "peers", "values", "providers", "provided", "announced_to", "storage", "network_size", "network_size_error", "providing", "reprovide_due", "reprovide_lag_seconds", "crowded")
     MODE_FIELD_NUMBER: _ClassVar[int]
     PEERS_FIELD_NUMBER: _ClassVar[int]
     VALUES_FIELD_NUMBER: _ClassVar[int]
@@ -181,6 +181,12 @@ class Dht(_message.Message):
     PROVIDED_FIELD_NUMBER: _ClassVar[int]
     ANNOUNCED_TO_FIELD_NUMBER: _ClassVar[int]
     STORAGE_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_SIZE_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_SIZE_ERROR_FIELD_NUMBER: _ClassVar[int]
+    PROVIDING_FIELD_NUMBER: _ClassVar[int]
+    REPROVIDE_DUE_FIELD_NUMBER: _ClassVar[int]
+    REPROVIDE_LAG_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    CROWDED_FIELD_NUMBER: _ClassVar[int]
     mode: str
     peers: int
     values: int
@@ -188,7 +194,13 @@ class Dht(_message.Message):
     provided: int
     announced_to: int
     storage: str
-    def __init__(self, mode: _Optional[str] = ..., peers: _Optional[int] = ..., values: _Optional[int] = ..., providers: _Optional[int] = ..., provided: _Optional[int] = ..., announced_to: _Optional[int] = ..., storage: _Optional[str] = ...) -> None: ...
+    network_size: float
+    network_size_error: float
+    providing: int
+    reprovide_due: int
+    reprovide_lag_seconds: float
+    crowded: int
+    def __init__(self, mode: _Optional[str] = ..., peers: _Optional[int] = ..., values: _Optional[int] = ..., providers: _Optional[int] = ..., provided: _Optional[int] = ..., announced_to: _Optional[int] = ..., storage: _Optional[str] = ..., network_size: _Optional[float] = ..., network_size_error: _Optional[float] = ..., providing: _Optional[int] = ..., reprovide_due: _Optional[int] = ..., reprovide_lag_seconds: _Optional[float] = ..., crowded: _Optional[int] = ...) -> None: ...
 
 class Relay(_message.Message):
     __slots__ = ("reservations", "max_reservations", "circuits", "max_circuits")

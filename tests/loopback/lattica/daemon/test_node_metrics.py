@@ -66,6 +66,8 @@ async def test_a_node_says_how_it_is_and_how_near_its_limits(tmp_path: Path) -> 
             "lattica_node_published_bytes 1000.0",
             'lattica_node_transfers{kind="fetch"} 0.0',
             "lattica_dht_storage_usable 1.0",
+            "lattica_dht_reprovide_lag_seconds 0.0",
+            "lattica_dht_crowded_lookups_total 0.0",
             "lattica_relay_reservations 0.0",
             "lattica_rpc_sessions 0.0",
         ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ import trio
 
 from lattica.dht.config import DhtConfig
 from lattica.dht.dht import Dht
+from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.base.net.multiaddr import Multiaddr
+from lattica.nat.mux.stream import Stream
 from tests.support.doubles.memory_dht import MemoryDhtNet, memory_dht_net
 
 T0 = 1_800_000_000.0
@@ -82,9 +85,57 @@ async def test_that_it_falls_behind_is_said_once(autojump_clock, caplog):
         (key,) = provider._own._provided
         with caplog.at_level(logging.WARNING):
             provider._own._provided[key] = provider._clock() - 30 * HOUR
-            await provider._republisher.turn()
+            status = provider.status()
+            assert status.reprovide_due == 1
+            assert status.reprovide_lag == pytest.approx(8 * HOUR, abs=5)
+            await provider._republisher.provide_again()
         assert "announced 8.0 h late" in caplog.text
         assert provider._own.oldest_provided() == pytest.approx(provider._clock(), abs=5)
+        assert (provider.status().reprovide_due, provider.status().reprovide_lag) == (0, 0.0)
+
+
+async def test_what_is_withdrawn_while_it_is_said_again_is_provided_no_more(
+    autojump_clock, monkeypatch
+):
+    async with memory_dht_net(clock()) as net:
+        first, provider = net.add(), net.add()
+        await joined(first, provider)
+        await provider.provide("stays")
+        await provider.provide("goes")
+        for key in provider._own._provided:
+            provider._own._provided[key] = provider._clock() - 30 * HOUR
+        host = provider._host
+        open_stream, begun, may_go_on = host.open_stream, trio.Event(), trio.Event()
+
+        async def held_up(peer_id: PeerId, protocols: str | Sequence[str]) -> Stream:
+            begun.set()
+            await may_go_on.wait()
+            return await open_stream(peer_id, protocols)
+
+        async with trio.open_nursery() as nursery:
+            monkeypatch.setattr(host, "open_stream", held_up)
+            provider._peers.questions.close()
+            nursery.start_soon(provider._republisher.provide_again)
+            await begun.wait()
+            nursery.start_soon(provider.withdraw, "goes")
+            await trio.testing.wait_all_tasks_blocked()
+            may_go_on.set()
+        assert provider.status().provided == 1
+        assert len(first._store.providers) == 1
+
+
+async def test_values_do_not_wait_for_many_keys(autojump_clock, monkeypatch):
+    async with memory_dht_net(clock()) as net:
+        first, owner = net.add(), net.add()
+        await joined(first, owner)
+        await owner.put("short", 1, ttl=200.0)
+        await owner.provide("thing")
+        (key,) = owner._own._provided
+        owner._own._provided[key] = owner._clock() - 30 * HOUR
+        monkeypatch.setattr(owner._providing, "provide_many", lambda _: trio.sleep_forever())
+        stored_at = [at for _, at in owner._own._values.values()]
+        await trio.sleep(150.0)
+        assert [at for _, at in owner._own._values.values()] > stored_at
 
 
 @pytest.mark.parametrize("days", [-5, 5])
@@ -144,7 +195,7 @@ async def test_a_kill_loses_nothing_that_was_acknowledged(tmp_path):
         node = net.add(host=host, path=path)
         with trio.fail_after(30):
             await node.wait_ready()
-            node._contacts.save()
+            node._network.save()
             await first.put("theirs", 1)
             await node.put("ours", 2)
             await node.provide("one")
@@ -160,5 +211,31 @@ async def test_a_kill_loses_nothing_that_was_acknowledged(tmp_path):
         assert back._own._provided == due
         assert len(due) == 2
         assert {value.data for value in back._store.values} == {b"\x01", b"\x02"}
-        assert [contact.peer_id for contact in back._contacts.contacts] == [first._host.peer_id]
+        assert [contact.peer_id for contact in back._network.contacts] == [first._host.peer_id]
+        await back.aclose()
+
+
+async def test_the_size_of_the_network_is_kept_over_a_kill_with_its_error(autojump_clock, tmp_path):
+    path = tmp_path / "records.sqlite"
+    async with memory_dht_net(clock()) as net:
+        nodes = [net.add() for _ in range(5)]
+        host = net.host()
+        node = net.add(host=host, path=path)
+        await joined(*nodes, node)
+        before = node.status()
+        assert before.network_size == pytest.approx(5, abs=1)
+        assert before.peers == 5
+        copy = left_by_a_kill(path)
+        await kill(net, node)
+        net.net.hosts.clear()  # nobody answers
+        net.net.hosts[host.peer_id] = host
+        back = net.add(host=host, path=copy)
+        with trio.fail_after(30):
+            await back._loaded.wait()
+        after = back.status()
+        assert (after.network_size, after.network_size_error) == (
+            before.network_size,
+            before.network_size_error,
+        )
+        assert len(back._network.contacts) == 5
         await back.aclose()

@@ -43,7 +43,15 @@ STATUS = pb.NodeStatus(
     ],
     documents=[pb.Document(name="open", open=True), pb.Document(name="closed")],
     topics=[pb.Topic(name="news", peers=3)],
-    dht=pb.Dht(mode="server", storage="disk"),
+    dht=pb.Dht(
+        mode="server",
+        storage="disk",
+        peers=12,
+        network_size=950.4,
+        network_size_error=0.12,
+        reprovide_due=5,
+        reprovide_lag_seconds=7200,
+    ),
     relay=pb.Relay(reservations=1, max_reservations=8, circuits=2, max_circuits=16),
 )
 
@@ -58,6 +66,8 @@ def test_a_page_for_a_person() -> None:
         "fetch big: fetching 25% of 4 B",
         "document  open",
         "news: 3 peers",
+        "server, 12 peers of about 950 (± 12%), ",
+        "provided, 5 due for 2 h",
         "1 of 8 reservations, 2 of 16 circuits",
     ):
         assert part in text
