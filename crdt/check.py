@@ -110,6 +110,7 @@ def _check_feed(database: DocumentDatabase, feed: Feed, report: CheckReport) -> 
         if header.kind == Kind.SESSION:
             _check_certificate(entry, feed, report)
         is_vouched = _check_own(entry, report)
+    is_vouched |= feed.fork is not None and feed.fork.vouches_for(feed.ids)
     if present and not is_vouched:
         report.note(feed.author, len(feed.ids) - 1, "nobody has signed the newest one")
     for seq, remnant in database.remnants(feed.author).items():

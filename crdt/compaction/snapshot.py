@@ -272,7 +272,8 @@ class _Body:
             first, newest = feed.entries[0], feed.entries[-1]
             if feed.fork is None and newest.header.seq + 1 != len(feed.ids):
                 raise RemoteProtocolError("a snapshot without an author's newest entry")
-            if first.header.kind != Kind.SESSION or not newest.is_signed():
+            is_vouched = feed.fork is not None and feed.fork.vouches_for(feed.ids)
+            if first.header.kind != Kind.SESSION or not (is_vouched or newest.is_signed()):
                 raise RemoteProtocolError("a snapshot with an entry that nobody has signed")
             certificate = decode_certificate(first.payload or b"", self._doc_id, feed.author)
             feed.identity = certificate.identity

@@ -79,6 +79,12 @@ class ForkProof:
         """On what those that stand at :attr:`seq` follow."""
         return {each.entry.header.prev_id for each in self.earliest}
 
+    def vouches_for(self, ids: Sequence[bytes]) -> bool:
+        """Whether these, the IDs of all that is kept of the author, are followed by one that is
+        named here, so that no other signature of the last of them is needed.
+        """
+        return bool(ids) and len(ids) == self.seq and ids[-1] in self._before
+
     def is_within(self, other: ForkProof) -> bool:
         """Whether another proof for the same place has more of what stands there."""
         return len(self.earliest) < len(other.earliest) and self._before <= other._before

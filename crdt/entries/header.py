@@ -109,6 +109,8 @@ class Entry:
     header: Header
     signature: bytes
     payload: bytes | None
+    _is_signed: bool | None = field(default=None, init=False, compare=False, repr=False)
+    """What :meth:`is_signed` has said."""
 
     @property
     def id(self) -> bytes:
@@ -121,8 +123,12 @@ class Entry:
         return self.header.size
 
     def is_signed(self) -> bool:
-        """Whether the signature is the author's."""
-        return verifies(self.header.author, self.signature, self.header.signed_bytes)
+        """Whether the signature is the author's. It is verified once."""
+        if self._is_signed is None:
+            header = self.header
+            is_signed = verifies(header.author, self.signature, header.signed_bytes)
+            object.__setattr__(self, "_is_signed", is_signed)
+        return bool(self._is_signed)
 
 
 def decode_header(data: bytes) -> Header:

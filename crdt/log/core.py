@@ -10,9 +10,11 @@ replica (rates, budgets, its clock) only delays: such entries are asked for agai
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
+from typing import Final
 
 from lattica.crdt.access.rights import Verdict
+from lattica.crdt.entries.chain import signed_part
 from lattica.crdt.entries.fork import ForkProof
 from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.entries.header import Entry, Kind
@@ -34,6 +36,8 @@ from lattica.nat.base.errors import (
 )
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.limits.token_bucket import TokenBucket, take
+
+_ABOUT_RIGHTS: Final = (Kind.GRANT, Kind.REVOKE)
 
 
 class Log:
@@ -261,9 +265,11 @@ class Log:
         `identity` is the key of the identity that vouches for it.
         """
         outcome = Outcome()
+        author = entries[0].header.author
+        feed = self.feeds.get(author) or Feed(author, identity)
         for entry in entries:
-            author = entry.header.author
-            self._admit(self.feeds.get(author) or Feed(author, identity), entry, outcome)
+            feed.follow(entry)
+        self._admit(feed, entries, outcome)
         self._drain(self._dependencies.unblocked(entries), now_ms, outcome)
         self._reconsider(now_ms, outcome)
         return outcome
@@ -309,23 +315,27 @@ class Log:
         """Admit what was withdrawn of an author, as far as a right covers it now: nobody else may
         have it any more as something that it sends.
         """
+        fresh = self._admit_run(feed, self._withdrawn(feed, outcome), now_ms, outcome)
+        if fresh:
+            self._drain([feed.author, *self._dependencies.unblocked(fresh)], now_ms, outcome)
+
+    def _withdrawn(self, feed: Feed, outcome: Outcome) -> Iterator[Entry]:
+        """What was withdrawn and follows on a feed, as it grows, while a right covers it."""
         rights = self.rights
-        fresh: list[Entry] = []
         while rights is not None and feed.may_grow:
-            before = feed.ids[-1] if feed.ids else self.genesis.doc_id
             found = self._withdrawn_at(feed.author, len(feed.ids))
+            before = self._newest(feed)
             entry = next((each for each in found if each.header.prev_id == before), None)
             if entry is None:
                 feed.is_cut = any(author == feed.author for author, _ in outcome.withdrawn)
-                break
+                return
             if rights.verdict(entry.header, feed.identity) is not Verdict.ALLOWED:
-                break
-            if not self._judge(feed, entry, now_ms, outcome):
-                break
-            self._admit(feed, entry, outcome)
-            fresh.append(entry)
-        if fresh:
-            self._drain([feed.author, *self._dependencies.unblocked(fresh)], now_ms, outcome)
+                return
+            yield entry
+
+    def _newest(self, feed: Feed) -> bytes:
+        """The ID on which the next entry of a feed follows."""
+        return feed.ids[-1] if feed.ids else self.genesis.doc_id
 
     def _withdraw(
         self, feed: Feed, admitted: dict[tuple[bytes, int], Entry], outcome: Outcome
@@ -334,14 +344,25 @@ class Log:
         if rights is None or not feed.ids or rights.is_free(feed.identity):
             return
         size = 0
-        hlc = 0
+
+        def entry_at(seq: int) -> Entry:
+            return admitted.get((feed.author, seq)) or self._entry_at(feed.author, seq)
+
         for seq in range(len(feed.ids)):
-            entry = admitted.get((feed.author, seq)) or self._entry_at(feed.author, seq)
+            entry = entry_at(seq)
             if rights.verdict(entry.header, feed.identity) is not Verdict.ALLOWED:
                 break
-            size, hlc = size + entry.size, entry.header.hlc
+            size += entry.size
         else:
             return
+        hlc = 0
+        while seq:
+            entry = entry_at(seq - 1)
+            if entry.is_signed():
+                hlc = entry.header.hlc
+                break
+            # Only what is withdrawn has vouched for it.
+            seq, size = seq - 1, size - entry.size
         self._authority.forget(feed.ids[seq:])
         del feed.ids[seq:]
         feed.size, feed.hlc, feed.is_cut = size, hlc, True
@@ -382,7 +403,7 @@ class Log:
         if entries[0].header.seq == len(feed.ids):
             self._follow(feed, left, now_ms, outcome)
         for entry in left:
-            if self._waiting.get(author, entry.header.seq) is not None:
+            if entry.payload is None or self._waiting.get(author, entry.header.seq) is not None:
                 continue
             if not self._waiting.add(entry, peer):
                 seq = entry.header.seq
@@ -397,10 +418,11 @@ class Log:
 
     def _follow(self, feed: Feed, left: deque[Entry], now_ms: int, outcome: Outcome) -> None:
         """Admit the entries of `left` that can be, in order; empty it if one never can."""
-        while left and self._judge(feed, left[0], now_ms, outcome):
-            self._admit(feed, left.popleft(), outcome)
+        refusals = len(outcome.refusals)
+        for _ in self._admit_run(feed, left, now_ms, outcome):
+            left.popleft()
         self._forks.check_last(feed, outcome)
-        if outcome.refusals and outcome.refusals[-1].is_final:
+        if any(each.is_final for each in outcome.refusals[refusals:]):
             left.clear()
 
     def _drain(self, authors: Iterable[bytes], now_ms: int, outcome: Outcome) -> None:
@@ -410,24 +432,73 @@ class Log:
             author = queue.popleft()
             feed = self.feeds.get(author) or Feed(author)
             self._early.pop(author, None)
-            while (entry := self._waiting.get(author, len(feed.ids))) is not None:
-                if entry.header.prev_id != (feed.ids[-1] if feed.ids else self.genesis.doc_id):
-                    self._forks.break_off(feed, entry, outcome)
-                    break
-                if not self._judge(feed, entry, now_ms, outcome):
-                    break
-                self._waiting.drop(author, 0, entry.header.seq + 1)
-                self._admit(feed, entry, outcome)
-                queue.extend(self._dependencies.unblocked([entry]))
+            refusals = len(outcome.refusals)
+            fresh = self._admit_run(feed, self._waiting_for(feed), now_ms, outcome)
+            self._waiting.drop(author, 0, len(feed.ids))
+            if any(each.is_final for each in outcome.refusals[refusals:]):
+                self._waiting.drop(author)
+            queue.extend(self._dependencies.unblocked(fresh))
+            entry = self._waiting.get(author, len(feed.ids))
+            if entry is not None and entry.header.prev_id != self._newest(feed):
+                self._forks.break_off(feed, entry, outcome)
             self._forks.check_last(feed, outcome)
 
-    def _judge(self, feed: Feed, entry: Entry, now_ms: int, outcome: Outcome) -> bool:
-        """Whether the next entry of a feed can be admitted now."""
+    def _waiting_for(self, feed: Feed) -> Iterator[Entry]:
+        """What waits and follows on a feed, as it grows."""
+        while (entry := self._waiting.get(feed.author, len(feed.ids))) is not None:
+            if entry.header.prev_id != self._newest(feed):
+                return
+            yield entry
+
+    def _admit_run(
+        self, feed: Feed, entries: Iterable[Entry], now_ms: int, outcome: Outcome
+    ) -> list[Entry]:
+        """Admit the first of these, each of which follows on the one before, that can be.
+
+        Entries that are not signed by themselves count together with the next that is, or not at
+        all: what vouches for them would not be here, so others could not be given them, and that
+        their author contradicts himself could not be proved.
+        """
+        admitted: list[Entry] = []
+        run: dict[bytes, Entry] = {}
+        size, hlc = feed.size, feed.hlc
+        for entry in entries:
+            if not self._judge(feed, entry, run, now_ms, outcome):
+                break
+            feed.follow(entry)
+            run[entry.id] = entry
+            if entry.header.kind in _ABOUT_RIGHTS and entry.is_signed():
+                # Those behind it may have their right by it.
+                admitted += self._admit(feed, run.values(), outcome)
+                run.clear()
+                size, hlc = feed.size, feed.hlc
+        signed: Sequence[Entry] = [*run.values()]
+        if feed.fork is None or not feed.fork.vouches_for(feed.ids):
+            signed = signed_part(signed)
+        if len(signed) < len(run):
+            del feed.ids[len(feed.ids) - len(run) + len(signed) :]
+            feed.size = size + sum(each.size for each in signed)
+            feed.hlc = signed[-1].header.hlc if signed else hlc
+            if self.rights is not None and not feed.ids:
+                self.rights.forget(next(iter(run)))
+        return admitted + self._admit(feed, signed, outcome)
+
+    def _judge(
+        self, feed: Feed, entry: Entry, before: Container[bytes], now_ms: int, outcome: Outcome
+    ) -> bool:
+        """Whether the next entry of a feed can be admitted now, behind those with the IDs
+        `before`.
+        """
         header = entry.header
         reason = self._broken_rule(feed, entry)
         if reason:
             self._waiting.drop(feed.author, header.seq)
             outcome.refuse(feed.author, header.seq, reason, is_final=True)
+            return False
+        if entry.payload is None:
+            # Somebody has left it out; others have it.
+            reason = "an entry without its payload"
+            outcome.refuse(feed.author, header.seq, reason, is_final=False)
             return False
         if not self._is_allowed(feed, entry, outcome):
             return False
@@ -435,7 +506,7 @@ class Log:
         if milliseconds > now_ms + self.config.max_future * 1000:
             self._early[feed.author] = milliseconds
             return False
-        return self._dependencies.is_met(entry)
+        return self._dependencies.is_met(entry, before)
 
     def _broken_rule(self, feed: Feed, entry: Entry) -> str:
         """Why no replica admits this as the next entry of a feed; empty if nothing is wrong."""
@@ -446,10 +517,9 @@ class Log:
             return f"an entry of {header.payload_size} bytes"
         if feed.size + entry.size > limits.author_bytes:
             return "the author's quota is used up"
-        if header.seq == 0:
-            payload = entry.payload or b""
+        if header.seq == 0 and entry.payload is not None:
             try:
-                certificate = decode_certificate(payload, header.doc_id, header.author)
+                certificate = decode_certificate(entry.payload, header.doc_id, header.author)
             except RemoteProtocolError as error:
                 return f"{error}"
             feed.identity = certificate.identity
@@ -459,13 +529,15 @@ class Log:
                 return f"{error}"
         return ""
 
-    def _admit(self, feed: Feed, entry: Entry, outcome: Outcome) -> None:
-        header = entry.header
-        self.feeds.setdefault(feed.author, feed)
-        outcome.admitted.append(entry)
-        feed.ids.append(entry.id)
-        feed.hlc = header.hlc
-        feed.size += entry.size
-        self._dependencies.known.add(entry.id)
-        self.clock.saw(header.hlc)
-        self._authority.learn(feed, entry)
+    def _admit(
+        self, feed: Feed, entries: Collection[Entry], outcome: Outcome
+    ) -> Collection[Entry]:
+        """Have entries take effect that stand at the end of a feed; they are returned."""
+        if entries:
+            self.feeds.setdefault(feed.author, feed)
+            self.clock.saw(feed.hlc)
+        outcome.admitted += entries
+        for entry in entries:
+            self._dependencies.known.add(entry.id)
+            self._authority.learn(feed, entry)
+        return entries

@@ -4,7 +4,7 @@ without effect.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Final
 
 from lattica.crdt.entries.header import Entry
@@ -26,9 +26,12 @@ class Dependencies:
         self._wanted: set[bytes] = set()
         """IDs of what tombstones depend on, and that is not here."""
 
-    def is_met(self, entry: Entry) -> bool:
-        """Whether all that an entry depends on is here; if not, its author waits for that."""
-        missing = [dep for dep in entry.header.deps if dep not in self.known]
+    def is_met(self, entry: Entry, before: Container[bytes] = ()) -> bool:
+        """Whether all that an entry depends on is here, or among the IDs `before`; if not, its
+        author waits for that.
+        """
+        deps = entry.header.deps
+        missing = [dep for dep in deps if dep not in self.known and dep not in before]
         for dep in missing:
             self._blocked.setdefault(dep, set()).add(entry.header.author)
         return not missing

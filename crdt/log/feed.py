@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from lattica.crdt.entries.fork import ForkProof
+from lattica.crdt.entries.header import Entry
 from lattica.nat.base.limits.token_bucket import TokenBucket
 
 
@@ -34,6 +35,12 @@ class Feed:
     def may_grow(self) -> bool:
         """Whether more of it is worth asking for."""
         return self.fork is None or len(self.ids) < self.fork.seq
+
+    def follow(self, entry: Entry) -> None:
+        """Have an entry behind the others."""
+        self.ids.append(entry.id)
+        self.hlc = entry.header.hlc
+        self.size += entry.size
 
     def cut(self, proof: ForkProof) -> None:
         """Keep only what is before a fork, which is earlier than the one that is known."""

@@ -56,7 +56,9 @@ _BIN32: Final = b"\xc4\x20"
 _INSERT: Final = (
     "INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "
     # Withdrawn once, and admitted again.
-    "ON CONFLICT DO UPDATE SET is_admitted = max(is_admitted, excluded.is_admitted)"
+    "ON CONFLICT DO UPDATE SET is_admitted = max(is_admitted, excluded.is_admitted), signature = "
+    # With which it is admitted now: that may be its own, where the other was not.
+    "CASE WHEN excluded.is_admitted > is_admitted THEN excluded.signature ELSE signature END"
 )
 
 
