@@ -12,7 +12,7 @@ It travels as parts of at most 1 MiB, canonical:
 1      `[1, author, seq, [item, …]]`: contiguous; an item is an entry as in
        a chain, or bytes: remnants of as many entries as they are
 3      `[3, proof of a fork]`
-4      `[4, [[header, signature, payload or nil], …]]`: withdrawn, and referred to
+4      `[4, [[header, signature, payload], …]]`: withdrawn, and referred to
 =====  ====================================================================
 
 A statement of a snapshot is signed together with the SHA-256 of all parts but the first.
@@ -242,6 +242,8 @@ class _Body:
             prev = feed.ids[-1] if feed.ids else self._doc_id
             entry = unpack_item(item, self._doc_id, author, len(feed.ids), prev)
             check_entry(entry)
+            if entry.payload is None:
+                raise RemoteProtocolError("an entry of a snapshot without its payload")
             self._follow(feed, entry.header)
             feed.entries.append(entry)
 
@@ -254,7 +256,7 @@ class _Body:
 
     def _loose(self, item: Plain) -> Entry:
         match item:
-            case [bytes(header), bytes(signature), bytes() | None as payload]:
+            case [bytes(header), bytes(signature), bytes(payload)]:
                 entry = Entry(decode_header(header), signature, payload)
             case _:
                 raise RemoteProtocolError("a withdrawn entry of a snapshot that is none")

@@ -181,6 +181,8 @@ class Document:
             ResourceLimitError: the quota of this store's session is used up.
             StoreFullError, StoreError: the disk is full or fails; nothing is written.
         """
+        if not writes:
+            return ()
         self._rights.check_names(writes)
         for each in writes:
             if not self.genesis.allows(KINDS[type(each)]):

@@ -27,6 +27,7 @@ from lattica.crdt.compaction.history import History
 from lattica.crdt.document.feeds import Feeds
 from lattica.crdt.entries.chain import decode_chain, encode_chain
 from lattica.crdt.entries.fork import decode_fork
+from lattica.crdt.entries.genesis import Genesis, Limits
 from lattica.crdt.entries.header import Entry, Kind
 from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.log.config import LogConfig
@@ -35,16 +36,18 @@ from lattica.crdt.types.payloads import RegisterWrite
 from lattica.crdt.types.state import State
 from lattica.errors import RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
-from tests.support.crdt.chains import DOC, START, Writer
+from tests.support.crdt.chains import START, Writer
+from tests.support.crdt.folders import memory_folder
 
 REPLICAS = st.integers(0, 3)
 CONFIG = LogConfig(max_future=10.0)
+DOC = Genesis("test", limits=Limits(entry_bytes=64))
 
 
 class Replicas(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="lattica-crdt-", dir=_memory()))
+        self.folder = Path(tempfile.mkdtemp(prefix="lattica-crdt-", dir=memory_folder()))
         numbers = itertools.count()
         # The same keys whenever an example is run again.
         self.keys = mock.patch("os.urandom", lambda size: next(numbers).to_bytes(size, "big"))
@@ -57,7 +60,7 @@ class Replicas(RuleBasedStateMachine):
         self.written: dict[bytes, list[bytes]] = {}
         """Of each honest session, what it has acknowledged."""
         self.backups: dict[int, bytes] = {}
-        self.byzantine = Writer(b"byzantine")
+        self.byzantine = Writer(b"byzantine", DOC)
         self.branches: list[list[Entry]] = [list(self.byzantine.chain(1))]
 
     def opened(self, number: int) -> Replica:
@@ -102,12 +105,15 @@ class Replicas(RuleBasedStateMachine):
 
     @rule(receiver=REPLICAS, data=st.data())
     def contradict(self, receiver: int, data: st.DataObject) -> None:
-        """The byzantine author goes on with one of his histories, or begins another one."""
+        """The byzantine author goes on with one of his histories, or begins another one. What he
+        writes may be too large, and of what he sends only the last need be signed.
+        """
         branch = data.draw(st.sampled_from(self.branches))
         length = data.draw(st.integers(1, len(branch)))
         mine = branch[:length]
         self.now += 1
         before = mine[-1]
+        value = f"{self.now}" + "x" * data.draw(st.sampled_from([0, 0, 100]))
         mine.append(
             sign_entry(
                 self.byzantine.session,
@@ -116,15 +122,23 @@ class Replicas(RuleBasedStateMachine):
                 before.id,
                 max(before.header.hlc + 1, self.now << 16),
                 Kind.REGISTER,
-                RegisterWrite("key", f"{self.now}").encode(),
+                RegisterWrite("key", value).encode(),
             )
         )
         self.branches.append(mine)
         since = data.draw(st.integers(0, length))
-        self.wire.append((receiver, encode_chain(mine[since:], with_prev=True)))
+        is_signed = data.draw(st.lists(st.booleans(), min_size=length, max_size=length))
+        sent = [
+            each if signed else Entry(each.header, bytes(64), each.payload)
+            for each, signed in zip(mine, [*is_signed, True], strict=True)
+        ]
+        self.wire.append((receiver, encode_chain(sent[since:], with_prev=True)))
 
     @precondition(lambda self: self.wire)
-    @rule(data=st.data(), fate=st.sampled_from(["deliver", "deliver", "double", "drop", "flip"]))
+    @rule(
+        data=st.data(),
+        fate=st.sampled_from(["deliver", "deliver", "double", "drop", "flip", "strip"]),
+    )
     def carry(self, data: st.DataObject, fate: str) -> None:
         index = data.draw(st.integers(0, len(self.wire) - 1))
         receiver, message = self.wire[index]
@@ -134,8 +148,27 @@ class Replicas(RuleBasedStateMachine):
             spoiled = bytearray(message)
             spoiled[data.draw(st.integers(0, len(message) - 1))] ^= 1
             message = bytes(spoiled)
+        if fate == "strip":
+            message = self.stripped(message, receiver, data)
         if fate != "drop":
             self.deliver(receiver, message)
+
+    def stripped(self, message: bytes, receiver: int, data: st.DataObject) -> bytes:
+        """A chain from which a relay has taken all that the last signature does not vouch for."""
+        try:
+            entries = decode_chain(message, DOC.doc_id, self.replicas[receiver].log.id_at)
+        except RemoteProtocolError:
+            return message
+        place = data.draw(st.integers(0, len(entries) - 1))
+        spoiled = [
+            Entry(
+                each.header,
+                each.signature if each is entries[-1] else bytes(64),
+                None if number == place else each.payload,
+            )
+            for number, each in enumerate(entries)
+        ]
+        return encode_chain(spoiled, with_prev=True)
 
     @rule(number=REPLICAS)
     def crash(self, number: int) -> None:
@@ -228,11 +261,6 @@ class Replicas(RuleBasedStateMachine):
                 taker.receive_fork(proof, self.now)
             for chain in Feeds(giver, History(giver)).chains_of(author, 0):
                 self.deliver(receiver, chain)
-
-
-def _memory() -> str | None:
-    """Where files need no disk; what is tested is which of them there are."""
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 Replicas.TestCase.settings = settings(

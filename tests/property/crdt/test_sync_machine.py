@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -27,6 +26,7 @@ from lattica.crdt.types.payloads import RegisterWrite
 from lattica.errors import RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
 from tests.support.crdt.chains import DOC, START, Writer
+from tests.support.crdt.folders import memory_folder
 from tests.support.crdt.sync import Exchange, exchange
 
 COUNT = 4
@@ -48,7 +48,7 @@ class Model:
 class Synced(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="lattica-crdt-", dir=_memory()))
+        self.folder = Path(tempfile.mkdtemp(prefix="lattica-crdt-", dir=memory_folder()))
         numbers = itertools.count()
         # The same keys whenever an example is run again.
         self.keys = mock.patch("os.urandom", lambda size: next(numbers).to_bytes(size, "big"))
@@ -200,11 +200,6 @@ class Synced(RuleBasedStateMachine):
             assert first.registers[name] == max(written)[1]
         for element, tags in self.model.adds.items():
             assert (element in first.set("s")) == bool(tags - self.model.removed)
-
-
-def _memory() -> str | None:
-    """Where files need no disk; what is tested is which of them there are."""
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 Synced.TestCase.settings = settings(

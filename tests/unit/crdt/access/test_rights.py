@@ -22,6 +22,7 @@ from lattica.crdt.access.revocation import Revocation, decode_revocation
 from lattica.crdt.canonical import Plain, encode
 from lattica.crdt.document import Document
 from lattica.crdt.document.rights import DocumentRights
+from lattica.crdt.entries.chain import decode_chain, encode_chain
 from lattica.crdt.entries.genesis import Genesis, Mode
 from lattica.crdt.keys.identities import identity_key, peer_of
 from lattica.crdt.types.payloads import RegisterWrite
@@ -148,6 +149,29 @@ def test_an_entry_that_claims_to_be_older_than_the_revocation_counts_no_more(mak
     sync(owner, anna)
     assert "old" not in owner.registers
     assert "old" not in anna.registers
+
+
+def test_what_a_relay_has_left_without_a_signature_comes_back_with_it(make):
+    """The revocation leaves an entry for which, at one replica, only what it takes away vouches."""
+    owner, anna, bert, carl = make(OWNER), make(ANNA), make(BERT), make(CARL)
+    owner.grant(ANNA.peer_id)
+    sync(owner, anna)
+    anna.registers["a"] = 1
+    exchange(anna, owner)
+    exchange(owner, carl)
+    anna.registers["a"] = 2
+    for chain in owner.chains_of(owner.author, 0):
+        bert.receive(chain, "peer")
+    (chain,) = anna.chains_of(anna.author, 0)
+    entries = decode_chain(chain, LISTED.doc_id, anna.id_at)
+    spoiled = [*(replace(each, signature=bytes(64)) for each in entries[:-1]), entries[-1]]
+    bert.receive(encode_chain(spoiled, with_prev=True), "peer")
+    assert bert.registers["a"] == 2
+    owner.revoke(ANNA.peer_id)
+    exchange(owner, bert)
+    assert anna.author not in bert.heads()
+    sync(owner, bert, carl, make(ANNA))
+    assert bert.registers["a"] == 1
 
 
 def test_a_right_ends_with_its_time_and_at_its_prefix(make, clock):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from lattica.crdt.canonical import decode, encode
+from lattica.crdt.check import check_document
 from lattica.crdt.document import Document
 from lattica.crdt.entries.chain import encode_chain
 from lattica.crdt.entries.genesis import Genesis, Mode
@@ -284,3 +286,29 @@ def test_a_document_with_owners_is_not_pruned_and_owners_sign_its_snapshots(tmp_
         two.receive_snapshot(one.snapshot())
         assert two.registers["a"] == 4
         assert two.root == one.root
+
+
+def test_the_last_entry_before_a_fork_that_only_the_fork_vouches_for_is_in_a_snapshot(documents):
+    one, other = documents[:2]
+    liar = Writer(b"liar")
+    chain, branch = liar.chain(3), [*liar.chain(2)]
+    branch.append(liar.next(branch[-1], branch[-1].header.hlc + 5, "other"))
+    for last in (chain[2], branch[2]):
+        spoiled = Entry(chain[1].header, bytes(64), chain[1].payload)
+        one.receive(encode_chain([chain[0], spoiled, last], with_prev=True), "peer")
+    assert one.heads()[liar.author] == (2, chain[1].id)
+    other.receive_snapshot(one.snapshot(), NAMES)
+    assert (other.root, other.heads()) == (one.root, one.heads())
+    one.close()
+    assert not check_document(one._replica.database.path).problem_count
+
+
+def test_a_snapshot_without_a_payload_is_refused(documents):
+    one, other = documents[:2]
+    one.registers["a"] = 1
+    first, part = one.snapshot()
+    _, author, seq, items = decode(part, len(part))
+    items[1][2] = [hashlib.sha256(items[1][2]).digest(), len(items[1][2])]
+    part = encode([1, author, seq, items])
+    with pytest.raises(RemoteProtocolError, match="without its payload"):
+        other.receive_snapshot([first, part], NAMES)

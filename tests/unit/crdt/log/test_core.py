@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
@@ -296,3 +297,67 @@ def test_what_cannot_be_written_here_is_said():
 def test_a_configuration_out_of_range_is_refused(wrong):
     with pytest.raises(ConfigError):
         LogConfig(**wrong)
+
+
+def spoiled(*entries: Entry) -> list[Entry]:
+    """Of which only the last is signed by itself."""
+    return [*(replace(each, signature=bytes(64)) for each in entries[:-1]), entries[-1]]
+
+
+def ids(entries: Iterable[Entry]) -> list[bytes]:
+    return [each.id for each in entries]
+
+
+LIMITED = Genesis("limited", limits=Limits(entry_bytes=64))
+
+
+def test_what_only_one_that_breaks_a_rule_vouches_for_does_not_count():
+    """Others could not be given it, and two such branches would stay apart for ever."""
+    writer = Writer(b"a", LIMITED)
+    chain = [*writer.chain(3)]
+    chain.append(writer.next(chain[-1], chain[-1].header.hlc + 1, "x" * 100))
+    for cut in (0, 1, 2):
+        replica = MemoryLog(LIMITED)
+        signed = [replace(each, signature=bytes(64)) for each in chain]
+        signed[cut], signed[3] = chain[cut], chain[3]
+        outcome = replica.receive(signed)
+        assert ids(outcome.admitted) == ids(chain[: cut + 1])
+        feed = replica.log.feeds[writer.author]
+        assert (len(feed.ids), feed.hlc) == (cut + 1, chain[cut].header.hlc)
+        assert feed.size == sum(each.size for each in chain[: cut + 1])
+        # With another one behind it, or its own signature, it counts.
+        assert replica.receive(chain[:3]).admitted == chain[cut + 1 : 3]
+    replica = MemoryLog(LIMITED)
+    assert replica.receive(spoiled(*chain)).admitted == []
+    assert replica.state == {}
+    assert ids(replica.receive(spoiled(*chain[:3])).admitted) == ids(chain[:3])
+
+
+def test_what_is_not_signed_waits_for_what_is_and_depends_on_another():
+    writer, other = Writer(b"a"), Writer(b"b").chain(2)
+    chain = writer.chain(3)
+    dependent = after(writer, chain[-1], other[1].id)
+    replica = MemoryLog()
+    outcome = replica.receive(spoiled(*chain, dependent))
+    assert (outcome.admitted, outcome.waiting) == ([], 4)
+    assert ids(replica.receive(other).admitted) == ids([*other, *chain, dependent])
+    # One that is early; and in pieces, of which the end comes first.
+    early = after(writer, chain[-1], hlc=(NOW + 70_000) << 16)
+    replica = MemoryLog()
+    assert replica.receive(spoiled(*chain[1:], early)).waiting == 3
+    assert replica.receive(chain[:1]).admitted == [chain[0]]
+    outcome = replica.keep(replica.log.advance(NOW + 20_000))
+    assert ids(outcome.admitted) == ids([*chain[1:], early])
+
+
+def test_an_entry_without_its_payload_is_had_from_others():
+    """A relay that leaves payloads out takes nothing away."""
+    chain = Writer(b"a").chain(4)
+    for place in range(4):
+        replica = MemoryLog()
+        entries = [*chain]
+        entries[place] = replace(chain[place], payload=None)
+        outcome = replica.receive(entries)
+        assert outcome.admitted == [*chain[:place]]
+        assert [each.is_final for each in outcome.refusals] == [False]
+        assert replica.receive(chain).admitted == [*chain[place:]]
