@@ -529,9 +529,7 @@ class Log:
                 return f"{error}"
         return ""
 
-    def _admit(
-        self, feed: Feed, entries: Collection[Entry], outcome: Outcome
-    ) -> Collection[Entry]:
+    def _admit(self, feed: Feed, entries: Collection[Entry], outcome: Outcome) -> Collection[Entry]:
         """Have entries take effect that stand at the end of a feed; they are returned."""
         if entries:
             self.feeds.setdefault(feed.author, feed)

@@ -77,10 +77,11 @@ def state(replica: Replica) -> dict[bytes, tuple[list[bytes], int | None]]:
     }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(pieces(), st.data())
 def test_what_counts_at_one_replica_comes_to_count_at_all(found, data):
-    with tempfile.TemporaryDirectory(dir=memory_folder()) as folder, contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(dir=memory_folder()))
         numbers = itertools.count()
 
         def replica() -> Replica:
