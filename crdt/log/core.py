@@ -10,7 +10,7 @@ replica (rates, budgets, its clock) only delays: such entries are asked for agai
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Final
 
 from lattica.crdt.access.rights import Verdict
@@ -529,8 +529,9 @@ class Log:
                 return f"{error}"
         return ""
 
-    def _admit(self, feed: Feed, entries: Collection[Entry], outcome: Outcome) -> Collection[Entry]:
+    def _admit(self, feed: Feed, entries: Iterable[Entry], outcome: Outcome) -> list[Entry]:
         """Have entries take effect that stand at the end of a feed; they are returned."""
+        entries = [*entries]
         if entries:
             self.feeds.setdefault(feed.author, feed)
             self.clock.saw(feed.hlc)

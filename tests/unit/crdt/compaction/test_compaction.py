@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lattica.crdt.canonical import decode, encode
+from lattica.crdt.canonical import Plain, decode, encode
 from lattica.crdt.check import check_document
 from lattica.crdt.document import Document
 from lattica.crdt.entries.chain import encode_chain
@@ -307,8 +307,10 @@ def test_a_snapshot_without_a_payload_is_refused(documents):
     one, other = documents[:2]
     one.registers["a"] = 1
     first, part = one.snapshot()
-    _, author, seq, items = decode(part, len(part))
-    items[1][2] = [hashlib.sha256(items[1][2]).digest(), len(items[1][2])]
-    part = encode([1, author, seq, items])
+    match decode(part, len(part)):
+        case [1, author, seq, [first_item, [hlc, kind, bytes(payload), signature]]]:
+            body: list[Plain] = [hashlib.sha256(payload).digest(), len(payload)]
+            left_out: list[Plain] = [hlc, kind, body, signature]
+            part = encode([1, author, seq, [first_item, left_out]])
     with pytest.raises(RemoteProtocolError, match="without its payload"):
         other.receive_snapshot([first, part], NAMES)
