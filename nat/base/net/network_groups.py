@@ -22,10 +22,10 @@ _SITE_PREFIX = 48
 _HOST_PREFIX = 64
 
 
-def network_of(ip: str | IpAddress, *, ipv6_prefix: int = _SITE_PREFIX) -> str:
-    """The network that is counted as one, as text: an IPv4 /24, an IPv6 /48 or what is said."""
+def network_of(ip: str | IpAddress) -> str:
+    """The network that is counted as one, as text: an IPv4 /24 or an IPv6 /48."""
     address = parse_ip(ip)
-    prefix = _IPV4_PREFIX if address.version == 4 else ipv6_prefix
+    prefix = _IPV4_PREFIX if address.version == 4 else _SITE_PREFIX
     return str(ipaddress.ip_network((address, prefix), strict=False))
 
 

@@ -33,8 +33,6 @@ used, and one that they have not."""
 PROVEN_BYTES = 256
 """From each end, and more than whoever does not know the target can make it say: the ends have
 finished their handshake."""
-_HOUSEHOLD_PREFIX = 56
-"""The IPv6 network that one household or office is likely to have."""
 
 
 def _host_of(ip: IpAddress | None) -> Place:
@@ -42,7 +40,7 @@ def _host_of(ip: IpAddress | None) -> Place:
 
 
 def _network_of(ip: IpAddress | None) -> Place:
-    return _NOWHERE if ip is None else network_of(ip, ipv6_prefix=_HOUSEHOLD_PREFIX)
+    return _NOWHERE if ip is None else network_of(ip)
 
 
 @dataclass(frozen=True, slots=True)

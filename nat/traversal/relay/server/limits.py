@@ -78,14 +78,14 @@ class RelayLimits:
     """Of strangers. A peer has one, which it can renew; allowed peers always get theirs."""
     reservations_per_ip: int = 8
     reservations_per_network: int = 32
-    """In one IPv4 /24 or one IPv6 /56."""
+    """In one IPv4 /24 or one IPv6 /48."""
     max_circuits: int = 4096
     """Of everybody together."""
     max_strangers_circuits: int | None = None
     """How many of them may be of strangers, so that there is always room for circuits between
     allowed peers. None: three quarters."""
     circuits_per_network: int = 128
-    """Made from one IPv4 /24 or one IPv6 /56."""
+    """Made from one IPv4 /24 or one IPv6 /48."""
     strangers_rate: int = 16 * MIB
     """Bytes a second for all circuits of strangers together, both directions; 0: no limit."""
     for_allowed: CircuitLimits = field(default_factory=CircuitLimits)

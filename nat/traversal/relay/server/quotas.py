@@ -26,7 +26,7 @@ class Quotas:
     rate_per_peer: int = 0
     """Bytes a second, both directions; what is faster is slowed down, and nothing is lost."""
     rate_per_network: int = 0
-    """Bytes a second of circuits made from one IPv4 /24 or one IPv6 /56."""
+    """Bytes a second of circuits made from one IPv4 /24 or one IPv6 /48."""
     rate_total: int = 0
     """Bytes a second of the relay."""
     month_per_peer: int = 0

@@ -25,11 +25,6 @@ def test_networks_and_hosts(ip, network, host):
     assert host_of(ip) == host
 
 
-def test_households_may_be_told_apart():
-    assert network_of("2001:db8:1:2ff::7", ipv6_prefix=56) == "2001:db8:1:200::/56"
-    assert network_of("203.0.113.7", ipv6_prefix=56) == "203.0.113.0/24"
-
-
 @given(st.ip_addresses(), st.ip_addresses())
 def test_who_is_in_one_network_shares_a_slot(one, other):
     slots = NetworkSlots(1 << 30, rng=bytes)

@@ -102,7 +102,7 @@ def test_reservation_ends_with_the_connection():
         ({"reservations_per_network": 2}, ["192.0.2.1", "192.0.2.99", "192.0.2.255"]),
         (
             {"reservations_per_network": 2},
-            ["2001:db8:0:1::1", "2001:db8:0:2::1", "2001:db8:0:ff::1"],
+            ["2001:db8:0:1::1", "2001:db8:0:2::1", "2001:db8:0:ffff::1"],
         ),
     ],
 )
