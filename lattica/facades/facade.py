@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lattica.content.names.service import Names
     from lattica.content.publish.catalog import Publication
     from lattica.content.tensors.state_dict import Loaded
+    from lattica.content.tensors.streaming import RemoteTensors
     from lattica.nat.base.keys.identity import Identity, PeerId
     from lattica.nat.mux.stream import Stream
     from lattica.node import Node
@@ -175,6 +176,19 @@ class Content:
             strict=strict,
             options=options,
             finder=dht_finder(self._node),
+        )
+
+    async def open_tensors(
+        self, ref: Ticket | Cid | str, options: FetchOptions | None
+    ) -> RemoteTensors:
+        """See :func:`lattica.content.tensors.streaming.open_tensors`; a text may be PEER/NAME."""
+        await _load_content()
+        from lattica.content.swarm.dht_finder import dht_finder
+        from lattica.content.tensors.streaming import open_tensors
+
+        finder = dht_finder(self._node)
+        return await open_tensors(
+            self._node, await self._resolved(ref), options=options, finder=finder
         )
 
     def unpublish(self, publication: Ticket | Cid | str) -> None:

@@ -75,15 +75,23 @@ def form_of(name: str, value: Value) -> tuple[str, tuple[int, ...]]:
             )
         return value.dtype, value.shape
     dtype = getattr(value, "dtype", "")
-    kind = getattr(dtype, "name", None) or str(dtype).removeprefix("torch.")
+    kind = getattr(dtype, "name", None) or str(dtype)
     shape = getattr(value, "shape", None)
-    if kind not in _NAMES or shape is None:
-        what = f"of {kind}" if kind else f"a {type(value).__name__}"
+    if shape is None:
+        kind = ""
+    return safetensors_dtype(name, kind, type(value).__name__), tuple(shape or ())
+
+
+def safetensors_dtype(name: str, kind: str, what: str = "value") -> str:
+    """What safetensors calls an element type of numpy or torch. Raises as :func:`form_of`."""
+    kind = kind.removeprefix("torch.")
+    if kind not in _NAMES:
+        what = f"of {kind}" if kind else f"a {what}"
         raise LocalProtocolError(
             f"{name!r} is {what}, and no array of numpy, tensor of torch or RawTensor that "
             "safetensors has"
         )
-    return _NAMES[kind], tuple(shape)
+    return _NAMES[kind]
 
 
 def bytes_of(name: str, value: Value) -> memoryview:
@@ -131,6 +139,17 @@ def as_numpy(tensor: Tensor, data: memoryview) -> numpy.ndarray[Any, Any]:
     return flat.view(numpy.dtype(kind)).reshape(tensor.shape)
 
 
+def torch_dtype(tensor: Tensor) -> Any:
+    """What torch calls the element type.
+
+    Raises:
+        ImportError: torch is not installed, or does not have it.
+    """
+    import torch  # type: ignore[import-not-found,unused-ignore]
+
+    return getattr(torch, _library_name(tensor, "torch"))
+
+
 def as_torch(tensor: Tensor, data: memoryview) -> Any:
     """The elements as a tensor of torch on that very memory, which must not be written to where
     that is read only (a mapped file).
@@ -142,7 +161,7 @@ def as_torch(tensor: Tensor, data: memoryview) -> Any:
 
     import torch  # type: ignore[import-not-found,unused-ignore]
 
-    dtype = getattr(torch, _library_name(tensor, "torch"))
+    dtype = torch_dtype(tensor)
     if not len(data):
         return torch.empty(tensor.shape, dtype=dtype)
     with warnings.catch_warnings():

@@ -11,7 +11,7 @@ from lattica.nat.base.errors import LocalProtocolError
 from lattica.rpc.encoding.arrays import memory_of
 
 
-def _is_direct(target: Any) -> bool:
+def is_direct(target: Any) -> bool:
     """Whether the elements lie in memory as they come."""
     if isinstance(target, RawTensor):
         return not target.data.readonly and target.data.c_contiguous
@@ -30,7 +30,7 @@ def memory_for(target: Value, tensor: Tensor) -> memoryview:
     """Where to put the bytes of a tensor: the memory of the target, if they can lie there as they
     come, or memory of their own, from which :func:`settle` brings them.
     """
-    if not tensor.length or not _is_direct(target):
+    if not tensor.length or not is_direct(target):
         return fresh_memory(tensor)
     if isinstance(target, RawTensor):
         return target.data.cast("B")
@@ -45,7 +45,7 @@ def settle(target: Value, tensor: Tensor, data: memoryview) -> None:
     Raises:
         LocalProtocolError: the target cannot be written to.
     """
-    if not tensor.length or _is_direct(target):
+    if not tensor.length or is_direct(target):
         return
     try:
         if isinstance(target, RawTensor):
@@ -63,7 +63,7 @@ def settle(target: Value, tensor: Tensor, data: memoryview) -> None:
 
 def load(target: Value, tensor: Tensor, data: memoryview) -> None:
     """Copy the bytes of a tensor, which stay, into a target of its form; raises as `settle`."""
-    if tensor.length and _is_direct(target):
+    if tensor.length and is_direct(target):
         memory_for(target, tensor)[:] = data
     else:
         settle(target, tensor, data)
