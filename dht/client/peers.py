@@ -193,6 +193,7 @@ class Peers:
         talk: Talk | None = None,
         is_drawn: bool = False,
         is_patient: bool = False,
+        at_once: int | None = None,
     ) -> Lookup:
         """Ask ever nearer peers for `request` until the nearest have answered; and where these are
         nearer than chance has it, those of the region around the target, too.
@@ -204,6 +205,7 @@ class Peers:
             talk: asks one peer, instead of `request`; its first answer has those nearer.
             is_drawn: this node has drawn the target at random, and nobody waits for it.
             is_patient: nobody waits for it (:meth:`LookupConfig.patient`).
+            at_once: about so many peers are asked at a time.
 
         Cancellation: at any time; questions under way are given up.
         """
@@ -220,7 +222,7 @@ class Peers:
             heard(lookup, contact, answers)
             return answers[0].closer
 
-        lookup = self._new_lookup(target, seeds, is_patient=is_drawn or is_patient)
+        lookup = self._new_lookup(target, seeds, is_patient=is_drawn or is_patient, at_once=at_once)
         await self._run(lookup, question)
         if lookup.is_stopped:
             return lookup
@@ -257,6 +259,7 @@ class Peers:
         *,
         is_patient: bool = False,
         group_limit: int | None = None,
+        at_once: int | None = None,
     ) -> Lookup:
         config = self.config.lookup.patient() if is_patient else self.config.lookup
         known = {c.key: c for c in (*seeds, *self.table.closest(target, config.count))}
@@ -270,6 +273,7 @@ class Peers:
             own=self.own.key,
             reach=self.sizes.reach,
             group_limit=group_limit,
+            at_once=at_once,
         )
 
     async def _run(self, lookup: Lookup, question: Question) -> None:

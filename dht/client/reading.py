@@ -87,7 +87,9 @@ class Reader:
             return replace(request, after=last.after)
 
         request = Request(MessageType.GET_VALUE, key, owner=owner)
-        collected.lookup = await self._peers.look_up(key_of(key), request, on_answer, more=more)
+        collected.lookup = await self._peers.look_up(
+            key_of(key), request, on_answer, more=more, at_once=self._at_once(quorum)
+        )
         return collected
 
     def _checked(
@@ -135,8 +137,16 @@ class Reader:
                 lookup.stop()
 
         request = Request(MessageType.GET_VALUE, key)
-        lookup = await self._peers.look_up(key_of(key), request, on_answer)
+        lookup = await self._peers.look_up(
+            key_of(key), request, on_answer, at_once=self._at_once(quorum)
+        )
         return best, teller, lookup
+
+    def _at_once(self, quorum: int | None) -> int | None:
+        """How many to ask at a time where so many answers are enough: a few more, as some are gone
+        or have come since.
+        """
+        return None if quorum is None else quorum + self._peers.config.lookup.spare
 
     async def nearest(self, key: bytes) -> Lookup:
         """The peers nearest to a key of the wire, for what nobody waits for."""

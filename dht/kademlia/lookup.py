@@ -80,6 +80,8 @@ class Lookup:
             (:attr:`~lattica.dht.kademlia.network_size.SizeEstimator.reach`); 0: nobody knows.
         group_limit: so many peers of one network are asked while `count` answer without the rest;
             None: all.
+        at_once: so many are asked at a time, but for the paths, and for those that make us wait:
+            for what a few of the nearest can say. None: all that are likely among the nearest.
     """
 
     def __init__(
@@ -91,12 +93,14 @@ class Lookup:
         own: int,
         reach: int = 0,
         group_limit: int | None = None,
+        at_once: int | None = None,
     ) -> None:
         self.target = target
         self._config = config
         self._own = own
         self._reach = reach
         self._group_limit = group_limit
+        self._at_once = at_once
         self._groups: Counter[str] = Counter()
         self._wide: dict[int, Contact] = {}
         self._candidates: dict[int, _Candidate] = {}
@@ -125,12 +129,13 @@ class Lookup:
             self._believe_all()
         chosen: list[_Candidate] = []
         if not self._is_stopped:
+            room = self._room()
             if self._is_near():
                 spare = self._config.spare
                 wide = self._window(self._config.count + spare, spare)
-                chosen = [c for c in wide if c.state is _State.WAITING]
+                chosen = [c for c in wide if c.state is _State.WAITING][:room]
             else:
-                chosen = self._likely()
+                chosen = self._likely(room)
             for candidate in chosen:
                 candidate.patience = self._config.last_patience
             if not self._is_near():
@@ -318,7 +323,14 @@ class Lookup:
     def _is_near(self) -> bool:
         return all(c.state is _State.ANSWERED for c in self._window(self._config.near))
 
-    def _likely(self) -> list[_Candidate]:
+    def _room(self) -> int:
+        """How many more may be asked now."""
+        if self._at_once is None:
+            return self._config.max_queries
+        asked = sum(c.state is _State.ASKED for c in self._open.values())
+        return max(self._at_once - asked, 0)
+
+    def _likely(self, most: int) -> list[_Candidate]:
         """Those not asked yet that are likely among the nearest. Of whom one peer alone has told,
         only some until they answer.
         """
@@ -326,7 +338,7 @@ class Lookup:
         count, spare = self._config.count, self._config.spare
         within = self._reach * (count + spare) // count
         for candidate in self._window(count + spare, spare) if within else ():
-            if candidate.distance > within:
+            if candidate.distance > within or len(chosen) == most:
                 break
             if candidate.state is not _State.WAITING:
                 continue

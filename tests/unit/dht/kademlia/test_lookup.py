@@ -337,3 +337,30 @@ def test_those_of_a_wider_search_count_as_nearest_too():
     assert lookup.nearest() == peers
     assert lookup.closest() == [wide[0], *peers, wide[2]]
     assert lookup.heard() == peers
+
+
+def test_for_what_a_few_can_say_only_some_are_asked_at_a_time():
+    config = LookupConfig(paths=1)
+    peers = [contact(at("0001") + n) for n in range(12)]
+    lookup = Lookup(0, peers, config, own=1, reach=at("001"), at_once=4)
+    asked = lookup.next_queries(0.0)
+    assert asked == peers[:5]  # four, and one of the path
+    assert lookup.next_queries(0.0) == []
+    # For each that answers or fails, or makes us wait, the next.
+    lookup.answered(peers[0].key, [], 0.1)
+    lookup.failed(peers[1].key)
+    assert lookup.next_queries(0.1) == peers[5:6]
+    assert lookup.next_queries(config.last_patience) == peers[6:9]
+
+
+def test_with_few_at_a_time_the_same_is_found(net):
+    rng = random.Random(8)
+    for _ in range(10):
+        own, target = rng.choice(net.contacts), rng.getrandbits(256)
+        reach = 20 * 2**256 // 400
+        lookup = Lookup(
+            target, seeds(net, own, target), CONFIG, own=own.key, reach=reach, at_once=3
+        )
+        run_lookup(lookup, net.honest(target))
+        expected = [key for key in net.nearest(target, 21) if key != own.key][:20]
+        assert [c.key for c in lookup.closest()] == expected
