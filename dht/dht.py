@@ -243,7 +243,7 @@ class Dht:
     async def get_many(
         self, keys: Iterable[KeyLike], *, owner: PeerId | str | None = None
     ) -> dict[KeyLike, Found | None]:
-        """:meth:`get` for many keys at a time, in their order."""
+        """:meth:`get` for many keys at a time, in their order; raises what it raises for one."""
         found: dict[KeyLike, Found | None] = dict.fromkeys(keys)
         await self._ready()
 
@@ -251,9 +251,10 @@ class Dht:
             async with self._tasks:
                 found[key] = await self.get(key, owner=owner)
 
-        async with trio.open_nursery() as nursery:
-            for key in found:
-                nursery.start_soon(one, key)
+        with single_error():
+            async with trio.open_nursery() as nursery:
+                for key in found:
+                    nursery.start_soon(one, key)
         return found
 
     # --- providers ---

@@ -47,6 +47,7 @@ class Discovery(InProcess):
         self._tasks = Tasks(nursery)
         self._rng = random.Random()
         self._advertised: dict[str, list[trio.CancelScope]] = {}
+        self._failing: set[Source] = set()
 
     @property
     def advertised(self) -> tuple[str, ...]:
@@ -79,7 +80,7 @@ class Discovery(InProcess):
 
         async def first(number: int, source: Source) -> None:
             nonlocal done
-            pauses[number] = await self._say(source, topic, 1)
+            pauses[number] = await self._say(source, topic)
             done += pauses[number] is not None and pauses[number] != 0.0
 
         async with trio.open_nursery() as nursery:
@@ -91,15 +92,15 @@ class Discovery(InProcess):
                 self._tasks.start_soon(self._keep_saying, scopes[number], source, topic, pause)
         return done
 
-    async def _say(self, source: Source, topic: str, failures: int) -> float | None:
+    async def _say(self, source: Source, topic: str) -> float | None:
         """Advertise once: seconds until it is to be done again, 0 if it has failed."""
         try:
             with trio.fail_after(_FIND_TIMEOUT):
                 again = await source.advertise(topic)
         except (*_FAILURES, trio.TooSlowError) as error:
-            level = logging.INFO if failures == 1 else logging.DEBUG
-            logger.log(level, "topic %r not advertised by %s: %s", topic, source.name, error)
+            self._failed(source, f"topic {topic!r} not advertised", error)
             return 0.0
+        self._failing.discard(source)
         return None if again is None else max(again, _LEAST_INTERVAL)
 
     async def _keep_saying(
@@ -114,7 +115,7 @@ class Discovery(InProcess):
                 else:
                     failures += 1
                     await trio.sleep(pause_after(failures, _RETRY_FIRST, _RETRY_LIMIT, self._rng))
-                pause = await self._say(source, topic, failures + 1) or 0.0
+                pause = await self._say(source, topic) or 0.0
 
     async def withdraw(self, topic: str) -> None:
         """Be found under a topic no more; no error if it is not advertised, and where that cannot
@@ -137,6 +138,14 @@ class Discovery(InProcess):
         async with trio.open_nursery() as nursery:
             for source in self.sources:
                 nursery.start_soon(say, source)
+
+    def _failed(self, source: Source, what: str, error: Exception) -> None:
+        """Say it once, and again when the source has done something in between: topics that know
+        too few peers ask every few seconds.
+        """
+        level = logging.DEBUG if source in self._failing else logging.INFO
+        self._failing.add(source)
+        logger.log(level, "%s by %s: %s", what, source.name, error)
 
     def find_peers(self, topic: str) -> FoundPeers:
         """Who has advertised a topic, as they are found: `async for peer in …`.
@@ -164,10 +173,11 @@ class Discovery(InProcess):
                 with trio.move_on_after(_FIND_TIMEOUT):
                     async for peer in source.find(topic):
                         await found.send(peer)
+                    self._failing.discard(source)
             except trio.BrokenResourceError:
                 pass  # nobody listens any more
             except _FAILURES as error:
-                logger.info("peers of %r not found by %s: %s", topic, source.name, error)
+                self._failed(source, f"peers of {topic!r} not found", error)
 
 
 class FoundPeers(InProcess):

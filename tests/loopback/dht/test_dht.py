@@ -133,6 +133,7 @@ async def test_without_peers_calls_say_what_is_missing_and_wait_for_nobody(monke
         for call in (
             lambda: node.dht.put("k", 1),
             lambda: node.dht.get("k"),
+            lambda: node.dht.get_many(["k", "l"]),
             lambda: node.dht.find_peer(Identity.generate().peer_id),
             lambda: anext(node.dht.find_providers("k")),
         ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -186,3 +187,23 @@ async def test_the_dht_is_asked_by_the_protocol_it_has(autojump_clock):
         assert peer == FoundPeer(PEERS[0], (ADDR,), "dht")
         await found.withdraw("t")
         assert len(dht.provided) == 1
+
+
+async def test_a_source_that_fails_is_named_once_until_it_works_again(autojump_clock, caplog):
+    source = FakeSource(fails=10**6)
+    with caplog.at_level(logging.INFO, "lattica.dht.discovery"):
+        async with discovery(source) as found:
+            assert await found.advertise("one") == 0
+            for topic in ("one", "two", "two"):
+                assert [peer async for peer in found.find_peers(topic)] == []
+            await trio.sleep(600)  # it is said again and again
+            assert [record.message.split(":")[0] for record in caplog.records] == [
+                "topic 'one' not advertised by dht"
+            ]
+            source.fails = 0
+            assert [peer async for peer in found.find_peers("two")] == []
+            source.fails = 1
+            assert [peer async for peer in found.find_peers("two")] == []
+            assert [record.message.split(":")[0] for record in caplog.records[1:]] == [
+                "peers of 'two' not found by dht"
+            ]
