@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lattica.content.events import FetchEvent
     from lattica.content.manifest.cid import Cid
     from lattica.content.names.record import NameRef
+    from lattica.content.names.registry import RegistryRef
     from lattica.content.ticket import Ticket
     from lattica.daemon.api.client import NodeClient
     from lattica.daemon.api.pb import node_pb2 as pb
@@ -92,10 +93,15 @@ def say_name(peer: str, addrs: Sequence[str], name: str) -> None:
     say(f"by its name: lattica fetch {quote(f'{owner}/{name}')} -o DIR", err=True)
 
 
-def addrs_where_it_serves(client: NodeClient, ref: Ticket | Cid | NameRef) -> tuple[str, ...]:
+def addrs_where_it_serves(
+    client: NodeClient, ref: Ticket | Cid | NameRef | RegistryRef
+) -> tuple[str, ...]:
     """Where to connect to the node, if it is the one that serves what is to be fetched."""
     from lattica.content.manifest.cid import Cid
+    from lattica.content.names.registry import RegistryRef
 
+    if isinstance(ref, RegistryRef):
+        return ()  # what a node serves itself it reads
     with reported_errors():
         status = client.status()
     if isinstance(ref, Cid):

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lattica.config import NodeConfig
     from lattica.content import ByteRange, Cid, FetchOptions, FetchResult, Ticket
     from lattica.content.names.record import NameRef
+    from lattica.content.names.registry import RegistryRef
     from lattica.node import Node
 
 _SIGNAL_EXIT = 128
@@ -48,7 +49,8 @@ def fetch_command(
         typer.Argument(
             metavar="REF",
             help="Ticket from `lattica publish`, PEER/NAME for what a peer has published by that "
-            "name, or a content id (bafkrei…).",
+            "name, crdt:DOCUMENT/MODEL for what a replicated document says is in use, or a content "
+            "id (bafkrei…).",
         ),
     ],
     out: Annotated[
@@ -132,7 +134,7 @@ def fetch_command(
         bool,
         typer.Option(
             "--watch",
-            help="Of PEER/NAME: go on, fetch each later version into DIR, and delete there what "
+            help="Of a name: go on, fetch each later version into DIR, and delete there what "
             "it has no more.",
         ),
     ] = False,
@@ -176,6 +178,11 @@ def fetch_command(
 
         lattica fetch /ip4/192.0.2.1/tcp/4001/p2p/12D3KooW…/my-model -o ./my-model
 
+    So does a name in a registry of models, which is a replicated document (`lattica publish
+    --registry`), and is known to whoever has the document:
+
+        lattica fetch crdt:cluster/chat -o ./chat --watch --connect /ip4/192.0.2.1/tcp/4001
+
     Where a `lattica node` runs here, that fetches it, unless --listen or --no-daemon is given.
 
     In GLOB, *, ? and brackets mean what they do in a shell. Brackets that belong to a name get a
@@ -190,12 +197,18 @@ def fetch_command(
     from lattica.content import ByteRange, FetchOptions
     from lattica.content.names.following import parse_any_ref
     from lattica.content.names.record import NameRef
+    from lattica.content.names.registry import RegistryRef
     from lattica.nat.base.keys.peer_id import parse_peer_id
 
     with wrong_arguments():
         parsed = parse_any_ref(ref)
-        if watch and not isinstance(parsed, NameRef):
-            raise ConfigError("--watch follows a name: PEER/NAME, and not a ticket or content id")
+        if watch and not isinstance(parsed, NameRef | RegistryRef):
+            raise ConfigError(
+                "--watch follows a name: PEER/NAME or crdt:DOCUMENT/MODEL, and not a ticket or "
+                "content id"
+            )
+        if watch and isinstance(parsed, RegistryRef) and parsed.version is not None:
+            raise ConfigError("--watch follows what is in use, and not one version")
         parts = tuple(ByteRange.parse(text) for text in ranges or ())
         if parts and (watch or tensors is not None):
             raise ConfigError("--range goes with neither --tensors nor --watch")
@@ -227,7 +240,7 @@ def fetch_command(
 
 async def _fetch(
     config: NodeConfig,
-    parsed: Ticket | Cid | NameRef,
+    parsed: Ticket | Cid | NameRef | RegistryRef,
     out: Path,
     tensors: str | None,
     ranges: Sequence[ByteRange],
@@ -244,6 +257,7 @@ async def _fetch(
     from lattica.content import Cid, fetch
     from lattica.content.names.following import follow, resolve_ref
     from lattica.content.names.record import NameRef
+    from lattica.content.names.registry import RegistryRef
     from lattica.content.swarm.dht_finder import dht_finder
     from lattica.nat.traversal.portmap.config import PortMappingConfig
     from lattica.node import Node
@@ -265,7 +279,7 @@ async def _fetch(
     async with stopped_by_signals() as stop:
         async with Node(config) as node:
             with FetchDisplay() as display, node.events() as events:
-                if isinstance(parsed, Cid):
+                if isinstance(parsed, Cid | RegistryRef):
                     await _wait_for_peers(node)
                 else:
                     path_watch = PathWatch(parsed.peer_id, display.on_path)
@@ -273,7 +287,7 @@ async def _fetch(
                     steps = path_watch.steps
                 if isinstance(parsed, NameRef) and not parsed.addrs:
                     await _wait_for_peers(node)
-                if watch and isinstance(parsed, NameRef):
+                if watch and isinstance(parsed, NameRef | RegistryRef):
                     await follow(
                         node,
                         parsed,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lattica.config import NodeConfig
     from lattica.content import Publisher, Ticket
     from lattica.content.hub.repository import RevisionRef
+    from lattica.content.names.registry import RegistryRef
     from lattica.content.publish.catalog import Publication
     from lattica.node import Node
 
@@ -55,6 +56,14 @@ def publish_command(
             metavar="NAME@REV",
             help="Publish it as this revision (`main` by default) of a repository, for "
             "`lattica hf-door`.",
+        ),
+    ] = None,
+    registry: Annotated[
+        str | None,
+        typer.Option(
+            metavar="crdt:DOCUMENT/MODEL[@VERSION]",
+            help="Have the registry of models in a replicated document say that this is the "
+            "version in use.",
         ),
     ] = None,
     follow_links: Annotated[
@@ -96,25 +105,34 @@ def publish_command(
 
         lattica publish ./my-model --repo my-org/my-model@v1
 
+    With --registry a replicated document leads to it, for who may write there by its rights:
+
+        lattica publish ./my-model --registry crdt:cluster/chat@7
+
     A ticket stays good when this command is run again on the same files with the same key and
     addresses, for instance with --listen /ip4/0.0.0.0/tcp/4001.
 
     Where a `lattica node` runs here, that serves it, and the command ends when the ticket is there;
-    with --listen, --relay, --repo, --follow-links, --sign, --max-rate, --ephemeral or --no-daemon
-    it serves by itself.
+    with --listen, --relay, --repo, --registry, --follow-links, --sign, --max-rate, --ephemeral or
+    --no-daemon it serves by itself.
     """
     overrides = {"listen": listen, "bootstrap": bootstrap, "relays": relay}
     config = start(ctx, overrides, ephemeral=ephemeral)
     from lattica.content.hub.repository import RevisionRef
+    from lattica.content.names.registry import RegistryRef
 
     with wrong_arguments():
         ref = None if repo is None else RevisionRef.parse(repo)
+        place = None if registry is None else RegistryRef.parse(registry)
     follow_links = follow_links or ref is not None  # a hub's clients know of no links
-    daemon = running_node(ctx, config, listen, relay, max_rate, ephemeral, repo, follow_links, sign)
+    daemon = running_node(
+        ctx, config, listen, relay, max_rate, ephemeral, repo, registry, follow_links, sign
+    )
     if daemon is not None:
         publish_by(daemon, path, name, bootstrap, as_json)
         return
-    run(_publish, config, path, name, ref, follow_links, sign, bytes_a_second(max_rate), as_json)
+    rate = bytes_a_second(max_rate)
+    run(_publish, config, path, name, ref, place, follow_links, sign, rate, as_json)
 
 
 async def _publish(
@@ -122,12 +140,14 @@ async def _publish(
     path: Path,
     name: str | None,
     repo: RevisionRef | None,
+    registry: RegistryRef | None,
     follow_links: bool,
     sign: bool,
     rate: float,
     as_json: bool,
 ) -> None:
     from contextlib import AsyncExitStack
+    from dataclasses import replace
 
     import trio
 
@@ -136,6 +156,7 @@ async def _publish(
     from lattica.content import Publisher, PublisherLimits
     from lattica.content.hub.publishing import describe_revision
     from lattica.content.names.record import NameTarget
+    from lattica.content.names.registry import open_registry
     from lattica.content.names.service import open_names
     from lattica.content.publish.catalog import check_publishable
     from lattica.content.swarm.dht_finder import dht_finder
@@ -168,7 +189,13 @@ async def _publish(
             if revision is not None:
                 shelf.enter_context(revision.published(node, names))
                 cids.append(revision.description.cid)
+            if registry is not None:
+                place = await shelf.enter_async_context(open_registry(node, registry))
+                version = place.publish(publication.cid)
+                registry = replace(registry, version=version)
             ticket = publisher.ticket(publication.cid)
+            if registry is not None:
+                say(f"in use as {registry}", err=True)
             _show_ticket(ticket, publication, as_json, name, repo)
             finder = dht_finder(node)
             # The node goes on while it says that it has it no more.

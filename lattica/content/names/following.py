@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -17,6 +18,7 @@ from lattica.content.errors import StorageError
 from lattica.content.events import FetchCallback
 from lattica.content.manifest.cid import Cid
 from lattica.content.names.record import NameRecord, NameRef
+from lattica.content.names.registry import PREFIX, RegistryRef, open_registry
 from lattica.content.names.resolver import NameResolver
 from lattica.content.swarm.dht_finder import dht_finder
 from lattica.content.ticket import Ticket
@@ -30,12 +32,15 @@ _AGAIN = 10.0
 """Seconds after which a version that could not be fetched is tried again."""
 
 
-def parse_any_ref(text: str) -> Ticket | Cid | NameRef:
-    """What a person gave to say what is to be fetched: a ticket, a content id, or PEER/NAME.
+def parse_any_ref(text: str) -> Ticket | Cid | NameRef | RegistryRef:
+    """What a person gave to say what is to be fetched: a ticket, a content id, PEER/NAME, or
+    crdt:DOCUMENT/MODEL.
 
     Raises :class:`TicketError`.
     """
     text = text.strip()
+    if text.startswith(PREFIX):
+        return RegistryRef.parse(text)
     first, slash, _ = text.partition("/")
     return NameRef.parse(text) if slash and (not first or _is_peer(first)) else parse_ref(text)
 
@@ -48,11 +53,14 @@ def _is_peer(text: str) -> bool:
     return True
 
 
-async def resolve_ref(node: Node, ref: Ticket | Cid | NameRef) -> Ticket | Cid:
+async def resolve_ref(node: Node, ref: Ticket | Cid | NameRef | RegistryRef) -> Ticket | Cid:
     """What a name leads to, with its owner as the first to be asked for it; others as they are.
 
     Raises :class:`~lattica.content.names.resolver.NameNotFoundError`.
     """
+    if isinstance(ref, RegistryRef):
+        async with open_registry(node, ref) as name:
+            return await name.resolve()
     if not isinstance(ref, NameRef):
         return ref
     return _ticket(ref, await NameResolver(node).resolve(ref))
@@ -62,9 +70,46 @@ def _ticket(ref: NameRef, record: NameRecord) -> Ticket:
     return Ticket(record.target.cid, ref.peer_id, ref.addrs)
 
 
+class _Name(Protocol):
+    """What leads to one thing after the other."""
+
+    async def resolve(self) -> Ticket | Cid: ...
+
+    async def wait_other(self, known: Ticket | Cid) -> Ticket | Cid:
+        """Wait until it leads elsewhere than to what is known."""
+        ...
+
+    async def again(self, known: Ticket | Cid) -> Ticket | Cid:
+        """The same, for a short time: whoever asks could not fetch what is known."""
+        ...
+
+
+class _OwnedName:
+    """A name below its owner's peer ID."""
+
+    def __init__(self, node: Node, ref: NameRef) -> None:
+        self._resolver, self._ref = NameResolver(node), ref
+        self._record: NameRecord
+
+    async def resolve(self) -> Ticket | Cid:
+        self._record = await self._resolver.resolve(self._ref)
+        return _ticket(self._ref, self._record)
+
+    async def again(self, known: Ticket | Cid) -> Ticket | Cid:
+        with trio.move_on_after(_AGAIN):
+            self._record = await self._resolver.wait_newer(self._ref, self._record.sequence)
+        return _ticket(self._ref, self._record)
+
+    async def wait_other(self, known: Ticket | Cid) -> Ticket | Cid:
+        there = self._record.target
+        while self._record.target == there:
+            self._record = await self._resolver.wait_newer(self._ref, self._record.sequence)
+        return _ticket(self._ref, self._record)
+
+
 async def follow(
     node: Node,
-    ref: NameRef,
+    ref: NameRef | RegistryRef,
     out_dir: Path,
     *,
     on_version: Callable[[FetchResult], object],
@@ -85,36 +130,39 @@ async def follow(
         ContentError: what it leads to at first cannot be fetched.
         StorageError: the disk refuses, at any time.
     """
-    resolver, finder = NameResolver(node), dht_finder(node)
-    options = options or FetchOptions()
-    record = await resolver.resolve(ref)
-    is_first = True
-    while True:
-        ticket = _ticket(ref, record)
-        try:
-            manifest = await fetch_manifest(node, ticket, options=options, finder=finder)
-            is_whole = tensors is None and is_directory(Plan(ticket.cid, manifest))
-            result = await fetch(
-                node,
-                ticket,
-                out_dir,
-                progress=progress,
-                tensors=tensors,
-                options=replace(options, delete_former=is_whole),
-                finder=finder,
-            )
-        except StorageError:
-            raise
-        except (LatticaError, TimeoutError) as error:
-            if is_first:
+    async with AsyncExitStack() as stack:
+        name: _Name
+        if isinstance(ref, RegistryRef):
+            name = await stack.enter_async_context(open_registry(node, ref))
+        else:
+            name = _OwnedName(node, ref)
+        finder = dht_finder(node)
+        options = options or FetchOptions()
+        ticket = await name.resolve()
+        is_first = True
+        while True:
+            try:
+                manifest = await fetch_manifest(node, ticket, options=options, finder=finder)
+                cid = ticket.cid if isinstance(ticket, Ticket) else ticket
+                is_whole = tensors is None and is_directory(Plan(cid, manifest))
+                result = await fetch(
+                    node,
+                    ticket,
+                    out_dir,
+                    progress=progress,
+                    tensors=tensors,
+                    options=replace(options, delete_former=is_whole),
+                    finder=finder,
+                )
+            except StorageError:
                 raise
-            problem = error if isinstance(error, LatticaError) else LatticaError(str(error))
-            on_problem(problem)
-            with trio.move_on_after(_AGAIN):
-                record = await resolver.wait_newer(ref, record.sequence)
-            continue
-        on_version(result)
-        is_first = False
-        there = record.target
-        while record.target == there:
-            record = await resolver.wait_newer(ref, record.sequence)
+            except (LatticaError, TimeoutError) as error:
+                if is_first:
+                    raise
+                problem = error if isinstance(error, LatticaError) else LatticaError(str(error))
+                on_problem(problem)
+                ticket = await name.again(ticket)
+                continue
+            on_version(result)
+            is_first = False
+            ticket = await name.wait_other(ticket)
