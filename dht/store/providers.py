@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping
+from itertools import chain, islice, zip_longest
 
 from lattica.dht.kademlia.contact import Contact
 from lattica.dht.kademlia.messages import MAX_ADDRS
@@ -29,8 +31,8 @@ class ProviderStore:
         self._quotas: Quotas[_ID] = Quotas(
             config.providers, config.providers_per_publisher, config.providers_per_network
         )
-        self._peers: dict[bytes, dict[PeerId, None]] = {}
-        """By key."""
+        self._peers: dict[bytes, dict[PeerId, Hashable]] = {}
+        """By key, and the network of each."""
         self._until: Deadlines[_ID] = Deadlines()
         self._addrs: dict[PeerId, tuple[Multiaddr, ...]] = {}
         self._counts: dict[PeerId, int] = {}
@@ -40,24 +42,31 @@ class ProviderStore:
         return self._quotas.used
 
     def add(self, key: bytes, provider: Contact, network: str | None, now: float) -> Put:
-        """A peer provides a key from now on, for `provider_ttl` seconds."""
+        """A peer provides a key from now on, for `provider_ttl` seconds. Where a key has as many as
+        it may, the network that has most of them yields to one that has less.
+        """
         self.expire(now)
         peer_id = provider.peer_id
         peers = self._peers.get(key, {})
         is_known = peer_id in peers
         if not is_known:
-            if len(peers) >= self._config.providers_per_key:
+            source = source_for(peer_id, network)
+            is_full = len(peers) >= self._config.providers_per_key
+            yields = _who_yields(peers, source.network) if is_full else None
+            if is_full and yields is None:
                 return Put.NO_ROOM
-            evicted = self._quotas.admit((key, peer_id), source_for(peer_id, network), 1)
+            evicted = self._quotas.admit((key, peer_id), source, 1)
             if evicted is None:
                 return Put.NO_ROOM
             self._counts[peer_id] = self._counts.get(peer_id, 0) + 1
             for other_key, other in evicted:
                 self._forget(other_key, other)
+            if yields is not None and len(peers) >= self._config.providers_per_key:
+                self.remove(key, yields)
+            self._peers.setdefault(key, {})[peer_id] = source.network
         end = now + self._config.provider_ttl
         # What is repeated all the time is not written all the time.
         if end > (self._until.get((key, peer_id)) or 0.0) + self._config.provider_ttl / 20:
-            self._peers.setdefault(key, {})[peer_id] = None
             self._until[key, peer_id] = end
             self._journal.changed(_row_id(key, peer_id))
         addrs = provider.addrs[:MAX_ADDRS]
@@ -75,11 +84,12 @@ class ProviderStore:
         return True
 
     def get(self, key: bytes, now: float, count: int, rng: random.Random) -> list[Contact]:
-        """At most `count` of those who provide a key, in no order."""
+        """At most `count` of those who provide a key, in no order, from as many networks as there
+        are.
+        """
         self.expire(now)
-        peers = list(self._peers.get(key, ()))
-        if len(peers) > count:
-            peers = rng.sample(peers, count)
+        known = self._peers.get(key, {})
+        peers = list(known) if len(known) <= count else _spread(known, count, rng)
         return [Contact.of(peer_id, self._addrs.get(peer_id, ())) for peer_id in peers]
 
     def has(self, key: bytes, peer_id: PeerId) -> bool:
@@ -149,6 +159,30 @@ class ProviderStore:
             if self.add(key, provider, where, now) is Put.STORED:
                 latest = now + self._config.provider_ttl
                 self._until[key, provider.peer_id] = min(float(end), latest)
+
+
+def _who_yields(peers: Mapping[PeerId, Hashable], newcomer: Hashable) -> PeerId | None:
+    """The first of the network that has most, if it has still no less than the newcomer's then;
+    None: nobody.
+    """
+    shares = Counter(peers.values())
+    ((network, most),) = shares.most_common(1)
+    if most - 1 < shares[newcomer] + 1:
+        return None
+    return next(peer_id for peer_id, other in peers.items() if other == network)
+
+
+def _spread(peers: Mapping[PeerId, Hashable], count: int, rng: random.Random) -> list[PeerId]:
+    """Some of them by lot: of each network one, then of each another."""
+    by_network: dict[Hashable, list[PeerId]] = {}
+    for peer_id, network in peers.items():
+        by_network.setdefault(network, []).append(peer_id)
+    groups = list(by_network.values())
+    for group in groups:
+        rng.shuffle(group)
+    rng.shuffle(groups)
+    turns = chain.from_iterable(zip_longest(*groups))
+    return list(islice((peer_id for peer_id in turns if peer_id is not None), count))
 
 
 def _row_id(key: bytes, peer_id: PeerId) -> RowId:

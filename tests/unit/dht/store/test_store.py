@@ -15,9 +15,10 @@ from lattica.dht.records.plain import STANDARD, check_plain
 from lattica.dht.records.signed_value import seal_value
 from lattica.dht.store.config import StoreConfig
 from lattica.dht.store.records import KINDS, RecordStore
-from lattica.dht.store.rows import Kind, RowId
+from lattica.dht.store.rows import Kind, Row, RowId
 from lattica.dht.store.values import Put
 from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.base.keys.peer_record import seal_record
 from lattica.nat.base.net.multiaddr import Multiaddr
 
@@ -151,6 +152,52 @@ def test_providers_come_go_and_expire():
     assert store.get(b"k", NOW + 160, 9, rng) == []
     assert len(store) == 0
     assert not store._addrs
+
+
+def provider(number: int) -> Contact:
+    return Contact.of(PeerId(b"\x12\x20" + number.to_bytes(32, "big")), [ADDR])
+
+
+def test_many_ids_of_one_network_keep_no_other_provider_out():
+    """They are there first, and as many as a key may have."""
+    store = RecordStore(StoreConfig(providers_per_key=100)).providers
+    for number in range(200):
+        put = store.add(b"k", provider(number), HERE, NOW)
+        assert put is (Put.STORED if number < 100 else Put.NO_ROOM)
+    honest = [provider(1000 + number) for number in range(20)]
+    for contact in honest:
+        assert store.add(b"k", contact, THERE, NOW) is Put.STORED
+    assert store.add(b"k", provider(300), HERE, NOW) is Put.NO_ROOM
+    known = store.get(b"k", NOW, 1000, random.Random(1))
+    assert len(known) == len(store) == 100
+    assert set(honest) <= set(known)
+    # Who asks is told of both networks as often.
+    told = store.get(b"k", NOW, 30, random.Random(1))
+    assert len(set(told)) == 30
+    assert sum(contact in honest for contact in told) == 15
+    # Two that have as much as each other do not drive each other out.
+    for number in range(400, 500):
+        store.add(b"k", provider(number), THERE, NOW)
+    known = store.get(b"k", NOW, 1000, random.Random(1))
+    assert sum(contact.peer_id == provider(number).peer_id for number in range(200)
+               for contact in known) == 50  # fmt: skip
+
+
+def test_providers_of_a_full_key_come_back_from_the_file_as_they_were():
+    config = StoreConfig(providers_per_key=4)
+    rows = Rows()
+    store = RecordStore(config, journal=rows)
+    for number in range(4):
+        store.providers.add(b"k", provider(number), HERE, NOW)
+    store.providers.add(b"k", provider(9), THERE, NOW)
+    rows.write(store)
+    back = RecordStore(config, journal=rows)
+    back.load([Row(row_id, data) for row_id, data in rows.rows.items()], NOW)
+    for one in (store, back):
+        assert len(one.providers) == 4
+        assert one.providers.has(b"k", provider(9).peer_id)
+        assert one.providers.add(b"k", provider(10), THERE, NOW) is Put.STORED
+        assert one.providers.add(b"k", provider(11), THERE, NOW) is Put.NO_ROOM
 
 
 class Rows:
