@@ -75,10 +75,7 @@ class RecordFile:
 
     def read(self) -> Iterator[Row]:
         """All rows; of a kind that is not known, none."""
-        known = {kind.value for kind in Kind}
-        for kind, row_id, data in self._connection.execute("SELECT kind, id, data FROM rows"):
-            if kind in known and isinstance(row_id, bytes) and isinstance(data, bytes):
-                yield Row(RowId(Kind(kind), row_id), data)
+        return _rows(self._connection)
 
     def write(self, rows: Iterable[Row], gone: Iterable[RowId]) -> None:
         """Write all of this or, when it raises, nothing."""
@@ -102,3 +99,32 @@ class RecordFile:
     def close(self) -> None:
         """Let go of the file."""
         self._connection.close()
+
+
+def read_without_room(path: Path) -> list[Row]:
+    """The rows of a file that :class:`RecordFile` cannot open because there is no room beside it,
+    or because it may not be written. None where that fails, too.
+    """
+    # A log that a killed process has left is read into memory by who has the file for itself;
+    # without that, only what is in the file itself can be read where nothing can be written.
+    for mode, pragma in (("rw", "PRAGMA locking_mode=EXCLUSIVE"), ("ro&immutable=1", "")):
+        try:
+            connection = sqlite3.connect(
+                f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=0.1
+            )
+            try:
+                connection.execute(pragma)
+                (version,) = connection.execute("PRAGMA user_version").fetchone()
+                return list(_rows(connection)) if version == _VERSION else []
+            finally:
+                connection.close()
+        except sqlite3.Error as error:
+            logger.debug("%s cannot be read (%s): %s", path, mode, error)
+    return []
+
+
+def _rows(connection: sqlite3.Connection) -> Iterator[Row]:
+    known = {kind.value for kind in Kind}
+    for kind, row_id, data in connection.execute("SELECT kind, id, data FROM rows"):
+        if kind in known and isinstance(row_id, bytes) and isinstance(data, bytes):
+            yield Row(RowId(Kind(kind), row_id), data)

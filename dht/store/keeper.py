@@ -14,7 +14,7 @@ from pathlib import Path
 
 import trio
 
-from lattica.dht.store.disk import RecordFile
+from lattica.dht.store.disk import RecordFile, read_without_room
 from lattica.dht.store.rows import Kind, Row, RowId
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,9 @@ class Keeper:
         self._wake.set()
 
     async def load(self) -> list[Row]:
-        """Open the file, and read what is in it. Never raises for what is wrong with the file."""
+        """Open the file, and read what is in it: also where it cannot be written, as when the disk
+        is full. Never raises for what is wrong with the file.
+        """
         if self._path is None:
             await trio.lowlevel.checkpoint()
             return []
@@ -83,7 +85,7 @@ class Keeper:
             self._file, rows = await trio.to_thread.run_sync(read)
         except (OSError, sqlite3.Error) as error:
             self._fail(error)
-            return []
+            return await trio.to_thread.run_sync(read_without_room, path)
         return rows
 
     async def run(self) -> None:

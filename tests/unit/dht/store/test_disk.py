@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 import trio
@@ -50,6 +52,7 @@ def test_what_is_written_half_is_not_written(tmp_path):
 
 _WRITER = """
 import sys
+from unittest.mock import Mock
 from pathlib import Path
 from lattica.dht.store.disk import RecordFile
 from lattica.dht.store.rows import Kind, Row, RowId
@@ -148,3 +151,41 @@ async def test_without_a_path_nothing_is_kept():
     keeper.changed(ONE)
     await keeper.wait_written()
     await keeper.aclose()
+
+
+async def test_what_is_in_the_file_is_read_where_there_is_no_room_to_open_it(tmp_path, caplog):
+    path, copy = tmp_path / "records.sqlite", tmp_path / "full" / "records.sqlite"
+    file = RecordFile(path)
+    file.write([Row(ONE, b"1")], [])
+    copy.parent.mkdir()
+    for suffix in ("", "-wal"):  # as a killed process leaves it: the row is in the log
+        shutil.copy(f"{path}{suffix}", f"{copy}{suffix}")
+    file.close()
+    shared = copy.with_name(f"{copy.name}-shm")
+    shared.mkdir()  # SQLite cannot make it, as where the disk is full
+    keeper = Keeper(copy)
+    assert await keeper.load() == [Row(ONE, b"1")]
+    assert not keeper.is_on_disk
+    assert keeper.problem
+    assert "kept in memory" in caplog.text
+    await keeper.aclose()
+    shared.rmdir()
+    file = RecordFile(copy)
+    assert list(file.read()) == [Row(ONE, b"1")]
+    file.close()
+
+
+async def test_of_a_file_that_can_only_be_read_what_is_in_it_counts(tmp_path):
+    path = tmp_path / "records.sqlite"
+    file = RecordFile(path)
+    file.write([Row(ONE, b"1")], [])
+    file.close()
+    before = path.read_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RecordFile, "_open", Mock(side_effect=sqlite3.OperationalError("readonly")))
+        keeper = Keeper(path)
+        assert await keeper.load() == [Row(ONE, b"1")]
+        await keeper.aclose()
+        assert await Keeper(tmp_path / "none.sqlite").load() == []
+    assert path.read_bytes() == before
+    assert not (tmp_path / "none.sqlite").exists()
