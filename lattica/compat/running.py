@@ -5,9 +5,8 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import tempfile
-import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -67,8 +66,7 @@ class Running:
         self.bridge.submit(self.records.run)
         if near is not None:
             self.bridge.submit(near.run)
-        self._pending: set[Call[Any]] = set()
-        self._lock = threading.Lock()
+        self._pending: set[concurrent.futures.Future[Any]] = set()
         external = usable(settings.external_addrs, "announce")
         if external:
             self.bridge.call_plain(self.node.swarm.own_addresses.set, "configured", external)
@@ -108,23 +106,15 @@ class Running:
                 await trio.sleep(_RTT_POLL)
         return None
 
-    def send(self, function: Callable[[], Awaitable[T]]) -> Call[T]:
+    def send(self, call: Call[Any]) -> None:
         """Begin a call, which has its time to finish when the node is closed."""
-        call = self.bridge.submit(function)
-        with self._lock:
-            self._pending.add(call)
-        call.future.add_done_callback(lambda _: self._forget(call))
-        return call
-
-    def _forget(self, call: Call[Any]) -> None:
-        with self._lock:
-            self._pending.discard(call)
+        self.bridge.submit_call(call)
+        self._pending.add(call.future)
+        call.future.add_done_callback(self._pending.discard)
 
     def close(self) -> None:
         """Wait for calls that were sent, and stop the node. Idempotent."""
-        with self._lock:
-            pending = [call.future for call in self._pending]
-        concurrent.futures.wait(pending, timeout=DRAIN)
+        concurrent.futures.wait(list(self._pending), timeout=DRAIN)
         self.is_closed = True
         self.lattica.close()
         if self._temporary is not None:

@@ -29,6 +29,7 @@ import os
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, suppress
@@ -90,6 +91,10 @@ class Bridge(Generic[R]):
         self._ready: Future[R] = Future()
         self._ended: Future[None] = Future()
         self._live: set[Call[Any]] = set()
+        self._inbox: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        """What is to be run in the trio thread, in order."""
+        self._is_told = False
+        """The trio thread has been woken for it, and not yet looked: one wake-up is enough."""
 
     # Calls
 
@@ -108,13 +113,11 @@ class Bridge(Generic[R]):
             TimeoutError: after `timeout` seconds; also for `trio.TooSlowError`.
             LocalProtocolError: the bridge is not open, or is closed meanwhile.
         """
-        call: Call[T] = Call(self, fn, args, timeout=timeout, give_back=give_back)
-        return self._wait(call, call.future.result)
+        return self.wait_for(Call(self, fn, args, timeout=timeout, give_back=give_back))
 
     def call_plain(self, fn: Callable[[*Ts], T], *args: *Ts) -> T:
         """Run an ordinary function, that does not block, in the trio thread."""
-        call: Call[T] = Call(self, fn, args, plain=True)
-        return self._wait(call, call.future.result)
+        return self.wait_for(Call(self, fn, args, plain=True))
 
     def call_reporting(
         self,
@@ -147,12 +150,11 @@ class Bridge(Generic[R]):
         give_back: Callable[[T], object] | None = None,
     ) -> T:
         """`call`, for asyncio. Cancelling the asyncio task cancels the call, and waits for it."""
-        call: Call[T] = Call(self, fn, args, timeout=timeout, give_back=give_back)
-        return await self._await(call)
+        return await self.await_call(Call(self, fn, args, timeout=timeout, give_back=give_back))
 
     async def acall_plain(self, fn: Callable[[*Ts], T], *args: *Ts) -> T:
         """`call_plain`, for asyncio."""
-        return await self._await(Call(self, fn, args, plain=True))
+        return await self.await_call(Call(self, fn, args, plain=True))
 
     async def acall_reporting(
         self,
@@ -179,7 +181,7 @@ class Bridge(Generic[R]):
 
         call: Call[T] = Call(self, fn, (relay,), timeout=timeout)
         try:
-            result = await self._await(call)
+            result = await self.await_call(call)
         except Exception:
             if errors:
                 raise errors[0] from None
@@ -197,7 +199,7 @@ class Bridge(Generic[R]):
             LocalProtocolError: at once, if the bridge is not open.
         """
         call: Call[T] = Call(self, fn, args, timeout=timeout)
-        self._submit(call)
+        self.submit_call(call)
         return call
 
     def submit_plain(self, fn: Callable[[*Ts], T], *args: *Ts) -> Future[T]:
@@ -207,7 +209,7 @@ class Bridge(Generic[R]):
             LocalProtocolError: at once, if the bridge is not open.
         """
         call: Call[T] = Call(self, fn, args, plain=True)
-        self._submit(call)
+        self.submit_call(call)
         return call.future
 
     def soon(self, fn: Callable[[*Ts], object], *args: *Ts) -> None:
@@ -218,7 +220,7 @@ class Bridge(Generic[R]):
         token = self._token
         if token is not None and self._pid == os.getpid():
             with suppress(trio.RunFinishedError):
-                token.run_sync_soon(fn, *args)
+                self._post(token, fn, *args)
 
     def check(self) -> None:
         """Raise `LocalProtocolError`, saying why, unless a call can be made now."""
@@ -327,20 +329,45 @@ class Bridge(Generic[R]):
                 "the 'spawn' method"
             )
 
-    def _submit(self, call: Call[Any]) -> None:
+    def submit_call(self, call: Call[Any]) -> None:
+        """Begin a call, as :meth:`submit`."""
         self.check()
         token = self._token
         if token is None:  # another thread is in the middle of start()
             raise LocalProtocolError(f"{self.name} is not started yet")
         self._live.add(call)
         try:
-            token.run_sync_soon(call.start)
+            self._post(token, call.start)
         except trio.RunFinishedError:
             call.fail(self.closed_error())
 
+    def _post(
+        self, token: trio.lowlevel.TrioToken, fn: Callable[[*Ts], object], *args: *Ts
+    ) -> None:
+        """Have `fn` run in the trio thread. Raises trio.RunFinishedError."""
+        self._inbox.append((fn, args))
+        if not self._is_told:
+            try:
+                self._is_told = True
+                token.run_sync_soon(self._take)
+            except BaseException:  # an interrupt, too, must not leave others waiting
+                self._is_told = False
+                raise
+
+    def _take(self) -> None:
+        """In the trio thread: run what is in the inbox, but not what comes meanwhile."""
+        self._is_told = False
+        for _ in range(len(self._inbox)):
+            fn, args = self._inbox.popleft()
+            fn(*args)
+
+    def wait_for(self, call: Call[T]) -> T:
+        """Begin a call, and block until it has finished, as :meth:`call`."""
+        return self._wait(call, call.future.result)
+
     def _wait(self, call: Call[T], result: Callable[[], T]) -> T:
         try:
-            self._submit(call)
+            self.submit_call(call)
             return result()
         except BaseException:
             if not call.future.done() or call.future.exception() is None:
@@ -349,9 +376,10 @@ class Bridge(Generic[R]):
                     call.future.exception()
             raise
 
-    async def _await(self, call: Call[T]) -> T:
+    async def await_call(self, call: Call[T]) -> T:
+        """:meth:`wait_for`, for asyncio."""
         self._check_loop()
-        self._submit(call)
+        self.submit_call(call)
         await _settled(call.future, call.abandon)
         return call.future.result()
 
@@ -430,6 +458,8 @@ class Bridge(Generic[R]):
                             await self._stop.wait()
                         finally:
                             nursery, self.nursery = self.nursery, None
+                            for call in list(self._live):
+                                call.stop()
                         nursery.cancel_scope.cancel()
                 finally:
                     background, self.background = self.background, None

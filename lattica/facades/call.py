@@ -86,6 +86,9 @@ class Call(Generic[T]):
             else:
                 self._finish(value)
 
+    def stop(self) -> None:
+        """In the trio thread: the bridge closes, and cancels all tasks."""
+
     def fail(self, exc: BaseException) -> None:
         """Finish with an exception; nothing happens when the call has finished already."""
         if not self.future.done():

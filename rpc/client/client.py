@@ -17,6 +17,7 @@ from lattica.nat.base.tasks import Tasks
 from lattica.nat.swarm.host import Host
 from lattica.rpc.budget import ReceiveBudget
 from lattica.rpc.client.balance import Balancer, Resolver
+from lattica.rpc.client.begun import BegunCall, Done
 from lattica.rpc.client.data import DataLink
 from lattica.rpc.client.latency import Latencies
 from lattica.rpc.client.options import CallOptions
@@ -219,6 +220,36 @@ class Client:
             return self._unary(target, method, args, keywords, options)
         return self._traced_unary(target, method, args, keywords, options, self.tracing)
 
+    def begin(
+        self,
+        target: Peer | Providers,
+        method: CalledMethod,
+        args: tuple[Any, ...],
+        keywords: dict[str, Any],
+        options: CallOptions,
+        done: Done,
+    ) -> BegunCall | None:
+        """Make a unary call for somebody who has no task. None, and nothing has happened, if it is
+        one for :meth:`unary`: its arguments are no small ones, it has options for each attempt, or
+        it cannot be sent at once. Raises TypeError.
+        """
+        if self.tracing is not None or isinstance(target, Providers) or not options.is_simple:
+            return None
+        if method.definition is not None:
+            values, keywords, _ = method.definition.split(args, keywords)
+        else:
+            values = [*args]
+        small = None if keywords else self.encoder.encode_small(values)
+        if small is None:
+            return None
+        deadline = self._deadline(options)
+        call = BegunCall(self, target, method, Encoded(small), deadline, options, done)
+        return call if call.begin() else None
+
+    def _deadline(self, options: CallOptions) -> float:
+        timeout = self.config.call_timeout if options.timeout is None else options.timeout
+        return trio.current_time() + timeout
+
     async def _traced_unary(
         self,
         target: Peer | Providers,
@@ -250,8 +281,7 @@ class Client:
         options: CallOptions,
     ) -> Any:
         arguments, _ = self.encode_arguments(method, args, keywords)
-        timeout = self.config.call_timeout if options.timeout is None else options.timeout
-        deadline = trio.current_time() + timeout
+        deadline = self._deadline(options)
         counters = method.counters
         counters.active += 1
         start = time.perf_counter()
@@ -260,7 +290,7 @@ class Client:
             if options.hedge_after is not None and method.is_idempotent:
                 result = await self._hedged(target, method, arguments, deadline, options)
             else:
-                result = await self._attempts(target, method, arguments, deadline, options, set())
+                result = await self.attempts(target, method, arguments, deadline, options, set())
             code = 0
             return result
         except RpcError as error:
@@ -269,7 +299,7 @@ class Client:
         finally:
             counters.ended(code, time.perf_counter() - start)
 
-    async def _attempts(
+    async def attempts(
         self,
         target: Peer | Providers,
         method: CalledMethod,
@@ -277,24 +307,20 @@ class Client:
         deadline: float,
         options: CallOptions,
         tried: set[PeerId],
+        made: int = 0,
     ) -> Any:
-        attempt = 0
-        budget = self._budget(target)
-        budget.called()
+        """Make a call as often as it may be, after `made` attempts. Raises RpcError."""
+        attempt = made
+        if not made:
+            self.budget_of(target).called()
         while True:
             attempt += 1
             try:
                 return await self._attempt(target, method, arguments, deadline, options, tried)
             except RpcError as error:
                 elsewhere = isinstance(target, Providers) and target.others(tried)
-                pause = pause_before(
-                    error,
-                    attempt,
-                    idempotent=method.is_idempotent,
-                    elsewhere=elsewhere,
-                    retries=options.retries,
-                    budget=budget,
-                    rng=self.rng,
+                pause = self.pause_after(
+                    error, attempt, target, method, options, elsewhere=elsewhere
                 )
                 if pause is None or trio.current_time() + pause >= deadline:
                     raise
@@ -302,7 +328,29 @@ class Client:
             if pause:
                 await trio.sleep(pause)
 
-    def _budget(self, target: Peer | Providers) -> RetryBudget:
+    def pause_after(
+        self,
+        error: RpcError,
+        attempt: int,
+        target: Peer | Providers,
+        method: CalledMethod,
+        options: CallOptions,
+        *,
+        elsewhere: bool = False,
+    ) -> float | None:
+        """Seconds until the next attempt, which then counts; None if there is to be none."""
+        return pause_before(
+            error,
+            attempt,
+            idempotent=method.is_idempotent,
+            elsewhere=elsewhere,
+            retries=options.retries,
+            budget=self.budget_of(target),
+            rng=self.rng,
+        )
+
+    def budget_of(self, target: Peer | Providers) -> RetryBudget:
+        """What may be tried again of the calls to somebody."""
         if isinstance(target, Providers):
             return target.budget
         found = self._budgets.get(target.id)
@@ -380,7 +428,7 @@ class Client:
         async def attempt() -> None:
             try:
                 results.append(
-                    await self._attempts(target, method, arguments, deadline, options, tried)
+                    await self.attempts(target, method, arguments, deadline, options, tried)
                 )
             except RpcError as error:
                 errors.append(error)
@@ -391,7 +439,7 @@ class Client:
             running = 1
             with trio.move_on_after(options.hedge_after or 0.0):
                 await changed.wait()
-            if not changed.is_set() and self._budget(target).take():
+            if not changed.is_set() and self.budget_of(target).take():
                 self.retries += 1
                 nursery.start_soon(attempt)
                 running = 2

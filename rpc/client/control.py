@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import outcome
@@ -14,7 +16,7 @@ from lattica.nat.base.errors import LatticaError, RemoteProtocolError, Unsupport
 from lattica.nat.base.peer_log import peer_log
 from lattica.nat.mux.stream import Stream
 from lattica.rpc.errors import DeadlineExceededError, UnavailableError, UnimplementedError
-from lattica.rpc.protocol.client_core import ClientCore, Outcome
+from lattica.rpc.protocol.client_core import ClientCore, Outcome, PendingCall
 from lattica.rpc.protocol.frames import CONTROL, NIL, SESSION_BYTES
 
 if TYPE_CHECKING:
@@ -81,25 +83,17 @@ class ControlLink:
         if self._client.tasks.closed:
             await trio.lowlevel.checkpoint()
             raise UnavailableError("this node's RPC has ended", may_have_run=False)
-        call = core.start(
+        task = trio.lowlevel.current_task()
+        call = self._start(
             method,
             arguments,
-            deadline=deadline,
-            metadata=metadata,
-            owner=trio.lowlevel.current_task(),
+            deadline,
+            metadata,
+            lambda result: trio.lowlevel.reschedule(task, outcome.Value(result)),
         )
-        if core.is_live:
-            self._write(call.frame)
-        elif not self._running:
-            self._running = True
-            self._client.tasks.start_soon(self._run)
-        if deadline < self._timer:
-            self._set_timer(deadline)
 
         def abort(_: object) -> trio.lowlevel.Abort:
-            self._write(core.cancel(call))
-            if self._places:
-                self._places.unpark()
+            self._cancel(core, call)
             return trio.lowlevel.Abort.SUCCEEDED
 
         result: Outcome = await trio.lowlevel.wait_task_rescheduled(abort)
@@ -109,6 +103,55 @@ class ControlLink:
             finally:
                 del result  # which has the error, that leads to this frame
         return call.id, result.value
+
+    def begin(
+        self,
+        method: bytes,
+        arguments: bytes,
+        deadline: float,
+        metadata: bytes,
+        ended: Callable[[Outcome], None],
+    ) -> Callable[[], None] | None:
+        """:meth:`call`, for who has no task; what cancels it. None, and nothing has happened, if
+        there is something to be waited for before it can be sent.
+
+        `ended` is told of the outcome, unless it is cancelled, and must not raise.
+        """
+        core = self._core
+        if (
+            not self._has_room
+            or not core.is_live
+            or core.going_away
+            or len(core.pending) >= self._client.config.max_calls_to_peer
+            or self._client.tasks.closed
+        ):
+            return None
+        call = self._start(method, arguments, deadline, metadata, ended)
+        return partial(self._cancel, core, call)
+
+    def _start(
+        self,
+        method: bytes,
+        arguments: bytes,
+        deadline: float,
+        metadata: bytes,
+        ended: Callable[[Outcome], None],
+    ) -> PendingCall:
+        core = self._core
+        call = core.start(method, arguments, deadline=deadline, metadata=metadata, owner=ended)
+        if core.is_live:
+            self._write(call.frame)
+        elif not self._running:
+            self._running = True
+            self._client.tasks.start_soon(self._run)
+        if deadline < self._timer:
+            self._set_timer(deadline)
+        return call
+
+    def _cancel(self, core: ClientCore, call: PendingCall) -> None:
+        self._write(core.cancel(call))
+        if self._places:
+            self._places.unpark()
 
     # --- writing ---
 
@@ -146,7 +189,7 @@ class ControlLink:
 
     def _tell(self, outcomes: list[Outcome]) -> None:
         for each in outcomes:
-            trio.lowlevel.reschedule(each.call.owner, outcome.Value(each))
+            each.call.owner(each)
         if self._places:
             self._places.unpark(count=max(1, len(outcomes)))
 

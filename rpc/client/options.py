@@ -50,6 +50,17 @@ class CallOptions:
         if not 0 <= self.retries < MAX_ATTEMPTS:
             raise LocalProtocolError(f"retries are 0 to {MAX_ATTEMPTS - 1}, not {self.retries!r}")
 
+    @property
+    def is_simple(self) -> bool:
+        """Whether a call is sent once, as it is, and waited for."""
+        return (
+            self.hedge_after is None
+            and self.attempt_timeout is None
+            and not self.adaptive_timeout
+            and self.compression is None
+            and self.out is None
+        )
+
     def changed(self, changes: Mapping[str, Any]) -> CallOptions:
         """With some of them otherwise. Raises TypeError for what is no option."""
         return replace(self, **changes) if changes else self

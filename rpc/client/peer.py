@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgpack
@@ -15,7 +15,7 @@ from lattica.rpc.client.data import DataLink
 from lattica.rpc.encoding.arrays import address_of, memory_of, same_form
 from lattica.rpc.encoding.encoder import Encoded
 from lattica.rpc.errors import UnavailableError, error_of
-from lattica.rpc.protocol.client_core import ELSEWHERE
+from lattica.rpc.protocol.client_core import ELSEWHERE, Outcome
 from lattica.rpc.protocol.frames import MAX_METADATA, NIL, fits_control
 from lattica.rpc.protocol.messages import encode_call
 from lattica.rpc.services.definition import Kind
@@ -58,19 +58,32 @@ class Peer:
             and options.compression is None
         ):
             call, result = await self._control.call(method, arguments.skeleton, deadline, metadata)
-            if result is not ELSEWHERE:
-                return result
-            if len(self._large) < _LARGE_METHODS:
-                self._large.add(method)
-            return await self._fetch(self._control.session, call, deadline)
+            return result if result is not ELSEWHERE else await self.fetch(method, call, deadline)
         targets = _targets(out)
         body = self._body(method, Kind.UNARY, arguments, deadline, metadata, options)
         memory = [memory_of(each) for each in targets]
         result = await self._data.unary(body, deadline, memory, options.compression)
         return result if out is None else placed(result, out)
 
-    async def _fetch(self, session: bytes, call: int, deadline: float) -> Any:
+    def begin(
+        self,
+        method: bytes,
+        arguments: Encoded,
+        deadline: float,
+        options: CallOptions,
+        ended: Callable[[Outcome], None],
+    ) -> Callable[[], None] | None:
+        """One attempt of a unary call as :meth:`ControlLink.begin`, if that is where it goes."""
+        metadata = NIL if options.metadata is None else pack_metadata(options.metadata)
+        if method in self._large or not fits_control(arguments, metadata):
+            return None
+        return self._control.begin(method, arguments.skeleton, deadline, metadata, ended)
+
+    async def fetch(self, method: bytes, call: int, deadline: float) -> Any:
         """Fetch the result of a call that has run: as often as it takes, for that does no harm."""
+        if len(self._large) < _LARGE_METHODS:
+            self._large.add(method)
+        session = self._control.session
         end = min(deadline, trio.current_time() + self._client.config.resume_window)
         while True:
             try:

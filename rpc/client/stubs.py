@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from typing import Any, TypeVar, cast
 
 from lattica.nat.base.errors import LocalProtocolError
+from lattica.rpc.client.begun import BegunCall, Done
 from lattica.rpc.client.client import CalledMethod, Client, Providers
 from lattica.rpc.client.options import CallOptions
 from lattica.rpc.client.peer import Peer
@@ -42,9 +43,6 @@ def _function(
     method = client.method(definition.full_name, definition)
     kind = definition.kind
 
-    def unary(*args: Any, **keywords: Any) -> Any:
-        return client.unary(target, method, args, keywords, options)
-
     def collect(*args: Any, **keywords: Any) -> Any:
         return client.collect(target, method, args, keywords, options)
 
@@ -53,7 +51,30 @@ def _function(
 
     if kind.streams_response:
         return stream
-    return collect if kind.streams_request else unary
+    return collect if kind.streams_request else UnaryMethod(client, target, method, options)
+
+
+class UnaryMethod:
+    """A method with one request and one result, of a peer's service."""
+
+    __slots__ = ("_client", "_method", "_options", "_target")
+
+    def __init__(
+        self, client: Client, target: Target, method: CalledMethod, options: CallOptions
+    ) -> None:
+        self._client = client
+        self._target = target
+        self._method = method
+        self._options = options
+
+    def __call__(self, *args: Any, **keywords: Any) -> Coroutine[Any, Any, Any]:
+        return self._client.unary(self._target, self._method, args, keywords, self._options)
+
+    def begin(
+        self, args: tuple[Any, ...], keywords: dict[str, Any], done: Done
+    ) -> BegunCall | None:
+        """Call it from somewhere that is no task; see :meth:`Client.begin`."""
+        return self._client.begin(self._target, self._method, args, keywords, self._options, done)
 
 
 class NamedStub:
@@ -81,10 +102,14 @@ class NamedStub:
 
     def call_method(self, name: str, args: tuple[Any, ...], keywords: dict[str, Any]) -> NamedCall:
         """A call of a method, whatever its name is."""
+        method = self._method(name)
+        return NamedCall(self._client, self._target, method, args, keywords, self._options)
+
+    def _method(self, name: str) -> CalledMethod:
         method = self._methods.get(name)
         if method is None:
             method = self._methods[name] = self._client.method(f"{self._service}.{name}")
-        return NamedCall(self._client, self._target, method, args, keywords, self._options)
+        return method
 
 
 class NamedCall:
@@ -110,6 +135,11 @@ class NamedCall:
         client, target, method, args, keywords, options = self._args
         made = client.stream(target, method, Kind.SERVER_STREAM, args, keywords, options)
         return cast("ResponseStream", made)
+
+
+def unary_of(stub: NamedStub, name: str) -> UnaryMethod:
+    """A method that has one result, whatever its name is."""
+    return UnaryMethod(stub._client, stub._target, stub._method(name), stub._options)
 
 
 def with_options(stub: S, **changes: Any) -> S:

@@ -74,7 +74,7 @@ class PendingCall:
         self.frame = frame
         self.deadline = deadline
         self.owner = owner
-        """The driver's, for whoever waits."""
+        """The driver's: whom to tell of the outcome."""
         self.written = False
         """Whether the server may have got it."""
 

@@ -21,7 +21,7 @@ from lattica.rpc.errors import (
     RpcError,
     StatusCode,
 )
-from lattica.rpc.server.threads import HandlerThreads, in_thread
+from lattica.rpc.server.threads import HandlerThreads
 from lattica.rpc.services.context import CallContext
 from lattica.rpc.services.definition import Method
 from lattica.rpc.statistics import MethodCounters
@@ -114,9 +114,8 @@ class ServedMethod:
         elif definition.inline:
             result = self.function(*args, **keywords)
         else:
-            result = await in_thread(
-                lambda: self.function(*args, **keywords), self.threads.of(network)
-            )
+            threads = self.threads.of(network)
+            result = await threads.run(lambda: self.function(*args, **keywords))
         return self.checked(result)
 
     def checked(self, result: Any) -> Any:

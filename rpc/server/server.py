@@ -32,6 +32,7 @@ from lattica.rpc.server.control import ControlPlane
 from lattica.rpc.server.data import DataPlane
 from lattica.rpc.server.methods import Authorize, ServedMethod
 from lattica.rpc.server.threads import HandlerThreads
+from lattica.rpc.server.workers import Workers
 from lattica.rpc.services.context import CallContext, Lend
 from lattica.rpc.services.definition import Service, define, define_method
 from lattica.rpc.shared.sharing import SharedMemory
@@ -75,7 +76,7 @@ class Server:
         """Calls under way by network, over both planes."""
         self.going_away = False
         self._progress = trio.Event()
-        self.threads = HandlerThreads(config.max_threads)
+        self.threads = HandlerThreads(Workers(tasks), config.max_threads)
         self.lend: Lend | None = None
         """Lends buffers to callers."""
         self.tracing: Tracing | None = None

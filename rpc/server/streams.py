@@ -15,7 +15,7 @@ from lattica.rpc.encoding.annotations import Checker
 from lattica.rpc.encoding.arrays import RefusedValueError
 from lattica.rpc.errors import InvalidArgumentError
 from lattica.rpc.protocol.messages import Kind
-from lattica.rpc.server.threads import NetworkThreads, in_thread
+from lattica.rpc.server.threads import NetworkThreads
 
 
 class RequestStream:
@@ -99,7 +99,7 @@ class ThreadedIterator:
         return self
 
     async def __anext__(self) -> Any:
-        found, item = await in_thread(self._step, self._threads)
+        found, item = await self._threads.run(self._step)
         if not found:
             raise StopAsyncIteration
         return item
@@ -132,4 +132,4 @@ class ThreadedIterator:
         await trio.lowlevel.checkpoint()
 
     async def _close_in_thread(self) -> None:
-        await in_thread(self._close, self._threads)
+        await self._threads.run(self._close)

@@ -1,4 +1,4 @@
-"""Handlers in threads, which networks share."""
+"""Threads of handlers, which networks share."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Hashable
 from typing import Final, TypeVar
 
-import outcome
 import trio
+
+from lattica.rpc.server.workers import Workers
 
 T = TypeVar("T")
 
@@ -25,7 +26,8 @@ class HandlerThreads:
     Choudhury and Hahne, IEEE/ACM ToN 6(2), 1998.)
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, workers: Workers, limit: int) -> None:
+        self.workers = workers
         self._limit = limit
         self._used: Counter[Hashable] = Counter()
         self._waiting: dict[Hashable, trio.lowlevel.ParkingLot] = {}
@@ -74,7 +76,7 @@ class HandlerThreads:
 
 
 class NetworkThreads:
-    """A limiter for `trio.to_thread.run_sync`, whose tokens come back when the thread has ended."""
+    """What a network has of the threads."""
 
     __slots__ = ("_network", "_threads")
 
@@ -82,36 +84,14 @@ class NetworkThreads:
         self._threads = threads
         self._network = network
 
-    async def acquire_on_behalf_of(self, _borrower: object) -> None:
+    async def run(self, function: Callable[[], T]) -> T:
+        """Run a function in a thread, when there is one for it. Raises what it does.
+
+        Cancelled, it is left alone there, and what it returns is lost; one that has not begun never
+        does.
+        """
         await self._threads.acquire(self._network)
+        return await self._threads.workers.run(function, self._release)
 
-    def release_on_behalf_of(self, _borrower: object) -> None:
+    def _release(self) -> None:
         self._threads.release(self._network)
-
-
-async def in_thread(function: Callable[[], T], threads: NetworkThreads) -> T:
-    """Run a function in a thread. Cancelled, it is left alone there, and what it returns is lost.
-
-    Raises what it does. That comes by a list which is empty then: what trio itself brings from a
-    thread stays in a variable of a frame that an exception leads to, and both would wait for the
-    collector.
-    """
-    results: list[outcome.Outcome[T]] = []
-    is_wanted = True
-
-    def run() -> None:
-        results.append(outcome.capture(function))
-        if not is_wanted:
-            results.clear()
-
-    try:
-        await trio.to_thread.run_sync(
-            run,
-            limiter=threads,  # type: ignore[arg-type]  # any object with these methods will do
-            abandon_on_cancel=True,
-        )
-    except trio.Cancelled:
-        is_wanted = False
-        results.clear()
-        raise
-    return results.pop().unwrap()

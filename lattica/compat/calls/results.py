@@ -7,6 +7,7 @@ import concurrent.futures
 from collections.abc import Generator
 from typing import Any, Self
 
+from lattica.compat.calls.arguments import received
 from lattica.compat.errors import CompatError, OperationTimeout
 from lattica.facades.call import Call
 from lattica.facades.rpc.blocking import BlockingItems
@@ -20,8 +21,11 @@ RESULT_TIMEOUT = 180.0
 class RpcFuture:
     """The result of a call that has been sent. Nobody has to ask for it."""
 
-    def __init__(self, call: Call[Any]) -> None:
+    def __init__(self, call: Call[Any], message_class: type | None = None) -> None:
         self._call = call
+        self._message_class = message_class
+        """Of which the result is, as bytes: it is read in the thread of who asks for it."""
+        self._message: Any = None
 
     def result(self, timeout: float | None = RESULT_TIMEOUT) -> Any:
         """Wait for it. Any number of times; each gives the same.
@@ -32,7 +36,7 @@ class RpcFuture:
         """
         seconds = check_timeout(timeout)
         try:
-            return self._call.future.result(None if timeout is None else seconds)
+            return self._read(self._call.future.result(None if timeout is None else seconds))
         except concurrent.futures.TimeoutError as error:
             if self._call.future.done():
                 raise translated(error) from error
@@ -53,9 +57,16 @@ class RpcFuture:
 
     async def _wait(self) -> Any:
         try:
-            return await asyncio.shield(asyncio.wrap_future(self._call.future))
+            return self._read(await asyncio.shield(asyncio.wrap_future(self._call.future)))
         except Exception as error:
             raise translated(error) from error
+
+    def _read(self, value: Any) -> Any:
+        if self._message_class is None:
+            return received(value, None)
+        if self._message is None:
+            self._message = received(value, self._message_class)
+        return self._message
 
 
 class StreamIterator:

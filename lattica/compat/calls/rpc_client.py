@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from lattica.compat.calls.arguments import received
 from lattica.compat.calls.results import RpcFuture, StreamIterator, translated
 from lattica.facades.rpc.blocking import BlockingItems
 from lattica.facades.rpc.core import Items
+from lattica.facades.rpc.unary import UnaryCall
 from lattica.nat.base.errors import LatticaError
 from lattica.nat.base.keys.peer_id import PeerId
+from lattica.rpc.client.stubs import unary_of
 
 if TYPE_CHECKING:
     from lattica.compat.running import Running
+    from lattica.rpc.client.begun import BegunCall, Done
     from lattica.rpc.client.stubs import NamedStub
 
 
@@ -56,6 +58,7 @@ class RpcClient:
         original = self._running.original
         known = sent.encode() if self.peer_id in original.peers else None
         service, _, name = method.rpartition(".")
+        arguments = _arguments(sent.payload)
 
         async def run() -> Any:
             if known is not None or await original.is_spoken_by(self.peer_id):
@@ -63,16 +66,26 @@ class RpcClient:
                 call = original.client.streamed if sent.is_streamed else original.client.unary
                 answer = await call(self.peer_id, method, data)
                 return await trio.to_thread.run_sync(sent.decode, answer)
-            stub = self._stubs.get(service)
-            if stub is None:
-                rpc = self._running.node.rpc
-                stub = self._stubs[service] = rpc.stub(self.peer_id, service, timeout=math.inf)
-            return received(await stub.call_method(name, _arguments(sent.payload), {}), sent.result)
+            return await self._stub(service).call_method(name, arguments, {})
 
+        def begin(done: Done) -> BegunCall | None:
+            if original.is_known_of(self.peer_id) is not False:
+                return None
+            return unary_of(self._stub(service), name).begin(arguments, {}, done)
+
+        call = UnaryCall(self._running.bridge, begin, run)
         try:
-            return RpcFuture(self._running.send(run))
+            self._running.send(call)
+            return RpcFuture(call, sent.result)
         except LatticaError as error:
             raise translated(error) from error
+
+    def _stub(self, service: str) -> NamedStub:
+        stub = self._stubs.get(service)
+        if stub is None:
+            rpc = self._running.node.rpc
+            stub = self._stubs[service] = rpc.stub(self.peer_id, service, timeout=math.inf)
+        return stub
 
     def stream(self, method: str, sent: Sent) -> StreamIterator:
         """Begin a call whose result is streamed."""

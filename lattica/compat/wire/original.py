@@ -77,16 +77,22 @@ class Original:
                     self._silent.discard(event.peer_id)
                     self.client.forget(event.peer_id)
 
+    def is_known_of(self, peer: PeerId) -> bool | None:
+        """Whether a connected peer is of the original; None if that is not known yet."""
+        connection = self._node.swarm.registry.best(peer)
+        if connection is not None and (connection.agent or peer in self._silent):
+            return peer in self.peers
+        return None
+
     async def is_spoken_by(self, peer: PeerId) -> bool:
         """Whether a peer is of the original; connects to it, and asks it, if need be.
 
         False also if it cannot be reached: whoever calls it then finds out why.
         """
+        if (known := self.is_known_of(peer)) is not None:
+            return known
         registry = self._node.swarm.registry
-        connection = registry.best(peer)
-        if connection is not None and (connection.agent or peer in self._silent):
-            return peer in self.peers
-        if connection is None:
+        if registry.best(peer) is None:
             try:
                 await self._node.connect(peer)
             except LatticaError:

@@ -45,7 +45,8 @@ from lattica.nat.swarm.host import Host
 from lattica.rpc.budget import ReceiveBudget
 from lattica.rpc.errors import ResourceExhaustedError
 from lattica.rpc.server.streams import ThreadedIterator
-from lattica.rpc.server.threads import HandlerThreads, NetworkThreads, in_thread
+from lattica.rpc.server.threads import HandlerThreads, NetworkThreads
+from lattica.rpc.server.workers import Workers
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class OriginalServer:
         self._host = host
         self._tasks = tasks
         self._budget = budget
-        self._threads = HandlerThreads(threads)
+        self._threads = HandlerThreads(Workers(tasks), threads)
         self._handlers: dict[str, object] = {}
         self._open: set[Stream] = set()
         host.handle(
@@ -103,7 +104,7 @@ class OriginalServer:
                 try:
                     handler, name = self._find(request.method)
                     run = partial(_call, handler, name, request.data)
-                    answer = Response(request.id, await in_thread(run, self._threads_for(stream)))
+                    answer = Response(request.id, await self._threads_for(stream).run(run))
                 except BaseException as error:  # of the handler, whose own may be no Exception
                     answer = self._failure(request, error)
                 await stream.send_all(encode_message(answer))
@@ -196,7 +197,7 @@ class OriginalServer:
                     run = partial(_call, handler, name, call.body)
                     result: bytes | None = None
                     with call.step():
-                        result = await in_thread(run, self._threads_for(served.stream))
+                        result = await self._threads_for(served.stream).run(run)
                     if result:
                         await served.send_body(request.id, result)
             except BaseException as error:  # of the handler, whose own may be no Exception

@@ -51,10 +51,10 @@ class _Calls(Bridge[tuple[Node, Content]]):
         self._of_thread: dict[int, Call[Any]] = {}
         self._given_up: set[int] = set()
 
-    def _submit(self, call: Call[Any]) -> None:
+    def submit_call(self, call: Call[Any]) -> None:
         me = threading.get_ident()
         self._of_thread[me] = call
-        super()._submit(call)
+        super().submit_call(call)
         if me in self._given_up:
             call.abandon()
 

@@ -14,13 +14,16 @@ import trio
 from lattica.facades.bridge import Bridge
 from lattica.facades.capture import captured
 from lattica.facades.rpc.core import END, End, FacadeStub, Items, StubMethods, ThreadItems
+from lattica.facades.rpc.unary import named_call, unary_call
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.keys.identity import PeerId
+from lattica.rpc.client.stubs import UnaryMethod
 from lattica.rpc.encoding.registry import TypeRegistry
 from lattica.rpc.services.definition import Method, as_class, define
 
 if TYPE_CHECKING:
     from lattica.node import Node
+    from lattica.rpc.client.stubs import NamedStub
     from lattica.rpc.leases.book import LeaseEnd
     from lattica.rpc.leases.index import Index
     from lattica.rpc.leases.ref import BufferRef
@@ -150,10 +153,9 @@ class AsyncStub(FacadeStub):
             if kind.streams_response:
                 return AsyncItems(self._bridge, partial(function, *values, **named))
 
-            async def run() -> Any:
-                return await function(*values, **named)
-
-            return self._bridge.acall(run)
+            if not isinstance(function, UnaryMethod):
+                return self._bridge.acall(partial(function, *values, **named))
+            return self._bridge.await_call(unary_call(self._bridge, function, tuple(values), named))
 
         self.__dict__[name] = call
         return call
@@ -173,31 +175,33 @@ class AsyncNamedStub:
     def __getattr__(self, name: str) -> Callable[..., AsyncNamedCall]:
         if name.startswith("_"):
             raise AttributeError(name)
-        return partial(AsyncNamedCall, self._bridge, getattr(self._made, name))
+        return partial(AsyncNamedCall, self._bridge, self._made, name)
 
 
 class AsyncNamedCall:
     """A call that begins when it is awaited or iterated."""
 
     def __init__(
-        self, bridge: Bridge[Any], function: Callable[..., Any], *args: Any, **keywords: Any
+        self, bridge: Bridge[Any], stub: NamedStub, name: str, *args: Any, **keywords: Any
     ) -> None:
         self._bridge = bridge
-        self._call = partial(function, *args, **keywords)
+        self._stub = stub
+        self._name = name
+        self._args = args
+        self._keywords = keywords
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        async def run() -> Any:
-            return await self._call()
-
-        return self._bridge.acall(run).__await__()
+        call = named_call(self._bridge, self._stub, self._name, self._args, self._keywords)
+        return self._bridge.await_call(call).__await__()
 
     def __aiter__(self) -> AsyncItems:
         return self.stream()
 
     def stream(self) -> AsyncItems:
         """The results as a stream, for `async with`."""
-        call = self._call
-        return AsyncItems(self._bridge, lambda: call().stream())
+        stub, name, args, keywords = self._stub, self._name, self._args, self._keywords
+        make = lambda: stub.call_method(name, args, keywords).stream()  # noqa: E731
+        return AsyncItems(self._bridge, make)
 
 
 class AsyncItems:

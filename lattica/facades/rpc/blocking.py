@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 
 from lattica.facades.bridge import Bridge
 from lattica.facades.rpc.core import END, FacadeStub, Items, StubMethods, ThreadItems
+from lattica.facades.rpc.unary import named_call, unary_call
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.keys.identity import PeerId
+from lattica.rpc.client.stubs import UnaryMethod
 from lattica.rpc.services.definition import as_class
 
 if TYPE_CHECKING:
     from lattica.node import Node
+    from lattica.rpc.client.stubs import NamedStub
     from lattica.rpc.leases.book import LeaseEnd
     from lattica.rpc.leases.index import Index
     from lattica.rpc.leases.ref import BufferRef
@@ -137,10 +140,9 @@ class BlockingStub(FacadeStub):
                 items = self._bridge.call_plain(lambda: Items(make()))
                 return BlockingItems(self._bridge, items)
 
-            async def run() -> Any:
-                return await function(*values, **named)
-
-            return self._bridge.call(run)
+            if not isinstance(function, UnaryMethod):
+                return self._bridge.call(partial(function, *values, **named))
+            return self._bridge.wait_for(unary_call(self._bridge, function, tuple(values), named))
 
         self.__dict__[name] = call
         return call
@@ -160,28 +162,27 @@ class BlockingNamedStub:
     def __getattr__(self, name: str) -> BlockingNamedMethod:
         if name.startswith("_"):
             raise AttributeError(name)
-        return BlockingNamedMethod(self._bridge, getattr(self._made, name))
+        return BlockingNamedMethod(self._bridge, self._made, name)
 
 
 class BlockingNamedMethod:
     """A method that is known by its name."""
 
-    def __init__(self, bridge: Bridge[Any], function: Callable[..., Any]) -> None:
+    def __init__(self, bridge: Bridge[Any], stub: NamedStub, name: str) -> None:
         self._bridge = bridge
-        self._function = function
+        self._stub = stub
+        self._name = name
 
     def __call__(self, *args: Any, **keywords: Any) -> Any:
         """Call it, and wait for the result."""
-
-        async def run() -> Any:
-            return await self._function(*args, **keywords)
-
-        return self._bridge.call(run)
+        call = named_call(self._bridge, self._stub, self._name, args, keywords)
+        return self._bridge.wait_for(call)
 
     def stream(self, *args: Any, **keywords: Any) -> BlockingItems:
         """Call it; the results, one after the other."""
-        call = self._function
-        items = self._bridge.call_plain(lambda: Items(call(*args, **keywords).stream()))
+        items = self._bridge.call_plain(
+            lambda: Items(self._stub.call_method(self._name, args, keywords).stream())
+        )
         return BlockingItems(self._bridge, items)
 
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
 from lattica.rpc.server.threads import HandlerThreads
+from lattica.rpc.server.workers import Workers
+
+
+def shares_of(limit: int) -> HandlerThreads:
+    """Threads in which nothing is run."""
+    return HandlerThreads(cast("Workers", None), limit)
 
 
 async def test_one_network_leaves_some_to_others() -> None:
-    threads = HandlerThreads(64)
+    threads = shares_of(64)
     async with trio.open_nursery() as nursery:
         for _ in range(100):
             nursery.start_soon(threads.acquire, "greedy")
@@ -25,7 +33,7 @@ async def test_one_network_leaves_some_to_others() -> None:
 
 
 async def test_whoever_has_least_is_served_first() -> None:
-    threads = HandlerThreads(2)
+    threads = shares_of(2)
     for _ in range(2):
         await threads.acquire("greedy")
     served: list[str] = []
@@ -47,7 +55,7 @@ async def test_whoever_has_least_is_served_first() -> None:
 
 
 async def test_a_cancelled_wait_takes_nothing() -> None:
-    threads = HandlerThreads(1)
+    threads = shares_of(1)
     await threads.acquire("a")
     async with trio.open_nursery() as nursery:
         for network in "abb":
@@ -68,7 +76,7 @@ def test_nobody_waits_beside_a_thread_that_is_theirs(
     limit: int, steps: list[tuple[str, str]]
 ) -> None:
     async def run() -> None:
-        threads = HandlerThreads(limit)
+        threads = shares_of(limit)
         held: dict[str, int] = dict.fromkeys("abc", 0)
         scopes: dict[str, list[trio.CancelScope]] = {network: [] for network in "abc"}
 

@@ -1,0 +1,124 @@
+"""Threads that run functions one after the other."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from lattica.nat.base.tasks import Tasks
+from lattica.rpc.server.workers import Workers
+
+number = ContextVar("number", default=0)
+
+
+@asynccontextmanager
+async def some_workers() -> AsyncIterator[Workers]:
+    async with trio.open_nursery() as nursery:
+        tasks = Tasks(nursery)
+        yield Workers(tasks)
+        tasks.cancel()
+
+
+async def test_results_and_errors_come_back() -> None:
+    async with some_workers() as workers:
+        ended: list[int] = []
+
+        async def add(a: int) -> None:
+            assert await workers.run(lambda: a + 1, lambda: ended.append(a)) == a + 1
+
+        async with trio.open_nursery() as nursery:
+            for a in range(200):
+                nursery.start_soon(add, a)
+        with pytest.raises(ZeroDivisionError):
+            await workers.run(lambda: 1 // 0, lambda: ended.append(200))
+    assert sorted(ended) == [*range(201)]
+
+
+async def test_blocked_functions_hold_up_none() -> None:
+    async with some_workers() as workers:
+        gate, entered = threading.Event(), threading.Semaphore(0)
+
+        def block() -> None:
+            entered.release()
+            assert gate.wait(60)
+
+        async with trio.open_nursery() as nursery:
+            try:
+                for _ in range(40):
+                    nursery.start_soon(workers.run, block, lambda: None)
+                for _ in range(40):
+                    await trio.to_thread.run_sync(entered.acquire)
+                assert await workers.run(lambda: "free", lambda: None) == "free"
+                assert workers.count > 40
+            finally:
+                gate.set()
+
+
+async def test_what_is_cancelled_before_it_begins_never_does() -> None:
+    async with some_workers() as workers:
+        gate, ran, ended = threading.Event(), [0], [0]
+
+        def end() -> None:
+            ended[0] += 1
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(workers.run, lambda: gate.wait(60), end)
+            await wait_all_tasks_blocked()
+            workers._wake = lambda: None  # type: ignore[method-assign]
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await workers.run(lambda: ran.append(1), end)
+            assert ended == [1]
+            gate.set()
+    assert ran == [0]
+    assert ended == [2]
+
+
+async def test_what_has_begun_is_left_alone_and_ends_later() -> None:
+    async with some_workers() as workers:
+        gate, begun, ended = threading.Event(), threading.Event(), trio.Event()
+
+        def block() -> None:
+            begun.set()
+            assert gate.wait(60)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(workers.run, block, ended.set)
+            await trio.to_thread.run_sync(begun.wait)
+            nursery.cancel_scope.cancel()
+        assert not ended.is_set()
+        gate.set()
+        await ended.wait()
+
+
+async def test_trio_is_to_be_had_in_them_and_variables_are_the_callers() -> None:
+    async with some_workers() as workers:
+        seen: list[int] = []
+
+        def look() -> None:
+            number.set(number.get() + 1)
+            trio.from_thread.run_sync(seen.append, number.get())
+
+        for value in (1, 10):
+            number.set(value)
+            await workers.run(look, lambda: None)
+        assert seen == [2, 11]
+        assert number.get() == 10
+
+
+async def test_threads_end_with_the_service() -> None:
+    async with trio.open_nursery() as nursery:
+        tasks = Tasks(nursery)
+        workers = Workers(tasks)
+        await workers.run(int, lambda: None)
+        assert workers.count == 1
+        assert tasks.count == 1
+        tasks.cancel()
+        await tasks.wait_ended()
+        assert workers.count == 0
