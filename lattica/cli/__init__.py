@@ -6,11 +6,13 @@ imports what is heavy (trio, rich) inside them.
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -189,6 +191,16 @@ def main() -> None:
     except (Exception, BaseExceptionGroup) as bug:
         if (shortage := shortage_in(bug)) is not None:
             fail(shortage)
-        else:
-            say_traceback(bug)
+            _end_at_once(EXIT_FAILURE)
+        say_traceback(bug)
         sys.exit(EXIT_FAILURE)
+
+
+def _end_at_once(code: int) -> NoReturn:
+    """End the process without what Python does at its end: that wants memory and threads, and
+    where there are none it may wait for ever (grpcio's does)."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, MemoryError):
+            stream.flush()
+    os._exit(code)

@@ -42,9 +42,11 @@ ECHO = "/soak/echo/1"
 LISTEN = {"tcp": "/ip4/127.0.0.1/tcp/0", "quic": "/ip4/127.0.0.1/udp/0/quic-v1/noise"}
 CALL_EVERY = 5
 """Reconnections between two calls through the relay."""
+FAILED_SHARE = 0.05
+"""Of the calls, while the machine has other things to do, too."""
 LOOK_EVERY = 0.5
 RESERVATIONS = "lattica_relay_reservations"
-TIMEOUT = 30.0
+TIMEOUT = 120.0
 """Seconds that the relay has to start, and to notice who is gone."""
 
 
@@ -55,6 +57,8 @@ class Report:
     seconds: float
     reconnections: int
     calls: int
+    failed: int
+    """Calls that were not answered."""
     most_reservations: int
     """Of one client, at any look."""
     left: int
@@ -68,6 +72,7 @@ class Report:
             "seconds": round(self.seconds, 1),
             "reconnections": self.reconnections,
             "calls": self.calls,
+            "failed": self.failed,
             "most_reservations": self.most_reservations,
             "reservations_left": self.left,
             "figures": {
@@ -204,10 +209,10 @@ class Client:
         self._scope.cancel()
 
 
-async def reconnect(served: Relay, count: int) -> int:
-    """Have one client come back so often; how many calls went to it."""
+async def reconnect(served: Relay, count: int) -> tuple[int, int]:
+    """Have one client come back so often; how many calls to it were answered, and were not."""
     identity = Identity.generate()
-    calls = 0
+    calls = failed = 0
     async with trio.open_nursery() as nursery:
         caller = Client(Identity.generate(), served)
         await nursery.start(caller.run)
@@ -220,8 +225,12 @@ async def reconnect(served: Relay, count: int) -> int:
                 before.vanish()
                 before = None
             if number % CALL_EVERY == 0:
-                await caller.call(identity.peer_id)
-                calls += 1
+                try:
+                    await caller.call(identity.peer_id)
+                    calls += 1
+                except LatticaError as error:
+                    print(f"a call failed: {error}", file=sys.stderr, flush=True)
+                    failed += 1
             match number % 3:
                 case 0:
                     await client.leave()
@@ -230,7 +239,7 @@ async def reconnect(served: Relay, count: int) -> int:
                 case 2:
                     before = client
         nursery.cancel_scope.cancel()
-    return calls
+    return calls, failed
 
 
 async def run(count: int, listen: str = LISTEN["tcp"]) -> Report:
@@ -240,7 +249,7 @@ async def run(count: int, listen: str = LISTEN["tcp"]) -> Report:
             start = trio.current_time()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(served.look)
-                calls = await reconnect(served, count)
+                calls, failed = await reconnect(served, count)
                 nursery.cancel_scope.cancel()
             seconds = trio.current_time() - start
             with trio.move_on_after(TIMEOUT):
@@ -254,12 +263,14 @@ async def run(count: int, listen: str = LISTEN["tcp"]) -> Report:
         for name, each in trends.items()
         if not each.is_flat
     ]
+    if failed > FAILED_SHARE * (calls + failed):
+        complaints.append(f"{failed} of {calls + failed} calls failed")
     if served.most_reservations > 1:
         complaints.append(f"{served.most_reservations} reservations were counted for one client")
     if left:
         complaints.append(f"{left} reservations were left when the client was gone")
     most = served.most_reservations
-    return Report(seconds, count, calls, most, left, trends, complaints)
+    return Report(seconds, count, calls, failed, most, left, trends, complaints)
 
 
 def main(
