@@ -36,12 +36,14 @@ from lattica.nat.traversal.relay.circuit_transport import CircuitTransport, ask_
 from lattica.nat.traversal.relay.messages import Reserve, Status
 from tools.netlab.runs.chaos import usage
 from tools.soak.trend import Trend, trend
-from tools.soak.watch import BOUNDS, EARLY, LONG, MIB, threads_of
+from tools.soak.watch import BOUNDS, EARLY, MIB, threads_of
 
 ECHO = "/soak/echo/1"
 LISTEN = {"tcp": "/ip4/127.0.0.1/tcp/0", "quic": "/ip4/127.0.0.1/udp/0/quic-v1/noise"}
 CALL_EVERY = 5
 """Reconnections between two calls through the relay."""
+MANY = 1000
+"""Reconnections from which on all is expected to be flat without the first third."""
 FAILED_SHARE = 0.05
 """Of the calls, while the machine has other things to do, too."""
 LOOK_EVERY = 0.5
@@ -255,7 +257,7 @@ async def run(count: int, listen: str = LISTEN["tcp"]) -> Report:
             with trio.move_on_after(TIMEOUT):
                 while left := await served.reservations():
                     await trio.sleep(LOOK_EVERY)
-    bounds = BOUNDS if seconds >= LONG else EARLY
+    bounds = BOUNDS if count >= MANY else EARLY
     judged = {name: trend(samples, bounds[name]) for name, samples in served.samples.items()}
     trends = {name: each for name, each in judged.items() if each is not None}
     complaints = [
