@@ -1,9 +1,9 @@
 """`python -m tools.soak.reconnections`: one client comes back to a relay thousands of times.
 
-The relay is a real `lattica relay` on loopback, open to strangers. The client is gone in turn in each
-way that there is: it says goodbye, it disappears without a word, or it is back while its old
-connection is still there. It reserves each time, and now and then somebody calls it through the relay.
-Never may more than one reservation be counted for it, and the relay must not grow.
+The relay is a real `lattica relay` on loopback, open to strangers. The client is gone in turn in
+each way that there is: it says goodbye, it disappears without a word, or it is back while its old
+connection is still there. It reserves each time, and now and then somebody calls it through the
+relay. Never may more than one reservation be counted for it, and the relay must not grow.
 """
 
 from __future__ import annotations
@@ -106,6 +106,14 @@ class Relay:
         page = await trio.to_thread.run_sync(_get, self.metrics)
         (line,) = (each for each in page.splitlines() if each.startswith(f"{RESERVATIONS} "))
         return int(float(line.split()[1]))
+
+    async def left(self) -> int:
+        """How many it counts when all are gone, for which it has some time."""
+        for _ in range(round(TIMEOUT / LOOK_EVERY)):
+            if not await self.reservations():
+                return 0
+            await trio.sleep(LOOK_EVERY)
+        return await self.reservations()
 
     async def look(self) -> None:
         """Look at it until cancelled."""
@@ -254,9 +262,7 @@ async def run(count: int, listen: str = LISTEN["tcp"]) -> Report:
                 calls, failed = await reconnect(served, count)
                 nursery.cancel_scope.cancel()
             seconds = trio.current_time() - start
-            with trio.move_on_after(TIMEOUT):
-                while left := await served.reservations():
-                    await trio.sleep(LOOK_EVERY)
+            left = await served.left()
     bounds = BOUNDS if count >= MANY else EARLY
     judged = {name: trend(samples, bounds[name]) for name, samples in served.samples.items()}
     trends = {name: each for name, each in judged.items() if each is not None}

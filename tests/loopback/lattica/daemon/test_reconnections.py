@@ -1,4 +1,4 @@
-"""One client that comes back to a relay over and over: the short form of `tools.soak.reconnections`."""
+"""One client that comes back to a relay over and over: `tools.soak.reconnections`, short."""
 
 from __future__ import annotations
 

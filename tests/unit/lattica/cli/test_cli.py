@@ -16,7 +16,6 @@ import trio
 import typer.main
 from typer.testing import CliRunner
 
-from lattica import cli
 from lattica.cli import app
 from lattica.cli.shared.common import reported_errors, shortage_in, start
 from lattica.config import load_config
