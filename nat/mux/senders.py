@@ -6,6 +6,9 @@ a small call overtakes a bulk transfer without being marked by anybody. The spar
 cannot get ahead by more than `SPARSE_RUN` bytes, which leaves at least half of the
 connection to the heavy ones. The idea is fq_codel's (RFC 8290).
 
+A heavy one that has much in one piece may send a long frame in its turn, which costs both sides
+less. What that was more than a turn it pays with turns that it lets pass, so that shares are equal.
+
 That is among streams of normal :class:`~lattica.nat.mux.priority.Priority`. High ones go before all
 of these, and low ones after; but for every `SHARE` bytes that went before it, one turn goes to what
 waits, so that nothing starves.
@@ -24,6 +27,8 @@ SHARE = 1024 * 1024
 SPARSE_BYTES = 16 * 1024
 SPARSE_INTERVAL = 0.005
 SPARSE_RUN = 64 * 1024
+_TURN = 64 * 1024
+"""Bytes of a frame that is not long."""
 _SMALLEST_COST = 12
 """Bytes that a frame counts for, however small: a header takes room too."""
 
@@ -74,6 +79,7 @@ class Senders:
             now = self._clock()
             if now >= stream.sparse_until:
                 stream.sparse_left = SPARSE_BYTES
+                stream.ahead = 0
                 stream.sparse_until = now + SPARSE_INTERVAL
         (self._sparse if stream.sparse_left > 0 else self._heavy).append(stream)
 
@@ -88,14 +94,19 @@ class Senders:
         self.add(stream, was_idle=False)
 
     @property
-    def only_heavy(self) -> MuxStream | None:
-        """The one stream that has something to send, if there is no other; not a sparse one."""
+    def long_turn(self) -> tuple[MuxStream, bool] | None:
+        """The stream that may send a long frame now, and whether it is alone; None: nobody may.
+
+        Sparse ones never do, nor does anybody while streams of several priorities wait.
+        """
         if self._sparse:
             return None
         if not (self._high or self._low):
-            return self._heavy[0] if len(self._heavy) == 1 else None
+            if not self._heavy:
+                return None
+            return self.first()[0], len(self._heavy) == 1
         waiting = (*self._high, *self._heavy, *self._low)
-        return waiting[0] if len(waiting) == 1 else None
+        return (waiting[0], True) if len(waiting) == 1 else None
 
     @property
     def _queue(self) -> deque[MuxStream]:
@@ -120,8 +131,18 @@ class Senders:
     def first(self) -> tuple[MuxStream, int]:
         """The stream whose turn it is, and how many bytes it may send in it."""
         queue = self._queue
-        stream = queue[0]
-        return stream, stream.sparse_left if queue is self._sparse else sys.maxsize
+        if queue is self._sparse:
+            return queue[0], queue[0].sparse_left
+        while (ahead := queue[0].ahead) > 0:
+            queue[0].ahead = ahead - _TURN if len(queue) > 1 else 0
+            queue.rotate(-1)
+        return queue[0], sys.maxsize
+
+    def end_sparse(self) -> None:
+        """What the first stream, a sparse one, has to send is too much for that: it is heavy."""
+        stream = self._sparse.popleft()
+        stream.sparse_left = 0
+        self._heavy.append(stream)
 
     def finish_turn(self, sent: int | None) -> None:
         """End the first stream's turn, in which it sent a frame with that many bytes, or none."""

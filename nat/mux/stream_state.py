@@ -31,6 +31,7 @@ class MuxStream:
         "__weakref__",
         "_owner",
         "ack_due",
+        "ahead",
         "bytes_framed",
         "bytes_queued",
         "consumed",
@@ -88,6 +89,8 @@ class MuxStream:
         self.scheduled = False
         self.sparse_left = 0
         self.sparse_until = 0.0
+        self.ahead = 0
+        """Bytes that it has sent beyond its turns."""
         # Receive side.
         self.receive_queue: deque[Buffer] = deque()
         self.wanted = 0
@@ -152,6 +155,15 @@ class MuxStream:
         if self.send_queue:
             return self.send_credit > 0 or self.syn_due
         return self.syn_due or (self.fin_queued and not self.fin_sent)
+
+    def whole_pieces(self, most: int) -> int:
+        """Bytes of the first pieces of what is queued that are at most `most` together."""
+        total = 0
+        for piece in self.send_queue:
+            if total + len(piece) > most:
+                break
+            total += len(piece)
+        return total
 
     def write(self, data: memoryview) -> None:
         """Queue `data` (format "B") to be sent. It must not change until it is framed."""

@@ -8,6 +8,7 @@ and a cancelled application write cannot tear a frame.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import trio
@@ -18,26 +19,28 @@ from lattica.nat.mux.connection import CLOSE_GRACE, Connection, Direction
 from lattica.nat.mux.delivery import Delivery
 from lattica.nat.mux.stream import Stream, Waiter
 from lattica.nat.mux.turns import SLOW_TURN, TURN, Turnstile
-from lattica.nat.mux.yamux.frames import HEADER_SIZE, GoAwayCode
+from lattica.nat.mux.yamux.frames import GoAwayCode
 from lattica.nat.mux.yamux.session import Session
 from lattica.nat.secure.noise import MAX_PLAINTEXT, TAG_SIZE, TransportWriter
 from lattica.nat.secure.upgrade import Upgraded
 from lattica.nat.transport.base import RawConn
 
-_MESSAGES_PER_BATCH = 8
-"""Full messages that are made and sent at a time: what is urgent waits for one such batch."""
-_BATCH_SIZE = _MESSAGES_PER_BATCH * (MAX_PLAINTEXT + HEADER_SIZE + 2 * TransportWriter.OVERHEAD)
-"""Room for a batch of full messages, even if before each a header has one of its own."""
+_MESSAGES_PER_BATCH = 10
+"""Messages that are made and sent at a time: what is urgent waits for one such batch. They are two
+long frames of streams that take turns, each with a message before it; or one, of all but two."""
+_MESSAGES_PER_LARGE_BATCH = 18
+_LARGE_BATCH_TIME = 0.005
+"""Seconds: batches are large while one takes less, which is nothing to what is urgent."""
 _SMALLEST_MESSAGE = 1024
 _MESSAGES_PER_LIMIT = 64
 """Messages into which is divided what a pipe with a limit carries (2 KiB for libp2p's 128 KiB)."""
 _POOLED_BATCHES = 4
 _SMALL = 16 * 1024
+"""Up to this many bytes are sent without a batch buffer."""
 _WITHOUT_GOOD_BYE = (
     "the peer is gone without a good-bye: its program was killed or has crashed, or something on "
     "the way has cut the connection"
 )
-"""Up to this many bytes are sent without a batch buffer."""
 
 
 class _Buffers(threading.local):
@@ -45,14 +48,21 @@ class _Buffers(threading.local):
 
     def __init__(self) -> None:
         self.plain = memoryview(bytearray(MAX_PLAINTEXT))
-        self._batches: list[memoryview] = []
+        self._batches: dict[int, list[memoryview]] = {
+            _MESSAGES_PER_BATCH: [],
+            _MESSAGES_PER_LARGE_BATCH: [],
+        }
+        """Those that nobody uses, by the messages for which there is room in each."""
 
-    def take_batch(self) -> memoryview:
-        return self._batches.pop() if self._batches else memoryview(bytearray(_BATCH_SIZE))
+    def take_batch(self, messages: int) -> memoryview:
+        batches = self._batches[messages]
+        if batches:
+            return batches.pop()
+        return memoryview(bytearray(messages * (MAX_PLAINTEXT + TransportWriter.OVERHEAD)))
 
-    def return_batch(self, batch: memoryview) -> None:
-        if len(self._batches) < _POOLED_BATCHES:
-            self._batches.append(batch)
+    def return_batch(self, messages: int, batch: memoryview) -> None:
+        if len(self._batches[messages]) < _POOLED_BATCHES:
+            self._batches[messages].append(batch)
 
 
 _buffers = _Buffers()
@@ -71,6 +81,7 @@ class YamuxConnection(Connection):
         "_cipher",
         "_early",
         "_flushed",
+        "_messages_per_batch",
         "_raw",
         "_reader",
         "_write_wake",
@@ -107,6 +118,7 @@ class YamuxConnection(Connection):
         self._early = upgraded.early
         self._write_wake = Waiter()
         self._flushed = Waiter()
+        self._messages_per_batch = _MESSAGES_PER_BATCH
 
     @property
     def cipher(self) -> str:
@@ -230,23 +242,26 @@ class YamuxConnection(Connection):
             if size < MAX_PLAINTEXT:
                 await self._flush_small(size)
                 return
-        batch: memoryview | None = None
+        while session.wants_write:
+            filled, payload = self._fill(self._messages_per_batch - 2)
+            if payload is not None or filled > _SMALL:
+                await self._send_batch(filled, payload)
+            elif filled:
+                sealed = writer.seal(plain[:filled])
+                self._wake_drained()
+                await raw.send(sealed)
+
+    async def _send_batch(self, filled: int, payload: memoryview | None) -> None:
+        messages, start = self._messages_per_batch, time.perf_counter()
+        batch = _buffers.take_batch(messages)
         try:
-            while session.wants_write:
-                payload = session.fill_long(plain, MAX_PLAINTEXT, _MESSAGES_PER_BATCH)
-                filled = HEADER_SIZE if payload is not None else session.fill(plain)
-                if payload is not None or filled > _SMALL:
-                    batch = batch or _buffers.take_batch()
-                    size = self._seal_batch(filled, payload, batch)
-                    self._wake_drained()
-                    await raw.send(batch[:size])
-                elif filled:
-                    sealed = writer.seal(plain[:filled])
-                    self._wake_drained()
-                    await raw.send(sealed)
+            size = self._seal_batch(filled, payload, batch, messages)
+            self._wake_drained()
+            await self._raw.send(batch[:size])
         finally:
-            if batch is not None:
-                _buffers.return_batch(batch)
+            _buffers.return_batch(messages, batch)
+        is_fast = time.perf_counter() - start < _LARGE_BATCH_TIME
+        self._messages_per_batch = _MESSAGES_PER_LARGE_BATCH if is_fast else _MESSAGES_PER_BATCH
 
     async def _flush_small(self, size: int) -> None:
         """As :meth:`_flush`, in small messages, for a pipe that will be cut after so many bytes:
@@ -258,24 +273,33 @@ class YamuxConnection(Connection):
             self._wake_drained()
             await self._raw.send(sealed)
 
-    def _seal_batch(self, filled: int, payload: memoryview | None, batch: memoryview) -> int:
+    def _fill(self, units: int) -> tuple[int, memoryview | None]:
+        """Fill one message, at whose end a long frame of up to `units` may begin: how much is
+        filled, and what of that frame is to be sent in messages of its own.
+        """
+        session, plain = self.session, _buffers.plain
+        filled = session.fill(plain, MAX_PLAINTEXT)
+        long = session.fill_long(plain[filled:], MAX_PLAINTEXT, units) if units >= 2 else None
+        return (filled, None) if long is None else (filled + long[0], long[1])
+
+    def _seal_batch(
+        self, filled: int, payload: memoryview | None, batch: memoryview, messages: int
+    ) -> int:
         """Encrypt what was filled, and more of it while there is, into `batch`.
 
-        A `payload` is encrypted from where it lies, after a message with its header.
+        A `payload` is encrypted from where it lies, after the message with its header.
         """
-        session, writer, plain = self.session, self._writer, _buffers.plain
-        size, left = 0, _MESSAGES_PER_BATCH
+        writer, plain = self._writer, _buffers.plain
+        size, left = 0, messages
         while filled:
             size += writer.seal_into(plain[:filled], batch[size:])
-            if payload is None:
-                left -= 1
-            else:
+            left -= 1
+            if payload is not None:
                 for start in range(0, len(payload), MAX_PLAINTEXT):
                     piece = payload[start : start + MAX_PLAINTEXT]
                     size += writer.seal_into(piece, batch[size:])
                     left -= 1
-            if not left or (payload is None and filled < MAX_PLAINTEXT // 2):
+            if left <= 0 or (payload is None and filled < MAX_PLAINTEXT // 2):
                 break
-            payload = session.fill_long(plain, MAX_PLAINTEXT, left)
-            filled = HEADER_SIZE if payload is not None else session.fill(plain)
+            filled, payload = self._fill(left - 1)
         return size

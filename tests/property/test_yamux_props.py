@@ -320,7 +320,7 @@ class TwoSessions(RuleBasedStateMachine):
         for _ in range(times):
             if not session.wants_write:
                 return
-            part = fill_long(session, room) or fill(session, room)
+            part = fill(session, room, room) + fill_long(session, room)
             assert part or not session.wants_write, "wants_write, but fill() gives nothing"
             parse(part)
             self.wires[side] += part

@@ -17,6 +17,7 @@ from lattica.nat.base.limits.places import NOBODY, Source
 from lattica.nat.config import Limits, Timeouts, Windows
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.events import Event, EventKind
+from lattica.nat.mux.senders import SPARSE_BYTES
 from lattica.nat.mux.session import RESOURCE_LIMIT, MuxSession
 from lattica.nat.mux.stream_state import MuxStream
 from lattica.nat.mux.turns import OPENING, SMALL_CREDIT, Nuisance
@@ -31,6 +32,8 @@ from lattica.nat.mux.yamux.frames import (
     unpack_header,
 )
 
+_LONG_TURN = 4
+"""Units of a long frame for which other streams have to wait."""
 _SMALLEST_SPLIT = 512
 """Data is not split just to fill less room than this."""
 _MAX_CONTROL_FRAMES = 4096
@@ -317,10 +320,11 @@ class Session(MuxSession):
         """There is something for :meth:`fill`."""
         return bool(self._control or self.window_updates_due or self._senders)
 
-    def fill(self, out: memoryview) -> int:
+    def fill(self, out: memoryview, unit: int = 0) -> int:
         """Write the most urgent frames into `out` and return how many bytes they take.
 
-        Only whole frames are written. 0 means there is nothing to send.
+        Only whole frames are written. 0 means there is nothing to send. With `unit`, a stream whose
+        turn it is and that has two of these or more in one piece is left to :meth:`fill_long`.
         """
         position, room = 0, len(out)
         control = self._control
@@ -339,6 +343,13 @@ class Session(MuxSession):
             stream, allowance = senders.first()
             sent = None
             if stream.sendable:
+                if allowance <= SPARSE_BYTES:
+                    allowance = stream.whole_pieces(allowance)
+                    if not allowance and stream.send_queue:
+                        senders.end_sparse()
+                        continue
+                elif unit and self._may_be_long(stream, unit):
+                    break
                 left = room - position - HEADER_SIZE
                 most = min(stream.send_pending, stream.send_credit)
                 if position and left < min(most, _SMALLEST_SPLIT):
@@ -350,29 +361,51 @@ class Session(MuxSession):
                 self.schedule(stream)
         return position
 
-    def fill_long(self, out: memoryview, unit: int, units: int) -> memoryview | None:
-        """Write the header of a long frame into `out`, and return the payload to send after it.
+    def _may_be_long(self, stream: MuxStream, unit: int) -> bool:
+        queue = stream.send_queue
+        if not queue or min(len(queue[0]), stream.send_credit) < 2 * unit:
+            return False
+        return self._senders.long_turn is not None
 
-        The payload is 2 to `units` times `unit` bytes, and lies where the application has it: it
-        must be sent before anything else is asked of the session. None, and nothing written,
-        when another stream or a control frame waits, or there is not that much in one piece.
+    def fill_long(self, out: memoryview, unit: int, units: int) -> tuple[int, memoryview] | None:
+        """Write the head of a long frame into `out`; return its size, and what to send after it.
+
+        What follows is 2 to `units` times `unit` bytes, and lies where the application has it: it
+        must be sent before anything else is asked of the session. The head is the frame's header
+        with what is too much for whole units. None, and nothing written, when a control frame or a
+        sparse stream waits, there is not that much in one piece, or others wait and `units` is too
+        little for a turn.
         """
-        stream = self._senders.only_heavy
-        if stream is None or self._control or self.window_updates_due or not stream.send_queue:
+        if self._control or self.window_updates_due or len(out) < HEADER_SIZE:
             return None
+        turn = self._senders.long_turn
+        if turn is None or not turn[0].send_queue or not turn[0].sendable:
+            return None
+        stream, is_alone = turn
+        if not is_alone:
+            if units < _LONG_TURN:
+                return None
+            units = _LONG_TURN
         chunk = stream.send_queue[0]
-        units = min(units, min(len(chunk), stream.send_credit) // unit)
-        if units < 2 or not stream.sendable:
+        left = min(len(chunk), stream.send_credit)
+        units = min(units, left // unit)
+        if units < 2:
             return None
-        size = units * unit
+        over = left - units * unit
+        if over >= unit or over > len(out) - HEADER_SIZE:
+            over = 0
+        size = over + units * unit
+        out[HEADER_SIZE : HEADER_SIZE + over] = chunk[:over]
         if size == len(chunk):
             stream.send_queue.popleft()
         else:
             stream.send_queue[0] = chunk[size:]
         self._finish_frame(stream, out, 0, size)
         self._senders.finish_turn(size)
+        if not is_alone:
+            stream.ahead += size - unit
         self.schedule(stream)
-        return chunk[:size]
+        return HEADER_SIZE + over, chunk[over:size]
 
     def _open_flags(self, stream: MuxStream) -> int:
         flags = 0

@@ -51,27 +51,30 @@ def parse(data: bytes) -> list[Frame]:
     return frames
 
 
-def fill(session: Session, room: int = MESSAGE) -> bytes:
+def fill(session: Session, room: int = MESSAGE, unit: int = 0) -> bytes:
     """One call of `fill`, which must not write beyond its buffer."""
     guard = 64
     buffer = bytearray(b"\xa5" * (room + guard))
-    size = session.fill(memoryview(buffer)[:room])
+    size = session.fill(memoryview(buffer)[:room], unit)
     assert 0 <= size <= room
     assert buffer[room:] == b"\xa5" * guard
     return bytes(buffer[:size])
 
 
-def fill_long(session: Session, unit: int = MESSAGE, units: int = 4) -> bytes:
+def fill_long(session: Session, unit: int = MESSAGE, units: int = 4, room: int = MESSAGE) -> bytes:
     """One call of `fill_long`: the frame, in one piece, or nothing."""
-    header = bytearray(b"\xa5" * (HEADER_SIZE + 1))
-    payload = session.fill_long(memoryview(header), unit, units)
-    if payload is None:
-        assert header == b"\xa5" * len(header)
+    guard = 64
+    head = bytearray(b"\xa5" * (room + guard))
+    found = session.fill_long(memoryview(head)[:room], unit, units)
+    assert head[room:] == b"\xa5" * guard
+    if found is None:
+        assert head[:room] == b"\xa5" * room
         return b""
+    size, payload = found
+    assert HEADER_SIZE <= size <= room
     assert len(payload) % unit == 0
     assert 2 <= len(payload) // unit <= units
-    assert header.endswith(b"\xa5")
-    return bytes(header[:-1]) + bytes(payload)
+    return bytes(head[:size]) + bytes(payload)
 
 
 def drain(session: Session, room: int = MESSAGE) -> bytes:
@@ -81,7 +84,7 @@ def drain(session: Session, room: int = MESSAGE) -> bytes:
     """
     parts = []
     while session.wants_write:
-        part = fill_long(session, room) or fill(session, room)
+        part = fill(session, room, room) + fill_long(session, room)
         # Streams that were reset may still stand in the queue; then there is nothing, once.
         assert part or not session.wants_write, "wants_write, but fill() gives nothing"
         parts.append(part)

@@ -90,6 +90,40 @@ def test_a_stream_that_waits_gets_its_new_priority_at_once() -> None:
     assert line.senders.first()[0] is first
     line.senders.set_priority(second, Priority.HIGH)
     assert line.senders.first()[0] is second
-    assert line.senders.only_heavy is None
+    assert line.senders.long_turn is None
     line.senders.set_priority(second, Priority.LOW)
     assert line.senders.first()[0] is first
+
+
+def test_what_a_long_frame_was_more_than_a_turn_is_paid_with_turns() -> None:
+    line = Line()
+    long = line.stream("long", Priority.NORMAL)
+    for name in "ab":
+        line.stream(name, Priority.NORMAL)
+    for _ in range(300):
+        stream, _ = line.senders.first()
+        assert line.senders.first()[0] is stream
+        line.turn()
+        if stream is long:
+            line.sent["long"] += 3 * FRAME
+            stream.ahead += 3 * FRAME
+    assert line.sent["long"] == pytest.approx(line.sent["a"], abs=4 * FRAME)
+    assert line.sent["long"] == pytest.approx(line.sent["b"], abs=4 * FRAME)
+
+
+def test_a_stream_alone_owes_nobody_a_turn() -> None:
+    line = Line()
+    stream = line.stream("alone", Priority.NORMAL)
+    stream.ahead = 100 * FRAME
+    assert line.senders.first()[0] is stream
+    assert stream.ahead == 0
+    assert line.senders.long_turn == (stream, True)
+
+
+def test_only_equals_wait_for_a_long_frame() -> None:
+    line = Line()
+    normal = line.stream("normal", Priority.NORMAL)
+    line.stream("other", Priority.NORMAL)
+    assert line.senders.long_turn == (normal, False)
+    line.stream("low", Priority.LOW)
+    assert line.senders.long_turn is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 from collections import Counter
 
 import pytest
@@ -1213,8 +1214,10 @@ def test_a_stream_alone_sends_long_frames_from_where_the_data_lies() -> None:
     framed = stream.bytes_framed
     stream.send_credit = 10 * MESSAGE
     header = memoryview(bytearray(HEADER_SIZE))
-    payload = pair.a.session.fill_long(header, MESSAGE, 4)
-    assert payload is not None
+    found = pair.a.session.fill_long(header, MESSAGE, 4)
+    assert found is not None
+    size, payload = found
+    assert size == HEADER_SIZE
     assert payload.obj is data
     assert bytes(header) == frame(DATA, 0, stream.id, 4 * MESSAGE)
     assert stream.bytes_framed == framed + 4 * MESSAGE
@@ -1247,7 +1250,7 @@ def test_long_frames_arrive_whole_and_the_fin_after_them() -> None:
 
 
 def test_nobody_waits_for_a_long_frame() -> None:
-    """Only a stream that is alone sends one, when there is nothing more urgent."""
+    """It is sent when there is nothing more urgent."""
     pair = Pair()
     session = pair.a.session
     stream = heavy_stream(pair, bytes(MIB))
@@ -1263,12 +1266,58 @@ def test_nobody_waits_for_a_long_frame() -> None:
     assert fill_long(session) == b""
     assert parse(fill(session))[0].kind == WINDOW_UPDATE
     assert fill_long(session) != b""
-    # Two heavy ones take turns of a message each.
-    write(other, bytes(MIB))
-    other.send_credit = 2**31
-    fill(session)
-    fill(session)
-    assert fill_long(session) == b""
+
+
+def test_heavy_streams_take_turns_with_long_frames_and_have_equal_shares() -> None:
+    side = new_side(initiator=True)
+    few = heavy(side, 1, size=0)[0]
+    heavy(side, 3)
+    shares: Counter[int] = Counter()
+    for _ in range(400):
+        while few.send_pending < 2 * 64 * KIB:
+            write(few, bytes(64 * KIB))  # in small pieces, so that it can send no long ones
+        for f in parse(fill(side.session, unit=MESSAGE)):
+            assert f.stream_id == few.id
+            shares[f.stream_id] += f.length
+        for f in parse(fill_long(side.session, units=8)):
+            assert f.length == 4 * MESSAGE
+            shares[f.stream_id] += f.length
+        # Not enough room for a turn: it is left to the next batch, and not cut.
+        assert fill_long(side.session, units=3) == b""
+    mean = shares.total() / 4
+    assert list(shares.values()) == [pytest.approx(mean, rel=0.05)] * 4
+
+
+def test_what_is_over_whole_units_goes_with_the_header() -> None:
+    """A body of 256 KiB is five messages, and its reader is not woken for 68 bytes."""
+    pair = Pair()
+    session = pair.a.session
+    stream = heavy_stream(pair, b"")
+    stream.send_credit = 2**31
+    pair.b.accepted[-1].receive_credit = 2**31
+    body = random.Random(1).randbytes(256 * KIB)
+    write(stream, body)
+    sent = fill_long(session)
+    assert parse(sent) == [Frame(DATA, 0, stream.id, len(body), body)]
+    assert not session.wants_write
+    # Where there is no room for it, it comes after them.
+    write(stream, body)
+    sent = fill_long(session, room=HEADER_SIZE + 67)
+    assert parse(sent) == [Frame(DATA, 0, stream.id, 4 * MESSAGE, body[: 4 * MESSAGE])]
+    assert parse(fill(session)) == [Frame(DATA, 0, stream.id, 68, body[-68:])]
+
+
+def test_a_sparse_stream_whose_data_is_much_is_heavy_and_its_data_not_cut() -> None:
+    side = new_side(initiator=True)
+    heavy(side, 2)
+    stream = side.session.open()
+    stream.send_credit = 2**31
+    write(stream, b"head")
+    write(stream, bytes(256 * KIB))
+    frames = parse(fill(side.session, unit=MESSAGE))
+    assert frames == [Frame(DATA, SYN, stream.id, 4, b"head")]
+    lengths = [f.length for _ in range(3) for f in parse(fill_long(side.session))]
+    assert lengths == [4 * MESSAGE, 4 * MESSAGE, 256 * KIB]
 
 
 def test_what_is_in_small_pieces_or_gone_gives_no_long_frame() -> None:
