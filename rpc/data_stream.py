@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import trio
@@ -47,6 +48,8 @@ _LOOK = 0.25
 """Seconds after which a sender that waits for shared memory sees whether its stream is gone."""
 BODY_STALL = 60.0
 """Seconds for a part of a body of at most :data:`_STEP` bytes, after which it is given up."""
+_EXACT = 1.0
+"""Seconds by which that may be less."""
 
 
 @dataclass(slots=True)
@@ -88,6 +91,7 @@ class DataStream:
         self.held = 0
         """Bytes that it has of the budget."""
         self.waits_since = 0.0
+        self._patience = trio.CancelScope()
         self._yielded = ""
         """Why its memory has gone to others."""
         self._prefixes = PrefixReader()
@@ -231,34 +235,49 @@ class DataStream:
         is_large = size > CONTROL_BODY
         if is_large:
             self._budget.check(self.stream.peer_id, size)
-            skeleton = await self._receive_bytes(prefix.skeleton)
-        else:  # soon done, and often
-            skeleton = await self.stream.receive_exactly(prefix.skeleton)
         if prefix.kind is not Kind.CALL or not (is_large or prefix.is_compressed):
             admit = None
-        if prefix.is_compressed:
-            packed, received = await self._receive_compressed(prefix, skeleton)
-            if packed.skeleton <= MANY_ITEMS:
-                value, refusal = await self._unpacked(packed, received, admit)
-            else:  # until its turn it is no more than has come
-                async with self._heavy.message(self.source.network):
-                    value, refusal = await self._unpacked(packed, received, admit)
+        packed: Compressed | None = None
+        buffers: list[bytes | memoryview] = []
+        received: list[bytes] = []
+        if is_large or prefix.buffers:
+            with self._in_time():
+                skeleton = await self._receive_bytes(prefix.skeleton)
+                if prefix.is_compressed:
+                    packed = self._packed(prefix, skeleton)
+                elif admit is not None:
+                    admit(skeleton)
+                if packed is None:
+                    places = self._places(prefix, out)
+                    for each, place in zip(prefix.buffers, places, strict=True):
+                        is_shared = prefix.is_shared and each >> 1 >= LEAST
+                        if each & 1:
+                            buffers.append(await self._receive_bytes(each >> 1, is_shared))
+                        else:
+                            buffers.append(await self._receive_into(each >> 1, place, is_shared))
+                else:
+                    received = [await self._receive_bytes(each >> 1) for each in prefix.buffers]
+        else:  # soon done, and often
+            skeleton = await self.stream.receive_exactly(prefix.skeleton)
+            if prefix.is_compressed:
+                packed = self._packed(prefix, skeleton)
+        if packed is None:
+            size, make = len(skeleton), partial(self._value, skeleton, buffers)
         else:
-            if admit is not None:
-                admit(skeleton)
-            places = self._places(prefix, out)
-            buffers = [
-                await self._receive_buffer(
-                    each >> 1, bool(each & 1), place, prefix.is_shared and each >> 1 >= LEAST
-                )
-                for each, place in zip(prefix.buffers, places, strict=True)
-            ]
-            if len(skeleton) <= MANY_ITEMS:
-                value, refusal = self._decoder.decode_partly(skeleton, buffers)
-            else:
-                async with self._heavy.message(self.source.network):
-                    value, refusal = await self._decode(skeleton, buffers)
+            size, make = packed.skeleton, partial(self._unpacked, packed, received, admit)
+        if size <= MANY_ITEMS:
+            value, refusal = await make()
+        else:  # until its turn it is no more than has come
+            async with self._heavy.message(self.source.network):
+                value, refusal = await make()
         return Message(prefix.kind, value, refusal, is_last, admit is not None)
+
+    async def _value(
+        self, skeleton: bytes, buffers: Sequence[bytes | memoryview]
+    ) -> tuple[Any, RefusedValueError | None]:
+        if len(skeleton) <= MANY_ITEMS:
+            return self._decoder.decode_partly(skeleton, buffers)
+        return await self._decode(skeleton, buffers)
 
     def _check_skeleton(self, size: int) -> None:
         limit = self._config.max_skeleton
@@ -273,14 +292,11 @@ class DataStream:
         self._budget.reserve(self.stream.peer_id, size)
         self.held += size
 
-    async def _receive_compressed(
-        self, prefix: Prefix, skeleton: bytes
-    ) -> tuple[Compressed, list[bytes]]:
-        sizes = tuple(each >> 1 for each in prefix.buffers)
-        packed = Compressed(skeleton, sizes)
+    def _packed(self, prefix: Prefix, skeleton: bytes) -> Compressed:
+        packed = Compressed(skeleton, tuple(each >> 1 for each in prefix.buffers))
         self._check_skeleton(packed.skeleton)
         self._budget.check(self.stream.peer_id, packed.size)
-        return packed, [await self._receive_bytes(size) for size in sizes]
+        return packed
 
     async def _unpacked(
         self,
@@ -332,23 +348,20 @@ class DataStream:
         given = iter(out)
         return [None if each & 1 else next(given) for each in prefix.buffers]
 
-    async def _receive_buffer(
-        self, size: int, immutable: bool, place: memoryview | None, is_shared: bool
-    ) -> bytes | memoryview:
-        if immutable:
-            return await self._receive_bytes(size, is_shared)
+    async def _receive_into(
+        self, size: int, place: memoryview | None, is_shared: bool
+    ) -> memoryview:
         memory = allocate(size) if place is None else place
         filled = 0
         for end in range(min(_STEP, size), size + _STEP, _STEP):
             end = min(end, size)
-            self._reserve(end - filled)
-            with self._in_time():
-                reference = await self._receive_reference() if is_shared else None
-                part = memory[filled:end]
-                if reference is not None:
-                    self._shared.find(self.stream.peer_id, reference).get_into(reference, part)
-                elif await self.stream.receive_into(part, fill=True) < end - filled:
-                    raise IncompleteReadError("the stream ended inside a message of RPC")
+            self._begin_part(end - filled)
+            reference = await self._receive_reference() if is_shared else None
+            part = memory[filled:end]
+            if reference is not None:
+                self._shared.find(self.stream.peer_id, reference).get_into(reference, part)
+            elif await self.stream.receive_into(part, fill=True) < end - filled:
+                raise IncompleteReadError("the stream ended inside a message of RPC")
             filled = end
         return memory
 
@@ -360,27 +373,35 @@ class DataStream:
         parts = []
         for start in range(0, size, _STEP):
             step = min(_STEP, size - start)
-            self._reserve(step)
-            with self._in_time():
-                reference = await self._receive_reference() if is_shared else None
-                if reference is not None:
-                    link = self._shared.find(self.stream.peer_id, reference)
-                    parts.append(link.get(reference, step))
-                else:
-                    parts.append(await self.stream.receive_exactly(step))
+            self._begin_part(step)
+            reference = await self._receive_reference() if is_shared else None
+            if reference is not None:
+                link = self._shared.find(self.stream.peer_id, reference)
+                parts.append(link.get(reference, step))
+            else:
+                parts.append(await self.stream.receive_exactly(step))
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     @contextmanager
     def _in_time(self) -> Iterator[None]:
+        """For a body, whose parts are begun by :meth:`_begin_part`."""
         self.waits_since = trio.current_time()
         self._budget.waiting.add(self)
         try:
-            with trio.move_on_after(BODY_STALL) as scope:
+            with trio.CancelScope(deadline=self.waits_since + BODY_STALL) as scope:
+                self._patience = scope
                 yield
         finally:
             self._budget.waiting.discard(self)
         if scope.cancelled_caught:
             raise IncompleteReadError(f"too little of a message of RPC came in {BODY_STALL:.0f} s")
+
+    def _begin_part(self, size: int) -> None:
+        """`size` bytes of a body are to come, which have their own time."""
+        self._reserve(size)
+        self.waits_since = trio.current_time()
+        if self._patience.deadline < self.waits_since + BODY_STALL - _EXACT:
+            self._patience.deadline = self.waits_since + BODY_STALL
 
     def release(self) -> None:
         """Give back the memory of the last message to the budget. Idempotent."""

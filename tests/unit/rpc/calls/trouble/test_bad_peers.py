@@ -155,6 +155,29 @@ async def test_a_body_that_is_only_claimed_keeps_nobody_out(
         assert pair.server.statistics().receive_memory == 0
 
 
+@pytest.mark.parametrize("immutable", [0, 1])
+async def test_each_mib_of_a_body_has_its_own_time(
+    immutable: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A body may take longer than a part of it, and is given up when a part does not come."""
+    parts, size = 4, 5 * 1024 * 1024
+    async with rpc_pair() as pair:
+        stream = await pair.client_host.open_stream(pair.server_host.peer_id, DATA)
+        head = b"\x96\xadWorkshop.echo\x00\xc0\xc0\xc0\x91\xc7\x01\x18\x00"
+        sizes = encode_uvarint(size << 1 | immutable)
+        await stream.send_all(bytes((0, len(head), 1)) + sizes + head)
+        for _ in range(parts):
+            await trio.sleep(0.9 * BODY_STALL)
+            await stream.send_all(bytes(1024 * 1024))
+        assert not stream.is_dead
+        start = trio.current_time()
+        with trio.fail_after(2 * BODY_STALL), suppress(StreamResetError):
+            while await stream.receive_some():
+                pass
+        assert trio.current_time() - start == pytest.approx(BODY_STALL, abs=1.5)
+        assert pair.server.statistics().receive_memory == 0
+
+
 async def test_a_body_that_drips_yields_its_memory(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
