@@ -47,7 +47,7 @@ class JoinedWrongError(ContentError):
 
 
 class BusyError(ContentError):
-    """The provider serves too many others."""
+    """The provider serves too many others, or has only just been started."""
 
 
 RETRIED = (
@@ -79,7 +79,7 @@ def refused(answer: Refused, peer: PeerId, cid: Cid) -> NoReturn:
             "ask for a new ticket"
         )
     if answer.code is Refusal.BUSY:
-        raise BusyError(f"peer {peer} serves too many downloads ({detail})")
+        raise BusyError(f"peer {peer} is busy ({detail})")
     raise ContentError(f"peer {peer} cannot serve this: {detail}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, runtime_checkable
@@ -104,12 +105,13 @@ class Publisher(InProcess):
         if path == "":  # which Path takes as the current directory
             raise ContentError("name a file or directory to publish; '.' is this one")
         identity = _identity_of(self._node) if sign else None
-        publication = await make_publication(
-            Path(path), name, progress, follow_links=follow_links, sign=identity
-        )
-        await trio.to_thread.run_sync(check_shards, publication)
-        await self._node.wait_announced(announce_timeout)
-        self.catalog.add(publication)
+        with nullcontext() if any(self.catalog) else self._service.starting():
+            publication = await make_publication(
+                Path(path), name, progress, follow_links=follow_links, sign=identity
+            )
+            await trio.to_thread.run_sync(check_shards, publication)
+            await self._node.wait_announced(announce_timeout)
+            self.catalog.add(publication)
         return self.ticket(publication.cid)
 
     def unpublish(self, publication: Ticket | Cid | str) -> None:

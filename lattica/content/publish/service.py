@@ -119,6 +119,8 @@ class ContentService:
         self._watched: Counter[PeerId] = Counter()
         self._members: dict[Cid, Members[Stream]] = {}
         self._news = trio.Event()
+        self._starting = 0
+        """Publishers that are about to serve the first thing."""
         self.bytes_sent: Counter[Cid] = Counter()
         """Bytes of chunks that were sent since it began, by content id."""
         self._limited_by: Shelf | None = None
@@ -141,6 +143,16 @@ class ContentService:
         """Something is here that was not: watchers hear of it soon."""
         news, self._news = self._news, trio.Event()
         news.set()
+
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        """A publisher hashes the first thing that it will serve: who asks is told to come back, and
+        not that it is not here. It may have been here a moment ago."""
+        self._starting += 1
+        try:
+            yield
+        finally:
+            self._starting -= 1
 
     def is_watched(self, cid: Cid) -> bool:
         """Somebody fetches it, and hears of what is here."""
@@ -295,6 +307,8 @@ class ContentService:
     async def _answer(self, peer: PeerId, request: Request) -> Parts:
         """The parts of the answer to one request."""
         served = self.find(request.cid)
+        if served is None and self._starting:
+            return (encode_refusal(Refusal.BUSY, "what is served here is still being hashed"),)
         if served is None:
             return (encode_refusal(Refusal.NOT_FOUND, "not published here"),)
         if isinstance(request, ManifestRequest):

@@ -1,0 +1,1 @@
+"""Kills a publisher and a fetcher at random, again and again, and compares the bytes."""
