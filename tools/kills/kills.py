@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ import trio
 
 MIB = 1 << 20
 _LATTICA = (sys.executable, "-m", "lattica")
+_IN_TRANSFER = 0.8
+"""How many of the kills are in the middle of the transfer; the others are at any time, as while
+programs start."""
 _PATIENCE = 300.0
 """Seconds for the last fetch, on a machine that has much else to do."""
 
@@ -121,6 +125,8 @@ async def kill_at_random(
     fetcher: _Side | None = None
     done: Counter[str] = Counter()
     rounds = 0
+    failed_at = 0
+    """After how many kills a fetch has failed last: once after each is nobody's fault."""
     try:
         await publisher.start()
         ticket = (await _said(publisher))["ticket"]
@@ -130,7 +136,9 @@ async def kill_at_random(
                 fetcher = _Side(folder, "fetcher", arguments)
                 await fetcher.start()
             if done.total() < kills:
-                with trio.move_on_after(rng.uniform(0.1, 4.0)):
+                if rng.random() < _IN_TRANSFER:
+                    await _until_more_came(fetcher, out)
+                with trio.move_on_after(rng.uniform(0.0, 2.0)):
                     await fetcher.process.wait()
             else:
                 with trio.move_on_after(_PATIENCE):
@@ -138,6 +146,15 @@ async def kill_at_random(
                 if fetcher.process.returncode is None:
                     raise KillsError(f"the fetch has not come to its end: {_words(fetcher)}")
             if fetcher.process.returncode is not None:
+                if fetcher.process.returncode and done.total() > failed_at:
+                    # It was begun while nobody was there: that is said at once.
+                    failed_at = done.total()
+                    say(
+                        f"a fetch has ended without a publisher: {_words(fetcher).splitlines()[-1]}"
+                    )
+                    await _said(publisher)
+                    await fetcher.start()
+                    continue
                 if fetcher.process.returncode:
                     raise KillsError(f"the fetch has failed: {_words(fetcher)}")
                 _compare(expected, out)
@@ -158,6 +175,23 @@ async def kill_at_random(
             for side in (publisher, fetcher):
                 if side is not None and hasattr(side, "process"):
                     await side.kill()
+
+
+async def _until_more_came(fetcher: _Side, out: Path) -> None:
+    """Wait, not for ever, until chunks are written that were not before."""
+
+    def written() -> int:
+        # Files come and go while it is looked.
+        found = 0
+        for path in out.glob(".lattica-*/journal"):
+            with suppress(FileNotFoundError):
+                found += path.stat().st_size
+        return found
+
+    before = written()
+    with trio.move_on_after(20):
+        while fetcher.process.returncode is None and written() <= before:  # noqa: ASYNC110
+            await trio.sleep(0.02)
 
 
 async def _said(side: _Side) -> dict[str, Any]:

@@ -39,7 +39,14 @@ def unpublish_command(
 
 
 def publish_by(
-    client: NodeClient, path: Path, name: str | None, connect: Sequence[str] | None, as_json: bool
+    client: NodeClient,
+    path: Path,
+    name: str | None,
+    connect: Sequence[str] | None,
+    as_json: bool,
+    *,
+    follow_links: bool = False,
+    sign: bool = False,
 ) -> None:
     """Have the node publish it, and print the ticket."""
     from lattica.cli.content.progress import HashDisplay
@@ -52,6 +59,8 @@ def publish_by(
             made = client.publish(
                 path,
                 name,
+                follow_links=follow_links,
+                sign=sign,
                 progress=lambda p: display(HashProgress(p.bytes_done, p.bytes_total)),
             )
         if as_json:
@@ -143,6 +152,7 @@ def fetch_by(
                     base=options.base,
                     share=options.share,
                     share_for=options.share_for,
+                    signed_by=None if options.signed_by is None else str(options.signed_by),
                     rate=0.0 if math.isinf(options.rate) else options.rate,
                     progress=progress,
                 )

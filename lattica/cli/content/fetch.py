@@ -222,7 +222,7 @@ def fetch_command(
             share_for=share_for,
             rate=bytes_a_second(max_rate),
         )
-    daemon = None if watch or parts or signed_by else running_node(ctx, config, listen)
+    daemon = None if watch or parts else running_node(ctx, config, listen)
     own = () if daemon is None else addrs_where_it_serves(daemon, parsed)
     if daemon is not None and own:  # it has nothing to fetch; a node of the command's own does
         daemon.close()

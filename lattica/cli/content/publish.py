@@ -113,8 +113,8 @@ def publish_command(
     addresses, for instance with --listen /ip4/0.0.0.0/tcp/4001.
 
     Where a `lattica node` runs here, that serves it, and the command ends when the ticket is there;
-    with --listen, --relay, --repo, --registry, --follow-links, --sign, --max-rate, --ephemeral or
-    --no-daemon it serves by itself.
+    with --listen, --relay, --repo, --registry, --max-rate, --ephemeral or --no-daemon it serves by
+    itself.
     """
     overrides = {"listen": listen, "bootstrap": bootstrap, "relays": relay}
     config = start(ctx, overrides, ephemeral=ephemeral)
@@ -125,11 +125,9 @@ def publish_command(
         ref = None if repo is None else RevisionRef.parse(repo)
         place = None if registry is None else RegistryRef.parse(registry)
     follow_links = follow_links or ref is not None  # a hub's clients know of no links
-    daemon = running_node(
-        ctx, config, listen, relay, max_rate, ephemeral, repo, registry, follow_links, sign
-    )
+    daemon = running_node(ctx, config, listen, relay, max_rate, ephemeral, repo, registry)
     if daemon is not None:
-        publish_by(daemon, path, name, bootstrap, as_json)
+        publish_by(daemon, path, name, bootstrap, as_json, follow_links=follow_links, sign=sign)
         return
     rate = bytes_a_second(max_rate)
     run(_publish, config, path, name, ref, place, follow_links, sign, rate, as_json)

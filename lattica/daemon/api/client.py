@@ -188,13 +188,20 @@ class NodeClient(Closable):
         path: Path | str,
         name: str | None = None,
         *,
+        follow_links: bool = False,
+        sign: bool = False,
         progress: Callable[[pb.PublishProgress], object] | None = None,
         timeout: float | None = None,
     ) -> pb.Publication:
-        """Have it hash and serve a file or directory, until it ends or :meth:`unpublish`."""
+        """Have it hash and serve a file or directory, until it ends or :meth:`unpublish`.
+
+        `follow_links`, `sign`: as in :meth:`lattica.content.Publisher.publish`.
+        """
         if path == "":
             raise ValueError("name a file or directory to publish; '.' is this one")
-        request = pb.PublishRequest(path=os.path.abspath(path), name=name or "")
+        request = pb.PublishRequest(
+            path=os.path.abspath(path), name=name or "", follow_links=follow_links, sign=sign
+        )
         return cast(
             "pb.Publication", self._outcome("publish", request, "publication", progress, timeout)
         )
@@ -216,6 +223,7 @@ class NodeClient(Closable):
         share: bool = True,
         share_for: float = 0.0,
         rate: float = 0.0,
+        signed_by: str | None = None,
         progress: Callable[[pb.FetchProgress], object] | None = None,
         timeout: float | None = None,
     ) -> pb.FetchDone:
@@ -236,6 +244,7 @@ class NodeClient(Closable):
             no_share=not share,
             share_seconds=share_for,
             bytes_per_second=rate,
+            signed_by=signed_by or "",
         )
         return cast("pb.FetchDone", self._outcome("fetch", request, "done", progress, timeout))
 

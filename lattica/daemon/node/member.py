@@ -110,7 +110,13 @@ class Member:
     # --- what is asked ---
 
     async def publish(
-        self, path: Path, name: str | None, progress: Callable[[HashProgress], object]
+        self,
+        path: Path,
+        name: str | None,
+        progress: Callable[[HashProgress], object],
+        *,
+        follow_links: bool = False,
+        sign: bool = False,
     ) -> Ticket:
         """Hash a file or directory, and serve it until the node ends or it is unpublished.
 
@@ -122,7 +128,9 @@ class Member:
                 transfer.update(event)
                 progress(event)
 
-            return await self.content.publish(path, name, note, announce_timeout=10.0)
+            return await self.content.publish(
+                path, name, note, announce_timeout=10.0, follow_links=follow_links, sign=sign
+            )
 
     async def fetch(
         self,

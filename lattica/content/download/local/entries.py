@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from lattica.content.disk import open_below, set_mode, storage_error
+from lattica.content.download.local.former import make_root, mark_link
 from lattica.content.download.plan import Plan
 from lattica.content.errors import StorageError
 from lattica.content.manifest.links import ups_of
@@ -25,9 +26,10 @@ _OWNER = 0o700
 
 def make_entries(plan: Plan, out_dir: Path) -> None:
     """Make them. Raises :class:`~lattica.errors.StorageError`."""
+    root = make_root(out_dir) if plan.links else b""
     for link in plan.links:
         try:
-            _make_link(out_dir, link.path.split("/"), link.target)
+            _make_link(out_dir, root, link.path.split("/"), link.target)
         except OSError as error:
             raise storage_error(error, out_dir / link.path) from None
     for directory in sorted(plan.named_directories, key=lambda d: d.path, reverse=True):
@@ -43,7 +45,7 @@ def make_entries(plan: Plan, out_dir: Path) -> None:
             raise storage_error(error, out_dir / directory.path) from None
 
 
-def _make_link(out_dir: Path, parts: list[str], target: str) -> None:
+def _make_link(out_dir: Path, root: bytes, parts: list[str], target: str) -> None:
     *above, name = parts
     for depth in range(len(above) - ups_of(target), len(above)):
         if _is_link(out_dir, above[: depth + 1]):
@@ -69,6 +71,7 @@ def _make_link(out_dir: Path, parts: list[str], target: str) -> None:
         except OSError:
             os.unlink(unfinished, dir_fd=place)
             raise
+        mark_link(place, root, "/".join(parts), target)
         os.fsync(place)
     finally:
         os.close(place)

@@ -216,7 +216,9 @@ def _elsewhere(
     plan: Plan, out_dir: Path, complete: frozenset[int], bases: Sequence[Path]
 ) -> list[_Elsewhere]:
     endings = {PurePosixPath(output.path).suffix for output in plan.outputs}
-    others = [other for other in other_files(plan, out_dir).found if other.size]
+    others = [
+        other for other in other_files(plan, out_dir).found if other.size and not other.is_link
+    ]
     fetched = [_Elsewhere(out_dir / o.path, o.size, sampled=False) for o in others if o.fetched]
     unknown = sorted(
         (o for o in others if not o.fetched),

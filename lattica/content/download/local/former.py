@@ -7,9 +7,10 @@ fetch has written and nobody has changed since, and of the others only what the 
 By what it is known: the directory that is fetched into, the root, gets an extended attribute with
 a random name (:data:`ROOT`, `xattr(7)`), and a finished file of a published directory one with its
 size and time, its root and its path there (:data:`MARK`). They go away with the file, and are no
-files themselves. A file counts as fetched only at that path below that root: what was fetched
-into a directory below is of another fetch, is not entered, and neither told of nor removed. Where
-the disk keeps no attributes, no file counts as fetched. All functions block.
+files themselves. Links cannot have one: their directory has (:data:`LINKS`). A file counts as
+fetched only at that path below that root: what was fetched into a directory below is of another
+fetch, is not entered, and neither told of nor removed. Where the disk keeps no attributes, no file
+counts as fetched. All functions block.
 """
 
 from __future__ import annotations
@@ -35,7 +36,12 @@ MARK = b"user.lattica.fetched"
 root's name, and SHA-256 of its path below the root."""
 ROOT = b"user.lattica.root"
 """The attribute of a directory that was fetched into: a random name."""
+LINKS = b"user.lattica.links"
+"""The attribute of a directory in which a fetch has made symbolic links: the root's name, and of
+each link eight bytes of the SHA-256 of its path below the root and its target. Most disks keep some
+five hundred of these; further links count as the user's."""
 _ROOT_BYTES = 16
+_LINK_BYTES = 8
 MAX_ENTRIES = 250_000
 """Files and directories that are looked at, beside those of the publication."""
 _FORM = struct.Struct(">BQq")
@@ -50,6 +56,7 @@ class OtherFile:
     state: FileState
     fetched: bool
     """A fetch into this directory has written it, here, and it is as it was then."""
+    is_link: bool = False
 
     @property
     def size(self) -> int:
@@ -94,6 +101,44 @@ def _is_marked(descriptor: int, state: FileState, root: bytes, path: str) -> boo
         with suppress(OSError, AttributeError):
             return os.getxattr(descriptor, MARK) == _note(state, root, path)
     return False
+
+
+def _note_of_link(path: str, target: str) -> bytes:
+    text = os.fsencode(path) + b"\0" + os.fsencode(target)
+    return hashlib.sha256(text).digest()[:_LINK_BYTES]
+
+
+def _links_in(directory: int, root: bytes) -> set[bytes]:
+    """What is noted of the links that a fetch into this root has made in a directory."""
+    with suppress(OSError, AttributeError):
+        data = os.getxattr(directory, LINKS)
+        if root and data.startswith(root):
+            notes = range(len(root), len(data) - _LINK_BYTES + 1, _LINK_BYTES)
+            return {data[start : start + _LINK_BYTES] for start in notes}
+    return set()
+
+
+def mark_link(directory: int, root: bytes, path: str, target: str) -> None:
+    """Note on a directory that a fetch into this root has made a link in it, if that can be kept;
+    links that have gone since are forgotten where there is no room."""
+    if not root:
+        return
+    note, known = _note_of_link(path, target), _links_in(directory, root)
+    above = path.rpartition("/")[0]
+    for attempt in range(2):
+        with suppress(OSError, AttributeError):
+            os.setxattr(directory, LINKS, root + b"".join(sorted(known | {note})))
+            return
+        if not attempt:
+            with suppress(OSError), os.scandir(directory) as entries:
+                known &= {
+                    _note_of_link(
+                        f"{above}/{entry.name}" if above else entry.name,
+                        os.readlink(entry.name, dir_fd=directory),
+                    )
+                    for entry in entries
+                    if entry.is_symlink()
+                }
 
 
 def is_directory(plan: Plan) -> bool:
@@ -168,14 +213,15 @@ class OtherFiles:
 
 
 def other_files(plan: Plan, out_dir: Path) -> OtherFiles:
-    """The regular files below `out_dir` that are not outputs of the plan.
+    """The regular files below `out_dir` that are not outputs of the plan, and the links that former
+    fetches into it have made and that are none of the plan's.
 
-    Links are not followed. Other disks that are mounted below it are not entered, nor directories
-    that other fetches were into. What cannot be read is left out.
+    Links are not followed, and those of others are left out. Other disks that are mounted below it
+    are not entered, nor directories that other fetches were into. What cannot be read is left out.
     """
     found = []
     root = root_of(out_dir)
-    wanted = {output.path for output in plan.outputs}
+    wanted = {output.path for output in plan.outputs} | {link.path for link in plan.links}
     entries = Walk(out_dir, MAX_ENTRIES + len(wanted) + plan.directories)
     for parent, name, path in entries:
         if path in wanted:
@@ -187,7 +233,8 @@ def other_files(plan: Plan, out_dir: Path) -> OtherFiles:
 
 
 def other_file(parent: int, name: str, path: str, root: bytes) -> OtherFile | None:
-    """What the file `name` of a directory is; None for links, pipes and what is unreadable.
+    """What the file `name` of a directory is; None for pipes, links that no fetch has made, and
+    what is unreadable.
 
     `path` is that within the directory of the fetch, and `root` the latter's name.
     """
@@ -195,7 +242,7 @@ def other_file(parent: int, name: str, path: str, root: bytes) -> OtherFile | No
     try:
         descriptor = os.open(name, flags, dir_fd=parent)
     except OSError:
-        return None
+        return _fetched_link(parent, name, path, root)
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -204,6 +251,16 @@ def other_file(parent: int, name: str, path: str, root: bytes) -> OtherFile | No
         return OtherFile(path, state, _is_marked(descriptor, state, root, path))
     finally:
         os.close(descriptor)
+
+
+def _fetched_link(parent: int, name: str, path: str, root: bytes) -> OtherFile | None:
+    try:
+        status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        target = os.readlink(name, dir_fd=parent)
+    except OSError:  # it is no link
+        return None
+    is_ours = _note_of_link(path, target) in _links_in(parent, root)
+    return OtherFile(path, FileState.of(status), True, is_link=True) if is_ours else None
 
 
 class Walk:
@@ -310,7 +367,8 @@ def remove_file(out_dir: Path, other: OtherFile) -> bool:
         for folder in folders:
             opened.append(enter_directory(opened[-1], folder, disk))
         status = os.stat(name, dir_fd=opened[-1], follow_symlinks=False)
-        if not stat.S_ISREG(status.st_mode) or FileState.of(status) != other.state:
+        is_kind = stat.S_ISLNK if other.is_link else stat.S_ISREG
+        if not is_kind(status.st_mode) or FileState.of(status) != other.state:
             return False
         os.unlink(name, dir_fd=opened[-1])
         with suppress(OSError):  # not empty

@@ -19,6 +19,7 @@ from lattica.daemon.api.methods.base import Emit, MemberMethods
 from lattica.daemon.api.pb import node_pb2 as pb
 from lattica.daemon.api.status import publications
 from lattica.nat.base.errors import LocalProtocolError
+from lattica.nat.base.keys.peer_id import parse_peer_id
 
 
 class ContentMethods(MemberMethods):
@@ -32,7 +33,13 @@ class ContentMethods(MemberMethods):
                 pb.PublishProgress(bytes_done=event.bytes_done, bytes_total=event.bytes_total)
             )
 
-        ticket = await self.member.publish(path, request.name or None, progress)
+        ticket = await self.member.publish(
+            path,
+            request.name or None,
+            progress,
+            follow_links=request.follow_links,
+            sign=request.sign,
+        )
         [made] = [each for each in publications(self.member) if each.cid == str(ticket.cid)]
         await emit.send(
             pb.PublishProgress(bytes_done=made.bytes, bytes_total=made.bytes, publication=made)
@@ -51,6 +58,7 @@ class ContentMethods(MemberMethods):
             share=not request.no_share,
             share_for=request.share_seconds,
             rate=request.bytes_per_second or math.inf,
+            signed_by=parse_peer_id(request.signed_by) if request.signed_by else None,
         )
         result = await self.member.fetch(
             request.ref,

@@ -297,12 +297,16 @@ class CallReply(_message.Message):
     def __init__(self, result: _Optional[bytes] = ...) -> None: ...
 
 class PublishRequest(_message.Message):
-    __slots__ = ("path", "name")
+    __slots__ = ("path", "name", "follow_links", "sign")
     PATH_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
+    FOLLOW_LINKS_FIELD_NUMBER: _ClassVar[int]
+    SIGN_FIELD_NUMBER: _ClassVar[int]
     path: str
     name: str
-    def __init__(self, path: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
+    follow_links: bool
+    sign: bool
+    def __init__(self, path: _Optional[str] = ..., name: _Optional[str] = ..., follow_links: bool = ..., sign: bool = ...) -> None: ...
 
 class PublishProgress(_message.Message):
     __slots__ = ("bytes_done", "bytes_total", "publication")
@@ -325,7 +329,7 @@ class UnpublishReply(_message.Message):
     def __init__(self) -> None: ...
 
 class FetchRequest(_message.Message):
-    __slots__ = ("ref", "directory", "tensors", "replace_tensors", "delete_former", "delete_matching", "base", "no_share", "share_seconds", "bytes_per_second")
+    __slots__ = ("ref", "directory", "tensors", "replace_tensors", "delete_former", "delete_matching", "base", "no_share", "share_seconds", "bytes_per_second", "signed_by")
     REF_FIELD_NUMBER: _ClassVar[int]
     DIRECTORY_FIELD_NUMBER: _ClassVar[int]
     TENSORS_FIELD_NUMBER: _ClassVar[int]
@@ -336,6 +340,7 @@ class FetchRequest(_message.Message):
     NO_SHARE_FIELD_NUMBER: _ClassVar[int]
     SHARE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    SIGNED_BY_FIELD_NUMBER: _ClassVar[int]
     ref: str
     directory: str
     tensors: str
@@ -346,7 +351,8 @@ class FetchRequest(_message.Message):
     no_share: bool
     share_seconds: float
     bytes_per_second: float
-    def __init__(self, ref: _Optional[str] = ..., directory: _Optional[str] = ..., tensors: _Optional[str] = ..., replace_tensors: bool = ..., delete_former: bool = ..., delete_matching: _Optional[_Iterable[str]] = ..., base: _Optional[_Iterable[str]] = ..., no_share: bool = ..., share_seconds: _Optional[float] = ..., bytes_per_second: _Optional[float] = ...) -> None: ...
+    signed_by: str
+    def __init__(self, ref: _Optional[str] = ..., directory: _Optional[str] = ..., tensors: _Optional[str] = ..., replace_tensors: bool = ..., delete_former: bool = ..., delete_matching: _Optional[_Iterable[str]] = ..., base: _Optional[_Iterable[str]] = ..., no_share: bool = ..., share_seconds: _Optional[float] = ..., bytes_per_second: _Optional[float] = ..., signed_by: _Optional[str] = ...) -> None: ...
 
 class FetchProgress(_message.Message):
     __slots__ = ("phase", "bytes_done", "bytes_total", "bytes_fetched", "bytes_per_second", "sources", "name", "files", "directories", "error", "seconds", "done")

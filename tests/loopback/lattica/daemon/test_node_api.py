@@ -22,9 +22,11 @@ from lattica.daemon.node.member import Member
 from lattica.daemon.node.running import member_of
 from lattica.errors import (
     AddressError,
+    ContentError,
     ContentNotFoundError,
     DaemonError,
     LocalProtocolError,
+    SignatureError,
     TicketError,
 )
 from lattica.rpc.errors import NotFoundError
@@ -208,6 +210,24 @@ async def test_content_with_progress(tmp_path: Path) -> None:
         with pytest.raises(ContentNotFoundError):
             await there(lambda: source.unpublish(made.cid))
         assert not (await there(source.status)).publications
+
+
+async def test_who_has_to_have_signed_it_and_links_that_are_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_bytes(b"weights")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "link.bin").symlink_to(tmp_path / "elsewhere")
+    async with daemon(tmp_path / "a") as (_, source), daemon(tmp_path / "b") as (member, sink):
+        with pytest.raises(ContentError, match="link"):
+            await there(lambda: source.publish(tmp_path / "model"))
+        made = await there(lambda: source.publish(tmp_path / "model", follow_links=True, sign=True))
+        signer = (await there(source.status)).peer_id
+        out = tmp_path / "out"
+        with pytest.raises(SignatureError):
+            other = str(member.node.peer_id)
+            await there(lambda: sink.fetch(made.ticket, out, signed_by=other))
+        await there(lambda: sink.fetch(made.ticket, out, signed_by=signer))
+        assert (out / "link.bin").read_bytes() == b"weights"
+        assert not (out / "link.bin").is_symlink()
 
 
 async def test_a_fetch_whose_client_is_gone_ends(tmp_path: Path) -> None:
