@@ -222,8 +222,8 @@ async def test_who_has_to_have_signed_it_and_links_that_are_followed(tmp_path: P
         made = await there(lambda: source.publish(tmp_path / "model", follow_links=True, sign=True))
         signer = (await there(source.status)).peer_id
         out = tmp_path / "out"
+        other = str(member.node.peer_id)
         with pytest.raises(SignatureError):
-            other = str(member.node.peer_id)
             await there(lambda: sink.fetch(made.ticket, out, signed_by=other))
         await there(lambda: sink.fetch(made.ticket, out, signed_by=signer))
         assert (out / "link.bin").read_bytes() == b"weights"
