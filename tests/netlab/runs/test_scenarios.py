@@ -144,8 +144,8 @@ def is_direct(path: str) -> bool:
 @pytest.mark.parametrize("name", RUN)
 def test_a_shipped_scenario_succeeds(results, name):
     report = results.scenarios[name]
-    failed = [program for program in report["programs"] if not program["ok"]]
-    assert not failed
+    failed = [f"{one['program']}: {one['detail']}" for one in report["programs"] if not one["ok"]]
+    assert not failed, "\n".join(failed)
     assert report["ok"], report["complaints"]
 
 

@@ -356,13 +356,24 @@ class TestMesh:
     def test_both_ends_must_agree(self):
         mesh = self.mesh()
         mesh.feed("a", connected("R", "/ip4/11.0.0.1/tcp/1"))
-        assert mesh.link("relay", "a") is not None
+        assert mesh.link("a", "relay") is not None
+        assert mesh.link("relay", "a") is None
         assert not mesh.is_mutual("a", "relay")
         mesh.feed("relay", connected("A", "/ip4/11.0.0.2/tcp/2", "inbound"))
         assert mesh.is_mutual("a", "relay")
         mesh.forget("a")
         assert not mesh.is_mutual("a", "relay")
         assert mesh.complaints == []
+
+    def test_a_race_that_only_its_other_end_saw_is_no_connection(self):
+        mesh = self.mesh()
+        mesh.feed("relay", connected("A", "/ip4/11.0.0.2/tcp/2", "inbound"))
+        assert mesh.link("a", "relay") is None
+        mesh.feed("relay", {"event": "peer_disconnected", "peer_id": "A", "reason": ""})
+        mesh.feed("a", connected("R", "/ip4/11.0.0.1/udp/1/quic-v1/noise"))
+        link = mesh.link("a", "relay")
+        assert link is not None
+        assert link.kind == "direct-quic"
 
     def test_contradictions_are_noticed(self):
         mesh = self.mesh()
@@ -408,6 +419,7 @@ class TestMesh:
         mesh.feed("relay", {"event": "ready", "peer_id": "R", "addrs": ["/ip4/1.1.1.1/tcp/1"]})
         assert not mesh.is_mutual("a", "relay")
         mesh.feed("a", connected("R", "/ip4/11.0.0.1/tcp/1"))
+        assert mesh.link("relay", "a") is not None
         assert mesh.is_mutual("a", "relay")
         assert mesh.is_mutual("relay", "a")
         mesh.feed("relay", connected("B", "/ip4/11.0.0.9/tcp/1"))

@@ -285,7 +285,7 @@ class Job:
         path = data if program.files != 1 else next(data.iterdir())
         self._argv = [*LATTICA, "publish", str(path), "--json", *options]
         await self._start()
-        with trio.move_on_after(program.timeout_s):
+        with trio.move_on_after(START_TIMEOUT + program.timeout_s):
             event = await self._wait_event(lambda event: "ticket" in event)
             if program.relays and not any(path_kind(addr) == RELAYED for addr in event["addrs"]):
                 names = " or ".join(program.relays)
@@ -294,7 +294,8 @@ class Job:
             self._ok = True
             self._detail = f"{event['bytes'] / MIB:.1f} MiB in {event['files']} file(s)"
             return
-        raise LabError(f"no ticket after {program.timeout_s:g} s{self._last_words()}")
+        took = f"{START_TIMEOUT + program.timeout_s:g} s"
+        raise LabError(f"no ticket after {took}{self._last_words()}")
 
     async def _fetch(self, program: FetchProgram, source: Job) -> None:
         if not source.ticket:

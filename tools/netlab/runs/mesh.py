@@ -186,12 +186,16 @@ class Mesh:
         return member is not None and self.peer_id(program) in member.reserved
 
     def link(self, program: str, other: str) -> Path | None:
-        """The connection that `program` or `other` says they have now."""
-        for one, two in ((program, other), (other, program)):
-            member, peer = self._members.get(one), self.peer_id(two)
-            if member is not None and peer is not None and peer in member.links:
-                return member.links[peer]
-        return None
+        """The connection to `other` that `program` says it has now.
+
+        What only the other end says may be over before it is there at this one: of connections that
+        are raced all but one are given up. It is believed where a reticent one says nothing.
+        """
+        member = self._members.get(program)
+        told = program not in self._reticent or (member is not None and member.tells)
+        one, two = (program, other) if told else (other, program)
+        member, peer = self._members.get(one), self.peer_id(two)
+        return member.links.get(peer) if member is not None and peer is not None else None
 
     def first_paths(self, program: str, other: str) -> dict[str, float]:
         """When the two were first connected, by kind of path, as either of them said."""

@@ -72,6 +72,7 @@ class PublishProgram:
 
     relays: through these it is reached behind a NAT.
     size_mib: all files together. files: how many.
+    timeout_s: time for the ticket, beside the minute that every program has to start.
     """
 
     name: str
