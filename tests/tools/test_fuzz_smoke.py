@@ -7,10 +7,10 @@ import pytest
 from lattica.errors import RemoteProtocolError
 from tools.fuzz import engine, growth
 from tools.fuzz.table import TARGETS, load
-from tools.fuzz.target import MIB, Target, Violation, try_input
+from tools.fuzz.target import KIB, MIB, Target, Violation, try_input
 
 SEED = 20261122
-SECONDS = 1.0
+SECONDS = 0.5
 MAX_RUNS = 5000
 
 
@@ -37,8 +37,10 @@ def _slow(data: bytes) -> None:
         sum(range(10_000))
 
 
-@pytest.mark.parametrize("run", [_quadratic, _slow])
-def test_time_that_grows_too_fast_is_found(run):
+@pytest.mark.parametrize(("run", "small", "large"), [(_quadratic, 4, 32), (_slow, 0.5, 4)])
+def test_time_that_grows_too_fast_is_found(run, small, large, monkeypatch):
+    monkeypatch.setattr(growth, "SMALL", int(small * KIB))
+    monkeypatch.setattr(growth, "LARGE", int(large * KIB))
     target = Target("growing", run, (), seeds=[b"some bytes"])
     crash = growth.check(target, seed=SEED, seconds=60)
     assert crash is not None

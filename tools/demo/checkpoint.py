@@ -5,6 +5,7 @@ from __future__ import annotations
 import filecmp
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,24 +17,37 @@ from tools.demo.stage import DemoError
 HIDDEN = 1024
 INTERMEDIATE = 2816
 VOCABULARY = 32_000
+SMALLEST_VOCABULARY = 1000
 BYTES_PER_LAYER = (4 * HIDDEN * HIDDEN + 3 * HIDDEN * INTERMEDIATE) * 2
-BYTES_OUTSIDE_LAYERS = 2 * VOCABULARY * HIDDEN * 2
+BYTES_PER_TOKEN = 2 * HIDDEN * 2
 
 
-def layers_for(size: int) -> int:
-    """How many layers make about `size` bytes; at least one."""
-    return max(1, round((size - BYTES_OUTSIDE_LAYERS) / BYTES_PER_LAYER))
+@dataclass(frozen=True, slots=True)
+class Dimensions:
+    """What the size of a checkpoint follows from."""
+
+    layers: int
+    vocabulary: int
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it has."""
+        return self.layers * BYTES_PER_LAYER + self.vocabulary * BYTES_PER_TOKEN
 
 
-def size_of(layers: int) -> int:
-    """About how many bytes a checkpoint has."""
-    return BYTES_OUTSIDE_LAYERS + layers * BYTES_PER_LAYER
+def dimensions_for(size: int) -> Dimensions:
+    """Those of a checkpoint of about `size` bytes: a vocabulary of :data:`VOCABULARY` and as many
+    layers as fit, or one layer and a smaller vocabulary."""
+    layers = max(1, round((size - VOCABULARY * BYTES_PER_TOKEN) / BYTES_PER_LAYER))
+    tokens = (size - layers * BYTES_PER_LAYER) // BYTES_PER_TOKEN
+    vocabulary = VOCABULARY if layers > 1 else min(VOCABULARY, max(SMALLEST_VOCABULARY, tokens))
+    return Dimensions(layers, vocabulary)
 
 
-def _tensor_shapes(layers: int) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+def _tensor_shapes(dimensions: Dimensions) -> Iterator[tuple[str, str, tuple[int, ...]]]:
     """(name, dtype, shape) as Llama-like models have them."""
-    yield "model.embed_tokens.weight", "float16", (VOCABULARY, HIDDEN)
-    for layer in range(layers):
+    yield "model.embed_tokens.weight", "float16", (dimensions.vocabulary, HIDDEN)
+    for layer in range(dimensions.layers):
         prefix = f"model.layers.{layer}"
         for part in ("q_proj", "k_proj", "v_proj", "o_proj"):
             yield f"{prefix}.self_attn.{part}.weight", "float16", (HIDDEN, HIDDEN)
@@ -43,17 +57,17 @@ def _tensor_shapes(layers: int) -> Iterator[tuple[str, str, tuple[int, ...]]]:
         for part in ("input_layernorm", "post_attention_layernorm"):
             yield f"{prefix}.{part}.weight", "float32", (HIDDEN,)
     yield "model.norm.weight", "float32", (HIDDEN,)
-    yield "lm_head.weight", "float16", (VOCABULARY, HIDDEN)
+    yield "lm_head.weight", "float16", (dimensions.vocabulary, HIDDEN)
 
 
-def make_checkpoint(directory: Path, layers: int, checkpoint: Callable[[], None]) -> int:
+def make_checkpoint(directory: Path, dimensions: Dimensions, checkpoint: Callable[[], None]) -> int:
     """Write two shards with an index (float16 and float32); their size in bytes.
 
     `checkpoint` is called now and then, and may raise to end it.
     """
     directory.mkdir()
     rng = np.random.default_rng(2510)
-    shapes = list(_tensor_shapes(layers))
+    shapes = list(_tensor_shapes(dimensions))
     half = len(shapes) // 2
     weight_map: dict[str, str] = {}
     for number, chosen in enumerate((shapes[:half], shapes[half:]), start=1):
@@ -71,9 +85,9 @@ def make_checkpoint(directory: Path, layers: int, checkpoint: Callable[[], None]
         "architectures": ["LlamaForCausalLM"],
         "hidden_size": HIDDEN,
         "intermediate_size": INTERMEDIATE,
-        "num_hidden_layers": layers,
+        "num_hidden_layers": dimensions.layers,
         "torch_dtype": "float16",
-        "vocab_size": VOCABULARY,
+        "vocab_size": dimensions.vocabulary,
     }
     (directory / "config.json").write_text(json.dumps(config, indent=2))
     return sum(path.stat().st_size for path in directory.iterdir())

@@ -73,9 +73,9 @@ def parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def check_space(directory: Path, layers: int) -> None:
+def check_space(directory: Path, size: int) -> None:
     """DemoError when the directory cannot be written to, or take the checkpoint twice."""
-    needed = 2 * checkpoint.size_of(layers) + 50 * MB
+    needed = 2 * size + 50 * MB
     try:
         with tempfile.TemporaryFile(dir=directory):
             free = shutil.disk_usage(directory).free
@@ -127,13 +127,13 @@ class Stop:
 
 async def play(options: argparse.Namespace, obstacle: str | None, stop: Stop) -> None:
     """The demo, on loopback if there is an obstacle to the lab."""
-    layers = checkpoint.layers_for(options.megabytes * MB)
-    check_space(options.dir, layers)
+    dimensions = checkpoint.dimensions_for(options.megabytes * MB)
+    check_space(options.dir, dimensions.size)
     with tempfile.TemporaryDirectory(prefix="lattica-demo-", dir=options.dir) as name:
         directory = Path(name)
         source = directory / "checkpoint"
         with stop.heeded():
-            size = await make(source, layers)
+            size = await make(source, dimensions)
         if stop.signal:
             return
         if obstacle is None:

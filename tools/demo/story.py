@@ -45,11 +45,11 @@ def shortened(text: str) -> str:
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
-async def make(source: Path, layers: int) -> int:
+async def make(source: Path, dimensions: checkpoint.Dimensions) -> int:
     """The checkpoint; its size in bytes."""
     began = time.monotonic()
     size = await trio.to_thread.run_sync(
-        checkpoint.make_checkpoint, source, layers, trio.from_thread.check_cancelled
+        checkpoint.make_checkpoint, source, dimensions, trio.from_thread.check_cancelled
     )
     say(f"made a checkpoint of {size / MB:.0f} MB in {time.monotonic() - began:.1f} s")
     return size

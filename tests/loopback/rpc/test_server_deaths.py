@@ -139,14 +139,15 @@ async def tries_again(stub: Any, ready: Callable[[], None]) -> object:
 CALLS: tuple[Call, ...] = (
     waits,
     waits_in_a_thread,
-    sends_an_argument,
-    receives_a_result,
-    reads_items,
     sends_items,
     both_ways,
     waits_for_an_item,
-    reads_what_is_lent,
+    reads_items,
     tries_again,
+    # These send as much as they can, so that whatever begins after them takes longer.
+    reads_what_is_lent,
+    sends_an_argument,
+    receives_a_result,
 )
 
 

@@ -44,7 +44,7 @@ def run_demo(*arguments: str, around: Sequence[str] = ()) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
-    assert re.search(r"identical: 4 files, 12 tensors, \d{9} bytes", done.stdout), done.stdout
+    assert re.search(r"identical: 4 files, 12 tensors, \d{8,9} bytes", done.stdout), done.stdout
     assert re.search(r"throughput: [\d.]+ MB/s", done.stdout), done.stdout
     return done.stdout
 
@@ -93,7 +93,8 @@ def assert_crowd(said: str, count: int) -> None:
 @pytest.mark.slow
 def test_across_two_nats_relayed_first_and_then_direct(folder):
     require_root()
-    said = run_demo("--dir", str(folder), "--crowd", "3")
+    # Large enough that the way through the relay is left in the middle.
+    said = run_demo("--dir", str(folder), "--crowd", "3", "--megabytes", "150")
     assert "in network namespaces" in said
     assert re.search(r"path: relayed after [\d.]+ s, then direct-\w+ after [\d.]+ s: ", said), said
     assert re.search(r"^ +path: direct-\w+, after", said, re.MULTILINE), said
@@ -108,7 +109,7 @@ def test_between_symmetric_nats_it_stays_relayed_and_says_so(folder):
     assert "between these NATs there is no other" in said
     carried = re.search(r"the relay carried ([\d.]+) MB", said)
     assert carried is not None
-    assert float(carried[1]) > checkpoint.size_of(1) / 1e6
+    assert float(carried[1]) > checkpoint.dimensions_for(1).size / 1e6
 
 
 def test_on_loopback_when_asked_to(folder):
@@ -202,11 +203,9 @@ def wait_for_line(process: subprocess.Popen[str], text: str) -> None:
 @pytest.mark.parametrize(
     ("stage", "number", "moment"),
     [
-        ("lab", signal.SIGTERM, "lattica --identity"),
-        ("lab", signal.SIGINT, "path: "),
+        ("lab", signal.SIGINT, "lattica --identity"),
         ("lab", signal.SIGHUP, "made a checkpoint"),
         ("loopback", signal.SIGTERM, "lattica publish"),
-        ("loopback", signal.SIGINT, "lattica --identity"),
     ],
 )
 def test_a_signal_ends_it_and_nothing_is_left(folder, monkeypatch, stage, number, moment):

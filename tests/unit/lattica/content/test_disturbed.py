@@ -124,7 +124,7 @@ ACTIONS: list[Callable[[Path], None]] = [
 class Disturber:
     """Does something at the n-th point of a fetch: before and after writes, syncs, renames.
 
-    The actions take turns with the points, a third each; which threads reach them first varies.
+    The actions take turns with the points, a fifth each; which threads reach them first varies.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
@@ -172,7 +172,7 @@ async def test_disturbed_at_every_point(tmp_path, monkeypatch, action, tensors):
         if tensors is None:
             assert right == contents(source)
         # The last point comes after the last look, when the fetch is over in all but name.
-        for at in range(1 + ACTIONS.index(action) % 3, points, 3):
+        for at in range(1 + ACTIONS.index(action) % 5, points, 5):
             shutil.rmtree(out, ignore_errors=True)
             disturber.points, disturber.at = 0, at
             events: list[FetchEvent] = []
