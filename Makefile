@@ -7,7 +7,7 @@ READY := .venv/.ready
 # Extra arguments, e.g. `make test ARGS="tests/unit -k yamux"`.
 ARGS ?=
 # Test files that run at a time: many of them wait for networks more than they work.
-JOBS ?= 3
+JOBS ?= 4
 
 .PHONY: help demo test lint bench clean
 
