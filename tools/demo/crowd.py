@@ -131,9 +131,11 @@ class Crowd:
         say(f"identical: {count} copies of {SIZE / MB:g} MB")
         say(f"liar:      caught by {caught} of {count}, nothing of it was used")
         helped = sum(one["bytes"] for one in sources) - from_publisher
+        kept = count * SIZE - from_publisher - helped
         say(
             f"uplink:    {from_publisher / SIZE:.2f} times the file came from the publisher, "
-            f"{helped / SIZE:.2f} times from other consumers"
+            f"{helped / SIZE:.2f} times from other consumers; {kept / SIZE:.2f} times it was there "
+            "when the killed one came back, from whom is not counted"
         )
         say(f"time:      {took:.1f} s; one alone needs {SIZE / UPLINK:.0f} s")
 

@@ -153,7 +153,10 @@ class PartialFiles:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Let go; what was written stays for the next attempt."""
+        """Let go; what was written stays for the next attempt, and nothing where nothing was."""
+        with suppress(OSError):
+            if exc is not None and not os.fstat(self._journal).st_size:
+                self.remove()
         self._close()
 
     def _close(self) -> None:

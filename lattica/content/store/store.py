@@ -184,13 +184,15 @@ class ContentStore:
         """
         manifest = publication.manifest
         if self._quota is not None:
-            missing = {
+            sizes = {
                 chunk.digest: chunk.length
                 for file in (manifest.files if copy else ())
                 for chunk in file.chunks
-                if not self.has_block(Cid(chunk.digest))
             }
-            self._make_room(self._quota, sum(missing.values()) + len(publication.encoded))
+            for block in chain(all_lists(manifest), [publication.encoded]):
+                sizes[hashlib.sha256(block).digest()] = len(block)
+            missing = (size for digest, size in sizes.items() if not self.has_block(Cid(digest)))
+            self._make_room(self._quota, sum(missing))
         with self._locked(fcntl.LOCK_SH):
             now = self._clock()
             added: dict[bytes, int] = {}
