@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from lattica.content import FetchOptions, Publisher, fetch
@@ -18,7 +20,7 @@ async def test_an_unfinished_folder_stays_only_if_there_is_something_in_it(
     tmp_path, monkeypatch, honest
 ):
     source, out = tmp_path / "source", tmp_path / "out"
-    source.write_bytes(bytes(range(256)) * 4096 * 8)
+    source.write_bytes(random.Random(1).randbytes(8 * MIB))
     read = Publication.read_span
     sent = 0
 

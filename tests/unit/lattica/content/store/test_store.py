@@ -160,17 +160,17 @@ async def test_the_quota_lets_go_what_was_used_longest_ago(tmp_path):
 
 async def test_lists_of_chunks_count_in_the_quota(tmp_path):
     with (tmp_path / "large").open("wb") as file:
-        file.truncate(2048 * MIB)
+        file.truncate(8192 * MIB)
     publication = await make_publication(tmp_path / "large")
-    with ContentStore(tmp_path / "store", quota=32 * 1024, clock=Clock()) as store:
-        assert len(publication.encoded) < 32 * 1024
+    with ContentStore(tmp_path / "store", quota=100 * 1024, clock=Clock()) as store:
+        assert len(publication.encoded) < 100 * 1024
         with pytest.raises(StorageError, match="quota"):
             store.add(publication, copy=False)
         assert store.bytes_used() == 0
-    with ContentStore(tmp_path / "store", quota=128 * 1024, clock=Clock()) as store:
+    with ContentStore(tmp_path / "store", quota=256 * 1024, clock=Clock()) as store:
         store.add(publication, copy=False)
         store.add(publication, copy=False)  # what is here already needs no room
-        assert 32 * 1024 < store.bytes_used() <= 128 * 1024
+        assert 100 * 1024 < store.bytes_used() <= 256 * 1024
 
 
 async def test_nothing_goes_for_what_does_not_fit(tmp_path):
