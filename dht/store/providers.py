@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping
 from itertools import chain, islice, zip_longest
+from math import inf
 
 from lattica.dht.kademlia.contact import Contact
 from lattica.dht.kademlia.messages import MAX_ADDRS
@@ -47,6 +48,7 @@ class ProviderStore:
         """
         self.expire(now)
         peer_id = provider.peer_id
+        record = (key, peer_id)
         peers = self._peers.get(key, {})
         is_known = peer_id in peers
         if not is_known:
@@ -55,7 +57,7 @@ class ProviderStore:
             yields = _who_yields(peers, source.network) if is_full else None
             if is_full and yields is None:
                 return Put.NO_ROOM
-            evicted = self._quotas.admit((key, peer_id), source, 1)
+            evicted = self._quotas.admit(record, source, 1)
             if evicted is None:
                 return Put.NO_ROOM
             self._counts[peer_id] = self._counts.get(peer_id, 0) + 1
@@ -66,8 +68,8 @@ class ProviderStore:
             self._peers.setdefault(key, {})[peer_id] = source.network
         end = now + self._config.provider_ttl
         # What is repeated all the time is not written all the time.
-        if end > (self._until.get((key, peer_id)) or 0.0) + self._config.provider_ttl / 20:
-            self._until[key, peer_id] = end
+        if end > (self._until.get(record) or 0.0) + self._config.provider_ttl / 20:
+            self._until[record] = end
             self._journal.changed(_row_id(key, peer_id))
         addrs = provider.addrs[:MAX_ADDRS]
         if addrs and self._addrs.get(peer_id) != addrs:
@@ -149,7 +151,7 @@ class ProviderStore:
             end, network = fields
             length = row.row_id.id[0]
             key, raw = row.row_id.id[1 : 1 + length], row.row_id.id[1 + length :]
-            if not isinstance(end, int | float) or end <= now:
+            if not isinstance(end, int | float) or not now < end < inf:
                 continue
             try:
                 provider = Contact.of(PeerId(raw), addrs.get(raw, ()))

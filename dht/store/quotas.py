@@ -9,6 +9,7 @@ peer is its own.
 from __future__ import annotations
 
 from collections.abc import Hashable
+from functools import lru_cache
 from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Generic, TypeVar
@@ -121,6 +122,7 @@ class Quotas(Generic[R]):
         return None
 
 
+@lru_cache(maxsize=1024)  # one object for all records of a peer
 def source_for(peer: Hashable, network: str | None) -> Source:
     """The source of a publisher, in a network of the internet or none."""
     return Source(peer, network if network is not None else ("", peer))

@@ -32,6 +32,7 @@ ATTACKS: dict[str, str] = {
     "topic-forgeries": "topics:FORGERIES",
     "dht-find": "stores:FIND",
     "dht-values": "stores:VALUES",
+    "dht-providers": "stores:PROVIDERS",
     "crdt-hellos": "stores:DOCUMENT",
     "bitswap-wants": "stores:WANTS",
     "content-holdings": "stores:HAS",

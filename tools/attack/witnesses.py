@@ -50,9 +50,9 @@ class Client:
 
 
 @asynccontextmanager
-async def client() -> AsyncIterator[Client]:
-    """A client that runs for the block."""
-    swarm = Swarm(Identity.generate(), SwarmConfig(listen=()))
+async def client(identity: Identity | None = None) -> AsyncIterator[Client]:
+    """A client that runs for the block, with a new key if none is given."""
+    swarm = Swarm(identity or Identity.generate(), SwarmConfig(listen=()))
     serve_standard(swarm)
     async with trio.open_nursery() as nursery:
         await nursery.start(swarm.run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
 
 import trio
@@ -20,12 +21,15 @@ from lattica.crdt.sync.messages import PROTOCOL as DOCUMENTS
 from lattica.crdt.sync.messages import Hello as DocumentHello
 from lattica.crdt.sync.messages import encode_hello as encode_document_hello
 from lattica.dht.config import PROTOCOL as KADEMLIA
+from lattica.dht.kademlia.contact import Contact
 from lattica.dht.kademlia.messages import MessageType, Record, Request, encode
 from lattica.dht.records.keys import content_key
+from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.wire import encode_length_prefixed
 from lattica.nat.mux.stream import Stream
 from tools.attack.attack import Attack, Victim
-from tools.attack.attacks.rpc.caller import on_streams, send
+from tools.attack.attacks.rpc.caller import IDENTITIES, LOST, connected, on_streams, send
 
 STREAMS = 16
 """Of each enemy at a time."""
@@ -81,6 +85,38 @@ def _value() -> bytes:
     return encode(Request(MessageType.PUT_VALUE, key, Record(key, data)))
 
 
+async def _provide(victim: Victim) -> None:
+    """As so many peers with a key each, each provider of a thousand new keys with each message, and
+    all of one and the same.
+    """
+
+    async def act(stream: Stream, own: Contact) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_throw_away, stream)
+            while True:
+                keys = (b"wanted by all", *(secrets.token_bytes(34) for _ in range(999)))
+                request = Request(MessageType.ADD_PROVIDERS, providers=(own,), keys=keys)
+                await send(stream, encode_length_prefixed(encode(request)))
+
+    async def as_one() -> None:
+        identity = Identity.generate()
+        own = Contact.of(identity.peer_id, [Multiaddr("/ip4/192.0.2.1/tcp/4001")])
+        while True:
+            with suppress(*LOST):
+                async with connected(victim, identity) as connection:
+                    try:
+                        async with trio.open_nursery() as nursery:
+                            for _ in range(STREAMS):
+                                nursery.start_soon(act, await connection.open(KADEMLIA), own)
+                    except* LOST:
+                        pass
+            await trio.sleep(0.05)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(IDENTITIES):
+            nursery.start_soon(as_one)
+
+
 def _document() -> bytes:
     nonce, tag = secrets.token_bytes(NONCE_BYTES), secrets.token_bytes(32)
     return encode_document_hello(DocumentHello(Purpose.SYNC, nonce, tag))
@@ -104,6 +140,14 @@ def _holdings_hello(victim: Victim) -> bytes:
 
 FIND = _flood("dht-find", "asks for who is near random keys", KADEMLIA, _find)
 VALUES = _flood("dht-values", "stores values of 60 KB without end", KADEMLIA, _value)
+PROVIDERS = Attack(
+    "dht-providers",
+    "provides a thousand keys with each message",
+    _provide,
+    seconds=8,
+    stores=True,
+    witness="storing",
+)
 DOCUMENT = _flood(
     "crdt-hellos", "asks for documents that are not there", DOCUMENTS, _document, each=1
 )

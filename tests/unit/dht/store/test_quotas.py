@@ -88,3 +88,29 @@ def test_deadlines_that_change_all_the_time_take_no_memory():
     deadlines["two"] = 1.0
     deadlines.discard("two")
     assert list(deadlines.take_due(2.0)) == []
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("abcd"), st.none() | st.floats(0, 5) | st.integers(0, 5).map(float)
+        )
+    ),
+    st.lists(st.floats(0, 6), max_size=4).map(sorted),
+)
+def test_deadlines_are_as_of_a_dict(changes, looks):
+    deadlines: Deadlines[str] = Deadlines()
+    there: dict[str, float] = {}
+    for key, until in changes:
+        if until is None:
+            deadlines.discard(key)
+            there.pop(key, None)
+        else:
+            deadlines[key] = there[key] = until
+    for now in looks:
+        due = {key for key, until in there.items() if until <= now}
+        assert set(deadlines.take_due(now)) == due
+        for key in due:
+            del there[key]
+        assert len(deadlines) == len(there)
+    assert {key: deadlines.get(key) for key in "abcd"} == {key: there.get(key) for key in "abcd"}

@@ -10,6 +10,7 @@ import msgpack
 import trio
 
 from lattica.nat.base.errors import LatticaError
+from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.net.addresses import parse_multiaddr, split_peer
 from lattica.nat.base.wire import LengthPrefixed
 from lattica.nat.mux.connection import Connection
@@ -38,12 +39,12 @@ _ACKNOWLEDGED = 64
 
 
 @asynccontextmanager
-async def connected(victim: Victim) -> AsyncIterator[Connection]:
-    """A connection of somebody new."""
+async def connected(victim: Victim, identity: Identity | None = None) -> AsyncIterator[Connection]:
+    """A connection of somebody new, or with a key that is known."""
     addr, peer = split_peer(parse_multiaddr(victim.tcp))
     assert peer is not None
     async with (
-        client() as enemy,
+        client(identity) as enemy,
         enemy.swarm.dial_unshared(peer, addr, source_ip=ENEMY_HOST) as connection,
     ):
         yield connection
@@ -58,11 +59,11 @@ async def as_many(
 
     async def as_one() -> None:
         while True:
-            with suppress(*_LOST):
+            with suppress(*LOST):
                 async with connected(victim) as connection:
                     try:
                         await act(connection)
-                    except* _LOST:
+                    except* LOST:
                         pass
             await trio.sleep(0.05)
 
@@ -71,7 +72,8 @@ async def as_many(
             nursery.start_soon(as_one)
 
 
-_LOST = (LatticaError, OSError, trio.BrokenResourceError)
+LOST = (LatticaError, OSError, trio.BrokenResourceError)
+"""How an enemy loses a stream or a connection."""
 
 
 async def on_streams(
