@@ -17,6 +17,8 @@ class Pace:
         if not rate > 0:
             raise ValueError(f"a rate of {rate} bytes a second")
         self.rate = rate
+        self.passed = 0
+        """Bytes so far."""
         self._free_at = -math.inf
 
     @property
@@ -26,6 +28,7 @@ class Pace:
 
     def delay(self, count: int, now: float) -> float:
         """`count` bytes pass; seconds to wait until they may."""
+        self.passed += count
         if not self.is_limited:
             return 0.0
         begin = max(self._free_at, now - _BURST)

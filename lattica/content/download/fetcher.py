@@ -9,7 +9,7 @@ others have removed or changed on disk meanwhile is fetched again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,7 @@ from lattica.content.download.partial import PartialFiles
 from lattica.content.download.plan import Plan
 from lattica.content.download.ranges import ByteRange
 from lattica.content.download.shared import SharedFetch
+from lattica.content.download.staggered import STAGGER, ask_staggered
 from lattica.content.errors import (
     ContentError,
     ContentNotFoundError,
@@ -73,6 +74,8 @@ SelectLists: TypeAlias = Callable[[Manifest], set[int]]
 _ReadChunk: TypeAlias = Callable[[int], bytes]
 _CID_START = "bafkrei"
 """Of every content id as text."""
+_ENOUGH = 32 * 1024
+"""Bytes of a manifest in a second at which nobody else is asked for it."""
 _COPY_UNIT = 32
 """Chunks copied in one visit to a thread, when a fetch is taken up again."""
 _LINGERING = 0.5
@@ -281,7 +284,8 @@ class _Fetch:
     # --- the manifest ---
 
     async def find_manifest(self, select: SelectLists) -> FoundManifest:
-        """Those that were named are asked before others. Lists of chunks are loaded as selected."""
+        """Those that were named are asked before others, and nobody is waited for alone. Lists of
+        chunks are loaded as selected."""
         here = self._here
         contacts: tuple[Contact, ...] = ()
         if here is not None:
@@ -307,23 +311,50 @@ class _Fetch:
         elif numbers:
             retries = self._retries
             source = ListSource(self._cid, self._options, self._pace, retries, self._emit_retry)
-            manifest = await source.load(manifest, numbers, contacts)
+            manifest = await source.load(manifest, numbers, self._for_lists(contacts))
         return FoundManifest(manifest, encoded, contacts, here)
+
+    async def _for_lists(self, contacts: tuple[Contact, ...]) -> AsyncGenerator[Contact, None]:
+        """Whom to ask for lists of chunks: those that are known, and then others."""
+        known = {contact.peer_id for contact in contacts}
+        for contact in contacts:
+            yield contact
+        for member in await self.find_unnamed():
+            if member.peer_id not in known:
+                yield Contact(self._node, member.peer_id, member.addrs)
 
     async def _get_manifest(self) -> tuple[Contact, bytes]:
         """The bytes of the manifest, and who has sent them."""
-        failed: Exception | None = None
-        for member in self._named:
-            try:
-                return await self._manifest_from(member)
-            except (LatticaError, TimeoutError) as error:
-                failed = failed or error
-        for member in await self.find_unnamed():
-            try:
-                return await self._manifest_from(member)
-            except (LatticaError, TimeoutError) as error:
-                logger.debug("no manifest from %s: %s", member.peer_id, error)
-        raise failed or ContentNotFoundError(
+        found: list[tuple[Contact, bytes]] = []
+        failures: list[Exception] = []
+
+        async def ask(member: Member) -> None:
+            found.append(await self._manifest_from(member))
+
+        def failed(member: Member, error: Exception) -> None:
+            logger.debug("no manifest from %s: %s", member.peer_id, error)
+            if member in self._named:
+                failures.append(error)
+
+        async def members() -> AsyncGenerator[Member, None]:
+            for member in self._named:
+                yield member
+            for member in await self.find_unnamed():
+                yield member
+
+        passed = self._pace.passed
+
+        def is_enough() -> bool:
+            """Two that bring the same have half of a slow link each."""
+            nonlocal passed
+            came, passed = self._pace.passed - passed, self._pace.passed
+            return came >= min(_ENOUGH, self._pace.rate / 2) * STAGGER
+
+        if await ask_staggered(members(), ask, failed, is_enough):
+            return found[0]
+        if failures:
+            raise failures[0]
+        raise ContentNotFoundError(
             f"nobody is known who serves {self._cid}; give a ticket, or connect to a peer that has "
             "it"
         )

@@ -1,27 +1,28 @@
-"""Getting the lists of chunks that a manifest refers to, from one provider after the other."""
+"""Getting the lists of chunks that a manifest refers to, from whoever sends them."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
+from itertools import cycle
 
 import trio
 
 from lattica.content.download.contact import Contact, Retries
 from lattica.content.download.link import RETRIED, Link
 from lattica.content.download.options import FetchOptions
+from lattica.content.download.staggered import ask_staggered
 from lattica.content.errors import ContentError
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.lists import NumberedList, lists_in, with_lists
 from lattica.content.manifest.manifest import Manifest
 from lattica.content.pace import Pace
-from lattica.nat.base.errors import LatticaError
 
 logger = logging.getLogger(__name__)
 
-_ATTEMPTS = 3
-"""In a row without a list, at a provider that is not the last one."""
+_STARTS = (0.0, 0.5, 0.25, 0.75)
+"""Where among the lists one begins, and the next ones, so that they bring different ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,50 +37,56 @@ class ListSource:
     """A provider was lost, and is tried again after so many seconds."""
 
     async def load(
-        self, manifest: Manifest, numbers: set[int], contacts: Sequence[Contact]
+        self, manifest: Manifest, numbers: set[int], contacts: AsyncGenerator[Contact, None]
     ) -> Manifest:
-        """The manifest with these lists.
+        """The manifest with these lists. As long as some are missing, every few seconds another
+        provider is asked for them, too.
 
         Raises:
             RemoteProtocolError: a list is not what the manifest says of it.
             LatticaError: nobody sends them; what was the matter with the first.
         """
-        left = {one.number: one for one in lists_in(manifest) if one.number in numbers}
+        missing = {one.number: one for one in lists_in(manifest) if one.number in numbers}
         got: dict[int, bytes] = {}
-        failed: Exception | None = None
-        for index, contact in enumerate(contacts):
-            try:
-                await self._ask(contact, left, got, is_last=index == len(contacts) - 1)
-            except (LatticaError, TimeoutError) as error:
-                logger.info("no lists of chunks from %s: %s", contact.peer_id, error)
-                failed = failed or error
-            if not left:
-                return await trio.to_thread.run_sync(with_lists, manifest, got)
-        raise failed or ContentError("nobody sends the lists of chunks")
+        starts = cycle(_STARTS)
+        failures: list[Exception] = []
+
+        async def ask(contact: Contact) -> None:
+            await self._ask(contact, missing, got, next(starts))
+
+        def failed(contact: Contact, error: Exception) -> None:
+            logger.info("no lists of chunks from %s: %s", contact.peer_id, error)
+            failures.append(error)
+
+        if not await ask_staggered(contacts, ask, failed):
+            raise failures[0] if failures else ContentError("nobody sends the lists of chunks")
+        return await trio.to_thread.run_sync(with_lists, manifest, got)
 
     async def _ask(
         self,
         contact: Contact,
-        left: dict[int, NumberedList],
+        missing: dict[int, NumberedList],
         got: dict[int, bytes],
-        *,
-        is_last: bool,
+        start: float,
     ) -> None:
-        """Get what is left from one peer, again and again while connections get lost."""
-        while left:
+        """Get what is missing from one peer, again and again while connections get lost."""
+        order = sorted(missing)
+        middle = int(start * len(order))
+        order = order[middle:] + order[:middle]
+
+        def left() -> Iterator[NumberedList]:
+            return (missing[number] for number in order if number not in got)
+
+        while len(got) < len(missing):
             before = len(got)
             try:
                 async with await contact.open() as stream:
                     link = Link(stream, self.cid, self.options, contact.kept, self.pace)
-                    try:
-                        await link.lists(list(left.values()), got)
-                    finally:
-                        for number in got.keys() & left.keys():
-                            del left[number]
+                    await link.lists(left(), got)
             except RETRIED as error:
                 gained = len(got) > before
-                if not is_last and not gained and contact.failures >= _ATTEMPTS:
-                    raise
+                if gained:
+                    self.retries.last_gain = trio.current_time()
                 pause = self.retries.pause(contact, error, gained=gained)
                 self.on_retry(error, pause)
                 await trio.sleep(pause)
