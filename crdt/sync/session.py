@@ -153,7 +153,7 @@ class SyncSession:
         self._nonce = nonce
         self._may_ask = may_ask or _always
         self._ranges: list[Range] = []
-        self._wants: list[Want] = []
+        self._wants: dict[bytes, Want] = {}
         self._useless = 0
         self._is_begun = not is_opener
         self._is_answer_due = False
@@ -174,7 +174,7 @@ class SyncSession:
             ranges, differences = answer_ranges(
                 self._source.head_index, self._nonce, self._taken_ranges()
             )
-            served, self._wants = self._wants, []
+            served, self._wants = [*self._wants.values()], {}
             differences.sort(key=lambda each: not self._source.comes_first(each.author))
             served.sort(key=lambda each: not self._source.comes_first(each.author))
             wants = [want for each in differences if (want := self._want(each)) is not None]
@@ -201,11 +201,18 @@ class SyncSession:
             case Turn():
                 return self._end_turn()
             case Ranges(ranges):
+                # As within a message: comparing them costs no more than going through the index.
+                last = self._ranges[-1] if self._ranges else None
+                if last is not None and (last.high is None or last.high > ranges[0].low):
+                    raise RemoteProtocolError("ranges that overlap those of another message")
                 self._ranges += ranges
                 if len(self._ranges) > MAX_RANGES_A_TURN:
                     raise RemoteProtocolError("more ranges in one turn than any replica needs")
             case Wants(wants):
-                self._wants += wants
+                for want in wants:
+                    if want.author in self._wants:
+                        raise RemoteProtocolError("an author who is wanted twice in a turn")
+                    self._wants[want.author] = want
                 if len(self._wants) > MAX_WANTS_A_TURN:
                     raise RemoteProtocolError("more wants in one turn than any replica needs")
             case Entries(chain):

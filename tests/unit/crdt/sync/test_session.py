@@ -12,7 +12,13 @@ from lattica.crdt.entries.chain import encode_chain
 from lattica.crdt.entries.header import Entry, Kind
 from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.sync.heads import Head, HeadIndex
-from lattica.crdt.sync.messages import TURN, encode_entries, encode_ranges
+from lattica.crdt.sync.messages import (
+    TURN,
+    Want,
+    encode_entries,
+    encode_ranges,
+    encode_wants,
+)
 from lattica.crdt.sync.ranges import Range, answer_ranges, first_ranges
 from lattica.crdt.sync.session import MAX_TURNS, SyncSession
 from lattica.crdt.types.payloads import RegisterWrite
@@ -240,3 +246,45 @@ def test_what_is_signed_only_by_what_a_fork_cuts_off_comes_to_those_who_join_lat
     assert three.id_at(chain[0].header.author, 2) == chain[2].id
     assert list(one.forks()) == list(two.forks()) == list(three.forks())
     assert one.root == two.root == three.root
+
+
+@pytest.mark.parametrize(
+    "ranges",
+    [
+        [Range(b"", None, ()), Range(b"", None, ())],
+        [Range(b"a", b"c", ()), Range(b"b", b"d", ())],
+        [Range(b"c", b"d", ()), Range(b"a", b"b", ())],
+    ],
+)
+def test_ranges_of_several_messages_do_not_overlap(make, ranges):
+    """Each costs a look at all authors in it: 5,000 that have 300 took seconds, and 35 KB."""
+    document = make(1)
+    session = SyncSession(document, "peer", NONCE, is_opener=False)
+    first, second = (message for each in ranges for message in encode_ranges([each]))
+    session.take(first)
+    with pytest.raises(RemoteProtocolError, match="overlap"):
+        session.take(second)
+
+
+def test_ranges_of_several_messages_may_touch_and_begin_anew_each_turn(make):
+    session = SyncSession(make(1), "peer", NONCE, is_opener=False)
+    for _ in range(2):
+        for each in (Range(b"a", b"b", bytes(16)), Range(b"b", None, bytes(16))):
+            for message in encode_ranges([each]):
+                session.take(message)
+        assert session.take(TURN)
+        list(session.turn())
+
+
+def test_an_author_is_wanted_once_in_a_turn(make):
+    """Each want is answered with all that the author has written."""
+    author = bytes(32)
+    session = SyncSession(make(1), "peer", NONCE, is_opener=False)
+    [message] = encode_wants([Want(author, 0, False)])
+    session.take(message)
+    with pytest.raises(RemoteProtocolError, match="twice"):
+        session.take(message)
+    [twice] = encode_wants([Want(author, 0, False), Want(author, 1, False)])
+    session = SyncSession(make(2), "peer", NONCE, is_opener=False)
+    with pytest.raises(RemoteProtocolError, match="twice"):
+        session.take(twice)
