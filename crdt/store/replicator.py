@@ -27,7 +27,13 @@ from lattica.crdt.store.news import MAX_NEWS, Seal
 from lattica.crdt.store.outbox import Outbox
 from lattica.crdt.store.patience import Patience
 from lattica.crdt.store.surroundings import Discovery, Topic
-from lattica.crdt.store.wire import expect_end, open_about, receive_bytes, send_bytes
+from lattica.crdt.store.wire import (
+    PATIENCE,
+    expect_end,
+    open_about,
+    receive_bytes,
+    send_bytes,
+)
 from lattica.crdt.sync.heads import Head
 from lattica.crdt.sync.messages import (
     Entries,
@@ -47,10 +53,12 @@ from lattica.nat.base.errors import (
 )
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.limits.backoff import Backoff
+from lattica.nat.base.limits.places import Places, Source
 from lattica.nat.base.peer_log import peer_log
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.events import EventsLost, PeerConnected, PeerDisconnected
 from lattica.nat.swarm.host import Host
+from lattica.nat.swarm.serving.handler_places import HandlerPlaces
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +67,15 @@ PUSH_DELAY: Final = 0.002
 FEW_PEERS: Final = 3
 """With fewer, more are looked for."""
 _MAX_EXCHANGES: Final = 4
-"""That others have opened with this document, at a time; further ones are refused."""
+"""That others have opened with this document, at a time; further ones wait for a place."""
+_SILENT_AFTER: Final = 10.0
+"""Seconds in which a peer neither sends news nor takes any, after which :meth:`Replicator.synced`
+waits for it no longer."""
+_MOST_WAITED: Final = 60.0
+"""Seconds for which it waits for those that it need not wait for."""
+_EXCHANGE_TIME: Final = 120.0
+"""Seconds that an exchange may take, and one more for each so many bytes of it."""
+_LEAST_RATE: Final = 16 * 1024
 
 
 class ReplicatedSource(SyncSource, SnapshotSource, Protocol):
@@ -81,6 +97,8 @@ class Member:
     """Set when the outbox has something."""
     synced_at: int = -1
     """The number that the last exchange had which came to its end."""
+    moved_at: float = -math.inf
+    """When it last sent news in an exchange, or took some."""
 
 
 class Replicator:
@@ -128,10 +146,13 @@ class Replicator:
         self._nursery: trio.Nursery | None = None
         self._changed = trio.Event()
         """Set, and another one made, when there is another member or an exchange has ended."""
-        self._exchanges = 0
+        self._exchanges = HandlerPlaces(_MAX_EXCHANGES)
+        self._places = Places[PeerId](config.max_peers)
+        """Of those that have the document."""
         self._numbers = itertools.count()
         """Of exchanges and of waits for them, in the order in which they begin."""
-        self._serving: set[trio.CancelScope] = set()
+        self._serving: dict[tuple[PeerId, Purpose], trio.CancelScope] = {}
+        """What others have opened; one of a kind for each."""
         self._origin: PeerId | None = None
         """Who has sent what is admitted just now."""
         self._is_from_topic = False
@@ -192,15 +213,22 @@ class Replicator:
         """Wait until so many peers have been compared with since the call, and all of those that
         are connected now. See :meth:`SharedDocument.synced`.
         """
-        began = next(self._numbers)
+        began, called, enough_at = next(self._numbers), trio.current_time(), math.inf
         for member in self._members.values():
             member.wanted.set()
         while True:
-            known = [member for member in self._members.values() if member.has_it]
+            now, known = trio.current_time(), [m for m in self._members.values() if m.has_it]
             done = [member.peer for member in known if member.synced_at > began]
-            if len(done) >= peers and len(done) == len(known):
+            others = [member for member in known if member.synced_at <= began]
+            until = math.inf
+            if len(done) >= peers:
+                enough_at = min(enough_at, now)
+                silent_at = (max(called, each.moved_at) + _SILENT_AFTER for each in others)
+                until = min(max(silent_at, default=now), enough_at + _MOST_WAITED)
+            if until <= now:
                 return tuple(done)
-            await self._changed.wait()
+            with trio.move_on_at(until):
+                await self._changed.wait()
 
     # Who is there.
 
@@ -236,8 +264,6 @@ class Replicator:
         member = self._members.get(peer)
         if member is not None or self._nursery is None:
             return member
-        if len(self.peers) >= self._config.max_peers:
-            return None
         backoff = Backoff(1.0, 60.0, self._rng, trio.current_time())
         member = Member(peer, trio.CancelScope(), backoff)
         self._members[peer] = member
@@ -249,6 +275,7 @@ class Replicator:
     def _dismiss(self, peer: PeerId) -> None:
         member = self._members.pop(peer, None)
         if member is not None:
+            self._places.leave(peer)
             member.scope.cancel()
             self._note_change()
 
@@ -271,8 +298,7 @@ class Replicator:
                         break
                 nursery.cancel_scope.cancel()
         if self._members.get(member.peer) is member:
-            del self._members[member.peer]
-            self._note_change()
+            self._dismiss(member.peer)
 
     # Exchanges.
 
@@ -284,9 +310,10 @@ class Replicator:
             opened = await self._open(member.peer, Purpose.SYNC)
             if opened is None:
                 return False
-            self._found(member)
             stream, nonce = opened
             async with stream:
+                if not self._found(member, stream.source):
+                    return False
                 needs_snapshot = await self._converse(stream, nonce, is_opener=True)
             if needs_snapshot:
                 await self._ask_for_state(member.peer, self._joining.take)
@@ -335,13 +362,23 @@ class Replicator:
             return None
         return stream, hello.nonce
 
-    def _found(self, member: Member) -> None:
+    def _found(self, member: Member, source: Source) -> bool:
+        """A peer has the document; whether there is a place for it among those that do."""
+        if self._members.get(member.peer) is not member:
+            return False
         if not member.has_it:
+            losers = self._places.enter(member.peer, source, trio.current_time(), proven=True)
+            if losers is None:
+                self._dismiss(member.peer)
+                return False
+            for loser in losers:
+                self._dismiss(loser)
             member.has_it = True
             for statement in self._statements():
                 member.outbox.put_presence(statement.identity, statement.encoded)
                 member.news.set()
             self._note_change()
+        return True
 
     async def _converse(self, stream: Stream, nonce: bytes, *, is_opener: bool) -> bool:
         """An exchange; whether the peer has something that is to be had as a snapshot alone."""
@@ -353,12 +390,14 @@ class Replicator:
             is_opener=is_opener,
             may_ask=self._may_ask,
         )
+        latest = trio.current_time() + _EXCHANGE_TIME
         try:
             if is_opener:
-                await self._speak(stream, session)
+                await self._speak(stream, session, latest)
             while not session.is_over:
-                if self._take(session, await receive_bytes(stream), peer) and not session.is_over:
-                    await self._speak(stream, session)
+                data = await receive_bytes(stream, min(PATIENCE, _left(session.counts, latest)))
+                if self._take(session, data, peer) and not session.is_over:
+                    await self._speak(stream, session, latest)
             # What was sent last has been taken, too, when the other side says that it is done.
             await stream.send_eof()
             await expect_end(stream)
@@ -373,16 +412,24 @@ class Replicator:
         ours = self._source.head_index.get(theirs.author)
         return self._patience.may_ask(theirs, ours, trio.current_time())
 
-    async def _speak(self, stream: Stream, session: SyncSession) -> None:
+    async def _speak(self, stream: Stream, session: SyncSession, latest: float) -> None:
         for message in session.turn():
-            await send_bytes(stream, message)
+            await send_bytes(stream, message, _left(session.counts, latest))
+            self._moved(stream.peer_id)
 
     def _take(self, session: SyncSession, data: bytes, peer: PeerId) -> bool:
-        self._origin = peer
+        self._origin, known = peer, session.counts.news
         try:
             return session.take(data)
         finally:
             self._origin = None
+            if session.counts.news > known:
+                self._moved(peer)
+
+    def _moved(self, peer: PeerId) -> None:
+        member = self._members.get(peer)
+        if member is not None:
+            member.moved_at = trio.current_time()
 
     def _sum(self, counts: SyncCounts) -> None:
         for name in SyncCounts.__slots__:
@@ -497,15 +544,20 @@ class Replicator:
 
         Raises what streams do, RemoteProtocolError, and TimeoutError.
         """
+        key = stream.peer_id, hello.purpose
+        former = self._serving.get(key)
+        if former is not None:
+            former.cancel()  # it has begun anew
         with trio.CancelScope() as scope:
-            self._serving.add(scope)
+            self._serving[key] = scope
             try:
                 await self._serve(stream, hello.purpose, hello.nonce)
             except StoreError as error:
                 logger.error("what a peer has sent cannot be kept: %s", error)
                 stream.reset()
             finally:
-                self._serving.discard(scope)
+                if self._serving.get(key) is scope:
+                    del self._serving[key]
         if scope.cancelled_caught:
             stream.reset()
 
@@ -524,28 +576,22 @@ class Replicator:
 
     def stop(self) -> None:
         """End what others have opened."""
-        for scope in self._serving:
+        for scope in self._serving.values():
             scope.cancel()
 
     async def _serve(self, stream: Stream, purpose: Purpose, nonce: bytes) -> None:
         member = self._attend(stream.peer_id, is_due=purpose is not Purpose.SYNC)
-        if member is not None:
-            self._found(member)
+        if member is not None and not self._found(member, stream.source):
+            member = None  # it gets what it asks for, and is not told or asked of itself
         if purpose is Purpose.PUSH:
             await self._hear_all(stream)
             return
-        if self._exchanges >= _MAX_EXCHANGES:
-            stream.reset("too many exchanges about one document")
-            return
-        self._exchanges += 1
-        began = next(self._numbers)
-        try:
+        async with self._exchanges.of(stream):
+            began = next(self._numbers)
             if purpose is Purpose.SNAPSHOT:
                 await self._joining.give(stream)
                 return
             needs_snapshot = await self._converse(stream, nonce, is_opener=False)
-        finally:
-            self._exchanges -= 1
         if member is not None and needs_snapshot:
             member.wanted.set()
         elif member is not None:
@@ -586,3 +632,9 @@ class Replicator:
             logger.debug("a peer that was found cannot be reached peer=%s reason=%r", peer, error)
             return
         self._attend(peer)
+
+
+def _left(counts: SyncCounts, latest: float) -> float:
+    """Seconds that an exchange has left, which was to end then if it brought nothing."""
+    brought = (counts.sent_bytes + counts.received_bytes) / _LEAST_RATE
+    return max(0.0, latest + brought - trio.current_time())

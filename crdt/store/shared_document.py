@@ -127,7 +127,8 @@ class SharedDocument(Document):
 
     async def synced(self, *, timeout: float = math.inf, peers: int = 1) -> tuple[PeerId, ...]:
         """Wait until all that `peers` peers had at the time of the call is here, and all that was
-        here is there; whoever else is connected and has the document is waited for, too.
+        here is there; whoever else is connected and has the document is waited for, too: for a
+        minute, and not if for 10 s it neither sends news nor takes any.
 
         What has come is resolved in turns until then, so that reading it does not take long.
 

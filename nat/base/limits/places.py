@@ -147,6 +147,10 @@ class Places(Generic[H]):
         """How many places the peer has."""
         return self._shares.of_peer(source)
 
+    def share_of_network(self, source: Source) -> int:
+        """How many the peer's network has."""
+        return self._shares.of_network(source.network)
+
     def enter(
         self, holder: H, source: Source, now: float, *, proven: bool = False
     ) -> list[H] | None:

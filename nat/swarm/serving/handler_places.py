@@ -97,8 +97,10 @@ class HandlerPlaces:
             holder.wakened.set()
             self._running += 1
 
-    def _rank(self, holder: _Holder) -> tuple[int, float]:
-        return self._places.share_of(holder.source), holder.came
+    def _rank(self, holder: _Holder) -> tuple[int, int, float]:
+        """Those of a network that has few places come before many keys of one that has most."""
+        places, source = self._places, holder.source
+        return places.share_of_network(source), places.share_of(source), holder.came
 
     def _look(self, now: float) -> None:
         """Who has waited long gets the place of whoever has to yield."""
@@ -114,7 +116,7 @@ class HandlerPlaces:
         for holder in sorted(late, key=self._rank)[:_AT_ONCE]:
             dropped = self._places.enter(holder, holder.source, now)
             if dropped is None:
-                return
+                continue
             if not all(self._yields(victim, holder) for victim in dropped):
                 self._places.leave(holder)
                 for victim in dropped:

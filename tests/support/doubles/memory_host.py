@@ -18,6 +18,7 @@ import trio
 
 from lattica.errors import DialError, NotConnectedError
 from lattica.nat.base.keys.identity import Identity, PeerId
+from lattica.nat.base.limits.places import source_of
 from lattica.nat.base.net.addresses import split_peer, with_peer
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Connection
@@ -49,7 +50,9 @@ class MemoryNet:
             make_end(raw, one, on_stream=host.serve)
             for host, raw, one in zip((dialer, listener), raws, upgraded, strict=True)
         ]
-        for host, end in zip((dialer, listener), ends, strict=True):
+        for host, other, end in zip((dialer, listener), (listener, dialer), ends, strict=True):
+            if other.seen_at is not None:
+                end.connection.session.source = source_of(other.seen_at, other.peer_id)
             host.take(end.connection)
         return ends[0].connection
 
@@ -64,6 +67,8 @@ class MemoryHost:
         self.connections: dict[PeerId, Connection] = {}
         self.addr = Multiaddr("/ip4/192.0.2.1/tcp/4001")
         """Where it says that it is."""
+        self.seen_at: Multiaddr | None = None
+        """Where others see that it is, for what is shared by network; None: nowhere."""
         self.is_reachable = True
         """Whether others can connect to it."""
         self._events = EventBus()

@@ -165,3 +165,29 @@ async def test_a_displaced_handler_ends_before_the_next_one_begins() -> None:
         slow.ended.set()
         await guest.began.wait()
         guest.ended.set()
+
+
+@pytest.mark.parametrize("waiting", [1, 40])
+async def test_many_keys_of_one_network_that_wait_do_not_come_before_another_network(
+    waiting: int,
+) -> None:
+    """Each has a place or none, and none of them is idle; those in front could not get one."""
+    places = HandlerPlaces(4)
+    hogs = [FakeStream(f"hog {number}") for number in range(4 + waiting)]
+    guest = FakeStream("guest", "another")
+
+    async def trickle() -> None:
+        while True:
+            await trio.sleep(0.1)
+            for hog in hogs:
+                hog.sent += 1
+
+    async with trio.open_nursery() as nursery:
+        await start(nursery, places, *hogs)
+        nursery.start_soon(trickle)
+        await trio.sleep(10)
+        await start(nursery, places, guest)
+        with trio.fail_after(5):
+            await guest.began.wait()
+        assert running(*hogs, guest) == 4
+        nursery.cancel_scope.cancel()
