@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import trio
@@ -44,6 +45,10 @@ _IDLE = 60.0
 """Seconds after which an outgoing stream without messages is closed."""
 _MAX_IDLE = 16
 """Peers to which a stream without messages is kept; of more, the longest idle one is closed."""
+_LOOKED_UP = 256
+"""Wants for which a thread looks at a time."""
+_LOOKING = 4
+"""Threads that do so at most."""
 _BATCH = 1024 * 1024
 """Bytes of blocks that go into one message, unless a single one is larger."""
 
@@ -104,6 +109,7 @@ class Exchange:
         """Those that wait for something to send, the longest idle one first."""
         self._waiting: dict[Cid, list[_Waiter]] = {}
         self._wake = trio.Event()
+        self._looking = trio.CapacityLimiter(_LOOKING)
         self.has_ended = False
         """Streams may still be read that have come before; nothing is sent on others."""
 
@@ -288,32 +294,49 @@ class Exchange:
                 await self._outbox(peer).answer(message)
 
         try:
-            for want in wants:
-                cid = own_cid(want.cid)
-                if want.cancel:
-                    if cid is not None:
-                        self._wanted.forget(peer, cid)
-                    continue
-                found = None if cid is None else await self._find(cid, want.have_only)
-                if found is None:
-                    if want.send_dont_have:
-                        dont_haves.append(want.cid)
-                    if cid is not None:
-                        self._wanted.note(peer, cid, want)
-                elif want.have_only:
-                    haves.append(want.cid)
-                else:
-                    if blocks and sum(map(len, blocks)) + len(found) > _BATCH:
-                        await flush()
-                    blocks.append(found)
+            left = iter(wants)
+            while batch := [(want, own_cid(want.cid)) for want in islice(left, _LOOKED_UP)]:
+                here = await self._present([cid for want, cid in batch if not want.cancel])
+                if self._host.path(peer) is None:
+                    return  # nothing that it wanted is to be kept
+                for want, cid in batch:
+                    if want.cancel:
+                        if cid is not None:
+                            self._wanted.forget(peer, cid)
+                        continue
+                    found = await self._find(cid, want.have_only) if cid in here else None
+                    if found is None:
+                        if want.send_dont_have:
+                            dont_haves.append(want.cid)
+                        if cid is not None:
+                            self._wanted.note(peer, cid, want)
+                    elif want.have_only:
+                        haves.append(want.cid)
+                    else:
+                        if blocks and sum(map(len, blocks)) + len(found) > _BATCH:
+                            await flush()
+                        blocks.append(found)
             await flush()
         except trio.BrokenResourceError:
             pass  # the peer has gone, or takes nothing
 
-    async def _find(self, cid: Cid, have_only: bool) -> bytes | None:
-        """The block, or for a question whether it is there, no bytes; None if it is not."""
-        if have_only:
-            return b"" if await trio.to_thread.run_sync(self._source.has_block, cid) else None
+    async def _present(self, cids: Iterable[Cid | None]) -> set[Cid | None]:
+        """Which of these blocks are here, in one visit to a thread: most that strangers want are
+        not."""
+        wanted = {cid for cid in cids if cid is not None}
+        has_block = self._source.has_block
+
+        def look() -> set[Cid | None]:
+            return {cid for cid in wanted if has_block(cid)}
+
+        if not wanted:
+            return set()
+        return await trio.to_thread.run_sync(look, limiter=self._looking)
+
+    async def _find(self, cid: Cid | None, have_only: bool) -> bytes | None:
+        """A block that was here a moment ago; for a question whether it is, no bytes."""
+        if cid is None or have_only:
+            return None if cid is None else b""
         block = await trio.to_thread.run_sync(self._source.get_block, cid)
         return block if block is None or len(block) <= MAX_BLOCK else None
 

@@ -12,6 +12,11 @@ from lattica.nat.base.net.addresses import split_peer
 from lattica.nat.base.net.multiaddr import Multiaddr
 
 MAX_ADDRS_PER_PEER = 128
+ADDRS_FOR_EACH = 6
+"""Addresses that there is room for, for each peer: some have more, and most have fewer."""
+_LOOKED_AT = 32
+"""Peers among which the one with most addresses is forgotten first: those that were silent longest.
+"""
 GIVEN_TTL = math.inf
 """For addresses that the application has given: in its configuration, a ticket, or a call."""
 
@@ -29,8 +34,9 @@ class AddressBook:
     was last connected. While it is, and where the application has given them, they stay.
 
     Args:
-        max_peers: of more, one is forgotten that is not connected: before all one of which the
-            application has given no address, and of these whoever has been silent longest.
+        max_peers: of more, or of more than :data:`ADDRS_FOR_EACH` addresses for each of so many,
+            one is forgotten that is not connected: before all one of which the application has
+            given no address, and of these one that has been silent for long, and has many.
         is_connected: whether a peer is.
         clock: seconds. The default stands still while the machine sleeps (on Linux and macOS),
             so that a night's sleep makes nothing old.
@@ -44,10 +50,13 @@ class AddressBook:
         is_connected: Callable[[PeerId], bool] = lambda _: False,
     ) -> None:
         self._max_peers = max_peers
+        self._max_addrs = max(ADDRS_FOR_EACH * max_peers, 4 * MAX_ADDRS_PER_PEER)
         self._clock = clock
         self._is_connected = is_connected
         self._known: dict[PeerId, dict[Multiaddr, _Entry]] = {}
         """Who was heard of last is last."""
+        self._count = 0
+        """Addresses of all of them."""
 
     def __len__(self) -> int:
         return len(self._known)
@@ -60,6 +69,7 @@ class AddressBook:
         """
         now = self._clock()
         known = self._known.pop(peer_id, {})
+        self._count -= len(known)
         for addr in addrs:
             base, _ = split_peer(addr)
             before = known.pop(base, _Entry(0.0, -math.inf))
@@ -70,17 +80,24 @@ class AddressBook:
                 del known[addr]
         if known:
             self._known[peer_id] = known
-        while len(self._known) > self._max_peers:
-            del self._known[self._least(peer_id)]
+            self._count += len(known)
+        while len(self._known) > self._max_peers or self._has_too_many:
+            self._count -= len(self._known.pop(self._least(peer_id)))
+
+    @property
+    def _has_too_many(self) -> bool:
+        return len(self._known) > 1 and self._count > self._max_addrs
 
     def replace(self, peer_id: PeerId, addrs: Iterable[Multiaddr], ttl: float) -> None:
         """Forget what was known of a peer but for what the application has said, and remember
         these.
         """
         known = self._known.pop(peer_id, {})
+        self._count -= len(known)
         given = {addr: entry for addr, entry in known.items() if entry.ttl == GIVEN_TTL}
         if given:
             self._known[peer_id] = given
+            self._count += len(given)
         self.add(peer_id, addrs, ttl)
 
     def used(self, peer_id: PeerId) -> None:
@@ -98,6 +115,7 @@ class AddressBook:
         if not self._is_connected(peer_id):
             for addr in [addr for addr, entry in known.items() if entry.expires <= now]:
                 del known[addr]
+                self._count -= 1
         if not known:
             self._known.pop(peer_id, None)
         return list(known)
@@ -112,10 +130,18 @@ class AddressBook:
 
     def _least(self, added: PeerId) -> PeerId:
         """Whom to forget: somebody else than who was added, if that can be."""
-        rest: list[PeerId] = []
+        told: list[PeerId] = []
+        rest: PeerId | None = None
         for peer_id, known in self._known.items():
             if peer_id != added and not self._is_connected(peer_id):
                 if not any(entry.ttl == GIVEN_TTL for entry in known.values()):
-                    return peer_id
-                rest.append(peer_id)
-        return next(iter(rest), next(iter(self._known)))
+                    told.append(peer_id)
+                    if len(told) == _LOOKED_AT:
+                        break
+                else:
+                    rest = rest or peer_id
+        if not told:
+            return rest or next(iter(self._known))
+        if not self._has_too_many:
+            return told[0]
+        return max(told, key=lambda peer_id: len(self._known[peer_id]))

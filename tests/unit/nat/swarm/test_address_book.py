@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.swarm.addresses.address_book import (
+    ADDRS_FOR_EACH,
     GIVEN_TTL,
     MAX_ADDRS_PER_PEER,
     AddressBook,
@@ -15,6 +16,17 @@ from lattica.nat.swarm.addresses.address_book import (
 
 PEERS = [PeerId(b"\x12\x20" + bytes((number,)) * 32) for number in range(10)]
 A, B, C = (Multiaddr(f"/ip4/192.0.2.1/tcp/{port}") for port in (1, 2, 3))
+
+
+def peer(number: int) -> PeerId:
+    return PeerId(b"\x12\x20" + number.to_bytes(32, "big"))
+
+
+def addrs_of(number: int, count: int) -> list[Multiaddr]:
+    return [
+        Multiaddr(f"/ip4/198.51.{number // 256}.{number % 256}/tcp/{port}")
+        for port in range(1, count + 1)
+    ]
 
 
 class Clock:
@@ -117,3 +129,34 @@ def test_it_never_grows_over_its_bounds(calls):
         assert len(book.addrs(PEERS[peer])) <= MAX_ADDRS_PER_PEER
         if addrs:
             assert addrs[-1] in book.addrs(PEERS[peer])
+
+
+def test_many_addresses_of_strangers_are_bounded_together():
+    """A host that came with a new key each time left 64 addresses behind with each."""
+    connected = {peer(0)}
+    book = AddressBook(1000, is_connected=connected.__contains__)
+    book.add(peer(0), addrs_of(0, 64), 60.0)
+    book.add(peer(1), addrs_of(1, 64), GIVEN_TTL)
+    for number in range(2, 12):
+        book.add(peer(number), addrs_of(number, 5), 60.0)
+    for number in range(12, 900):
+        book.add(peer(number), addrs_of(number, 64), 60.0)
+    assert sum(len(book.addrs(peer(number))) for number in range(900)) <= 1000 * ADDRS_FOR_EACH
+    assert len(book.addrs(peer(0))) == len(book.addrs(peer(1))) == 64
+    assert len(book.addrs(peer(899))) == 64
+    # Who has few is forgotten after those who have many.
+    assert all(len(book.addrs(peer(number))) == 5 for number in range(2, 12))
+
+
+def test_the_count_of_addresses_follows_all_that_happens():
+    clock = Clock()
+    book = AddressBook(100, clock)
+    book.add(peer(1), addrs_of(1, 9), 10.0)
+    book.add(peer(1), addrs_of(1, 12), 10.0)
+    book.add(peer(2), addrs_of(2, 3), GIVEN_TTL)
+    book.replace(peer(2), addrs_of(3, 4), 10.0)
+    book.replace(peer(1), addrs_of(1, 2), 10.0)
+    assert book._count == 2 + 3 + 4
+    clock.now = 11.0
+    assert [len(book.addrs(peer(number))) for number in (1, 2)] == [0, 3]
+    assert book._count == 3

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 
 import trio
 
 from lattica.content.bitswap import exchange
 from lattica.content.bitswap.exchange import Exchange, open_exchange
-from lattica.content.bitswap.messages import PROTOCOL, Message, Want, encode
+from lattica.content.bitswap.messages import PROTOCOL, Message, Want, decode, encode
 from lattica.content.manifest.cid import Cid
 from tests.support.doubles.memory_host import memory_net
 from tests.support.nets.blocks import Blocks
@@ -65,6 +66,66 @@ async def test_what_is_read_after_the_end_is_not_answered():
         await served._serve(peer.peer_id, [Want(bytes(Cid.of(block)))])
         served._send(served._asking.begin(Cid.of(b"x"), [peer.peer_id], trio.current_time()))
         assert not served._outboxes
+
+
+async def test_nothing_is_kept_of_a_peer_that_goes_while_its_wants_are_looked_up():
+    """A host that came with one key after the other left a thousand wants behind with each."""
+    looks, may_look = [], threading.Event()
+
+    class Slow(Blocks):
+        def has_block(self, cid: Cid) -> bool:
+            looks.append(cid)
+            may_look.wait(20)
+            return False
+
+    async with memory_net() as net:
+        server, client = net.host(), net.host()
+        async with open_exchange(server, Slow()) as served:
+            await client.connect(server.peer_id)
+            stream = await client.open_stream(server.peer_id, PROTOCOL)
+            wants = tuple(Want(bytes(Cid.of(b"%d" % n)), send_dont_have=True) for n in range(1000))
+            await stream.send_message(encode(Message(wants=wants)))
+            await settled(lambda: bool(looks))
+            client.drop(server.peer_id)
+            await settled(lambda: server.path(client.peer_id) is None)
+            may_look.set()
+            await settled(lambda: not served._looking.borrowed_tokens)
+            await settled(lambda: not server.peers())
+            assert not served._wanted._peers
+            assert not served._outboxes
+
+
+async def test_a_thousand_wants_of_what_is_not_here_take_a_thread_a_few_times(monkeypatch):
+    visits = 0
+    real = trio.to_thread.run_sync
+
+    async def counted(*args, **options):
+        nonlocal visits
+        visits += 1
+        return await real(*args, **options)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", counted)
+    block = os.urandom(100)
+    async with memory_net() as net:
+        server, client = net.host(), net.host()
+        answers: list[Message] = []
+
+        async def hear(stream) -> None:
+            while True:
+                answers.append(decode(await stream.receive_message(1 << 20)))
+
+        client.handle(PROTOCOL, hear, owner="test")
+        async with open_exchange(server, Blocks(block)):
+            await client.connect(server.peer_id)
+            stream = await client.open_stream(server.peer_id, PROTOCOL)
+            cids = [bytes(Cid.of(b"%d" % n)) for n in range(1000)]
+            wants = [Want(cid, have_only=True, send_dont_have=True) for cid in cids]
+            wants.append(Want(bytes(Cid.of(block))))
+            await stream.send_message(encode(Message(wants=tuple(wants))))
+            await settled(lambda: bool(answers))
+            assert list(answers[0].dont_haves) == cids
+            assert answers[0].blocks == (block,)
+            assert visits < 10
 
 
 def _end_as_it_asks(monkeypatch, asks: Exchange) -> list[None]:
