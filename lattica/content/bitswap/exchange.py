@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -293,24 +293,28 @@ class Exchange:
                     each.clear()
                 await self._outbox(peer).answer(message)
 
+        left = deque((want, own_cid(want.cid)) for want in wants)
         try:
-            left = iter(wants)
-            while batch := [(want, own_cid(want.cid)) for want in islice(left, _LOOKED_UP)]:
-                here = await self._present([cid for want, cid in batch if not want.cancel])
+            while left:
                 if self._host.path(peer) is None:
                     return  # nothing that it wanted is to be kept
+                batch = [*islice(left, _LOOKED_UP)]
                 for want, cid in batch:
-                    if want.cancel:
-                        if cid is not None:
-                            self._wanted.forget(peer, cid)
+                    if cid is None:
                         continue
-                    found = await self._find(cid, want.have_only) if cid in here else None
-                    if found is None:
+                    self._wanted.forget(peer, cid)
+                    if not want.cancel:  # before it is looked up: it may come meanwhile
+                        self._wanted.note(peer, cid, want)
+                for found in await self._look_up(batch):
+                    want, cid = left.popleft()
+                    if want.cancel:
+                        continue
+                    if found is None or cid is None:
                         if want.send_dont_have:
                             dont_haves.append(want.cid)
-                        if cid is not None:
-                            self._wanted.note(peer, cid, want)
-                    elif want.have_only:
+                        continue
+                    self._wanted.forget(peer, cid)
+                    if want.have_only:
                         haves.append(want.cid)
                     else:
                         if blocks and sum(map(len, blocks)) + len(found) > _BATCH:
@@ -320,25 +324,30 @@ class Exchange:
         except trio.BrokenResourceError:
             pass  # the peer has gone, or takes nothing
 
-    async def _present(self, cids: Iterable[Cid | None]) -> set[Cid | None]:
-        """Which of these blocks are here, in one visit to a thread: most that strangers want are
-        not."""
-        wanted = {cid for cid in cids if cid is not None}
-        has_block = self._source.has_block
+    async def _look_up(self, wants: Iterable[tuple[Want, Cid | None]]) -> list[bytes | None]:
+        """The blocks that are here, and no bytes where only that is asked; in one visit to a
+        thread, since most that strangers want are not. Of the first wants only, where their blocks
+        are large.
+        """
+        source = self._source
 
-        def look() -> set[Cid | None]:
-            return {cid for cid in wanted if has_block(cid)}
+        def look() -> list[bytes | None]:
+            found: list[bytes | None] = []
+            size = 0
+            for want, cid in wants:
+                block: bytes | None = None
+                if cid is not None and want.have_only:
+                    block = b"" if source.has_block(cid) else None
+                elif cid is not None and not want.cancel:
+                    block = source.get_block(cid)
+                    block = None if block is not None and len(block) > MAX_BLOCK else block
+                found.append(block)
+                size += len(block or b"")
+                if size >= _BATCH:
+                    break
+            return found
 
-        if not wanted:
-            return set()
         return await trio.to_thread.run_sync(look, limiter=self._looking)
-
-    async def _find(self, cid: Cid | None, have_only: bool) -> bytes | None:
-        """A block that was here a moment ago; for a question whether it is, no bytes."""
-        if cid is None or have_only:
-            return None if cid is None else b""
-        block = await trio.to_thread.run_sync(self._source.get_block, cid)
-        return block if block is None or len(block) <= MAX_BLOCK else None
 
 
 class _Waiter:
