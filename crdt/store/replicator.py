@@ -479,16 +479,15 @@ class Replicator:
             await self._own_news.wait()
             self._own_news = trio.Event()
             await trio.sleep(PUSH_DELAY)
-            for message in self._own.take(self._source):
-                if len(message) > MAX_NEWS:
-                    self.compare_with_all()
-                    continue
-                try:
-                    await topic.publish(self._seal.close(message))
-                except LatticaError as error:
-                    logger.debug(
-                        "news did not go out document=%s reason=%r", self._doc_id.hex(), error
-                    )
+            try:
+                for message in self._own.take(self._source):
+                    if len(message) > MAX_NEWS:
+                        self.compare_with_all()
+                    else:
+                        await topic.publish(self._seal.close(message))
+            except LatticaError as error:
+                logger.debug("news did not go out document=%s reason=%r", self._doc_id.hex(), error)
+                self.compare_with_all()
 
     async def _listen(self, topic: Topic) -> None:
         async with topic.subscribe(self._seal.fits) as messages:

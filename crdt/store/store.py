@@ -17,6 +17,7 @@ from lattica.crdt.entries.genesis import Genesis, Limits, Mode, Recovery, decode
 from lattica.crdt.entries.header import Kind
 from lattica.crdt.keys.identities import identity_key
 from lattica.crdt.log.config import LogConfig
+from lattica.crdt.log.disk.database import read_genesis
 from lattica.crdt.log.errors import StoreError
 from lattica.crdt.store.shared_document import SharedDocument
 from lattica.crdt.store.surroundings import Discovery, Topic, Topics
@@ -240,12 +241,23 @@ class Store:
         try:
             return decode_genesis(path.read_bytes(), bytes.fromhex(path.stem))
         except FileNotFoundError:
-            return None
+            pass
         except OSError as error:
             raise StoreError(f"cannot read {path}: {error.strerror}") from None
         except (ValueError, RemoteProtocolError) as error:
             logger.warning("%s is damaged, and is not looked at: %s", path, error)
+        return self._genesis_of_file(path)
+
+    def _genesis_of_file(self, path: Path) -> Genesis | None:
+        """What a document's own file says that it is, for a genesis that is damaged or gone."""
+        try:
+            genesis = read_genesis(path.with_suffix(".sqlite3"))
+        except StoreError:
             return None
+        if genesis.doc_id.hex() != path.stem:
+            return None
+        self._write(path, genesis.encode())
+        return genesis
 
     def _keep_genesis(self, genesis: Genesis) -> None:
         path = self._genesis_path(genesis.doc_id)

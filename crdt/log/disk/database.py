@@ -572,7 +572,10 @@ def _runs(seqs: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def _corrupt(path: Path, what: str) -> str:
-    return f"{path} is damaged: {what}. Move it away: what peers have comes back from them"
+    return (
+        f"{path} is damaged: {what}. When it is opened, what is good of it goes into a new file; "
+        "the rest comes back from peers that have it"
+    )
 
 
 def _named(path: Path, error: sqlite3.Error) -> StoreError:
@@ -581,6 +584,9 @@ def _named(path: Path, error: sqlite3.Error) -> StoreError:
         return StoreInUseError(f"{path} is in use by another program")
     if code == sqlite3.SQLITE_FULL:
         return StoreFullError(f"no space is left for {path}")
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
+        # The last: a table or column is not there any more.
         return StoreCorruptError(_corrupt(path, f"{error}"))
+    if code == sqlite3.SQLITE_IOERR:
+        return StoreError(f"{path}: {error}; the disk fails, or a quota is used up")
     return StoreError(f"{path}: {error}")

@@ -8,16 +8,20 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from lattica.crdt.access.keyring import Keyring
 from lattica.crdt.entries.fork import ForkProof
 from lattica.crdt.entries.genesis import Genesis
-from lattica.crdt.entries.header import Entry, Kind
+from lattica.crdt.entries.header import MAX_HLC, Entry, Kind
 from lattica.crdt.keys.session import SessionCertificate, SessionKey
+from lattica.crdt.log.clock import milliseconds_of
 from lattica.crdt.log.config import LogConfig
 from lattica.crdt.log.core import Log
 from lattica.crdt.log.disk.database import DocumentDatabase
+from lattica.crdt.log.disk.salvage import salvage
 from lattica.crdt.log.errors import ContradictionError, StoreCorruptError
 from lattica.crdt.log.feed import Feed
 from lattica.crdt.log.outcome import Outcome
@@ -26,11 +30,15 @@ from lattica.nat.base.keys.identity import Identity
 
 logger = logging.getLogger(__name__)
 
+_NEVER_EARLY: Final = milliseconds_of(MAX_HLC)
+"""A time after that of any entry."""
+
 
 class Replica:
     """The admitted entries of a document, in a file.
 
-    A file that is damaged is moved aside, and a new one begun: what peers have comes back.
+    A file that is damaged is moved aside, and a new one begun with what is good of it; the rest
+    comes back from peers that have it.
 
     Args:
         path: the file; see :class:`DocumentDatabase`, which says what is raised.
@@ -52,18 +60,37 @@ class Replica:
         """Of a sealed document: what can be read here."""
         self.capability = b""
         """By which sessions that begin here write, where a document asks for one."""
+        self._session: SessionKey | None = None
+        damage = ""
         try:
             self._open(path)
         except StoreCorruptError as error:
-            aside = _move_aside(path)
-            logger.warning("%s moved_to=%s", error, aside)
+            damage = f"{error}"
+        if damage:  # with the error goes what it holds of the file, and SQLite's lock
+            self._begin_anew(path, damage)
+
+    def _begin_anew(self, path: Path, damage: str) -> None:
+        aside = _move_aside(path)
+        try:
             self._open(path)
-        self._session = self._database.session()
+            try:
+                found = salvage(aside, self.genesis)
+                self.take_prefixes(found.prefixes, found.withdrawn, _NEVER_EARLY)
+            except BaseException:
+                self._database.close()
+                raise
+        except BaseException:
+            # There is no space, for example: it is tried again with the next opening.
+            path.unlink(missing_ok=True)
+            _move(aside, path)
+            raise
+        logger.warning("%s moved_to=%s entries_saved=%d", damage, aside, found.count)
 
     def _open(self, path: Path) -> None:
         self._database = DocumentDatabase(path, self.genesis)
         try:
             self.log = self._load()
+            self._session = self._database.session()
         except BaseException:
             self._database.close()
             raise
@@ -295,7 +322,13 @@ def _move_aside(path: Path) -> Path:
     number = 1
     while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
         number += 1
-    os.replace(path, aside)
-    for suffix in ("-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    _move(path, aside)
     return aside
+
+
+def _move(path: Path, to: Path) -> None:
+    """Move a file, with what is not in it yet."""
+    with suppress(FileNotFoundError):
+        os.replace(path.with_name(path.name + "-wal"), to.with_name(to.name + "-wal"))
+    path.with_name(path.name + "-shm").unlink(missing_ok=True)
+    os.replace(path, to)

@@ -92,6 +92,13 @@ with opened("one", 0) as one, opened("two", 1) as two:
         one.registers["a"] = number
         one.registers["b"] = number
     parts, states = one.snapshot(), [one.root, two.root]
+    chains = list(one.chains_since({}))
+    if what == "receive":
+        spare = Document(folder / "spare", DOC, OWNERS[1])
+        for chain in [*two.chains_since({}), *chains]:
+            spare.receive(chain, "peer")
+        states.append(spare.root)
+        spare.close()
     if what == "snapshot":
         one.prune(0.0)
         parts = one.snapshot()
@@ -119,6 +126,9 @@ while True:
         document._replica.database._db.set_trace_callback(trace)
         if what == "prune":
             document.prune(-1000.0)
+        elif what == "receive":
+            for chain in chains:
+                document.receive(chain, "peer")
         else:
             document.receive_snapshot(parts, [OWNERS[0].public_key.data])
         os._exit(0)
@@ -138,7 +148,7 @@ print(deaths, len(seen))
 """
 
 
-@pytest.mark.parametrize("what", ["prune", "snapshot"])
+@pytest.mark.parametrize("what", ["prune", "snapshot", "receive"])
 def test_a_sigkill_at_any_statement_leaves_all_or_nothing(tmp_path: Path, what: str):
     run = subprocess.run(
         [sys.executable, "-c", _AT_EACH_STATEMENT, str(tmp_path), what],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 import sqlite3
 from dataclasses import replace
@@ -10,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from lattica.crdt.canonical import encode
+from lattica.crdt.check import check_document
+from lattica.crdt.document import Document
+from lattica.crdt.entries.chain import encode_chain
 from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.entries.header import Kind
 from lattica.crdt.log.disk.database import DocumentDatabase
@@ -123,6 +127,108 @@ def test_a_store_that_was_set_back_notices_when_peers_have_more(path: Path, capl
     again.close()
 
 
+def test_what_is_good_in_a_damaged_file_is_taken_of_it(path: Path, caplog, monkeypatch):
+    """Of the author whose entry is damaged what is before it, and of others all there is."""
+    damaged, whole, liar = Writer(b"a").chain(300), Writer(b"b").chain(200), Writer(b"l")
+    replica = Replica(path, DOC, IDENTITY)
+    for chain in (damaged, whole, liar.chain(4), liar.chain(4, "other")):
+        replica.receive(chain, "peer", NOW, 0.0)
+    replica.write([VALUE], NOW)
+    own = replica.author
+    replica.close()
+    content = bytearray(path.read_bytes())
+    place = content.find(damaged[100].header.encoded)
+    content[place + 50] ^= 1
+    for what in (bytes(content), bytes(content[:-5000])):
+        path.write_bytes(what)
+        with monkeypatch.context() as patch:
+            patch.setattr(DocumentDatabase, "take_prefixes", _full)
+            with pytest.raises(StoreFullError):
+                Replica(path, DOC, IDENTITY)
+            assert path.read_bytes() == what  # to be tried again
+        replica = Replica(path, DOC, IDENTITY)
+        assert "entries_saved=" in caplog.text
+        feeds = replica.log.feeds
+        if what == bytes(content):
+            assert feeds[damaged[0].header.author].ids == [each.id for each in damaged[:100]]
+            assert feeds[whole[0].header.author].ids == [each.id for each in whole]
+            assert feeds[liar.author].fork is not None
+            assert len(feeds[own].ids) == 2
+        assert replica.author == b""  # what it wrote may go further at others
+        replica.receive(damaged, "peer", NOW, 0.0)
+        assert feeds[damaged[0].header.author].ids == [each.id for each in damaged]
+        replica.close()
+
+
+def _full(*args: object, **kwargs: object) -> None:
+    raise StoreFullError("full")
+
+
+def test_what_a_killed_process_has_committed_is_taken_of_a_damaged_file(path: Path):
+    chain = Writer(b"a").chain(300)
+    replica = Replica(path, DOC, IDENTITY)
+    replica.receive(chain[:200], "peer", NOW, 0.0)
+    replica.close()
+    replica = Replica(path, DOC, IDENTITY)
+    replica.receive(chain[200:], "peer", NOW, 0.0)
+    killed = path.with_name("killed")
+    content = bytearray(path.read_bytes())
+    shutil.copy(f"{path}-wal", f"{killed}-wal")
+    replica.close()
+    content[content.find(chain[0].header.encoded) - 3] ^= 0xFF
+    killed.write_bytes(content)
+    other = Replica(killed, DOC, IDENTITY)
+    other.receive(chain, "peer", NOW, 0.0)
+    assert len(other.log.feeds[chain[0].header.author].ids) == 300
+    other.close()
+
+
+@pytest.mark.parametrize("what", ["write", "receive", "prune"])
+def test_no_room_at_any_commit_loses_nothing_and_it_goes_on_when_there_is_some(tmp_path, what):
+    """What stands is read meanwhile."""
+    chain, base = Writer(b"a").chain(36), tmp_path / "base"
+    with Document(base, DOC, IDENTITY, wall=lambda: NOW) as document:
+        for number in range(30):
+            document.registers[f"{number % 5}"] = "x" * 500
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    refused = 0
+    for room in (4_096, 9_000, 20_000, 40_001, 60_000):
+        path = tmp_path / f"{room}"
+        shutil.copy(base, path)
+        document = Document(path, DOC, IDENTITY, wall=lambda: NOW)
+        done = []
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+        try:
+            for number in range(6):
+                try:
+                    match what:
+                        case "write":
+                            document.registers[f"new {number}"] = "y" * 3000
+                        case "receive":
+                            piece = encode_chain(chain[6 * number :][:6], with_prev=True)
+                            document.receive(piece, "peer")
+                        case _:
+                            document.prune(-1000.0)
+                    done.append(number)
+                except StoreError:
+                    refused += 1
+                assert document.registers["0"]
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        document.registers["room"] = True
+        document.receive(encode_chain(chain, with_prev=True), "peer")
+        document.prune(-1000.0)
+        root = document.root
+        document.close()
+        assert not check_document(path).problem_count
+        with Document(path, DOC, IDENTITY, wall=lambda: NOW) as document:
+            assert document.root == root
+            assert document.heads()[chain[0].header.author] == (36, chain[-1].id)
+            if what == "write":
+                assert all(document.registers[f"new {number}"] for number in done)
+    assert refused
+
+
 def test_a_damaged_file_is_named_moved_aside_and_begun_anew(path: Path, caplog):
     replica = Replica(path, DOC, IDENTITY)
     chain = Writer(b"a").chain(300)
@@ -142,7 +248,8 @@ def test_a_damaged_file_is_named_moved_aside_and_begun_anew(path: Path, caplog):
         replica = Replica(path, DOC, IDENTITY)
         assert "is damaged" in caplog.text
         assert (path.parent / f"{path.name}.damaged-{number}").read_bytes() == damaged
-        assert len(replica.receive(chain, "peer", NOW, 0.0).admitted) == 300
+        replica.receive(chain, "peer", NOW, 0.0)
+        assert len(replica.log.feeds[chain[0].header.author].ids) == 300
         replica.close()
 
 

@@ -15,6 +15,7 @@ from lattica.crdt.entries.chain import encode_chain
 from lattica.crdt.entries.genesis import Mode
 from lattica.crdt.entries.header import Kind
 from lattica.crdt.entries.writing import sign_entry
+from lattica.crdt.log.errors import StoreFullError
 from lattica.crdt.presence import PresenceTable, sign_presence
 from lattica.crdt.store.changes import MAX_PLACES, ChangeStream, PresenceChange, Rebuilt
 from lattica.crdt.store.store import Store
@@ -182,6 +183,65 @@ async def test_those_who_do_not_know_a_document_learn_nothing_of_it(tmp_path, au
             await stream.send_message(heard[0])
             assert await stream.receive_message(1000) == ABSENT
         assert second.peers == ()
+
+
+async def test_damaged_files_are_made_again_and_the_rest_comes_from_peers(
+    tmp_path, autojump_clock, caplog
+):
+    async with stores(tmp_path) as net:
+        one, two = net.store(), net.store()
+        first = await one.create("models", mode=Mode.OPEN)
+        await host_of(one).connect(host_of(two).peer_id)
+        second = await two.open(first.id)
+        for number in range(50):
+            first.registers[f"{number}"] = "x" * 200
+        await second.synced()
+        doc_id, root = first.id, first.root
+        await one.aclose()
+        (genesis,) = one.folder.glob("*.genesis")
+        (file,) = one.folder.glob("*.sqlite3")
+        whole = genesis.read_bytes()
+        genesis.write_bytes(b"")
+        one = net.store(host_of(one))
+        assert (await one.open(doc_id)).registers["7"]
+        assert genesis.read_bytes() == whole
+        await one.aclose()
+        genesis.unlink()
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+        one = net.store(host_of(one))
+        first = await one.open(doc_id)
+        assert "is damaged" in caplog.text
+        await first.synced()
+        assert first.root == second.root == root
+
+
+async def test_a_full_disk_is_named_and_what_peers_have_comes_when_there_is_room(
+    tmp_path, autojump_clock, caplog
+):
+    async with stores(tmp_path) as net:
+        one, two = net.store(), net.store()
+        first, second = await one.open("cluster"), await two.open("cluster")
+        first.registers["here"] = 1
+        await host_of(one).connect(host_of(two).peer_id)
+        await first.synced()
+        database = first._replica.database._db
+        (pages,) = database.execute("PRAGMA page_count").fetchone()
+        database.execute(f"PRAGMA max_page_count={pages}")
+        for number in range(20):
+            second.registers[f"{number}"] = "x" * 3000
+        with pytest.raises(StoreFullError):
+            first.registers["mine"] = "x" * 9000
+        await trio.sleep(30)
+        assert "no space is left" in caplog.text
+        assert first.registers["here"] == 1
+        database.execute(f"PRAGMA max_page_count={2**30}")
+        await trio.sleep(70)
+        assert first.root == second.root
+        first.registers["mine"] = 2
+        await second.synced()
+        assert second.registers["mine"] == 2
 
 
 async def test_names_say_which_document_is_meant(tmp_path, autojump_clock):
