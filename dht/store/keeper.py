@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 
 _RETRY = 30.0
 """Seconds after which a file that could not be written is tried again."""
-_BATCH = 4096
-"""Rows of one transaction."""
+_BATCH = 512
+"""Rows of one transaction: they are put together in one pass."""
 
 RowSource = Callable[[RowId], Row | None]
 
