@@ -61,6 +61,7 @@ class Replica:
         self.capability = b""
         """By which sessions that begin here write, where a document asks for one."""
         self._session: SessionKey | None = None
+        self._is_told_of_clock = False
         damage = ""
         try:
             self._open(path)
@@ -249,6 +250,15 @@ class Replica:
 
     def advance(self, now_ms: int) -> Outcome:
         """Admit what was early; see :meth:`Log.advance`. Raises what :meth:`receive` does."""
+        behind = self.log.behind(now_ms)
+        if behind and not self._is_told_of_clock:
+            logger.warning(
+                "the clock here seems to be %.0f s behind those of most who write; what they write "
+                "is taken when it has come so far file=%s",
+                behind / 1000,
+                self._database.path,
+            )
+        self._is_told_of_clock = bool(behind)
         return self._kept(self.log.advance(now_ms))
 
     def _kept(self, outcome: Outcome) -> Outcome:

@@ -31,7 +31,7 @@ from lattica.cli.crdt.opening import (
     with_document,
 )
 from lattica.cli.crdt.place_kind import PlaceKind
-from lattica.cli.crdt.proofs import readable
+from lattica.cli.crdt.proofs import clock_time, readable
 from lattica.cli.shared.common import run
 from lattica.cli.shared.event_json import EventOutput, event_output
 from lattica.cli.shared.options import ConnectOption, EventsOption, ListenOption, RelayOption
@@ -263,7 +263,9 @@ def log_command(
                     say_json(entry)
                 else:
                     name = "" if each.name is None else f" {json.dumps(each.name)}"
-                    say(f"{each.milliseconds} {each.peer} #{each.seq} {each.kind}{name}")
+                    say(
+                        f"{clock_time(each.milliseconds)} {each.peer} #{each.seq} {each.kind}{name}"
+                    )
 
         await with_document(config, document, None, 0.0, show)
 

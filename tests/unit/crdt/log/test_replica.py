@@ -127,6 +127,19 @@ def test_a_store_that_was_set_back_notices_when_peers_have_more(path: Path, capl
     again.close()
 
 
+def test_whose_clock_is_behind_is_told_so_once(path: Path, caplog):
+    replica = Replica(path, DOC, IDENTITY)
+    early = NOW - 3_700_000
+    for name in (b"a", b"b", b"c"):
+        replica.receive(Writer(name).chain(1), "peer", early, 0.0)
+    for _ in range(3):
+        replica.advance(early)
+    (record,) = caplog.records
+    assert "the clock here seems to be 2700 s behind" in record.getMessage()
+    assert len(replica.advance(NOW).admitted) == 3
+    replica.close()
+
+
 def test_what_is_good_in_a_damaged_file_is_taken_of_it(path: Path, caplog, monkeypatch):
     """Of the author whose entry is damaged what is before it, and of others all there is."""
     damaged, whole, liar = Writer(b"a").chain(300), Writer(b"b").chain(200), Writer(b"l")
