@@ -205,12 +205,18 @@ class CompatLattica:
         return self._bridge.call(self._running.records.store, key, value, expiration_time, subkey)
 
     def get(self, key: str) -> ValueWithExpiration | None:
-        """What is stored under a key; None if there is nothing, or if it is not found in 5 s."""
-        return self._bridge.call(self._running.records.get, key)
+        """What is stored under a key; None if there is nothing, or if it is not found in 5 s.
+
+        A node with bootstrap peers looks for it until a second from its start.
+        """
+        while True:
+            found = self._bridge.call(self._running.records.get, key)
+            if found is not None or not self._running.is_looking_round():
+                return found
 
     def start_providing(self, key: str) -> None:
         """Let others find this node by a key; a node without peers is found when it has some."""
-        self._bridge.call_plain(self._running.records.provide, key)
+        self._bridge.call(self._running.records.provide, key)
 
     def stop_providing(self, key: str) -> None:
         """Be found by it no more."""

@@ -33,6 +33,9 @@ _TIMEOUT: Final = 5.0
 _RETRY: Final = 2.0
 """Seconds between attempts to hand over what nobody has taken yet."""
 
+_LOOK: Final = 0.05
+"""Seconds between looks whether somebody has come who might."""
+
 _MAX_TTL: Final = 365 * 24 * 3600.0
 
 
@@ -151,10 +154,22 @@ class Records:
             return ValueWithExpiration(named, max(each.expiration_time for each in named.values()))
         return plain
 
-    def provide(self, key: str) -> None:
-        """Let others find this node by a key, as soon as there are any."""
+    async def provide(self, key: str) -> None:
+        """Let others find this node by a key: they can when this returns, if there are any."""
         self._provided[key] = False
+        await self._try_to_provide(key)
         self._new.set()
+
+    async def _try_to_provide(self, key: str) -> None:
+        with trio.move_on_after(_TIMEOUT):
+            await self._kad.provide(key.encode())
+            try:
+                await self._dht.provide(key)
+            except LatticaError as error:
+                logger.debug("not provided yet: %s", error)
+            else:
+                if key in self._provided:
+                    self._provided[key] = True
 
     async def withdraw(self, key: str) -> None:
         """Provide a key no more."""
@@ -192,15 +207,7 @@ class Records:
                 self._new = trio.Event()
                 await self._new.wait()
             for key in [key for key, known in self._provided.items() if not known]:
-                with trio.move_on_after(_TIMEOUT):
-                    await self._kad.provide(key.encode())
-                    try:
-                        await self._dht.provide(key)
-                    except LatticaError as error:
-                        logger.debug("not provided yet: %s", error)
-                    else:
-                        if key in self._provided:
-                            self._provided[key] = True
+                await self._try_to_provide(key)
             for place, kept in list(self._kept.items()):
                 if kept.expires <= self._clock():
                     self._drop(place, kept)
@@ -212,7 +219,16 @@ class Records:
                     logger.debug("kept on: %s", error)
                 else:
                     self._drop(place, kept)
-            await trio.sleep(_RETRY)
+            await self._until_peers_change()
+
+    async def _until_peers_change(self) -> None:
+        """Wait until it is worth another attempt: for a new peer, or the time between two."""
+        known = {each.peer_id for each in self._dht.peers()}
+        with trio.move_on_after(_RETRY):
+            while True:
+                await trio.sleep(_LOOK)
+                if not known.issuperset(each.peer_id for each in self._dht.peers()):
+                    return
 
     def _drop(self, place: tuple[str, str | None], kept: _Kept) -> None:
         if self._kept.get(place) is kept:

@@ -36,6 +36,7 @@ The original's users look at both at once, and wait for whole seconds when they 
 they find then they keep: a scheduler of Parallax never routes by peers that had no round trip.
 """
 
+_LOOK = 0.05
 _RTT_POLL = 0.005
 
 DRAIN = 5.0
@@ -96,6 +97,12 @@ class Running:
     def look_round(self) -> None:
         """Wait until a node that was told of peers has had a second to find those they know."""
         time.sleep(max(0.0, self._looked_round - time.monotonic()))
+
+    def is_looking_round(self) -> bool:
+        """Wait for a moment of that second; False if it is over."""
+        left = self._looked_round - time.monotonic()
+        time.sleep(max(0.0, min(left, _LOOK)))
+        return left > 0
 
     async def rtt(self, peer: PeerId) -> float | None:
         """Seconds to a connected peer and back, the first of which is waited for; else None."""
