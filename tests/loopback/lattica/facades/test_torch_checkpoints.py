@@ -88,7 +88,10 @@ class _Planner:
 
 def save_in_parts(storage: Any, name: str, whole: Any, cuts: list[list[tuple[int, int]]]) -> Any:
     """As so many ranks, of which each has some rows."""
-    from torch.distributed.checkpoint import metadata, planner
+    from torch.distributed.checkpoint import (  # type: ignore[import-not-found,unused-ignore]
+        metadata,
+        planner,
+    )
 
     plans, planners = [], []
     for ranges in cuts:
