@@ -34,6 +34,8 @@ ATTACKS: dict[str, str] = {
     "dht-values": "stores:VALUES",
     "dht-providers": "stores:PROVIDERS",
     "crdt-hellos": "stores:DOCUMENT",
+    "crdt-exchanges": "stores:TRICKLE",
+    "crdt-ranges": "stores:RANGES",
     "bitswap-wants": "stores:WANTS",
     "content-holdings": "stores:HAS",
     "rpc-calls": "rpc.control:CALLS",

@@ -48,7 +48,7 @@ _MAX_IDLE = 16
 _LOOKED_UP = 256
 """Wants for which a thread looks at a time."""
 _LOOKING = 4
-"""Threads that do so at most."""
+"""Messages of which that is done at a time."""
 _BATCH = 1024 * 1024
 """Bytes of blocks that go into one message, unless a single one is larger."""
 
@@ -293,20 +293,22 @@ class Exchange:
                     each.clear()
                 await self._outbox(peer).answer(message)
 
-        left = deque((want, own_cid(want.cid)) for want in wants)
+        left = deque(wants)
         try:
             while left:
                 if self._host.path(peer) is None:
                     return  # nothing that it wanted is to be kept
-                batch = [*islice(left, _LOOKED_UP)]
-                for want, cid in batch:
-                    if cid is None:
-                        continue
-                    self._wanted.forget(peer, cid)
-                    if not want.cancel:  # before it is looked up: it may come meanwhile
-                        self._wanted.note(peer, cid, want)
-                for found in await self._look_up(batch):
-                    want, cid = left.popleft()
+                async with self._looking:
+                    batch = [(want, own_cid(want.cid)) for want in islice(left, _LOOKED_UP)]
+                    for want, cid in batch:
+                        if cid is None:
+                            continue
+                        self._wanted.forget(peer, cid)
+                        if not want.cancel:  # before it is looked up: it may come meanwhile
+                            self._wanted.note(peer, cid, want)
+                    looked_up = await self._look_up(batch)
+                for (want, cid), found in zip(batch, looked_up, strict=False):
+                    left.popleft()
                     if want.cancel:
                         continue
                     if found is None or cid is None:
@@ -347,7 +349,7 @@ class Exchange:
                     break
             return found
 
-        return await trio.to_thread.run_sync(look, limiter=self._looking)
+        return await trio.to_thread.run_sync(look)
 
 
 class _Waiter:

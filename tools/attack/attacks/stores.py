@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from itertools import count
 
@@ -16,20 +16,25 @@ from lattica.content.manifest.cid import Cid
 from lattica.content.swarm.messages import HOLDINGS, encode_hello, encode_message
 from lattica.content.swarm.messages import HasMore as HasMoreChunks
 from lattica.content.swarm.messages import Hello as HoldingsHello
-from lattica.crdt.sync.messages import NONCE_BYTES, Purpose
+from lattica.crdt.entries.genesis import Genesis
+from lattica.crdt.sync.messages import NONCE_BYTES, TURN, Purpose, encode_ranges, hello_tag
 from lattica.crdt.sync.messages import PROTOCOL as DOCUMENTS
 from lattica.crdt.sync.messages import Hello as DocumentHello
 from lattica.crdt.sync.messages import encode_hello as encode_document_hello
+from lattica.crdt.sync.ranges import Range
 from lattica.dht.config import PROTOCOL as KADEMLIA
 from lattica.dht.kademlia.contact import Contact
 from lattica.dht.kademlia.messages import MessageType, Record, Request, encode
 from lattica.dht.records.keys import content_key
 from lattica.nat.base.keys.identity import Identity
+from lattica.nat.base.net.addresses import parse_multiaddr, split_peer
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.wire import encode_length_prefixed
 from lattica.nat.mux.stream import Stream
-from tools.attack.attack import Attack, Victim
+from tools.attack.attack import ENEMY_HOST, Attack, Victim
 from tools.attack.attacks.rpc.caller import IDENTITIES, LOST, connected, on_streams, send
+from tools.attack.victim import DOCUMENT as NAME
+from tools.attack.witnesses import client
 
 STREAMS = 16
 """Of each enemy at a time."""
@@ -138,6 +143,78 @@ def _holdings_hello(victim: Victim) -> bytes:
     return encode_length_prefixed(encode_hello(HoldingsHello(Cid.parse(victim.cid), True)))
 
 
+async def _exchanges(victim: Victim, act: Callable[[Stream], Awaitable[None]]) -> None:
+    """Have exchanges about the document, which anybody may read."""
+    addr, peer = split_peer(parse_multiaddr(victim.tcp))
+    assert peer is not None
+    doc, theirs = Genesis(NAME).doc_id, peer.to_bytes()
+
+    async def as_one() -> None:
+        while True:
+            try:
+                async with (
+                    client() as enemy,
+                    enemy.swarm.dial_unshared(peer, addr, source_ip=ENEMY_HOST) as connection,
+                    await connection.open(DOCUMENTS) as stream,
+                ):
+                    nonce, ours = (
+                        secrets.token_bytes(NONCE_BYTES),
+                        enemy.swarm.identity.peer_id.to_bytes(),
+                    )
+                    tag = hello_tag(doc, nonce, ours, theirs)
+                    hello = encode_document_hello(DocumentHello(Purpose.SYNC, nonce, tag))
+                    await send(stream, encode_length_prefixed(hello))
+                    await stream.receive_message(4096)
+                    await act(stream)
+            except* LOST:
+                pass
+            await trio.sleep(0.05)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(IDENTITIES):
+            nursery.start_soon(as_one)
+
+
+async def _trickle(stream: Stream) -> None:
+    """One range a second, and never that it is the other's turn."""
+    for number in count():
+        low, high = number.to_bytes(4, "big"), (number + 1).to_bytes(4, "big")
+        for message in encode_ranges([Range(low, high, ())]):
+            await send(stream, encode_length_prefixed(message))
+        await trio.sleep(1)
+
+
+async def _overlap(stream: Stream) -> None:
+    """All authors again and again."""
+    [message] = encode_ranges([Range(b"", None, ())])
+    await send(stream, encode_length_prefixed(message) * 65_536 + encode_length_prefixed(TURN))
+    await _throw_away(stream)
+
+
+async def _trickling(victim: Victim) -> None:
+    await _exchanges(victim, _trickle)
+
+
+async def _overlapping(victim: Victim) -> None:
+    await _exchanges(victim, _overlap)
+
+
+TRICKLE = Attack(
+    "crdt-exchanges",
+    "8 keys keep exchanges about a document going that bring nothing",
+    _trickling,
+    seconds=15,
+    stores=True,
+    witness="storing",
+)
+RANGES = Attack(
+    "crdt-ranges",
+    "compares all authors of a document 65,536 times",
+    _overlapping,
+    seconds=8,
+    stores=True,
+    witness="storing",
+)
 FIND = _flood("dht-find", "asks for who is near random keys", KADEMLIA, _find)
 VALUES = _flood("dht-values", "stores values of 60 KB without end", KADEMLIA, _value)
 PROVIDERS = Attack(
