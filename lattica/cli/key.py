@@ -51,10 +51,8 @@ def new_command(
 
 def show_command(ctx: typer.Context, as_json: JsonOption = False) -> None:
     """Show the ID of this peer's key, and its file; nothing is made."""
-    from lattica.nat.base.keys.identity import Identity
-
     path = _path(ctx)
-    _show(Identity.load(path), path, as_json)
+    _show(_load(path), path, as_json)
 
 
 def rotate_command(ctx: typer.Context, as_json: JsonOption = False) -> None:
@@ -69,7 +67,7 @@ def rotate_command(ctx: typer.Context, as_json: JsonOption = False) -> None:
     from lattica.nat.base.keys.key_lock import KeyLock
 
     path = _path(ctx)
-    old = Identity.load(path)
+    old = _load(path)
     with KeyLock(path, old):
         kept = path.with_name(f"{path.name}.{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.old")
         fresh = path.with_name(f"{path.name}.new")
@@ -94,6 +92,14 @@ def _path(ctx: typer.Context) -> Path:
     config = start(ctx)
     assert config.identity_path is not None  # `start` fills it in
     return config.identity_path.absolute()
+
+
+def _load(path: Path) -> Identity:
+    from lattica.nat.base.keys.identity import Identity
+
+    if not path.exists():
+        raise IdentityError(f"there is no key in {path} yet: `lattica id` makes it")
+    return Identity.load(path)
 
 
 def _show(identity: Identity, path: Path, as_json: bool) -> None:

@@ -35,7 +35,7 @@ def test_new_and_show(tmp_path: Path) -> None:
 def test_show_makes_none(tmp_path: Path) -> None:
     code, _, error = lattica("--data-dir", tmp_path, "key", "show")
     assert code == 1
-    assert "identity.key" in error
+    assert "identity.key yet: `lattica id` makes it" in error
     assert list(tmp_path.iterdir()) == []
 
 
