@@ -477,9 +477,13 @@ class DocumentDatabase:
         self, entries: Iterable[Entry], identities: dict[bytes, bytes], *, is_admitted: bool
     ) -> None:
         rows = []
+        numbers: dict[bytes, int] = {}
         for entry in entries:
             header = entry.header
-            author = self._number(header.author, identities.get(header.author, b""))
+            author = numbers.get(header.author)
+            if author is None:
+                author = self._number(header.author, identities.get(header.author, b""))
+                numbers[header.author] = author
             # SQLite's integers have a sign.
             hlc = header.hlc.to_bytes(8, "big")
             content = (entry.id, header.encoded, entry.signature, entry.payload)
