@@ -22,7 +22,7 @@ from lattica.compat.settings import Settings, texts
 from lattica.content.manifest.cid import Cid
 from lattica.doctor.distributions import ADVICE, has_original
 from lattica.facades.blocking import Lattica
-from lattica.facades.bridge import Bridge
+from lattica.facades.threads.bridge import Bridge
 from lattica.nat.base.errors import LatticaError
 from lattica.nat.base.keys.peer_id import PeerId, parse_peer_id
 from lattica.nat.base.net.addresses import with_peer

@@ -21,8 +21,8 @@ from lattica.compat.wire.original import open_original
 from lattica.config import default_data_dir
 from lattica.content.bitswap.exchange import open_exchange
 from lattica.facades.blocking import Lattica
-from lattica.facades.bridge import Bridge
-from lattica.facades.call import Call
+from lattica.facades.threads.bridge import Bridge
+from lattica.facades.threads.call import Call
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.keys.peer_id import PeerId
 

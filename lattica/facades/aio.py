@@ -1,7 +1,8 @@
 """Lattica for asyncio: :class:`AsyncLattica`, a :class:`~lattica.node.Node` on another loop.
 
-The node runs in a daemon thread of its own, with trio; see `lattica.facades.bridge` for what holds
-for every call. Everything here may be awaited from any number of asyncio loops and threads at once.
+The node runs in a daemon thread of its own, with trio; see `lattica.facades.threads.bridge` for
+what holds for every call. Everything here may be awaited from any number of asyncio loops and
+threads at once.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 import trio
 
 from lattica.facades import facade
-from lattica.facades.bridge import Bridge
-from lattica.facades.capture import captured
 from lattica.facades.closable import Closable
 from lattica.facades.facade import NodeFacade, import_here
-from lattica.facades.handoff import StreamCore, StreamHandle
-from lattica.facades.iterators import AsyncSubscription, EventsCore
 from lattica.facades.ports import ExposedPort, ForwardedPort
+from lattica.facades.threads.bridge import Bridge
+from lattica.facades.threads.capture import captured
+from lattica.facades.threads.handoff import StreamCore, StreamHandle
+from lattica.facades.threads.iterators import AsyncSubscription, EventsCore
 from lattica.nat.base.buffers import AnyBuffer, AnyWritableBuffer, flat_bytes, writable_view
 from lattica.nat.base.checks import check_timeout
 from lattica.nat.base.errors import LocalProtocolError, StreamResetError

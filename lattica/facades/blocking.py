@@ -1,7 +1,7 @@
 """Lattica for threads: :class:`Lattica`, a :class:`~lattica.node.Node` whose calls block.
 
-The node runs in a daemon thread of its own, with trio; see `lattica.facades.bridge` for what holds
-for every call. Everything here may be used from any number of threads at once.
+The node runs in a daemon thread of its own, with trio; see `lattica.facades.threads.bridge` for
+what holds for every call. Everything here may be used from any number of threads at once.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
 
 from lattica.facades import facade
-from lattica.facades.bridge import Bridge
 from lattica.facades.facade import NodeFacade, import_here
-from lattica.facades.handler_threads import (
+from lattica.facades.ports import ExposedPort, ForwardedPort
+from lattica.facades.threads.bridge import Bridge
+from lattica.facades.threads.handler_threads import (
     MAX_HANDLER_THREADS,
     HandlerThreads,
     handler_named,
 )
-from lattica.facades.handoff import StreamCore, StreamHandle
-from lattica.facades.iterators import BlockingSubscription, EventsCore
-from lattica.facades.ports import ExposedPort, ForwardedPort
+from lattica.facades.threads.handoff import StreamCore, StreamHandle
+from lattica.facades.threads.iterators import BlockingSubscription, EventsCore
 from lattica.nat.base.buffers import AnyBuffer, AnyWritableBuffer, flat_bytes, writable_view
 from lattica.nat.base.checks import check_timeout
 from lattica.nat.base.errors import LocalProtocolError

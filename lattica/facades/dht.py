@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-from lattica.facades.bridge import Bridge
-from lattica.facades.iterators import AsyncIterator, BlockingIterator
+from lattica.facades.threads.bridge import Bridge
+from lattica.facades.threads.iterators import AsyncIterator, BlockingIterator
 
 if TYPE_CHECKING:
     from lattica.dht.client.provider_stream import ProviderStream

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import trio
 
 from lattica.content.errors import ContentNotFoundError
-from lattica.facades.bridge import Bridge
+from lattica.facades.threads.bridge import Bridge
 from lattica.nat.base.in_process import NodeInProcess
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lattica.facades.closable import Closable
 
 if TYPE_CHECKING:
-    from lattica.facades.bridge import Bridge
+    from lattica.facades.threads.bridge import Bridge
     from lattica.nat.base.keys.identity import PeerId
     from lattica.rpc.ports.exposer import Exposure
     from lattica.rpc.ports.forwarder import Forward

@@ -9,8 +9,8 @@ from typing import Any, Self
 
 from lattica.compat.calls.arguments import received
 from lattica.compat.errors import CompatError, OperationTimeout
-from lattica.facades.call import Call
 from lattica.facades.rpc.blocking import BlockingItems
+from lattica.facades.threads.call import Call
 from lattica.nat.base.checks import check_timeout
 from lattica.nat.base.errors import LatticaError
 

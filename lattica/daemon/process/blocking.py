@@ -13,9 +13,9 @@ from lattica.daemon.process.program import ProcessNode, opened
 from lattica.daemon.process.remote import call, made, remote_method, remote_property
 from lattica.daemon.process.values import Values
 from lattica.facades.blocking import BlockingStream, Lattica
-from lattica.facades.bridge import Bridge
-from lattica.facades.handler_threads import MAX_HANDLER_THREADS
 from lattica.facades.rpc.blocking import BlockingRpc
+from lattica.facades.threads.bridge import Bridge
+from lattica.facades.threads.handler_threads import MAX_HANDLER_THREADS
 from lattica.nat.base.errors import LatticaError
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.swarm.serving.handler_kind import check_plain_handler

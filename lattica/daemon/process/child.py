@@ -28,9 +28,9 @@ from lattica.daemon.process.channel import Channel
 from lattica.daemon.process.mirrors import Mirrors
 from lattica.daemon.process.values import Values
 from lattica.facades.blocking import Lattica
-from lattica.facades.bridge import Bridge
-from lattica.facades.call import Call
 from lattica.facades.facade import Content
+from lattica.facades.threads.bridge import Bridge
+from lattica.facades.threads.call import Call
 from lattica.nat.base.errors import LatticaError, LocalProtocolError
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.swarm.events import PathChanged

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from lattica.daemon.errors import CannotCrossError, ProcessEndedError
 from lattica.daemon.process.values import Callback, SharedState
-from lattica.facades.bridge import Bridge
+from lattica.facades.threads.bridge import Bridge
 from lattica.nat.base.errors import LocalProtocolError
 
 if TYPE_CHECKING:

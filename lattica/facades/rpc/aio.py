@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 
 import trio
 
-from lattica.facades.bridge import Bridge
-from lattica.facades.capture import captured
 from lattica.facades.rpc.core import END, End, FacadeStub, Items, StubMethods, ThreadItems
 from lattica.facades.rpc.unary import named_call, unary_call
+from lattica.facades.threads.bridge import Bridge
+from lattica.facades.threads.capture import captured
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.keys.identity import PeerId
 from lattica.rpc.client.stubs import UnaryMethod

@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 
-from lattica.facades.bridge import Bridge
 from lattica.facades.rpc.core import END, FacadeStub, Items, StubMethods, ThreadItems
 from lattica.facades.rpc.unary import named_call, unary_call
+from lattica.facades.threads.bridge import Bridge
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.keys.identity import PeerId
 from lattica.rpc.client.stubs import UnaryMethod

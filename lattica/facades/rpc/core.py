@@ -8,7 +8,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 import trio
 
-from lattica.facades.bridge import Bridge
+from lattica.facades.threads.bridge import Bridge
 from lattica.rpc.encoding.registry import TypeRegistry
 from lattica.rpc.errors import CallCancelledError
 from lattica.rpc.services.definition import Kind, define

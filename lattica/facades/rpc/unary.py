@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from lattica.facades.bridge import Bridge
-from lattica.facades.call import Call
+from lattica.facades.threads.bridge import Bridge
+from lattica.facades.threads.call import Call
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.rpc.client.stubs import unary_of
 

@@ -11,9 +11,9 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from lattica.facades.bridge import Bridge
 from lattica.facades.closable import Closable
-from lattica.facades.iterators import AsyncSubscription, EventsCore
+from lattica.facades.threads.bridge import Bridge
+from lattica.facades.threads.iterators import AsyncSubscription, EventsCore
 
 if TYPE_CHECKING:
     from lattica.crdt.access.capability import Level

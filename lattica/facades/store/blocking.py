@@ -10,9 +10,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, MutableMap
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lattica.facades.bridge import Bridge
 from lattica.facades.closable import Closable
-from lattica.facades.iterators import BlockingSubscription, EventsCore
+from lattica.facades.threads.bridge import Bridge
+from lattica.facades.threads.iterators import BlockingSubscription, EventsCore
 
 if TYPE_CHECKING:
     from lattica.crdt.access.capability import Level

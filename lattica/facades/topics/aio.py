@@ -9,8 +9,8 @@ from typing import Any, Self
 from lattica.dht.topics.membership.core import MemberEvent
 from lattica.dht.topics.service.topic import Topic, Validator
 from lattica.dht.topics.signing import Message
-from lattica.facades.bridge import Bridge
-from lattica.facades.iterators import AsyncIterator, AsyncSubscription
+from lattica.facades.threads.bridge import Bridge
+from lattica.facades.threads.iterators import AsyncIterator, AsyncSubscription
 from lattica.facades.topics.core import MembersCore, MessagesCore, TopicHandle
 from lattica.nat.base.buffers import AnyBuffer, flat_bytes
 from lattica.nat.base.keys.identity import PeerId

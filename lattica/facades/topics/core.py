@@ -12,7 +12,7 @@ from lattica.dht.topics.membership.service import Membership
 from lattica.dht.topics.service.subscription import Subscription
 from lattica.dht.topics.service.topic import Topic
 from lattica.dht.topics.signing import Message
-from lattica.facades.bridge import Bridge
+from lattica.facades.threads.bridge import Bridge
 from lattica.nat.base.errors import LatticaError
 from lattica.nat.base.in_process import InProcess
 from lattica.nat.base.keys.identity import PeerId

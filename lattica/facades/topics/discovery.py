@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from lattica.facades.bridge import Bridge
-from lattica.facades.iterators import AsyncSubscription, BlockingSubscription, EventsCore
+from lattica.facades.threads.bridge import Bridge
+from lattica.facades.threads.iterators import AsyncSubscription, BlockingSubscription, EventsCore
 
 if TYPE_CHECKING:
     from lattica.dht.discovery.discovery import FoundPeers

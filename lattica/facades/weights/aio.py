@@ -8,8 +8,8 @@ from lattica.content.tensors.elements import StateDict
 from lattica.content.weights.options import PushedVersion, WeightOptions, WeightVersion
 from lattica.content.weights.publisher import WeightPublisher
 from lattica.content.weights.subscriber import WeightSubscriber
-from lattica.facades.bridge import Bridge
-from lattica.facades.iterators import AsyncIterator
+from lattica.facades.threads.bridge import Bridge
+from lattica.facades.threads.iterators import AsyncIterator
 from lattica.facades.weights.core import CLOSED, Held, VersionsCore
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.in_process import InProcess

@@ -31,7 +31,7 @@ from lattica.errors import (
 )
 from lattica.facades import facade
 from lattica.facades.blocking import BlockingStream, Lattica
-from lattica.facades.handoff import MAX_COPIED, MAX_QUEUED
+from lattica.facades.threads.handoff import MAX_COPIED, MAX_QUEUED
 from tests.support.doubles.fake_node import BUILT_IN, WINDOW, FakeNode
 
 PATIENCE = 30.0
@@ -868,7 +868,7 @@ print("end")
 
 def test_exit_without_close_of_a_node_that_does_not_stop() -> None:
     done = run_python("""
-from lattica.facades import bridge
+from lattica.facades.threads import bridge
 bridge.EXIT_GRACE = 0.1
 lattica = Lattica().start()
 threading.excepthook = lambda args: None

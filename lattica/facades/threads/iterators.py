@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import trio
 
-from lattica.facades.bridge import Bridge
 from lattica.facades.closable import Closable
+from lattica.facades.threads.bridge import Bridge
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.in_process import InProcess
 

@@ -1,4 +1,4 @@
-"""One call into the trio thread of a :class:`~lattica.facades.bridge.Bridge`."""
+"""One call into the trio thread of a :class:`~lattica.facades.threads.bridge.Bridge`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lattica.nat.base.checks import check_timeout
 from lattica.nat.base.errors import LocalProtocolError
 
 if TYPE_CHECKING:
-    from lattica.facades.bridge import Bridge
+    from lattica.facades.threads.bridge import Bridge
 
 logger = logging.getLogger(__name__)
 

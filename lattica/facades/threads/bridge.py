@@ -39,7 +39,7 @@ from typing import Any, Generic, TypeVar, TypeVarTuple
 
 import trio
 
-from lattica.facades.call import Call
+from lattica.facades.threads.call import Call
 from lattica.nat.base.errors import LatticaError, LocalProtocolError
 
 logger = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ from lattica.nat.base.wire import MAX_UVARINT_BYTES, encode_length_prefixed, fin
 from lattica.nat.mux.priority import Priority
 
 if TYPE_CHECKING:
-    from lattica.facades.bridge import Bridge
+    from lattica.facades.threads.bridge import Bridge
     from lattica.nat.base.keys.identity import PeerId
     from lattica.nat.mux.stream import Stream
 

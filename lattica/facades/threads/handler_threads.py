@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
-from lattica.facades.bridge import Bridge
-from lattica.facades.handoff import StreamCore
+from lattica.facades.threads.bridge import Bridge
+from lattica.facades.threads.handoff import StreamCore
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.foreign_code import described
 from lattica.nat.swarm.serving.handler_kind import require_finished
