@@ -20,6 +20,7 @@ from lattica.content.download.local.files import LocalChunk
 from lattica.content.download.mirror import Mirror
 from lattica.content.download.options import FetchOptions
 from lattica.content.errors import ContentError, ContentNotFoundError, IntegrityError
+from lattica.content.hub.published_here import PublishedHere
 from lattica.content.hub.remembered import RememberedNames, keep_small, read_small
 from lattica.content.hub.repository import (
     MAX_DESCRIPTION,
@@ -34,6 +35,7 @@ from lattica.content.manifest.lists import all_lists, lists_in, split_lists, wit
 from lattica.content.manifest.manifest import Manifest
 from lattica.content.names.record import NameRecord, NameRef
 from lattica.content.names.resolver import NameNotFoundError, NameResolver
+from lattica.content.publish.service import served_here
 from lattica.content.swarm.dht_finder import dht_finder
 from lattica.content.swarm.messages import Member
 from lattica.nat.base.errors import LatticaError
@@ -95,6 +97,7 @@ class Library(InProcess):
         self._finder = dht_finder(node)
         self._locks: defaultdict[Hashable, trio.Lock] = defaultdict(trio.Lock)
         self._mirrors: dict[Cid, Mirror] = {}
+        self._own: dict[Cid, PublishedHere] = {}
         self._revisions: dict[RevisionRef, tuple[float, Revision]] = {}
         """With the time when the publisher was asked."""
         self._commits: dict[RevisionRef, Revision] = {}
@@ -200,19 +203,30 @@ class Library(InProcess):
         self, revision: Revision, file: RepositoryFile, start: int, end: int
     ) -> AsyncGenerator[memoryview, None]:
         """Bytes of a file of a revision; see :meth:`Mirror.read`."""
-        mirror = await self._open(revision.description.cid, revision.publisher)
-        size = mirror.size(file.path)
-        if size != file.size:
-            raise IntegrityError(
-                f"peer {revision.publisher} has described {file.path!r} as {file.size} bytes "
-                f"long, and it has {size}"
-            )
-        async with aclosing(mirror.read(file.path, start, end)) as parts:
-            async for part in parts:
-                yield part
+        while True:
+            source = await self._open(revision.description.cid, revision.publisher)
+            size = source.size(file.path)
+            if size != file.size:
+                raise IntegrityError(
+                    f"peer {revision.publisher} has described {file.path!r} as {file.size} bytes "
+                    f"long, and it has {size}"
+                )
+            try:
+                async with aclosing(source.read(file.path, start, end)) as parts:
+                    async for part in parts:
+                        yield part
+                        start += len(part)
+                return
+            except ContentError as error:
+                if isinstance(source, Mirror):
+                    raise
+                logger.warning("%s is fetched from others: %s", file.path, error)
 
-    async def _open(self, cid: Cid, publisher: PeerId) -> Mirror:
+    async def _open(self, cid: Cid, publisher: PeerId) -> Mirror | PublishedHere:
         async with self._locks[cid]:
+            own = await self._published_here(cid)
+            if own is not None and own.failure is None:
+                return own
             mirror = self._mirrors.get(cid)
             if mirror is None or mirror.failure is not None:
                 found = await self._manifest(cid, publisher)
@@ -236,14 +250,24 @@ class Library(InProcess):
                 self._nursery.start_soon(mirror.run)
             return mirror
 
+    async def _published_here(self, cid: Cid) -> PublishedHere | None:
+        served = served_here(self._node, cid)
+        if served is None:
+            return None
+        own = self._own.get(cid)
+        if own is None or own.served is not served:
+            own = await trio.to_thread.run_sync(PublishedHere, served)
+            self._own[cid] = own
+        return own
+
     async def _manifest(self, cid: Cid, publisher: PeerId) -> FoundManifest:
-        member = self._publishers[publisher]
+        named = [self._publishers[publisher]] if publisher != self._node.peer_id else []
         kept = await trio.to_thread.run_sync(_kept_manifest, self._directory, str(cid))
         if kept is not None:
-            contact = Contact(self._node, publisher, member.addrs)
-            return FoundManifest(*kept, (contact,))
+            contacts = (Contact(self._node, each.peer_id, each.addrs) for each in named)
+            return FoundManifest(*kept, tuple(contacts))
         found = await find_manifest(
-            self._node, cid, [member], options=self._options, finder=self._finder
+            self._node, cid, named, options=self._options, finder=self._finder
         )
         await trio.to_thread.run_sync(_keep_manifest, self._directory, cid, found)
         return found

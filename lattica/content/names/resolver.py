@@ -1,4 +1,4 @@
-"""From a name to what it leads to: the owner is asked, and the DHT."""
+"""From a name to what it leads to: the owner is asked, and the DHT; of own names, who has them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from lattica.content.names.record import (
     open_name,
     read_target,
 )
+from lattica.content.names.service import names_of
 from lattica.content.swarm.dht_finder import dht_finder
 from lattica.dht.errors import DhtError
 from lattica.nat.base.errors import LatticaError, RemoteProtocolError
@@ -119,7 +120,10 @@ class NameResolver:
         """The owner's word; None: it has no such name. Waits until it is newer than `sequence`."""
         node = self._node
         if ref.peer_id == node.peer_id:
-            raise NameNotFoundError("it is a name of this very peer")
+            names = names_of(node)
+            if names is None:
+                raise NameNotFoundError("this very peer has no names open")
+            return await names.newer(ref.name, sequence)
         addrs = [with_peer(address, ref.peer_id) for address in ref.addrs]
         peer = await node.connect(addrs or ref.peer_id)
         async with await node.open_stream(peer, NAMES) as stream:

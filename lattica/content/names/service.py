@@ -41,6 +41,8 @@ _MAX_STREAMS = 1024
 _MAX_STREAMS_PER_PEER = 16
 _QUESTION_TIMEOUT = 10.0
 """Seconds that an asker has to ask."""
+_NAMES: dict[Node, Names] = {}
+"""Of each node that has some."""
 
 
 class Names:
@@ -67,6 +69,7 @@ class Names:
         self._changed = trio.Event()
         self._streams: Counter[PeerId] = Counter()
         node.handle(NAMES, self._serve, owner=self, cancel_when_gone=True)
+        _NAMES[node] = self
         nursery.start_soon(self._sign_again)
 
     def __str__(self) -> str:
@@ -76,6 +79,9 @@ class Names:
         """Answer no more, and sign no more. What is in the DHT stays until it expires."""
         self._node.unhandle(NAMES, owner=self)
         self._scope.cancel()
+        _NAMES.pop(self._node, None)
+        self._records.clear()
+        self._tell()
 
     @property
     def watchers(self) -> int:
@@ -101,10 +107,20 @@ class Names:
             expires=now + NAME_TTL,
         )
         self._records[name] = record
-        changed, self._changed = self._changed, trio.Event()
-        changed.set()
+        self._tell()
         if dht_finder(self._node) is not None:
             self._nursery.start_soon(self._put, record)
+        return record
+
+    def _tell(self) -> None:
+        changed, self._changed = self._changed, trio.Event()
+        changed.set()
+
+    async def newer(self, name: str, sequence: int) -> NameRecord | None:
+        """Wait for a record of a name with a higher sequence; None: there is no such name, or no
+        longer."""
+        while (record := self._records.get(name)) is not None and record.sequence <= sequence:
+            await self._changed.wait()
         return record
 
     def publish_if_possible(self, name: str, target: NameTarget) -> NameRecord | None:
@@ -153,14 +169,15 @@ class Names:
 
     async def _answer(self, stream: Stream, question: NameQuestion) -> None:
         told = question.sequence
-        while (record := self._records.get(question.name)) is not None:
-            changed = self._changed
-            if record.sequence > told:
-                await stream.send_message(record.envelope)
-                told = record.sequence
-            else:
-                await changed.wait()
+        while (record := await self.newer(question.name, told)) is not None:
+            await stream.send_message(record.envelope)
+            told = record.sequence
         await stream.send_message(b"")
+
+
+def names_of(node: Node) -> Names | None:
+    """The names of a node, as long as they are open; None: it has none."""
+    return _NAMES.get(node)
 
 
 @asynccontextmanager

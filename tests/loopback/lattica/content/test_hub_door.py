@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from lattica.content.names.service import open_names
 from lattica.content.publish.service import service_of
 from lattica.content.swarm.messages import Member
 from lattica.errors import ListenError
+from lattica.nat.base.net.addresses import with_peer
 
 MIB = 1024 * 1024
 REF = RevisionRef("org/model", "v1")
@@ -52,8 +54,11 @@ async def published(tree: Path, ref: RevisionRef = REF):
 
 
 @asynccontextmanager
-async def door(publisher: Member, directory: Path):
-    async with Node(config()) as node, trio.open_nursery() as nursery:
+async def door(publisher: Member, directory: Path, own: Node | None = None):
+    """A door of a new node, or of its `own`."""
+    async with AsyncExitStack() as stack:
+        node = await stack.enter_async_context(Node(config())) if own is None else own
+        nursery = await stack.enter_async_context(trio.open_nursery())
 
         async def serve(*, task_status: trio.TaskStatus[str]) -> None:
             await serve_door(node, [publisher], directory, port=0, task_status=task_status)
@@ -186,6 +191,57 @@ async def test_of_the_next_revision_only_what_is_new_is_fetched(tree, tmp_path):
                 changed = table[table.index_at(2 * MIB)].length
                 assert sent[cid] == (len(data) if text == "v1" else changed)
                 await stack.pop_all().aclose()
+
+
+async def test_a_node_reads_its_own_repository_where_it_lies(tree, tmp_path):
+    data, url = (tree / "model.bin").read_bytes(), "/org/model/resolve/v1/model.bin"
+    async with Node(config()) as node, Publisher(node) as publisher, open_names(node) as names:
+        await publisher.publish(tree)
+        [publication] = publisher.catalog
+        revision = await describe_revision(REF, publication)
+        # As in its ticket, and by the peer ID alone.
+        for number, addrs in enumerate((node.addrs, ())):
+            where, member = tmp_path / f"{number}", Member(node.peer_id, addrs)
+            with revision.published(node, names):
+                async with door(member, where, node) as client:
+                    info = await client.get("/api/models/org/model/revision/v1")
+                    assert info.json()["sha"] == publication.cid.digest.hex()[:40]
+                    assert (await client.get(url)).content == data
+                    some = await client.get(url, headers={"Range": f"bytes={MIB - 1}-{2 * MIB}"})
+                    assert (some.status_code, some.content) == (206, data[MIB - 1 : 2 * MIB + 1])
+                    assert (await client.get("/org/model/resolve/v1/empty")).content == b""
+                    for path, code in (
+                        ("/org/model/resolve/v1/none", "EntryNotFound"),
+                        ("/api/models/org/model/revision/v2", "RevisionNotFound"),
+                        ("/api/models/org/other/revision/v1", "RepoNotFound"),
+                    ):
+                        answer = await client.get(path)
+                        assert (answer.status_code, answer.headers["x-error-code"]) == (404, code)
+            assert {path.name for path in where.rglob("*")} == {"names.json"}
+        assert not service_of(node).bytes_sent
+
+
+async def test_what_has_changed_here_comes_from_others(tree, tmp_path):
+    data, url = (tree / "model.bin").read_bytes(), "/org/model/resolve/v1/model.bin"
+    async with (
+        published(tree) as (other, revision),
+        Node(config()) as node,
+        Publisher(node) as publisher,
+        open_names(node) as names,
+    ):
+        mine = tmp_path / "mine" / tree.name
+        shutil.copytree(tree, mine)
+        await publisher.publish(mine)
+        [publication] = publisher.catalog
+        assert publication.cid == revision.publication.cid
+        changed = bytearray(data)
+        changed[2 * MIB] ^= 1
+        with (await describe_revision(REF, publication)).published(node, names):
+            (mine / "model.bin").write_bytes(changed)
+            await node.connect([with_peer(addr, other.peer_id) for addr in other.addrs])
+            async with door(Member(node.peer_id, ()), tmp_path / "d", node) as client:
+                assert (await client.get(url)).content == data
+                assert (await client.get(url)).content == data
 
 
 async def test_a_port_that_is_taken(tmp_path):

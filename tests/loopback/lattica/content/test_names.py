@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trio
+import trio.testing
 
 from lattica import Identity, Lattica, Node, load_config
 from lattica.config import NodeConfig
@@ -50,6 +51,40 @@ async def test_the_owner_answers_and_says_what_is_new():
             second = names.publish("org/model", SECOND)
         assert found == [second]
         assert (second.target, second.sequence > first.sequence) == (SECOND, True)
+
+
+async def test_own_names_are_read_where_they_are():
+    async with Node(config()) as node, trio.open_nursery() as nursery:
+        resolver, ref = NameResolver(node), NameRef(node.peer_id, "model", node.addrs)
+        with pytest.raises(NameNotFoundError, match="no names open") as caught:
+            await resolver.resolve(ref)
+        assert not caught.value.is_denied
+        async with open_names(node) as names:
+            with pytest.raises(NameNotFoundError, match="does not have it") as caught:
+                await resolver.resolve(ref)
+            assert caught.value.is_denied
+            first = names.publish("model", FIRST)
+            assert await resolver.resolve(ref) == first
+            found = []
+
+            async def wait() -> None:
+                found.append(await resolver.wait_newer(ref, first.sequence))
+
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not found
+            second = names.publish("model", SECOND)
+            with trio.fail_after(10):
+                while not found:
+                    await trio.sleep(0.01)
+            assert found == [second]
+            with trio.fail_after(10):
+                async with trio.open_nursery() as closing:
+                    closing.start_soon(names.newer, "model", second.sequence)
+                    await trio.testing.wait_all_tasks_blocked()
+                    names.close()
+        with pytest.raises(NameNotFoundError, match="no names open"):
+            await resolver.resolve(ref)
 
 
 async def test_an_owner_that_cannot_be_asked_denies_nothing():
