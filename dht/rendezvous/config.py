@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from lattica.nat.base.checks import require, require_seconds
 
+_MIB = 1024 * 1024
+
 
 @dataclass(frozen=True, slots=True)
 class RendezvousConfig:
@@ -22,6 +24,13 @@ class RendezvousConfig:
     registrations: int = 20_000
     """All that are kept; where there is no room, whoever has most, with its network, yields."""
     registrations_per_peer: int = 256
+    memory: int = 64 * _MIB
+    """Bytes that all registrations may take, a quarter of them those of a network (IPv4 /24, IPv6
+    /48), a sixty-fourth those of a peer; where there is no room, the network that has most yields
+    to one that has less."""
+    rate_per_network: int = _MIB
+    """Bytes a second that a network is answered, sixteen times as many at once; eight times both
+    for all networks. A request counts as 4 KiB besides. Who wants more is told to ask later."""
     max_streams: int = 256
     """Requests that are answered at a time."""
 
@@ -36,3 +45,10 @@ class RendezvousConfig:
         )
         for name in ("registrations", "registrations_per_peer", "max_streams"):
             require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        require(self.memory >= _MIB, "memory", f"at least {_MIB}", self.memory)
+        require(
+            self.rate_per_network >= 4096,
+            "rate_per_network",
+            "at least 4096",
+            self.rate_per_network,
+        )

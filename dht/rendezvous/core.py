@@ -6,13 +6,14 @@ Source: https://github.com/libp2p/specs/blob/master/rendezvous/README.md.
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 
 from lattica.dht.rendezvous.config import RendezvousConfig
 from lattica.dht.rendezvous.messages import (
     MAX_NAMESPACE,
-    MAX_REGISTRATIONS,
     Discover,
     Discovered,
     Register,
@@ -24,9 +25,16 @@ from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.base.keys.peer_record import open_record
 from lattica.nat.base.limits.places import Places, Source
+from lattica.nat.base.limits.quotas import Quotas
 
-_ANSWER = 768 * 1024
-"""Bytes of records in an answer; what is more is asked for with its cookie."""
+MOST_ANSWERED = 256
+"""Registrations in an answer; what is more is asked for with its cookie."""
+MOST_BYTES = 128 * 1024
+"""Bytes of the records and namespaces in an answer, likewise."""
+_OVERHEAD = 1536
+"""Bytes that a registration takes beside its record and namespace, about."""
+_OF_NETWORK, _OF_PEER = 4, 64
+"""The parts of the memory that a network and a peer may take, one of so many."""
 _NUMBER = 8
 _INSTANCE = 8
 
@@ -42,6 +50,40 @@ class _Registration:
     until: float
 
 
+class _Line:
+    """Registrations by their numbers, which ascend; those that are gone are passed over."""
+
+    __slots__ = ("_entries", "_gone")
+
+    def __init__(self) -> None:
+        self._entries: list[tuple[int, _Key]] = []
+        self._gone = 0
+
+    def append(self, made: _Registration) -> None:
+        self._entries.append((made.number, (made.namespace, made.peer_id)))
+
+    def since(self, seen: int) -> Iterator[tuple[int, _Key]]:
+        """Those with a higher number, and some that are gone, in order.
+
+        It costs no more to begin in the middle than at an end.
+        """
+        entries = self._entries
+        for place in range(bisect_right(entries, seen, key=itemgetter(0)), len(entries)):
+            yield entries[place]
+
+    def note_gone(self, all_of_them: dict[_Key, _Registration]) -> bool:
+        """One of its registrations is gone from all of them; whether none is left."""
+        self._gone += 1
+        if 2 * self._gone > len(self._entries):
+            self._entries = [
+                (number, key)
+                for number, key in self._entries
+                if (found := all_of_them.get(key)) is not None and found.number == number
+            ]
+            self._gone = 0
+        return not self._entries
+
+
 class RendezvousCore:
     """Registrations by namespace.
 
@@ -54,10 +96,12 @@ class RendezvousCore:
         self._instance = instance[:_INSTANCE]
         self._number = 0
         self._all: dict[_Key, _Registration] = {}
-        self._namespaces: dict[str, dict[PeerId, _Registration]] = {}
-        """Oldest first."""
+        self._line = _Line()
+        self._namespaces: dict[str, _Line] = {}
         self._of_peer: dict[PeerId, int] = {}
         self._places: Places[_Key] = Places(config.registrations)
+        memory = config.memory
+        self._memory: Quotas[_Key] = Quotas(memory, memory // _OF_PEER, memory // _OF_NETWORK)
         self._expiry: list[tuple[float, int, _Key]] = []
 
     def __len__(self) -> int:
@@ -81,20 +125,26 @@ class RendezvousCore:
         if record.peer_id != peer_id:
             return Registered(Status.NOT_AUTHORIZED, "the record is another peer's")
         key = (asked.namespace, peer_id)
-        if key not in self._all:
-            if self._of_peer.get(peer_id, 0) >= config.registrations_per_peer:
-                return Registered(Status.UNAVAILABLE, "too many registrations of this peer")
-            losers = self._places.enter(key, source, now, proven=True)
-            if losers is None:
-                return Registered(Status.UNAVAILABLE, "there is no room")
-            for loser in losers:
-                self._forget(loser, left=True)
-        else:
-            self._forget(key, left=True)
+        if key not in self._all and self._of_peer.get(peer_id, 0) >= config.registrations_per_peer:
+            return Registered(Status.UNAVAILABLE, "too many registrations of this peer")
+        weight = len(asked.record) + len(asked.namespace.encode()) + _OVERHEAD
+        yielding = self._memory.admit(key, source, weight)
+        if yielding is None:
+            return Registered(Status.UNAVAILABLE, "there is no memory left")
+        for loser in yielding:
+            self._forget(loser)
+        self._forget(key, renewed=True)
+        losers = self._places.enter(key, source, now, proven=True)
+        if losers is None:
+            self._memory.release(key)
+            return Registered(Status.UNAVAILABLE, "there is no room")
+        for loser in losers:
+            self._forget(loser)
         self._number += 1
         made = _Registration(self._number, asked.namespace, peer_id, asked.record, now + ttl)
         self._all[key] = made
-        self._namespaces.setdefault(asked.namespace, {})[peer_id] = made
+        self._line.append(made)
+        self._namespaces.setdefault(asked.namespace, _Line()).append(made)
         self._of_peer[peer_id] = self._of_peer.get(peer_id, 0) + 1
         heapq.heappush(self._expiry, (made.until, made.number, key))
         if len(self._expiry) > 2 * len(self._all) + 1024:
@@ -117,12 +167,12 @@ class RendezvousCore:
             if asked.cookie[_NUMBER:] != mark:
                 return Discovered(Status.INVALID_COOKIE, "the cookie is of another question")
             seen = int.from_bytes(asked.cookie[:_NUMBER], "big")
-        most = min(asked.limit or MAX_REGISTRATIONS, MAX_REGISTRATIONS)
+        most = min(asked.limit or MOST_ANSWERED, MOST_ANSWERED)
         found: list[Register] = []
         size = 0
         for each in self._since(asked.namespace, seen):
-            size += len(each.record)
-            if len(found) >= most or (found and size > _ANSWER):
+            size += len(each.record) + len(each.namespace)
+            if len(found) >= most or (found and size > MOST_BYTES):
                 break
             found.append(Register(each.namespace, each.record, max(1, int(each.until - now))))
             seen = each.number
@@ -131,18 +181,11 @@ class RendezvousCore:
 
     def _since(self, namespace: str | None, seen: int) -> Iterator[_Registration]:
         """What has been registered after that number, in order."""
-        line = (
-            self._all.values()
-            if namespace is None
-            else self._namespaces.get(namespace, {}).values()
-        )
-        # New ones are at the end: few are looked at by whoever asks often.
-        new: list[_Registration] = []
-        for each in reversed(line):
-            if each.number <= seen:
-                break
-            new.append(each)
-        yield from reversed(new)
+        line = self._line if namespace is None else self._namespaces.get(namespace, _Line())
+        for number, key in line.since(seen):
+            each = self._all.get(key)
+            if each is not None and each.number == number:
+                yield each
 
     def _expire(self, now: float) -> None:
         while self._expiry and self._expiry[0][0] <= now:
@@ -151,20 +194,20 @@ class RendezvousCore:
             if found is not None and found.number == number:
                 self._forget(key)
 
-    def _forget(self, key: _Key, *, left: bool = False) -> None:
-        """`left`: its place is somebody else's, or its own again."""
+    def _forget(self, key: _Key, *, renewed: bool = False) -> None:
+        """`renewed`: what it takes of the memory is that of its successor already."""
         found = self._all.pop(key, None)
         if found is None:
             return
-        line = self._namespaces[found.namespace]
-        del line[found.peer_id]
-        if not line:
+        self._line.note_gone(self._all)
+        if self._namespaces[found.namespace].note_gone(self._all):
             del self._namespaces[found.namespace]
         self._of_peer[found.peer_id] -= 1
         if not self._of_peer[found.peer_id]:
             del self._of_peer[found.peer_id]
-        if not left:
-            self._places.leave(key)
+        self._places.leave(key)
+        if not renewed:
+            self._memory.release(key)
 
 
 def _is_namespace(namespace: str) -> bool:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from lattica.dht.records.plain import PlainRecord, PlainRecords, check_plain
 from lattica.dht.store.config import StoreConfig
 from lattica.dht.store.deadlines import Deadlines
-from lattica.dht.store.quotas import Quotas, source_for
 from lattica.dht.store.rows import Journal, Kind, Row, RowId, pack, unpack
 from lattica.dht.store.values import Put
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.keys.peer_id import PeerId
+from lattica.nat.base.limits.quotas import Quotas, source_for
 
 _OVERHEAD = 512
 

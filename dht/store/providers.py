@@ -12,11 +12,11 @@ from lattica.dht.kademlia.contact import Contact
 from lattica.dht.kademlia.messages import MAX_ADDRS
 from lattica.dht.store.config import StoreConfig
 from lattica.dht.store.deadlines import Deadlines
-from lattica.dht.store.quotas import Quotas, source_for
 from lattica.dht.store.rows import Journal, Kind, Row, RowId, pack, unpack
 from lattica.dht.store.values import Put
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.keys.peer_id import PeerId
+from lattica.nat.base.limits.quotas import Quotas, source_for
 from lattica.nat.base.net.addresses import decode_multiaddr
 from lattica.nat.base.net.multiaddr import Multiaddr
 

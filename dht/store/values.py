@@ -16,10 +16,10 @@ from lattica.dht.records.signed_value import (
 )
 from lattica.dht.store.config import StoreConfig
 from lattica.dht.store.deadlines import Deadlines
-from lattica.dht.store.quotas import Quotas, source_for
 from lattica.dht.store.rows import Journal, Kind, Row, RowId, pack, unpack
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.keys.peer_id import PeerId
+from lattica.nat.base.limits.quotas import Quotas, source_for
 
 _OVERHEAD = 512
 """Bytes that a value costs beside its envelope."""

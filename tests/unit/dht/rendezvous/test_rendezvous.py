@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lattica.dht.pb import rendezvous_pb2 as pb
 from lattica.dht.rendezvous.client import (
@@ -25,10 +29,12 @@ from lattica.dht.rendezvous.messages import (
     decode_response,
     encode,
 )
+from lattica.dht.rendezvous.rates import AnswerRates
 from lattica.dht.rendezvous.service import RendezvousService
 from lattica.errors import LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
-from lattica.nat.base.keys.peer_record import seal_record
+from lattica.nat.base.keys.peer_id import PeerId
+from lattica.nat.base.keys.peer_record import open_record, seal_record
 from lattica.nat.base.limits.places import Source
 from lattica.nat.base.net.multiaddr import Multiaddr
 from tests.support.doubles.memory_host import memory_net
@@ -192,6 +198,152 @@ def test_quotas_hold_and_whoever_has_most_yields():
         assert point.add("honest")[1].status is Status.OK
     assert len(point.core) == 20
     assert len(point.found("honest").registrations) == 10
+
+
+def big(who: Identity) -> bytes:
+    """A record of nearly 6 KiB."""
+    return seal_record(
+        who, 1, [Multiaddr(f"/dns4/{'x' * 60}.{n}.example/tcp/1") for n in range(70)]
+    )
+
+
+def test_records_have_a_budget_in_bytes_of_which_no_network_has_more_than_its_part():
+    """20,000 records of 8 KiB, of a few networks, were 160 MiB."""
+    point = Point(memory=1024 * 1024)
+    greedy = [Identity.generate() for _ in range(88)]
+    for number, who in enumerate(greedy):
+        record = big(who)
+        source = Source(who.peer_id, f"n{number % 8}")
+        for name in range(3):
+            asked = Register(f"{name}", record)
+            point.core.register(source, who.peer_id, asked, point.now)
+    held = list(every(point, None))
+    assert 0.8 * 1024 * 1024 < sum(len(r.record) + 1536 for r in held) <= 1024 * 1024
+    for number in range(20):  # one that has less than they have
+        assert point.add("honest", network="quiet")[1].status is Status.OK, number
+    assert len(point.found("honest").registrations) == 20
+    held = list(every(point, None))
+    assert sum(len(r.record) + 1536 for r in held) <= 1024 * 1024
+
+
+def test_one_network_leaves_three_quarters_of_the_memory():
+    point = Point(memory=1024 * 1024)
+    answers = []
+    for _ in range(64):
+        who = Identity.generate()
+        asked = Register("a", big(who))
+        source = Source(who.peer_id, "one")
+        answers.append(point.core.register(source, who.peer_id, asked, point.now).status)
+    assert {Status.OK, Status.UNAVAILABLE} == set(answers)
+    assert sum(len(r.record) for r in every(point, "a")) < 256 * 1024
+    who = Identity.generate()
+    source = Source(who.peer_id, "two")  # and a peer has a sixteenth of its network's
+    own = [
+        point.core.register(source, who.peer_id, Register(f"{n}", big(who)), point.now).status
+        for n in range(8)
+    ]
+    assert own[0] is Status.OK
+    assert own[-1] is Status.UNAVAILABLE
+
+
+def test_a_renewal_that_finds_no_room_leaves_what_was_there():
+    point = Point(memory=1024 * 1024)
+    who, _ = point.add("a", network="one")
+    for _ in range(64):
+        other = Identity.generate()
+        source = Source(other.peer_id, "one")
+        point.core.register(source, other.peer_id, Register("b", big(other)), point.now)
+    while point.add("b", network="one")[1].status is Status.OK:
+        pass
+    renewed = point.core.register(
+        Source(who.peer_id, "one"), who.peer_id, Register("a", big(who)), point.now
+    )
+    assert renewed.status is Status.UNAVAILABLE
+    assert len(point.found("a").registrations) == 1
+
+
+def every(point: Point, namespace: str | None) -> Iterator[Register]:
+    """All that is registered, answer by answer, each within its bounds."""
+    cookie = b""
+    while found := (answer := point.found(namespace, cookie=cookie)).registrations:
+        assert len(found) <= 256
+        assert len(encode(answer)) <= 160 * 1024
+        cookie = answer.cookie
+        yield from found
+
+
+def test_no_answer_has_more_than_256_registrations_and_the_cookie_goes_on():
+    point = Point()
+    peers = [point.add("a")[0].peer_id for _ in range(600)]
+    for namespace in (None, "a"):
+        for limit in (None, 1000, 2**60):
+            assert len(point.found(namespace, limit=limit).registrations) == 256
+        told = [open_record(each.record).peer_id for each in every(point, namespace)]
+        assert told == peers
+
+
+WHO = [Identity.generate() for _ in range(4)]
+STEPS = st.lists(
+    st.tuples(st.sampled_from(("add", "leave", "pass")), st.integers(0, 3), st.sampled_from("abc")),
+    max_size=60,
+)
+
+
+@settings(max_examples=50)
+@given(STEPS)
+def test_who_registers_leaves_and_expires_is_told_in_the_order_of_registration(steps):
+    point = Point()
+    model: dict[tuple[str, PeerId], float] = {}
+    for what, number, namespace in steps:
+        who = WHO[number]
+        key = (namespace, who.peer_id)
+        if what == "add":
+            point.add(namespace, who, ttl=100)
+            model.pop(key, None)
+            model[key] = point.now + 100
+        elif what == "leave":
+            point.core.unregister(who.peer_id, Unregister(namespace))
+            model.pop(key, None)
+        else:
+            point.now += 40
+        model = {key: until for key, until in model.items() if until > point.now}
+        told = [(r.namespace, open_record(r.record).peer_id) for r in every(point, None)]
+        assert told == list(model)
+        for name in "abc":
+            of_name = [open_record(r.record).peer_id for r in every(point, name)]
+            assert of_name == [peer for namespace, peer in model if namespace == name]
+
+
+def test_a_network_is_answered_at_its_rate_and_others_all_the_same():
+    rates = AnswerRates(4096)
+    asked = 0
+    while rates.may_ask("loud", 0.0):
+        rates.answered("loud", 8 * 1024, 0.0)
+        asked += 1
+    assert asked == 6  # 64 KiB at once, of which each takes 12
+    assert rates.may_ask("quiet", 0.0)
+    assert not rates.may_ask("loud", 1.0)
+    assert rates.may_ask("loud", 3.0)
+    for number in range(20_000):  # networks are cheap for whoever has an IPv6 /32
+        rates.may_ask(number, 3.0)
+    assert not rates.may_ask("new", 3.0)
+    assert len(rates._of) <= 4096
+
+
+async def test_who_asks_for_too_much_is_told_to_ask_later(autojump_clock):
+    async with memory_net() as net:
+        point, one = net.host(), net.host()
+        RendezvousService(point, RendezvousConfig(serve=True, rate_per_network=4096))
+        record = seal_record(one.identity, 1, [ADDR])
+        for _ in range(15):
+            await register(one, point.peer_id, "ns", record)
+        with pytest.raises(RendezvousError, match="try again") as refused:
+            await register(one, point.peer_id, "ns", record)
+        assert refused.value.status is Status.UNAVAILABLE
+        with pytest.raises(RendezvousError, match="UNAVAILABLE"):
+            [each async for each in discover(one, point.peer_id, "ns")]
+        await trio.sleep(10)
+        assert [each async for each in discover(one, point.peer_id, "ns")] == []
 
 
 async def test_peers_find_each_other_at_a_point(autojump_clock):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lattica.dht.store.deadlines import Deadlines
-from lattica.dht.store.quotas import Quotas, source_for
+from lattica.nat.base.limits.quotas import Quotas, source_for
 
 A, B = (source_for(name, f"192.0.{n}.0/24") for n, name in enumerate("ab"))
 

@@ -1,4 +1,4 @@
-"""Who has stored how much, and who yields where there is no room. Pure.
+"""Who has how much, and who yields where there is no room. Pure.
 
 Identities are free, so that a limit for each publisher limits nobody: what is stored is counted by
 network, too (:mod:`lattica.nat.base.limits.places`), and where all is full, the network that has
