@@ -87,7 +87,8 @@ def changed(data: bytes, change: tuple[str, int, int]) -> bytes:
         case "flip":
             return data[:place] + bytes((data[place] ^ value,)) + data[place + 1 :]
         case "cut":
-            return data[:place]
+            # Other bytes follow: zeros alone could be what was cut off.
+            return data[:place] + bytes((data[place] ^ 0xFF,))
         case _:
             # Before a byte that is different, or else nothing would change.
             value = value if value != data[place] else value ^ 1
