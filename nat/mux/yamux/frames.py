@@ -7,7 +7,8 @@ from enum import IntEnum, IntFlag
 
 HEADER_SIZE = 12
 PROTOCOL_VERSION = 0
-"""Bytes each side may send on a new stream before any window update."""
+MAX_BODY = 1024 * 1024
+"""Bytes in a frame that every implementation takes: rust-yamux ends a connection over one more."""
 
 _header = struct.Struct(">BBHII")
 pack_header = _header.pack

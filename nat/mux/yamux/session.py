@@ -23,6 +23,7 @@ from lattica.nat.mux.stream_state import MuxStream
 from lattica.nat.mux.turns import OPENING, SMALL_CREDIT, Nuisance
 from lattica.nat.mux.yamux.frames import (
     HEADER_SIZE,
+    MAX_BODY,
     PROTOCOL_VERSION,
     Flag,
     FrameType,
@@ -387,7 +388,7 @@ class Session(MuxSession):
                 return None
             units = _LONG_TURN
         chunk = stream.send_queue[0]
-        left = min(len(chunk), stream.send_credit)
+        left = min(len(chunk), stream.send_credit, MAX_BODY)
         units = min(units, left // unit)
         if units < 2:
             return None

@@ -1307,6 +1307,15 @@ def test_what_is_over_whole_units_goes_with_the_header() -> None:
     assert parse(fill(session)) == [Frame(DATA, 0, stream.id, 68, body[-68:])]
 
 
+def test_no_frame_is_larger_than_others_take() -> None:
+    """With what is over, sixteen messages were some KiB too many for rust-yamux."""
+    pair = Pair()
+    stream = heavy_stream(pair, bytes(3 * MIB))
+    stream.send_credit = 2**31
+    lengths = [f.length for _ in range(2) for f in parse(fill_long(pair.a.session, units=64))]
+    assert lengths == [MIB, MIB]
+
+
 def test_a_sparse_stream_whose_data_is_much_is_heavy_and_its_data_not_cut() -> None:
     side = new_side(initiator=True)
     heavy(side, 2)
