@@ -14,6 +14,7 @@ from lattica.nat.base.errors import LatticaError, LocalProtocolError
 from lattica.nat.base.in_process import InProcess
 from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.base.limits.backoff import pause_after
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.tasks import Tasks
 
 logger = logging.getLogger(__name__)
@@ -24,6 +25,8 @@ _LEAST_INTERVAL = 30.0
 _FIND_TIMEOUT = 60.0
 """Seconds that one source is listened to."""
 _QUEUE = 64
+_MOST_ADDRS = 64
+"""Of one peer; beyond them nothing is news."""
 _MAX_NAME = 255
 _FAILURES = (LatticaError, OSError, TimeoutError)
 
@@ -186,8 +189,9 @@ class FoundPeers(InProcess):
     def __init__(self, own_id: PeerId) -> None:
         send, self._receive = trio.open_memory_channel[FoundPeer](_QUEUE)
         self._send: trio.MemorySendChannel[FoundPeer] | None = send
-        self._told: dict[PeerId, bool] = {own_id: True}
-        """Whether with addresses."""
+        self._own_id = own_id
+        self._told: dict[PeerId, set[Multiaddr]] = {}
+        """With which addresses."""
         self._finalizer = weakref.finalize(self, self._receive.close)
 
     def sender(self) -> trio.MemorySendChannel[FoundPeer]:
@@ -211,9 +215,12 @@ class FoundPeers(InProcess):
                 peer = await self._receive.receive()
             except (trio.EndOfChannel, trio.ClosedResourceError):
                 raise StopAsyncIteration from None
-            known = self._told.get(peer.peer_id)
-            if known is None or (peer.addrs and not known):
-                self._told[peer.peer_id] = bool(peer.addrs)
+            if peer.peer_id == self._own_id:
+                continue
+            is_new = peer.peer_id not in self._told
+            known = self._told.setdefault(peer.peer_id, set())
+            if is_new or (len(known) < _MOST_ADDRS and not known.issuperset(peer.addrs)):
+                known.update(peer.addrs)
                 return peer
 
 

@@ -26,6 +26,7 @@ from lattica.dht.discovery.mdns.messages import (
     is_of_service,
 )
 from lattica.dht.discovery.mdns.sockets import GROUPS, MulticastSocket, is_on_link
+from lattica.dht.discovery.mdns.told import ToldPeers
 from lattica.dht.discovery.source import FoundPeer, Source
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.keys.peer_id import PeerId
@@ -43,8 +44,8 @@ _RETRY = 60.0
 """Seconds until a socket that failed is opened again."""
 _WAIT = 2.0
 """Seconds that answers to a question are waited for."""
-_MAX_PEERS = 1024
-"""Of more, whoever has been silent longest is forgotten."""
+_TOGETHER = 0.05
+"""Seconds in which answers are looked at together: there may be many, and that is work."""
 _READ_PER_SECOND, _READ_AT_ONCE = 32 * 1024.0, 256 * 1024.0
 """Bytes that are read of packets about the service, which takes a millisecond for each KiB or two;
 the rest of a flood is thrown away."""
@@ -83,8 +84,7 @@ class MdnsSource(Source):
         self._name = "".join(
             secrets.choice(string.ascii_lowercase + string.digits) for _ in range(40)
         )
-        self._peers: dict[PeerId, tuple[float, tuple[Multiaddr, ...]]] = {}
-        """Until when an answer holds, and the addresses; the latest at the end."""
+        self._peers = ToldPeers()
         self._changed = trio.Event()
         self._sockets: dict[int, MulticastSocket] = {}
         """By version of IP."""
@@ -107,20 +107,24 @@ class MdnsSource(Source):
     # --- as a source ---
 
     async def find(self, topic: str) -> AsyncIterator[FoundPeer]:
-        """Those that have answered lately, and those that answer now, within two seconds."""
-        told: set[PeerId] = set()
+        """Those that have answered lately, and those that answer now, within two seconds; again
+        when somebody names another address of one.
+        """
+        told: dict[PeerId, set[Multiaddr]] = {}
         for sock in tuple(self._sockets.values()):
             await sock.send(encode_question())
         deadline = trio.current_time() + _WAIT
         while True:
             now = trio.current_time()
-            for peer_id, (until, addrs) in list(self._peers.items()):
-                if peer_id not in told and until > now:
-                    told.add(peer_id)
+            for peer_id, addrs in self._peers.peers(now):
+                known = told.setdefault(peer_id, set())
+                if not known.issuperset(addrs):
+                    known.update(addrs)
                     yield FoundPeer(peer_id, addrs, self.name)
             self._changed = trio.Event() if self._changed.is_set() else self._changed
             with trio.move_on_at(deadline) as scope:
                 await self._changed.wait()
+                await trio.sleep(_TOGETHER)
             if scope.cancelled_caught:
                 return
 
@@ -187,10 +191,7 @@ class MdnsSource(Source):
             plain = (split_peer(addr)[0] for addr in told)
             addrs = judged(sender, peer_id, plain)
             if peer_id != self._own_id and addrs:
-                self._peers.pop(peer_id, None)
-                self._peers[peer_id] = (now + TTL, addrs)
-                if len(self._peers) > _MAX_PEERS:
-                    del self._peers[next(iter(self._peers))]
+                self._peers.add(sender, peer_id, addrs, now, TTL)
                 self._changed.set()
 
     async def _ask(self, sock: MulticastSocket) -> None:

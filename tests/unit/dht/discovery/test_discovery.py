@@ -78,6 +78,18 @@ async def test_all_sources_are_asked_and_each_peer_is_told_once(autojump_clock):
     assert full in peers
 
 
+async def test_a_peer_is_told_again_with_addresses_that_were_not_known_but_not_without_end(
+    autojump_clock,
+):
+    addrs = [Multiaddr(f"/ip4/192.0.2.1/tcp/{port}") for port in range(1, 201)]
+    first, second = (FoundPeer(PEERS[0], (addr,), "mdns") for addr in addrs[:2])
+    async with discovery(FakeSource(first, first, second, first)) as found:
+        assert [peer async for peer in found.find_peers("t")] == [first, second]
+    many = [FoundPeer(PEERS[0], (addr,), "mdns") for addr in addrs]
+    async with discovery(*(FakeSource(*many[start::5]) for start in range(5))) as found:
+        assert len([peer async for peer in found.find_peers("t")]) == 64
+
+
 async def test_whoever_leaves_the_loop_leaves_nothing_behind(autojump_clock):
     many = [FoundPeer(Identity.generate().peer_id, (), "dht") for _ in range(200)]
     async with discovery(FakeSource(*many)) as found:

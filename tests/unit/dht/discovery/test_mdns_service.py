@@ -123,3 +123,38 @@ async def test_who_floods_takes_nobody_elses_turn(autojump_clock, monkeypatch):
         assert OTHER in [peer.peer_id async for peer in source.find("t")]
         await source.aclose()
     assert sum(map(len, read)) < 256 * 1024
+
+
+async def test_a_peer_that_another_has_named_before_is_told_again_with_its_own_addresses(
+    autojump_clock, monkeypatch
+):
+    own = Multiaddr(f"/ip4/127.0.0.1/tcp/4001/p2p/{PEER}")
+    wrong = Multiaddr(f"/ip4/127.0.0.8/tcp/9/p2p/{PEER}")
+
+    class Liar(FakeSocket):
+        """Its answer is there before, and after, the peer's."""
+
+        def __init__(self, *_):
+            self.left = [
+                (200.0, wrong, "127.0.0.9"),
+                (100.5, own, "127.0.0.1"),
+                (50.0, wrong, "127.0.0.9"),
+            ]
+
+        async def receive(self, most):
+            await trio.lowlevel.checkpoint()
+            if not self.left:
+                return await trio.Event().wait()
+            when, addr, sender = self.left.pop()
+            await trio.sleep_until(begun + when)
+            return encode_answer("a" * 40, [addr]), ip_address(sender)
+
+    monkeypatch.setattr(service, "MulticastSocket", Liar)
+    begun = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        source = MdnsSource(OWN, nursery, lambda: [], lambda: [])
+        await trio.sleep(100.0)
+        assert [peer.addrs async for peer in source.find("t")] == [(wrong,), (own, wrong)]
+        await trio.sleep_until(begun + 210.0)
+        assert [peer.addrs async for peer in source.find("t")] == [(own, wrong)]
+        await source.aclose()
