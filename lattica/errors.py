@@ -1,16 +1,25 @@
 """Every exception Lattica raises on purpose, under the name that users know.
 
-:mod:`lattica.nat.base.errors`, :mod:`lattica.content.errors`, :mod:`lattica.dht.errors` and
+:mod:`lattica.nat.base.errors`, :mod:`lattica.content.errors`, :mod:`lattica.crdt.log.errors`,
+:mod:`lattica.dht.errors`, :mod:`lattica.rpc.errors`, :mod:`lattica.rpc.ports.messages` and
 :mod:`lattica.daemon.errors` say what each means, and whose fault it is.
 """
 
 from lattica.content.errors import (
+    ContentChangedError,
     ContentError,
     ContentNotFoundError,
     IntegrityError,
+    NameNotFoundError,
     SignatureError,
     StorageError,
     TicketError,
+)
+from lattica.crdt.log.errors import (
+    StoreCorruptError,
+    StoreError,
+    StoreFullError,
+    StoreInUseError,
 )
 from lattica.daemon.errors import CannotCrossError, DaemonError, ProcessEndedError
 from lattica.dht.errors import DhtError, NoDhtPeersError, NotStoredError
@@ -36,38 +45,82 @@ from lattica.nat.base.errors import (
     StreamResetError,
     UnsupportedProtocolError,
 )
+from lattica.rpc.errors import (
+    AbortedError,
+    AlreadyExistsError,
+    CallCancelledError,
+    DataLossError,
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InternalError,
+    InvalidArgumentError,
+    NotFoundError,
+    OutOfRangeError,
+    PermissionDeniedError,
+    ResourceExhaustedError,
+    RpcError,
+    UnauthenticatedError,
+    UnavailableError,
+    UnimplementedError,
+    UnknownError,
+)
+from lattica.rpc.ports.messages import PortRefusedError
 
 __all__ = [
+    "AbortedError",
     "AccessDeniedError",
     "AddressError",
+    "AlreadyExistsError",
+    "CallCancelledError",
     "CannotCrossError",
     "ConfigError",
     "ConnectionClosedError",
+    "ContentChangedError",
     "ContentError",
     "ContentNotFoundError",
     "DaemonError",
+    "DataLossError",
+    "DeadlineExceededError",
     "DhtError",
     "DialAttempt",
     "DialError",
+    "FailedPreconditionError",
     "IdentityError",
     "IncompleteReadError",
     "IntegrityError",
+    "InternalError",
+    "InvalidArgumentError",
     "KeyInUseError",
     "LatticaError",
     "ListenError",
     "LocalProtocolError",
+    "NameNotFoundError",
     "NoDhtPeersError",
     "NotConnectedError",
+    "NotFoundError",
     "NotStoredError",
+    "OutOfRangeError",
     "PeerLimitError",
     "PeerMismatchError",
+    "PermissionDeniedError",
+    "PortRefusedError",
     "ProcessEndedError",
     "RemoteProtocolError",
+    "ResourceExhaustedError",
     "ResourceLimitError",
+    "RpcError",
     "SignatureError",
     "StorageError",
+    "StoreCorruptError",
+    "StoreError",
+    "StoreFullError",
+    "StoreInUseError",
     "StreamClosedError",
     "StreamResetError",
     "TicketError",
+    "UnauthenticatedError",
+    "UnavailableError",
+    "UnimplementedError",
+    "UnknownError",
     "UnsupportedProtocolError",
 ]

@@ -10,7 +10,6 @@ from enum import IntEnum
 from typing import ClassVar
 
 from lattica.nat.base.errors import LatticaError
-from lattica.nat.base.foreign_code import text_of
 
 
 class StatusCode(IntEnum):
@@ -67,6 +66,8 @@ class RpcError(LatticaError):
 
     @property
     def message(self) -> str:
+        from lattica.nat.base.foreign_code import text_of  # which needs trio
+
         return text_of(self.args[0]) if self.args else ""
 
 

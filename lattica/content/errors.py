@@ -17,6 +17,19 @@ class ContentNotFoundError(ContentError):
     """The provider does not serve the requested content id."""
 
 
+class NameNotFoundError(ContentNotFoundError):
+    """A name leads nowhere, or nobody who knows can be asked."""
+
+    def __init__(self, message: str, *, is_denied: bool = False) -> None:
+        super().__init__(message)
+        self.is_denied = is_denied
+        """Its owner itself says that it has no such name."""
+
+
+class ContentChangedError(ContentError):
+    """A published file was written to, moved or removed since it was published."""
+
+
 class IntegrityError(ContentError, RemoteProtocolError):
     """Bytes from a provider do not have the hash they were asked for by."""
 

@@ -19,7 +19,12 @@ from lattica.content.download.fetcher import FoundManifest, find_manifest
 from lattica.content.download.local.files import LocalChunk
 from lattica.content.download.mirror import Mirror
 from lattica.content.download.options import FetchOptions
-from lattica.content.errors import ContentError, ContentNotFoundError, IntegrityError
+from lattica.content.errors import (
+    ContentError,
+    ContentNotFoundError,
+    IntegrityError,
+    NameNotFoundError,
+)
 from lattica.content.hub.published_here import PublishedHere
 from lattica.content.hub.remembered import RememberedNames, keep_small, read_small
 from lattica.content.hub.repository import (
@@ -34,7 +39,7 @@ from lattica.content.manifest.codec import decode_manifest
 from lattica.content.manifest.lists import all_lists, lists_in, split_lists, with_lists
 from lattica.content.manifest.manifest import Manifest
 from lattica.content.names.record import NameRecord, NameRef
-from lattica.content.names.resolver import NameNotFoundError, NameResolver
+from lattica.content.names.resolver import NameResolver
 from lattica.content.publish.service import served_here
 from lattica.content.swarm.dht_finder import dht_finder
 from lattica.content.swarm.messages import Member

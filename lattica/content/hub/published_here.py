@@ -7,11 +7,10 @@ from collections.abc import AsyncGenerator
 
 import trio
 
-from lattica.content.errors import ContentError, ContentNotFoundError
+from lattica.content.errors import ContentChangedError, ContentError, ContentNotFoundError
 from lattica.content.manifest.codec import decode_manifest
 from lattica.content.manifest.lists import lists_in, with_lists
 from lattica.content.protocol import MAX_SPAN_BYTES
-from lattica.content.publish.catalog import ContentChangedError
 from lattica.content.publish.served import Served
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import trio
 
 from lattica.content.disk import open_regular
-from lattica.content.errors import ContentError
+from lattica.content.errors import ContentChangedError, ContentError
 from lattica.content.hub.repository import (
     Description,
     RepositoryFile,
@@ -26,11 +26,7 @@ from lattica.content.manifest.manifest import ChunkTable, FileEntry, Manifest
 from lattica.content.names.record import NameTarget
 from lattica.content.names.service import Names
 from lattica.content.protocol import MAX_SPAN_BYTES
-from lattica.content.publish.catalog import (
-    ContentChangedError,
-    Publication,
-    check_shards,
-)
+from lattica.content.publish.catalog import Publication, check_shards
 from lattica.content.publish.served import ServedWhole
 from lattica.content.publish.service import serving
 from lattica.nat.base.exception_groups import single_error

@@ -56,7 +56,7 @@ def _is_peer(text: str) -> bool:
 async def resolve_ref(node: Node, ref: Ticket | Cid | NameRef | RegistryRef) -> Ticket | Cid:
     """What a name leads to, with its owner as the first to be asked for it; others as they are.
 
-    Raises :class:`~lattica.content.names.resolver.NameNotFoundError`.
+    Raises :class:`~lattica.errors.NameNotFoundError`.
     """
     if isinstance(ref, RegistryRef):
         async with open_registry(node, ref) as name:

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from lattica.content.download.fetcher import parse_ref
-from lattica.content.errors import TicketError
+from lattica.content.errors import NameNotFoundError, TicketError
 from lattica.content.manifest.cid import Cid
-from lattica.content.names.resolver import NameNotFoundError
 from lattica.content.ticket import Ticket
 from lattica.nat.base.errors import LocalProtocolError
 

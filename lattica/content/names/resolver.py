@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from lattica.content.errors import ContentNotFoundError
+from lattica.content.errors import NameNotFoundError
 from lattica.content.names.messages import MAX_RECORD, NAMES, NameQuestion, encode_question
 from lattica.content.names.record import (
     NameRecord,
@@ -36,15 +36,6 @@ _OWN_WORD = 2.0
 """Seconds that the owner has when the DHT has answered."""
 _LOOK_EVERY = 60.0
 """Seconds between two looks at a name whose owner cannot be asked, at most."""
-
-
-class NameNotFoundError(ContentNotFoundError):
-    """A name leads nowhere, or nobody who knows can be asked."""
-
-    def __init__(self, message: str, *, is_denied: bool = False) -> None:
-        super().__init__(message)
-        self.is_denied = is_denied
-        """Its owner itself says that it has no such name."""
 
 
 class NameResolver:

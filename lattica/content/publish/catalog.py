@@ -20,7 +20,7 @@ from pathlib import Path
 import trio
 
 from lattica.content.disk import NotRegularError, open_regular, read_exactly
-from lattica.content.errors import ContentError
+from lattica.content.errors import ContentChangedError, ContentError
 from lattica.content.events import HashCallback, HashProgress, Throttle
 from lattica.content.manifest.chunking import (
     CutFile,
@@ -50,10 +50,6 @@ from lattica.nat.base.exception_groups import single_error
 from lattica.nat.base.keys.identity import Identity
 
 logger = logging.getLogger(__name__)
-
-
-class ContentChangedError(ContentError):
-    """A published file was written to, moved or removed since it was published."""
 
 
 @dataclass(frozen=True, slots=True)

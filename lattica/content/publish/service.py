@@ -18,6 +18,7 @@ from typing import TypeAlias
 
 import trio
 
+from lattica.content.errors import ContentChangedError
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.manifest import MAX_CHUNK_BYTES
 from lattica.content.pace import PACED_PIECE, Pace
@@ -32,7 +33,6 @@ from lattica.content.protocol import (
     encode_body_header,
     encode_refusal,
 )
-from lattica.content.publish.catalog import ContentChangedError
 from lattica.content.publish.served import NotHereError, Served
 from lattica.content.swarm.members import Members
 from lattica.content.swarm.messages import (

@@ -13,7 +13,6 @@ from lattica import errors
 from lattica.daemon.errors import DaemonError
 from lattica.nat.base.errors import LatticaError
 from lattica.nat.base.printable import printable
-from lattica.rpc import errors as rpc_errors
 from lattica.rpc.errors import RpcError, StatusCode
 
 CLASS_KEY: Final = "lattica-error"
@@ -74,7 +73,7 @@ def error_of(code: int, message: str, name: str) -> Exception:
 
 def _named(name: str) -> Iterable[type[Exception]]:
     """The class of that name, then those that it is one of."""
-    kind = getattr(errors, name, None) or getattr(rpc_errors, name, None)
+    kind = getattr(errors, name, None)
     if not (isinstance(kind, type) and issubclass(kind, LatticaError)):
         return ()
     return [each for each in kind.__mro__ if issubclass(each, LatticaError)]

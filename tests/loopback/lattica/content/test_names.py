@@ -14,9 +14,9 @@ from lattica.config import NodeConfig
 from lattica.content import Cid, FetchResult, Publisher
 from lattica.content.names.following import follow
 from lattica.content.names.record import NameRef, NameTarget
-from lattica.content.names.resolver import NameNotFoundError, NameResolver
+from lattica.content.names.resolver import NameResolver
 from lattica.content.names.service import open_names
-from lattica.errors import LatticaError
+from lattica.errors import LatticaError, NameNotFoundError
 from tools.bench.dht.real import real_network
 
 FIRST, SECOND = NameTarget(Cid.of(b"1")), NameTarget(Cid.of(b"2"), Cid.of(b"d"))

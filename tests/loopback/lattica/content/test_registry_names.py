@@ -11,10 +11,9 @@ from lattica import Node, NodeConfig
 from lattica.content import FetchResult, Publisher
 from lattica.content.names.following import follow, resolve_ref
 from lattica.content.names.registry import RegistryRef, open_registry
-from lattica.content.names.resolver import NameNotFoundError
 from lattica.content.ticket import Ticket
 from lattica.crdt.uses.model_registry import ModelRegistry
-from lattica.errors import LocalProtocolError
+from lattica.errors import LocalProtocolError, NameNotFoundError
 from lattica.nat.config import SwarmConfig
 
 CONFIG = NodeConfig(swarm=SwarmConfig(listen=("/ip4/127.0.0.1/tcp/0",)))

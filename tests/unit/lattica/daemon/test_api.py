@@ -76,7 +76,8 @@ def test_an_error_of_the_node_is_raised_in_the_client(name: str) -> None:
         Exception.__init__(made, "why")
         made.__dict__.update(attempts=())
     code, _, named = status_of(made)
-    assert code not in (StatusCode.OK, StatusCode.INTERNAL)
+    assert code is not StatusCode.OK
+    assert (code is StatusCode.INTERNAL) == (name == "InternalError")  # that of a call
     again = error_of(int(code), "why", named)
     assert isinstance(again, LatticaError)
     assert issubclass(kind, type(again))

@@ -17,12 +17,14 @@ from lattica.content.download.ledger import Ledger
 from lattica.content.download.local.files import find_local_files
 from lattica.content.download.partial import PartialFiles
 from lattica.content.download.plan import Plan
-from lattica.content.publish.catalog import (
+from lattica.content.publish.catalog import check_publishable, make_publication
+from lattica.errors import (
     ContentChangedError,
-    check_publishable,
-    make_publication,
+    ContentError,
+    IntegrityError,
+    RemoteProtocolError,
+    StorageError,
 )
-from lattica.errors import ContentError, IntegrityError, RemoteProtocolError, StorageError
 
 MIB = 1024 * 1024
 

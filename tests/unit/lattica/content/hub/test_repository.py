@@ -23,8 +23,8 @@ from lattica.content.hub.repository import (
     encode_description,
 )
 from lattica.content.manifest.cid import Cid
-from lattica.content.publish.catalog import ContentChangedError, make_publication
-from lattica.errors import ContentError, RemoteProtocolError, TicketError
+from lattica.content.publish.catalog import make_publication
+from lattica.errors import ContentChangedError, ContentError, RemoteProtocolError, TicketError
 
 CID = Cid.of(b"manifest")
 PATHS = ("config.json", "a/b/c.bin", "a/d.bin", "model.safetensors")

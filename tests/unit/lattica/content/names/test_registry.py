@@ -7,10 +7,9 @@ import pytest
 from lattica.content import Cid
 from lattica.content.names.following import parse_any_ref
 from lattica.content.names.registry import RegistryRef, content_of
-from lattica.content.names.resolver import NameNotFoundError
 from lattica.content.ticket import Ticket
 from lattica.crdt.uses.model_registry import ModelVersion
-from lattica.errors import TicketError
+from lattica.errors import NameNotFoundError, TicketError
 from lattica.nat.base.keys.identity import Identity
 
 PEER, OTHER = (Identity.generate().peer_id for _ in range(2))

@@ -11,7 +11,8 @@ import trio.testing
 
 from lattica.content.manifest.cid import Cid
 from lattica.content.names.record import NameRecord, NameRef, NameTarget
-from lattica.content.names.resolver import NameNotFoundError, NameResolver
+from lattica.content.names.resolver import NameResolver
+from lattica.errors import NameNotFoundError
 from lattica.nat.base.keys.identity import Identity
 
 PEER = Identity.generate().peer_id
