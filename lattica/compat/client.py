@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import trio
+
 from lattica.compat.calls.rpc_client import RpcClient
 from lattica.compat.calls.service import service_of
 from lattica.compat.errors import CompatError
@@ -276,9 +278,30 @@ class CompatLattica:
         }
 
     def get_bitswap_peer_rankings(self) -> list[dict[str, Any]]:
-        """The connected peers that have sent blocks, those with most first."""
-        ranked = sorted(self._running.exchange.by_peer.items(), key=lambda each: -each[1])
-        return [{"peer_id": str(peer), "blocks_received": count} for peer, count in ranked]
+        """The connected peers, those with the best score first.
+
+        Of each: `peer_id`, `score` (0 to 100; 55 of who was asked for nothing yet),
+        `blocks_received`, `failures` (blocks that it was asked for and did not send in time),
+        `success_rate` (0 to 1; 0.5 of nothing) and `avg_speed` (bytes a second).
+        """
+
+        def rank() -> list[dict[str, Any]]:
+            now, exchange = trio.current_time(), self._running.exchange
+            found = [(str(each.peer_id), exchange.record_of(each.peer_id)) for each in peers]
+            return [
+                {
+                    "peer_id": peer,
+                    "score": record.score(now),
+                    "blocks_received": record.blocks,
+                    "failures": record.failures,
+                    "success_rate": record.success_rate,
+                    "avg_speed": record.speed,
+                }
+                for peer, record in found
+            ]
+
+        peers = self._peers()
+        return sorted(self._bridge.call_plain(rank), key=lambda each: -each["score"])
 
     def print_bitswap_stats(self) -> None:
         """Print both."""

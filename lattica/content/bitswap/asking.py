@@ -7,11 +7,13 @@ Whoever comes later is asked as well.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
 from lattica.content.bitswap.messages import Message, Want, own_cid, wants_of
+from lattica.content.bitswap.record import PeerRecord
 from lattica.content.manifest.cid import Cid
 from lattica.nat.base.keys.peer_id import PeerId
 
@@ -20,6 +22,9 @@ PATIENCE: Final = 5.0
 
 MAX_ASKED: Final = 64
 """Peers asked for one block."""
+
+MAX_RECORDS: Final = 1024
+"""Peers whose successes and failures are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +42,10 @@ class _Search:
     asked: set[PeerId] = field(default_factory=set)
     holders: dict[PeerId, None] = field(default_factory=dict)
     """Said that they have it, and have not been asked for it; the first said so first."""
-    sources: set[PeerId] = field(default_factory=set)
-    """Asked for the block itself, and may still send it."""
+    sources: dict[PeerId, float] = field(default_factory=dict)
+    """Asked for the block itself, and may still send it; when they were asked."""
+    late: set[PeerId] = field(default_factory=set)
+    """Those of them that have taken too long."""
     refused: set[PeerId] = field(default_factory=set)
     next_source: float = 0.0
     """When another one is asked, if it has not come."""
@@ -51,6 +58,8 @@ class Asking:
         self._searches: dict[Cid, _Search] = {}
         self._scores: dict[PeerId, int] = {}
         """Blocks got from a peer, less those that it did not send; only of peers asked now."""
+        self.records: OrderedDict[PeerId, PeerRecord] = OrderedDict()
+        """Of peers that blocks were asked of, the last ones last, until they are forgotten."""
 
     def __contains__(self, cid: Cid) -> bool:
         return cid in self._searches
@@ -78,6 +87,12 @@ class Asking:
             sent += self._ask_for_block(cid, search, new.pop(0), now)
         return sent + [Sent(peer, Message(wants=wants_of([cid], have_only=True))) for peer in new]
 
+    def gave_up(self, cid: Cid, now: float) -> None:
+        """Nobody has sent a block for as long as it is waited for."""
+        search = self._searches.get(cid)
+        if search is not None:
+            self._fail(search, now)
+
     def end(self, cid: Cid) -> list[Sent]:
         """The block has come, or nobody wants it any more: tell those who were asked."""
         search = self._searches.pop(cid, None)
@@ -94,7 +109,7 @@ class Asking:
         for raw in message.haves:
             cid = own_cid(raw)
             search = None if cid is None else self._searches.get(cid)
-            if cid is None or search is None or peer not in search.asked - search.sources:
+            if cid is None or search is None or peer not in search.asked - search.sources.keys():
                 continue
             search.holders[peer] = None
             if not search.sources:
@@ -107,9 +122,29 @@ class Asking:
                 sent += self._lose(cid, search, peer, now)
         return sent
 
-    def got(self, peer: PeerId) -> None:
-        """A peer has sent a block that was looked for."""
+    def got(self, peer: PeerId, cid: Cid, size: int, now: float) -> None:
+        """A peer has sent a block that was looked for, of so many bytes."""
         self._scores[peer] = self._scores.get(peer, 0) + 1
+        search = self._searches.get(cid)
+        asked_at = now if search is None else search.sources.get(peer, now)
+        self._record(peer).came(size, now - asked_at, now)
+
+    def forget(self, peer: PeerId) -> None:
+        """Nothing is known of a peer any more: it is gone."""
+        self.records.pop(peer, None)
+
+    def _record(self, peer: PeerId) -> PeerRecord:
+        record = self.records.setdefault(peer, PeerRecord())
+        self.records.move_to_end(peer)
+        if len(self.records) > MAX_RECORDS:
+            self.records.popitem(last=False)
+        return record
+
+    def _fail(self, search: _Search, now: float) -> None:
+        """None of the sources has sent the block in time."""
+        for peer in search.sources.keys() - search.late:
+            self._record(peer).failed(now)
+        search.late.update(search.sources)
 
     def lost(self, peer: PeerId, now: float) -> list[Sent]:
         """A peer is gone, or could not be told: others are asked. It may be asked again."""
@@ -118,6 +153,8 @@ class Asking:
             if peer in search.asked:
                 search.asked.discard(peer)
                 search.refused.discard(peer)
+                if peer in search.sources.keys() - search.late:
+                    self._record(peer).failed(now)
                 sent += self._lose(cid, search, peer, now)
         return sent
 
@@ -128,6 +165,7 @@ class Asking:
             if search.sources and search.next_source <= now:
                 for peer in search.sources:
                     self._scores[peer] = self._scores.get(peer, 0) - 1
+                self._fail(search, now)
                 search.next_source = now + PATIENCE
                 sent += self._next(cid, search, now)
         return sent
@@ -140,13 +178,14 @@ class Asking:
 
     def _lose(self, cid: Cid, search: _Search, peer: PeerId, now: float) -> list[Sent]:
         search.holders.pop(peer, None)
-        search.sources.discard(peer)
+        search.sources.pop(peer, None)
+        search.late.discard(peer)
         return [] if search.sources else self._next(cid, search, now)
 
     def _next(self, cid: Cid, search: _Search, now: float) -> list[Sent]:
         """Ask the next peer that has it for the block; where none has said so, anybody asked."""
         waiting = [*search.holders] or [
-            peer for peer in search.asked if peer not in search.sources | search.refused
+            peer for peer in search.asked if peer not in search.sources.keys() | search.refused
         ]
         if not waiting:
             return []
@@ -155,6 +194,6 @@ class Asking:
 
     def _ask_for_block(self, cid: Cid, search: _Search, peer: PeerId, now: float) -> list[Sent]:
         search.holders.pop(peer, None)
-        search.sources.add(peer)
+        search.sources[peer] = now
         search.next_source = now + PATIENCE
         return [Sent(peer, Message(wants=wants_of([cid], have_only=False)))]

@@ -26,6 +26,7 @@ from lattica.content.bitswap.messages import (
     own_cid,
 )
 from lattica.content.bitswap.outbox import Outbox
+from lattica.content.bitswap.record import PeerRecord
 from lattica.content.bitswap.wanted import Wanted
 from lattica.content.errors import ContentNotFoundError
 from lattica.content.manifest.cid import Cid
@@ -96,8 +97,6 @@ class Exchange:
         find_providers: FindProviders | None = None,
     ) -> None:
         self.statistics = ExchangeStatistics()
-        self.by_peer: dict[PeerId, int] = {}
-        """Blocks got from each peer that is connected."""
         self._host = host
         self._source = source
         self._nursery = nursery
@@ -127,7 +126,7 @@ class Exchange:
         self._waiting.setdefault(cid, []).append(waiter)
         self.statistics.requested += 1
         try:
-            with trio.move_on_after(timeout):
+            with trio.move_on_after(timeout) as waiting:
                 async with trio.open_nursery() as nursery:
                     peers = [status.peer_id for status in self._host.peers()]
                     self._send(self._asking.begin(cid, peers, trio.current_time()))
@@ -135,6 +134,8 @@ class Exchange:
                         nursery.start_soon(self._ask_providers, cid, self._find_providers)
                     await waiter.ready.wait()
                     nursery.cancel_scope.cancel()
+            if waiting.cancelled_caught:
+                self._asking.gave_up(cid, trio.current_time())
         finally:
             left = self._waiting[cid]
             left.remove(waiter)
@@ -155,6 +156,10 @@ class Exchange:
         others = [peer for peer in found if peer != self._host.peer_id]
         self._send(self._asking.ask(cid, others, trio.current_time()))
 
+    def record_of(self, peer: PeerId) -> PeerRecord:
+        """What a connected peer was good for."""
+        return self._asking.records.get(peer) or PeerRecord()
+
     def notify(self, cid: Cid) -> None:
         """A block is in the source now: peers that wait for it get it."""
         for peer, have_only in self._wanted.take(cid):
@@ -173,6 +178,7 @@ class Exchange:
                         self._send(asked)
                 elif isinstance(event, PeerDisconnected):
                     self._forget(event.peer_id)
+                    self._asking.forget(event.peer_id)
 
     async def _keep_time(self) -> None:
         while True:
@@ -184,7 +190,6 @@ class Exchange:
 
     def _forget(self, peer: PeerId) -> None:
         self._wanted.forget(peer)
-        self.by_peer.pop(peer, None)
         self._send(self._asking.lost(peer, trio.current_time()))
 
     def _send(self, sent: Iterable[Sent]) -> None:
@@ -268,8 +273,7 @@ class Exchange:
         waiting = self._waiting.get(cid)
         if not waiting:
             return
-        self._asking.got(peer)
-        self.by_peer[peer] = self.by_peer.get(peer, 0) + 1
+        self._asking.got(peer, cid, len(block), trio.current_time())
         self.statistics.received += 1
         self.statistics.bytes_received += len(block)
         for waiter in waiting:

@@ -425,11 +425,17 @@ def test_blocks(pair: Pair) -> None:
     large = bytes(range(256)) * (8 << 12)
     assert b.get_block(a.put_block(large), timeout_secs=60) == (a.peer_id(), large)
     assert b.get_bitswap_global_stats()["total_bytes_received"] == 5 + len(large)
-    assert [each["peer_id"] for each in b.get_bitswap_peer_rankings()] == [a.peer_id()]
+    [ranked] = b.get_bitswap_peer_rankings()
+    assert (ranked["peer_id"], ranked["blocks_received"]) == (a.peer_id(), 2)
+    assert (ranked["failures"], ranked["success_rate"]) == (0, 1.0)
+    assert ranked["avg_speed"] > 0
+    assert 35 < ranked["score"] <= 100
     a.remove_block(cid)
     a.remove_block(cid)
     with pytest.raises(RuntimeError, match="no peer has sent block"):
         b.get_block(cid, timeout_secs=0.2)
+    [fresh] = a.get_bitswap_peer_rankings()  # nothing was asked of it
+    assert (fresh["peer_id"], fresh["score"], fresh["success_rate"]) == (b.peer_id(), 55.0, 0.5)
     with pytest.raises(RuntimeError, match="Failed to get block"):
         b.get_block("rubbish")
 

@@ -49,7 +49,8 @@ async def test_a_block_is_got_from_who_has_it() -> None:
         assert (statistics.requested, statistics.received) == (1, 1)
         assert statistics.bytes_received == len(block)
         await settled(lambda: mesh.exchanges[2].statistics.blocks_sent == 1)
-        assert mesh.exchanges[0].by_peer == {mesh.nodes[2].peer_id: 1}
+        records = [mesh.exchanges[0].record_of(node.peer_id) for node in mesh.nodes]
+        assert [(each.blocks, each.failures) for each in records] == [(0, 0), (0, 0), (1, 0)]
 
 
 async def test_many_at_once_and_one_for_many() -> None:

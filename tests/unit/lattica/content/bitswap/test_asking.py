@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from enum import Enum
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lattica.content.bitswap.asking import MAX_ASKED, PATIENCE, Asking, Sent
+from lattica.content.bitswap.asking import MAX_ASKED, MAX_RECORDS, PATIENCE, Asking, Sent
 from lattica.content.bitswap.messages import Message
+from lattica.content.bitswap.record import PeerRecord
 from lattica.content.manifest.cid import Cid
 from lattica.nat.base.keys.peer_id import PeerId
 
@@ -70,7 +72,7 @@ def test_a_holder_is_found(others: list[Behaviour], late: int, random: object) -
         elif behaviour is not Behaviour.MUTE and want.have_only:
             mail += asking.on_message(sent.peer, Message(haves=(RAW,)), now)
     assert asking.expects_blocks_of(sent.peer)
-    asking.got(sent.peer)
+    asking.got(sent.peer, CID, 5, now)
     told = asking.end(CID)
     assert all(want.cancel for each in told for want in each.message.wants)
     assert sent.peer in {each.peer for each in told}
@@ -92,8 +94,58 @@ def test_who_was_good_is_asked_first() -> None:
     asking = Asking()
     other = Cid.of(b"other")
     asking.begin(other, [], 0.0)
-    asking.got(peer(3))
+    asking.got(peer(3), other, 5, 0.0)
     assert asked_for_block(asking.begin(CID, [peer(1), peer(2), peer(3)], 0.0)) == [peer(3)]
+
+
+def test_what_peers_were_good_for() -> None:
+    asking, other = Asking(), Cid.of(b"other")
+    asking.begin(CID, [peer(1), peer(2)], 0.0)
+    asking.on_message(peer(2), Message(haves=(RAW,)), 0.1)
+    for now in (PATIENCE, 2 * PATIENCE):
+        asking.tick(now)
+    asking.got(peer(2), CID, 1000, PATIENCE + 2.0)
+    asking.end(CID)
+    late, good = asking.records[peer(1)], asking.records[peer(2)]
+    assert (late.blocks, late.failures, late.success_rate) == (0, 1, 0.0)
+    assert (good.blocks, good.failures, good.success_rate, good.speed) == (1, 1, 0.5, 500.0)
+    # Who leaves when it is asked, or says nothing until nobody waits any more, has failed as well;
+    # who has not got it, or was not asked for it, has not.
+    asking.begin(CID, [peer(3), peer(4), peer(5)], 20.0)
+    asking.lost(peer(3), 21.0)
+    asking.begin(other, [peer(6), peer(7)], 20.0)
+    asking.on_message(peer(6), Message(dont_haves=(bytes(other),)), 21.0)
+    asking.gave_up(other, 21.5)
+    failed = {each: record.failures for each, record in asking.records.items()}
+    assert failed == {peer(1): 1, peer(2): 1, peer(3): 1, peer(7): 1}
+    asking.forget(peer(7))
+    assert peer(7) not in asking.records
+
+
+def test_peers_whose_records_are_kept_are_bounded() -> None:
+    asking = Asking()
+    asking.begin(CID, [], 0.0)
+    for number in range(MAX_RECORDS + 7):
+        asking.got(peer(number), CID, 1, 0.0)
+    assert len(asking.records) == MAX_RECORDS
+    assert peer(0) not in asking.records
+
+
+def test_the_score_is_the_originals() -> None:
+    record = PeerRecord()
+    assert (record.score(0.0), record.success_rate, record.speed) == (55.0, 0.5, 0.0)
+    record.came(1_000_000, 1.0, 0.0)  # 60 of 100 for speed, 100 for success, 10 for stability
+    assert record.score(0.0) == pytest.approx(30 + 35 + 1.5)
+    assert record.score(60.0) == pytest.approx(66.5 * 0.9)
+    assert record.score(6000.0) == pytest.approx(66.5 * 0.7)
+    record.failed(0.0)
+    assert record.score(0.0) == pytest.approx(30 + 17.5)
+    for _ in range(20):
+        record.came(10**9, 1.0, 0.0)
+    assert record.score(0.0) == pytest.approx(50 + 35 * 21 / 22 + 15)
+    silent = PeerRecord()
+    silent.failed(0.0)
+    assert (silent.score(0.0), silent.success_rate) == (0.0, 0.0)
 
 
 def test_what_nobody_asked_for_changes_nothing() -> None:
