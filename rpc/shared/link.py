@@ -108,9 +108,9 @@ class SharedLink:
         if self.is_closed:
             raise RemoteProtocolError("RPC: the memory that was shared is gone")
         self._receiving.use(reference.slot, reference.generation)
+        filled = self._theirs.filled(reference.slot * SLOT, size)
         self._traffic.received += size
-        start = reference.slot * SLOT
-        return self._theirs.view[start : start + size]
+        return filled
 
     # --- the socket ---
 

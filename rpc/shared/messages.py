@@ -78,18 +78,30 @@ def decode_offer(data: bytes) -> Offer:
     raise RemoteProtocolError("RPC: no offer of shared memory")
 
 
-def encode_answer(secret: bytes | None) -> bytes:
-    """What the caller's socket shows in its turn; None: this node shares no memory."""
-    return _pack([1, secret])
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """From the peer: it comes to the socket."""
+
+    secret: bytes
+    """What the caller's socket shows in its turn."""
+    slots: int
+    """The most that it takes of the caller's memory."""
 
 
-def decode_answer(data: bytes) -> bytes | None:
+def encode_answer(answer: Answer | None) -> bytes:
+    """None: this node shares no memory."""
+    return _pack([1, None] if answer is None else [1, answer.secret, answer.slots])
+
+
+def decode_answer(data: bytes) -> Answer | None:
     """Raises RemoteProtocolError."""
     value = _unpack(data)
-    if type(value) is list and len(value) == 2 and value[0] == 1:
-        secret = value[1]
-        if secret is None or _is_bytes(secret, SECRET_BYTES):
-            return secret  # type: ignore[no-any-return]
+    if type(value) is list and value == [1, None]:
+        return None
+    if type(value) is list and len(value) == 3 and value[0] == 1:
+        _, secret, slots = value
+        if _is_bytes(secret, SECRET_BYTES) and type(slots) is int and slots > 0:
+            return Answer(secret, slots)
     raise RemoteProtocolError("RPC: no answer to an offer of shared memory")
 
 

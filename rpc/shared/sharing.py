@@ -39,6 +39,7 @@ from lattica.rpc.shared.messages import (
     NAME_BYTES,
     SECRET_BYTES,
     SHARED,
+    Answer,
     Offer,
     Reference,
     decode_answer,
@@ -179,7 +180,10 @@ class SharedMemory:
                         attempt.outcome = "declined by the peer"
                         return
                     sock = await _accept(listener, shown)
-                    link = await self._exchange(sock, peer, shown, ours, is_caller=True)
+                    slots = min(self._slots, ours.slots)
+                    link = await self._exchange(
+                        sock, peer, shown, ours.secret, slots, is_caller=True
+                    )
             await self._use(peer, link)
             attempt.until = trio.current_time() + _PAUSE
         except _Failures as error:
@@ -208,9 +212,11 @@ class SharedMemory:
                 except OSError:  # it is on another machine, or in another network namespace
                     await stream.send_message(encode_answer(None))
                     return
-                await stream.send_message(encode_answer(shown))
+                await stream.send_message(encode_answer(Answer(shown, self._slots)))
                 await sock.send(offer.secret)
-                link = await self._exchange(sock, peer, offer.secret, shown, is_caller=False)
+                link = await self._exchange(
+                    sock, peer, offer.secret, shown, self._slots, is_caller=False
+                )
             await self._use(peer, link)
         except (OSError, trio.TooSlowError) as error:
             logger.debug("no memory is shared with %s: %s", peer, error)
@@ -224,23 +230,31 @@ class SharedMemory:
         peer: PeerId,
         of_offer: bytes,
         of_answer: bytes,
+        slots: int,
         *,
         is_caller: bool,
     ) -> SharedLink:
         """Once the peer has shown the offer's secret: the caller shows the answer's, and hands over
-        its memory with it; then the peer hands over its own.
+        its memory with it; then the peer hands over its own, which is no larger.
         """
-        ours, descriptor = memory.create(self._slots)
+        theirs: memory.Memory | None = None
+        if not is_caller:
+            theirs = await _receive(sock, of_answer, slots)
+            slots = theirs.slots
         try:
-            if is_caller:
-                await _send(sock, of_answer, descriptor)
-                theirs = await _receive(sock, of_offer)
-            else:
-                theirs = await _receive(sock, of_answer)
+            ours, descriptor = memory.create(slots)
         except BaseException:
-            ours.close()
-            os.close(descriptor)
+            if theirs is not None:
+                theirs.close()
             raise
+        if theirs is None:
+            try:
+                await _send(sock, of_answer, descriptor)
+                theirs = await _receive(sock, of_offer, slots)
+            except BaseException:
+                ours.close()
+                os.close(descriptor)
+                raise
         number = int.from_bytes(hmac.digest(of_offer, of_answer, "sha256")[:8], "big")
         link = SharedLink(number, sock, ours, theirs, self._traffic, is_caller=is_caller)
         try:
@@ -308,8 +322,8 @@ async def _send(sock: trio.socket.SocketType, secret: bytes, descriptor: int) ->
     await sock.sendmsg([secret], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
 
 
-async def _receive(sock: trio.socket.SocketType, expected: bytes) -> memory.Memory:
-    """What the peer hands over. Raises RemoteProtocolError."""
+async def _receive(sock: trio.socket.SocketType, expected: bytes, most_slots: int) -> memory.Memory:
+    """What the peer hands over, of so many slots at most. Raises RemoteProtocolError."""
     room = socket.CMSG_SPACE(array("i").itemsize)
     shown, ancillary, _, _ = await sock.recvmsg(SECRET_BYTES + 1, room, socket.MSG_CMSG_CLOEXEC)
     descriptors = array("i")
@@ -317,7 +331,7 @@ async def _receive(sock: trio.socket.SocketType, expected: bytes) -> memory.Memo
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
     if len(descriptors) == 1 and hmac.compare_digest(shown, expected):
-        return memory.adopt(descriptors[0])
+        return memory.adopt(descriptors[0], most_slots)
     for descriptor in descriptors:
         os.close(descriptor)
     raise RemoteProtocolError("RPC: somebody else is at the socket for shared memory")

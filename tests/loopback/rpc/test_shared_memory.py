@@ -21,6 +21,7 @@ from lattica.config import load_config
 from lattica.rpc import RpcError, UnavailableError, with_options
 from lattica.rpc.shared import memory, sharing
 from lattica.rpc.shared.messages import SECRET_BYTES
+from lattica.rpc.shared.slots import SLOT
 from tests.support.rpc_services import Workshop
 
 pytestmark = pytest.mark.skipif(not memory.IS_AVAILABLE, reason="there is no memfd_create(2) here")
@@ -136,6 +137,24 @@ async def test_it_can_be_switched_off(of: str) -> None:
         assert server.rpc.statistics().shared_memory.links == 0
         if of == "client":
             assert told.not_shared == {"switched off": 3}
+
+
+@pytest.mark.parametrize("of", ["client", "server"])
+async def test_whoever_has_set_less_is_shared_no_more_with(of: str) -> None:
+    less, more = {"rpc.shared_memory": 3 * SLOT}, {"rpc.shared_memory": 1024 * SLOT}
+    async with (
+        node(**(less if of == "server" else more)) as server,
+        node(**(less if of == "client" else more)) as client,
+    ):
+        server.rpc.serve(Workshop())
+        await client.connect(server.addrs[0])
+        stub = client.rpc.stub(server.peer_id, Workshop)
+        await shared(stub, client)
+        for each in (server, client):
+            (links,) = each.rpc._shared._links.values()
+            (link,) = links.values()
+            assert (link._ours.slots, link._theirs.slots) == (3, 3)
+        assert (await stub.echo(LARGE) == LARGE).all()
 
 
 async def test_who_does_not_know_the_secret_gets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,7 @@ from lattica.rpc.shared.messages import (
     NAME_BYTES,
     REFERENCE_BYTES,
     SECRET_BYTES,
+    Answer,
     Offer,
     RecordKind,
     decode_answer,
@@ -189,7 +190,7 @@ SHARED = Target(
     (RemoteProtocolError,),
     seeds=[
         b"\0" + encode_offer(Offer(bytes(NAME_BYTES), bytes(SECRET_BYTES))),
-        b"\1" + encode_answer(bytes(SECRET_BYTES)),
+        b"\1" + encode_answer(Answer(bytes(SECRET_BYTES), 32)),
         b"\2" + encode_reference(7, 1, 1),
         b"\3" + encode_record(RecordKind.RECALL, 1, 1) + encode_record(RecordKind.RELEASE, 0, 1),
     ],

@@ -69,6 +69,33 @@ def test_anything_else_is_refused_and_closed(make) -> None:
         os.fstat(descriptor)
 
 
+def test_no_more_is_taken_than_is_said() -> None:
+    descriptor = sealed(3 * SLOT, SHRINK | GROW | SEAL)
+    with pytest.raises(RemoteProtocolError, match=f"of {3 * SLOT} bytes"):
+        memory.adopt(os.dup(descriptor), 2)
+    theirs = memory.adopt(descriptor, 3)
+    assert theirs.slots == 3
+    theirs.close()
+    theirs.close()
+    with pytest.raises(OSError, match="Bad file"):
+        os.fstat(descriptor)
+
+
+def test_holes_are_not_read_and_take_no_pages() -> None:
+    ours, descriptor = memory.create(4)
+    theirs = memory.adopt(os.dup(descriptor))
+    ours.view[SLOT : SLOT + 100] = bytes(range(100))
+    assert bytes(theirs.filled(SLOT, 100)) == bytes(range(100))
+    taken = os.fstat(descriptor).st_blocks
+    for start, size in ((0, 1), (0, SLOT), (SLOT, SLOT), (2 * SLOT, 5), (9 * SLOT, 1)):
+        with pytest.raises(RemoteProtocolError):
+            theirs.filled(start, size)
+    assert os.fstat(descriptor).st_blocks == taken
+    os.close(descriptor)
+    ours.close()
+    theirs.close()
+
+
 def test_memory_in_large_pages_of_which_there_may_be_none_is_refused() -> None:
     try:
         descriptor = os.memfd_create("test", os.MFD_ALLOW_SEALING | os.MFD_HUGETLB)

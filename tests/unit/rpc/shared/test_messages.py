@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+import msgpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from lattica.rpc.shared.messages import (
     RECORD_BYTES,
     REFERENCE_BYTES,
     SECRET_BYTES,
+    Answer,
     Offer,
     RecordKind,
     Reference,
@@ -36,8 +38,16 @@ u32 = st.integers(0, 2**32 - 1)
 def test_offers_and_answers() -> None:
     offer = Offer(bytes(NAME_BYTES), bytes(SECRET_BYTES))
     assert decode_offer(encode_offer(offer)) == offer
-    for answer in (None, bytes(SECRET_BYTES)):
+    for answer in (None, Answer(bytes(SECRET_BYTES), 32)):
         assert decode_answer(encode_answer(answer)) == answer
+
+
+@pytest.mark.parametrize("slots", [0, -1, True, 1.0, None, "1"])
+def test_an_answer_takes_some_memory(slots: object) -> None:
+    with pytest.raises(RemoteProtocolError):
+        decode_answer(msgpack.packb([1, bytes(SECRET_BYTES), slots]))
+    with pytest.raises(RemoteProtocolError):
+        decode_answer(msgpack.packb([1, None, slots]))
 
 
 @settings(max_examples=50)

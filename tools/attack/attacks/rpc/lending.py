@@ -108,7 +108,7 @@ async def _offers(victim: Victim) -> None:
                     accepted, _ = await listener.accept()
                     with accepted:
                         if talks == 2:
-                            await accepted.send(shown)
+                            await accepted.send(shown.secret)
                         await trio.sleep(0.5)
 
     await as_many(victim, one)
