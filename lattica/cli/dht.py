@@ -107,7 +107,7 @@ def put_command(
         else:
             say(f"held by {held} peers; owner {owner}")
 
-    daemon = running_node(ctx, config, ephemeral)
+    daemon = running_node(ctx, config, ephemeral=ephemeral)
     if daemon is not None:
         with by_daemon(daemon, connect):
             show(daemon.status().peer_id, daemon.dht_put(key, data, subkey=subkey, ttl=ttl))
@@ -139,7 +139,7 @@ def provide_command(
         else:
             say(f"{name}: known to {held} peers")
 
-    daemon = running_node(ctx, config, ephemeral, listen, relay)
+    daemon = running_node(ctx, config, ephemeral=ephemeral, listen=listen, relay=relay)
     if daemon is not None:
         with by_daemon(daemon, connect):
             _provide_by(daemon, names, show)

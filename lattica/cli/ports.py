@@ -115,7 +115,9 @@ def expose_command(
         raise typer.BadParameter("--to is peers or `anyone`")
     config = start(ctx, overrides, ephemeral=ephemeral, quiet=True)
     _check_exposed(named, [] if anyone else to or [])
-    daemon = running_node(ctx, config, listen, relay, ephemeral, per_peer)
+    daemon = running_node(
+        ctx, config, listen=listen, relay=relay, ephemeral=ephemeral, max_per_peer=per_peer
+    )
     with event_output(as_json) as output:
         if daemon is not None:
             pairs = [(n or "", target) for n, target in named]
@@ -190,7 +192,7 @@ def forward_command(
     }
     config = start(ctx, overrides, ephemeral=ephemeral, quiet=True)
     _check_forwarded(peer, named)
-    daemon = running_node(ctx, config, listen, relay, ephemeral)
+    daemon = running_node(ctx, config, listen=listen, relay=relay, ephemeral=ephemeral)
     with event_output(as_json) as output:
         if daemon is not None:
             pairs = [(port, at or "") for at, port in named]

@@ -125,7 +125,16 @@ def publish_command(
         ref = None if repo is None else RevisionRef.parse(repo)
         place = None if registry is None else RegistryRef.parse(registry)
     follow_links = follow_links or ref is not None  # a hub's clients know of no links
-    daemon = running_node(ctx, config, listen, relay, max_rate, ephemeral, repo, registry)
+    daemon = running_node(
+        ctx,
+        config,
+        listen=listen,
+        relay=relay,
+        max_rate=max_rate,
+        ephemeral=ephemeral,
+        repo=repo,
+        registry=registry,
+    )
     if daemon is not None:
         publish_by(daemon, path, name, bootstrap, as_json, follow_links=follow_links, sign=sign)
         return

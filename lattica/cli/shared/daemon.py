@@ -35,22 +35,31 @@ class Stopped(BaseException):
         self.number = number
 
 
-def running_node(ctx: typer.Context, config: NodeConfig, *given: object) -> NodeClient | None:
+def running_node(ctx: typer.Context, config: NodeConfig, **given: object) -> NodeClient | None:
     """The node that runs with this configuration, for the command to have it do the work.
 
     None where there is none that can be used, where `--no-daemon` or `--identity` is given, and
-    where one of the options `given` is, which say what a node of the command's own is to be like.
+    where one of the options `given` is, by their names: they say what a node of the command's own
+    is to be like, or are for what the one that runs does not do. The user is told of that.
     """
     from lattica.daemon.errors import DaemonError
 
     options = ctx.find_object(GlobalOptions) or GlobalOptions()
-    if options.no_daemon or "identity_path" in options.overrides or any(given):
+    if options.no_daemon or "identity_path" in options.overrides:
         return None
+    alone = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
     try:
-        return node_here(config)
+        if not alone:
+            return node_here(config)
+        if _is_running(config):
+            say(
+                "lattica: the node that runs here is not used: this command starts its own, for "
+                f"{' and '.join(alone)}",
+                err=True,
+            )
     except DaemonError as error:
         say(f"lattica: the node that runs here is not used: {error}", err=True)
-        return None
+    return None
 
 
 def node_here(config: NodeConfig) -> NodeClient | None:
@@ -59,12 +68,17 @@ def node_here(config: NodeConfig) -> NodeClient | None:
     Raises:
         DaemonError: there is something that cannot be used.
     """
+    return required_node(config) if _is_running(config) else None
+
+
+def _is_running(config: NodeConfig) -> bool:
+    """Whether a node listens there. Raises :class:`DaemonError`: something that cannot be used."""
     path = config.node.socket_in(config.data_dir)
     if not os.path.lexists(path):
-        return None
+        return False
     from lattica.daemon.api import socket_file
 
-    return required_node(config) if socket_file.is_there(path) else None
+    return socket_file.is_there(path)
 
 
 def required_node(config: NodeConfig) -> NodeClient:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
+import socket
 from pathlib import Path
 from typing import cast
 
 import pytest
 from typer.testing import CliRunner
 
+from lattica import load_config
 from lattica.cli import app
 from lattica.cli.content.by_node import addrs_where_it_serves, say_name
 from lattica.content import Cid, Ticket
@@ -48,6 +50,42 @@ def test_what_the_running_node_serves_is_fetched_from_it(
 ) -> None:
     addrs = addrs_where_it_serves(cast("NodeClient", RunningNode()), ref)
     assert addrs == ((ADDR,) if is_its_own else ())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("fetch", str(SERVED), "--range", "0-9"), "--range"),
+        (("fetch", f"{OTHER}/model", "--watch"), "--watch"),
+        (("fetch", str(SERVED), "--listen", "/ip4/127.0.0.1/tcp/0"), "--listen"),
+        (("publish", ".", "--registry", "crdt:cluster/chat"), "--registry"),
+        (("publish", ".", "--repo", "a/b", "--max-rate", "5M"), "--max-rate and --repo"),
+        (("publish", ".", "--ephemeral"), "--ephemeral"),
+        (("publish", ".", "--registry", "crdt:cluster/chat", "--no-daemon"), None),
+    ],
+)
+def test_what_a_node_that_runs_cannot_do_is_said(
+    arguments: tuple[str, ...],
+    told: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    began: list[object] = []
+    for module in ("fetch", "publish"):
+        monkeypatch.setattr(f"lattica.cli.content.{module}.run", lambda *given: began.append(given))
+    command = [*arguments, "--data-dir", str(tmp_path)]
+    # Nothing is said where no node runs.
+    assert "is not used" not in CliRunner().invoke(app, command).output
+    path = load_config(overrides={"data_dir": str(tmp_path)}).node.socket_in(tmp_path)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        path.chmod(0o600)
+        listener.listen()
+        result = CliRunner().invoke(app, command)
+    lines = [line for line in result.output.splitlines() if "is not used" in line]
+    start = "lattica: the node that runs here is not used: this command starts its own, for "
+    assert lines == ([] if told is None else [start + told])
+    assert len(began) == 2
 
 
 @pytest.mark.parametrize("arguments", [("nothing", "."), (".", "nothing")])
