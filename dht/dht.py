@@ -82,7 +82,8 @@ class Dht:
 
     Made by :class:`lattica.Node`, as `node.dht`; it joins the network in the background, and calls
     wait for that for up to ten seconds if there is anybody who might answer. They raise
-    :class:`~lattica.errors.NoDhtPeersError` when nobody can be asked, and
+    :class:`~lattica.errors.NoDhtPeersError` when nobody can be asked (what provides:
+    :class:`~lattica.errors.NotStoredError`, which then says so), and
     :class:`~lattica.errors.LocalProtocolError` for arguments that cannot be. They may be cancelled
     at any time; what was stored by then stays stored.
 
@@ -276,9 +277,8 @@ class Dht:
         await self._ready()
         held = await self._provides.provide(wire)
         if not held:
-            raise NotStoredError(
-                f"no peer near to {key_text(key)} has kept that this node provides it"
-            )
+            text = f"no peer near to {key_text(key)} has kept that this node provides it"
+            raise NotStoredError(self._not_kept(text))
         await self._keeper.wait_written()
         return held
 
@@ -295,7 +295,8 @@ class Dht:
         await self._ready()
         provided: Provided = await self._providing.provide_many(wires.values())
         if wires and not any(provided.holders.values()):
-            raise NotStoredError(f"no peer has kept any of {len(provided.holders)} keys")
+            text = f"no peer has kept any of {len(provided.holders)} keys"
+            raise NotStoredError(self._not_kept(text))
         missed = [wire for wire, held in provided.holders.items() if not held]
         self._own.provides(missed, self._clock() - self.config.reprovide_after)
         await self._keeper.wait_written()
@@ -426,6 +427,10 @@ class Dht:
     def _require_answers(self, lookup: Lookup) -> None:
         if not lookup.answers:
             raise self._nobody()
+
+    def _not_kept(self, text: str) -> str:
+        """What is missing, too, where nobody could be asked."""
+        return text if len(self._peers.table) else f"{text}: {self._nobody()}"
 
     def _nobody(self) -> NoDhtPeersError:
         return NoDhtPeersError(

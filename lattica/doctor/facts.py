@@ -104,6 +104,8 @@ class DoctorFacts:
     gave_up: bool = False
     """Whether not everything was known when time was over."""
 
+    own_key: bool = True
+    """Whether it was asked with a key that stays, and not with one for this once."""
     has_original: bool = False
     """The original `lattica` is installed, too."""
 
@@ -248,6 +250,7 @@ def snapshot(node: Node, *, gave_up: bool = False) -> DoctorFacts:
         servers=len(config.nat.relay.relays) + len(config.bootstrap),
         unfinished=unfinished,
         gave_up=gave_up,
+        own_key=config.identity_path is not None,
         has_original=has_original(),
     )
 

@@ -431,9 +431,13 @@ def _relays(facts: DoctorFacts) -> Finding | None:
             "is, use a relay at TCP port 443 over WebSocket (/tcp/443/wss).",
         )
     if not reserved:
-        return Finding(
-            "relays", State.WARN, text, "Ask the relay's operator to let this peer reserve a place."
-        )
+        advice = "Ask the relay's operator to let this peer reserve a place."
+        if not facts.own_key and "PERMISSION_DENIED" in text:
+            advice = (
+                "It was asked with a key for this once, which no allow-list has: ask with this "
+                "peer's own by --own-key, whose ID `lattica id` shows."
+            )
+        return Finding("relays", State.WARN, text, advice)
     if len(reserved) == 1:
         return Finding(
             "relays",

@@ -143,7 +143,18 @@ async def listen(endpoint: Endpoint) -> Listening:
             return _listen_unix(endpoint)
         return await _listen_tcp(endpoint)
     except OSError as error:
-        raise ListenError(f"cannot listen on {endpoint}: {error.strerror or error}") from None
+        raise ListenError(f"cannot listen on {endpoint}: {_why_not(error, endpoint)}") from None
+
+
+def _why_not(error: OSError, endpoint: Endpoint) -> str:
+    reason = error.strerror or str(error)
+    if endpoint.path:
+        return reason
+    if error.errno == errno.EADDRINUSE:
+        return f"{reason}; choose another local port (`lattica forward PEER LOCAL:PORT`)"
+    if error.errno == errno.EACCES:
+        return f"{reason}: ports below 1024 need privileges; choose a higher one"
+    return reason
 
 
 async def _listen_tcp(endpoint: Endpoint) -> Listening:

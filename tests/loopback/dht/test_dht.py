@@ -139,8 +139,9 @@ async def test_without_peers_calls_say_what_is_missing_and_wait_for_nobody(monke
         ):
             with pytest.raises(NoDhtPeersError, match="bootstrap"):
                 await call()
-        with pytest.raises(NotStoredError):
-            await node.dht.provide("k")
+        for provide in (lambda: node.dht.provide("k"), lambda: node.dht.provide_many(["k", "l"])):
+            with pytest.raises(NotStoredError, match="bootstrap"):
+                await provide()
 
 
 async def test_peers_that_do_not_serve_it_have_their_time_once(monkeypatch):

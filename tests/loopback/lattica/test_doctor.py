@@ -185,6 +185,13 @@ class TestWords:
         assert "connection refused" in found.text
         assert "443" in found.advice
 
+    def test_a_key_for_this_once_is_on_no_allow_list(self):
+        refused = RelayFact("12D3", path="direct-tcp", error="not allowed (PERMISSION_DENIED)")
+        assert "--own-key" in find(home(relays=(refused,), own_key=False), "relays").advice
+        assert "--own-key" not in find(home(relays=(refused,)), "relays").advice
+        full = RelayFact("12D3", path="direct-tcp", error="full (RESERVATION_REFUSED)")
+        assert "operator" in find(home(relays=(full,), own_key=False), "relays").advice
+
     @pytest.mark.parametrize(
         ("offsets", "state", "words"),
         [

@@ -556,7 +556,7 @@ async def test_where_to_listen() -> None:
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             taken.listen()
-            with pytest.raises(ListenError, match="in use"):
+            with pytest.raises(ListenError, match=r"in use; choose .* LOCAL:PORT"):
                 await b.forward(str(taken.getsockname()[1]))
         forward = await b.forward("s", local="127.0.0.1:0")
         assert forward.local.host == "127.0.0.1"
