@@ -11,9 +11,10 @@ import itertools
 import logging
 import math
 import random
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
 import trio
 
@@ -22,19 +23,11 @@ from lattica.crdt.document import Received
 from lattica.crdt.log.errors import ContradictionError, StoreError
 from lattica.crdt.log.outcome import Outcome
 from lattica.crdt.presence import Statement
-from lattica.crdt.store.joining import Joining, SnapshotSource
+from lattica.crdt.store.exchanges import Exchanges, ReplicatedSource
 from lattica.crdt.store.news import MAX_NEWS, Seal
 from lattica.crdt.store.outbox import Outbox
-from lattica.crdt.store.patience import Patience
 from lattica.crdt.store.surroundings import Discovery, Topic
-from lattica.crdt.store.wire import (
-    PATIENCE,
-    expect_end,
-    open_about,
-    receive_bytes,
-    send_bytes,
-)
-from lattica.crdt.sync.heads import Head
+from lattica.crdt.store.wire import receive_bytes, send_bytes
 from lattica.crdt.sync.messages import (
     Entries,
     Fork,
@@ -44,7 +37,6 @@ from lattica.crdt.sync.messages import (
     decode_message,
     find_key,
 )
-from lattica.crdt.sync.session import SyncCounts, SyncSession, SyncSource
 from lattica.nat.base.errors import (
     IncompleteReadError,
     LatticaError,
@@ -73,13 +65,6 @@ _SILENT_AFTER: Final = 10.0
 waits for it no longer."""
 _MOST_WAITED: Final = 60.0
 """Seconds for which it waits for those that it need not wait for."""
-_EXCHANGE_TIME: Final = 120.0
-"""Seconds that an exchange may take, and one more for each so many bytes of it."""
-_LEAST_RATE: Final = 16 * 1024
-
-
-class ReplicatedSource(SyncSource, SnapshotSource, Protocol):
-    """A document, as it is kept in step."""
 
 
 @dataclass(slots=True, eq=False)
@@ -140,13 +125,20 @@ class Replicator:
         self._seal = Seal(doc_id)
         self._discovery = discovery
         self._rng = rng or random.Random()
-        self._patience = Patience(self._rng)
-        self._joining = Joining(source, config.max_snapshot)
+        self.exchanges = Exchanges(
+            host,
+            source,
+            doc_id,
+            config.max_snapshot,
+            self._rng,
+            admitting=self._admitting,
+            on_move=self._moved,
+        )
         self._members: dict[PeerId, Member] = {}
         self._nursery: trio.Nursery | None = None
         self._changed = trio.Event()
         """Set, and another one made, when there is another member or an exchange has ended."""
-        self._exchanges = HandlerPlaces(_MAX_EXCHANGES)
+        self._answering = HandlerPlaces(_MAX_EXCHANGES)
         self._places = Places[PeerId](config.max_peers)
         """Of those that have the document."""
         self._numbers = itertools.count()
@@ -159,8 +151,6 @@ class Replicator:
         """Whether it came along the topic."""
         self._own = Outbox()
         self._own_news = trio.Event()
-        self.counts = SyncCounts()
-        """Of all exchanges together."""
 
     @property
     def peers(self) -> tuple[PeerId, ...]:
@@ -307,18 +297,11 @@ class Replicator:
         await trio.sleep(max(0.0, member.backoff.due - trio.current_time()))
         began = next(self._numbers)
         try:
-            opened = await self._open(member.peer, Purpose.SYNC)
-            if opened is None:
+            needs_snapshot = await self.exchanges.begin(
+                member.peer, lambda source: self._found(member, source)
+            )
+            if needs_snapshot is None:
                 return False
-            stream, nonce = opened
-            async with stream:
-                if not self._found(member, stream.source):
-                    return False
-                needs_snapshot = await self._converse(stream, nonce, is_opener=True)
-            if needs_snapshot:
-                await self._ask_for_state(member.peer, self._joining.take)
-            elif self._joining.is_to_be_asked(member.peer):
-                await self._ask_for_state(member.peer, self._joining.confirm)
         except UnsupportedProtocolError:
             return False
         except ContradictionError as error:
@@ -342,26 +325,6 @@ class Replicator:
         member.wanted.set()
         return True
 
-    async def _ask_for_state(self, peer: PeerId, ask: Callable[[Stream], Awaitable[None]]) -> None:
-        opened = await self._open(peer, Purpose.SNAPSHOT)
-        if opened is not None:
-            async with opened[0] as stream:
-                await ask(stream)
-
-    async def _open(self, peer: PeerId, purpose: Purpose) -> tuple[Stream, bytes] | None:
-        """A stream about the document, and its nonce; None if the peer does not have it, or is not
-        to have it. Raises what :func:`open_about` does.
-        """
-        source = self._source
-        opened = await open_about(self._host, peer, self._doc_id, purpose, source.capability)
-        if opened is None:
-            return None
-        stream, hello = opened
-        if not source.may_pull(peer, hello.capability):
-            stream.reset()
-            return None
-        return stream, hello.nonce
-
     def _found(self, member: Member, source: Source) -> bool:
         """A peer has the document; whether there is a place for it among those that do."""
         if self._members.get(member.peer) is not member:
@@ -380,60 +343,19 @@ class Replicator:
             self._note_change()
         return True
 
-    async def _converse(self, stream: Stream, nonce: bytes, *, is_opener: bool) -> bool:
-        """An exchange; whether the peer has something that is to be had as a snapshot alone."""
-        peer = stream.peer_id
-        session = SyncSession(
-            self._source,
-            peer,
-            nonce,
-            is_opener=is_opener,
-            may_ask=self._may_ask,
-        )
-        latest = trio.current_time() + _EXCHANGE_TIME
+    @contextmanager
+    def _admitting(self, peer: PeerId) -> Iterator[None]:
+        """While what the peer has sent is admitted, which it is not told of."""
+        self._origin = peer
         try:
-            if is_opener:
-                await self._speak(stream, session, latest)
-            while not session.is_over:
-                data = await receive_bytes(stream, min(PATIENCE, _left(session.counts, latest)))
-                if self._take(session, data, peer) and not session.is_over:
-                    await self._speak(stream, session, latest)
-            # What was sent last has been taken, too, when the other side says that it is done.
-            await stream.send_eof()
-            await expect_end(stream)
-        finally:
-            needs_snapshot = session.needs_snapshot and self._joining.is_possible
-            if not needs_snapshot:
-                self._patience.asked(session.asked, self._source.head_index, trio.current_time())
-            self._sum(session.counts)
-        return needs_snapshot
-
-    def _may_ask(self, theirs: Head) -> bool:
-        ours = self._source.head_index.get(theirs.author)
-        return self._patience.may_ask(theirs, ours, trio.current_time())
-
-    async def _speak(self, stream: Stream, session: SyncSession, latest: float) -> None:
-        for message in session.turn():
-            await send_bytes(stream, message, _left(session.counts, latest))
-            self._moved(stream.peer_id)
-
-    def _take(self, session: SyncSession, data: bytes, peer: PeerId) -> bool:
-        self._origin, known = peer, session.counts.news
-        try:
-            return session.take(data)
+            yield
         finally:
             self._origin = None
-            if session.counts.news > known:
-                self._moved(peer)
 
     def _moved(self, peer: PeerId) -> None:
         member = self._members.get(peer)
         if member is not None:
             member.moved_at = trio.current_time()
-
-    def _sum(self, counts: SyncCounts) -> None:
-        for name in SyncCounts.__slots__:
-            setattr(self.counts, name, getattr(self.counts, name) + getattr(counts, name))
 
     async def _compare_now_and_then(self) -> None:
         while True:
@@ -454,7 +376,7 @@ class Replicator:
             await member.news.wait()
             member.news = trio.Event()
             try:
-                opened = await self._open(member.peer, Purpose.PUSH)
+                opened = await self.exchanges.open(member.peer, Purpose.PUSH)
                 if opened is None:
                     await trio.sleep(self._config.sync_interval)
                     continue
@@ -504,8 +426,7 @@ class Replicator:
 
     def _hear(self, data: bytes, peer: PeerId) -> None:
         """Take news. Raises RemoteProtocolError and StoreError."""
-        self._origin = peer
-        try:
+        with self._admitting(peer):
             match decode_message(data):
                 case Entries(chain):
                     received = self._source.receive(chain, peer)
@@ -517,8 +438,6 @@ class Replicator:
                     self._on_presence(statement)
                 case _:
                     raise RemoteProtocolError("a message that is no news")
-        finally:
-            self._origin = None
 
     async def _hear_all(self, stream: Stream) -> None:
         while True:
@@ -568,7 +487,7 @@ class Replicator:
             if member.has_it and not self._source.may_pull(member.peer):
                 self._dismiss(member.peer)
         self.stop()  # they begin anew where they may
-        self._patience.begin_anew()
+        self.exchanges.begin_anew()
         self.compare_with_all()
         for status in self._host.peers():
             self._attend(status.peer_id)
@@ -585,12 +504,12 @@ class Replicator:
         if purpose is Purpose.PUSH:
             await self._hear_all(stream)
             return
-        async with self._exchanges.of(stream):
+        async with self._answering.of(stream):
             began = next(self._numbers)
             if purpose is Purpose.SNAPSHOT:
-                await self._joining.give(stream)
+                await self.exchanges.give_snapshot(stream)
                 return
-            needs_snapshot = await self._converse(stream, nonce, is_opener=False)
+            needs_snapshot = await self.exchanges.converse(stream, nonce, is_opener=False)
         if member is not None and needs_snapshot:
             member.wanted.set()
         elif member is not None:
@@ -631,9 +550,3 @@ class Replicator:
             logger.debug("a peer that was found cannot be reached peer=%s reason=%r", peer, error)
             return
         self._attend(peer)
-
-
-def _left(counts: SyncCounts, latest: float) -> float:
-    """Seconds that an exchange has left, which was to end then if it brought nothing."""
-    brought = (counts.sent_bytes + counts.received_bytes) / _LEAST_RATE
-    return max(0.0, latest + brought - trio.current_time())

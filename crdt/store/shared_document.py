@@ -111,7 +111,7 @@ class SharedDocument(Document):
     @property
     def sync_counts(self) -> SyncCounts:
         """What all exchanges together have cost and brought."""
-        return self._replicator.counts
+        return self._replicator.exchanges.counts
 
     def changes(self) -> ChangeStream:
         """What changes from now on: `with doc.changes() as changes: async for change in changes`.

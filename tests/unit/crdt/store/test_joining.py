@@ -118,7 +118,7 @@ async def test_what_one_leaves_out_another_one_brings_back(tmp_path, autojump_cl
                 await trio.sleep(1)
         assert "different states" in caplog.text
         assert third.root == honest.root
-        assert third._replicator._joining._given_by is None
+        assert third._replicator.exchanges._joining._given_by is None
 
 
 @pytest.mark.parametrize("is_signed", [True, False])

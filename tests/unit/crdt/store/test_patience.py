@@ -47,13 +47,13 @@ async def test_who_gets_a_right_is_asked_at_once_however_often_he_was_refused(
         await host_of(two).connect(host_of(one).peer_id)
         second = await two.open(first.id)
         await second.synced()
-        patience = first._replicator._patience
+        patience = first._replicator.exchanges._patience
         for _ in range(12):
             patience.asked({AUTHOR: THEIRS}, first.head_index, trio.current_time())
-        assert not first._replicator._may_ask(THEIRS)
+        assert not first._replicator.exchanges._may_ask(THEIRS)
         before = first.sync_counts.turns
         first.grant(Identity(bytes([7]) * 32).peer_id)
-        assert first._replicator._may_ask(THEIRS)
+        assert first._replicator.exchanges._may_ask(THEIRS)
         with trio.fail_after(2):
             while first.sync_counts.turns == before:
                 await trio.sleep(0.1)

@@ -1,0 +1,177 @@
+"""Exchanges about one document with its peers: what each lacks is sent, by a snapshot if need be.
+
+What is opened here and what others open is spoken in the same way; whom to ask, and when again, is
+:class:`~lattica.crdt.store.replicator.Replicator`'s.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+from typing import Final, Protocol
+
+import trio
+
+from lattica.crdt.store.joining import Joining, SnapshotSource
+from lattica.crdt.store.patience import Patience
+from lattica.crdt.store.wire import (
+    PATIENCE,
+    expect_end,
+    open_about,
+    receive_bytes,
+    send_bytes,
+)
+from lattica.crdt.sync.heads import Head
+from lattica.crdt.sync.messages import Purpose
+from lattica.crdt.sync.session import SyncCounts, SyncSession, SyncSource
+from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.limits.places import Source
+from lattica.nat.mux.stream import Stream
+from lattica.nat.swarm.host import Host
+
+_EXCHANGE_TIME: Final = 120.0
+"""Seconds that an exchange may take, and one more for each so many bytes of it."""
+_LEAST_RATE: Final = 16 * 1024
+
+
+class ReplicatedSource(SyncSource, SnapshotSource, Protocol):
+    """A document, as it is kept in step."""
+
+
+class Exchanges:
+    """Speaks exchanges about one document.
+
+    Args:
+        host: the node.
+        source: the document.
+        doc_id: its ID.
+        max_snapshot: bytes of the largest one that is taken.
+        admitting: in which what a peer has sent is admitted.
+        on_move: a peer has sent news, or has taken some.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        source: ReplicatedSource,
+        doc_id: bytes,
+        max_snapshot: int,
+        rng: random.Random,
+        *,
+        admitting: Callable[[PeerId], AbstractContextManager[None]],
+        on_move: Callable[[PeerId], None],
+    ) -> None:
+        self._host = host
+        self._source = source
+        self._doc_id = doc_id
+        self._patience = Patience(rng)
+        self._joining = Joining(source, max_snapshot)
+        self._admitting = admitting
+        self._on_move = on_move
+        self.counts = SyncCounts()
+        """Of all exchanges together."""
+
+    async def begin(self, peer: PeerId, may_go_on: Callable[[Source], bool]) -> bool | None:
+        """An exchange that is opened here, with what is had as a snapshot alone.
+
+        Returns whether there was such; None: the peer does not have the document, is not to have
+        it, or `may_go_on` says no to where it is. Raises what :meth:`open` and :meth:`converse` do.
+        """
+        opened = await self.open(peer, Purpose.SYNC)
+        if opened is None:
+            return None
+        stream, nonce = opened
+        async with stream:
+            if not may_go_on(stream.source):
+                return None
+            needs_snapshot = await self.converse(stream, nonce, is_opener=True)
+        if needs_snapshot:
+            await self._ask_for_state(peer, self._joining.take)
+        elif self._joining.is_to_be_asked(peer):
+            await self._ask_for_state(peer, self._joining.confirm)
+        return needs_snapshot
+
+    async def _ask_for_state(self, peer: PeerId, ask: Callable[[Stream], Awaitable[None]]) -> None:
+        opened = await self.open(peer, Purpose.SNAPSHOT)
+        if opened is not None:
+            async with opened[0] as stream:
+                await ask(stream)
+
+    async def open(self, peer: PeerId, purpose: Purpose) -> tuple[Stream, bytes] | None:
+        """A stream about the document, and its nonce; None if the peer does not have it, or is not
+        to have it. Raises what :func:`open_about` does.
+        """
+        source = self._source
+        opened = await open_about(self._host, peer, self._doc_id, purpose, source.capability)
+        if opened is None:
+            return None
+        stream, hello = opened
+        if not source.may_pull(peer, hello.capability):
+            stream.reset()
+            return None
+        return stream, hello.nonce
+
+    async def converse(self, stream: Stream, nonce: bytes, *, is_opener: bool) -> bool:
+        """An exchange; whether the peer has something that is to be had as a snapshot alone."""
+        peer = stream.peer_id
+        session = SyncSession(
+            self._source,
+            peer,
+            nonce,
+            is_opener=is_opener,
+            may_ask=self._may_ask,
+        )
+        latest = trio.current_time() + _EXCHANGE_TIME
+        try:
+            if is_opener:
+                await self._speak(stream, session, latest)
+            while not session.is_over:
+                data = await receive_bytes(stream, min(PATIENCE, _left(session.counts, latest)))
+                if self._take(session, data, peer) and not session.is_over:
+                    await self._speak(stream, session, latest)
+            # What was sent last has been taken, too, when the other side says that it is done.
+            await stream.send_eof()
+            await expect_end(stream)
+        finally:
+            needs_snapshot = session.needs_snapshot and self._joining.is_possible
+            if not needs_snapshot:
+                self._patience.asked(session.asked, self._source.head_index, trio.current_time())
+            self._sum(session.counts)
+        return needs_snapshot
+
+    async def give_snapshot(self, stream: Stream) -> None:
+        """Give a peer that has asked for it a snapshot, or confirm one."""
+        await self._joining.give(stream)
+
+    def begin_anew(self) -> None:
+        """Ask for every author again: rights have changed."""
+        self._patience.begin_anew()
+
+    def _may_ask(self, theirs: Head) -> bool:
+        ours = self._source.head_index.get(theirs.author)
+        return self._patience.may_ask(theirs, ours, trio.current_time())
+
+    async def _speak(self, stream: Stream, session: SyncSession, latest: float) -> None:
+        for message in session.turn():
+            await send_bytes(stream, message, _left(session.counts, latest))
+            self._on_move(stream.peer_id)
+
+    def _take(self, session: SyncSession, data: bytes, peer: PeerId) -> bool:
+        known = session.counts.news
+        try:
+            with self._admitting(peer):
+                return session.take(data)
+        finally:
+            if session.counts.news > known:
+                self._on_move(peer)
+
+    def _sum(self, counts: SyncCounts) -> None:
+        for name in SyncCounts.__slots__:
+            setattr(self.counts, name, getattr(self.counts, name) + getattr(counts, name))
+
+
+def _left(counts: SyncCounts, latest: float) -> float:
+    """Seconds that an exchange has left, which was to end then if it brought nothing."""
+    brought = (counts.sent_bytes + counts.received_bytes) / _LEAST_RATE
+    return max(0.0, latest + brought - trio.current_time())
