@@ -10,7 +10,6 @@ one floor (say `lattica.nat`) can be imported without the others.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -174,11 +173,18 @@ _HOME = {
     "load_config": "lattica.config",
 }
 
-# In a checkout that is not installed there is no lattica.nat, as is said when it is needed.
-with suppress(ModuleNotFoundError):
+try:
     from lattica.nat.base.installation import warn_of_other
-
-    warn_of_other(__path__[0])
+except ModuleNotFoundError as error:
+    if error.name != "lattica.nat":
+        raise
+    # The folder nat/ beside this one is lattica.nat only where that is installed.
+    raise ImportError(
+        f"{__path__[0]} is part of a checkout of Lattica that is not installed, and hides a "
+        "Lattica that is: run `pip install -e .` there, or change directory",
+        name=error.name,
+    ) from None
+warn_of_other(__path__[0])
 
 # Hidden from type checkers: to them a module with `__getattr__` has every name, typos included.
 if not TYPE_CHECKING:
@@ -193,18 +199,7 @@ if not TYPE_CHECKING:
         else:
             from importlib import import_module
 
-            try:
-                module = import_module(_HOME.get(name, "lattica.errors"))
-            except ModuleNotFoundError as error:
-                if error.name != "lattica.nat":
-                    raise
-                # The folder nat/ beside this one is lattica.nat only where that is installed.
-                raise ImportError(
-                    f"{__path__[0]} is part of a checkout of Lattica that is not installed, and "
-                    "hides a Lattica that is: run `pip install -e .` there, or change directory",
-                    name=error.name,
-                ) from None
-            value = getattr(module, name)
+            value = getattr(import_module(_HOME.get(name, "lattica.errors")), name)
         globals()[name] = value
         return value
 

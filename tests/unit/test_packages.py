@@ -7,6 +7,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 PROJECT = Path(__file__).resolve().parents[2]
 SETTINGS = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["setuptools"]
 FOLDERS = SETTINGS["package-dir"]
@@ -31,9 +33,18 @@ def test_what_is_generated_from_protocol_buffers_is_all_there_and_typed():
     assert (PROJECT / "lattica/py.typed").is_file()
 
 
-def test_a_checkout_that_is_not_installed_says_what_to_do():
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-c", "from lattica import PeerId"],
+        ["-c", "from lattica.rpc import UnavailableError"],
+        ["-m", "lattica", "--version"],
+        ["-m", "tools.netlab.errors"],
+    ],
+)
+def test_a_checkout_that_is_not_installed_says_what_to_do(arguments):
     result = subprocess.run(
-        [sys.executable, "-S", "-c", "from lattica import PeerId"],
+        [sys.executable, "-S", *arguments],
         cwd=PROJECT,
         capture_output=True,
         text=True,
