@@ -29,7 +29,7 @@ from lattica.crdt.canonical import Plain, decode, encode
 from lattica.crdt.entries.chain import pack_item, unpack_item
 from lattica.crdt.entries.fork import decode_fork
 from lattica.crdt.entries.header import Entry, Header, Kind, check_entry, decode_header
-from lattica.crdt.entries.remnant import header_of, split_remnants
+from lattica.crdt.entries.remnant import header_of, size_of, split_remnants
 from lattica.crdt.keys.session import decode_certificate
 from lattica.crdt.keys.strict_ed25519 import SIGNATURE_BYTES
 from lattica.crdt.log.prefix import FeedPrefix
@@ -188,7 +188,23 @@ class SnapshotReader:
         heads = [(feed.author, len(feed.ids), feed.ids[-1]) for feed in feeds.values() if feed.ids]
         if heads_fingerprint(heads) != statement.heads:
             raise RemoteProtocolError("a snapshot of other entries than its statement's")
+        for feed in feeds.values():
+            _leave_out_unsigned(feed)
         return Snapshot(statement, names, feeds, self._body.withdrawn)
+
+
+def _leave_out_unsigned(feed: FeedPrefix) -> None:
+    """Leave out of an author's chain what its author need not have written: remnants behind the
+    newest entry, of which the proof of a fork does not name the last.
+
+    With made-up IDs a replica would take nothing more of that author from those who have his.
+    """
+    if not feed.ids or (feed.fork is not None and feed.fork.vouches_for(feed.ids)):
+        return
+    length = feed.entries[-1].header.seq + 1
+    for seq in range(length, len(feed.ids)):
+        feed.size -= size_of(feed.remnants.pop(seq), seq)
+    del feed.ids[length:]
 
 
 def _statements(part: bytes) -> list[Plain]:
@@ -274,6 +290,8 @@ class _Body:
             first, newest = feed.entries[0], feed.entries[-1]
             if feed.fork is None and newest.header.seq + 1 != len(feed.ids):
                 raise RemoteProtocolError("a snapshot without an author's newest entry")
+            if feed.fork is not None and len(feed.ids) > feed.fork.seq:
+                raise RemoteProtocolError("a snapshot with entries behind a fork")
             is_vouched = feed.fork is not None and feed.fork.vouches_for(feed.ids)
             if first.header.kind != Kind.SESSION or not (is_vouched or newest.is_signed()):
                 raise RemoteProtocolError("a snapshot with an entry that nobody has signed")
