@@ -234,7 +234,7 @@ def _described(pid: int) -> str:
     command = ""
     with suppress(OSError):
         raw = Path(f"/proc/{pid}/cmdline").read_bytes()
-        words = raw.decode("ascii", "backslashreplace").split("\0")
+        words = raw.decode("utf-8", "backslashreplace").split("\0")
         command = " ".join(words).strip()[:_MAX_COMMAND]
     text = "".join(c if c.isprintable() else "?" for c in command)
     return f"process {pid} ({text})" if text else f"process {pid}"

@@ -209,3 +209,14 @@ def test_the_name_tells_nothing_of_the_peer(key):
     assert name == key_lock._abstract_name(Identity.load(key))
     assert name != key_lock._abstract_name(Identity.generate())
     assert len(name) < 108
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_who_has_it_is_named_as_people_write_it():
+    words = ["sh", "-c", "echo; read x", "模型 ünï", "\udcff", "\x1b[31m"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # it has begun
+        said = key_lock._described(process.pid)
+    assert said == f"process {process.pid} (sh -c echo; read x 模型 ünï \\xff ?[31m)"
