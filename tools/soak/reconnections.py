@@ -107,6 +107,10 @@ class Relay:
         (line,) = (each for each in page.splitlines() if each.startswith(f"{RESERVATIONS} "))
         return int(float(line.split()[1]))
 
+    async def see(self) -> None:
+        """Notice how many it counts now."""
+        self.most_reservations = max(self.most_reservations, await self.reservations())
+
     async def left(self) -> int:
         """How many it counts when all are gone, for which it has some time."""
         for _ in range(round(TIMEOUT / LOOK_EVERY)):
@@ -118,7 +122,7 @@ class Relay:
     async def look(self) -> None:
         """Look at it until cancelled."""
         while True:
-            self.most_reservations = max(self.most_reservations, await self.reservations())
+            await self.see()
             memory, files = usage(self.process.pid)
             found = {"MiB": memory / MIB, "files": files, "threads": threads_of(self.process.pid)}
             for name, value in found.items():
@@ -235,6 +239,7 @@ async def reconnect(served: Relay, count: int) -> tuple[int, int]:
                 before.vanish()
                 before = None
             if number % CALL_EVERY == 0:
+                await served.see()
                 try:
                     await caller.call(identity.peer_id)
                     calls += 1

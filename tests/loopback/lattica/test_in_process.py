@@ -32,6 +32,7 @@ from lattica.nat.base.errors import renewed
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.config import SwarmConfig
+from lattica.rpc.ports.messages import Code, PortRefusedError
 from tests.support.doubles.memory_host import memory_net
 
 LOCAL = NodeConfig(swarm=SwarmConfig(listen=("/ip4/127.0.0.1/tcp/0",)))
@@ -74,6 +75,7 @@ def errors() -> list[LatticaError]:
         DialError("somebody", [DialAttempt("/ip4/1.2.3.4/tcp/1", "no", OSError(1, "x"))]),
         UnsupportedProtocolError("somebody", ["/a", "/b"]),
         StreamResetError("gone", 7),
+        PortRefusedError(Code.BUSY, "full"),
     ]
     kinds = {kind for kind in vars(lattica.errors).values() if inspect.isclass(kind)}
     plain = {kind for kind in kinds if issubclass(kind, LatticaError)} - {type(e) for e in made}
