@@ -62,6 +62,7 @@ class _Job(Generic[T]):
         result: outcome.Outcome[T] = outcome.capture(cast("Any", context.run), function)
         if self.task is not None:
             self.result = result
+        del result  # an error's traceback leads to this frame
 
 
 class _Worker:
@@ -131,7 +132,10 @@ class Workers:
         await trio.lowlevel.wait_task_rescheduled(abort)
         result, job.result = job.result, None
         assert result is not None
-        return result.unwrap()
+        try:
+            return result.unwrap()
+        finally:
+            del result  # as above: it would wait for the collector with the frame
 
     # --- in the trio thread ---
 

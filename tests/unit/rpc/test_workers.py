@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 
 import pytest
@@ -38,6 +40,29 @@ async def test_results_and_errors_come_back() -> None:
         with pytest.raises(ZeroDivisionError):
             await workers.run(lambda: 1 // 0, lambda: ended.append(200))
     assert sorted(ended) == [*range(201)]
+
+
+async def test_an_error_does_not_wait_for_the_collector() -> None:
+    made: list[weakref.ref[ValueError]] = []
+
+    def fail() -> None:
+        error = ValueError("x")
+        made.append(weakref.ref(error))
+        try:
+            raise error
+        finally:
+            del error
+
+    async with some_workers() as workers:
+        gc.disable()
+        try:
+            for _ in range(3):
+                with suppress(ValueError):
+                    await workers.run(fail, lambda: None)
+                await workers.run(lambda: None, lambda: None)
+            assert [each() for each in made] == [None] * 3
+        finally:
+            gc.enable()
 
 
 async def test_blocked_functions_hold_up_none() -> None:
