@@ -43,10 +43,13 @@ async def test_results_and_errors_come_back() -> None:
 
 
 async def test_an_error_does_not_wait_for_the_collector() -> None:
-    made: list[weakref.ref[ValueError]] = []
+    class FailedError(Exception):
+        """Of which weak references can be made."""
+
+    made: list[weakref.ref[FailedError]] = []
 
     def fail() -> None:
-        error = ValueError("x")
+        error = FailedError()
         made.append(weakref.ref(error))
         try:
             raise error
@@ -57,7 +60,7 @@ async def test_an_error_does_not_wait_for_the_collector() -> None:
         gc.disable()
         try:
             for _ in range(3):
-                with suppress(ValueError):
+                with suppress(FailedError):
                     await workers.run(fail, lambda: None)
                 await workers.run(lambda: None, lambda: None)
             assert [each() for each in made] == [None] * 3

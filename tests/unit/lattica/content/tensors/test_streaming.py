@@ -131,7 +131,10 @@ async def test_wrong_bytes_are_of_no_use(tmp_path, monkeypatch, others):
 
 async def test_tensors_are_drawn_from_all_who_have_them(tmp_path):
     """Each sends a part of it, one that nobody named among them; and the order stays."""
-    everything = checkpoint(tmp_path / "model")
+    rng = np.random.default_rng(5)
+    everything = {f"{n:02}": rng.standard_normal(2**16, np.float32) for n in range(40)}
+    (tmp_path / "model").mkdir()
+    save_file(everything, tmp_path / "model" / "model.safetensors")
     slow = PublisherLimits(rate=4e6)
     async with memory_net() as net, AsyncExitStack() as stack:
         client, servers = net.host(), [net.host() for _ in range(3)]
