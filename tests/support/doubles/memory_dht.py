@@ -26,14 +26,19 @@ class MemoryTies:
         self._bootstrap = bootstrap
 
     def addresses_of(self, peer_id: PeerId) -> Sequence[Multiaddr]:
-        host = self._host.net.hosts.get(peer_id)
-        return () if host is None else (host.addr,)
+        addr = self._addr_of(peer_id)
+        return () if addr is None else (addr,)
 
     def is_connected(self, peer_id: PeerId) -> bool:
         return peer_id in self._host.connections
 
     def met_at(self, peer_id: PeerId) -> Multiaddr | None:
-        return self._host.net.hosts[peer_id].addr if self.is_connected(peer_id) else None
+        return self._addr_of(peer_id) if self.is_connected(peer_id) else None
+
+    def _addr_of(self, peer_id: PeerId) -> Multiaddr | None:
+        """None: it is in the net no more, whose connections may still be there."""
+        host = self._host.net.hosts.get(peer_id)
+        return None if host is None else host.addr
 
     async def wait_addresses(self, peer_id: PeerId) -> None:
         await trio.lowlevel.checkpoint()
