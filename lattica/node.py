@@ -19,7 +19,7 @@ from lattica.bootstrap import BootstrapPeers
 from lattica.config import NodeConfig, load_config, require_config
 from lattica.dht.errors import DhtError
 from lattica.dht.topics.service.records import PeerRecords
-from lattica.nat.base.checks import check_timeout
+from lattica.nat.base.checks import check_timeout, with_type
 from lattica.nat.base.errors import (
     AddressError,
     ConnectionClosedError,
@@ -680,11 +680,6 @@ def _addr(addr: AddrLike) -> Multiaddr:
     if isinstance(addr, str):
         return parse_multiaddr(addr)
     raise AddressError(
-        f"not an address: {_named(addr)}; pass a lattica Multiaddr or its text, as by str(addr), "
-        "and for a peer a PeerId or str(peer)"
+        f"not an address: {with_type(addr)}; pass a lattica Multiaddr or its text, as by "
+        "str(addr), and for a peer a PeerId or str(peer)"
     )
-
-
-def _named(value: object) -> str:
-    kind = type(value)
-    return f"{value!r:.100} of type {kind.__module__}.{kind.__qualname__}"

@@ -83,6 +83,12 @@ def check_timeout(timeout: float | None) -> float:
     return float(timeout)
 
 
+def with_type(value: object) -> str:
+    """What is of a wrong type, and which that is, for the text of an error."""
+    kind = type(value)
+    return f"{value!r:.100} of type {kind.__module__}.{kind.__qualname__}"
+
+
 def is_network(text: str) -> bool:
     try:
         ipaddress.ip_network(text)

@@ -10,6 +10,7 @@ import hashlib
 
 import base58
 
+from lattica.nat.base.checks import with_type
 from lattica.nat.base.errors import AddressError, RemoteProtocolError
 from lattica.nat.base.keys.public_keys import PublicKey
 
@@ -117,8 +118,7 @@ def as_peer_id(peer: PeerId | str) -> PeerId:
     if isinstance(peer, str):
         return parse_peer_id(peer)
     raise AddressError(
-        f"not a peer ID: {peer!r:.100} of type {type(peer).__module__}.{type(peer).__qualname__}; "
-        "pass a PeerId or its text, as by str(peer)"
+        f"not a peer ID: {with_type(peer)}; pass a PeerId or its text, as by str(peer)"
     )
 
 
