@@ -68,8 +68,7 @@ class AddressBook:
         oldest are forgotten, of those that the application has given the last.
         """
         now = self._clock()
-        known = self._known.pop(peer_id, {})
-        self._count -= len(known)
+        known = self._take(peer_id)
         for addr in addrs:
             base, _ = split_peer(addr)
             before = known.pop(base, _Entry(0.0, -math.inf))
@@ -78,11 +77,9 @@ class AddressBook:
         if excess > 0:
             for addr in sorted(known, key=lambda addr: known[addr].ttl == GIVEN_TTL)[:excess]:
                 del known[addr]
-        if known:
-            self._known[peer_id] = known
-            self._count += len(known)
+        self._keep(peer_id, known)
         while len(self._known) > self._max_peers or self._has_too_many:
-            self._count -= len(self._known.pop(self._least(peer_id)))
+            self._take(self._least(peer_id))
 
     @property
     def _has_too_many(self) -> bool:
@@ -92,22 +89,17 @@ class AddressBook:
         """Forget what was known of a peer but for what the application has said, and remember
         these.
         """
-        known = self._known.pop(peer_id, {})
-        self._count -= len(known)
+        known = self._take(peer_id)
         given = {addr: entry for addr, entry in known.items() if entry.ttl == GIVEN_TTL}
-        if given:
-            self._known[peer_id] = given
-            self._count += len(given)
+        self._keep(peer_id, given)
         self.add(peer_id, addrs, ttl)
 
     def used(self, peer_id: PeerId) -> None:
         """The peer was connected up to now: the time of its addresses begins anew."""
-        known = self._known.pop(peer_id, None)
-        if known is not None:
-            now = self._clock()
-            for entry in known.values():
-                entry.expires = max(entry.expires, now + entry.ttl)
-            self._known[peer_id] = known
+        now, known = self._clock(), self._take(peer_id)
+        for entry in known.values():
+            entry.expires = max(entry.expires, now + entry.ttl)
+        self._keep(peer_id, known)
 
     def addrs(self, peer_id: PeerId) -> list[Multiaddr]:
         """The addresses that are still good, without the peer's ID, the oldest first."""
@@ -127,6 +119,16 @@ class AddressBook:
         for addr in self.addrs(peer_id):
             (given if self._known[peer_id][addr].ttl == GIVEN_TTL else told).append(addr)
         return given, told
+
+    def _take(self, peer_id: PeerId) -> dict[Multiaddr, _Entry]:
+        known = self._known.pop(peer_id, {})
+        self._count -= len(known)
+        return known
+
+    def _keep(self, peer_id: PeerId, known: dict[Multiaddr, _Entry]) -> None:
+        if known:
+            self._known[peer_id] = known
+            self._count += len(known)
 
     def _least(self, added: PeerId) -> PeerId:
         """Whom to forget: somebody else than who was added, if that can be."""
