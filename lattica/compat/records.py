@@ -203,7 +203,7 @@ class Records:
     async def run(self) -> None:
         """Hand over what is kept, for as long as there is something."""
         while True:
-            if not self._kept and all(self._provided.values()):
+            while not self._kept and all(self._provided.values()):
                 self._new = trio.Event()
                 await self._new.wait()
             for key in [key for key, known in self._provided.items() if not known]:
