@@ -8,7 +8,8 @@ for then, a retry or a large result, is waited for in a task that is made for it
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -79,31 +80,31 @@ class BegunCall:
 
     def _ended(self, outcome: Outcome) -> None:
         self._withdraw = None
-        error = outcome.error
-        if error is not None:
-            pause = self._client.pause_after(error, 1, self._peer, self._method, self._options)
-            if pause is None or trio.current_time() + pause >= self._deadline:
-                self._tell(None, error)
+        if outcome.error is not None:
+            pause = self._client.pause_after(
+                outcome.error, 1, self._peer, self._method, self._deadline, self._options
+            )
+            if pause is None:
+                self._tell(None, outcome.error)
             else:
-                self._go_on(self._try_again, pause)
+                self._go_on(partial(self._try_again, pause))
         elif outcome.value is ELSEWHERE:
-            self._go_on(self._fetch, outcome.call.id)
+            packed, call = self._method.packed, outcome.call.id
+            self._go_on(partial(self._peer.fetch, packed, call, self._deadline))
         else:
             self._tell(outcome.value, None)
 
-    def _go_on(self, function: Callable[..., Any], argument: float) -> None:
+    def _go_on(self, rest: Callable[[], Awaitable[Any]]) -> None:
         if self._client.tasks.closed:
             self._tell(None, UnavailableError("this node's RPC has ended"))
         else:
             self._scope = trio.CancelScope()
-            self._client.tasks.start_soon(self._wait, self._scope, function, argument)
+            self._client.tasks.start_soon(self._wait, self._scope, rest)
 
-    async def _wait(
-        self, scope: trio.CancelScope, function: Callable[..., Any], argument: float
-    ) -> None:
+    async def _wait(self, scope: trio.CancelScope, rest: Callable[[], Awaitable[Any]]) -> None:
         try:
             with scope:
-                self._tell(await function(argument), None)
+                self._tell(await rest(), None)
         except trio.Cancelled:
             self._tell(None, UnavailableError("this node is shutting down"))
             raise
@@ -116,9 +117,6 @@ class BegunCall:
         return await self._client.attempts(
             self._peer, self._method, self._arguments, self._deadline, self._options, set(), made=1
         )
-
-    async def _fetch(self, call: int) -> Any:
-        return await self._peer.fetch(self._method.packed, call, self._deadline)
 
     def _tell(self, value: Any, error: BaseException | None) -> None:
         done, self._done = self._done, None

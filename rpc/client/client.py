@@ -73,6 +73,14 @@ class CalledMethod:
     def is_idempotent(self) -> bool:
         return self.definition is not None and self.definition.idempotent
 
+    def split(
+        self, args: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> tuple[list[Any], dict[str, Any], Any]:
+        """A caller's arguments as :meth:`Method.split` has them. Raises TypeError."""
+        if self.definition is None:
+            return [*args], keywords, None
+        return self.definition.split(args, keywords)
+
 
 class Providers:
     """Any provider of a service, as the target of calls."""
@@ -182,12 +190,7 @@ class Client:
 
         Raises TypeError and ValueError, which name the argument.
         """
-        stream = None
-        values: list[Any]
-        if method.definition is not None:
-            values, keywords, stream = method.definition.split(args, keywords)
-        else:
-            values = [*args]
+        values, keywords, stream = method.split(args, keywords)
         if not keywords:
             small = self.encoder.encode_small(values)
             if small is not None:
@@ -235,10 +238,7 @@ class Client:
         """
         if self.tracing is not None or isinstance(target, Providers) or not options.is_simple:
             return None
-        if method.definition is not None:
-            values, keywords, _ = method.definition.split(args, keywords)
-        else:
-            values = [*args]
+        values, keywords, _ = method.split(args, keywords)
         small = None if keywords else self.encoder.encode_small(values)
         if small is None:
             return None
@@ -320,9 +320,9 @@ class Client:
             except RpcError as error:
                 elsewhere = isinstance(target, Providers) and target.others(tried)
                 pause = self.pause_after(
-                    error, attempt, target, method, options, elsewhere=elsewhere
+                    error, attempt, target, method, deadline, options, elsewhere=elsewhere
                 )
-                if pause is None or trio.current_time() + pause >= deadline:
+                if pause is None:
                     raise
             self.retries += 1
             if pause:
@@ -334,12 +334,13 @@ class Client:
         attempt: int,
         target: Peer | Providers,
         method: CalledMethod,
+        deadline: float,
         options: CallOptions,
         *,
         elsewhere: bool = False,
     ) -> float | None:
         """Seconds until the next attempt, which then counts; None if there is to be none."""
-        return pause_before(
+        pause = pause_before(
             error,
             attempt,
             idempotent=method.is_idempotent,
@@ -348,6 +349,7 @@ class Client:
             budget=self.budget_of(target),
             rng=self.rng,
         )
+        return None if pause is None or trio.current_time() + pause >= deadline else pause
 
     def budget_of(self, target: Peer | Providers) -> RetryBudget:
         """What may be tried again of the calls to somebody."""
