@@ -237,47 +237,24 @@ class DataStream:
             self._budget.check(self.stream.peer_id, size)
         if prefix.kind is not Kind.CALL or not (is_large or prefix.is_compressed):
             admit = None
-        packed: Compressed | None = None
-        buffers: list[bytes | memoryview] = []
-        received: list[bytes] = []
         if is_large or prefix.buffers:
             with self._in_time():
                 skeleton = await self._receive_bytes(prefix.skeleton)
-                if prefix.is_compressed:
-                    packed = self._packed(prefix, skeleton)
-                elif admit is not None:
-                    admit(skeleton)
-                if packed is None:
-                    places = self._places(prefix, out)
-                    for each, place in zip(prefix.buffers, places, strict=True):
-                        is_shared = prefix.is_shared and each >> 1 >= LEAST
-                        if each & 1:
-                            buffers.append(await self._receive_bytes(each >> 1, is_shared))
-                        else:
-                            buffers.append(await self._receive_into(each >> 1, place, is_shared))
-                else:
-                    received = [await self._receive_bytes(each >> 1) for each in prefix.buffers]
+                packed = self._packed(prefix, skeleton, admit)
+                buffers = await self._receive_buffers(prefix, out)
         else:  # soon done, and often
             skeleton = await self.stream.receive_exactly(prefix.skeleton)
-            if prefix.is_compressed:
-                packed = self._packed(prefix, skeleton)
+            packed, buffers = self._packed(prefix, skeleton, admit), []
         if packed is None:
-            size, make = len(skeleton), partial(self._value, skeleton, buffers)
+            size, make = len(skeleton), partial(self._decode, skeleton, buffers)
         else:
-            size, make = packed.skeleton, partial(self._unpacked, packed, received, admit)
+            size, make = packed.skeleton, partial(self._unpacked, packed, buffers, admit)
         if size <= MANY_ITEMS:
             value, refusal = await make()
         else:  # until its turn it is no more than has come
             async with self._heavy.message(self.source.network):
                 value, refusal = await make()
         return Message(prefix.kind, value, refusal, is_last, admit is not None)
-
-    async def _value(
-        self, skeleton: bytes, buffers: Sequence[bytes | memoryview]
-    ) -> tuple[Any, RefusedValueError | None]:
-        if len(skeleton) <= MANY_ITEMS:
-            return self._decoder.decode_partly(skeleton, buffers)
-        return await self._decode(skeleton, buffers)
 
     def _check_skeleton(self, size: int) -> None:
         limit = self._config.max_skeleton
@@ -292,7 +269,14 @@ class DataStream:
         self._budget.reserve(self.stream.peer_id, size)
         self.held += size
 
-    def _packed(self, prefix: Prefix, skeleton: bytes) -> Compressed:
+    def _packed(
+        self, prefix: Prefix, skeleton: bytes, admit: Callable[[bytes], None] | None
+    ) -> Compressed | None:
+        """What is compressed, if it is, and not too large; else it is admitted. Before buffers."""
+        if not prefix.is_compressed:
+            if admit is not None:
+                admit(skeleton)
+            return None
         packed = Compressed(skeleton, tuple(each >> 1 for each in prefix.buffers))
         self._check_skeleton(packed.skeleton)
         self._budget.check(self.stream.peer_id, packed.size)
@@ -301,7 +285,7 @@ class DataStream:
     async def _unpacked(
         self,
         packed: Compressed,
-        received: list[bytes],
+        received: Sequence[bytes | memoryview],
         admit: Callable[[bytes], None] | None,
     ) -> tuple[Any, RefusedValueError | None]:
         self._reserve(packed.size)
@@ -317,6 +301,8 @@ class DataStream:
         self, skeleton: bytes, buffers: Sequence[bytes | memoryview]
     ) -> tuple[Any, RefusedValueError | None]:
         """Decode on the spot what is soon done, else in a thread."""
+        if len(skeleton) <= MANY_ITEMS:
+            return self._decoder.decode_partly(skeleton, buffers)
         items = most_items(skeleton)
         if len(skeleton) > CONTROL_BODY:
             cost = (_SKELETON_COST - 1) * len(skeleton) + _ITEM_COST * min(items, MAX_ITEMS)
@@ -347,6 +333,20 @@ class DataStream:
             return [None] * len(prefix.buffers)
         given = iter(out)
         return [None if each & 1 else next(given) for each in prefix.buffers]
+
+    async def _receive_buffers(
+        self, prefix: Prefix, out: Sequence[memoryview]
+    ) -> list[bytes | memoryview]:
+        if prefix.is_compressed:
+            return [await self._receive_bytes(each >> 1) for each in prefix.buffers]
+        buffers: list[bytes | memoryview] = []
+        for each, place in zip(prefix.buffers, self._places(prefix, out), strict=True):
+            is_shared = prefix.is_shared and each >> 1 >= LEAST
+            if each & 1:
+                buffers.append(await self._receive_bytes(each >> 1, is_shared))
+            else:
+                buffers.append(await self._receive_into(each >> 1, place, is_shared))
+        return buffers
 
     async def _receive_into(
         self, size: int, place: memoryview | None, is_shared: bool

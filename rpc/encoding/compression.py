@@ -5,7 +5,7 @@ zstd and lz4 are in the extra `compression`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgpack
@@ -130,7 +130,9 @@ class Compressed:
             )
         self._module = _module(algorithm)
 
-    def unpack(self, buffers: list[bytes]) -> tuple[bytes, list[bytes | memoryview]]:
+    def unpack(
+        self, buffers: Sequence[bytes | memoryview]
+    ) -> tuple[bytes, list[bytes | memoryview]]:
         """Skeleton and buffers as they were. Raises RemoteProtocolError."""
         unpack = self._unpacker()
         skeleton = bytes(unpack(self._skeleton, self._sizes[0]))
@@ -140,11 +142,11 @@ class Compressed:
             unpacked.append(bytes(memory) if size & 1 else memory)
         return skeleton, unpacked
 
-    def _unpacker(self) -> Callable[[bytes, int], memoryview]:
+    def _unpacker(self) -> Callable[[bytes | memoryview, int], memoryview]:
         """What unpacks the parts of this message, one after the other."""
         read_into = self._lz4 if self._algorithm == "lz4" else self._zstd()
 
-        def unpack(data: bytes, size: int) -> memoryview:
+        def unpack(data: bytes | memoryview, size: int) -> memoryview:
             memory = allocate(size)
             try:
                 is_all = read_into(data, memory)
@@ -156,13 +158,13 @@ class Compressed:
 
         return unpack
 
-    def _zstd(self) -> Callable[[bytes, memoryview], bool]:
+    def _zstd(self) -> Callable[[bytes | memoryview, memoryview], bool]:
         largest = max(self._sizes[0], *(size >> 1 for size in self._sizes[1:]), 0)
         window = min(max(largest, _SHORTEST_WINDOW), _LONGEST_WINDOW)
         # One for all: it keeps its window, which it would take anew for each.
         decompressor = self._module.ZstdDecompressor(max_window_size=window)
 
-        def read_into(data: bytes, memory: memoryview) -> bool:
+        def read_into(data: bytes | memoryview, memory: memoryview) -> bool:
             filled = 0
             with decompressor.stream_reader(data) as reader:
                 while filled < len(memory) and (count := reader.readinto(memory[filled:])):
@@ -171,7 +173,7 @@ class Compressed:
 
         return read_into
 
-    def _lz4(self, data: bytes, memory: memoryview) -> bool:
+    def _lz4(self, data: bytes | memoryview, memory: memoryview) -> bool:
         plain = self._module.decompress(data, uncompressed_size=len(memory))
         if len(plain) != len(memory):
             return False
