@@ -99,14 +99,10 @@ class Senders:
 
         Sparse ones never do, nor does anybody while streams of several priorities wait.
         """
-        if self._sparse:
+        waiting = len(self._high) + len(self._heavy) + len(self._low)
+        if self._sparse or not waiting or (waiting > 1 and (self._high or self._low)):
             return None
-        if not (self._high or self._low):
-            if not self._heavy:
-                return None
-            return self.first()[0], len(self._heavy) == 1
-        waiting = (*self._high, *self._heavy, *self._low)
-        return (waiting[0], True) if len(waiting) == 1 else None
+        return self.first()[0], waiting == 1
 
     @property
     def _queue(self) -> deque[MuxStream]:
