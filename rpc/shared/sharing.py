@@ -18,7 +18,7 @@ import secrets
 import socket
 from array import array
 from collections import Counter
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 import trio
@@ -238,35 +238,26 @@ class SharedMemory:
         its memory with it; then the peer hands over its own, which is no larger.
         """
         theirs: memory.Memory | None = None
-        if not is_caller:
-            theirs = await _receive(sock, of_answer, slots)
-            slots = theirs.slots
-        try:
+        with ExitStack() as after, ExitStack() as undo:
+            if not is_caller:
+                theirs = await _receive(sock, of_answer, slots)
+                undo.callback(theirs.close)
+                slots = theirs.slots
             ours, descriptor = memory.create(slots)
-        except BaseException:
-            if theirs is not None:
-                theirs.close()
-            raise
-        if theirs is None:
-            try:
+            after.callback(os.close, descriptor)
+            undo.callback(ours.close)
+            if theirs is None:
                 await _send(sock, of_answer, descriptor)
                 theirs = await _receive(sock, of_offer, slots)
-            except BaseException:
-                ours.close()
-                os.close(descriptor)
-                raise
-        number = int.from_bytes(hmac.digest(of_offer, of_answer, "sha256")[:8], "big")
-        link = SharedLink(number, sock, ours, theirs, self._traffic, is_caller=is_caller)
-        try:
+            number = int.from_bytes(hmac.digest(of_offer, of_answer, "sha256")[:8], "big")
+            link = SharedLink(number, sock, ours, theirs, self._traffic, is_caller=is_caller)
+            undo.pop_all()
+            undo.callback(self._forget, peer, link)
             # Before the caller has this memory, and can refer to its own.
             self._links.setdefault(peer, {})[number] = link
             if not is_caller:
                 await _send(sock, of_offer, descriptor)
-        except BaseException:
-            self._forget(peer, link)
-            raise
-        finally:
-            os.close(descriptor)
+            undo.pop_all()
         return link
 
     async def _use(self, peer: PeerId, link: SharedLink) -> None:
