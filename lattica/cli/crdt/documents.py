@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from lattica.crdt.canonical import Plain
     from lattica.crdt.store.changes import DocumentChange
     from lattica.crdt.store.shared_document import SharedDocument
-    from lattica.node import Node
 
 
 class ModeName(StrEnum):
@@ -185,22 +184,19 @@ def get_command(
         get_by(daemon, document, name, wait)
         return
 
-    async def work(config: NodeConfig) -> None:
-        async def show(node: Node, opened: SharedDocument) -> None:
-            if name is None:
-                everything = {each: readable(value) for each, value in opened.registers.items()}
-                say_json(everything)
-                return
-            value = _value(opened, kind, name)
-            if value is None:
-                from lattica.errors import ContentNotFoundError
+    def show(opened: SharedDocument) -> None:
+        if name is None:
+            everything = {each: readable(value) for each, value in opened.registers.items()}
+            say_json(everything)
+            return
+        value = _value(opened, kind, name)
+        if value is None:
+            from lattica.errors import ContentNotFoundError
 
-                raise ContentNotFoundError(f"{name!r} has no value in {opened.name!r}")
-            say_json(value)
+            raise ContentNotFoundError(f"{name!r} has no value in {opened.name!r}")
+        say_json(value)
 
-        await with_document(config, document, None, wait, show, before=True)
-
-    run(work, config)
+    with_document(config, document, show, wait=wait, before=True)
 
 
 def set_command(
@@ -230,15 +226,12 @@ def set_command(
         set_by(daemon, document, name, written, wait, as_json)
         return
 
-    async def work(config: NodeConfig) -> None:
-        async def write(node: Node, opened: SharedDocument) -> None:
-            opened.registers[name] = written
+    def write(opened: SharedDocument) -> None:
+        opened.registers[name] = written
 
-        peers = await with_document(config, document, None, wait, write, before=True, after=True)
-        if as_json:
-            say_json({"name": name, "peers": [str(peer) for peer in peers]})
-
-    run(work, config)
+    peers = with_document(config, document, write, wait=wait, before=True, after=True)
+    if as_json:
+        say_json({"name": name, "peers": [str(peer) for peer in peers]})
 
 
 def log_command(
@@ -246,30 +239,25 @@ def log_command(
 ) -> None:
     """Print a document's entries as they are here: when, who, what."""
 
-    async def work(config: NodeConfig) -> None:
-        async def show(node: Node, opened: SharedDocument) -> None:
-            for each in opened.entries():
-                entry: dict[str, object] = {
-                    "milliseconds": each.milliseconds,
-                    "peer": str(each.peer),
-                    "session": each.author.hex(),
-                    "seq": each.seq,
-                    "entry": each.id.hex(),
-                    "kind": each.kind,
-                    "name": each.name,
-                    "bytes": each.size,
-                }
-                if as_json:
-                    say_json(entry)
-                else:
-                    name = "" if each.name is None else f" {json.dumps(each.name)}"
-                    say(
-                        f"{clock_time(each.milliseconds)} {each.peer} #{each.seq} {each.kind}{name}"
-                    )
+    def show(opened: SharedDocument) -> None:
+        for each in opened.entries():
+            entry: dict[str, object] = {
+                "milliseconds": each.milliseconds,
+                "peer": str(each.peer),
+                "session": each.author.hex(),
+                "seq": each.seq,
+                "entry": each.id.hex(),
+                "kind": each.kind,
+                "name": each.name,
+                "bytes": each.size,
+            }
+            if as_json:
+                say_json(entry)
+            else:
+                name = "" if each.name is None else f" {json.dumps(each.name)}"
+                say(f"{clock_time(each.milliseconds)} {each.peer} #{each.seq} {each.kind}{name}")
 
-        await with_document(config, document, None, 0.0, show)
-
-    run(work, only_alone(ctx, offline(ctx)))
+    with_document(only_alone(ctx, offline(ctx)), document, show)
 
 
 # Running.

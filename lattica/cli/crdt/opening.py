@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lattica.cli.shared.common import start
+from lattica.cli.shared.common import run, start
 from lattica.cli.shared.options import named_path
 from lattica.cli.shared.terminal import say
 
@@ -54,27 +54,33 @@ def online(
     return start(ctx, {"listen": listen, "bootstrap": connect, "relays": relay}, quiet=True)
 
 
-async def with_document(
+def with_document(
     config: NodeConfig,
     document: str,
-    capability: Path | None,
-    wait: float,
-    work: Callable[[Node, SharedDocument], Awaitable[None]],
+    work: Callable[[SharedDocument], object],
     *,
+    wait: float = 0.0,
     before: bool = False,
     after: bool = False,
 ) -> tuple[object, ...]:
-    """Do something with a document, in step with peers before or after it, if any are named."""
-    from lattica.node import Node
+    """Do something with a document, in step with peers before or after it, if any are named.
 
-    async with Node(config) as node:
-        opened = await open_document(node, document, capability, wait)
-        if before and config.bootstrap:
-            await _try_synced(opened, wait)
-        await work(node, opened)
-        if after and config.bootstrap:
-            return await opened.synced(timeout=wait)
-    return ()
+    Returns with whom it was in step afterwards.
+    """
+
+    async def on_node() -> tuple[object, ...]:
+        from lattica.node import Node
+
+        async with Node(config) as node:
+            opened = await open_document(node, document, None, wait)
+            if before and config.bootstrap:
+                await _try_synced(opened, wait)
+            work(opened)
+            if after and config.bootstrap:
+                return await opened.synced(timeout=wait)
+        return ()
+
+    return run(on_node)
 
 
 async def open_document(

@@ -19,14 +19,11 @@ from lattica.cli.crdt.opening import (
     with_document,
 )
 from lattica.cli.crdt.proofs import clock_time
-from lattica.cli.shared.common import run
 from lattica.cli.shared.options import ConnectOption, RelayOption, named_path
 from lattica.cli.shared.terminal import say, say_json
 
 if TYPE_CHECKING:
-    from lattica.config import NodeConfig
     from lattica.crdt.store.shared_document import SharedDocument
-    from lattica.node import Node
 
 
 class LevelName(StrEnum):
@@ -79,21 +76,17 @@ def grant_command(
 ) -> None:
     """Give a peer a right in a document of this peer, or one that it may manage."""
 
-    async def work(config: NodeConfig) -> None:
+    def grant(opened: SharedDocument) -> None:
         from lattica.crdt.access.capability import Level
 
-        async def grant(node: Node, opened: SharedDocument) -> None:
-            capability = opened.grant(
-                peer, Level[level.name], prefix=prefix, lasts=lasts, depth=depth
-            )
-            if out is not None:
-                _write(out, capability)
-            if as_json:
-                say_json({"peer": peer, "level": level.value, "capability": capability.hex()})
+        capability = opened.grant(peer, Level[level.name], prefix=prefix, lasts=lasts, depth=depth)
+        if out is not None:
+            _write(out, capability)
+        if as_json:
+            say_json({"peer": peer, "level": level.value, "capability": capability.hex()})
 
-        await with_document(config, document, None, wait, grant, before=True, after=True)
-
-    run(work, only_alone(ctx, online(ctx, None, connect, relay)))
+    config = only_alone(ctx, online(ctx, None, connect, relay))
+    with_document(config, document, grant, wait=wait, before=True, after=True)
 
 
 def revoke_command(
@@ -111,15 +104,13 @@ def revoke_command(
     another read key, so that it reads nothing that comes later.
     """
 
-    async def work(config: NodeConfig) -> None:
-        async def revoke(node: Node, opened: SharedDocument) -> None:
-            count = opened.revoke(peer)
-            if as_json:
-                say_json({"peer": peer, "revoked": count})
+    def revoke(opened: SharedDocument) -> None:
+        count = opened.revoke(peer)
+        if as_json:
+            say_json({"peer": peer, "revoked": count})
 
-        await with_document(config, document, None, wait, revoke, before=True, after=True)
-
-    run(work, only_alone(ctx, online(ctx, None, connect, relay)))
+    config = only_alone(ctx, online(ctx, None, connect, relay))
+    with_document(config, document, revoke, wait=wait, before=True, after=True)
 
 
 def rights_command(
@@ -127,27 +118,24 @@ def rights_command(
 ) -> None:
     """List the rights that were given in a document, as far as is known here."""
 
-    async def work(config: NodeConfig) -> None:
-        async def show(node: Node, opened: SharedDocument) -> None:
-            for each in opened.rights():
-                right: dict[str, object] = {
-                    "peer": str(each.peer),
-                    "level": each.level.name.lower(),
-                    "prefix": each.prefix,
-                    "expires_milliseconds": each.expires,
-                    "given_by": str(each.given_by),
-                    "revoked": each.is_revoked,
-                }
-                if as_json:
-                    say_json(right)
-                else:
-                    where = f" at {each.prefix}…" if each.prefix else ""
-                    revoked = ", taken back" if each.is_revoked else ""
-                    say(f"{each.peer} {right['level']}{where}, by {each.given_by}{revoked}")
+    def show(opened: SharedDocument) -> None:
+        for each in opened.rights():
+            right: dict[str, object] = {
+                "peer": str(each.peer),
+                "level": each.level.name.lower(),
+                "prefix": each.prefix,
+                "expires_milliseconds": each.expires,
+                "given_by": str(each.given_by),
+                "revoked": each.is_revoked,
+            }
+            if as_json:
+                say_json(right)
+            else:
+                where = f" at {each.prefix}…" if each.prefix else ""
+                revoked = ", taken back" if each.is_revoked else ""
+                say(f"{each.peer} {right['level']}{where}, by {each.given_by}{revoked}")
 
-        await with_document(config, document, None, 0.0, show)
-
-    run(work, only_alone(ctx, offline(ctx)))
+    with_document(only_alone(ctx, offline(ctx)), document, show)
 
 
 def keys_command(
@@ -155,27 +143,24 @@ def keys_command(
 ) -> None:
     """List the read keys of a sealed document: since when, and whether they are here."""
 
-    async def work(config: NodeConfig) -> None:
-        async def show(node: Node, opened: SharedDocument) -> None:
-            for each in opened.read_keys():
-                key: dict[str, object] = {
-                    "key": each.id.hex(),
-                    "milliseconds": each.milliseconds,
-                    "here": each.is_here,
-                    "current": each.is_current,
-                    "problem": each.problem or None,
-                }
-                if as_json:
-                    say_json(key)
-                else:
-                    said = f"{key['key']} since {clock_time(each.milliseconds)}"
-                    said += ", written with" if each.is_current else ""
-                    said += "" if each.is_here else f", not here {each.problem}".rstrip()
-                    say(said)
+    def show(opened: SharedDocument) -> None:
+        for each in opened.read_keys():
+            key: dict[str, object] = {
+                "key": each.id.hex(),
+                "milliseconds": each.milliseconds,
+                "here": each.is_here,
+                "current": each.is_current,
+                "problem": each.problem or None,
+            }
+            if as_json:
+                say_json(key)
+            else:
+                said = f"{key['key']} since {clock_time(each.milliseconds)}"
+                said += ", written with" if each.is_current else ""
+                said += "" if each.is_here else f", not here {each.problem}".rstrip()
+                say(said)
 
-        await with_document(config, document, None, 0.0, show)
-
-    run(work, only_alone(ctx, offline(ctx)))
+    with_document(only_alone(ctx, offline(ctx)), document, show)
 
 
 def rotate_key_command(
@@ -198,17 +183,15 @@ def rotate_key_command(
     It is for those who may read now; `revoke` does so by itself.
     """
 
-    async def work(config: NodeConfig) -> None:
-        async def rotate(node: Node, opened: SharedDocument) -> None:
-            key = opened.rotate_key(history=not no_history)
-            if as_json:
-                say_json({"key": key.hex()})
-            else:
-                say(key.hex())
+    def rotate(opened: SharedDocument) -> None:
+        key = opened.rotate_key(history=not no_history)
+        if as_json:
+            say_json({"key": key.hex()})
+        else:
+            say(key.hex())
 
-        await with_document(config, document, None, wait, rotate, before=True, after=True)
-
-    run(work, only_alone(ctx, online(ctx, None, connect, relay)))
+    config = only_alone(ctx, online(ctx, None, connect, relay))
+    with_document(config, document, rotate, wait=wait, before=True, after=True)
 
 
 def _write(path: Path, data: bytes) -> None:
