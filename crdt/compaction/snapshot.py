@@ -29,7 +29,7 @@ from lattica.crdt.canonical import Plain, decode, encode
 from lattica.crdt.entries.chain import pack_item, unpack_item
 from lattica.crdt.entries.fork import decode_fork
 from lattica.crdt.entries.header import Entry, Header, Kind, check_entry, decode_header
-from lattica.crdt.entries.remnant import header_of, size_of, split_remnants
+from lattica.crdt.entries.remnant import header_of, split_remnants
 from lattica.crdt.keys.session import decode_certificate
 from lattica.crdt.keys.strict_ed25519 import SIGNATURE_BYTES
 from lattica.crdt.log.prefix import FeedPrefix
@@ -189,22 +189,8 @@ class SnapshotReader:
         if heads_fingerprint(heads) != statement.heads:
             raise RemoteProtocolError("a snapshot of other entries than its statement's")
         for feed in feeds.values():
-            _leave_out_unsigned(feed)
+            feed.end_vouched()
         return Snapshot(statement, names, feeds, self._body.withdrawn)
-
-
-def _leave_out_unsigned(feed: FeedPrefix) -> None:
-    """Leave out of an author's chain what its author need not have written: remnants behind the
-    newest entry, of which the proof of a fork does not name the last.
-
-    With made-up IDs a replica would take nothing more of that author from those who have his.
-    """
-    if not feed.ids or (feed.fork is not None and feed.fork.vouches_for(feed.ids)):
-        return
-    length = feed.entries[-1].header.seq + 1
-    for seq in range(length, len(feed.ids)):
-        feed.size -= size_of(feed.remnants.pop(seq), seq)
-    del feed.ids[length:]
 
 
 def _statements(part: bytes) -> list[Plain]:

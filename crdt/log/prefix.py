@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from lattica.crdt.entries.fork import ForkProof
 from lattica.crdt.entries.header import Entry
+from lattica.crdt.entries.remnant import size_of
 
 
 @dataclass(slots=True)
@@ -25,6 +26,22 @@ class FeedPrefix:
     remnants: dict[int, bytes] = field(default_factory=dict)
     """Of the others, by sequence number; see :mod:`lattica.crdt.entries.remnant`."""
     fork: ForkProof | None = None
+
+    def end_vouched(self) -> None:
+        """Leave out at the end what the author need not have written: entries that he has not
+        signed by themselves, and remnants behind the newest entry, if the proof of a fork does not
+        name the last.
+
+        With made-up IDs a replica would take nothing more of that author from those who have his.
+        """
+        if self.fork is not None and self.fork.vouches_for(self.ids):
+            return
+        while self.entries and not self.entries[-1].is_signed():
+            self.size -= self.entries.pop().size
+        length = self.entries[-1].header.seq + 1 if self.entries else 0
+        for seq in [seq for seq in self.remnants if seq >= length]:
+            self.size -= size_of(self.remnants.pop(seq), seq)
+        del self.ids[length:]
 
 
 def whole_chains(prefixes: Collection[FeedPrefix]) -> tuple[list[list[Entry]], list[ForkProof]]:

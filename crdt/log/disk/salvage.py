@@ -141,7 +141,6 @@ def _prefix(
     here = {each.header.seq: each for each in entries if each.header.author == author}
     if 0 not in here:
         return prefix
-    sizes = [0]
     hlc = -1
     for seq in range(fork.seq if fork is not None else len(here) + len(gone)):
         prev = prefix.ids[-1] if prefix.ids else genesis.doc_id
@@ -158,12 +157,12 @@ def _prefix(
             break
         hlc = header.hlc
         prefix.ids.append(header.id)
-        sizes.append(sizes[-1] + header.size)
+        prefix.size += header.size
         if entry is not None:
             prefix.entries.append(entry)
         else:
             prefix.remnants[seq] = gone[seq]
-    _end_vouched(prefix)
+    prefix.end_vouched()
     if prefix.entries:
         try:
             certificate = decode_certificate(
@@ -171,17 +170,5 @@ def _prefix(
             )
         except RemoteProtocolError:
             return FeedPrefix(author, fork=fork)
-        prefix.identity, prefix.size = certificate.identity, sizes[len(prefix.ids)]
+        prefix.identity = certificate.identity
     return prefix
-
-
-def _end_vouched(prefix: FeedPrefix) -> None:
-    """Leave out what nothing that is left vouches for."""
-    if prefix.fork is not None and prefix.fork.vouches_for(prefix.ids):
-        return
-    while prefix.entries and not prefix.entries[-1].is_signed():
-        prefix.entries.pop()
-    length = prefix.entries[-1].header.seq + 1 if prefix.entries else 0
-    del prefix.ids[length:]
-    for seq in [seq for seq in prefix.remnants if seq >= length]:
-        del prefix.remnants[seq]
