@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Hashable
 
-from lattica.nat.base.limits.token_bucket import TokenBucket, take
+from lattica.nat.base.limits.token_bucket import TokenBucket, TokenBuckets, take
 
 REQUEST = 4 * 1024
 """Bytes that a request counts as, besides its answer: a signature is verified, or places are looked
@@ -28,24 +27,16 @@ class AnswerRates:
     """
 
     def __init__(self, per_network: int) -> None:
-        self._per_network = float(per_network)
-        self._total = self._bucket(_OF_ALL)
-        self._of: OrderedDict[Hashable, TokenBucket] = OrderedDict()
-        """By network, the latest at the end."""
+        at_once = _SECONDS * per_network
+        self._of = TokenBuckets[Hashable](at_once, per_network, _MOST_NETWORKS)
+        """By network."""
+        self._total = TokenBucket(_OF_ALL * at_once, _OF_ALL * per_network)
 
     def may_ask(self, network: Hashable, now: float) -> bool:
         """Whether a network may ask for something; if so, that is counted."""
-        bucket = self._of.pop(network, None) or self._bucket(1)
-        self._of[network] = bucket
-        if len(self._of) > _MOST_NETWORKS:
-            self._of.popitem(last=False)
-        return take((bucket, self._total), REQUEST, now)
+        return take((self._of.of(network), self._total), REQUEST, now)
 
     def answered(self, network: Hashable, size: int, now: float) -> None:
         """It was answered with so many bytes."""
-        for bucket in (self._of[network], self._total):
+        for bucket in (self._of.of(network), self._total):
             bucket.spend(size, size, now)
-
-    def _bucket(self, times: int) -> TokenBucket:
-        rate = times * self._per_network
-        return TokenBucket(max(_SECONDS * rate, REQUEST), rate)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Hashable
 import trio
 
 from lattica.nat.base.errors import RemoteProtocolError
-from lattica.nat.base.limits.token_bucket import TokenBucket, take
+from lattica.nat.base.limits.token_bucket import TokenBucket, TokenBuckets, take
 
 TURN = 256
 """Units of work in a turn: about a millisecond."""
@@ -58,21 +58,13 @@ class Turnstile:
                 self._lines.pop(network, None)
 
 
-class NetworkNuisance:
-    """The buckets of networks: those that were used last, so that memory is bounded."""
+class NetworkNuisance(TokenBuckets[Hashable]):
+    """The buckets of networks, each of which all connections from one share."""
 
-    __slots__ = ("_buckets",)
+    __slots__ = ()
 
     def __init__(self) -> None:
-        self._buckets: dict[Hashable, TokenBucket] = {}
-
-    def of(self, network: Hashable) -> TokenBucket:
-        """The bucket that all connections from a network share."""
-        bucket = self._buckets.pop(network, None) or TokenBucket(_NETWORK_BURST, _NETWORK_RATE)
-        self._buckets[network] = bucket
-        if len(self._buckets) > _MAX_NETWORKS:
-            del self._buckets[next(iter(self._buckets))]
-        return bucket
+        super().__init__(_NETWORK_BURST, _NETWORK_RATE, _MAX_NETWORKS)
 
 
 class Nuisance:

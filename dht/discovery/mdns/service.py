@@ -9,7 +9,6 @@ import logging
 import random
 import secrets
 import string
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable
 from functools import partial
 
@@ -30,7 +29,7 @@ from lattica.dht.discovery.mdns.told import ToldPeers
 from lattica.dht.discovery.source import FoundPeer, Source
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.keys.peer_id import PeerId
-from lattica.nat.base.limits.token_bucket import TokenBucket, take
+from lattica.nat.base.limits.token_bucket import TokenBucket, TokenBuckets, take
 from lattica.nat.base.net.addresses import split_peer
 from lattica.nat.base.net.ip import IpAddress
 from lattica.nat.base.net.multiaddr import Multiaddr
@@ -92,8 +91,10 @@ class MdnsSource(Source):
         self._told = False
         self._rng = random.Random()
         self._read = TokenBucket(_READ_AT_ONCE, _READ_PER_SECOND)
-        self._read_of: OrderedDict[IpAddress, TokenBucket] = OrderedDict()
-        """By sender; the latest at the end."""
+        self._read_of = TokenBuckets[IpAddress](
+            _SHARE * _READ_AT_ONCE, _SHARE * _READ_PER_SECOND, _MAX_SENDERS
+        )
+        """By sender."""
         self._answers = TokenBucket(_ANSWERS_AT_ONCE, _ANSWERS_PER_SECOND)
         self._tasks = Tasks(nursery)
         for version in GROUPS:
@@ -179,12 +180,7 @@ class MdnsSource(Source):
 
     def _may_read(self, sender: IpAddress, size: int, now: float) -> bool:
         """Whether there is time for so many bytes of a sender's; if so, they are counted."""
-        share = self._read_of.pop(sender, None)
-        share = share or TokenBucket(_SHARE * _READ_AT_ONCE, _SHARE * _READ_PER_SECOND)
-        self._read_of[sender] = share
-        if len(self._read_of) > _MAX_SENDERS:
-            self._read_of.popitem(last=False)
-        return take((share, self._read), size, now)
+        return take((self._read_of.of(sender), self._read), size, now)
 
     def _take(self, answer: Answer, sender: IpAddress, now: float) -> None:
         for peer_id, told in answer.peers.items():

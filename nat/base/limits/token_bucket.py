@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import OrderedDict
+from collections.abc import Collection, Hashable
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
 
 
 class TokenBucket:
@@ -38,6 +42,34 @@ class TokenBucket:
     def is_full(self) -> bool:
         """Whether it is as if it had never been used."""
         return self.level >= self._size
+
+
+class TokenBuckets(Generic[K]):
+    """A bucket for each of many keys: of the `most` that were used last, so that memory is bounded.
+
+    Args:
+        size, rate: of each of them.
+    """
+
+    __slots__ = ("_buckets", "_most", "_rate", "_size")
+
+    def __init__(self, size: float, rate: float, most: int) -> None:
+        self._size = size
+        self._rate = rate
+        self._most = most
+        self._buckets: OrderedDict[K, TokenBucket] = OrderedDict()
+        """The latest at the end."""
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def of(self, key: K) -> TokenBucket:
+        """The bucket of a key; a full one if it is not remembered."""
+        bucket = self._buckets.pop(key, None) or TokenBucket(self._size, self._rate)
+        self._buckets[key] = bucket
+        if len(self._buckets) > self._most:
+            self._buckets.popitem(last=False)
+        return bucket
 
 
 def take(buckets: Collection[TokenBucket], cost: float, now: float) -> bool:

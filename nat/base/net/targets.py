@@ -9,12 +9,11 @@ networks, its own before all, or flood a third party. So addresses are judged by
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from lattica.nat.base.limits.token_bucket import TokenBucket, take
+from lattica.nat.base.limits.token_bucket import TokenBucket, TokenBuckets, take
 from lattica.nat.base.net.interfaces import Interface
 from lattica.nat.base.net.ip import IpAddress, is_private_host, is_public_host
 from lattica.nat.base.net.network_groups import host_of
@@ -89,7 +88,7 @@ class TargetBudget:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._hosts: OrderedDict[str, TokenBucket] = OrderedDict()
+        self._hosts = TokenBuckets[str](self.BURST, 1 / self.INTERVAL, self.MAX_HOSTS)
         self._total = TokenBucket(self.TOTAL_BURST, self.TOTAL_RATE)
 
     def take(self, ip: IpAddress) -> bool:
@@ -97,9 +96,4 @@ class TargetBudget:
 
         An IPv4 address is one host, and an IPv6 /64.
         """
-        key = host_of(ip)
-        bucket = self._hosts.pop(key, None) or TokenBucket(self.BURST, 1 / self.INTERVAL)
-        self._hosts[key] = bucket
-        while len(self._hosts) > self.MAX_HOSTS:
-            self._hosts.popitem(last=False)
-        return take((bucket, self._total), 1.0, self._clock())
+        return take((self._hosts.of(host_of(ip)), self._total), 1.0, self._clock())
