@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from lattica.content.disk import open_below, set_mode, storage_error
-from lattica.content.download.local.former import make_root, mark_link
+from lattica.content.download.local.former import LinkNotes, make_root
 from lattica.content.download.plan import Plan
 from lattica.content.errors import StorageError
 from lattica.content.manifest.links import ups_of
@@ -26,10 +26,10 @@ _OWNER = 0o700
 
 def make_entries(plan: Plan, out_dir: Path) -> None:
     """Make them. Raises :class:`~lattica.errors.StorageError`."""
-    root = make_root(out_dir) if plan.links else b""
+    notes = LinkNotes(make_root(out_dir) if plan.links else b"")
     for link in plan.links:
         try:
-            _make_link(out_dir, root, link.path.split("/"), link.target)
+            _make_link(out_dir, notes, link.path.split("/"), link.target)
         except OSError as error:
             raise storage_error(error, out_dir / link.path) from None
     for directory in sorted(plan.named_directories, key=lambda d: d.path, reverse=True):
@@ -45,7 +45,7 @@ def make_entries(plan: Plan, out_dir: Path) -> None:
             raise storage_error(error, out_dir / directory.path) from None
 
 
-def _make_link(out_dir: Path, root: bytes, parts: list[str], target: str) -> None:
+def _make_link(out_dir: Path, notes: LinkNotes, parts: list[str], target: str) -> None:
     *above, name = parts
     for depth in range(len(above) - ups_of(target), len(above)):
         if _is_link(out_dir, above[: depth + 1]):
@@ -55,10 +55,12 @@ def _make_link(out_dir: Path, root: bytes, parts: list[str], target: str) -> Non
                 "directory with -o"
             )
     place = open_below(out_dir, above, make=True)
+    former: str | None = None
     try:
         with suppress(OSError):
-            if os.readlink(name, dir_fd=place) == target:
-                return
+            former = os.readlink(name, dir_fd=place)
+        if former == target:
+            return
         with suppress(FileNotFoundError):
             if stat.S_ISDIR(os.stat(name, dir_fd=place, follow_symlinks=False).st_mode):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
@@ -71,7 +73,7 @@ def _make_link(out_dir: Path, root: bytes, parts: list[str], target: str) -> Non
         except OSError:
             os.unlink(unfinished, dir_fd=place)
             raise
-        mark_link(place, root, "/".join(parts), target)
+        notes.add(place, "/".join(parts), target, former)
         os.fsync(place)
     finally:
         os.close(place)

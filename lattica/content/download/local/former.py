@@ -118,27 +118,47 @@ def _links_in(directory: int, root: bytes) -> set[bytes]:
     return set()
 
 
-def mark_link(directory: int, root: bytes, path: str, target: str) -> None:
-    """Note on a directory that a fetch into this root has made a link in it, if that can be kept;
-    links that have gone since are forgotten where there is no room."""
-    if not root:
-        return
-    note, known = _note_of_link(path, target), _links_in(directory, root)
-    above = path.rpartition("/")[0]
-    for attempt in range(2):
-        with suppress(OSError, AttributeError):
-            os.setxattr(directory, LINKS, root + b"".join(sorted(known | {note})))
+class LinkNotes:
+    """Notes on directories of the links that a fetch into this root makes in them, if they can be
+    kept."""
+
+    def __init__(self, root: bytes) -> None:
+        self._root = root
+        self._full: set[str] = set()
+        """Directories of which links that have gone since were forgotten: all that is noted there
+        is there."""
+
+    def add(self, directory: int, path: str, target: str, former: str | None) -> None:
+        """A link was made in a directory, in the place of one that led to `former`, if any.
+
+        Where there is no room, links that have gone since are forgotten.
+        """
+        if not self._root:
             return
-        if not attempt:
-            with suppress(OSError), os.scandir(directory) as entries:
-                known &= {
-                    _note_of_link(
-                        f"{above}/{entry.name}" if above else entry.name,
-                        os.readlink(entry.name, dir_fd=directory),
-                    )
-                    for entry in entries
-                    if entry.is_symlink()
-                }
+        notes = _links_in(directory, self._root)
+        if former is not None:
+            notes.discard(_note_of_link(path, former))
+        notes.add(_note_of_link(path, target))
+        above = path.rpartition("/")[0]
+        if self._keep(directory, notes) or above in self._full:
+            return
+        self._full.add(above)
+        with suppress(OSError), os.scandir(directory) as entries:
+            notes &= {
+                _note_of_link(
+                    f"{above}/{entry.name}" if above else entry.name,
+                    os.readlink(entry.name, dir_fd=directory),
+                )
+                for entry in entries
+                if entry.is_symlink()
+            }
+        self._keep(directory, notes)
+
+    def _keep(self, directory: int, notes: set[bytes]) -> bool:
+        with suppress(OSError, AttributeError):
+            os.setxattr(directory, LINKS, self._root + b"".join(sorted(notes)))
+            return True
+        return False
 
 
 def is_directory(plan: Plan) -> bool:

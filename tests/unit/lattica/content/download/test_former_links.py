@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 from lattica.content import FetchOptions, Publisher, fetch
+from lattica.content.download.local.former import LINKS, LinkNotes, other_file
 from tests.support.doubles.memory_host import memory_net
 
 DELETE = FetchOptions(delete_former=True, first_delay=0.01)
@@ -70,3 +73,49 @@ async def test_hundreds_of_links_come_and_go(tmp_path: Path) -> None:
         names = {f"{number}-{each:03}": "model.bin" for each in range(200)}
         await fetched(version(tmp_path / str(number), names), out)
         assert sum(path.is_symlink() for path in out.iterdir()) == 200
+
+
+def test_where_no_more_can_be_noted_all_links_are_looked_at_once(tmp_path: Path, monkeypatch):
+    """Each link beyond what an attribute takes was a look at all others."""
+    root, most, looks, kept = b"r" * 16, 10, 0, {}
+
+    def keep(directory: int, name: bytes, value: bytes) -> None:
+        if len(value) > len(root) + 8 * most:
+            raise OSError(errno.ENOSPC, "full")
+        kept[name] = value
+
+    def look(directory: int):
+        nonlocal looks
+        looks += 1
+        return scandir(directory)
+
+    scandir = os.scandir
+    monkeypatch.setattr(os, "setxattr", keep, raising=False)
+    monkeypatch.setattr(os, "getxattr", lambda directory, name: kept[name], raising=False)
+    monkeypatch.setattr(os, "scandir", look)
+    kept[LINKS] = root
+    directory = os.open(tmp_path, os.O_RDONLY)
+
+    def is_noted(name: str) -> bool:
+        found = other_file(directory, name, name, root)
+        return found is not None and found.is_link
+
+    def make(notes: LinkNotes, name: str, target: str, before: str | None = None) -> None:
+        (tmp_path / name).unlink(missing_ok=True)
+        (tmp_path / name).symlink_to(target)
+        notes.add(directory, name, target, before)
+
+    try:
+        notes = LinkNotes(root)
+        for number in range(30):
+            make(notes, f"{number:02}", "a")
+        assert looks == 1
+        assert [n for n in range(30) if is_noted(f"{n:02}")] == [*range(most)]
+        make(notes, "03", "b", "a")  # in the place of one that is noted
+        assert is_noted("03")
+        (tmp_path / "05").unlink()
+        make(LinkNotes(root), "30", "a")  # by the next fetch
+        assert looks == 2
+        assert is_noted("30")
+    finally:
+        os.close(directory)
