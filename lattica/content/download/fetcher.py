@@ -54,7 +54,7 @@ from lattica.content.events import (
 )
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.codec import decode_manifest
-from lattica.content.manifest.lists import lists_in, with_lists
+from lattica.content.manifest.lists import with_lists
 from lattica.content.manifest.manifest import Manifest
 from lattica.content.manifest.signing import check_signer
 from lattica.content.manifest.tensor_files.shards import check_index, is_index
@@ -458,7 +458,7 @@ class _Fetch:
 
 
 def _all_lists(manifest: Manifest) -> set[int]:
-    return {one.number for one in lists_in(manifest)}
+    return set(range(manifest.list_count))
 
 
 async def find_manifest(

@@ -36,7 +36,7 @@ from lattica.content.hub.repository import (
 )
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.codec import decode_manifest
-from lattica.content.manifest.lists import all_lists, lists_in, split_lists, with_lists
+from lattica.content.manifest.lists import all_lists, split_lists, with_lists
 from lattica.content.manifest.manifest import Manifest
 from lattica.content.names.record import NameRecord, NameRef
 from lattica.content.names.resolver import NameResolver
@@ -292,7 +292,7 @@ def _kept_manifest(directory: Path, name: str) -> tuple[Manifest, bytes] | None:
         return None
     try:
         manifest = decode_manifest(encoded)
-        wanted = sum(1 for _ in lists_in(manifest))
+        wanted = manifest.list_count
         if wanted:
             lists = split_lists(manifest, read_small(directory / "lists" / name) or b"")
             if len(lists) != wanted:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncGenerator
 
 import trio
 
-from lattica.content.errors import ContentChangedError, ContentError, ContentNotFoundError
+from lattica.content.errors import ContentError, ContentNotFoundError
 from lattica.content.manifest.codec import decode_manifest
-from lattica.content.manifest.lists import lists_in, with_lists
+from lattica.content.manifest.lists import with_lists
+from lattica.content.manifest.verifying import verified_chunks
 from lattica.content.protocol import MAX_SPAN_BYTES
 from lattica.content.publish.served import Served
 
@@ -23,10 +23,8 @@ class PublishedHere:
     def __init__(self, served: Served) -> None:
         self.served = served
         manifest = decode_manifest(served.encoded)
-        numbers = [each.number for each in lists_in(manifest)]
-        if numbers:
-            manifest = with_lists(manifest, {each: served.chunk_list(each) for each in numbers})
-        self._manifest = manifest
+        lists = {number: served.chunk_list(number) for number in range(manifest.list_count)}
+        self._manifest = manifest = with_lists(manifest, lists)
         self._index = {file.path: index for index, file in enumerate(manifest.files)}
         self.failure: ContentError | None = None
         """Why it can be read here no more, once it was found."""
@@ -65,14 +63,8 @@ class PublishedHere:
     def _read_span(self, first: int, count: int) -> bytes:
         try:
             data = self.served.read_span(first, count)
-            view = memoryview(data)
-            for number in range(first, first + count):
-                chunk = self._manifest.chunk(number)
-                if hashlib.sha256(view[: chunk.length]).digest() != chunk.digest:
-                    raise ContentChangedError(
-                        f"{self._manifest.name} was changed after it was published"
-                    )
-                view = view[chunk.length :]
+            for _ in verified_chunks(self._manifest, first, count, data, "this node"):
+                pass
         except ContentError as error:
             self.failure = error
             raise
