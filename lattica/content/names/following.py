@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from lattica.content.download.fetcher import fetch, fetch_manifest, parse_ref
+from lattica.content.download.fetcher import fetch, fetch_manifest, named_by, parse_ref
 from lattica.content.download.local.former import is_directory
 from lattica.content.download.options import FetchOptions, FetchResult
 from lattica.content.download.plan import Plan
@@ -143,7 +143,7 @@ async def follow(
         while True:
             try:
                 manifest = await fetch_manifest(node, ticket, options=options, finder=finder)
-                cid = ticket.cid if isinstance(ticket, Ticket) else ticket
+                cid, _ = named_by(ticket)
                 is_whole = tensors is None and is_directory(Plan(cid, manifest))
                 result = await fetch(
                     node,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from lattica.content.download.fetcher import parse_ref
+from lattica.content.download.fetcher import named_by, parse_ref
 from lattica.content.errors import NameNotFoundError, TicketError
 from lattica.content.manifest.cid import Cid
 from lattica.content.ticket import Ticket
@@ -130,7 +130,7 @@ class RegistryName:
                 except NameNotFoundError as error:
                     logger.info("%s", error)
                     continue
-                if _cid(found) != _cid(known):
+                if named_by(found)[0] != named_by(known)[0]:
                     return found
         raise LocalProtocolError("the document was closed")
 
@@ -158,10 +158,6 @@ async def _now_and(changes: AsyncIterator[object]) -> AsyncIterator[object]:
     yield None
     async for change in changes:
         yield change
-
-
-def _cid(content: Ticket | Cid) -> Cid:
-    return content.cid if isinstance(content, Ticket) else content
 
 
 @asynccontextmanager
