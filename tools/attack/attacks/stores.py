@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from itertools import count
 
 import trio
@@ -27,14 +26,13 @@ from lattica.dht.kademlia.contact import Contact
 from lattica.dht.kademlia.messages import MessageType, Record, Request, encode
 from lattica.dht.records.keys import content_key
 from lattica.nat.base.keys.identity import Identity
-from lattica.nat.base.net.addresses import parse_multiaddr, split_peer
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.wire import encode_length_prefixed
+from lattica.nat.mux.connection import Connection
 from lattica.nat.mux.stream import Stream
-from tools.attack.attack import ENEMY_HOST, Attack, Victim
-from tools.attack.attacks.rpc.caller import IDENTITIES, LOST, connected, on_streams, send
+from tools.attack.attack import Attack, Victim
+from tools.attack.attacks.rpc.caller import as_peers, on_streams, send
 from tools.attack.victim import DOCUMENT as NAME
-from tools.attack.witnesses import client
 
 STREAMS = 16
 """Of each enemy at a time."""
@@ -103,23 +101,13 @@ async def _provide(victim: Victim) -> None:
                 request = Request(MessageType.ADD_PROVIDERS, providers=(own,), keys=keys)
                 await send(stream, encode_length_prefixed(encode(request)))
 
-    async def as_one() -> None:
-        identity = Identity.generate()
+    async def one(connection: Connection, identity: Identity) -> None:
         own = Contact.of(identity.peer_id, [Multiaddr("/ip4/192.0.2.1/tcp/4001")])
-        while True:
-            with suppress(*LOST):
-                async with connected(victim, identity) as connection:
-                    try:
-                        async with trio.open_nursery() as nursery:
-                            for _ in range(STREAMS):
-                                nursery.start_soon(act, await connection.open(KADEMLIA), own)
-                    except* LOST:
-                        pass
-            await trio.sleep(0.05)
+        async with trio.open_nursery() as nursery:
+            for _ in range(STREAMS):
+                nursery.start_soon(act, await connection.open(KADEMLIA), own)
 
-    async with trio.open_nursery() as nursery:
-        for _ in range(IDENTITIES):
-            nursery.start_soon(as_one)
+    await as_peers(victim, one, keep_keys=True)
 
 
 def _document() -> bytes:
@@ -145,34 +133,18 @@ def _holdings_hello(victim: Victim) -> bytes:
 
 async def _exchanges(victim: Victim, act: Callable[[Stream], Awaitable[None]]) -> None:
     """Have exchanges about the document, which anybody may read."""
-    addr, peer = split_peer(parse_multiaddr(victim.tcp))
-    assert peer is not None
-    doc, theirs = Genesis(NAME).doc_id, peer.to_bytes()
+    doc = Genesis(NAME).doc_id
 
-    async def as_one() -> None:
-        while True:
-            try:
-                async with (
-                    client() as enemy,
-                    enemy.swarm.dial_unshared(peer, addr, source_ip=ENEMY_HOST) as connection,
-                    await connection.open(DOCUMENTS) as stream,
-                ):
-                    nonce, ours = (
-                        secrets.token_bytes(NONCE_BYTES),
-                        enemy.swarm.identity.peer_id.to_bytes(),
-                    )
-                    tag = hello_tag(doc, nonce, ours, theirs)
-                    hello = encode_document_hello(DocumentHello(Purpose.SYNC, nonce, tag))
-                    await send(stream, encode_length_prefixed(hello))
-                    await stream.receive_message(4096)
-                    await act(stream)
-            except* LOST:
-                pass
-            await trio.sleep(0.05)
+    async def one(connection: Connection, identity: Identity) -> None:
+        async with await connection.open(DOCUMENTS) as stream:
+            nonce, ours = secrets.token_bytes(NONCE_BYTES), identity.peer_id.to_bytes()
+            tag = hello_tag(doc, nonce, ours, connection.peer_id.to_bytes())
+            hello = encode_document_hello(DocumentHello(Purpose.SYNC, nonce, tag))
+            await send(stream, encode_length_prefixed(hello))
+            await stream.receive_message(4096)
+            await act(stream)
 
-    async with trio.open_nursery() as nursery:
-        for _ in range(IDENTITIES):
-            nursery.start_soon(as_one)
+    await as_peers(victim, one)
 
 
 async def _trickle(stream: Stream) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import msgpack
 import trio
@@ -39,8 +39,8 @@ _ACKNOWLEDGED = 64
 
 
 @asynccontextmanager
-async def connected(victim: Victim, identity: Identity | None = None) -> AsyncIterator[Connection]:
-    """A connection of somebody new, or with a key that is known."""
+async def connected(victim: Victim, identity: Identity) -> AsyncIterator[Connection]:
+    """A connection of a peer with this key."""
     addr, peer = split_peer(parse_multiaddr(victim.tcp))
     assert peer is not None
     async with (
@@ -57,23 +57,39 @@ async def as_many(
     connection or a stream.
     """
 
+    async def one(connection: Connection, _: Identity) -> None:
+        await act(connection)
+
+    await as_peers(victim, one, identities)
+
+
+async def as_peers(
+    victim: Victim,
+    act: Callable[[Connection, Identity], Awaitable[None]],
+    identities: int = IDENTITIES,
+    *,
+    keep_keys: bool = False,
+) -> None:
+    """The same, where it matters who one is. `keep_keys`: each comes again with the key it had."""
+
     async def as_one() -> None:
+        identity = Identity.generate()
         while True:
-            with suppress(*LOST):
-                async with connected(victim) as connection:
-                    try:
-                        await act(connection)
-                    except* LOST:
-                        pass
+            try:
+                async with connected(victim, identity) as connection:
+                    await act(connection, identity)
+            except* _LOST:
+                pass
             await trio.sleep(0.05)
+            if not keep_keys:
+                identity = Identity.generate()
 
     async with trio.open_nursery() as nursery:
         for _ in range(identities):
             nursery.start_soon(as_one)
 
 
-LOST = (LatticaError, OSError, trio.BrokenResourceError)
-"""How an enemy loses a stream or a connection."""
+_LOST = (LatticaError, OSError, trio.BrokenResourceError)
 
 
 async def on_streams(
