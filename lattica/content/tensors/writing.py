@@ -18,6 +18,11 @@ from lattica.content.tensors.elements import StateDict, bytes_of, form_of
 from lattica.nat.base.errors import LocalProtocolError
 
 
+def file_order(tensor: Tensor) -> tuple[int, str]:
+    """By what tensors are sorted in a file."""
+    return -DTYPE_BITS[tensor.dtype], tensor.name
+
+
 def in_file_order(state: StateDict) -> list[Tensor]:
     """Names, types and shapes of a state dict, in the order in which they are written.
 
@@ -26,9 +31,8 @@ def in_file_order(state: StateDict) -> list[Tensor]:
     """
     if not state:
         raise LocalProtocolError("the state dict is empty")
-    tensors = [Tensor(name, *form_of(name, value), 0) for name, value in state.items()]
-    tensors.sort(key=lambda tensor: (-DTYPE_BITS[tensor.dtype], tensor.name))
-    return tensors
+    tensors = (Tensor(name, *form_of(name, value), 0) for name, value in state.items())
+    return sorted(tensors, key=file_order)
 
 
 def write_tensors(

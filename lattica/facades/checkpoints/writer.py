@@ -23,9 +23,9 @@ from torch.distributed.checkpoint.storage import (  # type: ignore[import-not-fo
 from torch.futures import Future  # type: ignore[import-not-found,unused-ignore]
 
 from lattica.content.disk import replacing, storage_error
-from lattica.content.manifest.tensor_files.safetensors_header import DTYPE_BITS, Tensor
+from lattica.content.manifest.tensor_files.safetensors_header import Tensor
 from lattica.content.tensors.elements import safetensors_dtype
-from lattica.content.tensors.writing import write_tensors
+from lattica.content.tensors.writing import file_order, write_tensors
 from lattica.content.ticket import Ticket
 from lattica.facades.blocking import Lattica
 from lattica.facades.checkpoints.values import encode_values
@@ -146,12 +146,10 @@ class LatticaWriter(StorageWriter):  # type: ignore[misc,unused-ignore]
         written = {result.storage_data for rank in results for result in rank}
         try:
             for path in self._directory.iterdir():
-                is_ours = path.name.startswith(f"{self._name}-shard-") and path.match(
-                    "*.safetensors"
-                )
-                if (
-                    is_ours or path.name == f"{self._name}.safetensors"
-                ) and path.name not in written:
+                is_shard = path.name.startswith(f"{self._name}-shard-")
+                is_ours = is_shard and path.name.endswith(".safetensors")
+                is_whole = path.name == f"{self._name}.safetensors"
+                if (is_ours or is_whole) and path.name not in written:
                     path.unlink()
         except OSError as error:
             raise storage_error(error, self._directory) from None
@@ -179,7 +177,7 @@ def _write(
         dtype = safetensors_dtype(name, str(data.properties.dtype))
         tensors.append(Tensor(name, dtype, tuple(data.chunk.sizes), 0))
         places[name] = {"saved_offsets": [*data.chunk.offsets], "size": [*data.size]}
-    tensors.sort(key=lambda tensor: (-DTYPE_BITS[tensor.dtype], tensor.name))
+    tensors.sort(key=file_order)
     texts = [("format", "pt"), (SHARDING, json.dumps(places, separators=(",", ":")))]
     if values:
         texts.append((VALUES, encode_values(values)))
