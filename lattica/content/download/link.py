@@ -156,9 +156,8 @@ class Kept:
 
     def doubts(self, span: Span) -> bool:
         """Whether a span has to come on one stream, which shows whose fault it is."""
-        numbers = range(span.first, span.first + span.count)
         return bool(self.wrong_chunks) and any(
-            self.wrong_chunks[number] >= _JOINED_WRONG for number in numbers
+            self.wrong_chunks[number] >= _JOINED_WRONG for number in span.numbers
         )
 
 

@@ -241,7 +241,7 @@ class Obtaining:
         async for arrived in arrivals:
             span = schedule.span(arrived.piece)
             peer = arrived.link.peer_id
-            numbers = range(span.first, span.first + span.count)
+            numbers = span.numbers
             contact = self._contacts.get(peer)
             try:
                 await trio.to_thread.run_sync(

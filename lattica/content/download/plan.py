@@ -110,6 +110,11 @@ class Span:
     count: int
     size: int
 
+    @property
+    def numbers(self) -> range:
+        """Of the chunks."""
+        return range(self.first, self.first + self.count)
+
 
 def _whole_output(file: FileEntry) -> Output:
     segments = (Segment(0, 0, file.size),) if file.size else ()

@@ -159,7 +159,7 @@ class Schedule(Generic[S]):
         for span in spans:
             piece = len(self._spans)
             self._spans.append(span)
-            for number in range(span.first, span.first + span.count):
+            for number in span.numbers:
                 self._piece_of[number] = piece
             self._waiting |= 1 << piece
         for source in self._sources.values():
@@ -593,7 +593,7 @@ class Schedule(Generic[S]):
         self._waiting &= ~(1 << piece)
         self._urgent &= ~(1 << piece)
         span = self._spans[piece]
-        for number in range(span.first, span.first + span.count):
+        for number in span.numbers:
             if self._piece_of.get(number) == piece:
                 del self._piece_of[number]
 

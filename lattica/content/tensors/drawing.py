@@ -152,17 +152,13 @@ class TensorDraw:
                     raise ContentError(f"what is published here cannot be read: {error}") from error
                 logger.warning("what is published here cannot be read: %s", error)
                 self._needed.set()
-                self._obtaining.ask(number for left in spans[index:] for number in _numbers(left))
+                self._obtaining.ask(number for left in spans[index:] for number in left.numbers)
                 return
-            self._placing.arrived(_numbers(span))
+            self._placing.arrived(span.numbers)
 
     def _copy(self, here: Served, span: Span) -> None:
         data = here.read_span(span.first, span.count)
         self._placing.write(span.first, span.count, data, "this node")
-
-
-def _numbers(span: Span) -> range:
-    return range(span.first, span.first + span.count)
 
 
 def _ignore(*_: object) -> None:
