@@ -2,13 +2,15 @@
 
 The peers that are known are asked whether they have it, one of them for the block at once, as it
 mostly has; then those who say that they have it, one after the other, each with a time of its own.
-Whoever comes later is asked as well.
+Whoever comes later is asked as well. Where nobody is left, those who have been asked for the block
+are asked anew: implementations exist that keep a want which came before their block was stored,
+and never look it up again (beetswap 0.4, and so the original).
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -49,6 +51,10 @@ class _Search:
     refused: set[PeerId] = field(default_factory=set)
     next_source: float = 0.0
     """When another one is asked, if it has not come."""
+    again: float = 0.0
+    """When the sources may be asked anew."""
+    pause: float = PATIENCE
+    """Seconds from then to the next time."""
 
 
 class Asking:
@@ -98,9 +104,9 @@ class Asking:
         search = self._searches.pop(cid, None)
         if search is None:
             return []
-        cancel = Message(wants=(Want(bytes(cid), cancel=True),))
         if not self._searches:
             self._scores.clear()
+        cancel = self._cancel(cid)
         return [Sent(peer, cancel) for peer in search.asked - search.refused]
 
     def on_message(self, peer: PeerId, message: Message, now: float) -> list[Sent]:
@@ -158,8 +164,10 @@ class Asking:
                 sent += self._lose(cid, search, peer, now)
         return sent
 
-    def tick(self, now: float) -> list[Sent]:
-        """Ask others where a peer takes too long."""
+    def tick(self, now: float, sending: Container[PeerId] = ()) -> list[Sent]:
+        """Ask others where a peer takes too long; peers that are `sending` something take long
+        for a reason, and are not asked anew.
+        """
         sent: list[Sent] = []
         for cid, search in self._searches.items():
             if search.sources and search.next_source <= now:
@@ -167,14 +175,30 @@ class Asking:
                     self._scores[peer] = self._scores.get(peer, 0) - 1
                 self._fail(search, now)
                 search.next_source = now + PATIENCE
-                sent += self._next(cid, search, now)
+                sent += self._next(cid, search, now) or self._again(cid, search, now, sending)
         return sent
+
+    def _again(
+        self, cid: Cid, search: _Search, now: float, sending: Container[PeerId]
+    ) -> list[Sent]:
+        """Take the want back and send it anew, as a peer that has it already does nothing."""
+        quiet = [peer for peer in search.sources if peer not in sending]
+        if now < search.again or not quiet:
+            return []
+        search.again = now + search.pause
+        search.pause *= 2
+        again = (self._cancel(cid), Message(wants=wants_of([cid], have_only=False)))
+        return [Sent(peer, message) for peer in quiet for message in again]
 
     @property
     def next_wake(self) -> float | None:
         """When :meth:`tick` has something to do."""
         times = [each.next_source for each in self._searches.values() if each.sources]
         return min(times, default=None)
+
+    @staticmethod
+    def _cancel(cid: Cid) -> Message:
+        return Message(wants=(Want(bytes(cid), cancel=True),))
 
     def _lose(self, cid: Cid, search: _Search, peer: PeerId, now: float) -> list[Sent]:
         search.holders.pop(peer, None)

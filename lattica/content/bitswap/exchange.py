@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -106,6 +106,8 @@ class Exchange:
         self._outboxes: dict[PeerId, Outbox] = {}
         self._idle: OrderedDict[Outbox, trio.CancelScope] = OrderedDict()
         """Those that wait for something to send, the longest idle one first."""
+        self._sending: Counter[PeerId] = Counter()
+        """Messages that are being received of a peer."""
         self._waiting: dict[Cid, list[_Waiter]] = {}
         self._wake = trio.Event()
         self._looking = trio.CapacityLimiter(_LOOKING)
@@ -186,7 +188,7 @@ class Exchange:
             due = self._asking.next_wake
             with trio.move_on_at(math.inf if due is None else due):
                 await self._wake.wait()
-            self._send(self._asking.tick(trio.current_time()))
+            self._send(self._asking.tick(trio.current_time(), self._sending))
 
     def _forget(self, peer: PeerId) -> None:
         self._wanted.forget(peer)
@@ -258,7 +260,11 @@ class Exchange:
             stream.push_back(first)
             # Asked now: a block may have been asked for while nothing came.
             limit = MAX_MESSAGE if self._asking.expects_blocks_of(peer) else MAX_REQUEST
-            message = decode(await stream.receive_message(limit))
+            self._sending[peer] += 1
+            try:
+                message = decode(await stream.receive_message(limit))
+            finally:
+                self._sending -= Counter([peer])  # keeps none that are 0
             for block in message.blocks:
                 await self._take(peer, block)
             self._send(self._asking.on_message(peer, message, trio.current_time()))

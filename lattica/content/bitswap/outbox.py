@@ -18,6 +18,7 @@ class Outbox:
     """Filled by several tasks, and emptied by one."""
 
     def __init__(self) -> None:
+        self._cancels: dict[bytes, Want] = {}
         self._wants: dict[bytes, Want] = {}
         self._answers: deque[Message] = deque()
         self._filled = trio.Event()
@@ -26,14 +27,20 @@ class Outbox:
 
     def __bool__(self) -> bool:
         """Something waits to be sent."""
-        return bool(self._wants or self._answers)
+        return bool(self._cancels or self._wants or self._answers)
 
     def ask(self, message: Message) -> None:
-        """Send wants; a later one for the same block takes the place of one that has not gone."""
+        """Send wants; a later one for the same block takes the place of one that has not gone.
+
+        One that is taken back and wanted anew goes in two messages: in a single one, whether the
+        peer looks for it depends on the peer.
+        """
         for want in message.wants:
             waiting = self._wants.pop(want.cid, None)
-            if not want.cancel or waiting is None:
+            if not want.cancel:
                 self._wants[want.cid] = want
+            elif waiting is None:
+                self._cancels[want.cid] = want
         self._filled.set()
 
     async def answer(self, message: Message) -> None:
@@ -54,11 +61,12 @@ class Outbox:
         while not self:
             self._filled = trio.Event()
             await self._filled.wait()
-        if self._wants:
-            wants = tuple(islice(self._wants.values(), MAX_WANTS))
-            for want in wants:
-                del self._wants[want.cid]
-            return Message(wants=wants)
+        for waiting in (self._cancels, self._wants):
+            if waiting:
+                wants = tuple(islice(waiting.values(), MAX_WANTS))
+                for want in wants:
+                    del waiting[want.cid]
+                return Message(wants=wants)
         message = self._answers.popleft()
         self._room.unpark()
         return message

@@ -90,6 +90,34 @@ def test_one_peer_is_asked_for_the_block_and_the_others_whether_they_have_it() -
     assert asked_for_block(refused) == [peer(2)]
 
 
+def test_who_is_silent_is_asked_anew_if_nobody_else_is_left() -> None:
+    """beetswap looks a want up once, and then waits for a put that may have been before."""
+    asking = Asking()
+    asking.begin(CID, [peer(1), peer(2)], 0.0)
+    assert asked_for_block(asking.tick(PATIENCE)) == [peer(2)]
+    asked = {}
+    for count in range(2, 12):
+        now = count * PATIENCE
+        assert asking.next_wake == now
+        sent = asking.tick(now)
+        if sent:
+            wants = {who: [] for who in (peer(1), peer(2))}
+            for each in sent:
+                wants[each.peer] += [(want.cancel, want.have_only) for want in each.message.wants]
+            assert wants == dict.fromkeys(wants, [(True, False), (False, False)])
+            asked[count] = sent
+    assert [*asked] == [2, 3, 5, 9]  # ever more seldom
+    failures = {who: record.failures for who, record in asking.records.items()}
+    assert failures == {peer(1): 1, peer(2): 1}  # once for one block
+
+
+def test_who_is_sending_something_is_not_asked_anew() -> None:
+    asking = Asking()
+    asking.begin(CID, [peer(1)], 0.0)
+    assert asking.tick(PATIENCE, {peer(1)}) == []
+    assert asked_for_block(asking.tick(2 * PATIENCE, {peer(2)})) == [peer(1)]
+
+
 def test_who_was_good_is_asked_first() -> None:
     asking = Asking()
     other = Cid.of(b"other")

@@ -7,7 +7,7 @@ import threading
 
 import trio
 
-from lattica.content.bitswap import exchange
+from lattica.content.bitswap import asking, exchange
 from lattica.content.bitswap.exchange import Exchange, open_exchange
 from lattica.content.bitswap.messages import PROTOCOL, Message, Want, decode, encode
 from lattica.content.manifest.cid import Cid
@@ -53,6 +53,33 @@ async def test_what_comes_as_the_time_of_an_idle_stream_is_up_is_sent(monkeypatc
                     assert (await asks.get(Cid.of(block), 20))[1] == block
                     await settled(lambda: bool(asks._idle))
             assert ended
+
+
+async def test_a_peer_that_looks_a_want_up_once_is_asked_anew(monkeypatch):
+    """beetswap keeps a want that came before the block was stored, and sends nothing."""
+    block = os.urandom(1000)
+    monkeypatch.setattr(asking, "PATIENCE", 0.2)
+    async with memory_net() as net:
+        one, two = net.host(), net.host()
+        stored, wanted = False, set()
+
+        async def serve(stream) -> None:
+            nonlocal stored
+            while True:
+                (want,) = decode(await stream.receive_message(1000)).wants
+                if want.cancel:
+                    wanted.discard(want.cid)
+                elif want.cid not in wanted:
+                    wanted.add(want.cid)
+                    if stored:
+                        answer = await two.open_stream(one.peer_id, PROTOCOL)
+                        await answer.send_message(encode(Message(blocks=(block,))))
+                    stored = True
+
+        two.handle(PROTOCOL, serve, owner="test")
+        async with open_exchange(one, Blocks()) as asks:
+            await one.connect(two.peer_id)
+            assert await asks.get(Cid.of(block), 30) == (two.peer_id, block)
 
 
 async def test_what_is_read_after_the_end_is_not_answered():
