@@ -104,7 +104,7 @@ def test_who_is_silent_is_asked_anew_if_nobody_else_is_left() -> None:
             wants = {who: [] for who in (peer(1), peer(2))}
             for each in sent:
                 wants[each.peer] += [(want.cancel, want.have_only) for want in each.message.wants]
-            assert wants == dict.fromkeys(wants, [(True, False), (False, False)])
+            assert wants == {who: [(True, False), (False, False)] for who in wants}
             asked[count] = sent
     assert [*asked] == [2, 3, 5, 9]  # ever more seldom
     failures = {who: record.failures for who, record in asking.records.items()}
