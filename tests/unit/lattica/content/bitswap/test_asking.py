@@ -101,7 +101,7 @@ def test_who_is_silent_is_asked_anew_if_nobody_else_is_left() -> None:
         assert asking.next_wake == now
         sent = asking.tick(now)
         if sent:
-            wants = {who: [] for who in (peer(1), peer(2))}
+            wants: dict[PeerId, list[tuple[bool, bool]]] = {peer(1): [], peer(2): []}
             for each in sent:
                 wants[each.peer] += [(want.cancel, want.have_only) for want in each.message.wants]
             assert wants == {who: [(True, False), (False, False)] for who in wants}
