@@ -225,13 +225,15 @@ async def test_the_size_of_the_network_is_kept_over_a_kill_with_its_error(autoju
         before = node.status()
         assert before.network_size == pytest.approx(5, abs=1)
         assert before.peers == 5
+        # A virtual clock does not wait for the thread that writes, nor for the one that loads.
+        node._network.save()
+        await node._keeper.wait_written()
         copy = left_by_a_kill(path)
         await kill(net, node)
         net.net.hosts.clear()  # nobody answers
         net.net.hosts[host.peer_id] = host
         back = net.add(host=host, path=copy)
-        with trio.fail_after(30):
-            await back._loaded.wait()
+        await back._loaded.wait()
         after = back.status()
         assert (after.network_size, after.network_size_error) == (
             before.network_size,
