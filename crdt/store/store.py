@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -107,6 +108,8 @@ class Store:
         self._discovery = discovery
         self._log_config = log_config
         self._open: dict[bytes, SharedDocument] = {}
+        self._borrowers: dict[SharedDocument, int] = {}
+        """How many use one that nobody has opened for longer."""
         self._is_closed = False
         self._running = 0
         self._ended = trio.Event()
@@ -136,16 +139,35 @@ class Store:
             ResourceLimitError: too many are open.
             StoreInUseError, StoreError: its file cannot be used.
         """
-        self._check_running()
-        await trio.lowlevel.checkpoint()
-        genesis = self._known(document)
-        if genesis is None:
-            genesis = await self._ask_for(bytes.fromhex(document), timeout)
-        opened = self._opened(genesis)
+        opened = self._opened(await self._find(document, timeout))
+        self._borrowers.pop(opened, None)
         if capability is not None:
             opened.present(capability)
-            self._write(self._capability_path(genesis.doc_id), capability)
+            self._write(self._capability_path(opened.genesis.doc_id), capability)
         return opened
+
+    @asynccontextmanager
+    async def borrowed(
+        self, document: str, *, timeout: float = 30.0
+    ) -> AsyncIterator[SharedDocument]:
+        """Open a document for a block, as :meth:`open` does.
+
+        At its end it is closed, unless it was open before, others still borrow it, or somebody has
+        opened it meanwhile.
+        """
+        genesis = await self._find(document, timeout)
+        before = self._open.get(genesis.doc_id)
+        opened = self._opened(genesis)
+        if opened is not before or opened in self._borrowers:
+            self._borrowers[opened] = self._borrowers.get(opened, 0) + 1
+        try:
+            yield opened
+        finally:
+            if opened in self._borrowers:
+                self._borrowers[opened] -= 1
+                if not self._borrowers[opened]:
+                    del self._borrowers[opened]
+                    opened.close()
 
     async def create(
         self,
@@ -284,6 +306,12 @@ class Store:
     def _check_running(self) -> None:
         if self._is_closed:
             raise LocalProtocolError("the store has ended with its node")
+
+    async def _find(self, document: str, timeout: float) -> Genesis:
+        """What a document is that has this ID or name. Raises as :meth:`open` does."""
+        self._check_running()
+        await trio.lowlevel.checkpoint()
+        return self._known(document) or await self._ask_for(bytes.fromhex(document), timeout)
 
     def _opened(self, genesis: Genesis) -> SharedDocument:
         self._check_running()

@@ -14,7 +14,7 @@ from lattica.cli.shared.terminal import say, say_json
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lattica.content import FetchOptions, FetchResult
+    from lattica.content import ByteRange, FetchOptions, FetchResult
     from lattica.content.events import FetchEvent
     from lattica.content.manifest.cid import Cid
     from lattica.content.names.record import NameRef
@@ -47,6 +47,7 @@ def publish_by(
     *,
     follow_links: bool = False,
     sign: bool = False,
+    registry: RegistryRef | None = None,
 ) -> None:
     """Have the node publish it, and print the ticket."""
     from lattica.cli.content.progress import HashDisplay
@@ -61,6 +62,7 @@ def publish_by(
                 name,
                 follow_links=follow_links,
                 sign=sign,
+                registry=None if registry is None else str(registry),
                 progress=lambda p: display(HashProgress(p.bytes_done, p.bytes_total)),
             )
         if as_json:
@@ -74,12 +76,15 @@ def publish_by(
                 "addrs": [*status.addrs],
                 "can_improve": [*made.can_improve],
                 "published_name": None if name is None else f"{status.peer_id}/{name}",
+                "registry": made.registry or None,
                 "daemon_pid": status.pid,
             }
             say_json(fields)
             return
         files = "1 file" if made.files == 1 else f"{made.files} files"
         say(f"publishing {made.name}: {files}, {format_bytes(made.bytes)}", err=True)
+        if made.registry:
+            say(f"in use as {made.registry}", err=True)
         if name is not None:
             say_name(status.peer_id, status.addrs, name)
         say("ticket, for `lattica fetch TICKET -o DIR`:", err=True)
@@ -125,6 +130,7 @@ def fetch_by(
     ref: str,
     out: Path,
     tensors: str | None,
+    ranges: Sequence[ByteRange],
     options: FetchOptions,
     connect: Sequence[str] | None,
 ) -> FetchResult:
@@ -146,6 +152,7 @@ def fetch_by(
                     ref,
                     out,
                     tensors=tensors,
+                    ranges=ranges,
                     replace_tensors=options.replace_tensors,
                     delete_former=options.delete_former,
                     delete_matching=options.delete_matching,

@@ -183,8 +183,8 @@ def fetch_command(
 
         lattica fetch crdt:cluster/chat -o ./chat --watch --connect /ip4/192.0.2.1/tcp/4001
 
-    Where a `lattica node` runs here, that fetches it, unless --listen, --range, --watch or
-    --no-daemon is given.
+    Where a `lattica node` runs here, that fetches it, unless --listen, --watch or --no-daemon is
+    given.
 
     In GLOB, *, ? and brackets mean what they do in a shell. Brackets that belong to a name get a
     backslash:
@@ -223,7 +223,7 @@ def fetch_command(
             share_for=share_for,
             rate=bytes_a_second(max_rate),
         )
-    daemon = running_node(ctx, config, listen=listen, range=ranges, watch=watch)
+    daemon = running_node(ctx, config, listen=listen, watch=watch)
     own = () if daemon is None else addrs_where_it_serves(daemon, parsed)
     if daemon is not None and own:  # it has nothing to fetch; a node of the command's own does
         daemon.close()
@@ -231,7 +231,7 @@ def fetch_command(
             config, identity_path=None, bootstrap=(*config.bootstrap, *own)
         )
     elif daemon is not None:
-        result = fetch_by(daemon, ref, out, tensors, options, bootstrap)
+        result = fetch_by(daemon, ref, out, tensors, parts, options, bootstrap)
         _show_result(result, [], out.absolute(), as_json, delete)
         return
     code = run(_fetch, config, parsed, out, tensors, parts, options, as_json, watch)

@@ -113,8 +113,7 @@ def publish_command(
     addresses, for instance with --listen /ip4/0.0.0.0/tcp/4001.
 
     Where a `lattica node` runs here, that serves it, and the command ends when the ticket is there;
-    with --listen, --relay, --repo, --registry, --max-rate, --ephemeral or --no-daemon it serves by
-    itself.
+    with --listen, --relay, --repo, --max-rate, --ephemeral or --no-daemon it serves by itself.
     """
     overrides = {"listen": listen, "bootstrap": bootstrap, "relays": relay}
     config = start(ctx, overrides, ephemeral=ephemeral)
@@ -133,10 +132,18 @@ def publish_command(
         max_rate=max_rate,
         ephemeral=ephemeral,
         repo=repo,
-        registry=registry,
     )
     if daemon is not None:
-        publish_by(daemon, path, name, bootstrap, as_json, follow_links=follow_links, sign=sign)
+        publish_by(
+            daemon,
+            path,
+            name,
+            bootstrap,
+            as_json,
+            follow_links=follow_links,
+            sign=sign,
+            registry=place,
+        )
         return
     rate = bytes_a_second(max_rate)
     run(_publish, config, path, name, ref, place, follow_links, sign, rate, as_json)
@@ -198,12 +205,11 @@ async def _publish(
                 cids.append(revision.description.cid)
             if registry is not None:
                 place = await shelf.enter_async_context(open_registry(node, registry))
-                version = place.publish(publication.cid)
-                registry = replace(registry, version=version)
+                registry = replace(registry, version=place.publish(publication.cid))
             ticket = publisher.ticket(publication.cid)
             if registry is not None:
                 say(f"in use as {registry}", err=True)
-            _show_ticket(ticket, publication, as_json, name, repo)
+            _show_ticket(ticket, publication, as_json, name, repo, registry)
             finder = dht_finder(node)
             # The node goes on while it says that it has it no more.
             with trio.CancelScope() as stop.scope:
@@ -235,6 +241,7 @@ def _show_ticket(
     as_json: bool,
     name: str | None,
     repo: RevisionRef | None,
+    registry: RegistryRef | None,
 ) -> None:
     from lattica.content.disk import format_bytes
 
@@ -251,6 +258,7 @@ def _show_ticket(
             "can_improve": list(ticket.can_improve),
             "published_name": None if name is None else f"{ticket.peer_id}/{name}",
             "repo": None if repo is None else str(repo),
+            "registry": None if registry is None else str(registry),
         }
         say_json(fields)
         return

@@ -11,7 +11,7 @@ from lattica.content.manifest.manifest import Manifest
 from lattica.nat.base.checks import require, require_types
 from lattica.nat.base.errors import ConfigError
 
-_TEXT = re.compile(r"(?:(?P<path>.*):)?(?P<first>[0-9]{0,20})-(?P<last>[0-9]{0,20})", re.DOTALL)
+_TEXT = re.compile(r"(?:(?P<path>.*):)?(?P<first>[0-9]{0,18})-(?P<last>[0-9]{0,18})", re.DOTALL)
 _SHOWN_NAMES = 5
 
 

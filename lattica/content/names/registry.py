@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -162,19 +162,16 @@ async def _now_and(changes: AsyncIterator[object]) -> AsyncIterator[object]:
 
 @asynccontextmanager
 async def open_registry(node: Node, ref: RegistryRef) -> AsyncIterator[RegistryName]:
-    """Open the document of a name; it is closed again if it was not open.
+    """Open the document of a name; it is closed again where nobody else has it open.
 
     Raises:
         NameNotFoundError: no peer has it.
         LatticaError: it cannot be opened.
     """
-    before = set(map(id, node.store.opened()))
-    try:
-        document = await node.store.open(ref.document, timeout=_TIMEOUT)
-    except TimeoutError as error:
-        raise NameNotFoundError(f"the name {ref} leads nowhere: {error}") from None
-    try:
+    async with AsyncExitStack() as stack:
+        try:
+            borrowed = node.store.borrowed(ref.document, timeout=_TIMEOUT)
+            document = await stack.enter_async_context(borrowed)
+        except TimeoutError as error:
+            raise NameNotFoundError(f"the name {ref} leads nowhere: {error}") from None
         yield RegistryName(node, ref, document)
-    finally:
-        if id(document) not in before:
-            document.close()

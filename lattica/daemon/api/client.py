@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 from google.protobuf.message import Message
 
@@ -27,6 +27,9 @@ from lattica.daemon.api.service_table import MAX_MESSAGE, methods
 from lattica.daemon.api.values import pack, unpack
 from lattica.daemon.errors import DaemonError
 from lattica.facades.closable import Closable
+
+if TYPE_CHECKING:
+    from lattica.content.download.ranges import ByteRange
 
 M = TypeVar("M", bound=Message)
 
@@ -190,17 +193,25 @@ class NodeClient(Closable):
         *,
         follow_links: bool = False,
         sign: bool = False,
+        registry: str | None = None,
         progress: Callable[[pb.PublishProgress], object] | None = None,
         timeout: float | None = None,
     ) -> pb.Publication:
         """Have it hash and serve a file or directory, until it ends or :meth:`unpublish`.
 
-        `follow_links`, `sign`: as in :meth:`lattica.content.Publisher.publish`.
+        `follow_links`, `sign`: as in :meth:`lattica.content.Publisher.publish`. `registry`:
+        `crdt:DOCUMENT/MODEL[@VERSION]`, a name in a replicated document that is to lead to it from
+        then on (`registry` of the publication has the version); the node opens the document, and
+        keeps it.
         """
         if path == "":
             raise ValueError("name a file or directory to publish; '.' is this one")
         request = pb.PublishRequest(
-            path=os.path.abspath(path), name=name or "", follow_links=follow_links, sign=sign
+            path=os.path.abspath(path),
+            name=name or "",
+            follow_links=follow_links,
+            sign=sign,
+            registry=registry or "",
         )
         return cast(
             "pb.Publication", self._outcome("publish", request, "publication", progress, timeout)
@@ -216,6 +227,7 @@ class NodeClient(Closable):
         directory: Path | str,
         *,
         tensors: str | None = None,
+        ranges: Sequence[ByteRange] = (),
         replace_tensors: bool = False,
         delete_former: bool = False,
         delete_matching: Sequence[str] = (),
@@ -229,7 +241,8 @@ class NodeClient(Closable):
     ) -> pb.FetchDone:
         """Have it fetch what a ticket or content ID names into a directory.
 
-        The options are those of :class:`lattica.content.FetchOptions`; `rate` in bytes a second, 0
+        `tensors` and `ranges` are as in :func:`lattica.content.fetch`, and the options those of
+        :class:`lattica.content.FetchOptions`; `rate` in bytes a second, 0
         without limit. If it is broken off (also by an exception of `progress`), the node stops, and
         the next fetch into the same directory goes on from there.
         """
@@ -245,6 +258,9 @@ class NodeClient(Closable):
             share_seconds=share_for,
             bytes_per_second=rate,
             signed_by=signed_by or "",
+            ranges=[
+                pb.ByteRange(path=each.path, start=each.start, stop=each.stop) for each in ranges
+            ],
         )
         return cast("pb.FetchDone", self._outcome("fetch", request, "done", progress, timeout))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,9 @@ from lattica.nat.base.errors import ConfigError, LatticaError
 
 if TYPE_CHECKING:
     from lattica.content import FetchOptions, FetchResult, Ticket
+    from lattica.content.download.ranges import ByteRange
     from lattica.content.events import FetchEvent, HashProgress
+    from lattica.content.names.registry import RegistryRef
     from lattica.crdt.store.shared_document import SharedDocument
     from lattica.daemon.node.config import MemberConfig
     from lattica.facades.facade import Content
@@ -132,6 +135,37 @@ class Member:
                 path, name, note, announce_timeout=10.0, follow_links=follow_links, sign=sign
             )
 
+    async def publish_in(
+        self,
+        registry: RegistryRef,
+        path: Path,
+        name: str | None,
+        progress: Callable[[HashProgress], object],
+        *,
+        follow_links: bool = False,
+        sign: bool = False,
+    ) -> tuple[Ticket, RegistryRef]:
+        """Publish as :meth:`publish` does, and have a name in a document lead to it: the version is
+        returned. The document stays open until the node ends. Where that fails, nothing new is
+        served.
+
+        Raises :func:`~lattica.content.names.registry.open_registry`'s errors, too, and
+        :class:`LocalProtocolError` where the version has other content, or the node may not write.
+        """
+        from lattica.content.names.registry import open_registry
+
+        async with open_registry(self.node, registry) as place:  # before all of it is hashed
+            served = {publication.cid for publication, _ in self.content.publications()}
+            ticket = await self.publish(path, name, progress, follow_links=follow_links, sign=sign)
+            try:
+                version = place.publish(ticket.cid)
+                await self.open_document(registry.document)
+            except LatticaError:
+                if ticket.cid not in served:
+                    self.content.unpublish(ticket)
+                raise
+        return ticket, replace(registry, version=version)
+
     async def fetch(
         self,
         ref: str,
@@ -139,6 +173,8 @@ class Member:
         tensors: str | None,
         options: FetchOptions,
         progress: Callable[[FetchEvent], object],
+        *,
+        ranges: Sequence[ByteRange] = (),
     ) -> FetchResult:
         """Fetch into a directory. Raises what :func:`lattica.content.fetch` does."""
         with self.transfers.begin("fetch", str(directory), ref) as transfer:
@@ -147,7 +183,7 @@ class Member:
                 transfer.update(event)
                 progress(event)
 
-            return await self.content.fetch(ref, directory, tensors, options, note)
+            return await self.content.fetch(ref, directory, tensors, options, note, ranges=ranges)
 
     async def open_document(
         self, document: str, *, capability: bytes | None = None, timeout: float = 30.0

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lattica.content.download.fetcher import parse_ref
 from lattica.content.download.options import FetchOptions, FetchResult
+from lattica.content.download.ranges import ByteRange
 from lattica.content.events import (
     FetchEvent,
     FetchProgress,
@@ -15,6 +16,7 @@ from lattica.content.events import (
     Retrying,
     Sharing,
 )
+from lattica.content.names.registry import RegistryRef
 from lattica.daemon.api.methods.base import Emit, MemberMethods
 from lattica.daemon.api.pb import node_pb2 as pb
 from lattica.daemon.api.status import publications
@@ -33,14 +35,17 @@ class ContentMethods(MemberMethods):
                 pb.PublishProgress(bytes_done=event.bytes_done, bytes_total=event.bytes_total)
             )
 
-        ticket = await self.member.publish(
-            path,
-            request.name or None,
-            progress,
-            follow_links=request.follow_links,
-            sign=request.sign,
-        )
-        [made] = [each for each in publications(self.member) if each.cid == str(ticket.cid)]
+        member, name = self.member, request.name or None
+        how = {"follow_links": request.follow_links, "sign": request.sign}
+        used_as: RegistryRef | None = None
+        if request.registry:
+            registry = RegistryRef.parse(request.registry)
+            ticket, used_as = await member.publish_in(registry, path, name, progress, **how)
+        else:
+            ticket = await member.publish(path, name, progress, **how)
+        [made] = [each for each in publications(member) if each.cid == str(ticket.cid)]
+        if used_as is not None:
+            made.registry = str(used_as)
         await emit.send(
             pb.PublishProgress(bytes_done=made.bytes, bytes_total=made.bytes, publication=made)
         )
@@ -66,6 +71,7 @@ class ContentMethods(MemberMethods):
             request.tensors or None,
             options,
             lambda event: emit.offer(_progress(event)),
+            ranges=[*map(_range, request.ranges)],
         )
         await emit.send(
             pb.FetchProgress(
@@ -83,6 +89,14 @@ def _absolute(text: str) -> Path:
     if not path.is_absolute():  # the daemon's current directory is nobody's business
         raise LocalProtocolError(f"not an absolute path: {text!r:.200}")
     return path
+
+
+def _range(message: pb.ByteRange) -> ByteRange:
+    return ByteRange(
+        message.start,
+        message.stop if message.HasField("stop") else None,
+        message.path if message.HasField("path") else None,
+    )
 
 
 def _progress(event: FetchEvent) -> pb.FetchProgress:

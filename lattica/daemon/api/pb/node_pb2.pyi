@@ -101,20 +101,22 @@ class Strategy(_message.Message):
     def __init__(self, name: _Optional[str] = ..., ok: bool = ..., reason: _Optional[str] = ..., applicable: bool = ...) -> None: ...
 
 class Publication(_message.Message):
-    __slots__ = ("cid", "name", "files", "bytes", "ticket", "can_improve")
+    __slots__ = ("cid", "name", "files", "bytes", "ticket", "can_improve", "registry")
     CID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     FILES_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
     TICKET_FIELD_NUMBER: _ClassVar[int]
     CAN_IMPROVE_FIELD_NUMBER: _ClassVar[int]
+    REGISTRY_FIELD_NUMBER: _ClassVar[int]
     cid: str
     name: str
     files: int
     bytes: int
     ticket: str
     can_improve: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, cid: _Optional[str] = ..., name: _Optional[str] = ..., files: _Optional[int] = ..., bytes: _Optional[int] = ..., ticket: _Optional[str] = ..., can_improve: _Optional[_Iterable[str]] = ...) -> None: ...
+    registry: str
+    def __init__(self, cid: _Optional[str] = ..., name: _Optional[str] = ..., files: _Optional[int] = ..., bytes: _Optional[int] = ..., ticket: _Optional[str] = ..., can_improve: _Optional[_Iterable[str]] = ..., registry: _Optional[str] = ...) -> None: ...
 
 class Transfer(_message.Message):
     __slots__ = ("id", "kind", "name", "path", "phase", "bytes_done", "bytes_total", "bytes_per_second", "sources")
@@ -297,16 +299,18 @@ class CallReply(_message.Message):
     def __init__(self, result: _Optional[bytes] = ...) -> None: ...
 
 class PublishRequest(_message.Message):
-    __slots__ = ("path", "name", "follow_links", "sign")
+    __slots__ = ("path", "name", "follow_links", "sign", "registry")
     PATH_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     FOLLOW_LINKS_FIELD_NUMBER: _ClassVar[int]
     SIGN_FIELD_NUMBER: _ClassVar[int]
+    REGISTRY_FIELD_NUMBER: _ClassVar[int]
     path: str
     name: str
     follow_links: bool
     sign: bool
-    def __init__(self, path: _Optional[str] = ..., name: _Optional[str] = ..., follow_links: bool = ..., sign: bool = ...) -> None: ...
+    registry: str
+    def __init__(self, path: _Optional[str] = ..., name: _Optional[str] = ..., follow_links: bool = ..., sign: bool = ..., registry: _Optional[str] = ...) -> None: ...
 
 class PublishProgress(_message.Message):
     __slots__ = ("bytes_done", "bytes_total", "publication")
@@ -329,7 +333,7 @@ class UnpublishReply(_message.Message):
     def __init__(self) -> None: ...
 
 class FetchRequest(_message.Message):
-    __slots__ = ("ref", "directory", "tensors", "replace_tensors", "delete_former", "delete_matching", "base", "no_share", "share_seconds", "bytes_per_second", "signed_by")
+    __slots__ = ("ref", "directory", "tensors", "replace_tensors", "delete_former", "delete_matching", "base", "no_share", "share_seconds", "bytes_per_second", "signed_by", "ranges")
     REF_FIELD_NUMBER: _ClassVar[int]
     DIRECTORY_FIELD_NUMBER: _ClassVar[int]
     TENSORS_FIELD_NUMBER: _ClassVar[int]
@@ -341,6 +345,7 @@ class FetchRequest(_message.Message):
     SHARE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
     SIGNED_BY_FIELD_NUMBER: _ClassVar[int]
+    RANGES_FIELD_NUMBER: _ClassVar[int]
     ref: str
     directory: str
     tensors: str
@@ -352,7 +357,18 @@ class FetchRequest(_message.Message):
     share_seconds: float
     bytes_per_second: float
     signed_by: str
-    def __init__(self, ref: _Optional[str] = ..., directory: _Optional[str] = ..., tensors: _Optional[str] = ..., replace_tensors: bool = ..., delete_former: bool = ..., delete_matching: _Optional[_Iterable[str]] = ..., base: _Optional[_Iterable[str]] = ..., no_share: bool = ..., share_seconds: _Optional[float] = ..., bytes_per_second: _Optional[float] = ..., signed_by: _Optional[str] = ...) -> None: ...
+    ranges: _containers.RepeatedCompositeFieldContainer[ByteRange]
+    def __init__(self, ref: _Optional[str] = ..., directory: _Optional[str] = ..., tensors: _Optional[str] = ..., replace_tensors: bool = ..., delete_former: bool = ..., delete_matching: _Optional[_Iterable[str]] = ..., base: _Optional[_Iterable[str]] = ..., no_share: bool = ..., share_seconds: _Optional[float] = ..., bytes_per_second: _Optional[float] = ..., signed_by: _Optional[str] = ..., ranges: _Optional[_Iterable[_Union[ByteRange, _Mapping]]] = ...) -> None: ...
+
+class ByteRange(_message.Message):
+    __slots__ = ("path", "start", "stop")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    STOP_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    start: int
+    stop: int
+    def __init__(self, path: _Optional[str] = ..., start: _Optional[int] = ..., stop: _Optional[int] = ...) -> None: ...
 
 class FetchProgress(_message.Message):
     __slots__ = ("phase", "bytes_done", "bytes_total", "bytes_fetched", "bytes_per_second", "sources", "name", "files", "directories", "error", "seconds", "done")

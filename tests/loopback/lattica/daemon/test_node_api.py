@@ -15,6 +15,7 @@ import trio
 
 from lattica import Lattica, Node
 from lattica.config import NodeConfig, load_config
+from lattica.content import ByteRange
 from lattica.daemon.api.client import NodeClient
 from lattica.daemon.api.methods import Methods
 from lattica.daemon.api.values import unpack
@@ -228,6 +229,50 @@ async def test_who_has_to_have_signed_it_and_links_that_are_followed(tmp_path: P
         await there(lambda: sink.fetch(made.ticket, out, signed_by=signer))
         assert (out / "link.bin").read_bytes() == b"weights"
         assert not (out / "link.bin").is_symlink()
+
+
+async def test_ranges_of_a_file_are_fetched(tmp_path: Path) -> None:
+    data = os.urandom(3_000_000)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/weights.bin").write_bytes(data)
+    (tmp_path / "model/other.bin").write_bytes(b"other")
+    async with daemon(tmp_path / "a") as (_, source), daemon(tmp_path / "b") as (_, sink):
+        made = await there(lambda: source.publish(tmp_path / "model"))
+        ranges = [ByteRange.parse("weights.bin:10-19"), ByteRange.parse("weights.bin:-5")]
+        done = await there(lambda: sink.fetch(made.ticket, tmp_path / "out", ranges=ranges))
+        [path] = done.paths
+        assert Path(path).read_bytes() == data[10:20] + data[-5:]
+        assert done.bytes_fetched < len(data)
+        with pytest.raises(ContentError, match="name the file of a range"):
+            await there(
+                lambda: sink.fetch(made.ticket, tmp_path / "out", ranges=[ByteRange(0, 10)])
+            )
+        with pytest.raises(ContentError, match="not both"):
+            await there(
+                lambda: sink.fetch(made.ticket, tmp_path / "out", ranges=ranges, tensors="*")
+            )
+
+
+async def test_a_registry_leads_to_what_the_node_publishes(tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_bytes(b"weights")
+    (tmp_path / "later.bin").write_bytes(b"more weights")
+    async with daemon(tmp_path / "a") as (publisher, source), daemon(tmp_path / "b") as (_, sink):
+        name = "crdt:cluster/chat"
+        made = await there(lambda: source.publish(tmp_path / "model.bin", registry=f"{name}@7"))
+        assert made.registry == f"{name}@7"
+        assert [document.name for document in publisher.documents.values()] == ["cluster"]
+        await there(lambda: sink.connect(str(publisher.node.addrs[0])))
+        await there(lambda: sink.fetch(name, tmp_path / "out"))
+        assert (tmp_path / "out/model.bin").read_bytes() == b"weights"
+        # A version that is taken: nothing else is served by that.
+        with pytest.raises(LocalProtocolError, match="other content"):
+            await there(lambda: source.publish(tmp_path / "later.bin", registry=f"{name}@7"))
+        status = await there(source.status)
+        assert [each.cid for each in status.publications] == [made.cid]
+        with pytest.raises(TicketError):
+            await there(lambda: source.publish(tmp_path / "later.bin", registry="cluster/chat"))
+        later = await there(lambda: source.publish(tmp_path / "later.bin", registry=name))
+        assert later.registry == f"{name}@{later.cid[7:19]}"
 
 
 async def test_a_fetch_whose_client_is_gone_ends(tmp_path: Path) -> None:

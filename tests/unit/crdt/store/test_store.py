@@ -115,6 +115,28 @@ async def test_what_was_lost_is_found_by_the_next_exchange(tmp_path, autojump_cl
         assert first.counter("steps").value == second.counter("steps").value == 3
 
 
+async def test_a_borrowed_document_is_closed_by_the_last_who_has_it(tmp_path, autojump_clock):
+    async with stores(tmp_path) as net:
+        store = net.store()
+        async with store.borrowed("cluster") as first:
+            async with store.borrowed("cluster") as second:
+                assert second is first
+            assert store.opened() == [first]
+        assert store.opened() == []
+        async with store.borrowed("cluster") as third:
+            kept = await store.open("cluster")
+        assert kept is third
+        async with store.borrowed("cluster"):
+            pass
+        assert store.opened() == [kept]
+        # One that is closed under its borrower, and borrowed anew by another.
+        async with store.borrowed("models") as old:
+            old.close()
+            async with store.borrowed("models") as new:
+                assert new is not old
+                assert new in store.opened()
+
+
 async def test_a_document_is_opened_by_its_id_alone(tmp_path, autojump_clock):
     async with stores(tmp_path) as net:
         one, two = net.store(), net.store()

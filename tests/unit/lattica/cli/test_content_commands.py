@@ -55,13 +55,11 @@ def test_what_the_running_node_serves_is_fetched_from_it(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("fetch", str(SERVED), "--range", "0-9"), "--range"),
         (("fetch", f"{OTHER}/model", "--watch"), "--watch"),
         (("fetch", str(SERVED), "--listen", "/ip4/127.0.0.1/tcp/0"), "--listen"),
-        (("publish", ".", "--registry", "crdt:cluster/chat"), "--registry"),
         (("publish", ".", "--repo", "a/b", "--max-rate", "5M"), "--max-rate and --repo"),
         (("publish", ".", "--ephemeral"), "--ephemeral"),
-        (("publish", ".", "--registry", "crdt:cluster/chat", "--no-daemon"), None),
+        (("publish", ".", "--repo", "a/b", "--no-daemon"), None),
     ],
 )
 def test_what_a_node_that_runs_cannot_do_is_said(
