@@ -8,6 +8,9 @@ READY := .venv/.ready
 ARGS ?=
 # Test files that run at a time: many of them wait for networks more than they work.
 JOBS ?= 4
+# Containers often forbid Python to keep what it has compiled. Tests start a thousand processes, each
+# of which would compile all of Lattica anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test lint bench clean
 

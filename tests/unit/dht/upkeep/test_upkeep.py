@@ -28,6 +28,8 @@ def clock(ahead: float = 0.0):
 
 
 async def joined(*nodes: Dht) -> None:
+    for node in nodes:
+        await node._loaded.wait()  # by a thread, for which no virtual clock waits
     with trio.fail_after(120):
         for node in nodes:
             await node.wait_ready()
