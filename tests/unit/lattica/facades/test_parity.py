@@ -130,7 +130,11 @@ def test_the_facades_have_what_a_node_has(facade: type) -> None:
 
 @pytest.mark.parametrize("facade", [BlockingStore, AsyncStore])
 def test_the_stores_of_the_facades_have_what_a_store_has(facade: type) -> None:
-    own = {"aclose": "it ends with the node", "opened": "for the node, in the trio thread"}
+    own = {
+        "aclose": "it ends with the node",
+        "opened": "for the node, in the trio thread",
+        "borrowed": "for the node; documents of a facade are open until they are closed",
+    }
     assert public(Store) - public(facade) == own.keys()
     for name in public(Store) & public(facade):
         assert parameters(Store, name) == parameters(facade, name), name
