@@ -234,9 +234,10 @@ class Node(NodeInProcess):
 
     @property
     def ports(self) -> Ports:
-        """TCP services of this node for other peers, and theirs on local ports (`docs/ports.md`).
+        """TCP services of this node for other peers, and theirs on local ports.
 
-        Made when first asked for, and ended with the node.
+        How to use them is in `docs/guides/ports.md`. Made when first asked for, and ended with the
+        node.
 
         Raises:
             LocalProtocolError: the node does not run.

@@ -1,4 +1,4 @@
-"""Writes docs/crdt-vectors.json, the test vectors of docs/crdt-format.md.
+"""Writes docs/formats/crdt-vectors.json, the test vectors of docs/crdt-format.md.
 
 `python -m tools.crdt_vectors`, after the format was extended; a test compares. Keys and times are
 fixed, and Ed25519 is deterministic, so the file changes only if the format does.
@@ -56,7 +56,7 @@ from lattica.crdt.types.payloads import (
 from lattica.crdt.types.state import State
 from lattica.nat.base.keys.identity import Identity
 
-TARGET = Path(__file__).parents[1] / "docs" / "crdt-vectors.json"
+TARGET = Path(__file__).parents[1] / "docs" / "formats" / "crdt-vectors.json"
 
 IDENTITY = Identity(bytes(range(32)))
 SESSION = SessionKey(bytes(range(32, 64)))

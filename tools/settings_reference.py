@@ -1,4 +1,4 @@
-"""Writes docs/settings.md, the reference of all settings, from the dataclasses that they are.
+"""Writes docs/operating/settings.md, the reference of all settings, from their dataclasses.
 
 `python -m tools.settings_reference`, after a setting was added or changed; a test compares.
 """
@@ -16,7 +16,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from lattica.config import NodeConfig
 
-TARGET = Path(__file__).parents[1] / "docs" / "settings.md"
+TARGET = Path(__file__).parents[1] / "docs" / "operating" / "settings.md"
 
 _HEAD = """# Settings
 

@@ -1,7 +1,7 @@
 """A proof: what the state of a document says at a place, who wrote it, and who says that this is
 the state. It is verified by a pure function, from the document's ID and the bytes alone.
 
-What it shows, and what it cannot, is in `docs/crdt-proofs.md`.
+What it shows, and what it cannot, is in `docs/formats/crdt-proofs.md`.
 """
 
 from __future__ import annotations

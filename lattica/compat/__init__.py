@@ -2,5 +2,5 @@
 
 `from lattica import Lattica, ConnectionHandler, rpc_method, rpc_stream, rpc_stream_iter`, and
 `Lattica.builder().with_….build()` gives a node of this kind, which stands on
-:class:`lattica.Lattica`. docs/compat.md says what it does otherwise, and why.
+:class:`lattica.Lattica`. docs/guides/compat.md says what it does otherwise, and why.
 """

@@ -154,7 +154,7 @@ class AsyncLattica(NodeFacade):
         self, name: str, options: WeightOptions | None = None
     ) -> AsyncWeightPublisher:
         """A channel on which this node publishes versions of weights, in an `async with` block
-        (`docs/weights.md`).
+        (`docs/guides/weights.md`).
         """
         from lattica.facades.weights.aio import AsyncWeightPublisher
 
@@ -164,7 +164,7 @@ class AsyncLattica(NodeFacade):
         self, channel: str, options: WeightOptions | None = None
     ) -> AsyncWeightSubscriber:
         """The versions of a channel `PEER/NAME`, the newest each time, in an `async with` block
-        (`docs/weights.md`).
+        (`docs/guides/weights.md`).
         """
         from lattica.facades.weights.aio import AsyncWeightSubscriber
 

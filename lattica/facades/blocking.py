@@ -76,7 +76,7 @@ class Lattica(NodeFacade):
     `config` and `identity` are those of :class:`~lattica.node.Node`. `max_handler_threads`
     bounds how many stream handlers run at once (see `handle`). With `process` the node has a
     process of its own, which ends with this one: for programs that keep their interpreter busy
-    (`docs/trainer.md`).
+    (`docs/guides/trainer.md`).
 
     Every call takes a `timeout` in seconds (None: what the configuration says, or without
     limit; 0: fail if it would have to wait), and raises `TimeoutError` when it has passed. All
@@ -107,7 +107,7 @@ class Lattica(NodeFacade):
 
     @staticmethod
     def builder() -> CompatLattica:
-        """A node with the Python API of the original `lattica` 1.0.21 (docs/compat.md)."""
+        """A node with the Python API of the original `lattica` 1.0.21 (docs/guides/compat.md)."""
         from lattica.compat.client import CompatLattica
 
         return CompatLattica()
@@ -189,8 +189,8 @@ class Lattica(NodeFacade):
     def publish_weights(
         self, name: str, options: WeightOptions | None = None
     ) -> BlockingWeightPublisher:
-        """A channel on which this node publishes versions of weights (`docs/weights.md`). Close it,
-        or use `with`.
+        """A channel on which this node publishes versions of weights (`docs/guides/weights.md`).
+        Close it, or use `with`.
         """
         from lattica.facades.weights.blocking import BlockingWeightPublisher
 
@@ -203,8 +203,8 @@ class Lattica(NodeFacade):
         *,
         on_version: Callable[[WeightVersion], object] | None = None,
     ) -> BlockingWeightSubscriber:
-        """The versions of a channel `PEER/NAME`, the newest each time (`docs/weights.md`). Close
-        it, or use `with`.
+        """The versions of a channel `PEER/NAME`, the newest each time (`docs/guides/weights.md`).
+        Close it, or use `with`.
 
         `on_version` is called with each in a thread of its own; what it raises ends the channel.
         """

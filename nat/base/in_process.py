@@ -15,7 +15,7 @@ class InProcess:
     def __reduce__(self) -> NoReturn:
         raise TypeError(
             f"{type(self).__name__} cannot be pickled, copied or sent to another process: "
-            f"{self.instead} (docs/programs.md)"
+            f"{self.instead} (docs/guides/programs.md)"
         )
 
 

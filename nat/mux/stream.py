@@ -86,7 +86,7 @@ class Stream(InProcess):
     the connection, and is a checkpoint, with one exception: receiving what has arrived already
     lets other tasks run not each time, but once in 1 MiB or 32 calls.
 
-    How streams end, and what is lost then, is in `docs/streams.md`.
+    How streams end, and what is lost then, is in `docs/guides/streams.md`.
 
     Errors of all methods: :class:`StreamResetError` when either side aborted the stream, and of
     those that send also when the peer has stopped reading (what it has sent can be received),

@@ -6,5 +6,5 @@ directions, :mod:`~lattica.rpc.encoding.arrays` what numpy and torch need,
 :mod:`~lattica.rpc.encoding.registry` the types that a receiver knows by name,
 :mod:`~lattica.rpc.encoding.annotations` what a value must be by its annotation,
 :mod:`~lattica.rpc.encoding.memory` where received buffers lie. The format is in
-`docs/rpc-wire.md`. There is no pickle, and no name from the network leads to an import.
+`docs/formats/rpc.md`. There is no pickle, and no name from the network leads to an import.
 """

@@ -1,7 +1,8 @@
 """gRPC over the mesh: an unmodified server on one peer, unmodified stubs on another.
 
-How to use it is in `docs/grpc.md`. The HTTP/2 connection between the two is carried, as it is, by a
-port (:mod:`lattica.rpc.ports`); each end is a unix socket in a folder that nobody else can enter.
+How to use it is in `docs/guides/grpc.md`. The HTTP/2 connection between the two is carried, as it
+is, by a port (:mod:`lattica.rpc.ports`); each end is a unix socket in a folder that nobody else can
+enter.
 Needs grpcio, which is the extra `grpc`.
 
 | module | what is in it |

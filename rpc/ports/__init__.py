@@ -1,4 +1,6 @@
-"""Any TCP service of one peer, on a local port of another. How to use it is in `docs/ports.md`.
+"""Any TCP service of one peer, on a local port of another.
+
+How to use it is in `docs/guides/ports.md`.
 
 | module | what is in it |
 |---|---|

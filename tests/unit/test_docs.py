@@ -38,7 +38,7 @@ def test_the_reference_of_settings_is_that_of_the_dataclasses() -> None:
 
 
 def test_the_examples_of_configuration() -> None:
-    names = names_of("configuration.md")
+    names = names_of("operating/configuration.md")
     config, by_hand = names["config"], names["by_hand"]
     assert config.swarm == by_hand.swarm
     assert not config.nat.port_mapping.enabled

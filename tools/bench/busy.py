@@ -1,7 +1,7 @@
 """`python -m tools.bench.busy`: what a busy process costs its connections and its throughput.
 
-The table of docs/trainer.md. A trainer, a node in a process of its own, does what training does to
-Python's interpreter lock; this process is its peer. Three questions:
+The table of docs/guides/trainer.md. A trainer, a node in a process of its own, does what training
+does to Python's interpreter lock; this process is its peer. Three questions:
 
 - `kept`: the trainer holds the lock for so many seconds. Are the connection and the stream that
   were there before still there, over TCP, QUIC and a relay? One JSON object a line, with what the

@@ -82,7 +82,8 @@ def relay_command(
         lattica relay --allow 12D3KooW… --allow 12D3KooX…
 
     It is a meeting point for topics and the DHT as well. SIGHUP reads the configuration again;
-    SIGTERM sends clients to other relays, and ends when circuits have (docs/operations.md).
+    SIGTERM sends clients to other relays, and ends when circuits have
+    (docs/operating/operations.md).
     """
     if ctx.invoked_subcommand is not None:
         return

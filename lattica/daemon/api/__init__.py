@@ -1,4 +1,6 @@
-"""The local API of a node: gRPC over a unix socket that only this user can open (docs/daemon.md).
+"""The local API of a node: gRPC over a unix socket that only this user can open.
+
+How to use it is in docs/operating/daemon.md.
 
 | module | what is in it |
 |---|---|

@@ -43,7 +43,7 @@ class MemberConfig:
     """IDs of the peers that may connect to them. Empty: whoever has the key of the port, which is
     logged when it starts."""
     api: bool = True
-    """Serve the local API (docs/daemon.md), if grpcio is installed."""
+    """Serve the local API (docs/operating/daemon.md), if grpcio is installed."""
     socket: Path | None = None
     """Where the API listens: a unix socket that only this user can open. None: `node.sock` in
     the data directory."""

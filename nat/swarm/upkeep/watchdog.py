@@ -156,7 +156,7 @@ class _Loop:
         self._told = True
         logger.warning(
             "trio %s kept from running for %.1f s%s: something blocks its thread, and no peer gets "
-            "an answer; run it in another thread (docs/trainer.md) untold=%d at=%s",
+            "an answer; run it in another thread (docs/guides/trainer.md) untold=%d at=%s",
             "was" if over else "is",
             seconds,
             "" if over else " so far",
@@ -211,7 +211,7 @@ class _Watchdog:
         frames.pop(threading.get_ident(), None)
         logger.warning(
             "this process was kept from running for %.1f s: %s, and no peer got an answer "
-            "(docs/trainer.md) untold=%d threads=%s",
+            "(docs/guides/trainer.md) untold=%d threads=%s",
             stall.seconds,
             "something held Python's interpreter lock"
             if stall.busy

@@ -1,4 +1,4 @@
-"""What docs/programs.md and docs/streams.md show runs as it is written there."""
+"""What docs/guides/programs.md and docs/guides/streams.md show runs as it is written there."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from lattica.facades.blocking import BlockingStream
 from lattica.nat.config import SwarmConfig
 from tests.support.pairs.connected import connected
 
-DOCS = Path(__file__).parents[3] / "docs"
+GUIDES = Path(__file__).parents[3] / "docs" / "guides"
 LOCAL = NodeConfig(swarm=SwarmConfig(listen=("/ip4/127.0.0.1/tcp/0",)))
 PATIENCE = 60.0
 
 
 def example(document: str, heading: str) -> str:
-    text = (DOCS / document).read_text()
+    text = (GUIDES / document).read_text()
     section = re.split(r"^## ", text.split(f"{heading}\n", 1)[1], maxsplit=1, flags=re.M)[0]
     (code,) = re.findall(r"^```python\n(.*?)^```", section, re.M | re.S)
     return code
@@ -257,7 +257,7 @@ def test_progress(server: Lattica, tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_the_table_of_progress() -> None:
-    text = (DOCS / "programs.md").read_text()
+    text = (GUIDES / "programs.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (.*?) ?\|$", text, re.M)
     documented = {name: (phase, re.findall(r"`(\w+)`", more)) for name, phase, more in rows}
     common = {field.name for field in dataclasses.fields(Progress)}
@@ -273,8 +273,8 @@ def test_the_table_of_progress() -> None:
 
 @pytest.mark.parametrize("is_early", [True, False])
 async def test_an_early_answer(is_early: bool, autojump_clock: object) -> None:
-    """The example in docs/streams.md, against a peer that reads all and one that does not."""
-    blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / "streams.md").read_text(), re.M | re.S)
+    """The example in docs/guides/streams.md, with a peer that reads all and one that does not."""
+    blocks = re.findall(r"^```python\n(.*?)^```", (GUIDES / "streams.md").read_text(), re.M | re.S)
     (code,) = (block for block in blocks if "answer = " in block)
     flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     async with connected() as (a, b):

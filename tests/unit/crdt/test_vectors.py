@@ -1,4 +1,4 @@
-"""docs/crdt-vectors.json: what we write is what is in it, and it is checked by hand as well."""
+"""docs/formats/crdt-vectors.json: what we write is what is in it, also checked by hand."""
 
 from __future__ import annotations
 

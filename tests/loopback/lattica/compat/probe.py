@@ -1,4 +1,4 @@
-"""The probe of the original's API: what each call gives, as the table in docs/compat.md has it.
+"""The probe of the original's API: what each call gives, as docs/guides/compat.md has it.
 
 Also a script, for the original itself: `python probe.py` where that is installed.
 """

@@ -1,4 +1,4 @@
-"""The table of docs/compat.md is what the probe gives."""
+"""The table of docs/guides/compat.md is what the probe gives."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.loopback.lattica.compat.probe import probe
 
-PAGE = Path(__file__).parents[4] / "docs" / "compat.md"
+PAGE = Path(__file__).parents[4] / "docs" / "guides" / "compat.md"
 
 
 def rows() -> list[tuple[str, str, str, str]]:
