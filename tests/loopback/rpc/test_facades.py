@@ -23,7 +23,7 @@ from lattica.rpc import (
     NotFoundError,
     UnknownError,
 )
-from tests.support.rpc_services import Workshop
+from tests.support.rpc.services import Workshop
 
 
 def config(tmp_path: Path) -> NodeConfig:

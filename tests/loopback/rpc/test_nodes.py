@@ -13,7 +13,7 @@ from lattica import Node
 from lattica.config import load_config
 from lattica.errors import LocalProtocolError
 from lattica.rpc import UnavailableError, UnimplementedError
-from tests.support.rpc_services import Workshop
+from tests.support.rpc.services import Workshop
 
 
 @asynccontextmanager

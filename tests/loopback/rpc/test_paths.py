@@ -8,7 +8,7 @@ import trio
 from lattica.rpc import open_rpc
 from tests.support.doubles.swarm_host import SwarmHost
 from tests.support.nets.relayed import relayed_pair
-from tests.support.rpc_services import Workshop
+from tests.support.rpc.services import Workshop
 
 
 async def test_calls_through_a_relay_go_over_to_the_direct_path() -> None:

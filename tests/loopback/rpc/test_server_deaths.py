@@ -19,7 +19,7 @@ from lattica import Node
 from lattica.config import load_config
 from lattica.rpc import BufferRef, CallContext, RpcError, with_options
 from tests.support.nets.nets import open_files, settled
-from tests.support.rpc_services import Workshop
+from tests.support.rpc.services import Workshop
 
 QUIET = {"nat.port_mapping.enabled": False, "rpc.shared_memory": 0}
 MIB = 1 << 20

@@ -22,7 +22,7 @@ from lattica.rpc import RpcError, UnavailableError, with_options
 from lattica.rpc.shared import memory, sharing
 from lattica.rpc.shared.messages import SECRET_BYTES
 from lattica.rpc.shared.slots import SLOT
-from tests.support.rpc_services import Workshop
+from tests.support.rpc.services import Workshop
 
 pytestmark = pytest.mark.skipif(not memory.IS_AVAILABLE, reason="there is no memfd_create(2) here")
 
@@ -210,7 +210,7 @@ PROGRAM = """
 import sys, trio, numpy as np
 from lattica import Node
 from lattica.config import load_config
-from tests.support.rpc_services import Workshop
+from tests.support.rpc.services import Workshop
 
 async def main():
     given = {"listen": ("/ip4/127.0.0.1/tcp/0",), "nat.port_mapping.enabled": False}

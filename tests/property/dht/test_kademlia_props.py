@@ -16,7 +16,7 @@ from lattica.dht.kademlia.messages import MessageType, Record, Request, Response
 from lattica.dht.kademlia.routing_table import RoutingTable
 from lattica.errors import RemoteProtocolError
 from lattica.nat.base.net.multiaddr import Multiaddr
-from tests.support.kademlia import contact
+from tests.support.dht.kademlia import contact
 
 KEYS = st.binary(min_size=1, max_size=64)
 ADDRS = st.builds(

@@ -29,7 +29,7 @@ from lattica.dht.topics.signing import Authors, StrictSigning, read_message
 from lattica.errors import RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.wire import LengthPrefixed
-from tests.support.topic_routers import TOPIC, RouterNet
+from tests.support.dht.topic_routers import TOPIC, RouterNet
 
 topics = st.text(st.characters(codec="utf-8"), max_size=40)
 ids = st.lists(st.binary(max_size=MAX_ID), max_size=5).map(tuple)

@@ -17,7 +17,7 @@ from lattica.rpc.encoding.decoder import Decoder
 from lattica.rpc.encoding.encoder import Encoder
 from lattica.rpc.encoding.memory import aligned_copy
 from lattica.rpc.encoding.registry import TypeRegistry
-from tests.support.rpc_types import Colour, Inner, Outer
+from tests.support.rpc.types import Colour, Inner, Outer
 
 TYPES = TypeRegistry()
 TYPES.register(Outer)

@@ -12,7 +12,7 @@ import trio
 from lattica import Node
 from tests.loopback.commands.commands import free_port
 from tests.loopback.lattica.daemon.relay_process import client, relay_process
-from tests.support.certificates import certified
+from tests.support.keys.certificates import certified
 
 EXAMPLE = Path(__file__).parents[4] / "tools/deploy/nginx.conf"
 NGINX = shutil.which("nginx")

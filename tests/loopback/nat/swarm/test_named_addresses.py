@@ -20,7 +20,7 @@ from lattica.nat.base.net import dnsaddr
 from lattica.nat.base.net.addresses import split_peer
 from lattica.nat.transport import websocket_transport
 from lattica.node import Node
-from tests.support.certificates import Contexts, certified
+from tests.support.keys.certificates import Contexts, certified
 from tests.support.nets.nets import node_config, unused_port
 
 TCP, WS = "/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/tcp/0/ws"

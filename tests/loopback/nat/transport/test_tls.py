@@ -16,7 +16,7 @@ from lattica.nat.transport.tcp import TcpTransport
 from lattica.nat.transport.tls import TlsConn
 from lattica.nat.transport.websocket import WebSocketConn
 from lattica.nat.transport.websocket_transport import WebSocketTransport
-from tests.support.certificates import Contexts, certified
+from tests.support.keys.certificates import Contexts, certified
 
 
 @pytest.fixture(scope="module")

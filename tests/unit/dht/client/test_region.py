@@ -16,7 +16,7 @@ from lattica.dht.config import DhtConfig
 from lattica.dht.kademlia.contact import Contact, common_prefix, key_of
 from lattica.dht.kademlia.messages import MessageType, Request, Response
 from lattica.nat.base.keys.identity import Identity
-from tests.support.kademlia import StillNet, contact
+from tests.support.dht.kademlia import StillNet, contact
 
 KEY = b"\x12\x20" + bytes(32)
 TARGET = key_of(KEY)

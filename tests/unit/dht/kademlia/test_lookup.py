@@ -10,7 +10,7 @@ import pytest
 from lattica.dht.kademlia.config import LookupConfig
 from lattica.dht.kademlia.contact import Contact
 from lattica.dht.kademlia.lookup import Lookup
-from tests.support.kademlia import CONFIG, StillNet, at, contact, run_lookup
+from tests.support.dht.kademlia import CONFIG, StillNet, at, contact, run_lookup
 
 
 @pytest.fixture(scope="module")

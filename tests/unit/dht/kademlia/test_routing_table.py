@@ -7,7 +7,7 @@ import random
 from lattica.dht.kademlia.config import TableConfig
 from lattica.dht.kademlia.contact import common_prefix, key_of
 from lattica.dht.kademlia.routing_table import RoutingTable, find_preimage, random_key
-from tests.support.kademlia import at, contact
+from tests.support.dht.kademlia import at, contact
 
 SMALL = TableConfig(bucket=3, spares=2, group_in_bucket=2, group_in_table=3)
 

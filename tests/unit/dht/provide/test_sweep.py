@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lattica.dht.kademlia.contact import KEY_BITS, key_of
 from lattica.dht.provide.sweep import Covered, Sweep
-from tests.support.kademlia import contact
+from tests.support.dht.kademlia import contact
 
 
 def run(peers: int, keys: int, count: int = 20, seed: int = 1):

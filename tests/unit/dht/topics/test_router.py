@@ -30,7 +30,7 @@ from lattica.errors import LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.keys.peer_record import seal_record
 from lattica.nat.base.net.multiaddr import Multiaddr
-from tests.support.topic_routers import TOPIC, Member, RouterNet
+from tests.support.dht.topic_routers import TOPIC, Member, RouterNet
 
 MESH_ONLY = TopicsConfig(mesh=MeshConfig(flood_publish=False))
 

@@ -11,7 +11,7 @@ from lattica.dht.topics.core.peer import PeerState, TopicState, Version
 from lattica.dht.topics.core.scores import Scores
 from lattica.errors import ConfigError
 from lattica.nat.base.keys.peer_id import PeerId
-from tests.support.topic_routers import TOPIC, RouterNet
+from tests.support.dht.topic_routers import TOPIC, RouterNet
 
 CONFIG = ScoreConfig()
 

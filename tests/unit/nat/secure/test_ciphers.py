@@ -22,7 +22,7 @@ from lattica.nat.secure.ciphers import AesGcmState, Cipher, agree, offered, tran
 from lattica.nat.secure.noise import TAG_SIZE, TransportReader, TransportWriter, XXHandshake
 from lattica.nat.secure.noise_identity import make_payload, verify_payload
 from lattica.nat.secure.upgrade import Upgrade
-from tests.support import aes_vectors
+from tests.support.keys import aes_vectors
 
 VECTORS = json.loads((Path(__file__).parent / "aes_256_gcm_vectors.json").read_text())
 AES = frozenset({Cipher.AES_256_GCM})

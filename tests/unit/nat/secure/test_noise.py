@@ -26,7 +26,7 @@ from lattica.nat.secure.noise import (
     frame,
 )
 from lattica.nat.secure.noise_identity import make_payload, verify_payload
-from tests.support.stranger_keys import KINDS, stranger_key
+from tests.support.keys.stranger_keys import KINDS, stranger_key
 
 # Points of small order on curve25519 and its twist, and their non-canonical forms: with each of
 # them the shared secret is zero (https://cr.yp.to/ecdh.html, "validate").

@@ -18,7 +18,7 @@ from lattica.rpc import (
 )
 from lattica.rpc.client.begun import BegunCall
 from lattica.rpc.client.stubs import UnaryMethod
-from tests.support.rpc_pair import Pair, rpc_pair
+from tests.support.rpc.pair import Pair, rpc_pair
 
 
 class Told:

@@ -14,7 +14,7 @@ from lattica.errors import LocalProtocolError, RemoteProtocolError
 from lattica.rpc import ResourceExhaustedError, RpcConfig, UnimplementedError, with_options
 from lattica.rpc.encoding.compression import MANY_BUFFERS, Compressed, compress
 from lattica.rpc.encoding.encoder import Encoded
-from tests.support.rpc_pair import rpc_pair
+from tests.support.rpc.pair import rpc_pair
 
 RANDOM = np.random.default_rng(2)
 

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 import numpy as np
 import trio
 
-from tests.support.rpc_pair import rpc_pair
+from tests.support.rpc.pair import rpc_pair
 
 user: ContextVar[str] = ContextVar("user", default="nobody")
 LARGE = np.zeros(100_000, np.uint8)

@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from lattica.rpc import CallContext, PermissionDeniedError, RpcError, method, with_options
-from tests.support.rpc_pair import Pair, rpc_pair
+from tests.support.rpc.pair import Pair, rpc_pair
 
 TIMES = 5
 LARGE = np.zeros(100_000, np.uint8)

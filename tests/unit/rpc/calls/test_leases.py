@@ -25,7 +25,7 @@ from lattica.rpc import (
     open_rpc,
 )
 from lattica.rpc.lending import lending
-from tests.support.rpc_pair import Pair, rpc_pair
+from tests.support.rpc.pair import Pair, rpc_pair
 
 CACHE = np.arange(200_000, dtype=np.float32).reshape(500, 400)
 DEATH = 15.0

@@ -21,7 +21,7 @@ from lattica.rpc import (
 )
 from lattica.rpc.prometheus import RpcCollector
 from tests.support.doubles.memory_host import MemoryHost, memory_net
-from tests.support.rpc_pair import rpc_pair
+from tests.support.rpc.pair import rpc_pair
 
 
 class Shop:

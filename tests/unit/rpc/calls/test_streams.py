@@ -18,7 +18,7 @@ from lattica.rpc import (
     UnknownError,
     with_options,
 )
-from tests.support.rpc_pair import rpc_pair
+from tests.support.rpc.pair import rpc_pair
 
 
 async def items_of(stream: Any) -> list[Any]:

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from lattica.rpc import DeadlineExceededError, RpcConfig, with_options
-from tests.support.rpc_pair import rpc_pair
+from tests.support.rpc.pair import rpc_pair
 
 
 async def test_512_blocked_handlers_starve_nobody() -> None:

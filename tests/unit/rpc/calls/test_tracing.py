@@ -18,7 +18,7 @@ from opentelemetry.trace import SpanKind
 
 from lattica.rpc import DeadlineExceededError, RpcConfig, with_options
 from lattica.rpc.tracing import Tracing
-from tests.support.rpc_pair import Pair, rpc_pair
+from tests.support.rpc.pair import Pair, rpc_pair
 
 
 class Kitchen:

@@ -24,8 +24,8 @@ from lattica.rpc import (
 )
 from lattica.rpc.encoding.decoder import Decoder
 from lattica.rpc.encoding.memory import ALIGNMENT
-from tests.support.rpc_pair import rpc_pair
-from tests.support.rpc_types import Colour, Inner, Outer, Stranger
+from tests.support.rpc.pair import rpc_pair
+from tests.support.rpc.types import Colour, Inner, Outer, Stranger
 
 MIB = 1024 * 1024
 

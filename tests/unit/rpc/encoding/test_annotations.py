@@ -10,7 +10,7 @@ import pytest
 
 from lattica.rpc.encoding.annotations import checker_of
 from lattica.rpc.encoding.arrays import RefusedValueError
-from tests.support.rpc_types import Colour, Point
+from tests.support.rpc.types import Colour, Point
 
 
 @pytest.mark.parametrize(

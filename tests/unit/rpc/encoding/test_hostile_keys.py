@@ -14,7 +14,7 @@ from lattica.rpc.encoding.codes import Code
 from lattica.rpc.encoding.decoder import MAX_COMPOSITE_KEYS, Decoder
 from lattica.rpc.encoding.encoder import Encoder
 from lattica.rpc.encoding.registry import TypeRegistry
-from tests.support.rpc_types import Point
+from tests.support.rpc.types import Point
 
 MODULUS = 2**61 - 1
 """Of the hash of numbers."""

@@ -16,7 +16,7 @@ from lattica.rpc.encoding.decoder import Decoder
 from lattica.rpc.encoding.encoder import MAX_BUFFERS, Encoder
 from lattica.rpc.encoding.items import MAX_ITEMS
 from lattica.rpc.encoding.registry import TypeRegistry
-from tests.support.rpc_types import Inner, Outer, Picky, Point, Stranger
+from tests.support.rpc.types import Inner, Outer, Picky, Point, Stranger
 
 
 class Text(str):

@@ -14,7 +14,7 @@ from lattica.rpc.encoding.decoder import Decoder
 from lattica.rpc.encoding.encoder import Encoder
 from lattica.rpc.encoding.memory import ALIGNMENT, aligned_copy
 from lattica.rpc.encoding.registry import TypeRegistry
-from tests.support.rpc_types import Colour, Inner, Outer, Point
+from tests.support.rpc.types import Colour, Inner, Outer, Point
 
 LARGE = 100_000
 """Bytes of what is too large for a skeleton."""

@@ -20,7 +20,7 @@ from lattica.rpc.encoding.arrays import (
 from lattica.rpc.encoding.decoder import Decoder
 from lattica.rpc.encoding.encoder import Encoder
 from lattica.rpc.encoding.registry import TypeRegistry
-from tests.support.rpc_pair import rpc_pair
+from tests.support.rpc.pair import rpc_pair
 
 
 @pytest.fixture

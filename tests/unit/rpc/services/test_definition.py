@@ -13,7 +13,7 @@ from lattica.errors import LocalProtocolError
 from lattica.rpc import CallContext, InvalidArgumentError, method, service
 from lattica.rpc.encoding.registry import TypeRegistry
 from lattica.rpc.services.definition import Kind, define
-from tests.support.rpc_pair import rpc_pair
+from tests.support.rpc.pair import rpc_pair
 
 
 @dataclass

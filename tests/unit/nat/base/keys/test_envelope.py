@@ -24,7 +24,7 @@ from lattica.nat.base.keys.peer_record import (
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.libp2p.border import libp2p_addr, libp2p_id
 from lattica.nat.pb import envelope_pb2 as pb
-from tests.support.stranger_keys import KINDS, stranger_key
+from tests.support.keys.stranger_keys import KINDS, stranger_key
 
 OWN = Identity(b"o" * 32)
 OTHER = Identity(b"p" * 32)

@@ -15,7 +15,7 @@ from libp2p.identity_utils import save_identity
 
 from lattica.errors import IdentityError
 from lattica.nat.base.keys.identity import Identity
-from tests.support.stranger_keys import encoded_key
+from tests.support.keys.stranger_keys import encoded_key
 
 # The test vector for Ed25519 keys of libp2p's specs/peer-ids.
 SPEC_PRIVATE = bytes.fromhex(

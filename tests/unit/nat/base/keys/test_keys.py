@@ -13,7 +13,7 @@ from libp2p.peer.id import ID
 from lattica.errors import RemoteProtocolError
 from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.base.keys.public_keys import KeyType, decode_public_key
-from tests.support.stranger_keys import KINDS, encoded_key, stranger_key
+from tests.support.keys.stranger_keys import KINDS, encoded_key, stranger_key
 
 # The test vectors of libp2p's specs/peer-ids.
 VECTORS = {

@@ -10,7 +10,7 @@ from libp2p.peer.id import ID
 from lattica.errors import AddressError, RemoteProtocolError
 from lattica.nat.base.keys.peer_id import PeerId, decode_peer_id, parse_peer_id
 from lattica.nat.base.keys.public_keys import decode_public_key
-from tests.support.stranger_keys import KINDS, stranger_key
+from tests.support.keys.stranger_keys import KINDS, stranger_key
 
 # The test vector for Ed25519 keys of libp2p's specs/peer-ids.
 SPEC_PEER_ID = "12D3KooWBtg3aaRMjxwedh83aGiUkwSxDwUZkzuJcfaqUmo7R3pq"

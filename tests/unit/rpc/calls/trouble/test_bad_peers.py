@@ -42,8 +42,8 @@ from lattica.rpc.protocol.messages import DATA, encode_prefix
 from lattica.rpc.protocol.messages import Kind as MessageKind
 from lattica.rpc.protocol.server_core import ServerCore
 from tests.support.doubles.memory_host import memory_net
-from tests.support.rpc_pair import rpc_pair
-from tests.support.rpc_services import Workshop
+from tests.support.rpc.pair import rpc_pair
+from tests.support.rpc.services import Workshop
 
 SESSION = bytes(range(16))
 HELLO = encode_hello(SESSION, 0, 1)

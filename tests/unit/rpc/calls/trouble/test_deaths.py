@@ -18,7 +18,7 @@ from lattica.rpc.protocol.frames import (
 )
 from lattica.rpc.protocol.messages import DATA, encode_call, encode_fetch, encode_message
 from lattica.rpc.protocol.messages import Kind as DataKind
-from tests.support.rpc_pair import rpc_pair
+from tests.support.rpc.pair import rpc_pair
 
 SESSION = bytes(range(16))
 HELLO = encode_hello(SESSION, 0, 1)

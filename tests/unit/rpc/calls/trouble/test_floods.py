@@ -27,7 +27,7 @@ from lattica.rpc.protocol.messages import DATA, encode_call, encode_fetch, encod
 from lattica.rpc.protocol.messages import Kind as DataKind
 from lattica.rpc.protocol.server_core import MANY
 from lattica.rpc.server import control
-from tests.support.rpc_pair import Pair, rpc_pair
+from tests.support.rpc.pair import Pair, rpc_pair
 
 COUNT = b"\xaeWorkshop.count"
 ZEROS = b"\xaeWorkshop.zeros"

@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from lattica.rpc import NotFoundError, RpcError
-from tests.support.rpc_pair import rpc_pair
+from tests.support.rpc.pair import rpc_pair
 
 
 @pytest.fixture(autouse=True)

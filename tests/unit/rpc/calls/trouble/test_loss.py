@@ -15,8 +15,8 @@ from lattica.rpc import (
     with_options,
 )
 from tests.support.doubles.memory_host import memory_net
-from tests.support.rpc_pair import rpc_pair
-from tests.support.rpc_services import Workshop
+from tests.support.rpc.pair import rpc_pair
+from tests.support.rpc.services import Workshop
 
 
 async def test_calls_outlive_their_connection(autojump_clock: trio.testing.MockClock) -> None:

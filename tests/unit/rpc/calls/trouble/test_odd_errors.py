@@ -28,7 +28,7 @@ from lattica.rpc import (
     UnknownError,
     method,
 )
-from tests.support.rpc_pair import Pair, rpc_pair
+from tests.support.rpc.pair import Pair, rpc_pair
 
 
 @pytest.fixture(autouse=True)

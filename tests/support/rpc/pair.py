@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from lattica.rpc import Rpc, RpcConfig, open_rpc
 from tests.support.doubles.memory_host import MemoryHost, MemoryNet, memory_net
-from tests.support.rpc_services import Workshop
+from tests.support.rpc.services import Workshop
 
 
 @dataclass

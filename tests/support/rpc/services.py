@@ -11,7 +11,7 @@ import numpy as np
 import trio
 
 from lattica.rpc import CallContext, NotFoundError, method
-from tests.support.rpc_types import Inner, Outer, Stranger
+from tests.support.rpc.types import Inner, Outer, Stranger
 
 
 class Boom(Exception):

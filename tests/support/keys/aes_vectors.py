@@ -4,7 +4,7 @@ Nothing here is of the code that it checks: the steps of Noise XX (revision 34, 
 are written out one after the other, with the primitives of `cryptography` and its HKDF, and so is
 the derivation of docs/security.md. Run as a script to print the vectors as JSON:
 
-    python tests/support/aes_vectors.py >tests/unit/nat/secure/aes_256_gcm_vectors.json
+    python tests/support/keys/aes_vectors.py >tests/unit/nat/secure/aes_256_gcm_vectors.json
 """
 
 from __future__ import annotations
