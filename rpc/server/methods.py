@@ -6,7 +6,7 @@ import inspect
 import logging
 import traceback
 from collections.abc import Callable, Collection, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from lattica.nat.base.exception_groups import unwrapped
@@ -22,6 +22,7 @@ from lattica.rpc.errors import (
     StatusCode,
 )
 from lattica.rpc.server.threads import HandlerThreads
+from lattica.rpc.server.workers import Patience
 from lattica.rpc.services.context import CallContext
 from lattica.rpc.services.definition import Method
 from lattica.rpc.statistics import MethodCounters
@@ -60,6 +61,7 @@ class ServedMethod:
     """For handlers that are not async."""
     allow: Collection[PeerId] | None
     authorize: Authorize | None
+    patience: Patience = field(default_factory=Patience)
 
     @property
     def needs_context(self) -> bool:
@@ -115,7 +117,7 @@ class ServedMethod:
             result = self.function(*args, **keywords)
         else:
             threads = self.threads.of(network)
-            result = await threads.run(lambda: self.function(*args, **keywords))
+            result = await threads.run(lambda: self.function(*args, **keywords), self.patience)
         return self.checked(result)
 
     def checked(self, result: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 
 import trio
 
-from lattica.rpc.server.workers import Workers
+from lattica.rpc.server.workers import Patience, Workers
 
 T = TypeVar("T")
 
@@ -84,14 +84,14 @@ class NetworkThreads:
         self._threads = threads
         self._network = network
 
-    async def run(self, function: Callable[[], T]) -> T:
+    async def run(self, function: Callable[[], T], patience: Patience | None = None) -> T:
         """Run a function in a thread, when there is one for it. Raises what it does.
 
         Cancelled, it is left alone there, and what it returns is lost; one that has not begun never
-        does.
+        does. `patience`: as in :meth:`Workers.run`.
         """
         await self._threads.acquire(self._network)
-        return await self._threads.workers.run(function, self._release)
+        return await self._threads.workers.run(function, self._release, patience)
 
     def _release(self) -> None:
         self._threads.release(self._network)

@@ -6,6 +6,10 @@ line: a thread that has ended a function takes the next one that waits there, an
 meanwhile goes back together. Another thread is woken only when no one takes anything: at once if
 all have been at theirs for :data:`_STUCK`, and else within :data:`_TICK`. A function that blocks
 holds up none of the others for longer.
+
+Where there is nothing else to do for the threads, the trio thread waits for a moment itself, if
+functions of that kind have been short (:class:`Patience`): to go back to its loop, to be woken there
+and to come round to the task costs several times as much.
 """
 
 from __future__ import annotations
@@ -35,14 +39,51 @@ _SHORT: Final = 4
 """Functions that each thread begins in such a time where they are short."""
 _MORE: Final = 4
 """By which the threads that a look wakes are multiplied while they are not enough."""
+_PATIENCE: Final = 0.0001
+"""Seconds for which the trio thread waits for a function that is expected to be short."""
+_LONGEST_REST: Final = 1024
+"""Functions for which it does not wait, at most, until it tries again."""
+
+
+class Patience:
+    """Whether the trio thread waits for functions of a kind: while they are short.
+
+    After one that was not, it does not wait for the next, and after each further one for twice as
+    many of them.
+    """
+
+    __slots__ = ("_left", "_rest")
+
+    def __init__(self) -> None:
+        self._left = 0
+        self._rest = 1
+
+    def is_due(self) -> bool:
+        """Whether it waits for the one that begins now."""
+        if self._left:
+            self._left -= 1
+            return False
+        return True
+
+    def learn(self, *, was_short: bool) -> None:
+        """It has waited, until the function had ended, or in vain."""
+        if was_short:
+            self._rest = 1
+        else:
+            self._left = self._rest
+            self._rest = min(2 * self._rest, _LONGEST_REST)
 
 
 class _Job(Generic[T]):
     """A function on its way through a thread."""
 
-    __slots__ = ("context", "ended", "function", "result", "task")
+    __slots__ = ("bell", "context", "ended", "function", "is_parked", "result", "task")
 
     def __init__(self, function: Callable[[], T], ended: Callable[[], None]) -> None:
+        self.bell: threading.Lock | None = None
+        """Free to be taken when it has ended, for a trio thread that waits."""
+        self.is_parked = False
+        """The task is to be rescheduled."""
         self.function: Callable[[], T] | None = function
         self.context: Context | None = copy_context()
         self.ended = ended
@@ -109,15 +150,41 @@ class Workers:
         """Threads that there are."""
         return self._count
 
-    async def run(self, function: Callable[[], T], ended: Callable[[], None]) -> T:
+    async def run(
+        self,
+        function: Callable[[], T],
+        ended: Callable[[], None],
+        patience: Patience | None = None,
+    ) -> T:
         """Run a function in a thread. Raises what it does.
 
         Cancelled, it is left alone if it has begun, and what it returns is lost; else it never
-        begins. `ended` is called when it does not run any more, in either case.
+        begins. `ended` is called when it does not run any more, in either case. With `patience` it
+        is no checkpoint if that was rewarded.
         """
         job = _Job(function, ended)
         del function
-        self._put(job)
+        if patience is not None and self._idle and len(self._idle) == self._count:
+            if patience.is_due():
+                self._wait_for(job)
+                patience.learn(was_short=job.result is not None)
+            else:
+                self._put(job)
+        else:
+            self._put(job)
+        if job.result is None:
+            await self._park(job)
+        result, job.result = job.result, None
+        assert result is not None
+        try:
+            return result.unwrap()
+        finally:
+            del result  # as above: it would wait for the collector with the frame
+
+    # --- in the trio thread ---
+
+    async def _park(self, job: _Job[Any]) -> None:
+        """Wait in a task until it has ended."""
 
         def abort(_: object) -> trio.lowlevel.Abort:
             job.task = job.result = None
@@ -129,15 +196,17 @@ class Workers:
                 job.ended()
             return trio.lowlevel.Abort.SUCCEEDED
 
+        job.is_parked = True
         await trio.lowlevel.wait_task_rescheduled(abort)
-        result, job.result = job.result, None
-        assert result is not None
-        try:
-            return result.unwrap()
-        finally:
-            del result  # as above: it would wait for the collector with the frame
 
-    # --- in the trio thread ---
+    def _wait_for(self, job: _Job[Any]) -> None:
+        """Have an idle thread run it, and wait for that for a moment."""
+        bell = job.bell = threading.Lock()
+        bell.acquire()
+        self._is_told = True  # it looks without being told
+        self._put(job)
+        bell.acquire(timeout=_PATIENCE)
+        self._deliver()
 
     def _put(self, job: _Job[Any]) -> None:
         self._line.append(job)
@@ -200,7 +269,7 @@ class Workers:
             job = self._ended.popleft()
             job.ended()
             task, job.task = job.task, None
-            if task is not None:
+            if task is not None and job.is_parked:
                 trio.lowlevel.reschedule(task)
 
     # --- in the threads ---
@@ -218,11 +287,13 @@ class Workers:
             self._last_begun = time.perf_counter()
             job.run()
             self._ended.append(job)
-            del job  # it need not stay until the next one
             if not self._is_told:
                 self._is_told = True
                 with suppress(trio.RunFinishedError):
                     self._token.run_sync_soon(self._deliver)
+            if job.bell is not None:
+                job.bell.release()
+            del job  # it need not stay until the next one
 
     def _wait(self, worker: _Worker) -> bool:
         """Wait for work; False if the thread is to end."""

@@ -14,7 +14,8 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from lattica.nat.base.tasks import Tasks
-from lattica.rpc.server.workers import Workers
+from lattica.rpc.server import workers as workers_module
+from lattica.rpc.server.workers import Patience, Workers
 
 number = ContextVar("number", default=0)
 
@@ -150,3 +151,56 @@ async def test_threads_end_with_the_service() -> None:
         tasks.cancel()
         await tasks.wait_ended()
         assert workers.count == 0
+
+
+async def test_short_functions_of_a_kind_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers_module, "_PATIENCE", 60.0)
+    async with some_workers() as workers, trio.open_nursery() as nursery:
+        patience, ended, others = Patience(), [0], trio.Event()
+        await workers.run(lambda: None, lambda: None, patience)  # there is a thread
+        while not workers._idle:
+            await trio.sleep(0.001)
+        nursery.start_soon(_set, others)
+        with pytest.raises(ZeroDivisionError):
+            await workers.run(lambda: 1 // 0, lambda: ended.append(1), patience)
+        assert ended == [0, 1]
+        assert not others.is_set()  # nobody else ran meanwhile
+
+
+async def _set(event: trio.Event) -> None:
+    event.set()
+
+
+async def test_functions_that_are_not_short_hold_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers_module, "_PATIENCE", 0.0)
+    async with some_workers() as workers, trio.open_nursery() as nursery:
+        patience, gate = Patience(), threading.Event()
+        await workers.run(lambda: None, lambda: None)
+        while not workers._idle:
+            await trio.sleep(0.001)
+        nursery.start_soon(_open, gate)
+        assert await workers.run(lambda: gate.wait(60), lambda: None, patience)
+        assert not patience.is_due()
+
+
+async def _open(gate: threading.Event) -> None:
+    gate.set()
+
+
+def test_patience_rests_longer_each_time_that_it_is_disappointed() -> None:
+    patience = Patience()
+
+    def waited_for(count: int) -> int:
+        due = [patience.is_due() for _ in range(count)]
+        return due.count(True)
+
+    assert waited_for(10) == 10
+    for rest in (1, 2, 4, 8):
+        patience.learn(was_short=False)
+        assert waited_for(rest + 1) == 1
+    for _ in range(20):
+        patience.learn(was_short=False)
+    assert waited_for(1025) == 1
+    patience.learn(was_short=True)
+    patience.learn(was_short=False)
+    assert waited_for(2) == 1
