@@ -8,8 +8,8 @@ all have been at theirs for :data:`_STUCK`, and else within :data:`_TICK`. A fun
 holds up none of the others for longer.
 
 Where there is nothing else to do for the threads, the trio thread waits for a moment itself, if
-functions of that kind have been short (:class:`Patience`): to go back to its loop, to be woken there
-and to come round to the task costs several times as much.
+functions of that kind have been short (:class:`Patience`): to go back to its loop, to be woken
+there and to come round to the task costs several times as much.
 """
 
 from __future__ import annotations
