@@ -197,6 +197,9 @@ class RawConnAdapter:
         except Exception as error:
             raise ConnectionClosedError(f"the pipe below failed: {error}") from error
 
+    def send_nowait(self, data: bytes) -> int:
+        return 0
+
     def unanswered(self) -> float | None:
         return None
 

@@ -313,6 +313,10 @@ class Connection(InProcess, ABC):
     def wake_writer(self) -> None:
         """There may be something to send."""
 
+    def send_soon(self, size: int) -> None:
+        """A stream has `size` bytes more to send."""
+        self.wake_writer()
+
     @abstractmethod
     def _machine_seen(self) -> bool | None:
         """Whether there are signs that the silent peer's machine is there; None: who knows."""

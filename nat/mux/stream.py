@@ -208,7 +208,7 @@ class Stream(InProcess):
             view = memoryview(bytes(view))
             stable = True
         core.write(view)
-        self.connection.wake_writer()
+        self.connection.send_soon(size)
         threshold = self.connection.send_buffer if stable else 0
         if core.send_pending <= threshold:
             await trio.lowlevel.cancel_shielded_checkpoint()
@@ -227,6 +227,11 @@ class Stream(InProcess):
             self._sending = False
         self._raise_if_unsendable()
 
+    @property
+    def has_backlog(self) -> bool:
+        """Something that was sent waits for credit or the socket."""
+        return self._core.send_pending > 0
+
     def send_nowait(self, data: bytes) -> bool:
         """Queue all of `data` without waiting; whether there is room for more.
 
@@ -238,7 +243,7 @@ class Stream(InProcess):
         core = self._core
         self._check_sendable()
         core.write(memoryview(data))
-        self.connection.wake_writer()
+        self.connection.send_soon(len(data))
         return core.send_pending <= self.connection.send_buffer
 
     async def wait_sendable(self) -> None:

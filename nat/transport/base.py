@@ -59,6 +59,14 @@ class RawConn(Protocol):
         """
         ...
 
+    def send_nowait(self, data: bytes) -> int:
+        """Send what can be sent without waiting, and return how many bytes that is.
+
+        0 where there is always something to be waited for. Not while a :meth:`send` is under way,
+        which also finds what is wrong with the pipe. Does not raise.
+        """
+        ...
+
     def unanswered(self) -> float | None:
         """Seconds for which the machine at the other end owes a sign of life; None: who knows.
 

@@ -159,6 +159,9 @@ class PnetConn:
         """Encrypt and send all of `data`."""
         await self._conn.send(self._cipher.data_to_send() + self._cipher.encrypt(data))
 
+    def send_nowait(self, data: bytes) -> int:
+        return 0
+
     def unanswered(self) -> float | None:
         return self._conn.unanswered()
 

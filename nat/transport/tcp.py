@@ -112,6 +112,12 @@ class TcpConn:
             view = view[sent:]
             await trio.lowlevel.wait_writable(sock)
 
+    def send_nowait(self, data: bytes) -> int:
+        try:
+            return self._sock.send(data)
+        except OSError:  # it is full, or broken
+            return 0
+
     def unanswered(self) -> float | None:
         return tcp_info.unanswered(self._sock)
 

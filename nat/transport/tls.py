@@ -107,6 +107,9 @@ class TlsConn:
                     raise ConnectionClosedError(f"TLS failed: {error}") from None
             await self._conn.send(self._outgoing.read())
 
+    def send_nowait(self, data: bytes) -> int:
+        return 0
+
     def unanswered(self) -> float | None:
         return self._conn.unanswered()
 

@@ -334,6 +334,9 @@ class WebSocketConn:
 
     # --- the end ---
 
+    def send_nowait(self, data: bytes) -> int:
+        return 0
+
     def unanswered(self) -> float | None:
         return self._conn.unanswered()
 

@@ -80,6 +80,7 @@ class SocketPipe:
 
     def __init__(self, sock: socket.socket, local_addr: Multiaddr, remote_addr: Multiaddr) -> None:
         sock.setblocking(False)
+        self._at_once = sock
         self._sock = trio.socket.from_stdlib_socket(sock)
         self.local_addr = local_addr
         self.remote_addr = remote_addr
@@ -92,6 +93,12 @@ class SocketPipe:
         rest = memoryview(data)
         while rest:
             rest = rest[await self._sock.send(rest) :]
+
+    def send_nowait(self, data: bytes) -> int:
+        try:
+            return self._at_once.send(data)
+        except OSError:  # it is full, or closed
+            return 0
 
     def unanswered(self) -> float | None:
         return None

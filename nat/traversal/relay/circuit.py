@@ -105,6 +105,16 @@ class CircuitConn:
             raise self._ended(error) from error
         self._sent += len(stable)
 
+    def send_nowait(self, data: bytes) -> int:
+        if self._stream.has_backlog:
+            return 0
+        try:
+            self._stream.send_nowait(data)
+        except LatticaError:
+            return 0
+        self._sent += len(data)
+        return len(data)
+
     @property
     def most_bytes(self) -> int | None:
         return None if self.limit is None else self.limit.data

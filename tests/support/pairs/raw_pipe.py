@@ -60,6 +60,14 @@ class PipeEnd:
                 return
             await self._changed.wait()
 
+    def send_nowait(self, data: bytes) -> int:
+        if self.closed or self.peer.closed:
+            return 0
+        room = max(0, self.peer.capacity - len(self.peer._inbox))
+        self.peer._inbox += data[:room]
+        self._notify()
+        return min(room, len(data))
+
     def unanswered(self) -> float | None:
         return None
 

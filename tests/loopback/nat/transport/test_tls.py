@@ -42,6 +42,9 @@ class StreamConn:
     async def send(self, data: bytes | bytearray | memoryview) -> None:
         await self.stream.send_all(memoryview(data))
 
+    def send_nowait(self, data: bytes) -> int:
+        return 0
+
     def unanswered(self) -> float | None:
         return None
 
