@@ -4,3 +4,7 @@
 `Lattica.builder().with_….build()` gives a node of this kind, which stands on
 :class:`lattica.Lattica`. docs/guides/compat.md says what it does otherwise, and why.
 """
+
+from lattica.compat.large_blocks import keep_large_blocks
+
+keep_large_blocks()

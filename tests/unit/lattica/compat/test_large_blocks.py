@@ -1,0 +1,61 @@
+"""Memory of large messages is kept for the next ones, unless the environment says otherwise."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from lattica.compat.large_blocks import keep_large_blocks
+
+PROGRAM = """
+import resource, threading
+import lattica
+lattica.ConnectionHandler
+data = bytes(40 << 20)
+
+def work():
+    for _ in range(4):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        two = bytearray(data), bytearray(data)
+        del two
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc")
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_threads_copy_large_blocks_without_page_faults(is_kept: bool) -> None:
+    environment = {name: value for name, value in os.environ.items() if "MALLOC" not in name}
+    environment.pop("GLIBC_TUNABLES", None)
+    if not is_kept:
+        environment["MALLOC_ARENA_MAX"] = "1"
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, check=True, text=True
+    )
+    last = int(done.stdout.split()[-1])
+    assert (last < 1000) == is_kept, done.stdout
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"MALLOC_TRIM_THRESHOLD_": "1"}, {"GLIBC_TUNABLES": "glibc.malloc.arena_max=2"}],
+)
+def test_what_the_environment_says_holds(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: pytest.fail("the C library was asked"))
+    keep_large_blocks(environment)
+
+
+def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
+    keep_large_blocks({})
