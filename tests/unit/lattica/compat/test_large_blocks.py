@@ -32,17 +32,14 @@ thread.join()
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc")
-@pytest.mark.parametrize("is_kept", [True, False])
-def test_threads_copy_large_blocks_without_page_faults(is_kept: bool) -> None:
+def test_threads_copy_large_blocks_without_page_faults() -> None:
     environment = {name: value for name, value in os.environ.items() if "MALLOC" not in name}
     environment.pop("GLIBC_TUNABLES", None)
-    if not is_kept:
-        environment["MALLOC_ARENA_MAX"] = "1"
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, check=True, text=True
     )
-    last = int(done.stdout.split()[-1])
-    assert (last < 1000) == is_kept, done.stdout
+    # Two copies have 20,480 pages.
+    assert int(done.stdout.split()[-1]) < 1000, done.stdout
 
 
 @pytest.mark.parametrize(
