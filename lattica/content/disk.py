@@ -17,6 +17,8 @@ from lattica.content.errors import StorageError
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _OLD_NS = 3_000_000_000
 """Nanoseconds after which a file system's clock has surely ticked."""
+_SYNC_FILE_RANGE_WRITE = 2
+"""Of `sync_file_range`, in the kernel's uapi/linux/fs.h."""
 _BEHIND = (1 << 63) - 1
 ATTEMPTS = 10
 """At what another program may undo at the same moment."""
@@ -250,6 +252,25 @@ def allocate(descriptor: int, size: int) -> None:
         if number in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM):
             return
         raise OSError(number, os.strerror(number))
+
+
+@cache
+def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
+    try:
+        function = ctypes.CDLL(None, use_errno=True).sync_file_range
+    except (OSError, AttributeError):
+        return None  # not Linux
+    function.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+    return function
+
+
+def begin_writing_out(descriptor: int, offset: int, size: int) -> None:
+    """Have the system write these bytes to the disk now, so that a later sync has little left to
+    wait for. Where it cannot, nothing happens: that sync says what is wrong.
+    """
+    function = _sync_file_range()
+    if function is not None:
+        function(descriptor, offset, size, _SYNC_FILE_RANGE_WRITE)
 
 
 def set_executable(target: int | Path, executable: bool) -> None:

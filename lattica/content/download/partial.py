@@ -35,6 +35,7 @@ from lattica.content.disk import (
     ATTEMPTS,
     NotRegularError,
     allocate,
+    begin_writing_out,
     format_bytes,
     mark_unmodified,
     open_below,
@@ -48,6 +49,7 @@ from lattica.content.disk import (
 from lattica.content.download.local.former import Chosen, OtherFile, is_directory, make_root, mark
 from lattica.content.download.local.obstacles import remove_obstacles
 from lattica.content.download.local.private_directory import PrivateDirectory
+from lattica.content.download.local.seals import Seals
 from lattica.content.download.plan import Piece, Placement, Plan
 from lattica.content.errors import StorageError
 from lattica.content.manifest.chunking import FileState
@@ -62,7 +64,8 @@ _NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP})
 _MAX_DISTURBANCES = 10
 """Times that a file may be found removed or changed by others before that is an error."""
 _THREADS_FROM = 16 * 1024 * 1024
-"""Bytes of a file that is hashed by two threads while a third one syncs it."""
+"""Bytes of a file that is written out as it comes, and is at last compared by two threads while a
+third one syncs it."""
 _BATCH = 16
 """Chunks that such a thread takes at once."""
 _SPARE_ENTRIES = 16
@@ -98,6 +101,7 @@ class PartialFiles:
         self._root = b""
         self._part_digests: dict[tuple[int, int], bytes] = {}
         """By output and offset: hashes of what is kept of chunks that are not kept whole."""
+        self._seals = Seals(plan.manifest.chunk_count)
         self._disturbances: Counter[int] = Counter()
         self.verified: dict[int, FileState] = {}
         self.removed: list[OtherFile] = []
@@ -215,6 +219,7 @@ class PartialFiles:
                 os.close(descriptor)
             if hashlib.sha256(piece).digest() != chunk.digest:
                 return False
+            self._seals.seal(number, piece)
         return True
 
     def check_space(self) -> None:
@@ -270,6 +275,8 @@ class PartialFiles:
                 if place.length != len(piece):
                     digest = hashlib.sha256(part).digest()
                     self._part_digests[place.output, place.offset] = digest
+                else:
+                    self._seals.seal(number, part)
                 self._write_at(place, part)
         entries = b"".join(n.to_bytes(_ENTRY_BYTES, "big") for n in range(first, first + count))
         try:
@@ -449,13 +456,20 @@ class PartialFiles:
         for piece in pieces:
             checkpoint()
             data = buffer[: piece.length]
-            digest = piece.digest or self._part_digests.get((output, piece.offset))
-            if (
-                not read_exactly(descriptor, data, piece.offset)
-                or hashlib.sha256(data).digest() != digest
+            if not read_exactly(descriptor, data, piece.offset) or not self._is(
+                output, piece, data
             ):
                 lost.append(piece.number)
         return lost
+
+    def _is(self, output: int, piece: Piece, data: memoryview) -> bool:
+        """Whether these bytes are a piece of an output."""
+        digest = piece.digest
+        if digest is None:
+            digest = self._part_digests.get((output, piece.offset))
+        elif (fits := self._seals.fits(piece.number, data)) is not None:
+            return fits
+        return hashlib.sha256(data).digest() == digest
 
     @contextmanager
     def _place(self, output: int, *, make: bool = False) -> Iterator[tuple[int, str]]:
@@ -519,9 +533,12 @@ class PartialFiles:
             # Opened anew each time: no table of descriptors to bound, lock and close.
             descriptor = self._create(place.output)
             try:
+                size = self._plan.outputs[place.output].size
                 if os.fstat(descriptor).st_size == 0:
-                    allocate(descriptor, self._plan.outputs[place.output].size)
+                    allocate(descriptor, size)
                 write_all(descriptor, data, place.offset)
+                if size >= _THREADS_FROM:
+                    begin_writing_out(descriptor, place.offset, len(data))
             finally:
                 os.close(descriptor)
         except OSError as error:

@@ -19,12 +19,15 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from tools.bench.programs import bench_child as bc
+    from tools.bench.programs.work import content as work
 else:
     import bench_child as bc
+    from work import content as work
 
 rs: Any = importlib.import_module("lattica")
 
@@ -38,8 +41,14 @@ NOTES = {
     "opened": "unary rpc_method calls, each of which it makes on a stream of its own",
     "dial": "a new node for each connection (it cannot disconnect), the shutdown not counted",
     "pingpong": "unary calls beside an rpc_stream_iter",
+    "blocks": "put_block and get_block (Bitswap) of 1 MiB, 16 at a time",
 }
 PAYLOAD = os.urandom(bc.MIB)
+BLOCKS = Path("content.blocks")
+"""The content ids of a file's blocks, a line each."""
+BLOCKS_AT_ONCE = 16
+BLOCK_PATIENCE = 60
+"""Seconds."""
 MOST_NODES = 100
 """In one process: each node has threads and an inotify instance, of which there are 128 a user."""
 
@@ -124,6 +133,10 @@ def serve(child: bc.Child, job: bc.Job) -> None:
         port = int(probe.getsockname()[1])
     node = make_node(bc.multiaddr(job, QUIC, port), [])
     service = Bench(node)
+    if job.case in work.CASES:
+        work.make_file()
+    if job.case == work.FETCH:
+        BLOCKS.write_text("\n".join(put_file(node)))
     deadline = time.perf_counter() + 10
     while not is_taken(job, port):
         if time.perf_counter() > deadline:
@@ -268,6 +281,39 @@ def pingpong_beside_bulk(stub: Any, job: bc.Job) -> dict[str, float]:
     }
 
 
+def put_file(node: Any) -> list[str]:
+    """Have the node serve the file, in blocks: it knows of nothing larger."""
+    with work.FILE.open("rb") as file:
+        return [node.put_block(block) for block in iter(lambda: file.read(bc.MIB), b"")]
+
+
+def fetch_file(node: Any) -> None:
+    """Get all blocks, and write them to one file."""
+    work.OUT.mkdir()
+    with (work.OUT / work.FILE.name).open("wb") as file, ThreadPoolExecutor(BLOCKS_AT_ONCE) as pool:
+
+        def get(number: int, cid: str) -> None:
+            _, block = node.get_block(cid, BLOCK_PATIENCE)
+            os.pwrite(file.fileno(), block, number * bc.MIB)
+
+        cids = BLOCKS.read_text().split()
+        for _ in pool.map(get, range(len(cids)), cids):
+            pass
+
+
+def content(child: bc.Child, job: bc.Job) -> NoReturn:
+    """The work of the content bench."""
+    if job.case == work.PUBLISH:
+        node = make_node(local_addr(job), [])
+        watch = work.Stopwatch()
+        put_file(node)
+        child.result(watch.published(), f"{name_of(job)}: {NOTES['blocks']}")
+    node = connect(job)
+    watch = work.Stopwatch()
+    fetch_file(node)
+    child.result(watch.fetched(), f"{name_of(job)}: {NOTES['blocks']}", work.SIZE)
+
+
 def handshakes(job: bc.Job) -> float:
     """Nodes connected per second of connecting; they stay until this process ends."""
     nodes = [connect(job)]
@@ -302,6 +348,8 @@ def run_client(child: bc.Child, job: bc.Job) -> None:
         raise bc.Unsupported("a dialer here is a whole node with threads; see handshakes")
     if job.case == "idle-connection":
         idle(child, job)
+    if job.case in work.CASES:
+        content(child, job)
     node = connect(job)
     service = Bench(node)
     stub = service.get_stub(job.addr.rpartition("/")[2])
