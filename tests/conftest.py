@@ -135,7 +135,7 @@ first."""
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that wait come among those that work, so that no processor is ever idle, and are begun
-    in the first three quarters, so that no process is left with a long one."""
+    in the first half, so that no process is left with a long one."""
     tests = Path(__file__).parent
     rank = {tests / name: number for number, name in enumerate(WAITING)}
 
@@ -145,7 +145,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     files = sorted({item.path for item in items}, key=lambda file: (order(file), file))
     waiting = [file for file in files if order(file) < len(rank)]
     working = files[len(waiting) :]
-    place = {file: 0.75 * number / len(waiting) for number, file in enumerate(waiting)}
+    place = {file: 0.5 * number / len(waiting) for number, file in enumerate(waiting)}
     place |= {file: number / len(working) for number, file in enumerate(working)}
     items.sort(key=lambda item: place[item.path])
 
