@@ -20,7 +20,7 @@ from lattica.dht.client.told import host_of, judged
 from lattica.dht.client.values import Values
 from lattica.dht.client.writing import Writer
 from lattica.dht.config import DhtConfig
-from lattica.dht.errors import NoDhtPeersError, NotStoredError
+from lattica.dht.errors import DhtError, NoDhtPeersError, NotStoredError
 from lattica.dht.kademlia.contact import Contact
 from lattica.dht.kademlia.lookup import Lookup
 from lattica.dht.records.data import encode_data
@@ -82,8 +82,7 @@ class Dht:
 
     Made by :class:`lattica.Node`, as `node.dht`; it joins the network in the background, and calls
     wait for that for up to ten seconds if there is anybody who might answer. They raise
-    :class:`~lattica.errors.NoDhtPeersError` when nobody can be asked (what provides:
-    :class:`~lattica.errors.NotStoredError`, which then says so), and
+    :class:`~lattica.errors.NoDhtPeersError` when nobody can be asked, and
     :class:`~lattica.errors.LocalProtocolError` for arguments that cannot be. They may be cancelled
     at any time; what was stored by then stays stored.
 
@@ -201,6 +200,7 @@ class Dht:
 
         Raises:
             NotStoredError: none has.
+            NoDhtPeersError: nobody could be asked.
         """
         wire = value_key(key)
         place = _subkey(subkey)
@@ -272,13 +272,14 @@ class Dht:
 
         Raises:
             NotStoredError: none does.
+            NoDhtPeersError: nobody could be asked.
         """
         wire = provider_key(key)
         await self._ready()
         held = await self._provides.provide(wire)
         if not held:
             text = f"no peer near to {key_text(key)} has kept that this node provides it"
-            raise NotStoredError(self._not_kept(text))
+            raise self._not_kept(text)
         await self._keeper.wait_written()
         return held
 
@@ -290,13 +291,14 @@ class Dht:
 
         Raises:
             NotStoredError: none is known for any key.
+            NoDhtPeersError: nobody could be asked.
         """
         wires = {key: provider_key(key) for key in keys}
         await self._ready()
         provided: Provided = await self._providing.provide_many(wires.values())
         if wires and not any(provided.holders.values()):
             text = f"no peer has kept any of {len(provided.holders)} keys"
-            raise NotStoredError(self._not_kept(text))
+            raise self._not_kept(text)
         missed = [wire for wire, held in provided.holders.items() if not held]
         self._own.provides(missed, self._clock() - self.config.reprovide_after)
         await self._keeper.wait_written()
@@ -428,9 +430,8 @@ class Dht:
         if not lookup.answers:
             raise self._nobody()
 
-    def _not_kept(self, text: str) -> str:
-        """What is missing, too, where nobody could be asked."""
-        return text if len(self._peers.table) else f"{text}: {self._nobody()}"
+    def _not_kept(self, text: str) -> DhtError:
+        return NotStoredError(text) if len(self._peers.table) else self._nobody()
 
     def _nobody(self) -> NoDhtPeersError:
         return NoDhtPeersError(
