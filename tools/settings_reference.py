@@ -20,7 +20,7 @@ TARGET = Path(__file__).parents[1] / "docs" / "operating" / "settings.md"
 
 _HEAD = """# Settings
 
-Made from the dataclasses by `python -m tools.settings_reference`;
+Made from the dataclasses by `.venv/bin/python -m tools.settings_reference`;
 [configuration.md](configuration.md) says where settings are given. `swarm.limits.max_connections`
 is `max_connections` in the table `[swarm.limits]` of a TOML file,
 `LATTICA_SWARM__LIMITS__MAX_CONNECTIONS` in the environment, and

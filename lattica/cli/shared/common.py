@@ -211,6 +211,31 @@ def _explain_used_key(causes: Iterable[BaseException]) -> None:
         )
 
 
+def _explain_key_file(causes: Iterable[BaseException]) -> None:
+    """Where no key can be kept, or the kept one not be read: what works without."""
+    from lattica.errors import IdentityError
+
+    if any(isinstance(e, IdentityError) and isinstance(e.__context__, OSError) for e in causes):
+        say(
+            "lattica: --data-dir names another directory; with --ephemeral, where a command has "
+            "it, the key is made for this run only",
+            err=True,
+        )
+
+
+def _explain_unreachable(causes: Iterable[BaseException]) -> None:
+    """Where a peer's machine says that nothing listens there, its program has probably ended."""
+    from lattica.errors import DialError
+
+    tried = [each for error in causes if isinstance(error, DialError) for each in error.attempts]
+    if any("ECONNREFUSED" in each.error for each in tried):
+        say(
+            "lattica: nothing listens there: has the peer's program ended (a ticket is good while "
+            "its publisher, or another peer that has the content, runs), or has it another port?",
+            err=True,
+        )
+
+
 @contextmanager
 def reported_errors() -> Iterator[None]:
     """Turn what a command raises into an exit code and at most one line a cause.
@@ -237,4 +262,6 @@ def reported_errors() -> Iterator[None]:
         for message in dict.fromkeys(map(str, causes)):
             fail(message)
         _explain_used_key(causes)
+        _explain_key_file(causes)
+        _explain_unreachable(causes)
         raise SystemExit(EXIT_FAILURE) from None

@@ -20,6 +20,7 @@ from lattica.cli import app
 from lattica.cli.shared.common import reported_errors, shortage_in, start
 from lattica.config import load_config
 from lattica.errors import ConfigError, DialError, KeyInUseError, LatticaError
+from lattica.nat.base.errors import DialAttempt
 from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.base.keys.swarm_key import parse_swarm_key
 
@@ -235,6 +236,22 @@ def test_errors_of_several_tasks_are_lines(capsys: pytest.CaptureFixture[str]) -
         "lattica: error: one and more",
         "lattica: error: cannot connect to X: no address known",
     ]
+
+
+@pytest.mark.parametrize(("why", "is_explained"), [("ECONNREFUSED", True), ("timed out", False)])
+def test_a_peer_whose_program_has_ended_is_explained(
+    why: str, is_explained: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code_of(DialError("X", [DialAttempt("/ip4/192.0.2.1/tcp/1", why)])) == 1
+    assert ("publisher" in capsys.readouterr().err) is is_explained
+
+
+def test_a_directory_that_takes_no_key_names_what_needs_none(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = CliRunner().invoke(app, ["--data-dir", str(tmp_path / "file" / "below"), "id"])
+    assert result.exit_code == 1
+    assert "cannot write the key file" in result.stderr
+    assert "--ephemeral" in result.stderr
 
 
 def test_ctrl_c_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:
