@@ -463,8 +463,9 @@ class Session:
             self._fail(job, InternalError("internal error of the server"))
 
     def _is_given_up(self, call: int) -> bool:
+        """Also from the handler's thread, where a scope of trio's cannot say."""
         worker = self._waiting.get(call)
-        return call not in self.core.running or (worker is not None and worker.scope.cancel_called)
+        return call not in self.core.running or (worker is not None and worker.stopped)
 
     def _fail(self, job: Job, error: RpcError) -> None:
         facts = {"not_run": not error.may_have_run, "retry_after": error.retry_after}

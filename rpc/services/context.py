@@ -69,7 +69,7 @@ class CallContext:
     def cancelled(self) -> bool:
         """Nobody waits for the result any more. An async handler is cancelled anyway; one in a
         thread should look now and then."""
-        return self._is_cancelled()
+        return self._is_cancelled() or self._clock() >= self.deadline
 
     def share(self, buffer: Any, ttl: float = 20.0) -> BufferRef:
         """Lend an array, a tensor or bytes to the caller, which reads what it wants of it, when it

@@ -26,6 +26,7 @@ class Workshop:
         self.ended: list[str] = []
         self.changed = trio.Event()
         self.gate = threading.Event()
+        self.left = threading.Event()
         self.entered = 0
 
     def note(self, what: str) -> None:
@@ -69,6 +70,17 @@ class Workshop:
         self.entered += 1
         assert self.gate.wait(60)
         return number
+
+    def watch(self, ctx: CallContext) -> int:
+        """In a thread, until nobody waits for the result."""
+        self.entered += 1
+        while not ctx.cancelled:
+            time.sleep(0.001)
+        self.left.set()
+        return 1
+
+    def watch_streaming(self, ctx: CallContext) -> Iterator[int]:
+        yield self.watch(ctx)
 
     def add(self, a: int, *, b: int) -> int:
         return a + b
