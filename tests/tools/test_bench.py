@@ -6,10 +6,12 @@ No environment is made and no implementation is run; the children here are scrip
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import socket
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -140,7 +142,7 @@ def test_a_child_is_told_transport_and_host():
     ]
 
 
-def test_a_peers_relay_is_between_peers_of_ours_and_nothing_else_of_it_is_relayed(tmp_path):
+def test_a_peers_relay_is_between_peers_of_ours_and_its_calls_between_its_own(tmp_path):
     ours = runner.Program("lattica", Path("ours"), Path("ours.py"))
     peer = runner.Program("peer", Path("theirs"), Path("theirs.py"), between=ours)
     (relayed,) = cases.select("relay", ("circuits-20",))
@@ -151,10 +153,24 @@ def test_a_peers_relay_is_between_peers_of_ours_and_nothing_else_of_it_is_relaye
     (direct,) = cases.select("bulk", ("stream-1MiB",))
     assert runner.child_command(peer, direct, lossy_link.Site())("client")[0] == "theirs"
     (calls,) = cases.select("rpc", ("unary-128B-seq-relay",))
+    assert runner.child_command(peer, calls, lossy_link.Site())("client")[0] == "theirs"
     without = runner.Program("peer", Path("theirs"), Path("theirs.py"))
-    for program, workload in ((peer, calls), (without, relayed)):
-        with pytest.raises(UnsupportedError, match="relay"):
-            trio.run(runner.run_once, program, workload, runner.Settings(), tmp_path)
+    with pytest.raises(UnsupportedError, match="relay"):
+        trio.run(runner.run_once, without, relayed, runner.Settings(), tmp_path)
+
+
+@pytest.mark.parametrize("transport", ["tcp", "quic", "relay"])
+def test_calls_are_the_same_work_over_each_transport(transport, monkeypatch):
+    monkeypatch.syspath_prepend(str(runner.PROGRAMS))  # as where children run
+    asyncio_calls = importlib.import_module("work.asyncio_calls")
+
+    async def echo(message):
+        return message
+
+    peer = SimpleNamespace(echo=echo)
+    name = "unary-128B-seq" if transport == "tcp" else f"unary-128B-seq-{transport}"
+    job = bench_child.Job("client", f"rpc-{name}", "", 0.001, 0.001, transport)
+    assert asyncio.run(asyncio_calls.run(peer, job))[name] > 0
 
 
 @pytest.mark.parametrize(

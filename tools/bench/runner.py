@@ -161,8 +161,7 @@ async def run_once(
     Raises :class:`BenchError` or :class:`UnsupportedError`.
     """
     name = f"{program.impl} {workload.label}"
-    is_measured = workload.bench == "relay" and program.between is not None
-    if workload.transport == "relay" and program.impl != OURS and not is_measured:
+    if workload.bench == "relay" and program.impl != OURS and program.between is None:
         raise UnsupportedError("it is not measured through a relay")
     async with AsyncExitStack() as stack:
         temporary = tempfile.TemporaryDirectory(prefix="lattica-bench-")
@@ -207,7 +206,7 @@ def child_command(
 
     def command(role: Literal["server", "client", "relay"]) -> list[str]:
         played = program
-        if workload.transport == "relay" and role != "relay" and program.between is not None:
+        if workload.bench == "relay" and role != "relay" and program.between is not None:
             played = program.between
         return [
             str(played.python),

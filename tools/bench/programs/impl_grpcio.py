@@ -247,7 +247,7 @@ async def run_client(child: bc.Child, job: bc.Job) -> None:
 
 def main(child: bc.Child, job: bc.Job) -> None:
     if job.transport != "tcp":
-        raise bc.Unsupported("grpcio has no QUIC")
+        raise bc.Unsupported("grpcio has neither QUIC nor a relay")
     if job.role == "server":
         asyncio.run(serve(child, job))
     else:

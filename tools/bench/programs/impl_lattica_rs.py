@@ -390,6 +390,8 @@ def run_client(child: bc.Child, job: bc.Job) -> None:
 
 
 def main(child: bc.Child, job: bc.Job) -> None:
+    if job.transport == "relay":
+        raise bc.Unsupported("it makes no calls over relayed connections")
     if job.role == "server":
         serve(child, job)
     else:

@@ -183,6 +183,8 @@ async def publish(child: bc.Child, job: bc.Job) -> None:
 
 def main(child: bc.Child, job: bc.Job) -> None:
     logging.disable(logging.CRITICAL)
+    if job.case.startswith("rpc-"):
+        raise bc.Unsupported("it has no calls")
     if job.transport == "quic" and job.case not in QUIC_CASES:
         raise bc.Unsupported("its QUIC loses bytes of long streams, and many streams stall")
     if job.role == "relay":

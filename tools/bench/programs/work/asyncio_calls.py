@@ -104,7 +104,7 @@ async def offered(calls: Calls, job: bc.Job) -> float:
 async def run(calls: Calls, job: bc.Job) -> dict[str, float]:
     """Do the work that `job` names. Raises Unsupported."""
     name = job.case.removeprefix("rpc-")
-    match name:
+    match name.removesuffix(f"-{job.transport}"):
         case "unary-128B-seq":
             return {name: await echoes(calls, job, 1)}
         case "unary-128B-c64":
