@@ -279,7 +279,7 @@ async def test_a_fetch_whose_client_is_gone_ends(tmp_path: Path) -> None:
     async with daemon(tmp_path) as (member, client):
         started = threading.Event()
 
-        async def never(*_: object) -> None:
+        async def never(*_: object, **__: object) -> None:
             started.set()
             await trio.sleep_forever()
 
