@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from lattica.facades.blocking import BlockingStream
+from lattica.facades.streams.blocking import BlockingStream
 
 
 def say_where(stream: BlockingStream) -> None:

@@ -33,7 +33,7 @@ import typer
 
 from lattica import Lattica, Node
 from lattica.config import NodeConfig, load_config
-from lattica.facades.blocking import BlockingStream
+from lattica.facades.streams.blocking import BlockingStream
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.mux.stream import Stream
 from lattica.nat.services.ping import PING

@@ -12,8 +12,9 @@ from lattica.daemon.errors import ProcessEndedError
 from lattica.daemon.process.program import ProcessNode, opened
 from lattica.daemon.process.remote import call, made, remote_method, remote_property
 from lattica.daemon.process.values import Values
-from lattica.facades.blocking import BlockingStream, Lattica
+from lattica.facades.blocking import Lattica
 from lattica.facades.rpc.blocking import BlockingRpc
+from lattica.facades.streams.blocking import BlockingStream
 from lattica.facades.threads.bridge import Bridge
 from lattica.facades.threads.handler_threads import MAX_HANDLER_THREADS
 from lattica.nat.base.errors import LatticaError

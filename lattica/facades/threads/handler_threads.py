@@ -20,7 +20,7 @@ from lattica.nat.swarm.serving.handler_kind import require_finished
 from lattica.nat.swarm.serving.handler_places import HandlerPlaces
 
 if TYPE_CHECKING:
-    from lattica.facades.blocking import BlockingStream
+    from lattica.facades.streams.blocking import BlockingStream
     from lattica.nat.mux.stream import Stream
 
 logger = logging.getLogger(__name__)

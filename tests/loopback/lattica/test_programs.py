@@ -25,7 +25,7 @@ import pytest
 from lattica import Lattica, ListenError, LocalProtocolError, NodeConfig, StreamResetError
 from lattica.content import events
 from lattica.content.events import Progress
-from lattica.facades.blocking import BlockingStream
+from lattica.facades.streams.blocking import BlockingStream
 from lattica.nat.config import SwarmConfig
 from tests.support.pairs.connected import connected
 

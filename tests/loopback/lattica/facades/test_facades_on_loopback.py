@@ -28,8 +28,10 @@ from lattica.errors import (
     TicketError,
     UnsupportedProtocolError,
 )
-from lattica.facades.aio import AsyncLattica, AsyncStream
-from lattica.facades.blocking import BlockingStream, Lattica
+from lattica.facades.aio import AsyncLattica
+from lattica.facades.blocking import Lattica
+from lattica.facades.streams.aio import AsyncStream
+from lattica.facades.streams.blocking import BlockingStream
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.config import SwarmConfig
 from lattica.nat.swarm.events import PeerConnected, PeerDisconnected

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from lattica import Lattica
-from lattica.facades.blocking import BlockingStream
+from lattica.facades.streams.blocking import BlockingStream
 from tests.support.nets.nets import node_config
 
 BLOCKED = 512

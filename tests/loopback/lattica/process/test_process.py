@@ -29,7 +29,8 @@ from lattica.errors import (
     StreamResetError,
     UnsupportedProtocolError,
 )
-from lattica.facades.blocking import BlockingStream, Lattica
+from lattica.facades.blocking import Lattica
+from lattica.facades.streams.blocking import BlockingStream
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.swarm.events import PeerConnected
 from lattica.rpc.ports.ports import ANYONE

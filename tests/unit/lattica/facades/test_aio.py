@@ -24,7 +24,8 @@ from lattica.errors import (
     StreamResetError,
 )
 from lattica.facades import facade
-from lattica.facades.aio import AsyncLattica, AsyncStream
+from lattica.facades.aio import AsyncLattica
+from lattica.facades.streams.aio import AsyncStream
 from tests.support.doubles.fake_node import BUILT_IN, WINDOW, FakeNode
 
 PATIENCE = 30.0

@@ -30,7 +30,8 @@ from lattica.errors import (
     UnsupportedProtocolError,
 )
 from lattica.facades import facade
-from lattica.facades.blocking import BlockingStream, Lattica
+from lattica.facades.blocking import Lattica
+from lattica.facades.streams.blocking import BlockingStream
 from lattica.facades.threads.handoff import MAX_COPIED, MAX_QUEUED
 from tests.support.doubles.fake_node import BUILT_IN, WINDOW, FakeNode
 

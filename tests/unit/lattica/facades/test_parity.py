@@ -11,11 +11,13 @@ from lattica.content import Publisher
 from lattica.crdt.store.shared_document import SharedDocument
 from lattica.crdt.store.store import Store
 from lattica.dht.dht import Dht
-from lattica.facades.aio import AsyncLattica, AsyncStream
-from lattica.facades.blocking import BlockingStream, Lattica
+from lattica.facades.aio import AsyncLattica
+from lattica.facades.blocking import Lattica
 from lattica.facades.dht import AsyncDht, BlockingDht
 from lattica.facades.store.aio import AsyncDocument, AsyncStore
 from lattica.facades.store.blocking import BlockingDocument, BlockingStore
+from lattica.facades.streams.aio import AsyncStream
+from lattica.facades.streams.blocking import BlockingStream
 from lattica.nat.mux.stream import Stream
 from lattica.node import Node
 

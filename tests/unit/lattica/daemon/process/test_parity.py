@@ -10,7 +10,7 @@ import pytest
 from lattica import facades
 from lattica.daemon.process.blocking import HERE, ProcessLattica
 from lattica.daemon.process.remote import Remote, remote_class
-from lattica.facades.blocking import BlockingEvents, Lattica
+from lattica.facades.blocking import Lattica
 from lattica.facades.closable import Closable
 from lattica.facades.dht import BlockingDht, BlockingProviders
 from lattica.facades.ports import ExposedPort, ForwardedPort
@@ -26,6 +26,7 @@ from lattica.facades.store.blocking import (
     BlockingStore,
     BlockingText,
 )
+from lattica.facades.streams.blocking import BlockingEvents
 from lattica.facades.topics.blocking import BlockingMembers, BlockingMessages, BlockingTopic
 from lattica.facades.topics.discovery import BlockingDiscovery, BlockingFoundPeers
 from lattica.facades.weights.blocking import BlockingWeightPublisher, BlockingWeightSubscriber

@@ -1,0 +1,1 @@
+"""Streams and events of a node, for threads (`blocking`) and for asyncio (`aio`)."""
