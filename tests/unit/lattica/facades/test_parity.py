@@ -28,6 +28,7 @@ CONNECTION = "of the connection, which `peers()` tells about"
 PLACES = "for who shares out places in the trio thread"
 ON_NEITHER = {
     "assume_protocol": NEGOTIATION,
+    "has_backlog": TRIO_THREAD,
     "begin_negotiation": NEGOTIATION,
     "finish_negotiation": NEGOTIATION,
     "connection": CONNECTION,
