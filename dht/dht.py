@@ -39,7 +39,7 @@ from lattica.dht.server.service import Service
 from lattica.dht.status import DhtStatus
 from lattica.dht.store.keeper import Keeper
 from lattica.dht.store.records import KINDS, RecordStore
-from lattica.dht.store.rows import Kind
+from lattica.dht.store.rows import Kind, Row
 from lattica.dht.ties import Ties
 from lattica.dht.upkeep import own as own_records
 from lattica.dht.upkeep import remembered
@@ -110,7 +110,7 @@ class Dht:
         self._ties = ties
         self._host = host
         self._rng = random.Random()
-        self._keeper = Keeper(path)
+        self._keeper = Keeper(path, self._take)
         self._store = RecordStore(self.config.store, kinds=STANDARD, journal=self._keeper)
         self._own = own_records.OwnRecords(host.peer_id, self._keeper)
         self._peers = Peers(host, ties, self.config, names)
@@ -157,14 +157,14 @@ class Dht:
             self.config,
             clock=clock,
         )
-        self._keeper.serve(KINDS, self._store.row)
-        self._keeper.serve(own_records.KINDS, self._own.row)
+        self._keeper.serve(KINDS, self._store)
+        self._keeper.serve(own_records.KINDS, self._own)
         self._network = remembered.Remembered(
             lambda: self._peers.table.closest(self._peers.own.key, _CONTACTS),
             self._peers.sizes,
             self._keeper,
         )
-        self._keeper.serve(remembered.KINDS, self._network.row)
+        self._keeper.serve(remembered.KINDS, self._network)
         self._finder = PeerFinder(self._peers, self._reader)
         self._scopes: set[trio.CancelScope] = set()
         self._loaded = trio.Event()
@@ -466,7 +466,7 @@ class Dht:
     async def _run(self) -> None:
         try:
             with self._scope:
-                await self._load()
+                await self._take(await self._keeper.load())
                 self._mode.switch()
                 async with trio.open_nursery() as nursery:
                     for part in (
@@ -493,8 +493,8 @@ class Dht:
 
     # --- restarts ---
 
-    async def _load(self) -> None:
-        rows = await self._keeper.load()
+    async def _take(self, rows: list[Row]) -> None:
+        """Have what a file has; what is wrong or has expired leaves it."""
         now = self._clock()
         last = (Kind.PROVIDER, Kind.ADDRESSES)
         others = [row for row in rows if row.row_id.kind not in last]
@@ -509,6 +509,7 @@ class Dht:
             await trio.lowlevel.checkpoint()
         self._store.load([row for row in rows if row.row_id.kind in last], now)
         self._membership.restore(self._network.contacts)
+        await self._keeper.drop_missing(rows)
 
 
 def _peer(peer: PeerId | str) -> PeerId:

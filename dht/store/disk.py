@@ -21,6 +21,8 @@ _VERSION = 1
 _BUSY_TIMEOUT = 5.0
 """Seconds that another process, such as a backup, may hold the file."""
 
+_KINDS = frozenset(kind.value for kind in Kind)
+
 
 class RecordFile:
     """Rows in a file.
@@ -77,6 +79,11 @@ class RecordFile:
         """All rows; of a kind that is not known, none."""
         return _rows(self._connection)
 
+    def read_ids(self) -> list[RowId]:
+        """Which rows there are; of a kind that is not known, none."""
+        found = self._connection.execute("SELECT kind, id FROM rows")
+        return [RowId(Kind(kind), row_id) for kind, row_id in found if _is_known(kind, row_id)]
+
     def write(self, rows: Iterable[Row], gone: Iterable[RowId]) -> None:
         """Write all of this or, when it raises, nothing."""
         connection = self._connection
@@ -124,7 +131,10 @@ def read_without_room(path: Path) -> list[Row]:
 
 
 def _rows(connection: sqlite3.Connection) -> Iterator[Row]:
-    known = {kind.value for kind in Kind}
     for kind, row_id, data in connection.execute("SELECT kind, id, data FROM rows"):
-        if kind in known and isinstance(row_id, bytes) and isinstance(data, bytes):
+        if _is_known(kind, row_id) and isinstance(data, bytes):
             yield Row(RowId(Kind(kind), row_id), data)
+
+
+def _is_known(kind: object, row_id: object) -> bool:
+    return kind in _KINDS and isinstance(row_id, bytes)

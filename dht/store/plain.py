@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lattica.dht.records.plain import PlainRecord, PlainRecords, check_plain
@@ -103,6 +104,10 @@ class PlainStore:
         return Row(
             row_id, pack(kept.record.value, self._until.get(row_id.id), publisher, kept.network)
         )
+
+    def row_ids(self) -> Iterator[RowId]:
+        """All rows that there are now."""
+        return (RowId(Kind.PLAIN, key) for key in self._kept)
 
     def load(self, row: Row, now: float) -> None:
         """Take a row from a file; what is wrong with it is left out."""

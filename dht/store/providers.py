@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from itertools import chain, islice, zip_longest
 from math import inf
 
@@ -74,7 +74,7 @@ class ProviderStore:
         addrs = provider.addrs[:MAX_ADDRS]
         if addrs and self._addrs.get(peer_id) != addrs:
             self._addrs[peer_id] = addrs
-            self._journal.changed(RowId(Kind.ADDRESSES, peer_id.to_bytes()))
+            self._journal.changed(_addrs_row(peer_id))
         return Put.KNOWN if is_known else Put.STORED
 
     def remove(self, key: bytes, peer_id: PeerId) -> bool:
@@ -115,7 +115,7 @@ class ProviderStore:
         if not self._counts[peer_id]:
             del self._counts[peer_id]
             if self._addrs.pop(peer_id, None) is not None:
-                self._journal.changed(RowId(Kind.ADDRESSES, peer_id.to_bytes()))
+                self._journal.changed(_addrs_row(peer_id))
 
     # --- rows ---
 
@@ -132,6 +132,14 @@ class ProviderStore:
         source = self._quotas.source_of((key, peer_id))
         network = source.network if source is not None else None
         return Row(row_id, pack(end, network if isinstance(network, str) else None))
+
+    def row_ids(self) -> Iterator[RowId]:
+        """All rows that there are now."""
+        for peer_id in self._addrs:
+            yield _addrs_row(peer_id)
+        for key, peers in self._peers.items():
+            for peer_id in peers:
+                yield _row_id(key, peer_id)
 
     def load(self, rows: Iterable[Row], now: float) -> None:
         """Take rows from a file; what is wrong with one is left out."""
@@ -189,6 +197,10 @@ def _spread(peers: Mapping[PeerId, Hashable], count: int, rng: random.Random) ->
 
 def _row_id(key: bytes, peer_id: PeerId) -> RowId:
     return RowId(Kind.PROVIDER, bytes((len(key),)) + key + peer_id.to_bytes())
+
+
+def _addrs_row(peer_id: PeerId) -> RowId:
+    return RowId(Kind.ADDRESSES, peer_id.to_bytes())
 
 
 def _addrs(items: list[object]) -> tuple[Multiaddr, ...]:

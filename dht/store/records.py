@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from lattica.dht.records.plain import STANDARD, PlainRecords
 from lattica.dht.store.config import StoreConfig
@@ -48,6 +48,11 @@ class RecordStore:
         if row_id.kind is Kind.PLAIN:
             return self.plain.row(row_id)
         return self.providers.row(row_id)
+
+    def row_ids(self) -> Iterator[RowId]:
+        """All rows that there are now."""
+        for part in (self.values, self.plain, self.providers):
+            yield from part.row_ids()
 
     def load(self, rows: Iterable[Row], now: float) -> None:
         """Take rows from a file; what is wrong or has expired is left out."""

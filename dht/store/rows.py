@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple, Protocol
@@ -40,6 +41,18 @@ class Row:
 
     row_id: RowId
     data: bytes
+
+
+class RowSource(Protocol):
+    """Has what rows are made of."""
+
+    def row(self, row_id: RowId, /) -> Row | None:
+        """A row as it is now; None: there is none."""
+        ...
+
+    def row_ids(self) -> Iterator[RowId]:
+        """All rows that there are now."""
+        ...
 
 
 class Journal(Protocol):

@@ -180,6 +180,10 @@ class ValueStore:
             pack(key, value.envelope, network if isinstance(network, str) else None, put_at),
         )
 
+    def row_ids(self) -> Iterator[RowId]:
+        """All rows that there are now."""
+        return map(_row_id, self._put_at)
+
     def load(self, row: Row, now: float) -> None:
         """Take a row from a file; what is wrong with it is left out."""
         fields = unpack(row.data, 4)

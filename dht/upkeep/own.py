@@ -96,6 +96,13 @@ class OwnRecords:
             return None
         return Row(row_id, pack(known[0].key, known[0].envelope, known[1]))
 
+    def row_ids(self) -> Iterator[RowId]:
+        """All rows that there are now."""
+        for place in self._values:
+            yield _value_row(*place)
+        for key in self._provided:
+            yield RowId(Kind.OWN_PROVIDED, key)
+
     def load(self, row: Row, now: float) -> None:
         """Take a row from a file; what is wrong with it is left out."""
         if row.row_id.kind is Kind.OWN_PROVIDED:

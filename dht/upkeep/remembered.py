@@ -5,7 +5,7 @@ without its bootstrap, and how large the network is.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 import trio
@@ -77,6 +77,12 @@ class Remembered:
             return Row(row_id, pack([_fields(sample) for sample in self._samples]))
         contact = self._saved.get(row_id.id)
         return None if contact is None else Row(row_id, pack(list(map(str, contact.addrs))))
+
+    def row_ids(self) -> Iterator[RowId]:
+        """All rows that there are now."""
+        yield _SIZE
+        for raw in self._saved:
+            yield RowId(Kind.CONTACT, raw)
 
     def load(self, row: Row) -> None:
         """Take a row from a file; what is wrong with it is left out."""

@@ -273,6 +273,9 @@ class StoreMachine(RuleBasedStateMachine):
         self.file.write(self.store)
         rows = [row for row_id in self.file.rows if (row := self.store.row(row_id)) is not None]
         assert {row.row_id for row in rows} == set(self.file.rows)
+        row_ids = list(self.store.row_ids())
+        assert len(row_ids) == len(set(row_ids))
+        assert set(row_ids) == set(self.file.rows)
         self.store = RecordStore(self.config, journal=self.file)
         self.store.load(rows, self.now)
         assert self.contents() == before

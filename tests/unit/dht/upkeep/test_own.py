@@ -95,6 +95,7 @@ def test_rows_bring_back_what_there_was():
     own.provides([b"key"], T0 + 5)
     rows = [row for row_id in journal.rows if (row := own.row(row_id)) is not None]
     assert {row.row_id.kind for row in rows} == set(KINDS)
+    assert set(own.row_ids()) == {row.row_id for row in rows}
     again, _ = records()
     for row in rows:
         again.load(row, T0 + 10)

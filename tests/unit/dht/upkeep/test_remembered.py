@@ -38,6 +38,7 @@ class Node:
 
     def file(self) -> tuple[Row, ...]:
         self.remembered.save()
+        assert set(self.remembered.row_ids()) >= self.journal.rows.keys()
         rows = map(self.remembered.row, self.journal.rows)
         return tuple(row for row in rows if row is not None)
 
