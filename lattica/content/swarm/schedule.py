@@ -25,12 +25,13 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from lattica.content.download.plan import Span
 from lattica.content.protocol import MAX_SPAN_BYTES
 from lattica.content.swarm.holds import Hold, Holds
+from lattica.content.swarm.rarity import Rarity
+from lattica.content.swarm.source import QUIET, Source, SourceState
 
 S = TypeVar("S", bound=Hashable)
 
@@ -40,16 +41,6 @@ which a piece is held back for somebody of whom nothing is heard."""
 STEAL_PAUSE = 0.25
 """Seconds between two looks for something to steal."""
 
-_HORIZON = 0.5
-"""Seconds of a source's work that are asked of it ahead, at least."""
-_LEAST_WINDOW = 2 * MAX_SPAN_BYTES
-_RATE_MEMORY = 1.5
-"""Seconds over which a source's rate is averaged."""
-_RATE_SAMPLE = 0.1
-_LEAST_SAMPLE = 16 * 1024
-"""Bytes from which on a rate is measured soon: a refusal has a few, and says nothing about it."""
-_PLANES = 4
-"""Up to so many holders are told apart."""
 _MAX_ASKED = 1024
 """Requests under way to one source. Their bytes must fit the stream's buffers, or both sides could
 wait to send."""
@@ -62,63 +53,6 @@ _UNMEASURED = 0.25
 """Seconds more for one of which nothing has come yet."""
 _SOON = 0.1
 """Seconds within which it does not matter who is faster."""
-_QUIET = 2.0
-"""Seconds without a byte after which nobody relies on a source any more."""
-
-
-@dataclass(slots=True)
-class _Source:
-    """What is known of one source."""
-
-    chunks: int | None
-    """Bits of the chunks that it has; None: all."""
-    has: int
-    """The same in pieces; -1 is all of them."""
-    asked: dict[int, float] = field(default_factory=dict)
-    """When pieces were asked for, in that order."""
-    in_flight: int = 0
-    window: int = MAX_SPAN_BYTES
-    rate: float | None = None
-    """Bytes a second while something was asked for."""
-    fastest: float = math.inf
-    """Seconds from asking to having."""
-    latest: float = 0.0
-    """The same of the last piece."""
-    heard_at: float = 0.0
-    sampled_at: float = 0.0
-    sample: int = 0
-    is_silent: bool = False
-    is_away: bool = False
-    """Its stream has ended, and nobody has looked for something to ask of it since."""
-    next_steal: float = 0.0
-    most: int = 0
-    """Bytes that it may be asked for ahead."""
-    completed: int = 0
-    """Of how many holds it was before when it was said to have everything."""
-    told_at: float = -math.inf
-    """When it said last that it has got something."""
-
-    def eta(self, size: int) -> float:
-        """Seconds until it has brought `size` bytes more than are asked for."""
-        return math.inf if not self.rate else (self.in_flight + size) / self.rate
-
-    def is_reliable(self, now: float) -> bool:
-        """It brings what is asked of it, as far as can be seen."""
-        return not (self.is_silent or self.is_away) and (
-            not self.in_flight or now - self.heard_at < _QUIET
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class SourceState:
-    """How a source does."""
-
-    rate: float | None
-    """Bytes a second; None before anything has come."""
-    in_flight: int
-    """Bytes that it was asked for."""
-    pieces: int | None
-    """How many it has; None: all."""
 
 
 class Schedule(Generic[S]):
@@ -134,7 +68,7 @@ class Schedule(Generic[S]):
         self._spans: list[Span] = []
         self._piece_of: dict[int, int] = {}
         """Piece by chunk."""
-        self._sources: dict[S, _Source] = {}
+        self._sources: dict[S, Source] = {}
         self._began = math.inf
         """When the first source came."""
         self._waiting = 0
@@ -143,8 +77,7 @@ class Schedule(Generic[S]):
         """How many sources are asked for a piece."""
         self._urgent = 0
         """Pieces that somebody waits for."""
-        self._planes = [0] * _PLANES
-        """Pieces that at least 1, 2, … sources with parts have."""
+        self._rarity = Rarity()
         self._holds = Holds[S]()
 
     def scatter(self) -> None:
@@ -222,11 +155,9 @@ class Schedule(Generic[S]):
 
     def add(self, source: S, now: float, *, complete: bool = False) -> None:
         """A source has come, of which nothing is known yet, or that it has everything."""
-        state = _Source(None if complete else 0, -1 if complete else 0)
+        chunks, has = (None, -1) if complete else (0, 0)
+        self._sources[source] = Source(chunks, has, now, now, self._most_ahead)
         self._began = min(self._began, now)
-        state.heard_at = state.sampled_at = now
-        state.most = self._most_ahead
-        self._sources[source] = state
 
     def limit(self, source: S, most_ahead: int) -> None:
         """Ask a source for no more bytes than these ahead."""
@@ -244,10 +175,7 @@ class Schedule(Generic[S]):
 
     def sources(self) -> dict[S, SourceState]:
         """All of them."""
-        return {
-            name: SourceState(s.rate, s.in_flight, None if s.chunks is None else s.has.bit_count())
-            for name, s in self._sources.items()
-        }
+        return {name: source.state for name, source in self._sources.items()}
 
     def remove(self, source: S) -> None:
         """A source is gone; what it was asked for waits again. Idempotent."""
@@ -267,7 +195,7 @@ class Schedule(Generic[S]):
         state.is_away = True
         state.heard_at = now
 
-    def _release(self, state: _Source) -> None:
+    def _release(self, state: Source) -> None:
         for piece in list(state.asked):
             self._forget(state, piece)
             self._wait_again(piece)
@@ -308,7 +236,7 @@ class Schedule(Generic[S]):
             mask = (1 << span.count) - 1
             if state.chunks >> span.first & mask == mask and not state.has >> piece & 1:
                 state.has |= 1 << piece
-                self._count_one(piece)
+                self._rarity.add(piece)
 
     def lacks(self, source: S, piece: int) -> None:
         """A source does not have a piece after all."""
@@ -323,21 +251,7 @@ class Schedule(Generic[S]):
         self._count_holders()
 
     def _count_holders(self) -> None:
-        self._planes = [0] * _PLANES
-        for state in self._sources.values():
-            if state.chunks is not None:
-                carry = state.has
-                for level in range(_PLANES):
-                    self._planes[level], carry = (
-                        self._planes[level] | carry,
-                        self._planes[level] & carry,
-                    )
-
-    def _count_one(self, piece: int) -> None:
-        for level in range(_PLANES):
-            if not self._planes[level] >> piece & 1:
-                self._planes[level] |= 1 << piece
-                return
+        self._rarity.count(s.has for s in self._sources.values() if s.chunks is not None)
 
     # --- holding back ---
 
@@ -405,7 +319,11 @@ class Schedule(Generic[S]):
             if len(self._sources) > 1:
                 wanted &= ~self._faster(state, now)
         wanted = wanted & self._urgent or wanted
-        piece = self._rarest(wanted, state) if wanted else self._steal(state, now)
+        if wanted:
+            own = 0 if state.chunks is None else 1
+            piece: int | None = self._any(self._rarity.rarest(wanted, own))
+        else:
+            piece = self._steal(state, now)
         if piece is not None:
             self._ask(state, piece, now)
             self._cursor = piece + 1
@@ -418,16 +336,12 @@ class Schedule(Generic[S]):
         self._ask(self._sources[source], piece, now)
         return True
 
-    def _ask(self, state: _Source, piece: int, now: float) -> None:
+    def _ask(self, state: Source, piece: int, now: float) -> None:
         self._waiting &= ~(1 << piece)
         self._copies[piece] = self._copies.get(piece, 0) + 1
-        if not state.in_flight:
-            state.heard_at = state.sampled_at = now
-            state.sample = 0
-        state.asked[piece] = now
-        state.in_flight += self._spans[piece].size
+        state.ask(piece, self._spans[piece].size, now)
 
-    def _faster(self, state: _Source, now: float) -> int:
+    def _faster(self, state: Source, now: float) -> int:
         """Pieces that another source would bring in less than half the time."""
         own = state.eta(MAX_SPAN_BYTES)
         if own == math.inf:
@@ -442,7 +356,7 @@ class Schedule(Generic[S]):
                     found |= other.has
         return found
 
-    def _shared(self, state: _Source, now: float) -> int:
+    def _shared(self, state: Source, now: float) -> int:
         """Pieces that one of those who fetch the same has, and brings not much later than this
         source, which has everything: the other way round than in :meth:`_faster`.
         """
@@ -454,7 +368,7 @@ class Schedule(Generic[S]):
             if other.chunks is None or not other.is_reliable(now):
                 continue
             if other.rate is None:
-                is_soon = now - other.heard_at < min(_QUIET, most + _UNMEASURED)
+                is_soon = now - other.heard_at < min(QUIET, most + _UNMEASURED)
             else:
                 is_soon = other.eta(MAX_SPAN_BYTES) <= most
             if is_soon:
@@ -467,14 +381,6 @@ class Schedule(Generic[S]):
             return 0.0
         return min(_MOST_LENIENCE, _LENIENCE * (now - self._began))
 
-    def _rarest(self, wanted: int, state: _Source) -> int:
-        own = 0 if state.chunks is None else 1
-        for level in range(own, _PLANES):
-            rare = wanted & ~self._planes[level]
-            if rare:
-                return self._any(rare)
-        return self._any(wanted)
-
     def _any(self, pieces: int) -> int:
         """One of some pieces: the next one, so that files are read and written in order; at random
         if others fetch the same."""
@@ -486,7 +392,7 @@ class Schedule(Generic[S]):
             return (high & -high).bit_length() - 1 + start
         return (pieces & -pieces).bit_length() - 1
 
-    def _steal(self, state: _Source, now: float) -> int | None:
+    def _steal(self, state: Source, now: float) -> int | None:
         """What another source is to bring, and this one would bring much earlier."""
         if now < state.next_steal or not self._copies:
             return None
@@ -517,7 +423,7 @@ class Schedule(Generic[S]):
             return None
         own = state.eta(self._spans[best].size)
         if own == math.inf:
-            own = _QUIET  # not measured yet: only what takes really long
+            own = QUIET  # not measured yet: only what takes really long
         return best if longest > 2 * own + 2 * STEAL_PAUSE else None
 
     # --- what comes ---
@@ -525,39 +431,19 @@ class Schedule(Generic[S]):
     def came(self, source: S, count: int, now: float) -> None:
         """Bytes have come from a source."""
         state = self._sources[source]
-        state.heard_at = now
         if state.is_silent:
             state.is_silent = False
             # What nobody else was asked for meanwhile comes of it after all.
             for piece in state.asked:
                 self._waiting &= ~(1 << piece)
-        state.sample += count
-        if state.sample >= _LEAST_SAMPLE or now - state.sampled_at > _QUIET:
-            self._measure(state, now, _RATE_SAMPLE)
-
-    @staticmethod
-    def _measure(state: _Source, now: float, least: float) -> None:
-        passed = now - state.sampled_at
-        if passed < least or passed <= 0:
-            return
-        rate = state.sample / passed
-        weight = 1.0 if state.rate is None else 1 - math.exp(-passed / _RATE_MEMORY)
-        state.rate = rate if state.rate is None else state.rate + weight * (rate - state.rate)
-        state.sampled_at, state.sample = now, 0
+        state.came(count, now)
 
     def arrived(self, source: S, piece: int, now: float) -> bool:
         """A whole answer is here, to be verified; False: it is here already, or being verified."""
         state = self._sources[source]
-        if state.rate is None:
-            self._measure(state, now, 0.0)
-        asked = state.asked.get(piece)
-        if asked is not None:
-            state.latest = now - asked
-            state.fastest = min(state.fastest, state.latest)
+        if state.arrived(piece, now):
             self._forget(state, piece)
-            horizon = max(_HORIZON, 2 * state.fastest)
-            most = min(state.most, max(_LEAST_WINDOW, int(horizon * (state.rate or 0))))
-            state.window = min(state.window + self._spans[piece].size, most)
+            state.widen(self._spans[piece].size)
         if self._is_here(piece):
             return False
         self._waiting &= ~(1 << piece)
@@ -571,13 +457,12 @@ class Schedule(Generic[S]):
         self._wait_again(piece)
         self.lacks(source, piece)
 
-    def _forget_unsent(self, state: _Source, piece: int, now: float) -> None:
+    def _forget_unsent(self, state: Source, piece: int, now: float) -> None:
         """What was asked for is not sent: until now it was not the source that was slow."""
         self._forget(state, piece)
-        if state.sample < _LEAST_SAMPLE:
-            state.sampled_at, state.sample = now, 0
+        state.forget_sample(now)
 
-    def _forget(self, state: _Source, piece: int) -> None:
+    def _forget(self, state: Source, piece: int) -> None:
         if state.asked.pop(piece, None) is None:
             return
         state.in_flight -= self._spans[piece].size

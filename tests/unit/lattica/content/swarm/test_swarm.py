@@ -25,6 +25,7 @@ from lattica.content.protocol import (
 )
 from lattica.content.publish.catalog import Publication, make_publication
 from lattica.content.swarm import schedule
+from lattica.content.swarm import source as source_module
 from lattica.content.swarm.messages import (
     HOLDINGS,
     MAX_HELLO,
@@ -253,7 +254,8 @@ async def test_a_peer_that_sends_nothing_or_next_to_nothing_holds_nothing_up(
     tmp_path, trickles, monkeypatch
 ):
     monkeypatch.setattr(schedule, "SILENT_AFTER", 0.3)
-    monkeypatch.setattr(schedule, "_QUIET", 0.2)
+    for module in (schedule, source_module):
+        monkeypatch.setattr(module, "QUIET", 0.2)
     source = make_file(tmp_path / "file", 8)
     publication = await make_publication(source)
     begun = trio.Event()
