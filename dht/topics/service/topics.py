@@ -6,8 +6,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from inspect import isawaitable
+from contextlib import AbstractContextManager, contextmanager
 
 import trio
 from trio.lowlevel import ParkingLot
@@ -31,8 +30,10 @@ from lattica.dht.topics.messages import (
     PROTOCOLS,
     encode_subscriptions,
 )
+from lattica.dht.topics.service.judges import Judges
 from lattica.dht.topics.service.link import Link
 from lattica.dht.topics.service.neighbours import NeighbourEvents
+from lattica.dht.topics.service.subscribers import Subscribers
 from lattica.dht.topics.service.subscription import Subscription
 from lattica.dht.topics.service.topic import Topic, Validator
 from lattica.dht.topics.signing import Message, StrictSigning
@@ -42,14 +43,12 @@ from lattica.nat.base.errors import (
     RemoteProtocolError,
     UnsupportedProtocolError,
 )
-from lattica.nat.base.foreign_code import settle
 from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.base.keys.peer_record import open_record
 from lattica.nat.base.limits.backoff import pause_after
 from lattica.nat.base.net.addresses import ip_of, relay_of
 from lattica.nat.base.net.ip import is_public_host
 from lattica.nat.base.net.network_groups import network_of
-from lattica.nat.base.peer_log import peer_log
 from lattica.nat.base.tasks import Tasks
 from lattica.nat.base.wire import LengthPrefixed
 from lattica.nat.mux.connection import Direction
@@ -76,8 +75,6 @@ _SEEK_FIRST, _SEEK_LIMIT = 2.0, 300.0
 _SEEK_TIMEOUT = 60.0
 _LAST_SECONDS = 1.0
 """What waits for peers has so long to be taken when the node ends."""
-_STRICTEST = (Verdict.REJECT, Verdict.IGNORE)
-"""Verdicts, of which the first that anybody gives counts."""
 
 
 class Topics:
@@ -124,17 +121,19 @@ class Topics:
         """Links whose peer is waited for."""
         self._room = ParkingLot()
         """Where publishers wait."""
-        self._subscriptions: dict[str, list[Subscription]] = {}
-        self._crowded: dict[Subscription, float] = {}
-        """Those that hold up peers, and since when."""
-        self._reading = ParkingLot()
-        """Where streams of peers wait for them."""
+        self._subscribers = Subscribers(
+            self.config.lagging_after,
+            on_first=lambda name: self._do(self._router.subscribe(name, trio.current_time())),
+            on_last=lambda name: self._do(self._router.unsubscribe(name, trio.current_time())),
+        )
+        self._judges = Judges(
+            self._tasks,
+            self.config.validating,
+            self.config.validate_timeout,
+            on_needed=self._set_validating,
+            on_judged=self._judged,
+        )
         self._watchers: dict[str, list[NeighbourEvents]] = {}
-        self._validators: dict[str, list[Validator]] = {}
-        """Of blocks that judge, by topic."""
-        self._set_validator: dict[str, Validator] = {}
-        """The application's."""
-        self._validating: dict[str, int] = {}
         self._connecting = 0
         self._ended = ParkingLot()
         self._turn = _TURN
@@ -152,9 +151,7 @@ class Topics:
         self._closed = True
         for protocol in PROTOCOLS:
             self._host.unhandle(protocol, owner=OWNER)
-        for subscriptions in self._subscriptions.values():
-            for subscription in subscriptions:
-                subscription.close()
+        self._subscribers.close()
         for watchers in self._watchers.values():
             for watcher in watchers:
                 watcher.close()
@@ -244,55 +241,30 @@ class Topics:
     def attach(self, subscription: Subscription) -> None:
         """A subscriber is there."""
         self._check_open()
-        line = self._subscriptions.setdefault(subscription.topic, [])
-        line.append(subscription)
-        if len(line) == 1:
-            self._do(self._router.subscribe(subscription.topic, trio.current_time()))
+        self._subscribers.attach(subscription)
 
     def detach(self, subscription: Subscription) -> None:
         """A subscriber is gone."""
-        line = self._subscriptions.get(subscription.topic, [])
-        if subscription in line:
-            line.remove(subscription)
-            self.emptied(subscription)
-            if not line and not self._closed:
-                del self._subscriptions[subscription.topic]
-                self._do(self._router.unsubscribe(subscription.topic, trio.current_time()))
+        self._subscribers.detach(subscription)
 
     def emptied(self, subscription: Subscription) -> None:
         """A subscriber holds up nobody any more."""
-        if self._crowded.pop(subscription, None) is not None and not self._crowded:
-            self._reading.unpark_all()
+        self._subscribers.emptied(subscription)
 
     def subscribed(self) -> dict[str, int]:
         """The topics that somebody here has subscribed to, and how many have."""
-        return {name: len(line) for name, line in self._subscriptions.items()}
+        return self._subscribers.topics
 
     def set_validator(self, name: str, validator: Validator | None) -> None:
         """See :meth:`Topic.set_validator`."""
-        if validator is None:
-            self._set_validator.pop(name, None)
-        else:
-            self._set_validator[name] = validator
-        self._router.topic(name).validating = bool(self._validators_of(name))
+        self._judges.set(name, validator)
 
-    @contextmanager
-    def judging(self, name: str, validator: Validator) -> Iterator[None]:
+    def judging(self, name: str, validator: Validator) -> AbstractContextManager[None]:
         """See :meth:`Topic.judging`."""
-        line = self._validators.setdefault(name, [])
-        line.append(validator)
-        self._router.topic(name).validating = True
-        try:
-            yield
-        finally:
-            line.remove(validator)
-            if not line:
-                del self._validators[name]
-            self._router.topic(name).validating = bool(self._validators_of(name))
+        return self._judges.judging(name, validator)
 
-    def _validators_of(self, name: str) -> list[Validator]:
-        own = self._set_validator.get(name)
-        return [*self._validators.get(name, ()), *(() if own is None else (own,))]
+    def _set_validating(self, name: str, is_needed: bool) -> None:
+        self._router.topic(name).validating = is_needed
 
     def peers(self, name: str) -> tuple[PeerId, ...]:
         """See :meth:`Topic.peers`."""
@@ -322,10 +294,7 @@ class Topics:
     def _do(self, actions: Iterable[Action]) -> None:
         for action in actions:
             if isinstance(action, Deliver):
-                for subscription in self._subscriptions.get(action.message.topic, ()):
-                    subscription.put(action.message)
-                    if subscription.is_full and not subscription.lagging:
-                        self._crowded.setdefault(subscription, trio.current_time())
+                self._subscribers.deliver(action.message)
             elif isinstance(action, Forward):
                 for peer_id in action.peer_ids:
                     self._offer(peer_id, action.rpc, action.own)
@@ -335,7 +304,7 @@ class Topics:
                     link.outbox.control(action.rpc)
                     link.wake()
             elif isinstance(action, Validate):
-                self._validate(action)
+                self._judges.judge(action)
             elif isinstance(action, Connect):
                 if self._connecting < _CONNECTING:
                     self._connecting += 1
@@ -354,73 +323,8 @@ class Topics:
                 self._full.add(link)
             link.wake()
 
-    # --- validators ---
-
-    def _validate(self, action: Validate) -> None:
-        name = action.message.topic
-        verdicts: list[object] = []
-        for validator in self._validators_of(name):
-            try:
-                verdicts.append(validator(action.message))
-            except BaseException as error:
-                settle(error, lambda own: self._report(name, own))
-                verdicts.append(Verdict.IGNORE)
-        pending = [verdict for verdict in verdicts if isawaitable(verdict)]
-        settled = [self._verdict(name, v) for v in verdicts if not isawaitable(v)]
-        if pending and self._validating.get(name, 0) < self.config.validating:
-            self._validating[name] = self._validating.get(name, 0) + 1
-            self._tasks.start_soon(self._await_verdicts, action, settled, pending)
-            return
-        for verdict in pending:
-            if hasattr(verdict, "close"):
-                verdict.close()
-            settled.append(Verdict.IGNORE)
-        self._judged(action, settled)
-
-    async def _await_verdicts(
-        self, action: Validate, settled: list[Verdict], pending: Sequence[Awaitable[object]]
-    ) -> None:
-        name = action.message.topic
-
-        async def settle_one(one: Awaitable[object]) -> None:
-            verdict: object = Verdict.IGNORE
-            try:
-                with trio.move_on_after(self.config.validate_timeout):
-                    verdict = await one
-            except BaseException as error:
-                settle(error, lambda own: self._report(name, own))
-            settled.append(self._verdict(name, verdict))
-
-        try:
-            async with trio.open_nursery() as nursery:
-                for one in pending:
-                    nursery.start_soon(settle_one, one)
-        finally:
-            self._validating[name] -= 1
-        self._judged(action, settled)
-
-    def _verdict(self, name: str, verdict: object) -> Verdict:
-        if isinstance(verdict, bool):
-            return Verdict.ACCEPT if verdict else Verdict.REJECT
-        if isinstance(verdict, Verdict):
-            return verdict
-        self._report(name, TypeError(f"a validator returned {type(verdict).__name__}"))
-        return Verdict.IGNORE
-
-    def _judged(self, action: Validate, verdicts: Sequence[Verdict]) -> None:
-        """The strictest counts."""
-        verdict = next((v for v in _STRICTEST if v in verdicts), Verdict.ACCEPT)
+    def _judged(self, action: Validate, verdict: Verdict) -> None:
         self._do(self._router.validated(action.id, verdict, trio.current_time()))
-
-    def _report(self, name: str, error: BaseException) -> None:
-        peer_log.log(
-            logger,
-            logging.ERROR,
-            f"validator {name}",
-            "the validator of topic %r failed; the message is ignored",
-            name,
-            exc_info=error,
-        )
 
     # --- peers ---
 
@@ -547,8 +451,7 @@ class Topics:
         now = trio.current_time()
         known = link.peer_id in self._router.peers
         self._add_peer(link.peer_id, stream.protocol)
-        if known and self._subscriptions:
-            names = [(name, True) for name in self._subscriptions]
+        if known and (names := [(name, True) for name in self._subscribers.topics]):
             link.outbox.control(encode_subscriptions(names))
         if link.down_since is not None:
             since, link.down_since = link.down_since - UNCERTAIN, None
@@ -613,8 +516,8 @@ class Topics:
                 for rpc in decoder.feed(data):
                     self._do(self._router.receive(stream.peer_id, rpc, trio.current_time()))
                     await self._charge(stream)
-                if self._crowded:
-                    await self._wait_for_subscribers()
+                if self._subscribers.hold_up:
+                    await self._subscribers.wait_for_room()
         except RemoteProtocolError:
             self._router.breach(stream.peer_id, trio.current_time())
             raise
@@ -628,22 +531,6 @@ class Topics:
         if peer is not None and peer.nuisance >= _CHARGED:
             cost, peer.nuisance = int(peer.nuisance), 0.0
             await stream.connection.charge("topics", cost)
-
-    async def _wait_for_subscribers(self) -> None:
-        """Until those whose queues are full have taken something, or lag behind."""
-        while self._crowded:
-            first = min(self._crowded.values())
-            with trio.move_on_at(first + self.config.lagging_after):
-                await self._reading.park()
-            now = trio.current_time()
-            late = [
-                one
-                for one, since in self._crowded.items()
-                if now - since >= self.config.lagging_after
-            ]
-            for subscription in late:
-                subscription.lagging = True
-                self.emptied(subscription)
 
     # --- time ---
 

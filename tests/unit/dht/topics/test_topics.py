@@ -248,7 +248,7 @@ async def test_several_judge_and_each_takes_away_only_its_own(autojump_clock, wa
                 topic.set_validator(None)
                 assert await heard(messages, b"a3", b"b3", b"c3") == {b"b3", b"c3"}
             assert await heard(messages, b"a4", b"b4") == {b"a4", b"b4"}
-        assert not two.topics._validators
+        assert not two.topics._judges.of_blocks
         assert not two.topics._router.topic(TOPIC).validating
 
 
