@@ -246,9 +246,9 @@ class Peers:
         group_limit: int | None = None,
     ) -> Lookup:
         """A lookup that asks each peer by `question`, and of one network no more peers than
-        `group_limit` while there are others.
+        `group_limit` while there are others. It waits for slow ones (`LookupConfig.patient`).
         """
-        lookup = self._new_lookup(target, seeds, group_limit=group_limit)
+        lookup = self._new_lookup(target, seeds, is_patient=True, group_limit=group_limit)
         await self._run(lookup, question)
         return lookup
 

@@ -7,7 +7,7 @@ behind them are found by looking for other keys of the region, next to which nob
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import trio
@@ -39,11 +39,19 @@ async def widen(
         on_answer: is told what they answer; may stop the lookup.
     """
     target = lookup.target
-    prefixes = [p for p in peers.sizes.region(target) if p <= _DEEPEST]
+    nearest = [contact.key for contact in lookup.nearest()]
+    prefixes = [p for p in peers.sizes.region(target, nearest) if p <= _DEEPEST]
     if not prefixes:
         return
     known = lookup.heard()
     asked = {contact.key for contact in known}
+
+    def here(contacts: Iterable[Contact]) -> Iterator[Contact]:
+        return (c for c in contacts if common_prefix(c.key, target) >= prefixes[0])
+
+    # All that have answered count, whatever they were asked for: an honest peer can be behind
+    # twenty Sybils in each part, too.
+    lookup.widen(here(known))
 
     async with trio.open_nursery() as nursery:
 
@@ -54,7 +62,7 @@ async def widen(
                 if lookup.is_stopped:
                     nursery.cancel_scope.cancel()
 
-        async def look_into(prefix: int, raw: bytes) -> None:
+        async def look_into(raw: bytes) -> None:
             request = Request(MessageType.FIND_NODE, raw)
 
             async def question(contact: Contact) -> Sequence[Contact] | None:
@@ -70,22 +78,21 @@ async def widen(
             part = await peers.walk(
                 key_of(raw), question, seeds=known, group_limit=REGION_GROUP_LIMIT
             )
-            lookup.widen(c for c in part.nearest() if common_prefix(c.key, target) >= prefixes[0])
+            lookup.widen(here(part.heard()))
 
-        drawn = await _draw(target, prefixes, random.Random())
-        for prefix, raw in drawn.items():
-            nursery.start_soon(look_into, prefix, raw)
+        async for raw in _draw(target, prefixes, random.Random()):
+            nursery.start_soon(look_into, raw)
 
 
-async def _draw(target: int, prefixes: Iterable[int], rng: random.Random) -> dict[int, bytes]:
-    """What is to be looked up to come to keys that share so many leading bits with `target`."""
+async def _draw(target: int, prefixes: Iterable[int], rng: random.Random) -> AsyncIterator[bytes]:
+    """What is to be looked up to come to keys that share so many leading bits with `target`, as it
+    is found."""
     wanted = set(prefixes)
-    found: dict[int, bytes] = {}
-    while len(found) < len(wanted):
+    while wanted:
         for _ in range(_AT_A_TIME):
             raw = rng.randbytes(32)
             prefix = common_prefix(target, key_of(raw))
             if prefix in wanted:
-                found.setdefault(prefix, raw)
+                wanted.remove(prefix)
+                yield raw
         await trio.lowlevel.checkpoint()
-    return found

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lattica.dht.kademlia.contact import KEY_BITS
+from lattica.dht.kademlia.contact import KEY_BITS, common_prefix
 
 _SPACE = 1 << KEY_BITS
 _KEPT = 48
@@ -35,8 +35,9 @@ _ODD = 3.09
 """Standard deviations: chance alone has peers so near once in a thousand times."""
 _REGION = 1.5
 """Times `count` peers that a region has at least; and at most twice as many."""
-_PARTS = 5
-"""Of a region, each half as large as the one before, that are looked up for themselves."""
+_MOST_PARTS = 12
+"""Of a region, each half as large as the one before, that are looked up for themselves: in what is
+left there is an honest peer once in fifty times."""
 REGION_GROUP_LIMIT = 3
 """Peers of one network that are asked in a part of a region while there are others."""
 
@@ -192,16 +193,17 @@ class SizeEstimator:
         expected = size.most * (nearest[-1] ^ target) / _SPACE
         return expected < _few(len(nearest))
 
-    def region(self, target: int) -> list[int]:
-        """Where honest peers are when it is crowded next to a key: numbers of leading bits that
-        keys share with `target`, exactly, in parts of the space with about `count` peers, with half
-        as many, and so on to where there is hardly one.
+    def region(self, target: int, nearest: Sequence[int]) -> list[int]:
+        """Where honest peers are when these, the nearest first, crowd next to a key: numbers of
+        leading bits that keys share with `target`, exactly, in parts of the space with about
+        `count` peers, with half as many, and so on to where the crowd begins.
         """
         size = self.size
         if size is None:
             return []
         first = max(math.floor(math.log2(max(size.least / (_REGION * self._count), 1.0))), 0)
-        return list(range(first, first + _PARTS))
+        crowd = max(common_prefix(nearest[-1], target), first)
+        return list(range(first, min(crowd + 1, first + _MOST_PARTS)))
 
 
 def _few(count: int) -> float:

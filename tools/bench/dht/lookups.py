@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -92,13 +92,17 @@ class Lookups:
         on_done: Callable[[Lookup], None],
     ) -> None:
         target = lookup.target
-        prefixes = node.sizes.region(target)
+        prefixes = node.sizes.region(target, [contact.key for contact in lookup.nearest()])
         left = len(prefixes)
 
-        def walked(prefix: int, part: Lookup) -> None:
+        def here(contacts: Iterable[Contact]) -> Iterator[Contact]:
+            return (c for c in contacts if common_prefix(c.key, target) >= prefixes[0])
+
+        lookup.widen(here(lookup.heard()))
+
+        def walked(part: Lookup) -> None:
             nonlocal left
-            found = part.nearest()
-            lookup.widen(c for c in found if common_prefix(c.key, target) >= prefixes[0])
+            lookup.widen(here(part.heard()))
             left -= 1
             if not left:
                 on_done(lookup)
@@ -116,8 +120,9 @@ class Lookups:
                 seeds,
                 question,
                 heard,
-                partial(walked, prefix),
+                walked,
                 group_limit=REGION_GROUP_LIMIT,
+                is_patient=True,
             )
 
     def _walk(
