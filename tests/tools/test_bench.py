@@ -18,9 +18,11 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.bench import cases, delay_proxy, lossy_link, runner, stats, venvs
+from tools.bench import cases, runner, venvs
 from tools.bench.__main__ import with_references
 from tools.bench.children import BenchError, UnsupportedError, parse_event, start
+from tools.bench.figures import stats
+from tools.bench.links import delay_proxy, lossy_link
 from tools.bench.programs import bench_child
 
 FASTER = cases.Case("bulk", "fast", "MB/s", "higher", "")

@@ -14,12 +14,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from tools.bench import lossy_link, venvs
+from tools.bench import venvs
 from tools.bench.cases import BENCHES, OURS, Workload, select
 from tools.bench.dht import scenarios as dht
 from tools.bench.dht.real import run_real
+from tools.bench.figures.stats import Measurement, by_case, is_better, json_line, ratio, rounded
+from tools.bench.links import lossy_link
 from tools.bench.runner import HERE, PROGRAMS, Failure, Program, Settings, run_workload
-from tools.bench.stats import Measurement, by_case, is_better, json_line, ratio, rounded
 from tools.bench.topics import scenarios as topics
 
 PLOT_REQUIREMENTS = ("matplotlib>=3.8",)
@@ -94,7 +95,7 @@ def plot(lines: list[str], target: Path) -> None:
         python = Path(sys.executable)
     else:
         python = venvs.ensure("plot", PLOT_REQUIREMENTS, say)
-    command = [str(python), str(HERE / "plot.py"), str(target.resolve())]
+    command = [str(python), str(HERE / "figures" / "plot.py"), str(target.resolve())]
     done = subprocess.run(command, input="\n".join(lines), text=True, check=False)
     if done.returncode != 0:
         raise venvs.SetupError(f"drawing {target} failed")

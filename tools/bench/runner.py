@@ -18,8 +18,8 @@ import trio
 
 from tools.bench.cases import LINK_BYTES_PER_SECOND, LINK_DELAY, OURS, Workload
 from tools.bench.children import BenchError, Child, UnsupportedError, start
-from tools.bench.lossy_link import Site, open_site
-from tools.bench.stats import Measurement, summarize
+from tools.bench.figures.stats import Measurement, summarize
+from tools.bench.links.lossy_link import Site, open_site
 
 HERE = Path(__file__).resolve().parent
 PROGRAMS = HERE / "programs"
@@ -92,7 +92,7 @@ async def _slow_link(python: Path, port: int, folder: Path) -> AsyncIterator[tup
     """The delaying proxy in front of `port`, and the port it listens on."""
     command = [
         str(python),
-        str(HERE / "delay_proxy.py"),
+        str(HERE / "links" / "delay_proxy.py"),
         f"--target=127.0.0.1:{port}",
         f"--delay={LINK_DELAY}",
         f"--rate={LINK_BYTES_PER_SECOND}",

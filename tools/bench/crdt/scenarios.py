@@ -8,7 +8,7 @@ from typing import Literal
 from tools.bench import venvs
 from tools.bench.cases import OURS, Case
 from tools.bench.crdt import ours, peers
-from tools.bench.stats import Measurement, summarize
+from tools.bench.figures.stats import Measurement, summarize
 
 _Figures = dict[tuple[str, str], list[float]]
 Better = Literal["higher", "lower"]

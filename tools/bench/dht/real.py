@@ -19,7 +19,7 @@ import trio
 from lattica import Node, NodeConfig, load_config
 from lattica.dht.errors import DhtError
 from tools.bench.cases import OURS, Case
-from tools.bench.stats import Measurement
+from tools.bench.figures.stats import Measurement
 
 _ROUNDS = 3
 _HIVEMIND = Path(__file__).resolve().parents[1] / "programs" / "impl_hivemind_dht.py"

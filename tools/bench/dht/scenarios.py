@@ -15,7 +15,7 @@ from tools.bench.dht.lookups import Lookups, Provided, nothing
 from tools.bench.dht.network import Network
 from tools.bench.dht.nodes import SimNode
 from tools.bench.dht.sweeping import run_sweep
-from tools.bench.stats import Measurement
+from tools.bench.figures.stats import Measurement
 from tools.bench.topics import scenarios as topics
 
 HOUR = 3600.0

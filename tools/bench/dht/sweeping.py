@@ -17,7 +17,7 @@ from tools.bench.cases import OURS, Case
 from tools.bench.dht.lookups import Lookups
 from tools.bench.dht.network import Network
 from tools.bench.dht.nodes import SimNode
-from tools.bench.stats import Measurement
+from tools.bench.figures.stats import Measurement
 
 _INTERVAL = 22 * 3600.0
 _MOST_SECONDS = 600.0

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tools.bench.cases import OURS, Case
-from tools.bench.stats import Measurement
+from tools.bench.figures.stats import Measurement
 from tools.bench.topics.network import TopicNetwork
 
 WARM_UP = 30.0
