@@ -147,7 +147,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     working = files[len(waiting) :]
     place = {file: 0.5 * number / len(waiting) for number, file in enumerate(waiting)}
     place |= {file: number / len(working) for number, file in enumerate(working)}
-    items.sort(key=lambda item: place[item.path])
+    items.sort(key=lambda item: (place[item.path], item.path))  # the same in each process
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
