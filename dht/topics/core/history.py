@@ -16,7 +16,8 @@ _MAX_ASKED = 16384
 
 class Seen:
     """IDs of messages, and when each came first. Two generations: the older one is forgotten when
-    the younger one is full, or as old as IDs have to be remembered.
+    the younger one is full, or as old as IDs have to be remembered; without those that came again,
+    so that what is repeated all the time is never new.
     """
 
     __slots__ = ("_began", "_config", "_old", "_young")
@@ -33,18 +34,24 @@ class Seen:
     def __len__(self) -> int:
         return len(self._young) + len(self._old)
 
-    def since(self, message_id: bytes) -> float | None:
-        """When it came; None if it is not known."""
+    def again(self, message_id: bytes, now: float) -> float | None:
+        """It has come again: when it came first; None if it is not known."""
         at = self._young.get(message_id)
-        return self._old.get(message_id) if at is None else at
+        if at is None and (at := self._old.get(message_id)) is not None:
+            self._add(message_id, at, now)
+        return at
 
     def add(self, message_id: bytes, now: float) -> None:
+        """It has come."""
+        self._add(message_id, now, now)
+
+    def _add(self, message_id: bytes, at: float, now: float) -> None:
         young = self._young
         if len(young) * 2 >= self._config.seen_messages or now - self._began >= self._config.seen:
             self._old, self._young = young, {}
             young = self._young
             self._began = now
-        young[message_id] = now
+        young[message_id] = at
 
 
 @dataclass(slots=True, eq=False)

@@ -467,7 +467,7 @@ class Router:
         pending = self._pending.get(message_id)
         if pending is not None and peer not in pending.brought:
             pending.brought.append(peer)
-        first = self._seen.since(message_id)
+        first = self._seen.again(message_id, now)
         if first is not None:
             self.scores.duplicate(peer, topic.name, now - first)
 

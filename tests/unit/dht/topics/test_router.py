@@ -512,6 +512,20 @@ def test_the_seen_cache_is_bounded_and_remembers_the_latest():
     assert len(one.delivered) == 1000
 
 
+def test_what_is_repeated_all_the_time_is_never_new():
+    """go-libp2p-pubsub, issue 502: it was delivered and passed on every two minutes."""
+    net = RouterNet()
+    one, other, third = line(net, 3)
+    rpc = signed(one.identity, b"x", 1)
+    for _ in range(30):
+        net.send(one.peer_id, other, rpc)
+        # Others come meanwhile, so that what is old is forgotten.
+        net.publish(one, b"another")
+        net.now += 60
+    assert other.delivered.count(b"x") == third.delivered.count(b"x") == 1
+    assert len(other.router._seen) <= 10
+
+
 def test_messages_are_no_larger_than_an_rpc():
     net = RouterNet()
     one, other = line(net, 2)
