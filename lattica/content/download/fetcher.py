@@ -17,9 +17,7 @@ from typing import TypeAlias
 
 import trio
 
-from lattica.content.download.contact import Contact, Retries
 from lattica.content.download.ledger import Ledger
-from lattica.content.download.link import RETRIED, Link
 from lattica.content.download.lists import ListSource
 from lattica.content.download.local.entries import make_entries
 from lattica.content.download.local.files import LocalChunk, find_elsewhere, find_local_files
@@ -31,9 +29,11 @@ from lattica.content.download.obtaining import Obtaining, Surroundings
 from lattica.content.download.options import FetchOptions, FetchResult
 from lattica.content.download.partial import PartialFiles
 from lattica.content.download.plan import Plan
+from lattica.content.download.providers.contact import Contact, Retries
+from lattica.content.download.providers.link import RETRIED, Link
+from lattica.content.download.providers.staggered import STAGGER, ask_staggered
 from lattica.content.download.ranges import ByteRange
 from lattica.content.download.shared import SharedFetch
-from lattica.content.download.staggered import STAGGER, ask_staggered
 from lattica.content.errors import (
     ContentError,
     ContentNotFoundError,

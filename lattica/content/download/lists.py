@@ -9,10 +9,10 @@ from itertools import cycle
 
 import trio
 
-from lattica.content.download.contact import Contact, Retries
-from lattica.content.download.link import RETRIED, Link
 from lattica.content.download.options import FetchOptions
-from lattica.content.download.staggered import ask_staggered
+from lattica.content.download.providers.contact import Contact, Retries
+from lattica.content.download.providers.link import RETRIED, Link
+from lattica.content.download.providers.staggered import ask_staggered
 from lattica.content.errors import ContentError
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.lists import NumberedList, lists_in, with_lists

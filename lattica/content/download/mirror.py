@@ -18,7 +18,6 @@ from pathlib import Path
 
 import trio
 
-from lattica.content.download.contact import Contact, Retries
 from lattica.content.download.ledger import Ledger
 from lattica.content.download.local.files import LocalChunk
 from lattica.content.download.local.journaled import count_journaled
@@ -26,6 +25,7 @@ from lattica.content.download.obtaining import Changes, Obtaining, Surroundings
 from lattica.content.download.options import FetchOptions
 from lattica.content.download.partial import PartialFiles
 from lattica.content.download.plan import Plan
+from lattica.content.download.providers.contact import Contact, Retries
 from lattica.content.download.shared import SharedFetch
 from lattica.content.errors import ContentError, ContentNotFoundError, IntegrityError
 from lattica.content.manifest.chunking import FileState

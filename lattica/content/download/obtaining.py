@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 import trio
 
-from lattica.content.download.contact import Contact, Retries
-from lattica.content.download.link import RETRIED, Arrived, Link
 from lattica.content.download.obtained import Progress, Shown, Target
 from lattica.content.download.options import FetchOptions, FetchSource
 from lattica.content.download.plan import Plan
+from lattica.content.download.providers.contact import Contact, Retries
+from lattica.content.download.providers.link import RETRIED, Arrived, Link
 from lattica.content.errors import ContentError, ContentNotFoundError, IntegrityError
 from lattica.content.pace import Pace
 from lattica.content.swarm.candidates import Candidates

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from lattica.content.download.contact import Contact
 from lattica.content.download.fetcher import FoundManifest, find_manifest
 from lattica.content.download.local.files import LocalChunk
 from lattica.content.download.mirror import Mirror
 from lattica.content.download.options import FetchOptions
+from lattica.content.download.providers.contact import Contact
 from lattica.content.errors import (
     ContentError,
     ContentNotFoundError,

@@ -7,11 +7,11 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Seque
 
 import trio
 
-from lattica.content.download.contact import Contact, Retries
 from lattica.content.download.fetcher import FoundManifest
 from lattica.content.download.obtaining import Changes, Obtaining, Surroundings
 from lattica.content.download.options import FetchOptions
 from lattica.content.download.plan import Plan, Span
+from lattica.content.download.providers.contact import Contact, Retries
 from lattica.content.errors import ContentError
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.tensor_files.safetensors_header import Tensor

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import trio
 
-from lattica.content.download.contact import Contact
 from lattica.content.download.fetcher import (
     FoundManifest,
     find_manifest,
@@ -17,6 +16,7 @@ from lattica.content.download.fetcher import (
 )
 from lattica.content.download.options import FetchOptions
 from lattica.content.download.plan import Plan
+from lattica.content.download.providers.contact import Contact
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.tensor_files.safetensors_header import Tensor
 from lattica.content.swarm.providers import ProviderFinder

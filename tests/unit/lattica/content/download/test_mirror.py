@@ -10,10 +10,10 @@ import pytest
 import trio
 
 from lattica.content import FetchOptions, Publisher
-from lattica.content.download.contact import Contact
 from lattica.content.download.fetcher import find_manifest
 from lattica.content.download.local.files import LocalChunk
 from lattica.content.download.mirror import Mirror
+from lattica.content.download.providers.contact import Contact
 from lattica.content.publish.catalog import Publication, make_publication
 from lattica.content.publish.service import service_of
 from lattica.content.swarm.messages import Member

@@ -9,11 +9,11 @@ from typing import Any
 import trio
 import trio.testing
 
-from lattica.content.download.contact import Contact
-from lattica.content.download.link import Arrived, Kept, Link
 from lattica.content.download.obtaining import Obtaining
 from lattica.content.download.options import FetchOptions
 from lattica.content.download.plan import Span
+from lattica.content.download.providers.contact import Contact
+from lattica.content.download.providers.link import Arrived, Kept, Link
 from lattica.content.errors import IntegrityError
 from lattica.content.manifest.cid import Cid
 from lattica.content.pace import Pace

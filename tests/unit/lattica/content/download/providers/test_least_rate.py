@@ -9,10 +9,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from lattica.content.download.contact import Contact
 from lattica.content.download.fetcher import FoundManifest
-from lattica.content.download.link import Kept, Link, StalledError
 from lattica.content.download.options import FetchOptions
+from lattica.content.download.providers.contact import Contact
+from lattica.content.download.providers.link import Kept, Link, StalledError
 from lattica.content.errors import ContentError
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.manifest import ChunkTable, FileEntry, Manifest

@@ -8,8 +8,8 @@ from typing import NoReturn
 
 import trio
 
-from lattica.content.download.link import Kept
 from lattica.content.download.options import FetchOptions
+from lattica.content.download.providers.link import Kept
 from lattica.content.errors import ContentError, IntegrityError
 from lattica.content.protocol import PROTOCOL
 from lattica.nat.base.keys.identity import PeerId

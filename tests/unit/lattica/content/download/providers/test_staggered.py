@@ -12,7 +12,7 @@ import trio
 from trio.testing import MockClock
 
 from lattica.content import FetchOptions, Publisher, fetch_manifest
-from lattica.content.download.staggered import MOST_ASKED, STAGGER, ask_staggered
+from lattica.content.download.providers.staggered import MOST_ASKED, STAGGER, ask_staggered
 from lattica.content.manifest.codec import decode_manifest
 from lattica.content.manifest.lists import lists_in
 from lattica.content.protocol import PROTOCOL, encode_body_header
@@ -153,7 +153,7 @@ async def _drips(stream: Stream) -> None:
 async def test_a_manifest_and_its_lists_come_from_who_sends_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hostile: Callable[[Stream], Awaitable[object]]
 ) -> None:
-    monkeypatch.setattr("lattica.content.download.staggered.STAGGER", 0.05)
+    monkeypatch.setattr("lattica.content.download.providers.staggered.STAGGER", 0.05)
     for module in ("lists", "manifest", "codec"):
         monkeypatch.setattr(f"lattica.content.manifest.{module}.LIST_CHUNKS", 4)
     monkeypatch.setattr("lattica.content.manifest.manifest.INLINE_CHUNKS", 8)
