@@ -310,7 +310,7 @@ class Replicator:
         except RemoteProtocolError as error:
             self._blame(member.peer, error)
         except StoreError as error:
-            logger.error("what a peer has sent cannot be kept: %s", error)
+            self._not_kept(member.peer, error)
         except (LatticaError, TimeoutError) as error:
             logger.debug("no exchange peer=%s reason=%r", member.peer, error)
         else:
@@ -420,7 +420,7 @@ class Replicator:
                 except RemoteProtocolError as error:
                     self._blame(peer, error)
                 except StoreError as error:
-                    logger.error("what a peer has sent cannot be kept: %s", error)
+                    self._not_kept(peer, error)
                 finally:
                     self._is_from_topic = False
 
@@ -471,7 +471,7 @@ class Replicator:
             try:
                 await self._serve(stream, hello.purpose, hello.nonce)
             except StoreError as error:
-                logger.error("what a peer has sent cannot be kept: %s", error)
+                self._not_kept(stream.peer_id, error)
                 stream.reset()
             finally:
                 if self._serving.get(key) is scope:
@@ -524,6 +524,12 @@ class Replicator:
             "a peer broke the store's protocol peer=%s: %s",
             peer,
             error,
+        )
+
+    @staticmethod
+    def _not_kept(peer: PeerId, error: StoreError) -> None:
+        peer_log.log(
+            logger, logging.ERROR, peer, "what peer %s has sent cannot be kept: %s", peer, error
         )
 
     # Finding more.

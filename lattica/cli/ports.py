@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,7 +19,7 @@ from lattica.cli.shared.options import (
     ListenOption,
     RelayOption,
 )
-from lattica.cli.shared.terminal import say
+from lattica.cli.shared.terminal import say, saying_without_waiting
 
 if TYPE_CHECKING:
     from lattica.config import NodeConfig
@@ -324,7 +325,7 @@ def _forwarded_by(
 
 def _tell_all(responses: Responses[pb.PortMessage], output: EventOutput | None) -> None:
     for message in responses:
-        _tell(_event_of(message), output)
+        _tell(_event_of(message), output, partial(say, err=True))
 
 
 def _event_of(message: pb.PortMessage) -> PortEvent:
@@ -425,28 +426,29 @@ async def _run_ports(
 
     broken: list[OSError] = []
 
-    async with stopped_by_signals() as stop:
+    with saying_without_waiting() as say_line:
+        async with stopped_by_signals() as stop:
 
-        def tell(event: PortEvent) -> None:
-            try:
-                _tell(event, output)
-            except OSError as error:  # nobody reads it any more
-                broken.append(error)
-                stop.nursery.cancel_scope.cancel()
+            def tell(event: PortEvent) -> None:
+                try:
+                    _tell(event, output, say_line)
+                except OSError as error:  # nobody reads it any more
+                    broken.append(error)
+                    stop.nursery.cancel_scope.cancel()
 
-        async with Node(config) as node:
-            await work(node, tell)
-            await trio.sleep(math.inf)
+            async with Node(config) as node:
+                await work(node, tell)
+                await trio.sleep(math.inf)
     if broken:
         raise broken[0]
 
 
-def _tell(event: PortEvent, output: EventOutput | None) -> None:
+def _tell(event: PortEvent, output: EventOutput | None, say_line: Callable[[str], None]) -> None:
     """Print what happened to a connection. Raises OSError when nobody can read it any more."""
     if output is not None:
         output.write(event)
     else:
-        say(_line(event), err=True)
+        say_line(_line(event))
 
 
 def _line(event: PortEvent) -> str:

@@ -17,6 +17,7 @@ import trio
 
 from lattica.nat.base.errors import ConnectionClosedError, RemoteProtocolError
 from lattica.nat.base.net.addresses import socket_multiaddr
+from lattica.nat.base.limits.token_bucket import TokenBucket, take
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.mux.delivery import Delivery
 from lattica.nat.mux.events import Event
@@ -39,6 +40,9 @@ _INBOX = 64
 """Batches of datagrams, of 64 KiB at most, that wait for a connection's next turn."""
 _STRANGERS_INBOX = 128 * 1024
 """Bytes of them as long as nobody has proved who it is: a handshake has a few KiB."""
+_PATH_MESSAGES, _PATH_MESSAGES_A_SECOND = 256, 128
+"""Of a connection, at once and from then on: they are outside QUIC, and so of its turns. A test of
+the path's size has nine, a move six."""
 _PATH_LABEL = b"lattica-quic/1 path "
 NO_ERROR, PROTOCOL_ERROR = 0, 1
 """Codes of CONNECTION_CLOSE."""
@@ -85,6 +89,7 @@ class QuicLink:
         "_inbox",
         "_joiner",
         "_path",
+        "_path_messages",
         "_peer_cid",
         "_size",
         "_waiter",
@@ -111,6 +116,7 @@ class QuicLink:
         self.first_address = peer
         self.session = session
         self._path: PeerPath | None = None
+        self._path_messages = TokenBucket(_PATH_MESSAGES, _PATH_MESSAGES_A_SECOND)
         self._size: PacketSize | None = None
         self._cutter = Cutter()
         self._joiner = Joiner(session.budget, trio.current_time)
@@ -209,9 +215,13 @@ class QuicLink:
         self._work = self._work or (bool(self._inbox) and self._rests_until is None)
 
     def deliver_path_message(self, message: bytes, source: Address) -> None:
-        """Take a message of :mod:`lattica.nat.quic.path.peer_path` or `….packet_size`."""
+        """Take a message of :mod:`lattica.nat.quic.path.peer_path` or `….packet_size`; of too many
+        the rest is lost.
+        """
         path, size = self._path, self._size
         if path is None or size is None or not self._peer_cid:
+            return
+        if not take((self._path_messages,), 1, trio.current_time()):
             return
         if message[0] == CHALLENGE:
             self._carrier.send([path.answer(message, self._peer_cid)], source)

@@ -17,6 +17,7 @@ import trio
 
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.limits.places import Places
 from lattica.nat.base.peer_log import peer_log
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.host import Host
@@ -40,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 REQUEST_TIMEOUT = 10.0
 """Seconds that a peer has to say what it wants."""
+_UNPROVEN_AFTER = 2.0
+"""Seconds after which a stream that may connect to nothing yet yields its place to anybody."""
 Source = Callable[[PeerId], str]
 """By which name, in Linux's abstract namespace, a peer's connections come to a unix socket."""
 
@@ -80,8 +83,25 @@ class Exposure:
         self.close()
 
 
+@dataclass(slots=True, eq=False)
+class _Guest:
+    """A stream that has a place."""
+
+    stream: Stream
+    connecting: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+    def displace(self) -> None:
+        """Another has its place."""
+        self.stream.reset("its place was needed by somebody who had none")
+        self.connecting.cancel()
+
+
 class Exposer:
-    """Answers the requests of peers, and connects them."""
+    """Answers the requests of peers, and connects them.
+
+    Connections are places that peers share (:mod:`lattica.nat.base.limits.places`): who may
+    connect, or has said nothing yet, keeps nobody else out.
+    """
 
     def __init__(self, host: Host, config: PortsConfig, connections: Connections) -> None:
         self._host = host
@@ -89,6 +109,7 @@ class Exposer:
         self._connections = connections
         self._exposed: dict[str, Exposure] = {}
         self._by_peer: Counter[PeerId] = Counter()
+        self._places = Places[_Guest](config.max_connections, unproven_after=_UNPROVEN_AFTER)
 
     def expose(
         self,
@@ -124,7 +145,8 @@ class Exposer:
     # --- requests ---
 
     async def _serve(self, stream: Stream) -> None:
-        with self._place(stream.peer_id) as refusal:
+        guest = _Guest(stream)
+        with self._place(guest) as refusal:
             if refusal is not None:
                 await _answer(stream, Code.BUSY, refusal)
                 return
@@ -140,28 +162,35 @@ class Exposer:
             elif request.wanted is Wanted.CHECK:
                 await _answer(stream, Code.OK)
             else:
+                self._places.progress(guest, trio.current_time())
                 with trio.CancelScope() as scope:
                     exposure.scopes.add(scope)
                     try:
-                        await self._connect(stream, exposure)
+                        await self._connect(guest, exposure)
                     finally:
                         exposure.scopes.discard(scope)
 
     @contextmanager
-    def _place(self, peer_id: PeerId) -> Iterator[str | None]:
+    def _place(self, guest: _Guest) -> Iterator[str | None]:
         """A place among the connections, or why there is none."""
+        peer_id = guest.stream.peer_id
         if self._by_peer[peer_id] >= self._config.max_connections_per_peer:
             yield "this peer has as many connections as it may have"
-        elif self._by_peer.total() >= self._config.max_connections:
+            return
+        displaced = self._places.enter(guest, guest.stream.source, trio.current_time())
+        if displaced is None:
             yield "there are as many connections as there may be"
-        else:
-            self._by_peer[peer_id] += 1
-            try:
-                yield None
-            finally:
-                self._by_peer[peer_id] -= 1
-        if not self._by_peer[peer_id]:
-            del self._by_peer[peer_id]
+            return
+        for other in displaced:
+            other.displace()
+        self._by_peer[peer_id] += 1
+        try:
+            yield None
+        finally:
+            self._places.leave(guest)
+            self._by_peer[peer_id] -= 1
+            if not self._by_peer[peer_id]:
+                del self._by_peer[peer_id]
 
     def _judge(self, request: Request, peer_id: PeerId) -> Exposure | Answer:
         exposure = self._exposed.get(request.name)
@@ -173,9 +202,14 @@ class Exposer:
             return Answer(Code.NOT_EXPOSED, f"no port {request.name} is exposed")
         return Answer(Code.NOT_ALLOWED, "this peer may not connect to it")
 
-    async def _connect(self, stream: Stream, exposure: Exposure) -> None:
+    async def _connect(self, guest: _Guest, exposure: Exposure) -> None:
+        stream = guest.stream
         source = "" if exposure.source is None else exposure.source(stream.peer_id)
-        found = await self._service(exposure.target, source)
+        found: trio.socket.SocketType | Answer | None = None
+        with guest.connecting:
+            found = await self._service(exposure.target, source)
+        if found is None:
+            return
         if isinstance(found, Answer):
             await self._refuse(stream, exposure.name, exposure, found)
             return
@@ -210,7 +244,10 @@ class Exposer:
     async def _refuse(
         self, stream: Stream, name: str, exposure: Exposure | None, answer: Answer
     ) -> None:
-        logger.info("port %s refused: %s peer=%s", name, answer.text, stream.peer_id)
+        peer = stream.peer_id
+        peer_log.log(
+            logger, logging.INFO, peer, "port %s refused: %s peer=%s", name, answer.text, peer
+        )
         if exposure is not None:
             refused = ConnectionRefused(Side.EXPOSE, name, stream.peer_id, answer.text)
             tell(exposure.on_event, refused)

@@ -41,6 +41,7 @@ class Attack:
         topics: the victim has subscribed to a topic, and says again what it hears there.
         calls: the victim serves calls (:mod:`tools.attack.served`).
         stores: the victim keeps records of the DHT, a document, and blocks.
+        ports: the victim exposes a service to anybody, and forwards one of the enemy's.
         witness: what the honest peer does beside its echoes (:mod:`tools.attack.witnesses`).
     """
 
@@ -55,4 +56,5 @@ class Attack:
     topics: bool = False
     calls: bool = False
     stores: bool = False
+    ports: bool = False
     witness: str = ""

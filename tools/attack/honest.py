@@ -67,7 +67,8 @@ class Echoes:
             if self._task_status is not None:
                 self._task_status.started()
                 self._task_status = None
-            self._samples.append(trio.current_time() - self._sent.pop(number))
+            if (due := self._sent.pop(number, None)) is not None:  # else it counts as lost
+                self._samples.append(trio.current_time() - due)
 
     def take(self) -> dict[str, object]:
         """Milliseconds of the echoes since the last call, and how many were lost."""

@@ -29,6 +29,7 @@ from lattica.nat.mux.stream import Stream
 from lattica.node import Node
 from tools.attack.attack import Attack
 from tools.attack.lines import Lines
+from tools.attack.ported import open_ports
 from tools.attack.served import Served
 from tools.attack.table import load
 
@@ -162,6 +163,10 @@ async def serve(attack: Attack, lines: Lines, counter: _LogCounter) -> None:
                 await nursery.start(_repeat, node)
             if attack.calls:
                 node.rpc.serve(Served())
+            if attack.ports:
+                nursery = await stack.enter_async_context(trio.open_nursery())
+                stack.callback(nursery.cancel_scope.cancel)
+                await open_ports(node, nursery)
             if attack.stores:
                 await node.store.open(DOCUMENT)
                 await stack.enter_async_context(open_exchange(node, _NoBlocks()))

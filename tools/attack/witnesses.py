@@ -30,6 +30,7 @@ from lattica.nat.services.standard import serve_standard
 from lattica.nat.swarm.swarm import Swarm
 from lattica.node import Node
 from tools.attack.attack import Victim
+from tools.attack.ported import SERVICE
 
 EVERY = 0.5
 """Seconds between two attempts."""
@@ -274,6 +275,27 @@ class Storing(Witness):
             decode_response(await stream.receive_message(MAX_MESSAGE), request)
 
 
+class Forwarding(Witness):
+    """Connects to the service that the victim exposes."""
+
+    async def prepare(self, victim: Victim, stack: AsyncExitStack) -> None:
+        node = await enter_node(stack)
+        await node.connect(victim.tcp)
+        forward = await node.ports.forward(victim.peer_id, SERVICE, local=0)
+        self._port = forward.port
+        await self.act(victim)
+
+    async def act(self, victim: Victim) -> None:
+        async with await trio.open_tcp_stream("127.0.0.1", self._port) as stream:
+            await stream.send_all(b"?")
+            try:
+                answer = await stream.receive_some(1)
+            except trio.BrokenResourceError:
+                answer = b""
+            if answer != b"?":
+                raise LatticaError("the service was not reached")
+
+
 WITNESSES: dict[str, Callable[[], Witness]] = {
     "dialing": Dialing,
     "slow-reading": SlowReading,
@@ -282,5 +304,6 @@ WITNESSES: dict[str, Callable[[], Witness]] = {
     "publishing": Publishing,
     "calling-methods": CallingMethods,
     "storing": Storing,
+    "forwarding": Forwarding,
 }
 """By the name that an attack gives."""

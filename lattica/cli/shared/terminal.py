@@ -15,7 +15,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from lattica.nat.base.errors import LatticaError
@@ -30,6 +30,34 @@ if TYPE_CHECKING:
 def say(line: str, *, err: bool = False) -> None:
     """Write one line: line feeds in it are shown by their code, as what is not printable is."""
     print(printable(line), file=sys.stderr if err else sys.stdout, flush=True)
+
+
+@contextmanager
+def saying_without_waiting() -> Iterator[Callable[[str], None]]:
+    """:func:`say` on standard error, for a block in which peers cause lines: whoever reads them may
+    stall, and the node must not. What is not read is left out and counted
+    (:class:`~lattica.line_writer.LineWriter`).
+    """
+    from lattica.line_writer import LineWriter
+
+    try:
+        descriptor = sys.stderr.fileno()
+    except OSError:  # it was replaced by something in memory
+        yield lambda line: say(line, err=True)
+        return
+    sys.stderr.flush()
+    writer = LineWriter(
+        descriptor, lambda count: f"{count:,} lines were left out here", sys.stderr.encoding
+    )
+
+    def write(line: str) -> None:
+        with suppress(OSError):  # there is no other place to say so
+            writer.write(printable(line))
+
+    try:
+        yield write
+    finally:
+        writer.close()
 
 
 def say_json(value: object, *, indent: int | None = None) -> None:

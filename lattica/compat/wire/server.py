@@ -39,6 +39,7 @@ from lattica.compat.wire.streams import (
 )
 from lattica.nat.base.errors import LatticaError, RemoteProtocolError
 from lattica.nat.base.foreign_code import described, settle
+from lattica.nat.base.peer_log import peer_log
 from lattica.nat.base.tasks import Tasks
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.host import Host
@@ -106,7 +107,7 @@ class OriginalServer:
                     run = partial(_call, handler, name, request.data)
                     answer = Response(request.id, await self._threads_for(stream).run(run))
                 except BaseException as error:  # of the handler, whose own may be no Exception
-                    answer = self._failure(request, error)
+                    answer = self._failure(stream, request, error)
                 await stream.send_all(encode_message(answer))
         except (ResourceExhaustedError, trio.TooSlowError) as error:
             stream.reset(str(error))
@@ -123,7 +124,7 @@ class OriginalServer:
             raise LatticaError(f"Method {name} not found in {service}")
         return handler, name
 
-    def _failure(self, request: Request, error: BaseException) -> Failure:
+    def _failure(self, stream: Stream, request: Request, error: BaseException) -> Failure:
         """What the caller is told. Raises what passes: a cancellation, or a Ctrl-C."""
         failures: list[Failure] = []
 
@@ -131,7 +132,14 @@ class OriginalServer:
             if isinstance(own, LatticaError):
                 text = str(own)
             else:
-                logger.warning("a handler failed method=%s", request.method, exc_info=own)
+                peer_log.log(
+                    logger,
+                    logging.WARNING,
+                    stream.peer_id,
+                    "a handler failed method=%s",
+                    request.method,
+                    exc_info=own,
+                )
                 text = described(own)
             failures.append(Failure(request.id, text))
 
@@ -201,7 +209,7 @@ class OriginalServer:
                     if result:
                         await served.send_body(request.id, result)
             except BaseException as error:  # of the handler, whose own may be no Exception
-                await served.send(self._failure(request, error))
+                await served.send(self._failure(served.stream, request, error))
             await served.send(Close(request.id))
         except (LatticaError, trio.TooSlowError) as error:
             logger.debug("a call ended with its stream: %s", error)

@@ -31,6 +31,9 @@ SIZE = 1 + CONNECTION_ID_SIZE + 16
 _FIRST_WAIT = 0.2
 """Seconds until a challenge is repeated; doubles each time."""
 _ATTEMPTS = 6
+_PER_PACKET = 3
+"""Challenges to a new address for each packet that has come from there: whoever forges a source
+shall have no more sent to it than that costs (RFC 9000, section 8.1)."""
 
 
 def is_path_message(datagram: bytes) -> bool:
@@ -67,13 +70,19 @@ class PeerPath:
         self._candidate: Address | None = None
         self._nonce = b""
         self._attempts = 0
+        self._packets = 0
+        """That have come from the candidate."""
         self._due = 0.0
 
     def observe(self, source: Address) -> None:
         """An authentic packet has come from `source`."""
-        if source == self.address or source == self._candidate:
+        if source == self.address:
+            return
+        if source == self._candidate:
+            self._packets += 1
             return
         self._candidate = source
+        self._packets = 1
         self._nonce = os.urandom(16)
         self._attempts = 0
         self._due = self._clock()
@@ -85,12 +94,13 @@ class PeerPath:
     def challenge(self, peer_connection_id: bytes) -> tuple[bytes, Address] | None:
         """The challenge to send now, and where to, if one is due.
 
-        An address that does not answer six of them is forgotten.
+        An address that does not answer six of them, or three for each packet from there, is
+        forgotten.
         """
         now = self._clock()
         if self._candidate is None or now < self._due:
             return None
-        if self._attempts == _ATTEMPTS:
+        if self._attempts >= min(_ATTEMPTS, _PER_PACKET * self._packets):
             self._candidate = None
             return None
         self._due = now + _FIRST_WAIT * 2**self._attempts

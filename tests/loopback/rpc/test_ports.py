@@ -20,6 +20,7 @@ import trio
 from lattica import Node
 from lattica.config import load_config
 from lattica.errors import AddressError, ListenError, LocalProtocolError
+from lattica.nat.base.peer_log import BURST
 from lattica.rpc.ports.events import ConnectionClosed, ConnectionOpened, ConnectionRefused
 from lattica.rpc.ports.forwarder import Forward
 from lattica.rpc.ports.messages import PORTS, Code, PortRefusedError
@@ -428,6 +429,45 @@ async def test_connections_of_one_peer_are_limited() -> None:
             await client.send_all(b"a")
             assert await client.receive_some() == b"a"
         await clients[1].aclose()
+
+
+async def test_no_peer_keeps_others_from_a_port() -> None:
+    async with bench(max_connections=4) as b, Node(b.client.config) as greedy:
+        forward = await b.forwarded(echo)
+        await greedy.connect(b.server.addrs[0])
+        b.server.ports.expose(await b.service(echo), name="open", to="anyone")
+        taken = await greedy.ports.forward(b.server.peer_id, "open", local=0)
+        held = await connected(taken)
+        await held.send_all(b"a")
+        assert await held.receive_some() == b"a"
+        silent = [await greedy.open_stream(b.server.peer_id, PORTS) for _ in range(3)]
+        with trio.fail_after(30):
+            for stream in silent:  # it has a place, and says nothing
+                await stream.finish_negotiation()
+            async with await connected(forward) as client:
+                await client.send_all(b"b")
+                assert await client.receive_some() == b"b"
+                # Who has named no port yields before who is connected with one.
+                while not any(stream.is_gone for stream in silent):
+                    await trio.sleep(0.01)
+                await held.send_all(b"c")
+                assert await held.receive_some() == b"c"
+                async with await connected(forward) as second:
+                    await second.send_all(b"d")
+                    assert await second.receive_some() == b"d"
+            for stream in silent:
+                stream.reset()
+        await held.aclose()
+
+
+async def test_refusals_write_few_lines(caplog: pytest.LogCaptureFixture) -> None:
+    async with bench() as b:
+        b.server.ports.expose(1, name="s", key="right", on_event=b.at_server.append)
+        with caplog.at_level("INFO", "lattica.rpc.ports"):
+            for number in range(2 * BURST):
+                with pytest.raises(PortRefusedError):
+                    await b.client.ports.check(b.server.peer_id, "s", key=f"wrong{number}")
+        assert 0 < sum("refused" in line for line in caplog.messages) <= BURST + 1
 
 
 async def test_more_clients_than_a_forward_may_have_wait() -> None:

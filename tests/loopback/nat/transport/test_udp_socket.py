@@ -247,6 +247,20 @@ async def test_a_batch_has_bounded_bytes(monkeypatch):
         assert got == data
 
 
+@on_linux
+async def test_a_batch_has_a_bounded_number_of_datagrams():
+    with sockets() as (a, b):
+        if not b._gro:
+            pytest.skip("the kernel does not segment")
+        got: list[bytes] = []
+        for _ in range(40):  # as many in a few calls of the system as their bytes would let pass
+            a.send([b"x" * 25] * 64, b.local)
+        while len(got) < 40 * 64:
+            batch = split(await b.receive())
+            assert len(batch) < 1024 + 64
+            got += batch
+
+
 async def test_receiving_always_lets_others_run():
     with sockets() as (a, b):
         a.send([b"x"], b.local)

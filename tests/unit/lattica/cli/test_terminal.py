@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import io
 import json
+import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -22,7 +24,13 @@ from lattica.cli.content.progress import FetchDisplay, HashDisplay
 from lattica.cli.shared.common import reported_errors
 from lattica.cli.shared.event_json import event_object
 from lattica.cli.shared.path_watch import PathStep
-from lattica.cli.shared.terminal import console, guarded_output, say, say_json
+from lattica.cli.shared.terminal import (
+    console,
+    guarded_output,
+    say,
+    say_json,
+    saying_without_waiting,
+)
 from lattica.content.events import Checking, FetchProgress, FetchStarted, HashProgress, Retrying
 from lattica.content.manifest.cid import Cid
 from lattica.doctor.findings import Finding, State
@@ -203,3 +211,29 @@ def test_no_command_writes_past_it() -> None:
                 name = ast.unparse(node.func)
                 assert name not in ("print", "typer.echo", "typer.secho", "Console"), path
                 assert not name.endswith(("stdout.write", "stderr.write")), path
+
+
+def test_lines_that_peers_cause_wait_for_no_reader(monkeypatch):
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as stderr, os.fdopen(reading, "rb") as reader:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        with saying_without_waiting() as say_line:
+            for number in range(10_000):  # more than a pipe holds
+                say_line(f"line {number} \x1b[2J")
+            read = []
+            thread = threading.Thread(target=lambda: read.append(reader.read()))
+            thread.start()
+        stderr.close()
+        thread.join()
+    assert read[0].startswith(b"line 0 \\x1b[2J\n")
+    assert b" lines were left out here\n" in read[0]
+
+
+def test_nobody_is_told_that_standard_error_is_gone(monkeypatch):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        with saying_without_waiting() as say_line:
+            say_line("a")
+            say_line("b")

@@ -13,6 +13,8 @@ from lattica.nat.base.limits.places import NOBODY
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.turns import Nuisance, Turnstile
 from lattica.nat.quic.link import QuicLink
+from lattica.nat.quic.path.packet_size import ANSWER, PROBE
+from lattica.nat.quic.path.peer_path import CHALLENGE, RESPONSE
 
 SOURCE = ("127.0.0.1", 1)
 
@@ -97,3 +99,26 @@ async def test_a_session_that_cannot_send_ends_the_link() -> None:
     link.session.transmit = transmit
     await link.pump()
     assert isinstance(link.failure, ConnectionClosedError)
+
+
+@pytest.mark.parametrize("kind", [CHALLENGE, RESPONSE, PROBE, ANSWER])
+async def test_messages_about_the_path_have_a_rate(kind: int, autojump_clock: object) -> None:
+    """They are no frames, and cost no turn: an HMAC each, or one for every probe under way."""
+    del autojump_clock
+    taken: list[bytes] = []
+    link = link_of(object())
+    link._carrier = SimpleNamespace(send=lambda data, to: None)
+    link._path = SimpleNamespace(
+        answer=lambda message, cid: taken.append(message),
+        receive_response=lambda message, source: taken.append(message),
+    )
+    link._size = SimpleNamespace(answer=link._path.answer, receive_answer=taken.append)
+    link._peer_cid = b"12345678"
+    message = bytes((kind,)) + bytes(24)
+    for _ in range(3000):
+        link.deliver_path_message(message, SOURCE)
+    assert len(taken) == 256
+    await trio.sleep(1)
+    for _ in range(3000):
+        link.deliver_path_message(message, SOURCE)
+    assert len(taken) == 256 + 128

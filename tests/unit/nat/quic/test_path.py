@@ -121,3 +121,22 @@ def test_the_latest_address_is_the_one_in_doubt(pair):
 )  # fmt: skip
 def test_what_is_no_path_message(datagram):
     assert not is_path_message(datagram)
+
+
+def test_an_address_costs_no_more_than_it_has_sent(pair, clock):
+    alice, _ = pair
+
+    def challenges() -> int:
+        sent = 0
+        while (due := alice.next_timer()) is not None:
+            clock.now = due
+            sent += alice.challenge(BOB_CID) is not None
+        return sent
+
+    alice.observe(VICTIM)
+    assert challenges() == 3
+    alice.observe(VICTIM)
+    assert challenges() == 3
+    for _ in range(5):
+        alice.observe(NEW)
+    assert challenges() == 6
