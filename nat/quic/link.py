@@ -16,8 +16,8 @@ from typing import Protocol
 import trio
 
 from lattica.nat.base.errors import ConnectionClosedError, RemoteProtocolError
-from lattica.nat.base.net.addresses import socket_multiaddr
 from lattica.nat.base.limits.token_bucket import TokenBucket, take
+from lattica.nat.base.net.addresses import socket_multiaddr
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.mux.delivery import Delivery
 from lattica.nat.mux.events import Event

@@ -174,9 +174,9 @@ class UdpSocket:
         """Wait for datagrams, and return those that are there, in order.
 
         One call returns at most about 1 MB, in about 1,000 datagrams, and at most 64 times what
-        one system call gives, so that a flood leaves time to others. The list is empty when there is only news for
-        :meth:`take_unreachable`. Empty datagrams are not delivered. If cancelled, nothing is
-        lost.
+        one system call gives, so that a flood leaves time to others. The list is empty when there
+        is only news for :meth:`take_unreachable`. Empty datagrams are not delivered. If cancelled,
+        nothing is lost.
         """
         while True:
             await trio.lowlevel.wait_readable(self._open())
