@@ -78,7 +78,7 @@ class Dht:
 
         await node.dht.provide("gpu/a100")
         async for peer in node.dht.find_providers("gpu/a100"):
-            await node.connect(peer.addrs)
+            await node.connect(peer.addrs or peer.peer_id)
 
     Made by :class:`lattica.Node`, as `node.dht`; it joins the network in the background, and calls
     wait for that for up to ten seconds if there is anybody who might answer. They raise
@@ -333,21 +333,36 @@ class Dht:
         return stream
 
     async def _find_providers(self, wire: bytes, stream: ProviderStream) -> None:
+        nowhere: dict[PeerId, Contact] = {}
+        """Of whom nobody has said where they are: others may still, and are believed then."""
+
         async def locate(contact: Contact) -> None:
-            stream.put(self._finder.remember(await self._peers.located(contact)))
+            found(await self._peers.located(contact))
 
         def found(contact: Contact) -> bool:
             if contact.peer_id == self._host.peer_id:
                 return False
-            if any(host_of(addr) is not None for addr in contact.addrs) or not contact.addrs:
+            if any(host_of(addr) is not None for addr in contact.addrs):
+                nowhere.pop(contact.peer_id, None)
                 return stream.put(self._finder.remember(contact))
-            nursery.start_soon(locate, contact)  # there are names only
+            if contact.addrs:  # there are names only
+                nursery.start_soon(locate, contact)
+            else:
+                nowhere[contact.peer_id] = contact
             return False
+
+        async def search(contact: Contact) -> None:
+            async with self._tasks:
+                somewhere, _ = await self._finder.find(contact.peer_id)
+            stream.put(somewhere or self._finder.remember(contact))
 
         try:
             with single_error():
                 async with trio.open_nursery() as nursery:
                     await self._ask_providers(wire, stream, found)
+                async with trio.open_nursery() as nursery:
+                    for contact in [c for c in nowhere.values() if not stream.has(c.peer_id)]:
+                        nursery.start_soon(search, contact)
         except LatticaError as error:
             stream.end(error)
         finally:

@@ -47,7 +47,7 @@ async def find(client: Node, skill: str) -> dict[int, int]:
     async for peer in client.dht.find_providers(skill):
         try:
             with trio.fail_after(5):
-                await client.connect(peer.addrs)  # who is gone says nothing more
+                await client.connect(peer.addrs or peer.peer_id)  # who is gone says nothing more
         except (OSError, trio.TooSlowError):
             continue
         load = await client.dht.get(f"/p2p/{peer.peer_id}/load")

@@ -49,6 +49,10 @@ class ProviderStream:
             self._left -= 1
         return self._left == 0
 
+    def has(self, peer_id: PeerId) -> bool:
+        """Whether a peer is not wanted any more: it was found, or there are enough."""
+        return self._left == 0 or peer_id in self._seen
+
     def end(self, error: Exception | None = None) -> None:
         """There will be no more. The error is raised after what was found."""
         if not self._is_over:

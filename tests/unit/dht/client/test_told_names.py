@@ -7,6 +7,7 @@ import trio
 
 from lattica.dht.client.told import judged
 from lattica.dht.kademlia.contact import Contact
+from lattica.dht.records.keys import provider_key
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.net import names
 from lattica.nat.base.net.multiaddr import Multiaddr
@@ -19,6 +20,10 @@ PLACES = {
     "both.example": ["192.168.1.1", "8.8.4.5"],
 }
 LOOPBACK = Multiaddr("/ip4/127.0.0.1/tcp/1")
+
+
+def plain(addr: Multiaddr) -> str:
+    return str(addr).partition("/p2p/")[0]
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +76,7 @@ def test_names_are_kept_by_who_has_told_them():
     ("told", "expected"),
     [
         (["/dns4/good.example/tcp/1"], ["/ip4/8.8.4.4/tcp/1"]),
-        (["/dns4/inside.example/tcp/1"], []),
+        (["/dns4/inside.example/tcp/1"], None),
         (["/ip4/8.8.8.8/tcp/1", "/dns4/inside.example/tcp/1"], ["/ip4/8.8.8.8/tcp/1"]),
     ],
 )
@@ -86,4 +91,36 @@ async def test_a_provider_with_a_name_is_found_where_it_leads(autojump_clock, to
         await trio.sleep(5.0)
         found = [peer async for peer in client.find_providers("thing")]
         assert [peer.peer_id for peer in found] == [own.peer_id]
-        assert [str(addr).partition("/p2p/")[0] for addr in found[0].addrs] == expected
+        if expected is None:  # where it says itself that it is
+            expected = [plain(addr) for addr in provider._host.addrs]
+        assert [plain(addr) for addr in found[0].addrs] == expected
+
+
+async def test_who_tells_of_a_provider_without_addresses_hides_none(autojump_clock):
+    """js-libp2p, issue 889, and worse: the first word on a provider was the last."""
+    async with memory_dht_net() as net:
+        _, provider, client = net.add(), net.add(), net.add()
+        await provider.wait_ready()
+        await client.wait_ready()
+        own = Contact.of(provider._host.peer_id, [Multiaddr("/ip4/8.8.8.8/tcp/1")])
+        provider._providing._own = lambda: own
+        await provider.provide("thing")
+        bare = Contact.of(own.peer_id)
+        client._store.providers.add(provider_key("thing"), bare, None, client._clock())
+        found = [peer async for peer in client.find_providers("thing")]
+        assert [plain(addr) for peer in found for addr in peer.addrs] == ["/ip4/8.8.8.8/tcp/1"]
+
+
+async def test_a_provider_that_nobody_has_addresses_of_is_looked_for(autojump_clock):
+    async with memory_dht_net() as net:
+        _, provider, client = net.add(), net.add(), net.add()
+        await provider.wait_ready()
+        await client.wait_ready()
+        provider._providing._own = lambda: Contact.of(provider._host.peer_id)
+        await provider.provide("thing")
+        (found,) = [peer async for peer in client.find_providers("thing")]
+        assert found.peer_id == provider._host.peer_id
+        where = await client.find_peer(found.peer_id)
+        assert where is not None
+        assert found.addrs == where.addrs
+        assert found.addrs
