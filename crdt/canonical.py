@@ -29,7 +29,7 @@ MAX_ITEMS: Final = 4096
 
 _MIN_INT, _MAX_INT = -(2**63), 2**64 - 1
 _NAN: Final = math.nan
-_NAN_PATTERNS: Final = (b"\xcb\x7f", b"\xcb\xff")
+_NAN_BEGINS, _NEGATIVE_NAN_BEGINS = b"\xcb\x7f", b"\xcb\xff"
 """One of these is in the bytes of every NaN, most of which are not the canonical one."""
 _pack = msgpack.Packer(use_bin_type=True, strict_types=True).pack
 
@@ -79,11 +79,12 @@ def decode(data: bytes, limit: int) -> Plain:
     return value
 
 
-def encode_flat(items: list[bool | int | float | bytes | list[bytes] | None]) -> bytes:
-    """As :func:`encode`, for what is a list of such as these by its type; it takes a fifth of the
-    time. What does not fit 64 bits raises OverflowError.
+def encode_known(value: Plain) -> bytes:
+    """As :func:`encode`, for what is known to be plain and in order, without a tuple: that is what
+    :func:`decode` has given, and lists of bytes and integers. It takes a fifth of the time. What
+    does not fit 64 bits raises OverflowError.
     """
-    packed: bytes = _pack(items)
+    packed: bytes = _pack(value)
     return packed
 
 
@@ -103,7 +104,7 @@ def _no_extension(code: int, data: bytes) -> object:
 
 def _encode_again(value: object, data: bytes) -> bytes:
     """The canonical bytes of what was read, whose maps are in order."""
-    if any(pattern in data for pattern in _NAN_PATTERNS):
+    if _NAN_BEGINS in data or _NEGATIVE_NAN_BEGINS in data:
         return _encode(value)
     _check_depth(value, 0)
     packed: bytes = _pack(value)

@@ -25,7 +25,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from lattica.crdt.canonical import Plain, decode, encode
+from lattica.crdt.canonical import Plain, decode, encode, encode_known
 from lattica.crdt.entries.chain import pack_item, unpack_item
 from lattica.crdt.entries.fork import decode_fork
 from lattica.crdt.entries.header import Entry, Header, Kind, check_entry, decode_header
@@ -79,13 +79,13 @@ def _chain_parts(feed: FeedPrefix) -> Iterator[bytes]:
     start = seq = size = 0
     for item, count, more in _items(feed):
         if items and (size + more > _PART_BYTES or len(items) == _ITEMS_A_PART):
-            yield encode([1, feed.author, start, items])
+            yield encode_known([1, feed.author, start, items])
             items, size, start = [], 0, seq
         items.append(item)
         size += more
         seq += count
     if items:
-        yield encode([1, feed.author, start, items])
+        yield encode_known([1, feed.author, start, items])
 
 
 def _items(feed: FeedPrefix) -> Iterator[tuple[Plain, int, int]]:
@@ -243,7 +243,6 @@ class _Body:
                 continue
             prev = feed.ids[-1] if feed.ids else self._doc_id
             entry = unpack_item(item, self._doc_id, author, len(feed.ids), prev)
-            check_entry(entry)
             if entry.payload is None:
                 raise RemoteProtocolError("an entry of a snapshot without its payload")
             self._follow(feed, entry.header)

@@ -17,8 +17,8 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from lattica.crdt.canonical import Plain, decode, encode
-from lattica.crdt.entries.header import MAX_SEQ, Entry, Header, check_entry
+from lattica.crdt.canonical import Plain, decode, encode_known
+from lattica.crdt.entries.header import MAX_SEQ, Entry, Header, check_entry, check_form
 from lattica.nat.base.errors import RemoteProtocolError
 
 MAX_CHAIN: Final = 1024 * 1024
@@ -44,7 +44,7 @@ def encode_chain(entries: Sequence[Entry], *, with_prev: bool) -> bytes:
     """
     first = entries[0].header
     prev = first.prev_id if with_prev else None
-    return encode([first.author, first.seq, prev, [pack_item(entry) for entry in entries]])
+    return encode_known([first.author, first.seq, prev, [pack_item(entry) for entry in entries]])
 
 
 def fitting(entries: Iterable[Entry], most: int = MAX_ENTRIES) -> tuple[list[Entry], int]:
@@ -114,12 +114,15 @@ def decode_chain(
         entry = unpack_item(item, doc_id, author, seq, prev)
         entries.append(entry)
         seq, prev = seq + 1, entry.id
-    verify_chain(entries)
+    _verify_links(entries)
     return tuple(entries)
 
 
 def unpack_item(item: Plain, doc_id: bytes, author: bytes, seq: int, prev: bytes) -> Entry:
-    """An entry of a chain, still to be checked. Raises RemoteProtocolError if it is none."""
+    """An entry of a chain, checked as :func:`~lattica.crdt.entries.header.check_entry` does.
+
+    Raises RemoteProtocolError if it is none.
+    """
     deps: Sequence[Plain] = ()
     match item:
         case [int(hlc), int(kind), payload, bytes(signature)]:
@@ -138,7 +141,7 @@ def unpack_item(item: Plain, doc_id: bytes, author: bytes, seq: int, prev: bytes
             raise RemoteProtocolError("an entry of a chain without payload or its hash")
     if type(hlc) is not int or type(kind) is not int:
         raise RemoteProtocolError("an entry of a chain with a truth for a number")
-    if any(type(dep) is not bytes for dep in deps):
+    if deps and any(type(dep) is not bytes for dep in deps):
         raise RemoteProtocolError("dependencies that are not IDs")
     header = Header(
         doc_id,
@@ -151,7 +154,9 @@ def unpack_item(item: Plain, doc_id: bytes, author: bytes, seq: int, prev: bytes
         digest,
         size,
     )
-    return Entry(header, signature, body)
+    entry = Entry(header, signature, body)
+    check_form(entry)
+    return entry
 
 
 def verify_chain(entries: Sequence[Entry]) -> None:
@@ -161,9 +166,14 @@ def verify_chain(entries: Sequence[Entry]) -> None:
     Raises:
         RemoteProtocolError: something is wrong; the message says what.
     """
-    before: Header | None = None
     for entry in entries:
         check_entry(entry)
+    _verify_links(entries)
+
+
+def _verify_links(entries: Sequence[Entry]) -> None:
+    before: Header | None = None
+    for entry in entries:
         header = entry.header
         if before is not None:
             if header.prev_id != before.id or header.seq != before.seq + 1:

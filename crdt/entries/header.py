@@ -14,7 +14,7 @@ from enum import IntEnum
 from itertools import pairwise
 from typing import Final
 
-from lattica.crdt.canonical import decode, encode_flat
+from lattica.crdt.canonical import decode, encode_known
 from lattica.crdt.keys.strict_ed25519 import KEY_BYTES, SIGNATURE_BYTES, verifies
 from lattica.nat.base.errors import RemoteProtocolError
 
@@ -74,7 +74,7 @@ class Header:
     """SHA-256 of `ID_CONTEXT` and the canonical bytes."""
 
     def __post_init__(self) -> None:
-        encoded = encode_flat(
+        encoded = encode_known(
             [
                 VERSION,
                 self.doc_id,
@@ -176,24 +176,27 @@ def check_header(header: Header) -> None:
     Raises:
         RemoteProtocolError: a field is out of range; the message says which.
     """
-    for value in (header.doc_id, header.prev_id, header.payload_hash):
-        if len(value) != ID_BYTES:
-            raise RemoteProtocolError(f"a hash of {len(value)} bytes in a header")
+    if not len(header.doc_id) == len(header.prev_id) == len(header.payload_hash) == ID_BYTES:
+        raise RemoteProtocolError(f"a hash in a header that has not {ID_BYTES} bytes")
     if len(header.author) != KEY_BYTES:
         raise RemoteProtocolError(f"an author of {len(header.author)} bytes in a header")
     if not 0 <= header.seq <= MAX_SEQ or not 0 <= header.hlc <= MAX_HLC:
         raise RemoteProtocolError("a sequence number or time out of range in a header")
     if not 0 <= header.kind <= 0xFF or not 0 <= header.payload_size <= MAX_SEQ:
         raise RemoteProtocolError("a kind or size out of range in a header")
-    deps = header.deps
+    if header.deps:
+        _check_deps(header.deps)
+    if (header.seq == 0) != (header.kind == Kind.SESSION):
+        raise RemoteProtocolError("a chain begins with its session's certificate, and only there")
+    if header.seq == 0 and (header.prev_id != header.doc_id or header.deps):
+        raise RemoteProtocolError("the first entry of a chain follows on nothing but the document")
+
+
+def _check_deps(deps: tuple[bytes, ...]) -> None:
     if len(deps) > MAX_DEPS or any(type(dep) is not bytes or len(dep) != ID_BYTES for dep in deps):
         raise RemoteProtocolError("dependencies of a header that are not IDs, or too many")
     if any(first >= second for first, second in pairwise(deps)):
         raise RemoteProtocolError("dependencies of a header out of order")
-    if (header.seq == 0) != (header.kind == Kind.SESSION):
-        raise RemoteProtocolError("a chain begins with its session's certificate, and only there")
-    if header.seq == 0 and (header.prev_id != header.doc_id or deps):
-        raise RemoteProtocolError("the first entry of a chain follows on nothing but the document")
 
 
 def check_entry(entry: Entry) -> None:
@@ -202,13 +205,17 @@ def check_entry(entry: Entry) -> None:
     Raises:
         RemoteProtocolError: something of it is wrong, and not the author's doing.
     """
-    header = entry.header
-    check_header(header)
-    if len(entry.signature) != SIGNATURE_BYTES:
-        raise RemoteProtocolError(f"a signature of {len(entry.signature)} bytes")
-    payload = entry.payload
+    header, payload = entry.header, entry.payload
+    check_form(entry)
     if payload is not None and (
         len(payload) != header.payload_size
         or hashlib.sha256(payload).digest() != header.payload_hash
     ):
         raise RemoteProtocolError("a payload that is not the one that the header names")
+
+
+def check_form(entry: Entry) -> None:
+    """As :func:`check_entry`, of one whose header was made from its payload."""
+    check_header(entry.header)
+    if len(entry.signature) != SIGNATURE_BYTES:
+        raise RemoteProtocolError(f"a signature of {len(entry.signature)} bytes")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from lattica.crdt.canonical import Plain, decode, encode
+from lattica.crdt.canonical import Plain, decode, encode, encode_known
 from lattica.nat.base.errors import RemoteProtocolError
 
 _MAX_VALUE: Final = 1024 * 1024
@@ -42,13 +42,14 @@ def sequence_key(kind: int, name: str) -> bytes:
 
 def encode_standing(writes: Sequence[tuple[Plain, bytes]]) -> bytes:
     """`[value, ID, others]` of the writes that stand at a place, the winner first; `others` is the
-    SHA-256 of the IDs of the rest, in their order, or nil if the winner stands alone.
+    SHA-256 of the IDs of the rest, in their order, or nil if the winner stands alone. Values are as
+    they were read from payloads.
     """
     if not writes:
-        return encode([None, None, None])
+        return encode_known([None, None, None])
     value, winner = writes[0]
     rest = b"".join(entry_id for _, entry_id in writes[1:])
-    return encode([value, winner, hashlib.sha256(rest).digest() if rest else None])
+    return encode_known([value, winner, hashlib.sha256(rest).digest() if rest else None])
 
 
 @dataclass(frozen=True, slots=True)

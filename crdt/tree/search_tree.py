@@ -34,8 +34,10 @@ _Entry: TypeAlias = tuple[bytes, bytes, bytes | None]
 
 def layer_of(key: bytes) -> int:
     """Half the number of leading zero bits of the key's SHA-256."""
-    number = int.from_bytes(hashlib.sha256(key).digest(), "big")
-    return (256 - number.bit_length()) // 2
+    digest = hashlib.sha256(key).digest()
+    if digest[0] >= 0x40:  # of three keys in four
+        return 0
+    return (256 - int.from_bytes(digest, "big").bit_length()) // 2
 
 
 def node_hash(node: bytes) -> bytes:
@@ -55,62 +57,47 @@ class SearchTree:
 
     def __init__(self, items: Mapping[bytes, bytes], *, is_later: bool = False) -> None:
         self._nodes: dict[bytes, bytes] = {}
-        self._items = items
-        self._layers: list[int] = []
-        self._keys: list[bytes] = []
         self.root = b""
         """The hash that names all items."""
         if not is_later:
-            finish(self._make())
+            finish(self._make(items))
 
     @classmethod
     def making(cls, items: Mapping[bytes, bytes]) -> Turns[SearchTree]:
         """The same in turns."""
-        tree = cls(items, is_later=True)
-        yield from tree._make()
+        tree = cls({}, is_later=True)
+        yield from tree._make(items)
         return tree
 
-    def _make(self) -> Turns[None]:
-        keys = self._keys = sorted(self._items)
+    def _make(self, items: Mapping[bytes, bytes]) -> Turns[None]:
+        """Add the nodes in the order of their last keys: each key ends those that are open below
+        its layer.
+        """
+        keys = sorted(items)
         yield
+        layers: list[int] = []
+        """Of the open nodes, from the highest down; beside them what they are so far, up to the
+        value of their last key."""
+        nodes: list[list[bytes]] = []
         for start in range(0, len(keys), _TURN):
-            self._layers += [layer_of(key) for key in keys[start : start + _TURN]]
+            for key in keys[start : start + _TURN]:
+                layer, subtree = layer_of(key), None
+                while layers and layers[-1] < layer:
+                    layers.pop()
+                    subtree = self._add(nodes.pop(), subtree)
+                if not layers or layers[-1] != layer:
+                    layers.append(layer)
+                    nodes.append([])
+                nodes[-1] += (_pack_hash(subtree), _pack(key), _pack(items[key]))
             yield
-        self.root = (yield from self._building(0, len(keys))) or self._add(None, [])
+        root = None
+        while nodes:
+            root = self._add(nodes.pop(), root)
+        self.root = root or self._add([], None)
 
-    def _building(self, start: int, end: int) -> Turns[bytes | None]:
-        """The same as :meth:`_build`, with turns where a subtree is large."""
-        if end - start <= _TURN:
-            yield
-            return self._build(start, end)
-        places, ends = self._split(start, end)
-        entries: list[_Entry] = []
-        for place, stop in zip(places, ends, strict=True):
-            right = yield from self._building(place + 1, stop)
-            entries.append((self._keys[place], self._items[self._keys[place]], right))
-        return self._add((yield from self._building(start, places[0])), entries)
-
-    def _split(self, start: int, end: int) -> tuple[list[int], list[int]]:
-        """Where the keys of a node are, and where the subtrees after them end."""
-        top = max(self._layers[start:end])
-        places = [place for place in range(start, end) if self._layers[place] == top]
-        return places, [*places[1:], end]
-
-    def _build(self, start: int, end: int) -> bytes | None:
-        if start == end:
-            return None
-        places, ends = self._split(start, end)
-        entries = [
-            (self._keys[place], self._items[self._keys[place]], self._build(place + 1, stop))
-            for place, stop in zip(places, ends, strict=True)
-        ]
-        return self._add(self._build(start, places[0]), entries)
-
-    def _add(self, left: bytes | None, entries: list[_Entry]) -> bytes:
-        parts = [_pack_hash(left)]
-        for key, value, right in entries:
-            parts += (_pack(key), _pack(value), _pack_hash(right))
-        node = b"".join(parts)
+    def _add(self, begin: list[bytes], right: bytes | None) -> bytes:
+        """Add the node that begins so, with the subtree after its last key."""
+        node = b"".join(begin) + _pack_hash(right)
         digest = node_hash(node)
         self._nodes[digest] = node
         return digest

@@ -59,6 +59,8 @@ class Cell:
     @property
     def siblings(self) -> list[Sibling]:
         """What stands here, the winner first: by time, then by author."""
+        if len(self._latest) == 1:
+            return [*self._latest.values()]
         return sorted(self._latest.values(), key=lambda each: (each.hlc, each.author), reverse=True)
 
     @property

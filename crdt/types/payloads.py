@@ -16,7 +16,7 @@ every replica.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias, TypeGuard
 
@@ -135,34 +135,65 @@ def decode_write(kind: int, payload: bytes) -> Write | None:
     Raises:
         RemoteProtocolError: the payload is not what its kind has.
     """
-    if kind not in KINDS.values():
+    read = _READERS.get(kind)
+    if read is None:
         return None
-    value = decode(payload, MAX_ENTRY_BYTES)
-    write = _read(kind, value)
+    write = read(decode(payload, MAX_ENTRY_BYTES))
     if write is None or len(write.name.encode()) > MAX_NAME:
         raise RemoteProtocolError(f"not a payload of kind {kind}")
     return write
 
 
-def _read(kind: int, value: Plain) -> Write | None:
-    match kind, value:
-        case Kind.REGISTER, [str(name), content, list(replaced)]:
+def _read_register(value: Plain) -> Write | None:
+    match value:
+        case [str(name), content, list(replaced)]:
             return RegisterWrite(name, content, _ids(replaced))
-        case Kind.SET, [str(name), content, bool(is_present), list(replaced)]:
-            return SetWrite(name, content, is_present, _ids(replaced))
-        case Kind.COUNTER, [str(name), increments, decrements]:
-            if _is_count(increments) and _is_count(decrements):
-                return CounterWrite(name, increments, decrements)
-        case Kind.CLAIM, [str(name), item, term]:
-            if _is_count(term) and term <= MAX_TERM:
-                return ClaimWrite(name, item, term)
-        case Kind.TEXT, [str(name), list(items)]:
-            if edits := read_edits(items, str):
-                return TextWrite(name, tuple(edits))
-        case Kind.LIST, [str(name), list(items)]:
-            if edits := read_edits(items, list):
-                return ListWrite(name, tuple(edits))
     return None
+
+
+def _read_set(value: Plain) -> Write | None:
+    match value:
+        case [str(name), content, bool(is_present), list(replaced)]:
+            return SetWrite(name, content, is_present, _ids(replaced))
+    return None
+
+
+def _read_counter(value: Plain) -> Write | None:
+    match value:
+        case [str(name), increments, decrements] if _is_count(increments) and _is_count(decrements):
+            return CounterWrite(name, increments, decrements)
+    return None
+
+
+def _read_claim(value: Plain) -> Write | None:
+    match value:
+        case [str(name), item, term] if _is_count(term) and term <= MAX_TERM:
+            return ClaimWrite(name, item, term)
+    return None
+
+
+def _read_text(value: Plain) -> Write | None:
+    match value:
+        case [str(name), list(items)] if edits := read_edits(items, str):
+            return TextWrite(name, tuple(edits))
+    return None
+
+
+def _read_list(value: Plain) -> Write | None:
+    match value:
+        case [str(name), list(items)] if edits := read_edits(items, list):
+            return ListWrite(name, tuple(edits))
+    return None
+
+
+_READERS: Final[Mapping[int, Callable[[Plain], Write | None]]] = {
+    Kind.REGISTER: _read_register,
+    Kind.COUNTER: _read_counter,
+    Kind.SET: _read_set,
+    Kind.CLAIM: _read_claim,
+    Kind.TEXT: _read_text,
+    Kind.LIST: _read_list,
+}
 
 
 def _is_count(value: Plain) -> TypeGuard[int]:
@@ -170,6 +201,8 @@ def _is_count(value: Plain) -> TypeGuard[int]:
 
 
 def _ids(items: Sequence[object]) -> tuple[bytes, ...]:
+    if not items:
+        return ()
     ids = tuple(item for item in items if type(item) is bytes and len(item) == ID_BYTES)
     if len(ids) != len(items) or len(ids) > MAX_REPLACED or list(ids) != sorted(set(ids)):
         raise RemoteProtocolError("what was replaced is no IDs, too many, or out of order")
