@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from heapq import merge
+from itertools import islice
 from typing import Final
 
 from lattica.crdt.access.keyring import Keyring
 from lattica.crdt.compaction.history import collect
 from lattica.crdt.compaction.snapshot import Snapshot
 from lattica.crdt.entries.genesis import Genesis, Mode
+from lattica.crdt.entries.header import Entry
 from lattica.crdt.log.clock import milliseconds_of
 from lattica.crdt.log.config import LogConfig
 from lattica.crdt.log.core import Log
@@ -61,15 +64,20 @@ def replay(
         log = _admitted(read, genesis, config, now_ms)
         has_effect = log.has_effect
         open_payload = _keyring(read, genesis, identity).open if genesis.is_sealed else None
-    entries = [entry for feed in read.feeds.values() for entry in feed.entries]
-    entries.sort(key=lambda entry: (entry.header.hlc, entry.header.author))
     state = State(genesis, has_effect, open_payload)
-    batches = [entries[start : start + _TURN] for start in range(0, len(entries), _TURN)]
-    yield from state.rebuilding(lambda: batches, lambda: read.withdrawn)
+    yield from state.rebuilding(lambda: _by_time(read), lambda: read.withdrawn)
     tree = yield from SearchTree.making((yield from collect(state)))
     if tree.root != read.statement.root and not state.unread:
         raise RemoteProtocolError("a snapshot that comes to another state than it says")
     return state, tree
+
+
+def _by_time(read: Snapshot) -> Iterator[list[Entry]]:
+    """The entries of a snapshot, in batches."""
+    chains = [feed.entries for feed in read.feeds.values()]
+    entries = merge(*chains, key=lambda entry: (entry.header.hlc, entry.header.author))
+    while batch := list(islice(entries, _TURN)):
+        yield batch
 
 
 def _keyring(read: Snapshot, genesis: Genesis, identity: Identity) -> Keyring:

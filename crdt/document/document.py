@@ -59,6 +59,7 @@ class Document:
         config: what this replica stands.
         wall: milliseconds since 1970.
         monotonic: seconds that never decrease.
+        replica: what is in the file, if it has been opened already.
 
     Raises:
         StoreInUseError, StoreError: the file cannot be used. One that is damaged is moved aside.
@@ -73,9 +74,10 @@ class Document:
         *,
         wall: Callable[[], int] = wall_clock_ms,
         monotonic: Callable[[], float] = time.monotonic,
+        replica: Replica | None = None,
     ) -> None:
         self.genesis = genesis
-        self._replica = Replica(path, genesis, identity, config)
+        self._replica = replica or Replica(path, genesis, identity, config)
         self._wall = wall
         self._monotonic = monotonic
         self._history = History(self._replica)

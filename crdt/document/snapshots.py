@@ -100,10 +100,13 @@ class Snapshots:
         check_authors(read, config, self._replica.log.feeds)
         check_limits(read, genesis, config, now)
         state, tree = yield from replay(read, genesis, identity, config, now)
-        log = self._replica.log
-        check_authors(read, config, log.feeds)  # others may have come meanwhile
-        is_fresh = not log.feeds and log.rights is None
-        self._replica.take_prefixes(list(read.feeds.values()), read.withdrawn, now)
+        prefixes = list(read.feeds.values())
+        with self._replica.arrival() as arrival:
+            yield from self._replica.bringing(arrival, prefixes)
+            log = self._replica.log
+            check_authors(read, config, log.feeds)  # others may have come meanwhile
+            is_fresh = not log.feeds and log.rights is None
+            self._replica.take_prefixes(prefixes, read.withdrawn, now, arrival)
         self._history.cuts += 1
         self._feeds.forget()
         self._resolved.forget()

@@ -10,7 +10,7 @@ replica (rates, budgets, its clock) only delays: such entries are asked for agai
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from typing import Final
 
 from lattica.crdt.access.rights import Verdict
@@ -27,6 +27,7 @@ from lattica.crdt.log.dependencies import Dependencies
 from lattica.crdt.log.feed import Feed
 from lattica.crdt.log.forks import Forks
 from lattica.crdt.log.outcome import Outcome
+from lattica.crdt.log.prefix import FeedPrefix
 from lattica.crdt.log.waiting import WaitingEntries
 from lattica.nat.base.errors import (
     AccessDeniedError,
@@ -106,6 +107,27 @@ class Log:
             self._dependencies.known.update(feed.ids)
             self.clock.saw(feed.hlc)
         self._dependencies.known.update(tombstones)
+
+    def with_prefixes(
+        self, prefixes: Collection[FeedPrefix], withdrawn: Iterable[Entry]
+    ) -> Log | None:
+        """The log of what is here and what a snapshot has put together, in an open document; what
+        waits is not in it. None if a fork cuts off what is here: then it is what is kept.
+        """
+        nothing = Feed(b"")
+        if any(each.cuts(self.feeds.get(each.author, nothing)) for each in prefixes):
+            return None
+        for prefix in prefixes:
+            prefix.put_into(self.feeds.setdefault(prefix.author, Feed(prefix.author)))
+        for entry in withdrawn:
+            author, seq = entry.header.author, entry.header.seq
+            self._dependencies.known.add(entry.id)
+            feed = self.feeds.setdefault(author, Feed(author))
+            if self.id_at(author, seq) != entry.id:
+                feed.is_cut |= feed.fork is None or seq < feed.fork.seq
+        log = Log(self.genesis, self._entry_at, self.config, self._withdrawn_at)
+        log.restore(self.feeds.values(), self._dependencies.known)
+        return log
 
     def restore_rights(self, entries: Iterable[Entry]) -> None:
         """Learn the rights that admitted entries give; after :meth:`restore`."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from lattica.crdt.entries.fork import ForkProof
 from lattica.crdt.entries.header import Entry
 from lattica.crdt.entries.remnant import size_of
+from lattica.crdt.log.feed import Feed
 
 
 @dataclass(slots=True)
@@ -26,6 +27,20 @@ class FeedPrefix:
     remnants: dict[int, bytes] = field(default_factory=dict)
     """Of the others, by sequence number; see :mod:`lattica.crdt.entries.remnant`."""
     fork: ForkProof | None = None
+
+    def put_into(self, feed: Feed) -> None:
+        """Have a feed go as far as this, which has the same entries as far as both go, and no fork
+        that cuts off what is there.
+        """
+        feed.identity = self.identity or feed.identity
+        feed.fork = self.fork or feed.fork
+        if len(self.ids) > len(feed.ids):
+            feed.ids, feed.size = [*self.ids], self.size
+            feed.hlc = self.entries[-1].header.hlc
+
+    def cuts(self, feed: Feed) -> bool:
+        """Whether what a feed has is partly behind the fork that is known here."""
+        return self.fork is not None and len(feed.ids) > self.fork.seq
 
     def end_vouched(self) -> None:
         """Leave out at the end what the author need not have written: entries that he has not

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 import weakref
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import trio
@@ -14,9 +13,9 @@ import trio
 from lattica.crdt.access.keyring import NoReadKeyError
 from lattica.crdt.canonical import Plain, decode, encode
 from lattica.crdt.config import StoreConfig
-from lattica.crdt.document import Document, Received, wall_clock_ms
+from lattica.crdt.document import Document, Received
 from lattica.crdt.entries.genesis import Genesis
-from lattica.crdt.log.config import LogConfig
+from lattica.crdt.log.disk.replica import Replica
 from lattica.crdt.log.outcome import Outcome
 from lattica.crdt.presence import MAX_VALUE, PRESENCE_KIND
 from lattica.crdt.proofs.statement import SignedStatement
@@ -26,6 +25,7 @@ from lattica.crdt.store.replicator import Replicator
 from lattica.crdt.store.surroundings import Discovery, Topic
 from lattica.crdt.store.turns import in_turns
 from lattica.crdt.sync.session import SyncCounts
+from lattica.crdt.types.state import Change
 from lattica.nat.base.errors import (
     AccessDeniedError,
     LatticaError,
@@ -56,11 +56,9 @@ class SharedDocument(Document):
         *,
         topic: Topic | None = None,
         discovery: Discovery | None = None,
-        log_config: LogConfig | None = None,
-        wall: Callable[[], int] = wall_clock_ms,
-        monotonic: Callable[[], float] = time.monotonic,
+        replica: Replica | None = None,
     ) -> None:
-        super().__init__(path, genesis, identity, log_config, wall=wall, monotonic=monotonic)
+        super().__init__(path, genesis, identity, replica=replica)
         self._tending_interval = config.sync_interval
         self._streams: weakref.WeakSet[ChangeStream] = weakref.WeakSet()
         self.is_open = True
@@ -88,6 +86,8 @@ class SharedDocument(Document):
         """Who is there now, and what each says of itself."""
         self._scope = trio.CancelScope()
         self._are_rights_new = trio.Event()
+        self._is_rebuilt = trio.Event()
+        """Set when the state is to be resolved anew for those who listen."""
 
     def __repr__(self) -> str:
         state = f"{len(self.peers)} peers" if self.is_open else "closed"
@@ -172,20 +172,23 @@ class SharedDocument(Document):
             raise LocalProtocolError(f"{self.name!r} is closed")
 
     def _on_outcome(self, outcome: Outcome, received: Received) -> None:
-        if received.changes or received.is_rebuilt:
-            for stream in self._streams:
-                stream.tell(received.changes, is_rebuilt=received.is_rebuilt)
-            if self._streams and received.is_rebuilt:
-                self._resolved.anew()
+        if received.is_rebuilt:
+            self._is_rebuilt.set()
+        else:
+            self._tell_changes(received.changes)
         self._replicator.tell(outcome)
         has_rights = self._replica.log.rights is not None
         if outcome.says_rights or (has_rights and (outcome.withdrawn or outcome.forks)):
             self._replicator.recheck()
             self._are_rights_new.set()
 
+    def _tell_changes(self, changes: Collection[Change], *, is_rebuilt: bool = False) -> None:
+        if changes or is_rebuilt:
+            for stream in self._streams:
+                stream.tell(changes, is_rebuilt=is_rebuilt)
+
     def _on_snapshot(self) -> None:
-        for stream in self._streams:
-            stream.tell((), is_rebuilt=True)
+        self._tell_changes((), is_rebuilt=True)
         if self._replica.log.rights is None:
             self._replicator.compare_with_all()
         else:
@@ -233,9 +236,22 @@ class SharedDocument(Document):
         with self._scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.presence.run)
+                nursery.start_soon(self._resolve_for_listeners)
                 if self.genesis.is_sealed:
                     nursery.start_soon(self._tend_keys_now_and_then)
                 await self._replicator.run()
+
+    async def _resolve_for_listeners(self) -> None:
+        """Whoever reads when he is told that all may be another one reads what is resolved."""
+        while True:
+            await self._is_rebuilt.wait()
+            self._is_rebuilt = trio.Event()
+            if self._streams:
+                try:
+                    await in_turns(self.resolving())
+                except LatticaError as error:
+                    logger.error("a document cannot be resolved document=%s: %s", self.id, error)
+                self._tell_changes((), is_rebuilt=True)
 
     async def _tend_keys_now_and_then(self) -> None:
         """As an owner: what others have given, and what has ended, has the read key follow."""

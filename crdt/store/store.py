@@ -19,9 +19,11 @@ from lattica.crdt.entries.header import Kind
 from lattica.crdt.keys.identities import identity_key
 from lattica.crdt.log.config import LogConfig
 from lattica.crdt.log.disk.database import read_genesis
+from lattica.crdt.log.disk.replica import Replica
 from lattica.crdt.log.errors import StoreError
 from lattica.crdt.store.shared_document import SharedDocument
 from lattica.crdt.store.surroundings import Discovery, Topic, Topics
+from lattica.crdt.store.turns import in_turns
 from lattica.crdt.store.wire import open_about, receive, receive_hello, welcome
 from lattica.crdt.sync.messages import (
     ABSENT,
@@ -51,6 +53,8 @@ _ASK_AGAIN: Final = 1.0
 """Seconds after which a peer is asked again for what a document is."""
 _LOOK_AGAIN: Final = 0.2
 """Seconds after which it is looked whether others have connected."""
+_LARGE: Final = 1024 * 1024
+"""Bytes of a file that is read in a thread."""
 _CONNECT_TIMEOUT: Final = 30.0
 """Seconds that a peer has which was found."""
 
@@ -110,6 +114,7 @@ class Store:
         self._open: dict[bytes, SharedDocument] = {}
         self._borrowers: dict[SharedDocument, int] = {}
         """How many use one that nobody has opened for longer."""
+        self._opening = trio.Lock()
         self._is_closed = False
         self._running = 0
         self._ended = trio.Event()
@@ -131,7 +136,8 @@ class Store:
             timeout: seconds to look for a peer that knows what the document with this ID is,
                 if it is not in this store.
 
-        One that is open already is given again; `close` closes it for all.
+        One that is open already is given again; `close` closes it for all. What it comes to is
+        resolved when this returns; reading and resolving a large file, the node goes on.
 
         Raises:
             TimeoutError: no peer has it.
@@ -139,8 +145,9 @@ class Store:
             ResourceLimitError: too many are open.
             StoreInUseError, StoreError: its file cannot be used.
         """
-        opened = self._opened(await self._find(document, timeout))
+        opened, _ = await self._opened(await self._find(document, timeout))
         self._borrowers.pop(opened, None)
+        await in_turns(opened.resolving())
         if capability is not None:
             opened.present(capability)
             self._write(self._capability_path(opened.genesis.doc_id), capability)
@@ -155,12 +162,11 @@ class Store:
         At its end it is closed, unless it was open before, others still borrow it, or somebody has
         opened it meanwhile.
         """
-        genesis = await self._find(document, timeout)
-        before = self._open.get(genesis.doc_id)
-        opened = self._opened(genesis)
-        if opened is not before or opened in self._borrowers:
+        opened, is_new = await self._opened(await self._find(document, timeout))
+        if is_new or opened in self._borrowers:
             self._borrowers[opened] = self._borrowers.get(opened, 0) + 1
         try:
+            await in_turns(opened.resolving())
             yield opened
         finally:
             if opened in self._borrowers:
@@ -210,7 +216,8 @@ class Store:
             is_sealed,
         )
         await trio.lowlevel.checkpoint()
-        return self._opened(genesis)
+        opened, _ = await self._opened(genesis)
+        return opened
 
     def documents(self) -> list[StoredDocument]:
         """The documents whose files are here, by name."""
@@ -313,30 +320,47 @@ class Store:
         await trio.lowlevel.checkpoint()
         return self._known(document) or await self._ask_for(bytes.fromhex(document), timeout)
 
-    def _opened(self, genesis: Genesis) -> SharedDocument:
-        self._check_running()
-        document = self._open.get(genesis.doc_id)
-        if document is not None and document.is_open:
-            return document
-        count = sum(each.is_open for each in self._open.values())
-        if count >= self.config.max_documents:
-            raise ResourceLimitError(f"{count} documents are open, as many as may be")
-        self._keep_genesis(genesis)
-        document = SharedDocument(
-            self.folder / f"{genesis.doc_id.hex()}.sqlite3",
-            genesis,
-            self._identity,
-            self._host,
-            self.config,
-            topic=self._topic_of(genesis),
-            discovery=self._discovery,
-            log_config=self._log_config,
-        )
-        self._present_kept(document)
-        self._open[genesis.doc_id] = document
-        self._running += 1
-        self._nursery.start_soon(self._run, document)
-        return document
+    async def _opened(self, genesis: Genesis) -> tuple[SharedDocument, bool]:
+        """The document, and whether it is open only now."""
+        async with self._opening:
+            self._check_running()
+            document = self._open.get(genesis.doc_id)
+            if document is not None and document.is_open:
+                return document, False
+            count = sum(each.is_open for each in self._open.values())
+            if count >= self.config.max_documents:
+                raise ResourceLimitError(f"{count} documents are open, as many as may be")
+            self._keep_genesis(genesis)
+            path = self.folder / f"{genesis.doc_id.hex()}.sqlite3"
+            replica = await self._read(path, genesis)
+            if self._is_closed:
+                replica.close()
+            self._check_running()
+            document = SharedDocument(
+                path,
+                genesis,
+                self._identity,
+                self._host,
+                self.config,
+                topic=self._topic_of(genesis),
+                discovery=self._discovery,
+                replica=replica,
+            )
+            self._present_kept(document)
+            self._open[genesis.doc_id] = document
+            self._running += 1
+            self._nursery.start_soon(self._run, document)
+            return document, True
+
+    async def _read(self, path: Path, genesis: Genesis) -> Replica:
+        """What is in a document's file; a large one is read in a thread, and all of it is
+        verified, while the node goes on.
+        """
+
+        def read() -> Replica:
+            return Replica(path, genesis, self._identity, self._log_config)
+
+        return read() if _size(path) < _LARGE else await trio.to_thread.run_sync(read)
 
     def _topic_of(self, genesis: Genesis) -> Topic | None:
         if self._topics is None or genesis.mode is not Mode.OPEN:
@@ -454,3 +478,9 @@ class Store:
             except (LatticaError, TimeoutError) as error:
                 logger.debug("no peers were found reason=%r", error)
             await trio.sleep(_ASK_AGAIN)
+
+
+def _size(path: Path) -> int:
+    """Bytes of a document's file, with what is not in it yet."""
+    files = (path, path.with_name(path.name + "-wal"))
+    return sum(each.stat().st_size for each in files if each.exists())

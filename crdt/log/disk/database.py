@@ -15,6 +15,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from heapq import heapify, heappop, heapreplace
+from itertools import groupby
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +24,7 @@ from lattica.crdt.entries.genesis import Genesis, decode_genesis
 from lattica.crdt.entries.header import ID_BYTES, ID_CONTEXT, Entry, Kind, decode_header
 from lattica.crdt.entries.remnant import remnant_of, size_of, split_remnants
 from lattica.crdt.keys.session import SessionKey
+from lattica.crdt.log.disk.arrival import ARRIVED, STAND_IN_BYTES, Arrival, drop, left_over, runs
 from lattica.crdt.log.errors import (
     StoreCorruptError,
     StoreError,
@@ -30,7 +32,6 @@ from lattica.crdt.log.errors import (
     StoreInUseError,
 )
 from lattica.crdt.log.feed import Feed
-from lattica.crdt.log.prefix import FeedPrefix
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
 
 _VERSION: Final = 2
@@ -121,7 +122,8 @@ class DocumentDatabase:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         except OSError as error:
             raise StoreError(f"cannot open {path}: {error.strerror}") from None
-        self._db = sqlite3.connect(path, timeout=0, isolation_level=None)
+        # A large file is opened in a thread that does not use it any further.
+        self._db = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
         try:
             with self._errors():
                 self._open()
@@ -145,6 +147,7 @@ class DocumentDatabase:
                 db.execute(f"PRAGMA user_version={_VERSION}")
             elif version != _VERSION:
                 raise StoreError(f"{self.path} is of version {version}, which is not known here")
+            drop(db, left_over(db))
             db.execute("COMMIT")
         except BaseException:
             db.rollback()
@@ -182,19 +185,21 @@ class DocumentDatabase:
         feeds: dict[int, Feed] = {}
         others: list[bytes] = []
         with self._errors():
-            for number, key, identity, fork in self._db.execute("SELECT * FROM author"):
+            for number, key, identity, fork in self._db.execute(
+                f"SELECT * FROM author WHERE length(key) != {STAND_IN_BYTES}"
+            ):
                 self._numbers[key] = number
                 feeds[number] = Feed(key, identity)
                 if fork is not None:
                     feeds[number].fork = self._fork(fork)
             gone: dict[int, dict[int, tuple[bytes, int]]] = {}
             for number, seq, ids, size in self._db.execute(
-                "SELECT author, seq, ids, size FROM pruned"
+                f"SELECT author, seq, ids, size FROM pruned WHERE {ARRIVED}"
             ):
                 gone.setdefault(number, {})[seq] = (ids, size)
             rows = self._db.execute(
                 "SELECT author, seq, id, header, payload, hlc, size, is_admitted FROM entry "
-                "ORDER BY author, seq"
+                f"WHERE {ARRIVED} ORDER BY author, seq"
             )
             for number, seq, entry_id, header, payload, hlc, size, is_admitted in rows:
                 if hashlib.sha256(ID_CONTEXT + header).digest() != entry_id or not (
@@ -202,12 +207,13 @@ class DocumentDatabase:
                     payload is None or _BIN32 + hashlib.sha256(payload).digest() in header
                 ):
                     raise StoreCorruptError(self._corrupt("an entry is not what its ID says"))
+                feed = feeds.get(number)
+                if feed is None:
+                    raise StoreCorruptError(self._corrupt("an entry is nobody's"))
                 if not is_admitted:
                     others.append(entry_id)
-                    fork = feeds[number].fork
-                    feeds[number].is_cut |= fork is None or seq < fork.seq
+                    feed.is_cut |= feed.fork is None or seq < feed.fork.seq
                     continue
-                feed = feeds[number]
                 _add_pruned(feed, gone.get(number, {}))
                 if seq != len(feed.ids):
                     raise StoreCorruptError(self._corrupt("an entry is missing"))
@@ -241,7 +247,7 @@ class DocumentDatabase:
 
     def all_entries(self) -> Iterator[Entry]:
         """All admitted entries, by their times. They are read as they are asked for."""
-        yield from self._select("WHERE is_admitted ORDER BY hlc, author", ())
+        yield from self._select(f"WHERE is_admitted AND {ARRIVED} ORDER BY hlc, author", ())
 
     def batches_by_time(self, lengths: Mapping[bytes, int]) -> Iterator[list[Entry]]:
         """Admitted entries of some authors up to a sequence number each, by their times, in
@@ -298,7 +304,7 @@ class DocumentDatabase:
 
     def remnants(self, author: bytes) -> dict[int, bytes]:
         """What is left of an author's entries that were pruned, by sequence number."""
-        return {seq: remnant for seq, (_, remnant) in self._gone(author).items()}
+        return {seq: remnant for seq, (_, remnant) in self.gone(author).items()}
 
     def pruned_end(self, author: bytes) -> int:
         """The sequence number after the last entry of an author that was pruned; 0 if none was."""
@@ -309,8 +315,8 @@ class DocumentDatabase:
             ).fetchone()
         return row[0] + row[1] // ID_BYTES if row else 0
 
-    def _gone(self, author: bytes) -> dict[int, tuple[bytes, bytes]]:
-        """IDs and remnants, by sequence number."""
+    def gone(self, author: bytes) -> dict[int, tuple[bytes, bytes]]:
+        """IDs and remnants of an author's entries that were pruned, by sequence number."""
         found: dict[int, tuple[bytes, bytes]] = {}
         with self._errors():
             for start, ids, packed in self._db.execute(
@@ -327,14 +333,16 @@ class DocumentDatabase:
 
     def entries_about_rights(self) -> Iterator[Entry]:
         """Admitted entries that give rights or take them back, and the certificates."""
-        for entry in self._select(f"WHERE is_admitted AND (seq = 0 OR {_RIGHTS})", ()):
+        for entry in self._select(
+            f"WHERE is_admitted AND {ARRIVED} AND (seq = 0 OR {_RIGHTS})", ()
+        ):
             if entry.header.kind in (Kind.SESSION, Kind.GRANT, Kind.REVOKE):
                 yield entry
 
     def entries_about_keys(self) -> Iterator[tuple[Entry, bool]]:
         """Entries about read keys, and whether they are admitted; others may be withdrawn."""
         for where, is_admitted in (("is_admitted", True), ("NOT is_admitted", False)):
-            for entry in self._select(f"WHERE {where} AND {_KEYS}", ()):
+            for entry in self._select(f"WHERE {where} AND {ARRIVED} AND {_KEYS}", ()):
                 if entry.header.kind == Kind.KEY:
                     yield entry, is_admitted
 
@@ -342,7 +350,7 @@ class DocumentDatabase:
 
     def begin_session(self, session: SessionKey) -> None:
         """Have this file write with another key from now on; on disk when it returns."""
-        with self._transaction("FULL"):
+        with self.transaction("FULL"):
             self._db.execute("DELETE FROM session")
             self._db.execute("INSERT INTO session VALUES (?, ?)", (session.seed, self._inode()))
 
@@ -353,8 +361,9 @@ class DocumentDatabase:
             StoreFullError: there is no space; none of them is kept.
             StoreError: it cannot be written; none of them is kept.
         """
-        with self._transaction("FULL"):
-            self._insert(entries, {entries[0].header.author: identity}, is_admitted=True)
+        with self.transaction("FULL"):
+            number = self.number(entries[0].header.author, identity)
+            self.insert(entries, number, is_admitted=True)
 
     def keep(
         self,
@@ -373,23 +382,22 @@ class DocumentDatabase:
             StoreFullError: there is no space.
             StoreError: it cannot be written.
         """
-        with self._transaction("NORMAL"):
+        with self.transaction("NORMAL"):
             for author, seq in withdrawn:
                 self._db.execute(
                     "UPDATE entry SET is_admitted = 0 WHERE author = ? AND seq >= ?",
-                    (self._number(author, b""), seq),
+                    (self.number(author), seq),
                 )
-            self._insert(admitted, identities, is_admitted=True)
+            self._insert_of(admitted, identities, is_admitted=True)
             for proof in forks:
-                number = self._number(proof.author, b"")
-                self._keep_fork(number, proof)
-            self._insert(tombstones, {}, is_admitted=False)
+                self.keep_fork(self.number(proof.author), proof)
+            self._insert_of(tombstones, {}, is_admitted=False)
             self._db.executemany(
                 "UPDATE entry SET signature = ? WHERE author = ? AND seq = ? AND id = ?",
                 [
                     (
                         each.signature,
-                        self._number(each.header.author, b""),
+                        self.number(each.header.author),
                         each.header.seq,
                         each.id,
                     )
@@ -404,10 +412,10 @@ class DocumentDatabase:
         Raises:
             StoreFullError, StoreError: it cannot be written; all of them are kept.
         """
-        with self._transaction("FULL"):
+        with self.transaction("FULL"):
             for author, seqs in dead.items():
                 number = self._numbers[author]
-                for start, end in _runs(seqs):
+                for start, end in runs(seqs):
                     where = "WHERE author = ? AND seq >= ? AND seq < ? AND is_admitted"
                     rows = self._db.execute(
                         f"SELECT id, header FROM entry {where} ORDER BY seq", (number, start, end)
@@ -415,38 +423,12 @@ class DocumentDatabase:
                     if len(rows) != end - start:
                         raise LocalProtocolError("an entry is to be pruned that is not there")
                     self._db.execute(f"DELETE FROM entry {where}", (number, start, end))
-                    self._keep_remnants(
+                    self.keep_remnants(
                         number, start, [(row[0], remnant_of(decode_header(row[1]))) for row in rows]
                     )
 
-    def take_prefixes(
-        self, prefixes: Iterable[FeedPrefix], withdrawn: Iterable[Entry] = ()
-    ) -> None:
-        """Add what a snapshot has to what is here, all of which stays. On disk when it returns.
-
-        Raises:
-            StoreFullError, StoreError: it cannot be written; all is as it was.
-        """
-        with self._transaction("FULL"):
-            for prefix in prefixes:
-                number = self._number(prefix.author, prefix.identity)
-                self._insert(prefix.entries, {prefix.author: prefix.identity}, is_admitted=True)
-                gone = self._gone(prefix.author)
-                gone |= {seq: (prefix.ids[seq], rest) for seq, rest in prefix.remnants.items()}
-                if gone:
-                    for (seq,) in self._db.execute(
-                        "SELECT seq FROM entry WHERE author = ? AND is_admitted", (number,)
-                    ):
-                        gone.pop(seq, None)
-                    self._db.execute("DELETE FROM pruned WHERE author = ?", (number,))
-                    for start, end in _runs(sorted(gone)):
-                        run = [gone[seq] for seq in range(start, end)]
-                        self._keep_remnants(number, start, run)
-                if prefix.fork is not None:
-                    self._keep_fork(number, prefix.fork)
-            self._insert(withdrawn, {}, is_admitted=False)
-
-    def _keep_fork(self, number: int, proof: ForkProof) -> None:
+    def keep_fork(self, number: int, proof: ForkProof) -> None:
+        """Have what an author wrote from a fork on not count; in a transaction."""
         self._db.execute("UPDATE author SET fork = ? WHERE number = ?", (proof.encode(), number))
         self._db.execute(
             "UPDATE entry SET is_admitted = 0 WHERE author = ? AND seq >= ?",
@@ -454,8 +436,10 @@ class DocumentDatabase:
         )
         self._cut_pruned(number, proof.seq)
 
-    def _keep_remnants(self, number: int, seq: int, gone: Sequence[tuple[bytes, bytes]]) -> None:
-        """Note IDs and remnants of contiguous entries from a sequence number on."""
+    def keep_remnants(self, number: int, seq: int, gone: Sequence[tuple[bytes, bytes]]) -> None:
+        """Note IDs and remnants of contiguous entries from a sequence number on; in a
+        transaction.
+        """
         size = sum(size_of(remnant, seq + place) for place, (_, remnant) in enumerate(gone))
         ids, remnants = b"".join(pair[0] for pair in gone), b"".join(pair[1] for pair in gone)
         self._db.execute(
@@ -471,26 +455,43 @@ class DocumentDatabase:
             if start + len(ids) // ID_BYTES > seq:
                 kept = list(zip(_split_ids(ids), split_remnants(packed), strict=True))
                 self._db.execute("DELETE FROM pruned WHERE author = ? AND seq = ?", (number, start))
-                self._keep_remnants(number, start, kept[: seq - start])
+                self.keep_remnants(number, start, kept[: seq - start])
 
-    def _insert(
-        self, entries: Iterable[Entry], identities: dict[bytes, bytes], *, is_admitted: bool
+    def insert(self, entries: Iterable[Entry], number: int, *, is_admitted: bool) -> None:
+        """Keep entries of the author with this number; in a transaction."""
+        self._db.executemany(
+            _INSERT,
+            [
+                (
+                    number,
+                    each.header.seq,
+                    each.header.id,
+                    each.header.encoded,
+                    each.signature,
+                    each.payload,
+                    # SQLite's integers have a sign.
+                    each.header.hlc.to_bytes(8, "big"),
+                    each.header.size,
+                    is_admitted,
+                )
+                for each in entries
+            ],
+        )
+
+    def _insert_of(
+        self, entries: Iterable[Entry], identities: Mapping[bytes, bytes], *, is_admitted: bool
     ) -> None:
-        rows = []
-        numbers: dict[bytes, int] = {}
-        for entry in entries:
-            header = entry.header
-            author = numbers.get(header.author)
-            if author is None:
-                author = self._number(header.author, identities.get(header.author, b""))
-                numbers[header.author] = author
-            # SQLite's integers have a sign.
-            hlc = header.hlc.to_bytes(8, "big")
-            content = (entry.id, header.encoded, entry.signature, entry.payload)
-            rows.append((author, header.seq, *content, hlc, entry.size, is_admitted))
-        self._db.executemany(_INSERT, rows)
+        """Keep entries, each author's together."""
+        for author, own in groupby(entries, lambda each: each.header.author):
+            number = self.number(author, identities.get(author, b""))
+            self.insert(own, number, is_admitted=is_admitted)
 
-    def _number(self, author: bytes, identity: bytes) -> int:
+    def has_author(self, author: bytes) -> bool:
+        """Whether something of an author is here."""
+        return author in self._numbers
+
+    def number(self, author: bytes, identity: bytes = b"") -> int:
+        """The number of an author in this file, who is added if need be; in a transaction."""
         number = self._numbers.get(author)
         if number is None:
             self._db.execute(
@@ -507,8 +508,16 @@ class DocumentDatabase:
             )
         return number
 
+    def arrival(self) -> Arrival:
+        """What is to be written of a snapshot."""
+        return Arrival(self, self._db)
+
     @contextmanager
-    def _transaction(self, synchronous: str) -> Iterator[None]:
+    def transaction(self, synchronous: str) -> Iterator[None]:
+        """All or nothing of what is written in it: on the disk (`FULL`), or soon (`NORMAL`).
+
+        Raises StoreFullError and StoreError.
+        """
         with self._errors():
             self._db.execute(f"PRAGMA synchronous={synchronous}")
             self._db.execute("BEGIN IMMEDIATE")
@@ -525,7 +534,8 @@ class DocumentDatabase:
 
     def _reload_numbers(self) -> None:
         for number, key in self._db.execute("SELECT number, key FROM author"):
-            self._numbers[key] = number
+            if len(key) != STAND_IN_BYTES:
+                self._numbers[key] = number
 
     def _fork(self, data: bytes) -> ForkProof:
         try:
@@ -560,19 +570,6 @@ def _add_pruned(feed: Feed, gone: dict[int, tuple[bytes, int]]) -> None:
 
 def _split_ids(ids: bytes) -> list[bytes]:
     return [ids[place : place + ID_BYTES] for place in range(0, len(ids), ID_BYTES)]
-
-
-def _runs(seqs: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Ascending numbers as ranges, from and up to."""
-    start = end = -1
-    for seq in seqs:
-        if seq != end:
-            if end > start:
-                yield start, end
-            start = seq
-        end = seq + 1
-    if end > start:
-        yield start, end
 
 
 def _corrupt(path: Path, what: str) -> str:

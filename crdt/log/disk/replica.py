@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -20,12 +20,14 @@ from lattica.crdt.keys.session import SessionCertificate, SessionKey
 from lattica.crdt.log.clock import milliseconds_of
 from lattica.crdt.log.config import LogConfig
 from lattica.crdt.log.core import Log
+from lattica.crdt.log.disk.arrival import Arrival
 from lattica.crdt.log.disk.database import DocumentDatabase
 from lattica.crdt.log.disk.salvage import salvage
 from lattica.crdt.log.errors import ContradictionError, StoreCorruptError
 from lattica.crdt.log.feed import Feed
 from lattica.crdt.log.outcome import Outcome
 from lattica.crdt.log.prefix import FeedPrefix, whole_chains
+from lattica.crdt.turns import Turns
 from lattica.nat.base.keys.identity import Identity
 
 logger = logging.getLogger(__name__)
@@ -76,7 +78,8 @@ class Replica:
             self._open(path)
             try:
                 found = salvage(aside, self.genesis)
-                self.take_prefixes(found.prefixes, found.withdrawn, _NEVER_EARLY)
+                with self.arrival() as arrival:
+                    self.take_prefixes(found.prefixes, found.withdrawn, _NEVER_EARLY, arrival)
             except BaseException:
                 self._database.close()
                 raise
@@ -216,8 +219,25 @@ class Replica:
         """Keep only the remnants of these entries; see :meth:`DocumentDatabase.prune`."""
         self._database.prune(dead)
 
+    def arrival(self) -> Arrival:
+        """What is to be written of a snapshot, so that :meth:`take_prefixes` need not."""
+        return self._database.arrival()
+
+    def bringing(self, arrival: Arrival, prefixes: Iterable[FeedPrefix]) -> Turns[None]:
+        """Write, in turns, what a snapshot has of authors who are not here; nothing of it counts.
+
+        Raises StoreFullError and StoreError.
+        """
+        if self.log.rights is None:
+            feeds = self.log.feeds
+            yield from arrival.bringing(each for each in prefixes if each.author not in feeds)
+
     def take_prefixes(
-        self, prefixes: Sequence[FeedPrefix], withdrawn: Sequence[Entry], now_ms: int
+        self,
+        prefixes: Sequence[FeedPrefix],
+        withdrawn: Sequence[Entry],
+        now_ms: int,
+        arrival: Arrival,
     ) -> None:
         """Take what a verified snapshot has. In a document with rights that is what these cover,
         those that are given and taken back here and there put together.
@@ -240,11 +260,13 @@ class Replica:
             fork = known.get(prefix.author)
             if fork is not None and (prefix.fork is None or prefix.fork.seq > fork.seq):
                 raise ContradictionError("a snapshot that does not know of a fork")
+        log: Log | None = None
         if self.log.rights is None:
-            self._database.take_prefixes(prefixes, withdrawn)
+            arrival.take(prefixes, withdrawn)
+            log = self.log.with_prefixes(prefixes, withdrawn)
         else:
             self._kept(self.log.receive_whole(*whole_chains(prefixes), withdrawn, now_ms))
-        self.log = self._load()
+        self.log = log or self._load()
         if is_behind:
             self._begin_session()
 

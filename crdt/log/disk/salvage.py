@@ -16,6 +16,7 @@ from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.entries.header import ID_BYTES, Entry, check_entry, decode_header
 from lattica.crdt.entries.remnant import header_of, split_remnants
 from lattica.crdt.keys.session import decode_certificate
+from lattica.crdt.log.disk.arrival import STAND_IN_BYTES
 from lattica.crdt.log.prefix import FeedPrefix
 from lattica.nat.base.errors import RemoteProtocolError
 
@@ -87,7 +88,9 @@ def _as_long_as_it_says(path: Path) -> Iterator[Path]:
 def _authors(db: sqlite3.Connection, genesis: Genesis) -> list[tuple[int, ForkProof | None]]:
     found: list[tuple[int, ForkProof | None]] = []
     try:
-        for number, data in db.execute("SELECT number, fork FROM author"):
+        for number, data in db.execute(
+            f"SELECT number, fork FROM author WHERE length(key) IS NOT {STAND_IN_BYTES}"
+        ):
             fork = None
             with suppress(RemoteProtocolError):
                 if isinstance(data, bytes):

@@ -259,8 +259,8 @@ def test_a_full_disk_prunes_nothing_and_takes_no_snapshot(documents, monkeypatch
         raise StoreFullError("full")
 
     for document in (one, two):
-        monkeypatch.setattr(document._replica.database, "_keep_remnants", full)
-        monkeypatch.setattr(document._replica.database, "_insert", full)
+        monkeypatch.setattr(document._replica.database, "keep_remnants", full)
+        monkeypatch.setattr(document._replica.database, "insert", full)
     with pytest.raises(StoreFullError):
         one.prune(0.0)
     with pytest.raises(StoreFullError):

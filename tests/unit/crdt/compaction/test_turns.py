@@ -15,8 +15,10 @@ from lattica.crdt.entries.chain import encode_chain
 from lattica.crdt.entries.fork import find_fork
 from lattica.crdt.entries.header import Kind
 from lattica.crdt.entries.writing import sign_entry
+from lattica.crdt.log.errors import ContradictionError
+from lattica.crdt.log.feed import Feed
 from lattica.crdt.store.turns import in_turns
-from lattica.crdt.turns import Turns
+from lattica.crdt.turns import Turns, finish
 from lattica.crdt.types.payloads import RegisterWrite
 from lattica.nat.base.keys.identity import Identity
 from tests.support.crdt.chains import DOC, Writer
@@ -249,3 +251,88 @@ async def test_others_have_the_thread_between_turns_and_a_cancelled_one_does_no_
         nursery.cancel_scope.cancel()
     assert one.root == root
     assert not documents[1].heads()
+
+
+def rows(document: Document) -> int:
+    database = document._replica.database._db
+    return sum(
+        database.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+        for table in ("entry", "pruned", "author")
+    )
+
+
+def test_a_snapshot_is_written_in_turns_and_counts_in_none_but_the_last(documents, tmp_path):
+    """What of it is in the file of a process that was killed is gone when that is opened."""
+    one, two = documents[:2]
+    write_much(one, 600)
+    one.prune(0.0)
+    written: list[int] = []
+    path = two._replica.database.path
+
+    def between(number: int) -> None:
+        if rows(two) > sum(written[-1:]) and not two.heads():
+            written.append(rows(two))
+            assert not count_kept(two)
+            assert not list(two._replica.database.withdrawn_entries())
+            for suffix in ("", "-wal"):
+                content = path.with_name(path.name + suffix).read_bytes()
+                (tmp_path / f"killed{suffix}").write_bytes(content)
+
+    through(two.receiving_snapshot(one.snapshot(), NAMES), between)
+    assert len(written) > 2
+    assert two.root == one.root
+    two.close()
+    with Document(path, DOC, PEOPLE[1], wall=two._wall) as again:
+        assert again.heads() == one.heads()
+        assert again.root == one.root
+    with Document(tmp_path / "killed", DOC, PEOPLE[1], wall=two._wall) as killed:
+        assert not killed.heads()
+        assert not rows(killed)
+        killed.receive_snapshot(one.snapshot(), NAMES)
+        assert killed.root == one.root
+
+
+@pytest.mark.parametrize("is_cancelled", [True, False])
+def test_a_snapshot_that_ends_early_leaves_nothing_in_the_file(documents, is_cancelled):
+    """Be it cancelled, or that its author comes by another way and contradicts it."""
+    one, two = documents[:2]
+    write_much(one, 600)
+    one.prune(0.0)
+    two.registers["7"] = "mine"
+    before, written = rows(two), []
+    ending = two.receiving_snapshot(one.snapshot(), NAMES)
+    while len(written) < 3:
+        next(ending)
+        if rows(two) > max(written, default=before):
+            written.append(rows(two))
+            two.registers["8"] = "meanwhile"
+    if is_cancelled:
+        ending.close()
+    else:
+        two._replica.log.feeds[one.author] = Feed(one.author, ids=[bytes(32)])
+        with pytest.raises(ContradictionError):
+            finish(ending)
+        del two._replica.log.feeds[one.author]
+    assert rows(two) == before + 3
+    assert [name for name, _ in two.state.registers()] == ["7", "8"]
+    two.receive_snapshot(one.snapshot(), NAMES)
+    assert two.registers["7"] == "mine"
+    assert two.registers["9"] == 2
+
+
+def test_an_author_who_comes_by_log_while_a_snapshot_is_written_is_put_together(documents):
+    one, two = documents[:2]
+    write_much(one, 600)
+    parts = one.snapshot()
+    chains = list(one.chains_since({}))
+    before = rows(two)
+
+    def between(number: int) -> None:
+        if rows(two) > before and not two.heads():
+            two.receive(chains[0], "peer")
+            assert len(two.heads()) == 1
+
+    through(two.receiving_snapshot(parts, NAMES), between)
+    assert two.heads() == one.heads()
+    assert two.root == one.root
+    assert rows(two) == rows(one)

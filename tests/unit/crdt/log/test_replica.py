@@ -16,6 +16,7 @@ from lattica.crdt.document import Document
 from lattica.crdt.entries.chain import encode_chain
 from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.entries.header import Kind
+from lattica.crdt.log.disk.arrival import Arrival
 from lattica.crdt.log.disk.database import DocumentDatabase
 from lattica.crdt.log.disk.replica import Replica
 from lattica.crdt.log.errors import StoreCorruptError, StoreError, StoreFullError, StoreInUseError
@@ -155,7 +156,7 @@ def test_what_is_good_in_a_damaged_file_is_taken_of_it(path: Path, caplog, monke
     for what in (bytes(content), bytes(content[:-5000])):
         path.write_bytes(what)
         with monkeypatch.context() as patch:
-            patch.setattr(DocumentDatabase, "take_prefixes", _full)
+            patch.setattr(Arrival, "take", _full)
             with pytest.raises(StoreFullError):
                 Replica(path, DOC, IDENTITY)
             assert path.read_bytes() == what  # to be tried again
