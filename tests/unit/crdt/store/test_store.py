@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from lattica.crdt.access.capability import Level
 from lattica.crdt.config import StoreConfig
@@ -15,9 +18,12 @@ from lattica.crdt.entries.chain import encode_chain
 from lattica.crdt.entries.genesis import Mode
 from lattica.crdt.entries.header import Kind
 from lattica.crdt.entries.writing import sign_entry
+from lattica.crdt.keys.session import SessionKey
+from lattica.crdt.log.disk.replica import Replica
 from lattica.crdt.log.errors import StoreFullError
 from lattica.crdt.presence import PresenceTable, sign_presence
 from lattica.crdt.store.changes import MAX_PLACES, ChangeStream, PresenceChange, Rebuilt
+from lattica.crdt.store.shared_document import SharedDocument
 from lattica.crdt.store.store import Store
 from lattica.crdt.types.payloads import RegisterWrite
 from lattica.crdt.types.state import Change, State
@@ -539,6 +545,7 @@ async def test_what_has_come_is_resolved_in_turns_before_it_is_read(
         first.write(*(RegisterWrite(f"key/{number}", number) for number in range(600)))
         await host_of(one).connect(host_of(two).peer_id)
         second = await two.open("cluster")
+        second._resolved.forget()
         turns: list[int] = []
         resolving = second.resolving
 
@@ -555,3 +562,68 @@ async def test_what_has_come_is_resolved_in_turns_before_it_is_read(
         second.registers["more"] = 1
         await first.synced()
         assert second.root == first.root
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+async def test_a_document_that_is_opened_again_is_resolved_in_turns(
+    tmp_path, monkeypatch, is_large
+):
+    """What is in a large file is read by another thread, too."""
+    readers: list[int] = []
+
+    class Told(Replica):
+        def __init__(self, *args: Any) -> None:
+            readers.append(threading.get_ident())
+            super().__init__(*args)
+
+    async with stores(tmp_path) as net:
+        store = net.store()
+        document = await store.open("cluster")
+        document.write(*(RegisterWrite(f"key/{number}", number) for number in range(600)))
+        root = document.root
+        document.close()
+        await wait_all_tasks_blocked()
+        monkeypatch.setattr("lattica.crdt.store.store.Replica", Told)
+        monkeypatch.setattr("lattica.crdt.store.store._LARGE", 1 if is_large else 1 << 30)
+        monkeypatch.setattr(State, "rebuild", None)  # nothing is left to do at once
+        again: list[SharedDocument] = []
+
+        async def open_it() -> None:
+            again.append(await store.open("cluster"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(open_it)
+            nursery.start_soon(open_it)
+        assert again[0] is again[1] is not document
+        assert [each == threading.get_ident() for each in readers] == [not is_large]
+        assert again[0].registers["key/599"] == 599
+        again[0].registers["more"] = 1
+        del again[0].registers["more"]
+        assert again[0].root != root
+
+
+async def test_who_listens_is_told_of_a_fork_when_it_is_resolved(
+    tmp_path, autojump_clock, monkeypatch
+):
+    """And not made to wait for it, however many there are and however much there is to resolve."""
+    async with stores(tmp_path) as net:
+        store = net.store()
+        document = await store.open("cluster")
+        document.write(*(RegisterWrite(f"key/{number}", number) for number in range(600)))
+        monkeypatch.setattr(State, "rebuild", None)
+        with document.changes() as changes:
+            for name in (b"one", b"other"):
+                liar, doc_id = SessionKey(name.ljust(32)), document.genesis.doc_id
+                certificate = liar.certificate(Identity(name.ljust(32)), doc_id).encode()
+                first = sign_entry(liar, doc_id, 0, doc_id, 1 << 16, Kind.SESSION, certificate)
+                for value in (1, 2):
+                    payload = RegisterWrite("key/5", value).encode()
+                    entry = sign_entry(liar, doc_id, 1, first.id, 2 << 16, Kind.REGISTER, payload)
+                    document.receive(encode_chain([first, entry], with_prev=True), "peer")
+            assert document._resolved.is_stale
+            while await anext(changes) != Rebuilt():
+                pass
+            assert document.registers["key/5"] == 5
+            document.registers["key/5"] = 6
+            while await anext(changes) != Change(Kind.REGISTER, "key/5"):
+                pass
