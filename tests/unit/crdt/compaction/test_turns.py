@@ -299,7 +299,8 @@ def test_a_snapshot_that_ends_early_leaves_nothing_in_the_file(documents, is_can
     write_much(one, 600)
     one.prune(0.0)
     two.registers["7"] = "mine"
-    before, written = rows(two), []
+    before = rows(two)
+    written: list[int] = []
     ending = two.receiving_snapshot(one.snapshot(), NAMES)
     while len(written) < 3:
         next(ending)
