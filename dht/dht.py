@@ -495,12 +495,14 @@ class Dht:
                         nursery.start_soon(keep, part, self._rng)
                     self._loaded.set()
         finally:
-            with trio.CancelScope(shield=True):
-                self._service.switch(False)
-                self._peers.questions.close()
-                await self._keeper.aclose()
-            self._loaded.set()
-            self._ended.set()
+            try:
+                with trio.CancelScope(shield=True):
+                    self._service.switch(False)
+                    self._peers.questions.close()
+                    await self._keeper.aclose()
+            finally:  # whatever failed: `aclose` waits for it
+                self._loaded.set()
+                self._ended.set()
 
     async def _announce(self) -> None:
         await self._membership.joined.wait()

@@ -385,11 +385,13 @@ class Store:
                 raise
             logger.exception("internal error in the store document=%s", document.id)
         finally:
-            document.close()
-            if self._open.get(document.genesis.doc_id) is document:
-                del self._open[document.genesis.doc_id]
-            self._running -= 1
-            self._ended.set()
+            try:
+                document.close()
+            finally:  # whatever failed: `aclose` waits for it
+                if self._open.get(document.genesis.doc_id) is document:
+                    del self._open[document.genesis.doc_id]
+                self._running -= 1
+                self._ended.set()
 
     # Peers.
 

@@ -6,13 +6,11 @@ imports what is heavy (trio, rich) inside them.
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -38,11 +36,11 @@ from lattica.cli.shared.common import (
     EXIT_INTERRUPTED,
     fail,
     reported_errors,
-    shortage_in,
     take_any_text,
 )
 from lattica.cli.shared.global_options import GlobalOptions, allow_after, without_types_of_flags
 from lattica.cli.shared.options import named_path
+from lattica.cli.shared.shortage import end_for_want, end_with_threads
 from lattica.cli.shared.terminal import (
     OutputError,
     guard_output,
@@ -51,6 +49,7 @@ from lattica.cli.shared.terminal import (
     say,
     say_traceback,
 )
+from lattica.nat.base.limits.shortages import shortage_in
 from lattica.nat.base.printable import printable
 
 
@@ -181,6 +180,7 @@ def main() -> None:
     open_missing_descriptors()
     take_any_text()
     guard_output()
+    end_with_threads()
     try:
         app(prog_name="lattica")
     except KeyboardInterrupt:  # before a command has begun
@@ -190,17 +190,6 @@ def main() -> None:
         sys.exit(EXIT_FAILURE)
     except (Exception, BaseExceptionGroup) as bug:
         if (shortage := shortage_in(bug)) is not None:
-            fail(shortage)
-            _end_at_once(EXIT_FAILURE)
+            end_for_want(shortage)
         say_traceback(bug)
         sys.exit(EXIT_FAILURE)
-
-
-def _end_at_once(code: int) -> NoReturn:
-    """End the process without what Python does at its end: that wants memory and threads, and
-    where there are none it may wait for ever (grpcio's does)."""
-    logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError, MemoryError):
-            stream.flush()
-    os._exit(code)

@@ -216,12 +216,14 @@ class Swarm:
                 await self._shut_down()
                 nursery.cancel_scope.cancel()
         finally:
-            for connection in self.registry:
-                connection.abort("this node shuts down")
-            with trio.CancelScope(shield=True):
-                await self.listeners.aclose()
-            self._nursery = self.listeners.nursery = None
-            self._stopped.set()
+            try:
+                for connection in self.registry:
+                    connection.abort("this node shuts down")
+                with trio.CancelScope(shield=True):
+                    await self.listeners.aclose()
+            finally:  # whatever failed: `close` waits for it
+                self._nursery = self.listeners.nursery = None
+                self._stopped.set()
             self._notify_changed()
             self.events.close()
 

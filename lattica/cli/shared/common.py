@@ -20,7 +20,6 @@ from lattica.cli.shared.global_options import GlobalOptions
 from lattica.cli.shared.terminal import say, throw_away
 from lattica.nat.base.errors import ConfigError, LatticaError
 from lattica.nat.base.exception_groups import leaves
-from lattica.nat.base.limits.shortages import explain_shortage, is_shortage
 
 if TYPE_CHECKING:
     import typer
@@ -181,21 +180,6 @@ def _give_up_output() -> bool:
             closed = True
             throw_away(descriptor)
     return closed
-
-
-def shortage_in(error: BaseException) -> str | None:
-    """What to tell where the system has no memory, threads or descriptors left for this process;
-    None if that is not why it failed."""
-    for leaf in leaves(error):
-        no_thread = isinstance(leaf, RuntimeError) and "can't start new thread" in str(leaf)
-        if isinstance(leaf, MemoryError) or no_thread:
-            return (
-                "there is no memory left, or no more of it than this process may have (ulimit -v, "
-                "MemoryMax= of systemd, the limit of a container)"
-            )
-        if isinstance(leaf, OSError) and is_shortage(leaf):
-            return explain_shortage(leaf)
-    return None
 
 
 def _explain_used_key(causes: Iterable[BaseException]) -> None:

@@ -12,6 +12,7 @@ from typing import Final
 from lattica import errors
 from lattica.daemon.errors import DaemonError
 from lattica.nat.base.errors import LatticaError
+from lattica.nat.base.limits.shortages import shortage_in
 from lattica.nat.base.printable import printable
 from lattica.rpc.errors import RpcError, StatusCode
 
@@ -48,6 +49,8 @@ def status_of(error: BaseException) -> tuple[StatusCode, str, str]:
         code: StatusCode | None = error.code
     else:
         code = next((code for kind, code in _CODES if isinstance(error, kind)), None)
+    if code is None and (shortage := shortage_in(error)) is not None:
+        return StatusCode.RESOURCE_EXHAUSTED, shortage, errors.ResourceLimitError.__name__
     if code is None:
         return StatusCode.INTERNAL, "internal error; see the node's log", ""
     return code, printable(str(error))[:_MOST_TEXT], type(error).__name__

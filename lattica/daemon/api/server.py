@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,10 +16,12 @@ import trio
 from google.protobuf.message import Message
 
 from lattica.daemon.api import socket_file
+from lattica.daemon.api.call_threads import CallThreads
 from lattica.daemon.api.failures import CLASS_KEY, status_of
 from lattica.daemon.api.grpc_needed import import_grpc
 from lattica.daemon.api.methods import Methods
 from lattica.daemon.api.methods.base import QUEUE, Emit
+from lattica.daemon.api.room import check_room
 from lattica.daemon.api.service_table import MAX_MESSAGE, SERVICE, MethodSpec, methods
 from lattica.nat.base.exception_groups import unwrapped
 from lattica.rpc.errors import StatusCode
@@ -31,6 +32,9 @@ MAX_CALLS = 64
 """Calls at a time, subscriptions among them; more are refused with RESOURCE_EXHAUSTED."""
 _GRACE = 1.0
 """Seconds that calls have to end when the server does."""
+_STOP_TIMEOUT = 10.0
+"""Seconds after which gRPC is left alone: it never says that it has stopped once its thread has
+ended, for want of memory for instance."""
 
 
 @asynccontextmanager
@@ -38,15 +42,17 @@ async def serving(methods_of_node: Methods, path: Path) -> AsyncIterator[None]:
     """Serve the API at a socket in this block.
 
     Raises:
-        DaemonError: grpcio is not installed, or another daemon listens there.
+        DaemonError: grpcio is not installed, another daemon listens there, or the system has no
+            room for gRPC.
         ConfigError: no socket can be made there.
     """
+    await trio.to_thread.run_sync(check_room)
     grpc = import_grpc()
     with socket_file.held(path) as bound:
         async with trio.open_nursery() as nursery:
             calls = _Calls(grpc, methods_of_node, nursery)
             server = grpc.server(
-                ThreadPoolExecutor(MAX_CALLS, thread_name_prefix="lattica-api"),
+                CallThreads(MAX_CALLS, "lattica-api"),
                 handlers=[calls.handler()],
                 maximum_concurrent_rpcs=MAX_CALLS,
                 options=[
@@ -62,7 +68,9 @@ async def serving(methods_of_node: Methods, path: Path) -> AsyncIterator[None]:
             finally:
                 calls.stop()
                 with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(server.stop(_GRACE).wait)
+                    stopped = server.stop(_GRACE)
+                    if not await trio.to_thread.run_sync(stopped.wait, _STOP_TIMEOUT):
+                        logger.warning("gRPC has not stopped within %.0f s", _STOP_TIMEOUT)
                 nursery.cancel_scope.cancel()
 
 

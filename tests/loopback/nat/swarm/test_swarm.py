@@ -77,6 +77,24 @@ async def test_it_runs_once():
     await swarm.close()
 
 
+async def test_who_closes_it_is_not_left_waiting_when_its_end_fails(monkeypatch):
+    async def fail() -> None:
+        raise RuntimeError("can't start new thread")
+
+    swarm = new_swarm()
+    closed = False
+    with raises_leaf(RuntimeError):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(swarm.run)
+            monkeypatch.setattr(swarm.listeners, "aclose", fail)
+            with trio.CancelScope(shield=True):
+                await swarm.close()
+            closed = True
+    assert closed
+    with pytest.raises(LocalProtocolError, match="runs once"):
+        await swarm.run()
+
+
 async def test_closing_what_never_ran_and_closing_from_many_tasks():
     await new_swarm().close()
     swarm = new_swarm()

@@ -35,6 +35,7 @@ from lattica.errors import (
 )
 from lattica.nat.base.keys.identity import Identity
 from tests.support.doubles.memory_host import MemoryHost, MemoryNet, memory_net
+from tests.support.leaves import raises_leaf
 
 
 class Stores:
@@ -627,3 +628,22 @@ async def test_who_listens_is_told_of_a_fork_when_it_is_resolved(
             document.registers["key/5"] = 6
             while await anext(changes) != Change(Kind.REGISTER, "key/5"):
                 pass
+
+
+async def test_who_closes_a_store_is_not_left_waiting_when_the_end_of_a_document_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: object
+):
+    def fail() -> None:
+        raise MemoryError
+
+    closed = False
+    with raises_leaf(MemoryError):
+        async with stores(tmp_path) as net:
+            store = net.store()
+            document = await store.create("models", mode=Mode.OPEN)
+            close = document.close
+            calls = iter([close])
+            monkeypatch.setattr(document, "close", lambda: next(calls, fail)())
+            await store.aclose()
+            closed = True
+    assert closed

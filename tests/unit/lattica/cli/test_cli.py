@@ -17,12 +17,13 @@ import typer.main
 from typer.testing import CliRunner
 
 from lattica.cli import app
-from lattica.cli.shared.common import reported_errors, shortage_in, start
+from lattica.cli.shared.common import reported_errors, start
 from lattica.config import load_config
 from lattica.errors import ConfigError, DialError, KeyInUseError, LatticaError
 from lattica.nat.base.errors import DialAttempt
 from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.base.keys.swarm_key import parse_swarm_key
+from lattica.nat.base.limits.shortages import shortage_in
 
 
 def modules_after(statement: str) -> set[str]:
@@ -270,6 +271,11 @@ def test_bugs_keep_their_traceback() -> None:
         raise trio.BrokenResourceError
 
 
+def caused_by(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [
@@ -278,6 +284,8 @@ def test_bugs_keep_their_traceback() -> None:
         (ExceptionGroup("", [ValueError(), MemoryError()]), "there is no memory left"),
         (OSError(errno.ENFILE, "Too many open files in system"), "Too many open files in system"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "Cannot allocate memory"),
+        (caused_by(trio.TrioInternalError("internal error"), MemoryError()), "no memory left"),
+        (caused_by(trio.TrioInternalError("internal error"), KeyError(1)), None),
         (RuntimeError("something else"), None),
         (OSError(errno.EIO, "Input/output error"), None),
     ],
@@ -297,6 +305,28 @@ def app(**_):
 
 cli.app = app
 atexit.register(threading.Event().wait)  # as grpcio waits for threads that could not be started
+cli.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("lattica: error: there is no memory left")
+
+
+def test_a_thread_that_ends_for_want_of_memory_ends_the_program():
+    program = """
+import threading
+from lattica import cli
+
+def app(**_):
+    def run():
+        raise RuntimeError("can't start new thread")
+    threading.Thread(target=run).start()
+    threading.Event().wait()  # for what the thread was to do
+
+cli.app = app
 cli.main()
 """
     done = subprocess.run(

@@ -26,6 +26,7 @@ from lattica.errors import (
     DialError,
     LatticaError,
     LocalProtocolError,
+    ResourceLimitError,
 )
 from lattica.rpc.errors import NotFoundError, RpcError, StatusCode
 
@@ -99,6 +100,10 @@ def test_errors_of_calls_and_others() -> None:
         "internal error; see the node's log",
         "",
     )
+    # But that there is no memory or thread for it is no defect.
+    code, message, name = status_of(RuntimeError("can't start new thread"))
+    assert code is StatusCode.RESOURCE_EXHAUSTED
+    assert isinstance(error_of(int(code), message, name), ResourceLimitError)
     # Names that are none of ours are no classes of ours.
     for name in ("SystemExit", "LatticaError.__init__", "annotations", ""):
         assert type(error_of(2, "text", name)) is DaemonError
