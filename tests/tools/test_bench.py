@@ -56,6 +56,7 @@ def test_the_names_that_others_read_are_there():
         ("relay", "circuits-20"): "MB/s",
         ("relay", "reserve-to-byte-p50"): "ms",
         ("relay", "circuits-500-added-p99"): "ms",
+        ("relay", "local-api-added-p50"): "ms",
         **{
             ("rpc", f"{name}{suffix}"): unit
             for name, unit in (

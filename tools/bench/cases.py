@@ -303,6 +303,25 @@ WORKLOADS: tuple[Workload, ...] = (
         transport="relay",
         stretch=2.0,
     ),
+    Workload(
+        "local-api-p50",
+        (
+            Case(
+                "relay",
+                "local-api-p50",
+                "ms",
+                "lower",
+                "128 B there and back by a call of the local gRPC API of a node to a peer of it",
+            ),
+            Case(
+                "relay",
+                "local-api-added-p50",
+                "ms",
+                "lower",
+                "what of that the same call by a node of the program's own does not take",
+            ),
+        ),
+    ),
     _relay(
         "circuit-memory",
         "KiB",

@@ -163,6 +163,8 @@ async def run_once(
     name = f"{program.impl} {workload.label}"
     if workload.bench == "relay" and program.impl != OURS and program.between is None:
         raise UnsupportedError("it is not measured through a relay")
+    if workload.bench == "relay" and workload.transport != "relay" and program.impl != OURS:
+        raise UnsupportedError("its relay takes no part in this")
     async with AsyncExitStack() as stack:
         temporary = tempfile.TemporaryDirectory(prefix="lattica-bench-")
         folder = Path(stack.enter_context(temporary))

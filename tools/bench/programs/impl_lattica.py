@@ -23,13 +23,13 @@ from lattica.rpc import RpcConfig
 
 if TYPE_CHECKING:
     from tools.bench.programs import bench_child as bc
-    from tools.bench.programs.ours import content, ports, pubsub, rpc
+    from tools.bench.programs.ours import content, local_api, ports, pubsub, rpc
     from tools.bench.programs.ours import relay as through_relay
     from tools.bench.programs.ours.stream import BenchStream
     from tools.bench.programs.work import trio_workloads as work
 else:
     import bench_child as bc
-    from ours import content, ports, pubsub, rpc
+    from ours import content, local_api, ports, pubsub, rpc
     from ours import relay as through_relay
     from ours.stream import BenchStream
     from work import trio_workloads as work
@@ -87,7 +87,7 @@ class Lattica:
 
 async def serve(child: bc.Child, job: bc.Job) -> None:
     async with make_node(bc.multiaddr(job, QUIC), shares_memory=_shares(job)) as node:
-        if job.case.startswith("rpc-"):
+        if job.case.startswith("rpc-") or job.case == local_api.CASE:
             await rpc.serve(child, job, node, bc.multiaddr(job, QUIC, "{port}"))
         if job.case.startswith("ports-"):
             await ports.serve(child, job, node, bc.multiaddr(job, QUIC, "{port}"))
@@ -120,6 +120,11 @@ async def call(child: bc.Child, job: bc.Job) -> None:
         await rpc.run_client(child, job, node.rpc, peer, note)
 
 
+async def call_by_api(child: bc.Child, job: bc.Job) -> None:
+    async with make_node() as node:
+        await local_api.run_client(child, job, node)
+
+
 async def publish(child: bc.Child, job: bc.Job) -> None:
     async with make_node() as node:
         await node.connect(job.addr)
@@ -138,6 +143,8 @@ def main(child: bc.Child, job: bc.Job) -> None:
         trio.run(serve, child, job)
     elif job.case.startswith(("rpc-", "ports-")):
         trio.run(call, child, job)
+    elif job.case == local_api.CASE:
+        trio.run(call_by_api, child, job)
     elif job.case in content.CASES:
         trio.run(fetch, child, job)
     elif job.case == pubsub.CASE:
