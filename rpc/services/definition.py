@@ -284,6 +284,7 @@ def define_method(
     stream_is_async, stream_index = True, 0
     check_item: Checker | None = None
     plain = True
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     for parameter in parameters:
         annotation = hints.get(parameter.name, Any)
         stream = _stream_item(annotation)
@@ -297,7 +298,8 @@ def define_method(
             check_item = checker_of(stream[1])
             types.register_annotation(stream[1])
         else:
-            if context_parameter is not None or stream_parameter is not None:
+            has_before = context_parameter is not None or stream_parameter is not None
+            if has_before and parameter.kind in positional:
                 plain = False
             travelling.append(parameter)
             types.register_annotation(annotation)
@@ -314,7 +316,6 @@ def define_method(
                 f"{called}.{name} streams its requests by the annotation of a parameter"
             )
         kind, item = marks.kind, Any
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     by_position = [each for each in travelling if each.kind in positional]
     variable_kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     variable = any(each.kind is inspect.Parameter.VAR_POSITIONAL for each in travelling)

@@ -13,7 +13,7 @@ Blocking, and for any number of threads at once. Needs grpcio, the extra `grpc`.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
@@ -23,6 +23,7 @@ from lattica.daemon.api import socket_file
 from lattica.daemon.api.failures import CLASS_KEY, error_of
 from lattica.daemon.api.grpc_needed import INSTALL, has_grpc, import_grpc
 from lattica.daemon.api.pb import node_pb2 as pb
+from lattica.daemon.api.served import Handler, Served
 from lattica.daemon.api.service_table import MAX_MESSAGE, methods
 from lattica.daemon.api.values import pack, unpack
 from lattica.daemon.errors import DaemonError
@@ -183,6 +184,59 @@ class NodeClient(Closable):
             keywords=pack(keywords) if keywords else b"",
         )
         return unpack(self._call("call", request, timeout).result)
+
+    def serve(
+        self,
+        service: str,
+        handlers: Mapping[str, Handler],
+        *,
+        allow: Sequence[str] = (),
+        threads: int = 8,
+    ) -> Served:
+        """Have it serve a service to peers, whose calls run these functions in this program.
+
+        Args:
+            service: its name on the wire; peers call `SERVICE.METHOD`.
+            handlers: a function for each method. It gets and returns plain data; an
+                :class:`~lattica.rpc.errors.RpcError` that it raises is the caller's, and what else
+                it raises is UNKNOWN there. Who calls is
+                :data:`lattica.daemon.api.served.caller`.
+            allow: the peers that may call; by default all.
+            threads: in which handlers run; so many at a time.
+
+        Peers are served when this returns, and until what it returns is closed. When this program
+        ends, in whatever way, calls that wait fail with UNAVAILABLE, and the name is free. A
+        handler goes on when its caller has given up; one that has not begun does not run. At most
+        1,024 calls wait.
+
+        Raises:
+            LocalProtocolError: the node serves that name already, or it is none.
+        """
+        request = pb.ServeRequest(service=service, methods=handlers, allow=allow)
+        return Served(self, self._subscription("serve", request), handlers, threads)
+
+    def answer(
+        self,
+        call: int,
+        result: object = None,
+        *,
+        code: int = 0,
+        message: str = "",
+        timeout: float | None = None,
+    ) -> bool:
+        """Answer a call of what :meth:`serve` serves, which does it by itself.
+
+        Args:
+            call: its ID.
+            code, message: with which it fails; 0: it does not.
+
+        Returns:
+            Whether anybody has waited for it.
+        """
+        request = pb.AnswerRequest(id=call, code=code, message=message)
+        if not code:
+            request.result = pack(result)
+        return bool(self._call("answer", request, timeout).wanted)
 
     # --- content ---
 

@@ -12,8 +12,17 @@ from lattica.daemon.api.methods.crdt import CrdtMethods
 from lattica.daemon.api.methods.dht import DhtMethods
 from lattica.daemon.api.methods.peers import PeerMethods
 from lattica.daemon.api.methods.ports import PortMethods
+from lattica.daemon.api.methods.serving import ServingMethods
 from lattica.daemon.api.methods.topics import TopicMethods
 
 
-class Methods(PeerMethods, ContentMethods, DhtMethods, TopicMethods, PortMethods, CrdtMethods):
+class Methods(
+    PeerMethods,
+    ServingMethods,
+    ContentMethods,
+    DhtMethods,
+    TopicMethods,
+    PortMethods,
+    CrdtMethods,
+):
     """All of them, for one node."""

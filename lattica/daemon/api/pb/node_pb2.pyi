@@ -298,6 +298,52 @@ class CallReply(_message.Message):
     result: bytes
     def __init__(self, result: _Optional[bytes] = ...) -> None: ...
 
+class ServeRequest(_message.Message):
+    __slots__ = ("service", "methods", "allow")
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    METHODS_FIELD_NUMBER: _ClassVar[int]
+    ALLOW_FIELD_NUMBER: _ClassVar[int]
+    service: str
+    methods: _containers.RepeatedScalarFieldContainer[str]
+    allow: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, service: _Optional[str] = ..., methods: _Optional[_Iterable[str]] = ..., allow: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ServedCall(_message.Message):
+    __slots__ = ("id", "method", "arguments", "keywords", "peer_id", "timeout_seconds", "cancelled")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
+    KEYWORDS_FIELD_NUMBER: _ClassVar[int]
+    PEER_ID_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    CANCELLED_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    method: str
+    arguments: bytes
+    keywords: bytes
+    peer_id: str
+    timeout_seconds: float
+    cancelled: bool
+    def __init__(self, id: _Optional[int] = ..., method: _Optional[str] = ..., arguments: _Optional[bytes] = ..., keywords: _Optional[bytes] = ..., peer_id: _Optional[str] = ..., timeout_seconds: _Optional[float] = ..., cancelled: bool = ...) -> None: ...
+
+class AnswerRequest(_message.Message):
+    __slots__ = ("id", "result", "code", "message")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    result: bytes
+    code: int
+    message: str
+    def __init__(self, id: _Optional[int] = ..., result: _Optional[bytes] = ..., code: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
+
+class AnswerReply(_message.Message):
+    __slots__ = ("wanted",)
+    WANTED_FIELD_NUMBER: _ClassVar[int]
+    wanted: bool
+    def __init__(self, wanted: bool = ...) -> None: ...
+
 class PublishRequest(_message.Message):
     __slots__ = ("path", "name", "follow_links", "sign", "registry")
     PATH_FIELD_NUMBER: _ClassVar[int]

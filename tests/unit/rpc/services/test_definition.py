@@ -137,6 +137,9 @@ class Odd:
     async def variable(self, *args: int, **kwargs: int) -> list[Any]:
         return [args, kwargs]
 
+    async def told(self, *args: int, context: CallContext, **kwargs: int) -> list[Any]:
+        return [context.method, args, kwargs]
+
     async def keyword(self, *, a: int, b: int = 2) -> list[int]:
         return [a, b]
 
@@ -165,6 +168,7 @@ async def test_parameters_in_every_order() -> None:
         assert await stub.positional(1, b=2) == [1, 2]
         assert await stub.variable() == [(), {}]
         assert await stub.variable(1, 2, x=3) == [(1, 2), {"x": 3}]
+        assert await stub.told(1, 2, x=3) == ["Odd.told", (1, 2), {"x": 3}]
         assert await stub.keyword(a=1) == [1, 2]
         assert await stub.optional() is None
         assert await stub.optional(None) is None
