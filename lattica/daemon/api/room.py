@@ -32,8 +32,8 @@ def check_room() -> None:
         mmap.mmap(-1, _MEMORY, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
     except (OSError, RuntimeError, MemoryError) as error:
         raise DaemonError(
-            f"there is no room for it: {str(error) or 'no memory'} (limits on threads and on address "
-            "space, `ulimit -u` and `ulimit -v`, TasksMax= of systemd)"
+            f"there is no room for it: {str(error) or 'no memory'} (limits on threads and on "
+            "address space, `ulimit -u` and `ulimit -v`, TasksMax= of systemd)"
         ) from None
     finally:
         end.set()

@@ -37,7 +37,7 @@ async def run_client(child: bc.Child, job: bc.Job, node: Node) -> None:
         run = partial(trio.run_process, command, stdout=subprocess.DEVNULL)
         await nursery.start(run)
         socket = folder / "node.sock"
-        while not socket.exists():
+        while not socket.exists():  # noqa: ASYNC110
             await trio.sleep(0.05)
         with NodeClient(socket) as client:
             await trio.to_thread.run_sync(client.connect, job.addr)
