@@ -95,7 +95,8 @@ async def test_who_gives_up_is_told_to_the_program_and_an_answer_is_given_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serving, "MAX_WAITING", 1)
-    begun, go_on, ran = threading.Event(), threading.Event(), []
+    begun, go_on = threading.Event(), threading.Event()
+    ran: list[int] = []
 
     def hold() -> None:
         begun.set()
