@@ -103,7 +103,7 @@ async def test_who_gives_up_is_told_to_the_program_and_an_answer_is_given_once(
         go_on.wait(20)
 
     async with served(tmp_path) as (client, peer, node):
-        handlers = {"hold": hold, "count": ran.append}
+        handlers: dict[str, Any] = {"hold": hold, "count": ran.append}
         with await there(lambda: client.serve("Shop", handlers, threads=1)):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(peer.rpc.call, node, "Shop.hold")
