@@ -104,15 +104,18 @@ async def test_who_gives_up_is_told_to_the_program_and_an_answer_is_given_once(
 
     async with served(tmp_path) as (client, peer, node):
         handlers: dict[str, Any] = {"hold": hold, "count": ran.append}
-        with await there(lambda: client.serve("Shop", handlers, threads=1)):
-            async with trio.open_nursery() as nursery:
+        with await there(lambda: client.serve("Shop", handlers, threads=1)) as shop:
+            async with trio.open_nursery() as nursery, trio.open_nursery() as impatient:
                 nursery.start_soon(peer.rpc.call, node, "Shop.hold")
                 await there(lambda: begun.wait(20))
                 with pytest.raises(ResourceExhaustedError, match="1 calls of Shop"):
                     await peer.rpc.call(node, "Shop.count", 1)
                 monkeypatch.setattr(serving, "MAX_WAITING", 2)
-                with trio.move_on_after(0.3):
-                    await peer.rpc.call(node, "Shop.count", 2)
+                impatient.start_soon(peer.rpc.call, node, "Shop.count", 2)
+                await has(shop, 2)
+                impatient.cancel_scope.cancel()
+                with trio.CancelScope(shield=True):
+                    await has(shop, 1)
                 go_on.set()
             await peer.rpc.call(node, "Shop.count", 3)
         assert ran == [3]
