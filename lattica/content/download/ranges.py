@@ -69,6 +69,8 @@ def ranges_by_file(
         if index < 0:
             raise ContentError(f"there is no file {each.path!r}; {_some(manifest)}")
         file = manifest.files[index]
+        if not file.size:
+            raise ContentError(f"{file.path!r} is empty, and has no bytes to fetch a range of")
         start = each.start if each.start >= 0 else max(0, file.size + each.start)
         stop = file.size if each.stop is None else each.stop
         if stop > file.size or start >= stop:

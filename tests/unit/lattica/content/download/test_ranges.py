@@ -81,6 +81,12 @@ def test_every_byte_goes_to_its_place_and_only_chunks_that_have_some_are_had(len
     assert [made[n] for n in range(len(wanted))] == wanted
 
 
+@pytest.mark.parametrize("part", [ByteRange(0), ByteRange(-8), ByteRange(0, 1)])
+def test_a_file_that_is_empty_is_called_so(part):
+    with pytest.raises(ContentError, match="'f' is empty"):
+        Plan(Cid(bytes(32)), manifest_of([]), ranges=[part])
+
+
 async def test_a_range_is_fetched_to_a_file_of_its_own(tmp_path):
     (tmp_path / "in").mkdir()
     for name in ("a.bin", "b.bin"):
