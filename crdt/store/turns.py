@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import trio
 
-from lattica.crdt.turns import Turns
+from lattica.crdt.turns import Turns, uncollected
 
 T = TypeVar("T")
 
@@ -19,7 +19,8 @@ async def in_turns(turns: Turns[T]) -> T:
         while True:
             await trio.lowlevel.checkpoint()
             try:
-                next(turns)
+                with uncollected():
+                    next(turns)
             except StopIteration as end:
                 result: T = end.value
                 return result

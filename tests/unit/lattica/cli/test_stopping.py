@@ -1,0 +1,40 @@
+"""Commands end after a signal, whatever they wait for."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import os, signal, sys
+import trio
+from lattica.cli.shared import stopping
+
+async def main(waits):
+    stopping.GRACE = 0.2 if waits else 100.0
+    async with stopping.stopped_by_signals() as stop:
+        with trio.CancelScope(shield=True) as end:
+            os.kill(os.getpid(), signal.SIGTERM)
+            while stop.signal is None or waits:
+                await trio.sleep(0.01)
+    print(stop.signal, signal.getitimer(signal.ITIMER_REAL))
+
+trio.run(main, sys.argv[1] == "waits")
+"""
+
+
+@pytest.mark.parametrize(
+    ("does", "code", "says"),
+    [
+        ("ends", 0, f"{signal.SIGTERM.value} (0.0, 0.0)"),
+        ("waits", -signal.SIGALRM, ""),
+    ],
+)
+def test_a_command_ends_by_itself_or_by_force(does: str, code: int, says: str) -> None:
+    """One waited for a thread that had died for want of memory, and ended by SIGKILL alone."""
+    command = [sys.executable, "-c", PROGRAM, does]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (run.returncode, run.stdout.strip()) == (code, says)
