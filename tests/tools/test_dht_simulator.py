@@ -11,7 +11,7 @@ from tools.bench.dht.sweeping import sweep
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 
 
-def figures(name, nodes=120, lookups=16):
+def figures(name, nodes=120, lookups=32):
     found = {m.case.name: m.value for m in run_scenario(BY_NAME[name], nodes, lookups, seed=3)}
     assert all(key.startswith(f"{name}-") and key.endswith(f"-{nodes}") for key in found)
     return {key.removeprefix(f"{name}-").removesuffix(f"-{nodes}"): v for key, v in found.items()}
@@ -29,7 +29,7 @@ def test_lookups_find_the_nearest_and_records_are_found(name):
     assert 5 <= found["holders-then"] <= found["holders"], found
     assert 70 <= found["size"] <= 130, found
     assert found["load-most"] >= found["load-mean"] > 0, found
-    assert found["stored-most"] >= 1 >= found["stored-mean"] > 0, found
+    assert found["stored-most"] >= found["stored-mean"] > 0, found
     assert found["table"] > 20, found
 
 

@@ -22,7 +22,7 @@ PORT = "/ip4/127.0.0.1/tcp/0"
 
 
 async def last_words(data_dir: Path, daemon: str, listen: str = PORT) -> str:
-    """The one line with which it ends at its start."""
+    """The line that says why it ends at its start; after it may come one that says what to do."""
     command = [*LATTICA, *DAEMONS[daemon], "--data-dir", str(data_dir), "--listen", listen]
     with trio.fail_after(60):
         done = await trio.run_process(
@@ -30,10 +30,10 @@ async def last_words(data_dir: Path, daemon: str, listen: str = PORT) -> str:
             env=environment(data_dir),
         )  # fmt: skip
     assert done.returncode == 1
-    *_, line = done.stderr.decode().splitlines()
-    assert "Traceback" not in done.stderr.decode()
-    assert line.startswith("lattica: error: ")
-    return line.removeprefix("lattica: error: ")
+    lines = done.stderr.decode().splitlines()
+    assert not any("Traceback" in line for line in lines)
+    (error,) = (line for line in lines[-2:] if line.startswith("lattica: error: "))
+    return error.removeprefix("lattica: error: ")
 
 
 @pytest.mark.parametrize("daemon", DAEMONS)

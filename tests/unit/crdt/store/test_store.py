@@ -36,6 +36,7 @@ from lattica.errors import (
 from lattica.nat.base.keys.identity import Identity
 from tests.support.doubles.memory_host import MemoryHost, MemoryNet, memory_net
 from tests.support.leaves import raises_leaf
+from tests.support.nets.nets import settled
 
 
 class Stores:
@@ -492,6 +493,8 @@ async def test_an_owners_node_gives_the_read_key_to_whom_others_have_let_in(
         second = await two.open(first.id)
         await second.synced()
         host_of(one).drop(host_of(two).peer_id)
+        # Who does not know of it yet connects again to tell the news.
+        await settled(lambda: not first.peers and not second.peers)
         first.rotate_key()
         first.registers["b"] = 2
         second.grant(host_of(reader).peer_id, Level.READ)
