@@ -11,6 +11,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 @pytest.mark.parametrize("path", ["tcp", "quic", "relay"])
 async def test_nothing_is_lost_and_the_log_says_what_held_the_lock(path: str) -> None:
+    line = ""
     for _ in range(3):
         got = await kept(path, 8.0)
         assert (got["stream"], got["connection"]) == (True, True), got
