@@ -7,7 +7,13 @@ from collections.abc import Callable
 
 import trio
 
-from lattica.nat.base.errors import ConnectionClosedError, RemoteProtocolError, renewed
+from lattica.nat.base.errors import (
+    AccessDeniedError,
+    ConnectionClosedError,
+    RemoteProtocolError,
+    renewed,
+)
+from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.peer_log import peer_log
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.delivery import Delivery
@@ -26,7 +32,7 @@ class QuicConnection(Connection):
     :attr:`remote_addr` changes when the peer moves to another address; the streams stay.
     """
 
-    __slots__ = ("_arrival", "_link")
+    __slots__ = ("_arrival", "_check_address", "_link")
 
     session: QuicSession
 
@@ -38,6 +44,7 @@ class QuicConnection(Connection):
         direction: Direction,
         send_buffer: int,
         on_stream: Callable[[Stream], None],
+        check_address: Callable[[Multiaddr], None],
     ) -> None:
         super().__init__(
             link.session,
@@ -50,6 +57,7 @@ class QuicConnection(Connection):
             on_stream=on_stream,
         )
         self._link = link
+        self._check_address = check_address
         self._arrival = Waiter()
 
     @property
@@ -125,6 +133,10 @@ class QuicConnection(Connection):
                     self.peer_id,
                     self.remote_addr,
                 )
+                try:
+                    self._check_address(self.remote_addr)
+                except AccessDeniedError as error:
+                    raise ConnectionClosedError(f"the peer has moved: {error}") from None
 
     def _on_events(self, events: list[Event]) -> None:
         if events:

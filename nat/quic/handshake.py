@@ -60,9 +60,15 @@ class QuicHandshake(SecureLink):
         direction: Direction,
         send_buffer: int,
         on_stream: Callable[[Stream], None],
+        check_address: Callable[[Multiaddr], None],
     ) -> QuicConnection:
         return QuicConnection(
-            self.link, remote, direction=direction, send_buffer=send_buffer, on_stream=on_stream
+            self.link,
+            remote,
+            direction=direction,
+            send_buffer=send_buffer,
+            on_stream=on_stream,
+            check_address=check_address,
         )
 
     def abort(self) -> None:

@@ -131,8 +131,12 @@ class SecureLink(ABC):
         direction: Direction,
         send_buffer: int,
         on_stream: Callable[[Stream], None],
+        check_address: Callable[[Multiaddr], None],
     ) -> Connection:
-        """The connection over this link, once the peer is authenticated; not running yet."""
+        """The connection over this link, once the peer is authenticated; not running yet.
+
+        `check_address` raises `AccessDeniedError` where a peer that moves may not be.
+        """
 
     @abstractmethod
     def abort(self) -> None:

@@ -69,6 +69,7 @@ class Connector:
                 direction=direction,
                 send_buffer=self._config.windows.send_buffer,
                 on_stream=self._on_stream,
+                check_address=self.gater.check_address,
             )
         key = self._config.private_network_key
         if key is not None:

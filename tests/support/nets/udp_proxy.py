@@ -35,11 +35,11 @@ class UdpProxy:
     def _new_far() -> trio.socket.SocketType:
         return trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
-    async def rebind(self) -> None:
+    async def rebind(self, host: str = "127.0.0.1") -> None:
         """Like a NAT whose mapping has timed out: the target sees another source from now on."""
         assert self._nursery is not None
         far = self._new_far()
-        await far.bind(("127.0.0.1", 0))
+        await far.bind((host, 0))
         self._far = far
         self._nursery.start_soon(self._backward, far)
 

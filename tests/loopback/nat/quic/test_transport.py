@@ -6,6 +6,7 @@ import os
 import random
 import socket
 from collections.abc import Sized
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -15,6 +16,7 @@ from multiaddr.multiaddr import Multiaddr as TheirMultiaddr
 from lattica.errors import (
     ConnectionClosedError,
     DialError,
+    LatticaError,
     ListenError,
     LocalProtocolError,
     StreamResetError,
@@ -22,7 +24,7 @@ from lattica.errors import (
 from lattica.nat.base.keys.identity import Identity, PeerId
 from lattica.nat.base.net.addresses import parse_multiaddr, to_endpoint, with_peer
 from lattica.nat.base.net.multiaddr import Multiaddr
-from lattica.nat.config import Limits, QuicConfig, Timeouts
+from lattica.nat.config import AccessRules, Limits, QuicConfig, Timeouts
 from lattica.nat.mux import connection as mux_connection
 from lattica.nat.mux.session import INITIAL_WINDOW
 from lattica.nat.mux.stream import Stream
@@ -270,6 +272,25 @@ async def test_a_client_that_moves_keeps_its_streams():
         assert received == BIG
         assert connection_of(client, server) is connection
         await settled(lambda: str(connection_of(server, client).remote_addr) != before)
+
+
+async def test_a_peer_that_moves_to_where_none_may_be_is_let_go():
+    """It came from an allowed network, and was followed to any."""
+    rules = AccessRules(deny_networks=("127.0.0.2/32",))
+    async with (
+        running(listen=QUIC, access=rules) as server,
+        udp_proxied(server.addrs[0]) as proxy,
+        running(listen=()) as client,
+    ):
+        await client.dial(server.identity.peer_id, [proxy.addr])
+        assert await ask_echo(client, server.identity.peer_id) == b"hello"
+        there = connection_of(server, client)
+        await proxy.rebind("127.0.0.2")
+        with trio.fail_after(30), suppress(LatticaError):
+            while not there.closed.is_set():
+                await ask_echo(client, server.identity.peer_id)
+        await there.closed.wait()
+        assert "is in 127.0.0.2/32 of access.deny_networks" in str(there.closed_reason)
 
 
 async def test_a_nat_that_forgets_its_mapping():
