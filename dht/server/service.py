@@ -15,6 +15,7 @@ from lattica.dht.store.keeper import Keeper
 from lattica.nat.base.errors import IncompleteReadError, RemoteProtocolError
 from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.mux.stream import Stream
+from lattica.nat.mux.turns import Turnstile
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +23,8 @@ _IDLE = 60.0
 """Seconds that a stream may be silent between questions."""
 MAX_STREAMS = 1024
 """That are served at a time; see `limit` of :meth:`lattica.Node.handle`."""
+_LONG = 4096
+"""Bytes of a question that takes milliseconds, as it is about many keys or a large value."""
 _WRITES = (MessageType.PUT_VALUE, MessageType.ADD_PROVIDERS, MessageType.REMOVE_PROVIDERS)
 
 
@@ -47,6 +50,7 @@ class Service:
         self._keeper = keeper
         self._on_asker = on_asker
         self._clock = clock
+        self._turnstile = Turnstile()
         self.is_on = False
 
     def switch(self, on: bool) -> None:
@@ -73,6 +77,8 @@ class Service:
                 return
             at = self._peers.ties.met_at(asker)
             who = Asker(asker, None if at is None else network_group(at))
+            if len(data) > _LONG:  # one of each network at a time, and others between them
+                await self._turnstile.wait(who.network or asker)
             try:
                 request = decode_request(data)
                 answer = self._core.answer(request, who, self._clock())

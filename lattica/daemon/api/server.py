@@ -51,8 +51,9 @@ async def serving(methods_of_node: Methods, path: Path) -> AsyncIterator[None]:
     with socket_file.held(path) as bound:
         async with trio.open_nursery() as nursery:
             calls = _Calls(grpc, methods_of_node, nursery)
+            threads = CallThreads(MAX_CALLS, "lattica-api")
             server = grpc.server(
-                CallThreads(MAX_CALLS, "lattica-api"),
+                threads,
                 handlers=[calls.handler()],
                 maximum_concurrent_rpcs=MAX_CALLS,
                 options=[
@@ -71,6 +72,7 @@ async def serving(methods_of_node: Methods, path: Path) -> AsyncIterator[None]:
                     stopped = server.stop(_GRACE)
                     if not await trio.to_thread.run_sync(stopped.wait, _STOP_TIMEOUT):
                         logger.warning("gRPC has not stopped within %.0f s", _STOP_TIMEOUT)
+                threads.shutdown()  # which gRPC leaves to others
                 nursery.cancel_scope.cancel()
 
 

@@ -37,6 +37,8 @@ _WAITING = frozenset(
     ("threading.py", "queue.py", "selectors.py", "_io_epoll.py", "_thread_cache.py")
 )
 """Files in whose functions threads wait."""
+_POOLS = ("server/workers.py", "api/call_threads.py")
+"""The same of our own: they run what they are given in others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,7 @@ def stacks(frames: Mapping[int, FrameType], names: Mapping[int, str]) -> str:
         f"{names.get(ident, ident)}: {where(frame)}"
         for ident, frame in frames.items()
         if os.path.basename(frame.f_code.co_filename) not in _WAITING
+        and not frame.f_code.co_filename.endswith(_POOLS)
     ]
     return "; ".join(shown[:_MAX_THREADS]) or "all threads wait again"
 

@@ -31,6 +31,7 @@ from lattica.errors import (
     TicketError,
 )
 from lattica.rpc.errors import NotFoundError
+from tests.support.nets.nets import settled
 
 T = TypeVar("T")
 
@@ -273,6 +274,17 @@ async def test_a_registry_leads_to_what_the_node_publishes(tmp_path: Path) -> No
             await there(lambda: source.publish(tmp_path / "later.bin", registry="cluster/chat"))
         later = await there(lambda: source.publish(tmp_path / "later.bin", registry=name))
         assert later.registry == f"{name}@{later.cid[7:19]}"
+
+
+async def test_no_thread_of_the_api_outlives_it(tmp_path: Path) -> None:
+    async with daemon(tmp_path) as (_, client):
+        await there(client.status)
+        assert _threads_of_the_api()
+    await settled(lambda: not _threads_of_the_api())
+
+
+def _threads_of_the_api() -> list[str]:
+    return [each.name for each in threading.enumerate() if each.name.startswith("lattica-api")]
 
 
 async def test_a_fetch_whose_client_is_gone_ends(tmp_path: Path) -> None:

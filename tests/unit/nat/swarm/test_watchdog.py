@@ -63,7 +63,8 @@ def test_threads_that_wait_are_left_out():
         names = {waiting.ident: "waiter", threading.get_ident(): "worker"}
         while "wait" not in where(sys._current_frames()[waiting.ident]):
             time.sleep(0.001)
-        line = stacks(sys._current_frames(), names)
+        frames = sys._current_frames()
+        line = stacks({ident: frames[ident] for ident in names}, names)
     finally:
         done.set()
         waiting.join()
