@@ -15,7 +15,6 @@ from lattica.dht.store.keeper import Keeper
 from lattica.nat.base.errors import IncompleteReadError, RemoteProtocolError
 from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.mux.stream import Stream
-from lattica.nat.mux.turns import Turnstile
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +23,9 @@ _IDLE = 60.0
 MAX_STREAMS = 1024
 """That are served at a time; see `limit` of :meth:`lattica.Node.handle`."""
 _LONG = 4096
-"""Bytes of a question that takes milliseconds, as it is about many keys or a large value."""
+"""Bytes of a question that takes milliseconds, as it is about many keys or a large value; as many
+cost as much as a frame for nothing (:meth:`~lattica.nat.mux.connection.Connection.charge`).
+"""
 _WRITES = (MessageType.PUT_VALUE, MessageType.ADD_PROVIDERS, MessageType.REMOVE_PROVIDERS)
 
 
@@ -50,7 +51,6 @@ class Service:
         self._keeper = keeper
         self._on_asker = on_asker
         self._clock = clock
-        self._turnstile = Turnstile()
         self.is_on = False
 
     def switch(self, on: bool) -> None:
@@ -77,8 +77,8 @@ class Service:
                 return
             at = self._peers.ties.met_at(asker)
             who = Asker(asker, None if at is None else network_group(at))
-            if len(data) > _LONG:  # one of each network at a time, and others between them
-                await self._turnstile.wait(who.network or asker)
+            if len(data) > _LONG:
+                await stream.connection.charge("dht", len(data) // _LONG)
             try:
                 request = decode_request(data)
                 answer = self._core.answer(request, who, self._clock())
