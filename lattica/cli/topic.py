@@ -132,8 +132,6 @@ async def _subscribe(
     config: NodeConfig, name: str, count: int | None, output: EventOutput | None
 ) -> None:
 
-    import trio
-
     from lattica.cli.shared.stopping import stopped_by_signals
     from lattica.node import Node
 
@@ -147,10 +145,7 @@ async def _subscribe(
         left = count
         async with topic.subscribe() as messages:
             async for message in messages:
-                if output is not None:
-                    _write(message, output)
-                else:  # whoever reads it may stall, and the node must not
-                    await trio.to_thread.run_sync(_show, message, abandon_on_cancel=True)
+                _show(message, output)
                 if left is not None:
                     left -= 1
                     if not left:
@@ -168,22 +163,16 @@ async def _tell_peers(topic: Topic, output: EventOutput) -> None:
             output.write(event)
 
 
-def _text_of(message: Message) -> str | None:
-    try:
-        return message.data.decode()
-    except UnicodeDecodeError:
-        return None
-
-
-def _show(message: Message) -> None:
-    text = _text_of(message)
-    say(repr(message.data) if text is None else text)
-
-
-def _write(message: Message, output: EventOutput) -> None:
+def _show(message: Message, output: EventOutput | None) -> None:
     import base64
 
-    text = _text_of(message)
+    try:
+        text = message.data.decode()
+    except UnicodeDecodeError:
+        text = None
+    if output is None:
+        say(repr(message.data) if text is None else text)
+        return
     said = (
         {"data": text}
         if text is not None

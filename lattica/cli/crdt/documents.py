@@ -305,8 +305,8 @@ async def _replicate(
                 for line in _changed(opened, change, prefix or ""):
                     if output is not None:
                         output.write_object(line)
-                    else:  # whoever reads it may stall, and the node must not
-                        await trio.to_thread.run_sync(say, _line(line), abandon_on_cancel=True)
+                    else:
+                        say(_line(line))
 
 
 def _changed(

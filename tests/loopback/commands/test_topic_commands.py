@@ -42,25 +42,6 @@ def test_what_is_published_is_printed(tmp_path: Path) -> None:
         assert sub.process.wait(TIMEOUT) == 0
 
 
-def test_a_subscriber_whose_output_nobody_reads_goes_on(tmp_path: Path) -> None:
-    """Its node stopped with it once the pipe was full."""
-    command = [*LATTICA, "topic", "sub", "news", *ARGS, "--ephemeral"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(tmp_path)
-    ) as subscriber:
-        assert subscriber.stderr is not None
-        try:
-            address = subscriber.stderr.readline().decode().split()[-1]
-            for _ in range(2):
-                done = publish(
-                    tmp_path, "news", "--connect", address, said=(b"x" * 8000 + b"\n") * 30
-                )
-                assert done.returncode == 0, done.stderr
-        finally:
-            subscriber.terminate()
-            assert subscriber.wait(TIMEOUT) == 0
-
-
 def test_whoever_publishes_to_nobody_is_told(tmp_path: Path) -> None:
     done = publish(tmp_path, "news", "hello", "--wait", "0.2", *ARGS)
     assert done.returncode == 1
