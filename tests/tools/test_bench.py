@@ -172,7 +172,7 @@ def test_calls_are_the_same_work_over_each_transport(transport, monkeypatch):
 
     peer = SimpleNamespace(echo=echo)
     name = "unary-128B-seq" if transport == "tcp" else f"unary-128B-seq-{transport}"
-    job = bench_child.Job("client", f"rpc-{name}", "", 0.001, 0.001, transport)
+    job = bench_child.Job("client", f"rpc-{name}", "", 0.001, 0.05, transport)
     assert asyncio.run(asyncio_calls.run(peer, job))[name] > 0
 
 

@@ -108,7 +108,7 @@ def test_members_know_of_each_other():
         async with AsyncLattica(CONFIG) as two:
             await two.connect(str(addr))
             async with (await two.topic("news")).membership(b"two") as members:
-                event = await members.receive(timeout=20)
+                event = await members.receive(timeout=60)
                 assert isinstance(event, MemberJoined)
                 assert event.data == b"one"
                 assert await members.members() == {event.peer_id: b"one"}
@@ -118,10 +118,10 @@ def test_members_know_of_each_other():
             # What was done and undone before it is read is left out.
             thread = threading.Thread(target=lambda: asyncio.run(other(one.addrs[0])))
             thread.start()
-            joined = members.receive(timeout=20)
+            joined = members.receive(timeout=60)
             assert isinstance(joined, MemberJoined)
             assert joined.data == b"two"
-            assert members.receive(timeout=40) == MemberLeft(joined.peer_id)
+            assert members.receive(timeout=60) == MemberLeft(joined.peer_id)
             thread.join()
             assert members.members == {}
             with pytest.raises(TimeoutError):
