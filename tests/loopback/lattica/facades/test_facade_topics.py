@@ -104,6 +104,8 @@ def test_asyncio_publishes_and_subscribes():
 
 
 def test_members_know_of_each_other():
+    seen = threading.Event()
+
     async def other(addr: object) -> None:
         async with AsyncLattica(CONFIG) as two:
             await two.connect(str(addr))
@@ -112,15 +114,17 @@ def test_members_know_of_each_other():
                 assert isinstance(event, MemberJoined)
                 assert event.data == b"one"
                 assert await members.members() == {event.peer_id: b"one"}
+                # What was done and undone before it is read is left out.
+                assert await asyncio.to_thread(seen.wait, 60)
 
     with Lattica(CONFIG) as one:
         with one.topic("news").membership(b"one") as members:
-            # What was done and undone before it is read is left out.
             thread = threading.Thread(target=lambda: asyncio.run(other(one.addrs[0])))
             thread.start()
             joined = members.receive(timeout=60)
             assert isinstance(joined, MemberJoined)
             assert joined.data == b"two"
+            seen.set()
             assert members.receive(timeout=60) == MemberLeft(joined.peer_id)
             thread.join()
             assert members.members == {}
