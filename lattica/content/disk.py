@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import Any, cast
 
 from lattica.content.errors import StorageError
 
@@ -225,13 +226,14 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @cache
-def _fallocate() -> Callable[[int, int, int, int], int] | None:
+def _of_linux(name: str, *arguments: type[Any]) -> Callable[..., int] | None:
+    """A function of the C library, by the types of its arguments; None on another system."""
     try:
-        function = ctypes.CDLL(None, use_errno=True).fallocate
+        function: Any = getattr(ctypes.CDLL(None, use_errno=True), name)
     except (OSError, AttributeError):
-        return None  # not Linux
-    function.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
-    return function
+        return None
+    function.argtypes = arguments
+    return cast("Callable[..., int]", function)
 
 
 def allocate(descriptor: int, size: int) -> None:
@@ -242,7 +244,8 @@ def allocate(descriptor: int, size: int) -> None:
     is not used because the C library would then write to every block. Raises
     :class:`OSError`.
     """
-    function = _fallocate()
+    int64 = ctypes.c_int64
+    function = _of_linux("fallocate", ctypes.c_int, ctypes.c_int, int64, int64)
     if function is None or size == 0:
         return
     while function(descriptor, 0, 0, size) != 0:
@@ -254,21 +257,12 @@ def allocate(descriptor: int, size: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
-@cache
-def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
-    try:
-        function = ctypes.CDLL(None, use_errno=True).sync_file_range
-    except (OSError, AttributeError):
-        return None  # not Linux
-    function.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
-    return function
-
-
 def begin_writing_out(descriptor: int, offset: int, size: int) -> None:
     """Have the system write these bytes to the disk now, so that a later sync has little left to
     wait for. Where it cannot, nothing happens: that sync says what is wrong.
     """
-    function = _sync_file_range()
+    int64 = ctypes.c_int64
+    function = _of_linux("sync_file_range", ctypes.c_int, int64, int64, ctypes.c_uint)
     if function is not None:
         function(descriptor, offset, size, _SYNC_FILE_RANGE_WRITE)
 
