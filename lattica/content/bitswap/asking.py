@@ -14,7 +14,7 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from lattica.content.bitswap.messages import Message, Want, own_cid, wants_of
+from lattica.content.bitswap.messages import Message, cancel_of, own_cid, wants_of
 from lattica.content.bitswap.record import PeerRecord
 from lattica.content.manifest.cid import Cid
 from lattica.nat.base.keys.peer_id import PeerId
@@ -106,7 +106,7 @@ class Asking:
             return []
         if not self._searches:
             self._scores.clear()
-        cancel = self._cancel(cid)
+        cancel = Message(wants=(cancel_of(cid),))
         return [Sent(peer, cancel) for peer in search.asked - search.refused]
 
     def on_message(self, peer: PeerId, message: Message, now: float) -> list[Sent]:
@@ -187,7 +187,9 @@ class Asking:
             return []
         search.again = now + search.pause
         search.pause *= 2
-        again = (self._cancel(cid), Message(wants=wants_of([cid], have_only=False)))
+        again = [
+            Message(wants=wants) for wants in ((cancel_of(cid),), wants_of([cid], have_only=False))
+        ]
         return [Sent(peer, message) for peer in quiet for message in again]
 
     @property
@@ -195,10 +197,6 @@ class Asking:
         """When :meth:`tick` has something to do."""
         times = [each.next_source for each in self._searches.values() if each.sources]
         return min(times, default=None)
-
-    @staticmethod
-    def _cancel(cid: Cid) -> Message:
-        return Message(wants=(Want(bytes(cid), cancel=True),))
 
     def _lose(self, cid: Cid, search: _Search, peer: PeerId, now: float) -> list[Sent]:
         search.holders.pop(peer, None)

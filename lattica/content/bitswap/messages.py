@@ -123,3 +123,8 @@ def _bounded(cid: bytes) -> bytes:
 def wants_of(cids: Iterable[Cid], *, have_only: bool) -> tuple[Want, ...]:
     """Questions that are answered in any case."""
     return tuple(Want(bytes(cid), have_only=have_only, send_dont_have=True) for cid in cids)
+
+
+def cancel_of(cid: Cid) -> Want:
+    """What takes a question back."""
+    return Want(bytes(cid), cancel=True)
