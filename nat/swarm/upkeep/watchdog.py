@@ -33,12 +33,16 @@ _IDLE_PROCESSOR = 0.2
 """A process that had a smaller share of a processor was not busy itself."""
 _MAX_FRAMES = 6
 _MAX_THREADS = 8
-_WAITING = frozenset(
-    ("threading.py", "queue.py", "selectors.py", "_io_epoll.py", "_thread_cache.py")
+_WAITING = (
+    "/threading.py",
+    "/queue.py",
+    "/selectors.py",
+    "/_io_epoll.py",
+    "/_thread_cache.py",
+    "/server/workers.py",
+    "/api/call_threads.py",
 )
-"""Files in whose functions threads wait."""
-_POOLS = ("server/workers.py", "api/call_threads.py")
-"""The same of our own: they run what they are given in others."""
+"""Files in whose functions threads wait: what pools are given they run in others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +105,7 @@ def stacks(frames: Mapping[int, FrameType], names: Mapping[int, str]) -> str:
     shown = [
         f"{names.get(ident, ident)}: {where(frame)}"
         for ident, frame in frames.items()
-        if os.path.basename(frame.f_code.co_filename) not in _WAITING
-        and not frame.f_code.co_filename.endswith(_POOLS)
+        if not frame.f_code.co_filename.endswith(_WAITING)
     ]
     return "; ".join(shown[:_MAX_THREADS]) or "all threads wait again"
 
