@@ -31,7 +31,7 @@ from lattica.rpc.errors import (
     UnimplementedError,
     UnknownError,
 )
-from tests.loopback.lattica.daemon.test_node_api import config_of, daemon, there
+from tests.loopback.lattica.daemon.api.test_node_api import config_of, daemon, there
 
 PROGRAM = """
 import sys
