@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,7 +21,7 @@ from lattica.cli.shared.options import ConnectOption, EphemeralOption, ListenOpt
 from lattica.cli.shared.terminal import say, say_json
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from lattica.config import NodeConfig
     from lattica.daemon.api.client import NodeClient
@@ -166,15 +167,15 @@ def _provide_by(
 ) -> None:
     peer = client.status().peer_id
 
-    def provide() -> None:
+    def provide() -> Iterator[Callable[[], None]]:
         with client.events() as events:
             for name in names:
-                show(name, peer, client.dht_provide(name))
+                yield partial(show, name, peer, client.dht_provide(name))
             for _ in events:  # until the end of the node
                 pass
 
     try:
-        until_stopped(provide)
+        until_stopped(provide())
     except Stopped:
         for name in names:
             client.dht_withdraw(name, timeout=5.0)

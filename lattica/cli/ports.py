@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
@@ -126,7 +126,7 @@ def expose_command(
                 responses = client.expose(
                     *pairs, to="anyone" if anyone else to or (), idle_timeout=idle
                 )
-                until_stopped(lambda: _exposed_by(client, responses, output))
+                until_stopped(_exposed_by(client, responses, output))
             return
         run(_expose, config, named, None if anyone else to or [], output)
 
@@ -199,7 +199,7 @@ def forward_command(
             pairs = [(port, at or "") for at, port in named]
             with by_daemon(daemon, bootstrap) as client, suppress(Stopped):
                 responses = client.forward(peer, *pairs, key=key, idle_timeout=idle)
-                until_stopped(lambda: _forwarded_by(client, responses, output))
+                until_stopped(_forwarded_by(client, responses, output))
             return
         run(_forward, config, peer, named, key, output)
 
@@ -287,7 +287,7 @@ def _to_whom(exposure: Exposure) -> str:
 
 def _exposed_by(
     client: NodeClient, responses: Responses[pb.PortMessage], output: EventOutput | None
-) -> None:
+) -> Iterator[Callable[[], None]]:
     """Tell what a node that runs exposes, and what happens to connections."""
     from lattica.nat.base.keys.peer_id import parse_peer_id
     from lattica.nat.base.net.addresses import parse_multiaddr
@@ -299,33 +299,37 @@ def _exposed_by(
     command = _forward_command(parse_peer_id(status.peer_id), addrs, names, key)
     if output is not None:
         exposed = [{"port": port.name, "target": port.place} for port in ready.ports]
-        output.write_ready(status, exposed=exposed, key=key, command=command)
+        yield partial(output.write_ready, status, exposed=exposed, key=key, command=command)
     else:
         for port in ready.ports:
-            say(f"exposing {port.name}: {port.place}, by the node that runs here", err=True)
-        say("for the other side:", err=True)
-        say(command)
-        say("exposed until Ctrl-C", err=True)
-    _tell_all(responses, output)
+            line = f"exposing {port.name}: {port.place}, by the node that runs here"
+            yield partial(say, line, err=True)
+        yield partial(say, "for the other side:", err=True)
+        yield partial(say, command)
+        yield partial(say, "exposed until Ctrl-C", err=True)
+    yield from _tell_all(responses, output)
 
 
 def _forwarded_by(
     client: NodeClient, responses: Responses[pb.PortMessage], output: EventOutput | None
-) -> None:
+) -> Iterator[Callable[[], None]]:
     """Tell where a node that runs listens, and what happens to connections."""
     ready = next(responses)
     if output is not None:
         forwards = [{"port": port.name, "local": port.place} for port in ready.ports]
-        output.write_ready(client.status(), forwards=forwards)
+        yield partial(output.write_ready, client.status(), forwards=forwards)
     else:
         for port in ready.ports:
-            say(f"{port.place} is port {port.name} of {ready.peer_id}, by the node that runs here")
-    _tell_all(responses, output)
+            whose = f"port {port.name} of {ready.peer_id}, by the node that runs here"
+            yield partial(say, f"{port.place} is {whose}")
+    yield from _tell_all(responses, output)
 
 
-def _tell_all(responses: Responses[pb.PortMessage], output: EventOutput | None) -> None:
+def _tell_all(
+    responses: Responses[pb.PortMessage], output: EventOutput | None
+) -> Iterator[Callable[[], None]]:
     for message in responses:
-        _tell(_event_of(message), output, partial(say, err=True))
+        yield partial(_tell, _event_of(message), output, partial(say, err=True))
 
 
 def _event_of(message: pb.PortMessage) -> PortEvent:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lattica.cli.crdt.proofs import readable
@@ -11,6 +12,8 @@ from lattica.cli.shared.daemon import Stopped, by_daemon, running_node, until_st
 from lattica.cli.shared.terminal import say, say_json
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     import typer
 
     from lattica.config import NodeConfig
@@ -103,27 +106,27 @@ def watch_by(client: NodeClient, document: str, prefix: str, wait: float, as_jso
     """Print registers as the node has them, and as they change, until a signal."""
     from lattica.daemon.api.values import unpack
 
-    def watch() -> None:
+    def watch() -> Iterator[Callable[[], None]]:
         status, opened = client.status(), client.crdt_open(document, timeout=wait)
         if as_json:
-            say_json(
+            yield partial(
+                say_json,
                 {
                     "event": "ready",
                     "peer_id": status.peer_id,
                     "addrs": [*status.addrs],
                     "document": opened.id,
                     "name": opened.name,
-                }
+                },
             )
         with client.crdt_watch(opened.id, prefix) as registers:
             for each in registers:
                 value = readable(unpack(each.value)) if each.value else None
                 if as_json:
-                    say_json(
-                        {"event": "changed", "kind": "register", "name": each.name, "value": value}
-                    )
+                    changed = {"kind": "register", "name": each.name, "value": value}
+                    yield partial(say_json, {"event": "changed", **changed})
                 else:
-                    say(f"register {json.dumps(each.name)}: {json.dumps(value)}")
+                    yield partial(say, f"register {json.dumps(each.name)}: {json.dumps(value)}")
 
     with by_daemon(client), suppress(Stopped):
-        until_stopped(watch)
+        until_stopped(watch())

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
+from _thread import start_new_thread
 from collections.abc import Iterator
 from contextlib import contextmanager
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from lattica.cli.shared.common import fail, reported_errors
@@ -137,25 +138,35 @@ def by_daemon(client: NodeClient, connect: Sequence[str] | None = None) -> Itera
             signal.signal(each, handler)
 
 
-def until_stopped(work: Callable[[], None]) -> None:
-    """Do in a thread what waits for a node, within :func:`by_daemon`; this thread waits for it.
+def until_stopped(tellings: Iterator[Callable[[], None]]) -> None:
+    """Wait in a thread for what a node has to tell, and tell it here, within :func:`by_daemon`.
 
-    A signal that comes within gRPC's own code, as long waits are, can leave it where nothing ends
-    it any more.
+    A signal that comes within gRPC's own code, as long waits are, or within `threading`'s can
+    leave them where nothing ends them any more: this thread waits in neither. It alone writes, as
+    Python aborts at its end where another thread is within standard output.
     """
-    errors: list[BaseException] = []
-    done = threading.Event()
+    told: SimpleQueue[Callable[[], None] | BaseException | None] = SimpleQueue()
+    taken: SimpleQueue[None] = SimpleQueue()
 
     def run() -> None:
         try:
-            work()
+            for tell in tellings:
+                told.put(tell)
+                taken.get()
         except BaseException as error:
-            errors.append(error)
-        finally:
-            done.set()
+            told.put(error)
+        else:
+            told.put(None)
 
-    threading.Thread(target=run, name="lattica-until-stopped", daemon=True).start()
-    while not done.wait(_LOOK):  # one that comes just before it waits does not wake it
-        pass
-    for error in errors:
-        raise error
+    start_new_thread(run, ())
+    while True:
+        try:
+            tell = told.get(timeout=_LOOK)  # a signal that comes just before it does not wake it
+        except Empty:
+            continue
+        if tell is None:
+            return
+        if isinstance(tell, BaseException):
+            raise tell
+        tell()
+        taken.put(None)

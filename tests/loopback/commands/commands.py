@@ -119,7 +119,7 @@ def serving(data_dir: Path, *argv: str, stop_by: int = signal.SIGINT) -> Iterato
     """
     with running(data_dir, *argv) as command:
         yield command.next_event()
-        assert command.stop(stop_by) == 0
+        assert command.stop(stop_by) == 0, command.log
 
 
 @contextmanager
