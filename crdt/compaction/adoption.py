@@ -26,9 +26,24 @@ _TURN: Final = 256
 """Entries."""
 
 
+def leave_out_unfounded(read: Snapshot, genesis: Genesis) -> None:
+    """Leave out what is said to be withdrawn where everybody may write, and is behind no fork:
+    nothing else withdraws anything there, and its author's store would go on as another session.
+    """
+    if genesis.mode is not Mode.OPEN:
+        return
+    forks = {author: feed.fork for author, feed in read.feeds.items() if feed.fork is not None}
+    read.withdrawn = [
+        entry
+        for entry in read.withdrawn
+        if (fork := forks.get(entry.header.author)) is not None and entry.header.seq >= fork.seq
+    ]
+
+
 def check_authors(read: Snapshot, config: LogConfig, known: Mapping[bytes, object]) -> None:
     """Raises RemoteProtocolError for more authors than are taken here; `known` are here."""
-    if len(known.keys() | read.feeds.keys()) > config.max_authors:
+    authors = read.feeds.keys() | {entry.header.author for entry in read.withdrawn}
+    if len(known.keys() | authors) > config.max_authors:
         raise RemoteProtocolError("a snapshot with more authors than are taken here")
 
 

@@ -33,6 +33,7 @@ from lattica.crdt.entries.remnant import header_of, split_remnants
 from lattica.crdt.keys.session import decode_certificate
 from lattica.crdt.keys.strict_ed25519 import SIGNATURE_BYTES
 from lattica.crdt.log.prefix import FeedPrefix
+from lattica.crdt.log.withdrawn import vouched
 from lattica.crdt.proofs.statement import (
     SignedStatement,
     Statement,
@@ -62,6 +63,7 @@ class Snapshot:
     """Identities who say so."""
     feeds: dict[bytes, FeedPrefix]
     withdrawn: list[Entry]
+    """Those that their authors have signed."""
 
 
 def body_parts(feeds: Iterable[FeedPrefix], withdrawn: Iterable[Entry]) -> Iterator[bytes]:
@@ -188,9 +190,11 @@ class SnapshotReader:
         heads = [(feed.author, len(feed.ids), feed.ids[-1]) for feed in feeds.values() if feed.ids]
         if heads_fingerprint(heads) != statement.heads:
             raise RemoteProtocolError("a snapshot of other entries than its statement's")
+        forks = [feed.fork for feed in feeds.values() if feed.fork is not None]
+        withdrawn = yield from vouched(self._body.withdrawn, forks)
         for feed in feeds.values():
             feed.end_vouched()
-        return Snapshot(statement, names, feeds, self._body.withdrawn)
+        return Snapshot(statement, names, feeds, withdrawn)
 
 
 def _statements(part: bytes) -> list[Plain]:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 
-from lattica.crdt.compaction.adoption import check_authors, check_limits, replay
+from lattica.crdt.compaction.adoption import (
+    check_authors,
+    check_limits,
+    leave_out_unfounded,
+    replay,
+)
 from lattica.crdt.compaction.history import History
 from lattica.crdt.compaction.snapshot import (
     Snapshot,
@@ -97,6 +102,7 @@ class Snapshots:
         """As :meth:`Document.adopting`."""
         genesis, identity = self._replica.genesis, self._replica.identity
         now, config = self._wall(), self._replica.log.config
+        leave_out_unfounded(read, genesis)
         check_authors(read, config, self._replica.log.feeds)
         check_limits(read, genesis, config, now)
         state, tree = yield from replay(read, genesis, identity, config, now)

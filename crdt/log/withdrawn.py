@@ -1,12 +1,35 @@
-"""What forks have withdrawn, for those who lack what they have admitted depends on: pure."""
+"""What was withdrawn: what of it is its author's, and what those are given who lack what they have
+admitted depends on. Pure.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from lattica.crdt.entries.chain import encode_chain, fitting, signed_part
+from lattica.crdt.entries.fork import ForkProof
 from lattica.crdt.entries.header import Entry
 from lattica.crdt.log.feed import Feed
+from lattica.crdt.turns import Turns
+
+
+def vouched(entries: Iterable[Entry], forks: Iterable[ForkProof]) -> Turns[list[Entry]]:
+    """Those of withdrawn entries that their authors have signed, be it by one that follows, here or
+    in the proof of the author's fork. In turns: a signature may have to be verified for each.
+    """
+    followed = {
+        each.header.prev_id
+        for fork in forks
+        for side in (fork.one, fork.other)
+        for each in (side.entry, *side.path)
+    }
+    found: list[Entry] = []
+    for entry in sorted(entries, key=lambda entry: entry.header.seq, reverse=True):
+        if entry.id in followed or entry.is_signed():
+            followed.add(entry.header.prev_id)
+            found.append(entry)
+        yield
+    return found[::-1]
 
 
 def withdrawn_chains(

@@ -18,6 +18,8 @@ from lattica.crdt.entries.remnant import header_of, split_remnants
 from lattica.crdt.keys.session import decode_certificate
 from lattica.crdt.log.disk.arrival import STAND_IN_BYTES
 from lattica.crdt.log.prefix import FeedPrefix
+from lattica.crdt.log.withdrawn import vouched
+from lattica.crdt.turns import finish
 from lattica.nat.base.errors import RemoteProtocolError
 
 _MAX_MISSING: Final = 1024 * 1024
@@ -59,9 +61,9 @@ def salvage(path: Path, genesis: Genesis) -> Salvaged:
             prefix = _prefix(author, entries, fork, dict(_gone(db, number)), genesis)
             if prefix.ids or prefix.fork is not None:
                 found.prefixes.append(prefix)
-            for entry in _entries(db, number, genesis, "NOT is_admitted"):
-                if entry.is_signed():
-                    found.withdrawn.append(entry)
+            withdrawn = _entries(db, number, genesis, "NOT is_admitted")
+            forks = () if fork is None else (fork,)
+            found.withdrawn += finish(vouched(withdrawn, forks))
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +12,13 @@ from lattica.crdt.check import check_document
 from lattica.crdt.compaction.snapshot import body_parts
 from lattica.crdt.document import Document
 from lattica.crdt.entries.chain import encode_chain
-from lattica.crdt.entries.fork import decode_fork
+from lattica.crdt.entries.fork import decode_fork, find_fork
+from lattica.crdt.entries.header import Entry
 from lattica.crdt.entries.remnant import header_of, remnant_of
+from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.log.prefix import FeedPrefix
-from lattica.crdt.turns import Turns
+from lattica.crdt.log.withdrawn import vouched
+from lattica.crdt.turns import Turns, finish
 from lattica.errors import RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
 from tests.support.crdt.chains import DOC, Writer
@@ -33,13 +36,16 @@ def documents(tmp_path: Path) -> Iterator[list[Document]]:
 
 
 def forged(
-    giver: Document, monkeypatch: pytest.MonkeyPatch, prefix: FeedPrefix
+    giver: Document,
+    monkeypatch: pytest.MonkeyPatch,
+    prefix: FeedPrefix,
+    withdrawn: Sequence[Entry] = (),
 ) -> tuple[bytes, ...]:
     """What somebody signs who has made up a part of an author's chain."""
 
     def body(heads: object) -> Turns[list[bytes]]:
         yield
-        return list(body_parts([prefix], ()))
+        return list(body_parts([prefix], withdrawn))
 
     with monkeypatch.context() as patch:
         patch.setattr(giver._history, "body", body)
@@ -96,3 +102,38 @@ def test_a_snapshot_has_nothing_from_the_place_of_a_fork_on(documents, monkeypat
     behind = FeedPrefix(liar.author, ids=ids, entries=list(chain), fork=fork)
     with pytest.raises(RemoteProtocolError, match="behind a fork"):
         fresh.receive_snapshot(forged(giver, monkeypatch, behind), NAMES)
+
+
+@pytest.mark.parametrize("is_signed", [False, True])
+def test_nothing_is_withdrawn_in_an_open_document_but_by_forks(documents, monkeypatch, is_signed):
+    """Or the store whose entries somebody makes up goes on as another session."""
+    honest, _, giver = documents[:3]
+    honest.registers["a"] = 1
+    exchange_all(honest, giver)
+    author, feed = honest.author, honest._replica.log.feeds[honest.author]
+    (first, last) = honest._replica.database.entries(author, 0, 2)
+    made_up = replace(last, header=replace(last.header, seq=7, hlc=last.header.hlc + 7))
+    if is_signed:  # as by somebody who has more of a file that is older here
+        session = honest._replica._session
+        assert session is not None
+        hlc = last.header.hlc + 7
+        made_up = sign_entry(session, DOC.doc_id, 7, last.id, hlc, 1, last.payload or b"")
+    prefix = FeedPrefix(author, ids=[*feed.ids], entries=[first, last])
+    honest.receive_snapshot(forged(giver, monkeypatch, prefix, [made_up]), NAMES)
+    assert not honest._replica.log.knows(made_up.id)
+    honest.registers["a"] = 2
+    assert honest.author == author
+    assert dict(honest.heads()) == {author: (3, honest.heads()[author][1])}
+
+
+def test_what_was_withdrawn_is_its_authors_by_what_follows_on_it():
+    liar, fork_at = Writer(b"liar"), 3
+    chain, other = liar.chain(9), [*liar.chain(fork_at)]
+    other.append(liar.next(other[-1], other[-1].header.hlc + 5, "other"))
+    proof = find_fork(chain[fork_at], other[-1])
+    assert proof is not None
+    bare = [Entry(each.header, bytes(64), each.payload) for each in chain]
+    assert finish(vouched([*bare[3:6], chain[6], *bare[7:]], ())) == [*bare[3:6], chain[6]]
+    assert finish(vouched(bare[3:6], ())) == []
+    # And by the proof of his fork.
+    assert finish(vouched([bare[2], bare[3]], [proof])) == [bare[2]]
