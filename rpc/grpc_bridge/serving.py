@@ -19,7 +19,8 @@ PORT = "grpc"
 """What the port is called unless it is given a name."""
 _SCHEME = "unix-abstract:"
 _SECRET = os.urandom(16).hex()
-"""Of this process: other programs cannot name what only it knows."""
+"""Of this process: peers cannot make it up. Other users of the machine can read it in
+/proc/net/unix; they do not get to the port of :func:`serve_grpc`."""
 _numbers = itertools.count(1)
 _folders: weakref.WeakKeyDictionary[Any, SocketFolder] = weakref.WeakKeyDictionary()
 
@@ -96,7 +97,8 @@ def grpc_caller(context: Any) -> PeerId | None:
     """Which peer makes a call, from the context that a handler is given; on Linux.
 
     It is what the connection has proved: nothing in the call, no metadata, can change it. None for
-    calls that came by another port of the server, and not over the mesh.
+    calls that came by another port of the server, and not over the mesh; that must be no unix
+    socket that other users of this machine can open, since they can name theirs as they like.
     """
     peer = context.peer()
     if not isinstance(peer, str) or not peer.startswith(_SCHEME):

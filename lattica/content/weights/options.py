@@ -23,7 +23,8 @@ class WeightOptions:
 
     directory: Path | None = None
     """Where versions lie; None: a temporary directory, which goes with it. In `/dev/shm` they cost
-    memory and no writes to a disk. One directory serves one publisher or subscriber at a time."""
+    memory and no writes to a disk. One directory serves one publisher or subscriber at a time; one
+    into which other users can write is refused."""
     keep: int = 2
     """Versions that are kept and served, the newest ones."""
     linger: float = 10.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +17,7 @@ from pathlib import Path
 import trio
 
 from lattica.content.disk import make_directory, storage_error
-from lattica.content.errors import IntegrityError
+from lattica.content.errors import IntegrityError, StorageError
 from lattica.content.manifest.chunking import CutFile, FileState
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.codec import encode_manifest
@@ -112,13 +113,10 @@ async def open_shelf(directory: Path | None) -> AsyncIterator[Shelf]:
     """An empty shelf in a directory, which is made if necessary; None: in one that goes with it.
 
     Raises:
-        StorageError: the disk refuses.
+        StorageError: the disk refuses, or other users can write there.
     """
     if directory is not None:
-        try:
-            await trio.to_thread.run_sync(make_directory, directory)
-        except OSError as error:
-            raise storage_error(error, directory) from None
+        await trio.to_thread.run_sync(_make_own, directory)
         yield Shelf(directory)
         return
     temporary = tempfile.TemporaryDirectory(prefix="lattica-weights-")
@@ -128,6 +126,21 @@ async def open_shelf(directory: Path | None) -> AsyncIterator[Shelf]:
         # It may be gigabytes, for which the node's thread has no time.
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(temporary.cleanup)
+
+
+def _make_own(directory: Path) -> None:
+    """Who can put a file there can change weights that are in use, or cut it off, and whoever has
+    it mapped is killed (SIGBUS)."""
+    try:
+        make_directory(directory)
+        status = directory.stat()
+    except OSError as error:
+        raise storage_error(error, directory) from None
+    if status.st_uid not in (os.geteuid(), 0) or status.st_mode & stat.S_IWOTH:
+        raise StorageError(
+            f"other users can write into {directory}, so that no weights are kept there; choose a "
+            f"directory of this user's own, such as {directory / 'weights'}"
+        )
 
 
 def remove(paths: list[Path]) -> None:
