@@ -37,6 +37,7 @@ from lattica.errors import (
 )
 from tests.support.doubles.content_doubles import SERVER, MemoryNode, memory_node
 from tests.support.doubles.memory_host import memory_net
+from tests.support.nets.nets import settled
 
 MIB = 1024 * 1024
 QUICK = FetchOptions(window=4 * MIB, first_delay=0.01)
@@ -396,27 +397,29 @@ async def test_parts_that_are_wrong_together_twice_have_to_come_on_one_stream(
         offsets = serve_in_parts(
             node, publication, of_manifest=of_manifest, always_breaks=False, right_rest=right_rest
         )
-        with (
-            trio.fail_after(20),
-            pytest.raises(IntegrityError, match=f"peer {SERVER} has sent"),
-        ):
+        with pytest.raises(IntegrityError, match=f"peer {SERVER} has sent"):
             await fetch(node, ticket_for(publication), tmp_path / "out", options=QUICK)
     # Begun, ended, twice; and then it is asked for as a whole.
     assert [bool(offset) for offset in offsets] == [False, True, False, True, False]
 
 
 @pytest.mark.parametrize("of_manifest", [False, True])
-async def test_unverified_bytes_are_no_progress(tmp_path, of_manifest):
+async def test_unverified_bytes_are_no_progress(tmp_path, of_manifest, mock_clock):
+    mock_clock.rate = 1.0  # files are read in threads
     source = tmp_path / "one"
     source.write_bytes(np.random.default_rng(6).bytes(MIB))
     publication = await make_publication(source)
-    options = replace(QUICK, give_up_after=0.5)
-    async with memory_node() as node:
+    options = replace(QUICK, give_up_after=1000.0)
+
+    async with memory_node() as node, trio.open_nursery() as nursery:
         offsets = serve_in_parts(node, publication, of_manifest=of_manifest, always_breaks=True)
-        with (
-            trio.fail_after(20),
-            pytest.raises(IntegrityError, match=f"peer {SERVER} has sent bytes that are wrong"),
-        ):
+
+        async def let_time_pass() -> None:
+            await settled(lambda: len(offsets) > 5)
+            mock_clock.jump(options.give_up_after)
+
+        nursery.start_soon(let_time_pass)
+        with pytest.raises(IntegrityError, match=f"peer {SERVER} has sent bytes that are wrong"):
             await fetch(node, ticket_for(publication), tmp_path / "out", options=options)
     assert sum(map(bool, offsets)) == 2
     assert not any(offsets[4:])
@@ -528,9 +531,10 @@ async def test_bad_clients_lose_their_stream_and_others_go_on(tmp_path):
     assert_same(source, tmp_path / "out")
 
 
-async def test_clients_that_stall_cost_little_and_are_left(tmp_path):
+async def test_clients_that_stall_cost_little_and_are_left(tmp_path, mock_clock):
+    mock_clock.rate = 1.0  # files are read in threads
     source = make_tree(tmp_path / "source")
-    limits = PublisherLimits(max_streams=4, stalled_after=1.0)
+    limits = PublisherLimits(max_streams=4, stalled_after=1000.0)
     reads: list[int] = []
     async with memory_node() as node, Publisher(node, limits) as publisher:
         ticket = await publisher.publish(source)
@@ -560,7 +564,8 @@ async def test_clients_that_stall_cost_little_and_are_left(tmp_path):
             (answer,) = core.feed(await stream.receive_some())
             assert isinstance(answer, Refused)
             assert answer.code.name == "BUSY"
-        # A polite one comes back until the greedy ones are thrown out.
+        # A polite one comes back when the greedy ones have been thrown out.
+        mock_clock.jump(limits.stalled_after)
         await fetch(node, ticket, tmp_path / "out", options=QUICK)
         assert len(node.handler_errors) == 4
     assert_same(source, tmp_path / "out")
