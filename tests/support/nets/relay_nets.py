@@ -123,7 +123,7 @@ async def relayed_pair(limits: RelayLimits | None = None) -> AsyncIterator[Relay
         bob = await stack.enter_async_context(running())
         use_relays(alice)
         client = await stack.enter_async_context(reserving(bob, addr_of(relay.swarm)))
-        await client.wait_ready(10)
+        await client.wait_ready(60)
         pair = Relayed(alice, bob, relay)
         await pair.connect()
         yield pair

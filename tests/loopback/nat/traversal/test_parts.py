@@ -50,7 +50,7 @@ async def behind(relay: Node, **nat: Any) -> AsyncIterator[Node]:
     config = RelayClientConfig(relays=tuple(map(str, relay.addrs)))
     async with Node(node_config(relay=config, **nat)) as node:
         node.handle(ECHO, echo)
-        await node.wait_reachable(20)
+        await node.wait_reachable(60)
         yield node
 
 
@@ -135,8 +135,8 @@ async def test_waiting_for_a_bootstrap_peer_that_is_no_relay():
     async with Node(node_config()) as other:
         config = replace(node_config(), bootstrap=tuple(map(str, other.addrs)))
         async with Node(config) as node:
-            with trio.fail_after(9):
-                await node.wait_announced()
+            with trio.fail_after(60):
+                await node.wait_announced(1000)
             assert relayed_addrs(node) == []
 
 

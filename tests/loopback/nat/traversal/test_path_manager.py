@@ -97,7 +97,7 @@ async def net(*strategies: FakeStrategy, **changes) -> AsyncIterator[Net]:
             await nursery.start(manager.run)
             for client in clients:
                 await nursery.start(client.run)
-                await client.wait_ready(10)
+                await client.wait_ready(60)
             yield Net(relay, dialed, dialer, manager)
             nursery.cancel_scope.cancel()
 

@@ -165,7 +165,7 @@ async def test_publish_and_fetch(tmp_path):
         )
         config = NodeConfig(swarm=swarm_config(), nat=nat)
         async with Node(config) as alice, Node(config) as bob, Publisher(bob) as publisher:
-            await bob.wait_reachable(10)
+            await bob.wait_reachable(60)
             ticket = await publisher.publish(source, "name")
             await alice.connect(str(through(relay.swarm, bob.swarm)))
             result = await fetch(alice, str(ticket), tmp_path / "out")

@@ -38,7 +38,7 @@ async def test_owners_and_who_has_a_right_are_served_as_long_as_they_have_it() -
                 document.grant(relay.peer_id)
                 await relay.connect(owner.addrs)
                 theirs = await relay.store.open(document.id)
-                await theirs.synced(timeout=30)
+                await theirs.synced(timeout=60)
                 await trio.sleep(1.1)
                 assert access.standing(owner.peer_id) is ALLOWED
                 assert access.standing(relay.peer_id) is ALLOWED
@@ -48,7 +48,7 @@ async def test_owners_and_who_has_a_right_are_served_as_long_as_they_have_it() -
                         await member.wait_reachable(0.5)
                     document.grant(member.peer_id)
                     document.grant(stranger)
-                    await member.wait_reachable(30)
+                    await member.wait_reachable(60)
                     assert isinstance(access.standing(stranger), Denial)  # on the deny-list
                     document.revoke(member.peer_id)
                     while access.standing(member.peer_id) is ALLOWED:
