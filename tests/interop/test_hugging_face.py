@@ -107,7 +107,7 @@ def door(ticket: str, directory: Path):
         yield line.strip().partition("=")[2]
     finally:
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
 
 
 def client(installed: Path, endpoint: str, script: str, *arguments: str | Path) -> list[str]:

@@ -33,7 +33,7 @@ async def main():
         assert [peer.source for peer in found] == ["mdns"]
         assert [peer.peer_id for peer in found] == [b.peer_id]
         assert [str(addr) for addr in found[0].addrs] == [str(addr) for addr in b.addrs]
-        await a.connect(found[0].addrs, timeout=20)
+        await a.connect(found[0].addrs, timeout=60)
     print("ok")
 
 trio.run(main)

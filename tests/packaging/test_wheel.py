@@ -109,7 +109,7 @@ def test_publish_and_fetch(install: Install, tmp_path: Path):
         assert (out / "weights.bin").read_bytes() == content
     finally:
         publish.terminate()
-        publish.communicate(timeout=20)
+        publish.communicate(timeout=60)
 
 
 def test_the_host_of_py_libp2p_is_an_extra(install: Install):

@@ -387,7 +387,7 @@ def run_child(tmp_path: Path, code: str, use):
     script.write_text(f"import sys\nsys.path.insert(0, {str(runner.PROGRAMS)!r})\n{code}")
 
     async def main():
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             async with start("it", [sys.executable, str(script)], tmp_path) as child:
                 return await use(child)
 

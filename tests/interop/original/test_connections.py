@@ -59,7 +59,7 @@ async def test_we_are_dialed(original_installed, tmp_path):
     async with our_node() as node:
         dial = [address(node)]
         async with original_peer(original_installed, tmp_path, dial) as original:
-            await node.wait_connected(original.peer_id, timeout=20)
+            await node.wait_connected(original.peer_id, timeout=60)
             await exercise(node, original)
 
 

@@ -58,5 +58,5 @@ async def relayed_node(
     async with Node(NodeConfig(swarm=SwarmConfig(listen=listen), nat=nat)) as node:
         node.handle(ECHO, echo)
         if relay is not None:
-            await node.wait_reachable(20)
+            await node.wait_reachable(60)
         yield node

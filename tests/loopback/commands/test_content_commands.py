@@ -257,7 +257,7 @@ def test_a_name_is_followed_from_one_publisher_to_the_next(tmp_path):
         assert {path.name: path.read_text() for path in out.iterdir()} == {"a": "2"}
     finally:
         watching.terminate()
-        watching.communicate(timeout=20)
+        watching.communicate(timeout=60)
     assert watching.returncode == 0
 
 

@@ -36,7 +36,7 @@ def test_unfinished_file_that_is_removed_in_mid_fetch(tmp_path):
             for path in again.glob(".lattica-*/0"):
                 path.unlink(missing_ok=True)
             time.sleep(0.01)
-        _, stderr = process.communicate(timeout=20)
+        _, stderr = process.communicate(timeout=60)
         if process.returncode == 0:
             assert same(source, again / "f")
         else:
@@ -54,7 +54,7 @@ def test_killed_fetch_goes_on_without_fetching_again(tmp_path):
             process = start_fetch(provider.ticket, out)
             wait_for_chunks(out, threshold, process)
             process.send_signal(signal.SIGKILL)
-            process.communicate(timeout=20)
+            process.communicate(timeout=60)
             assert process.returncode == -signal.SIGKILL
             killed = journaled_bytes(out, source)
             assert not (out / "f").exists()
@@ -71,7 +71,7 @@ def test_interrupted_fetch_says_that_it_can_go_on(tmp_path):
         process = start_fetch(provider.ticket, out)
         wait_for_chunks(out, 20, process)
         process.terminate()
-        _, stderr = process.communicate(timeout=20)
+        _, stderr = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
     assert "the same command goes on" in stderr
 
@@ -84,7 +84,7 @@ def test_provider_that_is_killed_and_started_again(tmp_path):
         process = start_fetch(provider.ticket, out)
         wait_for_chunks(out, 40, process)
         provider.process.kill()
-        provider.process.wait(20)
+        provider.process.wait(60)
     assert process.poll() is None
     with published(source, data, listen=address) as again:
         assert again.ticket == provider.ticket

@@ -29,7 +29,7 @@ def test_threads_and_asyncio_share_a_document():
             async with AsyncLattica(node_config()) as two:
                 await two.connect(one.addrs)
                 shared = await two.documents.open(document.id)
-                await shared.synced(timeout=30)
+                await shared.synced(timeout=60)
                 assert await shared.registers.get("a") == {"v": 1}
                 assert await shared.registers.items() == [("a", {"v": 1})]
                 assert await shared.registers.below("a") == [("", {"v": 1})]
@@ -41,8 +41,8 @@ def test_threads_and_asyncio_share_a_document():
                 assert await shared.claims("jobs").claim("job", 60)
                 with shared.changes() as theirs:
                     await shared.registers.set("b", 2)
-                    assert await theirs.receive(timeout=10) == Change(Kind.REGISTER, "b")
-                await shared.synced(timeout=30)
+                    assert await theirs.receive(timeout=60) == Change(Kind.REGISTER, "b")
+                await shared.synced(timeout=60)
                 assert await shared.root() == document.root
 
         asyncio.run(other())
@@ -53,7 +53,7 @@ def test_threads_and_asyncio_share_a_document():
         assert list(document.list("steps")) == [0, 2]
         assert len(document.set("workers")) == 1
         assert "job" in [item for item, _ in document.claims("jobs").held()]
-        seen = [changes.receive(timeout=10) for _ in range(4)]
+        seen = [changes.receive(timeout=60) for _ in range(4)]
         assert Change(Kind.CLAIM, "jobs", "job") in seen
         assert Change(Kind.REGISTER, "b") in seen
         with pytest.raises(TimeoutError):
@@ -63,7 +63,7 @@ def test_threads_and_asyncio_share_a_document():
         waiting = threading.Thread(target=lambda: list(changes))
         waiting.start()
         document.close()
-        waiting.join(10)
+        waiting.join(60)
         assert not waiting.is_alive()
         with pytest.raises(LocalProtocolError):
             document.synced(timeout=1)

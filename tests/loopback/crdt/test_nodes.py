@@ -32,8 +32,8 @@ async def test_nodes_share_a_document_and_keep_it_as_long_as_their_keys(tmp_path
         second = await two.store.open("cluster")
         first.registers["model/latest"] = "v1"
         second.set("workers").add("w2")
-        await second.synced(timeout=30)
-        await first.synced(timeout=30)
+        await second.synced(timeout=60)
+        await first.synced(timeout=60)
         assert second.registers["model/latest"] == "v1"
         assert first.root == second.root
         temporary = two.store.folder
@@ -67,7 +67,7 @@ async def test_a_document_is_replicated_through_a_relay(tmp_path: Path):
             )
             for number, swarm in enumerate((pair.source, pair.target))
         ]
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             first = await stores[0].create("models")
             first.grant(pair.target.identity.peer_id)
             first.write(*(RegisterWrite(f"{number % 50}", number) for number in range(2000)))
@@ -154,7 +154,7 @@ async def test_news_goes_along_the_topic_of_the_document_to_who_is_not_connected
         for node in (one, two):
             await node.connect(hub.addrs)
         (name,) = {replicator_topic(document) for document in documents}
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             for node in (one, two):
                 await node.topic(name).wait_peers(1)
             await hub.topic(name).wait_peers(2)

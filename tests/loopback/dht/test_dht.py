@@ -119,7 +119,7 @@ async def test_who_has_but_a_relay_in_common_is_reached_by_its_id_alone():
         settings = config(**{"listen": [], "dht.enabled": False, "relays": [str(relay.addrs[0])]})
         one, other = (Node(settings, identity=identity) for identity in identities)
         async with one, other:
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 await other.wait_reachable()
                 while not relay.swarm.address_book.addrs(other.peer_id):
                     await trio.sleep(0.05)
@@ -225,7 +225,7 @@ async def test_who_is_left_before_it_is_asked_is_not_dialed_for_that(monkeypatch
             return await opening(peer, protocol, **more)
 
         monkeypatch.setattr(one.swarm, "open_stream", open_stream)
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             await one.connect(two.addrs)
             await asked.wait()
             while one.dht._membership._checking:

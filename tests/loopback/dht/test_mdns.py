@@ -38,7 +38,7 @@ async def test_peers_on_one_interface_find_each_other():
 async def test_where_multicast_is_broken_nothing_hangs_or_ends(interfaces, caplog):
     async with trio.open_nursery() as nursery:
         one = source(nursery, interfaces, unused_port())
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             assert [peer async for peer in one.find("t")] == []
             await one.aclose()
     assert "no multicast DNS here" in caplog.text

@@ -70,7 +70,7 @@ async def test_topics_work_over_a_relayed_path():
             Topics(SwarmHost(swarm), nursery, sign=swarm.identity.sign)
             for swarm in (pair.source, pair.target)
         ]
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             async with ends[1].topic("news").subscribe() as messages:
                 await ends[0].topic("news").wait_peers()
                 for number in range(500):
@@ -136,7 +136,7 @@ async def test_a_peer_that_goes_as_a_stream_to_it_is_opened_is_not_dialed_for_th
         monkeypatch.setattr(one.swarm, "open_stream", open_stream)
         monkeypatch.setattr(one.swarm, "connect", connect)
         assert not one.topics.peers("news")
-        with trio.fail_after(30), one.events() as events:
+        with trio.fail_after(60), one.events() as events:
             await one.connect(two.addrs)
             while not isinstance(await anext(events), PeerDisconnected):
                 pass

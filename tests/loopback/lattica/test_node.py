@@ -233,9 +233,9 @@ async def test_timeouts_of_the_caller():
                 await node.open_stream(stranger, ECHO, timeout=0.05)
             with pytest.raises(TimeoutError, match=f"{stranger} did not connect within 0.05 s"):
                 await node.wait_connected(stranger, timeout=0.05)
-        await node.connect(peer.addrs[0], timeout=30)
-        await node.wait_connected(peer.peer_id, timeout=30)
-        await peer.wait_connected(str(node.peer_id), timeout=30)
+        await node.connect(peer.addrs[0], timeout=60)
+        await node.wait_connected(peer.peer_id, timeout=60)
+        await peer.wait_connected(str(node.peer_id), timeout=60)
 
 
 async def test_it_must_run():
@@ -246,7 +246,7 @@ async def test_it_must_run():
         lambda: node.connect(with_peer(Multiaddr("/ip4/127.0.0.1/tcp/1"), other)),
     ):
         with pytest.raises(LocalProtocolError, match="not running"):
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 await use()
     async with node:
         pass

@@ -75,7 +75,7 @@ def test_threads(tmp_path: Path) -> None:
     with Lattica(config(tmp_path)) as server, Lattica(config(tmp_path)) as client:
         plain = Plain()
         server.rpc.serve(plain)
-        client.connect(server.addrs[0], timeout=20)
+        client.connect(server.addrs[0], timeout=60)
         stub = client.rpc.stub(server.peer_id, Plain)
         assert stub.add(1, b=2) == 3
         assert client.rpc.call(server.peer_id, "Plain.add", 1, 2) == 3
@@ -102,7 +102,7 @@ def test_threads(tmp_path: Path) -> None:
         items: Any = stub.count(10**9)
         assert next(items) == 0
         del items
-        assert plain.closed.wait(20)
+        assert plain.closed.wait(60)
         calls = [each for each in client.rpc.statistics().methods if each.method == "Plain.add"]
         assert calls[0].codes == {"OK": 3}
         plain.gate.set()
@@ -112,7 +112,7 @@ def test_an_iterator_for_several_threads(tmp_path: Path) -> None:
     with Lattica(config(tmp_path)) as server, Lattica(config(tmp_path)) as client:
         plain = Plain()
         server.rpc.serve(plain)
-        client.connect(server.addrs[0], timeout=20)
+        client.connect(server.addrs[0], timeout=60)
         stub = client.rpc.stub(server.peer_id, Plain)
         items: Any = stub.count(200)
         got: list[int] = []
@@ -120,7 +120,7 @@ def test_an_iterator_for_several_threads(tmp_path: Path) -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(60)
         assert sorted(got) == [*range(200)]
 
         waiting: Any = stub.never()
@@ -131,7 +131,7 @@ def test_an_iterator_for_several_threads(tmp_path: Path) -> None:
             thread.start()
         waiting.close()
         for thread in threads:
-            thread.join(20)
+            thread.join(60)
         assert not any(thread.is_alive() for thread in threads)
         assert ended == []
         plain.gate.set()
@@ -223,7 +223,7 @@ def test_asyncio(tmp_path: Path) -> None:
 def test_a_service_under_trio_is_called_from_threads(tmp_path: Path) -> None:
     with Lattica(config(tmp_path)) as server, Lattica(config(tmp_path)) as client:
         server.rpc.serve(Workshop())
-        client.connect(server.addrs[0], timeout=20)
+        client.connect(server.addrs[0], timeout=60)
         stub: Any = client.rpc.stub(server.peer_id, Workshop)
         assert stub.shout("a") == "A"
         assert [*stub.numbers(3)] == [0, 1, 2]
@@ -272,7 +272,7 @@ def test_a_handler_that_leaves_ends_neither_the_loop_nor_the_node(tmp_path: Path
                 await anext(items)
             stream = await client.open_stream(peer, "/leave/1")
             with pytest.raises(StreamResetError):
-                await stream.receive_some(timeout=10)
+                await stream.receive_some(timeout=60)
             assert await stub.ok() == 1
 
     asyncio.run(main())

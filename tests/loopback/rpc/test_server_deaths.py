@@ -41,7 +41,7 @@ async def serve(listen: list[str], relays: list[str]) -> None:
     async with Node(load_config(environment={}, overrides=given)) as node:
         node.rpc.serve(Lender())
         if relays:
-            await node.wait_reachable(30)
+            await node.wait_reachable(60)
         print(node.peer_id, *node.addrs, flush=True)
         await trio.sleep_forever()
 
@@ -168,7 +168,7 @@ async def test_every_call_has_one_error_and_leaves_nothing(path: str) -> None:
     ):
         relays = [str(relay.addrs[0])] if path == "relayed" else []
         async with server(listen, relays) as (process, (peer, *addrs)):
-            await client.connect(addrs, timeout=30)
+            await client.connect(addrs, timeout=60)
             stub = client.rpc.stub(peer, Lender)
             assert (await stub.who())["path"].startswith(  # type: ignore[call-arg]
                 {"tcp": "direct-tcp", "quic": "direct-quic", "relayed": "relayed"}[path]

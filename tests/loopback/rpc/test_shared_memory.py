@@ -45,7 +45,7 @@ async def pair(**of_client: Any) -> AsyncIterator[tuple[Node, Node, Workshop]]:
 
 async def shared(stub: Workshop, client: Node, links: int = 1) -> None:
     """Call until memory is shared."""
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while client.rpc.statistics().shared_memory.links < links:
             await stub.echo(LARGE)
             await trio.sleep(0.01)
@@ -58,7 +58,7 @@ def free_slots(node: Node) -> int:
 
 
 async def all_free(*nodes: Node) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while any(free_slots(each) < 32 for each in nodes):
             await trio.sleep(0.01)
 
@@ -199,7 +199,7 @@ async def test_nothing_refers_to_memory_that_the_other_side_does_not_know_yet(
 
     monkeypatch.setattr(sharing, slow, late)
     async with pair() as (server, client, stub):
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while not server.rpc.statistics().shared_memory.sent:
                 assert (await stub.echo(LARGE) == LARGE).all()
         for node in (server, client):
@@ -244,7 +244,7 @@ async def test_a_peer_that_is_killed_leaves_nothing_behind() -> None:
                 with pytest.raises(UnavailableError):
                     async for _ in stream:
                         pass
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 while client.rpc.statistics().shared_memory.links:
                     await trio.sleep(0.01)
             assert mappings() == held

@@ -127,7 +127,7 @@ async def test_ipv6_is_filtered_and_not_translated() -> None:
             stranger = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
         with stranger:
             stranger.sendto(b"let me in", (HOST6, 7))
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             while "no-mapping" not in await at.counters("nat"):
                 await trio.sleep(0.01)
 
@@ -191,7 +191,7 @@ async def kill_the_forwarder() -> None:
         assert devices(at.host) == {"lo", "host0"}
         os.kill(at.forwarder.pid, signal.SIGKILL)
         # Without the shield the block ends at once, with the error.
-        with trio.CancelScope(shield=True), trio.fail_after(30):
+        with trio.CancelScope(shield=True), trio.fail_after(60):
             while devices(at.host) != {"lo"}:
                 await trio.sleep(0.01)
             for _ in range(2):
@@ -204,7 +204,7 @@ async def test_a_device_that_is_taken_away_is_reported() -> None:
     lost: list[DeviceLost] = []
     async with bench(on_lost=lost.append) as at:
         at.host.ip("link delete host0")
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             while not lost:
                 await trio.sleep(0.01)
         assert (lost[0].name, lost[0].device) == ("w", "host0")

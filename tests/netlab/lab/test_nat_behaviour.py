@@ -470,7 +470,7 @@ for _ in range(5):
     except TimeoutError:
         pass
 location = re.search(r"(?im)^location:\\s*(\\S+)", reply)[1]
-about = urllib.request.urlopen(location, timeout=5).read().decode()
+about = urllib.request.urlopen(location, timeout=60).read().decode()
 service = re.search(
     r"<serviceType>(urn:schemas-upnp-org:service:WANIPConnection:\\d)</serviceType>"
     r".*?<controlURL>(.*?)</controlURL>", about, re.S)
@@ -487,7 +487,7 @@ for action, arguments in calls:
         urljoin(location, service[2]), body.encode(),
         {"SOAPAction": f'"{service[1]}#{action}"', "Content-Type": "text/xml"})
     try:
-        answer = urllib.request.urlopen(request, timeout=5).read().decode()
+        answer = urllib.request.urlopen(request, timeout=60).read().decode()
     except urllib.error.HTTPError as error:
         answer = error.read().decode()
     answers.append(dict(re.findall(r"<(New\\w+|errorCode)>(.*?)</", answer)))
@@ -681,5 +681,5 @@ async def lab_whose_forwarder_is_killed() -> None:
 
 
 async def test_a_lab_does_not_outlive_its_forwarder() -> None:
-    with trio.fail_after(30), pytest.raises(LabError, match=r"the forwarder .* status -9"):
+    with trio.fail_after(60), pytest.raises(LabError, match=r"the forwarder .* status -9"):
         await lab_whose_forwarder_is_killed()

@@ -190,7 +190,7 @@ async def test_each_method_alone(method):
         ports = {addr.split("/")[4] for addr in others}
         assert len(ports) == 1
         assert await reached(lab, ip, int(*ports)) == (True, True)
-        assert await a.stop(grace_s=10) == 0
+        assert await a.stop(grace_s=60) == 0
         assert await closed(lab, ip)
         assert await reached(lab, ip, int(*ports)) == (True, True)
 
@@ -205,7 +205,7 @@ async def restart_the_router(config: dict[str, Any]) -> None:
         with trio.fail_after(ENOUGH_S):
             while await reached(lab, ip) != (True, True):
                 await trio.sleep(0.5)
-        assert await a.stop(grace_s=10) == 0
+        assert await a.stop(grace_s=60) == 0
         assert await closed(lab, ip)
 
 
@@ -246,7 +246,7 @@ async def test_a_node_closes_its_ports_when_it_is_stopped():
         assert await node.wait_stderr("transport=tcp port=4001 outside", ENOUGH_S)
         _, out, _ = await lab.run("outside", python(CONNECT, ip, PORT))
         assert json.loads(out)
-        assert await node.stop(grace_s=15) == 0
+        assert await node.stop(grace_s=60) == 0
         _, out, _ = await lab.run("outside", python(CONNECT, ip, PORT))
         assert not json.loads(out)
 
@@ -286,7 +286,7 @@ async def sent(lab: Lab, node: str, host: str, tmp_path: Path) -> tuple[Event, i
     a = await start(lab, node, host=host)
     await trio.sleep(24)  # longer than any search takes
     _, status = await until(a, "status", len(a.events))
-    assert await a.stop(grace_s=10) == 0
+    assert await a.stop(grace_s=60) == 0
     await capture.stop()
     argv = ["tcpdump", "-n", "-r", str(file), f"src host {lab.ip(node)} and (udp or tcp)"]
     done = await trio.run_process(argv, capture_stdout=True, capture_stderr=True)

@@ -193,7 +193,7 @@ async def test_a_reader_that_stalls_stops_nothing(tmp_path):
             async with running(listen=()) as swarm:
                 connection = await swarm.dial(peer_id, [addr])
                 for _ in range(requests):
-                    with trio.fail_after(20):
+                    with trio.fail_after(60):
                         asked, answer = await ask_relay(connection, Reserve())
                     asked.reset("asked")
                     assert answer.status is Status.PERMISSION_DENIED

@@ -90,7 +90,7 @@ class Pair:
         self.b = Lattica.builder().with_listen_addrs(LISTEN).with_bootstraps(address).build()
         self.service = Service(self.a)
         self.stub: Any = Service(self.b).get_stub(self.a.peer_id())
-        self.b.lattica.wait_connected(self.a.peer_id(), timeout=30)
+        self.b.lattica.wait_connected(self.a.peer_id(), timeout=60)
 
     def close(self) -> None:
         self.service.release.set()
@@ -180,7 +180,7 @@ def test_peers_are_reached_by_quic_as_the_original_writes_it() -> None:
     a = Lattica.builder().with_listen_addrs(quic).build()
     addresses = [each.replace("/quic-v1/noise", "/quic-v1") for each in a.get_visible_maddrs()]
     b = Lattica.builder().with_listen_addrs(quic).with_bootstraps(addresses).build()
-    b.lattica.wait_connected(a.peer_id(), timeout=30)
+    b.lattica.wait_connected(a.peer_id(), timeout=60)
     b.close()
     a.close()
 
@@ -229,7 +229,7 @@ def test_what_users_look_at_once_is_there(monkeypatch: pytest.MonkeyPatch) -> No
     end = b._running._looked_round = time.monotonic() + 0.3
     b.get_all_peers()
     assert time.monotonic() >= end
-    b.lattica.wait_connected(a.peer_id(), timeout=30)
+    b.lattica.wait_connected(a.peer_id(), timeout=60)
     assert b.get_peer_rtt(a.peer_id()) is not None
     b.close()
     a.close()
@@ -315,7 +315,7 @@ def test_cancelling_a_stream_closes_the_generator(pair: Pair) -> None:
     reader.cancel()
     with pytest.raises(StopIteration):
         next(reader)
-    assert pair.service.closed.wait(30)
+    assert pair.service.closed.wait(60)
 
 
 def test_dropping_a_stream_closes_the_generator(pair: Pair) -> None:
@@ -323,7 +323,7 @@ def test_dropping_a_stream_closes_the_generator(pair: Pair) -> None:
     reader = pair.stub.endless()
     assert next(reader)
     del reader
-    assert pair.service.closed.wait(30)
+    assert pair.service.closed.wait(60)
 
 
 def test_cancel_wakes_all_who_wait(pair: Pair) -> None:
@@ -333,7 +333,7 @@ def test_cancel_wakes_all_who_wait(pair: Pair) -> None:
     with ThreadPoolExecutor(4) as pool:
         waiting = [pool.submit(next, reader, "end") for _ in range(4)]
         reader.cancel()
-        assert [each.result(30) for each in waiting] == ["end"] * 4
+        assert [each.result(60) for each in waiting] == ["end"] * 4
     pair.service.release.set()
 
 

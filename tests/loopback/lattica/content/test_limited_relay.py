@@ -63,7 +63,7 @@ async def fetch_through(
     """Fetch by relayed addresses only."""
     async with AsyncExitStack() as stack:
         provider = await stack.enter_async_context(peer_node(relay))
-        await provider.wait_reachable(timeout=10)
+        await provider.wait_reachable(timeout=60)
         publisher = await stack.enter_async_context(Publisher(provider))
         ticket = await publisher.publish(source)
         relayed = [addr for addr in provider.addrs if kind_of(addr) is Kind.CIRCUIT]

@@ -74,11 +74,11 @@ async def test_own_names_are_read_where_they_are():
             await trio.testing.wait_all_tasks_blocked()
             assert not found
             second = names.publish("model", SECOND)
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 while not found:
                     await trio.sleep(0.01)
             assert found == [second]
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 async with trio.open_nursery() as closing:
                     closing.start_soon(names.newer, "model", second.sequence)
                     await trio.testing.wait_all_tasks_blocked()
@@ -152,7 +152,7 @@ async def test_a_directory_is_kept_what_a_fileleads_to(tmp_path: Path):
                 await publish(files)
             else:
                 nursery.start_soon(run)
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 await expected.wait()
             assert here() == files
             (out / "mine").write_text("kept")

@@ -50,7 +50,7 @@ async def test_a_directory_is_kept_what_the_registry_says_is_in_use(tmp_path: Pa
             )
 
         nursery.start_soon(watch)
-        with trio.fail_after(50):
+        with trio.fail_after(60):
             await receive.receive()
             assert (out / "first.txt").read_text() == "first"
             second = await publish("second", None)

@@ -55,7 +55,7 @@ async def relay_process(
         try:
             assert process.stdout is not None
             text = b""
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 while b"\n" not in text:
                     part = await process.stdout.receive_some()
                     assert part, "the relay has ended"

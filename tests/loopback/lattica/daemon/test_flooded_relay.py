@@ -56,10 +56,10 @@ async def test_a_flood_from_one_network_leaves_others_served(tmp_path):
                 for _ in range(PEERS):
                     nursery.start_soon(reserve)
                 async with Node(client(six)) as node:
-                    await node.wait_reachable(20)
+                    await node.wait_reachable(60)
                     assert is_at(node, six)
                     async with Node(client(six)) as caller:
                         through = f"{six}/p2p-circuit/p2p/{node.peer_id}"
-                        await caller.connect(through, timeout=20)
+                        await caller.connect(through, timeout=60)
                 nursery.cancel_scope.cancel()
             assert granted <= 8  # of one address, by default

@@ -84,7 +84,7 @@ async def test_who_says_nothing_or_too_much_is_let_go(monkeypatch):
     monkeypatch.setattr(http, "MAX_CONNECTIONS", 1)
     async with serving() as port:
         first = await trio.open_tcp_stream("127.0.0.1", port)
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             assert await first.receive_some() == b""
             monkeypatch.undo()
             assert "431" in await ask(port, "GET /open HTTP/1.1\nX: " + "x" * 18_000)
@@ -104,7 +104,7 @@ async def test_a_relay_says_how_full_it_is_and_when_it_leaves(tmp_path):
     async with relay_process(tmp_path, "--config", str(file), "--open") as relay:
         settings = client(relay.addr)
         async with Node(settings) as node:
-            await node.wait_reachable(20)
+            await node.wait_reachable(60)
             status, text = await get(port, "/metrics")
             assert status == 200
             for line in (
@@ -117,9 +117,9 @@ async def test_a_relay_says_how_full_it_is_and_when_it_leaves(tmp_path):
             assert (await get(port, "/readyz"))[0] == 200
             # A circuit that stays open keeps the relay for a while.
             async with Node(client(relay.addr)) as other:
-                await other.connect(f"{relay.addr}/p2p-circuit/p2p/{node.peer_id}", timeout=20)
+                await other.connect(f"{relay.addr}/p2p-circuit/p2p/{node.peer_id}", timeout=60)
                 relay.signal(signal.SIGTERM)
-                with trio.fail_after(10):
+                with trio.fail_after(60):
                     while (await get(port, "/readyz"))[0] != 503:
                         await trio.sleep(0.05)
                 assert json.loads((await get(port, "/readyz"))[1])["troubles"] == [

@@ -43,7 +43,7 @@ async def test_a_peer_reserves_through_tls_by_nginx(tmp_path, monkeypatch):
         async with relay_process(tmp_path / "data", "--open", listen=listen) as relay:
             peer = relay.addr.rpartition("/")[2]
             async with Node(client(f"/dns4/localhost/tcp/{port}/wss/p2p/{peer}")) as node:
-                await node.wait_reachable(30)
+                await node.wait_reachable(60)
                 assert any("/wss/" in str(addr) for addr in node.addrs)
     finally:
         process.terminate()

@@ -47,7 +47,7 @@ async def test_a_node_says_how_it_is_and_how_near_its_limits(tmp_path: Path) -> 
         async with Node(dialer) as other:
             await other.connect(node.addrs[0])
             await node.wait_connected(other.peer_id, 20)
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 while not [*member.content.publications()]:
                     await trio.sleep(0.02)
             assert (await get(port, "/readyz"))[0] == 200

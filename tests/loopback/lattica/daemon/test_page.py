@@ -117,6 +117,6 @@ async def test_every_address_of_its_host_is_answered_at(tmp_path: Path) -> None:
         async with member_of(node):
             trio.socket.set_custom_hostname_resolver(None)
             for address in TwoAddresses.addresses:
-                with trio.fail_after(10):
+                with trio.fail_after(60):
                     head, _ = await get(port, "/", f"Host: localhost:{port}", at=address)
                 assert head.startswith("HTTP/1.1 200")

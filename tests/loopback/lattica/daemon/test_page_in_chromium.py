@@ -43,7 +43,7 @@ async def test_the_page_is_for_people(tmp_path: Path) -> None:
     async with Node(daemon) as node, member_of(node) as member, other:
         await other.connect(node.addrs[0])
         await node.wait_connected(other.peer_id, 20)
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while not [*member.content.publications()]:
                 await trio.sleep(0.02)
         logging.getLogger("lattica.test").warning("%s", HOSTILE)

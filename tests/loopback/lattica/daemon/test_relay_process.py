@@ -24,13 +24,16 @@ async def test_a_token_lets_its_peer_in_until_it_is_revoked(tmp_path):
             Node(client(relay.addr, token=token), identity=alice) as node,
             Node(client(relay.addr), identity=bob) as other,
         ):
-            await node.wait_reachable(20)
-            with pytest.raises(TimeoutError, match="PERMISSION_DENIED"):
-                await other.wait_reachable(2)
+            await node.wait_reachable(60)
+            answer = ""
+            while "PERMISSION_DENIED" not in answer:
+                with pytest.raises(TimeoutError) as refused:
+                    await other.wait_reachable(1)
+                answer = str(refused.value)
             await relay.command("token", "new", str(bob.peer_id), "--expires", "1h")
-            await other.wait_reachable(20)  # its key is enough
+            await other.wait_reachable(60)  # its key is enough
             await relay.command("token", "revoke", "--note", "alice")
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 while (await relay.command("accounts", "--json")).count("\n") < 2:
                     await trio.sleep(0.3)
 
@@ -38,12 +41,12 @@ async def test_a_token_lets_its_peer_in_until_it_is_revoked(tmp_path):
                 # The relay looks from time to time at what its operator's commands have written.
                 while True:
                     through = f"{relay.addr}/p2p-circuit/p2p/{node.peer_id}"
-                    await other.connect(through, timeout=10)
+                    await other.connect(through, timeout=60)
                     await other.disconnect(node.peer_id)
                     await trio.sleep(0.3)
 
             with pytest.raises(DialError, match=r"NO_RESERVATION|PERMISSION_DENIED"):
-                with trio.fail_after(20):
+                with trio.fail_after(60):
                     await ask_until_refused()
 
 
@@ -53,10 +56,10 @@ async def test_a_ban_disconnects_at_once_and_outlives_a_kill(tmp_path):
         relay_process(tmp_path, "--access", "everyone") as relay,
         Node(client(relay.addr), identity=identity) as node,
     ):
-        await node.wait_reachable(20)
+        await node.wait_reachable(60)
         first = relay.addr
         await relay.command("ban", str(node.peer_id), "--for", "1h")
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while node.peers():
                 await trio.sleep(0.05)
     listen = first.partition("/p2p/")[0]
@@ -66,7 +69,7 @@ async def test_a_ban_disconnects_at_once_and_outlives_a_kill(tmp_path):
             with pytest.raises(TimeoutError):
                 await node.wait_reachable(2)
             await relay.command("unban", str(node.peer_id))
-            await node.wait_reachable(20)
+            await node.wait_reachable(60)
 
 
 async def test_tokens_and_accounts_outlive_a_kill(tmp_path):
@@ -75,8 +78,8 @@ async def test_tokens_and_accounts_outlive_a_kill(tmp_path):
         address, listen = relay.addr, relay.addr.partition("/p2p/")[0]
         given = await relay.command("token", "new", str(identity.peer_id), "--note", "alice")
         async with Node(client(address, token=given.strip()), identity=identity) as node:
-            await node.wait_reachable(20)
-            with trio.fail_after(20):  # accounts are written every few seconds
+            await node.wait_reachable(60)
+            with trio.fail_after(60):  # accounts are written every few seconds
                 while not await relay.command("accounts", "--json"):
                     await trio.sleep(0.3)
         relay.process.kill()
@@ -88,7 +91,7 @@ async def test_tokens_and_accounts_outlive_a_kill(tmp_path):
         assert account["peer"] == str(identity.peer_id)
         assert account["reservations"] == 1
         async with Node(client(address, token=given.strip()), identity=identity) as node:
-            await node.wait_reachable(20)
+            await node.wait_reachable(60)
 
 
 async def test_clients_of_a_relay_that_stops_move_and_nothing_is_dropped(tmp_path):
@@ -98,22 +101,22 @@ async def test_clients_of_a_relay_that_stops_move_and_nothing_is_dropped(tmp_pat
         Node(client(first.addr, second.addr)) as server,
     ):
         server.handle(ECHO, _echo)
-        await server.wait_reachable(20)
+        await server.wait_reachable(60)
         used, spare = (first, second) if is_at(server, first.addr) else (second, first)
         async with Node(client(used.addr)) as caller:
-            await caller.connect(f"{used.addr}/p2p-circuit/p2p/{server.peer_id}", timeout=20)
+            await caller.connect(f"{used.addr}/p2p-circuit/p2p/{server.peer_id}", timeout=60)
             async with await caller.open_stream(server.peer_id, ECHO) as stream:
                 await stream.send_message(b"before")
                 assert await stream.receive_message(100) == b"before"
                 used.signal(signal.SIGTERM)
-                with trio.fail_after(20):
+                with trio.fail_after(60):
                     while not is_at(server, spare.addr) or is_at(server, used.addr):
                         await trio.sleep(0.05)
                 await stream.send_message(b"after")
                 assert await stream.receive_message(100) == b"after"
                 assert used.process.returncode is None
             used.signal(signal.SIGTERM)  # a second one ends it at once
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 assert await used.process.wait() == 0
 
 
@@ -132,7 +135,7 @@ async def test_sighup_reads_the_file_again_and_keeps_all_where_it_is_wrong(tmp_p
             await node.wait_reachable(1)
         file.write_text('[nat.relay_server]\naccess = "everyone"\n')
         relay.signal(signal.SIGHUP)
-        await node.wait_reachable(20)
+        await node.wait_reachable(60)
 
 
 async def _echo(stream) -> None:

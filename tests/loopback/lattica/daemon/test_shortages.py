@@ -96,18 +96,18 @@ async def test_a_relay_goes_on_while_its_disk_is_full_and_says_so(tmp_path: Path
             relay_process(disk / "data", *arguments) as relay,
             Node(client(relay.addr)) as node,
         ):
-            await node.wait_reachable(20)
+            await node.wait_reachable(60)
             fill(disk)
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 while (await get(port, "/readyz"))[0] == 200:
                     await trio.sleep(0.1)
             (trouble,) = json.loads((await get(port, "/readyz"))[1])["troubles"]
             assert "relay.sqlite" in trouble
             assert "full" in trouble
             async with Node(client(relay.addr)) as other:  # served all the same
-                await other.connect(f"{relay.addr}/p2p-circuit/p2p/{node.peer_id}", timeout=20)
+                await other.connect(f"{relay.addr}/p2p-circuit/p2p/{node.peer_id}", timeout=60)
             (disk / "filler").unlink()
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 while (await get(port, "/readyz"))[0] != 200:
                     await trio.sleep(0.1)
 
@@ -125,9 +125,9 @@ async def test_with_few_descriptors_fewer_peers_are_served_and_the_log_says_so(
         crowd = [socket.create_connection(("127.0.0.1", port)) for _ in range(120)]
         try:
             async with Node(client(addr)) as node:
-                peer = await node.connect(addr, timeout=30)
+                peer = await node.connect(addr, timeout=60)
                 if daemon == "relay":
-                    await node.wait_reachable(30)
+                    await node.wait_reachable(60)
                     assert is_at(node, addr)
                 assert node.is_connected(peer)
         finally:

@@ -30,11 +30,11 @@ def test_threads_publish_and_subscribe():
         with topic.subscribe() as messages:
             one.connect(two.addrs[0])
             assert one.topic("news").name == "news"
-            one.topic("news").wait_peers(timeout=20)
+            one.topic("news").wait_peers(timeout=60)
             assert one.topic("news").peers() == (two.peer_id,)
             for number in range(600):
                 assert one.topic("news").publish(b"%d" % number) == 1
-            got = [messages.receive(timeout=20) for _ in range(600)]
+            got = [messages.receive(timeout=60) for _ in range(600)]
             assert [message.data for message in got] == [b"%d" % n for n in range(600)]
             assert got[0].source == one.peer_id
             assert messages.lost == 0
@@ -43,10 +43,10 @@ def test_threads_publish_and_subscribe():
             topic.set_validator(lambda message: message.data != b"bad")
             one.topic("news").publish(bytearray(b"bad"))
             one.topic("news").publish(b"good")
-            assert messages.receive(timeout=20).data == b"good"
+            assert messages.receive(timeout=60).data == b"good"
             waiting = threading.Thread(target=lambda: list(messages))
             waiting.start()
-        waiting.join(20)
+        waiting.join(60)
         assert not waiting.is_alive()
         with pytest.raises(LocalProtocolError):
             messages.receive()
@@ -82,10 +82,10 @@ def test_asyncio_publishes_and_subscribes():
             async with listener.subscribe() as messages:
                 await one.connect((await two.addrs())[0])
                 topic = await one.topic("news")
-                await topic.wait_peers(timeout=20)
+                await topic.wait_peers(timeout=60)
                 assert await topic.peers() == (two.peer_id,)
                 assert await topic.publish(b"hello") == 1
-                message = await messages.receive(timeout=20)
+                message = await messages.receive(timeout=60)
                 assert (message.data, message.source) == (b"hello", one.peer_id)
                 assert await messages.lost() == 0
                 with pytest.raises(TimeoutError):

@@ -26,15 +26,15 @@ def test_blocked_handlers_starve_neither_each_other_nor_the_node(caplog):
     with Lattica(node_config()) as server, Lattica(node_config(listen=())) as client:
         server.handle("/block/1", block)
         server.handle("/quick/1", lambda stream: stream.send_all(b"at once"))
-        client.connect(server.addrs[0], timeout=20)
+        client.connect(server.addrs[0], timeout=60)
         streams = [client.open_stream(server.peer_id, "/block/1") for _ in range(BLOCKED)]
         for _ in range(BLOCKED):
             assert arrived.acquire(timeout=60)
         with client.open_stream(server.peer_id, "/quick/1") as stream:
-            assert stream.receive_exactly(7, timeout=20) == b"at once"
+            assert stream.receive_exactly(7, timeout=60) == b"at once"
         for stream in (streams[0], streams[-1]):
             stream.send_all(b"answer me")
-            assert stream.receive_exactly(9, timeout=20) == b"answer me"
+            assert stream.receive_exactly(9, timeout=60) == b"answer me"
     assert not [r for r in caplog.records if "handler threads are busy" in r.getMessage()]
 
 
@@ -54,7 +54,7 @@ def test_a_warning_says_what_occupies_the_threads(caplog):
         try:
             server.handle("/train/1", block)
             server.handle("/eval/1", block, limit=1)
-            client.connect(server.addrs[0], timeout=20)
+            client.connect(server.addrs[0], timeout=60)
             names = ["/train/1", "/train/1", "/eval/1", "/eval/1", "/train/1"]
             streams = [client.open_stream(server.peer_id, name) for name in names]
             for _ in range(4):
@@ -81,11 +81,11 @@ def test_one_peer_does_not_hold_all_threads_or_places(limit):
     ):
         server.handle("/few/1", lambda s: s.send_all(s.receive_exactly(5)), limit=limit)
         for client in (hog, guest):
-            client.connect(server.addrs[0], timeout=20)
+            client.connect(server.addrs[0], timeout=60)
         held = [hog.open_stream(server.peer_id, "/few/1") for _ in range(6)]
         for stream in held:
             stream.send_all(b"a")
-        with guest.open_stream(server.peer_id, "/few/1", timeout=20) as stream:
+        with guest.open_stream(server.peer_id, "/few/1", timeout=60) as stream:
             stream.send_all(b"hello")
             assert stream.receive_exactly(5, timeout=60) == b"hello"
 

@@ -83,7 +83,7 @@ async def test_a_stock_host(we_dial):
         assert "py-libp2p" in node.peers()[0].agent
         for host, other in ((ours, stock), (stock, ours)):
             store, other_id = host.get_peerstore(), other.get_id()
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 while PY_ECHO not in store.get_protocols(other_id):
                     await trio.sleep(0.01)
             known = {split_peer(our_addr(addr))[0] for addr in store.addrs(other_id)}
@@ -104,7 +104,7 @@ async def test_a_stock_host(we_dial):
         with pytest.raises(StreamFailure):
             await stock.new_stream(ours.get_id(), [TProtocol("/test/unknown/1")])
         await node.disconnect(our_id(peer_id))
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while ours.get_id() in stock.get_connected_peers():
                 await trio.sleep(0.01)
 

@@ -24,7 +24,7 @@ async def forever(stream: Stream) -> None:
 async def opened(node: Node, peer, count: int, protocol: str = ECHO) -> list[Stream]:
     streams = []
     for _ in range(count):
-        stream = await node.open_stream(peer, protocol, timeout=5)
+        stream = await node.open_stream(peer, protocol, timeout=60)
         await stream.send_all(b"?")
         streams.append(stream)
     return streams
@@ -60,7 +60,7 @@ async def test_a_stream_waits_for_a_place_of_this_node(listen):
             await client.open_stream(server.peer_id, ECHO, timeout=0.3)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(end_soon, streams[0])
-            stream = await client.open_stream(server.peer_id, ECHO, timeout=30)
+            stream = await client.open_stream(server.peer_id, ECHO, timeout=60)
             assert await answered(stream)
 
 
@@ -82,7 +82,7 @@ async def test_a_stream_waits_for_a_place_of_the_peer(listen):
             await client.open_stream(server.peer_id, ECHO, timeout=0.3)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(end_soon, streams[0])
-            stream = await client.open_stream(server.peer_id, ECHO, timeout=30)
+            stream = await client.open_stream(server.peer_id, ECHO, timeout=60)
             assert await answered(stream)
         assert not connection.peer_is_full
 

@@ -153,13 +153,13 @@ async def test_a_relay_is_found_by_its_domain(monkeypatch):
                 },
             )
             async with Node(hidden) as server, Node(node_config(listen=())) as client:
-                await server.wait_reachable(30)
+                await server.wait_reachable(60)
                 addr = f"{own}/p2p-circuit/p2p/{server.peer_id}"
-                assert await client.connect(addr, timeout=30) == server.peer_id
+                assert await client.connect(addr, timeout=60) == server.peer_id
                 # What it says of itself can be dialed.
                 assert any("p2p-circuit" in str(a) for a in server.addrs)
                 async with Node(node_config(listen=())) as other:
-                    assert await other.connect(server.addrs, timeout=30) == server.peer_id
+                    assert await other.connect(server.addrs, timeout=60) == server.peer_id
 
 
 async def test_nobody_there(monkeypatch):
@@ -279,9 +279,9 @@ async def test_a_relay_behind_a_proxy():
             own = f"/dns4/relay.example/tcp/{port}/ws/p2p/{relay.peer_id}"
             hidden = load_config(environment={}, overrides={"listen": [], "relays": [own], **quiet})
             async with Node(hidden) as server, Node(node_config(listen=())) as client:
-                await server.wait_reachable(30)
+                await server.wait_reachable(60)
                 addr = f"{own}/p2p-circuit/p2p/{server.peer_id}"
-                assert await client.connect(addr, timeout=30) == server.peer_id
+                assert await client.connect(addr, timeout=60) == server.peer_id
                 assert addr in map(str, server.addrs)
                 assert set(proxy.hosts) == {f"relay.example:{port}"}
 

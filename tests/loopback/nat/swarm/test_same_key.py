@@ -96,7 +96,7 @@ async def test_who_hears_of_both_says_so_once(caplog):
     ):
         await one.connect(relay.addrs[0])
         await other.connect(relay.addrs[0])
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while not told(caplog):
                 await trio.sleep(0.01)
         await other.disconnect(relay.peer_id)

@@ -67,7 +67,7 @@ Handler = Callable[[trio.SSLStream], Awaitable[None]]
 @asynccontextmanager
 async def tls_server(context: ssl.SSLContext, handler: Handler) -> AsyncIterator[int]:
     """Serve `handler` over TLS on loopback; the port."""
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             listeners = await nursery.start(
                 lambda task_status: trio.serve_ssl_over_tcp(
@@ -142,7 +142,7 @@ async def test_a_server_without_tls(contexts: Contexts, answer: bytes) -> None:
             await conn.send(answer)
         await conn.aclose()
 
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(serve)
             with pytest.raises((ssl.SSLError, ConnectionClosedError)):

@@ -472,7 +472,7 @@ async def test_over_tcp(host: str) -> None:
             await conn.send(bytes(piece))
         await conn.aclose()
 
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(echo)
             conn = await transport.dial(addr)
@@ -488,7 +488,7 @@ async def test_a_silent_client_holds_up_nobody() -> None:
     transport = WebSocketTransport(tcp)
     listener = await transport.listen(Multiaddr("/ip4/127.0.0.1/tcp/0/ws"))
     [addr] = listener.addrs
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         silent = await tcp.dial(Multiaddr(str(addr).removesuffix("/ws")))
         first = await listener.accept()
         async with trio.open_nursery() as nursery:
@@ -503,7 +503,7 @@ async def test_a_silent_client_holds_up_nobody() -> None:
 async def test_a_dial_that_fails_closes_its_socket() -> None:
     tcp = TcpTransport()
     listener = await tcp.listen(Multiaddr("/ip4/127.0.0.1/tcp/0"))
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
 
             async def refuse() -> None:
@@ -531,7 +531,7 @@ async def test_dialing_another_implementation() -> None:
             await websocket.ping(b"are you there")
             await websocket.send_message(await websocket.get_message())
 
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             server = await nursery.start(serve_websocket, echo, "127.0.0.1", 0, None)
             addr = Multiaddr(f"/ip4/127.0.0.1/tcp/{server.port}/ws")
@@ -552,7 +552,7 @@ async def test_being_dialed_by_another_implementation() -> None:
             await conn.send(bytes(piece))
         await conn.aclose()
 
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(echo)
             async with open_websocket("127.0.0.1", port, "/p2p", use_ssl=False) as websocket:

@@ -162,5 +162,5 @@ async def test_a_snapshot_beyond_the_budget_is_refused(tmp_path, autojump_clock)
         second = await two.open("cluster")
         await host_of(two).connect(host_of(one).peer_id)
         with pytest.raises(TimeoutError):
-            await second.synced(timeout=30)
+            await second.synced(timeout=60)
         assert second.registers.get("a") is None

@@ -24,7 +24,7 @@ async def test_questions_about_many_keys_are_charged(monkeypatch):
     monkeypatch.setattr(Connection, "charge", noted)
     async with memory_dht_net() as net:
         node, client = net.add(), net.host()
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             await node._loaded.wait()
             server = node._host.peer_id
             await client.connect(server)

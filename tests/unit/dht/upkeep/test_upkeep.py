@@ -195,7 +195,7 @@ async def test_a_kill_loses_nothing_that_was_acknowledged(tmp_path):
     async with memory_dht_net() as net:
         first, host = net.add(), net.host()
         node = net.add(host=host, path=path)
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             await node.wait_ready()
             node._network.save()
             await first.put("theirs", 1)
@@ -208,7 +208,7 @@ async def test_a_kill_loses_nothing_that_was_acknowledged(tmp_path):
         await kill(net, node)
         net.net.hosts[host.peer_id] = host
         back = net.add(host=host, path=copy)
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             await back._loaded.wait()
         assert back._own._provided == due
         assert len(due) == 2

@@ -308,7 +308,7 @@ atexit.register(threading.Event().wait)  # as grpcio waits for threads that coul
 cli.main()
 """
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
@@ -330,7 +330,7 @@ cli.app = app
 cli.main()
 """
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()

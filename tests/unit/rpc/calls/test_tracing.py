@@ -88,7 +88,7 @@ async def traced() -> AsyncIterator[Traced]:
 
 async def settled(on: Traced, method: str, count: int = 2) -> list[ReadableSpan]:
     """The spans of a method, once they have ended on both sides."""
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         while len(on.spans(method)) < count:
             await trio.sleep(0)
     return on.spans(method)

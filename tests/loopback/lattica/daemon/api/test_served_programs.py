@@ -83,7 +83,7 @@ async def test_functions_of_a_program_are_called_by_peers(tmp_path: Path) -> Non
         with pytest.raises(LocalProtocolError):
             await there(lambda: client.serve("Empty", {}))
         shop.close()
-        assert await there(lambda: shop.wait(20))
+        assert await there(lambda: shop.wait(60))
         await ends(peer, node, "Shop.say")
         allowed = await there(lambda: client.serve("Shop", handlers, allow=[node]))
         with pytest.raises(PermissionDeniedError):
@@ -107,7 +107,7 @@ async def test_who_gives_up_is_told_to_the_program_and_an_answer_is_given_once(
         with await there(lambda: client.serve("Shop", handlers, threads=1)) as shop:
             async with trio.open_nursery() as nursery, trio.open_nursery() as impatient:
                 nursery.start_soon(peer.rpc.call, node, "Shop.hold")
-                await there(lambda: begun.wait(20))
+                await there(lambda: begun.wait(60))
                 with pytest.raises(ResourceExhaustedError, match="1 calls of Shop"):
                     await peer.rpc.call(node, "Shop.count", 1)
                 monkeypatch.setattr(serving, "MAX_WAITING", 2)
@@ -136,7 +136,7 @@ async def test_a_program_that_is_killed_fails_its_calls_and_frees_its_name(tmp_p
                 with pytest.raises(UnavailableError, match="Shop is gone"):
                     await peer.rpc.call(node, "Shop.hold")
 
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(held)
                     assert await there(lines.readline) == b"begun\n"
@@ -154,19 +154,19 @@ async def test_a_program_is_told_that_the_node_has_ended(tmp_path: Path) -> None
     async with served(tmp_path) as (client, _, _):
         shop = await there(lambda: client.serve("Shop", {"say": lambda: 1}))
     with pytest.raises(DaemonError):
-        await there(lambda: shop.wait(20))
+        await there(lambda: shop.wait(60))
 
 
 async def has(shop: Served, count: int) -> None:
     """Wait until the program has so many calls."""
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while len(shop._running) != count:
             await trio.sleep(0.01)
 
 
 async def ends(peer: Node, node: str, method: str) -> None:
     """Wait until it is served no more."""
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while True:
             try:
                 await peer.rpc.call(node, method)

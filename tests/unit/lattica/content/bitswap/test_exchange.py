@@ -48,7 +48,7 @@ async def test_what_comes_as_the_time_of_an_idle_stream_is_up_is_sent(monkeypatc
         async with open_exchange(one, Blocks()) as asks, open_exchange(two, Blocks(block)):
             await one.connect(two.peer_id)
             ended = _end_as_it_asks(monkeypatch, asks)
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 for _ in range(3):
                     assert (await asks.get(Cid.of(block), 20))[1] == block
                     await settled(lambda: bool(asks._idle))

@@ -155,7 +155,7 @@ def test_creators_who_race_end_up_with_one_key(tmp_path, monkeypatch):
     save = Identity.save
 
     def save_together(self, where):
-        barrier.wait(timeout=10)
+        barrier.wait(timeout=60)
         save(self, where)
 
     monkeypatch.setattr(Identity, "save", save_together)
@@ -167,7 +167,7 @@ def test_creators_who_race_end_up_with_one_key(tmp_path, monkeypatch):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=10)
+        thread.join(timeout=60)
     assert len(found) == racers
     assert {identity.peer_id for identity in found} == {Identity.load(path).peer_id}
     assert [entry.name for entry in tmp_path.iterdir()] == ["key"]

@@ -69,7 +69,7 @@ def test_another_program_is_named_and_a_killed_one_leaves_no_lock(key):
             assert said in str(refusal.value)
     finally:
         process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
     with lock(key):
         pass
 
@@ -177,7 +177,7 @@ def test_a_file_that_took_the_name_meanwhile_is_the_same_key(key):
         assert f"process {process.pid}" in str(refusal.value)
     finally:
         process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
     with lock(key):
         pass
 

@@ -170,7 +170,7 @@ async def test_a_manifest_and_its_lists_come_from_who_sends_them(
             assert [*lists_in(decode_manifest(publication.encoded))]
             await client.connect(honest.peer_id)
             first = Ticket.make(ticket.cid, enemy.peer_id, enemy.addrs)
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 found = await fetch_manifest(client, first, options=OPTIONS)
     assert isinstance(publication, Publication)
     assert found == publication.manifest
