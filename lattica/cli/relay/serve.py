@@ -144,18 +144,26 @@ async def _serve(
 
     import trio
 
+    from lattica.cli.shared.stopping import ended_by_alarm
     from lattica.daemon.relay.server import RelayServer
 
     # Entered first: a signal that arrives while the node starts is not lost.
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+    with (
+        ended_by_alarm() as end_soon,
+        trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals,
+    ):
         relay = RelayServer(config, load)
         # Subscribed before it starts: peers may connect while it does.
         with relay.node.events() as events:
-            await _run(relay, events, signals, output)
+            await _run(relay, events, signals, end_soon, output)
 
 
 async def _run(
-    relay: RelayServer, events: EventStream, signals: AsyncIterator[int], output: EventOutput | None
+    relay: RelayServer,
+    events: EventStream,
+    signals: AsyncIterator[int],
+    end_soon: Callable[[], None],
+    output: EventOutput | None,
 ) -> None:
     import trio
 
@@ -168,6 +176,7 @@ async def _run(
         else:
             _introduce(node)
         await relay.follow(signals)
+        end_soon()
         nursery.cancel_scope.cancel()
 
 

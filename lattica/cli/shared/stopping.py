@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
 import trio
@@ -16,7 +16,8 @@ GRACE: Final = 60.0
 class Stop:
     """What a signal ends."""
 
-    def __init__(self, nursery: trio.Nursery) -> None:
+    def __init__(self, nursery: trio.Nursery, end_soon: Callable[[], None]) -> None:
+        self._end_soon = end_soon
         self.nursery = nursery
         """For tasks beside the command's own."""
         self.scope = nursery.cancel_scope
@@ -27,9 +28,24 @@ class Stop:
     async def _listen(self, signals: AsyncIterator[int]) -> None:
         async for self.signal in signals:
             self.scope.cancel()
-            # Where there is no memory left a library's thread may be gone for which its end waits.
-            # The system's own alarm wants neither memory nor a thread.
-            signal.setitimer(signal.ITIMER_REAL, GRACE)
+            self._end_soon()
+
+
+@contextmanager
+def ended_by_alarm() -> Iterator[Callable[[], None]]:
+    """A block that, once the function it is given is called, has :data:`GRACE` seconds to end; then
+    SIGALRM ends the process."""
+    alarm = signal.getitimer(signal.ITIMER_REAL)
+
+    def end_soon() -> None:
+        # Where there is no memory left a library's thread may be gone for which its end waits.
+        # The system's own alarm wants neither memory nor a thread.
+        signal.setitimer(signal.ITIMER_REAL, GRACE)
+
+    try:
+        yield end_soon
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *alarm)
 
 
 @asynccontextmanager
@@ -38,13 +54,12 @@ async def stopped_by_signals() -> AsyncIterator[Stop]:
 
     If it has not ended :data:`GRACE` seconds after one, SIGALRM ends the process.
     """
-    alarm = signal.getitimer(signal.ITIMER_REAL)
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        try:
-            async with trio.open_nursery() as nursery:
-                stop = Stop(nursery)
-                nursery.start_soon(stop._listen, signals)
-                yield stop
-                nursery.cancel_scope.cancel()
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, *alarm)
+    with (
+        ended_by_alarm() as end_soon,
+        trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals,
+    ):
+        async with trio.open_nursery() as nursery:
+            stop = Stop(nursery, end_soon)
+            nursery.start_soon(stop._listen, signals)
+            yield stop
+            nursery.cancel_scope.cancel()

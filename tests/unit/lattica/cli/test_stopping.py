@@ -38,3 +38,34 @@ def test_a_command_ends_by_itself_or_by_force(does: str, code: int, says: str) -
     command = [sys.executable, "-c", PROGRAM, does]
     run = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (run.returncode, run.stdout.strip()) == (code, says)
+
+
+RELAY = """
+import os, signal
+import trio
+from lattica.cli.relay.serve import _serve
+from lattica.cli.shared import stopping
+from lattica.config import load_config
+from lattica.daemon.relay.server import RelayServer
+
+async def waits(self, *, task_status):
+    task_status.started()
+    os.kill(os.getpid(), signal.SIGINT)
+    with trio.CancelScope(shield=True):
+        await trio.sleep_forever()
+
+stopping.GRACE = 0.2
+RelayServer.run = waits
+config = load_config(overrides={
+    "listen": ["/ip4/127.0.0.1/tcp/0"],
+    "nat.relay_server.enabled": True,
+    "nat.relay_server.access": "everyone",
+})
+trio.run(_serve, config, lambda: config, None)
+"""
+
+
+def test_a_relay_that_does_not_end_is_ended() -> None:
+    run = subprocess.run([sys.executable, "-c", RELAY], capture_output=True, text=True, timeout=60)
+    assert run.returncode == -signal.SIGALRM, run.stderr
+    assert run.stdout.startswith("relay 12D3KooW")
