@@ -47,12 +47,12 @@ from lattica.dht.upkeep.announce import Announcer
 from lattica.dht.upkeep.membership import Membership
 from lattica.dht.upkeep.republish import Republisher
 from lattica.dht.upkeep.serving import ModeFollower
+from lattica.nat.base.concurrency.exception_groups import single_error
+from lattica.nat.base.concurrency.tasks import keep
 from lattica.nat.base.errors import LatticaError, LocalProtocolError
-from lattica.nat.base.exception_groups import single_error
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.keys.peer_id import PeerId, parse_peer_id
 from lattica.nat.base.net.addresses import order_addresses, split_peer
-from lattica.nat.base.tasks import keep
 from lattica.nat.swarm.addresses.told_names import ToldNames
 from lattica.nat.swarm.host import Host
 

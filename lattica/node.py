@@ -20,6 +20,7 @@ from lattica.config import NodeConfig, load_config, require_config
 from lattica.dht.errors import DhtError
 from lattica.dht.topics.service.records import PeerRecords
 from lattica.nat.base.checks import check_timeout, with_type
+from lattica.nat.base.concurrency.exception_groups import leaves, unwrapped
 from lattica.nat.base.errors import (
     AddressError,
     ConnectionClosedError,
@@ -28,7 +29,6 @@ from lattica.nat.base.errors import (
     LocalProtocolError,
     NotConnectedError,
 )
-from lattica.nat.base.exception_groups import leaves, unwrapped
 from lattica.nat.base.in_process import NodeInProcess
 from lattica.nat.base.keys.identity import Identity, PeerId
 from lattica.nat.base.keys.key_lock import KeyLock

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 import trio
 
+from lattica.nat.base.concurrency.exception_groups import single_error
+from lattica.nat.base.concurrency.tasks import Tasks
 from lattica.nat.base.errors import AddressError, LocalProtocolError
-from lattica.nat.base.exception_groups import single_error
 from lattica.nat.base.keys.identity import PeerId, parse_peer_id
-from lattica.nat.base.tasks import Tasks
 from lattica.nat.swarm.events import EventsLost, PathChanged
 from lattica.nat.swarm.host import Host
 from lattica.rpc.budget import ReceiveBudget

@@ -41,7 +41,7 @@ import trio
 from hypothesis import HealthCheck, settings
 from trio.testing import MockClock
 
-from lattica.nat.base.exception_groups import unwrapped
+from lattica.nat.base.concurrency.exception_groups import unwrapped
 from lattica.nat.base.peer_log import peer_log
 from tests.support.nets import nets
 

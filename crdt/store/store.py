@@ -33,13 +33,13 @@ from lattica.crdt.sync.messages import (
     encode_genesis_message,
     find_key,
 )
+from lattica.nat.base.concurrency.exception_groups import leaves
 from lattica.nat.base.errors import (
     LatticaError,
     LocalProtocolError,
     RemoteProtocolError,
     ResourceLimitError,
 )
-from lattica.nat.base.exception_groups import leaves
 from lattica.nat.base.keys.identity import Identity, PeerId
 from lattica.nat.base.peer_log import peer_log
 from lattica.nat.mux.stream import Stream

@@ -10,12 +10,12 @@ from collections.abc import Iterable
 import trio
 
 from lattica.dht.discovery.source import FoundPeer, Source
+from lattica.nat.base.concurrency.tasks import Tasks
 from lattica.nat.base.errors import LatticaError, LocalProtocolError
 from lattica.nat.base.in_process import InProcess
 from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.base.limits.backoff import pause_after
 from lattica.nat.base.net.multiaddr import Multiaddr
-from lattica.nat.base.tasks import Tasks
 
 logger = logging.getLogger(__name__)
 

@@ -10,6 +10,7 @@ from enum import Enum
 
 import trio
 
+from lattica.nat.base.concurrency.exception_groups import leaves
 from lattica.nat.base.errors import (
     ConnectionClosedError,
     LatticaError,
@@ -19,7 +20,6 @@ from lattica.nat.base.errors import (
     ResourceLimitError,
     StreamResetError,
 )
-from lattica.nat.base.exception_groups import leaves
 from lattica.nat.base.in_process import InProcess
 from lattica.nat.base.limits.places import Source
 from lattica.nat.base.net.addresses import Kind, kind_of

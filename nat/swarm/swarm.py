@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from lattica.nat.base.concurrency.watched import Watched
 from lattica.nat.base.errors import (
     AccessDeniedError,
     ConnectionClosedError,
@@ -33,7 +34,6 @@ from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.net.network_groups import network_at
 from lattica.nat.base.net.ranking import ranked
 from lattica.nat.base.peer_log import peer_log
-from lattica.nat.base.watched import Watched
 from lattica.nat.config import AccessRules, SwarmConfig
 from lattica.nat.mux.budget import MemoryBudget
 from lattica.nat.mux.connection import Connection, Direction

@@ -18,13 +18,13 @@ from dataclasses import replace
 
 import trio
 
+from lattica.nat.base.concurrency.tasks import keep
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.net.addresses import Kind, interface_addresses, kind_of, relay_of, to_endpoint
 from lattica.nat.base.net.interfaces import forget_interfaces
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.net.ranking import ranked
-from lattica.nat.base.tasks import keep
 from lattica.nat.services.identify.service import IdentifyService
 from lattica.nat.swarm.events import AddressesChanged, EventsLost, ListeningOn, NetworkChanged
 from lattica.nat.swarm.swarm import Swarm

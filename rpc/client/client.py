@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgpack
 import trio
 
+from lattica.nat.base.concurrency.tasks import Tasks
 from lattica.nat.base.keys.identity import PeerId
-from lattica.nat.base.tasks import Tasks
 from lattica.nat.swarm.host import Host
 from lattica.rpc.budget import ReceiveBudget
 from lattica.rpc.client.balance import Balancer, Resolver

@@ -15,10 +15,10 @@ from typing import Any, Final, TypeVar
 import trio
 
 from lattica.nat.base.buffers import flat_bytes
+from lattica.nat.base.concurrency.tasks import Tasks
 from lattica.nat.base.errors import LatticaError, LocalProtocolError
 from lattica.nat.base.keys.identity import PeerId, parse_peer_id
 from lattica.nat.base.limits.places import source_of
-from lattica.nat.base.tasks import Tasks
 from lattica.nat.swarm.host import Host
 from lattica.rpc.client.client import Client
 from lattica.rpc.client.options import DEFAULT

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import trio
 
+from lattica.nat.base.concurrency.exception_groups import leaves
 from lattica.nat.base.errors import AddressError, ListenError
-from lattica.nat.base.exception_groups import leaves
 from lattica.nat.base.net.own_sockets import own
 
 LOOPBACK = "127.0.0.1"

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import trio
 
+from lattica.nat.base.concurrency.tasks import Tasks
 from lattica.nat.base.errors import (
     ConnectionClosedError,
     DialError,
@@ -22,7 +23,6 @@ from lattica.nat.base.errors import (
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.limits.backoff import pause_after
 from lattica.nat.base.net.multiaddr import Multiaddr
-from lattica.nat.base.tasks import Tasks
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.host import Host
 from lattica.rpc.ports.config import PortsConfig

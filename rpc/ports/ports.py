@@ -12,11 +12,11 @@ from typing import Literal, TypeAlias
 
 import trio
 
+from lattica.nat.base.concurrency.tasks import Tasks
 from lattica.nat.base.errors import AddressError, LocalProtocolError
 from lattica.nat.base.keys.identity import PeerId, parse_peer_id
 from lattica.nat.base.net.addresses import parse_multiaddr, split_peer
 from lattica.nat.base.net.multiaddr import Multiaddr
-from lattica.nat.base.tasks import Tasks
 from lattica.nat.swarm.host import Host
 from lattica.rpc.ports.config import PortsConfig
 from lattica.rpc.ports.connections import Connections

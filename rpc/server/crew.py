@@ -19,7 +19,7 @@ from typing import Any, Final, Generic, TypeVar
 import outcome
 import trio
 
-from lattica.nat.base.tasks import Tasks
+from lattica.nat.base.concurrency.tasks import Tasks
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from lattica.nat.base.exception_groups import unwrapped
+from lattica.nat.base.concurrency.exception_groups import unwrapped
 from lattica.nat.base.foreign_code import described, parted
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.peer_log import peer_log

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from lattica.nat.base.concurrency.tasks import Tasks
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.keys.identity import PeerId
-from lattica.nat.base.tasks import Tasks
 from lattica.nat.swarm.host import Host
 from lattica.rpc.budget import ReceiveBudget
 from lattica.rpc.config import RpcConfig

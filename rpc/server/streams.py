@@ -8,8 +8,8 @@ from typing import Any
 
 import trio
 
+from lattica.nat.base.concurrency.tasks import Tasks
 from lattica.nat.base.errors import RemoteProtocolError
-from lattica.nat.base.tasks import Tasks
 from lattica.rpc.data_stream import DataStream, Message
 from lattica.rpc.encoding.annotations import Checker
 from lattica.rpc.encoding.arrays import RefusedValueError

@@ -25,7 +25,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 import outcome
 import trio
 
-from lattica.nat.base.tasks import Tasks
+from lattica.nat.base.concurrency.tasks import Tasks
 
 T = TypeVar("T")
 

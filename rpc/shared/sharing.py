@@ -23,11 +23,11 @@ from dataclasses import dataclass
 
 import trio
 
+from lattica.nat.base.concurrency.tasks import Tasks
 from lattica.nat.base.errors import LatticaError, RemoteProtocolError
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.net.addresses import to_endpoint
 from lattica.nat.base.net.own_sockets import own
-from lattica.nat.base.tasks import Tasks
 from lattica.nat.mux.connection import Connection
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.host import Host

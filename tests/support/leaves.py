@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from lattica.nat.base.exception_groups import unwrapped
+from lattica.nat.base.concurrency.exception_groups import unwrapped
 
 
 @contextmanager

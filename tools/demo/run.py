@@ -15,7 +15,7 @@ from pathlib import Path
 import trio
 
 import tools.demo
-from lattica.nat.base.exception_groups import leaves
+from lattica.nat.base.concurrency.exception_groups import leaves
 from tools.demo import checkpoint
 from tools.demo.crowd import play_crowd
 from tools.demo.homes import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lattica.nat.base.exception_groups import leaves
+from lattica.nat.base.concurrency.exception_groups import leaves
 
 
 class LabError(Exception):

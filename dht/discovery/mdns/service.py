@@ -27,13 +27,13 @@ from lattica.dht.discovery.mdns.messages import (
 from lattica.dht.discovery.mdns.sockets import GROUPS, MulticastSocket, is_on_link
 from lattica.dht.discovery.mdns.told import ToldPeers
 from lattica.dht.discovery.source import FoundPeer, Source
+from lattica.nat.base.concurrency.tasks import Tasks, keep
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.base.limits.token_bucket import TokenBucket, TokenBuckets, take
 from lattica.nat.base.net.addresses import split_peer
 from lattica.nat.base.net.ip import IpAddress
 from lattica.nat.base.net.multiaddr import Multiaddr
-from lattica.nat.base.tasks import Tasks, keep
 from lattica.nat.swarm.addresses.believed import judged
 
 logger = logging.getLogger(__name__)

@@ -21,8 +21,8 @@ from lattica.dht.topics.membership.core import (
 )
 from lattica.dht.topics.service.subscription import Subscription
 from lattica.dht.topics.signing import Message
+from lattica.nat.base.concurrency.exception_groups import single_error
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
-from lattica.nat.base.exception_groups import single_error
 from lattica.nat.base.in_process import InProcess
 from lattica.nat.base.keys.peer_id import PeerId
 

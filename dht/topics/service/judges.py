@@ -12,9 +12,9 @@ import trio
 from lattica.dht.topics.core.actions import Validate
 from lattica.dht.topics.core.router import Verdict
 from lattica.dht.topics.service.topic import Validator
+from lattica.nat.base.concurrency.tasks import Tasks
 from lattica.nat.base.foreign_code import settle
 from lattica.nat.base.peer_log import peer_log
-from lattica.nat.base.tasks import Tasks
 
 logger = logging.getLogger(__name__)
 

@@ -37,6 +37,7 @@ from lattica.dht.topics.service.subscribers import Subscribers
 from lattica.dht.topics.service.subscription import Subscription
 from lattica.dht.topics.service.topic import Topic, Validator
 from lattica.dht.topics.signing import Message, StrictSigning
+from lattica.nat.base.concurrency.tasks import Tasks
 from lattica.nat.base.errors import (
     LatticaError,
     LocalProtocolError,
@@ -49,7 +50,6 @@ from lattica.nat.base.limits.backoff import pause_after
 from lattica.nat.base.net.addresses import ip_of, relay_of
 from lattica.nat.base.net.ip import is_public_host
 from lattica.nat.base.net.network_groups import network_of
-from lattica.nat.base.tasks import Tasks
 from lattica.nat.base.wire import LengthPrefixed
 from lattica.nat.mux.connection import Direction
 from lattica.nat.mux.stream import Stream

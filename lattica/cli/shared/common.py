@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 from lattica.cli.shared.global_options import GlobalOptions
 from lattica.cli.shared.terminal import say, throw_away
+from lattica.nat.base.concurrency.exception_groups import leaves
 from lattica.nat.base.errors import ConfigError, LatticaError
-from lattica.nat.base.exception_groups import leaves
 
 if TYPE_CHECKING:
     import typer

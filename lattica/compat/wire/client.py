@@ -32,9 +32,9 @@ from lattica.compat.wire.streams import (
     send_body,
     send_frame,
 )
+from lattica.nat.base.concurrency.tasks import Tasks
 from lattica.nat.base.errors import LatticaError
 from lattica.nat.base.keys.peer_id import PeerId
-from lattica.nat.base.tasks import Tasks
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.host import Host
 from lattica.rpc.budget import ReceiveBudget

@@ -37,10 +37,10 @@ from lattica.compat.wire.streams import (
     send_body,
     send_frame,
 )
+from lattica.nat.base.concurrency.tasks import Tasks
 from lattica.nat.base.errors import LatticaError, RemoteProtocolError
 from lattica.nat.base.foreign_code import described, settle
 from lattica.nat.base.peer_log import peer_log
-from lattica.nat.base.tasks import Tasks
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.host import Host
 from lattica.rpc.budget import ReceiveBudget

@@ -30,8 +30,8 @@ from lattica.content.bitswap.record import PeerRecord
 from lattica.content.bitswap.wanted import Wanted
 from lattica.content.errors import ContentNotFoundError
 from lattica.content.manifest.cid import Cid
+from lattica.nat.base.concurrency.exception_groups import single_error
 from lattica.nat.base.errors import LatticaError
-from lattica.nat.base.exception_groups import single_error
 from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.events import PeerConnected, PeerDisconnected

@@ -39,13 +39,13 @@ from lattica.content.swarm.messages import (
 from lattica.content.swarm.providers import ProviderFinder
 from lattica.content.swarm.schedule import Schedule
 from lattica.content.ticket import Ticket
+from lattica.nat.base.concurrency.exception_groups import single_error
 from lattica.nat.base.errors import (
     IncompleteReadError,
     LatticaError,
     RemoteProtocolError,
     UnsupportedProtocolError,
 )
-from lattica.nat.base.exception_groups import single_error
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.peer_log import peer_log
 from lattica.nat.swarm.addresses.believed import believed

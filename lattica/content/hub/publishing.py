@@ -29,7 +29,7 @@ from lattica.content.protocol import MAX_SPAN_BYTES
 from lattica.content.publish.catalog import Publication, check_shards
 from lattica.content.publish.served import ServedWhole
 from lattica.content.publish.service import serving
-from lattica.nat.base.exception_groups import single_error
+from lattica.nat.base.concurrency.exception_groups import single_error
 from lattica.nat.swarm.host import Host
 
 

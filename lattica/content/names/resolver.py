@@ -21,8 +21,8 @@ from lattica.content.names.record import (
 from lattica.content.names.service import names_of
 from lattica.content.swarm.dht_finder import dht_finder
 from lattica.dht.errors import DhtError
+from lattica.nat.base.concurrency.exception_groups import single_error
 from lattica.nat.base.errors import LatticaError, RemoteProtocolError
-from lattica.nat.base.exception_groups import single_error
 from lattica.nat.base.net.addresses import with_peer
 
 if TYPE_CHECKING:

@@ -45,8 +45,8 @@ from lattica.content.manifest.paths import RESERVED_PREFIX, check_component, che
 from lattica.content.manifest.signing import sign_manifest
 from lattica.content.manifest.tensor_files.shards import check_index, is_index
 from lattica.content.publish.served import ServedWhole
+from lattica.nat.base.concurrency.exception_groups import single_error
 from lattica.nat.base.errors import LatticaError
-from lattica.nat.base.exception_groups import single_error
 from lattica.nat.base.keys.identity import Identity
 
 logger = logging.getLogger(__name__)

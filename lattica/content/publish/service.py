@@ -47,6 +47,7 @@ from lattica.content.swarm.messages import (
     encode_message,
 )
 from lattica.content.swarm.messages import Members as MembersMessage
+from lattica.nat.base.concurrency.exception_groups import single_error
 from lattica.nat.base.errors import (
     ConnectionClosedError,
     IncompleteReadError,
@@ -54,7 +55,6 @@ from lattica.nat.base.errors import (
     RemoteProtocolError,
     StreamResetError,
 )
-from lattica.nat.base.exception_groups import single_error
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.limits.places import Places, Source
 from lattica.nat.base.limits.shortages import is_shortage

@@ -46,8 +46,8 @@ from lattica.dht.topics.core.actions import Subscribed
 from lattica.dht.topics.core.router import Verdict
 from lattica.dht.topics.service.topic import Topic
 from lattica.dht.topics.signing import Message
+from lattica.nat.base.concurrency.exception_groups import single_error
 from lattica.nat.base.errors import LatticaError, LocalProtocolError, RemoteProtocolError
-from lattica.nat.base.exception_groups import single_error
 from lattica.nat.base.in_process import InProcess
 from lattica.nat.base.keys.identity import PeerId
 

@@ -23,7 +23,7 @@ from lattica.daemon.api.methods import Methods
 from lattica.daemon.api.methods.base import QUEUE, Emit
 from lattica.daemon.api.room import check_room
 from lattica.daemon.api.service_table import MAX_MESSAGE, SERVICE, MethodSpec, methods
-from lattica.nat.base.exception_groups import unwrapped
+from lattica.nat.base.concurrency.exception_groups import unwrapped
 from lattica.rpc.errors import StatusCode
 
 logger = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from lattica.daemon.errors import DaemonError
 from lattica.daemon.metrics.serving import serve_metrics
 from lattica.daemon.node.log_lines import LogLines
 from lattica.daemon.node.member import Member
+from lattica.nat.base.concurrency.exception_groups import unwrapped
 from lattica.nat.base.errors import ConfigError
-from lattica.nat.base.exception_groups import unwrapped
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector

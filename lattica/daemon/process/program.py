@@ -24,8 +24,8 @@ from lattica.daemon.process.channel import Channel
 from lattica.daemon.process.mirror import Mirror, Shown
 from lattica.daemon.process.values import Values
 from lattica.nat.base.checks import check_timeout
+from lattica.nat.base.concurrency.exception_groups import single_error
 from lattica.nat.base.errors import ConnectionClosedError, LatticaError
-from lattica.nat.base.exception_groups import single_error
 from lattica.nat.base.keys.identity import Identity, PeerId
 from lattica.nat.base.keys.peer_id import as_peer_id
 from lattica.nat.mux.budget import MemoryBudget

@@ -11,8 +11,8 @@ import trio
 
 from lattica.content.weights.options import WeightVersion
 from lattica.content.weights.subscriber import WeightSubscriber
+from lattica.nat.base.concurrency.exception_groups import single_error
 from lattica.nat.base.errors import LocalProtocolError
-from lattica.nat.base.exception_groups import single_error
 
 if TYPE_CHECKING:
     from lattica.node import Node

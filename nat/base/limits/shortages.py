@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 from typing import Final
 
-from lattica.nat.base.exception_groups import leaves
+from lattica.nat.base.concurrency.exception_groups import leaves
 
 _SHORTAGES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 

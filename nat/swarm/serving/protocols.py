@@ -9,8 +9,8 @@ from functools import partial
 
 import trio
 
+from lattica.nat.base.concurrency.exception_groups import leaves, unwrapped
 from lattica.nat.base.errors import LatticaError, LocalProtocolError, RemoteProtocolError
-from lattica.nat.base.exception_groups import leaves, unwrapped
 from lattica.nat.base.foreign_code import settle
 from lattica.nat.base.peer_log import peer_log
 from lattica.nat.mux.stream import Stream

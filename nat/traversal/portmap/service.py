@@ -20,6 +20,7 @@ from typing import assert_never
 
 import trio
 
+from lattica.nat.base.concurrency.watched import Watched
 from lattica.nat.base.net.addresses import (
     DIRECT_KINDS,
     ip_of,
@@ -31,7 +32,6 @@ from lattica.nat.base.net.interfaces import local_interfaces
 from lattica.nat.base.net.ip import IpAddress, is_public_host
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.net.own_sockets import own
-from lattica.nat.base.watched import Watched
 from lattica.nat.swarm.events import ListeningOn, NetworkChanged
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.portmap import pcp

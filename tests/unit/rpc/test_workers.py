@@ -13,7 +13,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from lattica.nat.base.tasks import Tasks
+from lattica.nat.base.concurrency.tasks import Tasks
 from lattica.rpc.server import workers as workers_module
 from lattica.rpc.server.workers import Patience, Workers
 

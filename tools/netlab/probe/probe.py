@@ -19,7 +19,7 @@ from typing import Final
 
 import trio
 
-from lattica.nat.base.exception_groups import leaves
+from lattica.nat.base.concurrency.exception_groups import leaves
 from tools.netlab.packets.stun import Endpoint
 from tools.netlab.probe.responder import serve
 from tools.netlab.probe.tcp import TcpProbe

@@ -34,8 +34,8 @@ from lattica.content.errors import ContentError, StorageError
 from lattica.content.manifest.chunking import CutFile, FileState, cut_file, hash_files
 from lattica.content.manifest.content_defined import AVERAGE_BYTES, cut_content
 from lattica.content.manifest.manifest import MAX_CHUNK_BYTES, Chunk, ChunkTable
+from lattica.nat.base.concurrency.exception_groups import single_error
 from lattica.nat.base.errors import LatticaError
-from lattica.nat.base.exception_groups import single_error
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from typing import Final, TypeVar
 
 import trio
 
+from lattica.nat.base.concurrency.exception_groups import single_error
 from lattica.nat.base.errors import LatticaError
-from lattica.nat.base.exception_groups import single_error
 
 P = TypeVar("P")
 

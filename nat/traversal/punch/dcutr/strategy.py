@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import trio
 
+from lattica.nat.base.concurrency.exception_groups import leaves
 from lattica.nat.base.errors import (
     ConnectionClosedError,
     DialAttempt,
@@ -16,7 +17,6 @@ from lattica.nat.base.errors import (
     ResourceLimitError,
     StreamResetError,
 )
-from lattica.nat.base.exception_groups import leaves
 from lattica.nat.base.net.addresses import Kind
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.mux.connection import Connection, Direction

@@ -21,13 +21,13 @@ from dataclasses import dataclass, field
 
 import trio
 
+from lattica.nat.base.concurrency.watched import Watched
 from lattica.nat.base.errors import AddressError, LatticaError, RemoteProtocolError
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.limits.backoff import Backoff
 from lattica.nat.base.net.addresses import Kind, ip_of, kind_of, parse_multiaddr, split_peer
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.net.names import resolve
-from lattica.nat.base.watched import Watched
 from lattica.nat.mux.connection import Connection, Direction
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.events import EventsLost, EventStream, NetworkChanged

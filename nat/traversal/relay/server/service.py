@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 
 import trio
 
+from lattica.nat.base.concurrency.exception_groups import leaves
 from lattica.nat.base.errors import LatticaError, RemoteProtocolError
-from lattica.nat.base.exception_groups import leaves
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.net.addresses import Kind, ip_of, kind_of, with_peer
 from lattica.nat.base.net.multiaddr import Multiaddr

@@ -13,11 +13,11 @@ import trio
 
 from lattica.config import NodeConfig
 from lattica.errors import ConnectionClosedError, LocalProtocolError
+from lattica.nat.base.concurrency.tasks import keep
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.base.net.addresses import Kind, kind_of
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.base.net.targets import TargetBudget
-from lattica.nat.base.tasks import keep
 from lattica.nat.mux.connection import Connection
 from lattica.nat.swarm.events import NetworkChanged, PathChanged
 from lattica.nat.traversal.config import TraversalConfig

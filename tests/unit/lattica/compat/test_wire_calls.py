@@ -18,8 +18,8 @@ from lattica.compat.pickles.writer import write_pickle
 from lattica.compat.wire.client import OriginalClient
 from lattica.compat.wire.messages import STREAM, UNARY
 from lattica.compat.wire.server import OriginalServer
+from lattica.nat.base.concurrency.tasks import Tasks
 from lattica.nat.base.keys.identity import PeerId
-from lattica.nat.base.tasks import Tasks
 from lattica.nat.config import MIB
 from lattica.nat.mux.stream import Stream
 from lattica.rpc.budget import ReceiveBudget

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattica.errors import ConfigError, RemoteProtocolError
-from lattica.nat.base.exception_groups import single_error
+from lattica.nat.base.concurrency.exception_groups import single_error
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.net.multiaddr import Multiaddr
 from lattica.nat.swarm.events import EventBus, NetworkChanged

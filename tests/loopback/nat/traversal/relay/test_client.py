@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from lattica.errors import AddressError
-from lattica.nat.base.exception_groups import single_error
+from lattica.nat.base.concurrency.exception_groups import single_error
 from lattica.nat.base.keys.identity import Identity
 from lattica.nat.base.net.addresses import Kind, kind_of
 from lattica.nat.base.net.multiaddr import Multiaddr

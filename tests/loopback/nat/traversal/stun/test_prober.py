@@ -11,8 +11,8 @@ import pytest
 import trio
 
 from lattica.errors import ConfigError
+from lattica.nat.base.concurrency.watched import Watched
 from lattica.nat.base.net.addresses import ip_of
-from lattica.nat.base.watched import Watched
 from lattica.nat.quic.endpoint import QuicEndpoint
 from lattica.nat.swarm.addresses.nat_report import Behaviour, NatReport
 from lattica.nat.swarm.addresses.own_addresses import OwnAddresses

@@ -11,8 +11,8 @@ import pytest
 import trio
 
 from lattica.errors import StreamResetError
+from lattica.nat.base.concurrency.tasks import Tasks
 from lattica.nat.base.peer_log import BURST
-from lattica.nat.base.tasks import Tasks
 from lattica.nat.base.wire import encode_length_prefixed, encode_uvarint
 from lattica.nat.mux.stream import Stream
 from lattica.rpc import (

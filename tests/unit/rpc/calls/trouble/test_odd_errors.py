@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import trio
 
+from lattica.nat.base.concurrency.exception_groups import leaves
 from lattica.nat.base.errors import LocalProtocolError
-from lattica.nat.base.exception_groups import leaves
 from lattica.rpc import (
     CallContext,
     InvalidArgumentError,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from lattica.nat.base.concurrency.exception_groups import leaves, single_error, unwrapped
 from lattica.nat.base.errors import LatticaError
-from lattica.nat.base.exception_groups import leaves, single_error, unwrapped
 
 BUG, OURS, SYSTEM = KeyError("bug"), LatticaError("ours"), OSError("system")
 

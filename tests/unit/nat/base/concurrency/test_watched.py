@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from lattica.nat.base.watched import Watched
+from lattica.nat.base.concurrency.watched import Watched
 
 
 async def test_is_there_already() -> None:
