@@ -13,9 +13,10 @@ import trio
 from lattica.dht.client.finding import PeerFinder
 from lattica.dht.client.peers import Peers
 from lattica.dht.client.provider_stream import ProviderStream
-from lattica.dht.client.provides import Provides
-from lattica.dht.client.providing import Provided, Providing
+from lattica.dht.client.providing.provides import Provides
+from lattica.dht.client.providing.providing import Provided, Providing
 from lattica.dht.client.reading import Reader
+from lattica.dht.client.ties import Ties
 from lattica.dht.client.told import host_of, judged
 from lattica.dht.client.values import Values
 from lattica.dht.client.writing import Writer
@@ -40,7 +41,6 @@ from lattica.dht.status import DhtStatus
 from lattica.dht.store.keeper import Keeper
 from lattica.dht.store.records import KINDS, RecordStore
 from lattica.dht.store.rows import Kind, Row
-from lattica.dht.ties import Ties
 from lattica.dht.upkeep import own as own_records
 from lattica.dht.upkeep import remembered
 from lattica.dht.upkeep.announce import Announcer

@@ -12,7 +12,7 @@ from lattica.nat.swarm.swarm import Swarm
 
 
 class SwarmTies:
-    """A swarm as the DHT's :class:`~lattica.dht.ties.Ties`.
+    """A swarm as the DHT's :class:`~lattica.dht.client.ties.Ties`.
 
     Args:
         bootstrap: peers of the configuration, as far as they are known.

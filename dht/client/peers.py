@@ -12,6 +12,7 @@ import trio
 
 from lattica.dht.client.questions import Questions
 from lattica.dht.client.region import widen
+from lattica.dht.client.ties import Ties
 from lattica.dht.client.told import host_of, judged
 from lattica.dht.config import PROTOCOL, DhtConfig
 from lattica.dht.kademlia.contact import Contact, network_group
@@ -19,7 +20,6 @@ from lattica.dht.kademlia.lookup import Lookup
 from lattica.dht.kademlia.messages import MAX_SENT_ADDRS, MessageType, Request, Response
 from lattica.dht.kademlia.network_size import SizeEstimator
 from lattica.dht.kademlia.routing_table import RoutingTable
-from lattica.dht.ties import Ties
 from lattica.nat.base.errors import (
     IncompleteReadError,
     LatticaError,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import trio
 
+from lattica.dht.client.ties import Ties
 from lattica.dht.client.told import DialBudget
 from lattica.dht.kademlia.contact import Contact
 from lattica.dht.kademlia.messages import (
@@ -17,7 +18,6 @@ from lattica.dht.kademlia.messages import (
     decode_response,
     encode,
 )
-from lattica.dht.ties import Ties
 from lattica.nat.base.errors import (
     ConnectionClosedError,
     IncompleteReadError,

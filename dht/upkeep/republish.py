@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from lattica.dht.client.providing import Providing
+from lattica.dht.client.providing.providing import Providing
 from lattica.dht.client.reading import Reader
 from lattica.dht.client.writing import Writer
 from lattica.dht.config import DhtConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lattica.dht.ties import Ties
+from lattica.dht.client.ties import Ties
 from lattica.dht.upkeep.mode import is_on_internet, serves
 from lattica.nat.swarm.events import (
     AddressesChanged,

@@ -12,6 +12,7 @@ import trio
 from lattica.compat.kad.store import OriginalStore
 from lattica.compat.kad.values import put_message
 from lattica.dht.client.questions import Questions
+from lattica.dht.client.ties import Ties
 from lattica.dht.kademlia.contact import Contact, key_of
 from lattica.dht.kademlia.messages import (
     MAX_MESSAGE,
@@ -23,7 +24,6 @@ from lattica.dht.kademlia.messages import (
     decode_response,
     encode,
 )
-from lattica.dht.ties import Ties
 from lattica.nat.base.errors import IncompleteReadError, LatticaError
 from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.base.net.addresses import split_peer

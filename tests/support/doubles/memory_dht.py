@@ -19,7 +19,7 @@ from tests.support.doubles.memory_host import MemoryHost, MemoryNet, memory_net
 
 
 class MemoryTies:
-    """A host in memory as the DHT's :class:`~lattica.dht.ties.Ties`."""
+    """A host in memory as the DHT's :class:`~lattica.dht.client.ties.Ties`."""
 
     def __init__(self, host: MemoryHost, bootstrap: Sequence[PeerId] = ()) -> None:
         self._host = host

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from lattica.dht.client.providing.early import EarlyProvide
 from lattica.dht.kademlia.contact import KEY_BITS, Contact, common_prefix
 from lattica.dht.kademlia.lookup import Lookup
 from lattica.dht.kademlia.network_size import REGION_GROUP_LIMIT
 from lattica.dht.kademlia.routing_table import random_key
-from lattica.dht.provide.early import EarlyProvide
 from tools.bench.dht.network import Network
 from tools.bench.dht.nodes import Answer, Question, SimNode
 

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from lattica.dht.client.providing.sweep import Sweep
 from lattica.dht.kademlia.contact import key_of
 from lattica.dht.kademlia.lookup import Lookup
-from lattica.dht.provide.sweep import Sweep
 from lattica.dht.store.rows import Row, RowId
 from lattica.dht.upkeep.own import OwnRecords
 from lattica.nat.base.keys.peer_id import PeerId

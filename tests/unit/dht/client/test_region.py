@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from lattica.dht.client.peers import Peers
-from lattica.dht.client.providing import Providing
+from lattica.dht.client.providing.providing import Providing
 from lattica.dht.client.reading import Reader
 from lattica.dht.client.writing import Writer
 from lattica.dht.config import DhtConfig

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from lattica.dht.client.providing import Providing
+from lattica.dht.client.providing.providing import Providing
 from lattica.nat.base.errors import LocalProtocolError
 
 MOST = 64

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 
+from lattica.dht.client.providing.early import ENOUGH, EarlyProvide
 from lattica.dht.kademlia.contact import KEY_BITS
 from lattica.dht.kademlia.network_size import SizeEstimator
-from lattica.dht.provide.early import ENOUGH, EarlyProvide
 
 PEERS = 2000
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import trio
 
 from lattica.dht.client.peers import Peers
+from lattica.dht.client.providing.early import EarlyProvide
+from lattica.dht.client.providing.sweep import Sweep
 from lattica.dht.client.reading import Reader
 from lattica.dht.client.writing import Writer
 from lattica.dht.kademlia.contact import Contact, key_of
 from lattica.dht.kademlia.messages import MessageType, Request, Response
-from lattica.dht.provide.early import EarlyProvide
-from lattica.dht.provide.sweep import Sweep
 
 _BATCH = 512
 """Keys that are sent to a peer at a time, as soon as there are so many for it."""

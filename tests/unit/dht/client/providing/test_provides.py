@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import trio
 
-from lattica.dht.client.provides import MOST, Provides
+from lattica.dht.client.providing.provides import MOST, Provides
 from lattica.errors import LatticaError, LocalProtocolError
 from lattica.nat.base.errors import NotConnectedError
 

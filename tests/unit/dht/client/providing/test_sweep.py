@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lattica.dht.client.providing.sweep import Covered, Sweep
 from lattica.dht.kademlia.contact import KEY_BITS, key_of
-from lattica.dht.provide.sweep import Covered, Sweep
 from tests.support.dht.kademlia import contact
 
 

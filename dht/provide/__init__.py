@@ -1,1 +1,0 @@
-"""Providing many keys at once, region by region. Pure."""
