@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 E = TypeVar("E")
 
 RPC = ("lattica.rpc.rpc",)
-DHT = ("lattica.dht.dht", "lattica.dht_ties")
+DHT = ("lattica.dht.dht", "lattica.node.dht_ties")
 TOPICS = (
     "lattica.dht.topics.service.topics",
-    "lattica.discovery",
+    "lattica.node.discovery",
     "lattica.nat.quic.qh3.signatures",
 )
-DISCOVERY = (*DHT, "lattica.dht.rendezvous.service", "lattica.discovery")
+DISCOVERY = (*DHT, "lattica.dht.rendezvous.service", "lattica.node.discovery")
 DOCUMENTS = (*TOPICS, "lattica.crdt.store.store")
 """What the parts of a node import when they are first asked for; for :func:`import_here`."""
 _CONTENT = (

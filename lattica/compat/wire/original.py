@@ -13,13 +13,13 @@ from lattica.compat.wire.circuits import Circuits
 from lattica.compat.wire.client import OriginalClient
 from lattica.compat.wire.messages import UNARY
 from lattica.compat.wire.server import OriginalServer
-from lattica.dht_ties import SwarmTies
 from lattica.nat.base.concurrency.tasks import Tasks
 from lattica.nat.base.errors import LatticaError
 from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.mux.connection import Connection
 from lattica.nat.swarm.events import PeerDisconnected
 from lattica.node import Node
+from lattica.node.dht_ties import SwarmTies
 from lattica.rpc.budget import ReceiveBudget
 
 _AGENT: Final = "rust-libp2p/"

@@ -57,7 +57,7 @@ def said(caplog: pytest.LogCaptureFixture, level: int = logging.INFO) -> list[st
     return [
         record.getMessage()
         for record in caplog.records
-        if record.name == "lattica.bootstrap" and record.levelno >= level
+        if record.name == "lattica.node.bootstrap" and record.levelno >= level
     ]
 
 

@@ -21,7 +21,7 @@ PACED = {
     "nat/swarm/dialing/race.py": "of our own dials",
     "nat/traversal/relay/client/client.py": "one a change, and changes are paced by back-off",
     "nat/traversal/path_manager.py": "an internal error of our own attempts, paced by the plan",
-    "lattica/bootstrap.py": "one a change, and redialing is paced",
+    "lattica/node/bootstrap.py": "one a change, and redialing is paced",
 }
 """Files whose lines about peers need no limit, and why."""
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, NoReturn, cast
 
 import trio
 
-from lattica.bootstrap import BootstrapPeers
 from lattica.config import NodeConfig, load_config, require_config
 from lattica.dht.errors import DhtError
 from lattica.dht.topics.service.records import PeerRecords
@@ -44,6 +43,7 @@ from lattica.nat.swarm.serving.protocols import APPLICATION, StreamHandler
 from lattica.nat.swarm.status import ConnectionStatus, PathStatus, PeerStatus
 from lattica.nat.swarm.swarm import Swarm
 from lattica.nat.traversal.parts import Traversal
+from lattica.node.bootstrap import BootstrapPeers
 
 if TYPE_CHECKING:
     from lattica.crdt.store.store import Store
@@ -78,8 +78,8 @@ class Node(NodeInProcess):
     Entering raises :class:`~lattica.errors.ListenError`, `IdentityError`, `KeyInUseError` (the
     key file is another node's while that runs) or `AddressError`. Leaving closes all connections
     within `Timeouts.shutdown` seconds. In between it stays connected to the peers of
-    `config.bootstrap` (:mod:`lattica.bootstrap`), and tells of those that are unreachable in the
-    log.
+    `config.bootstrap` (:mod:`lattica.node.bootstrap`), and tells of those that are unreachable in
+    the log.
     All methods must be called in the trio thread; threads and asyncio have
     :class:`lattica.Lattica` and :class:`lattica.AsyncLattica`.
 
@@ -262,8 +262,8 @@ class Node(NodeInProcess):
         if self._topics is None:
             nursery = self._running("node.topics")
             from lattica.dht.topics.service.topics import Topics
-            from lattica.discovery import seek_members
             from lattica.nat.quic.qh3.signatures import ed25519_signer
+            from lattica.node.discovery import seek_members
 
             self._topics = Topics(
                 self,
@@ -289,7 +289,7 @@ class Node(NodeInProcess):
         """
         if self._discovery is None:
             nursery = self._running("node.discovery")
-            from lattica.discovery import make_discovery
+            from lattica.node.discovery import make_discovery
 
             self._discovery = make_discovery(self, nursery, self._identify.own_record)
         return self._discovery
@@ -315,7 +315,7 @@ class Node(NodeInProcess):
         if self._store is None:
             nursery = self._running("node.store")
             from lattica.crdt.store.store import Store
-            from lattica.discovery import DocumentDiscovery, DocumentTopic, finds_strangers
+            from lattica.node.discovery import DocumentDiscovery, DocumentTopic, finds_strangers
 
             self._store = Store(
                 self,
@@ -359,7 +359,7 @@ class Node(NodeInProcess):
         if self._dht is None:
             nursery = self._running("node.dht")
             from lattica.dht.dht import Dht
-            from lattica.dht_ties import SwarmTies
+            from lattica.node.dht_ties import SwarmTies
 
             config = self.config.dht
             path = config.store_path
