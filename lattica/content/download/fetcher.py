@@ -58,13 +58,13 @@ from lattica.content.manifest.lists import with_lists
 from lattica.content.manifest.manifest import Manifest
 from lattica.content.manifest.signing import check_signer
 from lattica.content.manifest.tensor_files.shards import check_index, is_index
-from lattica.content.pace import Pace
 from lattica.content.publish.served import Served
 from lattica.content.publish.service import ContentService, served_here
 from lattica.content.swarm.messages import Member
 from lattica.content.swarm.providers import ProviderFinder
 from lattica.content.ticket import Ticket
 from lattica.nat.base.errors import LatticaError
+from lattica.nat.base.limits.pace import Pace
 from lattica.nat.swarm.host import Host
 
 logger = logging.getLogger(__name__)

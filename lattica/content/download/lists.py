@@ -17,7 +17,7 @@ from lattica.content.errors import ContentError
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.lists import NumberedList, lists_in, with_lists
 from lattica.content.manifest.manifest import Manifest
-from lattica.content.pace import Pace
+from lattica.nat.base.limits.pace import Pace
 
 logger = logging.getLogger(__name__)
 

@@ -31,11 +31,11 @@ from lattica.content.errors import ContentError, ContentNotFoundError, Integrity
 from lattica.content.manifest.chunking import FileState
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.manifest import Manifest
-from lattica.content.pace import Pace
 from lattica.content.protocol import MAX_SPAN_BYTES
 from lattica.content.publish.served import NotHereError
 from lattica.content.swarm.providers import ProviderFinder
 from lattica.nat.base.errors import LatticaError
+from lattica.nat.base.limits.pace import Pace
 from lattica.nat.swarm.host import Host
 
 logger = logging.getLogger(__name__)

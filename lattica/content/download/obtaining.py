@@ -21,7 +21,6 @@ from lattica.content.download.plan import Plan
 from lattica.content.download.providers.contact import Contact, Retries
 from lattica.content.download.providers.link import RETRIED, Arrived, Link
 from lattica.content.errors import ContentError, ContentNotFoundError, IntegrityError
-from lattica.content.pace import Pace
 from lattica.content.swarm.candidates import Candidates
 from lattica.content.swarm.messages import (
     HOLDINGS,
@@ -47,6 +46,7 @@ from lattica.nat.base.errors import (
     UnsupportedProtocolError,
 )
 from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.limits.pace import Pace
 from lattica.nat.base.peer_log import peer_log
 from lattica.nat.swarm.addresses.believed import believed
 from lattica.nat.swarm.host import Host

@@ -21,7 +21,6 @@ import trio
 from lattica.content.errors import ContentChangedError
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.manifest import MAX_CHUNK_BYTES
-from lattica.content.pace import PACED_PIECE, Pace
 from lattica.content.protocol import (
     PROTOCOL,
     ContentServerCore,
@@ -56,6 +55,7 @@ from lattica.nat.base.errors import (
     StreamResetError,
 )
 from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.limits.pace import PACED_PIECE, Pace
 from lattica.nat.base.limits.places import Places, Source
 from lattica.nat.base.limits.shortages import is_shortage
 from lattica.nat.base.peer_log import peer_log

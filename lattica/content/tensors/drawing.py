@@ -15,11 +15,11 @@ from lattica.content.download.providers.contact import Contact, Retries
 from lattica.content.errors import ContentError
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.tensor_files.safetensors_header import Tensor
-from lattica.content.pace import Pace
 from lattica.content.protocol import MAX_SPAN_BYTES
 from lattica.content.publish.served import Served
 from lattica.content.swarm.providers import ProviderFinder
 from lattica.content.tensors.placing import Placing
+from lattica.nat.base.limits.pace import Pace
 from lattica.nat.swarm.host import Host
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,6 @@ from lattica.content.download.plan import Span
 from lattica.content.errors import ContentError, ContentNotFoundError, IntegrityError
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.lists import NumberedList
-from lattica.content.pace import Pace
 from lattica.content.protocol import Answer, Begun, Body, ContentClientCore, Refusal, Refused
 from lattica.content.swarm.schedule import Schedule
 from lattica.nat.base.errors import (
@@ -28,6 +27,7 @@ from lattica.nat.base.errors import (
     StreamResetError,
 )
 from lattica.nat.base.keys.identity import PeerId
+from lattica.nat.base.limits.pace import Pace
 from lattica.nat.mux.stream import Stream
 
 _JOINED_WRONG = 2

@@ -7,12 +7,12 @@ import random
 import pytest
 
 from lattica.content.manifest.cid import Cid
-from lattica.content.pace import Pace
 from lattica.content.swarm.candidates import FAILED_PAUSE, MAX_CANDIDATES, Candidates
 from lattica.content.swarm.holdings import Holdings
 from lattica.content.swarm.members import CLAIM_LIFE, MAX_DEFERRALS, MAX_UNTOLD, Members
 from lattica.content.swarm.messages import MAX_MEMBERS, MAX_NUMBERS, Hello, Member, Sending
 from lattica.nat.base.keys.identity import Identity, PeerId
+from lattica.nat.base.limits.pace import Pace
 from lattica.nat.base.net.multiaddr import Multiaddr
 
 PEERS = [Identity.generate().peer_id for _ in range(MAX_MEMBERS + 3)]

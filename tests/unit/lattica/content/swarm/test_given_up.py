@@ -16,11 +16,11 @@ from lattica.content.download.providers.contact import Contact
 from lattica.content.download.providers.link import Arrived, Kept, Link
 from lattica.content.errors import IntegrityError
 from lattica.content.manifest.cid import Cid
-from lattica.content.pace import Pace
 from lattica.content.protocol import Body
 from lattica.content.swarm.messages import Has
 from lattica.content.swarm.schedule import Schedule
 from lattica.nat.base.keys.peer_id import PeerId
+from lattica.nat.base.limits.pace import Pace
 
 PEER, OTHER = (PeerId(b"\x12\x20" + bytes([number]) * 32) for number in (1, 2))
 CHUNKS = 2

@@ -17,7 +17,6 @@ from lattica.content.errors import ContentError
 from lattica.content.manifest.cid import Cid
 from lattica.content.manifest.manifest import ChunkTable, FileEntry, Manifest
 from lattica.content.manifest.tensor_files.safetensors_header import Tensor
-from lattica.content.pace import Pace
 from lattica.content.protocol import (
     PROTOCOL,
     ContentServerCore,
@@ -26,6 +25,7 @@ from lattica.content.protocol import (
 )
 from lattica.content.tensors.drawing import TensorDraw, drawn
 from lattica.content.tensors.placing import Placed, Placing, fresh_memory
+from lattica.nat.base.limits.pace import Pace
 from lattica.nat.mux.stream import Stream
 from tests.support.doubles.memory_host import memory_net
 
