@@ -10,10 +10,9 @@
 | :mod:`~lattica.rpc.protocol` | both planes on the wire: codecs and pure cores |
 | :mod:`~lattica.rpc.client` | stubs, retries, balancing, and the calling side of both planes |
 | :mod:`~lattica.rpc.server` | sessions, handlers and the serving side of both planes |
-| :mod:`~lattica.rpc.data_stream`, :mod:`~lattica.rpc.budget` | what both sides use |
+| :mod:`~lattica.rpc.data_plane` | its streams, and memory that peers on one machine share |
 | :mod:`~lattica.rpc.leases`, :mod:`~lattica.rpc.lending` | buffers that are lent |
-| :mod:`~lattica.rpc.shared` | memory that peers on one machine have together |
-| :mod:`~lattica.rpc.statistics`, :mod:`~lattica.rpc.prometheus` | what is counted |
+| :mod:`~lattica.rpc.telemetry`, :mod:`~lattica.rpc.prometheus` | what is counted |
 | :mod:`~lattica.rpc.ports`, :mod:`~lattica.rpc.grpc_bridge` | TCP services and gRPC over it |
 
 All of it stands on a :class:`~lattica.nat.swarm.host.Host`. The names below are for users; they are

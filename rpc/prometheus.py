@@ -1,7 +1,7 @@
 """What RPC counts, in Prometheus' terms. Needs prometheus_client, which is the program's own.
 
 No label grows with the number of peers: methods are those that are served or called here, at most
-:data:`~lattica.rpc.statistics.MAX_METHODS` of the latter.
+:data:`~lattica.rpc.telemetry.statistics.MAX_METHODS` of the latter.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from lattica.rpc.statistics import BUCKETS, RpcStatistics
+from lattica.rpc.telemetry.statistics import BUCKETS, RpcStatistics
 
 
 class RpcCollector(Collector):

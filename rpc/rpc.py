@@ -15,26 +15,31 @@ from lattica.nat.base.errors import AddressError, LocalProtocolError
 from lattica.nat.base.keys.identity import PeerId, parse_peer_id
 from lattica.nat.swarm.events import EventsLost, PathChanged
 from lattica.nat.swarm.host import Host
-from lattica.rpc.budget import ReceiveBudget
 from lattica.rpc.client.balance import FixedProviders, Resolver
 from lattica.rpc.client.client import Client, Providers
 from lattica.rpc.client.options import DEFAULT
 from lattica.rpc.client.peer import Peer
 from lattica.rpc.client.stubs import NamedStub, Stub
 from lattica.rpc.config import RpcConfig
+from lattica.rpc.data_plane.budget import ReceiveBudget
+from lattica.rpc.data_plane.heavy import HeavyWork
+from lattica.rpc.data_plane.shared.sharing import SharedMemory
 from lattica.rpc.encoding.registry import TypeRegistry
 from lattica.rpc.errors import StatusCode
-from lattica.rpc.heavy import HeavyWork
 from lattica.rpc.leases.ref import BufferRef
 from lattica.rpc.lending.lending import Lending
 from lattica.rpc.server.methods import Authorize
 from lattica.rpc.server.server import Server
 from lattica.rpc.services.definition import as_class, define
-from lattica.rpc.shared.sharing import SharedMemory
-from lattica.rpc.statistics import MethodCounters, MethodStatistics, RpcStatistics, Traffic
+from lattica.rpc.telemetry.statistics import (
+    MethodCounters,
+    MethodStatistics,
+    RpcStatistics,
+    Traffic,
+)
 
 if TYPE_CHECKING:
-    from lattica.rpc.tracing import Tracing
+    from lattica.rpc.telemetry.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -287,7 +292,7 @@ async def open_rpc(host: Host, config: RpcConfig | None = None) -> AsyncIterator
 
 def _tracing() -> Tracing:
     try:
-        from lattica.rpc.tracing import Tracing
+        from lattica.rpc.telemetry.tracing import Tracing
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != "opentelemetry":
             raise

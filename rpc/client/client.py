@@ -15,7 +15,6 @@ import trio
 from lattica.nat.base.concurrency.tasks import Tasks
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.swarm.host import Host
-from lattica.rpc.budget import ReceiveBudget
 from lattica.rpc.client.balance import Balancer, Resolver
 from lattica.rpc.client.begun import BegunCall, Done
 from lattica.rpc.client.data import DataLink
@@ -25,6 +24,9 @@ from lattica.rpc.client.peer import Peer
 from lattica.rpc.client.response import ResponseStream
 from lattica.rpc.client.retry import RetryBudget, pause_before
 from lattica.rpc.config import RpcConfig
+from lattica.rpc.data_plane.budget import ReceiveBudget
+from lattica.rpc.data_plane.heavy import HeavyWork
+from lattica.rpc.data_plane.shared.sharing import SharedMemory
 from lattica.rpc.encoding.decoder import Decoder
 from lattica.rpc.encoding.encoder import Encoded, Encoder
 from lattica.rpc.encoding.registry import TypeRegistry
@@ -34,13 +36,11 @@ from lattica.rpc.errors import (
     StatusCode,
     UnavailableError,
 )
-from lattica.rpc.heavy import HeavyWork
 from lattica.rpc.services.definition import Kind, Method
-from lattica.rpc.shared.sharing import SharedMemory
-from lattica.rpc.statistics import MAX_METHODS, MethodCounters, Traffic
+from lattica.rpc.telemetry.statistics import MAX_METHODS, MethodCounters, Traffic
 
 if TYPE_CHECKING:
-    from lattica.rpc.tracing import Tracing
+    from lattica.rpc.telemetry.tracing import Tracing
 
 _pack: Final = msgpack.Packer().pack
 _RESOLVE_EVERY: Final = 5.0

@@ -15,7 +15,7 @@ from lattica.nat.base.errors import (
     StreamResetError,
     UnsupportedProtocolError,
 )
-from lattica.rpc.data_stream import DataStream, Message
+from lattica.rpc.data_plane.data_stream import DataStream, Message
 from lattica.rpc.encoding.encoder import Encoded
 from lattica.rpc.errors import (
     DeadlineExceededError,

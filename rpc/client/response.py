@@ -12,7 +12,7 @@ import trio
 from lattica.nat.base.errors import LatticaError, RemoteProtocolError, StreamResetError
 from lattica.nat.base.foreign_code import settle
 from lattica.rpc.client.data import DataLink, lost, result_of
-from lattica.rpc.data_stream import DataStream, Message
+from lattica.rpc.data_plane.data_stream import DataStream, Message
 from lattica.rpc.encoding.encoder import Encoded
 from lattica.rpc.errors import (
     CallCancelledError,
@@ -22,11 +22,11 @@ from lattica.rpc.errors import (
     StatusCode,
 )
 from lattica.rpc.protocol.messages import Kind
-from lattica.rpc.statistics import MethodCounters
+from lattica.rpc.telemetry.statistics import MethodCounters
 
 if TYPE_CHECKING:
     from lattica.rpc.client.client import Client
-    from lattica.rpc.tracing import CallSpan
+    from lattica.rpc.telemetry.tracing import CallSpan
 
 _NIL: Final = Encoded(b"\xc0")
 

@@ -33,7 +33,7 @@ from lattica.rpc.leases.keeping import MOST_IN_BEAT, Keeping
 from lattica.rpc.leases.ref import MAX_TTL, REF_NAME, BufferRef
 from lattica.rpc.lending.service import SERVICE, LeaseService
 from lattica.rpc.server.server import Server
-from lattica.rpc.statistics import LeaseStatistics
+from lattica.rpc.telemetry.statistics import LeaseStatistics
 
 T = TypeVar("T")
 

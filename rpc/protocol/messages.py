@@ -12,8 +12,8 @@ messages:
 A caller gives a call up by resetting the stream. The kind's bit 0x40 says
 that the sender takes no further call on the stream, 0x20 that the body is compressed
 (:mod:`lattica.rpc.encoding.compression`), 0x10 that references to shared memory stand for its large
-buffers (:mod:`lattica.rpc.shared.messages`). FETCH asks for the large result of a call of the
-control plane.
+buffers (:mod:`lattica.rpc.data_plane.shared.messages`). FETCH asks for the large result of a call
+of the control plane.
 """
 
 from __future__ import annotations

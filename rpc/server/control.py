@@ -42,7 +42,7 @@ from lattica.rpc.server.methods import ServedMethod
 
 if TYPE_CHECKING:
     from lattica.rpc.server.server import Server
-    from lattica.rpc.tracing import Tracing
+    from lattica.rpc.telemetry.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import trio
 
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.mux.stream import Stream
-from lattica.rpc.data_stream import DataStream, Message
+from lattica.rpc.data_plane.data_stream import DataStream, Message
 from lattica.rpc.encoding.encoder import Encoded
 from lattica.rpc.errors import (
     DataLossError,
@@ -37,7 +37,7 @@ from lattica.rpc.services.context import CallContext
 
 if TYPE_CHECKING:
     from lattica.rpc.server.server import Server
-    from lattica.rpc.tracing import ServedSpan
+    from lattica.rpc.telemetry.tracing import ServedSpan
 
 _NIL = Encoded(b"\xc0")
 

@@ -25,7 +25,7 @@ from lattica.rpc.server.threads import HandlerThreads
 from lattica.rpc.server.workers import Patience
 from lattica.rpc.services.context import CallContext
 from lattica.rpc.services.definition import Method
-from lattica.rpc.statistics import MethodCounters
+from lattica.rpc.telemetry.statistics import MethodCounters
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,10 @@ from lattica.nat.base.concurrency.tasks import Tasks
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.swarm.host import Host
-from lattica.rpc.budget import ReceiveBudget
 from lattica.rpc.config import RpcConfig
+from lattica.rpc.data_plane.budget import ReceiveBudget
+from lattica.rpc.data_plane.heavy import HeavyWork, is_heavy
+from lattica.rpc.data_plane.shared.sharing import SharedMemory
 from lattica.rpc.encoding.decoder import Decoder
 from lattica.rpc.encoding.encoder import Encoded, Encoder
 from lattica.rpc.encoding.registry import TypeRegistry
@@ -25,7 +27,6 @@ from lattica.rpc.errors import (
     RpcError,
     UnimplementedError,
 )
-from lattica.rpc.heavy import HeavyWork, is_heavy
 from lattica.rpc.protocol.frames import CONTROL
 from lattica.rpc.protocol.messages import DATA
 from lattica.rpc.server.control import ControlPlane
@@ -35,11 +36,10 @@ from lattica.rpc.server.threads import HandlerThreads
 from lattica.rpc.server.workers import Workers
 from lattica.rpc.services.context import CallContext, Lend
 from lattica.rpc.services.definition import Service, define, define_method
-from lattica.rpc.shared.sharing import SharedMemory
-from lattica.rpc.statistics import MethodCounters, Traffic
+from lattica.rpc.telemetry.statistics import MethodCounters, Traffic
 
 if TYPE_CHECKING:
-    from lattica.rpc.tracing import Tracing
+    from lattica.rpc.telemetry.tracing import Tracing
 
 _OWNER = "rpc"
 

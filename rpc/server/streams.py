@@ -10,7 +10,7 @@ import trio
 
 from lattica.nat.base.concurrency.tasks import Tasks
 from lattica.nat.base.errors import RemoteProtocolError
-from lattica.rpc.data_stream import DataStream, Message
+from lattica.rpc.data_plane.data_stream import DataStream, Message
 from lattica.rpc.encoding.annotations import Checker
 from lattica.rpc.encoding.arrays import RefusedValueError
 from lattica.rpc.errors import InvalidArgumentError

@@ -37,7 +37,7 @@ from lattica.nat.base.errors import LatticaError
 from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.host import Host
-from lattica.rpc.budget import ReceiveBudget
+from lattica.rpc.data_plane.budget import ReceiveBudget
 
 _MAX_STREAMS: Final = 256
 """Calls over streams to one peer at a time; further ones wait."""

@@ -20,7 +20,7 @@ from lattica.nat.mux.connection import Connection
 from lattica.nat.swarm.events import PeerDisconnected
 from lattica.node import Node
 from lattica.node.dht_ties import SwarmTies
-from lattica.rpc.budget import ReceiveBudget
+from lattica.rpc.data_plane.budget import ReceiveBudget
 
 _AGENT: Final = "rust-libp2p/"
 """How nodes of the original call themselves. Nodes of ours serve the same protocols."""

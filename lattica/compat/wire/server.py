@@ -43,7 +43,7 @@ from lattica.nat.base.foreign_code import described, settle
 from lattica.nat.base.peer_log import peer_log
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.host import Host
-from lattica.rpc.budget import ReceiveBudget
+from lattica.rpc.data_plane.budget import ReceiveBudget
 from lattica.rpc.errors import ResourceExhaustedError
 from lattica.rpc.server.streams import ThreadedIterator
 from lattica.rpc.server.threads import HandlerThreads, NetworkThreads

@@ -13,7 +13,7 @@ from lattica.compat.wire.messages import MAX_FRAME, PART, Frame, Part, decode_fr
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.keys.peer_id import PeerId
 from lattica.nat.mux.stream import Stream
-from lattica.rpc.budget import ReceiveBudget
+from lattica.rpc.data_plane.budget import ReceiveBudget
 
 PATIENCE: Final = 30.0
 """Seconds in which some of what a peer has announced comes, or some of what it gets is taken."""

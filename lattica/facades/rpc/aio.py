@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lattica.rpc.leases.ref import BufferRef
     from lattica.rpc.rpc import Target
     from lattica.rpc.server.methods import Authorize
-    from lattica.rpc.statistics import RpcStatistics
+    from lattica.rpc.telemetry.statistics import RpcStatistics
 
 S = TypeVar("S")
 T = TypeVar("T")

@@ -19,9 +19,9 @@ import trio
 from lattica import Node
 from lattica.config import load_config
 from lattica.rpc import RpcError, UnavailableError, with_options
-from lattica.rpc.shared import memory, sharing
-from lattica.rpc.shared.messages import SECRET_BYTES
-from lattica.rpc.shared.slots import SLOT
+from lattica.rpc.data_plane.shared import memory, sharing
+from lattica.rpc.data_plane.shared.messages import SECRET_BYTES
+from lattica.rpc.data_plane.shared.slots import SLOT
 from tests.support.rpc.services import Workshop
 
 pytestmark = pytest.mark.skipif(not memory.IS_AVAILABLE, reason="there is no memfd_create(2) here")

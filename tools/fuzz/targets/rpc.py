@@ -5,6 +5,23 @@ from __future__ import annotations
 import datetime
 
 from lattica.errors import RemoteProtocolError
+from lattica.rpc.data_plane.shared.messages import (
+    NAME_BYTES,
+    REFERENCE_BYTES,
+    SECRET_BYTES,
+    Answer,
+    Offer,
+    RecordKind,
+    decode_answer,
+    decode_offer,
+    decode_records,
+    decode_reference,
+    encode_answer,
+    encode_offer,
+    encode_record,
+    encode_reference,
+)
+from lattica.rpc.data_plane.shared.slots import Holder, ReceiverSlots, SenderSlots
 from lattica.rpc.encoding.arrays import RefusedValueError
 from lattica.rpc.encoding.decoder import Decoder
 from lattica.rpc.encoding.encoder import Encoder
@@ -31,23 +48,6 @@ from lattica.rpc.protocol.messages import (
     head_of_call,
 )
 from lattica.rpc.protocol.server_core import Hello, Request, ServerCore
-from lattica.rpc.shared.messages import (
-    NAME_BYTES,
-    REFERENCE_BYTES,
-    SECRET_BYTES,
-    Answer,
-    Offer,
-    RecordKind,
-    decode_answer,
-    decode_offer,
-    decode_records,
-    decode_reference,
-    encode_answer,
-    encode_offer,
-    encode_record,
-    encode_reference,
-)
-from lattica.rpc.shared.slots import Holder, ReceiverSlots, SenderSlots
 from tools.fuzz.target import Target, Violation
 from tools.fuzz.targets.pieces import in_pieces, option
 

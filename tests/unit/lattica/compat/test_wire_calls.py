@@ -22,7 +22,7 @@ from lattica.nat.base.concurrency.tasks import Tasks
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.config import MIB
 from lattica.nat.mux.stream import Stream
-from lattica.rpc.budget import ReceiveBudget
+from lattica.rpc.data_plane.budget import ReceiveBudget
 from tests.support.doubles.memory_host import memory_net
 
 

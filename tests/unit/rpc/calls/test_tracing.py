@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind
 
 from lattica.rpc import DeadlineExceededError, RpcConfig, with_options
-from lattica.rpc.tracing import Tracing
+from lattica.rpc.telemetry.tracing import Tracing
 from tests.support.rpc.pair import Pair, rpc_pair
 
 

@@ -11,10 +11,7 @@ import trio
 
 from lattica.nat.config import MIB
 from lattica.nat.mux.connection import Connection
-from lattica.rpc.leases.book import ID_BYTES
-from lattica.rpc.leases.keeping import MOST_IN_BEAT
-from lattica.rpc.protocol.frames import encode_request
-from lattica.rpc.shared.messages import (
+from lattica.rpc.data_plane.shared.messages import (
     MOST_BYTES,
     NAME_BYTES,
     SECRET_BYTES,
@@ -23,6 +20,9 @@ from lattica.rpc.shared.messages import (
     decode_answer,
     encode_offer,
 )
+from lattica.rpc.leases.book import ID_BYTES
+from lattica.rpc.leases.keeping import MOST_IN_BEAT
+from lattica.rpc.protocol.frames import encode_request
 from tools.attack.attack import Attack, Victim
 from tools.attack.attacks.rpc.caller import as_many, make_calls, request, send, session
 

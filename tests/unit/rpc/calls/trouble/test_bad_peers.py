@@ -25,8 +25,8 @@ from lattica.rpc import (
     open_rpc,
     with_options,
 )
-from lattica.rpc.budget import SLOW
-from lattica.rpc.data_stream import BODY_STALL
+from lattica.rpc.data_plane.budget import SLOW
+from lattica.rpc.data_plane.data_stream import BODY_STALL
 from lattica.rpc.protocol.client_core import ClientCore
 from lattica.rpc.protocol.frames import (
     CONTROL,

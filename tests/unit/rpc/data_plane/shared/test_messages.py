@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lattica.nat.base.errors import RemoteProtocolError
-from lattica.rpc.protocol.messages import Kind, PrefixReader, encode_prefix
-from lattica.rpc.shared.messages import (
+from lattica.rpc.data_plane.shared.messages import (
     INLINE,
     INLINE_REFERENCE,
     NAME_BYTES,
@@ -31,6 +30,7 @@ from lattica.rpc.shared.messages import (
     encode_record,
     encode_reference,
 )
+from lattica.rpc.protocol.messages import Kind, PrefixReader, encode_prefix
 
 u32 = st.integers(0, 2**32 - 1)
 

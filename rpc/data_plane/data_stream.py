@@ -13,8 +13,19 @@ import trio
 from lattica.nat.base.errors import IncompleteReadError, LatticaError
 from lattica.nat.base.limits.places import Source
 from lattica.nat.mux.stream import Stream
-from lattica.rpc.budget import ReceiveBudget
 from lattica.rpc.config import CONTROL_BODY, RpcConfig
+from lattica.rpc.data_plane.budget import ReceiveBudget
+from lattica.rpc.data_plane.heavy import MANY_ITEMS, HeavyWork
+from lattica.rpc.data_plane.shared.link import SharedLink
+from lattica.rpc.data_plane.shared.messages import (
+    INLINE_REFERENCE,
+    LEAST,
+    REFERENCE_BYTES,
+    Reference,
+    decode_reference,
+)
+from lattica.rpc.data_plane.shared.sharing import SharedMemory
+from lattica.rpc.data_plane.shared.slots import SLOT, Holder
 from lattica.rpc.encoding.arrays import RefusedValueError
 from lattica.rpc.encoding.compression import IN_THREAD, MANY_BUFFERS, WORTH, Compressed, compress
 from lattica.rpc.encoding.decoder import Decoder
@@ -22,19 +33,8 @@ from lattica.rpc.encoding.encoder import Encoded
 from lattica.rpc.encoding.items import MAX_ITEMS, most_items
 from lattica.rpc.encoding.memory import allocate
 from lattica.rpc.errors import ResourceExhaustedError, StatusCode
-from lattica.rpc.heavy import MANY_ITEMS, HeavyWork
 from lattica.rpc.protocol.messages import Kind, Prefix, PrefixReader, encode_message
-from lattica.rpc.shared.link import SharedLink
-from lattica.rpc.shared.messages import (
-    INLINE_REFERENCE,
-    LEAST,
-    REFERENCE_BYTES,
-    Reference,
-    decode_reference,
-)
-from lattica.rpc.shared.sharing import SharedMemory
-from lattica.rpc.shared.slots import SLOT, Holder
-from lattica.rpc.statistics import Traffic
+from lattica.rpc.telemetry.statistics import Traffic
 
 _JOINED = 16 * 1024
 """Bytes up to which the parts of a message are copied together rather than sent one by one."""

@@ -32,9 +32,9 @@ from lattica.nat.mux.connection import Connection
 from lattica.nat.mux.stream import Stream
 from lattica.nat.swarm.host import Host
 from lattica.rpc.config import RpcConfig
-from lattica.rpc.shared import memory
-from lattica.rpc.shared.link import SharedLink, SharedTraffic
-from lattica.rpc.shared.messages import (
+from lattica.rpc.data_plane.shared import memory
+from lattica.rpc.data_plane.shared.link import SharedLink, SharedTraffic
+from lattica.rpc.data_plane.shared.messages import (
     MOST_BYTES,
     NAME_BYTES,
     SECRET_BYTES,
@@ -47,8 +47,8 @@ from lattica.rpc.shared.messages import (
     encode_answer,
     encode_offer,
 )
-from lattica.rpc.shared.slots import SLOT
-from lattica.rpc.statistics import SharedMemoryStatistics
+from lattica.rpc.data_plane.shared.slots import SLOT
+from lattica.rpc.telemetry.statistics import SharedMemoryStatistics
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Final
 
 from lattica.nat.base.errors import RemoteProtocolError
-from lattica.rpc.shared.slots import SLOT
+from lattica.rpc.data_plane.shared.slots import SLOT
 
 IS_AVAILABLE: Final = sys.platform == "linux" and hasattr(os, "memfd_create")
 MOST_SLOTS: Final = 4096

@@ -9,7 +9,7 @@ import pytest
 from lattica.nat.base.keys.identity import Identity, PeerId
 from lattica.nat.base.limits.places import Source
 from lattica.rpc import ResourceExhaustedError
-from lattica.rpc.budget import SLOW, ReceiveBudget
+from lattica.rpc.data_plane.budget import SLOW, ReceiveBudget
 
 TOTAL, PER_PEER = 100, 60
 

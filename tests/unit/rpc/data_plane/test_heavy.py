@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from lattica.rpc.heavy import MANY_ITEMS, HeavyWork, is_heavy
+from lattica.rpc.data_plane.heavy import MANY_ITEMS, HeavyWork, is_heavy
 
 
 @pytest.mark.parametrize(

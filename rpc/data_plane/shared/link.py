@@ -1,5 +1,5 @@
 """Memory shared with one peer: a mapping for each direction, and a socket on which slots are
-released. The driver of :mod:`lattica.rpc.shared.slots`.
+released. The driver of :mod:`lattica.rpc.data_plane.shared.slots`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import trio
 
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.mux.stream import Waiter
-from lattica.rpc.shared.memory import Memory
-from lattica.rpc.shared.messages import (
+from lattica.rpc.data_plane.shared.memory import Memory
+from lattica.rpc.data_plane.shared.messages import (
     MOST_RECORDS,
     RECORD_BYTES,
     RecordKind,
@@ -20,7 +20,7 @@ from lattica.rpc.shared.messages import (
     encode_record,
     encode_reference,
 )
-from lattica.rpc.shared.slots import SLOT, Holder, ReceiverSlots, SenderSlots
+from lattica.rpc.data_plane.shared.slots import SLOT, Holder, ReceiverSlots, SenderSlots
 
 _PACKET = MOST_RECORDS * RECORD_BYTES
 

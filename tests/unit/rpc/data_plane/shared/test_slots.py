@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from lattica.nat.base.errors import RemoteProtocolError
-from lattica.rpc.shared.slots import MOST_HELD, Holder, ReceiverSlots, SenderSlots
+from lattica.rpc.data_plane.shared.slots import MOST_HELD, Holder, ReceiverSlots, SenderSlots
 
 COUNT = 5
 

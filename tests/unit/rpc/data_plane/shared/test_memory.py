@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from lattica.nat.base.errors import RemoteProtocolError
-from lattica.rpc.shared import memory
-from lattica.rpc.shared.slots import SLOT
+from lattica.rpc.data_plane.shared import memory
+from lattica.rpc.data_plane.shared.slots import SLOT
 
 pytestmark = pytest.mark.skipif(not memory.IS_AVAILABLE, reason="there is no memfd_create(2) here")
 

@@ -1,0 +1,1 @@
+"""What calls come to, counted, and as spans of OpenTelemetry."""
