@@ -8,7 +8,7 @@
 | :mod:`~lattica.crdt.tree` | one root for equal states, proofs of what is there and what is not |
 | :mod:`~lattica.crdt.entries` | genesis, headers, chains, proofs of a fork: from bytes, checked |
 | :mod:`~lattica.crdt.keys` | strict Ed25519, session keys and their certificates |
-| :mod:`~lattica.crdt.canonical` | plain data in its one encoding |
+| :mod:`~lattica.crdt.base.canonical` | plain data in its one encoding |
 
 A document is the set of its admitted entries, and there is no network in any of this.
 """

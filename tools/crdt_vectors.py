@@ -13,7 +13,7 @@ from typing import Any
 from lattica.crdt.access.capability import Level, issue
 from lattica.crdt.access.key_entry import KeyEntry
 from lattica.crdt.access.revocation import Revocation
-from lattica.crdt.canonical import Plain, encode
+from lattica.crdt.base.canonical import Plain, encode
 from lattica.crdt.compaction.snapshot import body_digest, body_parts, first_part
 from lattica.crdt.entries.chain import encode_chain
 from lattica.crdt.entries.fork import Side, find_fork, find_fork_between
@@ -24,7 +24,6 @@ from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.keys.sealing import ReadKey, montgomery_point, seal_key
 from lattica.crdt.keys.session import SessionKey
 from lattica.crdt.log.prefix import FeedPrefix
-from lattica.crdt.presence import sign_presence
 from lattica.crdt.proofs.proof import Proof, Witness, verify_proof
 from lattica.crdt.proofs.query import Query, Scope
 from lattica.crdt.proofs.statement import Statement, heads_fingerprint, sign_statement
@@ -42,6 +41,7 @@ from lattica.crdt.sync.messages import (
     hello_tag,
     welcome_tag,
 )
+from lattica.crdt.sync.presence import sign_presence
 from lattica.crdt.sync.ranges import Range
 from lattica.crdt.tree.places import encode_standing, register_key
 from lattica.crdt.tree.search_tree import SearchTree

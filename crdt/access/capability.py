@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final
 
-from lattica.crdt.canonical import decode, encode
+from lattica.crdt.base.canonical import decode, encode
 from lattica.crdt.keys.identities import identity_key
 from lattica.crdt.keys.strict_ed25519 import KEY_BYTES, load_key, verifies
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError

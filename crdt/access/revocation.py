@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from lattica.crdt.canonical import decode, encode
+from lattica.crdt.base.canonical import decode, encode
 from lattica.crdt.entries.header import ID_BYTES, MAX_SEQ
 from lattica.crdt.keys.strict_ed25519 import KEY_BYTES
 from lattica.nat.base.errors import RemoteProtocolError

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Final
 
 from lattica.crdt.access.keyring import Keyring
+from lattica.crdt.base.turns import Turns
 from lattica.crdt.compaction.history import collect
 from lattica.crdt.compaction.snapshot import Snapshot
 from lattica.crdt.entries.genesis import Genesis, Mode
@@ -17,7 +18,6 @@ from lattica.crdt.log.config import LogConfig
 from lattica.crdt.log.core import Log
 from lattica.crdt.log.prefix import whole_chains
 from lattica.crdt.tree.search_tree import SearchTree
-from lattica.crdt.turns import Turns
 from lattica.crdt.types.state import State
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity

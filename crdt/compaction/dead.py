@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from lattica.crdt.canonical import encode
+from lattica.crdt.base.canonical import encode
 from lattica.crdt.entries.header import Entry, Kind
 from lattica.crdt.log.clock import milliseconds_of
 from lattica.crdt.types.payloads import (

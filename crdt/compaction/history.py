@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from lattica.crdt.base.turns import Turns
 from lattica.crdt.compaction.dead import Sweep
 from lattica.crdt.compaction.snapshot import body_parts
 from lattica.crdt.entries.header import Entry
 from lattica.crdt.log.disk.replica import Replica
 from lattica.crdt.log.prefix import FeedPrefix
 from lattica.crdt.tree.search_tree import SearchTree
-from lattica.crdt.turns import Turns
 from lattica.crdt.types.state import State
 
 logger = logging.getLogger(__name__)

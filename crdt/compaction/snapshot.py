@@ -25,7 +25,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from lattica.crdt.canonical import Plain, decode, encode, encode_known
+from lattica.crdt.base.canonical import Plain, decode, encode, encode_known
+from lattica.crdt.base.turns import Turns, finish
 from lattica.crdt.entries.chain import pack_item, unpack_item
 from lattica.crdt.entries.fork import decode_fork
 from lattica.crdt.entries.header import Entry, Header, Kind, check_entry, decode_header
@@ -40,7 +41,6 @@ from lattica.crdt.proofs.statement import (
     heads_fingerprint,
     read_statement,
 )
-from lattica.crdt.turns import Turns, finish
 from lattica.nat.base.errors import RemoteProtocolError
 
 MAX_PART: Final = 1024 * 1024

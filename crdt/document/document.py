@@ -12,9 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lattica.crdt.access.capability import Level
+from lattica.crdt.base.turns import Turns, finish
 from lattica.crdt.compaction.history import History, Point
 from lattica.crdt.compaction.snapshot import Snapshot
+from lattica.crdt.document.editing import ReplicatedList, Text
 from lattica.crdt.document.feeds import Feeds
+from lattica.crdt.document.fields import Claims, Counter, Registers, ReplicatedSet
 from lattica.crdt.document.listing import LogEntry, listed
 from lattica.crdt.document.read_keys import ReadKeys, SealedKey
 from lattica.crdt.document.received import Received
@@ -23,12 +26,10 @@ from lattica.crdt.document.rights import DocumentRights, Right
 from lattica.crdt.document.snapshots import Snapshots
 from lattica.crdt.document.statements import Statements
 from lattica.crdt.document.writer import Writer
-from lattica.crdt.editing import ReplicatedList, Text
 from lattica.crdt.entries.chain import decode_chain
 from lattica.crdt.entries.fork import decode_fork
 from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.entries.header import Kind
-from lattica.crdt.fields import Claims, Counter, Registers, ReplicatedSet
 from lattica.crdt.keys.identities import peer_of
 from lattica.crdt.log.config import LogConfig
 from lattica.crdt.log.disk.replica import Replica
@@ -37,7 +38,6 @@ from lattica.crdt.log.outcome import Outcome
 from lattica.crdt.proofs.query import Query
 from lattica.crdt.proofs.statement import SignedStatement
 from lattica.crdt.sync.heads import HeadIndex
-from lattica.crdt.turns import Turns, finish
 from lattica.crdt.types.payloads import KINDS, ListWrite, TextWrite, Write, decode_write
 from lattica.crdt.types.state import Change, State
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 from lattica.crdt.access.keyring import Keyring
+from lattica.crdt.base.turns import Turns
 from lattica.crdt.compaction.history import History, Point
 from lattica.crdt.log.disk.replica import Replica
 from lattica.crdt.log.outcome import Outcome
 from lattica.crdt.tree.search_tree import SearchTree
-from lattica.crdt.turns import Turns
 from lattica.crdt.types.state import Change, State
 from lattica.nat.base.errors import AccessDeniedError
 

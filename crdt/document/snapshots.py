@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 
+from lattica.crdt.base.turns import Turns, finish
 from lattica.crdt.compaction.adoption import (
     check_authors,
     check_limits,
@@ -22,7 +23,6 @@ from lattica.crdt.document.resolved import Resolved
 from lattica.crdt.document.statements import Statements
 from lattica.crdt.log.disk.replica import Replica
 from lattica.crdt.proofs.statement import SignedStatement
-from lattica.crdt.turns import Turns, finish
 from lattica.nat.base.errors import LocalProtocolError
 
 

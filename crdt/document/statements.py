@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 
-from lattica.crdt.canonical import encode
+from lattica.crdt.base.canonical import encode
+from lattica.crdt.base.turns import Turns
 from lattica.crdt.compaction.history import History, Point
 from lattica.crdt.document.resolved import Resolved
 from lattica.crdt.entries.header import Kind
@@ -19,7 +20,6 @@ from lattica.crdt.proofs.statement import (
     heads_fingerprint,
     sign_statement,
 )
-from lattica.crdt.turns import Turns
 from lattica.crdt.types.cell import Sibling
 from lattica.nat.base.errors import AccessDeniedError
 

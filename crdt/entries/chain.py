@@ -17,7 +17,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from lattica.crdt.canonical import Plain, decode, encode_known
+from lattica.crdt.base.canonical import Plain, decode, encode_known
 from lattica.crdt.entries.header import MAX_SEQ, Entry, Header, check_entry, check_form
 from lattica.nat.base.errors import RemoteProtocolError
 

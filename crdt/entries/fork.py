@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from lattica.crdt.canonical import decode, encode
+from lattica.crdt.base.canonical import decode, encode
 from lattica.crdt.entries.chain import SIGNED_EVERY
 from lattica.crdt.entries.header import Entry, check_entry, decode_header
 from lattica.crdt.keys.strict_ed25519 import SIGNATURE_BYTES

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final
 
-from lattica.crdt.canonical import Plain, decode, encode
+from lattica.crdt.base.canonical import Plain, decode, encode
 from lattica.crdt.entries.header import Kind
 from lattica.crdt.keys.sealing import SEALED_BYTES
 from lattica.crdt.keys.strict_ed25519 import load_key

@@ -14,7 +14,7 @@ from enum import IntEnum
 from itertools import pairwise
 from typing import Final
 
-from lattica.crdt.canonical import decode, encode_known
+from lattica.crdt.base.canonical import decode, encode_known
 from lattica.crdt.keys.strict_ed25519 import KEY_BYTES, SIGNATURE_BYTES, verifies
 from lattica.nat.base.errors import RemoteProtocolError
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from lattica.crdt.canonical import decode, encode
+from lattica.crdt.base.canonical import decode, encode
 from lattica.crdt.keys.strict_ed25519 import KEY_BYTES, SIGNATURE_BYTES, load_key, verifies
 from lattica.nat.base.errors import RemoteProtocolError
 from lattica.nat.base.in_process import InProcess

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+from lattica.crdt.base.turns import Turns
 from lattica.crdt.entries.chain import encode_chain, fitting, signed_part
 from lattica.crdt.entries.fork import ForkProof
 from lattica.crdt.entries.header import Entry
 from lattica.crdt.log.feed import Feed
-from lattica.crdt.turns import Turns
 
 
 def vouched(entries: Iterable[Entry], forks: Iterable[ForkProof]) -> Turns[list[Entry]]:

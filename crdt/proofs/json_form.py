@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from lattica.crdt.canonical import Plain, decode, encode
+from lattica.crdt.base.canonical import Plain, decode, encode
 from lattica.crdt.entries.header import Kind
 from lattica.crdt.proofs.proof import MAX_PROOF, Proof, read_proof
 from lattica.crdt.proofs.query import Scope

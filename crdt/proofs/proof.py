@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from lattica.crdt.canonical import Plain, decode, encode
+from lattica.crdt.base.canonical import Plain, decode, encode
 from lattica.crdt.entries.genesis import MAX_ENTRY_BYTES
 from lattica.crdt.entries.header import Entry, Kind, check_entry, decode_header
 from lattica.crdt.keys.sealing import READ_KEY_BYTES, open_payload

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, TypeAlias
 
-from lattica.crdt.canonical import Plain, encode
+from lattica.crdt.base.canonical import Plain, encode
 from lattica.crdt.entries.header import Kind
 from lattica.crdt.tree.places import register_key, sequence_key
 from lattica.crdt.types.payloads import MAX_NAME

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from lattica.crdt.canonical import Plain, decode, encode
+from lattica.crdt.base.canonical import Plain, decode, encode
 from lattica.crdt.keys.session import SessionCertificate, SessionKey, decode_certificate
 from lattica.crdt.keys.strict_ed25519 import verifies
 from lattica.nat.base.errors import RemoteProtocolError

@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 
 import trio
 
-from lattica.crdt.canonical import encode
+from lattica.crdt.base.canonical import encode
 from lattica.crdt.types.state import Change
 from lattica.nat.base.keys.identity import PeerId
 

@@ -14,7 +14,8 @@ from typing import Final, Protocol
 
 import trio
 
-from lattica.crdt.canonical import decode, encode
+from lattica.crdt.base.canonical import decode, encode
+from lattica.crdt.base.turns import Turns
 from lattica.crdt.compaction.snapshot import Snapshot, SnapshotReader
 from lattica.crdt.entries.genesis import Genesis, Mode
 from lattica.crdt.keys.identities import identity_key
@@ -22,7 +23,6 @@ from lattica.crdt.proofs.statement import SignedStatement, Statement, read_state
 from lattica.crdt.store.turns import in_turns
 from lattica.crdt.store.wire import receive, send_bytes
 from lattica.crdt.sync.messages import TURN, Part, StateMessage, Turn, encode_part, encode_state
-from lattica.crdt.turns import Turns
 from lattica.nat.base.errors import IncompleteReadError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import PeerId
 from lattica.nat.mux.stream import Stream

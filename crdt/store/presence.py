@@ -8,9 +8,9 @@ from typing import Final
 
 import trio
 
-from lattica.crdt.canonical import Plain
+from lattica.crdt.base.canonical import Plain
 from lattica.crdt.keys.identities import peer_of
-from lattica.crdt.presence import PresenceTable, Statement, sign_presence
+from lattica.crdt.sync.presence import PresenceTable, Statement, sign_presence
 from lattica.nat.base.keys.identity import Identity, PeerId
 
 INTERVALS: Final = 3

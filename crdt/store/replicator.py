@@ -22,7 +22,6 @@ from lattica.crdt.config import StoreConfig
 from lattica.crdt.document import Received
 from lattica.crdt.log.errors import ContradictionError, StoreError
 from lattica.crdt.log.outcome import Outcome
-from lattica.crdt.presence import Statement
 from lattica.crdt.store.exchanges import Exchanges, ReplicatedSource
 from lattica.crdt.store.news import MAX_NEWS, Seal
 from lattica.crdt.store.outbox import Outbox
@@ -37,6 +36,7 @@ from lattica.crdt.sync.messages import (
     decode_message,
     find_key,
 )
+from lattica.crdt.sync.presence import Statement
 from lattica.nat.base.errors import (
     IncompleteReadError,
     LatticaError,

@@ -11,19 +11,19 @@ from pathlib import Path
 import trio
 
 from lattica.crdt.access.keyring import NoReadKeyError
-from lattica.crdt.canonical import Plain, decode, encode
+from lattica.crdt.base.canonical import Plain, decode, encode
 from lattica.crdt.config import StoreConfig
 from lattica.crdt.document import Document, Received
 from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.log.disk.replica import Replica
 from lattica.crdt.log.outcome import Outcome
-from lattica.crdt.presence import MAX_VALUE, PRESENCE_KIND
 from lattica.crdt.proofs.statement import SignedStatement
 from lattica.crdt.store.changes import ChangeStream
 from lattica.crdt.store.presence import Presence
 from lattica.crdt.store.replicator import Replicator
 from lattica.crdt.store.surroundings import Discovery, Topic
 from lattica.crdt.store.turns import in_turns
+from lattica.crdt.sync.presence import MAX_VALUE, PRESENCE_KIND
 from lattica.crdt.sync.session import SyncCounts
 from lattica.crdt.types.state import Change
 from lattica.nat.base.errors import (

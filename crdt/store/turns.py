@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import trio
 
-from lattica.crdt.turns import Turns, uncollected
+from lattica.crdt.base.turns import Turns, uncollected
 
 T = TypeVar("T")
 

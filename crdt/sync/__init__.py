@@ -1,1 +1,1 @@
-"""How replicas find out what each other lacks: pure. The driver is `lattica.crdt.store`."""
+"""What replicas tell each other: what each lacks, who is there. Pure; `crdt.store` drives it."""

@@ -1,7 +1,7 @@
 """What two replicas say to each other on a stream of `/lattica/crdt/1`: the bytes.
 
 A message is one byte that says what it is, and its content; on the stream its length is in front.
-Content is canonical (:mod:`lattica.crdt.canonical`) where nothing else is said.
+Content is canonical (:mod:`lattica.crdt.base.canonical`) where nothing else is said.
 
 =======  =========  =======================================================
 0        hello      `[1, purpose, nonce, tag, capability or nil]`
@@ -12,7 +12,7 @@ Content is canonical (:mod:`lattica.crdt.canonical`) where nothing else is said.
 5        fork       a proof
 6        turn       nothing: the other side speaks
 7        genesis    a genesis
-8        presence   a signed statement (:mod:`lattica.crdt.presence`)
+8        presence   a signed statement (:mod:`lattica.crdt.sync.presence`)
 9        pruned     nothing: something that the other side lacks is here only as
                     a snapshot
 10       state      a signed statement (:mod:`lattica.crdt.proofs.statement`)
@@ -32,7 +32,7 @@ from enum import IntEnum
 from typing import Final, TypeAlias, TypeGuard
 
 from lattica.crdt.access.capability import MAX_CAPABILITY
-from lattica.crdt.canonical import Plain, decode, encode
+from lattica.crdt.base.canonical import Plain, decode, encode
 from lattica.crdt.entries.chain import MAX_CHAIN
 from lattica.crdt.entries.fork import MAX_PROOF
 from lattica.crdt.entries.genesis import MAX_GENESIS

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-from lattica.crdt.canonical import MAX_ITEMS, Plain, decode
+from lattica.crdt.base.canonical import MAX_ITEMS, Plain, decode
 from lattica.crdt.entries.genesis import MAX_ENTRY_BYTES
 from lattica.crdt.entries.header import MAX_DEPS
 from lattica.crdt.text.edits import Delete, Edit, Insert, Place

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, TypeGuard
 
-from lattica.crdt.canonical import Plain
+from lattica.crdt.base.canonical import Plain
 from lattica.crdt.entries.header import MAX_DEPS, MAX_SEQ
 
 

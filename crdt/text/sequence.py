@@ -17,7 +17,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from lattica.crdt.canonical import Plain, decode, encode
+from lattica.crdt.base.canonical import Plain, decode, encode
 from lattica.crdt.entries.genesis import MAX_ENTRY_BYTES
 from lattica.crdt.entries.header import Header, Kind
 from lattica.crdt.text.edits import Delete, Edit, Insert, Place

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from lattica.crdt.canonical import Plain, decode, encode, encode_known
+from lattica.crdt.base.canonical import Plain, decode, encode, encode_known
 from lattica.nat.base.errors import RemoteProtocolError
 
 _MAX_VALUE: Final = 1024 * 1024

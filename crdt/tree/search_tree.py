@@ -15,7 +15,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Final, TypeAlias
 
-from lattica.crdt.turns import Turns, finish
+from lattica.crdt.base.turns import Turns, finish
 from lattica.nat.base.errors import LocalProtocolError, RemoteProtocolError
 
 CONTEXT: Final = b"lattica/crdt/tree/v1\0"

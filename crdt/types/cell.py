@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lattica.crdt.canonical import Plain
+from lattica.crdt.base.canonical import Plain
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from lattica.crdt.access.keyring import NoReadKeyError
-from lattica.crdt.canonical import Plain, decode, encode
+from lattica.crdt.base.canonical import Plain, decode, encode
+from lattica.crdt.base.turns import Turns, finish
 from lattica.crdt.entries.genesis import MAX_ENTRY_BYTES, Genesis
 from lattica.crdt.entries.header import Entry, Kind
 from lattica.crdt.log.clock import milliseconds_of
@@ -24,7 +25,6 @@ from lattica.crdt.tree.places import (
     sequence_key,
     set_key,
 )
-from lattica.crdt.turns import Turns, finish
 from lattica.crdt.types.cell import Cell, Sibling
 from lattica.crdt.types.payloads import (
     MAX_REPLACED,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from lattica.crdt.canonical import Plain
+from lattica.crdt.base.canonical import Plain
 from lattica.crdt.uses.shape import DocumentLike
 from lattica.nat.base.errors import AddressError
 from lattica.nat.base.keys.identity import PeerId, parse_peer_id

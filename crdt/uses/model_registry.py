@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from lattica.crdt.canonical import Plain
+from lattica.crdt.base.canonical import Plain
 from lattica.crdt.log.clock import milliseconds_of
 from lattica.crdt.uses.shape import DocumentLike, checked_part
 from lattica.nat.base.errors import LocalProtocolError

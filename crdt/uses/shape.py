@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from lattica.crdt.canonical import Plain
+from lattica.crdt.base.canonical import Plain
 from lattica.crdt.types.cell import Sibling
 from lattica.crdt.types.state import Holder
 from lattica.nat.base.errors import LocalProtocolError

@@ -12,10 +12,10 @@ import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
+from lattica.crdt.base.turns import Turns
 from lattica.crdt.entries.header import Entry
 from lattica.crdt.log.errors import StoreError
 from lattica.crdt.log.prefix import FeedPrefix
-from lattica.crdt.turns import Turns
 
 if TYPE_CHECKING:
     from lattica.crdt.log.disk.database import DocumentDatabase

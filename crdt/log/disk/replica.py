@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from lattica.crdt.access.keyring import Keyring
+from lattica.crdt.base.turns import Turns
 from lattica.crdt.entries.fork import ForkProof
 from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.entries.header import MAX_HLC, Entry, Kind
@@ -27,7 +28,6 @@ from lattica.crdt.log.errors import ContradictionError, StoreCorruptError
 from lattica.crdt.log.feed import Feed
 from lattica.crdt.log.outcome import Outcome
 from lattica.crdt.log.prefix import FeedPrefix, whole_chains
-from lattica.crdt.turns import Turns
 from lattica.nat.base.keys.identity import Identity
 
 logger = logging.getLogger(__name__)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from lattica.crdt.base.turns import finish
 from lattica.crdt.entries.fork import ForkProof, decode_fork
 from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.entries.header import ID_BYTES, Entry, check_entry, decode_header
@@ -19,7 +20,6 @@ from lattica.crdt.keys.session import decode_certificate
 from lattica.crdt.log.disk.arrival import STAND_IN_BYTES
 from lattica.crdt.log.prefix import FeedPrefix
 from lattica.crdt.log.withdrawn import vouched
-from lattica.crdt.turns import finish
 from lattica.nat.base.errors import RemoteProtocolError
 
 _MAX_MISSING: Final = 1024 * 1024

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import typer
 
     from lattica.config import NodeConfig
-    from lattica.crdt.canonical import Plain
+    from lattica.crdt.base.canonical import Plain
     from lattica.daemon.api.client import NodeClient
 
 

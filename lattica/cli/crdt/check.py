@@ -33,7 +33,7 @@ def check_command(
     with 1 if something is wrong. A node moves a file that is damaged aside, and has what peers have
     again from them.
     """
-    from lattica.crdt.check import check_document, problems_of
+    from lattica.crdt.document.check import check_document, problems_of
     from lattica.nat.base.keys.identity import Identity
 
     path = start(ctx, quiet=True).identity_path

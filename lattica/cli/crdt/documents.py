@@ -39,7 +39,7 @@ from lattica.cli.shared.terminal import say, say_json
 
 if TYPE_CHECKING:
     from lattica.config import NodeConfig
-    from lattica.crdt.canonical import Plain
+    from lattica.crdt.base.canonical import Plain
     from lattica.crdt.store.changes import DocumentChange
     from lattica.crdt.store.shared_document import SharedDocument
 

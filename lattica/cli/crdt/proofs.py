@@ -15,7 +15,7 @@ from lattica.cli.shared.options import named_path
 from lattica.cli.shared.terminal import say, say_json
 
 if TYPE_CHECKING:
-    from lattica.crdt.canonical import Plain
+    from lattica.crdt.base.canonical import Plain
     from lattica.crdt.proofs.proof import Proved
     from lattica.crdt.proofs.query import Query
 

@@ -17,7 +17,7 @@ from lattica.facades.threads.iterators import AsyncSubscription, EventsCore
 
 if TYPE_CHECKING:
     from lattica.crdt.access.capability import Level
-    from lattica.crdt.canonical import Plain
+    from lattica.crdt.base.canonical import Plain
     from lattica.crdt.document import Right, SealedKey
     from lattica.crdt.entries.genesis import Genesis, Limits, Mode, Recovery
     from lattica.crdt.entries.header import Kind
@@ -372,7 +372,7 @@ class AsyncClaims(_Part):
 
 
 class AsyncText(_Part):
-    """A text that all edit; see :class:`~lattica.crdt.editing.Text`."""
+    """A text that all edit; see :class:`~lattica.crdt.document.editing.Text`."""
 
     async def value(self) -> str:
         """All of it."""
@@ -397,7 +397,7 @@ class AsyncText(_Part):
 
 
 class AsyncList(_Part):
-    """A list that all edit; see :class:`~lattica.crdt.editing.ReplicatedList`."""
+    """A list that all edit; see :class:`~lattica.crdt.document.editing.ReplicatedList`."""
 
     async def elements(self) -> list[Plain]:
         """All of them."""

@@ -16,7 +16,7 @@ from lattica.facades.threads.iterators import BlockingSubscription, EventsCore
 
 if TYPE_CHECKING:
     from lattica.crdt.access.capability import Level
-    from lattica.crdt.canonical import Plain
+    from lattica.crdt.base.canonical import Plain
     from lattica.crdt.document import Right, SealedKey
     from lattica.crdt.entries.genesis import Genesis, Limits, Mode, Recovery
     from lattica.crdt.entries.header import Kind
@@ -357,7 +357,7 @@ class BlockingClaims(_Part):
 
 
 class BlockingText(_Part):
-    """A text that all edit; see :class:`~lattica.crdt.editing.Text`."""
+    """A text that all edit; see :class:`~lattica.crdt.document.editing.Text`."""
 
     def __str__(self) -> str:
         text: str = self._run(lambda: str(self._document.text(self.name)))
@@ -384,7 +384,7 @@ class BlockingText(_Part):
 
 
 class BlockingList(_Part):
-    """A list that all edit; see :class:`~lattica.crdt.editing.ReplicatedList`."""
+    """A list that all edit; see :class:`~lattica.crdt.document.editing.ReplicatedList`."""
 
     def __iter__(self) -> Iterator[Plain]:
         values: list[Plain] = self._run(lambda: list(self._document.list(self.name)))

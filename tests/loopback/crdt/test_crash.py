@@ -18,7 +18,7 @@ from tests.support.crdt.chains import DOC, Writer
 _WRITER = """
 import sys
 from pathlib import Path
-from lattica.crdt.canonical import encode
+from lattica.crdt.base.canonical import encode
 from lattica.crdt.entries.header import Kind
 from lattica.crdt.log.disk.replica import Replica
 from lattica.nat.base.keys.identity import Identity
@@ -75,7 +75,7 @@ def test_what_was_acknowledged_survives_sigkill_and_nobody_forks(tmp_path: Path)
 _AT_EACH_STATEMENT = """
 import os, shutil, signal, sys
 from pathlib import Path
-from lattica.crdt.check import check_document
+from lattica.crdt.document.check import check_document
 from lattica.crdt.document import Document
 from lattica.nat.base.keys.identity import Identity
 from tests.support.crdt.chains import DOC

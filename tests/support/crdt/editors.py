@@ -7,8 +7,8 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from lattica.crdt.canonical import Plain
-from lattica.crdt.editing import ReplicatedList, Text
+from lattica.crdt.base.canonical import Plain
+from lattica.crdt.document.editing import ReplicatedList, Text
 from lattica.crdt.entries.header import Entry, Kind
 from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.text.edits import Edit, Insert, Place

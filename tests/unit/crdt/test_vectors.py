@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from lattica.crdt.access.capability import decode_capability
 from lattica.crdt.access.revocation import decode_revocation
-from lattica.crdt.canonical import decode, encode
+from lattica.crdt.base.canonical import decode, encode
 from lattica.crdt.compaction.snapshot import read_snapshot
 from lattica.crdt.entries.chain import decode_chain
 from lattica.crdt.entries.fork import decode_fork
@@ -21,13 +21,13 @@ from lattica.crdt.entries.genesis import decode_genesis
 from lattica.crdt.entries.header import Entry, decode_header
 from lattica.crdt.entries.remnant import header_of, size_of, split_remnants
 from lattica.crdt.keys.session import decode_certificate
-from lattica.crdt.presence import decode_presence
 from lattica.crdt.proofs.json_form import proof_from_json, proof_to_json
 from lattica.crdt.proofs.proof import verify_proof
 from lattica.crdt.proofs.statement import read_statement
 from lattica.crdt.store.news import Seal
 from lattica.crdt.sync.heads import Head
 from lattica.crdt.sync.messages import Ranges, Wants, decode_message
+from lattica.crdt.sync.presence import decode_presence
 from lattica.crdt.tree.places import Standing, decode_standing
 from lattica.crdt.tree.search_tree import SearchTree, verify_range
 from lattica.crdt.types.payloads import decode_write

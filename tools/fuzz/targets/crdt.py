@@ -9,7 +9,7 @@ from lattica.crdt.access.capability import Level, decode_capability, issue
 from lattica.crdt.access.key_entry import decode_key_entry
 from lattica.crdt.access.keyring import Keyring
 from lattica.crdt.access.revocation import Revocation, decode_revocation
-from lattica.crdt.canonical import decode, encode
+from lattica.crdt.base.canonical import decode, encode
 from lattica.crdt.compaction.snapshot import body_digest, first_part, read_snapshot
 from lattica.crdt.entries.chain import decode_chain, encode_chain
 from lattica.crdt.entries.fork import decode_fork

@@ -19,7 +19,7 @@ from lattica.crdt.access.capability import (
     issue,
 )
 from lattica.crdt.access.revocation import Revocation, decode_revocation
-from lattica.crdt.canonical import Plain, encode
+from lattica.crdt.base.canonical import Plain, encode
 from lattica.crdt.document import Document
 from lattica.crdt.document.rights import DocumentRights
 from lattica.crdt.entries.chain import decode_chain, encode_chain

@@ -15,8 +15,8 @@ import pytest
 from lattica.crdt.access.capability import Level
 from lattica.crdt.access.key_entry import KeyEntry, decode_key_entry
 from lattica.crdt.access.keyring import Keyring
-from lattica.crdt.check import check_document
 from lattica.crdt.document import Document
+from lattica.crdt.document.check import check_document
 from lattica.crdt.entries.chain import encode_chain
 from lattica.crdt.entries.genesis import Genesis, Limits, Mode, decode_genesis
 from lattica.crdt.entries.header import Entry, Kind

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from lattica.crdt.access.capability import Level
-from lattica.crdt.check import check_document
+from lattica.crdt.base.turns import Turns, finish
 from lattica.crdt.document import Document
+from lattica.crdt.document.check import check_document
 from lattica.crdt.entries.fork import find_fork
 from lattica.crdt.entries.genesis import Genesis, Mode
-from lattica.crdt.turns import Turns, finish
 from lattica.crdt.types.payloads import RegisterWrite
 from lattica.errors import AccessDeniedError, LocalProtocolError, RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from lattica.crdt.canonical import Plain, decode, encode
-from lattica.crdt.check import check_document
+from lattica.crdt.base.canonical import Plain, decode, encode
 from lattica.crdt.document import Document
+from lattica.crdt.document.check import check_document
 from lattica.crdt.entries.chain import encode_chain
 from lattica.crdt.entries.genesis import Genesis, Mode
 from lattica.crdt.entries.header import Entry

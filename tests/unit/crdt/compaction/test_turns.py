@@ -10,6 +10,7 @@ from typing import TypeVar
 import pytest
 import trio
 
+from lattica.crdt.base.turns import Turns, finish
 from lattica.crdt.document import Document
 from lattica.crdt.entries.chain import encode_chain
 from lattica.crdt.entries.fork import find_fork
@@ -18,7 +19,6 @@ from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.log.errors import ContradictionError
 from lattica.crdt.log.feed import Feed
 from lattica.crdt.store.turns import in_turns
-from lattica.crdt.turns import Turns, finish
 from lattica.crdt.types.payloads import RegisterWrite
 from lattica.nat.base.keys.identity import Identity
 from tests.support.crdt.chains import DOC, Writer

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from lattica.crdt.check import check_document
+from lattica.crdt.base.turns import Turns, finish
 from lattica.crdt.compaction.snapshot import body_parts
 from lattica.crdt.document import Document
+from lattica.crdt.document.check import check_document
 from lattica.crdt.entries.chain import encode_chain
 from lattica.crdt.entries.fork import decode_fork, find_fork
 from lattica.crdt.entries.header import Entry
@@ -18,7 +19,6 @@ from lattica.crdt.entries.remnant import header_of, remnant_of
 from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.log.prefix import FeedPrefix
 from lattica.crdt.log.withdrawn import vouched
-from lattica.crdt.turns import Turns, finish
 from lattica.errors import RemoteProtocolError
 from lattica.nat.base.keys.identity import Identity
 from tests.support.crdt.chains import DOC, Writer

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from lattica.crdt.canonical import Plain, encode
+from lattica.crdt.base.canonical import Plain, encode
 from lattica.crdt.entries.chain import decode_chain, encode_chain, verify_chain
 from lattica.crdt.entries.fork import decode_fork, find_fork
 from lattica.crdt.entries.genesis import Genesis, Limits, Mode, Recovery, decode_genesis

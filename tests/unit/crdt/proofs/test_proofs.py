@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lattica.crdt.canonical import decode, encode
+from lattica.crdt.base.canonical import decode, encode
 from lattica.crdt.document import Document
 from lattica.crdt.entries.header import Kind
 from lattica.crdt.proofs.json_form import proof_from_json, proof_to_json

@@ -21,10 +21,10 @@ from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.keys.session import SessionKey
 from lattica.crdt.log.disk.replica import Replica
 from lattica.crdt.log.errors import StoreFullError
-from lattica.crdt.presence import PresenceTable, sign_presence
 from lattica.crdt.store.changes import MAX_PLACES, ChangeStream, PresenceChange, Rebuilt
 from lattica.crdt.store.shared_document import SharedDocument
 from lattica.crdt.store.store import Store
+from lattica.crdt.sync.presence import PresenceTable, sign_presence
 from lattica.crdt.types.payloads import RegisterWrite
 from lattica.crdt.types.state import Change, State
 from lattica.errors import (

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lattica.crdt.canonical import encode
+from lattica.crdt.base.canonical import encode
 from lattica.crdt.document import Document
 from lattica.crdt.entries.chain import encode_chain
 from lattica.crdt.entries.genesis import Limits

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from lattica.crdt.canonical import Plain, encode
+from lattica.crdt.base.canonical import Plain, encode
 from lattica.crdt.entries.header import Entry, Kind
 from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.types.payloads import ClaimWrite, CounterWrite, RegisterWrite, SetWrite

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from lattica.crdt.canonical import Plain
+from lattica.crdt.base.canonical import Plain
 from lattica.crdt.types.cell import Sibling
 from lattica.crdt.types.payloads import (
     MAX_TERM,

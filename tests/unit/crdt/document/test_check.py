@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from lattica.cli import app
-from lattica.crdt.check import MAX_PROBLEMS, check_document, problems_of
 from lattica.crdt.document import Document
+from lattica.crdt.document.check import MAX_PROBLEMS, check_document, problems_of
 from lattica.crdt.entries.chain import encode_chain
 from lattica.crdt.log.errors import StoreCorruptError, StoreError, StoreInUseError
 from lattica.nat.base.keys.identity import Identity

@@ -6,8 +6,8 @@ import gc
 
 import pytest
 
+from lattica.crdt.base.turns import Turns, finish
 from lattica.crdt.store.turns import in_turns
-from lattica.crdt.turns import Turns, finish
 
 
 def work(seen: list[bool], fails: bool = False) -> Turns[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lattica.crdt.canonical import Plain
+from lattica.crdt.base.canonical import Plain
 from lattica.crdt.document import Document
 from lattica.crdt.entries.chain import encode_chain
 from lattica.crdt.entries.genesis import Limits

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol, overload
 
-from lattica.crdt.canonical import Plain, encode
+from lattica.crdt.base.canonical import Plain, encode
 from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.entries.header import Kind
 from lattica.crdt.text.drafts import Drafts
