@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -365,6 +366,7 @@ class AsyncLattica(NodeFacade):
         announce_timeout: float = 10.0,
         follow_links: bool = False,
         sign: bool = False,
+        rate: float = math.inf,
         timeout: float | None = None,
     ) -> Ticket:
         """Hash a file or directory and serve it until the node stops; return a ticket for it.
@@ -380,6 +382,7 @@ class AsyncLattica(NodeFacade):
             announce_timeout=announce_timeout,
             follow_links=follow_links,
             sign=sign,
+            rate=rate,
         )
         if progress is None:
             return await self._bridge.acall(publish, timeout=timeout)

@@ -7,6 +7,7 @@ what holds for every call. Everything here may be used from any number of thread
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -420,6 +421,7 @@ class Lattica(NodeFacade):
         announce_timeout: float = 10.0,
         follow_links: bool = False,
         sign: bool = False,
+        rate: float = math.inf,
         timeout: float | None = None,
     ) -> Ticket:
         """Hash a file or directory and serve it until the node stops; return a ticket for it.
@@ -435,6 +437,7 @@ class Lattica(NodeFacade):
             announce_timeout=announce_timeout,
             follow_links=follow_links,
             sign=sign,
+            rate=rate,
         )
         if progress is None:
             return self._bridge.call(publish, timeout=timeout)

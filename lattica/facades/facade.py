@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -106,6 +107,7 @@ class Content:
         announce_timeout: float,
         follow_links: bool = False,
         sign: bool = False,
+        rate: float = math.inf,
     ) -> Ticket:
         """See :meth:`lattica.content.Publisher.publish`. Serves until the node stops; with a name,
         it can be fetched as PEER/NAME, too."""
@@ -117,6 +119,7 @@ class Content:
             announce_timeout=announce_timeout,
             follow_links=follow_links,
             sign=sign,
+            rate=rate,
         )
         self._announce(ticket, name)
         return ticket

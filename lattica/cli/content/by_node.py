@@ -48,6 +48,7 @@ def publish_by(
     follow_links: bool = False,
     sign: bool = False,
     registry: RegistryRef | None = None,
+    rate: float,
 ) -> None:
     """Have the node publish it, and print the ticket."""
     from lattica.cli.content.progress import HashDisplay
@@ -63,6 +64,7 @@ def publish_by(
                 follow_links=follow_links,
                 sign=sign,
                 registry=None if registry is None else str(registry),
+                rate=rate,
                 progress=lambda p: display(HashProgress(p.bytes_done, p.bytes_total)),
             )
         if as_json:

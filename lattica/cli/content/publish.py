@@ -113,7 +113,7 @@ def publish_command(
     addresses, for instance with --listen /ip4/0.0.0.0/tcp/4001.
 
     Where a `lattica node` runs here, that serves it, and the command ends when the ticket is there;
-    with --listen, --relay, --repo, --max-rate, --ephemeral or --no-daemon it serves by itself.
+    with --listen, --relay, --repo, --ephemeral or --no-daemon it serves by itself.
     """
     overrides = {"listen": listen, "bootstrap": bootstrap, "relays": relay}
     config = start(ctx, overrides, ephemeral=ephemeral)
@@ -124,12 +124,12 @@ def publish_command(
         ref = None if repo is None else RevisionRef.parse(repo)
         place = None if registry is None else RegistryRef.parse(registry)
     follow_links = follow_links or ref is not None  # a hub's clients know of no links
+    rate = bytes_a_second(max_rate)
     daemon = running_node(
         ctx,
         config,
         listen=listen,
         relay=relay,
-        max_rate=max_rate,
         ephemeral=ephemeral,
         repo=repo,
     )
@@ -143,9 +143,9 @@ def publish_command(
             follow_links=follow_links,
             sign=sign,
             registry=place,
+            rate=rate,
         )
         return
-    rate = bytes_a_second(max_rate)
     run(_publish, config, path, name, ref, place, follow_links, sign, rate, as_json)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,7 @@ from lattica.content.manifest.cid import Cid
 from lattica.content.publish.catalog import Catalog, check_shards, make_publication
 from lattica.content.publish.service import ContentService, PublisherLimits, service_of
 from lattica.content.ticket import Ticket
+from lattica.nat.base.checks import require
 from lattica.nat.base.errors import LocalProtocolError
 from lattica.nat.base.in_process import InProcess
 from lattica.nat.base.keys.identity import Identity
@@ -71,6 +73,8 @@ class Publisher(InProcess):
         service, self._service = self._service, None
         for publication in list(self.catalog):
             self.catalog.remove(publication.cid)
+            if service is not None:
+                service.limit(publication.cid, math.inf)
         if service is not None:
             service.take(self.catalog.get)
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -84,12 +88,15 @@ class Publisher(InProcess):
         announce_timeout: float = ANNOUNCE_TIMEOUT,
         follow_links: bool = False,
         sign: bool = False,
+        rate: float = math.inf,
     ) -> Ticket:
         """Hash a file or directory, serve it, and return a ticket for it.
 
         Symbolic links in a directory are kept if they stay in it, and otherwise an error; with
         `follow_links` what they lead to is published in their place. With `sign` the
-        manifest is signed with the node's key, and has another content id by that.
+        manifest is signed with the node's key, and has another content id by that. Of it no more
+        than `rate` bytes a second are sent, to all clients together; the same again has what was
+        said last.
         `progress` is called with :class:`~lattica.content.Progress`, and with nothing else.
         Relays that were configured, and the router, may have been asked only just now: for what
         they add to this node's addresses it waits, but no longer than `announce_timeout` seconds.
@@ -97,6 +104,7 @@ class Publisher(InProcess):
         another one.
 
         Raises:
+            ConfigError: a rate that is none.
             ContentError: for what cannot be read or published, and for an index of a sharded
                 checkpoint that does not agree with the shards.
         """
@@ -104,6 +112,7 @@ class Publisher(InProcess):
             raise LocalProtocolError("a Publisher is used with `async with`")
         if path == "":  # which Path takes as the current directory
             raise ContentError("name a file or directory to publish; '.' is this one")
+        require(rate > 0, "rate", "a positive number of bytes a second", rate)
         identity = _identity_of(self._node) if sign else None
         with nullcontext() if any(self.catalog) else self._service.starting():
             publication = await make_publication(
@@ -111,6 +120,7 @@ class Publisher(InProcess):
             )
             await trio.to_thread.run_sync(check_shards, publication)
             await self._node.wait_announced(announce_timeout)
+            self._service.limit(publication.cid, rate)
             self.catalog.add(publication)
         return self.ticket(publication.cid)
 
@@ -131,6 +141,7 @@ class Publisher(InProcess):
             raise ContentNotFoundError(f"{cid} is not published here")
         self.catalog.remove(cid)
         if self._service is not None:
+            self._service.limit(cid, math.inf)
             self._service.tell()
 
     def ticket(self, cid: Cid) -> Ticket:

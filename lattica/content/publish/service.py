@@ -124,6 +124,8 @@ class ContentService:
         self.bytes_sent: Counter[Cid] = Counter()
         """Bytes of chunks that were sent since it began, by content id."""
         self._limited_by: Shelf | None = None
+        self._paces: dict[Cid, Pace] = {}
+        """Of what has a limit of its own."""
         self._limit(PublisherLimits())
 
     def __str__(self) -> str:
@@ -138,6 +140,14 @@ class ContentService:
             )
             for most in (limits.max_streams, limits.max_watchers)
         )
+
+    def limit(self, cid: Cid, rate: float) -> None:
+        """Send no more than so many bytes a second of it, to all clients together; infinite: no
+        limit but that of everything.
+        """
+        self._paces.pop(cid, None)
+        if rate < math.inf:
+            self._paces[cid] = Pace(rate)
 
     def tell(self) -> None:
         """Something is here that was not: watchers hear of it soon."""
@@ -259,22 +269,26 @@ class ContentService:
 
     async def _answer_all(self, stream: Stream) -> None:
         # No room in the channel: one answer is being sent and the next one is being read.
-        send, receive = trio.open_memory_channel[Parts](0)
+        send, receive = trio.open_memory_channel[tuple[Cid, Parts]](0)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._prepare, stream, send)
             async with receive:
-                async for parts in receive:
+                async for cid, parts in receive:
                     for part in parts:
-                        await self._send(stream, part)
+                        await self._send(stream, cid, part)
             await stream.send_eof()
 
-    async def _send(self, stream: Stream, part: bytes | memoryview) -> None:
+    async def _send(self, stream: Stream, cid: Cid, part: bytes | memoryview) -> None:
+        paces = [self._paces[cid]] if cid in self._paces else []
+        if self._pace.is_limited:
+            paces.append(self._pace)
         with trio.move_on_after(self.limits.stalled_after) as scope:
-            if self._pace.is_limited:
+            if paces:
                 view = memoryview(part)
                 for start in range(0, len(view), PACED_PIECE):
                     piece = view[start : start + PACED_PIECE]
-                    delay = self._pace.delay(len(piece), trio.current_time())
+                    now = trio.current_time()
+                    delay = max(pace.delay(len(piece), now) for pace in paces)
                     # It is not the client that this waits for.
                     scope.deadline += delay
                     await trio.sleep(delay)
@@ -285,7 +299,9 @@ class ContentService:
         if scope.cancelled_caught:
             raise RemoteProtocolError("the client has stopped to accept what it asked for")
 
-    async def _prepare(self, stream: Stream, answers: trio.MemorySendChannel[Parts]) -> None:
+    async def _prepare(
+        self, stream: Stream, answers: trio.MemorySendChannel[tuple[Cid, Parts]]
+    ) -> None:
         core = ContentServerCore()
         async with answers:
             while True:
@@ -299,7 +315,7 @@ class ContentService:
                 for request, due in requests:
                     answer = await self._answer(peer, request) if due else _LATER
                     try:
-                        await answers.send(answer)
+                        await answers.send((request.cid, answer))
                     except trio.BrokenResourceError:
                         return  # sending has failed, which is an error of its own
             core.finish()

@@ -248,6 +248,7 @@ class NodeClient(Closable):
         follow_links: bool = False,
         sign: bool = False,
         registry: str | None = None,
+        rate: float = 0.0,
         progress: Callable[[pb.PublishProgress], object] | None = None,
         timeout: float | None = None,
     ) -> pb.Publication:
@@ -256,7 +257,8 @@ class NodeClient(Closable):
         `follow_links`, `sign`: as in :meth:`lattica.content.Publisher.publish`. `registry`:
         `crdt:DOCUMENT/MODEL[@VERSION]`, a name in a replicated document that is to lead to it from
         then on (`registry` of the publication has the version); the node opens the document, and
-        keeps it.
+        keeps it. `rate`: bytes a second that are sent of it to all who fetch it together, 0 without
+        limit.
         """
         if path == "":
             raise ValueError("name a file or directory to publish; '.' is this one")
@@ -266,6 +268,7 @@ class NodeClient(Closable):
             follow_links=follow_links,
             sign=sign,
             registry=registry or "",
+            bytes_per_second=rate,
         )
         return cast(
             "pb.Publication", self._outcome("publish", request, "publication", progress, timeout)

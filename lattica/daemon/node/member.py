@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -120,6 +121,7 @@ class Member:
         *,
         follow_links: bool = False,
         sign: bool = False,
+        rate: float = math.inf,
     ) -> Ticket:
         """Hash a file or directory, and serve it until the node ends or it is unpublished.
 
@@ -132,7 +134,13 @@ class Member:
                 progress(event)
 
             return await self.content.publish(
-                path, name, note, announce_timeout=10.0, follow_links=follow_links, sign=sign
+                path,
+                name,
+                note,
+                announce_timeout=10.0,
+                follow_links=follow_links,
+                sign=sign,
+                rate=rate,
             )
 
     async def publish_in(
@@ -144,6 +152,7 @@ class Member:
         *,
         follow_links: bool = False,
         sign: bool = False,
+        rate: float = math.inf,
     ) -> tuple[Ticket, RegistryRef]:
         """Publish as :meth:`publish` does, and have a name in a document lead to it: the version is
         returned. The document stays open until the node ends. Where that fails, nothing new is
@@ -156,7 +165,9 @@ class Member:
 
         async with open_registry(self.node, registry) as place:  # before all of it is hashed
             served = {publication.cid for publication, _ in self.content.publications()}
-            ticket = await self.publish(path, name, progress, follow_links=follow_links, sign=sign)
+            ticket = await self.publish(
+                path, name, progress, follow_links=follow_links, sign=sign, rate=rate
+            )
             try:
                 version = place.publish(ticket.cid)
                 await self.open_document(registry.document)

@@ -36,13 +36,18 @@ class ContentMethods(MemberMethods):
             )
 
         member, name = self.member, request.name or None
-        how = {"follow_links": request.follow_links, "sign": request.sign}
+        follow_links, sign = request.follow_links, request.sign
+        rate = request.bytes_per_second or math.inf
         used_as: RegistryRef | None = None
         if request.registry:
             registry = RegistryRef.parse(request.registry)
-            ticket, used_as = await member.publish_in(registry, path, name, progress, **how)
+            ticket, used_as = await member.publish_in(
+                registry, path, name, progress, follow_links=follow_links, sign=sign, rate=rate
+            )
         else:
-            ticket = await member.publish(path, name, progress, **how)
+            ticket = await member.publish(
+                path, name, progress, follow_links=follow_links, sign=sign, rate=rate
+            )
         [made] = [each for each in publications(member) if each.cid == str(ticket.cid)]
         if used_as is not None:
             made.registry = str(used_as)

@@ -345,18 +345,20 @@ class AnswerReply(_message.Message):
     def __init__(self, wanted: bool = ...) -> None: ...
 
 class PublishRequest(_message.Message):
-    __slots__ = ("path", "name", "follow_links", "sign", "registry")
+    __slots__ = ("path", "name", "follow_links", "sign", "registry", "bytes_per_second")
     PATH_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     FOLLOW_LINKS_FIELD_NUMBER: _ClassVar[int]
     SIGN_FIELD_NUMBER: _ClassVar[int]
     REGISTRY_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
     path: str
     name: str
     follow_links: bool
     sign: bool
     registry: str
-    def __init__(self, path: _Optional[str] = ..., name: _Optional[str] = ..., follow_links: bool = ..., sign: bool = ..., registry: _Optional[str] = ...) -> None: ...
+    bytes_per_second: float
+    def __init__(self, path: _Optional[str] = ..., name: _Optional[str] = ..., follow_links: bool = ..., sign: bool = ..., registry: _Optional[str] = ..., bytes_per_second: _Optional[float] = ...) -> None: ...
 
 class PublishProgress(_message.Message):
     __slots__ = ("bytes_done", "bytes_total", "publication")

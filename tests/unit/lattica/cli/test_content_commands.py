@@ -57,7 +57,7 @@ def test_what_the_running_node_serves_is_fetched_from_it(
     [
         (("fetch", f"{OTHER}/model", "--watch"), "--watch"),
         (("fetch", str(SERVED), "--listen", "/ip4/127.0.0.1/tcp/0"), "--listen"),
-        (("publish", ".", "--repo", "a/b", "--max-rate", "5M"), "--max-rate and --repo"),
+        (("publish", ".", "--repo", "a/b", "--ephemeral"), "--ephemeral and --repo"),
         (("publish", ".", "--ephemeral"), "--ephemeral"),
         (("publish", ".", "--repo", "a/b", "--no-daemon"), None),
     ],

@@ -16,6 +16,7 @@ import trio
 from lattica import Lattica, Node
 from lattica.config import NodeConfig, load_config
 from lattica.content import ByteRange
+from lattica.content.publish.service import service_of
 from lattica.daemon.api.client import NodeClient
 from lattica.daemon.api.methods import Methods
 from lattica.daemon.api.values import unpack
@@ -187,15 +188,20 @@ async def test_ports_last_as_long_as_their_calls(tmp_path: Path) -> None:
 
 async def test_content_with_progress(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(os.urandom(5_000_000))
-    async with daemon(tmp_path / "a") as (_, source), daemon(tmp_path / "b") as (member, sink):
+    async with (
+        daemon(tmp_path / "a") as (publisher, source),
+        daemon(tmp_path / "b") as (member, sink),
+    ):
         seen: list[int] = []
         path = tmp_path / "model.bin"
         made = await there(
             lambda: source.publish(path, progress=lambda p: seen.append(p.bytes_done))
         )
-        again = await there(lambda: source.publish(path))
+        again = await there(lambda: source.publish(path, rate=50e6))
         assert made.cid == again.cid
         assert seen
+        [pace] = service_of(publisher.node)._paces.values()
+        assert pace.rate == 50e6
         phases: list[str] = []
         done = await there(
             lambda: sink.fetch(

@@ -24,6 +24,7 @@ from lattica.content.protocol import (
     encode_body_header,
 )
 from lattica.content.publish.catalog import Publication, make_publication
+from lattica.content.publish.service import service_of
 from lattica.content.swarm import schedule
 from lattica.content.swarm import source as source_module
 from lattica.content.swarm.messages import (
@@ -36,6 +37,7 @@ from lattica.content.swarm.messages import (
     encode_message,
 )
 from lattica.errors import (
+    ConfigError,
     ContentError,
     ContentNotFoundError,
     IntegrityError,
@@ -132,6 +134,34 @@ async def test_several_at_once_help_each_other(tmp_path, limits, monkeypatch):
         counts = [one.bytes_fetched for one in result.sources]
         assert sum(counts) == result.bytes_fetched == source.stat().st_size
         assert counts == sorted(counts, reverse=True)
+
+
+async def test_what_has_a_rate_of_its_own_waits_and_the_rest_does_not(tmp_path):
+    slow, other = make_file(tmp_path / "slow", 3), make_file(tmp_path / "other", 4)
+    async with memory_net() as net:
+        origin = net.host()
+        async with Publisher(origin) as publisher:
+            ticket = await publisher.publish(slow, rate=1000.0)  # a piece a minute
+            with pytest.raises(ConfigError, match="rate"):
+                await publisher.publish(other, rate=0.0)
+            ended = False
+
+            async def get() -> None:
+                nonlocal ended
+                await fetch(net.host(), ticket, tmp_path / "out", options=QUICK)
+                ended = True
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(get)
+                while not origin.connections:
+                    await trio.sleep(0.01)
+                there = await publisher.publish(other)
+                await fetch(net.host(), there, tmp_path / "out", options=QUICK)
+                assert not ended
+                nursery.cancel_scope.cancel()
+            await publisher.publish(slow)  # what was said last
+            await fetch(net.host(), ticket, tmp_path / "out", options=QUICK)
+    assert (tmp_path / "out" / "slow").read_bytes() == slow.read_bytes()
 
 
 async def test_who_does_not_share_is_not_told_to_others(tmp_path):
@@ -437,6 +467,8 @@ async def test_who_has_everything_stays_while_others_need_it_and_not_where_nobod
                 nursery.start_soon(
                     lambda: fetch(second, ticket, tmp_path / "2", options=replace(QUICK, rate=MIB))
                 )
+                while not service_of(origin).is_watched(ticket.cid):
+                    await trio.sleep(0.01)
                 result = await fetch(first, ticket, tmp_path / "1", progress=watch, options=QUICK)
             assert len(stayed) == 1
             assert 0 < stayed[0].seconds <= 0.5 * result.seconds + 0.1
