@@ -318,6 +318,11 @@ class Document:
         """
         return self._resolved.tree().root
 
+    def naming(self) -> Turns[bytes]:
+        """As :attr:`root`, in turns; of what the document was at some time meanwhile."""
+        self._resolved.check_readable()
+        return (yield from self._resolved.recent()).tree.root
+
     def proof(self, query: Query | str, *, is_signed: bool = True) -> bytes:
         """The proof of what the state says at a place, or of that there is nothing; a text is the
         name of a register. :func:`~lattica.crdt.proofs.proof.verify_proof` reads it, without a
@@ -330,6 +335,10 @@ class Document:
             LocalProtocolError: it would have more than 4 MiB; ask for less at once.
         """
         return self._statements.proof(query, is_signed=is_signed)
+
+    def proving(self, query: Query | str, *, is_signed: bool = True) -> Turns[bytes]:
+        """As :meth:`proof`, in turns; of what the document was at some time meanwhile."""
+        return self._statements.proving(query, is_signed=is_signed)
 
     def statement(self, of: bytes = b"") -> SignedStatement:
         """What this store says that its state is, signed; see :func:`sign_statement`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Final
 
 from lattica.crdt.access.keyring import Keyring
@@ -13,6 +14,8 @@ from lattica.crdt.tree.search_tree import SearchTree
 from lattica.crdt.types.state import Change, State
 from lattica.nat.base.errors import AccessDeniedError
 
+_PLACES: Final = 1024
+"""Of which a turn collects what is there."""
 _READ_ANEW: Final = 4
 """Times that a state is resolved in turns, if entries come meanwhile; then when it is read."""
 
@@ -26,19 +29,25 @@ class Resolved:
         self._state = State(replica.genesis, replica.has_effect, replica.open_payload)
         self._tree: SearchTree | None = None
         self._read_with: tuple[Keyring, tuple[int, int]] | None = None
+        self._version = 0
+        """Counted up whenever the state may be another one."""
         self.is_stale = True
         """Whether it is resolved anew when it is read."""
 
     @property
     def state(self) -> State:
         """As :meth:`Document.state`."""
+        self.check_readable()
+        return self.anew()
+
+    def check_readable(self) -> None:
+        """Raises AccessDeniedError if nothing of it can be read here."""
         keyring = self._replica.keyring
         if keyring is not None and keyring.is_empty:
             raise AccessDeniedError(
                 "this peer has the document, and no right to read it, or nobody has sealed a read "
                 "key to it yet"
             )
-        return self.anew()
 
     @property
     def reads_all(self) -> bool:
@@ -82,6 +91,29 @@ class Resolved:
             self._tree = point.tree
         return point
 
+    def recent(self) -> Turns[Point]:
+        """What the document was at some time meanwhile, in turns; for less than :meth:`point` where
+        it is resolved and not written to.
+        """
+        for _ in range(_READ_ANEW):
+            if self.is_stale or self._tree is not None:
+                break
+            yield from self._grow()
+        return (yield from self.point())
+
+    def _grow(self) -> Turns[None]:
+        """Make the tree of the state that is here, in turns, unless something comes meanwhile."""
+        version, pairs = self._version, self._state.items()
+        items: dict[bytes, bytes] = {}
+        while batch := dict(islice(pairs, _PLACES)):
+            items |= batch
+            yield
+            if self._version != version:
+                return
+        tree = yield from SearchTree.making(items)
+        if self._version == version:
+            self._tree = tree
+
     def settle(self) -> Turns[None]:
         """Resolve it in turns, with its tree. If entries come meanwhile, again, a few times."""
         for _ in range(_READ_ANEW):
@@ -92,10 +124,12 @@ class Resolved:
     def forget(self) -> None:
         """Have it resolved anew, by what is in the file."""
         self.is_stale, self._tree = True, None
+        self._version += 1
 
     def begin_with(self, state: State, tree: SearchTree) -> None:
         """Take what somebody else has resolved, of just what is in the file."""
         self._state, self._tree, self.is_stale = state, tree, False
+        self._version += 1
 
     def take(self, outcome: Outcome) -> tuple[Change, ...]:
         """Go on by what a log has admitted and withdrawn; what changed, as far as it is known."""
@@ -104,6 +138,8 @@ class Resolved:
         if self._reads_more() or outcome.forks or outcome.withdrawn or outcome.says_rights:
             # Resolved anew when it is read: who makes many forks makes few of these.
             self.is_stale = True
+        if outcome.is_news:
+            self._version += 1
         if outcome.forks or outcome.admitted or outcome.withdrawn:
             self._tree = None
         if self.is_stale:

@@ -21,6 +21,7 @@ from lattica.crdt.proofs.statement import (
     sign_statement,
 )
 from lattica.crdt.types.cell import Sibling
+from lattica.crdt.types.state import State
 from lattica.nat.base.errors import AccessDeniedError
 
 
@@ -41,11 +42,28 @@ class Statements:
 
     def proof(self, query: Query | str, *, is_signed: bool = True) -> bytes:
         """As :meth:`Document.proof`."""
-        asked = Query(Kind.REGISTER, query) if isinstance(query, str) else query
         tree = self._resolved.tree()
-        found = (self._witness(each) for each in islice(self._winners(asked), MAX_WITNESSES))
-        witnesses = tuple(each for each in found if each is not None)
-        signed = self.statement() if is_signed else None
+        point = Point(self._history.heads(), self._history.cuts, self._resolved.state, tree)
+        return self._prove(query, point, is_signed=is_signed)
+
+    def proving(self, query: Query | str, *, is_signed: bool = True) -> Turns[bytes]:
+        """As :meth:`proof`, in turns; of what the document was at some time meanwhile."""
+        for _ in range(3):
+            self._resolved.check_readable()
+            point = yield from self._resolved.recent()
+            if point.cuts == self._history.cuts:
+                return self._prove(query, point, is_signed=is_signed)
+        return self.proof(query, is_signed=is_signed)
+
+    def _prove(self, query: Query | str, point: Point, *, is_signed: bool) -> bytes:
+        asked = Query(Kind.REGISTER, query) if isinstance(query, str) else query
+        won = islice(_winners(point.state, asked), MAX_WITNESSES)
+        witnesses = tuple(each for each in map(self._witness, won) if each is not None)
+        tree = point.tree
+        signed = None
+        if is_signed:
+            self.check_reads_all(point.state)
+            signed = self._say(point.heads, tree.root, b"")
         return Proof(asked, tree.root, tree.prove(*asked.key_range), witnesses, signed).encode()
 
     def statement(self, of: bytes = b"") -> SignedStatement:
@@ -57,14 +75,16 @@ class Statements:
         """As :meth:`Document.stating`."""
         if point is None:
             self.check_reads_all()
-            point = yield from self._resolved.point()
+            point = yield from self._resolved.recent()
         if self._history.is_at(point):
             return self.statement(of)
         return self._say(point.heads, point.tree.root, of)
 
-    def check_reads_all(self) -> None:
-        """Raises AccessDeniedError if what is read here is not all: of that nothing is said."""
-        if not self._resolved.reads_all:
+    def check_reads_all(self, state: State | None = None) -> None:
+        """Raises AccessDeniedError if what is read here, or in a state, is not all: of that nothing
+        is said.
+        """
+        if state.unread if state is not None else not self._resolved.reads_all:
             raise AccessDeniedError(
                 "what this peer reads of the document is not all of its state: it lacks read keys"
             )
@@ -81,16 +101,6 @@ class Statements:
         )
         return sign_statement(statement, *self._replica.signing_session(), of)
 
-    def _winners(self, query: Query) -> Iterator[Sibling]:
-        match query.kind:
-            case Kind.REGISTER if query.scope == Scope.PREFIX:
-                yield from self._resolved.state.winners(query.name)
-            case Kind.REGISTER:
-                yield from self._resolved.state.conflicts(query.name)[:1]
-            case Kind.SET:
-                element = encode(query.item) if query.scope == Scope.ITEM else None
-                yield from self._resolved.state.winners_in(query.name, element)
-
     def _witness(self, sibling: Sibling) -> Witness | None:
         """The entry of a write; None if nobody can be shown it, as it lacks its own signature."""
         log, database = self._replica.log, self._replica.database
@@ -101,3 +111,14 @@ class Statements:
         doc_id, keyring = self._replica.genesis.doc_id, self._replica.keyring
         certificate = decode_certificate(first.payload, doc_id, sibling.author)
         return Witness(entry, certificate, b"" if keyring is None else keyring.entry_key(entry))
+
+
+def _winners(state: State, query: Query) -> Iterator[Sibling]:
+    match query.kind:
+        case Kind.REGISTER if query.scope == Scope.PREFIX:
+            yield from state.winners(query.name)
+        case Kind.REGISTER:
+            yield from state.conflicts(query.name)[:1]
+        case Kind.SET:
+            element = encode(query.item) if query.scope == Scope.ITEM else None
+            yield from state.winners_in(query.name, element)

@@ -17,6 +17,7 @@ from lattica.crdt.document import Document, Received
 from lattica.crdt.entries.genesis import Genesis
 from lattica.crdt.log.disk.replica import Replica
 from lattica.crdt.log.outcome import Outcome
+from lattica.crdt.proofs.query import Query
 from lattica.crdt.proofs.statement import SignedStatement
 from lattica.crdt.store.changes import ChangeStream
 from lattica.crdt.store.presence import Presence
@@ -148,6 +149,16 @@ class SharedDocument(Document):
             f"not in step with {peers} peers within {timeout:g} s; {len(self.peers)} connected "
             f"peers have {self.name!r} open"
         )
+
+    async def root_in_turns(self) -> bytes:
+        """As :attr:`root`, while the node and other tasks go on: of a large document, or it stands
+        for as long. What is written meanwhile may be in it or not.
+        """
+        return await in_turns(self.naming())
+
+    async def proof_in_turns(self, query: Query | str, *, is_signed: bool = True) -> bytes:
+        """As :meth:`proof`, while others go on; see :meth:`root_in_turns`."""
+        return await in_turns(self.proving(query, is_signed=is_signed))
 
     async def prune_in_turns(self, grace: float = 7 * 86_400) -> int:
         """As :meth:`prune`, while the node and other tasks go on; whatever is written meanwhile,

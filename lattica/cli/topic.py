@@ -11,7 +11,8 @@ from lattica.cli.shared.common import run, start
 from lattica.cli.shared.daemon import beside_node
 from lattica.cli.shared.event_json import EventOutput, event_output
 from lattica.cli.shared.options import ConnectOption, EphemeralOption, ListenOption, RelayOption
-from lattica.cli.shared.terminal import say, say_json
+from lattica.cli.shared.terminal import say, say_as_read, saying_without_waiting
+from lattica.nat.base.printable import json_text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -113,7 +114,8 @@ async def _publish(
         async for text in _lines(messages):
             reached = await topic.publish(text)
             if as_json:
-                say_json({"event": "published", "topic": name, "size": len(text), "peers": reached})
+                said = {"event": "published", "topic": name, "size": len(text), "peers": reached}
+                await say_as_read(json_text(said))
 
 
 async def _lines(messages: list[str]) -> AsyncIterator[bytes]:
@@ -144,12 +146,21 @@ async def _subscribe(
             stop.nursery.start_soon(_tell_peers, topic, output)
         left = count
         async with topic.subscribe() as messages:
-            async for message in messages:
-                _show(message, output)
-                if left is not None:
-                    left -= 1
-                    if not left:
-                        break
+            try:
+                async for message in messages:
+                    if output is not None:
+                        output.write_object(_object(message))
+                    else:
+                        text = _text(message)
+                        await say_as_read(repr(message.data) if text is None else text)
+                    if left is not None:
+                        left -= 1
+                        if not left:
+                            break
+            finally:
+                if messages.lost:
+                    with saying_without_waiting() as tell:
+                        tell(f"lattica: {messages.lost:,} messages were left out, as nobody read")
 
 
 def _say_where(node: Node) -> None:
@@ -163,28 +174,27 @@ async def _tell_peers(topic: Topic, output: EventOutput) -> None:
             output.write(event)
 
 
-def _show(message: Message, output: EventOutput | None) -> None:
+def _text(message: Message) -> str | None:
+    try:
+        return message.data.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _object(message: Message) -> dict[str, object]:
     import base64
 
-    try:
-        text = message.data.decode()
-    except UnicodeDecodeError:
-        text = None
-    if output is None:
-        say(repr(message.data) if text is None else text)
-        return
+    text = _text(message)
     said = (
         {"data": text}
         if text is not None
         else {"data_base64": base64.b64encode(message.data).decode()}
     )
-    output.write_object(
-        {
-            "event": "message",
-            "topic": message.topic,
-            "source": str(message.source),
-            "seqno": message.seqno,
-            "via": str(message.via),
-            **said,
-        }
-    )
+    return {
+        "event": "message",
+        "topic": message.topic,
+        "source": str(message.source),
+        "seqno": message.seqno,
+        "via": str(message.via),
+        **said,
+    }

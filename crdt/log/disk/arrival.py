@@ -98,14 +98,15 @@ class Arrival:
     def _merge(self, prefix: FeedPrefix) -> int:
         """Add what it has to what is here of its author, whose number is returned."""
         number = self._database.number(prefix.author, prefix.identity)
-        self._database.insert(prefix.entries, number, is_admitted=True)
+        rows = self._db.execute("SELECT seq FROM entry WHERE author = ? AND is_admitted", (number,))
+        here = {row[0] for row in rows}
+        new = [entry for entry in prefix.entries if entry.header.seq not in here]
+        self._database.insert(new, number, is_admitted=True)
+        here.update(entry.header.seq for entry in new)
         gone = self._database.gone(prefix.author)
         gone |= {seq: (prefix.ids[seq], rest) for seq, rest in prefix.remnants.items()}
         if gone:
-            for (seq,) in self._db.execute(
-                "SELECT seq FROM entry WHERE author = ? AND is_admitted", (number,)
-            ):
-                gone.pop(seq, None)
+            gone = {seq: rest for seq, rest in gone.items() if seq not in here}
             self._db.execute("DELETE FROM pruned WHERE author = ?", (number,))
             for start, end in runs(sorted(gone)):
                 self._database.keep_remnants(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from lattica.cli.crdt.proofs import readable
 from lattica.cli.shared.daemon import Stopped, by_daemon, running_node, until_stopped
+from lattica.cli.shared.event_json import ready_object
 from lattica.cli.shared.terminal import say, say_json
 
 if TYPE_CHECKING:
@@ -109,16 +110,7 @@ def watch_by(client: NodeClient, document: str, prefix: str, wait: float, as_jso
     def watch() -> Iterator[Callable[[], None]]:
         status, opened = client.status(), client.crdt_open(document, timeout=wait)
         if as_json:
-            yield partial(
-                say_json,
-                {
-                    "event": "ready",
-                    "peer_id": status.peer_id,
-                    "addrs": [*status.addrs],
-                    "document": opened.id,
-                    "name": opened.name,
-                },
-            )
+            yield partial(say_json, ready_object(status, document=opened.id, name=opened.name))
         with client.crdt_watch(opened.id, prefix) as registers:
             for each in registers:
                 value = readable(unpack(each.value)) if each.value else None

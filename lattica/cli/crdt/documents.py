@@ -33,9 +33,10 @@ from lattica.cli.crdt.opening import (
 from lattica.cli.crdt.place_kind import PlaceKind
 from lattica.cli.crdt.proofs import clock_time, readable
 from lattica.cli.shared.common import run
-from lattica.cli.shared.event_json import EventOutput, event_output
+from lattica.cli.shared.event_json import ready_object
 from lattica.cli.shared.options import ConnectOption, EventsOption, ListenOption, RelayOption
-from lattica.cli.shared.terminal import say, say_json
+from lattica.cli.shared.terminal import say, say_as_read, say_json
+from lattica.nat.base.printable import json_text
 
 if TYPE_CHECKING:
     from lattica.config import NodeConfig
@@ -271,8 +272,7 @@ def _serve(
     prefix: str | None,
     as_json: bool,
 ) -> None:
-    with event_output(as_json) as output:
-        run(_replicate, config, document, capability, wait, prefix, output)
+    run(_replicate, config, document, capability, wait, prefix, as_json)
 
 
 async def _replicate(
@@ -281,10 +281,8 @@ async def _replicate(
     capability: Path | None,
     wait: float,
     prefix: str | None,
-    output: EventOutput | None,
+    as_json: bool,
 ) -> None:
-    import math
-
     import trio
 
     from lattica.cli.shared.stopping import stopped_by_signals
@@ -292,21 +290,18 @@ async def _replicate(
 
     async with stopped_by_signals(), Node(config) as node:
         opened = await open_document(node, document, capability, wait)
-        if output is not None:
-            output.write_ready(node, document=opened.id, name=opened.name)
+        if as_json:
+            await say_as_read(json_text(ready_object(node, document=opened.id, name=opened.name)))
         else:
             for address in node.addrs:
                 say(f"listening on {address}", err=True)
             say(f"document {opened.id} ({opened.name})", err=True)
         if prefix is None:
-            await trio.sleep(math.inf)
+            await trio.sleep_forever()
         with opened.changes() as changes:
             async for change in changes:
-                for line in _changed(opened, change, prefix or ""):
-                    if output is not None:
-                        output.write_object(line)
-                    else:
-                        say(_line(line))
+                for event in _changed(opened, change, prefix):
+                    await say_as_read(json_text(event) if as_json else _line(event))
 
 
 def _changed(

@@ -34,6 +34,12 @@ def event_object(event: DataclassInstance) -> dict[str, object]:
     return {"event": name, **values}
 
 
+def ready_object(node: Node | pb.NodeStatus, **more: object) -> dict[str, object]:
+    """The event that says who a node is and where it can be reached, and what else there is."""
+    addrs = [str(addr) for addr in node.addrs]
+    return {"event": "ready", "peer_id": str(node.peer_id), "addrs": addrs, **more}
+
+
 class EventOutput:
     """Writes events to standard output; made by :func:`event_output`.
 
@@ -52,9 +58,7 @@ class EventOutput:
     def write_ready(self, node: Node | pb.NodeStatus, **more: object) -> None:
         """Say, as the first event, who the node is and where it can be reached, and what else
         there is to say."""
-        addrs = [str(addr) for addr in node.addrs]
-        ready = {"event": "ready", "peer_id": str(node.peer_id), "addrs": addrs, **more}
-        self.write_object(ready)
+        self.write_object(ready_object(node, **more))
 
     def write_object(self, value: dict[str, object]) -> None:
         """Write an event that is an object already."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -58,6 +59,34 @@ def saying_without_waiting() -> Iterator[Callable[[str], None]]:
         yield write
     finally:
         writer.close()
+
+
+async def say_as_read(line: str) -> None:
+    """:func:`say` on standard output, of a node's own command: whoever reads it may stall, so this
+    waits until it is taken, and the node goes on meanwhile. For one task at a time.
+
+    In the loop and not in a thread: one that waits in a write when Python ends has it abort.
+    """
+    import trio
+
+    try:
+        descriptor = sys.stdout.fileno()
+    except OSError:  # it was replaced by something in memory
+        say(line)
+        await trio.lowlevel.checkpoint()
+        return
+    sys.stdout.flush()
+    left = f"{printable(line)}\n".encode(sys.stdout.encoding, "backslashreplace")
+    ready = select.poll()
+    ready.register(descriptor, select.POLLOUT)
+    with output_errors():
+        while left:
+            if ready.poll(0):  # files always are, and cannot be waited for
+                await trio.lowlevel.checkpoint()
+            else:
+                await trio.lowlevel.wait_writable(descriptor)
+            with suppress(BlockingIOError):  # whoever started us has made it so
+                left = left[os.write(descriptor, left[: select.PIPE_BUF]) :]
 
 
 def say_json(value: object, *, indent: int | None = None) -> None:

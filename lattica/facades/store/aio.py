@@ -100,6 +100,14 @@ class AsyncDocument:
     async def _run(self, function: Callable[[], T]) -> T:
         return await self._bridge.acall_plain(function)
 
+    async def call(self, function: Callable[[SharedDocument], T]) -> T:
+        """What a function of the node's document gives. It is called in the node's thread: nobody
+        else reads or writes meanwhile, and the node does nothing else, so it is not to wait. So
+        :mod:`lattica.crdt.uses` are used: `await document.call(lambda each:
+        WorkQueue(each).take())`.
+        """
+        return await self._run(lambda: function(self._document))
+
     def __repr__(self) -> str:
         return f"<AsyncDocument {self.name!r} {self.id}>"
 
@@ -132,7 +140,7 @@ class AsyncDocument:
 
     async def root(self) -> bytes:
         """The hash that names the whole state."""
-        return await self._run(lambda: self._document.root)
+        return await self._bridge.acall(self._document.root_in_turns)
 
     def counter(self, name: str) -> AsyncCounter:
         """A number that all add to."""
@@ -205,7 +213,9 @@ class AsyncDocument:
 
     async def proof(self, query: Query | str, *, is_signed: bool = True) -> bytes:
         """The proof of what the state says at a place; see :meth:`Document.proof`."""
-        return await self._run(lambda: self._document.proof(query, is_signed=is_signed))
+        return await self._bridge.acall(
+            partial(self._document.proof_in_turns, query, is_signed=is_signed)
+        )
 
     async def statement(self, of: bytes = b"") -> SignedStatement:
         """What this store says that its state is, signed; see :meth:`Document.statement`."""

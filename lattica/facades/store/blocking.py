@@ -99,6 +99,12 @@ class BlockingDocument(Closable):
     def _run(self, function: Callable[[], T]) -> T:
         return self._bridge.call_plain(function)
 
+    def call(self, function: Callable[[SharedDocument], T]) -> T:
+        """What a function of the node's document gives. It is called in the node's thread: nobody
+        else reads or writes meanwhile, and the node does nothing else, so it is not to wait.
+        """
+        return self._run(lambda: function(self._document))
+
     def __repr__(self) -> str:
         return f"<BlockingDocument {self.name!r} {self.id}>"
 
@@ -135,7 +141,7 @@ class BlockingDocument(Closable):
     @property
     def root(self) -> bytes:
         """The hash that names the whole state."""
-        return self._run(lambda: self._document.root)
+        return self._bridge.call(self._document.root_in_turns)
 
     def counter(self, name: str) -> BlockingCounter:
         """A number that all add to."""
@@ -209,7 +215,7 @@ class BlockingDocument(Closable):
 
     def proof(self, query: Query | str, *, is_signed: bool = True) -> bytes:
         """The proof of what the state says at a place; see :meth:`Document.proof`."""
-        return self._run(lambda: self._document.proof(query, is_signed=is_signed))
+        return self._bridge.call(partial(self._document.proof_in_turns, query, is_signed=is_signed))
 
     def statement(self, of: bytes = b"") -> SignedStatement:
         """What this store says that its state is, signed; see :meth:`Document.statement`."""

@@ -57,6 +57,26 @@ def test_a_document_is_shared_watched_and_taken_back(tmp_path: Path) -> None:
     assert crdt(owner, "get", "models", "model/latest") == 7
 
 
+def test_a_watcher_whose_output_nobody_reads_keeps_its_node(tmp_path: Path) -> None:
+    """Its node stopped with it once the pipe was full; a signal ends it all the same."""
+    watching, other = tmp_path / "watching", tmp_path / "other"
+    command = [*LATTICA, "crdt", "watch", "scratch", "--listen", LISTEN]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(watching)
+    ) as watch:
+        assert watch.stderr is not None
+        try:
+            address = watch.stderr.readline().decode().split()[-1]
+            for number in range(4):
+                value = json.dumps(f"{number}" * 40_000)
+                at = ("--connect", address, "--wait", "30")
+                said = crdt(other, "set", "scratch", "big", value, *at, "--json")
+                assert len(said["peers"]) == 1
+        finally:
+            watch.terminate()
+            assert watch.wait(TIMEOUT) == 0
+
+
 def test_a_sealed_document_is_kept_by_one_who_cannot_read_it(tmp_path: Path) -> None:
     owner, keeper = tmp_path / "owner", tmp_path / "keeper"
     made = crdt(owner, "create", "private", "--sealed", "--json")

@@ -42,6 +42,23 @@ def test_what_is_published_is_printed(tmp_path: Path) -> None:
         assert sub.process.wait(TIMEOUT) == 0
 
 
+def test_a_subscriber_whose_output_nobody_reads_goes_on_and_loses_nothing(tmp_path: Path) -> None:
+    """Its node stopped with it once the pipe was full."""
+    command = [*LATTICA, "topic", "sub", "news", *ARGS, "--ephemeral", "--count", "60"]
+    said = (b"x" * 8000 + b"\n") * 30
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(tmp_path)
+    ) as subscriber:
+        assert subscriber.stderr is not None
+        address = subscriber.stderr.readline().decode().split()[-1]
+        for _ in range(2):  # the second one connects to a node that nobody has read from
+            done = publish(tmp_path, "news", "--connect", address, said=said)
+            assert done.returncode == 0, done.stderr
+        read, problems = subscriber.communicate(timeout=TIMEOUT)
+        assert (read, problems) == (2 * said, b"")
+        assert subscriber.returncode == 0
+
+
 def test_whoever_publishes_to_nobody_is_told(tmp_path: Path) -> None:
     done = publish(tmp_path, "news", "hello", "--wait", "0.2", *ARGS)
     assert done.returncode == 1

@@ -9,10 +9,11 @@ import pytest
 
 from lattica import AsyncLattica, Lattica
 from lattica.crdt.entries.header import Kind
+from lattica.crdt.store.shared_document import SharedDocument
 from lattica.crdt.types.state import Change
 from lattica.crdt.uses.membership import Membership
 from lattica.crdt.uses.model_registry import ModelRegistry
-from lattica.crdt.uses.work_queue import WorkQueue
+from lattica.crdt.uses.work_queue import Task, WorkQueue
 from lattica.errors import LocalProtocolError
 from tests.support.nets.nets import node_config
 
@@ -86,3 +87,24 @@ def test_the_uses_work_on_a_document_of_threads():
         members = Membership(document, node.peer_id)
         members.join(node.addrs, load=0.5)
         assert [(each.peer, each.load) for each in members.workers()] == [(node.peer_id, 0.5)]
+
+
+def test_the_uses_work_in_asyncio_a_function_at_a_time():
+    async def work() -> None:
+        async with AsyncLattica(node_config()) as node, await node.documents.open("x") as document:
+
+            def add_and_take(each: SharedDocument) -> Task | None:
+                queue = WorkQueue(each)
+                queue.add("task", {"n": 1})
+                return queue.take()
+
+            task = await document.call(add_and_take)
+            assert task is not None
+            assert task.payload == {"n": 1}
+            assert await document.call(lambda each: WorkQueue(each).is_mine(task))
+            with pytest.raises(LocalProtocolError, match="no version"):
+                await document.call(lambda each: ModelRegistry(each).promote("chat", "1"))
+
+    asyncio.run(work())
+    with Lattica(node_config()) as node, node.documents.open("x") as document:
+        assert document.call(lambda each: ModelRegistry(each).models()) == []

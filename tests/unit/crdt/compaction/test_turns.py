@@ -12,12 +12,14 @@ import trio
 
 from lattica.crdt.base.turns import Turns, finish
 from lattica.crdt.document import Document
+from lattica.crdt.document.resolved import Resolved
 from lattica.crdt.entries.chain import encode_chain
 from lattica.crdt.entries.fork import find_fork
 from lattica.crdt.entries.header import Kind
 from lattica.crdt.entries.writing import sign_entry
 from lattica.crdt.log.errors import ContradictionError
 from lattica.crdt.log.feed import Feed
+from lattica.crdt.proofs.proof import verify_proof
 from lattica.crdt.store.turns import in_turns
 from lattica.crdt.types.payloads import RegisterWrite
 from lattica.nat.base.keys.identity import Identity
@@ -337,3 +339,48 @@ def test_an_author_who_comes_by_log_while_a_snapshot_is_written_is_put_together(
     assert two.heads() == one.heads()
     assert two.root == one.root
     assert rows(two) == rows(one)
+
+
+@pytest.mark.parametrize("is_written_to", [False, True])
+def test_a_root_and_a_proof_are_made_in_turns_whatever_is_written_meanwhile(
+    documents, monkeypatch, is_written_to
+):
+    one, rng, numbers = documents[0], random.Random(3), []
+    write_much(one, 2000)
+
+    def whole(resolved: Resolved) -> None:
+        raise AssertionError("the tree is made in one turn")
+
+    monkeypatch.setattr(Resolved, "tree", whole)
+
+    def between(number: int) -> None:
+        numbers.append(number)
+        if is_written_to:
+            write_some(one, rng)
+
+    root = through(one.naming(), between)
+    assert len(numbers) > 3
+    one.registers["none"] = "now"
+    proof = through(one.proving("none"), between)
+    proved = verify_proof(proof, DOC.doc_id, signers=NAMES[:1])
+    assert (proved.value, len(proved.authors)) == ("now", 1)
+    assert proved.root != root
+
+
+def test_what_is_proved_in_turns_is_what_was_there_at_once(documents):
+    """Also where what won is withdrawn between two turns."""
+    one = documents[0]
+    write_much(one, 50)
+    liar = Writer(b"liar")
+    chain, other = liar.chain(3), [*liar.chain(2)]
+    other.append(liar.next(other[-1], other[-1].header.hlc + 5, "other"))
+    one.receive(encode_chain(chain, with_prev=True), "peer")
+    one._resolved.forget()
+
+    def between(number: int) -> None:
+        if number == 1:
+            one.receive(encode_chain(other, with_prev=True), "peer")
+
+    proof = through(one.proving("key", is_signed=False), between)
+    assert list(one.forks())
+    assert proof == one.proof("key", is_signed=False)
